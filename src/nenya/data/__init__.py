@@ -1,0 +1,1 @@
+"""Cutouts: reading, augmenting, serving, generating."""

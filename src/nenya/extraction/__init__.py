@@ -1,0 +1,1 @@
+"""Extraction of latents that loses nothing."""

@@ -1,0 +1,1 @@
+"""The contrastive model: network, loss, schedule, LightningModule, checkpoints."""
