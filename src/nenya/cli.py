@@ -1,0 +1,293 @@
+"""The `nenya` command and the scripts: Hydra in, one call out, one line and an exit code for each error."""
+
+import importlib
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import nenya
+from nenya.errors import Interrupted, NenyaError, OptionError
+from nenya.options import (
+    ExportOptions,
+    ExtractOptions,
+    Options,
+    TrainOptions,
+    build_options,
+    check_keys,
+    from_flat,
+    suggest,
+)
+
+log = logging.getLogger(__name__)
+
+# command -> (its options, the module whose `run` does it, what it does)
+COMMANDS: dict[str, tuple[type[Options], str, str]] = {
+    "train": (TrainOptions, "nenya.train", "train a model on cutouts"),
+    "extract": (ExtractOptions, "nenya.latents_extraction", "extract a latent vector for each cutout"),
+    "export": (ExportOptions, "nenya.export", "write the weights of a checkpoint as safetensors"),
+}
+GROUPS = ("model", "trainer", "logger")
+HYDRA_FLAGS = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--package", "-p")
+
+
+def config_dir() -> Path:
+    """Return the folder of the Hydra configs: inside an installed package, or at the top of the repository."""
+    inside = Path(nenya.__file__).parent / "configs"
+    return inside if inside.is_dir() else Path(nenya.__file__).resolve().parents[2] / "configs"
+
+
+def model_versions() -> list[str]:
+    """Return the names of the known model versions."""
+    return sorted(p.stem for p in (config_dir() / "model").glob("*.yaml"))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `nenya COMMAND key=value ...`.
+
+    Returns:
+        The exit code: 0 done, 1 some of several files failed, 2 bad input, option or environment, 75 interrupted.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    if args[:1] == ["--version"]:
+        print(f"nenya {nenya.__version__}")
+        return 0
+    if not args or args[0] in ("--help", "-h"):
+        print("usage: nenya COMMAND key=value ...   (nenya COMMAND --help lists the keys)\n")
+        print("\n".join(f"  {name:9s} {doc}" for name, (_, _, doc) in COMMANDS.items()))
+        return 0 if args else 2
+    if args[0] not in COMMANDS:
+        hint = suggest(args[0], list(COMMANDS))
+        print(f"nenya: unknown command {args[0]}{hint} (possible: {', '.join(COMMANDS)})", file=sys.stderr)
+        return 2
+    return run_command(args[0], args[1:])
+
+
+def run_command(name: str, args: Sequence[str] | None = None) -> int:
+    """Run one command with its overrides; see `main` for the exit codes."""
+    args = list(sys.argv[1:] if args is None else args)
+    if any(a.split("=")[0] in HYDRA_FLAGS for a in args):
+        return _hydra_help(name, args)
+    _set_up_logging()
+    show = "traceback=true" in args
+    try:
+        options = compose(name, args)
+        return int(importlib.import_module(COMMANDS[name][1]).run(options))
+    except NenyaError as error:
+        return _say(name, error, str(error), error.exit_code, show)
+    except KeyboardInterrupt as error:
+        return _say(name, error, "interrupted", Interrupted.exit_code, show)
+    except Exception as error:
+        first = (str(error).strip() or "no message").splitlines()[0]
+        hint = "" if show else " (traceback=true shows where)"
+        return _say(name, error, f"{type(error).__name__}: {first}{hint}", 2, show)
+
+
+def _say(name: str, error: BaseException, line: str, code: int, show: bool) -> int:
+    if show:
+        traceback.print_exception(error)
+    print(f"nenya {name}: {' '.join(line.split())}", file=sys.stderr, flush=True)
+    return code
+
+
+def _set_up_logging() -> None:
+    """Send nenya's own log lines to the standard error output, and quieten the libraries."""
+    logger = logging.getLogger("nenya")
+    if not logger.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+    main_rank = os.environ.get("LOCAL_RANK", "0") == "0"
+    logger.setLevel(logging.INFO if main_rank else logging.ERROR)
+    logger.propagate = False
+    for other in ("lightning", "lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
+        logging.getLogger(other).setLevel(logging.WARNING)
+
+
+def compose(name: str, args: Sequence[str]) -> Any:
+    """Compose the configuration of a command and check it.
+
+    Args:
+        name: the command.
+        args: overrides such as `model=v5`, `optim.learning_rate=0.1`.
+
+    Returns:
+        The options of the command.
+
+    Raises:
+        OptionError: An override does not parse, or names a key or a value that does not exist.
+    """
+    from hydra import compose as hydra_compose
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    options_type = COMMANDS[name][0]
+    overrides = [o for arg in args for o in _prepare(options_type, arg)]
+    with _hydra(options_type, name):
+        try:
+            config = hydra_compose(config_name=name, overrides=overrides)
+            values = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise OptionError(_first_cause(error)) from error
+    assert isinstance(values, dict)
+    options = build_options(options_type, {str(k): v for k, v in values.items()})
+    if isinstance(options, TrainOptions) and options.resume:
+        return _resumed(options, args, overrides)
+    return options
+
+
+def _first_cause(error: BaseException) -> str:
+    """Return what a Hydra error says, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    key = next((line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")), "")
+    return f"{key}: {lines[0]}" if key else lines[0]
+
+
+@contextmanager
+def _hydra(options_type: type[Options], name: str) -> Iterator[None]:
+    """Open Hydra on the configs, with the schema that the dataclasses are."""
+    from hydra import initialize_config_dir
+
+    _store_schema(options_type, name)
+    with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
+        yield
+
+
+def _store_schema(options_type: type[Options], name: str) -> None:
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.instance().store(name=f"schema_{name}", node=options_type)
+
+
+def _hydra_help(name: str, args: list[str]) -> int:
+    """Let Hydra answer its own flags (--help, --cfg job ...)."""
+    import hydra
+
+    _store_schema(COMMANDS[name][0], name)
+    sys.argv = [name, *args]
+    hydra.main(config_path=str(config_dir()), config_name=name, version_base="1.3")(lambda _: None)()
+    return 0
+
+
+def _prepare(options_type: type[Options], arg: str) -> list[str]:
+    """Check one override and quote its value, so that any path may stand there as it is."""
+    key, equals, value = arg.partition("=")
+    if not equals:
+        raise OptionError(f"{arg}: wanted key=value, such as data=/path/to/cutouts_preproc.h5")
+    if key in GROUPS:
+        return _choose(key, value)
+    annotation = _annotation(options_type, key)
+    if annotation in (str, str | None) or key == "data":
+        value = _quote(value)
+    return [f"{key}={value}"]
+
+
+def _choose(group: str, value: str) -> list[str]:
+    """Return the overrides that choose a file of a group, or a user's JSON option file as the model."""
+    if group == "model" and value.endswith(".json"):
+        return ["model=custom", *_json_overrides(Path(value).expanduser())]
+    known = sorted(p.stem for p in (config_dir() / group).glob("*.yaml"))
+    if value not in known:
+        more = ", or the path of a .json option file" if group == "model" else ""
+        raise OptionError(f"{group}={value} is unknown{suggest(value, known)} (possible: {', '.join(known)}{more})")
+    return [f"{group}={value}"]
+
+
+def _json_overrides(path: Path) -> list[str]:
+    """Return the overrides that a user's JSON option file stands for."""
+    return [
+        f"{section}.{key}={_literal(value)}"
+        for section, values in from_flat(read_json(path), name=path.stem).items()
+        for key, value in values.items()
+    ]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON option file.
+
+    Raises:
+        OptionError: There is no such file, or it is not a JSON object.
+    """
+    try:
+        values = json.loads(path.read_text())
+    except OSError as error:
+        raise OptionError(f"{path}: cannot read the option file ({error.strerror})") from error
+    except ValueError as error:
+        raise OptionError(f"{path}: not a JSON option file ({error})") from error
+    if not isinstance(values, dict):
+        raise OptionError(f"{path}: wanted a JSON object of option names and values, got a {type(values).__name__}")
+    return values
+
+
+def _literal(value: Any) -> str:
+    """Return a value as Hydra's grammar wants it."""
+    if isinstance(value, str):
+        return _quote(value)
+    return json.dumps(value)
+
+
+def _quote(value: str) -> str:
+    """Quote a text for Hydra's grammar; a quoted text, null and a list stay what they are."""
+    if value in ("null", "") or (value[0] in "'\"" and value[-1] == value[0]):
+        return value or "null"
+    if value[0] == "[" and value[-1] == "]" and not Path(value).exists():
+        return "[" + ",".join(_quote(v.strip()) for v in value[1:-1].split(",") if v.strip()) + "]"
+    escaped = value.replace("\\'", "\\\\'").replace("'", "\\'")
+    return f"'{escaped}\\'" + "'" if escaped.endswith("\\") else f"'{escaped}'"
+
+
+def _annotation(options_type: type[Options], key: str) -> Any:
+    """Return the type of a dotted key, or raise OptionError if it does not exist."""
+    kind: Any = options_type
+    parts = key.split(".")
+    for i, part in enumerate(parts):
+        if not is_dataclass(kind):
+            raise OptionError(f"unknown option {key}: {'.'.join(parts[:i])} has no keys of its own")
+        known = {f.name: f.type for f in fields(kind)}
+        prefix = "".join(p + "." for p in parts[:i])
+        if part not in known and not prefix:
+            _point_to_section(options_type, part)
+        check_keys({part: None}, list(known), prefix)
+        kind = known[part]
+    if is_dataclass(kind):
+        raise OptionError(f"{key} is a section: set one of its keys, such as {key}.{fields(kind)[0].name}=...")
+    return kind
+
+
+def _point_to_section(options_type: type[Options], key: str) -> None:
+    """Raise OptionError that names the section of a key that was given without one."""
+    for section in fields(options_type):
+        if is_dataclass(section.type) and key in {f.name for f in fields(section.type)}:
+            raise OptionError(f"unknown option {key}: it is {section.name}.{key}")
+
+
+def _resumed(options: TrainOptions, args: Sequence[str], overrides: list[str]) -> TrainOptions:
+    """Return the options of the run that is gone on with, changed only where that leaves it the same run."""
+    from nenya.train import find_run, read_run_config
+
+    run = find_run(options)
+    values = read_run_config(run)
+    for arg, override in zip(args, overrides, strict=False):
+        key = arg.partition("=")[0]
+        section, _, inner = key.partition(".")
+        if key in GROUPS or key in ("resume", "traceback"):
+            continue
+        given: Any = getattr(options, section)
+        given = getattr(given, inner) if inner else given
+        target = values[section] if inner else values
+        if section in ("trainer", "logger") or key in ("loader.num_workers", "loader.cache_dir", "data"):
+            target[inner or section] = given
+        elif target.get(inner or section) != given:
+            was = target.get(inner or section)
+            raise OptionError(f"{override}: the run {run} has {key}={was}, and resume continues the very same run")
+    values.update(resume=str(run), traceback=options.traceback)
+    return build_options(TrainOptions, values)
