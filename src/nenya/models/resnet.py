@@ -1,0 +1,224 @@
+"""The network: a ResNet for small images and a projection head.
+
+Letters in shapes: B images, C channels, H and W pixels, D the head's output length (`feat_dim`).
+Tensor names, order and shapes are those of the `.pth` files that users hold.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nenya.errors import InputFileError, OptionError
+
+MINIMUM_IMAGE_SIZE = 8
+"""Shortest side of an image, px: the three strides of 2 leave one pixel of it in the last stage."""
+
+_LOW_PRECISION = (torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Depth of a ResNet: whether its blocks are bottlenecks, and how many of them each stage has."""
+
+    bottleneck: bool
+    blocks: tuple[int, int, int, int]
+
+    @property
+    def expansion(self) -> int:
+        """Channels out of a block over the stage's width."""
+        return 4 if self.bottleneck else 1
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "resnet18": Architecture(bottleneck=False, blocks=(2, 2, 2, 2)),
+    "resnet34": Architecture(bottleneck=False, blocks=(3, 4, 6, 3)),
+    "resnet50": Architecture(bottleneck=True, blocks=(3, 4, 6, 3)),
+    "resnet101": Architecture(bottleneck=True, blocks=(3, 4, 23, 3)),
+}
+
+
+def check_image_size(height: int, width: int) -> None:
+    """Check that the network can see something in images of this size; they need not be square.
+
+    Args:
+        height: Rows, px.
+        width: Columns, px.
+
+    Raises:
+        InputFileError: A side is shorter than `MINIMUM_IMAGE_SIZE`.
+    """
+    if min(height, width) < MINIMUM_IMAGE_SIZE:
+        raise InputFileError(
+            f"images of {height} x {width} px are too small for the network: "
+            f"each side needs at least {MINIMUM_IMAGE_SIZE} px"
+        )
+
+
+class _BasicBlock(nn.Module):
+    """Two 3x3 convolutions around which the input is added (He 2016, fig. 5 left)."""
+
+    def __init__(self, channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, width, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.shortcut = _shortcut(channels, width, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, channels, H, W) to (B, width, H / stride, W / stride)."""
+        out = functional.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        return functional.relu(out + self.shortcut(x))
+
+
+class _Bottleneck(nn.Module):
+    """1x1, 3x3 (strided), 1x1 convolutions around which the input is added (He 2016, fig. 5 right)."""
+
+    def __init__(self, channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride=stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(4 * width)
+        self.shortcut = _shortcut(channels, 4 * width, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, channels, H, W) to (B, 4 width, H / stride, W / stride)."""
+        out = functional.relu(self.bn1(self.conv1(x)))
+        out = functional.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        return functional.relu(out + self.shortcut(x))
+
+
+def _shortcut(channels: int, out_channels: int, stride: int) -> nn.Sequential:
+    """Return the identity where the shapes allow it, else a 1x1 convolution with batch norm."""
+    if stride == 1 and channels == out_channels:
+        return nn.Sequential()
+    return nn.Sequential(
+        nn.Conv2d(channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
+    )
+
+
+def _stage(architecture: Architecture, stage: int, channels: int, width: int, stride: int) -> nn.Sequential:
+    """Chain the blocks of one stage, the first of which takes `channels` and strides."""
+    block = _Bottleneck if architecture.bottleneck else _BasicBlock
+    rest = [block(architecture.expansion * width, width, 1) for _ in range(architecture.blocks[stage] - 1)]
+    return nn.Sequential(block(channels, width, stride), *rest)
+
+
+class _Encoder(nn.Module):
+    """ResNet whose first convolution is 3x3 with stride 1, without max-pool; average-pooled at the end."""
+
+    def __init__(self, architecture: Architecture, nchannels: int, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(nchannels, width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        widths = [width * 2**stage for stage in range(4)]
+        inputs = [width, *(architecture.expansion * stage_width for stage_width in widths)]
+        self.layer1 = _stage(architecture, 0, inputs[0], widths[0], stride=1)
+        self.layer2 = _stage(architecture, 1, inputs[1], widths[1], stride=2)
+        self.layer3 = _stage(architecture, 2, inputs[2], widths[2], stride=2)
+        self.layer4 = _stage(architecture, 3, inputs[3], widths[3], stride=2)
+        self.out_features = inputs[4]
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (B, C or 1, H, W) to pooled features (B, out_features)."""
+        out = functional.relu(self.bn1(self._first(x)))
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            out = stage(out)
+        return out.mean(dim=(2, 3))
+
+    def _first(self, x: Tensor) -> Tensor:
+        """Apply the first convolution; by linearity C equal channels see the sum of its weights over them."""
+        weight = self.conv1.weight
+        if x.shape[1] == 1 and weight.shape[1] > 1:
+            weight = weight.sum(dim=1, keepdim=True)
+        return functional.conv2d(x, weight, padding=1)
+
+
+class ContrastiveNet(nn.Module):
+    """Encoder and projection head of SimCLR and SupCon (Chen 2020, Khosla 2020), for small images.
+
+    Args:
+        ssl_model: Depth, a key of `ARCHITECTURES`.
+        feat_dim: Length D of the latent.
+        nchannels: Channels of the images that the first convolution is made for.
+        width: Channels of the first stage; 64 is the published network. The encoder's features have length
+            8 `width` (resnet18, 34) or 32 `width` (resnet50, 101).
+
+    Raises:
+        OptionError: An unknown `ssl_model`, or a number below 1.
+    """
+
+    def __init__(
+        self, ssl_model: str = "resnet50", feat_dim: int = 256, nchannels: int = 1, width: int = 64
+    ) -> None:
+        super().__init__()
+        if ssl_model not in ARCHITECTURES:
+            raise OptionError(f"model.ssl_model={ssl_model!r} is not one of {', '.join(ARCHITECTURES)}")
+        for name, value in (("feat_dim", feat_dim), ("nchannels", nchannels), ("width", width)):
+            if value < 1:
+                raise OptionError(f"model.{name}={value} must be at least 1")
+        self.ssl_model, self.feat_dim, self.nchannels, self.width = ssl_model, feat_dim, nchannels, width
+        self.encoder = _Encoder(ARCHITECTURES[ssl_model], nchannels, width)
+        length = self.encoder.out_features
+        self.head = nn.Sequential(
+            nn.Linear(length, length), nn.ReLU(inplace=True), nn.Linear(length, feat_dim)
+        )
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """The arguments that make a network of this shape."""
+        return {
+            "ssl_model": self.ssl_model,
+            "feat_dim": self.feat_dim,
+            "nchannels": self.nchannels,
+            "width": self.width,
+        }
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return the features under the projection head.
+
+        Args:
+            x: (B, C, H, W) floating point images, C = `nchannels`, or C = 1 for one channel repeated.
+
+        Returns:
+            (B, d) pooled features, d = 8 or 32 times `width`.
+
+        Raises:
+            ValueError: `x` has another number of dimensions or channels.
+        """
+        if x.ndim != 4:
+            raise ValueError(f"images of shape {tuple(x.shape)} came, (B, C, H, W) is wanted")
+        if x.shape[1] not in (1, self.nchannels):
+            wanted = "1" if self.nchannels == 1 else f"{self.nchannels}, or 1 to be repeated,"
+            raise ValueError(f"images with {x.shape[1]} channels came, {wanted} is wanted")
+        features: Tensor = self.encoder(x)
+        return features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the latents.
+
+        Args:
+            x: (B, C, H, W) floating point images, as for `encode`.
+
+        Returns:
+            (B, D) head output of length 1 in each row, float32 where the network computes in less: half
+            precision is too coarse for the norm.
+
+        Raises:
+            ValueError: `x` has another number of dimensions or channels.
+        """
+        projected: Tensor = self.head(self.encode(x))
+        if projected.dtype in _LOW_PRECISION:
+            projected = projected.float()
+        return functional.normalize(projected, dim=1)
