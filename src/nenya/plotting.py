@@ -1,0 +1,235 @@
+"""Figures: galleries of cutouts in the plane of two coordinates, and learning curves."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from nenya.errors import InputFileError, OptionError
+from nenya.storage import atomic_path
+
+FloatArray = npt.NDArray[np.floating]
+IntArray = npt.NDArray[np.int64]
+Limits = tuple[tuple[float, float], tuple[float, float]]
+
+DPI = 200
+GAP = 2  # pixels of background between two cutouts
+COLOURS = "RdYlBu_r"
+TRAIN_COLOUR, VALID_COLOUR = "#4477aa", "#cc3311"  # told apart by colour-blind readers too
+
+
+def central_limits(coordinates: FloatArray, share: float = 0.99) -> Limits:
+    """Return the range of each coordinate that holds the central `share` of the points, and 5 % on each side.
+
+    Args:
+        coordinates: (N, 2); rows that are not finite are ignored.
+        share: share of the points within the range of each coordinate.
+
+    Raises:
+        InputFileError: another shape, or no finite row.
+    """
+    if coordinates.ndim != 2 or coordinates.shape[1] != 2:
+        raise InputFileError(f"coordinates of shape {coordinates.shape}: wanted (N, 2)")
+    finite = coordinates[np.isfinite(coordinates).all(axis=1)].astype(np.float64)
+    if not len(finite):
+        raise InputFileError(f"none of {len(coordinates)} coordinates is finite: nothing to draw")
+    low, high = np.quantile(finite, [(1 - share) / 2, (1 + share) / 2], axis=0)
+    margin = np.where(high > low, 0.05 * (high - low), 0.5)
+    low, high = low - margin, high + margin
+    return (float(low[0]), float(high[0])), (float(low[1]), float(high[1]))
+
+
+def nearest_to_centres(coordinates: FloatArray, cells: int, limits: Limits) -> IntArray:
+    """Return for each cell of the plane the point in it that is nearest to its centre.
+
+    Distances are measured in cells, so that both coordinates count alike; of equal ones the first row wins.
+
+    Args:
+        coordinates: (N, 2); rows that are not finite or lie outside the limits are ignored.
+        cells: cells along each coordinate.
+        limits: ((x0, x1), (y0, y1)), the plane that is divided.
+
+    Returns:
+        (cells, cells) int64: row number of the point, or -1 in an empty cell; the first index goes with y.
+    """
+    low, high = np.array(limits, dtype=np.float64).T
+    place = (np.asarray(coordinates, dtype=np.float64) - low) / (high - low) * cells
+    inside = np.flatnonzero((np.isfinite(place) & (place >= 0) & (place <= cells)).all(axis=1))
+    cell = np.minimum(place[inside].astype(np.int64), cells - 1)
+    distance = ((place[inside] - cell - 0.5) ** 2).sum(axis=1)
+    flat = cell[:, 1] * cells + cell[:, 0]
+    order = np.lexsort((inside, distance, flat))
+    occupied, first = np.unique(flat[order], return_index=True)
+    picks: IntArray = np.full(cells * cells, -1, dtype=np.int64)
+    picks[occupied] = inside[order[first]]
+    return picks.reshape(cells, cells)
+
+
+def mosaic(images: FloatArray, picks: IntArray, *, own_scale: bool = False) -> FloatArray:
+    """Return one image in which the picked images stand at the places of their cells.
+
+    Args:
+        images: (N, H, W) or (N, 1, H, W).
+        picks: (R, C) row numbers, -1 for an empty cell.
+        own_scale: divide each image by its own greatest magnitude.
+
+    Returns:
+        (R * (H + GAP), C * (W + GAP)) float32, NaN where there is no image; first row of cells first.
+    """
+    height, width = images.shape[-2:]
+    rows, columns = picks.shape
+    board = np.full((rows, height + GAP, columns, width + GAP), np.nan, np.float32)
+    half = GAP // 2
+    for row, column in np.argwhere(picks >= 0):
+        image = np.asarray(images[picks[row, column]], dtype=np.float32).reshape(height, width)
+        if own_scale:
+            image = image / (np.nanmax(np.abs(image), initial=0.0) or 1.0)
+        board[row, half : half + height, column, half : half + width] = image
+    return board.reshape(rows * (height + GAP), columns * (width + GAP))
+
+
+def gallery(
+    images: FloatArray,
+    coordinates: FloatArray,
+    path: str | os.PathLike[str],
+    *,
+    cells: int = 12,
+    title: str = "",
+    labels: tuple[str, str] = ("latent PC 1", "latent PC 2"),
+    scale: Literal["shared", "own"] = "shared",
+    limits: Limits | None = None,
+) -> None:
+    """Draw cutouts at their places in the plane of two coordinates.
+
+    The plane is divided into cells; each cell that is not empty shows the cutout nearest to its centre, the
+    first row of its pixels at the bottom.
+
+    Args:
+        images: (N, H, W) or (N, 1, H, W), SSTa in K.
+        coordinates: (N, 2), for example the first two principal components of the latents.
+        path: the picture; its suffix says the format (.png, .pdf, .svg).
+        cells: cells along each coordinate.
+        title: title of the figure.
+        labels: names of the two coordinates, such as "latent PC 1 (34 % of variance)".
+        scale: "shared": one symmetric range for all cutouts, in K; "own": each cutout divided by its greatest
+            magnitude.
+        limits: ((x0, x1), (y0, y1)) to be drawn; by default the central 99 % of each coordinate.
+
+    Raises:
+        InputFileError: images and coordinates that do not fit together.
+        OptionError: `cells` < 1.
+    """
+    if images.ndim not in (3, 4) or len(images) != len(coordinates):
+        raise InputFileError(
+            f"images {images.shape}, coordinates {coordinates.shape}: wanted (N, H, W) and (N, 2)"
+        )
+    if cells < 1:
+        raise OptionError(f"cells={cells}: wanted at least 1")
+    limits = limits or central_limits(coordinates)
+    board = mosaic(images, nearest_to_centres(coordinates, cells, limits), own_scale=scale == "own")
+    shown = np.abs(board[np.isfinite(board)])
+    reach = 1.0 if scale == "own" else (float(np.quantile(shown, 0.99)) if shown.size else 0.0) or 1.0
+    figure = Figure(figsize=(8.6, 7.6), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_facecolor("0.94")
+    drawn = axes.imshow(
+        board,
+        cmap=COLOURS,
+        vmin=-reach,
+        vmax=reach,
+        extent=(*limits[0], *limits[1]),
+        origin="lower",
+        aspect="auto",
+        interpolation="nearest",
+    )
+    axes.set_box_aspect(1)
+    axes.set(xlabel=labels[0], ylabel=labels[1], title=title)
+    label = "SSTa (K)" if scale == "shared" else "SSTa / greatest magnitude of the cutout"
+    figure.colorbar(
+        drawn, ax=axes, label=label, extend="both" if scale == "shared" else "neither", shrink=0.85
+    )
+    _save(figure, path)
+
+
+def read_losses(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[np.float64]]:
+    """Read a table of losses: a CSV file whose first line names the columns.
+
+    Returns:
+        Each column, (number of epochs,) float64; NaN where the file has no value.
+
+    Raises:
+        InputFileError: the file is missing or is no such table.
+    """
+    try:
+        table: npt.NDArray[Any] = np.genfromtxt(
+            path, delimiter=",", names=True, dtype=np.float64, ndmin=1, encoding="utf-8"
+        )
+    except (OSError, ValueError) as error:
+        raise InputFileError(f"{path}: no table of losses: {' '.join(str(error).split())}") from error
+    return {name: table[name] for name in table.dtype.names or ()}
+
+
+def learning_curve(
+    losses: str | os.PathLike[str] | Mapping[str, Any],
+    path: str | os.PathLike[str],
+    *,
+    title: str = "",
+) -> None:
+    """Draw training and validation loss against the epoch.
+
+    Args:
+        losses: columns `epoch`, `loss_train` and, where there was validation, `loss_valid`, each (number of
+            epochs,); or the path of a CSV file of these columns. Values that are missing or NaN are skipped.
+        path: the picture; its suffix says the format (.png, .pdf, .svg).
+        title: title of the figure.
+
+    Raises:
+        InputFileError: a column is missing or has another length, or the file cannot be read.
+    """
+    table = losses if isinstance(losses, Mapping) else read_losses(losses)
+    if missing := {"epoch", "loss_train"} - set(table):
+        raise InputFileError(f"losses with columns {sorted(table)}: {sorted(missing)} missing")
+    epoch = np.asarray(table["epoch"], dtype=np.float64)
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    curves = (("loss_train", "training", TRAIN_COLOUR), ("loss_valid", "validation", VALID_COLOUR))
+    for column, name, colour in curves:
+        if column not in table:
+            continue
+        loss = np.asarray(table[column], dtype=np.float64)
+        if loss.shape != epoch.shape:
+            raise InputFileError(f"{column} has shape {loss.shape}, epoch {epoch.shape}: wanted the same")
+        known = np.isfinite(loss)
+        marker = "o" if known.sum() <= 40 else None
+        axes.plot(
+            epoch[known], loss[known], color=colour, label=name, marker=marker, markersize=3.5, linewidth=1.4
+        )
+    axes.set(xlabel="epoch", ylabel="contrastive loss", title=title)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Write a figure in the format of the path's suffix, without touching matplotlib's global state.
+
+    Raises:
+        OptionError: a suffix that cannot be drawn.
+    """
+    target = Path(path)
+    canvas = FigureCanvasAgg(figure)
+    known = canvas.get_supported_filetypes()
+    suffix = target.suffix.lstrip(".").lower()
+    if suffix not in known:
+        raise OptionError(f"{target}: no picture format {suffix!r}: wanted one of {', '.join(sorted(known))}")
+    with atomic_path(target) as temporary:
+        figure.savefig(temporary, format=suffix, dpi=DPI)
