@@ -136,9 +136,20 @@ def gallery(
     shown = np.abs(board[np.isfinite(board)])
     reach = 1.0 if scale == "own" else (float(np.quantile(shown, 0.99)) if shown.size else 0.0) or 1.0
     figure = Figure(figsize=(8.6, 7.6), layout="constrained")
-    axes = figure.add_subplot()
+    axes = figure.add_subplot(xlabel=labels[0], ylabel=labels[1], title=title)
+    label = "SSTa (K)" if scale == "shared" else "SSTa / greatest magnitude of the cutout"
+    drawn = _draw_board(axes, board, limits, reach)
+    figure.colorbar(
+        drawn, ax=axes, label=label, extend="both" if scale == "shared" else "neither", shrink=0.85
+    )
+    _save(figure, path)
+
+
+def _draw_board(axes: Any, board: FloatArray, limits: Limits, reach: float) -> Any:
+    """Draw a mosaic within its limits, colours from -reach to reach, on square axes; return matplotlib's image."""
     axes.set_facecolor("0.94")
-    drawn = axes.imshow(
+    axes.set_box_aspect(1)
+    return axes.imshow(
         board,
         cmap=COLOURS,
         vmin=-reach,
@@ -148,13 +159,6 @@ def gallery(
         aspect="auto",
         interpolation="nearest",
     )
-    axes.set_box_aspect(1)
-    axes.set(xlabel=labels[0], ylabel=labels[1], title=title)
-    label = "SSTa (K)" if scale == "shared" else "SSTa / greatest magnitude of the cutout"
-    figure.colorbar(
-        drawn, ax=axes, label=label, extend="both" if scale == "shared" else "neither", shrink=0.85
-    )
-    _save(figure, path)
 
 
 def read_losses(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[np.float64]]:
