@@ -146,7 +146,7 @@ def gallery(
 
 
 def _draw_board(axes: Any, board: FloatArray, limits: Limits, reach: float) -> Any:
-    """Draw a mosaic within its limits, colours from -reach to reach, on square axes; return matplotlib's image."""
+    """Draw a mosaic within its limits, colours from -reach to reach, and return matplotlib's image."""
     axes.set_facecolor("0.94")
     axes.set_box_aspect(1)
     return axes.imshow(
