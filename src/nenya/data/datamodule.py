@@ -1,0 +1,448 @@
+"""Cutouts for Lightning: two views of each for training, blocks in file order for extraction."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from nenya.data.augment import ViewSampler
+from nenya.data.cutouts import CutoutFile, CutoutReader, inspect_cutouts, nonfinite_rows, plan_blocks
+from nenya.data.unpack import load_partition
+from nenya.errors import InputFileError
+from nenya.options import AugmentOptions, Options
+
+log = logging.getLogger(__name__)
+
+_STAGES = {"train": 0, "valid": 1}
+_BLOCK_BYTES = 2**28
+
+
+@dataclass(frozen=True)
+class Step:
+    """One batch of one process: which rows, and where they stand in the batch of all processes.
+
+    Attributes:
+        epoch: counted from 0.
+        index: batch of the epoch, counted from 0.
+        rows: rows of this process.
+        first: position of the first of them in the whole batch.
+        total: rows of the whole batch.
+    """
+
+    epoch: int
+    index: int
+    rows: NDArray[np.int64]
+    first: int
+    total: int
+
+
+class StepSampler:
+    """Yields the steps of an epoch; the seed, the epoch and the batch's number alone decide what is in each.
+
+    Args:
+        rows: the rows to go through.
+        batch_size: rows of a batch over all processes; the last one of an epoch may have fewer.
+        seed: of the order.
+        shares: (rank, world size).
+        shuffle: a new order each epoch; otherwise one fixed random order.
+    """
+
+    def __init__(
+        self, rows: NDArray[np.int64], batch_size: int, seed: int, shares: tuple[int, int], *, shuffle: bool
+    ) -> None:
+        self.rows, self.size, self.seed, self.shuffle = rows, batch_size, seed, shuffle
+        self.rank, self.world = shares
+        self.epoch: Callable[[], int] = int
+        self.start = 0
+
+    def __len__(self) -> int:
+        full, rest = divmod(len(self.rows), self.size)
+        return full + (rest >= self.world)
+
+    def __iter__(self) -> Iterator[Step]:
+        """Yield the steps from `start` on; the next epoch begins at 0 again."""
+        epoch, start, self.start = self.epoch(), self.start, 0
+        key = [self.seed, 2, epoch if self.shuffle else 0]
+        order = np.random.default_rng(key).permutation(self.rows)
+        for index in range(start, len(self)):
+            batch = order[index * self.size : (index + 1) * self.size]
+            lo, hi = (len(batch) * r // self.world for r in (self.rank, self.rank + 1))
+            yield Step(epoch, index, batch[lo:hi], lo, len(batch))
+
+
+class CutoutRows(Dataset[dict[str, Any]]):
+    """Rows of the arrays of several files, numbered through.
+
+    Args:
+        arrays: one (N_i, H, W) float32 array a file.
+        labels: (sum of N_i,) int64 classes, or None.
+    """
+
+    def __init__(
+        self, arrays: Sequence[NDArray[np.float32]], labels: NDArray[np.int64] | None = None
+    ) -> None:
+        self.arrays, self.labels = list(arrays), labels
+        self.ends = np.cumsum([len(a) for a in self.arrays])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitems__(self, step: Step) -> dict[str, Any]:
+        """Return one batch: images (B, 1, H, W), and the step's place in the epoch."""
+        images = np.empty((len(step.rows), 1, *self.arrays[0].shape[1:]), np.float32)
+        owners = np.searchsorted(self.ends, step.rows, side="right")
+        for i in np.unique(owners):
+            mine = owners == i
+            images[mine, 0] = self.arrays[i][step.rows[mine] - (self.ends[i] - len(self.arrays[i]))]
+        batch = {
+            "images": torch.from_numpy(images),
+            "epoch": step.epoch,
+            "index": step.index,
+            "first": step.first,
+            "total": step.total,
+        }
+        if self.labels is not None:
+            batch["labels"] = torch.from_numpy(self.labels[step.rows])
+        return batch
+
+
+def as_it_is(batch: dict[str, Any]) -> dict[str, Any]:
+    """Return a batch that is whole already (a loader's collate function)."""
+    return batch
+
+
+class ResumableLoader(DataLoader[dict[str, Any]]):
+    """A loader that goes on within an epoch, after the batches that a checkpoint says are done."""
+
+    batches_done: Callable[[], int] = staticmethod(int)
+
+    def state_dict(self) -> dict[str, int]:
+        """Return how many batches of the running epoch are done."""
+        return {"batches_done": self.batches_done() % max(1, len(self))}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Start the next epoch's iterator after the batches that are done."""
+        self.batch_sampler.start = state["batches_done"]  # type: ignore[union-attr]
+
+
+def view_sampler(options: AugmentOptions) -> ViewSampler:
+    """Return the view sampler that the `augment` options describe."""
+    crop, jitter = options.random_jitter or (0, 0)
+    return ViewSampler(
+        recipe=options.recipe,
+        crop=crop,
+        jitter=jitter,
+        flip=options.flip,
+        rotate=options.rotate,
+        demean=options.demean,
+        gauss_noise=options.gauss_noise,
+        resampling=options.resampling,
+        padding=options.padding,
+    )
+
+
+class ViewsDataModule(pl.LightningDataModule):
+    """Two random views of each cutout, made on the training device.
+
+    Args:
+        options: `loader`, `augment`, `loss` and `seed` are used.
+        files: the cutout files; each holds the training partition.
+        cache_dir: folder of unpacked copies of what does not fit into memory.
+    """
+
+    def __init__(self, options: Options, files: Sequence[CutoutFile], cache_dir: Path) -> None:
+        super().__init__()
+        self.options, self.files, self.cache_dir = options, list(files), cache_dir
+        self.views = view_sampler(options.augment)
+        self._rows: dict[str, CutoutRows] = {}
+        self._usable: dict[str, NDArray[np.int64]] = {}
+
+    def _key(self, stage: str) -> str:
+        loader = self.options.loader
+        return loader.train_key if stage == "train" else loader.valid_key
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether any file holds the validation partition."""
+        return any(self._key("valid") in f.partitions for f in self.files)
+
+    def prepare_data(self) -> None:
+        """With several processes, unpack once into the cache, which all of them map."""
+        if self._shares()[1] > 1:
+            for stage in _STAGES:
+                self._arrays(stage)
+
+    def setup(self, stage: str) -> None:
+        """Load the partitions; rows with non-finite pixels are left out and reported."""
+        for name in _STAGES if stage == "fit" and not self._rows else ():
+            arrays = self._arrays(name)
+            if not arrays:
+                continue
+            self._rows[name] = CutoutRows(arrays, self._labels(name))
+            self._usable[name] = self._finite(name)
+
+    def _arrays(self, stage: str) -> list[NDArray[np.float32]]:
+        limit = self.options.loader.memory_limit_gb
+        memory = 0 if self._shares()[1] > 1 else None if limit is None else int(limit * 1e9)
+        return [
+            load_partition(
+                f.path, self._key(stage), cache_dir=self.cache_dir, memory_limit=memory, progress=True
+            )
+            for f in self.files
+            if self._key(stage) in f.partitions
+        ]
+
+    def _labels(self, stage: str) -> NDArray[np.int64] | None:
+        if self.options.loss.ssl_method != "SupCon":
+            return None
+        key = self._key(stage)
+        return np.concatenate(
+            [
+                read_labels(f, key, self.options.loader.labels)
+                for f in self.files
+                if key in f.partitions
+            ]
+        )
+
+    def _finite(self, stage: str) -> NDArray[np.int64]:
+        bad = np.concatenate(
+            [
+                nonfinite_rows(array[start : start + 4096])
+                for array in self._rows[stage].arrays
+                for start in range(0, len(array), 4096)
+            ]
+        )
+        if bad.any():
+            log.warning("%s: %d of %d cutouts have non-finite pixels and are left out", stage, bad.sum(), len(bad))
+        if bad.all():
+            raise InputFileError(f"{self.files[0].path}: every cutout of '{self._key(stage)}' has non-finite pixels")
+        return np.flatnonzero(~bad)
+
+    def _shares(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _loader(self, stage: str) -> ResumableLoader:
+        loader = self.options.loader
+        size = loader.batch_size_train if stage == "train" else loader.batch_size_valid
+        sampler = StepSampler(
+            self._usable[stage], size, self.options.seed, self._shares(), shuffle=stage == "train"
+        )
+        batches = ResumableLoader(
+            self._rows[stage],
+            batch_sampler=sampler,  # type: ignore[arg-type]  # any iterable of steps will do
+            collate_fn=as_it_is,
+            num_workers=loader.num_workers,
+            pin_memory=torch.cuda.is_available(),
+        )
+        if stage == "train" and self.trainer:
+            fit = self.trainer.fit_loop
+            sampler.epoch = lambda: fit.epoch_progress.current.processed
+            batches.batches_done = lambda: fit.epoch_loop.batch_progress.current.processed
+        return batches
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Return the loader of training batches."""
+        return self._loader("train")
+
+    def val_dataloader(self) -> list[ResumableLoader]:
+        """Return the loader of validation batches, if there is such a partition."""
+        return [self._loader("valid")] if "valid" in self._rows else []
+
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Make the views (B, 2, 1, H, W) on the device; those of validation are the same each time."""
+        training = self.trainer is None or self.trainer.training
+        stage, epoch = ("train", batch["epoch"]) if training else ("valid", 0)
+        batch["views"] = self.make_views(batch, stage, epoch)
+        return batch
+
+    def make_views(self, batch: dict[str, Any], stage: str, epoch: int) -> torch.Tensor:
+        """Return two views (B, 2, 1, H, W) of each image, drawn for this seed, stage, epoch and batch alone."""
+        images = batch["images"]
+        key = np.random.SeedSequence([self.options.seed, _STAGES[stage], epoch, batch["index"]])
+        generator = torch.Generator().manual_seed(int(key.generate_state(1, np.uint64)[0] >> 1))
+        drawn = self.views.draw(2 * batch["total"], images.shape[-1], generator)
+        mine = drawn[slice(2 * batch["first"], 2 * (batch["first"] + len(images)))]
+        views = self.views.apply(images, mine)
+        return views.unflatten(0, (len(images), 2))
+
+
+def read_labels(file: CutoutFile, partition: str, suffix: str) -> NDArray[np.int64]:
+    """Read the SupCon labels of a partition: the data set `<partition>_<suffix>`, (N,) whole numbers.
+
+    Raises:
+        InputFileError: There is none, or it does not fit the cutouts.
+    """
+    name, rows = f"{partition}_{suffix}", file.partitions[partition].rows
+    with h5py.File(file.path) as h5:
+        if name not in h5:
+            raise InputFileError(
+                f"{file.path}: no data set '{name}' with labels: add ({rows},) whole numbers, or use loss.ssl_method=SimCLR"
+            )
+        labels = h5[name][()]
+    if labels.shape != (rows,) or labels.dtype.kind not in "iu":
+        raise InputFileError(
+            f"{file.path}: '{name}' has shape {labels.shape} and type {labels.dtype}, wanted is ({rows},) whole numbers"
+        )
+    return labels.astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows of one partition that are read, encoded and written together.
+
+    Attributes:
+        number: of the block in the file, over all partitions.
+        partition: `train` or `valid`.
+        rows: range of rows.
+    """
+
+    number: int
+    partition: str
+    rows: range
+
+
+def cut_blocks(file: CutoutFile, block_size: int, limits: dict[str, int] | None = None) -> list[Block]:
+    """Cut the partitions of a file into blocks; the cuts do not depend on the number of processes.
+
+    Args:
+        file: the cutout file.
+        block_size: rows of a block, where the chunks leave the choice.
+        limits: partition -> rows to stop after.
+    """
+    blocks: list[Block] = []
+    for name, info in file.partitions.items():
+        rows = min(info.rows, (limits or {}).get(name, info.rows))
+        for cut in plan_blocks(rows, info.block_rows, block_size, max(1, _BLOCK_BYTES // info.row_bytes)):
+            blocks.append(Block(len(blocks), name, cut))
+    return blocks
+
+
+class BlockRows(Dataset[dict[str, Any]]):
+    """Reads blocks; in the process itself, the next one is read while the present one is encoded.
+
+    Args:
+        path: the cutout file.
+        order: the blocks in the order they will be asked for.
+        ahead: whether to read ahead, in a thread.
+    """
+
+    def __init__(self, path: Path, order: Sequence[Block], *, ahead: bool) -> None:
+        self.path, self.order, self.ahead = path, list(order), ahead
+        self._places = {block.number: i for i, block in enumerate(self.order)}
+        self._readers: dict[str, CutoutReader] = {}
+        self._pool: ThreadPoolExecutor | None = None
+        self._pending: dict[int, Future[NDArray[np.float32]]] = {}
+
+    def __len__(self) -> int:
+        return sum(len(block.rows) for block in self.order)
+
+    def __getitems__(self, block: Block) -> dict[str, Any]:
+        """Return one block: images (n, 1, H, W), its partition and first row."""
+        if self.ahead:
+            images = self._submit(block).result()
+            self._pending.pop(block.number)
+            place = self._places[block.number] + 1
+            if place < len(self.order):
+                self._submit(self.order[place])
+        else:
+            images = self._read(block)
+        return {"images": torch.from_numpy(images), "partition": block.partition, "start": block.rows.start}
+
+    def _submit(self, block: Block) -> "Future[NDArray[np.float32]]":
+        self._pool = self._pool or ThreadPoolExecutor(1, "read-ahead")
+        if block.number not in self._pending:
+            self._pending[block.number] = self._pool.submit(self._read, block)
+        return self._pending[block.number]
+
+    def _read(self, block: Block) -> NDArray[np.float32]:
+        reader = self._readers.setdefault(block.partition, CutoutReader(self.path, block.partition))
+        return reader.read(block.rows.start, block.rows.stop)
+
+    def close(self) -> None:
+        """Wait for the thread and close the file."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+        for reader in self._readers.values():
+            reader.close()
+        self._pool, self._pending = None, {}
+        self._readers.clear()
+
+
+class BlockSampler:
+    """Yields the blocks of one process."""
+
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        self.blocks = list(blocks)
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def __iter__(self) -> Iterator[Block]:
+        return iter(self.blocks)
+
+
+class BlocksDataModule(pl.LightningDataModule):
+    """The cutouts of one file in order, block by block: process r of w takes every block b with b % w == r.
+
+    Args:
+        file: the cutout file.
+        blocks: all blocks of the file, or those that are left to do.
+        num_workers: loader processes; with 0 a thread reads ahead.
+    """
+
+    def __init__(self, file: CutoutFile, blocks: Sequence[Block], num_workers: int = 0) -> None:
+        super().__init__()
+        self.file, self.blocks, self.num_workers = file, list(blocks), num_workers
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+        self._data: BlockRows | None = None
+
+    def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Return the loader of this process's blocks."""
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        mine = [block for block in self.blocks if block.number % world == rank]
+        self._data = BlockRows(self.file.path, mine, ahead=self.num_workers == 0)
+        return DataLoader(
+            self._data,
+            batch_sampler=BlockSampler(mine),  # type: ignore[arg-type]  # any iterable of blocks will do
+            collate_fn=as_it_is,
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def teardown(self, stage: str) -> None:
+        """Close the file."""
+        if self._data is not None:
+            self._data.close()
+            self._data = None
+
+
+def inspect_all(paths: Sequence[Path], partitions: Sequence[str], needed: str) -> list[CutoutFile]:
+    """Check the cutout files of a training; all must have cutouts of one size and hold the needed partition.
+
+    Raises:
+        InputFileError: A file cannot be used, or its cutouts have another size than the first file's.
+    """
+    files = [inspect_cutouts(path, partitions) for path in paths]
+    first = next(iter(files[0].partitions.values()))
+    for file in files:
+        if needed not in file.partitions:
+            raise InputFileError(
+                f"{file.path}: no partition '{needed}' to train on, only {', '.join(file.partitions)}; "
+                "name another with loader.train_key"
+            )
+        for name, info in file.partitions.items():
+            if info.height != first.height:
+                raise InputFileError(
+                    f"{file.path}: '{name}' has cutouts of {info.height} x {info.width} pixels and "
+                    f"{files[0].path} of {first.height} x {first.width}; train on one size"
+                )
+    return files

@@ -1,0 +1,36 @@
+"""Export of weights to files that hold no code."""
+
+import logging
+
+from nenya.data.files import local_path
+from nenya.errors import OptionError
+from nenya.latents_extraction import load_model, refuse_existing
+from nenya.models.checkpoint import save_pth, save_safetensors
+from nenya.options import ExportOptions, flat_view
+from nenya.runtime import check_room
+
+log = logging.getLogger(__name__)
+
+
+def run(options: ExportOptions) -> int:
+    """Write the weights of `options.ckpt` as `.safetensors`, or in the users' `.pth` layout.
+
+    Returns:
+        0.
+
+    Raises:
+        NenyaError: The weights cannot be read or do not fit the model, or the output cannot be written.
+    """
+    where = options.ckpt or options.model.weights or ""
+    out = local_path(options.out) if options.out else local_path(where).with_suffix(".safetensors")
+    if out.suffix not in (".safetensors", ".pth"):
+        raise OptionError(f"out={out}: wanted a file that ends in .safetensors or .pth")
+    refuse_existing(out, clobber=options.clobber)
+    checkpoint, module = load_model(options, options.ckpt)
+    check_room(out.parent, sum(t.nbytes for t in checkpoint.state_dict.values()), "the weights file")
+    if out.suffix == ".pth":
+        save_pth(out, module.net, options=checkpoint.options or flat_view(options), epoch=checkpoint.epoch or 0)
+    else:
+        save_safetensors(out, checkpoint, {"source_sha256": checkpoint.sha256})
+    log.info("%s: %d tensors of %s", out, len(checkpoint.state_dict), checkpoint.path)
+    return 0

@@ -1,0 +1,149 @@
+"""The LightningModule: wires network, loss and schedule to Lightning's loops."""
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from nenya import metrics
+from nenya.errors import NenyaError
+from nenya.models.losses import contrastive_loss, gather_views
+from nenya.models.resnet import ContrastiveNet
+from nenya.models.schedule import Schedule
+from nenya.options import Options, flat_view, warm_up
+
+MONITORED_ROWS = 2048
+
+
+def make_net(options: Options) -> ContrastiveNet:
+    """Return the network of the options, with the original's initialisation drawn from `options.seed`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        return ContrastiveNet(
+            options.model.ssl_model, options.model.feat_dim, options.model.nchannels, options.model.width
+        )
+
+
+class ContrastiveModule(pl.LightningModule):
+    """Contrastive training, validation and extraction of latents with one network.
+
+    Args:
+        options: all options; `model`, `loss`, `optim`, `preprocess` and batch sizes are used.
+        net: the network; by default a new one.
+    """
+
+    def __init__(self, options: Options, net: ContrastiveNet | None = None) -> None:
+        super().__init__()
+        self.options = options
+        self.net = make_net(options) if net is None else net
+        o = options.optim
+        self.schedule = Schedule(
+            learning_rate=o.learning_rate,
+            epochs=options.trainer.max_epochs,
+            cosine=o.cosine,
+            warm=warm_up(options),
+            lr_decay_rate=o.lr_decay_rate,
+            lr_decay_epochs=tuple(o.lr_decay_epochs),
+        )
+        self.on_rows: Callable[[int], None] | None = None
+        self.batch_shape: int | None = None
+        self._monitored: list[Tensor] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the latents (B, D) of images (B, C, H, W), as `model.latent` says."""
+        if self.options.model.latent == "encoder":
+            return self.net.encode(images)
+        return self.net(images)  # type: ignore[no-any-return]
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return SGD; its rate is set before each step."""
+        o = self.options.optim
+        return torch.optim.SGD(
+            self.net.parameters(), lr=o.learning_rate, momentum=o.momentum, weight_decay=o.weight_decay
+        )
+
+    def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Set the learning rate of this step."""
+        steps = int(self.trainer.num_training_batches)
+        rate = self.schedule.at_step(batch["epoch"] + 1, batch["index"], steps)
+        for optimizer in self.trainer.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+        self.log("train/learning_rate", rate, batch_size=1)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Return the loss of one batch of views, over all processes."""
+        loss = self._loss(batch)
+        self.log("train/loss", loss.detach(), batch_size=batch["total"])
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Log the loss of one batch of fixed views; keep some latents for the figures that show a collapse."""
+        loss = self._loss(batch)
+        self.log("valid/loss", loss, batch_size=batch["total"], on_step=False, on_epoch=True)
+        if sum(map(len, self._monitored)) < MONITORED_ROWS:
+            self._monitored.append(self.net(batch["images"]).float().cpu())
+        return loss
+
+    def _loss(self, batch: dict[str, Any]) -> Tensor:
+        views = batch["views"]
+        features = self.net(views.flatten(0, 1)).unflatten(0, views.shape[:2])
+        features, labels = gather_views(features, batch.get("labels"))
+        return contrastive_loss(
+            features,
+            labels,
+            temperature=self.options.loss.temp,
+            contrast_mode=self.options.loss.contrast_mode,
+        )
+
+    def on_validation_epoch_end(self) -> None:
+        """Log spread, effective rank and uniformity of the validation latents."""
+        if not self._monitored:
+            return
+        latents = torch.cat(self._monitored)[:MONITORED_ROWS]
+        self._monitored.clear()
+        for name in ("feature_std", "rankme", "uniformity"):
+            value = getattr(metrics, name)(latents)
+            self.log(f"valid/{name}", torch.tensor(value, device=self.device), sync_dist=True)
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Return the latents (n, D), float32 on the CPU, of a block of cutouts (n, 1, H, W).
+
+        Each forward pass has the same shape, the last one being padded, so that a row's bits do not depend on
+        the block it is in. A cutout with non-finite pixels gives a row of NaN.
+        """
+        images = batch["images"]
+        finite = torch.isfinite(images).flatten(1).all(dim=1)
+        images = torch.where(finite[:, None, None, None], images, 0.0)
+        if self.options.preprocess.file == "demean":
+            images = images - images.mean(dim=(-2, -1), keepdim=True)
+        size = self.batch_shape or self.options.loader.batch_size_valid
+        parts = []
+        for start in range(0, len(images), size):
+            part = images[start : start + size]
+            padded = torch.nn.functional.pad(part, (0, 0) * 3 + (0, size - len(part)))
+            parts.append(self(padded)[: len(part)].float().cpu())
+            if self.on_rows is not None:
+                self.on_rows(len(part))
+        latents = torch.cat(parts)
+        latents[~finite.cpu()] = torch.nan
+        return latents
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the options, as plain types, to Lightning's checkpoint."""
+        checkpoint["opt"] = flat_view(self.options)
+
+    def check_finite(self, loss: Tensor, epoch: int) -> None:
+        """Stop the training if a loss is not finite.
+
+        Raises:
+            NenyaError: The loss is NaN or infinite.
+        """
+        if not bool(torch.isfinite(loss).all()):
+            raise NenyaError(
+                f"the training loss became {float(loss.flatten()[-1])} in epoch {epoch}: lower "
+                f"optim.learning_rate (now {self.options.optim.learning_rate}) or use trainer.precision=32-true; "
+                "checkpoints/last.ckpt of the run folder is from before"
+            )

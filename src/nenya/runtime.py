@@ -1,0 +1,117 @@
+"""What a run stands on: Lightning's Trainer, the processes, the version of the code, room on the disk."""
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nenya.errors import OptionError, OutputError
+from nenya.options import TrainerOptions, to_dict
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
+log = logging.getLogger(__name__)
+
+
+def is_main_process() -> bool:
+    """Return whether this process speaks for the run: the first of those that a launcher started."""
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", os.environ.get("LOCAL_RANK", "0")))) == 0
+
+
+def is_launched_child() -> bool:
+    """Return whether Lightning started this process beside the one that the user started."""
+    return os.environ.get("NENYA_MAIN_PID", str(os.getpid())) != str(os.getpid()) and "LOCAL_RANK" in os.environ
+
+
+def make_trainer(options: TrainerOptions, **settings: Any) -> "Trainer":
+    """Return Lightning's Trainer for the `trainer` options.
+
+    Args:
+        options: passed on under the same names.
+        settings: further arguments of the Trainer: callbacks, logger ...
+
+    Raises:
+        OptionError: Lightning refuses a setting, such as more devices than there are.
+    """
+    from lightning.pytorch import Trainer
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+    _quieten_libraries()
+    os.environ.setdefault("NENYA_MAIN_PID", str(os.getpid()))
+    arguments = {**to_dict(options), **settings}
+    if arguments["enable_progress_bar"] is None:
+        arguments["enable_progress_bar"] = sys.stderr.isatty()
+    try:
+        return Trainer(
+            use_distributed_sampler=False, num_sanity_val_steps=0, enable_model_summary=False, **arguments
+        )
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
+        raise OptionError(f"trainer options are not possible here: {str(error).splitlines()[0]}") from error
+
+
+def _quieten_libraries() -> None:
+    """Leave out what Lightning says of choices that were made on purpose."""
+    for text in (
+        ".*does not have many workers.*",
+        ".*is smaller than the logging interval.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*No positive `every_n_epochs`.*",
+        ".*isinstance.treespec, LeafSpec.*",
+        ".*lr_scheduler.step.*",
+        ".*You are using a custom batch sampler.*",
+        ".*GPU available but not used.*",
+    ):
+        warnings.filterwarnings("ignore", message=text)
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def git_commit() -> str:
+    """Return the commit of the code that runs, with '+' where it is changed; empty for an installed package."""
+    here = Path(__file__).resolve().parent
+    try:
+        top = subprocess.run(
+            ["git", "rev-parse", "--show-toplevel"], cwd=here, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        if Path(top) != here.parents[1]:
+            return ""
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return commit.stdout.strip()
+
+
+def check_room(folder: Path, needed: int, what: str) -> None:
+    """Make a folder, and check that it takes a file of the needed size.
+
+    Args:
+        folder: where the file will be.
+        needed: bytes.
+        what: the result that needs them, for the message.
+
+    Raises:
+        OutputError: The folder cannot be made or written, or has too little room.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot make the folder ({error.strerror}); choose another with out=") from error
+    if not os.access(folder, os.W_OK | os.X_OK) or os.statvfs(folder).f_flag & os.ST_RDONLY:
+        raise OutputError(f"{folder}: the folder is not writable; choose another with out=")
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OutputError(
+            f"{folder}: {what} needs {needed / 1e6:.1f} MB and {free / 1e6:.1f} MB are free; "
+            "make room or choose another folder with out="
+        )
