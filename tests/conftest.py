@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of reference data: NENYA_SHARED, else `shared` beside the repository; tests skip without it."""
+    """The folder of reference data: NENYA_SHARED, or `shared` beside the repository; skips without it."""
     default = Path(__file__).resolve().parents[2] / "shared"
     folder = Path(os.environ.get("NENYA_SHARED", default))
     if not folder.is_dir():

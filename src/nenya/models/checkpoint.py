@@ -1,0 +1,394 @@
+"""Reading and writing weights: the users' `.pth`, our Lightning `.ckpt`, and `.safetensors`.
+
+Nothing in a checkpoint is ever executed: all is read with `weights_only=True`. The users' files hold an
+instance of a class `Params`, pickled under the name of each module it has lived in; a stub stands for it.
+"""
+
+import json
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from nenya.errors import CheckpointError
+from nenya.models.resnet import ARCHITECTURES, ContrastiveNet
+from nenya.storage import atomic_path, sha256_file
+
+PARAMS_NAMES = (
+    "nenya.params.Params",
+    "nenya.io.Params",
+    "ulmo.io.Params",
+    "ulmo.nenya.train_util.Params",
+    "ulmo.ssl.train_util.Params",
+    "__main__.Params",
+)
+"""Every name under which the options class of the users' checkpoints has been pickled."""
+
+_SHOWN = 3
+
+
+class _ParamsStub:
+    """Stands for the pickled options: takes attributes, does nothing."""
+
+
+_SAFE_GLOBALS: list[Any] = [(_ParamsStub, name) for name in PARAMS_NAMES]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint file holds.
+
+    Attributes:
+        path: The file.
+        layout: 'pth' (the users'), 'ckpt' (Lightning's) or 'safetensors'.
+        state_dict: Tensors by their names in `ContrastiveNet`, on the CPU.
+        options: Stored options, flat and of plain types; empty if there are none.
+        epoch: The epoch it was written in, counted from 1; None if it does not say.
+        sha256: Of the file's bytes, in hexadecimal.
+    """
+
+    path: Path
+    layout: str
+    state_dict: dict[str, Tensor] = field(repr=False)
+    options: dict[str, Any]
+    epoch: int | None
+    sha256: str
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """Arguments of the `ContrastiveNet` that these tensors belong to.
+
+        Raises:
+            CheckpointError: They belong to none.
+        """
+        try:
+            return infer_architecture(self.state_dict)
+        except CheckpointError as error:
+            raise CheckpointError(f"{self.path}: {error}") from error
+
+
+def register_params_stubs() -> None:
+    """Let a plain `torch.load(path, weights_only=True)` read the users' checkpoints too."""
+    torch.serialization.add_safe_globals(_SAFE_GLOBALS)
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint of any known layout; the layout is told by the content.
+
+    Args:
+        path: A local `.pth`, `.ckpt` or `.safetensors` file.
+
+    Raises:
+        CheckpointError: The file is missing, empty, damaged, no checkpoint, or wants to run code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise CheckpointError(
+            f"checkpoint {path} {what}: give the path of a .pth, .ckpt or .safetensors file"
+        )
+    try:
+        if path.stat().st_size == 0:
+            raise CheckpointError(f"checkpoint {path} is empty: copy it again")
+        if path.suffix == ".safetensors":
+            return _read_safetensors(path)
+        return _from_pickle(path, _load_pickle(path))
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read: {error.strerror or error}") from error
+
+
+def _load_pickle(path: Path) -> Any:
+    """Read a file of torch.save, without executing anything in it."""
+    try:
+        _check_zip(path)
+        with torch.serialization.safe_globals(_SAFE_GLOBALS), warnings.catch_warnings():
+            # torch warns of pickle protocols that it then refuses with an error anyway.
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # a damaged pickle can raise anything
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        if refused:
+            raise CheckpointError(
+                f"checkpoint {path} is refused: it wants to load {refused[1]}, which could run code; nothing "
+                "was executed. Get it from its authors as .safetensors"
+            ) from error
+        raise CheckpointError(
+            f"checkpoint {path} is damaged, cut short or no checkpoint at all "
+            f"({_first_line(error)}); nothing was executed. Copy it again"
+        ) from error
+
+
+def _check_zip(path: Path) -> None:
+    """Compare the records' checksums, which torch itself does not, if this is the zip format and has them."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        for record in archive.infolist():
+            if record.CRC == 0:  # torch can be told to write none
+                continue
+            with archive.open(record) as file:
+                while file.read(1 << 20):
+                    pass
+
+
+def _from_pickle(path: Path, content: Any) -> Checkpoint:
+    """Sort out the dictionary of a `.pth` or `.ckpt`."""
+    key, layout = ("model", "pth")
+    if isinstance(content, dict) and (
+        "pytorch-lightning_version" in content or ("model" not in content and "state_dict" in content)
+    ):
+        key, layout = ("state_dict", "ckpt")
+    elif path.suffix == ".ckpt":
+        key = "state_dict"
+    if not isinstance(content, dict) or key not in content:
+        found = _some(content) if isinstance(content, dict) else type(content).__name__
+        raise CheckpointError(f"checkpoint {path} has no '{key}' with weights in it, but: {found}")
+    options, epoch = content.get("opt", content.get("hyper_parameters")), content.get("epoch")
+    if layout == "ckpt" and isinstance(epoch, int):
+        epoch += 1  # Lightning counts from 0
+    return Checkpoint(
+        path=path,
+        layout=layout,
+        state_dict=_clean_names(path, content[key]),
+        options=_plain_options(options),
+        epoch=epoch if isinstance(epoch, int) else None,
+        sha256=sha256_file(path),
+    )
+
+
+def _read_safetensors(path: Path) -> Checkpoint:
+    """Read a `.safetensors`, with our metadata if it has them."""
+    try:
+        with safetensors.safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        options = json.loads(metadata.get("options", "{}"))
+        epoch = json.loads(metadata.get("epoch", "null"))
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise CheckpointError(
+            f"checkpoint {path} is damaged, cut short or no safetensors file ({_first_line(error)}). "
+            "Copy it again"
+        ) from error
+    return Checkpoint(
+        path=path,
+        layout="safetensors",
+        state_dict=_clean_names(path, tensors),
+        options=_plain_options(options),
+        epoch=epoch if isinstance(epoch, int) else None,
+        sha256=sha256_file(path),
+    )
+
+
+def _clean_names(path: Path, tensors: Any) -> dict[str, Tensor]:
+    """Remove from the names what DataParallel, torch.compile and our LightningModule put into them."""
+    if not isinstance(tensors, Mapping) or not tensors:
+        raise CheckpointError(f"checkpoint {path} holds no weights, but {type(tensors).__name__}")
+    wrong = [
+        name for name, value in tensors.items() if not (isinstance(name, str) and isinstance(value, Tensor))
+    ]
+    if wrong:
+        raise CheckpointError(f"checkpoint {path} holds weights that are no tensors: {_some(wrong)}")
+    cleaned = {re.sub(r"module\.|_orig_mod\.", "", name): value for name, value in tensors.items()}
+    inside = {name.removeprefix("net."): value for name, value in cleaned.items() if name.startswith("net.")}
+    return inside or cleaned
+
+
+def infer_architecture(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Tell from names and shapes which network tensors belong to.
+
+    Returns:
+        `ssl_model`, `feat_dim`, `nchannels`, `width`: the arguments of `ContrastiveNet`.
+
+    Raises:
+        CheckpointError: They are not those of a `ContrastiveNet`.
+    """
+    needed = ("encoder.conv1.weight", "encoder.layer1.0.conv1.weight", "head.2.weight")
+    missing = [name for name in needed if name not in state_dict]
+    if missing:
+        raise CheckpointError(
+            f"the weights are not those of a ResNet with a two-layer head: no {_some(missing)} among "
+            f"{len(state_dict)} tensors"
+        )
+    names = [re.match(r"encoder\.layer(\d)\.(\d+)\.conv1\.weight$", name) for name in state_dict]
+    stages = [match[1] for match in names if match]
+    blocks = tuple(stages.count(stage) for stage in "1234")
+    bottleneck = "encoder.layer1.0.conv3.weight" in state_dict
+    first, last = state_dict["encoder.conv1.weight"], state_dict["head.2.weight"]
+    for ssl_model, architecture in ARCHITECTURES.items():
+        if (architecture.blocks, architecture.bottleneck) == (blocks, bottleneck) and first.ndim == 4:
+            return {
+                "ssl_model": ssl_model,
+                "feat_dim": last.shape[0],
+                "nchannels": first.shape[1],
+                "width": first.shape[0],
+            }
+    kind = "bottleneck" if bottleneck else "basic"
+    raise CheckpointError(f"stages of {blocks} {kind} blocks are none of {', '.join(ARCHITECTURES)}")
+
+
+def load_weights(
+    net: ContrastiveNet, checkpoint: Checkpoint, wanted: Mapping[str, Any] | None = None
+) -> None:
+    """Copy a checkpoint's tensors into a network, all of them or none.
+
+    Args:
+        net: The network, changed in place.
+        checkpoint: Where the weights come from.
+        wanted: The architecture that was asked for, if that says more than `net.architecture`.
+
+    Raises:
+        CheckpointError: The checkpoint is of another architecture, or tensors are missing, unknown or of
+            another size.
+    """
+    asked = {**net.architecture, **(wanted or {})}
+    try:
+        came = infer_architecture(checkpoint.state_dict)
+    except CheckpointError:
+        came = {}
+    differing = [key for key in came if key in asked and came[key] != asked[key]]
+    if differing:
+        raise CheckpointError(
+            f"checkpoint {checkpoint.path} is a {_describe(came)}, but a {_describe(asked)} is wanted: set "
+            + " ".join(f"model.{key}={came[key]}" for key in differing)
+        )
+    own, given = net.state_dict(), checkpoint.state_dict
+    sizes = [
+        f"{name} {tuple(given[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in own
+        if name in given and given[name].shape != own[name].shape
+    ]
+    problems = [
+        f"{len(found)} {what}: {_some(found)}"
+        for what, found in (
+            ("missing", [name for name in own if name not in given]),
+            ("unexpected", [name for name in given if name not in own]),
+            ("of different size", sizes),
+        )
+        if found
+    ]
+    if problems:
+        raise CheckpointError(
+            f"checkpoint {checkpoint.path} does not fit a {_describe(asked)}: tensors {'; '.join(problems)}"
+        )
+    net.load_state_dict(dict(given), strict=True)
+
+
+def save_pth(
+    path: str | Path,
+    net: ContrastiveNet,
+    *,
+    options: Mapping[str, Any],
+    epoch: int,
+    optimizer_state: dict[str, Any] | None = None,
+) -> None:
+    """Write the users' layout, `opt` being a plain dictionary that needs no class to be read.
+
+    Args:
+        path: Final name; the file appears there whole.
+        net: The network.
+        options: Stored as `opt`; values of other than plain types are stored as text.
+        epoch: Epochs done, so counted from 1.
+        optimizer_state: Stored as `optimizer` if given.
+
+    Raises:
+        OutputError: The file cannot be put there.
+    """
+    content = {
+        "opt": _plain_options(options),
+        "model": {name: tensor.detach().cpu() for name, tensor in net.state_dict().items()},
+        "epoch": int(epoch),
+    }
+    if optimizer_state is not None:
+        content["optimizer"] = optimizer_state
+    with atomic_path(Path(path)) as temporary:
+        torch.save(content, temporary)
+
+
+def save_safetensors(
+    path: str | Path,
+    source: ContrastiveNet | Checkpoint,
+    metadata: Mapping[str, str] | None = None,
+    *,
+    options: Mapping[str, Any] | None = None,
+    epoch: int | None = None,
+) -> None:
+    """Write the exchange format: tensors, and JSON in the metadata under `architecture`, `options`, `epoch`.
+
+    Args:
+        path: Final name; the file appears there whole.
+        source: The network, or a checkpoint, whose options and epoch are kept unless given here.
+        metadata: Further entries, such as a licence or a source.
+        options: Options to store.
+        epoch: Epochs done, counted from 1.
+
+    Raises:
+        CheckpointError: The checkpoint's tensors are not those of a `ContrastiveNet`.
+        OutputError: The file cannot be put there.
+    """
+    if isinstance(source, Checkpoint):
+        tensors = source.state_dict
+        options = source.options if options is None else options
+        epoch = source.epoch if epoch is None else epoch
+    else:
+        tensors = source.state_dict()
+    described = {
+        **(metadata or {}),
+        "format": "pt",
+        "architecture": json.dumps(source.architecture),
+        "options": json.dumps(_plain_options(options)),
+        "epoch": json.dumps(epoch),
+    }
+    # Copies, as the format refuses tensors that share memory.
+    copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    with atomic_path(Path(path)) as temporary:
+        safetensors.torch.save_file(copies, temporary, described)
+
+
+def _plain_options(options: Any) -> dict[str, Any]:
+    """Turn options of any kind into a dictionary of plain types."""
+    plain = _plain(options)
+    return plain if isinstance(plain, dict) else {}
+
+
+def _plain(value: Any) -> Any:
+    """Turn a value into None, bool, int, float, str, or lists and dictionaries of these."""
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, _ParamsStub):
+        value = vars(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    if getattr(value, "ndim", None) == 0:
+        return value.item()
+    return str(value)
+
+
+def _describe(architecture: Mapping[str, Any]) -> str:
+    """Write an architecture for an error line."""
+    words = "{ssl_model} with feat_dim {feat_dim}, {nchannels} channel(s), width {width}"
+    return words.format_map(architecture)
+
+
+def _some(names: Any) -> str:
+    """Write the first few names, and how many more there are."""
+    listed = [str(name) for name in names]
+    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+    return ", ".join(listed[:_SHOWN]) + more
+
+
+def _first_line(error: Exception) -> str:
+    """Write what an error of another library is about, in a few words."""
+    words = f"{type(error).__name__}: {error}".split("\n")[0].split(". ")[0]
+    return words[:120].rstrip(" :")
