@@ -1,0 +1,396 @@
+"""Cutout files: what is in them, and reading them in blocks.
+
+Letters: N cutouts in a partition, n of them read at once, H rows and W columns of pixels (H = W).
+
+Many cutout files are gzip-compressed with h5py's automatic chunks, which span about a thousand cutouts but
+only 4 x 4 pixels: one cutout then touches hundreds of chunks and unpacks 20-300 MB. So nothing here reads
+such a file cutout by cutout: blocks follow the chunks (`plan_blocks`), and training unpacks once
+(`nenya.data.unpack`).
+"""
+
+import hashlib
+import itertools
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from nenya.data.hdf5 import list_datasets, one_line, open_hdf5
+from nenya.errors import InputFileError
+
+PARTITIONS = ("train", "valid")
+
+_WANTED = "wanted is (N, 1, H, W) or (N, H, W) with H = W"
+_FILTER_NAMES = {
+    h5py.h5z.FILTER_DEFLATE: "gzip",
+    h5py.h5z.FILTER_LZF: "lzf",
+    h5py.h5z.FILTER_SZIP: "szip",
+    h5py.h5z.FILTER_SHUFFLE: "shuffle",
+    h5py.h5z.FILTER_FLETCHER32: "fletcher32",
+    h5py.h5z.FILTER_SCALEOFFSET: "scaleoffset",
+    h5py.h5z.FILTER_NBIT: "nbit",
+}
+_NOT_COMPRESSING = {"shuffle", "fletcher32"}
+_MAX_CHUNK_CACHE = (
+    512 * 2**20
+)  # bytes; beyond it unaligned reads unpack some chunks twice rather than fill the memory
+
+
+@dataclass(frozen=True)
+class Partition:
+    """One data set of cutouts, as it lies in the file.
+
+    Attributes:
+        name: Name of the data set: `train`, `valid`.
+        shape: As stored: (N, 1, H, W) or (N, H, W).
+        dtype: NumPy name of the stored type with its byte order, such as `<f4`.
+        chunks: Shape of a chunk, None for contiguous storage.
+        filters: Names of HDF5's filters in the order of writing, such as ("shuffle", "gzip").
+        offset: Byte in the file where contiguous data begin, None for any other storage.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    chunks: tuple[int, ...] | None
+    filters: tuple[str, ...]
+    offset: int | None
+
+    @property
+    def rows(self) -> int:
+        """Number of cutouts, N."""
+        return self.shape[0]
+
+    @property
+    def height(self) -> int:
+        """Rows of pixels, H."""
+        return self.shape[-2]
+
+    @property
+    def width(self) -> int:
+        """Columns of pixels, W."""
+        return self.shape[-1]
+
+    @property
+    def block_rows(self) -> int:
+        """Number of cutouts that one chunk spans; 1 for contiguous storage."""
+        return self.chunks[0] if self.chunks else 1
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Bytes of one unpacked chunk as stored; of all data for contiguous storage."""
+        return math.prod(self.chunks or self.shape) * np.dtype(self.dtype).itemsize
+
+    @property
+    def compression(self) -> str | None:
+        """Name of the compressing filter, None if there is none."""
+        return next((name for name in self.filters if name not in _NOT_COMPRESSING), None)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one cutout as float32."""
+        return 4 * self.height * self.width
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole partition as float32."""
+        return self.rows * self.row_bytes
+
+    @property
+    def mappable(self) -> bool:
+        """Whether the data can be memory-mapped as they lie: contiguous little-endian float32."""
+        return self.offset is not None and self.dtype == "<f4"
+
+
+@dataclass(frozen=True)
+class CutoutFile:
+    """A cutout file that passed every check.
+
+    Attributes:
+        path: The file.
+        size: Its size in bytes.
+        partitions: The wanted partitions that it holds, in the order they were asked for.
+    """
+
+    path: Path
+    size: int
+    partitions: dict[str, Partition]
+
+
+def inspect_cutouts(path: str | os.PathLike[str], partitions: Sequence[str] = PARTITIONS) -> CutoutFile:
+    """Check a cutout file and describe its partitions, without reading a pixel.
+
+    Args:
+        path: The file.
+        partitions: Names of data sets to look for; those that are not there are left out.
+
+    Raises:
+        InputFileError: If there is no such HDF5 file, if it holds none of the partitions, or if one of them
+            does not hold square one-channel cutouts of a floating-point type, or cannot be unpacked here.
+    """
+    path = Path(path)
+    with open_hdf5(path) as file:
+        found = {name: _describe(path, name, file[name]) for name in partitions if name in file}
+        if not found:
+            raise InputFileError(
+                f"{path}: no data set named {' or '.join(partitions)}; the file holds {list_datasets(file)}. "
+                "Name the data sets to use with loader.train_key and loader.valid_key"
+            )
+    return CutoutFile(path=path, size=path.stat().st_size, partitions=found)
+
+
+class CutoutReader:
+    """Reads cutouts of one partition as float32.
+
+    Making one touches no disk: the file opens at the first use, once per process, also after a fork or when
+    the reader was pickled to another process.
+
+    Args:
+        path: The cutout file.
+        partition: Name of the data set.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], partition: str) -> None:
+        self.path = Path(path)
+        self.partition = partition
+        self._info: Partition | None = None
+        self._file: Any = None
+        self._pid: int | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_file": None, "_pid": None}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return self.info.rows
+
+    @property
+    def info(self) -> Partition:
+        """What the partition is, read from the file at the first use."""
+        if self._info is None:
+            self._info = inspect_cutouts(self.path, (self.partition,)).partitions[self.partition]
+        return self._info
+
+    def close(self) -> None:
+        """Close the file; the next read opens it again."""
+        if self._file is not None and self._pid == os.getpid():
+            self._file.close()
+        self._file, self._pid = None, None
+
+    def read(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Read the cutouts start, ..., stop - 1.
+
+        Returns:
+            A new C-contiguous array (n, 1, H, W), float32.
+
+        Raises:
+            InputFileError: If the file is damaged within these rows.
+        """
+        info = self.info
+        if not 0 <= start <= stop <= info.rows:
+            raise IndexError(f"rows {start} to {stop} of a partition of {info.rows} cutouts")
+        block = np.empty((stop - start, 1, info.height, info.width), np.float32)
+        self.read_into(block.reshape(len(block), info.height, info.width), start)
+        return block
+
+    def read_into(self, out: NDArray[np.float32], start: int) -> None:
+        """Read as many cutouts as `out` (n, H, W) holds, from row `start` on, into it.
+
+        Raises:
+            InputFileError: If the file is damaged within these rows.
+        """
+        if not len(out):
+            return
+        dataset, stop = self.dataset(), start + len(out)
+        try:
+            if dataset.dtype == np.float32:
+                dataset.read_direct(out.reshape(len(out), *dataset.shape[1:]), np.s_[start:stop])
+            else:  # NumPy converts any float type fast; HDF5's own conversion of float16 is slow
+                with np.errstate(over="ignore"):
+                    out[...] = dataset[start:stop].reshape(out.shape)
+        except OSError as error:
+            raise self.damaged(start, stop, error) from error
+
+    def read_rows(self, rows: NDArray[np.integer[Any]] | Sequence[int]) -> NDArray[np.float32]:
+        """Read single cutouts; of compressed chunks, each chunk is unpacked once.
+
+        Args:
+            rows: Row numbers, strictly increasing.
+
+        Returns:
+            A new C-contiguous array (n, 1, H, W), float32.
+
+        Raises:
+            InputFileError: If the file is damaged within these rows.
+        """
+        info, wanted = self.info, np.asarray(rows, dtype=np.int64)
+        if len(wanted) and (wanted[0] < 0 or wanted[-1] >= info.rows or (np.diff(wanted) <= 0).any()):
+            raise IndexError(f"row numbers must increase strictly within 0 to {info.rows - 1}")
+        block = np.empty((len(wanted), 1, info.height, info.width), np.float32)
+        if not len(wanted):
+            return block
+        runs = wanted - np.arange(len(wanted)) if info.block_rows == 1 else wanted // info.block_rows
+        edges = [0, *(np.flatnonzero(np.diff(runs)) + 1).tolist(), len(wanted)]
+        for low, high in itertools.pairwise(edges):
+            first, last = int(wanted[low]), int(wanted[high - 1])
+            block[low:high] = self.read(first, last + 1)[wanted[low:high] - first]
+        return block
+
+    def dataset(self) -> Any:
+        """Return this process's open h5py data set."""
+        if self._file is None or self._pid != os.getpid():
+            # A handle inherited through a fork is left alone: closing it would flush the parent's state.
+            size, slots = _chunk_cache(self.info)
+            self._file, self._pid = open_hdf5(self.path, rdcc_nbytes=size, rdcc_nslots=slots), os.getpid()
+        return self._file[self.partition]
+
+    def damaged(self, start: int, stop: int, error: BaseException) -> InputFileError:
+        """Word the failure to read the rows start, ..., stop - 1."""
+        return InputFileError(
+            f"{self.path}: rows {start} to {stop - 1} of '{self.partition}' cannot be read "
+            f"({one_line(error)}); the file is damaged: copy or make it again"
+        )
+
+
+def plan_blocks(
+    rows: int, chunk_rows: int | None, wanted_rows: int, max_rows: int | None = None
+) -> list[range]:
+    """Cut a partition into blocks of rows to be read at once.
+
+    The cuts depend on the file and on the wanted size alone, never on the number of processes, and fall on
+    the edges of chunks, so that no chunk is unpacked for two blocks.
+
+    Args:
+        rows: Number of cutouts N.
+        chunk_rows: Cutouts that a chunk spans (`Partition.block_rows`), None for contiguous storage.
+        wanted_rows: Size of a block where the chunks leave the choice; a chunk that spans more makes larger
+            ones.
+        max_rows: The most rows that memory allows in a block; a chunk that spans more is unpacked several
+            times.
+
+    Returns:
+        Ranges that cover 0, ..., N - 1 in order; all but the last have one length.
+    """
+    if rows < 0 or wanted_rows < 1:
+        raise ValueError(f"cannot cut {rows} rows into blocks of {wanted_rows}")
+    step, chunk = wanted_rows, chunk_rows or 1
+    if max_rows is not None and chunk > max_rows:
+        step = max(1, min(wanted_rows, max_rows))
+    elif chunk > wanted_rows:
+        step = chunk
+    else:
+        step = wanted_rows // chunk * chunk
+    return [range(start, min(start + step, rows)) for start in range(0, rows, step)]
+
+
+def fingerprint(path: str | os.PathLike[str], partition: str) -> str:
+    """Tell cheaply whether a partition is still the one that was seen before.
+
+    It is a sha256 over the file's size and time of change (ns), the data set's name, shape, type, chunks and
+    filters, and 64 KiB from the file's head, its tail and 16 evenly spaced places. So any usual rewrite, copy
+    or `touch` alters it. An edit that keeps the size, sets the time back and misses the sampled bytes goes
+    unseen: where that matters, hash the whole file.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        InputFileError: As `inspect_cutouts` does.
+    """
+    path, piece, places = Path(path), 65536, 16
+    info = inspect_cutouts(path, (partition,)).partitions[partition]
+    with path.open("rb") as file:
+        status = os.fstat(file.fileno())
+        last = max(0, status.st_size - piece)
+        digest = hashlib.sha256(repr((status.st_size, status.st_mtime_ns, info)).encode())
+        for place in sorted({last * i // (places + 1) for i in range(places + 2)}):
+            file.seek(place)
+            digest.update(file.read(piece))
+    return digest.hexdigest()
+
+
+def nonfinite_rows(block: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
+    """Mark the cutouts of a block (n, ...) that hold a NaN or an infinite pixel.
+
+    Returns:
+        (n,), bool.
+    """
+    mask: NDArray[np.bool_] = ~np.isfinite(block).all(axis=tuple(range(1, block.ndim)))
+    return mask
+
+
+def _describe(path: Path, name: str, dataset: Any) -> Partition:
+    """Check one data set and describe it."""
+    where = f"{path}: '{name}'"
+    if not isinstance(dataset, h5py.Dataset):
+        raise InputFileError(
+            f"{where} is a {type(dataset).__name__.lower()}; wanted is a data set of cutouts"
+        )
+    _check_shape(where, dataset.shape)
+    if dataset.dtype.kind != "f":
+        raise InputFileError(
+            f"{where} has the type {dataset.dtype}; wanted is a floating-point type (SSTa in K): "
+            "convert the data to float32"
+        )
+    creation = dataset.id.get_create_plist()
+    codes = [creation.get_filter(i) for i in range(creation.get_nfilters())]
+    names = tuple(_FILTER_NAMES.get(code, f"filter {code}") for code, *_ in codes)
+    missing = [
+        f"{n} ({c[3].decode()})" for n, c in zip(names, codes, strict=True) if not h5py.h5z.filter_avail(c[0])
+    ]
+    if missing:
+        raise InputFileError(
+            f"{where} is compressed with {', '.join(missing)}, which this HDF5 library cannot unpack; "
+            "repack the file with gzip, or install the plugin (pip install hdf5plugin)"
+        )
+    return Partition(
+        name=name,
+        shape=tuple(map(int, dataset.shape)),
+        dtype=dataset.dtype.str,
+        chunks=dataset.chunks,
+        filters=names,
+        offset=None if dataset.external else dataset.id.get_offset(),
+    )
+
+
+def _check_shape(where: str, shape: tuple[int, ...] | None) -> None:
+    """Refuse anything but N > 0 square one-channel cutouts."""
+    if shape is None or len(shape) not in (3, 4):
+        raise InputFileError(f"{where} has the shape {shape}; {_WANTED}: reshape the data")
+    if len(shape) == 4 and shape[1] != 1:
+        if shape[3] in (1, 3):
+            raise InputFileError(
+                f"{where} has the shape {shape}, channels last; {_WANTED}: move the channel to second place"
+            )
+        raise InputFileError(
+            f"{where} has the shape {shape}, {shape[1]} channels; {_WANTED}: keep one channel"
+        )
+    if shape[-2] != shape[-1]:
+        raise InputFileError(
+            f"{where} has cutouts of {shape[-2]} x {shape[-1]} pixels; {_WANTED}: cut them to squares"
+        )
+    if 0 in shape:
+        raise InputFileError(f"{where} has the shape {shape}: no cutouts in it; make the file again")
+
+
+def _chunk_cache(info: Partition) -> tuple[int, int]:
+    """Size HDF5's chunk cache for two rows of chunks: reads across an edge then unpack each chunk once."""
+    if info.chunks is None:
+        return 2**20, 521
+    across = math.prod(-(-size // chunk) for size, chunk in zip(info.shape[1:], info.chunks[1:], strict=True))
+    size = min(max(2**20, 2 * across * info.chunk_bytes), _MAX_CHUNK_CACHE)
+    return size, max(521, 100 * (size // info.chunk_bytes) + 1)

@@ -1,0 +1,281 @@
+"""Whole partitions for random access: in memory, mapped where they lie, or unpacked once into a cache.
+
+Letters: N cutouts in a partition, H rows and W columns of pixels.
+"""
+
+import errno
+import fcntl
+import hashlib
+import itertools
+import logging
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
+
+from nenya.data.cutouts import CutoutReader, Partition, fingerprint, plan_blocks
+from nenya.errors import OptionError, OutputError
+from nenya.storage import atomic_path
+
+Report = Callable[[int, int], None]  # cutouts done, cutouts in all
+
+log = logging.getLogger(__name__)
+
+_SLAB = 1024  # cutouts unpacked between two reports of progress, unless a chunk spans more
+_MAX_THREADS = 8
+_MIN_CHUNK = (
+    2**15
+)  # bytes; threads gain nothing with smaller chunks, since Python's own share of the work is serial
+_SHARES = 32  # of the chunks of a slab, dealt out to the threads
+
+
+def load_partition(
+    path: str | os.PathLike[str],
+    partition: str,
+    *,
+    cache_dir: Path | None = None,
+    memory_limit: int | None = None,
+    progress: bool | Report = False,
+) -> NDArray[np.float32]:
+    """Make all cutouts of a partition ready for fast random access.
+
+    The first of these that is possible: an array in memory; a map of the source itself, where the data lie in
+    it as contiguous float32; a map of an unpacked copy in `cache_dir`, which is made once and used again
+    until the source's fingerprint changes. Each process that loads into memory holds its own array; with a
+    limit of 0, the processes of one machine share the pages of the map.
+
+    Args:
+        path: The cutout file.
+        partition: Name of the data set.
+        cache_dir: Folder for unpacked copies, made if it is missing. Of every source and partition the last
+            one is kept. None: no copies.
+        memory_limit: Bytes up to which a partition (4 N H W) is held in memory; None: half of what is
+            available.
+        progress: True for a progress bar; or a function that is called with the numbers of cutouts done and
+            in all.
+
+    Returns:
+        (N, H, W) float32: a new array, or a read-only map.
+
+    Raises:
+        InputFileError: If the file is not a good cutout file, or is damaged.
+        OptionError: If the partition exceeds the memory limit and there is no `cache_dir`.
+        OutputError: If the cache cannot be written, or the disk has too little room.
+    """
+    with CutoutReader(path, partition) as reader:
+        info = reader.info
+        limit = available_memory() // 2 if memory_limit is None else memory_limit
+        if info.nbytes <= limit:
+            array = np.empty((info.rows, info.height, info.width), np.float32)
+            with _reporting(progress, f"Reading {reader.path.name}") as report:
+                unpack_into(array, reader, report)
+            return array
+        if info.mappable:
+            shape = (info.rows, info.height, info.width)
+            return np.memmap(reader.path, np.dtype("<f4"), "r", info.offset or 0, shape)
+        if cache_dir is None:
+            raise OptionError(
+                f"'{partition}' of {reader.path} needs {info.nbytes / 1e9:.1f} GB and the memory limit is "
+                f"{limit / 1e9:.1f} GB: name a folder for an unpacked copy with loader.cache_dir"
+            )
+        return _cached(reader, Path(cache_dir), progress)
+
+
+def unpack_into(out: NDArray[np.float32], reader: CutoutReader, report: Report) -> None:
+    """Read a whole partition into an array, in slabs of whole chunks.
+
+    Args:
+        out: (N, H, W) float32, C-contiguous.
+        reader: Of the partition.
+        report: Called after every slab.
+
+    Raises:
+        InputFileError: If the file is damaged; the rows are named.
+    """
+    info = reader.info
+    threads = min(_MAX_THREADS, len(os.sched_getaffinity(0)))
+    inflate = (
+        threads > 1 and info.chunk_bytes >= _MIN_CHUNK and info.filters in (("gzip",), ("shuffle", "gzip"))
+    )
+    with ThreadPoolExecutor(threads) as pool:
+        for rows in plan_blocks(info.rows, info.block_rows, _SLAB):
+            slab = out[rows.start : rows.stop]
+            if not (inflate and _inflate_slab(slab, rows.start, reader, pool)):
+                reader.read_into(slab, rows.start)
+            report(rows.stop, info.rows)
+
+
+def available_memory() -> int:
+    """Return the bytes of memory that this process can still take, also within its control group."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = ((group / f"memory.{name}").read_text().strip() for name in ("max", "current"))
+        return free if limit == "max" else max(0, min(free, int(limit) - int(used)))
+    except (OSError, ValueError):
+        return free
+
+
+def _inflate_slab(
+    out: NDArray[np.float32], start: int, reader: CutoutReader, pool: ThreadPoolExecutor
+) -> bool:
+    """Unpack the gzip chunks of a slab on several cores; h5py alone holds one lock over all of its work.
+
+    Returns:
+        False where that is not possible (a chunk that was never written, one stored without its filter, a
+        damaged one): then HDF5 itself has to read the slab, and to word the error.
+    """
+    info, identity = reader.info, reader.dataset().id
+    chunks = info.chunks or info.shape
+    stops = (start + len(out), *info.shape[1:])
+    steps = zip((start, *[0] * len(chunks)), stops, chunks, strict=False)
+    corners = list(itertools.product(*(range(*step) for step in steps)))
+    target = out.reshape(len(out), *info.shape[1:])
+
+    def inflate(share: list[tuple[int, ...]]) -> bool:
+        for corner in share:
+            mask, packed = identity.read_direct_chunk(corner)
+            if mask:
+                return False
+            low = (corner[0] - start, *corner[1:])
+            place = tuple(slice(a, a + size) for a, size in zip(low, chunks, strict=True))
+            _place(target[place], _decoded(packed, info, chunks))
+        return True
+
+    try:
+        return all(pool.map(inflate, (corners[i::_SHARES] for i in range(_SHARES))))
+    except (OSError, RuntimeError, ValueError, zlib.error):
+        return False
+
+
+def _decoded(packed: bytes, info: Partition, chunks: tuple[int, ...]) -> NDArray[Any]:
+    """Inflate a chunk, and undo the shuffling of its bytes, to an array of the chunk's shape."""
+    kind = np.dtype(info.dtype)
+    raw = np.frombuffer(zlib.decompress(packed, bufsize=info.chunk_bytes), np.uint8)
+    if "shuffle" in info.filters:
+        planes, raw = raw.reshape(kind.itemsize, -1), np.empty_like(raw)
+        for byte, plane in enumerate(planes):
+            raw[byte :: kind.itemsize] = plane
+    return raw.view(kind).reshape(chunks)
+
+
+def _place(target: NDArray[np.float32], chunk: NDArray[Any]) -> None:
+    """Copy a chunk into its place, of which an edge of the data may cut off a part."""
+    if chunk.dtype == target.dtype and chunk.shape[-1] == target.shape[-1]:
+        run = (
+            f"V{4 * target.shape[-1]}"  # rows of pixels as single items: copies of 4 x 4 pixels twice as fast
+        )
+        target[...].view(run)[...] = chunk[: len(target), ..., : target.shape[-2], :].view(run)
+    else:
+        with np.errstate(over="ignore"):
+            target[...] = chunk[tuple(slice(size) for size in target.shape)]
+
+
+def _cached(reader: CutoutReader, folder: Path, progress: bool | Report) -> NDArray[np.float32]:
+    """Map the unpacked copy of a partition, made first if there is none of the same fingerprint."""
+    source = hashlib.sha256(str(reader.path.resolve()).encode()).hexdigest()[:8]
+    stem = f"{reader.path.stem}_{reader.partition}_{source}"
+    final = folder / f"{stem}_{fingerprint(reader.path, reader.partition)[:16]}.npy"
+    if not _whole(final, reader.info):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with _lock(folder / f"{stem}.lock") as alone:
+                if not _whole(final, reader.info):
+                    if alone:
+                        _remove_old(folder, stem)
+                    _unpack(reader, final, progress)
+        except OSError as error:
+            raise OutputError(
+                f"{folder}: the unpacked copy of {reader.path} cannot be written ({error.strerror}); "
+                "name another folder with loader.cache_dir"
+            ) from error
+    array: NDArray[np.float32] = np.load(final, mmap_mode="r", allow_pickle=False)
+    return array
+
+
+def _whole(path: Path, info: Partition) -> bool:
+    """Tell whether a cached copy is there with all of its bytes."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError):
+        return False
+    return bool(array.shape == (info.rows, info.height, info.width) and array.dtype == np.float32)
+
+
+def _remove_old(folder: Path, stem: str) -> None:
+    """Remove what a killed process, or an earlier state of the source, left behind."""
+    for path in (*folder.glob(f".{stem}_*.tmp"), *folder.glob(f"{stem}_*.npy")):
+        log.info("removing the outdated copy %s", path)
+        path.unlink(missing_ok=True)
+
+
+def _unpack(reader: CutoutReader, final: Path, progress: bool | Report) -> None:
+    """Write the unpacked copy under a temporary name and move it into place."""
+    info = reader.info
+    free = shutil.disk_usage(final.parent).free
+    if free < info.nbytes + 2**20:
+        raise _no_room(final.parent, info.nbytes, free)
+    log.info("unpacking '%s' of %s once into %s", info.name, reader.path, final)
+    with atomic_path(final) as temporary:
+        shape = (info.rows, info.height, info.width)
+        array = np.lib.format.open_memmap(temporary, "w+", np.dtype("<f4"), shape)
+        with temporary.open("r+b") as file:
+            try:  # a write to a map that finds no room kills the process: take all of the room first
+                os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
+            except OSError as error:
+                if error.errno == errno.ENOSPC:
+                    raise _no_room(final.parent, info.nbytes, free) from error
+        with _reporting(progress, f"Unpacking {reader.path.name}") as report:
+            unpack_into(array, reader, report)
+        array.flush()
+
+
+def _no_room(folder: Path, needed: int, free: int) -> OutputError:
+    return OutputError(
+        f"{folder}: unpacking needs {needed / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB left: free "
+        "some, or name another folder with loader.cache_dir"
+    )
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[bool]:
+    """Let one process in at a time; yields False where the file system has no locks.
+
+    The lock ends with its process, however that ends; the empty file stays, since removing it would race.
+    """
+    with path.open("ab") as file:
+        alone = True
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("waiting for another process to unpack: %s is locked", path)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            alone = False
+        yield alone
+
+
+@contextmanager
+def _reporting(progress: bool | Report, title: str) -> Iterator[Report]:
+    """Yield a function that takes the numbers of cutouts done and in all."""
+    if not isinstance(progress, bool):
+        yield progress
+    elif not progress:
+        yield lambda done, total: None
+    else:
+        with Progress(console=Console(stderr=True)) as bar:
+            task = bar.add_task(title, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
