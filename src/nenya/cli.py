@@ -99,10 +99,9 @@ def _say(name: str, error: BaseException, line: str, code: int, show: bool) -> i
 def _set_up_logging() -> None:
     """Send nenya's own log lines to the standard error output, and quieten the libraries."""
     logger = logging.getLogger("nenya")
-    if not logger.handlers:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        logger.addHandler(handler)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.handlers[:] = [handler]
     main_rank = os.environ.get("LOCAL_RANK", "0") == "0"
     logger.setLevel(logging.INFO if main_rank else logging.ERROR)
     logger.propagate = False

@@ -1,6 +1,7 @@
 """Cutouts for Lightning: two views of each for training, blocks in file order for extraction."""
 
 import logging
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -195,7 +196,7 @@ class ViewsDataModule(pl.LightningDataModule):
         memory = 0 if self._shares()[1] > 1 else None if limit is None else int(limit * 1e9)
         return [
             load_partition(
-                f.path, self._key(stage), cache_dir=self.cache_dir, memory_limit=memory, progress=True
+                f.path, self._key(stage), cache_dir=self.cache_dir, memory_limit=memory, progress=sys.stderr.isatty()
             )
             for f in self.files
             if self._key(stage) in f.partitions

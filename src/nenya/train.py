@@ -1,0 +1,250 @@
+"""Training: from cutout files to a run folder with checkpoints and learning curves."""
+
+import datetime
+import logging
+import os
+import shutil
+import socket
+import urllib.parse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nenya
+from nenya.errors import CheckpointError, OptionError, OutputError
+from nenya.options import Options, TrainOptions, flat_name, flat_view, to_dict
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
+
+    from nenya.data.cutouts import CutoutFile
+    from nenya.models.contrastive import ContrastiveModule
+
+log = logging.getLogger(__name__)
+
+_OUTPUTS = Path("outputs")
+_DEBUG = {"limit_train_batches": 2, "limit_val_batches": 2, "max_epochs": 1}
+
+
+def run(options: TrainOptions) -> int:
+    """Train a model on the files of `options.data`, or go on with a run.
+
+    Args:
+        options: of `scripts/train.py`; those of the run itself where `options.resume` is set.
+
+    Returns:
+        0.
+
+    Raises:
+        NenyaError: Bad input, options, weights or output; a loss that is not finite.
+        Interrupted: A signal came; the state is saved.
+    """
+    from nenya.data.datamodule import ViewsDataModule, inspect_all
+    from nenya.data.files import find_files, local_path
+    from nenya.models.checkpoint import load_checkpoint, load_weights
+    from nenya.models.contrastive import ContrastiveModule, make_net
+
+    loader = options.loader
+    keys = tuple(dict.fromkeys((loader.train_key, loader.valid_key)))
+    files = inspect_all(find_files(options.data), keys, loader.train_key)
+    check_data(options, files)
+    net = make_net(options)
+    if options.init_from:
+        load_weights(net, load_checkpoint(local_path(options.init_from)))
+    if options.debug:
+        for key, value in _DEBUG.items():
+            setattr(options.trainer, key, value)
+    cache = Path(loader.cache_dir) if loader.cache_dir else _OUTPUTS / "cache"
+    data = ViewsDataModule(options, files, cache)
+    folder = Path(options.resume) if options.resume else new_run_folder(options)
+    fit(options, ContrastiveModule(options, net), data, folder)
+    return 0
+
+
+def check_data(options: Options, files: "list[CutoutFile]") -> None:
+    """Check that network, augmentation and loss can be fed from the files.
+
+    Raises:
+        NenyaError: The cutouts are too small, the crop is too large, or labels are missing.
+    """
+    from nenya.data.datamodule import read_labels, view_sampler
+    from nenya.models.resnet import check_image_size
+
+    first = next(iter(files[0].partitions.values()))
+    check_image_size(first.height, first.width)
+    view_sampler(options.augment).check(first.height)
+    wanted = options.model.image_size
+    if wanted and wanted != first.height:
+        log.warning(
+            "%s: cutouts of %d pixels; model %s was made for %d",
+            files[0].path,
+            first.height,
+            options.model.name,
+            wanted,
+        )
+    if options.loss.ssl_method == "SupCon":
+        for file in files:
+            for partition in file.partitions:
+                read_labels(file, partition, options.loader.labels)
+
+
+def new_run_folder(options: TrainOptions) -> Path:
+    """Make the run folder: `out`, or `outputs/<model>/<date-time>/`, with the options in `config.yaml`.
+
+    Processes that Lightning starts beside this one use the same folder.
+
+    Raises:
+        OutputError: The folder has something in it, or cannot be written.
+        OptionError: Several processes were started from outside, and `out` is not given.
+    """
+    from omegaconf import OmegaConf
+
+    from nenya.data.files import local_path
+    from nenya.runtime import check_room, is_main_process
+
+    if "NENYA_RUN_FOLDER" in os.environ and not is_main_process():
+        return Path(os.environ["NENYA_RUN_FOLDER"])
+    if not options.out and int(os.environ.get("WORLD_SIZE", "1")) > 1 and "NENYA_RUN_FOLDER" not in os.environ:
+        raise OptionError("out= is needed when several processes are started from outside: they share that folder")
+    stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    folder = local_path(options.out) if options.out else _OUTPUTS / options.model.name / stamp
+    if not is_main_process():
+        return folder
+    if not options.out and folder.exists():
+        folder = folder.with_name(f"{stamp}_{os.getpid()}")
+    if folder.exists() and any(folder.iterdir()):
+        if not options.clobber:
+            raise OutputError(f"{folder} is not empty: clobber=true replaces a run, resume={folder} goes on with it")
+        if not (folder / "config.yaml").exists():
+            raise OutputError(f"{folder} is no run folder (no config.yaml in it), so it is not replaced: choose another out=")
+        shutil.rmtree(folder)
+    check_room(folder, 2**24, "a run")
+    OmegaConf.save(OmegaConf.create(to_dict(options)), folder / "config.yaml")
+    os.environ["NENYA_RUN_FOLDER"] = str(folder.absolute())
+    return folder
+
+
+def find_run(options: TrainOptions) -> Path:
+    """Return the run folder that `resume` names: a path, or 'last' for the newest run of this model.
+
+    Raises:
+        CheckpointError: There is no such run, or it has no checkpoint yet.
+    """
+    if options.resume == "last":
+        root = _OUTPUTS / options.model.name
+        runs = sorted(root.glob("*/config.yaml"), key=lambda p: p.stat().st_mtime)
+        if not runs:
+            raise CheckpointError(f"resume=last: no run of model {options.model.name} in {root}; give its folder")
+        folder = runs[-1].parent
+    else:
+        folder = Path(str(options.resume)).expanduser()
+    if not (folder / "config.yaml").is_file():
+        raise CheckpointError(f"resume={folder}: not a run folder (no config.yaml in it)")
+    if not (folder / "checkpoints" / "last.ckpt").is_file():
+        raise CheckpointError(f"resume={folder}: no checkpoints/last.ckpt yet, so start the run anew")
+    return folder
+
+
+def read_run_config(folder: Path) -> dict[str, Any]:
+    """Return the options that a run was started with, as nested plain values."""
+    from omegaconf import OmegaConf
+
+    values = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{folder}/config.yaml: not the options of a run")
+    return {str(key): value for key, value in values.items()}
+
+
+def fit(options: TrainOptions, module: "ContrastiveModule", data: Any, folder: Path) -> None:
+    """Run Lightning's fit loop and write `last.pth`.
+
+    Args:
+        options: of the run.
+        module: network, loss and schedule.
+        data: the datamodule.
+        folder: the run folder.
+    """
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    from nenya.models.checkpoint import save_pth
+    from nenya.runtime import make_trainer
+    from nenya.training import LearningCurve, SafeStop
+
+    checkpoints = folder / "checkpoints"
+    best = ModelCheckpoint(
+        checkpoints,
+        filename="best",
+        monitor="valid/loss" if data.has_validation else "train/loss",
+        save_last=True,
+        every_n_epochs=options.checkpoint.save_freq,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    curve = LearningCurve(folder / "learning_curve", flat_name(options))
+    trainer = make_trainer(
+        options.trainer,
+        callbacks=[curve, SafeStop(checkpoints / "last.ckpt"), best],
+        logger=make_logger(options, folder) or False,
+        default_root_dir=folder,
+    )
+    resumed = checkpoints / "last.ckpt" if options.resume else None
+    trainer.fit(module, datamodule=data, ckpt_path=resumed, weights_only=True)
+    if trainer.is_global_zero:
+        save_pth(folder / "last.pth", module.net, options=flat_view(options), epoch=trainer.current_epoch)
+        score = best.best_model_score
+        log.info(
+            "%s: %d epochs%s\nweights: %s\nnext: extract their latents with  model=%s data=... ckpt=%s",
+            folder,
+            trainer.current_epoch,
+            "" if score is None else f", best {best.monitor} {float(score):.4g}",
+            folder / "last.pth",
+            options.model.name,
+            folder / "last.pth",
+        )
+
+
+def make_logger(options: TrainOptions, folder: Path) -> "Logger | None":
+    """Return the wandb logger if it is asked for; offline where there is no key or no network, and says so."""
+    if options.logger.name != "wandb":
+        return None
+    from lightning.pytorch.loggers import WandbLogger
+
+    from nenya.runtime import git_commit, is_main_process
+
+    offline = options.logger.offline
+    if offline is None:
+        reason = _why_offline()
+        offline = bool(reason)
+        if reason:
+            log.warning("wandb: offline, as %s; 'wandb sync %s/wandb/offline-run-*' uploads it later", reason, folder)
+    logger = WandbLogger(
+        name=f"{options.model.name}/{folder.name}",
+        save_dir=folder,
+        project=options.logger.project,
+        entity=options.logger.entity,
+        offline=offline,
+        config={**to_dict(options), "nenya_version": nenya.__version__, "git_commit": git_commit()},
+    )
+    if is_main_process():
+        _ = logger.experiment
+    return logger
+
+
+def _why_offline() -> str:
+    """Return why wandb cannot be reached, or an empty text."""
+    mode = os.environ.get("WANDB_MODE", "")
+    if mode in ("offline", "disabled", "dryrun"):
+        return f"WANDB_MODE={mode}"
+    host = urllib.parse.urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
+    import netrc
+
+    try:
+        known = netrc.netrc().hosts
+    except (OSError, netrc.NetrcParseError):
+        known = {}
+    if not os.environ.get("WANDB_API_KEY") and host.hostname not in known:
+        return "there is no key (WANDB_API_KEY or 'wandb login')"
+    try:
+        socket.create_connection((host.hostname or "", host.port or 443), timeout=3).close()
+    except OSError:
+        return f"{host.hostname} cannot be reached"
+    return ""

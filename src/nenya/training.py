@@ -1,0 +1,212 @@
+"""Callbacks of a training run: learning curves, a stop that loses nothing, closing figures."""
+
+import csv
+import logging
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import h5py
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from nenya.errors import Interrupted
+from nenya.models.contrastive import ContrastiveModule
+from nenya.storage import atomic_path
+
+log = logging.getLogger(__name__)
+
+_CURVES = ("loss", "loss_step", "loss_avg")
+_FIGURES = ("learning_rate", "samples_per_second", "feature_std", "rankme", "uniformity")
+_CHECK_EVERY = 20
+
+
+class LearningCurve(Callback):
+    """Keeps the losses of every step and epoch, through resumes, and writes them at each epoch's end.
+
+    Files: `<name>.csv` with a row an epoch, `<name>_losses_train.h5` and `<name>_losses_valid.h5` with `loss_*`
+    (one value an epoch), `loss_step_*` (a batch) and `loss_avg_*` (running mean of the epoch at each batch).
+
+    Args:
+        folder: `learning_curve/` of the run.
+        name: the model's derived name.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder, self.name = folder, name
+        self.curves: dict[str, list[float]] = {f"{c}_{p}": [] for c in _CURVES for p in ("train", "valid")}
+        self.epochs: list[dict[str, float]] = []
+        self._steps: dict[str, list[tuple[torch.Tensor, int]]] = {"train": [], "valid": []}
+        self._samples, self._seconds, self._clock = 0, 0.0, 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that was recorded, with the running epoch's part, as plain types."""
+        running = [(float(loss), rows) for loss, rows in self._steps["train"]]
+        return {"curves": self.curves, "epochs": self.epochs, "running": running}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what was recorded."""
+        self.curves, self.epochs = dict(state_dict["curves"]), list(state_dict["epochs"])
+        self._steps["train"] = [(torch.tensor(loss), rows) for loss, rows in state_dict["running"]]
+
+    def on_train_batch_start(
+        self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", batch: Any, batch_idx: int
+    ) -> None:
+        """Start the clock of the batch, unless it has run since the last one."""
+        self._clock = self._clock or time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Record the loss; now and then check that it is finite."""
+        assert isinstance(pl_module, ContrastiveModule)
+        loss = outputs["loss"].detach()
+        self._steps["train"].append((loss, batch["total"]))
+        if loss.device.type == "cpu" or batch_idx % _CHECK_EVERY == 0:
+            pl_module.check_finite(loss, trainer.current_epoch + 1)
+        now = time.monotonic()
+        self._samples, self._seconds = self._samples + batch["total"], self._seconds + now - self._clock
+        self._clock = now
+        rate = self._samples / max(self._seconds, 1e-9)
+        pl_module.log("train/samples_per_second", rate, batch_size=1)
+
+    def on_validation_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+        """Check the losses before a checkpoint is written after the validation; stop the clock."""
+        self._check(trainer, pl_module)
+        self._clock = 0.0
+
+    def on_validation_batch_end(
+        self,
+        trainer: "pl.Trainer",
+        pl_module: "pl.LightningModule",
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Record the loss."""
+        self._steps["valid"].append((outputs.detach(), batch["total"]))
+
+    def on_train_epoch_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+        """Close the epoch and write the files."""
+        self._check(trainer, pl_module)
+        row: dict[str, float] = {"epoch": trainer.current_epoch + 1}
+        for partition, steps in self._steps.items():
+            if steps:
+                row[f"loss_{partition}"] = self._close(partition, steps)
+        shown = trainer.callback_metrics
+        for figure in _FIGURES:
+            for key in (f"train/{figure}", f"valid/{figure}"):
+                if key in shown:
+                    row[figure] = float(shown[key])
+        self.epochs.append(row)
+        self._samples, self._seconds, self._clock = 0, 0.0, 0.0
+        if trainer.is_global_zero:
+            self._write()
+            log.info("%s", _line(row, trainer.max_epochs))
+
+    def _check(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+        assert isinstance(pl_module, ContrastiveModule)
+        if self._steps["train"]:
+            losses = torch.stack([loss for loss, _ in self._steps["train"]])
+            pl_module.check_finite(losses, trainer.current_epoch + 1)
+
+    def _close(self, partition: str, steps: list[tuple[torch.Tensor, int]]) -> float:
+        """Move an epoch's steps to the curves; return the mean loss of its samples."""
+        losses = np.array([float(loss) for loss, _ in steps])
+        rows = np.array([rows for _, rows in steps])
+        running = np.cumsum(losses * rows) / np.cumsum(rows)
+        steps.clear()
+        self.curves[f"loss_{partition}"].append(float(running[-1]))
+        self.curves[f"loss_step_{partition}"].extend(losses.tolist())
+        self.curves[f"loss_avg_{partition}"].extend(running.tolist())
+        return float(running[-1])
+
+    def _write(self) -> None:
+        columns = ["epoch", "loss_train", "loss_valid", *_FIGURES]
+        with (
+            atomic_path(self.folder / f"{self.name}.csv") as temporary,
+            temporary.open("w", newline="") as file,
+        ):
+            table = csv.DictWriter(file, columns)
+            table.writeheader()
+            table.writerows(self.epochs)
+        for partition in ("train", "valid"):
+            if not self.curves[f"loss_{partition}"]:
+                continue
+            with atomic_path(self.folder / f"{self.name}_losses_{partition}.h5") as temporary:
+                with h5py.File(temporary, "w") as h5:
+                    for curve in _CURVES:
+                        h5[f"{curve}_{partition}"] = np.array(self.curves[f"{curve}_{partition}"])
+
+
+def _line(row: dict[str, float], epochs: int | None) -> str:
+    names = {"loss_train": "train loss", "loss_valid": "valid loss", "learning_rate": "learning rate"}
+    parts = [f"{label} {row[key]:.4g}" for key, label in names.items() if key in row]
+    parts += [f"rankme {row['rankme']:.1f}"] if "rankme" in row else []
+    parts += [f"{row['samples_per_second']:.0f} samples/s"] if "samples_per_second" in row else []
+    return f"epoch {row['epoch']:.0f}/{epochs}: " + ", ".join(parts)
+
+
+class SafeStop(Callback):
+    """On SIGTERM or SIGINT, saves a checkpoint after the running batch and ends the run; a resume goes on there.
+
+    Args:
+        checkpoint: the file to save.
+    """
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.checkpoint = checkpoint
+        self.signal: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
+        """Take over the signals."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._before[number] = signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
+        log.warning("%s: stopping after this batch", signal.Signals(number).name)
+
+    def _asked(self, trainer: "pl.Trainer") -> bool:
+        mine = self.signal is not None
+        if trainer.world_size == 1:
+            return mine
+        return bool(trainer.strategy.reduce_boolean_decision(mine, all=False))
+
+    def on_train_batch_end(
+        self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save and stop, unless the epoch ends here anyway."""
+        if batch_idx + 1 < trainer.num_training_batches and self._asked(trainer):
+            self._stop(trainer)
+
+    def on_train_epoch_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+        """Save and stop, unless the training ends here anyway."""
+        if trainer.current_epoch + 1 < (trainer.max_epochs or 0) and self._asked(trainer):
+            self._stop(trainer)
+
+    def _stop(self, trainer: "pl.Trainer") -> None:
+        trainer.save_checkpoint(self.checkpoint)
+        raise Interrupted(
+            f"stopped in epoch {trainer.current_epoch + 1}; the state is in {self.checkpoint}: "
+            f"resume={self.checkpoint.parents[1]} goes on"
+        )
+
+    def teardown(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
+        """Give the signals back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def on_exception(
+        self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", exception: BaseException
+    ) -> None:
+        """Give the signals back."""
+        self.teardown(trainer, pl_module, "fit")
