@@ -1,8 +1,14 @@
 """Fixtures that several test modules share."""
 
+import contextlib
+import io
+import logging
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 
 
@@ -23,3 +29,69 @@ def goldens(shared: Path) -> Path:
     if not folder.is_dir():
         pytest.skip(f"no golden values in {folder}")
     return folder
+
+
+def red_noise(rows: int, side: int = 32, seed: int = 0) -> np.ndarray:
+    """Draw cutouts (rows, side, side), float32, of red noise with mean 0 and standard deviation 1."""
+    waves = np.fft.fftfreq(side)
+    k = np.hypot(waves[:, None], waves)
+    k[0, 0] = np.inf
+    white = np.random.default_rng(seed).standard_normal((rows, side, side))
+    fields = np.fft.ifft2(np.fft.fft2(white) / k).real
+    return (fields / fields.std(axis=(1, 2), keepdims=True)).astype(np.float32)
+
+
+def write_cutouts(path: Path, **partitions: np.ndarray) -> Path:
+    """Write arrays as data sets of an HDF5 file, (N, H, W) as (N, 1, H, W), everything else as it is."""
+    with h5py.File(path, "w") as file:
+        for name, values in partitions.items():
+            file[name] = values[:, None] if values.ndim == 3 else values
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_file(tmp_path_factory) -> Path:
+    """A file of 40 training and 24 validation cutouts of 32 x 32 pixels, not to be changed."""
+    path = tmp_path_factory.mktemp("small") / "small_preproc.h5"
+    return write_cutouts(path, train=red_noise(40, seed=1), valid=red_noise(24, seed=2))
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory) -> Path:
+    """Weights of an untrained network of `model=demo`, in the users' layout."""
+    from nenya.cli import compose
+    from nenya.models.checkpoint import save_pth
+    from nenya.models.contrastive import make_net
+    from nenya.options import flat_view
+
+    options = compose("extract", ["model=demo"])
+    path = tmp_path_factory.mktemp("weights") / "tiny.pth"
+    save_pth(path, make_net(options), options=flat_view(options), epoch=1)
+    return path
+
+
+@pytest.fixture
+def nenya_cli(tmp_path, monkeypatch) -> Callable[..., tuple[int, str]]:
+    """Run a command in this process, in `tmp_path`: (name, args) -> (exit code, text of the error output).
+
+    Environment and loggers are afterwards as before.
+    """
+    from nenya.cli import run_command
+
+    monkeypatch.chdir(tmp_path)
+    logger = logging.getLogger("nenya")
+
+    def call(name: str, args: Sequence[object] = ()) -> tuple[int, str]:
+        before = dict(os.environ), logger.handlers[:], logger.level, logger.propagate
+        said = io.StringIO()
+        try:
+            with contextlib.redirect_stderr(said):
+                code = run_command(name, [str(arg) for arg in args])
+        finally:
+            os.environ.clear()
+            os.environ.update(before[0])
+            logger.handlers[:], logger.propagate = before[1], before[3]
+            logger.setLevel(before[2])
+        return code, said.getvalue()
+
+    return call
