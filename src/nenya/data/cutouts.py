@@ -253,7 +253,8 @@ class CutoutReader:
     def dataset(self) -> Any:
         """Return this process's open h5py data set."""
         if self._file is None or self._pid != os.getpid():
-            # A handle inherited through a fork is left alone: closing it would flush the parent's state.
+            if self._file is not None:  # inherited through a fork: HDF5 would go on sharing its state
+                self._file.close()
             size, slots = _chunk_cache(self.info)
             self._file, self._pid = open_hdf5(self.path, rdcc_nbytes=size, rdcc_nslots=slots), os.getpid()
         return self._file[self.partition]

@@ -102,7 +102,7 @@ def unpack_into(out: NDArray[np.float32], reader: CutoutReader, report: Report) 
         InputFileError: If the file is damaged; the rows are named.
     """
     info = reader.info
-    threads = min(_MAX_THREADS, len(os.sched_getaffinity(0)))
+    threads = min(_MAX_THREADS, _cores())
     inflate = (
         threads > 1 and info.chunk_bytes >= _MIN_CHUNK and info.filters in (("gzip",), ("shuffle", "gzip"))
     )
@@ -127,6 +127,11 @@ def available_memory() -> int:
         return free if limit == "max" else max(0, min(free, int(limit) - int(used)))
     except (OSError, ValueError):
         return free
+
+
+def _cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _inflate_slab(
