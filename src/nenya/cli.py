@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 COMMANDS: dict[str, tuple[type[Options], str, str]] = {
     "train": (TrainOptions, "nenya.train", "train a model on cutouts"),
     "extract": (ExtractOptions, "nenya.latents_extraction", "extract a latent vector for each cutout"),
+    "demo": (TrainOptions, "nenya.demo", "train and extract on generated cutouts, and draw what comes out"),
     "export": (ExportOptions, "nenya.export", "write the weights of a checkpoint as safetensors"),
 }
 GROUPS = ("model", "trainer", "logger")

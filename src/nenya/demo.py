@@ -1,0 +1,78 @@
+"""The demonstration: generated cutouts of a turbulent ocean, through training and extraction, to a gallery."""
+
+import dataclasses
+import logging
+import shutil
+from pathlib import Path
+
+import h5py
+
+from nenya import latents_extraction, train
+from nenya.data.synthetic import make_demo_file
+from nenya.options import ExtractOptions, Options, TrainOptions
+from nenya.pca import fit_pca
+from nenya.plotting import gallery, learning_curve
+from nenya.runtime import check_room
+
+log = logging.getLogger(__name__)
+
+_FOLDER = Path("outputs/demo")
+
+
+def run(options: TrainOptions) -> int:
+    """Generate cutouts, train, extract and draw, into `options.out` (default `outputs/demo`).
+
+    Args:
+        options: of the training.
+
+    Returns:
+        0.
+
+    Raises:
+        NenyaError: An option is not possible, or the folder cannot be written.
+    """
+    folder = Path(options.out) if options.out else _FOLDER
+    cutouts, run_folder = folder / "demo_preproc.h5", folder / "run"
+    check_room(folder, 2**26, "the demonstration")
+    log.info("1 of 4: simulate a turbulent ocean and cut it up")
+    make_demo_file(cutouts, seed=options.seed)
+    log.info("2 of 4: train (model=%s)", options.model.name)
+    shutil.rmtree(run_folder, ignore_errors=True)
+    train.run(dataclasses.replace(options, data=str(cutouts), out=str(run_folder)))
+    log.info("3 of 4: extract the latents")
+    shared = {f.name: getattr(options, f.name) for f in dataclasses.fields(Options)}
+    weights = str(run_folder / "last.pth")
+    extraction = ExtractOptions(
+        **{**shared, "data": str(cutouts), "out": str(folder), "clobber": True}, ckpt=weights
+    )
+    latents_extraction.run(extraction)
+    log.info("4 of 4: draw the learning curve and the gallery")
+    latents = folder / "demo_preproc_latents.h5"
+    draw(cutouts, latents, run_folder, folder)
+    log.info(
+        "\nLook at\n  %s   the cutouts, laid out by what the network made of them\n"
+        "  %s   the loss, epoch by epoch\n  %s   the latents: one row a cutout\n"
+        "Then try your own cutouts:\n"
+        "  python scripts/train.py   model=v5 data=/path/to/cutouts_preproc.h5\n"
+        "  python scripts/extract.py model=v5 data=/path/to/cutouts_preproc.h5 ckpt=/path/to/weights",
+        folder / "gallery.png",
+        folder / "learning_curve.png",
+        latents,
+    )
+    return 0
+
+
+def draw(cutouts: Path, latents: Path, run_folder: Path, folder: Path) -> None:
+    """Write `gallery.png` (validation cutouts by their first two principal components) and `learning_curve.png`."""
+    with h5py.File(latents) as h5, h5py.File(cutouts) as images:
+        pca = fit_pca(h5["train"], n_components=2)
+        share = 100 * pca.explained_variance_ratio
+        gallery(
+            images["valid"],
+            pca.transform(h5["valid"][()]),
+            folder / "gallery.png",
+            title="Generated sea-surface temperature, laid out by latent vectors",
+            labels=(f"latent PC 1 ({share[0]:.0f} % of variance)", f"latent PC 2 ({share[1]:.0f} % of variance)"),
+        )
+    curve = next((run_folder / "learning_curve").glob("*.csv"))
+    learning_curve(curve, folder / "learning_curve.png", title="Contrastive loss")
