@@ -4,6 +4,7 @@ import importlib
 import json
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -204,10 +205,12 @@ def _choose(group: str, value: str) -> list[str]:
 
 def _json_overrides(path: Path) -> list[str]:
     """Return the overrides that a user's JSON option file stands for."""
+    sections = from_flat(read_json(path), name=path.stem)
+    checked = build_options(Options, sections)
     return [
-        f"{section}.{key}={_literal(value)}"
-        for section, values in from_flat(read_json(path), name=path.stem).items()
-        for key, value in values.items()
+        f"{section}.{key}={_literal(getattr(getattr(checked, section), key))}"
+        for section, values in sections.items()
+        for key in values
     ]
 
 
@@ -241,8 +244,9 @@ def _quote(value: str) -> str:
         return value or "null"
     if value[0] == "[" and value[-1] == "]" and not Path(value).exists():
         return "[" + ",".join(_quote(v.strip()) for v in value[1:-1].split(",") if v.strip()) + "]"
-    escaped = value.replace("\\'", "\\\\'").replace("'", "\\'")
-    return f"'{escaped}\\'" + "'" if escaped.endswith("\\") else f"'{escaped}'"
+    # Hydra's grammar wants backslashes doubled where they stand before a quote, and only there.
+    escaped = re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), value)
+    return f"'{escaped}'"
 
 
 def _annotation(options_type: type[Options], key: str) -> Any:

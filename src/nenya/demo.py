@@ -17,6 +17,7 @@ from nenya.runtime import check_room
 log = logging.getLogger(__name__)
 
 _FOLDER = Path("outputs/demo")
+_TRAIN, _VALID = 1536, 384
 
 
 def run(options: TrainOptions) -> int:
@@ -35,16 +36,14 @@ def run(options: TrainOptions) -> int:
     cutouts, run_folder = folder / "demo_preproc.h5", folder / "run"
     check_room(folder, 2**26, "the demonstration")
     log.info("1 of 4: simulate a turbulent ocean and cut it up")
-    make_demo_file(cutouts, seed=options.seed)
+    make_demo_file(cutouts, n_train=_TRAIN, n_valid=_VALID, seed=options.seed)
     log.info("2 of 4: train (model=%s)", options.model.name)
     shutil.rmtree(run_folder, ignore_errors=True)
     train.run(dataclasses.replace(options, data=str(cutouts), out=str(run_folder)))
     log.info("3 of 4: extract the latents")
     shared = {f.name: getattr(options, f.name) for f in dataclasses.fields(Options)}
     weights = str(run_folder / "last.pth")
-    extraction = ExtractOptions(
-        **{**shared, "data": str(cutouts), "out": str(folder), "clobber": True}, ckpt=weights
-    )
+    extraction = ExtractOptions(**{**shared, "data": str(cutouts), "out": str(folder), "clobber": True}, ckpt=weights)
     latents_extraction.run(extraction)
     log.info("4 of 4: draw the learning curve and the gallery")
     latents = folder / "demo_preproc_latents.h5"

@@ -42,9 +42,7 @@ def option(default: Any, doc: str, check: tuple[str, Check] | None = None) -> An
 
 
 def _is_jitter(value: Any) -> bool:
-    return value == 0 or (
-        isinstance(value, list) and len(value) == 2 and all(type(v) is int and v >= 0 for v in value)
-    )
+    return value == 0 or (isinstance(value, list) and len(value) == 2 and all(type(v) is int and v >= 0 for v in value))
 
 
 @dataclass
@@ -52,9 +50,7 @@ class ModelOptions:
     """The network and its place among the published versions."""
 
     name: str = option("custom", "name of the model version; run folders bear it")
-    ssl_model: str = option(
-        "resnet50", "encoder depth", one_of("resnet18", "resnet34", "resnet50", "resnet101")
-    )
+    ssl_model: str = option("resnet50", "encoder depth", one_of("resnet18", "resnet34", "resnet50", "resnet101"))
     feat_dim: int = option(256, "length of a latent vector", at_least(1))
     nchannels: int = option(1, "channels of the first layer (3: sees one channel three times)", one_of(1, 3))
     width: int = option(64, "channels of the first stage; the published models have 64", at_least(1))
@@ -93,9 +89,7 @@ class AugmentOptions:
     resampling: str = option(
         "two-step", "rotation and crop as two samplings, or as one", one_of("two-step", "composed")
     )
-    padding: str = option(
-        "zeros", "what a rotation shows beyond the cutout's edge", one_of("zeros", "reflection")
-    )
+    padding: str = option("zeros", "what a rotation shows beyond the cutout's edge", one_of("zeros", "reflection"))
 
 
 @dataclass
@@ -129,7 +123,9 @@ class LoaderOptions:
     block_size: int = option(1024, "cutouts read at once in extraction, at least", at_least(1))
     num_workers: int = option(0, "loader processes; 0 reads ahead in a thread, which is faster", at_least(0))
     cache_dir: str | None = option(None, "folder of unpacked copies; default outputs/cache")
-    memory_limit_gb: float | None = option(None, "data up to this size are unpacked into memory; default: half of what is free")
+    memory_limit_gb: float | None = option(
+        None, "data up to this size are unpacked into memory; default: half of what is free"
+    )
     train_key: str = option("train", "partition that is trained on")
     valid_key: str = option("valid", "partition that is validated on")
     labels: str = option("labels", "SupCon labels are read from the data set <partition>_<this>")
@@ -247,7 +243,13 @@ def check_keys(values: Mapping[str, Any], known: list[str], where: str) -> None:
             )
 
 
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", list: "a list of whole numbers"}
+_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    list: "a list of whole numbers",
+}
 
 
 def _convert(value: Any, annotation: Any, name: str) -> Any:

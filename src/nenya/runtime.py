@@ -38,8 +38,8 @@ def make_trainer(options: TrainerOptions, **settings: Any) -> "Trainer":
     Raises:
         OptionError: Lightning refuses a setting, such as more devices than there are.
     """
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch import Trainer
-    from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
     _quieten_libraries()
     os.environ.setdefault("NENYA_MAIN_PID", str(os.getpid()))
@@ -47,11 +47,18 @@ def make_trainer(options: TrainerOptions, **settings: Any) -> "Trainer":
     if arguments["enable_progress_bar"] is None:
         arguments["enable_progress_bar"] = sys.stderr.isatty()
     try:
-        return Trainer(
-            use_distributed_sampler=False, num_sanity_val_steps=0, enable_model_summary=False, **arguments
-        )
+        return Trainer(use_distributed_sampler=False, num_sanity_val_steps=0, enable_model_summary=False, **arguments)
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
         raise OptionError(f"trainer options are not possible here: {str(error).splitlines()[0]}") from error
+
+
+def check_trainer(options: TrainerOptions) -> None:
+    """Check that Lightning takes the `trainer` options, before anything is made.
+
+    Raises:
+        OptionError: It refuses one.
+    """
+    make_trainer(options, logger=False, enable_checkpointing=False)
 
 
 def _quieten_libraries() -> None:

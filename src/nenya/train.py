@@ -115,7 +115,9 @@ def new_run_folder(options: TrainOptions) -> Path:
         if not options.clobber:
             raise OutputError(f"{folder} is not empty: clobber=true replaces a run, resume={folder} goes on with it")
         if not (folder / "config.yaml").exists():
-            raise OutputError(f"{folder} is no run folder (no config.yaml in it), so it is not replaced: choose another out=")
+            raise OutputError(
+                f"{folder} is no run folder (no config.yaml in it), so it is not replaced: choose another out="
+            )
         shutil.rmtree(folder)
     check_room(folder, 2**24, "a run")
     OmegaConf.save(OmegaConf.create(to_dict(options)), folder / "config.yaml")
@@ -170,19 +172,22 @@ def fit(options: TrainOptions, module: "ContrastiveModule", data: Any, folder: P
     from nenya.training import LearningCurve, SafeStop
 
     checkpoints = folder / "checkpoints"
-    best = ModelCheckpoint(
-        checkpoints,
-        filename="best",
-        monitor="valid/loss" if data.has_validation else "train/loss",
-        save_last=True,
-        every_n_epochs=options.checkpoint.save_freq,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
+    # Two callbacks, as save_last writes only when the best one is written too.
+    best, last = (
+        ModelCheckpoint(
+            checkpoints,
+            filename=name,
+            monitor=monitor,
+            every_n_epochs=options.checkpoint.save_freq,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+        for name, monitor in (("best", "valid/loss" if data.has_validation else "train/loss"), ("last", None))
     )
     curve = LearningCurve(folder / "learning_curve", flat_name(options))
     trainer = make_trainer(
         options.trainer,
-        callbacks=[curve, SafeStop(checkpoints / "last.ckpt"), best],
+        callbacks=[curve, SafeStop(checkpoints / "last.ckpt"), best, last],
         logger=make_logger(options, folder) or False,
         default_root_dir=folder,
     )

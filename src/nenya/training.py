@@ -205,8 +205,6 @@ class SafeStop(Callback):
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def on_exception(
-        self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", exception: BaseException) -> None:
         """Give the signals back."""
         self.teardown(trainer, pl_module, "fit")

@@ -88,9 +88,7 @@ class CutoutRows(Dataset[dict[str, Any]]):
         labels: (sum of N_i,) int64 classes, or None.
     """
 
-    def __init__(
-        self, arrays: Sequence[NDArray[np.float32]], labels: NDArray[np.int64] | None = None
-    ) -> None:
+    def __init__(self, arrays: Sequence[NDArray[np.float32]], labels: NDArray[np.int64] | None = None) -> None:
         self.arrays, self.labels = list(arrays), labels
         self.ends = np.cumsum([len(a) for a in self.arrays])
 
@@ -207,11 +205,7 @@ class ViewsDataModule(pl.LightningDataModule):
             return None
         key = self._key(stage)
         return np.concatenate(
-            [
-                read_labels(f, key, self.options.loader.labels)
-                for f in self.files
-                if key in f.partitions
-            ]
+            [read_labels(f, key, self.options.loader.labels) for f in self.files if key in f.partitions]
         )
 
     def _finite(self, stage: str) -> NDArray[np.int64]:
@@ -234,18 +228,16 @@ class ViewsDataModule(pl.LightningDataModule):
     def _loader(self, stage: str) -> ResumableLoader:
         loader = self.options.loader
         size = loader.batch_size_train if stage == "train" else loader.batch_size_valid
-        sampler = StepSampler(
-            self._usable[stage], size, self.options.seed, self._shares(), shuffle=stage == "train"
-        )
+        sampler = StepSampler(self._usable[stage], size, self.options.seed, self._shares(), shuffle=stage == "train")
         batches = ResumableLoader(
             self._rows[stage],
             batch_sampler=sampler,  # type: ignore[arg-type]  # any iterable of steps will do
-            collate_fn=as_it_is,
+            collate_fn=as_it_is,  # type: ignore[arg-type]  # batches come whole, not as lists
             num_workers=loader.num_workers,
             pin_memory=torch.cuda.is_available(),
         )
         if stage == "train" and self.trainer:
-            fit = self.trainer.fit_loop
+            fit: Any = self.trainer.fit_loop
             sampler.epoch = lambda: fit.epoch_progress.current.processed
             batches.batches_done = lambda: fit.epoch_loop.batch_progress.current.processed
         return batches
@@ -273,7 +265,7 @@ class ViewsDataModule(pl.LightningDataModule):
         drawn = self.views.draw(2 * batch["total"], images.shape[-1], generator)
         mine = drawn[slice(2 * batch["first"], 2 * (batch["first"] + len(images)))]
         views = self.views.apply(images, mine)
-        return views.unflatten(0, (len(images), 2))
+        return views.reshape(len(images), 2, *views.shape[1:])
 
 
 def read_labels(file: CutoutFile, partition: str, suffix: str) -> NDArray[np.int64]:
@@ -286,14 +278,14 @@ def read_labels(file: CutoutFile, partition: str, suffix: str) -> NDArray[np.int
     with h5py.File(file.path) as h5:
         if name not in h5:
             raise InputFileError(
-                f"{file.path}: no data set '{name}' with labels: add ({rows},) whole numbers, or use loss.ssl_method=SimCLR"
+                f"{file.path}: no data set '{name}' with labels: add ({rows},) whole numbers, or use SimCLR"
             )
-        labels = h5[name][()]
+        labels: NDArray[Any] = h5[name][()]
     if labels.shape != (rows,) or labels.dtype.kind not in "iu":
         raise InputFileError(
             f"{file.path}: '{name}' has shape {labels.shape} and type {labels.dtype}, wanted is ({rows},) whole numbers"
         )
-    return labels.astype(np.int64)
+    return labels.astype(np.int64, copy=False)
 
 
 @dataclass(frozen=True)
@@ -347,7 +339,7 @@ class BlockRows(Dataset[dict[str, Any]]):
         return sum(len(block.rows) for block in self.order)
 
     def __getitems__(self, block: Block) -> dict[str, Any]:
-        """Return one block: images (n, 1, H, W), its partition and first row."""
+        """Return one block: images (n, 1, H, W), its partition and first row; or the error of reading it."""
         if self.ahead:
             images = self._submit(block).result()
             self._pending.pop(block.number)
@@ -355,7 +347,10 @@ class BlockRows(Dataset[dict[str, Any]]):
             if place < len(self.order):
                 self._submit(self.order[place])
         else:
-            images = self._read(block)
+            try:
+                images = self._read(block)
+            except InputFileError as error:  # raised here, a worker process would wrap it into its traceback
+                return {"error": error}
         return {"images": torch.from_numpy(images), "partition": block.partition, "start": block.rows.start}
 
     def _submit(self, block: Block) -> "Future[NDArray[np.float32]]":
@@ -414,10 +409,20 @@ class BlocksDataModule(pl.LightningDataModule):
         return DataLoader(
             self._data,
             batch_sampler=BlockSampler(mine),  # type: ignore[arg-type]  # any iterable of blocks will do
-            collate_fn=as_it_is,
+            collate_fn=as_it_is,  # type: ignore[arg-type]  # batches come whole, not as lists
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
         )
+
+    def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Raise the error that reading a block met."""
+        if "error" in batch:
+            raise batch["error"]
+        return batch
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Close the file also after an error."""
+        self.teardown("predict")
 
     def teardown(self, stage: str) -> None:
         """Close the file."""

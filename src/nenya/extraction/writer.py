@@ -4,7 +4,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from nenya.storage import atomic_path
 log = logging.getLogger(__name__)
 
 _ASSEMBLY_ROWS = 16384
+_HDF5_OVERHEAD = 2**16  # bytes of an HDF5 file beside its latents: attributes, structure
 
 
 @dataclass
@@ -47,7 +49,12 @@ class LatentsTarget:
 
     def raw(self, partition: str) -> Path:
         """Raw little-endian float32 file (N, D) of a partition."""
-        return self.partial / f"{partition}.f32"
+        return self.partial / f"{partition.replace('/', '%2F')}.f32"
+
+    @property
+    def reserve(self) -> Path:
+        """A file that holds the room of the assembled file, so that a full disk shows before the work."""
+        return self.partial / "reserve"
 
     @property
     def nbytes(self) -> int:
@@ -73,20 +80,24 @@ class LatentsWriter(BasePredictionWriter):
         """Make the raw files; every process opens them when they are there."""
         if trainer.is_global_zero:
             shutil.rmtree(self.target.partial, ignore_errors=True)
-            self._guard(self._make_raw)
+            with self._guard():
+                self._make_raw()
         trainer.strategy.barrier("raw files")
-        for name in self.target.rows:
-            self._files[name] = os.open(self.target.raw(name), os.O_RDWR)
+        with self._guard():
+            for name in self.target.rows:
+                self._files[name] = os.open(self.target.raw(name), os.O_RDWR)
 
     def _make_raw(self) -> None:
         self.target.partial.mkdir(parents=True)
-        for name, rows in self.target.rows.items():
-            with self.target.raw(name).open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, 4 * self.target.dim * rows)
+        sizes = {self.target.raw(name): 4 * self.target.dim * rows for name, rows in self.target.rows.items()}
+        for path, size in {**sizes, self.target.reserve: self.target.nbytes + _HDF5_OVERHEAD}.items():
+            with path.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, size)
 
-    def _guard(self, work: Callable[[], None]) -> None:
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
         try:
-            work()
+            yield
         except OSError as error:
             shutil.rmtree(self.target.partial, ignore_errors=True)
             raise OutputError(f"{self.target.path}: cannot write ({error.strerror}); nothing is left behind") from error
@@ -105,12 +116,15 @@ class LatentsWriter(BasePredictionWriter):
         partition = batch["partition"]
         rows = np.ascontiguousarray(prediction.numpy(), dtype="<f4")
         if rows.shape != (len(batch["images"]), self.target.dim):
-            raise OutputError(f"latents of shape {rows.shape} came, ({len(batch['images'])}, {self.target.dim}) were wanted")
+            raise OutputError(
+                f"latents of shape {rows.shape} came, ({len(batch['images'])}, {self.target.dim}) were wanted"
+            )
         offset = 4 * self.target.dim * batch["start"]
-        data = memoryview(rows).cast("B")
-        while data:
-            done = os.pwrite(self._files[partition], data, offset)
-            data, offset = data[done:], offset + done
+        data = memoryview(rows.tobytes())
+        with self._guard():
+            while data:
+                done = os.pwrite(self._files[partition], data, offset)
+                data, offset = data[done:], offset + done
         self.counts[partition] += len(rows)
         self.nonfinite[partition] += int(np.isnan(rows).any(axis=1).sum())
 
@@ -122,7 +136,8 @@ class LatentsWriter(BasePredictionWriter):
         if any(missing.values()):
             raise OutputError(f"{self.target.path}: rows are missing ({missing}), so the file was not written")
         if trainer.is_global_zero:
-            self._guard(self._assemble)
+            with self._guard():
+                self._assemble()
         trainer.strategy.barrier("assembled")
 
     def _sum_over_processes(self, trainer: "pl.Trainer") -> None:
@@ -136,6 +151,7 @@ class LatentsWriter(BasePredictionWriter):
         """Copy the raw files into an HDF5 file under a temporary name, read it back, and rename it."""
         target = self.target
         attributes = {**target.attributes(), "nonfinite_rows": json.dumps(self.nonfinite)}
+        target.reserve.unlink()
         with atomic_path(target.path) as temporary:
             with h5py.File(temporary, "w") as h5:
                 for name, rows in target.rows.items():
@@ -146,14 +162,12 @@ class LatentsWriter(BasePredictionWriter):
                             dataset[start : start + _ASSEMBLY_ROWS] = part.reshape(-1, target.dim)
                 h5.attrs.update(attributes)
             with h5py.File(temporary) as h5:
-                shapes = {name: h5[name].shape for name in h5}
+                shapes = {name: h5[name].shape for name in target.rows}
             if shapes != {name: (rows, target.dim) for name, rows in target.rows.items()}:
                 raise OutputError(f"{target.path}: read back with shapes {shapes}; the disk may be failing")
         shutil.rmtree(target.partial, ignore_errors=True)
 
-    def on_exception(
-        self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", exception: BaseException) -> None:
         """Leave nothing half-written behind."""
         self._close()
         if trainer.is_global_zero:

@@ -1,0 +1,304 @@
+import csv
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from nenya import training
+from nenya.cli import compose
+from nenya.data.cutouts import inspect_cutouts
+from nenya.data.datamodule import StepSampler, ViewsDataModule
+from nenya.models.checkpoint import load_checkpoint
+from nenya.models.contrastive import ContrastiveModule, make_net
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+QUICK = ["model=demo", "model.width=4", "loader.batch_size_train=16", "trainer=cpu", "trainer.max_epochs=3"]
+
+
+def curve(run: Path) -> list[dict[str, str]]:
+    with next((run / "learning_curve").glob("*.csv")).open() as file:
+        return list(csv.DictReader(file))
+
+
+def losses(run: Path) -> list[tuple[str, str]]:
+    return [(row["loss_train"], row["loss_valid"]) for row in curve(run)]
+
+
+def steps(run: Path) -> np.ndarray:
+    with h5py.File(next((run / "learning_curve").glob("*_losses_train.h5"))) as file:
+        return file["loss_step_train"][()]
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory, small_file) -> Path:
+    from nenya.cli import run_command
+
+    folder = tmp_path_factory.mktemp("run") / "whole"
+    assert run_command("train", [*QUICK, f"data={small_file}", f"out={folder}"]) == 0
+    return folder
+
+
+def test_a_run_folder_holds_what_users_know(whole_run):
+    found = {str(p.relative_to(whole_run)) for p in whole_run.rglob("*") if p.is_file()}
+    name = "SimCLR_resnet18_lr_0.05_decay_0.0001_bsz_16_temp_0.07_trial_0_cosine"
+    assert found == {
+        "config.yaml",
+        "last.pth",
+        "checkpoints/last.ckpt",
+        "checkpoints/best.ckpt",
+        f"learning_curve/{name}.csv",
+        f"learning_curve/{name}_losses_train.h5",
+        f"learning_curve/{name}_losses_valid.h5",
+    }
+    with h5py.File(whole_run / "learning_curve" / f"{name}_losses_train.h5") as file:
+        assert file["loss_train"].shape == (3,)
+        assert file["loss_step_train"].shape == file["loss_avg_train"].shape == (9,)
+        step, running = file["loss_step_train"][:3], file["loss_avg_train"][:3]
+        assert np.allclose(running, np.cumsum(step * [16, 16, 8]) / [16, 32, 40])
+        assert file["loss_train"][0] == running[-1]
+    assert [row["epoch"] for row in curve(whole_run)] == ["1", "2", "3"]
+    assert all(float(row["rankme"]) >= 1 and float(row["samples_per_second"]) > 0 for row in curve(whole_run))
+
+
+def test_last_pth_has_the_users_layout_and_the_weights_of_last_ckpt(whole_run):
+    plain = torch.load(whole_run / "last.pth", weights_only=True)
+    assert plain["epoch"] == 3
+    assert plain["opt"]["random_jitter"] == [24, 3]
+    ours = load_checkpoint(whole_run / "checkpoints" / "last.ckpt")
+    assert plain["model"].keys() == ours.state_dict.keys()
+    assert all(torch.equal(plain["model"][key], ours.state_dict[key]) for key in ours.state_dict)
+
+
+def test_the_same_seed_gives_the_same_run_and_another_does_not(whole_run, small_file, nenya_cli):
+    for seed, same in ((1234, True), (1, False)):
+        code, _ = nenya_cli("train", [*QUICK, f"data={small_file}", f"out=s{seed}", f"seed={seed}"])
+        assert code == 0
+        assert (losses(Path(f"s{seed}")) == losses(whole_run)) is same
+
+
+class KillAfter(Callback):
+    """Sends a signal to its own process after some batches."""
+
+    def __init__(self, batches: int, number: int) -> None:
+        self.left, self.number = batches, number
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize(("batches", "number"), [(5, signal.SIGTERM), (6, signal.SIGINT), (4, signal.SIGTERM)])
+def test_an_interrupted_run_goes_on_as_if_nothing_had_been(
+    whole_run, small_file, nenya_cli, monkeypatch, batches, number
+):
+    original = training.LearningCurve.setup
+    with monkeypatch.context() as patch:
+        killer = KillAfter(batches, number)
+        patch.setattr(training.LearningCurve, "on_train_batch_start", killer.on_train_batch_start.__func__, raising=True)
+        start = training.LearningCurve.__init__
+
+        def with_counter(self, *args):
+            start(self, *args)
+            self.left, self.number = batches, number
+
+        patch.setattr(training.LearningCurve, "__init__", with_counter)
+        code, said = nenya_cli("train", [*QUICK, f"data={small_file}", "out=cut"])
+    assert training.LearningCurve.setup is original
+    assert code == 75
+    assert "resume=cut" in said.splitlines()[-1]
+    assert not Path("cut/last.pth").exists()
+    code, said = nenya_cli("train", ["resume=cut"])
+    assert code == 0, said
+    assert np.array_equal(steps(Path("cut")), steps(whole_run))
+    assert losses(Path("cut")) == losses(whole_run)
+    mine, whole = (load_checkpoint(run / "last.pth").state_dict for run in (Path("cut"), whole_run))
+    assert all(torch.equal(mine[key], whole[key]) for key in whole)
+
+
+def test_resume_is_the_same_run_or_refused(whole_run, nenya_cli):
+    code, said = nenya_cli("train", [f"resume={whole_run}", "optim.learning_rate=0.1"])
+    assert code == 2
+    assert "learning_rate=0.05" in said
+    code, said = nenya_cli("train", ["resume=nowhere"])
+    assert code == 2
+    assert "no config.yaml" in said
+    code, said = nenya_cli("train", ["model=demo", "resume=last"])
+    assert code == 2
+    assert "no run of model demo" in said
+
+
+def test_a_killed_process_resumes_from_its_last_epoch(whole_run, small_file, tmp_path):
+    command = [sys.executable, REPOSITORY / "scripts" / "train.py", *QUICK, f"data={small_file}", "out=killed"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if line.startswith("epoch 1/3"):
+            break
+    process.kill()
+    process.communicate()
+    assert not (tmp_path / "killed" / "last.pth").exists()
+    if not (tmp_path / "killed" / "checkpoints" / "last.ckpt").exists():
+        pytest.skip("killed before the first checkpoint was written")
+    done = subprocess.run(
+        [*command[:2], "resume=killed"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert losses(tmp_path / "killed") == losses(whole_run)
+
+
+def test_validation_updates_nothing_and_sees_the_same_views_each_time(small_file):
+    options = compose("train", [*QUICK, f"data={small_file}"])
+    data = ViewsDataModule(options, [inspect_cutouts(small_file)], Path("unused"))
+    data.setup("fit")
+    batch = next(iter(data.val_dataloader()[0]))
+    first, again = (data.make_views(batch, "valid", 0) for _ in range(2))
+    assert torch.equal(first, again)
+    module = ContrastiveModule(options).eval()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    with torch.no_grad():
+        module._loss({**batch, "views": first})
+    assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
+
+
+@pytest.mark.parametrize("stage", ["train", "valid"])
+def test_views_do_not_depend_on_the_number_of_processes(small_file, stage):
+    options = compose("train", [*QUICK, f"data={small_file}"])
+    data = ViewsDataModule(options, [inspect_cutouts(small_file)], Path("unused"))
+    data.setup("fit")
+    rows, arrays = np.arange(24), data._rows[stage]
+    alone, *shares = (
+        [
+            data.make_views(arrays.__getitems__(step), stage, 0)
+            for step in StepSampler(rows, 10, 1, share, shuffle=True)
+        ]
+        for share in ((0, 1), (0, 3), (1, 3), (2, 3))
+    )
+    for i, views in enumerate(alone):
+        parts = torch.cat([share[i] for share in shares])
+        assert torch.allclose(parts, views, atol=1e-6)
+
+
+def test_steps_cover_every_row_once_in_a_new_order_each_epoch():
+    sampler = StepSampler(np.arange(100), 32, 7, (0, 1), shuffle=True)
+    orders = []
+    for epoch in (0, 1):
+        sampler.epoch = lambda epoch=epoch: epoch
+        orders.append(np.concatenate([step.rows for step in sampler]))
+        assert sorted(orders[-1]) == list(range(100))
+    assert not np.array_equal(*orders)
+    sampler.start = 2
+    assert np.array_equal(np.concatenate([step.rows for step in sampler]), orders[1][64:])
+    assert len(list(sampler)) == len(sampler) == 4
+
+
+def test_two_processes_equal_one(whole_run, small_file, tmp_path):
+    """BatchNorm frozen, as its statistics are each process's own: see `frozen_run.py`."""
+    outputs = []
+    for world in (1, 2):
+        command = [sys.executable, REPOSITORY / "tests" / "frozen_run.py", str(world), small_file, f"w{world}"]
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=300)
+        outputs.append(tmp_path / f"w{world}")
+    assert np.allclose(steps(outputs[0]), steps(outputs[1]), rtol=1e-4)
+    one, two = (load_checkpoint(run / "last.pth").state_dict for run in outputs)
+    assert all(torch.allclose(one[key], two[key], rtol=1e-3, atol=1e-5) for key in one)
+
+
+def test_supcon_learns_from_labels(tmp_path, nenya_cli, small_file):
+    path = tmp_path / "labelled.h5"
+    with h5py.File(small_file) as source, h5py.File(path, "w") as file:
+        for name in ("train", "valid"):
+            file[name] = source[name][()]
+            file[f"{name}_labels"] = np.arange(len(source[name])) % 3
+    code, said = nenya_cli("train", [*QUICK, f"data={path}", "out=run", "loss.ssl_method=SupCon"])
+    assert code == 0, said
+    rows = curve(Path("run"))
+    assert float(rows[-1]["loss_train"]) < float(rows[0]["loss_train"])
+
+
+def test_fine_tuning_starts_from_the_weights(whole_run, small_file, nenya_cli, monkeypatch):
+    rates = [f"init_from={whole_run / 'last.pth'}", "optim.learning_rate=1e-12", "optim.weight_decay=0"]
+    code, said = nenya_cli("train", [*QUICK, *rates, f"data={small_file}", "out=tuned", "trainer.max_epochs=1"])
+    assert code == 0, said
+    before, after = (load_checkpoint(run / "last.pth").state_dict for run in (whole_run, Path("tuned")))
+    weights = [key for key in before if "running" not in key and "num_batches" not in key]
+    assert all(torch.allclose(before[key], after[key], atol=1e-9) for key in weights)
+    code, said = nenya_cli("train", [*QUICK[:1], f"init_from={whole_run / 'last.pth'}", f"data={small_file}"])
+    assert code == 2
+    assert "model.width=4" in said
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(small_file, nenya_cli, monkeypatch):
+    monkeypatch.setattr(ContrastiveModule, "_loss", lambda self, batch: batch["views"].sum() * torch.nan)
+    code, said = nenya_cli("train", [*QUICK, f"data={small_file}", "out=run"])
+    assert code == 2
+    assert "training loss became nan in epoch 1" in said.splitlines()[-1]
+    assert not list(Path("run").glob("**/*.ckpt"))
+
+
+def test_cutouts_with_nan_are_left_out_of_training(tmp_path, small_file, nenya_cli):
+    path = tmp_path / "holes.h5"
+    with h5py.File(small_file) as source, h5py.File(path, "w") as file:
+        cutouts = source["train"][()]
+        cutouts[3, 0, 5, 5] = np.nan
+        file["train"] = cutouts
+    code, said = nenya_cli("train", [*QUICK, f"data={path}", "out=run", "trainer.max_epochs=1"])
+    assert code == 0, said
+    assert "1 of 40 cutouts" in said
+    assert np.isfinite(steps(Path("run"))).all()
+    assert losses(Path("run"))[0][1] == "", "there is no validation partition"
+
+
+def test_training_on_real_cutouts_from_a_list_of_files(shared, tmp_path, nenya_cli):
+    real = shared / "data" / "real_sst_preproc.h5"
+    code, said = nenya_cli(
+        "train",
+        ["model=v5", "model.ssl_model=resnet18", "model.width=8", f"data=[{real},{real}]", "out=run",
+         "trainer.max_epochs=2", "trainer=cpu"],
+    )  # fmt: skip
+    assert code == 0, said
+    assert len(losses(Path("run"))) == 2
+    code, said = nenya_cli(
+        "extract",
+        ["model=v5", "model.ssl_model=resnet18", "model.width=8", f"data={real}", "ckpt=run/last.pth", "out=o"],
+    )
+    assert code == 0, said
+    with h5py.File("o/real_sst_preproc_latents.h5") as file:
+        assert (file["train"].shape, file["valid"].shape) == ((9, 256), (5, 256))
+        assert np.allclose(np.linalg.norm(file["train"][()], axis=1), 1, atol=1e-5)
+
+
+def test_wandb_logs_offline_without_a_key(small_file, nenya_cli, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("HOME", str(Path.cwd()))
+    args = [*QUICK, f"data={small_file}", "out=run", "logger=wandb", "trainer.max_epochs=1"]
+    code, said = nenya_cli("train", args)
+    assert code == 0, said
+    assert "offline, as there is no key" in said
+    files = list(Path("run/wandb").glob("offline-run-*/run-*.wandb"))
+    assert len(files) == 1
+    logged = files[0].read_bytes()
+    for name in (b"train/loss", b"valid/rankme", b"train/learning_rate", b"nenya_version", b"git_commit"):
+        assert name in logged
+
+
+def test_debug_runs_two_batches(small_file, nenya_cli):
+    code, said = nenya_cli("train", [*QUICK, f"data={small_file}", "out=run", "debug=true"])
+    assert code == 0, said
+    assert len(steps(Path("run"))) == 2
+
+
+def test_initial_weights_come_from_the_seed_and_follow_the_original():
+    one, same, other = (make_net(compose("train", ["model=demo", f"seed={s}"])).state_dict() for s in (1, 1, 2))
+    key = "encoder.layer1.0.conv1.weight"
+    assert torch.equal(one[key], same[key])
+    assert not torch.equal(one[key], other[key])
+    assert one[key].std().item() == pytest.approx((2 / (16 * 9)) ** 0.5, rel=0.1)
+    assert (one["encoder.bn1.weight"] == 1).all()
+    assert (one["encoder.bn1.bias"] == 0).all()
