@@ -84,9 +84,7 @@ def measure(path, batch_size, repeats, seconds):
         runs.append((samples / unpacking, samples / epoch, samples / (unpacking + epoch)))
         runs[-1] += (peer(path, min(batch_size, 64), seconds / repeats, repeat),)
     names = ("unpack", "epoch", "first_epoch", "original")
-    return {
-        name: statistics.median(values) for name, values in zip(names, zip(*runs, strict=True), strict=True)
-    }
+    return {name: statistics.median(values) for name, values in zip(names, zip(*runs, strict=True), strict=True)}
 
 
 def machine():
@@ -107,9 +105,7 @@ def machine():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--quick", action="store_true", help="2,500 cutouts and one run instead of 20,000 and three"
-    )
+    parser.add_argument("--quick", action="store_true", help="2,500 cutouts and one run instead of 20,000 and three")
     parser.add_argument("--rows", type=int, help="number of cutouts")
     parser.add_argument("--seconds", type=float, help="time for the original, per file and batch size")
     arguments = parser.parse_args()

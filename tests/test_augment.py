@@ -39,12 +39,8 @@ def test_views_equal_the_originals(goldens, case, crop, jitter, demean, output):
         images, drawn, wanted = (stored[f"{case}/{name}"] for name in ("images", "params", output))
     drawn = torch.from_numpy(drawn).reshape(-1, 5)
     side = torch.full((len(drawn),), crop)
-    params = ViewParameters(
-        drawn[:, 0] == 1, drawn[:, 1] == 1, drawn[:, 2], side, side, *drawn[:, 3:].long().T, side
-    )
-    views = ViewSampler(crop=crop, jitter=jitter, demean=demean).apply(
-        torch.from_numpy(images)[:, None], params
-    )
+    params = ViewParameters(drawn[:, 0] == 1, drawn[:, 1] == 1, drawn[:, 2], side, side, *drawn[:, 3:].long().T, side)
+    views = ViewSampler(crop=crop, jitter=jitter, demean=demean).apply(torch.from_numpy(images)[:, None], params)
     np.testing.assert_allclose(views.reshape(wanted.shape).numpy(), wanted, rtol=0, atol=5e-5)
 
 
@@ -58,9 +54,7 @@ def test_views_equal_scikit_image(images):
         np.testing.assert_allclose(view, wanted, atol=2e-5)
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"resampling": "composed"}, {"padding": "reflection"}, {"rotate": False}]
-)
+@pytest.mark.parametrize("options", [{}, {"resampling": "composed"}, {"padding": "reflection"}, {"rotate": False}])
 def test_no_rotation_and_no_crop_is_the_identity(images, options):
     views = ViewSampler(crop=64, jitter=0, demean=False, **options).apply(images, parameters(6, crop=64))
     torch.testing.assert_close(views, images, rtol=0, atol=2e-5)
@@ -102,9 +96,7 @@ def test_composed_views_resemble_two_step_views_and_blur_less():
     size = torch.arange(64) / 64
     smooth = torch.sin(9 * size)[:, None] * torch.cos(7 * size)
     params = ViewSampler().draw(8, 64, seeded())
-    two_step, composed = (
-        ViewSampler(resampling=r).apply(smooth[None, None], params) for r in ("two-step", "composed")
-    )
+    two_step, composed = (ViewSampler(resampling=r).apply(smooth[None, None], params) for r in ("two-step", "composed"))
     assert (two_step - composed).abs().mean() < 0.02 * two_step.std()
     assert composed.std() > two_step.std()
 

@@ -110,9 +110,7 @@ class ViewSampler:
         _one_of("augment.resampling", resampling, RESAMPLINGS)
         _one_of("augment.padding", padding, PADDINGS)
         if recipe == "v4" and crop < 2:
-            raise OptionError(
-                f"a crop of {crop} pixels is too small; wanted are 2 or more: set random_jitter[0]"
-            )
+            raise OptionError(f"a crop of {crop} pixels is too small; wanted are 2 or more: set random_jitter[0]")
         if crop < 0 or jitter < 0:
             raise OptionError(f"random_jitter is [{crop}, {jitter}]; wanted are numbers of pixels, 0 or more")
         if not 0 <= gauss_noise < float("inf"):
@@ -137,9 +135,7 @@ class ViewSampler:
         crop = _V3_CROP if self.recipe == "v3" else self.crop
         if crop > size:
             remedy = "use augment v4" if self.recipe == "v3" else f"set random_jitter to [{size * 5 // 8}, 5]"
-            raise OptionError(
-                f"a crop of {crop} pixels exceeds the cutouts of {size} x {size} pixels: {remedy}"
-            )
+            raise OptionError(f"a crop of {crop} pixels exceeds the cutouts of {size} x {size} pixels: {remedy}")
         if self.recipe == "v4" and size // 2 - crop // 2 + crop // 2 * 2 - self.jitter < 2:
             raise OptionError(
                 f"a jitter of {self.jitter} pixels moves the crop of {crop} out of cutouts of {size} x "
@@ -236,15 +232,9 @@ class ViewSampler:
         """Turn first, only the window that the cut needs; then cut and resize."""
         size, window = images.shape[-1], _window(params)
         steps = torch.arange(window, dtype=torch.float64)
-        rows = (
-            _clamped(params.shift_rows, params.crop_rows, size)[0][:, None].clamp(max=size - window) + steps
-        )
-        cols = (
-            _clamped(params.shift_cols, params.crop_cols, size)[0][:, None].clamp(max=size - window) + steps
-        )
-        turned = (
-            self._turned(images, params, rows, cols) if self.rotate else _picked(images, params, rows, cols)
-        )
+        rows = _clamped(params.shift_rows, params.crop_rows, size)[0][:, None].clamp(max=size - window) + steps
+        cols = _clamped(params.shift_cols, params.crop_cols, size)[0][:, None].clamp(max=size - window) + steps
+        turned = self._turned(images, params, rows, cols) if self.rotate else _picked(images, params, rows, cols)
         grid = _grid(*(_unit(q, window) for q in self._resized(params, size, window=True)))
         grid = grid.to(images.device).expand(len(params), -1, -1, -1)
         return functional.grid_sample(turned, grid, align_corners=False)

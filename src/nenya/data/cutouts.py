@@ -38,9 +38,7 @@ _FILTER_NAMES = {
     h5py.h5z.FILTER_NBIT: "nbit",
 }
 _NOT_COMPRESSING = {"shuffle", "fletcher32"}
-_MAX_CHUNK_CACHE = (
-    512 * 2**20
-)  # bytes; beyond it unaligned reads unpack some chunks twice rather than fill the memory
+_MAX_CHUNK_CACHE = 512 * 2**20  # bytes; beyond it unaligned reads unpack some chunks twice
 
 
 @dataclass(frozen=True)
@@ -267,9 +265,7 @@ class CutoutReader:
         )
 
 
-def plan_blocks(
-    rows: int, chunk_rows: int | None, wanted_rows: int, max_rows: int | None = None
-) -> list[range]:
+def plan_blocks(rows: int, chunk_rows: int | None, wanted_rows: int, max_rows: int | None = None) -> list[range]:
     """Cut a partition into blocks of rows to be read at once.
 
     The cuts depend on the file and on the wanted size alone, never on the number of processes, and fall on
@@ -338,9 +334,7 @@ def _describe(path: Path, name: str, dataset: Any) -> Partition:
     """Check one data set and describe it."""
     where = f"{path}: '{name}'"
     if not isinstance(dataset, h5py.Dataset):
-        raise InputFileError(
-            f"{where} is a {type(dataset).__name__.lower()}; wanted is a data set of cutouts"
-        )
+        raise InputFileError(f"{where} is a {type(dataset).__name__.lower()}; wanted is a data set of cutouts")
     _check_shape(where, dataset.shape)
     if dataset.dtype.kind != "f":
         raise InputFileError(
@@ -350,9 +344,7 @@ def _describe(path: Path, name: str, dataset: Any) -> Partition:
     creation = dataset.id.get_create_plist()
     codes = [creation.get_filter(i) for i in range(creation.get_nfilters())]
     names = tuple(_FILTER_NAMES.get(code, f"filter {code}") for code, *_ in codes)
-    missing = [
-        f"{n} ({c[3].decode()})" for n, c in zip(names, codes, strict=True) if not h5py.h5z.filter_avail(c[0])
-    ]
+    missing = [f"{n} ({c[3].decode()})" for n, c in zip(names, codes, strict=True) if not h5py.h5z.filter_avail(c[0])]
     if missing:
         raise InputFileError(
             f"{where} is compressed with {', '.join(missing)}, which this HDF5 library cannot unpack; "
@@ -377,13 +369,9 @@ def _check_shape(where: str, shape: tuple[int, ...] | None) -> None:
             raise InputFileError(
                 f"{where} has the shape {shape}, channels last; {_WANTED}: move the channel to second place"
             )
-        raise InputFileError(
-            f"{where} has the shape {shape}, {shape[1]} channels; {_WANTED}: keep one channel"
-        )
+        raise InputFileError(f"{where} has the shape {shape}, {shape[1]} channels; {_WANTED}: keep one channel")
     if shape[-2] != shape[-1]:
-        raise InputFileError(
-            f"{where} has cutouts of {shape[-2]} x {shape[-1]} pixels; {_WANTED}: cut them to squares"
-        )
+        raise InputFileError(f"{where} has cutouts of {shape[-2]} x {shape[-1]} pixels; {_WANTED}: cut them to squares")
     if 0 in shape:
         raise InputFileError(f"{where} has the shape {shape}: no cutouts in it; make the file again")
 

@@ -21,9 +21,7 @@ def open_hdf5(path: Path, **settings: Any) -> Any:
         InputFileError: If it does not open: it does not exist, is a folder, is not HDF5, is cut short.
     """
     if path.is_dir():
-        raise InputFileError(
-            f"{path}: this is a folder; wanted is an HDF5 file of cutouts: name a file in it"
-        )
+        raise InputFileError(f"{path}: this is a folder; wanted is an HDF5 file of cutouts: name a file in it")
     if not path.exists():
         raise InputFileError(f"{path}: no such file; check the path")
     try:

@@ -32,9 +32,7 @@ log = logging.getLogger(__name__)
 
 _SLAB = 1024  # cutouts unpacked between two reports of progress, unless a chunk spans more
 _MAX_THREADS = 8
-_MIN_CHUNK = (
-    2**15
-)  # bytes; threads gain nothing with smaller chunks, since Python's own share of the work is serial
+_MIN_CHUNK = 2**15  # bytes; with smaller chunks Python's own, serial work outweighs the threads
 _SHARES = 32  # of the chunks of a slab, dealt out to the threads
 
 
@@ -103,9 +101,7 @@ def unpack_into(out: NDArray[np.float32], reader: CutoutReader, report: Report) 
     """
     info = reader.info
     threads = min(_MAX_THREADS, _cores())
-    inflate = (
-        threads > 1 and info.chunk_bytes >= _MIN_CHUNK and info.filters in (("gzip",), ("shuffle", "gzip"))
-    )
+    inflate = threads > 1 and info.chunk_bytes >= _MIN_CHUNK and info.filters in (("gzip",), ("shuffle", "gzip"))
     with ThreadPoolExecutor(threads) as pool:
         for rows in plan_blocks(info.rows, info.block_rows, _SLAB):
             slab = out[rows.start : rows.stop]
@@ -134,9 +130,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _inflate_slab(
-    out: NDArray[np.float32], start: int, reader: CutoutReader, pool: ThreadPoolExecutor
-) -> bool:
+def _inflate_slab(out: NDArray[np.float32], start: int, reader: CutoutReader, pool: ThreadPoolExecutor) -> bool:
     """Unpack the gzip chunks of a slab on several cores; h5py alone holds one lock over all of its work.
 
     Returns:
@@ -180,9 +174,7 @@ def _decoded(packed: bytes, info: Partition, chunks: tuple[int, ...]) -> NDArray
 def _place(target: NDArray[np.float32], chunk: NDArray[Any]) -> None:
     """Copy a chunk into its place, of which an edge of the data may cut off a part."""
     if chunk.dtype == target.dtype and chunk.shape[-1] == target.shape[-1]:
-        run = (
-            f"V{4 * target.shape[-1]}"  # rows of pixels as single items: copies of 4 x 4 pixels twice as fast
-        )
+        run = f"V{4 * target.shape[-1]}"  # rows of pixels as single items: copied twice as fast
         target[...].view(run)[...] = chunk[: len(target), ..., : target.shape[-2], :].view(run)
     else:
         with np.errstate(over="ignore"):
