@@ -11,6 +11,9 @@ import h5py
 import numpy as np
 import pytest
 
+# Networks as small as the tests' lose more by waiting for each other's threads than they win, where cores are shared.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:

@@ -4,7 +4,7 @@ import logging
 
 from nenya.data.files import local_path
 from nenya.errors import OptionError
-from nenya.latents_extraction import load_model, refuse_existing
+from nenya.latents_extraction import load_model, refuse_existing, weights_path
 from nenya.models.checkpoint import save_pth, save_safetensors
 from nenya.options import ExportOptions, flat_view
 from nenya.runtime import check_room
@@ -21,8 +21,8 @@ def run(options: ExportOptions) -> int:
     Raises:
         NenyaError: The weights cannot be read or do not fit the model, or the output cannot be written.
     """
-    where = options.ckpt or options.model.weights or ""
-    out = local_path(options.out) if options.out else local_path(where).with_suffix(".safetensors")
+    weights = weights_path(options, options.ckpt)
+    out = local_path(options.out) if options.out else weights.with_suffix(".safetensors")
     if out.suffix not in (".safetensors", ".pth"):
         raise OptionError(f"out={out}: wanted a file that ends in .safetensors or .pth")
     refuse_existing(out, clobber=options.clobber)

@@ -7,6 +7,9 @@ from typing import Any
 
 from nenya.errors import InputFileError, OptionError
 
+LATENTS_SUFFIXES = ("_latents.h5", "_latents_debug.h5")
+"""Ends of the names of extraction's outputs, which a glob of cutout files leaves out."""
+
 
 def local_path(text: str) -> Path:
     """Return the local path that a text names, with `~` and `$NAMES` of the environment filled in.
@@ -27,7 +30,7 @@ def find_files(data: Any) -> list[Path]:
     """Return the files that `data=` stands for, in order, each once.
 
     Args:
-        data: a path, a glob, or a list of them.
+        data: a path, a glob, or a list of them; a glob leaves latents files out.
 
     Raises:
         OptionError: Nothing is given.
@@ -42,7 +45,7 @@ def find_files(data: Any) -> list[Path]:
         if path.exists() or not glob.has_magic(str(path)):
             found[path] = None
             continue
-        matches = sorted(p for p in glob.glob(str(path), recursive=True) if not p.endswith("_latents.h5"))
+        matches = sorted(p for p in glob.glob(str(path), recursive=True) if not p.endswith(LATENTS_SUFFIXES))
         if not matches:
             raise InputFileError(f"{entry}: no file matches; check the folder and the pattern")
         found.update((Path(match), None) for match in matches)

@@ -4,6 +4,7 @@ Nothing in a checkpoint is ever executed: all is read with `weights_only=True`. 
 instance of a class `Params`, pickled under the name of each module it has lived in; a stub stands for it.
 """
 
+import errno
 import json
 import re
 import warnings
@@ -92,9 +93,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     path = Path(path)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
-        raise CheckpointError(
-            f"checkpoint {path} {what}: give the path of a .pth, .ckpt or .safetensors file"
-        )
+        raise CheckpointError(f"checkpoint {path} {what}: give the path of a .pth, .ckpt or .safetensors file")
     try:
         if path.stat().st_size == 0:
             raise CheckpointError(f"checkpoint {path} is empty: copy it again")
@@ -113,9 +112,9 @@ def _load_pickle(path: Path) -> Any:
             # torch warns of pickle protocols that it then refuses with an error anyway.
             warnings.simplefilter("ignore", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
     except Exception as error:  # a damaged pickle can raise anything
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: it points before its beginning
+            raise
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused:
             raise CheckpointError(
@@ -176,8 +175,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
         epoch = json.loads(metadata.get("epoch", "null"))
     except (safetensors.SafetensorError, ValueError) as error:
         raise CheckpointError(
-            f"checkpoint {path} is damaged, cut short or no safetensors file ({_first_line(error)}). "
-            "Copy it again"
+            f"checkpoint {path} is damaged, cut short or no safetensors file ({_first_line(error)}). Copy it again"
         ) from error
     return Checkpoint(
         path=path,
@@ -193,9 +191,7 @@ def _clean_names(path: Path, tensors: Any) -> dict[str, Tensor]:
     """Remove from the names what DataParallel, torch.compile and our LightningModule put into them."""
     if not isinstance(tensors, Mapping) or not tensors:
         raise CheckpointError(f"checkpoint {path} holds no weights, but {type(tensors).__name__}")
-    wrong = [
-        name for name, value in tensors.items() if not (isinstance(name, str) and isinstance(value, Tensor))
-    ]
+    wrong = [name for name, value in tensors.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
     if wrong:
         raise CheckpointError(f"checkpoint {path} holds weights that are no tensors: {_some(wrong)}")
     cleaned = {re.sub(r"module\.|_orig_mod\.", "", name): value for name, value in tensors.items()}
@@ -236,9 +232,7 @@ def infer_architecture(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     raise CheckpointError(f"stages of {blocks} {kind} blocks are none of {', '.join(ARCHITECTURES)}")
 
 
-def load_weights(
-    net: ContrastiveNet, checkpoint: Checkpoint, wanted: Mapping[str, Any] | None = None
-) -> None:
+def load_weights(net: ContrastiveNet, checkpoint: Checkpoint, wanted: Mapping[str, Any] | None = None) -> None:
     """Copy a checkpoint's tensors into a network, all of them or none.
 
     Args:
