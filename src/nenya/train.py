@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nenya
-from nenya.errors import CheckpointError, OptionError, OutputError
+from nenya.errors import CheckpointError, InputFileError, OptionError, OutputError
 from nenya.options import Options, TrainOptions, flat_name, flat_view, to_dict
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def run(options: TrainOptions) -> int:
     from nenya.data.files import find_files, local_path
     from nenya.models.checkpoint import load_checkpoint, load_weights
     from nenya.models.contrastive import ContrastiveModule, make_net
+    from nenya.runtime import check_trainer
 
     loader = options.loader
     keys = tuple(dict.fromkeys((loader.train_key, loader.valid_key)))
@@ -53,6 +54,7 @@ def run(options: TrainOptions) -> int:
     if options.debug:
         for key, value in _DEBUG.items():
             setattr(options.trainer, key, value)
+    check_trainer(options.trainer)
     cache = Path(loader.cache_dir) if loader.cache_dir else _OUTPUTS / "cache"
     data = ViewsDataModule(options, files, cache)
     folder = Path(options.resume) if options.resume else new_run_folder(options)
@@ -70,7 +72,10 @@ def check_data(options: Options, files: "list[CutoutFile]") -> None:
     from nenya.models.resnet import check_image_size
 
     first = next(iter(files[0].partitions.values()))
-    check_image_size(first.height, first.width)
+    try:
+        check_image_size(first.height, first.width)
+    except InputFileError as error:
+        raise InputFileError(f"{files[0].path}: {error}") from error
     view_sampler(options.augment).check(first.height)
     wanted = options.model.image_size
     if wanted and wanted != first.height:
@@ -111,6 +116,8 @@ def new_run_folder(options: TrainOptions) -> Path:
         return folder
     if not options.out and folder.exists():
         folder = folder.with_name(f"{stamp}_{os.getpid()}")
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is a file, a run needs a folder: choose another with out=")
     if folder.exists() and any(folder.iterdir()):
         if not options.clobber:
             raise OutputError(f"{folder} is not empty: clobber=true replaces a run, resume={folder} goes on with it")
