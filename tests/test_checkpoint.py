@@ -223,9 +223,7 @@ def test_tensors_that_do_not_fit_are_named(tmp_path):
     net.encoder.bn1.register_buffer("extra", torch.zeros(1))
     net.head[2].bias = torch.nn.Parameter(torch.zeros(5))
     save_pth(tmp_path / "odd.pth", net, options={}, epoch=1)
-    wanted = (
-        r"1 unexpected: encoder\.bn1\.extra; 1 of different size: head\.2\.bias \(5,\) instead of \(16,\)"
-    )
+    wanted = r"1 unexpected: encoder\.bn1\.extra; 1 of different size: head\.2\.bias \(5,\) instead of \(16,\)"
     with pytest.raises(CheckpointError, match=wanted):
         load_weights(small_net(), load_checkpoint(tmp_path / "odd.pth"))
 

@@ -498,6 +498,7 @@ def test_two_processes_write_what_one_writes(latents_of, small_file, tiny_weight
     work.mkdir()
     write_cutouts(work / "a.h5", train=red_noise(11, seed=1), valid=red_noise(3, seed=2))
     write_cutouts(work / "b.h5", train=red_noise(1))
+    (work / "bad.h5").write_bytes(b"rubbish")
     ddp = ("trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=ddp", "loader.block_size=4")
     command = [
         sys.executable,
@@ -507,9 +508,10 @@ def test_two_processes_write_what_one_writes(latents_of, small_file, tiny_weight
         f"ckpt={tiny_weights}",
     ]
     done = subprocess.run([*command, *ddp], cwd=work, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert tree(work) == ["a.h5", "a_latents.h5", "b.h5", "b_latents.h5"]
-    assert done.stderr.count("a_latents.h5: train 11, valid 3 rows") == 2  # when done, and in the summary
+    assert done.returncode == 1, done.stderr
+    assert tree(work) == ["a.h5", "a_latents.h5", "b.h5", "b_latents.h5", "bad.h5"]
+    for words in ("a_latents.h5: train 11, valid 3 rows", "failed: bad.h5: not an HDF5 file"):
+        assert done.stderr.count(words) == 2, done.stderr  # at once, and in the summary
     for name in "ab":
         assert_close(read_latents(work / f"{name}_latents.h5"), latents_of(work / f"{name}.h5"))
     assert json.loads(read_attributes(work / "a_latents.h5")["rows"]) == {"train": 11, "valid": 3}

@@ -39,9 +39,7 @@ def slow_loss(features, labels, temperature, base_temperature, mode):
 
 def unit_features(*shape, seed=0, dtype=torch.float32):
     generator = torch.Generator().manual_seed(seed)
-    return nn.functional.normalize(torch.randn(*shape, generator=generator, dtype=torch.float64), dim=-1).to(
-        dtype
-    )
+    return nn.functional.normalize(torch.randn(*shape, generator=generator, dtype=torch.float64), dim=-1).to(dtype)
 
 
 @pytest.mark.parametrize("name", GOLDEN_FILES)

@@ -33,9 +33,7 @@ def test_rankme_counts_equal_directions_and_the_offset():
 
 
 def test_rankme_is_the_entropy_of_the_singular_values():
-    assert rankme(np.diag([3.0, 1.0])) == pytest.approx(
-        math.exp(-0.75 * math.log(0.75) - 0.25 * math.log(0.25))
-    )
+    assert rankme(np.diag([3.0, 1.0])) == pytest.approx(math.exp(-0.75 * math.log(0.75) - 0.25 * math.log(0.25)))
 
 
 def test_uniformity_equals_its_definition_over_blocks():

@@ -70,7 +70,17 @@ def test_overrides_reach_their_sections():
 
 @pytest.mark.parametrize(
     "path",
-    ["/a b/c[1].h5", "s3://b/k*.h5", "ü€.h5", "/x=y~(z).h5", "it's.h5", 'say "hi".h5', "a,b.h5", "back\\slash.h5", "end\\"],
+    [
+        "/a b/c[1].h5",
+        "s3://b/k*.h5",
+        "ü€.h5",
+        "/x=y~(z).h5",
+        "it's.h5",
+        'say "hi".h5',
+        "a,b.h5",
+        "back\\slash.h5",
+        "end\\",
+    ],
 )
 def test_any_path_may_stand_unquoted(path):
     assert compose("extract", [f"data={path}"]).data == path

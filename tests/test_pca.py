@@ -11,11 +11,7 @@ from nenya.pca import fit_pca
 @pytest.fixture
 def latents():
     rng = np.random.default_rng(5)
-    return (
-        rng.standard_normal((300, 12))
-        * np.geomspace(3, 0.1, 12)
-        @ np.linalg.qr(rng.standard_normal((12, 12)))[0]
-    )
+    return rng.standard_normal((300, 12)) * np.geomspace(3, 0.1, 12) @ np.linalg.qr(rng.standard_normal((12, 12)))[0]
 
 
 def reference(latents):

@@ -41,9 +41,7 @@ def slow_picks(coordinates, cells, limits):
 def test_picks_equal_a_slow_search(rng):
     coordinates = rng.standard_normal((400, 2)) * [30, 0.01]
     limits = ((-60.0, 50.0), (-0.02, 0.03))
-    np.testing.assert_array_equal(
-        nearest_to_centres(coordinates, 7, limits), slow_picks(coordinates, 7, limits)
-    )
+    np.testing.assert_array_equal(nearest_to_centres(coordinates, 7, limits), slow_picks(coordinates, 7, limits))
 
 
 def test_picks_do_not_depend_on_the_order_of_the_points(rng):

@@ -70,9 +70,7 @@ def test_a_seed_sequence_is_not_used_up():
     first, second = (turbulent_cutouts(4, 16, seed=sequence, grid=64) for _ in range(2))
     np.testing.assert_array_equal(first, second)
     from_number, other = (turbulent_cutouts(4, 16, seed=seed, grid=64) for seed in (4, 5))
-    np.testing.assert_array_equal(
-        from_number, turbulent_cutouts(4, 16, seed=np.random.SeedSequence(4), grid=64)
-    )
+    np.testing.assert_array_equal(from_number, turbulent_cutouts(4, 16, seed=np.random.SeedSequence(4), grid=64))
     assert not np.isin(from_number, first).any() and not np.isin(from_number, other).any()
 
 
@@ -121,9 +119,7 @@ def test_stirring_keeps_the_variance_of_temperature():
 
 
 def test_a_steady_shear_carries_temperature_as_calculated():
-    ocean = TurbulentOcean(
-        64, np.random.default_rng(0), FlowOptions(alpha=2, drag=0, relaxation=0, damping=0)
-    )
+    ocean = TurbulentOcean(64, np.random.default_rng(0), FlowOptions(alpha=2, drag=0, relaxation=0, damping=0))
     wave = 2 * np.pi / 64
     y, _ = np.mgrid[:64, :64]
     ocean.state[0] = np.fft.rfft2(-wave * np.cos(wave * y))  # u = sin(wave y), v = 0

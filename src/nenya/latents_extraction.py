@@ -86,7 +86,8 @@ def run(options: ExtractOptions) -> int:
             if alone or isinstance(error, Interrupted):
                 raise
             fates.append((path, f"failed: {error}", False))
-            log.error("%s", fates[-1][1])
+            if is_main_process():
+                log.error("%s", fates[-1][1])
     if not alone:
         log.info("\n".join(f"{path.name}: {fate}" for path, fate, _ in fates))
     return 0 if all(good for _, _, good in fates) else 1

@@ -118,15 +118,11 @@ def fit_pca(
     if n_rows < 2:
         raise InputFileError(f"{n_rows} finite latents ({n_left_out} left out): wanted at least 2")
     if n_left_out:
-        log.warning(
-            "%d of %d latents hold NaN or infinity and were left out", n_left_out, n_rows + n_left_out
-        )
+        log.warning("%d of %d latents hold NaN or infinity and were left out", n_left_out, n_rows + n_left_out)
     most = min(n_rows, shift.size)
     kept = most if n_components is None else n_components
     if not 1 <= kept <= most:
-        raise OptionError(
-            f"n_components={kept}: wanted 1 to {most} for {n_rows} latents of {shift.size} numbers"
-        )
+        raise OptionError(f"n_components={kept}: wanted 1 to {most} for {n_rows} latents of {shift.size} numbers")
     covariance = (products - np.outer(total, total) / n_rows) / (n_rows - 1)
     variance, vectors = np.linalg.eigh(covariance)
     components = vectors.T[::-1][:kept]

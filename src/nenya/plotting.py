@@ -126,9 +126,7 @@ def gallery(
         OptionError: `cells` < 1.
     """
     if images.ndim not in (3, 4) or len(images) != len(coordinates):
-        raise InputFileError(
-            f"images {images.shape}, coordinates {coordinates.shape}: wanted (N, H, W) and (N, 2)"
-        )
+        raise InputFileError(f"images {images.shape}, coordinates {coordinates.shape}: wanted (N, H, W) and (N, 2)")
     if cells < 1:
         raise OptionError(f"cells={cells}: wanted at least 1")
     limits = limits or central_limits(coordinates)
@@ -139,9 +137,7 @@ def gallery(
     axes = figure.add_subplot(xlabel=labels[0], ylabel=labels[1], title=title)
     label = "SSTa (K)" if scale == "shared" else "SSTa / greatest magnitude of the cutout"
     drawn = _draw_board(axes, board, limits, reach)
-    figure.colorbar(
-        drawn, ax=axes, label=label, extend="both" if scale == "shared" else "neither", shrink=0.85
-    )
+    figure.colorbar(drawn, ax=axes, label=label, extend="both" if scale == "shared" else "neither", shrink=0.85)
     _save(figure, path)
 
 
@@ -211,9 +207,7 @@ def learning_curve(
             raise InputFileError(f"{column} has shape {loss.shape}, epoch {epoch.shape}: wanted the same")
         known = np.isfinite(loss)
         marker = "o" if known.sum() <= 40 else None
-        axes.plot(
-            epoch[known], loss[known], color=colour, label=name, marker=marker, markersize=3.5, linewidth=1.4
-        )
+        axes.plot(epoch[known], loss[known], color=colour, label=name, marker=marker, markersize=3.5, linewidth=1.4)
     axes.set(xlabel="epoch", ylabel="contrastive loss", title=title)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(color="0.9", linewidth=0.8)

@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import urllib.parse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from nenya.errors import CheckpointError, InputFileError, OptionError, OutputErr
 from nenya.options import Options, TrainOptions, flat_name, flat_view, to_dict
 
 if TYPE_CHECKING:
-    from lightning.pytorch.loggers import Logger
+    from lightning.pytorch.loggers import WandbLogger
 
     from nenya.data.cutouts import CutoutFile
     from nenya.models.contrastive import ContrastiveModule
@@ -192,14 +193,20 @@ def fit(options: TrainOptions, module: "ContrastiveModule", data: Any, folder: P
         for name, monitor in (("best", "valid/loss" if data.has_validation else "train/loss"), ("last", None))
     )
     curve = LearningCurve(folder / "learning_curve", flat_name(options))
+    logger = make_logger(options, folder)
+    settings = options.trainer if data.has_validation else replace(options.trainer, limit_val_batches=0)
     trainer = make_trainer(
-        options.trainer,
+        settings,
         callbacks=[curve, SafeStop(checkpoints / "last.ckpt"), best, last],
-        logger=make_logger(options, folder) or False,
+        logger=logger or False,
         default_root_dir=folder,
     )
     resumed = checkpoints / "last.ckpt" if options.resume else None
-    trainer.fit(module, datamodule=data, ckpt_path=resumed, weights_only=True)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=resumed, weights_only=True)
+    finally:
+        if logger is not None and trainer.is_global_zero:
+            logger.experiment.finish()
     if trainer.is_global_zero:
         save_pth(folder / "last.pth", module.net, options=flat_view(options), epoch=trainer.current_epoch)
         score = best.best_model_score
@@ -214,7 +221,7 @@ def fit(options: TrainOptions, module: "ContrastiveModule", data: Any, folder: P
         )
 
 
-def make_logger(options: TrainOptions, folder: Path) -> "Logger | None":
+def make_logger(options: TrainOptions, folder: Path) -> "WandbLogger | None":
     """Return the wandb logger if it is asked for; offline where there is no key or no network, and says so."""
     if options.logger.name != "wandb":
         return None

@@ -105,6 +105,8 @@ class LearningCurve(Callback):
                     row[figure] = float(shown[key])
         self.epochs.append(row)
         self._samples, self._seconds, self._clock = 0, 0.0, 0.0
+        if trainer.logger is not None:
+            trainer.logger.log_metrics({f"epoch/{key}": value for key, value in row.items()}, trainer.global_step)
         if trainer.is_global_zero:
             self._write()
             log.info("%s", _line(row, trainer.max_epochs))

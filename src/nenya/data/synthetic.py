@@ -89,9 +89,7 @@ class TurbulentOcean:
         kept = (np.abs(kx) < cutoff) & (np.abs(ky) < cutoff)
         kept[0, 0] = False
         psi_of_q = -1.0 * kept * k**-self.options.alpha
-        self._velocity: ComplexArray = np.stack([-1j * ky * psi_of_q, 1j * kx * psi_of_q]).astype(
-            np.complex64
-        )
+        self._velocity: ComplexArray = np.stack([-1j * ky * psi_of_q, 1j * kx * psi_of_q]).astype(np.complex64)
         self._minus_div: ComplexArray = np.stack([-1j * kx * kept, -1j * ky * kept]).astype(np.complex64)
         self._decay = np.stack([self.options.drag + 0 * k] + 2 * [self.options.relaxation + 0 * k])
         self._decay += self.options.damping * (k / cutoff) ** 8
@@ -250,9 +248,7 @@ def _as_partition(name: str, cutouts: npt.NDArray[np.floating]) -> FloatArray:
     if array.ndim == 3:
         array = array[:, None]
     if array.ndim != 4 or array.shape[1] != 1 or 0 in array.shape:
-        raise InputFileError(
-            f"{name}: shape {np.shape(cutouts)}, wanted (N, H, W) or (N, 1, H, W) with N, H, W >= 1"
-        )
+        raise InputFileError(f"{name}: shape {np.shape(cutouts)}, wanted (N, H, W) or (N, 1, H, W) with N, H, W >= 1")
     return array
 
 

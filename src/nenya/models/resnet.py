@@ -100,9 +100,7 @@ def _shortcut(channels: int, out_channels: int, stride: int) -> nn.Sequential:
     """Return the identity where the shapes allow it, else a 1x1 convolution with batch norm."""
     if stride == 1 and channels == out_channels:
         return nn.Sequential()
-    return nn.Sequential(
-        nn.Conv2d(channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
-    )
+    return nn.Sequential(nn.Conv2d(channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels))
 
 
 def _stage(architecture: Architecture, stage: int, channels: int, width: int, stride: int) -> nn.Sequential:
@@ -159,9 +157,7 @@ class ContrastiveNet(nn.Module):
         OptionError: An unknown `ssl_model`, or a number below 1.
     """
 
-    def __init__(
-        self, ssl_model: str = "resnet50", feat_dim: int = 256, nchannels: int = 1, width: int = 64
-    ) -> None:
+    def __init__(self, ssl_model: str = "resnet50", feat_dim: int = 256, nchannels: int = 1, width: int = 64) -> None:
         super().__init__()
         if ssl_model not in ARCHITECTURES:
             raise OptionError(f"model.ssl_model={ssl_model!r} is not one of {', '.join(ARCHITECTURES)}")
@@ -171,9 +167,7 @@ class ContrastiveNet(nn.Module):
         self.ssl_model, self.feat_dim, self.nchannels, self.width = ssl_model, feat_dim, nchannels, width
         self.encoder = _Encoder(ARCHITECTURES[ssl_model], nchannels, width)
         length = self.encoder.out_features
-        self.head = nn.Sequential(
-            nn.Linear(length, length), nn.ReLU(inplace=True), nn.Linear(length, feat_dim)
-        )
+        self.head = nn.Sequential(nn.Linear(length, length), nn.ReLU(inplace=True), nn.Linear(length, feat_dim))
 
     @property
     def architecture(self) -> dict[str, Any]:
