@@ -205,8 +205,12 @@ def _choose(group: str, value: str) -> list[str]:
 
 def _json_overrides(path: Path) -> list[str]:
     """Return the overrides that a user's JSON option file stands for."""
-    sections = from_flat(read_json(path), name=path.stem)
-    checked = build_options(Options, sections)
+    values = read_json(path)
+    try:
+        sections = from_flat(values, name=path.stem)
+        checked = build_options(Options, sections)
+    except OptionError as error:
+        raise OptionError(f"{path}: {error}") from error
     return [
         f"{section}.{key}={_literal(getattr(getattr(checked, section), key))}"
         for section, values in sections.items()

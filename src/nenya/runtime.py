@@ -23,11 +23,6 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", os.environ.get("LOCAL_RANK", "0")))) == 0
 
 
-def is_launched_child() -> bool:
-    """Return whether Lightning started this process beside the one that the user started."""
-    return os.environ.get("NENYA_MAIN_PID", str(os.getpid())) != str(os.getpid()) and "LOCAL_RANK" in os.environ
-
-
 def make_trainer(options: TrainerOptions, **settings: Any) -> "Trainer":
     """Return Lightning's Trainer for the `trainer` options.
 
@@ -42,7 +37,6 @@ def make_trainer(options: TrainerOptions, **settings: Any) -> "Trainer":
     from lightning.pytorch import Trainer
 
     _quieten_libraries()
-    os.environ.setdefault("NENYA_MAIN_PID", str(os.getpid()))
     arguments = {**to_dict(options), **settings}
     if arguments["enable_progress_bar"] is None:
         arguments["enable_progress_bar"] = sys.stderr.isatty()

@@ -110,11 +110,13 @@ class ViewSampler:
         _one_of("augment.resampling", resampling, RESAMPLINGS)
         _one_of("augment.padding", padding, PADDINGS)
         if recipe == "v4" and crop < 2:
-            raise OptionError(f"a crop of {crop} pixels is too small; wanted are 2 or more: set random_jitter[0]")
+            raise OptionError(
+                f"a crop of {crop} pixels is too small; wanted are 2 or more: set augment.random_jitter[0]"
+            )
         if crop < 0 or jitter < 0:
-            raise OptionError(f"random_jitter is [{crop}, {jitter}]; wanted are numbers of pixels, 0 or more")
+            raise OptionError(f"augment.random_jitter is [{crop}, {jitter}]; wanted are numbers of pixels, 0 or more")
         if not 0 <= gauss_noise < float("inf"):
-            raise OptionError(f"gauss_noise is {gauss_noise}; wanted is a standard deviation in K, 0 or more")
+            raise OptionError(f"augment.gauss_noise is {gauss_noise}; wanted is a standard deviation in K, 0 or more")
         self.recipe, self.crop, self.jitter = recipe, crop, jitter
         self.flip, self.rotate, self.demean = flip, rotate, demean
         self.gauss_noise, self.resampling, self.padding = gauss_noise, resampling, padding
@@ -128,18 +130,18 @@ class ViewSampler:
         if self.recipe == "v2":
             if size - self.crop < 2:
                 raise OptionError(
-                    f"random_jitter[0] = {self.crop} with augment v2 cuts away all of a cutout of {size} x "
+                    f"augment.random_jitter[0] = {self.crop} with augment v2 cuts away all of a cutout of {size} x "
                     f"{size} pixels; wanted are at most {size - 2} pixels"
                 )
             return
         crop = _V3_CROP if self.recipe == "v3" else self.crop
         if crop > size:
-            remedy = "use augment v4" if self.recipe == "v3" else f"set random_jitter to [{size * 5 // 8}, 5]"
+            remedy = "use augment v4" if self.recipe == "v3" else f"set augment.random_jitter to [{size * 5 // 8}, 5]"
             raise OptionError(f"a crop of {crop} pixels exceeds the cutouts of {size} x {size} pixels: {remedy}")
         if self.recipe == "v4" and size // 2 - crop // 2 + crop // 2 * 2 - self.jitter < 2:
             raise OptionError(
                 f"a jitter of {self.jitter} pixels moves the crop of {crop} out of cutouts of {size} x "
-                f"{size} pixels: set a smaller random_jitter[1]"
+                f"{size} pixels: set a smaller augment.random_jitter[1]"
             )
 
     def output_size(self, size: int) -> int:
