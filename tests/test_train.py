@@ -83,6 +83,12 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not(whole_run, small_
         assert (losses(Path(f"s{seed}")) == losses(whole_run)) is same
 
 
+def test_loader_processes_change_nothing(whole_run, small_file, nenya_cli):
+    code, said = nenya_cli("train", [*QUICK, f"data={small_file}", "out=workers", "loader.num_workers=2"])
+    assert code == 0, said
+    assert losses(Path("workers")) == losses(whole_run)
+
+
 class KillAfter(Callback):
     """Sends a signal to its own process after some batches."""
 
@@ -96,8 +102,9 @@ class KillAfter(Callback):
 
 
 @pytest.mark.parametrize(("batches", "number"), [(5, signal.SIGTERM), (6, signal.SIGINT), (4, signal.SIGTERM)])
+@pytest.mark.parametrize("workers", [0, 1])
 def test_an_interrupted_run_goes_on_as_if_nothing_had_been(
-    whole_run, small_file, nenya_cli, monkeypatch, batches, number
+    whole_run, small_file, nenya_cli, monkeypatch, batches, number, workers
 ):
     original = training.LearningCurve.setup
     with monkeypatch.context() as patch:
@@ -112,7 +119,8 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been(
             self.left, self.number = batches, number
 
         patch.setattr(training.LearningCurve, "__init__", with_counter)
-        code, said = nenya_cli("train", [*QUICK, f"data={small_file}", "out=cut"])
+        args = [*QUICK, f"data={small_file}", "out=cut", f"loader.num_workers={workers}"]
+        code, said = nenya_cli("train", args)
     assert training.LearningCurve.setup is original
     assert code == 75
     assert "resume=cut" in said.splitlines()[-1]

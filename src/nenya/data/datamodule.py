@@ -126,7 +126,7 @@ class ResumableLoader(DataLoader[dict[str, Any]]):
 
     def state_dict(self) -> dict[str, int]:
         """Return how many batches of the running epoch are done."""
-        return {"batches_done": self.batches_done() % max(1, len(self))}
+        return {"batches_done": self.batches_done()}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Start the next epoch's iterator after the batches that are done."""
@@ -239,7 +239,12 @@ class ViewsDataModule(pl.LightningDataModule):
         if stage == "train" and self.trainer:
             fit: Any = self.trainer.fit_loop
             sampler.epoch = lambda: fit.epoch_progress.current.processed
-            batches.batches_done = lambda: fit.epoch_loop.batch_progress.current.processed
+
+            def batches_done() -> int:
+                done = int(fit.epoch_loop.batch_progress.current.processed)
+                return done if done < fit.max_batches else 0
+
+            batches.batches_done = batches_done
         return batches
 
     def train_dataloader(self) -> ResumableLoader:
