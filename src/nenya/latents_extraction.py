@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 import nenya
+from nenya.data.blocks import Block, BlocksDataModule, cut_blocks
 from nenya.data.cutouts import CutoutFile, CutoutReader, inspect_cutouts, nonfinite_rows
-from nenya.data.datamodule import Block, BlocksDataModule, cut_blocks
 from nenya.data.files import find_files, local_path
 from nenya.errors import InputFileError, Interrupted, NenyaError, OptionError, OutputError
 from nenya.extraction.progress import RowProgress

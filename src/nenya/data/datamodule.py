@@ -1,9 +1,8 @@
-"""Cutouts for Lightning: two views of each for training, blocks in file order for extraction."""
+"""Cutouts for Lightning: two random views of each, for training."""
 
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from nenya.data.augment import ViewSampler
-from nenya.data.cutouts import CutoutFile, CutoutReader, inspect_cutouts, nonfinite_rows, plan_blocks
+from nenya.data.blocks import as_it_is
+from nenya.data.cutouts import CutoutFile, inspect_cutouts, nonfinite_rows
 from nenya.data.unpack import load_partition
 from nenya.errors import InputFileError
 from nenya.options import AugmentOptions, Options
@@ -24,7 +24,6 @@ from nenya.options import AugmentOptions, Options
 log = logging.getLogger(__name__)
 
 _STAGES = {"train": 0, "valid": 1}
-_BLOCK_BYTES = 2**28
 
 
 @dataclass(frozen=True)
@@ -112,11 +111,6 @@ class CutoutRows(Dataset[dict[str, Any]]):
         if self.labels is not None:
             batch["labels"] = torch.from_numpy(self.labels[step.rows])
         return batch
-
-
-def as_it_is(batch: dict[str, Any]) -> dict[str, Any]:
-    """Return a batch that is whole already (a loader's collate function)."""
-    return batch
 
 
 class ResumableLoader(DataLoader[dict[str, Any]]):
@@ -291,149 +285,6 @@ def read_labels(file: CutoutFile, partition: str, suffix: str) -> NDArray[np.int
             f"{file.path}: '{name}' has shape {labels.shape} and type {labels.dtype}, wanted is ({rows},) whole numbers"
         )
     return labels.astype(np.int64, copy=False)
-
-
-@dataclass(frozen=True)
-class Block:
-    """Rows of one partition that are read, encoded and written together.
-
-    Attributes:
-        number: of the block in the file, over all partitions.
-        partition: `train` or `valid`.
-        rows: range of rows.
-    """
-
-    number: int
-    partition: str
-    rows: range
-
-
-def cut_blocks(file: CutoutFile, block_size: int, limits: dict[str, int] | None = None) -> list[Block]:
-    """Cut the partitions of a file into blocks; the cuts do not depend on the number of processes.
-
-    Args:
-        file: the cutout file.
-        block_size: rows of a block, where the chunks leave the choice.
-        limits: partition -> rows to stop after.
-    """
-    blocks: list[Block] = []
-    for name, info in file.partitions.items():
-        rows = min(info.rows, (limits or {}).get(name, info.rows))
-        for cut in plan_blocks(rows, info.block_rows, block_size, max(1, _BLOCK_BYTES // info.row_bytes)):
-            blocks.append(Block(len(blocks), name, cut))
-    return blocks
-
-
-class BlockRows(Dataset[dict[str, Any]]):
-    """Reads blocks; in the process itself, the next one is read while the present one is encoded.
-
-    Args:
-        path: the cutout file.
-        order: the blocks in the order they will be asked for.
-        ahead: whether to read ahead, in a thread.
-    """
-
-    def __init__(self, path: Path, order: Sequence[Block], *, ahead: bool) -> None:
-        self.path, self.order, self.ahead = path, list(order), ahead
-        self._places = {block.number: i for i, block in enumerate(self.order)}
-        self._readers: dict[str, CutoutReader] = {}
-        self._pool: ThreadPoolExecutor | None = None
-        self._pending: dict[int, Future[NDArray[np.float32]]] = {}
-
-    def __len__(self) -> int:
-        return sum(len(block.rows) for block in self.order)
-
-    def __getitems__(self, block: Block) -> dict[str, Any]:
-        """Return one block: images (n, 1, H, W), its partition and first row; or the error of reading it."""
-        if self.ahead:
-            images = self._submit(block).result()
-            self._pending.pop(block.number)
-            place = self._places[block.number] + 1
-            if place < len(self.order):
-                self._submit(self.order[place])
-        else:
-            try:
-                images = self._read(block)
-            except InputFileError as error:  # raised here, a worker process would wrap it into its traceback
-                return {"error": error}
-        return {"images": torch.from_numpy(images), "partition": block.partition, "start": block.rows.start}
-
-    def _submit(self, block: Block) -> "Future[NDArray[np.float32]]":
-        self._pool = self._pool or ThreadPoolExecutor(1, "read-ahead")
-        if block.number not in self._pending:
-            self._pending[block.number] = self._pool.submit(self._read, block)
-        return self._pending[block.number]
-
-    def _read(self, block: Block) -> NDArray[np.float32]:
-        reader = self._readers.setdefault(block.partition, CutoutReader(self.path, block.partition))
-        return reader.read(block.rows.start, block.rows.stop)
-
-    def close(self) -> None:
-        """Wait for the thread and close the file."""
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-        for reader in self._readers.values():
-            reader.close()
-        self._pool, self._pending = None, {}
-        self._readers.clear()
-
-
-class BlockSampler:
-    """Yields the blocks of one process."""
-
-    def __init__(self, blocks: Sequence[Block]) -> None:
-        self.blocks = list(blocks)
-
-    def __len__(self) -> int:
-        return len(self.blocks)
-
-    def __iter__(self) -> Iterator[Block]:
-        return iter(self.blocks)
-
-
-class BlocksDataModule(pl.LightningDataModule):
-    """The cutouts of one file in order, block by block: process r of w takes every block b with b % w == r.
-
-    Args:
-        file: the cutout file.
-        blocks: all blocks of the file, or those that are left to do.
-        num_workers: loader processes; with 0 a thread reads ahead.
-    """
-
-    def __init__(self, file: CutoutFile, blocks: Sequence[Block], num_workers: int = 0) -> None:
-        super().__init__()
-        self.file, self.blocks, self.num_workers = file, list(blocks), num_workers
-        self.allow_zero_length_dataloader_with_multiple_devices = True
-        self._data: BlockRows | None = None
-
-    def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Return the loader of this process's blocks."""
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        mine = [block for block in self.blocks if block.number % world == rank]
-        self._data = BlockRows(self.file.path, mine, ahead=self.num_workers == 0)
-        return DataLoader(
-            self._data,
-            batch_sampler=BlockSampler(mine),  # type: ignore[arg-type]  # any iterable of blocks will do
-            collate_fn=as_it_is,  # type: ignore[arg-type]  # batches come whole, not as lists
-            num_workers=self.num_workers,
-            pin_memory=torch.cuda.is_available(),
-        )
-
-    def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Raise the error that reading a block met."""
-        if "error" in batch:
-            raise batch["error"]
-        return batch
-
-    def on_exception(self, exception: BaseException) -> None:
-        """Close the file also after an error."""
-        self.teardown("predict")
-
-    def teardown(self, stage: str) -> None:
-        """Close the file."""
-        if self._data is not None:
-            self._data.close()
-            self._data = None
 
 
 def inspect_all(paths: Sequence[Path], partitions: Sequence[str], needed: str) -> list[CutoutFile]:
