@@ -273,8 +273,8 @@ def test_too_little_room(refused, tmp_path, monkeypatch, command):
 def test_a_run_folder_in_use(refused, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.tex").write_text("precious")
-    refused("train", [f"out={tmp_path}/run"], tmp_path / "run", "not empty", "clobber=true", "resume=")
-    refused("train", [f"out={tmp_path}/run", "clobber=true"], tmp_path / "run", "no run folder", "out=")
+    refused("train", [f"out={tmp_path}/run"], tmp_path / "run", "thesis.tex", "out=")
+    refused("train", [f"out={tmp_path}/run", "clobber=true"], tmp_path / "run", "thesis.tex", "out=")
 
 
 @pytest.mark.parametrize("resume", ["last", "outputs/run"])
@@ -315,7 +315,7 @@ OPTIONS = {
     "seed=x": ["seed", "x"],
     "clobber=maybe": ["clobber", "maybe"],
     "data": ["data: wanted key=value"],
-    "--multirun": ["--multirun: wanted key=value"],
+    "--multirun": ["--multirun: sweeps"],
     "+new=1": ["+new"],
     "~model": ["~model"],
     "trainer.accelerator=abacus": ["trainer", "abacus"],

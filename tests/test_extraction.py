@@ -515,3 +515,14 @@ def test_two_processes_write_what_one_writes(latents_of, small_file, tiny_weight
     for name in "ab":
         assert_close(read_latents(work / f"{name}_latents.h5"), latents_of(work / f"{name}.h5"))
     assert json.loads(read_attributes(work / "a_latents.h5")["rows"]) == {"train": 11, "valid": 3}
+
+
+@pytest.mark.parametrize("model", ["LLC", "v2_2010", "v2_2012"])
+def test_versions_trained_on_one_partition_extract_both(model, small_file, tiny_weights, nenya_cli):
+    network = ["model.ssl_model=resnet18", "model.width=16", "model.feat_dim=64", "model.nchannels=1"]
+    code, said = nenya_cli(
+        "extract", [f"model={model}", *network, f"data={small_file}", f"ckpt={tiny_weights}", "out=o"]
+    )
+    assert code == 0, said
+    with h5py.File("o/small_preproc_latents.h5") as file:
+        assert {name: len(file[name]) for name in file} == {"train": 40, "valid": 24}

@@ -88,7 +88,16 @@ def test_any_path_may_stand_unquoted(path):
 
 
 def test_a_list_of_paths():
-    assert compose("extract", ["data=[a b.h5,c=d.h5]"]).data == ["a b.h5", "c=d.h5"]
+    assert compose("extract", ["data=[a b.h5, c=d.h5,'e,f.h5']"]).data == ["a b.h5", "c=d.h5", "e,f.h5"]
+
+
+def test_a_key_beside_an_option_file_wins_in_any_order(tmp_path):
+    (tmp_path / "o.json").write_text('{"learning_rate": 0.3}')
+    for args in (
+        ["optim.learning_rate=0.1", f"model={tmp_path}/o.json"],
+        [f"model={tmp_path}/o.json", "optim.learning_rate=0.1"],
+    ):
+        assert compose("train", args).optim.learning_rate == 0.1
 
 
 @pytest.mark.parametrize(
@@ -113,6 +122,7 @@ def test_a_list_of_paths():
         ("optim=3", ["optim is a section"]),
         ("data.x=3", ["data has no keys"]),
         ("nonsense", ["nonsense", "key=value"]),
+        ("--multirun", ["sweeps"]),
     ],
 )
 def test_a_wrong_option_dies_in_one_line_that_says_what_is_possible(override, parts):

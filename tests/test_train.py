@@ -11,7 +11,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from nenya import training
+from nenya import runtime
 from nenya.cli import compose
 from nenya.data.cutouts import inspect_cutouts
 from nenya.data.datamodule import StepSampler, ViewsDataModule
@@ -89,48 +89,162 @@ def test_loader_processes_change_nothing(whole_run, small_file, nenya_cli):
     assert losses(Path("workers")) == losses(whole_run)
 
 
-class KillAfter(Callback):
-    """Sends a signal to its own process after some batches."""
+class SignalAt(Callback):
+    """Sends a signal to its own process at the n-th call of one hook."""
 
-    def __init__(self, batches: int, number: int) -> None:
-        self.left, self.number = batches, number
+    def __init__(self, hook: str, calls: int, number: int) -> None:
+        self.left, self.number = calls, number
+        setattr(self, hook, self._count)
 
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+    def _count(self, *args, **kwargs):
         self.left -= 1
         if self.left == 0:
             os.kill(os.getpid(), self.number)
 
 
-@pytest.mark.parametrize(("batches", "number"), [(5, signal.SIGTERM), (6, signal.SIGINT), (4, signal.SIGTERM)])
+@pytest.fixture
+def add_callback(monkeypatch):
+    """Add a callback to every Trainer that is made."""
+    make = runtime.make_trainer
+
+    def add(callback):
+        def with_callback(options, **settings):
+            if "callbacks" in settings:
+                settings["callbacks"] = [callback, *settings["callbacks"]]
+            return make(options, **settings)
+
+        monkeypatch.setattr(runtime, "make_trainer", with_callback)
+
+    return add
+
+
+STOPS = [
+    ("on_train_batch_start", 4, signal.SIGTERM),
+    ("on_train_batch_start", 5, signal.SIGTERM),
+    ("on_train_batch_start", 6, signal.SIGINT),
+    ("on_validation_batch_start", 2, signal.SIGTERM),
+    ("on_validation_batch_start", 1, signal.SIGINT),
+]
+
+
+@pytest.mark.parametrize(("hook", "calls", "number"), STOPS)
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_interrupted_run_goes_on_as_if_nothing_had_been(
-    whole_run, small_file, nenya_cli, monkeypatch, batches, number, workers
+    whole_run, small_file, nenya_cli, add_callback, hook, calls, number, workers
 ):
-    original = training.LearningCurve.setup
-    with monkeypatch.context() as patch:
-        killer = KillAfter(batches, number)
-        patch.setattr(
-            training.LearningCurve, "on_train_batch_start", killer.on_train_batch_start.__func__, raising=True
-        )
-        start = training.LearningCurve.__init__
-
-        def with_counter(self, *args):
-            start(self, *args)
-            self.left, self.number = batches, number
-
-        patch.setattr(training.LearningCurve, "__init__", with_counter)
-        args = [*QUICK, f"data={small_file}", "out=cut", f"loader.num_workers={workers}"]
-        code, said = nenya_cli("train", args)
-    assert training.LearningCurve.setup is original
-    assert code == 75
+    add_callback(SignalAt(hook, calls, number))
+    args = [*QUICK, f"data={small_file}", "out=cut", f"loader.num_workers={workers}"]
+    code, said = nenya_cli("train", args)
+    assert code == 75, said
     assert "resume=cut" in said.splitlines()[-1]
     assert not Path("cut/last.pth").exists()
     code, said = nenya_cli("train", ["resume=cut"])
     assert code == 0, said
     assert np.array_equal(steps(Path("cut")), steps(whole_run))
     assert losses(Path("cut")) == losses(whole_run)
-    mine, whole = (load_checkpoint(run / "last.pth").state_dict for run in (Path("cut"), whole_run))
-    assert all(torch.equal(mine[key], whole[key]) for key in whole)
+    for name in ("last.pth", "checkpoints/best.ckpt", "checkpoints/last.ckpt"):
+        mine, whole = (load_checkpoint(run / name).state_dict for run in (Path("cut"), whole_run))
+        assert all(torch.equal(mine[key], whole[key]) for key in whole), name
+
+
+def test_a_signal_in_the_last_batch_lets_the_run_end(whole_run, small_file, nenya_cli, add_callback):
+    add_callback(SignalAt("on_train_batch_start", 9, signal.SIGTERM))
+    code, said = nenya_cli("train", [*QUICK, f"data={small_file}", "out=run"])
+    assert code == 0, said
+    assert losses(Path("run")) == losses(whole_run)
+    assert Path("run/last.pth").exists()
+
+
+def test_a_signal_before_the_first_batch_ends_with_75(small_file, nenya_cli, add_callback):
+    add_callback(SignalAt("setup", 1, signal.SIGINT))
+    code, said = nenya_cli("train", [*QUICK, f"data={small_file}", "out=run"])
+    assert code == 75, said
+
+
+def test_resume_from_another_folder_with_more_epochs_and_other_groups(small_file, nenya_cli, tmp_path, monkeypatch):
+    (tmp_path / "near.h5").write_bytes(small_file.read_bytes())
+    code, said = nenya_cli("train", [*QUICK, "data=near.h5", "out=run"])
+    assert code == 0, said
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path / "sub")
+    code, said = nenya_cli("train", ["model=demo", "resume=../run", "trainer.max_epochs=5", "trainer=cpu"])
+    assert code == 0, said
+    code, said = nenya_cli("train", ["resume=../run"])
+    assert code == 0, said
+    assert len(losses(tmp_path / "run")) == 5
+    code, said = nenya_cli("train", ["model=v5", "resume=../run"])
+    assert code == 2
+    assert "is of model demo" in said
+    other = tmp_path / "other.h5"
+    with h5py.File(small_file) as source, h5py.File(other, "w") as file:
+        file["train"] = source["train"][:30]
+    code, said = nenya_cli("train", [f"data={other}", "resume=../run", "trainer.max_epochs=6"])
+    assert code == 2
+    assert "needs the same data" in said
+
+
+def test_clobber_replaces_a_run_and_nothing_else(small_file, nenya_cli, tmp_path):
+    args = [*QUICK, f"data={small_file}", "out=run", "debug=true", "clobber=true"]
+    assert nenya_cli("train", args)[0] == 0
+    assert nenya_cli("train", args)[0] == 0
+    (tmp_path / "run" / "thesis.tex").write_text("years of work")
+    code, said = nenya_cli("train", args)
+    assert code == 2
+    assert "thesis.tex" in said
+    assert (tmp_path / "run" / "last.pth").exists()
+    code, said = nenya_cli("train", [*QUICK, f"data={small_file}", "out=new", "optim.lr_decay_rate=2"])
+    assert code == 2
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("frequency", [2, 9])
+def test_the_last_checkpoint_is_of_the_last_epoch(small_file, nenya_cli, frequency):
+    code, said = nenya_cli("train", [*QUICK, f"data={small_file}", "out=run", f"checkpoint.save_freq={frequency}"])
+    assert code == 0, said
+    assert load_checkpoint(Path("run/checkpoints/last.ckpt")).epoch == 3
+    assert Path("run/checkpoints/best.ckpt").exists()
+
+
+def test_without_validation_the_best_epoch_has_the_least_training_loss(small_file, nenya_cli):
+    code, said = nenya_cli("train", [*QUICK, f"data={small_file}", "out=run", "trainer.limit_val_batches=0"])
+    assert code == 0, said
+    train = [float(row["loss_train"]) for row in curve(Path("run"))]
+    assert load_checkpoint(Path("run/checkpoints/best.ckpt")).epoch == 1 + int(np.argmin(train))
+
+
+def test_figures_of_the_validation_stand_only_where_it_ran(small_file, nenya_cli):
+    code, said = nenya_cli("train", [*QUICK, f"data={small_file}", "out=run", "trainer.check_val_every_n_epoch=2"])
+    assert code == 0, said
+    assert [bool(row["rankme"]) for row in curve(Path("run"))] == [False, True, False]
+    assert [bool(row["loss_valid"]) for row in curve(Path("run"))] == [False, True, False]
+
+
+class Watcher(Callback):
+    """Compares the network before and after each validation of a real run."""
+
+    def __init__(self):
+        self.checked = 0
+
+    def on_validation_start(self, trainer, pl_module):
+        self.before = {name: tensor.clone() for name, tensor in pl_module.state_dict().items()}
+        self.rate = trainer.optimizers[0].param_groups[0]["lr"]
+
+    def on_validation_batch_end(self, trainer, pl_module, *args, **kwargs):
+        assert not any(layer.training for layer in pl_module.net.modules())
+        assert not torch.is_grad_enabled()
+
+    def on_validation_end(self, trainer, pl_module):
+        assert all(torch.equal(self.before[name], tensor) for name, tensor in pl_module.state_dict().items())
+        assert trainer.optimizers[0].param_groups[0]["lr"] == self.rate
+        self.checked += 1
+
+
+def test_validation_in_a_run_is_in_evaluation_mode_and_updates_nothing(small_file, nenya_cli, add_callback):
+    watcher = Watcher()
+    add_callback(watcher)
+    code, said = nenya_cli("train", [*QUICK, f"data={small_file}", "out=run"])
+    assert code == 0, said
+    assert watcher.checked == 3
 
 
 def test_resume_is_the_same_run_or_refused(whole_run, nenya_cli):
@@ -163,18 +277,13 @@ def test_a_killed_process_resumes_from_its_last_epoch(small_file, tmp_path):
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
 
 
-def test_validation_updates_nothing_and_sees_the_same_views_each_time(small_file):
+def test_validation_sees_the_same_views_each_time(small_file):
     options = compose("train", [*QUICK, f"data={small_file}"])
     data = ViewsDataModule(options, [inspect_cutouts(small_file)], Path("unused"))
     data.setup("fit")
     batch = next(iter(data.val_dataloader()[0]))
     first, again = (data.make_views(batch, "valid", 0) for _ in range(2))
     assert torch.equal(first, again)
-    module = ContrastiveModule(options).eval()
-    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    with torch.no_grad():
-        module._loss({**batch, "views": first})
-    assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
 
 
 @pytest.mark.parametrize("stage", ["train", "valid"])
@@ -245,7 +354,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(small_file, nenya_cli, monkeypa
     monkeypatch.setattr(ContrastiveModule, "_loss", lambda self, batch: self.net(batch["images"]).sum() * torch.nan)
     code, said = nenya_cli("train", [*QUICK, f"data={small_file}", "out=run"])
     assert code == 2
-    assert "training loss became nan in epoch 1" in said.splitlines()[-1]
+    assert "loss became nan in epoch 1" in said.splitlines()[-1]
     assert not list(Path("run").glob("**/*.ckpt"))
 
 
@@ -263,14 +372,16 @@ def test_cutouts_with_nan_are_left_out_of_training(tmp_path, small_file, nenya_c
 
 
 def test_training_on_real_cutouts_from_a_list_of_files(shared, tmp_path, nenya_cli):
-    real = shared / "data" / "real_sst_preproc.h5"
+    real, more = shared / "data" / "real_sst_preproc.h5", tmp_path / "more.h5"
+    with h5py.File(real) as source, h5py.File(more, "w") as file:
+        file["train"] = source["train"][()][:, 0, ::-1]
     code, said = nenya_cli(
         "train",
-        ["model=v5", "model.ssl_model=resnet18", "model.width=8", f"data=[{real},{real}]", "out=run",
-         "trainer.max_epochs=2", "trainer=cpu"],
+        ["model=v5", "model.ssl_model=resnet18", "model.width=8", f"data=[{real},{more}]", "out=run",
+         "loader.batch_size_train=6", "trainer.max_epochs=2", "trainer=cpu"],
     )  # fmt: skip
     assert code == 0, said
-    assert len(losses(Path("run"))) == 2
+    assert len(steps(Path("run"))) == 2 * 3, "18 cutouts of two files"
     code, said = nenya_cli(
         "extract",
         ["model=v5", "model.ssl_model=resnet18", "model.width=8", f"data={real}", "ckpt=run/last.pth", "out=o"],

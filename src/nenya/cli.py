@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[type[Options], str, str]] = {
     "demo": (TrainOptions, "nenya.demo", "train and extract on generated cutouts, and draw what comes out"),
     "export": (ExportOptions, "nenya.export", "write the weights of a checkpoint as safetensors"),
 }
+_FREE_IN_A_RESUME = ("loader.num_workers", "loader.cache_dir", "loader.memory_limit_gb", "data", "resume", "traceback")
 GROUPS = ("model", "trainer", "logger")
 HYDRA_FLAGS = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--package", "-p")
 
@@ -77,7 +78,7 @@ def run_command(name: str, args: Sequence[str] | None = None) -> int:
     if any(a.split("=")[0] in HYDRA_FLAGS for a in args):
         return _hydra_help(name, args)
     _set_up_logging()
-    show = "traceback=true" in args
+    show = any(arg.lower() == "traceback=true" for arg in args)
     try:
         options = compose(name, args)
         return int(importlib.import_module(COMMANDS[name][1]).run(options))
@@ -130,17 +131,19 @@ def compose(name: str, args: Sequence[str]) -> Any:
     from omegaconf.errors import OmegaConfBaseException
 
     options_type = COMMANDS[name][0]
+    # Groups first, so that an option file never wins over a key that is given beside it.
+    args = sorted(args, key=lambda arg: arg.partition("=")[0] not in GROUPS)
     overrides = [o for arg in args for o in _prepare(options_type, arg)]
     with _hydra(options_type, name):
         try:
             config = hydra_compose(config_name=name, overrides=overrides)
-            values = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+            values = OmegaConf.to_container(config, resolve=False)
         except (HydraException, OmegaConfBaseException) as error:
             raise OptionError(_first_cause(error)) from error
     assert isinstance(values, dict)
     options = build_options(options_type, {str(k): v for k, v in values.items()})
     if isinstance(options, TrainOptions) and options.resume:
-        return _resumed(options, args, overrides)
+        return _resumed(options, args)
     return options
 
 
@@ -182,6 +185,8 @@ def _hydra_help(name: str, args: list[str]) -> int:
 def _prepare(options_type: type[Options], arg: str) -> list[str]:
     """Check one override and quote its value, so that any path may stand there as it is."""
     key, equals, value = arg.partition("=")
+    if key in ("--multirun", "-m"):
+        raise OptionError(f"{key}: sweeps are not supported; data= takes a glob or a list of files")
     if not equals:
         raise OptionError(f"{arg}: wanted key=value, such as data=/path/to/cutouts_preproc.h5")
     if key in GROUPS:
@@ -201,6 +206,14 @@ def _choose(group: str, value: str) -> list[str]:
         more = ", or the path of a .json option file" if group == "model" else ""
         raise OptionError(f"{group}={value} is unknown{suggest(value, known)} (possible: {', '.join(known)}{more})")
     return [f"{group}={value}"]
+
+
+def read_group(group: str, name: str) -> dict[str, Any]:
+    """Return the values that a file of a config group states."""
+    from omegaconf import OmegaConf
+
+    values = OmegaConf.to_container(OmegaConf.load(config_dir() / group / f"{name}.yaml"))
+    return {str(key): value for key, value in values.items()} if isinstance(values, dict) else {}
 
 
 def _json_overrides(path: Path) -> list[str]:
@@ -247,7 +260,8 @@ def _quote(value: str) -> str:
     if value in ("null", "") or (value[0] in "'\"" and value[-1] == value[0]):
         return value or "null"
     if value[0] == "[" and value[-1] == "]" and not Path(value).exists():
-        return "[" + ",".join(_quote(v.strip()) for v in value[1:-1].split(",") if v.strip()) + "]"
+        items = re.findall(r"\s*('[^']*'|\"[^\"]*\"|[^,]+)", value[1:-1])
+        return "[" + ",".join(_quote(item.strip()) for item in items if item.strip()) + "]"
     # Hydra's grammar wants backslashes doubled where they stand before a quote, and only there.
     escaped = re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), value)
     return f"'{escaped}'"
@@ -278,24 +292,28 @@ def _point_to_section(options_type: type[Options], key: str) -> None:
             raise OptionError(f"unknown option {key}: it is {section.name}.{key}")
 
 
-def _resumed(options: TrainOptions, args: Sequence[str], overrides: list[str]) -> TrainOptions:
+def _resumed(options: TrainOptions, args: Sequence[str]) -> TrainOptions:
     """Return the options of the run that is gone on with, changed only where that leaves it the same run."""
     from nenya.train import find_run, read_run_config
 
     run = find_run(options)
     values = read_run_config(run)
-    for arg, override in zip(args, overrides, strict=False):
-        key = arg.partition("=")[0]
+    for arg in args:
+        key, _, value = arg.partition("=")
         section, _, inner = key.partition(".")
-        if key in GROUPS or key in ("resume", "traceback"):
-            continue
         given: Any = getattr(options, section)
-        given = getattr(given, inner) if inner else given
-        target = values[section] if inner else values
-        if section in ("trainer", "logger") or key in ("loader.num_workers", "loader.cache_dir", "data"):
-            target[inner or section] = given
-        elif target.get(inner or section) != given:
-            was = target.get(inner or section)
-            raise OptionError(f"{override}: the run {run} has {key}={was}, and resume continues the very same run")
+        if key in ("trainer", "logger"):
+            chosen = {k for k in read_group(key, value)}
+            values[key].update({k: getattr(given, k) for k in chosen})
+        elif key == "model":
+            if values["model"]["name"] != options.model.name:
+                raise OptionError(f"{arg}: the run {run} is of model {values['model']['name']}")
+        elif section in ("trainer", "logger") or key in _FREE_IN_A_RESUME:
+            target = values[section] if inner else values
+            target[inner or section] = getattr(given, inner) if inner else given
+        else:
+            was = values[section][inner] if inner else values[section]
+            if was != (getattr(given, inner) if inner else given):
+                raise OptionError(f"{arg}: the run {run} has {key}={was}, and resume continues the very same run")
     values.update(resume=str(run), traceback=options.traceback)
     return build_options(TrainOptions, values)

@@ -2,13 +2,14 @@
 
 import dataclasses
 import logging
-import shutil
 from pathlib import Path
 
 import h5py
 
 from nenya import latents_extraction, train
+from nenya.data.files import local_path
 from nenya.data.synthetic import make_demo_file
+from nenya.errors import OptionError
 from nenya.options import ExtractOptions, Options, TrainOptions
 from nenya.pca import fit_pca
 from nenya.plotting import gallery, learning_curve
@@ -32,21 +33,22 @@ def run(options: TrainOptions) -> int:
     Raises:
         NenyaError: An option is not possible, or the folder cannot be written.
     """
-    folder = Path(options.out) if options.out else _FOLDER
+    if options.data or options.resume:
+        raise OptionError("the demonstration generates its own data: leave out data= and resume=, or use nenya train")
+    folder = local_path(options.out) if options.out else _FOLDER
     cutouts, run_folder = folder / "demo_preproc.h5", folder / "run"
     check_room(folder, 2**26, "the demonstration")
     log.info("1 of 4: simulate a turbulent ocean and cut it up")
     make_demo_file(cutouts, n_train=_TRAIN, n_valid=_VALID, seed=options.seed)
     log.info("2 of 4: train (model=%s)", options.model.name)
-    shutil.rmtree(run_folder, ignore_errors=True)
-    train.run(dataclasses.replace(options, data=str(cutouts), out=str(run_folder)))
+    train.run(dataclasses.replace(options, data=str(cutouts), out=str(run_folder), clobber=True))
     log.info("3 of 4: extract the latents")
     shared = {f.name: getattr(options, f.name) for f in dataclasses.fields(Options)}
     weights = str(run_folder / "last.pth")
     extraction = ExtractOptions(**{**shared, "data": str(cutouts), "out": str(folder), "clobber": True}, ckpt=weights)
     latents_extraction.run(extraction)
     log.info("4 of 4: draw the learning curve and the gallery")
-    latents = folder / "demo_preproc_latents.h5"
+    latents = latents_extraction.output_paths([cutouts], str(folder), debug=options.debug)[0]
     draw(cutouts, latents, run_folder, folder)
     log.info(
         "\nLook at\n  %s   the cutouts, laid out by what the network made of them\n"

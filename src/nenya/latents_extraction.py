@@ -17,7 +17,7 @@ import torch
 
 import nenya
 from nenya.data.blocks import Block, BlocksDataModule, cut_blocks
-from nenya.data.cutouts import CutoutFile, CutoutReader, inspect_cutouts, nonfinite_rows
+from nenya.data.cutouts import PARTITIONS, CutoutFile, CutoutReader, inspect_cutouts, nonfinite_rows
 from nenya.data.files import find_files, local_path
 from nenya.errors import InputFileError, Interrupted, NenyaError, OptionError, OutputError
 from nenya.extraction.progress import RowProgress
@@ -76,14 +76,16 @@ def run(options: ExtractOptions) -> int:
     checkpoint, module = load_model(options, options.ckpt)
     fates = []
     for path, output in zip(paths, outputs, strict=True):
+        planned = False
         try:
             if not alone and output.exists() and not options.clobber:
                 fates.append((path, f"skipped: {output} exists (clobber=true replaces it)", True))
                 continue
-            job = plan_job(options, path, output, module.net)
+            job, planned = plan_job(options, path, output, module.net), True
             fates.append((path, extract_file(options, job, module, checkpoint), True))
         except NenyaError as error:
-            if alone or isinstance(error, Interrupted):
+            # Other processes may not have met the error, and would wait for this one for ever.
+            if alone or isinstance(error, Interrupted) or (planned and torch.distributed.is_initialized()):
                 raise
             fates.append((path, f"failed: {error}", False))
             if is_main_process():
@@ -123,9 +125,14 @@ def refuse_existing(output: Path, *, clobber: bool) -> None:
         raise OutputError(f"{output} exists: clobber=true replaces it, out= puts the latents elsewhere")
 
 
-def partition_names(options: Options) -> tuple[str, str]:
-    """Return the partitions that are extracted, in the order of the file format."""
-    return tuple(sorted((options.loader.train_key, options.loader.valid_key)))  # type: ignore[return-value]
+def partition_names(options: Options) -> tuple[str, ...]:
+    """Return the partitions to extract, as far as a file has them.
+
+    They are `train` and `valid`, also for the versions that trained and validated on one of them; where
+    `loader.train_key` or `valid_key` name other data sets, these.
+    """
+    keys = {options.loader.train_key, options.loader.valid_key}
+    return tuple(sorted(keys)) if keys - set(PARTITIONS) else PARTITIONS
 
 
 def weights_path(options: Options, ckpt: str | None) -> Path:

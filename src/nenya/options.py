@@ -121,10 +121,10 @@ class LoaderOptions:
     batch_size_train: int = option(64, "cutouts a training step, over all devices", at_least(1))
     batch_size_valid: int = option(32, "cutouts a forward pass in validation and extraction", at_least(1))
     block_size: int = option(1024, "cutouts read at once in extraction, at least", at_least(1))
-    num_workers: int = option(0, "loader processes; 0 reads ahead in a thread, which is faster", at_least(0))
+    num_workers: int = option(0, "loader processes; with 0, extraction reads ahead in a thread", at_least(0))
     cache_dir: str | None = option(None, "folder of unpacked copies; default outputs/cache")
     memory_limit_gb: float | None = option(
-        None, "data up to this size are unpacked into memory; default: half of what is free"
+        None, "data up to this size are unpacked into memory; default: half of what is free", at_least(0)
     )
     train_key: str = option("train", "partition that is trained on")
     valid_key: str = option("valid", "partition that is validated on")
@@ -182,6 +182,7 @@ class LoggerOptions:
     project: str = option("nenya", "wandb project")
     entity: str | None = option(None, "wandb entity")
     offline: bool | None = option(None, "wandb offline; default: when there is no key or no network")
+    id: str | None = option(None, "wandb run; a new one by default, the same one in a resume")
 
 
 @dataclass

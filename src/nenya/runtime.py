@@ -20,7 +20,13 @@ log = logging.getLogger(__name__)
 
 def is_main_process() -> bool:
     """Return whether this process speaks for the run: the first of those that a launcher started."""
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", os.environ.get("LOCAL_RANK", "0")))) == 0
+    env = os.environ
+    if "RANK" in env:
+        return int(env["RANK"]) == 0
+    # Before SLURM's variable, which an interactive shell hands on to all that Lightning starts from it.
+    if "LOCAL_RANK" in env:
+        return int(env["LOCAL_RANK"]) == int(env.get("NODE_RANK", "0")) == 0
+    return int(env.get("SLURM_PROCID", "0")) == int(env.get("NODE_RANK", "0")) == 0
 
 
 def make_trainer(options: TrainerOptions, **settings: Any) -> "Trainer":
@@ -65,6 +71,7 @@ def _quieten_libraries() -> None:
         ".*isinstance.treespec, LeafSpec.*",
         ".*lr_scheduler.step.*",
         ".*You are using a custom batch sampler.*",
+        ".*could not find the monitored key.*",
         ".*GPU available but not used.*",
     ):
         warnings.filterwarnings("ignore", message=text)

@@ -3,6 +3,7 @@
 import datetime
 import logging
 import os
+import secrets
 import shutil
 import socket
 import urllib.parse
@@ -11,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nenya
-from nenya.errors import CheckpointError, InputFileError, OptionError, OutputError
+from nenya.errors import CheckpointError, InputFileError, Interrupted, OptionError, OutputError
 from nenya.options import Options, TrainOptions, flat_name, flat_view, to_dict
+from nenya.storage import atomic_path
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import WandbLogger
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _OUTPUTS = Path("outputs")
+_RUN_ENTRIES = ("config.yaml", "checkpoints", "last.pth", "learning_curve", "wandb")
+_COPIES = 7  # of the weights: last, best and one being written, each with momentum, and last.pth
 _DEBUG = {"limit_train_batches": 2, "limit_val_batches": 2, "max_epochs": 1}
 
 
@@ -50,16 +54,17 @@ def run(options: TrainOptions) -> int:
     files = inspect_all(find_files(options.data), keys, loader.train_key)
     check_data(options, files)
     net = make_net(options)
-    if options.init_from:
+    if options.init_from and not options.resume:
         load_weights(net, load_checkpoint(local_path(options.init_from)))
     if options.debug:
         for key, value in _DEBUG.items():
             setattr(options.trainer, key, value)
     check_trainer(options.trainer)
-    cache = Path(loader.cache_dir) if loader.cache_dir else _OUTPUTS / "cache"
-    data = ViewsDataModule(options, files, cache)
-    folder = Path(options.resume) if options.resume else new_run_folder(options)
-    fit(options, ContrastiveModule(options, net), data, folder)
+    module = ContrastiveModule(options, net)
+    data = ViewsDataModule(options, files, local_path(loader.cache_dir or str(_OUTPUTS / "cache")))
+    needed = _COPIES * sum(p.nbytes for p in net.parameters()) + 2**20
+    folder = run_folder(options, [file.path for file in files], needed)
+    fit(options, module, data, folder)
     return 0
 
 
@@ -93,44 +98,77 @@ def check_data(options: Options, files: "list[CutoutFile]") -> None:
                 read_labels(file, partition, options.loader.labels)
 
 
-def new_run_folder(options: TrainOptions) -> Path:
+def run_folder(options: TrainOptions, files: "list[Path]", needed: int) -> Path:
     """Make the run folder: `out`, or `outputs/<model>/<date-time>/`, with the options in `config.yaml`.
 
-    Processes that Lightning starts beside this one use the same folder.
+    With `resume` it is that run's. Processes that Lightning starts beside this one use the same folder.
+
+    Args:
+        options: of the run.
+        files: the cutout files.
+        needed: bytes that the run will write.
 
     Raises:
-        OutputError: The folder has something in it, or cannot be written.
+        OutputError: The folder has something in it, cannot be written, or has too little room.
         OptionError: Several processes were started from outside, and `out` is not given.
     """
-    from omegaconf import OmegaConf
-
-    from nenya.data.files import local_path
     from nenya.runtime import check_room, is_main_process
 
     if "NENYA_RUN_FOLDER" in os.environ and not is_main_process():
         return Path(os.environ["NENYA_RUN_FOLDER"])
-    if not options.out and int(os.environ.get("WORLD_SIZE", "1")) > 1 and "NENYA_RUN_FOLDER" not in os.environ:
-        raise OptionError("out= is needed when several processes are started from outside: they share that folder")
-    stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    folder = local_path(options.out) if options.out else _OUTPUTS / options.model.name / stamp
+    folder = Path(options.resume) if options.resume else _new_name(options)
     if not is_main_process():
         return folder
-    if not options.out and folder.exists():
-        folder = folder.with_name(f"{stamp}_{os.getpid()}")
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder} is a file, a run needs a folder: choose another with out=")
-    if folder.exists() and any(folder.iterdir()):
-        if not options.clobber:
-            raise OutputError(f"{folder} is not empty: clobber=true replaces a run, resume={folder} goes on with it")
-        if not (folder / "config.yaml").exists():
-            raise OutputError(
-                f"{folder} is no run folder (no config.yaml in it), so it is not replaced: choose another out="
-            )
-        shutil.rmtree(folder)
-    check_room(folder, 2**24, "a run")
-    OmegaConf.save(OmegaConf.create(to_dict(options)), folder / "config.yaml")
+    if not options.resume:
+        _clear(folder, clobber=options.clobber)
+    check_room(folder, needed, "a run")
+    _write_config(options, files, folder)
     os.environ["NENYA_RUN_FOLDER"] = str(folder.absolute())
     return folder
+
+
+def _new_name(options: TrainOptions) -> Path:
+    """Return the path of a new run folder."""
+    from nenya.data.files import local_path
+
+    if options.out:
+        return local_path(options.out)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "NENYA_RUN_FOLDER" not in os.environ:
+        raise OptionError("out= is needed when several processes are started from outside: they share that folder")
+    folder = _OUTPUTS / options.model.name / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    return folder.with_name(f"{folder.name}_{os.getpid()}") if folder.exists() else folder
+
+
+def _clear(folder: Path, *, clobber: bool) -> None:
+    """Remove an earlier run from its folder, if that is asked for and nothing else is in it."""
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} exists and is not a folder: choose another with out=")
+    found = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if found - set(_RUN_ENTRIES):
+        others = ", ".join(sorted(found - set(_RUN_ENTRIES))[:3])
+        raise OutputError(f"{folder} holds what is no part of a run ({others}): choose another folder with out=")
+    if found and not clobber:
+        raise OutputError(f"{folder} is not empty: clobber=true replaces a run, resume={folder} goes on with it")
+    for name in found:
+        path = folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _write_config(options: TrainOptions, files: "list[Path]", folder: Path) -> None:
+    """Write the options, with places that hold wherever the run is gone on with from."""
+    from omegaconf import OmegaConf
+
+    from nenya.data.files import local_path
+
+    if options.logger.name == "wandb" and options.logger.id is None:
+        options.logger.id = secrets.token_hex(4)
+    values = to_dict(options)
+    values.update(data=[str(path.absolute()) for path in files], resume=None, clobber=False)
+    for section, key in ((values, "init_from"), (values["loader"], "cache_dir")):
+        if section[key]:
+            section[key] = str(local_path(section[key]).absolute())
+    with atomic_path(folder / "config.yaml") as temporary:
+        OmegaConf.save(OmegaConf.create(values), temporary)
 
 
 def find_run(options: TrainOptions) -> Path:
@@ -139,14 +177,15 @@ def find_run(options: TrainOptions) -> Path:
     Raises:
         CheckpointError: There is no such run, or it has no checkpoint yet.
     """
+    from nenya.data.files import local_path
+
     if options.resume == "last":
         root = _OUTPUTS / options.model.name
-        runs = sorted(root.glob("*/config.yaml"), key=lambda p: p.stat().st_mtime)
+        runs = sorted(root.glob("*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
         if not runs:
             raise CheckpointError(f"resume=last: no run of model {options.model.name} in {root}; give its folder")
-        folder = runs[-1].parent
-    else:
-        folder = Path(str(options.resume)).expanduser()
+        return runs[-1].parents[1]
+    folder = local_path(str(options.resume))
     if not (folder / "config.yaml").is_file():
         raise CheckpointError(f"resume={folder}: not a run folder (no config.yaml in it)")
     if not (folder / "checkpoints" / "last.ckpt").is_file():
@@ -177,36 +216,35 @@ def fit(options: TrainOptions, module: "ContrastiveModule", data: Any, folder: P
 
     from nenya.models.checkpoint import save_pth
     from nenya.runtime import make_trainer
-    from nenya.training import LearningCurve, SafeStop
+    from nenya.training import LastCheckpoint, LearningCurve
 
-    checkpoints = folder / "checkpoints"
-    # Two callbacks, as save_last writes only when the best one is written too.
-    best, last = (
-        ModelCheckpoint(
-            checkpoints,
-            filename=name,
-            monitor=monitor,
-            every_n_epochs=options.checkpoint.save_freq,
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-        )
-        for name, monitor in (("best", "valid/loss" if data.has_validation else "train/loss"), ("last", None))
+    last = folder / "checkpoints" / "last.ckpt"
+    settings = options.trainer if data.has_validation else replace(options.trainer, limit_val_batches=0)
+    best = ModelCheckpoint(
+        last.parent,
+        filename="best",
+        monitor="valid/loss" if settings.limit_val_batches else "train/epoch_loss",
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
     )
     curve = LearningCurve(folder / "learning_curve", flat_name(options))
     logger = make_logger(options, folder)
-    settings = options.trainer if data.has_validation else replace(options.trainer, limit_val_batches=0)
     trainer = make_trainer(
         settings,
-        callbacks=[curve, SafeStop(checkpoints / "last.ckpt"), best, last],
+        callbacks=[curve, best, LastCheckpoint(last, options.checkpoint.save_freq, curve)],
         logger=logger or False,
         default_root_dir=folder,
     )
-    resumed = checkpoints / "last.ckpt" if options.resume else None
+    _check_batches(options, trainer.world_size)
+    done = False
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=resumed, weights_only=True)
+        trainer.fit(module, datamodule=data, ckpt_path=last if options.resume else None, weights_only=True)
+        done = True
+    except SystemExit as error:  # so Lightning ends a run at a signal that comes before the first batch
+        raise Interrupted("stopped before anything was learnt that is not saved: run the command again") from error
     finally:
         if logger is not None and trainer.is_global_zero:
-            logger.experiment.finish()
+            logger.experiment.finish(exit_code=0 if done else 1)
     if trainer.is_global_zero:
         save_pth(folder / "last.pth", module.net, options=flat_view(options), epoch=trainer.current_epoch)
         score = best.best_model_score
@@ -219,6 +257,14 @@ def fit(options: TrainOptions, module: "ContrastiveModule", data: Any, folder: P
             options.model.name,
             folder / "last.pth",
         )
+
+
+def _check_batches(options: Options, world: int) -> None:
+    """Refuse batches that do not give every process a cutout."""
+    for name in ("batch_size_train", "batch_size_valid"):
+        size = getattr(options.loader, name)
+        if size < world:
+            raise OptionError(f"loader.{name}={size} is shared out among {world} processes: wanted is {world} or more")
 
 
 def make_logger(options: TrainOptions, folder: Path) -> "WandbLogger | None":
@@ -241,6 +287,8 @@ def make_logger(options: TrainOptions, folder: Path) -> "WandbLogger | None":
         project=options.logger.project,
         entity=options.logger.entity,
         offline=offline,
+        id=options.logger.id,
+        resume="allow",
         config={**to_dict(options), "nenya_version": nenya.__version__, "git_commit": git_commit()},
     )
     if is_main_process():

@@ -1,4 +1,4 @@
-"""Callbacks of a training run: learning curves, a stop that loses nothing, closing figures."""
+"""Callbacks of a training run: learning curves, and a last checkpoint that a stop does not lose."""
 
 import csv
 import logging
@@ -12,7 +12,7 @@ import h5py
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, Checkpoint
 
 from nenya.errors import Interrupted
 from nenya.models.contrastive import ContrastiveModule
@@ -76,7 +76,7 @@ class LearningCurve(Callback):
 
     def on_validation_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Check the losses before a checkpoint is written after the validation; stop the clock."""
-        self._check(trainer, pl_module)
+        self.check(trainer, pl_module)
         self._clock = 0.0
 
     def on_validation_batch_end(
@@ -93,16 +93,16 @@ class LearningCurve(Callback):
 
     def on_train_epoch_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Close the epoch and write the files."""
-        self._check(trainer, pl_module)
+        self.check(trainer, pl_module)
         row: dict[str, float] = {"epoch": trainer.current_epoch + 1}
+        # What stands in callback_metrics may be from the last epoch that was validated.
+        sources = ["train", "valid"] if self._steps["valid"] else ["train"]
         for partition, steps in self._steps.items():
             if steps:
                 row[f"loss_{partition}"] = self._close(partition, steps)
+        pl_module.log("train/epoch_loss", row["loss_train"], batch_size=1)
         shown = trainer.callback_metrics
-        for figure in _FIGURES:
-            for key in (f"train/{figure}", f"valid/{figure}"):
-                if key in shown:
-                    row[figure] = float(shown[key])
+        row |= {f: float(shown[f"{s}/{f}"]) for f in _FIGURES for s in sources if f"{s}/{f}" in shown}
         self.epochs.append(row)
         self._samples, self._seconds, self._clock = 0, 0.0, 0.0
         if trainer.logger is not None:
@@ -111,11 +111,11 @@ class LearningCurve(Callback):
             self._write()
             log.info("%s", _line(row, trainer.max_epochs))
 
-    def _check(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+    def check(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+        """Raise NenyaError if a loss of the running epoch is not finite: before anything is saved."""
         assert isinstance(pl_module, ContrastiveModule)
-        if self._steps["train"]:
-            losses = torch.stack([loss for loss, _ in self._steps["train"]])
-            pl_module.check_finite(losses, trainer.current_epoch + 1)
+        losses = [float(loss) for steps in self._steps.values() for loss, _ in steps]
+        pl_module.check_finite(torch.tensor(losses), trainer.current_epoch + 1)
 
     def _close(self, partition: str, steps: list[tuple[torch.Tensor, int]]) -> float:
         """Move an epoch's steps to the curves; return the mean loss of its samples."""
@@ -154,28 +154,35 @@ def _line(row: dict[str, float], epochs: int | None) -> str:
     return f"epoch {row['epoch']:.0f}/{epochs}: " + ", ".join(parts)
 
 
-class SafeStop(Callback):
-    """On SIGTERM or SIGINT, saves a checkpoint after the running batch and ends the run; a resume goes on there.
+class LastCheckpoint(Checkpoint):
+    """Writes `last.ckpt`: every few epochs, at the end, and when a signal asks to stop.
+
+    On SIGTERM or SIGINT it saves after the running batch, or after the epoch if only the validation is left, and
+    ends the run; a resume goes on there. Lightning calls it after all callbacks that are no checkpoints.
 
     Args:
-        checkpoint: the file to save.
+        path: the file to save.
+        every: epochs between checkpoints.
+        curve: the losses, which must be finite in what is saved.
     """
 
-    def __init__(self, checkpoint: Path) -> None:
-        self.checkpoint = checkpoint
+    def __init__(self, path: Path, every: int, curve: LearningCurve) -> None:
+        self.path, self.every, self.curve = path, every, curve
         self.signal: int | None = None
         self._before: dict[int, Any] = {}
 
-    def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
-        """Take over the signals."""
+    def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+        """Take over the signals, after Lightning, whose own handler ends the run without saving anything."""
         for number in (signal.SIGTERM, signal.SIGINT):
             self._before[number] = signal.signal(number, self._note)
+        if trainer.received_sigterm:
+            self.signal = signal.SIGTERM
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = number
-        log.warning("%s: stopping after this batch", signal.Signals(number).name)
+        log.warning("%s: stopping as soon as the state is saved", signal.Signals(number).name)
 
     def _asked(self, trainer: "pl.Trainer") -> bool:
         mine = self.signal is not None
@@ -186,26 +193,35 @@ class SafeStop(Callback):
     def on_train_batch_end(
         self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save and stop, unless the epoch ends here anyway."""
+        """Save and stop if asked to, unless the epoch ends here anyway."""
         if batch_idx + 1 < trainer.num_training_batches and self._asked(trainer):
+            self._save(trainer, pl_module)
             self._stop(trainer)
 
     def on_train_epoch_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Save and stop, unless the training ends here anyway."""
-        if trainer.current_epoch + 1 < (trainer.max_epochs or 0) and self._asked(trainer):
+        """Save where it is due; stop if asked to, unless the training ends here anyway."""
+        epoch = trainer.current_epoch + 1
+        final, asked = epoch >= (trainer.max_epochs or 0), self._asked(trainer)
+        if final or asked or epoch % self.every == 0:
+            self._save(trainer, pl_module)
+        if asked and not final:
             self._stop(trainer)
 
+    def _save(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+        self.curve.check(trainer, pl_module)
+        trainer.save_checkpoint(self.path)
+
     def _stop(self, trainer: "pl.Trainer") -> None:
-        trainer.save_checkpoint(self.checkpoint)
         raise Interrupted(
-            f"stopped in epoch {trainer.current_epoch + 1}; the state is in {self.checkpoint}: "
-            f"resume={self.checkpoint.parents[1]} goes on"
+            f"stopped in epoch {trainer.current_epoch + 1}; the state is in {self.path}: "
+            f"resume={self.path.parents[1]} goes on"
         )
 
     def teardown(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
         """Give the signals back."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        self._before.clear()
 
     def on_exception(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", exception: BaseException) -> None:
         """Give the signals back."""

@@ -159,6 +159,16 @@ class ViewsDataModule(pl.LightningDataModule):
         self._rows: dict[str, CutoutRows] = {}
         self._usable: dict[str, NDArray[np.int64]] = {}
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the data were, for the checkpoint."""
+        return {"files": [[f.path.name, {name: p.rows for name, p in f.partitions.items()}] for f in self.files]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuse to go on with a run on other data."""
+        if state_dict != self.state_dict():
+            was, now = state_dict["files"], self.state_dict()["files"]
+            raise InputFileError(f"the run was trained on {was} and data= holds {now}: a resume needs the same data")
+
     def _key(self, stage: str) -> str:
         loader = self.options.loader
         return loader.train_key if stage == "train" else loader.valid_key

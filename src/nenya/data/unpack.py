@@ -184,7 +184,7 @@ def _place(target: NDArray[np.float32], chunk: NDArray[Any]) -> None:
 def _cached(reader: CutoutReader, folder: Path, progress: bool | Report) -> NDArray[np.float32]:
     """Map the unpacked copy of a partition, made first if there is none of the same fingerprint."""
     source = hashlib.sha256(str(reader.path.resolve()).encode()).hexdigest()[:8]
-    stem = f"{reader.path.stem}_{reader.partition}_{source}"
+    stem = f"{reader.path.stem}_{reader.partition}_{source}".replace("/", "_")
     final = folder / f"{stem}_{fingerprint(reader.path, reader.partition)[:16]}.npy"
     if not _whole(final, reader.info):
         try:

@@ -143,7 +143,7 @@ class ContrastiveModule(pl.LightningModule):
         """
         if not bool(torch.isfinite(loss).all()):
             raise NenyaError(
-                f"the training loss became {float(loss.flatten()[-1])} in epoch {epoch}: lower "
+                f"the loss became {float(loss[~torch.isfinite(loss)][0])} in epoch {epoch}: lower "
                 f"optim.learning_rate (now {self.options.optim.learning_rate}) or use trainer.precision=32-true; "
-                "checkpoints/last.ckpt of the run folder is from before"
+                "nothing was saved since, so a checkpoints/last.ckpt in the run folder is from before"
             )
