@@ -108,7 +108,8 @@ def output_paths(paths: Sequence[Path], out: str | None, *, debug: bool = False)
             raise OptionError(f"out={out} is one file and data= are {len(paths)}: give a folder")
         if folder.resolve() == paths[0].resolve():
             raise OptionError(f"out={out} is the cutout file itself: give another file or a folder with out=")
-        return [folder]
+        # Two batches never stand under the name of a whole file.
+        return [folder.with_stem(folder.stem + "_debug") if debug else folder]
     outputs = [(folder or path.parent) / (path.stem + suffix) for path in paths]
     for i, output in enumerate(outputs):
         if output in outputs[:i]:

@@ -82,7 +82,7 @@ class ContrastiveModule(pl.LightningModule):
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Log the loss of one batch of fixed views; keep some latents for the figures that show a collapse."""
         loss = self._loss(batch)
-        self.log("valid/loss", loss, batch_size=batch["total"], on_step=False, on_epoch=True)
+        self.log("valid/loss", loss, batch_size=batch["total"], on_epoch=True, sync_dist=True)
         if sum(map(len, self._monitored)) < MONITORED_ROWS:
             self._monitored.append(self.net(batch["images"]).float().cpu())
         return loss
