@@ -249,7 +249,7 @@ def fit(options: TrainOptions, module: "ContrastiveModule", data: Any, folder: P
         save_pth(folder / "last.pth", module.net, options=flat_view(options), epoch=trainer.current_epoch)
         score = best.best_model_score
         log.info(
-            "%s: %d epochs%s\nweights: %s\nnext: extract latents with the model options of this run, data=... and ckpt=%s",
+            "%s: %d epochs%s\nweights: %s\nnext: extract latents with the same model options and ckpt=%s",
             folder,
             trainer.current_epoch,
             "" if score is None else f", best {best.monitor} {float(score):.4g}",
