@@ -1,19 +1,15 @@
 """Random views of cutouts for contrastive training: batched torch, each view independent.
 
-Letters: B cutouts, V views of them (V = k B, the k views of one cutout next to each other), H rows and
-    columns of
-a cutout, S rows and columns of a view, M rows and columns of the window that a view needs of the turned
-cutout.
+Letters: B cutouts, V views of them (V = k B, the k views of one cutout next to each other), H rows and columns of a
+cutout, S rows and columns of a view, M rows and columns of the window that a view needs of the turned cutout.
 
 Recipes, by the names of the published model versions:
 
-- v4: flip columns and rows (p = 0.5 each); rotate by 0-360 degrees (bilinear, zero fill); cut a square of
-`crop`
-  pixels around the centre, shifted by up to `jitter` pixels per axis; resize to H (bilinear, edges mirrored);
-  remove the mean. Held against reference views to 5e-5 on every pixel.
+- v4: flip columns and rows (p = 0.5 each); rotate by 0-360 degrees (bilinear, zero fill); cut a square of `crop` pixels
+  around the centre, shifted by up to `jitter` pixels per axis; resize to H (bilinear, edges mirrored); remove the mean.
+  Held against reference views to 5e-5 on every pixel.
 - v3: rotate; cut the central 32 x 32 pixels; resize by 2. Known from texts only.
-- v2: rotate; cut 0 to `crop` pixels off each axis, this cut shifted by at most `jitter` pixels and by at most
-half of
+- v2: rotate; cut 0 to `crop` pixels off each axis, this cut shifted by at most `jitter` pixels and by at most half of
   itself; resize to H. Known from texts only; that the two axes are cut independently is our reading.
 
 An odd crop of v4 loses a pixel, as the central square of DT does: [c - d//2, c + d//2).
