@@ -23,6 +23,16 @@ class OutputError(NenyaError):
     """A place that cannot be written: exists already, is not writable, or has too little room."""
 
 
+class StorageError(NenyaError):
+    """An S3 service that does not give or take an object: absent, denied, unreachable, changed, or altered."""
+
+
+class FilesFailed(NenyaError):
+    """Some of several files could not be done; the others are done, and a rerun takes up the rest."""
+
+    exit_code = 1
+
+
 class Interrupted(NenyaError):
     """The work was stopped by a signal after its state was saved: the same command resumes it."""
 
