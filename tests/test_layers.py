@@ -9,7 +9,8 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "nenya"
 LAYERS = [
     ["nenya", "nenya.errors", "nenya.metrics"],
     ["nenya.options"],
-    ["nenya.storage"],
+    ["nenya.storage", "nenya.s3_errors", "nenya.s3_checks", "nenya.s3_client"]
+    + ["nenya.s3_download", "nenya.s3_upload", "nenya.s3"],
     ["nenya.data"],
     ["nenya.models"],
     ["nenya.pca", "nenya.plotting"],

@@ -1,0 +1,123 @@
+"""Whether bytes are those that an S3 service holds: its checksums of an object, and the same of a file."""
+
+import hashlib
+import re
+import zlib
+from base64 import b64encode
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+MD5 = re.compile(r"[0-9a-f]{32}")
+BLOCK = 2**20
+"""Bytes read from a file at a time."""
+
+
+class _Crc32:
+    """CRC-32 with the face of a hashlib object."""
+
+    def __init__(self) -> None:
+        self._value = 0
+
+    def update(self, block: bytes) -> None:
+        self._value = zlib.crc32(block, self._value)
+
+    def digest(self) -> bytes:
+        return self._value.to_bytes(4, "big")
+
+
+def md5(block: bytes = b"") -> Any:
+    """Return a hashlib object for what S3 uses MD5 for, which is no security."""
+    return hashlib.md5(block, usedforsecurity=False)
+
+
+def may_be_md5(answer: Mapping[str, Any]) -> bool:
+    """Say whether the ETag in an answer may be a hash of the content: under a key of the user's, it is none."""
+    return not answer.get("SSECustomerAlgorithm") and "kms" not in answer.get("ServerSideEncryption", "")
+
+
+def hash_file(path: Path, hasher: Callable[[], Any] | None = None, part_size: int = 2**62) -> tuple[str, list[bytes]]:
+    """Return the SHA-256 of a file in hexadecimal, and the digests of its parts, in one reading.
+
+    Args:
+        path: The file.
+        hasher: Makes the hash of one part; without it there are no digests of parts.
+        part_size: Bytes of each part but the last; an empty file has one empty part.
+    """
+    whole, parts, position = hashlib.sha256(), [hasher()] if hasher else [], 0
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            whole.update(block)
+            while block and hasher:
+                if position and position % part_size == 0:
+                    parts.append(hasher())
+                piece = block[: part_size - position % part_size]
+                parts[-1].update(piece)
+                position += len(piece)
+                block = block[len(piece) :]
+    return whole.hexdigest(), [part.digest() for part in parts]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """A checksum that a service holds of an object, and how a file's is computed.
+
+    Args:
+        name: What it is called in messages.
+        expected: Its value.
+        form: Makes the value from the SHA-256 of a file and the digests of its parts.
+        hasher: Makes the hash of one part, where it needs those.
+        part_size: Bytes of each part but the last.
+    """
+
+    name: str
+    expected: str
+    form: Callable[[str, list[bytes]], str]
+    hasher: Callable[[], Any] | None = None
+    part_size: int = 2**62
+
+
+def proof_of(answer: Mapping[str, Any], ask_part: Callable[[int], Mapping[str, Any]]) -> Proof | None:
+    """Return the strongest checksum of a whole object that an answer to HEAD holds; None if it holds none.
+
+    An ETag that is neither an MD5 nor one of an upload in parts of one size proves nothing, nor do the checksums
+    that S3 makes of the checksums of parts.
+
+    Args:
+        answer: The answer, asked for with ChecksumMode=ENABLED.
+        ask_part: Returns the answer to HEAD for the part with that number.
+    """
+    kept = {name.lower(): value for name, value in answer.get("Metadata", {}).items()}.get("sha256", "").lower()
+    if re.fullmatch(r"[0-9a-f]{64}", kept):
+        return Proof("sha256", kept, lambda sha256, _: sha256)
+    if answer.get("ChecksumType", "FULL_OBJECT") == "FULL_OBJECT":
+        if (value := answer.get("ChecksumSHA256", "-")) and "-" not in value:
+            return Proof("SHA256", value, lambda sha256, _: b64encode(bytes.fromhex(sha256)).decode())
+        for name, hasher in (("SHA1", hashlib.sha1), ("CRC32", _Crc32)):
+            if (value := answer.get(f"Checksum{name}", "-")) and "-" not in value:
+                return Proof(name, value, lambda _, digests: b64encode(digests[0]).decode(), hasher)
+    etag = answer.get("ETag", "").strip('"')
+    if may_be_md5(answer) and MD5.fullmatch(etag):
+        return Proof("MD5 (its ETag)", etag, lambda _, digests: digests[0].hex(), md5)
+    if may_be_md5(answer) and (part_size := _part_size(etag, answer["ContentLength"], ask_part)):
+        return Proof("MD5 of parts (its ETag)", etag, _etag_of_parts, md5, part_size)
+    return None
+
+
+def _etag_of_parts(_: str, digests: list[bytes]) -> str:
+    return f"{md5(b''.join(digests)).hexdigest()}-{len(digests)}"
+
+
+def _part_size(etag: str, size: int, ask_part: Callable[[int], Mapping[str, Any]]) -> int | None:
+    """Return the size of the parts, equal but for the last, that an object was uploaded in; None if unknown."""
+    match = re.fullmatch(f"{MD5.pattern}-([1-9][0-9]*)", etag)
+    if not match:
+        return None
+    count = int(match[1])
+    first = ask_part(1)
+    last = ask_part(count) if first.get("PartsCount") == count else {}
+    if last.get("PartsCount") != count:
+        return None
+    a, z = int(first["ContentLength"]), int(last["ContentLength"])
+    return a if a * (count - 1) + z == size and 0 < z <= a else None
