@@ -15,7 +15,8 @@ from conftest import red_noise, write_cutouts
 from golden_weights import golden_state_dict
 
 import nenya
-from nenya import latents_extraction, runtime
+from nenya import runtime
+from nenya.extraction import job as jobs
 from nenya.cli import compose
 from nenya.extraction.writer import LatentsTarget
 from nenya.models.checkpoint import load_checkpoint, load_weights
@@ -322,7 +323,9 @@ def test_several_files_of_which_one_is_bad(extract, reference, tmp_path):
     (tmp_path / "a_latents_debug.h5").write_bytes(b"of an earlier trial")
     code, said = extract(tmp_path / "*.h5")
     assert code == 1
-    assert said.count(f"failed: {tmp_path}/b.h5: not an HDF5 file") == 2  # at once, and in the summary
+    assert said.count(f"failed: {tmp_path}/b.h5: not an HDF5 file") == 1  # at once
+    assert said.count(f"  failed   {tmp_path}/b.h5: not an HDF5 file") == 1  # in the closing table
+    assert "3 files: 2 done, 1 failed" in said
     for seed, name in ((0, "a"), (2, "c")):
         assert_close(read_latents(tmp_path / f"{name}_latents.h5"), {"train": reference(red_noise(5, seed=seed))})
     assert len(tree(tmp_path)) == 6
@@ -331,7 +334,7 @@ def test_several_files_of_which_one_is_bad(extract, reference, tmp_path):
     write_cutouts(tmp_path / "b.h5", train=red_noise(5, seed=1))
     code, said = extract(f"[{tmp_path}/a.h5,{tmp_path}/b.h5,{tmp_path}/a.h5]")
     assert code == 0
-    assert said.count("skipped") == 1
+    assert "2 files: 1 done, 1 skipped" in said
     assert (tmp_path / "a_latents.h5").stat().st_mtime_ns == made
     assert_close(read_latents(tmp_path / "b_latents.h5"), {"train": reference(red_noise(5, seed=1))})
     assert extract(tmp_path / "*.h5", "clobber=true")[0] == 0
@@ -403,7 +406,7 @@ def test_a_disk_that_is_really_full(extract, small_file, tmp_path, monkeypatch, 
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("no right to mount a small disk")
     try:
-        monkeypatch.setattr(latents_extraction, "check_room", lambda *_: None)
+        monkeypatch.setattr(jobs, "check_room", lambda *_: None)
         result = extract(small_file, f"out={disk}")
         assert_failed(result, disk, [], str(disk / "small_preproc_latents.h5"), "No space left on device")
     finally:
@@ -436,8 +439,8 @@ def test_a_source_that_changes_meanwhile_is_refused(extract, small_file, tmp_pat
 
 
 def test_rows_that_are_missing_never_become_a_file(extract, small_file, tmp_path, monkeypatch):
-    blocks = latents_extraction.cut_blocks
-    monkeypatch.setattr(latents_extraction, "cut_blocks", lambda *a: blocks(*a)[:-1])
+    blocks = jobs.cut_blocks
+    monkeypatch.setattr(jobs, "cut_blocks", lambda *a: blocks(*a)[:-1])
     assert_failed(extract(small_file, f"out={tmp_path}"), tmp_path, [], "rows are missing", "valid")
 
 
@@ -510,7 +513,7 @@ def test_two_processes_write_what_one_writes(latents_of, small_file, tiny_weight
     done = subprocess.run([*command, *ddp], cwd=work, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1, done.stderr
     assert tree(work) == ["a.h5", "a_latents.h5", "b.h5", "b_latents.h5", "bad.h5"]
-    for words in ("a_latents.h5: train 11, valid 3 rows", "failed: bad.h5: not an HDF5 file"):
+    for words in ("a_latents.h5: train 11, valid 3 rows", "bad.h5: not an HDF5 file"):
         assert done.stderr.count(words) == 2, done.stderr  # at once, and in the summary
     for name in "ab":
         assert_close(read_latents(work / f"{name}_latents.h5"), latents_of(work / f"{name}.h5"))

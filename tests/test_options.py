@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nenya.cli import compose, config_dir, model_versions
+from nenya.cli import compose
+from nenya.configs import config_dir, model_versions
 from nenya.errors import OptionError
 from nenya.options import FLAT, IGNORED, ExtractOptions, build_options, flat_view, from_flat
 

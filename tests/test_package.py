@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import nenya
-from nenya.cli import model_versions
+from nenya.configs import model_versions
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -63,5 +63,5 @@ def test_every_dependency_has_a_reason_and_a_pin():
         for line in (ROOT / "constraints.txt").read_text().splitlines()
         if "==" in line
     }
-    names = {dependency.split(">")[0].split("=")[0].lower().replace("_", "-") for dependency in wanted}
+    names = {dependency.split("[")[0].split(">")[0].split("=")[0].lower().replace("_", "-") for dependency in wanted}
     assert names <= pinned, names - pinned

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import nenya
+from nenya.configs import config_dir, read_group, read_json
 from nenya.errors import Interrupted, NenyaError, OptionError
 from nenya.options import (
     ExportOptions,
@@ -38,17 +39,6 @@ COMMANDS: dict[str, tuple[type[Options], str, str]] = {
 _FREE_IN_A_RESUME = ("loader.num_workers", "loader.cache_dir", "loader.memory_limit_gb", "data", "resume", "traceback")
 GROUPS = ("model", "trainer", "logger")
 HYDRA_FLAGS = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--package", "-p")
-
-
-def config_dir() -> Path:
-    """Return the folder of the Hydra configs: inside an installed package, or at the top of the repository."""
-    inside = Path(nenya.__file__).parent / "configs"
-    return inside if inside.is_dir() else Path(nenya.__file__).resolve().parents[2] / "configs"
-
-
-def model_versions() -> list[str]:
-    """Return the names of the known model versions."""
-    return sorted(p.stem for p in (config_dir() / "model").glob("*.yaml"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -200,27 +190,16 @@ def _prepare(options_type: type[Options], arg: str) -> list[str]:
 def _choose(group: str, value: str) -> list[str]:
     """Return the overrides that choose a file of a group, or a user's JSON option file as the model."""
     if group == "model" and value.endswith(".json"):
-        return ["model=custom", *_json_overrides(Path(value).expanduser())]
-    known = sorted(p.stem for p in (config_dir() / group).glob("*.yaml"))
-    if value not in known:
-        more = ", or the path of a .json option file" if group == "model" else ""
-        raise OptionError(f"{group}={value} is unknown{suggest(value, known)} (possible: {', '.join(known)}{more})")
+        return ["model=custom", *_json_overrides(value)]
+    read_group(group, value)
     return [f"{group}={value}"]
 
 
-def read_group(group: str, name: str) -> dict[str, Any]:
-    """Return the values that a file of a config group states."""
-    from omegaconf import OmegaConf
-
-    values = OmegaConf.to_container(OmegaConf.load(config_dir() / group / f"{name}.yaml"))
-    return {str(key): value for key, value in values.items()} if isinstance(values, dict) else {}
-
-
-def _json_overrides(path: Path) -> list[str]:
+def _json_overrides(path: str) -> list[str]:
     """Return the overrides that a user's JSON option file stands for."""
     values = read_json(path)
     try:
-        sections = from_flat(values, name=path.stem)
+        sections = from_flat(values, name=Path(path).stem)
         checked = build_options(Options, sections)
     except OptionError as error:
         raise OptionError(f"{path}: {error}") from error
@@ -229,23 +208,6 @@ def _json_overrides(path: Path) -> list[str]:
         for section, values in sections.items()
         for key in values
     ]
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON option file.
-
-    Raises:
-        OptionError: There is no such file, or it is not a JSON object.
-    """
-    try:
-        values = json.loads(path.read_text())
-    except OSError as error:
-        raise OptionError(f"{path}: cannot read the option file ({error.strerror})") from error
-    except ValueError as error:
-        raise OptionError(f"{path}: not a JSON option file ({error})") from error
-    if not isinstance(values, dict):
-        raise OptionError(f"{path}: wanted a JSON object of option names and values, got a {type(values).__name__}")
-    return values
 
 
 def _literal(value: Any) -> str:

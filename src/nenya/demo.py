@@ -48,8 +48,8 @@ def run(options: TrainOptions) -> int:
     extraction = ExtractOptions(**{**shared, "data": str(cutouts), "out": str(folder), "clobber": True}, ckpt=weights)
     latents_extraction.run(extraction)
     log.info("4 of 4: draw the learning curve and the gallery")
-    latents = latents_extraction.output_paths([cutouts], str(folder), debug=options.debug)[0]
-    draw(cutouts, latents, run_folder, folder)
+    latents = latents_extraction.output_places([cutouts], str(folder), debug=options.debug)[0]
+    draw(cutouts, Path(latents), run_folder, folder)
     log.info(
         "\nLook at\n  %s   the cutouts, laid out by what the network made of them\n"
         "  %s   the loss, epoch by epoch\n  %s   the latents: one row a cutout\n"

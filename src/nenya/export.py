@@ -1,13 +1,16 @@
 """Export of weights to files that hold no code."""
 
 import logging
+from pathlib import Path
 
 from nenya.data.files import local_path
 from nenya.errors import OptionError
-from nenya.latents_extraction import load_model, refuse_existing, weights_path
+from nenya.extraction.job import refuse_existing
+from nenya.extraction.weights import load_model, weights_source
 from nenya.models.checkpoint import save_pth, save_safetensors
 from nenya.options import ExportOptions, flat_view
 from nenya.runtime import check_room
+from nenya.s3 import is_s3
 
 log = logging.getLogger(__name__)
 
@@ -21,8 +24,10 @@ def run(options: ExportOptions) -> int:
     Raises:
         NenyaError: The weights cannot be read or do not fit the model, or the output cannot be written.
     """
-    weights = weights_path(options, options.ckpt)
-    out = local_path(options.out) if options.out else weights.with_suffix(".safetensors")
+    weights = weights_source(options, options.ckpt)
+    if is_s3(weights) and not options.out:
+        raise OptionError(f"out= is needed, as the weights are {weights}: a local .safetensors or .pth file")
+    out = local_path(options.out) if options.out else Path(weights).with_suffix(".safetensors")
     if out.suffix not in (".safetensors", ".pth"):
         raise OptionError(f"out={out}: wanted a file that ends in .safetensors or .pth")
     refuse_existing(out, clobber=options.clobber)
@@ -32,5 +37,5 @@ def run(options: ExportOptions) -> int:
         save_pth(out, module.net, options=checkpoint.options or flat_view(options), epoch=checkpoint.epoch or 0)
     else:
         save_safetensors(out, checkpoint, {"source_sha256": checkpoint.sha256})
-    log.info("%s: %d tensors of %s", out, len(checkpoint.state_dict), checkpoint.path)
+    log.info("%s: %d tensors of %s", out, len(checkpoint.state_dict), weights)
     return 0

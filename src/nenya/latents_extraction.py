@@ -1,57 +1,50 @@
-"""Extraction: from cutout files and weights to latents files."""
+"""Extraction: from cutout files and weights to latents, in files and in memory.
 
-import datetime
-import json
+Letters in shapes: N cutouts, B of them in a batch, C channels, H x W pixels, D the length of a latent.
+"""
+
 import logging
-import os
-import platform
-import time
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
+import lightning.pytorch as pl
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
-import nenya
-from nenya.data.blocks import Block, BlocksDataModule, cut_blocks
-from nenya.data.cutouts import PARTITIONS, CutoutFile, CutoutReader, inspect_cutouts, nonfinite_rows
-from nenya.data.files import find_files, local_path
-from nenya.errors import InputFileError, Interrupted, NenyaError, OptionError, OutputError
-from nenya.extraction.progress import RowProgress
-from nenya.extraction.writer import LatentsTarget, LatentsWriter
-from nenya.models.checkpoint import Checkpoint, load_checkpoint, load_weights
+from nenya.data.blocks import BlocksDataModule, cut_blocks
+from nenya.data.cutouts import CutoutReader, inspect_cutouts
+from nenya.data.files import HDF5_SUFFIXES, fetch, find_sources, local_path, scratch_folder
+from nenya.errors import FilesFailed, InputFileError, Interrupted, NenyaError, OptionError
+from nenya.extraction.job import (
+    DEBUG_BATCHES,
+    check_sizes,
+    extract_file,
+    identity,
+    latent_dim,
+    partition_names,
+    plan_job,
+    predict,
+    refuse_existing,
+    row_limits,
+    scratch_bytes,
+)
+from nenya.extraction.staging import Item, Skip, Staging, check_places, reword, settle
+from nenya.extraction.weights import load_model
+from nenya.io import Params, as_options, under_outdir, weights_place
 from nenya.models.contrastive import ContrastiveModule
-from nenya.models.resnet import ContrastiveNet, check_image_size
-from nenya.options import ExtractOptions, Options, to_dict
-from nenya.runtime import check_room, check_trainer, git_commit, is_main_process, make_trainer
-from nenya.storage import sha256_file
+from nenya.options import ExtractOptions
+from nenya.runtime import check_trainer, make_trainer
+from nenya.s3 import is_s3, join_url
 
 log = logging.getLogger(__name__)
 
-_MEAN_ROWS = 256
-_MEAN_LIMIT = 1e-2  # K: far above rounding, far below what changes a latent visibly
-_DEBUG_BATCHES = 2
-_INTERRUPTED = "interrupted; of this file no latents were written: run the same command again"
-
-
-@dataclass(frozen=True)
-class Job:
-    """One file to extract.
-
-    Attributes:
-        file: the cutout file, checked.
-        blocks: how it is read.
-        rows: partition -> number of rows to extract.
-        output: the latents file.
-    """
-
-    file: CutoutFile
-    blocks: list[Block]
-    rows: dict[str, int]
-    output: Path
+ImageAndMetadata = tuple[NDArray[np.float32], Any]
 
 
 def run(options: ExtractOptions) -> int:
@@ -66,231 +59,394 @@ def run(options: ExtractOptions) -> int:
     Raises:
         NenyaError: Bad input, options, weights or output; with several files only what concerns all of them.
     """
-    paths = find_files(options.data)
-    outputs = output_paths(paths, options.out, debug=options.debug)
+    sources = find_sources(options.data)
+    outputs = output_places(sources, options.out, debug=options.debug)
+    return _run_items(options, [Item(*pair) for pair in zip(sources, outputs, strict=True)])
+
+
+def _run_items(options: ExtractOptions, items: Sequence[Item]) -> int:
+    """Extract files to the given places; see `run`."""
     check_trainer(options.trainer)
-    alone = len(paths) == 1
-    if alone:
-        refuse_existing(outputs[0], clobber=options.clobber)
-        inspect_cutouts(paths[0], partition_names(options))
+    alone = len(items) == 1
+    first = items[0]
+    if alone and isinstance(first.source, Path) and isinstance(first.output, Path):
+        refuse_existing(first.output, clobber=options.clobber)
+        inspect_cutouts(first.source, partition_names(options))
+    check_places([place for item in items for place in (item.source, item.output)])
     checkpoint, module = load_model(options, options.ckpt)
-    fates = []
-    for path, output in zip(paths, outputs, strict=True):
-        planned = False
-        try:
-            if not alone and output.exists() and not options.clobber:
-                fates.append((path, f"skipped: {output} exists (clobber=true replaces it)", True))
-                continue
-            job, planned = plan_job(options, path, output, module.net), True
-            fates.append((path, extract_file(options, job, module, checkpoint), True))
-        except NenyaError as error:
-            # Other processes may not have met the error, and would wait for this one for ever.
-            if alone or isinstance(error, Interrupted) or (planned and torch.distributed.is_initialized()):
-                raise
-            fates.append((path, f"failed: {error}", False))
-            if is_main_process():
-                log.error("%s", fates[-1][1])
-    if not alone:
-        log.info("\n".join(f"{path.name}: {fate}" for path, fate, _ in fates))
-    return 0 if all(good for _, _, good in fates) else 1
+    remote = any(isinstance(place, str) for item in items for place in (item.source, item.output))
+    scratch = scratch_folder(options.loader.cache_dir) if remote else None
+    with Staging(options, items, identity(options, checkpoint), scratch) as staging:
+        for index, item in enumerate(items):
+            planned, ready = False, None
+            try:
+                staged = staging.get(index)
+                if isinstance(staged, Skip):
+                    settle(item, "skipped", staged.reason)
+                    continue
+                ready = staged
+                job = plan_job(options, ready.source, ready.path, ready.output, module.net)
+                staging.hold(ready, scratch_bytes(job, latent_dim(options, module.net)), item.place)
+                planned = True
+                staging.ahead(index + 1)
+                staging.finish(index, ready, extract_file(options, job, module, checkpoint))
+            except NenyaError as error:
+                if ready is not None:
+                    staging.release(item, ready)
+                # Other processes may not have met the error, and would wait for this one for ever.
+                if alone or isinstance(error, Interrupted) or (planned and torch.distributed.is_initialized()):
+                    raise type(error)(reword(error, ready, item)) from error
+                settle(item, "failed", reword(error, ready, item))
+    return _close(items)
 
 
-def output_paths(paths: Sequence[Path], out: str | None, *, debug: bool = False) -> list[Path]:
+def _close(items: Sequence[Item]) -> int:
+    """Log each file's fate, and return the exit code."""
+    counts = {fate: sum(item.fate == fate for item in items) for fate in ("done", "skipped", "failed")}
+    if len(items) == 1:
+        if counts["failed"]:
+            raise NenyaError(items[0].note)
+        return 0
+    lines = [f"  {item.fate:8s} {item.line}" for item in items]
+    said = ", ".join(f"{count} {fate}" for fate, count in counts.items() if count)
+    more = "; run the same command again for what failed" if counts["failed"] else ""
+    log.info("%d files: %s%s\n%s", len(items), said, more, "\n".join(lines))
+    return 1 if counts["failed"] else 0
+
+
+def output_places(sources: Sequence[Path | str], out: str | None, *, debug: bool = False) -> list[Path | str]:
     """Return the latents file of each cutout file: `<stem>_latents.h5` beside it or in the folder `out`.
+
+    Args:
+        sources: paths and s3:// addresses.
+        out: folder, file, or s3:// prefix or address.
+        debug: whether these are latents of two batches, which never stand under the name of a whole file.
 
     Raises:
         OptionError: Two files would have one output, or the output is a cutout file itself.
     """
-    suffix = "_latents_debug.h5" if debug else "_latents.h5"
-    folder = local_path(out) if out else None
-    if folder is not None and folder.suffix in (".h5", ".hdf5"):
-        if len(paths) > 1:
-            raise OptionError(f"out={out} is one file and data= are {len(paths)}: give a folder")
-        if folder.resolve() == paths[0].resolve():
+    if out and out.endswith(HDF5_SUFFIXES):
+        place = out if is_s3(out) else local_path(out)
+        if len(sources) > 1:
+            raise OptionError(f"out={out} is one file and data= are {len(sources)}: give a folder")
+        if str(place) == str(sources[0]) or _same_file(place, sources[0]):
             raise OptionError(f"out={out} is the cutout file itself: give another file or a folder with out=")
-        # Two batches never stand under the name of a whole file.
-        return [folder.with_stem(folder.stem + "_debug") if debug else folder]
-    outputs = [(folder or path.parent) / (path.stem + suffix) for path in paths]
+        stem, _, suffix = str(place).rpartition(".")
+        named = f"{stem}_debug.{suffix}" if debug else str(place)
+        return [named if is_s3(named) else Path(named)]
+    suffix = "_latents_debug.h5" if debug else "_latents.h5"
+    outputs = [_beside(source, out, suffix) for source in sources]
     for i, output in enumerate(outputs):
         if output in outputs[:i]:
-            first = paths[outputs.index(output)]
-            raise OptionError(f"{first} and {paths[i]} would both be written to {output}: extract them apart")
+            first = sources[outputs.index(output)]
+            raise OptionError(f"{first} and {sources[i]} would both be written to {output}: extract them apart")
     return outputs
 
 
-def refuse_existing(output: Path, *, clobber: bool) -> None:
-    """Raise OutputError if the output is there already and may not be, or cannot be, replaced."""
-    if output.is_dir():
-        raise OutputError(f"{output} is a folder, a file of this name is to be written: choose another with out=")
-    if output.exists() and not clobber:
-        raise OutputError(f"{output} exists: clobber=true replaces it, out= puts the latents elsewhere")
+def _same_file(place: Path | str, source: Path | str) -> bool:
+    return isinstance(place, Path) and isinstance(source, Path) and place.resolve() == source.resolve()
 
 
-def partition_names(options: Options) -> tuple[str, ...]:
-    """Return the partitions to extract, as far as a file has them.
-
-    They are `train` and `valid`, also for the versions that trained and validated on one of them; where
-    `loader.train_key` or `valid_key` name other data sets, these.
-    """
-    keys = {options.loader.train_key, options.loader.valid_key}
-    return tuple(sorted(keys)) if keys - set(PARTITIONS) else PARTITIONS
+def _beside(source: Path | str, out: str | None, suffix: str) -> Path | str:
+    name = Path(str(source)).stem + suffix
+    if out:
+        return join_url(out, name) if is_s3(out) else local_path(out) / name
+    return source.rsplit("/", 1)[0] + "/" + name if isinstance(source, str) else source.parent / name
 
 
-def weights_path(options: Options, ckpt: str | None) -> Path:
-    """Return the path of the weights: `ckpt`, or `model.weights`.
+def main(opt_path: str, pp_files: Sequence[str], clobber: bool = False, debug: bool = False) -> None:
+    """Extract the latents of cutout files with the options and weights of a training run.
 
-    Raises:
-        OptionError: Neither is given, or it names an environment variable that is not set.
-    """
-    if ckpt:
-        return local_path(ckpt)
-    if not options.model.weights:
-        raise OptionError(f"ckpt= is needed: model {options.model.name} has no published weights")
-    try:
-        return local_path(options.model.weights)
-    except OptionError as error:
-        raise OptionError(f"weights of model {options.model.name}: {error}, or name the weights with ckpt=") from error
+    The weights are `<s3_outdir>/<model_folder>/last.pth`, the latents go to `<s3_outdir>/<latents_folder>/`;
+    `s3_outdir` is an s3:// address or a folder. A file that fails does not stop the others, and latents that
+    are there already, whole and made with the same weights of the same source, are left alone.
 
-
-def load_model(options: Options, ckpt: str | None) -> tuple[Checkpoint, ContrastiveModule]:
-    """Return the checkpoint of `ckpt`, or of `model.weights`, and the network with its weights.
+    Args:
+        opt_path: the JSON option file, a path or an s3:// address.
+        pp_files: cutout files: paths, s3:// addresses, globs, prefixes.
+        clobber: replace what is there.
+        debug: two batches of each partition only, into files that end in `_latents_debug.h5`.
 
     Raises:
-        OptionError: Neither is given, or it names an environment variable that is not set.
-        CheckpointError: The file is missing, damaged, refused, or of another architecture.
+        OptionError: The option file cannot be used.
+        FilesFailed: Some of several files failed; the log says which and why.
+        NenyaError: What concerns all files, such as missing weights, or the only one.
     """
-    checkpoint = load_checkpoint(weights_path(options, ckpt))
-    model = options.model
-    net = ContrastiveNet(model.ssl_model, model.feat_dim, model.nchannels, model.width)
-    load_weights(net, checkpoint)
-    return checkpoint, ContrastiveModule(options, net)
+    opt = Params(opt_path)
+    if not opt.s3_outdir:
+        raise OptionError(f"{opt_path}: s3_outdir is needed: the s3:// address or folder of models/ and latents/")
+    options = as_options(ExtractOptions, opt)
+    options = replace(options, clobber=clobber, debug=debug, ckpt=weights_place(opt))
+    sources = find_sources([pp_files] if isinstance(pp_files, str) else pp_files)
+    outputs = output_places(sources, under_outdir(opt, opt.latents_folder), debug=debug)
+    items = [Item(*pair) for pair in zip(sources, outputs, strict=True)]
+    if _run_items(options, items):
+        failed = [item for item in items if item.fate == "failed"]
+        raise FilesFailed(f"{len(failed)} of {len(items)} files failed, first {failed[0].place}: {failed[0].note}")
 
 
-def plan_job(options: Options, path: Path, output: Path, net: ContrastiveNet) -> Job:
-    """Check input and output of one file before any work.
+class HDF5RGBDataset(Dataset[ImageAndMetadata]):
+    """Cutouts of one partition, one by one, with their channel repeated.
 
-    Raises:
-        InputFileError: The file cannot be used, or its cutouts are too small for the network.
-        OutputError: The output cannot be written, or has too little room.
+    Making one touches no disk; the file opens at the first use, once per process, and the data set can be
+    pickled. A loader's batch is read at once, so that no chunk is unpacked for each cutout of it.
+
+    Args:
+        file_path: the cutout file.
+        partition: `train`, `valid`.
+        allowed_indices: rows to use, in their order; None for all.
+        nchannels: how often the channel is repeated.
     """
-    refuse_existing(output, clobber=options.clobber)
-    file = inspect_cutouts(path, partition_names(options))
-    for name, info in file.partitions.items():
-        try:
-            check_image_size(info.height, info.width)
-        except NenyaError as error:
-            raise InputFileError(f"{path}: '{name}': {error}") from error
-    size, wanted = next(iter(file.partitions.values())).height, options.model.image_size
-    if wanted and size != wanted:
-        log.warning("%s: cutouts of %d pixels; model %s was made for %d", path, size, options.model.name, wanted)
-    batch = options.loader.batch_size_valid
-    limits = {name: _DEBUG_BATCHES * batch for name in file.partitions} if options.debug else {}
-    rows = {name: min(info.rows, limits.get(name, info.rows)) for name, info in file.partitions.items()}
-    dim = net.feat_dim if options.model.latent == "projection" else net.encoder.out_features
-    if is_main_process():
-        check_room(output.parent, 2 * 4 * int(dim) * sum(rows.values()) + 2**20, "the latents file")
-    _warn_of_means(options, file)
-    return Job(file, cut_blocks(file, options.loader.block_size, limits), rows, output)
+
+    def __init__(
+        self,
+        file_path: str | Path,
+        partition: str,
+        allowed_indices: ArrayLike | None = None,
+        nchannels: int = 3,
+    ) -> None:
+        super().__init__()
+        self.file_path, self.partition, self.nchannels = file_path, partition, nchannels
+        self.meta_dset = partition + "_metadata"
+        self._reader = CutoutReader(local_path(str(file_path)), partition)
+        self._rows = None if allowed_indices is None else np.asarray(allowed_indices)
+
+    @property
+    def h5f(self) -> h5py.File:
+        """The open file of this process."""
+        return self._reader.dataset().file
+
+    @property
+    def allowed_indices(self) -> NDArray[np.int64]:
+        """Rows of the partition that the items are, (len(self),)."""
+        rows = len(self._reader)
+        if self._rows is None:
+            return np.arange(rows)
+        return _check_rows(self._rows, rows, f"{self.file_path}: '{self.partition}'")
+
+    def __len__(self) -> int:
+        return len(self.allowed_indices)
+
+    def __getitem__(self, index: int) -> ImageAndMetadata:
+        """Return the cutout (C, H, W), float32, and its entry of `<partition>_metadata`, None if there is none."""
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[ImageAndMetadata]:
+        """Return several items."""
+        rows = self.allowed_indices[np.asarray(indices, dtype=np.int64)]
+        unique, places = np.unique(rows, return_inverse=True)
+        images = np.repeat(self._reader.read_rows(unique), self.nchannels, axis=1)
+        found = self.h5f.get(self.meta_dset)
+        metadata = [None] * len(unique) if found is None else _text(found)[unique]
+        return [(images[place], metadata[place]) for place in places]
 
 
-def _warn_of_means(options: Options, file: CutoutFile) -> None:
-    """Say so if cutouts have a mean that the network would see."""
-    if options.preprocess.file == "demean":
-        return
-    for name, info in file.partitions.items():
-        with CutoutReader(file.path, name) as reader:
-            first = reader.read(0, min(_MEAN_ROWS, info.rows))
-        largest = float(np.abs(first[~nonfinite_rows(first)].mean(axis=(1, 2, 3))).max(initial=0.0))
-        if largest > _MEAN_LIMIT:
-            log.warning(
-                "%s: cutouts of '%s' have means up to %.3g: the latents then differ from those of single images, "
-                "whose mean is removed (preprocess.file=demean removes it here too)",
-                file.path,
-                name,
-                largest,
-            )
+def _text(dataset: h5py.Dataset) -> Any:
+    """Return a view of a data set that gives texts as str."""
+    return dataset.asstr() if h5py.check_string_dtype(dataset.dtype) else dataset
 
 
-def extract_file(options: Options, job: Job, module: ContrastiveModule, checkpoint: Checkpoint) -> str:
-    """Extract one file; the output appears only when it is whole.
+def _check_rows(wanted: NDArray[Any], rows: int, where: str) -> NDArray[np.int64]:
+    """Return row numbers, which a mask may stand for."""
+    if wanted.dtype == bool and wanted.shape == (rows,):
+        return np.flatnonzero(wanted)
+    if wanted.size == 0:
+        return np.empty(0, np.int64)
+    if wanted.ndim != 1 or wanted.dtype.kind not in "iu":
+        raise OptionError(f"allowed_indices of type {wanted.dtype} and shape {wanted.shape}: wanted are row numbers")
+    if wanted.min() < 0 or wanted.max() >= rows:
+        raise OptionError(
+            f"allowed_indices from {wanted.min()} to {wanted.max()}: {where} has the rows 0 to {rows - 1}; "
+            "name the partition that they are meant for with partitions="
+        )
+    return wanted.astype(np.int64)
+
+
+def _collate(items: Sequence[ImageAndMetadata]) -> tuple[Tensor, list[Any]]:
+    """Join items to a batch: images (B, C, H, W), and the list of their metadata."""
+    return torch.from_numpy(np.stack([image for image, _ in items])), [metadata for _, metadata in items]
+
+
+def build_loader(
+    data_file: str | Path,
+    dataset: str,
+    batch_size: int = 1,
+    num_workers: int = 1,
+    allowed_indices: ArrayLike | None = None,
+) -> tuple[HDF5RGBDataset, DataLoader[ImageAndMetadata]]:
+    """Return the cutouts of a partition in order, and a loader of them.
+
+    Args:
+        data_file: the cutout file.
+        dataset: the partition: `train`, `valid`.
+        batch_size: cutouts in a batch B.
+        num_workers: loader processes.
+        allowed_indices: rows to use, in their order; None for all.
 
     Returns:
-        A line that says what was written.
+        The data set, and the loader, which yields images (B, 3, H, W), float32, and a list of B metadata.
+    """
+    dset = HDF5RGBDataset(data_file, partition=dataset, allowed_indices=allowed_indices)
+    loader = DataLoader(
+        dset, batch_size=batch_size, shuffle=False, collate_fn=_collate, drop_last=False, num_workers=num_workers
+    )
+    return dset, loader
+
+
+def calc_latent(model: nn.Module, image_tensor: Tensor, using_gpu: bool) -> NDArray[np.float32]:
+    """Return the latents of a batch of images as they are, without gradients.
+
+    Args:
+        model: of `nenya.train_util.set_model`; it is put into evaluation mode.
+        image_tensor: (B, C, H, W), float32; three equal channels also suit a network of one.
+        using_gpu: compute on the GPU, to which the model goes too.
+
+    Returns:
+        (B, D), float32.
 
     Raises:
-        NenyaError: The input changed or cannot be read, or the output cannot be written.
-        Interrupted: A signal came (SIGINT, SIGTERM).
+        OptionError: There is no GPU.
     """
-    start, before = time.monotonic(), job.file.path.stat()
-    dim = module.net.feat_dim if options.model.latent == "projection" else int(module.net.encoder.out_features)
-    module.batch_shape = min(options.loader.batch_size_valid, max(job.rows.values()))
-    with ThreadPoolExecutor(1, "sha256") as pool:
-        main = is_main_process()
-        sha256 = pool.submit(sha256_file, job.file.path) if main else None
-        target = LatentsTarget(job.output, job.rows, dim)
-        writer = LatentsWriter(target)
-        trainer = make_trainer(
-            options.trainer, callbacks=[writer], logger=False, enable_checkpointing=False, barebones=False
+    if using_gpu and not torch.cuda.is_available():
+        raise OptionError("using_gpu=True: torch finds no GPU here; give using_gpu=False")
+    device = torch.device("cuda" if using_gpu else "cpu")
+    model.to(device).eval()
+    net = getattr(model, "net", model)
+    images = fit_channels(image_tensor, getattr(net, "nchannels", image_tensor.shape[1]))
+    with torch.inference_mode():
+        latents: NDArray[np.float32] = model(images.to(device)).float().cpu().numpy()
+    return latents
+
+
+def fit_channels(images: Tensor, nchannels: int) -> Tensor:
+    """Return images (B, C, H, W) for a network of `nchannels`: of equal channels one is enough.
+
+    Raises:
+        InputFileError: The channels differ, and the network has not as many.
+    """
+    if images.shape[1] in (1, nchannels):
+        return images
+    first = images[:, :1]
+    same = torch.equal(torch.nan_to_num(first).expand_as(images), torch.nan_to_num(images))
+    if not same:
+        raise InputFileError(
+            f"images of {images.shape[1]} different channels came, {nchannels} are wanted: give one channel"
         )
-        device = trainer.strategy.root_device
-        target.attributes = lambda: {
-            **_provenance(options, checkpoint, device, module.batch_shape or 0),
-            "options": json.dumps({**to_dict(options), "data": str(job.file.path)}),
-            **(_describe_source(job.file.path, before, sha256) if sha256 else {}),
-            "rows": json.dumps(job.rows),
-        }
-        total = sum(job.rows.values()) // max(1, trainer.world_size)
-        with RowProgress(job.file.path.name, total, visible=main) as progress:
-
-            def count(rows: int) -> None:
-                progress.advance(rows)
-                if trainer.received_sigterm:
-                    raise Interrupted(_INTERRUPTED)
-
-            module.on_rows = count
-            data = BlocksDataModule(job.file, job.blocks, options.loader.num_workers)
-            try:
-                trainer.predict(module, datamodule=data, return_predictions=False)
-            except SystemExit as error:  # so Lightning ends the process after Ctrl-C
-                raise Interrupted(_INTERRUPTED) from error
-    return _summary(job, writer, time.monotonic() - start, dim)
+    return first
 
 
-def _summary(job: Job, writer: LatentsWriter, seconds: float, dim: int) -> str:
-    rows = ", ".join(f"{name} {count}" for name, count in job.rows.items())
-    total, bad = sum(job.rows.values()), sum(writer.nonfinite.values())
-    line = f"{job.output}: {rows} rows of {dim} numbers in {seconds:.1f} s ({total / seconds:.1f} rows/s)" + (
-        f"; {bad} rows are NaN, as their cutouts have non-finite pixels" if bad else ""
-    )
-    log.info("%s", line)
-    return line
+def model_latents_extract(
+    opt: Any,
+    data_file: str | Path | None,
+    model_path: str | Path | None,
+    remove_module: bool = True,
+    in_loader: Iterable[Any] | None = None,
+    partitions: Sequence[str] = ("train", "valid"),
+    allowed_indices: ArrayLike | None = None,
+    debug: bool = False,
+) -> dict[str, NDArray[np.float32]]:
+    """Return the latents of a file's cutouts, in memory.
+
+    Args:
+        opt: options of `nenya.io.load_opt`.
+        data_file: the cutout file, a path or an s3:// address; None where `in_loader` gives the images.
+        model_path: the weights, a path or an s3:// address.
+        remove_module: weights with and without `module.` in their names load either way.
+        in_loader: yields batches, (B, C, H, W) float32 or a tuple or list that begins with one, of one partition:
+            that of a `HDF5RGBDataset`, else the only one of `partitions`.
+        partitions: those to extract, as far as the file has them.
+        allowed_indices: rows to extract, in their order; None for all. They hold for each partition.
+        debug: two batches of each partition only.
+
+    Returns:
+        Partition -> (N, D), float32, in the order of `partitions`; a cutout with non-finite pixels has a row of NaN.
+
+    Raises:
+        InputFileError: The file cannot be used, or has none of the partitions.
+        CheckpointError: The weights cannot be used.
+        OptionError: Rows that a partition has not, or a loader of no certain partition.
+    """
+    options = replace(as_options(ExtractOptions, opt), debug=debug)
+    if model_path is None:
+        raise OptionError(f"model_path=None: model {options.model.name} has no published weights; give a path")
+    _, module = load_model(options, str(model_path))
+    if in_loader is not None:
+        name = _partition_of(in_loader, partitions)
+        return {name: _latents_of_loader(options, module, in_loader, name)}
+    if data_file is None:
+        raise OptionError("data_file=None: give the cutout file, or a loader with in_loader=")
+    path = fetch(find_sources(str(data_file))[:1], options.loader.cache_dir)[0]
+    file = inspect_cutouts(path, tuple(partitions))
+    check_sizes(options, file)
+    found: dict[str, NDArray[np.float32]] = {}
+    for name, info in file.partitions.items():
+        rows = None
+        if allowed_indices is not None:
+            rows = _check_rows(np.asarray(allowed_indices), info.rows, f"{path}: '{name}'")
+            rows = rows[: row_limits(options, [name]).get(name)]
+        limits = row_limits(options, [name])
+        blocks = cut_blocks(replace(file, partitions={name: info}), options.loader.block_size, limits, rows)
+        data = BlocksDataModule(file, blocks, options.loader.num_workers)
+        total = sum(map(len, blocks))
+        latents = _collect(options, module, data, name=f"{path.name} {name}", rows=total)
+        found[name] = latents if rows is None else latents[np.unique(rows, return_inverse=True)[1]]
+    return found
 
 
-def _describe_source(path: Path, before: os.stat_result, sha256: "Future[str]") -> dict[str, Any]:
-    """Return name, size and sha256 of the source, which must not have changed since `before`."""
-    described = {"source": path.name, "source_size": before.st_size, "source_sha256": sha256.result()}
-    after = path.stat()
-    if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-        raise InputFileError(f"{path}: the file changed while it was read; run the command again")
-    return described
+def _partition_of(loader: Iterable[Any], partitions: Sequence[str]) -> str:
+    """Return the partition that a loader's batches belong to."""
+    dataset = getattr(loader, "dataset", None)
+    if isinstance(dataset, HDF5RGBDataset):
+        return dataset.partition
+    if len(partitions) == 1:
+        return partitions[0]
+    raise OptionError(f"in_loader gives the cutouts of one partition, and partitions= are {len(partitions)}: name one")
 
 
-def _provenance(options: Options, checkpoint: Checkpoint, device: torch.device, batch_shape: int) -> dict[str, Any]:
-    """Return the attributes that say how latents were made."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return {
-        "nenya_version": nenya.__version__,
-        "git_commit": git_commit(),
-        "model_version": options.model.name,
-        "checkpoint": checkpoint.path.name,
-        "checkpoint_sha256": checkpoint.sha256,
-        "preprocessing": options.preprocess.file,
-        "latent": options.model.latent,
-        "precision": options.trainer.precision,
-        "device": f"{device.type}: {name}",
-        "backend": "eager",
-        "batch_size": batch_shape,
-        "torch_version": str(torch.__version__),
-        "threads": torch.get_num_threads(),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
+class _LoaderBlocks:
+    """A user's batches as blocks for the predict loop."""
+
+    def __init__(self, loader: Iterable[Any], partition: str, module: ContrastiveModule, most: int | None) -> None:
+        self.loader, self.partition, self.module, self.most = loader, partition, module, most
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        start = 0
+        for number, batch in enumerate(self.loader):
+            if number == self.most:
+                return
+            images = torch.as_tensor(batch[0] if isinstance(batch, tuple | list) else batch, dtype=torch.float32)
+            self.module.batch_shape = self.module.batch_shape or len(images)
+            fitting = fit_channels(images, self.module.net.nchannels)
+            yield {"images": fitting, "partition": self.partition, "start": start}
+            start += len(images)
+
+
+def _latents_of_loader(
+    options: ExtractOptions, module: ContrastiveModule, loader: Iterable[Any], name: str
+) -> NDArray[np.float32]:
+    blocks = _LoaderBlocks(loader, name, module, DEBUG_BATCHES if options.debug else None)
+    return _collect(options, module, blocks, name=name, rows=0)
+
+
+class _Collector(pl.Callback):
+    """Keeps the latents that the predict loop makes."""
+
+    def __init__(self) -> None:
+        self.parts: list[NDArray[np.float32]] = []
+
+    def on_predict_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any) -> None:
+        self.parts.append(outputs.numpy())
+
+
+def _collect(
+    options: ExtractOptions, module: ContrastiveModule, data: Any, *, name: str, rows: int
+) -> NDArray[np.float32]:
+    """Run the predict loop in this process, and return the latents (rows, D)."""
+    module.batch_shape = min(options.loader.batch_size_valid, rows) if rows else None
+    settings = replace(options.trainer, devices=1 if options.trainer.devices == "auto" else options.trainer.devices)
+    collector = _Collector()
+    trainer = make_trainer(settings, callbacks=[collector], logger=False, enable_checkpointing=False)
+    if not (isinstance(data, BlocksDataModule) and not data.blocks):
+        predict(trainer, module, data, name=name, rows=rows)
+    empty = np.empty((0, latent_dim(options, module.net)), np.float32)
+    return np.concatenate(collector.parts) if collector.parts else empty

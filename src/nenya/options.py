@@ -7,6 +7,7 @@ set values; `build_options` turns a composed configuration into checked dataclas
 import dataclasses
 import difflib
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,30 @@ def at_least(low: float) -> tuple[str, Check]:
 def above(low: float) -> tuple[str, Check]:
     """Return the text and the check of a finite number above `low`."""
     return f"a number above {low:g}", lambda value: math.isfinite(value) and value > low
+
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+def parse_size(value: Any) -> int:
+    """Return the bytes that a size such as `500MB`, `1.5GB` or a number of bytes means.
+
+    Raises:
+        ValueError: It is no size, or not above 0.
+    """
+    match = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?)\s*([KMGT]?I?B?)", str(value).strip().upper().replace("E+", "E"), re.I)
+    unit = match[2].replace("I", "") if match else ""
+    size = float(match[1]) * _UNITS[unit if unit.endswith("B") or not unit else unit + "B"] if match else 0.0
+    if not size >= 1:
+        raise ValueError(f"{value} is no size")
+    return int(size)
+
+
+def _is_size(value: Any) -> bool:
+    try:
+        return parse_size(value) > 0
+    except ValueError:
+        return False
 
 
 def option(default: Any, doc: str, check: tuple[str, Check] | None = None) -> Any:
@@ -122,7 +147,12 @@ class LoaderOptions:
     batch_size_valid: int = option(32, "cutouts a forward pass in validation and extraction", at_least(1))
     block_size: int = option(1024, "cutouts read at once in extraction, at least", at_least(1))
     num_workers: int = option(0, "loader processes; with 0, extraction reads ahead in a thread", at_least(0))
-    cache_dir: str | None = option(None, "folder of unpacked copies; default outputs/cache")
+    cache_dir: str | None = option(None, "folder of unpacked and downloaded copies; default outputs/cache")
+    cache_limit: Any = option(
+        None,
+        "the most that extraction from or to S3 keeps in cache_dir at a time; default: 4/5 of what is free there",
+        ("a size such as 20GB, 500MB or a number of bytes", _is_size),
+    )
     memory_limit_gb: float | None = option(
         None, "data up to this size are unpacked into memory; default: half of what is free", at_least(0)
     )

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nenya
-from nenya.errors import CheckpointError, InputFileError, Interrupted, OptionError, OutputError
+from nenya.errors import CheckpointError, InputFileError, Interrupted, NenyaError, OptionError, OutputError
 from nenya.options import Options, TrainOptions, flat_name, flat_view, to_dict
+from nenya.s3 import is_s3, store
 from nenya.storage import atomic_path
 
 if TYPE_CHECKING:
@@ -44,28 +45,93 @@ def run(options: TrainOptions) -> int:
         Interrupted: A signal came; the state is saved.
     """
     from nenya.data.datamodule import ViewsDataModule, inspect_all
-    from nenya.data.files import find_files, local_path
+    from nenya.data.files import DEFAULT_CACHE, fetch, find_sources, local_path
     from nenya.models.checkpoint import load_checkpoint, load_weights
     from nenya.models.contrastive import ContrastiveModule, make_net
     from nenya.runtime import check_trainer
 
     loader = options.loader
     keys = tuple(dict.fromkeys((loader.train_key, loader.valid_key)))
-    files = inspect_all(find_files(options.data), keys, loader.train_key)
+    sources = find_sources(options.data)
+    files = inspect_all(fetch(sources, loader.cache_dir), keys, loader.train_key)
     check_data(options, files)
     net = make_net(options)
     if options.init_from and not options.resume:
-        load_weights(net, load_checkpoint(local_path(options.init_from)))
+        load_weights(net, load_checkpoint(fetch(find_sources(options.init_from), loader.cache_dir)[0]))
     if options.debug:
         for key, value in _DEBUG.items():
             setattr(options.trainer, key, value)
     check_trainer(options.trainer)
     module = ContrastiveModule(options, net)
-    data = ViewsDataModule(options, files, local_path(loader.cache_dir or str(_OUTPUTS / "cache")))
+    data = ViewsDataModule(options, files, local_path(loader.cache_dir or DEFAULT_CACHE))
     needed = _COPIES * sum(p.nbytes for p in net.parameters()) + 2**20
-    folder = run_folder(options, [file.path for file in files], needed)
+    folder = run_folder(options, sources, needed)
     fit(options, module, data, folder)
     return 0
+
+
+def main(
+    opt_path: str,
+    debug: bool = False,
+    save_file: "str | os.PathLike[str] | None" = None,
+    *,
+    clobber: bool = False,
+    resume: bool = False,
+) -> Path:
+    """Train a model with the options of a user's JSON file.
+
+    It is trained on `<data_folder>/<images_file>`. The run folder is `<s3_outdir>/<model_folder>`, or
+    `<model_folder>` below the working folder where `s3_outdir` is empty or an s3:// address; to that address the
+    weights go too, as `<s3_outdir>/<model_folder>/last.pth`, where the extraction looks for them.
+
+    Args:
+        opt_path: the JSON option file, a path or an s3:// address.
+        debug: two batches only, into `<model_folder>_debug`, and nothing goes to S3.
+        save_file: a further place for the weights.
+        clobber: replace a run that is there.
+        resume: go on with the run that is there.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        NenyaError: Bad input or options; a run is there; a loss that is not finite; weights that cannot be uploaded.
+        Interrupted: A signal came; the state is saved.
+    """
+    from nenya.io import Params, as_options, under_outdir, weights_place
+    from nenya.s3 import join_url
+
+    opt = Params(opt_path)
+    if not opt.images_file:
+        raise OptionError(f"{opt_path}: images_file is needed: the cutout file, in data_folder")
+    remote = is_s3(opt.s3_outdir)
+    folder = Path(opt.model_folder if remote else under_outdir(opt, opt.model_folder))
+    folder = folder.with_name(folder.name + "_debug") if debug else folder
+    images = opt.images_file
+    if not is_s3(images):
+        images = join_url(opt.data_folder, images) if is_s3(opt.data_folder) else str(Path(opt.data_folder) / images)
+    options = replace(as_options(TrainOptions, opt), data=images, out=str(folder), clobber=clobber, debug=debug)
+    if resume:
+        options.resume = str(folder)
+        options.resume = str(find_run(options))
+    if remote and not debug:
+        store().check_bucket(opt.s3_outdir)
+    run(options)
+    if save_file is not None:
+        with atomic_path(Path(save_file)) as temporary:
+            shutil.copyfile(folder / "last.pth", temporary)
+    if remote and not debug:
+        _upload(folder / "last.pth", weights_place(opt))
+    return folder
+
+
+def _upload(path: Path, url: str) -> None:
+    """Upload weights; if that fails they are still here, and the error says so."""
+    try:
+        store().upload(path, url)
+    except NenyaError as error:
+        raise type(error)(f"{error}; the weights are in {path}, and aws s3 cp {path} {url} uploads them") from error
+    log.info("%s: weights uploaded to %s", path, url)
 
 
 def check_data(options: Options, files: "list[CutoutFile]") -> None:
@@ -98,14 +164,14 @@ def check_data(options: Options, files: "list[CutoutFile]") -> None:
                 read_labels(file, partition, options.loader.labels)
 
 
-def run_folder(options: TrainOptions, files: "list[Path]", needed: int) -> Path:
+def run_folder(options: TrainOptions, files: "list[Path | str]", needed: int) -> Path:
     """Make the run folder: `out`, or `outputs/<model>/<date-time>/`, with the options in `config.yaml`.
 
     With `resume` it is that run's. Processes that Lightning starts beside this one use the same folder.
 
     Args:
         options: of the run.
-        files: the cutout files.
+        files: the cutout files, paths and s3:// addresses.
         needed: bytes that the run will write.
 
     Raises:
@@ -154,7 +220,7 @@ def _clear(folder: Path, *, clobber: bool) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _write_config(options: TrainOptions, files: "list[Path]", folder: Path) -> None:
+def _write_config(options: TrainOptions, files: "list[Path | str]", folder: Path) -> None:
     """Write the options, with places that hold wherever the run is gone on with from."""
     from omegaconf import OmegaConf
 
@@ -163,9 +229,10 @@ def _write_config(options: TrainOptions, files: "list[Path]", folder: Path) -> N
     if options.logger.name == "wandb" and options.logger.id is None:
         options.logger.id = secrets.token_hex(4)
     values = to_dict(options)
-    values.update(data=[str(path.absolute()) for path in files], resume=None, clobber=False)
+    places = [file if isinstance(file, str) else str(file.absolute()) for file in files]
+    values.update(data=places, resume=None, clobber=False)
     for section, key in ((values, "init_from"), (values["loader"], "cache_dir")):
-        if section[key]:
+        if section[key] and not is_s3(section[key]):
             section[key] = str(local_path(section[key]).absolute())
     with atomic_path(folder / "config.yaml") as temporary:
         OmegaConf.save(OmegaConf.create(values), temporary)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,26 +31,41 @@ class Block:
         number: of the block in the file, over all partitions.
         partition: `train` or `valid`.
         rows: range of rows.
+        picked: of these the rows to read, increasing; None for all of them.
     """
 
     number: int
     partition: str
     rows: range
+    picked: NDArray[np.int64] | None = field(default=None, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.rows if self.picked is None else self.picked)
 
 
-def cut_blocks(file: CutoutFile, block_size: int, limits: dict[str, int] | None = None) -> list[Block]:
+def cut_blocks(
+    file: CutoutFile,
+    block_size: int,
+    limits: dict[str, int] | None = None,
+    wanted: NDArray[np.int64] | None = None,
+) -> list[Block]:
     """Cut the partitions of a file into blocks; the cuts do not depend on the number of processes.
 
     Args:
         file: the cutout file.
         block_size: rows of a block, where the chunks leave the choice.
         limits: partition -> rows to stop after.
+        wanted: row numbers to read, each once and in the file's order; None for all.
     """
+    if wanted is not None:
+        wanted, limits = np.unique(wanted), None
     blocks: list[Block] = []
     for name, info in file.partitions.items():
         rows = min(info.rows, (limits or {}).get(name, info.rows))
         for cut in plan_blocks(rows, info.block_rows, block_size, max(1, _BLOCK_BYTES // info.row_bytes)):
-            blocks.append(Block(len(blocks), name, cut))
+            picked = None if wanted is None else wanted[slice(*np.searchsorted(wanted, (cut.start, cut.stop)))]
+            if picked is None or len(picked):
+                blocks.append(Block(len(blocks), name, cut, picked))
     return blocks
 
 
@@ -71,7 +86,7 @@ class BlockRows(Dataset[dict[str, Any]]):
         self._pending: dict[int, Future[NDArray[np.float32]]] = {}
 
     def __len__(self) -> int:
-        return sum(len(block.rows) for block in self.order)
+        return sum(map(len, self.order))
 
     def __getitems__(self, block: Block) -> dict[str, Any]:
         """Return one block: images (n, 1, H, W), its partition and first row; or the error of reading it."""
@@ -96,7 +111,9 @@ class BlockRows(Dataset[dict[str, Any]]):
 
     def _read(self, block: Block) -> NDArray[np.float32]:
         reader = self._readers.setdefault(block.partition, CutoutReader(self.path, block.partition))
-        return reader.read(block.rows.start, block.rows.stop)
+        return (
+            reader.read(block.rows.start, block.rows.stop) if block.picked is None else reader.read_rows(block.picked)
+        )
 
     def close(self) -> None:
         """Wait for the thread and close the file."""

@@ -1,14 +1,36 @@
 """From the `data` option to files."""
 
 import glob
+import hashlib
+import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nenya.errors import InputFileError, OptionError
+from nenya.errors import InputFileError, OptionError, OutputError
+from nenya.s3 import is_s3, store
+
+log = logging.getLogger(__name__)
 
 LATENTS_SUFFIXES = ("_latents.h5", "_latents_debug.h5")
 """Ends of the names of extraction's outputs, which a glob of cutout files leaves out."""
+
+HDF5_SUFFIXES = (".h5", ".hdf5")
+DEFAULT_CACHE = "outputs/cache"
+
+
+def expand(text: str) -> str:
+    """Return a local path with `~` and `$NAMES` of the environment filled in.
+
+    Raises:
+        OptionError: It names an environment variable that is not set.
+    """
+    path = os.path.expandvars(os.path.expanduser(text))
+    if "$" in path:
+        name = path.split("$", 1)[1].split("/")[0].strip("{}")
+        raise OptionError(f"{text}: the environment variable {name} is not set; set it to the folder of your data")
+    return path
 
 
 def local_path(text: str) -> Path:
@@ -17,36 +39,90 @@ def local_path(text: str) -> Path:
     Raises:
         OptionError: It is an s3:// address, or names an environment variable that is not set.
     """
-    if text.startswith("s3://"):
-        raise OptionError(f"{text}: only local files are read so far; download it and give the local path")
-    path = os.path.expandvars(os.path.expanduser(text))
-    if "$" in path:
-        name = path.split("$", 1)[1].split("/")[0].strip("{}")
-        raise OptionError(f"{text}: the environment variable {name} is not set; set it to the folder of your data")
-    return Path(path)
+    if is_s3(text):
+        raise OptionError(f"{text}: a local path is needed here; give one")
+    return Path(expand(text))
 
 
-def find_files(data: Any) -> list[Path]:
-    """Return the files that `data=` stands for, in order, each once.
+def find_sources(data: Any) -> list[Path | str]:
+    """Return the cutout files that `data=` stands for, in order, each once.
 
     Args:
-        data: a path, a glob, or a list of them; a glob leaves latents files out.
+        data: a path, a glob, an s3:// address, prefix or glob, or a list of them. Globs and prefixes leave out
+            latents files, and prefixes all but HDF5 files.
+
+    Returns:
+        Local files as paths, objects as s3:// addresses.
 
     Raises:
         OptionError: Nothing is given.
-        InputFileError: A glob matches nothing.
+        InputFileError: A glob or prefix matches nothing.
+        StorageError: An S3 service does not list its objects.
     """
-    entries = [data] if isinstance(data, str) else list(data or [])
+    entries = [data] if isinstance(data, str | Path) else list(data or [])
     if not entries:
         raise OptionError("data= is needed: a cutout file, such as data=/path/to/cutouts_preproc.h5, a glob or a list")
-    found: dict[Path, None] = {}
-    for entry in entries:
-        path = local_path(str(entry))
-        if path.exists() or not glob.has_magic(str(path)):
-            found[path] = None
-            continue
-        matches = sorted(p for p in glob.glob(str(path), recursive=True) if not p.endswith(LATENTS_SUFFIXES))
-        if not matches:
-            raise InputFileError(f"{entry}: no file matches; check the folder and the pattern")
-        found.update((Path(match), None) for match in matches)
+    found: dict[Path | str, None] = {}
+    for entry in map(str, entries):
+        matches = _find_objects(entry) if is_s3(entry) else _find_local(entry)
+        found.update(dict.fromkeys(matches))
     return list(found)
+
+
+def _find_local(entry: str) -> Sequence[Path]:
+    path = local_path(entry)
+    if path.exists() or not glob.has_magic(str(path)):
+        return [path]
+    matches = sorted(p for p in glob.glob(str(path), recursive=True) if not p.endswith(LATENTS_SUFFIXES))
+    if not matches:
+        raise InputFileError(f"{entry}: no file matches; check the folder and the pattern")
+    return [Path(match) for match in matches]
+
+
+def _find_objects(url: str) -> Sequence[str]:
+    if url.endswith(HDF5_SUFFIXES) and not glob.has_magic(url):
+        return [url]  # whether it is there is that file's own affair
+    matches = [found.url for found in store().find(url) if not found.url.endswith(LATENTS_SUFFIXES)]
+    if not glob.has_magic(url):
+        matches = [match for match in matches if match == url or match.endswith(HDF5_SUFFIXES)]
+    if not matches:
+        what = "object matches the pattern" if glob.has_magic(url) else "HDF5 file (.h5) is below this prefix"
+        raise InputFileError(f"{url}: no {what}; check bucket and prefix")
+    return matches
+
+
+def fetch(sources: Sequence[Path | str], cache_dir: str | None) -> list[Path]:
+    """Return local files: paths as they are, objects of S3 as copies in the scratch folder, kept for later runs.
+
+    Raises:
+        InputFileError: There is no such object.
+        StorageError: An S3 service does not give it.
+        OutputError: The scratch folder cannot be written, or is full.
+    """
+    return [_copy(source, cache_dir) if isinstance(source, str) else source for source in sources]
+
+
+def _copy(url: str, cache_dir: str | None) -> Path:
+    found = store().head(url)
+    if found is None:
+        raise InputFileError(f"{url}: no such object; check bucket and key")
+    version = hashlib.sha256(f"{url} {found.etag} {found.size}".encode()).hexdigest()[:16]
+    path = scratch_folder(cache_dir) / "s3" / version / found.name
+    if not path.is_file() or path.stat().st_size != found.size:
+        log.info("%s: download %.1f MB to %s", url, found.size / 1e6, path)
+        store().download(found, path)
+    return path
+
+
+def scratch_folder(cache_dir: str | None) -> Path:
+    """Return the folder of temporary copies, `loader.cache_dir` or `outputs/cache`; it is made if it is missing.
+
+    Raises:
+        OutputError: It cannot be made.
+    """
+    folder = local_path(cache_dir or DEFAULT_CACHE)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot make the folder ({error.strerror}); set loader.cache_dir") from error
+    return folder

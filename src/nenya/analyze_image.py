@@ -1,0 +1,109 @@
+"""One image, or a few, through the network.
+
+Letters in shapes: N images, H = W pixels a side, D the length of a latent.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from nenya.errors import InputFileError, OptionError
+from nenya.extraction.weights import load_model
+from nenya.io import as_options
+from nenya.latents_extraction import calc_latent
+from nenya.models.resnet import check_image_size
+from nenya.options import ExtractOptions
+
+_WANTED = "wanted is (H, W), (1, H, W) or (N, 1, H, W) with H = W"
+
+
+def get_latents(image: ArrayLike, model_file: str | Path, opt: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the latents of images, from which the mean is removed first.
+
+    Each image's own mean is removed; `opt.options.preprocess.image = "none"` leaves it. Latents of files have no
+    mean removed (`preprocess.file`), as their cutouts have none.
+
+    Args:
+        image: (H, W), (1, H, W) or (N, 1, H, W): SST or its anomaly in K or degrees C. Three equal channels in
+            place of the one are taken as one.
+        model_file: the weights, a path or an s3:// address; they are read once for all calls of a process.
+        opt: options of `nenya.io.load_opt`.
+
+    Returns:
+        Latents (N, D), float32, of length 1 each, and the images as the network saw them, (N, 1, H, W), float32.
+        An image with non-finite pixels has a row of NaN.
+
+    Raises:
+        InputFileError: The image has another shape, or is too small.
+        CheckpointError: The weights cannot be used.
+    """
+    options = as_options(ExtractOptions, opt)
+    images = _as_batch(image)
+    if options.preprocess.image == "demean":
+        means = images.mean(axis=(-2, -1), keepdims=True, dtype=np.float64)
+        images = (images - means).astype(np.float32)
+    _, module = load_model(options, str(model_file))
+    tensor, size, gpu = torch.from_numpy(images), options.loader.batch_size_valid, torch.cuda.is_available()
+    latents = [calc_latent(module, tensor[i : i + size], gpu) for i in range(0, len(tensor), size)]
+    return np.concatenate(latents), images
+
+
+def _as_batch(image: ArrayLike) -> NDArray[np.floating[Any]]:
+    """Return images as (N, 1, H, W)."""
+    images = np.asarray(image)
+    if images.dtype.kind not in "fiu":
+        raise InputFileError(f"an image of type {images.dtype} came; wanted are numbers")
+    images = images.astype(np.float64 if images.dtype.kind != "f" else images.dtype)
+    shape = images.shape
+    if images.ndim == 2 or (images.ndim == 3 and shape[0] == 1):
+        images = images.reshape(1, 1, *shape[-2:])
+    elif images.ndim != 4 or not len(images) or (shape[1] != 1 and not _equal_channels(images)):
+        raise InputFileError(f"an image of shape {shape} came; {_WANTED}")
+    if images.shape[-2] != images.shape[-1]:
+        raise InputFileError(f"an image of shape {shape} came; {_WANTED}: cut it to a square")
+    check_image_size(*images.shape[-2:])
+    return images[:, :1]
+
+
+def _equal_channels(images: NDArray[np.floating[Any]]) -> bool:
+    return images.shape[1] == 3 and np.array_equal(images, np.repeat(images[:, :1], 3, axis=1), equal_nan=True)
+
+
+def calc_DT(  # the name that users know
+    images: ArrayLike, random_jitter: Sequence[int], verbose: bool = False
+) -> NDArray[np.float64] | float:
+    """Return DT = T90 - T10 of the central square of images.
+
+    T90 and T10 are the 90th and 10th percentile, linearly interpolated, of the pixels from c - d // 2 to
+    c + d // 2 - 1 in both directions, where c is half the side and d = random_jitter[0].
+
+    Args:
+        images: (H, W), (N, H, W) or (N, C, H, W), of which the first channel is used; in K or degrees C.
+        random_jitter: [side of the square in pixels, ...], such as `opt.random_jitter`.
+        verbose: has no effect any more.
+
+    Returns:
+        A float for (H, W), else (N,), in the unit of the images; NaN where the square has non-finite pixels.
+
+    Raises:
+        InputFileError: Another number of dimensions.
+        OptionError: The square is empty.
+    """
+    values = np.asarray(images)
+    if values.ndim not in (2, 3, 4):
+        raise InputFileError(f"images of shape {values.shape} came; wanted is (H, W), (N, H, W) or (N, C, H, W)")
+    try:
+        half = int(random_jitter[0]) // 2
+    except (TypeError, IndexError):
+        raise OptionError(f"random_jitter={random_jitter}: wanted is [side of the central square, ...]") from None
+    if half < 1:
+        raise OptionError(f"random_jitter={random_jitter}: the central square has no pixels; wanted is a side above 1")
+    fields = values[:, 0] if values.ndim == 4 else values
+    row, column = fields.shape[-2] // 2, fields.shape[-1] // 2
+    square = fields[..., max(row - half, 0) : row + half, max(column - half, 0) : column + half]
+    low, high = np.percentile(square, (10, 90), axis=(-2, -1))
+    return float(high - low) if values.ndim == 2 else np.asarray(high - low)

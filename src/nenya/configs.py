@@ -1,0 +1,56 @@
+"""The Hydra configs and the users' JSON option files, as plain values."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import nenya
+from nenya.errors import OptionError
+from nenya.options import suggest
+from nenya.s3 import is_s3, store
+
+
+def config_dir() -> Path:
+    """Return the folder of the Hydra configs: inside an installed package, or at the top of the repository."""
+    inside = Path(nenya.__file__).parent / "configs"
+    return inside if inside.is_dir() else Path(nenya.__file__).resolve().parents[2] / "configs"
+
+
+def model_versions() -> list[str]:
+    """Return the names of the known model versions."""
+    return sorted(p.stem for p in (config_dir() / "model").glob("*.yaml"))
+
+
+def read_group(group: str, name: str) -> dict[str, Any]:
+    """Return the values that a file of a config group states.
+
+    Raises:
+        OptionError: There is no such file; lists those that there are.
+    """
+    from omegaconf import OmegaConf
+
+    known = sorted(p.stem for p in (config_dir() / group).glob("*.yaml"))
+    if name not in known:
+        more = ", or the path of a .json option file" if group == "model" else ""
+        raise OptionError(f"{group}={name} is unknown{suggest(name, known)} (possible: {', '.join(known)}{more})")
+    values = OmegaConf.to_container(OmegaConf.load(config_dir() / group / f"{name}.yaml"))
+    return {str(key): value for key, value in values.items()} if isinstance(values, dict) else {}
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Read a JSON option file, from a local path or an s3:// address.
+
+    Raises:
+        OptionError: There is no such file, or it is not a JSON object.
+        StorageError: The service does not give it.
+    """
+    try:
+        text = store().read_bytes(str(path)) if is_s3(path) else Path(path).expanduser().read_bytes()
+        values = json.loads(text)
+    except OSError as error:
+        raise OptionError(f"{path}: cannot read the option file ({error.strerror}); check the path") from error
+    except ValueError as error:
+        raise OptionError(f"{path}: not a JSON option file ({error}); mend it at that place") from error
+    if not isinstance(values, dict):
+        raise OptionError(f"{path}: wanted a JSON object of option names and values, got a {type(values).__name__}")
+    return values

@@ -1,0 +1,105 @@
+"""Latents that are there already: whether they are whole, and the ones that a run would make."""
+
+import datetime
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nenya.data.hdf5 import open_hdf5
+from nenya.errors import InputFileError, OutputError
+from nenya.s3 import S3Object
+from nenya.storage import sha256_file
+
+METADATA_KEY = "nenya"
+"""Name of the S3 user metadata that hold an object's provenance as JSON."""
+
+_KEPT = (
+    *("source", "source_size", "source_sha256", "source_etag", "checkpoint_sha256"),
+    *("preprocessing", "latent", "precision", "rows", "nenya_version", "date"),
+)
+
+
+def read_provenance(path: Path, place: str = "") -> dict[str, Any]:
+    """Return the provenance of a latents file that is whole.
+
+    Args:
+        path: the file.
+        place: the name for it in errors, where that is another.
+
+    Raises:
+        OutputError: It is no HDF5 file, has no provenance, or other rows than the provenance says.
+    """
+    place = place or str(path)
+    advice = "clobber=true replaces it, out= puts the latents elsewhere"
+    try:
+        with open_hdf5(path) as file:
+            found = {name: file.attrs[name] for name in _KEPT if name in file.attrs}
+            shapes = {name: item.shape for name, item in file.items()}
+    except InputFileError as error:
+        raise OutputError(f"{place} exists and is not whole ({str(error).partition(': ')[2]}): {advice}") from error
+    if not {"rows", "source_sha256", "checkpoint_sha256"} <= set(found):
+        raise OutputError(
+            f"{place} exists, and does not say how it was made, so it cannot be told to be whole: {advice}"
+        )
+    rows = json.loads(found["rows"])
+    wrong = [name for name, count in rows.items() if shapes.get(name, (None,))[0] != count]
+    if wrong:
+        raise OutputError(f"{place} exists and is not whole: '{wrong[0]}' should have {rows[wrong[0]]} rows: {advice}")
+    return {name: value.item() if hasattr(value, "item") else value for name, value in found.items()}
+
+
+def object_metadata(path: Path) -> dict[str, str]:
+    """Return the S3 user metadata under which a latents file is uploaded."""
+    provenance = {**read_provenance(path), "size": path.stat().st_size}
+    return {METADATA_KEY: json.dumps(provenance)}
+
+
+def object_provenance(found: S3Object) -> dict[str, Any] | None:
+    """Return the provenance that came with an object of the size that it should have, else None."""
+    try:
+        values = json.loads(found.metadata.get(METADATA_KEY, ""))
+    except ValueError:
+        return None
+    whole = isinstance(values, dict) and values.get("size") == found.size
+    return values if whole else None
+
+
+def check_same(place: str, provenance: Mapping[str, Any], wanted: Mapping[str, str]) -> None:
+    """Check that latents were made as they would be made now.
+
+    Raises:
+        OutputError: They were made with other weights or options.
+    """
+    for key, value in wanted.items():
+        if provenance.get(key) != value:
+            was, now = str(provenance.get(key)), value
+            if key == "checkpoint_sha256":
+                was, now = f"{was[:12]}...", f"{now[:12]}..."
+            raise OutputError(
+                f"{place} exists, made with {key} {was} instead of {now}: clobber=true replaces it, "
+                "out= puts the latents elsewhere"
+            )
+
+
+def check_source(place: str, provenance: Mapping[str, Any], size: int, sha256: str) -> None:
+    """Check that the source is still the one that latents were made of.
+
+    Raises:
+        OutputError: It is another one.
+    """
+    if provenance.get("source_size") != size or provenance.get("source_sha256") != sha256:
+        raise OutputError(f"{place} exists, made of a source that has changed since: clobber=true makes it anew")
+
+
+def check_local_source(place: str, provenance: Mapping[str, Any], source: Path) -> None:
+    """Check the same of a local source: by its bytes, unless they have lain there since before the latents.
+
+    Raises:
+        OutputError: It is another one.
+    """
+    status = source.stat()
+    made = datetime.datetime.fromisoformat(provenance.get("date", "1970-01-01T00:00:00+00:00")).timestamp()
+    if max(status.st_mtime, status.st_ctime) < made and status.st_size == provenance.get("source_size"):
+        return
+    check_source(place, provenance, status.st_size, sha256_file(source))

@@ -1,0 +1,367 @@
+"""Files of a batch on their way: the next one comes, and the last one goes, while the present one is extracted.
+
+The temporary copies live in a folder of this process below `loader.cache_dir`, and never take more than
+`loader.cache_limit`. The folder of a process that was killed is removed by the next batch.
+"""
+
+import fcntl
+import logging
+import os
+import secrets
+import shutil
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Self
+
+from nenya.errors import InputFileError, Interrupted, NenyaError, OutputError
+from nenya.extraction import existing
+from nenya.extraction.job import Source
+from nenya.options import Options, parse_size
+from nenya.runtime import is_main_process
+from nenya.s3 import S3Object, is_s3, store
+
+log = logging.getLogger(__name__)
+
+_PREFIX = "batch-"
+_SHARE_OF_FREE = 0.8
+
+
+@dataclass
+class Item:
+    """One file of a batch.
+
+    Attributes:
+        source: the cutout file, a path or an s3:// address.
+        output: its latents file, a path or an s3:// address.
+        fate: `done`, `skipped` or `failed`, when that is known.
+        note: what there is to say of it.
+    """
+
+    source: Path | str
+    output: Path | str
+    fate: str = ""
+    note: str = ""
+
+    @property
+    def place(self) -> str:
+        """Where the cutouts are, as the user knows it."""
+        return str(self.source)
+
+    @property
+    def line(self) -> str:
+        """What there is to say of the file, in one line."""
+        return f"{self.place}: {self.note}" if self.fate == "failed" else f"{self.place} -> {self.output}: {self.note}"
+
+
+@dataclass
+class Ready:
+    """A file that is here and can be extracted.
+
+    Attributes:
+        path: the local cutout file.
+        output: the local latents file that is to be made.
+        source: where the cutouts come from.
+        held: bytes of scratch space that it holds.
+    """
+
+    path: Path
+    output: Path
+    source: Source
+    held: int = 0
+
+
+@dataclass
+class Skip:
+    """A file that needs no work.
+
+    Attributes:
+        reason: why.
+    """
+
+    reason: str
+
+
+class Scratch:
+    """Bytes of scratch space, taken and given back by several threads.
+
+    Args:
+        limit: the most that is taken at a time.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.used, self.peak = limit, 0, 0
+        self._changed = threading.Condition()
+        self._cancelled = False
+
+    def take(self, nbytes: int, what: str, held: int = 0) -> None:
+        """Wait until so many bytes are free, and take them.
+
+        Args:
+            nbytes: how many.
+            what: for whom, for the message.
+            held: bytes that the same file has taken before.
+
+        Raises:
+            OutputError: The limit is too low for that file alone.
+            Interrupted: The batch was stopped.
+        """
+        if nbytes + held > self.limit:
+            raise OutputError(
+                f"{what} needs {(nbytes + held) / 1e6:.1f} MB of scratch space and {self.limit / 1e6:.1f} MB are "
+                "allowed: raise loader.cache_limit, or set loader.cache_dir to a larger disk"
+            )
+        with self._changed:
+            self._changed.wait_for(lambda: self._cancelled or self.used + nbytes <= self.limit)
+            if self._cancelled:
+                raise Interrupted("interrupted")
+            self.used += nbytes
+            self.peak = max(self.peak, self.used)
+
+    def give(self, nbytes: int) -> None:
+        """Give bytes back."""
+        with self._changed:
+            self.used -= nbytes
+            self._changed.notify_all()
+
+    def cancel(self) -> None:
+        """Wake up whoever waits, with `Interrupted`."""
+        with self._changed:
+            self._cancelled = True
+            self._changed.notify_all()
+
+
+@dataclass
+class Staging:
+    """Makes the files of a batch ready, one ahead, and brings their latents to their places.
+
+    Args:
+        options: of the run.
+        items: the files.
+        identity: what the latents' provenance must say for a file to be skipped.
+        scratch_dir: folder of temporary copies, None if there are none.
+    """
+
+    options: Options
+    items: Sequence[Item]
+    identity: Mapping[str, str]
+    scratch_dir: Path | None
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def __enter__(self) -> Self:
+        self._downloads = ThreadPoolExecutor(1, "download")
+        self._uploads = ThreadPoolExecutor(1, "upload")
+        self._pending: dict[int, Future[Ready | Skip]] = {}
+        self._sent: list[Future[None]] = []
+        self._lock: IO[bytes] | None = None
+        self.scratch, self.folder = Scratch(0), Path()
+        if self.scratch_dir is not None:
+            _remove_abandoned(self.scratch_dir)
+            self.folder = self.scratch_dir / f"{_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
+            self._lock = _make_locked(self.folder)
+            limit = self.options.loader.cache_limit
+            free = shutil.disk_usage(self.folder).free
+            self.scratch = Scratch(parse_size(limit) if limit is not None else int(_SHARE_OF_FREE * free))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                for sent in self._sent:
+                    sent.result()
+        finally:
+            self.cancelled.set()
+            self.scratch.cancel()
+            self._downloads.shutdown(cancel_futures=True)
+            self._uploads.shutdown(cancel_futures=True)
+            if self._lock is not None:
+                shutil.rmtree(self.folder, ignore_errors=True)
+                self._lock.close()
+
+    def get(self, index: int) -> Ready | Skip:
+        """Wait until a file is ready.
+
+        Raises:
+            NenyaError: It cannot be made ready, or its output is there and is not what would be made.
+        """
+        self.ahead(index)
+        return self._pending.pop(index).result()
+
+    def ahead(self, index: int) -> None:
+        """Begin to make a file ready, if there is one of this number."""
+        if index < len(self.items) and index not in self._pending:
+            self._pending[index] = self._downloads.submit(self._prepare, index)
+
+    def hold(self, ready: Ready, nbytes: int, place: str) -> None:
+        """Take scratch space for the latents of a file, if they are made there.
+
+        Raises:
+            OutputError: There will never be enough.
+        """
+        if self._lock is not None and self.folder in ready.output.parents:
+            self.scratch.take(nbytes, place, held=ready.held)
+            ready.held += nbytes
+
+    def finish(self, index: int, ready: Ready, note: str) -> None:
+        """Remove the copy of a file that was extracted, and send its latents to their place."""
+        item = self.items[index]
+        if isinstance(item.output, str):
+            size = self._drop_source(item, ready)
+            ready.held -= size
+            self._sent.append(self._uploads.submit(self._send, item, ready, note))
+        else:
+            self.release(item, ready)
+            settle(item, "done", note)
+
+    def release(self, item: Item, ready: Ready) -> None:
+        """Remove what a file has in the scratch folder."""
+        self._drop_source(item, ready, give=False)
+        if self._lock is not None and self.folder in ready.output.parents:
+            ready.output.unlink(missing_ok=True)
+        self.scratch.give(ready.held)
+        ready.held = 0
+
+    def _drop_source(self, item: Item, ready: Ready, *, give: bool = True) -> int:
+        if not isinstance(item.source, str):
+            return 0
+        size = ready.path.stat().st_size if ready.path.exists() else 0
+        ready.path.unlink(missing_ok=True)
+        if give:
+            self.scratch.give(size)
+        return size
+
+    def _send(self, item: Item, ready: Ready, note: str) -> None:
+        """Upload the latents of a file (in a thread)."""
+        try:
+            metadata = existing.object_metadata(ready.output)
+            store().upload(ready.output, str(item.output), metadata=metadata, cancelled=self.cancelled)
+            settle(item, "done", note)
+        except Interrupted:
+            item.note = "interrupted"
+        except NenyaError as error:
+            settle(item, "failed", reword(error, ready, item))
+        except Exception as error:  # a thread's error would be lost
+            settle(item, "failed", f"{type(error).__name__}: {error}")
+        finally:
+            self.release(item, ready)
+
+    def _prepare(self, index: int) -> Ready | Skip:
+        """Look whether there is work to do, and bring the source here (in a thread)."""
+        item = self.items[index]
+        found = self._head(item.source) if isinstance(item.source, str) else None
+        provenance = None if self.options.clobber else self._existing(item)
+        if provenance is not None:
+            existing.check_same(str(item.output), provenance, self.identity)
+            if found is None:
+                existing.check_local_source(str(item.output), provenance, Path(item.source))
+                return Skip(_SKIPPED)
+            if (provenance.get("source_etag"), provenance.get("source_size")) == (found.etag, found.size):
+                return Skip(_SKIPPED)
+        output = self._local_output(index, item)
+        if found is None:
+            return Ready(Path(item.source), output, Source(item.place))
+        self.scratch.take(found.size, item.place)
+        ready = Ready(self.folder / str(index) / found.name, output, Source(item.place), found.size)
+        try:
+            sha256 = store().download(found, ready.path, cancelled=self.cancelled)
+            if provenance is not None:
+                existing.check_source(str(item.output), provenance, found.size, sha256)
+        except BaseException:
+            self.release(item, ready)
+            raise
+        if provenance is not None:
+            self.release(item, ready)
+            return Skip(_SKIPPED)
+        ready.source = Source(item.place, sha256, found.etag)
+        return ready
+
+    def _head(self, url: str) -> S3Object:
+        found = store().head(url)
+        if found is None:
+            raise InputFileError(f"{url}: no such object; check bucket and key")
+        return found
+
+    def _local_output(self, index: int, item: Item) -> Path:
+        if isinstance(item.output, Path):
+            return item.output
+        return self.folder / str(index) / "out" / item.output.rsplit("/", 1)[1]
+
+    def _existing(self, item: Item) -> dict[str, Any] | None:
+        """Return the provenance of the latents that are there, None if there are none.
+
+        Raises:
+            OutputError: They are not whole, or do not say how they were made.
+        """
+        if isinstance(item.output, Path):
+            if item.output.is_dir():
+                raise OutputError(f"{item.output} is a folder, a file of this name is to be written: set out=")
+            return existing.read_provenance(item.output) if item.output.exists() else None
+        found = store().head(item.output)
+        if found is None:
+            return None
+        provenance = existing.object_provenance(found)
+        if provenance is None:  # copied there by other means: the file itself says it
+            self.scratch.take(found.size, item.output)
+            path = self.folder / "existing" / found.name
+            try:
+                store().download(found, path, cancelled=self.cancelled)
+                provenance = existing.read_provenance(path, item.output)
+            finally:
+                path.unlink(missing_ok=True)
+                self.scratch.give(found.size)
+        return provenance
+
+
+_SKIPPED = "there already and whole (clobber=true makes it anew)"
+
+
+def settle(item: Item, fate: str, note: str) -> None:
+    """Note what became of a file, and say so."""
+    item.fate, item.note = fate, note.removeprefix(f"{item.place}: ")
+    if is_main_process():
+        (log.error if fate == "failed" else log.info)("%s: %s", fate, item.line)
+
+
+def reword(error: BaseException, ready: Ready | None, item: Item) -> str:
+    """Return an error's line with the places that the user knows instead of temporary ones."""
+    text = str(error)
+    if ready is not None:
+        text = text.replace(str(ready.path), item.place).replace(str(ready.output), str(item.output))
+    return text
+
+
+def check_places(places: Sequence[Path | str]) -> None:
+    """Check that each bucket can be reached, before any work.
+
+    Raises:
+        StorageError: One cannot.
+    """
+    buckets = {place.split("/")[2]: place for place in places if isinstance(place, str) and is_s3(place)}
+    for place in buckets.values():
+        store().check_bucket(place)
+
+
+def _make_locked(folder: Path) -> IO[bytes]:
+    """Make a folder whose lock this process holds as long as it lives."""
+    new = folder.with_name(f"new-{folder.name}")  # it gets its name when it is locked
+    try:
+        new.mkdir(parents=True)
+        lock = (new / "lock").open("wb")
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        new.rename(folder)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot make the folder ({error.strerror}); set loader.cache_dir") from error
+    return lock
+
+
+def _remove_abandoned(scratch_dir: Path) -> None:
+    """Remove the folders of processes that are gone."""
+    for folder in scratch_dir.glob(f"{_PREFIX}*"):
+        try:
+            with (folder / "lock").open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+        except OSError:  # at work, or not ours
+            continue

@@ -1,0 +1,167 @@
+"""The published models by name, and their options as users' scripts know them."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from nenya.configs import model_versions, read_group, read_json
+from nenya.data.files import expand
+from nenya.errors import CheckpointError, OptionError
+from nenya.options import FLAT, IGNORED, Options, build_options, flat_view, from_flat, suggest, to_dict
+from nenya.s3 import is_s3, join_url
+from nenya.storage import atomic_path
+
+O = TypeVar("O", bound=Options)  # noqa: E741  # the type of the options of one command
+
+_DERIVED = ("model_name", "model_folder", "latents_folder")
+_ALIASES = {"LLC_local": "LLC"}
+
+
+class Params:
+    """The users' flat view on the options: `opt.feat_dim`, `opt.batch_size_valid = 64`.
+
+    A value that is set is checked like any other option. The derived names (`model_name`, `model_folder`,
+    `latents_folder`) follow from the other values, and making one creates no folder.
+
+    Args:
+        source: path or s3:// address of a JSON option file, a mapping of flat names, or options.
+
+    Attributes:
+        options: the same values in their sections, which the rest of nenya works with.
+
+    Raises:
+        OptionError: There is no such file, a name is unknown, or a value is not possible.
+    """
+
+    options: Options
+
+    def __init__(self, source: "str | os.PathLike[str] | Mapping[str, Any] | Options") -> None:
+        ignored: dict[str, Any] = {}
+        if isinstance(source, Options):
+            options = source
+        else:
+            values, name = (source, "custom") if isinstance(source, Mapping) else _read(os.fspath(source))
+            try:
+                options = build_options(Options, from_flat(values, name))
+            except OptionError as error:
+                raise OptionError(str(error) if isinstance(source, Mapping) else f"{source}: {error}") from error
+            ignored = {key: values[key] for key in values if key in IGNORED and key not in _DERIVED}
+        self.__dict__.update(options=options, _ignored=ignored)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name == "options":
+            raise AttributeError(name)
+        if name in FLAT:
+            section, key = FLAT[name]
+            return getattr(getattr(self.options, section), key)
+        if name in _DERIVED:
+            return flat_view(self.options)[name]
+        if name in self._ignored:
+            return self._ignored[name]
+        why = f"; {IGNORED[name]}" if name in IGNORED else suggest(name, [*FLAT, *_DERIVED])
+        raise AttributeError(f"no option {name}{why}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "options":
+            self.__dict__["options"] = value
+        elif name in FLAT:
+            section, key = FLAT[name]
+            values = to_dict(self.options)
+            values[section][key] = list(value) if isinstance(value, tuple) else value
+            self.__dict__["options"] = build_options(type(self.options), values)
+        elif name in IGNORED and name not in _DERIVED:
+            self._ignored[name] = value
+        elif name in _DERIVED:
+            raise OptionError(f"{name} is {IGNORED[name]}: set those")
+        else:
+            raise OptionError(f"no option {name}{suggest(name, list(FLAT))}")
+
+    def __repr__(self) -> str:
+        return f"Params({self.options.model.name}: {self.model_name})"
+
+    @property
+    def dict(self) -> dict[str, Any]:
+        """All flat names with their values, as plain types."""
+        return {**self._ignored, **flat_view(self.options)}
+
+    def save(self, json_path: str | os.PathLike[str]) -> None:
+        """Write a JSON option file that can be loaded again."""
+        with atomic_path(Path(json_path)) as temporary:
+            temporary.write_text(json.dumps(self.dict, indent=4) + "\n")
+
+
+def _read(path: str) -> tuple[Mapping[str, Any], str]:
+    return read_json(path), Path(path).stem
+
+
+def load_opt(nenya_model: str) -> tuple[Params, str | None]:
+    """Return the options of a published model version and the place of its weights.
+
+    Args:
+        nenya_model: name of the version, such as 'v5'.
+
+    Returns:
+        The options, and the path or s3:// address of the weights: the published place, else where a run with
+        these options keeps them, `<s3_outdir>/<model_folder>/last.pth`; None for a version that has neither.
+
+    Raises:
+        OptionError: The name is unknown, or the environment variable with the folder of the data is not set.
+        CheckpointError: The weights are not where they should be.
+    """
+    name = _ALIASES.get(nenya_model, nenya_model)
+    if name not in model_versions():
+        known = ", ".join(model_versions())
+        raise OptionError(
+            f"no model version {nenya_model}{suggest(str(nenya_model), model_versions())} (known: {known})"
+        )
+    opt = Params(build_options(Options, read_group("model", name)))
+    published = opt.weights
+    if not published:
+        return opt, weights_place(opt) if opt.s3_outdir and opt.model_root else None
+    try:
+        path = published if is_s3(published) else expand(published)
+    except OptionError as error:
+        raise OptionError(f"weights of model {name}: {error}") from error
+    if not is_s3(path) and not os.path.isfile(path):
+        variable = published.split("/")[0].strip("${}")
+        raise CheckpointError(
+            f"weights of model {name} are not at {path}: fetch them there from the archive of the published models, "
+            f"or set {variable} to the folder that has {published.partition('/')[2]}"
+        )
+    return opt, path
+
+
+def weights_place(opt: Params) -> str:
+    """Return where the runs of these options keep their weights: `<s3_outdir>/<model_folder>/last.pth`."""
+    return under_outdir(opt, opt.model_folder, "last.pth")
+
+
+def under_outdir(opt: Params, *names: str) -> str:
+    """Return a place below `opt.s3_outdir`, which is an s3:// address or a folder.
+
+    Raises:
+        OptionError: It names an environment variable that is not set.
+    """
+    root = opt.s3_outdir
+    return join_url(root, *names) if is_s3(root) else str(Path(expand(root)).joinpath(*names))
+
+
+def as_options(cls: type[O], opt: Any) -> O:
+    """Return the options of a command from what users hand over as `opt`.
+
+    Args:
+        cls: `ExtractOptions`, `TrainOptions` ...
+        opt: `Params`, options, a mapping of flat names, or any object with these names as attributes.
+
+    Raises:
+        OptionError: A name is unknown or a value is not possible.
+    """
+    if isinstance(opt, Options):
+        options = opt
+    elif isinstance(opt, Params):
+        options = opt.options
+    else:
+        options = Params(opt if isinstance(opt, Mapping) else vars(opt)).options
+    return build_options(cls, to_dict(options))
