@@ -207,12 +207,15 @@ def test_a_hostile_checkpoint_is_never_run(refused, goldens, command, capfd):
         ("model.ssl_model=resnet34", "model.ssl_model=resnet18"),
         ("model.ssl_model=resnet50", "model.ssl_model=resnet18"),
         ("model.feat_dim=128", "model.feat_dim=64"),
-        ("model.nchannels=3", "model.nchannels=1"),
         ("model.width=8", "model.width=16"),
     ],
 )
 def test_weights_of_another_network(refused, tiny_weights, command, override, fits):
     refused(command, [f"{WEIGHTS[command]}={tiny_weights}", override], tiny_weights, "is wanted: set " + fits)
+
+
+def test_weights_of_other_channels_to_start_from(refused, tiny_weights):
+    refused("train", [f"init_from={tiny_weights}", "model.nchannels=3"], "is wanted: set model.nchannels=1")
 
 
 def test_a_model_without_weights(refused):

@@ -200,8 +200,8 @@ def test_our_definitions_take_the_arguments_of_the_page(definitions, name):
 
 def test_our_dataset_has_the_attributes_of_the_page(definitions, data_file):
     init = next(node for node in definitions["HDF5RGBDataset"].body if isinstance(node, ast.FunctionDef))
-    named = {node.attr for node in ast.walk(init) if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
-             and node.value.id == "self"}  # fmt: skip
+    attributes = [node for node in ast.walk(init) if isinstance(node, ast.Attribute)]
+    named = {node.attr for node in attributes if ast.unparse(node.value) == "self"}
     assert named == {"file_path", "partition", "meta_dset", "h5f", "allowed_indices"}
     dataset = latents_extraction.HDF5RGBDataset(str(data_file), "train")
     assert dataset.file_path == str(data_file)

@@ -81,7 +81,17 @@ def _load(
                 raise CheckpointError(str(error).replace(str(path), source)) from error
     else:
         checkpoint = load_checkpoint(source)
-    net = ContrastiveNet(*architecture)
+    net = ContrastiveNet(*_with_channels_of(checkpoint, architecture))
     load_weights(net, checkpoint)
     # The network's own tensors, so that there is one copy in memory.
     return dataclasses.replace(checkpoint, state_dict=net.state_dict()), net
+
+
+def _with_channels_of(
+    checkpoint: Checkpoint, architecture: tuple[str, int, int, int]
+) -> tuple[str, int, int, int]:
+    """Return the architecture with the channels of the checkpoint's first convolution: to latents both are one."""
+    ssl_model, feat_dim, _, width = architecture
+    first = checkpoint.state_dict.get("encoder.conv1.weight")
+    nchannels = first.shape[1] if first is not None and first.ndim == 4 else 0
+    return (ssl_model, feat_dim, nchannels, width) if nchannels in (1, 3) else architecture

@@ -108,7 +108,9 @@ def _load_pickle(path: Path) -> Any:
     """Read a file of torch.save, without executing anything in it."""
     try:
         _check_zip(path)
-        with torch.serialization.safe_globals(_SAFE_GLOBALS), warnings.catch_warnings():
+        # Not torch's context of safe globals, which at its end takes them away from others who registered them.
+        register_params_stubs()
+        with warnings.catch_warnings():
             # torch warns of pickle protocols that it then refuses with an error anyway.
             warnings.simplefilter("ignore", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True)
