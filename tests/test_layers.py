@@ -9,8 +9,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "nenya"
 LAYERS = [
     ["nenya", "nenya.errors", "nenya.metrics"],
     ["nenya.options"],
-    ["nenya.storage", "nenya.s3_errors", "nenya.s3_checks", "nenya.s3_client"]
-    + ["nenya.s3_download", "nenya.s3_upload", "nenya.s3"],
+    ["nenya.storage", *(f"nenya.s3{part}" for part in ("_errors", "_checks", "_client", "_download", "_upload", ""))],
     ["nenya.data", "nenya.configs"],
     ["nenya.io"],
     ["nenya.models"],

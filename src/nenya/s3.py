@@ -7,18 +7,18 @@ import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nenya.errors import Interrupted, OptionError, OutputError, StorageError
-from nenya.s3_checks import BLOCK, hash_file, md5
+from nenya.s3_checks import hash_file, md5
 from nenya.s3_client import ENDPOINT_NAMES, connect, endpoint, head_object
 from nenya.s3_download import AlteredError, ChangedError, fetch, verify
-from nenya.s3_errors import Service, explain, no_service
-from nenya.s3_upload import PartsUpload, sha256_of_object
+from nenya.s3_errors import NotS3Error, Service, explain
+from nenya.s3_upload import PartsUpload, UploadGoneError, sha256_of_object
 from nenya.storage import atomic_path
 
 logger = logging.getLogger(__name__)
@@ -30,6 +30,7 @@ THREADS = 4
 """Requests that one transfer has under way at a time."""
 
 _MAX_PARTS = 9000
+_UPLOADS = 4
 _GLOB = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
 _MAGIC = re.compile(r"[*?[]")
 
@@ -105,10 +106,10 @@ class S3Store:
         bucket, key = _object_of(url)
         with self._errors(url, "look at it"):
             answer = head_object(self._connected(), bucket, key)
-        if answer is None:
-            return None
-        if "ETag" not in answer:
-            raise no_service(self._service, url, "look at it", "an answer without an ETag")
+            if answer is None:
+                return None
+            if "ETag" not in answer:
+                raise NotS3Error("an answer without an ETag")
         return S3Object(
             url=url,
             size=answer["ContentLength"],
@@ -139,7 +140,7 @@ class S3Store:
             pages = self._connected().get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=bucket, Prefix=prefix, **({"Delimiter": "/"} if one_folder else {})):
                 if "IsTruncated" not in page:
-                    raise no_service(self._service, url, "list it", "an answer that is no listing")
+                    raise NotS3Error("an answer that is no listing")
                 for entry in page.get("Contents", []):
                     if pattern.fullmatch(entry["Key"]) and not entry["Key"].endswith("/"):
                         address = f"s3://{bucket}/{entry['Key']}"
@@ -154,9 +155,7 @@ class S3Store:
         """
         found = self._needed(url)
         if found.size > limit:
-            raise StorageError(
-                f"{url}: has {found.size} bytes, at most {limit} are read into memory; is it the right one?"
-            )
+            raise StorageError(f"{url}: has {found.size} bytes, and at most {limit} are read; is it the right one?")
         with tempfile.TemporaryDirectory(prefix="nenya-") as folder:
             self.download(found, Path(folder) / "object")
             return (Path(folder) / "object").read_bytes()
@@ -190,10 +189,10 @@ class S3Store:
                 except (ChangedError, AlteredError) as error:
                     temporary.unlink(missing_ok=True)
                     if type(error) in failed:
-                        what = "changed during the download, twice; fetch it when nobody writes it"
+                        what = "it changed during the download, twice; fetch it when nobody writes it"
                         if isinstance(error, AlteredError):
-                            what = f"{error}, twice; the object or the way to it alters data: upload it again, or ask"
-                            what += " the service's administrator"
+                            what = f"{error}, twice; the object or the way to it is damaged: upload it again, or ask"
+                            what += " the administrator of the service"
                         raise StorageError(f"{url}: {what}") from error
                     failed.add(type(error))
                     logger.debug("%s: fetched again: %s", url, error or "it changed")
@@ -225,28 +224,20 @@ class S3Store:
         bucket, key = _object_of(url)
         with _disk(f"read {path} for {url}"):
             size = path.stat().st_size
-            part_size = max(self._part_size, -(-size // (_MAX_PARTS * BLOCK)) * BLOCK)
+            part_size = max(self._part_size, -(-size // _MAX_PARTS))
             sha256, digests = hash_file(path, md5, part_size)
         kept = {**(metadata or {}), "sha256": sha256}
-        target = {"Bucket": bucket, "Key": key}
         with _disk(f"read {path} for {url}"), self._errors(url, "upload it"):
-            client = self._connected()
-            if not size:  # no part to send, and nothing that the way could alter
+            proven = True
+            if size:
+                proven = self._upload_parts(path, url, part_size, digests, kept, lambda: _stop_if(cancelled, url))
+            else:  # there is no part to send, and nothing that the way could alter
                 _stop_if(cancelled, url)
-                client.put_object(**target, Body=b"", Metadata=kept)
-                return self._uploaded(url, size, sha256)
-            started = client.create_multipart_upload(**target, Metadata=kept)
-            if "UploadId" not in started:
-                raise no_service(self._service, url, "upload it", "an answer that starts no upload")
-            upload = PartsUpload(client, bucket, key, started["UploadId"])
-            try:
-                parts, proven = upload.send(path, part_size, digests, THREADS, lambda: _stop_if(cancelled, url))
-                _stop_if(cancelled, url)
-                upload.complete(parts, lambda: self._needed(url).metadata.get("sha256") == sha256)
-            except BaseException:
-                upload.abort()
-                raise
-        found = self._uploaded(url, size, sha256)
+                self._connected().put_object(Bucket=bucket, Key=key, Body=b"", Metadata=kept)
+        found = self._needed(url)
+        if found.size != size or found.metadata.get("sha256", sha256) != sha256:
+            what = f"{size} bytes were uploaded, and now another object of {found.size} bytes is there"
+            raise StorageError(f"{url}: {what}; upload it when nobody else writes it")
         if not proven:
             self._read_back(found, sha256)
         return found
@@ -264,9 +255,9 @@ class S3Store:
             StorageError: It does not; says why.
         """
         bucket, _ = split_url(url)
-        with self._errors(f"s3://{bucket}", "list it"):  # unlike an answer to HEAD, one to a listing says what is wrong
+        with self._errors(f"s3://{bucket}", "list it"):  # an answer to HEAD would not say what is wrong
             if "IsTruncated" not in self._connected().list_objects_v2(Bucket=bucket, MaxKeys=1):
-                raise no_service(self._service, f"s3://{bucket}", "list it", "an answer that is no listing")
+                raise NotS3Error("an answer that is no listing")
 
     @property
     def _service(self) -> Service:
@@ -290,7 +281,7 @@ class S3Store:
 
         try:
             yield
-        except (Boto3Error, BotoCoreError, ClientError, ResponseParserError, RetriesExceededError) as error:
+        except (Boto3Error, BotoCoreError, ClientError, ResponseParserError, RetriesExceededError, NotS3Error) as error:
             raise explain(error, self._service, url, doing) from error
 
     def _needed(self, url: str) -> S3Object:
@@ -334,13 +325,29 @@ class S3Store:
             logger.debug("%s: part %d: %s", url, number, error.response.get("Error", {}).get("Code"))
             return {}
 
-    def _uploaded(self, url: str, size: int, sha256: str) -> S3Object:
-        """Return what the service says of an object just uploaded, if that agrees with the file."""
-        found = self._needed(url)
-        if found.size != size or found.metadata.get("sha256", sha256) != sha256:
-            what = f"{size} bytes were uploaded, and now another object of {found.size} bytes is there"
-            raise StorageError(f"{url}: {what}; upload it when nobody else writes it")
-        return found
+    def _upload_parts(
+        self, path: Path, url: str, part_size: int, digests: list[bytes], kept: dict[str, str], stop: Callable[[], None]
+    ) -> bool:
+        """Send a file in parts and make the object of them; returns whether that proved it right."""
+        client, (bucket, key) = self._connected(), split_url(url)
+        for _ in range(_UPLOADS):
+            started = client.create_multipart_upload(Bucket=bucket, Key=key, Metadata=kept)
+            if "UploadId" not in started:
+                raise NotS3Error("an answer that starts no upload")
+            upload = PartsUpload(client, bucket, key, started["UploadId"])
+            try:
+                parts, proven = upload.send(path, part_size, digests, THREADS, stop)
+                stop()
+                upload.complete(parts, lambda: self._needed(url).metadata.get("sha256") == kept["sha256"])
+                return proven
+            except UploadGoneError:
+                upload.abort()
+                logger.debug("%s: the service dropped the upload; it is started again", url)
+            except BaseException:
+                upload.abort()
+                raise
+        what = f"the service dropped the upload, {_UPLOADS} times, as some do where a part arrives altered"
+        raise StorageError(f"{url}: {what}; nothing was stored, ask the administrator of the service")
 
     def _read_back(self, found: S3Object, sha256: str) -> None:
         """Read an uploaded object, where the service's answers to its parts proved nothing; delete it if wrong."""

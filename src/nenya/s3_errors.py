@@ -19,6 +19,10 @@ _THROTTLED = {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExce
 _CREDENTIALS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 
 
+class NotS3Error(Exception):
+    """An answer that no S3 service gives; the text says what it was."""
+
+
 def without_secrets(endpoint: str) -> str:
     """Return a web address without user, password, query and fragment."""
     parts = urlsplit(endpoint)
@@ -45,12 +49,6 @@ class Service:
         return f"{self.endpoint} ({self.variable})" if self.endpoint else f"AWS ({self.variable} is not set)"
 
 
-def no_service(service: Service, url: str, doing: str, answer: str) -> StorageError:
-    """Return the error for an answer that no S3 service gives."""
-    what = f"{service} gave {answer}, as no S3 service does; set {service.variable} to the address of the service"
-    return StorageError(f"{url}: cannot {doing}: {what}")
-
-
 def explain(error: BaseException, service: Service, url: str, doing: str) -> NenyaError:
     """Return our error for one of boto3, botocore or s3transfer.
 
@@ -66,6 +64,12 @@ def explain(error: BaseException, service: Service, url: str, doing: str) -> Nen
     if isinstance(error, ClientError):
         return _explain_answer(error.response, service, url, doing)
     return _explain_failure(error, service, url, doing)
+
+
+def _no_service(service: Service, url: str, doing: str, answer: str) -> StorageError:
+    """Return the error for an answer that no S3 service gives."""
+    what = f"{service} gave {answer}, as no S3 service does; set {service.variable} to the address of the service"
+    return StorageError(f"{url}: cannot {doing}: {what}")
 
 
 def _explain_answer(answer: Any, service: Service, url: str, doing: str) -> NenyaError:
@@ -99,7 +103,7 @@ def _explain_answer(answer: Any, service: Service, url: str, doing: str) -> Neny
             f"{service} failed ({code}), {service.attempts} times; try again later, or check that it is an S3 service"
         )
     elif code.isdecimal() or not code:
-        return no_service(service, url, doing, f"an error (HTTP {status or code}) without an S3 code")
+        return _no_service(service, url, doing, f"an error (HTTP {status or code}) without an S3 code")
     else:
         what = f"{service} refuses the request ({code})"
     return StorageError(f"{url}: cannot {doing}: {what}")
@@ -114,8 +118,10 @@ def _explain_failure(error: BaseException, service: Service, url: str, doing: st
         return OptionError(
             f"{url}: cannot {doing}: not a possible name or metadata of an object; give s3://bucket/name"
         )
+    if isinstance(error, NotS3Error):
+        return _no_service(service, url, doing, str(error))
     if isinstance(error, ResponseParserError):
-        return no_service(service, url, doing, "an answer that cannot be read")
+        return _no_service(service, url, doing, "an answer that cannot be read")
     if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError):
         what = f"no credentials for S3, or only a part of them; set {_CREDENTIALS}"
     elif isinstance(error, boto.ProfileNotFound):

@@ -12,11 +12,16 @@ from typing import Any
 
 from nenya.errors import OutputError, StorageError
 from nenya.s3_checks import BLOCK, MD5, may_be_md5, md5
+from nenya.s3_errors import NotS3Error
 
 logger = logging.getLogger(__name__)
 
 _SENDS = 4
 _ALTERED = {"BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "IncompleteBody"}
+
+
+class UploadGoneError(Exception):
+    """The service dropped an upload that was under way: some do so when a part arrives altered."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,7 @@ class PartsUpload:
 
         Raises:
             StorageError: A part keeps arriving altered.
+            UploadGoneError: The service knows nothing of the upload any more.
             OutputError: The file is not what it was when the digests were taken.
         """
         with path.open("rb") as file, ThreadPoolExecutor(threads) as pool:
@@ -91,12 +97,17 @@ class PartsUpload:
                     **self._target, PartNumber=number, Body=body, ContentMD5=b64encode(digest).decode()
                 )
             except ClientError as error:
-                if error.response.get("Error", {}).get("Code") not in _ALTERED:
+                code = error.response.get("Error", {}).get("Code")
+                if code == "NoSuchUpload":
+                    raise UploadGoneError from error
+                if code not in _ALTERED:
                     raise
             else:
-                etag = answer.get("ETag", "").strip('"')
+                if "ETag" not in answer:
+                    raise NotS3Error("an answer without an ETag")
+                etag = answer["ETag"].strip('"')
                 if not may_be_md5(answer) or not MD5.fullmatch(etag):
-                    return answer.get("ETag", ""), False
+                    return answer["ETag"], False
                 if etag == digest.hex():
                     return answer["ETag"], True
             logger.debug("%s: part %d arrived altered and is sent again", self.url, number)
@@ -113,15 +124,20 @@ class PartsUpload:
         from botocore.exceptions import ClientError
 
         try:
-            self.client.complete_multipart_upload(**self._target, MultipartUpload={"Parts": parts})
+            answer = self.client.complete_multipart_upload(**self._target, MultipartUpload={"Parts": parts})
         except ClientError as error:
             if error.response.get("Error", {}).get("Code") != "NoSuchUpload" or not done():
                 raise
+        else:
+            if "ETag" not in answer:
+                raise NotS3Error("an answer that ends no upload")
 
     def abort(self) -> None:
         """Drop the parts that were sent."""
         try:
             self.client.abort_multipart_upload(**self._target)
+        except self.client.exceptions.NoSuchUpload:
+            logger.debug("%s: the upload is gone already", self.url)
         except Exception as error:
             logger.debug("%s: %s", self.url, type(error).__name__)
             logger.warning(
