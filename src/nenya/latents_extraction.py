@@ -3,6 +3,7 @@
 Letters in shapes: N cutouts, B of them in a batch, C channels, H x W pixels, D the length of a latent.
 """
 
+import itertools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -23,6 +24,7 @@ from nenya.data.files import HDF5_SUFFIXES, fetch, find_sources, local_path, scr
 from nenya.errors import FilesFailed, InputFileError, Interrupted, NenyaError, OptionError
 from nenya.extraction.job import (
     DEBUG_BATCHES,
+    Source,
     check_sizes,
     extract_file,
     identity,
@@ -34,12 +36,13 @@ from nenya.extraction.job import (
     row_limits,
     scratch_bytes,
 )
+from nenya.extraction.ranks import Follower, Leader
 from nenya.extraction.staging import Item, Skip, Staging, check_places, reword, settle
 from nenya.extraction.weights import load_model
 from nenya.io import Params, as_options, under_outdir, weights_place
 from nenya.models.contrastive import ContrastiveModule
 from nenya.options import ExtractOptions
-from nenya.runtime import check_trainer, make_trainer
+from nenya.runtime import check_trainer, is_main_process, make_trainer
 from nenya.s3 import is_s3, join_url
 
 log = logging.getLogger(__name__)
@@ -59,26 +62,35 @@ def run(options: ExtractOptions) -> int:
     Raises:
         NenyaError: Bad input, options, weights or output; with several files only what concerns all of them.
     """
+    if not is_main_process() and _any_s3(options.data, options.out):
+        return _follow(options)
     sources = find_sources(options.data)
     outputs = output_places(sources, options.out, debug=options.debug)
     return _run_items(options, [Item(*pair) for pair in zip(sources, outputs, strict=True)])
 
 
+def _any_s3(*places: Any) -> bool:
+    """Return whether one of the places, or lists of them, is an s3:// address."""
+    return any(is_s3(p) for place in places for p in ([place] if isinstance(place, str) else place or []))
+
+
 def _run_items(options: ExtractOptions, items: Sequence[Item]) -> int:
     """Extract files to the given places; see `run`."""
     check_trainer(options.trainer)
-    alone = len(items) == 1
-    first = items[0]
-    if alone and isinstance(first.source, Path) and isinstance(first.output, Path):
-        refuse_existing(first.output, clobber=options.clobber)
-        inspect_cutouts(first.source, partition_names(options))
-    check_places([place for item in items for place in (item.source, item.output)])
+    places = [str(place) for item in items for place in (item.source, item.output)]
+    remote = _any_s3(places)
+    if len(items) == 1 and not remote:
+        refuse_existing(Path(items[0].output), clobber=options.clobber)
+        inspect_cutouts(items[0].source, partition_names(options))
+    check_places(places)
     checkpoint, module = load_model(options, options.ckpt)
-    remote = any(isinstance(place, str) for item in items for place in (item.source, item.output))
     scratch = scratch_folder(options.loader.cache_dir) if remote else None
-    with Staging(options, items, identity(options, checkpoint), scratch) as staging:
+    with (
+        Staging(options, items, identity(options, checkpoint), scratch) as staging,
+        Leader(staging.folder if remote else None) as leader,
+    ):
         for index, item in enumerate(items):
-            planned, ready = False, None
+            told, ready = False, None
             try:
                 staged = staging.get(index)
                 if isinstance(staged, Skip):
@@ -87,17 +99,40 @@ def _run_items(options: ExtractOptions, items: Sequence[Item]) -> int:
                 ready = staged
                 job = plan_job(options, ready.source, ready.path, ready.output, module.net)
                 staging.hold(ready, scratch_bytes(job, latent_dim(options, module.net)), item.place)
-                planned = True
                 staging.ahead(index + 1)
+                leader.tell(index, [ready.path, ready.output, item.place])
+                told = True
                 staging.finish(index, ready, extract_file(options, job, module, checkpoint))
             except NenyaError as error:
                 if ready is not None:
                     staging.release(item, ready)
                 # Other processes may not have met the error, and would wait for this one for ever.
-                if alone or isinstance(error, Interrupted) or (planned and torch.distributed.is_initialized()):
+                if len(items) == 1 or isinstance(error, Interrupted) or (told and torch.distributed.is_initialized()):
                     raise type(error)(reword(error, ready, item)) from error
                 settle(item, "failed", reword(error, ready, item))
+            finally:
+                if not told:
+                    leader.tell(index, None)
+        leader.end()
     return _close(items)
+
+
+def _follow(options: ExtractOptions) -> int:
+    """Extract, beside the first process of a batch, what that one says."""
+    check_trainer(options.trainer)
+    checkpoint, module = load_model(options, options.ckpt)
+    follower = Follower(scratch_folder(options.loader.cache_dir))
+    for number in itertools.count():
+        try:
+            told = follower.hear(number)
+        except EOFError:
+            return 0
+        if told is not None:
+            path, output, place = told
+            extract_file(
+                options, plan_job(options, Source(place), Path(path), Path(output), module.net), module, checkpoint
+            )
+    raise AssertionError("unreachable")
 
 
 def _close(items: Sequence[Item]) -> int:
@@ -180,7 +215,9 @@ def main(opt_path: str, pp_files: Sequence[str], clobber: bool = False, debug: b
     sources = find_sources([pp_files] if isinstance(pp_files, str) else pp_files)
     outputs = output_places(sources, under_outdir(opt, opt.latents_folder), debug=debug)
     items = [Item(*pair) for pair in zip(sources, outputs, strict=True)]
-    if _run_items(options, items):
+    if not is_main_process() and _any_s3(pp_files, str(outputs[0])):
+        _follow(options)
+    elif _run_items(options, items):
         failed = [item for item in items if item.fate == "failed"]
         raise FilesFailed(f"{len(failed)} of {len(items)} files failed, first {failed[0].place}: {failed[0].note}")
 

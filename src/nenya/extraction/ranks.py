@@ -1,0 +1,123 @@
+"""Several processes on one batch over S3: the first one brings the files and tells the others which to extract.
+
+The processes share a file system, as they do for the latents themselves; nothing else passes between them here.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any, Self
+
+from nenya.errors import Interrupted
+from nenya.storage import atomic_path
+
+_VARIABLE = "NENYA_BATCH"  # set for the processes that Lightning starts
+_SECONDS_BETWEEN_LOOKS = 0.1
+_OLD = 60.0  # seconds by which clocks of machines may differ
+_STARTED = time.time()
+
+
+def _pointer(scratch_dir: Path) -> Path:
+    """Return the file that names the batch's folder to processes that were started beside this one."""
+    meeting = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}:{os.environ.get('SLURM_JOB_ID')}"
+    return scratch_dir / f"session-{hashlib.sha256(meeting.encode()).hexdigest()[:12]}"
+
+
+class Leader:
+    """Tells the other processes what to extract.
+
+    Args:
+        folder: of the batch, None where there is nothing to tell.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+
+    def __enter__(self) -> Self:
+        if self.folder is not None:
+            os.environ[_VARIABLE] = str(self.folder.absolute())
+            if "RANK" in os.environ or "SLURM_PROCID" in os.environ:
+                _write(_pointer(self.folder.parent), str(self.folder.absolute()))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.folder is not None:
+            os.environ.pop(_VARIABLE, None)
+            _pointer(self.folder.parent).unlink(missing_ok=True)
+
+    def tell(self, number: int, paths: list[Path | str] | None) -> None:
+        """Tell of the file of this number where it is, what it becomes and whence it came; None: nothing to do."""
+        if self.folder is not None:
+            _write(self.folder / f"told-{number}", None if paths is None else [str(path) for path in paths])
+
+    def end(self) -> None:
+        """Tell that there is nothing more."""
+        if self.folder is not None:
+            _write(self.folder / "told-end", None)
+
+
+class Follower:
+    """Hears from the first process what to extract.
+
+    Args:
+        scratch_dir: the folder of temporary copies, which all processes share.
+    """
+
+    def __init__(self, scratch_dir: Path) -> None:
+        self.scratch_dir = scratch_dir
+        self.folder: Path | None = None
+
+    def hear(self, number: int) -> list[str] | None:
+        """Wait until the first process has said what to do with the file of this number.
+
+        Returns:
+            Local cutout file, latents file and source; None if there is nothing to do.
+
+        Raises:
+            Interrupted: The first process is gone.
+            EOFError: There is nothing more.
+        """
+        while True:
+            folder = self._find()
+            if folder is not None:
+                if (folder / f"told-{number}").exists():
+                    told: list[str] | None = _read(folder / f"told-{number}")
+                    return told
+                if not folder.exists() or (folder / "told-end").exists():
+                    raise EOFError
+                if _is_free(folder / "lock"):
+                    raise Interrupted("the first process of the batch is gone; run the command again")
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+    def _find(self) -> Path | None:
+        if self.folder is None:
+            named = os.environ.get(_VARIABLE)
+            pointer = _pointer(self.scratch_dir)
+            if named is None and pointer.exists() and pointer.stat().st_mtime > _STARTED - _OLD:
+                named = _read(pointer)
+            self.folder = Path(named) if named else None
+        return self.folder
+
+
+def _is_free(lock: Path) -> bool:
+    """Return whether nobody holds a lock."""
+    try:
+        with lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return True
+    except BlockingIOError:
+        return False
+    except OSError:  # removed a moment ago
+        return False
+
+
+def _write(path: Path, value: Any) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value))
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text())
