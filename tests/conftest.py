@@ -10,6 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from s3_server import s3_bucket, s3_proxy, s3_server, s3_service  # noqa: F401  # fixtures
 
 # Networks as small as the tests' lose more by waiting for each other's threads than they win, where cores are shared.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

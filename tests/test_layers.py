@@ -9,7 +9,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "nenya"
 LAYERS = [
     ["nenya", "nenya.errors", "nenya.metrics"],
     ["nenya.options"],
-    ["nenya.storage", *(f"nenya.s3{part}" for part in ("_errors", "_checks", "_client", "_download", "_upload", ""))],
+    ["nenya.storage", "nenya.s3"],
     ["nenya.data", "nenya.configs"],
     ["nenya.io"],
     ["nenya.models"],

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import red_noise, write_cutouts
-from s3_server import s3_bucket, s3_server, s3_service  # noqa: F401  # fixtures
 
 from nenya import latents_extraction, train
 from nenya.errors import CheckpointError, FilesFailed, InputFileError, OptionError, OutputError
@@ -192,7 +191,7 @@ def test_latents_that_are_not_whole_are_not(two_files, damage, words):
 # On S3
 
 
-def test_training_and_options_on_s3(s3_service, s3_bucket, options, nenya_cli):  # noqa: F811
+def test_training_and_options_on_s3(s3_service, s3_bucket, options, nenya_cli):
     client = s3_service.client()
     client.upload_file("cutouts.h5", s3_bucket, "data/cutouts.h5")
     path = options(s3_outdir=f"s3://{s3_bucket}/SSL/", data_folder=f"s3://{s3_bucket}/data/")
@@ -224,7 +223,7 @@ def test_the_published_weights_on_s3_are_an_address():
     assert opt.feat_dim == 256
 
 
-def test_what_is_not_on_s3(s3_service, s3_bucket, small_file, trained):  # noqa: F811
+def test_what_is_not_on_s3(s3_service, s3_bucket, small_file, trained):
     path, _ = trained
     opt = Params(path)
     weights = Path("out") / opt.model_folder / "last.pth"

@@ -12,7 +12,6 @@ import h5py
 import numpy as np
 import pytest
 from conftest import red_noise, write_cutouts
-from s3_server import s3_bucket, s3_proxy, s3_server, s3_service  # noqa: F401  # fixtures
 
 from nenya.errors import Interrupted
 from nenya.extraction.ranks import Follower, Leader
@@ -21,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.parametrize("launcher", ["lightning", "torchrun"])
-def test_two_processes_make_what_one_makes(s3_service, s3_bucket, tiny_weights, tmp_path, nenya_cli, launcher):  # noqa: F811
+def test_two_processes_make_what_one_makes(s3_service, s3_bucket, tiny_weights, tmp_path, nenya_cli, launcher):
     client = s3_service.client()
     for seed, name in enumerate("abc"):
         path = write_cutouts(tmp_path / f"{name}.h5", train=red_noise(11, seed=seed), valid=red_noise(3, seed=9 + seed))

@@ -10,7 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from s3_server import (  # noqa: F401 - fixtures
+from s3_server import (
     FaultProxy,
     call,
     cut_request,
@@ -20,10 +20,6 @@ from s3_server import (  # noqa: F401 - fixtures
     flip_response,
     page,
     pending_uploads,
-    s3_bucket,
-    s3_proxy,
-    s3_server,
-    s3_service,
     status,
 )
 
@@ -49,12 +45,12 @@ def sha256(data):
 
 
 @pytest.fixture
-def bucket(s3_bucket):  # noqa: F811
+def bucket(s3_bucket):
     return s3_bucket
 
 
 @pytest.fixture
-def put(s3_service, bucket):  # noqa: F811
+def put(s3_service, bucket):
     """Put an object without the package: (key, data, metadata) -> url."""
 
     def call(key, data, **metadata):
@@ -65,7 +61,7 @@ def put(s3_service, bucket):  # noqa: F811
 
 
 @pytest.fixture
-def put_parts(s3_service, bucket):  # noqa: F811
+def put_parts(s3_service, bucket):
     """Put an object in parts without the package, so without a sha256 of it."""
 
     def call(key, parts):
@@ -82,7 +78,7 @@ def put_parts(s3_service, bucket):  # noqa: F811
 
 
 @pytest.fixture
-def get(s3_service, bucket):  # noqa: F811
+def get(s3_service, bucket):
     """Get an object's bytes without the package: url -> bytes, or None."""
 
     def call(url):
@@ -94,7 +90,7 @@ def get(s3_service, bucket):  # noqa: F811
 
 
 @pytest.fixture
-def pending(s3_service, bucket):  # noqa: F811
+def pending(s3_service, bucket):
     """Count the uploads in parts that were neither completed nor aborted."""
     return lambda: len(pending_uploads(s3_service.client(), bucket))
 
@@ -139,7 +135,7 @@ def test_addresses():
         S3Store().head("s3://b/")
 
 
-def test_find(put, bucket, s3_server):  # noqa: F811
+def test_find(put, bucket, s3_server):
     keys = ["a/1.h5", "a/2.h5", "a/b/3.h5", "a/b/c/4.txt", "ab/5.h5", "a[1].h5", "a1.h5", "top.h5"]
     for key in [*keys, *(["a/"] if s3_server.is_moto else [])]:  # the mark of a folder is no object
         put(key, key.encode(), sha256="0")
@@ -221,7 +217,7 @@ def refusal(name):
 
 
 @pytest.mark.parametrize("name", [*REFUSALS, *PAGES])
-def test_a_refused_download(tmp_path, s3_proxy, put, name):  # noqa: F811
+def test_a_refused_download(tmp_path, s3_proxy, put, name):
     url = put("x/a.h5", content(LARGE))
     action, match = refusal(name)
     for method in ("GET", "HEAD"):
@@ -239,7 +235,7 @@ def test_a_refused_download(tmp_path, s3_proxy, put, name):  # noqa: F811
 
 @pytest.mark.parametrize("at", ["uploads", "partNumber=3", "uploadId=[^&]*$"], ids=["start", "part", "end"])
 @pytest.mark.parametrize("name", ["denied", "region", "throttled", "other", "tidy web page", "missing page"])
-def test_a_refused_upload(tmp_path, s3_proxy, put, get, pending, name, at):  # noqa: F811
+def test_a_refused_upload(tmp_path, s3_proxy, put, get, pending, name, at):
     url = put("a.h5", b"before")
     action, match = refusal(name)
     for method in ("PUT", "POST"):
@@ -274,7 +270,7 @@ def test_missing_things(tmp_path, bucket, pending):
     assert pending() == 0
 
 
-def test_no_credentials(s3_service, bucket, monkeypatch):  # noqa: F811
+def test_no_credentials(s3_service, bucket, monkeypatch):
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     with pytest.raises(StorageError, match=r"no credentials for S3.* set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"):
@@ -285,7 +281,7 @@ def test_no_credentials(s3_service, bucket, monkeypatch):  # noqa: F811
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:{port}", "service.invalid"], ids=["closed port", "unknown name"])
-def test_an_endpoint_out_of_reach(s3_service, monkeypatch, host):  # noqa: F811
+def test_an_endpoint_out_of_reach(s3_service, monkeypatch, host):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         host = host.format(port=probe.getsockname()[1])
@@ -295,7 +291,7 @@ def test_an_endpoint_out_of_reach(s3_service, monkeypatch, host):  # noqa: F811
     assert "hunter2" not in str(caught.value) + str(caught.value.__cause__)
 
 
-def test_endpoint_names(s3_service, put, monkeypatch):  # noqa: F811
+def test_endpoint_names(s3_service, put, monkeypatch):
     url, endpoint = put("a", b"1"), s3_service.endpoint
     monkeypatch.delenv("AWS_ENDPOINT_URL")
     monkeypatch.setenv("ENDPOINT_URL", endpoint)
@@ -349,7 +345,7 @@ PASSING = {
 
 @pytest.mark.parametrize("size", [SMALL, LARGE])
 @pytest.mark.parametrize("trouble", PASSING)
-def test_a_download_through_passing_trouble(tmp_path, s3_proxy, put, trouble, size):  # noqa: F811
+def test_a_download_through_passing_trouble(tmp_path, s3_proxy, put, trouble, size):
     url = put("a.h5", content(size))
     method, action, times = PASSING[trouble]
     rule = s3_proxy.rule(method, r"a\.h5", action, times=times)
@@ -367,7 +363,7 @@ def test_a_download_through_passing_trouble(tmp_path, s3_proxy, put, trouble, si
     ],
     ids=["cut", "altered"],
 )
-def test_a_download_through_lasting_trouble(tmp_path, s3_proxy, put, action, match, size):  # noqa: F811
+def test_a_download_through_lasting_trouble(tmp_path, s3_proxy, put, action, match, size):
     url = put("a.h5", content(size))
     s3_proxy.rule("GET", r"a\.h5", action, times=ALWAYS)
     (tmp_path / "b.h5").write_bytes(b"before")
@@ -381,7 +377,7 @@ def test_a_download_through_lasting_trouble(tmp_path, s3_proxy, put, action, mat
 
 
 @pytest.mark.parametrize("size", [SMALL, LARGE])
-def test_an_object_that_is_replaced_during_its_download(tmp_path, s3_proxy, put, size):  # noqa: F811
+def test_an_object_that_is_replaced_during_its_download(tmp_path, s3_proxy, put, size):
     url = put("a.h5", content(size))
     rule = s3_proxy.rule("GET", r"a\.h5", call(lambda: put("a.h5", content(size, 1))), skip=size == LARGE)
     there = make_store()
@@ -394,7 +390,7 @@ def test_an_object_that_is_replaced_during_its_download(tmp_path, s3_proxy, put,
     assert os.listdir(tmp_path) == ["a.h5"]
 
 
-def test_an_object_that_goes_during_its_download(tmp_path, s3_proxy, put):  # noqa: F811
+def test_an_object_that_goes_during_its_download(tmp_path, s3_proxy, put):
     url, there = put("a.h5", content(LARGE)), make_store()
     s3_proxy.rule("GET", r"a\.h5", call(lambda: S3Store.delete(there, url)), skip=2)
     with pytest.raises(StorageError, match="there is no such object"):
@@ -405,7 +401,7 @@ def test_an_object_that_goes_during_its_download(tmp_path, s3_proxy, put):  # no
 # What a download is compared with.
 
 
-def proofs(s3_service, put, put_parts, kind):  # noqa: F811
+def proofs(s3_service, put, put_parts, kind):
     """Put an object that has one kind of checksum and no stronger one; returns its address."""
     if kind not in ("sha256", "MD5") and not s3_service.is_moto:
         pytest.skip("not every service makes such checksums")
@@ -427,7 +423,7 @@ def proofs(s3_service, put, put_parts, kind):  # noqa: F811
 
 
 @pytest.mark.parametrize("kind", ["sha256", "SHA256", "SHA1", "CRC32", "MD5", "MD5 of parts"])
-def test_each_checksum_finds_an_altered_byte(tmp_path, s3_server, s3_proxy, put, put_parts, kind):  # noqa: F811
+def test_each_checksum_finds_an_altered_byte(tmp_path, s3_server, s3_proxy, put, put_parts, kind):
     url = proofs(s3_server, put, put_parts, kind)
     there = make_store()
     assert there.download(url, tmp_path / "a.h5") == sha256(content(LARGE))
@@ -437,7 +433,7 @@ def test_each_checksum_finds_an_altered_byte(tmp_path, s3_server, s3_proxy, put,
     assert os.listdir(tmp_path) == ["a.h5"]
 
 
-def test_an_etag_that_proves_nothing(tmp_path, s3_service, put, put_parts, caplog):  # noqa: F811
+def test_an_etag_that_proves_nothing(tmp_path, s3_service, put, put_parts, caplog):
     url = proofs(s3_service, put, put_parts, "none")
     with caplog.at_level(logging.DEBUG, "nenya"):
         assert make_store().download(url, tmp_path / "a.h5") == sha256(content(LARGE))
@@ -466,7 +462,7 @@ UPLOAD_TROUBLE = {
 
 
 @pytest.mark.parametrize("trouble", UPLOAD_TROUBLE)
-def test_an_upload_through_passing_trouble(tmp_path, s3_proxy, bucket, get, pending, trouble):  # noqa: F811
+def test_an_upload_through_passing_trouble(tmp_path, s3_proxy, bucket, get, pending, trouble):
     method, pattern, action, times = UPLOAD_TROUBLE[trouble]
     rule = s3_proxy.rule(method, pattern, action, times=times)
     (tmp_path / "a.h5").write_bytes(content(LARGE))
@@ -485,7 +481,7 @@ def test_an_upload_through_passing_trouble(tmp_path, s3_proxy, bucket, get, pend
     ],
     ids=["altered", "cut"],
 )
-def test_an_upload_through_lasting_trouble(tmp_path, s3_proxy, bucket, put, get, pending, action, match, before):  # noqa: F811
+def test_an_upload_through_lasting_trouble(tmp_path, s3_proxy, bucket, put, get, pending, action, match, before):
     url = f"s3://{bucket}/a.h5"
     if before:
         put("a.h5", before)
@@ -501,7 +497,7 @@ def test_an_upload_through_lasting_trouble(tmp_path, s3_proxy, bucket, put, get,
 
 
 @pytest.mark.parametrize("same_times", [False, True])
-def test_a_file_that_changes_during_its_upload(tmp_path, s3_proxy, bucket, get, pending, same_times):  # noqa: F811
+def test_a_file_that_changes_during_its_upload(tmp_path, s3_proxy, bucket, get, pending, same_times):
     source, url = tmp_path / "a.h5", f"s3://{bucket}/a.h5"
     source.write_bytes(content(LARGE))
     times = source.stat().st_atime_ns, source.stat().st_mtime_ns
@@ -519,7 +515,7 @@ def test_a_file_that_changes_during_its_upload(tmp_path, s3_proxy, bucket, get, 
     assert get(url) == content(LARGE, 1)
 
 
-def test_parts_without_md5_are_read_back(tmp_path, s3_proxy, bucket, get, s3_server):  # noqa: F811
+def test_parts_without_md5_are_read_back(tmp_path, s3_proxy, bucket, get, s3_server):
     """A service that encrypts with a key of the user's gives ETags that are no hashes."""
     if not s3_server.is_moto:
         pytest.skip("not every service encrypts")
@@ -551,7 +547,7 @@ def test_parts_without_md5_are_read_back(tmp_path, s3_proxy, bucket, get, s3_ser
     assert get(url) is None
 
 
-def test_an_upload_that_the_service_drops_is_started_again(tmp_path, s3_proxy, bucket, get, pending):  # noqa: F811
+def test_an_upload_that_the_service_drops_is_started_again(tmp_path, s3_proxy, bucket, get, pending):
     url, dropped = f"s3://{bucket}/a.h5", status(404, "NoSuchUpload")
     s3_proxy.rule("PUT", "partNumber=4", dropped, times=2)
     (tmp_path / "a.h5").write_bytes(content(LARGE))
@@ -569,7 +565,7 @@ def test_an_upload_that_the_service_drops_is_started_again(tmp_path, s3_proxy, b
 # Stopping, and what must not be said.
 
 
-def test_a_cancelled_download(tmp_path, s3_proxy, put):  # noqa: F811
+def test_a_cancelled_download(tmp_path, s3_proxy, put):
     url, stop = put("a.h5", content(LARGE)), threading.Event()
     s3_proxy.rule("GET", r"a\.h5", call(stop.set), skip=2)
     with pytest.raises(Interrupted, match="was stopped and left nothing"):
@@ -580,7 +576,7 @@ def test_a_cancelled_download(tmp_path, s3_proxy, put):  # noqa: F811
 
 
 @pytest.mark.parametrize("at", ["uploads", "partNumber=2", "partNumber=5"])
-def test_a_cancelled_upload(tmp_path, s3_proxy, put, get, pending, at):  # noqa: F811
+def test_a_cancelled_upload(tmp_path, s3_proxy, put, get, pending, at):
     url, stop = put("a.h5", b"before"), threading.Event()
     (tmp_path / "a.h5").write_bytes(content(LARGE))
     for method in ("PUT", "POST"):
@@ -590,7 +586,7 @@ def test_a_cancelled_upload(tmp_path, s3_proxy, put, get, pending, at):  # noqa:
     assert get(url) == b"before" and pending() == 0
 
 
-def test_nothing_secret_is_said(tmp_path, s3_proxy, put, monkeypatch, caplog):  # noqa: F811
+def test_nothing_secret_is_said(tmp_path, s3_proxy, put, monkeypatch, caplog):
     url = put("a.h5", content(LARGE))
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_proxy.endpoint.replace("http://", "http://me:hunter2@"))
     caplog.set_level(logging.DEBUG, "nenya")
@@ -643,7 +639,7 @@ def test_the_module_is_quick_to_load():
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
-def test_a_slow_line_is_slow(s3_service, put, tmp_path, monkeypatch):  # noqa: F811
+def test_a_slow_line_is_slow(s3_service, put, tmp_path, monkeypatch):
     url = put("a.h5", content(LARGE))
     with FaultProxy(s3_service.endpoint, rate=600e3) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import red_noise, write_cutouts
-from s3_server import s3_server, s3_service  # noqa: F401  # fixtures
 
 from nenya import analyze_image, latents_extraction
 from nenya.cli import compose
@@ -131,7 +130,7 @@ def test_single_image(calls, v5_folder, monkeypatch):
     assert names["DT"] == pytest.approx(np.percentile(square, 90) - np.percentile(square, 10), rel=1e-6)
 
 
-def test_batch(calls, s3_service, tmp_path, monkeypatch):  # noqa: F811
+def test_batch(calls, s3_service, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     values = {"ssl_model": "resnet18", "width": 8, "feat_dim": 16, "nchannels": 1, "model_root": "M"}
     values |= {"s3_outdir": "s3://bucket/SSL/", "batch_size_valid": 4}

@@ -87,9 +87,7 @@ def _load(
     return dataclasses.replace(checkpoint, state_dict=net.state_dict()), net
 
 
-def _with_channels_of(
-    checkpoint: Checkpoint, architecture: tuple[str, int, int, int]
-) -> tuple[str, int, int, int]:
+def _with_channels_of(checkpoint: Checkpoint, architecture: tuple[str, int, int, int]) -> tuple[str, int, int, int]:
     """Return the architecture with the channels of the checkpoint's first convolution: to latents both are one."""
     ssl_model, feat_dim, _, width = architecture
     first = checkpoint.state_dict.get("encoder.conv1.weight")

@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 from nenya.errors import OptionError
-from nenya.s3_errors import without_secrets
+from nenya.s3.errors import without_secrets
 
 ENDPOINT_NAMES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "ENDPOINT_URL")
 """Environment variables that may hold the address of the service; the first one that is set counts."""

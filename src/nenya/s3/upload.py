@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from nenya.errors import OutputError, StorageError
-from nenya.s3_checks import BLOCK, MD5, may_be_md5, md5
-from nenya.s3_errors import NotS3Error
+from nenya.s3.checks import BLOCK, MD5, may_be_md5, md5
+from nenya.s3.errors import NotS3Error
 
 logger = logging.getLogger(__name__)
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from nenya.errors import Interrupted, OptionError, OutputError, StorageError
-from nenya.s3_checks import hash_file, md5
-from nenya.s3_client import ENDPOINT_NAMES, connect, endpoint, head_object
-from nenya.s3_download import AlteredError, ChangedError, fetch, verify
-from nenya.s3_errors import NotS3Error, Service, explain
-from nenya.s3_upload import PartsUpload, UploadGoneError, sha256_of_object
+from nenya.s3.checks import hash_file, md5
+from nenya.s3.client import ENDPOINT_NAMES, connect, endpoint, head_object
+from nenya.s3.download import AlteredError, ChangedError, fetch, verify
+from nenya.s3.errors import NotS3Error, Service, explain
+from nenya.s3.upload import PartsUpload, UploadGoneError, sha256_of_object
 from nenya.storage import atomic_path
 
 logger = logging.getLogger(__name__)

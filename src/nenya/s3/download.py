@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from nenya.s3_checks import hash_file, proof_of
+from nenya.s3.checks import hash_file, proof_of
 
 logger = logging.getLogger(__name__)
 
