@@ -48,8 +48,8 @@ def find_sources(data: Any) -> list[Path | str]:
     """Return the cutout files that `data=` stands for, in order, each once.
 
     Args:
-        data: a path, a glob, an s3:// address, prefix or glob, or a list of them. Globs and prefixes leave out
-            latents files, and prefixes all but HDF5 files.
+        data: a path, folder or glob, an s3:// address, prefix or glob, or a list of them. Globs, folders and
+            prefixes leave out latents files; folders and prefixes take what is below them and ends in .h5 or .hdf5.
 
     Returns:
         Local files as paths, objects as s3:// addresses.
@@ -71,6 +71,12 @@ def find_sources(data: Any) -> list[Path | str]:
 
 def _find_local(entry: str) -> Sequence[Path]:
     path = local_path(entry)
+    if path.is_dir():
+        below = sorted(p for p in path.rglob("*") if p.name.endswith(HDF5_SUFFIXES) and p.is_file())
+        below = [p for p in below if not p.name.endswith(LATENTS_SUFFIXES)]
+        if not below:
+            raise InputFileError(f"{entry}: this is a folder without HDF5 files (.h5): name a file of cutouts, or a folder with some")
+        return below
     if path.exists() or not glob.has_magic(str(path)):
         return [path]
     matches = sorted(p for p in glob.glob(str(path), recursive=True) if not p.endswith(LATENTS_SUFFIXES))
