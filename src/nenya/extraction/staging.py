@@ -9,11 +9,13 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import IO, Any, Self
 
 from nenya.errors import InputFileError, Interrupted, NenyaError, OutputError
@@ -27,6 +29,8 @@ log = logging.getLogger(__name__)
 
 _PREFIX = "batch-"
 _SHARE_OF_FREE = 0.8
+_SKIPPED = "there already and whole (clobber=true makes it anew)"
+_INTERRUPTED = "interrupted; nothing is half-written: the same command does what is left"
 
 
 @dataclass
@@ -133,6 +137,36 @@ class Scratch:
             self._changed.notify_all()
 
 
+class Termination:
+    """Turns the first SIGTERM into `Interrupted` of the main thread; later ones do not disturb the clean-up.
+
+    In other threads it does nothing. Afterwards the signal is handled as before.
+    """
+
+    def __init__(self) -> None:
+        self.came = False
+        self._before: Any = None
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) != signal.SIG_IGN:
+            self._before = signal.signal(signal.SIGTERM, self._stop) or signal.SIG_DFL
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def check(self) -> None:
+        """Raise `Interrupted` if a signal came: an error that meets a finaliser is lost."""
+        if self.came:
+            raise Interrupted(_INTERRUPTED)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        before, self.came = self.came, True
+        if not before:
+            raise Interrupted(_INTERRUPTED)
+
+
 @dataclass
 class Staging:
     """Makes the files of a batch ready, one ahead, and brings their latents to their places.
@@ -155,6 +189,8 @@ class Staging:
         self._uploads = ThreadPoolExecutor(1, "upload")
         self._pending: dict[int, Future[Ready | Skip]] = {}
         self._sent: list[Future[None]] = []
+        self._asking = threading.Lock()
+        self._termination = Termination()
         self._lock: IO[bytes] | None = None
         self.scratch, self.folder = Scratch(0), Path()
         if self.scratch_dir is not None:
@@ -164,14 +200,17 @@ class Staging:
             limit = self.options.loader.cache_limit
             free = shutil.disk_usage(self.folder).free
             self.scratch = Scratch(parse_size(limit) if limit is not None else int(_SHARE_OF_FREE * free))
+        self._termination.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
+                self._termination.check()
                 for sent in self._sent:
                     sent.result()
         finally:
+            self._termination.came = True  # from here on it would disturb
             self.cancelled.set()
             self.scratch.cancel()
             self._downloads.shutdown(cancel_futures=True)
@@ -179,20 +218,24 @@ class Staging:
             if self._lock is not None:
                 shutil.rmtree(self.folder, ignore_errors=True)
                 self._lock.close()
+            self._termination.__exit__()
 
     def get(self, index: int) -> Ready | Skip:
         """Wait until a file is ready.
 
         Raises:
             NenyaError: It cannot be made ready, or its output is there and is not what would be made.
+            Interrupted: A signal came (SIGTERM).
         """
+        self._termination.check()
         self.ahead(index)
-        return self._pending.pop(index).result()
+        return self._pending[index].result()
 
     def ahead(self, index: int) -> None:
-        """Begin to make a file ready, if there is one of this number."""
-        if index < len(self.items) and index not in self._pending:
-            self._pending[index] = self._downloads.submit(self._prepare, index)
+        """Begin to make a file ready, if there is one of this number and it is not begun."""
+        with self._asking:
+            if index < len(self.items) and index not in self._pending:
+                self._pending[index] = self._downloads.submit(self._make_ready, index)
 
     def hold(self, ready: Ready, nbytes: int, place: str) -> None:
         """Take scratch space for the latents of a file, if they are made there.
@@ -247,6 +290,18 @@ class Staging:
         finally:
             self.release(item, ready)
 
+    def _make_ready(self, index: int) -> Ready | Skip:
+        """Prepare a file (in a thread), and where that leaves nothing to extract, go on to the next one."""
+        made: Ready | Skip | None = None
+        try:
+            made = self._prepare(index)
+        except OSError as error:
+            raise InputFileError(f"{self.items[index].place}: {error.strerror or error}; check the path") from error
+        finally:
+            if not isinstance(made, Ready) and not self.cancelled.is_set():
+                self.ahead(index + 1)
+        return made
+
     def _prepare(self, index: int) -> Ready | Skip:
         """Look whether there is work to do, and bring the source here (in a thread)."""
         item = self.items[index]
@@ -268,8 +323,10 @@ class Staging:
             sha256 = store().download(found, ready.path, cancelled=self.cancelled)
             if provenance is not None:
                 existing.check_source(str(item.output), provenance, found.size, sha256)
-        except BaseException:
+        except BaseException as error:
             self.release(item, ready)
+            if isinstance(error, OutputError):
+                raise OutputError(f"{error} (loader.cache_dir)") from error
             raise
         if provenance is not None:
             self.release(item, ready)
@@ -314,9 +371,6 @@ class Staging:
         return provenance
 
 
-_SKIPPED = "there already and whole (clobber=true makes it anew)"
-
-
 def settle(item: Item, fate: str, note: str) -> None:
     """Note what became of a file, and say so."""
     item.fate, item.note = fate, note.removeprefix(f"{item.place}: ")
@@ -328,6 +382,8 @@ def reword(error: BaseException, ready: Ready | None, item: Item) -> str:
     """Return an error's line with the places that the user knows instead of temporary ones."""
     text = str(error)
     if ready is not None:
+        if isinstance(item.output, str) and str(ready.output.parent) in text:
+            text = text.replace(" out=", " loader.cache_dir=")
         text = text.replace(str(ready.path), item.place).replace(str(ready.output), str(item.output))
     return text
 
