@@ -18,7 +18,7 @@ import nenya
 from nenya import runtime
 from nenya.extraction import job as jobs
 from nenya.cli import compose
-from nenya.extraction.writer import LatentsTarget
+from nenya.extraction.journal import BlockStore
 from nenya.models.checkpoint import load_checkpoint, load_weights
 from nenya.models.contrastive import ContrastiveModule, make_net
 from nenya.options import ExtractOptions, build_options
@@ -352,18 +352,25 @@ def test_two_files_never_share_an_output(extract, small_file, tmp_path, out):
 # Nothing half-done is left
 
 
-def test_an_error_of_the_network_leaves_nothing(extract, small_file, tmp_path, monkeypatch):
-    original = ContrastiveModule.predict_step
+def test_an_error_of_the_network_keeps_what_is_finished(extract, latents_of, small_file, tmp_path, monkeypatch):
+    original, computed = ContrastiveModule.predict_step, []
 
     def fail(self, batch, batch_idx):
-        if batch_idx == 2:
-            assert (tmp_path / "small_preproc_latents.h5.partial").is_dir()
+        if len(computed) == 2:
             raise RuntimeError("out of\nmemory")
+        computed.append(batch["number"])
         return original(self, batch, batch_idx)
 
     monkeypatch.setattr(ContrastiveModule, "predict_step", fail)
-    result = extract(small_file, f"out={tmp_path}", "loader.block_size=10")
-    assert_failed(result, tmp_path, [], "RuntimeError: out of", "traceback=true")
+    code, said = extract(small_file, f"out={tmp_path}", "loader.block_size=10")
+    assert code == 2
+    assert "RuntimeError: out of" in said and "traceback=true" in said
+    assert tree(tmp_path)[0] == "small_preproc_latents.h5.partial"
+    computed.append(None)
+    assert extract(small_file, f"out={tmp_path}", "loader.block_size=10")[0] == 0
+    assert computed == [0, 1, None, 2, 3, 4, 5, 6]
+    assert tree(tmp_path) == ["small_preproc_latents.h5"]
+    assert_identical(read_latents(tmp_path / "small_preproc_latents.h5"), latents_of(small_file))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
@@ -441,13 +448,22 @@ def test_a_source_that_changes_meanwhile_is_refused(extract, small_file, tmp_pat
 def test_rows_that_are_missing_never_become_a_file(extract, small_file, tmp_path, monkeypatch):
     blocks = jobs.cut_blocks
     monkeypatch.setattr(jobs, "cut_blocks", lambda *a: blocks(*a)[:-1])
-    assert_failed(extract(small_file, f"out={tmp_path}"), tmp_path, [], "rows are missing", "valid")
+    code, said = extract(small_file, f"out={tmp_path}")
+    assert code == 2
+    assert "rows are missing (0 of 24 of 'valid' came)" in said
+    assert tree(tmp_path)[0] == "small_preproc_latents.h5.partial"
+    monkeypatch.undo()
+    loader = jobs.BlocksDataModule
+    monkeypatch.setattr(jobs, "BlocksDataModule", lambda file, blocks, *a: loader(file, blocks[:-1], *a))
+    code, said = extract(small_file, f"out={tmp_path / 'other'}")
+    assert code == 2
+    assert "1 of 2 blocks are missing (first 1)" in said
 
 
 def test_the_partial_folder_of_a_killed_run_is_replaced(extract, small_file, tmp_path):
-    target = LatentsTarget(tmp_path / "small_preproc_latents.h5", {"train": 40}, 64)
-    target.partial.mkdir()
-    target.raw("train").write_bytes(b"old")
+    store = BlockStore(tmp_path / "small_preproc_latents.h5", {"train": 40}, 64)
+    store.partial.mkdir()
+    store.raw("train").write_bytes(b"old")
     assert extract(small_file, f"out={tmp_path}")[0] == 0
     assert tree(tmp_path) == ["small_preproc_latents.h5"]
 

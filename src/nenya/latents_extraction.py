@@ -7,6 +7,7 @@ import itertools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,6 @@ from nenya.extraction.job import (
     partition_names,
     plan_job,
     predict,
-    refuse_existing,
     row_limits,
     scratch_bytes,
 )
@@ -62,7 +62,7 @@ def run(options: ExtractOptions) -> int:
     Raises:
         NenyaError: Bad input, options, weights or output; with several files only what concerns all of them.
     """
-    if not is_main_process() and _any_s3(options.data, options.out):
+    if not is_main_process():
         return _follow(options)
     sources = find_sources(options.data)
     outputs = output_places(sources, options.out, debug=options.debug)
@@ -76,21 +76,19 @@ def _any_s3(*places: Any) -> bool:
 
 def _run_items(options: ExtractOptions, items: Sequence[Item]) -> int:
     """Extract files to the given places; see `run`."""
-    check_trainer(options.trainer)
     places = [str(place) for item in items for place in (item.source, item.output)]
-    remote = _any_s3(places)
-    if len(items) == 1 and not remote:
-        refuse_existing(Path(items[0].output), clobber=options.clobber)
-        inspect_cutouts(items[0].source, partition_names(options))
+    shared = check_trainer(options.trainer) > 1 or any(map(is_s3, places))
+    if len(items) == 1 and isinstance(items[0].source, Path):
+        inspect_cutouts(items[0].source, partition_names(options))  # before the seconds that weights take
     check_places(places)
     checkpoint, module = load_model(options, options.ckpt)
-    scratch = scratch_folder(options.loader.cache_dir) if remote else None
+    scratch = scratch_folder(options.loader.cache_dir) if shared else None
     with (
         Staging(options, items, identity(options, checkpoint), scratch) as staging,
-        Leader(staging.folder if remote else None) as leader,
+        Leader(staging.folder if shared else None) as leader,
     ):
         for index, item in enumerate(items):
-            told, ready = False, None
+            ready = None
             try:
                 staged = staging.get(index)
                 if isinstance(staged, Skip):
@@ -100,21 +98,29 @@ def _run_items(options: ExtractOptions, items: Sequence[Item]) -> int:
                 job = plan_job(options, ready.source, ready.path, ready.output, module.net)
                 staging.hold(ready, scratch_bytes(job, latent_dim(options, module.net)), item.place)
                 staging.ahead(index + 1)
-                leader.tell(index, [ready.path, ready.output, item.place])
-                told = True
-                staging.finish(index, ready, extract_file(options, job, module, checkpoint))
+                tell = partial(leader.tell, index, [ready.path, ready.output, item.place])
+                note = extract_file(options, job, module, checkpoint, started=tell)
+                if note is None:
+                    staging.release(item, ready)
+                    settle(item, "skipped", "written by another run meanwhile")
+                else:
+                    staging.finish(index, ready, note)
             except NenyaError as error:
                 if ready is not None:
                     staging.release(item, ready)
-                # Other processes may not have met the error, and would wait for this one for ever.
-                if len(items) == 1 or isinstance(error, Interrupted) or (told and torch.distributed.is_initialized()):
+                if len(items) == 1 or isinstance(error, Interrupted) or _others_wait(leader, index):
                     raise type(error)(reword(error, ready, item)) from error
                 settle(item, "failed", reword(error, ready, item))
             finally:
-                if not told:
+                if leader.told != index:
                     leader.tell(index, None)
         leader.end()
     return _close(items)
+
+
+def _others_wait(leader: Leader, index: int) -> bool:
+    """Return whether other processes work on this file, and would wait for this one for ever."""
+    return leader.told == index and torch.distributed.is_initialized()
 
 
 def _follow(options: ExtractOptions) -> int:
@@ -215,7 +221,7 @@ def main(opt_path: str, pp_files: Sequence[str], clobber: bool = False, debug: b
     sources = find_sources([pp_files] if isinstance(pp_files, str) else pp_files)
     outputs = output_places(sources, under_outdir(opt, opt.latents_folder), debug=debug)
     items = [Item(*pair) for pair in zip(sources, outputs, strict=True)]
-    if not is_main_process() and _any_s3(pp_files, str(outputs[0])):
+    if not is_main_process():
         _follow(options)
     elif _run_items(options, items):
         failed = [item for item in items if item.fate == "failed"]

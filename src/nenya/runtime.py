@@ -52,13 +52,16 @@ def make_trainer(options: TrainerOptions, **settings: Any) -> "Trainer":
         raise OptionError(f"trainer options are not possible here: {str(error).splitlines()[0]}") from error
 
 
-def check_trainer(options: TrainerOptions) -> None:
+def check_trainer(options: TrainerOptions) -> int:
     """Check that Lightning takes the `trainer` options, before anything is made.
+
+    Returns:
+        The number of processes that will work together.
 
     Raises:
         OptionError: It refuses one.
     """
-    make_trainer(options, logger=False, enable_checkpointing=False)
+    return int(make_trainer(options, logger=False, enable_checkpointing=False).world_size)
 
 
 def _quieten_libraries() -> None:

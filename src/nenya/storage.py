@@ -40,14 +40,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         try:
-            _sync(temporary)
-            os.replace(temporary, path)
-            _sync(path.parent)
+            move_synced(temporary, path)
         except OSError as error:
             raise OutputError(f"cannot write {path}: {error.strerror}") from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def move_synced(temporary: Path, path: Path) -> None:
+    """Rename a finished file within its file system; its bytes are on the disk before the name is."""
+    _sync(temporary)
+    os.replace(temporary, path)
+    _sync(path.parent)
 
 
 def _sync(path: Path) -> None:

@@ -101,7 +101,12 @@ class BlockRows(Dataset[dict[str, Any]]):
                 images = self._read(block)
             except InputFileError as error:  # raised here, a worker process would wrap it into its traceback
                 return {"error": error}
-        return {"images": torch.from_numpy(images), "partition": block.partition, "start": block.rows.start}
+        return {
+            "images": torch.from_numpy(images),
+            "partition": block.partition,
+            "start": block.rows.start,
+            "number": block.number,
+        }
 
     def _submit(self, block: Block) -> "Future[NDArray[np.float32]]":
         self._pool = self._pool or ThreadPoolExecutor(1, "read-ahead")
@@ -139,7 +144,7 @@ class BlockSampler:
 
 
 class BlocksDataModule(pl.LightningDataModule):
-    """The cutouts of one file in order, block by block: process r of w takes every block b with b % w == r.
+    """The cutouts of one file in order, block by block: process r of w takes every w-th block from the r-th on.
 
     Args:
         file: the cutout file.
@@ -156,7 +161,7 @@ class BlocksDataModule(pl.LightningDataModule):
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return the loader of this process's blocks."""
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        mine = [block for block in self.blocks if block.number % world == rank]
+        mine = self.blocks[rank::world]
         self._data = BlockRows(self.file.path, mine, ahead=self.num_workers == 0)
         return DataLoader(
             self._data,

@@ -3,9 +3,10 @@
 import datetime
 import json
 import logging
-import os
 import platform
+import shutil
 import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,14 @@ import numpy as np
 import torch
 
 import nenya
-from nenya.data.blocks import Block, BlocksDataModule, cut_blocks
+from nenya.data.blocks import BlocksDataModule, cut_blocks
 from nenya.data.cutouts import PARTITIONS, CutoutFile, CutoutReader, inspect_cutouts, nonfinite_rows
 from nenya.errors import InputFileError, Interrupted, NenyaError, OutputError
+from nenya.extraction.journal import BlockStore
+from nenya.extraction.lock import OutputLock
+from nenya.extraction.manifest import Work, begin, cpu_threads, describe_status, note_sha256
 from nenya.extraction.progress import RowProgress
-from nenya.extraction.writer import LatentsTarget, LatentsWriter
+from nenya.extraction.writer import LatentsWriter
 from nenya.models.checkpoint import Checkpoint
 from nenya.models.contrastive import ContrastiveModule
 from nenya.models.resnet import ContrastiveNet, check_image_size
@@ -36,7 +40,7 @@ DEBUG_BATCHES = 2
 
 _MEAN_ROWS = 256
 _MEAN_LIMIT = 1e-2  # K: far above rounding, far below what changes a latent visibly
-_INTERRUPTED = "interrupted; of this file no latents were written: run the same command again"
+_INTERRUPTED = "interrupted"
 
 
 @dataclass(frozen=True)
@@ -60,14 +64,12 @@ class Job:
 
     Attributes:
         file: the cutout file, checked.
-        blocks: how it is read.
         rows: partition -> number of rows to extract.
         output: the latents file.
         source: where the file comes from.
     """
 
     file: CutoutFile
-    blocks: list[Block]
     rows: dict[str, int]
     output: Path
     source: Source
@@ -129,7 +131,7 @@ def plan_job(options: Options, source: Source, path: Path, output: Path, net: Co
     check_sizes(options, file)
     limits = row_limits(options, file.partitions)
     rows = {name: min(info.rows, limits.get(name, info.rows)) for name, info in file.partitions.items()}
-    job = Job(file, cut_blocks(file, options.loader.block_size, limits), rows, output, source)
+    job = Job(file, rows, output, source)
     if is_main_process():
         check_room(output.parent, scratch_bytes(job, latent_dim(options, net)), "the latents file")
     _warn_of_means(options, file)
@@ -159,39 +161,83 @@ def _warn_of_means(options: Options, file: CutoutFile) -> None:
             )
 
 
-def extract_file(options: Options, job: Job, module: ContrastiveModule, checkpoint: Checkpoint) -> str:
-    """Extract one file; the output appears only when it is whole.
+def extract_file(
+    options: Options,
+    job: Job,
+    module: ContrastiveModule,
+    checkpoint: Checkpoint,
+    started: Callable[[], None] | None = None,
+) -> str | None:
+    """Extract one file, or what is left of it; the output appears only when it is whole.
+
+    What is finished when the work ends early is kept in `<output>.partial/`, and the next call goes on from there.
+
+    Args:
+        options: of the run.
+        job: the file.
+        module: the network.
+        checkpoint: where its weights come from.
+        started: called in the first process when all is ready for others to join.
 
     Returns:
-        A line that says what was written.
+        A line that says what was written; None if another run has written it in the meantime.
 
     Raises:
-        NenyaError: The input changed or cannot be read, or the output cannot be written.
+        NenyaError: The input changed or cannot be read; the output cannot be written, is being written by another
+            run, or was begun with other weights, options or input.
         Interrupted: A signal came (SIGINT, SIGTERM).
     """
-    start, before = time.monotonic(), job.file.path.stat()
-    module.batch_shape = min(options.loader.batch_size_valid, max(job.rows.values()))
-    with ThreadPoolExecutor(1, "sha256") as pool:
-        sha256 = pool.submit(_sha256, job) if is_main_process() else None
-        target = LatentsTarget(job.output, job.rows, latent_dim(options, module.net))
-        writer = LatentsWriter(target)
-        trainer = make_trainer(
-            options.trainer, callbacks=[writer], logger=False, enable_checkpointing=False, barebones=False
-        )
-        device = trainer.strategy.root_device
-        target.attributes = lambda: {
-            **identity(options, checkpoint),
-            **_environment(options, checkpoint, device, module.batch_shape or 0),
-            "options": json.dumps({**to_dict(options), "data": job.source.place}),
-            **(_describe_source(job, before, sha256) if sha256 else {}),
-            "rows": json.dumps(job.rows),
-        }
-        data = BlocksDataModule(job.file, job.blocks, options.loader.num_workers)
-        predict(trainer, module, data, name=Path(job.source.place).name, rows=sum(job.rows.values()))
-    return _summary(job, writer, time.monotonic() - start, target.dim)
+    store = BlockStore(job.output, job.rows, latent_dim(options, module.net))
+    writer = LatentsWriter(store)
+    trainer = make_trainer(options.trainer, callbacks=[writer], logger=False, enable_checkpointing=False)
+    if not is_main_process():
+        _extract(job, module, trainer, writer, Work.read(store))
+        return ""
+    start = time.monotonic()
+    with OutputLock(store.partial / "lock", str(job.output)):
+        if job.output.exists() and not options.clobber:
+            return None
+        wanted = _wanted_manifest(options, job, checkpoint, trainer, store.dim)
+        work = begin(store, wanted, job.file, clobber=options.clobber)
+        try:
+            if work.fresh:
+                store.start(wanted)
+            work.write(store)
+            if started is not None:
+                started()
+            with ThreadPoolExecutor(1, "sha256") as pool:
+                sha256 = pool.submit(_sha256, job, store, work)
+                writer.attributes = lambda: {
+                    **identity(options, checkpoint),
+                    **_environment(options, checkpoint, trainer.strategy.root_device, work),
+                    "options": json.dumps({**to_dict(options), "data": job.source.place}),
+                    **_describe_source(job, wanted["source"], sha256),
+                    "rows": json.dumps(job.rows),
+                }
+                _extract(job, module, trainer, writer, work)
+        except _ChangedError:
+            shutil.rmtree(store.partial, ignore_errors=True)
+            raise
+        except NenyaError as error:
+            raise type(error)(f"{error}; {store.kept()}") from error
+        except BaseException:
+            store.kept()
+            raise
+    return _summary(job, writer, work, time.monotonic() - start)
 
 
-def predict(trainer: "Trainer", module: ContrastiveModule, data: Any, *, name: str, rows: int) -> None:
+def _extract(job: Job, module: ContrastiveModule, trainer: "Trainer", writer: LatentsWriter, work: Work) -> None:
+    """Extract the blocks that are left, in each process its share."""
+    blocks = cut_blocks(job.file, work.block_size, job.rows)
+    left = [block for block in blocks if block.number not in work.done]
+    writer.blocks, writer.threads, module.batch_shape = blocks, work.threads, work.batch_size
+    total = sum(map(len, blocks))
+    name = Path(job.source.place).name
+    data = BlocksDataModule(job.file, left, module.options.loader.num_workers)
+    predict(trainer, module, data, name=name, rows=total, before=total - sum(map(len, left)))
+
+
+def predict(trainer: "Trainer", module: ContrastiveModule, data: Any, *, name: str, rows: int, before: int = 0) -> None:
     """Run Lightning's predict loop with progress.
 
     Args:
@@ -200,12 +246,13 @@ def predict(trainer: "Trainer", module: ContrastiveModule, data: Any, *, name: s
         data: a datamodule of blocks, or a loader of them.
         name: what is worked on, to be shown.
         rows: how many there are, 0 if that is not known.
+        before: how many of them were done before.
 
     Raises:
         Interrupted: A signal came (SIGINT, SIGTERM).
     """
-    share = rows // max(1, trainer.world_size)
-    with RowProgress(name, share, visible=is_main_process()) as progress:
+    world = max(1, trainer.world_size)
+    with RowProgress(name, rows // world, before=before // world, visible=is_main_process()) as progress:
 
         def count(done: int) -> None:
             progress.advance(done)
@@ -221,25 +268,54 @@ def predict(trainer: "Trainer", module: ContrastiveModule, data: Any, *, name: s
             module.on_rows = None
 
 
-def _sha256(job: Job) -> str:
-    return job.source.sha256 or sha256_file(job.file.path)
+def _wanted_manifest(
+    options: Options, job: Job, checkpoint: Checkpoint, trainer: "Trainer", dim: int
+) -> dict[str, Any]:
+    """Return what the rows are made of and with: all that their bits depend on."""
+    return {
+        **identity(options, checkpoint),
+        "rows": job.rows,
+        "dim": dim,
+        "device": trainer.strategy.root_device.type,
+        "backend": "eager",
+        "torch_version": str(torch.__version__),
+        "threads": cpu_threads(trainer.num_devices, torch.get_num_threads()),
+        "batch_size": min(options.loader.batch_size_valid, max(job.rows.values())),
+        "block_size": options.loader.block_size,
+        "source": {"sha256": job.source.sha256, **describe_status(job.file.path)},
+    }
 
 
-def _summary(job: Job, writer: LatentsWriter, seconds: float, dim: int) -> str:
+def _sha256(job: Job, store: BlockStore, work: Work) -> str:
+    """Return the hash of the source, and note it for those who may have to go on with this work."""
+    known = work.sha256 or job.source.sha256
+    return known or note_sha256(store, sha256_file(job.file.path))
+
+
+def _summary(job: Job, writer: LatentsWriter, work: Work, seconds: float) -> str:
     rows = ", ".join(f"{name} {count}" for name, count in job.rows.items())
     total, bad = sum(job.rows.values()), sum(writer.nonfinite.values())
-    return f"{rows} rows of {dim} numbers in {seconds:.1f} s ({total / seconds:.1f} rows/s)" + (
-        f"; {bad} rows are NaN, as their cutouts have non-finite pixels" if bad else ""
+    before = sum(len(block) for block in writer.blocks if block.number in work.done)
+    return (
+        f"{rows} rows of {writer.store.dim} numbers in {seconds:.1f} s ({(total - before) / seconds:.1f} rows/s)"
+        + (f", {before} of them from an earlier run" if before else "")
+        + (f"; {bad} rows are NaN, as their cutouts have non-finite pixels" if bad else "")
     )
 
 
-def _describe_source(job: Job, before: os.stat_result, sha256: "Future[str]") -> dict[str, Any]:
+class _ChangedError(InputFileError):
+    """The source changed while it was read, so that no finished row can be trusted."""
+
+
+def _describe_source(job: Job, before: Mapping[str, Any], sha256: "Future[str]") -> dict[str, Any]:
     """Return name, size and sha256 of the source, which must not have changed since `before`."""
     path, source = job.file.path, job.source
-    described = {"source": Path(source.place).name, "source_size": before.st_size, "source_sha256": sha256.result()}
-    after = path.stat()
-    if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-        raise InputFileError(f"{path}: the file changed while it was read; run the command again")
+    described = {"source": Path(source.place).name, "source_size": before["size"], "source_sha256": sha256.result()}
+    after = describe_status(path)
+    if after["size"] != before["size"] or after["status"] != before["status"]:
+        raise _ChangedError(
+            f"{path}: the file changed while it was read; nothing of it was kept, run the command again"
+        )
     return {**described, **({"source_etag": source.etag} if source.etag else {})}
 
 
@@ -253,7 +329,7 @@ def identity(options: Options, checkpoint: Checkpoint) -> dict[str, str]:
     }
 
 
-def _environment(options: Options, checkpoint: Checkpoint, device: torch.device, batch_shape: int) -> dict[str, Any]:
+def _environment(options: Options, checkpoint: Checkpoint, device: torch.device, work: Work) -> dict[str, Any]:
     """Return the attributes that say by what and where latents were made."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
@@ -263,8 +339,8 @@ def _environment(options: Options, checkpoint: Checkpoint, device: torch.device,
         "checkpoint": checkpoint.path.name,
         "device": f"{device.type}: {name}",
         "backend": "eager",
-        "batch_size": batch_shape,
+        "batch_size": work.batch_size,
         "torch_version": str(torch.__version__),
-        "threads": torch.get_num_threads(),
+        "threads": work.threads,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

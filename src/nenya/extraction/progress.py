@@ -20,12 +20,13 @@ class RowProgress:
     Args:
         name: what is worked on.
         total: number of rows.
+        before: number of rows that were done before; the remaining time does not count on their speed.
         visible: whether anything is shown.
     """
 
-    def __init__(self, name: str, total: int, *, visible: bool = True) -> None:
-        self.name, self.total, self.visible = name, total, visible
-        self.done, self.start = 0, time.monotonic()
+    def __init__(self, name: str, total: int, *, before: int = 0, visible: bool = True) -> None:
+        self.name, self.total, self.before, self.visible = name, total, before, visible
+        self.done, self.start = before, time.monotonic()
         self._said = self.start
         self._bar: Progress | None = None
 
@@ -33,7 +34,7 @@ class RowProgress:
         if self.visible and sys.stderr.isatty():
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
-            self._bar.add_task(self.name, total=self.total)
+            self._bar.add_task(self.name, total=self.total, completed=self.before)
             self._bar.start()
         return self
 
@@ -45,7 +46,7 @@ class RowProgress:
             self._bar.advance(self._bar.task_ids[0], rows)
         elif self.visible and now - self._said > _SECONDS_BETWEEN_LINES:
             self._said = now
-            left = (self.total - self.done) * (now - self.start) / self.done
+            left = (self.total - self.done) * (now - self.start) / (self.done - self.before)
             log.info("%s: %d of %d rows, about %.0f s left", self.name, self.done, self.total, left)
 
     def __exit__(

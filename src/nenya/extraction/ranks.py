@@ -1,4 +1,4 @@
-"""Several processes on one batch over S3: the first one brings the files and tells the others which to extract.
+"""Several processes on one batch: the first one decides, and tells the others what to extract.
 
 The processes share a file system, as they do for the latents themselves; nothing else passes between them here.
 """
@@ -30,11 +30,14 @@ class Leader:
     """Tells the other processes what to extract.
 
     Args:
-        folder: of the batch, None where there is nothing to tell.
+        folder: of the batch, None where there is nobody to tell.
+
+    Attributes:
+        told: number of the last file that was told of.
     """
 
     def __init__(self, folder: Path | None) -> None:
-        self.folder = folder
+        self.folder, self.told = folder, -1
 
     def __enter__(self) -> Self:
         if self.folder is not None:
@@ -50,6 +53,7 @@ class Leader:
 
     def tell(self, number: int, paths: list[Path | str] | None) -> None:
         """Tell of the file of this number where it is, what it becomes and whence it came; None: nothing to do."""
+        self.told = number
         if self.folder is not None:
             _write(self.folder / f"told-{number}", None if paths is None else [str(path) for path in paths])
 

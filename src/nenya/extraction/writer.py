@@ -1,106 +1,141 @@
-"""The writer of latents: rows go to a raw file of their own, and the HDF5 file appears only when it is whole."""
+"""The writer of latents: blocks go to the raw files and a journal, and the HDF5 file appears when it is whole."""
 
-import json
 import logging
 import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+import queue
+import secrets
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import h5py
 import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
+from nenya.data.blocks import Block
 from nenya.errors import OutputError
-from nenya.storage import atomic_path
+from nenya.extraction.journal import BlockStore, journal_line
 
 log = logging.getLogger(__name__)
 
-_ASSEMBLY_ROWS = 16384
-_HDF5_OVERHEAD = 2**16  # bytes of an HDF5 file beside its latents: attributes, structure
+_WAITING = 8  # blocks that may wait for the disk
 
 
-@dataclass
-class LatentsTarget:
-    """What is to be written.
+class BlockWriter:
+    """Writes blocks to the disk in a thread; a block is in the journal when its bytes are safe.
 
-    Attributes:
-        path: the latents file.
-        rows: partition -> number of rows N.
-        dim: length D of a latent.
-        attributes: provenance; called once, when all rows are there.
+    Blocks that wait together share one fdatasync, so that the network does not wait for the disk.
+
+    Args:
+        store: the partial folder.
+        name: of the journal; no two processes may have the same.
     """
 
-    path: Path
-    rows: dict[str, int]
-    dim: int
-    attributes: Callable[[], Mapping[str, Any]] = field(default=dict)
+    def __init__(self, store: BlockStore, name: str) -> None:
+        self.store = store
+        self._waiting: queue.Queue[tuple[str, int, bytes, bytes] | None] = queue.Queue(_WAITING)
+        self._failure: OSError | None = None
+        self._raw: dict[str, int] = {}
+        with store.guard():
+            for partition in store.rows:
+                self._raw[partition] = os.open(store.raw(partition), os.O_RDWR)
+            journal = store.partial / f"journal-{name}-{secrets.token_hex(4)}"
+            self._journal = os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
+        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+        self._thread.start()
 
-    @property
-    def partial(self) -> Path:
-        """Folder of the rows that are done, until the file is whole."""
-        return self.path.with_name(self.path.name + ".partial")
+    def put(self, partition: str, start: int, number: int, rows: np.ndarray) -> None:
+        """Hand over a block.
 
-    def raw(self, partition: str) -> Path:
-        """Raw little-endian float32 file (N, D) of a partition."""
-        return self.partial / f"{partition.replace('/', '%2F')}.f32"
+        Args:
+            partition: `train`, `valid`.
+            start: its first row.
+            number: of the block.
+            rows: its latents (n, D), float32.
 
-    @property
-    def reserve(self) -> Path:
-        """A file that holds the room of the assembled file, so that a full disk shows before the work."""
-        return self.partial / "reserve"
+        Raises:
+            OutputError: An earlier block could not be written.
+        """
+        self._check()
+        data = rows.tobytes()
+        line = journal_line(number, data, int(np.isnan(rows).any(axis=1).sum()))
+        self._waiting.put((partition, 4 * self.store.dim * start, data, line))
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all latents."""
-        return 4 * self.dim * sum(self.rows.values())
+    def close(self) -> None:
+        """Wait until all blocks are safe, and close the files.
+
+        Raises:
+            OutputError: A block could not be written.
+        """
+        if self._thread.is_alive():
+            self._waiting.put(None)
+            self._thread.join()
+        for descriptor in (*self._raw.values(), self._journal):
+            os.close(descriptor)
+        self._raw, self._journal = {}, -1
+        self._check()
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            with self.store.guard():
+                raise self._failure
+
+    def _run(self) -> None:
+        done = False
+        while not done:
+            items = [self._waiting.get()]
+            while not self._waiting.empty():
+                items.append(self._waiting.get())
+            done = None in items
+            blocks = [item for item in items if item is not None]
+            if self._failure is None:
+                try:
+                    self._write(blocks)
+                except OSError as error:
+                    self._failure = error
+
+    def _write(self, blocks: Sequence[tuple[str, int, bytes, bytes]]) -> None:
+        for partition, offset, data, _ in blocks:
+            _write_all(self._raw[partition], data, offset)
+        for partition in {partition for partition, *_ in blocks}:
+            os.fdatasync(self._raw[partition])
+        lines = b"".join(line for *_, line in blocks)
+        if lines and os.write(self._journal, lines) != len(lines):
+            raise OSError(28, os.strerror(28))
+
+
+def _write_all(descriptor: int, data: bytes, offset: int) -> None:
+    left = memoryview(data)
+    while left:
+        count = os.pwrite(descriptor, left, offset)
+        left, offset = left[count:], offset + count
 
 
 class LatentsWriter(BasePredictionWriter):
     """Writes each block's latents at their rows, from any number of processes, and assembles the file at the end.
 
     Args:
-        target: what is to be written.
+        store: the partial folder, ready to be written to when the loop begins.
     """
 
-    def __init__(self, target: LatentsTarget) -> None:
+    def __init__(self, store: BlockStore) -> None:
         super().__init__("batch")
-        self.target = target
-        self.counts = {name: 0 for name in target.rows}
-        self.nonfinite = {name: 0 for name in target.rows}
-        self._files: dict[str, int] = {}
+        self.store = store
+        self.blocks: Sequence[Block] = ()
+        self.threads = 0
+        self.attributes: Callable[[], Mapping[str, Any]] = dict
+        self.nonfinite: dict[str, int] = {}
+        self._writer: BlockWriter | None = None
+        self._threads_before = 0
 
     def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
-        """Make the raw files; every process opens them when they are there."""
-        if trainer.is_global_zero:
-            shutil.rmtree(self.target.partial, ignore_errors=True)
-            with self._guard():
-                self._make_raw()
-        trainer.strategy.barrier("raw files")
-        with self._guard():
-            for name in self.target.rows:
-                self._files[name] = os.open(self.target.raw(name), os.O_RDWR)
-
-    def _make_raw(self) -> None:
-        self.target.partial.mkdir(parents=True)
-        sizes = {self.target.raw(name): 4 * self.target.dim * rows for name, rows in self.target.rows.items()}
-        for path, size in {**sizes, self.target.reserve: self.target.nbytes + _HDF5_OVERHEAD}.items():
-            with path.open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, size)
-
-    @contextmanager
-    def _guard(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            shutil.rmtree(self.target.partial, ignore_errors=True)
-            raise OutputError(f"{self.target.path}: cannot write ({error.strerror}); nothing is left behind") from error
+        """Open the files; compute with the agreed number of threads."""
+        self._threads_before = torch.get_num_threads()
+        if self.threads and self.threads != self._threads_before:
+            torch.set_num_threads(self.threads)
+        self._writer = BlockWriter(self.store, str(trainer.global_rank))
 
     def write_on_batch_end(
         self,
@@ -112,68 +147,33 @@ class LatentsWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Write the latents (n, D) of one block at the block's rows."""
-        partition = batch["partition"]
+        """Hand the latents (n, D) of one block to the disk."""
         rows = np.ascontiguousarray(prediction.numpy(), dtype="<f4")
-        if rows.shape != (len(batch["images"]), self.target.dim):
+        if rows.shape != (len(batch["images"]), self.store.dim):
             raise OutputError(
-                f"latents of shape {rows.shape} came, ({len(batch['images'])}, {self.target.dim}) were wanted"
+                f"latents of shape {rows.shape} came, ({len(batch['images'])}, {self.store.dim}) were wanted"
             )
-        offset = 4 * self.target.dim * batch["start"]
-        data = memoryview(rows.tobytes())
-        with self._guard():
-            while data:
-                done = os.pwrite(self._files[partition], data, offset)
-                data, offset = data[done:], offset + done
-        self.counts[partition] += len(rows)
-        self.nonfinite[partition] += int(np.isnan(rows).any(axis=1).sum())
+        assert self._writer is not None
+        self._writer.put(batch["partition"], batch["start"], batch["number"], rows)
 
     def teardown(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
-        """When every row of every process is there, assemble the file and remove the partial folder."""
+        """When every block of every process is safe, assemble the file."""
         self._close()
-        self._sum_over_processes(trainer)
-        missing = {name: rows - self.counts[name] for name, rows in self.target.rows.items()}
-        if any(missing.values()):
-            raise OutputError(f"{self.target.path}: rows are missing ({missing}), so the file was not written")
+        trainer.strategy.barrier("rows")
         if trainer.is_global_zero:
-            with self._guard():
-                self._assemble()
+            self.nonfinite = self.store.assemble(self.blocks, self.attributes())
         trainer.strategy.barrier("assembled")
 
-    def _sum_over_processes(self, trainer: "pl.Trainer") -> None:
-        names = list(self.target.rows)
-        mine = torch.tensor([[self.counts[n], self.nonfinite[n]] for n in names], device=trainer.strategy.root_device)
-        total = trainer.strategy.reduce(mine, reduce_op="sum")
-        for name, (rows, bad) in zip(names, total.tolist(), strict=True):
-            self.counts[name], self.nonfinite[name] = int(rows), int(bad)
-
-    def _assemble(self) -> None:
-        """Copy the raw files into an HDF5 file under a temporary name, read it back, and rename it."""
-        target = self.target
-        attributes = {**target.attributes(), "nonfinite_rows": json.dumps(self.nonfinite)}
-        target.reserve.unlink()
-        with atomic_path(target.path) as temporary:
-            with h5py.File(temporary, "w") as h5:
-                for name, rows in target.rows.items():
-                    dataset = h5.create_dataset(name, (rows, target.dim), "<f4")
-                    with target.raw(name).open("rb") as raw:
-                        for start in range(0, rows, _ASSEMBLY_ROWS):
-                            part = np.fromfile(raw, "<f4", min(_ASSEMBLY_ROWS, rows - start) * target.dim)
-                            dataset[start : start + _ASSEMBLY_ROWS] = part.reshape(-1, target.dim)
-                h5.attrs.update(attributes)
-            with h5py.File(temporary) as h5:
-                shapes = {name: h5[name].shape for name in target.rows}
-            if shapes != {name: (rows, target.dim) for name, rows in target.rows.items()}:
-                raise OutputError(f"{target.path}: read back with shapes {shapes}; the disk may be failing")
-        shutil.rmtree(target.partial, ignore_errors=True)
-
     def on_exception(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", exception: BaseException) -> None:
-        """Leave nothing half-written behind."""
-        self._close()
-        if trainer.is_global_zero:
-            shutil.rmtree(self.target.partial, ignore_errors=True)
+        """Keep what is finished."""
+        try:
+            self._close()
+        except OutputError as error:
+            if not isinstance(exception, OutputError):  # which would be the same one
+                log.error("%s", error)
 
     def _close(self) -> None:
-        for descriptor in self._files.values():
-            os.close(descriptor)
-        self._files.clear()
+        writer, self._writer = self._writer, None
+        torch.set_num_threads(self._threads_before or torch.get_num_threads())
+        if writer is not None:
+            writer.close()

@@ -1,0 +1,241 @@
+"""Latents on their way to the final file: raw rows, and journals of the blocks that are safely there.
+
+HDF5 files do not survive a crash while they are written. So the rows of each partition go to a preallocated raw
+file, and a block counts as done when its bytes are on the disk and a line with their checksum is in a journal. Each
+process has a journal of its own. The final file is made of the raw ones at the end, and appears whole.
+"""
+
+import json
+import logging
+import os
+import re
+import shutil
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from nenya.data.blocks import Block
+from nenya.errors import OutputError
+from nenya.storage import atomic_path, move_synced
+
+log = logging.getLogger(__name__)
+
+HDF5_OVERHEAD = 2**16
+"""Bytes of an HDF5 file beside its latents: attributes, structure."""
+
+_LINE = re.compile(rb"(\d+) ([0-9a-f]{8}) (\d+) ([0-9a-f]{8})")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a journal says of a block.
+
+    Attributes:
+        crc: CRC-32 of its bytes.
+        nonfinite: number of its rows that are NaN.
+    """
+
+    crc: int
+    nonfinite: int
+
+
+@dataclass
+class BlockStore:
+    """The partial folder of one output.
+
+    Attributes:
+        path: the latents file.
+        rows: partition -> number of rows N.
+        dim: length D of a latent.
+    """
+
+    path: Path
+    rows: Mapping[str, int]
+    dim: int
+
+    @property
+    def partial(self) -> Path:
+        """Folder of what is done, until the file is whole."""
+        return partial_folder(self.path)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all latents."""
+        return 4 * self.dim * sum(self.rows.values())
+
+    def raw(self, partition: str) -> Path:
+        """Raw little-endian float32 file (N, D) of a partition."""
+        return self.partial / f"{partition.replace('/', '%2F')}.f32"
+
+    def _size(self, partition: str) -> int:
+        return 4 * self.dim * self.rows[partition]
+
+    def manifest(self) -> dict[str, Any] | None:
+        """Return what the rows that are there were made of and with, None if there are none."""
+        try:
+            values = json.loads((self.partial / "manifest.json").read_bytes())
+        except (OSError, ValueError):
+            return None
+        return values if isinstance(values, dict) else None
+
+    def start(self, manifest: Mapping[str, Any]) -> None:
+        """Forget what is there, take the room for all that will be, and write the manifest.
+
+        Raises:
+            OutputError: There is too little room, or the folder cannot be written.
+        """
+        with self.guard():
+            self.clear()
+            for partition in self.rows:
+                _preallocate(self.raw(partition), self._size(partition))
+            # Holds the room of the final file, so that a full disk shows before the work.
+            _preallocate(self.partial / "reserve", self.nbytes + HDF5_OVERHEAD)
+            self.note(manifest)
+
+    def note(self, manifest: Mapping[str, Any]) -> None:
+        """Write the manifest."""
+        with atomic_path(self.partial / "manifest.json") as temporary:
+            temporary.write_text(json.dumps(dict(manifest), indent=1))
+
+    def clear(self) -> None:
+        """Remove everything but the lock."""
+        for path in self.partial.iterdir():
+            if path.name != "lock":
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def scan(self, blocks: Sequence[Block]) -> dict[int, Entry]:
+        """Return the blocks that are done: in a journal, and with the bytes that it says."""
+        if any(not self._has(partition) for partition in self.rows):
+            return {}
+        entries = self.entries()
+        done = {}
+        for block in blocks:
+            entry = entries.get(block.number)
+            if entry is not None and zlib.crc32(self.read(block)) == entry.crc:
+                done[block.number] = entry
+            elif entry is not None:
+                log.warning("%s: block %d is damaged on the disk; it is computed again", self.partial, block.number)
+        return done
+
+    def _has(self, partition: str) -> bool:
+        path = self.raw(partition)
+        return path.is_file() and path.stat().st_size == self._size(partition)
+
+    def entries(self) -> dict[int, Entry]:
+        """Return what the journals say; a line that is torn or altered says nothing."""
+        found: dict[int, Entry] = {}
+        for journal in sorted(self.partial.glob("journal-*")):
+            for line in journal.read_bytes().split(b"\n"):
+                match = _LINE.fullmatch(line)
+                if match and _line(int(match[1]), Entry(int(match[2], 16), int(match[3]))) == line + b"\n":
+                    found[int(match[1])] = Entry(int(match[2], 16), int(match[3]))
+        return found
+
+    def read(self, block: Block) -> bytes:
+        """Return the bytes of a block."""
+        with self.raw(block.partition).open("rb") as raw:
+            raw.seek(4 * self.dim * block.rows.start)
+            return raw.read(4 * self.dim * len(block.rows))
+
+    def assemble(self, blocks: Sequence[Block], attributes: Mapping[str, Any]) -> dict[str, int]:
+        """Make the final file of all blocks, and remove the partial folder.
+
+        Args:
+            blocks: all of them.
+            attributes: of the final file.
+
+        Returns:
+            Partition -> number of rows that are NaN.
+
+        Raises:
+            OutputError: A block is missing or damaged, or the file cannot be written; what is done is kept.
+        """
+        for partition, rows in self.rows.items():
+            covered = sum(len(block) for block in blocks if block.partition == partition)
+            if covered != rows:
+                raise OutputError(f"{self.path}: rows are missing ({covered} of {rows} of '{partition}' came)")
+        entries = self.entries()
+        missing = [block.number for block in blocks if block.number not in entries]
+        if missing:
+            raise OutputError(
+                f"{self.path}: {len(missing)} of {len(blocks)} blocks are missing (first {missing[0]}), so the file "
+                "was not written"
+            )
+        nonfinite = dict.fromkeys(self.rows, 0)
+        for block in blocks:
+            nonfinite[block.partition] += entries[block.number].nonfinite
+        temporary = self.partial / "assembled"
+        with self.guard():
+            (self.partial / "reserve").unlink(missing_ok=True)
+            with h5py.File(temporary, "w") as h5:
+                for partition, rows in self.rows.items():
+                    h5.create_dataset(partition, (rows, self.dim), "<f4")
+                for block in blocks:
+                    data = self.read(block)
+                    if zlib.crc32(data) != entries[block.number].crc:
+                        raise OutputError(
+                            f"{self.path}: block {block.number} is damaged on the disk, so the file was not written: "
+                            "check the disk"
+                        )
+                    h5[block.partition][block.rows.start : block.rows.stop] = np.frombuffer(data, "<f4").reshape(
+                        -1, self.dim
+                    )
+                h5.attrs.update({**attributes, "nonfinite_rows": json.dumps(nonfinite)})
+            self._check(temporary)
+            move_synced(temporary, self.path)
+        shutil.rmtree(self.partial, ignore_errors=True)
+        return nonfinite
+
+    def _check(self, path: Path) -> None:
+        """Open the assembled file again."""
+        with h5py.File(path) as h5:
+            shapes = {name: h5[name].shape for name in self.rows}
+        if shapes != {name: (rows, self.dim) for name, rows in self.rows.items()}:
+            raise OutputError(f"{self.path}: read back with shapes {shapes}; the disk may be failing")
+
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        """Word errors of the disk."""
+        try:
+            yield
+        except OSError as error:
+            raise OutputError(f"{self.path}: cannot write ({error.strerror or error})") from error
+
+    def kept(self) -> str:
+        """Return what is left for the same command to go on with, and remove the folder if there is nothing."""
+        try:
+            count = len(self.entries())
+        except OSError:
+            count = 0
+        if count:
+            return f"{count} finished blocks are kept in {self.partial}: the same command goes on from there"
+        shutil.rmtree(self.partial, ignore_errors=True)
+        return "nothing is left behind"
+
+
+def partial_folder(path: Path) -> Path:
+    """Return the folder of what is done of a latents file, until it is whole."""
+    return path.with_name(path.name + ".partial")
+
+
+def _preallocate(path: Path, size: int) -> None:
+    with path.open("wb") as file:
+        if size:
+            os.posix_fallocate(file.fileno(), 0, size)
+
+
+def _line(number: int, entry: Entry) -> bytes:
+    """Return a journal's line, which ends with a checksum of itself."""
+    text = b"%d %08x %d" % (number, entry.crc, entry.nonfinite)
+    return b"%s %08x\n" % (text, zlib.crc32(text))
+
+
+def journal_line(number: int, data: bytes | memoryview, nonfinite: int) -> bytes:
+    """Return the line that says that a block is done."""
+    return _line(number, Entry(zlib.crc32(data), nonfinite))

@@ -1,0 +1,124 @@
+"""What an output in the making is made of and with, so that a later run goes on with the very same work, or refuses."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from nenya.data.blocks import cut_blocks
+from nenya.data.cutouts import CutoutFile
+from nenya.errors import OutputError
+from nenya.extraction.journal import BlockStore
+from nenya.storage import atomic_path, sha256_file
+
+_MUST_AGREE = (
+    *("checkpoint_sha256", "preprocessing", "latent", "precision", "rows", "dim"),
+    *("device", "backend", "torch_version"),
+)
+_TAKEN_OVER = ("batch_size", "block_size", "threads")
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be done of an output, and how; all processes read the same one.
+
+    Attributes:
+        done: numbers of the blocks that are finished.
+        block_size: rows of a block, where the chunks leave the choice.
+        batch_size: rows of a forward pass.
+        threads: of torch.
+        sha256: of the source, if it is known.
+        fresh: whether nothing of it is there yet.
+    """
+
+    done: frozenset[int]
+    block_size: int
+    batch_size: int
+    threads: int
+    sha256: str | None
+    fresh: bool
+
+    def write(self, store: BlockStore) -> None:
+        """Put it where the other processes read it."""
+        with store.guard(), atomic_path(store.partial / "work.json") as temporary:
+            temporary.write_text(json.dumps({**asdict(self), "done": sorted(self.done)}))
+
+    @classmethod
+    def read(cls, store: BlockStore) -> Self:
+        """Return what the first process has written."""
+        values = json.loads((store.partial / "work.json").read_bytes())
+        return cls(**{**values, "done": frozenset(values["done"])})
+
+
+def describe_status(path: Path) -> dict[str, Any]:
+    """Return what tells cheaply whether a file has been changed or replaced."""
+    status = path.stat()
+    return {"size": status.st_size, "status": [status.st_ino, status.st_mtime_ns, status.st_ctime_ns]}
+
+
+def begin(store: BlockStore, wanted: Mapping[str, Any], file: CutoutFile, *, clobber: bool) -> Work:
+    """Find out what is left to do of an output; nothing is written.
+
+    Args:
+        store: the partial folder, locked.
+        wanted: the manifest of this run.
+        file: the source.
+        clobber: whether to start over in any case.
+
+    Raises:
+        OutputError: Rows are there that were made of or with something else.
+    """
+    found = store.manifest()
+    if clobber or found is None or not store.entries():
+        return _work(wanted, frozenset(), fresh=True)
+    for key in _MUST_AGREE:
+        if found.get(key) != wanted[key]:
+            was, now = _short(found.get(key)), _short(wanted[key])
+            raise OutputError(
+                f"{store.partial} holds finished rows that were made with {key} {was} instead of {now}: "
+                "clobber=true starts over"
+            )
+    _check_source(store, found, wanted, file.path)
+    merged = {**wanted, **{key: found[key] for key in _TAKEN_OVER}}
+    merged["source"] = {**wanted["source"], "sha256": found["source"].get("sha256") or wanted["source"].get("sha256")}
+    done = store.scan(cut_blocks(file, merged["block_size"], dict(store.rows)))
+    return _work(merged, frozenset(done), fresh=not done)
+
+
+def _work(manifest: Mapping[str, Any], done: frozenset[int], *, fresh: bool) -> Work:
+    taken = {key: manifest[key] for key in _TAKEN_OVER}
+    return Work(done=done, sha256=manifest["source"].get("sha256"), fresh=fresh, **taken)
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return f"{text[:12]}..." if len(text) == 64 else text
+
+
+def _check_source(store: BlockStore, found: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:
+    """Check that the source is the one that the finished rows are of."""
+    was, now = found["source"], wanted["source"]
+    if was["size"] == now["size"] and was["status"] == now["status"]:
+        return
+    if was["size"] == now["size"] and was.get("sha256") and was["sha256"] == (now["sha256"] or sha256_file(path)):
+        return
+    raise OutputError(
+        f"{store.partial} holds finished rows of another input, or {path} has changed since: clobber=true starts over"
+    )
+
+
+def note_sha256(store: BlockStore, sha256: str) -> str:
+    """Add the hash of the source to the manifest; a run that goes on after a copy of the source needs it."""
+    manifest = store.manifest()
+    if manifest is not None:
+        store.note({**manifest, "source": {**manifest["source"], "sha256": sha256}})
+    return sha256
+
+
+def cpu_threads(devices: int, threads: int) -> int:
+    """Return the threads of each of several processes on this machine, as Lightning shares them out."""
+    if devices > 1 and "OMP_NUM_THREADS" not in os.environ:
+        return max(1, (os.cpu_count() or 1) // devices)
+    return threads
