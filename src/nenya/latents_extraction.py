@@ -95,6 +95,9 @@ def _run_items(options: ExtractOptions, items: Sequence[Item]) -> int:
                     settle(item, "skipped", staged.reason)
                     continue
                 ready = staged
+                if ready.made:
+                    staging.finish(index, ready, "made by an earlier run, which could not send them")
+                    continue
                 job = plan_job(options, ready.source, ready.path, ready.output, module.net)
                 staging.hold(ready, scratch_bytes(job, latent_dim(options, module.net)), item.place)
                 staging.ahead(index + 1)

@@ -1,12 +1,16 @@
 """Files of a batch on their way: the next one comes, and the last one goes, while the present one is extracted.
 
 The temporary copies live in a folder of this process below `loader.cache_dir`, and never take more than
-`loader.cache_limit`. The folder of a process that was killed is removed by the next batch.
+`loader.cache_limit`. The folder of a process that was killed is removed by the next batch; but latents on their way to
+S3 lie where the next batch finds them, finished or not.
 """
 
+import contextlib
 import fcntl
+import hashlib
 import logging
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -28,6 +32,7 @@ from nenya.s3 import S3Object, is_s3, store
 log = logging.getLogger(__name__)
 
 _PREFIX = "batch-"
+_LATENTS = "latents"
 _SHARE_OF_FREE = 0.8
 _SKIPPED = "there already and whole (clobber=true makes it anew)"
 _INTERRUPTED = "interrupted; nothing is half-written: the same command does what is left"
@@ -69,12 +74,14 @@ class Ready:
         output: the local latents file that is to be made.
         source: where the cutouts come from.
         held: bytes of scratch space that it holds.
+        made: whether the output is there already, and only has to be sent.
     """
 
     path: Path
     output: Path
     source: Source
     held: int = 0
+    made: bool = False
 
 
 @dataclass
@@ -93,10 +100,11 @@ class Scratch:
 
     Args:
         limit: the most that is taken at a time.
+        kept: bytes that unfinished work of other batches has taken for good.
     """
 
-    def __init__(self, limit: int) -> None:
-        self.limit, self.used, self.peak = limit, 0, 0
+    def __init__(self, limit: int, kept: int = 0) -> None:
+        self.limit, self.kept, self.used, self.peak = limit, kept, kept, kept
         self._changed = threading.Condition()
         self._cancelled = False
 
@@ -112,10 +120,11 @@ class Scratch:
             OutputError: The limit is too low for that file alone.
             Interrupted: The batch was stopped.
         """
-        if nbytes + held > self.limit:
+        if nbytes + held + self.kept > self.limit:
+            kept = f", of which unfinished work of other runs keeps {self.kept / 1e6:.1f} MB" if self.kept else ""
             raise OutputError(
                 f"{what} needs {(nbytes + held) / 1e6:.1f} MB of scratch space and {self.limit / 1e6:.1f} MB are "
-                "allowed: raise loader.cache_limit, or set loader.cache_dir to a larger disk"
+                f"allowed{kept}: raise loader.cache_limit, or set loader.cache_dir to a larger disk"
             )
         with self._changed:
             self._changed.wait_for(lambda: self._cancelled or self.used + nbytes <= self.limit)
@@ -199,7 +208,9 @@ class Staging:
             self._lock = _make_locked(self.folder)
             limit = self.options.loader.cache_limit
             free = shutil.disk_usage(self.folder).free
-            self.scratch = Scratch(parse_size(limit) if limit is not None else int(_SHARE_OF_FREE * free))
+            self.scratch = Scratch(
+                parse_size(limit) if limit is not None else int(_SHARE_OF_FREE * free), self._kept_by_others()
+            )
         self._termination.__enter__()
         return self
 
@@ -218,6 +229,7 @@ class Staging:
             if self._lock is not None:
                 shutil.rmtree(self.folder, ignore_errors=True)
                 self._lock.close()
+                _remove_if_empty(self.options, self.folder.parent)
             self._termination.__exit__()
 
     def get(self, index: int) -> Ready | Skip:
@@ -243,9 +255,13 @@ class Staging:
         Raises:
             OutputError: There will never be enough.
         """
-        if self._lock is not None and self.folder in ready.output.parents:
+        if self._is_ours(ready.output):
             self.scratch.take(nbytes, place, held=ready.held)
             ready.held += nbytes
+
+    def _is_ours(self, path: Path) -> bool:
+        """Return whether a file lies in the scratch folder."""
+        return self.scratch_dir is not None and self.scratch_dir / _LATENTS in path.parents
 
     def finish(self, index: int, ready: Ready, note: str) -> None:
         """Remove the copy of a file that was extracted, and send its latents to their place."""
@@ -259,10 +275,11 @@ class Staging:
             settle(item, "done", note)
 
     def release(self, item: Item, ready: Ready) -> None:
-        """Remove what a file has in the scratch folder."""
+        """Remove the copy of the source, and give its space back; what there is of latents stays."""
         self._drop_source(item, ready, give=False)
-        if self._lock is not None and self.folder in ready.output.parents:
-            ready.output.unlink(missing_ok=True)
+        if self._is_ours(ready.output):
+            with contextlib.suppress(OSError):  # something is in it
+                ready.output.parent.rmdir()
         self.scratch.give(ready.held)
         ready.held = 0
 
@@ -277,16 +294,18 @@ class Staging:
 
     def _send(self, item: Item, ready: Ready, note: str) -> None:
         """Upload the latents of a file (in a thread)."""
+        kept = f"; its latents are kept in {ready.output.parent}: the same command sends them"
         try:
             metadata = existing.object_metadata(ready.output)
             store().upload(ready.output, str(item.output), metadata=metadata, cancelled=self.cancelled)
+            ready.output.unlink()
             settle(item, "done", note)
         except Interrupted:
             item.note = "interrupted"
         except NenyaError as error:
-            settle(item, "failed", reword(error, ready, item))
+            settle(item, "failed", reword(error, ready, item) + kept)
         except Exception as error:  # a thread's error would be lost
-            settle(item, "failed", f"{type(error).__name__}: {error}")
+            settle(item, "failed", f"{type(error).__name__}: {error}{kept}")
         finally:
             self.release(item, ready)
 
@@ -314,7 +333,11 @@ class Staging:
                 return Skip(_SKIPPED)
             if (provenance.get("source_etag"), provenance.get("source_size")) == (found.etag, found.size):
                 return Skip(_SKIPPED)
-        output = self._local_output(index, item)
+        output = self._local_output(item)
+        if self._is_ours(output) and output.exists() and self._is_still_right(item, output, found):
+            size = output.stat().st_size
+            self.scratch.take(size, item.place)
+            return Ready(output, output, Source(item.place), size, made=True)
         if found is None:
             return Ready(Path(item.source), output, Source(item.place))
         self.scratch.take(found.size, item.place)
@@ -340,10 +363,36 @@ class Staging:
             raise InputFileError(f"{url}: no such object; check bucket and key")
         return found
 
-    def _local_output(self, index: int, item: Item) -> Path:
+    def _local_output(self, item: Item) -> Path:
+        """Return where the latents are made: at their place, or for S3 where a later batch finds them."""
         if isinstance(item.output, Path):
             return item.output
-        return self.folder / str(index) / "out" / item.output.rsplit("/", 1)[1]
+        assert self.scratch_dir is not None
+        place = hashlib.sha256(item.output.encode()).hexdigest()[:16]
+        return self.scratch_dir / _LATENTS / place / item.output.rsplit("/", 1)[1]
+
+    def _kept_by_others(self) -> int:
+        """Return the bytes of latents in the making that are not of this batch."""
+        assert self.scratch_dir is not None
+        mine = {self._local_output(item).parent for item in self.items if isinstance(item.output, str)}
+        others = [folder for folder in (self.scratch_dir / _LATENTS).glob("*") if folder not in mine]
+        return sum(path.stat().st_size for folder in others for path in folder.rglob("*") if path.is_file())
+
+    def _is_still_right(self, item: Item, output: Path, found: S3Object | None) -> bool:
+        """Return whether latents that were made but not sent are those that would be made now; if not, remove them."""
+        try:
+            if self.options.clobber:
+                raise OutputError("start over")
+            provenance = existing.read_provenance(output)
+            existing.check_same(str(output), provenance, self.identity)
+            if found is None:
+                existing.check_local_source(str(output), provenance, Path(item.source))
+            elif (provenance.get("source_etag"), provenance.get("source_size")) != (found.etag, found.size):
+                raise OutputError("another source")
+        except OutputError:
+            output.unlink()
+            return False
+        return True
 
     def _existing(self, item: Item) -> dict[str, Any] | None:
         """Return the provenance of the latents that are there, None if there are none.
@@ -384,7 +433,8 @@ def reword(error: BaseException, ready: Ready | None, item: Item) -> str:
     if ready is not None:
         if isinstance(item.output, str) and str(ready.output.parent) in text:
             text = text.replace(" out=", " loader.cache_dir=")
-        text = text.replace(str(ready.path), item.place).replace(str(ready.output), str(item.output))
+        text = text.replace(str(ready.path), item.place)
+        text = re.sub(re.escape(str(ready.output)) + r"(?!\.partial)", lambda _: str(item.output), text)
     return text
 
 
@@ -410,6 +460,14 @@ def _make_locked(folder: Path) -> IO[bytes]:
     except OSError as error:
         raise OutputError(f"{folder}: cannot make the folder ({error.strerror}); set loader.cache_dir") from error
     return lock
+
+
+def _remove_if_empty(options: Options, scratch_dir: Path) -> None:
+    """Remove folders that were made for temporary copies and hold nothing; not one that the user named."""
+    made = [] if options.loader.cache_dir else [scratch_dir, scratch_dir.parent]
+    for folder in (scratch_dir / _LATENTS, *made):
+        with contextlib.suppress(OSError):  # it is not there, or something is in it
+            folder.rmdir()
 
 
 def _remove_abandoned(scratch_dir: Path) -> None:
