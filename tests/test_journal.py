@@ -1,6 +1,7 @@
 """Latents in the making: what is kept, what is computed again, and what is refused."""
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -59,7 +60,9 @@ def test_blocks_come_together_whatever_their_order_and_process(store):
     assert store.assemble(BLOCKS, {"made": "here"}) == {"train": 0, "valid": 0}
     assert_whole(store)
     with h5py.File(store.path) as file:
-        assert dict(file.attrs) == {"made": "here", "nonfinite_rows": '{"train": 0, "valid": 0}'}
+        assert (file.attrs["made"], file.attrs["nonfinite_rows"]) == ("here", '{"train": 0, "valid": 0}')
+        for name, digest in json.loads(file.attrs["latents_sha256"]).items():
+            assert hashlib.sha256(file[name][:].tobytes()).hexdigest() == digest
     assert not store.partial.exists()
 
 

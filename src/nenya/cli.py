@@ -21,6 +21,7 @@ from nenya.options import (
     ExtractOptions,
     Options,
     TrainOptions,
+    VerifyOptions,
     build_options,
     check_keys,
     from_flat,
@@ -34,6 +35,7 @@ COMMANDS: dict[str, tuple[type[Options], str, str]] = {
     "train": (TrainOptions, "nenya.train", "train a model on cutouts"),
     "extract": (ExtractOptions, "nenya.latents_extraction", "extract a latent vector for each cutout"),
     "demo": (TrainOptions, "nenya.demo", "train and extract on generated cutouts, and draw what comes out"),
+    "verify": (VerifyOptions, "nenya.verify", "read latents files back and check them"),
     "export": (ExportOptions, "nenya.export", "write the weights of a checkpoint as safetensors"),
 }
 _FREE_IN_A_RESUME = ("loader.num_workers", "loader.cache_dir", "loader.memory_limit_gb", "data", "resume", "traceback")
@@ -121,6 +123,8 @@ def compose(name: str, args: Sequence[str]) -> Any:
     from omegaconf.errors import OmegaConfBaseException
 
     options_type = COMMANDS[name][0]
+    if name == "verify":
+        args = _files_as_data(args)
     # Groups first, so that an option file never wins over a key that is given beside it.
     args = sorted(args, key=lambda arg: arg.partition("=")[0] not in GROUPS)
     overrides = [o for arg in args for o in _prepare(options_type, arg)]
@@ -135,6 +139,13 @@ def compose(name: str, args: Sequence[str]) -> Any:
     if isinstance(options, TrainOptions) and options.resume:
         return _resumed(options, args)
     return options
+
+
+def _files_as_data(args: Sequence[str]) -> list[str]:
+    """Let files be named without `data=`, as in `nenya verify a_latents.h5 b_latents.h5`."""
+    files = [arg for arg in args if "=" not in arg and not arg.startswith("-")]
+    rest = [arg for arg in args if arg not in files]
+    return [*rest, "data=[" + ",".join(f"'{file}'" for file in files) + "]"] if files else rest
 
 
 def _first_cause(error: BaseException) -> str:
@@ -182,7 +193,7 @@ def _prepare(options_type: type[Options], arg: str) -> list[str]:
     if key in GROUPS:
         return _choose(key, value)
     annotation = _annotation(options_type, key)
-    if annotation in (str, str | None) or key == "data":
+    if annotation in (str, str | None) or key in ("data", "source"):
         value = _quote(value)
     return [f"{key}={value}"]
 

@@ -253,6 +253,14 @@ class ExtractOptions(Options):
 
 
 @dataclass
+class VerifyOptions(Options):
+    """Options of the verification of latents files."""
+
+    source: Any = option(None, "cutout files that the latents are of: a folder, a glob, a list")
+    provenance: bool = option(True, "files must say how they were made; those of the first nenya do not")
+
+
+@dataclass
 class ExportOptions(Options):
     """Options of the export of weights."""
 

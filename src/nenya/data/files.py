@@ -69,6 +69,35 @@ def find_sources(data: Any) -> list[Path | str]:
     return list(found)
 
 
+def find_latents(data: Any) -> list[Path | str]:
+    """Return the latents files that `data=` stands for; as `find_sources`, the other way round.
+
+    Raises:
+        OptionError: Nothing is given.
+        InputFileError: A glob, folder or prefix has none.
+        StorageError: An S3 service does not list its objects.
+    """
+    entries = [data] if isinstance(data, str | Path) else list(data or [])
+    if not entries:
+        raise OptionError("data= is needed: a latents file, such as data=/path/to/cutouts_preproc_latents.h5")
+    found: dict[Path | str, None] = {}
+    for entry in map(str, entries):
+        several = glob.has_magic(entry) or entry.endswith("/") or (not is_s3(entry) and local_path(entry).is_dir())
+        everything: Sequence[Path | str]
+        if not several:
+            everything = [entry if is_s3(entry) else local_path(entry)]
+        elif is_s3(entry):
+            everything = [o.url for o in store().find(entry) if o.url.endswith(LATENTS_SUFFIXES)]
+        else:
+            path = local_path(entry)
+            places = path.rglob("*") if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))
+            everything = sorted(p for p in places if p.name.endswith(LATENTS_SUFFIXES))
+        if not everything:
+            raise InputFileError(f"{entry}: no latents file (*_latents.h5) is there; check the place")
+        found.update(dict.fromkeys(everything))
+    return list(found)
+
+
 def _find_local(entry: str) -> Sequence[Path]:
     path = local_path(entry)
     if path.is_dir():

@@ -5,6 +5,7 @@ file, and a block counts as done when its bytes are on the disk and a line with 
 process has a journal of its own. The final file is made of the raw ones at the end, and appears whole.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -170,7 +171,7 @@ class BlockStore:
         nonfinite = dict.fromkeys(self.rows, 0)
         for block in blocks:
             nonfinite[block.partition] += entries[block.number].nonfinite
-        temporary = self.partial / "assembled"
+        temporary, hashes = self.partial / "assembled", {partition: hashlib.sha256() for partition in self.rows}
         with self.guard():
             (self.partial / "reserve").unlink(missing_ok=True)
             with h5py.File(temporary, "w") as h5:
@@ -183,10 +184,13 @@ class BlockStore:
                             f"{self.path}: block {block.number} is damaged on the disk, so the file was not written: "
                             "check the disk"
                         )
+                    hashes[block.partition].update(data)
                     h5[block.partition][block.rows.start : block.rows.stop] = np.frombuffer(data, "<f4").reshape(
                         -1, self.dim
                     )
-                h5.attrs.update({**attributes, "nonfinite_rows": json.dumps(nonfinite)})
+                h5.attrs.update(attributes)
+                h5.attrs["nonfinite_rows"] = json.dumps(nonfinite)
+                h5.attrs["latents_sha256"] = json.dumps({name: h.hexdigest() for name, h in hashes.items()})
             self._check(temporary)
             move_synced(temporary, self.path)
         shutil.rmtree(self.partial, ignore_errors=True)
