@@ -37,6 +37,7 @@ from nenya.extraction.job import (
     scratch_bytes,
 )
 from nenya.extraction.ranks import Follower, Leader
+from nenya.extraction.shard import find_shard, share
 from nenya.extraction.staging import Item, Skip, Staging, check_places, reword, settle
 from nenya.extraction.weights import load_model
 from nenya.io import Params, as_options, under_outdir, weights_place
@@ -64,14 +65,21 @@ def run(options: ExtractOptions) -> int:
     """
     if not is_main_process():
         return _follow(options)
-    sources = find_sources(options.data)
-    outputs = output_places(sources, options.out, debug=options.debug)
-    return _run_items(options, [Item(*pair) for pair in zip(sources, outputs, strict=True)])
+    return _run_share(options, options.data, options.out, find_shard(options.shard, options.data))[0]
 
 
-def _any_s3(*places: Any) -> bool:
-    """Return whether one of the places, or lists of them, is an s3:// address."""
-    return any(is_s3(p) for place in places for p in ([place] if isinstance(place, str) else place or []))
+def _run_share(
+    options: ExtractOptions, data: Any, out: str | None, shard: tuple[int, int]
+) -> tuple[int, Sequence[Item]]:
+    """Extract this worker's share of the files; returns the exit code and what became of each."""
+    sources = find_sources(data)
+    outputs = output_places(sources, out, debug=options.debug)
+    items = [Item(*pair) for pair in zip(sources, outputs, strict=True)]
+    if shard[1] > 1:
+        place = {item.place: item for item in items}
+        items = [place[name] for name in share(list(place), *shard)]
+        log.info("shard %d/%d: %d of %d files", *shard, len(items), len(place))
+    return (_run_items(options, items) if items else 0), items
 
 
 def _run_items(options: ExtractOptions, items: Sequence[Item]) -> int:
@@ -221,12 +229,12 @@ def main(opt_path: str, pp_files: Sequence[str], clobber: bool = False, debug: b
         raise OptionError(f"{opt_path}: s3_outdir is needed: the s3:// address or folder of models/ and latents/")
     options = as_options(ExtractOptions, opt)
     options = replace(options, clobber=clobber, debug=debug, ckpt=weights_place(opt))
-    sources = find_sources([pp_files] if isinstance(pp_files, str) else pp_files)
-    outputs = output_places(sources, under_outdir(opt, opt.latents_folder), debug=debug)
-    items = [Item(*pair) for pair in zip(sources, outputs, strict=True)]
     if not is_main_process():
         _follow(options)
-    elif _run_items(options, items):
+        return
+    shard = find_shard(None, pp_files)
+    code, items = _run_share(options, pp_files, under_outdir(opt, opt.latents_folder), shard)
+    if code:
         failed = [item for item in items if item.fate == "failed"]
         raise FilesFailed(f"{len(failed)} of {len(items)} files failed, first {failed[0].place}: {failed[0].note}")
 

@@ -250,6 +250,9 @@ class ExtractOptions(Options):
     """Options of extraction."""
 
     ckpt: str | None = option(None, "weights to use; default model.weights")
+    shard: str | None = option(
+        None, "i/n: this worker's share of the files; default from a SLURM array or a Job's index"
+    )
 
 
 @dataclass

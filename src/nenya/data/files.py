@@ -98,6 +98,14 @@ def find_latents(data: Any) -> list[Path | str]:
     return list(found)
 
 
+def is_several(data: Any) -> bool:
+    """Return whether `data=` may stand for several files: a glob, folder, prefix or list."""
+    entries = [str(entry) for entry in ([data] if isinstance(data, str | Path) else data or [])]
+    return len(entries) > 1 or any(
+        glob.has_magic(e) or (not e.endswith(HDF5_SUFFIXES) if is_s3(e) else local_path(e).is_dir()) for e in entries
+    )
+
+
 def _find_local(entry: str) -> Sequence[Path]:
     path = local_path(entry)
     if path.is_dir():
