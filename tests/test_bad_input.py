@@ -318,7 +318,6 @@ OPTIONS = {
     "seed=x": ["seed", "x"],
     "clobber=maybe": ["clobber", "maybe"],
     "data": ["data: wanted key=value"],
-    "--multirun": ["--multirun: sweeps"],
     "+new=1": ["+new"],
     "~model": ["~model"],
     "trainer.accelerator=abacus": ["trainer", "abacus"],
@@ -337,6 +336,7 @@ def test_options(refused, command, override):
 def test_options_of_the_other_command(refused):
     refused("train", ["ckpt=x.pth"], "unknown option ckpt")
     refused("extract", ["init_from=x.pth"], "unknown option init_from")
+    refused("train", ["--multirun"], "--multirun is for extract")
 
 
 OPTION_FILES = {

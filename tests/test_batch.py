@@ -727,7 +727,7 @@ def test_credentials_are_never_said(batch, monkeypatch, wrong):
         logger.setLevel(logging.DEBUG)
         logger.propagate = False
 
-    monkeypatch.setattr("nenya.cli._set_up_logging", set_up_logging)
+    monkeypatch.setattr("nenya.cli.set_up_logging", set_up_logging)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     sources = [batch.put(f"{i}.h5", seed=i) for i in range(2)]
     if wrong:

@@ -123,7 +123,6 @@ def test_a_key_beside_an_option_file_wins_in_any_order(tmp_path):
         ("optim=3", ["optim is a section"]),
         ("data.x=3", ["data has no keys"]),
         ("nonsense", ["nonsense", "key=value"]),
-        ("--multirun", ["sweeps"]),
     ],
 )
 def test_a_wrong_option_dies_in_one_line_that_says_what_is_possible(override, parts):

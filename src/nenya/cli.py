@@ -69,9 +69,12 @@ def run_command(name: str, args: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if args is None else args)
     if any(a.split("=")[0] in HYDRA_FLAGS for a in args):
         return _hydra_help(name, args)
-    _set_up_logging()
+    set_up_logging()
+    many = any(arg in ("--multirun", "-m") for arg in args)
     show = any(arg.lower() == "traceback=true" for arg in args)
     try:
+        if many:
+            return int(importlib.import_module("nenya.sweep").run(name, args))
         options = compose(name, args)
         return int(importlib.import_module(COMMANDS[name][1]).run(options))
     except NenyaError as error:
@@ -91,7 +94,7 @@ def _say(name: str, error: BaseException, line: str, code: int, show: bool) -> i
     return code
 
 
-def _set_up_logging() -> None:
+def set_up_logging() -> None:
     """Send nenya's own log lines to the standard error output, and quieten the libraries."""
     logger = logging.getLogger("nenya")
     handler = logging.StreamHandler(sys.stderr)
@@ -125,20 +128,30 @@ def compose(name: str, args: Sequence[str]) -> Any:
     options_type = COMMANDS[name][0]
     if name == "verify":
         args = _files_as_data(args)
-    # Groups first, so that an option file never wins over a key that is given beside it.
-    args = sorted(args, key=lambda arg: arg.partition("=")[0] not in GROUPS)
-    overrides = [o for arg in args for o in _prepare(options_type, arg)]
-    with _hydra(options_type, name):
+    overrides = prepare(name, args)
+    with _hydra(name):
         try:
             config = hydra_compose(config_name=name, overrides=overrides)
             values = OmegaConf.to_container(config, resolve=False)
         except (HydraException, OmegaConfBaseException) as error:
-            raise OptionError(_first_cause(error)) from error
+            raise OptionError(first_cause(error)) from error
     assert isinstance(values, dict)
     options = build_options(options_type, {str(k): v for k, v in values.items()})
     if isinstance(options, TrainOptions) and options.resume:
         return _resumed(options, args)
     return options
+
+
+def prepare(name: str, args: Sequence[str]) -> list[str]:
+    """Return overrides as Hydra takes them: checked, quoted, and groups first.
+
+    So an option file never wins over a key that is given beside it.
+
+    Raises:
+        OptionError: An override does not parse, or names a key or a value that does not exist.
+    """
+    ordered = sorted(args, key=lambda arg: arg.partition("=")[0] not in GROUPS)
+    return [o for arg in ordered for o in _prepare(COMMANDS[name][0], arg)]
 
 
 def _files_as_data(args: Sequence[str]) -> list[str]:
@@ -148,7 +161,7 @@ def _files_as_data(args: Sequence[str]) -> list[str]:
     return [*rest, "data=[" + ",".join(f"'{file}'" for file in files) + "]"] if files else rest
 
 
-def _first_cause(error: BaseException) -> str:
+def first_cause(error: BaseException) -> str:
     """Return what a Hydra error says, in one line."""
     while error.__cause__ is not None:
         error = error.__cause__
@@ -158,26 +171,27 @@ def _first_cause(error: BaseException) -> str:
 
 
 @contextmanager
-def _hydra(options_type: type[Options], name: str) -> Iterator[None]:
+def _hydra(name: str) -> Iterator[None]:
     """Open Hydra on the configs, with the schema that the dataclasses are."""
     from hydra import initialize_config_dir
 
-    _store_schema(options_type, name)
+    store_schema(name)
     with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
         yield
 
 
-def _store_schema(options_type: type[Options], name: str) -> None:
+def store_schema(name: str) -> None:
+    """Let Hydra know the options of a command."""
     from hydra.core.config_store import ConfigStore
 
-    ConfigStore.instance().store(name=f"schema_{name}", node=options_type)
+    ConfigStore.instance().store(name=f"schema_{name}", node=COMMANDS[name][0])
 
 
 def _hydra_help(name: str, args: list[str]) -> int:
     """Let Hydra answer its own flags (--help, --cfg job ...)."""
     import hydra
 
-    _store_schema(COMMANDS[name][0], name)
+    store_schema(name)
     sys.argv = [name, *args]
     hydra.main(config_path=str(config_dir()), config_name=name, version_base="1.3")(lambda _: None)()
     return 0
@@ -186,15 +200,13 @@ def _hydra_help(name: str, args: list[str]) -> int:
 def _prepare(options_type: type[Options], arg: str) -> list[str]:
     """Check one override and quote its value, so that any path may stand there as it is."""
     key, equals, value = arg.partition("=")
-    if key in ("--multirun", "-m"):
-        raise OptionError(f"{key}: sweeps are not supported; data= takes a glob or a list of files")
     if not equals:
         raise OptionError(f"{arg}: wanted key=value, such as data=/path/to/cutouts_preproc.h5")
     if key in GROUPS:
         return _choose(key, value)
     annotation = _annotation(options_type, key)
     if annotation in (str, str | None) or key in ("data", "source"):
-        value = _quote(value)
+        value = quote(value)
     return [f"{key}={value}"]
 
 
@@ -224,17 +236,17 @@ def _json_overrides(path: str) -> list[str]:
 def _literal(value: Any) -> str:
     """Return a value as Hydra's grammar wants it."""
     if isinstance(value, str):
-        return _quote(value)
+        return quote(value)
     return json.dumps(value)
 
 
-def _quote(value: str) -> str:
+def quote(value: str) -> str:
     """Quote a text for Hydra's grammar; a quoted text, null and a list stay what they are."""
     if value in ("null", "") or (value[0] in "'\"" and value[-1] == value[0]):
         return value or "null"
     if value[0] == "[" and value[-1] == "]" and not Path(value).exists():
         items = re.findall(r"\s*('[^']*'|\"[^\"]*\"|[^,]+)", value[1:-1])
-        return "[" + ",".join(_quote(item.strip()) for item in items if item.strip()) + "]"
+        return "[" + ",".join(quote(item.strip()) for item in items if item.strip()) + "]"
     # Hydra's grammar wants backslashes doubled where they stand before a quote, and only there.
     escaped = re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), value)
     return f"'{escaped}'"
