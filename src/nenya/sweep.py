@@ -42,8 +42,8 @@ def run(name: str, args: Sequence[str]) -> int:
     data = ",".join(cli.quote(place) for place in places)
     overrides = [o for o in cli.prepare(name, rest) if not o.startswith("data=")]
     with tempfile.TemporaryDirectory() as unused:  # without a launcher there are no logs to keep
-        place = [] if launcher else [f"hydra.sweep.dir={cli.quote(unused)}"]
-        results = _launch(name, [*overrides, *hydras, *place, f"data={data}"])
+        where = [] if launcher else [f"hydra.sweep.dir={cli.quote(unused)}"]
+        results = _launch(name, [*overrides, *hydras, *where, f"data={data}"])
     failed = [(place, line) for place, (code, line) in zip(places, results, strict=True) if code]
     for place, line in failed:
         log.error("  failed   %s: %s", place, line)
