@@ -11,12 +11,12 @@ import secrets
 import shutil
 import signal
 import threading
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, Self
+from typing import IO, Any, Self, TypeVar
 
 from nenya.errors import InputFileError, Interrupted, NenyaError, OutputError
 from nenya.extraction import existing
@@ -27,8 +27,11 @@ from nenya.s3 import S3Object, is_s3, store
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _PREFIX = "batch-"
 _SHARE_OF_FREE = 0.8
+_LOOK = 0.5  # seconds between looks for a signal
 _SKIPPED = "there already and whole (clobber=true makes it anew)"
 _INTERRUPTED = "interrupted; nothing is half-written: the same command does what is left"
 
@@ -93,10 +96,11 @@ class Scratch:
 
     Args:
         limit: the most that is taken at a time.
+        check: called now and then by whoever waits; raises to stop.
     """
 
-    def __init__(self, limit: int) -> None:
-        self.limit, self.used, self.peak = limit, 0, 0
+    def __init__(self, limit: int, check: Callable[[], None] = lambda: None) -> None:
+        self.limit, self.check, self.used, self.peak = limit, check, 0, 0
         self._changed = threading.Condition()
         self._cancelled = False
 
@@ -118,7 +122,8 @@ class Scratch:
                 "allowed: raise loader.cache_limit, or set loader.cache_dir to a larger disk"
             )
         with self._changed:
-            self._changed.wait_for(lambda: self._cancelled or self.used + nbytes <= self.limit)
+            while not self._changed.wait_for(lambda: self._cancelled or self.used + nbytes <= self.limit, _LOOK):
+                self.check()
             if self._cancelled:
                 raise Interrupted("interrupted")
             self.used += nbytes
@@ -157,7 +162,7 @@ class Termination:
             signal.signal(signal.SIGTERM, self._before)
 
     def check(self) -> None:
-        """Raise `Interrupted` if a signal came: an error that meets a finaliser is lost."""
+        """Raise `Interrupted` if a signal came; needed as an error that meets a finaliser is lost."""
         if self.came:
             raise Interrupted(_INTERRUPTED)
 
@@ -192,14 +197,14 @@ class Staging:
         self._asking = threading.Lock()
         self._termination = Termination()
         self._lock: IO[bytes] | None = None
-        self.scratch, self.folder = Scratch(0), Path()
+        self.scratch, self.folder = Scratch(0, self._termination.check), Path()
         if self.scratch_dir is not None:
             _remove_abandoned(self.scratch_dir)
             self.folder = self.scratch_dir / f"{_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
             self._lock = _make_locked(self.folder)
             limit = self.options.loader.cache_limit
             free = shutil.disk_usage(self.folder).free
-            self.scratch = Scratch(parse_size(limit) if limit is not None else int(_SHARE_OF_FREE * free))
+            self.scratch.limit = parse_size(limit) if limit is not None else int(_SHARE_OF_FREE * free)
         self._termination.__enter__()
         return self
 
@@ -208,7 +213,7 @@ class Staging:
             if kind is None:
                 self._termination.check()
                 for sent in self._sent:
-                    sent.result()
+                    self._wait(sent)
         finally:
             self._termination.came = True  # from here on it would disturb
             self.cancelled.set()
@@ -229,7 +234,12 @@ class Staging:
         """
         self._termination.check()
         self.ahead(index)
-        return self._pending[index].result()
+        return self._wait(self._pending[index])
+
+    def _wait(self, future: Future[T]) -> T:
+        while not wait([future], _LOOK).done:
+            self._termination.check()
+        return future.result()
 
     def ahead(self, index: int) -> None:
         """Begin to make a file ready, if there is one of this number and it is not begun."""
