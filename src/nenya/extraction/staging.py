@@ -143,23 +143,26 @@ class Scratch:
 
 
 class Termination:
-    """Turns the first SIGTERM into `Interrupted` of the main thread; later ones do not disturb the clean-up.
+    """Turns the first SIGTERM or SIGINT into `Interrupted` of the main thread.
 
-    In other threads it does nothing. Afterwards the signal is handled as before.
+    Later ones do not disturb the clean-up, but for a SIGINT, with which a user insists. In other threads this does
+    nothing. Afterwards the signals are handled as before.
     """
 
     def __init__(self) -> None:
         self.came = False
-        self._before: Any = None
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) != signal.SIG_IGN:
-            self._before = signal.signal(signal.SIGTERM, self._stop) or signal.SIG_DFL
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._stop) or signal.SIG_DFL
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def check(self) -> None:
         """Raise `Interrupted` if a signal came; needed as an error that meets a finaliser is lost."""
@@ -170,6 +173,8 @@ class Termination:
         before, self.came = self.came, True
         if not before:
             raise Interrupted(_INTERRUPTED)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
 
 
 @dataclass
@@ -230,7 +235,7 @@ class Staging:
 
         Raises:
             NenyaError: It cannot be made ready, or its output is there and is not what would be made.
-            Interrupted: A signal came (SIGTERM).
+            Interrupted: A signal came (SIGINT, SIGTERM).
         """
         self._termination.check()
         self.ahead(index)
