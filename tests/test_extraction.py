@@ -244,6 +244,7 @@ def test_provenance_is_complete(extract, small_file, tiny_weights, tmp_path):
     assert (options["data"], options["seed"]) == (str(small_file), 7)
     assert json.loads(attributes.pop("rows")) == {"train": 40, "valid": 24}
     assert json.loads(attributes.pop("nonfinite_rows")) == {"train": 0, "valid": 0}
+    assert set(json.loads(attributes.pop("latents_sha256"))) == {"train", "valid"}
     assert attributes.pop("date") and attributes.pop("threads") >= 1
     attributes.pop("git_commit")
     assert attributes.pop("device").startswith("cpu: ")

@@ -38,7 +38,7 @@ from nenya.extraction.job import (
 )
 from nenya.extraction.ranks import Follower, Leader
 from nenya.extraction.shard import find_shard, share
-from nenya.extraction.staging import Item, Skip, Staging, check_places, reword, settle
+from nenya.extraction.staging import Item, Skip, Staging, Termination, check_places, reword, settle
 from nenya.extraction.weights import load_model
 from nenya.io import Params, as_options, under_outdir, weights_place
 from nenya.models.contrastive import ContrastiveModule
@@ -139,17 +139,17 @@ def _follow(options: ExtractOptions) -> int:
     check_trainer(options.trainer)
     checkpoint, module = load_model(options, options.ckpt)
     follower = Follower(scratch_folder(options.loader.cache_dir))
-    for number in itertools.count():
-        try:
-            told = follower.hear(number)
-        except EOFError:
-            return 0
-        if told is not None:
-            path, output, place = told
-            extract_file(
-                options, plan_job(options, Source(place), Path(path), Path(output), module.net), module, checkpoint
-            )
-    raise AssertionError("unreachable")
+    with Termination():
+        for number in itertools.count():
+            try:
+                told = follower.hear(number)
+            except EOFError:
+                break
+            if told is not None:
+                path, output, place = told
+                job = plan_job(options, Source(place), Path(path), Path(output), module.net)
+                extract_file(options, job, module, checkpoint)
+    return 0
 
 
 def _close(items: Sequence[Item]) -> int:

@@ -159,6 +159,7 @@ class LoaderOptions:
     train_key: str = option("train", "partition that is trained on")
     valid_key: str = option("valid", "partition that is validated on")
     labels: str = option("labels", "SupCon labels are read from the data set <partition>_<this>")
+    allow_external: bool = option(False, "read HDF5 links that lead out of the file's own folder")
 
 
 @dataclass

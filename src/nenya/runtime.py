@@ -39,11 +39,15 @@ def make_trainer(options: TrainerOptions, **settings: Any) -> "Trainer":
     Raises:
         OptionError: Lightning refuses a setting, such as more devices than there are.
     """
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch import Trainer
 
     _quieten_libraries()
     arguments = {**to_dict(options), **settings}
+    if SLURMEnvironment.detect():
+        # Its own answer to SIGUSR1 saves and requeues in its own way; ours ends with 75, and the job script requeues.
+        arguments["plugins"] = [SLURMEnvironment(auto_requeue=False)]
     if arguments["enable_progress_bar"] is None:
         arguments["enable_progress_bar"] = sys.stderr.isatty()
     try:

@@ -157,8 +157,8 @@ def _line(row: dict[str, float], epochs: int | None) -> str:
 class LastCheckpoint(Checkpoint):
     """Writes `last.ckpt`: every few epochs, at the end, and when a signal asks to stop.
 
-    On SIGTERM or SIGINT it saves after the running batch, or after the epoch if only the validation is left, and
-    ends the run; a resume goes on there. Lightning calls it after all callbacks that are no checkpoints.
+    On SIGTERM, SIGUSR1 (a cluster's warning) or SIGINT it saves after the running batch, or after the epoch if only
+    the validation is left, and ends the run; a resume goes on there. Lightning calls it after all callbacks that are no checkpoints.
 
     Args:
         path: the file to save.
@@ -173,7 +173,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Take over the signals, after Lightning, whose own handler ends the run without saving anything."""
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             self._before[number] = signal.signal(number, self._note)
         if trainer.received_sigterm:
             self.signal = signal.SIGTERM

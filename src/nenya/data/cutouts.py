@@ -22,7 +22,17 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from nenya.data.hdf5 import list_datasets, one_line, open_hdf5
+from nenya.data.hdf5 import (
+    FlatPixels,
+    Hdf5File,
+    Pixels,
+    Spread,
+    check_float,
+    damage_named,
+    list_datasets,
+    one_line,
+    shown,
+)
 from nenya.errors import InputFileError
 
 PARTITIONS = ("train", "valid")
@@ -38,6 +48,8 @@ _FILTER_NAMES = {
     h5py.h5z.FILTER_NBIT: "nbit",
 }
 _NOT_COMPRESSING = {"shuffle", "fletcher32"}
+_COMPANIONS = ("labels", "metadata")
+_MAX_SIDE = 16384  # pixels
 _MAX_CHUNK_CACHE = 512 * 2**20  # bytes; beyond it unaligned reads unpack some chunks twice
 
 
@@ -52,6 +64,7 @@ class Partition:
         chunks: Shape of a chunk, None for contiguous storage.
         filters: Names of HDF5's filters in the order of writing, such as ("shuffle", "gzip").
         offset: Byte in the file where contiguous data begin, None for any other storage.
+        sources: Further files that the data lie in: links, virtual data sets and external storage lead there.
     """
 
     name: str
@@ -60,6 +73,7 @@ class Partition:
     chunks: tuple[int, ...] | None
     filters: tuple[str, ...]
     offset: int | None
+    sources: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -115,33 +129,48 @@ class CutoutFile:
         path: The file.
         size: Its size in bytes.
         partitions: The wanted partitions that it holds, in the order they were asked for.
+        allow_external: Whether it may be read where links lead out of its folder.
     """
 
     path: Path
     size: int
     partitions: dict[str, Partition]
+    allow_external: bool = False
 
 
-def inspect_cutouts(path: str | os.PathLike[str], partitions: Sequence[str] = PARTITIONS) -> CutoutFile:
+def inspect_cutouts(
+    path: str | os.PathLike[str], partitions: Sequence[str] = PARTITIONS, *, allow_external: bool = False
+) -> CutoutFile:
     """Check a cutout file and describe its partitions, without reading a pixel.
+
+    Every link on the way to a partition, its labels and its metadata is followed here, and where the bytes of
+    each lie is looked up: what is not in the file is found out now, not after hours of work.
 
     Args:
         path: The file.
         partitions: Names of data sets to look for; those that are not there are left out.
+        allow_external: Whether links, virtual data sets and external storage may lead out of the file's folder.
 
     Raises:
         InputFileError: If there is no such HDF5 file, if it holds none of the partitions, or if one of them
-            does not hold square one-channel cutouts of a floating-point type, or cannot be unpacked here.
+            does not hold square one-channel cutouts of a floating-point type, or cannot be unpacked here, or
+            is damaged, or lies outside of the file's folder where that is not allowed.
     """
     path = Path(path)
-    with open_hdf5(path) as file:
-        found = {name: _describe(path, name, file[name]) for name in partitions if name in file}
+    with Hdf5File(path, allow_external=allow_external) as file:
+        found = {}
+        for name in partitions:
+            dataset = file.find(name)
+            if dataset is not None:
+                found[name] = _describe(file, name, dataset)[0]
+                for suffix in _COMPANIONS:
+                    _check_companion(file, f"{name}_{suffix}")
         if not found:
             raise InputFileError(
-                f"{path}: no data set named {' or '.join(partitions)}; the file holds {list_datasets(file)}. "
+                f"{path}: no data set named {' or '.join(partitions)}; the file holds {list_datasets(file.file)}. "
                 "Name the data sets to use with loader.train_key and loader.valid_key"
             )
-    return CutoutFile(path=path, size=path.stat().st_size, partitions=found)
+    return CutoutFile(path=path, size=path.stat().st_size, partitions=found, allow_external=allow_external)
 
 
 class CutoutReader:
@@ -153,17 +182,21 @@ class CutoutReader:
     Args:
         path: The cutout file.
         partition: Name of the data set.
+        allow_external: As of `inspect_cutouts`.
     """
 
-    def __init__(self, path: str | os.PathLike[str], partition: str) -> None:
+    def __init__(self, path: str | os.PathLike[str], partition: str, *, allow_external: bool = False) -> None:
         self.path = Path(path)
         self.partition = partition
+        self.allow_external = allow_external
         self._info: Partition | None = None
-        self._file: Any = None
+        self._file: Hdf5File | None = None
+        self._dataset: Any = None
+        self._pixels: Pixels | None = None
         self._pid: int | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_file": None, "_pid": None}
+        return self.__dict__ | {"_file": None, "_dataset": None, "_pixels": None, "_pid": None}
 
     def __enter__(self) -> Self:
         return self
@@ -180,14 +213,15 @@ class CutoutReader:
     def info(self) -> Partition:
         """What the partition is, read from the file at the first use."""
         if self._info is None:
-            self._info = inspect_cutouts(self.path, (self.partition,)).partitions[self.partition]
+            file = inspect_cutouts(self.path, (self.partition,), allow_external=self.allow_external)
+            self._info = file.partitions[self.partition]
         return self._info
 
     def close(self) -> None:
         """Close the file; the next read opens it again."""
         if self._file is not None and self._pid == os.getpid():
             self._file.close()
-        self._file, self._pid = None, None
+        self._file, self._dataset, self._pixels, self._pid = None, None, None, None
 
     def read(self, start: int, stop: int) -> NDArray[np.float32]:
         """Read the cutouts start, ..., stop - 1.
@@ -205,23 +239,24 @@ class CutoutReader:
         self.read_into(block.reshape(len(block), info.height, info.width), start)
         return block
 
-    def read_into(self, out: NDArray[np.float32], start: int) -> None:
+    def read_into(self, out: NDArray[np.float32], start: int, spread: Spread = map) -> None:
         """Read as many cutouts as `out` (n, H, W) holds, from row `start` on, into it.
+
+        Args:
+            out: (n, H, W), float32.
+            start: First row.
+            spread: How the chunks are gone through: `map`, or that of a pool of threads.
 
         Raises:
             InputFileError: If the file is damaged within these rows.
         """
         if not len(out):
             return
-        dataset, stop = self.dataset(), start + len(out)
+        pixels = self._open()
         try:
-            if dataset.dtype == np.float32:
-                dataset.read_direct(out.reshape(len(out), *dataset.shape[1:]), np.s_[start:stop])
-            else:  # NumPy converts any float type fast; HDF5's own conversion of float16 is slow
-                with np.errstate(over="ignore"):
-                    out[...] = dataset[start:stop].reshape(out.shape)
-        except OSError as error:
-            raise self.damaged(start, stop, error) from error
+            pixels.read_into(out, start, spread)
+        except (OSError, ValueError, RuntimeError, KeyError, MemoryError) as error:
+            raise self.damaged(start, start + len(out), error) from error
 
     def read_rows(self, rows: NDArray[np.integer[Any]] | Sequence[int]) -> NDArray[np.float32]:
         """Read single cutouts; of compressed chunks, each chunk is unpacked once.
@@ -249,13 +284,33 @@ class CutoutReader:
         return block
 
     def dataset(self) -> Any:
-        """Return this process's open h5py data set."""
-        if self._file is None or self._pid != os.getpid():
-            if self._file is not None:  # inherited through a fork: HDF5 would go on sharing its state
-                self._file.close()
+        """Return this process's open h5py data set; pixels are read by `read`, which checks them."""
+        self._open()
+        return self._dataset
+
+    def companion(self, suffix: str) -> Any:
+        """Return the open h5py data set `<partition>_<suffix>`, checked as the partition is; None without one.
+
+        Raises:
+            InputFileError: If it leads out of the file's folder, is no data set, or was not written whole.
+        """
+        self._open()
+        assert self._file is not None
+        return _check_companion(self._file, f"{self.partition}_{suffix}")
+
+    def _open(self) -> Pixels:
+        """Open the file in this process."""
+        if self._file is not None and self._pid != os.getpid():  # inherited through a fork: HDF5 would share its state
+            self._file.close()
+            self._file = None
+        if self._file is None or self._pixels is None:
             size, slots = _chunk_cache(self.info)
-            self._file, self._pid = open_hdf5(self.path, rdcc_nbytes=size, rdcc_nslots=slots), os.getpid()
-        return self._file[self.partition]
+            self._file = Hdf5File(self.path, allow_external=self.allow_external, rdcc_nbytes=size, rdcc_nslots=slots)
+            self._pid, self._dataset = os.getpid(), self._file.find(self.partition)
+            info, self._pixels = _describe(self._file, self.partition, self._dataset)
+            if info != self.info:
+                raise InputFileError(f"{self.path}: '{self.partition}' changed while it was read; start again")
+        return self._pixels
 
     def damaged(self, start: int, stop: int, error: BaseException) -> InputFileError:
         """Word the failure to read the rows start, ..., stop - 1."""
@@ -294,13 +349,14 @@ def plan_blocks(rows: int, chunk_rows: int | None, wanted_rows: int, max_rows: i
     return [range(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 
-def fingerprint(path: str | os.PathLike[str], partition: str) -> str:
+def fingerprint(path: str | os.PathLike[str], partition: str, *, allow_external: bool = False) -> str:
     """Tell cheaply whether a partition is still the one that was seen before.
 
     It is a sha256 over the file's size and time of change (ns), the data set's name, shape, type, chunks and
-    filters, and 64 KiB from the file's head, its tail and 16 evenly spaced places. So any usual rewrite, copy
-    or `touch` alters it. An edit that keeps the size, sets the time back and misses the sampled bytes goes
-    unseen: where that matters, hash the whole file.
+    filters, and 64 KiB from the file's head, its tail and 16 evenly spaced places; and over size and time of
+    further files that the data lie in. So any usual rewrite, copy or `touch` alters it. An edit that keeps
+    the size, sets the time back and misses the sampled bytes goes unseen: where that matters, hash the whole
+    file.
 
     Returns:
         64 hexadecimal digits.
@@ -309,11 +365,12 @@ def fingerprint(path: str | os.PathLike[str], partition: str) -> str:
         InputFileError: As `inspect_cutouts` does.
     """
     path, piece, places = Path(path), 65536, 16
-    info = inspect_cutouts(path, (partition,)).partitions[partition]
+    info = inspect_cutouts(path, (partition,), allow_external=allow_external).partitions[partition]
+    others = [(status.st_size, status.st_mtime_ns) for status in map(os.stat, info.sources)]
     with path.open("rb") as file:
         status = os.fstat(file.fileno())
         last = max(0, status.st_size - piece)
-        digest = hashlib.sha256(repr((status.st_size, status.st_mtime_ns, info)).encode())
+        digest = hashlib.sha256(repr((status.st_size, status.st_mtime_ns, info, others)).encode())
         for place in sorted({last * i // (places + 1) for i in range(places + 2)}):
             file.seek(place)
             digest.update(file.read(piece))
@@ -330,34 +387,56 @@ def nonfinite_rows(block: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
     return mask
 
 
-def _describe(path: Path, name: str, dataset: Any) -> Partition:
-    """Check one data set and describe it."""
-    where = f"{path}: '{name}'"
+def _describe(file: Hdf5File, name: str, dataset: Any) -> tuple[Partition, Pixels]:
+    """Check one data set, describe it and find its pixels."""
+    where = f"{file.path}: '{shown(name)}'"
     if not isinstance(dataset, h5py.Dataset):
         raise InputFileError(f"{where} is a {type(dataset).__name__.lower()}; wanted is a data set of cutouts")
-    _check_shape(where, dataset.shape)
-    if dataset.dtype.kind != "f":
-        raise InputFileError(
-            f"{where} has the type {dataset.dtype}; wanted is a floating-point type (SSTa in K): "
-            "convert the data to float32"
+    with damage_named(where):
+        _check_shape(where, dataset.shape)
+        check_float(dataset, where)
+        names = _check_filters(where, dataset)
+        pixels = file.pixels(dataset, where)
+        flat = isinstance(pixels, FlatPixels) and [path for path, *_ in pixels.segments] == [file.path]
+        info = Partition(
+            name=name,
+            shape=tuple(map(int, dataset.shape)),
+            dtype=dataset.dtype.str,
+            chunks=dataset.chunks,
+            filters=names,
+            offset=pixels.segments[0][1] if isinstance(pixels, FlatPixels) and flat else None,
+            sources=tuple(map(str, file.others())),
         )
+        return info, pixels
+
+
+def _check_filters(where: str, dataset: Any) -> tuple[str, ...]:
+    """Return the names of the filters, all of which are there."""
     creation = dataset.id.get_create_plist()
     codes = [creation.get_filter(i) for i in range(creation.get_nfilters())]
     names = tuple(_FILTER_NAMES.get(code, f"filter {code}") for code, *_ in codes)
-    missing = [f"{n} ({c[3].decode()})" for n, c in zip(names, codes, strict=True) if not h5py.h5z.filter_avail(c[0])]
+    missing = [
+        f"{name} ({shown(text.decode('utf-8', 'replace'))})"
+        for name, (code, _, _, text) in zip(names, codes, strict=True)
+        if not h5py.h5z.filter_avail(code)
+    ]
     if missing:
         raise InputFileError(
             f"{where} is compressed with {', '.join(missing)}, which this HDF5 library cannot unpack; "
             "repack the file with gzip, or install the plugin (pip install hdf5plugin)"
         )
-    return Partition(
-        name=name,
-        shape=tuple(map(int, dataset.shape)),
-        dtype=dataset.dtype.str,
-        chunks=dataset.chunks,
-        filters=names,
-        offset=None if dataset.external else dataset.id.get_offset(),
-    )
+    return names
+
+
+def _check_companion(file: Hdf5File, name: str) -> Any:
+    """Return a data set that goes with a partition, None if there is none."""
+    where, dataset = f"{file.path}: '{shown(name)}'", file.find(name)
+    if dataset is None:
+        return None
+    if not isinstance(dataset, h5py.Dataset):
+        raise InputFileError(f"{where} is a {type(dataset).__name__.lower()}; wanted is a data set")
+    file.check_written(dataset, where)
+    return dataset
 
 
 def _check_shape(where: str, shape: tuple[int, ...] | None) -> None:
@@ -374,6 +453,10 @@ def _check_shape(where: str, shape: tuple[int, ...] | None) -> None:
         raise InputFileError(f"{where} has cutouts of {shape[-2]} x {shape[-1]} pixels; {_WANTED}: cut them to squares")
     if 0 in shape:
         raise InputFileError(f"{where} has the shape {shape}: no cutouts in it; make the file again")
+    if shape[-1] > _MAX_SIDE:
+        raise InputFileError(
+            f"{where} has cutouts of {shape[-1]} pixels a side, at most {_MAX_SIDE} can be read; cut them"
+        )
 
 
 def _chunk_cache(info: Partition) -> tuple[int, int]:

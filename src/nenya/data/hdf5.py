@@ -1,13 +1,484 @@
-"""Opening HDF5 files that users hand over: what is wrong with one is said in one line."""
+"""HDF5 files that users hand over: opened, their links followed, and the bytes of a data set found and unpacked.
 
+Two things the HDF5 library does by itself are not left to it here. It follows links, which may lead anywhere on
+the machine: `Hdf5File.find` follows them step by step and refuses what leads out of the file's folder. And it
+unpacks chunks without holding their length against the declared one, so that a damaged chunk reads beyond its
+buffer or takes all memory, and chunks it does not find read as a fill value: so `Hdf5File.pixels` takes from the
+library only where the bytes lie, checks that, and `nenya` reads and unpacks them itself.
+
+Letters: N cutouts in a data set, n of them read at once, H rows and W columns of pixels.
+"""
+
+import errno
+import functools
+import itertools
+import math
+import os
+import stat
+import threading
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import h5py
+import numpy as np
+from numpy.typing import NDArray
 
-from nenya.errors import InputFileError
+from nenya.errors import InputFileError, NenyaError
+
+Spread = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]  # `map`, or that of a pool of threads
+
+GZIP, SHUFFLE, FLETCHER32, LZF = (
+    h5py.h5z.FILTER_DEFLATE,
+    h5py.h5z.FILTER_SHUFFLE,
+    h5py.h5z.FILTER_FLETCHER32,
+    h5py.h5z.FILTER_LZF,
+)
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_COPY = "the file is damaged: copy or make it again"
+_MOST_LINKS = 16  # on the way to one data set; as many as HDF5 itself follows
+_MOST_DEPTH = 8  # of virtual data sets made of virtual data sets
+_MOST_SOURCES = 100_000
+_MOST_CHUNK = 2**32  # bytes unpacked
+_MOST_SPARE = 2**28  # bytes of a chunk beyond what the data need
+_LEAST_WRITTEN = 0.1  # of the chunks, where the file marks the missing ones as NaN
+_MOST_LZF = 2**22  # bytes of a chunk that the LZF filter, which takes more and more memory, may be given unseen
+_KEPT = 2**28  # bytes of unpacked cutouts kept for the next read, when one takes a part of a chunk
+_PIECE = 2**26  # bytes read at once where they are to be converted
+_lzf_lock = threading.Lock()
+
+
+class Hdf5File:
+    """A file open for reading, with the other files that its links lead to.
+
+    Args:
+        path: the file.
+        allow_external: whether links, virtual data sets and external storage may lead out of its folder.
+        settings: further arguments of `h5py.File`.
+
+    Raises:
+        InputFileError: As `open_hdf5` does.
+    """
+
+    def __init__(self, path: Path, *, allow_external: bool = False, **settings: Any) -> None:
+        self.path, self.allow_external = path, allow_external
+        self.file = open_hdf5(path, **settings)
+        self._files: dict[Path, Any] = {}
+        self._raw: dict[Path, int] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.file)
+
+    def __enter__(self) -> "Hdf5File":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file and all others."""
+        for file in (*self._files.values(), self.file):
+            file.close()
+        for number in self._raw.values():
+            os.close(number)
+        self._files, self._raw = {}, {}
+
+    def find(self, name: str) -> Any:
+        """Return what the file holds under a name, None if there is no such name.
+
+        Raises:
+            InputFileError: A link on the way leads out of the file's folder, nowhere, or in a circle; or the
+                file is damaged.
+        """
+        with damage_named(f"{self.path}: '{shown(name)}'"):
+            return self._walk(self.file["/"], self.path, name, [0])
+
+    def pixels(self, dataset: Any, where: str, depth: int = 0) -> "Pixels":
+        """Find the bytes of a data set (N, 1, H, W) or (N, H, W) of a floating-point type.
+
+        Args:
+            dataset: of `find`.
+            where: file and name, for errors.
+            depth: of virtual data sets around this one.
+
+        Raises:
+            InputFileError: Some were never written or are not in the file; or lie outside of its folder.
+        """
+        creation, path = dataset.id.get_create_plist(), Path(dataset.file.filename)
+        layout, nbytes = creation.get_layout(), math.prod(dataset.shape) * dataset.dtype.itemsize
+        if layout == h5py.h5d.VIRTUAL:
+            return self._virtual(dataset, where, depth)
+        if layout == h5py.h5d.CHUNKED:
+            return self._chunked(dataset, where, path)
+        if layout == h5py.h5d.COMPACT:
+            if dataset.id.get_storage_size() != nbytes:
+                raise InputFileError(f"{where} declares {nbytes} bytes and has others; {_COPY}")
+            return HeaderPixels(dataset[()])
+        if creation.get_external_count():
+            segments = self._external(creation, where, path, nbytes)
+        else:
+            offset, size = dataset.id.get_offset(), dataset.id.get_storage_size()
+            if offset is None:
+                raise InputFileError(f"{where} declares {dataset.shape[0]} cutouts, but none was written to the file")
+            if size != nbytes or offset + nbytes > path.stat().st_size:
+                raise InputFileError(f"{where} declares {nbytes} bytes that are not all in the file; {_COPY}")
+            segments = [(path, int(offset), nbytes)]
+            self.raw(path)
+        return FlatPixels(segments, dataset.dtype, math.prod(dataset.shape[1:]), self.raw)
+
+    def check_written(self, dataset: Any, where: str) -> None:
+        """Check a data set of any type that is read through HDF5: labels, metadata.
+
+        Raises:
+            InputFileError: A part of it was never written, or lies outside of the file's folder.
+        """
+        with damage_named(where):
+            creation, path = dataset.id.get_create_plist(), Path(dataset.file.filename)
+            if dataset.shape is None or 0 in dataset.shape:
+                return
+            if creation.get_layout() == h5py.h5d.VIRTUAL:
+                for number in range(min(creation.get_virtual_count(), _MOST_SOURCES)):
+                    file, name = creation.get_virtual_filename(number), creation.get_virtual_dsetname(number)
+                    self.check_written(self._source(path, file, name, where), where)
+            elif creation.get_layout() == h5py.h5d.CHUNKED:
+                grid = math.prod(-(-a // b) for a, b in zip(dataset.shape, dataset.chunks, strict=True))
+                if dataset.id.get_num_chunks() < grid:
+                    raise _not_written(where, dataset.shape[0] if dataset.shape else 1, grid)
+            elif creation.get_external_count():
+                self._external(creation, where, path, math.prod(dataset.shape) * dataset.dtype.itemsize)
+            elif not dataset.id.get_storage_size():
+                raise InputFileError(f"{where} declares {dataset.shape} values, but none was written to the file")
+
+    def raw(self, path: Path) -> int:
+        """Return the number of a file opened for its bytes."""
+        if path not in self._raw:
+            self._raw[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return self._raw[path]
+
+    def others(self) -> tuple[Path, ...]:
+        """Return the further files that were opened."""
+        return tuple(sorted(path for path in {*self._files, *self._raw} if path != self.path))
+
+    # Links
+
+    def _walk(self, group: Any, holder: Path, name: str, hops: list[int]) -> Any:
+        item = group.file["/"] if name.startswith("/") else group
+        for part in name.split("/"):
+            if part in ("", "."):
+                continue
+            key = part.encode("utf-8", "surrogateescape")
+            if not isinstance(item, h5py.Group) or not item.id.links.exists(key):
+                return None
+            item = self._step(item, holder, part, hops)
+            holder = Path(item.file.filename)
+        return item
+
+    def _step(self, group: Any, holder: Path, part: str, hops: list[int]) -> Any:
+        """Follow one link."""
+        key = part.encode("utf-8", "surrogateescape")
+        kind, where = group.id.links.get_info(key).type, f"{self.path}: '{shown(part)}'"
+        if kind == h5py.h5l.TYPE_HARD:
+            return group[part]
+        hops[0] += 1
+        if hops[0] > _MOST_LINKS:
+            raise InputFileError(f"{where} is a link that leads over more than {_MOST_LINKS} others, or in a circle")
+        value = group.id.links.get_val(key)
+        if kind == h5py.h5l.TYPE_SOFT:
+            target = value.decode("utf-8", "surrogateescape")
+            found = self._walk(group, holder, target, hops)
+            said = f"'{shown(target)}'"
+        elif kind == h5py.h5l.TYPE_EXTERNAL:
+            file, target = os.fsdecode(value[0]), value[1].decode("utf-8", "surrogateescape")
+            place = self._place(holder, file, "HDF5_EXT_PREFIX", f"{where} is a link")
+            found = self._walk(self._open(place)["/"], place, target, hops)
+            said = f"'{shown(target)}' in {shown(place)}"
+        else:
+            raise InputFileError(f"{where} is a link of an unknown kind ({kind}); {_COPY}")
+        if found is None:
+            raise InputFileError(f"{where} is a link to {said}, which is not there; copy the data into the file itself")
+        return found
+
+    def _open(self, path: Path) -> Any:
+        if path == self.path:
+            return self.file
+        if path not in self._files:
+            self._files[path] = open_hdf5(path)
+        return self._files[path]
+
+    def _place(self, holder: Path, name: str, variable: str, what: str) -> Path:
+        """Return the file that a name in another one means: the first that is there of where HDF5 looks.
+
+        Raises:
+            InputFileError: There is none, or it lies outside of the folder and that is not allowed.
+        """
+        folder, tried = Path(os.path.abspath(holder)).parent, [Path(name)] if os.path.isabs(name) else []
+        relative = os.path.basename(name) if tried else name
+        for prefix in filter(None, os.environ.get(variable, "").split(":")):
+            tried.append(Path(prefix.replace("${ORIGIN}", str(folder)), relative))
+        tried += [folder / relative, Path.cwd() / relative, holder.resolve().parent / relative]
+        place = next((path for path in tried if _is_file(path)), None)
+        if place is None:
+            raise InputFileError(f"{self.path}: {_tail(what)} to the file {shown(name)}, which is not there")
+        real = place.resolve()
+        own = {self.path.resolve().parent, self.path.parent.resolve()}
+        if not self.allow_external and not any(real.is_relative_to(folder) for folder in own):
+            raise InputFileError(
+                f"{self.path}: {_tail(what)} to {shown(real)}, out of the file's own folder: refused; "
+                "loader.allow_external=true allows it, if you trust the file"
+            )
+        return self.path if real == self.path.resolve() else place
+
+    # Storage
+
+    def _external(self, creation: Any, where: str, path: Path, nbytes: int) -> list[tuple[Path, int, int]]:
+        """Return the parts of other files that hold the bytes of a data set."""
+        segments, total = [], 0
+        for number in range(creation.get_external_count()):
+            name, offset, size = creation.get_external(number)
+            what = f"{where} has its data by a reference"
+            place = self._place(path, os.fsdecode(name), "HDF5_EXTFILE_PREFIX", what)
+            size = min(int(size), nbytes - total)
+            if offset < 0 or offset + size > place.stat().st_size:
+                raise InputFileError(f"{where} has its data in {shown(place)}, which is too short; copy it again")
+            segments.append((place, int(offset), size))
+            total += size
+            self.raw(place)
+        if total < nbytes:
+            raise InputFileError(f"{where} declares {nbytes} bytes and only {total} are in its external files")
+        return segments
+
+    def _source(self, path: Path, file: Any, name: Any, where: str) -> Any:
+        """Return a source of a virtual data set."""
+        file, name = (text.decode() if isinstance(text, bytes) else text for text in (file, name))
+        place = (
+            path if file == "." else self._place(path, file, "HDF5_VDS_PREFIX", f"{where} is virtual, with a source")
+        )
+        found = self._walk(self._open(place)["/"], place, name, [0])
+        if not isinstance(found, h5py.Dataset):
+            raise InputFileError(
+                f"{where} is virtual and its source '{shown(name)}' in {shown(place)} is not there: its cutouts are "
+                "missing"
+            )
+        return found
+
+    def _virtual(self, dataset: Any, where: str, depth: int) -> "Pixels":
+        creation, path, (rows, *pixels) = dataset.id.get_create_plist(), Path(dataset.file.filename), dataset.shape
+        count = creation.get_virtual_count()
+        if depth >= _MOST_DEPTH or count > _MOST_SOURCES:
+            raise InputFileError(f"{where} is virtual with {count} sources at depth {depth}: repack it into one file")
+        parts = []
+        for number in range(count):
+            file, name = creation.get_virtual_filename(number), creation.get_virtual_dsetname(number)
+            source = self._source(path, file, name, where)
+            low, high = _row_range(creation.get_virtual_vspace(number), dataset.shape, where)
+            first, last = _row_range(creation.get_virtual_srcspace(number), source.shape, where)
+            if source.dtype != dataset.dtype or [n for n in source.shape[1:] if n > 1] != [n for n in pixels if n > 1]:
+                raise InputFileError(
+                    f"{where} is virtual and its source '{shown(name)}' is {source.shape} {source.dtype}, not of its "
+                    "type and cutout size: repack it into one file"
+                )
+            check_float(source, f"{where}, source '{shown(name)}'")
+            if high - low != last - first or not 0 <= low < high <= rows or not 0 <= first < last <= source.shape[0]:
+                raise InputFileError(f"{where} is virtual and its sources have other rows than it declares; {_COPY}")
+            parts.append((low, high, first, self.pixels(source, where, depth + 1)))
+        parts.sort(key=lambda part: part[0])
+        ends = [0, *(part[1] for part in parts)]
+        if [part[0] for part in parts] != ends[:-1] or ends[-1] != rows:
+            raise InputFileError(
+                f"{where} is virtual and its sources do not cover its {rows} cutouts each once; {_COPY}"
+            )
+        return VirtualPixels(parts)
+
+    def _chunked(self, dataset: Any, where: str, path: Path) -> "Pixels":
+        creation, chunks, kind = dataset.id.get_create_plist(), dataset.chunks, dataset.dtype
+        size, data = math.prod(chunks) * kind.itemsize, math.prod(dataset.shape) * kind.itemsize
+        if size > _MOST_CHUNK or size > 4 * data + _MOST_SPARE:
+            raise InputFileError(
+                f"{where} has chunks of {chunks}, {size / 1e9:.1f} GB each: repack the file with smaller ones"
+            )
+        filters = [creation.get_filter(number) for number in range(creation.get_nfilters())]
+        codes, values = [code for code, *_ in filters], {code: values for code, _, values, _ in filters}
+        if sum(code in (GZIP, LZF) for code in codes) > 1 or values.get(SHUFFLE, (kind.itemsize,))[0] != kind.itemsize:
+            raise InputFileError(f"{where} has filters {codes} that do not go together; {_COPY}")
+        self.raw(path)
+        fill = _fill_value(creation, kind)
+        table = _chunk_table(dataset, where, path.stat().st_size, codes, fill)
+        if not {*codes} <= {GZIP, SHUFFLE, FLETCHER32, LZF}:
+            return LibraryPixels(dataset)
+        return ChunkedPixels(path, dataset.shape, chunks, kind, tuple(codes), table, fill, self.raw)
+
+
+class Pixels(Protocol):
+    """The pixels of a data set, wherever they lie."""
+
+    def read_into(self, out: NDArray[np.float32], start: int, spread: Spread = map) -> None:
+        """Read the cutouts from `start` on into `out` (n, H, W).
+
+        Raises:
+            OSError: They cannot be read.
+            ValueError: They cannot be unpacked.
+        """
+
+
+@dataclass
+class FlatPixels:
+    """Bytes in the order of the pixels, in one file or in several.
+
+    Attributes:
+        segments: of each part its file, first byte and number of bytes.
+        kind: the stored type.
+        items: pixels of a cutout.
+        raw: gives the number of an open file.
+    """
+
+    segments: list[tuple[Path, int, int]]
+    kind: np.dtype[Any]
+    items: int
+    raw: Callable[[Path], int]
+
+    def read_into(self, out: NDArray[np.float32], start: int, spread: Spread = map) -> None:
+        """As `Pixels` says."""
+        row = self.items * self.kind.itemsize
+        if self.kind == np.dtype("<f4") and out.flags.c_contiguous:
+            self._fill(out.reshape(-1).data.cast("B"), start * row)
+            return
+        step = max(1, _PIECE // row)
+        for first in range(0, len(out), step):
+            part = out[first : first + step]
+            stored = np.empty(part.shape, self.kind)
+            self._fill(stored.reshape(-1).view(np.uint8).data, (start + first) * row)
+            convert(part, stored)
+
+    def _fill(self, view: memoryview, offset: int) -> None:
+        """Read bytes from `offset` of the data on."""
+        for path, first, size in self.segments:
+            length = min(len(view), size - offset)
+            if length > 0:
+                read_exactly(self.raw(path), view[:length], first + offset)
+                view, offset = view[length:], 0
+            else:
+                offset -= size
+        if len(view):
+            raise OSError(errno.EIO, "the data end early")
+
+
+@dataclass
+class HeaderPixels:
+    """A small data set that lies within the file's own structures."""
+
+    stored: NDArray[Any]
+
+    def read_into(self, out: NDArray[np.float32], start: int, spread: Spread = map) -> None:
+        """As `Pixels` says."""
+        convert(out, self.stored[start : start + len(out)].reshape(out.shape))
+
+
+@dataclass
+class LibraryPixels:
+    """Chunks packed by a filter that only the HDF5 library has."""
+
+    dataset: Any
+
+    def read_into(self, out: NDArray[np.float32], start: int, spread: Spread = map) -> None:
+        """As `Pixels` says."""
+        convert(out, self.dataset[start : start + len(out)].reshape(out.shape))
+
+
+@dataclass
+class VirtualPixels:
+    """Rows of several data sets, one after the other: of each (first row, end, first row in the source, source)."""
+
+    parts: list[tuple[int, int, int, Pixels]]
+
+    def read_into(self, out: NDArray[np.float32], start: int, spread: Spread = map) -> None:
+        """As `Pixels` says."""
+        for low, high, first, source in self.parts:
+            begin, end = max(low, start), min(high, start + len(out))
+            if begin < end:
+                source.read_into(out[begin - start : end - start], first + begin - low, spread)
+
+
+@dataclass
+class ChunkedPixels:
+    """Chunks, packed or not.
+
+    Attributes:
+        path: the file.
+        shape: (N, 1, H, W) or (N, H, W).
+        chunks: shape of a chunk.
+        kind: the stored type.
+        codes: HDF5's numbers of the filters, in the order of writing.
+        table: (chunks, 3) int64, in the order of the grid: first byte (-1: never written), bytes, filters left out.
+        fill: value of chunks that were never written.
+        raw: gives the number of an open file.
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    chunks: tuple[int, ...]
+    kind: np.dtype[Any]
+    codes: tuple[int, ...]
+    table: NDArray[np.int64]
+    fill: float
+    raw: Callable[[Path], int]
+    _kept: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+
+    def read_into(self, out: NDArray[np.float32], start: int, spread: Spread = map) -> None:
+        """As `Pixels` says; where rows are asked for that share a chunk with others, these are kept for later."""
+        for _ in spread(self._place, self._jobs(out, start)):
+            pass
+
+    def _jobs(self, out: NDArray[np.float32], start: int) -> Iterator[tuple[NDArray[np.float32], int, int, int, int]]:
+        """Yield the jobs of `_place` for the chunks of some rows."""
+        step, rows, stop = self.chunks[0], self.shape[0], start + len(out)
+        for first in range(start // step * step, stop, step):
+            low, high, end = max(first, start), min(first + step, stop), min(first + step, rows)
+            target = out[low - start : high - start]
+            if high - low == end - first or 4 * (end - first) * math.prod(self.shape[1:]) > _KEPT:
+                yield from self._row_jobs(target, first, low - first)
+                continue
+            if first not in self._kept:
+                slab = np.empty((end - first, *self.shape[-2:]), np.float32)
+                for job in self._row_jobs(slab, first, 0):
+                    self._place(job)
+                self._kept = {first: slab}
+            target[...] = self._kept[first][low - first : high - first]
+
+    def _row_jobs(
+        self, target: NDArray[np.float32], first: int, skip: int
+    ) -> Iterator[tuple[NDArray[np.float32], int, int, int, int]]:
+        """Yield the jobs for one row of the grid, from whose first cutout `first` on `skip` ones are left out."""
+        (*_, height, width), (step, *_, tall, wide) = self.shape, self.chunks
+        across = -(-width // wide)
+        count = -(-height // tall) * across
+        for index in range(count):
+            yield target, first // step * count + index, skip, index // across * tall, index % across * wide
+
+    def _place(self, job: tuple[NDArray[np.float32], int, int, int, int]) -> None:
+        """Unpack a chunk into its place: target, number of the chunk, cutouts left out, its corner (y, x)."""
+        target, number, skip, y, x = job
+        part = target[:, y : y + self.chunks[-2], x : x + self.chunks[-1]]
+        chunk = self._chunk(number)
+        if chunk is None:
+            part[...] = self.fill
+        else:
+            convert(part, chunk[skip : skip + len(part), : part.shape[1], : part.shape[2]])
+
+    def _chunk(self, number: int) -> NDArray[Any] | None:
+        """Return a chunk (n, h, w), None if it was never written."""
+        offset, size, mask = map(int, self.table[number])
+        if offset < 0:
+            return None
+        packed = os.pread(self.raw(self.path), size, offset)
+        if len(packed) < size:
+            raise OSError(errno.EIO, "the file ends early")
+        raw = undo_filters(packed, self.codes, mask, math.prod(self.chunks) * self.kind.itemsize, self.kind.itemsize)
+        chunk = np.frombuffer(raw, self.kind).reshape(self.chunks)
+        return chunk[:, 0] if chunk.ndim == 4 else chunk
 
 
 def open_hdf5(path: Path, **settings: Any) -> Any:
@@ -24,31 +495,304 @@ def open_hdf5(path: Path, **settings: Any) -> Any:
         raise InputFileError(f"{path}: this is a folder; wanted is an HDF5 file of cutouts: name a file in it")
     if not path.exists():
         raise InputFileError(f"{path}: no such file; check the path")
+    if not _is_file(path):
+        raise InputFileError(f"{path}: this is no ordinary file; wanted is an HDF5 file of cutouts")
     try:
         return h5py.File(path, "r", locking="best-effort", **settings)
-    except OSError as error:
+    except Exception as error:  # on a damaged file HDF5 raises many a kind
         raise InputFileError(f"{path}: {_why_closed(path, error)}") from error
 
 
 def list_datasets(file: Any, most: int = 12) -> str:
-    """Name the data sets of an open file with their shapes, at most `most` of them."""
+    """Name the data sets of an open file with their shapes, at most `most` of them; no link is followed."""
     found: list[str] = []
-
-    def note(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset):
-            found.append(f"{name} {item.shape}")
-
-    file.visititems(note)
+    groups, left = [("", file)], 1000
+    while groups and left:
+        prefix, group = groups.pop(0)
+        with suppress(Exception):  # of what is damaged: this is the text of another error
+            for key in itertools.islice(group.id, left):
+                left -= 1
+                name = prefix + key.decode("utf-8", "replace")
+                if group.id.links.get_info(key).type != h5py.h5l.TYPE_HARD:
+                    continue
+                item = group[key]
+                if isinstance(item, h5py.Dataset):
+                    found.append(f"{shown(name)} {item.shape}")
+                elif isinstance(item, h5py.Group):
+                    groups.append((f"{name}/", item))
     more = f" and {len(found) - most} more" if len(found) > most else ""
     return (", ".join(found[:most]) + more) or "no data set at all"
 
 
+def check_float(dataset: Any, where: str) -> None:
+    """Check that a data set has one of the three usual floating-point types.
+
+    Raises:
+        InputFileError: It has not.
+    """
+    kind = dataset.dtype
+    wanted = "wanted is a floating-point type (SSTa in K): convert the data to float32"
+    if kind.kind != "f":
+        raise InputFileError(f"{where} has the type {shown(kind)}; {wanted}")
+    usual = [getattr(h5py.h5t, f"IEEE_F{bits}{order}") for bits in (16, 32, 64) for order in ("LE", "BE")]
+    if not any(dataset.id.get_type().equal(other) for other in usual):
+        raise InputFileError(f"{where} has a floating-point type that is not float16, float32 or float64; {wanted}")
+
+
+@contextmanager
+def damage_named(where: str) -> Iterator[None]:
+    """Word whatever HDF5 and h5py raise over a damaged file in one line."""
+    try:
+        yield
+    except NenyaError:
+        raise
+    except Exception as error:
+        raise InputFileError(f"{where} cannot be read ({one_line(error)}); {_COPY}") from error
+
+
 def one_line(error: BaseException) -> str:
     """Word an error in one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+    return shown(" ".join(str(error).split()), 300) or type(error).__name__
 
 
-def _why_closed(path: Path, error: OSError) -> str:
+def shown(text: Any, most: int = 120) -> str:
+    """Return a text from a file so that it can stand in a message: printable, and not long."""
+    plain = "".join(c if c.isprintable() else "?" for c in str(text))
+    return plain if len(plain) <= most else f"{plain[:most]}..."
+
+
+def read_exactly(number: int, view: memoryview, offset: int) -> None:
+    """Read bytes of an open file into a buffer.
+
+    Raises:
+        OSError: The file ends before.
+    """
+    while len(view):
+        count = os.preadv(number, [view], offset)
+        if not count:
+            raise OSError(errno.EIO, "the file ends early")
+        view, offset = view[count:], offset + count
+
+
+def convert(out: NDArray[np.float32], stored: NDArray[Any]) -> None:
+    """Copy pixels of any floating-point type; what float32 cannot hold becomes infinite."""
+    if stored.dtype == np.float32 and stored.shape == out.shape and out.strides[-1] == stored.strides[-1] == 4:
+        run = f"V{4 * out.shape[-1]}"  # rows of pixels as single items: copied twice as fast
+        out.view(run)[...] = stored.view(run)
+    else:
+        with np.errstate(over="ignore"):
+            out[...] = stored
+
+
+def undo_filters(packed: bytes, codes: Sequence[int], mask: int, size: int, itemsize: int) -> Any:
+    """Unpack a chunk; at no time this takes more than `size` bytes and a few.
+
+    Args:
+        packed: as it lies in the file.
+        codes: HDF5's numbers of the filters, in the order of writing.
+        mask: bit i set: filter i was left out in this chunk.
+        size: bytes of the chunk unpacked.
+        itemsize: bytes of a pixel.
+
+    Raises:
+        ValueError: It is damaged, or does not unpack to that size.
+    """
+    used = [code for number, code in enumerate(codes) if not mask >> number & 1]
+    data: Any = packed
+    for place in reversed(range(len(used))):
+        length = size + 4 * used[:place].count(FLETCHER32)
+        if used[place] == GZIP:
+            data = _inflate(data, length)
+        elif used[place] == LZF:
+            data = _unpack_lzf(data, length)
+        elif used[place] == FLETCHER32:
+            data = _without_checksum(data)
+        else:
+            data = _unshuffle(data, itemsize)
+    if len(data) != size:
+        raise ValueError(f"a chunk of {size} bytes has {len(data)}")
+    return data
+
+
+def _inflate(packed: Any, size: int) -> bytes:
+    machine = zlib.decompressobj()
+    try:
+        data = machine.decompress(packed, size + 1)
+    except zlib.error as error:
+        raise ValueError(str(error)) from error
+    if not machine.eof or len(data) != size:
+        raise ValueError(f"a compressed chunk does not hold the {size} bytes that it should")
+    return data
+
+
+def _unpack_lzf(packed: Any, size: int) -> NDArray[np.uint8]:
+    """Unpack LZF, which only the HDF5 library can do fast; it fills what a chunk lacks with whatever is in memory.
+
+    So a mark is put at the end of the packed bytes, as a run of literal ones: it must come out right behind the
+    chunk's own.
+    """
+    if size > _MOST_LZF and lzf_length(packed) != size:
+        raise ValueError(f"a compressed chunk does not hold the {size} bytes that it should")
+    mark = os.urandom(16)
+    with _lzf_lock:
+        dataset = _lzf_dataset(size + len(mark), os.getpid())
+        dataset.id.write_direct_chunk((0,), bytes(packed) + bytes([len(mark) - 1]) + mark)
+        data: NDArray[np.uint8] = dataset[()]
+    if data[size:].tobytes() != mark:
+        raise ValueError(f"a compressed chunk does not hold the {size} bytes that it should")
+    return data[:size]
+
+
+@functools.lru_cache(maxsize=2)
+def _lzf_dataset(size: int, _process: int) -> Any:
+    """Return a data set in memory of one LZF chunk."""
+    file = h5py.File(f"lzf-{os.urandom(8).hex()}", "w", driver="core", backing_store=False, rdcc_nbytes=0)
+    return file.create_dataset("chunk", (size,), np.uint8, chunks=(size,), compression="lzf")
+
+
+def lzf_length(packed: Any) -> int:
+    """Return how many bytes an LZF stream unpacks to (runs of literal bytes, and copies of what came before)."""
+    i, length = 0, 0
+    while i < len(packed):
+        control = packed[i]
+        if control < 32:
+            i, length = i + control + 2, length + control + 1
+        elif control < 224:
+            i, length = i + 2, length + (control >> 5) + 2
+        else:
+            length += 9 + (packed[i + 1] if i + 1 < len(packed) else 0)
+            i += 3
+    return length
+
+
+def _without_checksum(data: Any) -> Any:
+    """Take the Fletcher checksum off, after holding it against the data (sums of 16-bit words modulo 65535)."""
+    body, stored = memoryview(data)[:-4], int.from_bytes(memoryview(data)[-4:], "little")
+    words = np.frombuffer(bytes(body) + b"\0" if len(body) % 2 else body, ">u2")
+    first = second = 0
+    for start in range(0, len(words), 65536):
+        block = words[start : start + 65536].astype(np.uint64)
+        second += len(block) * first + int((block * np.arange(len(block), 0, -1, dtype=np.uint64)).sum())
+        first += int(block.sum())
+    if len(data) < 4 or (first - (stored & 0xFFFF)) % 65535 or (second - (stored >> 16)) % 65535:
+        raise ValueError("a chunk does not have the checksum that it should")
+    return body
+
+
+def _unshuffle(data: Any, itemsize: int) -> Any:
+    raw = np.frombuffer(data, np.uint8)
+    if len(raw) % itemsize:
+        raise ValueError(f"a chunk of {len(raw)} bytes cannot hold pixels of {itemsize}")
+    planes, whole = raw.reshape(itemsize, -1), np.empty_like(raw)
+    for byte, plane in enumerate(planes):
+        whole[byte::itemsize] = plane
+    return whole
+
+
+def _chunk_table(dataset: Any, where: str, end: int, codes: Sequence[int], fill: float) -> NDArray[np.int64]:
+    """Return where the chunks lie, (chunks, 3), as `ChunkedPixels` has it.
+
+    Args:
+        dataset: an h5py data set.
+        where: file and name, for errors.
+        end: bytes of the file.
+        codes: filters.
+        fill: value of what was never written; NaN where the missing cutouts are meant to be seen as such.
+    """
+    chunks, shape = dataset.chunks, dataset.shape
+    grid = [-(-size // chunk) for size, chunk in zip(shape, chunks, strict=True)]
+    count, found = math.prod(grid), []
+
+    def note(info: Any) -> int | None:
+        found.append((*info.chunk_offset, info.byte_offset, info.size, info.filter_mask))
+        return len(found) > count or None
+
+    dataset.id.chunk_iter(note)
+    undefined = 2**64 - 1
+    found = [(*c[:-3], c[-3], c[-2], c[-1]) for c in found if c[-3] is not None and c[-3] != undefined]
+    if len(found) > count:
+        raise InputFileError(f"{where} has more chunks than the {count} that its shape {shape} takes; {_COPY}")
+    if len(found) < count and not (math.isnan(fill) and len(found) >= _LEAST_WRITTEN * count):
+        raise _not_written(where, shape[0], count, len(found))
+    numbers = np.array(found, dtype=object).reshape(len(found), -1)
+    if any(not 0 <= value < 2**62 for value in numbers.flat):
+        raise InputFileError(f"{where} has chunks outside of the file; {_COPY}")
+    numbers = numbers.astype(np.int64)
+    corners, places = numbers[:, :-3], numbers[:, -3:]
+    if (corners % chunks).any() or (corners >= shape).any():
+        raise InputFileError(f"{where} has chunks that are not on the grid of its shape {shape}; {_COPY}")
+    _check_places(where, places, end, codes, math.prod(chunks) * dataset.dtype.itemsize)
+    table = np.full((count, 3), -1, np.int64)
+    index = np.ravel_multi_index(tuple((corners // chunks).T), tuple(grid))
+    if len(np.unique(index)) != len(index):
+        raise InputFileError(f"{where} has a chunk twice; {_COPY}")
+    table[index] = places
+    return table
+
+
+def _check_places(where: str, places: NDArray[np.int64], end: int, codes: Sequence[int], size: int) -> None:
+    """Check that chunks lie within the file, apart from each other, and have a size that their filters can make."""
+    order = places[np.argsort(places[:, 0])]
+    stops = order[:, 0] + order[:, 1]
+    if (order[:, 1] <= 0).any() or (stops > end).any() or (stops[:-1] > order[1:, 0]).any():
+        raise InputFileError(f"{where} has chunks outside of the file, or upon each other; {_COPY}")
+    packing = sum(1 << i for i, code in enumerate(codes) if code != SHUFFLE and code != FLETCHER32)
+    whole = size + 4 * sum(code == FLETCHER32 for code in codes)
+    masks, sizes = places[:, 2], places[:, 1]
+    raw = (masks & packing) == packing
+    sums = np.zeros(len(masks), np.int64)
+    for i, code in enumerate(codes):
+        sums += 4 * ((code == FLETCHER32) & ~(masks >> i) & 1)
+    wrong = np.where(raw, sizes != size + sums, (masks != 0) | (sizes > whole + whole // 100 + 1024))
+    if wrong.any():
+        raise InputFileError(f"{where} has chunks of a size that they cannot have; {_COPY}")
+
+
+def _not_written(where: str, rows: int, chunks: int, found: int | None = None) -> InputFileError:
+    some = "not all" if found is None else f"only {found}"
+    return InputFileError(
+        f"{where} declares {rows} rows, but {some} of their {chunks} chunks are in the file: the others were never "
+        "written; make the file again"
+    )
+
+
+def _fill_value(creation: Any, kind: np.dtype[Any]) -> float:
+    """Return the value of what was never written."""
+    if creation.fill_value_defined() != h5py.h5d.FILL_VALUE_USER_DEFINED:
+        return 0.0
+    value = np.zeros((), kind)
+    creation.get_fill_value(value)
+    return float(value)
+
+
+def _row_range(space: Any, shape: tuple[int, ...], where: str) -> tuple[int, int]:
+    """Return the rows [first, end) of a selection of whole cutouts."""
+    if space.get_select_type() == h5py.h5s.SEL_ALL:
+        return 0, int(shape[0])
+    low, high = space.get_select_bounds()
+    first, end = int(low[0]), int(high[0]) + 1
+    box = (end - first) * math.prod(shape[1:])
+    if any(low[1:]) or [n + 1 for n in high[1:]] != [*shape[1:]] or space.get_select_npoints() != box:
+        raise InputFileError(
+            f"{where} is virtual with sources that are not runs of whole cutouts: repack it into one file"
+        )
+    return first, end
+
+
+def _is_file(path: Path) -> bool:
+    """Tell whether this is an ordinary file: to open another kind may never end."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def _tail(what: str) -> str:
+    """Return a text without the path that it begins with."""
+    return what.partition(": ")[2] or what
+
+
+def _why_closed(path: Path, error: BaseException) -> str:
     """Find out why a file that exists does not open."""
     try:
         with path.open("rb") as file:

@@ -6,12 +6,10 @@ Letters: N cutouts in a partition, H rows and W columns of pixels.
 import errno
 import fcntl
 import hashlib
-import itertools
 import logging
 import os
 import shutil
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +41,7 @@ def load_partition(
     cache_dir: Path | None = None,
     memory_limit: int | None = None,
     progress: bool | Report = False,
+    allow_external: bool = False,
 ) -> NDArray[np.float32]:
     """Make all cutouts of a partition ready for fast random access.
 
@@ -60,6 +59,7 @@ def load_partition(
             available.
         progress: True for a progress bar; or a function that is called with the numbers of cutouts done and
             in all.
+        allow_external: Whether links may lead out of the file's folder.
 
     Returns:
         (N, H, W) float32: a new array, or a read-only map.
@@ -69,7 +69,7 @@ def load_partition(
         OptionError: If the partition exceeds the memory limit and there is no `cache_dir`.
         OutputError: If the cache cannot be written, or the disk has too little room.
     """
-    with CutoutReader(path, partition) as reader:
+    with CutoutReader(path, partition, allow_external=allow_external) as reader:
         info = reader.info
         limit = available_memory() // 2 if memory_limit is None else memory_limit
         if info.nbytes <= limit:
@@ -101,11 +101,13 @@ def unpack_into(out: NDArray[np.float32], reader: CutoutReader, report: Report) 
     """
     info = reader.info
     threads = min(_MAX_THREADS, _cores())
-    inflate = threads > 1 and info.chunk_bytes >= _MIN_CHUNK and info.filters in (("gzip",), ("shuffle", "gzip"))
+    inflate = threads > 1 and info.chunks is not None and info.chunk_bytes >= _MIN_CHUNK
     with ThreadPoolExecutor(threads) as pool:
         for rows in plan_blocks(info.rows, info.block_rows, _SLAB):
             slab = out[rows.start : rows.stop]
-            if not (inflate and _inflate_slab(slab, rows.start, reader, pool)):
+            if inflate:
+                _inflate_slab(slab, rows.start, reader, pool)
+            else:
                 reader.read_into(slab, rows.start)
             report(rows.stop, info.rows)
 
@@ -131,61 +133,27 @@ def _cores() -> int:
 
 
 def _inflate_slab(out: NDArray[np.float32], start: int, reader: CutoutReader, pool: ThreadPoolExecutor) -> bool:
-    """Unpack the gzip chunks of a slab on several cores; h5py alone holds one lock over all of its work.
+    """Unpack the chunks of a slab on several cores.
 
     Returns:
-        False where that is not possible (a chunk that was never written, one stored without its filter, a
-        damaged one): then HDF5 itself has to read the slab, and to word the error.
+        True.
     """
-    info, identity = reader.info, reader.dataset().id
-    chunks = info.chunks or info.shape
-    stops = (start + len(out), *info.shape[1:])
-    steps = zip((start, *[0] * len(chunks)), stops, chunks, strict=False)
-    corners = list(itertools.product(*(range(*step) for step in steps)))
-    target = out.reshape(len(out), *info.shape[1:])
 
-    def inflate(share: list[tuple[int, ...]]) -> bool:
-        for corner in share:
-            mask, packed = identity.read_direct_chunk(corner)
-            if mask:
-                return False
-            low = (corner[0] - start, *corner[1:])
-            place = tuple(slice(a, a + size) for a, size in zip(low, chunks, strict=True))
-            _place(target[place], _decoded(packed, info, chunks))
-        return True
+    def spread(work: Callable[[Any], Any], jobs: Iterable[Any]) -> Iterable[Any]:
+        every = list(jobs)
+        return pool.map(lambda share: [work(job) for job in share], (every[i::_SHARES] for i in range(_SHARES)))
 
-    try:
-        return all(pool.map(inflate, (corners[i::_SHARES] for i in range(_SHARES))))
-    except (OSError, RuntimeError, ValueError, zlib.error):
-        return False
-
-
-def _decoded(packed: bytes, info: Partition, chunks: tuple[int, ...]) -> NDArray[Any]:
-    """Inflate a chunk, and undo the shuffling of its bytes, to an array of the chunk's shape."""
-    kind = np.dtype(info.dtype)
-    raw = np.frombuffer(zlib.decompress(packed, bufsize=info.chunk_bytes), np.uint8)
-    if "shuffle" in info.filters:
-        planes, raw = raw.reshape(kind.itemsize, -1), np.empty_like(raw)
-        for byte, plane in enumerate(planes):
-            raw[byte :: kind.itemsize] = plane
-    return raw.view(kind).reshape(chunks)
-
-
-def _place(target: NDArray[np.float32], chunk: NDArray[Any]) -> None:
-    """Copy a chunk into its place, of which an edge of the data may cut off a part."""
-    if chunk.dtype == target.dtype and chunk.shape[-1] == target.shape[-1]:
-        run = f"V{4 * target.shape[-1]}"  # rows of pixels as single items: copied twice as fast
-        target[...].view(run)[...] = chunk[: len(target), ..., : target.shape[-2], :].view(run)
-    else:
-        with np.errstate(over="ignore"):
-            target[...] = chunk[tuple(slice(size) for size in target.shape)]
+    reader.read_into(out, start, spread)
+    return True
 
 
 def _cached(reader: CutoutReader, folder: Path, progress: bool | Report) -> NDArray[np.float32]:
     """Map the unpacked copy of a partition, made first if there is none of the same fingerprint."""
     source = hashlib.sha256(str(reader.path.resolve()).encode()).hexdigest()[:8]
     stem = f"{reader.path.stem}_{reader.partition}_{source}".replace("/", "_")
-    final = folder / f"{stem}_{fingerprint(reader.path, reader.partition)[:16]}.npy"
+    final = (
+        folder / f"{stem}_{fingerprint(reader.path, reader.partition, allow_external=reader.allow_external)[:16]}.npy"
+    )
     if not _whole(final, reader.info):
         try:
             folder.mkdir(parents=True, exist_ok=True)

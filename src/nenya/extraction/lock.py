@@ -1,5 +1,6 @@
 """One run at a time per output: a lock that says who holds it, and that a dead holder does not keep."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -66,7 +67,15 @@ class OutputLock:
             self._thread.join()
         if self._file is not None:
             self._file.truncate(0)  # so that nobody on another machine waits for our silence
+            self._remove_if_alone()
             self._file.close()
+
+    def _remove_if_alone(self) -> None:
+        """Remove the lock with its folder where nothing else is in it."""
+        with contextlib.suppress(OSError):
+            if self._file is not None and self._is(self._file) and os.listdir(self.path.parent) == [self.path.name]:
+                self.path.unlink()
+                self.path.parent.rmdir()
 
     def _take(self) -> bool:
         """Try to take the lock; False if the file went away meanwhile."""
@@ -121,6 +130,44 @@ class OutputLock:
         while not self._stop.wait(HEARTBEAT):
             if self._file is not None:
                 os.utime(self._file.fileno())
+
+
+class Companions:
+    """The processes that work on one output, each of which holds a lock on a file of the folder as long as it lives.
+
+    A process counts as gone when its file was seen locked and is so no longer. Where flock does not reach, on some
+    file systems of several machines, no file is ever seen locked, and nobody counts as gone.
+
+    Args:
+        folder: the partial folder.
+        own: name of this process's file.
+    """
+
+    def __init__(self, folder: Path, own: str) -> None:
+        self.folder, self.own = folder, own
+        self._seen: set[str] = set()
+
+    def lost(self) -> bool:
+        """Return whether a process that was there is gone."""
+        try:
+            names = {name for name in os.listdir(self.folder) if name == "lock" or name.startswith("journal-")}
+        except FileNotFoundError:
+            return bool(self._seen)
+        held = {name for name in names - {self.own} if _is_held(self.folder / name)}
+        self._seen |= held
+        return self._seen != held
+
+
+def _is_held(path: Path) -> bool:
+    """Return whether another process holds a lock on a file."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # it is gone
+        return False
+    return False
 
 
 def _read(path: Path) -> dict[str, str]:

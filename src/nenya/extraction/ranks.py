@@ -3,6 +3,7 @@
 The processes share a file system, as they do for the latents themselves; nothing else passes between them here.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -16,7 +17,7 @@ from nenya.storage import atomic_path
 
 _VARIABLE = "NENYA_BATCH"  # set for the processes that Lightning starts
 _SECONDS_BETWEEN_LOOKS = 0.1
-_OLD = 60.0  # seconds by which clocks of machines may differ
+_PATIENCE = 1800.0  # seconds in which the first process should have found out what there is to do
 _STARTED = time.time()
 
 
@@ -42,6 +43,7 @@ class Leader:
     def __enter__(self) -> Self:
         if self.folder is not None:
             os.environ[_VARIABLE] = str(self.folder.absolute())
+            _remove_dead_pointers(self.folder.parent)
             if "RANK" in os.environ or "SLURM_PROCID" in os.environ:
                 _write(_pointer(self.folder.parent), str(self.folder.absolute()))
         return self
@@ -94,16 +96,32 @@ class Follower:
                     raise EOFError
                 if _is_free(folder / "lock"):
                     raise Interrupted("the first process of the batch is gone; run the command again")
+            elif time.time() > _STARTED + _PATIENCE:
+                raise Interrupted("the first process of the batch does not come; run the command again")
             time.sleep(_SECONDS_BETWEEN_LOOKS)
 
     def _find(self) -> Path | None:
         if self.folder is None:
             named = os.environ.get(_VARIABLE)
-            pointer = _pointer(self.scratch_dir)
-            if named is None and pointer.exists() and pointer.stat().st_mtime > _STARTED - _OLD:
-                named = _read(pointer)
-            self.folder = Path(named) if named else None
+            self.folder = Path(named) if named else _follow_pointer(_pointer(self.scratch_dir))
         return self.folder
+
+
+def _follow_pointer(pointer: Path) -> Path | None:
+    """Return the folder that a pointer names, if it is of this run and not of one that was killed before."""
+    try:
+        fresh, folder = pointer.stat().st_mtime > _STARTED, Path(_read(pointer))
+    except OSError:
+        return None
+    return folder if fresh or ((folder / "lock").exists() and not _is_free(folder / "lock")) else None
+
+
+def _remove_dead_pointers(scratch_dir: Path) -> None:
+    """Remove the pointers that killed processes have left, to folders that are gone."""
+    for pointer in scratch_dir.glob("session-*"):
+        with contextlib.suppress(OSError):
+            if not Path(_read(pointer)).exists():
+                pointer.unlink()
 
 
 def _is_free(lock: Path) -> bool:

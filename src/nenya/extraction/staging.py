@@ -15,12 +15,12 @@ import secrets
 import shutil
 import signal
 import threading
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, Self
+from typing import IO, Any, Self, TypeVar
 
 from nenya.errors import InputFileError, Interrupted, NenyaError, OutputError
 from nenya.extraction import existing
@@ -31,9 +31,12 @@ from nenya.s3 import S3Object, is_s3, store
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _PREFIX = "batch-"
 _LATENTS = "latents"
 _SHARE_OF_FREE = 0.8
+_LOOK = 0.5  # seconds between looks for a signal
 _SKIPPED = "there already and whole (clobber=true makes it anew)"
 _INTERRUPTED = "interrupted; nothing is half-written: the same command does what is left"
 
@@ -100,11 +103,14 @@ class Scratch:
 
     Args:
         limit: the most that is taken at a time.
+        check: called now and then by whoever waits; raises to stop.
+
+    Attributes:
         kept: bytes that unfinished work of other batches has taken for good.
     """
 
-    def __init__(self, limit: int, kept: int = 0) -> None:
-        self.limit, self.kept, self.used, self.peak = limit, kept, kept, kept
+    def __init__(self, limit: int, check: Callable[[], None] = lambda: None) -> None:
+        self.limit, self.check, self.kept, self.used, self.peak = limit, check, 0, 0, 0
         self._changed = threading.Condition()
         self._cancelled = False
 
@@ -127,7 +133,8 @@ class Scratch:
                 f"allowed{kept}: raise loader.cache_limit, or set loader.cache_dir to a larger disk"
             )
         with self._changed:
-            self._changed.wait_for(lambda: self._cancelled or self.used + nbytes <= self.limit)
+            while not self._changed.wait_for(lambda: self._cancelled or self.used + nbytes <= self.limit, _LOOK):
+                self.check()
             if self._cancelled:
                 raise Interrupted("interrupted")
             self.used += nbytes
@@ -147,26 +154,29 @@ class Scratch:
 
 
 class Termination:
-    """Turns the first SIGTERM into `Interrupted` of the main thread; later ones do not disturb the clean-up.
+    """Turns the first SIGTERM, SIGUSR1 (a cluster's warning) or SIGINT into `Interrupted` of the main thread.
 
-    In other threads it does nothing. Afterwards the signal is handled as before.
+    Later ones do not disturb the clean-up, but for a SIGINT, with which a user insists. In other threads this does
+    nothing. Afterwards the signals are handled as before.
     """
 
     def __init__(self) -> None:
         self.came = False
-        self._before: Any = None
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) != signal.SIG_IGN:
-            self._before = signal.signal(signal.SIGTERM, self._stop) or signal.SIG_DFL
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._stop) or signal.SIG_DFL
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def check(self) -> None:
-        """Raise `Interrupted` if a signal came: an error that meets a finaliser is lost."""
+        """Raise `Interrupted` if a signal came; needed as an error that meets a finaliser is lost."""
         if self.came:
             raise Interrupted(_INTERRUPTED)
 
@@ -174,6 +184,8 @@ class Termination:
         before, self.came = self.came, True
         if not before:
             raise Interrupted(_INTERRUPTED)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
 
 
 @dataclass
@@ -201,16 +213,15 @@ class Staging:
         self._asking = threading.Lock()
         self._termination = Termination()
         self._lock: IO[bytes] | None = None
-        self.scratch, self.folder = Scratch(0), Path()
+        self.scratch, self.folder = Scratch(0, self._termination.check), Path()
         if self.scratch_dir is not None:
             _remove_abandoned(self.scratch_dir)
             self.folder = self.scratch_dir / f"{_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
             self._lock = _make_locked(self.folder)
             limit = self.options.loader.cache_limit
             free = shutil.disk_usage(self.folder).free
-            self.scratch = Scratch(
-                parse_size(limit) if limit is not None else int(_SHARE_OF_FREE * free), self._kept_by_others()
-            )
+            self.scratch.limit = parse_size(limit) if limit is not None else int(_SHARE_OF_FREE * free)
+            self.scratch.kept = self.scratch.used = self._kept_by_others()
         self._termination.__enter__()
         return self
 
@@ -219,7 +230,7 @@ class Staging:
             if kind is None:
                 self._termination.check()
                 for sent in self._sent:
-                    sent.result()
+                    self._wait(sent)
         finally:
             self._termination.came = True  # from here on it would disturb
             self.cancelled.set()
@@ -237,11 +248,16 @@ class Staging:
 
         Raises:
             NenyaError: It cannot be made ready, or its output is there and is not what would be made.
-            Interrupted: A signal came (SIGTERM).
+            Interrupted: A signal came (SIGINT, SIGTERM).
         """
         self._termination.check()
         self.ahead(index)
-        return self._pending[index].result()
+        return self._wait(self._pending[index])
+
+    def _wait(self, future: Future[T]) -> T:
+        while not wait([future], _LOOK).done:
+            self._termination.check()
+        return future.result()
 
     def ahead(self, index: int) -> None:
         """Begin to make a file ready, if there is one of this number and it is not begun."""
@@ -275,12 +291,15 @@ class Staging:
             settle(item, "done", note)
 
     def release(self, item: Item, ready: Ready) -> None:
-        """Remove the copy of the source, and give its space back; what there is of latents stays."""
+        """Remove the copy of the source, and give its space back; what there is of latents stays, and its space too."""
         self._drop_source(item, ready, give=False)
+        left = 0
         if self._is_ours(ready.output):
             with contextlib.suppress(OSError):  # something is in it
                 ready.output.parent.rmdir()
-        self.scratch.give(ready.held)
+            left = min(ready.held, _size_of(ready.output.parent))
+            self.scratch.kept += left
+        self.scratch.give(ready.held - left)
         ready.held = 0
 
     def _drop_source(self, item: Item, ready: Ready, *, give: bool = True) -> int:
@@ -337,7 +356,7 @@ class Staging:
         if self._is_ours(output) and output.exists() and self._is_still_right(item, output, found):
             size = output.stat().st_size
             self.scratch.take(size, item.place)
-            return Ready(output, output, Source(item.place), size, made=True)
+            return Ready(self.folder / "not needed", output, Source(item.place), size, made=True)
         if found is None:
             return Ready(Path(item.source), output, Source(item.place))
         self.scratch.take(found.size, item.place)
@@ -376,7 +395,7 @@ class Staging:
         assert self.scratch_dir is not None
         mine = {self._local_output(item).parent for item in self.items if isinstance(item.output, str)}
         others = [folder for folder in (self.scratch_dir / _LATENTS).glob("*") if folder not in mine]
-        return sum(path.stat().st_size for folder in others for path in folder.rglob("*") if path.is_file())
+        return sum(map(_size_of, others))
 
     def _is_still_right(self, item: Item, output: Path, found: S3Object | None) -> bool:
         """Return whether latents that were made but not sent are those that would be made now; if not, remove them."""
@@ -460,6 +479,11 @@ def _make_locked(folder: Path) -> IO[bytes]:
     except OSError as error:
         raise OutputError(f"{folder}: cannot make the folder ({error.strerror}); set loader.cache_dir") from error
     return lock
+
+
+def _size_of(folder: Path) -> int:
+    """Return the bytes of the files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _remove_if_empty(options: Options, scratch_dir: Path) -> None:

@@ -1,10 +1,13 @@
 """The writer of latents: blocks go to the raw files and a journal, and the HDF5 file appears when it is whole."""
 
+import contextlib
+import fcntl
 import logging
 import os
 import queue
 import secrets
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,12 +18,14 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
 from nenya.data.blocks import Block
-from nenya.errors import OutputError
+from nenya.errors import Interrupted, OutputError
 from nenya.extraction.journal import BlockStore, journal_line
+from nenya.extraction.lock import Companions
 
 log = logging.getLogger(__name__)
 
 _WAITING = 8  # blocks that may wait for the disk
+_SECONDS_BETWEEN_LOOKS = 1.0
 
 
 class BlockWriter:
@@ -41,8 +46,10 @@ class BlockWriter:
         with store.guard():
             for partition in store.rows:
                 self._raw[partition] = os.open(store.raw(partition), os.O_RDWR)
-            journal = store.partial / f"journal-{name}-{secrets.token_hex(4)}"
-            self._journal = os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
+            self.journal = f"journal-{name}-{secrets.token_hex(4)}"
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
+            self._journal = os.open(store.partial / self.journal, flags, 0o666)
+            _lock(self._journal)
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
 
@@ -63,8 +70,8 @@ class BlockWriter:
         line = journal_line(number, data, int(np.isnan(rows).any(axis=1).sum()))
         self._waiting.put((partition, 4 * self.store.dim * start, data, line))
 
-    def close(self) -> None:
-        """Wait until all blocks are safe, and close the files.
+    def flush(self) -> None:
+        """Wait until all blocks are safe; no more may come.
 
         Raises:
             OutputError: A block could not be written.
@@ -72,6 +79,16 @@ class BlockWriter:
         if self._thread.is_alive():
             self._waiting.put(None)
             self._thread.join()
+        self._check()
+
+    def close(self) -> None:
+        """Wait until all blocks are safe, and close the files.
+
+        Raises:
+            OutputError: A block could not be written.
+        """
+        with contextlib.suppress(OutputError):
+            self.flush()
         for descriptor in (*self._raw.values(), self._journal):
             os.close(descriptor)
         self._raw, self._journal = {}, -1
@@ -106,6 +123,12 @@ class BlockWriter:
             raise OSError(28, os.strerror(28))
 
 
+def _lock(descriptor: int) -> None:
+    """Hold a lock as long as this process lives, by which the others see that it does."""
+    with contextlib.suppress(OSError):  # a file system without locks
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
 def _write_all(descriptor: int, data: bytes, offset: int) -> None:
     left = memoryview(data)
     while left:
@@ -128,6 +151,8 @@ class LatentsWriter(BasePredictionWriter):
         self.attributes: Callable[[], Mapping[str, Any]] = dict
         self.nonfinite: dict[str, int] = {}
         self._writer: BlockWriter | None = None
+        self._companions: Companions | None = None
+        self._looked = 0.0
         self._threads_before = 0
 
     def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
@@ -136,6 +161,7 @@ class LatentsWriter(BasePredictionWriter):
         if self.threads and self.threads != self._threads_before:
             torch.set_num_threads(self.threads)
         self._writer = BlockWriter(self.store, str(trainer.global_rank))
+        self._companions = Companions(self.store.partial, self._writer.journal) if trainer.world_size > 1 else None
 
     def write_on_batch_end(
         self,
@@ -155,14 +181,42 @@ class LatentsWriter(BasePredictionWriter):
             )
         assert self._writer is not None
         self._writer.put(batch["partition"], batch["start"], batch["number"], rows)
+        self._look_for_companions()
+
+    def _look_for_companions(self) -> None:
+        """Stop when another process is gone: its share would be missing in the end."""
+        now = time.monotonic()
+        if self._companions is not None and now > self._looked + _SECONDS_BETWEEN_LOOKS:
+            self._looked = now
+            if self._companions.lost():
+                raise self._lost()
+
+    def _lost(self) -> Interrupted:
+        return Interrupted(f"{self.store.path}: another process of this run is gone")
+
+    def _wait_for_all(self, trainer: "pl.Trainer", name: str) -> None:
+        """Wait until every process is here.
+
+        Raises:
+            Interrupted: One never will be.
+        """
+        try:
+            trainer.strategy.barrier(name)
+        except RuntimeError as error:  # what torch raises when a connection ends
+            raise self._lost() from error
 
     def teardown(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
         """When every block of every process is safe, assemble the file."""
-        self._close()
-        trainer.strategy.barrier("rows")
+        if self._writer is not None:
+            self._writer.flush()
+        self._wait_for_all(trainer, "rows")
+        self._close()  # only now, as a closed journal looks like that of a process that is gone
         if trainer.is_global_zero:
             self.nonfinite = self.store.assemble(self.blocks, self.attributes())
-        trainer.strategy.barrier("assembled")
+            with contextlib.suppress(Interrupted):  # the file is there, whoever is gone
+                self._wait_for_all(trainer, "assembled")
+        else:
+            self._wait_for_all(trainer, "assembled")
 
     def on_exception(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", exception: BaseException) -> None:
         """Keep what is finished."""
