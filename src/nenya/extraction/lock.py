@@ -36,6 +36,7 @@ class OutputLock:
     def __init__(self, path: Path, output: str) -> None:
         self.path, self.output = path, output
         self._file: IO[bytes] | None = None
+        self._made_folder = False
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -71,14 +72,16 @@ class OutputLock:
             self._file.close()
 
     def _remove_if_alone(self) -> None:
-        """Remove the lock with its folder where nothing else is in it."""
+        """Remove the folder that was made for the lock, if nothing came into it."""
         with contextlib.suppress(OSError):
-            if self._file is not None and self._is(self._file) and os.listdir(self.path.parent) == [self.path.name]:
+            ours = self._made_folder and self._file is not None and self._is(self._file)
+            if ours and os.listdir(self.path.parent) == [self.path.name]:
                 self.path.unlink()
                 self.path.parent.rmdir()
 
     def _take(self) -> bool:
         """Try to take the lock; False if the file went away meanwhile."""
+        self._made_folder = self._made_folder or not self.path.parent.exists()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             file = self.path.open("a+b")
