@@ -25,8 +25,9 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: no process here may have threads of its own
@@ -41,6 +42,7 @@ import nenya.s3
 from nenya.cli import compose, run_command
 from nenya.extraction import ranks
 from nenya.extraction.journal import partial_folder
+from nenya.models.contrastive import ContrastiveModule
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -50,7 +52,7 @@ ROWS, BLOCK, SIDE = {"train": 480, "valid": 96}, 4, 32
 TINY = ["model=demo", "model.width=1", "trainer.accelerator=cpu", f"loader.batch_size_valid={BLOCK}"]
 MODES = ("single", "ranks", "s3")
 LATENTS = "noise_latents.h5"
-PATIENCE = 20.0
+PATIENCE = 10.0
 """Seconds in which a process should notice that the one beside it is dead, before it is asked to end."""
 LIMIT = 120.0
 _TICK = 0.002
@@ -86,8 +88,8 @@ class Process:
             os.kill(self.pid, number)
 
 
-def start_process(args: Sequence[str], folder: Path, log: Path, env: dict[str, str]) -> Process:
-    """Fork a process that runs `nenya extract` in a folder."""
+def fork(call: Callable[[], int], folder: Path, log: Path, env: dict[str, str]) -> Process:
+    """Fork a process that does something in a folder, and ends with the exit code that it returns."""
     sys.stdout.flush()
     pid = os.fork()
     if pid:
@@ -99,14 +101,27 @@ def start_process(args: Sequence[str], folder: Path, log: Path, env: dict[str, s
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
-        ranks._STARTED = time.time()  # as a process that imports it has it
-        code = run_command("extract", args)
+        code = call()
     except BaseException:
         traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def extract(args: Sequence[str], slow: float = 0.0) -> int:
+    """Run `nenya extract` with some seconds more for each block."""
+    ranks._STARTED = time.time()  # as a process that imports it has it
+    original = ContrastiveModule.predict_step
+
+    def step(module: ContrastiveModule, batch: dict[str, object], batch_idx: int) -> object:
+        time.sleep(slow)
+        return original(module, batch, batch_idx)
+
+    if slow:
+        ContrastiveModule.predict_step = step
+    return run_command("extract", args)
 
 
 @dataclass
@@ -149,7 +164,7 @@ class Place:
         for rank in range(count):
             env = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0"} if count > 1 else {}
             log = self.archive / f"said-{number}-{rank}"
-            processes.append(start_process(self.args(), self.work, log, env))
+            processes.append(fork(partial(extract, self.args()), self.work, log, env))
         return processes
 
     def output(self) -> Path | None:
@@ -180,10 +195,10 @@ class Place:
         output = self.output()
         if output is None:
             return "start-up"
-        done, partial = sum(map(len, self.finished().values())), partial_folder(output)
+        done, folder = sum(map(len, self.finished().values())), partial_folder(output)
         if output.exists():
             return "upload" if self.mode == "s3" else "clean-up"
-        if (partial / "assembled").exists():
+        if (folder / "assembled").exists():
             return "assembly"
         total = sum(-(-rows // BLOCK) for rows in ROWS.values())
         return "start-up" if not done else "rows" if done < total else "rows done"
@@ -221,7 +236,7 @@ def run_attempt(place: Place, number: int, kill_at: float | None, victims: Seque
             attempt.hung += 1
             for process in attempt.processes:
                 process.kill(signal.SIGTERM)
-        elif now > (LIMIT if asked_at is None else asked_at + 5):
+        elif now > (LIMIT if asked_at is None else asked_at + 2):
             for process in attempt.processes:
                 process.kill()
         time.sleep(_TICK)
@@ -324,10 +339,8 @@ class Chaos:
 
     def run(self, mode: str, kills: int) -> Result:
         """Kill commands of one mode until so many kills have met a running one."""
-        result = Result(mode)
-        place = self.place(mode)
-        times = []
-        for _ in range(2):
+        result, times = Result(mode), []
+        for _ in range(1 if kills < 10 else 2):
             place = self.place(mode)
             whole = run_attempt(place, 0, None)
             if any(process.code for process in whole.processes):
@@ -464,16 +477,43 @@ def s3_client(wanted: bool) -> Iterator[object]:
         yield Service(endpoint, is_moto=True).client()
 
 
+def serve() -> int:
+    """Start processes for a test: a request is a line of JSON, and so is the answer, until the input ends.
+
+    `{"args": [...], "folder": ..., "log": ..., "env": {...}, "slow": 0.1}` starts an extraction, `{"kills": 10, ...}`
+    a short run of this program; both answer with the pid. `{"poll": pid}` answers with the exit code or null.
+    """
+    processes: dict[int, Process] = {}
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "poll" in request:
+            process = processes[request["poll"]]
+            process.poll(0.0)
+            print(json.dumps(process.code), flush=True)
+            continue
+        if "kills" in request:
+            call = partial(main, ["--kills", str(request["kills"]), "--out", request["out"]])
+        else:
+            call = partial(extract, request["args"], request.get("slow", 0.0))
+        process = fork(call, Path(request["folder"]), Path(request["log"]), request.get("env", {}))
+        processes[process.pid] = process
+        print(process.pid, flush=True)
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run, print and write the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200, help="over all modes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--modes", default=",".join(MODES))
+    parser.add_argument("--serve", action="store_true", help="start processes for the tests")
     parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "bench" / "chaos.json")
     args = parser.parse_args(argv)
     modes = args.modes.split(",")
     compose("extract", TINY)  # reads the grammar of overrides, once for all
+    if args.serve:
+        return serve()
     nenya.s3.PART_SIZE = 16 * 1024  # so that these small files, too, go in several parts
     start = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="nenya-chaos-"))

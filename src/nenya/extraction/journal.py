@@ -13,7 +13,7 @@ import re
 import shutil
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ import numpy as np
 
 from nenya.data.blocks import Block
 from nenya.errors import OutputError
+from nenya.extraction.lock import OutputLock
 from nenya.storage import atomic_path, move_synced
 
 log = logging.getLogger(__name__)
@@ -226,6 +227,19 @@ class BlockStore:
 def partial_folder(path: Path) -> Path:
     """Return the folder of what is done of a latents file, until it is whole."""
     return path.with_name(path.name + ".partial")
+
+
+def remove_leftover(path: Path) -> None:
+    """Remove the partial folder that a kill has left beside a latents file that was whole already.
+
+    Unfinished work that is to replace the file, which `clobber=true` began, is left alone, and so is a run at work.
+    """
+    partial = partial_folder(path)
+    if not partial.is_dir():
+        return
+    with suppress(OutputError), OutputLock(partial / "lock", str(path)):
+        if not (partial / "reserve").exists() and not (partial / "assembled").exists():
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _preallocate(path: Path, size: int) -> None:
