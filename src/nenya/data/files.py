@@ -75,7 +75,9 @@ def _find_local(entry: str) -> Sequence[Path]:
         below = sorted(p for p in path.rglob("*") if p.name.endswith(HDF5_SUFFIXES) and p.is_file())
         below = [p for p in below if not p.name.endswith(LATENTS_SUFFIXES)]
         if not below:
-            raise InputFileError(f"{entry}: this is a folder without HDF5 files (.h5): name a file of cutouts, or a folder with some")
+            raise InputFileError(
+                f"{entry}: this is a folder without HDF5 files (.h5): name a file of cutouts, or a folder with some"
+            )
         return below
     if path.exists() or not glob.has_magic(str(path)):
         return [path]
