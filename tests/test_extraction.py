@@ -16,8 +16,8 @@ from golden_weights import golden_state_dict
 
 import nenya
 from nenya import runtime
-from nenya.extraction import job as jobs
 from nenya.cli import compose
+from nenya.extraction import job as jobs
 from nenya.extraction.journal import BlockStore
 from nenya.models.checkpoint import load_checkpoint, load_weights
 from nenya.models.contrastive import ContrastiveModule, make_net

@@ -28,6 +28,7 @@ from nenya.data.hdf5 import (
     Pixels,
     Spread,
     check_float,
+    check_order,
     damage_named,
     list_datasets,
     one_line,
@@ -193,6 +194,7 @@ class CutoutReader:
         self._file: Hdf5File | None = None
         self._dataset: Any = None
         self._pixels: Pixels | None = None
+        self._sensible = False
         self._pid: int | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -255,6 +257,9 @@ class CutoutReader:
         pixels = self._open()
         try:
             pixels.read_into(out, start, spread)
+            if not self._sensible:
+                check_order(pixels, out[0], start)
+                self._sensible = True
         except (OSError, ValueError, RuntimeError, KeyError, MemoryError) as error:
             raise self.damaged(start, start + len(out), error) from error
 

@@ -19,7 +19,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,17 +31,21 @@ from nenya.errors import InputFileError, NenyaError
 
 Spread = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]  # `map`, or that of a pool of threads
 
-GZIP, SHUFFLE, FLETCHER32, LZF = (
+GZIP, SHUFFLE, FLETCHER32, LZF, SZIP, NBIT = (
     h5py.h5z.FILTER_DEFLATE,
     h5py.h5z.FILTER_SHUFFLE,
     h5py.h5z.FILTER_FLETCHER32,
     h5py.h5z.FILTER_LZF,
+    h5py.h5z.FILTER_SZIP,
+    h5py.h5z.FILTER_NBIT,
 )
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _COPY = "the file is damaged: copy or make it again"
 _MOST_LINKS = 16  # on the way to one data set; as many as HDF5 itself follows
+_MOST_PARTS = 256  # groups in one name
 _MOST_DEPTH = 8  # of virtual data sets made of virtual data sets
+_MOST_SIBLINGS = 100
 _MOST_SOURCES = 100_000
 _MOST_CHUNK = 2**32  # bytes unpacked
 _MOST_SPARE = 2**28  # bytes of a chunk beyond what the data need
@@ -127,6 +131,7 @@ class Hdf5File:
             if size != nbytes or offset + nbytes > path.stat().st_size:
                 raise InputFileError(f"{where} declares {nbytes} bytes that are not all in the file; {_COPY}")
             segments = [(path, int(offset), nbytes)]
+            self._check_apart(dataset, where, np.array([[offset, nbytes]]))
             self.raw(path)
         return FlatPixels(segments, dataset.dtype, math.prod(dataset.shape[1:]), self.raw)
 
@@ -145,9 +150,7 @@ class Hdf5File:
                     file, name = creation.get_virtual_filename(number), creation.get_virtual_dsetname(number)
                     self.check_written(self._source(path, file, name, where), where)
             elif creation.get_layout() == h5py.h5d.CHUNKED:
-                grid = math.prod(-(-a // b) for a, b in zip(dataset.shape, dataset.chunks, strict=True))
-                if dataset.id.get_num_chunks() < grid:
-                    raise _not_written(where, dataset.shape[0] if dataset.shape else 1, grid)
+                self._check_chunks(dataset, where, path)
             elif creation.get_external_count():
                 self._external(creation, where, path, math.prod(dataset.shape) * dataset.dtype.itemsize)
             elif not dataset.id.get_storage_size():
@@ -166,12 +169,18 @@ class Hdf5File:
     # Links
 
     def _walk(self, group: Any, holder: Path, name: str, hops: list[int]) -> Any:
-        item = group.file["/"] if name.startswith("/") else group
-        for part in name.split("/"):
+        item, parts = group.file["/"] if name.startswith("/") else group, name.split("/")
+        if len(parts) > _MOST_PARTS:
+            raise InputFileError(f"{self.path}: '{shown(name)}' leads over {len(parts)} groups; {_COPY}")
+        for part in parts:
             if part in ("", "."):
                 continue
             key = part.encode("utf-8", "surrogateescape")
-            if not isinstance(item, h5py.Group) or not item.id.links.exists(key):
+            if not isinstance(item, h5py.Group):
+                return None
+            if not item.id.links.exists(key):
+                if key in itertools.islice(iter(item.id), 10**5):  # listed, and not found by searching
+                    raise InputFileError(f"{self.path}: '{shown(part)}' is lost in a damaged list of names; {_COPY}")
                 return None
             item = self._step(item, holder, part, hops)
             holder = Path(item.file.filename)
@@ -302,14 +311,81 @@ class Hdf5File:
             )
         filters = [creation.get_filter(number) for number in range(creation.get_nfilters())]
         codes, values = [code for code, *_ in filters], {code: values for code, _, values, _ in filters}
+        if NBIT in codes:
+            raise InputFileError(
+                f"{where} is packed with nbit, which reads beyond damaged chunks: repack the file with gzip"
+            )
         if sum(code in (GZIP, LZF) for code in codes) > 1 or values.get(SHUFFLE, (kind.itemsize,))[0] != kind.itemsize:
             raise InputFileError(f"{where} has filters {codes} that do not go together; {_COPY}")
         self.raw(path)
         fill = _fill_value(creation, kind)
-        table = _chunk_table(dataset, where, path.stat().st_size, codes, fill)
+        table = _chunk_table(dataset, where, path.stat().st_size, codes, fill, size)
+        self._check_apart(dataset, where, table[table[:, 0] >= 0])
+        if len(table) and dataset.shape[0] % chunks[0] and dataset.maxshape != dataset.shape:
+            self._check_end(dataset, where, codes, table)
+        if SZIP in codes:  # the packed bytes begin with the length that the library then takes
+            heads = {os.pread(self.raw(path), 4, int(offset)) for offset, _, mask in table if offset >= 0 and not mask}
+            if heads - {(size + 4 * n).to_bytes(4, "little") for n in range(codes.index(SZIP) + 1)}:
+                raise InputFileError(f"{where} has chunks that do not unpack to their size; {_COPY}")
         if not {*codes} <= {GZIP, SHUFFLE, FLETCHER32, LZF}:
             return LibraryPixels(dataset)
         return ChunkedPixels(path, dataset.shape, chunks, kind, tuple(codes), table, fill, self.raw)
+
+    def _check_chunks(self, dataset: Any, where: str, path: Path) -> None:
+        """Check that all chunks of a small data set of any type are there and unpack, as HDF5 itself does not."""
+        creation, itemsize = dataset.id.get_create_plist(), dataset.id.get_type().get_size()
+        size = math.prod(dataset.chunks) * itemsize
+        codes = [creation.get_filter(number)[0] for number in range(creation.get_nfilters())]
+        if size > _MOST_SPARE or NBIT in codes:
+            raise InputFileError(
+                f"{where} is packed with nbit or has chunks of {size} bytes: repack the file with gzip"
+            )
+        table = _chunk_table(dataset, where, path.stat().st_size, codes, 0.0, size)
+        if {*codes} <= {GZIP, SHUFFLE, FLETCHER32, LZF}:
+            for offset, length, mask in table.tolist():
+                undo_filters(os.pread(self.raw(path), length, offset), codes, mask, size, itemsize)
+
+    def _check_apart(self, dataset: Any, where: str, places: NDArray[np.int64]) -> None:
+        """Check that the bytes of a data set are not those of another object in its group.
+
+        Args:
+            dataset: an h5py data set.
+            where: file and name, for errors.
+            places: (parts, 2 or more): first byte, number of bytes.
+        """
+        places = places[np.argsort(places[:, 0])]
+        group = dataset.parent.id
+        for key in itertools.islice(iter(group), _MOST_SIBLINGS):
+            if group.links.get_info(key).type != h5py.h5l.TYPE_HARD:
+                continue
+            other = h5py.h5o.open(group, key)
+            spans = [(h5py.h5o.get_info(other).addr + dataset.file.userblock_size, 1)]
+            if isinstance(other, h5py.h5d.DatasetID) and other != dataset.id:
+                if other.get_create_plist().get_layout() == h5py.h5d.CONTIGUOUS and other.get_offset() is not None:
+                    spans.append((other.get_offset(), other.get_storage_size()))
+            for first, size in spans:
+                before = int(np.searchsorted(places[:, 0], first + size)) - 1
+                if size and before >= 0 and places[before, 0] + places[before, 1] > first:
+                    raise InputFileError(f"{where} lies upon '{shown(key.decode('utf-8', 'replace'))}'; {_COPY}")
+
+    def _check_end(self, dataset: Any, where: str, codes: Sequence[int], table: NDArray[np.int64]) -> None:
+        """Check that the last chunks hold nothing behind the last cutout: then there were more of them.
+
+        HDF5 keeps the fill value there, also when a data set is made smaller.
+        """
+        chunks, creation = dataset.chunks, dataset.id.get_create_plist()
+        if not {*codes} <= {GZIP, SHUFFLE, FLETCHER32, LZF} or creation.get_fill_time() == h5py.h5d.FILL_TIME_NEVER:
+            return
+        last = table.reshape(-(-dataset.shape[0] // chunks[0]), -1, 3)[-1]
+        fill, size = _fill_value(creation, dataset.dtype), dataset.dtype.itemsize
+        for offset, length, mask in last[last[:, 0] >= 0].tolist():
+            packed = os.pread(self.raw(Path(dataset.file.filename)), length, offset)
+            raw = undo_filters(packed, codes, mask, math.prod(chunks) * size, size)
+            rest = np.frombuffer(raw, dataset.dtype).reshape(chunks)[dataset.shape[0] % chunks[0] :]
+            if not ((rest == fill) | (rest == 0) | (np.isnan(rest) & math.isnan(fill))).all():
+                raise InputFileError(
+                    f"{where} declares {dataset.shape[0]} rows, and its last chunks hold more; {_COPY}"
+                )
 
 
 class Pixels(Protocol):
@@ -385,6 +461,12 @@ class LibraryPixels:
 
     def read_into(self, out: NDArray[np.float32], start: int, spread: Spread = map) -> None:
         """As `Pixels` says."""
+        step, *pixels = self.dataset.chunks
+        rows = range(start // step * step, start + len(out), step)
+        steps = (range(0, size, chunk) for size, chunk in zip(self.dataset.shape[1:], pixels, strict=True))
+        for corner in itertools.product(rows, *steps):
+            if self.dataset.id.get_chunk_info_by_coord(corner).byte_offset is None:  # HDF5 would give fill values
+                raise OSError(errno.EIO, f"the chunk at {corner} is not found")
         convert(out, self.dataset[start : start + len(out)].reshape(out.shape))
 
 
@@ -425,7 +507,7 @@ class ChunkedPixels:
     table: NDArray[np.int64]
     fill: float
     raw: Callable[[Path], int]
-    _kept: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    _kept: dict[int, NDArray[np.float32]] = field(default_factory=dict, init=False)
 
     def read_into(self, out: NDArray[np.float32], start: int, spread: Spread = map) -> None:
         """As `Pixels` says; where rows are asked for that share a chunk with others, these are kept for later."""
@@ -574,6 +656,30 @@ def read_exactly(number: int, view: memoryview, offset: int) -> None:
         view, offset = view[count:], offset + count
 
 
+def check_order(pixels: "Pixels", first: NDArray[np.float32], start: int) -> None:
+    """Check that pixels do not make sense in the other byte order alone: one bit of the file says which it is.
+
+    Args:
+        pixels: where `first` was read.
+        first: a cutout (H, W).
+        start: its row.
+
+    Raises:
+        ValueError: They do.
+    """
+
+    def sensible(values: NDArray[np.float32]) -> float:
+        sizes = np.abs(values)
+        return float(((sizes > 1e-6) & (sizes < 1e6)).mean())
+
+    if isinstance(pixels, FlatPixels | ChunkedPixels) and sensible(first) < 0.5:
+        other = np.empty((1, *first.shape), np.float32)
+        swapped: Pixels = replace(pixels, kind=pixels.kind.newbyteorder())
+        swapped.read_into(other, start)
+        if sensible(other) > 0.9:
+            raise ValueError("the pixels make sense in the other byte order only")
+
+
 def convert(out: NDArray[np.float32], stored: NDArray[Any]) -> None:
     """Copy pixels of any floating-point type; what float32 cannot hold becomes infinite."""
     if stored.dtype == np.float32 and stored.shape == out.shape and out.strides[-1] == stored.strides[-1] == 4:
@@ -689,7 +795,7 @@ def _unshuffle(data: Any, itemsize: int) -> Any:
     return whole
 
 
-def _chunk_table(dataset: Any, where: str, end: int, codes: Sequence[int], fill: float) -> NDArray[np.int64]:
+def _chunk_table(dataset: Any, where: str, end: int, codes: Sequence[int], fill: float, size: int) -> NDArray[np.int64]:
     """Return where the chunks lie, (chunks, 3), as `ChunkedPixels` has it.
 
     Args:
@@ -698,6 +804,7 @@ def _chunk_table(dataset: Any, where: str, end: int, codes: Sequence[int], fill:
         end: bytes of the file.
         codes: filters.
         fill: value of what was never written; NaN where the missing cutouts are meant to be seen as such.
+        size: bytes of a chunk unpacked.
     """
     chunks, shape = dataset.chunks, dataset.shape
     grid = [-(-size // chunk) for size, chunk in zip(shape, chunks, strict=True)]
@@ -721,7 +828,7 @@ def _chunk_table(dataset: Any, where: str, end: int, codes: Sequence[int], fill:
     corners, places = numbers[:, :-3], numbers[:, -3:]
     if (corners % chunks).any() or (corners >= shape).any():
         raise InputFileError(f"{where} has chunks that are not on the grid of its shape {shape}; {_COPY}")
-    _check_places(where, places, end, codes, math.prod(chunks) * dataset.dtype.itemsize)
+    _check_places(where, places, end, codes, size)
     table = np.full((count, 3), -1, np.int64)
     index = np.ravel_multi_index(tuple((corners // chunks).T), tuple(grid))
     if len(np.unique(index)) != len(index):
@@ -743,7 +850,9 @@ def _check_places(where: str, places: NDArray[np.int64], end: int, codes: Sequen
     sums = np.zeros(len(masks), np.int64)
     for i, code in enumerate(codes):
         sums += 4 * ((code == FLETCHER32) & ~(masks >> i) & 1)
-    wrong = np.where(raw, sizes != size + sums, (masks != 0) | (sizes > whole + whole // 100 + 1024))
+    ratio = 1040 if GZIP in codes else 90 if LZF in codes else 2**31  # no stream of these formats unpacks to more
+    wrong = (masks != 0) | (sizes > whole + whole // 100 + 1024) | (sizes * ratio + 1024 < size)
+    wrong = np.where(raw, sizes != size + sums, wrong)
     if wrong.any():
         raise InputFileError(f"{where} has chunks of a size that they cannot have; {_COPY}")
 
