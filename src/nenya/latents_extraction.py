@@ -37,7 +37,7 @@ from nenya.extraction.job import (
     scratch_bytes,
 )
 from nenya.extraction.ranks import Follower, Leader
-from nenya.extraction.staging import Item, Skip, Staging, check_places, reword, settle
+from nenya.extraction.staging import Item, Skip, Staging, Termination, check_places, reworded, settle
 from nenya.extraction.weights import load_model
 from nenya.io import Params, as_options, under_outdir, weights_place
 from nenya.models.contrastive import ContrastiveModule
@@ -76,6 +76,11 @@ def _any_s3(*places: Any) -> bool:
 
 def _run_items(options: ExtractOptions, items: Sequence[Item]) -> int:
     """Extract files to the given places; see `run`."""
+    with Termination():
+        return _extract_items(options, items)
+
+
+def _extract_items(options: ExtractOptions, items: Sequence[Item]) -> int:
     check_trainer(options.trainer)
     places = [str(place) for item in items for place in (item.source, item.output)]
     remote = _any_s3(places)
@@ -103,13 +108,13 @@ def _run_items(options: ExtractOptions, items: Sequence[Item]) -> int:
                 leader.tell(index, [ready.path, ready.output, item.place])
                 told = True
                 staging.finish(index, ready, extract_file(options, job, module, checkpoint))
-            except NenyaError as error:
+            except Exception as error:  # of one file, which does not stop the others
                 if ready is not None:
                     staging.release(item, ready)
                 # Other processes may not have met the error, and would wait for this one for ever.
                 if len(items) == 1 or isinstance(error, Interrupted) or (told and torch.distributed.is_initialized()):
-                    raise type(error)(reword(error, ready, item)) from error
-                settle(item, "failed", reword(error, ready, item))
+                    raise reworded(error, ready, item) from error
+                settle(item, "failed", str(reworded(error, ready, item)))
             finally:
                 if not told:
                     leader.tell(index, None)
