@@ -247,6 +247,7 @@ def test_provenance_is_complete(extract, small_file, tiny_weights, tmp_path):
     assert set(json.loads(attributes.pop("latents_sha256"))) == {"train", "valid"}
     assert attributes.pop("date") and attributes.pop("threads") >= 1
     attributes.pop("git_commit")
+    assert attributes.pop("partitions") == "train,valid"
     assert attributes.pop("device").startswith("cpu: ")
     assert attributes == {
         "nenya_version": nenya.__version__,
@@ -340,6 +341,35 @@ def test_several_files_of_which_one_is_bad(extract, reference, tmp_path):
     assert_close(read_latents(tmp_path / "b_latents.h5"), {"train": reference(red_noise(5, seed=1))})
     assert extract(tmp_path / "*.h5", "clobber=true")[0] == 0
     assert (tmp_path / "a_latents.h5").stat().st_mtime_ns > made
+
+
+def test_a_bug_at_one_file_does_not_stop_the_others(extract, tmp_path, monkeypatch):
+    for seed, name in enumerate("abc"):
+        write_cutouts(tmp_path / f"{name}.h5", train=red_noise(5, seed=seed))
+    original = jobs.cut_blocks
+
+    def fail(file, *args):
+        if file.path.name == "b.h5":
+            raise RuntimeError("out of\nmemory")
+        return original(file, *args)
+
+    monkeypatch.setattr(jobs, "cut_blocks", fail)
+    code, said = extract(tmp_path / "*.h5")
+    assert code == 1
+    assert "RuntimeError: out of (traceback=true shows where)" in said
+    assert "3 files: 2 done, 1 failed" in said
+
+
+def test_latents_of_other_partitions_are_not_taken_for_these(extract, tmp_path):
+    path = write_cutouts(tmp_path / "a.h5", spring=red_noise(5), autumn=red_noise(4, seed=1))
+    other = write_cutouts(tmp_path / "b.h5", spring=red_noise(3))
+    both = f"[{path},{other}]"
+    assert extract(both, "loader.train_key=spring", "loader.valid_key=spring")[0] == 0
+    code, said = extract(both, "loader.train_key=spring", "loader.valid_key=spring")
+    assert (code, said.count("skipped: ")) == (0, 2)
+    code, said = extract(both, "loader.train_key=autumn", "loader.valid_key=spring")
+    assert code == 1
+    assert "made with partitions spring instead of autumn,spring: clobber=true" in said
 
 
 @pytest.mark.parametrize("out", ["out={}/all.h5", "out={}/all"])

@@ -646,3 +646,16 @@ def test_a_slow_line_is_slow(s3_service, put, tmp_path, monkeypatch):
         started = time.monotonic()
         make_store().download(url, tmp_path / "a.h5")
     assert time.monotonic() - started > 0.4
+
+
+def test_an_object_that_boto3_uploaded_in_parts(s3_service, s3_bucket, tmp_path):
+    """Its checksum is one of parts' checksums, whether or not the service says so."""
+    from boto3.s3.transfer import TransferConfig
+
+    data = os.urandom(3 * 2**20 + 17)
+    (tmp_path / "file").write_bytes(data)
+    config = TransferConfig(multipart_threshold=2**20, multipart_chunksize=2**20)
+    s3_service.client().upload_file(str(tmp_path / "file"), s3_bucket, "parts", Config=config)
+    digest = S3Store().download(f"s3://{s3_bucket}/parts", tmp_path / "got")
+    assert digest == hashlib.sha256(data).hexdigest()
+    assert (tmp_path / "got").read_bytes() == data

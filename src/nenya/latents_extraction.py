@@ -38,7 +38,7 @@ from nenya.extraction.job import (
 )
 from nenya.extraction.ranks import Follower, Leader
 from nenya.extraction.shard import find_shard, share
-from nenya.extraction.staging import Item, Skip, Staging, Termination, check_places, reword, settle
+from nenya.extraction.staging import Item, Skip, Staging, Termination, check_places, reworded, settle
 from nenya.extraction.weights import load_model
 from nenya.io import Params, as_options, under_outdir, weights_place
 from nenya.models.contrastive import ContrastiveModule
@@ -84,6 +84,11 @@ def _run_share(
 
 def _run_items(options: ExtractOptions, items: Sequence[Item]) -> int:
     """Extract files to the given places; see `run`."""
+    with Termination():
+        return _extract_items(options, items)
+
+
+def _extract_items(options: ExtractOptions, items: Sequence[Item]) -> int:
     places = [str(place) for item in items for place in (item.source, item.output)]
     shared = check_trainer(options.trainer) > 1 or any(map(is_s3, places))
     if len(items) == 1 and isinstance(items[0].source, Path):
@@ -116,12 +121,12 @@ def _run_items(options: ExtractOptions, items: Sequence[Item]) -> int:
                     settle(item, "skipped", "written by another run meanwhile")
                 else:
                     staging.finish(index, ready, note)
-            except NenyaError as error:
+            except Exception as error:  # of one file, which does not stop the others
                 if ready is not None:
                     staging.release(item, ready)
                 if len(items) == 1 or isinstance(error, Interrupted) or _others_wait(leader, index):
-                    raise type(error)(reword(error, ready, item)) from error
-                settle(item, "failed", reword(error, ready, item))
+                    raise reworded(error, ready, item) from error
+                settle(item, "failed", str(reworded(error, ready, item)))
             finally:
                 if leader.told != index:
                     leader.tell(index, None)

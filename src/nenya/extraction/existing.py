@@ -16,7 +16,7 @@ METADATA_KEY = "nenya"
 
 _KEPT = (
     *("source", "source_size", "source_sha256", "source_etag", "checkpoint_sha256"),
-    *("preprocessing", "latent", "precision", "rows", "nenya_version", "model_version", "date"),
+    *("preprocessing", "latent", "precision", "partitions", "rows", "nenya_version", "model_version", "date"),
 )
 
 

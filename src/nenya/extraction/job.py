@@ -326,6 +326,7 @@ def identity(options: Options, checkpoint: Checkpoint) -> dict[str, str]:
         "preprocessing": options.preprocess.file,
         "latent": options.model.latent,
         "precision": options.trainer.precision,
+        "partitions": ",".join(partition_names(options)),
     }
 
 

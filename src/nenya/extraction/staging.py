@@ -15,6 +15,7 @@ import secrets
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ T = TypeVar("T")
 
 _PREFIX = "batch-"
 _LATENTS = "latents"
+_DAY = 86400.0  # seconds
 _SHARE_OF_FREE = 0.8
 _LOOK = 0.5  # seconds between looks for a signal
 _SKIPPED = "there already and whole (clobber=true makes it anew)"
@@ -457,6 +459,14 @@ def reword(error: BaseException, ready: Ready | None, item: Item) -> str:
     return text
 
 
+def reworded(error: Exception, ready: Ready | None, item: Item) -> NenyaError:
+    """Return an error with the places that the user knows; one that is not nenya's own, with its type."""
+    if isinstance(error, NenyaError):
+        return type(error)(reword(error, ready, item))
+    first = (str(error).strip() or "no message").splitlines()[0]
+    return NenyaError(f"{item.place}: {type(error).__name__}: {first} (traceback=true shows where)")
+
+
 def check_places(places: Sequence[Path | str]) -> None:
     """Check that each bucket can be reached, before any work.
 
@@ -495,7 +505,11 @@ def _remove_if_empty(options: Options, scratch_dir: Path) -> None:
 
 
 def _remove_abandoned(scratch_dir: Path) -> None:
-    """Remove the folders of processes that are gone."""
+    """Remove the folders of processes that are gone; one of weights has no lock, and is gone after a day."""
+    for folder in scratch_dir.glob("weights-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - folder.stat().st_mtime > _DAY:
+                shutil.rmtree(folder, ignore_errors=True)
     for folder in scratch_dir.glob(f"{_PREFIX}*"):
         try:
             with (folder / "lock").open("rb") as lock:

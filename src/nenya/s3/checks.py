@@ -91,7 +91,8 @@ def proof_of(answer: Mapping[str, Any], ask_part: Callable[[int], Mapping[str, A
     kept = {name.lower(): value for name, value in answer.get("Metadata", {}).items()}.get("sha256", "").lower()
     if re.fullmatch(r"[0-9a-f]{64}", kept):
         return Proof("sha256", kept, lambda sha256, _: sha256)
-    if answer.get("ChecksumType", "FULL_OBJECT") == "FULL_OBJECT":
+    in_parts = "-" in answer.get("ETag", "")  # whose checksums are those of parts' checksums, where nothing is said
+    if answer.get("ChecksumType", "COMPOSITE" if in_parts else "FULL_OBJECT") == "FULL_OBJECT":
         if (value := answer.get("ChecksumSHA256", "-")) and "-" not in value:
             return Proof("SHA256", value, lambda sha256, _: b64encode(bytes.fromhex(sha256)).decode())
         for name, hasher in (("SHA1", hashlib.sha1), ("CRC32", _Crc32)):
