@@ -158,7 +158,8 @@ class LastCheckpoint(Checkpoint):
     """Writes `last.ckpt`: every few epochs, at the end, and when a signal asks to stop.
 
     On SIGTERM, SIGUSR1 (a cluster's warning) or SIGINT it saves after the running batch, or after the epoch if only
-    the validation is left, and ends the run; a resume goes on there. Lightning calls it after all callbacks that are no checkpoints.
+    the validation is left, and ends the run; a resume goes on there. Lightning calls it after all callbacks that
+    are no checkpoints.
 
     Args:
         path: the file to save.

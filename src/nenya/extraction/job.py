@@ -5,9 +5,11 @@ import json
 import logging
 import platform
 import shutil
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -205,8 +207,8 @@ def extract_file(
             work.write(store)
             if started is not None:
                 started()
-            with ThreadPoolExecutor(1, "sha256") as pool:
-                sha256 = pool.submit(_sha256, job, store, work)
+            with ThreadPoolExecutor(1, "sha256") as pool, _set_at_error(threading.Event()) as cancelled:
+                sha256 = pool.submit(_sha256, job, store, work, cancelled)
                 writer.attributes = lambda: {
                     **identity(options, checkpoint),
                     **_environment(options, checkpoint, trainer.strategy.root_device, work),
@@ -286,10 +288,20 @@ def _wanted_manifest(
     }
 
 
-def _sha256(job: Job, store: BlockStore, work: Work) -> str:
+@contextmanager
+def _set_at_error(event: threading.Event) -> Iterator[threading.Event]:
+    """Set an event when the work within ends with an error, so that nobody waits for what helped it."""
+    try:
+        yield event
+    except BaseException:
+        event.set()
+        raise
+
+
+def _sha256(job: Job, store: BlockStore, work: Work, cancelled: threading.Event) -> str:
     """Return the hash of the source, and note it for those who may have to go on with this work."""
     known = work.sha256 or job.source.sha256
-    return known or note_sha256(store, sha256_file(job.file.path))
+    return known or note_sha256(store, sha256_file(job.file.path, cancelled))
 
 
 def _summary(job: Job, writer: LatentsWriter, work: Work, seconds: float) -> str:

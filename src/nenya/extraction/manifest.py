@@ -112,7 +112,7 @@ def _check_source(store: BlockStore, found: Mapping[str, Any], wanted: Mapping[s
 def note_sha256(store: BlockStore, sha256: str) -> str:
     """Add the hash of the source to the manifest; a run that goes on after a copy of the source needs it."""
     manifest = store.manifest()
-    if manifest is not None:
+    if manifest is not None and sha256:
         store.note({**manifest, "source": {**manifest["source"], "sha256": sha256}})
     return sha256
 
