@@ -267,7 +267,8 @@ def leftovers(place: Place, client: object) -> list[str]:
     found = {str(path.relative_to(place.folder)) for path in place.folder.rglob("*")}
     left = sorted(name for name in found - expected if not name.startswith("archive"))
     if place.mode == "s3":
-        left += [f"upload of {upload['Key']}" for upload in pending_uploads(client, place.bucket)]
+        keys = [upload["Key"] for upload in pending_uploads(client, place.bucket)]
+        left += [f"upload of {key}" for key in keys if key.startswith(f"{place.folder.name}/")]
     return left
 
 
@@ -276,7 +277,7 @@ class Result:
     """What came of all cases of a mode."""
 
     mode: str
-    undisturbed_seconds: float = 0.0
+    seconds: float = 0.0
     kills: int = 0
     cases: int = 0
     resumed_equal: int = 0
@@ -346,29 +347,29 @@ class Chaos:
             if any(process.code for process in whole.processes):
                 raise RuntimeError("".join(process.log.read_text() for process in whole.processes))
             times.append(whole.seconds)
-        wanted, result.undisturbed_seconds = fetch_latents(place, self.client), min(times)
+        wanted = fetch_latents(place, self.client)
         if left := leftovers(place, self.client):
             result.problems.append(f"undisturbed: left {left}")
-        instants = self.instants(kills, min(times))
+        shares, result.seconds = self.shares(kills), min(times)
         while result.kills < kills:
-            self.case(self.place(mode), result, wanted, instants)
+            self.case(self.place(mode), result, wanted, next(shares))
             show_progress(result, kills)
         return result
 
-    def instants(self, kills: int, seconds: float) -> Iterator[float]:
-        """Yield the instants of first kills: spread over the whole run, a third of them over its last tenth."""
+    def shares(self, kills: int) -> Iterator[float]:
+        """Yield when first kills come, as shares of a run: a third of them spread over its last tenth."""
         order = list(range(kills))
         self.random.shuffle(order)
         for i in order:
             share = (i + self.random.random()) / kills
-            yield seconds * (share if self.random.random() > 1 / 3 else 0.9 + 0.1 * share)
+            yield share if self.random.random() > 1 / 3 else 0.9 + 0.1 * share
         while True:
-            yield seconds * self.random.random()
+            yield self.random.random()
 
-    def case(self, place: Place, result: Result, wanted: dict[str, bytes], instants: Iterator[float]) -> None:
+    def case(self, place: Place, result: Result, wanted: dict[str, bytes], share: float) -> None:
         """Give one command until it ends by itself, killing it once or more; judge what comes out."""
         kills, earlier = [], set()
-        kill_at: float | None = next(instants)
+        kill_at: float | None = share * result.seconds
         result.cases += 1
         for number in range(20):
             known = set(place.finished())
@@ -383,6 +384,8 @@ class Chaos:
             result.finished_blocks += len(new)
             codes = [process.code for process in attempt.processes]
             if not attempt.killed:
+                if number == 0:  # the machine has become faster
+                    result.seconds = attempt.seconds
                 break
             kills.append((round(kill_at or 0, 3), attempt.phase, victims))
             result.phases[attempt.phase] += 1
@@ -393,7 +396,7 @@ class Chaos:
                     lines = process.log.read_text().strip().splitlines()[-1:] or ["nothing"]
                     result.said[f"{process.code}: {shorten(lines[0], place)}"] += 1
             again = self.random.random() < 0.35
-            kill_at = result.undisturbed_seconds * self.random.random() if again else None
+            kill_at = result.seconds * self.random.random() if again else None
         result.kills += len(kills)
         problem = ""
         if any(codes):

@@ -14,7 +14,8 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -46,6 +47,16 @@ class Precomputed(pl.LightningModule):
         return self.latents[:count]
 
 
+class Batches:
+    """Batches for the loop; a plain list would be taken for several loaders."""
+
+    def __init__(self, batches: list[dict]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[dict]:
+        return iter(self.batches)
+
+
 class Memory(pl.Callback):
     """Keeps the rows."""
 
@@ -65,8 +76,9 @@ def run(callback: pl.Callback, blocks: list[Block], module: pl.LightningModule) 
     ]
     options = TrainerOptions(accelerator="cpu", devices=1)
     trainer = make_trainer(options, callbacks=[callback], logger=False, enable_checkpointing=False)
+    warnings.filterwarnings("ignore", message=".*infer the batch indices.*")  # of a loader that is none
     start = time.perf_counter()
-    trainer.predict(module, batches, return_predictions=False)
+    trainer.predict(module, Batches(batches), return_predictions=False)
     return start
 
 

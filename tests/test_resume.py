@@ -18,7 +18,8 @@ from nenya.errors import Interrupted
 from nenya.extraction import job as jobs
 from nenya.extraction import progress as progresses
 from nenya.extraction import ranks
-from nenya.extraction.lock import Companions
+from nenya.extraction.journal import partial_folder, remove_leftover
+from nenya.extraction.lock import Companions, OutputLock
 from nenya.extraction.progress import RowProgress
 from nenya.models.contrastive import ContrastiveModule
 
@@ -364,17 +365,45 @@ def test_a_half_written_assembly_and_torn_lines(case, wanted):
     case.assert_whole(wanted)
 
 
-@pytest.mark.xfail(strict=True, reason="nothing looks for it where latents are left alone")
-def test_a_partial_folder_beside_a_whole_output_goes(case, wanted):
-    """As a kill between the last two steps leaves it."""
+def leave_partial(case, *, finished):
+    """Leave the folder as a kill between the last two steps does, or one amid the work of `clobber=true`."""
     case.stop_after(5)
     kept = shutil.copytree(case.partial, case.folder / "kept")
+    if finished:
+        (kept / "reserve").unlink()
     assert case.extract()[0] == 0
     shutil.copytree(kept, case.partial)
+
+
+@pytest.mark.xfail(strict=True, reason="nothing looks for it where latents are left alone")
+def test_a_partial_folder_beside_a_whole_output_goes(case, wanted):
+    leave_partial(case, finished=True)
     code, said = case.extract()
     assert code == 0 and "there already and whole" in said, said
     assert case.computed == []
     case.assert_whole(wanted)
+
+
+def test_unfinished_work_that_is_to_replace_an_output_stays(case):
+    leave_partial(case, finished=False)
+    code, said = case.extract()
+    assert code == 0 and "there already and whole" in said, said
+    assert len(case.finished()) == 5
+
+
+def test_only_what_a_finished_run_left_goes(tmp_path):
+    output = tmp_path / "a.h5"
+    remove_leftover(output)
+    for name, goes in {"manifest.json": True, "reserve": False, "assembled": False}.items():
+        folder = partial_folder(output)
+        folder.mkdir()
+        (folder / name).touch()
+        with OutputLock(folder / "lock", "a.h5"):
+            remove_leftover(output)
+            assert folder.exists()
+        remove_leftover(output)
+        assert folder.exists() is not goes
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
@@ -561,8 +590,34 @@ def test_companions_are_missed_when_they_are_gone(tmp_path):
         file.close()
 
 
+def test_the_first_process_waits_until_the_others_have_found_it(tmp_path, monkeypatch):
+    """So that nobody waits for ever for a run with nothing to do, which is over at once."""
+    monkeypatch.setenv("NENYA_BATCH", "")  # so that it is unset afterwards
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29501"}.items():
+        monkeypatch.setenv(name, value)
+    folder, heard = tmp_path / "batch-1", []
+    folder.mkdir()
+
+    def wait(seconds):
+        heard.append(seconds)
+        if len(heard) == 3:
+            monkeypatch.delenv("NENYA_BATCH", raising=False)
+            with pytest.raises(EOFError):
+                ranks.Follower(tmp_path).hear(0)
+
+    monkeypatch.setattr(ranks.time, "sleep", wait)
+    with ranks.Leader(folder) as leader:
+        leader.end()
+    assert len(heard) == 3
+    with pytest.raises(RuntimeError), ranks.Leader(folder):
+        raise RuntimeError("the launcher ends the others")
+    assert len(heard) == 3
+    assert not list(tmp_path.glob("*session-*"))
+
+
 def test_what_a_killed_run_told_is_not_heard(tmp_path, monkeypatch):
     """A killed run leaves its folder, and the next one may meet at the same address."""
+    monkeypatch.setenv("NENYA_BATCH", "")  # so that it is unset afterwards
     for name, value in {"RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}.items():
         monkeypatch.setenv(name, value)
     dead, alive = tmp_path / "batch-1", tmp_path / "batch-2"

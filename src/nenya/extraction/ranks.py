@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import socket
 import time
 from pathlib import Path
 from typing import Any, Self
@@ -18,6 +19,7 @@ from nenya.storage import atomic_path
 _VARIABLE = "NENYA_BATCH"  # set for the processes that Lightning starts
 _SECONDS_BETWEEN_LOOKS = 0.1
 _PATIENCE = 1800.0  # seconds in which the first process should have found out what there is to do
+_SECONDS_FOR_OTHERS = 60.0  # in which the processes of a run have begun
 _STARTED = time.time()
 
 
@@ -45,13 +47,27 @@ class Leader:
             os.environ[_VARIABLE] = str(self.folder.absolute())
             _remove_dead_pointers(self.folder.parent)
             if "RANK" in os.environ or "SLURM_PROCID" in os.environ:
-                _write(_pointer(self.folder.parent), str(self.folder.absolute()))
+                # By way of the batch's own folder, with which it goes if this process is killed.
+                _write(self.folder / "pointer", str(self.folder.absolute()))
+                os.replace(self.folder / "pointer", _pointer(self.folder.parent))
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self.folder is not None:
             os.environ.pop(_VARIABLE, None)
+            if kind is None:
+                self._wait_for_followers()
             _pointer(self.folder.parent).unlink(missing_ok=True)
+
+    def _wait_for_followers(self) -> None:
+        """Wait until each process that was started beside this one has found the folder, which goes now."""
+        assert self.folder is not None
+        count = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS") or 1) - 1
+        deadline = time.monotonic() + _SECONDS_FOR_OTHERS
+        while "RANK" in os.environ or "SLURM_PROCID" in os.environ:
+            if len(list(self.folder.glob("met-*"))) >= count or time.monotonic() > deadline:
+                return
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
 
     def tell(self, number: int, paths: list[Path | str] | None) -> None:
         """Tell of the file of this number where it is, what it becomes and whence it came; None: nothing to do."""
@@ -104,6 +120,9 @@ class Follower:
         if self.folder is None:
             named = os.environ.get(_VARIABLE)
             self.folder = Path(named) if named else _follow_pointer(_pointer(self.scratch_dir))
+            if self.folder is not None:
+                with contextlib.suppress(OSError):  # it is over already
+                    (self.folder / f"met-{socket.gethostname()}-{os.getpid()}").touch()
         return self.folder
 
 

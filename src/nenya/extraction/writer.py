@@ -7,13 +7,13 @@ import os
 import queue
 import secrets
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 _WAITING = 8  # blocks that may wait for the disk
 _SECONDS_BETWEEN_LOOKS = 1.0
+_GRACE = 10.0  # seconds in which the loop should notice that another process is gone
 
 
 class BlockWriter:
@@ -136,6 +137,68 @@ def _write_all(descriptor: int, data: bytes, offset: int) -> None:
         left, offset = left[count:], offset + count
 
 
+class _Watch:
+    """Looks in a thread whether the other processes of a run live; without one it is over.
+
+    The loop looks at `lost` after each block. Where it does not come to that, as it waits for a device or in a
+    collective call for ever, the thread says why and ends the process: what is finished is safe.
+
+    Args:
+        companions: the other processes.
+        what: to say.
+    """
+
+    def __init__(self, companions: Companions, what: str) -> None:
+        self.companions, self.what = companions, what
+        self.lost, self._stop = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="companions", daemon=True)
+        self._observe_again = _stay_launchers_hand()
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stop.wait(_SECONDS_BETWEEN_LOOKS):
+            if self.companions.lost():
+                self.lost.set()
+                if not self._stop.wait(_GRACE):
+                    log.error("%s; what is finished is kept: the same command goes on from there", self.what)
+                    os._exit(Interrupted.exit_code)
+                return
+
+    def stop(self) -> None:
+        """Look no longer."""
+        self._stop.set()
+        self._thread.join()
+        if not self.lost.is_set():
+            self._observe_again()
+
+
+class _NobodyEnds:
+    """Stands for the processes that Lightning's launcher observes."""
+
+    returncode = None
+
+    def poll(self) -> None:
+        """Return that it has not ended."""
+
+
+def _stay_launchers_hand() -> Callable[[], None]:
+    """Keep Lightning's launcher from killing this process, without a word, when another is gone.
+
+    Returns:
+        A function that lets it observe again.
+    """
+    observers = [thread for thread in threading.enumerate() if isinstance(thread, _ChildProcessObserver)]
+    before = [thread._child_processes for thread in observers]
+
+    def observe_again() -> None:
+        for thread, processes in zip(observers, before, strict=True):
+            thread._child_processes = processes
+
+    for thread in observers:
+        thread._child_processes = [_NobodyEnds()]  # type: ignore[list-item]
+    return observe_again
+
+
 class LatentsWriter(BasePredictionWriter):
     """Writes each block's latents at their rows, from any number of processes, and assembles the file at the end.
 
@@ -151,8 +214,7 @@ class LatentsWriter(BasePredictionWriter):
         self.attributes: Callable[[], Mapping[str, Any]] = dict
         self.nonfinite: dict[str, int] = {}
         self._writer: BlockWriter | None = None
-        self._companions: Companions | None = None
-        self._looked = 0.0
+        self._watch: _Watch | None = None
         self._threads_before = 0
 
     def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
@@ -161,7 +223,12 @@ class LatentsWriter(BasePredictionWriter):
         if self.threads and self.threads != self._threads_before:
             torch.set_num_threads(self.threads)
         self._writer = BlockWriter(self.store, str(trainer.global_rank))
-        self._companions = Companions(self.store.partial, self._writer.journal) if trainer.world_size > 1 else None
+        if trainer.world_size > 1:
+            companions = Companions(self.store.partial, self._writer.journal)
+            self._wait_for_all(trainer, "begun")
+            companions.lost()  # sees all of them, as nobody goes on before everybody has looked
+            self._wait_for_all(trainer, "seen")
+            self._watch = _Watch(companions, self._lost_line)
 
     def write_on_batch_end(
         self,
@@ -181,18 +248,12 @@ class LatentsWriter(BasePredictionWriter):
             )
         assert self._writer is not None
         self._writer.put(batch["partition"], batch["start"], batch["number"], rows)
-        self._look_for_companions()
+        if self._watch is not None and self._watch.lost.is_set():
+            raise Interrupted(self._lost_line)
 
-    def _look_for_companions(self) -> None:
-        """Stop when another process is gone: its share would be missing in the end."""
-        now = time.monotonic()
-        if self._companions is not None and now > self._looked + _SECONDS_BETWEEN_LOOKS:
-            self._looked = now
-            if self._companions.lost():
-                raise self._lost()
-
-    def _lost(self) -> Interrupted:
-        return Interrupted(f"{self.store.path}: another process of this run is gone")
+    @property
+    def _lost_line(self) -> str:
+        return f"{self.store.path}: another process of this run is gone"
 
     def _wait_for_all(self, trainer: "pl.Trainer", name: str) -> None:
         """Wait until every process is here.
@@ -203,7 +264,9 @@ class LatentsWriter(BasePredictionWriter):
         try:
             trainer.strategy.barrier(name)
         except RuntimeError as error:  # what torch raises when a connection ends
-            raise self._lost() from error
+            if self._watch is not None:
+                self._watch.lost.set()
+            raise Interrupted(self._lost_line) from error
 
     def teardown(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
         """When every block of every process is safe, assemble the file."""
@@ -227,7 +290,9 @@ class LatentsWriter(BasePredictionWriter):
                 log.error("%s", error)
 
     def _close(self) -> None:
-        writer, self._writer = self._writer, None
+        writer, self._writer, watch, self._watch = self._writer, None, self._watch, None
+        if watch is not None:
+            watch.stop()
         torch.set_num_threads(self._threads_before or torch.get_num_threads())
         if writer is not None:
             writer.close()
