@@ -49,6 +49,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from s3_server import ENV, ISOLATION, OTHERS, Service, pending_uploads, start_moto  # noqa: E402
 
 ROWS, BLOCK, SIDE = {"train": 480, "valid": 96}, 4, 32
+TOTAL = sum(-(-rows // BLOCK) for rows in ROWS.values())
 TINY = ["model=demo", "model.width=1", "trainer.accelerator=cpu", f"loader.batch_size_valid={BLOCK}"]
 MODES = ("single", "ranks", "s3")
 LATENTS = "noise_latents.h5"
@@ -200,8 +201,7 @@ class Place:
             return "upload" if self.mode == "s3" else "clean-up"
         if (folder / "assembled").exists():
             return "assembly"
-        total = sum(-(-rows // BLOCK) for rows in ROWS.values())
-        return "start-up" if not done else "rows" if done < total else "rows done"
+        return "start-up" if not done else "rows" if done < TOTAL else "rows done"
 
 
 @dataclass
@@ -212,12 +212,15 @@ class Attempt:
     killed: bool = False
     phase: str = ""
     seconds: float = 0.0
+    rows_done: float | None = None
     noticed: list[float] = field(default_factory=list)
     hung: int = 0
 
 
-def run_attempt(place: Place, number: int, kill_at: float | None, victims: Sequence[int] = (0,)) -> Attempt:
-    """Run the command once; kill the given ranks after `kill_at` seconds."""
+def run_attempt(
+    place: Place, number: int, kill_at: float | None, victims: Sequence[int] = (0,), *, late: bool = False
+) -> Attempt:
+    """Run the command once; kill the given ranks after `kill_at` seconds, counted from the last row if `late`."""
     start = time.monotonic()
     attempt = Attempt(place.start(number))
     dead_at = asked_at = None
@@ -227,7 +230,11 @@ def run_attempt(place: Place, number: int, kill_at: float | None, victims: Seque
         now = time.monotonic() - start
         if all(ended):
             break
-        if dead_at is None and kill_at is not None and now >= kill_at and not any(ended):
+        if attempt.rows_done is None and sum(map(len, place.finished().values())) >= TOTAL:
+            attempt.rows_done = now
+        since = attempt.rows_done if late else 0.0
+        due = kill_at is not None and since is not None and now >= since + kill_at
+        if dead_at is None and due and not any(ended):
             attempt.phase, attempt.killed, dead_at = place.phase(), True, now
             for rank in victims:
                 attempt.processes[rank].kill()
@@ -278,6 +285,7 @@ class Result:
 
     mode: str
     seconds: float = 0.0
+    tail_seconds: float = 0.0
     kills: int = 0
     cases: int = 0
     resumed_equal: int = 0
@@ -351,30 +359,30 @@ class Chaos:
         if left := leftovers(place, self.client):
             result.problems.append(f"undisturbed: left {left}")
         shares, result.seconds = self.shares(kills), min(times)
+        result.tail_seconds = whole.seconds - (whole.rows_done or 0.0)
         while result.kills < kills:
-            self.case(self.place(mode), result, wanted, next(shares))
+            self.case(self.place(mode), result, wanted, *next(shares))
             show_progress(result, kills)
         return result
 
-    def shares(self, kills: int) -> Iterator[float]:
-        """Yield when first kills come, as shares of a run: a third of them spread over its last tenth."""
+    def shares(self, kills: int) -> Iterator[tuple[float, bool]]:
+        """Yield when first kills come, as shares of a run, or, one of three, of what follows its last row."""
         order = list(range(kills))
         self.random.shuffle(order)
         for i in order:
-            share = (i + self.random.random()) / kills
-            yield share if self.random.random() > 1 / 3 else 0.9 + 0.1 * share
+            yield (i + self.random.random()) / kills, self.random.random() < 1 / 3
         while True:
-            yield self.random.random()
+            yield self.random.random(), self.random.random() < 1 / 3
 
-    def case(self, place: Place, result: Result, wanted: dict[str, bytes], share: float) -> None:
+    def case(self, place: Place, result: Result, wanted: dict[str, bytes], share: float, late: bool) -> None:
         """Give one command until it ends by itself, killing it once or more; judge what comes out."""
         kills, earlier = [], set()
-        kill_at: float | None = share * result.seconds
+        kill_at: float | None = share * (result.tail_seconds if late else result.seconds)
         result.cases += 1
         for number in range(20):
             known = set(place.finished())
             victims = [(0,), (1,), (0, 1)][self.random.randrange(3)] if place.mode == "ranks" else (0,)
-            attempt = run_attempt(place, number, kill_at, victims)
+            attempt = run_attempt(place, number, kill_at, victims, late=late)
             now = place.finished()
             new = [block for name in now.keys() - known for block in now[name]]
             result.computed_again += len(earlier.intersection(new)) + len(new) - len(set(new))
@@ -384,7 +392,7 @@ class Chaos:
             result.finished_blocks += len(new)
             codes = [process.code for process in attempt.processes]
             if not attempt.killed:
-                if number == 0:  # the machine has become faster
+                if number == 0 and not late:  # the machine has become faster
                     result.seconds = attempt.seconds
                 break
             kills.append((round(kill_at or 0, 3), attempt.phase, victims))
@@ -396,7 +404,7 @@ class Chaos:
                     lines = process.log.read_text().strip().splitlines()[-1:] or ["nothing"]
                     result.said[f"{process.code}: {shorten(lines[0], place)}"] += 1
             again = self.random.random() < 0.35
-            kill_at = result.seconds * self.random.random() if again else None
+            kill_at, late = (result.seconds * self.random.random() if again else None), False
         result.kills += len(kills)
         problem = ""
         if any(codes):
