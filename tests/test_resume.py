@@ -376,7 +376,6 @@ def leave_partial(case, *, finished):
     shutil.copytree(kept, case.partial)
 
 
-@pytest.mark.xfail(strict=True, reason="nothing looks for it where latents are left alone")
 def test_a_partial_folder_beside_a_whole_output_goes(case, wanted):
     leave_partial(case, finished=True)
     code, said = case.extract()

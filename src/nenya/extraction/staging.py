@@ -26,6 +26,7 @@ from typing import IO, Any, Self, TypeVar
 from nenya.errors import InputFileError, Interrupted, NenyaError, OutputError
 from nenya.extraction import existing
 from nenya.extraction.job import Source
+from nenya.extraction.journal import remove_leftover
 from nenya.options import Options, parse_size
 from nenya.runtime import is_main_process
 from nenya.s3 import S3Object, is_s3, store
@@ -38,6 +39,7 @@ _PREFIX = "batch-"
 _LATENTS = "latents"
 _DAY = 86400.0  # seconds
 _SHARE_OF_FREE = 0.8
+_OLD = 3600.0  # seconds; a folder gets its name within moments
 _LOOK = 0.5  # seconds between looks for a signal
 _SKIPPED = "there already and whole (clobber=true makes it anew)"
 _INTERRUPTED = "interrupted; nothing is half-written: the same command does what is left"
@@ -318,8 +320,10 @@ class Staging:
         kept = f"; its latents are kept in {ready.output.parent}: the same command sends them"
         try:
             metadata = existing.object_metadata(ready.output)
-            store().upload(ready.output, str(item.output), metadata=metadata, cancelled=self.cancelled)
-            ready.output.unlink()
+            store().upload(
+                ready.output, str(item.output), metadata=metadata, cancelled=self.cancelled, note=_note(ready.output)
+            )
+            ready.output.unlink(missing_ok=True)
             settle(item, "done", note)
         except Interrupted:
             item.note = "interrupted"
@@ -351,11 +355,12 @@ class Staging:
             existing.check_same(str(item.output), provenance, self.identity)
             if found is None:
                 existing.check_local_source(str(item.output), provenance, Path(item.source))
-                return Skip(_SKIPPED)
+                return self._skip(item, provenance)
             if (provenance.get("source_etag"), provenance.get("source_size")) == (found.etag, found.size):
-                return Skip(_SKIPPED)
+                return self._skip(item, provenance)
         output = self._local_output(item)
         if self._is_ours(output) and output.exists() and self._is_still_right(item, output, found):
+            remove_leftover(output)
             size = output.stat().st_size
             self.scratch.take(size, item.place)
             return Ready(self.folder / "not needed", output, Source(item.place), size, made=True)
@@ -374,9 +379,21 @@ class Staging:
             raise
         if provenance is not None:
             self.release(item, ready)
-            return Skip(_SKIPPED)
+            return self._skip(item, provenance)
         ready.source = Source(item.place, sha256, found.etag)
         return ready
+
+    def _skip(self, item: Item, provenance: Mapping[str, Any]) -> Skip:
+        """Leave latents alone that are whole; remove what a killed run has left of making and sending them."""
+        output = self._local_output(item)
+        remove_leftover(output)
+        if self._is_ours(output):
+            store().drop_upload(_note(output))
+            with contextlib.suppress(OSError, OutputError):
+                if existing.read_provenance(output).get("date") == provenance.get("date"):  # the very one that was sent
+                    output.unlink()
+                output.parent.rmdir()
+        return Skip(_SKIPPED)
 
     def _head(self, url: str) -> S3Object:
         found = store().head(url)
@@ -439,6 +456,11 @@ class Staging:
                 path.unlink(missing_ok=True)
                 self.scratch.give(found.size)
         return provenance
+
+
+def _note(output: Path) -> Path:
+    """Return the file that names the upload of latents while they are on their way."""
+    return output.with_name(output.name + ".upload")
 
 
 def settle(item: Item, fate: str, note: str) -> None:
@@ -515,5 +537,11 @@ def _remove_abandoned(scratch_dir: Path) -> None:
             with (folder / "lock").open("rb") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder, ignore_errors=True)
+        except FileNotFoundError:  # killed while it removed the folder, which had a lock from its first moment
+            shutil.rmtree(folder, ignore_errors=True)
         except OSError:  # at work, or not ours
             continue
+    for folder in scratch_dir.glob(f"new-{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - folder.stat().st_mtime > _OLD:
+                shutil.rmtree(folder, ignore_errors=True)

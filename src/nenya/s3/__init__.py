@@ -1,6 +1,7 @@
 """Objects of an S3 service: found, downloaded and uploaded so that what arrives is whole and right, or nothing is."""
 
 import errno
+import json
 import logging
 import os
 import re
@@ -204,6 +205,7 @@ class S3Store:
         *,
         metadata: Mapping[str, str] | None = None,
         cancelled: threading.Event | None = None,
+        note: Path | None = None,
     ) -> S3Object:
         """Bring a file to an address, where it appears only whole: each part is verified before.
 
@@ -212,6 +214,7 @@ class S3Store:
             url: The address; an object that is there is replaced at the end, and kept on an error.
             metadata: ASCII texts to keep with the object; `sha256`, of the file, is added.
             cancelled: Once set, the upload stops and leaves nothing.
+            note: A file that names the upload as long as it is on its way, so that `drop_upload` finds it after a kill.
 
         Returns:
             The object as the service describes it.
@@ -230,7 +233,9 @@ class S3Store:
         with _disk(f"read {path} for {url}"), self._errors(url, "upload it"):
             proven = True
             if size:
-                proven = self._upload_parts(path, url, part_size, digests, kept, lambda: _stop_if(cancelled, url))
+                if note is not None:
+                    self.drop_upload(note)
+                proven = self._upload_parts(path, url, part_size, digests, kept, lambda: _stop_if(cancelled, url), note)
             else:  # there is no part to send, and nothing that the way could alter
                 _stop_if(cancelled, url)
                 self._connected().put_object(Bucket=bucket, Key=key, Body=b"", Metadata=kept)
@@ -326,16 +331,27 @@ class S3Store:
             return {}
 
     def _upload_parts(
-        self, path: Path, url: str, part_size: int, digests: list[bytes], kept: dict[str, str], stop: Callable[[], None]
+        self,
+        path: Path,
+        url: str,
+        part_size: int,
+        digests: list[bytes],
+        kept: dict[str, str],
+        stop: Callable[[], None],
+        note: Path | None,
     ) -> bool:
         """Send a file in parts and make the object of them; returns whether that proved it right."""
         client, (bucket, key) = self._connected(), split_url(url)
         for _ in range(_UPLOADS):
+            if note is not None:
+                _write_note(note, bucket, key, None)
             started = client.create_multipart_upload(Bucket=bucket, Key=key, Metadata=kept)
             if "UploadId" not in started:
                 raise NotS3Error("an answer that starts no upload")
             upload = PartsUpload(client, bucket, key, started["UploadId"])
             try:
+                if note is not None:
+                    _write_note(note, bucket, key, started["UploadId"])
                 parts, proven = upload.send(path, part_size, digests, THREADS, stop)
                 stop()
                 upload.complete(parts, lambda: self._needed(url).metadata.get("sha256") == kept["sha256"])
@@ -346,8 +362,32 @@ class S3Store:
             except BaseException:
                 upload.abort()
                 raise
+            finally:
+                if note is not None:
+                    note.unlink(missing_ok=True)
         what = f"the service dropped the upload, {_UPLOADS} times, as some do where a part arrives altered"
         raise StorageError(f"{url}: {what}; nothing was stored, ask the administrator of the service")
+
+    def drop_upload(self, note: Path) -> None:
+        """Drop the parts of an upload that a killed process had begun; see `upload`.
+
+        Where the kill came before its name was known, all uploads to that address go; another process that is at one
+        starts again.
+        """
+        _new(note).unlink(missing_ok=True)
+        try:
+            bucket, key, upload = json.loads(note.read_text())
+        except (OSError, ValueError):  # there is none, or the kill came before anything was begun
+            note.unlink(missing_ok=True)
+            return
+        client, uploads = self._connected(), [upload]
+        if upload is None:
+            pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=key)
+            found = [item for page in pages for item in page.get("Uploads", [])]
+            uploads = [item["UploadId"] for item in found if item["Key"] == key]
+        for name in uploads:
+            PartsUpload(client, bucket, key, name).abort()
+        note.unlink(missing_ok=True)
 
     def _read_back(self, found: S3Object, sha256: str) -> None:
         """Read an uploaded object, where the service's answers to its parts proved nothing; delete it if wrong."""
@@ -357,6 +397,16 @@ class S3Store:
             self.delete(found.url)
             what = "the service gave back other bytes than were uploaded, so it was deleted"
             raise StorageError(f"{found.url}: {what}; ask the administrator of the service")
+
+
+def _write_note(note: Path, bucket: str, key: str, upload: str | None) -> None:
+    """Write a note so that a kill leaves the old one or the new one."""
+    _new(note).write_text(json.dumps([bucket, key, upload]))
+    _new(note).replace(note)
+
+
+def _new(note: Path) -> Path:
+    return note.with_name(note.name + ".new")
 
 
 _store: tuple[object, S3Store] | None = None
