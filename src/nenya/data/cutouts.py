@@ -293,15 +293,27 @@ class CutoutReader:
         self._open()
         return self._dataset
 
-    def companion(self, suffix: str) -> Any:
-        """Return the open h5py data set `<partition>_<suffix>`, checked as the partition is; None without one.
+    def companion(self, suffix: str, rows: NDArray[np.integer[Any]] | None = None) -> NDArray[Any] | None:
+        """Read the data set `<partition>_<suffix>`, such as labels or metadata, checked as the partition is.
+
+        Args:
+            suffix: `labels`, `metadata`.
+            rows: Row numbers, strictly increasing; None for all.
+
+        Returns:
+            (n, ...): numbers, records, or texts as `str`; None if the file has no such data set.
 
         Raises:
-            InputFileError: If it leads out of the file's folder, is no data set, or was not written whole.
+            InputFileError: If it leads out of the file's folder, is no data set, was not written whole or
+                cannot be read.
         """
         self._open()
         assert self._file is not None
-        return _check_companion(self._file, f"{self.partition}_{suffix}")
+        name = f"{self.partition}_{suffix}"
+        dataset = _check_companion(self._file, name)
+        if dataset is None:
+            return None
+        return self._file.values(dataset, f"{self.path}: '{shown(name)}'", () if rows is None else rows)
 
     def _open(self) -> Pixels:
         """Open the file in this process."""

@@ -15,6 +15,7 @@ import itertools
 import math
 import os
 import stat
+import struct
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -150,9 +151,7 @@ class Hdf5File:
                     file, name = creation.get_virtual_filename(number), creation.get_virtual_dsetname(number)
                     self.check_written(self._source(path, file, name, where), where)
             elif creation.get_layout() == h5py.h5d.CHUNKED:
-                grid = math.prod(-(-a // b) for a, b in zip(dataset.shape, dataset.chunks, strict=True))
-                if dataset.id.get_num_chunks() < grid:
-                    raise _not_written(where, dataset.shape[0] if dataset.shape else 1, grid)
+                self._check_chunks(dataset, where, path)
             elif creation.get_external_count():
                 self._external(creation, where, path, math.prod(dataset.shape) * dataset.dtype.itemsize)
             elif not dataset.id.get_storage_size():
@@ -317,11 +316,11 @@ class Hdf5File:
             raise InputFileError(
                 f"{where} is packed with nbit, which reads beyond damaged chunks: repack the file with gzip"
             )
-        if sum(code in (GZIP, LZF) for code in codes) > 1 or values.get(SHUFFLE, (kind.itemsize,))[0] != kind.itemsize:
+        if sum(code in (GZIP, LZF) for code in codes) > 1 or values.get(SHUFFLE, (kind.itemsize,)) != (kind.itemsize,):
             raise InputFileError(f"{where} has filters {codes} that do not go together; {_COPY}")
         self.raw(path)
         fill = _fill_value(creation, kind)
-        table = _chunk_table(dataset, where, path.stat().st_size, codes, fill)
+        table = _chunk_table(dataset, where, path.stat().st_size, codes, fill, size)
         self._check_apart(dataset, where, table[table[:, 0] >= 0])
         if len(table) and dataset.shape[0] % chunks[0] and dataset.maxshape != dataset.shape:
             self._check_end(dataset, where, codes, table)
@@ -332,6 +331,94 @@ class Hdf5File:
         if not {*codes} <= {GZIP, SHUFFLE, FLETCHER32, LZF}:
             return LibraryPixels(dataset)
         return ChunkedPixels(path, dataset.shape, chunks, kind, tuple(codes), table, fill, self.raw)
+
+    def _check_chunks(self, dataset: Any, where: str, path: Path) -> None:
+        """Check that all chunks of a small data set of any type are there and unpack, as HDF5 itself does not."""
+        for _ in self._unpacked(dataset, where, path):
+            pass
+
+    def _unpacked(self, dataset: Any, where: str, path: Path) -> Iterator[tuple[int, Any]]:
+        """Yield number and bytes of all chunks of a small data set."""
+        creation, itemsize = dataset.id.get_create_plist(), _stored_size(dataset.id.get_type())
+        size = math.prod(dataset.chunks) * itemsize
+        codes = [creation.get_filter(number)[0] for number in range(creation.get_nfilters())]
+        if size > _MOST_SPARE or NBIT in codes:
+            raise InputFileError(
+                f"{where} is packed with nbit or has chunks of {size} bytes: repack the file with gzip"
+            )
+        table = _chunk_table(dataset, where, path.stat().st_size, codes, 0.0, size)
+        if {*codes} <= {GZIP, SHUFFLE, FLETCHER32, LZF}:
+            for number, (offset, length, mask) in enumerate(table.tolist()):
+                packed = os.pread(self.raw(path), length, offset)
+                yield number, undo_filters(packed, codes, mask, size, itemsize)
+
+    def values(self, dataset: Any, where: str, rows: Any = ()) -> NDArray[Any]:
+        """Read values of any type but lists: numbers, records, texts (as `str`).
+
+        Args:
+            dataset: of `find`.
+            where: file and name, for errors.
+            rows: which ones; all without it.
+
+        Raises:
+            InputFileError: They cannot be read.
+        """
+        with damage_named(where):
+            self.check_written(dataset, where)
+            text = h5py.check_string_dtype(dataset.dtype)
+            if text is not None and text.length is None:
+                found: NDArray[Any] = self._texts(dataset, where)[rows]
+            elif dataset.dtype.hasobject:
+                raise InputFileError(f"{where} has the type {shown(dataset.dtype)}; wanted are numbers or texts")
+            else:
+                found = (dataset if text is None else dataset.asstr())[rows]
+            return found
+
+    def _texts(self, dataset: Any, where: str) -> NDArray[Any]:
+        """Read texts of any length, which lie in heaps over which HDF5 may never end if they are damaged."""
+        path, shape, itemsize = Path(dataset.file.filename), dataset.shape, _stored_size(dataset.id.get_type())
+        layout, stored = dataset.id.get_create_plist().get_layout(), np.zeros(shape, f"V{itemsize}")
+        if layout == h5py.h5d.CHUNKED:
+            grid = [range(0, size, chunk) for size, chunk in zip(shape, dataset.chunks, strict=True)]
+            corners = list(itertools.product(*grid))
+            for number, raw in self._unpacked(dataset, where, path):
+                box = tuple(slice(a, a + chunk) for a, chunk in zip(corners[number], dataset.chunks, strict=True))
+                chunk = np.frombuffer(raw, stored.dtype).reshape(dataset.chunks)
+                stored[box] = chunk[tuple(map(slice, stored[box].shape))]
+        elif layout == h5py.h5d.CONTIGUOUS and dataset.id.get_offset() is not None:
+            if dataset.id.get_offset() + stored.nbytes > path.stat().st_size:
+                raise InputFileError(f"{where} declares more texts than are in the file; {_COPY}")
+            read_exactly(self.raw(path), stored.reshape(-1).view(np.uint8).data, dataset.id.get_offset())
+        elif stored.size:
+            raise InputFileError(f"{where} has texts that are virtual or in the header: store them as usual")
+        texts, heaps = np.full(stored.shape, "", object), {}
+        for place, item in zip(np.ndindex(stored.shape), stored.reshape(-1), strict=True):
+            length, address, index = struct.unpack("<IQI", item.tobytes())
+            if length:
+                if address not in heaps:
+                    heaps[address] = self._heap(path, address + dataset.file.userblock_size)
+                text = heaps[address][index]
+                if len(text) != length:
+                    raise ValueError("a text has another length than its place")
+                texts[place] = text.decode()
+        return texts
+
+    def _heap(self, path: Path, offset: int) -> dict[int, bytes]:
+        """Return the texts of a global heap collection (HDF5 File Format Specification, III.E)."""
+        number, end = self.raw(path), path.stat().st_size
+        signature, size = struct.unpack("<8sQ", os.pread(number, 16, offset) if offset < end else b"")
+        if signature[:5] != b"GCOL\x01" or not 16 <= size <= end - offset:
+            raise ValueError("a heap of texts is not where it should be")
+        data, place, found = os.pread(number, size, offset), 16, {}
+        while place + 16 <= size:
+            index, length = struct.unpack_from("<H6xQ", data, place)
+            if index == 0:  # the rest is free
+                break
+            if length > size - place - 16:
+                raise ValueError("a text leads out of its heap")
+            found[index] = data[place + 16 : place + 16 + length]
+            place += 16 + -(-length // 8) * 8
+        return found
 
     def _check_apart(self, dataset: Any, where: str, places: NDArray[np.int64]) -> None:
         """Check that the bytes of a data set are not those of another object in its group.
@@ -783,7 +870,7 @@ def _unshuffle(data: Any, itemsize: int) -> Any:
     return whole
 
 
-def _chunk_table(dataset: Any, where: str, end: int, codes: Sequence[int], fill: float) -> NDArray[np.int64]:
+def _chunk_table(dataset: Any, where: str, end: int, codes: Sequence[int], fill: float, size: int) -> NDArray[np.int64]:
     """Return where the chunks lie, (chunks, 3), as `ChunkedPixels` has it.
 
     Args:
@@ -792,6 +879,7 @@ def _chunk_table(dataset: Any, where: str, end: int, codes: Sequence[int], fill:
         end: bytes of the file.
         codes: filters.
         fill: value of what was never written; NaN where the missing cutouts are meant to be seen as such.
+        size: bytes of a chunk unpacked.
     """
     chunks, shape = dataset.chunks, dataset.shape
     grid = [-(-size // chunk) for size, chunk in zip(shape, chunks, strict=True)]
@@ -815,7 +903,10 @@ def _chunk_table(dataset: Any, where: str, end: int, codes: Sequence[int], fill:
     corners, places = numbers[:, :-3], numbers[:, -3:]
     if (corners % chunks).any() or (corners >= shape).any():
         raise InputFileError(f"{where} has chunks that are not on the grid of its shape {shape}; {_COPY}")
-    _check_places(where, places, end, codes, math.prod(chunks) * dataset.dtype.itemsize)
+    creation = dataset.id.get_create_plist()
+    filters = [creation.get_filter(number) for number in range(creation.get_nfilters())]
+    loose = sum(1 << i for i, (code, _, values, _) in enumerate(filters) if code == SHUFFLE and not values)
+    _check_places(where, places, end, codes, size, loose)
     table = np.full((count, 3), -1, np.int64)
     index = np.ravel_multi_index(tuple((corners // chunks).T), tuple(grid))
     if len(np.unique(index)) != len(index):
@@ -824,8 +915,17 @@ def _chunk_table(dataset: Any, where: str, end: int, codes: Sequence[int], fill:
     return table
 
 
-def _check_places(where: str, places: NDArray[np.int64], end: int, codes: Sequence[int], size: int) -> None:
-    """Check that chunks lie within the file, apart from each other, and have a size that their filters can make."""
+def _check_places(where: str, places: NDArray[np.int64], end: int, codes: Sequence[int], size: int, loose: int) -> None:
+    """Check that chunks lie within the file, apart from each other, and have a size that their filters can make.
+
+    Args:
+        where: file and name, for errors.
+        places: (chunks, 3): first byte, bytes, filters left out.
+        end: bytes of the file.
+        codes: filters.
+        size: bytes of a chunk unpacked.
+        loose: filters that may be left out of a packed chunk, as bits: HDF5 does not shuffle texts of any length.
+    """
     order = places[np.argsort(places[:, 0])]
     stops = order[:, 0] + order[:, 1]
     if (order[:, 1] <= 0).any() or (stops > end).any() or (stops[:-1] > order[1:, 0]).any():
@@ -833,13 +933,14 @@ def _check_places(where: str, places: NDArray[np.int64], end: int, codes: Sequen
     packing = sum(1 << i for i, code in enumerate(codes) if code != SHUFFLE and code != FLETCHER32)
     whole = size + 4 * sum(code == FLETCHER32 for code in codes)
     masks, sizes = places[:, 2], places[:, 1]
-    raw = (masks & packing) == packing
+    left_out = ((masks & packing) == packing) & (packing > 0)
     sums = np.zeros(len(masks), np.int64)
     for i, code in enumerate(codes):
         sums += 4 * ((code == FLETCHER32) & ~(masks >> i) & 1)
     ratio = 1040 if GZIP in codes else 90 if LZF in codes else 2**31  # no stream of these formats unpacks to more
-    wrong = (masks != 0) | (sizes > whole + whole // 100 + 1024) | (sizes * ratio + 1024 < size)
-    wrong = np.where(raw, sizes != size + sums, wrong)
+    packed = (sizes > whole + whole // 100 + 1024) | (sizes * ratio + 1024 < size)
+    wrong = np.where(left_out | (packing == 0), sizes != size + sums, packed)
+    wrong |= ~left_out & ((masks & ~loose) != 0)
     if wrong.any():
         raise InputFileError(f"{where} has chunks of a size that they cannot have; {_COPY}")
 
@@ -859,6 +960,20 @@ def _fill_value(creation: Any, kind: np.dtype[Any]) -> float:
     value = np.zeros((), kind)
     creation.get_fill_value(value)
     return float(value)
+
+
+def _stored_size(kind: Any) -> int:
+    """Return the bytes that a value takes in the file; in memory texts of any length are pointers."""
+    if isinstance(kind, h5py.h5t.TypeVlenID) or (isinstance(kind, h5py.h5t.TypeStringID) and kind.is_variable_str()):
+        return 16
+    size = int(kind.get_size())
+    if isinstance(kind, h5py.h5t.TypeCompoundID):
+        members = [kind.get_member_type(number) for number in range(kind.get_nmembers())]
+        return size + sum(_stored_size(member) - int(member.get_size()) for member in members)
+    if isinstance(kind, h5py.h5t.TypeArrayID):
+        base = kind.get_super()
+        return size // int(base.get_size()) * _stored_size(base)
+    return size
 
 
 def _row_range(space: Any, shape: tuple[int, ...], where: str) -> tuple[int, int]:
