@@ -11,7 +11,8 @@ from nenya.errors import CheckpointError, InputFileError, OptionError
 from nenya.extraction import weights
 from nenya.io import Params
 
-MODELS = ["resnet18/nc1", "resnet18/nc3", "resnet34/nc1", "resnet50/nc3"]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("resnet34/nc1", "resnet50/nc3")]
+MODELS = ["resnet18/nc1", "resnet18/nc3", *SLOW]
 
 
 @pytest.fixture(scope="module")
