@@ -12,7 +12,7 @@ import pytest
 from fuzz_hdf5 import FAMILIES, LAYOUTS, ROWS, SIDE, bad, make_case, run_cases, table, truth, write
 
 from nenya.data.cutouts import CutoutReader, fingerprint, inspect_cutouts
-from nenya.data.hdf5 import undo_filters
+from nenya.data.filters import undo_filters
 from nenya.data.unpack import load_partition
 from nenya.errors import InputFileError
 
