@@ -11,7 +11,8 @@ from nenya.errors import CheckpointError, InputFileError, OptionError
 from nenya.extraction import weights
 from nenya.io import Params
 
-MODELS = ["resnet18/nc1", "resnet18/nc3", "resnet34/nc1", "resnet50/nc3"]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("resnet34/nc1", "resnet50/nc3")]
+MODELS = ["resnet18/nc1", "resnet18/nc3", *SLOW]
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +85,20 @@ def test_an_image_with_a_hole_gives_nan(tiny_weights, opt, image):
     latents, _ = analyze_image.get_latents(batch, tiny_weights, opt)
     assert np.isfinite(latents[0]).all()
     assert np.isnan(latents[1]).all()
+
+
+def test_masked_pixels_are_holes(tiny_weights, opt, image):
+    mask = np.zeros(image.shape, bool)
+    mask[3, 3] = True
+    masked = np.ma.array(np.where(mask, -9999, image), mask=mask)
+    latents, seen = analyze_image.get_latents(np.ma.stack([masked, np.ma.array(image)])[:, None], tiny_weights, opt)
+    assert np.isnan(latents[0]).all() and np.isnan(seen[0, 0, 3, 3])
+    np.testing.assert_allclose(latents[1:], analyze_image.get_latents(image, tiny_weights, opt)[0], atol=1e-6)
+    inside = np.ma.masked_greater(np.arange(1024.0).reshape(32, 32), 500)
+    assert np.isnan(analyze_image.calc_DT(inside, [24, 3]))
+    assert np.isfinite(analyze_image.calc_DT(masked, [8, 3]))  # the mask lies outside of the square
+    whole = np.ma.array(np.arange(1024).reshape(32, 32))
+    assert analyze_image.calc_DT(whole, [24, 3]) == analyze_image.calc_DT(whole.data, [24, 3])
 
 
 @pytest.mark.parametrize(

@@ -696,6 +696,7 @@ def test_a_signal_ends_the_batch_cleanly(batch, monkeypatch, phase, number):
     batch.assert_clean()
 
 
+@pytest.mark.slow
 def test_processes_that_are_terminated_and_killed(batch):
     """The first one cleans up behind itself, the next batch behind the second one, and nobody behind one at work."""
     sources = [batch.put(f"{i}.h5", seed=i) for i in range(4)]

@@ -12,7 +12,7 @@ import pytest
 from fuzz_hdf5 import FAMILIES, LAYOUTS, ROWS, SIDE, bad, make_case, run_cases, table, truth, write
 
 from nenya.data.cutouts import CutoutReader, fingerprint, inspect_cutouts
-from nenya.data.hdf5 import undo_filters
+from nenya.data.filters import undo_filters
 from nenya.data.unpack import load_partition
 from nenya.errors import InputFileError
 
@@ -149,7 +149,7 @@ def test_labels_and_metadata_are_checked_with_their_partition(folders, suffix):
         h5[f"train_{suffix}"] = h5py.ExternalLink(str(secret), "train_labels")
     assert f"'train_{suffix}' is a link to {secret}" in refusal(path)
     with CutoutReader(path, "train", allow_external=True) as reader:
-        np.testing.assert_array_equal(reader.companion(suffix)[()], np.arange(ROWS["train"]))
+        np.testing.assert_array_equal(reader.companion(suffix), np.arange(ROWS["train"]))
         assert reader.companion("more") is None
 
 
@@ -319,9 +319,76 @@ def test_rows_that_were_never_written(tmp_path, options):
 def test_labels_that_were_never_written(tmp_path, name):
     path = write(tmp_path / "c.h5", names=("train",))
     with h5py.File(path, "a") as h5:
-        del h5["train_labels"]
+        del h5["train_labels"], h5["train_metadata"]
         h5.create_dataset(name, (10**12,), "i8", chunks=(1000,))
     assert f"'{name}' declares 1000000000000 rows" in refusal(path)
+
+
+# Labels and metadata
+
+TEXTS = [f"granule {i} {'é' * (i % 7)}" for i in range(ROWS["train"])] + [""]
+
+
+@pytest.mark.parametrize("packing", [{}, {"chunks": (9,)}, {"compression": "gzip", "shuffle": True}], ids=str)
+@pytest.mark.parametrize("settings", [{}, {"libver": "latest"}, {"userblock_size": 512}], ids=str)
+def test_labels_and_metadata_of_any_type(tmp_path, packing, settings):
+    columns = np.array([(i, i / 2) for i in range(61)], [("a", "i4"), ("b", "f8")])
+    path = write(tmp_path / "c.h5", names=("train",), **settings)
+    with h5py.File(path, "a") as h5:
+        h5.create_dataset("train_long", data=TEXTS, dtype=h5py.string_dtype(), **packing)
+        h5.create_dataset("train_short", data=np.array([f"g{i}" for i in range(61)], "S5"), **packing)
+        h5.create_dataset("train_numbers", data=np.arange(61), **packing)
+        h5.create_dataset("train_records", data=columns, **packing)
+        wide = {"chunks": (7, 2)} if packing else {}
+        table = np.array(TEXTS[:60], object).reshape(20, 3)
+        h5.create_dataset("train_table", data=table, dtype=h5py.string_dtype(), **packing | wide)
+    rows = np.array([0, 8, 9, 60])
+    with CutoutReader(path, "train") as reader:
+        for suffix, wanted in {
+            "long": np.array(TEXTS, object),
+            "short": np.array([f"g{i}" for i in range(61)], object),
+            "numbers": np.arange(61),
+            "records": columns,
+        }.items():
+            np.testing.assert_array_equal(reader.companion(suffix), wanted)
+            np.testing.assert_array_equal(reader.companion(suffix, rows), wanted[rows])
+        np.testing.assert_array_equal(reader.companion("table"), table)
+        assert isinstance(reader.companion("short")[0], str)
+        assert reader.companion("gone") is None
+
+
+def test_labels_and_metadata_that_cannot_be_read(tmp_path):
+    path = write(tmp_path / "c.h5", names=("train",))
+    with h5py.File(path, "a") as h5:
+        h5.create_dataset("train_chunk", (60,), "i8", chunks=(60,), compression="gzip")
+        h5["train_chunk"].id.write_direct_chunk((0,), zlib.compress(bytes(100)))  # HDF5 crashes on it
+        h5.create_dataset("train_lists", (3,), h5py.vlen_dtype(np.int32))[0] = np.arange(3)
+        h5["train_bytes"] = np.array([b"\xff"] * 3)
+        h5.create_group("train_group")
+    with CutoutReader(path, "train") as reader:
+        for suffix, said in {
+            "chunk": "does not hold the 480 bytes",
+            "lists": "wanted are numbers or texts",
+            "bytes": "cannot be read",
+            "group": "is a group",
+        }.items():
+            with pytest.raises(InputFileError, match=said):
+                reader.companion(suffix)
+        with pytest.raises(InputFileError, match="'train_labels' cannot be read"):
+            reader.companion("labels", np.array([3, 700]))
+
+
+@pytest.mark.parametrize("place", range(16, 120, 8))
+def test_a_heap_of_texts_that_is_damaged(tmp_path, place):
+    """Zeros among its sizes are a loop without end to HDF5."""
+    path = write(tmp_path / "c.h5", names=("train",))
+    data = bytearray(path.read_bytes())
+    heap = data.index(b"GCOL")
+    data[heap + place : heap + place + 64] = bytes(64)
+    path.write_bytes(data)
+    np.testing.assert_array_equal(pixels(path), TRAIN)
+    with CutoutReader(path, "train") as reader, pytest.raises(InputFileError, match="'train_metadata' cannot be read"):
+        reader.companion("metadata")
 
 
 def chunk_replaced(path, layout, new):

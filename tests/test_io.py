@@ -75,6 +75,9 @@ def test_a_missing_folder_or_file_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.delenv("OS_SST", raising=False)
     with pytest.raises(OptionError, match=r"v5: .*OS_SST is not set; set it to the folder"):
         load_opt("v5")
+    monkeypatch.setenv("OS_SST", "")
+    with pytest.raises(OptionError, match=r"OS_SST is not set"):
+        load_opt("v5")
     monkeypatch.setenv("OS_SST", str(tmp_path))
     with pytest.raises(CheckpointError, match=rf"v5 are not at {tmp_path}/MODIS_L2/.*v4_last.pth: fetch .*set OS_SST"):
         load_opt("v5")
@@ -127,9 +130,11 @@ def test_saved_options_load_again(tmp_path):
 
 
 def test_options_copy_and_pickle():
-    opt = Params({"feat_dim": 64})
+    opt = Params({"feat_dim": 64, "cuda_use": True})
+    opt.options.preprocess.image = "none"
     for twin in (copy.deepcopy(opt), pickle.loads(pickle.dumps(opt))):  # noqa: S301  # our own bytes
         assert twin.dict == opt.dict
+        assert twin.options == opt.options
         twin.feat_dim = 32
     assert opt.feat_dim == 64
 

@@ -172,6 +172,60 @@ def test_no_weights_and_no_partition(opt, small_file, tiny_weights):
         model_latents_extract(opt, small_file, tiny_weights, partitions=("test",))
 
 
+def test_several_files_are_never_taken_for_one(opt, tiny_weights, tmp_path):
+    for name in "ab":
+        write_cutouts(tmp_path / f"{name}.h5", valid=red_noise(2))
+    for place in (tmp_path, f"{tmp_path}/*.h5"):
+        with pytest.raises(OptionError, match=r"stands for 2 files, first .*a\.h5: one is wanted"):
+            model_latents_extract(opt, place, tiny_weights)
+    with pytest.raises(OptionError, match="one cutout file"):
+        model_latents_extract(opt, [tmp_path / "a.h5"], tiny_weights)
+
+
+def test_a_partition_may_be_named_alone(opt, small_file, tiny_weights):
+    assert list(model_latents_extract(opt, small_file, tiny_weights, partitions="valid")) == ["valid"]
+    for none in ((), None):
+        with pytest.raises(OptionError, match="partitions= names none"):
+            model_latents_extract(opt, small_file, tiny_weights, partitions=none)
+
+
+def test_means_and_holes_are_said(opt, tiny_weights, tmp_path, caplog):
+    images = red_noise(4) + 20
+    images[1, 0, 0] = np.nan
+    path = write_cutouts(tmp_path / "warm.h5", valid=images)
+    model_latents_extract(opt, path, tiny_weights)
+    assert "cutouts of 'valid' have means up to 20" in caplog.text
+    assert "1 rows of 'valid' are NaN" in caplog.text
+
+
+def test_a_file_of_latents_is_told_apart(opt, small_file, tiny_weights, nenya_cli, tmp_path):
+    args = ["model=demo", f"data={small_file}", f"ckpt={tiny_weights}", f"out={tmp_path}/x.h5"]
+    assert nenya_cli("extract", [*args, "trainer.accelerator=cpu"])[0] == 0
+    with pytest.raises(InputFileError, match=r"x\.h5: a file of latents; wanted is the cutout file"):
+        model_latents_extract(opt, tmp_path / "x.h5", tiny_weights)
+
+
+def test_a_mask_of_another_length(opt, small_file, tiny_weights):
+    with pytest.raises(OptionError, match=r"a mask of shape \(2,\): .* wants \(24,\)"):
+        model_latents_extract(opt, small_file, tiny_weights, partitions="valid", allowed_indices=[True, False])
+
+
+def test_a_checkpoint_that_holds_options(opt, small_file, tiny_weights, tmp_path):
+    content = torch.load(tiny_weights)
+    torch.save({**content, "opt": opt}, tmp_path / "own.pth")
+    assert torch.load(tmp_path / "own.pth")["epoch"] == 1
+    found = model_latents_extract(opt, small_file, tmp_path / "own.pth", debug=True)
+    assert list(found) == ["train", "valid"]
+
+
+@pytest.mark.parametrize("wrong", ["v5", None, 5])
+def test_what_is_no_options(small_file, tiny_weights, wrong):
+    with pytest.raises(OptionError, match="wanted are options, of load_opt"):
+        model_latents_extract(wrong, small_file, tiny_weights)
+    with pytest.raises(OptionError, match="wanted are options, of load_opt"):
+        set_model(wrong)
+
+
 # A loader of one's own
 
 
@@ -194,6 +248,8 @@ def test_a_loader_of_tensors(opt, tiny_weights, latents_of):
         close(found[[0, 1, 2, 4]], latents_of(images[[0, 1, 2, 4]]))
     with pytest.raises(OptionError, match="in_loader gives the cutouts of one partition"):
         model_latents_extract(opt, None, tiny_weights, in_loader=loader)
+    with pytest.raises(OptionError, match="give them to build_loader"):
+        model_latents_extract(opt, None, tiny_weights, in_loader=loader, partitions="valid", allowed_indices=[0])
 
 
 def test_different_channels_are_refused():
@@ -282,6 +338,11 @@ def test_latents_of_a_batch(opt, tiny_weights, latents_of):
     for channels in (1, 3):
         latents = calc_latent(model, torch.from_numpy(images)[:, None].expand(-1, channels, -1, -1), False)
         close(latents, latents_of(images))
+    double = torch.from_numpy(images).double()[:, None]
+    close(calc_latent(model, double, False), latents_of(images))
+    close(calc_latent(model, double.numpy(), False), latents_of(images))
+    with pytest.raises(InputFileError, match=r"shape \(32, 32\) came; wanted is \(B, C, H, W\)"):
+        calc_latent(model, double[0, 0], False)
     assert not model.training
     assert all(parameter.grad is None for parameter in model.parameters())
     features = torch.nn.functional.normalize(torch.randn(4, 2, 64, generator=torch.Generator().manual_seed(1)), dim=2)

@@ -229,5 +229,12 @@ def test_what_is_not_on_s3(s3_service, s3_bucket, small_file, trained):
     weights = Path("out") / opt.model_folder / "last.pth"
     with pytest.raises(CheckpointError, match=r"s3://.*/none\.pth does not exist"):
         latents_extraction.model_latents_extract(opt, small_file, f"s3://{s3_bucket}/none.pth")
+    client = s3_service.client()
+    client.put_object(Bucket=s3_bucket, Key="bad.h5", Body=b"rubbish")
+    with pytest.raises(InputFileError, match=rf"^s3://{s3_bucket}/bad\.h5: not an HDF5 file"):
+        latents_extraction.model_latents_extract(opt, f"s3://{s3_bucket}/bad.h5", weights)
+    assert not [p for p in Path("outputs").rglob("*") if p.is_file()]
+    with pytest.raises(OptionError, match="pp_files is empty"):
+        latents_extraction.main(path, [])
     with pytest.raises(InputFileError, match=r"s3://.*/none\.h5: no such object"):
         latents_extraction.model_latents_extract(opt, f"s3://{s3_bucket}/none.h5", weights)

@@ -19,7 +19,7 @@ from nenya.extraction.ranks import Follower, Leader
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.parametrize("launcher", ["lightning", "torchrun"])
+@pytest.mark.parametrize("launcher", ["lightning", pytest.param("torchrun", marks=pytest.mark.slow)])
 def test_two_processes_make_what_one_makes(s3_service, s3_bucket, tiny_weights, tmp_path, nenya_cli, launcher):
     client = s3_service.client()
     for seed, name in enumerate("abc"):

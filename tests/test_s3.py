@@ -161,6 +161,7 @@ def test_find(put, bucket, s3_server):
     assert isinstance(item, S3Object) and len({item, item}) == 1
 
 
+@pytest.mark.slow
 def test_find_beyond_one_page(put, bucket):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda number: put(f"many/{number:04d}", b""), range(1003)))

@@ -35,7 +35,7 @@ def get_latents(image: ArrayLike, model_file: str | Path, opt: Any) -> tuple[NDA
 
     Returns:
         Latents (N, D), float32, of length 1 each, and the images as the network saw them, (N, 1, H, W), float32.
-        An image with non-finite pixels has a row of NaN.
+        An image with non-finite or masked pixels has a row of NaN.
 
     Raises:
         InputFileError: The image has another shape, or is too small.
@@ -54,7 +54,7 @@ def get_latents(image: ArrayLike, model_file: str | Path, opt: Any) -> tuple[NDA
 
 def _as_batch(image: ArrayLike) -> NDArray[np.floating[Any]]:
     """Return images as (N, 1, H, W)."""
-    images = np.asarray(image)
+    images = _unmasked(image)
     if images.dtype.kind not in "fiu":
         raise InputFileError(f"an image of type {images.dtype} came; wanted are numbers")
     images = images.astype(np.float64 if images.dtype.kind != "f" else images.dtype)
@@ -67,6 +67,14 @@ def _as_batch(image: ArrayLike) -> NDArray[np.floating[Any]]:
         raise InputFileError(f"an image of shape {shape} came; {_WANTED}: cut it to a square")
     check_image_size(*images.shape[-2:])
     return images[:, :1]
+
+
+def _unmasked(images: ArrayLike) -> NDArray[Any]:
+    """Return an array in which what was masked is NaN, not the fill value that lies there."""
+    if isinstance(images, np.ma.MaskedArray):
+        kind = images.dtype if images.dtype.kind == "f" else np.dtype(np.float64)
+        return np.asarray(np.ma.filled(images.astype(kind), np.nan))
+    return np.asarray(images)
 
 
 def _equal_channels(images: NDArray[np.floating[Any]]) -> bool:
@@ -87,18 +95,18 @@ def calc_DT(  # the name that users know
         verbose: has no effect any more.
 
     Returns:
-        A float for (H, W), else (N,), in the unit of the images; NaN where the square has non-finite pixels.
+        A float for (H, W), else (N,), in the unit of the images; NaN where the square has non-finite or masked pixels.
 
     Raises:
         InputFileError: Another number of dimensions.
         OptionError: The square is empty.
     """
-    values = np.asarray(images)
+    values = _unmasked(images)
     if values.ndim not in (2, 3, 4):
         raise InputFileError(f"images of shape {values.shape} came; wanted is (H, W), (N, H, W) or (N, C, H, W)")
     try:
         half = int(random_jitter[0]) // 2
-    except (TypeError, IndexError):
+    except (TypeError, IndexError, ValueError):
         raise OptionError(f"random_jitter={random_jitter}: wanted is [side of the central square, ...]") from None
     if half < 1:
         raise OptionError(f"random_jitter={random_jitter}: the central square has no pixels; wanted is a side above 1")

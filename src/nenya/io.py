@@ -78,6 +78,16 @@ class Params:
         else:
             raise OptionError(f"no option {name}{suggest(name, list(FLAT))}")
 
+    def __getstate__(self) -> "dict[str, Any]":
+        # Plain values under the users' names, so that a checkpoint that holds one needs no code to be read.
+        return {**self.dict, "sections": to_dict(self.options), "command": type(self.options).__name__}
+
+    def __setstate__(self, state: "dict[str, Any]") -> None:
+        kinds: list[type[Options]] = [Options, *Options.__subclasses__()]
+        kind = next(kind for kind in kinds if kind.__name__ == state["command"])
+        ignored = {key: state[key] for key in state if key in IGNORED and key not in _DERIVED}
+        self.__dict__.update(options=build_options(kind, state["sections"]), _ignored=ignored)
+
     def __repr__(self) -> str:
         return f"Params({self.options.model.name}: {self.model_name})"
 
@@ -162,6 +172,8 @@ def as_options(cls: type[O], opt: Any) -> O:
         options = opt
     elif isinstance(opt, Params):
         options = opt.options
-    else:
+    elif isinstance(opt, Mapping) or hasattr(opt, "__dict__"):
         options = Params(opt if isinstance(opt, Mapping) else vars(opt)).options
+    else:
+        raise OptionError(f"opt={opt!r}: wanted are options, of load_opt('v5') or Params('opts.json')")
     return build_options(cls, to_dict(options))

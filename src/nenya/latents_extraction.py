@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from nenya.data.blocks import BlocksDataModule, cut_blocks
 from nenya.data.cutouts import CutoutReader, inspect_cutouts
-from nenya.data.files import HDF5_SUFFIXES, fetch, find_sources, local_path, scratch_folder
+from nenya.data.files import HDF5_SUFFIXES, find_sources, local_path, scratch_folder, temporary_copy
 from nenya.errors import FilesFailed, InputFileError, Interrupted, NenyaError, OptionError
 from nenya.extraction.job import (
     DEBUG_BATCHES,
@@ -35,6 +35,7 @@ from nenya.extraction.job import (
     predict,
     row_limits,
     scratch_bytes,
+    warn_of_means,
 )
 from nenya.extraction.ranks import Follower, Leader
 from nenya.extraction.shard import find_shard, share
@@ -91,8 +92,8 @@ def _run_items(options: ExtractOptions, items: Sequence[Item]) -> int:
 def _extract_items(options: ExtractOptions, items: Sequence[Item]) -> int:
     places = [str(place) for item in items for place in (item.source, item.output)]
     shared = check_trainer(options.trainer) > 1 or any(map(is_s3, places))
-    if len(items) == 1 and isinstance(items[0].source, Path):
-        inspect_cutouts(items[0].source, partition_names(options))  # before the seconds that weights take
+    if len(items) == 1 and isinstance(items[0].source, Path):  # before the seconds that weights take
+        inspect_cutouts(items[0].source, partition_names(options), allow_external=options.loader.allow_external)
     check_places(places)
     checkpoint, module = load_model(options, options.ckpt)
     scratch = scratch_folder(options.loader.cache_dir) if shared else None
@@ -166,7 +167,7 @@ def _close(items: Sequence[Item]) -> int:
         return 0
     lines = [f"  {item.fate:8s} {item.line}" for item in items]
     said = ", ".join(f"{count} {fate}" for fate, count in counts.items() if count)
-    more = "; run the same command again for what failed" if counts["failed"] else ""
+    more = "; when what failed is mended, the same command does the rest" if counts["failed"] else ""
     log.info("%d files: %s%s\n%s", len(items), said, more, "\n".join(lines))
     return 1 if counts["failed"] else 0
 
@@ -232,8 +233,9 @@ def main(opt_path: str, pp_files: Sequence[str], clobber: bool = False, debug: b
     opt = Params(opt_path)
     if not opt.s3_outdir:
         raise OptionError(f"{opt_path}: s3_outdir is needed: the s3:// address or folder of models/ and latents/")
-    options = as_options(ExtractOptions, opt)
-    options = replace(options, clobber=clobber, debug=debug, ckpt=weights_place(opt))
+    if not pp_files:
+        raise OptionError("pp_files is empty: give cutout files, such as ['s3://bucket/PreProc/a_preproc.h5']")
+    options = replace(as_options(ExtractOptions, opt), clobber=clobber, debug=debug, ckpt=weights_place(opt))
     if not is_main_process():
         _follow(options)
         return
@@ -255,6 +257,7 @@ class HDF5RGBDataset(Dataset[ImageAndMetadata]):
         partition: `train`, `valid`.
         allowed_indices: rows to use, in their order; None for all.
         nchannels: how often the channel is repeated.
+        allow_external: whether links in the file may lead out of its folder.
     """
 
     def __init__(
@@ -263,11 +266,13 @@ class HDF5RGBDataset(Dataset[ImageAndMetadata]):
         partition: str,
         allowed_indices: ArrayLike | None = None,
         nchannels: int = 3,
+        allow_external: bool = False,
     ) -> None:
         super().__init__()
         self.file_path, self.partition, self.nchannels = file_path, partition, nchannels
         self.meta_dset = partition + "_metadata"
-        self._reader = CutoutReader(local_path(str(file_path)), partition)
+        self._reader = CutoutReader(local_path(str(file_path)), partition, allow_external=allow_external)
+        self._metadata: NDArray[Any] | None = None
         self._rows = None if allowed_indices is None else np.asarray(allowed_indices)
 
     @property
@@ -295,14 +300,10 @@ class HDF5RGBDataset(Dataset[ImageAndMetadata]):
         rows = self.allowed_indices[np.asarray(indices, dtype=np.int64)]
         unique, places = np.unique(rows, return_inverse=True)
         images = np.repeat(self._reader.read_rows(unique), self.nchannels, axis=1)
-        found = self.h5f.get(self.meta_dset)
-        metadata = [None] * len(unique) if found is None else _text(found)[unique]
-        return [(images[place], metadata[place]) for place in places]
-
-
-def _text(dataset: h5py.Dataset) -> Any:
-    """Return a view of a data set that gives texts as str."""
-    return dataset.asstr() if h5py.check_string_dtype(dataset.dtype) else dataset
+        if self._metadata is None:  # all at once, as each reading checks the whole data set
+            found = self._reader.companion("metadata")
+            self._metadata = np.full(len(self._reader), None) if found is None else found
+        return [(images[place], self._metadata[unique[place]]) for place in places]
 
 
 def _check_rows(wanted: NDArray[Any], rows: int, where: str) -> NDArray[np.int64]:
@@ -311,12 +312,14 @@ def _check_rows(wanted: NDArray[Any], rows: int, where: str) -> NDArray[np.int64
         return np.flatnonzero(wanted)
     if wanted.size == 0:
         return np.empty(0, np.int64)
+    if wanted.dtype == bool:
+        raise OptionError(f"allowed_indices is a mask of shape {wanted.shape}: {where} wants ({rows},)")
     if wanted.ndim != 1 or wanted.dtype.kind not in "iu":
         raise OptionError(f"allowed_indices of type {wanted.dtype} and shape {wanted.shape}: wanted are row numbers")
     if wanted.min() < 0 or wanted.max() >= rows:
         raise OptionError(
             f"allowed_indices from {wanted.min()} to {wanted.max()}: {where} has the rows 0 to {rows - 1}; "
-            "name the partition that they are meant for with partitions="
+            "give rows that it has, or the partition that they are meant for"
         )
     return wanted.astype(np.int64)
 
@@ -332,6 +335,7 @@ def build_loader(
     batch_size: int = 1,
     num_workers: int = 1,
     allowed_indices: ArrayLike | None = None,
+    allow_external: bool = False,
 ) -> tuple[HDF5RGBDataset, DataLoader[ImageAndMetadata]]:
     """Return the cutouts of a partition in order, and a loader of them.
 
@@ -341,11 +345,12 @@ def build_loader(
         batch_size: cutouts in a batch B.
         num_workers: loader processes.
         allowed_indices: rows to use, in their order; None for all.
+        allow_external: whether links in the file may lead out of its folder.
 
     Returns:
         The data set, and the loader, which yields images (B, 3, H, W), float32, and a list of B metadata.
     """
-    dset = HDF5RGBDataset(data_file, partition=dataset, allowed_indices=allowed_indices)
+    dset = HDF5RGBDataset(data_file, partition=dataset, allowed_indices=allowed_indices, allow_external=allow_external)
     loader = DataLoader(
         dset, batch_size=batch_size, shuffle=False, collate_fn=_collate, drop_last=False, num_workers=num_workers
     )
@@ -357,7 +362,7 @@ def calc_latent(model: nn.Module, image_tensor: Tensor, using_gpu: bool) -> NDAr
 
     Args:
         model: of `nenya.train_util.set_model`; it is put into evaluation mode.
-        image_tensor: (B, C, H, W), float32; three equal channels also suit a network of one.
+        image_tensor: (B, C, H, W), of any floating-point type; three equal channels also suit a network of one.
         using_gpu: compute on the GPU, to which the model goes too.
 
     Returns:
@@ -371,7 +376,10 @@ def calc_latent(model: nn.Module, image_tensor: Tensor, using_gpu: bool) -> NDAr
     device = torch.device("cuda" if using_gpu else "cpu")
     model.to(device).eval()
     net = getattr(model, "net", model)
-    images = fit_channels(image_tensor, getattr(net, "nchannels", image_tensor.shape[1]))
+    tensor = torch.as_tensor(image_tensor, dtype=torch.float32)
+    if tensor.ndim != 4:
+        raise InputFileError(f"images of shape {tuple(tensor.shape)} came; wanted is (B, C, H, W)")
+    images = fit_channels(tensor, getattr(net, "nchannels", tensor.shape[1]))
     with torch.inference_mode():
         latents: NDArray[np.float32] = model(images.to(device)).float().cpu().numpy()
     return latents
@@ -408,13 +416,14 @@ def model_latents_extract(
 
     Args:
         opt: options of `nenya.io.load_opt`.
-        data_file: the cutout file, a path or an s3:// address; None where `in_loader` gives the images.
+        data_file: one cutout file, a path or an s3:// address, of which a copy is made for the time; None where
+            `in_loader` gives the images.
         model_path: the weights, a path or an s3:// address.
         remove_module: weights with and without `module.` in their names load either way.
         in_loader: yields batches, (B, C, H, W) float32 or a tuple or list that begins with one, of one partition:
             that of a `HDF5RGBDataset`, else the only one of `partitions`.
         partitions: those to extract, as far as the file has them.
-        allowed_indices: rows to extract, in their order; None for all. They hold for each partition.
+        allowed_indices: rows of the file to extract, in their order; None for all. They hold for each partition.
         debug: two batches of each partition only.
 
     Returns:
@@ -423,32 +432,61 @@ def model_latents_extract(
     Raises:
         InputFileError: The file cannot be used, or has none of the partitions.
         CheckpointError: The weights cannot be used.
-        OptionError: Rows that a partition has not, or a loader of no certain partition.
+        OptionError: Rows that a partition has not, several files, or a loader of no certain partition.
     """
+    partitions = (partitions,) if isinstance(partitions, str) else tuple(partitions or ())
+    if not partitions:
+        raise OptionError("partitions= names none: give names of data sets, such as ('train', 'valid')")
     options = replace(as_options(ExtractOptions, opt), debug=debug)
     if model_path is None:
         raise OptionError(f"model_path=None: model {options.model.name} has no published weights; give a path")
     _, module = load_model(options, str(model_path))
     if in_loader is not None:
+        if allowed_indices is not None:
+            raise OptionError("allowed_indices are rows of a file: give them to build_loader, not beside in_loader")
         name = _partition_of(in_loader, partitions)
         return {name: _latents_of_loader(options, module, in_loader, name)}
     if data_file is None:
         raise OptionError("data_file=None: give the cutout file, or a loader with in_loader=")
-    path = fetch(find_sources(str(data_file))[:1], options.loader.cache_dir)[0]
-    file = inspect_cutouts(path, tuple(partitions))
+    with temporary_copy(_one_source(data_file), options.loader.cache_dir) as path:
+        return _latents_of_file(options, module, path, partitions, allowed_indices)
+
+
+def _one_source(data_file: str | Path) -> Path | str:
+    """Return the one file that is named."""
+    if not isinstance(data_file, str | Path):
+        raise OptionError(f"data_file={data_file}: wanted is the path or s3:// address of one cutout file")
+    sources = find_sources(data_file)
+    if len(sources) > 1:
+        raise OptionError(
+            f"data_file={data_file} stands for {len(sources)} files, first {sources[0]}: one is wanted; "
+            "call it for each, or use main for a batch"
+        )
+    return sources[0]
+
+
+def _latents_of_file(
+    options: ExtractOptions,
+    module: ContrastiveModule,
+    path: Path,
+    partitions: Sequence[str],
+    allowed_indices: ArrayLike | None,
+) -> dict[str, NDArray[np.float32]]:
+    file = inspect_cutouts(path, partitions, allow_external=options.loader.allow_external)
     check_sizes(options, file)
+    warn_of_means(options, file)
     found: dict[str, NDArray[np.float32]] = {}
     for name, info in file.partitions.items():
-        rows = None
+        limits, rows = row_limits(options, [name]), None
         if allowed_indices is not None:
-            rows = _check_rows(np.asarray(allowed_indices), info.rows, f"{path}: '{name}'")
-            rows = rows[: row_limits(options, [name]).get(name)]
-        limits = row_limits(options, [name])
+            rows = _check_rows(np.asarray(allowed_indices), info.rows, f"{path}: '{name}'")[: limits.get(name)]
         blocks = cut_blocks(replace(file, partitions={name: info}), options.loader.block_size, limits, rows)
         data = BlocksDataModule(file, blocks, options.loader.num_workers)
-        total = sum(map(len, blocks))
-        latents = _collect(options, module, data, name=f"{path.name} {name}", rows=total)
+        latents = _collect(options, module, data, name=f"{path.name} {name}", rows=sum(map(len, blocks)))
         found[name] = latents if rows is None else latents[np.unique(rows, return_inverse=True)[1]]
+        bad = int(np.isnan(found[name]).any(axis=1).sum())
+        if bad:
+            log.warning("%s: %d rows of '%s' are NaN, as their cutouts have non-finite pixels", path, bad, name)
     return found
 
 

@@ -53,7 +53,7 @@ def run(options: TrainOptions) -> int:
     loader = options.loader
     keys = tuple(dict.fromkeys((loader.train_key, loader.valid_key)))
     sources = find_sources(options.data)
-    files = inspect_all(fetch(sources, loader.cache_dir), keys, loader.train_key)
+    files = inspect_all(fetch(sources, loader.cache_dir), keys, loader.train_key, allow_external=loader.allow_external)
     check_data(options, files)
     net = make_net(options)
     if options.init_from and not options.resume:

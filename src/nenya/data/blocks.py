@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -73,13 +72,13 @@ class BlockRows(Dataset[dict[str, Any]]):
     """Reads blocks; in the process itself, the next one is read while the present one is encoded.
 
     Args:
-        path: the cutout file.
+        file: the cutout file.
         order: the blocks in the order they will be asked for.
         ahead: whether to read ahead, in a thread.
     """
 
-    def __init__(self, path: Path, order: Sequence[Block], *, ahead: bool) -> None:
-        self.path, self.order, self.ahead = path, list(order), ahead
+    def __init__(self, file: CutoutFile, order: Sequence[Block], *, ahead: bool) -> None:
+        self.file, self.order, self.ahead = file, list(order), ahead
         self._places = {block.number: i for i, block in enumerate(self.order)}
         self._readers: dict[str, CutoutReader] = {}
         self._pool: ThreadPoolExecutor | None = None
@@ -115,10 +114,12 @@ class BlockRows(Dataset[dict[str, Any]]):
         return self._pending[block.number]
 
     def _read(self, block: Block) -> NDArray[np.float32]:
-        reader = self._readers.setdefault(block.partition, CutoutReader(self.path, block.partition))
-        return (
-            reader.read(block.rows.start, block.rows.stop) if block.picked is None else reader.read_rows(block.picked)
-        )
+        if block.partition not in self._readers:
+            self._readers[block.partition] = self.file.reader(block.partition)
+        reader = self._readers[block.partition]
+        if block.picked is not None:
+            return reader.read_rows(block.picked)
+        return reader.read(block.rows.start, block.rows.stop)
 
     def close(self) -> None:
         """Wait for the thread and close the file."""
@@ -162,7 +163,7 @@ class BlocksDataModule(pl.LightningDataModule):
         """Return the loader of this process's blocks."""
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         mine = self.blocks[rank::world]
-        self._data = BlockRows(self.file.path, mine, ahead=self.num_workers == 0)
+        self._data = BlockRows(self.file, mine, ahead=self.num_workers == 0)
         return DataLoader(
             self._data,
             batch_sampler=BlockSampler(mine),  # type: ignore[arg-type]  # any iterable of blocks will do

@@ -8,6 +8,7 @@ such a file cutout by cutout: blocks follow the chunks (`plan_blocks`), and trai
 (`nenya.data.unpack`).
 """
 
+import contextlib
 import hashlib
 import itertools
 import math
@@ -22,18 +23,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from nenya.data.hdf5 import (
-    FlatPixels,
-    Hdf5File,
-    Pixels,
-    Spread,
-    check_float,
-    check_order,
-    damage_named,
-    list_datasets,
-    one_line,
-    shown,
-)
+from nenya.data.hdf5 import Hdf5File, check_float, damage_named, list_datasets, one_line, shown
+from nenya.data.pixels import FlatPixels, Pixels, Spread, check_order
 from nenya.errors import InputFileError
 
 PARTITIONS = ("train", "valid")
@@ -138,6 +129,10 @@ class CutoutFile:
     partitions: dict[str, Partition]
     allow_external: bool = False
 
+    def reader(self, partition: str) -> "CutoutReader":
+        """Return a reader of one of its partitions."""
+        return CutoutReader(self.path, partition, allow_external=self.allow_external)
+
 
 def inspect_cutouts(
     path: str | os.PathLike[str], partitions: Sequence[str] = PARTITIONS, *, allow_external: bool = False
@@ -159,17 +154,18 @@ def inspect_cutouts(
     """
     path = Path(path)
     with Hdf5File(path, allow_external=allow_external) as file:
-        found = {}
-        for name in partitions:
-            dataset = file.find(name)
-            if dataset is not None:
-                found[name] = _describe(file, name, dataset)[0]
-                for suffix in _COMPANIONS:
-                    _check_companion(file, f"{name}_{suffix}")
+        try:
+            found = _find(file, partitions)
+        except InputFileError:
+            if _is_latents(file):
+                raise InputFileError(
+                    f"{path}: a file of latents; wanted is the cutout file that it was made of"
+                ) from None
+            raise
         if not found:
             raise InputFileError(
                 f"{path}: no data set named {' or '.join(partitions)}; the file holds {list_datasets(file.file)}. "
-                "Name the data sets to use with loader.train_key and loader.valid_key"
+                "Name the data sets to use with loader.train_key and loader.valid_key, from Python with partitions="
             )
     return CutoutFile(path=path, size=path.stat().st_size, partitions=found, allow_external=allow_external)
 
@@ -293,15 +289,27 @@ class CutoutReader:
         self._open()
         return self._dataset
 
-    def companion(self, suffix: str) -> Any:
-        """Return the open h5py data set `<partition>_<suffix>`, checked as the partition is; None without one.
+    def companion(self, suffix: str, rows: NDArray[np.integer[Any]] | None = None) -> NDArray[Any] | None:
+        """Read the data set `<partition>_<suffix>`, such as labels or metadata, checked as the partition is.
+
+        Args:
+            suffix: `labels`, `metadata`.
+            rows: Row numbers, strictly increasing; None for all.
+
+        Returns:
+            (n, ...): numbers, records, or texts as `str`; None if the file has no such data set.
 
         Raises:
-            InputFileError: If it leads out of the file's folder, is no data set, or was not written whole.
+            InputFileError: If it leads out of the file's folder, is no data set, was not written whole or
+                cannot be read.
         """
         self._open()
         assert self._file is not None
-        return _check_companion(self._file, f"{self.partition}_{suffix}")
+        name = f"{self.partition}_{suffix}"
+        dataset = _check_companion(self._file, name)
+        if dataset is None:
+            return None
+        return self._file.values(dataset, f"{self.path}: '{shown(name)}'", () if rows is None else rows)
 
     def _open(self) -> Pixels:
         """Open the file in this process."""
@@ -431,6 +439,25 @@ def _check_filters(where: str, dataset: Any) -> tuple[str, ...]:
             "repack the file with gzip, or install the plugin (pip install hdf5plugin)"
         )
     return names
+
+
+def _find(file: Hdf5File, partitions: Sequence[str]) -> dict[str, Partition]:
+    """Describe the partitions that a file has, and check what goes with them."""
+    found = {}
+    for name in partitions:
+        dataset = file.find(name)
+        if dataset is not None:
+            found[name] = _describe(file, name, dataset)[0]
+            for suffix in _COMPANIONS:
+                _check_companion(file, f"{name}_{suffix}")
+    return found
+
+
+def _is_latents(file: Hdf5File) -> bool:
+    """Return whether a file, which is no good as one of cutouts, says that it holds latents."""
+    with contextlib.suppress(Exception):  # a damaged file raises anything here
+        return "checkpoint_sha256" in file.file.attrs
+    return False
 
 
 def _check_companion(file: Hdf5File, name: str) -> Any:

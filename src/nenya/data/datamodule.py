@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import lightning.pytorch as pl
 import numpy as np
 import torch
@@ -198,7 +197,12 @@ class ViewsDataModule(pl.LightningDataModule):
         memory = 0 if self._shares()[1] > 1 else None if limit is None else int(limit * 1e9)
         return [
             load_partition(
-                f.path, self._key(stage), cache_dir=self.cache_dir, memory_limit=memory, progress=sys.stderr.isatty()
+                f.path,
+                self._key(stage),
+                cache_dir=self.cache_dir,
+                memory_limit=memory,
+                progress=sys.stderr.isatty(),
+                allow_external=f.allow_external,
             )
             for f in self.files
             if self._key(stage) in f.partitions
@@ -284,12 +288,12 @@ def read_labels(file: CutoutFile, partition: str, suffix: str) -> NDArray[np.int
         InputFileError: There is none, or it does not fit the cutouts.
     """
     name, rows = f"{partition}_{suffix}", file.partitions[partition].rows
-    with h5py.File(file.path) as h5:
-        if name not in h5:
-            raise InputFileError(
-                f"{file.path}: no data set '{name}' with labels: add ({rows},) whole numbers, or use SimCLR"
-            )
-        labels: NDArray[Any] = h5[name][()]
+    with file.reader(partition) as reader:
+        labels = reader.companion(suffix)
+    if labels is None:
+        raise InputFileError(
+            f"{file.path}: no data set '{name}' with labels: add ({rows},) whole numbers, or use SimCLR"
+        )
     if labels.shape != (rows,) or labels.dtype.kind not in "iu":
         raise InputFileError(
             f"{file.path}: '{name}' has shape {labels.shape} and type {labels.dtype}, wanted is ({rows},) whole numbers"
@@ -297,13 +301,15 @@ def read_labels(file: CutoutFile, partition: str, suffix: str) -> NDArray[np.int
     return labels.astype(np.int64, copy=False)
 
 
-def inspect_all(paths: Sequence[Path], partitions: Sequence[str], needed: str) -> list[CutoutFile]:
+def inspect_all(
+    paths: Sequence[Path], partitions: Sequence[str], needed: str, *, allow_external: bool = False
+) -> list[CutoutFile]:
     """Check the cutout files of a training; all must have cutouts of one size and hold the needed partition.
 
     Raises:
         InputFileError: A file cannot be used, or its cutouts have another size than the first file's.
     """
-    files = [inspect_cutouts(path, partitions) for path in paths]
+    files = [inspect_cutouts(path, partitions, allow_external=allow_external) for path in paths]
     first = next(iter(files[0].partitions.values()))
     for file in files:
         if needed not in file.partitions:

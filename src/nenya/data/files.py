@@ -4,11 +4,14 @@ import glob
 import hashlib
 import logging
 import os
-from collections.abc import Sequence
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nenya.errors import InputFileError, OptionError, OutputError
+from nenya.errors import InputFileError, NenyaError, OptionError, OutputError
 from nenya.s3 import is_s3, store
 
 log = logging.getLogger(__name__)
@@ -18,6 +21,7 @@ LATENTS_SUFFIXES = ("_latents.h5", "_latents_debug.h5")
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
 DEFAULT_CACHE = "outputs/cache"
+COPY_PREFIX = "copy-"
 
 
 def expand(text: str) -> str:
@@ -26,11 +30,10 @@ def expand(text: str) -> str:
     Raises:
         OptionError: It names an environment variable that is not set.
     """
-    path = os.path.expandvars(os.path.expanduser(text))
-    if "$" in path:
-        name = path.split("$", 1)[1].split("/")[0].strip("{}")
-        raise OptionError(f"{text}: the environment variable {name} is not set; set it to the folder of your data")
-    return path
+    for name in re.findall(r"\$\{?(\w+)", text):
+        if not os.environ.get(name):
+            raise OptionError(f"{text}: the environment variable {name} is not set; set it to the folder of your data")
+    return os.path.expandvars(os.path.expanduser(text))
 
 
 def local_path(text: str) -> Path:
@@ -157,6 +160,32 @@ def _copy(url: str, cache_dir: str | None) -> Path:
         log.info("%s: download %.1f MB to %s", url, found.size / 1e6, path)
         store().download(found, path)
     return path
+
+
+@contextmanager
+def temporary_copy(source: Path | str, cache_dir: str | None) -> Iterator[Path]:
+    """Give the local file of a source: itself, or a copy of an object of S3 that goes at the end.
+
+    Errors that come from within name the source, not the copy.
+
+    Raises:
+        InputFileError: There is no such object.
+        StorageError: An S3 service does not give it.
+        OutputError: The scratch folder cannot be written, or is full.
+    """
+    if isinstance(source, Path):
+        yield source
+        return
+    with tempfile.TemporaryDirectory(prefix=COPY_PREFIX, dir=scratch_folder(cache_dir)) as folder:
+        found = store().head(source)
+        if found is None:
+            raise InputFileError(f"{source}: no such object; check bucket and key")
+        path = Path(folder) / found.name
+        store().download(found, path)
+        try:
+            yield path
+        except NenyaError as error:
+            raise type(error)(str(error).replace(str(path), source)) from error
 
 
 def scratch_folder(cache_dir: str | None) -> Path:

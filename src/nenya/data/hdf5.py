@@ -9,36 +9,31 @@ library only where the bytes lie, checks that, and `nenya` reads and unpacks the
 Letters: N cutouts in a data set, n of them read at once, H rows and W columns of pixels.
 """
 
-import errno
-import functools
 import itertools
 import math
 import os
 import stat
-import threading
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import struct
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from nenya.errors import InputFileError, NenyaError
-
-Spread = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]  # `map`, or that of a pool of threads
-
-GZIP, SHUFFLE, FLETCHER32, LZF, SZIP, NBIT = (
-    h5py.h5z.FILTER_DEFLATE,
-    h5py.h5z.FILTER_SHUFFLE,
-    h5py.h5z.FILTER_FLETCHER32,
-    h5py.h5z.FILTER_LZF,
-    h5py.h5z.FILTER_SZIP,
-    h5py.h5z.FILTER_NBIT,
+from nenya.data.filters import FLETCHER32, GZIP, LZF, NBIT, SHUFFLE, SZIP, undo_filters
+from nenya.data.pixels import (
+    ChunkedPixels,
+    FlatPixels,
+    HeaderPixels,
+    LibraryPixels,
+    Pixels,
+    VirtualPixels,
+    read_exactly,
 )
+from nenya.errors import InputFileError, NenyaError
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _COPY = "the file is damaged: copy or make it again"
@@ -50,10 +45,6 @@ _MOST_SOURCES = 100_000
 _MOST_CHUNK = 2**32  # bytes unpacked
 _MOST_SPARE = 2**28  # bytes of a chunk beyond what the data need
 _LEAST_WRITTEN = 0.1  # of the chunks, where the file marks the missing ones as NaN
-_MOST_LZF = 2**22  # bytes of a chunk that the LZF filter, which takes more and more memory, may be given unseen
-_KEPT = 2**28  # bytes of unpacked cutouts kept for the next read, when one takes a part of a chunk
-_PIECE = 2**26  # bytes read at once where they are to be converted
-_lzf_lock = threading.Lock()
 
 
 class Hdf5File:
@@ -315,7 +306,7 @@ class Hdf5File:
             raise InputFileError(
                 f"{where} is packed with nbit, which reads beyond damaged chunks: repack the file with gzip"
             )
-        if sum(code in (GZIP, LZF) for code in codes) > 1 or values.get(SHUFFLE, (kind.itemsize,))[0] != kind.itemsize:
+        if sum(code in (GZIP, LZF) for code in codes) > 1 or values.get(SHUFFLE, (kind.itemsize,)) != (kind.itemsize,):
             raise InputFileError(f"{where} has filters {codes} that do not go together; {_COPY}")
         self.raw(path)
         fill = _fill_value(creation, kind)
@@ -333,7 +324,12 @@ class Hdf5File:
 
     def _check_chunks(self, dataset: Any, where: str, path: Path) -> None:
         """Check that all chunks of a small data set of any type are there and unpack, as HDF5 itself does not."""
-        creation, itemsize = dataset.id.get_create_plist(), dataset.id.get_type().get_size()
+        for _ in self._unpacked(dataset, where, path):
+            pass
+
+    def _unpacked(self, dataset: Any, where: str, path: Path) -> Iterator[tuple[int, Any]]:
+        """Yield number and bytes of all chunks of a small data set."""
+        creation, itemsize = dataset.id.get_create_plist(), _stored_size(dataset.id.get_type())
         size = math.prod(dataset.chunks) * itemsize
         codes = [creation.get_filter(number)[0] for number in range(creation.get_nfilters())]
         if size > _MOST_SPARE or NBIT in codes:
@@ -342,8 +338,77 @@ class Hdf5File:
             )
         table = _chunk_table(dataset, where, path.stat().st_size, codes, 0.0, size)
         if {*codes} <= {GZIP, SHUFFLE, FLETCHER32, LZF}:
-            for offset, length, mask in table.tolist():
-                undo_filters(os.pread(self.raw(path), length, offset), codes, mask, size, itemsize)
+            for number, (offset, length, mask) in enumerate(table.tolist()):
+                packed = os.pread(self.raw(path), length, offset)
+                yield number, undo_filters(packed, codes, mask, size, itemsize)
+
+    def values(self, dataset: Any, where: str, rows: Any = ()) -> NDArray[Any]:
+        """Read values of any type but lists: numbers, records, texts (as `str`).
+
+        Args:
+            dataset: of `find`.
+            where: file and name, for errors.
+            rows: which ones; all without it.
+
+        Raises:
+            InputFileError: They cannot be read.
+        """
+        with damage_named(where):
+            self.check_written(dataset, where)
+            text = h5py.check_string_dtype(dataset.dtype)
+            if text is not None and text.length is None:
+                found: NDArray[Any] = self._texts(dataset, where)[rows]
+            elif dataset.dtype.hasobject:
+                raise InputFileError(f"{where} has the type {shown(dataset.dtype)}; wanted are numbers or texts")
+            else:
+                found = (dataset if text is None else dataset.asstr())[rows]
+            return found
+
+    def _texts(self, dataset: Any, where: str) -> NDArray[Any]:
+        """Read texts of any length, which lie in heaps over which HDF5 may never end if they are damaged."""
+        path, shape, itemsize = Path(dataset.file.filename), dataset.shape, _stored_size(dataset.id.get_type())
+        layout, stored = dataset.id.get_create_plist().get_layout(), np.zeros(shape, f"V{itemsize}")
+        if layout == h5py.h5d.CHUNKED:
+            grid = [range(0, size, chunk) for size, chunk in zip(shape, dataset.chunks, strict=True)]
+            corners = list(itertools.product(*grid))
+            for number, raw in self._unpacked(dataset, where, path):
+                box = tuple(slice(a, a + chunk) for a, chunk in zip(corners[number], dataset.chunks, strict=True))
+                chunk = np.frombuffer(raw, stored.dtype).reshape(dataset.chunks)
+                stored[box] = chunk[tuple(map(slice, stored[box].shape))]
+        elif layout == h5py.h5d.CONTIGUOUS and dataset.id.get_offset() is not None:
+            if dataset.id.get_offset() + stored.nbytes > path.stat().st_size:
+                raise InputFileError(f"{where} declares more texts than are in the file; {_COPY}")
+            read_exactly(self.raw(path), stored.reshape(-1).view(np.uint8).data, dataset.id.get_offset())
+        elif stored.size:
+            raise InputFileError(f"{where} has texts that are virtual or in the header: store them as usual")
+        texts, heaps = np.full(stored.shape, "", object), {}
+        for place, item in zip(np.ndindex(stored.shape), stored.reshape(-1), strict=True):
+            length, address, index = struct.unpack("<IQI", item.tobytes())
+            if length:
+                if address not in heaps:
+                    heaps[address] = self._heap(path, address + dataset.file.userblock_size)
+                text = heaps[address][index]
+                if len(text) != length:
+                    raise ValueError("a text has another length than its place")
+                texts[place] = text.decode()
+        return texts
+
+    def _heap(self, path: Path, offset: int) -> dict[int, bytes]:
+        """Return the texts of a global heap collection (HDF5 File Format Specification, III.E)."""
+        number, end = self.raw(path), path.stat().st_size
+        signature, size = struct.unpack("<8sQ", os.pread(number, 16, offset) if offset < end else b"")
+        if signature[:5] != b"GCOL\x01" or not 16 <= size <= end - offset:
+            raise ValueError("a heap of texts is not where it should be")
+        data, place, found = os.pread(number, size, offset), 16, {}
+        while place + 16 <= size:
+            index, length = struct.unpack_from("<H6xQ", data, place)
+            if index == 0:  # the rest is free
+                break
+            if length > size - place - 16:
+                raise ValueError("a text leads out of its heap")
+            found[index] = data[place + 16 : place + 16 + length]
+            place += 16 + -(-length // 8) * 8
+        return found
 
     def _check_apart(self, dataset: Any, where: str, places: NDArray[np.int64]) -> None:
         """Check that the bytes of a data set are not those of another object in its group.
@@ -386,181 +451,6 @@ class Hdf5File:
                 raise InputFileError(
                     f"{where} declares {dataset.shape[0]} rows, and its last chunks hold more; {_COPY}"
                 )
-
-
-class Pixels(Protocol):
-    """The pixels of a data set, wherever they lie."""
-
-    def read_into(self, out: NDArray[np.float32], start: int, spread: Spread = map) -> None:
-        """Read the cutouts from `start` on into `out` (n, H, W).
-
-        Raises:
-            OSError: They cannot be read.
-            ValueError: They cannot be unpacked.
-        """
-
-
-@dataclass
-class FlatPixels:
-    """Bytes in the order of the pixels, in one file or in several.
-
-    Attributes:
-        segments: of each part its file, first byte and number of bytes.
-        kind: the stored type.
-        items: pixels of a cutout.
-        raw: gives the number of an open file.
-    """
-
-    segments: list[tuple[Path, int, int]]
-    kind: np.dtype[Any]
-    items: int
-    raw: Callable[[Path], int]
-
-    def read_into(self, out: NDArray[np.float32], start: int, spread: Spread = map) -> None:
-        """As `Pixels` says."""
-        row = self.items * self.kind.itemsize
-        if self.kind == np.dtype("<f4") and out.flags.c_contiguous:
-            self._fill(out.reshape(-1).data.cast("B"), start * row)
-            return
-        step = max(1, _PIECE // row)
-        for first in range(0, len(out), step):
-            part = out[first : first + step]
-            stored = np.empty(part.shape, self.kind)
-            self._fill(stored.reshape(-1).view(np.uint8).data, (start + first) * row)
-            convert(part, stored)
-
-    def _fill(self, view: memoryview, offset: int) -> None:
-        """Read bytes from `offset` of the data on."""
-        for path, first, size in self.segments:
-            length = min(len(view), size - offset)
-            if length > 0:
-                read_exactly(self.raw(path), view[:length], first + offset)
-                view, offset = view[length:], 0
-            else:
-                offset -= size
-        if len(view):
-            raise OSError(errno.EIO, "the data end early")
-
-
-@dataclass
-class HeaderPixels:
-    """A small data set that lies within the file's own structures."""
-
-    stored: NDArray[Any]
-
-    def read_into(self, out: NDArray[np.float32], start: int, spread: Spread = map) -> None:
-        """As `Pixels` says."""
-        convert(out, self.stored[start : start + len(out)].reshape(out.shape))
-
-
-@dataclass
-class LibraryPixels:
-    """Chunks packed by a filter that only the HDF5 library has."""
-
-    dataset: Any
-
-    def read_into(self, out: NDArray[np.float32], start: int, spread: Spread = map) -> None:
-        """As `Pixels` says."""
-        step, *pixels = self.dataset.chunks
-        rows = range(start // step * step, start + len(out), step)
-        steps = (range(0, size, chunk) for size, chunk in zip(self.dataset.shape[1:], pixels, strict=True))
-        for corner in itertools.product(rows, *steps):
-            if self.dataset.id.get_chunk_info_by_coord(corner).byte_offset is None:  # HDF5 would give fill values
-                raise OSError(errno.EIO, f"the chunk at {corner} is not found")
-        convert(out, self.dataset[start : start + len(out)].reshape(out.shape))
-
-
-@dataclass
-class VirtualPixels:
-    """Rows of several data sets, one after the other: of each (first row, end, first row in the source, source)."""
-
-    parts: list[tuple[int, int, int, Pixels]]
-
-    def read_into(self, out: NDArray[np.float32], start: int, spread: Spread = map) -> None:
-        """As `Pixels` says."""
-        for low, high, first, source in self.parts:
-            begin, end = max(low, start), min(high, start + len(out))
-            if begin < end:
-                source.read_into(out[begin - start : end - start], first + begin - low, spread)
-
-
-@dataclass
-class ChunkedPixels:
-    """Chunks, packed or not.
-
-    Attributes:
-        path: the file.
-        shape: (N, 1, H, W) or (N, H, W).
-        chunks: shape of a chunk.
-        kind: the stored type.
-        codes: HDF5's numbers of the filters, in the order of writing.
-        table: (chunks, 3) int64, in the order of the grid: first byte (-1: never written), bytes, filters left out.
-        fill: value of chunks that were never written.
-        raw: gives the number of an open file.
-    """
-
-    path: Path
-    shape: tuple[int, ...]
-    chunks: tuple[int, ...]
-    kind: np.dtype[Any]
-    codes: tuple[int, ...]
-    table: NDArray[np.int64]
-    fill: float
-    raw: Callable[[Path], int]
-    _kept: dict[int, NDArray[np.float32]] = field(default_factory=dict, init=False)
-
-    def read_into(self, out: NDArray[np.float32], start: int, spread: Spread = map) -> None:
-        """As `Pixels` says; where rows are asked for that share a chunk with others, these are kept for later."""
-        for _ in spread(self._place, self._jobs(out, start)):
-            pass
-
-    def _jobs(self, out: NDArray[np.float32], start: int) -> Iterator[tuple[NDArray[np.float32], int, int, int, int]]:
-        """Yield the jobs of `_place` for the chunks of some rows."""
-        step, rows, stop = self.chunks[0], self.shape[0], start + len(out)
-        for first in range(start // step * step, stop, step):
-            low, high, end = max(first, start), min(first + step, stop), min(first + step, rows)
-            target = out[low - start : high - start]
-            if high - low == end - first or 4 * (end - first) * math.prod(self.shape[1:]) > _KEPT:
-                yield from self._row_jobs(target, first, low - first)
-                continue
-            if first not in self._kept:
-                slab = np.empty((end - first, *self.shape[-2:]), np.float32)
-                for job in self._row_jobs(slab, first, 0):
-                    self._place(job)
-                self._kept = {first: slab}
-            target[...] = self._kept[first][low - first : high - first]
-
-    def _row_jobs(
-        self, target: NDArray[np.float32], first: int, skip: int
-    ) -> Iterator[tuple[NDArray[np.float32], int, int, int, int]]:
-        """Yield the jobs for one row of the grid, from whose first cutout `first` on `skip` ones are left out."""
-        (*_, height, width), (step, *_, tall, wide) = self.shape, self.chunks
-        across = -(-width // wide)
-        count = -(-height // tall) * across
-        for index in range(count):
-            yield target, first // step * count + index, skip, index // across * tall, index % across * wide
-
-    def _place(self, job: tuple[NDArray[np.float32], int, int, int, int]) -> None:
-        """Unpack a chunk into its place: target, number of the chunk, cutouts left out, its corner (y, x)."""
-        target, number, skip, y, x = job
-        part = target[:, y : y + self.chunks[-2], x : x + self.chunks[-1]]
-        chunk = self._chunk(number)
-        if chunk is None:
-            part[...] = self.fill
-        else:
-            convert(part, chunk[skip : skip + len(part), : part.shape[1], : part.shape[2]])
-
-    def _chunk(self, number: int) -> NDArray[Any] | None:
-        """Return a chunk (n, h, w), None if it was never written."""
-        offset, size, mask = map(int, self.table[number])
-        if offset < 0:
-            return None
-        packed = os.pread(self.raw(self.path), size, offset)
-        if len(packed) < size:
-            raise OSError(errno.EIO, "the file ends early")
-        raw = undo_filters(packed, self.codes, mask, math.prod(self.chunks) * self.kind.itemsize, self.kind.itemsize)
-        chunk = np.frombuffer(raw, self.kind).reshape(self.chunks)
-        return chunk[:, 0] if chunk.ndim == 4 else chunk
 
 
 def open_hdf5(path: Path, **settings: Any) -> Any:
@@ -643,158 +533,6 @@ def shown(text: Any, most: int = 120) -> str:
     return plain if len(plain) <= most else f"{plain[:most]}..."
 
 
-def read_exactly(number: int, view: memoryview, offset: int) -> None:
-    """Read bytes of an open file into a buffer.
-
-    Raises:
-        OSError: The file ends before.
-    """
-    while len(view):
-        count = os.preadv(number, [view], offset)
-        if not count:
-            raise OSError(errno.EIO, "the file ends early")
-        view, offset = view[count:], offset + count
-
-
-def check_order(pixels: "Pixels", first: NDArray[np.float32], start: int) -> None:
-    """Check that pixels do not make sense in the other byte order alone: one bit of the file says which it is.
-
-    Args:
-        pixels: where `first` was read.
-        first: a cutout (H, W).
-        start: its row.
-
-    Raises:
-        ValueError: They do.
-    """
-
-    def sensible(values: NDArray[np.float32]) -> float:
-        sizes = np.abs(values)
-        return float(((sizes > 1e-6) & (sizes < 1e6)).mean())
-
-    if isinstance(pixels, FlatPixels | ChunkedPixels) and sensible(first) < 0.5:
-        other = np.empty((1, *first.shape), np.float32)
-        swapped: Pixels = replace(pixels, kind=pixels.kind.newbyteorder())
-        swapped.read_into(other, start)
-        if sensible(other) > 0.9:
-            raise ValueError("the pixels make sense in the other byte order only")
-
-
-def convert(out: NDArray[np.float32], stored: NDArray[Any]) -> None:
-    """Copy pixels of any floating-point type; what float32 cannot hold becomes infinite."""
-    if stored.dtype == np.float32 and stored.shape == out.shape and out.strides[-1] == stored.strides[-1] == 4:
-        run = f"V{4 * out.shape[-1]}"  # rows of pixels as single items: copied twice as fast
-        out.view(run)[...] = stored.view(run)
-    else:
-        with np.errstate(over="ignore"):
-            out[...] = stored
-
-
-def undo_filters(packed: bytes, codes: Sequence[int], mask: int, size: int, itemsize: int) -> Any:
-    """Unpack a chunk; at no time this takes more than `size` bytes and a few.
-
-    Args:
-        packed: as it lies in the file.
-        codes: HDF5's numbers of the filters, in the order of writing.
-        mask: bit i set: filter i was left out in this chunk.
-        size: bytes of the chunk unpacked.
-        itemsize: bytes of a pixel.
-
-    Raises:
-        ValueError: It is damaged, or does not unpack to that size.
-    """
-    used = [code for number, code in enumerate(codes) if not mask >> number & 1]
-    data: Any = packed
-    for place in reversed(range(len(used))):
-        length = size + 4 * used[:place].count(FLETCHER32)
-        if used[place] == GZIP:
-            data = _inflate(data, length)
-        elif used[place] == LZF:
-            data = _unpack_lzf(data, length)
-        elif used[place] == FLETCHER32:
-            data = _without_checksum(data)
-        else:
-            data = _unshuffle(data, itemsize)
-    if len(data) != size:
-        raise ValueError(f"a chunk of {size} bytes has {len(data)}")
-    return data
-
-
-def _inflate(packed: Any, size: int) -> bytes:
-    machine = zlib.decompressobj()
-    try:
-        data = machine.decompress(packed, size + 1)
-    except zlib.error as error:
-        raise ValueError(str(error)) from error
-    if not machine.eof or len(data) != size:
-        raise ValueError(f"a compressed chunk does not hold the {size} bytes that it should")
-    return data
-
-
-def _unpack_lzf(packed: Any, size: int) -> NDArray[np.uint8]:
-    """Unpack LZF, which only the HDF5 library can do fast; it fills what a chunk lacks with whatever is in memory.
-
-    So a mark is put at the end of the packed bytes, as a run of literal ones: it must come out right behind the
-    chunk's own.
-    """
-    if size > _MOST_LZF and lzf_length(packed) != size:
-        raise ValueError(f"a compressed chunk does not hold the {size} bytes that it should")
-    mark = os.urandom(16)
-    with _lzf_lock:
-        dataset = _lzf_dataset(size + len(mark), os.getpid())
-        dataset.id.write_direct_chunk((0,), bytes(packed) + bytes([len(mark) - 1]) + mark)
-        data: NDArray[np.uint8] = dataset[()]
-    if data[size:].tobytes() != mark:
-        raise ValueError(f"a compressed chunk does not hold the {size} bytes that it should")
-    return data[:size]
-
-
-@functools.lru_cache(maxsize=2)
-def _lzf_dataset(size: int, _process: int) -> Any:
-    """Return a data set in memory of one LZF chunk."""
-    file = h5py.File(f"lzf-{os.urandom(8).hex()}", "w", driver="core", backing_store=False, rdcc_nbytes=0)
-    return file.create_dataset("chunk", (size,), np.uint8, chunks=(size,), compression="lzf")
-
-
-def lzf_length(packed: Any) -> int:
-    """Return how many bytes an LZF stream unpacks to (runs of literal bytes, and copies of what came before)."""
-    i, length = 0, 0
-    while i < len(packed):
-        control = packed[i]
-        if control < 32:
-            i, length = i + control + 2, length + control + 1
-        elif control < 224:
-            i, length = i + 2, length + (control >> 5) + 2
-        else:
-            length += 9 + (packed[i + 1] if i + 1 < len(packed) else 0)
-            i += 3
-    return length
-
-
-def _without_checksum(data: Any) -> Any:
-    """Take the Fletcher checksum off, after holding it against the data (sums of 16-bit words modulo 65535)."""
-    body, stored = memoryview(data)[:-4], int.from_bytes(memoryview(data)[-4:], "little")
-    words = np.frombuffer(bytes(body) + b"\0" if len(body) % 2 else body, ">u2")
-    first = second = 0
-    for start in range(0, len(words), 65536):
-        block = words[start : start + 65536].astype(np.uint64)
-        second += len(block) * first + int((block * np.arange(len(block), 0, -1, dtype=np.uint64)).sum())
-        first += int(block.sum())
-    if len(data) < 4 or (first - (stored & 0xFFFF)) % 65535 or (second - (stored >> 16)) % 65535:
-        raise ValueError("a chunk does not have the checksum that it should")
-    return body
-
-
-def _unshuffle(data: Any, itemsize: int) -> Any:
-    raw = np.frombuffer(data, np.uint8)
-    if len(raw) % itemsize:
-        raise ValueError(f"a chunk of {len(raw)} bytes cannot hold pixels of {itemsize}")
-    planes, whole = raw.reshape(itemsize, -1), np.empty_like(raw)
-    for byte, plane in enumerate(planes):
-        whole[byte::itemsize] = plane
-    return whole
-
-
 def _chunk_table(dataset: Any, where: str, end: int, codes: Sequence[int], fill: float, size: int) -> NDArray[np.int64]:
     """Return where the chunks lie, (chunks, 3), as `ChunkedPixels` has it.
 
@@ -828,7 +566,10 @@ def _chunk_table(dataset: Any, where: str, end: int, codes: Sequence[int], fill:
     corners, places = numbers[:, :-3], numbers[:, -3:]
     if (corners % chunks).any() or (corners >= shape).any():
         raise InputFileError(f"{where} has chunks that are not on the grid of its shape {shape}; {_COPY}")
-    _check_places(where, places, end, codes, size)
+    creation = dataset.id.get_create_plist()
+    filters = [creation.get_filter(number) for number in range(creation.get_nfilters())]
+    loose = sum(1 << i for i, (code, _, values, _) in enumerate(filters) if code == SHUFFLE and not values)
+    _check_places(where, places, end, codes, size, loose)
     table = np.full((count, 3), -1, np.int64)
     index = np.ravel_multi_index(tuple((corners // chunks).T), tuple(grid))
     if len(np.unique(index)) != len(index):
@@ -837,8 +578,17 @@ def _chunk_table(dataset: Any, where: str, end: int, codes: Sequence[int], fill:
     return table
 
 
-def _check_places(where: str, places: NDArray[np.int64], end: int, codes: Sequence[int], size: int) -> None:
-    """Check that chunks lie within the file, apart from each other, and have a size that their filters can make."""
+def _check_places(where: str, places: NDArray[np.int64], end: int, codes: Sequence[int], size: int, loose: int) -> None:
+    """Check that chunks lie within the file, apart from each other, and have a size that their filters can make.
+
+    Args:
+        where: file and name, for errors.
+        places: (chunks, 3): first byte, bytes, filters left out.
+        end: bytes of the file.
+        codes: filters.
+        size: bytes of a chunk unpacked.
+        loose: filters that may be left out of a packed chunk, as bits: HDF5 does not shuffle texts of any length.
+    """
     order = places[np.argsort(places[:, 0])]
     stops = order[:, 0] + order[:, 1]
     if (order[:, 1] <= 0).any() or (stops > end).any() or (stops[:-1] > order[1:, 0]).any():
@@ -846,13 +596,14 @@ def _check_places(where: str, places: NDArray[np.int64], end: int, codes: Sequen
     packing = sum(1 << i for i, code in enumerate(codes) if code != SHUFFLE and code != FLETCHER32)
     whole = size + 4 * sum(code == FLETCHER32 for code in codes)
     masks, sizes = places[:, 2], places[:, 1]
-    raw = (masks & packing) == packing
+    left_out = ((masks & packing) == packing) & (packing > 0)
     sums = np.zeros(len(masks), np.int64)
     for i, code in enumerate(codes):
         sums += 4 * ((code == FLETCHER32) & ~(masks >> i) & 1)
     ratio = 1040 if GZIP in codes else 90 if LZF in codes else 2**31  # no stream of these formats unpacks to more
-    wrong = (masks != 0) | (sizes > whole + whole // 100 + 1024) | (sizes * ratio + 1024 < size)
-    wrong = np.where(raw, sizes != size + sums, wrong)
+    packed = (sizes > whole + whole // 100 + 1024) | (sizes * ratio + 1024 < size)
+    wrong = np.where(left_out | (packing == 0), sizes != size + sums, packed)
+    wrong |= ~left_out & ((masks & ~loose) != 0)
     if wrong.any():
         raise InputFileError(f"{where} has chunks of a size that they cannot have; {_COPY}")
 
@@ -872,6 +623,20 @@ def _fill_value(creation: Any, kind: np.dtype[Any]) -> float:
     value = np.zeros((), kind)
     creation.get_fill_value(value)
     return float(value)
+
+
+def _stored_size(kind: Any) -> int:
+    """Return the bytes that a value takes in the file; in memory texts of any length are pointers."""
+    if isinstance(kind, h5py.h5t.TypeVlenID) or (isinstance(kind, h5py.h5t.TypeStringID) and kind.is_variable_str()):
+        return 16
+    size = int(kind.get_size())
+    if isinstance(kind, h5py.h5t.TypeCompoundID):
+        members = [kind.get_member_type(number) for number in range(kind.get_nmembers())]
+        return size + sum(_stored_size(member) - int(member.get_size()) for member in members)
+    if isinstance(kind, h5py.h5t.TypeArrayID):
+        base = kind.get_super()
+        return size // int(base.get_size()) * _stored_size(base)
+    return size
 
 
 def _row_range(space: Any, shape: tuple[int, ...], where: str) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nenya.data.hdf5 import open_hdf5
+from nenya.data.hdf5 import Hdf5File
 from nenya.errors import InputFileError, OutputError
 from nenya.s3 import S3Object
 from nenya.storage import sha256_file
@@ -33,17 +33,18 @@ def read_provenance(path: Path, place: str = "") -> dict[str, Any]:
     place = place or str(path)
     advice = "clobber=true replaces it, out= puts the latents elsewhere"
     try:
-        with open_hdf5(path) as file:
-            found = {name: file.attrs[name] for name in _KEPT if name in file.attrs}
-            shapes = {name: item.shape for name, item in file.items()}
+        with Hdf5File(path) as file:
+            attributes = file.file.attrs
+            found = {name: attributes[name] for name in _KEPT if name in attributes}
+            rows = json.loads(found.get("rows", "{}"))
+            shapes = {name: getattr(file.find(name), "shape", (None,)) for name in rows}
     except InputFileError as error:
         raise OutputError(f"{place} exists and is not whole ({str(error).partition(': ')[2]}): {advice}") from error
     if not {"rows", "source_sha256", "checkpoint_sha256"} <= set(found):
         raise OutputError(
             f"{place} exists, and does not say how it was made, so it cannot be told to be whole: {advice}"
         )
-    rows = json.loads(found["rows"])
-    wrong = [name for name, count in rows.items() if shapes.get(name, (None,))[0] != count]
+    wrong = [name for name, count in rows.items() if shapes[name][:1] != (count,)]
     if wrong:
         raise OutputError(f"{place} exists and is not whole: '{wrong[0]}' should have {rows[wrong[0]]} rows: {advice}")
     return {name: value.item() if hasattr(value, "item") else value for name, value in found.items()}

@@ -19,7 +19,7 @@ import torch
 
 import nenya
 from nenya.data.blocks import BlocksDataModule, cut_blocks
-from nenya.data.cutouts import PARTITIONS, CutoutFile, CutoutReader, inspect_cutouts, nonfinite_rows
+from nenya.data.cutouts import PARTITIONS, CutoutFile, inspect_cutouts, nonfinite_rows
 from nenya.errors import InputFileError, Interrupted, NenyaError, OutputError
 from nenya.extraction.journal import BlockStore
 from nenya.extraction.lock import OutputLock
@@ -129,14 +129,14 @@ def plan_job(options: Options, source: Source, path: Path, output: Path, net: Co
         OutputError: The output cannot be written, or has too little room.
     """
     refuse_existing(output, clobber=options.clobber)
-    file = inspect_cutouts(path, partition_names(options))
+    file = inspect_cutouts(path, partition_names(options), allow_external=options.loader.allow_external)
     check_sizes(options, file)
     limits = row_limits(options, file.partitions)
     rows = {name: min(info.rows, limits.get(name, info.rows)) for name, info in file.partitions.items()}
     job = Job(file, rows, output, source)
     if is_main_process():
         check_room(output.parent, scratch_bytes(job, latent_dim(options, net)), "the latents file")
-    _warn_of_means(options, file)
+    warn_of_means(options, file)
     return job
 
 
@@ -145,12 +145,12 @@ def scratch_bytes(job: Job, dim: int) -> int:
     return 2 * 4 * dim * sum(job.rows.values()) + 2**20
 
 
-def _warn_of_means(options: Options, file: CutoutFile) -> None:
+def warn_of_means(options: Options, file: CutoutFile) -> None:
     """Say so if cutouts have a mean that the network would see."""
     if options.preprocess.file == "demean":
         return
     for name, info in file.partitions.items():
-        with CutoutReader(file.path, name) as reader:
+        with file.reader(name) as reader:
             first = reader.read(0, min(_MEAN_ROWS, info.rows))
         largest = float(np.abs(first[~nonfinite_rows(first)].mean(axis=(1, 2, 3))).max(initial=0.0))
         if largest > _MEAN_LIMIT:

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any, Self, TypeVar
 
+from nenya.data.files import COPY_PREFIX
 from nenya.errors import InputFileError, Interrupted, NenyaError, OutputError
 from nenya.extraction import existing
 from nenya.extraction.job import Source
@@ -133,8 +134,9 @@ class Scratch:
         if nbytes + held + self.kept > self.limit:
             kept = f", of which unfinished work of other runs keeps {self.kept / 1e6:.1f} MB" if self.kept else ""
             raise OutputError(
-                f"{what} needs {(nbytes + held) / 1e6:.1f} MB of scratch space and {self.limit / 1e6:.1f} MB are "
-                f"allowed{kept}: raise loader.cache_limit, or set loader.cache_dir to a larger disk"
+                f"{what} needs {(nbytes + held) / 1e6:.1f} MB of scratch space (cutouts, twice the latents) and "
+                f"{self.limit / 1e6:.1f} MB are allowed{kept}: raise loader.cache_limit, or set loader.cache_dir to a "
+                "larger disk"
             )
         with self._changed:
             while not self._changed.wait_for(lambda: self._cancelled or self.used + nbytes <= self.limit, _LOOK):
@@ -527,8 +529,8 @@ def _remove_if_empty(options: Options, scratch_dir: Path) -> None:
 
 
 def _remove_abandoned(scratch_dir: Path) -> None:
-    """Remove the folders of processes that are gone; one of weights has no lock, and is gone after a day."""
-    for folder in scratch_dir.glob("weights-*"):
+    """Remove the folders of processes that are gone; one of a single copy has no lock, and is gone after a day."""
+    for folder in scratch_dir.glob(f"{COPY_PREFIX}*"):
         with contextlib.suppress(OSError):
             if time.time() - folder.stat().st_mtime > _DAY:
                 shutil.rmtree(folder, ignore_errors=True)

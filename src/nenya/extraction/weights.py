@@ -1,11 +1,10 @@
 """The weights of an extraction: where they are, and one load for all who ask."""
 
 import dataclasses
-import tempfile
 from functools import lru_cache
 from pathlib import Path
 
-from nenya.data.files import expand, scratch_folder
+from nenya.data.files import expand, temporary_copy
 from nenya.errors import CheckpointError, OptionError
 from nenya.models.checkpoint import Checkpoint, load_checkpoint, load_weights
 from nenya.models.contrastive import ContrastiveModule
@@ -72,13 +71,8 @@ def _load(
 ) -> tuple[Checkpoint, ContrastiveNet]:
     """Read the weights into a network; `stamp` and `precision` only tell one network from another."""
     if is_s3(source):
-        with tempfile.TemporaryDirectory(prefix="weights-", dir=scratch_folder(cache_dir)) as folder:
-            path = Path(folder) / source.rsplit("/", 1)[1]
-            store().download(source, path)
-            try:
-                checkpoint = load_checkpoint(path)
-            except CheckpointError as error:
-                raise CheckpointError(str(error).replace(str(path), source)) from error
+        with temporary_copy(source, cache_dir) as path:
+            checkpoint = load_checkpoint(path)
     else:
         checkpoint = load_checkpoint(source)
     net = ContrastiveNet(*_with_channels_of(checkpoint, architecture))

@@ -1,0 +1,128 @@
+"""What was done to a chunk of an HDF5 file, undone, with its length held against the declared one."""
+
+import functools
+import os
+import threading
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+GZIP, SHUFFLE, FLETCHER32, LZF, SZIP, NBIT = (
+    h5py.h5z.FILTER_DEFLATE,
+    h5py.h5z.FILTER_SHUFFLE,
+    h5py.h5z.FILTER_FLETCHER32,
+    h5py.h5z.FILTER_LZF,
+    h5py.h5z.FILTER_SZIP,
+    h5py.h5z.FILTER_NBIT,
+)
+_MOST_LZF = 2**22  # bytes of a chunk that the LZF filter, which takes more and more memory, may be given unseen
+_lzf_lock = threading.Lock()
+
+
+def undo_filters(packed: bytes, codes: Sequence[int], mask: int, size: int, itemsize: int) -> Any:
+    """Unpack a chunk; at no time this takes more than `size` bytes and a few.
+
+    Args:
+        packed: as it lies in the file.
+        codes: HDF5's numbers of the filters, in the order of writing.
+        mask: bit i set: filter i was left out in this chunk.
+        size: bytes of the chunk unpacked.
+        itemsize: bytes of a pixel.
+
+    Raises:
+        ValueError: It is damaged, or does not unpack to that size.
+    """
+    used = [code for number, code in enumerate(codes) if not mask >> number & 1]
+    data: Any = packed
+    for place in reversed(range(len(used))):
+        length = size + 4 * used[:place].count(FLETCHER32)
+        if used[place] == GZIP:
+            data = _inflate(data, length)
+        elif used[place] == LZF:
+            data = _unpack_lzf(data, length)
+        elif used[place] == FLETCHER32:
+            data = _without_checksum(data)
+        else:
+            data = _unshuffle(data, itemsize)
+    if len(data) != size:
+        raise ValueError(f"a chunk of {size} bytes has {len(data)}")
+    return data
+
+
+def _inflate(packed: Any, size: int) -> bytes:
+    machine = zlib.decompressobj()
+    try:
+        data = machine.decompress(packed, size + 1)
+    except zlib.error as error:
+        raise ValueError(str(error)) from error
+    if not machine.eof or len(data) != size:
+        raise ValueError(f"a compressed chunk does not hold the {size} bytes that it should")
+    return data
+
+
+def _unpack_lzf(packed: Any, size: int) -> NDArray[np.uint8]:
+    """Unpack LZF, which only the HDF5 library can do fast; it fills what a chunk lacks with whatever is in memory.
+
+    So a mark is put at the end of the packed bytes, as a run of literal ones: it must come out right behind the
+    chunk's own.
+    """
+    if size > _MOST_LZF and lzf_length(packed) != size:
+        raise ValueError(f"a compressed chunk does not hold the {size} bytes that it should")
+    mark = os.urandom(16)
+    with _lzf_lock:
+        dataset = _lzf_dataset(size + len(mark), os.getpid())
+        dataset.id.write_direct_chunk((0,), bytes(packed) + bytes([len(mark) - 1]) + mark)
+        data: NDArray[np.uint8] = dataset[()]
+    if data[size:].tobytes() != mark:
+        raise ValueError(f"a compressed chunk does not hold the {size} bytes that it should")
+    return data[:size]
+
+
+@functools.lru_cache(maxsize=2)
+def _lzf_dataset(size: int, _process: int) -> Any:
+    """Return a data set in memory of one LZF chunk."""
+    file = h5py.File(f"lzf-{os.urandom(8).hex()}", "w", driver="core", backing_store=False, rdcc_nbytes=0)
+    return file.create_dataset("chunk", (size,), np.uint8, chunks=(size,), compression="lzf")
+
+
+def lzf_length(packed: Any) -> int:
+    """Return how many bytes an LZF stream unpacks to (runs of literal bytes, and copies of what came before)."""
+    i, length = 0, 0
+    while i < len(packed):
+        control = packed[i]
+        if control < 32:
+            i, length = i + control + 2, length + control + 1
+        elif control < 224:
+            i, length = i + 2, length + (control >> 5) + 2
+        else:
+            length += 9 + (packed[i + 1] if i + 1 < len(packed) else 0)
+            i += 3
+    return length
+
+
+def _without_checksum(data: Any) -> Any:
+    """Take the Fletcher checksum off, after holding it against the data (sums of 16-bit words modulo 65535)."""
+    body, stored = memoryview(data)[:-4], int.from_bytes(memoryview(data)[-4:], "little")
+    words = np.frombuffer(bytes(body) + b"\0" if len(body) % 2 else body, ">u2")
+    first = second = 0
+    for start in range(0, len(words), 65536):
+        block = words[start : start + 65536].astype(np.uint64)
+        second += len(block) * first + int((block * np.arange(len(block), 0, -1, dtype=np.uint64)).sum())
+        first += int(block.sum())
+    if len(data) < 4 or (first - (stored & 0xFFFF)) % 65535 or (second - (stored >> 16)) % 65535:
+        raise ValueError("a chunk does not have the checksum that it should")
+    return body
+
+
+def _unshuffle(data: Any, itemsize: int) -> Any:
+    raw = np.frombuffer(data, np.uint8)
+    if len(raw) % itemsize:
+        raise ValueError(f"a chunk of {len(raw)} bytes cannot hold pixels of {itemsize}")
+    planes, whole = raw.reshape(itemsize, -1), np.empty_like(raw)
+    for byte, plane in enumerate(planes):
+        whole[byte::itemsize] = plane
+    return whole

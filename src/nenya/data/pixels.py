@@ -1,0 +1,244 @@
+"""Where the pixels of a data set lie, and reading them from there.
+
+Letters: N cutouts in a data set, n of them read at once, H rows and W columns of pixels.
+"""
+
+import errno
+import itertools
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nenya.data.filters import undo_filters
+
+Spread = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]  # `map`, or that of a pool of threads
+_KEPT = 2**28  # bytes of unpacked cutouts kept for the next read, when one takes a part of a chunk
+_PIECE = 2**26  # bytes read at once where they are to be converted
+
+
+class Pixels(Protocol):
+    """The pixels of a data set, wherever they lie."""
+
+    def read_into(self, out: NDArray[np.float32], start: int, spread: Spread = map) -> None:
+        """Read the cutouts from `start` on into `out` (n, H, W).
+
+        Raises:
+            OSError: They cannot be read.
+            ValueError: They cannot be unpacked.
+        """
+
+
+@dataclass
+class FlatPixels:
+    """Bytes in the order of the pixels, in one file or in several.
+
+    Attributes:
+        segments: of each part its file, first byte and number of bytes.
+        kind: the stored type.
+        items: pixels of a cutout.
+        raw: gives the number of an open file.
+    """
+
+    segments: list[tuple[Path, int, int]]
+    kind: np.dtype[Any]
+    items: int
+    raw: Callable[[Path], int]
+
+    def read_into(self, out: NDArray[np.float32], start: int, spread: Spread = map) -> None:
+        """As `Pixels` says."""
+        row = self.items * self.kind.itemsize
+        if self.kind == np.dtype("<f4") and out.flags.c_contiguous:
+            self._fill(out.reshape(-1).data.cast("B"), start * row)
+            return
+        step = max(1, _PIECE // row)
+        for first in range(0, len(out), step):
+            part = out[first : first + step]
+            stored = np.empty(part.shape, self.kind)
+            self._fill(stored.reshape(-1).view(np.uint8).data, (start + first) * row)
+            convert(part, stored)
+
+    def _fill(self, view: memoryview, offset: int) -> None:
+        """Read bytes from `offset` of the data on."""
+        for path, first, size in self.segments:
+            length = min(len(view), size - offset)
+            if length > 0:
+                read_exactly(self.raw(path), view[:length], first + offset)
+                view, offset = view[length:], 0
+            else:
+                offset -= size
+        if len(view):
+            raise OSError(errno.EIO, "the data end early")
+
+
+@dataclass
+class HeaderPixels:
+    """A small data set that lies within the file's own structures."""
+
+    stored: NDArray[Any]
+
+    def read_into(self, out: NDArray[np.float32], start: int, spread: Spread = map) -> None:
+        """As `Pixels` says."""
+        convert(out, self.stored[start : start + len(out)].reshape(out.shape))
+
+
+@dataclass
+class LibraryPixels:
+    """Chunks packed by a filter that only the HDF5 library has."""
+
+    dataset: Any
+
+    def read_into(self, out: NDArray[np.float32], start: int, spread: Spread = map) -> None:
+        """As `Pixels` says."""
+        step, *pixels = self.dataset.chunks
+        rows = range(start // step * step, start + len(out), step)
+        steps = (range(0, size, chunk) for size, chunk in zip(self.dataset.shape[1:], pixels, strict=True))
+        for corner in itertools.product(rows, *steps):
+            if self.dataset.id.get_chunk_info_by_coord(corner).byte_offset is None:  # HDF5 would give fill values
+                raise OSError(errno.EIO, f"the chunk at {corner} is not found")
+        convert(out, self.dataset[start : start + len(out)].reshape(out.shape))
+
+
+@dataclass
+class VirtualPixels:
+    """Rows of several data sets, one after the other: of each (first row, end, first row in the source, source)."""
+
+    parts: list[tuple[int, int, int, Pixels]]
+
+    def read_into(self, out: NDArray[np.float32], start: int, spread: Spread = map) -> None:
+        """As `Pixels` says."""
+        for low, high, first, source in self.parts:
+            begin, end = max(low, start), min(high, start + len(out))
+            if begin < end:
+                source.read_into(out[begin - start : end - start], first + begin - low, spread)
+
+
+@dataclass
+class ChunkedPixels:
+    """Chunks, packed or not.
+
+    Attributes:
+        path: the file.
+        shape: (N, 1, H, W) or (N, H, W).
+        chunks: shape of a chunk.
+        kind: the stored type.
+        codes: HDF5's numbers of the filters, in the order of writing.
+        table: (chunks, 3) int64, in the order of the grid: first byte (-1: never written), bytes, filters left out.
+        fill: value of chunks that were never written.
+        raw: gives the number of an open file.
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    chunks: tuple[int, ...]
+    kind: np.dtype[Any]
+    codes: tuple[int, ...]
+    table: NDArray[np.int64]
+    fill: float
+    raw: Callable[[Path], int]
+    _kept: dict[int, NDArray[np.float32]] = field(default_factory=dict, init=False)
+
+    def read_into(self, out: NDArray[np.float32], start: int, spread: Spread = map) -> None:
+        """As `Pixels` says; where rows are asked for that share a chunk with others, these are kept for later."""
+        for _ in spread(self._place, self._jobs(out, start)):
+            pass
+
+    def _jobs(self, out: NDArray[np.float32], start: int) -> Iterator[tuple[NDArray[np.float32], int, int, int, int]]:
+        """Yield the jobs of `_place` for the chunks of some rows."""
+        step, rows, stop = self.chunks[0], self.shape[0], start + len(out)
+        for first in range(start // step * step, stop, step):
+            low, high, end = max(first, start), min(first + step, stop), min(first + step, rows)
+            target = out[low - start : high - start]
+            if high - low == end - first or 4 * (end - first) * math.prod(self.shape[1:]) > _KEPT:
+                yield from self._row_jobs(target, first, low - first)
+                continue
+            if first not in self._kept:
+                slab = np.empty((end - first, *self.shape[-2:]), np.float32)
+                for job in self._row_jobs(slab, first, 0):
+                    self._place(job)
+                self._kept = {first: slab}
+            target[...] = self._kept[first][low - first : high - first]
+
+    def _row_jobs(
+        self, target: NDArray[np.float32], first: int, skip: int
+    ) -> Iterator[tuple[NDArray[np.float32], int, int, int, int]]:
+        """Yield the jobs for one row of the grid, from whose first cutout `first` on `skip` ones are left out."""
+        (*_, height, width), (step, *_, tall, wide) = self.shape, self.chunks
+        across = -(-width // wide)
+        count = -(-height // tall) * across
+        for index in range(count):
+            yield target, first // step * count + index, skip, index // across * tall, index % across * wide
+
+    def _place(self, job: tuple[NDArray[np.float32], int, int, int, int]) -> None:
+        """Unpack a chunk into its place: target, number of the chunk, cutouts left out, its corner (y, x)."""
+        target, number, skip, y, x = job
+        part = target[:, y : y + self.chunks[-2], x : x + self.chunks[-1]]
+        chunk = self._chunk(number)
+        if chunk is None:
+            part[...] = self.fill
+        else:
+            convert(part, chunk[skip : skip + len(part), : part.shape[1], : part.shape[2]])
+
+    def _chunk(self, number: int) -> NDArray[Any] | None:
+        """Return a chunk (n, h, w), None if it was never written."""
+        offset, size, mask = map(int, self.table[number])
+        if offset < 0:
+            return None
+        packed = os.pread(self.raw(self.path), size, offset)
+        if len(packed) < size:
+            raise OSError(errno.EIO, "the file ends early")
+        raw = undo_filters(packed, self.codes, mask, math.prod(self.chunks) * self.kind.itemsize, self.kind.itemsize)
+        chunk = np.frombuffer(raw, self.kind).reshape(self.chunks)
+        return chunk[:, 0] if chunk.ndim == 4 else chunk
+
+
+def read_exactly(number: int, view: memoryview, offset: int) -> None:
+    """Read bytes of an open file into a buffer.
+
+    Raises:
+        OSError: The file ends before.
+    """
+    while len(view):
+        count = os.preadv(number, [view], offset)
+        if not count:
+            raise OSError(errno.EIO, "the file ends early")
+        view, offset = view[count:], offset + count
+
+
+def check_order(pixels: "Pixels", first: NDArray[np.float32], start: int) -> None:
+    """Check that pixels do not make sense in the other byte order alone: one bit of the file says which it is.
+
+    Args:
+        pixels: where `first` was read.
+        first: a cutout (H, W).
+        start: its row.
+
+    Raises:
+        ValueError: They do.
+    """
+
+    def sensible(values: NDArray[np.float32]) -> float:
+        sizes = np.abs(values)
+        return float(((sizes > 1e-6) & (sizes < 1e6)).mean())
+
+    if isinstance(pixels, FlatPixels | ChunkedPixels) and sensible(first) < 0.5:
+        other = np.empty((1, *first.shape), np.float32)
+        swapped: Pixels = replace(pixels, kind=pixels.kind.newbyteorder())
+        swapped.read_into(other, start)
+        if sensible(other) > 0.9:
+            raise ValueError("the pixels make sense in the other byte order only")
+
+
+def convert(out: NDArray[np.float32], stored: NDArray[Any]) -> None:
+    """Copy pixels of any floating-point type; what float32 cannot hold becomes infinite."""
+    if stored.dtype == np.float32 and stored.shape == out.shape and out.strides[-1] == stored.strides[-1] == 4:
+        run = f"V{4 * out.shape[-1]}"  # rows of pixels as single items: copied twice as fast
+        out.view(run)[...] = stored.view(run)
+    else:
+        with np.errstate(over="ignore"):
+            out[...] = stored
