@@ -17,7 +17,7 @@ LAYERS = [
     ["nenya.runtime", "nenya.extraction", "nenya.training"],
     ["nenya.train", "nenya.latents_extraction", "nenya.train_util"],
     ["nenya.analyze_image", "nenya.export", "nenya.demo", "nenya.verify"],
-    ["nenya.cli"],
+    ["nenya.cli", "nenya.sweep"],
 ]
 MODULES = sorted(SOURCE.rglob("*.py"))
 

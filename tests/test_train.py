@@ -277,6 +277,72 @@ def test_a_killed_process_resumes_from_its_last_epoch(small_file, tmp_path):
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
 
 
+def test_a_killed_process_resumes_from_a_step_in_mid_epoch(small_file, nenya_cli, tmp_path):
+    args = [*QUICK, f"data={small_file}", "loader.batch_size_train=2", "checkpoint.every_minutes=0"]
+    code, said = nenya_cli("train", [*args, "checkpoint.every_minutes=10", "out=whole"])
+    assert code == 0, said
+    command = [sys.executable, REPOSITORY / "scripts" / "train.py", *args, "out=killed"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    last, step = tmp_path / "killed" / "checkpoints" / "last.ckpt", 0
+    while not (step > 20 and 3 < step % 20 < 12):  # 20 steps an epoch
+        assert process.poll() is None
+        step = torch.load(last, weights_only=True)["global_step"] if last.exists() else 0
+    process.kill()
+    process.wait()
+    left = torch.load(last, weights_only=True)["global_step"]
+    assert left % 20 and 20 < left < 40, "killed between two epochs"
+    last.with_name(".last.ckpt.1-ab.tmp").write_bytes(b"a kill in the middle of writing leaves such a file")
+    code, said = nenya_cli("train", ["resume=killed"])
+    assert code == 0, said
+    assert np.array_equal(steps(tmp_path / "killed"), steps(tmp_path / "whole"))
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+    assert sorted(p.name for p in last.parent.iterdir()) == ["best.ckpt", "last.ckpt"]
+    for name in ("last.pth", "checkpoints/best.ckpt", "checkpoints/last.ckpt"):
+        mine, whole = (load_checkpoint(tmp_path / run / name).state_dict for run in ("killed", "whole"))
+        assert all(torch.equal(mine[key], whole[key]) for key in whole), name
+
+
+def test_a_disk_that_fills_in_a_checkpoint_leaves_the_one_before(
+    whole_run, small_file, nenya_cli, add_callback, tmp_path
+):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("no right to mount a small disk")
+    last = disk / "run" / "checkpoints" / "last.ckpt"
+
+    class Fill(Callback):
+        """Leaves room for half a checkpoint once, when there are two epochs."""
+
+        filled = False
+
+        def on_train_epoch_start(self, trainer, pl_module):
+            if trainer.current_epoch == 2 and not self.filled:
+                self.filled, free = True, os.statvfs(disk)
+                (disk / "filler").write_bytes(bytes(free.f_bavail * free.f_bsize - last.stat().st_size // 2))
+
+    try:
+        add_callback(Fill())
+        code, said = nenya_cli("train", [*QUICK, f"data={small_file}", f"out={disk / 'run'}"])
+        assert code == 2, said
+        (line,) = [line for line in said.splitlines() if line.startswith("nenya train")]
+        assert "No space left on device" in line and f"resume={disk / 'run'} goes on" in line
+        assert load_checkpoint(last).epoch == 2
+        assert not [p for p in last.parent.iterdir() if p.name.startswith(".")]
+        code, said = nenya_cli("train", [f"resume={disk / 'run'}"])
+        assert code == 2 and ("No space left" in said or "are free" in said)
+        (disk / "filler").unlink()
+        code, said = nenya_cli("train", [f"resume={disk / 'run'}"])
+        assert code == 0, said
+        assert losses(disk / "run") == losses(whole_run)
+        mine, whole = (
+            load_checkpoint(run / "checkpoints" / "last.ckpt").state_dict for run in (disk / "run", whole_run)
+        )
+        assert all(torch.equal(mine[key], whole[key]) for key in whole)
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
 def test_validation_sees_the_same_views_each_time(small_file):
     options = compose("train", [*QUICK, f"data={small_file}"])
     data = ViewsDataModule(options, [inspect_cutouts(small_file)], Path("unused"))

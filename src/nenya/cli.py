@@ -293,7 +293,7 @@ def _resumed(options: TrainOptions, args: Sequence[str]) -> TrainOptions:
         elif key == "model":
             if values["model"]["name"] != options.model.name:
                 raise OptionError(f"{arg}: the run {run} is of model {values['model']['name']}")
-        elif section in ("trainer", "logger") or key in _FREE_IN_A_RESUME:
+        elif section in ("trainer", "logger", "checkpoint") or key in _FREE_IN_A_RESUME:
             target = values[section] if inner else values
             target[inner or section] = getattr(given, inner) if inner else given
         else:

@@ -203,6 +203,7 @@ class CheckpointOptions:
     """What a training run keeps."""
 
     save_freq: int = option(1, "epochs between checkpoints", at_least(1))
+    every_minutes: float = option(10.0, "minutes between checkpoints within an epoch; 0: after each step", at_least(0))
 
 
 @dataclass

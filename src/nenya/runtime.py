@@ -47,7 +47,7 @@ def make_trainer(options: TrainerOptions, **settings: Any) -> "Trainer":
     arguments = {**to_dict(options), **settings}
     if SLURMEnvironment.detect():
         # Its own answer to SIGUSR1 saves and requeues in its own way; ours ends with 75, and the job script requeues.
-        arguments["plugins"] = [SLURMEnvironment(auto_requeue=False)]
+        arguments["plugins"] = [*arguments.get("plugins", []), SLURMEnvironment(auto_requeue=False)]
     if arguments["enable_progress_bar"] is None:
         arguments["enable_progress_bar"] = sys.stderr.isatty()
     try:
@@ -80,6 +80,7 @@ def _quieten_libraries() -> None:
         ".*You are using a custom batch sampler.*",
         ".*could not find the monitored key.*",
         ".*GPU available but not used.*",
+        ".*Total length of .DataLoader. across ranks is zero.*",
     ):
         warnings.filterwarnings("ignore", message=text)
     for name in ("lightning", "lightning.pytorch", "lightning.fabric", "pytorch_lightning"):

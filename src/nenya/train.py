@@ -282,8 +282,8 @@ def fit(options: TrainOptions, module: "ContrastiveModule", data: Any, folder: P
     from lightning.pytorch.callbacks import ModelCheckpoint
 
     from nenya.models.checkpoint import save_pth
-    from nenya.runtime import make_trainer
-    from nenya.training import LastCheckpoint, LearningCurve
+    from nenya.runtime import is_main_process, make_trainer
+    from nenya.training import AtomicCheckpointIO, LastCheckpoint, LearningCurve, remove_unfinished
 
     last = folder / "checkpoints" / "last.ckpt"
     settings = options.trainer if data.has_validation else replace(options.trainer, limit_val_batches=0)
@@ -295,10 +295,14 @@ def fit(options: TrainOptions, module: "ContrastiveModule", data: Any, folder: P
         enable_version_counter=False,
     )
     curve = LearningCurve(folder / "learning_curve", flat_name(options))
+    saving = options.checkpoint
+    if is_main_process():
+        remove_unfinished(last.parent)
     logger = make_logger(options, folder)
     trainer = make_trainer(
         settings,
-        callbacks=[curve, best, LastCheckpoint(last, options.checkpoint.save_freq, curve)],
+        callbacks=[curve, best, LastCheckpoint(last, saving.save_freq, saving.every_minutes, curve)],
+        plugins=[AtomicCheckpointIO()],
         logger=logger or False,
         default_root_dir=folder,
     )

@@ -13,8 +13,10 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from nenya.errors import Interrupted
+from nenya.errors import Interrupted, OutputError
+from nenya.models.checkpoint import write_torch
 from nenya.models.contrastive import ContrastiveModule
 from nenya.storage import atomic_path
 
@@ -23,6 +25,7 @@ log = logging.getLogger(__name__)
 _CURVES = ("loss", "loss_step", "loss_avg")
 _FIGURES = ("learning_rate", "samples_per_second", "feature_std", "rankme", "uniformity")
 _CHECK_EVERY = 20
+_STOP = 2
 
 
 class LearningCurve(Callback):
@@ -154,8 +157,36 @@ def _line(row: dict[str, float], epochs: int | None) -> str:
     return f"epoch {row['epoch']:.0f}/{epochs}: " + ", ".join(parts)
 
 
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes checkpoints so that the one before stays whole until the new one is.
+
+    Lightning's own writes them below `/tmp` and moves them, which from one file system to another is a copy: a full
+    disk or a kill in the middle leaves neither.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            OutputError: It cannot be written; what was there before is still there.
+        """
+        path = Path(path)
+        try:
+            write_torch(checkpoint, path)
+        except OutputError as error:
+            kept = path.with_name("last.ckpt").exists()
+            then = f"make room, and resume={path.parents[1]} goes on from the one before" if kept else "make room"
+            raise OutputError(f"{error}: {then}") from error
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove checkpoints that a killed process was writing."""
+    for path in folder.glob(".*.ckpt.*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 class LastCheckpoint(Checkpoint):
-    """Writes `last.ckpt`: every few epochs, at the end, and when a signal asks to stop.
+    """Writes `last.ckpt`: every few epochs and minutes, at the end, and when a signal asks to stop.
 
     On SIGTERM, SIGUSR1 (a cluster's warning) or SIGINT it saves after the running batch, or after the epoch if only
     the validation is left, and ends the run; a resume goes on there. Lightning calls it after all callbacks that
@@ -164,18 +195,21 @@ class LastCheckpoint(Checkpoint):
     Args:
         path: the file to save.
         every: epochs between checkpoints.
+        minutes: the time between checkpoints within an epoch, by the first process's clock.
         curve: the losses, which must be finite in what is saved.
     """
 
-    def __init__(self, path: Path, every: int, curve: LearningCurve) -> None:
-        self.path, self.every, self.curve = path, every, curve
+    def __init__(self, path: Path, every: int, minutes: float, curve: LearningCurve) -> None:
+        self.path, self.every, self.minutes, self.curve = path, every, minutes, curve
         self.signal: int | None = None
+        self._saved = time.monotonic()
         self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Take over the signals, after Lightning, whose own handler ends the run without saving anything."""
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             self._before[number] = signal.signal(number, self._note)
+        self._saved = time.monotonic()
         if trainer.received_sigterm:
             self.signal = signal.SIGTERM
 
@@ -185,24 +219,28 @@ class LastCheckpoint(Checkpoint):
         self.signal = number
         log.warning("%s: stopping as soon as the state is saved", signal.Signals(number).name)
 
-    def _asked(self, trainer: "pl.Trainer") -> bool:
-        mine = self.signal is not None
+    def _asked(self, trainer: "pl.Trainer") -> int:
+        """Return what all processes do now: 0 go on, 1 save, 2 save and stop."""
+        due = trainer.is_global_zero and time.monotonic() - self._saved >= 60 * self.minutes
+        mine = 2 if self.signal is not None else int(due)
         if trainer.world_size == 1:
             return mine
-        return bool(trainer.strategy.reduce_boolean_decision(mine, all=False))
+        level = torch.tensor(float(mine), device=trainer.strategy.root_device)
+        return int(trainer.strategy.reduce(level, reduce_op="max"))
 
     def on_train_batch_end(
         self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save and stop if asked to, unless the epoch ends here anyway."""
-        if batch_idx + 1 < trainer.num_training_batches and self._asked(trainer):
+        """Save if it is due, and stop if asked to, unless the epoch ends here anyway."""
+        if batch_idx + 1 < trainer.num_training_batches and (asked := self._asked(trainer)):
             self._save(trainer, pl_module)
-            self._stop(trainer)
+            if asked == _STOP:
+                self._stop(trainer)
 
     def on_train_epoch_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Save where it is due; stop if asked to, unless the training ends here anyway."""
         epoch = trainer.current_epoch + 1
-        final, asked = epoch >= (trainer.max_epochs or 0), self._asked(trainer)
+        final, asked = epoch >= (trainer.max_epochs or 0), self._asked(trainer) == _STOP
         if final or asked or epoch % self.every == 0:
             self._save(trainer, pl_module)
         if asked and not final:
@@ -211,6 +249,7 @@ class LastCheckpoint(Checkpoint):
     def _save(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         self.curve.check(trainer, pl_module)
         trainer.save_checkpoint(self.path)
+        self._saved = time.monotonic()
 
     def _stop(self, trainer: "pl.Trainer") -> None:
         raise Interrupted(

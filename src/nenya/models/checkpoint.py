@@ -5,6 +5,7 @@ instance of a class `Params`, pickled under the name of each module it has lived
 """
 
 import errno
+import io
 import json
 import re
 import warnings
@@ -19,7 +20,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from nenya.errors import CheckpointError
+from nenya.errors import CheckpointError, OutputError
 from nenya.models.resnet import ARCHITECTURES, ContrastiveNet
 from nenya.storage import atomic_path, sha256_file
 
@@ -306,8 +307,26 @@ def save_pth(
     }
     if optimizer_state is not None:
         content["optimizer"] = optimizer_state
-    with atomic_path(Path(path)) as temporary:
-        torch.save(content, temporary)
+    write_torch(content, Path(path))
+
+
+def write_torch(content: Any, path: Path) -> None:
+    """Write an object in torch's format; what was there before stays whole until the new file is.
+
+    Args:
+        content: tensors and plain types.
+        path: final name.
+
+    Raises:
+        OutputError: The file cannot be written, such as for want of room.
+    """
+    buffer = io.BytesIO()  # as torch's own writer hides the disk's error behind one of its own
+    torch.save(content, buffer)
+    try:
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(buffer.getbuffer())
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def save_safetensors(
