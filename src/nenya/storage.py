@@ -1,14 +1,19 @@
 """Files on disk: hashes, and writing so that a file is either absent or whole."""
 
 import hashlib
+import io
 import os
 import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from nenya.errors import OutputError
+
+if TYPE_CHECKING:
+    import h5py
 
 _BLOCK = 2**22  # bytes
 
@@ -66,6 +71,48 @@ def move_synced(temporary: Path, path: Path) -> None:
     _sync(temporary)
     os.replace(temporary, path)
     _sync(path.parent)
+
+
+class _Patient(io.FileIO):
+    """A file that keeps its first error, and from then on takes everything and writes nothing."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write all of the bytes."""
+        left = memoryview(data).cast("B")
+        try:
+            while left and self.error is None:
+                left = left[super().write(left) :]
+        except OSError as error:
+            self.error = error
+        return int(memoryview(data).nbytes)
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the length."""
+        try:
+            return super().truncate(size) if self.error is None else (size or 0)
+        except OSError as error:
+            self.error = error
+            return size or 0
+
+
+@contextmanager
+def write_hdf5(path: Path) -> Iterator["h5py.File"]:
+    """Give a new HDF5 file, and raise what went wrong with the disk when it is closed.
+
+    HDF5's library, left alone with a full disk, says so hundreds of times and keeps the file open.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    import h5py
+
+    with _Patient(path, "w+") as raw:
+        with h5py.File(raw, "w") as file:
+            yield file
+        if raw.error is not None:
+            raise raw.error
 
 
 def _sync(path: Path) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import h5py
 import lightning.pytorch as pl
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from nenya.errors import Interrupted, OutputError
 from nenya.models.checkpoint import write_torch
 from nenya.models.contrastive import ContrastiveModule
-from nenya.storage import atomic_path
+from nenya.storage import atomic_path, write_hdf5
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +143,7 @@ class LearningCurve(Callback):
             if not self.curves[f"loss_{partition}"]:
                 continue
             with atomic_path(self.folder / f"{self.name}_losses_{partition}.h5") as temporary:
-                with h5py.File(temporary, "w") as h5:
+                with write_hdf5(temporary) as h5:
                     for curve in _CURVES:
                         h5[f"{curve}_{partition}"] = np.array(self.curves[f"{curve}_{partition}"])
 

@@ -23,13 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 from scipy import fft  # type: ignore[import-untyped, unused-ignore]  # scipy ships no types
 
 from nenya.errors import InputFileError, OptionError
-from nenya.storage import atomic_path
+from nenya.storage import atomic_path, write_hdf5
 
 log = logging.getLogger(__name__)
 
@@ -278,7 +277,7 @@ def write_cutouts(
     partitions = {name: _as_partition(name, array) for name, array in given.items() if array is not None}
     if chunks < 1 or not partitions:
         raise OptionError(f"chunks={chunks}, {len(partitions)} partitions: wanted at least one of each")
-    with atomic_path(Path(path)) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_path(Path(path)) as temporary, write_hdf5(temporary) as file:
         for name, array in partitions.items():
             chunk = (min(chunks, len(array)), *array.shape[1:])
             data = file.create_dataset(name, data=array, chunks=chunk, compression=compression)

@@ -24,7 +24,7 @@ import numpy as np
 from nenya.data.blocks import Block
 from nenya.errors import OutputError
 from nenya.extraction.lock import OutputLock
-from nenya.storage import atomic_path, move_synced
+from nenya.storage import atomic_path, move_synced, write_hdf5
 
 log = logging.getLogger(__name__)
 
@@ -175,7 +175,7 @@ class BlockStore:
         temporary, hashes = self.partial / "assembled", {partition: hashlib.sha256() for partition in self.rows}
         with self.guard():
             (self.partial / "reserve").unlink(missing_ok=True)
-            with h5py.File(temporary, "w") as h5:
+            with write_hdf5(temporary) as h5:
                 for partition, rows in self.rows.items():
                     h5.create_dataset(partition, (rows, self.dim), "<f4")
                 for block in blocks:

@@ -67,7 +67,8 @@ class OutputLock:
         if self._thread is not None:
             self._thread.join()
         if self._file is not None:
-            self._file.truncate(0)  # so that nobody on another machine waits for our silence
+            with contextlib.suppress(OSError):  # so that nobody on another machine waits for our silence
+                self._file.truncate(0)
             self._remove_if_alone()
             self._file.close()
 
