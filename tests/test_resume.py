@@ -584,7 +584,7 @@ def start_ranks(forks, case, slow):
 
 
 def test_three_processes_make_what_one_makes(case, wanted, forks):
-    processes = start_ranks(forks, case, (0, 0, 0))
+    processes = start_ranks(forks, case, (0, 0.1, 0.2))
     for process in processes:
         assert process.wait() == 0, process.said()
     case.assert_whole(wanted)

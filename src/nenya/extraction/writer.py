@@ -80,6 +80,8 @@ class BlockWriter:
         if self._thread.is_alive():
             self._waiting.put(None)
             self._thread.join()
+            with self.store.guard():
+                os.fsync(self._journal)  # by which the processes of other machines see it
         self._check()
 
     def close(self) -> None:
@@ -268,10 +270,23 @@ class LatentsWriter(BasePredictionWriter):
                 self._watch.lost.set()
             raise Interrupted(self._lost_line) from error
 
+    def _wait_for_rows(self, watch: _Watch) -> None:
+        """Wait until the blocks of all processes are safe; a slow one may take longer than torch lets a barrier wait.
+
+        Raises:
+            Interrupted: A process is gone.
+        """
+        numbers = {block.number for block in self.blocks}
+        while not numbers <= self.store.entries().keys():
+            if watch.lost.wait(_SECONDS_BETWEEN_LOOKS / 4):
+                raise Interrupted(self._lost_line)
+
     def teardown(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
         """When every block of every process is safe, assemble the file."""
         if self._writer is not None:
             self._writer.flush()
+        if self._watch is not None:
+            self._wait_for_rows(self._watch)
         self._wait_for_all(trainer, "rows")
         self._close()  # only now, as a closed journal looks like that of a process that is gone
         if trainer.is_global_zero:
