@@ -126,12 +126,12 @@ def entry(said, url):
     return lines[0].strip()
 
 
-def save_weights(path):
+def save_weights(path, seed=0):
     from nenya.cli import compose
     from nenya.models.checkpoint import save_pth
     from nenya.models.contrastive import make_net
 
-    save_pth(path, make_net(compose("extract", TINY)), options={}, epoch=0)
+    save_pth(path, make_net(compose("extract", [*TINY, f"seed={seed}"])), options={}, epoch=0)
     return path
 
 
@@ -143,7 +143,7 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def other_weights(tmp_path_factory):
-    return save_weights(tmp_path_factory.mktemp("weights") / "other.pth")
+    return save_weights(tmp_path_factory.mktemp("weights") / "other.pth", seed=5)
 
 
 @pytest.fixture

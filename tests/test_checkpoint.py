@@ -1,12 +1,13 @@
 import json
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 
-from nenya.errors import CheckpointError
+from nenya.errors import CheckpointError, OutputError
 from nenya.models import checkpoint as module
 from nenya.models.checkpoint import (
     PARAMS_NAMES,
@@ -300,12 +301,13 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path):
 def test_a_failed_write_leaves_the_old_file_and_no_other(pth, monkeypatch):
     before = pth.read_bytes()
 
-    def fail(content, path):
-        path.write_bytes(b"half")
-        raise RuntimeError("no more room")
+    def fail(path, data):
+        with path.open("wb") as file:
+            file.write(b"half")
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module.torch, "save", fail)
-    with pytest.raises(RuntimeError, match="no more room"):
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(OutputError, match=r"cannot write .*last\.pth: No space left on device"):
         save_pth(pth, small_net(seed=1), options={}, epoch=8)
     assert pth.read_bytes() == before
     assert [path.name for path in pth.parent.iterdir()] == ["last.pth"]
