@@ -8,7 +8,6 @@ import torch
 from safetensors import safe_open
 
 from nenya.errors import CheckpointError, OutputError
-from nenya.models import checkpoint as module
 from nenya.models.checkpoint import (
     PARAMS_NAMES,
     infer_architecture,
