@@ -9,7 +9,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "nenya"
 LAYERS = [
     ["nenya", "nenya.errors", "nenya.metrics"],
     ["nenya.options"],
-    ["nenya.storage", "nenya.s3"],
+    ["nenya.storage", "nenya.s3", "nenya.ledger"],
     ["nenya.data", "nenya.configs"],
     ["nenya.io"],
     ["nenya.models"],

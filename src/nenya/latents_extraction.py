@@ -3,8 +3,10 @@
 Letters in shapes: N cutouts, B of them in a batch, C channels, H x W pixels, D the length of a latent.
 """
 
+import contextlib
 import itertools
 import logging
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -44,7 +46,7 @@ from nenya.extraction.weights import load_model
 from nenya.io import Params, as_options, under_outdir, weights_place
 from nenya.models.contrastive import ContrastiveModule
 from nenya.options import ExtractOptions
-from nenya.runtime import check_trainer, is_main_process, make_trainer
+from nenya.runtime import check_trainer, is_main_process, make_logger, make_trainer
 from nenya.s3 import is_s3, join_url
 
 log = logging.getLogger(__name__)
@@ -100,6 +102,7 @@ def _extract_items(options: ExtractOptions, items: Sequence[Item]) -> int:
     with (
         Staging(options, items, identity(options, checkpoint), scratch) as staging,
         Leader(staging.folder if shared else None) as leader,
+        _logging(options) as logger,
     ):
         for index, item in enumerate(items):
             ready = None
@@ -116,7 +119,7 @@ def _extract_items(options: ExtractOptions, items: Sequence[Item]) -> int:
                 staging.hold(ready, scratch_bytes(job, latent_dim(options, module.net)), item.place)
                 staging.ahead(index + 1)
                 tell = partial(leader.tell, index, [ready.path, ready.output, item.place])
-                note = extract_file(options, job, module, checkpoint, started=tell)
+                note = extract_file(options, job, module, checkpoint, started=tell, logger=logger)
                 if note is None:
                     staging.release(item, ready)
                     settle(item, "skipped", "written by another run meanwhile")
@@ -133,6 +136,19 @@ def _extract_items(options: ExtractOptions, items: Sequence[Item]) -> int:
                     leader.tell(index, None)
         leader.end()
     return _close(items)
+
+
+@contextlib.contextmanager
+def _logging(options: ExtractOptions) -> Iterator[Any]:
+    """Give the logger of a batch, None if none is asked for."""
+    logger = make_logger(options, Path("outputs"), time.strftime("extract_%Y-%m-%d_%H-%M-%S"))
+    done = False
+    try:
+        yield logger
+        done = True
+    finally:
+        if logger is not None:
+            logger.experiment.finish(exit_code=0 if done else 1)
 
 
 def _others_wait(leader: Leader, index: int) -> bool:

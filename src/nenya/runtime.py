@@ -3,17 +3,21 @@
 import logging
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import urllib.parse
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import nenya
 from nenya.errors import OptionError, OutputError
-from nenya.options import TrainerOptions, to_dict
+from nenya.options import Options, TrainerOptions, to_dict
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
+    from lightning.pytorch.loggers import WandbLogger
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +34,7 @@ def is_main_process() -> bool:
 
 
 def make_trainer(options: TrainerOptions, **settings: Any) -> "Trainer":
-    """Return Lightning's Trainer for the `trainer` options.
+    """Return Lightning's Trainer for the `trainer` options; its profiler is a `Ledger`.
 
     Args:
         options: passed on under the same names.
@@ -43,17 +47,24 @@ def make_trainer(options: TrainerOptions, **settings: Any) -> "Trainer":
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch import Trainer
 
+    from nenya.ledger import Ledger
+
     _quieten_libraries()
-    arguments = {**to_dict(options), **settings}
+    ledger = Ledger()
+    arguments = {**to_dict(options), "profiler": ledger, **settings}
     if SLURMEnvironment.detect():
         # Its own answer to SIGUSR1 saves and requeues in its own way; ours ends with 75, and the job script requeues.
         arguments["plugins"] = [*arguments.get("plugins", []), SLURMEnvironment(auto_requeue=False)]
     if arguments["enable_progress_bar"] is None:
         arguments["enable_progress_bar"] = sys.stderr.isatty()
     try:
-        return Trainer(use_distributed_sampler=False, num_sanity_val_steps=0, enable_model_summary=False, **arguments)
+        trainer = Trainer(
+            use_distributed_sampler=False, num_sanity_val_steps=0, enable_model_summary=False, **arguments
+        )
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
         raise OptionError(f"trainer options are not possible here: {str(error).splitlines()[0]}") from error
+    ledger.device = trainer.strategy.root_device
+    return trainer
 
 
 def check_trainer(options: TrainerOptions) -> int:
@@ -131,3 +142,57 @@ def check_room(folder: Path, needed: int, what: str) -> None:
             f"{folder}: {what} needs {needed / 1e6:.1f} MB and {free / 1e6:.1f} MB are free; "
             "make room or choose another folder with out="
         )
+
+
+def make_logger(options: Options, folder: Path, name: str) -> "WandbLogger | None":
+    """Return the wandb logger if it is asked for; offline where there is no key or no network, and says so.
+
+    Args:
+        options: all of them are its configuration.
+        folder: where its files go, below `wandb/`.
+        name: of the run, after that of the model.
+    """
+    if options.logger.name != "wandb":
+        return None
+    from lightning.pytorch.loggers import WandbLogger
+
+    offline = options.logger.offline
+    if offline is None:
+        reason = _why_offline()
+        offline = bool(reason)
+        if reason:
+            log.warning("wandb: offline, as %s; 'wandb sync %s/wandb/offline-run-*' uploads it later", reason, folder)
+    logger = WandbLogger(
+        name=f"{options.model.name}/{name}",
+        save_dir=folder.absolute(),  # wandb has a process of its own, in the folder where the first run began
+        project=options.logger.project,
+        entity=options.logger.entity,
+        offline=offline,
+        id=options.logger.id,
+        resume="allow",
+        config={**to_dict(options), "nenya_version": nenya.__version__, "git_commit": git_commit()},
+    )
+    if is_main_process():
+        _ = logger.experiment
+    return logger
+
+
+def _why_offline() -> str:
+    """Return why wandb cannot be reached, or an empty text."""
+    mode = os.environ.get("WANDB_MODE", "")
+    if mode in ("offline", "disabled", "dryrun"):
+        return f"WANDB_MODE={mode}"
+    host = urllib.parse.urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
+    import netrc
+
+    try:
+        known = netrc.netrc().hosts
+    except (OSError, netrc.NetrcParseError):
+        known = {}
+    if not os.environ.get("WANDB_API_KEY") and host.hostname not in known:
+        return "there is no key (WANDB_API_KEY or 'wandb login')"
+    try:
+        socket.create_connection((host.hostname or "", host.port or 443), timeout=3).close()
+    except OSError:
+        return f"{host.hostname} cannot be reached"
+    return ""

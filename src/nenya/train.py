@@ -5,21 +5,16 @@ import logging
 import os
 import secrets
 import shutil
-import socket
-import urllib.parse
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import nenya
 from nenya.errors import CheckpointError, InputFileError, Interrupted, NenyaError, OptionError, OutputError
 from nenya.options import Options, TrainOptions, flat_name, flat_view, to_dict
 from nenya.s3 import is_s3, store
 from nenya.storage import atomic_path
 
 if TYPE_CHECKING:
-    from lightning.pytorch.loggers import WandbLogger
-
     from nenya.data.cutouts import CutoutFile
     from nenya.models.contrastive import ContrastiveModule
 
@@ -281,8 +276,9 @@ def fit(options: TrainOptions, module: "ContrastiveModule", data: Any, folder: P
     """
     from lightning.pytorch.callbacks import ModelCheckpoint
 
+    from nenya.ledger import ledger_of
     from nenya.models.checkpoint import save_pth
-    from nenya.runtime import is_main_process, make_trainer
+    from nenya.runtime import is_main_process, make_logger, make_trainer
     from nenya.training import AtomicCheckpointIO, LastCheckpoint, LearningCurve, remove_unfinished
 
     last = folder / "checkpoints" / "last.ckpt"
@@ -298,7 +294,7 @@ def fit(options: TrainOptions, module: "ContrastiveModule", data: Any, folder: P
     saving = options.checkpoint
     if is_main_process():
         remove_unfinished(last.parent)
-    logger = make_logger(options, folder)
+    logger = make_logger(options, folder, folder.name)
     trainer = make_trainer(
         settings,
         callbacks=[curve, best, LastCheckpoint(last, saving.save_freq, saving.every_minutes, curve)],
@@ -320,10 +316,11 @@ def fit(options: TrainOptions, module: "ContrastiveModule", data: Any, folder: P
         save_pth(folder / "last.pth", module.net, options=flat_view(options), epoch=trainer.current_epoch)
         score = best.best_model_score
         log.info(
-            "%s: %d epochs%s\nweights: %s\nnext: extract latents with the same model options and ckpt=%s",
+            "%s: %d epochs%s\n%s\nweights: %s\nnext: extract latents with the same model options and ckpt=%s",
             folder,
             trainer.current_epoch,
             "" if score is None else f", best {best.monitor} {float(score):.4g}",
+            ledger_of(trainer).summary(),
             folder / "last.pth",
             folder / "last.pth",
         )
@@ -335,53 +332,3 @@ def _check_batches(options: Options, world: int) -> None:
         size = getattr(options.loader, name)
         if size < world:
             raise OptionError(f"loader.{name}={size} is shared out among {world} processes: wanted is {world} or more")
-
-
-def make_logger(options: TrainOptions, folder: Path) -> "WandbLogger | None":
-    """Return the wandb logger if it is asked for; offline where there is no key or no network, and says so."""
-    if options.logger.name != "wandb":
-        return None
-    from lightning.pytorch.loggers import WandbLogger
-
-    from nenya.runtime import git_commit, is_main_process
-
-    offline = options.logger.offline
-    if offline is None:
-        reason = _why_offline()
-        offline = bool(reason)
-        if reason:
-            log.warning("wandb: offline, as %s; 'wandb sync %s/wandb/offline-run-*' uploads it later", reason, folder)
-    logger = WandbLogger(
-        name=f"{options.model.name}/{folder.name}",
-        save_dir=folder,
-        project=options.logger.project,
-        entity=options.logger.entity,
-        offline=offline,
-        id=options.logger.id,
-        resume="allow",
-        config={**to_dict(options), "nenya_version": nenya.__version__, "git_commit": git_commit()},
-    )
-    if is_main_process():
-        _ = logger.experiment
-    return logger
-
-
-def _why_offline() -> str:
-    """Return why wandb cannot be reached, or an empty text."""
-    mode = os.environ.get("WANDB_MODE", "")
-    if mode in ("offline", "disabled", "dryrun"):
-        return f"WANDB_MODE={mode}"
-    host = urllib.parse.urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
-    import netrc
-
-    try:
-        known = netrc.netrc().hosts
-    except (OSError, netrc.NetrcParseError):
-        known = {}
-    if not os.environ.get("WANDB_API_KEY") and host.hostname not in known:
-        return "there is no key (WANDB_API_KEY or 'wandb login')"
-    try:
-        socket.create_connection((host.hostname or "", host.port or 443), timeout=3).close()
-    except OSError:
-        return f"{host.hostname} cannot be reached"
-    return ""

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from nenya.errors import Interrupted, OutputError
+from nenya.ledger import ledger_of
 from nenya.models.checkpoint import write_torch
 from nenya.models.contrastive import ContrastiveModule
 from nenya.storage import atomic_path, write_hdf5
@@ -44,6 +45,7 @@ class LearningCurve(Callback):
         self.epochs: list[dict[str, float]] = []
         self._steps: dict[str, list[tuple[torch.Tensor, int]]] = {"train": [], "valid": []}
         self._samples, self._seconds, self._clock = 0, 0.0, 0.0
+        self._stages: dict[str, float] = {}
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that was recorded, with the running epoch's part, as plain types."""
@@ -108,10 +110,16 @@ class LearningCurve(Callback):
         self.epochs.append(row)
         self._samples, self._seconds, self._clock = 0, 0.0, 0.0
         if trainer.logger is not None:
-            trainer.logger.log_metrics({f"epoch/{key}": value for key, value in row.items()}, trainer.global_step)
+            metrics = {f"epoch/{key}": value for key, value in row.items()} | self._ledger(trainer)
+            trainer.logger.log_metrics(metrics, trainer.global_step)
         if trainer.is_global_zero:
             self._write()
             log.info("%s", _line(row, trainer.max_epochs))
+
+    def _ledger(self, trainer: "pl.Trainer") -> dict[str, float]:
+        """Return the seconds of each stage since the last epoch's end."""
+        before, self._stages = self._stages, ledger_of(trainer).seconds()
+        return {f"ledger/{stage}": seconds - before.get(stage, 0.0) for stage, seconds in self._stages.items()}
 
     def check(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Raise NenyaError if a loss of the running epoch is not finite: before anything is saved."""

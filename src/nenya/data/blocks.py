@@ -1,5 +1,6 @@
 """The cutouts of a file in its own order, block by block, for extraction."""
 
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from nenya.data.cutouts import CutoutFile, CutoutReader, plan_blocks
 from nenya.errors import InputFileError
+from nenya.ledger import count_read
 
 _BLOCK_BYTES = 2**28
 
@@ -82,7 +84,7 @@ class BlockRows(Dataset[dict[str, Any]]):
         self._places = {block.number: i for i, block in enumerate(self.order)}
         self._readers: dict[str, CutoutReader] = {}
         self._pool: ThreadPoolExecutor | None = None
-        self._pending: dict[int, Future[NDArray[np.float32]]] = {}
+        self._pending: dict[int, Future[tuple[NDArray[np.float32], float]]] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self.order))
@@ -90,14 +92,14 @@ class BlockRows(Dataset[dict[str, Any]]):
     def __getitems__(self, block: Block) -> dict[str, Any]:
         """Return one block: images (n, 1, H, W), its partition and first row; or the error of reading it."""
         if self.ahead:
-            images = self._submit(block).result()
+            images, seconds = self._submit(block).result()
             self._pending.pop(block.number)
             place = self._places[block.number] + 1
             if place < len(self.order):
                 self._submit(self.order[place])
         else:
             try:
-                images = self._read(block)
+                images, seconds = self._read(block)
             except InputFileError as error:  # raised here, a worker process would wrap it into its traceback
                 return {"error": error}
         return {
@@ -105,21 +107,26 @@ class BlockRows(Dataset[dict[str, Any]]):
             "partition": block.partition,
             "start": block.rows.start,
             "number": block.number,
+            "read_seconds": seconds,
         }
 
-    def _submit(self, block: Block) -> "Future[NDArray[np.float32]]":
+    def _submit(self, block: Block) -> "Future[tuple[NDArray[np.float32], float]]":
         self._pool = self._pool or ThreadPoolExecutor(1, "read-ahead")
         if block.number not in self._pending:
             self._pending[block.number] = self._pool.submit(self._read, block)
         return self._pending[block.number]
 
-    def _read(self, block: Block) -> NDArray[np.float32]:
+    def _read(self, block: Block) -> tuple[NDArray[np.float32], float]:
+        """Return the images (n, 1, H, W) of a block, and the seconds that reading them took."""
+        start = time.monotonic()
         if block.partition not in self._readers:
             self._readers[block.partition] = self.file.reader(block.partition)
         reader = self._readers[block.partition]
         if block.picked is not None:
-            return reader.read_rows(block.picked)
-        return reader.read(block.rows.start, block.rows.stop)
+            images = reader.read_rows(block.picked)
+        else:
+            images = reader.read(block.rows.start, block.rows.stop)
+        return images, time.monotonic() - start
 
     def close(self) -> None:
         """Wait for the thread and close the file."""
@@ -173,9 +180,10 @@ class BlocksDataModule(pl.LightningDataModule):
         )
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Raise the error that reading a block met."""
+        """Raise the error that reading a block met; count the time that it took."""
         if "error" in batch:
             raise batch["error"]
+        count_read(self.trainer, batch, beside=True)
         return batch
 
     def on_exception(self, exception: BaseException) -> None:

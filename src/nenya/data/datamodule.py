@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from nenya.data.blocks import as_it_is
 from nenya.data.cutouts import CutoutFile, inspect_cutouts, nonfinite_rows
 from nenya.data.unpack import load_partition
 from nenya.errors import InputFileError
+from nenya.ledger import count_read
 from nenya.options import AugmentOptions, Options
 
 log = logging.getLogger(__name__)
@@ -95,6 +97,7 @@ class CutoutRows(Dataset[dict[str, Any]]):
 
     def __getitems__(self, step: Step) -> dict[str, Any]:
         """Return one batch: images (B, 1, H, W), and the step's place in the epoch."""
+        start = time.monotonic()
         images = np.empty((len(step.rows), 1, *self.arrays[0].shape[1:]), np.float32)
         owners = np.searchsorted(self.ends, step.rows, side="right")
         for i in np.unique(owners):
@@ -109,6 +112,7 @@ class CutoutRows(Dataset[dict[str, Any]]):
         }
         if self.labels is not None:
             batch["labels"] = torch.from_numpy(self.labels[step.rows])
+        batch["read_seconds"] = time.monotonic() - start
         return batch
 
 
@@ -262,6 +266,11 @@ class ViewsDataModule(pl.LightningDataModule):
     def val_dataloader(self) -> list[ResumableLoader]:
         """Return the loader of validation batches, if there is such a partition."""
         return [self._loader("valid")] if "valid" in self._rows else []
+
+    def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Count the time that reading took: the loop's own, or that of loader processes beside it."""
+        count_read(self.trainer, batch, beside=self.options.loader.num_workers > 0)
+        return batch
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Make the views (B, 2, 1, H, W) on the device; those of validation are the same each time."""

@@ -26,6 +26,7 @@ from nenya.extraction.lock import OutputLock
 from nenya.extraction.manifest import Work, begin, cpu_threads, describe_status, note_sha256
 from nenya.extraction.progress import RowProgress
 from nenya.extraction.writer import LatentsWriter
+from nenya.ledger import ledger_of
 from nenya.models.checkpoint import Checkpoint
 from nenya.models.contrastive import ContrastiveModule
 from nenya.models.resnet import ContrastiveNet, check_image_size
@@ -35,6 +36,7 @@ from nenya.storage import sha256_file
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
+    from lightning.pytorch.loggers import WandbLogger
 
 log = logging.getLogger(__name__)
 
@@ -169,6 +171,7 @@ def extract_file(
     module: ContrastiveModule,
     checkpoint: Checkpoint,
     started: Callable[[], None] | None = None,
+    logger: "WandbLogger | None" = None,
 ) -> str | None:
     """Extract one file, or what is left of it; the output appears only when it is whole.
 
@@ -180,6 +183,7 @@ def extract_file(
         module: the network.
         checkpoint: where its weights come from.
         started: called in the first process when all is ready for others to join.
+        logger: gets counts and the seconds of each stage.
 
     Returns:
         A line that says what was written; None if another run has written it in the meantime.
@@ -191,7 +195,7 @@ def extract_file(
     """
     store = BlockStore(job.output, job.rows, latent_dim(options, module.net))
     writer = LatentsWriter(store)
-    trainer = make_trainer(options.trainer, callbacks=[writer], logger=False, enable_checkpointing=False)
+    trainer = make_trainer(options.trainer, callbacks=[writer], logger=logger or False, enable_checkpointing=False)
     if not is_main_process():
         _extract(job, module, trainer, writer, Work.read(store))
         return ""
@@ -225,7 +229,12 @@ def extract_file(
         except BaseException:
             store.kept()
             raise
-    return _summary(job, writer, work, time.monotonic() - start)
+    ledger, seconds = ledger_of(trainer), time.monotonic() - start
+    log.info("%s: %s", Path(job.source.place).name, ledger.summary())
+    if logger is not None:
+        counts = {"rows": sum(job.rows.values()), "nonfinite_rows": sum(writer.nonfinite.values()), "seconds": seconds}
+        logger.log_metrics({**counts, **{f"ledger/{stage}": spent for stage, spent in ledger.seconds().items()}})
+    return _summary(job, writer, work, seconds)
 
 
 def _extract(job: Job, module: ContrastiveModule, trainer: "Trainer", writer: LatentsWriter, work: Work) -> None:

@@ -7,6 +7,7 @@ import os
 import queue
 import secrets
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from nenya.data.blocks import Block
 from nenya.errors import Interrupted, OutputError
 from nenya.extraction.journal import BlockStore, journal_line
 from nenya.extraction.lock import Companions
+from nenya.ledger import ledger_of
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,7 @@ class BlockWriter:
         self._waiting: queue.Queue[tuple[str, int, bytes, bytes] | None] = queue.Queue(_WAITING)
         self._failure: OSError | None = None
         self._raw: dict[str, int] = {}
+        self.seconds = 0.0
         with store.guard():
             for partition in store.rows:
                 self._raw[partition] = os.open(store.raw(partition), os.O_RDWR)
@@ -111,10 +114,12 @@ class BlockWriter:
             done = None in items
             blocks = [item for item in items if item is not None]
             if self._failure is None:
+                start = time.monotonic()
                 try:
                     self._write(blocks)
                 except OSError as error:
                     self._failure = error
+                self.seconds += time.monotonic() - start
 
     def _write(self, blocks: Sequence[tuple[str, int, bytes, bytes]]) -> None:
         for partition, offset, data, _ in blocks:
@@ -285,6 +290,7 @@ class LatentsWriter(BasePredictionWriter):
         """When every block of every process is safe, assemble the file."""
         if self._writer is not None:
             self._writer.flush()
+            ledger_of(trainer).add("write", self._writer.seconds)
         if self._watch is not None:
             self._wait_for_rows(self._watch)
         self._wait_for_all(trainer, "rows")

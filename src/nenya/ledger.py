@@ -1,0 +1,153 @@
+"""Where the time of a run goes: the seconds of each stage, so that a user sees what limits the machine at hand."""
+
+import threading
+import time
+from collections import defaultdict
+from typing import Any
+
+import torch
+from lightning.pytorch.profilers import Profiler
+
+STAGES = {
+    "wait": "waiting for cutouts",
+    "read": "reading cutouts",
+    "transfer": "moving them to the device",
+    "augment": "making views",
+    "forward": "the network, forward",
+    "backward": "the network, backward",
+    "optimizer": "updating the weights",
+    "write": "writing results",
+}
+_ACTIONS = {  # ends of the names of Lightning's actions -> stage
+    "_next": "wait",
+    ".batch_to_device": "transfer",
+    ".on_after_batch_transfer": "augment",
+    "Strategy.training_step": "forward",
+    "Strategy.validation_step": "forward",
+    "Strategy.predict_step": "forward",
+    "Strategy.backward": "backward",
+    ".optimizer_step": "optimizer",
+    "save_checkpoint": "write",
+    "LatentsWriter.on_predict_batch_end": "write",
+    "LatentsWriter.teardown": "write",
+    "LearningCurve.on_train_epoch_end": "write",
+}
+_MOST_EVENTS = 4096
+
+
+class Ledger(Profiler):
+    """Keeps the seconds of each stage of a run, as Lightning's profiler.
+
+    A stage within a stage is taken out of the outer one. On a GPU, which works through what it is given in its own
+    time, the seconds are those of the device. What other threads and processes do meanwhile goes on `beside`.
+
+    Args:
+        device: where the network is.
+
+    Attributes:
+        beside: stage -> seconds of work that went on at the same time.
+    """
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        super().__init__()
+        self.device = device or torch.device("cpu")
+        self.beside: defaultdict[str, float] = defaultdict(float)
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._stack: list[tuple[str, str]] = []
+        self._thread = threading.get_ident()
+        self._began = self._since = time.monotonic()
+        self._events: list[tuple[str, Any]] = []
+
+    def start(self, action_name: str) -> None:
+        """Enter a stage, if the action is one."""
+        stage = _stage(action_name)
+        if stage and threading.get_ident() == self._thread:
+            self._switch()
+            self._stack.append((stage, action_name))
+
+    def stop(self, action_name: str) -> None:
+        """Leave a stage, if the action is one, and those within it that an error has left open."""
+        if threading.get_ident() == self._thread and any(action_name == action for _, action in self._stack):
+            self._switch()
+            while self._stack.pop()[1] != action_name:
+                pass
+
+    def _switch(self) -> None:
+        """Write the time since the last change on the account of the stage that was on."""
+        stage = self._stack[-1][0] if self._stack else "rest"
+        if self.device.type == "cuda":
+            event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            event.record()
+            self._events.append((stage, event))
+            if len(self._events) > _MOST_EVENTS:
+                self._settle()
+        else:
+            now = time.monotonic()
+            self._seconds[stage] += now - self._since
+            self._since = now
+
+    def _settle(self) -> None:
+        """Read the device's clock."""
+        if not self._events:
+            return
+        self._events[-1][1].synchronize()
+        for (_, before), (stage, event) in zip(self._events, self._events[1:], strict=False):
+            self._seconds[stage] += before.elapsed_time(event) / 1e3
+        del self._events[:-1]
+
+    def add(self, stage: str, seconds: float, *, within: str | None = None) -> None:
+        """Count seconds that were measured elsewhere.
+
+        Args:
+            stage: where they belong.
+            seconds: how many.
+            within: the stage on whose account they are so far; None: they went on beside.
+        """
+        if within is None:
+            self.beside[stage] += seconds
+        else:
+            self._seconds[stage] += seconds
+            self._seconds[within] -= seconds
+
+    @property
+    def wall(self) -> float:
+        """Seconds since the beginning."""
+        return time.monotonic() - self._began
+
+    def seconds(self) -> dict[str, float]:
+        """Return stage -> seconds so far, in the order of `STAGES`; `rest` is what belongs to none of them."""
+        self._settle()
+        found = {stage: self._seconds[stage] for stage in STAGES if self._seconds[stage] > 0}
+        return {**found, "rest": max(0.0, self.wall - sum(found.values()))}
+
+    def summary(self) -> str:
+        """Return one line: the share of each stage, what went on beside, and which limits the run."""
+        seconds = self.seconds()
+        total = max(sum(seconds.values()), 1e-9)
+        shares = [f"{stage} {part / total:.0%}" for stage, part in seconds.items() if part / total >= 0.005]
+        beside = [f"{stage} {part:.1f} s" for stage, part in self.beside.items() if part >= 0.05]
+        stages = {stage: part for stage, part in seconds.items() if stage != "rest"}
+        limit = max(stages, key=lambda stage: stages[stage], default="rest")
+        return (
+            f"time: {', '.join(shares)} of {total:.1f} s"
+            + (f"; beside it {', '.join(beside)}" if beside else "")
+            + (f"; most goes to {STAGES[limit]}" if limit in STAGES else "")
+        )
+
+    def describe(self) -> None:
+        """Say nothing of its own: the run's closing line does."""
+
+
+def _stage(action: str) -> str | None:
+    return next((stage for end, stage in _ACTIONS.items() if action.endswith(end)), None)
+
+
+def ledger_of(trainer: Any) -> Ledger:
+    """Return the ledger of a Lightning Trainer; one that nobody reads if it has none."""
+    found = getattr(trainer, "profiler", None)
+    return found if isinstance(found, Ledger) else Ledger()
+
+
+def count_read(trainer: Any, batch: dict[str, Any], *, beside: bool) -> None:
+    """Take the seconds that reading a batch took out of the batch, into the ledger of the run."""
+    ledger_of(trainer).add("read", batch.pop("read_seconds", 0.0), within=None if beside else "wait")
