@@ -89,6 +89,15 @@ def test_loader_processes_change_nothing(whole_run, small_file, nenya_cli):
     assert losses(Path("workers")) == losses(whole_run)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_data_that_lie_on_the_device_change_nothing(whole_run, small_file, nenya_cli, workers):
+    args = [*QUICK, f"data={small_file}", "out=resident", f"loader.num_workers={workers}"]
+    code, said = nenya_cli("train", [*args, "loader.on_device=always"])
+    assert code == 0, said
+    assert np.array_equal(steps(Path("resident")), steps(whole_run))
+    assert losses(Path("resident")) == losses(whole_run)
+
+
 class SignalAt(Callback):
     """Sends a signal to its own process at the n-th call of one hook."""
 

@@ -38,7 +38,10 @@ COMMANDS: dict[str, tuple[type[Options], str, str]] = {
     "verify": (VerifyOptions, "nenya.verify", "read latents files back and check them"),
     "export": (ExportOptions, "nenya.export", "write the weights of a checkpoint as safetensors"),
 }
-_FREE_IN_A_RESUME = ("loader.num_workers", "loader.cache_dir", "loader.memory_limit_gb", "data", "resume", "traceback")
+_FREE_IN_A_RESUME = (
+    *("loader.num_workers", "loader.cache_dir", "loader.memory_limit_gb", "loader.on_device"),
+    *("data", "resume", "traceback"),
+)
 GROUPS = ("model", "trainer", "logger")
 HYDRA_FLAGS = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--package", "-p")
 

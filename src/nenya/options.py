@@ -156,6 +156,11 @@ class LoaderOptions:
     memory_limit_gb: float | None = option(
         None, "data up to this size are unpacked into memory; default: half of what is free", at_least(0)
     )
+    on_device: str = option(
+        "auto",
+        "training data on the device itself: where they fit into half of a GPU's free memory, always, never",
+        one_of("auto", "always", "never"),
+    )
     train_key: str = option("train", "partition that is trained on")
     valid_key: str = option("valid", "partition that is validated on")
     labels: str = option("labels", "SupCon labels are read from the data set <partition>_<this>")

@@ -25,6 +25,7 @@ from nenya.options import AugmentOptions, Options
 log = logging.getLogger(__name__)
 
 _STAGES = {"train": 0, "valid": 1}
+_COPIED = 4096  # rows moved to a device at once
 
 
 @dataclass(frozen=True)
@@ -86,25 +87,40 @@ class CutoutRows(Dataset[dict[str, Any]]):
     Args:
         arrays: one (N_i, H, W) float32 array a file.
         labels: (sum of N_i,) int64 classes, or None.
+
+    Attributes:
+        resident: all rows (N, 1, H, W) where the network is, once `move_to` has put them there.
     """
 
     def __init__(self, arrays: Sequence[NDArray[np.float32]], labels: NDArray[np.int64] | None = None) -> None:
         self.arrays, self.labels = list(arrays), labels
         self.ends = np.cumsum([len(a) for a in self.arrays])
+        self.resident: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.ends[-1])
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows."""
+        return sum(array.nbytes for array in self.arrays)
+
+    def move_to(self, device: torch.device) -> None:
+        """Put all rows on a device, and keep none here."""
+        rows = torch.empty((len(self), 1, *self.arrays[0].shape[1:]), device=device)
+        for array, end in zip(self.arrays, self.ends, strict=True):
+            for start in range(0, len(array), _COPIED):
+                part = torch.from_numpy(np.array(array[start : start + _COPIED]))
+                first = int(end) - len(array) + start
+                rows[first : first + len(part), 0] = part.to(device)
+        self.resident, self.arrays = rows, []
+
     def __getitems__(self, step: Step) -> dict[str, Any]:
-        """Return one batch: images (B, 1, H, W), and the step's place in the epoch."""
+        """Return one batch: images (B, 1, H, W), or None where they are `resident`; and the step's place."""
         start = time.monotonic()
-        images = np.empty((len(step.rows), 1, *self.arrays[0].shape[1:]), np.float32)
-        owners = np.searchsorted(self.ends, step.rows, side="right")
-        for i in np.unique(owners):
-            mine = owners == i
-            images[mine, 0] = self.arrays[i][step.rows[mine] - (self.ends[i] - len(self.arrays[i]))]
-        batch = {
-            "images": torch.from_numpy(images),
+        batch: dict[str, Any] = {
+            "images": self._images(step) if self.resident is None else None,
+            "rows": torch.from_numpy(step.rows),
             "epoch": step.epoch,
             "index": step.index,
             "first": step.first,
@@ -114,6 +130,14 @@ class CutoutRows(Dataset[dict[str, Any]]):
             batch["labels"] = torch.from_numpy(self.labels[step.rows])
         batch["read_seconds"] = time.monotonic() - start
         return batch
+
+    def _images(self, step: Step) -> torch.Tensor:
+        images = np.empty((len(step.rows), 1, *self.arrays[0].shape[1:]), np.float32)
+        owners = np.searchsorted(self.ends, step.rows, side="right")
+        for i in np.unique(owners):
+            mine = owners == i
+            images[mine, 0] = self.arrays[i][step.rows[mine] - (self.ends[i] - len(self.arrays[i]))]
+        return torch.from_numpy(images)
 
 
 class ResumableLoader(DataLoader[dict[str, Any]]):
@@ -195,6 +219,18 @@ class ViewsDataModule(pl.LightningDataModule):
                 continue
             self._rows[name] = CutoutRows(arrays, self._labels(name))
             self._usable[name] = self._finite(name)
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        if stage == "fit" and self._belongs_on(device):
+            for rows in self._rows.values():
+                rows.move_to(device)
+
+    def _belongs_on(self, device: torch.device) -> bool:
+        """Return whether all rows are to lie on the device during the training."""
+        choice = self.options.loader.on_device
+        if choice != "auto" or device.type != "cuda" or any(r.resident is not None for r in self._rows.values()):
+            return choice == "always" and all(r.resident is None for r in self._rows.values())
+        free, _ = torch.cuda.mem_get_info(device)
+        return sum(rows.nbytes for rows in self._rows.values()) <= free // 2
 
     def _arrays(self, stage: str) -> list[NDArray[np.float32]]:
         limit = self.options.loader.memory_limit_gb
@@ -245,7 +281,7 @@ class ViewsDataModule(pl.LightningDataModule):
             self._rows[stage],
             batch_sampler=sampler,  # type: ignore[arg-type]  # any iterable of steps will do
             collate_fn=as_it_is,  # type: ignore[arg-type]  # batches come whole, not as lists
-            num_workers=loader.num_workers,
+            num_workers=0 if self._rows[stage].resident is not None else loader.num_workers,
             pin_memory=torch.cuda.is_available(),
         )
         if stage == "train" and self.trainer:
@@ -269,13 +305,17 @@ class ViewsDataModule(pl.LightningDataModule):
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Count the time that reading took: the loop's own, or that of loader processes beside it."""
-        count_read(self.trainer, batch, beside=self.options.loader.num_workers > 0)
+        count_read(self.trainer, batch, beside=self.options.loader.num_workers > 0 and batch["images"] is not None)
         return batch
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Make the views (B, 2, 1, H, W) on the device; those of validation are the same each time."""
         training = self.trainer is None or self.trainer.training
         stage, epoch = ("train", batch["epoch"]) if training else ("valid", 0)
+        if batch["images"] is None:
+            resident = self._rows[stage].resident
+            assert resident is not None
+            batch["images"] = resident[batch["rows"]]
         batch["views"] = self.make_views(batch, stage, epoch)
         return batch
 
