@@ -275,6 +275,10 @@ def predict(trainer: "Trainer", module: ContrastiveModule, data: Any, *, name: s
             trainer.predict(module, data, return_predictions=False)
         except SystemExit as error:  # so Lightning ends the process after Ctrl-C
             raise Interrupted(_INTERRUPTED) from error
+        except RuntimeError as error:
+            if world > 1 and (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
+                raise Interrupted(f"{name}: another process of this run is gone") from error
+            raise
         finally:
             module.on_rows = None
 
