@@ -191,7 +191,7 @@ def test_encoder_features(latents_of, reference, small_file):
         "valid": reference(red_noise(24, seed=2), True),
     }
     assert latents["train"].shape == (40, 128)
-    assert_close(latents, wanted)
+    assert_close(latents, wanted, atol=1e-5)  # features reach 10
 
 
 def test_means_are_warned_of_and_can_be_removed(extract, reference, tmp_path):
@@ -260,7 +260,7 @@ def test_provenance_is_complete(extract, small_file, tiny_weights, tmp_path):
         "preprocessing": "none",
         "latent": "projection",
         "precision": "32-true",
-        "backend": "eager",
+        "backend": "packed",
         "batch_size": 16,
         "torch_version": torch.__version__,
     }

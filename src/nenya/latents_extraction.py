@@ -45,6 +45,7 @@ from nenya.extraction.staging import Item, Skip, Staging, Termination, check_pla
 from nenya.extraction.weights import load_model
 from nenya.io import Params, as_options, under_outdir, weights_place
 from nenya.models.contrastive import ContrastiveModule
+from nenya.models.inference import choose_backend
 from nenya.options import ExtractOptions
 from nenya.runtime import check_trainer, is_main_process, make_logger, make_trainer
 from nenya.s3 import is_s3, join_url
@@ -559,6 +560,8 @@ def _collect(
     settings = replace(options.trainer, devices=1 if options.trainer.devices == "auto" else options.trainer.devices)
     collector = _Collector()
     trainer = make_trainer(settings, callbacks=[collector], logger=False, enable_checkpointing=False)
+    device, precision = trainer.strategy.root_device.type, settings.precision
+    module.backend = choose_backend(options.model.backend, device, precision, 0)  # what fits into memory is not much
     if not (isinstance(data, BlocksDataModule) and not data.blocks):
         predict(trainer, module, data, name=name, rows=rows)
     empty = np.empty((0, latent_dim(options, module.net)), np.float32)

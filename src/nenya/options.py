@@ -70,6 +70,10 @@ def _is_jitter(value: Any) -> bool:
     return value == 0 or (isinstance(value, list) and len(value) == 2 and all(type(v) is int and v >= 0 for v in value))
 
 
+BACKENDS = ("eager", "folded", "packed", "compiled")
+"""What computes a forward pass in extraction; see `nenya.models.inference`."""
+
+
 @dataclass
 class ModelOptions:
     """The network and its place among the published versions."""
@@ -83,6 +87,9 @@ class ModelOptions:
         "projection",
         "what a latent is: L2-normalised head output, or pooled encoder features",
         one_of("projection", "encoder"),
+    )
+    backend: str = option(
+        "auto", "what computes in extraction: auto takes the fastest for the work", one_of("auto", *BACKENDS)
     )
     weights: str | None = option(None, "where the published weights are; $NAMES are taken from the environment")
     image_size: int | None = option(None, "side in pixels of the cutouts that this version was made for")
@@ -391,7 +398,7 @@ def to_dict(options: Any) -> dict[str, Any]:
 # The users' flat names, and where each lives.
 FLAT: dict[str, tuple[str, str]] = {
     **{f.name: ("loss", f.name) for f in dataclasses.fields(LossOptions)},
-    **{f.name: ("model", f.name) for f in dataclasses.fields(ModelOptions) if f.name not in ("name",)},
+    **{f.name: ("model", f.name) for f in dataclasses.fields(ModelOptions) if f.name not in ("name", "backend")},
     **{f.name: ("augment", f.name) for f in dataclasses.fields(AugmentOptions) if f.name != "recipe"},
     **{f.name: ("optim", f.name) for f in dataclasses.fields(OptimOptions)},
     **{f.name: ("archive", f.name) for f in dataclasses.fields(ArchiveOptions)},

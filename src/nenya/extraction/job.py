@@ -29,6 +29,7 @@ from nenya.extraction.writer import LatentsWriter
 from nenya.ledger import ledger_of
 from nenya.models.checkpoint import Checkpoint
 from nenya.models.contrastive import ContrastiveModule
+from nenya.models.inference import choose_backend, count_multiply_adds
 from nenya.models.resnet import ContrastiveNet, check_image_size
 from nenya.options import Options, to_dict
 from nenya.runtime import check_room, git_commit, is_main_process, make_trainer
@@ -203,7 +204,7 @@ def extract_file(
     with OutputLock(store.partial / "lock", str(job.output)):
         if job.output.exists() and not options.clobber:
             return None
-        wanted = _wanted_manifest(options, job, checkpoint, trainer, store.dim)
+        wanted = _wanted_manifest(options, job, checkpoint, trainer, module.net)
         work = begin(store, wanted, job.file, clobber=options.clobber)
         try:
             if work.fresh:
@@ -241,7 +242,8 @@ def _extract(job: Job, module: ContrastiveModule, trainer: "Trainer", writer: La
     """Extract the blocks that are left, in each process its share."""
     blocks = cut_blocks(job.file, work.block_size, job.rows)
     left = [block for block in blocks if block.number not in work.done]
-    writer.blocks, writer.threads, module.batch_shape = blocks, work.threads, work.batch_size
+    writer.blocks, writer.threads = blocks, work.threads
+    module.batch_shape, module.backend = work.batch_size, work.backend
     total = sum(map(len, blocks))
     name = Path(job.source.place).name
     data = BlocksDataModule(job.file, left, module.options.loader.num_workers)
@@ -284,21 +286,31 @@ def predict(trainer: "Trainer", module: ContrastiveModule, data: Any, *, name: s
 
 
 def _wanted_manifest(
-    options: Options, job: Job, checkpoint: Checkpoint, trainer: "Trainer", dim: int
+    options: Options, job: Job, checkpoint: Checkpoint, trainer: "Trainer", net: ContrastiveNet
 ) -> dict[str, Any]:
     """Return what the rows are made of and with: all that their bits depend on."""
     return {
         **identity(options, checkpoint),
         "rows": job.rows,
-        "dim": dim,
+        "dim": latent_dim(options, net),
         "device": trainer.strategy.root_device.type,
-        "backend": "eager",
+        "backend": backend_for(options, net, job.file, job.rows, trainer),
         "torch_version": str(torch.__version__),
         "threads": cpu_threads(trainer.num_devices, torch.get_num_threads()),
         "batch_size": min(options.loader.batch_size_valid, max(job.rows.values())),
         "block_size": options.loader.block_size,
         "source": {"sha256": job.source.sha256, **describe_status(job.file.path)},
     }
+
+
+def backend_for(
+    options: Options, net: ContrastiveNet, file: CutoutFile, rows: Mapping[str, int], trainer: "Trainer"
+) -> str:
+    """Return what is to compute the latents of some rows of a file's partitions."""
+    sizes = file.partitions
+    work = sum(n * count_multiply_adds(net, sizes[name].height, sizes[name].width) for name, n in rows.items())
+    device, precision = trainer.strategy.root_device.type, options.trainer.precision
+    return choose_backend(options.model.backend, device, precision, work, may_compile=not options.debug)
 
 
 @contextmanager
@@ -364,7 +376,7 @@ def _environment(options: Options, checkpoint: Checkpoint, device: torch.device,
         "model_version": options.model.name,
         "checkpoint": checkpoint.path.name,
         "device": f"{device.type}: {name}",
-        "backend": "eager",
+        "backend": work.backend,
         "batch_size": work.batch_size,
         "torch_version": str(torch.__version__),
         "threads": work.threads,

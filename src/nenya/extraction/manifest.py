@@ -11,13 +11,14 @@ from nenya.data.blocks import cut_blocks
 from nenya.data.cutouts import CutoutFile
 from nenya.errors import OutputError
 from nenya.extraction.journal import BlockStore
+from nenya.models.inference import obstacle
 from nenya.storage import atomic_path, sha256_file
 
 _MUST_AGREE = (
     *("checkpoint_sha256", "preprocessing", "latent", "precision", "rows", "dim"),
-    *("device", "backend", "torch_version"),
+    *("device", "torch_version"),
 )
-_TAKEN_OVER = ("batch_size", "block_size", "threads")
+_TAKEN_OVER = ("backend", "batch_size", "block_size", "threads")
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Work:
 
     Attributes:
         done: numbers of the blocks that are finished.
+        backend: what computes.
         block_size: rows of a block, where the chunks leave the choice.
         batch_size: rows of a forward pass.
         threads: of torch.
@@ -34,6 +36,7 @@ class Work:
     """
 
     done: frozenset[int]
+    backend: str
     block_size: int
     batch_size: int
     threads: int
@@ -81,6 +84,7 @@ def begin(store: BlockStore, wanted: Mapping[str, Any], file: CutoutFile, *, clo
                 "clobber=true starts over"
             )
     _check_source(store, found, wanted, file.path)
+    _check_backend(store, str(found["backend"]), wanted)
     merged = {**wanted, **{key: found[key] for key in _TAKEN_OVER}}
     merged["source"] = {**wanted["source"], "sha256": found["source"].get("sha256") or wanted["source"].get("sha256")}
     done = store.scan(cut_blocks(file, merged["block_size"], dict(store.rows)))
@@ -90,6 +94,16 @@ def begin(store: BlockStore, wanted: Mapping[str, Any], file: CutoutFile, *, clo
 def _work(manifest: Mapping[str, Any], done: frozenset[int], *, fresh: bool) -> Work:
     taken = {key: manifest[key] for key in _TAKEN_OVER}
     return Work(done=done, sha256=manifest["source"].get("sha256"), fresh=fresh, **taken)
+
+
+def _check_backend(store: BlockStore, backend: str, wanted: Mapping[str, Any]) -> None:
+    """Check that what computed the finished rows can be had here."""
+    reason = obstacle(backend, wanted["device"], wanted["precision"])
+    if reason:
+        raise OutputError(
+            f"{store.partial} holds finished rows that were made with backend {backend}, which cannot be had here "
+            f"({reason}): clobber=true starts over"
+        )
 
 
 def _short(value: Any) -> str:

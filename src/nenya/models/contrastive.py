@@ -9,6 +9,7 @@ from torch import Tensor
 
 from nenya import metrics
 from nenya.errors import NenyaError
+from nenya.models.inference import Runner, make_runner
 from nenya.models.losses import contrastive_loss, gather_views
 from nenya.models.resnet import ContrastiveNet
 from nenya.models.schedule import Schedule
@@ -49,10 +50,20 @@ class ContrastiveModule(pl.LightningModule):
         )
         self.on_rows: Callable[[int], None] | None = None
         self.batch_shape: int | None = None
+        self.backend = "eager"
+        self._runner: tuple[tuple[Any, ...], Runner] | None = None
         self._monitored: list[Tensor] = []
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the latents (B, D) of images (B, C, H, W), as `model.latent` says."""
+        """Return the latents (B, D) of images (B, C, H, W), as `model.latent` says.
+
+        In the predict loop `backend` computes them; one runner is kept, as nearly all batches have one shape.
+        """
+        if self.backend != "eager" and self._trainer is not None and self.trainer.predicting:
+            key = (self.backend, images.shape, images.device)
+            if self._runner is None or self._runner[0] != key:
+                self._runner = key, make_runner(self.net, self.options.model.latent, self.backend, images.shape)
+            return self._runner[1](images)
         if self.options.model.latent == "encoder":
             return self.net.encode(images)
         return self.net(images)  # type: ignore[no-any-return]

@@ -212,7 +212,11 @@ class ContrastiveNet(nn.Module):
         Raises:
             ValueError: `x` has another number of dimensions or channels.
         """
-        projected: Tensor = self.head(self.encode(x))
-        if projected.dtype in _LOW_PRECISION:
-            projected = projected.float()
-        return functional.normalize(projected, dim=1)
+        return normalise(self.head(self.encode(x)))
+
+
+def normalise(projected: Tensor) -> Tensor:
+    """Return the head's output (B, D) with rows of length 1, in float32 at least."""
+    if projected.dtype in _LOW_PRECISION:
+        projected = projected.float()
+    return functional.normalize(projected, dim=1)

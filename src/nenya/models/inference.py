@@ -1,0 +1,276 @@
+"""The network for inference alone: what computes a forward pass, and the rule that chooses it.
+
+Backends, all with the same latents but for rounding:
+
+    eager     the network as it is trained
+    folded    each batch norm folded into its convolution, channels last
+    packed    folded, by oneDNN: weights laid out for one shape, ReLU and addition done within the convolution
+    compiled  folded, by torch.compile
+
+Letters in shapes: B images, C channels, H x W pixels, D the length of a latent.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from nenya.errors import OptionError
+from nenya.models.resnet import ContrastiveNet, normalise
+from nenya.options import BACKENDS
+
+log = logging.getLogger(__name__)
+
+COMPILING_PAYS = {"cpu": 5e12, "cuda": 1e15}
+"""Multiply-adds from which compiling is repaid where there is no `packed`: its seconds over the gain for each.
+
+On two cores of 40 GMAC/s together, 25 s are repaid by a gain of a fifth; `benchmarks/forward.py` measures it. That of
+GPUs is an estimate, not measured: 50 s against a tenth of the time at 2 TMAC/s.
+"""
+
+Runner = Callable[[Tensor], Tensor]
+Pair = tuple[nn.Conv2d, nn.BatchNorm2d]
+
+
+def choose_backend(wanted: str, device: str, precision: str, multiply_adds: float, *, may_compile: bool = True) -> str:
+    """Return the backend for an amount of work.
+
+    `auto` is `packed` where it can be had (a CPU with oneDNN, float32), since it costs a tenth of a second and is
+    as fast as what torch.compile makes in half a minute; else `compiled` from `COMPILING_PAYS` on; else `folded`.
+    What is asked for and cannot be had is replaced by what `auto` takes, and the log says so.
+
+    Args:
+        wanted: `model.backend`.
+        device: kind of device that computes: `cpu`, `cuda` ...
+        precision: `trainer.precision`.
+        multiply_adds: of the whole work: rows times `count_multiply_adds`.
+        may_compile: whether `auto` may take the time.
+    """
+    if wanted != "auto":
+        reason = obstacle(wanted, device, precision)
+        if reason is None:
+            return wanted
+        found = choose_backend("auto", device, precision, 0)
+        _warn_once(f"model.backend={wanted} cannot be had here ({reason}): {found} is used")
+        return found
+    if obstacle("packed", device, precision) is None:
+        return "packed"
+    pays = may_compile and multiply_adds >= COMPILING_PAYS.get(device, float("inf"))
+    return "compiled" if pays and obstacle("compiled", device, precision) is None else "folded"
+
+
+def obstacle(backend: str, device: str, precision: str) -> str | None:
+    """Return why a backend cannot be had here, None if it can; see `choose_backend`."""
+    if backend not in BACKENDS:
+        return "this nenya does not know it"
+    if backend == "packed":
+        if device != "cpu" or precision not in ("32-true", "32"):
+            return f"it is for a CPU and trainer.precision=32-true, these are {device} and {precision}"
+        return None if _packs() else "torch has no oneDNN here"
+    return _why_not_compiled(device) if backend == "compiled" else None
+
+
+@cache
+def _warn_once(text: str) -> None:
+    log.warning("%s", text)
+
+
+@cache
+def _packs() -> bool:
+    """Try out oneDNN's operations, which torch has for its compiler alone and may rename."""
+    if not torch._C._has_mkldnn:
+        return False
+    pair = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8).eval()
+    x = torch.linspace(-1, 1, 2 * 8 * 9 * 9).reshape(2, 8, 9, 9)
+    try:
+        with torch.no_grad():
+            packed, plain = _PackedConvolution(pair, tuple(x.shape)), _Convolution(pair, one_channel=False)
+            return all(
+                torch.allclose(packed(x, other()), plain(x, other()), rtol=0, atol=1e-5)
+                for other in (lambda: None, lambda: x.clone(memory_format=torch.channels_last))
+            )
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+
+
+@cache
+def _why_not_compiled(device: str) -> str | None:
+    """Try out torch.compile on a trifle: it needs a C++ compiler, on a GPU triton."""
+    try:
+        import torch._dynamo.config
+
+        if torch._dynamo.config.disable:
+            return "torch.compile is switched off"
+        with torch.no_grad():
+            torch.compile(lambda x: x * 2 + 1, dynamic=False)(torch.zeros(16, device=device))
+    except Exception as error:  # of a compiler, a linker, a folder that cannot be written ...
+        return f"torch.compile fails: {_first_line(error)}"
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def make_runner(net: ContrastiveNet, latent: str, backend: str, shape: tuple[int, ...]) -> Runner:
+    """Return a function from images to latents.
+
+    Args:
+        net: in evaluation mode, on its device; it is not changed. The weights are those that it has now.
+        latent: `projection`, or `encoder` for the features under the head.
+        backend: of `choose_backend`.
+        shape: (B, C, H, W) of the images that will come.
+
+    Returns:
+        Images (B, C, H, W) -> latents (B, D), to be called without gradients.
+    """
+    if backend == "eager":
+        return net.encode if latent == "encoder" else net
+    with torch.inference_mode(False), torch.no_grad():
+        folded = _Folded(net, latent, shape, packed=backend == "packed").eval()
+    return _compile(folded) if backend == "compiled" else folded
+
+
+def _compile(folded: nn.Module) -> Runner:
+    import torch._inductor.config
+    from torch._dynamo.exc import TorchDynamoException
+
+    compiled = torch.compile(folded, dynamic=False)
+
+    def run(images: Tensor) -> Tensor:
+        try:
+            with torch._inductor.config.patch(freezing=True):  # weights are constants: laid out at compilation
+                return cast("Tensor", compiled(images))
+        except TorchDynamoException as error:
+            raise OptionError(
+                f"torch.compile fails: {_first_line(error)}: model.backend=folded does without"
+            ) from error
+
+    return run
+
+
+def count_multiply_adds(net: ContrastiveNet, height: int, width: int) -> int:
+    """Return the multiply-adds of one image of `height` x `width` pixels and one channel."""
+    total, size = 0, (height, width)
+    for shortcut, branch in _blocks(net):
+        if shortcut is not None:
+            rows, columns = _size_after(shortcut[0], size)
+            total += shortcut[0].weight.numel() * rows * columns
+        for conv, _ in branch:
+            size = _size_after(conv, size)
+            weights = conv.weight[:, :1] if conv is net.encoder.conv1 else conv.weight
+            total += weights.numel() * size[0] * size[1]
+    return total + sum(layer.weight.numel() for layer in net.head if isinstance(layer, nn.Linear))
+
+
+def _blocks(net: ContrastiveNet) -> Iterator[tuple[Pair | None, list[Pair]]]:
+    """Yield shortcut, if it computes, and branch of each block; the first convolution comes before, alone."""
+    encoder = cast("Any", net.encoder)
+    yield None, [(encoder.conv1, encoder.bn1)]
+    for stage in (encoder.layer1, encoder.layer2, encoder.layer3, encoder.layer4):
+        for block in stage:
+            numbers = [number for number in (1, 2, 3) if hasattr(block, f"conv{number}")]
+            branch = [(getattr(block, f"conv{number}"), getattr(block, f"bn{number}")) for number in numbers]
+            yield (tuple(block.shortcut) if len(block.shortcut) else None), branch
+
+
+def _size_after(conv: nn.Conv2d, size: tuple[int, int]) -> tuple[int, int]:
+    step = conv.stride[0]
+    return -(-size[0] // step), -(-size[1] // step)  # all are padded by half their kernel
+
+
+class _Convolution(nn.Module):
+    """A convolution with the batch norm after it."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, pair: Pair, *, one_channel: bool) -> None:
+        super().__init__()
+        conv, norm = pair
+        kind = conv.weight.dtype
+        exact = torch.promote_types(kind, torch.float32)
+        terms = [norm.running_mean, norm.running_var, norm.weight, norm.bias]
+        mean, var, gain, shift = (cast("Tensor", term).to(exact) for term in terms)
+        weight = conv.weight.to(exact)
+        if one_channel:  # of equal channels the convolution sees the sum
+            weight = weight.sum(dim=1, keepdim=True)
+        fused, bias = fuse_conv_bn_weights(weight, None, mean, var, norm.eps, gain, shift)
+        self.register_buffer("weight", fused.detach().to(kind).contiguous(memory_format=torch.channels_last))
+        self.register_buffer("bias", bias.detach().to(kind))
+        self.stride, self.padding = list(conv.stride), [side // 2 for side in conv.kernel_size]
+
+    def forward(self, x: Tensor, other: Tensor | None = None, *, relu: bool = True) -> Tensor:
+        """Return the convolution of `x`, plus `other`, which may be overwritten, with negatives cut off."""
+        out = functional.conv2d(x, self.weight, self.bias, self.stride, self.padding)
+        if other is not None:
+            out = out.add_(other)
+        return out.relu_() if relu else out
+
+
+class _PackedConvolution(_Convolution):
+    """The same in one call of oneDNN, with the weights laid out for inputs of one shape."""
+
+    def __init__(self, pair: Pair, shape: tuple[int, ...]) -> None:
+        super().__init__(pair, one_channel=shape[1] == 1)
+        self.weight = torch.ops.mkldnn._reorder_convolution_weight(
+            self.weight, self.padding, self.stride, [1, 1], 1, list(shape)
+        )
+
+    def forward(self, x: Tensor, other: Tensor | None = None, *, relu: bool = True) -> Tensor:
+        """As of `_Convolution`."""
+        how, last = (self.weight, self.bias, self.padding, self.stride, [1, 1], 1), "relu" if relu else "none"
+        if other is None:
+            return cast("Tensor", torch.ops.mkldnn._convolution_pointwise(x, *how, last, [], ""))
+        add = torch.ops.mkldnn._convolution_pointwise_.binary
+        return cast("Tensor", add(other, x, *how, "add", 1.0, last, [], ""))
+
+
+class _FoldedBlock(nn.Module):
+    """A residual block: the shortcut's result, or the input itself, is added to the branch's."""
+
+    def __init__(self, shortcut: _Convolution | None, branch: list[_Convolution]) -> None:
+        super().__init__()
+        self.shortcut, self.branch, self.last = shortcut, nn.Sequential(*branch[:-1]), branch[-1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W); the input may be overwritten."""
+        out = self.branch(x)
+        return cast("Tensor", self.last(out, x if self.shortcut is None else self.shortcut(x, relu=False)))
+
+
+class _Folded(nn.Module):
+    """The network with its batch norms folded into its convolutions, channels last."""
+
+    def __init__(self, net: ContrastiveNet, latent: str, shape: tuple[int, ...], *, packed: bool) -> None:
+        super().__init__()
+        batch, channels, *_ = shape
+        size = (shape[2], shape[3])
+
+        def convolution(pair: Pair) -> _Convolution:
+            given = channels if pair[0] is net.encoder.conv1 else pair[0].in_channels
+            if packed:
+                return _PackedConvolution(pair, (batch, given, *size))
+            return _Convolution(pair, one_channel=given == 1)
+
+        parts: list[nn.Module] = []
+        for shortcut, branch in _blocks(net):
+            aside = None if shortcut is None else convolution(shortcut)
+            made = []
+            for pair in branch:
+                made.append(convolution(pair))
+                size = _size_after(pair[0], size)
+            parts.append(_FoldedBlock(aside, made) if len(made) > 1 else made[0])
+        self.convolutions = nn.Sequential(*parts)
+        self.head = net.head if latent == "projection" else None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B, C, H, W) to latents (B, D)."""
+        x = images.contiguous(memory_format=torch.channels_last)
+        features: Tensor = self.convolutions(x).mean(dim=(2, 3))
+        return features if self.head is None else normalise(self.head(features))
