@@ -1,12 +1,13 @@
 """What was done to a chunk of an HDF5 file, undone, with its length held against the declared one."""
 
+import ctypes
 import functools
 import os
 import threading
-import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import deflate
 import h5py
 import numpy as np
 from numpy.typing import NDArray
@@ -53,19 +54,49 @@ def undo_filters(packed: bytes, codes: Sequence[int], mask: int, size: int, item
     return data
 
 
-def _inflate(packed: Any, size: int) -> bytes:
-    machine = zlib.decompressobj()
+def _inflate(packed: Any, size: int) -> Any:
+    """Unpack deflate into a buffer of `size` bytes, which it must fill; other threads run meanwhile."""
+    wrong = f"a compressed chunk is damaged, or does not hold the {size} bytes that it should"
     try:
-        data = machine.decompress(packed, size + 1)
-    except zlib.error as error:
-        raise ValueError(str(error)) from error
-    if not machine.eof or len(data) != size:
-        raise ValueError(f"a compressed chunk does not hold the {size} bytes that it should")
+        data = deflate.zlib_decompress(packed, size)
+    except deflate.DeflateError as error:
+        raise ValueError(wrong) from error
+    if len(data) != size:
+        raise ValueError(wrong)
     return data
 
 
 def _unpack_lzf(packed: Any, size: int) -> NDArray[np.uint8]:
-    """Unpack LZF, which only the HDF5 library can do fast; it fills what a chunk lacks with whatever is in memory.
+    """Unpack LZF into a buffer of `size` bytes, which it must fill; other threads run meanwhile."""
+    unpack = _lzf_function()
+    if unpack is None:
+        return unpack_lzf_by_hdf5(packed, size)
+    data = np.empty(size, np.uint8)
+    stream = bytes(packed)
+    if unpack(stream, len(stream), data.ctypes.data, size) != size:
+        raise ValueError(f"a compressed chunk does not hold the {size} bytes that it should")
+    return data
+
+
+@functools.cache
+def _lzf_function() -> Callable[[bytes, int, int, int], int] | None:
+    """Return the function (stream, its length, buffer, its length) -> bytes unpacked, which h5py brings along.
+
+    None where h5py is built so that it does not show it.
+    """
+    try:
+        found = ctypes.CDLL(h5py.h5z.__file__).lzf_decompress
+    except (OSError, AttributeError):
+        return None
+    found.restype = ctypes.c_uint
+    found.argtypes = [ctypes.c_char_p, ctypes.c_uint, ctypes.c_void_p, ctypes.c_uint]
+    sample, out = b"\x02abc\xe0\x00\x02", ctypes.create_string_buffer(12)
+    good = found(sample, len(sample), ctypes.addressof(out), 12) == 12 and out.raw == b"abcabcabcabc"
+    return found if good else None
+
+
+def unpack_lzf_by_hdf5(packed: Any, size: int) -> NDArray[np.uint8]:
+    """Unpack LZF by way of the HDF5 library, one chunk at a time; it fills what one lacks with whatever is in memory.
 
     So a mark is put at the end of the packed bytes, as a run of literal ones: it must come out right behind the
     chunk's own.
