@@ -98,6 +98,14 @@ def test_data_that_lie_on_the_device_change_nothing(whole_run, small_file, nenya
     assert losses(Path("resident")) == losses(whole_run)
 
 
+@pytest.mark.slow
+def test_a_compiled_training_learns_the_same(whole_run, small_file, nenya_cli):
+    code, said = nenya_cli("train", [*QUICK, f"data={small_file}", "out=compiled", "model.backend=compiled"])
+    assert code == 0, said
+    assert "not compiled" not in said
+    np.testing.assert_allclose(steps(Path("compiled")), steps(whole_run), rtol=1e-3)
+
+
 class SignalAt(Callback):
     """Sends a signal to its own process at the n-th call of one hook."""
 

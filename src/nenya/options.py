@@ -89,7 +89,9 @@ class ModelOptions:
         one_of("projection", "encoder"),
     )
     backend: str = option(
-        "auto", "what computes in extraction: auto takes the fastest for the work", one_of("auto", *BACKENDS)
+        "auto",
+        "what computes: auto takes the fastest for the work; compiled compiles training too",
+        one_of("auto", *BACKENDS),
     )
     weights: str | None = option(None, "where the published weights are; $NAMES are taken from the environment")
     image_size: int | None = option(None, "side in pixels of the cutouts that this version was made for")

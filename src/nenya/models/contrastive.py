@@ -1,5 +1,6 @@
 """The LightningModule: wires network, loss and schedule to Lightning's loops."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -9,13 +10,18 @@ from torch import Tensor
 
 from nenya import metrics
 from nenya.errors import NenyaError
-from nenya.models.inference import Runner, make_runner
+from nenya.models.inference import Runner, make_runner, obstacle
 from nenya.models.losses import contrastive_loss, gather_views
 from nenya.models.resnet import ContrastiveNet
 from nenya.models.schedule import Schedule
 from nenya.options import Options, flat_view, warm_up
 
+log = logging.getLogger(__name__)
+
 MONITORED_ROWS = 2048
+_STEPS_THAT_REPAY = (
+    3000  # an estimate, of a GPU: a minute or two of compiling against some hundredths of a second a step
+)
 
 
 def make_net(options: Options) -> ContrastiveNet:
@@ -53,6 +59,7 @@ class ContrastiveModule(pl.LightningModule):
         self.backend = "eager"
         self._runner: tuple[tuple[Any, ...], Runner] | None = None
         self._monitored: list[Tensor] = []
+        self._compiled: Callable[[Tensor], Tensor] | None = None
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the latents (B, D) of images (B, C, H, W), as `model.latent` says.
@@ -80,9 +87,28 @@ class ContrastiveModule(pl.LightningModule):
         )
 
     def on_fit_start(self) -> None:
-        """Lay the weights out as a GPU's convolutions want them: channels last."""
+        """Lay the weights out as a GPU's convolutions want them, channels last; compile where that pays."""
         if self.device.type == "cuda":
             self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self._compiling_pays():
+            reason = obstacle("compiled", self.device.type, self.options.trainer.precision)
+            if reason is None:
+                self._compiled = torch.compile(self.net.forward, dynamic=False)
+            else:
+                log.warning("the training is not compiled (%s)", reason)
+
+    def _compiling_pays(self) -> bool:
+        """Return whether to compile the training: as asked for, and on a GPU for many steps."""
+        if self.options.model.backend != "auto":
+            return self.options.model.backend == "compiled"
+        return self.device.type == "cuda" and self.trainer.estimated_stepping_batches >= _STEPS_THAT_REPAY
+
+    def _encode(self, views: Tensor) -> Tensor:
+        """Return the features (V, D) of views (V, C, H, W); full batches go through the compiled network."""
+        full = 2 * (self.options.loader.batch_size_train // max(1, self.trainer.world_size))
+        if self._compiled is not None and self.training and len(views) == full:
+            return self._compiled(views)
+        return self.net(views)  # type: ignore[no-any-return]
 
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Set the learning rate of this step."""
@@ -109,7 +135,7 @@ class ContrastiveModule(pl.LightningModule):
 
     def _loss(self, batch: dict[str, Any]) -> Tensor:
         views = batch["views"]
-        features = self.net(views.flatten(0, 1)).unflatten(0, views.shape[:2])
+        features = self._encode(views.flatten(0, 1)).reshape(*views.shape[:2], -1)
         features, labels = gather_views(features, batch.get("labels"))
         return contrastive_loss(
             features,
@@ -136,19 +162,24 @@ class ContrastiveModule(pl.LightningModule):
         """
         images = batch["images"]
         finite = torch.isfinite(images).flatten(1).all(dim=1)
-        images = torch.where(finite[:, None, None, None], images, 0.0)
+        all_finite = bool(finite.all())
+        if not all_finite:
+            images = torch.where(finite[:, None, None, None], images, 0.0)
         if self.options.preprocess.file == "demean":
             images = images - images.mean(dim=(-2, -1), keepdim=True)
         size = self.batch_shape or self.options.loader.batch_size_valid
         parts = []
         for start in range(0, len(images), size):
             part = images[start : start + size]
-            padded = torch.nn.functional.pad(part, (0, 0) * 3 + (0, size - len(part)))
+            padded = part
+            if len(part) < size:
+                padded = torch.nn.functional.pad(part, (0, 0) * 3 + (0, size - len(part)))
             parts.append(self(padded)[: len(part)].float().cpu())
             if self.on_rows is not None:
                 self.on_rows(len(part))
         latents = torch.cat(parts)
-        latents[~finite.cpu()] = torch.nan
+        if not all_finite:
+            latents[~finite.cpu()] = torch.nan
         return latents
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
