@@ -65,7 +65,7 @@ def folder(tmp_path):
 
 
 def test_what_is_told_is_heard(folder, monkeypatch):
-    monkeypatch.delenv("NENYA_BATCH", raising=False)
+    monkeypatch.setenv("NENYA_BATCH", "")  # so that it is unset afterwards
     with Leader(folder) as leader:
         follower = Follower(folder.parent)
         leader.tell(0, [Path("/a.h5"), Path("/b.h5"), "s3://x/a.h5"])
@@ -94,7 +94,7 @@ def test_a_first_process_that_is_gone(folder, monkeypatch):
 def test_processes_that_were_started_together_meet(folder, monkeypatch):
     for name, value in {"RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "12345"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.delenv("NENYA_BATCH", raising=False)
+    monkeypatch.setenv("NENYA_BATCH", "")  # so that it is unset afterwards
     with Leader(folder) as leader:
         leader.tell(0, ["x"])
         monkeypatch.delenv("NENYA_BATCH")

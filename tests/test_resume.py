@@ -131,7 +131,7 @@ class Forks:
 
     def __exit__(self, *exc):
         self.server.stdin.close()
-        self.server.wait(10)
+        self.server.wait(60)
 
     def ask(self, **request):
         assert self.server.poll() is None
