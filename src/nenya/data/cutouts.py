@@ -221,8 +221,13 @@ class CutoutReader:
             self._file.close()
         self._file, self._dataset, self._pixels, self._pid = None, None, None, None
 
-    def read(self, start: int, stop: int) -> NDArray[np.float32]:
+    def read(self, start: int, stop: int, spread: Spread = map) -> NDArray[np.float32]:
         """Read the cutouts start, ..., stop - 1.
+
+        Args:
+            start: First row.
+            stop: Row after the last one.
+            spread: As of `read_into`.
 
         Returns:
             A new C-contiguous array (n, 1, H, W), float32.
@@ -234,7 +239,7 @@ class CutoutReader:
         if not 0 <= start <= stop <= info.rows:
             raise IndexError(f"rows {start} to {stop} of a partition of {info.rows} cutouts")
         block = np.empty((stop - start, 1, info.height, info.width), np.float32)
-        self.read_into(block.reshape(len(block), info.height, info.width), start)
+        self.read_into(block.reshape(len(block), info.height, info.width), start, spread)
         return block
 
     def read_into(self, out: NDArray[np.float32], start: int, spread: Spread = map) -> None:
@@ -243,7 +248,7 @@ class CutoutReader:
         Args:
             out: (n, H, W), float32.
             start: First row.
-            spread: How the chunks are gone through: `map`, or that of a pool of threads.
+            spread: How the chunks are gone through: `map`, or that of `nenya.data.threads.Threads`.
 
         Raises:
             InputFileError: If the file is damaged within these rows.
@@ -259,11 +264,12 @@ class CutoutReader:
         except (OSError, ValueError, RuntimeError, KeyError, MemoryError) as error:
             raise self.damaged(start, start + len(out), error) from error
 
-    def read_rows(self, rows: NDArray[np.integer[Any]] | Sequence[int]) -> NDArray[np.float32]:
+    def read_rows(self, rows: NDArray[np.integer[Any]] | Sequence[int], spread: Spread = map) -> NDArray[np.float32]:
         """Read single cutouts; of compressed chunks, each chunk is unpacked once.
 
         Args:
             rows: Row numbers, strictly increasing.
+            spread: As of `read_into`.
 
         Returns:
             A new C-contiguous array (n, 1, H, W), float32.
@@ -281,7 +287,7 @@ class CutoutReader:
         edges = [0, *(np.flatnonzero(np.diff(runs)) + 1).tolist(), len(wanted)]
         for low, high in itertools.pairwise(edges):
             first, last = int(wanted[low]), int(wanted[high - 1])
-            block[low:high] = self.read(first, last + 1)[wanted[low:high] - first]
+            block[low:high] = self.read(first, last + 1, spread)[wanted[low:high] - first]
         return block
 
     def dataset(self) -> Any:

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from nenya.data.filters import undo_filters
 
+_Job = tuple[NDArray[np.float32], int, int, int, int]  # of `ChunkedPixels._place`
 Spread = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]  # `map`, or that of a pool of threads
 _KEPT = 2**28  # bytes of unpacked cutouts kept for the next read, when one takes a part of a chunk
-_PIECE = 2**26  # bytes read at once where they are to be converted
+_PIECE = 2**23  # bytes read at once where they are to be converted
 
 
 class Pixels(Protocol):
@@ -52,16 +53,20 @@ class FlatPixels:
 
     def read_into(self, out: NDArray[np.float32], start: int, spread: Spread = map) -> None:
         """As `Pixels` says."""
-        row = self.items * self.kind.itemsize
-        if self.kind == np.dtype("<f4") and out.flags.c_contiguous:
-            self._fill(out.reshape(-1).data.cast("B"), start * row)
+        if self.kind == np.dtype("<f4") and out.flags.c_contiguous:  # as fast as memory is: threads would not help
+            self._fill(out.reshape(-1).data.cast("B"), start * self.items * self.kind.itemsize)
             return
-        step = max(1, _PIECE // row)
-        for first in range(0, len(out), step):
-            part = out[first : first + step]
-            stored = np.empty(part.shape, self.kind)
-            self._fill(stored.reshape(-1).view(np.uint8).data, (start + first) * row)
-            convert(part, stored)
+        step = max(1, _PIECE // (self.items * self.kind.itemsize))
+        pieces = ((out[first : first + step], start + first) for first in range(0, len(out), step))
+        for _ in spread(self._convert, pieces):
+            pass
+
+    def _convert(self, piece: tuple[NDArray[np.float32], int]) -> None:
+        """Read the cutouts of a piece: where they go, first row."""
+        out, start = piece
+        stored = np.empty(out.shape, self.kind)
+        self._fill(stored.reshape(-1).view(np.uint8).data, start * self.items * self.kind.itemsize)
+        convert(out, stored)
 
     def _fill(self, view: memoryview, offset: int) -> None:
         """Read bytes from `offset` of the data on."""
@@ -145,28 +150,28 @@ class ChunkedPixels:
 
     def read_into(self, out: NDArray[np.float32], start: int, spread: Spread = map) -> None:
         """As `Pixels` says; where rows are asked for that share a chunk with others, these are kept for later."""
-        for _ in spread(self._place, self._jobs(out, start)):
-            pass
-
-    def _jobs(self, out: NDArray[np.float32], start: int) -> Iterator[tuple[NDArray[np.float32], int, int, int, int]]:
-        """Yield the jobs of `_place` for the chunks of some rows."""
         step, rows, stop = self.chunks[0], self.shape[0], start + len(out)
+        jobs: list[_Job] = []
+        parts, unpacked = [], dict(self._kept)
         for first in range(start // step * step, stop, step):
             low, high, end = max(first, start), min(first + step, stop), min(first + step, rows)
             target = out[low - start : high - start]
             if high - low == end - first or 4 * (end - first) * math.prod(self.shape[1:]) > _KEPT:
-                yield from self._row_jobs(target, first, low - first)
+                jobs += self._row_jobs(target, first, low - first)
                 continue
-            if first not in self._kept:
-                slab = np.empty((end - first, *self.shape[-2:]), np.float32)
-                for job in self._row_jobs(slab, first, 0):
-                    self._place(job)
-                self._kept = {first: slab}
-            target[...] = self._kept[first][low - first : high - first]
+            if first not in unpacked:
+                unpacked[first] = np.empty((end - first, *self.shape[-2:]), np.float32)
+                jobs += self._row_jobs(unpacked[first], first, 0)
+            parts.append((target, unpacked[first][low - first : high - first]))
+            last = first
+        for _ in spread(self._place, jobs):
+            pass
+        for target, kept in parts:
+            target[...] = kept
+        if parts:
+            self._kept = {last: unpacked[last]}
 
-    def _row_jobs(
-        self, target: NDArray[np.float32], first: int, skip: int
-    ) -> Iterator[tuple[NDArray[np.float32], int, int, int, int]]:
+    def _row_jobs(self, target: NDArray[np.float32], first: int, skip: int) -> Iterator[_Job]:
         """Yield the jobs for one row of the grid, from whose first cutout `first` on `skip` ones are left out."""
         (*_, height, width), (step, *_, tall, wide) = self.shape, self.chunks
         across = -(-width // wide)
@@ -174,7 +179,7 @@ class ChunkedPixels:
         for index in range(count):
             yield target, first // step * count + index, skip, index // across * tall, index % across * wide
 
-    def _place(self, job: tuple[NDArray[np.float32], int, int, int, int]) -> None:
+    def _place(self, job: _Job) -> None:
         """Unpack a chunk into its place: target, number of the chunk, cutouts left out, its corner (y, x)."""
         target, number, skip, y, x = job
         part = target[:, y : y + self.chunks[-2], x : x + self.chunks[-1]]
