@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.data.hdf5 import Hdf5File, check_float, damage_named, list_datasets, one_line, shown
-from nenya.data.pixels import FlatPixels, Pixels, Spread, check_order
+from nenya.data.pixels import FlatPixels, Floats, Pixels, Spread, check_order
 from nenya.errors import InputFileError
 
 PARTITIONS = ("train", "valid")
@@ -242,11 +242,11 @@ class CutoutReader:
         self.read_into(block.reshape(len(block), info.height, info.width), start, spread)
         return block
 
-    def read_into(self, out: NDArray[np.float32], start: int, spread: Spread = map) -> None:
+    def read_into(self, out: Floats, start: int, spread: Spread = map) -> None:
         """Read as many cutouts as `out` (n, H, W) holds, from row `start` on, into it.
 
         Args:
-            out: (n, H, W), float32.
+            out: (n, H, W), float32, or of the stored type: then bit for bit.
             start: First row.
             spread: How the chunks are gone through: `map`, or that of `nenya.data.threads.Threads`.
 

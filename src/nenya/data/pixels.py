@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from nenya.data.filters import undo_filters
 
-_Job = tuple[NDArray[np.float32], int, int, int, int]  # of `ChunkedPixels._place`
+Floats = NDArray[np.floating[Any]]
+_Job = tuple[Floats, int, int, int, int]  # of `ChunkedPixels._place`
 Spread = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]  # `map`, or that of a pool of threads
 _KEPT = 2**28  # bytes of unpacked cutouts kept for the next read, when one takes a part of a chunk
 _PIECE = 2**23  # bytes read at once where they are to be converted
@@ -26,8 +27,8 @@ _PIECE = 2**23  # bytes read at once where they are to be converted
 class Pixels(Protocol):
     """The pixels of a data set, wherever they lie."""
 
-    def read_into(self, out: NDArray[np.float32], start: int, spread: Spread = map) -> None:
-        """Read the cutouts from `start` on into `out` (n, H, W).
+    def read_into(self, out: Floats, start: int, spread: Spread = map) -> None:
+        """Read the cutouts from `start` on into `out` (n, H, W), float32 or the stored type.
 
         Raises:
             OSError: They cannot be read.
@@ -51,9 +52,9 @@ class FlatPixels:
     items: int
     raw: Callable[[Path], int]
 
-    def read_into(self, out: NDArray[np.float32], start: int, spread: Spread = map) -> None:
+    def read_into(self, out: Floats, start: int, spread: Spread = map) -> None:
         """As `Pixels` says."""
-        if self.kind == np.dtype("<f4") and out.flags.c_contiguous:  # as fast as memory is: threads would not help
+        if self.kind == out.dtype and out.flags.c_contiguous:  # as fast as memory is: threads would not help
             self._fill(out.reshape(-1).data.cast("B"), start * self.items * self.kind.itemsize)
             return
         step = max(1, _PIECE // (self.items * self.kind.itemsize))
@@ -61,7 +62,7 @@ class FlatPixels:
         for _ in spread(self._convert, pieces):
             pass
 
-    def _convert(self, piece: tuple[NDArray[np.float32], int]) -> None:
+    def _convert(self, piece: tuple[Floats, int]) -> None:
         """Read the cutouts of a piece: where they go, first row."""
         out, start = piece
         stored = np.empty(out.shape, self.kind)
@@ -87,7 +88,7 @@ class HeaderPixels:
 
     stored: NDArray[Any]
 
-    def read_into(self, out: NDArray[np.float32], start: int, spread: Spread = map) -> None:
+    def read_into(self, out: Floats, start: int, spread: Spread = map) -> None:
         """As `Pixels` says."""
         convert(out, self.stored[start : start + len(out)].reshape(out.shape))
 
@@ -98,7 +99,7 @@ class LibraryPixels:
 
     dataset: Any
 
-    def read_into(self, out: NDArray[np.float32], start: int, spread: Spread = map) -> None:
+    def read_into(self, out: Floats, start: int, spread: Spread = map) -> None:
         """As `Pixels` says."""
         step, *pixels = self.dataset.chunks
         rows = range(start // step * step, start + len(out), step)
@@ -115,7 +116,7 @@ class VirtualPixels:
 
     parts: list[tuple[int, int, int, Pixels]]
 
-    def read_into(self, out: NDArray[np.float32], start: int, spread: Spread = map) -> None:
+    def read_into(self, out: Floats, start: int, spread: Spread = map) -> None:
         """As `Pixels` says."""
         for low, high, first, source in self.parts:
             begin, end = max(low, start), min(high, start + len(out))
@@ -146,9 +147,9 @@ class ChunkedPixels:
     table: NDArray[np.int64]
     fill: float
     raw: Callable[[Path], int]
-    _kept: dict[int, NDArray[np.float32]] = field(default_factory=dict, init=False)
+    _kept: dict[int, Floats] = field(default_factory=dict, init=False)
 
-    def read_into(self, out: NDArray[np.float32], start: int, spread: Spread = map) -> None:
+    def read_into(self, out: Floats, start: int, spread: Spread = map) -> None:
         """As `Pixels` says; where rows are asked for that share a chunk with others, these are kept for later."""
         step, rows, stop = self.chunks[0], self.shape[0], start + len(out)
         jobs: list[_Job] = []
@@ -159,8 +160,8 @@ class ChunkedPixels:
             if high - low == end - first or 4 * (end - first) * math.prod(self.shape[1:]) > _KEPT:
                 jobs += self._row_jobs(target, first, low - first)
                 continue
-            if first not in unpacked:
-                unpacked[first] = np.empty((end - first, *self.shape[-2:]), np.float32)
+            if first not in unpacked or unpacked[first].dtype != out.dtype:
+                unpacked[first] = np.empty((end - first, *self.shape[-2:]), out.dtype)
                 jobs += self._row_jobs(unpacked[first], first, 0)
             parts.append((target, unpacked[first][low - first : high - first]))
             last = first
@@ -171,7 +172,7 @@ class ChunkedPixels:
         if parts:
             self._kept = {last: unpacked[last]}
 
-    def _row_jobs(self, target: NDArray[np.float32], first: int, skip: int) -> Iterator[_Job]:
+    def _row_jobs(self, target: Floats, first: int, skip: int) -> Iterator[_Job]:
         """Yield the jobs for one row of the grid, from whose first cutout `first` on `skip` ones are left out."""
         (*_, height, width), (step, *_, tall, wide) = self.shape, self.chunks
         across = -(-width // wide)
@@ -215,7 +216,7 @@ def read_exactly(number: int, view: memoryview, offset: int) -> None:
         view, offset = view[count:], offset + count
 
 
-def check_order(pixels: "Pixels", first: NDArray[np.float32], start: int) -> None:
+def check_order(pixels: "Pixels", first: Floats, start: int) -> None:
     """Check that pixels do not make sense in the other byte order alone: one bit of the file says which it is.
 
     Args:
@@ -227,8 +228,8 @@ def check_order(pixels: "Pixels", first: NDArray[np.float32], start: int) -> Non
         ValueError: They do.
     """
 
-    def sensible(values: NDArray[np.float32]) -> float:
-        sizes = np.abs(values)
+    def sensible(values: Floats) -> float:
+        sizes = np.abs(values, dtype=np.float64)
         return float(((sizes > 1e-6) & (sizes < 1e6)).mean())
 
     if isinstance(pixels, FlatPixels | ChunkedPixels) and sensible(first) < 0.5:
@@ -239,10 +240,11 @@ def check_order(pixels: "Pixels", first: NDArray[np.float32], start: int) -> Non
             raise ValueError("the pixels make sense in the other byte order only")
 
 
-def convert(out: NDArray[np.float32], stored: NDArray[Any]) -> None:
+def convert(out: Floats, stored: NDArray[Any]) -> None:
     """Copy pixels of any floating-point type; what float32 cannot hold becomes infinite."""
-    if stored.dtype == np.float32 and stored.shape == out.shape and out.strides[-1] == stored.strides[-1] == 4:
-        run = f"V{4 * out.shape[-1]}"  # rows of pixels as single items: copied twice as fast
+    size = out.itemsize
+    if stored.dtype == out.dtype and stored.shape == out.shape and out.strides[-1] == stored.strides[-1] == size:
+        run = f"V{size * out.shape[-1]}"  # rows of pixels as single items: copied twice as fast
         out.view(run)[...] = stored.view(run)
     else:
         with np.errstate(over="ignore"):
