@@ -130,8 +130,10 @@ class CutoutFile:
     allow_external: bool = False
 
     def reader(self, partition: str) -> "CutoutReader":
-        """Return a reader of one of its partitions."""
-        return CutoutReader(self.path, partition, allow_external=self.allow_external)
+        """Return a reader of one of its partitions, which refuses it if it is not as it was described here."""
+        reader = CutoutReader(self.path, partition, allow_external=self.allow_external)
+        reader._info = self.partitions.get(partition)
+        return reader
 
 
 def inspect_cutouts(
