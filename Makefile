@@ -32,6 +32,7 @@ format: install
 	$(BIN)/ruff check --fix .
 
 bench: install
+	$(BIN)/python benchmarks/read.py
 	$(BIN)/python benchmarks/loader.py
 	$(BIN)/python benchmarks/memory.py
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: the machine in words, contenders in turn, results as JSON."""
+"""What benchmarks share: test data, the machine in words, contenders in turn, results as JSON."""
 
 import json
 import os
@@ -10,9 +10,24 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "outputs" / "bench"
-PACKAGES = ("nenya", "torch", "lightning", "numpy", "h5py", "scikit-image", "onnxruntime")
+PACKAGES = ("nenya", "torch", "lightning", "numpy", "h5py", "deflate", "scikit-image", "onnxruntime")
+
+
+def make_cutouts(rows: int, seed: int = 0, side: int = 64) -> np.ndarray:
+    """Make red fields with a spectral slope of -3, as SST has: (rows, 1, side, side) float32, mean 0."""
+    rng = np.random.default_rng(seed)
+    k = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side))
+    k[0, 0] = np.inf
+    cutouts = np.empty((rows, 1, side, side), np.float32)
+    for start in range(0, rows, 1000):
+        white = np.fft.rfft2(rng.standard_normal((min(1000, rows - start), side, side)))
+        fields = np.fft.irfft2(white * k**-1.5, s=(side, side))
+        cutouts[start : start + 1000, 0] = fields / fields.std((1, 2), keepdims=True)
+    return cutouts
 
 
 def machine() -> dict[str, Any]:
@@ -63,15 +78,16 @@ def medians(figures: Mapping[str, list[float]]) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in figures.items()}
 
 
-def write(name: str, results: Mapping[str, Any], about: Mapping[str, Any]) -> Path:
-    """Write `outputs/bench/<name>.json`.
+def write(name: str, results: Mapping[str, Any], about: Mapping[str, Any] | None = None) -> Path:
+    """Write `outputs/bench/<name>.json`, and say so.
 
     Args:
         name: of the benchmark.
         results: its figures.
-        about: the machine, taken before the measurement.
+        about: the machine, taken before the measurement; None: as it is now.
     """
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({"machine": dict(about), **results}, indent=1) + "\n")
+    path.write_text(json.dumps({"machine": dict(about or machine()), **results}, indent=1) + "\n")
+    print(f"written: {path}")
     return path

@@ -27,8 +27,7 @@ from typing import Any
 import h5py
 import numpy as np
 import torch
-from common import ROOT, machine
-from loader import make_cutouts
+from common import ROOT, machine, make_cutouts
 from torch.profiler import ProfilerActivity, profile
 
 from nenya.cli import compose, run_command

@@ -9,15 +9,10 @@ machine does.
 """
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import h5py
@@ -28,29 +23,17 @@ from nenya.data.augment import ViewSampler
 from nenya.data.unpack import load_partition
 
 sys.path.insert(0, str(Path(__file__).parent / "peers"))
+sys.path.insert(0, str(Path(__file__).parent))
+from common import RESULTS, machine, make_cutouts, write
 from original_loader import original_loader
 
 SIDE = 64
-OUTPUT = Path(__file__).resolve().parents[1] / "outputs" / "bench" / "loader.json"
 LAYOUTS = {
     "gzip, automatic chunks": {"compression": "gzip"},
     "uncompressed": {},
     "gzip (1,1,64,64)": {"compression": "gzip", "chunks": (1, 1, SIDE, SIDE)},
     "gzip (64,1,64,64)": {"compression": "gzip", "chunks": (64, 1, SIDE, SIDE)},
 }
-
-
-def make_cutouts(rows, seed=0):
-    """Make red fields with a spectral slope of -3, as SST has: (rows, 1, 64, 64) float32, mean 0."""
-    rng = np.random.default_rng(seed)
-    k = np.hypot(np.fft.fftfreq(SIDE)[:, None], np.fft.rfftfreq(SIDE))
-    k[0, 0] = np.inf
-    cutouts = np.empty((rows, 1, SIDE, SIDE), np.float32)
-    for start in range(0, rows, 1000):
-        white = np.fft.rfft2(rng.standard_normal((min(1000, rows - start), SIDE, SIDE)))
-        fields = np.fft.irfft2(white * k**-1.5, s=(SIDE, SIDE))
-        cutouts[start : start + 1000, 0] = fields / fields.std((1, 2), keepdims=True)
-    return cutouts
 
 
 def ours(path, batch_size, seed):
@@ -87,22 +70,6 @@ def measure(path, batch_size, repeats, seconds):
     return {name: statistics.median(values) for name, values in zip(names, zip(*runs, strict=True), strict=True)}
 
 
-def machine():
-    """Describe what was measured on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
-    packages = ("nenya", "torch", "numpy", "h5py", "scikit-image")
-    return {
-        "cpu": model or platform.processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "torch_threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in packages},
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "load_before": os.getloadavg(),
-    }
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="2,500 cutouts and one run instead of 20,000 and three")
@@ -112,12 +79,17 @@ def main():
     rows = arguments.rows or (2500 if arguments.quick else 20_000)
     seconds = arguments.seconds or (5 if arguments.quick else 60)
     repeats = 1 if arguments.quick else 3
-    result = {"machine": machine(), "rows": rows, "repeats": repeats, "samples_per_second": {}}
+    result = {
+        "machine": machine() | {"torch_threads": torch.get_num_threads()},
+        "rows": rows,
+        "repeats": repeats,
+        "samples_per_second": {},
+    }
     cutouts = make_cutouts(rows)
     print(f"{rows} cutouts of {SIDE} x {SIDE}; samples/s, two views each, median of {repeats}")
     print(f"{'file':<24}{'batch':>6}{'unpack':>9}{'epoch':>9}{'first epoch':>13}{'original':>10}{'ratio':>8}")
-    OUTPUT.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=OUTPUT.parent) as folder:
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=RESULTS) as folder:
         for name, layout in LAYOUTS.items():
             path = Path(folder) / "cutouts.h5"
             with h5py.File(path, "w") as file:
@@ -131,8 +103,7 @@ def main():
                     f"{row['original']:>10.1f}{ratio:>7.0f}x",
                     flush=True,
                 )
-    OUTPUT.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"written: {OUTPUT}")
+    write("loader", result)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,7 @@ resident memory of each, and their difference, as a table and JSON (`outputs/ben
 """
 
 import argparse
-import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -16,6 +14,9 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+from common import write
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["model=demo", "model.width=1", "model.feat_dim=64", "loader.batch_size_valid=500"]
@@ -74,10 +75,7 @@ def main() -> None:
         result = compare(Path(folder), args.few, args.many, args.side)
     for name, value in result.items():
         print(f"{name:15s} {value:10.1f}")
-    out = ROOT / "outputs" / "bench" / "memory.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    machine = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-    out.write_text(json.dumps({**result, **machine, "date": time.strftime("%Y-%m-%d")}, indent=1))
+    write("memory", result)
 
 
 if __name__ == "__main__":

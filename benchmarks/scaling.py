@@ -79,7 +79,7 @@ def main():
             results[what] = {key: {"seconds": found[key], "us_each": 1e6 * found[key] / rows[key][1]} for key in rows}
             for key, figures in results[what].items():
                 print(f"{what:<32}{key:>10}{figures['seconds']:9.2f} s{figures['us_each']:12.1f} us each", flush=True)
-    print(f"written: {write('scaling', results, about)}")
+    write("scaling", results, about)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def main():
         )
     for what, median in medians(figures).items():
         print(f"{what:<28}{median:7.2f} s   ({min(figures[what]):.2f} to {max(figures[what]):.2f})")
-    print(f"written: {write('startup', {'repeats': repeats, 'seconds': medians(figures), 'all': figures}, about)}")
+    write("startup", {"repeats": repeats, "seconds": medians(figures), "all": figures}, about)
 
 
 if __name__ == "__main__":

@@ -22,8 +22,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import torch
-from common import RESULTS, interleave, machine, medians, write
-from loader import make_cutouts
+from common import RESULTS, interleave, machine, make_cutouts, medians, write
 
 sys.path.insert(0, str(Path(__file__).parent / "peers"))
 import plain_training
@@ -135,7 +134,7 @@ def main():
             with h5py.File(path, "w") as file:
                 file.create_dataset("train", data=cutouts[:rows, :, 16:48, 16:48], **layout)
             measure(f"run, {name}", runs(path, Path(folder), rows, 2))
-    print(f"written: {write('train', result, about)}")
+    write("train", result, about)
 
 
 if __name__ == "__main__":

@@ -10,14 +10,14 @@ import signal
 import subprocess
 import sys
 import types
-from concurrent.futures import ThreadPoolExecutor
 
 import h5py
 import numpy as np
 import pytest
 
-from nenya.data import unpack
+from nenya.data import threads, unpack
 from nenya.data.cutouts import CutoutReader, fingerprint, inspect_cutouts, nonfinite_rows, plan_blocks
+from nenya.data.threads import Threads
 from nenya.data.unpack import available_memory, load_partition
 from nenya.errors import InputFileError, OptionError, OutputError
 
@@ -43,9 +43,8 @@ def array():
 
 @pytest.fixture
 def every_chunk_in_threads(monkeypatch):
-    monkeypatch.setattr(unpack, "_MIN_CHUNK", 0)
     monkeypatch.setattr(unpack, "_SLAB", 60)
-    monkeypatch.setattr(unpack, "_cores", lambda: 2)
+    monkeypatch.setattr(threads, "cores", lambda: 2)
 
 
 def write(path, data, name="train", **layout):
@@ -70,6 +69,9 @@ def test_every_layout_and_type_equals_the_array(tmp_path, array, layout, kind):
         assert whole.flags.c_contiguous
         np.testing.assert_array_equal(whole, wanted)
         np.testing.assert_array_equal(reader.read(47, 101), wanted[47:101])
+        with Threads(3) as pool:
+            for start, stop in ((0, ROWS), (47, 101), (101, 103), (3, 4), (60, ROWS - 1)):
+                np.testing.assert_array_equal(reader.read(start, stop, pool.spread), wanted[start:stop])
         rows = np.array([0, 1, 2, 49, 50, 63, 64, 65, 100, ROWS - 1])
         np.testing.assert_array_equal(reader.read_rows(rows), wanted[rows])
         assert reader.read(5, 5).shape == reader.read_rows([]).shape == (0, 1, SIDE, SIDE)
@@ -100,8 +102,8 @@ def test_a_partition_loads_alike_into_memory_and_into_the_cache(
 def test_chunks_unpacked_in_threads_need_no_help_from_hdf5(tmp_path, array, every_chunk_in_threads):
     path = write(tmp_path / "c.h5", array, compression="gzip", shuffle=True, chunks=(50, 1, 6, 8))
     out = np.zeros((50, SIDE, SIDE), np.float32)
-    with CutoutReader(path, "train") as reader, ThreadPoolExecutor(2) as pool:
-        assert unpack._inflate_slab(out, 50, reader, pool)
+    with CutoutReader(path, "train") as reader, Threads(2) as pool:
+        reader.read_into(out, 50, pool.spread)
     np.testing.assert_array_equal(out, array[50:100, 0])
 
 
@@ -153,7 +155,7 @@ def test_row_numbers_must_increase_within_the_partition(gzipped, rows):
 def test_single_rows_never_unpack_a_chunk_twice(gzipped, monkeypatch):
     reads = []
     whole = CutoutReader.read
-    monkeypatch.setattr(CutoutReader, "read", lambda self, a, b: reads.append((a, b)) or whole(self, a, b))
+    monkeypatch.setattr(CutoutReader, "read", lambda self, a, b, *more: reads.append((a, b)) or whole(self, a, b))
     with CutoutReader(gzipped, "train") as reader:
         reader.read_rows([0, 3, 49, 60, 61, 120])
     assert reads == [(0, 50), (60, 62), (120, 121)]

@@ -25,6 +25,12 @@ def original_view(image: np.ndarray, crop: int, jitter: int, rng: np.random.Gene
     return (view - view.mean())[None].astype(np.float32)
 
 
+def read_item(path, row: int, partition: str = "train") -> np.ndarray:
+    """Read one cutout (H, W)."""
+    with h5py.File(path) as file:
+        return file[partition][row, 0]
+
+
 class OriginalDataset(Dataset):
     """Pairs of views (1, H, W) of the cutouts of one partition."""
 
@@ -38,8 +44,7 @@ class OriginalDataset(Dataset):
         return self.rows
 
     def __getitem__(self, row):
-        with h5py.File(self.path) as file:
-            image = file[self.partition][row, 0]
+        image = read_item(self.path, row, self.partition)
         return [original_view(image, self.crop, self.jitter, self.rng) for _ in range(2)]
 
 

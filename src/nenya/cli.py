@@ -20,6 +20,7 @@ from nenya.options import (
     ExportOptions,
     ExtractOptions,
     Options,
+    RepackOptions,
     TrainOptions,
     VerifyOptions,
     build_options,
@@ -36,6 +37,7 @@ COMMANDS: dict[str, tuple[type[Options], str, str]] = {
     "extract": (ExtractOptions, "nenya.latents_extraction", "extract a latent vector for each cutout"),
     "demo": (TrainOptions, "nenya.demo", "train and extract on generated cutouts, and draw what comes out"),
     "verify": (VerifyOptions, "nenya.verify", "read latents files back and check them"),
+    "repack": (RepackOptions, "nenya.repack", "write cutout files anew, with chunks that read fast"),
     "export": (ExportOptions, "nenya.export", "write the weights of a checkpoint as safetensors"),
 }
 _FREE_IN_A_RESUME = (
@@ -129,7 +131,7 @@ def compose(name: str, args: Sequence[str]) -> Any:
     from omegaconf.errors import OmegaConfBaseException
 
     options_type = COMMANDS[name][0]
-    if name == "verify":
+    if name in ("verify", "repack"):
         args = _files_as_data(args)
     overrides = prepare(name, args)
     with _hydra(name):

@@ -280,6 +280,13 @@ class VerifyOptions(Options):
 
 
 @dataclass
+class RepackOptions(Options):
+    """Options of the repacking of cutout files."""
+
+    codec: str = option("gzip", "gzip, lzf (both with shuffle where it helps) or none", one_of("gzip", "lzf", "none"))
+
+
+@dataclass
 class ExportOptions(Options):
     """Options of the export of weights."""
 

@@ -1,5 +1,6 @@
 """The cutouts of a file in its own order, block by block, for extraction."""
 
+import itertools
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,10 +14,14 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from nenya.data.cutouts import CutoutFile, CutoutReader, plan_blocks
+from nenya.data.threads import Threads, cores
+from nenya.data.unpack import available_memory
 from nenya.errors import InputFileError
 from nenya.ledger import count_read
 
 _BLOCK_BYTES = 2**28
+_AHEAD = 3  # blocks read ahead, of these more than one only
+_AHEAD_BYTES = 2**28  # up to so many bytes
 
 
 def as_it_is(batch: dict[str, Any]) -> dict[str, Any]:
@@ -71,16 +76,19 @@ def cut_blocks(
 
 
 class BlockRows(Dataset[dict[str, Any]]):
-    """Reads blocks; in the process itself, the next one is read while the present one is encoded.
+    """Reads blocks; in the process itself, the next ones are read while the present one is encoded.
 
     Args:
         file: the cutout file.
         order: the blocks in the order they will be asked for.
         ahead: whether to read ahead, in a thread.
+        threads: number of threads that unpack the chunks of a block; None: one a core.
     """
 
-    def __init__(self, file: CutoutFile, order: Sequence[Block], *, ahead: bool) -> None:
+    def __init__(self, file: CutoutFile, order: Sequence[Block], *, ahead: bool, threads: int | None = None) -> None:
         self.file, self.order, self.ahead = file, list(order), ahead
+        self._threads = Threads(threads)
+        self._room: int | None = None
         self._places = {block.number: i for i, block in enumerate(self.order)}
         self._readers: dict[str, CutoutReader] = {}
         self._pool: ThreadPoolExecutor | None = None
@@ -92,11 +100,11 @@ class BlockRows(Dataset[dict[str, Any]]):
     def __getitems__(self, block: Block) -> dict[str, Any]:
         """Return one block: images (n, 1, H, W), its partition and first row; or the error of reading it."""
         if self.ahead:
-            images, seconds = self._submit(block).result()
+            waiting = self._submit(block)
+            for following in self._following(block):
+                self._submit(following)
+            images, seconds = waiting.result()
             self._pending.pop(block.number)
-            place = self._places[block.number] + 1
-            if place < len(self.order):
-                self._submit(self.order[place])
         else:
             try:
                 images, seconds = self._read(block)
@@ -109,6 +117,17 @@ class BlockRows(Dataset[dict[str, Any]]):
             "number": block.number,
             "read_seconds": seconds,
         }
+
+    def _following(self, block: Block) -> list[Block]:
+        """Return the blocks to read ahead: the next one, and more as far as they take little memory."""
+        if self._room is None:
+            self._room = min(_AHEAD_BYTES, available_memory() // 8)
+        place = self._places[block.number] + 1
+        following = self.order[place : place + _AHEAD]
+        sizes = itertools.accumulate(len(b) * self.file.partitions[b.partition].row_bytes for b in following)
+        return [
+            b for number, (b, size) in enumerate(zip(following, sizes, strict=True)) if not number or size <= self._room
+        ]
 
     def _submit(self, block: Block) -> "Future[tuple[NDArray[np.float32], float]]":
         self._pool = self._pool or ThreadPoolExecutor(1, "read-ahead")
@@ -123,15 +142,16 @@ class BlockRows(Dataset[dict[str, Any]]):
             self._readers[block.partition] = self.file.reader(block.partition)
         reader = self._readers[block.partition]
         if block.picked is not None:
-            images = reader.read_rows(block.picked)
+            images = reader.read_rows(block.picked, self._threads.spread)
         else:
-            images = reader.read(block.rows.start, block.rows.stop)
+            images = reader.read(block.rows.start, block.rows.stop, self._threads.spread)
         return images, time.monotonic() - start
 
     def close(self) -> None:
-        """Wait for the thread and close the file."""
+        """Wait for the threads and close the file."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
+        self._threads.close()
         for reader in self._readers.values():
             reader.close()
         self._pool, self._pending = None, {}
@@ -170,7 +190,9 @@ class BlocksDataModule(pl.LightningDataModule):
         """Return the loader of this process's blocks."""
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         mine = self.blocks[rank::world]
-        self._data = BlockRows(self.file, mine, ahead=self.num_workers == 0)
+        processes = max(1, self.num_workers) * (self.trainer.num_devices if self.trainer else 1)
+        threads = None if processes == 1 else max(1, cores() // processes)
+        self._data = BlockRows(self.file, mine, ahead=self.num_workers == 0, threads=threads)
         return DataLoader(
             self._data,
             batch_sampler=BlockSampler(mine),  # type: ignore[arg-type]  # any iterable of blocks will do

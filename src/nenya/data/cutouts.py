@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.data.hdf5 import Hdf5File, check_float, damage_named, list_datasets, one_line, shown
-from nenya.data.pixels import FlatPixels, Pixels, Spread, check_order
+from nenya.data.pixels import FlatPixels, Floats, Pixels, Spread, check_order
 from nenya.errors import InputFileError
 
 PARTITIONS = ("train", "valid")
@@ -130,8 +130,10 @@ class CutoutFile:
     allow_external: bool = False
 
     def reader(self, partition: str) -> "CutoutReader":
-        """Return a reader of one of its partitions."""
-        return CutoutReader(self.path, partition, allow_external=self.allow_external)
+        """Return a reader of one of its partitions, which refuses it if it is not as it was described here."""
+        reader = CutoutReader(self.path, partition, allow_external=self.allow_external)
+        reader._info = self.partitions.get(partition)
+        return reader
 
 
 def inspect_cutouts(
@@ -221,8 +223,13 @@ class CutoutReader:
             self._file.close()
         self._file, self._dataset, self._pixels, self._pid = None, None, None, None
 
-    def read(self, start: int, stop: int) -> NDArray[np.float32]:
+    def read(self, start: int, stop: int, spread: Spread = map) -> NDArray[np.float32]:
         """Read the cutouts start, ..., stop - 1.
+
+        Args:
+            start: First row.
+            stop: Row after the last one.
+            spread: As of `read_into`.
 
         Returns:
             A new C-contiguous array (n, 1, H, W), float32.
@@ -234,16 +241,16 @@ class CutoutReader:
         if not 0 <= start <= stop <= info.rows:
             raise IndexError(f"rows {start} to {stop} of a partition of {info.rows} cutouts")
         block = np.empty((stop - start, 1, info.height, info.width), np.float32)
-        self.read_into(block.reshape(len(block), info.height, info.width), start)
+        self.read_into(block.reshape(len(block), info.height, info.width), start, spread)
         return block
 
-    def read_into(self, out: NDArray[np.float32], start: int, spread: Spread = map) -> None:
+    def read_into(self, out: Floats, start: int, spread: Spread = map) -> None:
         """Read as many cutouts as `out` (n, H, W) holds, from row `start` on, into it.
 
         Args:
-            out: (n, H, W), float32.
+            out: (n, H, W), float32, or of the stored type: then bit for bit.
             start: First row.
-            spread: How the chunks are gone through: `map`, or that of a pool of threads.
+            spread: How the chunks are gone through: `map`, or that of `nenya.data.threads.Threads`.
 
         Raises:
             InputFileError: If the file is damaged within these rows.
@@ -259,11 +266,12 @@ class CutoutReader:
         except (OSError, ValueError, RuntimeError, KeyError, MemoryError) as error:
             raise self.damaged(start, start + len(out), error) from error
 
-    def read_rows(self, rows: NDArray[np.integer[Any]] | Sequence[int]) -> NDArray[np.float32]:
+    def read_rows(self, rows: NDArray[np.integer[Any]] | Sequence[int], spread: Spread = map) -> NDArray[np.float32]:
         """Read single cutouts; of compressed chunks, each chunk is unpacked once.
 
         Args:
             rows: Row numbers, strictly increasing.
+            spread: As of `read_into`.
 
         Returns:
             A new C-contiguous array (n, 1, H, W), float32.
@@ -281,7 +289,7 @@ class CutoutReader:
         edges = [0, *(np.flatnonzero(np.diff(runs)) + 1).tolist(), len(wanted)]
         for low, high in itertools.pairwise(edges):
             first, last = int(wanted[low]), int(wanted[high - 1])
-            block[low:high] = self.read(first, last + 1)[wanted[low:high] - first]
+            block[low:high] = self.read(first, last + 1, spread)[wanted[low:high] - first]
         return block
 
     def dataset(self) -> Any:

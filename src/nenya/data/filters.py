@@ -54,6 +54,20 @@ def undo_filters(packed: bytes, codes: Sequence[int], mask: int, size: int, item
     return data
 
 
+def pack_gzip(chunk: NDArray[Any], level: int, *, shuffle: bool) -> bytes:
+    """Pack a chunk as HDF5's filters do; other threads run meanwhile.
+
+    Args:
+        chunk: C-contiguous, of any type.
+        level: of deflate.
+        shuffle: whether the first bytes of all values come first, then the second ones, and so on.
+    """
+    raw = chunk.reshape(-1).view(np.uint8)
+    if shuffle:
+        raw = np.concatenate([raw[byte :: chunk.itemsize] for byte in range(chunk.itemsize)])
+    return bytes(deflate.zlib_compress(raw, level))
+
+
 def _inflate(packed: Any, size: int) -> Any:
     """Unpack deflate into a buffer of `size` bytes, which it must fill; other threads run meanwhile."""
     wrong = f"a compressed chunk is damaged, or does not hold the {size} bytes that it should"

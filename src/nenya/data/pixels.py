@@ -17,16 +17,18 @@ from numpy.typing import NDArray
 
 from nenya.data.filters import undo_filters
 
+Floats = NDArray[np.floating[Any]]
+_Job = tuple[Floats, int, int, int, int]  # of `ChunkedPixels._place`
 Spread = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]  # `map`, or that of a pool of threads
 _KEPT = 2**28  # bytes of unpacked cutouts kept for the next read, when one takes a part of a chunk
-_PIECE = 2**26  # bytes read at once where they are to be converted
+_PIECE = 2**23  # bytes read at once where they are to be converted
 
 
 class Pixels(Protocol):
     """The pixels of a data set, wherever they lie."""
 
-    def read_into(self, out: NDArray[np.float32], start: int, spread: Spread = map) -> None:
-        """Read the cutouts from `start` on into `out` (n, H, W).
+    def read_into(self, out: Floats, start: int, spread: Spread = map) -> None:
+        """Read the cutouts from `start` on into `out` (n, H, W), float32 or the stored type.
 
         Raises:
             OSError: They cannot be read.
@@ -50,18 +52,22 @@ class FlatPixels:
     items: int
     raw: Callable[[Path], int]
 
-    def read_into(self, out: NDArray[np.float32], start: int, spread: Spread = map) -> None:
+    def read_into(self, out: Floats, start: int, spread: Spread = map) -> None:
         """As `Pixels` says."""
-        row = self.items * self.kind.itemsize
-        if self.kind == np.dtype("<f4") and out.flags.c_contiguous:
-            self._fill(out.reshape(-1).data.cast("B"), start * row)
+        if self.kind == out.dtype and out.flags.c_contiguous:  # as fast as memory is: threads would not help
+            self._fill(out.reshape(-1).data.cast("B"), start * self.items * self.kind.itemsize)
             return
-        step = max(1, _PIECE // row)
-        for first in range(0, len(out), step):
-            part = out[first : first + step]
-            stored = np.empty(part.shape, self.kind)
-            self._fill(stored.reshape(-1).view(np.uint8).data, (start + first) * row)
-            convert(part, stored)
+        step = max(1, _PIECE // (self.items * self.kind.itemsize))
+        pieces = ((out[first : first + step], start + first) for first in range(0, len(out), step))
+        for _ in spread(self._convert, pieces):
+            pass
+
+    def _convert(self, piece: tuple[Floats, int]) -> None:
+        """Read the cutouts of a piece: where they go, first row."""
+        out, start = piece
+        stored = np.empty(out.shape, self.kind)
+        self._fill(stored.reshape(-1).view(np.uint8).data, start * self.items * self.kind.itemsize)
+        convert(out, stored)
 
     def _fill(self, view: memoryview, offset: int) -> None:
         """Read bytes from `offset` of the data on."""
@@ -82,7 +88,7 @@ class HeaderPixels:
 
     stored: NDArray[Any]
 
-    def read_into(self, out: NDArray[np.float32], start: int, spread: Spread = map) -> None:
+    def read_into(self, out: Floats, start: int, spread: Spread = map) -> None:
         """As `Pixels` says."""
         convert(out, self.stored[start : start + len(out)].reshape(out.shape))
 
@@ -93,7 +99,7 @@ class LibraryPixels:
 
     dataset: Any
 
-    def read_into(self, out: NDArray[np.float32], start: int, spread: Spread = map) -> None:
+    def read_into(self, out: Floats, start: int, spread: Spread = map) -> None:
         """As `Pixels` says."""
         step, *pixels = self.dataset.chunks
         rows = range(start // step * step, start + len(out), step)
@@ -110,7 +116,7 @@ class VirtualPixels:
 
     parts: list[tuple[int, int, int, Pixels]]
 
-    def read_into(self, out: NDArray[np.float32], start: int, spread: Spread = map) -> None:
+    def read_into(self, out: Floats, start: int, spread: Spread = map) -> None:
         """As `Pixels` says."""
         for low, high, first, source in self.parts:
             begin, end = max(low, start), min(high, start + len(out))
@@ -141,32 +147,32 @@ class ChunkedPixels:
     table: NDArray[np.int64]
     fill: float
     raw: Callable[[Path], int]
-    _kept: dict[int, NDArray[np.float32]] = field(default_factory=dict, init=False)
+    _kept: dict[int, Floats] = field(default_factory=dict, init=False)
 
-    def read_into(self, out: NDArray[np.float32], start: int, spread: Spread = map) -> None:
+    def read_into(self, out: Floats, start: int, spread: Spread = map) -> None:
         """As `Pixels` says; where rows are asked for that share a chunk with others, these are kept for later."""
-        for _ in spread(self._place, self._jobs(out, start)):
-            pass
-
-    def _jobs(self, out: NDArray[np.float32], start: int) -> Iterator[tuple[NDArray[np.float32], int, int, int, int]]:
-        """Yield the jobs of `_place` for the chunks of some rows."""
         step, rows, stop = self.chunks[0], self.shape[0], start + len(out)
+        jobs: list[_Job] = []
+        parts, unpacked = [], dict(self._kept)
         for first in range(start // step * step, stop, step):
             low, high, end = max(first, start), min(first + step, stop), min(first + step, rows)
             target = out[low - start : high - start]
             if high - low == end - first or 4 * (end - first) * math.prod(self.shape[1:]) > _KEPT:
-                yield from self._row_jobs(target, first, low - first)
+                jobs += self._row_jobs(target, first, low - first)
                 continue
-            if first not in self._kept:
-                slab = np.empty((end - first, *self.shape[-2:]), np.float32)
-                for job in self._row_jobs(slab, first, 0):
-                    self._place(job)
-                self._kept = {first: slab}
-            target[...] = self._kept[first][low - first : high - first]
+            if first not in unpacked or unpacked[first].dtype != out.dtype:
+                unpacked[first] = np.empty((end - first, *self.shape[-2:]), out.dtype)
+                jobs += self._row_jobs(unpacked[first], first, 0)
+            parts.append((target, unpacked[first][low - first : high - first]))
+            last = first
+        for _ in spread(self._place, jobs):
+            pass
+        for target, kept in parts:
+            target[...] = kept
+        if parts:
+            self._kept = {last: unpacked[last]}
 
-    def _row_jobs(
-        self, target: NDArray[np.float32], first: int, skip: int
-    ) -> Iterator[tuple[NDArray[np.float32], int, int, int, int]]:
+    def _row_jobs(self, target: Floats, first: int, skip: int) -> Iterator[_Job]:
         """Yield the jobs for one row of the grid, from whose first cutout `first` on `skip` ones are left out."""
         (*_, height, width), (step, *_, tall, wide) = self.shape, self.chunks
         across = -(-width // wide)
@@ -174,7 +180,7 @@ class ChunkedPixels:
         for index in range(count):
             yield target, first // step * count + index, skip, index // across * tall, index % across * wide
 
-    def _place(self, job: tuple[NDArray[np.float32], int, int, int, int]) -> None:
+    def _place(self, job: _Job) -> None:
         """Unpack a chunk into its place: target, number of the chunk, cutouts left out, its corner (y, x)."""
         target, number, skip, y, x = job
         part = target[:, y : y + self.chunks[-2], x : x + self.chunks[-1]]
@@ -210,7 +216,7 @@ def read_exactly(number: int, view: memoryview, offset: int) -> None:
         view, offset = view[count:], offset + count
 
 
-def check_order(pixels: "Pixels", first: NDArray[np.float32], start: int) -> None:
+def check_order(pixels: "Pixels", first: Floats, start: int) -> None:
     """Check that pixels do not make sense in the other byte order alone: one bit of the file says which it is.
 
     Args:
@@ -222,8 +228,8 @@ def check_order(pixels: "Pixels", first: NDArray[np.float32], start: int) -> Non
         ValueError: They do.
     """
 
-    def sensible(values: NDArray[np.float32]) -> float:
-        sizes = np.abs(values)
+    def sensible(values: Floats) -> float:
+        sizes = np.abs(values, dtype=np.float64)
         return float(((sizes > 1e-6) & (sizes < 1e6)).mean())
 
     if isinstance(pixels, FlatPixels | ChunkedPixels) and sensible(first) < 0.5:
@@ -234,10 +240,11 @@ def check_order(pixels: "Pixels", first: NDArray[np.float32], start: int) -> Non
             raise ValueError("the pixels make sense in the other byte order only")
 
 
-def convert(out: NDArray[np.float32], stored: NDArray[Any]) -> None:
+def convert(out: Floats, stored: NDArray[Any]) -> None:
     """Copy pixels of any floating-point type; what float32 cannot hold becomes infinite."""
-    if stored.dtype == np.float32 and stored.shape == out.shape and out.strides[-1] == stored.strides[-1] == 4:
-        run = f"V{4 * out.shape[-1]}"  # rows of pixels as single items: copied twice as fast
+    size = out.itemsize
+    if stored.dtype == out.dtype and stored.shape == out.shape and out.strides[-1] == stored.strides[-1] == size:
+        run = f"V{size * out.shape[-1]}"  # rows of pixels as single items: copied twice as fast
         out.view(run)[...] = stored.view(run)
     else:
         with np.errstate(over="ignore"):

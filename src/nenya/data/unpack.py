@@ -9,11 +9,9 @@ import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +19,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from nenya.data.cutouts import CutoutReader, Partition, fingerprint, plan_blocks
+from nenya.data.threads import Threads
 from nenya.errors import OptionError, OutputError
 from nenya.storage import atomic_path
 
@@ -29,9 +28,6 @@ Report = Callable[[int, int], None]  # cutouts done, cutouts in all
 log = logging.getLogger(__name__)
 
 _SLAB = 1024  # cutouts unpacked between two reports of progress, unless a chunk spans more
-_MAX_THREADS = 8
-_MIN_CHUNK = 2**15  # bytes; with smaller chunks Python's own, serial work outweighs the threads
-_SHARES = 32  # of the chunks of a slab, dealt out to the threads
 
 
 def load_partition(
@@ -100,15 +96,9 @@ def unpack_into(out: NDArray[np.float32], reader: CutoutReader, report: Report) 
         InputFileError: If the file is damaged; the rows are named.
     """
     info = reader.info
-    threads = min(_MAX_THREADS, _cores())
-    inflate = threads > 1 and info.chunks is not None and info.chunk_bytes >= _MIN_CHUNK
-    with ThreadPoolExecutor(threads) as pool:
+    with Threads() as threads:
         for rows in plan_blocks(info.rows, info.block_rows, _SLAB):
-            slab = out[rows.start : rows.stop]
-            if inflate:
-                _inflate_slab(slab, rows.start, reader, pool)
-            else:
-                reader.read_into(slab, rows.start)
+            reader.read_into(out[rows.start : rows.stop], rows.start, threads.spread)
             report(rows.stop, info.rows)
 
 
@@ -125,26 +115,6 @@ def available_memory() -> int:
         return free if limit == "max" else max(0, min(free, int(limit) - int(used)))
     except (OSError, ValueError):
         return free
-
-
-def _cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _inflate_slab(out: NDArray[np.float32], start: int, reader: CutoutReader, pool: ThreadPoolExecutor) -> bool:
-    """Unpack the chunks of a slab on several cores.
-
-    Returns:
-        True.
-    """
-
-    def spread(work: Callable[[Any], Any], jobs: Iterable[Any]) -> Iterable[Any]:
-        every = list(jobs)
-        return pool.map(lambda share: [work(job) for job in share], (every[i::_SHARES] for i in range(_SHARES)))
-
-    reader.read_into(out, start, spread)
-    return True
 
 
 def _cached(reader: CutoutReader, folder: Path, progress: bool | Report) -> NDArray[np.float32]:
