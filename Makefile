@@ -34,6 +34,8 @@ format: install
 bench: install
 	$(BIN)/python benchmarks/loader.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/forward.py
+	$(BIN)/python benchmarks/extraction.py
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache
