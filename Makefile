@@ -35,6 +35,8 @@ bench: install
 	$(BIN)/python benchmarks/read.py
 	$(BIN)/python benchmarks/loader.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/forward.py
+	$(BIN)/python benchmarks/extraction.py
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache

@@ -26,11 +26,12 @@ from nenya.options import BACKENDS
 
 log = logging.getLogger(__name__)
 
-COMPILING_PAYS = {"cpu": 5e12, "cuda": 1e15}
-"""Multiply-adds from which compiling is repaid where there is no `packed`: its seconds over the gain for each.
+COMPILING_PAYS = {"cpu": 2e12, "cuda": 1e15}
+"""Multiply-adds from which compiling is repaid where there is no `packed`; on a CPU for each thread, as most of the
+compiling is done by one and the work by all.
 
-On two cores of 40 GMAC/s together, 25 s are repaid by a gain of a fifth; `benchmarks/forward.py` measures it. That of
-GPUs is an estimate, not measured: 50 s against a tenth of the time at 2 TMAC/s.
+`benchmarks/forward.py` measures it: a core of 20 GMAC/s repaid 11 s of compiling, with the cache of torch, after
+1.4e12. That of GPUs is an estimate, not measured: 50 s against a tenth of the time at 2 TMAC/s.
 """
 
 Runner = Callable[[Tensor], Tensor]
@@ -60,7 +61,8 @@ def choose_backend(wanted: str, device: str, precision: str, multiply_adds: floa
         return found
     if obstacle("packed", device, precision) is None:
         return "packed"
-    pays = may_compile and multiply_adds >= COMPILING_PAYS.get(device, float("inf"))
+    least = COMPILING_PAYS.get(device, float("inf")) * (torch.get_num_threads() if device == "cpu" else 1)
+    pays = may_compile and multiply_adds >= least
     return "compiled" if pays and obstacle("compiled", device, precision) is None else "folded"
 
 
