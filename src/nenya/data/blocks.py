@@ -18,7 +18,7 @@ from nenya.data.unpack import available_memory
 from nenya.errors import InputFileError
 
 _BLOCK_BYTES = 2**28
-_AHEAD = 3  # blocks read ahead, of these more than one only
+_AHEAD = 2  # blocks read ahead, of these more than one only
 _AHEAD_BYTES = 2**28  # up to so many bytes
 
 
