@@ -20,7 +20,7 @@ from nenya.errors import InputFileError
 from nenya.ledger import count_read
 
 _BLOCK_BYTES = 2**28
-_AHEAD = 3  # blocks read ahead, of these more than one only
+_AHEAD = 2  # blocks read ahead, of these more than one only
 _AHEAD_BYTES = 2**28  # up to so many bytes
 
 
