@@ -32,11 +32,14 @@ format: install
 	$(BIN)/ruff check --fix .
 
 bench: install
+	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/read.py
-	$(BIN)/python benchmarks/loader.py
-	$(BIN)/python benchmarks/memory.py
-	$(BIN)/python benchmarks/forward.py
+	$(BIN)/python benchmarks/loader.py --quick
+	$(BIN)/python benchmarks/train.py
+	$(BIN)/python benchmarks/forward.py --networks resnet18 demo --no-compile
 	$(BIN)/python benchmarks/extraction.py
+	$(BIN)/python benchmarks/scaling.py --most 100000
+	$(BIN)/python benchmarks/memory.py
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache
