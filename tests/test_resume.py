@@ -515,6 +515,28 @@ def test_a_disk_that_is_full_from_any_call_on(case, wanted, full_disk_forks, cal
     case.assert_whole(wanted)
 
 
+def test_a_run_goes_on_in_the_room_that_it_has_taken(case, wanted, small_disk):
+    small_disk(1100)
+    case.stop_after(5)
+    code, said = case.extract()
+    assert code == 0, said
+    assert "20 of 64 rows are there from an earlier run" in said
+    case.assert_whole(wanted)
+
+
+def test_a_command_that_starts_over_says_so_when_it_is_stopped(case):
+    case.stop_after(5)
+    case.last = 3
+    code, said = case.extract("clobber=true")
+    case.last = None
+    assert code == 2
+    assert len(case.finished()) == 3
+    assert case.extract()[0] == 0
+    case.error, case.last = Interrupted("stopped"), 2
+    code, said = case.extract("clobber=true")
+    assert code == 75 and "the same command without clobber=true goes on from there" in said, said
+
+
 def test_an_output_folder_that_cannot_be_written(case):
     case.output.parent.mkdir()
     if shutil.which("chattr") is None or subprocess.run(["chattr", "+i", case.output.parent]).returncode:

@@ -51,6 +51,20 @@ def test_half_a_job_index():
         find_shard(None, "*.h5", {"JOB_COMPLETION_INDEX": "1"})
 
 
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"JOB_COMPLETION_INDEX": "7", "JOB_COMPLETIONS": "2"},
+        {"JOB_COMPLETION_INDEX": "x", "JOB_COMPLETIONS": "2"},
+        {**SLURM, "SLURM_ARRAY_TASK_ID": "x"},
+        {**SLURM, "SLURM_ARRAY_TASK_ID": "99"},
+    ],
+)
+def test_an_environment_that_cannot_be(env):
+    with pytest.raises(OptionError, match=r"(JOB_COMPLETION_INDEX|SLURM_ARRAY_TASK_ID)=\w+.*shard=i/n"):
+        find_shard(None, "*.h5", env)
+
+
 def test_workers_share_the_files(nenya_cli, tiny_weights, tmp_path, monkeypatch):
     for name in "abcde":
         write_cutouts(tmp_path / f"{name}.h5", valid=red_noise(2))

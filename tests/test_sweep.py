@@ -46,6 +46,24 @@ def test_in_this_process(nenya_cli, files, expected, tiny_weights):
     assert sorted(p.name for p in files.iterdir() if not p.name.endswith(".h5")) == []
 
 
+def test_a_share_is_of_the_list_not_of_each_job(nenya_cli, files, expected, tiny_weights, tmp_path):
+    out = tmp_path / "shares"
+    args = [
+        "--multirun",
+        "model=demo",
+        f"data={files}",
+        f"out={out}",
+        f"ckpt={tiny_weights}",
+        "trainer.accelerator=cpu",
+    ]
+    code, said = nenya_cli("extract", [*args, "shard=1/2"])
+    assert code == 0 and "shard 1/2: 1 of 3 files" in said and "1 jobs: 1 done" in said, said
+    assert len(list(out.iterdir())) == 1
+    code, said = nenya_cli("extract", [*args, "shard=0/2"])
+    assert code == 0 and "2 jobs: 2 done" in said, said
+    assert_same(out, expected)
+
+
 def test_by_processes_of_the_launcher(files, expected, tiny_weights, tmp_path):
     (files / "bad.h5").write_bytes(b"rubbish")
     command = [sys.executable, ROOT / "scripts" / "extract.py", "-m", "hydra/launcher=local", "model=demo"]
@@ -74,6 +92,7 @@ def test_what_cannot_be_swept(nenya_cli, files, tiny_weights):
         "trainer.devices=2": "--multirun runs its jobs in this process, and trainer.devices starts several",
         "hydra/launcher=nonsense": "nonsense",
         "modle=v5": "did you mean model",
+        "hydra/launcher=slurm": "there is no SLURM here",
         "data=/nowhere/*.h5": "no file matches",
     }
     for override, words in cases.items():

@@ -44,6 +44,16 @@ def test_good_files_pass(nenya_cli, made, small_file):
     assert "2 files: 2 good, 0 bad" in said
 
 
+def test_a_source_of_another_content_and_the_same_size(made, small_file, nenya_cli, tmp_path):
+    other = tmp_path / small_file.name
+    shutil.copy(small_file, other)
+    with h5py.File(other, "a") as file:
+        file["train"][3] = 2 * file["train"][3]
+    assert other.stat().st_size == small_file.stat().st_size
+    code, said = nenya_cli("verify", [f"{made}/{small_file.stem}_latents.h5", f"source={other}"])
+    assert code == 2 and "made of another content" in said, said
+
+
 def test_the_command_for_scripts(made, tmp_path):
     command = [sys.executable, ROOT / "scripts" / "verify.py"]
     done = subprocess.run([*command, made / "holes_latents.h5"], capture_output=True, text=True)

@@ -16,13 +16,13 @@
 #SBATCH --signal=B:USR1@60
 
 # The shell gets the signal, and hands it on.
-trap 'kill -TERM "$work"; wait "$work"; code=$?' USR1 TERM
+trap 'stopped=1; kill -TERM "$work"; wait "$work"; code=$?' USR1 TERM
 
 srun nenya extract model="${MODEL:-v5}" "data=$DATA" "out=$OUT" loader.cache_dir="${CACHE:-/tmp}" &
 work=$!
 wait "$work"
 code=${code:-$?}
-if [ "$code" -eq 75 ]; then # interrupted: what is finished is kept
+if [ "$code" -eq 75 ] || [ -n "$stopped" ]; then # interrupted: what is finished is kept
     scontrol requeue "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"
 fi
 exit "$code"

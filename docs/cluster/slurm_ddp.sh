@@ -17,7 +17,7 @@
 srun --kill-on-bad-exit=1 nenya extract model="${MODEL:-v5}" "data=$DATA" trainer=ddp trainer.num_nodes="$SLURM_NNODES" \
     trainer.devices="$SLURM_NTASKS_PER_NODE" loader.cache_dir="${CACHE:-$SLURM_SUBMIT_DIR/outputs/cache}"
 code=$?
-if [ "$code" -eq 75 ]; then # interrupted: what is finished is kept
+if [ "$code" -eq 75 ] || [ "$code" -ge 128 ]; then # interrupted, or ended by a signal: what is finished is kept
     scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$code"

@@ -260,6 +260,8 @@ def quote(value: str) -> str:
 def _annotation(options_type: type[Options], key: str) -> Any:
     """Return the type of a dotted key, or raise OptionError if it does not exist."""
     kind: Any = options_type
+    if re.match(r"hydra[./]", key):
+        raise OptionError(f"{key} is for --multirun, which makes a job of each file: add --multirun, or leave it out")
     parts = key.split(".")
     for i, part in enumerate(parts):
         if not is_dataclass(kind):

@@ -115,6 +115,11 @@ def write_hdf5(path: Path) -> Iterator["h5py.File"]:
             raise raw.error
 
 
+def folder_bytes(folder: Path) -> int:
+    """Return the bytes that the files below a folder take on the disk; 0 if there is none."""
+    return sum(512 * path.lstat().st_blocks for path in folder.rglob("*") if path.is_file())
+
+
 def _sync(path: Path) -> None:
     """Wait until a file's bytes, or a folder's entries, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -10,6 +10,7 @@ from nenya import cli
 from nenya.configs import config_dir
 from nenya.data.files import find_sources
 from nenya.errors import Interrupted, NenyaError, OptionError
+from nenya.extraction.shard import find_shard, share
 from nenya.options import ExtractOptions, build_options
 
 log = logging.getLogger(__name__)
@@ -39,8 +40,14 @@ def run(name: str, args: Sequence[str]) -> int:
     launcher = next((arg for arg in hydras if arg.startswith("hydra/launcher=")), "")
     _check_launcher(options, launcher)
     places = [str(source) for source in find_sources(options.data)]
+    shard = find_shard(options.shard, options.data)
+    if shard[1] > 1:
+        every, places = len(places), share(places, *shard)
+        log.info("shard %d/%d: %d of %d files", *shard, len(places), every)
+        if not places:
+            return 0
     data = ",".join(cli.quote(place) for place in places)
-    overrides = [o for o in cli.prepare(name, rest) if not o.startswith("data=")]
+    overrides = [o for o in cli.prepare(name, rest) if not o.startswith(("data=", "shard="))]
     with tempfile.TemporaryDirectory() as unused:  # without a launcher there are no logs to keep
         where = [] if launcher else [f"hydra.sweep.dir={cli.quote(unused)}"]
         results = _launch(name, [*overrides, *hydras, *where, f"data={data}"])
@@ -64,7 +71,10 @@ def _check_launcher(options: ExtractOptions, launcher: str) -> None:
         try:
             import hydra_plugins.hydra_submitit_launcher  # noqa: F401
         except ImportError:
-            raise OptionError(f"{launcher}: the launcher is not installed: pip install 'nenya[slurm]'") from None
+            raise OptionError(
+                f"{launcher}: the launcher is not installed: pip install 'nenya[slurm]' "
+                "(in a checkout: pip install -e '.[slurm]')"
+            ) from None
 
 
 def _launch(name: str, overrides: Sequence[str]) -> list[tuple[int, str]]:
@@ -81,6 +91,13 @@ def _launch(name: str, overrides: Sequence[str]) -> list[tuple[int, str]]:
         batches = hydra.multirun(config_name=name, task_function=_job, overrides=list(overrides))
     except HydraException as error:
         raise OptionError(cli.first_cause(error)) from error
+    except RuntimeError as error:
+        if "srun" not in str(error):
+            raise
+        raise OptionError(
+            "hydra/launcher=slurm: there is no SLURM here (no srun): run it where jobs are submitted, or take "
+            "hydra/launcher=local"
+        ) from error
     except submitit_errors() as error:
         raise NenyaError(
             f"a job did not end by itself ({str(error).strip().splitlines()[0]}): its log says why"

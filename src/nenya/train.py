@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nenya.errors import CheckpointError, InputFileError, Interrupted, NenyaError, OptionError, OutputError
 from nenya.options import Options, TrainOptions, flat_name, flat_view, to_dict
 from nenya.s3 import is_s3, store
-from nenya.storage import atomic_path
+from nenya.storage import atomic_path, folder_bytes
 
 if TYPE_CHECKING:
     from nenya.data.cutouts import CutoutFile
@@ -182,7 +182,7 @@ def run_folder(options: TrainOptions, files: "list[Path | str]", needed: int) ->
         return folder
     if not options.resume:
         _clear(folder, clobber=options.clobber)
-    check_room(folder, needed, "a run")
+    check_room(folder, needed - (folder_bytes(folder) if options.resume else 0), "a run")
     _write_config(options, files, folder)
     os.environ["NENYA_RUN_FOLDER"] = str(folder.absolute())
     return folder

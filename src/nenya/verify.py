@@ -19,6 +19,7 @@ from nenya.errors import InputFileError, NenyaError, OutputError
 from nenya.extraction.existing import read_provenance
 from nenya.options import VerifyOptions
 from nenya.s3 import is_s3, store
+from nenya.storage import sha256_file
 
 log = logging.getLogger(__name__)
 
@@ -211,3 +212,5 @@ def _compare_with_source(report: Report, path: Path, place: str) -> None:
     size = report.provenance.get("source_size")
     if size is not None and path.stat().st_size != size:
         report.problems.append(f"made of a source of {size} bytes, {place} has {path.stat().st_size}")
+    elif "source_sha256" in report.provenance and sha256_file(path) != report.provenance["source_sha256"]:
+        report.problems.append(f"made of another content than that of {place} (by its sha256)")

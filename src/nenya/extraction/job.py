@@ -21,7 +21,7 @@ import nenya
 from nenya.data.blocks import BlocksDataModule, cut_blocks
 from nenya.data.cutouts import PARTITIONS, CutoutFile, inspect_cutouts, nonfinite_rows
 from nenya.errors import InputFileError, Interrupted, NenyaError, OutputError
-from nenya.extraction.journal import BlockStore
+from nenya.extraction.journal import BlockStore, partial_folder
 from nenya.extraction.lock import OutputLock
 from nenya.extraction.manifest import Work, begin, cpu_threads, describe_status, note_sha256
 from nenya.extraction.progress import RowProgress
@@ -33,7 +33,7 @@ from nenya.models.inference import choose_backend, count_multiply_adds
 from nenya.models.resnet import ContrastiveNet, check_image_size
 from nenya.options import Options, to_dict
 from nenya.runtime import check_room, git_commit, is_main_process, make_trainer
-from nenya.storage import sha256_file
+from nenya.storage import folder_bytes, sha256_file
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -138,7 +138,8 @@ def plan_job(options: Options, source: Source, path: Path, output: Path, net: Co
     rows = {name: min(info.rows, limits.get(name, info.rows)) for name, info in file.partitions.items()}
     job = Job(file, rows, output, source)
     if is_main_process():
-        check_room(output.parent, scratch_bytes(job, latent_dim(options, net)), "the latents file")
+        held = folder_bytes(partial_folder(output))
+        check_room(output.parent, scratch_bytes(job, latent_dim(options, net)) - held, "the latents file")
     warn_of_means(options, file)
     return job
 
@@ -206,6 +207,8 @@ def extract_file(
             return None
         wanted = _wanted_manifest(options, job, checkpoint, trainer, module.net)
         work = begin(store, wanted, job.file, clobber=options.clobber)
+        if work.done:
+            log.info("%s: %s", Path(job.source.place).name, _done_before(job, work))
         try:
             if work.fresh:
                 store.start(wanted)
@@ -226,7 +229,7 @@ def extract_file(
             shutil.rmtree(store.partial, ignore_errors=True)
             raise
         except NenyaError as error:
-            raise type(error)(f"{error}; {store.kept()}") from error
+            raise type(error)(f"{error}; {store.kept(clobber=options.clobber)}") from error
         except BaseException:
             store.kept()
             raise
@@ -236,6 +239,12 @@ def extract_file(
         counts = {"rows": sum(job.rows.values()), "nonfinite_rows": sum(writer.nonfinite.values()), "seconds": seconds}
         logger.log_metrics({**counts, **{f"ledger/{stage}": spent for stage, spent in ledger.seconds().items()}})
     return _summary(job, writer, work, seconds)
+
+
+def _done_before(job: Job, work: Work) -> str:
+    blocks, total = cut_blocks(job.file, work.block_size, job.rows), sum(job.rows.values())
+    rows = sum(len(block) for block in blocks if block.number in work.done)
+    return f"{rows} of {total} rows are there from an earlier run, whose batches and blocks are kept to"
 
 
 def _extract(job: Job, module: ContrastiveModule, trainer: "Trainer", writer: LatentsWriter, work: Work) -> None:
@@ -265,10 +274,10 @@ def predict(trainer: "Trainer", module: ContrastiveModule, data: Any, *, name: s
         Interrupted: A signal came (SIGINT, SIGTERM).
     """
     world = max(1, trainer.world_size)
-    with RowProgress(name, rows // world, before=before // world, visible=is_main_process()) as progress:
+    with RowProgress(name, rows, before=before, visible=is_main_process()) as progress:
 
         def count(done: int) -> None:
-            progress.advance(done)
+            progress.advance(done * world)  # the others are about as far
             if trainer.received_sigterm:
                 raise Interrupted(_INTERRUPTED)
 

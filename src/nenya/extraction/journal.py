@@ -212,14 +212,19 @@ class BlockStore:
         except OSError as error:
             raise OutputError(f"{self.path}: cannot write ({error.strerror or error})") from error
 
-    def kept(self) -> str:
-        """Return what is left for the same command to go on with, and remove the folder if there is nothing."""
+    def kept(self, *, clobber: bool = False) -> str:
+        """Return what is left for the same command to go on with, and remove the folder if there is nothing.
+
+        Args:
+            clobber: whether the command starts over.
+        """
         try:
             count = len(self.entries())
         except OSError:
             count = 0
         if count:
-            return f"{count} finished blocks are kept in {self.partial}: the same command goes on from there"
+            without = "without clobber=true " if clobber else ""
+            return f"{count} finished blocks are kept in {self.partial}: the same command {without}goes on from there"
         shutil.rmtree(self.partial, ignore_errors=True)
         return "nothing is left behind"
 

@@ -40,6 +40,7 @@ class RowProgress:
 
     def advance(self, rows: int) -> None:
         """Count rows as done."""
+        rows = min(rows, self.total - self.done) if self.total else rows
         self.done += rows
         now = time.monotonic()
         if self._bar is not None:

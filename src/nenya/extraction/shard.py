@@ -1,5 +1,6 @@
 """This worker's share of a list of files, where several independent workers have the same list."""
 
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -7,6 +8,8 @@ from typing import Any, TypeVar
 
 from nenya.data.files import is_several
 from nenya.errors import OptionError
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -36,10 +39,12 @@ def find_shard(shard: str | None, data: Any, env: Mapping[str, str] = os.environ
     if not is_several(data):
         return 0, 1
     if _ARRAY in env:
-        first, step = int(env.get("SLURM_ARRAY_TASK_MIN", "0")), int(env.get("SLURM_ARRAY_TASK_STEP", "1"))
-        count = int(env.get("SLURM_ARRAY_TASK_COUNT", "1"))
-        number = (int(env[_ARRAY]) - first) // step
-        if number >= count:
+        first, step = _whole(env, "SLURM_ARRAY_TASK_MIN", "0"), max(1, _whole(env, "SLURM_ARRAY_TASK_STEP", "1"))
+        count = _whole(env, "SLURM_ARRAY_TASK_COUNT", "1")
+        number = (_whole(env, _ARRAY) - first) // step
+        if count == 1:
+            log.warning("an array of one task takes all files: shard=i/n takes what the task of a larger one had")
+        if not 0 <= number < count:
             raise OptionError(f"{_ARRAY}={env[_ARRAY]} of an array of {count}: give a regular array, or shard=i/n")
         return number, count
     if _INDEXED_JOB in env:
@@ -47,8 +52,21 @@ def find_shard(shard: str | None, data: Any, env: Mapping[str, str] = os.environ
             raise OptionError(
                 f"{_INDEXED_JOB} is set and {_COMPLETIONS} is not: set it to the Job's completions, or give shard=i/n"
             )
-        return int(env[_INDEXED_JOB]), int(env[_COMPLETIONS])
+        number, count = _whole(env, _INDEXED_JOB), _whole(env, _COMPLETIONS)
+        if not 0 <= number < count:
+            raise OptionError(
+                f"{_INDEXED_JOB}={number} and {_COMPLETIONS}={count}: set both as the Job has them, or give shard=i/n"
+            )
+        return number, count
     return 0, 1
+
+
+def _whole(env: Mapping[str, str], name: str, default: str = "") -> int:
+    text = env.get(name, default)
+    try:
+        return int(text)
+    except ValueError:
+        raise OptionError(f"{name}={text} in the environment: wanted is a whole number, or give shard=i/n") from None
 
 
 def share(items: Sequence[T], number: int, count: int) -> list[T]:
