@@ -468,7 +468,7 @@ def _utc(text: str) -> datetime:
 def _to_datetime64(value: Any) -> np.datetime64:
     """Return a date; one of a model's calendar that ours lacks (30 February) as the last day of its month."""
     if isinstance(value, np.datetime64):
-        return np.asarray(value).astype("datetime64[us]")[()]
+        return value.astype("datetime64[us]")  # type: ignore[no-any-return]  # of a type that numpy's stubs miss
     day = min(value.day, calendar.monthrange(value.year, value.month)[1])
     date = datetime(value.year, value.month, day, value.hour, value.minute, value.second, value.microsecond)
     return np.datetime64(date, "us")

@@ -1,16 +1,26 @@
 """Filling of masked pixels.
 
 Both ways look for the smoothest surface through the clear pixels, in the sense of the biharmonic equation. The fast
-one solves it once for all masked pixels of a field that lie in cutouts: it minimises the sum of squares of the
-five-point Laplacian over all pixels next to one that is filled, with the clear pixels fixed.
+one looks for it once for all masked pixels of a field that lie in cutouts, however many cutouts share them: it
+minimises the sum of squares of the five-point Laplacian over all pixels next to one that is filled, with the clear
+pixels fixed. One sparse factorisation does that, as long as the pixels are not so many that it would take minutes:
+then it starts from the solution on a grid of half as many rows and columns, found in the same way, and goes on from
+there by a fixed number of conjugate-gradient steps.
+
+Letters: H rows and W columns of a field, m masked pixels.
 """
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+_DIRECT = 200_000  # pixels that are solved for at once
+_STEPS = 48
+
 
 def inpaint_field(values: NDArray[np.float32], wanted: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Fill masked pixels of a field by one sparse system.
+    """Fill masked pixels of a field.
 
     Pixels that are masked and not wanted take no part: at them, as at the field's edge, the Laplacian is that of the
     neighbours that are left.
@@ -22,61 +32,139 @@ def inpaint_field(values: NDArray[np.float32], wanted: NDArray[np.bool_]) -> NDA
     Returns:
         (H, W) float32; a wanted pixel that no clear one is connected with stays NaN.
     """
-    from scipy import sparse
-    from scipy.ndimage import label
-    from scipy.sparse.linalg import splu
-
-    clear = np.pad(np.isfinite(values), 1)
-    unknown = np.pad(wanted, 1) & ~clear
+    clear = np.isfinite(values)
+    unknown = wanted & ~clear
+    unknown &= _reached(clear, unknown)
     if not unknown.any():
         return values
-    if not _all_reach(clear, unknown):
-        labels, count = label(clear | unknown)
-        reached = np.zeros(count + 1, dtype=bool)
-        reached[np.unique(labels[clear])] = True
-        unknown &= reached[labels]
-    width = clear.shape[1]
-    steps = (1, -1, width, -width)
-    domain = (clear | unknown).ravel()
-    cells = np.flatnonzero(unknown)
-    if not len(cells):
-        return values
-    number = np.full(clear.size, -1, dtype=np.int64)
-    number[cells] = np.arange(len(cells))
-    rows = np.unique(np.concatenate([cells, *(cells + step for step in steps)]))
-    rows = rows[domain[rows]]
-    known = np.where(clear, np.pad(values, 1).astype(np.float64), 0.0).ravel()
-    degree = np.zeros(len(rows))
-    right = np.zeros(len(rows))
-    entries: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]] = []
-    for step in steps:
-        there = domain[rows + step]
-        degree += there
-        column = number[rows + step]
-        inside = np.flatnonzero(column >= 0)
-        entries.append((inside, column[inside], np.full(len(inside), -1.0)))
-        right += known[rows + step]
-    inside = np.flatnonzero(number[rows] >= 0)
-    entries.append((inside, number[rows][inside], degree[inside]))
-    right -= degree * known[rows]
-    row, column, entry = (np.concatenate(parts) for parts in zip(*entries, strict=True))
-    laplacian = sparse.csc_matrix((entry, (row, column)), shape=(len(rows), len(cells)))
-    system = (laplacian.T @ laplacian).tocsc()
-    solver = splu(system, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
-    solution = solver.solve(np.asarray(laplacian.T @ right))
-    filled = np.pad(values, 1)
+    filled = np.pad(values, 1, constant_values=np.nan)
+    wide = np.pad(unknown, 1)
+    system, right, cells = _equations(np.pad(clear, 1), wide, filled)
+    if len(cells) <= _DIRECT:
+        solution = _solve(system, right)
+    else:
+        start = _from_coarse(values, clear, unknown)
+        solution = _conjugate_gradients(system, right, start, _STEPS)
     filled.ravel()[cells] = solution
     return np.ascontiguousarray(filled[1:-1, 1:-1])
 
 
-def _all_reach(clear: NDArray[np.bool_], unknown: NDArray[np.bool_]) -> bool:
-    """Return whether most simply no masked pixel can be cut off: there is none whose neighbours are all masked."""
+def _reached(clear: NDArray[np.bool_], unknown: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return which pixels (H, W) are connected with a clear one over clear or unknown ones."""
     near = clear.copy()
     near[1:] |= clear[:-1]
     near[:-1] |= clear[1:]
     near[:, 1:] |= clear[:, :-1]
     near[:, :-1] |= clear[:, 1:]
-    return not bool((unknown & ~near).any())
+    if not (unknown & ~near).any():
+        return near
+    from scipy.ndimage import label
+
+    labels, count = label(clear | unknown)
+    good = np.zeros(count + 1, dtype=bool)
+    good[labels[clear]] = True
+    good[0] = False
+    return np.asarray(good[labels])
+
+
+def _equations(
+    clear: NDArray[np.bool_], unknown: NDArray[np.bool_], values: NDArray[np.float32]
+) -> tuple[Any, NDArray[np.float64], NDArray[np.intp]]:
+    """Return the normal equations of the smallest Laplacian: a sparse matrix (m, m), its right side, and the pixels.
+
+    Args:
+        clear: (H, W) pixels whose value is fixed; none at the edge.
+        unknown: (H, W) pixels to be found; none at the edge.
+        values: (H, W).
+    """
+    from scipy import sparse
+
+    width = clear.shape[1]
+    steps = (1, -1, width, -width)
+    domain, cells = (clear | unknown).ravel(), np.flatnonzero(unknown)
+    number = np.full(clear.size, -1, dtype=np.int32)
+    number[cells] = np.arange(len(cells), dtype=np.int32)
+    near = unknown.ravel().copy()
+    for step in steps:
+        near[cells + step] = True
+    rows = np.flatnonzero(near & domain)
+    fixed, flat = clear.ravel(), values.ravel()
+    degree, right = np.zeros(len(rows)), np.zeros(len(rows))
+    entries = []
+    for step in (*steps, 0):
+        there = rows + step
+        if step:
+            degree += domain[there]
+        weight = np.full(len(rows), -1.0) if step else degree
+        known = np.flatnonzero(fixed[there])
+        right[known] -= weight[known] * flat[there[known]]
+        column = number[there]
+        inside = np.flatnonzero(column >= 0)
+        entries.append((inside.astype(np.int32), column[inside], weight[inside]))
+    row, column, entry = (np.concatenate(parts) for parts in zip(*entries, strict=True))
+    laplacian = sparse.csr_matrix((entry, (row, column)), shape=(len(rows), len(cells)))
+    turned = laplacian.T.tocsr()
+    return turned @ laplacian, np.asarray(turned @ right), cells
+
+
+def _solve(system: Any, right: NDArray[np.float64]) -> NDArray[np.float64]:
+    from scipy.sparse.linalg import splu
+
+    settings = {"permc_spec": "MMD_AT_PLUS_A", "diag_pivot_thresh": 0.0, "options": {"SymmetricMode": True}}
+    return np.asarray(splu(system.tocsc(), **settings).solve(right))
+
+
+def _conjugate_gradients(
+    system: Any, right: NDArray[np.float64], start: NDArray[np.float64], steps: int
+) -> NDArray[np.float64]:
+    """Return an approximate solution (m,), from a start (m,), preconditioned by the diagonal."""
+    solution = start.copy()
+    scale = 1 / system.diagonal()
+    rest = right - system @ solution
+    scaled = scale * rest
+    along, size = scaled.copy(), float(rest @ scaled)
+    for _ in range(steps):
+        if size == 0:
+            break
+        image = system @ along
+        far = size / float(along @ image)
+        solution += far * along
+        rest -= far * image
+        scaled = scale * rest
+        size, before = float(rest @ scaled), size
+        along = scaled + (size / before) * along
+    return solution
+
+
+def _from_coarse(
+    values: NDArray[np.float32], clear: NDArray[np.bool_], unknown: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Return a first guess (m,) of the unknown pixels, from the field with half as many rows and columns."""
+    height, width = values.shape
+    even = [(0, height % 2), (0, width % 2)]
+    shape = ((height + 1) // 2, 2, (width + 1) // 2, 2)
+    count = np.pad(clear, even).reshape(shape).sum(axis=(1, 3), dtype=np.float32)
+    total = np.pad(np.where(clear, values, 0), even).reshape(shape).sum(axis=(1, 3), dtype=np.float32)
+    wanted = np.pad(unknown, even).reshape(shape).any(axis=(1, 3)) & (count == 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        coarse = inpaint_field(total / count, wanted)
+    row, col = np.nonzero(unknown)
+    return _between(coarse, row, col)
+
+
+def _between(coarse: NDArray[np.float32], row: NDArray[np.intp], col: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Return values (m,) at fine pixels between coarse ones: linear, over those that have a value."""
+    height, width = coarse.shape
+    total, weight = np.zeros(len(row)), np.full(len(row), 1e-12)
+    for down in (0, 1):
+        r = np.clip(row // 2 + down * np.where(row % 2, 1, -1), 0, height - 1)
+        for right in (0, 1):
+            c = np.clip(col // 2 + right * np.where(col % 2, 1, -1), 0, width - 1)
+            value = coarse[r, c].astype(np.float64)
+            share = np.where(np.isfinite(value), (0.25 if down else 0.75) * (0.25 if right else 0.75), 0.0)
+            total += share * np.nan_to_num(value)
+            weight += share
+    return np.asarray(total / weight)
 
 
 def inpaint_biharmonic(images: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -207,7 +207,7 @@ def cut(fields: Field, windows: Windows, name: str, options: PrepareOptions) -> 
         chosen = chosen.take(np.isfinite(centres(fields, chosen)[0]))
     columns = _table(fields, chosen, name, options)
     if options.inpaint == "fast":
-        values = inpaint_field(values, np.isnan(values) & _covered(values.shape, chosen))
+        values = inpaint_field(values, np.isnan(values) & covered(values.shape, chosen))
     images, kept, statistic = _images(values, chosen, columns["UID"], options)
     columns = {key: column[kept] for key, column in columns.items()}
     if fields.seconds is not None and len(kept):
@@ -215,7 +215,7 @@ def cut(fields: Field, windows: Windows, name: str, options: PrepareOptions) -> 
     return {**columns, **statistic, "images": images}, float(share.max(initial=0.0))
 
 
-def _covered(shape: tuple[int, ...], windows: Windows) -> NDArray[np.bool_]:
+def covered(shape: tuple[int, ...], windows: Windows) -> NDArray[np.bool_]:
     """Return which pixels of a field (H, W) lie in a cutout."""
     edges = np.zeros((shape[0] + 1, shape[1] + 1), dtype=np.int32)
     bottom, right = windows.row + windows.height, windows.col + windows.width
