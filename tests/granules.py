@@ -97,3 +97,47 @@ def write_swath(path: Path, **arguments: Any) -> np.ndarray:
     }
     dataset.to_netcdf(path, engine="h5netcdf", encoding=encoding)
     return truth
+
+
+def grid(shape: tuple[int, int] = (64, 96), times: int = 2, seed: int = 0, **names: str) -> Any:
+    """Return a regular CF grid (time, lat, lon) of SST in degrees Celsius, with land, as a dataset."""
+    import xarray as xr
+
+    fields = np.stack([15 + 3 * red_field(shape, seed + t) for t in range(times)])
+    fields[:, : shape[0] // 4, : shape[1] // 4] = np.nan
+    lat, lon, time = (names.get(key, key) for key in ("lat", "lon", "time"))
+    days = np.datetime64("2015-01-01", "ns") + np.arange(times) * np.timedelta64(1, "D")
+    return xr.Dataset(
+        {
+            "tos": (
+                (time, lat, lon),
+                fields.astype(np.float32),
+                {"standard_name": "sea_surface_temperature", "units": "degC"},
+            )
+        },
+        coords={
+            time: (time, days, {"standard_name": "time"}),
+            lat: (lat, np.linspace(-30, 30, shape[0]), {"units": "degrees_north"}),
+            lon: (lon, 100 + 0.5 * np.arange(shape[1]), {"units": "degrees_east"}),
+        },
+    )
+
+
+def tiles(side: int = 96, faces: int = 3, seed: int = 0) -> Any:
+    """Return tiles (time, face, j, i) as an LLC model has them: 2 km apart, 0 on land, coordinates of their own."""
+    import xarray as xr
+
+    coordinates = [swath_coordinates((side, side), 10.0 + 20 * f, 170.0 + 5 * f, km=2.0) for f in range(faces)]
+    lats, lons = (np.stack(axis) for axis in zip(*coordinates, strict=True))
+    fields = np.stack([12 + red_field((side, side), seed + f) for f in range(faces)])
+    fields[0] = 0
+    fields[1, :20] = 0
+    dims = ("face", "j", "i")
+    return xr.Dataset(
+        {"Theta": (("time", *dims), fields[None].astype(np.float32), {"units": "degC", "long_name": "temperature"})},
+        coords={
+            "XC": (dims, lons, {"units": "degrees_east"}),
+            "YC": (dims, lats, {"units": "degrees_north"}),
+            "time": ("time", [np.datetime64("2012-06-01T12:00", "ns")]),
+        },
+    )

@@ -38,13 +38,19 @@ def statistics(images: NDArray[np.float32]) -> dict[str, NDArray[np.float64]]:
 
 @functools.lru_cache(maxsize=4096)
 def _weights(size: int, wanted: int) -> NDArray[np.float64]:
-    """Return weights (wanted, size) of a resampling: linear, and an average over the pixels where it shrinks."""
+    """Return weights (wanted, size) of a resampling: linear, and a weighted average over the pixels where it shrinks.
+
+    Their sums and centres are right, so that planes stay planes.
+    """
     scale = size / wanted
-    places = (np.arange(wanted) + 0.5) * scale - 0.5
-    reach = max(scale, 1.0)
-    distance = np.abs(np.clip(places, 0, size - 1)[:, None] - np.arange(size))
-    weights = np.clip(1 - distance / reach, 0, None)
-    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+    pixels = np.arange(size)
+    places = np.clip((np.arange(wanted) + 0.5) * scale - 0.5, 0, size - 1)[:, None]
+    weights = np.clip(1 - np.abs(places - pixels) / max(scale, 1.0), 0, None)
+    weights /= weights.sum(axis=1, keepdims=True)
+    centre = (weights * pixels).sum(axis=1, keepdims=True)
+    spread = (weights * (pixels - centre) ** 2).sum(axis=1, keepdims=True)
+    tilt = np.divide(places - centre, spread, out=np.zeros_like(centre), where=spread > 1e-9)
+    return np.asarray(weights * (1 + tilt * (pixels - centre)))
 
 
 def resize(images: NDArray[np.float32], side: int) -> NDArray[np.float32]:
