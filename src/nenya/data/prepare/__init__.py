@@ -12,19 +12,21 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import wait as futures_wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
 import nenya
+from nenya.configs import read_group
 from nenya.data.files import local_path, scratch_folder, temporary_copy
 from nenya.data.prepare.sources import find_fields, identity_of
 from nenya.data.prepare.steps import output_size
@@ -38,6 +40,8 @@ from nenya.s3 import is_s3, store
 from nenya.storage import sha256_file
 
 log = logging.getLogger(__name__)
+
+_PATIENCE = 0.5  # seconds between looks for a signal
 
 
 @dataclass
@@ -74,7 +78,7 @@ def run(options: PrepareOptions) -> int:
         "%s: %s cutouts%s", found.images, rows, "" if found.made else "; it was there already, and is left as it is"
     )
     if found.failed:
-        log.error("%d granules were skipped; clobber=true takes them up again", len(found.failed))
+        log.error("%d granule(s) skipped; clobber=true takes them up again", len(found.failed))
     return 1 if found.failed else 0
 
 
@@ -85,7 +89,8 @@ def prepare(options: PrepareOptions | Mapping[str, Any]) -> Prepared:
     from there. Outputs appear when they are whole.
 
     Args:
-        options: of `nenya prepare`, or a mapping of their names and values; `data` and `out` are needed.
+        options: of `nenya prepare`, or a mapping of their names and values, in which `sensor` names a recipe; `data`
+            and `out` are needed.
 
     Returns:
         What was made.
@@ -97,7 +102,9 @@ def prepare(options: PrepareOptions | Mapping[str, Any]) -> Prepared:
         Interrupted: A signal came (SIGINT, SIGTERM).
     """
     if not isinstance(options, PrepareOptions):
-        options = build_options(PrepareOptions, options)
+        given = dict(options)
+        recipe_of = read_group("sensor", str(given.pop("sensor", "grid")))
+        options = build_options(PrepareOptions, {**recipe_of, **given})
     out = _output(options)
     output_size(options)
     sources = find_fields(options.data)
@@ -112,16 +119,17 @@ def prepare(options: PrepareOptions | Mapping[str, Any]) -> Prepared:
     if there is not None:
         return there
     folder = _partial(out, options)
-    with OutputLock(folder / "lock", str(out)), _interruptible(folder):
+    with OutputLock(folder / "lock", str(out)), _interruptible(folder) as check:
         tasks = _tasks(sources, identities, made_by, folder, options, places)
-        parts, failed, outcomes = _work(tasks, options)
+        parts, failed, outcomes = _work(tasks, options, check)
         failed |= {_name_of(s): str(e) for s, e in identities.items() if isinstance(e, InputFileError)}
-        _report(failed, len(sources))
         local = folder / out.rpartition("/")[2] if isinstance(out, str) else out
         table = read_table(parts, options, out if isinstance(out, str) else out.name) if parts else None
         if table is None or not len(table):
             shutil.rmtree(folder, ignore_errors=True)
             raise InputFileError(_why_none(options, outcomes, failed, len(parts)))
+        for line in failed.values():
+            log.error("skipped: %s", line)
         about = {
             "variable": ", ".join(sorted({o.variable for o in outcomes if o.variable})),
             "sources": json.dumps([_name_of(source) for source in sources]),
@@ -287,11 +295,13 @@ def _tasks(
     ]
 
 
-def _work(tasks: list[Task], options: PrepareOptions) -> tuple[list[tuple[str, Path]], dict[str, str], list[Outcome]]:
+def _work(
+    tasks: list[Task], options: PrepareOptions, check: Callable[[], None]
+) -> tuple[list[tuple[str, Path]], dict[str, str], list[Outcome]]:
     """Do all tasks; the order of the parts is that of the files and times, whoever did them."""
     outcomes: dict[int, Outcome] = {}
     with RowProgress("granules", len(tasks), visible=os.isatty(2)) as progress:
-        for number, outcome in _outcomes(tasks, options):
+        for number, outcome in _outcomes(tasks, options, check):
             outcomes[number] = outcome
             progress.advance(1)
     parts: dict[tuple[str, str], dict[int, Path]] = {}
@@ -303,16 +313,19 @@ def _work(tasks: list[Task], options: PrepareOptions) -> tuple[list[tuple[str, P
     return ordered, failed, [outcomes[number] for number in range(len(tasks))]
 
 
-def _outcomes(tasks: list[Task], options: PrepareOptions) -> Iterator[tuple[int, Outcome]]:
+def _outcomes(tasks: list[Task], options: PrepareOptions, check: Callable[[], None]) -> Iterator[tuple[int, Outcome]]:
     """Give the outcome of each task as it ends."""
     with _executor(len(tasks), options) as pool:
         if pool is None:
-            yield from ((number, prepare_file(task)) for number, task in enumerate(tasks))
+            yield from ((number, prepare_file(task, check)) for number, task in enumerate(tasks))
             return
         futures: dict[Future[Outcome], int] = {pool.submit(prepare_file, task): n for n, task in enumerate(tasks)}
         try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
+            left = set(futures)
+            while left:
+                done, left = futures_wait(left, timeout=_PATIENCE, return_when=FIRST_COMPLETED)
+                check()
+                yield from ((futures[future], future.result()) for future in done)
         except BrokenProcessPool as error:
             raise OutputError(
                 "a process of the preparation was killed, perhaps as memory ran out: workers= takes fewer of them; "
@@ -378,25 +391,32 @@ def _begin_worker() -> None:
 
 
 @contextmanager
-def _interruptible(folder: Path) -> Iterator[None]:
-    """Turn SIGTERM, SIGUSR1 (a cluster's warning) and SIGINT into `Interrupted`; afterwards they are as before."""
+def _interruptible(folder: Path) -> Iterator[Callable[[], None]]:
+    """Note SIGTERM, SIGUSR1 (a cluster's warning) and SIGINT; afterwards they are as before.
 
-    def stop(number: int, frame: FrameType | None) -> NoReturn:
-        raise Interrupted(f"interrupted; what is done is kept in {folder}, and the same command goes on from there")
+    Gives what raises `Interrupted` if one came: it is called between granules, as an error that comes in the middle of
+    a library's work may be taken for one of its own. The second signal does not wait.
+    """
+    error = Interrupted(f"interrupted; what is done is kept in {folder}, and the same command goes on from there")
+    came: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        if len(came) > 1:
+            raise error
+
+    def check() -> None:
+        if came:
+            raise error
 
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
         before = {n: signal.signal(n, stop) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
     try:
-        yield
+        yield check
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _report(failed: Mapping[str, str], sources: int) -> None:
-    for line in failed.values() if sources > 1 or len(failed) > 1 else ():
-        log.error("skipped: %s", line)
 
 
 def _why_none(options: PrepareOptions, outcomes: Iterable[Outcome], failed: Mapping[str, str], done: int) -> str:

@@ -195,6 +195,8 @@ def _open(place: Any, name: str) -> "xarray.Dataset":
         settings["engine"] = "zarr"
     try:
         return xarray.open_dataset(place, **settings)
+    except NenyaError:
+        raise
     except ValueError as error:
         if "time" not in str(error):
             raise _unreadable(name, error) from error

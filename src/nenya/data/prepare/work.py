@@ -6,7 +6,7 @@ goes on with the next granule.
 
 import hashlib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,8 +82,12 @@ class Outcome:
     variable: str = ""
 
 
-def prepare_file(task: Task) -> Outcome:
+def prepare_file(task: Task, check: Callable[[], None] = lambda: None) -> Outcome:
     """Prepare the granules of a task and write their parts; what is there already is left.
+
+    Args:
+        task: the file and its times.
+        check: called after each granule; raises to stop.
 
     Returns:
         The parts, and what failed: nothing is raised for a bad file.
@@ -96,6 +100,7 @@ def prepare_file(task: Task) -> Outcome:
             outcome.variable = layout.variable
             for step in range(task.share[0], len(layout.times), task.share[1]):
                 _prepare_step(task, layout, step, outcome)
+                check()
     except (InputFileError, StorageError) as error:
         outcome.failed[task.name] = str(error)
     return outcome
