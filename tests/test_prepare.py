@@ -216,7 +216,7 @@ def test_the_viirs_recipe(granule, nenya_cli, tmp_path):
     assert not list(tmp_path.glob("*.partial"))
 
 
-@pytest.mark.parametrize(("lat", "lon"), [(0.0, 180.0), (89.9, 0.0), (-89.0, 90.0), (60.0, -179.5)])
+@pytest.mark.parametrize(("lat", "lon"), [(0.0, 180.0), (89.9, 0.0), (-89.0, 90.0)])
 def test_swaths_anywhere(tmp_path, lat, lon):
     shape = (200, 150)
     write_swath(tmp_path / "s.nc", shape=shape, seed=1, lat=lat, lon=lon, share=0)
@@ -287,7 +287,7 @@ def test_an_interrupted_run_goes_on(days, tmp_path, monkeypatch):
     assert not list(tmp_path.glob("*.partial"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on(days, tmp_path, number):
     whole = make(tmp_path / "whole_preproc.h5", data=str(days), field_size=16)
     slow = (
