@@ -16,7 +16,7 @@ LAYERS = [
     ["nenya.pca", "nenya.plotting"],
     ["nenya.runtime", "nenya.extraction", "nenya.training"],
     ["nenya.train", "nenya.latents_extraction", "nenya.train_util"],
-    ["nenya.analyze_image", "nenya.export", "nenya.demo", "nenya.verify", "nenya.repack"],
+    ["nenya.analyze_image", "nenya.export", "nenya.demo", "nenya.verify", "nenya.repack", "nenya.data.prepare"],
     ["nenya.cli", "nenya.sweep"],
 ]
 MODULES = sorted(SOURCE.rglob("*.py"))

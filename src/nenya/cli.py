@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import nenya
-from nenya.configs import config_dir, read_group, read_json
+from nenya.configs import config_dir, read_group, read_json, read_yaml
 from nenya.errors import Interrupted, NenyaError, OptionError
 from nenya.options import (
     ExportOptions,
     ExtractOptions,
     Options,
+    PrepareOptions,
     RepackOptions,
     TrainOptions,
     VerifyOptions,
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 
 # command -> (its options, the module whose `run` does it, what it does)
 COMMANDS: dict[str, tuple[type[Options], str, str]] = {
+    "prepare": (PrepareOptions, "nenya.data.prepare", "make cutouts and their table of ocean fields"),
     "train": (TrainOptions, "nenya.train", "train a model on cutouts"),
     "extract": (ExtractOptions, "nenya.latents_extraction", "extract a latent vector for each cutout"),
     "demo": (TrainOptions, "nenya.demo", "train and extract on generated cutouts, and draw what comes out"),
@@ -44,7 +46,7 @@ _FREE_IN_A_RESUME = (
     *("loader.num_workers", "loader.cache_dir", "loader.memory_limit_gb", "loader.on_device"),
     *("data", "resume", "traceback"),
 )
-GROUPS = ("model", "trainer", "logger")
+GROUPS = ("model", "trainer", "logger", "sensor")
 HYDRA_FLAGS = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--package", "-p")
 
 
@@ -207,7 +209,7 @@ def _prepare(options_type: type[Options], arg: str) -> list[str]:
     key, equals, value = arg.partition("=")
     if not equals:
         raise OptionError(f"{arg}: wanted key=value, such as data=/path/to/cutouts_preproc.h5")
-    if key in GROUPS:
+    if key in GROUPS and (key != "sensor" or options_type is PrepareOptions):
         return _choose(key, value)
     annotation = _annotation(options_type, key)
     if annotation in (str, str | None) or key in ("data", "source"):
@@ -219,6 +221,8 @@ def _choose(group: str, value: str) -> list[str]:
     """Return the overrides that choose a file of a group, or a user's JSON option file as the model."""
     if group == "model" and value.endswith(".json"):
         return ["model=custom", *_json_overrides(value)]
+    if group == "sensor" and value.endswith((".yaml", ".yml")):
+        return ["sensor=grid", *_recipe_overrides(value)]
     read_group(group, value)
     return [f"{group}={value}"]
 
@@ -236,6 +240,16 @@ def _json_overrides(path: str) -> list[str]:
         for section, values in sections.items()
         for key in values
     ]
+
+
+def _recipe_overrides(path: str) -> list[str]:
+    """Return the overrides that a user's own recipe stands for."""
+    values = read_yaml(path)
+    try:
+        checked = build_options(PrepareOptions, {"recipe": Path(path).stem, **values})
+    except OptionError as error:
+        raise OptionError(f"{path}: {error}") from error
+    return [f"{key}={_literal(getattr(checked, key))}" for key in ("recipe", *values)]
 
 
 def _literal(value: Any) -> str:

@@ -54,3 +54,21 @@ def read_json(path: str | Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise OptionError(f"{path}: wanted a JSON object of option names and values, got a {type(values).__name__}")
     return values
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a user's own YAML file of option names and values.
+
+    Raises:
+        OptionError: There is no such file, or it is no YAML mapping.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(path).expanduser().read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        what = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise OptionError(f"{path}: cannot read the option file ({what}); check the path") from error
+    if not isinstance(values, dict):
+        raise OptionError(f"{path}: wanted names and values, got a {type(values).__name__}")
+    return {str(key): value for key, value in values.items()}

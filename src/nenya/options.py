@@ -293,6 +293,86 @@ class ExportOptions(Options):
     ckpt: str | None = option(None, "weights to export; default model.weights")
 
 
+def _numbers(*, whole: bool, low: float) -> Check:
+    """Return the check of a pair of numbers, each at least `low`, or of nothing at all."""
+
+    def check(value: Any) -> bool:
+        kinds: tuple[type, ...] = (int,) if whole else (int, float)
+        return isinstance(value, list) and len(value) == 2 and all(type(v) in kinds and v >= low for v in value)
+
+    return check
+
+
+def _is_bounds(value: Any) -> bool:
+    return _numbers(whole=False, low=-math.inf)(value) and value[0] < value[1]
+
+
+_SIDES = ("two whole numbers of at least 1, such as [3,1], or null", _numbers(whole=True, low=1))
+
+
+@dataclass
+class PrepareOptions(Options):
+    """Options of the preparation of cutouts; those of a recipe bear the names that its users know."""
+
+    recipe: str = option("grid", "name of the recipe: a file in configs/sensor")
+    quantity: str = option(
+        "any", "what the field is; a temperature is brought to degrees Celsius", one_of("any", "temperature", "height")
+    )
+    field_size: int = option(64, "side in pixels of a cutout of the field", at_least(2))
+    sub_grid_step: int = option(1, "cutouts lie field_size / sub_grid_step pixels apart", at_least(1))
+    step: int | None = option(None, "pixels between cutouts; default by sub_grid_step", at_least(1))
+    clear_threshold: float = option(
+        95.0,
+        "least share in % of clear pixels",
+        ("a percentage: 0, or above 1 to 100", lambda v: v == 0 or 1 < v <= 100),
+    )
+    quality_thresh: int | None = option(None, "worst quality that is kept, in the file's own numbers")
+    best_quality: str = option(
+        "auto", "whether high or low numbers of the quality are good", one_of("auto", "high", "low")
+    )
+    nadir_offset: int | None = option(None, "columns that are used on either side of nadir", at_least(1))
+    temp_bounds: Any = option(
+        None,
+        "least and largest value that is kept, in degrees Celsius for temperatures",
+        ("two numbers [least, largest], or null", _is_bounds),
+    )
+    land: float | None = option(None, "value that stands for land, where a field has no other mark of it")
+    inpaint: str = option(
+        "fast",
+        "how masked pixels are filled: not at all, by one fast solution a field, by scikit-image's",
+        one_of("none", "fast", "biharmonic"),
+    )
+    fixed_km: float | None = option(
+        None, "side in km of a cutout, which is then resized to field_size pixels", above(0)
+    )
+    noise: float = option(0.0, "standard deviation of white noise that is added, in units of the field", at_least(0))
+    median: Any = option(None, "rows and columns of a median filter", _SIDES)
+    downscale: Any = option(None, "rows and columns that are averaged to one pixel", _SIDES)
+    demean: bool = option(True, "remove the mean of each cutout")
+    variable: str | None = option(None, "name of the variable; default: found by its CF attributes")
+    mask: str | None = option(None, "name of a land-sea mask or of flags; default: found by its CF attributes")
+    quality: str | None = option(None, "name of the quality variable; default: quality_level, qual_sst ...")
+    time: str | None = option(None, "name of the time variable, or the date itself: 2015-01-16T12:00")
+    lat: str | None = option(None, "name of the latitude")
+    lon: str | None = option(None, "name of the longitude")
+    coords: str | None = option(None, "a further file with the coordinates and masks that the data files lack")
+    units: str | None = option(None, "units of the variable, where the file has none or wrong ones")
+    level: int = option(0, "number of the vertical level", at_least(0))
+    at: str | None = option(None, "table with lat, lon and datetime: cutouts are centred there instead of on a grid")
+    max_km: float = option(10.0, "largest distance in km of a place of at= from the nearest pixel", above(0))
+    max_hours: float = option(12.0, "largest difference in hours of a time of at= from the field's", at_least(0))
+    matches: str = option(
+        "nearest", "of several fields for a place of at=: the nearest in time, or all", one_of("nearest", "all")
+    )
+    valid_fraction: float = option(
+        0.25,
+        "share of the granules whose cutouts are the validation set",
+        ("a number from 0 to 1", lambda v: 0 <= v <= 1),
+    )
+    workers: int | None = option(None, "processes; default: one a core, at most one a granule", at_least(1))
+    dask: str | None = option(None, "address of a Dask scheduler that does the work instead: tcp://host:8786")
+
+
 def suggest(name: str, known: list[str]) -> str:
     """Return '; did you mean X?' for the nearest of the known names, else an empty text."""
     near = difflib.get_close_matches(name, known, n=1)
