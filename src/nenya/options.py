@@ -271,7 +271,9 @@ class VerifyOptions(Options):
 
 
 def _is_band(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(_is_number(v) for v in value) and 2 <= value[0] < value[1]
+    return (
+        isinstance(value, list) and len(value) == 2 and all(_is_number(v) for v in value) and 2 <= value[0] < value[1]
+    )
 
 
 def _is_number(value: Any) -> bool:
@@ -298,7 +300,9 @@ class SpectraOptions(Options):
     """Options of power spectra and slopes."""
 
     band: Any = option(
-        [4, 40], "wavelengths in pixels that the slope is fitted over", ("two numbers [least, most], from 2 on", _is_band)
+        [4, 40],
+        "wavelengths in pixels that the slope is fitted over",
+        ("two numbers [least, most], from 2 on", _is_band),
     )
     detrend: str = option(
         "plane",
@@ -307,7 +311,9 @@ class SpectraOptions(Options):
     )
     window: str = option("hann", "window in both directions", one_of("hann", "none"))
     average: str = option(
-        "mean", "over the waves of a bin: mean of P (published), or of log P (unbent by the bins)", one_of("mean", "log")
+        "mean",
+        "over the waves of a bin: mean of P (published), or of log P (unbent by the bins)",
+        one_of("mean", "log"),
     )
     pixel_km: float | None = option(None, "size of a pixel in km, for the figure's axis", above(0))
     table: str | None = option(None, "table of the cutouts; a copy with the columns alpha, alpha_err is written")

@@ -15,7 +15,6 @@ Letters: N cutouts, n of them at once, S pixels a side, B bins.
 import functools
 import logging
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft  # type: ignore[import-untyped, unused-ignore]  # scipy ships no types
 
-from nenya.data.cutouts import CutoutFile, inspect_cutouts, plan_blocks
+from nenya.data.cutouts import CutoutFile, inspect_cutouts, read_blocks
 from nenya.data.files import fetch, find_sources, local_path
 from nenya.errors import InputFileError, OptionError, OutputError
 from nenya.options import SpectraOptions
@@ -34,7 +33,6 @@ log = logging.getLogger(__name__)
 Float64Array = NDArray[np.float64]
 
 _FOLDER = "outputs/spectra"
-_BLOCK_BYTES = 2**25  # of float32 cutouts: what they become in float64 and complex is ten times that
 _PP_TYPES = {"valid": 0, "train": 1}
 
 
@@ -195,9 +193,7 @@ def _without_trend(fields: Float64Array, detrend: str) -> Float64Array:
     return fields
 
 
-def fit_slopes(
-    radial: Float64Array, size: int, recipe: Recipe | None = None
-) -> tuple[Float64Array, Float64Array, int]:
+def fit_slopes(radial: Float64Array, size: int, recipe: Recipe | None = None) -> tuple[Float64Array, Float64Array, int]:
     """Fit log P against log wavelength by least squares over the bins that lie in the band.
 
     Args:
@@ -226,7 +222,7 @@ def fit_slopes(
     y[~np.isfinite(y).all(axis=1)] = np.nan
     y -= y.mean(axis=1, keepdims=True)
     spread = (x**2).sum()
-    beta = y @ x / spread
+    beta: Float64Array = y @ x / spread
     residual = ((y - beta[:, None] * x) ** 2).sum(axis=1)
     return beta, np.sqrt(residual / (count - 2) / spread), count
 
@@ -272,30 +268,14 @@ class MeanSpectrum:
         """
         if not self.rows:
             raise InputFileError(f"none of {self.left_out} cutouts is free of NaN: no spectrum can be taken")
-        return _bins(self.size, self.recipe.average).average(self._total[None] / self.rows)[0]
+        averaged: Float64Array = _bins(self.size, self.recipe.average).average(self._total[None] / self.rows)[0]
+        return averaged
 
     @property
     def slope(self) -> Slope:
         """The power law of the average."""
         beta, error, count = fit_slopes(self.power[None], self.size, self.recipe)
         return Slope(float(beta[0]), float(error[0]), count)
-
-
-def read_blocks(file: CutoutFile, partition: str, most: int | None = None) -> Iterator[NDArray[np.float32]]:
-    """Yield the cutouts of a partition in order, (n, 1, H, W) float32 at once; memory does not grow with the file.
-
-    Args:
-        file: of `inspect_cutouts`.
-        partition: its name.
-        most: rows to stop after.
-    """
-    info = file.partitions[partition]
-    wanted = max(1, _BLOCK_BYTES // info.row_bytes)
-    with file.reader(partition) as reader:
-        for cut in plan_blocks(min(info.rows, most or info.rows), info.block_rows, wanted, 8 * wanted):
-            block = reader.read(cut.start, cut.stop)  # of a chunk that spans many cutouts, all are read at once
-            for start in range(0, len(block), wanted):
-                yield block[start : start + wanted]
 
 
 def file_spectrum(
@@ -402,7 +382,9 @@ def _join(slopes: Any, table: str, folder: Path) -> None:
     rows = read_table(place)
     missing = {"pp_file", "pp_type", "pp_idx"} - set(rows.columns)
     if missing:
-        raise InputFileError(f"{place}: no column {', '.join(sorted(missing))}: the table cannot be joined to its cutouts")
+        raise InputFileError(
+            f"{place}: no column {', '.join(sorted(missing))}: the table cannot be joined to its cutouts"
+        )
     keys = rows[["pp_type", "pp_idx"]].assign(pp_file=rows["pp_file"].map(lambda name: Path(str(name)).name))
     joined = keys.merge(slopes, on=["pp_file", "pp_type", "pp_idx"], how="left", validate="many_to_one")
     rows = rows.assign(alpha=joined["alpha"].to_numpy(), alpha_err=joined["alpha_err"].to_numpy())

@@ -12,6 +12,7 @@ Letters: n cutouts, S pixels along each side of one, G of the simulated square.
 """
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,7 @@ DT_RANGE = (0.15, 6.0)  # K
 NOISE_RANGE = (0.01, 0.1)  # K
 MOST_ANISOTROPY = 3.0
 CLOUDY_SHARE = 0.5  # share of the cutouts that have any cloud
+SHARPEST = 4.0  # pixels: shorter waves, which the simulation damps, have random phases
 PP_TYPES = {"valid": 0, "train": 1}
 FIRST_DAY, LAST_DAY = "2010-01-01", "2020-01-01"
 
@@ -105,14 +107,14 @@ def ocean_blocks(
     """
     if rows < 0 or options.size < 8 or not 0 <= options.most_clouds < 1:
         raise OptionError(
-            f"{rows} cutouts of {options.size} pixels, clouds up to {options.most_clouds}: wanted at least 0 cutouts of "
-            "at least 8 pixels, and clouds from 0 to below 1"
+            f"{rows} cutouts of {options.size} pixels, clouds up to {options.most_clouds}: wanted at least 0 cutouts "
+            "of at least 8 pixels, and clouds from 0 to below 1"
         )
     done = 0
-    for rng, spectra, kept, name in _snapshots(seed, options):
+    for rng, spectra, stirred, name in _snapshots(seed, options):
         count = (options.grid // options.size) ** 2
         columns = _parameters(count, rng, options.size)
-        fields = _fields(spectra, kept, columns, rng, options.size)
+        fields = _fields(spectra, stirred, columns, rng, options.size)
         block = _finish(fields, columns, rng, options)
         wanted = min(count, rows - done)
         _add_identity(block.columns, partition, pp_file, name, done)
@@ -128,7 +130,7 @@ def ocean_blocks(
 def _snapshots(
     seed: np.random.SeedSequence, options: OceanOptions
 ) -> Iterator[tuple[np.random.Generator, Tensor, Tensor, str]]:
-    """Yield generator, spectra of the two stirred temperatures (2, G, G // 2 + 1), kept waves and name, without end."""
+    """Yield generator, spectra of two temperatures (2, G, G // 2 + 1), mask of the stirred waves, and name, without end."""
     sequence = np.random.SeedSequence(seed.entropy, spawn_key=seed.spawn_key)
     least, most = np.log(EDDY_SCALES)
     number = 0
@@ -136,11 +138,12 @@ def _snapshots(
         rng = np.random.default_rng(sequence.spawn(1)[0])
         eddy_scale = float(np.exp(rng.uniform(least, most)))
         ocean = TurbulentOcean(options.grid, rng, FlowOptions(eddy_scale=eddy_scale), options.device)
+        ky, kx = np.fft.fftfreq(options.grid)[:, None], np.fft.rfftfreq(options.grid)
+        stirred = torch.from_numpy(np.hypot(kx, ky) < 1 / SHARPEST).to(ocean.device)
         ocean.run(SPIN_UP * eddy_scale)
         for snapshot in range(SNAPSHOTS):
-            white = ocean.white() / options.grid  # waves beyond the simulated ones: random phases
-            spectra = torch.where(ocean.kept, ocean.state[1:], white)
-            yield rng, spectra, ocean.kept, f"flow{number:03d}_{snapshot:03d}"
+            white = ocean.white() / options.grid
+            yield rng, torch.where(stirred, ocean.state[1:], white), stirred, f"flow{number:03d}_{snapshot:03d}"
             ocean.run(INTERVAL)
         number += 1
 
@@ -164,8 +167,8 @@ def _parameters(count: int, rng: np.random.Generator, size: int) -> Columns:
         "true_DT": np.clip(0.6 * energy * np.exp(rng.normal(0, 0.5, count)), *DT_RANGE),
         "true_anisotropy": np.clip(1 + rng.exponential(0.4, count), 1, MOST_ANISOTROPY),
         "true_orientation": rng.uniform(0, 180, count),
-        "true_eddy_size": np.clip(size * shrink * np.exp(rng.normal(0, 0.1, count)), size / 3, size),
-        "true_noise": np.exp(rng.uniform(*np.log(NOISE_RANGE), count)),
+        "true_eddy_size": np.clip(size * shrink * np.exp(rng.normal(0, 0.1, count)), size / 3.0, float(size)),
+        "true_noise": np.exp(rng.uniform(math.log(NOISE_RANGE[0]), math.log(NOISE_RANGE[1]), count)),
         "front_angle": rng.uniform(0, 360, count),
     }
 
@@ -180,7 +183,7 @@ def _places(count: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], ND
     return sea, lat, rng.uniform(west[sea], east[sea])
 
 
-def _fields(spectra: Tensor, kept: Tensor, columns: Columns, rng: np.random.Generator, size: int) -> FloatArray:
+def _fields(spectra: Tensor, stirred: Tensor, columns: Columns, rng: np.random.Generator, size: int) -> FloatArray:
     """Give each cutout its waves and cut it; adds its place in the snapshot, `row` and `col`, to the columns.
 
     `front_angle`, the direction of the stirred gradient, is taken out of them.
@@ -201,11 +204,11 @@ def _fields(spectra: Tensor, kept: Tensor, columns: Columns, rng: np.random.Gene
     ring = torch.round(torch.hypot(kx, ky) * grid).long()
     for i in range(count):
         wave = float(np.cos(angle[i])) * spectra[0] + float(np.sin(angle[i])) * spectra[1]
-        wave = _flattened(torch.where(kept, wave, spectra[0]), ring) * _amplitude(kx, ky, columns, i)
+        wave = _flattened(torch.where(stirred, wave, spectra[0]), ring) * _amplitude(kx, ky, columns, i)
         field = torch.fft.irfft2(wave)
         row, col = int(columns["row"][i]), int(columns["col"][i])
         fields[i] = torch.roll(field, (-row, -col), (0, 1))[:size, :size].cpu().numpy()
-        fields[i] = np.flip(fields[i], np.flatnonzero(mirrored[i]))
+        fields[i] = np.flip(fields[i], tuple(np.flatnonzero(mirrored[i]).tolist()))
         if mirrored[i].sum() == 1:
             columns["true_orientation"][i] = 180 - columns["true_orientation"][i]
     return fields

@@ -162,7 +162,6 @@ class TurbulentOcean:
         ring = np.abs(k * self.options.eddy_scale / (2 * np.pi) - 1) < 0.35
         unit = np.sqrt((ring * k ** (2 - 2 * self.options.alpha) * np.where(kx > 0, 2, 1)).sum()) / grid
         self._ring = torch.from_numpy((ring / unit).astype(np.float32)).to(self.device)
-        self.kept = torch.from_numpy(kept).to(self.device)
         self.state = torch.zeros((3, grid, grid // 2 + 1), dtype=torch.complex64, device=self.device)
         self.state[0] = self._noise()
 
