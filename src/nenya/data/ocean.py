@@ -29,7 +29,7 @@ from nenya.errors import OptionError
 Columns = dict[str, NDArray[Any]]
 FloatArray = NDArray[np.float32]
 
-SLOPE_RANGE = (1.5, 4.0)
+SLOPE_RANGE = (2.0, 4.0)
 DT_RANGE = (0.15, 6.0)  # K
 NOISE_RANGE = (0.01, 0.1)  # K
 MOST_ANISOTROPY = 3.0
@@ -130,7 +130,7 @@ def ocean_blocks(
 def _snapshots(
     seed: np.random.SeedSequence, options: OceanOptions
 ) -> Iterator[tuple[np.random.Generator, Tensor, Tensor, str]]:
-    """Yield generator, spectra of two temperatures (2, G, G // 2 + 1), mask of the stirred waves, and name, without end."""
+    """Yield generator, spectra of two temperatures (2, G, G // 2 + 1), mask of the stirred waves, name; without end."""
     sequence = np.random.SeedSequence(seed.entropy, spawn_key=seed.spawn_key)
     least, most = np.log(EDDY_SCALES)
     number = 0
