@@ -17,29 +17,15 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from numpy.typing import NDArray
 
-from nenya.data.synthetic import write_cutouts
+from nenya.generate import write_published
 from nenya.pca import fit_pca
 from nenya.storage import atomic_path
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = {"wnoise": 11, "pk2": 24}
-SLOPES = {"wnoise": 0.0, "pk2": 2.0}
-SIDE, SEED = 64, 2025
-
-
-def power_law(rows: int, slope: float, seed: int) -> NDArray[np.float32]:
-    """Return Gaussian random fields (rows, 64, 64) with spectral density k^-slope, mean 0 and deviation 1."""
-    generator = np.random.default_rng(seed)
-    k = np.hypot(np.fft.fftfreq(SIDE)[:, None], np.fft.rfftfreq(SIDE))
-    k[0, 0] = np.inf
-    fields = np.empty((rows, SIDE, SIDE), np.float32)
-    for start in range(0, rows, 2000):
-        white = np.fft.rfft2(generator.standard_normal((min(2000, rows - start), SIDE, SIDE)))
-        made = np.fft.irfft2(white * (k ** (-slope / 2) if slope else np.isfinite(k)), s=(SIDE, SIDE))
-        fields[start : start + 2000] = made / made.std((1, 2), keepdims=True)
-    return fields
+KINDS = {"wnoise": "white", "pk2": "power2"}
+SIDE, SEED = 64, 1234
 
 
 def call(script: str, *args: str, until: float) -> bool:
@@ -68,8 +54,7 @@ def measure(model: str, folder: Path, args: argparse.Namespace, until: float) ->
     folder.mkdir(parents=True, exist_ok=True)
     data, run, latents = folder / "cutouts_preproc.h5", folder / "run", folder / "cutouts_preproc_latents.h5"
     if not data.exists():
-        fields = power_law(args.rows + args.rows // 3, SLOPES[model], SEED)
-        write_cutouts(data, fields[: args.rows], fields[args.rows :])
+        write_published(data, KINDS[model], {"train": args.rows, "valid": args.rows // 3}, SEED, SIDE)
     trainer = [f"trainer={args.trainer}", "trainer.enable_progress_bar=false"]
     if not (run / "last.pth").exists():
         resumed = (run / "checkpoints" / "last.ckpt").exists()

@@ -13,10 +13,13 @@ LAYERS = [
     ["nenya.data", "nenya.configs"],
     ["nenya.io"],
     ["nenya.models"],
-    ["nenya.pca", "nenya.plotting"],
+    ["nenya.pca", "nenya.plotting", "nenya.spectra"],
     ["nenya.runtime", "nenya.extraction", "nenya.training"],
     ["nenya.train", "nenya.latents_extraction", "nenya.train_util"],
-    ["nenya.analyze_image", "nenya.export", "nenya.demo", "nenya.verify", "nenya.repack", "nenya.data.prepare"],
+    [
+        *("nenya.analyze_image", "nenya.export", "nenya.demo", "nenya.verify", "nenya.repack", "nenya.data.prepare"),
+        *("nenya.generate", "nenya.inspect_file"),
+    ],
     ["nenya.cli", "nenya.sweep"],
 ]
 MODULES = sorted(SOURCE.rglob("*.py"))

@@ -1,9 +1,23 @@
 import h5py
 import numpy as np
 import pytest
+import torch
 
-from nenya.data.synthetic import FlowOptions, TurbulentOcean, make_demo_file, turbulent_cutouts, write_cutouts
+from nenya.data.cutouts import inspect_cutouts
+from nenya.data.ocean import OceanOptions, _fields, _snapshots, ocean_blocks
+from nenya.data.synthetic import (
+    FlowOptions,
+    TurbulentOcean,
+    make_demo_file,
+    power_law,
+    published_blocks,
+    turbulent_cutouts,
+    white_noise,
+    write_cutouts,
+)
 from nenya.errors import InputFileError, OptionError
+from nenya.io import read_table
+from nenya.spectra import MeanSpectrum, Recipe
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +31,7 @@ def small_ocean():
 
 
 def r_m_s_velocity(ocean):
-    velocity = np.fft.irfft2(ocean._velocity * ocean.state[0])
+    velocity = torch.fft.irfft2(ocean._velocity * ocean.state[0]).numpy()
     return np.sqrt((velocity**2).sum(axis=0).mean())
 
 
@@ -103,8 +117,8 @@ def test_the_flow_keeps_its_energy(small_ocean):
 
 def test_the_flow_has_no_divergence_and_the_means_stay_zero(small_ocean):
     small_ocean.run(10)
-    divergence = (small_ocean._minus_div * small_ocean._velocity * small_ocean.state[0]).sum(axis=0)
-    assert np.abs(divergence).max() < 1e-4 * np.abs(small_ocean.state[0]).max()
+    divergence = (small_ocean._minus_div * small_ocean._velocity * small_ocean.state[0]).sum(dim=0)
+    assert divergence.abs().max() < 1e-4 * small_ocean.state[0].abs().max()
     assert np.abs(small_ocean.temperatures().mean(axis=(1, 2))).max() < 1e-4
 
 
@@ -112,7 +126,7 @@ def test_stirring_keeps_the_variance_of_temperature():
     options = FlowOptions(eddy_scale=21, drag=0, relaxation=0, damping=0)
     ocean = TurbulentOcean(64, np.random.default_rng(2), options)
     y, x = np.mgrid[:64, :64] * (2 * np.pi / 64)
-    ocean.state[1] = np.fft.rfft2(1e4 * np.cos(x) * np.sin(y))
+    ocean.state[1] = torch.fft.rfft2(torch.from_numpy(1e4 * np.cos(x) * np.sin(y)))
     before = (ocean.temperatures()[0] ** 2).mean(dtype=np.float64)
     ocean.run(5)
     assert (ocean.temperatures()[0] ** 2).mean(dtype=np.float64) == pytest.approx(before, rel=0.003)
@@ -122,7 +136,7 @@ def test_a_steady_shear_carries_temperature_as_calculated():
     ocean = TurbulentOcean(64, np.random.default_rng(0), FlowOptions(alpha=2, drag=0, relaxation=0, damping=0))
     wave = 2 * np.pi / 64
     y, _ = np.mgrid[:64, :64]
-    ocean.state[0] = np.fft.rfft2(-wave * np.cos(wave * y))  # u = sin(wave y), v = 0
+    ocean.state[0] = torch.fft.rfft2(torch.from_numpy(-wave * np.cos(wave * y)))  # u = sin(wave y), v = 0
     elapsed = sum(ocean.step() for _ in range(5))
     np.testing.assert_allclose(ocean.temperatures()[0], -elapsed * np.sin(wave * y), atol=1e-3)
     np.testing.assert_allclose(ocean.temperatures()[1], 0, atol=1e-3)
@@ -186,3 +200,176 @@ def test_the_partitions_of_the_demonstration_come_from_different_realisations(tm
     assert len(np.unique(flat, axis=0)) == 40
     flat /= np.linalg.norm(flat, axis=1, keepdims=True)
     assert np.abs(flat[:20] @ flat[20:].T).max() < 0.999
+
+
+@pytest.mark.parametrize("slope", [2.0, 4.0])
+@pytest.mark.parametrize("size", [32, 21])
+def test_a_power_law_is_exact_real_and_of_unit_variance(slope, size):
+    fields = power_law(20, size, np.random.default_rng(5), slope=slope)
+    assert fields.dtype == np.float32 and fields.shape == (20, size, size)
+    np.testing.assert_allclose(fields.mean(axis=(1, 2)), 0, atol=1e-6)
+    np.testing.assert_allclose(fields.std(axis=(1, 2)), 1, rtol=1e-6)
+    k = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.fftfreq(size))
+    power = np.abs(np.fft.fft2(fields.astype(np.float64))) ** 2
+    compensated = power[:, k > 0] * k[k > 0] ** slope
+    np.testing.assert_allclose(
+        compensated, np.broadcast_to(compensated.mean(axis=1, keepdims=True), compensated.shape), rtol=0.01
+    )
+
+
+def test_the_phases_of_a_power_law_are_uniform():
+    waves = np.fft.fft2(power_law(4000, 8, np.random.default_rng(6), slope=2))
+    phase = np.angle(waves[:, [1, 2, 1], [0, 1, 4]])
+    for column in phase.T:
+        counts, _ = np.histogram(column, bins=8, range=(-np.pi, np.pi))
+        assert ((counts - 500) ** 2 / 500).sum() < 24  # chi squared of 7 degrees, beyond which one in 1,000 lies
+    own_opposites = np.abs(np.angle(waves[:, [4, 0, 4], [0, 4, 4]]))
+    assert np.minimum(own_opposites, np.pi - own_opposites).max() < 1e-3
+
+
+def test_white_noise_is_standard_normal():
+    noise = white_noise(300, 32, np.random.default_rng(1))
+    assert noise.std() == pytest.approx(1, abs=0.005)
+    assert abs(noise.mean()) < 0.005
+    assert (noise.astype(np.float64) ** 4).mean() == pytest.approx(3, abs=0.05)
+
+
+@pytest.mark.parametrize("kind", ["white", "power2", "power4"])
+def test_the_first_fields_of_a_published_set_are_the_same_however_many(kind, monkeypatch):
+    monkeypatch.setattr("nenya.data.synthetic.BLOCK_ROWS", 16)
+    seed = np.random.SeedSequence(1234)
+    whole = np.concatenate(list(published_blocks(kind, 40, 16, seed)))
+    np.testing.assert_array_equal(np.concatenate(list(published_blocks(kind, 20, 16, seed))), whole[:20])
+    assert len(np.unique(whole.reshape(40, -1), axis=0)) == 40
+
+
+@pytest.fixture(scope="module")
+def ocean(tmp_path_factory):
+    from nenya.cli import run_command
+
+    path = tmp_path_factory.mktemp("ocean") / "ocean_preproc.h5"
+    args = ["kind=ocean", "size=24", "n_train=70", "n_valid=20", f"out={path}", "seed=3", "clouds=0.2"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nenya.data.ocean.MIN_GRID", 64)
+        assert run_command("generate", args) == 0
+    return path
+
+
+def test_an_ocean_file_is_one_that_nenya_reads_with_a_row_of_the_table_for_each_cutout(ocean):
+    table = read_table(ocean.with_suffix(".parquet"))
+    info = inspect_cutouts(ocean)
+    assert {name: part.rows for name, part in info.partitions.items()} == {"train": 70, "valid": 20}
+    for name, kind in (("train", 1), ("valid", 0)):
+        rows = table[table["pp_type"] == kind]
+        assert rows["pp_idx"].tolist() == list(range(info.partitions[name].rows))
+    assert set(table["pp_file"]) == {"ocean_preproc.h5"}
+    assert table["UID"].is_unique
+    assert not table.isna().any().any()
+
+
+def test_the_truth_in_the_table_is_that_of_the_cutouts(ocean):
+    table = read_table(ocean.with_suffix(".parquet"))
+    with h5py.File(ocean) as file:
+        images = np.concatenate([file["train"][:, 0], file["valid"][:, 0]]).astype(np.float64)
+        clouds = np.concatenate([file["train_mask"][:, 0], file["valid_mask"][:, 0]])
+    np.testing.assert_allclose(images.mean(axis=(1, 2)), 0, atol=1e-6)
+    np.testing.assert_allclose(1 - clouds.mean(axis=(1, 2)), table["clear_fraction"])
+    assert table["clear_fraction"].min() < 0.9 and (table["clear_fraction"] == 1).sum() > 20
+    low, high = np.percentile(images, (10, 90), axis=(1, 2))
+    np.testing.assert_allclose(high - low, table["DT"], rtol=1e-5)
+    np.testing.assert_allclose(table["mean_temperature"] + low, table["T10"], rtol=1e-5)
+    quiet = table["true_noise"] < 0.1 * table["true_DT"]
+    np.testing.assert_allclose(table["DT"][quiet], table["true_DT"][quiet], rtol=0.1)
+    finest = images[:, :-1, :-1] - images[:, 1:, :-1] - images[:, :-1, 1:] + images[:, 1:, 1:]
+    noise = np.sqrt((finest**2).mean(axis=(1, 2)) / 4)  # the second difference is all noise where the field is smooth
+    ratio = noise / table["true_noise"]
+    assert ratio.min() > 0.93
+    smooth = (table["true_slope"] > 3) & (table["true_noise"] > 0.15 * table["true_DT"])
+    assert smooth.sum() > 3
+    assert np.median(ratio[smooth]) < 1.15
+
+
+def test_places_and_dates_are_plausible(ocean):
+    table = read_table(ocean.with_suffix(".parquet"))
+    assert table["lat"].between(-62, 50).all() and table["lon"].between(-180, 180).all()
+    assert table["datetime"].between("2010-01-01", "2020-01-01").all()
+    assert np.corrcoef(np.abs(table["lat"]), table["mean_temperature"])[0, 1] < -0.8
+
+
+@pytest.fixture(scope="module")
+def stirred():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nenya.data.ocean.MIN_GRID", 64)
+        _, spectra, waves, _ = next(_snapshots(np.random.SeedSequence(8), OceanOptions(size=16)))
+    return spectra, waves
+
+
+def truth(**values):
+    columns = {"lat": 0.0, "true_slope": 2.5, "true_anisotropy": 1.0, "true_orientation": 0.0, "front_angle": 50.0}
+    return {name: np.array([value]) for name, value in {**columns, "true_eddy_size": 64.0, **values}.items()}
+
+
+@pytest.mark.parametrize("slope", [1.5, 2.5, 4.0])
+def test_the_whole_field_has_the_slope_of_the_table(stirred, slope):
+    field = _fields(*stirred, truth(true_slope=slope), np.random.default_rng(0), 64)
+    spectrum, reference = (MeanSpectrum(64, Recipe(detrend="none", window="none")) for _ in range(2))
+    spectrum.add(field)
+    reference.add(power_law(1, 64, np.random.default_rng(0), slope=slope))
+    assert spectrum.slope.beta == pytest.approx(reference.slope.beta, abs=0.25)
+
+
+def test_the_field_is_drawn_out_along_the_orientation_of_the_table(stirred):
+    columns = truth(true_anisotropy=3.0, true_orientation=30.0)
+    field = _fields(*stirred, columns, np.random.default_rng(0), 64)[0]
+    theta = np.radians(columns["true_orientation"][0])
+    dy, dx = np.gradient(field)
+    along = dx * np.cos(theta) + dy * np.sin(theta)
+    across = dy * np.cos(theta) - dx * np.sin(theta)
+    assert across.std() > 1.6 * along.std()
+
+
+@pytest.fixture
+def small_grid(monkeypatch):
+    monkeypatch.setattr("nenya.data.ocean.MIN_GRID", 64)
+
+
+def test_the_same_ocean_comes_again_and_no_cutout_comes_twice(small_grid):
+    first, again = (list(ocean_blocks(n, np.random.SeedSequence(4), OceanOptions(16))) for n in (5, 70))
+    np.testing.assert_array_equal(first[0].cutouts, again[0].cutouts[:5])
+    assert all((first[0].columns[name] == again[0].columns[name][:5]).all() for name in first[0].columns)
+    assert sum(len(block.cutouts) for block in again) == 70
+    flat = np.concatenate([block.cutouts for block in again]).reshape(70, -1)
+    flat /= np.linalg.norm(flat, axis=1, keepdims=True)
+    assert (np.abs(flat @ flat.T) - 2 * np.eye(70)).max() < 0.999
+
+
+def test_masked_pixels_are_nan_and_the_rest_has_no_mean(small_grid):
+    block = next(ocean_blocks(16, np.random.SeedSequence(4), OceanOptions(16, most_clouds=0.5, masked=True)))
+    np.testing.assert_array_equal(np.isnan(block.cutouts), block.clouds == 1)
+    assert 0.05 < block.clouds.mean() < 0.3
+    np.testing.assert_allclose(np.nanmean(block.cutouts, axis=(1, 2)), 0, atol=1e-6)
+
+
+def test_the_command_writes_the_published_sets_as_they_are_drawn(nenya_cli, tmp_path):
+    code, said = nenya_cli("generate", ["kind=power2", "n_train=30", "n_valid=10", "size=16", "out=a"])
+    assert code == 0, said
+    seeds = np.random.SeedSequence(1234).spawn(2)
+    with h5py.File(tmp_path / "a" / "power2_16x16_preproc.h5") as file:
+        for name, count, seed in zip(("train", "valid"), (30, 10), seeds, strict=True):
+            drawn = np.concatenate(list(published_blocks("power2", count, 16, seed)))
+            np.testing.assert_array_equal(file[name][:, 0], drawn)
+        assert '"seed": 1234' in file.attrs["options"]
+    code, said = nenya_cli("generate", ["kind=power2", "n_train=30", "size=16", "out=a"])
+    assert code == 2 and "exists already: clobber=true" in said
+    code, said = nenya_cli("generate", ["kind=pink"])
+    assert code == 2 and "one of ocean, white, power2, power4" in said
+    code, said = nenya_cli("generate", ["data=x.h5"])
+    assert code == 2 and "leave out data=" in said
+    assert said.count("\n") == 1
+
+
+def test_without_a_gpu_an_ocean_on_one_is_refused(nenya_cli, monkeypatch, tmp_path):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    code, said = nenya_cli("generate", ["device=cuda", "out=o"])
+    assert code == 2 and "no GPU here" in said
+    assert not list((tmp_path / "o").glob("*"))

@@ -19,9 +19,12 @@ from nenya.errors import Interrupted, NenyaError, OptionError
 from nenya.options import (
     ExportOptions,
     ExtractOptions,
+    GenerateOptions,
+    InspectOptions,
     Options,
     PrepareOptions,
     RepackOptions,
+    SpectraOptions,
     TrainOptions,
     VerifyOptions,
     build_options,
@@ -40,6 +43,9 @@ COMMANDS: dict[str, tuple[type[Options], str, str]] = {
     "demo": (TrainOptions, "nenya.demo", "train and extract on generated cutouts, and draw what comes out"),
     "verify": (VerifyOptions, "nenya.verify", "read latents files back and check them"),
     "repack": (RepackOptions, "nenya.repack", "write cutout files anew, with chunks that read fast"),
+    "generate": (GenerateOptions, "nenya.generate", "make cutouts with a known truth: noise, power laws, an ocean"),
+    "spectra": (SpectraOptions, "nenya.spectra", "power spectra of cutouts and their slopes"),
+    "inspect": (InspectOptions, "nenya.inspect_file", "say what a file is, what is in it and what is wrong with it"),
     "export": (ExportOptions, "nenya.export", "write the weights of a checkpoint as safetensors"),
 }
 _FREE_IN_A_RESUME = (
@@ -133,7 +139,7 @@ def compose(name: str, args: Sequence[str]) -> Any:
     from omegaconf.errors import OmegaConfBaseException
 
     options_type = COMMANDS[name][0]
-    if name in ("verify", "repack"):
+    if name in ("verify", "repack", "inspect", "spectra"):
         args = _files_as_data(args)
     overrides = prepare(name, args)
     with _hydra(name):

@@ -8,8 +8,9 @@ import h5py
 
 from nenya import latents_extraction, train
 from nenya.data.files import local_path
-from nenya.data.synthetic import make_demo_file
+from nenya.data.ocean import OceanOptions
 from nenya.errors import OptionError
+from nenya.generate import write_ocean
 from nenya.options import ExtractOptions, Options, TrainOptions
 from nenya.pca import fit_pca
 from nenya.plotting import gallery, learning_curve
@@ -18,7 +19,7 @@ from nenya.runtime import check_room
 log = logging.getLogger(__name__)
 
 _FOLDER = Path("outputs/demo")
-_TRAIN, _VALID = 1536, 384
+_TRAIN, _VALID, _SIZE = 1536, 384, 32
 
 
 def run(options: TrainOptions) -> int:
@@ -39,7 +40,7 @@ def run(options: TrainOptions) -> int:
     cutouts, run_folder = folder / "demo_preproc.h5", folder / "run"
     check_room(folder, 2**26, "the demonstration")
     log.info("1 of 4: simulate a turbulent ocean and cut it up")
-    make_demo_file(cutouts, n_train=_TRAIN, n_valid=_VALID, seed=options.seed)
+    write_ocean(cutouts, {"train": _TRAIN, "valid": _VALID}, options.seed, OceanOptions(_SIZE))
     log.info("2 of 4: train (model=%s)", options.model.name)
     train.run(dataclasses.replace(options, data=str(cutouts), out=str(run_folder), clobber=True))
     log.info("3 of 4: extract the latents")

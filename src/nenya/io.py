@@ -1,21 +1,25 @@
-"""The published models by name, and their options as users' scripts know them."""
+"""The published models by name, their options as users' scripts know them, and tables."""
 
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nenya.configs import model_versions, read_group, read_json
 from nenya.data.files import expand
-from nenya.errors import CheckpointError, OptionError
+from nenya.errors import CheckpointError, InputFileError, OptionError, OutputError
 from nenya.options import FLAT, IGNORED, Options, build_options, flat_view, from_flat, suggest, to_dict
 from nenya.s3 import is_s3, join_url
 from nenya.storage import atomic_path
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 O = TypeVar("O", bound=Options)  # noqa: E741  # the type of the options of one command
 
 _DERIVED = ("model_name", "model_folder", "latents_folder")
+TABLE_SUFFIXES = (".parquet", ".csv", ".feather")
 _ALIASES = {"LLC_local": "LLC"}
 
 
@@ -177,3 +181,44 @@ def as_options(cls: type[O], opt: Any) -> O:
     else:
         raise OptionError(f"opt={opt!r}: wanted are options, of load_opt('v5') or Params('opts.json')")
     return build_options(cls, to_dict(options))
+
+
+def read_table(path: str | os.PathLike[str]) -> "pd.DataFrame":
+    """Read a table: .parquet, .csv or .feather.
+
+    Raises:
+        InputFileError: It is missing, damaged or of another kind.
+    """
+    import pandas as pd
+
+    place = Path(path)
+    readers: dict[str, Any] = {".parquet": pd.read_parquet, ".csv": pd.read_csv, ".feather": pd.read_feather}
+    if place.suffix not in readers:
+        raise InputFileError(f"{place}: no table by its name; wanted is one of {', '.join(TABLE_SUFFIXES)}")
+    if not place.is_file():
+        raise InputFileError(f"{place}: no such table; check the path")
+    try:
+        found: pd.DataFrame = readers[place.suffix](place)
+    except Exception as error:  # pyarrow and pandas raise anything for a damaged file
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputFileError(f"{place}: cannot be read as a table ({first}); copy or make it again") from error
+    return found
+
+
+def write_table(table: "pd.DataFrame", path: str | os.PathLike[str]) -> None:
+    """Write a table, .parquet, .csv or .feather: absent or whole.
+
+    Raises:
+        OptionError: A name of another kind.
+        OutputError: It cannot be written.
+    """
+    place = Path(path)
+    writers = {".parquet": "to_parquet", ".csv": "to_csv", ".feather": "to_feather"}
+    if place.suffix not in writers:
+        raise OptionError(f"{place}: no table by its name; wanted is one of {', '.join(TABLE_SUFFIXES)}")
+    settings = {} if place.suffix == ".feather" else {"index": False}
+    try:
+        with atomic_path(place) as temporary:
+            getattr(table, writers[place.suffix])(temporary, **settings)
+    except OSError as error:
+        raise OutputError(f"cannot write {place}: {error.strerror or error}") from error

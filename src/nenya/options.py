@@ -279,6 +279,63 @@ class VerifyOptions(Options):
     provenance: bool = option(True, "files must say how they were made; those of the first nenya do not")
 
 
+def _is_band(value: Any) -> bool:
+    return (
+        isinstance(value, list) and len(value) == 2 and all(_is_number(v) for v in value) and 2 <= value[0] < value[1]
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+@dataclass
+class GenerateOptions(Options):
+    """Options of generated data sets."""
+
+    kind: str = option("ocean", "what is generated", one_of("ocean", "white", "power2", "power4"))
+    size: int = option(64, "side in pixels of a cutout", at_least(8))
+    n_train: int | None = option(None, "cutouts in `train`; default 150000, of an ocean 1500", at_least(1))
+    n_valid: int | None = option(None, "cutouts in `valid`; default 50000, of an ocean 500", at_least(1))
+    clouds: float = option(
+        0.05, "greatest cloudy share of a cutout (ocean)", ("a share from 0 to below 1", lambda value: 0 <= value < 1)
+    )
+    masked: bool = option(False, "cloudy pixels are NaN; otherwise only the mask beside the cutouts tells of them")
+    device: str = option("cpu", "where an ocean is simulated", one_of("cpu", "cuda"))
+
+
+@dataclass
+class SpectraOptions(Options):
+    """Options of power spectra and slopes."""
+
+    band: Any = option(
+        [4, 40],
+        "wavelengths in pixels that the slope is fitted over",
+        ("two numbers [least, most], from 2 on", _is_band),
+    )
+    detrend: str = option(
+        "plane",
+        "what is removed beside the mean: a plane, a line of its own from each column and row, nothing",
+        one_of("plane", "lines", "none"),
+    )
+    window: str = option("hann", "window in both directions", one_of("hann", "none"))
+    average: str = option(
+        "mean",
+        "over the waves of a bin: mean of P (published), or of log P (unbent by the bins)",
+        one_of("mean", "log"),
+    )
+    pixel_km: float | None = option(None, "size of a pixel in km, for the figure's axis", above(0))
+    table: str | None = option(None, "table of the cutouts; a copy with the columns alpha, alpha_err is written")
+
+
+@dataclass
+class InspectOptions(Options):
+    """Options of the inspection of files."""
+
+    rows: int | None = option(None, "rows of a data set that are read at most; default all", at_least(1))
+    sheet: bool = option(True, "draw a contact sheet of cutouts")
+
+
 @dataclass
 class RepackOptions(Options):
     """Options of the repacking of cutout files."""

@@ -1,4 +1,4 @@
-"""Figures: galleries of cutouts in the plane of two coordinates, and learning curves."""
+"""Figures: galleries of cutouts in the plane of two coordinates, contact sheets, spectra and learning curves."""
 
 import os
 from collections.abc import Mapping
@@ -155,6 +155,83 @@ def _draw_board(axes: Any, board: FloatArray, limits: Limits, reach: float) -> A
         aspect="auto",
         interpolation="nearest",
     )
+
+
+def contact_sheet(
+    images: FloatArray, path: str | os.PathLike[str], *, columns: int = 8, title: str = "", unit: str = "K"
+) -> None:
+    """Draw cutouts side by side, row by row, on one colour scale, the first row of pixels at the bottom; NaN is grey.
+
+    Args:
+        images: (N, H, W) or (N, 1, H, W).
+        path: the picture; its suffix says the format (.png, .pdf, .svg).
+        columns: cutouts in a row.
+        title: title of the figure.
+        unit: of the pixels.
+
+    Raises:
+        InputFileError: another shape, or no cutout.
+        OptionError: `columns` < 1.
+    """
+    if images.ndim not in (3, 4) or not len(images):
+        raise InputFileError(f"images {images.shape}: wanted is (N, H, W) with at least one")
+    if columns < 1:
+        raise OptionError(f"columns={columns}: wanted at least 1")
+    across = min(columns, len(images))
+    rows = -(-len(images) // across)
+    picks = np.full(rows * across, -1, np.int64)
+    picks[: len(images)] = np.arange(len(images))
+    board = mosaic(images, picks.reshape(rows, across)[::-1])
+    values = board[np.isfinite(board)]
+    low, high = (float(v) for v in np.quantile(values, [0.01, 0.99])) if values.size else (0.0, 0.0)
+    if low < 0 < high:
+        low, high = -max(-low, high), max(-low, high)
+    figure = Figure(figsize=(1.05 * across + 1.6, 1.05 * rows + 0.8), layout="constrained")
+    axes = figure.add_subplot(title=title, xticks=[], yticks=[])
+    axes.set_facecolor("0.8")
+    drawn = axes.imshow(
+        board, cmap=COLOURS, vmin=low, vmax=high if high > low else low + 1, origin="lower", interpolation="nearest"
+    )
+    figure.colorbar(drawn, ax=axes, label=unit, extend="both", shrink=0.85)
+    _save(figure, path)
+
+
+def power_spectra(
+    spectra: Mapping[str, tuple[FloatArray, FloatArray, float, float]],
+    path: str | os.PathLike[str],
+    *,
+    band: tuple[float, float],
+    pixel_km: float | None = None,
+    title: str = "",
+) -> None:
+    """Draw power spectra with the power laws fitted to them.
+
+    Args:
+        spectra: name -> wavelength in pixels (B,), power (B,), slope beta and its error, P ~ wavelength^beta.
+        path: the picture; its suffix says the format (.png, .pdf, .svg).
+        band: least and greatest wavelength in pixels that the slopes were fitted over.
+        pixel_km: size of a pixel, for an axis in km; in pixels without it.
+        title: title of the figure.
+    """
+    scale = pixel_km or 1.0
+    figure = Figure(figsize=(6.4, 4.6), layout="constrained")
+    axes = figure.add_subplot(title=title)
+    axes.axvspan(band[0] * scale, band[1] * scale, color="0.95", zorder=0)
+    for i, (name, (wavelength, power, beta, error)) in enumerate(spectra.items()):
+        colour = (TRAIN_COLOUR, VALID_COLOUR, "#228833", "#aa3377")[i % 4]
+        label = f"{name}: $\\beta$ = {beta:.2f} $\\pm$ {error:.2f}"
+        axes.loglog(wavelength * scale, power, color=colour, label=label, marker="o", markersize=3, linewidth=1.2)
+        inside = (wavelength >= band[0]) & (wavelength <= band[1])
+        offset = np.mean(np.log(power[inside]) - beta * np.log(wavelength[inside]))
+        line = np.exp(offset) * wavelength[inside] ** beta
+        axes.plot(wavelength[inside] * scale, line, color=colour, linestyle="--", linewidth=1)
+    axes.invert_xaxis()
+    axes.set(xlabel="wavelength (km)" if pixel_km else "wavelength (pixels)", ylabel="power")
+    axes.grid(color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    _save(figure, path)
 
 
 def read_losses(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[np.float64]]:

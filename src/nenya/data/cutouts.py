@@ -13,7 +13,7 @@ import hashlib
 import itertools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -41,6 +41,7 @@ _FILTER_NAMES = {
 }
 _NOT_COMPRESSING = {"shuffle", "fletcher32"}
 _COMPANIONS = ("labels", "metadata")
+_PIECE_BYTES = 2**25  # of float32 cutouts handed over at once: their float64 and complex copies are ten times that
 _MAX_SIDE = 16384  # pixels
 _MAX_CHUNK_CACHE = 512 * 2**20  # bytes; beyond it unaligned reads unpack some chunks twice
 
@@ -368,6 +369,23 @@ def plan_blocks(rows: int, chunk_rows: int | None, wanted_rows: int, max_rows: i
     else:
         step = wanted_rows // chunk * chunk
     return [range(start, min(start + step, rows)) for start in range(0, rows, step)]
+
+
+def read_blocks(file: CutoutFile, partition: str, most: int | None = None) -> Iterator[NDArray[np.float32]]:
+    """Yield the cutouts of a partition in order, (n, 1, H, W) float32 at once; memory does not grow with the file.
+
+    Args:
+        file: of `inspect_cutouts`.
+        partition: its name.
+        most: rows to stop after.
+    """
+    info = file.partitions[partition]
+    wanted = max(1, _PIECE_BYTES // info.row_bytes)
+    with file.reader(partition) as reader:
+        for cut in plan_blocks(min(info.rows, most or info.rows), info.block_rows, wanted, 8 * wanted):
+            block = reader.read(cut.start, cut.stop)  # of a chunk that spans many cutouts, all are read at once
+            for start in range(0, len(block), wanted):
+                yield block[start : start + wanted]
 
 
 def fingerprint(path: str | os.PathLike[str], partition: str, *, allow_external: bool = False) -> str:

@@ -1,4 +1,7 @@
-"""Synthetic sea-surface temperature: cutouts of a simulated turbulent ocean, and files of them.
+"""Generated fields: white noise, power laws, cutouts of a simulated turbulent ocean, and files of them.
+
+The sets of the published study are white noise and random fields whose spectral density falls as k^-2 and k^-4
+(`white_noise`, `power_law`). The ocean is a simulation:
 
 The flow is two-dimensional, forced and doubly periodic; lengths are in pixels (one stands for about 2 km) and
 times in pixels per r.m.s. velocity. With the streamfunction psi, u = -dpsi/dy, v = dpsi/dx and
@@ -17,24 +20,28 @@ Source: Pierrehumbert, Held and Swanson (1994), Chaos Solitons Fractals 4, 1111,
 """
 
 import logging
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy import fft  # type: ignore[import-untyped, unused-ignore]  # scipy ships no types
+from torch import Tensor
 
-from nenya.errors import InputFileError, OptionError
+from nenya.errors import InputFileError, OptionError, OutputError
 from nenya.storage import atomic_path, write_hdf5
 
 log = logging.getLogger(__name__)
 
 FloatArray = npt.NDArray[np.float32]
-ComplexArray = npt.NDArray[np.complex64]
 
+SLOPES = {"white": 0.0, "power2": 2.0, "power4": 4.0}  # the published sets: exponent n of their density k^-n
+BLOCK_ROWS = 2048  # fields that are generated and written at once
 MIN_GRID = 128  # pixels: about three eddies across
 CFL = 1.1  # pixels that the fastest parcel moves in a step; RK4 with dealiased derivatives is stable to 1.35
 SNAPSHOTS = 96  # snapshots of one realisation of the flow before another one is begun
@@ -43,6 +50,61 @@ INTERVAL = 2.0  # pixels that the flow moves, r.m.s., from one snapshot to the n
 QUIET_SHARE = 0.2  # share of the cutouts taken from the first turnover, when the gradient is little stirred
 EDDY_SCALES = (28.0, 56.0)  # pixels: range of the forced wavelength
 GRADIENTS = (0.007, 0.07)  # K per pixel: range of the mean gradient
+
+
+def white_noise(rows: int, size: int, rng: np.random.Generator) -> FloatArray:
+    """Return standard normal noise: (rows, size, size) float32, neither mean nor variance adjusted."""
+    return rng.standard_normal((rows, size, size), dtype=np.float32)
+
+
+def power_law(rows: int, size: int, rng: np.random.Generator, *, slope: float) -> FloatArray:
+    """Return periodic random fields whose spectral density falls exactly as k^-slope.
+
+    The amplitude of every wave is k^(-slope/2), k in cycles per pixel, and 0 for k = 0; its phase is uniform, and
+    opposite for k and -k, so that the field is real.
+
+    Args:
+        rows: number of fields; each takes the same number of draws, so the first ones are the same for every `rows`.
+        size: pixels along each side.
+        rng: source of the phases.
+        slope: exponent n of the density k^-n.
+
+    Returns:
+        (rows, size, size) float32, each of mean zero and variance one.
+    """
+    k = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size))
+    k[0, 0] = np.inf
+    amplitude = (k ** (-slope / 2) * np.isfinite(k)).astype(np.float32)
+    phase = rng.random((rows, *k.shape), dtype=np.float32) * np.float32(2 * np.pi)
+    half = (size - 1) // 2
+    for column in {0, size // 2} if size % 2 == 0 else {0}:  # waves whose opposite is in the same column
+        phase[:, size - half :, column] = -phase[:, half:0:-1, column]
+        for row in {0, size // 2} if size % 2 == 0 else {0}:  # their own opposites
+            phase[:, row, column] = np.where(phase[:, row, column] < np.pi, 0, np.pi)
+    waves = np.empty(phase.shape, np.complex64)
+    waves.real, waves.imag = amplitude * np.cos(phase), amplitude * np.sin(phase)
+    fields: FloatArray = fft.irfft2(waves, s=(size, size))
+    fields -= fields.mean(axis=(1, 2), keepdims=True, dtype=np.float64).astype(np.float32)
+    fields /= fields.std(axis=(1, 2), keepdims=True, dtype=np.float64).astype(np.float32)
+    return fields
+
+
+def published_blocks(kind: str, rows: int, size: int, seed: np.random.SeedSequence) -> Iterator[FloatArray]:
+    """Yield one of the published generated sets in blocks (n, size, size) float32.
+
+    Args:
+        kind: "white", "power2" or "power4".
+        rows: number of fields in all; the first ones are the same for every number.
+        size: pixels along each side.
+        seed: seed of all randomness, such as `np.random.SeedSequence(1234).spawn(2)[0]` for `train`.
+    """
+    rng = np.random.default_rng(np.random.SeedSequence(seed.entropy, spawn_key=seed.spawn_key))
+    slope = SLOPES[kind]
+    draw: Callable[[int], FloatArray] = (
+        (lambda n: power_law(n, size, rng, slope=slope)) if slope else (lambda n: white_noise(n, size, rng))
+    )
+    for start in range(0, rows, BLOCK_ROWS):
+        yield draw(min(BLOCK_ROWS, rows - start))
 
 
 @dataclass(frozen=True)
@@ -74,10 +136,14 @@ class TurbulentOcean:
         grid: number of pixels along each side of the periodic square; even.
         rng: source of the initial flow and of the forcing.
         options: parameters of the flow.
+        device: where it is simulated: "cpu", "cuda".
     """
 
-    def __init__(self, grid: int, rng: np.random.Generator, options: FlowOptions | None = None) -> None:
+    def __init__(
+        self, grid: int, rng: np.random.Generator, options: FlowOptions | None = None, device: str = "cpu"
+    ) -> None:
         self.options = options or FlowOptions()
+        self.device = torch.device(device)
         self.grid = grid
         self.rng = rng
         wavenumber = 2 * np.pi * np.fft.fftfreq(grid)
@@ -88,30 +154,38 @@ class TurbulentOcean:
         kept = (np.abs(kx) < cutoff) & (np.abs(ky) < cutoff)
         kept[0, 0] = False
         psi_of_q = -1.0 * kept * k**-self.options.alpha
-        self._velocity: ComplexArray = np.stack([-1j * ky * psi_of_q, 1j * kx * psi_of_q]).astype(np.complex64)
-        self._minus_div: ComplexArray = np.stack([-1j * kx * kept, -1j * ky * kept]).astype(np.complex64)
-        self._decay = np.stack([self.options.drag + 0 * k] + 2 * [self.options.relaxation + 0 * k])
-        self._decay += self.options.damping * (k / cutoff) ** 8
+        self._velocity = self._complex(np.stack([-1j * ky * psi_of_q, 1j * kx * psi_of_q]))
+        self._minus_div = self._complex(np.stack([-1j * kx * kept, -1j * ky * kept]))
+        decay = np.stack([self.options.drag + 0 * k] + 2 * [self.options.relaxation + 0 * k])
+        decay += self.options.damping * (k / cutoff) ** 8
+        self._decay = torch.from_numpy(decay.astype(np.float32)).to(self.device)
         ring = np.abs(k * self.options.eddy_scale / (2 * np.pi) - 1) < 0.35
         unit = np.sqrt((ring * k ** (2 - 2 * self.options.alpha) * np.where(kx > 0, 2, 1)).sum()) / grid
-        self._ring: FloatArray = (ring / unit).astype(np.float32)
-        self.state: ComplexArray = np.zeros((3, grid, grid // 2 + 1), np.complex64)
+        self._ring = torch.from_numpy((ring / unit).astype(np.float32)).to(self.device)
+        self.state = torch.zeros((3, grid, grid // 2 + 1), dtype=torch.complex64, device=self.device)
         self.state[0] = self._noise()
 
-    def _noise(self) -> ComplexArray:
-        """Return random q, r.m.s. velocity one, on the forced ring: (grid, grid // 2 + 1) complex64."""
-        white = self.rng.standard_normal((self.grid, self.grid), dtype=np.float32)
-        noise: ComplexArray = fft.rfft2(white) * self._ring
-        return noise
+    def _complex(self, values: npt.NDArray[np.complexfloating]) -> Tensor:
+        return torch.from_numpy(values.astype(np.complex64)).to(self.device)
 
-    def _tendency(self, state: ComplexArray) -> tuple[ComplexArray, float]:
+    def white(self) -> Tensor:
+        """Return the transform of white noise of deviation one: (grid, grid // 2 + 1) complex64."""
+        noise = torch.from_numpy(self.rng.standard_normal((self.grid, self.grid), dtype=np.float32))
+        transformed: Tensor = torch.fft.rfft2(noise.to(self.device))
+        return transformed
+
+    def _noise(self) -> Tensor:
+        """Return random q, r.m.s. velocity one, on the forced ring: (grid, grid // 2 + 1) complex64."""
+        return self.white() * self._ring
+
+    def _tendency(self, state: Tensor) -> tuple[Tensor, float]:
         """Return the advective tendency, (3, grid, grid // 2 + 1) complex64, and the greatest speed."""
         velocity = self._velocity * state[0]
-        fields: FloatArray = fft.irfft2(np.concatenate([velocity, state]))
-        flux = fft.rfft2(fields[:2, None] * fields[None, 2:])
-        tendency: ComplexArray = self._minus_div[0] * flux[0] + self._minus_div[1] * flux[1]
+        fields = torch.fft.irfft2(torch.cat([velocity, state]))
+        flux = torch.fft.rfft2(fields[:2, None] * fields[None, 2:])
+        tendency = self._minus_div[0] * flux[0] + self._minus_div[1] * flux[1]
         tendency[1:] -= velocity
-        speed = float(np.abs(fields[:2]).sum(axis=0).max())
+        speed = float(fields[:2].abs().sum(dim=0).max())
         return tendency, speed
 
     def step(self) -> float:
@@ -122,12 +196,12 @@ class TurbulentOcean:
         """
         first, speed = self._tendency(self.state)
         dt = min(CFL / speed, 2.0)
-        second, _ = self._tendency(self.state + np.float32(dt / 2) * first)
-        third, _ = self._tendency(self.state + np.float32(dt / 2) * second)
-        fourth, _ = self._tendency(self.state + np.float32(dt) * third)
-        self.state += np.float32(dt / 6) * (first + 2 * (second + third) + fourth)
-        self.state *= np.exp(-dt * self._decay).astype(np.float32)
-        self.state[0] += np.float32(np.sqrt(2 * self.options.drag * dt)) * self._noise()
+        second, _ = self._tendency(self.state + dt / 2 * first)
+        third, _ = self._tendency(self.state + dt / 2 * second)
+        fourth, _ = self._tendency(self.state + dt * third)
+        self.state += dt / 6 * (first + 2 * (second + third) + fourth)
+        self.state *= torch.exp(-dt * self._decay)
+        self.state[0] += math.sqrt(2 * self.options.drag * dt) * self._noise()
         return dt
 
     def run(self, duration: float) -> None:
@@ -138,7 +212,7 @@ class TurbulentOcean:
 
     def temperatures(self) -> FloatArray:
         """Return the anomalies from the two unit gradients: (2, grid, grid) float32, K per (K per pixel)."""
-        anomalies: FloatArray = fft.irfft2(self.state[1:])
+        anomalies: FloatArray = torch.fft.irfft2(self.state[1:]).cpu().numpy()
         return anomalies
 
 
@@ -282,6 +356,51 @@ def write_cutouts(
             chunk = (min(chunks, len(array)), *array.shape[1:])
             data = file.create_dataset(name, data=array, chunks=chunk, compression=compression)
             data.attrs["units"] = "K"
+
+
+def stream_cutouts(
+    path: Path,
+    partitions: Mapping[str, tuple[tuple[int, ...], Iterator[Mapping[str, npt.NDArray[Any]]]]],
+    attributes: Mapping[str, Any],
+    chunks: int = 64,
+) -> None:
+    """Write a cutout file block by block: absent or whole, in memory that does not grow with its length.
+
+    Args:
+        path: the HDF5 file; replaced where it exists.
+        partitions: name -> shape (N, H, W), and blocks: suffix ("" for the cutouts, in K, or "_mask") -> (n, H, W).
+        attributes: of the file.
+        chunks: whole cutouts in each chunk.
+
+    Raises:
+        OptionError: A partition is empty.
+        OutputError: The file cannot be written, such as for want of room.
+    """
+    empty = [name for name, ((rows, *_), _) in partitions.items() if rows < 1]
+    if empty or not partitions:
+        raise OptionError(f"partition {', '.join(empty) or 'list'} is empty: wanted at least one cutout in each")
+    try:
+        with atomic_path(path) as temporary, write_hdf5(temporary) as file:
+            file.attrs.update(attributes)
+            for name, ((rows, height, width), blocks) in partitions.items():
+                _stream(file, name, (rows, 1, height, width), blocks, chunks)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _stream(
+    file: Any, name: str, shape: tuple[int, ...], blocks: Iterator[Mapping[str, npt.NDArray[Any]]], chunks: int
+) -> None:
+    start = 0
+    for block in blocks:
+        for suffix, values in block.items():
+            if name + suffix not in file:
+                chunk = (min(chunks, shape[0]), *shape[1:])
+                data = file.create_dataset(name + suffix, shape, values.dtype, chunks=chunk)
+                data.attrs["units"] = "K" if not suffix else "1"
+            file[name + suffix][start : start + len(values), 0] = values
+        start += len(block[""])
+    assert start == shape[0], f"{name}: {start} cutouts came, {shape[0]} were declared"
 
 
 def make_demo_file(
