@@ -43,8 +43,10 @@ def small_net(ssl_model="resnet18", nchannels=1, width=8):
 
 # Latents
 
+SLOW = [pytest.param(*pair, marks=pytest.mark.slow) for pair in (("resnet18", 3), ("resnet50", 1))]
 
-@pytest.mark.parametrize(("ssl_model", "nchannels"), [("resnet18", 1), ("resnet18", 3), ("resnet50", 1)])
+
+@pytest.mark.parametrize(("ssl_model", "nchannels"), [("resnet18", 1), *SLOW])
 @pytest.mark.parametrize("name", FOLDED)
 @torch.inference_mode()
 def test_latents_equal_the_goldens(goldens, name, ssl_model, nchannels):
