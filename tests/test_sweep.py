@@ -76,6 +76,7 @@ def test_by_processes_of_the_launcher(files, expected, tiny_weights, tmp_path):
     assert [p.name for p in (tmp_path / "outputs").iterdir()] == ["multirun"]  # the launcher's logs
 
 
+@pytest.mark.slow
 def test_several_tasks_of_one_job_share_a_file(files, expected, tiny_weights, tmp_path):
     command = [sys.executable, ROOT / "scripts" / "extract.py", "-m", "hydra/launcher=local", "model=demo"]
     command += ["hydra.launcher.tasks_per_node=2", f"data={files}/a.h5", f"ckpt={tiny_weights}", "trainer.strategy=ddp"]

@@ -276,6 +276,7 @@ def test_resume_is_the_same_run_or_refused(whole_run, nenya_cli):
     assert "no run of model demo" in said
 
 
+@pytest.mark.slow
 def test_a_killed_process_resumes_from_its_last_epoch(small_file, tmp_path):
     from nenya.cli import run_command
 
