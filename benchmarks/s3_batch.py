@@ -81,8 +81,8 @@ class Clock:
             begun.append(time.perf_counter())
             return plan(*args)
 
-        def noted_extract(*args: Any) -> str:
-            said = extract(*args)
+        def noted_extract(*args: Any, **settings: Any) -> str | None:
+            said = extract(*args, **settings)
             self.extractions.append((begun[-1], time.perf_counter()))
             return said
 
