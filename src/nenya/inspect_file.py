@@ -288,7 +288,7 @@ def _inspect_latents(path: Path) -> FileReport:
     found = verify_file(path, provenance=False)
     report = FileReport(f"latents, {path.stat().st_size / 1e6:.1f} MB")
     rows = ", ".join(f"{name} {count}" for name, count in found.rows.items())
-    report.lines.append(f"rows: {rows}; {found.dim} numbers each, float latents; {found.nonfinite} rows are not finite")
+    report.lines.append(f"rows: {rows}; {found.dim} numbers each; {found.nonfinite} rows are not finite")
     keys = ("model_version", "checkpoint_name", "checkpoint_sha256", "source_name", "latent", "nenya_version", "date")
     made = [f"{key} {str(found.provenance[key])[:60]}" for key in keys if key in found.provenance]
     if made:
