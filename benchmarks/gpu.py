@@ -47,7 +47,7 @@ class Bench:
     def __init__(self, device: str, *, quick: bool, minutes: float) -> None:
         self.device, self.quick, self.until = torch.device(device), quick, time.monotonic() + 60 * minutes
         self.overrides = ["model=custom", "model.nchannels=1"] + (
-            ["model.ssl_model=resnet18", "model.width=4", "model.feat_dim=32"] if quick else []
+            ["model.ssl_model=resnet18", "model.width=16", "model.feat_dim=32"] if quick else []
         )
         self.options = compose("extract", self.overrides)
         self.net = make_net(self.options).eval().to(self.device)
@@ -150,7 +150,7 @@ def training_step(bench: Bench) -> dict[str, Any]:
     batch = 8 if bench.quick else 256
     images = torch.randn(batch, 1, SIDE, SIDE, device=bench.device)
     generator, sampler = torch.Generator().manual_seed(0), ViewSampler()
-    for precision in ("fp32", "bf16"):
+    for precision in ("fp32", "bf16") if bench.device.type == "cuda" else ("fp32",):  # no CPU has to learn in bf16
         for layout in (torch.contiguous_format, torch.channels_last):
             for compiled in (False, True):
                 if compiled and (bench.quick or bench.left < 200):
@@ -221,8 +221,10 @@ def profiles(bench: Bench) -> dict[str, str]:
     runner = make_runner(bench.net, "projection", "folded", tuple(images.shape))
     net = make_net(bench.options).train().to(bench.device, memory_format=torch.channels_last)
 
+    precision = "bf16" if bench.device.type == "cuda" else "fp32"
+
     def train():
-        with bench.autocast("bf16"):
+        with bench.autocast(precision):
             features = net(images)
         contrastive_loss(features.float().unflatten(0, (-1, 2))).backward()
 

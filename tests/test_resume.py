@@ -9,21 +9,25 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
 from conftest import red_noise, write_cutouts
 
+from nenya.data.blocks import Block
 from nenya.errors import Interrupted
 from nenya.extraction import job as jobs
 from nenya.extraction import progress as progresses
 from nenya.extraction import ranks
-from nenya.extraction.journal import partial_folder, remove_leftover
+from nenya.extraction.journal import BlockStore, partial_folder, remove_leftover
 from nenya.extraction.lock import Companions, OutputLock
 from nenya.extraction.progress import RowProgress
+from nenya.extraction.writer import BlockWriter, LatentsWriter
 from nenya.models.contrastive import ContrastiveModule
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -651,6 +655,41 @@ def test_a_slow_rank_does_not_hold_up_the_other(case, wanted, forks):
     code, said = case.extract()
     assert code == 0, said
     case.assert_whole(wanted)
+
+
+class Companion:
+    """Stands for what a process knows of another one, and its trainer for signals."""
+
+    world_size = 2
+
+    def __init__(self, tmp_path, *, seen, lost=False, received_sigterm=False):
+        self.companions, self.lost, self.received_sigterm = (
+            Companions(tmp_path, "own"),
+            threading.Event(),
+            received_sigterm,
+        )
+        self.companions._seen = {"journal-1-b"} if seen else set()
+        if lost:
+            self.lost.set()
+
+
+def test_rows_that_never_come_are_not_waited_for_for_ever(tmp_path):
+    store = BlockStore(tmp_path / "a.h5", {"train": 3}, 2)
+    store.partial.mkdir()
+    writer = LatentsWriter(store)
+    writer.blocks = [Block(0, "train", range(3))]
+    other = Companion(tmp_path, seen=False)
+    writer._wait_for_rows(other, other)
+    for words, how in {"is gone": {"lost": True}, "interrupted": {"received_sigterm": True}}.items():
+        other = Companion(tmp_path, seen=True, **how)
+        with pytest.raises(Interrupted, match=words):
+            writer._wait_for_rows(other, other)
+    store.raw("train").touch()
+    done = BlockWriter(store, "1")
+    done.put("train", 0, 0, np.zeros((3, 2), np.float32))
+    done.close()
+    other = Companion(tmp_path, seen=True)
+    writer._wait_for_rows(other, other)
 
 
 def test_companions_are_missed_when_they_are_gone(tmp_path):

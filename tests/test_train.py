@@ -17,6 +17,7 @@ from nenya.data.cutouts import inspect_cutouts
 from nenya.data.datamodule import StepSampler, ViewsDataModule
 from nenya.models.checkpoint import load_checkpoint
 from nenya.models.contrastive import ContrastiveModule, make_net
+from nenya.models.losses import contrastive_loss
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 QUICK = ["model=demo", "model.width=4", "loader.batch_size_train=16", "trainer=cpu", "trainer.max_epochs=3"]
@@ -99,11 +100,36 @@ def test_data_that_lie_on_the_device_change_nothing(whole_run, small_file, nenya
 
 
 @pytest.mark.slow
-def test_a_compiled_training_learns_the_same(whole_run, small_file, nenya_cli):
-    code, said = nenya_cli("train", [*QUICK, f"data={small_file}", "out=compiled", "model.backend=compiled"])
-    assert code == 0, said
-    assert "not compiled" not in said
-    np.testing.assert_allclose(steps(Path("compiled")), steps(whole_run), rtol=1e-3)
+def test_a_compiled_training_starts_as_any_other(small_file, nenya_cli):
+    """With 16 channels: torch's backward pass of four channels, laid out last, hangs or crashes on some CPUs.
+
+    Later steps differ, as rounding grows from step to step in so small a network.
+    """
+    for backend in ("eager", "compiled"):
+        args = [*QUICK, "model.width=16", f"data={small_file}", f"out={backend}", f"model.backend={backend}"]
+        code, said = nenya_cli("train", args)
+        assert code == 0, said
+        assert "not compiled" not in said
+    compiled, eager = steps(Path("compiled")), steps(Path("eager"))
+    np.testing.assert_allclose(compiled[0], eager[0], rtol=1e-5)
+    assert not np.array_equal(compiled, eager), "the compiled network was not used"
+
+
+@pytest.mark.slow
+def test_compiled_gradients_are_as_near_to_the_true_ones_as_eager_ones():
+    options = compose("train", ["model=demo"])
+    images = torch.randn(32, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+
+    def gradients(kind):
+        net = make_net(options).train()
+        net = net.double() if kind == "true" else net
+        network = torch.compile(net.forward, dynamic=False) if kind == "compiled" else net
+        contrastive_loss(network(images.to(next(net.parameters()).dtype)).reshape(16, 2, -1)).backward()
+        return torch.cat([parameter.grad.flatten().double() for parameter in net.parameters()])
+
+    true, eager, compiled = (gradients(kind) for kind in ("true", "eager", "compiled"))
+    assert (compiled - true).norm() < 5 * (eager - true).norm()
+    assert (compiled - true).norm() < 0.02 * true.norm()
 
 
 class SignalAt(Callback):

@@ -47,6 +47,22 @@ def local_path(text: str) -> Path:
     return Path(expand(text))
 
 
+def entries_of(data: Any, wanted: str) -> list[str]:
+    """Return the entries of a `data` option, which is one or a list of them.
+
+    Args:
+        data: the option.
+        wanted: what it should be, for the message.
+
+    Raises:
+        OptionError: Nothing is given.
+    """
+    entries = [data] if isinstance(data, str | Path) else list(data or [])
+    if not entries:
+        raise OptionError(f"data= is needed: {wanted}")
+    return [str(entry) for entry in entries]
+
+
 def find_sources(data: Any) -> list[Path | str]:
     """Return the cutout files that `data=` stands for, in order, each once.
 
@@ -62,11 +78,8 @@ def find_sources(data: Any) -> list[Path | str]:
         InputFileError: A glob or prefix matches nothing.
         StorageError: An S3 service does not list its objects.
     """
-    entries = [data] if isinstance(data, str | Path) else list(data or [])
-    if not entries:
-        raise OptionError("data= is needed: a cutout file, such as data=/path/to/cutouts_preproc.h5, a glob or a list")
     found: dict[Path | str, None] = {}
-    for entry in map(str, entries):
+    for entry in entries_of(data, "a cutout file, such as data=/path/to/cutouts_preproc.h5, a glob or a list"):
         matches = _find_objects(entry) if is_s3(entry) else _find_local(entry)
         found.update(dict.fromkeys(matches))
     return list(found)
@@ -80,11 +93,8 @@ def find_latents(data: Any) -> list[Path | str]:
         InputFileError: A glob, folder or prefix has none.
         StorageError: An S3 service does not list its objects.
     """
-    entries = [data] if isinstance(data, str | Path) else list(data or [])
-    if not entries:
-        raise OptionError("data= is needed: a latents file, such as data=/path/to/cutouts_preproc_latents.h5")
     found: dict[Path | str, None] = {}
-    for entry in map(str, entries):
+    for entry in entries_of(data, "a latents file, such as data=/path/to/cutouts_preproc_latents.h5"):
         several = glob.has_magic(entry) or entry.endswith("/") or (not is_s3(entry) and local_path(entry).is_dir())
         everything: Sequence[Path | str]
         if not several:

@@ -151,6 +151,10 @@ class Companions:
         self.folder, self.own = folder, own
         self._seen: set[str] = set()
 
+    def sees(self, count: int) -> bool:
+        """Return whether locks reach so many other processes, so that none of them can go unnoticed."""
+        return sum(name.startswith("journal-") for name in self._seen) >= count
+
     def lost(self) -> bool:
         """Return whether a process that was there is gone."""
         try:

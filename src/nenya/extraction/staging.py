@@ -31,6 +31,7 @@ from nenya.extraction.journal import remove_leftover
 from nenya.options import Options, parse_size
 from nenya.runtime import is_main_process
 from nenya.s3 import S3Object, is_s3, store
+from nenya.storage import folder_bytes
 
 log = logging.getLogger(__name__)
 
@@ -303,7 +304,7 @@ class Staging:
         if self._is_ours(ready.output):
             with contextlib.suppress(OSError):  # something is in it
                 ready.output.parent.rmdir()
-            left = min(ready.held, _size_of(ready.output.parent))
+            left = min(ready.held, folder_bytes(ready.output.parent))
             self.scratch.kept += left
         self.scratch.give(ready.held - left)
         ready.held = 0
@@ -416,7 +417,7 @@ class Staging:
         assert self.scratch_dir is not None
         mine = {self._local_output(item).parent for item in self.items if isinstance(item.output, str)}
         others = [folder for folder in (self.scratch_dir / _LATENTS).glob("*") if folder not in mine]
-        return sum(map(_size_of, others))
+        return sum(map(folder_bytes, others))
 
     def _is_still_right(self, item: Item, output: Path, found: S3Object | None) -> bool:
         """Return whether latents that were made but not sent are those that would be made now; if not, remove them."""
@@ -513,11 +514,6 @@ def _make_locked(folder: Path) -> IO[bytes]:
     except OSError as error:
         raise OutputError(f"{folder}: cannot make the folder ({error.strerror}); set loader.cache_dir") from error
     return lock
-
-
-def _size_of(folder: Path) -> int:
-    """Return the bytes of the files below a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _remove_if_empty(options: Options, scratch_dir: Path) -> None:

@@ -275,16 +275,22 @@ class LatentsWriter(BasePredictionWriter):
                 self._watch.lost.set()
             raise Interrupted(self._lost_line) from error
 
-    def _wait_for_rows(self, watch: _Watch) -> None:
+    def _wait_for_rows(self, trainer: "pl.Trainer", watch: _Watch) -> None:
         """Wait until the blocks of all processes are safe; a slow one may take longer than torch lets a barrier wait.
 
+        Where locks do not reach all of them, the barrier alone has to tell that one is gone, and nobody waits here.
+
         Raises:
-            Interrupted: A process is gone.
+            Interrupted: A process is gone, or a signal came.
         """
+        if not watch.companions.sees(trainer.world_size - 1):
+            return
         numbers = {block.number for block in self.blocks}
         while not numbers <= self.store.entries().keys():
             if watch.lost.wait(_SECONDS_BETWEEN_LOOKS / 4):
                 raise Interrupted(self._lost_line)
+            if trainer.received_sigterm:
+                raise Interrupted("interrupted")
 
     def teardown(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
         """When every block of every process is safe, assemble the file."""
@@ -292,7 +298,7 @@ class LatentsWriter(BasePredictionWriter):
             self._writer.flush()
             ledger_of(trainer).add("write", self._writer.seconds)
         if self._watch is not None:
-            self._wait_for_rows(self._watch)
+            self._wait_for_rows(trainer, self._watch)
         self._wait_for_all(trainer, "rows")
         self._close()  # only now, as a closed journal looks like that of a process that is gone
         if trainer.is_global_zero:

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nenya.data.files import local_path, temporary_copy
-from nenya.errors import InputFileError, NenyaError, OptionError
+from nenya.data.files import entries_of, local_path, temporary_copy
+from nenya.errors import InputFileError, NenyaError
 from nenya.s3 import is_s3, store
 
 if TYPE_CHECKING:
@@ -38,11 +38,8 @@ def find_fields(data: Any) -> list[Path | str]:
         InputFileError: An entry matches nothing.
         StorageError: An S3 service does not list its objects.
     """
-    entries = [data] if isinstance(data, str | Path) else list(data or [])
-    if not entries:
-        raise OptionError("data= is needed: a file of fields, such as data=/path/to/granule.nc, a glob or a list")
     found: dict[Path | str, None] = {}
-    for entry in map(str, entries):
+    for entry in entries_of(data, "a file of fields, such as data=/path/to/granule.nc, a glob or a list"):
         found.update(dict.fromkeys(_find_objects(entry) if is_s3(entry) else _find_local(entry)))
     return list(found)
 
