@@ -395,6 +395,7 @@ class Staging:
             with contextlib.suppress(OSError, OutputError):
                 if existing.read_provenance(output).get("date") == provenance.get("date"):  # the very one that was sent
                     output.unlink()
+            with contextlib.suppress(OSError):  # it is not there, or something is in it
                 output.parent.rmdir()
         return Skip(_SKIPPED)
 

@@ -1,0 +1,96 @@
+"""Intervals and regions that analyses share: temperature differences, spectral slopes, parts of the ocean."""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Values from `low` up to, but not including, `high`.
+
+    Attributes:
+        low: in the unit of the quantity; -inf where there is no lower end.
+        high: in the same unit; inf where there is no upper end.
+    """
+
+    low: float
+    high: float
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value < self.high
+
+
+@dataclass(frozen=True)
+class Region:
+    """A part of the ocean between two meridians and two parallels.
+
+    Attributes:
+        lon: western and eastern end, degrees east.
+        lat: southern and northern end, degrees north.
+    """
+
+    lon: tuple[float, float]
+    lat: tuple[float, float]
+
+
+def _upward(centre: float, half: float) -> Interval:
+    return Interval(centre, math.inf) if half < 0 else Interval(centre - half, centre + half)
+
+
+def _downward(centre: float, half: float) -> Interval:
+    return Interval(-math.inf, centre) if half < 0 else Interval(centre - half, centre + half)
+
+
+DT_INTERVALS: dict[str, Interval] = {
+    "DT0": _upward(0.25, 0.25),
+    "DT1": _upward(0.75, 0.25),
+    "DT15": _upward(1.25, 0.25),
+    "DT2": _upward(2.0, 0.5),
+    "DT4": _upward(3.25, 0.75),
+    "DT5": _upward(4.0, -1),
+    "DT10": _upward(1.0, 0.05),
+    "all": Interval(-math.inf, math.inf),
+}
+"""Temperature differences T90 - T10, K, by the names that users know; they overlap."""
+
+DT_BINS = ("DT0", "DT1", "DT15", "DT2", "DT4", "DT5")
+"""The intervals that a UMAP is fitted for: without gaps or overlaps from 0 K on."""
+
+SLOPE_INTERVALS: dict[str, Interval] = {
+    "a0": _downward(-0.25, 0.25),
+    "a1": _downward(-0.75, 0.25),
+    "a15": _downward(-1.25, 0.25),
+    "a2": _downward(-1.75, 0.25),
+    "a25": _downward(-2.25, 0.25),
+    "a3": _downward(-2.75, 0.25),
+    "a4": _downward(-3.0, -1),
+}
+"""Exponents of the power spectrum against wavenumber, by the names that users know."""
+
+REGIONS: dict[str, Region] = {
+    "coastalcali": Region((-128, -118), (32, 40)),
+    "eqpacific": Region((-140, -90), (-5, 5)),
+    "eqindian": Region((60, 90), (-5, 5)),
+    "baybengal": Region((79, 95), (16, 23)),
+    "gulfstream": Region((-70, -40), (40, 50)),
+    "med": Region((0, 20), (30, 45)),
+    "south_atlantic": Region((-35, 10), (-30, -20)),
+    "south_pacific": Region((-140, -90), (-30, -20)),
+    "global": Region((-999, 999), (-999, 999)),
+    "north": Region((-999, 999), (0, 999)),
+}
+
+
+def dt_bin(dt: float) -> str:
+    """Return the name of the bin of `DT_BINS` that a temperature difference lies in.
+
+    Args:
+        dt: T90 - T10, K.
+
+    Raises:
+        ValueError: It is negative or not a number: no bin has it.
+    """
+    for name in DT_BINS:
+        if dt in DT_INTERVALS[name]:
+            return name
+    raise ValueError(f"DT={dt} K lies in no bin; wanted is a number from 0 K on")

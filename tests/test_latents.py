@@ -1,0 +1,109 @@
+"""Latents files as one array, joined to a table."""
+
+import pickle
+from itertools import pairwise
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+
+from nenya.defs import DT_BINS, DT_INTERVALS, SLOPE_INTERVALS, dt_bin
+from nenya.errors import InputFileError
+from nenya.latents import Latents, open_latents
+
+
+def write(path, rng, **rows):
+    kinds = {"chunks": (7, 3), "compression": "gzip"} if "packed" in path.name else {}
+    with h5py.File(path, "w") as file:
+        for name, count in rows.items():
+            file.create_dataset(name, data=rng.standard_normal((count, 8), dtype=np.float32), **kinds)
+    return path
+
+
+@pytest.fixture
+def files(tmp_path):
+    rng = np.random.default_rng(0)
+    return [
+        write(tmp_path / "a_latents.h5", rng, train=50, valid=13),
+        write(tmp_path / "packed_latents.h5", rng, valid=40, train=31),
+        write(tmp_path / "c_latents.h5", rng, valid=5),
+    ]
+
+
+def whole(files):
+    arrays = []
+    for path in files:
+        with h5py.File(path) as file:
+            arrays += [file[name][:] for name in ("train", "valid") if name in file]
+    return np.concatenate(arrays)
+
+
+def test_rows_are_those_of_the_files_in_order(files):
+    latents, wanted = Latents(files), whole(files)
+    assert latents.shape == wanted.shape == (139, 8)
+    np.testing.assert_array_equal(np.concatenate([block for _, block in latents.blocks(20)]), wanted)
+    assert [start for start, _ in latents.blocks(20)] == list(range(0, 139, 20))
+    rows = np.random.default_rng(1).integers(0, 139, 500)
+    np.testing.assert_array_equal(latents.take(rows), wanted[rows])
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(latents)).take(rows), wanted[rows])  # noqa: S301 - ours
+    with pytest.raises(IndexError):
+        latents.take([139])
+    rng = np.random.default_rng(2)
+    assert len(set(latents.sample(30, rng))) == 30
+    np.testing.assert_array_equal(latents.sample(500, rng), np.arange(139))
+
+
+def test_a_table_in_any_order_finds_its_rows(files):
+    latents = Latents(files)
+    table = latents.keys().sample(frac=1, random_state=0)
+    wanted = table.index.to_numpy()
+    np.testing.assert_array_equal(latents.positions(table), wanted)
+    other = table.rename(columns={"pp_type": "ulmo_pp_type"})
+    other["pp_file"] = "s3://bucket/PreProc/" + other["pp_file"] + ".h5"
+    np.testing.assert_array_equal(latents.positions(other), wanted)
+    other.loc[other.index[:3], "pp_idx"] = 1000
+    other.loc[other.index[3:5], "ulmo_pp_type"] = -1
+    np.testing.assert_array_equal(latents.positions(other), [-1] * 5 + list(wanted[5:]))
+    single = Latents(files[:1])
+    np.testing.assert_array_equal(single.positions(single.keys().drop(columns="pp_file")), np.arange(63))
+
+
+def test_what_cannot_be_joined(files):
+    latents = Latents(files)
+    with pytest.raises(InputFileError, match=r"columns lat; pp_file, pp_type and pp_idx are wanted"):
+        latents.positions(pd.DataFrame({"lat": [0.0]}))
+    with pytest.raises(InputFileError, match="no column pp_file"):
+        latents.positions(latents.keys().drop(columns="pp_file"))
+    with pytest.raises(InputFileError, match="its pp_file are other, the latents are of a, c, packed"):
+        latents.positions(latents.keys().assign(pp_file="other.h5"))
+
+
+def test_files_that_do_not_go_together(files, tmp_path):
+    with h5py.File(tmp_path / "wide_latents.h5", "w") as file:
+        file["train"] = np.zeros((3, 9), np.float32)
+    with pytest.raises(InputFileError, match="length 9, those before have 8"):
+        Latents([files[0], tmp_path / "wide_latents.h5"])
+    with h5py.File(tmp_path / "none_latents.h5", "w") as file:
+        file["images"] = np.zeros((3, 9), np.float32)
+    with pytest.raises(InputFileError, match=r"named train or valid; it has images \(3, 9\)"):
+        Latents([tmp_path / "none_latents.h5"])
+    for path, weights in zip(files[:2], "ab", strict=True):
+        with h5py.File(path, "a") as file:
+            file.attrs["checkpoint_sha256"] = weights * 64
+    with pytest.raises(InputFileError, match="different weights"):
+        Latents(files)
+    with pytest.raises(InputFileError, match="no such file"):
+        open_latents(str(tmp_path / "missing_latents.h5"))
+
+
+def test_each_difference_of_temperature_has_one_bin():
+    for dt in np.random.default_rng(0).uniform(0, 8, 200):
+        assert [name for name in DT_BINS if dt in DT_INTERVALS[name]] == [dt_bin(dt)]
+    assert [dt_bin(dt) for dt in (0, 0.5, 1.2, 2, 3, 4, 40)] == ["DT0", "DT1", "DT15", "DT2", "DT4", "DT5", "DT5"]
+    assert 1.0 in DT_INTERVALS["DT10"] and 1.06 not in DT_INTERVALS["DT10"]
+    for dt in (-0.1, float("nan")):
+        with pytest.raises(ValueError, match="no bin"):
+            dt_bin(dt)
+    bins = list(SLOPE_INTERVALS.values())
+    assert all(lower.high == upper.low for upper, lower in pairwise(bins))
