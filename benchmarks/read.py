@@ -105,14 +105,20 @@ def limits(path, cutouts, repeats):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="1,250 cutouts and one turn instead of 2,500 and three")
+    parser.add_argument("--rows", type=int, help="number of cutouts")
+    parser.add_argument(
+        "--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS), help="contiguous is always there"
+    )
     arguments = parser.parse_args()
     rows, repeats = (1250, 1) if arguments.quick else (2500, 3)
+    rows = arguments.rows or rows
     result = {"machine": machine(), "rows": rows, "repeats": repeats, "unit": "cutouts of 64 x 64 float32 a second"}
     cutouts, result["layouts"] = make_cutouts(rows), {}
     print(f"{rows} cutouts of {SIDE} x {SIDE}; cutouts/s, median of {repeats}; ratios to h5py and to the original")
     print(f"{'layout':<20}{'MB':>7}" + "".join(f"{name:>12}" for name in NAMES) + f"{'x h5py':>8}{'x original':>11}")
     with tempfile.TemporaryDirectory() as folder:
-        for number, (name, layout) in enumerate(LAYOUTS.items()):
+        chosen = {name: layout for name, layout in LAYOUTS.items() if name in ("contiguous", *arguments.layouts)}
+        for number, (name, layout) in enumerate(chosen.items()):
             path = Path(folder) / f"{number}.h5"
             if layout is None:
                 repack_file(Path(folder) / "0.h5", path, compose("repack", []))
@@ -132,7 +138,7 @@ def main():
             else:
                 path.unlink()
     print("limits: " + ", ".join(f"{name} {figure:,.0f}" for name, figure in result["limits"].items()))
-    write("read", result)
+    write("read" if rows == 2500 else f"read_{rows}", result)
 
 
 if __name__ == "__main__":
