@@ -1,6 +1,7 @@
 """Batches over S3, as users run them: the command against a real service, with what goes wrong on the way."""
 
 import contextlib
+import hashlib
 import io
 import json
 import logging
@@ -516,6 +517,20 @@ def test_a_rerun_skips_what_is_whole_and_downloads_nothing(batch):
     code, said = batch.extract(sources[:2], "clobber=true")
     assert code == 0 and "2 files: 2 done" in said
     batch.assert_clean()
+
+
+def test_the_folder_of_a_run_killed_after_its_upload_goes(batch):
+    source = batch.put("a.h5")
+    assert batch.extract(source)[0] == 0
+    place = hashlib.sha256(batch.url("latents/a_latents.h5").encode()).hexdigest()[:16]
+    left = batch.cache / "latents" / place
+    for names in ([], ["a_latents.h5.upload"]):
+        left.mkdir(parents=True)
+        for name in names:
+            (left / name).write_text("no such upload")
+        code, said = batch.extract(source)
+        assert code == 0 and "skipped" in said, said
+        assert not left.exists()
 
 
 def test_what_would_be_made_otherwise_is_not_replaced(batch, other_weights):
