@@ -75,6 +75,16 @@ def test_reading_that_the_loop_waits_for_is_no_waiting(clock):
     assert ledger.summary() == "time: wait 33%, read 67% of 3.0 s; beside it read 7.0 s; most goes to reading cutouts"
 
 
+def test_the_largest_part_is_named_whatever_it_is(clock):
+    ledger = Ledger()
+    spend(ledger, clock, "[Strategy]SingleDeviceStrategy.predict_step", 3)
+    ledger.add("prepare", 2, within="forward")
+    assert ledger.seconds() == {"prepare": 2, "forward": 1, "rest": 0}
+    assert ledger.summary().endswith("most goes to preparing or compiling the network")
+    clock[0] += 9
+    assert "rest 75% of 12.0 s; most goes to the rest:" in ledger.summary()
+
+
 def test_a_run_with_nothing_to_do_has_a_line(clock):
     assert Ledger().summary().startswith("time: ")
 

@@ -297,6 +297,9 @@ def test_resume_is_the_same_run_or_refused(whole_run, nenya_cli):
     code, said = nenya_cli("train", ["resume=nowhere"])
     assert code == 2
     assert "no config.yaml" in said
+    debugged = Path("outputs/demo/2012-01-01_00-00-00_debug/checkpoints")  # a look at two batches is no run
+    debugged.mkdir(parents=True)
+    (debugged / "last.ckpt").touch()
     code, said = nenya_cli("train", ["model=demo", "resume=last"])
     assert code == 2
     assert "no run of model demo" in said

@@ -206,7 +206,11 @@ def _hydra_help(name: str, args: list[str]) -> int:
 
     store_schema(name)
     sys.argv = [name, *args]
-    hydra.main(config_path=str(config_dir()), config_name=name, version_base="1.3")(lambda _: None)()
+    try:
+        hydra.main(config_path=str(config_dir()), config_name=name, version_base="1.3")(lambda _: None)()
+        sys.stdout.flush()
+    except BrokenPipeError:  # head, or a pager that was left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

@@ -150,7 +150,10 @@ def inspect_file(path: Path, options: InspectOptions | None = None) -> FileRepor
         if path.suffix.lower() in suffixes:
             return look(path)
     known = ", ".join(suffix for suffixes in kinds for suffix in suffixes)
-    raise InputFileError(f"{path}: of no kind known by its name; wanted is one of {known}, or a run folder")
+    field = (
+        "; fields become cutouts by nenya prepare" if path.suffix.lower() in (".nc", ".nc4", ".zarr", ".grib") else ""
+    )
+    raise InputFileError(f"{path}: of no kind known by its name; wanted is one of {known}, or a run folder{field}")
 
 
 def _draw(images: NDArray[np.float32], place: str, options: InspectOptions) -> Path:

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.profilers import Profiler
 
 STAGES = {
+    "prepare": "preparing or compiling the network",
     "wait": "waiting for cutouts",
     "read": "reading cutouts",
     "transfer": "moving them to the device",
@@ -126,12 +127,11 @@ class Ledger(Profiler):
         total = max(sum(seconds.values()), 1e-9)
         shares = [f"{stage} {part / total:.0%}" for stage, part in seconds.items() if part / total >= 0.005]
         beside = [f"{stage} {part:.1f} s" for stage, part in self.beside.items() if part >= 0.05]
-        stages = {stage: part for stage, part in seconds.items() if stage != "rest"}
-        limit = max(stages, key=lambda stage: stages[stage], default="rest")
+        limit = max(seconds, key=lambda stage: seconds[stage])
         return (
             f"time: {', '.join(shares)} of {total:.1f} s"
             + (f"; beside it {', '.join(beside)}" if beside else "")
-            + (f"; most goes to {STAGES[limit]}" if limit in STAGES else "")
+            + f"; most goes to {STAGES.get(limit, 'the rest: opening and closing files, start and end of the loops')}"
         )
 
     def describe(self) -> None:

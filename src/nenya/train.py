@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _OUTPUTS = Path("outputs")
+_DEBUG_SUFFIX = "_debug"
 _RUN_ENTRIES = ("config.yaml", "checkpoints", "last.pth", "learning_curve", "wandb")
 _COPIES = 7  # of the weights: last, best and one being written, each with momentum, and last.pth
 _DEBUG = {"limit_train_batches": 2, "limit_val_batches": 2, "max_epochs": 1}
@@ -101,7 +102,7 @@ def main(
         raise OptionError(f"{opt_path}: images_file is needed: the cutout file, in data_folder")
     remote = is_s3(opt.s3_outdir)
     folder = Path(opt.model_folder if remote else under_outdir(opt, opt.model_folder))
-    folder = folder.with_name(folder.name + "_debug") if debug else folder
+    folder = folder.with_name(folder.name + _DEBUG_SUFFIX) if debug else folder
     images = opt.images_file
     if not is_s3(images):
         images = join_url(opt.data_folder, images) if is_s3(opt.data_folder) else str(Path(opt.data_folder) / images)
@@ -196,7 +197,8 @@ def _new_name(options: TrainOptions) -> Path:
         return local_path(options.out)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "NENYA_RUN_FOLDER" not in os.environ:
         raise OptionError("out= is needed when several processes are started from outside: they share that folder")
-    folder = _OUTPUTS / options.model.name / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    name = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S") + (_DEBUG_SUFFIX if options.debug else "")
+    folder = _OUTPUTS / options.model.name / name
     return folder.with_name(f"{folder.name}_{os.getpid()}") if folder.exists() else folder
 
 
@@ -243,9 +245,11 @@ def find_run(options: TrainOptions) -> Path:
 
     if options.resume == "last":
         root = _OUTPUTS / options.model.name
-        runs = sorted(root.glob("*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
+        found = [path for path in root.glob("*/checkpoints/last.ckpt") if _DEBUG_SUFFIX not in path.parents[1].name]
+        runs = sorted(found, key=lambda path: path.stat().st_mtime)
         if not runs:
             raise CheckpointError(f"resume=last: no run of model {options.model.name} in {root}; give its folder")
+        log.info("resume=last: %s", runs[-1].parents[1])
         return runs[-1].parents[1]
     folder = local_path(str(options.resume))
     if not (folder / "config.yaml").is_file():

@@ -227,6 +227,8 @@ class ViewsDataModule(pl.LightningDataModule):
     def _belongs_on(self, device: torch.device) -> bool:
         """Return whether all rows are to lie on the device during the training."""
         choice = self.options.loader.on_device
+        if choice == "always" and device.type == "cpu":
+            log.warning("loader.on_device=always: the network is on the CPU, as the data are anyway")
         if choice != "auto" or device.type != "cuda" or any(r.resident is not None for r in self._rows.values()):
             return choice == "always" and all(r.resident is None for r in self._rows.values())
         free, _ = torch.cuda.mem_get_info(device)

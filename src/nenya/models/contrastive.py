@@ -1,6 +1,7 @@
 """The LightningModule: wires network, loss and schedule to Lightning's loops."""
 
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from nenya import metrics
 from nenya.errors import NenyaError
+from nenya.ledger import ledger_of
 from nenya.models.inference import Runner, make_runner, obstacle
 from nenya.models.losses import contrastive_loss, gather_views
 from nenya.models.resnet import ContrastiveNet
@@ -69,7 +71,12 @@ class ContrastiveModule(pl.LightningModule):
         if self.backend != "eager" and self._trainer is not None and self.trainer.predicting:
             key = (self.backend, images.shape, images.device)
             if self._runner is None or self._runner[0] != key:
+                began = time.monotonic()
                 self._runner = key, make_runner(self.net, self.options.model.latent, self.backend, images.shape)
+                latents = self._runner[1](images)  # the first time, it compiles
+                if self.backend == "compiled":
+                    ledger_of(self.trainer).add("prepare", time.monotonic() - began, within="forward")
+                return latents
             return self._runner[1](images)
         if self.options.model.latent == "encoder":
             return self.net.encode(images)
