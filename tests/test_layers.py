@@ -19,6 +19,7 @@ LAYERS = [
     [
         *("nenya.analyze_image", "nenya.export", "nenya.demo", "nenya.verify", "nenya.repack", "nenya.data.prepare"),
         *("nenya.generate", "nenya.inspect_file"),
+        *("nenya.selection", "nenya.selection_figure"),
     ],
     ["nenya.cli", "nenya.sweep"],
 ]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import nenya
+from nenya.analysis_options import StatisticsOptions
 from nenya.configs import config_dir, read_group, read_json, read_yaml
 from nenya.errors import Interrupted, NenyaError, OptionError
 from nenya.options import (
@@ -46,6 +47,7 @@ COMMANDS: dict[str, tuple[type[Options], str, str]] = {
     "generate": (GenerateOptions, "nenya.generate", "make cutouts with a known truth: noise, power laws, an ocean"),
     "spectra": (SpectraOptions, "nenya.spectra", "power spectra of cutouts and their slopes"),
     "inspect": (InspectOptions, "nenya.inspect_file", "say what a file is, what is in it and what is wrong with it"),
+    "statistics": (StatisticsOptions, "nenya.selection", "where, when and what chosen cutouts are, against the whole"),
     "export": (ExportOptions, "nenya.export", "write the weights of a checkpoint as safetensors"),
 }
 _FREE_IN_A_RESUME = (
@@ -68,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if not args or args[0] in ("--help", "-h"):
         print("usage: nenya COMMAND key=value ...   (nenya COMMAND --help lists the keys)\n")
-        print("\n".join(f"  {name:9s} {doc}" for name, (_, _, doc) in COMMANDS.items()))
+        print("\n".join(f"  {name:10s} {doc}" for name, (_, _, doc) in COMMANDS.items()))
         return 0 if args else 2
     if args[0] not in COMMANDS:
         hint = suggest(args[0], list(COMMANDS))

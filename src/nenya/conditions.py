@@ -54,7 +54,7 @@ def rows_where(condition: str, table: "pd.DataFrame") -> BoolArray:
         return _condition(tree.body, table)
     except SyntaxError as error:
         hint = "; equality is ==" if re.search(r"[^=<>!]=[^=]", condition) else ""
-        raise OptionError(f"condition {condition!r} does not parse ({error.msg}){hint}: {_WANTED}") from error
+        raise OptionError(f"condition {_short(condition)!r} does not parse ({error.msg}){hint}: {_WANTED}") from error
     except (ValueError, RecursionError, MemoryError) as error:
         raise OptionError(f"condition {_short(condition)!r} does not parse: {_WANTED}") from error
     except OptionError as error:
