@@ -19,7 +19,8 @@ LAYERS = [
     [
         *("nenya.analyze_image", "nenya.export", "nenya.demo", "nenya.verify", "nenya.repack", "nenya.data.prepare"),
         *("nenya.generate", "nenya.inspect_file"),
-        *("nenya.selection", "nenya.selection_figure"),
+        *("nenya.selection", "nenya.selection_figure", "nenya.clusters", "nenya.cluster_report"),
+        *("nenya.figures", "nenya.table_images"),
     ],
     ["nenya.cli", "nenya.sweep"],
 ]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import nenya
-from nenya.analysis_options import StatisticsOptions
+from nenya.analysis_options import ClustersOptions, FiguresOptions, StatisticsOptions
 from nenya.configs import config_dir, read_group, read_json, read_yaml
 from nenya.errors import Interrupted, NenyaError, OptionError
 from nenya.options import (
@@ -47,6 +47,8 @@ COMMANDS: dict[str, tuple[type[Options], str, str]] = {
     "generate": (GenerateOptions, "nenya.generate", "make cutouts with a known truth: noise, power laws, an ocean"),
     "spectra": (SpectraOptions, "nenya.spectra", "power spectra of cutouts and their slopes"),
     "inspect": (InspectOptions, "nenya.inspect_file", "say what a file is, what is in it and what is wrong with it"),
+    "clusters": (ClustersOptions, "nenya.cluster_report", "divide latents into groups, with their typical cutouts"),
+    "figures": (FiguresOptions, "nenya.figures", "draw a UMAP, a map, a gallery or eigen-images of a table's cutouts"),
     "statistics": (StatisticsOptions, "nenya.selection", "where, when and what chosen cutouts are, against the whole"),
     "export": (ExportOptions, "nenya.export", "write the weights of a checkpoint as safetensors"),
 }
@@ -141,7 +143,7 @@ def compose(name: str, args: Sequence[str]) -> Any:
     from omegaconf.errors import OmegaConfBaseException
 
     options_type = COMMANDS[name][0]
-    if name in ("verify", "repack", "inspect", "spectra"):
+    if name in ("verify", "repack", "inspect", "spectra", "clusters"):
         args = _files_as_data(args)
     overrides = prepare(name, args)
     with _hydra(name):
@@ -220,7 +222,7 @@ def _prepare(options_type: type[Options], arg: str) -> list[str]:
     if key in GROUPS and (key != "sensor" or options_type is PrepareOptions):
         return _choose(key, value)
     annotation = _annotation(options_type, key)
-    if annotation in (str, str | None) or key in ("data", "source"):
+    if annotation in (str, str | None) or key in ("data", "source", "images"):
         value = quote(value)
     return [f"{key}={value}"]
 

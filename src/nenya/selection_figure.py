@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from nenya.plotting.paper import TRAIN_COLOUR, label_of, save_figure, tidy
@@ -30,7 +31,7 @@ def draw_statistics(
         OptionError: A suffix that cannot be drawn.
         OutputError: It cannot be written.
     """
-    figure = Figure(figsize=(12.0, 10.5), layout="constrained")
+    figure = Figure(figsize=(12.0, 10.5), layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.08))
     percent = 100 * statistics.selected / max(1, statistics.whole)
     count = f"{statistics.selected:,} of {statistics.whole:,} cutouts ({percent:.2g} %)"
     figure.suptitle("\n".join([*textwrap.wrap(title, 110)[:3], count]))

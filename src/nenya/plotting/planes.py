@@ -172,11 +172,13 @@ def draw_means(axes: Any, grid: Grid, means: FloatArray) -> Any:
 
 def draw_coastlines(axes: Any) -> None:
     """Draw the coasts of the globe, without the cuts at the antimeridian, and name the axes of a map."""
+    lines: list[FloatArray] = []
     for ring in coastlines():
         cut = (np.abs(ring[:-1, 0]) >= 180) & (np.abs(ring[1:, 0]) >= 180)
         cut |= (ring[:-1, 1] <= -90) | (ring[1:, 1] <= -90)
-        line = np.insert(ring.astype(np.float64), np.flatnonzero(cut) + 1, np.nan, axis=0)
-        axes.plot(line[:, 0], line[:, 1], color="0.35", linewidth=0.5)
+        lines += [np.insert(ring.astype(np.float64), np.flatnonzero(cut) + 1, np.nan, axis=0), np.full((1, 2), np.nan)]
+    line = np.concatenate(lines)
+    axes.plot(line[:, 0], line[:, 1], color="0.35", linewidth=0.5)
     axes.set(xlim=(-180, 180), ylim=(-90, 90), xticks=range(-180, 181, 60), yticks=range(-90, 91, 30))
     axes.set(xlabel="longitude (degrees east)", ylabel="latitude (degrees north)", aspect="equal")
 
