@@ -26,6 +26,7 @@ IntArray = NDArray[np.int64]
 NOISE = -1
 BLOCK_ROWS = 16384
 _TILE = 1024  # rows whose distances to a sample are held at once
+_NEIGHBOURS = 5  # whose distance says how dense HDBSCAN takes a place for
 _STARTS = 5  # k-means on the sample, of which the best starts the passes
 
 
@@ -149,7 +150,11 @@ def hdbscan_groups(
     least = min_size or max(5, len(known) // 100)
     if not 2 <= least <= len(known):
         raise OptionError(f"min_size={least}: wanted 2 to {len(known)}, the finite rows of the sample")
-    labels = HDBSCAN(min_cluster_size=least, copy=True).fit(known).labels_.astype(np.int64)
+    labels = (
+        HDBSCAN(min_cluster_size=least, min_samples=min(_NEIGHBOURS, len(known)), copy=True)
+        .fit(known)
+        .labels_.astype(np.int64)
+    )
     if labels.max(initial=NOISE) == NOISE:
         raise InputFileError(
             f"HDBSCAN finds no group of {least} rows in a sample of {len(known)}: lower min_size, or take method=kmeans"

@@ -381,7 +381,7 @@ def run(options: StatisticsOptions) -> int:
     write_table(found.table(), out)
     draw_statistics(found, picture, title=title)
     log.info("%d of %d rows (%.2f %%): %s", found.selected, found.whole, 100 * found.selected / found.whole, title)
-    for row in found.regions.itertuples():
+    for row in found.regions[found.regions["whole"] > 0].itertuples():
         log.info("  %-14s %9d  %.2f times the whole's share", row.name, row.selected, row.ratio)
     log.info("%s\n%s", out, picture)
     return 0
