@@ -7,11 +7,11 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "nenya"
 
 # From the ground up: a module imports from its own layer's earlier entries and from the layers before.
 LAYERS = [
-    ["nenya", "nenya.errors", "nenya.defs", "nenya.metrics"],
+    ["nenya", "nenya.errors", "nenya.defs", "nenya.metrics", "nenya.grids"],
     ["nenya.options", "nenya.analysis_options"],
     ["nenya.storage", "nenya.s3", "nenya.ledger"],
     ["nenya.data", "nenya.configs"],
-    ["nenya.io", "nenya.latents"],
+    ["nenya.io", "nenya.latents", "nenya.conditions"],
     ["nenya.models"],
     ["nenya.pca", "nenya.plotting", "nenya.spectra"],
     ["nenya.runtime", "nenya.extraction", "nenya.training"],
@@ -19,6 +19,8 @@ LAYERS = [
     [
         *("nenya.analyze_image", "nenya.export", "nenya.demo", "nenya.verify", "nenya.repack", "nenya.data.prepare"),
         *("nenya.generate", "nenya.inspect_file"),
+        *("nenya.selection", "nenya.selection_figure", "nenya.clusters", "nenya.cluster_report"),
+        *("nenya.figures", "nenya.table_images"),
     ],
     ["nenya.cli", "nenya.sweep"],
 ]

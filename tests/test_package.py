@@ -27,6 +27,7 @@ def test_the_wheel_carries_configs_types_and_licence(wheel):
     assert configs == set(model_versions())
     assert {"nenya/py.typed", "nenya/configs/train.yaml", "nenya/configs/extract.yaml"} <= set(names)
     assert any(n.endswith("LICENSE") for n in names)
+    assert "nenya/data_files/coastlines.npz" in names
     assert f"-{nenya.__version__}-" in wheel.name
 
 

@@ -1,8 +1,9 @@
 """Options of the commands that explore latents; declared as those of `nenya.options` are."""
 
 from dataclasses import dataclass
+from typing import Any
 
-from nenya.options import Options, option
+from nenya.options import Options, at_least, one_of, option
 
 
 @dataclass
@@ -10,3 +11,68 @@ class AnalysisOptions(Options):
     """Options that all commands on latents share: `data` names latents files."""
 
     table: str | None = option(None, "table of the cutouts: .parquet, .csv or .feather")
+
+
+def _is_box(value: Any) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 4
+        and all(isinstance(v, int | float) and not isinstance(v, bool) for v in value)
+        and value[0] < value[1]
+        and value[2] < value[3]
+    )
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(v, str) for v in value)
+
+
+@dataclass
+class StatisticsOptions(AnalysisOptions):
+    """Options of the statistics of a selection; `table` is the whole."""
+
+    where: str | None = option(None, "condition on the columns, such as DT > 2 and lat < 0")
+    box: Any = option(None, "box of the UMAP", ("four numbers [x0, x1, y0, y1], x0 < x1, y0 < y1", _is_box))
+    cluster: int | None = option(None, "number of a group")
+    rows: str | None = option(None, "table of chosen rows, such as a search's result")
+    metrics: Any = option(["DT", "alpha"], "columns that get a histogram", ("a list of columns", _is_names))
+    degrees: float = option(2.0, "side in degrees of the map's cells", one_of(0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0))
+    picture: str = option(".png", "format of the figure", one_of(".png", ".pdf", ".svg"))
+
+
+@dataclass
+class ClustersOptions(AnalysisOptions):
+    """Options of groups of latents."""
+
+    method: str = option("kmeans", "mini-batch k-means, or HDBSCAN on a sample", one_of("kmeans", "hdbscan"))
+    k: int | None = option(None, "number of groups (kmeans)", at_least(1))
+    passes: int = option(2, "times that k-means goes through all rows", at_least(1))
+    sample: int | None = option(
+        None,
+        "rows of the sample; default 20000 (kmeans), 10000 (hdbscan, whose time grows with the square)",
+        at_least(2),
+    )
+    components: int = option(16, "principal components that HDBSCAN sees", at_least(1))
+    min_size: int | None = option(None, "least rows of a group in HDBSCAN's sample; default a hundredth", at_least(2))
+    members: int = option(9, "closest cutouts that a group's figure shows, its medoid included", at_least(1))
+    images: Any = option(None, "cutout files, for a figure of each group")
+
+
+@dataclass
+class FiguresOptions(AnalysisOptions):
+    """Options of figures of a table and its cutouts."""
+
+    kind: str = option("umap", "what is drawn", one_of("umap", "metric", "map", "gallery", "eigen"))
+    metric: str | None = option(None, "column that is averaged over cells (kind=metric, kind=map)")
+    where: str | None = option(None, "condition on the columns, such as DT > 2 and lat < 0")
+    images: Any = option(None, "cutout files (kind=gallery, kind=eigen)")
+    cells: int | None = option(
+        None, "cells along each coordinate; default 200, 120 (metric), 12 (gallery)", at_least(1)
+    )
+    least: int = option(5, "cells with fewer cutouts stay empty in a mean", at_least(1))
+    degrees: float = option(2.0, "side in degrees of a map's cells", one_of(0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0))
+    scale: str = option(
+        "shared", "colours of a gallery: one range for all cutouts in K, or each its own", one_of("shared", "own")
+    )
+    components: int = option(16, "eigen-images", at_least(1))
+    title: str | None = option(None, "title of the figure")

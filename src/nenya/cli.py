@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import nenya
+from nenya.analysis_options import ClustersOptions, FiguresOptions, StatisticsOptions
 from nenya.configs import config_dir, read_group, read_json, read_yaml
 from nenya.errors import Interrupted, NenyaError, OptionError
 from nenya.options import (
@@ -46,6 +47,9 @@ COMMANDS: dict[str, tuple[type[Options], str, str]] = {
     "generate": (GenerateOptions, "nenya.generate", "make cutouts with a known truth: noise, power laws, an ocean"),
     "spectra": (SpectraOptions, "nenya.spectra", "power spectra of cutouts and their slopes"),
     "inspect": (InspectOptions, "nenya.inspect_file", "say what a file is, what is in it and what is wrong with it"),
+    "clusters": (ClustersOptions, "nenya.cluster_report", "divide latents into groups, with their typical cutouts"),
+    "figures": (FiguresOptions, "nenya.figures", "draw a UMAP, a map, a gallery or eigen-images of a table's cutouts"),
+    "statistics": (StatisticsOptions, "nenya.selection", "where, when and what chosen cutouts are, against the whole"),
     "export": (ExportOptions, "nenya.export", "write the weights of a checkpoint as safetensors"),
 }
 _FREE_IN_A_RESUME = (
@@ -68,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if not args or args[0] in ("--help", "-h"):
         print("usage: nenya COMMAND key=value ...   (nenya COMMAND --help lists the keys)\n")
-        print("\n".join(f"  {name:9s} {doc}" for name, (_, _, doc) in COMMANDS.items()))
+        print("\n".join(f"  {name:10s} {doc}" for name, (_, _, doc) in COMMANDS.items()))
         return 0 if args else 2
     if args[0] not in COMMANDS:
         hint = suggest(args[0], list(COMMANDS))
@@ -139,7 +143,7 @@ def compose(name: str, args: Sequence[str]) -> Any:
     from omegaconf.errors import OmegaConfBaseException
 
     options_type = COMMANDS[name][0]
-    if name in ("verify", "repack", "inspect", "spectra"):
+    if name in ("verify", "repack", "inspect", "spectra", "clusters"):
         args = _files_as_data(args)
     overrides = prepare(name, args)
     with _hydra(name):
@@ -222,7 +226,7 @@ def _prepare(options_type: type[Options], arg: str) -> list[str]:
     if key in GROUPS and (key != "sensor" or options_type is PrepareOptions):
         return _choose(key, value)
     annotation = _annotation(options_type, key)
-    if annotation in (str, str | None) or key in ("data", "source"):
+    if annotation in (str, str | None) or key in ("data", "source", "images"):
         value = quote(value)
     return [f"{key}={value}"]
 

@@ -19,7 +19,7 @@ T = TypeVar("T")
 Check = Callable[[Any], bool]
 
 
-def one_of(*choices: str | int) -> tuple[str, Check]:
+def one_of(*choices: str | float) -> tuple[str, Check]:
     """Return the text and the check of a choice."""
     return "one of " + ", ".join(map(str, choices)), lambda value: value in choices
 

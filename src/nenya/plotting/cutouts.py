@@ -1,48 +1,16 @@
-"""Figures: galleries of cutouts in the plane of two coordinates, contact sheets, spectra and learning curves."""
+"""Cutouts: side by side, at their places in a plane, beside those nearest to one, and their principal components."""
 
 import os
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from nenya.errors import InputFileError, OptionError
-from nenya.storage import atomic_path
+from nenya.plotting.paper import COLOURS, FloatArray, IntArray, Limits, central_limits, reach_of, save_figure
 
-FloatArray = npt.NDArray[np.floating]
-IntArray = npt.NDArray[np.int64]
-Limits = tuple[tuple[float, float], tuple[float, float]]
-
-DPI = 200
 GAP = 2  # pixels of background between two cutouts
-COLOURS = "RdYlBu_r"
-TRAIN_COLOUR, VALID_COLOUR = "#4477aa", "#cc3311"  # told apart by colour-blind readers too
-
-
-def central_limits(coordinates: FloatArray, share: float = 0.99) -> Limits:
-    """Return the range of each coordinate that holds the central `share` of the points, and 5 % on each side.
-
-    Args:
-        coordinates: (N, 2); rows that are not finite are ignored.
-        share: share of the points within the range of each coordinate.
-
-    Raises:
-        InputFileError: another shape, or no finite row.
-    """
-    if coordinates.ndim != 2 or coordinates.shape[1] != 2:
-        raise InputFileError(f"coordinates of shape {coordinates.shape}: wanted (N, 2)")
-    finite = coordinates[np.isfinite(coordinates).all(axis=1)].astype(np.float64)
-    if not len(finite):
-        raise InputFileError(f"none of {len(coordinates)} coordinates is finite: nothing to draw")
-    low, high = np.quantile(finite, [(1 - share) / 2, (1 + share) / 2], axis=0)
-    margin = np.where(high > low, 0.05 * (high - low), 0.5)
-    low, high = low - margin, high + margin
-    return (float(low[0]), float(high[0])), (float(low[1]), float(high[1]))
 
 
 def nearest_to_centres(coordinates: FloatArray, cells: int, limits: Limits) -> IntArray:
@@ -131,14 +99,13 @@ def gallery(
         raise OptionError(f"cells={cells}: wanted at least 1")
     limits = limits or central_limits(coordinates)
     board = mosaic(images, nearest_to_centres(coordinates, cells, limits), own_scale=scale == "own")
-    shown = np.abs(board[np.isfinite(board)])
-    reach = 1.0 if scale == "own" else (float(np.quantile(shown, 0.99)) if shown.size else 0.0) or 1.0
+    reach = 1.0 if scale == "own" else reach_of(board)
     figure = Figure(figsize=(8.6, 7.6), layout="constrained")
     axes = figure.add_subplot(xlabel=labels[0], ylabel=labels[1], title=title)
     label = "SSTa (K)" if scale == "shared" else "SSTa / greatest magnitude of the cutout"
     drawn = _draw_board(axes, board, limits, reach)
     figure.colorbar(drawn, ax=axes, label=label, extend="both" if scale == "shared" else "neither", shrink=0.85)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _draw_board(axes: Any, board: FloatArray, limits: Limits, reach: float) -> Any:
@@ -193,118 +160,99 @@ def contact_sheet(
         board, cmap=COLOURS, vmin=low, vmax=high if high > low else low + 1, origin="lower", interpolation="nearest"
     )
     figure.colorbar(drawn, ax=axes, label=unit, extend="both", shrink=0.85)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def power_spectra(
-    spectra: Mapping[str, tuple[FloatArray, FloatArray, float, float]],
-    path: str | os.PathLike[str],
+def closest_strip(
+    query: FloatArray,
+    images: FloatArray,
+    distances: FloatArray,
+    path: str | os.PathLike[str] | None = None,
     *,
-    band: tuple[float, float],
-    pixel_km: float | None = None,
+    labels: Sequence[str] = (),
     title: str = "",
-) -> None:
-    """Draw power spectra with the power laws fitted to them.
+    columns: int = 8,
+    query_label: str = "query",
+) -> Figure:
+    """Draw a cutout and those closest to it, on one symmetric colour scale in K.
 
     Args:
-        spectra: name -> wavelength in pixels (B,), power (B,), slope beta and its error, P ~ wavelength^beta.
-        path: the picture; its suffix says the format (.png, .pdf, .svg).
-        band: least and greatest wavelength in pixels that the slopes were fitted over.
-        pixel_km: size of a pixel, for an axis in km; in pixels without it.
+        query: (H, W) or (1, H, W), SSTa in K.
+        images: (n, H, W) or (n, 1, H, W), SSTa in K, the closest first.
+        distances: (n,) between the latents, written above each.
+        path: the picture, if one is to be written; its suffix says the format (.png, .pdf, .svg).
+        labels: further words for each image, such as its place and date; () for none.
         title: title of the figure.
-    """
-    scale = pixel_km or 1.0
-    figure = Figure(figsize=(6.4, 4.6), layout="constrained")
-    axes = figure.add_subplot(title=title)
-    axes.axvspan(band[0] * scale, band[1] * scale, color="0.95", zorder=0)
-    for i, (name, (wavelength, power, beta, error)) in enumerate(spectra.items()):
-        colour = (TRAIN_COLOUR, VALID_COLOUR, "#228833", "#aa3377")[i % 4]
-        label = f"{name}: $\\beta$ = {beta:.2f} $\\pm$ {error:.2f}"
-        axes.loglog(wavelength * scale, power, color=colour, label=label, marker="o", markersize=3, linewidth=1.2)
-        inside = (wavelength >= band[0]) & (wavelength <= band[1])
-        offset = np.mean(np.log(power[inside]) - beta * np.log(wavelength[inside]))
-        line = np.exp(offset) * wavelength[inside] ** beta
-        axes.plot(wavelength[inside] * scale, line, color=colour, linestyle="--", linewidth=1)
-    axes.invert_xaxis()
-    axes.set(xlabel="wavelength (km)" if pixel_km else "wavelength (pixels)", ylabel="power")
-    axes.grid(color="0.9", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    _save(figure, path)
-
-
-def read_losses(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[np.float64]]:
-    """Read a table of losses: a CSV file whose first line names the columns.
-
-    Returns:
-        Each column, (number of epochs,) float64; NaN where the file has no value.
+        columns: cutouts in a row, the query included.
+        query_label: words above the first cutout.
 
     Raises:
-        InputFileError: the file is missing or is no such table.
+        InputFileError: Images, distances and labels that do not fit together.
+        OptionError: `columns` < 1, or a suffix that cannot be drawn.
     """
-    try:
-        table: npt.NDArray[Any] = np.genfromtxt(
-            path, delimiter=",", names=True, dtype=np.float64, ndmin=1, encoding="utf-8"
+    if images.ndim not in (3, 4) or len(images) != len(distances) or (labels and len(labels) != len(images)):
+        raise InputFileError(
+            f"images {images.shape}, {len(distances)} distances, {len(labels)} labels: wanted (n, H, W), n and n or 0"
         )
-    except (OSError, ValueError) as error:
-        raise InputFileError(f"{path}: no table of losses: {' '.join(str(error).split())}") from error
-    return {name: table[name] for name in table.dtype.names or ()}
+    words = [f"{distance:.3g}" for distance in np.asarray(distances, np.float64)]
+    words = [f"{word}\n{more}" for word, more in zip(words, labels, strict=True)] if labels else words
+    fields = [np.squeeze(np.asarray(query, np.float32)), *(np.squeeze(np.asarray(i, np.float32)) for i in images)]
+    figure, drawn = _panels(fields, [query_label, *words], columns, title)
+    figure.axes[0].title.set_fontweight("bold")
+    figure.colorbar(drawn, ax=figure.axes, label="SSTa (K)", extend="both", shrink=0.85)
+    if path is not None:
+        save_figure(figure, path)
+    return figure
 
 
-def learning_curve(
-    losses: str | os.PathLike[str] | Mapping[str, Any],
-    path: str | os.PathLike[str],
+def eigen_images(
+    images: FloatArray,
+    ratios: FloatArray,
+    path: str | os.PathLike[str] | None = None,
     *,
     title: str = "",
-) -> None:
-    """Draw training and validation loss against the epoch.
+    columns: int = 8,
+) -> Figure:
+    """Draw principal components of cutouts as images, each with its share of the variance.
 
     Args:
-        losses: columns `epoch`, `loss_train` and, where there was validation, `loss_valid`, each (number of
-            epochs,); or the path of a CSV file of these columns. Values that are missing or NaN are skipped.
-        path: the picture; its suffix says the format (.png, .pdf, .svg).
+        images: (M, H, W), or (M, H * W) of square ones, unit vectors; the sign of one means nothing.
+        ratios: (M,) shares of the total variance, from 0 to 1.
+        path: the picture, if one is to be written; its suffix says the format (.png, .pdf, .svg).
         title: title of the figure.
+        columns: images in a row.
 
     Raises:
-        InputFileError: a column is missing or has another length, or the file cannot be read.
+        InputFileError: Images and shares that do not fit together.
+        OptionError: `columns` < 1, or a suffix that cannot be drawn.
     """
-    table = losses if isinstance(losses, Mapping) else read_losses(losses)
-    if missing := {"epoch", "loss_train"} - set(table):
-        raise InputFileError(f"losses with columns {sorted(table)}: {sorted(missing)} missing")
-    epoch = np.asarray(table["epoch"], dtype=np.float64)
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    axes = figure.add_subplot()
-    curves = (("loss_train", "training", TRAIN_COLOUR), ("loss_valid", "validation", VALID_COLOUR))
-    for column, name, colour in curves:
-        if column not in table:
-            continue
-        loss = np.asarray(table[column], dtype=np.float64)
-        if loss.shape != epoch.shape:
-            raise InputFileError(f"{column} has shape {loss.shape}, epoch {epoch.shape}: wanted the same")
-        known = np.isfinite(loss)
-        marker = "o" if known.sum() <= 40 else None
-        axes.plot(epoch[known], loss[known], color=colour, label=name, marker=marker, markersize=3.5, linewidth=1.4)
-    axes.set(xlabel="epoch", ylabel="contrastive loss", title=title)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(color="0.9", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    _save(figure, path)
+    if images.ndim == 2 and round(images.shape[1] ** 0.5) ** 2 == images.shape[1]:
+        images = images.reshape(len(images), round(images.shape[1] ** 0.5), -1)
+    if images.ndim != 3 or not len(images) or len(images) != len(ratios):
+        raise InputFileError(f"eigen-images {images.shape}, {len(ratios)} shares: wanted (M, H, W) and M, at least 1")
+    names = [f"{i + 1}: {100 * ratio:.2g} %" for i, ratio in enumerate(ratios)]
+    figure, drawn = _panels(list(np.asarray(images, np.float32)), names, columns, title)
+    figure.colorbar(drawn, ax=figure.axes, label="weight of a pixel (unit vectors)", extend="both", shrink=0.85)
+    if path is not None:
+        save_figure(figure, path)
+    return figure
 
 
-def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a figure in the format of the path's suffix, without touching matplotlib's global state.
-
-    Raises:
-        OptionError: a suffix that cannot be drawn.
-    """
-    target = Path(path)
-    canvas = FigureCanvasAgg(figure)
-    known = canvas.get_supported_filetypes()
-    suffix = target.suffix.lstrip(".").lower()
-    if suffix not in known:
-        raise OptionError(f"{target}: no picture format {suffix!r}: wanted one of {', '.join(sorted(known))}")
-    with atomic_path(target) as temporary:
-        figure.savefig(temporary, format=suffix, dpi=DPI)
+def _panels(fields: Sequence[FloatArray], names: Sequence[str], columns: int, title: str) -> tuple[Figure, Any]:
+    """Draw images (H, W) in panels of their own on one symmetric scale; return the figure and the last image."""
+    if columns < 1:
+        raise OptionError(f"columns={columns}: wanted at least 1")
+    across = min(columns, len(fields))
+    rows = -(-len(fields) // across)
+    reach = reach_of(np.concatenate([field.ravel() for field in fields]))
+    figure = Figure(figsize=(1.25 * across + 1.4, 1.55 * rows + 0.5), layout="constrained")
+    figure.suptitle(title)
+    drawn = None
+    for i, (field, name) in enumerate(zip(fields, names, strict=True)):
+        axes = figure.add_subplot(rows, across, i + 1, xticks=[], yticks=[], facecolor="0.8")
+        axes.set_title(name, fontsize=8)
+        drawn = axes.imshow(
+            field, cmap=COLOURS, vmin=-reach, vmax=reach, origin="lower", interpolation="nearest", aspect="auto"
+        )
+        axes.set_box_aspect(1)
+    return figure, drawn

@@ -1,0 +1,197 @@
+"""The command that divides latents into groups: labels in a table, a summary, a figure for each group."""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nenya.analysis_options import ClustersOptions
+from nenya.clusters import NOISE, Groups, hdbscan_groups, kmeans_groups, unit_rows
+from nenya.data.files import local_path
+from nenya.errors import OptionError, OutputError
+from nenya.io import TABLE_SUFFIXES, read_table, write_table
+from nenya.latents import Latents, open_latents
+from nenya.selection import metric
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger(__name__)
+
+IntArray = NDArray[np.int64]
+
+_FOLDER = "outputs/clusters"
+_MEANS = ("DT", "alpha", "mean_temperature", "clear_fraction", "lat", "US0", "US1")
+
+
+def run(options: ClustersOptions) -> int:
+    """Divide latents into groups and write what they are.
+
+    Args:
+        options: of `scripts/clusters.py`.
+
+    Returns:
+        0.
+
+    Raises:
+        NenyaError: An option is not possible, a file cannot be read or joined, or a result cannot be written.
+    """
+    from nenya.table_images import TableImages
+
+    if options.method == "kmeans" and options.k is None:
+        raise OptionError("k= is needed: the number of groups, such as k=20 (method=hdbscan finds it)")
+    latents = open_latents(options.data, options.loader.cache_dir)
+    name = local_path(options.table).stem if options.table else latents.parts[0].stem
+    out = local_path(options.out or _FOLDER)
+    if out.suffix not in TABLE_SUFFIXES:
+        out = out / f"{name}_clusters.parquet"
+    summary = out.with_name(f"{out.stem}_groups.csv")
+    for path in (out, summary):
+        if path.exists() and not options.clobber:
+            raise OutputError(f"{path} exists already: clobber=true replaces it, out= names another place")
+    table = read_table(local_path(options.table)) if options.table else latents.keys()
+    rows = latents.positions(table) if options.table else np.arange(len(latents))
+    if options.images:  # what is wrong with them is found before the work
+        TableImages(
+            options.images, _keys(latents, np.array([p.start for p in latents.parts if p.rows])), options.loader
+        )
+    groups = find_groups(latents, options)
+    labels = np.where(rows >= 0, groups.labels[rows], NOISE)
+    found = summarise(groups, latents, table, labels, rows)
+    write_table(table.assign(cluster=labels), out)
+    write_table(found, summary)
+    _say(groups, found, options)
+    if (rows < 0).any():
+        log.warning("%d of %d rows of the table have no latent here: cluster -1", (rows < 0).sum(), len(rows))
+    if options.images:
+        _draw(groups, found, latents, options, out.with_name(f"{out.stem}_groups"))
+    log.info("%s\n%s", out, summary)
+    return 0
+
+
+def find_groups(latents: Latents, options: ClustersOptions) -> Groups:
+    """Return the groups that the options ask for."""
+    if options.method == "kmeans":
+        return kmeans_groups(
+            latents,
+            int(options.k or 0),
+            seed=options.seed,
+            passes=options.passes,
+            sample=options.sample or 20_000,
+            members=options.members,
+        )
+    return hdbscan_groups(
+        latents,
+        seed=options.seed,
+        sample=options.sample or 10_000,
+        components=options.components,
+        min_size=options.min_size,
+        members=options.members,
+    )
+
+
+def summarise(
+    groups: Groups, latents: Latents, table: "pd.DataFrame", labels: IntArray, rows: IntArray
+) -> "pd.DataFrame":
+    """Return a row for each group: cluster, size, share, silhouette, cohesion, its medoid's key, means of the table.
+
+    Args:
+        groups: of the latents.
+        latents: the latents.
+        table: any, whose rows are in the groups.
+        labels: (len(table),) their groups.
+        rows: (len(table),) their latents, -1 for none.
+
+    Returns:
+        Sizes and shares are of the latents, means over the table's rows; the medoid is pp_file, pp_type, pp_idx, and
+        UID where the table has it.
+    """
+    import pandas as pd
+
+    count = len(groups.sizes)
+    columns: dict[str, Any] = {
+        "cluster": np.arange(count),
+        "size": groups.sizes,
+        "share": groups.sizes / len(groups.labels),
+        "silhouette": groups.silhouettes,
+        "cohesion": groups.cohesion,
+        "approximate": groups.approximate,
+        **{f"medoid_{key}": values for key, values in _keys(latents, groups.medoids).items()},
+    }
+    if "UID" in table:
+        place = np.full(len(latents) + 1, -1)
+        place[rows] = np.arange(len(rows))  # -1 goes to the last one, which no row has
+        place[-1] = -1
+        uid = table["UID"].to_numpy()[place[groups.medoids]]
+        columns["medoid_UID"] = pd.array(np.where(place[groups.medoids] < 0, 0, uid), dtype="Int64")
+        columns["medoid_UID"][place[groups.medoids] < 0] = pd.NA
+    for name in _MEANS:
+        values = metric(table, name)
+        if values is not None:
+            good = np.isfinite(values) & (labels >= 0)
+            sums = np.bincount(labels[good], weights=values[good], minlength=count)
+            number = np.bincount(labels[good], minlength=count)
+            columns[f"mean_{name}"] = np.where(number > 0, sums / np.maximum(number, 1), np.nan)
+    return pd.DataFrame(columns)
+
+
+def _keys(latents: Latents, rows: IntArray) -> "pd.DataFrame":
+    """Return pp_file, pp_type and pp_idx of some latents."""
+    import pandas as pd
+
+    starts = np.array([part.start for part in latents.parts])
+    part = np.searchsorted(starts, rows, side="right") - 1
+    keys = {
+        "pp_file": [latents.parts[i].stem for i in part],
+        "pp_type": [{"train": 1, "valid": 0}.get(latents.parts[i].partition, -1) for i in part],
+        "pp_idx": rows - starts[part],
+    }
+    return pd.DataFrame(keys)
+
+
+def _say(groups: Groups, found: "pd.DataFrame", options: ClustersOptions) -> None:
+    noise = len(groups.labels) - int(groups.sizes.sum()) - groups.left_out
+    log.info(
+        "%s: %d groups of %d latents, silhouette %.3f%s%s",
+        options.method,
+        len(groups.sizes),
+        len(groups.labels),
+        groups.silhouette,
+        f", {noise} are noise" if noise else "",
+        f", {groups.left_out} with NaN left out" if groups.left_out else "",
+    )
+    if groups.approximate:
+        log.info("rows beyond the sample are assigned by their nearest row in it: an approximation")
+    for row in found.head(20).itertuples():
+        log.info("  %3d  %8d  %5.1f %%  silhouette %.3f", row.cluster, row.size, 100 * row.share, row.silhouette)
+
+
+def _draw(groups: Groups, found: "pd.DataFrame", latents: Latents, options: ClustersOptions, folder: Path) -> None:
+    """Draw the medoid of each group and the rows closest to its mean direction."""
+    from nenya.plotting import closest_strip
+    from nenya.table_images import TableImages
+
+    shown = groups.closest[groups.closest >= 0]
+    images = TableImages(options.images, _keys(latents, shown), options.loader)
+    place = {int(row): i for i, row in enumerate(shown)}
+    width = len(str(max(len(groups.sizes) - 1, 0)))
+    for group, closest in enumerate(groups.closest):
+        rows = np.array([row for row in closest[closest >= 0] if images.known[place[int(row)]]], np.int64)
+        if not len(rows):
+            log.warning("group %d: its closest cutouts are not in images=", group)
+            continue
+        cutouts = images.read([place[int(row)] for row in rows])
+        near = unit_rows(latents.take(rows))
+        size, share = found["size"][group], 100 * found["share"][group]
+        closest_strip(
+            cutouts[0],
+            cutouts[1:],
+            np.linalg.norm(near[1:] - near[0], axis=1),
+            folder / f"group_{group:0{width}d}.png",
+            title=f"group {group}: {size:,} cutouts ({share:.2g} %); distance of the latents from the medoid",
+            columns=min(9, len(rows)),
+            query_label="medoid",
+        )
+    log.info("%s", folder)

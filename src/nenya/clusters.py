@@ -1,0 +1,309 @@
+"""Groups of latents: mini-batch k-means, or HDBSCAN on a sample, with their most typical cutouts.
+
+Latents are scaled to length 1, so that distances are those between directions, as the loss sees them; the published
+latents have that length already. Rows with NaN belong to no group.
+
+Letters: N latents of D numbers, K groups.
+"""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nenya.errors import InputFileError, OptionError
+from nenya.pca import PCA, fit_pca
+
+log = logging.getLogger(__name__)
+
+FloatArray = NDArray[np.floating]
+Float64Array = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+NOISE = -1
+BLOCK_ROWS = 16384
+_TILE = 1024  # rows whose distances to a sample are held at once
+_NEIGHBOURS = 5  # whose distance says how dense HDBSCAN takes a place for
+_STARTS = 5  # k-means on the sample, of which the best starts the passes
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Groups of N latents, numbered from the largest on.
+
+    Attributes:
+        labels: (N,) int64, the group of each row, -1 for noise and for rows with NaN.
+        sizes: (K,) int64, rows of each group.
+        directions: (K, D) float64, mean direction of each group, of length 1.
+        medoids: (K,) int64, the row nearest to the mean direction.
+        closest: (K, M) int64, the M rows nearest to it, the medoid first; -1 where a group has fewer.
+        cohesion: (K,) float64, length of the mean of the group's rows of length 1: 1 if all point the same way.
+        silhouettes: (K,) float64, mean silhouette of the group's rows in a sample (Rousseeuw 1987, J. Comput. Appl.
+            Math. 20, 53); NaN if the sample has none.
+        silhouette: of all rows of the sample that belong to a group.
+        left_out: rows with NaN.
+        approximate: whether rows were assigned by their nearest row of a sample.
+    """
+
+    labels: IntArray
+    sizes: IntArray
+    directions: Float64Array
+    medoids: IntArray
+    closest: IntArray
+    cohesion: Float64Array
+    silhouettes: Float64Array
+    silhouette: float
+    left_out: int
+    approximate: bool
+
+
+def kmeans_groups(
+    latents: Any, k: int, *, seed: int = 0, passes: int = 2, sample: int = 20_000, members: int = 9
+) -> Groups:
+    """Divide latents into k groups by mini-batch k-means; memory does not grow with the number of rows.
+
+    The centres start from the best of five k-means on a sample; then blocks of rows, in an order drawn anew for each
+    pass, move them (Sculley 2010, WWW '10, 1177).
+
+    Args:
+        latents: (N, D) array, HDF5 data set or `Latents`.
+        k: number of groups.
+        seed: of the sample, the starts and the order of the blocks.
+        passes: times that all rows are gone through.
+        sample: rows that the starts and silhouettes are taken from.
+        members: rows M nearest to the mean direction that are kept of each group.
+
+    Raises:
+        OptionError: k is not 1 to the number of finite rows in the sample.
+    """
+    from sklearn.cluster import MiniBatchKMeans
+
+    rng = np.random.default_rng(seed)
+    rows = unit_rows(_sampled(latents, sample, rng))
+    if not 1 <= k <= len(rows):
+        raise OptionError(f"k={k}: wanted 1 to {len(rows)}, the finite rows of the sample")
+    state = int(rng.integers(2**31))
+    start = MiniBatchKMeans(k, n_init=_STARTS, random_state=state, batch_size=1024).fit(rows)
+    model = MiniBatchKMeans(k, init=start.cluster_centers_, n_init=1, random_state=state, reassignment_ratio=0.0)
+    firsts = np.arange(0, len(latents), BLOCK_ROWS)
+    for _ in range(passes):
+        for first in rng.permutation(firsts):
+            block = unit_rows(np.asarray(latents[int(first) : int(first) + BLOCK_ROWS]))
+            block = block[np.isfinite(block[:, 0])]
+            if len(block):
+                model.partial_fit(block)
+    centres = np.asarray(model.cluster_centers_, np.float64)
+    return _describe(latents, assign_kmeans(latents, centres), False, seed, sample, members)
+
+
+def assign_kmeans(latents: Any, centres: Float64Array, block_rows: int = BLOCK_ROWS) -> IntArray:
+    """Return the nearest centre, (N,) int64, of each latent scaled to length 1, -1 for NaN; of equal ones the first.
+
+    Args:
+        latents: (N, D).
+        centres: (K, D) float64.
+        block_rows: rows read at once; the result does not depend on it.
+    """
+    labels = np.full(len(latents), NOISE, np.int64)
+    half = (centres**2).sum(axis=1) / 2
+    for start, rows in _blocks(latents, block_rows):
+        known = np.isfinite(rows[:, 0])
+        labels[start : start + len(rows)][known] = (half - rows[known] @ centres.T).argmin(axis=1)
+    return labels
+
+
+def hdbscan_groups(
+    latents: Any,
+    *,
+    seed: int = 0,
+    sample: int = 10_000,
+    components: int = 16,
+    min_size: int | None = None,
+    members: int = 9,
+) -> Groups:
+    """Find dense groups by HDBSCAN on a sample's principal components, and give all rows a group by it.
+
+    The groups are those of Campello, Moulavi and Sander (2013, PAKDD, 160) in the sample. Every other row gets that
+    of the nearest row of the sample, or -1 if that one is noise, or farther than any row of the group in the sample
+    is from the next one of it. That is an approximation of HDBSCAN on all rows.
+
+    Args:
+        latents: (N, D) array, HDF5 data set or `Latents`.
+        seed: of the sample.
+        sample: rows that HDBSCAN sees; its time grows with their square.
+        components: principal components, at most D.
+        min_size: least rows of a group in the sample; default a hundredth of the sample, at least 5.
+        members: rows M nearest to the mean direction that are kept of each group.
+
+    Raises:
+        InputFileError: The sample has fewer than two finite rows, or no group.
+    """
+    from sklearn.cluster import HDBSCAN
+
+    rng = np.random.default_rng(seed)
+    pca = fit_pca((rows for _, rows in _blocks(latents, BLOCK_ROWS)))
+    pca = replace(pca, components=pca.components[:components], explained_variance=pca.explained_variance[:components])
+    known = pca.transform(unit_rows(_sampled(latents, sample, rng)))
+    least = min_size or max(5, len(known) // 100)
+    if not 2 <= least <= len(known):
+        raise OptionError(f"min_size={least}: wanted 2 to {len(known)}, the finite rows of the sample")
+    labels = (
+        HDBSCAN(min_cluster_size=least, min_samples=min(_NEIGHBOURS, len(known)), copy=True)
+        .fit(known)
+        .labels_.astype(np.int64)
+    )
+    if labels.max(initial=NOISE) == NOISE:
+        raise InputFileError(
+            f"HDBSCAN finds no group of {least} rows in a sample of {len(known)}: lower min_size, or take method=kmeans"
+        )
+    found = assign_nearest(latents, pca, known, labels)
+    return _describe(latents, found, True, seed, sample, members)
+
+
+def assign_nearest(
+    latents: Any, pca: PCA, known: Float64Array, labels: IntArray, block_rows: int = BLOCK_ROWS
+) -> IntArray:
+    """Return the groups, (N,) int64, of latents by the nearest row of a sample; see `hdbscan_groups`.
+
+    Args:
+        latents: (N, D).
+        pca: of the latents scaled to length 1.
+        known: (S, M) float64, the sample along the components.
+        labels: (S,) their groups, -1 for noise.
+        block_rows: rows read at once; the result does not depend on it.
+    """
+    reach = np.zeros(labels.max() + 1)
+    for group in range(len(reach)):
+        reach[group] = _largest_gap(known[labels == group])
+    found = np.full(len(latents), NOISE, np.int64)
+    squares = (known**2).sum(axis=1)
+    for start, rows in _blocks(latents, block_rows):
+        finite = np.flatnonzero(np.isfinite(rows[:, 0]))
+        points = pca.transform(rows[finite])
+        for first in range(0, len(points), _TILE):
+            tile = points[first : first + _TILE]
+            nearest = (squares / 2 - tile @ known.T).argmin(axis=1)
+            distance = np.linalg.norm(tile - known[nearest], axis=1)
+            own = labels[nearest]
+            found[start + finite[first : first + _TILE]] = np.where(distance > reach[own], NOISE, own)
+    return found
+
+
+def _largest_gap(points: Float64Array) -> float:
+    """Return the largest distance of a point from the next one, and a little for rounding."""
+    from scipy.spatial import cKDTree  # type: ignore[import-untyped, unused-ignore]  # scipy ships no types
+
+    distance, _ = cKDTree(points).query(points, k=2)
+    return float(distance[:, 1].max()) * (1 + 1e-9)
+
+
+def unit_rows(latents: FloatArray) -> Float64Array:
+    """Return latents, (n, D), scaled to length 1 in float64; rows of zeros stay, rows that are not finite are NaN."""
+    rows = np.asarray(latents, np.float64)
+    if rows.ndim != 2:
+        raise InputFileError(f"latents of shape {rows.shape}: wanted (N, D)")
+    length = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
+    with np.errstate(invalid="ignore"):
+        scaled: Float64Array = rows / np.where(length > 0, length, 1)
+    scaled[~np.isfinite(length[:, 0])] = np.nan
+    return scaled
+
+
+def _blocks(latents: Any, block_rows: int) -> Iterator[tuple[int, Float64Array]]:
+    """Yield the first row and the rows, (n, D) of length 1, of one block after the other."""
+    for start in range(0, len(latents), block_rows):
+        yield start, unit_rows(np.asarray(latents[start : start + block_rows]))
+
+
+def _sampled(latents: Any, count: int, rng: np.random.Generator) -> FloatArray:
+    """Return at most `count` rows, drawn without repetition; those that are not finite are left out."""
+    rows = np.arange(len(latents))
+    if count < len(rows):
+        rows = np.sort(rng.choice(len(latents), count, replace=False))
+    values = np.asarray(_take(latents, rows))
+    finite: FloatArray = values[np.isfinite(values).all(axis=1)]
+    if len(finite) < 2:
+        raise InputFileError(f"{len(finite)} finite latents in a sample of {len(rows)}: wanted at least 2")
+    return finite
+
+
+def _take(latents: Any, rows: IntArray) -> Any:
+    return latents.take(rows) if hasattr(latents, "parts") else latents[rows]
+
+
+def _describe(latents: Any, labels: IntArray, approximate: bool, seed: int, sample: int, members: int) -> Groups:
+    """Number groups from the largest on, and find their directions, silhouettes and most typical rows."""
+    sizes = np.bincount(labels[labels >= 0])
+    order = np.argsort(-sizes, kind="stable")
+    order = order[sizes[order] > 0]
+    number = np.full(len(sizes) + 1, NOISE)
+    number[order] = np.arange(len(order))
+    labels, sizes = number[labels], sizes[order]  # -1 looks up the last one, which is -1
+    sums, left_out = np.zeros((len(sizes), latents.shape[1])), 0
+    for start, rows in _blocks(latents, BLOCK_ROWS):
+        left_out += int(np.isnan(rows[:, 0]).sum())
+        sums += _group_sums(labels[start : start + len(rows)], rows, len(sizes))
+    length = np.linalg.norm(sums, axis=1)
+    directions = sums / np.where(length > 0, length, 1)[:, None]
+    closest = _closest(latents, labels, directions, members)
+    each, overall = _silhouettes(latents, labels, len(sizes), np.random.default_rng([seed, 1]), sample)
+    return Groups(
+        labels, sizes, directions, closest[:, 0], closest, length / sizes, each, overall, left_out, approximate
+    )
+
+
+def _group_sums(labels: IntArray, rows: Float64Array, count: int) -> Float64Array:
+    """Sum the rows (n, D) of each group: (count, D)."""
+    member = np.flatnonzero(labels >= 0)
+    order = member[np.argsort(labels[member], kind="stable")]
+    groups, first = np.unique(labels[order], return_index=True)
+    sums = np.zeros((count, rows.shape[1]))
+    if len(groups):
+        sums[groups] = np.add.reduceat(rows[order], first, axis=0)
+    return sums
+
+
+def _closest(latents: Any, labels: IntArray, directions: Float64Array, members: int) -> IntArray:
+    """Return the rows of each group nearest to its direction, (K, members) int64; of equal ones the first."""
+    group, row, cosine = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
+    for start, rows in _blocks(latents, BLOCK_ROWS):
+        inner = np.flatnonzero(labels[start : start + len(rows)] >= 0)
+        own = labels[start + inner]
+        group = np.concatenate([group, own])
+        cosine = np.concatenate([cosine, np.einsum("ij,ij->i", rows[inner], directions[own])])
+        row = np.concatenate([row, start + inner])
+        order = np.lexsort((row, -cosine, group))
+        group, cosine, row = group[order], cosine[order], row[order]
+        kept = _rank(group) < members
+        group, cosine, row = group[kept], cosine[kept], row[kept]
+    closest = np.full((len(directions), members), -1, np.int64)
+    closest[group, _rank(group)] = row
+    return closest
+
+
+def _rank(group: IntArray) -> IntArray:
+    """Return the place of each entry among those of its group, which stand together."""
+    starts = np.flatnonzero(np.diff(group, prepend=-1))
+    ranks: IntArray = np.arange(len(group)) - np.repeat(starts, np.diff(np.append(starts, len(group))))
+    return ranks
+
+
+def _silhouettes(
+    latents: Any, labels: IntArray, count: int, rng: np.random.Generator, sample: int
+) -> tuple[Float64Array, float]:
+    """Return the mean silhouette of each group, (count,), and of all, over at most `sample` rows."""
+    from sklearn.metrics import silhouette_samples
+
+    member = np.flatnonzero(labels >= 0)
+    most = min(sample, 5000)  # distances between all pairs
+    rows = member if len(member) <= most else np.sort(rng.choice(member, most, replace=False))
+    own = labels[rows]
+    if not 2 <= len(np.unique(own)) < len(rows):
+        return np.full(count, np.nan), float("nan")
+    values = silhouette_samples(unit_rows(_take(latents, rows)), own)
+    each = np.bincount(own, minlength=count)
+    sums = np.bincount(own, weights=values, minlength=count)
+    return np.where(each > 0, sums / np.maximum(each, 1), np.nan), float(values.mean())

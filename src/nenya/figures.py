@@ -1,0 +1,181 @@
+"""The command that draws figures of a table and its cutouts."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nenya.analysis_options import FiguresOptions
+from nenya.conditions import rows_where
+from nenya.data.cutouts import inspect_cutouts, read_blocks
+from nenya.data.files import fetch, find_sources, local_path
+from nenya.errors import InputFileError, OptionError, OutputError
+from nenya.io import read_table
+from nenya.pca import fit_pca
+from nenya.selection import metric as metric_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger(__name__)
+
+_FOLDER = "outputs/figures"
+_COORDINATES = ("US0", "US1")
+_MOST_PIXELS = 64 * 64  # of a cutout whose eigen-images are taken: the covariance of these is 134 MB
+
+
+def run(options: FiguresOptions) -> int:
+    """Draw one figure.
+
+    Args:
+        options: of `scripts/figures.py`.
+
+    Returns:
+        0.
+
+    Raises:
+        NenyaError: An option is not possible, a file cannot be read, or the figure cannot be written.
+    """
+    path = local_path(options.out or f"{_FOLDER}/{options.kind}.png")
+    if path.suffix.lower() not in (".png", ".pdf", ".svg"):
+        path = path / f"{options.kind}.png"
+    if path.exists() and not options.clobber:
+        raise OutputError(f"{path} exists already: clobber=true replaces it, out= names another place")
+    if options.kind == "eigen":
+        _eigen(path, options)
+    else:
+        table = _table(options)
+        {"umap": _umap, "metric": _metric, "map": _map, "gallery": _gallery}[options.kind](path, table, options)
+    log.info("%s", path)
+    return 0
+
+
+def _table(options: FiguresOptions) -> "pd.DataFrame":
+    if not options.table:
+        raise OptionError("table= is needed: the table of the cutouts, .parquet, .csv or .feather")
+    table = read_table(local_path(options.table))
+    if options.where:
+        table = table[rows_where(options.where, table)].reset_index(drop=True)
+    if not len(table):
+        raise OptionError(f"{options.table}: no row of it is to be drawn; widen where=")
+    return table
+
+
+def columns_of(table: "pd.DataFrame", *names: str) -> NDArray[np.float64]:
+    """Return columns of numbers, (N, number of names) float64.
+
+    Raises:
+        InputFileError: One is missing or holds no numbers.
+    """
+    found = [metric_of(table, name) for name in names]
+    missing = [name for name, values in zip(names, found, strict=True) if values is None]
+    if missing:
+        hint = ": nenya embed writes US0 and US1" if missing[0] in _COORDINATES else ""
+        raise InputFileError(
+            f"the table has no column {' or '.join(missing)} (it has {', '.join(map(str, table.columns))}){hint}"
+        )
+    return np.stack([values for values in found if values is not None], axis=1)
+
+
+def _umap(path: Path, table: "pd.DataFrame", options: FiguresOptions) -> None:
+    from nenya.plotting import umap_density
+
+    coordinates = columns_of(table, *_COORDINATES)
+    umap_density(coordinates, path, cells=options.cells or 200, title=_title(options, f"{len(table):,} cutouts"))
+
+
+def _metric(path: Path, table: "pd.DataFrame", options: FiguresOptions) -> None:
+    from nenya.plotting import umap_metric
+
+    if not options.metric:
+        raise OptionError("metric= is needed: the column that is averaged over cells, such as metric=DT")
+    values = columns_of(table, *_COORDINATES, options.metric)
+    umap_metric(
+        values[:, :2],
+        values[:, 2],
+        path,
+        name=options.metric,
+        least=options.least,
+        cells=options.cells or 120,
+        title=_title(options, f"{len(table):,} cutouts"),
+    )
+
+
+def _map(path: Path, table: "pd.DataFrame", options: FiguresOptions) -> None:
+    from nenya.plotting import map_density, map_metric
+
+    title = _title(options, f"{len(table):,} cutouts")
+    if not options.metric:
+        lon, lat = columns_of(table, "lon", "lat").T
+        map_density(lon, lat, path, degrees=options.degrees, title=title)
+        return
+    lon, lat, values = columns_of(table, "lon", "lat", options.metric).T
+    map_metric(lon, lat, values, path, name=options.metric, least=options.least, degrees=options.degrees, title=title)
+
+
+def _gallery(path: Path, table: "pd.DataFrame", options: FiguresOptions) -> None:
+    from nenya.plotting import gallery, nearest_to_centres
+    from nenya.plotting.paper import central_limits
+    from nenya.table_images import TableImages
+
+    if not options.images:
+        raise OptionError("images= is needed: the cutout files of the table")
+    coordinates = columns_of(table, *_COORDINATES)
+    limits, cells = central_limits(coordinates), options.cells or 12
+    images = TableImages(options.images, table, options.loader)
+    coordinates[~images.known] = np.nan
+    picks = nearest_to_centres(coordinates, cells, limits)
+    picks = picks[picks >= 0]
+    if not len(picks):
+        raise InputFileError("no cutout of images= has coordinates within the plane")
+    scale: Any = options.scale
+    title = _title(options, f"{len(picks)} of {len(table):,} cutouts")
+    gallery(
+        images.read(picks),
+        coordinates[picks],
+        path,
+        cells=cells,
+        title=title,
+        labels=_COORDINATES,
+        scale=scale,
+        limits=limits,
+    )
+
+
+def _eigen(path: Path, options: FiguresOptions) -> None:
+    """Draw the principal components of the pixels of all cutouts; those with NaN are left out."""
+    from nenya.plotting import eigen_images
+
+    if not options.images:
+        raise OptionError("images= is needed: the cutout files")
+    loader = options.loader
+    names = (loader.train_key, loader.valid_key)
+    paths = fetch(find_sources(options.images), loader.cache_dir)
+    files = [inspect_cutouts(p, names, allow_external=loader.allow_external) for p in paths]
+    sizes = {(part.height, part.width) for file in files for part in file.partitions.values()}
+    if len(sizes) > 1 or max(h * w for h, w in sizes) > _MOST_PIXELS:
+        raise InputFileError(f"cutouts of {sorted(sizes)} pixels: wanted one size, of at most {_MOST_PIXELS} pixels")
+
+    def blocks() -> Iterator[NDArray[np.float32]]:
+        for file in files:
+            for name in file.partitions:
+                for block in read_blocks(file, name):
+                    yield block.reshape(len(block), -1)
+
+    pca = fit_pca(blocks())
+    most = min(options.components, len(pca.components))
+    eigen_images(
+        pca.components[:most],
+        pca.explained_variance_ratio[:most],
+        path,
+        title=_title(options, f"eigen-images of {pca.n_rows:,} cutouts, shares of the variance"),
+    )
+
+
+def _title(options: FiguresOptions, default: str) -> str:
+    if options.title is not None:
+        return options.title
+    return f"{default}: {options.where}" if options.where else default

@@ -1,0 +1,36 @@
+"""Figures of cutouts, their latents and their places, of spectra and of learning, drawn without a display.
+
+A picture's suffix says its format: .png, .pdf, .svg. Temperatures of one figure share one scale, in K.
+"""
+
+from nenya.plotting.curves import learning_curve, power_spectra, read_losses
+from nenya.plotting.cutouts import (
+    GAP,
+    closest_strip,
+    contact_sheet,
+    eigen_images,
+    gallery,
+    mosaic,
+    nearest_to_centres,
+)
+from nenya.plotting.paper import central_limits, save_figure
+from nenya.plotting.planes import map_density, map_metric, umap_density, umap_metric
+
+__all__ = [
+    "GAP",
+    "central_limits",
+    "closest_strip",
+    "contact_sheet",
+    "eigen_images",
+    "gallery",
+    "learning_curve",
+    "map_density",
+    "map_metric",
+    "mosaic",
+    "nearest_to_centres",
+    "power_spectra",
+    "read_losses",
+    "save_figure",
+    "umap_density",
+    "umap_metric",
+]

@@ -1,0 +1,219 @@
+"""The plane of a UMAP and the globe: how many cutouts a cell holds, and means of a metric over them."""
+
+import os
+from typing import Any
+
+import numpy as np
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+
+from nenya.errors import InputFileError
+from nenya.grids import Grid, coastlines, globe, wrap_longitude
+from nenya.plotting.paper import (
+    COLOURS,
+    COUNTS,
+    VALUES,
+    FloatArray,
+    IntArray,
+    Limits,
+    central_limits,
+    label_of,
+    save_figure,
+)
+
+Path = str | os.PathLike[str]
+
+
+def umap_density(
+    coordinates: FloatArray,
+    path: Path | None = None,
+    *,
+    cells: int = 200,
+    limits: Limits | None = None,
+    title: str = "",
+    labels: tuple[str, str] = ("US0", "US1"),
+) -> Figure:
+    """Draw how many cutouts each cell of a UMAP holds, in colours by the logarithm.
+
+    Args:
+        coordinates: (N, 2); rows that are not finite are left out.
+        path: the picture, if one is to be written; its suffix says the format (.png, .pdf, .svg).
+        cells: cells along each coordinate.
+        limits: ((x0, x1), (y0, y1)) to be drawn; by default the central 99 % of each coordinate.
+        title: title of the figure.
+        labels: names of the two coordinates.
+
+    Raises:
+        InputFileError: Coordinates of another shape, or none that is finite.
+        OptionError: A suffix that cannot be drawn.
+    """
+    grid = _plane(coordinates, limits, cells)
+    counts = grid.counts(coordinates[:, 0], coordinates[:, 1])
+    return _plane_figure(grid, draw_counts, counts, "cutouts in a cell", title, labels, path)
+
+
+def umap_metric(
+    coordinates: FloatArray,
+    values: FloatArray,
+    path: Path | None = None,
+    *,
+    name: str = "",
+    least: int = 5,
+    cells: int = 120,
+    limits: Limits | None = None,
+    title: str = "",
+    labels: tuple[str, str] = ("US0", "US1"),
+) -> Figure:
+    """Draw the mean of a metric over each cell of a UMAP.
+
+    Args:
+        coordinates: (N, 2); rows that are not finite are left out.
+        values: (N,); those that are not finite are left out.
+        path: the picture, if one is to be written; its suffix says the format (.png, .pdf, .svg).
+        name: of the metric, such as "DT"; the unit of a known column is added.
+        least: cells with fewer cutouts stay empty.
+        cells: cells along each coordinate.
+        limits: ((x0, x1), (y0, y1)) to be drawn; by default the central 99 % of each coordinate.
+        title: title of the figure.
+        labels: names of the two coordinates.
+
+    Raises:
+        InputFileError: Arrays that do not fit together, or no finite coordinates.
+        OptionError: A suffix that cannot be drawn.
+    """
+    _same_length(coordinates, values)
+    grid = _plane(coordinates, limits, cells)
+    means = grid.means(coordinates[:, 0], coordinates[:, 1], values, least)
+    return _plane_figure(grid, draw_means, means, f"mean of {label_of(name)}", title, labels, path)
+
+
+def map_density(
+    lon: FloatArray, lat: FloatArray, path: Path | None = None, *, degrees: float = 2.0, title: str = ""
+) -> Figure:
+    """Draw how many cutouts each cell of the globe holds, in colours by the logarithm, with coastlines.
+
+    Args:
+        lon: (N,) degrees east, of -180..180 or 0..360.
+        lat: (N,) degrees north.
+        path: the picture, if one is to be written; its suffix says the format (.png, .pdf, .svg).
+        degrees: side of a cell.
+        title: title of the figure.
+
+    Raises:
+        InputFileError: Arrays of different lengths.
+        OptionError: A suffix that cannot be drawn.
+    """
+    _same_length(lon, lat)
+    grid = globe(degrees)
+    return _map_figure(grid, draw_counts, grid.counts(wrap_longitude(lon), lat), "cutouts in a cell", title, path)
+
+
+def map_metric(
+    lon: FloatArray,
+    lat: FloatArray,
+    values: FloatArray,
+    path: Path | None = None,
+    *,
+    name: str = "",
+    least: int = 1,
+    degrees: float = 2.0,
+    title: str = "",
+) -> Figure:
+    """Draw the mean of a metric over each cell of the globe, with coastlines.
+
+    Args:
+        lon: (N,) degrees east, of -180..180 or 0..360.
+        lat: (N,) degrees north.
+        values: (N,); those that are not finite are left out.
+        path: the picture, if one is to be written; its suffix says the format (.png, .pdf, .svg).
+        name: of the metric, such as "DT"; the unit of a known column is added.
+        least: cells with fewer cutouts stay empty.
+        degrees: side of a cell.
+        title: title of the figure.
+
+    Raises:
+        InputFileError: Arrays of different lengths.
+        OptionError: A suffix that cannot be drawn.
+    """
+    _same_length(lon, lat)
+    _same_length(lon, values)
+    grid = globe(degrees)
+    means = grid.means(wrap_longitude(lon), lat, values, least)
+    return _map_figure(grid, draw_means, means, f"mean of {label_of(name)}", title, path)
+
+
+def draw_counts(axes: Any, grid: Grid, counts: IntArray) -> Any:
+    """Draw counts (R, C) by their logarithm, empty cells white, and return matplotlib's image."""
+    shown = np.ma.masked_equal(counts, 0)
+    norm = LogNorm(1, max(2, int(counts.max(initial=0))))
+    return axes.imshow(
+        shown, extent=grid.extent, origin="lower", aspect="auto", interpolation="nearest", cmap=COUNTS, norm=norm
+    )
+
+
+def draw_means(axes: Any, grid: Grid, means: FloatArray) -> Any:
+    """Draw means (R, C), empty cells white; of both signs on a symmetric diverging scale; return matplotlib's image."""
+    finite = means[np.isfinite(means)]
+    low, high = (float(v) for v in np.quantile(finite, [0.01, 0.99])) if finite.size else (0.0, 1.0)
+    both = low < 0 < high
+    if both:
+        low, high = -max(-low, high), max(-low, high)
+    return axes.imshow(
+        np.ma.masked_invalid(means),
+        extent=grid.extent,
+        origin="lower",
+        aspect="auto",
+        interpolation="nearest",
+        cmap=COLOURS if both else VALUES,
+        vmin=low,
+        vmax=high if high > low else low + 1,
+    )
+
+
+def draw_coastlines(axes: Any) -> None:
+    """Draw the coasts of the globe, without the cuts at the antimeridian, and name the axes of a map."""
+    lines: list[FloatArray] = []
+    for ring in coastlines():
+        cut = (np.abs(ring[:-1, 0]) >= 180) & (np.abs(ring[1:, 0]) >= 180)
+        cut |= (ring[:-1, 1] <= -90) | (ring[1:, 1] <= -90)
+        lines += [np.insert(ring.astype(np.float64), np.flatnonzero(cut) + 1, np.nan, axis=0), np.full((1, 2), np.nan)]
+    line = np.concatenate(lines)
+    axes.plot(line[:, 0], line[:, 1], color="0.35", linewidth=0.5)
+    axes.set(xlim=(-180, 180), ylim=(-90, 90), xticks=range(-180, 181, 60), yticks=range(-90, 91, 30))
+    axes.set(xlabel="longitude (degrees east)", ylabel="latitude (degrees north)", aspect="equal")
+
+
+def _plane(coordinates: FloatArray, limits: Limits | None, cells: int) -> Grid:
+    limits = limits or central_limits(coordinates)
+    return Grid(*limits, cells, cells)
+
+
+def _same_length(first: FloatArray, second: FloatArray) -> None:
+    if len(first) != len(second):
+        raise InputFileError(f"arrays of {len(first)} and {len(second)} rows: wanted one value for each cutout")
+
+
+def _plane_figure(
+    grid: Grid, draw: Any, values: Any, label: str, title: str, labels: tuple[str, str], path: Path | None
+) -> Figure:
+    figure = Figure(figsize=(7.2, 6.0), layout="constrained")
+    axes = figure.add_subplot(title=title, xlabel=labels[0], ylabel=labels[1])
+    axes.set_box_aspect(1)
+    _finish(figure, axes, draw(axes, grid, values), label, path)
+    return figure
+
+
+def _map_figure(grid: Grid, draw: Any, values: Any, label: str, title: str, path: Path | None) -> Figure:
+    figure = Figure(figsize=(9.0, 4.6), layout="constrained")
+    axes = figure.add_subplot(title=title)
+    drawn = draw(axes, grid, values)
+    draw_coastlines(axes)
+    _finish(figure, axes, drawn, label, path)
+    return figure
+
+
+def _finish(figure: Figure, axes: Any, drawn: Any, label: str, path: Path | None) -> None:
+    extend = "neither" if isinstance(drawn.norm, LogNorm) else "both"
+    figure.colorbar(drawn, ax=axes, label=label, extend=extend, shrink=0.85)
+    if path is not None:
+        save_figure(figure, path)

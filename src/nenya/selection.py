@@ -1,0 +1,387 @@
+"""Statistics of chosen cutouts against all of them: regions, places, seasons, years, temperature difference, slope.
+
+Letters: N rows of the table.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nenya.analysis_options import StatisticsOptions
+from nenya.conditions import rows_where
+from nenya.data.files import local_path
+from nenya.defs import REGIONS
+from nenya.errors import InputFileError, OptionError, OutputError
+from nenya.grids import Grid, globe, wrap_longitude
+from nenya.io import TABLE_SUFFIXES, read_table, write_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger(__name__)
+
+Float64Array = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+
+SEASONS = {"DJF": (12, 1, 2), "MAM": (3, 4, 5), "JJA": (6, 7, 8), "SON": (9, 10, 11)}
+"""Seasons by the first letters of their months; December counts with the following January."""
+
+METRICS = ("DT", "alpha")
+BINS = 60
+_Z = 1.959963984540054  # of a 95 % interval
+_BLOCK = 2**18
+_LOOKED_AT = 200_000  # rows that the ends of a histogram are taken from
+_FOLDER = "outputs/statistics"
+_KEYS = (("UID",), ("pp_file", "pp_type", "pp_idx"))
+
+
+@dataclass(frozen=True)
+class SelectionStatistics:
+    """A selection beside the whole table.
+
+    The tables have the columns name, selected, whole (counts), share_selected, share_whole, ratio (the first share over
+    the second), ratio_low and ratio_high (95 %, of the selection's share by Wilson 1927, JASA 22, 209). A share is that
+    of the rows with a finite position, date or value. A table whose columns are missing is empty.
+
+    Attributes:
+        selected: number of chosen rows.
+        whole: number of rows N.
+        regions: a row for each of `nenya.defs.REGIONS`, which overlap; western and southern borders belong to one.
+        seasons: DJF, MAM, JJA, SON.
+        months: 1 to 12.
+        years: from the first to the last one.
+        histograms: metric -> table with, besides, the edges low and high of each bin; the outermost bins also hold what
+            lies beyond.
+        grid: cells of the maps.
+        map_selected: chosen rows in each cell, (R, C) int64.
+        map_whole: all rows in each cell, (R, C) int64.
+    """
+
+    selected: int
+    whole: int
+    regions: "pd.DataFrame"
+    seasons: "pd.DataFrame"
+    months: "pd.DataFrame"
+    years: "pd.DataFrame"
+    histograms: dict[str, "pd.DataFrame"]
+    grid: Grid
+    map_selected: IntArray
+    map_whole: IntArray
+
+    def table(self) -> "pd.DataFrame":
+        """Return all of it in one table: columns statistic, name, low, high, lon, lat, selected, whole, shares, ratios.
+
+        Maps have a row for each cell that is not empty, with its centre as lon and lat.
+        """
+        import pandas as pd
+
+        rows, columns = np.nonzero(self.map_whole)
+        lon, lat = self.grid.centres
+        places = compare(
+            self.map_selected[rows, columns],
+            self.map_whole[rows, columns],
+            self.map_selected.sum(),
+            self.map_whole.sum(),
+        )
+        maps = pd.DataFrame({"name": "", "lon": lon[columns], "lat": lat[rows], **places})
+        parts = {
+            "region": self.regions,
+            "season": self.seasons,
+            "month": self.months,
+            "year": self.years,
+            **self.histograms,
+            "map": maps,
+        }
+        whole = [part.assign(statistic=name) for name, part in parts.items() if len(part)]
+        first = ["statistic", "name", "low", "high", "lon", "lat"]
+        if not whole:
+            return pd.DataFrame(columns=[*first, *compare(np.zeros(0), np.zeros(0), 0, 0)])
+        joined = pd.concat(whole, ignore_index=True)
+        for name in first:
+            if name not in joined:
+                joined[name] = np.nan
+        return joined[[*first, *(name for name in joined if name not in first)]]
+
+
+def selection_statistics(
+    table: "pd.DataFrame", chosen: Any, *, metrics: Sequence[str] = METRICS, degrees: float = 2.0
+) -> SelectionStatistics:
+    """Compare chosen rows of a table with all of them.
+
+    Args:
+        table: lon and lat in degrees (of -180..180 or 0..360), datetime, DT (or T90 and T10) in K, alpha ...; what is
+            missing is left out.
+        chosen: (N,) bool, or numbers of the rows.
+        metrics: columns that get a histogram.
+        degrees: side of the maps' cells.
+
+    Raises:
+        InputFileError: `chosen` does not fit the table.
+    """
+    mask = _mask(chosen, len(table))
+    grid = globe(degrees)
+    none = np.zeros((grid.rows, grid.columns), np.int64)
+    regions, maps = _frame([], np.zeros(0), np.zeros(0), (0, 0)), (none, none)
+    if "lon" in table and "lat" in table:
+        lon, lat = np.asarray(wrap_longitude(_numbers(table["lon"])), np.float64), _numbers(table["lat"])
+        regions, maps = _regions(lon, lat, mask), _maps(grid, lon, lat, mask)
+    seasons, months, years = _dates(table["datetime"] if "datetime" in table else None, mask)
+    histograms = {}
+    for name in metrics:
+        values = metric(table, name)
+        if values is not None:
+            histograms[name] = _histogram(values, mask)
+    return SelectionStatistics(
+        int(mask.sum()), len(table), regions, seasons, months, years, histograms, grid, maps[0], maps[1]
+    )
+
+
+def metric(table: "pd.DataFrame", name: str) -> Float64Array | None:
+    """Return a column of numbers, (N,) float64; DT is T90 - T10 where it has no column; None where there is none."""
+    if name in table:
+        return _numbers(table[name])
+    if name == "DT" and "T90" in table and "T10" in table:
+        return _numbers(table["T90"]) - _numbers(table["T10"])
+    return None
+
+
+def compare(selected: Any, whole: Any, all_selected: float, all_whole: float) -> dict[str, Any]:
+    """Return counts, shares, and their ratio with its 95 % interval (Wilson 1927).
+
+    Args:
+        selected: chosen rows of each kind, (n,).
+        whole: all rows of each kind, (n,).
+        all_selected: chosen rows that could be of a kind.
+        all_whole: all rows that could be.
+
+    Returns:
+        selected, whole (n,) int64; share_selected, share_whole, ratio, ratio_low, ratio_high (n,) float64, NaN where
+        there is nothing to divide by.
+    """
+    selected, whole = np.asarray(selected, np.int64), np.asarray(whole, np.int64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        n = np.float64(all_selected)
+        share, of_whole = selected / n, whole / np.float64(all_whole)
+        middle = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
+        half = _Z / (1 + _Z**2 / n) * np.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
+        low, high = np.maximum(middle - half, 0), np.minimum(middle + half, 1)
+        ends = {"ratio": share / of_whole, "ratio_low": low / of_whole, "ratio_high": high / of_whole}
+    ends = {name: np.where(whole > 0, value, np.nan) for name, value in ends.items()}
+    return {"selected": selected, "whole": whole, "share_selected": share, "share_whole": of_whole, **ends}
+
+
+def _frame(names: Sequence[Any], selected: Any, whole: Any, of: tuple[int, int], **more: Any) -> "pd.DataFrame":
+    import pandas as pd
+
+    return pd.DataFrame({"name": [str(name) for name in names], **more, **compare(selected, whole, *of)})
+
+
+def _mask(chosen: Any, rows: int) -> BoolArray:
+    """Return chosen rows as (rows,) bool."""
+    chosen = np.asarray(chosen)
+    mask: BoolArray
+    if chosen.dtype == bool and chosen.shape == (rows,):
+        mask = chosen
+        return mask
+    if chosen.ndim == 1 and (chosen.dtype.kind in "iu" or not chosen.size):
+        if chosen.size and (chosen.min() < 0 or chosen.max() >= rows):
+            raise InputFileError(f"rows {chosen.min()} to {chosen.max()} are chosen, the table has {rows}")
+        mask = np.zeros(rows, bool)
+        mask[chosen.astype(np.int64)] = True
+        return mask
+    raise InputFileError(
+        f"chosen rows of type {chosen.dtype} and shape {chosen.shape}: wanted bool ({rows},) or numbers"
+    )
+
+
+def _numbers(column: "pd.Series[Any]") -> Float64Array:
+    import pandas as pd
+
+    if pd.api.types.is_bool_dtype(column) or not pd.api.types.is_numeric_dtype(column):
+        raise InputFileError(f"the column {column.name} holds no numbers ({column.dtype})")
+    values: Float64Array = column.to_numpy(np.float64, na_value=np.nan)
+    return values
+
+
+def _regions(lon: Float64Array, lat: Float64Array, mask: BoolArray) -> "pd.DataFrame":
+    selected, whole = (np.zeros(len(REGIONS), np.int64) for _ in range(2))
+    of = np.zeros(2, np.int64)
+    for start in range(0, len(lon), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        x, y, chosen = lon[part], lat[part], mask[part]
+        known = np.isfinite(x) & np.isfinite(y)
+        of += np.count_nonzero(known & chosen), np.count_nonzero(known)
+        for i, region in enumerate(REGIONS.values()):
+            inside = known & (x >= region.lon[0]) & (x < region.lon[1]) & (y >= region.lat[0]) & (y < region.lat[1])
+            whole[i] += np.count_nonzero(inside)
+            selected[i] += np.count_nonzero(inside & chosen)
+    return _frame(list(REGIONS), selected, whole, (int(of[0]), int(of[1])))
+
+
+def _maps(grid: Grid, lon: Float64Array, lat: Float64Array, mask: BoolArray) -> tuple[IntArray, IntArray]:
+    cells = grid.rows * grid.columns
+    both = np.zeros(2 * cells, np.int64)
+    for start in range(0, len(lon), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        cell = grid.cells(lon[part], lat[part])
+        key = (cell + cells * mask[part])[cell >= 0]
+        both += np.bincount(key, minlength=2 * cells)
+    rest, chosen = both.reshape(2, grid.rows, grid.columns)
+    return chosen, rest + chosen
+
+
+def _dates(column: "pd.Series[Any] | None", mask: BoolArray) -> tuple["pd.DataFrame", "pd.DataFrame", "pd.DataFrame"]:
+    """Count seasons, months and years."""
+    import pandas as pd
+
+    empty = _frame([], np.zeros(0), np.zeros(0), (0, 0))
+    if column is None:
+        return empty, empty, empty
+    if getattr(column.dtype, "kind", "") != "M":
+        if pd.api.types.is_numeric_dtype(column):
+            raise InputFileError(f"the column datetime holds {column.dtype}, wanted are dates such as 2012-03-01T12:00")
+        column = pd.to_datetime(column, errors="coerce", utc=True, format="ISO8601")
+    if getattr(column.dtype, "tz", None) is not None:
+        column = column.dt.tz_convert("UTC").dt.tz_localize(None)
+    months = column.to_numpy().astype("datetime64[M]")
+    known = ~np.isnat(months)
+    number = months.astype(np.int64)[known]  # months since January 1970
+    if not len(number):
+        return empty, empty, empty
+    first = int(number.min()) // 12 * 12
+    span = (int(number.max()) // 12 + 1) * 12 - first
+    whole = np.bincount(number - first, minlength=span).reshape(-1, 12)
+    selected = np.bincount(number[mask[known]] - first, minlength=span).reshape(-1, 12)
+    of = (int(selected.sum()), int(whole.sum()))
+    seasonal = [[counts[:, np.array(m) - 1].sum() for m in SEASONS.values()] for counts in (selected, whole)]
+    years = range(1970 + first // 12, 1970 + first // 12 + len(whole))
+    return (
+        _frame(list(SEASONS), seasonal[0], seasonal[1], of),
+        _frame(range(1, 13), selected.sum(axis=0), whole.sum(axis=0), of),
+        _frame(years, selected.sum(axis=1), whole.sum(axis=1), of),
+    )
+
+
+def _histogram(values: Float64Array, mask: BoolArray) -> "pd.DataFrame":
+    """Count finite values in equal bins between about the 0.1th and the 99.9th percentile of all."""
+    looked_at = values[:: max(1, len(values) // _LOOKED_AT)]
+    looked_at = looked_at[np.isfinite(looked_at)]
+    if not looked_at.size:
+        looked_at = values[np.isfinite(values)]
+    low, high = np.quantile(looked_at, [0.001, 0.999]) if looked_at.size else (0.0, 1.0)
+    low, high = (low, high) if high > low else (low - 0.5, high + 0.5)
+    both = np.zeros(2 * BINS, np.int64)
+    for start in range(0, len(values), _BLOCK):
+        part = values[start : start + _BLOCK]
+        finite = np.isfinite(part)
+        place = np.clip((part[finite] - low) * (BINS / (high - low)), 0, BINS - 1).astype(np.int64)
+        both += np.bincount(place + BINS * mask[start : start + _BLOCK][finite], minlength=2 * BINS)
+    rest, selected = both.reshape(2, BINS)
+    whole = rest + selected
+    edges = np.linspace(low, high, BINS + 1)
+    of = (int(selected.sum()), int(whole.sum()))
+    return _frame([""] * BINS, selected, whole, of, low=edges[:-1], high=edges[1:])
+
+
+def chosen_rows(table: "pd.DataFrame", options: StatisticsOptions) -> BoolArray:
+    """Return the rows that the options choose, (N,) bool: those that fulfil all that is given.
+
+    Raises:
+        NenyaError: Nothing is given, a condition does not parse, or a table cannot be read or joined.
+    """
+    chosen = np.ones(len(table), bool)
+    given = 0
+    if options.where is not None:
+        chosen &= rows_where(options.where, table)
+        given += 1
+    if options.box is not None:
+        x0, x1, y0, y1 = (float(v) for v in options.box)
+        chosen &= rows_where(f"{x0} <= US0 <= {x1} and {y0} <= US1 <= {y1}", table)
+        given += 1
+    if options.cluster is not None:
+        chosen &= rows_where(f"cluster == {options.cluster}", table)
+        given += 1
+    if options.rows is not None:
+        chosen &= rows_of(table, read_table(local_path(options.rows)))
+        given += 1
+    if not given:
+        raise OptionError(
+            "nothing is selected: give where='DT > 2', box=[x0,x1,y0,y1], cluster=3 or rows=found.parquet"
+        )
+    return chosen
+
+
+def rows_of(table: "pd.DataFrame", found: "pd.DataFrame") -> BoolArray:
+    """Say which rows of a table are in another one, such as a search's result: (N,) bool.
+
+    Rows are joined by UID, or by pp_file, pp_type and pp_idx.
+
+    Raises:
+        InputFileError: The tables share neither.
+    """
+    import pandas as pd
+
+    for keys in _KEYS:
+        if all(key in table and key in found for key in keys):
+            if len(keys) == 1:
+                return np.asarray(table[keys[0]].isin(found[keys[0]]), bool)
+            one, other = (pd.MultiIndex.from_frame(_keys(t)) for t in (table, found))
+            return np.asarray(one.isin(other), bool)
+    raise InputFileError(
+        f"the rows have the columns {', '.join(map(str, found.columns))}: wanted are UID, or pp_file, pp_type and "
+        "pp_idx, as the table has them"
+    )
+
+
+def _keys(table: "pd.DataFrame") -> "pd.DataFrame":
+    stems = {name: Path(str(name)).stem for name in table["pp_file"].unique()}
+    keys: pd.DataFrame = table[["pp_type", "pp_idx"]].assign(pp_file=table["pp_file"].map(stems))
+    return keys
+
+
+def run(options: StatisticsOptions) -> int:
+    """Write the statistics of a selection, a table and a figure.
+
+    Args:
+        options: of `scripts/selection_statistics.py`.
+
+    Returns:
+        0.
+
+    Raises:
+        NenyaError: An option is not possible, the table cannot be read, or a result cannot be written.
+    """
+    from nenya.selection_figure import draw_statistics
+
+    place = options.table or options.data
+    if not isinstance(place, str):
+        raise OptionError("table= is needed: the table of the cutouts, .parquet, .csv or .feather")
+    source = local_path(place)
+    out = local_path(options.out or f"{_FOLDER}/{source.stem}_statistics.parquet")
+    if out.suffix not in TABLE_SUFFIXES:
+        out = out / f"{source.stem}_statistics.parquet"
+    picture = out.with_suffix(options.picture)
+    for path in (out, picture):
+        if path.exists() and not options.clobber:
+            raise OutputError(f"{path} exists already: clobber=true replaces it, out= names another place")
+    table = read_table(source)
+    chosen = chosen_rows(table, options)
+    if not chosen.any():
+        raise OptionError(f"no row of {len(table)} is selected: widen where=, box=, cluster= or rows=")
+    found = selection_statistics(table, chosen, metrics=tuple(options.metrics), degrees=options.degrees)
+    words = [options.where, options.box and f"UMAP box {list(options.box)}", options.rows]
+    words.append(None if options.cluster is None else f"cluster {options.cluster}")
+    title = ", ".join(str(word) for word in words if word)
+    write_table(found.table(), out)
+    draw_statistics(found, picture, title=title)
+    log.info("%d of %d rows (%.2f %%): %s", found.selected, found.whole, 100 * found.selected / found.whole, title)
+    for row in found.regions[found.regions["whole"] > 0].itertuples():
+        log.info("  %-14s %9d  %.2f times the whole's share", row.name, row.selected, row.ratio)
+    log.info("%s\n%s", out, picture)
+    return 0

@@ -1,0 +1,232 @@
+"""Figures of planes, maps, strips and eigen-images: what they show, their words, their files; and `nenya figures`."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import red_noise, write_cutouts
+from matplotlib.colors import LogNorm
+from PIL import Image
+
+from nenya.errors import InputFileError, OptionError
+from nenya.plotting import (
+    closest_strip,
+    eigen_images,
+    gallery,
+    map_density,
+    map_metric,
+    nearest_to_centres,
+    umap_density,
+    umap_metric,
+)
+from nenya.plotting.paper import central_limits
+from nenya.table_images import TableImages
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(5)
+
+
+def image_of(figure, axes=0):
+    return figure.axes[axes].images[0]
+
+
+def words(figure):
+    said = []
+    for axes in figure.axes:
+        said += [axes.get_xlabel(), axes.get_ylabel(), axes.get_title()]
+    return said
+
+
+def test_a_umap_shows_every_cutout_once(rng):
+    points = rng.standard_normal((3000, 2))
+    points[7] = np.nan
+    figure = umap_density(points, cells=30, limits=((-9, 9), (-9, 9)), title="all")
+    shown = image_of(figure)
+    assert shown.get_array().sum() == 2999
+    assert isinstance(shown.norm, LogNorm) and shown.get_cmap().name == "cividis"
+    assert {"US0", "US1", "all", "cutouts in a cell"} <= set(words(figure))
+    x, y = np.argwhere(~np.ma.getmaskarray(shown.get_array()))[0][::-1]
+    assert shown.get_array()[y, x] == (np.floor((points + 9) / 18 * 30) == [x, y]).all(axis=1).sum()
+
+
+def test_a_metric_is_averaged_where_there_are_enough(rng):
+    points, values = rng.uniform(0, 3, (2000, 2)), rng.exponential(1, 2000)
+    values[3] = np.nan
+    figure = umap_metric(points, values, name="DT", cells=3, limits=((0, 3), (0, 3)), least=230)
+    frame = pd.DataFrame({"x": points[:, 0] // 1, "y": points[:, 1] // 1, "v": values}).dropna()
+    expected = frame.groupby(["y", "x"]).v.agg(["mean", "size"])
+    shown = image_of(figure).get_array()
+    assert shown.mask.ravel().tolist() == (expected["size"] < 230).tolist()
+    np.testing.assert_allclose(shown.compressed(), expected["mean"][expected["size"] >= 230])
+    assert "mean of DT (K)" in words(figure) and image_of(figure).get_cmap().name == "viridis"
+
+
+def test_a_map_has_coasts_units_and_one_globe(rng):
+    lon, lat = rng.uniform(0, 360, 5000), rng.uniform(-90, 90, 5000)
+    figure = map_density(lon, lat, degrees=5.0)
+    assert image_of(figure).get_array().shape == (36, 72) and image_of(figure).get_array().sum() == 5000
+    assert {"longitude (degrees east)", "latitude (degrees north)"} <= set(words(figure))
+    (coast,) = figure.axes[0].lines
+    x, y = coast.get_data()
+    assert len(x) > 5000
+    steps = np.abs(np.diff(x))
+    drawn = np.isfinite(steps)
+    assert not (steps[drawn] > 90).any(), "a coast goes across the map"
+    assert (y[1:][drawn] > -90).all() and not (np.abs(x[1:]) + np.abs(x[:-1]) >= 360)[drawn].any()
+    anomaly = map_metric(lon, lat, np.sin(np.radians(lon)), name="mean_temperature")
+    shown = image_of(anomaly)
+    assert shown.get_clim()[0] == -shown.get_clim()[1] and shown.get_cmap().name == "RdYlBu_r"
+    assert "mean of mean_temperature (degrees C)" in words(anomaly)
+
+
+def test_a_strip_shows_the_query_first_on_one_scale(rng):
+    images = rng.standard_normal((9, 1, 8, 8)) * np.arange(1, 10)[:, None, None, None]
+    images[2, 0, 0, 0] = np.nan
+    labels = [f"place {i}" for i in range(9)]
+    figure = closest_strip(images[0], images, np.arange(9) / 8, labels=labels, columns=5, title="a cutout")
+    np.testing.assert_array_equal(image_of(figure).get_array(), images[0, 0].astype(np.float32))
+    np.testing.assert_array_equal(image_of(figure, 4).get_array().data, images[3, 0].astype(np.float32))
+    limits = {axes.images[0].get_clim() for axes in figure.axes[:10]}
+    assert len(limits) == 1
+    low, high = limits.pop()
+    assert low == -high < 0
+    assert {"query", "0.125\nplace 1", "SSTa (K)"} <= set(words(figure))
+
+
+def test_eigen_images_say_their_shares(rng):
+    components = np.linalg.qr(rng.standard_normal((16, 16)))[0][:3]
+    figure = eigen_images(components, [0.5, 0.25, 0.0625])
+    np.testing.assert_allclose(image_of(figure, 1).get_array(), components[1].reshape(4, 4), rtol=1e-6)
+    assert {"1: 50 %", "2: 25 %", "3: 6.2 %"} <= set(words(figure))
+
+
+@pytest.mark.parametrize(("suffix", "magic"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")])
+def test_every_figure_in_every_format(tmp_path, rng, suffix, magic):
+    points, values, images = rng.standard_normal((60, 2)), rng.random(60), rng.standard_normal((5, 6, 6))
+    draws = {
+        "density": lambda path: umap_density(points, path),
+        "metric": lambda path: umap_metric(points, values, path, least=1),
+        "map": lambda path: map_density(90 * values, 80 * values, path),
+        "mean": lambda path: map_metric(90 * values, 80 * values, values, path),
+        "strip": lambda path: closest_strip(images[0], images[1:], np.arange(4), path),
+        "eigen": lambda path: eigen_images(images, np.ones(5), path),
+    }
+    if suffix != ".png":
+        draws = {name: draws[name] for name in ("mean", "eigen")}
+    for name, draw in draws.items():
+        path = tmp_path / f"{name}{suffix}"
+        draw(path)
+        assert path.read_bytes().startswith(magic) and path.stat().st_size > 4000
+        if suffix == ".png":
+            with Image.open(path) as picture:
+                assert min(picture.size) > 250 and picture.convert("RGB").getcolors(30) is None
+    assert len(list(tmp_path.iterdir())) == len(draws)
+
+
+def test_what_does_not_fit_is_refused(tmp_path, rng):
+    points, images = rng.random((4, 2)), rng.random((4, 6, 6))
+    with pytest.raises(InputFileError, match="4 and 3 rows"):
+        umap_metric(points, np.ones(3))
+    with pytest.raises(InputFileError, match="none of 4 coordinates"):
+        umap_density(points * np.nan)
+    with pytest.raises(InputFileError, match="3 distances"):
+        closest_strip(images[0], images, np.ones(3))
+    with pytest.raises(InputFileError, match="eigen-images"):
+        eigen_images(images, [1.0])
+    with pytest.raises(OptionError, match="columns=0"):
+        closest_strip(images[0], images, np.ones(4), columns=0)
+    with pytest.raises(OptionError, match="no picture format"):
+        umap_density(points, tmp_path / "x.bmpx")
+    assert not list(tmp_path.iterdir())
+
+
+# Tables with cutouts
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    """Two cutout files and their table, whose last rows are of a file that is not there."""
+    folder, rng = tmp_path_factory.mktemp("archive"), np.random.default_rng(0)
+    for i, name in enumerate(("a", "b")):
+        write_cutouts(folder / f"{name}_preproc.h5", train=red_noise(30, 16, i), valid=red_noise(10, 16, i + 5))
+    keys = [(f"s3://x/{n}_preproc.h5", t, i) for n in "abc" for t, rows in ((1, 30), (0, 10)) for i in range(rows)]
+    table = pd.DataFrame(keys, columns=["pp_file", "pp_type", "pp_idx"])
+    for name in ("US0", "US1", "DT"):
+        table[name] = rng.random(len(table))
+    table["lon"], table["lat"] = rng.uniform(-180, 180, len(table)), rng.uniform(-60, 60, len(table))
+    table = table.sample(frac=1, random_state=1).reset_index(drop=True)
+    table.to_parquet(folder / "t.parquet")
+    return folder, table
+
+
+def test_images_come_by_the_rows_of_a_table(archive):
+    from nenya.options import LoaderOptions
+
+    folder, table = archive
+    images = TableImages(f"{folder}/*_preproc.h5", table, LoaderOptions())
+    np.testing.assert_array_equal(images.known, ~table.pp_file.str.contains("/c_"))
+    rows = np.flatnonzero(images.known)[[5, 60, 3, 3, 20]]
+    for row, image in zip(rows, images.read(rows), strict=True):
+        file, kind, index = table.loc[row, ["pp_file", "pp_type", "pp_idx"]]
+        seed = "ab".index(file[7]) + (0 if kind else 5)
+        np.testing.assert_array_equal(image, red_noise(30 if kind else 10, 16, seed)[index])
+    with pytest.raises(InputFileError, match="has no cutout in the files"):
+        images.read(np.flatnonzero(~images.known)[:1])
+    with pytest.raises(InputFileError, match="pp_idx"):
+        TableImages(f"{folder}/*_preproc.h5", table[["US0"]], LoaderOptions())
+
+
+def test_a_gallery_of_a_table_is_that_of_its_arrays(archive, tmp_path, nenya_cli):
+    from nenya.options import LoaderOptions
+
+    folder, table = archive
+    args = ["kind=gallery", f"table={folder / 't.parquet'}", f"images={folder}/*_preproc.h5", "cells=5", "title=t"]
+    code, said = nenya_cli("figures", [*args, "out=g.png"])
+    assert code == 0, said
+    coordinates = table[["US0", "US1"]].to_numpy(copy=True)
+    limits = central_limits(coordinates)
+    images = TableImages(f"{folder}/*_preproc.h5", table, LoaderOptions())
+    rows = np.flatnonzero(images.known)
+    gallery(images.read(rows), coordinates[rows], "h.png", cells=5, title="t", labels=("US0", "US1"), limits=limits)
+    assert (nearest_to_centres(coordinates[rows], 5, limits) >= 0).sum() > 15
+    with Image.open("g.png") as one, Image.open("h.png") as other:
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["kind=umap", "out=x.svg"],
+        ["kind=metric", "metric=DT", "least=1", "cells=8", "out=x.svg"],
+        ["kind=map", "metric=DT", "least=1", "where=DT > 0.2 and lat < 40", "out=x.svg"],
+        ["kind=eigen", "components=4", "out=x.svg"],
+    ],
+)
+def test_the_command_draws(archive, tmp_path, nenya_cli, args):
+    folder, _ = archive
+    common = [f"table={folder / 't.parquet'}", f"images={folder}/*_preproc.h5"]
+    code, said = nenya_cli("figures", [*common, *args])
+    assert code == 0, said
+    made = tmp_path / args[-1].removeprefix("out=")
+    assert made.stat().st_size > 5000
+    code, said = nenya_cli("figures", [*common, *args])
+    assert code == 2 and "clobber=true" in said
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["kind=metric"], "metric= is needed"),
+        (["kind=metric", "metric=Dt"], "no column Dt"),
+        (["kind=gallery"], "images= is needed"),
+        (["kind=umap", "where=DT > 9"], "no row of it"),
+        (["kind=umap", "where=eval('1')"], "a call is not understood"),
+        (["kind=umap", "table=none.parquet"], "no such table"),
+        (["kind=pie"], "kind=pie"),
+    ],
+)
+def test_the_command_refuses_in_one_line(archive, nenya_cli, args, says):
+    folder, _ = archive
+    code, said = nenya_cli("figures", [f"table={folder / 't.parquet'}", *args])
+    assert code == 2 and says in said and len(said.splitlines()) == 1

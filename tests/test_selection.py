@@ -1,0 +1,303 @@
+"""Conditions on tables, grids and coastlines, and the statistics of a selection against a slow count."""
+
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from nenya.conditions import rows_where
+from nenya.defs import REGIONS
+from nenya.errors import InputFileError, OptionError
+from nenya.grids import Grid, coastlines, on_land, wrap_longitude
+from nenya.io import read_table
+from nenya.selection import BINS, SEASONS, compare, rows_of, selection_statistics
+
+N = 4000
+
+
+@pytest.fixture(scope="module")
+def table():
+    rng = np.random.default_rng(3)
+    seconds = rng.integers(1_100_000_000, 1_400_000_000, N).astype("datetime64[s]").astype("datetime64[ns]")
+    found = pd.DataFrame(
+        {
+            "lon": rng.uniform(-180, 180, N),
+            "lat": rng.uniform(-60, 60, N),
+            "datetime": seconds,
+            "DT": rng.exponential(1.5, N),
+            "alpha": rng.normal(-3, 0.4, N),
+            "US0": rng.normal(0, 2, N),
+            "US1": rng.normal(1, 2, N),
+            "cluster": rng.integers(-1, 5, N),
+            "region": rng.choice(["north", "o'brien", "south"], N),
+            "good": rng.random(N) < 0.5,
+            "UID": np.arange(N) + 2**60,
+            "pp_file": rng.choice(["s3://b/x_preproc.h5", "y_preproc.h5"], N),
+            "pp_type": rng.integers(0, 2, N),
+            "pp_idx": np.arange(N),
+        }
+    )
+    found.loc[::50, ["lon", "DT"]] = np.nan
+    found.loc[::70, "datetime"] = pd.NaT
+    return found
+
+
+# Conditions
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        ("DT > 2 and lat < 0", lambda t: (t.DT > 2) & (t.lat < 0)),
+        ("DT > 2 or not lat < 0 and good", lambda t: (t.DT > 2) | (~(t.lat < 0) & t.good)),
+        ("(DT > 2) & ~(lat < 0) | (cluster == -1)", lambda t: (t.DT > 2) & ~(t.lat < 0) | (t.cluster == -1)),
+        ("-30 < lat <= 30.5", lambda t: (t.lat > -30) & (t.lat <= 30.5)),
+        ("cluster in [1, 3]", lambda t: t.cluster.isin([1, 3])),
+        ("cluster not in (1, 3) and region in ['north']", lambda t: ~t.cluster.isin([1, 3]) & (t.region == "north")),
+        ('region == "o\'brien"', lambda t: t.region == "o'brien"),
+        ("US0 > US1", lambda t: t.US0 > t.US1),
+        ("DT != DT", lambda t: t.DT.isna()),
+        (f"UID == {2**60 + 17}", lambda t: t.UID == 2**60 + 17),
+        ("datetime >= '2010'", lambda t: t.datetime >= pd.Timestamp("2010-01-01")),
+        ("'2008-12' <= datetime < '2009-03-01'", lambda t: (t.datetime >= "2008-12-01") & (t.datetime < "2009-03-01")),
+        ("datetime < '2010-06-01T12:00+02:00'", lambda t: t.datetime < pd.Timestamp("2010-06-01T10:00")),
+    ],
+)
+def test_conditions_equal_pandas(table, condition, expected):
+    found = rows_where(condition, table)
+    assert found.dtype == bool
+    np.testing.assert_array_equal(found, expected(table).to_numpy(bool))
+    assert 0 < found.sum() < N
+
+
+def test_conditions_on_other_kinds_of_columns(table):
+    other = table.assign(
+        region=table.region.astype("category"),
+        datetime=table.datetime.dt.tz_localize("UTC").dt.tz_convert("Asia/Tokyo"),
+        cluster=table.cluster.astype("Int64").mask(table.cluster == 2),
+    )
+    for condition in ("region == 'north'", "region in ['north', 'south']", "datetime < '2010-01-01'"):
+        np.testing.assert_array_equal(rows_where(condition, other), rows_where(condition, table))
+    np.testing.assert_array_equal(rows_where("cluster >= 1", other), (table.cluster >= 1) & (table.cluster != 2))
+
+
+@pytest.mark.parametrize(
+    ("condition", "says"),
+    [
+        ("__import__('os').system('true')", "a call is not understood"),
+        ("lat.__class__ == 1", "an attribute is not understood"),
+        ("DT.max() > 2", "a call is not understood"),
+        ("lat[0] > 2", "an index is not understood"),
+        ("__class__ == 1", "no column __class__"),
+        ("DT * 2 > 1", "arithmetic is not understood"),
+        ("9 ** 9 ** 9 > DT", "arithmetic is not understood"),
+        ("(lambda: DT) == 1", "a function is not understood"),
+        ("[DT for DT in lat] == 1", "ListComp is not understood"),
+        ("f'{DT}' == '1'", "JoinedStr is not understood"),
+        ("(x := 3) > DT", "NamedExpr is not understood"),
+        ("DT is None", "'is' is not understood"),
+        ("DT = 2", "equality is =="),
+        ("DT > 2 & lat < 0", "write 'and'"),
+        ("datetim > 2", "no column datetim; did you mean datetime?"),
+        ("2 > 1", "without a column"),
+        ("1", "a value alone"),
+        ("DT", "no truth value"),
+        ("DT > 'a'", "DT holds numbers, 'a' is a text"),
+        ("region == 3", "region holds texts, 3 is a number"),
+        ("datetime > 'yesterday'", "datetime holds dates, 'yesterday' is none"),
+        ("datetime > '2012-13-01'", "datetime holds dates"),
+        ("datetime > 2012", "datetime holds dates"),
+        ("region > lat", "cannot be compared"),
+        ("'a' in region", "'in' wants a column on its left"),
+        ("cluster in [lat]", "not columns"),
+        ("", "does not parse"),
+        ("DT > 2; import os", "does not parse"),
+        ("DT > 1\0", "does not parse"),
+        ("not " * 400 + "good", "does not parse|characters"),
+        ("(" * 900 + "good" + ")" * 900, "does not parse"),
+        ("DT > 1 and " * 200 + "DT > 1", "characters"),
+    ],
+)
+def test_what_is_no_condition_is_refused_in_one_line(table, condition, says):
+    try:
+        rows_where(condition, table)
+    except OptionError as error:
+        assert any(part in str(error) for part in says.split("|")), error
+        assert len(str(error)) < 600
+    else:
+        assert condition.startswith("not "), "only a deep chain of `not` may be taken"
+
+
+# Grids and coastlines
+
+
+def test_counts_sum_to_the_points_and_means_equal_pandas():
+    rng = np.random.default_rng(0)
+    x, y, v = rng.uniform(-2, 2, (3, 5000))
+    x[:4], v[10] = [-2, 2, np.nan, 3], np.nan
+    grid = Grid((-2, 2), (-2, 2), 7, 5)
+    assert grid.counts(x, y).sum() == len(x) - 2
+    frame = pd.DataFrame({"c": np.minimum((x + 2) / 4 * 7, 6) // 1, "r": np.minimum((y + 2) / 4 * 5, 4) // 1, "v": v})
+    frame = frame[(x >= -2) & (x <= 2)].dropna()
+    expected = frame.groupby(["r", "c"]).v.agg(["mean", "size"])
+    wanted = np.full((5, 7), np.nan)
+    for (row, column), (mean, size) in expected.iterrows():
+        if size >= 140:
+            wanted[int(row), int(column)] = mean
+    assert 0 < np.isnan(wanted).sum() < 35
+    np.testing.assert_allclose(grid.means(x, y, v, least=140), wanted)
+
+
+def test_longitudes_wrap():
+    np.testing.assert_allclose(wrap_longitude(np.array([0, 190, 359, -181, 180])), [0, -170, -1, 179, -180])
+
+
+def test_land_and_sea_lie_where_they_are():
+    land = {
+        "Chad": (18, 15),
+        "Kansas": (-98, 38),
+        "Alice Springs": (134, -24),
+        "pole": (0, -89),
+        "Chukotka": (-176, 67),
+    }
+    sea = {"Atlantic": (-30, 0), "Pacific": (-150, 30), "Caspian": (51, 42), "date line": (179.9, 0), "north": (0, 89)}
+    assert on_land(*np.array(list(land.values())).T.astype(float)).tolist() == [True] * 5
+    assert on_land(*np.array(list(sea.values())).T.astype(float)).tolist() == [False] * 5
+    rings = coastlines()
+    points = np.concatenate(rings)
+    assert len(rings) > 100 and (np.abs(points) <= [180, 90]).all()
+    assert all((ring[0] == ring[-1]).all() and len(ring) >= 4 for ring in rings)
+    rng = np.random.default_rng(1)
+    lon, lat = rng.uniform(-180, 180, 20000), np.degrees(np.arcsin(rng.uniform(-1, 1, 20000)))
+    assert on_land(lon, lat).mean() == pytest.approx(0.29, abs=0.01)  # of the Earth's surface
+    np.testing.assert_array_equal(on_land(lon[:500] + 360, lat[:500]), on_land(lon[:500], lat[:500]))
+
+
+# Statistics
+
+
+def test_regions_equal_a_slow_count(table):
+    chosen = rows_where("DT > 2", table)
+    found = selection_statistics(table, chosen).regions.set_index("name")
+    known = table[table.lon.notna()]
+    for name, region in REGIONS.items():
+        inside = known.lon.ge(region.lon[0]) & known.lon.lt(region.lon[1])
+        inside &= known.lat.ge(region.lat[0]) & known.lat.lt(region.lat[1])
+        assert found.loc[name, "whole"] == inside.sum()
+        assert found.loc[name, "selected"] == (inside & chosen[known.index]).sum()
+    assert found.loc["global", "whole"] == len(known)
+
+
+def test_longitudes_of_either_convention_are_one_place(table):
+    other = table.assign(lon=table.lon % 360)
+    chosen = np.arange(0, N, 3)
+    one, two = (selection_statistics(t, chosen) for t in (table, other))
+    pd.testing.assert_frame_equal(one.regions, two.regions)
+    np.testing.assert_array_equal(one.map_whole, two.map_whole)
+
+
+def test_the_whole_table_has_ratio_one(table):
+    found = selection_statistics(table, np.ones(N, bool)).table()
+    counted = found[found["whole"] > 0]
+    assert (counted["selected"] == counted["whole"]).all()
+    np.testing.assert_allclose(counted["ratio"], 1)
+    assert (counted["ratio_low"] <= 1).all() and (counted["ratio_high"] >= 1 - 1e-12).all()
+    assert set(found["statistic"]) == {"region", "season", "month", "year", "DT", "alpha", "map"}
+
+
+def test_counts_sum_to_what_is_known(table):
+    chosen = rows_where("cluster == 1", table)
+    found = selection_statistics(table, chosen, degrees=5.0)
+    dated, placed = table.datetime.notna(), table.lon.notna()
+    for part in (found.seasons, found.months, found.years):
+        assert part["selected"].sum() == (dated & chosen).sum() and part["whole"].sum() == dated.sum()
+    assert found.map_whole.shape == (36, 72)
+    assert found.map_whole.sum() == placed.sum() and found.map_selected.sum() == (placed & chosen).sum()
+    dt = found.histograms["DT"]
+    assert len(dt) == BINS and dt["whole"].sum() == table.DT.notna().sum()
+    assert dt["share_selected"].sum() == pytest.approx(1)
+    month = table.datetime[dated & chosen].dt.month.value_counts()
+    assert found.months.set_index("name")["selected"].to_dict() == {str(m): month.get(m, 0) for m in range(1, 13)}
+
+
+def test_seasons_and_years_at_their_borders():
+    dates = ["2009-12-31T23:59:59", "2010-01-01", "2010-02-28T23:59", "2010-03-01", "2012-02-29", "2012-12-01", None]
+    table = pd.DataFrame({"datetime": dates})
+    found = selection_statistics(table, np.ones(7, bool))
+    assert found.seasons["whole"].tolist() == [5, 1, 0, 0]
+    assert found.years.set_index("name")["whole"].to_dict() == {"2009": 1, "2010": 3, "2011": 0, "2012": 2}
+    old = selection_statistics(pd.DataFrame({"datetime": pd.to_datetime(["1969-12-31", "1970-01-01"])}), [0])
+    assert old.years["whole"].tolist() == [1, 1] and old.years["selected"].tolist() == [1, 0]
+    assert sum(SEASONS.values(), ()) == (12, *range(1, 12))
+
+
+def test_the_interval_holds_the_true_ratio_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    draws = rng.binomial(200, 0.07, 4000)
+    found = compare(draws, np.full(4000, 140), 200, 1000)
+    covers = (found["ratio_low"] <= 0.5) & (found["ratio_high"] >= 0.5)
+    assert covers.mean() == pytest.approx(0.95, abs=0.02)
+
+
+def test_tables_without_columns_and_selections_that_do_not_fit(table):
+    bare = selection_statistics(table[["UID"]], [3, 5])
+    assert bare.selected == 2 and bare.table().empty and not bare.histograms
+    assert not selection_statistics(table, []).regions["selected"].any()
+    from_ends = selection_statistics(pd.DataFrame({"T90": [3.0, 2], "T10": [1.0, 1]}), [0]).histograms["DT"]
+    assert from_ends["selected"].tolist()[-1] == 1
+    for chosen in ([N], [-1], np.ones(N - 1, bool), np.zeros(N), [[0]]):
+        with pytest.raises(InputFileError, match="chosen"):
+            selection_statistics(table, chosen)
+    with pytest.raises(InputFileError, match="lon holds no numbers"):
+        selection_statistics(table.assign(lon="x"), [0])
+    with pytest.raises(InputFileError, match="datetime holds"):
+        selection_statistics(table.assign(datetime=20100101), [0])
+
+
+def test_rows_of_another_table(table):
+    part = table.iloc[[7, 900, 33]]
+    for columns in (["UID"], ["pp_file", "pp_type", "pp_idx"]):
+        assert np.flatnonzero(rows_of(table, part[columns])).tolist() == [7, 33, 900]
+    stems = part.assign(pp_file=part.pp_file.str.replace("s3://b/", "/elsewhere/"))
+    assert rows_of(table, stems[["pp_file", "pp_type", "pp_idx"]]).sum() == 3
+    with pytest.raises(InputFileError, match="wanted are UID"):
+        rows_of(table, part[["lat"]])
+
+
+def test_the_command(table, tmp_path, nenya_cli):
+    table.to_parquet(tmp_path / "t.parquet")
+    where = "DT > 2 and region == 'o\\'brien'"
+    code, said = nenya_cli("statistics", ["table=t.parquet", f"where={where}", "box=[-1,2,-1,4]", "out=s.csv"])
+    assert code == 0, said
+    chosen = (table.DT > 2) & (table.region == "o'brien") & table.US0.between(-1, 2) & table.US1.between(-1, 4)
+    found = read_table(tmp_path / "s.csv")
+    whole = found[(found.statistic == "region") & (found.name == "global")]
+    assert whole["selected"].item() == (chosen & table.lon.notna()).sum()
+    with Image.open(tmp_path / "s.png") as picture:
+        assert min(picture.size) > 1500
+    for args, says in (
+        (["table=t.parquet", "where=DT>2", "out=s.csv"], "clobber=true"),
+        (["table=t.parquet"], "nothing is selected"),
+        (["table=t.parquet", "where=DT > 1e9"], "no row of 4000"),
+        (["table=t.parquet", "box=[1,0,0,1]"], "four numbers"),
+        (["table=t.parquet", "where=open('x')"], "a call is not understood"),
+        (["where=DT>2"], "table= is needed"),
+    ):
+        code, said = nenya_cli("statistics", args)
+        assert code == 2 and says in said and len(said.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_five_million_rows_take_seconds():
+    rng = np.random.default_rng(0)
+    rows = 5_000_000
+    seconds = rng.integers(10**9, 14 * 10**8, rows).astype("datetime64[s]").astype("datetime64[ns]")
+    table = pd.DataFrame({name: rng.uniform(-80, 80, rows) for name in ("lon", "lat", "DT", "alpha")})
+    table["datetime"] = seconds
+    chosen = rng.random(rows) < 0.1
+    start = time.process_time()
+    found = selection_statistics(table, chosen)
+    assert time.process_time() - start < 3
+    assert found.map_selected.sum() == chosen.sum()
