@@ -153,9 +153,11 @@ class Latents:
         """Return the table of all rows: pp_file (stem of the cutout file), pp_type (1 train, 0 valid), pp_idx."""
         import pandas as pd
 
+        stems = list(dict.fromkeys(p.stem for p in self.parts))
+        codes = np.repeat([stems.index(p.stem) for p in self.parts], [p.rows for p in self.parts])
         return pd.DataFrame(
             {
-                "pp_file": np.repeat([p.stem for p in self.parts], [p.rows for p in self.parts]),
+                "pp_file": pd.Categorical.from_codes(codes, stems),
                 "pp_type": np.repeat([_TYPES.get(p.partition, -1) for p in self.parts], [p.rows for p in self.parts]),
                 "pp_idx": np.concatenate([np.arange(p.rows) for p in self.parts]),
             }
