@@ -11,7 +11,7 @@ LAYERS = [
     ["nenya.options", "nenya.analysis_options"],
     ["nenya.storage", "nenya.s3", "nenya.ledger"],
     ["nenya.data", "nenya.configs"],
-    ["nenya.io", "nenya.latents"],
+    ["nenya.io", "nenya.latents", "nenya.conditions", "nenya.similarity"],
     ["nenya.models"],
     ["nenya.pca", "nenya.plotting", "nenya.spectra"],
     ["nenya.runtime", "nenya.extraction", "nenya.training"],

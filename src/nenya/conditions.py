@@ -1,0 +1,241 @@
+"""Conditions on rows of a table as SQL, in the dialect of LanceDB: one meaning with or without an index."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nenya.defs import DT_INTERVALS, REGIONS
+from nenya.errors import InputFileError, OptionError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SEASONS = {"DJF": (12, 1, 2), "MAM": (3, 4, 5), "JJA": (6, 7, 8), "SON": (9, 10, 11)}
+"""Months of each season."""
+
+ROW = "archive_row"
+"""Column with the number of a row among all latents."""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a row must fulfil to be found; all of them.
+
+    Attributes:
+        region: names of `nenya.defs.REGIONS`; any of them.
+        lon: western and eastern end, degrees east, both included, in -180..180 or 0..360; a western end greater than
+            the eastern one is a box across the dateline.
+        lat: southern and northern end, degrees north, both included.
+        dates: first and last day, both included, or moments.
+        season: names of `SEASONS`; any of them.
+        DT: a name of `nenya.defs.DT_INTERVALS`, or least and greatest T90 - T10, K.
+        clear: least and greatest clear_fraction, both included.
+        sensor: values of the column sensor; any of them.
+        where: SQL of one's own.
+    """
+
+    region: Sequence[str] = ()
+    lon: Sequence[float] | None = None
+    lat: Sequence[float] | None = None
+    dates: Sequence[str] | None = None
+    season: Sequence[str] = ()
+    DT: str | Sequence[float] | None = None
+    clear: Sequence[float] | None = None
+    sensor: Sequence[str] = ()
+    where: str | None = None
+
+    def sql(self, columns: Sequence[str]) -> str | None:
+        """Return all conditions as one of SQL; None where there are none.
+
+        Args:
+            columns: of the table.
+
+        Raises:
+            OptionError: A name is unknown, a range is none, or the table lacks a column that is needed.
+        """
+        terms = [
+            _any(_box(REGIONS[_known("region", name, REGIONS)].lon, REGIONS[name].lat) for name in self.region),
+            _box(self.lon, self.lat),
+            _dates(self.dates),
+            _any(f"date_part('month', `datetime`) IN {_known_season(name)}" for name in self.season),
+            _temperatures(self.DT),
+            _between("clear_fraction", "clear", self.clear),
+            f"`sensor` IN ({', '.join(map(text, self.sensor))})" if self.sensor else "",
+            _own(self.where),
+        ]
+        wanted = [term for term in terms if term]
+        own = wanted[:-1] if self.where else wanted
+        missing = sorted({name for term in own for name in re.findall(r"`(\w+)`", term)} - set(columns))
+        if missing:
+            raise OptionError(
+                f"the table has no column {' or '.join(missing)}, which the conditions need; it has {_list(columns)}"
+            )
+        return " AND ".join(f"({term})" for term in wanted) or None
+
+
+def text(value: str) -> str:
+    """Return a text as SQL takes it, whatever is in it."""
+    return "'" + str(value).replace("'", "''") + "'"
+
+
+def rows_where(table: "pd.DataFrame", sql: str) -> NDArray[np.bool_]:
+    """Return which rows of a table fulfil a condition: (len(table),).
+
+    Raises:
+        OptionError: It is no SQL, or names a column that is not there.
+    """
+    import lancedb
+    import pyarrow as pa
+
+    named = [name for name in table.columns if re.search(rf"\b{re.escape(str(name))}\b", sql, re.I)]
+    columns = {str(name): as_arrow(table[name]) for name in named}
+    columns[ROW] = pa.array(np.arange(len(table)))
+    found: NDArray[np.bool_] = np.zeros(len(table), bool)
+    if not len(table):
+        return found
+    made = lancedb.connect("memory://").create_table("rows", pa.table(columns))
+    with sql_errors(sql, [str(name) for name in table.columns]):
+        rows = made.search().where(sql).select([ROW]).limit(len(table)).to_arrow()
+    found[rows[ROW].to_numpy()] = True
+    return found
+
+
+def as_arrow(column: "pd.Series") -> Any:
+    """Return a column as arrow: numbers and truths as they are, moments in microseconds, all else as text."""
+    import pandas as pd
+    import pyarrow as pa
+
+    if column.name == "datetime":
+        try:
+            column = pd.to_datetime(column, format="ISO8601" if column.dtype.kind not in "mM" else None, utc=False)
+        except (ValueError, TypeError) as error:
+            raise InputFileError(f"the table's column datetime holds no dates: {str(error).splitlines()[0]}") from error
+    if column.dtype.kind == "M" or isinstance(column.dtype, pd.DatetimeTZDtype):
+        moments = column.dt.tz_convert("UTC").dt.tz_localize(None) if column.dt.tz is not None else column
+        return pa.array(moments.to_numpy("datetime64[us]"), pa.timestamp("us"))
+    kinds = {"i": pa.int64(), "u": pa.int64(), "f": pa.float64(), "b": pa.bool_()}
+    if column.dtype.kind in kinds:
+        return pa.array(column, kinds[column.dtype.kind], from_pandas=True)
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        column = column.astype(object)
+    values = [None if missing else str(value) for value, missing in zip(column, column.isna(), strict=True)]
+    return pa.array(values, pa.string())
+
+
+class sql_errors:
+    """Turn what the database says of a condition into one line.
+
+    Args:
+        sql: the condition.
+        columns: that there are.
+    """
+
+    def __init__(self, sql: str, columns: Sequence[str]) -> None:
+        self.sql, self.columns = sql, columns
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, ValueError | RuntimeError | OSError):
+            said = " ".join(str(error).split())
+            said = re.sub(r"^Invalid input, |, /[^ ]*\.rs:\d+:\d+|Valid fields are .*", "", said)
+            said = re.sub(r"Error parsing statement: .*\(sql parser error: (.*)\)", r"\1", said)
+            raise OptionError(
+                f'where={self.sql}: {said.strip(" .")}; wanted is SQL such as "lat > 30 AND DT > 1", the columns are '
+                f"{_list(self.columns)}"
+            ) from error
+
+
+def _list(columns: Sequence[str]) -> str:
+    return ", ".join(columns) or "none"
+
+
+def _any(terms: Any) -> str:
+    found = list(terms)
+    return found[0] if len(found) == 1 else " OR ".join(f"({term})" for term in found)
+
+
+def _known(what: str, name: str, known: Any) -> str:
+    if name not in known:
+        raise OptionError(f"{what}={name}: there is no such {what}; known are {', '.join(known)}")
+    return name
+
+
+def _known_season(name: str) -> str:
+    return str(SEASONS[_known("season", name, SEASONS)])
+
+
+def _range(name: str, values: Sequence[float]) -> tuple[float, float]:
+    try:
+        low, high = (float(value) for value in values)
+    except (TypeError, ValueError):
+        raise OptionError(f"{name}={values}: wanted are two numbers, [least, greatest]") from None
+    if np.isnan([low, high]).any():
+        raise OptionError(f"{name}={values}: wanted are two numbers, [least, greatest]")
+    return low, high
+
+
+def _between(column: str, name: str, values: Sequence[float] | None) -> str:
+    if values is None:
+        return ""
+    low, high = _range(name, values)
+    if low > high:
+        raise OptionError(f"{name}={list(values)}: the least comes first")
+    return f"`{column}` >= {low!r} AND `{column}` <= {high!r}"
+
+
+def _box(lon: Sequence[float] | None, lat: Sequence[float] | None) -> str:
+    terms = []
+    if lon is not None:
+        west, east = _range("lon", lon)
+        east = east + 360 if east < west else east
+        if east < west:
+            raise OptionError(f"lon={list(lon)}: wanted is [west, east] in degrees from -180 to 360")
+        around = [f"(`lon` >= {west + turn!r} AND `lon` <= {east + turn!r})" for turn in (-360.0, 0.0, 360.0)]
+        # A box all around leaves out no longitude, not even between its turns.
+        terms.append(f"({' OR '.join(around)})" if east - west < 360 else "`lon` IS NOT NULL")
+    if lat is not None:
+        terms.append(_between("lat", "lat", lat))
+    return " AND ".join(terms)
+
+
+def _dates(dates: Sequence[str] | None) -> str:
+    if dates is None:
+        return ""
+    import pandas as pd
+
+    try:
+        first, last = (pd.Timestamp(str(date)) for date in dates)
+    except (TypeError, ValueError):
+        raise OptionError(f"dates={dates}: wanted are two dates, such as [2012-01-01,2012-12-31]") from None
+    if pd.isna(first) or pd.isna(last) or first > last:
+        raise OptionError(f"dates={dates}: wanted are two dates, the first one first")
+    day = last == last.normalize() and ":" not in str(dates[1])
+    before, end = ("<", last + pd.Timedelta(days=1)) if day else ("<=", last)
+    return f"`datetime` >= timestamp '{first.isoformat()}' AND `datetime` {before} timestamp '{end.isoformat()}'"
+
+
+def _temperatures(wanted: str | Sequence[float] | None) -> str:
+    if not isinstance(wanted, str):
+        return _between("DT", "DT", wanted)
+    interval = DT_INTERVALS[_known("DT", wanted, DT_INTERVALS)]
+    ends = [(">=", interval.low), ("<", interval.high)]
+    return " AND ".join(f"`DT` {sign} {end!r}" for sign, end in ends if np.isfinite(end))
+
+
+def _own(where: str | None) -> str:
+    """Return a user's own condition, which must be one expression: no parenthesis closes what it did not open."""
+    if not where:
+        return ""
+    depth = 0
+    for character in re.sub(r"'(?:[^']|'')*'|\"[^\"]*\"|`[^`]*`", "", where):
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if depth < 0 or character == ";":
+            raise OptionError(f'where={where}: wanted is one condition, such as "lat > 30 AND DT > 1"')
+    if depth:
+        raise OptionError(f"where={where}: a parenthesis is not closed")
+    return where
