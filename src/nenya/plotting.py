@@ -1,7 +1,7 @@
 """Figures: galleries of cutouts in the plane of two coordinates, contact sheets, spectra and learning curves."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -291,6 +291,53 @@ def learning_curve(
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def closest_strip(
+    examples: Sequence[FloatArray],
+    closest: Sequence[FloatArray],
+    labels: Sequence[str],
+    path: str | os.PathLike[str],
+    *,
+    columns: int = 6,
+    title: str = "",
+    unit: str = "K",
+) -> None:
+    """Draw examples, framed, and the cutouts closest to them, on one symmetric colour scale; NaN is grey.
+
+    Args:
+        examples: (H, W) each.
+        closest: (H, W) each, closest first.
+        labels: what stands above each of the closest.
+        path: the picture; its suffix says the format (.png, .pdf, .svg).
+        columns: cutouts in a row.
+        title: title of the figure.
+        unit: of the pixels.
+
+    Raises:
+        InputFileError: there is nothing to draw.
+    """
+    images = [*examples, *closest]
+    if not images:
+        raise InputFileError("no cutouts: nothing to draw")
+    names = [*(["example"] * len(examples)), *labels]
+    pixels = np.concatenate([np.ravel(image) for image in images])
+    shown = np.abs(pixels[np.isfinite(pixels)])
+    reach = (float(np.quantile(shown, 0.99)) if shown.size else 0.0) or 1.0
+    across = min(columns, len(images))
+    down = -(-len(images) // across)
+    figure = Figure(figsize=(1.4 * across + 1.2, 1.65 * down + 0.6), layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False).ravel()
+    for place in axes[len(images) :]:
+        place.set_visible(False)
+    for i, (place, image, name) in enumerate(zip(axes, images, names, strict=False)):
+        place.set(xticks=[], yticks=[], facecolor="0.8")
+        place.set_title(name, fontsize=9)
+        drawn = place.imshow(image, cmap=COLOURS, vmin=-reach, vmax=reach, origin="lower", interpolation="nearest")
+        place.spines[:].set(linewidth=2.5 if i < len(examples) else 0.5)
+    figure.suptitle(title, fontsize=10)
+    figure.colorbar(drawn, ax=list(axes), label=unit, extend="both", shrink=0.85)
     _save(figure, path)
 
 
