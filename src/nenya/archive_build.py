@@ -244,7 +244,7 @@ def _sha256(part: Part, latents: Latents) -> str:
     digest = hashlib.sha256()
     for start in range(part.start, part.start + part.rows, BATCH_ROWS):
         block = latents[start : min(start + BATCH_ROWS, part.start + part.rows)]
-        digest.update(memoryview(np.ascontiguousarray(block, "<f4")))
+        digest.update(np.ascontiguousarray(block, "<f4").tobytes())
         latents.release()
     return digest.hexdigest()
 
@@ -277,8 +277,9 @@ def _add_batch(
 
     first, own, rows = where
     block = latents[own : own + rows]
-    good = np.flatnonzero(np.isfinite(block).all(axis=1))
-    if made.count_rows(_between(first, rows)) == len(good):
+    there = made.search().where(_between(first, rows)).select([ROW]).limit(rows).to_arrow()[ROW].to_numpy() - first
+    good = np.setdiff1d(np.flatnonzero(np.isfinite(block).all(axis=1)), there)
+    if not len(good):
         return 0
     schema = _schema(about)
     some = keys.iloc[own + good]
