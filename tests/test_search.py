@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nenya import archive_build
+from nenya import archive, archive_build
 from nenya.archive import FileArchive, IndexArchive
 from nenya.archive_build import add_files, build_index
 from nenya.conditions import Conditions
@@ -123,6 +123,17 @@ def test_an_answer_says_what_it_is(index, first):
     assert about["recall"]["queries"] == 64 and about["recall"]["rows"] == len(good)
 
 
+def test_an_index_under_conditions(index, first, monkeypatch):
+    monkeypatch.setattr(archive, "NARROW", 0)
+    files, query = FileArchive(*first), first[0].take([3])[0]
+    wide, rare = index.search(query, 10, "lat > -60"), index.search(query, 400, "lat > 45")
+    assert not wide.exact and (index.describe(wide.rows)["lat"] > -60).all()
+    wanted = files.search(query, 10, "lat > -60").rows
+    assert len(set(wide.rows) & set(wanted)) >= 9
+    assert rare.exact  # the index looks at too few rows for so many
+    np.testing.assert_array_equal(rare.rows, files.search(query, 400, "lat > 45").rows)
+
+
 def test_a_compressed_index_says_its_own_recall(first, tmp_path):
     add_files(tmp_path / "rq", *first)
     built = build_index(tmp_path / "rq", kind="IVF_RQ", index_from=0)
@@ -136,14 +147,14 @@ def test_examples_by_number_uid_and_cutout(index, first):
     place = latents.positions(table)[10]
     row = table.iloc[10]
     kind = {1: "train", 0: "valid"}[row["pp_type"]]
-    for archive in (index, files):
+    for searched in (index, files):
         for name in (str(place), f"uid:{row['UID']}", f"some/a_preproc.h5:{kind}:{row['pp_idx']}"):
-            assert archive.find(name) == place
+            assert searched.find(name) == place
         for name, said in (("99999", "no row"), ("uid:1", "no row"), ("x:train:1", "no row")):
             with pytest.raises(InputFileError, match=said):
-                archive.find(name)
+                searched.find(name)
         with pytest.raises(OptionError, match="wanted is a row number"):
-            archive.find("' OR 1=1")
+            searched.find("' OR 1=1")
 
 
 def test_files_are_added_once_and_later_ones_behind(first, second, tmp_path):
@@ -189,7 +200,7 @@ def test_what_does_not_belong_is_refused(first, tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from nenya import archive_build
+from nenya import archive, archive_build
 from nenya.io import read_table
 from nenya.latents import Latents
 archive_build.BATCH_ROWS = 100

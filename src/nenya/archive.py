@@ -32,6 +32,7 @@ NARROW = 50_000
 
 _BATCH = 8192
 _CACHE = 2**28  # bytes of the index that LanceDB keeps in memory
+_MORE_PROBES = 4  # times as many parts are looked at under conditions, which leave fewer rows in each
 _REFINE = 10  # times as many compressed neighbours are ranked by their latents
 _TYPES = {"train": 1, "valid": 0}
 
@@ -149,8 +150,8 @@ class IndexArchive:
     ) -> Answer:
         """Return the k closest rows that fulfil a condition.
 
-        The answer is exact where that is asked for, where the archive has no vector index, and where the condition
-        keeps at most `NARROW` rows.
+        The answer is exact where that is asked for, where the archive has no vector index, where the condition
+        keeps at most `NARROW` rows, and where the index finds fewer than k.
 
         Args:
             query: (D,).
@@ -162,21 +163,24 @@ class IndexArchive:
         Raises:
             OptionError: The condition is no SQL, or names a column that is not there.
         """
-        index = self.about["index"]
-        with sql_errors(sql or "", self.columns):
-            if not index or exact or (sql and self.table.count_rows(sql) <= NARROW):
-                found = closest_of(lambda: self.scan(sql), self.take, query, k, device=device)
-                count = int((found.rows[0] >= 0).sum())
-                return Answer(found.rows[0, :count], found.cosine[0, :count], True)
-            rows, near = self.approximate(query, k, index["probes"], sql)
-        return Answer(rows, near, False, self.about["recall"]["value"])
+        index, kept = self.about["index"], len(self)
+        if sql:
+            with sql_errors(sql, self.columns):
+                kept = int(self.table.count_rows(sql))
+        if index and not exact and not (sql and kept <= NARROW):
+            probes = index["probes"] if not sql else min(index["parts"], _MORE_PROBES * index["probes"])
+            rows, near = self.approximate(query, k, probes, sql)
+            if len(rows) == min(k, kept):  # else the parts that it looked at have no more
+                return Answer(rows, near, False, self.about["recall"]["value"])
+        found = closest_of(lambda: self.scan(sql), self.take, query, k, device=device)
+        count = int((found.rows[0] >= 0).sum())
+        return Answer(found.rows[0, :count], found.cosine[0, :count], True)
 
     def approximate(self, query: Float64Array, k: int, probes: int, sql: str | None = None) -> tuple[IntArray, Any]:
         """Return the k closest rows and their cosines by the vector index, which looks at `probes` of its parts."""
         query = np.asarray(query, np.float64) / np.linalg.norm(query)
-        # LanceDB looks into further parts only where these have fewer rows than are wanted.
-        asked = self.table.search(query.astype(np.float32)).distance_type("cosine").minimum_nprobes(probes)
-        asked = asked.maximum_nprobes(0).limit(k).select([ROW, VECTOR, "_distance"])
+        asked = self.table.search(query.astype(np.float32)).distance_type("cosine").nprobes(probes)
+        asked = asked.limit(k).select([ROW, VECTOR, "_distance"])
         if self.about["index"]["kind"] == "IVF_RQ":
             asked = asked.refine_factor(_REFINE)
         found = (asked.where(sql, prefilter=True) if sql else asked).to_arrow()
