@@ -130,7 +130,7 @@ def test_what_does_not_fit_is_refused(tmp_path, rng):
         umap_metric(points, np.ones(3))
     with pytest.raises(InputFileError, match="none of 4 coordinates"):
         umap_density(points * np.nan)
-    with pytest.raises(InputFileError, match="3 distances"):
+    with pytest.raises(InputFileError, match="3 numbers"):
         closest_strip(images[0], images, np.ones(3))
     with pytest.raises(InputFileError, match="eigen-images"):
         eigen_images(images, [1.0])
@@ -221,7 +221,7 @@ def test_the_command_draws(archive, tmp_path, nenya_cli, args):
         (["kind=metric", "metric=Dt"], "no column Dt"),
         (["kind=gallery"], "images= is needed"),
         (["kind=umap", "where=DT > 9"], "no row of it"),
-        (["kind=umap", "where=eval('1')"], "a call is not understood"),
+        (["kind=umap", "where=eval('1')"], "wanted is SQL"),
         (["kind=umap", "table=none.parquet"], "no such table"),
         (["kind=pie"], "kind=pie"),
     ],

@@ -52,21 +52,21 @@ def table():
     [
         ("DT > 2 and lat < 0", lambda t: (t.DT > 2) & (t.lat < 0)),
         ("DT > 2 or not lat < 0 and good", lambda t: (t.DT > 2) | (~(t.lat < 0) & t.good)),
-        ("(DT > 2) & ~(lat < 0) | (cluster == -1)", lambda t: (t.DT > 2) & ~(t.lat < 0) | (t.cluster == -1)),
-        ("-30 < lat <= 30.5", lambda t: (t.lat > -30) & (t.lat <= 30.5)),
-        ("cluster in [1, 3]", lambda t: t.cluster.isin([1, 3])),
-        ("cluster not in (1, 3) and region in ['north']", lambda t: ~t.cluster.isin([1, 3]) & (t.region == "north")),
-        ('region == "o\'brien"', lambda t: t.region == "o'brien"),
+        ("cluster IN (1, 3)", lambda t: t.cluster.isin([1, 3])),
+        ("region = 'o''brien'", lambda t: t.region == "o'brien"),
         ("US0 > US1", lambda t: t.US0 > t.US1),
-        ("DT != DT", lambda t: t.DT.isna()),
-        (f"UID == {2**60 + 17}", lambda t: t.UID == 2**60 + 17),
-        ("datetime >= '2010'", lambda t: t.datetime >= pd.Timestamp("2010-01-01")),
-        ("'2008-12' <= datetime < '2009-03-01'", lambda t: (t.datetime >= "2008-12-01") & (t.datetime < "2009-03-01")),
-        ("datetime < '2010-06-01T12:00+02:00'", lambda t: t.datetime < pd.Timestamp("2010-06-01T10:00")),
+        ("DT IS NULL", lambda t: t.DT.isna()),
+        (f"UID = {2**60 + 17}", lambda t: t.UID == 2**60 + 17),
+        ("datetime >= '2010-01-01'", lambda t: t.datetime >= pd.Timestamp("2010-01-01")),
+        ("datetime < timestamp '2010-01-01T12:00:00'", lambda t: t.datetime < pd.Timestamp("2010-01-01T12:00")),
+        (
+            "lat > 0 AND datetime BETWEEN '2010-01-01' AND '2011-01-01'",
+            lambda t: (t.lat > 0) & t.datetime.between("2010-01-01", "2011-01-01"),
+        ),
     ],
 )
 def test_conditions_equal_pandas(table, condition, expected):
-    found = rows_where(condition, table)
+    found = rows_where(table, condition)
     assert found.dtype == bool
     np.testing.assert_array_equal(found, expected(table).to_numpy(bool))
     assert 0 < found.sum() < N
@@ -78,56 +78,18 @@ def test_conditions_on_other_kinds_of_columns(table):
         datetime=table.datetime.dt.tz_localize("UTC").dt.tz_convert("Asia/Tokyo"),
         cluster=table.cluster.astype("Int64").mask(table.cluster == 2),
     )
-    for condition in ("region == 'north'", "region in ['north', 'south']", "datetime < '2010-01-01'"):
-        np.testing.assert_array_equal(rows_where(condition, other), rows_where(condition, table))
-    np.testing.assert_array_equal(rows_where("cluster >= 1", other), (table.cluster >= 1) & (table.cluster != 2))
+    for condition in ("region = 'north'", "region IN ('north', 'south')", "datetime < '2010-01-01'"):
+        np.testing.assert_array_equal(rows_where(other, condition), rows_where(table, condition))
+    np.testing.assert_array_equal(rows_where(other, "cluster >= 1"), (table.cluster >= 1) & (table.cluster != 2))
 
 
 @pytest.mark.parametrize(
-    ("condition", "says"),
-    [
-        ("__import__('os').system('true')", "a call is not understood"),
-        ("lat.__class__ == 1", "an attribute is not understood"),
-        ("DT.max() > 2", "a call is not understood"),
-        ("lat[0] > 2", "an index is not understood"),
-        ("__class__ == 1", "no column __class__"),
-        ("DT * 2 > 1", "arithmetic is not understood"),
-        ("9 ** 9 ** 9 > DT", "arithmetic is not understood"),
-        ("(lambda: DT) == 1", "a function is not understood"),
-        ("[DT for DT in lat] == 1", "ListComp is not understood"),
-        ("f'{DT}' == '1'", "JoinedStr is not understood"),
-        ("(x := 3) > DT", "NamedExpr is not understood"),
-        ("DT is None", "'is' is not understood"),
-        ("DT = 2", "equality is =="),
-        ("DT > 2 & lat < 0", "write 'and'"),
-        ("datetim > 2", "no column datetim; did you mean datetime?"),
-        ("2 > 1", "without a column"),
-        ("1", "a value alone"),
-        ("DT", "no truth value"),
-        ("DT > 'a'", "DT holds numbers, 'a' is a text"),
-        ("region == 3", "region holds texts, 3 is a number"),
-        ("datetime > 'yesterday'", "datetime holds dates, 'yesterday' is none"),
-        ("datetime > '2012-13-01'", "datetime holds dates"),
-        ("datetime > 2012", "datetime holds dates"),
-        ("region > lat", "cannot be compared"),
-        ("'a' in region", "'in' wants a column on its left"),
-        ("cluster in [lat]", "not columns"),
-        ("", "does not parse"),
-        ("DT > 2; import os", "does not parse"),
-        ("DT > 1\0", "does not parse"),
-        ("not " * 400 + "good", "does not parse|characters"),
-        ("(" * 900 + "good" + ")" * 900, "does not parse"),
-        ("DT > 1 and " * 200 + "DT > 1", "characters"),
-    ],
+    "condition", ["datetim > 2", "DT >", "__import__('os')", "lat.__class__ = 1", "DT > 'a'", "DT"]
 )
-def test_what_is_no_condition_is_refused_in_one_line(table, condition, says):
-    try:
-        rows_where(condition, table)
-    except OptionError as error:
-        assert any(part in str(error) for part in says.split("|")), error
-        assert len(str(error)) < 600
-    else:
-        assert condition.startswith("not "), "only a deep chain of `not` may be taken"
+def test_what_is_no_condition_is_refused_in_one_line(table, condition):
+    with pytest.raises(OptionError, match="wanted is SQL") as caught:
+        rows_where(table, condition)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
 
 
 # Grids and coastlines
@@ -179,7 +141,7 @@ def test_land_and_sea_lie_where_they_are():
 
 
 def test_regions_equal_a_slow_count(table):
-    chosen = rows_where("DT > 2", table)
+    chosen = rows_where(table, "DT > 2")
     found = selection_statistics(table, chosen).regions.set_index("name")
     known = table[table.lon.notna()]
     for name, region in REGIONS.items():
@@ -208,7 +170,7 @@ def test_the_whole_table_has_ratio_one(table):
 
 
 def test_counts_sum_to_what_is_known(table):
-    chosen = rows_where("cluster == 1", table)
+    chosen = rows_where(table, "cluster = 1")
     found = selection_statistics(table, chosen, degrees=5.0)
     dated, placed = table.datetime.notna(), table.lon.notna()
     for part in (found.seasons, found.months, found.years):
@@ -268,7 +230,7 @@ def test_rows_of_another_table(table):
 
 def test_the_command(table, tmp_path, nenya_cli):
     table.to_parquet(tmp_path / "t.parquet")
-    where = "DT > 2 and region == 'o\\'brien'"
+    where = "DT > 2 and region = 'o''brien'"
     code, said = nenya_cli("statistics", ["table=t.parquet", f"where={where}", "box=[-1,2,-1,4]", "out=s.csv"])
     assert code == 0, said
     chosen = (table.DT > 2) & (table.region == "o'brien") & table.US0.between(-1, 2) & table.US1.between(-1, 4)
@@ -282,7 +244,7 @@ def test_the_command(table, tmp_path, nenya_cli):
         (["table=t.parquet"], "nothing is selected"),
         (["table=t.parquet", "where=DT > 1e9"], "no row of 4000"),
         (["table=t.parquet", "box=[1,0,0,1]"], "four numbers"),
-        (["table=t.parquet", "where=open('x')"], "a call is not understood"),
+        (["table=t.parquet", "where=open('x')"], "wanted is SQL"),
         (["where=DT>2"], "table= is needed"),
     ):
         code, said = nenya_cli("statistics", args)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import nenya
-from nenya.analysis_options import ClustersOptions, FiguresOptions, StatisticsOptions
+from nenya.analysis_options import ClustersOptions, FiguresOptions, IndexOptions, SearchOptions, StatisticsOptions
 from nenya.configs import config_dir, read_group, read_json, read_yaml
 from nenya.errors import Interrupted, NenyaError, OptionError
 from nenya.options import (
@@ -50,6 +50,8 @@ COMMANDS: dict[str, tuple[type[Options], str, str]] = {
     "clusters": (ClustersOptions, "nenya.cluster_report", "divide latents into groups, with their typical cutouts"),
     "figures": (FiguresOptions, "nenya.figures", "draw a UMAP, a map, a gallery or eigen-images of a table's cutouts"),
     "statistics": (StatisticsOptions, "nenya.selection", "where, when and what chosen cutouts are, against the whole"),
+    "index": (IndexOptions, "nenya.index", "make or extend the index of an archive of latents (nenya index add ...)"),
+    "search": (SearchOptions, "nenya.search", "find the cutouts most similar to others, or to an image"),
     "export": (ExportOptions, "nenya.export", "write the weights of a checkpoint as safetensors"),
 }
 _FREE_IN_A_RESUME = (
@@ -145,6 +147,8 @@ def compose(name: str, args: Sequence[str]) -> Any:
     options_type = COMMANDS[name][0]
     if name in ("verify", "repack", "inspect", "spectra", "clusters"):
         args = _files_as_data(args)
+    if name == "index":
+        args = ["add=true" if arg == "add" else arg for arg in args]
     overrides = prepare(name, args)
     with _hydra(name):
         try:

@@ -1,207 +1,254 @@
-"""Conditions on the rows of a table, such as `DT > 2 and lat < 0`: parsed, never executed."""
+"""Conditions on rows of a table as SQL, in the dialect of LanceDB: one meaning with or without an index."""
 
-import ast
-import datetime
-import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nenya.errors import OptionError
-from nenya.options import suggest
+from nenya.defs import DT_INTERVALS, REGIONS
+from nenya.errors import InputFileError, OptionError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-BoolArray = NDArray[np.bool_]
+SEASONS = {"DJF": (12, 1, 2), "MAM": (3, 4, 5), "JJA": (6, 7, 8), "SON": (9, 10, 11)}
+"""Months of each season."""
 
-_MOST = 2000  # characters
-_COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
-}
-_WANTED = "wanted are columns, numbers, texts, < <= > >= == != in, and, or, not, such as DT > 2 and lat < 0"
-_DATE = re.compile(r"\d{4}(-\d\d(-\d\d([T ]\d\d(:\d\d(:\d\d(\.\d+)?)?)?(Z|[+-]\d\d:?\d\d)?)?)?)?")
+ROW = "archive_row"
+"""Column with the number of a row among all latents."""
 
 
-def rows_where(condition: str, table: "pd.DataFrame") -> BoolArray:
-    """Say which rows of a table fulfil a condition: (len(table),) bool.
+@dataclass(frozen=True)
+class Conditions:
+    """What a row must fulfil to be found; all of them.
 
-    A condition compares columns with numbers, texts, dates (`datetime < '2012-03-01'`, in UTC) or other columns, also
-    in chains (`0 < lat <= 30`) and lists (`cluster in [1, 5]`), and joins comparisons by `and`, `or`, `not` and
-    parentheses; `&`, `|`, `~` do as well between parentheses. Nothing else is understood: no calls, no attributes, no
-    arithmetic. A missing value fulfils no comparison but `!=` and `not in`.
+    Attributes:
+        region: names of `nenya.defs.REGIONS`; any of them.
+        lon: western and eastern end, degrees east, both included, in -180..180 or 0..360; a western end greater than
+            the eastern one is a box across the dateline.
+        lat: southern and northern end, degrees north, both included.
+        dates: first and last day, both included, or moments.
+        season: names of `SEASONS`; any of them.
+        DT: a name of `nenya.defs.DT_INTERVALS`, or least and greatest T90 - T10, K.
+        clear: least and greatest clear_fraction, both included.
+        sensor: values of the column sensor; any of them.
+        where: SQL of one's own.
+    """
 
-    Args:
-        condition: the text.
-        table: with the columns that it names.
+    region: Sequence[str] = ()
+    lon: Sequence[float] | None = None
+    lat: Sequence[float] | None = None
+    dates: Sequence[str] | None = None
+    season: Sequence[str] = ()
+    DT: str | Sequence[float] | None = None
+    clear: Sequence[float] | None = None
+    sensor: Sequence[str] = ()
+    where: str | None = None
+
+    def sql(self, columns: Sequence[str]) -> str | None:
+        """Return all conditions as one of SQL; None where there are none.
+
+        Args:
+            columns: of the table.
+
+        Raises:
+            OptionError: A name is unknown, a range is none, or the table lacks a column that is needed.
+        """
+        terms = [
+            _any(_box(REGIONS[_known("region", name, REGIONS)].lon, REGIONS[name].lat) for name in self.region),
+            _box(self.lon, self.lat),
+            _dates(self.dates),
+            _any(f"date_part('month', `datetime`) IN {_known_season(name)}" for name in self.season),
+            _temperatures(self.DT),
+            _between("clear_fraction", "clear", self.clear),
+            f"`sensor` IN ({', '.join(map(text, self.sensor))})" if self.sensor else "",
+            _own(self.where),
+        ]
+        wanted = [term for term in terms if term]
+        own = wanted[:-1] if self.where else wanted
+        missing = sorted({name for term in own for name in re.findall(r"`(\w+)`", term)} - set(columns))
+        if missing:
+            raise OptionError(
+                f"the table has no column {' or '.join(missing)}, which the conditions need; it has {_list(columns)}"
+            )
+        return " AND ".join(f"({term})" for term in wanted) or None
+
+
+def text(value: str) -> str:
+    """Return a text as SQL takes it, whatever is in it."""
+    return "'" + str(value).replace("'", "''") + "'"
+
+
+def rows_where(table: "pd.DataFrame", sql: str) -> NDArray[np.bool_]:
+    """Return which rows of a table fulfil a condition: (len(table),).
 
     Raises:
-        OptionError: It is no such condition, names a column that is not there, or compares a column with a value of
-            another kind.
+        OptionError: It is no SQL, or names a column that is not there.
     """
-    try:
-        if len(condition) > _MOST:
-            raise OptionError(f"it has {len(condition)} characters, at most {_MOST} are wanted")
-        tree = ast.parse(condition.strip(), mode="eval")
-        return _condition(tree.body, table)
-    except SyntaxError as error:
-        hint = "; equality is ==" if re.search(r"[^=<>!]=[^=]", condition) else ""
-        raise OptionError(f"condition {_short(condition)!r} does not parse ({error.msg}){hint}: {_WANTED}") from error
-    except (ValueError, RecursionError, MemoryError) as error:
-        raise OptionError(f"condition {_short(condition)!r} does not parse: {_WANTED}") from error
-    except OptionError as error:
-        raise OptionError(f"condition {_short(condition)!r}: {error}") from error
+    import lancedb
+    import pyarrow as pa
 
-
-def _condition(node: ast.expr, table: "pd.DataFrame") -> BoolArray:
-    """Evaluate what stands where a truth value is wanted."""
-    if isinstance(node, ast.BoolOp):
-        parts = [_condition(value, table) for value in node.values]
-        joined: BoolArray = (np.logical_and if isinstance(node.op, ast.And) else np.logical_or).reduce(parts)
-        return joined
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitAnd | ast.BitOr):
-        left, right = _condition(node.left, table), _condition(node.right, table)
-        return left & right if isinstance(node.op, ast.BitAnd) else left | right
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not | ast.Invert):
-        return ~_condition(node.operand, table)
-    if isinstance(node, ast.Compare):
-        found = np.ones(len(table), bool)
-        sides = [node.left, *node.comparators]
-        for left_side, sign, right_side in zip(sides[:-1], node.ops, sides[1:], strict=True):
-            found &= _comparison(left_side, sign, right_side, table)
+    sql = _with_moments(sql)
+    named = [name for name in table.columns if re.search(rf"\b{re.escape(str(name))}\b", sql, re.I)]
+    columns = {str(name): as_arrow(table[name]) for name in named}
+    columns[ROW] = pa.array(np.arange(len(table)))
+    found: NDArray[np.bool_] = np.zeros(len(table), bool)
+    if not len(table):
         return found
-    if isinstance(node, ast.Name):
-        column = _column(node.id, table)
-        if column.dtype.kind == "b":
-            return np.asarray(column, bool)
-        raise OptionError(f"the column {node.id} is no truth value: compare it, such as {node.id} > 0")
-    raise _refused(node)
+    made = lancedb.connect("memory://").create_table("rows", pa.table(columns))
+    with sql_errors(sql, [str(name) for name in table.columns]):
+        rows = made.search().where(sql).select([ROW]).limit(len(table)).to_arrow()
+    found[rows[ROW].to_numpy()] = True
+    return found
 
 
-def _comparison(left: ast.expr, sign: ast.cmpop, right: ast.expr, table: "pd.DataFrame") -> BoolArray:
-    if isinstance(sign, ast.In | ast.NotIn):
-        found = _member(left, right, table)
-        return ~found if isinstance(sign, ast.NotIn) else found
-    if type(sign) not in _COMPARE:
-        raise OptionError(f"'is' is not understood: {_WANTED}")
-    first, second = _value(left, table), _value(right, table)
-    names = [side.id for side in (left, right) if isinstance(side, ast.Name)]
-    if not names:
-        raise OptionError(f"a comparison without a column: {_WANTED}")
-    if isinstance(left, ast.Name) and not isinstance(right, ast.Name):
-        second = _like(first, second, names[0])
-    elif isinstance(right, ast.Name) and not isinstance(left, ast.Name):
-        first = _like(second, first, names[0])
-    try:
-        return _truth(_COMPARE[type(sign)](_plain(first), _plain(second)))
-    except (TypeError, ValueError) as error:
-        raise OptionError(f"{' and '.join(names)} cannot be compared so ({error})") from error
+def as_arrow(column: "pd.Series") -> Any:
+    """Return a column as arrow: numbers and truths as they are, moments in microseconds, all else as text."""
+    import pandas as pd
+    import pyarrow as pa
 
-
-def _member(left: ast.expr, right: ast.expr, table: "pd.DataFrame") -> BoolArray:
-    if not isinstance(left, ast.Name) or not isinstance(right, ast.List | ast.Tuple | ast.Set):
-        raise OptionError("'in' wants a column on its left and a list on its right, such as cluster in [1, 5]")
-    column = _column(left.id, table)
-    items = [_value(item, table) for item in right.elts]
-    if any(isinstance(item, ast.Name) for item in right.elts):
-        raise OptionError("a list of 'in' holds numbers or texts, not columns")
-    return _truth(column.isin([_like(column, item, left.id) for item in items]))
-
-
-def _value(node: ast.expr, table: "pd.DataFrame") -> Any:
-    """Return a column, a number or a text."""
-    if isinstance(node, ast.Name):
-        return _column(node.id, table)
-    if isinstance(node, ast.Constant) and isinstance(node.value, int | float | str):
-        return node.value
-    if (
-        isinstance(node, ast.UnaryOp)
-        and isinstance(node.op, ast.USub | ast.UAdd)
-        and isinstance(node.operand, ast.Constant)
-        and type(node.operand.value) in (int, float)
-    ):
-        number: Any = node.operand.value
-        return -number if isinstance(node.op, ast.USub) else number
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitAnd | ast.BitOr):
-        raise OptionError("& and | bind before comparisons: write 'and', 'or', or (DT > 2) & (lat < 0)")
-    raise _refused(node)
-
-
-def _column(name: str, table: "pd.DataFrame") -> "pd.Series[Any]":
-    if name not in table.columns:
-        known = [str(column) for column in table.columns]
-        raise OptionError(f"no column {name}{suggest(name, known)} (the table has {', '.join(known)})")
-    column: pd.Series[Any] = table[name]
-    if getattr(column.dtype, "tz", None) is not None:
-        column = column.dt.tz_convert("UTC").dt.tz_localize(None)
-    return column
-
-
-def _like(column: "pd.Series[Any]", value: Any, name: str) -> Any:
-    """Return a constant as the column can be compared with it."""
-    kind = column.dtype.kind
-    if kind == "M":
-        return _date(value, name)
-    if kind in "iufb" and isinstance(value, str):
-        raise OptionError(f"{name} holds numbers, {value!r} is a text")
-    if kind not in "iufb" and not isinstance(value, str) and not _holds_numbers(column):
-        raise OptionError(f"{name} holds texts, {value!r} is a number: write {str(value)!r} in quotes")
-    return value
-
-
-def _date(value: Any, name: str) -> np.datetime64:
-    if isinstance(value, str) and _DATE.fullmatch(value):
-        full = value + "-01-01"[3 * value.count("-") :] if len(value) < len("2012-01-01") else value
+    if column.name == "datetime":
         try:
-            moment = datetime.datetime.fromisoformat(full)
-        except ValueError:
-            pass
-        else:
-            if moment.tzinfo is not None:
-                moment = moment.astimezone(datetime.UTC).replace(tzinfo=None)
-            return np.datetime64(moment)
-    raise OptionError(f"{name} holds dates, {value!r} is none: wanted is '2012-03-01' or '2012-03-01T12:00'")
+            column = pd.to_datetime(column, format="ISO8601" if column.dtype.kind not in "mM" else None, utc=False)
+        except (ValueError, TypeError) as error:
+            raise InputFileError(f"the table's column datetime holds no dates: {str(error).splitlines()[0]}") from error
+    if column.dtype.kind == "M" or isinstance(column.dtype, pd.DatetimeTZDtype):
+        moments = column.dt.tz_convert("UTC").dt.tz_localize(None) if column.dt.tz is not None else column
+        return pa.array(moments.to_numpy("datetime64[us]"), pa.timestamp("us"))
+    kinds = {"i": pa.int64(), "u": pa.int64(), "f": pa.float64(), "b": pa.bool_()}
+    if column.dtype.kind in kinds:
+        return pa.array(column, kinds[column.dtype.kind], from_pandas=True)
+    if isinstance(column.dtype, pd.CategoricalDtype | pd.StringDtype):
+        found = pa.array(column, from_pandas=True)
+        values_of = found.type.value_type if pa.types.is_dictionary(found.type) else found.type
+        if pa.types.is_string(values_of) or pa.types.is_large_string(values_of):
+            return found.cast(pa.string())
+        column = column.astype(object)
+    values = [None if missing else str(value) for value, missing in zip(column, column.isna(), strict=True)]
+    return pa.array(values, pa.string())
 
 
-def _holds_numbers(column: "pd.Series[Any]") -> bool:
+class sql_errors:
+    """Turn what the database says of a condition into one line.
+
+    Args:
+        sql: the condition.
+        columns: that there are.
+    """
+
+    def __init__(self, sql: str, columns: Sequence[str]) -> None:
+        self.sql, self.columns = sql, columns
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, ValueError | RuntimeError | OSError):
+            said = " ".join(str(error).split())
+            said = re.sub(r"^Invalid input, |, /[^ ]*\.rs:\d+:\d+|Valid fields are .*", "", said)
+            said = re.sub(r"Error parsing statement: .*\(sql parser error: (.*)\)", r"\1", said)
+            raise OptionError(
+                f'where={self.sql}: {said.strip(" .")}; wanted is SQL such as "lat > 30 AND DT > 1", the columns are '
+                f"{_list(self.columns)}"
+            ) from error
+
+
+def _list(columns: Sequence[str]) -> str:
+    return ", ".join(columns) or "none"
+
+
+def _any(terms: Any) -> str:
+    found = list(terms)
+    return found[0] if len(found) == 1 else " OR ".join(f"({term})" for term in found)
+
+
+def _known(what: str, name: str, known: Any) -> str:
+    if name not in known:
+        raise OptionError(f"{what}={name}: there is no such {what}; known are {', '.join(known)}")
+    return name
+
+
+def _known_season(name: str) -> str:
+    return str(SEASONS[_known("season", name, SEASONS)])
+
+
+def _range(name: str, values: Sequence[float]) -> tuple[float, float]:
+    try:
+        low, high = (float(value) for value in values)
+    except (TypeError, ValueError):
+        raise OptionError(f"{name}={values}: wanted are two numbers, [least, greatest]") from None
+    if np.isnan([low, high]).any():
+        raise OptionError(f"{name}={values}: wanted are two numbers, [least, greatest]")
+    return low, high
+
+
+def _between(column: str, name: str, values: Sequence[float] | None) -> str:
+    if values is None:
+        return ""
+    low, high = _range(name, values)
+    if low > high:
+        raise OptionError(f"{name}={list(values)}: the least comes first")
+    return f"`{column}` >= {low!r} AND `{column}` <= {high!r}"
+
+
+def _box(lon: Sequence[float] | None, lat: Sequence[float] | None) -> str:
+    terms = []
+    if lon is not None:
+        west, east = _range("lon", lon)
+        east = east + 360 if east < west else east
+        if east < west:
+            raise OptionError(f"lon={list(lon)}: wanted is [west, east] in degrees from -180 to 360")
+        around = [f"(`lon` >= {west + turn!r} AND `lon` <= {east + turn!r})" for turn in (-360.0, 0.0, 360.0)]
+        # A box all around leaves out no longitude, not even between its turns.
+        terms.append(f"({' OR '.join(around)})" if east - west < 360 else "`lon` IS NOT NULL")
+    if lat is not None:
+        terms.append(_between("lat", "lat", lat))
+    return " AND ".join(terms)
+
+
+def _dates(dates: Sequence[str] | None) -> str:
+    if dates is None:
+        return ""
     import pandas as pd
 
-    inner = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else column
-    return bool(pd.api.types.is_numeric_dtype(inner))
+    try:
+        first, last = (pd.Timestamp(str(date)) for date in dates)
+    except (TypeError, ValueError):
+        raise OptionError(f"dates={dates}: wanted are two dates, such as [2012-01-01,2012-12-31]") from None
+    if pd.isna(first) or pd.isna(last) or first > last:
+        raise OptionError(f"dates={dates}: wanted are two dates, the first one first")
+    day = last == last.normalize() and ":" not in str(dates[1])
+    before, end = ("<", last + pd.Timedelta(days=1)) if day else ("<=", last)
+    return f"`datetime` >= timestamp '{first.isoformat()}' AND `datetime` {before} timestamp '{end.isoformat()}'"
 
 
-def _plain(value: Any) -> Any:
-    """Return a column of plain numbers or dates as an array, which compares faster."""
-    return value.to_numpy() if isinstance(getattr(value, "dtype", None), np.dtype) and value.ndim else value
+def _temperatures(wanted: str | Sequence[float] | None) -> str:
+    if not isinstance(wanted, str):
+        return _between("DT", "DT", wanted)
+    interval = DT_INTERVALS[_known("DT", wanted, DT_INTERVALS)]
+    ends = [(">=", interval.low), ("<", interval.high)]
+    return " AND ".join(f"`DT` {sign} {end!r}" for sign, end in ends if np.isfinite(end))
 
 
-def _truth(found: Any) -> BoolArray:
-    """Return an outcome as (N,) bool; what is neither true nor false is false."""
-    if hasattr(found, "fillna"):
-        found = found.fillna(False)
-    return np.asarray(found, dtype=bool)
+def _with_moments(sql: str) -> str:
+    """Let dates that the column datetime is compared with stand as plain texts, which SQL does not take for moments."""
+    date = r"(?:timestamp\s*)?('\d{4}-\d\d-\d\d[^']*')"
+    sql = re.sub(rf"(\bdatetime\b`?\s*(?:[<>=!]+))\s*{date}", r"\1 timestamp \2", sql, flags=re.I)
+    between = rf"(\bdatetime\b`?\s+(?:not\s+)?between)\s+{date}\s+and\s+{date}"
+    return re.sub(between, r"\1 timestamp \2 and timestamp \3", sql, flags=re.I)
 
 
-def _refused(node: ast.expr) -> OptionError:
-    what: Sequence[tuple[Any, str]] = (
-        (ast.Call, "a call"),
-        (ast.Attribute, "an attribute"),
-        (ast.Subscript, "an index"),
-        (ast.BinOp, "arithmetic"),
-        (ast.Lambda, "a function"),
-        (ast.Constant, "a value alone"),
-    )
-    name = next((text for kind, text in what if isinstance(node, kind)), type(node).__name__)
-    return OptionError(f"{name} is not understood: {_WANTED}")
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 120 else text[:117] + "..."
+def _own(where: str | None) -> str:
+    """Return a user's own condition, which must be one expression: no parenthesis closes what it did not open."""
+    if not where:
+        return ""
+    depth = 0
+    for character in re.sub(r"'(?:[^']|'')*'|\"[^\"]*\"|`[^`]*`", "", where):
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if depth < 0 or character == ";":
+            raise OptionError(f'where={where}: wanted is one condition, such as "lat > 30 AND DT > 1"')
+    if depth:
+        raise OptionError(f"where={where}: a parenthesis is not closed")
+    return _with_moments(where)

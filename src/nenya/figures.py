@@ -58,7 +58,7 @@ def _table(options: FiguresOptions) -> "pd.DataFrame":
         raise OptionError("table= is needed: the table of the cutouts, .parquet, .csv or .feather")
     table = read_table(local_path(options.table))
     if options.where:
-        table = table[rows_where(options.where, table)].reset_index(drop=True)
+        table = table[rows_where(table, options.where)].reset_index(drop=True)
     if not len(table):
         raise OptionError(f"{options.table}: no row of it is to be drawn; widen where=")
     return table

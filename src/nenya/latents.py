@@ -115,6 +115,18 @@ class Latents:
                 out[low - start : high - start] = self._array(index)[low - part.start : high - part.start]
         return out
 
+    def view(self, rows: slice) -> Iterator[FloatArray]:
+        """Yield consecutive rows piece by piece, (n, D) float32, without a copy where a file is mapped into memory."""
+        start, stop, _ = rows.indices(len(self))
+        for index, part in enumerate(self.parts):
+            low, high = max(start, part.start), min(stop, part.start + part.rows)
+            if low < high:
+                yield np.asarray(self._array(index)[low - part.start : high - part.start], np.float32)
+
+    def release(self) -> None:
+        """Let go of the files and their maps; the next read opens them again."""
+        self._arrays.clear()
+
     def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[tuple[int, FloatArray]]:
         """Yield the first row and the rows, (n, D) float32, of one block after the other."""
         for start in range(0, len(self), rows):
@@ -157,7 +169,7 @@ class Latents:
         codes = np.repeat([stems.index(p.stem) for p in self.parts], [p.rows for p in self.parts])
         return pd.DataFrame(
             {
-                "pp_file": pd.Categorical.from_codes(codes, stems),
+                "pp_file": pd.Categorical.from_codes(codes, stems).astype("str"),  # without texts of a fixed width
                 "pp_type": np.repeat([_TYPES.get(p.partition, -1) for p in self.parts], [p.rows for p in self.parts]),
                 "pp_idx": np.concatenate([np.arange(p.rows) for p in self.parts]),
             }
@@ -211,7 +223,8 @@ class Latents:
             dataset = file[part.partition]
             offset = dataset.id.get_offset()
             if dataset.chunks is None and dataset.dtype == np.dtype("<f4") and offset is not None and part.rows:
-                self._arrays[index] = np.memmap(part.path, "<f4", "r", offset, dataset.shape)
+                # Copy on write: torch takes nothing that is read-only, and the file stays as it is in any case.
+                self._arrays[index] = np.memmap(part.path, "<f4", "c", offset, dataset.shape)
                 file.close()
             else:
                 self._arrays[index] = dataset

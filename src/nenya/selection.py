@@ -298,14 +298,14 @@ def chosen_rows(table: "pd.DataFrame", options: StatisticsOptions) -> BoolArray:
     chosen = np.ones(len(table), bool)
     given = 0
     if options.where is not None:
-        chosen &= rows_where(options.where, table)
+        chosen &= rows_where(table, options.where)
         given += 1
     if options.box is not None:
         x0, x1, y0, y1 = (float(v) for v in options.box)
-        chosen &= rows_where(f"{x0} <= US0 <= {x1} and {y0} <= US1 <= {y1}", table)
+        chosen &= rows_where(table, f"US0 BETWEEN {x0} AND {x1} AND US1 BETWEEN {y0} AND {y1}")
         given += 1
     if options.cluster is not None:
-        chosen &= rows_where(f"cluster == {options.cluster}", table)
+        chosen &= rows_where(table, f"cluster = {options.cluster}")
         given += 1
     if options.rows is not None:
         chosen &= rows_of(table, read_table(local_path(options.rows)))

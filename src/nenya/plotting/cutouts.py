@@ -166,7 +166,7 @@ def contact_sheet(
 def closest_strip(
     query: FloatArray,
     images: FloatArray,
-    distances: FloatArray,
+    closeness: FloatArray,
     path: str | os.PathLike[str] | None = None,
     *,
     labels: Sequence[str] = (),
@@ -174,31 +174,33 @@ def closest_strip(
     columns: int = 8,
     query_label: str = "query",
 ) -> Figure:
-    """Draw a cutout and those closest to it, on one symmetric colour scale in K.
+    """Draw one or several cutouts and those closest to them, on one symmetric colour scale in K.
 
     Args:
-        query: (H, W) or (1, H, W), SSTa in K.
+        query: (H, W), or (Q, H, W) of several, SSTa in K.
         images: (n, H, W) or (n, 1, H, W), SSTa in K, the closest first.
-        distances: (n,) between the latents, written above each.
+        closeness: (n,) distance or cosine of the latents, written above each; the title says which.
         path: the picture, if one is to be written; its suffix says the format (.png, .pdf, .svg).
         labels: further words for each image, such as its place and date; () for none.
         title: title of the figure.
         columns: cutouts in a row, the query included.
-        query_label: words above the first cutout.
+        query_label: words above each query.
 
     Raises:
-        InputFileError: Images, distances and labels that do not fit together.
+        InputFileError: Images, numbers and labels that do not fit together.
         OptionError: `columns` < 1, or a suffix that cannot be drawn.
     """
-    if images.ndim not in (3, 4) or len(images) != len(distances) or (labels and len(labels) != len(images)):
+    if images.ndim not in (3, 4) or len(images) != len(closeness) or (labels and len(labels) != len(images)):
         raise InputFileError(
-            f"images {images.shape}, {len(distances)} distances, {len(labels)} labels: wanted (n, H, W), n and n or 0"
+            f"images {images.shape}, {len(closeness)} numbers, {len(labels)} labels: wanted (n, H, W), n and n or 0"
         )
-    words = [f"{distance:.3g}" for distance in np.asarray(distances, np.float64)]
+    words = [f"{value:.3f}" for value in np.asarray(closeness, np.float64)]
     words = [f"{word}\n{more}" for word, more in zip(words, labels, strict=True)] if labels else words
-    fields = [np.squeeze(np.asarray(query, np.float32)), *(np.squeeze(np.asarray(i, np.float32)) for i in images)]
-    figure, drawn = _panels(fields, [query_label, *words], columns, title)
-    figure.axes[0].title.set_fontweight("bold")
+    queries = list(np.asarray(query, np.float32).reshape(-1, *np.shape(query)[-2:]))
+    fields = [*queries, *(np.squeeze(np.asarray(image, np.float32)) for image in images)]
+    figure, drawn = _panels(fields, [query_label] * len(queries) + words, columns, title)
+    for axes in figure.axes[: len(queries)]:
+        axes.title.set_fontweight("bold")
     figure.colorbar(drawn, ax=figure.axes, label="SSTa (K)", extend="both", shrink=0.85)
     if path is not None:
         save_figure(figure, path)

@@ -1,0 +1,8 @@
+"""Make or extend the index of an archive: `python scripts/index.py data=latents/ table=archive.parquet`."""
+
+import sys
+
+from nenya.cli import run_command
+
+if __name__ == "__main__":
+    sys.exit(run_command("index"))

@@ -1,0 +1,337 @@
+"""An archive of latents that is searched: files with their table, or a LanceDB index, which is a folder.
+
+Letters in shapes: N rows, D the length of a latent.
+"""
+
+import json
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nenya.conditions import ROW, rows_where, sql_errors, text
+from nenya.errors import InputFileError, OptionError
+from nenya.latents import PARTITIONS, Latents
+from nenya.similarity import Float32Array, Float64Array, IntArray, closest, closest_of, rank
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger(__name__)
+
+VECTOR = "latent"
+ABOUT = "nenya.json"
+TABLE = "latents"
+NARROW = 50_000
+"""Conditions that keep at most so many rows are answered exactly."""
+
+_BATCH = 8192
+_CACHE = 2**28  # bytes of the index that LanceDB keeps in memory
+_MORE_PROBES = 4  # times as many parts are looked at under conditions, which leave fewer rows in each
+_REFINE = 10  # times as many compressed neighbours are ranked by their latents
+_TYPES = {"train": 1, "valid": 0}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The rows closest to a query, closest first.
+
+    Attributes:
+        rows: (m,) int64, their numbers in the archive.
+        cosine: (m,) float64.
+        exact: whether these are the closest for certain.
+        recall: share of the true ten closest that the index found when it was built, without conditions; None for
+            an exact answer.
+    """
+
+    rows: IntArray
+    cosine: Float64Array
+    exact: bool
+    recall: float | None = None
+
+    @property
+    def label(self) -> str:
+        """`exact`, or `approximate` with the recall."""
+        return "exact" if self.exact else f"approximate, recall@10 {self.recall:.3f} as measured at build time"
+
+
+class FileArchive:
+    """Latents files, searched as they are.
+
+    Args:
+        latents: the rows.
+        table: of the cutouts; rows without a latent are left out.
+
+    Attributes:
+        provenance: what the files say of the model.
+        columns: names in the table.
+    """
+
+    def __init__(self, latents: Latents, table: "pd.DataFrame | None" = None) -> None:
+        self.latents = latents
+        self.provenance = latents.provenance
+        keys = latents.keys()
+        if table is not None:
+            keys = join(keys, table, latents)
+        self.table = keys
+        self.columns = [str(name) for name in keys.columns]
+        self.dim = latents.shape[1]
+
+    def search(
+        self, query: Float64Array, k: int, sql: str | None = None, *, exact: bool = False, device: str = "cpu"
+    ) -> Answer:
+        """Return the k closest rows that fulfil a condition; always exact."""
+        allowed = rows_where(self.table, sql) if sql else None
+        found = closest(self.latents, query, k, allowed=allowed, device=device)
+        count = int((found.rows[0] >= 0).sum())
+        return Answer(found.rows[0, :count], found.cosine[0, :count], True)
+
+    def find(self, example: str) -> int:
+        """Return the row that a row number, a UID or file:partition:idx names; see `parse_example`."""
+        column, value = parse_example(example, self.columns)
+        if column == ROW:
+            found = np.array([int(value)]) if int(value) < len(self.latents) else np.empty(0, np.int64)
+        else:
+            found = np.flatnonzero(rows_where(self.table, value))
+        return one_row(example, found, len(self.latents))
+
+    def take(self, rows: IntArray) -> Float32Array:
+        """Return latents by their numbers, (m, D)."""
+        return self.latents.take(rows)
+
+    def describe(self, rows: IntArray) -> "pd.DataFrame":
+        """Return the table of some rows, in their order."""
+        return self.table.iloc[rows].assign(**{ROW: rows}).reset_index(drop=True)
+
+
+class IndexArchive:
+    """A LanceDB index in a folder, as `nenya index` makes it.
+
+    Args:
+        folder: the index.
+
+    Attributes:
+        about: what `nenya.json` in it says: dim, provenance, columns, sources, index, recall.
+        provenance: what the files said of the model.
+        columns: names in the table.
+
+    Raises:
+        InputFileError: There is no index, or one of another kind.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.about = read_about(folder)
+        self.provenance: dict[str, str] = self.about["provenance"]
+        self.columns: list[str] = list(self.about["columns"])
+        self.dim: int = self.about["dim"]
+        self._table: Any = None
+        unfinished = [s["stem"] for s in self.about["sources"] if not s["done"]]
+        if unfinished:
+            log.warning("%s: only a part of %s is in it; the same nenya index again adds the rest", folder, unfinished)
+
+    @property
+    def table(self) -> Any:
+        """LanceDB's table, opened at the first use."""
+        if self._table is None:
+            self._table = connect(self.folder).open_table(TABLE)
+        return self._table
+
+    def __len__(self) -> int:
+        return int(self.table.count_rows())
+
+    def search(
+        self, query: Float64Array, k: int, sql: str | None = None, *, exact: bool = False, device: str = "cpu"
+    ) -> Answer:
+        """Return the k closest rows that fulfil a condition.
+
+        The answer is exact where that is asked for, where the archive has no vector index, where the condition
+        keeps at most `NARROW` rows, and where the index finds fewer than k.
+
+        Args:
+            query: (D,).
+            k: rows that are wanted.
+            sql: a condition; None for all rows.
+            exact: look at every row.
+            device: where an exact answer is computed.
+
+        Raises:
+            OptionError: The condition is no SQL, or names a column that is not there.
+        """
+        index, kept = self.about["index"], len(self)
+        if sql:
+            with sql_errors(sql, self.columns):
+                kept = int(self.table.count_rows(sql))
+        if index and not exact and not (sql and kept <= NARROW):
+            probes = index["probes"] if not sql else min(index["parts"], _MORE_PROBES * index["probes"])
+            rows, near = self.approximate(query, k, probes, sql)
+            if len(rows) == min(k, kept):  # else the parts that it looked at have no more
+                return Answer(rows, near, False, self.about["recall"]["value"])
+        found = closest_of(lambda: self.scan(sql), self.take, query, k, device=device)
+        count = int((found.rows[0] >= 0).sum())
+        return Answer(found.rows[0, :count], found.cosine[0, :count], True)
+
+    def approximate(self, query: Float64Array, k: int, probes: int, sql: str | None = None) -> tuple[IntArray, Any]:
+        """Return the k closest rows and their cosines by the vector index, which looks at `probes` of its parts."""
+        query = np.asarray(query, np.float64) / np.linalg.norm(query)
+        asked = self.table.search(query.astype(np.float32)).distance_type("cosine").nprobes(probes)
+        asked = asked.limit(k).select([ROW, VECTOR, "_distance"])
+        if self.about["index"]["kind"] == "IVF_RQ":
+            asked = asked.refine_factor(_REFINE)
+        found = (asked.where(sql, prefilter=True) if sql else asked).to_arrow()
+        return rank(found[ROW].to_numpy(), vectors(found[VECTOR], self.dim), query, k)
+
+    def scan(self, sql: str | None = None) -> Iterator[tuple[IntArray, Float32Array]]:
+        """Yield the numbers and the latents of the rows that fulfil a condition, block by block."""
+        asked = self.table.search().select([ROW, VECTOR])
+        asked = asked.where(sql) if sql else asked
+        for batch in asked.limit(max(1, len(self))).to_batches(_BATCH):
+            yield batch.column(ROW).to_numpy(), vectors(batch.column(VECTOR), self.dim)
+
+    def find(self, example: str) -> int:
+        """Return the row that a row number, a UID or file:partition:idx names; see `parse_example`."""
+        column, value = parse_example(example, self.columns)
+        sql = f"`{ROW}` = {int(value)}" if column == ROW else value
+        found = self.table.search().where(sql).select([ROW]).limit(2).to_arrow()[ROW].to_numpy()
+        return one_row(example, found, sum(s["rows"] for s in self.about["sources"]))
+
+    def take(self, rows: IntArray) -> Float32Array:
+        """Return latents by their numbers, (m, D)."""
+        found = self._rows(rows, [ROW, VECTOR])
+        return vectors(found[VECTOR], self.dim)[_order(found[ROW].to_numpy(), rows)]
+
+    def describe(self, rows: IntArray) -> "pd.DataFrame":
+        """Return the table of some rows, in their order."""
+        found = self._rows(rows, [ROW, *self.columns])
+        table: pd.DataFrame = found.to_pandas().iloc[_order(found[ROW].to_numpy(), rows)].reset_index(drop=True)
+        return table[[*self.columns, ROW]]
+
+    def _rows(self, rows: IntArray, columns: list[str]) -> Any:
+        import pyarrow as pa
+
+        wanted = np.unique(rows)
+        parts = [wanted[start : start + 1000] for start in range(0, max(1, len(wanted)), 1000)]
+        found = [
+            self.table.search()
+            .where(f"`{ROW}` IN ({', '.join(map(str, part))})" if len(part) else "false")
+            .select(columns)
+            .limit(len(part) + 1)
+            .to_arrow()
+            for part in parts
+        ]
+        return pa.concat_tables(found)
+
+
+Archive = FileArchive | IndexArchive
+
+
+def connect(folder: Path) -> Any:
+    """Open the database of an index, with little of it kept in memory."""
+    import lancedb
+
+    return lancedb.connect(folder, session=lancedb.Session(_CACHE, _CACHE))
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """Return what an index says of itself.
+
+    Raises:
+        InputFileError: There is no index, or one of another kind.
+    """
+    try:
+        about: dict[str, Any] = json.loads((folder / ABOUT).read_text())
+    except (OSError, ValueError) as error:
+        raise InputFileError(f"{folder}: no index of nenya; nenya index data=... out={folder} makes one") from error
+    if about.get("format") != 1:
+        raise InputFileError(f"{folder}: an index of a newer nenya (format {about.get('format')}); this one reads 1")
+    return about
+
+
+def parse_example(example: str, columns: Sequence[str]) -> tuple[str, str]:
+    """Return how an example is looked up: (`archive_row`, its number), or ("", a condition in SQL).
+
+    Args:
+        example: a row number, `uid:<UID>`, or `<stem of the cutout file>:<train or valid>:<row in it>`.
+        columns: of the table.
+
+    Raises:
+        OptionError: It is none of them.
+    """
+    example = str(example).strip()
+    if example.isdecimal():
+        return ROW, example
+    if match := re.fullmatch(r"uid:(-?\w+)", example, re.I):
+        if "UID" not in columns:
+            raise OptionError(f"{example}: the table has no column UID; give a row number, or file:partition:row")
+        return "", f"CAST(`UID` AS STRING) = {text(match[1])}"
+    if match := re.fullmatch(r"(.+):(\w+):(\d+)", example):
+        if match[2] in PARTITIONS:
+            stem = Path(match[1]).name.removesuffix(".h5")
+            kind = _TYPES[match[2]]
+            return "", f"`pp_file` = {text(stem)} AND `pp_type` = {kind} AND `pp_idx` = {int(match[3])}"
+    raise OptionError(f"{example}: wanted is a row number, uid:<UID> or <cutout file>:<train or valid>:<row>")
+
+
+def one_row(example: str, found: IntArray, rows: int) -> int:
+    """Return the only row that was found for an example.
+
+    Raises:
+        InputFileError: There is none, or several.
+    """
+    if len(found) != 1:
+        what = "several rows are" if len(found) else f"no row with a latent among {rows} is"
+        raise InputFileError(f"{example}: {what} this one; check the name, or give the row number")
+    return int(found[0])
+
+
+def join(keys: "pd.DataFrame", table: "pd.DataFrame", latents: Latents) -> "pd.DataFrame":
+    """Return the columns of a table, with DT where it has T90 and T10, for all rows of latents.
+
+    Args:
+        keys: of the latents.
+        table: of the cutouts, joined by `Latents.positions`.
+        latents: the rows.
+    """
+    columns = clean(table)
+    places = latents.positions(table)
+    source = np.full(len(latents), -1, np.int64)
+    source[places[places >= 0]] = np.flatnonzero(places >= 0)
+    missing = int((source < 0).sum())
+    if missing:
+        log.warning("%d of %d latents have no row in the table: their columns are empty", missing, len(latents))
+    keys = keys.copy()
+    found = columns.iloc[source] if not missing else columns.reset_index(drop=True).reindex(source)
+    for name in columns:
+        keys[name] = found[name].to_numpy() if found[name].dtype.kind != "M" else found[name].array
+    return keys
+
+
+def clean(table: "pd.DataFrame") -> "pd.DataFrame":
+    """Return the columns of a table that are no keys and not ours, with DT = T90 - T10 where it is not there."""
+    own = ("pp_file", "pp_type", "ulmo_pp_type", "pp_idx", ROW, VECTOR, "cosine", "rank", "answer", "recall")
+    columns = table.drop(columns=[name for name in own if name in table])
+    if "DT" not in columns and {"T90", "T10"} <= set(columns):
+        columns["DT"] = columns["T90"] - columns["T10"]
+    return columns
+
+
+def vectors(column: Any, dim: int) -> Float32Array:
+    """Return a column of latents as an array, (m, D), to be written to."""
+    values = column.combine_chunks() if hasattr(column, "combine_chunks") else column
+    flat: NDArray[np.float32] = values.flatten().to_numpy(zero_copy_only=False)
+    return np.array(flat, np.float32).reshape(-1, dim)
+
+
+def _order(found: IntArray, wanted: IntArray) -> IntArray:
+    """Return where each wanted row is among those found."""
+    order = np.argsort(found)
+    places = np.searchsorted(found, wanted, sorter=order)
+    lost = [row for row, place in zip(wanted, places, strict=True) if place == len(found) or found[order[place]] != row]
+    if lost:
+        raise InputFileError(f"row {lost[0]} has no latent here")
+    return np.asarray(order[places])

@@ -1,0 +1,330 @@
+"""`nenya search`: the cutouts most similar to examples, under conditions, without near-copies."""
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nenya.analysis_options import SearchOptions
+from nenya.archive import Answer, Archive, FileArchive, IndexArchive
+from nenya.archive_s3 import fetch_index
+from nenya.conditions import Conditions
+from nenya.data.cutouts import inspect_cutouts
+from nenya.data.files import expand, fetch, find_sources, local_path
+from nenya.errors import InputFileError, OptionError
+from nenya.io import TABLE_SUFFIXES, read_table, write_table
+from nenya.latents import open_latents
+from nenya.options import ExtractOptions, Options, build_options, to_dict
+from nenya.plotting import closest_strip
+from nenya.s3 import is_s3
+from nenya.similarity import Float64Array, IntArray, direction
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger(__name__)
+
+EARTH_KM = 6371.0
+_FIGURE = "outputs/search/closest.png"
+_MORE = 4  # times as many neighbours when too many of them are near-copies
+_MOST = 100_000
+_PARTITIONS = {1: "train", 0: "valid"}
+_SHOWN = ("lat", "lon", "datetime", "DT", "UID")
+
+
+def run(options: SearchOptions) -> int:
+    """Find the cutouts closest to the examples, print them, and write and draw them where that is asked for.
+
+    Args:
+        options: of `scripts/search.py`.
+
+    Returns:
+        0.
+
+    Raises:
+        NenyaError: There is nothing to search, an example is not there, or a condition is none.
+    """
+    if options.out and Path(options.out).suffix not in TABLE_SUFFIXES:
+        raise OptionError(f"out={options.out}: wanted is one of {', '.join(TABLE_SUFFIXES)}")
+    archive = open_archive(options)
+    like, unlike = (_rows(archive, given) for given in (options.like, options.unlike))
+    pictures = image_examples(options)
+    if not len(like) and not len(pictures):
+        raise OptionError("like= or image= is needed: what the closest are wanted of")
+    examples = archive.take(like) if len(like) else np.empty((0, archive.dim), np.float32)
+    if len(pictures):
+        examples = np.concatenate([examples, _image_latents(options, pictures, archive)])
+    query = direction(examples, archive.take(unlike) if len(unlike) else None)
+    sql = conditions(options).sql(archive.columns)
+    known = np.concatenate([like, unlike])
+    answer = find(archive, query, options, sql, known)
+    found = table_of(archive, answer)
+    _show(found, answer, options, sql)
+    if options.out:
+        write_table(found, local_path(options.out))
+        log.info("%s", options.out)
+    if options.images:
+        _draw(archive, found, answer, (like, pictures), options)
+    return 0
+
+
+def open_archive(options: SearchOptions) -> Archive:
+    """Open what is searched: `index`, or `data` with `table`.
+
+    Raises:
+        OptionError: None of them is given, or both.
+        InputFileError: It is not there.
+    """
+    if bool(options.index) == bool(options.data):
+        raise OptionError("index= or data= is needed, one of them: an index of nenya index, or latents files")
+    if not options.index:
+        table = read_table(local_path(options.table)) if options.table else None
+        return FileArchive(open_latents(options.data, options.loader.cache_dir), table)
+    if not is_s3(options.index):
+        return IndexArchive(local_path(options.index))
+    folder = fetch_index(options.index, options.loader.cache_dir)
+    if folder is None:
+        raise InputFileError(f"{options.index}: no index of nenya; nenya index data=... out={options.index} makes one")
+    return IndexArchive(folder)
+
+
+def conditions(options: SearchOptions) -> Conditions:
+    """Return the conditions of the options."""
+    own = options.DT if isinstance(options.DT, str | None) else list(options.DT)
+    return Conditions(
+        region=_list(options.region),
+        lon=options.lon,
+        lat=options.lat,
+        dates=options.dates,
+        season=_list(options.season),
+        DT=own,
+        clear=options.clear,
+        sensor=_list(options.of_sensor),
+        where=options.where,
+    )
+
+
+def find(archive: Archive, query: Float64Array, options: SearchOptions, sql: str | None, known: IntArray) -> Answer:
+    """Return the closest rows that are neither examples nor, where that is asked for, near-copies.
+
+    Args:
+        archive: what is searched.
+        query: (D,).
+        options: k, exact, device, distinct, apart_km and apart_hours count.
+        sql: a condition.
+        known: rows of the examples.
+    """
+    careful = options.distinct or options.apart_km is not None or options.apart_hours is not None
+    count = options.k + len(known)
+    while True:
+        answer = archive.search(query, count, sql, exact=options.exact, device=options.device)
+        good = ~np.isin(answer.rows, known)
+        rows, cosine = answer.rows[good], answer.cosine[good]
+        if careful:
+            kept = far_apart(
+                archive.describe(np.concatenate([known, rows])), len(known), options.k,
+                distinct=options.distinct, km=options.apart_km, hours=options.apart_hours,
+            )  # fmt: skip
+            rows, cosine = rows[kept], cosine[kept]
+        if len(rows) >= options.k or len(answer.rows) < count or count >= _MOST:
+            return Answer(rows[: options.k], cosine[: options.k], answer.exact, answer.recall)
+        count = min(_MORE * count, _MOST)
+
+
+def far_apart(
+    table: "pd.DataFrame",
+    examples: int,
+    k: int,
+    *,
+    distinct: bool = False,
+    km: float | None = None,
+    hours: float | None = None,
+) -> IntArray:
+    """Return which rows are no near-copies of an example or of a row before them that is kept.
+
+    Args:
+        table: the examples, then the rows, closest first; columns filename, lat, lon, datetime as far as needed.
+        examples: how many of the first rows are examples.
+        k: so many are enough.
+        distinct: rows of one `filename` are near-copies.
+        km: rows within so many km, and `hours` where they are given, are near-copies.
+        hours: rows within so many hours, and `km` where they are given, are near-copies.
+
+    Returns:
+        (m,) numbers of the rows, without the examples, at most k.
+
+    Raises:
+        OptionError: The table lacks a column.
+    """
+    wanted = {"filename": distinct, "lat": km is not None, "lon": km is not None, "datetime": hours is not None}
+    missing = [name for name, needed in wanted.items() if needed and name not in table]
+    if missing:
+        raise OptionError(f"distinct= and apart_...= need the columns {', '.join(missing)}, which the table lacks")
+    near = _nearness(table, km, hours)
+    names = table["filename"].to_numpy() if distinct else None
+    kept, found = list(range(examples)), []
+    for row in range(examples, len(table)):
+        before = np.array(kept, np.int64)
+        copy = names is not None and bool((names[before] == names[row]).any())
+        if not copy and near is not None:
+            copy = bool(near(row, before).any())
+        if not copy:
+            kept.append(row)
+            found.append(row - examples)
+            if len(found) == k:
+                break
+    return np.array(found, np.int64)
+
+
+def _nearness(
+    table: "pd.DataFrame", km: float | None, hours: float | None
+) -> Callable[[int, IntArray], NDArray[np.bool_]] | None:
+    """Return what says which rows are near another, in space and time; unknown places and times are near nothing."""
+    if km is None and hours is None:
+        return None
+    if km is not None:
+        lat, lon = np.radians(table["lat"].to_numpy(np.float64)), np.radians(table["lon"].to_numpy(np.float64))
+    if hours is not None:
+        moments = table["datetime"].to_numpy("datetime64[us]")
+
+    def near(row: int, others: IntArray) -> NDArray[np.bool_]:
+        close = np.ones(len(others), bool)
+        if km is not None:  # haversine, exact for near places
+            half = np.sin((lat[others] - lat[row]) / 2) ** 2
+            half += np.cos(lat[others]) * np.cos(lat[row]) * np.sin((lon[others] - lon[row]) / 2) ** 2
+            close &= 2 * EARTH_KM * np.arcsin(np.sqrt(np.minimum(half, 1))) <= km
+        if hours is not None:
+            close &= np.abs((moments[others] - moments[row]) / np.timedelta64(1, "h")) <= hours
+        return close
+
+    return near
+
+
+def table_of(archive: Archive, answer: Answer) -> "pd.DataFrame":
+    """Return the table of an answer: rank, cosine, answer (exact or approximate), recall, and the archive's columns."""
+    found = archive.describe(answer.rows)
+    found.insert(0, "rank", np.arange(1, len(found) + 1))
+    found.insert(1, "cosine", answer.cosine)
+    found.insert(2, "answer", "exact" if answer.exact else "approximate")
+    found.insert(3, "recall", math.nan if answer.recall is None else answer.recall)
+    return found
+
+
+def image_examples(options: SearchOptions) -> list[NDArray[np.floating]]:
+    """Return the images of `image=`, (H, W) each.
+
+    Raises:
+        InputFileError: A file is not there, or holds no image.
+        OptionError: Another kind of file.
+    """
+    return [image for place in _list(options.image) for image in read_image(place)]
+
+
+def read_image(place: str) -> list[NDArray[np.floating]]:
+    """Return the images in a .npy or .npz file, or one row of a cutout file (`file.h5:partition:row`)."""
+    path, _, rest = place.partition(".h5:")
+    if rest:
+        partition, _, row = rest.partition(":")
+        if not row.isdecimal():
+            raise OptionError(f"image={place}: wanted is <cutout file>.h5:<partition>:<row>")
+        return [_read_cutout(local_path(f"{path}.h5"), partition, int(row))]
+    if not place.endswith((".npy", ".npz")):
+        raise OptionError(f"image={place}: wanted is .npy, .npz or <cutout file>.h5:<partition>:<row>")
+    try:
+        loaded = np.load(local_path(place), allow_pickle=False)
+        arrays = [loaded[name] for name in loaded.files] if place.endswith(".npz") else [loaded]
+    except (OSError, ValueError, EOFError) as error:
+        raise InputFileError(f"{place}: no array of numbers in it ({str(error).splitlines()[0]})") from error
+    images: list[NDArray[np.floating]] = []
+    for array in arrays:
+        if array.ndim not in (2, 3, 4) or array.dtype.kind not in "fiu" or (array.ndim == 4 and array.shape[1] != 1):
+            raise InputFileError(
+                f"{place}: an array of shape {array.shape} came; wanted is (H, W), (N, H, W), (N, 1, H, W)"
+            )
+        images += list(array.reshape(-1, *array.shape[-2:]))
+    return images
+
+
+def _read_cutout(path: Path, partition: str, row: int) -> NDArray[np.float32]:
+    found = inspect_cutouts(path, (partition,))
+    with found.reader(partition) as reader:
+        if row >= len(reader):
+            raise InputFileError(f"{path}: no row {row}; {partition} has {len(reader)}")
+        image = reader.read(row, row + 1)[0]
+    return np.asarray(image.reshape(image.shape[-2:]))
+
+
+def _image_latents(options: SearchOptions, images: Sequence[NDArray[np.floating]], archive: Archive) -> Any:
+    """Return the latents of images, (n, D), by the model of the options."""
+    from nenya.analyze_image import get_latents
+    from nenya.storage import sha256_file
+
+    weights = options.ckpt or options.model.weights
+    if not weights:
+        raise OptionError("image= needs the weights that the latents were made with: model=v5, or ckpt=")
+    weights = weights if is_s3(weights) else expand(weights)
+    values = to_dict(options)
+    opt = build_options(ExtractOptions, {f.name: values[f.name] for f in fields(Options)})
+    latents = np.concatenate([get_latents(image, weights, opt)[0] for image in images])
+    if latents.shape[1] != archive.dim:
+        raise OptionError(f"the model gives latents of {latents.shape[1]} numbers, those searched have {archive.dim}")
+    made = archive.provenance.get("checkpoint_sha256")
+    if made and not is_s3(weights) and Path(weights).is_file() and sha256_file(Path(weights)) != made:
+        log.warning(
+            "%s: not the file of the latents' weights (%s): those of another model mean nothing", weights, made[:12]
+        )
+    return latents
+
+
+def _rows(archive: Archive, given: Any) -> IntArray:
+    return np.array([archive.find(example) for example in _list(given)], np.int64)
+
+
+def _list(given: Any) -> list[str]:
+    if given is None:
+        return []
+    return [str(value) for value in given] if isinstance(given, list | tuple) else [str(given)]
+
+
+def _show(found: "pd.DataFrame", answer: Answer, options: SearchOptions, sql: str | None) -> None:
+    columns = ["rank", "cosine", "pp_file", "pp_type", "pp_idx", *(name for name in _SHOWN if name in found)]
+    log.info("%s%s", answer.label, f" where {sql}" if sql else "")
+    log.info("%s", found[columns].to_string(index=False, float_format=lambda value: f"{value:.4f}"))
+    if len(found) < options.k:
+        log.info("%d of k=%d: there are no more", len(found), options.k)
+
+
+def _draw(
+    archive: Archive,
+    found: "pd.DataFrame",
+    answer: Answer,
+    examples: tuple[IntArray, Sequence[NDArray[np.floating]]],
+    options: SearchOptions,
+) -> None:
+    """Draw the examples and the closest."""
+    files = {path.stem: path for path in fetch(find_sources(options.images), options.loader.cache_dir)}
+
+    def cutouts(table: "pd.DataFrame") -> list[NDArray[np.float32]]:
+        read = []
+        for name, kind, row in zip(table["pp_file"], table["pp_type"], table["pp_idx"], strict=True):
+            if name not in files:
+                raise InputFileError(f"images= has no {name}.h5, which a cutout is of, but {', '.join(sorted(files))}")
+            read.append(_read_cutout(files[name], _PARTITIONS[int(kind)], int(row)))
+        return read
+
+    own = cutouts(archive.describe(examples[0])) if len(examples[0]) else []
+    path = local_path(options.figure or (str(Path(options.out).with_suffix(".png")) if options.out else _FIGURE))
+    closest_strip(
+        np.stack([*own, *(image - np.nanmean(image) for image in examples[1])]),
+        np.stack(cutouts(found)),
+        found["cosine"].to_numpy(),
+        path,
+        query_label="example",
+        title=f"closest by cosine: {answer.label}",
+    )
+    log.info("%s", path)

@@ -1,0 +1,334 @@
+"""The index of an archive, and search by the command line."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+
+from nenya import archive, archive_build
+from nenya.archive import FileArchive, IndexArchive
+from nenya.archive_build import add_files, build_index
+from nenya.conditions import Conditions
+from nenya.errors import InputFileError, OptionError
+from nenya.io import read_table, write_table
+from nenya.latents import Latents
+from nenya.search import far_apart, read_image
+
+DIM = 16
+
+
+def write_latents(path, seed, checkpoint="a" * 64, **rows):
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).standard_normal((30, DIM))
+    with h5py.File(path, "w") as file:
+        for name, count in rows.items():
+            latents = centres[rng.integers(0, 30, count)] + 0.3 * rng.standard_normal((count, DIM))
+            latents /= np.linalg.norm(latents, axis=1, keepdims=True)
+            latents[5::50] = np.nan
+            file[name] = latents.astype(np.float32)
+        file.attrs.update(checkpoint_sha256=checkpoint, latent="projection", model_version="v5")
+    return path
+
+
+def table_of(latents, seed=0):
+    rng, keys = np.random.default_rng(seed), latents.keys()
+    n = len(keys)
+    made = keys.assign(
+        lat=rng.uniform(-90, 90, n),
+        lon=rng.uniform(-180, 180, n),
+        datetime=pd.Timestamp("2012-01-01") + pd.to_timedelta(rng.integers(0, 8000, n), unit="h"),
+        filename=[f"granule{i}" for i in rng.integers(0, n // 10, n)],
+        UID=rng.integers(0, 2**60, n) + seed,
+        T10=rng.uniform(0, 5, n),
+        row=rng.integers(0, 2000, n),  # of the pixel in the granule: not ours
+    )
+    made["T90"] = made["T10"] + rng.exponential(1, n)
+    made["pp_file"] = made["pp_file"] + ".h5"
+    return made.sample(frac=1, random_state=seed)
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    path = write_latents(tmp_path_factory.mktemp("first") / "a_preproc_latents.h5", 1, train=900, valid=400)
+    return Latents([path]), table_of(Latents([path]))
+
+
+@pytest.fixture(scope="module")
+def second(tmp_path_factory):
+    path = write_latents(tmp_path_factory.mktemp("second") / "b_preproc_latents.h5", 2, valid=300)
+    return Latents([path]), table_of(Latents([path]), 7)
+
+
+@pytest.fixture(scope="module")
+def index(first, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("index") / "archive.index"
+    add_files(folder, *first)
+    build_index(folder, index_from=0)
+    return IndexArchive(folder)
+
+
+def content(folder):
+    table = IndexArchive(folder).table.to_arrow().to_pandas().sort_values("archive_row", ignore_index=True)
+    return table.assign(latent=[tuple(row) for row in table["latent"]])
+
+
+def test_index_and_files_give_the_same_answers(index, first):
+    files = FileArchive(*first)
+    rows = [0, 7, 901]
+    np.testing.assert_array_equal(index.take(np.array(rows)), first[0].take(rows))
+    for conditions in (
+        Conditions(),
+        Conditions(lon=[150, -100], season=["DJF", "MAM"]),
+        Conditions(DT="DT1", where="row < 1000 AND filename <> 'granule3'"),
+        Conditions(dates=["2012-02-01", "2012-03-31"]),
+        Conditions(lat=[89.99, 90]),
+    ):
+        sql = conditions.sql(index.columns)
+        assert sql == conditions.sql(files.columns)
+        for row in rows:
+            query = first[0].take([row])[0]
+            by_index, by_files = index.search(query, 25, sql, exact=True), files.search(query, 25, sql)
+            np.testing.assert_array_equal(by_index.rows, by_files.rows)
+            np.testing.assert_array_equal(by_index.cosine, by_files.cosine)
+            assert by_index.exact and by_files.label == "exact"
+            described, wanted = index.describe(by_index.rows), files.describe(by_files.rows)
+            shown = [name for name in wanted if name != "datetime"]
+            pd.testing.assert_frame_equal(described[shown], wanted[shown], check_dtype=False)
+            assert (described["datetime"].to_numpy() == wanted["datetime"].to_numpy()).all()
+
+
+def test_an_answer_says_what_it_is(index, first):
+    latents, about = first[0], index.about
+    query = latents.take([3])[0]
+    approximate = index.search(query, 10)
+    assert not approximate.exact and approximate.recall == about["recall"]["value"]
+    assert approximate.label == f"approximate, recall@10 {about['recall']['value']:.3f} as measured at build time"
+    assert index.search(query, 10, "lat > 0").label == "exact"  # it keeps few rows
+    # The recall that is said is that of the sample, measured anew against plain float64.
+    good = np.flatnonzero(np.isfinite(latents[:]).all(axis=1))
+    sample = np.sort(np.random.default_rng(about["recall"]["seed"]).choice(good, 64, replace=False))
+    rows, hits = latents[:][good].astype(np.float64), 0
+    for row in sample:
+        near = rows @ latents[:][row].astype(np.float64)
+        near[good == row] = -9
+        wanted = set(good[np.argsort(-near)[:10]])
+        found, _ = index.approximate(latents[:][row], 11, about["index"]["probes"])
+        hits += len(set(found[found != row][:10]) & wanted)
+    assert hits / 640 == pytest.approx(about["recall"]["value"], abs=0.003)
+    assert about["recall"]["queries"] == 64 and about["recall"]["rows"] == len(good)
+
+
+def test_an_index_under_conditions(index, first, monkeypatch):
+    monkeypatch.setattr(archive, "NARROW", 0)
+    files, query = FileArchive(*first), first[0].take([3])[0]
+    wide, rare = index.search(query, 10, "lat > -60"), index.search(query, 400, "lat > 45")
+    assert not wide.exact and (index.describe(wide.rows)["lat"] > -60).all()
+    wanted = files.search(query, 10, "lat > -60").rows
+    assert len(set(wide.rows) & set(wanted)) >= 9
+    assert rare.exact  # the index looks at too few rows for so many
+    np.testing.assert_array_equal(rare.rows, files.search(query, 400, "lat > 45").rows)
+
+
+def test_a_compressed_index_says_its_own_recall(first, tmp_path):
+    add_files(tmp_path / "rq", *first)
+    built = build_index(tmp_path / "rq", kind="IVF_RQ", index_from=0)
+    answer = IndexArchive(tmp_path / "rq").search(first[0].take([3])[0], 10)
+    assert built["index"]["kind"] == "IVF_RQ" and answer.recall == built["recall"]["value"] > 0.8
+    assert 3 in answer.rows
+
+
+def test_examples_by_number_uid_and_cutout(index, first):
+    files, (latents, table) = FileArchive(*first), first
+    place = latents.positions(table)[10]
+    row = table.iloc[10]
+    kind = {1: "train", 0: "valid"}[row["pp_type"]]
+    for searched in (index, files):
+        for name in (str(place), f"uid:{row['UID']}", f"some/a_preproc.h5:{kind}:{row['pp_idx']}"):
+            assert searched.find(name) == place
+        for name, said in (("99999", "no row"), ("uid:1", "no row"), ("x:train:1", "no row")):
+            with pytest.raises(InputFileError, match=said):
+                searched.find(name)
+        with pytest.raises(OptionError, match="wanted is a row number"):
+            searched.find("' OR 1=1")
+
+
+def test_files_are_added_once_and_later_ones_behind(first, second, tmp_path):
+    folder = tmp_path / "archive.index"
+    assert add_files(folder, *first) == 1300 - 26
+    assert add_files(folder, *first) == 0
+    assert build_index(folder)["index"] is None  # few rows: no vector index
+    build_index(folder, index_from=0)
+    assert add_files(folder, *second) == 300 - 6
+    built = build_index(folder, index_from=0)
+    archive = IndexArchive(folder)
+    assert built["index"]["rows"] == len(archive) == 1300 + 300 - 32
+    query = second[0].take([17])
+    assert archive.search(query[0], 3).rows[0] == 1300 + 17 == archive.find("b_preproc:valid:17")
+    both = Latents([first[0].parts[0].path, second[0].parts[0].path])
+    table = pd.concat([first[1], second[1]])
+    wanted = FileArchive(both, table).search(query[0], 20, "lat > 0")
+    np.testing.assert_array_equal(archive.search(query[0], 20, "lat > 0").rows, wanted.rows)
+
+
+def test_what_does_not_belong_is_refused(first, tmp_path):
+    folder = tmp_path / "archive.index"
+    add_files(folder, *first)
+    other = write_latents(tmp_path / "c_latents.h5", 3, checkpoint="b" * 64, valid=10)
+    with pytest.raises(InputFileError, match="latents of two models cannot be compared"):
+        add_files(folder, Latents([other]))
+    same_name = write_latents(tmp_path / "a_preproc_latents.h5", 4, train=900)
+    with pytest.raises(InputFileError, match="with another content"):
+        add_files(folder, Latents([same_name]))
+    with h5py.File(tmp_path / "d_latents.h5", "w") as file:
+        file["valid"] = np.ones((3, 5), np.float32)
+    with pytest.raises(InputFileError, match="length 5"):
+        add_files(folder, Latents([tmp_path / "d_latents.h5"]))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("")
+    with pytest.raises(OptionError, match="a folder with other things in it"):
+        add_files(tmp_path / "full", *first)
+    with pytest.raises(InputFileError, match="no index of nenya"):
+        IndexArchive(tmp_path / "full")
+    assert len(content(folder)) == 1274
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from nenya import archive, archive_build
+from nenya.io import read_table
+from nenya.latents import Latents
+archive_build.BATCH_ROWS = 100
+add, done = archive_build._add_batch, []
+def add_batch(*given):
+    added = add(*given)
+    done.append(1)
+    if len(done) == int(sys.argv[4]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return added
+archive_build._add_batch = add_batch
+archive_build.add_files(Path(sys.argv[1]), Latents([Path(sys.argv[2])]), read_table(sys.argv[3]))
+"""
+
+
+@pytest.mark.parametrize("batches", [pytest.param(4, marks=pytest.mark.slow), 9])
+def test_a_killed_build_goes_on_to_the_same_content(first, tmp_path, monkeypatch, batches):
+    write_table(first[1], tmp_path / "table.parquet")
+    given = [tmp_path / "killed", first[0].parts[0].path, tmp_path / "table.parquet", batches]
+    ended = subprocess.run([sys.executable, "-c", KILLED, *map(str, given)], capture_output=True)
+    assert ended.returncode == -signal.SIGKILL
+    begun = IndexArchive(tmp_path / "killed")
+    assert len(begun) == 98 * batches  # one after the other, each whole
+    assert not all(source["done"] for source in begun.about["sources"])
+    monkeypatch.setattr(archive_build, "BATCH_ROWS", 170)  # not even the batches need be the same
+    add_files(tmp_path / "killed", *first)
+    add_files(tmp_path / "whole", *first)
+    pd.testing.assert_frame_equal(content(tmp_path / "killed"), content(tmp_path / "whole"))
+    assert json.loads((tmp_path / "killed" / "nenya.json").read_text()) == json.loads(
+        (tmp_path / "whole" / "nenya.json").read_text()
+    )
+
+
+def test_near_copies():
+    table = pd.DataFrame(
+        {
+            "filename": ["a", "a", "b", "b", "c", "d"],
+            "lat": [0.0, 0, 0.5, 0, 60, 0],
+            "lon": [179.9, 10, -179.9, 50, 0, 179.8],
+            "datetime": pd.to_datetime(["2012-01-01"] * 4 + ["2012-01-05", "2012-01-05"]),
+        }
+    )
+    # The first row is the example; numbers are those of the others.
+    assert list(far_apart(table, 1, 9, distinct=True)) == [1, 3, 4]
+    assert list(far_apart(table, 1, 9, km=100)) == [0, 2, 3]  # across the dateline
+    assert list(far_apart(table, 1, 9, km=100, hours=24)) == [0, 2, 3, 4]
+    assert list(far_apart(table, 1, 9, hours=24)) == [3]
+    assert list(far_apart(table, 1, 2, distinct=True)) == [1, 3]
+    with pytest.raises(OptionError, match="need the columns filename"):
+        far_apart(table.drop(columns="filename"), 1, 9, distinct=True)
+
+
+def test_commands(first, second, tmp_path, nenya_cli):
+    for name, (_, table) in (("one", first), ("two", second)):
+        write_table(table, tmp_path / f"{name}.parquet")
+    paths = [given[0].parts[0].path for given in (first, second)]
+    code, said = nenya_cli("index", ["add", f"data={paths[0]}", "out=a.index"])
+    assert code == 2 and "no index of nenya" in said
+    code, said = nenya_cli("index", [f"data={paths[0]}", "table=one.parquet", "out=a.index", "of_sensor=MODIS"])
+    assert code == 0 and "1274 rows, 1274 of them new" in said
+    code, said = nenya_cli("index", ["add", f"data={paths[1]}", "table=two.parquet", "out=a.index", "of_sensor=VIIRS"])
+    assert code == 0 and "1568 rows, 294 of them new" in said
+    search = ["index=a.index", "like=[3,b_preproc:valid:9]", "unlike=8", "distinct=true", "k=5"]
+    code, said = nenya_cli("search", [*search, "of_sensor=[VIIRS]", "where=row < 1500", "out=found.csv"])
+    assert code == 0 and said.startswith("exact where")
+    found = read_table(tmp_path / "found.csv")
+    assert list(found["rank"]) == [1, 2, 3, 4, 5] and (found["answer"] == "exact").all()
+    assert (found["sensor"] == "VIIRS").all() and (found["row"] < 1500).all()
+    assert found["cosine"].is_monotonic_decreasing and found["filename"].is_unique
+    assert not set(found["archive_row"]) & {3, 8, 1309}
+    for args, wanted in (
+        (["index=a.index", "like=3", "where=lat >> 1"], "wanted is SQL such as"),
+        (["index=a.index", "like=3", "region=atlantis"], "known are coastalcali"),
+        (["index=a.index", "like=5"], "no row with a latent"),
+        (["index=a.index"], "like= or image= is needed"),
+        (["like=3"], "index= or data= is needed"),
+        (["index=b.index", "like=3"], "no index of nenya"),
+        (["index=a.index", "like=3", "out=found.png"], "wanted is one of .parquet"),
+    ):
+        code, said = nenya_cli("search", args)
+        assert code == 2 and len(said.splitlines()) == 1 and wanted in said, said
+
+
+def test_search_by_images(small_file, tiny_weights, tmp_path, nenya_cli):
+    from nenya.analyze_image import get_latents
+    from nenya.cli import compose
+
+    with h5py.File(small_file) as file:
+        cutouts = file["train"][:, 0]
+    latents, _ = get_latents(cutouts[:, None], tiny_weights, compose("extract", ["model=demo"]))
+    with h5py.File(tmp_path / "small_preproc_latents.h5", "w") as file:
+        file["train"] = latents
+    np.save(tmp_path / "image.npy", cutouts[7])
+    np.savez(tmp_path / "images.npz", a=cutouts[7], b=cutouts[7:9])
+    model = ["data=small_preproc_latents.h5", "model=demo", f"ckpt={tiny_weights}"]
+    for image in ("image.npy", f"{small_file}:train:7"):
+        code, said = nenya_cli("search", [*model, f"image={image}", "k=3", "out=a.csv", f"images={small_file}"])
+        assert code == 0, said
+        found = read_table(tmp_path / "a.csv")
+        assert found["pp_idx"][0] == 7 and found["cosine"][0] == pytest.approx(1, abs=1e-5)
+        assert (tmp_path / "a.png").stat().st_size > 10_000
+    assert len(read_image("images.npz")) == 3
+    np.save(tmp_path / "pickled.npy", np.array([{}]), allow_pickle=True)
+    for name, said in (("pickled.npy", "no array of numbers"), ("absent.npy", "no array"), ("a.png", "wanted is .npy")):
+        with pytest.raises((InputFileError, OptionError), match=said):
+            read_image(name)
+
+
+@pytest.mark.slow
+def test_an_index_on_s3(first, second, s3_bucket, s3_service, tmp_path, nenya_cli):
+    for name, (_, table) in (("one", first), ("two", second)):
+        write_table(table, tmp_path / f"{name}.parquet")
+    paths, url = [given[0].parts[0].path for given in (first, second)], f"s3://{s3_bucket}/deep/archive.index"
+    assert nenya_cli("search", [f"index={url}", "like=3"])[0] == 2
+    base = ["table=one.parquet", f"out={url}", "index_from=0"]
+    assert nenya_cli("index", [f"data={paths[0]}", *base])[0] == 0
+    listed = {o["Key"]: o["ETag"] for o in s3_service.client().list_objects_v2(Bucket=s3_bucket)["Contents"]}
+    code, said = nenya_cli("index", [f"data={paths[0]}", *base])
+    assert code == 0 and "nothing new" in said
+    code, said = nenya_cli("index", ["add", f"data={paths[1]}", "table=two.parquet", f"out={url}", "index_from=0"])
+    assert code == 0 and "1568 rows, 294 of them new" in said
+    now = {o["Key"]: o["ETag"] for o in s3_service.client().list_objects_v2(Bucket=s3_bucket)["Contents"]}
+    pointer = "deep/archive.index/current.json"
+    assert {k: v for k, v in listed.items() if k != pointer}.items() <= now.items()  # versions never change
+    code, said = nenya_cli("search", [f"index={url}", "like=b_preproc:valid:9", "loader.cache_dir=elsewhere", "k=3"])
+    assert code == 0 and said.startswith("approximate, recall@10"), said
+    pointed = json.loads(s3_service.client().get_object(Bucket=s3_bucket, Key=pointer)["Body"].read())
+    pointed["files"][0]["name"] = "../../evil"
+    s3_service.client().put_object(Bucket=s3_bucket, Key=pointer, Body=json.dumps(pointed).encode())
+    code, said = nenya_cli("search", [f"index={url}", "like=3"])
+    assert code == 2 and "not that of an index" in said
