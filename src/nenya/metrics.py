@@ -55,11 +55,19 @@ def rankme(features: Any) -> float:
     Args:
         features: (N, D) floating point.
     """
-    singular = np.linalg.svd(_rows(features), compute_uv=False)
-    if singular.size == 0 or singular[0] == 0:
+    return effective_rank(np.linalg.svd(_rows(features), compute_uv=False))
+
+
+def effective_rank(singular: NDArray[np.float64]) -> float:
+    """Return exp of the entropy of singular values over their sum; 0 where all are 0.
+
+    Args:
+        singular: (D,), none negative.
+    """
+    total = float(singular.sum())
+    if total == 0:
         return 0.0
-    share = singular / singular.sum()
-    share = share[share > 0]
+    share = singular[singular > 0] / total
     return float(np.exp(-(share * np.log(share)).sum()))
 
 
