@@ -13,12 +13,12 @@ LAYERS = [
     ["nenya.data", "nenya.configs"],
     ["nenya.io", "nenya.latents"],
     ["nenya.models"],
-    ["nenya.pca", "nenya.plotting", "nenya.spectra"],
+    ["nenya.pca", "nenya.plotting", "nenya.spectra", "nenya.metrics_page", "nenya.invariance", "nenya.eigen_images"],
     ["nenya.runtime", "nenya.extraction", "nenya.training"],
     ["nenya.train", "nenya.latents_extraction", "nenya.train_util"],
     [
         *("nenya.analyze_image", "nenya.export", "nenya.demo", "nenya.verify", "nenya.repack", "nenya.data.prepare"),
-        *("nenya.generate", "nenya.inspect_file"),
+        *("nenya.generate", "nenya.inspect_file", "nenya.latents_metrics"),
     ],
     ["nenya.cli", "nenya.sweep"],
 ]

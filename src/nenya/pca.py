@@ -138,13 +138,13 @@ class _Factor:
             self._reduce()
 
     def _reduce(self) -> None:
-        self._factor = np.linalg.qr(np.concatenate([self._factor, *self._waiting]), mode="r")
+        self._factor = np.asarray(np.linalg.qr(np.concatenate([self._factor, *self._waiting]), mode="r"))
         self._waiting.clear()
 
     def result(self) -> tuple[Float64Array, Float64Array, Float64Array]:
-        """Return the mean (D,), and R of the centred (D, D) and of the plain rows (D + 1, D): R^T R of each is its Gram.
+        """Return the mean (D,), and R of the centred rows (D, D) and of the plain ones (D + 1, D).
 
-        For fewer rows than columns zeros fill up.
+        R^T R is the Gram matrix of the rows. For fewer rows than columns zeros fill up.
         """
         if self._waiting:
             self._reduce()
@@ -199,15 +199,15 @@ def fit_pca(
         n_rows=n_rows,
         n_left_out=n_left_out,
         spectrum=spectrum[:most],
-        uncentred=np.linalg.svd(plain, compute_uv=False)[:most],
+        uncentred=np.asarray(np.linalg.svd(plain, compute_uv=False)[:most], np.float64),
     )
 
 
-def fit_latents(  # noqa: PLR0913  # the first four are the users' call
+def fit_latents(  # the first four are the users' call
     latents_file: Any,
     outfile: str | os.PathLike[str],
     key: str | None = None,
-    Nmax: int | None = None,  # noqa: N803
+    Nmax: int | None = None,
     *,
     n_components: int | None = None,
     coefficients: bool = True,
@@ -243,9 +243,7 @@ def fit_latents(  # noqa: PLR0913  # the first four are the users' call
     return pca
 
 
-def save(
-    pca: PCA, outfile: str | os.PathLike[str], latents: Iterable[npt.NDArray[np.floating]] | None = None
-) -> None:
+def save(pca: PCA, outfile: str | os.PathLike[str], latents: Iterable[npt.NDArray[np.floating]] | None = None) -> None:
     """Write an `.npz` file, block by block: absent or whole.
 
     It holds `Y` (N, M) float32, the coefficients of all rows, NaN for those that are not finite; `M` (M, D), the

@@ -308,3 +308,61 @@ def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
         raise OptionError(f"{target}: no picture format {suffix!r}: wanted one of {', '.join(sorted(known))}")
     with atomic_path(target) as temporary:
         figure.savefig(temporary, format=suffix, dpi=DPI)
+
+
+def eigen_sheet(images: FloatArray, rows: list[str], columns: list[str], path: str | os.PathLike[str]) -> None:
+    """Draw a table of cutouts on one symmetric colour scale; the first row of pixels is at the bottom of each.
+
+    Args:
+        images: (R, C, H, W) in K; NaN where there is none.
+        rows: R names.
+        columns: C names.
+        path: the picture; its suffix says the format (.png, .pdf, .svg).
+    """
+    down, across, height, width = images.shape
+    board = mosaic(images.reshape(-1, height, width), np.arange(down * across).reshape(down, across)[::-1])
+    known = np.abs(board[np.isfinite(board)])
+    reach = (float(np.quantile(known, 0.99)) if known.size else 0.0) or 1.0
+    figure = Figure(figsize=(1.1 * across + 1.8, 1.1 * down + 0.6), layout="constrained")
+    axes = figure.add_subplot()
+    limits = ((0.0, float(across)), (0.0, float(down)))
+    drawn = _draw_board(axes, board, limits, reach)
+    axes.set_box_aspect(down / across)
+    axes.set_xticks(np.arange(across) + 0.5, columns, fontsize=8)
+    axes.set_yticks(np.arange(down)[::-1] + 0.5, rows, fontsize=8)
+    axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
+    axes.spines[:].set_visible(False)
+    figure.colorbar(drawn, ax=axes, label="SSTa (K)", extend="both", shrink=0.6)
+    _save(figure, path)
+
+
+def variance_spectrum(
+    variance: FloatArray, path: str | os.PathLike[str], *, marks: Mapping[str, int], title: str = ""
+) -> None:
+    """Draw the variance along each principal component and what is left after the first ones.
+
+    Args:
+        variance: (D,), falling.
+        path: the picture; its suffix says the format (.png, .pdf, .svg).
+        marks: name -> number of components, drawn as lines, such as N95.
+        title: title of the figure.
+    """
+    share = np.asarray(variance, dtype=np.float64) / (float(variance.sum()) or 1.0)
+    left = np.clip(1 - np.cumsum(share), 0, None)
+    number = np.arange(1, len(share) + 1)
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.add_subplot(title=title)
+    curves = (("share of the component", share, TRAIN_COLOUR), ("left after so many", left, VALID_COLOUR))
+    for label, values, colour in curves:
+        axes.plot(number[values > 0], values[values > 0], color=colour, label=label, linewidth=1.4)
+    if (share > 0).any():
+        axes.set_yscale("log")
+    for i, (name, count) in enumerate(marks.items()):
+        axes.axvline(count, color="0.6", linewidth=0.8, linestyle="--")
+        axes.annotate(f"{name} = {count}", (count, 0.97 - 0.08 * i), xycoords=("data", "axes fraction"), fontsize=8)
+    axes.set(xlabel="principal component", ylabel="share of the variance")
+    axes.grid(color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+    _save(figure, path)
