@@ -80,7 +80,7 @@ def optimise_images(  # each is a setting of its own
     modes: int,
     size: int,
     *,
-    std: float = 1.0,
+    std: tuple[float, float] = (1.0, 1.0),
     steps: int = 100,
     smoothness: float = 0.1,
     seed: int = 0,
@@ -89,15 +89,15 @@ def optimise_images(  # each is a setting of its own
 
     It maximises the cosine of (latent - mean) and the direction, less `smoothness` times the total variation: the mean
     |difference| of neighbouring pixels in units of the standard deviation (Mahendran & Vedaldi 2015, arXiv:1412.0035,
-    with an exponent of 1). The images keep a mean of 0 and a given standard deviation. They start as smooth random
-    fields; Adam takes the steps.
+    with an exponent of 1). The images keep a mean of 0; their standard deviations are optimised too, within a range.
+    They start as smooth random fields of its geometric middle; Adam takes the steps.
 
     Args:
         net: (B, 1, H, H) -> latents (B, D), differentiable; a module is put into evaluation mode and its weights kept.
         pca: of latents of this network.
         modes: number of components.
         size: pixels H.
-        std: standard deviation of each image, K.
+        std: least and greatest standard deviation of an image, K, both above 0.
         steps: of the ascent.
         smoothness: weight of the total variation.
         seed: of the start.
@@ -115,21 +115,25 @@ def optimise_images(  # each is a setting of its own
         device = next(net.parameters()).device
         wanted, mean = wanted.to(device), mean.to(device)
     pixels = _start(len(wanted), size, seed).to(wanted.device).requires_grad_()
-    adam = torch.optim.Adam([pixels], lr=_RATE)
+    contrast = torch.zeros(len(wanted), 1, 1, 1, device=wanted.device, requires_grad=True)
+    adam = torch.optim.Adam([pixels, contrast], lr=_RATE)
+    low, ratio = std[0], std[1] / std[0]
 
-    def cosines() -> tuple[Tensor, Tensor]:
+    def reach() -> tuple[Tensor, Tensor, Tensor]:
         plain = pixels - pixels.mean((2, 3), keepdim=True)
         plain = plain / plain.std((1, 2, 3), keepdim=True).clamp_min(1e-6)
-        return torch.nn.functional.cosine_similarity(net(std * plain) - mean, wanted, dim=1), plain
+        images = low * ratio ** torch.sigmoid(contrast) * plain
+        return torch.nn.functional.cosine_similarity(net(images) - mean, wanted, dim=1), plain, images
 
     for _ in range(steps):
-        reached, plain = cosines()
+        reached, plain, _ = reach()
         rough = sum((plain.diff(dim=axis).abs().mean((1, 2, 3)) for axis in (2, 3)), torch.zeros_like(reached))
-        (pixels.grad,) = torch.autograd.grad((smoothness * rough - reached).sum(), pixels)
+        loss = (smoothness * rough - reached).sum()
+        pixels.grad, contrast.grad = torch.autograd.grad(loss, (pixels, contrast))
         adam.step()
     with torch.no_grad():
-        reached, plain = cosines()
-    return (std * plain[:, 0]).cpu().numpy(), reached.double().cpu().numpy()
+        reached, _, images = reach()
+    return images[:, 0].cpu().numpy(), reached.double().cpu().numpy()
 
 
 def _start(count: int, size: int, seed: int) -> Tensor:

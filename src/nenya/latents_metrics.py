@@ -277,9 +277,9 @@ def _with_images(  # as `measure`
     shown[nearest.rows >= 0] = known[np.searchsorted(wanted, nearest.rows[nearest.rows >= 0])]
     made, reached = None, None
     if options.steps:
-        std = float(np.median(images.numpy().std(axis=(1, 2, 3))))
+        low, high = np.quantile(images.numpy().std(axis=(1, 2, 3)), (0.05, 0.95)).clip(1e-6)
         made, reached = eigen_images.optimise_images(
-            net, pca, modes, images.shape[-1], std=std, steps=options.steps, seed=options.seed
+            net, pca, modes, images.shape[-1], std=(float(low), float(high)), steps=options.steps, seed=options.seed
         )
     figures["Images of the principal components"] = scratch / "eigen_images.png"
     eigen_images.draw(scratch / "eigen_images.png", pca.explained_variance_ratio, shown, made)

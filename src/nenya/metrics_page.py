@@ -26,7 +26,7 @@ _NOTES = (
     "Neighbours: 1 - (mean difference to the nearest latents) / (mean difference of all pairs), within a seeded "
     "sample; the season is circular and counted from the shortest day of either hemisphere.",
     "Images: for each end of a component the cutouts whose latents point nearest to it, seen from the mean, and an "
-    "image made by gradient ascent with a penalty on its total variation, of the cutouts' median standard deviation.",
+    "image made by gradient ascent with a penalty on its total variation, within the contrasts of the cutouts.",
 )
 _MIME = {".svg": "image/svg+xml", ".png": "image/png"}
 
