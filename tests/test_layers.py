@@ -14,7 +14,7 @@ LAYERS = [
     ["nenya.io", "nenya.latents", "nenya.conditions", "nenya.similarity"],
     ["nenya.archive", "nenya.archive_s3", "nenya.archive_build"],
     ["nenya.models"],
-    ["nenya.pca", "nenya.plotting", "nenya.spectra"],
+    ["nenya.pca", "nenya.plotting", "nenya.spectra", "nenya.metrics_page", "nenya.invariance", "nenya.eigen_images"],
     ["nenya.runtime", "nenya.extraction", "nenya.training"],
     ["nenya.train", "nenya.latents_extraction", "nenya.train_util"],
     [
@@ -23,6 +23,7 @@ LAYERS = [
         *("nenya.selection", "nenya.selection_figure", "nenya.clusters", "nenya.cluster_report"),
         *("nenya.figures", "nenya.table_images"),
         *("nenya.index", "nenya.search"),
+        "nenya.latents_metrics",
     ],
     ["nenya.cli", "nenya.sweep"],
 ]

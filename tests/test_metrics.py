@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from nenya.metrics import feature_std, rankme, uniformity
+from nenya.metrics import (
+    alignment,
+    feature_std,
+    mean_cosine,
+    nearest_rows,
+    neighbour_agreement,
+    rankme,
+    uniformity,
+)
 
 
 def random_latents(rows, length, seed=0):
@@ -66,3 +74,53 @@ def test_too_few_rows():
     assert rankme(np.zeros((3, 4))) == 0
     with pytest.raises(ValueError, match=r"\(N, D\)"):
         rankme(np.zeros(4))
+
+
+def test_alignment_of_equal_opposite_and_turned_pairs():
+    latents = random_latents(30, 6)
+    assert alignment(latents, 3 * latents) == pytest.approx(0, abs=1e-12)
+    assert mean_cosine(latents, 3 * latents) == pytest.approx(1)
+    assert alignment(latents, -latents) == pytest.approx(4)
+    others = random_latents(30, 6, seed=1)
+    cosine = mean_cosine(latents, others)
+    assert alignment(latents, others) == pytest.approx(2 - 2 * cosine)
+    with_missing = np.insert(latents, 3, np.nan, axis=0)
+    assert mean_cosine(with_missing, np.insert(others, 3, 1.0, axis=0)) == pytest.approx(cosine)
+    assert math.isnan(alignment(np.full((2, 3), np.nan), np.zeros((2, 3))))
+    with pytest.raises(ValueError, match="equal shape"):
+        alignment(latents, others[:5])
+
+
+def test_nearest_rows_equal_a_sort_of_all_distances():
+    latents = random_latents(1500, 4)
+    distance = np.linalg.norm(latents[:, None] - latents[None], axis=2)
+    np.fill_diagonal(distance, np.inf)
+    np.testing.assert_array_equal(nearest_rows(latents, 5), np.argsort(distance, axis=1)[:, :5])
+    with pytest.raises(ValueError, match="k=3 neighbours of 3"):
+        nearest_rows(latents[:3], 3)
+
+
+def test_neighbours_agree_fully_not_at_all_or_in_part():
+    rng = np.random.default_rng(4)
+    angle = rng.uniform(0, 2 * np.pi, 1200)
+    neighbours = nearest_rows(np.column_stack([np.cos(angle), np.sin(angle)]), 8)
+    season = (angle / (2 * np.pi) + 0.4) % 1  # jumps where nothing in the latents does
+    circular, error = neighbour_agreement(neighbours, season, period=1.0)
+    assert circular > 0.98
+    assert 0 < error < 0.01
+    assert neighbour_agreement(neighbours, season)[0] < circular  # on a line, two sides of the jump are far apart
+    agreement, error = neighbour_agreement(neighbours, rng.standard_normal(1200))
+    assert abs(agreement) < 4 * error
+    part = np.cos(angle) + rng.standard_normal(1200)
+    assert 0.1 < neighbour_agreement(neighbours, part)[0] < 0.6
+    classes = np.repeat([0.0, 1.0], 50)
+    twins = np.concatenate([nearest_rows(random_latents(50, 2), 3), 50 + nearest_rows(random_latents(50, 2), 3)])
+    assert neighbour_agreement(twins, classes) == (1.0, 0.0)
+    assert math.isnan(neighbour_agreement(twins, np.ones(100))[0])
+
+
+def test_neighbour_agreement_is_its_definition_and_leaves_out_what_is_not_known():
+    neighbours = np.array([[1, 2], [0, 2], [1, 3], [2, 1]])
+    values = np.array([0.0, 1.0, 3.0, np.nan])
+    near = (np.mean([1, 3]) + np.mean([1, 2]) + 2) / 3
+    assert neighbour_agreement(neighbours, values)[0] == pytest.approx(1 - near / 2)

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from nenya.errors import InputFileError, OptionError
-from nenya.pca import fit_pca
+from nenya.metrics import rankme
+from nenya.pca import fit_latents, fit_pca, load, open_coefficients
 
 
 @pytest.fixture
@@ -90,3 +91,83 @@ def test_wrong_numbers_are_refused(latents):
         fit_pca(latents, 13)
     with pytest.raises(InputFileError, match=r"\(2, 5\): wanted \(N, 12\)"):
         fit_pca(latents).transform(np.zeros((2, 5)))
+
+
+def collapsed(kind, rows=3000, width=24):
+    """Latents that have lost most of their dimensions."""
+    rng = np.random.default_rng(3)
+    if kind == "falling":  # over 14 decades
+        left = np.linalg.qr(rng.standard_normal((rows, width)))[0]
+        return left * np.geomspace(1, 1e-14, width) @ np.linalg.qr(rng.standard_normal((width, width)))[0]
+    if kind == "constant":
+        return rng.standard_normal(width) + 1e-6 * rng.standard_normal((rows, width))
+    unit = rng.standard_normal((rows, 3)) @ rng.standard_normal((3, width)) + 1e-5 * rng.standard_normal((rows, width))
+    if kind == "float32":
+        return (unit / np.linalg.norm(unit, axis=1, keepdims=True)).astype(np.float32)
+    return rng.standard_normal((rows, width)) * np.geomspace(1, 0.1, width)
+
+
+@pytest.mark.parametrize("kind", ["falling", "constant", "float32", "good"])
+def test_spectrum_and_rank_equal_those_of_the_whole_matrix(kind):
+    latents = collapsed(kind)
+    pca = fit_pca(np.split(latents, [7, 500, 501, 1700]))
+    whole = latents.astype(np.float64)
+    uncentred = np.linalg.svd(whole, compute_uv=False)
+    centred = np.linalg.svd(whole - whole.mean(axis=0), compute_uv=False)
+    resolved = 1e-15 * np.sqrt(len(latents))  # of the largest: what float64 resolves of either matrix
+    np.testing.assert_allclose(pca.uncentred, uncentred, rtol=1e-9, atol=resolved * uncentred[0])
+    found = np.sqrt(pca.spectrum * (len(latents) - 1))
+    np.testing.assert_allclose(found, centred, rtol=1e-9, atol=resolved * uncentred[0])
+    assert pca.rankme == pytest.approx(rankme(latents), rel=1e-9)
+    variance = centred**2
+    assert pca.participation_ratio == pytest.approx(variance.sum() ** 2 / (variance**2).sum(), rel=1e-9)
+    for share in (0.95, 0.99):
+        assert pca.modes_for(share) == int((np.cumsum(variance) < share * variance.sum()).sum()) + 1
+
+
+def test_small_singular_values_survive():
+    latents = collapsed("falling")
+    found = fit_pca(np.split(latents, 10)).uncentred
+    np.testing.assert_allclose(found, np.geomspace(1, 1e-14, 24), rtol=0.1)
+    squares = np.sqrt(np.maximum(np.linalg.eigvalsh(latents.T @ latents)[::-1], 0))
+    assert squares[-1] < 1e-16 or squares[-1] > 1e-10  # the Gram matrix does not have them
+
+
+def test_fewer_latents_than_numbers():
+    latents = np.random.default_rng(0).standard_normal((5, 9))
+    pca = fit_pca([latents[:2], latents[2:]])
+    assert pca.components.shape == (5, 9)
+    np.testing.assert_allclose(pca.components @ pca.components.T, np.eye(5), atol=1e-12)
+    assert pca.explained_variance[4] == pytest.approx(0, abs=1e-28)
+    assert pca.rankme == pytest.approx(rankme(latents), rel=1e-9)
+
+
+def test_what_is_saved_is_what_users_know(tmp_path, latents):
+    spoilt = latents.astype(np.float32)
+    spoilt[3] = np.nan
+    with h5py.File(tmp_path / "a_latents.h5", "w") as file:
+        file["train"], file["valid"] = spoilt[:200], spoilt[200:]
+    pca = fit_latents(tmp_path / "a_latents.h5", tmp_path / "pca.npz")
+    with np.load(tmp_path / "pca.npz", allow_pickle=False) as saved:
+        good = np.delete(spoilt.astype(np.float64), 3, axis=0)
+        np.testing.assert_allclose(np.delete(saved["Y"], 3, axis=0) @ saved["M"] + saved["mean"], good, atol=1e-5)
+        assert np.isnan(saved["Y"][3]).all()
+        assert saved["Y"].dtype == np.float32
+        assert saved["explained_variance"].sum() == pytest.approx(1)
+        coefficients = saved["Y"]
+    np.testing.assert_array_equal(open_coefficients(tmp_path / "pca.npz"), coefficients)
+    for name, value in vars(load(tmp_path / "pca.npz")).items():
+        np.testing.assert_array_equal(value, getattr(pca, name))
+    only = fit_latents(str(tmp_path / "a_latents.h5"), tmp_path / "b.npz", "valid", 60, n_components=4)
+    assert only.n_rows == 60
+    assert open_coefficients(tmp_path / "b.npz").shape == (60, 4)
+
+
+def test_saved_files_that_are_none_are_refused(tmp_path):
+    (tmp_path / "a.npz").write_bytes(b"no archive")
+    np.savez(tmp_path / "b.npz", M=np.array([{}], dtype=object))
+    for name in ("a.npz", "b.npz", "none.npz"):
+        with pytest.raises(InputFileError, match=f"{name}: no principal components"):
+            load(tmp_path / name)
+        with pytest.raises(InputFileError, match=f"{name}: no coefficients"):
+            open_coefficients(tmp_path / name)

@@ -116,3 +116,17 @@ class SearchOptions(AnalysisOptions):
     images: Any = option(None, "cutout files, for a picture of the examples and the closest")
     figure: str | None = option(None, "the picture; default beside out=, or outputs/search/closest.png")
     device: str = option("cpu", "where exact search is computed", one_of("cpu", "cuda"))
+
+
+@dataclass
+class MetricsOptions(AnalysisOptions):
+    """Options of the numbers on latents."""
+
+    images: Any = option(None, "cutout files of the latents, for invariance and eigen-images: a folder, glob or list")
+    ckpt: str | None = option(None, "weights that the latents were made with; default model.weights")
+    sample: int = option(5000, "latents that uniformity and neighbours are taken of", at_least(2))
+    neighbours: int = option(10, "nearest latents of each that are compared with it", at_least(1))
+    cutouts: int = option(512, "cutouts that the invariance is measured on", at_least(2))
+    modes: int = option(4, "principal components that images are shown of", at_least(0))
+    steps: int = option(100, "steps of the optimisation of their images; 0: none are made", at_least(0))
+    coefficients: bool = option(True, "write the coefficients of all latents beside the components")

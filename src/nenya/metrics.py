@@ -55,21 +55,134 @@ def rankme(features: Any) -> float:
     Args:
         features: (N, D) floating point.
     """
-    singular = np.linalg.svd(_rows(features), compute_uv=False)
-    if singular.size == 0 or singular[0] == 0:
+    return effective_rank(np.linalg.svd(_rows(features), compute_uv=False))
+
+
+def effective_rank(singular: NDArray[np.floating]) -> float:
+    """Return exp of the entropy of singular values over their sum; 0 where all are 0.
+
+    Args:
+        singular: (D,), none negative.
+    """
+    total = float(singular.sum())
+    if total == 0:
         return 0.0
-    share = singular / singular.sum()
-    share = share[share > 0]
+    share = singular[singular > 0] / total
     return float(np.exp(-(share * np.log(share)).sum()))
 
 
-def _rows(features: Any) -> NDArray[np.float64]:
-    """Return the finite rows as (N, D) float64."""
+def alignment(features: Any, others: Any, alpha: float = 2.0) -> float:
+    """Return the mean of |x - y|^alpha over pairs of latents scaled to length 1.
+
+    Wang & Isola 2020 (arXiv:2005.10242), eq. of L_align: 0 where the two of each pair are equal, at most 2^alpha.
+
+    Args:
+        features: (N, D) floating point.
+        others: (N, D), the partner of each row. Pairs with a value that is not finite are left out; NaN without any.
+        alpha: Power of the distance.
+    """
+    x, y = _pairs(features, others)
+    return float((np.linalg.norm(x - y, axis=1) ** alpha).mean()) if len(x) else float("nan")
+
+
+def mean_cosine(features: Any, others: Any) -> float:
+    """Return the mean cosine of pairs of latents: 1 where the two point the same way. Arguments as of `alignment`."""
+    x, y = _pairs(features, others)
+    return float((x * y).sum(axis=1).mean()) if len(x) else float("nan")
+
+
+def nearest_rows(features: Any, k: int) -> NDArray[np.int64]:
+    """Return for each latent the k nearest others by Euclidean distance: (N, k), the nearest first.
+
+    Time grows with N^2, memory with N.
+
+    Args:
+        features: (N, D) floating point, all finite.
+        k: 1 to N - 1.
+
+    Raises:
+        ValueError: `k` is not possible.
+    """
+    rows = np.asarray(features, dtype=np.float64)
+    if not 1 <= k < len(rows):
+        raise ValueError(f"k={k} neighbours of {len(rows)} latents: wanted is 1 to {len(rows) - 1}")
+    squares = (rows**2).sum(axis=1)
+    found = np.empty((len(rows), k), np.int64)
+    for start in range(0, len(rows), _BLOCK_ROWS):
+        block = rows[start : start + _BLOCK_ROWS]
+        distance = squares - 2 * (block @ rows.T)
+        distance[np.arange(len(block)), start + np.arange(len(block))] = np.inf
+        near = np.argpartition(distance, k - 1, axis=1)[:, :k]
+        order = np.argsort(np.take_along_axis(distance, near, axis=1), axis=1, kind="stable")
+        found[start : start + len(block)] = np.take_along_axis(near, order, axis=1)
+    return found
+
+
+def neighbour_agreement(
+    neighbours: NDArray[np.integer], values: Any, period: float | None = None
+) -> tuple[float, float]:
+    """Return how far neighbours agree in a quantity, and the standard error of that.
+
+    1 - a / b, where a is the mean |v_i - v_j| over rows i and their neighbours j, and b that over all pairs of
+    different rows: 1 where neighbours have the same value, 0 where they agree no more than random
+    pairs do, below 0 where less.
+
+    Args:
+        neighbours: (N, k) row numbers, of `nearest_rows`.
+        values: (N,) the quantity of each row; NaN where it is not known: such rows and neighbours are left out.
+        period: of a circular quantity, such as 1 for a share of the year: differences go the shorter way round.
+
+    Returns:
+        The agreement and its standard error, which takes rows as independent. NaN where fewer than two values differ.
+    """
+    known = np.asarray(values, dtype=np.float64)
+    near = _difference(known[:, None] - known[neighbours], period)
+    counted = np.isfinite(near)
+    rows = counted.any(axis=1)
+    finite = known[np.isfinite(known)]
+    count = len(finite)
+    total = sum(
+        float(_difference(finite[start : start + _BLOCK_ROWS, None] - finite, period).sum())
+        for start in range(0, count, _BLOCK_ROWS)
+    )
+    if total == 0 or not rows.any():
+        return float("nan"), float("nan")
+    random = total / (count * (count - 1))
+    each = np.where(counted, near, 0)[rows].sum(axis=1) / counted[rows].sum(axis=1)
+    return float(1 - each.mean() / random), float(each.std() / random / np.sqrt(len(each)))
+
+
+def _difference(difference: NDArray[np.float64], period: float | None) -> NDArray[np.float64]:
+    size = np.abs(difference)
+    if period is None:
+        return size
+    size %= period
+    shorter: NDArray[np.float64] = np.minimum(size, period - size)
+    return shorter
+
+
+def _pairs(features: Any, others: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the pairs of which all is finite, each row scaled to length 1."""
+    x, y = _array(features), _array(others)
+    if x.shape != y.shape:
+        raise ValueError(f"latents of shapes {x.shape} and {y.shape} came, pairs of equal shape are wanted")
+    finite = np.isfinite(x).all(axis=1) & np.isfinite(y).all(axis=1)
+    return _unit(x[finite]), _unit(y[finite])
+
+
+def _array(features: Any) -> NDArray[np.float64]:
+    """Return latents as (N, D) float64."""
     if hasattr(features, "detach"):
         features = features.detach().double().cpu().numpy()
     rows = np.asarray(features, dtype=np.float64)
     if rows.ndim != 2:
         raise ValueError(f"latents of shape {rows.shape} came, (N, D) is wanted")
+    return rows
+
+
+def _rows(features: Any) -> NDArray[np.float64]:
+    """Return the finite rows as (N, D) float64."""
+    rows = _array(features)
     finite: NDArray[np.float64] = rows[np.isfinite(rows).all(axis=1)]
     return finite
 

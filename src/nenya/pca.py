@@ -1,20 +1,30 @@
-"""Principal components of latents: one pass over blocks, in float64."""
+"""Principal components of latents: one pass over blocks, in float64, and the file that keeps them.
+
+Letters in shapes: N latents of D numbers, M components.
+"""
 
 import logging
+import os
+import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from nenya.errors import InputFileError, OptionError
+from nenya.errors import InputFileError, OptionError, OutputError
+from nenya.latents import open_latents
+from nenya.metrics import effective_rank
+from nenya.storage import atomic_path
 
 log = logging.getLogger(__name__)
 
 Float64Array = npt.NDArray[np.float64]
 
 BLOCK_ROWS = 16384
+_SAVED = ("M", "mean", "explained_variance", "variance", "spectrum", "uncentred", "total_variance", "rows")
 
 
 @dataclass(frozen=True)
@@ -29,6 +39,8 @@ class PCA:
         total_variance: sum of the variances of all D columns.
         n_rows: rows that were used.
         n_left_out: rows that were left out because they hold NaN or infinity.
+        spectrum: (min(N, D),) float64, the variances along all components, also of those not kept.
+        uncentred: (min(N, D),) float64, singular values of the latents as they are, their mean not removed.
     """
 
     mean: Float64Array
@@ -37,11 +49,30 @@ class PCA:
     total_variance: float
     n_rows: int
     n_left_out: int
+    spectrum: Float64Array
+    uncentred: Float64Array
 
     @property
     def explained_variance_ratio(self) -> Float64Array:
         """Share of the total variance along each component: (M,) float64; zeros where nothing varies."""
         return self.explained_variance / (self.total_variance or 1.0)
+
+    @property
+    def participation_ratio(self) -> float:
+        """(sum of variances)^2 / (sum of their squares): 1 for one direction, D for equal ones; 0 without variance."""
+        largest = float(self.spectrum.max(initial=0.0))
+        share = self.spectrum / (largest or 1.0)
+        return float(share.sum() ** 2 / ((share**2).sum() or 1.0))
+
+    @property
+    def rankme(self) -> float:
+        """RankMe of the latents, see `nenya.metrics.rankme`; it counts the mean as a direction."""
+        return effective_rank(self.uncentred)
+
+    def modes_for(self, share: float) -> int:
+        """Return how many components reach a share of the variance: N95 for 0.95, N99 for 0.99; 0 without variance."""
+        total = np.cumsum(self.spectrum)
+        return int(np.searchsorted(total, share * total[-1]) + 1) if total.size and total[-1] > 0 else 0
 
     def transform(self, latents: npt.NDArray[np.floating]) -> Float64Array:
         """Return the coordinates of latents, (N, D), along the components: (N, M) float64.
@@ -72,28 +103,57 @@ def _blocks(latents: Any) -> Iterator[Float64Array]:
         yield array
 
 
-def _moments(latents: Any) -> tuple[Float64Array, Float64Array, Float64Array, int, int]:
-    """Sum the finite rows and their products, shifted by the first block's mean.
+class _Factor:
+    """The triangular factor of the QR decomposition of [1, rows - shift], brought up to date block by block.
 
-    Returns:
-        The shift (D,), the sum (D,) and the sum of outer products (D, D) of the shifted rows, all float64;
-        the number of rows summed and of rows left out.
+    Each new factor is that of the old one with the next rows beneath (Demmel, Grigori, Hoemmen and Langou 2012, SIAM
+    J. Sci. Comput. 34, A206, section 2). The rows are never multiplied with each other, which would square their
+    singular values and lose the small ones; nor is the mean subtracted from sums: the column of ones takes it out.
+
+    Attributes:
+        shift: (D,) mean of the first rows.
+        n_rows: rows that went in.
+        n_left_out: rows that were not finite.
     """
-    shift = total = products = np.zeros(0)
-    n_rows = n_left_out = 0
-    for block in _blocks(latents):
+
+    def __init__(self) -> None:
+        self.shift: Float64Array = np.zeros(0)
+        self.n_rows = self.n_left_out = 0
+        self._factor: Float64Array = np.zeros((0, 0))
+        self._waiting: list[Float64Array] = []
+
+    def add(self, block: Float64Array) -> None:
+        """Take in rows (n, D)."""
         finite = block[np.isfinite(block).all(axis=1)]
-        n_left_out += len(block) - len(finite)
+        self.n_left_out += len(block) - len(finite)
         if not len(finite):
-            continue
-        if not n_rows:
-            shift = finite.mean(axis=0)
-            total, products = np.zeros_like(shift), np.zeros((shift.size, shift.size))
-        shifted = finite - shift
-        total += shifted.sum(axis=0)
-        products += shifted.T @ shifted
-        n_rows += len(finite)
-    return shift, total, products, n_rows, n_left_out
+            return
+        if not self.n_rows:
+            self.shift = finite.mean(axis=0)
+            self._factor = np.zeros((0, self.shift.size + 1))
+        self.n_rows += len(finite)
+        self._waiting.append(np.column_stack([np.ones(len(finite)), finite - self.shift]))
+        # Few rows beneath a large factor would cost as much as many.
+        if sum(map(len, self._waiting)) >= 2 * (self.shift.size + 1):
+            self._reduce()
+
+    def _reduce(self) -> None:
+        self._factor = np.asarray(np.linalg.qr(np.concatenate([self._factor, *self._waiting]), mode="r"))
+        self._waiting.clear()
+
+    def result(self) -> tuple[Float64Array, Float64Array, Float64Array]:
+        """Return the mean (D,), and R of the centred rows (D, D) and of the plain ones (D + 1, D).
+
+        R^T R is the Gram matrix of the rows. For fewer rows than columns zeros fill up.
+        """
+        if self._waiting:
+            self._reduce()
+        width = self.shift.size
+        full = np.zeros((width + 1, width + 1))
+        full[: len(self._factor)] = self._factor
+        plain = full[:, 1:].copy()
+        plain[0] += full[0, 0] * self.shift
+        return self.shift + full[0, 1:] / full[0, 0], full[1:, 1:], plain
 
 
 def fit_pca(
@@ -102,8 +162,8 @@ def fit_pca(
 ) -> PCA:
     """Fit principal components in one pass; memory does not grow with the number of rows.
 
-    The covariance is summed in float64 of rows shifted by the first block's mean, since sums of squares of
-    unshifted rows lose the small variances (Chan, Golub and LeVeque 1983, The American Statistician 37, 242).
+    The singular values are those of the whole matrix in float64, also where they fall over many decades: they come from
+    its QR decomposition, not from the covariance, whose eigenvalues are their squares.
 
     Args:
         latents: (N, D) array or HDF5 data set, or an iterable of (n, D) blocks. Rows with NaN or infinity are
@@ -114,24 +174,169 @@ def fit_pca(
         InputFileError: blocks of different widths, or fewer than two finite rows.
         OptionError: `n_components` outside 1 .. min(N, D).
     """
-    shift, total, products, n_rows, n_left_out = _moments(latents)
+    factor = _Factor()
+    for block in _blocks(latents):
+        factor.add(block)
+    n_rows, n_left_out, width = factor.n_rows, factor.n_left_out, factor.shift.size
     if n_rows < 2:
         raise InputFileError(f"{n_rows} finite latents ({n_left_out} left out): wanted at least 2")
     if n_left_out:
         log.warning("%d of %d latents hold NaN or infinity and were left out", n_left_out, n_rows + n_left_out)
-    most = min(n_rows, shift.size)
+    most = min(n_rows, width)
     kept = most if n_components is None else n_components
     if not 1 <= kept <= most:
-        raise OptionError(f"n_components={kept}: wanted 1 to {most} for {n_rows} latents of {shift.size} numbers")
-    covariance = (products - np.outer(total, total) / n_rows) / (n_rows - 1)
-    variance, vectors = np.linalg.eigh(covariance)
-    components = vectors.T[::-1][:kept]
+        raise OptionError(f"n_components={kept}: wanted 1 to {most} for {n_rows} latents of {width} numbers")
+    mean, centred, plain = factor.result()
+    _, singular, vectors = np.linalg.svd(centred)
+    spectrum = singular**2 / (n_rows - 1)
+    components = vectors[:kept]
     largest = np.take_along_axis(components, np.abs(components).argmax(axis=1)[:, None], axis=1)
     return PCA(
-        mean=shift + total / n_rows,
+        mean=mean,
         components=np.ascontiguousarray(components * np.where(largest < 0, -1.0, 1.0)),
-        explained_variance=np.maximum(variance[::-1][:kept], 0.0),
-        total_variance=float(np.trace(covariance)),
+        explained_variance=spectrum[:kept],
+        total_variance=float(spectrum.sum()),
         n_rows=n_rows,
         n_left_out=n_left_out,
+        spectrum=spectrum[:most],
+        uncentred=np.asarray(np.linalg.svd(plain, compute_uv=False)[:most], np.float64),
     )
+
+
+def fit_latents(  # the first four are the users' call
+    latents_file: Any,
+    outfile: str | os.PathLike[str],
+    key: str | None = None,
+    Nmax: int | None = None,
+    *,
+    n_components: int | None = None,
+    coefficients: bool = True,
+) -> PCA:
+    """Fit the latents of a file and save components and coefficients as users know them; see `save`.
+
+    Args:
+        latents_file: a latents file, or several by a glob, folder or list, or `Latents`.
+        outfile: the `.npz` file; replaced where it exists.
+        key: only this partition; by default `train`, then `valid`.
+        Nmax: only so many rows, the first ones.
+        n_components: number M of components; by default min(N, D).
+        coefficients: whether `Y` is saved too.
+
+    Raises:
+        InputFileError: The latents cannot be read or fitted.
+        OptionError: `Nmax` exceeds the rows, or `n_components` the dimensions.
+        OutputError: The file cannot be written.
+    """
+    latents = latents_file
+    if not hasattr(latents, "shape"):
+        latents = open_latents(latents_file, partitions=("train", "valid") if key is None else (key,))
+    rows = len(latents) if Nmax is None else Nmax
+    if not 0 < rows <= len(latents):
+        raise OptionError(f"Nmax={Nmax}: wanted 1 to {len(latents)}, which is how many latents there are")
+
+    def blocks() -> Iterator[npt.NDArray[np.floating]]:
+        for start in range(0, rows, BLOCK_ROWS):
+            yield latents[start : min(start + BLOCK_ROWS, rows)]
+
+    pca = fit_pca(blocks(), n_components)
+    save(pca, outfile, blocks() if coefficients else None)
+    return pca
+
+
+def save(pca: PCA, outfile: str | os.PathLike[str], latents: Iterable[npt.NDArray[np.floating]] | None = None) -> None:
+    """Write an `.npz` file, block by block: absent or whole.
+
+    It holds `Y` (N, M) float32, the coefficients of all rows, NaN for those that are not finite; `M` (M, D), the
+    components; `mean` (D,); `explained_variance` (M,), which is the share of the total variance, as in the files that
+    users have; `variance` (M,), the variances themselves; `spectrum` (min(N, D),), those of all components; `uncentred`
+    (min(N, D),), singular values of the latents with their mean; `total_variance` (); `rows` (2,), used and left out.
+
+    Args:
+        pca: what was fitted.
+        outfile: the file; replaced where it exists.
+        latents: blocks of rows (n, D) whose coefficients are saved; None: there is no `Y`.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    small = {
+        "M": pca.components,
+        "mean": pca.mean,
+        "explained_variance": pca.explained_variance_ratio,
+        "variance": pca.explained_variance,
+        "spectrum": pca.spectrum,
+        "uncentred": pca.uncentred,
+        "total_variance": np.array(pca.total_variance),
+        "rows": np.array([pca.n_rows, pca.n_left_out]),
+    }
+    try:
+        with atomic_path(Path(outfile)) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+            if latents is not None:
+                with archive.open("Y.npy", "w", force_zip64=True) as member:
+                    _write_coefficients(member, pca, latents)
+            for name, array in small.items():
+                with archive.open(f"{name}.npy", "w") as member:
+                    np.lib.format.write_array(member, array, allow_pickle=False)
+    except OSError as error:
+        raise OutputError(f"cannot write {outfile}: {error.strerror or error}") from error
+
+
+def _write_coefficients(member: IO[bytes], pca: PCA, latents: Iterable[npt.NDArray[np.floating]]) -> None:
+    """Write the member `Y.npy`."""
+    shape = (pca.n_rows + pca.n_left_out, len(pca.components))
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(member, header)
+    rows = 0
+    for block in latents:
+        member.write(pca.transform(block).astype("<f4").tobytes())
+        rows += len(block)
+    if rows != shape[0]:
+        raise ValueError(f"coefficients of {rows} latents came, {shape[0]} were fitted")
+
+
+def load(path: str | os.PathLike[str]) -> PCA:
+    """Read what `save` wrote, without the coefficients, which `open_coefficients` maps.
+
+    Raises:
+        InputFileError: The file cannot be read, or was not written by `save`.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            saved = {name: file[name] for name in _SAVED}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise InputFileError(f"{path}: no principal components of nenya ({error}): make them by fit_latents") from error
+    return PCA(
+        mean=saved["mean"],
+        components=saved["M"],
+        explained_variance=saved["variance"],
+        total_variance=float(saved["total_variance"]),
+        n_rows=int(saved["rows"][0]),
+        n_left_out=int(saved["rows"][1]),
+        spectrum=saved["spectrum"],
+        uncentred=saved["uncentred"],
+    )
+
+
+def open_coefficients(path: str | os.PathLike[str]) -> npt.NDArray[np.float32]:
+    """Map the coefficients `Y`, (N, M) float32, of a file of `save` into memory, which they take none of.
+
+    Raises:
+        InputFileError: The file cannot be read, has no `Y`, or has it compressed.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open("Y.npy") as member:
+            info = archive.getinfo("Y.npy")
+            if info.compress_type != zipfile.ZIP_STORED:
+                raise ValueError("Y is compressed")
+            np.lib.format.read_magic(member)
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(member)
+            inside = member.tell()
+            if fortran or dtype != np.dtype("<f4"):
+                raise ValueError(f"Y is of type {dtype}")
+        with Path(path).open("rb") as file:  # the local header repeats the name, and has its own extra field
+            file.seek(info.header_offset + 26)
+            lengths = np.frombuffer(file.read(4), "<u2")
+        offset = info.header_offset + 30 + int(lengths.sum()) + inside
+        return np.memmap(path, "<f4", "r", offset, shape)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise InputFileError(f"{path}: no coefficients of nenya ({error}): make them by fit_latents") from error

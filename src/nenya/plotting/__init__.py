@@ -3,12 +3,13 @@
 A picture's suffix says its format: .png, .pdf, .svg. Temperatures of one figure share one scale, in K.
 """
 
-from nenya.plotting.curves import learning_curve, power_spectra, read_losses
+from nenya.plotting.curves import learning_curve, power_spectra, read_losses, variance_spectrum
 from nenya.plotting.cutouts import (
     GAP,
     closest_strip,
     contact_sheet,
     eigen_images,
+    eigen_sheet,
     gallery,
     mosaic,
     nearest_to_centres,
@@ -22,6 +23,7 @@ __all__ = [
     "closest_strip",
     "contact_sheet",
     "eigen_images",
+    "eigen_sheet",
     "gallery",
     "learning_curve",
     "map_density",
@@ -33,4 +35,5 @@ __all__ = [
     "save_figure",
     "umap_density",
     "umap_metric",
+    "variance_spectrum",
 ]

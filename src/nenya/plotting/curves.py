@@ -105,3 +105,33 @@ def learning_curve(
     tidy(axes)
     axes.legend(frameon=False)
     save_figure(figure, path)
+
+
+def variance_spectrum(
+    variance: FloatArray, path: str | os.PathLike[str], *, marks: Mapping[str, int], title: str = ""
+) -> None:
+    """Draw the variance along each principal component and what is left after the first ones.
+
+    Args:
+        variance: (D,), falling.
+        path: the picture; its suffix says the format (.png, .pdf, .svg).
+        marks: name -> number of components, drawn as lines, such as N95.
+        title: title of the figure.
+    """
+    share = np.asarray(variance, dtype=np.float64) / (float(variance.sum()) or 1.0)
+    left = np.clip(1 - np.cumsum(share), 0, None)
+    number = np.arange(1, len(share) + 1)
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.add_subplot(title=title)
+    curves = (("share of the component", share, TRAIN_COLOUR), ("left after so many", left, VALID_COLOUR))
+    for label, values, colour in curves:
+        axes.plot(number[values > 0], values[values > 0], color=colour, label=label, linewidth=1.4)
+    if (share > 0).any():
+        axes.set_yscale("log")
+    for i, (name, count) in enumerate(marks.items()):
+        axes.axvline(count, color="0.6", linewidth=0.8, linestyle="--")
+        axes.annotate(f"{name} = {count}", (count, 0.97 - 0.08 * i), xycoords=("data", "axes fraction"), fontsize=8)
+    axes.set(xlabel="principal component", ylabel="share of the variance")
+    tidy(axes)
+    axes.legend(frameon=False, fontsize=8)
+    save_figure(figure, path)

@@ -258,3 +258,29 @@ def _panels(fields: Sequence[FloatArray], names: Sequence[str], columns: int, ti
         )
         axes.set_box_aspect(1)
     return figure, drawn
+
+
+def eigen_sheet(images: FloatArray, rows: list[str], columns: list[str], path: str | os.PathLike[str]) -> None:
+    """Draw a table of cutouts on one symmetric colour scale; the first row of pixels is at the bottom of each.
+
+    Args:
+        images: (R, C, H, W) in K; NaN where there is none.
+        rows: R names.
+        columns: C names.
+        path: the picture; its suffix says the format (.png, .pdf, .svg).
+    """
+    down, across, height, width = images.shape
+    board = mosaic(images.reshape(-1, height, width), np.arange(down * across).reshape(down, across)[::-1])
+    known = np.abs(board[np.isfinite(board)])
+    reach = (float(np.quantile(known, 0.99)) if known.size else 0.0) or 1.0
+    figure = Figure(figsize=(1.1 * across + 1.8, 1.1 * down + 0.6), layout="constrained")
+    axes = figure.add_subplot()
+    limits = ((0.0, float(across)), (0.0, float(down)))
+    drawn = _draw_board(axes, board, limits, reach)
+    axes.set_box_aspect(down / across)
+    axes.set_xticks(np.arange(across) + 0.5, columns, fontsize=8)
+    axes.set_yticks(np.arange(down)[::-1] + 0.5, rows, fontsize=8)
+    axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
+    axes.spines[:].set_visible(False)
+    figure.colorbar(drawn, ax=axes, label="SSTa (K)", extend="both", shrink=0.6)
+    save_figure(figure, path)
