@@ -13,7 +13,8 @@ LAYERS = [
     ["nenya.data", "nenya.configs"],
     ["nenya.io", "nenya.latents"],
     ["nenya.models"],
-    ["nenya.pca", "nenya.plotting", "nenya.spectra"],
+    ["nenya.pca", "nenya.plotting", "nenya.spectra", "nenya.neighbours"],
+    ["nenya.projector"],
     ["nenya.runtime", "nenya.extraction", "nenya.training"],
     ["nenya.train", "nenya.latents_extraction", "nenya.train_util"],
     [
