@@ -17,6 +17,7 @@ LAYERS = [
     ["nenya.projector"],
     ["nenya.runtime", "nenya.extraction", "nenya.training"],
     ["nenya.train", "nenya.latents_extraction", "nenya.train_util"],
+    ["nenya.embed", "nenya.nenya_umap"],
     [
         *("nenya.analyze_image", "nenya.export", "nenya.demo", "nenya.verify", "nenya.repack", "nenya.data.prepare"),
         *("nenya.generate", "nenya.inspect_file"),

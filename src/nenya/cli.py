@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import nenya
+from nenya.analysis_options import EmbedOptions
 from nenya.configs import config_dir, read_group, read_json, read_yaml
 from nenya.errors import Interrupted, NenyaError, OptionError
 from nenya.options import (
@@ -46,6 +47,7 @@ COMMANDS: dict[str, tuple[type[Options], str, str]] = {
     "generate": (GenerateOptions, "nenya.generate", "make cutouts with a known truth: noise, power laws, an ocean"),
     "spectra": (SpectraOptions, "nenya.spectra", "power spectra of cutouts and their slopes"),
     "inspect": (InspectOptions, "nenya.inspect_file", "say what a file is, what is in it and what is wrong with it"),
+    "embed": (EmbedOptions, "nenya.embed", "make a two-dimensional map of latents (UMAP)"),
     "export": (ExportOptions, "nenya.export", "write the weights of a checkpoint as safetensors"),
 }
 _FREE_IN_A_RESUME = (
@@ -139,7 +141,7 @@ def compose(name: str, args: Sequence[str]) -> Any:
     from omegaconf.errors import OmegaConfBaseException
 
     options_type = COMMANDS[name][0]
-    if name in ("verify", "repack", "inspect", "spectra"):
+    if name in ("verify", "repack", "inspect", "spectra", "embed"):
         args = _files_as_data(args)
     overrides = prepare(name, args)
     with _hydra(name):

@@ -26,7 +26,7 @@ _STRIDE = 64
 _UNIT = 2.0**-24  # rounding unit of float32
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _distance(x: FloatArray, y: FloatArray) -> float:
     """Return the squared distance, summed in float64 in four strands of fixed order."""
     s0 = s1 = s2 = s3 = 0.0
@@ -46,7 +46,7 @@ def _distance(x: FloatArray, y: FloatArray) -> float:
     return (s0 + s1) + (s2 + s3)
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _insert(value: float, number: int, values: Any, numbers: IntArray) -> None:
     """Put a pair into lists that rise by (value, number), in place of the last one if it comes before that."""
     at = values.size - 1
@@ -58,16 +58,16 @@ def _insert(value: float, number: int, values: Any, numbers: IntArray) -> None:
     values[at], numbers[at] = value, number
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _has_below(scores: FloatArray, norms: FloatArray, limit: np.float32) -> bool:
     """Return whether one of some scores is not above a limit; without branches, so that it is vectorised."""
     found = np.int32(0)
     for j in range(scores.size):
         found |= np.int32(scores[j] + norms[j] <= limit)
-    return found != 0
+    return bool(found != 0)
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _rank(
     scores: FloatArray,
     norms: FloatArray,
@@ -110,7 +110,7 @@ def _rank(
                     _insert(_distance(x, rows[numbers[j]]), numbers[j], squares, found)
 
 
-@njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(parallel=True, cache=True)
 def _rank_all(
     scores: FloatArray,
     norms: FloatArray,
@@ -125,15 +125,15 @@ def _rank_all(
         _rank(scores[r], norms, numbers, x[r], rows, margins[r], squares[r], found[r])
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _spread(product: FloatArray, asked: IntArray, places: IntArray, scores: FloatArray) -> None:
     """Copy the scores of one list to where each of the rows that asked for it has its own, one after the other."""
     for r in range(asked.size):
         scores[places[asked[r]] : places[asked[r]] + product.shape[1]] = product[r]
 
 
-@njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
-def _rank_lists(
+@njit(parallel=True, cache=True)
+def _rank_lists(  # noqa: PLR0913  # compiled code takes arrays, not objects
     scores: FloatArray,
     places: IntArray,
     lists: IntArray,

@@ -77,7 +77,7 @@ class Parameters:
             raise OptionError("n_neighbors of at least 2, n_epochs of at least 1 and no negative rate are wanted")
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _bandwidth(distances: NDArray[np.float64], k: int) -> float:
     """Return sigma with sum exp(-d / sigma) = log2 k over all but the nearest, by UMAP's bisection with rho = 0.
 
@@ -97,10 +97,10 @@ def _bandwidth(distances: NDArray[np.float64], k: int) -> float:
         else:
             low = sigma
             sigma = sigma * 2 if high == np.inf else (low + high) / 2
-    return max(sigma, 1e-3 * distances.sum() / distances.size, 1e-300)
+    return float(max(sigma, 1e-3 * distances.sum() / distances.size, 1e-300))
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _mixed(value: np.uint64) -> np.uint64:
     """Return 64 random bits of a number (Steele, Lea & Flood 2014, SplitMix64)."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -108,12 +108,12 @@ def _mixed(value: np.uint64) -> np.uint64:
     return value ^ (value >> np.uint64(31))
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _clip(value: float) -> float:
     return min(max(value, -4.0), 4.0)
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _power(x: float, b: float) -> float:
     """Return x^b of a normal x > 0 within 1e-8 of its size: sums and products alone, so no library's rounding is in it.
 
@@ -133,11 +133,11 @@ def _power(x: float, b: float) -> float:
     f = (y - whole) * 0.6931471805599453
     e = 1.0 + f * (1.0 + f * (1 / 2 + f * (1 / 6 + f * (1 / 24 + f * (1 / 120 + f * (1 / 720 + f * (1 / 5040)))))))
     whole = min(max(whole, -1000.0), 1000.0)
-    return e * np.int64((np.int64(whole) + 1023) << 52).view(np.float64)
+    return float(e * np.int64((np.int64(whole) + 1023) << 52).view(np.float64))
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
-def _place(
+@njit(cache=True)
+def _place(  # noqa: PLR0913  # compiled code takes arrays, not objects
     distances: NDArray[np.float64],
     near: NDArray[np.int64],
     layout: FloatArray,
@@ -189,7 +189,7 @@ def _place(
                 continue
             repulsions = int((epoch - negative_due[j]) / negative[j])
             state = _mixed(np.uint64(seed) + np.uint64(0x9E3779B97F4A7C15) * np.uint64(near[j] + 1)) + np.uint64(epoch)
-            for i in range(repulsions):
+            for _ in range(repulsions):
                 state += np.uint64(0x9E3779B97F4A7C15)
                 other = np.int64(((_mixed(state) >> np.uint64(32)) * count) >> np.uint64(32))
                 dx, dy = x - layout[other, 0], y - layout[other, 1]
@@ -202,8 +202,8 @@ def _place(
     out[0], out[1] = x, y
 
 
-@njit(parallel=True, cache=True)  # type: ignore[untyped-decorator]
-def _place_all(
+@njit(parallel=True, cache=True)
+def _place_all(  # noqa: PLR0913  # compiled code takes arrays, not objects
     distances: NDArray[np.float64],
     near: NDArray[np.int64],
     layout: FloatArray,
@@ -220,7 +220,7 @@ def _place_all(
         _place(distances[r], near[r], layout, curve, k, epochs, alpha, rate, gamma, seed, out[r])
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _to_unit(rows: FloatArray) -> None:
     """Scale rows to length 1 in place; rows of zeros stay."""
     for r in range(rows.shape[0]):
