@@ -92,7 +92,7 @@ def umap_image(
 
     Returns:
         Its coordinates, (1, 2) float32, the same as the table has for this cutout but for the rounding of its latents;
-        the image as the network saw it, (1, 1, H, W); the path of the table of its map; its DT in K; its latents (1, D).
+        the image as the network saw it, (1, 1, H, W); the path of its map's table; its DT in K; its latents (1, D).
 
     Raises:
         InputFileError: It is not one image, has missing pixels, or the map is not there.

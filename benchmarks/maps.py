@@ -1,7 +1,7 @@
 """Placing new rows on a map: rows a second of ours, exact and approximate, and of umap-learn's own transform.
 
-`python benchmarks/umap.py [training rows] [new rows]`. Also: how far the places differ, what share of the neighbours the
-approximate search finds, and how well the places keep neighbourhoods (trustworthiness of the new rows).
+`python benchmarks/maps.py [training rows] [new rows]`. Also: how far the places differ, what share of the neighbours
+the approximate search finds, and how well the places keep neighbourhoods (trustworthiness of the new rows).
 """
 
 import resource
@@ -65,7 +65,7 @@ def quality(n_train: int, new: np.ndarray) -> dict:
 
 
 def main() -> None:
-    n_train, n_new = (int(value) for value in (*sys.argv[1:], *("50000", "8192")[len(sys.argv) - 1 :]))
+    n_train, n_new = map(int, (sys.argv[1:] + ["50000", "8192"][len(sys.argv) - 1 :]))
     about = machine()
     train, new = latents(n_train, 0), latents(n_new, 5)
     projector = Projector.fit(train, embedding=20 * train[:, :2])
@@ -87,7 +87,7 @@ def main() -> None:
     for key, value in compared.items():
         print(key, value)
     results = {"training_rows": n_train, "rows_per_s": speed, "recall": recall, "peak_gib": peak, "quality": compared}
-    write("umap", results, about)
+    write("maps", results, about)
 
 
 if __name__ == "__main__":
