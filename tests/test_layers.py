@@ -14,9 +14,11 @@ LAYERS = [
     ["nenya.io", "nenya.latents", "nenya.conditions", "nenya.similarity"],
     ["nenya.archive", "nenya.archive_s3", "nenya.archive_build"],
     ["nenya.models"],
-    ["nenya.pca", "nenya.plotting", "nenya.spectra", "nenya.metrics_page", "nenya.invariance", "nenya.eigen_images"],
+    ["nenya.pca", "nenya.plotting", "nenya.spectra", "nenya.neighbours"],
+    ["nenya.metrics_page", "nenya.invariance", "nenya.eigen_images", "nenya.projector"],
     ["nenya.runtime", "nenya.extraction", "nenya.training"],
     ["nenya.train", "nenya.latents_extraction", "nenya.train_util"],
+    ["nenya.embed", "nenya.nenya_umap"],
     [
         *("nenya.analyze_image", "nenya.export", "nenya.demo", "nenya.verify", "nenya.repack", "nenya.data.prepare"),
         *("nenya.generate", "nenya.inspect_file"),

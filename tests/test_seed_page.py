@@ -17,8 +17,6 @@ from nenya import analyze_image, latents_extraction
 from nenya.cli import compose
 from nenya.models.contrastive import make_net
 
-LATER = {"umap_image"}  # calls of the page that are not there yet
-
 
 @pytest.fixture(scope="session")
 def blocks(shared) -> list[str]:
@@ -52,13 +50,10 @@ def definitions(blocks) -> dict[str, ast.AST]:
 
 
 def the_call(calls: list[str], words: str) -> ast.Module:
-    """The one block with these words, without the statements that need what is not there yet."""
+    """The one block with these words."""
     found = [block for block in calls if words in block]
     assert len(found) == 1, words
-    module = ast.parse(found[0])
-    missing = {name for name in LATER if not hasattr(analyze_image, name)}
-    module.body = [node for node in module.body if not any(name in ast.unparse(node) for name in missing)]
-    return module
+    return ast.parse(found[0])
 
 
 def execute(module: ast.Module, **names) -> dict:
@@ -117,12 +112,21 @@ def test_basic_extraction(calls, v5_folder, data_file, monkeypatch):
 
 def test_single_image(calls, v5_folder, monkeypatch):
     from nenya.io import load_opt
+    from nenya.nenya_umap import places
+    from nenya.projector import Projector
 
     folder, net = v5_folder
     monkeypatch.setenv("OS_SST", str(folder))
     opt, model_file = load_opt("v5")
     image = red_noise(1, side=64, seed=3)[0] + 25
+    projector_file, table = places("v5", analyze_image.calc_DT(image, opt.random_jitter))
+    rng = np.random.default_rng(0)
+    latents = rng.standard_normal((40, 256)).astype(np.float32)
+    projector = Projector.fit(latents, embedding=rng.standard_normal((40, 2)))
+    projector.save(projector_file)
     names = execute(the_call(calls, "analyze_image.get_latents"), image=image, model_file=model_file, opt=opt)
+    assert names["embedding"].shape == (1, 2) and names["table_file"] == str(table)
+    np.testing.assert_array_equal(names["embedding"], projector.transform(names["latents"]))
     assert names["pp_img"].shape == (1, 1, 64, 64)
     np.testing.assert_allclose(names["pp_img"][0, 0], image - image.mean(dtype=np.float64), atol=1e-5)
     np.testing.assert_allclose(names["latents"], expected(net, names["pp_img"][:, 0]), atol=5e-6)

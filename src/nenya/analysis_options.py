@@ -130,3 +130,18 @@ class MetricsOptions(AnalysisOptions):
     modes: int = option(4, "principal components that images are shown of", at_least(0))
     steps: int = option(100, "steps of the optimisation of their images; 0: none are made", at_least(0))
     coefficients: bool = option(True, "write the coefficients of all latents beside the components")
+
+
+@dataclass
+class EmbedOptions(AnalysisOptions):
+    """Options of maps."""
+
+    projector: str | None = option(None, "a projector that was fitted before; default: one is fitted")
+    umap_savefile: str | None = option(None, "where the fitted projector goes; default <name of out>_UMAP.h5 beside it")
+    ntrain: int = option(200_000, "rows that a map is fitted on at most", at_least(4))
+    n_neighbors: int = option(15, "how many neighbours say what is near", at_least(2))
+    min_dist: float = option(0.1, "how close points of the map may lie", at_least(0))
+    metric: str = option("euclidean", "what distance is", one_of("euclidean", "cosine"))
+    approximate: bool = option(False, "place rows by an approximate search, which is faster")
+    DT_cut: str | None = option(None, "rows of one interval of T90 - T10: DT0, DT1, DT15, DT2, DT4, DT5, DT10, all")
+    alpha_cut: str | None = option(None, "rows of one interval of the spectral slope: a0, a1, a15, a2, a25, a3, a4")

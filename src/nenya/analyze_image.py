@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nenya.errors import InputFileError, OptionError
 from nenya.extraction.weights import load_model
-from nenya.io import as_options
+from nenya.io import as_options, load_opt
 from nenya.latents_extraction import calc_latent
 from nenya.models.resnet import check_image_size
 from nenya.options import ExtractOptions
@@ -79,6 +79,40 @@ def _unmasked(images: ArrayLike) -> NDArray[Any]:
 
 def _equal_channels(images: NDArray[np.floating[Any]]) -> bool:
     return images.shape[1] == 3 and np.array_equal(images, np.repeat(images[:, :1], 3, axis=1), equal_nan=True)
+
+
+def umap_image(
+    nenya_model: str, image: ArrayLike
+) -> tuple[NDArray[np.float32], NDArray[np.float32], str, float, NDArray[np.float32]]:
+    """Place an image on the map of a model.
+
+    Args:
+        nenya_model: name of a model version that has maps, such as 'v5'.
+        image: one image, (H, W), (1, H, W) or (1, 1, H, W): SST or its anomaly in K or degrees C.
+
+    Returns:
+        Its coordinates, (1, 2) float32, the same as the table has for this cutout but for the rounding of its latents;
+        the image as the network saw it, (1, 1, H, W); the path of its map's table; its DT in K; its latents (1, D).
+
+    Raises:
+        InputFileError: It is not one image, has missing pixels, or the map is not there.
+        OptionError: The model has no maps.
+        CheckpointError: The weights cannot be used.
+    """
+    from nenya.nenya_umap import load
+
+    opt, model_file = load_opt(nenya_model)
+    if model_file is None:
+        raise OptionError(f"where the weights of model {nenya_model} are is not known")
+    images = _as_batch(image)
+    if len(images) != 1:
+        raise InputFileError(f"{len(images)} images came; wanted is one: their maps may be different ones")
+    DT = float(calc_DT(images[0, 0], [opt.options.preprocess.dt_crop]))
+    if np.isnan(DT):
+        raise InputFileError("the image has missing pixels: it has no latent and no place on a map")
+    latents, pp_img = get_latents(images, model_file, opt)
+    projector, table_file = load(nenya_model, DT=DT)
+    return projector.transform(latents), pp_img, table_file, DT, latents
 
 
 def calc_DT(  # the name that users know

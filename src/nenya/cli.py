@@ -16,6 +16,7 @@ from typing import Any
 import nenya
 from nenya.analysis_options import (
     ClustersOptions,
+    EmbedOptions,
     FiguresOptions,
     IndexOptions,
     MetricsOptions,
@@ -54,6 +55,7 @@ COMMANDS: dict[str, tuple[type[Options], str, str]] = {
     "generate": (GenerateOptions, "nenya.generate", "make cutouts with a known truth: noise, power laws, an ocean"),
     "spectra": (SpectraOptions, "nenya.spectra", "power spectra of cutouts and their slopes"),
     "inspect": (InspectOptions, "nenya.inspect_file", "say what a file is, what is in it and what is wrong with it"),
+    "embed": (EmbedOptions, "nenya.embed", "make a two-dimensional map of latents (UMAP)"),
     "metrics": (MetricsOptions, "nenya.latents_metrics", "numbers on latents: spectrum, spread, invariance ..."),
     "clusters": (ClustersOptions, "nenya.cluster_report", "divide latents into groups, with their typical cutouts"),
     "figures": (FiguresOptions, "nenya.figures", "draw a UMAP, a map, a gallery or eigen-images of a table's cutouts"),
@@ -153,7 +155,7 @@ def compose(name: str, args: Sequence[str]) -> Any:
     from omegaconf.errors import OmegaConfBaseException
 
     options_type = COMMANDS[name][0]
-    if name in ("verify", "repack", "inspect", "spectra", "clusters", "metrics"):
+    if name in ("verify", "repack", "inspect", "spectra", "clusters", "metrics", "embed"):
         args = _files_as_data(args)
     if name == "index":
         args = ["add=true" if arg == "add" else arg for arg in args]

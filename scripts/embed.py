@@ -1,0 +1,8 @@
+"""Make a map of latents: `python scripts/embed.py data=cutouts_preproc_latents.h5 table=cutouts.parquet`."""
+
+import sys
+
+from nenya.cli import run_command
+
+if __name__ == "__main__":
+    sys.exit(run_command("embed"))

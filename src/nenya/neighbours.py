@@ -1,0 +1,283 @@
+"""Nearest rows, exactly: the same answer for a row alone or among others, in any order, on any number of threads.
+
+Products of matrices are fast, but their last bits depend on the size of the batch and on the number of threads. So they
+only choose candidates: all rows that could be among the k nearest, by a bound on the rounding of the product. The
+candidates are ranked by their distance in float64, summed in one fixed order, ties by their number.
+
+Letters in shapes: N rows that are searched, n rows that are asked for, D their length, k neighbours, L lists.
+"""
+
+import threading
+from typing import Any
+
+import numpy as np
+from numba import njit, prange
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+Float64Array = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+COMPILED = threading.Lock()
+"""Held while compiled code runs on several threads: one of numba's ways to do so ends a process that does it twice."""
+
+_TILE_BYTES = 2**26
+_STRIDE = 64
+_UNIT = 2.0**-24  # rounding unit of float32
+
+
+@njit(cache=True)
+def _distance(x: FloatArray, y: FloatArray) -> float:
+    """Return the squared distance, summed in float64 in four strands of fixed order."""
+    s0 = s1 = s2 = s3 = 0.0
+    whole = x.size // 4 * 4
+    for d in range(0, whole, 4):
+        d0 = np.float64(x[d]) - np.float64(y[d])
+        d1 = np.float64(x[d + 1]) - np.float64(y[d + 1])
+        d2 = np.float64(x[d + 2]) - np.float64(y[d + 2])
+        d3 = np.float64(x[d + 3]) - np.float64(y[d + 3])
+        s0 += d0 * d0
+        s1 += d1 * d1
+        s2 += d2 * d2
+        s3 += d3 * d3
+    for d in range(whole, x.size):
+        d0 = np.float64(x[d]) - np.float64(y[d])
+        s0 += d0 * d0
+    return (s0 + s1) + (s2 + s3)
+
+
+@njit(cache=True)
+def _insert(value: float, number: int, values: Any, numbers: IntArray) -> None:
+    """Put a pair into lists that rise by (value, number), in place of the last one if it comes before that."""
+    at = values.size - 1
+    if value > values[at] or (value == values[at] and number >= numbers[at]):
+        return
+    while at > 0 and (value < values[at - 1] or (value == values[at - 1] and number < numbers[at - 1])):
+        values[at], numbers[at] = values[at - 1], numbers[at - 1]
+        at -= 1
+    values[at], numbers[at] = value, number
+
+
+@njit(cache=True)
+def _has_below(scores: FloatArray, norms: FloatArray, limit: np.float32) -> bool:
+    """Return whether one of some scores is not above a limit; without branches, so that it is vectorised."""
+    found = np.int32(0)
+    for j in range(scores.size):
+        found |= np.int32(scores[j] + norms[j] <= limit)
+    return bool(found != 0)
+
+
+@njit(cache=True)
+def _rank(
+    scores: FloatArray,
+    norms: FloatArray,
+    numbers: IntArray,
+    x: FloatArray,
+    rows: FloatArray,
+    margin: float,
+    squares: Float64Array,
+    found: IntArray,
+) -> None:
+    """Find the nearest of the rows `numbers`, of which `scores + norms` is the squared distance but for a constant.
+
+    Args:
+        scores: (m,) -2 x . y, of centred rows.
+        norms: (m,) |y|^2.
+        numbers: (m,) which rows they are.
+        x: (D,) the row that is asked for.
+        rows: (N, D) all rows.
+        margin: twice the largest error of a score.
+        squares: (k,) gets the squared distances, rising.
+        found: (k,) gets the numbers.
+    """
+    least = np.full(squares.size, np.float32(np.inf), dtype=np.float32)
+    places = np.full(squares.size, np.int64(-1))
+    for start in range(0, scores.size, _STRIDE):
+        stop = min(start + _STRIDE, scores.size)
+        if _has_below(scores[start:stop], norms[start:stop], least[-1]):
+            for j in range(start, stop):
+                score = scores[j] + norms[j]
+                if score < least[-1]:
+                    _insert(score, j, least, places)
+    limit = np.nextafter(np.float32(least[-1] + margin), np.float32(np.inf))
+    squares[:] = np.inf
+    found[:] = np.iinfo(np.int64).max
+    for start in range(0, scores.size, _STRIDE):
+        stop = min(start + _STRIDE, scores.size)
+        if _has_below(scores[start:stop], norms[start:stop], limit):
+            for j in range(start, stop):
+                if scores[j] + norms[j] <= limit:
+                    _insert(_distance(x, rows[numbers[j]]), numbers[j], squares, found)
+
+
+@njit(parallel=True, cache=True)
+def _rank_all(
+    scores: FloatArray,
+    norms: FloatArray,
+    numbers: IntArray,
+    x: FloatArray,
+    rows: FloatArray,
+    margins: Float64Array,
+    squares: Float64Array,
+    found: IntArray,
+) -> None:
+    for r in prange(x.shape[0]):
+        _rank(scores[r], norms, numbers, x[r], rows, margins[r], squares[r], found[r])
+
+
+@njit(cache=True)
+def _spread(product: FloatArray, asked: IntArray, places: IntArray, scores: FloatArray) -> None:
+    """Copy the scores of one list to where each of the rows that asked for it has its own, one after the other."""
+    for r in range(asked.size):
+        scores[places[asked[r]] : places[asked[r]] + product.shape[1]] = product[r]
+
+
+@njit(parallel=True, cache=True)
+def _rank_lists(  # noqa: PLR0913  # compiled code takes arrays, not objects
+    scores: FloatArray,
+    places: IntArray,
+    lists: IntArray,
+    starts: IntArray,
+    norms: FloatArray,
+    numbers: IntArray,
+    x: FloatArray,
+    rows: FloatArray,
+    margins: Float64Array,
+    squares: Float64Array,
+    found: IntArray,
+) -> None:
+    """Do as `_rank` with the rows of each row's lists; `scores` has those of one row after the other, from `places`."""
+    for r in prange(x.shape[0]):
+        own = scores[places[r, 0] : places[r, -1]]
+        own_norms, own_numbers = np.empty(own.size, np.float32), np.empty(own.size, np.int64)
+        at = 0
+        for i in lists[r]:
+            m = starts[i + 1] - starts[i]
+            own_norms[at : at + m] = norms[starts[i] : starts[i + 1]]
+            own_numbers[at : at + m] = numbers[starts[i] : starts[i + 1]]
+            at += m
+        _rank(own, own_norms, own_numbers, x[r], rows, margins[r], squares[r], found[r])
+
+
+class Neighbours:
+    """Rows that are searched one and all.
+
+    Args:
+        rows: (N, D) float32, finite.
+    """
+
+    def __init__(self, rows: FloatArray) -> None:
+        self.rows = np.ascontiguousarray(rows, dtype=np.float32)
+        self.centre: Float64Array = self.rows.mean(axis=0, dtype=np.float64)
+        self.scaled, self.norms = np.empty_like(self.rows), np.empty(len(self.rows), np.float32)
+        largest = 0.0
+        for start in range(0, len(self.rows), 4096):
+            centred = self.rows[start : start + 4096] - self.centre
+            squares = (centred**2).sum(axis=1)
+            self.scaled[start : start + 4096] = -2 * centred
+            self.norms[start : start + 4096] = squares
+            largest = max(largest, float(squares.max()))
+        self.radius = float(np.sqrt(largest))
+        self._numbers = np.arange(len(self.rows))
+
+    def centred(self, x: FloatArray) -> tuple[FloatArray, Float64Array]:
+        """Return rows less the centre, (n, D) float32, and twice the largest error of their scores, (n,).
+
+        With u the rounding unit, a sum of D products errs by at most D u |x| |y| / (1 - D u) in any order (Higham
+        2002, Accuracy and Stability of Numerical Algorithms, eq. 3.5); to that come the roundings of the rows, of the
+        norms and of the last sum.
+        """
+        centred = x - self.centre
+        lengths = np.sqrt((centred**2).sum(axis=1))
+        terms = 2 * (x.shape[1] + 6) * lengths * self.radius + 4 * self.radius**2
+        return centred.astype(np.float32), 2 * (1.02 * _UNIT * terms + 1e-37)
+
+    def search(self, x: FloatArray, k: int) -> tuple[Float64Array, IntArray]:
+        """Return the k nearest rows of each of some rows.
+
+        Args:
+            x: (n, D) float32, finite.
+            k: at most N.
+
+        Returns:
+            Distances, (n, k) float64, rising, and the numbers of the rows, (n, k); ties by number.
+        """
+        squares, found = np.empty((len(x), k)), np.empty((len(x), k), np.int64)
+        tile = max(16, _TILE_BYTES // (4 * len(self.rows)))
+        for start in range(0, len(x), tile):
+            part = slice(start, start + tile)
+            centred, margins = self.centred(x[part])
+            scores = centred @ self.scaled.T
+            with COMPILED:
+                _rank_all(
+                    scores, self.norms, self._numbers, x[part], self.rows, margins, squares[part], found[part]
+                )  # fmt: skip
+        return np.sqrt(squares), found
+
+
+class Lists:
+    """The same rows in lists around centroids, of which only the nearest are searched: faster, not exact.
+
+    Args:
+        neighbours: the rows.
+        centroids: (L, D) float32.
+        probes: how many lists are searched.
+    """
+
+    def __init__(self, neighbours: Neighbours, centroids: FloatArray, probes: int) -> None:
+        self.neighbours, self.centroids = neighbours, Neighbours(centroids)
+        self.probes = min(probes, len(centroids))
+        nearest = self.centroids.search(neighbours.rows, 1)[1][:, 0]
+        self.numbers = np.argsort(nearest, kind="stable")
+        self.starts = np.concatenate([[0], np.bincount(nearest, minlength=len(centroids)).cumsum()])
+        self.norms = neighbours.norms[self.numbers]
+        self.scaled = neighbours.scaled[self.numbers]
+
+    def search(self, x: FloatArray, k: int) -> tuple[Float64Array, IntArray]:
+        """Return the k nearest rows among those of the nearest lists; see `Neighbours.search`.
+
+        Where these lists hold fewer than k rows, all are searched.
+        """
+        lists = self.centroids.search(x, self.probes)[1]
+        centred, margins = self.neighbours.centred(x)
+        squares, found = np.empty((len(x), k)), np.empty((len(x), k), np.int64)
+        lengths = np.diff(self.starts)[lists]
+        places = np.concatenate([[0], lengths.ravel().cumsum()])
+        scores = np.empty(places[-1], np.float32)
+        order = np.argsort(lists, axis=None, kind="stable")
+        bounds = np.searchsorted(lists.ravel()[order], np.arange(len(self.starts)))
+        for i in range(len(self.starts) - 1):
+            asked, (first, last) = order[bounds[i] : bounds[i + 1]], self.starts[i : i + 2]
+            if asked.size and first < last:
+                _spread(centred[asked // self.probes] @ self.scaled[first:last].T, asked, places, scores)
+        ends = np.concatenate([places[:-1].reshape(lists.shape), places[self.probes :: self.probes, None]], axis=1)
+        with COMPILED:
+            _rank_lists(
+                scores, ends, lists, self.starts, self.norms, self.numbers, x, self.neighbours.rows, margins,
+                squares, found,
+            )  # fmt: skip
+        distances = np.sqrt(squares)
+        few = ~np.isfinite(distances[:, -1])
+        if few.any():
+            distances[few], found[few] = self.neighbours.search(x[few], k)
+        return distances, found
+
+
+def find_centroids(neighbours: Neighbours, count: int, rng: np.random.Generator, rounds: int = 10) -> FloatArray:
+    """Return the centroids of k-means by Lloyd's rounds, (count, D) float32.
+
+    Args:
+        neighbours: the rows.
+        count: L.
+        rng: draws the rows that it starts from.
+        rounds: how often centroids are moved.
+    """
+    centroids = neighbours.rows[np.sort(rng.choice(len(neighbours.rows), count, replace=False))]
+    for _ in range(rounds):
+        nearest = Neighbours(centroids).search(neighbours.rows, 1)[1][:, 0]
+        order = np.argsort(nearest, kind="stable")
+        starts = np.searchsorted(nearest[order], np.arange(count + 1))
+        for i in range(count):
+            if starts[i] < starts[i + 1]:
+                centroids[i] = neighbours.rows[order[starts[i] : starts[i + 1]]].mean(axis=0, dtype=np.float64)
+    return centroids

@@ -1,0 +1,327 @@
+"""Maps of latents: fitted for a part of a table, found again by the name of a model, cut into a grid, by region."""
+
+import logging
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nenya.data.files import fetch, find_latents, local_path
+from nenya.defs import DT_INTERVALS, REGIONS, SLOPE_INTERVALS, Interval, dt_bin
+from nenya.embed import DEBUG_ROWS, Fit, embed_table, projector_place
+from nenya.errors import InputFileError, OptionError
+from nenya.io import Params, read_table, under_outdir
+from nenya.latents import Latents
+from nenya.options import suggest
+from nenya.s3 import is_s3
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from nenya.projector import Projector
+
+log = logging.getLogger(__name__)
+
+_PLACES = {  # model -> folder below $OS_SST, name of its tables
+    "CF": ("MODIS_L2", "MODIS_SSL_cloud_free"),
+    "v4": ("MODIS_L2", "MODIS_SSL_96clear_v4"),
+    "v5": ("MODIS_L2", "MODIS_Nenya_96clear_v5"),
+    "viirs_v1": ("VIIRS", "VIIRS_Nenya_98clear_v1"),
+}
+
+
+def umap_subset(  # noqa: PLR0913  # the arguments that users know
+    tbl: "pd.DataFrame | str | Path",
+    opt_path: str | Path | None,
+    outfile: str | Path,
+    DT_cut: str | None = None,
+    alpha_cut: str | None = None,
+    ntrain: int = 200_000,
+    remove: bool = True,
+    CF: bool = False,
+    umap_savefile: str | Path | None = None,
+    train_umap: bool = True,
+    debug: bool = False,
+    *,
+    latents: Any = None,
+    n_neighbors: int = 15,
+    min_dist: float = 0.1,
+    metric: str = "euclidean",
+    seed: int = 1234,
+    approximate: bool = False,
+    clobber: bool = False,
+) -> "Projector":
+    """Make a map of a part of a table, and write that part with the columns US0, US1.
+
+    Args:
+        tbl: the table, or its path.
+        opt_path: option file (JSON) of the model, which says where its latents are:
+            `<s3_outdir>/<latents_folder>/<name of pp_file>_latents.h5`. Not needed with `latents`.
+        outfile: the table that is written.
+        DT_cut: name of an interval of `nenya.defs.DT_INTERVALS` that rows are taken from, by the column DT40, DT, or
+            T90 - T10.
+        alpha_cut: name of an interval of `nenya.defs.SLOPE_INTERVALS`, by the column alpha or min_slope.
+        ntrain: rows that the map is fitted on at most.
+        remove: remove the copies of latents that were fetched from S3.
+        CF: has no effect: the table says which rows there are.
+        umap_savefile: the projector, `.h5`; default `<name of outfile>_UMAP.h5` beside it.
+        train_umap: fit a map; otherwise that in `umap_savefile` is used.
+        debug: the first 2,000 rows only.
+        latents: latents files in place of those of `opt_path`: a path, glob, list, s3://.
+        n_neighbors: see `nenya.projector.Projector.fit`.
+        min_dist: see there.
+        metric: see there.
+        seed: of everything random.
+        approximate: place rows by the approximate search.
+        clobber: replace what exists.
+
+    Returns:
+        The projector.
+
+    Raises:
+        NenyaError: A file cannot be read or written, or an option is not possible.
+    """
+    table = tbl if not isinstance(tbl, str | Path) else read_table(tbl)
+    table = cut_table(table, DT_cut, alpha_cut)
+    if debug:
+        table = table.iloc[:DEBUG_ROWS]
+    out = local_path(str(outfile))
+    saved = local_path(str(umap_savefile)) if umap_savefile else projector_place(out)
+    sources = find_latents(latents if latents is not None else _latents_of(table, opt_path))
+    paths = fetch(sources, None)
+    fit = Fit(ntrain, n_neighbors, min_dist, metric, seed)
+    projector = embed_table(
+        Latents(paths), table, out, fit if train_umap else saved, saved, approximate=approximate, clobber=clobber
+    )
+    for source, path in zip(sources, paths, strict=True):
+        if remove and is_s3(source):
+            path.unlink(missing_ok=True)
+    return projector
+
+
+def _latents_of(table: "pd.DataFrame", opt_path: str | Path | None) -> list[str]:
+    """Return where the latents of a table's cutout files are by the options of their model."""
+    if opt_path is None or "pp_file" not in table:
+        raise OptionError("where the latents are is not known: wanted is latents=, or opt_path and a column pp_file")
+    opt = Params(opt_path)
+    stems = sorted({Path(str(name)).stem for name in table["pp_file"].unique()})
+    return [under_outdir(opt, opt.latents_folder, f"{stem}_latents.h5") for stem in stems]
+
+
+def cut_table(table: "pd.DataFrame", DT_cut: str | None = None, alpha_cut: str | None = None) -> "pd.DataFrame":
+    """Return the rows of a table that lie in an interval of DT and in one of slopes.
+
+    Args:
+        table: with DT40, DT, or T90 and T10 (K); with alpha or min_slope.
+        DT_cut: a name of `nenya.defs.DT_INTERVALS`; None: all.
+        alpha_cut: a name of `nenya.defs.SLOPE_INTERVALS`; None: all.
+
+    Raises:
+        OptionError: There is no such interval.
+        InputFileError: The table lacks the column, or no row is left.
+    """
+    keep = np.ones(len(table), dtype=bool)
+    if DT_cut is not None:
+        keep &= _within(_DT_of(table), DT_cut, DT_INTERVALS, "DT_cut")
+    if alpha_cut is not None:
+        name = next((name for name in ("alpha", "min_slope") if name in table), None)
+        if name is None:
+            raise InputFileError("the table has no column alpha: nenya spectra table=... makes it")
+        keep &= _within(table[name].to_numpy(), alpha_cut, SLOPE_INTERVALS, "alpha_cut")
+    if not keep.any():
+        raise InputFileError(f"no row of {len(table)} lies in DT_cut={DT_cut}, alpha_cut={alpha_cut}")
+    if not keep.all():
+        log.info("%d of %d rows lie in DT_cut=%s, alpha_cut=%s", int(keep.sum()), len(table), DT_cut, alpha_cut)
+    return table[keep]
+
+
+def _DT_of(table: "pd.DataFrame") -> NDArray[np.floating[Any]]:
+    for name in ("DT40", "DT"):
+        if name in table:
+            return np.asarray(table[name])
+    if "T90" in table and "T10" in table:
+        return np.asarray(table["T90"] - table["T10"])
+    raise InputFileError("the table has no column DT40, DT, or T90 and T10, which say its temperature differences")
+
+
+def _within(
+    values: NDArray[np.floating[Any]], name: str, intervals: dict[str, Interval], key: str
+) -> NDArray[np.bool_]:
+    if name not in intervals:
+        raise OptionError(f"{key}={name}{suggest(name, list(intervals))}: wanted is one of {', '.join(intervals)}")
+    interval = intervals[name]
+    found: NDArray[np.bool_] = (values >= interval.low) & (values < interval.high)
+    return found
+
+
+def places(model_name: str, DT: float | None = None) -> tuple[Path, Path]:
+    """Return where the projector and the table of a model lie.
+
+    Args:
+        model_name: name of a model version that has maps.
+        DT: T90 - T10 in K of the image, which chooses the map.
+
+    Raises:
+        OptionError: The model has no maps, DT lies in no bin, or $OS_SST is not set.
+    """
+    if model_name == "LLC":
+        folder = local_path("$OS_SST/LLC/Nenya")
+        return folder / "UMAP" / "ssl_LLC_v1_umap.h5", folder / "Tables" / "ssl_LLC_v1.parquet"
+    if model_name not in _PLACES:
+        known = [*_PLACES, "LLC"]
+        raise OptionError(f"model {model_name} has no maps{suggest(model_name, known)}: wanted is {', '.join(known)}")
+    if DT is None:
+        raise OptionError(f"the maps of model {model_name} are by temperature difference: wanted is DT= in K")
+    try:
+        name = f"{_PLACES[model_name][1]}_{dt_bin(float(DT))}"
+    except ValueError as error:
+        raise OptionError(str(error)) from error
+    folder = local_path(f"$OS_SST/{_PLACES[model_name][0]}/Nenya")
+    return folder / "UMAP" / f"{name}_UMAP.h5", folder / "Tables" / f"{name}.parquet"
+
+
+def load(model_name: str, DT: float | None = None) -> tuple["Projector", str]:
+    """Return the projector of a model and the path of its table.
+
+    Args:
+        model_name: name of a model version: CF, v4, v5, viirs_v1 or LLC.
+        DT: T90 - T10 in K of the image; not needed for LLC.
+
+    Raises:
+        OptionError: See `places`.
+        InputFileError: There is no projector, or only the pickle of the first nenya, which is never read.
+    """
+    from nenya.projector import REFIT, Projector
+
+    path, table = places(model_name, DT)
+    old = path.with_suffix(".pkl")
+    if not path.exists() and old.exists():
+        raise InputFileError(
+            f"{old} is a pickle of the first nenya, which is not read (pickles run code): {REFIT} "
+            f"with table={table} umap_savefile={path}"
+        )
+    return Projector.load(path), str(table)
+
+
+def grid_umap(
+    U0: ArrayLike, U1: ArrayLike, nxy: int = 16, percent: Any = (0.05, 99.95), verbose: bool = False
+) -> dict[str, Any]:
+    """Return a grid of nxy x nxy equal cells over a map.
+
+    Args:
+        U0: (N,) first coordinate; values that are not finite are left out.
+        U1: (N,) second coordinate.
+        nxy: cells along each axis.
+        percent: percentiles of the coordinates that the grid reaches from and to.
+        verbose: log it.
+
+    Returns:
+        `xmin`, `xmax`, `ymin`, `ymax`; `dxdy`, the sides of a cell along both axes; `xval`, `yval`, the nxy + 1 edges.
+
+    Raises:
+        OptionError: nxy is less than 1.
+        InputFileError: No row has a place.
+    """
+    if nxy < 1:
+        raise OptionError(f"nxy={nxy}: wanted is at least 1")
+    x, y = np.asarray(U0, dtype=np.float64), np.asarray(U1, dtype=np.float64)
+    finite = np.isfinite(x) & np.isfinite(y)
+    if not finite.any():
+        raise InputFileError("no row has coordinates on the map")
+    (xmin, xmax), (ymin, ymax) = (np.percentile(values[finite], list(percent)) for values in (x, y))
+    grid = {
+        "xmin": float(xmin), "xmax": float(xmax), "ymin": float(ymin), "ymax": float(ymax),
+        "dxdy": (float(xmax - xmin) / nxy, float(ymax - ymin) / nxy),
+        "xval": np.linspace(xmin, xmax, nxy + 1), "yval": np.linspace(ymin, ymax, nxy + 1),
+    }  # fmt: skip
+    if verbose:
+        sides = (float(xmax - xmin) / nxy, float(ymax - ymin) / nxy)
+        log.info("map from %g to %g and from %g to %g in cells of %g x %g", xmin, xmax, ymin, ymax, *sides)
+    return grid
+
+
+def _on_grid(tbl: "pd.DataFrame", nxy: int, umap_keys: Any) -> tuple["pd.DataFrame", dict[str, Any], NDArray[np.int64]]:
+    """Return the rows that lie on the grid, the grid, and the cell of each row, (n, 2)."""
+    missing = [key for key in umap_keys if key not in tbl]
+    if missing:
+        raise InputFileError(f"the table has no column {', '.join(missing)}: nenya embed makes US0 and US1")
+    values = np.stack([np.asarray(tbl[key], dtype=np.float64) for key in umap_keys], axis=1)
+    grid = grid_umap(values[:, 0], values[:, 1], nxy)
+    low, high = (np.array([grid[f"x{end}"], grid[f"y{end}"]]) for end in ("min", "max"))
+    inside = (values >= low).all(axis=1) & (values <= high).all(axis=1)
+    found = values[inside]
+    cells = np.stack([np.searchsorted(grid[edges], found[:, i], "right") for i, edges in enumerate(("xval", "yval"))])
+    return tbl[inside], grid, np.clip(cells.T - 1, 0, nxy - 1)  # the upper edge belongs to the last cell
+
+
+def cutouts_on_umap_grid(
+    tbl: "pd.DataFrame", nxy: int, umap_keys: Any = ("US0", "US1"), min_pts: int = 1, seed: int = 1234
+) -> tuple["pd.DataFrame", list[Any], dict[str, Any]]:
+    """Draw a row for each cell of a grid over a map.
+
+    Args:
+        tbl: with the coordinates.
+        nxy: cells along each axis.
+        umap_keys: names of the coordinates.
+        min_pts: least number of rows in a cell that one is drawn from.
+        seed: of the draw.
+
+    Returns:
+        The rows on the grid; for each cell, x by x and within it y by y, the drawn row or None; the grid.
+
+    Raises:
+        InputFileError: The table has no such columns.
+    """
+    table, grid, cells = _on_grid(tbl, nxy, umap_keys)
+    rng = np.random.default_rng(seed)
+    flat = cells[:, 0] * nxy + cells[:, 1]
+    order = np.argsort(flat, kind="stable")
+    starts = np.searchsorted(flat[order], np.arange(nxy * nxy + 1))
+    cutouts: list[Any] = []
+    for first, last in pairwise(starts):
+        draw = rng.random()  # one for each cell, so that one cell's rows do not change the choice in others
+        chosen = order[first + int(draw * (last - first))] if last - first >= max(min_pts, 1) else None
+        cutouts.append(None if chosen is None else table.iloc[chosen])
+    return table, cutouts, grid
+
+
+def regional_analysis(
+    geo_region: str, tbl: "pd.DataFrame", nxy: int, umap_keys: Any = ("US0", "US1"), min_counts: int = 200
+) -> tuple[NDArray[np.float64], NDArray[np.float64], "pd.DataFrame", dict[str, Any], Any, Any]:
+    """Compare how a region and all of the ocean fill a map.
+
+    Args:
+        geo_region: a name of `nenya.defs.REGIONS`.
+        tbl: with lat, lon (degrees) and the coordinates.
+        nxy: cells along each axis.
+        umap_keys: names of the coordinates.
+        min_counts: cells with fewer rows of all the ocean are set to 0.
+
+    Returns:
+        The shares of the rows of all the ocean and of the region in each cell, (nxy, nxy), x first, each with the
+        sum 1 (0 where there are no rows); the rows of the region; the grid; the edges of its cells, (nxy + 1,) each.
+
+    Raises:
+        OptionError: There is no such region.
+        InputFileError: The table lacks a column.
+    """
+    if geo_region not in REGIONS:
+        hint = suggest(geo_region, list(REGIONS))
+        raise OptionError(f"no region {geo_region}{hint}: wanted is one of {', '.join(REGIONS)}")
+    if "lat" not in tbl or "lon" not in tbl:
+        raise InputFileError("the table has no columns lat and lon")
+    table, grid, cells = _on_grid(tbl, nxy, umap_keys)
+    region = REGIONS[geo_region]
+    lon, lat = table["lon"].to_numpy(), table["lat"].to_numpy()
+    lon = np.where(lon > 180, lon - 360, lon) if region.lon[0] > -999 else lon
+    own = (lon > region.lon[0]) & (lon < region.lon[1]) & (lat > region.lat[0]) & (lat < region.lat[1])
+    counts, counts_geo = (np.zeros((nxy, nxy)) for _ in range(2))
+    np.add.at(counts, tuple(cells.T), 1)
+    np.add.at(counts_geo, tuple(cells[own].T), 1)
+    few = counts < min_counts
+    for values in (counts, counts_geo):
+        values[few] = 0
+        values /= max(values.sum(), 1)
+    return counts, counts_geo, table[own], grid, grid["xval"], grid["yval"]

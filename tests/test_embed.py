@@ -1,0 +1,120 @@
+"""Maps of whole tables: every row gets the place that the projector gives it, also after a kill."""
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from test_projector import latents
+
+from nenya import embed
+from nenya.errors import OutputError
+from nenya.latents import Latents
+from nenya.projector import Projector
+
+
+@pytest.fixture(autouse=True)
+def no_long_fit(monkeypatch):
+    """A layout that costs nothing in place of UMAP's."""
+    monkeypatch.setattr("nenya.projector._fit_layout", lambda rows, parameters, epochs: 9 * rows[:, :2])
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Latents of 300 + 100 cutouts, two of which are missing, and a table of 350 of them in any order."""
+    path = tmp_path / "a_preproc_latents.h5"
+    rows = latents(400, 0)
+    rows[[5, 310]] = np.nan
+    with h5py.File(path, "w") as h5:
+        h5["train"], h5["valid"] = rows[:300], rows[300:]
+    chosen = np.random.default_rng(0).permutation(400)[:350]
+    table = pd.DataFrame(
+        {
+            "pp_file": "s3://bucket/a_preproc.h5",
+            "pp_type": np.where(chosen < 300, 1, 0),
+            "pp_idx": np.where(chosen < 300, chosen, chosen - 300),
+            "DT": np.linspace(0, 3, 350),
+        }
+    )
+    table.loc[7, "pp_idx"] = 9999  # of a cutout that has no latent
+    table.to_parquet(tmp_path / "a.parquet")
+    expected = rows[chosen]
+    expected[7] = np.nan
+    return path, tmp_path / "a.parquet", table, expected
+
+
+def test_a_table_gets_the_places_of_the_projector(files, nenya_cli, tmp_path):
+    path, table_file, table, rows = files
+    code, said = nenya_cli("embed", [f"data={path}", f"table={table_file}", "out=map/b.parquet", "ntrain=200"])
+    assert code == 0, said
+    missing = np.isnan(rows).any(axis=1)
+    assert f"{(~missing).sum()} of 350 rows have a place" in said and "1 have no latent" in said
+    came = pd.read_parquet("map/b.parquet")
+    projector = Projector.load("map/b_UMAP.h5")
+    assert 195 <= len(projector.latents) <= 200
+    np.testing.assert_array_equal(came[["US0", "US1"]], projector.transform(rows))
+    pd.testing.assert_frame_equal(came.drop(columns=["US0", "US1"]), table)
+    assert not (tmp_path / "map" / "b.parquet.partial").exists()
+    args = [f"data={path}", "projector=map/b_UMAP.h5", "out=map/all.parquet"]
+    code, said = nenya_cli("embed", args)
+    assert code == 0, said
+    every = pd.read_parquet("map/all.parquet")
+    assert every["pp_type"].tolist() == [1] * 300 + [0] * 100
+    np.testing.assert_array_equal(every[["US0", "US1"]], projector.transform(Latents([path])[:]))
+    code, said = nenya_cli("embed", args)
+    assert code == 2 and "clobber=true" in said
+
+
+def test_a_killed_run_goes_on_and_gives_the_same_bits(files, tmp_path, monkeypatch):
+    path, _, table, _ = files
+    monkeypatch.setattr(embed, "BLOCK_ROWS", 50)
+    undisturbed = tmp_path / "undisturbed.parquet"
+    embed.embed_table(Latents([path]), table, undisturbed, embed.Fit(200), tmp_path / "u_UMAP.h5")
+    counted = []
+    transform = Projector.transform
+
+    def killed_after_three(self, rows, **settings):
+        if len(rows) == 50:
+            counted.append(1)
+            if len(counted) == 4:
+                raise KeyboardInterrupt
+        return transform(self, rows, **settings)
+
+    monkeypatch.setattr(Projector, "transform", killed_after_three)
+    out, saved = tmp_path / "killed.parquet", tmp_path / "killed_UMAP.h5"
+    with pytest.raises(KeyboardInterrupt):
+        embed.embed_table(Latents([path]), table, out, embed.Fit(200), saved)
+    assert not out.exists() and not saved.exists()
+    with pytest.raises(OutputError, match="other data or options"):
+        embed.embed_table(Latents([path]), table, out, embed.Fit(150), saved)
+    block = sorted((tmp_path / "killed.parquet.partial").glob("rows-*"))[1]
+    block.write_bytes(block.read_bytes()[:-9] + b"123456789")
+    monkeypatch.setattr(Projector, "fit", None)
+    embed.embed_table(Latents([path]), table, out, embed.Fit(200), saved)
+    assert len(counted) == 4 + 4  # of seven blocks the last is shorter; three were done, of which one was damaged
+    pd.testing.assert_frame_equal(pd.read_parquet(out), pd.read_parquet(undisturbed))
+    assert saved.exists() and not (tmp_path / "killed.parquet.partial").exists()
+
+
+def test_an_existing_projector_is_not_replaced(files, tmp_path):
+    path, _, table, _ = files
+    saved = tmp_path / "mine_UMAP.h5"
+    saved.write_text("precious")
+    with pytest.raises(OutputError, match="exists already"):
+        embed.embed_table(Latents([path]), table, tmp_path / "c.parquet", embed.Fit(100), saved)
+    assert saved.read_text() == "precious"
+
+
+def test_an_interval_of_dt_is_chosen_by_name(files, nenya_cli):
+    path, table_file, _, _ = files
+    code, said = nenya_cli("embed", [path, f"table={table_file}", "out=d.parquet", "DT_cut=DT1", "approximate=true"])
+    assert code == 0, said
+    assert pd.read_parquet("d.parquet")["DT"].between(0.5, 1, inclusive="left").all()
+    code, said = nenya_cli("embed", [path, f"table={table_file}", "out=e.parquet", "DT_cut=DT3"])
+    assert code == 2 and "DT_cut=DT3" in said
+
+
+def test_a_projector_of_another_length_is_refused(files, nenya_cli):
+    path, _, _, _ = files
+    Projector.fit(latents(30, 0)[:, :8], embedding=np.zeros((30, 2))).save("short_UMAP.h5")
+    code, said = nenya_cli("embed", [f"data={path}", "projector=short_UMAP.h5", "out=f.parquet"])
+    assert code == 2 and "8 numbers, these have 32" in said
