@@ -23,7 +23,9 @@ def skip_without(backend):
         pytest.skip(reason)
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(
+    params=[pytest.param(name, marks=pytest.mark.slow) if name == "compiled" else name for name in BACKENDS]
+)
 def backend(request):
     skip_without(request.param)
     return request.param

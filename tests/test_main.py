@@ -53,6 +53,7 @@ def test_train_then_extract_with_one_option_file(options):
             np.testing.assert_array_equal(file[name][:], expected[name])
 
 
+@pytest.mark.slow
 def test_a_run_is_not_replaced_unasked_and_goes_on_where_asked(options):
     folder = train.main(options(epochs=1), save_file="copy.pth")
     last = (folder / "last.pth").read_bytes()

@@ -1,9 +1,12 @@
 import sys
 from pathlib import Path
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_cutouts(tmp_path):
     from memory import compare
 

@@ -186,7 +186,8 @@ def forks():
 # Killed
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [3, 200])
 def test_chaos(forks, tmp_path, kills):
     process = forks.start(tmp_path, kills=kills, out=str(tmp_path / "chaos.json"))
     assert process.wait(50 + 20 * kills) == 0, process.said()

@@ -64,6 +64,7 @@ def test_a_share_is_of_the_list_not_of_each_job(nenya_cli, files, expected, tiny
     assert_same(out, expected)
 
 
+@pytest.mark.slow
 def test_by_processes_of_the_launcher(files, expected, tiny_weights, tmp_path):
     (files / "bad.h5").write_bytes(b"rubbish")
     command = [sys.executable, ROOT / "scripts" / "extract.py", "-m", "hydra/launcher=local", "model=demo"]

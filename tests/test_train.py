@@ -427,6 +427,7 @@ def test_steps_cover_every_row_once_in_a_new_order_each_epoch():
     assert len(list(sampler)) == len(sampler) == 4
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(whole_run, small_file, tmp_path):
     """BatchNorm frozen, as its statistics are each process's own: see `frozen_run.py`."""
     outputs = []
