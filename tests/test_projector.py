@@ -269,4 +269,4 @@ def test_libraries_two_years_older_read_the_file_and_place_alike(projector, file
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1] / "src")}
     environment["NUMBA_CACHE_DIR"] = str(tmp_path / "cache")
     subprocess.run([python, "-c", program], check=True, env=environment)
-    assert np.abs(np.load(tmp_path / "came.npy") - projector.transform(NEW)).max() < 1e-5
+    np.testing.assert_array_equal(np.load(tmp_path / "came.npy"), projector.transform(NEW))

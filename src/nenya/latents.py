@@ -27,6 +27,8 @@ IntArray = NDArray[np.int64]
 
 PARTITIONS = ("train", "valid")
 BLOCK_ROWS = 16384
+_MAPPED = 2**29  # bytes of mapped files that stay in this process; the system keeps what it likes of them
+_PAGE = 4096
 _TYPES = {"train": 1, "valid": 0}
 _PROVENANCE = ("model_version", "checkpoint_sha256", "latent")
 
@@ -96,6 +98,7 @@ class Latents:
         self.shape = (start, dim)
         self._check_one_model()
         self._arrays: dict[int, Any] = {}
+        self._read = 0
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -109,6 +112,7 @@ class Latents:
         if step != 1:
             raise ValueError("only consecutive rows are read by a slice; take(rows) reads any")
         out = np.empty((max(0, stop - start), self.shape[1]), np.float32)
+        self._count(out.nbytes)
         for index, part in enumerate(self.parts):
             low, high = max(start, part.start), min(stop, part.start + part.rows)
             if low < high:
@@ -143,6 +147,7 @@ class Latents:
             raise IndexError(f"rows {wanted.min()} to {wanted.max()} of {len(self)}")
         order = np.argsort(wanted, kind="stable")
         ordered = wanted[order]
+        self._count(len(wanted) * max(_PAGE, 4 * self.shape[1]))
         out = np.empty((len(wanted), self.shape[1]), np.float32)
         for index, part in enumerate(self.parts):
             low, high = np.searchsorted(ordered, (part.start, part.start + part.rows))
@@ -214,6 +219,13 @@ class Latents:
                 f"latents are of {_some(sorted(stems))}: give the latents of the table's cutout files"
             )
         return found
+
+    def _count(self, nbytes: int) -> None:
+        """Let go of the maps once so many bytes were read through them, so that memory does not grow with the files."""
+        self._read += nbytes
+        if self._read > _MAPPED:
+            self.release()
+            self._read = nbytes
 
     def _array(self, index: int) -> Any:
         """Return a partition as a memory map, or as the data set where that cannot be."""
