@@ -59,6 +59,7 @@ def test_the_search_is_exact_and_breaks_ties_by_number(collapsed):
     np.testing.assert_array_equal(found[others], wanted[others])
 
 
+@pytest.mark.slow
 def test_lists_that_are_all_searched_are_exact_and_few_are_nearly_so():
     neighbours = Neighbours(latents(2000, 1))
     centroids = find_centroids(neighbours, 40, np.random.default_rng(0))

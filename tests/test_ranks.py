@@ -19,7 +19,8 @@ from nenya.extraction.ranks import Follower, Leader
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.parametrize("launcher", ["lightning", pytest.param("torchrun", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["lightning", "torchrun"])
 def test_two_processes_make_what_one_makes(s3_service, s3_bucket, tiny_weights, tmp_path, nenya_cli, launcher):
     client = s3_service.client()
     for seed, name in enumerate("abc"):
