@@ -27,6 +27,7 @@ LAYERS = [
         *("nenya.index", "nenya.search"),
         "nenya.latents_metrics",
     ],
+    ["nenya.portal"],
     ["nenya.cli", "nenya.sweep"],
 ]
 MODULES = sorted(SOURCE.rglob("*.py"))

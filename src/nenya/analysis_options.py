@@ -145,3 +145,19 @@ class EmbedOptions(AnalysisOptions):
     approximate: bool = option(False, "place rows by an approximate search, which is faster")
     DT_cut: str | None = option(None, "rows of one interval of T90 - T10: DT0, DT1, DT15, DT2, DT4, DT5, DT10, all")
     alpha_cut: str | None = option(None, "rows of one interval of the spectral slope: a0, a1, a15, a2, a25, a3, a4")
+
+
+@dataclass
+class PortalOptions(AnalysisOptions):
+    """Options of the portal."""
+
+    latents: Any = option(None, "latents files of the table's cutouts; the same as data")
+    images: Any = option(None, "cutout files of the table's rows: for pictures")
+    ckpt: str | None = option(None, "the weights that the latents were made with: for new images")
+    address: str = option("127.0.0.1", "where the server listens; another one needs a token, which is made and printed")
+    port: int = option(5006, "port of the server; 0 for any that is free", at_least(0))
+    token: str | None = option(None, "what browsers must know; default: none on 127.0.0.1, else a new one")
+    origins: Any = option(None, "further host:port names that the page is opened by, such as of a proxy")
+    limit_mb: int = option(20, "largest upload, MB", at_least(1))
+    export: str | None = option(None, "write a folder that shows the essentials without a server, and end")
+    sample: int = option(20_000, "rows that the exported page can select among", at_least(100))

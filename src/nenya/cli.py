@@ -20,6 +20,7 @@ from nenya.analysis_options import (
     FiguresOptions,
     IndexOptions,
     MetricsOptions,
+    PortalOptions,
     SearchOptions,
     StatisticsOptions,
 )
@@ -62,6 +63,11 @@ COMMANDS: dict[str, tuple[type[Options], str, str]] = {
     "statistics": (StatisticsOptions, "nenya.selection", "where, when and what chosen cutouts are, against the whole"),
     "index": (IndexOptions, "nenya.index", "make or extend the index of an archive of latents (nenya index add ...)"),
     "search": (SearchOptions, "nenya.search", "find the cutouts most similar to others, or to an image"),
+    "portal": (
+        PortalOptions,
+        "nenya.portal.command",
+        "see an archive in a browser: UMAP, map, gallery, similar cutouts",
+    ),
     "export": (ExportOptions, "nenya.export", "write the weights of a checkpoint as safetensors"),
 }
 _FREE_IN_A_RESUME = (
@@ -96,6 +102,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_command(name: str, args: Sequence[str] | None = None) -> int:
     """Run one command with its overrides; see `main` for the exit codes."""
     args = list(sys.argv[1:] if args is None else args)
+    if name == "portal" and "--export" in args[:-1]:  # as in `nenya portal --export DIR`
+        place = args.index("--export")
+        args[place : place + 2] = [f"export={args[place + 1]}"]
     if any(a.split("=")[0] in HYDRA_FLAGS for a in args):
         return _hydra_help(name, args)
     set_up_logging()
@@ -240,7 +249,7 @@ def _prepare(options_type: type[Options], arg: str) -> list[str]:
     if key in GROUPS and (key != "sensor" or options_type is PrepareOptions):
         return _choose(key, value)
     annotation = _annotation(options_type, key)
-    if annotation in (str, str | None) or key in ("data", "source", "images"):
+    if annotation in (str, str | None) or key in ("data", "source", "latents", "images", "origins"):
         value = quote(value)
     return [f"{key}={value}"]
 

@@ -54,12 +54,19 @@ def run(options: TrainOptions) -> int:
     log.info(
         "\nLook at\n  %s   the cutouts, laid out by what the network made of them\n"
         "  %s   the loss, epoch by epoch\n  %s   the latents: one row a cutout\n"
+        "See them in a browser (UMAP, map, gallery, similar cutouts):\n"
+        "  python scripts/portal.py table=%s latents=%s images=%s model=%s ckpt=%s\n"
         "Then try your own cutouts:\n"
         "  python scripts/train.py   model=v5 data=/path/to/cutouts_preproc.h5\n"
         "  python scripts/extract.py model=v5 data=/path/to/cutouts_preproc.h5 ckpt=/path/to/weights",
         folder / "gallery.png",
         folder / "learning_curve.png",
         latents,
+        cutouts.with_suffix(".parquet"),
+        latents,
+        cutouts,
+        options.model.name,
+        weights,
     )
     return 0
 

@@ -1,0 +1,304 @@
+"""The page of one session in Panel: figures, widgets and texts wired to a `Session`."""
+
+import json
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import panel as pn
+from bokeh.events import RangesUpdate, SelectionGeometry, Tap
+from bokeh.models import CustomJS, TextInput
+
+from nenya.errors import NenyaError, OptionError
+from nenya.portal.archive import Archive
+from nenya.portal.columns import title_of
+from nenya.portal.session import ORDERS, Session
+from nenya.portal.state import Category, View, read_view
+from nenya.portal.views import Histogram, Theme
+
+log = logging.getLogger(__name__)
+
+TABS = (
+    ("gallery", "Gallery"),
+    ("table", "Table"),
+    ("stats", "Statistics"),
+    ("filter", "Add filter"),
+    ("upload", "New image"),
+    ("download", "Download"),
+)
+_STYLE = """
+:host { color: var(--ink); font-size: 12.5px; }
+* { box-sizing: border-box; }
+table { border-collapse: collapse; } th { text-align: left; font-weight: 500; color: var(--quiet); }
+.facts { width: 100%; table-layout: fixed; } .facts th { width: 45%; vertical-align: top; } .facts td { overflow-wrap: anywhere; }
+.facts th, .facts td { padding: 1px 4px 1px 0; }
+.rows td, .rows th { padding: 2px 8px 2px 2px; white-space: nowrap; border-bottom: 1px solid var(--line); }
+.rows thead th { position: sticky; top: 0; background: var(--paper); }
+.rows tr[data-action] { cursor: pointer; } .rows tr[data-action]:hover, .rows tr:focus-visible { background: var(--ground); }
+.stats { display: grid; grid-template-columns: repeat(auto-fit, minmax(250px, 1fr)); gap: 8px 16px; align-items: start; }
+button { font: inherit; color: var(--ink); background: var(--paper); border: 1px solid var(--line); border-radius: 5px;
+  padding: 1px 8px; cursor: pointer; }
+.chip { border-radius: 12px; margin-right: 5px; border-color: var(--mark); } .chip b { color: var(--mark); }
+.hint { color: var(--quiet); } p { margin: 2px 0; } meter { width: 60px; } b { font-weight: 600; }
+"""  # noqa: E501  # a style sheet
+_ADDRESS = """
+const address = new URL(window.location.href);
+address.searchParams.set("view", cb_obj.value);
+window.history.replaceState(null, "", address);
+"""
+_WIDGET = """
+:host { color: var(--ink); --background-color: var(--paper); --surface-color: var(--paper); --text-color: var(--ink); }
+.bk-input, select { color: var(--ink) !important; background-color: var(--paper) !important;
+  border-color: var(--line) !important; font-size: 12px !important; min-height: 24px !important; height: 25px;
+  padding: 0 22px 0 6px !important; }
+label, .bk-slider-title, span { color: var(--ink); font-size: 12px; }
+"""
+
+
+class _Page(pn.Template):  # type: ignore[misc]  # Panel's types are not read
+    """A template whose roots are counted once, not again for each of them; it takes only those that it shows."""
+
+    unwanted: frozenset[str] = frozenset()
+
+    def add_panel(self, name: str, panel: Any, tags: Any = ()) -> None:
+        """Add a root, if the page has a place for it."""
+        if name not in self.unwanted:
+            super().add_panel(name, panel, list(tags))
+
+    def _init_doc(self, doc: Any = None, *args: Any, **settings: Any) -> Any:
+        if doc is None:
+            return super()._init_doc(doc, *args, **settings)
+        with doc.models.freeze():
+            return super()._init_doc(doc, *args, **settings)
+
+
+def make_page(
+    archive: Archive,
+    pool: ThreadPoolExecutor,
+    *,
+    name: str,
+    can_upload: bool,
+    limit_mb: int,
+    arguments: dict[str, str],
+) -> tuple[Any, Session]:
+    """Return the page of a new session, and the session.
+
+    Args:
+        archive: what all sessions share.
+        pool: threads that all sessions share.
+        name: of the table, shown at the top.
+        can_upload: whether there are weights for images of users.
+        limit_mb: how large these may be.
+        arguments: of the address: `view`, `theme`. They come from a browser.
+    """
+    document = pn.state.curdoc
+    theme = Theme(arguments.get("theme") == "dark")
+    trouble, view = "", View()
+    if arguments.get("view"):
+        try:
+            view = read_view(arguments["view"], archive.columns)
+        except OptionError as error:
+            trouble = str(error)
+
+    def call(function: Callable[[], None]) -> None:
+        if document is not None and document.session_context is not None and document.session_context.destroyed:
+            return
+        document.add_next_tick_callback(function)
+
+    session = Session(archive, pool, call, theme, view)
+    page = _Page((Path(__file__).parent / "page.html").read_text())
+    page.unwanted = _unwanted(session)
+    _add_texts(page, session)
+    _add_figures(page, session)
+    _add_widgets(page, session)
+    columns = archive.columns
+    variables: dict[str, Any] = {
+        "dark": theme.dark,
+        "name": name,
+        "key": session.key,
+        "umap": "umap" in session.planes,
+        "map": "map" in session.planes,
+        "images": archive.cutouts is not None,
+        "latents": archive.latents is not None,
+        "upload": can_upload,
+        "limit_mb": limit_mb,
+        "tabs": TABS,
+        "notes": archive.notes,
+        "numbers": [
+            (n, title_of(n)) for n in [*columns.metrics(), *[p for p in ("lon", "US0", "US1") if p in columns]]
+        ],
+        "categories": list(columns.categories().items()),
+    }
+    for key, value in variables.items():
+        page.add_variable(key, value)
+
+    session.refresh()
+    if view.row is not None:
+        session.draw_primary()
+        session.find_near()
+    if trouble:
+        session.say_error(OptionError(trouble))
+    return page, session
+
+
+def _unwanted(session: Session) -> frozenset[str]:
+    """Return the names of what the page has no place for, as the table, images or latents are not there."""
+    names: set[str] = set()
+    if session.archive.cutouts is None:
+        names |= {"gallery", "primary", "span", "order", "scale"}
+    if session.archive.latents is None:
+        names |= {"near", "near_filtered", "near_other", "near_note"}
+    if not session.planes:
+        names.add("colour")
+    return frozenset(names)
+
+
+def _add_texts(page: Any, session: Session) -> None:
+    panes = {
+        name: pn.pane.HTML(text, stylesheets=[_STYLE], sizing_mode="stretch_width", margin=0, name=f"text_{name}")
+        for name, text in session.texts.items()
+    }
+    for name, pane in panes.items():
+        if name in ("facts", "table", "stats", "near_note"):
+            pane.css_classes = [name]
+        page.add_panel(name, pane)
+
+    def show(name: str, text: str) -> None:
+        panes[name].object = text
+
+    session.show_text = show
+    channel = TextInput(name="nenya_channel", visible=False)
+    channel.on_change("value", lambda _attr, _old, text: _act(session, str(text)))
+    page.add_panel("channel", pn.pane.Bokeh(channel, visible=False))
+    link = TextInput(name="nenya_view", visible=False)
+    link.js_on_change("value", CustomJS(code=_ADDRESS))
+    page.add_panel("link", pn.pane.Bokeh(link, visible=False))
+
+    def changed() -> None:
+        link.value = session.selection.view.to_text()
+
+    session.changed = changed
+
+
+def _act(session: Session, text: str) -> None:
+    """Do what the page's scripts ask for; the text comes from a browser."""
+    action = text.partition("|")[2][:5000]
+    name, _, value = action.partition(":")
+    try:
+        if name == "range":
+            column, low, high = json.loads(value)
+            session.add_range(str(column), low, high)
+        elif name == "category":
+            column, values = json.loads(value)
+            known = session.archive.columns.categories().get(column, [])
+            chosen = tuple(v for v in map(str, values) if v in known)
+            if chosen:
+                session.selection.add(Category(column, chosen))
+                session.refresh()
+        else:
+            session.act(action)
+    except NenyaError as error:
+        session.say_error(error)
+    except (ValueError, TypeError):
+        log.warning("portal: an action that is none: %.80r", text)
+
+
+def _pane(plot: Any) -> Any:
+    return pn.pane.Bokeh(plot, sizing_mode="stretch_both", margin=0)
+
+
+def _add_figures(page: Any, session: Session) -> None:
+    def drawn(name: str, event: Any) -> None:
+        if event.final:
+            session.geometry(name, event.geometry)
+
+    for name, plane in session.planes.items():
+        plot = plane.plot
+        plot.on_event(SelectionGeometry, lambda event, n=name: drawn(n, event))
+        plot.on_event(RangesUpdate, lambda _event, n=name: session.draw_plane(n))
+        plot.on_event(Tap, lambda event, n=name: session.tap(n, event.x, event.y))
+        page.add_panel(name, _pane(plot))
+    _add_histograms(page, session)
+    for sheet, draw in ((session.gallery, session.draw_gallery), (session.near, session._draw_near)):
+
+        def tapped(event: Any, sheet: Any = sheet) -> None:
+            rows = session.gallery_rows if sheet is session.gallery else session.near_rows
+            index = sheet.index_at(event.x, event.y)
+            if index is not None and index < len(rows):
+                session.show_row(int(rows[index]))
+
+        def resized(_attr: str, _old: Any, _new: Any, sheet: Any = sheet, draw: Callable[[], None] = draw) -> None:
+            if sheet.fit():
+                draw()
+
+        sheet.plot.on_event(Tap, tapped)
+        sheet.plot.on_change("inner_width", resized)
+        sheet.plot.on_change("inner_height", resized)
+        page.add_panel(sheet.plot.name, _pane(sheet.plot))
+    primary = session.primary
+    for size in ("inner_width", "inner_height"):
+        primary.plot.on_change(size, lambda _attr, _old, _new: primary.fit())
+    page.add_panel("primary", _pane(primary.plot))
+
+
+def _add_histograms(page: Any, session: Session) -> None:
+    def pane(chart: Histogram) -> Any:
+        name = chart.binned.name
+
+        def brushed(event: Any) -> None:
+            if event.final and event.geometry.get("type") == "rect":
+                session.brush(name, event.geometry["x0"], event.geometry["x1"])
+
+        chart.plot.on_event(SelectionGeometry, brushed)
+        return pn.pane.Bokeh(chart.plot, sizing_mode="stretch_width", height=104, margin=0)
+
+    charts = pn.Column(*map(pane, session.histograms.values()), sizing_mode="stretch_width", margin=0)
+    left = len(session.archive.columns.metrics()) - len(session.histograms)
+    if left:
+        more = pn.widgets.Button(label=f"{left} more histograms", stylesheets=[_WIDGET])
+
+        def add(_event: Any) -> None:
+            charts[:] = [*charts[:-1], *map(pane, session.more_charts())]
+
+        more.on_click(add)
+        charts.append(more)
+    page.add_panel("histograms", charts)
+
+
+def _add_widgets(page: Any, session: Session) -> None:
+    view, metrics = session.selection.view, session.archive.columns.metrics()
+    look = {"stylesheets": [_WIDGET], "margin": (0, 4)}
+    choices = {"number of cutouts": "count", **{f"mean {title_of(name)}": name for name in metrics}}
+    colour = pn.widgets.Select(options=choices, value=view.colour, width=200, **look)
+    colour.param.watch(lambda event: session.set_colour(event.new), "value")
+    orders: dict[str, tuple[str, bool]] = {name: (name, False) for name in ORDERS}
+    for name in metrics:
+        orders |= {f"{title_of(name)}, high first": (name, True), f"{title_of(name)}, low first": (name, False)}
+    order = pn.widgets.Select(options=list(orders), value="random", width=170, **look)
+    order.param.watch(lambda event: session.set_order(*orders[event.new]), "value")
+    scales = {"one colour scale": "shared", "each its own": "own"}
+    scale = pn.widgets.Select(options=scales, value=view.scale, width=120, **look)
+    scale.param.watch(lambda event: session.set_scale(event.new), "value")
+    filtered = pn.widgets.Checkbox(label="within the filters", value=True, **look)
+    others = pn.widgets.Checkbox(label="not of the same granule", value=True, **look)
+
+    def near(_event: Any) -> None:
+        session.set_near(filtered=filtered.value, other_granules=others.value)
+
+    for box in (filtered, others):
+        box.param.watch(near, "value")
+    span = pn.widgets.RangeSlider(
+        label="colours (K)", start=-1.0, end=1.0, value=(-1.0, 1.0), step=0.01, sizing_mode="stretch_width", **look
+    )
+    span.param.watch(lambda event: session.primary.mapper.update(low=event.new[0], high=event.new[1]), "value")
+
+    def span_changed(value: tuple[float, float], ends: tuple[float, float]) -> None:
+        step = max((ends[1] - ends[0]) / 200, 1e-4)
+        span.param.update(start=ends[0], end=ends[1], value=value, step=step)
+
+    session.span_changed = span_changed
+    widgets = {"colour": colour, "order": order, "scale": scale, "span": span}
+    for name, widget in {**widgets, "near_filtered": filtered, "near_other": others}.items():
+        page.add_panel(name, widget)

@@ -1,0 +1,298 @@
+"""The columns of a table as the portal shows them: names, units, what can be drawn, and codes of histogram bins."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nenya.errors import InputFileError
+from nenya.io import read_table
+
+FloatArray = NDArray[np.float32]
+
+BINS = 48
+"""Bins of a histogram; the code `BINS` stands for values that are missing."""
+
+TITLES = {
+    "DT": "DT = T90 - T10 (K)",
+    "slope": "spectral slope",
+    "alpha": "spectral slope alpha",
+    "zonal_slope": "zonal spectral slope",
+    "merid_slope": "meridional spectral slope",
+    "LL": "log-likelihood LL",
+    "clear_fraction": "clear fraction",
+    "mean_temperature": "mean temperature (deg C)",
+    "month": "month",
+    "year": "year",
+    "lat": "latitude (deg N)",
+    "lon": "longitude (deg E)",
+    "US0": "UMAP U0",
+    "US1": "UMAP U1",
+    "Tmin": "Tmin (deg C)",
+    "Tmax": "Tmax (deg C)",
+    "T10": "T10 (deg C)",
+    "T90": "T90 (deg C)",
+    "cluster": "cluster",
+    "region": "region",
+    "true_DT": "true DT (K)",
+    "true_slope": "true slope",
+    "true_eddy_size": "true eddy size (pixels)",
+    "true_noise": "true noise (K)",
+    "true_orientation": "true orientation (deg)",
+    "true_anisotropy": "true anisotropy",
+}
+_FIRST = ("DT", "slope", "alpha", "zonal_slope", "LL", "month", "year", "lat", "clear_fraction", "mean_temperature")
+_KEYS = ("pp_idx", "pp_type", "ulmo_pp_type", "row", "col", "UID", "field_size", "lon", "US0", "US1", "index")
+_MOST_CATEGORIES = 64
+_DICTIONARY_SHARE = 0.5  # texts of which more are different are kept as they are
+
+
+def title_of(name: str) -> str:
+    """Return what an axis or a label says of a column: its meaning and unit."""
+    return TITLES.get(name, name.replace("_", " "))
+
+
+@dataclass(frozen=True)
+class Binned:
+    """A column in the bins of its histogram.
+
+    Attributes:
+        name: of the column.
+        edges: (BINS + 1,) float64, rising.
+        codes: (N,) uint8, the bin of each row; values beyond the edges in the outermost bins, BINS where missing.
+        counts: (BINS,) int64, of all rows.
+        whole: whether the values are whole numbers, such as months.
+    """
+
+    name: str
+    edges: NDArray[np.float64]
+    codes: NDArray[np.uint8]
+    counts: NDArray[np.int64]
+    whole: bool
+
+
+def read_arrow(path: Path) -> Any:
+    """Read a table as Arrow, with texts that repeat as dictionaries.
+
+    Args:
+        path: .parquet, .csv or .feather.
+
+    Returns:
+        A `pyarrow.Table` of one chunk a column.
+
+    Raises:
+        InputFileError: It is missing, damaged, of another kind, or has no rows.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if path.suffix == ".parquet" and path.is_file():
+        try:
+            names = [field.name for field in pq.read_schema(path) if pa.types.is_string(field.type)]
+            table = pq.read_table(path, read_dictionary=names)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            first = str(error).splitlines()[0]
+            raise InputFileError(f"{path}: cannot be read as a table ({first}); copy or make it again") from error
+    else:
+        table = pa.Table.from_pandas(read_table(path), preserve_index=False)
+    if not table.num_rows:
+        raise InputFileError(f"{path}: a table without rows")
+    for position, field in enumerate(table.schema):
+        column = _compact(table.column(position))
+        table = table.set_column(position, field.name, column)
+    return table.replace_schema_metadata(None)
+
+
+def _compact(column: Any) -> Any:
+    """Return a column in one chunk; texts as a dictionary where that is smaller, else as they are."""
+    import pyarrow as pa
+
+    kind = column.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        column = column.dictionary_encode()
+    column = column.unify_dictionaries()
+    array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+    if pa.types.is_dictionary(array.type) and len(array.dictionary) > _DICTIONARY_SHARE * len(array):
+        array = array.dictionary_decode()
+    return array
+
+
+class Columns:
+    """A table's columns, read once and shared; views of them are made at their first use and kept.
+
+    Args:
+        table: a `pyarrow.Table`, see `read_arrow`.
+
+    Attributes:
+        table: the same.
+        rows: N.
+        missing: what cannot be shown, and the columns that are not there.
+    """
+
+    def __init__(self, table: Any) -> None:
+        self.table = table
+        self.rows: int = table.num_rows
+        self.names: list[str] = list(table.column_names)
+        self._floats: dict[str, FloatArray] = {}
+        self._binned: dict[str, Binned] = {}
+        self._derive()
+        self.missing = {
+            view: lacking
+            for view, wanted in (("UMAP", ("US0", "US1")), ("map", ("lat", "lon")), ("seasons", ("datetime",)))
+            if (lacking := [name for name in wanted if name not in self.names])
+        }
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names or name in self._floats
+
+    def _derive(self) -> None:
+        """Add DT, month and year, where the table has what they are made of, and put longitudes into [-180, 180)."""
+        if "DT" not in self.names and {"T10", "T90"} <= set(self.names):
+            self._floats["DT"] = self.values("T90") - self.values("T10")
+        if "lon" in self.names and self.is_number("lon"):
+            lon = self._raw("lon").astype(np.float64)
+            self._floats["lon"] = (np.mod(lon + 180, 360) - 180).astype(np.float32)
+        if "datetime" in self.names:
+            days = self._months()
+            if days is not None:
+                self._floats.update(days)
+
+    def _months(self) -> dict[str, FloatArray] | None:
+        import pyarrow as pa
+
+        column = self.table.column("datetime")
+        try:
+            times = column.cast(pa.timestamp("s"), safe=False) if not self._is_text("datetime") else None
+            if times is None:
+                texts = column.cast(pa.string()).to_numpy(zero_copy_only=False)
+                stamps = np.array([str(text)[:10] for text in texts], dtype="datetime64[D]").astype("datetime64[M]")
+            else:
+                stamps = times.to_numpy().astype("datetime64[M]")
+        except (pa.ArrowException, ValueError):
+            return None
+        known = ~np.isnat(stamps)
+        number = stamps.astype(np.int64)
+        year = np.where(known, 1970 + number // 12, np.nan).astype(np.float32)
+        return {"month": np.where(known, number % 12 + 1, np.nan).astype(np.float32), "year": year}
+
+    def _is_text(self, name: str) -> bool:
+        import pyarrow.types as kinds
+
+        kind = self.table.schema.field(name).type
+        return bool(kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_dictionary(kind))
+
+    def is_number(self, name: str) -> bool:
+        """Say whether a column holds numbers or booleans."""
+        import pyarrow.types as kinds
+
+        if name in self._floats:
+            return True
+        kind = self.table.schema.field(name).type
+        return bool(kinds.is_floating(kind) or kinds.is_integer(kind) or kinds.is_boolean(kind))
+
+    def _raw(self, name: str) -> NDArray[Any]:
+        import pyarrow as pa
+
+        column = self.table.column(name)
+        if pa.types.is_boolean(column.type):
+            column = column.cast(pa.uint8())
+        return np.asarray(column.to_numpy())
+
+    def values(self, name: str) -> FloatArray:
+        """Return a column of numbers, (N,) float32; NaN where a value is missing.
+
+        Raises:
+            KeyError: There is no such column of numbers.
+        """
+        if name not in self._floats:
+            if name not in self.names or not self.is_number(name):
+                raise KeyError(name)
+            self._floats[name] = self._raw(name).astype(np.float32, copy=False)
+        return self._floats[name]
+
+    def metrics(self) -> list[str]:
+        """Return the columns that a histogram or a mean can be drawn of: numbers that are no keys and not all equal."""
+        every = [*self.names, *(name for name in self._floats if name not in self.names)]
+        found = [n for n in every if n not in _KEYS and not n.startswith("pp_") and self.is_number(n)]
+        found = [name for name in found if self._varies(name)]
+        rank = {name: i for i, name in enumerate(_FIRST)}
+        return sorted(found, key=lambda name: (rank.get(name, len(rank)), every.index(name)))
+
+    def _varies(self, name: str) -> bool:
+        values = self.values(name)
+        with np.errstate(invalid="ignore"):
+            low, high = np.fmin.reduce(values), np.fmax.reduce(values)
+        return bool(np.isfinite(low) and np.isfinite(high) and low < high)
+
+    def categories(self) -> dict[str, list[str]]:
+        """Return the columns of texts with few different values, and these values."""
+        found = {}
+        for name in self.names:
+            if self._is_text(name):
+                array = self.table.column(name).chunk(0)
+                if hasattr(array, "dictionary") and 2 <= len(array.dictionary) <= _MOST_CATEGORIES:
+                    found[name] = sorted(str(value) for value in array.dictionary.to_pylist() if value is not None)
+        return found
+
+    def has_value(self, name: str, values: tuple[str, ...]) -> NDArray[np.bool_]:
+        """Say which rows have one of some texts in a column: (N,) bool."""
+        array = self.table.column(name).chunk(0)
+        wanted = np.array([str(value) in values for value in array.dictionary.to_pylist()] + [False])
+        codes = array.indices.fill_null(len(wanted) - 1).to_numpy(zero_copy_only=False)
+        return np.asarray(wanted[codes])
+
+    def binned(self, name: str) -> Binned:
+        """Return a column in the bins of its histogram, which span it but for half a percent at either end."""
+        if name not in self._binned:
+            self._binned[name] = _bin(name, self.values(name))
+        return self._binned[name]
+
+    def same_granule(self, row: int) -> NDArray[np.bool_]:
+        """Say which rows are of the same granule as one: of the same `filename`, else `datetime`; (N,) bool."""
+        same = np.zeros(self.rows, bool)
+        same[row] = True
+        for name in ("filename", "datetime"):
+            if name not in self.names:
+                continue
+            array = self.table.column(name).chunk(0)
+            if hasattr(array, "dictionary"):
+                codes = array.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+                return np.asarray((codes == codes[row]) & (codes >= 0)) | same
+            values = np.asarray(array.to_numpy(zero_copy_only=False))
+            return np.asarray(values == values[row]) | same
+        return same
+
+    def row(self, number: int) -> dict[str, Any]:
+        """Return one row with all its columns."""
+        values = {name: self.table.column(name)[number].as_py() for name in self.names}
+        for name in ("DT", "month", "year"):
+            if name in self._floats and name not in values:
+                values[name] = float(self._floats[name][number])
+        return values
+
+    def take(self, rows: NDArray[np.integer]) -> Any:
+        """Return some rows as a `pyarrow.Table`."""
+        return self.table.take(rows)
+
+
+def _bin(name: str, values: FloatArray) -> Binned:
+    finite = np.isfinite(values)
+    known = values[finite]
+    whole = bool(len(known) and (known[: 10**5] == np.round(known[: 10**5])).all() and (known == np.round(known)).all())
+    low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+    if whole and high - low < BINS:
+        edges = low - 0.5 + np.arange(BINS + 1, dtype=np.float64)
+    else:
+        step = max(1, len(known) // 200_000)
+        if len(known) > 1000:
+            inner = np.quantile(known[::step], (0.005, 0.995))
+            low, high = (float(inner[0]), float(inner[1])) if inner[0] < inner[1] else (low, high)
+        edges = np.linspace(low, high if high > low else low + 1, BINS + 1)
+    scale = BINS / (edges[-1] - edges[0])
+    with np.errstate(invalid="ignore", over="ignore"):
+        place = np.clip((values - np.float32(edges[0])) * np.float32(scale), 0, BINS - 1)
+    codes = np.where(finite, place, BINS).astype(np.uint8)
+    counts = np.bincount(codes, minlength=BINS + 1)[:BINS]
+    return Binned(name, edges.astype(np.float64), codes, counts, whole)

@@ -1,0 +1,118 @@
+"""Files of a session's selection, made piece by piece."""
+
+import io
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from nenya.portal.session import Session
+from nenya.portal.views import ANOMALY
+
+_ROWS = 100_000  # a piece
+
+
+def _slices(session: Session) -> Iterator[Any]:
+    """Yield the selected rows, in the order of the table, as pieces of a `pyarrow.Table`."""
+    mask, columns = session.archive.masks.all_of(session.selection.view.filters), session.archive.columns
+    for start in range(0, columns.rows, _ROWS):
+        part = columns.table.slice(start, _ROWS)
+        if mask is not None:
+            part = part.take(np.flatnonzero(mask[start : start + _ROWS]))
+        if part.num_rows or start == 0:
+            yield part
+
+
+def rows_csv(session: Session) -> Iterator[bytes]:
+    """Yield the selected rows as CSV."""
+    import pyarrow as pa
+    import pyarrow.csv as csv
+
+    for number, part in enumerate(_slices(session)):
+        plain = pa.table({n: _plain(part.column(n)) for n in part.column_names})
+        buffer = io.BytesIO()
+        csv.write_csv(plain, buffer, csv.WriteOptions(include_header=number == 0))
+        yield buffer.getvalue()
+
+
+def _plain(column: Any) -> Any:
+    import pyarrow as pa
+
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+
+
+def rows_parquet(session: Session) -> Iterator[bytes]:
+    """Yield the selected rows as parquet."""
+    import pyarrow.parquet as pq
+
+    sink, writer = _Sink(), None
+    for part in _slices(session):
+        writer = writer or pq.ParquetWriter(sink, part.schema)
+        writer.write_table(part)
+        yield sink.taken()
+    assert writer is not None
+    writer.close()
+    yield sink.taken()
+
+
+class _Sink(io.RawIOBase):
+    """A file that only grows, and hands over what was written since the last time."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._length = 0
+
+    def writable(self) -> bool:
+        """It is."""
+        return True
+
+    def tell(self) -> int:
+        """How much was written."""
+        return self._length
+
+    def write(self, data: Any) -> int:
+        """Take bytes."""
+        piece = bytes(data)
+        self._pieces.append(piece)
+        self._length += len(piece)
+        return len(piece)
+
+    def taken(self) -> bytes:
+        """Return what was written since the last time."""
+        found, self._pieces = b"".join(self._pieces), []
+        return found
+
+
+def coloured(picture: np.ndarray[Any, Any], span: tuple[float, float], zoom: int = 2) -> bytes:
+    """Return a sheet (H, W), its upper line first, as a PNG in the colours of the page.
+
+    Args:
+        picture: values; NaN becomes transparent.
+        span: colour range.
+        zoom: pixels of the PNG for each of the sheet, in both directions.
+    """
+    from PIL import Image
+
+    table = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] + [255] for c in ANOMALY] + [[0, 0, 0, 0]], np.uint8)
+    with np.errstate(invalid="ignore"):
+        place = np.clip((picture - span[0]) / (span[1] - span[0]) * 255, 0, 255)
+    index = np.where(np.isfinite(picture), place, 256).astype(np.int64)
+    pixels = np.repeat(np.repeat(table[index], zoom, axis=0), zoom, axis=1)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def gallery_png(session: Session) -> Iterator[bytes]:
+    """Yield the gallery as it is shown."""
+    if session.gallery_picture is not None:
+        mapper = session.gallery.mapper
+        yield coloured(session.gallery_picture, (float(mapper.low), float(mapper.high)))
+
+
+KINDS: dict[str, Callable[[Session], Iterator[bytes]]] = {
+    "rows.csv": rows_csv,
+    "rows.parquet": rows_parquet,
+    "gallery.png": gallery_png,
+}
+"""What can be asked for, by name."""

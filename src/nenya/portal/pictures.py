@@ -1,0 +1,133 @@
+"""Arrays that figures show: densities, means in cells, sheets of cutouts."""
+
+from collections.abc import Sequence
+from importlib.resources import as_file, files
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nenya.portal.columns import BINS, Binned
+from nenya.portal.state import BoolArray
+
+FloatArray = NDArray[np.float32]
+Extent = tuple[float, float, float, float]
+"""Left, right, lower and upper end."""
+
+
+def raster(
+    x: FloatArray,
+    y: FloatArray,
+    extent: Extent,
+    cells: tuple[int, int],
+    *,
+    mask: BoolArray | None = None,
+    values: FloatArray | None = None,
+    around: float | None = None,
+) -> FloatArray:
+    """Count points in cells, or take the mean of their values.
+
+    Args:
+        x: (N,).
+        y: (N,).
+        extent: of the cells together.
+        cells: how many across and up.
+        mask: (N,), which points count.
+        values: (N,); NaN ones do not count.
+        around: what x repeats after, such as 360 degrees.
+
+    Returns:
+        (rows, columns) float32, the lowest row first; NaN where there is no point.
+    """
+    if mask is not None:
+        x, y = x[mask], y[mask]
+        values = values[mask] if values is not None else None
+    left, right, low, high = extent
+    wide, tall = cells
+    with np.errstate(invalid="ignore", over="ignore"):
+        across = np.mod(x - np.float32(left), np.float32(around)) if around else x - np.float32(left)
+        column = np.floor(across * np.float32(wide / (right - left)))
+        line = np.floor((y - np.float32(low)) * np.float32(tall / (high - low)))
+        inside = (column >= 0) & (column < wide) & (line >= 0) & (line < tall)
+        if values is not None:
+            inside &= np.isfinite(values)
+        place = line[inside].astype(np.int32) * np.int32(wide) + column[inside].astype(np.int32)
+    count = np.bincount(place, minlength=wide * tall)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        if values is None:
+            cell = np.where(count, count, np.nan)
+        else:
+            cell = np.bincount(place, weights=values[inside], minlength=wide * tall) / count
+    return cell.reshape(tall, wide).astype(np.float32)
+
+
+def histogram(binned: Binned, mask: BoolArray | None) -> NDArray[np.int64]:
+    """Count the chosen rows in the bins of a column: (BINS,) int64."""
+    if mask is None:
+        return binned.counts
+    return np.bincount(binned.codes[mask], minlength=BINS + 1)[:BINS]
+
+
+def extent_of(x: FloatArray, y: FloatArray) -> Extent:
+    """Return the ends of points, a little wider; the outermost 0.02 % do not count where there are many."""
+    ends: list[float] = []
+    for values in (x, y):
+        known = values[np.isfinite(values)]
+        step = max(1, len(known) // 200_000)
+        low, high = np.quantile(known[::step], (2e-4, 1 - 2e-4)) if len(known) > 10**4 else (0.0, 1.0)
+        if 0 < len(known) <= 10**4:
+            low, high = known.min(), known.max()
+        room = 0.04 * (high - low) or 1.0
+        ends += [float(low - room), float(high + room)]
+    return (ends[0], ends[1], ends[2], ends[3])
+
+
+def sheet(images: Sequence[FloatArray | None], columns: int, rows: int, *, own_scale: bool) -> FloatArray:
+    """Lay cutouts out in lines, from the upper left.
+
+    Args:
+        images: (H, W) each; None leaves a hole.
+        columns: cutouts in a line.
+        rows: lines.
+        own_scale: stretch each one from 0 to 1, between its 1st and 99th percentile.
+
+    Returns:
+        (rows * S, columns * S) float32 with S = H + 2, the upper line first; NaN between cutouts. Cutouts of another
+        size than the first one are sampled to its size. The first line of a cutout is its lowest, as on a map.
+    """
+    side = next((len(image) for image in images if image is not None), 8)
+    step = side + 2
+    out = np.full((rows * step, columns * step), np.nan, np.float32)
+    for number, image in enumerate(images[: rows * columns]):
+        if image is None:
+            continue
+        tile = image
+        if len(tile) != side:
+            pick = np.arange(side) * len(tile) // side
+            tile = tile[np.ix_(pick, pick)]
+        if own_scale and np.isfinite(tile).any():
+            low, high = np.nanpercentile(tile, (1, 99))
+            tile = (tile - low) / (high - low if high > low else 1)
+        top, left = number // columns * step + 1, number % columns * step + 1
+        out[top : top + side, left : left + side] = tile[::-1]
+    return out
+
+
+def colour_range(images: Sequence[FloatArray | None]) -> tuple[float, float]:
+    """Return a shared colour range, in K: symmetric about 0 where the values are of both signs, else as they are."""
+    known = [image[np.isfinite(image)] for image in images if image is not None]
+    values = np.concatenate(known) if known else np.empty(0)
+    if not len(values):
+        return (-1.0, 1.0)
+    low, high = (float(v) for v in np.percentile(values, (1, 99)))
+    if low < 0 < high:
+        low, high = -max(-low, high), max(-low, high)
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def land() -> list[FloatArray]:
+    """Return the rings of land, each (P, 2): degrees east and north (Natural Earth, 1:110 million, public domain)."""
+    with as_file(files("nenya") / "data_files" / "coastlines.npz") as path, np.load(path, allow_pickle=False) as stored:
+        points, starts = stored["points"], stored["starts"]
+    ends = [*starts.tolist(), len(points)] if starts[-1] != len(points) else starts.tolist()
+    return [points[start:stop] for start, stop in pairwise(ends)]

@@ -1,0 +1,286 @@
+"""The portal's server: pages of sessions, downloads, uploads, and the token that guards them."""
+
+import asyncio
+import hmac
+import json
+import logging
+import secrets
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+import panel as pn
+from bokeh.server.auth_provider import AuthProvider
+from panel.io.server import get_server
+from tornado.web import RequestHandler
+
+from nenya.errors import NenyaError, OptionError
+from nenya.portal import downloads
+from nenya.portal.app import make_page
+from nenya.portal.archive import Archive
+from nenya.portal.session import Session
+from nenya.portal.upload import Encoder, read_image
+
+log = logging.getLogger(__name__)
+
+_LOCAL = ("127.0.0.1", "localhost", "::1")
+_COOKIE = "nenya_portal"
+_CHUNK = 2**20
+_DAYS = 30
+
+
+@dataclass
+class Portal:
+    """What the server holds.
+
+    Attributes:
+        archive: what all sessions share.
+        name: of the table.
+        encoder: makes latents of users' images; None where there are no weights.
+        limit_mb: how large uploads may be.
+        token: that a browser must know; None for everyone who reaches the server.
+        sessions: by their key.
+    """
+
+    archive: Archive
+    name: str
+    encoder: Encoder | None = None
+    limit_mb: int = 20
+    token: str | None = None
+    sessions: dict[str, Session] = field(default_factory=dict)
+    pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, thread_name_prefix="portal"))
+
+    def page(self) -> Any:
+        """Return the page of a new session."""
+        given = {k: v[0].decode(errors="replace") for k, v in (pn.state.session_args or {}).items() if v}
+        page, session = make_page(
+            self.archive,
+            self.pool,
+            name=self.name,
+            can_upload=self.encoder is not None and self.archive.latents is not None,
+            limit_mb=self.limit_mb,
+            arguments=given,
+        )
+        self.sessions[session.key] = session
+
+        def close(_context: Any) -> None:
+            self.sessions.pop(session.key, None)
+            session.close()
+
+        pn.state.on_session_destroyed(close)
+        return page
+
+
+def _knows_token(handler: Any, token: str) -> bool:
+    cookie = handler.get_cookie(_COOKIE) or ""
+    return hmac.compare_digest(cookie.encode(), token.encode())
+
+
+class _Login(RequestHandler):
+    """Takes the token once, by a form or `?token=`, and keeps it in a cookie that scripts cannot read."""
+
+    portal: Portal
+
+    def get(self) -> None:
+        """Show the form, or take the token of the address."""
+        if self.get_query_argument("token", ""):
+            self._take(self.get_query_argument("token"))
+        else:
+            self._form("")
+
+    def post(self) -> None:
+        """Take the token of the form."""
+        self._take(self.get_body_argument("token", ""))
+
+    def _take(self, given: str) -> None:
+        assert self.portal.token is not None
+        if hmac.compare_digest(given.encode(), self.portal.token.encode()):
+            self.set_cookie(_COOKIE, self.portal.token, httponly=True, samesite="Strict", expires_days=_DAYS, path="/")
+            self.redirect("./")
+        else:
+            log.warning("portal: a wrong token from %s", self.request.remote_ip)
+            self.set_status(403)
+            self._form("This is not the token that the portal printed when it was started.")
+
+    def _form(self, trouble: str) -> None:
+        self.set_header("Referrer-Policy", "no-referrer")
+        self.finish(
+            "<!doctype html><html lang='en'><title>Nenya portal</title><body style='font-family:sans-serif;margin:4em'>"
+            f"<h1>Nenya portal</h1><p>{trouble}</p><form method='post'><label>Token: <input name='token' "
+            "type='password' autofocus autocomplete='off'></label> <button>Open</button></form></body></html>"
+        )
+
+
+class _Guard(AuthProvider):  # type: ignore[misc]  # Bokeh's types are not read
+    """Lets in who has the token."""
+
+    def __init__(self, portal: Portal) -> None:
+        self._portal = portal
+        super().__init__()
+
+    @property
+    def get_user(self) -> Any:
+        """Who asks; None for someone without the token."""
+        token = self._portal.token
+        return lambda handler: "user" if token is None or _knows_token(handler, token) else None
+
+    @property
+    def get_user_async(self) -> None:
+        """There is none."""
+        return None
+
+    @property
+    def login_url(self) -> str:
+        """Where the token is taken."""
+        return "/login"
+
+    @property
+    def get_login_url(self) -> None:
+        """There is none."""
+        return None
+
+    @property
+    def login_handler(self) -> None:
+        """It is one of the server's own addresses."""
+        return None
+
+    @property
+    def logout_url(self) -> None:
+        """There is none."""
+        return None
+
+    @property
+    def logout_handler(self) -> None:
+        """There is none."""
+        return None
+
+
+class _Handler(RequestHandler):
+    """Addresses beside the page; they know sessions by their secret key only."""
+
+    portal: Portal
+
+    def _session(self) -> Session | None:
+        """Return the session that is asked for, or answer with a refusal."""
+        if self.portal.token is not None and not _knows_token(self, self.portal.token):
+            self._refuse(403, "Log in first.")
+            return None
+        session = self.portal.sessions.get(self.get_query_argument("key", ""))
+        if session is None:
+            self._refuse(404, "This page is not open any more: load it again.")
+        return session
+
+    def _refuse(self, status: int, text: str) -> None:
+        self.set_status(status)
+        self.set_header("Content-Type", "application/json")
+        self.finish(json.dumps({"message": text}))
+
+
+class _Download(_Handler):
+    """Sends the selected rows, or the gallery, as a file."""
+
+    async def get(self) -> None:
+        """Send what `what=` names."""
+        session = self._session()
+        if session is None:
+            return
+        what = self.get_query_argument("what", "")
+        if what not in downloads.KINDS:
+            return self._refuse(404, "There is no such download.")
+        loop = asyncio.get_running_loop()
+        pieces: Iterator[bytes] = downloads.KINDS[what](session)
+        self.set_header("Content-Type", "application/octet-stream")
+        self.set_header("Content-Disposition", f'attachment; filename="nenya_{quote(what)}"')
+        self.set_header("X-Content-Type-Options", "nosniff")
+        while (piece := await loop.run_in_executor(self.portal.pool, next, pieces, None)) is not None:
+            for start in range(0, len(piece), _CHUNK):
+                self.write(piece[start : start + _CHUNK])
+                await self.flush()
+        await self.finish()
+        return None
+
+
+class _Upload(_Handler):
+    """Takes one image."""
+
+    def check_xsrf_cookie(self) -> None:
+        """The session's key stands for it."""
+
+    async def post(self) -> None:
+        """Read, check and encode the image, and show it in its session."""
+        session, encoder = self._session(), self.portal.encoder
+        if session is None:
+            return
+        if encoder is None:
+            return self._refuse(409, "The portal was started without ckpt=: it cannot look up new images.")
+        if len(self.request.body) > self.portal.limit_mb * 10**6:
+            return self._refuse(413, f"At most {self.portal.limit_mb} MB are taken: cut one image out of the file.")
+        name, row = self.get_query_argument("name", "")[-200:], self.get_query_argument("row", "0")
+        scale = [self.get_query_argument(end, "") for end in ("low", "high")]
+        loop, body = asyncio.get_running_loop(), self.request.body
+        try:
+            upload = await loop.run_in_executor(
+                self.portal.pool, lambda: encoder.encode(name, read_image(name, body, row, scale))
+            )
+        except NenyaError as error:
+            log.warning("portal: upload refused: %s", error)
+            return self._refuse(422, str(error))
+        except Exception:
+            log.exception("portal: upload")
+            return self._refuse(500, "This file could not be read; the server's log says why.")
+        session.jobs.call(lambda: session.show_upload(upload))
+        self.set_header("Content-Type", "application/json")
+        self.finish(json.dumps({"message": f"{name}: shown under Image; similar cutouts are being looked for."}))
+        return None
+
+
+def make_server(portal: Portal, address: str, port: int, origins: list[str]) -> Any:
+    """Return a server that listens, and is not started.
+
+    Args:
+        portal: what it shows.
+        address: 127.0.0.1, or another one, which needs a token.
+        port: 0 for any that is free.
+        origins: further host:port names that pages may be opened by.
+
+    Raises:
+        OptionError: The address is not local and there is no token, or it cannot be listened on.
+    """
+    if address not in _LOCAL and not portal.token:
+        raise OptionError(f"address={address} lets others in: a token is needed")
+    pn.extension(notifications=False)
+    handlers: list[Any] = [
+        (rf"/{name}", type(name, (kind,), {"portal": portal}), {})
+        for name, kind in (("download", _Download), ("upload", _Upload), ("login", _Login))
+        if name != "login" or portal.token
+    ]
+    hosts = list(origins)
+    try:
+        server = get_server(
+            {"/": portal.page},
+            port=port,
+            address=address,
+            websocket_origin=hosts or None,
+            title="Nenya portal",
+            start=False,
+            show=False,
+            extra_patterns=handlers,
+            auth_provider=_Guard(portal),
+            websocket_max_message_size=2**20,
+            http_server_kwargs={"max_buffer_size": (portal.limit_mb + 1) * 10**6},
+            session_token_expiration=3600,
+            check_unused_sessions_milliseconds=10_000,
+            unused_session_lifetime_milliseconds=30_000,
+        )
+    except OSError as error:
+        raise OptionError(
+            f"port {port} of {address} cannot be used ({error.strerror}): port= chooses another"
+        ) from error
+    return server
+
+
+def make_token() -> str:
+    """Return a new token."""
+    return secrets.token_urlsafe(24)

@@ -1,0 +1,230 @@
+"""Images that users bring: read from bytes without executing anything in them, checked, and encoded."""
+
+import io
+import tempfile
+import threading
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nenya.data.cutouts import inspect_cutouts
+from nenya.errors import InputFileError, NenyaError, OptionError
+from nenya.options import Options
+from nenya.portal.session import Upload
+
+FloatArray = NDArray[np.float32]
+
+SUFFIXES = (".npy", ".npz", ".h5", ".hdf5", ".nc", ".png")
+_SIDES = (16, 1024)  # pixels
+_MOST_VALUES = 2**26
+
+
+def read_image(name: str, data: bytes, row: str = "0", scale: Sequence[str] = ("", "")) -> FloatArray:
+    """Return the image that a file's bytes hold.
+
+    Args:
+        name: of the file; only its suffix counts.
+        data: the bytes.
+        row: which image, of a file of several: a whole number as text.
+        scale: of PNG, what black and white stand for, K, as texts.
+
+    Returns:
+        (H, H) float32, K or degrees C.
+
+    Raises:
+        InputFileError: It is no such file, holds no square image of numbers, or one with missing pixels.
+        OptionError: The row is not there, or the scale of a PNG is missing.
+    """
+    suffix = Path(name).suffix.lower()
+    readers = {".npy": _npy, ".npz": _npz, ".h5": _hdf5, ".hdf5": _hdf5, ".nc": _netcdf}
+    try:
+        if suffix == ".png":
+            values = _png(data, scale)
+        elif suffix in readers:
+            values = readers[suffix](data, _whole(row))
+        else:
+            raise InputFileError(f"a file ending in {suffix or 'nothing'} came; wanted is one of {', '.join(SUFFIXES)}")
+    except NenyaError:
+        raise
+    except Exception as error:  # readers raise anything for damaged bytes
+        kind = suffix.removeprefix(".")
+        raise InputFileError(f"this file cannot be read as {kind}: it is damaged, or of another kind") from error
+    return _checked(values)
+
+
+def _whole(text: str) -> int:
+    try:
+        row = int(text or 0)
+    except ValueError:
+        raise OptionError(f"row {text[:20]} came; wanted is a whole number from 0 on") from None
+    if row < 0:
+        raise OptionError(f"row {row} came; wanted is a whole number from 0 on")
+    return row
+
+
+def _pick(values: Any, row: int) -> NDArray[Any]:
+    """Return image `row` of (H, W), (N, H, W) or (N, 1, H, W)."""
+    if values.ndim == 4 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.ndim == 3 and values.shape[0] == 1 and row == 0:
+        return np.asarray(values[0])
+    if values.ndim == 3:
+        if row >= len(values):
+            raise OptionError(f"row {row} came; the file has the rows 0 to {len(values) - 1}")
+        return np.asarray(values[row])
+    return np.asarray(values)
+
+
+def _npy(data: bytes, row: int) -> NDArray[Any]:
+    stream = io.BytesIO(data)
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, kind = read(stream)
+    if kind.kind not in "fiu" or not 2 <= len(shape) <= 4 or int(np.prod(shape, dtype=object)) > _MOST_VALUES:
+        raise InputFileError(f"an array {shape} of {kind} came; wanted are numbers of shape (H, W) or (N, H, W)")
+    return _pick(np.asarray(np.load(io.BytesIO(data), allow_pickle=False)), row)
+
+
+def _npz(data: bytes, row: int) -> NDArray[Any]:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members = [m for m in archive.infolist() if m.filename.endswith(".npy")]
+        if not members:
+            raise InputFileError("this npz file holds no array")
+        if members[0].file_size > 8 * _MOST_VALUES:
+            raise InputFileError("the first array of this npz file is too large: save one image alone")
+        with archive.open(members[0]) as member:
+            return _npy(member.read(8 * _MOST_VALUES + 4096), row)
+
+
+def _hdf5(data: bytes, row: int) -> NDArray[Any]:
+    """Read one cutout by the reader of cutout files, which follows no link out of the file."""
+    with tempfile.TemporaryDirectory(prefix="nenya-upload-") as folder:
+        path = Path(folder) / "image.h5"
+        path.write_bytes(data)
+        try:
+            found = inspect_cutouts(path)
+            partition = next(iter(found.partitions.values()))
+            if row >= partition.rows:
+                raise OptionError(f"row {row} came; the file has the rows 0 to {partition.rows - 1}")
+            with found.reader(partition.name) as reader:
+                return np.asarray(reader.read(row, row + 1)[0, 0])
+        except InputFileError as error:
+            if "refused" in str(error):
+                raise InputFileError("this HDF5 file leads to other files, which are not followed") from error
+            raise InputFileError(str(error).replace(f"{path}: ", "this HDF5 file: ")) from error
+
+
+def _netcdf(data: bytes, row: int) -> NDArray[Any]:
+    """Return the first variable of two or more dimensions of at least 16 x 16 values."""
+    if data[:3] == b"CDF":
+        from scipy.io import netcdf_file
+
+        with netcdf_file(io.BytesIO(data), "r", mmap=False) as file:
+            named = {n: v for n, v in file.variables.items() if _is_image(v.shape)}
+            return _pick(_scaled(next(iter(named.values()))), row) if named else _no_image()
+    import h5netcdf
+
+    with h5netcdf.File(io.BytesIO(data), "r") as file:
+        found = [v for v in file.variables.values() if _is_image(v.shape) and v.dtype.kind in "fiu"]
+        return _pick(_scaled(found[0]), row) if found else _no_image()
+
+
+def _is_image(shape: tuple[int, ...]) -> bool:
+    small = int(np.prod(shape, dtype=object)) <= _MOST_VALUES
+    return 2 <= len(shape) <= 4 and min(shape[-2:]) >= _SIDES[0] and small
+
+
+def _no_image() -> NDArray[Any]:
+    raise InputFileError("no variable of this NetCDF file holds an image of numbers (..., y, x)")
+
+
+def _scaled(variable: Any) -> NDArray[Any]:
+    """Return a variable's values with its fill value, factor and offset applied."""
+    raw = np.array(variable[...], dtype=np.float64)
+    attrs = getattr(variable, "attrs", None) or {
+        name: getattr(variable, name)
+        for name in ("_FillValue", "scale_factor", "add_offset")
+        if hasattr(variable, name)
+    }
+    if "_FillValue" in attrs:
+        raw[raw == float(np.ravel(attrs["_FillValue"])[0])] = np.nan
+    factor, offset = (float(np.ravel(attrs.get(n, d))[0]) for n, d in (("scale_factor", 1.0), ("add_offset", 0.0)))
+    return raw * factor + offset
+
+
+def _png(data: bytes, scale: Sequence[str]) -> NDArray[Any]:
+    from PIL import Image
+
+    try:
+        low, high = (float(text) for text in scale)
+    except ValueError:
+        raise OptionError("a PNG holds brightness only: say what black and white stand for, in K") from None
+    if not np.isfinite([low, high]).all() or low == high:
+        raise OptionError("black and white of a PNG must stand for two different numbers, in K")
+    with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+        if max(image.size) > _SIDES[1]:
+            raise InputFileError(f"an image of {image.size[0]} x {image.size[1]} pixels came; at most 1024 are wanted")
+        depth = 65535 if image.mode.startswith("I") else 255
+        grey = np.asarray(image if image.mode.startswith("I") else image.convert("L"), np.float64)
+    return (low + grey / depth * (high - low))[::-1]  # pictures have their first line at the top
+
+
+def _checked(values: NDArray[Any]) -> FloatArray:
+    """Return an image as float32, or say what is wrong with it."""
+    if values.ndim != 2 or values.shape[0] != values.shape[1]:
+        raise InputFileError(f"an image of shape {values.shape} came; wanted is a square, (H, H): cut it to one")
+    if not _SIDES[0] <= len(values) <= _SIDES[1]:
+        raise InputFileError(f"an image of {len(values)} pixels a side came; wanted are {_SIDES[0]} to {_SIDES[1]}")
+    image = values.astype(np.float32)
+    if missing := int((~np.isfinite(image)).sum()):
+        raise InputFileError(f"{missing} pixels of the image are missing (NaN): fill them, or choose another square")
+    return image
+
+
+class Encoder:
+    """Makes latents of users' images, with the weights that the archive's latents were made with.
+
+    Args:
+        ckpt: the weights.
+        options: of the model.
+        side: pixels a side of the archive's cutouts; 0 where they are not known.
+    """
+
+    def __init__(self, ckpt: str, options: Options, side: int = 0) -> None:
+        self._ckpt, self._options, self._side = ckpt, options, side
+        self._lock = threading.Lock()
+
+    def encode(self, name: str, image: FloatArray) -> Upload:
+        """Return an image with its latent; one of a multiple of the cutouts' size is averaged down to it.
+
+        Raises:
+            InputFileError: It is of another size than the archive's cutouts.
+            CheckpointError: The weights cannot be used.
+        """
+        image = resized(image, self._side)
+        from nenya.analyze_image import get_latents
+
+        with self._lock:
+            latents, _ = get_latents(image, self._ckpt, self._options)
+        return Upload(Path(name).name[:120], image, latents[0])
+
+
+def resized(image: FloatArray, side: int) -> FloatArray:
+    """Return an image in the size of the archive's cutouts: averaged over blocks where it is a multiple of that.
+
+    Raises:
+        InputFileError: It is no multiple.
+    """
+    if not side or len(image) == side:
+        return image
+    factor = len(image) // side
+    if factor * side != len(image):
+        raise InputFileError(
+            f"an image of {len(image)} pixels a side came; the archive's cutouts have {side}: cut or average it to "
+            f"{side}, or to a multiple"
+        )
+    return np.asarray(image.reshape(side, factor, side, factor).mean(axis=(1, 3)), np.float32)

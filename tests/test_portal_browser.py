@@ -1,0 +1,535 @@
+import asyncio
+import io
+import json
+import shutil
+import threading
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from portal_data import SIDE, latents_of, write_archive
+
+pytest.importorskip("panel", reason="the portal's packages are not installed: nenya[portal]")
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine"),
+]
+
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+
+
+class FakeEncoder:
+    """Makes latents as the archive's were made, without a network."""
+
+    def encode(self, name, image):
+        from nenya.portal.session import Upload
+        from nenya.portal.upload import resized
+
+        image = resized(image, SIDE)
+        return Upload(name, image, latents_of(image[None])[0])
+
+
+def serve(portal, address="127.0.0.1"):
+    """Serve from a thread; return the address and a function that ends it."""
+    from nenya.portal.server import make_server
+
+    ready, box = threading.Event(), {}
+
+    def work():
+        asyncio.set_event_loop(asyncio.new_event_loop())
+        server = make_server(portal, address, 0, [])
+        server.start()
+        box.update(server=server, loop=server.io_loop)
+        ready.set()
+        server.io_loop.start()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    assert ready.wait(60)
+
+    def stop():
+        box["loop"].add_callback(box["loop"].stop)
+        thread.join(10)
+
+    return f"http://127.0.0.1:{box['server'].port}/", stop
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    from nenya.latents import Latents
+    from nenya.portal.archive import open_archive
+
+    table, latents, cutouts = write_archive(tmp_path_factory.mktemp("portal"))
+    return open_archive(table, Latents([latents]), str(cutouts))
+
+
+@pytest.fixture(scope="module")
+def portal(archive):
+    from nenya.portal.server import Portal
+
+    portal = Portal(archive, "a.parquet", FakeEncoder(), limit_mb=1)
+    portal.url, stop = serve(portal)
+    yield portal
+    stop()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with sync_api.sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(
+            str(tmp_path_factory.mktemp("chromium")),
+            executable_path=CHROMIUM,
+            args=list(FLAGS),
+            viewport={"width": 1280, "height": 800},
+            accept_downloads=True,
+        )
+        yield context
+        context.close()
+
+
+@pytest.fixture(scope="module")
+def shared(browser, portal):
+    page = Page(browser, portal)
+    yield page
+    page.check_quiet()
+
+
+@pytest.fixture
+def page(shared):
+    shared.act("reset")
+    shared.idle()
+    yield shared
+
+
+class Page:
+    """A page of the portal, with all that it asked for and complained of."""
+
+    def __init__(self, browser, portal, query=""):
+        self.requests, self.complaints, self.portal = [], [], portal
+        self.page = browser.new_page()
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("websocket", lambda socket: self.requests.append(socket.url))
+        self.page.on("console", lambda m: m.type in ("error", "warning") and self.complaints.append(m.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        before = set(portal.sessions)
+        self.page.goto(portal.url + query)
+        self.page.locator("#count").wait_for(timeout=60_000)
+        (key,) = set(portal.sessions) - before
+        self.session = portal.sessions[key]
+        self.until(lambda: self.page.evaluate("Bokeh.documents.length > 0 && Bokeh.documents[0].is_idle"))
+        self.idle()
+
+    def until(self, condition, seconds=30):
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, "waited in vain"
+            self.page.wait_for_timeout(50)
+
+    def idle(self):
+        self.page.wait_for_timeout(250)
+        self.until(lambda: self.session.shown == self.session.selection.view.filters)
+        self.until(lambda: not self.session.jobs.busy)
+        self.until(lambda: self.selected == len(self.session.ordered))
+        self.until(lambda: len(self.chips) == len(self.session.selection.view.filters))
+        self.page.wait_for_timeout(100)
+
+    def act(self, name):
+        """Send an action, and wait until the server has it."""
+        value = f"{time.monotonic()}|{name}"
+        self.page.evaluate("text => Bokeh.documents[0].get_model_by_name('nenya_channel').value = text", value)
+        document = next(iter(self.session.planes.values())).plot.document
+        self.until(lambda: document.get_model_by_name("nenya_channel").value == value)
+
+    @property
+    def selected(self):
+        return int(self.page.locator("#count").get_attribute("data-selected"))
+
+    @property
+    def chips(self):
+        return [text.split(" ✕")[0] for text in self.page.locator(".chip").all_inner_texts()]
+
+    def place(self, name, x, y):
+        """Return where a place of a figure is on the screen."""
+        return self.page.evaluate(
+            """([name, x, y]) => {
+                const find = (views) => { for (const view of views) {
+                    if (view.model.name === name && view.frame) return view;
+                    const inner = find(view.child_views || []); if (inner) return inner; } };
+                const plot = find(Bokeh.index.roots), box = plot.el.getBoundingClientRect();
+                return [box.x + plot.frame.x_scale.compute(x), box.y + plot.frame.y_scale.compute(y)];
+            }""",
+            [name, x, y],
+        )
+
+    def drag(self, name, start, end):
+        (x0, y0), (x1, y1) = self.place(name, *start), self.place(name, *end)
+        before, mouse = self.session.selection.view.filters, self.page.mouse
+        mouse.move(x0, y0)
+        mouse.down()
+        mouse.move((x0 + x1) / 2, (y0 + y1) / 2, steps=3)
+        mouse.move(x1, y1, steps=3)
+        mouse.up()
+        self.until(lambda: self.session.selection.view.filters != before)
+        self.idle()
+
+    def click(self, name, x, y):
+        self.page.mouse.click(*self.place(name, x, y))
+        self.page.wait_for_timeout(400)
+        self.idle()
+
+    def check_quiet(self):
+        host = self.portal.url.split("//")[1]
+        outside = [u for u in self.requests if host not in u and not u.startswith(("data:", "blob:"))]
+        assert outside == []
+        assert [text for text in self.complaints if "favicon" not in text] == []
+        self.page.close()
+
+
+def rows_in(archive, plane, x, y):
+    from nenya.portal.state import make_box
+
+    return int(make_box(plane, x, y).mask(archive.columns).sum())
+
+
+def test_the_first_view_shows_everything_and_a_primary_image(page, archive):
+    assert page.selected == archive.columns.rows and page.chips == []
+    for name in ("umap", "map", "gallery", "primary", "near", "hist_DT", "hist_month"):
+        assert page.place(name, 0, 0)
+    assert page.page.locator("table.facts, .facts p").first.inner_text().strip()
+    assert len(page.session.near_rows) >= 6
+
+
+def test_boxes_brushes_and_categories_intersect_and_undo_takes_them_back(page, archive):
+    page.drag("umap", (-3, -3), (4, 5))
+    first = page.selected
+    assert len(page.chips) == 1 and page.chips[0].startswith("UMAP box")
+    assert abs(first - rows_in(archive, "umap", (-3, 4), (-3, 5))) <= 3  # a pixel is no number
+    page.drag("map", (-100, -40), (120, 50))
+    second = page.selected
+    assert len(page.chips) == 2 and 0 < second < first
+    page.drag("hist_month", (2.6, 0.02), (8.4, 0.03))
+    third = page.selected
+    assert len(page.chips) == 3 and 0 < third < second and page.chips[2] == "month: 3 to 8"
+    assert third == page.session.mask.sum()
+    page.page.keyboard.press("u")
+    page.idle()
+    assert page.selected == second and len(page.chips) == 2
+    page.page.locator(".chip").first.click()
+    page.idle()
+    assert len(page.chips) == 1 and page.chips[0].startswith("map box")
+    page.page.locator("[data-action=reset]").click()
+    page.idle()
+    assert page.selected == archive.columns.rows and page.chips == []
+
+
+def test_a_lasso_selects(page, archive):
+    page.session.jobs.call(
+        lambda: page.session.geometry("map", {"type": "poly", "x": [160, 200, 180], "y": [-50, -50, 60]})
+    )
+    page.idle()
+    assert page.chips == ["map lasso of 3 corners"] and 0 < page.selected < archive.columns.rows
+
+
+def test_filters_by_number_and_by_name(page, archive):
+    page.page.locator("#tab_filter").click()
+    page.page.select_option("#range_column", "DT")
+    page.page.fill("#range_low", "0.5")
+    page.page.fill("#range_high", "1.5")
+    page.page.locator("#range_form button").click()
+    page.idle()
+    dt = archive.columns.values("DT")
+    assert page.selected == ((dt >= 0.5) & (dt <= 1.5)).sum()
+    page.page.select_option("#category", "here")
+    page.page.locator("#category_form button").click()
+    page.idle()
+    here = np.array(archive.columns.table.column("region").to_pylist()) == "here"
+    assert page.selected == ((dt >= 0.5) & (dt <= 1.5) & here).sum()
+    page.page.locator("#tab_gallery").click()
+
+
+def test_a_click_in_the_gallery_shows_that_cutout_and_those_like_it(page, archive):
+    page.click("gallery", 1.5, page.session.gallery.rows - 0.5)
+    row = int(page.session.gallery_rows[1])
+    assert page.session.selection.view.row == row
+    shown = page.session.primary.source.data["image"][0]
+    assert np.array_equal(shown, archive.cutouts.of(np.array([row]))[0])
+    text = page.page.locator("table.facts, .facts p").first.inner_text()
+    assert f"<granule {row // 5}>" in text  # escaped, not a tag
+    near = page.session.near_rows
+    latents = archive.latents[0 : len(archive.latents)].astype(np.float64)
+    cosine = latents @ latents[row]
+    cosine[(np.arange(len(cosine)) // 5 == row // 5) | np.isnan(cosine)] = -2
+    assert near.tolist() == np.argsort(-cosine, kind="stable")[: len(near)].tolist()
+    mark = page.session.planes["umap"].mark.data
+    assert mark["x"][0] == pytest.approx(float(archive.columns.values("US0")[row]))
+    page.click("near", 0.5, page.session.near.rows - 0.5)
+    assert page.session.selection.view.row == near[0]
+
+
+def test_neighbours_with_and_without_filters_and_granules(page, archive):
+    page.act("row:100")
+    page.act('range:["DT", 0, 0.8]')
+    page.idle()
+    dt = archive.columns.values("DT")
+    assert len(page.session.near_rows) and (dt[page.session.near_rows] <= 0.8).all()
+    assert not (page.session.near_rows // 5 == 20).any()
+    page.page.locator("[aria-label='Similar cutouts'] input").nth(0).uncheck()
+    page.page.locator("[aria-label='Similar cutouts'] input").nth(1).uncheck()
+    page.idle()
+    assert (dt[page.session.near_rows] > 0.8).any()
+    page.page.locator("[aria-label='Similar cutouts'] input").nth(0).check()
+    page.page.locator("[aria-label='Similar cutouts'] input").nth(1).check()
+    page.idle()
+
+
+def test_a_row_without_a_latent_says_so(page):
+    page.act("row:7")
+    page.idle()
+    assert "no latent" in page.page.locator(".note").inner_text()
+
+
+def test_a_click_in_the_umap_and_on_the_map_shows_the_nearest_selected_cutout(page, archive):
+    columns = archive.columns
+    for plane, row, names in (("umap", 30, ("US0", "US1")), ("map", 31, ("lon", "lat"))):
+        page.click(plane, *(float(columns.values(name)[row]) for name in names))
+        assert page.session.selection.view.row == row
+
+
+def test_keys_step_through_the_gallery(page):
+    page.page.keyboard.press("n")
+    page.idle()
+    first = page.session.selection.view.row
+    page.page.keyboard.press("n")
+    page.idle()
+    rows = page.session.gallery_rows.tolist()
+    assert rows.index(page.session.selection.view.row) == rows.index(first) + 1
+    page.page.keyboard.press("p")
+    page.idle()
+    assert page.session.selection.view.row == first
+
+
+def test_the_table_pages_and_a_click_shows_its_row(page):
+    page.page.keyboard.press("2")
+    page.page.locator(".table tbody tr").first.wait_for()
+    assert page.page.locator(".table tbody tr").count() == 50
+    page.page.locator("[data-action='page:1']").click()
+    page.idle()
+    assert "rows 51 to 100" in page.page.locator(".table p").inner_text()
+    line = page.page.locator(".table tbody tr").nth(3)
+    row = int(line.get_attribute("data-action").split(":")[1])
+    line.focus()
+    page.page.keyboard.press("Enter")
+    page.idle()
+    assert page.session.selection.view.row == row
+    page.page.keyboard.press("1")
+
+
+def test_statistics_follow_the_selection(page, archive):
+    page.act('range:["month", 6, 8]')
+    page.idle()
+    page.page.locator("#tab_stats").click()
+    page.page.locator(".stat-season").wait_for()
+    cells = page.page.locator(".stat-season tbody tr").all_inner_texts()
+    assert cells[2].split()[:2] == ["Jun-Aug", str(page.selected)]
+    assert cells[0].split()[1] == "0"
+    page.page.locator("#tab_gallery").click()
+
+
+def test_downloads_hold_the_selected_rows_and_the_gallery(page, archive):
+    from PIL import Image
+
+    page.act('range:["DT", 1, 9]')
+    page.idle()
+    page.page.locator("#tab_download").click()
+    frame = archive.columns.table.to_pandas()
+    wanted = frame[(archive.columns.values("DT") >= 1)].reset_index(drop=True)
+    for kind, read in (("parquet", pd.read_parquet), ("csv", pd.read_csv)):
+        with page.page.expect_download() as waiting:
+            page.page.locator(f"#get_{kind}").click()
+        found = read(waiting.value.path())
+        assert found["pp_idx"].tolist() == wanted["pp_idx"].tolist()
+        assert np.allclose(found["lat"], wanted["lat"]) and found["filename"].tolist() == wanted["filename"].tolist()
+    with page.page.expect_download() as waiting:
+        page.page.locator("#get_png").click()
+    with Image.open(waiting.value.path()) as image:
+        assert image.size[0] == 2 * (SIDE + 2) * page.session.gallery.columns
+    page.page.locator("#tab_gallery").click()
+
+
+def test_the_address_restores_the_view(page, browser, portal):
+    page.drag("umap", (-2, -4), (5, 4))
+    page.act("row:42")
+    page.idle()
+    query = page.page.url.split("/")[-1]
+    other = Page(browser, portal, query + "&theme=dark")
+    assert other.selected == page.selected and other.chips == page.chips
+    assert other.session.selection.view == page.session.selection.view
+    assert other.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(13, 17, 23)"
+    other.act("reset")
+    other.until(lambda: other.selected == portal.archive.columns.rows)
+    assert other.selected > page.selected and len(page.chips) == 1  # sessions do not see each other
+    other.check_quiet()
+
+
+def test_a_broken_link_is_one_sentence_and_the_whole_table(browser, portal, archive):
+    other = Page(browser, portal, "?view=AAAA")
+    assert other.selected == archive.columns.rows
+    other.check_quiet()
+
+
+def test_a_new_image_finds_its_twin(page, archive):
+    image = archive.cutouts.of(np.array([66]))[0]
+    stream = io.BytesIO()
+    np.save(stream, np.kron(image, np.ones((2, 2))).astype("f8") + 15)
+    page.page.locator("#tab_upload").click()
+    page.page.set_input_files("#upload_file", {"name": "x.npy", "mimeType": "", "buffer": stream.getvalue()})
+    page.page.locator("#upload_form button").click()
+    page.page.locator("#upload_answer", has_text="shown under Image").wait_for()
+    page.idle()
+    assert page.session.near_rows[0] == 66
+    assert "New image" in page.page.locator("table.facts, .facts p").first.inner_text()
+    assert len(page.session.planes["umap"].mark.data["x"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("x.pkl", b"cos\nsystem\n(S'true'\ntR.", "wanted is one of"),
+        ("x.npy", b"\x93NUMPY but damaged", "cannot be read"),
+        ("x.npy", b"0" * 1_100_000, "at most 1 MB"),
+    ],
+)
+def test_bad_uploads_are_refused_in_a_sentence(page, name, data, words):
+    page.page.locator("#tab_upload").click()
+    page.page.set_input_files("#upload_file", {"name": name, "mimeType": "", "buffer": data})
+    page.page.locator("#upload_form button").click()
+    page.page.locator("#upload_answer", has_text=words).wait_for()
+    page.complaints[:] = [text for text in page.complaints if "422" not in text]  # the browser's own line
+    page.page.locator("#tab_gallery").click()
+
+
+def test_colours_orders_and_scales(page, archive):
+    page.page.locator("[aria-label=UMAP] select").select_option(label="mean DT = T90 - T10 (K)")
+    page.idle()
+    page.until(lambda: page.session.planes["map"].bar.title.startswith("DT"))
+    page.idle()
+    assert page.session.planes["umap"].bar.title.startswith("DT")
+    shown = page.session.planes["map"].front.data["image"][0]
+    dt = archive.columns.values("DT")
+    assert dt.min() <= np.nanmin(shown) and np.nanmax(shown) <= dt.max()
+    page.act("reset")
+    page.page.locator("#panel_gallery select").nth(0).select_option(label="DT = T90 - T10 (K), high first")
+    page.idle()
+    assert page.session.gallery_rows[0] == np.argmax(dt)
+    page.page.locator("#panel_gallery select").nth(1).select_option(label="each its own")
+    page.idle()
+    assert page.session.gallery.mapper.high == 1.0
+    page.page.locator("#panel_gallery select").nth(1).select_option(label="one colour scale")
+    page.idle()
+
+
+def test_zoom_draws_anew(page):
+    before = page.session.planes["umap"].front.data["dw"][0]
+    page.page.mouse.move(*page.place("umap", 0, 0))
+    page.page.mouse.wheel(0, -400)
+    page.idle()
+    page.until(lambda: page.session.planes["umap"].front.data["dw"][0] < before * 0.95)
+
+
+def test_a_table_without_columns_loses_only_those_views(browser, tmp_path):
+    from nenya.portal.archive import open_archive
+    from nenya.portal.server import Portal
+
+    table = tmp_path / "bare.csv"
+    pd.DataFrame({"DT": np.linspace(0, 3, 50), "lat": np.arange(50.0), "lon": np.arange(50.0)}).to_csv(
+        table, index=False
+    )
+    portal = Portal(open_archive(table, None, None), "bare.csv")
+    portal.url, stop = serve(portal)
+    try:
+        page = Page(browser, portal)
+        text = page.page.locator("main").inner_text()
+        assert "No UMAP: the table has no columns US0 and US1" in text and "No gallery" in text
+        page.drag("map", (10, 10), (30, 30))
+        assert abs(page.selected - 21) <= 1
+        page.check_quiet()
+    finally:
+        stop()
+
+
+def test_another_address_needs_the_token(browser, archive):
+    from nenya.errors import OptionError
+    from nenya.portal.server import Portal, make_server
+
+    with pytest.raises(OptionError, match="token"):
+        make_server(Portal(archive, "a"), "0.0.0.0", 0, [])
+    portal = Portal(archive, "a", token="secret-of-the-test")
+    portal.url, stop = serve(portal)
+    try:
+        page = browser.new_page()
+        page.goto(portal.url)
+        assert page.locator("input[name=token]").count() == 1 and not portal.sessions
+        page.fill("input[name=token]", "wrong")
+        page.keyboard.press("Enter")
+        page.get_by_text("not the token").wait_for()
+        answer = page.request.get(portal.url + "download?key=x&what=rows.csv")
+        assert answer.status == 403 and json.loads(answer.text())["message"] == "Log in first."
+        page.goto(portal.url + "login?token=secret-of-the-test")
+        page.locator("#count").wait_for(timeout=60_000)
+        assert len(portal.sessions) == 1
+        page.close()
+    finally:
+        stop()
+
+
+def test_downloads_want_a_known_session_and_a_known_name(page, portal):
+    key = page.session.key
+    for query, status in (("key=none&what=rows.csv", 404), (f"key={key}&what=../../etc/passwd", 404)):
+        assert page.page.request.get(f"{portal.url}download?{query}").status == status
+
+
+def test_the_exported_page_selects_without_a_server(browser, archive, tmp_path):
+    from nenya.analysis_options import PortalOptions
+    from nenya.errors import OutputError
+    from nenya.portal.export import write_page
+
+    options = PortalOptions()
+    place = write_page(archive, tmp_path / "page", "a", options)
+    with pytest.raises(OutputError, match="clobber=true"):
+        write_page(archive, tmp_path / "page", "a", options)
+    page, requests, complaints = browser.new_page(), [], []
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("requestfailed", lambda request: complaints.append(request.url))
+    page.on("console", lambda m: m.type in ("error", "warning") and complaints.append(m.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(place.as_uri())
+    page.get_by_text("cutouts of the sample").wait_for()
+    assert page.locator("img").count() == 3
+    find = Page.__new__(Page)
+    find.page = page
+    for name, start, end in (("umap", (-3, -3), (4, 5)), ("hist_month", (2.6, 0.02), (8.4, 0.03))):
+        page.evaluate("window.scrollTo(0, 0)")
+        (x0, y0), (x1, y1) = find.place(name, *start), find.place(name, *end)
+        page.mouse.move(x0, y0)
+        page.mouse.down()
+        page.mouse.move(x1, y1, steps=4)
+        page.mouse.up()
+        page.get_by_text(f"filters: umap{', month' if name != 'umap' else ''}").wait_for()
+    text = page.get_by_text("cutouts of the sample").inner_text()
+    month = archive.columns.values("month")
+    inside = rows_mask(archive, "umap", (-3, 4), (-3, 5)) & (month >= 3) & (month <= 8)
+    assert abs(int(text.split()[0]) - inside.sum()) <= 3
+    assert {url.split(":")[0] for url in requests} <= {"file", "data", "blob"} and complaints == [], requests
+    page.close()
+
+
+def rows_mask(archive, plane, x, y):
+    from nenya.portal.state import make_box
+
+    return make_box(plane, x, y).mask(archive.columns)

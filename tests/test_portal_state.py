@@ -1,0 +1,205 @@
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from matplotlib.path import Path as Polygon
+
+from nenya.errors import InputFileError, OptionError
+from nenya.portal.columns import BINS, Columns, read_arrow
+from nenya.portal.state import Category, Masks, Range, Selection, View, make_box, make_lasso, make_range, read_view
+
+ROWS = 4000
+
+
+@pytest.fixture(scope="module")
+def columns():
+    rng = np.random.default_rng(3)
+    stamps = np.datetime64("2010-01-01") + rng.integers(0, 1500, ROWS).astype("timedelta64[D]")
+    dt = rng.gamma(2, 0.5, ROWS)
+    dt[:7] = np.nan
+    return Columns(
+        _compacted(
+            {
+                "US0": rng.normal(size=ROWS).astype("f4"),
+                "US1": rng.normal(size=ROWS).astype("f4"),
+                "lat": rng.uniform(-80, 80, ROWS),
+                "lon": rng.uniform(0, 360, ROWS),
+                "datetime": stamps.astype("datetime64[ns]"),
+                "DT": dt,
+                "LL": np.full(ROWS, 2.0),
+                "region": rng.choice(["med", "gulfstream", "north"], ROWS),
+                "filename": [f"granule{i // 10}" for i in range(ROWS)],
+                "UID": [f"u{i}" for i in range(ROWS)],
+                "pp_idx": np.arange(ROWS),
+            }
+        )
+    )
+
+
+def _compacted(values):
+    from nenya.portal.columns import _compact
+
+    return pa.table({name: _compact(pa.chunked_array([pa.array(column)])) for name, column in values.items()})
+
+
+def test_longitudes_of_either_convention_and_dates_become_columns(columns):
+    assert columns.values("lon").min() >= -180 and columns.values("lon").max() < 180
+    times = columns.table.column("datetime").to_pylist()
+    assert columns.values("month").tolist() == [t.month for t in times]
+    assert columns.values("year").tolist() == [t.year for t in times]
+
+
+def test_metrics_leave_out_keys_and_constants_and_begin_with_DT(columns):
+    metrics = columns.metrics()
+    assert metrics[0] == "DT"
+    assert not {"LL", "pp_idx", "US0", "UID", "region"} & set(metrics)
+    assert {"month", "year", "lat"} <= set(metrics)
+
+
+def test_a_histogram_counts_every_known_value_once(columns):
+    binned = columns.binned("DT")
+    assert binned.counts.sum() == ROWS - 7 == (binned.codes < BINS).sum()
+    inner = columns.values("DT")
+    exact = np.histogram(inner[(inner > binned.edges[0]) & (inner < binned.edges[-1])], binned.edges)[0]
+    assert np.abs(exact[1:-1] - binned.counts[1:-1]).max() <= 1  # an edge in float32
+    month = columns.binned("month")
+    assert month.whole and np.count_nonzero(month.counts) == 12
+
+
+def test_texts_that_repeat_are_dictionaries_and_unique_ones_are_not(columns):
+    assert pa.types.is_dictionary(columns.table.schema.field("filename").type)
+    assert pa.types.is_string(columns.table.schema.field("UID").type)
+    assert columns.categories() == {"region": ["gulfstream", "med", "north"]}
+
+
+def test_a_table_without_columns_says_what_it_lacks():
+    bare = Columns(_compacted({"lat": [1.0, 2.0], "lon": [3.0, 4.0]}))
+    assert bare.missing == {"UMAP": ["US0", "US1"], "seasons": ["datetime"]}
+
+
+@pytest.mark.parametrize("box", [((-30, 40), (-10, 10)), ((170, 195), (-50, 50)), ((-200, -150), (0, 60))])
+def test_a_box_on_the_map_may_cross_the_dateline(columns, box):
+    (x0, x1), (y0, y1) = box
+    lon, lat = columns.values("lon"), columns.values("lat")
+    expected = np.zeros(ROWS, bool)
+    for turn in (-360, 0, 360):
+        expected |= (lon + turn >= x0) & (lon + turn <= x1) & (lat >= y0) & (lat <= y1)
+    found = make_box("map", *box).mask(columns)
+    assert expected.any()
+    assert np.array_equal(found, expected)
+
+
+def test_a_lasso_equals_the_exact_polygon(columns):
+    angle = np.linspace(0, 2 * np.pi, 90, endpoint=False)
+    radius = 1.2 + 0.5 * np.sin(5 * angle)
+    lasso = make_lasso("umap", list(zip(radius * np.cos(angle), radius * np.sin(angle), strict=True)))
+    points = np.column_stack([columns.values("US0"), columns.values("US1")]).astype(np.float64)
+    expected = Polygon(np.array(lasso.points), closed=False).contains_points(points)
+    assert 0 < expected.sum() < ROWS
+    assert np.array_equal(lasso.mask(columns), expected)
+
+
+def test_a_lasso_over_the_dateline_takes_both_sides(columns):
+    lasso = make_lasso("map", [(160, -40), (200, -40), (200, 40), (160, 40)])
+    box = make_box("map", (160, 200), (-40, 40))
+    assert np.array_equal(lasso.mask(columns), box.mask(columns))
+    assert set(np.sign(columns.values("lon")[lasso.mask(columns)])) == {-1, 1}
+
+
+def test_filters_intersect_and_a_new_one_takes_the_place_of_its_view(columns):
+    masks, selection = Masks(columns, most=3), Selection()
+    assert masks.all_of(selection.view.filters) is None
+    selection.add(make_box("umap", (-1, 1), (-1, 1)))
+    selection.add(make_range("DT", 2, 0.5))
+    selection.add(Category("region", ("med",)))
+    dt, region = columns.values("DT"), np.array(columns.table.column("region").to_pylist())
+    expected = (np.abs(columns.values("US0")) <= 1) & (np.abs(columns.values("US1")) <= 1)
+    expected &= (dt >= 0.5) & (dt <= 2) & (region == "med")
+    assert np.array_equal(masks.all_of(selection.view.filters), expected)
+    selection.add(make_box("umap", (0, 1), (0, 1)))
+    assert len(selection.view.filters) == 3
+    assert len(masks._kept) <= 3
+
+
+def test_undo_goes_back_step_by_step_and_reset_can_be_undone():
+    selection = Selection()
+    first, second = make_range("DT", 0, 1), make_range("lat", 0, 10)
+    selection.add(first)
+    selection.add(second)
+    selection.show(row=5)
+    selection.reset()
+    assert selection.view.filters == ()
+    assert selection.undo() and selection.view.filters == (first, second)
+    assert selection.view.row == 5
+    assert selection.undo() and selection.view.filters == (first,)
+    assert selection.undo() and not selection.undo()
+
+
+def test_a_link_restores_the_same_view_and_the_same_rows(columns):
+    filters = (
+        make_box("map", (170.123456789, 190), (-10, 20)),
+        make_lasso("umap", [(0, 0), (1.5, 0.1), (0.5, 2)]),
+        make_range("month", 3, 5),
+        Category("region", ("med", "north")),
+    )
+    view = View(filters, 17, "DT", "own")
+    text = view.to_text()
+    assert set(text) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
+    assert read_view(text, columns) == view
+
+
+def test_hostile_links_are_refused_with_one_sentence(columns):
+    import base64
+    import json
+    import zlib
+
+    def link(values):
+        return base64.urlsafe_b64encode(zlib.compress(json.dumps(values).encode())).decode()
+
+    good = {"f": [], "r": 1, "c": "count", "s": "shared"}
+    bad = [
+        "", "x" * 30_000, "////", base64.b64encode(b"no zlib").decode(), link([]), link("f"),
+        base64.urlsafe_b64encode(zlib.compress(b" " * 10**7)).decode(),
+        *(link(good | change) for change in (
+            {"r": ROWS}, {"r": True}, {"r": "../../etc/passwd"}, {"c": "UID"}, {"s": "x"},
+            {"f": [["range", {"column": "nope", "low": 0, "high": 1}]]},
+            {"f": [["range", {"column": "DT", "low": float("nan"), "high": 1}]]},
+            {"f": [["box", {"plane": "__class__", "x": [0, 1], "y": [0, 1]}]]},
+            {"f": [["category", {"column": "UID", "values": ["u1"]}]]},
+            {"f": [["lasso", {"plane": "map", "points": []}]]},
+        )),
+    ]  # fmt: skip
+    assert read_view(link(good), columns) == View(row=1)
+    for text in bad:
+        with pytest.raises(OptionError, match="this link's view"):
+            read_view(text, columns)
+
+
+def test_rows_of_one_granule(columns):
+    assert np.flatnonzero(columns.same_granule(25)).tolist() == list(range(20, 30))
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".feather"])
+def test_tables_of_every_kind_give_the_same_columns(tmp_path, columns, suffix):
+    from nenya.io import write_table
+
+    path = tmp_path / f"table{suffix}"
+    write_table(columns.table.to_pandas(), path)
+    again = Columns(read_arrow(path))
+    for name in ("DT", "US0", "lon", "month", "year"):
+        assert np.allclose(again.values(name), columns.values(name), equal_nan=True), name
+    assert again.categories() == columns.categories()
+
+
+def test_an_empty_or_damaged_table_is_one_line(tmp_path):
+    empty, damaged = tmp_path / "a.parquet", tmp_path / "b.parquet"
+    pq.write_table(pa.table({"lat": pa.array([], pa.float64())}), empty)
+    damaged.write_bytes(b"PAR1 and no more")
+    for path, word in ((empty, "without rows"), (damaged, "cannot be read")):
+        with pytest.raises(InputFileError, match=word):
+            read_arrow(path)
+
+
+def test_ranges_hold_both_ends():
+    columns = Columns(_compacted({"month": [1, 2, 3, 4]}))
+    assert Range("month", 2, 3).mask(columns).tolist() == [False, True, True, False]
