@@ -113,8 +113,12 @@ def test_an_interval_of_dt_is_chosen_by_name(files, nenya_cli):
     assert code == 2 and "DT_cut=DT3" in said
 
 
-def test_a_projector_of_another_length_is_refused(files, nenya_cli):
+def test_a_projector_that_cannot_be_used_is_refused_before_anything_is_begun(files, nenya_cli, tmp_path):
     path, _, _, _ = files
     Projector.fit(latents(30, 0)[:, :8], embedding=np.zeros((30, 2))).save("short_UMAP.h5")
     code, said = nenya_cli("embed", [f"data={path}", "projector=short_UMAP.h5", "out=f.parquet"])
     assert code == 2 and "8 numbers, these have 32" in said
+    (tmp_path / "x.pkl").write_bytes(b"\x80\x04.")
+    code, said = nenya_cli("embed", [f"data={path}", "projector=x.pkl", "out=f.parquet"])
+    assert code == 2 and "a pickle" in said
+    assert not (tmp_path / "f.parquet.partial").exists()

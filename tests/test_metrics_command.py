@@ -81,13 +81,17 @@ def test_a_page_and_numbers_of_all_that_is_given(files, tiny_weights, nenya_cli)
     assert code == 2 and "exists already: clobber=true" in said
 
 
-def test_what_cannot_be_is_said_in_one_line(files, nenya_cli):
+def test_what_cannot_be_is_said_in_one_line(files, nenya_cli, tmp_path):
     folder, _ = files
     latents = folder / "few_preproc_latents.h5"
     code, said = nenya_cli("metrics", [latents, f"images={folder}"])
     assert code == 2 and "images= without weights" in said
     code, said = nenya_cli("metrics", [latents, f"table={folder / 'few.parquet'}", "neighbours=47", "out=a"])
     assert code == 2 and "47 rows of the table have a finite latent: more than neighbours=47" in said
+    pd.read_parquet(folder / "few.parquet").assign(pp_file="other.h5").to_parquet("other.parquet")
+    code, said = nenya_cli("metrics", [latents, "table=other.parquet", "out=b"])
+    assert code == 2 and "no row of the table has a latent" in said
+    assert not (tmp_path / "b").exists()
 
 
 def test_an_invariant_encoder_is_found_invariant_and_another_is_not():

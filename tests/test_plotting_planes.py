@@ -224,6 +224,9 @@ def test_the_command_draws(archive, tmp_path, nenya_cli, args):
         (["kind=umap", "where=eval('1')"], "wanted is SQL"),
         (["kind=umap", "table=none.parquet"], "no such table"),
         (["kind=pie"], "kind=pie"),
+        (["kind=map", "metric=DT", "least=100000"], "no cell has 100000 cutouts"),
+        (["kind=metric", "metric=DT", "least=100000"], "no cell has 100000 cutouts"),
+        (["out=umap.jpg"], "wanted is a folder or a picture"),
     ],
 )
 def test_the_command_refuses_in_one_line(archive, nenya_cli, args, says):

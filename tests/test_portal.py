@@ -12,9 +12,9 @@ from nenya.errors import InputFileError, OptionError
 from nenya.latents import Latents
 from nenya.portal import pictures, summary, words
 from nenya.portal.archive import Cancelled, open_archive
-from nenya.portal.search import closest
 from nenya.portal.session import ordered_rows
 from nenya.portal.upload import read_image, resized
+from nenya.similarity import closest
 
 FIELD = np.random.default_rng(2).normal(size=(24, 24)).astype(np.float32)
 
@@ -68,19 +68,16 @@ def test_cutouts_are_those_of_the_rows_in_any_order(archive):
     assert all(np.array_equal(image, every[row]) for image, row in zip(found, rows, strict=True))
 
 
-def test_the_search_equals_a_plain_one_and_never_returns_NaN_or_what_is_not_allowed(archive):
-    latents = archive.latents[0 : len(archive.latents)].astype(np.float64)
-    allowed = np.random.default_rng(0).random(len(latents)) < 0.5
-    found = closest(archive.latents, latents[20], 15, allowed)
-    cosine = np.where(allowed & ~np.isnan(latents[:, 0]), latents @ latents[20], -2)
-    assert found.rows.tolist() == np.argsort(-cosine, kind="stable")[:15].tolist()
-    assert len(closest(archive.latents, latents[20], 15, np.arange(len(latents)) < 4).rows) == 4
+def test_a_search_tells_how_far_it_is_and_can_be_ended(archive):
+    query, told = archive.latents.take([20])[0], []
+    closest(archive.latents, query, 15, block_rows=50, tick=told.append)
+    assert told == sorted(told) and 0.5 < told[-1] <= 1
 
     def stop(_share):
         raise Cancelled
 
     with pytest.raises(Cancelled):
-        closest(archive.latents, latents[20], 15, allowed, stop)
+        closest(archive.latents, query, 15, tick=stop)
 
 
 def test_allowed_latents_follow_the_table(archive):
@@ -104,8 +101,8 @@ def test_a_comparison_counts_and_chance_is_one(archive):
     assert all(line.ratio == 1 for line in whole["year"])
     summer = np.isin(archive.columns.values("month"), (6, 7, 8))
     lines = {line.name: line for line in summary.compare(archive.columns, summer)["season"]}
-    assert lines["Jun-Aug"].selected == lines["Jun-Aug"].total == summer.sum()
-    assert lines["Jun-Aug"].ratio == pytest.approx(archive.columns.rows / summer.sum())
+    assert lines["JJA"].selected == lines["JJA"].total == summer.sum()
+    assert lines["JJA"].ratio == pytest.approx(archive.columns.rows / summer.sum())
 
 
 def test_a_trend_is_found():

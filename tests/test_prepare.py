@@ -329,6 +329,25 @@ def test_one_granule_given_twice_under_two_folders(days, tmp_path, nenya_cli):
     assert not list(tmp_path.glob("d_preproc*.h5"))
 
 
+def test_granules_without_cutouts_are_counted(days, tmp_path, nenya_cli):
+    """Times of one file are granules of their own, whose cutouts share its name."""
+    grid(times=3).to_netcdf(tmp_path / "times.nc", engine="h5netcdf")
+    code, said = nenya_cli("prepare", [f"data={tmp_path}/times.nc", "out=t_preproc.h5", "field_size=16", "workers=1"])
+    assert code == 0 and "have no cutout" not in said, said
+    with xr.open_dataset(days / "day0.nc", engine="h5netcdf") as field:
+        land = field.load().where(False)
+    land.to_netcdf(tmp_path / "land.nc", engine="h5netcdf")
+    args = [f"data=[{tmp_path}/times.nc,{tmp_path}/land.nc]", "out=l_preproc.h5", "field_size=16", "workers=1"]
+    code, said = nenya_cli("prepare", args)
+    assert code == 0 and "1 of 4 granules have no cutout" in said, said
+
+
+def test_cutouts_on_one_side_only_come_with_the_option_that_trains_on_them(days, tmp_path, nenya_cli):
+    args = [f"data={days}/day0.nc", "out=d_preproc.h5", "field_size=16", "workers=1", "valid_fraction=1"]
+    code, said = nenya_cli("prepare", args)
+    assert code == 0 and "nenya train takes them with loader.train_key=valid" in said, said
+
+
 # Other kinds of fields
 
 

@@ -271,6 +271,8 @@ def test_commands(first, second, tmp_path, nenya_cli):
     assert (found["sensor"] == "VIIRS").all() and (found["row"] < 1500).all()
     assert found["cosine"].is_monotonic_decreasing and found["filename"].is_unique
     assert not set(found["archive_row"]) & {3, 8, 1309}
+    (tmp_path / "begun.index").mkdir()  # as a kill leaves it before the first rows
+    (tmp_path / "begun.index" / "nenya.json").write_bytes((tmp_path / "a.index" / "nenya.json").read_bytes())
     for args, wanted in (
         (["index=a.index", "like=3", "where=lat >> 1"], "wanted is SQL such as"),
         (["index=a.index", "like=3", "region=atlantis"], "known are coastalcali"),
@@ -279,6 +281,8 @@ def test_commands(first, second, tmp_path, nenya_cli):
         (["like=3"], "index= or data= is needed"),
         (["index=b.index", "like=3"], "no index of nenya"),
         (["index=a.index", "like=3", "out=found.png"], "wanted is one of .parquet"),
+        (["index=a.index", "like=3", "out=found.csv"], "clobber=true replaces it"),
+        (["index=begun.index", "like=3"], "the index is not finished"),
     ):
         code, said = nenya_cli("search", args)
         assert code == 2 and len(said.splitlines()) == 1 and wanted in said, said
@@ -297,7 +301,9 @@ def test_search_by_images(small_file, tiny_weights, tmp_path, nenya_cli):
     np.savez(tmp_path / "images.npz", a=cutouts[7], b=cutouts[7:9])
     model = ["data=small_preproc_latents.h5", "model=demo", f"ckpt={tiny_weights}"]
     for image in ("image.npy", f"{small_file}:train:7"):
-        code, said = nenya_cli("search", [*model, f"image={image}", "k=3", "out=a.csv", f"images={small_file}"])
+        code, said = nenya_cli(
+            "search", [*model, f"image={image}", "k=3", "out=a.csv", "clobber=true", f"images={small_file}"]
+        )
         assert code == 0, said
         found = read_table(tmp_path / "a.csv")
         assert found["pp_idx"][0] == 7 and found["cosine"][0] == pytest.approx(1, abs=1e-5)

@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 from nenya.conditions import rows_where
-from nenya.defs import REGIONS
+from nenya.defs import REGIONS, SEASONS
 from nenya.errors import InputFileError, OptionError
 from nenya.grids import Grid, coastlines, on_land, wrap_longitude
 from nenya.io import read_table
-from nenya.selection import BINS, SEASONS, compare, rows_of, selection_statistics
+from nenya.selection import BINS, compare, rows_of, selection_statistics
 
 N = 4000
 
@@ -239,6 +239,11 @@ def test_the_command(table, tmp_path, nenya_cli):
     assert whole["selected"].item() == (chosen & table.lon.notna()).sum()
     with Image.open(tmp_path / "s.png") as picture:
         assert min(picture.size) > 1500
+    bare = table[["UID"]].assign(T10=1.0, T90=1 + table.DT)
+    bare.to_parquet(tmp_path / "bare.parquet")
+    code, said = nenya_cli("statistics", ["table=bare.parquet", "where=DT > 2", "out=bare.csv"])
+    assert code == 0 and f"{(table.DT > 2).sum()} of {N} rows" in said
+    assert "no column of lon and lat" in said and "no column of datetime" in said
     for args, says in (
         (["table=t.parquet", "where=DT>2", "out=s.csv"], "clobber=true"),
         (["table=t.parquet"], "nothing is selected"),
@@ -246,6 +251,8 @@ def test_the_command(table, tmp_path, nenya_cli):
         (["table=t.parquet", "box=[1,0,0,1]"], "four numbers"),
         (["table=t.parquet", "where=open('x')"], "wanted is SQL"),
         (["where=DT>2"], "table= is needed"),
+        (["table=bare.parquet", "box=[0,1,0,1]"], "no column US0 or US1"),
+        (["table=bare.parquet", "cluster=1"], "nenya clusters writes it"),
     ):
         code, said = nenya_cli("statistics", args)
         assert code == 2 and says in said and len(said.splitlines()) == 1

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from nenya import similarity
-from nenya.conditions import SEASONS, Conditions, rows_where
-from nenya.defs import DT_INTERVALS, REGIONS
+from nenya.conditions import Conditions, rows_where
+from nenya.defs import DT_INTERVALS, REGIONS, SEASONS
 from nenya.errors import InputFileError, OptionError
 from nenya.latents import Latents
 from nenya.similarity import closest, direction

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nenya.conditions import ROW, rows_where, sql_errors, text
+from nenya.conditions import ROW, dt_of, rows_where, sql_errors, text
 from nenya.errors import InputFileError, OptionError
 from nenya.latents import PARTITIONS, Latents
 from nenya.similarity import Float32Array, Float64Array, IntArray, closest, closest_of, rank
@@ -139,7 +139,12 @@ class IndexArchive:
     def table(self) -> Any:
         """LanceDB's table, opened at the first use."""
         if self._table is None:
-            self._table = connect(self.folder).open_table(TABLE)
+            try:
+                self._table = connect(self.folder).open_table(TABLE)
+            except (ValueError, OSError, RuntimeError) as error:
+                raise InputFileError(
+                    f"{self.folder}: the index is not finished, or damaged; give its nenya index command again"
+                ) from error
         return self._table
 
     def __len__(self) -> int:
@@ -315,8 +320,8 @@ def clean(table: "pd.DataFrame") -> "pd.DataFrame":
     """Return the columns of a table that are no keys and not ours, with DT = T90 - T10 where it is not there."""
     own = ("pp_file", "pp_type", "ulmo_pp_type", "pp_idx", ROW, VECTOR, "cosine", "rank", "answer", "recall")
     columns = table.drop(columns=[name for name in own if name in table])
-    if "DT" not in columns and {"T90", "T10"} <= set(columns):
-        columns["DT"] = columns["T90"] - columns["T10"]
+    if "DT" not in columns and (difference := dt_of(columns)) is not None:
+        columns["DT"] = difference
     return columns
 
 

@@ -182,8 +182,10 @@ def _draw(groups: Groups, found: "pd.DataFrame", latents: Latents, options: Clus
         if not len(rows):
             log.warning("group %d: its closest cutouts are not in images=", group)
             continue
-        cutouts = images.read([place[int(row)] for row in rows])
         near = unit_rows(latents.take(rows))
+        order = np.argsort(np.linalg.norm(near - near[0], axis=1), kind="stable")  # the medoid first
+        rows, near = rows[order], near[order]
+        cutouts = images.read([place[int(row)] for row in rows])
         size, share = found["size"][group], 100 * found["share"][group]
         closest_strip(
             cutouts[0],

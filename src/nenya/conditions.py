@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nenya.defs import DT_INTERVALS, REGIONS
+from nenya.defs import DT_INTERVALS, REGIONS, SEASONS
 from nenya.errors import InputFileError, OptionError
 
 if TYPE_CHECKING:
     import pandas as pd
-
-SEASONS = {"DJF": (12, 1, 2), "MAM": (3, 4, 5), "JJA": (6, 7, 8), "SON": (9, 10, 11)}
-"""Months of each season."""
 
 ROW = "archive_row"
 """Column with the number of a row among all latents."""
@@ -31,7 +28,7 @@ class Conditions:
             the eastern one is a box across the dateline.
         lat: southern and northern end, degrees north, both included.
         dates: first and last day, both included, or moments.
-        season: names of `SEASONS`; any of them.
+        season: names of `nenya.defs.SEASONS`; any of them.
         DT: a name of `nenya.defs.DT_INTERVALS`, or least and greatest T90 - T10, K.
         clear: least and greatest clear_fraction, both included.
         sensor: values of the column sensor; any of them.
@@ -83,7 +80,7 @@ def text(value: str) -> str:
 
 
 def rows_where(table: "pd.DataFrame", sql: str) -> NDArray[np.bool_]:
-    """Return which rows of a table fulfil a condition: (len(table),).
+    """Return which rows of a table fulfil a condition: (len(table),). DT is T90 - T10 where it has no column.
 
     Raises:
         OptionError: It is no SQL, or names a column that is not there.
@@ -92,6 +89,8 @@ def rows_where(table: "pd.DataFrame", sql: str) -> NDArray[np.bool_]:
     import pyarrow as pa
 
     sql = _with_moments(sql)
+    if "DT" not in table and (difference := dt_of(table)) is not None:
+        table = table.assign(DT=difference)
     named = [name for name in table.columns if re.search(rf"\b{re.escape(str(name))}\b", sql, re.I)]
     columns = {str(name): as_arrow(table[name]) for name in named}
     columns[ROW] = pa.array(np.arange(len(table)))
@@ -103,6 +102,13 @@ def rows_where(table: "pd.DataFrame", sql: str) -> NDArray[np.bool_]:
         rows = made.search().where(sql).select([ROW]).limit(len(table)).to_arrow()
     found[rows[ROW].to_numpy()] = True
     return found
+
+
+def dt_of(table: "pd.DataFrame") -> "pd.Series | None":
+    """Return the temperature differences DT of a table, K: its column, or T90 - T10; None where it has neither."""
+    if "DT" in table:
+        return table["DT"]
+    return table["T90"] - table["T10"] if {"T90", "T10"} <= set(table) else None
 
 
 def as_arrow(column: "pd.Series") -> Any:

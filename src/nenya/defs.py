@@ -67,6 +67,14 @@ SLOPE_INTERVALS: dict[str, Interval] = {
 }
 """Exponents of the power spectrum against wavenumber, by the names that users know."""
 
+SEASONS: dict[str, tuple[int, int, int]] = {
+    "DJF": (12, 1, 2),
+    "MAM": (3, 4, 5),
+    "JJA": (6, 7, 8),
+    "SON": (9, 10, 11),
+}
+"""Months of each season, named by their first letters."""
+
 REGIONS: dict[str, Region] = {
     "coastalcali": Region((-128, -118), (32, 40)),
     "eqpacific": Region((-140, -90), (-5, 5)),

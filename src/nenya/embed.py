@@ -134,6 +134,8 @@ def embed_table(
     partial = out.with_name(out.name + ".partial")
     if out.exists() and not clobber:
         raise OutputError(f"{out} exists already: clobber=true replaces it, out= names another place")
+    if isinstance(how, Path):
+        _load(how, latents)  # before anything is begun
     rows = latents.positions(table)
     wanted, back = np.unique(rows[rows >= 0], return_inverse=True)
     manifest = _manifest(latents, wanted, how, approximate)
@@ -208,16 +210,22 @@ def _projector(latents: Latents, wanted: NDArray[np.int64], how: Fit | Path, par
     """Return the projector: that which is given, or was fitted before the work was killed, or is fitted now."""
     from nenya.projector import Projector
 
-    kept = how if isinstance(how, Path) else partial / "projector.h5"
+    kept = partial / "projector.h5"
     if isinstance(how, Path) or kept.is_file():
-        projector = Projector.load(kept)
-    else:
-        rng = np.random.default_rng(how.seed)
-        chosen = np.sort(rng.choice(wanted, min(how.ntrain, len(wanted)), replace=False))
-        rows = latents.take(chosen)
-        log.info("fitting a map on %d of %d rows", len(rows), len(wanted))
-        projector = Projector.fit(rows, how.n_neighbors, how.min_dist, how.metric, how.seed)
-        projector.save(kept)
+        return _load(how if isinstance(how, Path) else kept, latents)
+    rng = np.random.default_rng(how.seed)
+    chosen = np.sort(rng.choice(wanted, min(how.ntrain, len(wanted)), replace=False))
+    rows = latents.take(chosen)
+    log.info("fitting a map on %d of %d rows", len(rows), len(wanted))
+    projector = Projector.fit(rows, how.n_neighbors, how.min_dist, how.metric, how.seed)
+    projector.save(kept)
+    return projector
+
+
+def _load(path: Path, latents: Latents) -> "Projector":
+    from nenya.projector import Projector
+
+    projector = Projector.load(path)
     if projector.latents.shape[1] != latents.shape[1]:
         raise InputFileError(
             f"the projector is of latents of {projector.latents.shape[1]} numbers, these have {latents.shape[1]}: "

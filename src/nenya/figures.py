@@ -15,13 +15,14 @@ from nenya.data.files import fetch, find_sources, local_path
 from nenya.errors import InputFileError, OptionError, OutputError
 from nenya.io import read_table
 from nenya.pca import fit_pca
-from nenya.selection import metric as metric_of
+from nenya.selection import columns_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
 log = logging.getLogger(__name__)
 
+_SUFFIXES = (".png", ".pdf", ".svg")
 _FOLDER = "outputs/figures"
 _COORDINATES = ("US0", "US1")
 _MOST_PIXELS = 64 * 64  # of a cutout whose eigen-images are taken: the covariance of these is 134 MB
@@ -40,7 +41,9 @@ def run(options: FiguresOptions) -> int:
         NenyaError: An option is not possible, a file cannot be read, or the figure cannot be written.
     """
     path = local_path(options.out or f"{_FOLDER}/{options.kind}.png")
-    if path.suffix.lower() not in (".png", ".pdf", ".svg"):
+    if path.suffix.lower() not in _SUFFIXES:
+        if path.suffix and not path.is_dir():
+            raise OptionError(f"out={path}: wanted is a folder or a picture ({', '.join(_SUFFIXES)})")
         path = path / f"{options.kind}.png"
     if path.exists() and not options.clobber:
         raise OutputError(f"{path} exists already: clobber=true replaces it, out= names another place")
@@ -64,22 +67,6 @@ def _table(options: FiguresOptions) -> "pd.DataFrame":
     return table
 
 
-def columns_of(table: "pd.DataFrame", *names: str) -> NDArray[np.float64]:
-    """Return columns of numbers, (N, number of names) float64.
-
-    Raises:
-        InputFileError: One is missing or holds no numbers.
-    """
-    found = [metric_of(table, name) for name in names]
-    missing = [name for name, values in zip(names, found, strict=True) if values is None]
-    if missing:
-        hint = ": nenya embed writes US0 and US1" if missing[0] in _COORDINATES else ""
-        raise InputFileError(
-            f"the table has no column {' or '.join(missing)} (it has {', '.join(map(str, table.columns))}){hint}"
-        )
-    return np.stack([values for values in found if values is not None], axis=1)
-
-
 def _umap(path: Path, table: "pd.DataFrame", options: FiguresOptions) -> None:
     from nenya.plotting import umap_density
 
@@ -100,8 +87,12 @@ def _metric(path: Path, table: "pd.DataFrame", options: FiguresOptions) -> None:
         name=options.metric,
         least=options.least,
         cells=options.cells or 120,
-        title=_title(options, f"{len(table):,} cutouts"),
+        title=_title(options, _counted(table, options)),
     )
+
+
+def _counted(table: "pd.DataFrame", options: FiguresOptions) -> str:
+    return f"{len(table):,} cutouts, cells with at least {options.least}"
 
 
 def _map(path: Path, table: "pd.DataFrame", options: FiguresOptions) -> None:
@@ -113,6 +104,7 @@ def _map(path: Path, table: "pd.DataFrame", options: FiguresOptions) -> None:
         map_density(lon, lat, path, degrees=options.degrees, title=title)
         return
     lon, lat, values = columns_of(table, "lon", "lat", options.metric).T
+    title = _title(options, _counted(table, options))
     map_metric(lon, lat, values, path, name=options.metric, least=options.least, degrees=options.degrees, title=title)
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 import nenya
 from nenya import metrics
 from nenya.analysis_options import MetricsOptions
+from nenya.conditions import dt_of
 from nenya.data.files import fetch, find_latents, find_sources, local_path
 from nenya.errors import InputFileError, OptionError, OutputError
 from nenya.extraction.existing import read_provenance
@@ -74,6 +75,8 @@ def run(options: MetricsOptions) -> int:
     table = read_table(local_path(options.table)) if options.table else None
     for path in paths:
         latents = Latents([path])
+        if table is not None:
+            latents.positions(table)  # a table of other files is refused before hours of work
         source = _source_of(latents, images) if options.images else None
         with tempfile.TemporaryDirectory(prefix="metrics-") as scratch:
             results, figures = measure(latents, folder / f"{path.stem}_pca.npz", options, table, source, Path(scratch))
@@ -197,8 +200,8 @@ def _quantities(table: "pd.DataFrame") -> dict[str, tuple[str, NDArray[np.float6
     found: dict[str, tuple[str, NDArray[np.float64]]] = {}
     for name, columns in QUANTITIES.items():
         column = next((column for column in columns if column in table), None)
-        if name == "DT" and "DT" not in table and {"T90", "T10"} <= set(table):
-            found[name] = "T90 - T10", (table["T90"] - table["T10"]).to_numpy(np.float64)
+        if name == "DT" and "DT" not in table and (difference := dt_of(table)) is not None:
+            found[name] = "T90 - T10", difference.to_numpy(np.float64)
         elif column is not None and name == "season":
             dates = pd.to_datetime(table[column], errors="coerce")
             days = dates.dt.day_of_year.to_numpy(np.float64)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nenya.conditions import dt_of
 from nenya.data.files import fetch, find_latents, local_path
 from nenya.defs import DT_INTERVALS, REGIONS, SLOPE_INTERVALS, Interval, dt_bin
 from nenya.embed import DEBUG_ROWS, Fit, embed_table, projector_place
@@ -138,11 +139,9 @@ def cut_table(table: "pd.DataFrame", DT_cut: str | None = None, alpha_cut: str |
 
 
 def _DT_of(table: "pd.DataFrame") -> NDArray[np.floating[Any]]:
-    for name in ("DT40", "DT"):
-        if name in table:
-            return np.asarray(table[name])
-    if "T90" in table and "T10" in table:
-        return np.asarray(table["T90"] - table["T10"])
+    found = table["DT40"] if "DT40" in table else dt_of(table)
+    if found is not None:
+        return np.asarray(found)
     raise InputFileError("the table has no column DT40, DT, or T90 and T10, which say its temperature differences")
 
 
@@ -193,14 +192,17 @@ def load(model_name: str, DT: float | None = None) -> tuple["Projector", str]:
         OptionError: See `places`.
         InputFileError: There is no projector, or only the pickle of the first nenya, which is never read.
     """
-    from nenya.projector import REFIT, Projector
+    from nenya.projector import Projector
 
     path, table = places(model_name, DT)
     old = path.with_suffix(".pkl")
-    if not path.exists() and old.exists():
+    if not path.exists():
+        cut = "" if model_name == "LLC" else f" DT_cut={dt_bin(float(DT or 0))}"
+        what = f"{old} is a pickle of the first nenya, which is not read (pickles run code)" if old.exists() else ""
         raise InputFileError(
-            f"{old} is a pickle of the first nenya, which is not read (pickles run code): {REFIT} "
-            f"with table={table} umap_savefile={path}"
+            f"{what or f'{path}: no such projector'}; fit it: nenya embed data=..._latents.h5 table=...{cut} "
+            f"out={table} umap_savefile={path}"
+            + (" clobber=true, as the table that is there has the old map's places" if table.exists() else "")
         )
     return Projector.load(path), str(table)
 

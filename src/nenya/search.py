@@ -16,7 +16,7 @@ from nenya.archive_s3 import fetch_index
 from nenya.conditions import Conditions
 from nenya.data.cutouts import inspect_cutouts
 from nenya.data.files import expand, fetch, find_sources, local_path
-from nenya.errors import InputFileError, OptionError
+from nenya.errors import InputFileError, OptionError, OutputError
 from nenya.io import TABLE_SUFFIXES, read_table, write_table
 from nenya.latents import open_latents
 from nenya.options import ExtractOptions, Options, build_options, to_dict
@@ -51,6 +51,8 @@ def run(options: SearchOptions) -> int:
     """
     if options.out and Path(options.out).suffix not in TABLE_SUFFIXES:
         raise OptionError(f"out={options.out}: wanted is one of {', '.join(TABLE_SUFFIXES)}")
+    if options.out and local_path(options.out).exists() and not options.clobber:
+        raise OutputError(f"{options.out} exists already: clobber=true replaces it, out= names another place")
     archive = open_archive(options)
     like, unlike = (_rows(archive, given) for given in (options.like, options.unlike))
     pictures = image_examples(options)

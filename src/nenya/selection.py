@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.analysis_options import StatisticsOptions
-from nenya.conditions import rows_where
+from nenya.conditions import dt_of, rows_where
 from nenya.data.files import local_path
-from nenya.defs import REGIONS
+from nenya.defs import REGIONS, SEASONS
 from nenya.errors import InputFileError, OptionError, OutputError
 from nenya.grids import Grid, globe, wrap_longitude
 from nenya.io import TABLE_SUFFIXES, read_table, write_table
@@ -29,15 +29,13 @@ Float64Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
-SEASONS = {"DJF": (12, 1, 2), "MAM": (3, 4, 5), "JJA": (6, 7, 8), "SON": (9, 10, 11)}
-"""Seasons by the first letters of their months; December counts with the following January."""
-
 METRICS = ("DT", "alpha")
 BINS = 60
 _Z = 1.959963984540054  # of a 95 % interval
 _BLOCK = 2**18
 _LOOKED_AT = 200_000  # rows that the ends of a histogram are taken from
 _FOLDER = "outputs/statistics"
+_MADE_BY = {"nenya embed": ("US0", "US1"), "nenya clusters": ("cluster",)}
 _KEYS = (("UID",), ("pp_file", "pp_type", "pp_idx"))
 
 
@@ -146,9 +144,25 @@ def metric(table: "pd.DataFrame", name: str) -> Float64Array | None:
     """Return a column of numbers, (N,) float64; DT is T90 - T10 where it has no column; None where there is none."""
     if name in table:
         return _numbers(table[name])
-    if name == "DT" and "T90" in table and "T10" in table:
-        return _numbers(table["T90"]) - _numbers(table["T10"])
+    if name == "DT" and (difference := dt_of(table)) is not None:
+        return _numbers(difference)
     return None
+
+
+def columns_of(table: "pd.DataFrame", *names: str) -> Float64Array:
+    """Return columns of numbers, (N, number of names) float64; DT is T90 - T10 where it has no column.
+
+    Raises:
+        InputFileError: One is missing or holds no numbers.
+    """
+    found = [metric(table, name) for name in names]
+    missing = [name for name, values in zip(names, found, strict=True) if values is None]
+    if missing:
+        hint = next((f": {made} writes it" for made, made_names in _MADE_BY.items() if missing[0] in made_names), "")
+        raise InputFileError(
+            f"the table has no column {' or '.join(missing)} (it has {', '.join(map(str, table.columns))}){hint}"
+        )
+    return np.stack([values for values in found if values is not None], axis=1)
 
 
 def compare(selected: Any, whole: Any, all_selected: float, all_whole: float) -> dict[str, Any]:
@@ -302,10 +316,11 @@ def chosen_rows(table: "pd.DataFrame", options: StatisticsOptions) -> BoolArray:
         given += 1
     if options.box is not None:
         x0, x1, y0, y1 = (float(v) for v in options.box)
-        chosen &= rows_where(table, f"US0 BETWEEN {x0} AND {x1} AND US1 BETWEEN {y0} AND {y1}")
+        u, v = columns_of(table, "US0", "US1").T
+        chosen &= (u >= x0) & (u <= x1) & (v >= y0) & (v <= y1)
         given += 1
     if options.cluster is not None:
-        chosen &= rows_where(table, f"cluster = {options.cluster}")
+        chosen &= columns_of(table, "cluster")[:, 0] == options.cluster
         given += 1
     if options.rows is not None:
         chosen &= rows_of(table, read_table(local_path(options.rows)))
@@ -375,6 +390,9 @@ def run(options: StatisticsOptions) -> int:
     if not chosen.any():
         raise OptionError(f"no row of {len(table)} is selected: widen where=, box=, cluster= or rows=")
     found = selection_statistics(table, chosen, metrics=tuple(options.metrics), degrees=options.degrees)
+    for what, part in (("lon and lat: no regions, no map", found.regions), ("datetime: no seasons", found.seasons)):
+        if not len(part):
+            log.warning("%s: no column of %s", source, what)
     words = [options.where, options.box and f"UMAP box {list(options.box)}", options.rows]
     words.append(None if options.cluster is None else f"cluster {options.cluster}")
     title = ", ".join(str(word) for word in words if word)

@@ -68,6 +68,7 @@ def closest(
     block_rows: int | None = None,
     threads: int | None = None,
     device: str = "cpu",
+    tick: Callable[[float], None] = lambda _: None,
 ) -> Closest:
     """Find the k rows whose cosine with each query is greatest, exactly: as in float64 over all rows.
 
@@ -81,6 +82,7 @@ def closest(
         block_rows: rows at a time; default 4096, on a GPU 262,144. It changes nothing but memory and speed.
         threads: of a CPU; default one a core, at most 8. They change nothing but speed.
         device: "cpu" or "cuda": where the float32 pass is computed.
+        tick: is called with the share of the rows that is done; what it raises ends the search.
 
     Raises:
         OptionError: `k` < 1, or the device is not there.
@@ -90,7 +92,13 @@ def closest(
         latents if hasattr(latents, "take") and not isinstance(latents, np.ndarray) else _Array(np.asarray(latents))
     )
     size = block_rows or (BLOCK_ROWS if device == "cpu" else _GPU_ROWS)
-    return closest_of(lambda: _blocks(source, allowed, size), source.take, queries, k, threads=threads, device=device)
+
+    def scan() -> Iterator[tuple[IntArray, Float32Array]]:
+        for numbers, rows in _blocks(source, allowed, size):
+            tick(numbers[-1] / len(source) if len(numbers) else 0.0)
+            yield numbers, rows
+
+    return closest_of(scan, source.take, queries, k, threads=threads, device=device)
 
 
 def closest_of(

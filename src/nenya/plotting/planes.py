@@ -83,7 +83,7 @@ def umap_metric(
     """
     _same_length(coordinates, values)
     grid = _plane(coordinates, limits, cells)
-    means = grid.means(coordinates[:, 0], coordinates[:, 1], values, least)
+    means = _some_cell(grid.means(coordinates[:, 0], coordinates[:, 1], values, least), least)
     return _plane_figure(grid, draw_means, means, f"mean of {label_of(name)}", title, labels, path)
 
 
@@ -138,7 +138,7 @@ def map_metric(
     _same_length(lon, lat)
     _same_length(lon, values)
     grid = globe(degrees)
-    means = grid.means(wrap_longitude(lon), lat, values, least)
+    means = _some_cell(grid.means(wrap_longitude(lon), lat, values, least), least)
     return _map_figure(grid, draw_means, means, f"mean of {label_of(name)}", title, path)
 
 
@@ -191,6 +191,12 @@ def _plane(coordinates: FloatArray, limits: Limits | None, cells: int) -> Grid:
 def _same_length(first: FloatArray, second: FloatArray) -> None:
     if len(first) != len(second):
         raise InputFileError(f"arrays of {len(first)} and {len(second)} rows: wanted one value for each cutout")
+
+
+def _some_cell(means: FloatArray, least: int) -> FloatArray:
+    if not np.isfinite(means).any():
+        raise InputFileError(f"no cell has {least} cutouts with a value: lower least=, or take larger cells")
+    return means
 
 
 def _plane_figure(

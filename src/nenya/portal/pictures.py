@@ -1,8 +1,6 @@
 """Arrays that figures show: densities, means in cells, sheets of cutouts."""
 
 from collections.abc import Sequence
-from importlib.resources import as_file, files
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,11 +121,3 @@ def colour_range(images: Sequence[FloatArray | None]) -> tuple[float, float]:
     if low < 0 < high:
         low, high = -max(-low, high), max(-low, high)
     return (low, high) if high > low else (low - 0.5, high + 0.5)
-
-
-def land() -> list[FloatArray]:
-    """Return the rings of land, each (P, 2): degrees east and north (Natural Earth, 1:110 million, public domain)."""
-    with as_file(files("nenya") / "data_files" / "coastlines.npz") as path, np.load(path, allow_pickle=False) as stored:
-        points, starts = stored["points"], stored["starts"]
-    ends = [*starts.tolist(), len(points)] if starts[-1] != len(points) else starts.tolist()
-    return [points[start:stop] for start, stop in pairwise(ends)]

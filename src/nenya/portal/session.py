@@ -16,7 +16,6 @@ from nenya.portal import pictures, summary, words
 from nenya.portal.archive import Archive
 from nenya.portal.columns import title_of
 from nenya.portal.jobs import Jobs, Ticket
-from nenya.portal.search import closest
 from nenya.portal.state import (
     PLANES,
     BoolArray,
@@ -28,6 +27,7 @@ from nenya.portal.state import (
     make_range,
 )
 from nenya.portal.views import Histogram, Picture, Plane, Sheet, Theme
+from nenya.similarity import closest
 
 log = logging.getLogger(__name__)
 
@@ -391,8 +391,9 @@ class Session:
                     return None
                 without = archive.columns.same_granule(row) if apart else np.arange(archive.columns.rows) == row
             allowed = archive.allowed(archive.masks.all_of(filters), without)
-            found = closest(latents, query, _NEAREST, allowed, ticket.tick)
-            return archive.row_of[found.rows], found.cosine
+            found = closest(latents, query, _NEAREST, allowed=allowed, tick=ticket.tick)
+            count = int((found.rows[0] >= 0).sum())
+            return archive.row_of[found.rows[0, :count]], found.cosine[0, :count]
 
         def done(result: Any) -> None:
             if result is None:

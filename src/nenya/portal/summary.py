@@ -4,11 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nenya.defs import REGIONS
+from nenya.defs import REGIONS, SEASONS
 from nenya.portal.columns import Columns, title_of
 from nenya.portal.state import BoolArray
 
-_SEASONS = {"Dec-Feb": (12, 1, 2), "Mar-May": (3, 4, 5), "Jun-Aug": (6, 7, 8), "Sep-Nov": (9, 10, 11)}
 _NO_PLACES = ("global", "north")
 
 
@@ -50,13 +49,13 @@ def compare(columns: Columns, mask: BoolArray | None) -> dict[str, list[Line]]:
     if "lat" in columns and "lon" in columns:
         lat, lon = columns.values("lat"), columns.values("lon")
         found["region"] = [
-            line(name, (lon >= r.lon[0]) & (lon <= r.lon[1]) & (lat >= r.lat[0]) & (lat <= r.lat[1]))
+            line(name, (lon >= r.lon[0]) & (lon < r.lon[1]) & (lat >= r.lat[0]) & (lat < r.lat[1]))
             for name, r in REGIONS.items()
             if name not in _NO_PLACES
         ]
     if "month" in columns:
         month = columns.values("month")
-        found["season"] = [line(name, np.isin(month, which)) for name, which in _SEASONS.items()]
+        found["season"] = [line(name, np.isin(month, which)) for name, which in SEASONS.items()]
         year = columns.values("year")
         known = year[np.isfinite(year)]
         found["year"] = [line(str(int(y)), year == y) for y in np.unique(known)] if len(known) else []

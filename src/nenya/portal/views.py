@@ -27,8 +27,9 @@ from bokeh.palettes import RdYlBu11, Viridis256
 from bokeh.plotting import figure
 from numpy.typing import NDArray
 
+from nenya.grids import coastlines
 from nenya.portal.columns import Binned, title_of
-from nenya.portal.pictures import Extent, land
+from nenya.portal.pictures import Extent
 from nenya.portal.state import Box, Filter, Lasso, Range
 
 FloatArray = NDArray[np.float32]
@@ -216,7 +217,7 @@ class Plane:
 
     def _draw_land(self) -> None:
         hole = np.full((1, 2), np.nan, np.float32)
-        rings = [ring + np.array([turn, 0], np.float32) for turn in (-360, 0, 360) for ring in land()]
+        rings = [ring + np.array([turn, 0], np.float32) for turn in (-360, 0, 360) for ring in coastlines()]
         points = np.concatenate([part for ring in rings for part in (ring, hole)])
         self.plot.patch(
             points[:, 0],

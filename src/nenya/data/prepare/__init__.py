@@ -78,11 +78,9 @@ def run(options: PrepareOptions) -> int:
         "%s: %s cutouts%s", found.images, rows, "" if found.made else "; it was there already, and is left as it is"
     )
     if len(found.rows) == 1 and found.made:
-        log.warning(
-            "all cutouts are in '%s': a granule is on one side only. Give several granules; or, to train on these, "
-            "valid_fraction=%s",
-            *((name, "0 and loader.valid_key=train") if (name := next(iter(found.rows))) == "valid" else (name, "0.5")),
-        )
+        (name,) = found.rows
+        other = "train" if name == "valid" else "valid"
+        log.warning("all cutouts are in '%s': nenya train takes them with loader.%s_key=%s", name, other, name)
     if found.failed:
         log.error("%d granule(s) skipped; clobber=true takes them up again", len(found.failed))
     return 1 if found.failed else 0
@@ -136,7 +134,7 @@ def prepare(options: PrepareOptions | Mapping[str, Any]) -> Prepared:
             raise InputFileError(_why_none(options, outcomes, failed, len(parts)))
         for line in failed.values():
             log.error("skipped: %s", line)
-        if empty := len(parts) - table["filename"].nunique():
+        if empty := len(parts) - table["part"].nunique():
             log.warning("%d of %d granules have no cutout", empty, len(parts))
         about = {
             "variable": ", ".join(sorted({o.variable for o in outcomes if o.variable})),
