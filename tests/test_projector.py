@@ -147,7 +147,7 @@ def test_new_rows_are_as_trustworthy_as_umap_learns_own(projector):
     np.testing.assert_array_equal(mapper.embedding_, projector.embedding)
     theirs = mapper.transform(NEW)
     ours = projector.transform(NEW)
-    assert trustworthiness(NEW, ours) >= trustworthiness(NEW, theirs) - 0.002
+    assert trustworthiness(NEW, ours) >= trustworthiness(NEW, theirs) - 0.002  # its own seeds differ by more
     width = np.ptp(projector.embedding, axis=0).max()
     assert np.median(np.linalg.norm(ours - theirs, axis=1)) < 0.02 * width
 

@@ -36,6 +36,7 @@ N_PROBES = 64
 REFIT = "fit it again: nenya embed data=..._latents.h5 table=... out=..., or nenya.projector.Projector.fit(latents)"
 
 _BLOCK = 4096  # rows placed at once
+_FEW_EPOCHS = 30
 _LEAST = 1e-300  # squared distance in the layout that counts as none
 _DATASETS = ("latents", "embedding", "centroids", "probes", "probe_answers")
 
@@ -51,7 +52,8 @@ class Parameters:
         min_dist: how close points of the layout may lie.
         spread: scale of the layout.
         metric: `euclidean` or `cosine`.
-        n_epochs: passes in which a row is placed; as many as umap-learn takes for more than 10,000 rows.
+        n_epochs: passes in which a row is placed, as many as umap-learn takes for up to 10,000 rows at once; the
+            approximate way takes at most 30, as umap-learn does for more.
         learning_rate: of the fit; a row is placed with a quarter of it.
         negative_sample_rate: repulsions for each attraction.
         repulsion_strength: their weight.
@@ -64,7 +66,7 @@ class Parameters:
     min_dist: float = 0.1
     spread: float = 1.0
     metric: str = "euclidean"
-    n_epochs: int = 30
+    n_epochs: int = 100
     learning_rate: float = 1.0
     negative_sample_rate: int = 5
     repulsion_strength: float = 1.0
@@ -348,8 +350,8 @@ class Projector:
 
         Args:
             latents: (n, D), or (D,) for one row.
-            approximate: search only the nearest lists of training rows, which is faster and not exact; it is the same
-                for a row alone or among others all the same.
+            approximate: search only the nearest lists of training rows, in fewer passes, which is faster and not
+                exact; it is the same for a row alone or among others all the same.
 
         Returns:
             (n, 2) float32; NaN for rows that are not finite.
@@ -378,9 +380,10 @@ class Projector:
         if p.metric == "cosine":
             distances = distances**2 / 2
         out = np.empty((len(rows), 2), np.float32)
+        epochs = p.n_epochs if isinstance(index, Neighbours) else min(p.n_epochs, _FEW_EPOCHS)
         with COMPILED:
             _place_all(
-                distances, near, self.embedding, (p.a, p.b), p.n_neighbors, p.n_epochs, p.learning_rate / 4,
+                distances, near, self.embedding, (p.a, p.b), p.n_neighbors, epochs, p.learning_rate / 4,
                 p.negative_sample_rate, p.repulsion_strength, p.seed, out,
             )  # fmt: skip
         return out
