@@ -1,6 +1,7 @@
 """Latents files as one array, joined to a table."""
 
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import h5py
@@ -52,6 +53,18 @@ def test_rows_are_those_of_the_files_in_order(files):
     rng = np.random.default_rng(2)
     assert len(set(latents.sample(30, rng))) == 30
     np.testing.assert_array_equal(latents.sample(500, rng), np.arange(139))
+
+
+def test_threads_read_while_maps_are_let_go_of(files, monkeypatch):
+    monkeypatch.setattr("nenya.latents._MAPPED", 2000)
+    latents, wanted = Latents(files), whole(files)
+
+    def read(seed):
+        rows = np.random.default_rng(seed).integers(0, 139, 5)
+        return np.array_equal(latents.take(rows), wanted[rows])
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(read, range(2000)))
 
 
 def test_a_table_in_any_order_finds_its_rows(files):

@@ -229,18 +229,18 @@ class Latents:
 
     def _array(self, index: int) -> Any:
         """Return a partition as a memory map, or as the data set where that cannot be."""
-        if index not in self._arrays:
+        found = self._arrays.get(index)  # another thread may let go of it meanwhile
+        if found is None:
             part = self.parts[index]
             file = open_hdf5(part.path)
-            dataset = file[part.partition]
-            offset = dataset.id.get_offset()
-            if dataset.chunks is None and dataset.dtype == np.dtype("<f4") and offset is not None and part.rows:
+            found = file[part.partition]
+            offset = found.id.get_offset()
+            if found.chunks is None and found.dtype == np.dtype("<f4") and offset is not None and part.rows:
                 # Copy on write: torch takes nothing that is read-only, and the file stays as it is in any case.
-                self._arrays[index] = np.memmap(part.path, "<f4", "c", offset, dataset.shape)
+                found = np.memmap(part.path, "<f4", "c", offset, found.shape)
                 file.close()
-            else:
-                self._arrays[index] = dataset
-        return self._arrays[index]
+            self._arrays[index] = found
+        return found
 
     def _check_one_model(self) -> None:
         for part in self.parts[1:]:
