@@ -9,8 +9,11 @@ import h5py
 from nenya import latents_extraction, train
 from nenya.data.files import local_path
 from nenya.data.ocean import OceanOptions
+from nenya.embed import Fit, embed_table, projector_place
 from nenya.errors import OptionError
 from nenya.generate import write_ocean
+from nenya.io import read_table
+from nenya.latents import Latents
 from nenya.options import ExtractOptions, Options, TrainOptions
 from nenya.pca import fit_pca
 from nenya.plotting import gallery, learning_curve
@@ -39,18 +42,22 @@ def run(options: TrainOptions) -> int:
     folder = local_path(options.out) if options.out else _FOLDER
     cutouts, run_folder = folder / "demo_preproc.h5", folder / "run"
     check_room(folder, 2**26, "the demonstration")
-    log.info("1 of 4: simulate a turbulent ocean and cut it up")
+    log.info("1 of 5: simulate a turbulent ocean and cut it up")
     write_ocean(cutouts, {"train": _TRAIN, "valid": _VALID}, options.seed, OceanOptions(_SIZE))
-    log.info("2 of 4: train (model=%s)", options.model.name)
+    log.info("2 of 5: train (model=%s)", options.model.name)
     train.run(dataclasses.replace(options, data=str(cutouts), out=str(run_folder), clobber=True))
-    log.info("3 of 4: extract the latents")
+    log.info("3 of 5: extract the latents")
     shared = {f.name: getattr(options, f.name) for f in dataclasses.fields(Options)}
     weights = str(run_folder / "last.pth")
     extraction = ExtractOptions(**{**shared, "data": str(cutouts), "out": str(folder), "clobber": True}, ckpt=weights)
     latents_extraction.run(extraction)
-    log.info("4 of 4: draw the learning curve and the gallery")
-    latents = latents_extraction.output_places([cutouts], str(folder), debug=options.debug)[0]
-    draw(cutouts, Path(latents), run_folder, folder)
+    latents = Path(latents_extraction.output_places([cutouts], str(folder), debug=options.debug)[0])
+    log.info("4 of 5: place them on a map")
+    table = folder / "demo_umap.parquet"
+    given = read_table(cutouts.with_suffix(".parquet"))
+    embed_table(Latents([latents]), given, table, Fit(seed=options.seed), projector_place(table), clobber=True)
+    log.info("5 of 5: draw the learning curve and the gallery")
+    draw(cutouts, latents, run_folder, folder)
     log.info(
         "\nLook at\n  %s   the cutouts, laid out by what the network made of them\n"
         "  %s   the loss, epoch by epoch\n  %s   the latents: one row a cutout\n"
@@ -62,7 +69,7 @@ def run(options: TrainOptions) -> int:
         folder / "gallery.png",
         folder / "learning_curve.png",
         latents,
-        cutouts.with_suffix(".parquet"),
+        table,
         latents,
         cutouts,
         options.model.name,
