@@ -67,6 +67,17 @@ def test_threads_read_while_maps_are_let_go_of(files, monkeypatch):
         assert all(pool.map(read, range(2000)))
 
 
+def test_views_let_go_of_maps_as_copies_do(files, monkeypatch):
+    monkeypatch.setattr("nenya.latents._MAPPED", 2000)
+    latents, wanted = Latents(files), whole(files)
+    released = []
+    monkeypatch.setattr(latents, "release", lambda: released.append(latents._arrays.clear()))
+    for start in range(0, 139, 20):
+        rows = slice(start, start + 20)
+        np.testing.assert_array_equal(np.concatenate(list(latents.view(rows))), wanted[rows])
+    assert len(released) == 139 * 8 * 4 // 2000
+
+
 def test_a_table_in_any_order_finds_its_rows(files):
     latents = Latents(files)
     table = latents.keys().sample(frac=1, random_state=0)

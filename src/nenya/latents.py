@@ -122,6 +122,7 @@ class Latents:
     def view(self, rows: slice) -> Iterator[FloatArray]:
         """Yield consecutive rows piece by piece, (n, D) float32, without a copy where a file is mapped into memory."""
         start, stop, _ = rows.indices(len(self))
+        self._count(max(0, stop - start) * 4 * self.shape[1])
         for index, part in enumerate(self.parts):
             low, high = max(start, part.start), min(stop, part.start + part.rows)
             if low < high:
