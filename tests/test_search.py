@@ -308,6 +308,15 @@ def test_search_by_images(small_file, tiny_weights, tmp_path, nenya_cli):
         found = read_table(tmp_path / "a.csv")
         assert found["pp_idx"][0] == 7 and found["cosine"][0] == pytest.approx(1, abs=1e-5)
         assert (tmp_path / "a.png").stat().st_size > 10_000
+    # Images of another size: a multiple is averaged down to the cutouts', whose size the model or images= says.
+    np.save(tmp_path / "twice.npy", np.kron(cutouts[7], np.ones((2, 2), np.float32)))
+    code, said = nenya_cli("search", [*model, "image=twice.npy", "k=1", "out=b.csv"])
+    assert code == 0 and "averaged from 64 to 32 pixels" in said and read_table("b.csv")["pp_idx"][0] == 7
+    np.save(tmp_path / "larger.npy", np.zeros((48, 48)))
+    np.save(tmp_path / "holes.npy", np.where(cutouts[7] > 0, np.nan, cutouts[7]))
+    for name, wanted in (("larger", "48 x 48 pixels came; the archive's cutouts have 32 x 32"), ("holes", "(NaN)")):
+        code, said = nenya_cli("search", [*model, f"image={name}.npy", f"images={small_file}"])
+        assert code == 2 and len(said.splitlines()) == 1 and wanted in said and name in said, said
     assert len(read_image("images.npz")) == 3
     np.save(tmp_path / "pickled.npy", np.array([{}]), allow_pickle=True)
     for name, said in (("pickled.npy", "no array of numbers"), ("absent.npy", "no array"), ("a.png", "wanted is .npy")):

@@ -30,7 +30,7 @@ BLOCK_ROWS = 16384
 _MAPPED = 2**29  # bytes of mapped files that stay in this process; the system keeps what it likes of them
 _PAGE = 4096
 _TYPES = {"train": 1, "valid": 0}
-_PROVENANCE = ("model_version", "checkpoint_sha256", "latent")
+_PROVENANCE = ("model_version", "checkpoint_sha256", "latent", "image_size")
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ class Latents:
 
     @property
     def provenance(self) -> dict[str, str]:
-        """What the files say of the model: model_version, checkpoint_sha256, latent."""
+        """What the files say: model_version, checkpoint_sha256, latent, image_size (pixels a side of a cutout)."""
         return self.parts[0].provenance
 
     def keys(self) -> "pd.DataFrame":

@@ -55,7 +55,7 @@ def run(options: SearchOptions) -> int:
         raise OutputError(f"{options.out} exists already: clobber=true replaces it, out= names another place")
     archive = open_archive(options)
     like, unlike = (_rows(archive, given) for given in (options.like, options.unlike))
-    pictures = image_examples(options)
+    pictures = image_examples(options, cutout_side(options, archive))
     if not len(like) and not len(pictures):
         raise OptionError("like= or image= is needed: what the closest are wanted of")
     examples = archive.take(like) if len(like) else np.empty((0, archive.dim), np.float32)
@@ -217,14 +217,45 @@ def table_of(archive: Archive, answer: Answer) -> "pd.DataFrame":
     return found
 
 
-def image_examples(options: SearchOptions) -> list[NDArray[np.floating]]:
-    """Return the images of `image=`, (H, W) each.
+def cutout_side(options: SearchOptions, archive: Archive) -> int:
+    """Return the pixels a side of the archive's cutouts; 0 where neither `images`, the latents nor the model say it."""
+    if options.images and options.image is not None:
+        first = fetch(find_sources(options.images)[:1], options.loader.cache_dir)[0]
+        return next(iter(inspect_cutouts(first).partitions.values())).height
+    return int(archive.provenance.get("image_size", 0)) or options.model.image_size or 0
+
+
+def image_examples(options: SearchOptions, side: int = 0) -> list[NDArray[np.floating]]:
+    """Return the images of `image=`, in the size of the archive's cutouts.
+
+    Args:
+        options: image counts.
+        side: pixels a side of the archive's cutouts, to which images of a multiple are averaged down; 0 if unknown.
 
     Raises:
-        InputFileError: A file is not there, or holds no image.
+        InputFileError: A file is not there, holds no image, one with missing pixels, or one of another size.
         OptionError: Another kind of file.
     """
-    return [image for place in _list(options.image) for image in read_image(place)]
+    from nenya.analyze_image import resized
+
+    found: list[NDArray[np.floating]] = []
+    for place in _list(options.image):
+        for image in read_image(place):
+            if missing := int((~np.isfinite(image)).sum()):
+                raise InputFileError(f"{place}: {missing} pixels are missing (NaN): it has no latent; fill them")
+            try:
+                found.append(resized(image, side))
+            except InputFileError as error:
+                raise InputFileError(f"{place}: {error}") from error
+            if found[-1] is not image:
+                log.info(
+                    "%s: averaged from %d to %d pixels a side, as the archive's cutouts have", place, len(image), side
+                )
+    if found and not side:
+        log.warning(
+            "how many pixels the archive's cutouts have is not known: images are taken as they are; images= says it"
+        )
+    return found
 
 
 def read_image(place: str) -> list[NDArray[np.floating]]:
