@@ -73,7 +73,7 @@ def test_a_table_in_any_order_finds_its_rows(files):
     wanted = table.index.to_numpy()
     np.testing.assert_array_equal(latents.positions(table), wanted)
     other = table.rename(columns={"pp_type": "ulmo_pp_type"})
-    other["pp_file"] = "s3://bucket/PreProc/" + other["pp_file"] + ".h5"
+    other["pp_file"] = "s3://bucket/PreProc/" + other["pp_file"]
     np.testing.assert_array_equal(latents.positions(other), wanted)
     other.loc[other.index[:3], "pp_idx"] = 1000
     other.loc[other.index[3:5], "ulmo_pp_type"] = -1

@@ -48,7 +48,7 @@ def table_of(latents, seed=0):
         row=rng.integers(0, 2000, n),  # of the pixel in the granule: not ours
     )
     made["T90"] = made["T10"] + rng.exponential(1, n)
-    made["pp_file"] = made["pp_file"] + ".h5"
+    made["pp_file"] = "s3://archive/PreProc/" + made["pp_file"]
     return made.sample(frac=1, random_state=seed)
 
 
@@ -271,12 +271,21 @@ def test_commands(first, second, tmp_path, nenya_cli):
     assert (found["sensor"] == "VIIRS").all() and (found["row"] < 1500).all()
     assert found["cosine"].is_monotonic_decreasing and found["filename"].is_unique
     assert not set(found["archive_row"]) & {3, 8, 1309}
+    keys = ["pp_file", "pp_type", "pp_idx"]  # the texts of the table: it can be joined
+    assert found.merge(second[1], on=keys)["UID_y"].tolist() == found["UID"].tolist()
+    assert nenya_cli("search", [f"data={paths[0]}", "like=3", "k=4", "out=bare.csv"])[0] == 0
+    assert set(read_table(tmp_path / "bare.csv")["pp_file"]) == {"a_preproc.h5"}
+    code, said = nenya_cli("search", ["index=a.index", "like=3", "lat=[10,10]", "out=none.csv"])
+    assert code == 0 and "nothing found: no other row with a latent fulfils" in said and "Empty" not in said
+    assert len(read_table(tmp_path / "none.csv")) == 0
     (tmp_path / "begun.index").mkdir()  # as a kill leaves it before the first rows
     (tmp_path / "begun.index" / "nenya.json").write_bytes((tmp_path / "a.index" / "nenya.json").read_bytes())
     for args, wanted in (
         (["index=a.index", "like=3", "where=lat >> 1"], "wanted is SQL such as"),
         (["index=a.index", "like=3", "region=atlantis"], "known are coastalcali"),
         (["index=a.index", "like=5"], "no row with a latent"),
+        (["index=a.index", "like=3", "dates=[2012-01-01,2012-06-31]"], "there is no date 2012-06-31"),
+        ([f"data={paths[0]}", "like=3", "DT=DT1"], "table="),
         (["index=a.index"], "like= or image= is needed"),
         (["like=3"], "index= or data= is needed"),
         (["index=b.index", "like=3"], "no index of nenya"),

@@ -33,7 +33,6 @@ EARTH_KM = 6371.0
 _FIGURE = "outputs/search/closest.png"
 _MORE = 4  # times as many neighbours when too many of them are near-copies
 _MOST = 100_000
-_PARTITIONS = {1: "train", 0: "valid"}
 _SHOWN = ("lat", "lon", "datetime", "DT", "UID")
 
 
@@ -70,7 +69,7 @@ def run(options: SearchOptions) -> int:
     if options.out:
         write_table(found, local_path(options.out))
         log.info("%s", options.out)
-    if options.images:
+    if options.images and len(found):
         _draw(archive, found, answer, (like, pictures), options)
     return 0
 
@@ -326,6 +325,9 @@ def _list(given: Any) -> list[str]:
 
 def _show(found: "pd.DataFrame", answer: Answer, options: SearchOptions, sql: str | None) -> None:
     columns = ["rank", "cosine", "pp_file", "pp_type", "pp_idx", *(name for name in _SHOWN if name in found)]
+    if not len(found):
+        log.info("nothing found: no other row with a latent%s", f" fulfils {sql}" if sql else " is there")
+        return
     log.info("%s%s", answer.label, f" where {sql}" if sql else "")
     log.info("%s", found[columns].to_string(index=False, float_format=lambda value: f"{value:.4f}"))
     if len(found) < options.k:
@@ -340,21 +342,18 @@ def _draw(
     options: SearchOptions,
 ) -> None:
     """Draw the examples and the closest."""
-    files = {path.stem: path for path in fetch(find_sources(options.images), options.loader.cache_dir)}
+    import pandas as pd
 
-    def cutouts(table: "pd.DataFrame") -> list[NDArray[np.float32]]:
-        read = []
-        for name, kind, row in zip(table["pp_file"], table["pp_type"], table["pp_idx"], strict=True):
-            if name not in files:
-                raise InputFileError(f"images= has no {name}.h5, which a cutout is of, but {', '.join(sorted(files))}")
-            read.append(_read_cutout(files[name], _PARTITIONS[int(kind)], int(row)))
-        return read
+    from nenya.table_images import TableImages
 
-    own = cutouts(archive.describe(examples[0])) if len(examples[0]) else []
+    table = pd.concat([archive.describe(examples[0]), found], ignore_index=True)
+    images = TableImages(options.images, table, options.loader)
+    cutouts = images.read(np.arange(len(table)))
+    own = len(examples[0])
     path = local_path(options.figure or (str(Path(options.out).with_suffix(".png")) if options.out else _FIGURE))
     closest_strip(
-        np.stack([*own, *(image - np.nanmean(image) for image in examples[1])]),
-        np.stack(cutouts(found)),
+        np.stack([*cutouts[:own], *(image - np.mean(image) for image in examples[1])]),
+        cutouts[own:],
         found["cosine"].to_numpy(),
         path,
         query_label="example",
