@@ -17,7 +17,7 @@ from nenya.conditions import Conditions
 from nenya.errors import InputFileError, OptionError
 from nenya.io import read_table, write_table
 from nenya.latents import Latents
-from nenya.search import far_apart, read_image
+from nenya.search import far_apart, place_and_date, read_image
 
 DIM = 16
 
@@ -251,6 +251,13 @@ def test_near_copies():
     assert list(far_apart(table, 1, 2, distinct=True)) == [1, 3]
     with pytest.raises(OptionError, match="need the columns filename"):
         far_apart(table.drop(columns="filename"), 1, 9, distinct=True)
+
+
+def test_places_and_dates_in_words():
+    row = {"lat": -12.34, "lon": 190.0, "datetime": pd.Timestamp("2012-03-04T05:06")}
+    assert place_and_date(row) == "12.3\N{DEGREE SIGN}S 170.0\N{DEGREE SIGN}W\n2012-03-04"
+    assert place_and_date({"lat": 1.0, "lon": np.nan, "datetime": "2012-03-04"}) == "2012-03-04"
+    assert place_and_date({"cosine": 1.0}) == place_and_date({"datetime": pd.NaT}) == ""
 
 
 def test_commands(first, second, tmp_path, nenya_cli):

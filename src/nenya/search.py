@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -334,6 +334,20 @@ def _show(found: "pd.DataFrame", answer: Answer, options: SearchOptions, sql: st
         log.info("%d of k=%d: there are no more", len(found), options.k)
 
 
+def place_and_date(row: Mapping[str, Any]) -> str:
+    """Return where and when a row of a table is, in up to two lines; what it lacks is left out."""
+    import pandas as pd
+
+    lines = []
+    if {"lat", "lon"} <= set(row) and np.isfinite([row["lat"], row["lon"]]).all():
+        lat, lon = float(row["lat"]), (float(row["lon"]) + 180) % 360 - 180
+        lines.append(f"{abs(lat):.1f}\N{DEGREE SIGN}{'NS'[lat < 0]} {abs(lon):.1f}\N{DEGREE SIGN}{'EW'[lon < 0]}")
+    date = pd.to_datetime(row.get("datetime"), errors="coerce")
+    if not pd.isna(date):
+        lines.append(f"{date:%Y-%m-%d}")
+    return "\n".join(lines)
+
+
 def _draw(
     archive: Archive,
     found: "pd.DataFrame",
@@ -356,7 +370,9 @@ def _draw(
         cutouts[own:],
         found["cosine"].to_numpy(),
         path,
+        labels=[place_and_date(row) for row in found.to_dict("records")],
         query_label="example",
+        query_labels=[place_and_date(row) for row in table[:own].to_dict("records")] + [""] * len(examples[1]),
         title=f"closest by cosine: {answer.label}",
     )
     log.info("%s", path)
