@@ -53,6 +53,8 @@ def test_rows_are_those_of_the_files_in_order(files):
     rng = np.random.default_rng(2)
     assert len(set(latents.sample(30, rng))) == 30
     np.testing.assert_array_equal(latents.sample(500, rng), np.arange(139))
+    one = Latents(files, partitions="valid")  # a name is no list of letters
+    assert {part.partition for part in one.parts} == {"valid"} and len(one) < 139
 
 
 def test_threads_read_while_maps_are_let_go_of(files, monkeypatch):

@@ -67,7 +67,7 @@ class Latents:
 
     Args:
         paths: local latents files, in the order of their rows.
-        partitions: which of their data sets.
+        partitions: which of their data sets; a name or several.
 
     Attributes:
         parts: partitions of all files, in the order of their rows.
@@ -81,6 +81,7 @@ class Latents:
     dtype = np.dtype(np.float32)
 
     def __init__(self, paths: Sequence[Path], partitions: Sequence[str] = PARTITIONS) -> None:
+        partitions = (partitions,) if isinstance(partitions, str) else partitions
         self.parts: list[Part] = []
         dim = start = 0
         for path in paths:
