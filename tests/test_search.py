@@ -1,6 +1,7 @@
 """The index of an archive, and search by the command line."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,13 +12,14 @@ import pandas as pd
 import pytest
 
 from nenya import archive, archive_build
+from nenya.analysis_options import SearchOptions
 from nenya.archive import FileArchive, IndexArchive
 from nenya.archive_build import add_files, build_index
 from nenya.conditions import Conditions
 from nenya.errors import InputFileError, OptionError
 from nenya.io import read_table, write_table
 from nenya.latents import Latents
-from nenya.search import far_apart, place_and_date, read_image
+from nenya.search import cutout_side, far_apart, place_and_date, read_image
 
 DIM = 16
 
@@ -324,6 +326,10 @@ def test_search_by_images(small_file, tiny_weights, tmp_path, nenya_cli):
         found = read_table(tmp_path / "a.csv")
         assert found["pp_idx"][0] == 7 and found["cosine"][0] == pytest.approx(1, abs=1e-5)
         assert (tmp_path / "a.png").stat().st_size > 10_000
+    archive, asked = FileArchive(Latents([tmp_path / "small_preproc_latents.h5"])), SearchOptions(image="image.npy")
+    assert cutout_side(asked, archive) == 0
+    shutil.copy(small_file, tmp_path / "small_preproc.h5")  # beside its latents
+    assert cutout_side(asked, archive) == 32
     # Images of another size: a multiple is averaged down to the cutouts', whose size the model or images= says.
     np.save(tmp_path / "twice.npy", np.kron(cutouts[7], np.ones((2, 2), np.float32)))
     code, said = nenya_cli("search", [*model, "image=twice.npy", "k=1", "out=b.csv"])

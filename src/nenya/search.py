@@ -217,11 +217,23 @@ def table_of(archive: Archive, answer: Answer) -> "pd.DataFrame":
 
 
 def cutout_side(options: SearchOptions, archive: Archive) -> int:
-    """Return the pixels a side of the archive's cutouts; 0 where neither `images`, the latents nor the model say it."""
-    if options.images and options.image is not None:
-        first = fetch(find_sources(options.images)[:1], options.loader.cache_dir)[0]
-        return next(iter(inspect_cutouts(first).partitions.values())).height
-    return int(archive.provenance.get("image_size", 0)) or options.model.image_size or 0
+    """Return the pixels a side of the archive's cutouts, 0 where nothing says it.
+
+    Asked are `images`, the latents, the cutout file beside them, and the model, in this order.
+    """
+    if options.image is None:
+        return 0
+    if not options.images and (said := archive.provenance.get("image_size")):
+        return int(said)
+    place: Path | None = None
+    if options.images:
+        place = fetch(find_sources(options.images)[:1], options.loader.cache_dir)[0]
+    elif isinstance(archive, FileArchive):
+        part = archive.latents.parts[0]
+        place = part.path.parent / part.pp_file
+    if place is not None and place.is_file():
+        return next(iter(inspect_cutouts(place).partitions.values())).height
+    return options.model.image_size or 0
 
 
 def image_examples(options: SearchOptions, side: int = 0) -> list[NDArray[np.floating]]:
