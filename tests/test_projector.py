@@ -281,7 +281,7 @@ def test_a_fit_says_how_far_it_is(caplog, monkeypatch):
         for line in ("0 of 200\n", "\n", "150 of 200\n"):  # as umap-learn's progress bar writes
             progress.write(line)
         wait_for(lambda: "layout, epoch 150 of 200: 0 s" in caplog.text)
-    assert caplog.messages[0].startswith("fit a map on 600 rows")
+    assert caplog.messages[0].startswith("600 rows: compile")
     assert sum("layout in 200 epochs" in line for line in caplog.messages) == 1
     assert caplog.messages[-1].startswith("fitted in")
     with caplog.at_level("INFO", "nenya"):

@@ -315,7 +315,7 @@ def join(keys: "pd.DataFrame", table: "pd.DataFrame", latents: Latents) -> "pd.D
         log.warning("%d of %d latents have no row in the table: their columns are empty", missing, len(latents))
     keys = keys.copy()
     found = columns.iloc[source] if not missing else columns.reset_index(drop=True).reindex(source)
-    if "pp_file" in table:
+    if "pp_file" in table and len(table):
         keys["pp_file"] = keys["pp_file"].mask(source >= 0, table["pp_file"].iloc[source].astype("str").array)
     for name in columns:
         keys[name] = found[name].to_numpy() if found[name].dtype.kind != "M" else found[name].array

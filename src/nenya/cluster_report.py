@@ -123,7 +123,7 @@ def summarise(
     place = np.full(len(latents) + 1, -1)
     place[rows] = np.arange(len(rows))  # -1 goes to the last one, which no row has
     place[-1] = -1
-    if "pp_file" in table:  # as the table has it, for joins
+    if "pp_file" in table and len(table):  # as the table has it, for joins
         own = table["pp_file"].iloc[place[groups.medoids]].astype("str").array
         columns["medoid_pp_file"] = columns["medoid_pp_file"].mask(place[groups.medoids] >= 0, own)
     if "UID" in table:

@@ -499,7 +499,7 @@ class _FitProgress(io.TextIOBase):
         self._start, self._done = time.monotonic(), threading.Event()
         self._stage = "compile, then find the nearest neighbours of each row"
         self._thread = threading.Thread(target=self._tell, name="fit progress", daemon=True)
-        log.info("fit a map on %d rows: %s", rows, self._stage)
+        log.info("%d rows: %s", rows, self._stage)
 
     def __enter__(self) -> Self:
         self._thread.start()
