@@ -27,9 +27,9 @@ FLAGS = (
 class FakeEncoder:
     """Makes latents as the archive's were made, without a network."""
 
-    def encode(self, name, image):
+    def encode(self, name, image, archive, tick):
+        from nenya.portal.encoder import resized
         from nenya.portal.session import Upload
-        from nenya.portal.upload import resized
 
         image = resized(image, SIDE)
         return Upload(name, image, latents_of(image[None])[0])

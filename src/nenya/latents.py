@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import h5py
 import numpy as np
@@ -98,13 +98,14 @@ class Latents:
         self.shape = (start, dim)
         self._check_one_model()
         self._arrays: dict[int, Any] = {}
+        self._held: dict[Path, tuple[h5py.File, BinaryIO]] = {}
         self._read = 0
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_arrays": {}}
+        return {**self.__dict__, "_arrays": {}, "_held": {}}
 
     def __getitem__(self, rows: slice) -> FloatArray:
         """Return consecutive rows, (n, D) float32."""
@@ -127,8 +128,14 @@ class Latents:
             if low < high:
                 yield np.asarray(self._array(index)[low - part.start : high - part.start], np.float32)
 
+    def hold(self) -> None:
+        """Open all files and keep them open, so that files that replace them later are not read."""
+        for path in dict.fromkeys(part.path for part in self.parts):
+            if path not in self._held:
+                self._held[path] = open_hdf5(path), path.open("rb")
+
     def release(self) -> None:
-        """Let go of the files and their maps; the next read opens them again."""
+        """Let go of the maps, and of files that are not held; the next read opens them again."""
         self._arrays.clear()
 
     def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[tuple[int, FloatArray]]:
@@ -232,13 +239,14 @@ class Latents:
         found = self._arrays.get(index)  # another thread may let go of it meanwhile
         if found is None:
             part = self.parts[index]
-            file = open_hdf5(part.path)
+            file, raw = self._held.get(part.path) or (open_hdf5(part.path), part.path)
             found = file[part.partition]
             offset = found.id.get_offset()
             if found.chunks is None and found.dtype == np.dtype("<f4") and offset is not None and part.rows:
                 # Copy on write: torch takes nothing that is read-only, and the file stays as it is in any case.
-                found = np.memmap(part.path, "<f4", "c", offset, found.shape)
-                file.close()
+                found = np.memmap(raw, "<f4", "c", offset, found.shape)
+                if part.path not in self._held:
+                    file.close()
             self._arrays[index] = found
         return found
 

@@ -3,20 +3,22 @@
 import json
 import logging
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import panel as pn
 from bokeh.events import RangesUpdate, SelectionGeometry, Tap
-from bokeh.models import CustomJS, TextInput
+from bokeh.models import CustomJS, Div, InlineStyleSheet, TextInput
 
 from nenya.errors import NenyaError, OptionError
 from nenya.portal.archive import Archive
 from nenya.portal.columns import title_of
-from nenya.portal.session import ORDERS, Session
+from nenya.portal.jobs import Pools
+from nenya.portal.session import Session
 from nenya.portal.state import Category, View, read_view
-from nenya.portal.views import Histogram, Theme
+from nenya.portal.theme import Theme
+from nenya.portal.views import Histogram
+from nenya.portal.work import ORDERS
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +78,7 @@ class _Page(pn.Template):  # type: ignore[misc]  # Panel's types are not read
 
 def make_page(
     archive: Archive,
-    pool: ThreadPoolExecutor,
+    pools: Pools,
     *,
     name: str,
     can_upload: bool,
@@ -87,7 +89,7 @@ def make_page(
 
     Args:
         archive: what all sessions share.
-        pool: threads that all sessions share.
+        pools: threads that all sessions share.
         name: of the table, shown at the top.
         can_upload: whether there are weights for images of users.
         limit_mb: how large these may be.
@@ -107,7 +109,7 @@ def make_page(
             return
         document.add_next_tick_callback(function)
 
-    session = Session(archive, pool, call, theme, view)
+    session = Session(archive, pools, call, theme, view)
     page = _Page((Path(__file__).parent / "page.html").read_text())
     page.unwanted = _unwanted(session)
     _add_texts(page, session)
@@ -156,17 +158,23 @@ def _unwanted(session: Session) -> frozenset[str]:
 
 
 def _add_texts(page: Any, session: Session) -> None:
-    panes = {
-        name: pn.pane.HTML(text, stylesheets=[_STYLE], sizing_mode="stretch_width", margin=0, name=f"text_{name}")
+    style = InlineStyleSheet(css=_STYLE)
+    texts = {
+        name: Div(
+            text=text,
+            stylesheets=[style],
+            sizing_mode="stretch_width",
+            margin=0,
+            disable_math=True,
+            css_classes=[name] if name in ("facts", "table", "stats", "near_note") else [],
+        )
         for name, text in session.texts.items()
     }
-    for name, pane in panes.items():
-        if name in ("facts", "table", "stats", "near_note"):
-            pane.css_classes = [name]
-        page.add_panel(name, pane)
+    for name, div in texts.items():
+        page.add_panel(name, pn.pane.Bokeh(div, sizing_mode="stretch_width", margin=0))
 
     def show(name: str, text: str) -> None:
-        panes[name].object = text
+        texts[name].text = text
 
     session.show_text = show
     channel = TextInput(name="nenya_channel", visible=False)

@@ -1,27 +1,33 @@
 """The portal's server: pages of sessions, downloads, uploads, and the token that guards them."""
 
 import asyncio
+import functools
 import hmac
+import itertools
 import json
 import logging
 import secrets
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import panel as pn
 from bokeh.server.auth_provider import AuthProvider
 from panel.io.server import get_server
+from tornado.ioloop import PeriodicCallback
+from tornado.iostream import StreamClosedError
 from tornado.web import RequestHandler
 
 from nenya.errors import NenyaError, OptionError
-from nenya.portal import downloads
+from nenya.portal import downloads, words
 from nenya.portal.app import make_page
-from nenya.portal.archive import Archive
-from nenya.portal.session import Session
-from nenya.portal.upload import Encoder, read_image
+from nenya.portal.archive import Archive, Cancelled, Stamp, stamps_of
+from nenya.portal.encoder import Encoder
+from nenya.portal.jobs import FAILED, Pools, Ticket
+from nenya.portal.session import Session, Upload
+from nenya.portal.upload import read_image
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +35,8 @@ _LOCAL = ("127.0.0.1", "localhost", "::1")
 _COOKIE = "nenya_portal"
 _CHUNK = 2**20
 _DAYS = 30
+_NUMBERS = itertools.count()
+T = TypeVar("T")
 
 
 @dataclass
@@ -41,6 +49,8 @@ class Portal:
         encoder: makes latents of users' images; None where there are no weights.
         limit_mb: how large uploads may be.
         token: that a browser must know; None for everyone who reaches the server.
+        reopen: opens the archive anew, after its files were replaced; None where it never changes.
+        look_every: seconds between two looks at the files.
         sessions: by their key.
     """
 
@@ -49,21 +59,28 @@ class Portal:
     encoder: Encoder | None = None
     limit_mb: int = 20
     token: str | None = None
+    reopen: Callable[[], Archive] | None = None
+    look_every: float = 5.0
     sessions: dict[str, Session] = field(default_factory=dict)
-    pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, thread_name_prefix="portal"))
+    pools: Pools = field(default_factory=Pools)
+    _broken: bool = False
+    _seen: dict[Path, Stamp] = field(default_factory=dict)
+    _before: dict[Path, Stamp] = field(default_factory=dict)
 
     def page(self) -> Any:
         """Return the page of a new session."""
         given = {k: v[0].decode(errors="replace") for k, v in (pn.state.session_args or {}).items() if v}
         page, session = make_page(
             self.archive,
-            self.pool,
+            self.pools,
             name=self.name,
             can_upload=self.encoder is not None and self.archive.latents is not None,
             limit_mb=self.limit_mb,
             arguments=given,
         )
         self.sessions[session.key] = session
+        if self._broken:
+            session.tell(words.CHANGED_BADLY)
 
         def close(_context: Any) -> None:
             self.sessions.pop(session.key, None)
@@ -71,6 +88,37 @@ class Portal:
 
         pn.state.on_session_destroyed(close)
         return page
+
+    async def look(self) -> None:
+        """See whether the archive's files were replaced; then open it anew for new pages, and tell the open ones.
+
+        Open pages go on with the files that they have. Files are opened once two looks find the same ones, as several
+        are replaced one after the other.
+        """
+        if self.reopen is None:
+            return
+        loop = asyncio.get_running_loop()
+        known = self._seen or self.archive.files
+        found = await loop.run_in_executor(self.pools.quick, stamps_of, list(known))
+        settled, self._before = found == self._before, found
+        if found == known or not settled:
+            return
+        self._seen = found
+        log.info("portal: the archive's files have changed; opening them")
+        try:
+            self.archive = await loop.run_in_executor(self.pools.slow, self.reopen)
+        except Exception as error:
+            log.warning("portal: the changed archive cannot be opened: %s", error, exc_info=not _is_ours(error))
+            self._broken, news = True, words.CHANGED_BADLY
+        else:
+            self._broken, self._seen, news = False, {}, words.CHANGED
+        for session in list(self.sessions.values()):
+            if self._broken or session.archive is not self.archive:
+                session.jobs.call(functools.partial(session.tell, news))
+
+
+def _is_ours(error: Exception) -> bool:
+    return isinstance(error, NenyaError)
 
 
 def _knows_token(handler: Any, token: str) -> bool:
@@ -178,6 +226,13 @@ class _Handler(RequestHandler):
         self.finish(json.dumps({"message": text}))
 
 
+async def _in_page(session: Session, function: Callable[[], T]) -> T:
+    """Return what a function returns that the page's own thread calls."""
+    found: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+    session.jobs.call(lambda: found.set_result(function()))
+    return await found
+
+
 class _Download(_Handler):
     """Sends the selected rows, or the gallery, as a file."""
 
@@ -189,21 +244,42 @@ class _Download(_Handler):
         what = self.get_query_argument("what", "")
         if what not in downloads.KINDS:
             return self._refuse(404, "There is no such download.")
-        loop = asyncio.get_running_loop()
-        pieces: Iterator[bytes] = downloads.KINDS[what](session)
         self.set_header("Content-Type", "application/octet-stream")
         self.set_header("Content-Disposition", f'attachment; filename="nenya_{quote(what)}"')
         self.set_header("X-Content-Type-Options", "nosniff")
-        while (piece := await loop.run_in_executor(self.portal.pool, next, pieces, None)) is not None:
-            for start in range(0, len(piece), _CHUNK):
-                self.write(piece[start : start + _CHUNK])
-                await self.flush()
-        await self.finish()
+        kind = f"download {next(_NUMBERS)}"
+        ticket = await _in_page(session, lambda: session.jobs.open(kind, f"sending {what}"))
+        loop, trouble = asyncio.get_running_loop(), ""
+        pieces: Iterator[bytes] = downloads.KINDS[what](session, ticket.tick)
+        try:
+            while (piece := await loop.run_in_executor(self.portal.pools.quick, next, pieces, None)) is not None:
+                for start in range(0, len(piece), _CHUNK):
+                    self.write(piece[start : start + _CHUNK])
+                    await self.flush()
+            await self.finish()
+        except Cancelled:
+            self._break_off()
+        except StreamClosedError:
+            trouble = f"{what} was not sent whole: the browser ended it"
+        except Exception:
+            log.exception("portal: download")
+            trouble = FAILED
+            self._break_off()
+        session.jobs.call(lambda: session.jobs.close(kind, ticket, trouble))
         return None
+
+    def _break_off(self) -> None:
+        """Close the connection, so that the browser knows that the file is not whole."""
+        if self._headers_written:
+            self.detach().close()
+        else:
+            self._refuse(409, "stopped")
 
 
 class _Upload(_Handler):
     """Takes one image."""
+
+    _answer: "asyncio.Future[tuple[str, bool]] | None" = None
 
     def check_xsrf_cookie(self) -> None:
         """The session's key stands for it."""
@@ -219,21 +295,29 @@ class _Upload(_Handler):
             return self._refuse(413, f"At most {self.portal.limit_mb} MB are taken: cut one image out of the file.")
         name, row = self.get_query_argument("name", "")[-200:], self.get_query_argument("row", "0")
         scale = [self.get_query_argument(end, "") for end in ("low", "high")]
-        loop, body = asyncio.get_running_loop(), self.request.body
-        try:
-            upload = await loop.run_in_executor(
-                self.portal.pool, lambda: encoder.encode(name, read_image(name, body, row, scale))
-            )
-        except NenyaError as error:
-            log.warning("portal: upload refused: %s", error)
-            return self._refuse(422, str(error))
-        except Exception:
-            log.exception("portal: upload")
-            return self._refuse(500, "This file could not be read; the server's log says why.")
-        session.jobs.call(lambda: session.show_upload(upload))
+        body, archive = self.request.body, session.archive
+        answer: asyncio.Future[tuple[str, bool]] = asyncio.get_running_loop().create_future()
+        self._answer = answer
+
+        def told(text: str, taken: bool) -> None:
+            if not answer.done():
+                answer.set_result((text, taken))
+
+        def read(ticket: Ticket) -> Upload:
+            return encoder.encode(name, read_image(name, body, row, scale), archive, ticket.tick)
+
+        session.jobs.call(lambda: session.take_upload(Path(name).name, read, told))
+        text, taken = await answer
         self.set_header("Content-Type", "application/json")
-        self.finish(json.dumps({"message": f"{name}: shown under Image; similar cutouts are being looked for."}))
+        self.set_status(200 if taken else 422)
+        self.finish(json.dumps({"message": text}))
         return None
+
+    def on_connection_close(self) -> None:
+        """Wait no longer for what nobody is told."""
+        super().on_connection_close()
+        if self._answer is not None:
+            self._answer.cancel()
 
 
 def make_server(portal: Portal, address: str, port: int, origins: list[str]) -> Any:
@@ -274,6 +358,8 @@ def make_server(portal: Portal, address: str, port: int, origins: list[str]) -> 
             check_unused_sessions_milliseconds=10_000,
             unused_session_lifetime_milliseconds=30_000,
         )
+        if portal.reopen is not None:
+            PeriodicCallback(portal.look, 1000 * portal.look_every).start()
     except OSError as error:
         raise OptionError(
             f"port {port} of {address} cannot be used ({error.strerror}): port= chooses another"

@@ -3,7 +3,6 @@
 import logging
 import secrets
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -12,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.errors import InputFileError, NenyaError
-from nenya.portal import pictures, summary, words
+from nenya.portal import pictures, words, work
 from nenya.portal.archive import Archive
 from nenya.portal.columns import title_of
-from nenya.portal.jobs import Jobs, Ticket
+from nenya.portal.jobs import Jobs, Pools, Ticket
+from nenya.portal.sheets import Picture, Sheet
 from nenya.portal.state import (
     PLANES,
     BoolArray,
@@ -26,20 +26,19 @@ from nenya.portal.state import (
     make_lasso,
     make_range,
 )
-from nenya.portal.views import Histogram, Picture, Plane, Sheet, Theme
-from nenya.similarity import closest
+from nenya.portal.theme import Theme
+from nenya.portal.views import Histogram, Plane
+from nenya.portal.work import IntArray, Selected, Similar
 
 log = logging.getLogger(__name__)
 
 FloatArray = NDArray[np.float32]
-IntArray = NDArray[np.int64]
 
 PAGE_ROWS = 50
 FIRST_CHARTS = 6
 """Histograms that a page opens with; the others are made when they are asked for."""
-_CELLS = {"umap": (320, 320), "map": (360, 240)}
-_NEAREST = 60
-ORDERS = ("random", "table order")
+_FALLBACK = 5  # neighbours whose mean place stands for an image's own
+_TITLES = {"umap": "UMAP", "map": "map"}
 
 
 @dataclass
@@ -50,11 +49,13 @@ class Upload:
         name: what the file was called.
         image: (H, W) float32, K, as it was given.
         latent: (D,) float32.
+        place: in the UMAP, by its projector; None without one.
     """
 
     name: str
     image: FloatArray
     latent: FloatArray
+    place: tuple[float, float] | None = None
 
 
 class Session:
@@ -62,7 +63,7 @@ class Session:
 
     Args:
         archive: what all sessions share.
-        pool: threads that all sessions share.
+        pools: threads that all sessions share.
         call: has a function called by the page's own thread.
         theme: colours.
         view: at first.
@@ -79,14 +80,14 @@ class Session:
     def __init__(
         self,
         archive: Archive,
-        pool: ThreadPoolExecutor,
+        pools: Pools,
         call: Callable[[Callable[[], None]], None],
         theme: Theme,
         view: View | None = None,
     ) -> None:
         self.archive, self.theme, self.key = archive, theme, secrets.token_urlsafe(18)
         self.selection = Selection(view or View())
-        self.jobs = Jobs(pool, call, self._say)
+        self.jobs = Jobs(pools, call, self._say)
         columns = archive.columns
         homes = {"map": (-180.0, 180.0, -85.0, 85.0)}
         if "UMAP" not in columns.missing:
@@ -98,7 +99,7 @@ class Session:
         self.primary = Picture(theme)
         self.texts: dict[str, str] = {
             **{"count": words.count(columns.rows, columns.rows), "filters": words.chips(()), "status": ""},
-            **{"facts": "", "table": "", "stats": "", "near_note": ""},
+            **{"facts": "", "table": "", "stats": "", "near_note": "", "news": ""},
         }
         self.show_text: Callable[[str, str], None] = lambda name, text: None
         self.changed: Callable[[], None] = lambda: None
@@ -114,7 +115,7 @@ class Session:
         self.near_rows: IntArray = np.empty(0, np.int64)
         self.gallery_picture: FloatArray | None = None
         self.upload: Upload | None = None
-        self._near_found: tuple[IntArray, NDArray[np.float64]] | None = None
+        self._near_found: Similar | None = None
 
     # What users do
 
@@ -204,21 +205,7 @@ class Session:
 
     def tap(self, plane: str, x: float, y: float) -> None:
         """Make the selected cutout closest to a place of the UMAP or the map the primary one."""
-        view, columns = self.selection.view, self.archive.columns
-        left, right, low, high = self.planes[plane].extent
-
-        def work(_: Ticket) -> int | None:
-            mask = self.archive.masks.all_of(view.filters)
-            across, up = (columns.values(name) for name in PLANES[plane])
-            if plane == "map":
-                away = np.abs(np.mod(across - np.float32(x) + 180, 360) - 180)
-            else:
-                away = np.abs(across - np.float32(x))
-            distance = (away / (right - left)) ** 2 + ((up - np.float32(y)) / (high - low)) ** 2
-            if mask is not None:
-                distance = np.where(mask, distance, np.inf)
-            best = int(np.nanargmin(distance)) if np.isfinite(distance).any() else None
-            return best if best is not None and distance[best] < 0.03**2 else None
+        filters, extent = self.selection.view.filters, self.planes[plane].extent
 
         def done(row: int | None) -> None:
             if row is None:
@@ -226,7 +213,7 @@ class Session:
             else:
                 self.show_row(row)
 
-        self.jobs.start("tap", work, done)
+        self.jobs.start("tap", lambda _: work.nearest_to(self.archive, plane, (x, y), extent, filters), done)
 
     def show_row(self, row: int) -> None:
         """Make a row's cutout the primary one, and look for its neighbours."""
@@ -236,11 +223,22 @@ class Session:
         self.draw_primary()
         self.find_near()
 
-    def show_upload(self, upload: Upload) -> None:
-        """Make an image that a user brought the primary one, and look for its neighbours."""
-        self.upload = upload
-        self.draw_primary()
-        self.find_near()
+    def take_upload(self, name: str, read: Callable[[Ticket], Upload], told: Callable[[str, bool], None]) -> None:
+        """Make an image that a user brought the primary one, and look for its neighbours.
+
+        Args:
+            name: of its file.
+            read: reads, checks and encodes it, in a thread.
+            told: is told what is said to the user, and whether the image was taken.
+        """
+
+        def done(upload: Upload) -> None:
+            self.upload = upload
+            self.draw_primary()
+            self.find_near()
+            told(f"{name}: shown under Image; similar cutouts are being looked for.", True)
+
+        self.jobs.start("upload", read, done, title=f"encoding {name}", slow=True, ended=lambda text: told(text, False))
 
     def set_order(self, order: str, descending: bool) -> None:
         """Choose the order of the gallery and the table."""
@@ -270,26 +268,19 @@ class Session:
 
     def refresh(self) -> None:
         """Draw all that depends on the selection."""
-        view, archive, order, descending = self.selection.view, self.archive, self.order, self.descending
+        view, archive, order = self.selection.view, self.archive, (self.order, self.descending)
         charts = dict(self.histograms)
         self._text("filters", words.chips(view.filters))
         for plane in self.planes.values():
             plane.outline_of(view.filters)
         self.changed()
 
-        def work(ticket: Ticket) -> tuple[BoolArray | None, IntArray, dict[str, NDArray[np.int64]]]:
-            mask = archive.masks.all_of(view.filters)
-            ticket.tick(0.3)
-            counts = {n: pictures.histogram(h.binned, mask) for n, h in charts.items()}
-            ticket.tick(0.6)
-            return mask, ordered_rows(archive, mask, order, descending), counts
-
-        def done(result: tuple[BoolArray | None, IntArray, dict[str, NDArray[np.int64]]]) -> None:
-            self.mask, self.ordered, counts = result
+        def done(found: Selected) -> None:
+            self.mask, self.ordered = found.mask, found.ordered
             self.shown = view.filters
             self._text("count", words.count(len(self.ordered), archive.columns.rows))
             for name, chart in charts.items():
-                chart.show(counts[name], view.filters)
+                chart.show(found.counts[name], view.filters)
             for name in self.planes:
                 self.draw_plane(name)
             self.page = self.sheet_page = 0
@@ -301,27 +292,22 @@ class Session:
             if self.selection.view.row is None and len(self.ordered) and not self.upload:
                 self.show_row(int(self.ordered[0]))
 
-        self.jobs.start("selection", work, done, title="selecting")
+        self.jobs.start(
+            "selection", lambda t: work.select(archive, view.filters, order, list(charts), t), done, title="selecting"
+        )
 
     def draw_plane(self, name: str) -> None:
         """Draw the UMAP or the map as it is zoomed now."""
-        plane, view, columns = self.planes[name], self.selection.view, self.archive.columns
-        extent, filtered = plane.extent, bool(view.filters)
+        plane, view = self.planes[name], self.selection.view
+        extent = plane.extent
         if not extent[0] < extent[1] or not extent[2] < extent[3]:
             return
-
-        def work(ticket: Ticket) -> tuple[FloatArray | None, FloatArray]:
-            mask = self.archive.masks.all_of(view.filters)
-            x, y = (columns.values(column) for column in PLANES[name])
-            around = 360.0 if name == "map" else None
-            shape = cells_for(columns.rows, name)
-            values = columns.values(view.colour) if view.colour != "count" else None
-            whole = pictures.raster(x, y, extent, shape, around=around) if filtered else None
-            ticket.tick(0.5)
-            return whole, pictures.raster(x, y, extent, shape, mask=mask, values=values, around=around)
-
         title = title_of(view.colour) if view.colour != "count" else ""
-        self.jobs.start(f"draw {name}", work, lambda found: plane.show(found[0], found[1], extent, title))
+        self.jobs.start(
+            f"draw {name}",
+            lambda ticket: work.rasters(self.archive, name, extent, view, ticket),
+            lambda found: plane.show(found[0], found[1], extent, title),
+        )
 
     def draw_gallery(self) -> None:
         """Draw the gallery's page of cutouts."""
@@ -334,15 +320,14 @@ class Session:
         shape = (sheet.columns, sheet.rows)
         own = self.selection.view.scale == "own"
 
-        def work(ticket: Ticket) -> Any:
-            return draw_sheet(archive, rows, shape, own, ticket)
-
         def done(result: Any) -> None:
-            picture, span, facts = result
+            picture, span, captions = result
             self.gallery_rows, self.gallery_picture = rows, picture
-            sheet.show(picture, span, [words.caption(row) for row in facts], [""] * len(facts))
+            sheet.show(picture, span, captions, [""] * len(captions))
 
-        self.jobs.start("gallery", work, done, title="drawing cutouts")
+        self.jobs.start(
+            "gallery", lambda ticket: work.draw_sheet(archive, rows, shape, own, ticket), done, title="drawing cutouts"
+        )
 
     def draw_primary(self) -> None:
         """Show the primary image, its facts and its places."""
@@ -378,59 +363,54 @@ class Session:
         if latents is None or (upload is None and row is None):
             return
         filters = view.filters if self.near_filtered else ()
-        apart = self.near_other_granules
+        apart, query = self.near_other_granules, None if upload is None else upload.latent
 
-        def work(ticket: Ticket) -> Any:
-            if upload is not None:
-                query, without = upload.latent, None
-            else:
-                assert row is not None
-                place = archive.latent_of[row]
-                query = latents.take([place])[0] if place >= 0 else np.full(1, np.nan, np.float32)
-                if not np.isfinite(query).all():
-                    return None
-                without = archive.columns.same_granule(row) if apart else np.arange(archive.columns.rows) == row
-            allowed = archive.allowed(archive.masks.all_of(filters), without)
-            found = closest(latents, query, _NEAREST, allowed=allowed, tick=ticket.tick)
-            count = int((found.rows[0] >= 0).sum())
-            return archive.row_of[found.rows[0, :count]], found.cosine[0, :count]
-
-        def done(result: Any) -> None:
-            if result is None:
-                self._near_found = None
+        def done(found: Similar | None) -> None:
+            self._near_found = found
+            if found is None:
                 self._text(
                     "near_note",
                     "<p class='note'>This cutout has no latent (missing pixels, or not in the latents files).</p>",
                 )
                 return
-            self._near_found = result
             kind = " within the filters" if filters else ""
-            placed = ""
-            if upload is not None and self._place_upload(*result):
-                placed = "; marked in the UMAP between its five closest"
-            self._text("near_note", f"<p class='note'>{len(result[0])} closest by cosine of latents{kind}{placed}</p>")
+            placed = "" if upload is None else self._place_upload(upload, found)
+            self._text("near_note", f"<p class='note'>{len(found.rows)} closest by cosine of latents{kind}{placed}</p>")
             self._draw_near()
 
-        self.jobs.start("near", work, done, title="searching similar cutouts")
+        self.jobs.start(
+            "near",
+            lambda ticket: work.find_similar(archive, query, row, filters, apart, ticket),
+            done,
+            title="searching similar cutouts",
+            slow=True,
+        )
 
-    def _place_upload(self, rows: IntArray, cosine: NDArray[np.float64]) -> bool:
-        """Mark a new image at the mean place of its five neighbours, weighted by their closeness; say whether it is."""
-        if "umap" not in self.planes or not len(rows):
-            return False
-        weight = np.maximum(cosine[:5] - cosine[: 5 + 1].min() + 1e-6, 1e-6)
-        x, y = (self.archive.columns.values(name)[rows[:5]].astype(np.float64) for name in PLANES["umap"])
+    def _place_upload(self, upload: Upload, found: Similar) -> str:
+        """Mark a new image in the UMAP, and say how its place was found: by the projector, else by its neighbours."""
+        if "umap" not in self.planes:
+            return ""
+        if upload.place is not None:
+            self.planes["umap"].mark_at(*upload.place)
+            return "; the cross in the UMAP is where its projector places the image"
+        rows, cosine = found.rows[:_FALLBACK], found.cosine[: _FALLBACK + 1]
+        x, y = (self.archive.columns.values(name)[rows].astype(np.float64) for name in PLANES["umap"])
         known = np.isfinite(x) & np.isfinite(y)
-        if known.any():
-            at = [float(np.average(v[known], weights=weight[known])) for v in (x, y)]
-            self.planes["umap"].mark_at(*at)
-        return bool(known.any())
+        if not known.any():
+            return ""
+        weight = np.maximum(cosine[: len(rows)] - cosine.min() + 1e-6, 1e-6)[known]
+        self.planes["umap"].mark_at(*(float(np.average(v[known], weights=weight)) for v in (x, y)))
+        return (
+            "; the cross in the UMAP is a stand-in, the mean place of the image's five closest: start the portal with "
+            "projector= for its own place"
+        )
 
     def _draw_near(self) -> None:
         """Draw the sheet of neighbours and mark them in the UMAP and on the map."""
         if self._near_found is None:
             return
         archive, sheet = self.archive, self.near
-        rows, cosine = self._near_found[0][: sheet.most], self._near_found[1][: sheet.most]
+        rows, cosine = self._near_found.rows[: sheet.most], self._near_found.cosine[: sheet.most]
         columns = archive.columns
         for name, plane in self.planes.items():
             x, y = (columns.values(column)[rows] for column in PLANES[name])
@@ -439,11 +419,11 @@ class Session:
         own, shape = self.selection.view.scale == "own", (sheet.columns, sheet.rows)
 
         def done(result: Any) -> None:
-            picture, span, facts = result
-            texts = [f"{words.caption(row)}, cosine {c:.4f}" for row, c in zip(facts, cosine, strict=True)]
+            picture, span, captions = result
+            texts = [f"{text}, cosine {c:.4f}" for text, c in zip(captions, cosine, strict=True)]
             sheet.show(picture, span, texts, [f"{c:.3f}" for c in cosine])
 
-        self.jobs.start("near sheet", lambda ticket: draw_sheet(archive, rows, shape, own, ticket), done)
+        self.jobs.start("near sheet", lambda ticket: work.draw_sheet(archive, rows, shape, own, ticket), done)
 
     def _show_table(self) -> None:
         if self.tab != "table":
@@ -454,17 +434,14 @@ class Session:
         self._text("table", words.table(rows, numbers.tolist(), first, len(self.ordered)))
 
     def _show_statistics(self) -> None:
-        columns, mask = self.archive.columns, self.mask
+        filters = self.selection.view.filters
         if self.tab != "stats":
             return
-
-        def work(ticket: Ticket) -> str:
-            lines = summary.compare(columns, mask)
-            ticket.tick(0.7)
-            trend = summary.trend(lines["year"], columns.rows) if "year" in lines else ""
-            return words.statistics(lines, summary.medians(columns, mask), trend, mask is None)
-
-        self.jobs.start("statistics", work, lambda text: self._text("stats", text))
+        self.jobs.start(
+            "statistics",
+            lambda ticket: work.statistics(self.archive, filters, ticket.tick),
+            lambda text: self._text("stats", text),
+        )
 
     # Talking to the page
 
@@ -480,47 +457,10 @@ class Session:
         """Show what a user can act on."""
         self._say(str(error), False)
 
+    def tell(self, news: str) -> None:
+        """Show what has happened to the archive."""
+        self._text("news", news)
+
     def close(self) -> None:
         """Give up all work."""
         self.jobs.cancel()
-
-
-_TITLES = {"umap": "UMAP", "map": "map"}
-
-
-def cells_for(rows: int, plane: str) -> tuple[int, int]:
-    """Return how many cells a raster has: fewer where there are few rows, so that each can be seen."""
-    wide, tall = _CELLS[plane]
-    share = min(1.0, max(0.3, np.sqrt(rows / 200_000)))
-    return int(wide * share), int(tall * share)
-
-
-def ordered_rows(archive: Archive, mask: BoolArray | None, order: str, descending: bool) -> IntArray:
-    """Return the selected rows in the order of the gallery and the table.
-
-    Args:
-        archive: with the table.
-        mask: (N,), the selection; None for all.
-        order: `random` (always the same), `table order`, or a metric: missing values come last.
-        descending: the largest value first.
-    """
-    rows = np.arange(archive.columns.rows) if mask is None else np.flatnonzero(mask)
-    if order == "random":
-        first = rows[np.random.default_rng(len(rows)).choice(len(rows), min(len(rows), 5000), replace=False)]
-        left = np.zeros(archive.columns.rows, bool)
-        left[rows] = True
-        left[first] = False
-        return np.concatenate([first, np.flatnonzero(left)])
-    if order == "table order":
-        return rows
-    values = archive.columns.values(order)[rows]
-    return np.asarray(rows[np.argsort(-values if descending else values, kind="stable")])
-
-
-def draw_sheet(archive: Archive, rows: IntArray, shape: tuple[int, int], own: bool, ticket: Ticket) -> Any:
-    """Return the picture of some rows' cutouts, their colour range (None where each has its own) and their facts."""
-    images: list[FloatArray | None] = [None] * len(rows)
-    if archive.cutouts is not None:
-        images = archive.cutouts.of(rows, ticket.tick)
-    picture = pictures.sheet(images, *shape, own_scale=own)
-    return picture, None if own else pictures.colour_range(images), archive.columns.take(rows).to_pylist()

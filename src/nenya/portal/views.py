@@ -1,16 +1,14 @@
-"""Figures of the portal, and how arrays get into them: UMAP, map, histograms, sheets of cutouts."""
+"""Figures of the portal, and how arrays get into them: UMAP, map, histograms."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from bokeh.core.property.descriptors import UnsetValueError
 from bokeh.models import (
     BasicTicker,
     BoxAnnotation,
     BoxSelectTool,
-    ColorBar,
     ColumnDataSource,
     CustomJSTickFormatter,
     FixedTicker,
@@ -23,7 +21,7 @@ from bokeh.models import (
     TapTool,
     WheelZoomTool,
 )
-from bokeh.palettes import RdYlBu11, Viridis256
+from bokeh.palettes import Viridis256
 from bokeh.plotting import figure
 from numpy.typing import NDArray
 
@@ -31,122 +29,15 @@ from nenya.grids import coastlines
 from nenya.portal.columns import Binned, title_of
 from nenya.portal.pictures import Extent
 from nenya.portal.state import Box, Filter, Lasso, Range
+from nenya.portal.theme import Theme, bar_of, image_source, paint
 
 FloatArray = NDArray[np.float32]
-
-_GREYS = ("#dfe3e8", "#c3c9d1", "#a8b0ba", "#8f98a4")
-_DARK_GREYS = ("#2c333d", "#3a434f", "#4a5462", "#5b6675")
-
-
-def _between(colours: Sequence[str], count: int = 256) -> list[str]:
-    """Return `count` colours evenly between some."""
-    points = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in colours], float)
-    at = np.linspace(0, len(points) - 1, count)
-    mixed = np.column_stack([np.interp(at, np.arange(len(points)), points[:, i]) for i in range(3)])
-    return ["#" + "".join(f"{round(v):02x}" for v in row) for row in mixed]
-
-
-ANOMALY = _between(RdYlBu11)
-"""Blue where cold, red where warm, as the gallery on paper."""
-
-
-@dataclass(frozen=True)
-class Theme:
-    """Colours of a page: light or dark."""
-
-    dark: bool = False
-
-    @property
-    def ink(self) -> str:
-        """Text and axes."""
-        return "#dde3ea" if self.dark else "#1f2933"
-
-    @property
-    def paper(self) -> str:
-        """Behind figures."""
-        return "#161b22" if self.dark else "#ffffff"
-
-    @property
-    def rest(self) -> str:
-        """What is not selected."""
-        return "#4a5462" if self.dark else "#c9d0d8"
-
-    @property
-    def mark(self) -> str:
-        """The primary image and the selection's outline."""
-        return "#ff7a59" if self.dark else "#d1340f"
-
-    @property
-    def chosen(self) -> str:
-        """Bars of the selection."""
-        return "#5aa9e6" if self.dark else "#2f6db5"
-
-    @property
-    def land(self) -> str:
-        """Land on the map."""
-        return "#2a2f37" if self.dark else "#e9e6df"
-
-    @property
-    def greys(self) -> list[str]:
-        """The density of what is not selected."""
-        return _between(_DARK_GREYS if self.dark else _GREYS)
-
-
-def paint(plot: Any, theme: Theme) -> None:
-    """Give a figure the colours of the page."""
-    plot.background_fill_color = plot.border_fill_color = theme.paper
-    plot.outline_line_color = theme.rest
-    plot.title.text_color = theme.ink
-    plot.title.text_font_size = "12px"
-    for axis in plot.axis:
-        axis.axis_label_text_color = axis.major_label_text_color = theme.ink
-        axis.axis_line_color = axis.major_tick_line_color = theme.rest
-        axis.minor_tick_line_color = None
-        axis.axis_label_text_font_size = "11px"
-        axis.axis_label_text_font_style = "normal"
-        axis.major_label_text_font_size = "10px"
-    plot.grid.grid_line_color = theme.rest
-    plot.grid.grid_line_alpha = 0.25
-    plot.toolbar.logo = None
-    plot.min_border = 4
-
-
-def _bar(mapper: LinearColorMapper, theme: Theme, title: str) -> ColorBar:
-    return ColorBar(
-        color_mapper=mapper,
-        width=10,
-        padding=2,
-        margin=2,
-        title=title,
-        title_text_font_size="10px",
-        title_text_font_style="normal",
-        title_text_color=theme.ink,
-        major_label_text_font_size="10px",
-        major_label_text_color=theme.ink,
-        background_fill_color=theme.paper,
-        major_tick_line_color=theme.ink,
-        bar_line_color=None,
-    )
-
 
 _POWERS = {power: f"{10**power:,}" for power in range(8)}
 
 
 def _powers() -> FixedTicker:
     return FixedTicker(ticks=list(_POWERS))
-
-
-def _size(plot: Any) -> tuple[int, int]:
-    """Return the width and height of a figure's inside on the screen; 0 where the browser has not said them yet."""
-    try:
-        return int(plot.inner_width or 0), int(plot.inner_height or 0)
-    except UnsetValueError:
-        return 0, 0
-
-
-def _image_source() -> ColumnDataSource:
-    empty = np.full((1, 1), np.nan, np.float32)
-    return ColumnDataSource({"image": [empty], "x": [0.0], "y": [0.0], "dw": [1.0], "dh": [1.0]})
 
 
 @dataclass
@@ -187,7 +78,7 @@ class Plane:
         lasso = LassoSelectTool(description="select with a lasso", continuous=False)
         plot.add_tools(box, lasso, PanTool(description="move"), wheel, reset, TapTool(visible=False))
         plot.toolbar.active_drag, plot.toolbar.active_scroll = box, wheel
-        self.back, self.front = _image_source(), _image_source()
+        self.back, self.front = image_source(), image_source()
         self.front.data["count"] = self.front.data["image"]
         self.grey = LinearColorMapper(theme.greys, low=0, high=1, nan_color="rgba(0,0,0,0)")
         self.colours = LinearColorMapper(Viridis256, low=0, high=1, nan_color="rgba(0,0,0,0)")
@@ -198,7 +89,7 @@ class Plane:
         shown = plot.image("image", source=self.front, color_mapper=self.colours, level="glyph", **at)
         self.hover = HoverTool(renderers=[shown], tooltips="cutouts here: @count", attachment="right", visible=False)
         plot.add_tools(self.hover)
-        self.bar = _bar(self.colours, theme, "cutouts")
+        self.bar = bar_of(self.colours, theme, "cutouts")
         self.bar.update(ticker=_powers(), major_label_overrides=_POWERS)
         self._title = ""
         plot.add_layout(self.bar, "right")
@@ -365,150 +256,3 @@ class Histogram:
         if high >= edges[-1]:
             high = max(high, float(np.fmax.reduce(values)))
         return float(low), float(high)
-
-
-class Sheet:
-    """Cutouts side by side, as many as there is room for; a tap says which one was meant.
-
-    Args:
-        name: of the figure.
-        theme: colours.
-        tile: the side of a cutout that is aimed at, in pixels of the screen.
-        bar: whether a colour bar stands beside it.
-    """
-
-    def __init__(self, name: str, theme: Theme, tile: int = 84, *, bar: bool = True) -> None:
-        self.tile, self.theme = tile, theme
-        self.columns, self.rows = 6, 3
-        self.plot = plot = figure(
-            name=name,
-            sizing_mode="stretch_both",
-            x_range=Range1d(0, self.columns),
-            y_range=Range1d(0, self.rows),
-            tools=[],
-            toolbar_location=None,
-            min_width=100,
-            min_height=80,
-        )
-        self.source = _image_source()
-        self.mapper = LinearColorMapper(ANOMALY, low=-1, high=1, nan_color="rgba(0,0,0,0)")
-        plot.image("image", source=self.source, color_mapper=self.mapper, x="x", y="y", dw="dw", dh="dh")
-        self.facts = ColumnDataSource({"x": [], "y": [], "text": [], "note": []})
-        boxes = plot.rect(
-            "x",
-            "y",
-            1,
-            1,
-            source=self.facts,
-            fill_alpha=0,
-            line_alpha=0,
-            hover_line_alpha=1,
-            hover_line_color=theme.mark,
-        )
-        plot.text(
-            "x", "y", "note", source=self.facts, text_font_size="10px", text_color="#101010", text_align="center",
-            y_offset=tile // 2 - 2, background_fill_color="#ffffff", background_fill_alpha=0.7, padding=1,
-        )  # fmt: skip
-        plot.add_tools(TapTool(), HoverTool(renderers=[boxes], tooltips="@text"))
-        self.bar = _bar(self.mapper, theme, "K")
-        self.bar.visible = bar
-        plot.add_layout(self.bar, "right")
-        paint(plot, theme)
-        plot.axis.visible = plot.grid.visible = False
-        plot.outline_line_color = None
-
-    @property
-    def most(self) -> int:
-        """How many cutouts there is room for."""
-        return self.columns * self.rows
-
-    def fit(self) -> bool:
-        """Set columns and rows after the size on the screen, with square cutouts; say whether they changed."""
-        wide, tall = _size(self.plot)
-        if wide < 20 or tall < 20:
-            return False
-        before = (self.columns, self.rows)
-        first = max(1, round(wide / self.tile))
-        fits = [c for c in range(max(1, first - 1), first + 3) if tall * c >= wide] or [first]
-        self.columns = min(fits, key=lambda c: tall * c / wide - tall * c // wide + 0.3 * abs(c - first))
-        side = wide / self.columns
-        self.rows = max(1, int(tall / side))
-        self.plot.x_range.update(start=0, end=self.columns)
-        self.plot.y_range.update(start=self.rows - tall / side, end=self.rows)
-        return before != (self.columns, self.rows)
-
-    def show(
-        self, picture: FloatArray, span: tuple[float, float] | None, texts: Sequence[str], notes: Sequence[str]
-    ) -> None:
-        """Show a sheet.
-
-        Args:
-            picture: of `pictures.sheet`.
-            span: colour range in K; None where each cutout has its own.
-            texts: what is said of each cutout under the pointer.
-            notes: what stands on it.
-        """
-        low, high = span or (0.0, 1.0)
-        self.mapper.update(low=low, high=high)
-        self.bar.visible = span is not None and self.bar.visible is not None
-        self.source.data = {
-            "image": [np.ascontiguousarray(picture[::-1])],
-            "x": [0], "y": [0], "dw": [self.columns], "dh": [self.rows],
-        }  # fmt: skip
-        place = np.arange(len(texts))
-        self.facts.data = {
-            "x": place % self.columns + 0.5,
-            "y": self.rows - place // self.columns - 0.5,
-            "text": list(texts),
-            "note": list(notes),
-        }
-
-    def index_at(self, x: float, y: float) -> int | None:
-        """Return which cutout lies at a place; None for none."""
-        column, row = int(np.floor(x)), int(np.floor(self.rows - y))
-        if not (0 <= column < self.columns and 0 <= row < self.rows):
-            return None
-        return row * self.columns + column
-
-
-class Picture:
-    """One large cutout with its colour bar.
-
-    Args:
-        theme: colours.
-    """
-
-    def __init__(self, theme: Theme) -> None:
-        self.plot = plot = figure(
-            name="primary",
-            sizing_mode="stretch_both",
-            x_range=Range1d(0, 1),
-            y_range=Range1d(0, 1),
-            tools=[],
-            toolbar_location=None,
-            min_width=100,
-            min_height=100,
-        )
-        self.source = _image_source()
-        self.mapper = LinearColorMapper(ANOMALY, low=-1, high=1, nan_color=theme.rest)
-        shown = plot.image("image", source=self.source, color_mapper=self.mapper, x="x", y="y", dw="dw", dh="dh")
-        plot.add_tools(HoverTool(renderers=[shown], tooltips="@image{0.000} K"))
-        plot.add_layout(_bar(self.mapper, theme, "K"), "right")
-        paint(plot, theme)
-        plot.axis.visible = plot.grid.visible = False
-        plot.outline_line_color = None
-
-    def fit(self) -> None:
-        """Keep the cutout square."""
-        wide, tall = _size(self.plot)
-        if not wide or not tall:
-            return
-        across, up = max(1.0, wide / tall), max(1.0, tall / wide)
-        self.plot.x_range.update(start=0.5 - across / 2, end=0.5 + across / 2)
-        self.plot.y_range.update(start=0.5 - up / 2, end=0.5 + up / 2)
-
-    def show(self, image: FloatArray | None, span: tuple[float, float]) -> None:
-        """Show a cutout (H, W), K, its first line at the bottom; None for none."""
-        picture = np.full((1, 1), np.nan, np.float32) if image is None else np.ascontiguousarray(image, np.float32)
-        self.mapper.update(low=span[0], high=span[1])
-        self.source.data = {"image": [picture], "x": [0], "y": [0], "dw": [1], "dh": [1]}
