@@ -161,6 +161,7 @@ def _add_texts(page: Any, session: Session) -> None:
     style = InlineStyleSheet(css=_STYLE)
     texts = {
         name: Div(
+            name=name,
             text=text,
             stylesheets=[style],
             sizing_mode="stretch_width",

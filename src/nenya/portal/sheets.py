@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 import numpy as np
-from bokeh.models import ColumnDataSource, HoverTool, LinearColorMapper, Range1d, TapTool
+from bokeh.models import ColumnDataSource, HoverTool, LinearColorMapper, Range1d, Rect, TapTool, Text
+from bokeh.models import Image as ImageGlyph
 from bokeh.plotting import figure
 from numpy.typing import NDArray
 
-from nenya.portal.theme import ANOMALY, Theme, bar_of, image_source, paint, size_of
+from nenya.portal.theme import ANOMALY, Theme, add_glyph, bar_of, image_source, paint, size_of
 
 FloatArray = NDArray[np.float32]
 
@@ -32,34 +33,29 @@ class Sheet:
             y_range=Range1d(0, self.rows),
             tools=[],
             toolbar_location=None,
+            x_axis_type=None,
+            y_axis_type=None,
             min_width=100,
             min_height=80,
         )
         self.source = image_source()
         self.mapper = LinearColorMapper(ANOMALY, low=-1, high=1, nan_color="rgba(0,0,0,0)")
-        plot.image("image", source=self.source, color_mapper=self.mapper, x="x", y="y", dw="dw", dh="dh")
+        add_glyph(plot, self.source, ImageGlyph(color_mapper=self.mapper))
         self.facts = ColumnDataSource({"x": [], "y": [], "text": [], "note": []})
-        boxes = plot.rect(
-            "x",
-            "y",
-            1,
-            1,
-            source=self.facts,
-            fill_alpha=0,
-            line_alpha=0,
-            hover_line_alpha=1,
-            hover_line_color=theme.mark,
+        plain, hovered = (
+            Rect(width=1, height=1, fill_alpha=0, line_alpha=alpha, line_color=theme.mark) for alpha in (0, 1)
         )
-        plot.text(
-            "x", "y", "note", source=self.facts, text_font_size="10px", text_color="#101010", text_align="center",
-            y_offset=tile // 2 - 2, background_fill_color="#ffffff", background_fill_alpha=0.7, padding=1,
+        boxes = add_glyph(plot, self.facts, plain, hover_glyph=hovered)
+        note = Text(
+            text="note", text_font_size="10px", text_color="#101010", text_align="center", y_offset=tile // 2 - 2,
+            background_fill_color="#ffffff", background_fill_alpha=0.7, padding=1,
         )  # fmt: skip
+        add_glyph(plot, self.facts, note)
         plot.add_tools(TapTool(), HoverTool(renderers=[boxes], tooltips="@text"))
         self.bar = bar_of(self.mapper, theme, "K")
         self.bar.visible = bar
         plot.add_layout(self.bar, "right")
         paint(plot, theme)
-        plot.axis.visible = plot.grid.visible = False
         plot.outline_line_color = None
 
     @property
@@ -131,16 +127,17 @@ class Picture:
             y_range=Range1d(0, 1),
             tools=[],
             toolbar_location=None,
+            x_axis_type=None,
+            y_axis_type=None,
             min_width=100,
             min_height=100,
         )
         self.source = image_source()
         self.mapper = LinearColorMapper(ANOMALY, low=-1, high=1, nan_color=theme.rest)
-        shown = plot.image("image", source=self.source, color_mapper=self.mapper, x="x", y="y", dw="dw", dh="dh")
+        shown = add_glyph(plot, self.source, ImageGlyph(color_mapper=self.mapper))
         plot.add_tools(HoverTool(renderers=[shown], tooltips="@image{0.000} K"))
         plot.add_layout(bar_of(self.mapper, theme, "K"), "right")
         paint(plot, theme)
-        plot.axis.visible = plot.grid.visible = False
         plot.outline_line_color = None
 
     def fit(self) -> None:

@@ -16,11 +16,16 @@ from bokeh.models import (
     LassoSelectTool,
     LinearColorMapper,
     PanTool,
+    Patch,
+    Patches,
+    Quad,
     Range1d,
     ResetTool,
+    Scatter,
     TapTool,
     WheelZoomTool,
 )
+from bokeh.models import Image as ImageGlyph
 from bokeh.palettes import Viridis256
 from bokeh.plotting import figure
 from numpy.typing import NDArray
@@ -29,7 +34,7 @@ from nenya.grids import coastlines
 from nenya.portal.columns import Binned, title_of
 from nenya.portal.pictures import Extent
 from nenya.portal.state import Box, Filter, Lasso, Range
-from nenya.portal.theme import Theme, bar_of, image_source, paint
+from nenya.portal.theme import Theme, add_glyph, bar_of, image_source, paint
 
 FloatArray = NDArray[np.float32]
 
@@ -84,9 +89,8 @@ class Plane:
         self.colours = LinearColorMapper(Viridis256, low=0, high=1, nan_color="rgba(0,0,0,0)")
         if is_map:
             self._draw_land()
-        at = {"x": "x", "y": "y", "dw": "dw", "dh": "dh"}
-        plot.image("image", source=self.back, color_mapper=self.grey, level="underlay", **at)
-        shown = plot.image("image", source=self.front, color_mapper=self.colours, level="glyph", **at)
+        add_glyph(plot, self.back, ImageGlyph(color_mapper=self.grey), level="underlay")
+        shown = add_glyph(plot, self.front, ImageGlyph(color_mapper=self.colours))
         self.hover = HoverTool(renderers=[shown], tooltips="cutouts here: @count", attachment="right", visible=False)
         plot.add_tools(self.hover)
         self.bar = bar_of(self.colours, theme, "cutouts")
@@ -94,29 +98,23 @@ class Plane:
         self._title = ""
         plot.add_layout(self.bar, "right")
         self.outline = ColumnDataSource({"xs": [], "ys": []})
-        plot.patches(
-            "xs", "ys", source=self.outline, fill_alpha=0.06, fill_color=theme.mark, line_color=theme.mark, line_width=2
+        add_glyph(
+            plot, self.outline, Patches(fill_alpha=0.06, fill_color=theme.mark, line_color=theme.mark, line_width=2)
         )
         self.near = ColumnDataSource({"x": [], "y": []})
         self.mark = ColumnDataSource({"x": [], "y": []})
-        halo = {"line_color": theme.paper, "fill_color": None}
-        plot.scatter("x", "y", source=self.near, size=9, line_width=3, marker="circle", **halo)
-        plot.scatter("x", "y", source=self.near, size=9, line_width=1.5, line_color=theme.mark, fill_color=None)
-        plot.scatter("x", "y", source=self.mark, size=20, marker="cross", line_width=6, line_color=theme.paper)
-        plot.scatter("x", "y", source=self.mark, size=20, marker="cross", line_width=3, line_color=theme.mark)
+        for source, marker, size, widths in ((self.near, "circle", 9, (3, 1.5)), (self.mark, "cross", 20, (6, 3))):
+            for width, colour in zip(widths, (theme.paper, theme.mark), strict=True):  # a halo, then the mark
+                glyph = Scatter(marker=marker, size=size, line_width=width, line_color=colour, fill_color=None)
+                add_glyph(plot, source, glyph)
         paint(plot, theme)
 
     def _draw_land(self) -> None:
         hole = np.full((1, 2), np.nan, np.float32)
         rings = [ring + np.array([turn, 0], np.float32) for turn in (-360, 0, 360) for ring in coastlines()]
         points = np.concatenate([part for ring in rings for part in (ring, hole)])
-        self.plot.patch(
-            points[:, 0],
-            points[:, 1],
-            fill_color=self.theme.land,
-            line_color=self.theme.rest,
-            level="underlay",
-        )
+        source = ColumnDataSource({"x": points[:, 0], "y": points[:, 1]})
+        add_glyph(self.plot, source, Patch(fill_color=self.theme.land, line_color=self.theme.rest), level="underlay")
         self.plot.xaxis.formatter = CustomJSTickFormatter(code="return (((tick + 180) % 360) + 360) % 360 - 180 + ''")
         self.plot.x_range.bounds, self.plot.y_range.bounds = (-540, 540), (-95, 95)
 
@@ -210,6 +208,7 @@ class Histogram:
             sizing_mode="stretch_width",
             x_range=Range1d(*ends),
             x_axis_label=title_of(binned.name),
+            y_axis_type=None,
             tools=[],
             toolbar_location=None,
         )
@@ -220,16 +219,14 @@ class Histogram:
         self.source = ColumnDataSource(
             {"left": edges[: self.used], "right": edges[1 : self.used + 1], "whole": share, "chosen": share}
         )
-        plot.quad("left", "right", "whole", 0, source=self.source, fill_color=theme.rest, line_color=None)
-        plot.quad(
-            "left", "right", "chosen", 0, source=self.source, fill_color=theme.chosen, fill_alpha=0.75, line_color=None
-        )
+        for top, colour, alpha in (("whole", theme.rest, 1.0), ("chosen", theme.chosen, 0.75)):
+            glyph = Quad(top=top, bottom=0, fill_color=colour, fill_alpha=alpha, line_color=None)
+            add_glyph(plot, self.source, glyph)
         self.range = BoxAnnotation(
             left=ends[0], right=ends[1], fill_color=theme.mark, fill_alpha=0.08, line_color=theme.mark, visible=False
         )
         plot.add_layout(self.range)
         paint(plot, theme)
-        plot.yaxis.visible = plot.ygrid.visible = False
         plot.y_range.start = 0
 
     def _share(self, counts: NDArray[np.int64]) -> NDArray[np.float64]:
