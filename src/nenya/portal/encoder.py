@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.errors import InputFileError, OptionError
-from nenya.options import Options
+from nenya.options import ExtractOptions, Options
 from nenya.portal.archive import Archive
 from nenya.portal.session import Upload
 
 FloatArray = NDArray[np.float32]
 
 _TRIED = 3  # of the archive's cutouts
-_LEAST_COSINE = 0.99  # between their latents and those made here; other devices and precisions differ by less
+_LEAST_COSINE = 0.9  # between their latents and those made here, less the mean of all: other precisions differ by less
 
 
 class Encoder:
@@ -28,7 +29,8 @@ class Encoder:
     """
 
     def __init__(self, ckpt: str, options: Options) -> None:
-        self._ckpt, self._options = ckpt, options
+        shared = {field.name: getattr(options, field.name) for field in fields(Options)}
+        self._ckpt, self._options = ckpt, ExtractOptions(**shared, ckpt=ckpt)
         self._lock = threading.Lock()
 
     def check(self, archive: Archive) -> str:
@@ -49,11 +51,13 @@ class Encoder:
         rows = rows[:: max(1, len(rows) // 200)][:200]
         found = latents.take(archive.latent_of[rows])
         finite = np.isfinite(found).all(axis=1)
+        mean = found[finite].mean(axis=0)  # without which latents of a collapsed network are all alike
         rows, found = rows[finite][:_TRIED], found[finite][:_TRIED]
         images = [] if archive.cutouts is None else archive.cutouts.of(rows)
         tried = [(image, latent) for image, latent in zip(images, found, strict=False) if image is not None]
         for image, latent in tried:
-            cosine = _cosine(self._latent_of(image), latent)
+            made = self._latent_of(image)
+            cosine = _cosine(made - mean, latent - mean) if made.shape == latent.shape else float("nan")
             if not cosine >= _LEAST_COSINE:
                 raise OptionError(
                     f"the weights {self._ckpt} make other latents of the archive's cutouts than its latents files hold "
@@ -112,9 +116,7 @@ class Encoder:
 
 
 def _cosine(one: NDArray[Any], other: NDArray[Any]) -> float:
-    """Return the cosine of two latents; NaN if they are not of one length."""
-    if one.shape != other.shape:
-        return float("nan")
+    """Return the cosine of two vectors."""
     a, b = one.astype(np.float64), other.astype(np.float64)
     return float(a @ b) / max(float(np.linalg.norm(a) * np.linalg.norm(b)), 1e-30)
 
