@@ -279,7 +279,7 @@ class _Download(_Handler):
 class _Upload(_Handler):
     """Takes one image."""
 
-    _answer: "asyncio.Future[tuple[str, bool]] | None" = None
+    _told: Callable[[str, bool], None] | None = None
 
     def check_xsrf_cookie(self) -> None:
         """The session's key stands for it."""
@@ -297,11 +297,12 @@ class _Upload(_Handler):
         scale = [self.get_query_argument(end, "") for end in ("low", "high")]
         body, archive = self.request.body, session.archive
         answer: asyncio.Future[tuple[str, bool]] = asyncio.get_running_loop().create_future()
-        self._answer = answer
 
         def told(text: str, taken: bool) -> None:
             if not answer.done():
                 answer.set_result((text, taken))
+
+        self._told = told
 
         def read(ticket: Ticket) -> Upload:
             return encoder.encode(name, read_image(name, body, row, scale), archive, ticket.tick)
@@ -316,8 +317,8 @@ class _Upload(_Handler):
     def on_connection_close(self) -> None:
         """Wait no longer for what nobody is told."""
         super().on_connection_close()
-        if self._answer is not None:
-            self._answer.cancel()
+        if self._told is not None:
+            self._told("stopped", False)
 
 
 def make_server(portal: Portal, address: str, port: int, origins: list[str]) -> Any:

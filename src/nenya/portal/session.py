@@ -37,6 +37,7 @@ FloatArray = NDArray[np.float32]
 PAGE_ROWS = 50
 FIRST_CHARTS = 6
 """Histograms that a page opens with; the others are made when they are asked for."""
+_STOP = "<button data-action='cancel' title='Escape'>stop</button>"  # apart: a text that changes cannot be clicked
 _FALLBACK = 5  # neighbours whose mean place stands for an image's own
 _TITLES = {"umap": "UMAP", "map": "map"}
 
@@ -99,7 +100,7 @@ class Session:
         self.primary = Picture(theme)
         self.texts: dict[str, str] = {
             **{"count": words.count(columns.rows, columns.rows), "filters": words.chips(()), "status": ""},
-            **{"facts": "", "table": "", "stats": "", "near_note": "", "news": ""},
+            **{"facts": "", "table": "", "stats": "", "near_note": "", "news": "", "stop": ""},
         }
         self.show_text: Callable[[str, str], None] = lambda name, text: None
         self.changed: Callable[[], None] = lambda: None
@@ -178,6 +179,8 @@ class Session:
         elif name == "sheet" and value in ("1", "-1"):
             self.sheet_page = max(0, self.sheet_page + int(value))
             self.draw_gallery()
+        elif name == "similar" and len(self.near_rows):
+            self.show_row(int(self.near_rows[0]))
         elif name == "step" and value in ("1", "-1"):
             self.step(int(value))
 
@@ -450,8 +453,8 @@ class Session:
         self.show_text(name, text)
 
     def _say(self, text: str, busy: bool) -> None:
-        stop = " <button data-action='cancel' title='Escape'>stop</button>" if busy else ""
-        self._text("status", f"<span data-busy='{int(busy)}'>{escape(text)}</span>{stop}")
+        self._text("status", f"<span data-busy='{int(busy)}'>{escape(text)}</span>")
+        self._text("stop", _STOP if busy else "")
 
     def say_error(self, error: NenyaError) -> None:
         """Show what a user can act on."""

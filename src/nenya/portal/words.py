@@ -24,6 +24,10 @@ _FACTS = (
     "mean_temperature",
 )
 _TABLE = ("datetime", "lat", "lon", "DT", "US0", "US1", "LL", "clear_fraction", "filename", "pp_file", "pp_idx")
+_START = (
+    "<span class='start'><b>Start here:</b> click a cutout, or a point of the UMAP or the map: the cutouts most like "
+    "it appear at the lower right. Drag a box or a range to filter.</span>"
+)
 CHANGED = (
     "<p class='note news'>The archive has changed: this page shows the old one. <button data-reload>Reload</button></p>"
 )
@@ -85,7 +89,7 @@ def caption(row: Mapping[str, Any]) -> str:
 def chips(filters: Sequence[Filter]) -> str:
     """Return the active filters, each with a button that takes it away."""
     if not filters:
-        return "<span class='hint'>No filter: drag a box in the UMAP, on the map or over a histogram to set one.</span>"
+        return _START
     return "".join(
         f"<button class='chip' data-action='remove:{escape(item.slot, quote=True)}' "
         f"title='remove this filter'>{escape(item.text)} <b aria-hidden='true'>✕</b></button>"
