@@ -86,12 +86,110 @@ def test_boxes_brushes_and_categories_intersect_and_undo_takes_them_back(page, a
     assert page.selected == archive.columns.rows and page.chips == []
 
 
-def test_a_lasso_selects(page, archive):
-    page.session.jobs.call(
-        lambda: page.session.geometry("map", {"type": "poly", "x": [160, 200, 180], "y": [-50, -50, 60]})
-    )
+@pytest.mark.parametrize(
+    ("plane", "corners"),
+    [("umap", [(-3, -4), (4, -3), (5, 3), (0, 5), (-4, 2)]), ("map", [(-150, -50), (20, -60), (160, 30), (-60, 55)])],
+)
+def test_a_lasso_that_the_mouse_draws_selects_what_is_inside(page, archive, plane, corners):
+    from matplotlib.path import Path as Polygon
+
+    from nenya.portal.state import PLANES
+
+    section = page.page.locator(f"[aria-label={'UMAP' if plane == 'umap' else 'Map'}]")
+    section.locator("[title='select with a lasso']").click()
+    places, mouse = [page.place(plane, *corner) for corner in corners], page.page.mouse
+    mouse.move(*places[0])
+    mouse.down()
+    for place in [*places[1:], places[0]]:
+        mouse.move(*place, steps=6)
+    mouse.up()
+    page.until(lambda: page.session.selection.view.filters)
     page.idle()
-    assert page.chips == ["map lasso of 3 corners"] and 0 < page.selected < archive.columns.rows
+    section.locator("[title='select a box']").click()
+    points = np.column_stack([archive.columns.values(name) for name in PLANES[plane]])
+    inside = Polygon([*corners, corners[0]], closed=True).contains_points(points).sum()
+    assert page.chips[0].startswith(f"{'UMAP' if plane == 'umap' else 'map'} lasso of ")
+    assert 0 < page.selected < archive.columns.rows and abs(page.selected - inside) <= 4  # pixels are no numbers
+    assert len(page.session.planes[plane].outline.data["xs"][0]) > len(corners)
+
+
+def test_the_mouse_draws_a_range_over_a_histogram(page, archive):
+    dt = archive.columns.values("DT")
+    top = page.session.histograms["DT"].source.data["whole"].max()
+    page.drag("hist_DT", (0.8, 0.3 * top), (1.9, 0.6 * top))
+    (found,) = page.session.selection.view.filters
+    assert found.low == pytest.approx(0.8, abs=0.05) and found.high == pytest.approx(1.9, abs=0.05)
+    assert page.selected == ((dt >= found.low) & (dt <= found.high)).sum()
+    annotation = page.session.histograms["DT"].range
+    assert annotation.visible and annotation.left == found.low
+
+
+def focused(page):
+    """Return what has the focus: its text, or the label of a form's field; and whether that is to be seen."""
+    return page.page.evaluate(
+        """() => { let e = document.activeElement;
+            while (e && e.shadowRoot && e.shadowRoot.activeElement) e = e.shadowRoot.activeElement;
+            return [e.tagName, e.id, (e.textContent || "").trim().split(" ")[0], getComputedStyle(e).outlineStyle]; }"""
+    )
+
+
+def test_the_keyboard_reaches_everything_and_its_keys_work(page, archive):
+    page.page.locator("h1").click()  # the order begins there
+    order = []
+    for _ in range(60):
+        page.page.keyboard.press("Tab")
+        order.append(focused(page))
+        if order[-1][1] == "tab_download":
+            break
+    texts = [text for tag, _, text, _ in order if tag == "BUTTON"]
+    assert texts[:5] == ["Undo", "Reset", "Copy", "Dark", "Help"]
+    tabs = [name for _, name, _, _ in order if name.startswith("tab_")]
+    assert tabs == ["tab_gallery", "tab_table", "tab_stats", "tab_filter", "tab_upload", "tab_download"]
+    assert all(outline not in ("none", "") for tag, _, _, outline in order if tag == "BUTTON")
+    page.page.keyboard.press("ArrowRight")  # the last tab goes on to the first
+    assert focused(page)[1] == "tab_gallery" and page.page.locator("#panel_gallery").is_visible()
+    page.page.keyboard.press("ArrowRight")
+    page.page.locator(".table tbody tr").first.wait_for()
+    page.page.keyboard.press("1")
+    page.page.keyboard.press("?")
+    assert page.page.locator("#helpbox").is_visible()
+    page.act('range:["DT", 0, 1]')
+    page.idle()
+    page.page.keyboard.press("u")  # belongs to the open dialog
+    page.page.keyboard.press("Escape")
+    assert not page.page.locator("#helpbox").is_visible() and len(page.chips) == 1
+    page.page.keyboard.press("u")
+    page.idle()
+    assert page.chips == []
+    page.act('range:["DT", 0, 1]')
+    page.act('range:["month", 1, 5]')
+    page.idle()
+    page.page.keyboard.press("r")
+    page.idle()
+    assert page.chips == [] and page.selected == archive.columns.rows
+    page.page.keyboard.press("n")
+    page.idle()
+    near = int(page.session.near_rows[0])
+    page.page.keyboard.press("s")
+    page.idle()
+    assert page.session.selection.view.row == near
+    page.page.locator("#tab_filter").click()
+    page.page.locator("#range_low").focus()
+    page.page.keyboard.type("1")
+    page.page.keyboard.press("u")  # a letter in a field is no command
+    assert page.page.locator("#panel_filter").is_visible()
+    page.page.fill("#range_low", "")
+    page.page.locator("#tab_gallery").click()
+
+
+def test_a_new_user_is_told_where_to_start_and_finds_similar_cutouts(page):
+    hint = page.page.get_by_text("Start here:")
+    assert hint.is_visible() and "most like it appear" in page.page.locator(".start").inner_text()
+    page.click("gallery", 2.5, page.session.gallery.rows - 0.5)
+    assert page.session.selection.view.row == page.session.gallery_rows[2]
+    assert "closest by cosine" in page.page.locator(".note").first.inner_text()
+    page.drag("umap", (-3, -3), (4, 5))
+    assert hint.count() == 0
 
 
 def test_filters_by_number_and_by_name(page, archive):
