@@ -2,7 +2,6 @@
 
 import asyncio
 import functools
-import hmac
 import itertools
 import json
 import logging
@@ -14,7 +13,6 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 import panel as pn
-from bokeh.server.auth_provider import AuthProvider
 from panel.io.server import get_server
 from tornado.ioloop import PeriodicCallback
 from tornado.iostream import StreamClosedError
@@ -25,16 +23,14 @@ from nenya.portal import downloads, words
 from nenya.portal.app import make_page
 from nenya.portal.archive import Archive, Cancelled, Stamp, stamps_of
 from nenya.portal.encoder import Encoder
+from nenya.portal.guard import LOCAL, Door, Guard, Login, host_names
 from nenya.portal.jobs import FAILED, Pools, Ticket
 from nenya.portal.session import Session, Upload
 from nenya.portal.upload import read_image
 
 log = logging.getLogger(__name__)
 
-_LOCAL = ("127.0.0.1", "localhost", "::1")
-_COOKIE = "nenya_portal"
 _CHUNK = 2**20
-_DAYS = 30
 _NUMBERS = itertools.count()
 T = TypeVar("T")
 
@@ -50,6 +46,7 @@ class Portal:
         limit_mb: how large uploads may be.
         token: that a browser must know; None for everyone who reaches the server.
         reopen: opens the archive anew, after its files were replaced; None where it never changes.
+        door: who is let in; `make_server` makes it.
         look_every: seconds between two looks at the files.
         sessions: by their key.
     """
@@ -59,6 +56,7 @@ class Portal:
     encoder: Encoder | None = None
     limit_mb: int = 20
     token: str | None = None
+    door: Door = field(default_factory=Door)
     reopen: Callable[[], Archive] | None = None
     look_every: float = 5.0
     sessions: dict[str, Session] = field(default_factory=dict)
@@ -108,101 +106,15 @@ class Portal:
         try:
             self.archive = await loop.run_in_executor(self.pools.slow, self.reopen)
         except Exception as error:
-            log.warning("portal: the changed archive cannot be opened: %s", error, exc_info=not _is_ours(error))
+            log.warning(
+                "portal: the changed archive cannot be opened: %s", error, exc_info=not isinstance(error, NenyaError)
+            )
             self._broken, news = True, words.CHANGED_BADLY
         else:
             self._broken, self._seen, news = False, {}, words.CHANGED
         for session in list(self.sessions.values()):
             if self._broken or session.archive is not self.archive:
                 session.jobs.call(functools.partial(session.tell, news))
-
-
-def _is_ours(error: Exception) -> bool:
-    return isinstance(error, NenyaError)
-
-
-def _knows_token(handler: Any, token: str) -> bool:
-    cookie = handler.get_cookie(_COOKIE) or ""
-    return hmac.compare_digest(cookie.encode(), token.encode())
-
-
-class _Login(RequestHandler):
-    """Takes the token once, by a form or `?token=`, and keeps it in a cookie that scripts cannot read."""
-
-    portal: Portal
-
-    def get(self) -> None:
-        """Show the form, or take the token of the address."""
-        if self.get_query_argument("token", ""):
-            self._take(self.get_query_argument("token"))
-        else:
-            self._form("")
-
-    def post(self) -> None:
-        """Take the token of the form."""
-        self._take(self.get_body_argument("token", ""))
-
-    def _take(self, given: str) -> None:
-        assert self.portal.token is not None
-        if hmac.compare_digest(given.encode(), self.portal.token.encode()):
-            self.set_cookie(_COOKIE, self.portal.token, httponly=True, samesite="Strict", expires_days=_DAYS, path="/")
-            self.redirect("./")
-        else:
-            log.warning("portal: a wrong token from %s", self.request.remote_ip)
-            self.set_status(403)
-            self._form("This is not the token that the portal printed when it was started.")
-
-    def _form(self, trouble: str) -> None:
-        self.set_header("Referrer-Policy", "no-referrer")
-        self.finish(
-            "<!doctype html><html lang='en'><title>Nenya portal</title><body style='font-family:sans-serif;margin:4em'>"
-            f"<h1>Nenya portal</h1><p>{trouble}</p><form method='post'><label>Token: <input name='token' "
-            "type='password' autofocus autocomplete='off'></label> <button>Open</button></form></body></html>"
-        )
-
-
-class _Guard(AuthProvider):  # type: ignore[misc]  # Bokeh's types are not read
-    """Lets in who has the token."""
-
-    def __init__(self, portal: Portal) -> None:
-        self._portal = portal
-        super().__init__()
-
-    @property
-    def get_user(self) -> Any:
-        """Who asks; None for someone without the token."""
-        token = self._portal.token
-        return lambda handler: "user" if token is None or _knows_token(handler, token) else None
-
-    @property
-    def get_user_async(self) -> None:
-        """There is none."""
-        return None
-
-    @property
-    def login_url(self) -> str:
-        """Where the token is taken."""
-        return "/login"
-
-    @property
-    def get_login_url(self) -> None:
-        """There is none."""
-        return None
-
-    @property
-    def login_handler(self) -> None:
-        """It is one of the server's own addresses."""
-        return None
-
-    @property
-    def logout_url(self) -> None:
-        """There is none."""
-        return None
-
-    @property
-    def logout_handler(self) -> None:
-        """There is none."""
-        return None
 
 
 class _Handler(RequestHandler):
@@ -212,7 +124,7 @@ class _Handler(RequestHandler):
 
     def _session(self) -> Session | None:
         """Return the session that is asked for, or answer with a refusal."""
-        if self.portal.token is not None and not _knows_token(self, self.portal.token):
+        if not self.portal.door.lets_in(self):
             self._refuse(403, "Log in first.")
             return None
         session = self.portal.sessions.get(self.get_query_argument("key", ""))
@@ -331,28 +243,32 @@ def make_server(portal: Portal, address: str, port: int, origins: list[str]) -> 
         origins: further host:port names that pages may be opened by.
 
     Raises:
-        OptionError: The address is not local and there is no token, or it cannot be listened on.
+        OptionError: The address is not local and there is no token, it cannot be listened on, or an origin is no name.
     """
-    if address not in _LOCAL and not portal.token:
+    if address not in LOCAL and not portal.token:
         raise OptionError(f"address={address} lets others in: a token is needed")
     pn.extension(notifications=False)
     handlers: list[Any] = [
         (rf"/{name}", type(name, (kind,), {"portal": portal}), {})
-        for name, kind in (("download", _Download), ("upload", _Upload), ("login", _Login))
-        if name != "login" or portal.token
+        for name, kind in (("download", _Download), ("upload", _Upload))
     ]
-    hosts = list(origins)
+    if portal.token:
+        handlers.append((r"/login", type("login", (Login,), {"token": portal.token}), {}))
+    portal.door = Door(portal.token, host_names(origins))
+    allowlist = logging.getLogger("bokeh.server.util")  # warns of the asterisk, in whose place `lets_in` stands
+    before = allowlist.level
+    allowlist.setLevel(logging.ERROR)
     try:
         server = get_server(
             {"/": portal.page},
             port=port,
             address=address,
-            websocket_origin=hosts or None,
+            websocket_origin=["*"],
             title="Nenya portal",
             start=False,
             show=False,
             extra_patterns=handlers,
-            auth_provider=_Guard(portal),
+            auth_provider=Guard(portal.door),
             websocket_max_message_size=2**20,
             http_server_kwargs={"max_buffer_size": (portal.limit_mb + 1) * 10**6},
             session_token_expiration=3600,
@@ -365,6 +281,8 @@ def make_server(portal: Portal, address: str, port: int, origins: list[str]) -> 
         raise OptionError(
             f"port {port} of {address} cannot be used ({error.strerror}): port= chooses another"
         ) from error
+    finally:
+        allowlist.setLevel(before)
     return server
 
 
