@@ -27,7 +27,7 @@ class FakeEncoder:
 
     def encode(self, name, image, archive, tick):
         from nenya.portal.encoder import resized
-        from nenya.portal.session import Upload
+        from nenya.portal.screen import Upload
 
         image = resized(image, SIDE)
         return Upload(name, image, latents_of(image[None])[0])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from nenya.errors import InputFileError, OptionError
 from nenya.options import ExtractOptions, Options
 from nenya.portal.archive import Archive
-from nenya.portal.session import Upload
+from nenya.portal.screen import Upload
 
 FloatArray = NDArray[np.float32]
 

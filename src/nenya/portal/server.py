@@ -25,7 +25,8 @@ from nenya.portal.archive import Archive, Cancelled, Stamp, stamps_of
 from nenya.portal.encoder import Encoder
 from nenya.portal.guard import LOCAL, Door, Guard, Login, host_names
 from nenya.portal.jobs import FAILED, Pools, Ticket
-from nenya.portal.session import Session, Upload
+from nenya.portal.screen import Upload
+from nenya.portal.session import Session
 from nenya.portal.upload import read_image
 
 log = logging.getLogger(__name__)
