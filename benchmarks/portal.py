@@ -203,7 +203,7 @@ async def act_alone(port, rows):
 
 
 async def act_together(port, sessions):
-    """Open pages at once and let them act at once, a second of looking between two actions: median and largest waits."""
+    """Open pages at once and let them act, a second of looking between two actions: median and largest waits."""
     clients = await asyncio.gather(*(Client.open(port) for _ in range(sessions)))
 
     async def work(number):

@@ -274,3 +274,45 @@ def test_export_is_a_flag_too():
 
     assert compose("portal", ["table=a.parquet", "export=b"]).export == "b"
     assert SIDE == 16
+
+
+def test_equal_searches_selections_and_pictures_of_sessions_are_made_once(archive, monkeypatch):
+    from nenya.portal import work
+    from nenya.portal.jobs import Ticket
+    from nenya.portal.state import View, make_range
+
+    made, ticket = [], Ticket(lambda share: None)
+    search, raster = work.closest, pictures.raster
+    monkeypatch.setattr(work, "closest", lambda *a, **k: made.append("search") or search(*a, **k))
+    monkeypatch.setattr(pictures, "raster", lambda *a, **k: made.append("raster") or raster(*a, **k))
+    filters = (make_range("DT", 0.123, 2),)
+    for _ in range(3):
+        found = work.find_similar(archive, None, 31, filters, True, ticket)
+        chosen = work.select(archive, filters, ("random", False), ["DT"], ticket)
+        whole, part = work.rasters(archive, "map", (-180, 180, -80, 80), View(filters), ticket)
+    assert made == ["search", "raster", "raster"]
+    assert chosen.mask[found.rows].all() and np.nansum(part) == chosen.mask.sum() == len(chosen.ordered)
+    assert np.nansum(whole) == archive.columns.rows
+    work.find_similar(archive, None, 31, filters, False, ticket)
+    assert made[3:] == ["search"]
+
+
+def test_work_that_takes_long_holds_up_nothing_quick():
+    import threading
+
+    from nenya.portal.jobs import Jobs, Pools
+
+    pools, go, said, results = Pools(), threading.Event(), [], []
+    jobs = [Jobs(pools, lambda function: function(), lambda text, busy: said.append(text)) for _ in range(6)]
+    for one in jobs:
+        one.start("near", lambda _: go.wait(30), lambda _: None, slow=True)
+    done = threading.Event()
+    jobs[0].start("selection", lambda _: 5, lambda found: (results.append(found), done.set()))
+    assert done.wait(10) and results == [5]
+    ended = []
+    jobs[1].start("upload", lambda _: 1, results.append, title="encoding", slow=True, ended=ended.append)
+    jobs[1].cancel()
+    go.set()
+    pools.slow.submit(lambda: None).result(10)
+    assert ended == ["stopped"] and results == [5] and not jobs[1].busy
+    pools.shutdown()
