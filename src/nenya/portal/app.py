@@ -32,14 +32,14 @@ TABS = (
 )
 _STYLE = """
 :host { color: var(--ink); font-size: 12.5px; }
-* { box-sizing: border-box; }
+* { box-sizing: border-box; } .bk-clearfix { display: block !important; width: 100%; }
 table { border-collapse: collapse; } th { text-align: left; font-weight: 500; color: var(--quiet); }
 .facts { width: 100%; table-layout: fixed; } .facts th { width: 45%; vertical-align: top; } .facts td { overflow-wrap: anywhere; }
 .facts th, .facts td { padding: 1px 4px 1px 0; }
 .rows td, .rows th { padding: 2px 8px 2px 2px; white-space: nowrap; border-bottom: 1px solid var(--line); }
 .rows thead th { position: sticky; top: 0; background: var(--paper); }
 .rows tr[data-action] { cursor: pointer; } .rows tr[data-action]:hover, .rows tr:focus-visible { background: var(--ground); }
-.stats { display: grid; grid-template-columns: repeat(auto-fit, minmax(250px, 1fr)); gap: 8px 16px; align-items: start; }
+.stats { display: grid; grid-template-columns: repeat(auto-fit, minmax(320px, 1fr)); gap: 8px 16px; align-items: start; }
 button { font: inherit; color: var(--ink); background: var(--paper); border: 1px solid var(--line); border-radius: 5px;
   padding: 1px 8px; cursor: pointer; }
 .chip { border-radius: 12px; margin-right: 5px; border-color: var(--mark); } .chip b { color: var(--mark); }

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from bokeh.core.property.descriptors import UnsetValueError
 from bokeh.models import ColorBar, ColumnDataSource, Glyph, LinearColorMapper
-from bokeh.palettes import RdYlBu11
+from bokeh.palettes import RdYlBu11, Viridis256
 
 _GREYS = ("#dfe3e8", "#c3c9d1", "#a8b0ba", "#8f98a4")
 _DARK_GREYS = ("#2c333d", "#3a434f", "#4a5462", "#5b6675")
@@ -60,6 +60,11 @@ class Theme:
     def land(self) -> str:
         """Land on the map."""
         return "#2a2f37" if self.dark else "#e9e6df"
+
+    @property
+    def counts(self) -> tuple[str, ...]:
+        """Numbers of cutouts, and means of metrics: what is least still stands out from the paper."""
+        return tuple(Viridis256[72:] if self.dark else Viridis256)
 
     @property
     def greys(self) -> list[str]:

@@ -26,7 +26,6 @@ from bokeh.models import (
     WheelZoomTool,
 )
 from bokeh.models import Image as ImageGlyph
-from bokeh.palettes import Viridis256
 from bokeh.plotting import figure
 from numpy.typing import NDArray
 
@@ -86,7 +85,7 @@ class Plane:
         self.back, self.front = image_source(), image_source()
         self.front.data["count"] = self.front.data["image"]
         self.grey = LinearColorMapper(theme.greys, low=0, high=1, nan_color="rgba(0,0,0,0)")
-        self.colours = LinearColorMapper(Viridis256, low=0, high=1, nan_color="rgba(0,0,0,0)")
+        self.colours = LinearColorMapper(list(theme.counts), low=0, high=1, nan_color="rgba(0,0,0,0)")
         if is_map:
             self._draw_land()
         add_glyph(plot, self.back, ImageGlyph(color_mapper=self.grey), level="underlay")
