@@ -1,5 +1,6 @@
 """The command `nenya portal`: checks, opens and serves, or writes the page without a server."""
 
+import gc
 import importlib.util
 import logging
 from collections.abc import Callable
@@ -83,6 +84,7 @@ def _serve(options: PortalOptions, opened: "Callable[[], Archive]", name: str) -
     portal = Portal(archive, name, encoder, options.limit_mb, token, reopen=checked)
     server = make_server(portal, options.address, options.port, origins)
     server.start()
+    gc.freeze()  # what is there now stays: it need not be looked through again for each page that opens
     host = "127.0.0.1" if local else options.address
     login = f"login?token={token}" if token else ""
     log.info("%s rows: open http://%s:%d/%s   (Ctrl-C ends it)", f"{archive.columns.rows:,}", host, server.port, login)
