@@ -316,3 +316,32 @@ def test_work_that_takes_long_holds_up_nothing_quick():
     pools.slow.submit(lambda: None).result(10)
     assert ended == ["stopped"] and results == [5] and not jobs[1].busy
     pools.shutdown()
+
+
+def test_closing_the_portal_ends_what_is_under_way(archive):
+    import threading
+    import time
+    from types import SimpleNamespace
+
+    from nenya.portal.jobs import Jobs
+    from nenya.portal.server import Portal
+
+    portal, begun, ended = Portal(archive, "a"), threading.Event(), []
+    jobs = Jobs(portal.pools, lambda function: function(), lambda text, busy: None)
+    portal.sessions["key"] = SimpleNamespace(close=jobs.cancel)
+
+    def endless(ticket):
+        begun.set()
+        try:
+            while True:
+                ticket.tick(0.5)
+                time.sleep(0.01)
+        finally:
+            ended.append("search")
+
+    jobs.start("near", endless, ended.append, slow=True)
+    assert begun.wait(10)
+    portal.close()
+    assert ended == ["search"]
+    with pytest.raises(RuntimeError):
+        portal.pools.quick.submit(print)

@@ -65,6 +65,7 @@ def run(options: PortalOptions) -> int:
 
 def _serve(options: PortalOptions, opened: "Callable[[], Archive]", name: str) -> int:
     from nenya.portal.encoder import Encoder
+    from nenya.portal.guard import LOCAL
     from nenya.portal.server import Portal, make_server, make_token
 
     encoder = Encoder(options.ckpt, options) if options.ckpt else None
@@ -77,20 +78,21 @@ def _serve(options: PortalOptions, opened: "Callable[[], Archive]", name: str) -
             log.warning("%s", trust)
         return archive
 
-    archive = checked()
-    local = options.address in ("127.0.0.1", "localhost", "::1")
+    local = options.address in LOCAL
     token = options.token or (None if local else make_token())
     origins = [options.origins] if isinstance(options.origins, str) else list(options.origins or [])
-    portal = Portal(archive, name, encoder, options.limit_mb, token, reopen=checked)
+    portal = Portal(checked(), name, encoder, options.limit_mb, token, reopen=checked)
     server = make_server(portal, options.address, options.port, origins)
     server.start()
     gc.freeze()  # what is there now stays: it need not be looked through again for each page that opens
     host = "127.0.0.1" if local else options.address
     login = f"login?token={token}" if token else ""
-    log.info("%s rows: open http://%s:%d/%s   (Ctrl-C ends it)", f"{archive.columns.rows:,}", host, server.port, login)
+    log.info(
+        "%s rows: open http://%s:%d/%s   (Ctrl-C ends it)", f"{portal.archive.columns.rows:,}", host, server.port, login
+    )
     try:
         server.io_loop.start()
     finally:
         server.stop()
-        portal.pools.shutdown()
+        portal.close()
     return 0

@@ -64,9 +64,9 @@ class Pools:
     slow: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="search"))
 
     def shutdown(self) -> None:
-        """Begin nothing any more."""
+        """Begin nothing any more, and wait for what is under way."""
         for pool in (self.quick, self.slow):
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
 
 
 @dataclass

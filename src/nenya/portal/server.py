@@ -88,6 +88,12 @@ class Portal:
         pn.state.on_session_destroyed(close)
         return page
 
+    def close(self) -> None:
+        """End all work: before the interpreter does, which lets no thread begin another."""
+        for session in list(self.sessions.values()):
+            session.close()
+        self.pools.shutdown()
+
     async def look(self) -> None:
         """See whether the archive's files were replaced; then open it anew for new pages, and tell the open ones.
 
