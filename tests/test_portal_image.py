@@ -49,7 +49,10 @@ class World:
             "pp_idx": np.concatenate([np.arange(n) for n in ROWS]),
         }
         write_table(pd.DataFrame(frame), bare)
-        args = [f"data={self.latents}", f"table={bare}", f"out={self.table}", "n_neighbors=8"]
+        rows = Latents([self.latents])[0 : sum(ROWS)].astype(np.float64)
+        layout = np.linalg.svd(rows - rows.mean(axis=0), full_matrices=False)[0][:, :2] * 50
+        Projector.fit(rows, 8, embedding=layout).save(self.projector)  # a layout of elsewhere: umap-learn takes long
+        args = [f"data={self.latents}", f"table={bare}", f"out={self.table}", f"projector={self.projector}"]
         assert embed.run(compose("embed", args)) == 0
         self.places = read_table(self.table)[["US0", "US1"]].to_numpy()
         self.options = compose("portal", ["model=demo"])
