@@ -175,7 +175,10 @@ def measure(rows, dim, sessions):
             result |= asyncio.run(act_alone(port, rows))
             memory = psutil.Process(server.pid).memory_info()  # latents are mapped: pages of the file, shared
             result["own_GB"], result["resident_GB"] = (memory.rss - memory.shared) / 1e9, memory.rss / 1e9
-            result[f"selection_of_{sessions}_s"] = asyncio.run(act_together(port, sessions))
+            before = psutil.Process(server.pid).cpu_times()
+            result |= asyncio.run(act_together(port, sessions))
+            after = psutil.Process(server.pid).cpu_times()
+            result[f"cpu_of_{sessions}_s"] = after.user + after.system - before.user - before.system
             memory = psutil.Process(server.pid).memory_info()
             result[f"own_GB_of_{sessions}"] = (memory.rss - memory.shared) / 1e9
         except Exception:
@@ -200,7 +203,7 @@ async def act_alone(port, rows):
 
 
 async def act_together(port, sessions):
-    """Let sessions act at once, a second of looking between two actions; return median and largest wait."""
+    """Open pages at once and let them act, a second of looking between two actions: median and largest waits."""
     clients = await asyncio.gather(*(Client.open(port) for _ in range(sessions)))
 
     async def work(number):
@@ -211,7 +214,11 @@ async def act_together(port, sessions):
         return times
 
     times = [t for some in await asyncio.gather(*map(work, range(sessions))) for t in some]
-    return [statistics.median(times), max(times)]
+    views = [client.first_view for client in clients]
+    return {
+        f"first_view_of_{sessions}_s": [statistics.median(views), max(views)],
+        f"selection_of_{sessions}_s": [statistics.median(times), max(times)],
+    }
 
 
 def main():

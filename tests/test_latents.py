@@ -133,3 +133,21 @@ def test_each_difference_of_temperature_has_one_bin():
             dt_bin(dt)
     bins = list(SLOPE_INTERVALS.values())
     assert all(lower.high == upper.low for upper, lower in pairwise(bins))
+
+
+def test_held_files_are_read_on_after_they_were_replaced(tmp_path):
+    old, new = np.random.default_rng(1).normal(size=(2, 40, 6)).astype("f4")
+    for chunks in (None, (8, 6)):
+        path, other = tmp_path / "a_latents.h5", tmp_path / "b_latents.h5"
+        for place, rows in ((path, old), (other, new)):
+            with h5py.File(place, "w") as file:
+                file.create_dataset("valid", data=rows, chunks=chunks)
+        held, free = Latents([path]), Latents([path])
+        held.hold()
+        other.replace(path)
+        for _ in range(2):
+            assert np.array_equal(held[0:40], old) and np.array_equal(held.take([3, 1]), old[[3, 1]])
+            held.release()
+        assert np.array_equal(free[0:40], new)
+        again = pickle.loads(pickle.dumps(held))  # noqa: S301 - ours
+        assert np.array_equal(again[0:40], new)

@@ -11,9 +11,9 @@ from nenya.analysis_options import PortalOptions
 from nenya.errors import InputFileError, OptionError
 from nenya.latents import Latents
 from nenya.portal import pictures, summary, words
-from nenya.portal.archive import Cancelled, open_archive
-from nenya.portal.session import ordered_rows
+from nenya.portal.archive import Cancelled, Shared, open_archive
 from nenya.portal.upload import read_image
+from nenya.portal.work import ordered_rows
 from nenya.similarity import closest
 
 FIELD = np.random.default_rng(2).normal(size=(24, 24)).astype(np.float32)
@@ -96,18 +96,69 @@ def test_orders_hold_each_selected_row_once(archive):
 
 
 def test_a_comparison_counts_and_chance_is_one(archive):
-    whole = summary.compare(archive.columns, None)
-    assert sum(line.selected for line in whole["season"]) == archive.columns.rows
-    assert all(line.ratio == 1 for line in whole["year"])
+    whole = summary.summarise(archive.columns, None).comparisons
+    assert whole["season"]["selected"].sum() == archive.columns.rows
+    assert (whole["year"]["ratio"] == 1).all()
     summer = np.isin(archive.columns.values("month"), (6, 7, 8))
-    lines = {line.name: line for line in summary.compare(archive.columns, summer)["season"]}
-    assert lines["JJA"].selected == lines["JJA"].total == summer.sum()
-    assert lines["JJA"].ratio == pytest.approx(archive.columns.rows / summer.sum())
+    line = summary.summarise(archive.columns, summer).comparisons["season"].set_index("name").loc["JJA"]
+    assert line["selected"] == line["whole"] == summer.sum()
+    assert line["ratio"] == pytest.approx(archive.columns.rows / summer.sum())
 
 
-def test_a_trend_is_found():
-    lines = [summary.Line(str(2000 + i), 10 + 2 * i, 100, 1.0) for i in range(10)]
-    assert summary.trend(lines, 1000).split(":")[1].split()[0] == "+2"
+def test_the_page_compares_as_the_command_does(archive):
+    from nenya.selection import selection_statistics
+
+    mask = archive.columns.values("DT") > 1
+    found = summary.summarise(archive.columns, mask)
+    wanted = selection_statistics(archive.columns.table.to_pandas(), mask)
+    for name, table in (("season", wanted.seasons), ("year", wanted.years)):
+        assert found.comparisons[name].equals(table)
+    places = wanted.regions[~wanted.regions["name"].isin(["global", "north"])]
+    assert found.comparisons["region"].equals(places) and places["whole"].sum() > 0
+    text = words.statistics(found, False)
+    line = places[places["ratio"] > 0].iloc[0]
+    assert f"{line['ratio']:.2f} <span class='hint'>{line['ratio_low']:.2f} to {line['ratio_high']:.2f}" in text
+    assert f"{100 * found.trend.slope:+.3g} ± {100 * found.trend.error:.2g} percentage points a year" in text
+
+
+def test_a_table_without_dates_or_places_is_compared_by_what_it_has():
+    import pyarrow as pa
+
+    from nenya.portal.columns import Columns
+
+    found = summary.summarise(Columns(pa.table({"DT": [0.0, 1.0, 2.0]})), np.array([True, False, True]))
+    assert found.comparisons == {} and found.trend is None and found.medians[0][1:] == (1.0, 1.0)
+
+
+def test_shared_results_are_made_once_and_forgotten_in_turn():
+    import threading
+    import time
+
+    shared, made = Shared(most=3 * 8000), []
+
+    def make(name):
+        made.append(name)
+        time.sleep(0.05)
+        return (np.zeros(800), name)
+
+    threads = [threading.Thread(target=shared.get, args=("a", lambda: make("a"))) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert made == ["a"]
+    for name in "bcd":
+        assert shared.get(name, lambda name=name: make(name))[1] == name
+    shared.get("d", lambda: make("d"))
+    shared.get("a", lambda: make("a"))
+    assert made == ["a", "b", "c", "d", "a"]
+
+    def stop():
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        shared.get("e", stop)
+    assert shared.get("e", lambda: 5) == 5
 
 
 def test_what_comes_from_files_is_escaped():
@@ -216,3 +267,74 @@ def test_export_is_a_flag_too():
 
     assert compose("portal", ["table=a.parquet", "export=b"]).export == "b"
     assert SIDE == 16
+
+
+def test_equal_searches_selections_and_pictures_of_sessions_are_made_once(archive, monkeypatch):
+    from nenya.portal import work
+    from nenya.portal.jobs import Ticket
+    from nenya.portal.state import View, make_range
+
+    made, ticket = [], Ticket(lambda share: None)
+    search, raster = work.closest, pictures.raster
+    monkeypatch.setattr(work, "closest", lambda *a, **k: made.append("search") or search(*a, **k))
+    monkeypatch.setattr(pictures, "raster", lambda *a, **k: made.append("raster") or raster(*a, **k))
+    filters = (make_range("DT", 0.123, 2),)
+    for _ in range(3):
+        found = work.find_similar(archive, None, 31, filters, True, ticket)
+        chosen = work.select(archive, filters, ("random", False), ["DT"], ticket)
+        whole, part = work.rasters(archive, "map", (-180, 180, -80, 80), View(filters), ticket)
+    assert made == ["search", "raster", "raster"]
+    assert chosen.mask[found.rows].all() and np.nansum(part) == chosen.mask.sum() == len(chosen.ordered)
+    assert np.nansum(whole) == archive.columns.rows
+    work.find_similar(archive, None, 31, filters, False, ticket)
+    assert made[3:] == ["search"]
+
+
+def test_work_that_takes_long_holds_up_nothing_quick():
+    import threading
+
+    from nenya.portal.jobs import Jobs, Pools
+
+    pools, go, said, results = Pools(), threading.Event(), [], []
+    jobs = [Jobs(pools, lambda function: function(), lambda text, busy: said.append(text)) for _ in range(6)]
+    for one in jobs:
+        one.start("near", lambda _: go.wait(30), lambda _: None, slow=True)
+    done = threading.Event()
+    jobs[0].start("selection", lambda _: 5, lambda found: (results.append(found), done.set()))
+    assert done.wait(10) and results == [5]
+    ended = []
+    jobs[1].start("upload", lambda _: 1, results.append, title="encoding", slow=True, ended=ended.append)
+    jobs[1].cancel()
+    go.set()
+    pools.slow.submit(lambda: None).result(10)
+    assert ended == ["stopped"] and results == [5] and not jobs[1].busy
+    pools.shutdown()
+
+
+def test_closing_the_portal_ends_what_is_under_way(archive):
+    import threading
+    import time
+    from types import SimpleNamespace
+
+    from nenya.portal.jobs import Jobs
+    from nenya.portal.server import Portal
+
+    portal, begun, ended = Portal(archive, "a"), threading.Event(), []
+    jobs = Jobs(portal.pools, lambda function: function(), lambda text, busy: None)
+    portal.sessions["key"] = SimpleNamespace(close=jobs.cancel)
+
+    def endless(ticket):
+        begun.set()
+        try:
+            while True:
+                ticket.tick(0.5)
+                time.sleep(0.01)
+        finally:
+            ended.append("search")
+
+    jobs.start("near", endless, ended.append, slow=True)
+    assert begun.wait(10)
+    portal.close()
+    assert ended == ["search"]
+    with pytest.raises(RuntimeError):
+        portal.pools.quick.submit(print)

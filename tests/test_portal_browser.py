@@ -1,63 +1,13 @@
-import asyncio
 import io
 import json
-import shutil
-import threading
-import time
 
 import numpy as np
 import pandas as pd
 import pytest
-from portal_data import SIDE, latents_of, write_archive
+from portal_data import SIDE, write_archive
+from portal_page import FakeEncoder, Page, chromium, needs_chromium, serve
 
-pytest.importorskip("panel", reason="the portal's packages are not installed: nenya[portal]")
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine"),
-]
-
-FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
-
-
-class FakeEncoder:
-    """Makes latents as the archive's were made, without a network."""
-
-    def encode(self, name, image):
-        from nenya.analyze_image import resized
-        from nenya.portal.session import Upload
-
-        image = resized(image, SIDE)
-        return Upload(name, image, latents_of(image[None])[0])
-
-
-def serve(portal, address="127.0.0.1"):
-    """Serve from a thread; return the address and a function that ends it."""
-    from nenya.portal.server import make_server
-
-    ready, box = threading.Event(), {}
-
-    def work():
-        asyncio.set_event_loop(asyncio.new_event_loop())
-        server = make_server(portal, address, 0, [])
-        server.start()
-        box.update(server=server, loop=server.io_loop)
-        ready.set()
-        server.io_loop.start()
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    assert ready.wait(60)
-
-    def stop():
-        box["loop"].add_callback(box["loop"].stop)
-        thread.join(10)
-
-    return f"http://127.0.0.1:{box['server'].port}/", stop
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
@@ -81,16 +31,8 @@ def portal(archive):
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    with sync_api.sync_playwright() as playwright:
-        context = playwright.chromium.launch_persistent_context(
-            str(tmp_path_factory.mktemp("chromium")),
-            executable_path=CHROMIUM,
-            args=list(FLAGS),
-            viewport={"width": 1280, "height": 800},
-            accept_downloads=True,
-        )
+    with chromium(tmp_path_factory.mktemp("chromium")) as context:
         yield context
-        context.close()
 
 
 @pytest.fixture(scope="module")
@@ -105,90 +47,6 @@ def page(shared):
     shared.act("reset")
     shared.idle()
     yield shared
-
-
-class Page:
-    """A page of the portal, with all that it asked for and complained of."""
-
-    def __init__(self, browser, portal, query=""):
-        self.requests, self.complaints, self.portal = [], [], portal
-        self.page = browser.new_page()
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("websocket", lambda socket: self.requests.append(socket.url))
-        self.page.on("console", lambda m: m.type in ("error", "warning") and self.complaints.append(m.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        before = set(portal.sessions)
-        self.page.goto(portal.url + query)
-        self.page.locator("#count").wait_for(timeout=60_000)
-        (key,) = set(portal.sessions) - before
-        self.session = portal.sessions[key]
-        self.until(lambda: self.page.evaluate("Bokeh.documents.length > 0 && Bokeh.documents[0].is_idle"))
-        self.idle()
-
-    def until(self, condition, seconds=30):
-        end = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < end, "waited in vain"
-            self.page.wait_for_timeout(50)
-
-    def idle(self):
-        self.page.wait_for_timeout(250)
-        self.until(lambda: self.session.shown == self.session.selection.view.filters)
-        self.until(lambda: not self.session.jobs.busy)
-        self.until(lambda: self.selected == len(self.session.ordered))
-        self.until(lambda: len(self.chips) == len(self.session.selection.view.filters))
-        self.page.wait_for_timeout(100)
-
-    def act(self, name):
-        """Send an action, and wait until the server has it."""
-        value = f"{time.monotonic()}|{name}"
-        self.page.evaluate("text => Bokeh.documents[0].get_model_by_name('nenya_channel').value = text", value)
-        document = next(iter(self.session.planes.values())).plot.document
-        self.until(lambda: document.get_model_by_name("nenya_channel").value == value)
-
-    @property
-    def selected(self):
-        return int(self.page.locator("#count").get_attribute("data-selected"))
-
-    @property
-    def chips(self):
-        return [text.split(" ✕")[0] for text in self.page.locator(".chip").all_inner_texts()]
-
-    def place(self, name, x, y):
-        """Return where a place of a figure is on the screen."""
-        return self.page.evaluate(
-            """([name, x, y]) => {
-                const find = (views) => { for (const view of views) {
-                    if (view.model.name === name && view.frame) return view;
-                    const inner = find(view.child_views || []); if (inner) return inner; } };
-                const plot = find(Bokeh.index.roots), box = plot.el.getBoundingClientRect();
-                return [box.x + plot.frame.x_scale.compute(x), box.y + plot.frame.y_scale.compute(y)];
-            }""",
-            [name, x, y],
-        )
-
-    def drag(self, name, start, end):
-        (x0, y0), (x1, y1) = self.place(name, *start), self.place(name, *end)
-        before, mouse = self.session.selection.view.filters, self.page.mouse
-        mouse.move(x0, y0)
-        mouse.down()
-        mouse.move((x0 + x1) / 2, (y0 + y1) / 2, steps=3)
-        mouse.move(x1, y1, steps=3)
-        mouse.up()
-        self.until(lambda: self.session.selection.view.filters != before)
-        self.idle()
-
-    def click(self, name, x, y):
-        self.page.mouse.click(*self.place(name, x, y))
-        self.page.wait_for_timeout(400)
-        self.idle()
-
-    def check_quiet(self):
-        host = self.portal.url.split("//")[1]
-        outside = [u for u in self.requests if host not in u and not u.startswith(("data:", "blob:"))]
-        assert outside == []
-        assert [text for text in self.complaints if "favicon" not in text] == []
-        self.page.close()
 
 
 def rows_in(archive, plane, x, y):
@@ -228,12 +86,110 @@ def test_boxes_brushes_and_categories_intersect_and_undo_takes_them_back(page, a
     assert page.selected == archive.columns.rows and page.chips == []
 
 
-def test_a_lasso_selects(page, archive):
-    page.session.jobs.call(
-        lambda: page.session.geometry("map", {"type": "poly", "x": [160, 200, 180], "y": [-50, -50, 60]})
-    )
+@pytest.mark.parametrize(
+    ("plane", "corners"),
+    [("umap", [(-3, -4), (4, -3), (5, 3), (0, 5), (-4, 2)]), ("map", [(-150, -50), (20, -60), (160, 30), (-60, 55)])],
+)
+def test_a_lasso_that_the_mouse_draws_selects_what_is_inside(page, archive, plane, corners):
+    from matplotlib.path import Path as Polygon
+
+    from nenya.portal.state import PLANES
+
+    section = page.page.locator(f"[aria-label={'UMAP' if plane == 'umap' else 'Map'}]")
+    section.locator("[title='select with a lasso']").click()
+    places, mouse = [page.place(plane, *corner) for corner in corners], page.page.mouse
+    mouse.move(*places[0])
+    mouse.down()
+    for place in [*places[1:], places[0]]:
+        mouse.move(*place, steps=6)
+    mouse.up()
+    page.until(lambda: page.session.selection.view.filters)
     page.idle()
-    assert page.chips == ["map lasso of 3 corners"] and 0 < page.selected < archive.columns.rows
+    section.locator("[title='select a box']").click()
+    points = np.column_stack([archive.columns.values(name) for name in PLANES[plane]])
+    inside = Polygon([*corners, corners[0]], closed=True).contains_points(points).sum()
+    assert page.chips[0].startswith(f"{'UMAP' if plane == 'umap' else 'map'} lasso of ")
+    assert 0 < page.selected < archive.columns.rows and abs(page.selected - inside) <= 4  # pixels are no numbers
+    assert len(page.session.planes[plane].outline.data["xs"][0]) > len(corners)
+
+
+def test_the_mouse_draws_a_range_over_a_histogram(page, archive):
+    dt = archive.columns.values("DT")
+    top = page.session.histograms["DT"].source.data["whole"].max()
+    page.drag("hist_DT", (0.8, 0.3 * top), (1.9, 0.6 * top))
+    (found,) = page.session.selection.view.filters
+    assert found.low == pytest.approx(0.8, abs=0.05) and found.high == pytest.approx(1.9, abs=0.05)
+    assert page.selected == ((dt >= found.low) & (dt <= found.high)).sum()
+    annotation = page.session.histograms["DT"].range
+    assert annotation.visible and annotation.left == found.low
+
+
+def focused(page):
+    """Return what has the focus: its text, or the label of a form's field; and whether that is to be seen."""
+    return page.page.evaluate(
+        """() => { let e = document.activeElement;
+            while (e && e.shadowRoot && e.shadowRoot.activeElement) e = e.shadowRoot.activeElement;
+            return [e.tagName, e.id, (e.textContent || "").trim().split(" ")[0], getComputedStyle(e).outlineStyle]; }"""
+    )
+
+
+def test_the_keyboard_reaches_everything_and_its_keys_work(page, archive):
+    page.page.locator("h1").click()  # the order begins there
+    order = []
+    for _ in range(60):
+        page.page.keyboard.press("Tab")
+        order.append(focused(page))
+        if order[-1][1] == "tab_download":
+            break
+    texts = [text for tag, _, text, _ in order if tag == "BUTTON"]
+    assert texts[:5] == ["Undo", "Reset", "Copy", "Dark", "Help"]
+    tabs = [name for _, name, _, _ in order if name.startswith("tab_")]
+    assert tabs == ["tab_gallery", "tab_table", "tab_stats", "tab_filter", "tab_upload", "tab_download"]
+    assert all(outline not in ("none", "") for tag, _, _, outline in order if tag == "BUTTON")
+    page.page.keyboard.press("ArrowRight")  # the last tab goes on to the first
+    assert focused(page)[1] == "tab_gallery" and page.page.locator("#panel_gallery").is_visible()
+    page.page.keyboard.press("ArrowRight")
+    page.page.locator(".table tbody tr").first.wait_for()
+    page.page.keyboard.press("1")
+    page.page.keyboard.press("?")
+    assert page.page.locator("#helpbox").is_visible()
+    page.act('range:["DT", 0, 1]')
+    page.idle()
+    page.page.keyboard.press("u")  # belongs to the open dialog
+    page.page.keyboard.press("Escape")
+    assert not page.page.locator("#helpbox").is_visible() and len(page.chips) == 1
+    page.page.keyboard.press("u")
+    page.idle()
+    assert page.chips == []
+    page.act('range:["DT", 0, 1]')
+    page.act('range:["month", 1, 5]')
+    page.idle()
+    page.page.keyboard.press("r")
+    page.idle()
+    assert page.chips == [] and page.selected == archive.columns.rows
+    page.page.keyboard.press("n")
+    page.idle()
+    near = int(page.session.near_rows[0])
+    page.page.keyboard.press("s")
+    page.idle()
+    assert page.session.selection.view.row == near
+    page.page.locator("#tab_filter").click()
+    page.page.locator("#range_low").focus()
+    page.page.keyboard.type("1")
+    page.page.keyboard.press("u")  # a letter in a field is no command
+    assert page.page.locator("#panel_filter").is_visible()
+    page.page.fill("#range_low", "")
+    page.page.locator("#tab_gallery").click()
+
+
+def test_a_new_user_is_told_where_to_start_and_finds_similar_cutouts(page):
+    hint = page.page.get_by_text("Start here:")
+    assert hint.is_visible() and "most like it appear" in page.page.locator(".start").inner_text()
+    page.click("gallery", 2.5, page.session.gallery.rows - 0.5)
+    assert page.session.selection.view.row == page.session.gallery_rows[2]
+    assert "closest by cosine" in page.page.locator(".note").first.inner_text()
+    page.drag("umap", (-3, -3), (4, 5))
+    assert hint.count() == 0
 
 
 def test_filters_by_number_and_by_name(page, archive):
@@ -389,7 +345,7 @@ def test_a_new_image_finds_its_twin(page, archive):
     np.save(stream, np.kron(image, np.ones((2, 2))).astype("f8") + 15)
     page.page.locator("#tab_upload").click()
     page.page.set_input_files("#upload_file", {"name": "x.npy", "mimeType": "", "buffer": stream.getvalue()})
-    page.page.locator("#upload_form button").click()
+    page.page.locator("#upload_form button").first.click()
     page.page.locator("#upload_answer", has_text="shown under Image").wait_for()
     page.idle()
     assert page.session.near_rows[0] == 66
@@ -408,7 +364,7 @@ def test_a_new_image_finds_its_twin(page, archive):
 def test_bad_uploads_are_refused_in_a_sentence(page, name, data, words):
     page.page.locator("#tab_upload").click()
     page.page.set_input_files("#upload_file", {"name": name, "mimeType": "", "buffer": data})
-    page.page.locator("#upload_form button").click()
+    page.page.locator("#upload_form button").first.click()
     page.page.locator("#upload_answer", has_text=words).wait_for()
     page.complaints[:] = [text for text in page.complaints if "422" not in text]  # the browser's own line
     page.page.locator("#tab_gallery").click()

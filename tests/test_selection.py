@@ -7,12 +7,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from nenya.comparison import compare, trend
 from nenya.conditions import rows_where
 from nenya.defs import REGIONS, SEASONS
 from nenya.errors import InputFileError, OptionError
 from nenya.grids import Grid, coastlines, on_land, wrap_longitude
 from nenya.io import read_table
-from nenya.selection import BINS, compare, rows_of, selection_statistics
+from nenya.selection import BINS, rows_of, selection_statistics
 
 N = 4000
 
@@ -270,3 +271,23 @@ def test_five_million_rows_take_seconds():
     found = selection_statistics(table, chosen)
     assert time.process_time() - start < 3
     assert found.map_selected.sum() == chosen.sum()
+
+
+def test_a_trend_is_the_weighted_line_with_an_error_of_counting_or_scatter():
+    rng = np.random.default_rng(4)
+    whole = rng.integers(50, 5000, 12)
+    years = pd.DataFrame({"name": [str(2000 + i) for i in range(12)], "whole": whole})
+    exact = trend(years.assign(selected=whole * (0.2 + 0.01 * np.arange(12))))
+    assert exact.slope == pytest.approx(0.01) and exact.years == 12
+    chosen = rng.binomial(whole, 0.3)
+    found = trend(years.assign(selected=chosen))
+    x, y = np.arange(12.0), chosen / whole
+    slope, cov = np.polyfit(x, y, 1, w=np.sqrt(whole), cov=True)
+    assert found.slope == pytest.approx(slope[0])
+    p = chosen.sum() / whole.sum()
+    counting = np.sqrt(p * (1 - p) / (whole * (x - np.average(x, weights=whole)) ** 2).sum())
+    assert found.error == pytest.approx(max(np.sqrt(cov[0, 0]), counting), rel=1e-6)
+    assert trend(years.assign(selected=chosen)[:2]) is None
+    spread = [trend(years.assign(selected=rng.binomial(whole, 0.3))) for _ in range(300)]
+    pull = np.array([line.slope / line.error for line in spread])
+    assert 0.7 < pull.std() < 1.1  # errors are those that slopes have

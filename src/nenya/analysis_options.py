@@ -154,6 +154,7 @@ class PortalOptions(AnalysisOptions):
     latents: Any = option(None, "latents files of the table's cutouts; the same as data")
     images: Any = option(None, "cutout files of the table's rows: for pictures")
     ckpt: str | None = option(None, "the weights that the latents were made with: for new images")
+    projector: str | None = option(None, "the projector that made US0 and US1: places new images on the UMAP")
     address: str = option("127.0.0.1", "where the server listens; another one needs a token, which is made and printed")
     port: int = option(5006, "port of the server; 0 for any that is free", at_least(0))
     token: str | None = option(None, "what browsers must know; default: none on 127.0.0.1, else a new one")

@@ -62,7 +62,7 @@ def run(options: TrainOptions) -> int:
         "\nLook at\n  %s   the cutouts, laid out by what the network made of them\n"
         "  %s   the loss, epoch by epoch\n  %s   the latents: one row a cutout\n"
         "See them in a browser (UMAP, map, gallery, similar cutouts):\n"
-        "  python scripts/portal.py table=%s latents=%s images=%s model=%s ckpt=%s\n"
+        "  python scripts/portal.py table=%s latents=%s images=%s model=%s ckpt=%s projector=%s\n"
         "Then try your own cutouts:\n"
         "  python scripts/train.py   model=v5 data=/path/to/cutouts_preproc.h5\n"
         "  python scripts/extract.py model=v5 data=/path/to/cutouts_preproc.h5 ckpt=/path/to/weights",
@@ -74,6 +74,7 @@ def run(options: TrainOptions) -> int:
         cutouts,
         options.model.name,
         weights,
+        projector_place(table),
     )
     return 0
 

@@ -4,6 +4,8 @@ Letters in shapes: N rows of all files together, D the length of a latent.
 """
 
 import logging
+import os
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,13 +106,14 @@ class Latents:
         self.shape = (start, dim)
         self._check_one_model()
         self._arrays: dict[int, Any] = {}
+        self._held: dict[Path, tuple[h5py.File, int]] = {}
         self._read = 0
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_arrays": {}}
+        return {**self.__dict__, "_arrays": {}, "_held": {}}
 
     def __getitem__(self, rows: slice) -> FloatArray:
         """Return consecutive rows, (n, D) float32."""
@@ -134,8 +137,16 @@ class Latents:
             if low < high:
                 yield np.asarray(self._array(index)[low - part.start : high - part.start], np.float32)
 
+    def hold(self) -> None:
+        """Open all files and keep them open, so that files that replace them later are not read."""
+        for path in dict.fromkeys(part.path for part in self.parts):
+            if path not in self._held:
+                descriptor = os.open(path, os.O_RDONLY)
+                weakref.finalize(self, os.close, descriptor)
+                self._held[path] = open_hdf5(path), descriptor
+
     def release(self) -> None:
-        """Let go of the files and their maps; the next read opens them again."""
+        """Let go of the maps, and of files that are not held; the next read opens them again."""
         self._arrays.clear()
 
     def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[tuple[int, FloatArray]]:
@@ -239,13 +250,15 @@ class Latents:
         found = self._arrays.get(index)  # another thread may let go of it meanwhile
         if found is None:
             part = self.parts[index]
-            file = open_hdf5(part.path)
+            file, descriptor = self._held.get(part.path) or (open_hdf5(part.path), None)
             found = file[part.partition]
             offset = found.id.get_offset()
             if found.chunks is None and found.dtype == np.dtype("<f4") and offset is not None and part.rows:
                 # Copy on write: torch takes nothing that is read-only, and the file stays as it is in any case.
-                found = np.memmap(part.path, "<f4", "c", offset, found.shape)
-                file.close()
+                with part.path.open("rb") if descriptor is None else os.fdopen(os.dup(descriptor), "rb") as raw:
+                    found = np.memmap(raw, "<f4", "c", offset, found.shape)
+                if descriptor is None:
+                    file.close()
             self._arrays[index] = found
         return found
 

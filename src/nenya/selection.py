@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.analysis_options import StatisticsOptions
+from nenya.comparison import NO_DATE, compare, compare_dates, compare_regions, comparison, trend
 from nenya.conditions import dt_of, rows_where
 from nenya.data.files import local_path
-from nenya.defs import REGIONS, SEASONS
 from nenya.errors import InputFileError, OptionError, OutputError
 from nenya.grids import Grid, globe, wrap_longitude
 from nenya.io import TABLE_SUFFIXES, read_table, write_table
@@ -31,7 +31,6 @@ BoolArray = NDArray[np.bool_]
 
 METRICS = ("DT", "alpha")
 BINS = 60
-_Z = 1.959963984540054  # of a 95 % interval
 _BLOCK = 2**18
 _LOOKED_AT = 200_000  # rows that the ends of a histogram are taken from
 _FOLDER = "outputs/statistics"
@@ -125,11 +124,12 @@ def selection_statistics(
     mask = _mask(chosen, len(table))
     grid = globe(degrees)
     none = np.zeros((grid.rows, grid.columns), np.int64)
-    regions, maps = _frame([], np.zeros(0), np.zeros(0), (0, 0)), (none, none)
+    regions, maps = comparison([], np.zeros(0), np.zeros(0), (0, 0)), (none, none)
     if "lon" in table and "lat" in table:
         lon, lat = np.asarray(wrap_longitude(_numbers(table["lon"])), np.float64), _numbers(table["lat"])
-        regions, maps = _regions(lon, lat, mask), _maps(grid, lon, lat, mask)
-    seasons, months, years = _dates(table["datetime"] if "datetime" in table else None, mask)
+        regions, maps = compare_regions(lon, lat, mask), _maps(grid, lon, lat, mask)
+    dates = _months(table["datetime"] if "datetime" in table else None, len(table))
+    seasons, months, years = compare_dates(dates, mask)
     histograms = {}
     for name in metrics:
         values = metric(table, name)
@@ -165,37 +165,6 @@ def columns_of(table: "pd.DataFrame", *names: str) -> Float64Array:
     return np.stack([values for values in found if values is not None], axis=1)
 
 
-def compare(selected: Any, whole: Any, all_selected: float, all_whole: float) -> dict[str, Any]:
-    """Return counts, shares, and their ratio with its 95 % interval (Wilson 1927).
-
-    Args:
-        selected: chosen rows of each kind, (n,).
-        whole: all rows of each kind, (n,).
-        all_selected: chosen rows that could be of a kind.
-        all_whole: all rows that could be.
-
-    Returns:
-        selected, whole (n,) int64; share_selected, share_whole, ratio, ratio_low, ratio_high (n,) float64, NaN where
-        there is nothing to divide by.
-    """
-    selected, whole = np.asarray(selected, np.int64), np.asarray(whole, np.int64)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        n = np.float64(all_selected)
-        share, of_whole = selected / n, whole / np.float64(all_whole)
-        middle = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-        half = _Z / (1 + _Z**2 / n) * np.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
-        low, high = np.maximum(middle - half, 0), np.minimum(middle + half, 1)
-        ends = {"ratio": share / of_whole, "ratio_low": low / of_whole, "ratio_high": high / of_whole}
-    ends = {name: np.where(whole > 0, value, np.nan) for name, value in ends.items()}
-    return {"selected": selected, "whole": whole, "share_selected": share, "share_whole": of_whole, **ends}
-
-
-def _frame(names: Sequence[Any], selected: Any, whole: Any, of: tuple[int, int], **more: Any) -> "pd.DataFrame":
-    import pandas as pd
-
-    return pd.DataFrame({"name": [str(name) for name in names], **more, **compare(selected, whole, *of)})
-
-
 def _mask(chosen: Any, rows: int) -> BoolArray:
     """Return chosen rows as (rows,) bool."""
     chosen = np.asarray(chosen)
@@ -223,21 +192,6 @@ def _numbers(column: "pd.Series[Any]") -> Float64Array:
     return values
 
 
-def _regions(lon: Float64Array, lat: Float64Array, mask: BoolArray) -> "pd.DataFrame":
-    selected, whole = (np.zeros(len(REGIONS), np.int64) for _ in range(2))
-    of = np.zeros(2, np.int64)
-    for start in range(0, len(lon), _BLOCK):
-        part = slice(start, start + _BLOCK)
-        x, y, chosen = lon[part], lat[part], mask[part]
-        known = np.isfinite(x) & np.isfinite(y)
-        of += np.count_nonzero(known & chosen), np.count_nonzero(known)
-        for i, region in enumerate(REGIONS.values()):
-            inside = known & (x >= region.lon[0]) & (x < region.lon[1]) & (y >= region.lat[0]) & (y < region.lat[1])
-            whole[i] += np.count_nonzero(inside)
-            selected[i] += np.count_nonzero(inside & chosen)
-    return _frame(list(REGIONS), selected, whole, (int(of[0]), int(of[1])))
-
-
 def _maps(grid: Grid, lon: Float64Array, lat: Float64Array, mask: BoolArray) -> tuple[IntArray, IntArray]:
     cells = grid.rows * grid.columns
     both = np.zeros(2 * cells, np.int64)
@@ -250,36 +204,20 @@ def _maps(grid: Grid, lon: Float64Array, lat: Float64Array, mask: BoolArray) -> 
     return chosen, rest + chosen
 
 
-def _dates(column: "pd.Series[Any] | None", mask: BoolArray) -> tuple["pd.DataFrame", "pd.DataFrame", "pd.DataFrame"]:
-    """Count seasons, months and years."""
+def _months(column: "pd.Series[Any] | None", rows: int) -> IntArray:
+    """Return the months of dates, as `compare_dates` takes them."""
     import pandas as pd
 
-    empty = _frame([], np.zeros(0), np.zeros(0), (0, 0))
     if column is None:
-        return empty, empty, empty
+        return np.full(rows, NO_DATE)
     if getattr(column.dtype, "kind", "") != "M":
         if pd.api.types.is_numeric_dtype(column):
             raise InputFileError(f"the column datetime holds {column.dtype}, wanted are dates such as 2012-03-01T12:00")
         column = pd.to_datetime(column, errors="coerce", utc=True, format="ISO8601")
     if getattr(column.dtype, "tz", None) is not None:
         column = column.dt.tz_convert("UTC").dt.tz_localize(None)
-    months = column.to_numpy().astype("datetime64[M]")
-    known = ~np.isnat(months)
-    number = months.astype(np.int64)[known]  # months since January 1970
-    if not len(number):
-        return empty, empty, empty
-    first = int(number.min()) // 12 * 12
-    span = (int(number.max()) // 12 + 1) * 12 - first
-    whole = np.bincount(number - first, minlength=span).reshape(-1, 12)
-    selected = np.bincount(number[mask[known]] - first, minlength=span).reshape(-1, 12)
-    of = (int(selected.sum()), int(whole.sum()))
-    seasonal = [[counts[:, np.array(m) - 1].sum() for m in SEASONS.values()] for counts in (selected, whole)]
-    years = range(1970 + first // 12, 1970 + first // 12 + len(whole))
-    return (
-        _frame(list(SEASONS), seasonal[0], seasonal[1], of),
-        _frame(range(1, 13), selected.sum(axis=0), whole.sum(axis=0), of),
-        _frame(years, selected.sum(axis=1), whole.sum(axis=1), of),
-    )
+    months: IntArray = column.to_numpy().astype("datetime64[M]").astype(np.int64)  # no date: the smallest number
+    return months
 
 
 def _histogram(values: Float64Array, mask: BoolArray) -> "pd.DataFrame":
@@ -300,7 +238,7 @@ def _histogram(values: Float64Array, mask: BoolArray) -> "pd.DataFrame":
     whole = rest + selected
     edges = np.linspace(low, high, BINS + 1)
     of = (int(selected.sum()), int(whole.sum()))
-    return _frame([""] * BINS, selected, whole, of, low=edges[:-1], high=edges[1:])
+    return comparison([""] * BINS, selected, whole, of, low=edges[:-1], high=edges[1:])
 
 
 def chosen_rows(table: "pd.DataFrame", options: StatisticsOptions) -> BoolArray:
@@ -400,6 +338,13 @@ def run(options: StatisticsOptions) -> int:
     draw_statistics(found, picture, title=title)
     log.info("%d of %d rows (%.2f %%): %s", found.selected, found.whole, 100 * found.selected / found.whole, title)
     for row in found.regions[found.regions["whole"] > 0].itertuples():
-        log.info("  %-14s %9d  %.2f times the whole's share", row.name, row.selected, row.ratio)
+        log.info(
+            "  %-14s %9d  %.2f (%.2f to %.2f) times the whole's share",
+            row.name, row.selected, row.ratio, row.ratio_low, row.ratio_high,
+        )  # fmt: skip
+    if line := trend(found.years):
+        log.info(
+            "  share of each year's rows: %+.3g +- %.2g percentage points a year", 100 * line.slope, 100 * line.error
+        )
     log.info("%s\n%s", out, picture)
     return 0

@@ -3,20 +3,22 @@
 import json
 import logging
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import panel as pn
 from bokeh.events import RangesUpdate, SelectionGeometry, Tap
-from bokeh.models import CustomJS, TextInput
+from bokeh.models import CustomJS, Div, InlineStyleSheet, TextInput
 
 from nenya.errors import NenyaError, OptionError
 from nenya.portal.archive import Archive
 from nenya.portal.columns import title_of
-from nenya.portal.session import ORDERS, Session
+from nenya.portal.jobs import Pools
+from nenya.portal.session import Session
 from nenya.portal.state import Category, View, read_view
-from nenya.portal.views import Histogram, Theme
+from nenya.portal.theme import Theme
+from nenya.portal.views import Histogram
+from nenya.portal.work import ORDERS
 
 log = logging.getLogger(__name__)
 
@@ -30,18 +32,18 @@ TABS = (
 )
 _STYLE = """
 :host { color: var(--ink); font-size: 12.5px; }
-* { box-sizing: border-box; }
+* { box-sizing: border-box; } .bk-clearfix { display: block !important; width: 100%; }
 table { border-collapse: collapse; } th { text-align: left; font-weight: 500; color: var(--quiet); }
 .facts { width: 100%; table-layout: fixed; } .facts th { width: 45%; vertical-align: top; } .facts td { overflow-wrap: anywhere; }
 .facts th, .facts td { padding: 1px 4px 1px 0; }
 .rows td, .rows th { padding: 2px 8px 2px 2px; white-space: nowrap; border-bottom: 1px solid var(--line); }
 .rows thead th { position: sticky; top: 0; background: var(--paper); }
 .rows tr[data-action] { cursor: pointer; } .rows tr[data-action]:hover, .rows tr:focus-visible { background: var(--ground); }
-.stats { display: grid; grid-template-columns: repeat(auto-fit, minmax(250px, 1fr)); gap: 8px 16px; align-items: start; }
+.stats { display: grid; grid-template-columns: repeat(auto-fit, minmax(320px, 1fr)); gap: 8px 16px; align-items: start; }
 button { font: inherit; color: var(--ink); background: var(--paper); border: 1px solid var(--line); border-radius: 5px;
   padding: 1px 8px; cursor: pointer; }
 .chip { border-radius: 12px; margin-right: 5px; border-color: var(--mark); } .chip b { color: var(--mark); }
-.hint { color: var(--quiet); } p { margin: 2px 0; } meter { width: 60px; } b { font-weight: 600; }
+.start b { color: var(--accent); } .news { color: var(--mark); } .hint { color: var(--quiet); } p { margin: 2px 0; } meter { width: 60px; } b { font-weight: 600; }
 """  # noqa: E501  # a style sheet
 _ADDRESS = """
 const address = new URL(window.location.href);
@@ -76,7 +78,7 @@ class _Page(pn.Template):  # type: ignore[misc]  # Panel's types are not read
 
 def make_page(
     archive: Archive,
-    pool: ThreadPoolExecutor,
+    pools: Pools,
     *,
     name: str,
     can_upload: bool,
@@ -87,7 +89,7 @@ def make_page(
 
     Args:
         archive: what all sessions share.
-        pool: threads that all sessions share.
+        pools: threads that all sessions share.
         name: of the table, shown at the top.
         can_upload: whether there are weights for images of users.
         limit_mb: how large these may be.
@@ -107,7 +109,7 @@ def make_page(
             return
         document.add_next_tick_callback(function)
 
-    session = Session(archive, pool, call, theme, view)
+    session = Session(archive, pools, call, theme, view)
     page = _Page((Path(__file__).parent / "page.html").read_text())
     page.unwanted = _unwanted(session)
     _add_texts(page, session)
@@ -156,17 +158,24 @@ def _unwanted(session: Session) -> frozenset[str]:
 
 
 def _add_texts(page: Any, session: Session) -> None:
-    panes = {
-        name: pn.pane.HTML(text, stylesheets=[_STYLE], sizing_mode="stretch_width", margin=0, name=f"text_{name}")
+    style = InlineStyleSheet(css=_STYLE)
+    texts = {
+        name: Div(
+            name=name,
+            text=text,
+            stylesheets=[style],
+            sizing_mode="stretch_width",
+            margin=0,
+            disable_math=True,
+            css_classes=[name] if name in ("facts", "table", "stats", "near_note") else [],
+        )
         for name, text in session.texts.items()
     }
-    for name, pane in panes.items():
-        if name in ("facts", "table", "stats", "near_note"):
-            pane.css_classes = [name]
-        page.add_panel(name, pane)
+    for name, div in texts.items():
+        page.add_panel(name, pn.pane.Bokeh(div, sizing_mode="stretch_width", margin=0))
 
     def show(name: str, text: str) -> None:
-        panes[name].object = text
+        texts[name].text = text
 
     session.show_text = show
     channel = TextInput(name="nenya_channel", visible=False)

@@ -2,29 +2,87 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nenya.data.cutouts import CutoutReader, inspect_cutouts
 from nenya.data.files import fetch, find_sources
-from nenya.errors import InputFileError
+from nenya.errors import InputFileError, OptionError
 from nenya.latents import Latents
 from nenya.portal.columns import Columns
-from nenya.portal.state import BoolArray, Masks
+from nenya.portal.state import PLANES, BoolArray, Masks
+
+if TYPE_CHECKING:
+    from nenya.projector import Projector
 
 FloatArray = NDArray[np.float32]
-IntArray = NDArray[np.int64]
+IntArray = NDArray[np.integer]
+T = TypeVar("T")
 
 _PARTITIONS = {1: "train", 0: "valid"}
 _KEPT_BYTES = 2**27  # of cutouts in memory
+_TRIED = 200  # rows that a projector is tried on
+_SAME_MAP = 0.05  # of the map's size
 
 
 class Cancelled(Exception):
     """Work that nobody waits for any more."""
+
+
+class Shared:
+    """Results that sessions have in common: made once, the most recent ones are kept.
+
+    Args:
+        most: bytes of arrays that are kept.
+    """
+
+    def __init__(self, most: int = 2**27) -> None:
+        self._most, self._bytes = most, 0
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+        self._made: dict[Hashable, threading.Lock] = {}
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Return what was made for a key, or make it; who asks for it meanwhile waits. It must not be changed."""
+        with self._lock:
+            making = self._made.setdefault(key, threading.Lock())
+        with making:
+            with self._lock:
+                if key in self._kept:
+                    self._kept.move_to_end(key)
+                    self._made.pop(key, None)
+                    found: T = self._kept[key][0]
+                    return found
+            try:
+                found = make()
+            finally:
+                with self._lock:
+                    self._made.pop(key, None)
+            self._keep(key, found, _bytes_of(found) + 1000)
+        return found
+
+    def _keep(self, key: Hashable, found: Any, size: int) -> None:
+        with self._lock:
+            self._bytes += size - self._kept.pop(key, (None, 0))[1]
+            self._kept[key] = found, size
+            while self._bytes > self._most and len(self._kept) > 1:
+                self._bytes -= self._kept.popitem(last=False)[1][1]
+
+
+def _bytes_of(value: Any) -> int:
+    """Return the bytes of the arrays in a result."""
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    if is_dataclass(value):
+        value = [getattr(value, f.name) for f in fields(value)]
+    if isinstance(value, dict):
+        value = list(value.values())
+    return sum(map(_bytes_of, value)) if isinstance(value, list | tuple) else 0
 
 
 class Cutouts:
@@ -50,10 +108,11 @@ class Cutouts:
             )
         self._readers: dict[tuple[str, str], CutoutReader] = {}
         self.side = 0
-        for path in paths:
+        for path in paths:  # opened here and kept open: what replaces a file later is not read
             found = inspect_cutouts(path)
             for name, partition in found.partitions.items():
-                self._readers[path.stem, name] = found.reader(name)
+                reader = self._readers[path.stem, name] = found.reader(name)
+                reader.read(0, min(1, partition.rows))
                 self.side = self.side or partition.height
         self._only = paths[0].stem if len(paths) == 1 and "pp_file" not in columns else ""
         self._kept: OrderedDict[int, FloatArray] = OrderedDict()
@@ -105,24 +164,36 @@ class Cutouts:
 
 
 class Archive:
-    """A table with its cutouts and latents.
+    """A table with its cutouts and latents. Files that are replaced after it was opened do not change it.
 
     Args:
         columns: of the table.
         latents: of its rows, if there are.
         images: cutout files of its rows.
+        projector: of the table's US0 and US1, if it is known.
 
     Attributes:
         columns: of the table.
         masks: of filters, shared by all sessions.
+        shared: results that sessions have in common.
         cutouts: None without images.
         latents: None without.
         latent_of: (N,) int64, the row's latent, -1 where it has none.
+        projector: None without.
+        files: what they were when they were opened.
         notes: sentences on what cannot be shown, and why.
     """
 
-    def __init__(self, columns: Columns, latents: Latents | None = None, images: Sequence[Path] = ()) -> None:
-        self.columns, self.masks = columns, Masks(columns)
+    def __init__(
+        self,
+        columns: Columns,
+        latents: Latents | None = None,
+        images: Sequence[Path] = (),
+        projector: "Projector | None" = None,
+    ) -> None:
+        self.files: dict[Path, Stamp] = {}
+        self.projector = projector
+        self.columns, self.masks, self.shared = columns, Masks(columns), Shared()
         self.cutouts = Cutouts(columns, images) if images else None
         self.latents = latents
         self.latent_of = np.full(columns.rows, -1, np.int64)
@@ -143,6 +214,34 @@ class Archive:
         if latents is not None and (lacking_rows := int((self.latent_of < 0).sum())):
             self.notes.append(f"{lacking_rows:,} rows have no latent in the files given")
 
+    def check_projector(self) -> None:
+        """Check that the projector is the one of the table's UMAP.
+
+        Raises:
+            OptionError: The table has no UMAP or there are no latents, or it places the table's rows elsewhere.
+        """
+        if self.projector is None:
+            return
+        if self.latents is None or "UMAP" in self.columns.missing:
+            raise OptionError("projector= needs latents=, and a table with US0 and US1, which it made")
+        places = np.stack([self.columns.values(name) for name in PLANES["umap"]], axis=1)
+        rows = np.flatnonzero((self.latent_of >= 0) & np.isfinite(places).all(axis=1))
+        rows = rows[:: max(1, len(rows) // _TRIED)]
+        away = np.linalg.norm(self.projector.transform(self.latents.take(self.latent_of[rows])) - places[rows], axis=1)
+        size = float(np.ptp(places[rows], axis=0).max()) if len(rows) else 0.0
+        if len(rows) and not np.nanmedian(away) <= _SAME_MAP * size:
+            raise OptionError(
+                f"projector= places the table's rows elsewhere than US0 and US1 say ({np.nanmedian(away):.2g} away, in "
+                f"a map {size:.2g} wide): give the projector that made them (nenya embed names it)"
+            )
+
+    def place_of(self, latent: FloatArray) -> tuple[float, float] | None:
+        """Return where the projector places a latent (D,) in the UMAP; None without a projector."""
+        if self.projector is None:
+            return None
+        x, y = self.projector.transform(latent)[0]
+        return float(x), float(y)
+
     def warm(self) -> None:
         """Make what the first view needs."""
         for name in self.columns.metrics():
@@ -159,7 +258,30 @@ class Archive:
         return allowed
 
 
-def open_archive(table: Path, latents: Latents | None, images: Any, cache_dir: str | None = None) -> Archive:
+Stamp = tuple[int, int, int] | None
+"""Inode, size and time of a file; None where there is none."""
+
+
+def stamps_of(paths: Iterable[Path]) -> dict[Path, Stamp]:
+    """Return what files are now."""
+    found: dict[Path, Stamp] = {}
+    for path in paths:
+        try:
+            status = path.stat()
+        except OSError:
+            found[path] = None
+        else:
+            found[path] = (status.st_ino, status.st_size, status.st_mtime_ns)
+    return found
+
+
+def open_archive(
+    table: Path,
+    latents: Latents | None,
+    images: Any,
+    cache_dir: str | None = None,
+    projector: Path | None = None,
+) -> Archive:
     """Read a table and open what belongs to it.
 
     Args:
@@ -167,13 +289,26 @@ def open_archive(table: Path, latents: Latents | None, images: Any, cache_dir: s
         latents: of its rows.
         images: cutout files as `data=` takes them; None for no pictures.
         cache_dir: of copies of S3 objects.
+        projector: file of the projector that made the table's US0 and US1.
 
     Raises:
         InputFileError: A file cannot be used, or does not belong to the table.
+        OptionError: The projector is not the table's.
     """
     from nenya.portal.columns import read_arrow
 
     paths = fetch(find_sources(images), cache_dir) if images else []
-    archive = Archive(Columns(read_arrow(table)), latents, paths)
+    files = stamps_of([table, *paths, *([projector] if projector is not None else [])])
+    if latents is not None:
+        files |= stamps_of({part.path for part in latents.parts})
+        latents.hold()
+    loaded = None
+    if projector is not None:
+        from nenya.projector import Projector
+
+        loaded = Projector.load(projector)
+    archive = Archive(Columns(read_arrow(table)), latents, paths, loaded)
+    archive.files = files
+    archive.check_projector()
     archive.warm()
     return archive

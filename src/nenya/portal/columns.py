@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nenya.comparison import NO_DATE
 from nenya.errors import InputFileError
 from nenya.io import read_table
 
@@ -155,11 +156,10 @@ class Columns:
             lon = self._raw("lon").astype(np.float64)
             self._floats["lon"] = (np.mod(lon + 180, 360) - 180).astype(np.float32)
         if "datetime" in self.names:
-            days = self._months()
-            if days is not None:
-                self._floats.update(days)
+            self._date()
 
-    def _months(self) -> dict[str, FloatArray] | None:
+    def _date(self) -> None:
+        """Take month and year from the dates, if they are some."""
         import pyarrow as pa
 
         column = self.table.column("datetime")
@@ -171,11 +171,21 @@ class Columns:
             else:
                 stamps = times.to_numpy().astype("datetime64[M]")
         except (pa.ArrowException, ValueError):
-            return None
+            return
         known = ~np.isnat(stamps)
         number = stamps.astype(np.int64)
-        year = np.where(known, 1970 + number // 12, np.nan).astype(np.float32)
-        return {"month": np.where(known, number % 12 + 1, np.nan).astype(np.float32), "year": year}
+        self._floats["year"] = np.where(known, 1970 + number // 12, np.nan).astype(np.float32)
+        self._floats["month"] = np.where(known, number % 12 + 1, np.nan).astype(np.float32)
+
+    @property
+    def months(self) -> NDArray[np.int64]:
+        """The month of each row, (N,) int64, as `nenya.comparison.compare_dates` takes them."""
+        months = np.full(self.rows, NO_DATE)
+        if "month" in self and "year" in self:
+            month, year = self.values("month"), self.values("year")
+            known = np.isfinite(month) & np.isfinite(year)
+            months[known] = 12 * (year[known].astype(np.int64) - 1970) + month[known].astype(np.int64) - 1
+        return months
 
     def _is_text(self, name: str) -> bool:
         import pyarrow.types as kinds

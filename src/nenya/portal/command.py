@@ -1,13 +1,19 @@
 """The command `nenya portal`: checks, opens and serves, or writes the page without a server."""
 
+import gc
 import importlib.util
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nenya.analysis_options import PortalOptions
 from nenya.data.files import local_path
 from nenya.errors import OptionError
 from nenya.latents import open_latents
+
+if TYPE_CHECKING:
+    from nenya.portal.archive import Archive
 
 log = logging.getLogger(__name__)
 
@@ -39,38 +45,54 @@ def run(options: PortalOptions) -> int:
     latents = options.latents or options.data
     cache = options.loader.cache_dir
     log.info("reading %s", table)
-    archive = open_archive(table, open_latents(latents, cache) if latents else None, options.images, cache)
-    for note in archive.notes:
-        log.warning("%s", note)
+    projector = local_path(options.projector) if options.projector else None
+
+    def opened() -> "Archive":
+        found = open_latents(latents, cache) if latents else None
+        archive = open_archive(table, found, options.images, cache, projector)
+        for note in archive.notes:
+            log.warning("%s", note)
+        return archive
+
     if options.export:
         from nenya.portal.export import write_page
 
-        place = write_page(archive, Path(local_path(options.export)), table.stem, options)
+        place = write_page(opened(), Path(local_path(options.export)), table.stem, options)
         log.info("%s: open it in a browser, no server is needed", place)
         return 0
-    return _serve(options, archive, table.name)
+    return _serve(options, opened, table.name)
 
 
-def _serve(options: PortalOptions, archive: object, name: str) -> int:
-    from nenya.portal.archive import Archive
+def _serve(options: PortalOptions, opened: "Callable[[], Archive]", name: str) -> int:
+    from nenya.portal.encoder import Encoder
+    from nenya.portal.guard import LOCAL
     from nenya.portal.server import Portal, make_server, make_token
-    from nenya.portal.upload import Encoder
 
-    assert isinstance(archive, Archive)
-    local = options.address in ("127.0.0.1", "localhost", "::1")
+    encoder = Encoder(options.ckpt, options) if options.ckpt else None
+
+    def checked() -> "Archive":
+        archive = opened()
+        trust = encoder.check(archive) if encoder is not None else ""
+        if trust:
+            archive.notes.append(trust)
+            log.warning("%s", trust)
+        return archive
+
+    local = options.address in LOCAL
     token = options.token or (None if local else make_token())
-    side = archive.cutouts.side if archive.cutouts else 0
-    encoder = Encoder(options.ckpt, options, side) if options.ckpt else None
     origins = [options.origins] if isinstance(options.origins, str) else list(options.origins or [])
-    portal = Portal(archive, name, encoder, options.limit_mb, token)
+    portal = Portal(checked(), name, encoder, options.limit_mb, token, reopen=checked)
     server = make_server(portal, options.address, options.port, origins)
     server.start()
+    gc.freeze()  # what is there now stays: it need not be looked through again for each page that opens
     host = "127.0.0.1" if local else options.address
     login = f"login?token={token}" if token else ""
-    log.info("%s rows: open http://%s:%d/%s   (Ctrl-C ends it)", f"{archive.columns.rows:,}", host, server.port, login)
+    log.info(
+        "%s rows: open http://%s:%d/%s   (Ctrl-C ends it)", f"{portal.archive.columns.rows:,}", host, server.port, login
+    )
     try:
         server.io_loop.start()
     finally:
         server.stop()
-        portal.pool.shutdown(wait=False, cancel_futures=True)
+        portal.close()
     return 0

@@ -7,15 +7,19 @@ from typing import Any
 import numpy as np
 
 from nenya.portal.session import Session
-from nenya.portal.views import ANOMALY
+from nenya.portal.theme import ANOMALY
 
 _ROWS = 100_000  # a piece
 
 
-def _slices(session: Session) -> Iterator[Any]:
+Tick = Callable[[float], None]
+
+
+def _slices(session: Session, tick: Tick) -> Iterator[Any]:
     """Yield the selected rows, in the order of the table, as pieces of a `pyarrow.Table`."""
     mask, columns = session.archive.masks.all_of(session.selection.view.filters), session.archive.columns
     for start in range(0, columns.rows, _ROWS):
+        tick(start / columns.rows)
         part = columns.table.slice(start, _ROWS)
         if mask is not None:
             part = part.take(np.flatnonzero(mask[start : start + _ROWS]))
@@ -23,12 +27,12 @@ def _slices(session: Session) -> Iterator[Any]:
             yield part
 
 
-def rows_csv(session: Session) -> Iterator[bytes]:
+def rows_csv(session: Session, tick: Tick) -> Iterator[bytes]:
     """Yield the selected rows as CSV."""
     import pyarrow as pa
     import pyarrow.csv as csv
 
-    for number, part in enumerate(_slices(session)):
+    for number, part in enumerate(_slices(session, tick)):
         plain = pa.table({n: _plain(part.column(n)) for n in part.column_names})
         buffer = io.BytesIO()
         csv.write_csv(plain, buffer, csv.WriteOptions(include_header=number == 0))
@@ -41,12 +45,12 @@ def _plain(column: Any) -> Any:
     return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
 
 
-def rows_parquet(session: Session) -> Iterator[bytes]:
+def rows_parquet(session: Session, tick: Tick) -> Iterator[bytes]:
     """Yield the selected rows as parquet."""
     import pyarrow.parquet as pq
 
     sink, writer = _Sink(), None
-    for part in _slices(session):
+    for part in _slices(session, tick):
         writer = writer or pq.ParquetWriter(sink, part.schema)
         writer.write_table(part)
         yield sink.taken()
@@ -103,14 +107,15 @@ def coloured(picture: np.ndarray[Any, Any], span: tuple[float, float], zoom: int
     return buffer.getvalue()
 
 
-def gallery_png(session: Session) -> Iterator[bytes]:
+def gallery_png(session: Session, tick: Tick) -> Iterator[bytes]:
     """Yield the gallery as it is shown."""
+    tick(0.0)
     if session.gallery_picture is not None:
         mapper = session.gallery.mapper
         yield coloured(session.gallery_picture, (float(mapper.low), float(mapper.high)))
 
 
-KINDS: dict[str, Callable[[Session], Iterator[bytes]]] = {
+KINDS: dict[str, Callable[[Session, Tick], Iterator[bytes]]] = {
     "rows.csv": rows_csv,
     "rows.parquet": rows_parquet,
     "gallery.png": gallery_png,

@@ -19,9 +19,10 @@ from nenya.errors import OutputError
 from nenya.portal import pictures
 from nenya.portal.archive import Archive
 from nenya.portal.downloads import coloured
-from nenya.portal.session import cells_for
 from nenya.portal.state import PLANES
-from nenya.portal.views import Histogram, Plane, Theme
+from nenya.portal.theme import Theme
+from nenya.portal.views import Histogram, Plane
+from nenya.portal.work import cells_for
 
 IntArray = NDArray[np.int64]
 

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 from nenya.errors import NenyaError
@@ -13,6 +14,7 @@ from nenya.portal.archive import Cancelled
 log = logging.getLogger(__name__)
 
 _BETWEEN = 0.3  # seconds between two reports of progress
+STOPPED = "stopped"
 FAILED = "Something went wrong here; the server's log says what. The rest of the page works on."
 
 
@@ -49,20 +51,60 @@ class Ticket:
             self._report(share)
 
 
+@dataclass(frozen=True)
+class Pools:
+    """Threads that all sessions share: what takes long does not stand in the way of what is quick.
+
+    Attributes:
+        quick: for selections, figures and cutouts.
+        slow: for searches and the encoding of images, one after the other, as each of them takes all processors.
+    """
+
+    quick: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, thread_name_prefix="portal"))
+    slow: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="search"))
+
+    def shutdown(self) -> None:
+        """Begin nothing any more, and wait for what is under way."""
+        for pool in (self.quick, self.slow):
+            pool.shutdown(cancel_futures=True)
+
+
+@dataclass
+class _Job:
+    ticket: Ticket
+    title: str
+    ended: Callable[[str], None]
+
+
 class Jobs:
     """The work of one session.
 
     Args:
-        pool: threads that all sessions share.
+        pools: threads that all sessions share.
         call: has a function called by the page's own thread.
         say: shows a sentence to the user; empty when all is done.
     """
 
     def __init__(
-        self, pool: ThreadPoolExecutor, call: Callable[[Callable[[], None]], None], say: Callable[[str, bool], None]
+        self, pools: Pools, call: Callable[[Callable[[], None]], None], say: Callable[[str, bool], None]
     ) -> None:
-        self._pool, self.call, self._say = pool, call, say
-        self._open: dict[str, Ticket] = {}
+        self._pools, self.call, self._say = pools, call, say
+        self._open: dict[str, _Job] = {}
+
+    def open(self, kind: str, title: str = "", ended: Callable[[str], None] = lambda _: None) -> Ticket:
+        """Announce work that is done elsewhere; older work of its kind is given up.
+
+        Args:
+            kind: of the work.
+            title: what is said while it goes on; empty for nothing.
+            ended: is told what is said in the end where there is no result: it was stopped, or failed.
+        """
+        self.cancel(kind)
+        ticket = Ticket(lambda share: self.call(lambda: self._progress(kind, ticket, share)))
+        self._open[kind] = _Job(ticket, title, ended)
+        if title:
+            self._say(f"{title} ...", True)
+        return ticket
 
     def start(
         self,
@@ -71,6 +113,8 @@ class Jobs:
         done: Callable[[Any], None],
         *,
         title: str = "",
+        slow: bool = False,
+        ended: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Do work in a thread; older work of its kind is given up.
 
@@ -78,13 +122,11 @@ class Jobs:
             kind: of the work.
             work: is given its ticket, and returns a result.
             done: is given the result, by the page's own thread, unless the work was cancelled.
-            title: what is said while it goes on; empty for nothing.
+            title: as of `open`.
+            slow: do it among what takes long.
+            ended: as of `open`.
         """
-        self.cancel(kind)
-        ticket = Ticket(lambda share: self.call(lambda: self._progress(kind, ticket, f"{title} ... {share:.0%}")))
-        self._open[kind] = ticket
-        if title:
-            self._say(f"{title} ...", True)
+        ticket = self.open(kind, title, ended)
 
         def run() -> None:
             try:
@@ -94,41 +136,48 @@ class Jobs:
                 return
             except NenyaError as error:
                 log.warning("portal: %s", error)
-                self.call(lambda text=str(error): self._end(kind, ticket, text))  # type: ignore[misc]
+                self.call(lambda text=str(error): self.close(kind, ticket, text))  # type: ignore[misc]
             except Exception:
                 log.exception("portal: %s", kind)
-                self.call(lambda: self._end(kind, ticket, FAILED))
+                self.call(lambda: self.close(kind, ticket, FAILED))
             else:
                 self.call(lambda: self._finish(kind, ticket, result, done))
 
-        self._pool.submit(run)
+        (self._pools.slow if slow else self._pools.quick).submit(run)
 
     def cancel(self, kind: str = "") -> None:
         """Give up the work of a kind, or all."""
         for name in [kind] if kind else list(self._open):
             if name in self._open:
-                self._open.pop(name).cancel()
+                job = self._open.pop(name)
+                job.ticket.cancel()
+                job.ended(STOPPED)
 
     @property
     def busy(self) -> bool:
         """Whether something is going on."""
         return bool(self._open)
 
-    def _progress(self, kind: str, ticket: Ticket, text: str) -> None:
-        if self._open.get(kind) is ticket:
-            self._say(text, True)
+    def close(self, kind: str, ticket: Ticket, text: str = "") -> None:
+        """End work without a result, and say why; or work of `open` that is done."""
+        job = self._open.get(kind)
+        if job is not None and job.ticket is ticket:
+            del self._open[kind]
+            if text:
+                job.ended(text)
+        if not ticket.cancelled and (text or not self._open):
+            self._say(text, False)
+
+    def _progress(self, kind: str, ticket: Ticket, share: float) -> None:
+        job = self._open.get(kind)
+        if job is not None and job.ticket is ticket and job.title:
+            self._say(f"{job.title} ... {share:.0%}", True)
 
     def _finish(self, kind: str, ticket: Ticket, result: Any, done: Callable[[Any], None]) -> None:
         if not ticket.cancelled:
-            self._end(kind, ticket, "")
+            self.close(kind, ticket)
             try:
                 done(result)
             except Exception:
                 log.exception("portal: %s", kind)
                 self._say(FAILED, False)
-
-    def _end(self, kind: str, ticket: Ticket, text: str) -> None:
-        if self._open.get(kind) is ticket:
-            del self._open[kind]
-        if not ticket.cancelled and (text or not self._open):
-            self._say(text, False)

@@ -1,34 +1,39 @@
 """The portal's server: pages of sessions, downloads, uploads, and the token that guards them."""
 
 import asyncio
-import hmac
+import functools
+import itertools
 import json
 import logging
 import secrets
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import panel as pn
-from bokeh.server.auth_provider import AuthProvider
 from panel.io.server import get_server
+from tornado.ioloop import PeriodicCallback
+from tornado.iostream import StreamClosedError
 from tornado.web import RequestHandler
 
 from nenya.errors import NenyaError, OptionError
-from nenya.portal import downloads
+from nenya.portal import downloads, words
 from nenya.portal.app import make_page
-from nenya.portal.archive import Archive
+from nenya.portal.archive import Archive, Cancelled, Stamp, stamps_of
+from nenya.portal.encoder import Encoder
+from nenya.portal.guard import LOCAL, Door, Guard, Login, host_names
+from nenya.portal.jobs import FAILED, Pools, Ticket
+from nenya.portal.screen import Upload
 from nenya.portal.session import Session
-from nenya.portal.upload import Encoder, read_image
+from nenya.portal.upload import read_image
 
 log = logging.getLogger(__name__)
 
-_LOCAL = ("127.0.0.1", "localhost", "::1")
-_COOKIE = "nenya_portal"
 _CHUNK = 2**20
-_DAYS = 30
+_NUMBERS = itertools.count()
+T = TypeVar("T")
 
 
 @dataclass
@@ -41,6 +46,9 @@ class Portal:
         encoder: makes latents of users' images; None where there are no weights.
         limit_mb: how large uploads may be.
         token: that a browser must know; None for everyone who reaches the server.
+        reopen: opens the archive anew, after its files were replaced; None where it never changes.
+        door: who is let in; `make_server` makes it.
+        look_every: seconds between two looks at the files.
         sessions: by their key.
     """
 
@@ -49,21 +57,29 @@ class Portal:
     encoder: Encoder | None = None
     limit_mb: int = 20
     token: str | None = None
+    door: Door = field(default_factory=Door)
+    reopen: Callable[[], Archive] | None = None
+    look_every: float = 5.0
     sessions: dict[str, Session] = field(default_factory=dict)
-    pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, thread_name_prefix="portal"))
+    pools: Pools = field(default_factory=Pools)
+    _broken: bool = False
+    _seen: dict[Path, Stamp] = field(default_factory=dict)
+    _before: dict[Path, Stamp] = field(default_factory=dict)
 
     def page(self) -> Any:
         """Return the page of a new session."""
         given = {k: v[0].decode(errors="replace") for k, v in (pn.state.session_args or {}).items() if v}
         page, session = make_page(
             self.archive,
-            self.pool,
+            self.pools,
             name=self.name,
             can_upload=self.encoder is not None and self.archive.latents is not None,
             limit_mb=self.limit_mb,
             arguments=given,
         )
         self.sessions[session.key] = session
+        if self._broken:
+            session.tell(words.CHANGED_BADLY)
 
         def close(_context: Any) -> None:
             self.sessions.pop(session.key, None)
@@ -72,89 +88,40 @@ class Portal:
         pn.state.on_session_destroyed(close)
         return page
 
+    def close(self) -> None:
+        """End all work: before the interpreter does, which lets no thread begin another."""
+        for session in list(self.sessions.values()):
+            session.close()
+        self.pools.shutdown()
 
-def _knows_token(handler: Any, token: str) -> bool:
-    cookie = handler.get_cookie(_COOKIE) or ""
-    return hmac.compare_digest(cookie.encode(), token.encode())
+    async def look(self) -> None:
+        """See whether the archive's files were replaced; then open it anew for new pages, and tell the open ones.
 
-
-class _Login(RequestHandler):
-    """Takes the token once, by a form or `?token=`, and keeps it in a cookie that scripts cannot read."""
-
-    portal: Portal
-
-    def get(self) -> None:
-        """Show the form, or take the token of the address."""
-        if self.get_query_argument("token", ""):
-            self._take(self.get_query_argument("token"))
+        Open pages go on with the files that they have. Files are opened once two looks find the same ones, as several
+        are replaced one after the other.
+        """
+        if self.reopen is None:
+            return
+        loop = asyncio.get_running_loop()
+        known = self._seen or self.archive.files
+        found = await loop.run_in_executor(self.pools.quick, stamps_of, list(known))
+        settled, self._before = found == self._before, found
+        if found == known or not settled:
+            return
+        self._seen = found
+        log.info("portal: the archive's files have changed; opening them")
+        try:
+            self.archive = await loop.run_in_executor(self.pools.slow, self.reopen)
+        except Exception as error:
+            log.warning(
+                "portal: the changed archive cannot be opened: %s", error, exc_info=not isinstance(error, NenyaError)
+            )
+            self._broken, news = True, words.CHANGED_BADLY
         else:
-            self._form("")
-
-    def post(self) -> None:
-        """Take the token of the form."""
-        self._take(self.get_body_argument("token", ""))
-
-    def _take(self, given: str) -> None:
-        assert self.portal.token is not None
-        if hmac.compare_digest(given.encode(), self.portal.token.encode()):
-            self.set_cookie(_COOKIE, self.portal.token, httponly=True, samesite="Strict", expires_days=_DAYS, path="/")
-            self.redirect("./")
-        else:
-            log.warning("portal: a wrong token from %s", self.request.remote_ip)
-            self.set_status(403)
-            self._form("This is not the token that the portal printed when it was started.")
-
-    def _form(self, trouble: str) -> None:
-        self.set_header("Referrer-Policy", "no-referrer")
-        self.finish(
-            "<!doctype html><html lang='en'><title>Nenya portal</title><body style='font-family:sans-serif;margin:4em'>"
-            f"<h1>Nenya portal</h1><p>{trouble}</p><form method='post'><label>Token: <input name='token' "
-            "type='password' autofocus autocomplete='off'></label> <button>Open</button></form></body></html>"
-        )
-
-
-class _Guard(AuthProvider):  # type: ignore[misc]  # Bokeh's types are not read
-    """Lets in who has the token."""
-
-    def __init__(self, portal: Portal) -> None:
-        self._portal = portal
-        super().__init__()
-
-    @property
-    def get_user(self) -> Any:
-        """Who asks; None for someone without the token."""
-        token = self._portal.token
-        return lambda handler: "user" if token is None or _knows_token(handler, token) else None
-
-    @property
-    def get_user_async(self) -> None:
-        """There is none."""
-        return None
-
-    @property
-    def login_url(self) -> str:
-        """Where the token is taken."""
-        return "/login"
-
-    @property
-    def get_login_url(self) -> None:
-        """There is none."""
-        return None
-
-    @property
-    def login_handler(self) -> None:
-        """It is one of the server's own addresses."""
-        return None
-
-    @property
-    def logout_url(self) -> None:
-        """There is none."""
-        return None
-
-    @property
-    def logout_handler(self) -> None:
-        """There is none."""
-        return None
+            self._broken, self._seen, news = False, {}, words.CHANGED
+        for session in list(self.sessions.values()):
+            if self._broken or session.archive is not self.archive:
+                session.jobs.call(functools.partial(session.tell, news))
 
 
 class _Handler(RequestHandler):
@@ -164,7 +131,7 @@ class _Handler(RequestHandler):
 
     def _session(self) -> Session | None:
         """Return the session that is asked for, or answer with a refusal."""
-        if self.portal.token is not None and not _knows_token(self, self.portal.token):
+        if not self.portal.door.lets_in(self):
             self._refuse(403, "Log in first.")
             return None
         session = self.portal.sessions.get(self.get_query_argument("key", ""))
@@ -178,6 +145,13 @@ class _Handler(RequestHandler):
         self.finish(json.dumps({"message": text}))
 
 
+async def _in_page(session: Session, function: Callable[[], T]) -> T:
+    """Return what a function returns that the page's own thread calls."""
+    found: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+    session.jobs.call(lambda: found.set_result(function()))
+    return await found
+
+
 class _Download(_Handler):
     """Sends the selected rows, or the gallery, as a file."""
 
@@ -189,21 +163,42 @@ class _Download(_Handler):
         what = self.get_query_argument("what", "")
         if what not in downloads.KINDS:
             return self._refuse(404, "There is no such download.")
-        loop = asyncio.get_running_loop()
-        pieces: Iterator[bytes] = downloads.KINDS[what](session)
         self.set_header("Content-Type", "application/octet-stream")
         self.set_header("Content-Disposition", f'attachment; filename="nenya_{quote(what)}"')
         self.set_header("X-Content-Type-Options", "nosniff")
-        while (piece := await loop.run_in_executor(self.portal.pool, next, pieces, None)) is not None:
-            for start in range(0, len(piece), _CHUNK):
-                self.write(piece[start : start + _CHUNK])
-                await self.flush()
-        await self.finish()
+        kind = f"download {next(_NUMBERS)}"
+        ticket = await _in_page(session, lambda: session.jobs.open(kind, f"sending {what}"))
+        loop, trouble = asyncio.get_running_loop(), ""
+        pieces: Iterator[bytes] = downloads.KINDS[what](session, ticket.tick)
+        try:
+            while (piece := await loop.run_in_executor(self.portal.pools.quick, next, pieces, None)) is not None:
+                for start in range(0, len(piece), _CHUNK):
+                    self.write(piece[start : start + _CHUNK])
+                    await self.flush()
+            await self.finish()
+        except Cancelled:
+            self._break_off()
+        except StreamClosedError:
+            trouble = f"{what} was not sent whole: the browser ended it"
+        except Exception:
+            log.exception("portal: download")
+            trouble = FAILED
+            self._break_off()
+        session.jobs.call(lambda: session.jobs.close(kind, ticket, trouble))
         return None
+
+    def _break_off(self) -> None:
+        """Close the connection, so that the browser knows that the file is not whole."""
+        if self._headers_written:
+            self.detach().close()
+        else:
+            self._refuse(409, "stopped")
 
 
 class _Upload(_Handler):
     """Takes one image."""
+
+    _told: Callable[[str, bool], None] | None = None
 
     def check_xsrf_cookie(self) -> None:
         """The session's key stands for it."""
@@ -219,21 +214,30 @@ class _Upload(_Handler):
             return self._refuse(413, f"At most {self.portal.limit_mb} MB are taken: cut one image out of the file.")
         name, row = self.get_query_argument("name", "")[-200:], self.get_query_argument("row", "0")
         scale = [self.get_query_argument(end, "") for end in ("low", "high")]
-        loop, body = asyncio.get_running_loop(), self.request.body
-        try:
-            upload = await loop.run_in_executor(
-                self.portal.pool, lambda: encoder.encode(name, read_image(name, body, row, scale))
-            )
-        except NenyaError as error:
-            log.warning("portal: upload refused: %s", error)
-            return self._refuse(422, str(error))
-        except Exception:
-            log.exception("portal: upload")
-            return self._refuse(500, "This file could not be read; the server's log says why.")
-        session.jobs.call(lambda: session.show_upload(upload))
+        body, archive = self.request.body, session.archive
+        answer: asyncio.Future[tuple[str, bool]] = asyncio.get_running_loop().create_future()
+
+        def told(text: str, taken: bool) -> None:
+            if not answer.done():
+                answer.set_result((text, taken))
+
+        self._told = told
+
+        def read(ticket: Ticket) -> Upload:
+            return encoder.encode(name, read_image(name, body, row, scale), archive, ticket.tick)
+
+        session.jobs.call(lambda: session.take_upload(Path(name).name, read, told))
+        text, taken = await answer
         self.set_header("Content-Type", "application/json")
-        self.finish(json.dumps({"message": f"{name}: shown under Image; similar cutouts are being looked for."}))
+        self.set_status(200 if taken else 422)
+        self.finish(json.dumps({"message": text}))
         return None
+
+    def on_connection_close(self) -> None:
+        """Wait no longer for what nobody is told."""
+        super().on_connection_close()
+        if self._told is not None:
+            self._told("stopped", False)
 
 
 def make_server(portal: Portal, address: str, port: int, origins: list[str]) -> Any:
@@ -246,38 +250,46 @@ def make_server(portal: Portal, address: str, port: int, origins: list[str]) -> 
         origins: further host:port names that pages may be opened by.
 
     Raises:
-        OptionError: The address is not local and there is no token, or it cannot be listened on.
+        OptionError: The address is not local and there is no token, it cannot be listened on, or an origin is no name.
     """
-    if address not in _LOCAL and not portal.token:
+    if address not in LOCAL and not portal.token:
         raise OptionError(f"address={address} lets others in: a token is needed")
     pn.extension(notifications=False)
     handlers: list[Any] = [
         (rf"/{name}", type(name, (kind,), {"portal": portal}), {})
-        for name, kind in (("download", _Download), ("upload", _Upload), ("login", _Login))
-        if name != "login" or portal.token
+        for name, kind in (("download", _Download), ("upload", _Upload))
     ]
-    hosts = list(origins)
+    if portal.token:
+        handlers.append((r"/login", type("login", (Login,), {"token": portal.token}), {}))
+    portal.door = Door(portal.token, host_names(origins))
+    allowlist = logging.getLogger("bokeh.server.util")  # warns of the asterisk, in whose place `lets_in` stands
+    before = allowlist.level
+    allowlist.setLevel(logging.ERROR)
     try:
         server = get_server(
             {"/": portal.page},
             port=port,
             address=address,
-            websocket_origin=hosts or None,
+            websocket_origin=["*"],
             title="Nenya portal",
             start=False,
             show=False,
             extra_patterns=handlers,
-            auth_provider=_Guard(portal),
+            auth_provider=Guard(portal.door),
             websocket_max_message_size=2**20,
             http_server_kwargs={"max_buffer_size": (portal.limit_mb + 1) * 10**6},
             session_token_expiration=3600,
             check_unused_sessions_milliseconds=10_000,
             unused_session_lifetime_milliseconds=30_000,
         )
+        if portal.reopen is not None:
+            PeriodicCallback(portal.look, 1000 * portal.look_every).start()
     except OSError as error:
         raise OptionError(
             f"port {port} of {address} cannot be used ({error.strerror}): port= chooses another"
         ) from error
+    finally:
+        allowlist.setLevel(before)
     return server
 
 

@@ -1,8 +1,7 @@
-"""Images that users bring: read from bytes without executing anything in them, checked, and encoded."""
+"""Images that users bring: read from bytes without executing anything in them, and checked."""
 
 import io
 import tempfile
-import threading
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +12,6 @@ from numpy.typing import NDArray
 
 from nenya.data.cutouts import inspect_cutouts
 from nenya.errors import InputFileError, NenyaError, OptionError
-from nenya.options import Options
-from nenya.portal.session import Upload
 
 FloatArray = NDArray[np.float32]
 
@@ -183,31 +180,3 @@ def _checked(values: NDArray[Any]) -> FloatArray:
     if missing := int((~np.isfinite(image)).sum()):
         raise InputFileError(f"{missing} pixels of the image are missing (NaN): fill them, or choose another square")
     return image
-
-
-class Encoder:
-    """Makes latents of users' images, with the weights that the archive's latents were made with.
-
-    Args:
-        ckpt: the weights.
-        options: of the model.
-        side: pixels a side of the archive's cutouts; 0 where they are not known.
-    """
-
-    def __init__(self, ckpt: str, options: Options, side: int = 0) -> None:
-        self._ckpt, self._options, self._side = ckpt, options, side
-        self._lock = threading.Lock()
-
-    def encode(self, name: str, image: FloatArray) -> Upload:
-        """Return an image with its latent; one of a multiple of the cutouts' size is averaged down to it.
-
-        Raises:
-            InputFileError: It is of another size than the archive's cutouts.
-            CheckpointError: The weights cannot be used.
-        """
-        from nenya.analyze_image import get_latents, resized
-
-        image = resized(image, self._side)
-        with self._lock:
-            latents, _ = get_latents(image, self._ckpt, self._options)
-        return Upload(Path(name).name[:120], image, latents[0])

@@ -1,16 +1,14 @@
-"""Figures of the portal, and how arrays get into them: UMAP, map, histograms, sheets of cutouts."""
+"""Figures of the portal, and how arrays get into them: UMAP, map, histograms."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from bokeh.core.property.descriptors import UnsetValueError
 from bokeh.models import (
     BasicTicker,
     BoxAnnotation,
     BoxSelectTool,
-    ColorBar,
     ColumnDataSource,
     CustomJSTickFormatter,
     FixedTicker,
@@ -18,12 +16,16 @@ from bokeh.models import (
     LassoSelectTool,
     LinearColorMapper,
     PanTool,
+    Patch,
+    Patches,
+    Quad,
     Range1d,
     ResetTool,
+    Scatter,
     TapTool,
     WheelZoomTool,
 )
-from bokeh.palettes import RdYlBu11, Viridis256
+from bokeh.models import Image as ImageGlyph
 from bokeh.plotting import figure
 from numpy.typing import NDArray
 
@@ -31,122 +33,15 @@ from nenya.grids import coastlines
 from nenya.portal.columns import Binned, title_of
 from nenya.portal.pictures import Extent
 from nenya.portal.state import Box, Filter, Lasso, Range
+from nenya.portal.theme import Theme, add_glyph, bar_of, image_source, paint
 
 FloatArray = NDArray[np.float32]
-
-_GREYS = ("#dfe3e8", "#c3c9d1", "#a8b0ba", "#8f98a4")
-_DARK_GREYS = ("#2c333d", "#3a434f", "#4a5462", "#5b6675")
-
-
-def _between(colours: Sequence[str], count: int = 256) -> list[str]:
-    """Return `count` colours evenly between some."""
-    points = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in colours], float)
-    at = np.linspace(0, len(points) - 1, count)
-    mixed = np.column_stack([np.interp(at, np.arange(len(points)), points[:, i]) for i in range(3)])
-    return ["#" + "".join(f"{round(v):02x}" for v in row) for row in mixed]
-
-
-ANOMALY = _between(RdYlBu11)
-"""Blue where cold, red where warm, as the gallery on paper."""
-
-
-@dataclass(frozen=True)
-class Theme:
-    """Colours of a page: light or dark."""
-
-    dark: bool = False
-
-    @property
-    def ink(self) -> str:
-        """Text and axes."""
-        return "#dde3ea" if self.dark else "#1f2933"
-
-    @property
-    def paper(self) -> str:
-        """Behind figures."""
-        return "#161b22" if self.dark else "#ffffff"
-
-    @property
-    def rest(self) -> str:
-        """What is not selected."""
-        return "#4a5462" if self.dark else "#c9d0d8"
-
-    @property
-    def mark(self) -> str:
-        """The primary image and the selection's outline."""
-        return "#ff7a59" if self.dark else "#d1340f"
-
-    @property
-    def chosen(self) -> str:
-        """Bars of the selection."""
-        return "#5aa9e6" if self.dark else "#2f6db5"
-
-    @property
-    def land(self) -> str:
-        """Land on the map."""
-        return "#2a2f37" if self.dark else "#e9e6df"
-
-    @property
-    def greys(self) -> list[str]:
-        """The density of what is not selected."""
-        return _between(_DARK_GREYS if self.dark else _GREYS)
-
-
-def paint(plot: Any, theme: Theme) -> None:
-    """Give a figure the colours of the page."""
-    plot.background_fill_color = plot.border_fill_color = theme.paper
-    plot.outline_line_color = theme.rest
-    plot.title.text_color = theme.ink
-    plot.title.text_font_size = "12px"
-    for axis in plot.axis:
-        axis.axis_label_text_color = axis.major_label_text_color = theme.ink
-        axis.axis_line_color = axis.major_tick_line_color = theme.rest
-        axis.minor_tick_line_color = None
-        axis.axis_label_text_font_size = "11px"
-        axis.axis_label_text_font_style = "normal"
-        axis.major_label_text_font_size = "10px"
-    plot.grid.grid_line_color = theme.rest
-    plot.grid.grid_line_alpha = 0.25
-    plot.toolbar.logo = None
-    plot.min_border = 4
-
-
-def _bar(mapper: LinearColorMapper, theme: Theme, title: str) -> ColorBar:
-    return ColorBar(
-        color_mapper=mapper,
-        width=10,
-        padding=2,
-        margin=2,
-        title=title,
-        title_text_font_size="10px",
-        title_text_font_style="normal",
-        title_text_color=theme.ink,
-        major_label_text_font_size="10px",
-        major_label_text_color=theme.ink,
-        background_fill_color=theme.paper,
-        major_tick_line_color=theme.ink,
-        bar_line_color=None,
-    )
-
 
 _POWERS = {power: f"{10**power:,}" for power in range(8)}
 
 
 def _powers() -> FixedTicker:
     return FixedTicker(ticks=list(_POWERS))
-
-
-def _size(plot: Any) -> tuple[int, int]:
-    """Return the width and height of a figure's inside on the screen; 0 where the browser has not said them yet."""
-    try:
-        return int(plot.inner_width or 0), int(plot.inner_height or 0)
-    except UnsetValueError:
-        return 0, 0
-
-
-def _image_source() -> ColumnDataSource:
-    empty = np.full((1, 1), np.nan, np.float32)
-    return ColumnDataSource({"image": [empty], "x": [0.0], "y": [0.0], "dw": [1.0], "dh": [1.0]})
 
 
 @dataclass
@@ -187,45 +82,38 @@ class Plane:
         lasso = LassoSelectTool(description="select with a lasso", continuous=False)
         plot.add_tools(box, lasso, PanTool(description="move"), wheel, reset, TapTool(visible=False))
         plot.toolbar.active_drag, plot.toolbar.active_scroll = box, wheel
-        self.back, self.front = _image_source(), _image_source()
+        self.back, self.front = image_source(), image_source()
         self.front.data["count"] = self.front.data["image"]
         self.grey = LinearColorMapper(theme.greys, low=0, high=1, nan_color="rgba(0,0,0,0)")
-        self.colours = LinearColorMapper(Viridis256, low=0, high=1, nan_color="rgba(0,0,0,0)")
+        self.colours = LinearColorMapper(list(theme.counts), low=0, high=1, nan_color="rgba(0,0,0,0)")
         if is_map:
             self._draw_land()
-        at = {"x": "x", "y": "y", "dw": "dw", "dh": "dh"}
-        plot.image("image", source=self.back, color_mapper=self.grey, level="underlay", **at)
-        shown = plot.image("image", source=self.front, color_mapper=self.colours, level="glyph", **at)
+        add_glyph(plot, self.back, ImageGlyph(color_mapper=self.grey), level="underlay")
+        shown = add_glyph(plot, self.front, ImageGlyph(color_mapper=self.colours))
         self.hover = HoverTool(renderers=[shown], tooltips="cutouts here: @count", attachment="right", visible=False)
         plot.add_tools(self.hover)
-        self.bar = _bar(self.colours, theme, "cutouts")
+        self.bar = bar_of(self.colours, theme, "cutouts")
         self.bar.update(ticker=_powers(), major_label_overrides=_POWERS)
         self._title = ""
         plot.add_layout(self.bar, "right")
         self.outline = ColumnDataSource({"xs": [], "ys": []})
-        plot.patches(
-            "xs", "ys", source=self.outline, fill_alpha=0.06, fill_color=theme.mark, line_color=theme.mark, line_width=2
+        add_glyph(
+            plot, self.outline, Patches(fill_alpha=0.06, fill_color=theme.mark, line_color=theme.mark, line_width=2)
         )
         self.near = ColumnDataSource({"x": [], "y": []})
         self.mark = ColumnDataSource({"x": [], "y": []})
-        halo = {"line_color": theme.paper, "fill_color": None}
-        plot.scatter("x", "y", source=self.near, size=9, line_width=3, marker="circle", **halo)
-        plot.scatter("x", "y", source=self.near, size=9, line_width=1.5, line_color=theme.mark, fill_color=None)
-        plot.scatter("x", "y", source=self.mark, size=20, marker="cross", line_width=6, line_color=theme.paper)
-        plot.scatter("x", "y", source=self.mark, size=20, marker="cross", line_width=3, line_color=theme.mark)
+        for source, marker, size, widths in ((self.near, "circle", 9, (3, 1.5)), (self.mark, "cross", 20, (6, 3))):
+            for width, colour in zip(widths, (theme.paper, theme.mark), strict=True):  # a halo, then the mark
+                glyph = Scatter(marker=marker, size=size, line_width=width, line_color=colour, fill_color=None)
+                add_glyph(plot, source, glyph)
         paint(plot, theme)
 
     def _draw_land(self) -> None:
         hole = np.full((1, 2), np.nan, np.float32)
         rings = [ring + np.array([turn, 0], np.float32) for turn in (-360, 0, 360) for ring in coastlines()]
         points = np.concatenate([part for ring in rings for part in (ring, hole)])
-        self.plot.patch(
-            points[:, 0],
-            points[:, 1],
-            fill_color=self.theme.land,
-            line_color=self.theme.rest,
-            level="underlay",
-        )
+        source = ColumnDataSource({"x": points[:, 0], "y": points[:, 1]})
+        add_glyph(self.plot, source, Patch(fill_color=self.theme.land, line_color=self.theme.rest), level="underlay")
         self.plot.xaxis.formatter = CustomJSTickFormatter(code="return (((tick + 180) % 360) + 360) % 360 - 180 + ''")
         self.plot.x_range.bounds, self.plot.y_range.bounds = (-540, 540), (-95, 95)
 
@@ -319,6 +207,7 @@ class Histogram:
             sizing_mode="stretch_width",
             x_range=Range1d(*ends),
             x_axis_label=title_of(binned.name),
+            y_axis_type=None,
             tools=[],
             toolbar_location=None,
         )
@@ -329,16 +218,14 @@ class Histogram:
         self.source = ColumnDataSource(
             {"left": edges[: self.used], "right": edges[1 : self.used + 1], "whole": share, "chosen": share}
         )
-        plot.quad("left", "right", "whole", 0, source=self.source, fill_color=theme.rest, line_color=None)
-        plot.quad(
-            "left", "right", "chosen", 0, source=self.source, fill_color=theme.chosen, fill_alpha=0.75, line_color=None
-        )
+        for top, colour, alpha in (("whole", theme.rest, 1.0), ("chosen", theme.chosen, 0.75)):
+            glyph = Quad(top=top, bottom=0, fill_color=colour, fill_alpha=alpha, line_color=None)
+            add_glyph(plot, self.source, glyph)
         self.range = BoxAnnotation(
             left=ends[0], right=ends[1], fill_color=theme.mark, fill_alpha=0.08, line_color=theme.mark, visible=False
         )
         plot.add_layout(self.range)
         paint(plot, theme)
-        plot.yaxis.visible = plot.ygrid.visible = False
         plot.y_range.start = 0
 
     def _share(self, counts: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -365,150 +252,3 @@ class Histogram:
         if high >= edges[-1]:
             high = max(high, float(np.fmax.reduce(values)))
         return float(low), float(high)
-
-
-class Sheet:
-    """Cutouts side by side, as many as there is room for; a tap says which one was meant.
-
-    Args:
-        name: of the figure.
-        theme: colours.
-        tile: the side of a cutout that is aimed at, in pixels of the screen.
-        bar: whether a colour bar stands beside it.
-    """
-
-    def __init__(self, name: str, theme: Theme, tile: int = 84, *, bar: bool = True) -> None:
-        self.tile, self.theme = tile, theme
-        self.columns, self.rows = 6, 3
-        self.plot = plot = figure(
-            name=name,
-            sizing_mode="stretch_both",
-            x_range=Range1d(0, self.columns),
-            y_range=Range1d(0, self.rows),
-            tools=[],
-            toolbar_location=None,
-            min_width=100,
-            min_height=80,
-        )
-        self.source = _image_source()
-        self.mapper = LinearColorMapper(ANOMALY, low=-1, high=1, nan_color="rgba(0,0,0,0)")
-        plot.image("image", source=self.source, color_mapper=self.mapper, x="x", y="y", dw="dw", dh="dh")
-        self.facts = ColumnDataSource({"x": [], "y": [], "text": [], "note": []})
-        boxes = plot.rect(
-            "x",
-            "y",
-            1,
-            1,
-            source=self.facts,
-            fill_alpha=0,
-            line_alpha=0,
-            hover_line_alpha=1,
-            hover_line_color=theme.mark,
-        )
-        plot.text(
-            "x", "y", "note", source=self.facts, text_font_size="10px", text_color="#101010", text_align="center",
-            y_offset=tile // 2 - 2, background_fill_color="#ffffff", background_fill_alpha=0.7, padding=1,
-        )  # fmt: skip
-        plot.add_tools(TapTool(), HoverTool(renderers=[boxes], tooltips="@text"))
-        self.bar = _bar(self.mapper, theme, "K")
-        self.bar.visible = bar
-        plot.add_layout(self.bar, "right")
-        paint(plot, theme)
-        plot.axis.visible = plot.grid.visible = False
-        plot.outline_line_color = None
-
-    @property
-    def most(self) -> int:
-        """How many cutouts there is room for."""
-        return self.columns * self.rows
-
-    def fit(self) -> bool:
-        """Set columns and rows after the size on the screen, with square cutouts; say whether they changed."""
-        wide, tall = _size(self.plot)
-        if wide < 20 or tall < 20:
-            return False
-        before = (self.columns, self.rows)
-        first = max(1, round(wide / self.tile))
-        fits = [c for c in range(max(1, first - 1), first + 3) if tall * c >= wide] or [first]
-        self.columns = min(fits, key=lambda c: tall * c / wide - tall * c // wide + 0.3 * abs(c - first))
-        side = wide / self.columns
-        self.rows = max(1, int(tall / side))
-        self.plot.x_range.update(start=0, end=self.columns)
-        self.plot.y_range.update(start=self.rows - tall / side, end=self.rows)
-        return before != (self.columns, self.rows)
-
-    def show(
-        self, picture: FloatArray, span: tuple[float, float] | None, texts: Sequence[str], notes: Sequence[str]
-    ) -> None:
-        """Show a sheet.
-
-        Args:
-            picture: of `pictures.sheet`.
-            span: colour range in K; None where each cutout has its own.
-            texts: what is said of each cutout under the pointer.
-            notes: what stands on it.
-        """
-        low, high = span or (0.0, 1.0)
-        self.mapper.update(low=low, high=high)
-        self.bar.visible = span is not None and self.bar.visible is not None
-        self.source.data = {
-            "image": [np.ascontiguousarray(picture[::-1])],
-            "x": [0], "y": [0], "dw": [self.columns], "dh": [self.rows],
-        }  # fmt: skip
-        place = np.arange(len(texts))
-        self.facts.data = {
-            "x": place % self.columns + 0.5,
-            "y": self.rows - place // self.columns - 0.5,
-            "text": list(texts),
-            "note": list(notes),
-        }
-
-    def index_at(self, x: float, y: float) -> int | None:
-        """Return which cutout lies at a place; None for none."""
-        column, row = int(np.floor(x)), int(np.floor(self.rows - y))
-        if not (0 <= column < self.columns and 0 <= row < self.rows):
-            return None
-        return row * self.columns + column
-
-
-class Picture:
-    """One large cutout with its colour bar.
-
-    Args:
-        theme: colours.
-    """
-
-    def __init__(self, theme: Theme) -> None:
-        self.plot = plot = figure(
-            name="primary",
-            sizing_mode="stretch_both",
-            x_range=Range1d(0, 1),
-            y_range=Range1d(0, 1),
-            tools=[],
-            toolbar_location=None,
-            min_width=100,
-            min_height=100,
-        )
-        self.source = _image_source()
-        self.mapper = LinearColorMapper(ANOMALY, low=-1, high=1, nan_color=theme.rest)
-        shown = plot.image("image", source=self.source, color_mapper=self.mapper, x="x", y="y", dw="dw", dh="dh")
-        plot.add_tools(HoverTool(renderers=[shown], tooltips="@image{0.000} K"))
-        plot.add_layout(_bar(self.mapper, theme, "K"), "right")
-        paint(plot, theme)
-        plot.axis.visible = plot.grid.visible = False
-        plot.outline_line_color = None
-
-    def fit(self) -> None:
-        """Keep the cutout square."""
-        wide, tall = _size(self.plot)
-        if not wide or not tall:
-            return
-        across, up = max(1.0, wide / tall), max(1.0, tall / wide)
-        self.plot.x_range.update(start=0.5 - across / 2, end=0.5 + across / 2)
-        self.plot.y_range.update(start=0.5 - up / 2, end=0.5 + up / 2)
-
-    def show(self, image: FloatArray | None, span: tuple[float, float]) -> None:
-        """Show a cutout (H, W), K, its first line at the bottom; None for none."""
-        picture = np.full((1, 1), np.nan, np.float32) if image is None else np.ascontiguousarray(image, np.float32)
-        self.mapper.update(low=span[0], high=span[1])
-        self.source.data = {"image": [picture], "x": [0], "y": [0], "dw": [1], "dh": [1]}

@@ -8,7 +8,7 @@ from typing import Any
 
 from nenya.portal.columns import title_of
 from nenya.portal.state import Filter
-from nenya.portal.summary import Line
+from nenya.portal.summary import Summary
 
 _FACTS = (
     "DT",
@@ -24,6 +24,21 @@ _FACTS = (
     "mean_temperature",
 )
 _TABLE = ("datetime", "lat", "lon", "DT", "US0", "US1", "LL", "clear_fraction", "filename", "pp_file", "pp_idx")
+_START = (
+    "<span class='start'><b>Start here:</b> click a cutout, or a point of the UMAP or the map: the cutouts most like "
+    "it appear at the lower right. Drag a box or a range to filter.</span>"
+)
+CHANGED = (
+    "<p class='note news'>The archive has changed: this page shows the old one. <button data-reload>Reload</button></p>"
+)
+CHANGED_BADLY = (
+    "<p class='note news'>The archive has changed, and cannot be opened as it is now (the server's log says why): "
+    "this page shows the old one.</p>"
+)
+_CHANCE = (
+    "share of the selection there / share of all rows there; 1 is by chance. The interval is that of counting "
+    "independent cutouts (Wilson 1927): cutouts of one granule are not, so that the true one is wider"
+)
 
 
 def shown(value: Any) -> str:
@@ -74,7 +89,7 @@ def caption(row: Mapping[str, Any]) -> str:
 def chips(filters: Sequence[Filter]) -> str:
     """Return the active filters, each with a button that takes it away."""
     if not filters:
-        return "<span class='hint'>No filter: drag a box in the UMAP, on the map or over a histogram to set one.</span>"
+        return _START
     return "".join(
         f"<button class='chip' data-action='remove:{escape(item.slot, quote=True)}' "
         f"title='remove this filter'>{escape(item.text)} <b aria-hidden='true'>✕</b></button>"
@@ -108,28 +123,42 @@ def table(rows: Sequence[Mapping[str, Any]], numbers: Sequence[int], first: int,
     )
 
 
-def statistics(
-    lines: Mapping[str, Sequence[Line]], medians: Sequence[tuple[str, float, float]], trend: str, whole: bool
-) -> str:
+def statistics(found: Summary, whole: bool) -> str:
     """Return the comparison of the selection with all rows."""
     parts = ["<p class='hint'>All rows are selected: filters show how a part differs.</p>"] if whole else []
-    for name, rows in lines.items():
+    for name, lines in found.comparisons.items():
         body = "".join(
-            f"<tr><th>{escape(line.name)}</th><td>{line.selected:,}</td><td>{line.total:,}</td><td>"
-            f"<meter min='0' max='4' value='{0 if math.isnan(line.ratio) else line.ratio:.3f}'></meter> "
-            f"{'-' if math.isnan(line.ratio) else f'{line.ratio:.2f}'}</td></tr>"
-            for line in rows
+            f"<tr><th>{escape(line.name)}</th><td>{line.selected:,}</td><td>{line.whole:,}</td><td>{_ratio(line)}</td></tr>"
+            for line in lines.itertuples()
         )
         parts.append(
             f"<table class='rows stat-{name}'><thead><tr><th>{name}</th><th>selected</th><th>all</th>"
-            f"<th title='share of the selection there / share of all rows there; 1 is by chance'>times chance</th>"
-            f"</tr></thead><tbody>{body}</tbody></table>"
+            f"<th title='{_CHANCE}'>times chance (95 %)</th></tr></thead><tbody>{body}</tbody></table>"
         )
-    if trend:
-        parts.append(f"<p>{escape(trend)}</p>")
-    body = "".join(f"<tr><th>{escape(n)}</th><td>{a:.4g}</td><td>{b:.4g}</td></tr>" for n, a, b in medians)
+    if found.trend is not None:
+        line = found.trend
+        parts.append(
+            f"<p class='trend' title='a line through the shares of {line.years} years, by their numbers of rows; the "
+            f"error is that of counting, or of the scatter about the line if larger'>trend of its share of each year's "
+            f"rows: {100 * line.slope:+.3g} ± {100 * line.error:.2g} percentage points a year</p>"
+        )
+    elif "year" in found.comparisons:
+        parts.append("<p class='trend'>trend: fewer than three years</p>")
+    body = "".join(f"<tr><th>{escape(n)}</th><td>{a:.4g}</td><td>{b:.4g}</td></tr>" for n, a, b in found.medians)
     parts.append(
         "<table class='rows'><thead><tr><th>median</th><th>selected</th><th>all</th></tr></thead>"
         f"<tbody>{body}</tbody></table>"
     )
     return f"<div class='stats'>{''.join(parts)}</div>"
+
+
+def _ratio(line: Any) -> str:
+    """Return how often the selection is somewhere, against chance, with its interval."""
+    if math.isnan(line.ratio):
+        return "-"
+    ends = (
+        ""
+        if math.isnan(line.ratio_low)
+        else f" <span class='hint'>{line.ratio_low:.2f} to {line.ratio_high:.2f}</span>"
+    )
+    return f"<meter min='0' max='4' value='{line.ratio:.3f}'></meter> {line.ratio:.2f}{ends}"

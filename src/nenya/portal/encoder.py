@@ -1,0 +1,123 @@
+"""The network behind the portal's new images: the one that the archive's latents were made with, or none."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nenya.errors import InputFileError, OptionError
+from nenya.options import ExtractOptions, Options
+from nenya.portal.archive import Archive
+from nenya.portal.screen import Upload
+
+FloatArray = NDArray[np.float32]
+
+_TRIED = 3  # of the archive's cutouts
+_LEAST_COSINE = 0.9  # between their latents and those made here, less the mean of all: other precisions differ by less
+
+
+class Encoder:
+    """Makes latents of users' images, with the weights that the archive's latents were made with.
+
+    Args:
+        ckpt: the weights.
+        options: of the model.
+    """
+
+    def __init__(self, ckpt: str, options: Options) -> None:
+        shared = {field.name: getattr(options, field.name) for field in fields(Options)}
+        self._ckpt, self._options = ckpt, ExtractOptions(**shared, ckpt=ckpt)
+        self._lock = threading.Lock()
+
+    def check(self, archive: Archive) -> str:
+        """Check that the weights are those of the archive's latents: by what the latents files say, and by trying.
+
+        Returns:
+            What could not be checked, as a sentence; empty if all could.
+
+        Raises:
+            OptionError: They are others, or the model is.
+            CheckpointError: They cannot be used.
+        """
+        latents = archive.latents
+        if latents is None:
+            raise OptionError("ckpt= needs latents=, among which the images of users are looked up")
+        known = self._check_weights(archive)
+        rows = np.flatnonzero(archive.latent_of >= 0)
+        rows = rows[:: max(1, len(rows) // 200)][:200]
+        found = latents.take(archive.latent_of[rows])
+        finite = np.isfinite(found).all(axis=1)
+        mean = found[finite].mean(axis=0)  # without which latents of a collapsed network are all alike
+        rows, found = rows[finite][:_TRIED], found[finite][:_TRIED]
+        images = [] if archive.cutouts is None else archive.cutouts.of(rows)
+        tried = [(image, latent) for image, latent in zip(images, found, strict=False) if image is not None]
+        for image, latent in tried:
+            made = self._latent_of(image)
+            cosine = _cosine(made - mean, latent - mean) if made.shape == latent.shape else float("nan")
+            if not cosine >= _LEAST_COSINE:
+                raise OptionError(
+                    f"the weights {self._ckpt} make other latents of the archive's cutouts than its latents files hold "
+                    f"(cosine {cosine:.3f}): give the ckpt= and model= that they were made with (preprocess.image=none "
+                    "if the cutouts were encoded with their mean)"
+                )
+        if not known and not tried:
+            return "the latents files do not say which weights they were made with: that ckpt= is theirs is not checked"
+        return ""
+
+    def encode(self, name: str, image: FloatArray, archive: Archive, tick: Callable[[float], None]) -> Upload:
+        """Return an image with its latent and its place; one of a multiple of the cutouts' size is averaged down.
+
+        Args:
+            name: of its file.
+            image: (H, H), K or degrees C.
+            archive: in which it is looked up.
+            tick: is called with the share that is done; what it raises ends the work.
+
+        Raises:
+            InputFileError: It is of another size than the archive's cutouts, or has no latent.
+            OptionError: The weights were replaced by others.
+            CheckpointError: The weights cannot be used.
+        """
+        from nenya.analyze_image import resized
+
+        image = np.asarray(resized(image, archive.cutouts.side if archive.cutouts is not None else 0), np.float32)
+        tick(0.1)
+        self._check_weights(archive)
+        latent = self._latent_of(image)
+        if not np.isfinite(latent).all():
+            raise InputFileError("the network makes no latent of this image (NaN): its values are not temperatures")
+        tick(0.9)
+        place = archive.place_of(latent)
+        return Upload(Path(name).name[:120], image, latent, place)
+
+    def _check_weights(self, archive: Archive) -> bool:
+        """Compare the weights with those that the latents files name; say whether they name any."""
+        from nenya.extraction.weights import load_model
+
+        assert archive.latents is not None
+        wanted = archive.latents.provenance.get("checkpoint_sha256", "")
+        with self._lock:
+            checkpoint, _ = load_model(self._options, self._ckpt)
+        if wanted and checkpoint.sha256 != wanted:
+            raise OptionError(
+                f"the portal's ckpt= holds other weights (sha256 {checkpoint.sha256[:12]}) than the archive's latents "
+                f"were made with ({wanted[:12]}): latents of two networks cannot be compared; start it with those"
+            )
+        return bool(wanted)
+
+    def _latent_of(self, image: FloatArray) -> FloatArray:
+        from nenya.analyze_image import get_latents
+
+        with self._lock:
+            latents, _ = get_latents(image, self._ckpt, self._options)
+        return np.asarray(latents[0], np.float32)
+
+
+def _cosine(one: NDArray[Any], other: NDArray[Any]) -> float:
+    """Return the cosine of two vectors."""
+    a, b = one.astype(np.float64), other.astype(np.float64)
+    return float(a @ b) / max(float(np.linalg.norm(a) * np.linalg.norm(b)), 1e-30)

@@ -1,0 +1,325 @@
+"""What a page shows: its figures and texts, and the work that draws them."""
+
+import logging
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nenya.errors import NenyaError
+from nenya.portal import pictures, words, work
+from nenya.portal.archive import Archive
+from nenya.portal.columns import title_of
+from nenya.portal.jobs import Jobs, Pools
+from nenya.portal.sheets import Picture, Sheet
+from nenya.portal.state import (
+    PLANES,
+    BoolArray,
+    Filter,
+    Selection,
+    View,
+)
+from nenya.portal.theme import Theme
+from nenya.portal.views import Histogram, Plane
+from nenya.portal.work import IntArray, Selected, Similar
+
+log = logging.getLogger(__name__)
+
+FloatArray = NDArray[np.float32]
+
+PAGE_ROWS = 50
+FIRST_CHARTS = 6
+"""Histograms that a page opens with; the others are made when they are asked for."""
+_STOP = "<button data-action='cancel' title='Escape'>stop</button>"  # apart: a text that changes cannot be clicked
+_FALLBACK = 5  # neighbours whose mean place stands for an image's own
+_TITLES = {"umap": "UMAP", "map": "map"}
+
+
+@dataclass
+class Upload:
+    """An image that a user brought.
+
+    Attributes:
+        name: what the file was called.
+        image: (H, W) float32, K, as it was given.
+        latent: (D,) float32.
+        place: in the UMAP, by its projector; None without one.
+    """
+
+    name: str
+    image: FloatArray
+    latent: FloatArray
+    place: tuple[float, float] | None = None
+
+
+class Screen:
+    """The figures and texts of one page, and the view that they show.
+
+    Args:
+        archive: what all sessions share.
+        pools: threads that all sessions share.
+        call: has a function called by the page's own thread.
+        theme: colours.
+        view: at first.
+
+    Attributes:
+        key: a secret name, by which downloads and uploads find this session.
+        selection: what is selected.
+        shown: the filters that the page shows the rows of; others while a selection goes on.
+        planes: the UMAP and the map, where the table has them.
+        histograms: by column.
+        texts: pieces of the page by name; `show_text` is called when one changes.
+    """
+
+    def __init__(
+        self,
+        archive: Archive,
+        pools: Pools,
+        call: Callable[[Callable[[], None]], None],
+        theme: Theme,
+        view: View | None = None,
+    ) -> None:
+        self.archive, self.theme, self.key = archive, theme, secrets.token_urlsafe(18)
+        self.selection = Selection(view or View())
+        self.jobs = Jobs(pools, call, self._say)
+        columns = archive.columns
+        homes = {"map": (-180.0, 180.0, -85.0, 85.0)}
+        if "UMAP" not in columns.missing:
+            homes["umap"] = pictures.extent_of(columns.values("US0"), columns.values("US1"))
+        self.planes = {n: Plane(n, homes[n], theme) for n in ("umap", "map") if _TITLES[n] not in columns.missing}
+        self.histograms = {name: Histogram(columns.binned(name), theme) for name in columns.metrics()[:FIRST_CHARTS]}
+        self.gallery = Sheet("gallery", theme)
+        self.near = Sheet("near", theme, 88, bar=False)
+        self.primary = Picture(theme)
+        self.texts: dict[str, str] = {
+            **{"count": words.count(columns.rows, columns.rows), "filters": words.chips(()), "status": ""},
+            **{"facts": "", "table": "", "stats": "", "near_note": "", "news": "", "stop": ""},
+        }
+        self.show_text: Callable[[str, str], None] = lambda name, text: None
+        self.changed: Callable[[], None] = lambda: None
+        self.span_changed: Callable[[tuple[float, float], tuple[float, float]], None] = lambda span, ends: None
+        self.order, self.descending = "random", False
+        self.near_filtered, self.near_other_granules = True, True
+        self.mask: BoolArray | None = None
+        self.ordered: IntArray = np.empty(0, np.int64)
+        self.tab = "gallery"
+        self.shown: tuple[Filter, ...] | None = None
+        self.page = self.sheet_page = 0
+        self.gallery_rows: IntArray = np.empty(0, np.int64)
+        self.near_rows: IntArray = np.empty(0, np.int64)
+        self.gallery_picture: FloatArray | None = None
+        self.upload: Upload | None = None
+        self._near_found: Similar | None = None
+
+    # What is drawn
+
+    def refresh(self) -> None:
+        """Draw all that depends on the selection."""
+        view, archive, order = self.selection.view, self.archive, (self.order, self.descending)
+        charts = dict(self.histograms)
+        self._text("filters", words.chips(view.filters))
+        for plane in self.planes.values():
+            plane.outline_of(view.filters)
+        self.changed()
+
+        def done(found: Selected) -> None:
+            self.mask, self.ordered = found.mask, found.ordered
+            self.shown = view.filters
+            self._text("count", words.count(len(self.ordered), archive.columns.rows))
+            for name, chart in charts.items():
+                chart.show(found.counts[name], view.filters)
+            for name in self.planes:
+                self.draw_plane(name)
+            self.page = self.sheet_page = 0
+            self.draw_gallery()
+            self._show_table()
+            self._show_statistics()
+            if self.near_filtered and (self.upload or view.row is not None):
+                self.find_near()
+            if self.selection.view.row is None and len(self.ordered) and not self.upload:
+                self.show_row(int(self.ordered[0]))
+
+        self.jobs.start(
+            "selection", lambda t: work.select(archive, view.filters, order, list(charts), t), done, title="selecting"
+        )
+
+    def draw_plane(self, name: str) -> None:
+        """Draw the UMAP or the map as it is zoomed now."""
+        plane, view = self.planes[name], self.selection.view
+        extent = plane.extent
+        if not extent[0] < extent[1] or not extent[2] < extent[3]:
+            return
+        title = title_of(view.colour) if view.colour != "count" else ""
+        self.jobs.start(
+            f"draw {name}",
+            lambda ticket: work.rasters(self.archive, name, extent, view, ticket),
+            lambda found: plane.show(found[0], found[1], extent, title),
+        )
+
+    def draw_gallery(self) -> None:
+        """Draw the gallery's page of cutouts."""
+        archive, most, sheet = self.archive, self.gallery.most, self.gallery
+        if archive.cutouts is None:
+            return
+        last = max(0, (len(self.ordered) - 1) // most)
+        self.sheet_page = min(self.sheet_page, last)
+        rows = self.ordered[self.sheet_page * most : (self.sheet_page + 1) * most]
+        shape = (sheet.columns, sheet.rows)
+        own = self.selection.view.scale == "own"
+
+        def done(result: Any) -> None:
+            picture, span, captions = result
+            self.gallery_rows, self.gallery_picture = rows, picture
+            sheet.show(picture, span, captions, [""] * len(captions))
+
+        self.jobs.start(
+            "gallery", lambda ticket: work.draw_sheet(archive, rows, shape, own, ticket), done, title="drawing cutouts"
+        )
+
+    def show_row(self, row: int) -> None:
+        """Make a row's cutout the primary one, and look for its neighbours."""
+        self.upload = None
+        self.selection.show(row=row)
+        self.changed()
+        self.draw_primary()
+        self.find_near()
+
+    def draw_primary(self) -> None:
+        """Show the primary image, its facts and its places."""
+        row, upload, columns = self.selection.view.row, self.upload, self.archive.columns
+        if upload is not None:
+            self._show_picture(upload.image)
+            side = len(upload.image)
+            self._text("facts", f"<p><b>New image</b> {escape(upload.name)}, {side} pixels a side</p>")
+            for plane in self.planes.values():
+                plane.mark_at(None, None)
+            return
+        if row is None:
+            return
+        self._text("facts", words.facts(columns.row(row), row))
+        for name, plane in self.planes.items():
+            x, y = (float(columns.values(column)[row]) for column in PLANES[name])
+            plane.mark_at(x, y)
+        if self.archive.cutouts is not None:
+            cutouts = self.archive.cutouts
+            self.jobs.start("primary", lambda _: cutouts.of(np.array([row]))[0], self._show_picture)
+
+    def _show_picture(self, image: FloatArray | None) -> None:
+        span = pictures.colour_range([image])
+        self.primary.show(image, span)
+        known = image[np.isfinite(image)] if image is not None else np.zeros(1)
+        ends = (float(known.min()), float(known.max())) if len(known) else span
+        self.span_changed(span, (min(ends[0], span[0]), max(ends[1], span[1])))
+
+    def find_near(self) -> None:
+        """Look for the cutouts whose latents are closest to the primary image's."""
+        archive, view, upload = self.archive, self.selection.view, self.upload
+        latents, row = archive.latents, self.selection.view.row
+        if latents is None or (upload is None and row is None):
+            return
+        filters = view.filters if self.near_filtered else ()
+        apart, query = self.near_other_granules, None if upload is None else upload.latent
+
+        def done(found: Similar | None) -> None:
+            self._near_found = found
+            if found is None:
+                self._text(
+                    "near_note",
+                    "<p class='note'>This cutout has no latent (missing pixels, or not in the latents files).</p>",
+                )
+                return
+            kind = " within the filters" if filters else ""
+            placed = "" if upload is None else self._place_upload(upload, found)
+            self._text("near_note", f"<p class='note'>{len(found.rows)} closest by cosine of latents{kind}{placed}</p>")
+            self._draw_near()
+
+        self.jobs.start(
+            "near",
+            lambda ticket: work.find_similar(archive, query, row, filters, apart, ticket),
+            done,
+            title="searching similar cutouts",
+            slow=True,
+        )
+
+    def _place_upload(self, upload: Upload, found: Similar) -> str:
+        """Mark a new image in the UMAP, and say how its place was found: by the projector, else by its neighbours."""
+        if "umap" not in self.planes:
+            return ""
+        if upload.place is not None:
+            self.planes["umap"].mark_at(*upload.place)
+            return "; the cross in the UMAP is where its projector places the image"
+        rows, cosine = found.rows[:_FALLBACK], found.cosine[: _FALLBACK + 1]
+        x, y = (self.archive.columns.values(name)[rows].astype(np.float64) for name in PLANES["umap"])
+        known = np.isfinite(x) & np.isfinite(y)
+        if not known.any():
+            return ""
+        weight = np.maximum(cosine[: len(rows)] - cosine.min() + 1e-6, 1e-6)[known]
+        self.planes["umap"].mark_at(*(float(np.average(v[known], weights=weight)) for v in (x, y)))
+        return (
+            "; the cross in the UMAP is a stand-in, the mean place of the image's five closest: start the portal with "
+            "projector= for its own place"
+        )
+
+    def _draw_near(self) -> None:
+        """Draw the sheet of neighbours and mark them in the UMAP and on the map."""
+        if self._near_found is None:
+            return
+        archive, sheet = self.archive, self.near
+        rows, cosine = self._near_found.rows[: sheet.most], self._near_found.cosine[: sheet.most]
+        columns = archive.columns
+        for name, plane in self.planes.items():
+            x, y = (columns.values(column)[rows] for column in PLANES[name])
+            plane.mark_near(x, y)
+        self.near_rows = rows
+        own, shape = self.selection.view.scale == "own", (sheet.columns, sheet.rows)
+
+        def done(result: Any) -> None:
+            picture, span, captions = result
+            texts = [f"{text}, cosine {c:.4f}" for text, c in zip(captions, cosine, strict=True)]
+            sheet.show(picture, span, texts, [f"{c:.3f}" for c in cosine])
+
+        self.jobs.start("near sheet", lambda ticket: work.draw_sheet(archive, rows, shape, own, ticket), done)
+
+    def _show_table(self) -> None:
+        if self.tab != "table":
+            return
+        first = self.page * PAGE_ROWS
+        numbers = self.ordered[first : first + PAGE_ROWS]
+        rows = self.archive.columns.take(numbers).to_pylist()
+        self._text("table", words.table(rows, numbers.tolist(), first, len(self.ordered)))
+
+    def _show_statistics(self) -> None:
+        filters = self.selection.view.filters
+        if self.tab != "stats":
+            return
+        self.jobs.start(
+            "statistics",
+            lambda ticket: work.statistics(self.archive, filters, ticket.tick),
+            lambda text: self._text("stats", text),
+        )
+
+    # Talking to the page
+
+    def _text(self, name: str, text: str) -> None:
+        self.texts[name] = text
+        self.show_text(name, text)
+
+    def _say(self, text: str, busy: bool) -> None:
+        self._text("status", f"<span data-busy='{int(busy)}'>{escape(text)}</span>")
+        self._text("stop", _STOP if busy else "")
+
+    def say_error(self, error: NenyaError) -> None:
+        """Show what a user can act on."""
+        self._say(str(error), False)
+
+    def tell(self, news: str) -> None:
+        """Show what has happened to the archive."""
+        self._text("news", news)
+
+    def close(self) -> None:
+        """Give up all work."""
+        self.jobs.cancel()

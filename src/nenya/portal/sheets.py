@@ -1,0 +1,156 @@
+"""Sheets of cutouts, and one large cutout."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from bokeh.models import ColumnDataSource, HoverTool, LinearColorMapper, Range1d, Rect, TapTool, Text
+from bokeh.models import Image as ImageGlyph
+from bokeh.plotting import figure
+from numpy.typing import NDArray
+
+from nenya.portal.theme import ANOMALY, Theme, add_glyph, bar_of, image_source, paint, size_of
+
+FloatArray = NDArray[np.float32]
+
+
+class Sheet:
+    """Cutouts side by side, as many as there is room for; a tap says which one was meant.
+
+    Args:
+        name: of the figure.
+        theme: colours.
+        tile: the side of a cutout that is aimed at, in pixels of the screen.
+        bar: whether a colour bar stands beside it.
+    """
+
+    def __init__(self, name: str, theme: Theme, tile: int = 84, *, bar: bool = True) -> None:
+        self.tile, self.theme = tile, theme
+        self.columns, self.rows = 6, 3
+        self.plot = plot = figure(
+            name=name,
+            sizing_mode="stretch_both",
+            x_range=Range1d(0, self.columns),
+            y_range=Range1d(0, self.rows),
+            tools=[],
+            toolbar_location=None,
+            x_axis_type=None,
+            y_axis_type=None,
+            min_width=100,
+            min_height=80,
+        )
+        self.source = image_source()
+        self.mapper = LinearColorMapper(ANOMALY, low=-1, high=1, nan_color="rgba(0,0,0,0)")
+        add_glyph(plot, self.source, ImageGlyph(color_mapper=self.mapper))
+        self.facts = ColumnDataSource({"x": [], "y": [], "text": [], "note": []})
+        plain, hovered = (
+            Rect(width=1, height=1, fill_alpha=0, line_alpha=alpha, line_color=theme.mark) for alpha in (0, 1)
+        )
+        boxes = add_glyph(plot, self.facts, plain, hover_glyph=hovered)
+        note = Text(
+            text="note", text_font_size="10px", text_color="#101010", text_align="center", y_offset=tile // 2 - 2,
+            background_fill_color="#ffffff", background_fill_alpha=0.7, padding=1,
+        )  # fmt: skip
+        add_glyph(plot, self.facts, note)
+        plot.add_tools(TapTool(), HoverTool(renderers=[boxes], tooltips="@text"))
+        self.bar = bar_of(self.mapper, theme, "K")
+        self.bar.visible = bar
+        plot.add_layout(self.bar, "right")
+        paint(plot, theme)
+        plot.outline_line_color = None
+
+    @property
+    def most(self) -> int:
+        """How many cutouts there is room for."""
+        return self.columns * self.rows
+
+    def fit(self) -> bool:
+        """Set columns and rows after the size on the screen, with square cutouts; say whether they changed."""
+        wide, tall = size_of(self.plot)
+        if wide < 20 or tall < 20:
+            return False
+        before = (self.columns, self.rows)
+        first = max(1, round(wide / self.tile))
+        fits = [c for c in range(max(1, first - 1), first + 3) if tall * c >= wide] or [first]
+        self.columns = min(fits, key=lambda c: tall * c / wide - tall * c // wide + 0.3 * abs(c - first))
+        side = wide / self.columns
+        self.rows = max(1, int(tall / side))
+        self.plot.x_range.update(start=0, end=self.columns)
+        self.plot.y_range.update(start=self.rows - tall / side, end=self.rows)
+        return before != (self.columns, self.rows)
+
+    def show(
+        self, picture: FloatArray, span: tuple[float, float] | None, texts: Sequence[str], notes: Sequence[str]
+    ) -> None:
+        """Show a sheet.
+
+        Args:
+            picture: of `pictures.sheet`.
+            span: colour range in K; None where each cutout has its own.
+            texts: what is said of each cutout under the pointer.
+            notes: what stands on it.
+        """
+        low, high = span or (0.0, 1.0)
+        self.mapper.update(low=low, high=high)
+        self.bar.visible = span is not None and self.bar.visible is not None
+        self.source.data = {
+            "image": [np.ascontiguousarray(picture[::-1])],
+            "x": [0], "y": [0], "dw": [self.columns], "dh": [self.rows],
+        }  # fmt: skip
+        place = np.arange(len(texts))
+        self.facts.data = {
+            "x": place % self.columns + 0.5,
+            "y": self.rows - place // self.columns - 0.5,
+            "text": list(texts),
+            "note": list(notes),
+        }
+
+    def index_at(self, x: float, y: float) -> int | None:
+        """Return which cutout lies at a place; None for none."""
+        column, row = int(np.floor(x)), int(np.floor(self.rows - y))
+        if not (0 <= column < self.columns and 0 <= row < self.rows):
+            return None
+        return row * self.columns + column
+
+
+class Picture:
+    """One large cutout with its colour bar.
+
+    Args:
+        theme: colours.
+    """
+
+    def __init__(self, theme: Theme) -> None:
+        self.plot = plot = figure(
+            name="primary",
+            sizing_mode="stretch_both",
+            x_range=Range1d(0, 1),
+            y_range=Range1d(0, 1),
+            tools=[],
+            toolbar_location=None,
+            x_axis_type=None,
+            y_axis_type=None,
+            min_width=100,
+            min_height=100,
+        )
+        self.source = image_source()
+        self.mapper = LinearColorMapper(ANOMALY, low=-1, high=1, nan_color=theme.rest)
+        shown = add_glyph(plot, self.source, ImageGlyph(color_mapper=self.mapper))
+        plot.add_tools(HoverTool(renderers=[shown], tooltips="@image{0.000} K"))
+        plot.add_layout(bar_of(self.mapper, theme, "K"), "right")
+        paint(plot, theme)
+        plot.outline_line_color = None
+
+    def fit(self) -> None:
+        """Keep the cutout square."""
+        wide, tall = size_of(self.plot)
+        if not wide or not tall:
+            return
+        across, up = max(1.0, wide / tall), max(1.0, tall / wide)
+        self.plot.x_range.update(start=0.5 - across / 2, end=0.5 + across / 2)
+        self.plot.y_range.update(start=0.5 - up / 2, end=0.5 + up / 2)
+
+    def show(self, image: FloatArray | None, span: tuple[float, float]) -> None:
+        """Show a cutout (H, W), K, its first line at the bottom; None for none."""
+        picture = np.full((1, 1), np.nan, np.float32) if image is None else np.ascontiguousarray(image, np.float32)
+        self.mapper.update(low=span[0], high=span[1])
+        self.source.data = {"image": [picture], "x": [0], "y": [0], "dw": [1], "dh": [1]}

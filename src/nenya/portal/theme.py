@@ -1,0 +1,133 @@
+"""Colours of the portal's page, light and dark, and what its figures have in common."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from bokeh.core.property.descriptors import UnsetValueError
+from bokeh.models import ColorBar, ColumnDataSource, Glyph, LinearColorMapper
+from bokeh.palettes import RdYlBu11, Viridis256
+
+_GREYS = ("#dfe3e8", "#c3c9d1", "#a8b0ba", "#8f98a4")
+_DARK_GREYS = ("#2c333d", "#3a434f", "#4a5462", "#5b6675")
+
+
+def between(colours: Sequence[str], count: int = 256) -> list[str]:
+    """Return `count` colours evenly between some."""
+    points = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in colours], float)
+    at = np.linspace(0, len(points) - 1, count)
+    mixed = np.column_stack([np.interp(at, np.arange(len(points)), points[:, i]) for i in range(3)])
+    return ["#" + "".join(f"{round(v):02x}" for v in row) for row in mixed]
+
+
+ANOMALY = between(RdYlBu11)
+"""Blue where cold, red where warm, as the gallery on paper."""
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours of a page: light or dark."""
+
+    dark: bool = False
+
+    @property
+    def ink(self) -> str:
+        """Text and axes."""
+        return "#dde3ea" if self.dark else "#1f2933"
+
+    @property
+    def paper(self) -> str:
+        """Behind figures."""
+        return "#161b22" if self.dark else "#ffffff"
+
+    @property
+    def rest(self) -> str:
+        """What is not selected."""
+        return "#4a5462" if self.dark else "#c9d0d8"
+
+    @property
+    def mark(self) -> str:
+        """The primary image and the selection's outline."""
+        return "#ff7a59" if self.dark else "#d1340f"
+
+    @property
+    def chosen(self) -> str:
+        """Bars of the selection."""
+        return "#5aa9e6" if self.dark else "#2f6db5"
+
+    @property
+    def land(self) -> str:
+        """Land on the map."""
+        return "#2a2f37" if self.dark else "#e9e6df"
+
+    @property
+    def counts(self) -> tuple[str, ...]:
+        """Numbers of cutouts, and means of metrics: what is least still stands out from the paper."""
+        return tuple(Viridis256[72:] if self.dark else Viridis256)
+
+    @property
+    def greys(self) -> list[str]:
+        """The density of what is not selected."""
+        return between(_DARK_GREYS if self.dark else _GREYS)
+
+
+def paint(plot: Any, theme: Theme) -> None:
+    """Give a figure the colours of the page."""
+    plot.background_fill_color = plot.border_fill_color = theme.paper
+    plot.outline_line_color = theme.rest
+    plot.title.text_color = theme.ink
+    plot.title.text_font_size = "12px"
+    for axis in plot.axis:
+        axis.axis_label_text_color = axis.major_label_text_color = theme.ink
+        axis.axis_line_color = axis.major_tick_line_color = theme.rest
+        axis.minor_tick_line_color = None
+        axis.axis_label_text_font_size = "11px"
+        axis.axis_label_text_font_style = "normal"
+        axis.major_label_text_font_size = "10px"
+    for grid in plot.grid:
+        grid.update(grid_line_color=theme.rest, grid_line_alpha=0.25)
+    plot.toolbar.logo = None
+    plot.min_border = 4
+
+
+def bar_of(mapper: LinearColorMapper, theme: Theme, title: str) -> ColorBar:
+    """Return the colour bar of a figure."""
+    return ColorBar(
+        color_mapper=mapper,
+        width=10,
+        padding=2,
+        margin=2,
+        title=title,
+        title_text_font_size="10px",
+        title_text_font_style="normal",
+        title_text_color=theme.ink,
+        major_label_text_font_size="10px",
+        major_label_text_color=theme.ink,
+        background_fill_color=theme.paper,
+        major_tick_line_color=theme.ink,
+        bar_line_color=None,
+    )
+
+
+def add_glyph(plot: Any, source: ColumnDataSource, glyph: Glyph, **settings: Any) -> Any:
+    """Add a glyph as it is, and return its renderer.
+
+    Figures' own methods add three variants besides, for what is selected, not selected and muted: a quarter of a page's
+    models, and models are what opening a page takes its time for.
+    """
+    return plot.add_glyph(source, glyph, selection_glyph=None, nonselection_glyph=None, muted_glyph=None, **settings)
+
+
+def size_of(plot: Any) -> tuple[int, int]:
+    """Return the width and height of a figure's inside on the screen; 0 where the browser has not said them yet."""
+    try:
+        return int(plot.inner_width or 0), int(plot.inner_height or 0)
+    except UnsetValueError:
+        return 0, 0
+
+
+def image_source() -> ColumnDataSource:
+    """Return the source of an image that is not there yet."""
+    empty = np.full((1, 1), np.nan, np.float32)
+    return ColumnDataSource({"image": [empty], "x": [0.0], "y": [0.0], "dw": [1.0], "dh": [1.0]})

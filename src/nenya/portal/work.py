@@ -1,0 +1,205 @@
+"""What sessions compute in threads: selection, rasters, sheets of cutouts, searches; equal work is done once for all.
+
+Letters: N rows of the table.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nenya.portal import pictures, words
+from nenya.portal.archive import Archive
+from nenya.portal.jobs import Ticket
+from nenya.portal.pictures import Extent
+from nenya.portal.state import PLANES, BoolArray, Filter, View
+from nenya.portal.summary import summarise
+from nenya.similarity import closest
+
+FloatArray = NDArray[np.float32]
+IntArray = NDArray[np.integer]
+Filters = tuple[Filter, ...]
+
+ORDERS = ("random", "table order")
+_CELLS = {"umap": (320, 320), "map": (360, 240)}
+_NEAREST = 60
+_NEAR_CLICK = 0.03  # of the width of what is shown
+_SHUFFLED = 5000  # rows that come first, in random order
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The rows that pass filters.
+
+    Attributes:
+        mask: (N,); None for all.
+        ordered: their numbers, in the order of the gallery and the table.
+        counts: of the histograms by column, (BINS,) int64 each.
+    """
+
+    mask: BoolArray | None
+    ordered: IntArray
+    counts: dict[str, NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class Similar:
+    """Rows by the closeness of their latents, the closest first.
+
+    Attributes:
+        rows: (n,) of the table.
+        cosine: (n,).
+    """
+
+    rows: IntArray
+    cosine: NDArray[np.float64]
+
+
+def select(
+    archive: Archive, filters: Filters, order: tuple[str, bool], charts: Sequence[str], ticket: Ticket
+) -> Selected:
+    """Find the rows that pass filters, in an order of `ordered_rows`, and count them for histograms."""
+
+    def make() -> Selected:
+        mask = archive.masks.all_of(filters)
+        ticket.tick(0.3)
+        counts = {name: pictures.histogram(archive.columns.binned(name), mask) for name in charts}
+        ticket.tick(0.6)
+        return Selected(mask, ordered_rows(archive, mask, *order), counts)
+
+    return archive.shared.get(("select", filters, order, tuple(charts)), make)
+
+
+def ordered_rows(archive: Archive, mask: BoolArray | None, order: str, descending: bool) -> IntArray:
+    """Return the selected rows in the order of the gallery and the table, int32.
+
+    Args:
+        archive: with the table.
+        mask: (N,), the selection; None for all.
+        order: `random` (always the same), `table order`, or a metric: missing values come last.
+        descending: the largest value first.
+    """
+    rows = (np.arange(archive.columns.rows) if mask is None else np.flatnonzero(mask)).astype(np.int32)
+    if order == "random":
+        first = rows[np.random.default_rng(len(rows)).choice(len(rows), min(len(rows), _SHUFFLED), replace=False)]
+        left = np.zeros(archive.columns.rows, bool)
+        left[rows] = True
+        left[first] = False
+        return np.concatenate([first, np.flatnonzero(left).astype(np.int32)])
+    if order == "table order":
+        return rows
+    values = archive.columns.values(order)[rows]
+    return np.asarray(rows[np.argsort(-values if descending else values, kind="stable")])
+
+
+def cells_for(rows: int, plane: str) -> tuple[int, int]:
+    """Return how many cells a raster has: fewer where there are few rows, so that each can be seen."""
+    wide, tall = _CELLS[plane]
+    share = min(1.0, max(0.3, np.sqrt(rows / 200_000)))
+    return int(wide * share), int(tall * share)
+
+
+def rasters(
+    archive: Archive, plane: str, extent: Extent, view: View, ticket: Ticket
+) -> tuple[FloatArray | None, FloatArray]:
+    """Return counts of all rows (None where nothing is filtered), and counts of the selected or means of a metric."""
+    filters, colour, columns = view.filters, view.colour, archive.columns
+    x, y = (columns.values(column) for column in PLANES[plane])
+    around = 360.0 if plane == "map" else None
+    shape = cells_for(columns.rows, plane)
+
+    def of(which: Filters, name: str) -> FloatArray:
+        def make() -> FloatArray:
+            values = columns.values(name) if name != "count" else None
+            mask = archive.masks.all_of(which)
+            return pictures.raster(x, y, extent, shape, mask=mask, values=values, around=around)
+
+        return archive.shared.get(("raster", plane, extent, which, name), make)
+
+    whole = of((), "count") if filters else None
+    ticket.tick(0.5)
+    return whole, of(filters, colour)
+
+
+def nearest_to(
+    archive: Archive, plane: str, place: tuple[float, float], extent: Extent, filters: Filters
+) -> int | None:
+    """Return the selected row closest to a place of the UMAP or the map; None if none is near."""
+    left, right, low, high = extent
+    mask = archive.masks.all_of(filters)
+    across, up = (archive.columns.values(name) for name in PLANES[plane])
+    away = np.abs(across - np.float32(place[0]))
+    if plane == "map":
+        away = np.abs(np.mod(across - np.float32(place[0]) + 180, 360) - 180)
+    distance = (away / (right - left)) ** 2 + ((up - np.float32(place[1])) / (high - low)) ** 2
+    if mask is not None:
+        distance = np.where(mask, distance, np.inf)
+    best = int(np.nanargmin(distance)) if np.isfinite(distance).any() else None
+    return best if best is not None and distance[best] < _NEAR_CLICK**2 else None
+
+
+def draw_sheet(
+    archive: Archive, rows: IntArray, shape: tuple[int, int], own: bool, ticket: Ticket
+) -> tuple[FloatArray, tuple[float, float] | None, list[str]]:
+    """Return the picture of some rows' cutouts, their colour range (None where each has its own) and their captions."""
+
+    def make() -> tuple[FloatArray, tuple[float, float] | None, list[str]]:
+        images: list[FloatArray | None] = [None] * len(rows)
+        if archive.cutouts is not None:
+            images = archive.cutouts.of(rows, ticket.tick)
+        picture = pictures.sheet(images, *shape, own_scale=own)
+        captions = [words.caption(row) for row in archive.columns.take(rows).to_pylist()]
+        return picture, None if own else pictures.colour_range(images), captions
+
+    return archive.shared.get(("sheet", tuple(rows.tolist()), shape, own), make)
+
+
+def find_similar(
+    archive: Archive, query: FloatArray | None, row: int | None, filters: Filters, apart: bool, ticket: Ticket
+) -> Similar | None:
+    """Return the rows whose latents are closest to one's, or to a given one; None for a row without a latent.
+
+    Args:
+        archive: with latents.
+        query: (D,); None for that of `row`.
+        row: of the table, which is left out itself.
+        filters: that the rows must pass.
+        apart: leave out the whole granule of `row`.
+        ticket: of the work.
+    """
+    latents, columns = archive.latents, archive.columns
+    assert latents is not None
+    if query is not None:
+        return _closest(archive, query, filters, None, ticket)
+    assert row is not None
+    place = archive.latent_of[row]
+    own = latents.take([place])[0] if place >= 0 else np.full(1, np.nan, np.float32)
+    if not np.isfinite(own).all():
+        return None
+
+    def make() -> Similar:
+        without = columns.same_granule(row) if apart else np.arange(columns.rows) == row
+        return _closest(archive, own, filters, without, ticket)
+
+    return archive.shared.get(("similar", row, filters, apart), make)
+
+
+def _closest(
+    archive: Archive, query: FloatArray, filters: Filters, without: BoolArray | None, ticket: Ticket
+) -> Similar:
+    allowed = archive.allowed(archive.masks.all_of(filters), without)
+    assert archive.latents is not None
+    found = closest(archive.latents, query, _NEAREST, allowed=allowed, tick=ticket.tick)
+    count = int((found.rows[0] >= 0).sum())
+    return Similar(archive.row_of[found.rows[0, :count]], found.cosine[0, :count])
+
+
+def statistics(archive: Archive, filters: Filters, tick: Callable[[float], None]) -> str:
+    """Return the comparison of the selection with all rows, for the page."""
+
+    def make() -> str:
+        mask = archive.masks.all_of(filters)
+        return words.statistics(summarise(archive.columns, mask, tick), mask is None)
+
+    return archive.shared.get(("statistics", filters), make)

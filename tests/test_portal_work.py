@@ -1,0 +1,228 @@
+"""Long work, several sessions, and files that are replaced, in a real page."""
+
+import io
+import os
+import time
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from portal_data import SIDE, write_archive
+from portal_page import FakeEncoder, Page, chromium, needs_chromium, serve
+
+from nenya.io import write_table
+from nenya.latents import Latents
+from nenya.portal import downloads
+from nenya.portal.archive import open_archive
+from nenya.portal.server import Portal
+
+pytestmark = needs_chromium
+ROWS, DIM = 120_000, 8
+
+
+class SlowLatents(Latents):
+    """Latents on a disk that can become slow."""
+
+    pause = 0.0
+
+    def view(self, rows):
+        time.sleep(self.pause)
+        yield from super().view(rows)
+
+
+class SlowEncoder(FakeEncoder):
+    """A network that can become slow."""
+
+    pause = 0.0
+
+    def encode(self, name, image, archive, tick):
+        for step in range(100 if self.pause else 0):
+            time.sleep(self.pause)
+            tick(step / 100)
+        found = super().encode(name, image, archive, tick)
+        found.latent = np.resize(found.latent, DIM)
+        return found
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with chromium(tmp_path_factory.mktemp("chromium")) as context:
+        yield context
+
+
+@pytest.fixture(scope="module")
+def portal(tmp_path_factory):
+    folder, rng = tmp_path_factory.mktemp("large"), np.random.default_rng(2)
+    with h5py.File(folder / "a_preproc_latents.h5", "w") as file:
+        file["valid"] = rng.normal(size=(ROWS, DIM)).astype("f4")
+    frame = {
+        "US0": rng.normal(size=ROWS).astype("f4"),
+        "US1": rng.normal(size=ROWS).astype("f4"),
+        "DT": rng.gamma(2, 0.5, ROWS),
+        "pp_type": np.zeros(ROWS, int),
+        "pp_idx": np.arange(ROWS),
+    }
+    write_table(pd.DataFrame(frame), folder / "a.parquet")
+    archive = open_archive(folder / "a.parquet", SlowLatents([folder / "a_preproc_latents.h5"]), None)
+    portal = Portal(archive, "a.parquet", SlowEncoder())
+    portal.url, stop = serve(portal)
+    yield portal
+    stop()
+
+
+@pytest.fixture(scope="module")
+def page(browser, portal):
+    page = Page(browser, portal)
+    yield page
+    page.complaints[:] = [text for text in page.complaints if "422" not in text]  # the browser's own line
+    page.check_quiet()
+
+
+@pytest.fixture
+def slow(portal):
+    portal.archive.latents.pause = 0.5
+    yield
+    portal.archive.latents.pause = 0.0
+
+
+def status(page, words):
+    page.page.locator("#status", has_text=words).wait_for(timeout=20_000)
+    return page.page.locator("#status [data-busy]").inner_text()
+
+
+def stop(page, words="stopped"):
+    page.page.locator("#stop button").click()
+    status(page, words)
+    page.until(lambda: not page.session.jobs.busy)
+
+
+def test_a_search_shows_how_far_it_is_and_stops(page, slow):
+    before = page.session.near_rows.tolist()
+    page.act("row:77")
+    assert "searching similar cutouts" in status(page, "%")
+    stop(page)
+    assert page.session.near_rows.tolist() == before
+    page.act("row:78")
+    status(page, "%")
+    page.page.keyboard.press("Escape")
+    status(page, "stopped")
+    assert page.session.near_rows.tolist() == before
+
+
+def test_the_search_of_one_session_holds_up_no_other(page, browser, portal, slow):
+    other = Page(browser, portal)
+    page.act("row:80")
+    status(page, "%")
+    other.act('range:["DT", 0, 0.5]')
+    other.until(lambda: other.selected < ROWS, seconds=20)
+    assert "searching" in page.page.locator("#status [data-busy]").inner_text() and page.session.jobs.busy
+    other.session.jobs.call(other.session.jobs.cancel)
+    stop(page)
+    other.check_quiet()
+
+
+def test_a_download_shows_how_far_it_is_and_stops(page, monkeypatch):
+    pieces = downloads._slices
+
+    def slowly(session, tick):
+        for part in pieces(session, tick):
+            time.sleep(0.05)
+            yield part
+
+    monkeypatch.setattr(downloads, "_ROWS", 1000)
+    monkeypatch.setattr(downloads, "_slices", slowly)
+    page.page.locator("#tab_download").click()
+    with page.page.expect_download() as waiting:
+        page.page.locator("#get_csv").click()
+    assert "sending rows.csv" in status(page, "%")
+    stop(page)
+    assert waiting.value.failure()
+    with page.page.expect_download() as waiting:
+        page.page.locator("#get_parquet").click()
+    status(page, "sending rows.parquet")
+    waiting.value.cancel()
+    status(page, "was not sent whole")
+    page.until(lambda: not page.session.jobs.busy)
+    monkeypatch.setattr(downloads, "_slices", pieces)
+    with page.page.expect_download() as waiting:
+        page.page.locator("#get_parquet").click()
+    assert len(pd.read_parquet(waiting.value.path())) == ROWS
+    page.until(lambda: not page.session.jobs.busy)
+
+
+def test_an_upload_shows_how_far_it_is_and_stops(page, portal):
+    stream = io.BytesIO()
+    np.save(stream, np.random.default_rng(0).normal(size=(SIDE, SIDE)))
+    image = {"name": "x.npy", "mimeType": "", "buffer": stream.getvalue()}
+    page.page.locator("#tab_upload").click()
+    page.page.set_input_files("#upload_file", image)
+    answer, send = page.page.locator("#upload_answer"), page.page.locator("#upload_form button").first
+    portal.encoder.pause = 0.05
+    try:
+        send.click()
+        assert "encoding x.npy" in status(page, "%")
+        assert "encoding x.npy" in answer.inner_text()
+        page.page.locator("#upload_stop").click()
+        page.page.get_by_text("Stopped.").wait_for()
+        page.until(lambda: not page.session.jobs.busy)
+        send.click()
+        status(page, "%")
+        stop(page)
+        page.page.locator("#upload_answer", has_text="stopped").wait_for()
+        assert page.session.upload is None and not page.page.locator("#upload_stop").is_visible()
+    finally:
+        portal.encoder.pause = 0.0
+    send.click()
+    page.page.locator("#upload_answer", has_text="shown under Image").wait_for()
+    page.idle()
+    assert page.session.upload.name == "x.npy"
+
+
+def test_a_page_goes_on_with_its_files_when_they_are_replaced_and_says_so(browser, tmp_path):
+    files = write_archive(tmp_path)
+
+    def opened():
+        return open_archive(files[0], Latents([files[1]]), str(files[2]))
+
+    def replace(source):
+        for old, new in zip(files, source, strict=True):
+            os.replace(new, old)
+
+    def shown(number):
+        page.act(f"row:{number}")
+        page.idle()
+        assert np.array_equal(page.session.primary.source.data["image"][0], images[number])
+        cosine = vectors @ vectors[number]
+        cosine[(np.arange(len(cosine)) // 5 == number // 5) | np.isnan(cosine)] = -2
+        near = page.session.near_rows
+        assert near.tolist() == np.argsort(-cosine, kind="stable")[: len(near)].tolist()
+
+    with h5py.File(files[1]) as latents, h5py.File(files[2]) as cutouts:
+        vectors = np.concatenate([latents["train"][:], latents["valid"][:]]).astype(np.float64)
+        images = np.concatenate([cutouts["train"][:, 0], cutouts["valid"][:, 0]])
+    portal = Portal(opened(), "a.parquet", reopen=opened, look_every=0.2)
+    portal.url, end = serve(portal)
+    try:
+        page = Page(browser, portal)
+        shown(40)
+        (tmp_path / "new").mkdir()
+        replace(write_archive(tmp_path / "new", rows=(200, 50), seed=9))
+        page.page.get_by_text("The archive has changed: this page shows the old one.").wait_for(timeout=20_000)
+        page.session.archive.latents.release()  # what was mapped is mapped anew
+        shown(41)
+        shown(290)
+        assert page.selected == 300
+        page.page.locator("[data-reload]").click()
+        page.until(lambda: page.page.locator("#count[data-selected='250']").count() == 1)
+        assert page.page.locator("[data-reload]").count() == 0
+        (tmp_path / "bad.parquet").write_bytes(b"PAR1 damaged")
+        os.replace(tmp_path / "bad.parquet", files[0])
+        page.page.get_by_text("cannot be opened as it is now").wait_for(timeout=20_000)
+        assert len(portal.archive.latents) == 250 and str(tmp_path) not in page.page.locator("#news").inner_text()
+        replace(write_archive(tmp_path / "new", rows=(100, 20), seed=10))
+        page.page.locator("[data-reload]").click(timeout=20_000)
+        page.until(lambda: page.page.locator("#count[data-selected='120']").count() == 1)
+        page.check_quiet()
+    finally:
+        end()
