@@ -21,7 +21,7 @@ LAYERS = [
     ["nenya.embed", "nenya.nenya_umap"],
     [
         *("nenya.analyze_image", "nenya.export", "nenya.demo", "nenya.verify", "nenya.repack", "nenya.data.prepare"),
-        *("nenya.generate", "nenya.inspect_file"),
+        *("nenya.generate", "nenya.inspect_file", "nenya.migrate"),
         *("nenya.selection", "nenya.selection_figure", "nenya.clusters", "nenya.cluster_report"),
         *("nenya.figures", "nenya.table_images"),
         *("nenya.index", "nenya.search"),

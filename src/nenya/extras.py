@@ -23,7 +23,7 @@ def need(extra: str, what: str) -> None:
     if lacking:
         names = " and ".join(name.rpartition(".")[2] for name in lacking)
         raise OptionError(
-            f"{what} needs {names}, which is not installed: pip install 'nenya[{extra}]' "
+            f"{what} needs {names}, not installed here: pip install 'nenya[{extra}]' "
             f"(in a checkout: pip install -e '.[{extra}]')"
         )
 

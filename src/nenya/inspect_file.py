@@ -17,6 +17,7 @@ from nenya.data.files import LATENTS_SUFFIXES, find_sources, local_path, tempora
 from nenya.data.hdf5 import open_hdf5
 from nenya.errors import InputFileError, NenyaError, OptionError
 from nenya.io import TABLE_SUFFIXES, read_table
+from nenya.latents import PARTITIONS
 from nenya.options import InspectOptions
 from nenya.s3 import is_s3
 
@@ -26,6 +27,7 @@ CHECKPOINT_SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 _FOLDER = "outputs/inspect"
 _SHEET = 64  # cutouts on a contact sheet
 _MEAN_LIMIT = 1e-2  # K, as in extraction
+_MASKED = 0.5  # cutouts that are kept have more clear pixels than this
 _WASTE = 16  # times its own bytes that reading one cutout may unpack
 _JOIN = ("pp_file", "pp_type", "pp_idx")
 _RANGES = {"lat": (-90.0, 90.0), "lon": (-180.0, 360.0)}
@@ -40,12 +42,15 @@ class FileReport:
         lines: what is in it.
         warnings: what would go wrong later.
         sheet: cutouts for a contact sheet, (n, 1, H, W); None if there are none.
+        facts: what other commands ask for: of a checkpoint `layout` and its architecture, of a table `columns` and
+            whether `clear_fraction` is the `masked_share`.
     """
 
     kind: str
     lines: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     sheet: NDArray[np.float32] | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -172,6 +177,7 @@ def _draw(images: NDArray[np.float32], place: str, options: InspectOptions) -> P
 def _inspect_hdf5(path: Path, options: InspectOptions) -> FileReport:
     with open_hdf5(path) as file:
         latents = path.name.endswith(LATENTS_SUFFIXES) or "checkpoint_sha256" in file.attrs
+        latents = latents or any(getattr(file.get(name), "ndim", 0) == 2 for name in PARTITIONS)
         made_by = file.attrs.get("made_by")
     if latents:
         return _inspect_latents(path)
@@ -358,6 +364,13 @@ def _inspect_table(path: Path) -> FileReport:
             report.warnings.append(
                 f"{outside} rows have a {name} that is missing or outside {low:g} to {high:g} degrees"
             )
+    masked = "clear_fraction" in table.columns and bool(table["clear_fraction"].max() <= _MASKED)
+    if masked:
+        report.warnings.append(
+            f"clear_fraction is at most {table['clear_fraction'].max():.3g}: the share of masked pixels, as in tables "
+            "of the first nenya? Conditions on clear= take it for the share of clear ones"
+        )
+    report.facts = {"columns": [str(name) for name in table.columns], "masked_share": masked}
     return report
 
 
@@ -369,6 +382,7 @@ def _inspect_checkpoint(path: Path) -> FileReport:
     found = load_checkpoint(path)
     count = sum(tensor.numel() for tensor in found.state_dict.values())
     report = FileReport(f"checkpoint ({found.layout}), {path.stat().st_size / 1e6:.1f} MB")
+    report.facts = {"layout": found.layout, **found.architecture}
     words = ", ".join(f"{key} {value}" for key, value in found.architecture.items())
     report.lines.append(f"{words}; {len(found.state_dict)} tensors of {count} numbers; sha256 {found.sha256}")
     shown = ("model_root", "temp", "learning_rate", "batch_size_train", "epochs", "random_jitter", "augment")
