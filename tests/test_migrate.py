@@ -1,11 +1,14 @@
 """`nenya migrate`: each file of a folder of the first nenya is told, and what it names to do is done."""
 
+import importlib
 import json
 import pickle
+import re
 import shlex
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -15,10 +18,15 @@ import torch
 import yaml
 from conftest import red_noise, write_cutouts
 
+from nenya.cli import COMMANDS, compose
 from nenya.io import Params, read_table, write_table
+from nenya.latents import open_latents
 from nenya.migrate import CANNOT, CONVERT, OTHER, WORKS, Finding, examine
 from nenya.models.checkpoint import load_checkpoint
 from nenya.models.resnet import ContrastiveNet
+from nenya.options import Options
+
+ROOT = Path(__file__).resolve().parents[1]
 
 NAME = "MODIS_R2019_2010_95clear_128x128_preproc_std"
 MAP = "MODIS_Nenya_96clear_v5_DT1"
@@ -149,9 +157,6 @@ def test_the_commands_that_it_names_work(folder, by_path, tmp_path, nenya_cli):
 
 
 def test_a_pickled_map_is_not_read_and_its_command_is_of_files_that_are_there(folder, by_path, tmp_path):
-    from nenya.cli import compose
-    from nenya.latents import open_latents
-
     words = shlex.split(by_path[f"UMAP/{MAP}_UMAP.pkl"].command)
     options = compose(words[1], words[2:])
     assert words[:2] == ["nenya", "embed"] and options.DT_cut == "DT1"
@@ -217,6 +222,31 @@ def test_option_files_of_all_versions_and_checkpoints_of_all_names(shared, golde
     assert "refused: it wants to load" in hostile and "nothing was executed" in hostile
     for finding in found.values():
         assert "7 tensors, of epoch 3 are read" in finding.what and "get the whole file" in finding.what
+
+
+def test_the_guide_names_what_there_is(shared):
+    text = (ROOT / "docs/migrate.md").read_text()
+    names = set(re.findall(r"`(nenya(?:\.\w+)+)`", text.split("## Old call, new call")[1]))
+    assert len(names) > 15
+    for name in names:
+        module, _, attribute = name.rpartition(".")
+        if attribute == "transform":
+            module, _, kind = module.rpartition(".")
+            assert hasattr(getattr(importlib.import_module(module), kind), attribute)
+        else:
+            assert hasattr(importlib.import_module(module), attribute), name
+    assert set(re.findall(r"nenya (\w+) [a-z]+=", text)) <= set(COMMANDS)
+    rows = re.findall(r"^\| `([a-z_.]+)` \| [^|]* \| `([\w-]+)` \|", text, re.M)
+    assert len(rows) == 7
+    for key, value in rows:
+        found = Options()
+        for part in key.split("."):
+            found = getattr(found, part)
+        assert str(found) == value, key
+    common = yaml.safe_load((shared / "facts/model_versions.yaml").read_text())["common"]
+    left_out = {**Params({}).dict, "nchannels": common["nchannels"]}
+    assert {key: left_out[key] for key in common} == common
+    assert Params({}).nchannels == 3
 
 
 def test_an_empty_folder_has_nothing_to_say(tmp_path):
