@@ -252,3 +252,24 @@ def test_the_guide_names_what_there_is(shared):
 def test_an_empty_folder_has_nothing_to_say(tmp_path):
     (tmp_path / "old").mkdir()
     assert examine(tmp_path / "old") == []
+
+
+def test_a_file_that_breaks_what_reads_it_does_not_end_the_report(tmp_path, monkeypatch):
+    def fail(path, *args):
+        raise ZeroDivisionError("inside a library")
+
+    monkeypatch.setattr("nenya.migrate.inspect_file", fail)
+    for name in ("a.csv", "b.txt"):
+        (tmp_path / name).write_text("lat\n1\n")
+    (bad, other) = examine(tmp_path)
+    assert bad.verdict == CANNOT and "inside a library" in bad.what and other.verdict == OTHER
+
+
+def test_a_link_that_leads_out_of_the_folder_is_not_followed(tmp_path):
+    with h5py.File(tmp_path / "outside.h5", "w") as file:
+        file["train"] = np.zeros((3, 4), np.float32)
+    (tmp_path / "old").mkdir()
+    with h5py.File(tmp_path / "old/linked.h5", "w") as file:
+        file["train"] = h5py.ExternalLink("../outside.h5", "train")
+    (found,) = examine(tmp_path / "old")
+    assert found.verdict == CANNOT and "allow_external" in found.what, found

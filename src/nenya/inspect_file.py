@@ -5,6 +5,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from nenya.data.cutouts import CutoutFile, Partition, inspect_cutouts, read_blocks
 from nenya.data.files import LATENTS_SUFFIXES, find_sources, local_path, temporary_copy
-from nenya.data.hdf5 import open_hdf5
+from nenya.data.hdf5 import Hdf5File, open_hdf5
 from nenya.errors import InputFileError, NenyaError, OptionError
 from nenya.io import TABLE_SUFFIXES, read_table
 from nenya.latents import PARTITIONS
@@ -177,9 +178,8 @@ def _draw(images: NDArray[np.float32], place: str, options: InspectOptions) -> P
 def _inspect_hdf5(path: Path, options: InspectOptions) -> FileReport:
     with open_hdf5(path) as file:
         latents = path.name.endswith(LATENTS_SUFFIXES) or "checkpoint_sha256" in file.attrs
-        latents = latents or any(getattr(file.get(name), "ndim", 0) == 2 for name in PARTITIONS)
         made_by = file.attrs.get("made_by")
-    if latents:
+    if latents or _is_flat(path, options):
         return _inspect_latents(path)
     names = (options.loader.train_key, options.loader.valid_key)
     file = inspect_cutouts(path, names, allow_external=options.loader.allow_external)
@@ -199,6 +199,13 @@ def _inspect_hdf5(path: Path, options: InspectOptions) -> FileReport:
     with file.reader(first) as reader:
         report.sheet = reader.read_rows(np.unique(np.linspace(0, rows - 1, min(rows, _SHEET)).astype(np.int64)))
     return report
+
+
+def _is_flat(path: Path, options: InspectOptions) -> bool:
+    """Return whether a file holds rows of numbers (N, D), as latents of any name do."""
+    with suppress(InputFileError), Hdf5File(path, allow_external=options.loader.allow_external) as file:
+        return any(getattr(file.find(name), "ndim", 0) == 2 for name in PARTITIONS)
+    return False  # what is wrong with it is said of it as cutouts
 
 
 def measure_cutouts(file: CutoutFile, partition: str, most: int | None = None) -> CutoutStatistics:

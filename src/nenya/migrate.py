@@ -17,7 +17,7 @@ from typing import Any
 from nenya.analysis_options import MigrateOptions
 from nenya.configs import read_json
 from nenya.data.files import HDF5_SUFFIXES, LATENTS_SUFFIXES, local_path
-from nenya.data.hdf5 import list_datasets, open_hdf5
+from nenya.data.hdf5 import damage_named, list_datasets, one_line, open_hdf5
 from nenya.defs import DT_INTERVALS
 from nenya.errors import CheckpointError, InputFileError, NenyaError, OptionError, OutputError
 from nenya.inspect_file import CHECKPOINT_SUFFIXES, FileReport, inspect_file
@@ -121,6 +121,8 @@ def examine(folder: Path) -> list[Finding]:
             found[path] = Finding("", CANNOT, str(error).removeprefix(f"{path}").removeprefix(": "))
         except OSError as error:
             found[path] = Finding("", CANNOT, f"cannot be read ({error.strerror}); check its permissions")
+        except Exception as error:  # of what is damaged, the libraries raise anything
+            found[path] = Finding("", CANNOT, f"damaged, or of a kind that is not known ({one_line(error)})")
     good = [path for path, finding in found.items() if finding.verdict in (WORKS, CONVERT)]
     latents = [path for path in good if found[path].what.startswith("latents")]
     tables = [path for path in good if path.suffix in TABLE_SUFFIXES]
@@ -234,7 +236,7 @@ def _checkpoint(path: Path, out: Path) -> Finding:
 
 
 def _hdf5(path: Path, out: Path) -> Finding:
-    with open_hdf5(path) as file:
+    with open_hdf5(path) as file, damage_named(str(path)):
         names = list(file)
         projector = file.attrs.get("format") == FORMAT
         shapes = list_datasets(file)
