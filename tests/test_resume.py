@@ -493,7 +493,7 @@ def all_calls():
 
 
 def some_calls():
-    yield from itertools.count(1, 20)
+    yield from itertools.count(1, 15)
 
 
 @pytest.mark.parametrize("calls", [some_calls, pytest.param(all_calls, marks=pytest.mark.slow)])
