@@ -1,8 +1,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+OLDEST := .venv-oldest
 
-.PHONY: install demo test test-slow check format bench clean
+.PHONY: install demo test test-slow test-oldest check format bench licences dist clean
 
 install: $(STAMP)
 
@@ -20,6 +21,14 @@ test: install
 
 test-slow: install
 	$(BIN)/pytest -n 2 --dist loadfile -m slow
+
+test-oldest: $(OLDEST)/.installed
+	$(OLDEST)/bin/pytest -n 2 --dist loadfile
+
+$(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check -c constraints-oldest.txt -e '.[dev]'
+	touch $@
 
 check: install
 	$(BIN)/ruff format --check .
@@ -41,5 +50,11 @@ bench: install
 	$(BIN)/python benchmarks/scaling.py --most 100000
 	$(BIN)/python benchmarks/memory.py
 
+licences: install
+	$(BIN)/python docs/make_licences.py
+
+dist: install
+	$(BIN)/python -m build --no-isolation
+
 clean:
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv $(OLDEST) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -669,8 +669,14 @@ def test_files_that_need_no_work_do_not_keep_the_next_one_waiting(batch, monkeyp
 PHASES = {"download": ("GET", r"/1\.h5"), "extraction": None, "upload": ("PUT", "1_latents.h5.*partNumber=2")}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
-@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize(
+    ("phase", "number"),
+    [
+        *((phase, signal.SIGTERM) for phase in PHASES),
+        ("extraction", signal.SIGINT),
+        *(pytest.param(phase, signal.SIGINT, marks=pytest.mark.slow) for phase in ("download", "upload")),
+    ],
+)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the signal may meet a finaliser
 def test_a_signal_ends_the_batch_cleanly(batch, monkeypatch, phase, number):
     names = ["0.h5", "1.h5"]

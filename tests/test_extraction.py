@@ -544,6 +544,7 @@ def test_a_lightning_checkpoint_serves(latents_of, small_file, tiny_weights, tmp
 # Several processes
 
 
+@pytest.mark.slow  # test_resume has three processes in less time
 def test_two_processes_write_what_one_writes(latents_of, small_file, tiny_weights, tmp_path):
     work = tmp_path / "work"
     work.mkdir()

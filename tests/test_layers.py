@@ -7,7 +7,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "nenya"
 
 # From the ground up: a module imports from its own layer's earlier entries and from the layers before.
 LAYERS = [
-    ["nenya", "nenya.errors", "nenya.defs", "nenya.metrics", "nenya.grids", "nenya.comparison"],
+    ["nenya", "nenya.errors", "nenya.extras", "nenya.defs", "nenya.metrics", "nenya.grids", "nenya.comparison"],
     ["nenya.options", "nenya.analysis_options"],
     ["nenya.storage", "nenya.s3", "nenya.ledger"],
     ["nenya.data", "nenya.configs"],
@@ -21,7 +21,7 @@ LAYERS = [
     ["nenya.embed", "nenya.nenya_umap"],
     [
         *("nenya.analyze_image", "nenya.export", "nenya.demo", "nenya.verify", "nenya.repack", "nenya.data.prepare"),
-        *("nenya.generate", "nenya.inspect_file"),
+        *("nenya.generate", "nenya.inspect_file", "nenya.migrate"),
         *("nenya.selection", "nenya.selection_figure", "nenya.clusters", "nenya.cluster_report"),
         *("nenya.figures", "nenya.table_images"),
         *("nenya.index", "nenya.search"),

@@ -195,7 +195,7 @@ def test_latents_that_are_not_whole_are_not(two_files, damage, words):
 def test_training_and_options_on_s3(s3_service, s3_bucket, options, nenya_cli):
     client = s3_service.client()
     client.upload_file("cutouts.h5", s3_bucket, "data/cutouts.h5")
-    path = options(s3_outdir=f"s3://{s3_bucket}/SSL/", data_folder=f"s3://{s3_bucket}/data/")
+    path = options(s3_outdir=f"s3://{s3_bucket}/SSL/", data_folder=f"s3://{s3_bucket}/data/", width=4, epochs=1)
     client.upload_file(path, s3_bucket, "opts.json")
     url = f"s3://{s3_bucket}/opts.json"
     folder = train.main(url)
@@ -214,7 +214,7 @@ def test_training_and_options_on_s3(s3_service, s3_bucket, options, nenya_cli):
     assert code == 0, said
     code, said = nenya_cli("export", [f"model={url}", f"ckpt={weights}", "out=w.safetensors"])
     assert code == 0, said
-    code, said = nenya_cli("train", ["resume=new", "trainer.max_epochs=3"])
+    code, said = nenya_cli("train", ["resume=new", "trainer.max_epochs=2"])
     assert code == 0, said
 
 

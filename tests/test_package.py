@@ -1,37 +1,98 @@
+"""What is released: wheel, source archive, extras, versions, licences."""
+
+import re
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 import nenya
 from nenya.configs import model_versions
+from nenya.extras import EXTRAS
 
 ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+CORE, OPTIONAL = PROJECT["dependencies"], PROJECT["optional-dependencies"]
+
+# Run in an environment with one extra alone: what it is for works, what the others are for says how to get it.
+ALONE = """
+import importlib, os, pkgutil, subprocess, sys
+import pandas as pd
+import nenya
+from nenya.conditions import rows_where
+from nenya.errors import OptionError
+from nenya.extras import EXTRAS, need
+
+extra = sys.argv[1]
+there = set(EXTRAS) if extra == "dev" else {extra} & set(EXTRAS)
+for name, modules in EXTRAS.items():
+    try:
+        need(name, "this")
+        assert name in there, f"{name} is there"
+        for module in modules:
+            importlib.import_module(module)
+    except OptionError as error:
+        assert name not in there and f"pip install 'nenya[{name}]'" in str(error), error
+table = pd.DataFrame({"lat": [1.0, 50.0]})
+if "search" in there:
+    assert list(rows_where(table, "lat > 30")) == [False, True]
+for module in pkgutil.walk_packages(nenya.__path__, "nenya."):
+    if "portal" in there or not module.name.startswith("nenya.portal"):
+        importlib.import_module(module.name)
+command = os.path.join(os.path.dirname(sys.executable), "nenya")
+said = subprocess.run([command, "--help"], capture_output=True, text=True)
+assert said.returncode == 0 and "extract" in said.stdout, said
+said = subprocess.run([command, "search", "index=none.index", "like=1"], capture_output=True, text=True)
+assert said.returncode == 2, said
+assert ("nenya[search]" in said.stderr) == ("search" not in there), said
+"""
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT]
+def dist(tmp_path_factory) -> Path:
+    """A folder with the source archive, and the wheel that was built from it."""
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, ROOT]
     subprocess.run(command, check=True, capture_output=True)
-    return next(folder.glob("*.whl"))
+    return folder
 
 
-def test_the_wheel_carries_configs_types_and_licence(wheel):
+@pytest.fixture(scope="module")
+def wheel(dist) -> Path:
+    return next(dist.glob("*.whl"))
+
+
+def test_the_wheel_carries_configs_coastlines_types_and_licence(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     configs = {Path(n).stem for n in names if n.startswith("nenya/configs/model/")}
     assert configs == set(model_versions())
-    assert {"nenya/py.typed", "nenya/configs/train.yaml", "nenya/configs/extract.yaml"} <= set(names)
+    ours = {f"nenya/{p.relative_to(ROOT)}" for p in (ROOT / "configs").rglob("*.yaml")}
+    assert ours == {n for n in names if n.startswith("nenya/configs/")}
+    assert {"nenya/py.typed", "nenya/data_files/coastlines.npz"} <= set(names)
     assert any(n.endswith("LICENSE") for n in names)
-    assert "nenya/data_files/coastlines.npz" in names
     assert f"-{nenya.__version__}-" in wheel.name
+    sources = {f"nenya/{p.relative_to(ROOT / 'src/nenya')}" for p in (ROOT / "src/nenya").rglob("*.py")}
+    assert sources == {n for n in names if n.endswith(".py")}
 
 
-def test_the_wheel_alone_gives_the_command(wheel, tmp_path):
+def test_the_source_archive_holds_what_its_readers_need(dist):
+    with tarfile.open(next(dist.glob("*.tar.gz"))) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    wanted = "LICENSE README.md CHANGELOG.md CITATION.cff CONTRIBUTING.md SECURITY.md Makefile pyproject.toml"
+    wanted += " constraints.txt constraints-oldest.txt docs/licences.md docs/migrate.md configs/train.yaml"
+    assert set(wanted.split()) <= names
+    assert {f"tests/{p.name}" for p in (ROOT / "tests").glob("*.py")} <= names
+    assert not [n for n in names if "outputs" in n or n.endswith((".h5", ".pth"))]
+
+
+def test_the_wheel_alone_gives_the_command(wheel, tmp_path, monkeypatch):
+    monkeypatch.delenv("PYTHONPATH", raising=False)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "v"], check=True)
     python = tmp_path / "v" / "bin" / "python"
     ask = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
@@ -52,17 +113,111 @@ def test_the_wheel_alone_gives_the_command(wheel, tmp_path):
     assert "did you mean v5?" in wrong.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("extra", ["core", *sorted(OPTIONAL)])
+def test_each_extra_installs_and_imports_alone(wheel, tmp_path, monkeypatch, extra):
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "v"], check=True)
+    python = tmp_path / "v" / "bin" / "python"
+    wanted = f"nenya[{extra}] @ {wheel.as_uri()}" if extra != "core" else str(wheel)
+    pip = [python, "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt", wanted]
+    subprocess.run(pip, check=True, capture_output=True)
+    done = subprocess.run([python, "-c", ALONE, extra], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert subprocess.run([python, "-m", "pip", "check"], capture_output=True, check=False).returncode == 0
+
+
+def test_without_an_extra_its_commands_say_how_to_get_it(nenya_cli, monkeypatch, tmp_path):
+    monkeypatch.setattr("nenya.extras._there", lambda module: False)
+    (tmp_path / "t.csv").write_text("lat,DT\n1,2\n")
+    for name, args, extra in (
+        ("search", ["index=a.index", "like=1"], "search"),
+        ("index", ["data=a_latents.h5"], "search"),
+        ("statistics", ["table=t.csv", "where=lat > 0"], "search"),
+        ("figures", ["table=t.csv", "where=lat > 0"], "search"),
+        ("portal", ["table=t.csv"], "portal"),
+        ("extract", ["--multirun", "hydra/launcher=slurm", "data=a.h5"], "slurm"),
+    ):
+        code, said = nenya_cli(name, args)
+        assert code == 2 and f"pip install 'nenya[{extra}]'" in said, (name, said)
+    assert not list(tmp_path.glob("outputs/*"))
+
+
+def test_nothing_of_the_extras_is_loaded_by_the_core():
+    code = "import sys, nenya.cli, nenya.archive, nenya.search, nenya.selection; print(*sys.modules)"
+    loaded = subprocess.check_output([sys.executable, "-c", code], text=True).split()
+    assert not {module for modules in EXTRAS.values() for module in modules} & set(loaded)
+
+
+def test_the_extras_are_those_that_the_code_asks_for():
+    assert set(EXTRAS) | {"dev"} == set(OPTIONAL)
+    for extra, modules in EXTRAS.items():
+        assert {names(OPTIONAL[extra])[0] for _ in modules} <= set(names(OPTIONAL[extra]))
+        for module in modules:
+            assert module.rpartition(".")[2].replace("_", "-") in names(OPTIONAL[extra])
+    assert not {name for extra in EXTRAS for name in names(OPTIONAL[extra])} & set(names(CORE))
+
+
+def names(requirements: list[str]) -> list[str]:
+    return [re.match(r"[\w.-]+", wanted)[0].lower().replace("_", "-") for wanted in requirements]
+
+
+def pins(path: Path) -> dict[str, str]:
+    lines = [line.partition("==") for line in path.read_text().splitlines() if "==" in line]
+    return {name.lower().replace("_", "-"): version for name, _, version in lines}
+
+
 def test_every_dependency_has_a_reason_and_a_pin():
     lines = (ROOT / "pyproject.toml").read_text().splitlines()
     start = lines.index("dependencies = [")
     listed = [line for line in lines[start + 1 : lines.index("]", start)] if line.strip()]
     assert all("#" in line for line in listed)
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = project["dependencies"] + [d for extra in project["optional-dependencies"].values() for d in extra]
-    pinned = {
-        line.split("==")[0].lower().replace("_", "-")
-        for line in (ROOT / "constraints.txt").read_text().splitlines()
-        if "==" in line
+    wanted = set(names(CORE + [d for extra in OPTIONAL.values() for d in extra])) - {"nenya"}
+    assert wanted <= set(pins(ROOT / "constraints.txt"))
+
+
+def test_the_oldest_versions_are_those_that_the_project_states():
+    oldest = pins(ROOT / "constraints-oldest.txt")
+    lowest = {}
+    for wanted in CORE + [d for extra in EXTRAS for d in OPTIONAL[extra]]:
+        lowest[names([wanted])[0]] = re.search(r">=([\d.]+)", wanted)[1]
+    assert oldest.keys() == lowest.keys()
+    different = {name for name in oldest if oldest[name] != lowest[name]}
+    assert different == {"torch"}, "of torch alone the lowest could not be tried"
+
+
+def test_the_version_stands_in_one_place():
+    assert PROJECT["dynamic"] == ["version"] and "version" not in PROJECT
+    for path in [*(ROOT / "src").rglob("*.py"), *ROOT.glob("*.toml"), *ROOT.glob("*.cff"), ROOT / "README.md"]:
+        if path != ROOT / "src/nenya/__init__.py":
+            assert nenya.__version__ not in path.read_text(), path
+    released = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert nenya.__version__.startswith(released[0])
+
+
+def test_the_citation_says_what_the_readme_says():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert cited["cff-version"] == "1.2.0" and cited["license"] == PROJECT["license"]
+    readme = " ".join((ROOT / "README.md").read_text().replace(">", " ").split())
+    paper = cited["preferred-citation"]
+    assert paper["title"] in readme and str(paper["year"]) in readme
+    assert all(f"{author['given-names']} {author['family-names']}" in readme for author in paper["authors"])
+
+
+def test_the_licences_of_all_that_is_brought_are_listed():
+    rows = re.findall(r"^\| ([\w.-]+) \| (\S+) \| ([^|]+) \| (\S+) \|$", (ROOT / "docs/licences.md").read_text(), re.M)
+    listed = {name: (version, licence.strip()) for name, version, licence, _ in rows}
+    wanted = set(names(CORE + [d for extra in EXTRAS for d in OPTIONAL[extra]]))
+    assert wanted <= set(listed)
+    assert not [name for name, (_, licence) in listed.items() if licence in ("", "unknown") or "GPL" in licence]
+    pinned = pins(ROOT / "constraints.txt")
+    old = {
+        name for name, (version, _) in listed.items() if name in pinned and version.partition("+")[0] != pinned[name]
     }
-    names = {dependency.split("[")[0].split(">")[0].split("=")[0].lower().replace("_", "-") for dependency in wanted}
-    assert names <= pinned, names - pinned
+    assert not old, f"{old}: make licences writes them anew"
+
+
+def test_the_commands_that_developers_need_are_there():
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
+    for page in ("CONTRIBUTING.md", "README.md"):
+        assert set(re.findall(r"`make ([\w-]+)`", (ROOT / page).read_text())) <= targets

@@ -8,8 +8,9 @@ from golden_weights import golden_state_dict
 from nenya.errors import InputFileError, OptionError
 from nenya.models.resnet import ARCHITECTURES, MINIMUM_IMAGE_SIZE, ContrastiveNet, check_image_size
 
-# Rows do not depend on each other in eval mode, so the deep networks see a part of the images only.
+# Rows do not depend on each other in eval mode, so a part of the images is enough; the long tests see more of them.
 EVERY = {"resnet18": 1, "resnet34": 3, "resnet50": 2, "resnet101": 4}
+SOME = {"resnet18": 3, "resnet50": 6}
 CASES = [(ssl_model, nchannels) for ssl_model in ARCHITECTURES for nchannels in (1, 3)]
 FAST = (("resnet18", 1), ("resnet18", 3), ("resnet50", 1))
 
@@ -71,11 +72,14 @@ def test_recipe_of_the_weights_is_the_goldens(goldens, shapes):
 
 
 @pytest.mark.parametrize(
-    ("ssl_model", "nchannels"),
-    [c if c in FAST else pytest.param(*c, marks=pytest.mark.slow) for c in CASES],
+    ("ssl_model", "nchannels", "every"),
+    [
+        *((*case, SOME[case[0]]) for case in FAST),
+        *(pytest.param(*case, EVERY[case[0]], marks=pytest.mark.slow) for case in CASES),
+    ],
 )
-def test_latents_equal_the_goldens(arrays, shapes, images, ssl_model, nchannels):
-    case, every = f"{ssl_model}/nc{nchannels}", EVERY[ssl_model]
+def test_latents_equal_the_goldens(arrays, shapes, images, ssl_model, nchannels, every):
+    case = f"{ssl_model}/nc{nchannels}"
     given = torch.cat([images[:24:every], images[24::every]])
     features, latents = features_and_latents(make_net(shapes, ssl_model, nchannels), given)
     extracted = arrays[f"latents/extract/{case}"][::every]
@@ -85,12 +89,18 @@ def test_latents_equal_the_goldens(arrays, shapes, images, ssl_model, nchannels)
     np.testing.assert_allclose(features[: len(wanted)], wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
 
 
-@pytest.mark.parametrize("nchannels", [1, 3])
-@pytest.mark.parametrize("ssl_model", ["resnet18", "resnet50"])
-def test_damped_latents_equal_the_goldens(arrays, shapes, images, ssl_model, nchannels):
+@pytest.mark.parametrize(
+    ("ssl_model", "nchannels", "every"),
+    [
+        ("resnet18", 1, 3),
+        ("resnet50", 3, 6),
+        *(pytest.param(name, n, EVERY[name], marks=pytest.mark.slow) for name in SOME for n in (1, 3)),
+    ],
+)
+def test_damped_latents_equal_the_goldens(arrays, shapes, images, ssl_model, nchannels, every):
     net = make_net(shapes, ssl_model, nchannels, damped=True)
-    _, latents = features_and_latents(net, images[: 24 : EVERY[ssl_model]])
-    wanted = arrays[f"latents/damped/{ssl_model}/nc{nchannels}"][:: EVERY[ssl_model]]
+    _, latents = features_and_latents(net, images[:24:every])
+    wanted = arrays[f"latents/damped/{ssl_model}/nc{nchannels}"][::every]
     np.testing.assert_allclose(latents, wanted, rtol=0, atol=1e-5)
 
 

@@ -90,7 +90,7 @@ def test_loader_processes_change_nothing(whole_run, small_file, nenya_cli):
     assert losses(Path("workers")) == losses(whole_run)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_data_that_lie_on_the_device_change_nothing(whole_run, small_file, nenya_cli, workers):
     args = [*QUICK, f"data={small_file}", "out=resident", f"loader.num_workers={workers}"]
     code, said = nenya_cli("train", [*args, "loader.on_device=always"])
@@ -170,8 +170,14 @@ STOPS = [
 ]
 
 
-@pytest.mark.parametrize(("hook", "calls", "number"), STOPS)
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("hook", "calls", "number", "workers"),
+    [
+        *((*stop, 0) for stop in STOPS),
+        (*STOPS[1], 1),
+        *(pytest.param(*stop, 1, marks=pytest.mark.slow) for stop in (STOPS[0], *STOPS[2:])),
+    ],
+)
 def test_an_interrupted_run_goes_on_as_if_nothing_had_been(
     whole_run, small_file, nenya_cli, add_callback, hook, calls, number, workers
 ):
@@ -326,6 +332,7 @@ def test_a_killed_process_resumes_from_its_last_epoch(small_file, tmp_path):
 
 def test_a_killed_process_resumes_from_a_step_in_mid_epoch(small_file, nenya_cli, tmp_path):
     args = [*QUICK, f"data={small_file}", "loader.batch_size_train=2", "checkpoint.every_minutes=0"]
+    args.append("trainer.max_epochs=2")
     code, said = nenya_cli("train", [*args, "checkpoint.every_minutes=10", "out=whole"])
     assert code == 0, said
     command = [sys.executable, REPOSITORY / "scripts" / "train.py", *args, "out=killed"]

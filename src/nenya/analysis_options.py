@@ -148,6 +148,13 @@ class EmbedOptions(AnalysisOptions):
 
 
 @dataclass
+class MigrateOptions(Options):
+    """Options of the check of a folder of the first nenya; `out` is the report as .json or .csv."""
+
+    folder: str | None = option(None, "the folder, with everything below it; it is only read")
+
+
+@dataclass
 class PortalOptions(AnalysisOptions):
     """Options of the portal."""
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from nenya.conditions import ROW, dt_of, rows_where, sql_errors, text
 from nenya.data.files import HDF5_SUFFIXES
 from nenya.errors import InputFileError, OptionError
+from nenya.extras import need
 from nenya.latents import PARTITIONS, Latents
 from nenya.similarity import Float32Array, Float64Array, IntArray, closest, closest_of, rank
 
@@ -237,7 +238,12 @@ Archive = FileArchive | IndexArchive
 
 
 def connect(folder: Path) -> Any:
-    """Open the database of an index, with little of it kept in memory."""
+    """Open the database of an index, with little of it kept in memory.
+
+    Raises:
+        OptionError: LanceDB is not installed.
+    """
+    need("search", f"the index {folder}")
     import lancedb
 
     return lancedb.connect(folder, session=lancedb.Session(_CACHE, _CACHE))

@@ -20,6 +20,7 @@ from nenya.analysis_options import (
     FiguresOptions,
     IndexOptions,
     MetricsOptions,
+    MigrateOptions,
     PortalOptions,
     SearchOptions,
     StatisticsOptions,
@@ -68,6 +69,7 @@ COMMANDS: dict[str, tuple[type[Options], str, str]] = {
         "nenya.portal.command",
         "see an archive in a browser: UMAP, map, gallery, similar cutouts",
     ),
+    "migrate": (MigrateOptions, "nenya.migrate", "say what of a folder of the first nenya works, and how to convert"),
     "export": (ExportOptions, "nenya.export", "write the weights of a checkpoint as safetensors"),
 }
 _FREE_IN_A_RESUME = (
@@ -166,6 +168,8 @@ def compose(name: str, args: Sequence[str]) -> Any:
     options_type = COMMANDS[name][0]
     if name in ("verify", "repack", "inspect", "spectra", "clusters", "metrics", "embed"):
         args = _files_as_data(args)
+    if name == "migrate":
+        args = [arg if "=" in arg or arg.startswith("-") else f"folder={arg}" for arg in args]
     if name == "index":
         args = ["add=true" if arg == "add" else arg for arg in args]
     overrides = prepare(name, args)

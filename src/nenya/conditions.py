@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from nenya.defs import DT_INTERVALS, REGIONS, SEASONS
 from nenya.errors import InputFileError, OptionError
+from nenya.extras import need
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,8 +85,9 @@ def rows_where(table: "pd.DataFrame", sql: str) -> NDArray[np.bool_]:
     """Return which rows of a table fulfil a condition: (len(table),). DT is T90 - T10 where it has no column.
 
     Raises:
-        OptionError: It is no SQL, or names a column that is not there.
+        OptionError: It is no SQL, or names a column that is not there; or LanceDB is not installed.
     """
+    need("search", f"a condition ({sql})")
     import lancedb
     import pyarrow as pa
 

@@ -10,6 +10,7 @@ from nenya.archive_s3 import fetch_index, keep, publish, work_copy
 from nenya.data.files import local_path
 from nenya.errors import InputFileError
 from nenya.extraction.lock import OutputLock
+from nenya.extras import need
 from nenya.io import read_table
 from nenya.latents import open_latents
 from nenya.s3 import is_s3
@@ -31,6 +32,7 @@ def run(options: IndexOptions) -> int:
     Raises:
         NenyaError: The files do not belong into one index, or it cannot be written.
     """
+    need("search", "nenya index")
     place = options.out or DEFAULT
     if not is_s3(place):
         if options.add:

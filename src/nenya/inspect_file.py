@@ -5,6 +5,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from numpy.typing import NDArray
 
 from nenya.data.cutouts import CutoutFile, Partition, inspect_cutouts, read_blocks
 from nenya.data.files import LATENTS_SUFFIXES, find_sources, local_path, temporary_copy
-from nenya.data.hdf5 import open_hdf5
+from nenya.data.hdf5 import Hdf5File, open_hdf5
 from nenya.errors import InputFileError, NenyaError, OptionError
 from nenya.io import TABLE_SUFFIXES, read_table
+from nenya.latents import PARTITIONS
 from nenya.options import InspectOptions
 from nenya.s3 import is_s3
 
@@ -26,6 +28,7 @@ CHECKPOINT_SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 _FOLDER = "outputs/inspect"
 _SHEET = 64  # cutouts on a contact sheet
 _MEAN_LIMIT = 1e-2  # K, as in extraction
+_MASKED = 0.5  # cutouts that are kept have more clear pixels than this
 _WASTE = 16  # times its own bytes that reading one cutout may unpack
 _JOIN = ("pp_file", "pp_type", "pp_idx")
 _RANGES = {"lat": (-90.0, 90.0), "lon": (-180.0, 360.0)}
@@ -40,12 +43,15 @@ class FileReport:
         lines: what is in it.
         warnings: what would go wrong later.
         sheet: cutouts for a contact sheet, (n, 1, H, W); None if there are none.
+        facts: what other commands ask for: of a checkpoint `layout` and its architecture, of a table `columns` and
+            whether `clear_fraction` is the `masked_share`.
     """
 
     kind: str
     lines: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     sheet: NDArray[np.float32] | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -173,7 +179,7 @@ def _inspect_hdf5(path: Path, options: InspectOptions) -> FileReport:
     with open_hdf5(path) as file:
         latents = path.name.endswith(LATENTS_SUFFIXES) or "checkpoint_sha256" in file.attrs
         made_by = file.attrs.get("made_by")
-    if latents:
+    if latents or _is_flat(path, options):
         return _inspect_latents(path)
     names = (options.loader.train_key, options.loader.valid_key)
     file = inspect_cutouts(path, names, allow_external=options.loader.allow_external)
@@ -193,6 +199,13 @@ def _inspect_hdf5(path: Path, options: InspectOptions) -> FileReport:
     with file.reader(first) as reader:
         report.sheet = reader.read_rows(np.unique(np.linspace(0, rows - 1, min(rows, _SHEET)).astype(np.int64)))
     return report
+
+
+def _is_flat(path: Path, options: InspectOptions) -> bool:
+    """Return whether a file holds rows of numbers (N, D), as latents of any name do."""
+    with suppress(InputFileError), Hdf5File(path, allow_external=options.loader.allow_external) as file:
+        return any(getattr(file.find(name), "ndim", 0) == 2 for name in PARTITIONS)
+    return False  # what is wrong with it is said of it as cutouts
 
 
 def measure_cutouts(file: CutoutFile, partition: str, most: int | None = None) -> CutoutStatistics:
@@ -358,6 +371,13 @@ def _inspect_table(path: Path) -> FileReport:
             report.warnings.append(
                 f"{outside} rows have a {name} that is missing or outside {low:g} to {high:g} degrees"
             )
+    masked = "clear_fraction" in table.columns and bool(table["clear_fraction"].max() <= _MASKED)
+    if masked:
+        report.warnings.append(
+            f"clear_fraction is at most {table['clear_fraction'].max():.3g}: the share of masked pixels, as in tables "
+            "of the first nenya? Conditions on clear= take it for the share of clear ones"
+        )
+    report.facts = {"columns": [str(name) for name in table.columns], "masked_share": masked}
     return report
 
 
@@ -369,6 +389,7 @@ def _inspect_checkpoint(path: Path) -> FileReport:
     found = load_checkpoint(path)
     count = sum(tensor.numel() for tensor in found.state_dict.values())
     report = FileReport(f"checkpoint ({found.layout}), {path.stat().st_size / 1e6:.1f} MB")
+    report.facts = {"layout": found.layout, **found.architecture}
     words = ", ".join(f"{key} {value}" for key, value in found.architecture.items())
     report.lines.append(f"{words}; {len(found.state_dict)} tensors of {count} numbers; sha256 {found.sha256}")
     shown = ("model_root", "temp", "learning_rate", "batch_size_train", "epochs", "random_jitter", "augment")

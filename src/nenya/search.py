@@ -17,6 +17,7 @@ from nenya.conditions import Conditions
 from nenya.data.cutouts import inspect_cutouts
 from nenya.data.files import expand, fetch, find_sources, local_path
 from nenya.errors import InputFileError, OptionError, OutputError
+from nenya.extras import need
 from nenya.io import TABLE_SUFFIXES, read_table, write_table
 from nenya.latents import open_latents
 from nenya.options import ExtractOptions, Options, build_options, to_dict
@@ -78,7 +79,7 @@ def open_archive(options: SearchOptions) -> Archive:
     """Open what is searched: `index`, or `data` with `table`.
 
     Raises:
-        OptionError: None of them is given, or both.
+        OptionError: None of them is given, or both; or LanceDB is not installed, which an index needs.
         InputFileError: It is not there.
     """
     if bool(options.index) == bool(options.data):
@@ -86,6 +87,7 @@ def open_archive(options: SearchOptions) -> Archive:
     if not options.index:
         table = read_table(local_path(options.table)) if options.table else None
         return FileArchive(open_latents(options.data, options.loader.cache_dir), table)
+    need("search", f"index={options.index}")
     if not is_s3(options.index):
         return IndexArchive(local_path(options.index))
     folder = fetch_index(options.index, options.loader.cache_dir)

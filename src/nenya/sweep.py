@@ -11,6 +11,7 @@ from nenya.configs import config_dir
 from nenya.data.files import find_sources
 from nenya.errors import Interrupted, NenyaError, OptionError
 from nenya.extraction.shard import find_shard, share
+from nenya.extras import need
 from nenya.options import ExtractOptions, build_options
 
 log = logging.getLogger(__name__)
@@ -68,13 +69,7 @@ def _check_launcher(options: ExtractOptions, launcher: str) -> None:
             "set trainer.devices=1, or choose a launcher (hydra/launcher=local, hydra/launcher=slurm)"
         )
     if launcher:
-        try:
-            import hydra_plugins.hydra_submitit_launcher  # noqa: F401
-        except ImportError:
-            raise OptionError(
-                f"{launcher}: the launcher is not installed: pip install 'nenya[slurm]' "
-                "(in a checkout: pip install -e '.[slurm]')"
-            ) from None
+        need("slurm", launcher)
 
 
 def _launch(name: str, overrides: Sequence[str]) -> list[tuple[int, str]]:

@@ -1,7 +1,6 @@
 """The command `nenya portal`: checks, opens and serves, or writes the page without a server."""
 
 import gc
-import importlib.util
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 from nenya.analysis_options import PortalOptions
 from nenya.data.files import local_path
 from nenya.errors import OptionError
+from nenya.extras import need
 from nenya.latents import open_latents
 
 if TYPE_CHECKING:
@@ -34,11 +34,7 @@ def run(options: PortalOptions) -> int:
         raise OptionError("table= is needed: the table of the cutouts, such as table=cutouts.parquet")
     if options.latents and options.data:
         raise OptionError("latents= and data= are the same: give one")
-    lacking = [name for name in ("bokeh", "panel") if importlib.util.find_spec(name) is None]
-    if lacking:
-        raise OptionError(
-            f"{' and '.join(lacking)} is not installed, which the portal needs: pip install 'nenya[portal]'"
-        )
+    need("portal", "the portal")
     from nenya.portal.archive import open_archive
 
     table = local_path(options.table)
