@@ -208,18 +208,23 @@ def _write(path: Path, data: bytes) -> None:
 
 def _projector(latents: Latents, wanted: NDArray[np.int64], how: Fit | Path, partial: Path) -> "Projector":
     """Return the projector: that which is given, or was fitted before the work was killed, or is fitted now."""
-    from nenya.projector import Projector
-
     kept = partial / "projector.h5"
     if isinstance(how, Path) or kept.is_file():
         return _load(how if isinstance(how, Path) else kept, latents)
+    projector = fit_projector(latents, wanted, how)
+    projector.save(kept)
+    return projector
+
+
+def fit_projector(latents: Latents, wanted: NDArray[np.int64], how: Fit) -> "Projector":
+    """Fit a map on a sample of the rows `wanted` of latents."""
+    from nenya.projector import Projector
+
     rng = np.random.default_rng(how.seed)
     chosen = np.sort(rng.choice(wanted, min(how.ntrain, len(wanted)), replace=False))
     rows = latents.take(chosen)
     log.info("fitting a map on %d of %d rows", len(rows), len(wanted))
-    projector = Projector.fit(rows, how.n_neighbors, how.min_dist, how.metric, how.seed)
-    projector.save(kept)
-    return projector
+    return Projector.fit(rows, how.n_neighbors, how.min_dist, how.metric, how.seed)
 
 
 def _load(path: Path, latents: Latents) -> "Projector":

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nenya.archive_folder import Opened, read_tables
 from nenya.data.cutouts import CutoutReader, inspect_cutouts
 from nenya.data.files import fetch, find_sources
 from nenya.errors import InputFileError
@@ -175,5 +176,15 @@ def open_archive(table: Path, latents: Latents | None, images: Any, cache_dir: s
 
     paths = fetch(find_sources(images), cache_dir) if images else []
     archive = Archive(Columns(read_arrow(table)), latents, paths)
+    archive.warm()
+    return archive
+
+
+def open_version_archive(opened: Opened) -> Archive:
+    """Open a model version of an archive folder; what is added to the folder later is not seen."""
+    from nenya.portal.columns import compact
+
+    table = compact(read_tables(opened.paths("table")).replace_schema_metadata(None))
+    archive = Archive(Columns(table), opened.latents(), opened.paths("cutouts"))
     archive.warm()
     return archive

@@ -3,11 +3,17 @@
 import importlib.util
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nenya.analysis_options import PortalOptions
+from nenya.archive_folder import open_version
 from nenya.data.files import local_path
 from nenya.errors import OptionError
 from nenya.latents import open_latents
+from nenya.options import build_options, to_dict
+
+if TYPE_CHECKING:
+    from nenya.portal.archive import Archive
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +30,10 @@ def run(options: PortalOptions) -> int:
     Raises:
         NenyaError: A file cannot be used, an option is not possible, or panel is not installed.
     """
-    if not options.table:
-        raise OptionError("table= is needed: the table of the cutouts, such as table=cutouts.parquet")
+    if bool(options.table) == bool(options.archive_dir):
+        raise OptionError(
+            "table= or archive= is needed, one of them: a table of cutouts, or an archive of nenya update"
+        )
     if options.latents and options.data:
         raise OptionError("latents= and data= are the same: give one")
     lacking = [name for name in ("bokeh", "panel") if importlib.util.find_spec(name) is None]
@@ -33,30 +41,46 @@ def run(options: PortalOptions) -> int:
         raise OptionError(
             f"{' and '.join(lacking)} is not installed, which the portal needs: pip install 'nenya[portal]'"
         )
-    from nenya.portal.archive import open_archive
-
-    table = local_path(options.table)
-    latents = options.latents or options.data
-    cache = options.loader.cache_dir
-    log.info("reading %s", table)
-    archive = open_archive(table, open_latents(latents, cache) if latents else None, options.images, cache)
+    archive, name = _open_folder(options) if options.archive_dir else _open_files(options)
     for note in archive.notes:
         log.warning("%s", note)
     if options.export:
         from nenya.portal.export import write_page
 
-        place = write_page(archive, Path(local_path(options.export)), table.stem, options)
+        place = write_page(
+            archive, Path(local_path(options.export)), Path(name).stem if options.table else name, options
+        )
         log.info("%s: open it in a browser, no server is needed", place)
         return 0
-    return _serve(options, archive, table.name)
+    return _serve(options, archive, name)
 
 
-def _serve(options: PortalOptions, archive: object, name: str) -> int:
-    from nenya.portal.archive import Archive
+def _open_files(options: PortalOptions) -> tuple["Archive", str]:
+    from nenya.portal.archive import open_archive
+
+    assert options.table is not None
+    table, latents, cache = local_path(options.table), options.latents or options.data, options.loader.cache_dir
+    log.info("reading %s", table)
+    return open_archive(table, open_latents(latents, cache) if latents else None, options.images, cache), table.name
+
+
+def _open_folder(options: PortalOptions) -> tuple["Archive", str]:
+    """Open an archive, whose weights are then there for images of one's own."""
+    from nenya.portal.archive import open_version_archive
+
+    opened = open_version(str(options.archive_dir), options.version, options.loader.cache_dir)
+    if options.ckpt is None:
+        found = build_options(PortalOptions, opened.with_settings(to_dict(options)))
+        options.model, options.preprocess, options.trainer = found.model, found.preprocess, found.trainer
+        options.ckpt = str(opened.weights())
+    log.info("reading %s, version %s", options.archive_dir, opened.name)
+    return open_version_archive(opened), f"{Path(str(options.archive_dir)).name} {opened.name}"
+
+
+def _serve(options: PortalOptions, archive: "Archive", name: str) -> int:
     from nenya.portal.server import Portal, make_server, make_token
     from nenya.portal.upload import Encoder
 
-    assert isinstance(archive, Archive)
     local = options.address in ("127.0.0.1", "localhost", "::1")
     token = options.token or (None if local else make_token())
     side = archive.cutouts.side if archive.cutouts else 0
