@@ -333,12 +333,15 @@ class Update:
     def _finish(self, version: Version) -> None:
         """Note granules without cutouts, bring the vector index up to date, remove what is of no use any more."""
         index = IndexWriter(self.folder, self.name, version.index)
-        rebuilt = index.build(self.options)
+        before, rebuilt = version.index, index.build(self.options, added=self.added > 0)
         if rebuilt:
             version.index = index.publish(self.work)
         if rebuilt or self.empty:
             version.empty += self.empty
             self.folder.commit(self.manifest)
+        if rebuilt:
+            index.committed(version.index)
+            index.tidy(before)
         if self.added or rebuilt:
             self._drop_states(version)
         wanted = {arrival.uid for arrival in self.arrivals.wanted}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nenya.analysis_options import UpdateOptions
 from nenya.archive import ABOUT, TABLE, connect, read_about
-from nenya.archive_build import add_files, build_index, recall_line, write_about
+from nenya.archive_build import add_files, build_index, compact, drop_old_states, recall_line, write_about
 from nenya.archive_folder import Folder, Index, fetch_index
 from nenya.errors import InputFileError
 from nenya.latents import Latents
@@ -93,18 +93,33 @@ class IndexWriter:
         """Take note that the manifest names a state."""
         self.state, self._ready = state, True
 
-    def build(self, options: UpdateOptions) -> bool:
-        """Bring the vector index up to date, where the rows are enough for one; returns whether it was not."""
+    def build(self, options: UpdateOptions, *, added: bool) -> bool:
+        """Bring the vector index up to date, where the rows are enough for one; returns whether anything changed."""
         assert self.state is not None
-        about = self._said()["about"]
-        index = about["index"]
-        if self.state.rows < max(2, options.index_from) or (index and index["rows"] == self.state.rows):
+        index = self._said()["about"]["index"]
+        current = self.state.rows < max(2, options.index_from) or (index and index["rows"] == self.state.rows)
+        if current and not added:
             return False
         if not self._ready:
             self.begin()
         self._ready = False
-        build_index(self.place, kind=options.kind, index_from=options.index_from, seed=options.seed)
-        return True
+        changed = compact(self.place)
+        if not current:
+            build_index(self.place, kind=options.kind, index_from=options.index_from, seed=options.seed)
+        self._ready = current and not changed
+        return not self._ready
+
+    def tidy(self, before: Index) -> None:
+        """Remove what a committed rebuilding has replaced."""
+        if self.folder.url is None:
+            drop_old_states(self.place)
+            return
+        assert self.state is not None
+        was = json.loads(self.folder.local(before.about).read_bytes())["files"]
+        now = {name for name, _, _ in self._said()["files"]}
+        for name, _, _ in was:
+            if name not in now:
+                self.folder.remove(name)
 
     def publish(self, work: Path) -> Index:
         """Return the present state, for the manifest; on S3 its files are sent first."""
