@@ -77,7 +77,7 @@ def _quiet() -> Iterator[None]:
     loggers = [logging.getLogger(f"nenya.{name}") for name in _STAGES]
     before = [logger.level for logger in loggers]
     for logger in loggers:
-        logger.setLevel(logging.WARNING)
+        logger.setLevel(logging.ERROR if logger.name == "nenya.archive_build" else logging.WARNING)
     try:
         yield
     finally:
@@ -311,7 +311,12 @@ class Update:
         if arrival.known is None:
             names.append(f"{CUTOUTS}/{made.cutouts.name}")
         self._note(arrival.uid, names)
-        index.add(Latents([made.latents]), read_table(table))
+        left_out_of_index = index.add(Latents([made.latents]), read_table(table))
+        if left_out_of_index:
+            log.warning(
+                "%s: searches cannot ask for %s: the index has the columns of its first table",
+                arrival.place, ", ".join(left_out_of_index),
+            )  # fmt: skip
         return Added(
             stem=arrival.stem,
             sources=arrival.known.sources if arrival.known else [m for m in arrival.marks if m[0] not in made.failed],

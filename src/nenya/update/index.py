@@ -82,12 +82,18 @@ class IndexWriter:
             ) from error
         write_about(self.place, about)
 
-    def add(self, latents: Latents, table: "pd.DataFrame") -> None:
-        """Add the rows of a file; without `committed` after it, the next call undoes it."""
+    def add(self, latents: Latents, table: "pd.DataFrame") -> list[str]:
+        """Add the rows of a file; without `committed` after it, the next call undoes it.
+
+        Returns:
+            Columns of the table that the index lacks, whose columns are those of the first file.
+        """
         if not self._ready:
             self.begin()
         self._ready = False
         add_files(self.place, latents, table)
+        known = read_about(self.place)["columns"]
+        return [str(name) for name in table if name not in known]
 
     def committed(self, state: Index) -> None:
         """Take note that the manifest names a state."""
