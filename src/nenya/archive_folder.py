@@ -281,11 +281,13 @@ class Opened:
         folder: the archive.
         name: of the version.
         version: what there is.
+        said: what its index says of itself, and on S3 its files.
     """
 
     folder: Folder
     name: str
     version: Version
+    said: dict[str, Any]
 
     def paths(self, kind: str) -> list[Path]:
         """Return the local files of a kind: `cutouts`, `latents` or `table`."""
@@ -308,11 +310,10 @@ class Opened:
 
     def index(self) -> IndexArchive:
         """Return the index."""
-        said = json.loads(self.folder.local(self.version.index.about).read_bytes())
         place = self.folder.index_folder(self.name, reading=True)
         if self.folder.url is not None:
-            fetch_index(self.folder, said["files"], place)
-        return IndexArchive(place, said["about"], self.version.index.version)
+            fetch_index(self.folder, self.said["files"], place)
+        return IndexArchive(place, self.said["about"], self.version.index.version)
 
     def weights(self) -> Path:
         """Return the weights."""
@@ -346,7 +347,12 @@ def open_version(place: str, version: str | None = None, cache_dir: str | None =
     name = version or next(iter(manifest))
     if name not in manifest:
         raise OptionError(f"version={name}: {place} has {known}")
-    return Opened(folder, name, manifest[name])
+    return open_entry(folder, name, manifest[name])
+
+
+def open_entry(folder: Folder, name: str, version: Version) -> Opened:
+    """Open what a manifest names."""
+    return Opened(folder, name, version, json.loads(folder.local(version.index.about).read_bytes()))
 
 
 def read_tables(paths: Sequence[Path]) -> Any:

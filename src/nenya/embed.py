@@ -135,7 +135,7 @@ def embed_table(
     if out.exists() and not clobber:
         raise OutputError(f"{out} exists already: clobber=true replaces it, out= names another place")
     if isinstance(how, Path):
-        _load(how, latents)  # before anything is begun
+        load_projector(how, latents)  # before anything is begun
     rows = latents.positions(table)
     wanted, back = np.unique(rows[rows >= 0], return_inverse=True)
     manifest = _manifest(latents, wanted, how, approximate)
@@ -210,7 +210,7 @@ def _projector(latents: Latents, wanted: NDArray[np.int64], how: Fit | Path, par
     """Return the projector: that which is given, or was fitted before the work was killed, or is fitted now."""
     kept = partial / "projector.h5"
     if isinstance(how, Path) or kept.is_file():
-        return _load(how if isinstance(how, Path) else kept, latents)
+        return load_projector(how if isinstance(how, Path) else kept, latents)
     projector = fit_projector(latents, wanted, how)
     projector.save(kept)
     return projector
@@ -227,7 +227,8 @@ def fit_projector(latents: Latents, wanted: NDArray[np.int64], how: Fit) -> "Pro
     return Projector.fit(rows, how.n_neighbors, how.min_dist, how.metric, how.seed)
 
 
-def _load(path: Path, latents: Latents) -> "Projector":
+def load_projector(path: Path, latents: Latents) -> "Projector":
+    """Read a projector of latents like these."""
     from nenya.projector import Projector
 
     projector = Projector.load(path)

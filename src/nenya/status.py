@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nenya.analysis_options import StatusOptions
-from nenya.archive_folder import Entry, Folder, Version
+from nenya.archive_folder import Entry, Folder, Version, open_entry
 from nenya.errors import InputFileError, OptionError, StorageError
 from nenya.s3 import join_url, store
 from nenya.storage import sha256_file
@@ -188,12 +188,10 @@ def _index_entries(
     folder: Folder, version: Version, status: VersionStatus, sizes: dict[str, int] | None
 ) -> list[Entry]:
     """Return the files of an index on S3; look whether a local one opens in the state that is named."""
-    from nenya.archive_folder import Opened
-
     name = version.index.about.name.split("/")[0]
     try:
         if sizes is None:
-            rows = len(Opened(folder, name, version).index())
+            rows = len(open_entry(folder, name, version).index())
             if rows != version.index.rows:
                 status.damaged.append(f"{name}/index: {rows} rows instead of {version.index.rows}")
             return []

@@ -261,7 +261,7 @@ class Update:
                 self._fail(name, reason)
             return Built(arrival, cutouts, stages.extract(arrival, cutouts), set(failed))
         except NoCutouts as error:
-            log.info("%s", error)
+            log.info("%s: no cutout: %s", arrival.place, str(error).partition(": ")[2])
             self.empty += arrival.marks
         except Exception as error:  # of one file, which does not stop the others
             self._fail(arrival.place, error)

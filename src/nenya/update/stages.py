@@ -14,7 +14,7 @@ from nenya.clusters import assign_kmeans, fit_kmeans
 from nenya.data.cutouts import inspect_cutouts
 from nenya.data.files import local_path
 from nenya.data.prepare import prepare
-from nenya.embed import COLUMNS, Fit, embed_table, fit_projector
+from nenya.embed import COLUMNS, Fit, embed_table, fit_projector, load_projector
 from nenya.errors import OptionError
 from nenya.io import read_table, write_table
 from nenya.latents import Latents
@@ -141,11 +141,12 @@ class Stages:
         path = self.work / "projector.h5"
         if path.is_file():
             return path
+        latents = Latents(list(files.values()))
         if self.options.projector:
+            load_projector(local_path(self.options.projector), latents)
             with atomic_path(path) as temporary:
                 shutil.copyfile(local_path(self.options.projector), temporary)
             return path
-        latents = Latents(list(files.values()))
         wanted, options = np.arange(len(latents)), self.settings["map"]
         how = Fit(
             options["ntrain"], options["n_neighbors"], options["min_dist"], options["metric"], self.settings["seed"]
