@@ -23,6 +23,7 @@ import nenya.update  # noqa: E402
 from nenya.archive_folder import Folder, open_version, parse, render  # noqa: E402
 from nenya.errors import InputFileError, OptionError  # noqa: E402
 from nenya.extraction.lock import OutputLock  # noqa: E402
+from nenya.portal.archive import open_version_archive  # noqa: E402
 from nenya.projector import Projector  # noqa: E402
 from nenya.update.index import IndexWriter  # noqa: E402
 
@@ -156,8 +157,6 @@ def test_search_and_portal_take_an_archive(copy, nenya_cli):
     found = pd.read_csv("g.csv").iloc[0]
     assert (found["pp_file"], found["pp_idx"]) == ("b_preproc", 5) and found["cosine"] > 0.99
     assert nenya_cli("portal", ["archive=archive", "table=a.csv"])[0] == 2
-
-    from nenya.portal.archive import open_version_archive
 
     shown = open_version_archive(open_version("archive"))
     assert shown.columns.rows == 54 and (shown.latent_of == np.arange(54)).all()
@@ -399,9 +398,11 @@ def test_a_reader_goes_on_through_an_update(copy, update, tmp_path):
     opened = open_version("archive")
     latents, index = opened.latents(), opened.index()
     len(index)  # it opens late
-    before = digest(opened)
+    before, shown = digest(opened), open_version_archive(opened)
     write_cutouts(tmp_path / "d_preproc.h5", valid=red_noise(5, seed=8))
     assert update("new=d_preproc.h5")[0] == 0
+    np.testing.assert_array_equal(shown.cutouts.of(np.array([14]))[0], red_noise(6, seed=10)[2])
+    assert shown.columns.rows == len(shown.latents) == 54
     assert digest(opened) == before and len(latents) == 54 and len(index) == 51
     assert len(open_version("archive").index()) == 56
 

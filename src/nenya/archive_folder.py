@@ -5,7 +5,6 @@ Everything that it names is written once, under a name of its own, before it is 
 S3; there, files are fetched into `loader.cache_dir` as they are needed, under their hash.
 """
 
-import dataclasses
 import hashlib
 import json
 import logging
@@ -385,12 +384,12 @@ def render(manifest: Manifest) -> bytes:
     lines = ["{", f' "format": {FORMAT},', ' "about": "an archive of nenya: nenya status says what is in it",']
     lines.append(' "versions": {')
     for number, (name, version) in enumerate(manifest.items()):
-        values = dataclasses.asdict(version)
-        rows = {key: values.pop(key) for key in ("files", "empty")}
+        rows = {key: getattr(version, key) for key in ("files", "empty")}
+        values = {key: value for key, value in vars(version).items() if key not in rows}
         lines.append(f"  {json.dumps(name)}: {{")
-        lines += [f"   {json.dumps(key)}: {json.dumps(value)}," for key, value in values.items()]
+        lines += [f"   {json.dumps(key)}: {json.dumps(value, default=vars)}," for key, value in values.items()]
         for key, items in rows.items():
-            inner = ",\n".join(f"    {json.dumps(item)}" for item in items)
+            inner = ",\n".join(f"    {json.dumps(item, default=vars)}" for item in items)
             lines.append(f'   "{key}": [' + (f"\n{inner}\n   ]" if items else "]") + ("," if key == "files" else ""))
         lines.append("  }" + ("," if number < len(manifest) - 1 else ""))
     return ("\n".join([*lines, " }", "}"]) + "\n").encode()

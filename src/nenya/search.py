@@ -85,8 +85,8 @@ def open_archive(options: SearchOptions) -> Archive:
     """
     if sum(map(bool, (options.index, options.data, options.archive_dir))) != 1:
         raise OptionError(
-            "index=, archive= or data= is needed, one of them: an index of nenya index, an archive of nenya update, or "
-            "latents files"
+            "index= or data= is needed, one of them, or archive=: an index of nenya index, latents files, or an "
+            "archive of nenya update"
         )
     if options.archive_dir:
         return open_version(options.archive_dir, options.version, options.loader.cache_dir).index()

@@ -32,7 +32,7 @@ def run(options: PortalOptions) -> int:
     """
     if bool(options.table) == bool(options.archive_dir):
         raise OptionError(
-            "table= or archive= is needed, one of them: a table of cutouts, or an archive of nenya update"
+            "table= is needed, such as table=cutouts.parquet, or archive=, an archive of nenya update; not both"
         )
     if options.latents and options.data:
         raise OptionError("latents= and data= are the same: give one")

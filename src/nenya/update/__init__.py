@@ -21,6 +21,7 @@ from nenya.archive_folder import CUTOUTS, MANIFEST, Added, Entry, Folder, Manife
 from nenya.data.files import temporary_copy
 from nenya.data.prepare import NoCutouts
 from nenya.errors import InputFileError, Interrupted, NenyaError, OptionError
+from nenya.extraction.staging import Termination
 from nenya.extraction.weights import weights_source
 from nenya.io import read_table
 from nenya.latents import Latents
@@ -65,7 +66,7 @@ def run(options: UpdateOptions) -> int:
         if name in manifest:
             check_settings(options, name, manifest[name].settings)
     new = find_new(options.new) if options.new else None
-    with Lease(folder), _quiet():
+    with Termination(), Lease(folder), _quiet():
         manifest = folder.read()
         failed = sum(Update(folder, manifest, name, options).run(new) for name in names)
     return 1 if failed else 0

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from nenya.archive_build import add_files, build_index, compact, drop_old_states
 from nenya.archive_folder import Folder, Index, fetch_index
 from nenya.errors import InputFileError
 from nenya.latents import Latents
-from nenya.storage import atomic_path, sha256_file
+from nenya.storage import atomic_path, sha256_file, sync
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,6 +35,7 @@ class IndexWriter:
     name: str
     state: Index | None
     _ready: bool = False
+    _synced: set[Path] = field(default_factory=set)
 
     @property
     def place(self) -> Path:
@@ -132,13 +133,24 @@ class IndexWriter:
         about = read_about(self.place)
         table = connect(self.place).open_table(TABLE)
         version, rows = int(table.version), int(table.count_rows())
-        files = self._send() if self.folder.url is not None else []
+        files: list[list[Any]] = []
+        if self.folder.url is None:
+            self._persist()
+        else:
+            files = self._send()
         path = work / f"about-{version}.json"
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps({"about": about, "files": files}) + "\n")
         entry = self.folder.publish(path, f"{self.name}/{STATES}/{path.name}", keep=True)
         path.unlink()
         return Index(version, rows, entry, recall_line(about))
+
+    def _persist(self) -> None:
+        """Wait until what LanceDB has written is on the disk: the manifest must not be there before it."""
+        new = {path for path in self.place.rglob("*") if path.is_file()} - self._synced
+        for path in (*new, *{path.parent for path in new}):
+            sync(path)
+        self._synced |= new
 
     def _send(self) -> list[list[Any]]:
         """Send what S3 does not have yet; returns name, size and hash of all files."""
