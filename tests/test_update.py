@@ -273,6 +273,12 @@ def test_granules_go_through_the_recipe(update, tmp_path):
 # Model versions
 
 
+@pytest.mark.parametrize("other", ["data=a.h5", "clobber=true", "version=cutouts", "sesnor=modis", "new=null"])
+def test_what_is_not_for_archives(update, other):
+    code, said = update("new=nowhere_preproc.h5", other, begin=True)
+    assert code == 2 and other.split("=")[0] in said and not Path("archive").exists()
+
+
 @pytest.mark.parametrize("other", ["k=5", "preprocess.file=demean", "model.feat_dim=32", "n_neighbors=9", "seed=3"])
 def test_other_options_are_refused(copy, update, other):
     before = everything(copy)

@@ -58,8 +58,12 @@ def run(options: UpdateOptions) -> int:
         raise OptionError("archive= is needed: the archive's folder or s3:// address")
     if options.clobber or options.debug:
         raise OptionError("clobber= and debug= are not for archives: another version= begins anew beside what is there")
+    if options.data or options.out:
+        raise OptionError("data= and out= are not for archives: new= names new files, archive= is where all goes")
     folder = Folder(options.archive_dir, options.loader.cache_dir)
     manifest = folder.read()
+    if not options.new and not manifest:
+        raise OptionError("new= is needed: granules or cutout files, such as new=/path/to/day/")
     check_place(folder, manifest)
     names = choose_versions(options, manifest)
     for name in names:
@@ -145,10 +149,8 @@ class Update:
         """Add what is new; returns how many files failed."""
         if new is not None:
             self.arrivals = arrivals_of(*new, self.version, self.options.granules_per_file)
-        elif len(self.manifest) > (self.version is not None):
+        else:
             self.arrivals = from_others(self.manifest, self.name)
-        elif self.version is None:
-            raise OptionError("new= is needed: granules or cutout files, such as new=/path/to/day/")
         self._sweep()
         if self.arrivals.wanted:
             self._add_all()

@@ -60,6 +60,9 @@ def extract_options(options: UpdateOptions, settings: Settings, **more: Any) -> 
     own = {f.name: values[f.name] for f in dataclasses.fields(Options)}
     for section in _SECTIONS:
         own[section] = {**own[section], **settings[section]}
+    devices = own["trainer"]["devices"]
+    one = devices if isinstance(devices, list) and len(devices) == 1 else 1  # others would run the whole command
+    own["trainer"] = {**own["trainer"], "devices": one, "num_nodes": 1, "strategy": "auto"}
     return build_options(ExtractOptions, {**own, "seed": settings["seed"], "clobber": False, **more})
 
 
