@@ -407,7 +407,9 @@ def parse(data: bytes, place: str) -> Manifest:
             raise InputFileError(f"{place}: of a newer nenya (format {values['format']}); this one reads {FORMAT}")
         manifest = {name: _version(found) for name, found in values["versions"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputFileError(f"{place}: damaged ({' '.join(str(error).split())[:100]}); take a copy of it") from error
+        raise InputFileError(
+            f"{place}: damaged ({' '.join(str(error).split())[:100]}); put back a copy of it"
+        ) from error
     for name, version in manifest.items():
         for path in (name, *(entry.name for entry in version.entries())):
             if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
