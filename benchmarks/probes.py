@@ -41,7 +41,7 @@ KINDS = ("projection", "encoder")
 PENALTIES = np.logspace(-3, 6, 28)
 SIZE = 32
 MARGIN = 0.02  # of R2: less is taken for chance
-DEFAULTS = ("model=demo", "model.width=8", "trainer=cpu", "trainer.max_epochs=6")
+DEFAULTS = ("model=demo", "model.width=8", "trainer=cpu", "trainer.max_epochs=12")
 
 
 def read(path: Path, partition: str) -> tuple[NDArray[np.float32], dict[str, Floats]]:
@@ -141,7 +141,7 @@ def measure(folder: Path, rows: tuple[int, int], seed: int, overrides: list[str]
 def main() -> int:
     """Measure and print the table; 1 where the trained latents do not beat the untrained and the image PCA."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=4096, help="training cutouts; a quarter of it for validation")
+    parser.add_argument("--rows", type=int, default=8192, help="training cutouts; a quarter of it for validation")
     parser.add_argument("--seed", type=int, default=1234)
     parser.add_argument("--folder", type=Path, help="keep the files there, and take an ocean that is there")
     parser.add_argument("--name", default="probes", help="of the JSON file")

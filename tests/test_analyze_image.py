@@ -101,6 +101,26 @@ def test_masked_pixels_are_holes(tiny_weights, opt, image):
     assert analyze_image.calc_DT(whole, [24, 3]) == analyze_image.calc_DT(whole.data, [24, 3])
 
 
+def test_a_multiple_of_the_cutouts_size_is_averaged_down(image):
+    threefold = np.kron(image, np.ones((3, 3), np.float32))
+    np.testing.assert_allclose(analyze_image.resized(threefold, 32), image, atol=1e-6)
+    assert analyze_image.resized(np.array([[0, 1], [0, 1]]), 1) == 0.5  # whole numbers are not cut off
+    assert analyze_image.resized(image, 0) is image
+    for side in (24, 64):
+        with pytest.raises(InputFileError, match=f"32 x 32 pixels came.*have {side}"):
+            analyze_image.resized(image, side)
+
+
+def test_a_model_without_maps_and_holes_are_said(image, monkeypatch):
+    with pytest.raises(OptionError, match=r"model demo has no maps.*v5"):
+        analyze_image.umap_image("demo", image)
+    monkeypatch.setenv("OS_SST", "/nowhere")
+    holed = image.copy()
+    holed[0, 0] = np.nan  # outside of the square that DT is of
+    with pytest.raises(InputFileError, match=r"1 of 1024 pixels .* missing"):
+        analyze_image.umap_image("v5", holed)
+
+
 @pytest.mark.parametrize(
     ("shape", "words"),
     [

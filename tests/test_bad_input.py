@@ -388,6 +388,9 @@ def test_help_and_import_are_quick(tmp_path):
     heavy = {"torch", "lightning", "pytorch_lightning", "umap", "numba", "wandb", "h5py", "boto3", "matplotlib"}
     said, loaded = modules(ROOT / "scripts" / "extract.py", "--help")
     assert "data=" in said and "ckpt=" in said and "model" in said
+    listed = said.partition("$CONFIG")[2] or said.partition("== All options")[2]
+    places = [listed.index(f"\n{key}:") for key in ("ckpt", "data", "model", "loader")]
+    assert places == sorted(places)  # the command's own, those of all, sections
     assert "hydra" in loaded
     assert not heavy & loaded
     _, loaded = modules("-c", "import nenya")

@@ -287,6 +287,14 @@ def test_other_contents_are_refused(tmp_path, name, content, message):
     assert_one_line(error)
 
 
+def test_files_of_other_kinds_are_named(small_file, tmp_path):
+    with pytest.raises(CheckpointError, match=r"is an HDF5 file, as cutouts.*give the weights"):
+        load_checkpoint(small_file)
+    (tmp_path / "a.pth").write_bytes(b"PAR1" + bytes(100))
+    with pytest.raises(CheckpointError, match="is a parquet table"):
+        load_checkpoint(tmp_path / "a.pth")
+
+
 def test_files_that_are_no_checkpoints_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"nowhere\.pth does not exist: give the path of a"):
         load_checkpoint(tmp_path / "nowhere.pth")

@@ -151,6 +151,7 @@ def files(tmp_path_factory):
     table = Latents([folder / "a_preproc_latents.h5"]).keys()
     table["truth"], table["DT"], table["UID"] = truth, np.where(truth == 2, 3.0, 1.0), np.arange(1600) + 2**60
     table = table.sample(frac=1, random_state=0).reset_index(drop=True)
+    table["pp_file"] = "s3://archive/" + table["pp_file"]
     table.loc[[5, 6], "pp_file"] = "unknown.h5"
     table.to_parquet(folder / "a.parquet")
     return folder
@@ -169,6 +170,7 @@ def test_the_command_writes_labels_a_summary_and_figures(files, tmp_path, nenya_
     assert groups["mean_DT"].tolist() == [1, 1, 3, 1]
     for row in groups.itertuples():
         medoid = before[before.UID == row.medoid_UID]
+        assert medoid.pp_file.item() == row.medoid_pp_file  # the text of the table
         assert medoid.truth.item() == row.cluster and medoid.pp_idx.item() == row.medoid_pp_idx
     pictures = sorted((tmp_path / "here" / "a_clusters_groups").iterdir())
     assert [p.name for p in pictures] == [f"group_{i}.png" for i in range(4)]

@@ -119,6 +119,10 @@ def test_chunks_that_were_never_written_hold_the_fill_value(tmp_path, array, eve
     assert np.isnan(loaded[50:]).all()
 
 
+def test_one_partition_may_be_named_alone(small_file):
+    assert list(inspect_cutouts(small_file, "valid").partitions) == ["valid"]
+
+
 def test_real_cutouts(shared):
     path = shared / "data" / "real_sst_preproc.h5"
     described = inspect_cutouts(path)

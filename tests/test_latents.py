@@ -53,6 +53,8 @@ def test_rows_are_those_of_the_files_in_order(files):
     rng = np.random.default_rng(2)
     assert len(set(latents.sample(30, rng))) == 30
     np.testing.assert_array_equal(latents.sample(500, rng), np.arange(139))
+    one = Latents(files, partitions="valid")  # a name is no list of letters
+    assert {part.partition for part in one.parts} == {"valid"} and len(one) < 139
 
 
 def test_threads_read_while_maps_are_let_go_of(files, monkeypatch):
@@ -67,13 +69,24 @@ def test_threads_read_while_maps_are_let_go_of(files, monkeypatch):
         assert all(pool.map(read, range(2000)))
 
 
+def test_views_let_go_of_maps_as_copies_do(files, monkeypatch):
+    monkeypatch.setattr("nenya.latents._MAPPED", 2000)
+    latents, wanted = Latents(files), whole(files)
+    released = []
+    monkeypatch.setattr(latents, "release", lambda: released.append(latents._arrays.clear()))
+    for start in range(0, 139, 20):
+        rows = slice(start, start + 20)
+        np.testing.assert_array_equal(np.concatenate(list(latents.view(rows))), wanted[rows])
+    assert len(released) == 139 * 8 * 4 // 2000
+
+
 def test_a_table_in_any_order_finds_its_rows(files):
     latents = Latents(files)
     table = latents.keys().sample(frac=1, random_state=0)
     wanted = table.index.to_numpy()
     np.testing.assert_array_equal(latents.positions(table), wanted)
     other = table.rename(columns={"pp_type": "ulmo_pp_type"})
-    other["pp_file"] = "s3://bucket/PreProc/" + other["pp_file"] + ".h5"
+    other["pp_file"] = "s3://bucket/PreProc/" + other["pp_file"]
     np.testing.assert_array_equal(latents.positions(other), wanted)
     other.loc[other.index[:3], "pp_idx"] = 1000
     other.loc[other.index[3:5], "ulmo_pp_type"] = -1

@@ -1,5 +1,6 @@
 import json
 import re
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -71,6 +72,10 @@ def test_a_page_and_numbers_of_all_that_is_given(files, tiny_weights, nenya_cli)
     assert results["eigen_images"]["rows"][0][0] != 5
     page = (folder / "out" / "few_preproc_latents_metrics.html").read_text()
     assert "N99" in said and "N99" in page
+    written = [
+        str(folder / "out" / f"few_preproc_latents_{end}") for end in ("metrics.json", "metrics.html", "pca.npz")
+    ]
+    assert said.splitlines()[-3:] == written and all(Path(name).is_file() for name in written)
     assert page.count("data:image/") == 2
     assert not re.search(r"(src|href)=.(?!data:)", page), "the page asks for something outside itself"
     assert "<script" not in page

@@ -11,6 +11,7 @@ from nenya.errors import InputFileError, OptionError
 from nenya.plotting import (
     closest_strip,
     eigen_images,
+    eigen_sheet,
     gallery,
     map_density,
     map_metric,
@@ -91,7 +92,33 @@ def test_a_strip_shows_the_query_first_on_one_scale(rng):
     assert len(limits) == 1
     low, high = limits.pop()
     assert low == -high < 0
-    assert {"query", "0.125\nplace 1", "SSTa (K)"} <= set(words(figure))
+    assert {"query", "0.125", "place 1", "SSTa (K)"} <= set(words(figure))
+    assert figure.axes[2].get_xlabel() == "place 1" and figure.axes[0].get_xlabel() == ""
+
+
+def test_rows_of_a_sheet_have_their_own_scales_and_whole_names(tmp_path, rng):
+    images = rng.standard_normal((3, 2, 8, 8)) * np.array([0.01, 1, 30])[:, None, None, None]
+    names = ["+1 (32.2 %)", "-1 (32.2 %)", "a name that is much longer (9.3 %)"]
+    figure = eigen_sheet(images, names, ["nearest 1", "made for it"], tmp_path / "sheet.png")
+    figure.draw_without_rendering()
+    rows = [axes for axes in figure.axes if axes.images]
+    for axes, field, name in zip(rows, images, names, strict=True):
+        assert axes.images[0].get_clim()[1] == pytest.approx(np.quantile(np.abs(field.astype(np.float32)), 0.99))
+        (label,) = axes.get_yticklabels()
+        assert label.get_text() == name and label.get_window_extent().x0 >= 0  # within the figure
+    assert [axes.get_ylabel() for axes in figure.axes].count("SSTa (K)") == 3
+
+
+@pytest.mark.parametrize(
+    ("top", "marks"), [(2, ["1", "2"]), (60, ["1", "2", "5", "10", "20", "50"]),
+                       (30_000, ["1", "10", "100", "1,000", "10,000"])],
+)  # fmt: skip
+def test_counts_are_marked_by_plain_numbers(top, marks):
+    points = np.concatenate([np.zeros((top, 2)), np.ones((1, 2))])
+    figure = umap_density(points, cells=5, limits=((-1, 2), (-1, 2)))
+    figure.draw_without_rendering()
+    assert [label.get_text() for label in figure.axes[1].get_yticklabels()] == marks
+    assert not figure.axes[1].get_yticks(minor=True).size
 
 
 def test_eigen_images_say_their_shares(rng):

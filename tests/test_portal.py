@@ -13,7 +13,7 @@ from nenya.latents import Latents
 from nenya.portal import pictures, summary, words
 from nenya.portal.archive import Cancelled, open_archive
 from nenya.portal.session import ordered_rows
-from nenya.portal.upload import read_image, resized
+from nenya.portal.upload import read_image
 from nenya.similarity import closest
 
 FIELD = np.random.default_rng(2).normal(size=(24, 24)).astype(np.float32)
@@ -197,12 +197,6 @@ def test_hostile_and_wrong_files_are_one_sentence(tmp_path, monkeypatch):
     for row in ("-1", "x", "7"):
         with pytest.raises(OptionError, match="row"):
             read_image("a.npy", saved(np.stack([FIELD, FIELD])), row)
-
-
-def test_a_multiple_of_the_cutouts_size_is_averaged_down():
-    assert np.allclose(resized(np.kron(FIELD, np.ones((3, 3), np.float32)), 24), FIELD, atol=1e-6)
-    with pytest.raises(InputFileError, match="have 20"):
-        resized(FIELD, 20)
 
 
 def test_the_command_says_what_is_missing_or_wrong(tmp_path):

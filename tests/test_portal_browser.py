@@ -28,8 +28,8 @@ class FakeEncoder:
     """Makes latents as the archive's were made, without a network."""
 
     def encode(self, name, image):
+        from nenya.analyze_image import resized
         from nenya.portal.session import Upload
-        from nenya.portal.upload import resized
 
         image = resized(image, SIDE)
         return Upload(name, image, latents_of(image[None])[0])

@@ -21,7 +21,7 @@ from nenya.data.cutouts import inspect_cutouts
 from nenya.data.prepare import prepare
 from nenya.data.prepare.fields import to_vectors
 from nenya.data.prepare.sources import open_fields
-from nenya.errors import Interrupted
+from nenya.errors import InputFileError, Interrupted
 
 ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = (
@@ -501,6 +501,10 @@ def test_cutouts_at_given_places(tmp_path):
     np.testing.assert_allclose(table.at_hours, [-1, -11])
     np.testing.assert_allclose(arc(table.lat, table.lon, 0.3, 121.1), table.at_km, atol=45)
     assert table.UID.is_unique and (table.at_km < 60).all()
+    missing = pd.read_csv(tmp_path / "a_preproc_missing.csv")
+    assert missing.at_index.tolist() == [2, 3, 4]
+    for why, words in zip(missing.why, ("no granule within max_hours=", "leave the field", "max_km=60"), strict=True):
+        assert words in why
     _, several = make(tmp_path / "b_preproc.h5", **options, matches="all", max_hours=36.0)
     assert len(several) == 2 * 3 and set(several.at_index) == {0, 1}
 
@@ -516,6 +520,26 @@ def test_cutouts_of_a_swath_at_given_places(granule, tmp_path):
     assert set(table.at_index) <= {0, 1, 2} and len(table) >= 2
     assert (table.row + 32 == rows[table.at_index]).all() and (table.col + 32 == cols[table.at_index]).all()
     assert (table.at_km < 0.8).all()
+    # One without enough clear pixels, and all of them, are named with their shares.
+    options = {**options, "clear_threshold": 100.0, "inpaint": "none"}
+    with pytest.raises(
+        InputFileError, match=r"none of 3 places .*places.csv has a cutout \(3: fewer clear pixels than"
+    ):
+        make(tmp_path / "b_preproc.h5", data=str(path), **options)
+
+
+def test_places_without_a_cutout_are_said(tmp_path, nenya_cli):
+    data = write(grid(times=1), tmp_path / "g.nc")
+    lat, time = [0.3, 0.3, 0.4], ["2015-01-01T01:00", "2015-03-01T00:00", "2015-04-01T00:00"]
+    pd.DataFrame({"lat": lat, "lon": 121.1, "datetime": time}).to_csv(tmp_path / "p.csv", index=False)
+    args = [f"data={data}", "at=p.csv", "field_size=16", "max_km=60", "workers=1", "out=a_preproc.h5"]
+    code, said = nenya_cli("prepare", args)
+    assert code == 0 and "1 of 3 places of at= have a cutout" in said, said
+    assert "2 have none (2: no granule within max_hours=" in said and "rows 1, 2 of at=" in said
+    assert pd.read_csv("a_preproc_missing.csv").at_index.tolist() == [1, 2]
+    pd.read_csv("p.csv")[:1].to_csv("p.csv", index=False)
+    code, said = nenya_cli("prepare", [*args, "clobber=true"])
+    assert code == 0 and not (tmp_path / "a_preproc_missing.csv").exists()
 
 
 # S3

@@ -4,6 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import h5py
@@ -13,7 +14,7 @@ import pytest
 
 from nenya.errors import InputFileError, OptionError
 from nenya.neighbours import Lists, Neighbours, find_centroids
-from nenya.projector import Parameters, Projector, _power, find_curve
+from nenya.projector import Parameters, Projector, _FitProgress, _power, find_curve
 
 DIM = 32
 
@@ -271,3 +272,26 @@ def test_libraries_two_years_older_read_the_file_and_place_alike(projector, file
     environment["NUMBA_CACHE_DIR"] = str(tmp_path / "cache")
     subprocess.run([python, "-c", program], check=True, env=environment)
     np.testing.assert_array_equal(np.load(tmp_path / "came.npy"), projector.transform(NEW))
+
+
+def test_a_fit_says_how_far_it_is(caplog, monkeypatch):
+    monkeypatch.setattr("nenya.projector._SECONDS_BETWEEN_LINES", 0.01)
+    with caplog.at_level("INFO", "nenya"), _FitProgress(600) as progress:
+        wait_for(lambda: "nearest neighbours of each row: 0 s" in caplog.text)
+        for line in ("0 of 200\n", "\n", "150 of 200\n"):  # as umap-learn's progress bar writes
+            progress.write(line)
+        wait_for(lambda: "layout, epoch 150 of 200: 0 s" in caplog.text)
+    assert caplog.messages[0].startswith("600 rows: compile")
+    assert sum("layout in 200 epochs" in line for line in caplog.messages) == 1
+    assert caplog.messages[-1].startswith("fitted in")
+    with caplog.at_level("INFO", "nenya"):
+        Projector.fit(latents(60, 0), n_neighbors=5, fit_epochs=20)
+    assert any("layout in 20 epochs" in line for line in caplog.messages)  # umap-learn does write so
+
+
+def wait_for(condition):
+    for _ in range(2000):
+        if condition():
+            return
+        time.sleep(0.005)
+    raise AssertionError("it did not come")

@@ -1,6 +1,7 @@
 """The index of an archive, and search by the command line."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,13 +12,14 @@ import pandas as pd
 import pytest
 
 from nenya import archive, archive_build
+from nenya.analysis_options import SearchOptions
 from nenya.archive import FileArchive, IndexArchive
 from nenya.archive_build import add_files, build_index
 from nenya.conditions import Conditions
 from nenya.errors import InputFileError, OptionError
 from nenya.io import read_table, write_table
 from nenya.latents import Latents
-from nenya.search import far_apart, read_image
+from nenya.search import cutout_side, far_apart, place_and_date, read_image
 
 DIM = 16
 
@@ -48,7 +50,7 @@ def table_of(latents, seed=0):
         row=rng.integers(0, 2000, n),  # of the pixel in the granule: not ours
     )
     made["T90"] = made["T10"] + rng.exponential(1, n)
-    made["pp_file"] = made["pp_file"] + ".h5"
+    made["pp_file"] = "s3://archive/PreProc/" + made["pp_file"]
     return made.sample(frac=1, random_state=seed)
 
 
@@ -253,6 +255,13 @@ def test_near_copies():
         far_apart(table.drop(columns="filename"), 1, 9, distinct=True)
 
 
+def test_places_and_dates_in_words():
+    row = {"lat": -12.34, "lon": 190.0, "datetime": pd.Timestamp("2012-03-04T05:06")}
+    assert place_and_date(row) == "12.3\N{DEGREE SIGN}S 170.0\N{DEGREE SIGN}W\n2012-03-04"
+    assert place_and_date({"lat": 1.0, "lon": np.nan, "datetime": "2012-03-04"}) == "2012-03-04"
+    assert place_and_date({"cosine": 1.0}) == place_and_date({"datetime": pd.NaT}) == ""
+
+
 def test_commands(first, second, tmp_path, nenya_cli):
     for name, (_, table) in (("one", first), ("two", second)):
         write_table(table, tmp_path / f"{name}.parquet")
@@ -271,12 +280,21 @@ def test_commands(first, second, tmp_path, nenya_cli):
     assert (found["sensor"] == "VIIRS").all() and (found["row"] < 1500).all()
     assert found["cosine"].is_monotonic_decreasing and found["filename"].is_unique
     assert not set(found["archive_row"]) & {3, 8, 1309}
+    keys = ["pp_file", "pp_type", "pp_idx"]  # the texts of the table: it can be joined
+    assert found.merge(second[1], on=keys)["UID_y"].tolist() == found["UID"].tolist()
+    assert nenya_cli("search", [f"data={paths[0]}", "like=3", "k=4", "out=bare.csv"])[0] == 0
+    assert set(read_table(tmp_path / "bare.csv")["pp_file"]) == {"a_preproc.h5"}
+    code, said = nenya_cli("search", ["index=a.index", "like=3", "lat=[10,10]", "out=none.csv"])
+    assert code == 0 and "nothing found: no other row with a latent fulfils" in said and "Empty" not in said
+    assert len(read_table(tmp_path / "none.csv")) == 0
     (tmp_path / "begun.index").mkdir()  # as a kill leaves it before the first rows
     (tmp_path / "begun.index" / "nenya.json").write_bytes((tmp_path / "a.index" / "nenya.json").read_bytes())
     for args, wanted in (
         (["index=a.index", "like=3", "where=lat >> 1"], "wanted is SQL such as"),
         (["index=a.index", "like=3", "region=atlantis"], "known are coastalcali"),
         (["index=a.index", "like=5"], "no row with a latent"),
+        (["index=a.index", "like=3", "dates=[2012-01-01,2012-06-31]"], "there is no date 2012-06-31"),
+        ([f"data={paths[0]}", "like=3", "DT=DT1"], "table="),
         (["index=a.index"], "like= or image= is needed"),
         (["like=3"], "index= or data= is needed"),
         (["index=b.index", "like=3"], "no index of nenya"),
@@ -308,6 +326,19 @@ def test_search_by_images(small_file, tiny_weights, tmp_path, nenya_cli):
         found = read_table(tmp_path / "a.csv")
         assert found["pp_idx"][0] == 7 and found["cosine"][0] == pytest.approx(1, abs=1e-5)
         assert (tmp_path / "a.png").stat().st_size > 10_000
+    archive, asked = FileArchive(Latents([tmp_path / "small_preproc_latents.h5"])), SearchOptions(image="image.npy")
+    assert cutout_side(asked, archive) == 0
+    shutil.copy(small_file, tmp_path / "small_preproc.h5")  # beside its latents
+    assert cutout_side(asked, archive) == 32
+    # Images of another size: a multiple is averaged down to the cutouts', whose size the model or images= says.
+    np.save(tmp_path / "twice.npy", np.kron(cutouts[7], np.ones((2, 2), np.float32)))
+    code, said = nenya_cli("search", [*model, "image=twice.npy", "k=1", "out=b.csv"])
+    assert code == 0 and "averaged from 64 to 32 pixels" in said and read_table("b.csv")["pp_idx"][0] == 7
+    np.save(tmp_path / "larger.npy", np.zeros((48, 48)))
+    np.save(tmp_path / "holes.npy", np.where(cutouts[7] > 0, np.nan, cutouts[7]))
+    for name, wanted in (("larger", "48 x 48 pixels came; the archive's cutouts have 32 x 32"), ("holes", "(NaN)")):
+        code, said = nenya_cli("search", [*model, f"image={name}.npy", f"images={small_file}"])
+        assert code == 2 and len(said.splitlines()) == 1 and wanted in said and name in said, said
     assert len(read_image("images.npz")) == 3
     np.save(tmp_path / "pickled.npy", np.array([{}]), allow_pickle=True)
     for name, said in (("pickled.npy", "no array of numbers"), ("absent.npy", "no array"), ("a.png", "wanted is .npy")):

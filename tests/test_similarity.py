@@ -192,8 +192,11 @@ def test_every_region_and_interval_is_one(table):
         (Conditions(DT="DT3"), "there is no such DT"),
         (Conditions(DT=[2, 1]), "the least comes first"),
         (Conditions(lon=[1, float("nan")]), "wanted are two numbers"),
-        (Conditions(dates=["soon", "later"]), "wanted are two dates"),
-        (Conditions(dates=["2012-01-01", "2011-01-01"]), "the first one first"),
+        (Conditions(dates=["soon", "later"]), "there is no date soon"),
+        (Conditions(dates=["2012-01-01", "2012-06-31"]), "there is no date 2012-06-31"),
+        (Conditions(dates="2012-01-01"), "wanted are two dates"),
+        (Conditions(where="datetime between '2012-01-01' and '2012-02-30'"), "there is no date 2012-02-30"),
+        (Conditions(dates=["2012-01-01", "2011-01-01"]), "the first one comes first"),
         (Conditions(where="lat > 1) OR (1 = 1"), "one condition"),
         (Conditions(where="lat > 1; DROP TABLE rows"), "one condition"),
         (Conditions(where="(lat > 1"), "not closed"),
@@ -207,6 +210,13 @@ def test_conditions_that_are_none(table, conditions, said):
 def test_sql_that_is_wrong_gives_one_line(table):
     with pytest.raises(OptionError, match="no column DT or lat") as caught:
         Conditions(DT="DT1", lat=[0, 1]).sql(["lon"])
+    bare = ["pp_file", "pp_type", "pp_idx"]
+    with pytest.raises(OptionError, match=r"no column DT,.*without a table.*table="):
+        Conditions(DT="DT1").sql(bare)
+    with pytest.raises(OptionError, match=r"without a table.*table="):
+        rows_where(table[[]].assign(**dict.fromkeys(bare, 1)), "DT > 1")
+    with pytest.raises(OptionError, match=r"known are coastalcali.*where=.region = 'agulhas'"):
+        Conditions(region=["agulhas"]).sql([*bare, "region"])
     for bad in ("nonsense > 1", "lat >> ", "lat = 'abc'", "lat"):
         with pytest.raises(OptionError, match="wanted is SQL such as") as caught:
             rows_where(table, Conditions(where=bad).sql(list(table.columns)))

@@ -162,6 +162,7 @@ def test_the_command_writes_figure_numbers_and_slopes(nenya_cli, small_file, tmp
     code, said = nenya_cli("spectra", [small_file, "out=o", "band=[4,24]", "table=cutouts.csv", "pixel_km=2"])
     assert code == 0, said
     assert "small_preproc.h5 train: beta 2." in said and "40 cutouts" in said
+    assert all(f"o/small_preproc_{end}" in said for end in ("spectrum.csv", "alpha.parquet"))
     assert (tmp_path / "o" / "small_preproc_spectrum.png").read_bytes()[:4] == b"\x89PNG"
     numbers = read_table(tmp_path / "o" / "small_preproc_spectrum.csv")
     assert list(numbers.columns) == ["wavelength_px", "train", "valid"] and len(numbers) == 16

@@ -154,7 +154,7 @@ def test_search_and_portal_take_an_archive(copy, nenya_cli):
     code, said = nenya_cli("search", ["archive=archive", "image=i.npy", "k=1", "out=g.csv"])
     assert code == 0, said
     found = pd.read_csv("g.csv").iloc[0]
-    assert (found["pp_file"], found["pp_idx"]) == ("b_preproc", 5) and found["cosine"] > 0.99
+    assert (found["pp_file"], found["pp_idx"]) == ("b_preproc.h5", 5) and found["cosine"] > 0.99
     assert nenya_cli("portal", ["archive=archive", "table=a.csv"])[0] == 2
 
     shown = open_version_archive(open_version("archive"))

@@ -52,6 +52,28 @@ def get_latents(image: ArrayLike, model_file: str | Path, opt: Any) -> tuple[NDA
     return np.concatenate(latents), images
 
 
+def resized(image: NDArray[np.floating[Any]], side: int) -> NDArray[np.floating[Any]]:
+    """Return an image in the size of an archive's cutouts: averaged over blocks where it is a multiple of that.
+
+    Args:
+        image: (H, H).
+        side: pixels a side of the cutouts; 0 where that is not known, which leaves the image as it is.
+
+    Raises:
+        InputFileError: It is no multiple.
+    """
+    if not side or image.shape == (side, side):
+        return image
+    factor = len(image) // side
+    if not factor or image.shape != (factor * side, factor * side):
+        raise InputFileError(
+            f"an image of {image.shape[0]} x {image.shape[-1]} pixels came; the archive's cutouts have {side} x {side}"
+            ": cut or average it to that, or to a multiple, which is averaged down"
+        )
+    averaged = image.reshape(side, factor, side, factor).mean(axis=(1, 3))
+    return np.asarray(averaged, image.dtype if image.dtype.kind == "f" else np.float64)
+
+
 def _as_batch(image: ArrayLike) -> NDArray[np.floating[Any]]:
     """Return images as (N, 1, H, W)."""
     images = _unmasked(image)
@@ -99,17 +121,21 @@ def umap_image(
         OptionError: The model has no maps.
         CheckpointError: The weights cannot be used.
     """
-    from nenya.nenya_umap import load
+    from nenya.nenya_umap import load, places
 
-    opt, model_file = load_opt(nenya_model)
-    if model_file is None:
-        raise OptionError(f"where the weights of model {nenya_model} are is not known")
+    places(nenya_model, 0.0)  # which models have maps is said before anything is read
     images = _as_batch(image)
     if len(images) != 1:
         raise InputFileError(f"{len(images)} images came; wanted is one: their maps may be different ones")
+    if missing := int((~np.isfinite(images)).sum()):
+        raise InputFileError(
+            f"{missing} of {images.size} pixels of the image are missing (NaN or masked): it has no latent and no "
+            "place on a map; fill them, or choose another square"
+        )
+    opt, model_file = load_opt(nenya_model)
+    if model_file is None:
+        raise OptionError(f"where the weights of model {nenya_model} are is not known")
     DT = float(calc_DT(images[0, 0], [opt.options.preprocess.dt_crop]))
-    if np.isnan(DT):
-        raise InputFileError("the image has missing pixels: it has no latent and no place on a map")
     latents, pp_img = get_latents(images, model_file, opt)
     projector, table_file = load(nenya_model, DT=DT)
     return projector.transform(latents), pp_img, table_file, DT, latents

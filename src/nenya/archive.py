@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.conditions import ROW, dt_of, rows_where, sql_errors, text
+from nenya.data.files import HDF5_SUFFIXES
 from nenya.errors import InputFileError, OptionError
 from nenya.latents import PARTITIONS, Latents
 from nenya.similarity import Float32Array, Float64Array, IntArray, closest, closest_of, rank
@@ -281,9 +282,10 @@ def parse_example(example: str, columns: Sequence[str]) -> tuple[str, str]:
         return "", f"CAST(`UID` AS STRING) = {text(match[1])}"
     if match := re.fullmatch(r"(.+):(\w+):(\d+)", example):
         if match[2] in PARTITIONS:
-            stem = Path(match[1]).name.removesuffix(".h5")
-            kind = _TYPES[match[2]]
-            return "", f"`pp_file` = {text(stem)} AND `pp_type` = {kind} AND `pp_idx` = {int(match[3])}"
+            path = Path(match[1])  # tables have it with or without its folder
+            name = path.name if path.suffix in HDF5_SUFFIXES else f"{path.name}.h5"
+            file = f"(`pp_file` IN ({text(name)}, {text(Path(name).stem)}) OR ends_with(`pp_file`, {text('/' + name)}))"
+            return "", f"{file} AND `pp_type` = {_TYPES[match[2]]} AND `pp_idx` = {int(match[3])}"
     raise OptionError(f"{example}: wanted is a row number, uid:<UID> or <cutout file>:<train or valid>:<row>")
 
 
@@ -302,6 +304,8 @@ def one_row(example: str, found: IntArray, rows: int) -> int:
 def join(keys: "pd.DataFrame", table: "pd.DataFrame", latents: Latents) -> "pd.DataFrame":
     """Return the columns of a table, with DT where it has T90 and T10, for all rows of latents.
 
+    `pp_file` is written as the table has it, so that answers can be joined to it.
+
     Args:
         keys: of the latents.
         table: of the cutouts, joined by `Latents.positions`.
@@ -316,6 +320,8 @@ def join(keys: "pd.DataFrame", table: "pd.DataFrame", latents: Latents) -> "pd.D
         log.warning("%d of %d latents have no row in the table: their columns are empty", missing, len(latents))
     keys = keys.copy()
     found = columns.iloc[source] if not missing else columns.reset_index(drop=True).reindex(source)
+    if "pp_file" in table and len(table):
+        keys["pp_file"] = keys["pp_file"].mask(source >= 0, table["pp_file"].iloc[source].astype("str").array)
     for name in columns:
         keys[name] = found[name].to_numpy() if found[name].dtype.kind != "M" else found[name].array
     return keys

@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
+from dataclasses import field, fields, is_dataclass, make_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -249,7 +249,18 @@ def store_schema(name: str) -> None:
     """Let Hydra know the options of a command."""
     from hydra.core.config_store import ConfigStore
 
-    ConfigStore.instance().store(name=f"schema_{name}", node=COMMANDS[name][0])
+    ConfigStore.instance().store(name=f"schema_{name}", node=_own_first(COMMANDS[name][0]))
+
+
+def _own_first(options_type: type[Options]) -> type:
+    """Return the same options in the order in which --help lists them: the command's own, those of all, sections."""
+    depth = {f.name: sum(f.name in getattr(t, "__dataclass_fields__", ()) for t in options_type.__mro__)
+             for f in fields(options_type)}  # fmt: skip
+    ordered = sorted(fields(options_type), key=lambda f: (is_dataclass(f.type), depth[f.name]))
+    return make_dataclass(
+        options_type.__name__,
+        [(f.name, f.type, field(default=f.default, default_factory=f.default_factory)) for f in ordered],
+    )
 
 
 def _hydra_help(name: str, args: list[str]) -> int:

@@ -120,10 +120,13 @@ def summarise(
         "approximate": groups.approximate,
         **{f"medoid_{key}": values for key, values in _keys(latents, groups.medoids).items()},
     }
+    place = np.full(len(latents) + 1, -1)
+    place[rows] = np.arange(len(rows))  # -1 goes to the last one, which no row has
+    place[-1] = -1
+    if "pp_file" in table and len(table):  # as the table has it, for joins
+        own = table["pp_file"].iloc[place[groups.medoids]].astype("str").array
+        columns["medoid_pp_file"] = columns["medoid_pp_file"].mask(place[groups.medoids] >= 0, own)
     if "UID" in table:
-        place = np.full(len(latents) + 1, -1)
-        place[rows] = np.arange(len(rows))  # -1 goes to the last one, which no row has
-        place[-1] = -1
         uid = table["UID"].to_numpy()[place[groups.medoids]]
         columns["medoid_UID"] = pd.array(np.where(place[groups.medoids] < 0, 0, uid), dtype="Int64")
         columns["medoid_UID"][place[groups.medoids] < 0] = pd.NA
@@ -144,7 +147,7 @@ def _keys(latents: Latents, rows: IntArray) -> "pd.DataFrame":
     starts = np.array([part.start for part in latents.parts])
     part = np.searchsorted(starts, rows, side="right") - 1
     keys = {
-        "pp_file": [latents.parts[i].stem for i in part],
+        "pp_file": [latents.parts[i].pp_file for i in part],
         "pp_type": [{"train": 1, "valid": 0}.get(latents.parts[i].partition, -1) for i in part],
         "pp_idx": rows - starts[part],
     }

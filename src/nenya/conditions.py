@@ -14,6 +14,7 @@ from nenya.errors import InputFileError, OptionError
 if TYPE_CHECKING:
     import pandas as pd
 
+_KEYS = {"pp_file", "pp_type", "pp_idx"}
 ROW = "archive_row"
 """Column with the number of a row among all latents."""
 
@@ -55,7 +56,7 @@ class Conditions:
             OptionError: A name is unknown, a range is none, or the table lacks a column that is needed.
         """
         terms = [
-            _any(_box(REGIONS[_known("region", name, REGIONS)].lon, REGIONS[name].lat) for name in self.region),
+            _any(_box(REGIONS[_region(name, columns)].lon, REGIONS[name].lat) for name in self.region),
             _box(self.lon, self.lat),
             _dates(self.dates),
             _any(f"date_part('month', `datetime`) IN {_known_season(name)}" for name in self.season),
@@ -69,7 +70,7 @@ class Conditions:
         missing = sorted({name for term in own for name in re.findall(r"`(\w+)`", term)} - set(columns))
         if missing:
             raise OptionError(
-                f"the table has no column {' or '.join(missing)}, which the conditions need; it has {_list(columns)}"
+                f"there is no column {' or '.join(missing)}, which the conditions need: {_no_column(columns)}"
             )
         return " AND ".join(f"({term})" for term in wanted) or None
 
@@ -156,13 +157,19 @@ class sql_errors:
             said = re.sub(r"^Invalid input, |, /[^ ]*\.rs:\d+:\d+|Valid fields are .*", "", said)
             said = re.sub(r"Error parsing statement: .*\(sql parser error: (.*)\)", r"\1", said)
             raise OptionError(
-                f'where={self.sql}: {said.strip(" .")}; wanted is SQL such as "lat > 30 AND DT > 1", the columns are '
-                f"{_list(self.columns)}"
+                f'where={self.sql}: {said.strip(" .")}; wanted is SQL such as "lat > 30 AND DT > 1": '
+                f"{_no_column(self.columns)}"
             ) from error
 
 
-def _list(columns: Sequence[str]) -> str:
-    return ", ".join(columns) or "none"
+def _no_column(columns: Sequence[str]) -> str:
+    """Return what columns there are, or that a table is to be given."""
+    if set(columns) <= _KEYS:
+        return (
+            "the latents came without a table of their cutouts; give it by table=cutouts.parquet (to nenya index, "
+            "where an index is searched)"
+        )
+    return f"the columns are {', '.join(columns)}"
 
 
 def _any(terms: Any) -> str:
@@ -174,6 +181,15 @@ def _known(what: str, name: str, known: Any) -> str:
     if name not in known:
         raise OptionError(f"{what}={name}: there is no such {what}; known are {', '.join(known)}")
     return name
+
+
+def _region(name: str, columns: Sequence[str]) -> str:
+    if name not in REGIONS and "region" in columns:
+        raise OptionError(
+            f"region={name}: there is no such region; known are {', '.join(REGIONS)}. Those of the table's own column "
+            f"region are asked for by where=\"region = '{name}'\""
+        )
+    return _known("region", name, REGIONS)
 
 
 def _known_season(name: str) -> str:
@@ -219,15 +235,27 @@ def _dates(dates: Sequence[str] | None) -> str:
         return ""
     import pandas as pd
 
-    try:
-        first, last = (pd.Timestamp(str(date)) for date in dates)
-    except (TypeError, ValueError):
-        raise OptionError(f"dates={dates}: wanted are two dates, such as [2012-01-01,2012-12-31]") from None
-    if pd.isna(first) or pd.isna(last) or first > last:
-        raise OptionError(f"dates={dates}: wanted are two dates, the first one first")
+    if isinstance(dates, str) or len(dates) != 2:
+        raise OptionError(f"dates={dates}: wanted are two dates, such as [2012-01-01,2012-12-31]")
+    first, last = (_moment(str(date), f"dates=[{dates[0]},{dates[1]}]") for date in dates)
+    if first > last:
+        raise OptionError(f"dates=[{dates[0]},{dates[1]}]: the first one comes first")
     day = last == last.normalize() and ":" not in str(dates[1])
     before, end = ("<", last + pd.Timedelta(days=1)) if day else ("<=", last)
     return f"`datetime` >= timestamp '{first.isoformat()}' AND `datetime` {before} timestamp '{end.isoformat()}'"
+
+
+def _moment(date: str, where: str) -> "pd.Timestamp":
+    """Return a date of ISO 8601; of a day that no month has it is said which date is meant."""
+    import pandas as pd
+
+    try:
+        found = pd.Timestamp(date)
+    except (TypeError, ValueError):
+        found = pd.NaT
+    if pd.isna(found):
+        raise OptionError(f"{where}: there is no date {date}; wanted is year-month-day, such as 2012-12-31")
+    return found.tz_convert(None) if found.tz is not None else found
 
 
 def _temperatures(wanted: str | Sequence[float] | None) -> str:
@@ -243,7 +271,10 @@ def _with_moments(sql: str) -> str:
     date = r"(?:timestamp\s*)?('\d{4}-\d\d-\d\d[^']*')"
     sql = re.sub(rf"(\bdatetime\b`?\s*(?:[<>=!]+))\s*{date}", r"\1 timestamp \2", sql, flags=re.I)
     between = rf"(\bdatetime\b`?\s+(?:not\s+)?between)\s+{date}\s+and\s+{date}"
-    return re.sub(between, r"\1 timestamp \2 and timestamp \3", sql, flags=re.I)
+    sql = re.sub(between, r"\1 timestamp \2 and timestamp \3", sql, flags=re.I)
+    for found in re.findall(r"\btimestamp '([^']*)'", sql):
+        _moment(found, "where=")
+    return sql
 
 
 def _own(where: str | None) -> str:

@@ -148,7 +148,7 @@ def _start(count: int, size: int, seed: int) -> Tensor:
 def draw(
     path: str | os.PathLike[str], share: NDArray[np.float64], nearest: FloatArray, made: FloatArray | None = None
 ) -> None:
-    """Draw a row for each direction: the nearest cutouts, then the image made for it, all on one scale.
+    """Draw a row for each direction: the nearest cutouts, then the image made for it, on a scale of its own.
 
     Args:
         path: the picture; its suffix says the format.

@@ -30,7 +30,7 @@ BLOCK_ROWS = 16384
 _MAPPED = 2**29  # bytes of mapped files that stay in this process; the system keeps what it likes of them
 _PAGE = 4096
 _TYPES = {"train": 1, "valid": 0}
-_PROVENANCE = ("model_version", "checkpoint_sha256", "latent")
+_PROVENANCE = ("model_version", "checkpoint_sha256", "latent", "image_size")
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Part:
 
     Attributes:
         path: the file.
-        stem: name of its cutout file, without folder and `.h5`.
+        pp_file: name of its cutout file, without folder.
         partition: `train` or `valid`.
         start: its first row among all.
         rows: how many it has.
@@ -47,11 +47,16 @@ class Part:
     """
 
     path: Path
-    stem: str
+    pp_file: str
     partition: str
     start: int
     rows: int
     provenance: dict[str, str]
+
+    @property
+    def stem(self) -> str:
+        """Name of the cutout file without its suffix, by which tables are joined."""
+        return Path(self.pp_file).stem
 
 
 class Latents:
@@ -62,7 +67,7 @@ class Latents:
 
     Args:
         paths: local latents files, in the order of their rows.
-        partitions: which of their data sets.
+        partitions: which of their data sets; a name or several.
 
     Attributes:
         parts: partitions of all files, in the order of their rows.
@@ -76,6 +81,7 @@ class Latents:
     dtype = np.dtype(np.float32)
 
     def __init__(self, paths: Sequence[Path], partitions: Sequence[str] = PARTITIONS) -> None:
+        partitions = (partitions,) if isinstance(partitions, str) else partitions
         self.parts: list[Part] = []
         dim = start = 0
         for path in paths:
@@ -87,13 +93,13 @@ class Latents:
                         f"{list_datasets(file)}"
                     )
                 provenance = {name: str(file.attrs[name]) for name in _PROVENANCE if name in file.attrs}
-                stem = Path(str(file.attrs.get("source", _without_suffix(path)))).stem
+                pp_file = Path(str(file.attrs.get("source", _without_suffix(path)))).name
                 for name in found:
                     rows, width = file[name].shape
                     if dim not in (0, width):
                         raise InputFileError(f"{path}: latents of length {width}, those before have {dim}: one model")
                     dim = width
-                    self.parts.append(Part(path, stem, name, start, rows, provenance))
+                    self.parts.append(Part(path, pp_file, name, start, rows, provenance))
                     start += rows
         self.shape = (start, dim)
         self._check_one_model()
@@ -122,6 +128,7 @@ class Latents:
     def view(self, rows: slice) -> Iterator[FloatArray]:
         """Yield consecutive rows piece by piece, (n, D) float32, without a copy where a file is mapped into memory."""
         start, stop, _ = rows.indices(len(self))
+        self._count(max(0, stop - start) * 4 * self.shape[1])
         for index, part in enumerate(self.parts):
             low, high = max(start, part.start), min(stop, part.start + part.rows)
             if low < high:
@@ -163,18 +170,18 @@ class Latents:
 
     @property
     def provenance(self) -> dict[str, str]:
-        """What the files say of the model: model_version, checkpoint_sha256, latent."""
+        """What the files say: model_version, checkpoint_sha256, latent, image_size (pixels a side of a cutout)."""
         return self.parts[0].provenance
 
     def keys(self) -> "pd.DataFrame":
-        """Return the table of all rows: pp_file (stem of the cutout file), pp_type (1 train, 0 valid), pp_idx."""
+        """Return the table of all rows: pp_file (name of the cutout file), pp_type (1 train, 0 valid), pp_idx."""
         import pandas as pd
 
-        stems = list(dict.fromkeys(p.stem for p in self.parts))
-        codes = np.repeat([stems.index(p.stem) for p in self.parts], [p.rows for p in self.parts])
+        files = list(dict.fromkeys(p.pp_file for p in self.parts))
+        codes = np.repeat([files.index(p.pp_file) for p in self.parts], [p.rows for p in self.parts])
         return pd.DataFrame(
             {
-                "pp_file": pd.Categorical.from_codes(codes, stems).astype("str"),  # without texts of a fixed width
+                "pp_file": pd.Categorical.from_codes(codes, files).astype("str"),  # without texts of a fixed width
                 "pp_type": np.repeat([_TYPES.get(p.partition, -1) for p in self.parts], [p.rows for p in self.parts]),
                 "pp_idx": np.concatenate([np.arange(p.rows) for p in self.parts]),
             }

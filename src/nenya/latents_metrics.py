@@ -83,7 +83,7 @@ def run(options: MetricsOptions) -> int:
             log.info("%s\n%s", path, "\n".join(f"  {name:34s}{value}" for name, value in table_of(results).items()))
             _write(folder / f"{path.stem}_metrics.json", json.dumps(results, indent=1) + "\n")
             _write(folder / f"{path.stem}_metrics.html", page(path.name, table_of(results), results, figures))
-        log.info("%s", folder / f"{path.stem}_metrics.html")
+        log.info("%s", "\n".join(str(folder / f"{path.stem}_{end}") for end in _ENDS))
     return 0
 
 

@@ -170,7 +170,10 @@ def places(model_name: str, DT: float | None = None) -> tuple[Path, Path]:
         return folder / "UMAP" / "ssl_LLC_v1_umap.h5", folder / "Tables" / "ssl_LLC_v1.parquet"
     if model_name not in _PLACES:
         known = [*_PLACES, "LLC"]
-        raise OptionError(f"model {model_name} has no maps{suggest(model_name, known)}: wanted is {', '.join(known)}")
+        raise OptionError(
+            f"model {model_name} has no maps{suggest(model_name, known)}: wanted is {', '.join(known)}; a map of your "
+            "own is read by nenya.projector.Projector.load(file), whose transform places latents of get_latents"
+        )
     if DT is None:
         raise OptionError(f"the maps of model {model_name} are by temperature difference: wanted is DT= in K")
     try:

@@ -8,9 +8,13 @@ Letters in shapes: N training rows, n rows that are placed, D the length of a la
 """
 
 import hashlib
+import io
 import json
 import logging
 import math
+import re
+import threading
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -36,6 +40,7 @@ N_PROBES = 64
 REFIT = "fit it again: nenya embed data=..._latents.h5 table=... out=..., or nenya.projector.Projector.fit(latents)"
 
 _BLOCK = 4096  # rows placed at once
+_SECONDS_BETWEEN_LINES = 15.0
 _FEW_EPOCHS = 30
 _LEAST = 1e-300  # squared distance in the layout that counts as none
 _DATASETS = ("latents", "embedding", "centroids", "probes", "probe_answers")
@@ -476,8 +481,52 @@ def _umap(p: Parameters, **settings: Any) -> Any:
 def _fit_layout(rows: FloatArray, parameters: Parameters, epochs: int | None) -> FloatArray:
     if parameters.n_neighbors >= len(rows):
         raise OptionError(f"n_neighbors={parameters.n_neighbors}: wanted is less than the {len(rows)} training rows")
-    layout: FloatArray = np.asarray(_umap(parameters, n_epochs=epochs).fit(rows).embedding_, dtype=np.float32)
+    with _FitProgress(len(rows)) as progress:
+        kwds = {"disable": False, "file": progress, "bar_format": "{n} of {total}\n", "mininterval": 1.0}
+        fitted = _umap(parameters, n_epochs=epochs, tqdm_kwds=kwds).fit(rows)
+    layout: FloatArray = np.asarray(fitted.embedding_, dtype=np.float32)
     return layout
+
+
+class _FitProgress(io.TextIOBase):
+    """Says now and then how far a fit is; umap-learn's progress bar, which counts the layout's epochs, writes to it.
+
+    Args:
+        rows: number of training rows.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self._start, self._done = time.monotonic(), threading.Event()
+        self._stage = "compile, then find the nearest neighbours of each row"
+        self._thread = threading.Thread(target=self._tell, name="fit progress", daemon=True)
+        log.info("%d rows: %s", rows, self._stage)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self._done.set()
+        self._thread.join()
+        if kind is None:
+            log.info("fitted in %.0f s", self._seconds)
+
+    def write(self, text: str) -> int:
+        """Take a line of the progress bar."""
+        if found := re.search(r"(\d+) of (\d+)", text):
+            first = not self._stage.startswith("layout")
+            self._stage = f"layout, epoch {found[1]} of {found[2]}"
+            if first:
+                log.info("neighbours found after %.0f s; layout in %s epochs", self._seconds, found[2])
+        return len(text)
+
+    @property
+    def _seconds(self) -> float:
+        return time.monotonic() - self._start
+
+    def _tell(self) -> None:
+        while not self._done.wait(_SECONDS_BETWEEN_LINES):
+            log.info("%s: %.0f s", self._stage, self._seconds)
 
 
 def _digest(arrays: Mapping[str, NDArray[Any]], parameters: str) -> str:

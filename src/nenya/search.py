@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,6 @@ EARTH_KM = 6371.0
 _FIGURE = "outputs/search/closest.png"
 _MORE = 4  # times as many neighbours when too many of them are near-copies
 _MOST = 100_000
-_PARTITIONS = {1: "train", 0: "valid"}
 _SHOWN = ("lat", "lon", "datetime", "DT", "UID")
 
 
@@ -56,7 +55,7 @@ def run(options: SearchOptions) -> int:
         raise OutputError(f"{options.out} exists already: clobber=true replaces it, out= names another place")
     archive = open_archive(options)
     like, unlike = (_rows(archive, given) for given in (options.like, options.unlike))
-    pictures = image_examples(options)
+    pictures = image_examples(options, cutout_side(options, archive))
     if not len(like) and not len(pictures):
         raise OptionError("like= or image= is needed: what the closest are wanted of")
     examples = archive.take(like) if len(like) else np.empty((0, archive.dim), np.float32)
@@ -71,7 +70,7 @@ def run(options: SearchOptions) -> int:
     if options.out:
         write_table(found, local_path(options.out))
         log.info("%s", options.out)
-    if options.images:
+    if options.images and len(found):
         _draw(archive, found, answer, (like, pictures), options)
     return 0
 
@@ -223,14 +222,57 @@ def table_of(archive: Archive, answer: Answer) -> "pd.DataFrame":
     return found
 
 
-def image_examples(options: SearchOptions) -> list[NDArray[np.floating]]:
-    """Return the images of `image=`, (H, W) each.
+def cutout_side(options: SearchOptions, archive: Archive) -> int:
+    """Return the pixels a side of the archive's cutouts, 0 where nothing says it.
+
+    Asked are `images`, the latents, the cutout file beside them, and the model, in this order.
+    """
+    if options.image is None:
+        return 0
+    if not options.images and (said := archive.provenance.get("image_size")):
+        return int(said)
+    place: Path | None = None
+    if options.images:
+        place = fetch(find_sources(options.images)[:1], options.loader.cache_dir)[0]
+    elif isinstance(archive, FileArchive):
+        part = archive.latents.parts[0]
+        place = part.path.parent / part.pp_file
+    if place is not None and place.is_file():
+        return next(iter(inspect_cutouts(place).partitions.values())).height
+    return options.model.image_size or 0
+
+
+def image_examples(options: SearchOptions, side: int = 0) -> list[NDArray[np.floating]]:
+    """Return the images of `image=`, in the size of the archive's cutouts.
+
+    Args:
+        options: image counts.
+        side: pixels a side of the archive's cutouts, to which images of a multiple are averaged down; 0 if unknown.
 
     Raises:
-        InputFileError: A file is not there, or holds no image.
+        InputFileError: A file is not there, holds no image, one with missing pixels, or one of another size.
         OptionError: Another kind of file.
     """
-    return [image for place in _list(options.image) for image in read_image(place)]
+    from nenya.analyze_image import resized
+
+    found: list[NDArray[np.floating]] = []
+    for place in _list(options.image):
+        for image in read_image(place):
+            if missing := int((~np.isfinite(image)).sum()):
+                raise InputFileError(f"{place}: {missing} pixels are missing (NaN): it has no latent; fill them")
+            try:
+                found.append(resized(image, side))
+            except InputFileError as error:
+                raise InputFileError(f"{place}: {error}") from error
+            if found[-1] is not image:
+                log.info(
+                    "%s: averaged from %d to %d pixels a side, as the archive's cutouts have", place, len(image), side
+                )
+    if found and not side:
+        log.warning(
+            "how many pixels the archive's cutouts have is not known: images are taken as they are; images= says it"
+        )
+    return found
 
 
 def read_image(place: str) -> list[NDArray[np.floating]]:
@@ -305,10 +347,27 @@ def _list(given: Any) -> list[str]:
 
 def _show(found: "pd.DataFrame", answer: Answer, options: SearchOptions, sql: str | None) -> None:
     columns = ["rank", "cosine", "pp_file", "pp_type", "pp_idx", *(name for name in _SHOWN if name in found)]
+    if not len(found):
+        log.info("nothing found: no other row with a latent%s", f" fulfils {sql}" if sql else " is there")
+        return
     log.info("%s%s", answer.label, f" where {sql}" if sql else "")
     log.info("%s", found[columns].to_string(index=False, float_format=lambda value: f"{value:.4f}"))
     if len(found) < options.k:
         log.info("%d of k=%d: there are no more", len(found), options.k)
+
+
+def place_and_date(row: Mapping[str, Any]) -> str:
+    """Return where and when a row of a table is, in up to two lines; what it lacks is left out."""
+    import pandas as pd
+
+    lines = []
+    if {"lat", "lon"} <= set(row) and np.isfinite([row["lat"], row["lon"]]).all():
+        lat, lon = float(row["lat"]), (float(row["lon"]) + 180) % 360 - 180
+        lines.append(f"{abs(lat):.1f}\N{DEGREE SIGN}{'NS'[lat < 0]} {abs(lon):.1f}\N{DEGREE SIGN}{'EW'[lon < 0]}")
+    date = pd.to_datetime(row.get("datetime"), errors="coerce")
+    if not pd.isna(date):
+        lines.append(f"{date:%Y-%m-%d}")
+    return "\n".join(lines)
 
 
 def _draw(
@@ -319,24 +378,23 @@ def _draw(
     options: SearchOptions,
 ) -> None:
     """Draw the examples and the closest."""
-    files = {path.stem: path for path in fetch(find_sources(options.images), options.loader.cache_dir)}
+    import pandas as pd
 
-    def cutouts(table: "pd.DataFrame") -> list[NDArray[np.float32]]:
-        read = []
-        for name, kind, row in zip(table["pp_file"], table["pp_type"], table["pp_idx"], strict=True):
-            if name not in files:
-                raise InputFileError(f"images= has no {name}.h5, which a cutout is of, but {', '.join(sorted(files))}")
-            read.append(_read_cutout(files[name], _PARTITIONS[int(kind)], int(row)))
-        return read
+    from nenya.table_images import TableImages
 
-    own = cutouts(archive.describe(examples[0])) if len(examples[0]) else []
+    table = pd.concat([archive.describe(examples[0]), found], ignore_index=True)
+    images = TableImages(options.images, table, options.loader)
+    cutouts = images.read(np.arange(len(table)))
+    own = len(examples[0])
     path = local_path(options.figure or (str(Path(options.out).with_suffix(".png")) if options.out else _FIGURE))
     closest_strip(
-        np.stack([*own, *(image - np.nanmean(image) for image in examples[1])]),
-        np.stack(cutouts(found)),
+        np.stack([*cutouts[:own], *(image - np.mean(image) for image in examples[1])]),
+        cutouts[own:],
         found["cosine"].to_numpy(),
         path,
+        labels=[place_and_date(row) for row in found.to_dict("records")],
         query_label="example",
+        query_labels=[place_and_date(row) for row in table[:own].to_dict("records")] + [""] * len(examples[1]),
         title=f"closest by cosine: {answer.label}",
     )
     log.info("%s", path)

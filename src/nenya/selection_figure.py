@@ -10,7 +10,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from nenya.plotting.paper import TRAIN_COLOUR, label_of, save_figure, tidy
-from nenya.plotting.planes import draw_coastlines, draw_counts
+from nenya.plotting.planes import count_bar, draw_coastlines, draw_counts
 from nenya.selection import SelectionStatistics
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def draw_statistics(
     places, regions = top.subplots(1, 2, width_ratios=(2.4, 1))
     drawn = draw_counts(places, statistics.grid, statistics.map_selected)
     draw_coastlines(places)
-    top.colorbar(drawn, ax=places, label="selected cutouts in a cell", shrink=0.85)
+    count_bar(top, drawn, places, "selected cutouts in a cell")
     _regions(regions, statistics.regions)
     for axes, name in zip(middle.subplots(1, 3), ("season", "month", "year"), strict=True):
         _shares(axes, getattr(statistics, f"{name}s"), name)

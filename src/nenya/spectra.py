@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 Float64Array = NDArray[np.float64]
 
 _FOLDER = "outputs/spectra"
+_ENDS = ("spectrum.png", "spectrum.csv", "alpha.parquet")
 _PP_TYPES = {"valid": 0, "train": 1}
 
 
@@ -324,7 +325,7 @@ def run(options: SpectraOptions) -> int:
     twice = {path.stem for path in paths if sum(other.stem == path.stem for other in paths) > 1}
     if twice:
         raise OptionError(f"two files are named {min(twice)}: give them one at a time, with an out= each")
-    for place in [folder / f"{path.stem}_{end}" for path in paths for end in ("spectrum.png", "alpha.parquet")]:
+    for place in [folder / f"{path.stem}_{end}" for path in paths for end in _ENDS]:
         if place.exists() and not options.clobber:
             raise OutputError(f"{place} exists already: clobber=true replaces it, out= names another place")
     slopes = []
@@ -336,6 +337,7 @@ def run(options: SpectraOptions) -> int:
             columns = {"pp_file": file.path.name, "pp_type": kind, "pp_idx": np.arange(len(alpha))}
             slopes.append(pd.DataFrame({**columns, "alpha": alpha, "alpha_err": error}))
         _save_table(pd.concat(slopes[-len(found) :], ignore_index=True), folder / f"{file.path.stem}_alpha.parquet")
+        log.info("%s", "\n".join(str(folder / f"{file.path.stem}_{end}") for end in _ENDS))
     if options.table:
         _join(pd.concat(slopes, ignore_index=True), options.table, folder)
     return 0
@@ -365,7 +367,6 @@ def _write(folder: Path, path: Path, spectra: dict[str, MeanSpectrum], options: 
     columns = {name: mean.power for name, mean in spectra.items()}
     first = next(iter(spectra.values()))
     _save_table(pd.DataFrame({"wavelength_px": first.wavelength, **columns}), folder / f"{path.stem}_spectrum.csv")
-    log.info("%s", folder / f"{path.stem}_spectrum.png")
 
 
 def _save_table(table: Any, path: Path) -> None:

@@ -46,6 +46,7 @@ class TableImages:
                 "wanted, which join it to the cutouts"
             )
         self._rows = table["pp_idx"].to_numpy()
+        self._table_files = table["pp_file"] if "pp_file" in table else None
         self._parts = [(file, name) for file in self._files for name in file.partitions]
         self._part = np.full(len(table), -1, np.int64)
         types = table[kind].to_numpy()
@@ -63,6 +64,10 @@ class TableImages:
                 "files that its pp_file names"
             )
 
+    def _names(self, row: int) -> str:
+        own = "the cutout file" if self._table_files is None else self._table_files.iloc[row]
+        return f"row {self._rows[row]} of {own}"
+
     def read(self, rows: NDArray[np.integer] | Sequence[int]) -> NDArray[np.float32]:
         """Return the cutouts of known rows of the table, in their order: (n, H, W) float32, SSTa in K.
 
@@ -72,7 +77,10 @@ class TableImages:
         rows = np.asarray(rows, np.int64)
         parts = self._part[rows]
         if (parts < 0).any():
-            raise InputFileError(f"row {rows[parts < 0][0]} of the table has no cutout in the files that are given")
+            raise InputFileError(
+                f"{self._names(rows[parts < 0][0])} is not in {', '.join(f.path.name for f in self._files[:3])}: give "
+                "the cutout files that the table's pp_file names"
+            )
         found: list[Any] = [None] * len(rows)
         for number in np.unique(parts):
             file, name = self._parts[number]

@@ -147,7 +147,7 @@ def inspect_cutouts(
 
     Args:
         path: The file.
-        partitions: Names of data sets to look for; those that are not there are left out.
+        partitions: Name or names of data sets to look for; those that are not there are left out.
         allow_external: Whether links, virtual data sets and external storage may lead out of the file's folder.
 
     Raises:
@@ -155,7 +155,7 @@ def inspect_cutouts(
             does not hold square one-channel cutouts of a floating-point type, or cannot be unpacked here, or
             is damaged, or lies outside of the file's folder where that is not allowed.
     """
-    path = Path(path)
+    path, partitions = Path(path), (partitions,) if isinstance(partitions, str) else partitions
     with Hdf5File(path, allow_external=allow_external) as file:
         try:
             found = _find(file, partitions)

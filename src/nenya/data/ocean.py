@@ -32,7 +32,7 @@ FloatArray = NDArray[np.float32]
 SLOPE_RANGE = (2.0, 4.0)
 DT_RANGE = (0.15, 6.0)  # K
 NOISE_RANGE = (0.01, 0.1)  # K
-MOST_ANISOTROPY = 3.0
+MOST_ANISOTROPY = 4.0  # of lengths along and across; their ratio is log-uniform from 1 on, so that a cutout shows it
 CLOUDY_SHARE = 0.5  # share of the cutouts that have any cloud
 SHARPEST = 4.0  # pixels: shorter waves, which the simulation damps, have random phases
 PP_TYPES = {"valid": 0, "train": 1}
@@ -165,7 +165,7 @@ def _parameters(count: int, rng: np.random.Generator, size: int) -> Columns:
         "mean_temperature": np.clip(warm + rng.normal(0, 0.8, count), -1.8, 32),
         "true_slope": rng.uniform(*SLOPE_RANGE, count),
         "true_DT": np.clip(0.6 * energy * np.exp(rng.normal(0, 0.5, count)), *DT_RANGE),
-        "true_anisotropy": np.clip(1 + rng.exponential(0.4, count), 1, MOST_ANISOTROPY),
+        "true_anisotropy": np.exp(rng.uniform(0, math.log(MOST_ANISOTROPY), count)),
         "true_orientation": rng.uniform(0, 180, count),
         "true_eddy_size": np.clip(size * shrink * np.exp(rng.normal(0, 0.1, count)), size / 3.0, float(size)),
         "true_noise": np.exp(rng.uniform(math.log(NOISE_RANGE[0]), math.log(NOISE_RANGE[1]), count)),

@@ -357,6 +357,7 @@ def _describe_source(job: Job, before: Mapping[str, Any], sha256: "Future[str]")
     """Return name, size and sha256 of the source, which must not have changed since `before`."""
     path, source = job.file.path, job.source
     described = {"source": Path(source.place).name, "source_size": before["size"], "source_sha256": sha256.result()}
+    described["image_size"] = next(iter(job.file.partitions.values())).height
     after = describe_status(path)
     if after["size"] != before["size"] or after["status"] != before["status"]:
         raise _ChangedError(

@@ -100,9 +100,19 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             raise CheckpointError(f"checkpoint {path} is empty: copy it again")
         if path.suffix == ".safetensors":
             return _read_safetensors(path)
+        if what := _other_kind(path):
+            raise CheckpointError(f"checkpoint {path} is {what}: give the weights, a .pth, .ckpt or .safetensors file")
         return _from_pickle(path, _load_pickle(path))
     except OSError as error:
         raise CheckpointError(f"checkpoint {path} cannot be read: {error.strerror or error}") from error
+
+
+def _other_kind(path: Path) -> str:
+    """Return what a file is that is no checkpoint, as its first bytes say it; nothing if it may be one."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    kinds = {b"\x89HDF\r\n\x1a\n": "an HDF5 file, as cutouts, latents and projectors are", b"PAR1": "a parquet table"}
+    return next((what for start, what in kinds.items() if head.startswith(start)), "")
 
 
 def _load_pickle(path: Path) -> Any:

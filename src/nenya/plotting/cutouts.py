@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from nenya.errors import InputFileError, OptionError
 from nenya.plotting.paper import COLOURS, FloatArray, IntArray, Limits, central_limits, reach_of, save_figure
@@ -173,6 +174,7 @@ def closest_strip(
     title: str = "",
     columns: int = 8,
     query_label: str = "query",
+    query_labels: Sequence[str] = (),
 ) -> Figure:
     """Draw one or several cutouts and those closest to them, on one symmetric colour scale in K.
 
@@ -181,10 +183,11 @@ def closest_strip(
         images: (n, H, W) or (n, 1, H, W), SSTa in K, the closest first.
         closeness: (n,) distance or cosine of the latents, written above each; the title says which.
         path: the picture, if one is to be written; its suffix says the format (.png, .pdf, .svg).
-        labels: further words for each image, such as its place and date; () for none.
+        labels: words below each image, such as its place and date; () for none.
         title: title of the figure.
         columns: cutouts in a row, the query included.
         query_label: words above each query.
+        query_labels: words below each query; () for none.
 
     Raises:
         InputFileError: Images, numbers and labels that do not fit together.
@@ -195,10 +198,12 @@ def closest_strip(
             f"images {images.shape}, {len(closeness)} numbers, {len(labels)} labels: wanted (n, H, W), n and n or 0"
         )
     words = [f"{value:.3f}" for value in np.asarray(closeness, np.float64)]
-    words = [f"{word}\n{more}" for word, more in zip(words, labels, strict=True)] if labels else words
     queries = list(np.asarray(query, np.float32).reshape(-1, *np.shape(query)[-2:]))
     fields = [*queries, *(np.squeeze(np.asarray(image, np.float32)) for image in images)]
-    figure, drawn = _panels(fields, [query_label] * len(queries) + words, columns, title)
+    below = [*(query_labels or [""] * len(queries)), *(labels or [""] * len(words))]
+    if len(below) != len(fields):
+        raise InputFileError(f"{len(query_labels)} labels of {len(queries)} queries: wanted one for each, or none")
+    figure, drawn = _panels(fields, [query_label] * len(queries) + words, columns, title, below)
     for axes in figure.axes[: len(queries)]:
         axes.title.set_fontweight("bold")
     figure.colorbar(drawn, ax=figure.axes, label="SSTa (K)", extend="both", shrink=0.85)
@@ -240,19 +245,23 @@ def eigen_images(
     return figure
 
 
-def _panels(fields: Sequence[FloatArray], names: Sequence[str], columns: int, title: str) -> tuple[Figure, Any]:
-    """Draw images (H, W) in panels of their own on one symmetric scale; return the figure and the last image."""
+def _panels(
+    fields: Sequence[FloatArray], names: Sequence[str], columns: int, title: str, below: Sequence[str] = ()
+) -> tuple[Figure, Any]:
+    """Draw images (H, W) with words above and below on one symmetric scale; return the figure and the last image."""
     if columns < 1:
         raise OptionError(f"columns={columns}: wanted at least 1")
     across = min(columns, len(fields))
     rows = -(-len(fields) // across)
     reach = reach_of(np.concatenate([field.ravel() for field in fields]))
-    figure = Figure(figsize=(1.25 * across + 1.4, 1.55 * rows + 0.5), layout="constrained")
+    tall = 1.55 + 0.13 * max((len(words.splitlines()) for words in below), default=0)
+    figure = Figure(figsize=(1.25 * across + 1.4, tall * rows + 0.5), layout="constrained")
     figure.suptitle(title)
     drawn = None
     for i, (field, name) in enumerate(zip(fields, names, strict=True)):
         axes = figure.add_subplot(rows, across, i + 1, xticks=[], yticks=[], facecolor="0.8")
         axes.set_title(name, fontsize=8)
+        axes.set_xlabel(below[i] if below else "", fontsize=7)
         drawn = axes.imshow(
             field, cmap=COLOURS, vmin=-reach, vmax=reach, origin="lower", interpolation="nearest", aspect="auto"
         )
@@ -260,27 +269,30 @@ def _panels(fields: Sequence[FloatArray], names: Sequence[str], columns: int, ti
     return figure, drawn
 
 
-def eigen_sheet(images: FloatArray, rows: list[str], columns: list[str], path: str | os.PathLike[str]) -> None:
-    """Draw a table of cutouts on one symmetric colour scale; the first row of pixels is at the bottom of each.
+def eigen_sheet(
+    images: FloatArray, rows: Sequence[str], columns: Sequence[str], path: str | os.PathLike[str] | None = None
+) -> Figure:
+    """Draw a table of cutouts, each row on its own symmetric colour scale; the first row of pixels is at the bottom.
 
     Args:
         images: (R, C, H, W) in K; NaN where there is none.
         rows: R names.
         columns: C names.
-        path: the picture; its suffix says the format (.png, .pdf, .svg).
+        path: the picture, if one is to be written; its suffix says the format (.png, .pdf, .svg).
     """
-    down, across, height, width = images.shape
-    board = mosaic(images.reshape(-1, height, width), np.arange(down * across).reshape(down, across)[::-1])
-    known = np.abs(board[np.isfinite(board)])
-    reach = (float(np.quantile(known, 0.99)) if known.size else 0.0) or 1.0
-    figure = Figure(figsize=(1.1 * across + 1.8, 1.1 * down + 0.6), layout="constrained")
-    axes = figure.add_subplot()
-    limits = ((0.0, float(across)), (0.0, float(down)))
-    drawn = _draw_board(axes, board, limits, reach)
-    axes.set_box_aspect(down / across)
-    axes.set_xticks(np.arange(across) + 0.5, columns, fontsize=8)
-    axes.set_yticks(np.arange(down)[::-1] + 0.5, rows, fontsize=8)
-    axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
-    axes.spines[:].set_visible(False)
-    figure.colorbar(drawn, ax=axes, label="SSTa (K)", extend="both", shrink=0.6)
-    save_figure(figure, path)
+    down, across = images.shape[:2]
+    figure = Figure(figsize=(1.15 * across + 2.6, 1.2 * down + 0.5), layout="constrained")
+    for row, axes in enumerate(np.ravel(figure.subplots(down, 1, squeeze=False))):
+        board = mosaic(images[row], np.arange(across)[None])
+        drawn = _draw_board(axes, board, ((0.0, float(across)), (0.0, 1.0)), reach_of(board))
+        axes.set_box_aspect(1 / across)
+        axes.set_yticks([0.5], [rows[row]], fontsize=8)
+        axes.set_xticks(np.arange(across) + 0.5, columns if row == 0 else [""] * across, fontsize=8)
+        axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
+        axes.spines[:].set_visible(False)
+        bar = figure.colorbar(drawn, ax=axes, label="SSTa (K)", extend="both", ticks=MaxNLocator(4), aspect=9)
+        bar.ax.tick_params(labelsize=7)
+        bar.ax.yaxis.label.set_fontsize(8)
+    if path is not None:
+        save_figure(figure, path)
+    return figure

@@ -23,6 +23,8 @@ from nenya.plotting.paper import (
 
 Path = str | os.PathLike[str]
 
+_MOST_STEPS = 2000  # counts up to which a colour bar has room for 1, 2, 5 of each decade
+
 
 def umap_density(
     coordinates: FloatArray,
@@ -151,6 +153,17 @@ def draw_counts(axes: Any, grid: Grid, counts: IntArray) -> Any:
     )
 
 
+def count_bar(figure: Any, drawn: Any, axes: Any, label: str) -> Any:
+    """Add the colour bar of counts drawn by `draw_counts`, in plain numbers: 1, 2, 5, 10 ..., or 1, 10, 100 ..."""
+    top = drawn.norm.vmax
+    steps = (1, 2, 5) if top < _MOST_STEPS else (1,)
+    marks = [step * 10**power for power in range(len(str(int(top)))) for step in steps if step * 10**power <= top]
+    bar = figure.colorbar(drawn, ax=axes, label=label, shrink=0.85)
+    bar.set_ticks(marks, labels=[f"{mark:,}" for mark in marks])
+    bar.minorticks_off()
+    return bar
+
+
 def draw_means(axes: Any, grid: Grid, means: FloatArray) -> Any:
     """Draw means (R, C), empty cells white; of both signs on a symmetric diverging scale; return matplotlib's image."""
     finite = means[np.isfinite(means)]
@@ -219,7 +232,9 @@ def _map_figure(grid: Grid, draw: Any, values: Any, label: str, title: str, path
 
 
 def _finish(figure: Figure, axes: Any, drawn: Any, label: str, path: Path | None) -> None:
-    extend = "neither" if isinstance(drawn.norm, LogNorm) else "both"
-    figure.colorbar(drawn, ax=axes, label=label, extend=extend, shrink=0.85)
+    if isinstance(drawn.norm, LogNorm):
+        count_bar(figure, drawn, axes, label)
+    else:
+        figure.colorbar(drawn, ax=axes, label=label, extend="both", shrink=0.85)
     if path is not None:
         save_figure(figure, path)

@@ -205,26 +205,9 @@ class Encoder:
             InputFileError: It is of another size than the archive's cutouts.
             CheckpointError: The weights cannot be used.
         """
-        image = resized(image, self._side)
-        from nenya.analyze_image import get_latents
+        from nenya.analyze_image import get_latents, resized
 
+        image = resized(image, self._side)
         with self._lock:
             latents, _ = get_latents(image, self._ckpt, self._options)
         return Upload(Path(name).name[:120], image, latents[0])
-
-
-def resized(image: FloatArray, side: int) -> FloatArray:
-    """Return an image in the size of the archive's cutouts: averaged over blocks where it is a multiple of that.
-
-    Raises:
-        InputFileError: It is no multiple.
-    """
-    if not side or len(image) == side:
-        return image
-    factor = len(image) // side
-    if factor * side != len(image):
-        raise InputFileError(
-            f"an image of {len(image)} pixels a side came; the archive's cutouts have {side}: cut or average it to "
-            f"{side}, or to a multiple"
-        )
-    return np.asarray(image.reshape(side, factor, side, factor).mean(axis=(1, 3)), np.float32)

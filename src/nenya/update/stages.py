@@ -188,7 +188,6 @@ def whole_table(latents: Latents, table: "pd.DataFrame | None") -> "pd.DataFrame
         InputFileError: No row of the table is of these latents.
     """
     keys = latents.keys()
-    keys["pp_file"] = keys["pp_file"] + ".h5"
     if table is None:
         return keys
     places = latents.positions(table)

@@ -28,13 +28,15 @@ import numpy as np
 import nenya
 from nenya.configs import read_group
 from nenya.data.files import local_path, scratch_folder, temporary_copy
+from nenya.data.prepare.places import Fates, Places, log_missing, missing_table, read_fates, summary
 from nenya.data.prepare.sources import find_fields, identity_of
 from nenya.data.prepare.steps import output_size
-from nenya.data.prepare.work import Outcome, Places, Task, fingerprint, prepare_file
+from nenya.data.prepare.work import Outcome, Task, fingerprint, prepare_file
 from nenya.data.prepare.writer import read_table, recipe_values, write_outputs
 from nenya.errors import InputFileError, Interrupted, OptionError, OutputError
 from nenya.extraction.lock import OutputLock
 from nenya.extraction.progress import RowProgress
+from nenya.io import write_table
 from nenya.options import PrepareOptions, build_options
 from nenya.s3 import is_s3, store
 from nenya.storage import sha256_file
@@ -134,10 +136,11 @@ def prepare(options: PrepareOptions | Mapping[str, Any]) -> Prepared:
         failed |= {_name_of(s): str(e) for s, e in identities.items() if isinstance(e, InputFileError)}
         local = folder / out.rpartition("/")[2] if isinstance(out, str) else out
         table = read_table(parts, options, out if isinstance(out, str) else out.name) if parts else None
+        fates = read_fates([part for _, part in parts], places) if places is not None else None
         if table is None or not len(table):
             shutil.rmtree(folder, ignore_errors=True)
             kind = InputFileError if failed or not parts else NoCutouts
-            raise kind(_why_none(options, outcomes, failed, len(parts)))
+            raise kind(_why_none(options, outcomes, failed, len(parts), fates))
         for line in failed.values():
             log.error("skipped: %s", line)
         if empty := len(parts) - table["part"].nunique():
@@ -150,7 +153,8 @@ def prepare(options: PrepareOptions | Mapping[str, Any]) -> Prepared:
             "granules": len(parts),
             "failed": json.dumps(failed),
         }
-        _log_places(table, places)
+        if places is not None and fates is not None:
+            _write_missing(fates, places, options, out, folder)
         write_outputs(local, table, [part for _, part in parts], options, about)
         if isinstance(out, str):
             for path in (local.with_suffix(".parquet"), local):
@@ -197,10 +201,19 @@ def read_places(options: PrepareOptions) -> tuple[Places | None, str]:
     return Places(lat_lon, times), sha256
 
 
-def _log_places(table: Any, places: Places | None) -> None:
-    if places is not None:
-        found = table["at_index"].nunique()
-        log.info("%d of %d places of at= have a cutout", found, len(places.times))
+def _write_missing(fates: Fates, places: Places, options: PrepareOptions, out: Path | str, folder: Path) -> None:
+    """Write the places without a cutout beside the output, as `<name>_missing.csv`, and say which they are."""
+    missing = missing_table(fates, places, options)
+    name = f"{Path(str(out)).stem}_missing.csv"
+    place = f"{out.rpartition('/')[0]}/{name}" if isinstance(out, str) else out.with_name(name)
+    log_missing(missing, fates, options, place)
+    local = folder / name if isinstance(place, str) else place
+    if len(missing):
+        write_table(missing, local)
+        if isinstance(place, str):
+            store().upload(local, place)
+    elif options.clobber:
+        local.unlink(missing_ok=True)  # of the run that is replaced
 
 
 def _output(options: PrepareOptions) -> Path | str:
@@ -431,18 +444,21 @@ def _interruptible(folder: Path) -> Iterator[Callable[[], None]]:
             signal.signal(number, handler)
 
 
-def _why_none(options: PrepareOptions, outcomes: Iterable[Outcome], failed: Mapping[str, str], done: int) -> str:
+def _why_none(
+    options: PrepareOptions,
+    outcomes: Iterable[Outcome],
+    failed: Mapping[str, str],
+    done: int,
+    fates: Fates | None = None,
+) -> str:
     """Return why there is no cutout, in one line."""
     if failed and not done:
         first = next(iter(failed.values()))
         return first if len(failed) == 1 else f"none of {len(failed)} granules can be read; the first: {first}"
     clearest = max((outcome.clearest for outcome in outcomes), default=0.0)
     where = f"{done} granule{'s' if done > 1 else ''} of {options.data}"
-    if options.at is not None and clearest == 0:
-        return (
-            f"{where}: none has a whole cutout within {options.max_km:g} km and {options.max_hours:g} hours of a place "
-            f"of {options.at}; max_km= and max_hours= reach further"
-        )
+    if fates is not None:
+        return f"{where}: none of {len(fates.state)} places of {options.at} has a cutout ({summary(fates, options)})"
     if clearest == 0:
         return (
             f"{where}: no cutout of {options.field_size} x {options.field_size} pixels has a clear pixel: the field is "

@@ -97,8 +97,8 @@ def windows_at(
     places: NDArray[np.float64],
     numbers: NDArray[np.intp],
     options: PrepareOptions,
-) -> Windows:
-    """Return cutouts around given places, as far as they lie in the field.
+) -> tuple[Windows, NDArray[np.intp]]:
+    """Return cutouts around given places, as far as they lie in the field, and the numbers of the places near a pixel.
 
     Args:
         field: of which they are cut.
@@ -118,7 +118,7 @@ def windows_at(
         left = left % width
     moved = Windows(top, left, windows.height, windows.width, windows.clear, numbers, km)
     inside = _inside(moved, height, last, width if around else None) & (top >= 0) & (left >= first)
-    return moved.take(inside)
+    return moved.take(inside), numbers
 
 
 def _sized(field: Field, options: PrepareOptions, row: NDArray[np.intp], col: NDArray[np.intp], size: int) -> Windows:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from nenya.data.prepare.cutouts import Windows, centres, clear_share, footprint_km, grid_windows, integral, windows_at
 from nenya.data.prepare.fields import Field, Layout
 from nenya.data.prepare.inpaint import inpaint_biharmonic, inpaint_field
+from nenya.data.prepare.places import FOUND, HOLES, MASKED, OUTSIDE, TOO_FAR, Fates, Places
 from nenya.data.prepare.sources import open_fields
 from nenya.data.prepare.steps import finish, output_size, statistics
 from nenya.errors import InputFileError, StorageError
@@ -27,19 +28,6 @@ _BATCH_BYTES = 2**26
 _MICROSECONDS_AN_HOUR = 3.6e9
 
 Columns = dict[str, NDArray[Any]]
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where and when cutouts are wanted.
-
-    Attributes:
-        lat_lon: (n, 2) degrees.
-        times: (n,) datetime64[us], UTC.
-    """
-
-    lat_lon: NDArray[np.float64]
-    times: NDArray[np.datetime64]
 
 
 @dataclass(frozen=True)
@@ -145,7 +133,7 @@ def prepare_granule(
 
     Returns:
         `images` (n, side, side) float32, the columns of the table (n,), and `clearest`, the largest share of clear
-        pixels of a possible cutout.
+        pixels of a possible cutout; with places also the arrays of `nenya.data.prepare.places.Fates`.
 
     Raises:
         InputFileError: The granule cannot be read.
@@ -156,24 +144,30 @@ def prepare_granule(
     if places is not None:
         hours = np.abs((places.times - layout.times[step]) / np.timedelta64(1, "us")) / _MICROSECONDS_AN_HOUR
         numbers = np.flatnonzero(hours <= options.max_hours)
+    fates = Fates(numbers, TOO_FAR)
     for face in layout.faces:
         if places is not None and not len(numbers):
             break
         fields = layout.read(step, face)
-        windows = (
-            grid_windows(fields, options)
-            if places is None
-            else windows_at(fields, places.lat_lon[numbers], numbers, options)
-        )
-        columns, best = cut(fields, windows, name, options)
-        clearest = max(clearest, best)
+        if places is None:
+            windows = grid_windows(fields, options)
+        else:
+            windows, near = windows_at(fields, places.lat_lon[numbers], numbers, options)
+            fates.reach(near, OUTSIDE)
+        columns, share = cut(fields, windows, name, options)
+        clearest = max(clearest, float(share.max(initial=0.0)))
         if places is not None:
+            enough = (share > 0) & (share >= options.clear_threshold / 100)
+            fates.reach(windows.request, np.where(enough, HOLES, MASKED))
+            fates.reach(columns["at_index"], FOUND)
+            fates.see(windows.request, share)
             gap = (layout.times[step] - places.times[columns["at_index"]]) / np.timedelta64(1, "us")
             columns["at_hours"] = gap / _MICROSECONDS_AN_HOUR
         found.append(columns)
     found = found or [_no_columns(options, places)]
     joined = {key: np.concatenate([columns[key] for columns in found]) for key in found[0]}
-    return {**joined, "clearest": np.array(clearest), "granule_time": np.array(layout.times[step])}
+    about = {"clearest": np.array(clearest), "granule_time": np.array(layout.times[step])}
+    return {**joined, **about, **(fates.arrays() if places is not None else {})}
 
 
 def _no_columns(options: PrepareOptions, places: Places | None) -> Columns:
@@ -188,7 +182,7 @@ def _no_columns(options: PrepareOptions, places: Places | None) -> Columns:
     return columns
 
 
-def cut(fields: Field, windows: Windows, name: str, options: PrepareOptions) -> tuple[Columns, float]:
+def cut(fields: Field, windows: Windows, name: str, options: PrepareOptions) -> tuple[Columns, NDArray[np.float64]]:
     """Cut the clear ones of possible cutouts out of a field and do the recipe's steps.
 
     Args:
@@ -198,7 +192,7 @@ def cut(fields: Field, windows: Windows, name: str, options: PrepareOptions) -> 
         options: the recipe.
 
     Returns:
-        `images` and columns as in `prepare_granule`; the largest share of clear pixels.
+        `images` and columns as in `prepare_granule`; the share of clear pixels of each possible cutout.
     """
     width = fields.shape[1]
     beyond = max(0, int((windows.col + windows.width).max(initial=0)) - width)
@@ -217,7 +211,7 @@ def cut(fields: Field, windows: Windows, name: str, options: PrepareOptions) -> 
     columns = {key: column[kept] for key, column in columns.items()}
     if fields.seconds is not None and len(kept):
         columns["datetime"] = columns["datetime"] + _delays(fields, chosen.take(kept))
-    return {**columns, **statistic, "images": images}, float(share.max(initial=0.0))
+    return {**columns, **statistic, "images": images}, share
 
 
 def covered(shape: tuple[int, ...], windows: Windows) -> NDArray[np.bool_]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import nenya
+from nenya.data.prepare.places import ARRAYS
 from nenya.data.prepare.work import Columns
 from nenya.errors import InputFileError
 from nenya.options import PrepareOptions, to_dict
@@ -56,7 +57,7 @@ def read_table(parts: Sequence[tuple[str, Path]], options: PrepareOptions, pp_fi
     for _, part in parts:
         with np.load(part) as found:
             columns.append(
-                {key: found[key] for key in found.files if key not in ("images", "clearest", "granule_time")}
+                {key: found[key] for key in found.files if key not in ("images", "clearest", "granule_time", *ARRAYS)}
             )
     filled = [c for c in columns if len(c["UID"])] or columns[:1]
     table = pd.DataFrame({key: np.concatenate([c[key] for c in filled]) for key in filled[0]})
