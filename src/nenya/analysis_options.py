@@ -1,9 +1,10 @@
 """Options of the commands that explore latents; declared as those of `nenya.options` are."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
-from nenya.options import Options, above, at_least, one_of, option
+from nenya.options import Options, PrepareOptions, above, at_least, one_of, option
 
 
 @dataclass
@@ -90,9 +91,11 @@ class IndexOptions(AnalysisOptions):
 
 @dataclass
 class SearchOptions(AnalysisOptions):
-    """Options of similarity search; `data` (with `table`) or `index` is searched."""
+    """Options of similarity search; `data` (with `table`), `index` or `archive` is searched."""
 
     index: str | None = option(None, "an index made by nenya index; otherwise data= is searched, exactly")
+    archive_dir: str | None = option(None, "an archive of nenya update; archive= is the same")
+    version: str | None = option(None, "model version of the archive, where it has several")
     like: Any = option(None, "examples: row numbers, uid:<UID>, <cutout file>:<train or valid>:<row>; one or a list")
     unlike: Any = option(None, "examples of what is not wanted, likewise")
     image: Any = option(None, "examples: .npy, .npz, or <cutout file>.h5:<partition>:<row>, through the model")
@@ -158,6 +161,8 @@ class MigrateOptions(Options):
 class PortalOptions(AnalysisOptions):
     """Options of the portal."""
 
+    archive_dir: str | None = option(None, "an archive of nenya update, instead of table=; archive= is the same")
+    version: str | None = option(None, "model version of the archive, where it has several")
     latents: Any = option(None, "latents files of the table's cutouts; the same as data")
     images: Any = option(None, "cutout files of the table's rows: for pictures")
     ckpt: str | None = option(None, "the weights that the latents were made with: for new images")
@@ -169,3 +174,45 @@ class PortalOptions(AnalysisOptions):
     limit_mb: int = option(20, "largest upload, MB", at_least(1))
     export: str | None = option(None, "write a folder that shows the essentials without a server, and end")
     sample: int = option(20_000, "rows that the exported page can select among", at_least(100))
+
+
+_RESERVED = ("cutouts", "objects", "uploads", "lock")
+_PLAIN_NAME = (
+    "letters, digits, '.', '_', '-'; not cutouts, objects, uploads or lock",
+    lambda value: re.fullmatch(r"[A-Za-z0-9][\w.-]*", value) is not None and value not in _RESERVED,
+)
+
+
+@dataclass
+class UpdateOptions(PrepareOptions):
+    """Options of updates of an archive; those that decide what the numbers are hold from the first call on."""
+
+    archive_dir: str | None = option(None, "the archive, a folder or an s3:// address; archive= is the same")
+    new: Any = option(None, "new granules or cutout files: a path, a folder, a glob, s3://, a list")
+    version: str | None = option(
+        None, "name of the model version; default that of model=, or all that the archive has", _PLAIN_NAME
+    )
+    ckpt: str | None = option(None, "weights of a new version; default model.weights")
+    table: str | None = option(None, "table of new cutout files (by pp_file); default the .parquet beside each")
+    projector: str | None = option(None, "a map that was fitted before; default: fitted on the first files")
+    ntrain: int = option(200_000, "rows that a map is fitted on at most", at_least(4))
+    n_neighbors: int = option(15, "how many neighbours say what is near in the map", at_least(2))
+    min_dist: float = option(0.1, "how close points of the map may lie", at_least(0))
+    metric: str = option("euclidean", "what distance is in the map", one_of("euclidean", "cosine"))
+    k: int = option(20, "groups, whose centres are learnt from the first files", at_least(1))
+    passes: int = option(2, "times that k-means goes through the first files", at_least(1))
+    sample: int = option(20_000, "rows that k-means starts from", at_least(2))
+    kind: str = option("auto", "vector index; auto: by the number of rows", one_of("auto", "IVF_FLAT", "IVF_RQ"))
+    index_from: int = option(100_000, "archives of fewer rows are searched exactly, without an index", at_least(0))
+    granules_per_file: int = option(100, "granules whose cutouts make one file, at most", at_least(1))
+    given: Any = option(None, "names of the options that were given; the command line sets it")
+
+
+@dataclass
+class StatusOptions(Options):
+    """Options of the status of an archive."""
+
+    archive_dir: str | None = option(None, "the archive, a folder or an s3:// address; archive= is the same")
+    version: str | None = option(None, "one model version; default all")
+    check: bool = option(False, "read every file and compare its hash")
+    json: bool = option(False, "write JSON to the standard output")

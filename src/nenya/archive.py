@@ -116,9 +116,11 @@ class IndexArchive:
 
     Args:
         folder: the index.
+        about: what it says of itself; default what `nenya.json` in it says.
+        version: of LanceDB's table; default the latest.
 
     Attributes:
-        about: what `nenya.json` in it says: dim, provenance, columns, sources, index, recall.
+        about: dim, provenance, columns, sources, index, recall.
         provenance: what the files said of the model.
         columns: names in the table.
 
@@ -126,9 +128,9 @@ class IndexArchive:
         InputFileError: There is no index, or one of another kind.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.about = read_about(folder)
+    def __init__(self, folder: Path, about: dict[str, Any] | None = None, version: int | None = None) -> None:
+        self.folder, self.version = folder, version
+        self.about = read_about(folder) if about is None else about
         self.provenance: dict[str, str] = self.about["provenance"]
         self.columns: list[str] = list(self.about["columns"])
         self.dim: int = self.about["dim"]
@@ -142,7 +144,10 @@ class IndexArchive:
         """LanceDB's table, opened at the first use."""
         if self._table is None:
             try:
-                self._table = connect(self.folder).open_table(TABLE)
+                table = connect(self.folder).open_table(TABLE)
+                if self.version is not None:
+                    table.checkout(self.version)
+                self._table = table
             except (ValueError, OSError, RuntimeError) as error:
                 raise InputFileError(
                     f"{self.folder}: the index is not finished, or damaged; give its nenya index command again"

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import shutil
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,10 @@ TARGET = 0.99
 """Recall@10 that the number of parts looked at is chosen for."""
 
 KINDS = ("auto", "IVF_FLAT", "IVF_RQ")
+_NEVER = timedelta(days=36_500)
+"""Old states are not cleaned away with others: somebody may still name them."""
+
+_FRAGMENTS = 256  # pieces, beyond which they are put together
 _QUERIES = 64
 _TOP = 10
 _TIE = 1e-6
@@ -116,7 +121,7 @@ def build_index(folder: Path, *, kind: str = "auto", index_from: int = INDEX_FRO
     if current and about["recall"]:
         return {"index": index, "recall": about["recall"]}
     if index and index["kind"] == chosen and rows <= _GROWTH * index["trained_on"]:
-        made.optimize()
+        made.optimize(cleanup_older_than=_NEVER)
         index = {**index, "rows": rows}
     else:
         parts = max(1, min(round(rows**0.5), rows // 2, 8192))
@@ -130,6 +135,20 @@ def build_index(folder: Path, *, kind: str = "auto", index_from: int = INDEX_FRO
     write_about(folder, about)
     log.info("%s: %s", folder, recall_line(about))
     return {"index": about["index"], "recall": about["recall"]}
+
+
+def compact(folder: Path) -> bool:
+    """Put the many small pieces of an index, one a file that was added, together; returns whether there were many."""
+    made = connect(folder).open_table(TABLE)
+    if made.stats()["fragment_stats"]["num_fragments"] <= _FRAGMENTS:
+        return False
+    made.optimize(cleanup_older_than=_NEVER)
+    return True
+
+
+def drop_old_states(folder: Path) -> None:
+    """Remove states of an index that were replaced more than a week ago, which nobody reads any more."""
+    connect(folder).open_table(TABLE).optimize(cleanup_older_than=timedelta(days=7))
 
 
 def recall_line(about: dict[str, Any]) -> str:

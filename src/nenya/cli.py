@@ -24,6 +24,8 @@ from nenya.analysis_options import (
     PortalOptions,
     SearchOptions,
     StatisticsOptions,
+    StatusOptions,
+    UpdateOptions,
 )
 from nenya.configs import config_dir, read_group, read_json, read_yaml
 from nenya.errors import Interrupted, NenyaError, OptionError
@@ -70,6 +72,12 @@ COMMANDS: dict[str, tuple[type[Options], str, str]] = {
         "see an archive in a browser: UMAP, map, gallery, similar cutouts",
     ),
     "migrate": (MigrateOptions, "nenya.migrate", "say what of a folder of the first nenya works, and how to convert"),
+    "update": (
+        UpdateOptions,
+        "nenya.update",
+        "bring new granules or cutout files into an archive, with all made of them",
+    ),
+    "status": (StatusOptions, "nenya.status", "say what is in an archive, what is missing, and what made it"),
     "export": (ExportOptions, "nenya.export", "write the weights of a checkpoint as safetensors"),
 }
 _FREE_IN_A_RESUME = (
@@ -172,6 +180,10 @@ def compose(name: str, args: Sequence[str]) -> Any:
         args = [arg if "=" in arg or arg.startswith("-") else f"folder={arg}" for arg in args]
     if name == "index":
         args = ["add=true" if arg == "add" else arg for arg in args]
+    if name == "status":
+        args = [arg if "=" in arg or arg.startswith("-") else f"archive={arg}" for arg in args]
+    if hasattr(options_type, "archive_dir"):  # the section of that name is not set as a whole
+        args = [f"archive_dir={arg[8:]}" if arg.startswith("archive=") else arg for arg in args]
     overrides = prepare(name, args)
     with _hydra(name):
         try:
@@ -183,7 +195,20 @@ def compose(name: str, args: Sequence[str]) -> Any:
     options = build_options(options_type, {str(k): v for k, v in values.items()})
     if isinstance(options, TrainOptions) and options.resume:
         return _resumed(options, args)
+    if isinstance(options, UpdateOptions):
+        options.given = sorted({key for override in overrides for key in _keys_of(override)})
     return options
+
+
+def _keys_of(override: str) -> list[str]:
+    """Return the dotted keys that an override sets: its own, or those of a group's file."""
+    key, _, value = override.partition("=")
+    if key not in GROUPS:
+        return [key]
+    found = read_group(key, value)
+    return [f"{name}.{inner}" for name, values in found.items() if isinstance(values, dict) for inner in values] + [
+        name for name, values in found.items() if not isinstance(values, dict)
+    ]
 
 
 def prepare(name: str, args: Sequence[str]) -> list[str]:
@@ -261,10 +286,10 @@ def _prepare(options_type: type[Options], arg: str) -> list[str]:
     key, equals, value = arg.partition("=")
     if not equals:
         raise OptionError(f"{arg}: wanted key=value, such as data=/path/to/cutouts_preproc.h5")
-    if key in GROUPS and (key != "sensor" or options_type is PrepareOptions):
+    if key in GROUPS and (key != "sensor" or issubclass(options_type, PrepareOptions)):
         return _choose(key, value)
     annotation = _annotation(options_type, key)
-    if annotation in (str, str | None) or key in ("data", "source", "latents", "images", "origins"):
+    if annotation in (str, str | None) or key in ("data", "source", "latents", "images", "origins", "new"):
         value = quote(value)
     return [f"{key}={value}"]
 

@@ -79,6 +79,12 @@ def kmeans_groups(
     Raises:
         OptionError: k is not 1 to the number of finite rows in the sample.
     """
+    centres = fit_kmeans(latents, k, seed=seed, passes=passes, sample=sample)
+    return _describe(latents, assign_kmeans(latents, centres), False, seed, sample, members)
+
+
+def fit_kmeans(latents: Any, k: int, *, seed: int = 0, passes: int = 2, sample: int = 20_000) -> Float64Array:
+    """Return the centres, (k, D) float64, of `kmeans_groups`."""
     from sklearn.cluster import MiniBatchKMeans
 
     rng = np.random.default_rng(seed)
@@ -95,8 +101,7 @@ def kmeans_groups(
             block = block[np.isfinite(block[:, 0])]
             if len(block):
                 model.partial_fit(block)
-    centres = np.asarray(model.cluster_centers_, np.float64)
-    return _describe(latents, assign_kmeans(latents, centres), False, seed, sample, members)
+    return np.asarray(model.cluster_centers_, np.float64)
 
 
 def assign_kmeans(latents: Any, centres: Float64Array, block_rows: int = BLOCK_ROWS) -> IntArray:

@@ -135,7 +135,7 @@ def embed_table(
     if out.exists() and not clobber:
         raise OutputError(f"{out} exists already: clobber=true replaces it, out= names another place")
     if isinstance(how, Path):
-        _load(how, latents)  # before anything is begun
+        load_projector(how, latents)  # before anything is begun
     rows = latents.positions(table)
     wanted, back = np.unique(rows[rows >= 0], return_inverse=True)
     manifest = _manifest(latents, wanted, how, approximate)
@@ -208,21 +208,27 @@ def _write(path: Path, data: bytes) -> None:
 
 def _projector(latents: Latents, wanted: NDArray[np.int64], how: Fit | Path, partial: Path) -> "Projector":
     """Return the projector: that which is given, or was fitted before the work was killed, or is fitted now."""
-    from nenya.projector import Projector
-
     kept = partial / "projector.h5"
     if isinstance(how, Path) or kept.is_file():
-        return _load(how if isinstance(how, Path) else kept, latents)
-    rng = np.random.default_rng(how.seed)
-    chosen = np.sort(rng.choice(wanted, min(how.ntrain, len(wanted)), replace=False))
-    rows = latents.take(chosen)
-    log.info("fitting a map on %d of %d rows", len(rows), len(wanted))
-    projector = Projector.fit(rows, how.n_neighbors, how.min_dist, how.metric, how.seed)
+        return load_projector(how if isinstance(how, Path) else kept, latents)
+    projector = fit_projector(latents, wanted, how)
     projector.save(kept)
     return projector
 
 
-def _load(path: Path, latents: Latents) -> "Projector":
+def fit_projector(latents: Latents, wanted: NDArray[np.int64], how: Fit) -> "Projector":
+    """Fit a map on a sample of the rows `wanted` of latents."""
+    from nenya.projector import Projector
+
+    rng = np.random.default_rng(how.seed)
+    chosen = np.sort(rng.choice(wanted, min(how.ntrain, len(wanted)), replace=False))
+    rows = latents.take(chosen)
+    log.info("fitting a map on %d of %d rows", len(rows), len(wanted))
+    return Projector.fit(rows, how.n_neighbors, how.min_dist, how.metric, how.seed)
+
+
+def load_projector(path: Path, latents: Latents) -> "Projector":
+    """Read a projector of latents like these."""
     from nenya.projector import Projector
 
     projector = Projector.load(path)

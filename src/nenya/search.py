@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from nenya.analysis_options import SearchOptions
 from nenya.archive import Answer, Archive, FileArchive, IndexArchive
+from nenya.archive_folder import open_version
 from nenya.archive_s3 import fetch_index
 from nenya.conditions import Conditions
 from nenya.data.cutouts import inspect_cutouts
@@ -76,14 +77,19 @@ def run(options: SearchOptions) -> int:
 
 
 def open_archive(options: SearchOptions) -> Archive:
-    """Open what is searched: `index`, or `data` with `table`.
+    """Open what is searched: `index`, `archive`, or `data` with `table`.
 
     Raises:
         OptionError: None of them is given, or both; or LanceDB is not installed, which an index needs.
         InputFileError: It is not there.
     """
-    if bool(options.index) == bool(options.data):
-        raise OptionError("index= or data= is needed, one of them: an index of nenya index, or latents files")
+    if sum(map(bool, (options.index, options.data, options.archive_dir))) != 1:
+        raise OptionError(
+            "index= or data= is needed, one of them, or archive=: an index of nenya index, latents files, or an "
+            "archive of nenya update"
+        )
+    if options.archive_dir:
+        return open_version(options.archive_dir, options.version, options.loader.cache_dir).index()
     if not options.index:
         table = read_table(local_path(options.table)) if options.table else None
         return FileArchive(open_latents(options.data, options.loader.cache_dir), table)
@@ -310,11 +316,15 @@ def _image_latents(options: SearchOptions, images: Sequence[NDArray[np.floating]
     from nenya.analyze_image import get_latents
     from nenya.storage import sha256_file
 
+    values = to_dict(options)
     weights = options.ckpt or options.model.weights
+    if options.archive_dir:
+        opened = open_version(options.archive_dir, options.version, options.loader.cache_dir)
+        weights = str(opened.weights())
+        values = opened.with_settings(values)
     if not weights:
         raise OptionError("image= needs the weights that the latents were made with: model=v5, or ckpt=")
     weights = weights if is_s3(weights) else expand(weights)
-    values = to_dict(options)
     opt = build_options(ExtractOptions, {f.name: values[f.name] for f in fields(Options)})
     latents = np.concatenate([get_latents(image, weights, opt)[0] for image in images])
     if latents.shape[1] != archive.dim:

@@ -68,9 +68,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 def move_synced(temporary: Path, path: Path) -> None:
     """Rename a finished file within its file system; its bytes are on the disk before the name is."""
-    _sync(temporary)
+    sync(temporary)
     os.replace(temporary, path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 class _Patient(io.FileIO):
@@ -120,7 +120,7 @@ def folder_bytes(folder: Path) -> int:
     return sum(512 * path.lstat().st_blocks for path in folder.rglob("*") if path.is_file())
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Wait until a file's bytes, or a folder's entries, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

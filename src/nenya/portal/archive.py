@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from nenya.archive_folder import MANIFEST, Opened, read_tables
 from nenya.data.cutouts import CutoutReader, inspect_cutouts
 from nenya.data.files import fetch, find_sources
 from nenya.errors import InputFileError, OptionError
@@ -302,12 +303,36 @@ def open_archive(
     if latents is not None:
         files |= stamps_of({part.path for part in latents.parts})
         latents.hold()
+    return _opened(read_arrow(table), latents, paths, projector, files)
+
+
+def open_version_archive(opened: Opened) -> Archive:
+    """Open a model version of an archive folder; what is added to the folder later is not seen until it is opened anew.
+
+    Args:
+        opened: the version; none of its files is ever replaced.
+
+    Raises:
+        InputFileError: A file cannot be used.
+    """
+    from nenya.portal.columns import compact
+
+    folder = opened.folder
+    files = stamps_of([folder.root / MANIFEST]) if folder.url is None else {}
+    table = compact(read_tables(opened.paths("table")))
+    projector = folder.local(opened.version.projector)
+    return _opened(table, opened.latents(), opened.paths("cutouts"), projector, files)
+
+
+def _opened(
+    table: Any, latents: Latents | None, images: list[Path], projector: Path | None, files: dict[Path, Stamp]
+) -> Archive:
     loaded = None
     if projector is not None:
         from nenya.projector import Projector
 
         loaded = Projector.load(projector)
-    archive = Archive(Columns(read_arrow(table)), latents, paths, loaded)
+    archive = Archive(Columns(table), latents, images, loaded)
     archive.files = files
     archive.check_projector()
     archive.warm()

@@ -100,6 +100,11 @@ def read_arrow(path: Path) -> Any:
         table = pa.Table.from_pandas(read_table(path), preserve_index=False)
     if not table.num_rows:
         raise InputFileError(f"{path}: a table without rows")
+    return compact(table)
+
+
+def compact(table: Any) -> Any:
+    """Return a table in one chunk a column, texts that repeat as dictionaries."""
     for position, field in enumerate(table.schema):
         column = _compact(table.column(position))
         table = table.set_column(position, field.name, column)

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nenya.analysis_options import PortalOptions
+from nenya.archive_folder import open_version
 from nenya.data.files import local_path
 from nenya.errors import OptionError
 from nenya.extras import need
 from nenya.latents import open_latents
+from nenya.options import build_options, to_dict
 
 if TYPE_CHECKING:
     from nenya.portal.archive import Archive
@@ -30,22 +32,17 @@ def run(options: PortalOptions) -> int:
     Raises:
         NenyaError: A file cannot be used, an option is not possible, or panel is not installed.
     """
-    if not options.table:
-        raise OptionError("table= is needed: the table of the cutouts, such as table=cutouts.parquet")
+    if bool(options.table) == bool(options.archive_dir):
+        raise OptionError(
+            "table= is needed, such as table=cutouts.parquet, or archive=, an archive of nenya update; not both"
+        )
     if options.latents and options.data:
         raise OptionError("latents= and data= are the same: give one")
     need("portal", "the portal")
-    from nenya.portal.archive import open_archive
+    opened, name = _folder(options) if options.archive_dir else _files(options)
 
-    table = local_path(options.table)
-    latents = options.latents or options.data
-    cache = options.loader.cache_dir
-    log.info("reading %s", table)
-    projector = local_path(options.projector) if options.projector else None
-
-    def opened() -> "Archive":
-        found = open_latents(latents, cache) if latents else None
-        archive = open_archive(table, found, options.images, cache, projector)
+    def noted() -> "Archive":
+        archive = opened()
         for note in archive.notes:
             log.warning("%s", note)
         return archive
@@ -53,10 +50,45 @@ def run(options: PortalOptions) -> int:
     if options.export:
         from nenya.portal.export import write_page
 
-        place = write_page(opened(), Path(local_path(options.export)), table.stem, options)
+        place = write_page(
+            noted(), Path(local_path(options.export)), Path(name).stem if options.table else name, options
+        )
         log.info("%s: open it in a browser, no server is needed", place)
         return 0
-    return _serve(options, opened, table.name)
+    return _serve(options, noted, name)
+
+
+def _files(options: PortalOptions) -> tuple["Callable[[], Archive]", str]:
+    """Return what opens the files that are named, and their name."""
+    from nenya.portal.archive import open_archive
+
+    table, cache = local_path(str(options.table)), options.loader.cache_dir
+    latents = options.latents or options.data
+    projector = local_path(options.projector) if options.projector else None
+
+    def opened() -> "Archive":
+        log.info("reading %s", table)
+        return open_archive(table, open_latents(latents, cache) if latents else None, options.images, cache, projector)
+
+    return opened, table.name
+
+
+def _folder(options: PortalOptions) -> tuple["Callable[[], Archive]", str]:
+    """Return what opens an archive folder, and its name; its weights are there for images of one's own."""
+    from nenya.portal.archive import open_version_archive
+
+    place, cache = str(options.archive_dir), options.loader.cache_dir
+    first = open_version(place, options.version, cache)
+    if options.ckpt is None:
+        found = build_options(PortalOptions, first.with_settings(to_dict(options)))
+        options.model, options.preprocess, options.trainer = found.model, found.preprocess, found.trainer
+        options.ckpt = str(first.weights())
+
+    def opened() -> "Archive":
+        log.info("reading %s, version %s", place, first.name)
+        return open_version_archive(open_version(place, first.name, cache))
+
+    return opened, f"{Path(place).name} {first.name}"
 
 
 def _serve(options: PortalOptions, opened: "Callable[[], Archive]", name: str) -> int:

@@ -43,6 +43,11 @@ from nenya.storage import sha256_file
 
 log = logging.getLogger(__name__)
 
+
+class NoCutouts(InputFileError):
+    """Granules that can be read, none of which has a cutout: all cloud, or land."""
+
+
 _PATIENCE = 0.5  # seconds between looks for a signal
 
 
@@ -134,7 +139,8 @@ def prepare(options: PrepareOptions | Mapping[str, Any]) -> Prepared:
         fates = read_fates([part for _, part in parts], places) if places is not None else None
         if table is None or not len(table):
             shutil.rmtree(folder, ignore_errors=True)
-            raise InputFileError(_why_none(options, outcomes, failed, len(parts), fates))
+            kind = InputFileError if failed or not parts else NoCutouts
+            raise kind(_why_none(options, outcomes, failed, len(parts), fates))
         for line in failed.values():
             log.error("skipped: %s", line)
         if empty := len(parts) - table["part"].nunique():

@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,7 +104,7 @@ def _prepare_step(task: Task, layout: Layout, step: int, outcome: Outcome) -> No
             outcome.failed[f"{task.name} {layout.times[step]}" if len(layout.times) > 1 else task.name] = str(error)
             return
         with atomic_path(part) as temporary, temporary.open("wb") as file:
-            np.savez(file, **columns)  # np.load takes no pickles
+            np.savez(file, **cast(dict[str, Any], columns))  # np.load takes no pickles
     outcome.parts[step] = part
     with np.load(part) as columns:
         outcome.clearest = max(outcome.clearest, float(columns["clearest"]))

@@ -1,0 +1,519 @@
+"""Archives that are updated: what is there, what is not, and what readers see meanwhile."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import red_noise, write_cutouts
+from granules import grid
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from update_chaos import digest  # noqa: E402
+
+from nenya.archive_folder import Folder, open_version, parse, render  # noqa: E402
+from nenya.errors import InputFileError, OptionError, OutputError  # noqa: E402
+from nenya.extraction.lock import OutputLock  # noqa: E402
+from nenya.portal.archive import open_version_archive  # noqa: E402
+from nenya.projector import Projector  # noqa: E402
+from nenya.update.index import IndexWriter  # noqa: E402
+
+TINY = ["model=demo", "model.width=1"]
+QUICK = ["trainer.accelerator=cpu", "model.backend=eager", "workers=1"]
+BEGIN = [*TINY, "k=4", "passes=1"]
+
+
+def table_of(name, seed):
+    rng = np.random.default_rng(seed)
+    table = pd.DataFrame({"pp_file": name, "pp_type": [1] * 12 + [0] * 6, "pp_idx": [*range(12), *range(6)]})
+    table["lat"], table["lon"] = rng.uniform(-60, 60, 18), rng.uniform(-180, 180, 18)
+    table["datetime"] = pd.Timestamp("2012-01-01") + pd.to_timedelta(np.arange(18) + 24 * seed, unit="h")
+    table["UID"] = 2**60 + 100 * seed + np.arange(18)
+    return table.sample(frac=1, random_state=seed)
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory):
+    """Cutout files a, b (with tables) and c (without), and a map."""
+    folder = tmp_path_factory.mktemp("files")
+    for seed, name in enumerate("abc"):
+        train = red_noise(12, seed=seed)
+        train[3, 0, 0] = np.nan
+        write_cutouts(folder / f"{name}_preproc.h5", train=train, valid=red_noise(6, seed=seed + 10))
+        if name != "c":
+            table_of(f"{name}_preproc.h5", seed).to_parquet(folder / f"{name}_preproc.parquet")
+    rows = np.random.default_rng(0).standard_normal((100, 64)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    Projector.fit(rows, embedding=rows[:, :2] * 10).save(folder / "map.h5")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    """Weights of a network as small as can be."""
+    from nenya.cli import compose
+    from nenya.models.checkpoint import save_pth
+    from nenya.models.contrastive import make_net
+
+    path = tmp_path_factory.mktemp("weights") / "tiny.pth"
+    save_pth(path, make_net(compose("extract", TINY)), options={}, epoch=1)
+    return path
+
+
+@pytest.fixture
+def update(nenya_cli, files, weights):
+    """Update the archive `archive` in the test's folder: (exit code, what it said)."""
+
+    def call(*args, begin=False, place="archive"):
+        first = [*BEGIN, f"ckpt={weights}", f"projector={files / 'map.h5'}"] if begin else []
+        return nenya_cli("update", [f"archive={place}", *QUICK, *first, *args])
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def whole(files, weights, tmp_path_factory):
+    """An archive of a, b and c, built in one go; not to be changed."""
+    from nenya.cli import run_command
+
+    place = tmp_path_factory.mktemp("whole") / "archive"
+    first = [*BEGIN, *QUICK, f"ckpt={weights}", f"projector={files / 'map.h5'}"]
+    args = [*first, f"archive={place}", f"new={files}/*_preproc.h5"]
+    assert run_command("update", args) == 0
+    return place
+
+
+@pytest.fixture
+def copy(whole, tmp_path):
+    """A copy of it, named `archive`."""
+    return Path(shutil.copytree(whole, tmp_path / "archive"))
+
+
+def stems(place, version=None):
+    return [added.stem for added in open_version(str(place), version).version.files]
+
+
+def everything(place):
+    return {
+        p: (p.stat().st_mtime_ns, p.read_bytes()) for p in Path(place).rglob("*") if p.is_file() and p.name != "lock"
+    }
+
+
+# What is there
+
+
+def test_an_archive_holds_all_that_is_made_of_its_files(whole, files):
+    opened = open_version(str(whole))
+    assert stems(whole) == ["a_preproc", "b_preproc", "c_preproc"]
+    latents, table = opened.latents(), opened.table()
+    assert latents.shape == (54, 64) and len(table) == 54
+    assert list(opened.version.files[0].dates) == ["2012-01-01T00:00:00", "2012-01-01T17:00:00"]
+    assert [added.left_out for added in opened.version.files] == [1, 1, 1]
+    given = pd.concat([table_of("a", 0), table_of("b", 1)]).sort_values("UID", ignore_index=True)
+    known = table[table["UID"].notna()].sort_values("UID", ignore_index=True)
+    assert known["UID"].astype("int64").tolist() == given["UID"].tolist()
+    np.testing.assert_array_equal(known["lat"], given["lat"])
+    places = Projector.load(opened.folder.local(opened.version.projector)).transform(latents[0 : len(latents)])
+    np.testing.assert_array_equal(table[["US0", "US1"]].to_numpy(), places)
+    assert set(table["cluster"]) == {-1, 0, 1, 2, 3} and (table["cluster"] == -1).sum() == 3
+    index = opened.index()
+    assert len(index) == 51 == opened.version.index.rows
+    row = index.find("b_preproc:valid:2")
+    np.testing.assert_array_equal(index.take(np.array([row]))[0], latents.take([18 + 12 + 2])[0])
+    assert index.describe(np.array([row]))["cluster"][0] == table["cluster"][18 + 12 + 2]
+    assert not list((whole / ".work").glob("[!l]*"))
+
+
+def test_files_are_those_that_the_commands_alone_make(whole, nenya_cli, files, weights, tmp_path):
+    args = [*TINY, *QUICK[:2], f"ckpt={weights}", f"data={files / 'a_preproc.h5'}", "out=."]
+    assert nenya_cli("extract", args)[0] == 0
+    (ours,) = (path for path in open_version(str(whole)).paths("latents") if path.name.startswith("a_"))
+    with h5py.File(ours) as mine, h5py.File(tmp_path / "a_preproc_latents.h5") as alone:
+        for name in ("train", "valid"):
+            assert mine[name][()].tobytes() == alone[name][()].tobytes()
+        assert mine.attrs["source_sha256"] == alone.attrs["source_sha256"]
+
+
+def test_search_and_portal_take_an_archive(copy, nenya_cli):
+    code, said = nenya_cli(
+        "search", ["archive=archive", "like=a_preproc:train:1", "k=2", "where=lat < 90", "out=f.csv"]
+    )
+    assert code == 0, said
+    assert len(pd.read_csv("f.csv")) == 2
+    code, said = nenya_cli("search", ["archive=archive", "image=i.npy", "k=1"])
+    assert code == 2 and "i.npy" in said
+    np.save("i.npy", red_noise(12, seed=1)[5])
+    code, said = nenya_cli("search", ["archive=archive", "image=i.npy", "k=1", "out=g.csv"])
+    assert code == 0, said
+    found = pd.read_csv("g.csv").iloc[0]
+    assert (found["pp_file"], found["pp_idx"]) == ("b_preproc.h5", 5) and found["cosine"] > 0.99
+    assert nenya_cli("portal", ["archive=archive", "table=a.csv"])[0] == 2
+
+    shown = open_version_archive(open_version("archive"))
+    assert shown.columns.rows == 54 and (shown.latent_of == np.arange(54)).all()
+    assert all(image is not None for image in shown.cutouts.of(np.array([0, 20, 53])))
+
+
+def test_a_map_and_groups_are_learnt_from_the_first_files(update, files, weights, monkeypatch):
+    """umap-learn itself is left out: it takes ten seconds to compile."""
+    fit, seen = Projector.fit.__func__, []
+
+    def quick(cls, rows, n_neighbors, min_dist, metric, seed):
+        seen.append((len(rows), n_neighbors, seed))
+        good = rows[np.isfinite(rows).all(axis=1)]
+        return fit(cls, good, n_neighbors, min_dist, metric, seed, embedding=good[:, :2] * 10)
+
+    monkeypatch.setattr(Projector, "fit", classmethod(quick))
+    new = f"new=[{files}/a_preproc.h5,{files}/b_preproc.h5]"
+    code, said = update(*BEGIN, f"ckpt={weights}", "n_neighbors=7", new)
+    assert code == 0, said
+    assert seen == [(36, 7, 1234)]
+    before = open_version("archive").version
+    assert update(f"new={files}/c_preproc.h5")[0] == 0
+    after = open_version("archive").version
+    assert len(seen) == 1 and (after.projector, after.clusters) == (before.projector, before.clusters)
+    with h5py.File("archive/demo/clusters.h5") as file:
+        assert (np.diff(file["sizes"][()]) <= 0).all() and file["sizes"][()].sum() == 34
+    code, said = update("version=big", *TINY, "k=40", f"ckpt={weights}", f"new={files}/a_preproc.h5")
+    assert code == 2 and "k=40" in said and list(Folder("archive").read()) == ["demo"]
+
+
+# New files
+
+
+def test_a_rerun_does_nothing(copy, update, files):
+    before = everything(copy)
+    code, said = update(f"new={files}/*_preproc.h5")
+    assert code == 0 and "3 there already" in said
+    assert everything(copy) == before
+    (copy.parent / "moved").mkdir()
+    moved = shutil.copy(files / "a_preproc.h5", copy.parent / "moved")
+    code, said = update(f"new={moved}")
+    assert code == 0 and "1 there already" in said, said
+    assert everything(copy) == before
+
+
+def test_a_bad_file_is_said_and_the_others_go_on(update, files, tmp_path):
+    new = tmp_path / "new"
+    new.mkdir()
+    (new / "a0_preproc.h5").write_bytes(b"no cutouts")
+    for name in ("a_preproc.h5", "a_preproc.parquet", "c_preproc.h5"):
+        shutil.copy(files / name, new)
+    shutil.copy(files / "b_preproc.h5", new / "b_preproc.h5")
+    table_of("other_preproc.h5", 1).to_parquet(new / "b_preproc.parquet")
+    code, said = update("new=new", begin=True)
+    assert code == 1
+    assert "failed: new/a0_preproc.h5: not an HDF5 file" in said
+    assert "failed: new/b_preproc.h5: no row of the table has a latent" in said
+    assert stems("archive") == ["a_preproc", "c_preproc"]
+    assert not any(
+        "b_preproc" in str(p) or "a0" in str(p) for p in Path("archive").rglob("*.h5") if ".work" not in p.parts
+    )
+    shutil.copy(files / "b_preproc.parquet", new)
+    (new / "a0_preproc.h5").unlink()
+    code, said = update("new=new")
+    assert code == 0 and "1 added, 2 there already" in said, said
+    assert stems("archive") == ["a_preproc", "c_preproc", "b_preproc"]
+    write_cutouts(new / "a_preproc.h5", train=red_noise(4, seed=77))
+    code, said = update("new=new/a_preproc.h5")
+    assert code == 1 and "has another file of this name" in said
+    assert stems("archive") == ["a_preproc", "c_preproc", "b_preproc"]
+
+
+def test_nothing_of_a_first_call_that_fails_is_there(update, nenya_cli, files, tmp_path):
+    (tmp_path / "bad_preproc.h5").write_bytes(b"")
+    code, said = update("new=bad_preproc.h5", begin=True)
+    assert code == 1 and "bad_preproc.h5" in said
+    assert not Path("archive/archive.json").exists()
+    assert nenya_cli("status", ["archive"])[0] == 1
+    assert update("new=nothing/*.h5")[0] == 2
+    code, said = update(f"new={files}/a_preproc.h5", "k=3", begin=True)  # other options, as nothing is there yet
+    assert code == 0, said
+    assert nenya_cli("status", ["archive"])[0] == 0
+
+
+def test_granules_go_through_the_recipe(update, tmp_path):
+    (tmp_path / "new").mkdir()
+    recipe = ["sensor=grid", "field_size=32", "clear_threshold=100", "valid_fraction=0.5"]
+    for day in range(3):
+        grid((64, 96), times=1, seed=day).to_netcdf(f"new/g{day}.nc", engine="h5netcdf")
+    cloudy = grid((64, 96), times=1)
+    (cloudy * np.nan).assign_coords(cloudy.coords).to_netcdf("new/cloudy.nc", engine="h5netcdf")
+    Path("new/torn.nc").write_bytes(Path("new/g0.nc").read_bytes()[:3000])
+    code, said = update("new=new/g0.nc", begin=True)
+    assert code == 1 and "sensor= is needed" in said
+    code, said = update("new=new/g0.nc", *recipe, "granules_per_file=2", begin=True)
+    assert code == 0, said
+    code, said = update("new=new", "granules_per_file=2")
+    assert code == 1 and "failed: new/torn.nc" in said and "1 added, 1 there already, 1 failed" in said, said
+    version = open_version("archive").version
+    assert version.settings["sensor"]["field_size"] == 32
+    assert [[mark[0] for mark in added.sources] for added in version.files] == [["g0.nc"], ["g1.nc", "g2.nc"]]
+    assert [mark[0] for mark in version.empty] == ["cloudy.nc"]
+    table = open_version("archive").table()
+    assert set(table["filename"]) == {"g0.nc", "g1.nc", "g2.nc"} and table["UID"].is_unique
+    before = Path("archive/archive.json").read_bytes()
+    Path("new/torn.nc").unlink()
+    code, said = update("new=new", "granules_per_file=2")
+    assert code == 0 and "4 there already" in said, said
+    assert Path("archive/archive.json").read_bytes() == before
+    code, said = update("new=new", "field_size=64")
+    assert code == 2 and "field_size=64" in said and "field_size=32" in said
+
+
+# Model versions
+
+
+@pytest.mark.parametrize("other", ["data=a.h5", "clobber=true", "version=cutouts", "sesnor=modis", "new=null"])
+def test_what_is_not_for_archives(update, other):
+    code, said = update("new=nowhere_preproc.h5", other, begin=True)
+    assert code == 2 and other.split("=")[0] in said and not Path("archive").exists()
+
+
+@pytest.mark.parametrize("other", ["k=5", "preprocess.file=demean", "model.feat_dim=32", "n_neighbors=9", "seed=3"])
+def test_other_options_are_refused(copy, update, other):
+    before = everything(copy)
+    code, said = update("new=nowhere_preproc.h5", other)
+    assert code == 2 and other in said and "version=" in said
+    assert everything(copy) == before
+
+
+def test_other_weights_are_refused_and_the_same_are_not(copy, update, files, weights, tmp_path):
+    (tmp_path / "other.pth").write_bytes(Path(weights).read_bytes() + b"1")
+    code, said = update(f"new={files}/a_preproc.h5", "ckpt=other.pth")
+    assert code == 2 and "other weights" in said
+    assert update(f"new={files}/a_preproc.h5", *TINY, f"ckpt={weights}", "k=4")[0] == 0
+
+
+def test_two_versions_side_by_side(copy, update, nenya_cli, files, weights):
+    cutouts = {p: p.stat().st_ino for p in (copy / "cutouts").iterdir()}
+    first = digest(open_version("archive"))
+    more = [*TINY, f"ckpt={weights}", f"projector={files / 'map.h5'}"]
+    code, said = update("version=wide", "model.latent=encoder", "k=3", *more)
+    assert code == 2 and "numbers" in said  # the map is of latents of another length
+    code, said = update("version=five", "k=5", *more)
+    assert code == 0, said
+    assert stems(copy, "five") == stems(copy, "demo")
+    assert {p: p.stat().st_ino for p in (copy / "cutouts").iterdir()} == cutouts
+    assert digest(open_version("archive", "demo")) == first
+    assert open_version("archive", "five").table()["cluster"].max() == 4
+    assert open_version("archive", "five").table()["UID"].notna().sum() == 36
+    with pytest.raises(OptionError, match="demo, five"):
+        open_version("archive")
+    code, said = nenya_cli("search", ["archive=archive", "like=1"])
+    assert code == 2 and "version=" in said
+    write_cutouts(Path("d_preproc.h5"), valid=red_noise(5, seed=8))
+    code, said = update("new=d_preproc.h5")
+    assert code == 0 and said.count("added d_preproc.h5") == 2
+    assert stems(copy, "five") == stems(copy, "demo") == ["a_preproc", "b_preproc", "c_preproc", "d_preproc"]
+
+
+# Stopped, killed, at once
+
+
+class Stop(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+STEPS = [(Folder, "commit", 2, True)]
+MORE = [(Folder, "publish", n, late) for n in range(1, 13) for late in (False, True)]
+MORE += [(IndexWriter, "add", n, late) for n in (1, 2) for late in (False, True)]
+MORE += [(IndexWriter, "publish", 2, False), (IndexWriter, "publish", 1, True)]
+MORE += [(Folder, "commit", 1, False), (Folder, "commit", 3, True)]
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "number", "late"),
+    [*STEPS, *(pytest.param(*step, marks=pytest.mark.slow) for step in MORE)],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_an_update_that_was_stopped_goes_on(update, files, whole, monkeypatch, owner, name, number, late):
+    original, calls = getattr(owner, name), []
+
+    def stopping(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == number and not late:
+            raise Stop
+        found = original(self, *args, **kwargs)
+        if len(calls) == number:
+            raise Stop
+        return found
+
+    new = f"new={files}/*_preproc.h5"
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(owner, name, stopping)
+        update(new, begin=True)
+    manifest = Folder("archive").read()
+    if manifest:
+        opened = open_version("archive")
+        assert len(opened.table()) == len(opened.latents()) == 18 * len(stems("archive"))
+        assert len(opened.index()) == 17 * len(stems("archive"))
+    if number == 4:  # somebody adds something else first
+        extra = [f"new={files}/c_preproc.h5"] if not manifest else [new]
+        assert update(*extra, begin=not manifest)[0] == 0
+    assert update(new, begin=not manifest)[0] == 0
+    if stems("archive") == stems(whole):
+        assert digest(open_version("archive")) == digest(open_version(str(whole)))
+    assert sorted(stems("archive")) == stems(whole)
+    named = {entry.name for entry in open_version("archive").version.entries()}
+    kept = {p.relative_to("archive") for p in Path("archive").rglob("*") if p.is_file() and p.name != "lock"}
+    others = {str(p) for p in kept if not {"index", "index-states"} & set(p.parts)} - {"archive.json"}
+    assert others <= named
+
+
+def test_what_was_added_and_not_committed_is_never_seen(copy, update, files, tmp_path, monkeypatch):
+    """A file that was in the index when the update was killed, and never came again."""
+    write_cutouts(tmp_path / "d_preproc.h5", valid=red_noise(5, seed=8))
+    write_cutouts(tmp_path / "e_preproc.h5", valid=red_noise(4, seed=9))
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(Folder, "commit", lambda *_: (_ for _ in ()).throw(Stop()))
+        update("new=d_preproc.h5")
+    assert (copy / "cutouts" / "d_preproc.h5").exists()
+    assert len(open_version("archive").index()) == 51
+    assert update("new=e_preproc.h5")[0] == 0
+    assert not (copy / "cutouts" / "d_preproc.h5").exists()
+    index = open_version("archive").index()
+    assert len(index) == 55 and index.find("e_preproc:valid:0") == 54
+    with pytest.raises(InputFileError):
+        index.find("d_preproc:valid:0")
+
+
+def test_the_second_update_at_once_says_who_holds_it(copy, update, files):
+    with OutputLock(copy / ".work" / "lock", "archive"):
+        code, said = update(f"new={files}/a_preproc.h5")
+    assert code == 2 and f"process {os.getpid()}" in said
+
+
+def test_a_reader_goes_on_through_an_update(copy, update, tmp_path):
+    opened = open_version("archive")
+    latents, index = opened.latents(), opened.index()
+    len(index)  # it opens late
+    before, shown = digest(opened), open_version_archive(opened)
+    write_cutouts(tmp_path / "d_preproc.h5", valid=red_noise(5, seed=8))
+    assert update("new=d_preproc.h5")[0] == 0
+    np.testing.assert_array_equal(shown.cutouts.of(np.array([14]))[0], red_noise(6, seed=10)[2])
+    assert shown.columns.rows == len(shown.latents) == 54
+    assert digest(opened) == before and len(latents) == 54 and len(index) == 51
+    assert len(open_version("archive").index()) == 56
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.slow)])
+def test_kill_9(tmp_path, kills):
+    out = tmp_path / "chaos.json"
+    size = ["--modes=begin", "--few"] if kills == 3 else ["--modes=begin,add,s3"]
+    command = [sys.executable, str(ROOT / "benchmarks" / "update_chaos.py"), f"--kills={kills}", *size]
+    done = subprocess.run([*command, f"--out={out}"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(out.read_bytes())["modes"].values()
+    assert sum(mode["kills"] for mode in found) >= kills
+    assert all(mode["equal"] == mode["cases"] for mode in found)
+
+
+# The vector index, S3, status
+
+
+def test_the_vector_index_follows(copy, update, tmp_path):
+    write_cutouts(tmp_path / "d_preproc.h5", valid=red_noise(5, seed=8))
+    assert update("new=d_preproc.h5", "index_from=20")[0] == 0
+    opened = open_version("archive")
+    assert "IVF_FLAT of 56 rows" in opened.version.index.searched_by
+    latents = opened.latents()
+    answer = opened.index().search(latents.take([7])[0].astype(np.float64), 3)
+    assert not answer.exact and len(answer.rows) == 3
+    before = (copy / "archive.json").read_bytes()
+    assert update("new=d_preproc.h5", "index_from=20")[0] == 0
+    assert (copy / "archive.json").read_bytes() == before
+
+
+def test_an_archive_on_s3(update, nenya_cli, files, whole, s3_bucket, s3_service, tmp_path):
+    from nenya.s3 import store
+
+    for name in ("a_preproc.h5", "a_preproc.parquet", "b_preproc.h5", "b_preproc.parquet", "c_preproc.h5"):
+        store().upload(files / name, f"s3://{s3_bucket}/in/{name}")
+    place = f"s3://{s3_bucket}/archive"
+    code, said = update(f"new=s3://{s3_bucket}/in/", begin=True, place=place)
+    assert code == 0 and "3 added" in said, said
+    code, said = update(f"new={files}/a_preproc.h5", "loader.cache_dir=another", place=place)
+    assert code == 0 and "1 there already" in said, said
+    found, wanted = digest(open_version(place, cache_dir="read")), digest(open_version(str(whole)))
+    assert {k for k in wanted if found[k] != wanted[k]} == {"files"}  # whose sources are elsewhere
+    assert nenya_cli("status", [place, "check=true", "loader.cache_dir=third"])[0] == 0
+    assert nenya_cli("search", [f"archive={place}", "like=4", "loader.cache_dir=third"])[0] == 0
+    holder = {"host": "elsewhere", "pid": 12, "since": "noon", "alive": 4e9}
+    s3_service.client().put_object(Bucket=s3_bucket, Key="archive/update-lock.json", Body=json.dumps(holder).encode())
+    code, said = update(f"new=s3://{s3_bucket}/in/", place=place)
+    assert code == 2 and "process 12 on elsewhere since noon" in said
+    s3_service.client().put_object(
+        Bucket=s3_bucket, Key="archive/update-lock.json", Body=json.dumps({**holder, "alive": 0}).encode()
+    )
+    write_cutouts(tmp_path / "d_preproc.h5", valid=red_noise(5, seed=8))
+    assert update("new=d_preproc.h5", place=place)[0] == 0
+    s3_service.client().delete_object(Bucket=s3_bucket, Key="archive/demo/tables/d_preproc.parquet")
+    code, said = nenya_cli("status", [place])
+    assert code == 1 and "demo/tables/d_preproc.parquet" in said
+
+
+def test_two_machines_cannot_both_commit(whole, s3_bucket):
+    place, manifest = f"s3://{s3_bucket}/archive", Folder(str(whole)).read()
+    one, other = Folder(place, "one"), Folder(place, "other")
+    assert one.read() == other.read() == {}
+    one.commit(manifest)
+    with pytest.raises(OutputError, match="another update"):
+        other.commit({})
+    assert other.read() == manifest == one.read()
+    one.commit({**manifest, "two": manifest["demo"]})
+    with pytest.raises(OutputError, match="another update"):
+        other.commit(manifest)
+    assert list(Folder(place).read()) == ["demo", "two"]
+
+
+def test_status_says_what_is_there_and_what_is_wrong(copy, nenya_cli, capsys):
+    code, said = nenya_cli("status", ["archive"])
+    assert code == 0 and "3 files, train 36, valid 18 cutouts" in said and "2012-01-01" in said
+    capsys.readouterr()
+    assert nenya_cli("status", ["archive", "json=true"])[0] == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["good"] and found["versions"]["demo"]["rows"] == {"train": 36, "valid": 18}
+    assert {"nenya", "torch", "lancedb", "python"} <= set(found["versions"]["demo"]["made"])
+    latents = copy / "demo" / "latents" / "b_preproc_latents.h5"
+    data = bytearray(latents.read_bytes())
+    data[-1] ^= 1
+    latents.write_bytes(data)
+    assert nenya_cli("status", ["archive"])[0] == 0
+    code, said = nenya_cli("status", ["archive", "check=true"])
+    assert code == 1 and "DAMAGED" in said and latents.name in said
+    latents.unlink()
+    code, said = nenya_cli("status", ["archive"])
+    assert code == 1 and "MISSING" in said
+    shutil.rmtree(copy / "demo" / "index")
+    assert "demo/index" in nenya_cli("status", ["archive"])[1]
+    assert nenya_cli("status", ["nowhere"])[0] == 2
+
+
+def test_a_folder_with_other_things_is_left_alone(update, files, tmp_path):
+    (tmp_path / "archive" / "cutouts").mkdir(parents=True)
+    shutil.copy(files / "a_preproc.h5", tmp_path / "archive" / "cutouts")
+    code, said = update("new=archive/cutouts", begin=True)
+    assert code == 2 and "other things" in said
+    assert os.listdir(tmp_path / "archive" / "cutouts") == ["a_preproc.h5"]
+
+
+def test_the_manifest_is_read_as_it_is_written_and_checked(whole):
+    data = (whole / "archive.json").read_bytes()
+    assert render(parse(data, "here")) == data
+    assert max(map(len, data.splitlines())) < 2000
+    values = json.loads(data)
+    with pytest.raises(InputFileError, match="newer nenya"):
+        parse(json.dumps({**values, "format": 2}).encode(), "here")
+    with pytest.raises(InputFileError, match="damaged"):
+        parse(data[:-200], "here")
+    with pytest.raises(InputFileError, match="outside"):
+        parse(data.replace(b"demo/weights.pth", b"../weights.pth"), "here")
