@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo test test-slow check format bench clean
+.PHONY: install demo docs notebook test test-slow check format bench clean
 
 install: $(STAMP)
 
@@ -14,6 +14,14 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: install
 	$(BIN)/python scripts/demo.py
+
+notebook: install
+	$(BIN)/python docs/make_pictures.py
+	$(BIN)/python docs/make_notebook.py
+
+docs: install
+	$(BIN)/python docs/make_pictures.py
+	$(BIN)/python -m sphinx -W --keep-going -q -b html -d outputs/docs/doctrees docs outputs/docs/html
 
 test: install
 	$(BIN)/pytest -n 2 --dist loadfile

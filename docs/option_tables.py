@@ -1,0 +1,66 @@
+"""A directive for the pages: the commands, and the options of one, as the program declares them."""
+
+from collections.abc import Iterator
+from dataclasses import MISSING, Field, fields, is_dataclass
+from typing import Any
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from nenya.cli import COMMANDS
+from nenya.options import Options
+
+_SHARED = {field.name for field in fields(Options)}
+
+
+class OptionTable(SphinxDirective):
+    """`{nenya-options} train`: what this command has beside the sections; `{nenya-options}`: what all have."""
+
+    optional_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Return the table, or a line that says that there is none."""
+        if not self.arguments:
+            rows = list(_rows(Options, ""))
+        else:
+            kind = COMMANDS[self.arguments[0]][0]
+            rows = [row for row in _rows(kind, "") if row[0].split(".")[0] not in _SHARED]
+        if not rows:
+            lines = ["It has those that all commands have, and no more."]
+        else:
+            lines = ["| option | default | meaning |", "| --- | --- | --- |"]
+            lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+        return self.parse_text_to_nodes("\n".join(lines))
+
+
+class CommandTable(SphinxDirective):
+    """`{nenya-commands}`: the commands and what each is for."""
+
+    def run(self) -> list[nodes.Node]:
+        """Return the table."""
+        lines = ["| command | does |", "| --- | --- |"]
+        lines += [f"| [{name}](#{name}) | {doc} |" for name, (_, _, doc) in COMMANDS.items()]
+        return self.parse_text_to_nodes("\n".join(lines))
+
+
+def _rows(kind: Any, prefix: str) -> Iterator[tuple[str, str, str]]:
+    for field in fields(kind):
+        if is_dataclass(field.type):
+            yield from _rows(field.type, f"{prefix}{field.name}.")
+        else:
+            check = field.metadata.get("check")
+            meaning = field.metadata["doc"] + (f" ({check[0]})" if check else "")
+            yield f"`{prefix}{field.name}`", f"`{_default(field)}`", meaning.replace("<", "&lt;").replace("*", "\\*")
+
+
+def _default(field: Field[Any]) -> Any:
+    value = field.default_factory() if field.default_factory is not MISSING else field.default
+    return "" if value is None else str(value).lower() if isinstance(value, bool) else value
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register the directives."""
+    app.add_directive("nenya-options", OptionTable)
+    app.add_directive("nenya-commands", CommandTable)
+    return {"parallel_read_safe": True}
