@@ -14,7 +14,8 @@ def main() -> None:
     """Write docs/paper_figure.ipynb, with its outputs."""
     notebook = jupytext.read(DOCS / "paper_figure.py")
     notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    NotebookClient(notebook, resources={"metadata": {"path": str(TOUR)}}).execute(env=reader_environment())
+    environment = {**reader_environment(), "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    NotebookClient(notebook, resources={"metadata": {"path": str(TOUR)}}).execute(env=environment)
     for number, cell in enumerate(notebook.cells):  # the same file from the same run
         cell["id"] = f"cell-{number}"
         cell.metadata.clear()

@@ -21,11 +21,11 @@ archive = FileArchive(open_latents("ocean_preproc_latents.h5"), read_table("map.
 table, DT = archive.table, (archive.table.T90 - archive.table.T10).to_numpy()
 
 # %% [markdown]
-# One cutout with a strong front, the 98th percentile of DT, and the seven whose latents point most nearly in its
+# One cutout with strong fronts, at the 90th percentile of DT, and the seven whose latents point most nearly in its
 # direction. The search is exact, in all numbers of a latent, not on the map.
 
 # %%
-found = archive.search(archive.take(np.argsort(DT)[[-len(DT) // 50]])[0], k=8)
+found = archive.search(archive.take(np.argsort(DT)[[-len(DT) // 10]])[0], k=8)
 images = TableImages("ocean_preproc.h5", table).read(found.rows)
 
 # %% [markdown]

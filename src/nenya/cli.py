@@ -164,10 +164,6 @@ def compose(name: str, args: Sequence[str]) -> Any:
     from omegaconf.errors import OmegaConfBaseException
 
     options_type = COMMANDS[name][0]
-    if name in ("verify", "repack", "inspect", "spectra", "clusters", "metrics", "embed"):
-        args = _files_as_data(args)
-    if name == "index":
-        args = ["add=true" if arg == "add" else arg for arg in args]
     overrides = prepare(name, args)
     with _hydra(name):
         try:
@@ -190,6 +186,10 @@ def prepare(name: str, args: Sequence[str]) -> list[str]:
     Raises:
         OptionError: An override does not parse, or names a key or a value that does not exist.
     """
+    if name in ("verify", "repack", "inspect", "spectra", "clusters", "metrics", "embed"):
+        args = _files_as_data(args)
+    if name == "index":
+        args = ["add=true" if arg == "add" else arg for arg in args]
     ordered = sorted(args, key=lambda arg: arg.partition("=")[0] not in GROUPS)
     return [o for arg in ordered for o in _prepare(COMMANDS[name][0], arg)]
 
