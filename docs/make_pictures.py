@@ -36,9 +36,12 @@ def main() -> None:
 
 
 def _state() -> str:
+    """Return a hash of all that the pictures depend on here."""
     digest = hashlib.sha256()
     sources = [*sorted((ROOT / "src").rglob("*.py")), *sorted((ROOT / "configs").rglob("*.yaml"))]
-    for path in [DOCS / "tour.md", *sources]:
+    for block in blocks_of(DOCS / "tour.md"):
+        digest.update(block.text.encode())
+    for path in sources:
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

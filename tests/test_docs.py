@@ -258,8 +258,8 @@ def test_the_notebook_is_its_script_executed():
     script = (DOCS / "paper_figure.py").read_text()
     code = code_of(notebook["cells"])
     assert ast.dump(ast.parse(code)) == ast.dump(ast.parse(script))
-    prose = [line for cell in notebook["cells"] if cell["cell_type"] == "markdown" for line in cell["source"]]
-    assert "".join(prose).split() == " ".join(
+    prose = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown"]
+    assert "\n".join(prose).split() == " ".join(
         line.removeprefix("#") for line in script.splitlines() if line.startswith("#") and not line.startswith("# %%")
     ).split()  # fmt: skip
     lines = [line for line in code.splitlines() if line.strip() and not line.lstrip().startswith("#")]
