@@ -1,6 +1,6 @@
 """A directive for the pages: the commands, and the options of one, as the program declares them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any
 
@@ -15,33 +15,30 @@ _SHARED = {field.name for field in fields(Options)}
 
 
 class OptionTable(SphinxDirective):
-    """`{nenya-options} train`: what this command has beside the sections; `{nenya-options}`: what all have."""
-
-    optional_arguments = 1
-
-    def run(self) -> list[nodes.Node]:
-        """Return the table, or a line that says that there is none."""
-        if not self.arguments:
-            rows = list(_rows(Options, ""))
-        else:
-            kind = COMMANDS[self.arguments[0]][0]
-            rows = [row for row in _rows(kind, "") if row[0].split(".")[0] not in _SHARED]
-        if not rows:
-            lines = ["It has those that all commands have, and no more."]
-        else:
-            lines = ["| option | default | meaning |", "| --- | --- | --- |"]
-            lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-        return self.parse_text_to_nodes("\n".join(lines))
-
-
-class CommandTable(SphinxDirective):
-    """`{nenya-commands}`: the commands and what each is for."""
+    """`{nenya-options}`: the options that all commands have."""
 
     def run(self) -> list[nodes.Node]:
         """Return the table."""
+        return self.parse_text_to_nodes(_table(_rows(Options, "")))
+
+
+class CommandSections(SphinxDirective):
+    """`{nenya-commands}`: the commands, and a section on the options of each."""
+
+    def run(self) -> list[nodes.Node]:
+        """Return a table of the commands, and the sections."""
         lines = ["| command | does |", "| --- | --- |"]
         lines += [f"| [{name}](#{name}) | {doc} |" for name, (_, _, doc) in COMMANDS.items()]
-        return self.parse_text_to_nodes("\n".join(lines))
+        for name, (kind, _, doc) in COMMANDS.items():
+            rows = [row for row in _rows(kind, "") if row[0].strip("`").split(".")[0] not in _SHARED]
+            own = _table(rows) if rows else "It has those that all commands have, and no more."
+            lines += ["", f"## {name}", "", f"To {doc}.", "", own]
+        return self.parse_text_to_nodes("\n".join(lines), allow_section_headings=True)
+
+
+def _table(rows: Iterable[tuple[str, str, str]]) -> str:
+    lines = ["| option | default | meaning |", "| --- | --- | --- |"]
+    return "\n".join([*lines, *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)])
 
 
 def _rows(kind: Any, prefix: str) -> Iterator[tuple[str, str, str]]:
@@ -62,5 +59,5 @@ def _default(field: Field[Any]) -> Any:
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directives."""
     app.add_directive("nenya-options", OptionTable)
-    app.add_directive("nenya-commands", CommandTable)
+    app.add_directive("nenya-commands", CommandSections)
     return {"parallel_read_safe": True}

@@ -24,6 +24,10 @@ from nenya.options import Options, flat_view
 from nenya.projector import Projector
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "docs"))
+
+from pages import reader_environment  # noqa: E402  # docs/pages.py
+
 NARROW = ("model.ssl_model=resnet18", "model.width=8", "model.feat_dim=16", "model.nchannels=1")
 EXAMPLES = ("/path/to/", "/archive/", "/fast/disk/")
 """Folders that the pages name and nobody has: they lie in the reader's folder."""
@@ -109,7 +113,7 @@ def prepare_folder(folder: Path) -> None:
     for shim in shims.iterdir():
         shim.chmod(0o755)
     call = [shims / "nenya", "extract", "model=v5", f"data={cutouts}", f"ckpt={weights}"]
-    subprocess.run(call, check=True, capture_output=True, cwd=folder)
+    subprocess.run(call, check=True, capture_output=True, cwd=folder, env=reader_environment())
     latents = folder / "cutouts_preproc_latents.h5"
     shutil.copy(latents, folder / "ocean_preproc_latents.h5")
 
@@ -147,7 +151,7 @@ def prepare_run(folder: Path) -> None:
     run = "out=outputs/v5/2026-01-31_12-00-00"
     subprocess.run(
         [folder / ".bin" / "nenya", "train", "model=v5", "data=cutouts_preproc.h5", run],
-        check=True, capture_output=True, cwd=folder,
+        check=True, capture_output=True, cwd=folder, env=reader_environment(),
     )  # fmt: skip
 
 

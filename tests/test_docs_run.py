@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ sys.path.append(str(DOCS))
 
 import make_pictures  # noqa: E402  # docs/make_pictures.py
 from pages import Block, blocks_of, reader_environment, run_block  # noqa: E402
+
+from nenya.cli import COMMANDS  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -87,7 +90,9 @@ def test_the_tour_makes_its_pictures_and_the_site_is_built_without_warnings(tmp_
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=reader_environment())
     assert done.returncode == 0, done.stderr[-3000:]
     assert "class ContrastiveNet" in re.sub(r"<[^>]+>", "", (tmp_path / "html/reference/api/models.html").read_text())
-    assert "loader.batch_size_valid" in (tmp_path / "html/reference/commands.html").read_text()
+    commands = re.sub(r"<[^>]+>", "", (tmp_path / "html/reference/commands.html").read_text())
+    options = [f.name for kind, _, _ in COMMANDS.values() for f in fields(kind) if not is_dataclass(f.type)]
+    assert [name for name in (*COMMANDS, *options, "loader.batch_size_valid") if name not in commands] == []
 
 
 def test_the_figure_is_made_in_plain_python(tmp_path):
