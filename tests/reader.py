@@ -40,7 +40,8 @@ args = sys.argv[1:]
 if args[0].startswith("scripts/"):
     args[0] = re.search(r'run_command\\("(\\w+)"\\)', Path(args[0]).read_text())[1]
 more = [*{narrow!r}, *(["trainer.max_epochs=1"] if args[0] == "train" else [])]
-sys.exit(main([args[0], *(more if args[0] != "demo" else []), *args[1:]]))
+own = args[0] == "demo" or any(arg.startswith("resume=") for arg in args)  # a run knows its network
+sys.exit(main([args[0], *([] if own else more), *args[1:]]))
 """
 
 
