@@ -3,7 +3,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 OLDEST := .venv-oldest
 
-.PHONY: install demo test test-slow test-oldest check format bench licences dist clean
+.PHONY: install demo docs notebook test test-slow test-oldest check format bench licences dist clean
 
 install: $(STAMP)
 
@@ -15,6 +15,14 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: install
 	$(BIN)/python scripts/demo.py
+
+notebook: install
+	$(BIN)/python docs/make_pictures.py
+	$(BIN)/python docs/make_notebook.py
+
+docs: install
+	$(BIN)/python docs/make_pictures.py
+	$(BIN)/python -m sphinx -W --keep-going -q -b html -d outputs/docs/doctrees docs outputs/docs/html
 
 test: install
 	$(BIN)/pytest -n 2 --dist loadfile

@@ -174,16 +174,6 @@ def compose(name: str, args: Sequence[str]) -> Any:
     from omegaconf.errors import OmegaConfBaseException
 
     options_type = COMMANDS[name][0]
-    if name in ("verify", "repack", "inspect", "spectra", "clusters", "metrics", "embed"):
-        args = _files_as_data(args)
-    if name == "migrate":
-        args = [arg if "=" in arg or arg.startswith("-") else f"folder={arg}" for arg in args]
-    if name == "index":
-        args = ["add=true" if arg == "add" else arg for arg in args]
-    if name == "status":
-        args = [arg if "=" in arg or arg.startswith("-") else f"archive={arg}" for arg in args]
-    if hasattr(options_type, "archive_dir"):  # the section of that name is not set as a whole
-        args = [f"archive_dir={arg[8:]}" if arg.startswith("archive=") else arg for arg in args]
     overrides = prepare(name, args)
     with _hydra(name):
         try:
@@ -219,8 +209,22 @@ def prepare(name: str, args: Sequence[str]) -> list[str]:
     Raises:
         OptionError: An override does not parse, or names a key or a value that does not exist.
     """
-    ordered = sorted(args, key=lambda arg: arg.partition("=")[0] not in GROUPS)
+    ordered = sorted(_in_full(name, args), key=lambda arg: arg.partition("=")[0] not in GROUPS)
     return [o for arg in ordered for o in _prepare(COMMANDS[name][0], arg)]
+
+
+def _in_full(name: str, args: Sequence[str]) -> Sequence[str]:
+    """Return arguments that may be given without their key, or by a shorter one, as overrides."""
+    if name in ("verify", "repack", "inspect", "spectra", "clusters", "metrics", "embed"):
+        return _files_as_data(args)
+    if name == "index":
+        return ["add=true" if arg == "add" else arg for arg in args]
+    key = {"migrate": "folder", "status": "archive"}.get(name)
+    if key is not None:
+        args = [arg if "=" in arg or arg.startswith("-") else f"{key}={arg}" for arg in args]
+    if hasattr(COMMANDS[name][0], "archive_dir"):  # the section of that name is not set as a whole
+        args = [f"archive_dir={arg[8:]}" if arg.startswith("archive=") else arg for arg in args]
+    return args
 
 
 def _files_as_data(args: Sequence[str]) -> list[str]:

@@ -613,7 +613,7 @@ def from_flat(values: Mapping[str, Any], name: str = "custom") -> dict[str, dict
 
 
 def flat_name(options: Options) -> str:
-    """Return the users' derived `model_name`, such as SimCLR_resnet50_lr_0.05_..._trial_5_cosine_warm."""
+    """Return the users' derived `model_name`, such as `SimCLR_resnet50_lr_0.05_..._trial_5_cosine_warm`."""
     o = options
     name = (
         f"{o.loss.ssl_method}_{o.model.ssl_model}_lr_{o.optim.learning_rate}_decay_{o.optim.weight_decay}"

@@ -26,7 +26,7 @@ class TableImages:
         data: cutout files: a path, folder, glob, s3:// address or a list.
         table: with pp_file (its folder does not count), pp_type (older: ulmo_pp_type; 1 train, 0 valid) and pp_idx.
             A table without pp_file is of the only file.
-        loader: names of the partitions, and the folder of copies from S3.
+        loader: names of the partitions, and the folder of copies from S3; by default the usual ones.
 
     Attributes:
         known: (N,) bool, rows whose cutout is in one of the files.
@@ -35,7 +35,8 @@ class TableImages:
         InputFileError: A file cannot be used, the table lacks a column, or no row has a cutout here.
     """
 
-    def __init__(self, data: Any, table: "pd.DataFrame", loader: LoaderOptions) -> None:
+    def __init__(self, data: Any, table: "pd.DataFrame", loader: LoaderOptions | None = None) -> None:
+        loader = loader or LoaderOptions()
         names = {1: loader.train_key, 0: loader.valid_key}
         paths = fetch(find_sources(data), loader.cache_dir)
         self._files = [inspect_cutouts(p, tuple(names.values()), allow_external=loader.allow_external) for p in paths]

@@ -10,11 +10,11 @@ from nenya.errors import OptionError
 class Schedule:
     """Learning rate of each epoch, counted from 1, and of each step within it, counted from 0.
 
-    Without warm-up, epoch e of E has
+    Without warm-up, epoch e of E has::
 
         cosine:  eta_min + (learning_rate - eta_min) (1 + cos(pi e / E)) / 2,
                  eta_min = learning_rate * lr_decay_rate**3
-        steps:   learning_rate * lr_decay_rate**(number of `lr_decay_epochs` below e)
+        steps:   learning_rate * lr_decay_rate**(number of lr_decay_epochs below e)
 
     With `warm`, the steps of the first `warm_epochs` epochs rise linearly from `warmup_from` to `warmup_to`.
 
