@@ -23,6 +23,7 @@ import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
+from common import machine, write
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest
 from tornado.websocket import websocket_connect
 
@@ -227,9 +228,12 @@ def main():
     parser.add_argument("--dim", type=int, default=256)
     parser.add_argument("--sessions", type=int, default=10)
     args = parser.parse_args()
+    about, results = machine(), []
     for rows in args.rows:
         found = measure(rows, args.dim, args.sessions)
-        print(json.dumps({k: np.round(v, 2).tolist() for k, v in found.items()}), flush=True)
+        results.append({k: np.round(v, 2).tolist() for k, v in found.items()})
+        print(json.dumps(results[-1]), flush=True)
+    write("portal", {"dim": args.dim, "sizes": results}, about)
 
 
 if __name__ == "__main__":
