@@ -80,6 +80,16 @@ def test_views_let_go_of_maps_as_copies_do(files, monkeypatch):
     assert len(released) == 139 * 8 * 4 // 2000
 
 
+def test_rows_from_all_over_a_file_are_read_in_pieces(files, monkeypatch):
+    monkeypatch.setattr("nenya.latents._MAPPED", 2**16 * 7)
+    latents, wanted = Latents(files), whole(files)
+    released = []
+    monkeypatch.setattr(latents, "release", lambda: released.append(latents._arrays.clear()))
+    rows = np.random.default_rng(3).integers(0, 139, 50)
+    np.testing.assert_array_equal(latents.take(rows), wanted[rows])
+    assert len(released) == 7
+
+
 def test_a_table_in_any_order_finds_its_rows(files):
     latents = Latents(files)
     table = latents.keys().sample(frac=1, random_state=0)

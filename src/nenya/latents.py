@@ -30,7 +30,7 @@ IntArray = NDArray[np.int64]
 PARTITIONS = ("train", "valid")
 BLOCK_ROWS = 16384
 _MAPPED = 2**29  # bytes of mapped files that stay in this process; the system keeps what it likes of them
-_PAGE = 4096
+_AROUND = 2**16  # bytes that the system maps around one that is read
 _TYPES = {"train": 1, "valid": 0}
 _PROVENANCE = ("model_version", "checkpoint_sha256", "latent", "image_size")
 
@@ -165,12 +165,16 @@ class Latents:
             raise IndexError(f"rows {wanted.min()} to {wanted.max()} of {len(self)}")
         order = np.argsort(wanted, kind="stable")
         ordered = wanted[order]
-        self._count(len(wanted) * max(_PAGE, 4 * self.shape[1]))
         out = np.empty((len(wanted), self.shape[1]), np.float32)
-        for index, part in enumerate(self.parts):
-            low, high = np.searchsorted(ordered, (part.start, part.start + part.rows))
-            if low < high:
-                out[order[low:high]] = _gather(self._array(index), ordered[low:high] - part.start)
+        cost = max(_AROUND, 4 * self.shape[1])
+        at_once = max(1, _MAPPED // cost)
+        for first in range(0, len(wanted), at_once):
+            some = ordered[first : first + at_once]
+            self._count(len(some) * cost)
+            for index, part in enumerate(self.parts):
+                low, high = np.searchsorted(some, (part.start, part.start + part.rows))
+                if low < high:
+                    out[order[first + low : first + high]] = _gather(self._array(index), some[low:high] - part.start)
         return out
 
     def sample(self, count: int, rng: np.random.Generator) -> IntArray:
