@@ -192,6 +192,32 @@ def test_the_command_without_a_table(files, tmp_path, nenya_cli):
     assert code == 2 and "no row of the table has a cutout" in said and not (tmp_path / "x.csv").exists()
 
 
+def test_a_table_of_a_part_of_the_latents(files, tmp_path, nenya_cli):
+    table = read_table(files / "a.parquet").drop([5, 6])
+    part = table[(table.truth != 3) & (table.UID % 5 == 0)]
+    part.to_parquet("part.parquet")
+    code, said = nenya_cli("clusters", [f"data={files / 'a_preproc_latents.h5'}", "table=part.parquet", "k=4"])
+    assert code == 0 and f"{1600 - len(part)} of 1600 latents have no row in the table" in said, said
+    groups = read_table(tmp_path / "outputs/clusters/part_clusters_groups.csv")
+    assert groups["rows_in_table"].tolist() == [(part.truth == group).sum() for group in range(4)]
+    medoids = groups.merge(part, left_on=["medoid_pp_type", "medoid_pp_idx"], right_on=["pp_type", "pp_idx"])
+    assert medoids["truth"].tolist() == medoids["cluster"].tolist() == [0, 1, 2]
+    assert groups["medoid_UID"].isna().tolist() == [False] * 3 + [True]  # no row of the table is in it
+    assert groups["medoid_pp_file"].notna().all() and groups["mean_DT"].isna().tolist() == [False] * 3 + [True]
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(files, tmp_path, nenya_cli):
+    (tmp_path / "plain").write_text("no folder")
+    (tmp_path / "folder.csv").mkdir()
+    latents = files / "a_preproc_latents.h5"
+    for command, args in (("clusters", ["k=4"]), ("embed", []), ("search", ["like=1"])):
+        for out, says in (("plain/x.csv", "plain is a file, no folder"), ("folder.csv", "folder.csv is a folder")):
+            code, said = nenya_cli(command, [f"data={latents}", f"out={out}", *args])
+            assert code == 2 and says in said and "out=" in said and len(said.splitlines()) == 1, said
+    code, said = nenya_cli("metrics", [latents, "out=plain/x"])
+    assert code == 2 and "plain is a file, no folder" in said and len(said.splitlines()) == 1
+
+
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows(tmp_path):
     import subprocess

@@ -48,6 +48,7 @@ def test_a_table_gets_the_places_of_the_projector(files, nenya_cli, tmp_path):
     assert code == 0, said
     missing = np.isnan(rows).any(axis=1)
     assert f"{(~missing).sum()} of 350 rows have a place" in said and "1 have no latent" in said
+    assert "51 of 400 latents have no row in the table" in said
     came = pd.read_parquet("map/b.parquet")
     projector = Projector.load("map/b_UMAP.h5")
     assert 195 <= len(projector.latents) <= 200

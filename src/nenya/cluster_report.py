@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from nenya.analysis_options import ClustersOptions
 from nenya.clusters import NOISE, Groups, hdbscan_groups, kmeans_groups, unit_rows
 from nenya.data.files import local_path
-from nenya.errors import OptionError, OutputError
+from nenya.errors import OptionError
 from nenya.io import TABLE_SUFFIXES, read_table, write_table
 from nenya.latents import Latents, open_latents
 from nenya.selection import metric
+from nenya.storage import check_output
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,15 +50,20 @@ def run(options: ClustersOptions) -> int:
         out = out / f"{name}_clusters.parquet"
     summary = out.with_name(f"{out.stem}_groups.csv")
     for path in (out, summary):
-        if path.exists() and not options.clobber:
-            raise OutputError(f"{path} exists already: clobber=true replaces it, out= names another place")
+        check_output(path, options.clobber)
     table = read_table(local_path(options.table)) if options.table else latents.keys()
     rows = latents.positions(table) if options.table else np.arange(len(latents))
     if options.images:  # what is wrong with them is found before the work
         TableImages(
             options.images, _keys(latents, np.array([p.start for p in latents.parts if p.rows])), options.loader
         )
-    groups = find_groups(latents, options)
+    covered = np.zeros(len(latents), bool)
+    covered[rows[rows >= 0]] = True
+    if missing := int((~covered).sum()):
+        log.warning(
+            "%d of %d latents have no row in the table: they are in the groups, not in the means", missing, len(latents)
+        )
+    groups = find_groups(latents, options, covered)
     labels = np.where(rows >= 0, groups.labels[rows], NOISE)
     found = summarise(groups, latents, table, labels, rows)
     write_table(table.assign(cluster=labels), out)
@@ -71,8 +77,8 @@ def run(options: ClustersOptions) -> int:
     return 0
 
 
-def find_groups(latents: Latents, options: ClustersOptions) -> Groups:
-    """Return the groups that the options ask for."""
+def find_groups(latents: Latents, options: ClustersOptions, typical: NDArray[np.bool_]) -> Groups:
+    """Return the groups that the options ask for, their medoids among the rows `typical`, (N,)."""
     if options.method == "kmeans":
         return kmeans_groups(
             latents,
@@ -81,6 +87,7 @@ def find_groups(latents: Latents, options: ClustersOptions) -> Groups:
             passes=options.passes,
             sample=options.sample or 20_000,
             members=options.members,
+            typical=typical,
         )
     return hdbscan_groups(
         latents,
@@ -89,6 +96,7 @@ def find_groups(latents: Latents, options: ClustersOptions) -> Groups:
         components=options.components,
         min_size=options.min_size,
         members=options.members,
+        typical=typical,
     )
 
 
@@ -105,8 +113,8 @@ def summarise(
         rows: (len(table),) their latents, -1 for none.
 
     Returns:
-        Sizes and shares are of the latents, means over the table's rows; the medoid is pp_file, pp_type, pp_idx, and
-        UID where the table has it.
+        Sizes and shares are of the latents, means over the group's rows of the table, of which there are
+        rows_in_table; the medoid is pp_file, pp_type, pp_idx, and UID where the table has it.
     """
     import pandas as pd
 
@@ -115,6 +123,7 @@ def summarise(
         "cluster": np.arange(count),
         "size": groups.sizes,
         "share": groups.sizes / len(groups.labels),
+        "rows_in_table": np.bincount(labels[labels >= 0], minlength=count),
         "silhouette": groups.silhouettes,
         "cohesion": groups.cohesion,
         "approximate": groups.approximate,
@@ -169,6 +178,8 @@ def _say(groups: Groups, found: "pd.DataFrame", options: ClustersOptions) -> Non
         log.info("rows beyond the sample are assigned by their nearest row in it: an approximation")
     for row in found.head(20).itertuples():
         log.info("  %3d  %8d  %5.1f %%  silhouette %.3f", row.cluster, row.size, 100 * row.share, row.silhouette)
+    if noise:
+        log.info("  %3d  %8d  %5.1f %%  noise", NOISE, noise, 100 * noise / len(groups.labels))
 
 
 def _draw(groups: Groups, found: "pd.DataFrame", latents: Latents, options: ClustersOptions, folder: Path) -> None:

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 FloatArray = NDArray[np.floating]
 Float64Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
 
 NOISE = -1
 BLOCK_ROWS = 16384
@@ -38,7 +39,7 @@ class Groups:
         labels: (N,) int64, the group of each row, -1 for noise and for rows with NaN.
         sizes: (K,) int64, rows of each group.
         directions: (K, D) float64, mean direction of each group, of length 1.
-        medoids: (K,) int64, the row nearest to the mean direction.
+        medoids: (K,) int64, the row (of those asked for) nearest to the mean direction.
         closest: (K, M) int64, the M rows nearest to it, the medoid first; -1 where a group has fewer.
         cohesion: (K,) float64, length of the mean of the group's rows of length 1: 1 if all point the same way.
         silhouettes: (K,) float64, mean silhouette of the group's rows in a sample (Rousseeuw 1987, J. Comput. Appl.
@@ -61,7 +62,14 @@ class Groups:
 
 
 def kmeans_groups(
-    latents: Any, k: int, *, seed: int = 0, passes: int = 2, sample: int = 20_000, members: int = 9
+    latents: Any,
+    k: int,
+    *,
+    seed: int = 0,
+    passes: int = 2,
+    sample: int = 20_000,
+    members: int = 9,
+    typical: BoolArray | None = None,
 ) -> Groups:
     """Divide latents into k groups by mini-batch k-means; memory does not grow with the number of rows.
 
@@ -75,12 +83,13 @@ def kmeans_groups(
         passes: times that all rows are gone through.
         sample: rows that the starts and silhouettes are taken from.
         members: rows M nearest to the mean direction that are kept of each group.
+        typical: (N,) rows that medoids and closest are taken from, where a group has any; default all.
 
     Raises:
         OptionError: k is not 1 to the number of finite rows in the sample.
     """
     centres = fit_kmeans(latents, k, seed=seed, passes=passes, sample=sample)
-    return _describe(latents, assign_kmeans(latents, centres), False, seed, sample, members)
+    return _describe(latents, assign_kmeans(latents, centres), False, seed, sample, members, typical)
 
 
 def fit_kmeans(latents: Any, k: int, *, seed: int = 0, passes: int = 2, sample: int = 20_000) -> Float64Array:
@@ -128,6 +137,7 @@ def hdbscan_groups(
     components: int = 16,
     min_size: int | None = None,
     members: int = 9,
+    typical: BoolArray | None = None,
 ) -> Groups:
     """Find dense groups by HDBSCAN on a sample's principal components, and give all rows a group by it.
 
@@ -142,6 +152,7 @@ def hdbscan_groups(
         components: principal components, at most D.
         min_size: least rows of a group in the sample; default a hundredth of the sample, at least 5.
         members: rows M nearest to the mean direction that are kept of each group.
+        typical: (N,) rows that medoids and closest are taken from, where a group has any; default all.
 
     Raises:
         InputFileError: The sample has fewer than two finite rows, or no group.
@@ -165,7 +176,7 @@ def hdbscan_groups(
             f"HDBSCAN finds no group of {least} rows in a sample of {len(known)}: lower min_size, or take method=kmeans"
         )
     found = assign_nearest(latents, pca, known, labels)
-    return _describe(latents, found, True, seed, sample, members)
+    return _describe(latents, found, True, seed, sample, members, typical)
 
 
 def assign_nearest(
@@ -239,7 +250,15 @@ def _take(latents: Any, rows: IntArray) -> Any:
     return latents.take(rows) if hasattr(latents, "parts") else latents[rows]
 
 
-def _describe(latents: Any, labels: IntArray, approximate: bool, seed: int, sample: int, members: int) -> Groups:
+def _describe(
+    latents: Any,
+    labels: IntArray,
+    approximate: bool,
+    seed: int,
+    sample: int,
+    members: int,
+    typical: BoolArray | None,
+) -> Groups:
     """Number groups from the largest on, and find their directions, silhouettes and most typical rows."""
     sizes = np.bincount(labels[labels >= 0])
     order = np.argsort(-sizes, kind="stable")
@@ -253,7 +272,11 @@ def _describe(latents: Any, labels: IntArray, approximate: bool, seed: int, samp
         sums += _group_sums(labels[start : start + len(rows)], rows, len(sizes))
     length = np.linalg.norm(sums, axis=1)
     directions = sums / np.where(length > 0, length, 1)[:, None]
-    closest = _closest(latents, labels, directions, members)
+    closest = _closest(latents, labels if typical is None else np.where(typical, labels, NOISE), directions, members)
+    if without := np.flatnonzero(closest[:, 0] < 0).tolist():  # groups of which no row is typical
+        closest[without] = _closest(latents, np.where(np.isin(labels, without), labels, NOISE), directions, members)[
+            without
+        ]
     each, overall = _silhouettes(latents, labels, len(sizes), np.random.default_rng([seed, 1]), sample)
     return Groups(
         labels, sizes, directions, closest[:, 0], closest, length / sizes, each, overall, left_out, approximate

@@ -21,7 +21,7 @@ from nenya.extraction.lock import OutputLock
 from nenya.extraction.progress import RowProgress
 from nenya.io import TABLE_SUFFIXES, read_table, write_table
 from nenya.latents import Latents
-from nenya.storage import atomic_path, sha256_file
+from nenya.storage import atomic_path, check_output, sha256_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -132,8 +132,9 @@ def embed_table(
     """
     save = None if isinstance(how, Path) else save
     partial = out.with_name(out.name + ".partial")
-    if out.exists() and not clobber:
-        raise OutputError(f"{out} exists already: clobber=true replaces it, out= names another place")
+    check_output(out, clobber)
+    if save is not None and not save.exists():
+        check_output(save, clobber)
     if isinstance(how, Path):
         load_projector(how, latents)  # before anything is begun
     rows = latents.positions(table)
@@ -160,6 +161,8 @@ def embed_table(
         shutil.rmtree(partial, ignore_errors=True)
     finite = int(np.isfinite(coordinates[:, 0]).sum())
     absent, hidden = int((rows < 0).sum()), int((rows >= 0).sum()) - finite
+    if unplaced := len(latents) - len(wanted):
+        log.info("%d of %d latents have no row in the table: they are not placed", unplaced, len(latents))
     log.info(
         "%s: %d of %d rows have a place on the map (%d have no latent, %d a latent that is not finite)",
         out, finite, len(table), absent, hidden,

@@ -12,10 +12,11 @@ from nenya.analysis_options import FiguresOptions
 from nenya.conditions import rows_where
 from nenya.data.cutouts import inspect_cutouts, read_blocks
 from nenya.data.files import fetch, find_sources, local_path
-from nenya.errors import InputFileError, OptionError, OutputError
+from nenya.errors import InputFileError, OptionError
 from nenya.io import read_table
 from nenya.pca import fit_pca
 from nenya.selection import columns_of
+from nenya.storage import check_output
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,8 +46,7 @@ def run(options: FiguresOptions) -> int:
         if path.suffix and not path.is_dir():
             raise OptionError(f"out={path}: wanted is a folder or a picture ({', '.join(_SUFFIXES)})")
         path = path / f"{options.kind}.png"
-    if path.exists() and not options.clobber:
-        raise OutputError(f"{path} exists already: clobber=true replaces it, out= names another place")
+    check_output(path, options.clobber)
     if options.kind == "eigen":
         _eigen(path, options)
     else:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -220,5 +221,6 @@ def write_table(table: "pd.DataFrame", path: str | os.PathLike[str]) -> None:
     try:
         with atomic_path(place) as temporary:
             getattr(table, writers[place.suffix])(temporary, **settings)
-    except OSError as error:
-        raise OutputError(f"cannot write {place}: {error.strerror or error}") from error
+    except OSError as error:  # pyarrow's names the temporary file, and ends with the system's reason
+        reason = re.sub(r".*\bDetail: \[errno \d+\] ", "", error.strerror or str(error))
+        raise OutputError(f"cannot write {place}: {reason}; choose another place with out=") from error

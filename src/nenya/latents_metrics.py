@@ -25,7 +25,7 @@ from nenya.io import read_table
 from nenya.latents import Latents
 from nenya.metrics_page import page
 from nenya.pca import PCA, fit_latents
-from nenya.storage import atomic_path
+from nenya.storage import atomic_path, check_output
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,8 +67,7 @@ def run(options: MetricsOptions) -> int:
     if twice:
         raise OptionError(f"two files are named {min(twice)}: give them one at a time, with an out= each")
     for place in [folder / f"{path.stem}_{end}" for path in paths for end in _ENDS]:
-        if place.exists() and not options.clobber:
-            raise OutputError(f"{place} exists already: clobber=true replaces it, out= names another place")
+        check_output(place, options.clobber)
     images = find_sources(options.images) if options.images else []
     if options.images and not (options.ckpt or options.model.weights):
         raise OptionError("images= without weights: name those that the latents were made with by ckpt= or model=")

@@ -17,7 +17,7 @@ from nenya.archive_s3 import fetch_index
 from nenya.conditions import Conditions
 from nenya.data.cutouts import inspect_cutouts
 from nenya.data.files import expand, fetch, find_sources, local_path
-from nenya.errors import InputFileError, OptionError, OutputError
+from nenya.errors import InputFileError, OptionError
 from nenya.extras import need
 from nenya.io import TABLE_SUFFIXES, read_table, write_table
 from nenya.latents import open_latents
@@ -25,6 +25,7 @@ from nenya.options import ExtractOptions, Options, build_options, to_dict
 from nenya.plotting import closest_strip
 from nenya.s3 import is_s3
 from nenya.similarity import Float64Array, IntArray, direction
+from nenya.storage import check_output
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,8 +53,8 @@ def run(options: SearchOptions) -> int:
     """
     if options.out and Path(options.out).suffix not in TABLE_SUFFIXES:
         raise OptionError(f"out={options.out}: wanted is one of {', '.join(TABLE_SUFFIXES)}")
-    if options.out and local_path(options.out).exists() and not options.clobber:
-        raise OutputError(f"{options.out} exists already: clobber=true replaces it, out= names another place")
+    for place in _outputs(options):
+        check_output(place, options.clobber or place.suffix not in TABLE_SUFFIXES)
     archive = open_archive(options)
     like, unlike = (_rows(archive, given) for given in (options.like, options.unlike))
     pictures = image_examples(options, cutout_side(options, archive))
@@ -68,12 +69,22 @@ def run(options: SearchOptions) -> int:
     answer = find(archive, query, options, sql, known)
     found = table_of(archive, answer)
     _show(found, answer, options, sql)
-    if options.out:
+    if options.out and len(found):
         write_table(found, local_path(options.out))
         log.info("%s", options.out)
     if options.images and len(found):
         _draw(archive, found, answer, (like, pictures), options)
     return 0
+
+
+def _outputs(options: SearchOptions) -> list[Path]:
+    """Return the files that a search writes: its table and its picture."""
+    table = [local_path(options.out)] if options.out else []
+    return [*table, _figure_place(options)] if options.images else table
+
+
+def _figure_place(options: SearchOptions) -> Path:
+    return local_path(options.figure or (str(Path(options.out).with_suffix(".png")) if options.out else _FIGURE))
 
 
 def open_archive(options: SearchOptions) -> Archive:
@@ -350,7 +361,8 @@ def _list(given: Any) -> list[str]:
 def _show(found: "pd.DataFrame", answer: Answer, options: SearchOptions, sql: str | None) -> None:
     columns = ["rank", "cosine", "pp_file", "pp_type", "pp_idx", *(name for name in _SHOWN if name in found)]
     if not len(found):
-        log.info("nothing found: no other row with a latent%s", f" fulfils {sql}" if sql else " is there")
+        kept = f"; {options.out} is not written" if options.out else ""
+        log.info("nothing found: no other row with a latent%s%s", f" fulfils {sql}" if sql else " is there", kept)
         return
     log.info("%s%s", answer.label, f" where {sql}" if sql else "")
     log.info("%s", found[columns].to_string(index=False, float_format=lambda value: f"{value:.4f}"))
@@ -388,7 +400,7 @@ def _draw(
     images = TableImages(options.images, table, options.loader)
     cutouts = images.read(np.arange(len(table)))
     own = len(examples[0])
-    path = local_path(options.figure or (str(Path(options.out).with_suffix(".png")) if options.out else _FIGURE))
+    path = _figure_place(options)
     closest_strip(
         np.stack([*cutouts[:own], *(image - np.mean(image) for image in examples[1])]),
         cutouts[own:],

@@ -16,9 +16,10 @@ from nenya.analysis_options import StatisticsOptions
 from nenya.comparison import NO_DATE, compare, compare_dates, compare_regions, comparison, trend
 from nenya.conditions import dt_of, rows_where
 from nenya.data.files import local_path
-from nenya.errors import InputFileError, OptionError, OutputError
+from nenya.errors import InputFileError, OptionError
 from nenya.grids import Grid, globe, wrap_longitude
 from nenya.io import TABLE_SUFFIXES, read_table, write_table
+from nenya.storage import check_output
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -321,8 +322,7 @@ def run(options: StatisticsOptions) -> int:
         out = out / f"{source.stem}_statistics.parquet"
     picture = out.with_suffix(options.picture)
     for path in (out, picture):
-        if path.exists() and not options.clobber:
-            raise OutputError(f"{path} exists already: clobber=true replaces it, out= names another place")
+        check_output(path, options.clobber)
     table = read_table(source)
     chosen = chosen_rows(table, options)
     if not chosen.any():

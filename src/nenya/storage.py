@@ -34,6 +34,30 @@ def sha256_file(path: Path, cancelled: threading.Event | None = None) -> str:
     return digest.hexdigest()
 
 
+def check_output(path: Path, clobber: bool) -> None:
+    """Check that a result can be written, before the work is done; nothing is made.
+
+    Args:
+        path: the result.
+        clobber: whether a file that is there may be replaced.
+
+    Raises:
+        OutputError: It exists, is a folder, or its folder cannot be made or written.
+    """
+    hint = "choose another place with out="
+    if os.path.isdir(path):  # False, where Path.is_dir raises for a folder that may not be read
+        raise OutputError(f"{path} is a folder, a file is to be written there: {hint}")
+    if os.path.exists(path) and not clobber:
+        raise OutputError(f"{path} exists already: clobber=true replaces it, out= names another place")
+    folder = path.parent
+    while not os.path.exists(folder) and folder != folder.parent:
+        folder = folder.parent
+    if not os.path.isdir(folder):
+        raise OutputError(f"{path}: {folder} is a file, no folder: {hint}")
+    if not os.access(folder, os.W_OK | os.X_OK) or os.statvfs(folder).f_flag & os.ST_RDONLY:
+        raise OutputError(f"{path}: the folder {folder} is not writable; {hint}")
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary name in the folder of `path`; on success move what was written there to `path`.
@@ -54,7 +78,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"cannot make the folder {path.parent}: {error.strerror}") from error
+        raise OutputError(f"cannot write {path}: its folder cannot be made ({error.strerror})") from error
     try:
         yield temporary
         try:
