@@ -112,6 +112,10 @@ def test_an_interval_of_dt_is_chosen_by_name(files, nenya_cli):
     assert pd.read_parquet("d.parquet")["DT"].between(0.5, 1, inclusive="left").all()
     code, said = nenya_cli("embed", [path, f"table={table_file}", "out=e.parquet", "DT_cut=DT3"])
     assert code == 2 and "DT_cut=DT3" in said
+    code, said = nenya_cli("embed", [path, f"table={table_file}", "out=e.parquet", "DT_cut=DT5"])
+    assert code == 2 and said.strip().endswith("no row of 350 lies in DT_cut=DT5")
+    code, said = nenya_cli("embed", [path, "out=e.parquet", "ntrain=abc"])
+    assert code == 2 and "ntrain=abc: wanted is a whole number" in said
 
 
 def test_a_projector_that_cannot_be_used_is_refused_before_anything_is_begun(files, nenya_cli, tmp_path):

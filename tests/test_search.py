@@ -152,7 +152,7 @@ def test_examples_by_number_uid_and_cutout(index, first):
     for searched in (index, files):
         for name in (str(place), f"uid:{row['UID']}", f"some/a_preproc.h5:{kind}:{row['pp_idx']}"):
             assert searched.find(name) == place
-        for name, said in (("99999", "no row"), ("uid:1", "no row"), ("x:train:1", "no row")):
+        for name, said in (("99999", "rows are 0 to 1299"), ("uid:1", "no row"), ("x:train:1", "no row")):
             with pytest.raises(InputFileError, match=said):
                 searched.find(name)
         with pytest.raises(OptionError, match="wanted is a row number"):
@@ -293,6 +293,9 @@ def test_commands(first, second, tmp_path, nenya_cli):
         (["index=a.index", "like=3", "where=lat >> 1"], "wanted is SQL such as"),
         (["index=a.index", "like=3", "region=atlantis"], "known are coastalcali"),
         (["index=a.index", "like=5"], "no row with a latent"),
+        (["index=a.index", "like=99999"], "row 99999 is not there; rows are 0 to 1599"),
+        ([f"data={paths[0]}", "like=99999"], "rows are 0 to 1299"),
+        (["index=a.index", "like=3", "k=abc"], "k=abc: wanted is a whole number"),
         (["index=a.index", "like=3", "dates=[2012-01-01,2012-06-31]"], "there is no date 2012-06-31"),
         ([f"data={paths[0]}", "like=3", "DT=DT1"], "table="),
         (["index=a.index"], "like= or image= is needed"),

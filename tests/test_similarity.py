@@ -200,6 +200,10 @@ def test_every_region_and_interval_is_one(table):
         (Conditions(where="lat > 1) OR (1 = 1"), "one condition"),
         (Conditions(where="lat > 1; DROP TABLE rows"), "one condition"),
         (Conditions(where="(lat > 1"), "not closed"),
+        (Conditions(lat=[-100, 10]), "lat=.-100,10.: wanted are two numbers from -90 to 90 degrees north"),
+        (Conditions(lon=[-400, 10]), "from -360 to 360 degrees east"),
+        (Conditions(lon=[-180, 190]), "at most 360 degrees"),
+        (Conditions(clear=[0.5, 95]), "clear=.0.5,95.: wanted are two numbers from 0 to 1"),
     ],
 )
 def test_conditions_that_are_none(table, conditions, said):
@@ -218,7 +222,9 @@ def test_sql_that_is_wrong_gives_one_line(table):
     with pytest.raises(OptionError, match=r"known are coastalcali.*where=.region = 'agulhas'"):
         Conditions(region=["agulhas"]).sql([*bare, "region"])
     for bad in ("nonsense > 1", "lat >> ", "lat = 'abc'", "lat"):
-        with pytest.raises(OptionError, match="wanted is SQL such as") as caught:
+        with pytest.raises(
+            OptionError, match=r"no column nonsense: where=.*the columns are|wanted is SQL such as"
+        ) as caught:
             rows_where(table, Conditions(where=bad).sql(list(table.columns)))
         assert "\n" not in str(caught.value) and ".rs" not in str(caught.value)
     assert Conditions().sql([]) is None

@@ -302,8 +302,11 @@ def one_row(example: str, found: IntArray, rows: int) -> int:
         InputFileError: There is none, or several.
     """
     if len(found) != 1:
+        known = f"rows are 0 to {rows - 1}"
+        if example.isdecimal() and int(example) >= rows:
+            raise InputFileError(f"row {example} is not there; {known}")
         what = "several rows are" if len(found) else f"no row with a latent among {rows} is"
-        raise InputFileError(f"{example}: {what} this one; check the name, or give the row number")
+        raise InputFileError(f"{example}: {what} this one; check the name, or give the row number; {known}")
     return int(found[0])
 
 

@@ -240,6 +240,9 @@ def first_cause(error: BaseException) -> str:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     key = next((line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")), "")
+    if found := re.match(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", lines[0]):
+        kinds = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+        return f"{key}={found[1]}: wanted is {kinds.get(found[2], found[2])}"
     return f"{key}: {lines[0]}" if key else lines[0]
 
 

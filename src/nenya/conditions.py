@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from nenya.defs import DT_INTERVALS, REGIONS, SEASONS
 from nenya.errors import InputFileError, OptionError
 from nenya.extras import need
+from nenya.options import suggest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,11 +59,11 @@ class Conditions:
         """
         terms = [
             _any(_box(REGIONS[_region(name, columns)].lon, REGIONS[name].lat) for name in self.region),
-            _box(self.lon, self.lat),
+            _possible_box(self.lon, self.lat),
             _dates(self.dates),
             _any(f"date_part('month', `datetime`) IN {_known_season(name)}" for name in self.season),
             _temperatures(self.DT),
-            _between("clear_fraction", "clear", self.clear),
+            _between("clear_fraction", "clear", self.clear and _within(_range("clear", self.clear), 0, 1, "clear")),
             f"`sensor` IN ({', '.join(map(text, self.sensor))})" if self.sensor else "",
             _own(self.where),
         ]
@@ -92,6 +93,7 @@ def rows_where(table: "pd.DataFrame", sql: str) -> NDArray[np.bool_]:
     import pyarrow as pa
 
     sql = _with_moments(sql)
+    whole = f"({sql})"  # else the database takes no notice of what follows a condition
     if "DT" not in table and (difference := dt_of(table)) is not None:
         table = table.assign(DT=difference)
     named = [name for name in table.columns if re.search(rf"\b{re.escape(str(name))}\b", sql, re.I)]
@@ -102,7 +104,7 @@ def rows_where(table: "pd.DataFrame", sql: str) -> NDArray[np.bool_]:
         return found
     made = lancedb.connect("memory://").create_table("rows", pa.table(columns))
     with sql_errors(sql, [str(name) for name in table.columns]):
-        rows = made.search().where(sql).select([ROW]).limit(len(table)).to_arrow()
+        rows = made.search().where(whole).select([ROW]).limit(len(table)).to_arrow()
     found[rows[ROW].to_numpy()] = True
     return found
 
@@ -155,13 +157,34 @@ class sql_errors:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, ValueError | RuntimeError | OSError):
-            said = " ".join(str(error).split())
-            said = re.sub(r"^Invalid input, |, /[^ ]*\.rs:\d+:\d+|Valid fields are .*", "", said)
-            said = re.sub(r"Error parsing statement: .*\(sql parser error: (.*)\)", r"\1", said)
+            said = re.sub(r", /[^ ]*\.rs:\d+:\d+", "", " ".join(str(error).split()))
+            if unknown := re.search(r"No field named (.*?)\. Valid fields", said):
+                raise OptionError(self._unknown(unknown[1].strip('"`'))) from error
+            for pattern, words in _SAID:
+                said = re.sub(pattern, words, said)
             raise OptionError(
-                f'where={self.sql}: {said.strip(" .")}; wanted is SQL such as "lat > 30 AND DT > 1": '
-                f"{_no_column(self.columns)}"
+                f'{said.strip(" .")}: where={self.sql}; wanted is SQL such as "lat > 30 AND DT > 1"'
             ) from error
+
+    def _unknown(self, name: str) -> str:
+        quotes = "; a text stands in 'single quotes'" if f'"{name}"' in self.sql else ""
+        meant = suggest(name, list(self.columns))
+        return f"there is no column {name}: where={self.sql}{quotes}{meant}; {_no_column(self.columns)}"
+
+
+_SAID = (  # what the database says, and how it is said here
+    (r"^Invalid input, |^lance error: |Did you mean .*", ""),
+    (r"Error parsing statement: .*\(sql parser error: (.*)\)", r"\1"),
+    (r"(Error during planning|Error parsing function|Query Execution error|Execution error|Schema error): ", ""),
+    (r"Error resolving filter expression .*: Invalid user input: ", ""),
+    (r"Expected: (.*), found: (EOF|\)).*", r"at the end \1 is missing"),
+    (r"Expected: \), found: (\S+).*", r"\1 does not belong there"),
+    (r"Expected: (.*), found: (\S+).*", r"\1 is missing before \2"),
+    (r"Received literal Utf8\(.(.*).\) and could not .*", r"the text '\1' is compared with a column of numbers"),
+    (r"Received literal \w+\((.*)\) and could not .*'Utf8'", r"the number \1 is compared with a column of texts"),
+    (r"Invalid function '(.*)'", r"there is no function \1"),
+    (r"The filter .* does not return a boolean", "it is no condition, which is true or false"),
+)
 
 
 def _no_column(columns: Sequence[str]) -> str:
@@ -208,6 +231,14 @@ def _range(name: str, values: Sequence[float]) -> tuple[float, float]:
     return low, high
 
 
+def _within(ends: tuple[float, float], low: float, high: float, name: str, unit: str = "") -> tuple[float, float]:
+    """Return the ends of a range, which must lie within limits."""
+    if not all(low <= end <= high for end in ends):
+        said = f"{name}=[{ends[0]:g},{ends[1]:g}]"
+        raise OptionError(f"{said}: wanted are two numbers from {low:g} to {high:g}{unit and ' '}{unit}")
+    return ends
+
+
 def _between(column: str, name: str, values: Sequence[float] | None) -> str:
     if values is None:
         return ""
@@ -215,6 +246,17 @@ def _between(column: str, name: str, values: Sequence[float] | None) -> str:
     if low > high:
         raise OptionError(f"{name}={list(values)}: the least comes first")
     return f"`{column}` >= {low!r} AND `{column}` <= {high!r}"
+
+
+def _possible_box(lon: Sequence[float] | None, lat: Sequence[float] | None) -> str:
+    """Return the condition of a user's box; regions, which have ends beyond the globe, are not checked."""
+    if lat is not None:
+        _within(_range("lat", lat), -90, 90, "lat", "degrees north")
+    if lon is not None:
+        west, east = _within(_range("lon", lon), -360, 360, "lon", "degrees east")
+        if abs(east - west) > 360:
+            raise OptionError(f"lon=[{west:g},{east:g}]: wanted are at most 360 degrees, [west, east]")
+    return _box(lon, lat)
 
 
 def _box(lon: Sequence[float] | None, lat: Sequence[float] | None) -> str:

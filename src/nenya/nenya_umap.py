@@ -131,10 +131,12 @@ def cut_table(table: "pd.DataFrame", DT_cut: str | None = None, alpha_cut: str |
         if name is None:
             raise InputFileError("the table has no column alpha: nenya spectra table=... makes it")
         keep &= _within(table[name].to_numpy(), alpha_cut, SLOPE_INTERVALS, "alpha_cut")
+    given = {"DT_cut": DT_cut, "alpha_cut": alpha_cut}
+    cuts = ", ".join(f"{key}={value}" for key, value in given.items() if value is not None)
     if not keep.any():
-        raise InputFileError(f"no row of {len(table)} lies in DT_cut={DT_cut}, alpha_cut={alpha_cut}")
+        raise InputFileError(f"no row of {len(table)} lies in {cuts}")
     if not keep.all():
-        log.info("%d of %d rows lie in DT_cut=%s, alpha_cut=%s", int(keep.sum()), len(table), DT_cut, alpha_cut)
+        log.info("%d of %d rows lie in %s", int(keep.sum()), len(table), cuts)
     return table[keep]
 
 
