@@ -15,6 +15,7 @@ from nenya.errors import InputFileError, OptionError
 from nenya.grids import Grid, coastlines, on_land, wrap_longitude
 from nenya.io import read_table
 from nenya.selection import BINS, rows_of, selection_statistics
+from nenya.selection_figure import draw_statistics
 
 N = 4000
 
@@ -194,6 +195,12 @@ def test_counts_sum_to_what_is_known(table):
     dt = found.histograms["DT"]
     assert len(dt) == BINS and dt["whole"].sum() == table.DT.notna().sum()
     assert dt["share_selected"].sum() == pytest.approx(1)
+    edges = [*dt["low"], dt["high"].iloc[-1]]  # no bin holds what lies outside its edges
+    assert (
+        edges[0] == table.DT.min() and edges[-1] == table.DT.max() and edges[-1] - edges[-2] > 3 * (edges[2] - edges[1])
+    )
+    for part, rows in (("whole", table), ("selected", table[chosen])):
+        assert dt[part].tolist() == np.histogram(rows.DT.dropna(), edges)[0].tolist()
     month = table.datetime[dated & chosen].dt.month.value_counts()
     assert found.months.set_index("name")["selected"].to_dict() == {str(m): month.get(m, 0) for m in range(1, 13)}
 
@@ -258,8 +265,13 @@ def test_the_command(table, tmp_path, nenya_cli):
     code, said = nenya_cli("statistics", ["table=bare.parquet", "where=DT > 2", "out=bare.csv"])
     assert code == 0 and f"{(table.DT > 2).sum()} of {N} rows" in said
     assert "no column of lon and lat" in said and "no column of datetime" in said
+    with Image.open(tmp_path / "bare.png") as small, Image.open(tmp_path / "s.png") as whole:
+        assert small.size[1] < 0.5 * whole.size[1] and small.size[0] == whole.size[0]  # nothing but the histogram
+    axes = draw_statistics(selection_statistics(bare, [0])).get_axes()
+    assert [a.get_xlabel() for a in axes] == ["DT (K)"] and "outermost bins" in axes[0].get_title()
     for args, says in (
         (["table=t.parquet", "where=DT>2", "out=s.csv"], "clobber=true"),
+        (["table=t.parquet", "where=DT>2", "out=s.xyz"], "wanted is a folder or a table (.parquet, .csv, .feather)"),
         (["table=t.parquet"], "nothing is selected"),
         (["table=t.parquet", "where=DT > 1e9"], "no row of 4000"),
         (["table=t.parquet", "box=[1,0,0,1]"], "four numbers"),

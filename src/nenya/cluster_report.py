@@ -47,6 +47,8 @@ def run(options: ClustersOptions) -> int:
     name = local_path(options.table).stem if options.table else latents.parts[0].stem
     out = local_path(options.out or _FOLDER)
     if out.suffix not in TABLE_SUFFIXES:
+        if out.suffix and not out.is_dir():
+            raise OptionError(f"out={out}: wanted is a folder or a table ({', '.join(TABLE_SUFFIXES)})")
         out = out / f"{name}_clusters.parquet"
     summary = out.with_name(f"{out.stem}_groups.csv")
     for path in (out, summary):

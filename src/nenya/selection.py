@@ -54,8 +54,8 @@ class SelectionStatistics:
         seasons: DJF, MAM, JJA, SON.
         months: 1 to 12.
         years: from the first to the last one.
-        histograms: metric -> table with, besides, the edges low and high of each bin; the outermost bins also hold what
-            lies beyond.
+        histograms: metric -> table with, besides, the edges low and high of each bin; the outermost bins reach to the
+            least and the greatest value.
         grid: cells of the maps.
         map_selected: chosen rows in each cell, (R, C) int64.
         map_whole: all rows in each cell, (R, C) int64.
@@ -222,22 +222,23 @@ def _months(column: "pd.Series[Any] | None", rows: int) -> IntArray:
 
 
 def _histogram(values: Float64Array, mask: BoolArray) -> "pd.DataFrame":
-    """Count finite values in equal bins between about the 0.1th and the 99.9th percentile of all."""
+    """Count finite values in equal bins between about their 0.1th and 99.9th percentile, the ends outside."""
     looked_at = values[:: max(1, len(values) // _LOOKED_AT)]
     looked_at = looked_at[np.isfinite(looked_at)]
     if not looked_at.size:
         looked_at = values[np.isfinite(values)]
     low, high = np.quantile(looked_at, [0.001, 0.999]) if looked_at.size else (0.0, 1.0)
     low, high = (low, high) if high > low else (low - 0.5, high + 0.5)
+    edges = np.linspace(low, high, BINS + 1)
     both = np.zeros(2 * BINS, np.int64)
     for start in range(0, len(values), _BLOCK):
         part = values[start : start + _BLOCK]
         finite = np.isfinite(part)
+        edges[0], edges[-1] = part[finite].min(initial=edges[0]), part[finite].max(initial=edges[-1])
         place = np.clip((part[finite] - low) * (BINS / (high - low)), 0, BINS - 1).astype(np.int64)
         both += np.bincount(place + BINS * mask[start : start + _BLOCK][finite], minlength=2 * BINS)
     rest, selected = both.reshape(2, BINS)
     whole = rest + selected
-    edges = np.linspace(low, high, BINS + 1)
     of = (int(selected.sum()), int(whole.sum()))
     return comparison([""] * BINS, selected, whole, of, low=edges[:-1], high=edges[1:])
 
@@ -319,6 +320,8 @@ def run(options: StatisticsOptions) -> int:
     source = local_path(place)
     out = local_path(options.out or f"{_FOLDER}/{source.stem}_statistics.parquet")
     if out.suffix not in TABLE_SUFFIXES:
+        if out.suffix and not out.is_dir():
+            raise OptionError(f"out={out}: wanted is a folder or a table ({', '.join(TABLE_SUFFIXES)})")
         out = out / f"{source.stem}_statistics.parquet"
     picture = out.with_suffix(options.picture)
     for path in (out, picture):

@@ -31,25 +31,47 @@ def draw_statistics(
         OptionError: A suffix that cannot be drawn.
         OutputError: It cannot be written.
     """
-    figure = Figure(figsize=(12.0, 10.5), layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.08))
+    shown = list(statistics.histograms.items())[:4]
+    drawn = [  # what the table has columns for: height, and what draws it
+        (height, draw)
+        for height, draw, there in (
+            (1.25, _places, len(statistics.regions)),
+            (1.0, _dates, len(statistics.seasons)),
+            (1.0, _histograms, len(shown)),
+        )
+        if there
+    ]
+    heights = [height for height, _ in drawn]
+    figure = Figure(figsize=(12.0, 0.75 + 3.0 * sum(heights)), layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.08))
     percent = 100 * statistics.selected / max(1, statistics.whole)
     count = f"{statistics.selected:,} of {statistics.whole:,} cutouts ({percent:.2g} %)"
     figure.suptitle("\n".join([*textwrap.wrap(title, 110)[:3], count]))
-    parts: Any = figure.subfigures(3, 1, height_ratios=(1.25, 1, 1))
-    top, middle, bottom = parts
-    places, regions = top.subplots(1, 2, width_ratios=(2.4, 1))
-    drawn = draw_counts(places, statistics.grid, statistics.map_selected)
-    draw_coastlines(places)
-    count_bar(top, drawn, places, "selected cutouts in a cell")
-    _regions(regions, statistics.regions)
-    for axes, name in zip(middle.subplots(1, 3), ("season", "month", "year"), strict=True):
-        _shares(axes, getattr(statistics, f"{name}s"), name)
-    shown = list(statistics.histograms.items())[:4]
-    for axes, (name, table) in zip(bottom.subplots(1, max(1, len(shown)), squeeze=False)[0], shown, strict=False):
-        _histogram(axes, table, name)
+    if drawn:
+        parts = figure.subfigures(len(drawn), 1, height_ratios=heights, squeeze=False)[:, 0]
+        for part, (_, draw) in zip(parts, drawn, strict=True):
+            draw(part, statistics)
     if path is not None:
         save_figure(figure, path)
     return figure
+
+
+def _places(part: Any, statistics: SelectionStatistics) -> None:
+    places, regions = part.subplots(1, 2, width_ratios=(2.4, 1))
+    drawn = draw_counts(places, statistics.grid, statistics.map_selected)
+    draw_coastlines(places)
+    count_bar(part, drawn, places, "selected cutouts in a cell")
+    _regions(regions, statistics.regions)
+
+
+def _dates(part: Any, statistics: SelectionStatistics) -> None:
+    for axes, name in zip(part.subplots(1, 3), ("season", "month", "year"), strict=True):
+        _shares(axes, getattr(statistics, f"{name}s"), name)
+
+
+def _histograms(part: Any, statistics: SelectionStatistics) -> None:
+    shown = list(statistics.histograms.items())[:4]
+    for axes, (name, table) in zip(part.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+        _histogram(axes, table, name)
 
 
 def _regions(axes: Any, table: "pd.DataFrame") -> None:
@@ -84,9 +106,12 @@ def _shares(axes: Any, table: "pd.DataFrame", name: str) -> None:
 
 
 def _histogram(axes: Any, table: "pd.DataFrame", name: str) -> None:
-    """Draw the shares of the bins of selection and whole."""
+    """Draw the shares of the bins of selection and whole; the outermost as wide as the others, with how far they go."""
     edges = np.append(table["low"].to_numpy(), table["high"].to_numpy()[-1:])
+    least, greatest, width = edges[0], edges[-1], edges[2] - edges[1]
+    edges[0], edges[-1] = edges[1] - width, edges[-2] + width
     axes.stairs(100 * table["share_selected"], edges, fill=True, color=TRAIN_COLOUR, label="selection")
     axes.stairs(100 * table["share_whole"], edges, color="0.15", linewidth=1.4, label="whole")
     axes.set(xlabel=label_of(name), ylabel="share in a bin (%)")
+    axes.set_title(f"outermost bins: all from {least:.3g}, all to {greatest:.3g}", fontsize=8, color="0.4")
     tidy(axes)
