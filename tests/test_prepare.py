@@ -17,6 +17,7 @@ from scipy.ndimage import median_filter
 from skimage.restoration import inpaint_biharmonic
 
 import nenya.data.prepare as prepare_module
+from nenya.analyze_image import calc_DT
 from nenya.data.cutouts import inspect_cutouts
 from nenya.data.prepare import prepare
 from nenya.data.prepare.fields import to_vectors
@@ -175,6 +176,7 @@ def test_the_modis_recipe(granule, nenya_cli, tmp_path):
         small = median_filter(filled, size=(3, 1)).reshape(64, 2, 64, 2).mean(axis=(1, 3))
         np.testing.assert_allclose(row.mean_temperature, small.mean(), atol=1e-4)
         np.testing.assert_allclose(images[i], small - small.mean(), atol=1e-4)
+        assert row.DT40 == calc_DT(images[i], [40, 5])
         middle = row.row + 63, row.col + 63
         assert arc(row.lat, row.lon, lats[middle], lons[middle]) < 1.0
         after = row.datetime - pd.Timestamp("2010-03-04T05:06:07")

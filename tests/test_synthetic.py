@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from nenya.data.cutouts import inspect_cutouts
+from nenya.analyze_image import calc_DT
 from nenya.data.ocean import OceanOptions, _fields, _snapshots, ocean_blocks
 from nenya.data.synthetic import (
     FlowOptions,
@@ -341,6 +342,13 @@ def test_the_same_ocean_comes_again_and_no_cutout_comes_twice(small_grid):
     flat = np.concatenate([block.cutouts for block in again]).reshape(70, -1)
     flat /= np.linalg.norm(flat, axis=1, keepdims=True)
     assert (np.abs(flat @ flat.T) - 2 * np.eye(70)).max() < 0.999
+    assert "DT40" not in first[0].columns  # the cutouts are smaller
+
+
+def test_the_difference_of_the_central_pixels_is_in_the_table(small_grid):
+    block = next(ocean_blocks(3, np.random.SeedSequence(4), OceanOptions(44)))
+    assert block.columns["DT40"].tolist() == calc_DT(block.cutouts, [40, 5]).tolist()
+    assert (block.columns["DT40"] != block.columns["DT"]).all()
 
 
 def test_masked_pixels_are_nan_and_the_rest_has_no_mean(small_grid):

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from nenya.data.temperature import central_dt
 from nenya.errors import InputFileError, OptionError
 from nenya.extraction.weights import load_model
 from nenya.io import as_options, load_opt
@@ -171,7 +172,5 @@ def calc_DT(  # the name that users know
     if half < 1:
         raise OptionError(f"random_jitter={random_jitter}: the central square has no pixels; wanted is a side above 1")
     fields = values[:, 0] if values.ndim == 4 else values
-    row, column = fields.shape[-2] // 2, fields.shape[-1] // 2
-    square = fields[..., max(row - half, 0) : row + half, max(column - half, 0) : column + half]
-    low, high = np.percentile(square, (10, 90), axis=(-2, -1))
-    return float(high - low) if values.ndim == 2 else np.asarray(high - low)
+    found = central_dt(fields, 2 * half)
+    return float(found) if values.ndim == 2 else found

@@ -24,6 +24,7 @@ from scipy import fft  # type: ignore[import-untyped, unused-ignore]  # scipy sh
 from torch import Tensor
 
 from nenya.data.synthetic import EDDY_SCALES, INTERVAL, MIN_GRID, SNAPSHOTS, SPIN_UP, FlowOptions, TurbulentOcean
+from nenya.data.temperature import DT40_SIDE, central_dt
 from nenya.errors import OptionError
 
 Columns = dict[str, NDArray[Any]]
@@ -254,7 +255,10 @@ def _finish(fields: FloatArray, columns: Columns, rng: np.random.Generator, opti
         "T90": mean + t90,
         "DT": t90 - t10,
     }
-    return OceanBlock(noisy.astype(np.float32), clouds, columns)
+    cutouts = noisy.astype(np.float32)
+    if size >= DT40_SIDE:
+        columns["DT40"] = central_dt(cutouts, DT40_SIDE).astype(np.float64)
+    return OceanBlock(cutouts, clouds, columns)
 
 
 def _clouds(share: NDArray[np.float64], size: int, rng: np.random.Generator) -> NDArray[np.uint8]:

@@ -22,7 +22,7 @@ COUNTS, VALUES = "cividis", "viridis"  # read alike by colour-blind eyes
 TRAIN_COLOUR, VALID_COLOUR = "#4477aa", "#cc3311"  # told apart by colour-blind readers too
 
 UNITS = {
-    **dict.fromkeys(("DT", "Tmin", "Tmax", "T10", "T90", "true_DT", "true_noise"), "K"),
+    **dict.fromkeys(("DT", "DT40", "Tmin", "Tmax", "T10", "T90", "true_DT", "true_noise"), "K"),
     **dict.fromkeys(("lat", "lon"), "degrees"),
     **dict.fromkeys(("alpha", "slope", "clear_fraction", "cluster", "LL"), ""),
     "mean_temperature": "degrees C",

@@ -18,6 +18,7 @@ BINS = 48
 
 TITLES = {
     "DT": "DT = T90 - T10 (K)",
+    "DT40": "DT of the central 40 x 40 (K)",
     "slope": "spectral slope",
     "alpha": "spectral slope alpha",
     "zonal_slope": "zonal spectral slope",

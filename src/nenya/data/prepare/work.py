@@ -20,6 +20,7 @@ from nenya.data.prepare.inpaint import inpaint_biharmonic, inpaint_field
 from nenya.data.prepare.places import FOUND, HOLES, MASKED, OUTSIDE, TOO_FAR, Fates, Places
 from nenya.data.prepare.sources import open_fields
 from nenya.data.prepare.steps import finish, output_size, statistics
+from nenya.data.temperature import DT40_SIDE, central_dt
 from nenya.errors import InputFileError, StorageError
 from nenya.options import PrepareOptions
 from nenya.storage import atomic_path
@@ -177,9 +178,14 @@ def _no_columns(options: PrepareOptions, places: Places | None) -> Columns:
     columns = _table(empty, Windows(none, none, none, none, np.zeros(0), none, np.zeros(0)), "", options)
     side = output_size(options)
     columns["images"] = np.zeros((0, side, side), np.float32)
-    for name in ("Tmin", "Tmax", "T10", "T90", "mean_temperature", *(("at_hours",) if places is not None else ())):
+    for name in (*_of_pixels(side), *(("at_hours",) if places is not None else ())):
         columns[name] = np.zeros(0)
     return columns
+
+
+def _of_pixels(side: int) -> tuple[str, ...]:
+    """Return the columns that the pixels of cutouts (side, side) give."""
+    return ("Tmin", "Tmax", "T10", "T90", "mean_temperature", *(("DT40",) if side >= DT40_SIDE else ()))
 
 
 def cut(fields: Field, windows: Windows, name: str, options: PrepareOptions) -> tuple[Columns, NDArray[np.float64]]:
@@ -231,7 +237,7 @@ def _images(
 
     Returns:
         The images, the numbers of the windows they are of (without those where NaN is left), and Tmin, Tmax, T10,
-        T90 and the mean.
+        T90, the mean, and DT40 of cutouts that large.
     """
     side = output_size(options)
     images: list[NDArray[np.float32]] = []
@@ -256,8 +262,10 @@ def _images(
             images.append(done)
             numbers.append(some)
             columns.append({**statistic, "mean_temperature": means})
+            if side >= DT40_SIDE:
+                columns[-1]["DT40"] = central_dt(done, DT40_SIDE).astype(np.float64)
     if not images:
-        none = {key: np.zeros(0) for key in ("Tmin", "Tmax", "T10", "T90", "mean_temperature")}
+        none = {key: np.zeros(0) for key in _of_pixels(side)}
         return np.zeros((0, side, side), np.float32), np.zeros(0, dtype=np.intp), none
     order = np.argsort(np.concatenate(numbers), kind="stable")
     joined = {key: np.concatenate([column[key] for column in columns])[order] for key in columns[0]}
