@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 import torch
 
-from nenya.data.cutouts import inspect_cutouts
 from nenya.analyze_image import calc_DT
+from nenya.data.cutouts import inspect_cutouts
 from nenya.data.ocean import OceanOptions, _fields, _snapshots, ocean_blocks
 from nenya.data.synthetic import (
     FlowOptions,

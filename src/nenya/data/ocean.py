@@ -257,7 +257,7 @@ def _finish(fields: FloatArray, columns: Columns, rng: np.random.Generator, opti
     }
     cutouts = noisy.astype(np.float32)
     if size >= DT40_SIDE:
-        columns["DT40"] = central_dt(cutouts, DT40_SIDE).astype(np.float64)
+        columns["DT40"] = central_dt(cutouts, DT40_SIDE)
     return OceanBlock(cutouts, clouds, columns)
 
 

@@ -263,7 +263,7 @@ def _images(
             numbers.append(some)
             columns.append({**statistic, "mean_temperature": means})
             if side >= DT40_SIDE:
-                columns[-1]["DT40"] = central_dt(done, DT40_SIDE).astype(np.float64)
+                columns[-1]["DT40"] = central_dt(done, DT40_SIDE)
     if not images:
         none = {key: np.zeros(0) for key in _of_pixels(side)}
         return np.zeros((0, side, side), np.float32), np.zeros(0, dtype=np.intp), none
