@@ -7,9 +7,11 @@ from conftest import red_noise
 from golden_weights import golden_state_dict
 
 from nenya import analyze_image
+from nenya.defs import DT_BINS
 from nenya.errors import CheckpointError, InputFileError, OptionError
 from nenya.extraction import weights
 from nenya.io import Params
+from nenya.projector import Projector
 
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("resnet34/nc1", "resnet50/nc3")]
 MODELS = ["resnet18/nc1", "resnet18/nc3", *SLOW]
@@ -109,6 +111,49 @@ def test_a_multiple_of_the_cutouts_size_is_averaged_down(image):
     for side in (24, 64):
         with pytest.raises(InputFileError, match=f"32 x 32 pixels came.*have {side}"):
             analyze_image.resized(image, side)
+
+
+def test_an_image_of_another_size_is_averaged_to_that_of_the_model(tiny_weights, opt, image):
+    threefold = np.kron(image, np.ones((3, 3), np.float32))
+    known = Params(opt.dict)
+    known.options.model.image_size = 32
+    expected, _ = analyze_image.get_latents(image, tiny_weights, opt)
+    latents, seen = analyze_image.get_latents(threefold, tiny_weights, known)
+    np.testing.assert_allclose(latents, expected, atol=1e-5)
+    assert seen.shape == (1, 1, 32, 32)
+    assert analyze_image.get_latents(threefold, tiny_weights, opt)[1].shape == (1, 1, 96, 96)  # nothing says a size
+    assert analyze_image.get_latents(threefold, tiny_weights, known, side=0)[1].shape == (1, 1, 96, 96)
+    with pytest.raises(InputFileError, match=r"40 x 40 pixels came; the cutouts have 32"):
+        analyze_image.get_latents(np.zeros((40, 40)), tiny_weights, known)
+
+
+@pytest.mark.parametrize("says", ["model", "map", "nothing"])
+def test_an_image_has_one_place_at_any_size(tiny_weights, opt, image, monkeypatch, tmp_path, says):
+    used = Params(opt.dict)
+    used.options.model.image_size = 32 if says == "model" else None
+    monkeypatch.setenv("OS_SST", str(tmp_path))
+    monkeypatch.setattr(analyze_image, "load_opt", lambda name: (used, str(tiny_weights)))
+    dim = analyze_image.get_latents(image, tiny_weights, opt)[0].shape[1]
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "MODIS_L2" / "Nenya" / "UMAP"
+    folder.mkdir(parents=True)
+    for name in DT_BINS:
+        projector = Projector.fit(rng.standard_normal((30, dim)), embedding=rng.standard_normal((30, 2)))
+        projector.image_size = 32 if says == "map" else 0
+        projector.save(folder / f"MODIS_Nenya_96clear_v5_{name}_UMAP.h5")
+    noise = rng.choice([-3, 3], (32, 32, 2)).astype(np.float32)  # of the pixels, none of their means
+    fine = np.kron(image, np.ones((2, 2), np.float32))
+    fine[:, ::2] += noise.repeat(2, axis=0)[..., 0]
+    fine[:, 1::2] -= noise.repeat(2, axis=0)[..., 0]
+    one, other = (analyze_image.umap_image("v5", given) for given in (image, fine))
+    if says == "nothing":
+        assert other[1].shape == (1, 1, 64, 64)
+    else:
+        assert other[1].shape == (1, 1, 32, 32) and other[2] == one[2] and other[3] == pytest.approx(one[3], abs=1e-4)
+        np.testing.assert_allclose(other[4], one[4], atol=1e-4)
+        np.testing.assert_allclose(other[0], one[0], atol=0.05)
+        with pytest.raises(InputFileError, match=r"40 x 40 pixels came; the cutouts have 32"):
+            analyze_image.umap_image("v5", rng.standard_normal((40, 40)))
 
 
 def test_a_model_without_maps_and_holes_are_said(image, monkeypatch):

@@ -26,6 +26,7 @@ def files(tmp_path):
     rows[[5, 310]] = np.nan
     with h5py.File(path, "w") as h5:
         h5["train"], h5["valid"] = rows[:300], rows[300:]
+        h5.attrs["image_size"] = 64
     chosen = np.random.default_rng(0).permutation(400)[:350]
     table = pd.DataFrame(
         {
@@ -51,7 +52,7 @@ def test_a_table_gets_the_places_of_the_projector(files, nenya_cli, tmp_path):
     assert "51 of 400 latents have no row in the table" in said
     came = pd.read_parquet("map/b.parquet")
     projector = Projector.load("map/b_UMAP.h5")
-    assert 195 <= len(projector.latents) <= 200
+    assert 195 <= len(projector.latents) <= 200 and projector.image_size == 64
     np.testing.assert_array_equal(came[["US0", "US1"]], projector.transform(rows))
     pd.testing.assert_frame_equal(came.drop(columns=["US0", "US1"]), table)
     assert not (tmp_path / "map" / "b.parquet.partial").exists()
@@ -126,4 +127,10 @@ def test_a_projector_that_cannot_be_used_is_refused_before_anything_is_begun(fil
     (tmp_path / "x.pkl").write_bytes(b"\x80\x04.")
     code, said = nenya_cli("embed", [f"data={path}", "projector=x.pkl", "out=f.parquet"])
     assert code == 2 and "a pickle" in said
+    (tmp_path / "junk.h5").write_text("junk")
+    for junk, what in (("junk.h5", "no projector, but another kind of file"), (".", "a folder, no projector")):
+        code, said = nenya_cli("embed", [f"data={path}", f"projector={junk}", "out=f.parquet"])
+        assert code == 2 and what in said and "fit it again" in said and "pickle" not in said
+    code, said = nenya_cli("embed", ["data=junk.h5", "out=f.parquet"])
+    assert code == 2 and "a latents file, which nenya extract writes, is wanted" in said, said
     assert not (tmp_path / "f.parquet.partial").exists()

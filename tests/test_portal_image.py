@@ -257,7 +257,7 @@ def test_what_cannot_be_looked_up_is_a_sentence_in_the_page(page, world, tmp_pat
     before = page.session.selection.view.row
     for name, data, words, fields in (
         ("x.npy", saved(hole), "1 pixels of the image are missing (NaN)", {}),
-        ("x.npy", saved(np.zeros((40, 40), "f4")), "the archive's cutouts have 32", {}),
+        ("x.npy", saved(np.zeros((40, 40), "f4")), "the cutouts have 32", {}),
         ("x.npy", saved(np.zeros((8, 8), "f4")), "wanted are 16 to 1024", {}),
         ("x.npy", saved(np.zeros((1100, 1100), "u1")), "wanted are 16 to 1024", {}),
         ("x.npy", saved(np.zeros((32, 20), "f4")), "cut it to one", {}),

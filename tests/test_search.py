@@ -339,7 +339,7 @@ def test_search_by_images(small_file, tiny_weights, tmp_path, nenya_cli):
     assert code == 0 and "averaged from 64 to 32 pixels" in said and read_table("b.csv")["pp_idx"][0] == 7
     np.save(tmp_path / "larger.npy", np.zeros((48, 48)))
     np.save(tmp_path / "holes.npy", np.where(cutouts[7] > 0, np.nan, cutouts[7]))
-    for name, wanted in (("larger", "48 x 48 pixels came; the archive's cutouts have 32 x 32"), ("holes", "(NaN)")):
+    for name, wanted in (("larger", "48 x 48 pixels came; the cutouts have 32 x 32"), ("holes", "(NaN)")):
         code, said = nenya_cli("search", [*model, f"image={name}.npy", f"images={small_file}"])
         assert code == 2 and len(said.splitlines()) == 1 and wanted in said and name in said, said
     assert len(read_image("images.npz")) == 3

@@ -22,7 +22,9 @@ from nenya.options import ExtractOptions
 _WANTED = "wanted is (H, W), (1, H, W) or (N, 1, H, W) with H = W"
 
 
-def get_latents(image: ArrayLike, model_file: str | Path, opt: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def get_latents(
+    image: ArrayLike, model_file: str | Path, opt: Any, *, side: int | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return the latents of images, from which the mean is removed first.
 
     Each image's own mean is removed; `opt.options.preprocess.image = "none"` leaves it. Latents of files have no
@@ -33,17 +35,19 @@ def get_latents(image: ArrayLike, model_file: str | Path, opt: Any) -> tuple[NDA
             place of the one are taken as one.
         model_file: the weights, a path or an s3:// address; they are read once for all calls of a process.
         opt: options of `nenya.io.load_opt`.
+        side: pixels a side of the model's cutouts, to which images of a multiple are averaged; default what the options
+            say (`model.image_size`); 0, or where they say nothing: images are taken as they are.
 
     Returns:
         Latents (N, D), float32, of length 1 each, and the images as the network saw them, (N, 1, H, W), float32.
         An image with non-finite or masked pixels has a row of NaN.
 
     Raises:
-        InputFileError: The image has another shape, or is too small.
+        InputFileError: The image has another shape, is too small, or no multiple of the model's cutouts.
         CheckpointError: The weights cannot be used.
     """
     options = as_options(ExtractOptions, opt)
-    images = _as_batch(image)
+    images = _in_size(_as_batch(image), options.model.image_size or 0 if side is None else side)
     if options.preprocess.image == "demean":
         means = images.mean(axis=(-2, -1), keepdims=True, dtype=np.float64)
         images = (images - means).astype(np.float32)
@@ -53,8 +57,13 @@ def get_latents(image: ArrayLike, model_file: str | Path, opt: Any) -> tuple[NDA
     return np.concatenate(latents), images
 
 
+def _in_size(images: NDArray[np.floating[Any]], side: int) -> NDArray[np.floating[Any]]:
+    """Return images (N, 1, H, H) in the size of a model's cutouts; see `resized`."""
+    return np.stack([resized(image, side) for image in images[:, 0]])[:, None]
+
+
 def resized(image: NDArray[np.floating[Any]], side: int) -> NDArray[np.floating[Any]]:
-    """Return an image in the size of an archive's cutouts: averaged over blocks where it is a multiple of that.
+    """Return an image in the size of cutouts: averaged over blocks where it is a multiple of that.
 
     Args:
         image: (H, H).
@@ -68,7 +77,7 @@ def resized(image: NDArray[np.floating[Any]], side: int) -> NDArray[np.floating[
     factor = len(image) // side
     if not factor or image.shape != (factor * side, factor * side):
         raise InputFileError(
-            f"an image of {image.shape[0]} x {image.shape[-1]} pixels came; the archive's cutouts have {side} x {side}"
+            f"an image of {image.shape[0]} x {image.shape[-1]} pixels came; the cutouts have {side} x {side}"
             ": cut or average it to that, or to a multiple, which is averaged down"
         )
     averaged = image.reshape(side, factor, side, factor).mean(axis=(1, 3))
@@ -111,14 +120,16 @@ def umap_image(
 
     Args:
         nenya_model: name of a model version that has maps, such as 'v5'.
-        image: one image, (H, W), (1, H, W) or (1, 1, H, W): SST or its anomaly in K or degrees C.
+        image: one image, (H, W), (1, H, W) or (1, 1, H, W): SST or its anomaly in K or degrees C. One whose size is a
+            multiple of the cutouts' that the model or its map is of is averaged down first; where neither says that
+            size, it is taken as it is.
 
     Returns:
         Its coordinates, (1, 2) float32, the same as the table has for this cutout but for the rounding of its latents;
         the image as the network saw it, (1, 1, H, W); the path of its map's table; its DT in K; its latents (1, D).
 
     Raises:
-        InputFileError: It is not one image, has missing pixels, or the map is not there.
+        InputFileError: It is not one image, of another size, has missing pixels, or the map is not there.
         OptionError: The model has no maps.
         CheckpointError: The weights cannot be used.
     """
@@ -136,9 +147,15 @@ def umap_image(
     opt, model_file = load_opt(nenya_model)
     if model_file is None:
         raise OptionError(f"where the weights of model {nenya_model} are is not known")
-    DT = float(calc_DT(images[0, 0], [opt.options.preprocess.dt_crop]))
-    latents, pp_img = get_latents(images, model_file, opt)
+    crop, side = [opt.options.preprocess.dt_crop], opt.options.model.image_size or 0
+    images = _in_size(images, side)
+    DT = float(calc_DT(images[0, 0], crop))
     projector, table_file = load(nenya_model, DT=DT)
+    if not side and images.shape[-1] != (side := projector.image_size or images.shape[-1]):
+        images = _in_size(images, side)  # whose DT may choose another map
+        DT = float(calc_DT(images[0, 0], crop))
+        projector, table_file = load(nenya_model, DT=DT)
+    latents, pp_img = get_latents(images, model_file, opt, side=0)
     return projector.transform(latents), pp_img, table_file, DT, latents
 
 

@@ -227,7 +227,9 @@ def fit_projector(latents: Latents, wanted: NDArray[np.int64], how: Fit) -> "Pro
     chosen = np.sort(rng.choice(wanted, min(how.ntrain, len(wanted)), replace=False))
     rows = latents.take(chosen)
     log.info("fitting a map on %d of %d rows", len(rows), len(wanted))
-    return Projector.fit(rows, how.n_neighbors, how.min_dist, how.metric, how.seed)
+    projector = Projector.fit(rows, how.n_neighbors, how.min_dist, how.metric, how.seed)
+    projector.image_size = int(latents.provenance.get("image_size", 0))
+    return projector
 
 
 def load_projector(path: Path, latents: Latents) -> "Projector":

@@ -87,7 +87,7 @@ class Latents:
         self.parts: list[Part] = []
         dim = start = 0
         for path in paths:
-            with open_hdf5(path) as file:
+            with _open(path) as file:
                 found = [name for name in partitions if _is_latents(file, name)]
                 if not found:
                     raise InputFileError(
@@ -306,6 +306,14 @@ def _gather(array: Any, rows: IntArray) -> FloatArray:
         out[first:last] = slab[rows[first:last] - start]
         first = last
     return out
+
+
+def _open(path: Path) -> h5py.File:
+    """Open a latents file, and say what was wanted where it is none."""
+    try:
+        return open_hdf5(path)
+    except InputFileError as error:
+        raise InputFileError(f"{error} (a latents file, which nenya extract writes, is wanted)") from error
 
 
 def _is_latents(file: h5py.File, name: str) -> bool:

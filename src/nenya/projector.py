@@ -265,6 +265,7 @@ class Projector:
     Attributes:
         probes: (64, D) float32.
         probe_answers: (64, 2) float32: where this projector placed them when it was made.
+        image_size: pixels a side of the cutouts that the latents are of, 0 where that is not known; saved.
         probe_difference: largest difference from them when it was loaded, 0 if none.
 
     Raises:
@@ -292,6 +293,7 @@ class Projector:
         self._neighbours = Neighbours(self._scaled(self.latents))
         self._centroids = centroids
         self.probe_difference = 0.0
+        self.image_size = 0
         rng = np.random.default_rng(parameters.seed)
         pairs = rng.integers(len(self.latents), size=(N_PROBES, 2))
         pairs[: N_PROBES // 2, 1] = pairs[: N_PROBES // 2, 0]
@@ -421,7 +423,8 @@ class Projector:
             "probes": self.probes,
             "probe_answers": self.probe_answers,
         }
-        parameters = json.dumps({**asdict(self.parameters), "n_lists_searched": self.n_lists_searched})
+        size = {"image_size": self.image_size} if self.image_size else {}
+        parameters = json.dumps({**asdict(self.parameters), "n_lists_searched": self.n_lists_searched, **size})
         try:
             with atomic_path(Path(path)) as temporary, write_hdf5(temporary) as file:
                 for name, array in arrays.items():
@@ -446,6 +449,7 @@ class Projector:
         except (TypeError, OptionError) as error:
             raise InputFileError(f"{path}: its parameters cannot be used ({error}); {REFIT}") from error
         projector = cls(arrays["latents"], arrays["embedding"], parameters, arrays["centroids"], searched)
+        projector.image_size = int(values.get("image_size", 0))
         projector.probes = arrays["probes"]
         came = projector.transform(projector.probes)
         projector.probe_answers = arrays["probe_answers"]
@@ -540,12 +544,14 @@ def _digest(arrays: Mapping[str, NDArray[Any]], parameters: str) -> str:
 def _read(path: Path) -> tuple[dict[str, FloatArray], dict[str, Any]]:
     """Return the arrays and the parameters of a projector file."""
     if not path.is_file():
-        raise InputFileError(f"{path}: no such projector; {REFIT}")
+        what = "a folder, no projector" if path.is_dir() else "no such projector"
+        raise InputFileError(f"{path}: {what}; {REFIT}")
     with path.open("rb") as raw:
         head = raw.read(8)
     if head != b"\x89HDF\r\n\x1a\n":
-        what = "a pickle" if head[:1] == b"\x80" or path.suffix in (".pkl", ".pickle") else "no HDF5 file"
-        raise InputFileError(f"{path} is {what}, which is not read as a projector (pickles run code): {REFIT}")
+        pickled = head[:1] == b"\x80" or path.suffix in (".pkl", ".pickle")
+        what = "a pickle, which is not read (pickles run code)" if pickled else "no projector, but another kind of file"
+        raise InputFileError(f"{path} is {what}; {REFIT}")
     try:
         with h5py.File(path, "r") as file:
             if file.attrs.get("format") != FORMAT:

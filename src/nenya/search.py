@@ -337,7 +337,7 @@ def _image_latents(options: SearchOptions, images: Sequence[NDArray[np.floating]
         raise OptionError("image= needs the weights that the latents were made with: model=v5, or ckpt=")
     weights = weights if is_s3(weights) else expand(weights)
     opt = build_options(ExtractOptions, {f.name: values[f.name] for f in fields(Options)})
-    latents = np.concatenate([get_latents(image, weights, opt)[0] for image in images])
+    latents = np.concatenate([get_latents(image, weights, opt, side=0)[0] for image in images])
     if latents.shape[1] != archive.dim:
         raise OptionError(f"the model gives latents of {latents.shape[1]} numbers, those searched have {archive.dim}")
     made = archive.provenance.get("checkpoint_sha256")

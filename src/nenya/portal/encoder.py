@@ -113,7 +113,7 @@ class Encoder:
         from nenya.analyze_image import get_latents
 
         with self._lock:
-            latents, _ = get_latents(image, self._ckpt, self._options)
+            latents, _ = get_latents(image, self._ckpt, self._options, side=0)
         return np.asarray(latents[0], np.float32)
 
 
