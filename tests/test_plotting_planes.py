@@ -8,6 +8,7 @@ from matplotlib.colors import LogNorm
 from PIL import Image
 
 from nenya.errors import InputFileError, OptionError
+from nenya.grids import Grid, globe
 from nenya.plotting import (
     closest_strip,
     eigen_images,
@@ -239,6 +240,43 @@ def test_the_command_draws(archive, tmp_path, nenya_cli, args):
     assert made.stat().st_size > 5000
     code, said = nenya_cli("figures", [*common, *args])
     assert code == 2 and "clobber=true" in said
+
+
+def test_some_cutouts_are_drawn_on_the_grey_map_of_all():
+    points = np.random.default_rng(0).normal(size=(3000, 2))
+    some = points[(points > 0).all(axis=1)]
+    figure = umap_density(some, cells=20, background=points)
+    grey, counts = figure.axes[0].get_images()
+    limits = central_limits(points)
+    assert 0.6 < grey.to_rgba(grey.get_array()).max(axis=(0, 1))[0] and grey.cmap(grey.norm(1.0))[0] < 0.9
+    assert grey.get_extent() == counts.get_extent() == [*limits[0], *limits[1]]
+    grid = Grid(*limits, 20, 20)
+    np.testing.assert_array_equal(~np.ma.getmaskarray(grey.get_array()), grid.counts(*points.T) > 0)
+    np.testing.assert_array_equal(counts.get_array().filled(0), grid.counts(*some.T))
+
+
+@pytest.mark.parametrize("rows", [3, 60, 2000, 30_000])
+def test_cells_are_as_large_as_the_rows_ask_for(tmp_path, nenya_cli, monkeypatch, rows):
+    drawn = []
+    for name in ("umap_metric", "map_metric"):
+        monkeypatch.setattr(f"nenya.plotting.{name}", lambda *args, **settings: drawn.append((args, settings)))
+    rng = np.random.default_rng(0)
+    u, v, lon, lat = rng.normal(size=(2, rows)).tolist() + rng.uniform(-60, 60, (2, rows)).tolist()
+    pd.DataFrame({"US0": u, "US1": v, "lon": lon, "lat": lat, "DT": 1.0}).to_parquet("t.parquet")
+    for kind in ("metric", "map"):
+        code, said = nenya_cli("figures", ["table=t.parquet", f"kind={kind}", "metric=DT"])
+        assert code == 0, said
+    (_, metric), (_, globe_) = drawn
+    counts = Grid(*metric["limits"], metric["cells"], metric["cells"]).counts(np.array(u), np.array(v))
+    on_globe = globe(globe_["degrees"]).counts(np.array(lon), np.array(lat))
+    for found, settings in ((counts, metric), (on_globe, globe_)):
+        least = settings["least"]
+        assert 1 <= least <= 5 and (found >= least).any()
+        shown = found[found >= least].sum()
+        assert settings["title"] == f"{shown:,} of {rows:,} cutouts, in cells with at least {least}"
+        if rows >= 2000:
+            assert least == 5 and shown > 0.6 * rows
+    assert metric["cells"] > 50 if rows == 30_000 else metric["cells"] < 20
 
 
 @pytest.mark.parametrize(

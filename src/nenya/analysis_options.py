@@ -68,10 +68,16 @@ class FiguresOptions(AnalysisOptions):
     where: str | None = option(None, "a condition in SQL on the columns, such as DT > 2 and lat < 0")
     images: Any = option(None, "cutout files (kind=gallery, kind=eigen)")
     cells: int | None = option(
-        None, "cells along each coordinate; default 200, 120 (metric), 12 (gallery)", at_least(1)
+        None, "cells along each coordinate; default 200, by the number of rows (metric), 12 (gallery)", at_least(1)
     )
-    least: int = option(5, "cells with fewer cutouts stay empty in a mean", at_least(1))
-    degrees: float = option(2.0, "side in degrees of a map's cells", one_of(0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0))
+    least: int | None = option(
+        None, "cells with fewer cutouts stay empty in a mean; default 5, or what a cell has at most", at_least(1)
+    )
+    degrees: float | None = option(
+        None,
+        "side in degrees of a map's cells; default 2, or by the number of rows (metric)",
+        one_of(0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0),
+    )
     scale: str = option(
         "shared", "colours of a gallery: one range for all cutouts in K, or each its own", one_of("shared", "own")
     )

@@ -13,6 +13,7 @@ from nenya.conditions import rows_where
 from nenya.data.cutouts import inspect_cutouts, read_blocks
 from nenya.data.files import fetch, find_sources, local_path
 from nenya.errors import InputFileError, OptionError
+from nenya.grids import Grid, globe, wrap_longitude
 from nenya.io import read_table
 from nenya.pca import fit_pca
 from nenya.selection import columns_of
@@ -26,6 +27,9 @@ log = logging.getLogger(__name__)
 _SUFFIXES = (".png", ".pdf", ".svg")
 _FOLDER = "outputs/figures"
 _COORDINATES = ("US0", "US1")
+_LEAST = 5  # cutouts in a cell whose mean is shown
+_MOST_CELLS = 120  # along a coordinate, where there are rows enough
+_DEGREES = (2.0, 3.0, 5.0, 10.0)  # sides of a map's cells
 _MOST_PIXELS = 64 * 64  # of a cutout whose eigen-images are taken: the covariance of these is 134 MB
 
 
@@ -50,49 +54,76 @@ def run(options: FiguresOptions) -> int:
     if options.kind == "eigen":
         _eigen(path, options)
     else:
-        table = _table(options)
-        {"umap": _umap, "metric": _metric, "map": _map, "gallery": _gallery}[options.kind](path, table, options)
+        table, whole = _table(options)
+        if options.kind == "umap":
+            _umap(path, table, options, whole)
+        else:
+            {"metric": _metric, "map": _map, "gallery": _gallery}[options.kind](path, table, options)
     log.info("%s", path)
     return 0
 
 
-def _table(options: FiguresOptions) -> "pd.DataFrame":
+def _table(options: FiguresOptions) -> tuple["pd.DataFrame", "pd.DataFrame"]:
+    """Return the rows that are drawn, and the whole table."""
     if not options.table:
         raise OptionError("table= is needed: the table of the cutouts, .parquet, .csv or .feather")
-    table = read_table(local_path(options.table))
-    if options.where:
-        table = table[rows_where(table, options.where)].reset_index(drop=True)
+    whole = read_table(local_path(options.table))
+    table = whole[rows_where(whole, options.where)].reset_index(drop=True) if options.where else whole
     if not len(table):
         raise OptionError(f"{options.table}: no row of it is to be drawn; widen where=")
-    return table
+    return table, whole
 
 
-def _umap(path: Path, table: "pd.DataFrame", options: FiguresOptions) -> None:
+def _umap(path: Path, table: "pd.DataFrame", options: FiguresOptions, whole: "pd.DataFrame") -> None:
     from nenya.plotting import umap_density
 
-    coordinates = columns_of(table, *_COORDINATES)
-    umap_density(coordinates, path, cells=options.cells or 200, title=_title(options, f"{len(table):,} cutouts"))
+    every = columns_of(whole, *_COORDINATES) if options.where else None
+    title = f"{len(table):,} cutouts" if every is None else f"{len(table):,} of {len(whole):,} cutouts (grey)"
+    umap_density(
+        columns_of(table, *_COORDINATES),
+        path,
+        cells=options.cells or 200,
+        title=_title(options, title),
+        background=every,
+    )
 
 
 def _metric(path: Path, table: "pd.DataFrame", options: FiguresOptions) -> None:
     from nenya.plotting import umap_metric
+    from nenya.plotting.paper import central_limits
 
     if not options.metric:
         raise OptionError("metric= is needed: the column that is averaged over cells, such as metric=DT")
     values = columns_of(table, *_COORDINATES, options.metric)
+    limits = central_limits(values[:, :2])
+    cells = options.cells or _side_in_cells(len(table), options.least or _LEAST)
+    counts = Grid(*limits, cells, cells).sums(*values.T)[0]
+    least = options.least or _least_of(counts)
     umap_metric(
         values[:, :2],
         values[:, 2],
         path,
         name=options.metric,
-        least=options.least,
-        cells=options.cells or 120,
-        title=_title(options, _counted(table, options)),
+        least=least,
+        cells=cells,
+        limits=limits,
+        title=_title(options, _counted(counts, least, len(table))),
     )
 
 
-def _counted(table: "pd.DataFrame", options: FiguresOptions) -> str:
-    return f"{len(table):,} cutouts, cells with at least {options.least}"
+def _side_in_cells(rows: int, least: int) -> int:
+    """Return how many cells a coordinate is divided into, so that a typical cell has more than `least` of the rows."""
+    return int(np.clip(np.sqrt(rows / (2 * least)), 4, _MOST_CELLS))
+
+
+def _least_of(counts: NDArray[np.int64]) -> int:
+    """Return how many cutouts a mean takes at least, unless told otherwise: 5, or fewer where no cell has so many."""
+    return int(np.clip(counts.max(initial=0), 1, _LEAST))
+
+
+def _counted(counts: NDArray[np.int64], least: int, rows: int) -> str:
+    shown = int(counts[counts >= least].sum())
+    return f"{shown:,} of {rows:,} cutouts, in cells with at least {least}"
 
 
 def _map(path: Path, table: "pd.DataFrame", options: FiguresOptions) -> None:
@@ -101,11 +132,16 @@ def _map(path: Path, table: "pd.DataFrame", options: FiguresOptions) -> None:
     title = _title(options, f"{len(table):,} cutouts")
     if not options.metric:
         lon, lat = columns_of(table, "lon", "lat").T
-        map_density(lon, lat, path, degrees=options.degrees, title=title)
+        map_density(lon, lat, path, degrees=options.degrees or _DEGREES[0], title=title)
         return
     lon, lat, values = columns_of(table, "lon", "lat", options.metric).T
-    title = _title(options, _counted(table, options))
-    map_metric(lon, lat, values, path, name=options.metric, least=options.least, degrees=options.degrees, title=title)
+    for degrees in (options.degrees,) if options.degrees else _DEGREES:
+        counts = globe(degrees).sums(wrap_longitude(lon), lat, values)[0]
+        if counts.any() and np.median(counts[counts > 0]) >= (options.least or _LEAST):
+            break  # else the largest cells
+    least = options.least or _least_of(counts)
+    title = _title(options, _counted(counts, least, len(table)))
+    map_metric(lon, lat, values, path, name=options.metric, least=least, degrees=degrees, title=title)
 
 
 def _gallery(path: Path, table: "pd.DataFrame", options: FiguresOptions) -> None:

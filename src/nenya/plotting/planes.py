@@ -34,6 +34,7 @@ def umap_density(
     limits: Limits | None = None,
     title: str = "",
     labels: tuple[str, str] = ("US0", "US1"),
+    background: FloatArray | None = None,
 ) -> Figure:
     """Draw how many cutouts each cell of a UMAP holds, in colours by the logarithm.
 
@@ -44,14 +45,31 @@ def umap_density(
         limits: ((x0, x1), (y0, y1)) to be drawn; by default the central 99 % of each coordinate.
         title: title of the figure.
         labels: names of the two coordinates.
+        background: (M, 2) of all cutouts, of which these are some: their cells are grey, and the limits theirs.
 
     Raises:
         InputFileError: Coordinates of another shape, or none that is finite.
         OptionError: A suffix that cannot be drawn.
     """
-    grid = _plane(coordinates, limits, cells)
+    grid = _plane(coordinates if background is None else background, limits, cells)
     counts = grid.counts(coordinates[:, 0], coordinates[:, 1])
-    return _plane_figure(grid, draw_counts, counts, "cutouts in a cell", title, labels, path)
+
+    def draw(axes: Any, grid: Grid, counts: IntArray) -> Any:
+        if background is not None:
+            grey = np.ma.masked_equal(grid.counts(background[:, 0], background[:, 1]) > 0, False)
+            axes.imshow(
+                grey,
+                extent=grid.extent,
+                origin="lower",
+                aspect="auto",
+                interpolation="nearest",
+                cmap="Greys",
+                vmin=0,
+                vmax=5,
+            )
+        return draw_counts(axes, grid, counts)
+
+    return _plane_figure(grid, draw, counts, "cutouts in a cell", title, labels, path)
 
 
 def umap_metric(
