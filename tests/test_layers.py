@@ -29,7 +29,7 @@ LAYERS = [
         "nenya.latents_metrics",
     ],
     ["nenya.portal"],
-    ["nenya.cli", "nenya.sweep"],
+    ["nenya.cli", "nenya.command_help", "nenya.sweep"],
 ]
 MODULES = sorted(SOURCE.rglob("*.py"))
 

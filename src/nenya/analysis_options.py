@@ -9,8 +9,9 @@ from nenya.options import Options, PrepareOptions, above, at_least, one_of, opti
 
 @dataclass
 class AnalysisOptions(Options):
-    """Options that all commands on latents share: `data` names latents files."""
+    """Options that all commands on latents share."""
 
+    data: Any = option(None, "latents files: a path, a folder, a glob, a list")
     table: str | None = option(None, "table of the cutouts: .parquet, .csv or .feather")
 
 

@@ -27,6 +27,7 @@ from nenya.analysis_options import (
     StatusOptions,
     UpdateOptions,
 )
+from nenya.command_help import help_text
 from nenya.configs import config_dir, read_group, read_json, read_yaml
 from nenya.errors import Interrupted, NenyaError, OptionError
 from nenya.options import (
@@ -115,15 +116,18 @@ def run_command(name: str, args: Sequence[str] | None = None) -> int:
     if name == "portal" and "--export" in args[:-1]:  # as in `nenya portal --export DIR`
         place = args.index("--export")
         args[place : place + 2] = [f"export={args[place + 1]}"]
-    if any(a.split("=")[0] in HYDRA_FLAGS for a in args):
-        return _hydra_help(name, args)
+    flags = {a.split("=")[0] for a in args} & {*HYDRA_FLAGS}
     set_up_logging()
+    if flags - {"--help", "-h"}:
+        return _hydra_help(name, args)
     many = any(arg in ("--multirun", "-m") for arg in args)
     show = any(arg.lower() == "traceback=true" for arg in args)
     try:
-        if many:
+        if many and not flags:
             return int(importlib.import_module("nenya.sweep").run(name, args))
-        options = compose(name, args)
+        options = compose(name, [arg for arg in args if arg not in flags])
+        if flags:
+            return _print(help_text(name, options, [f.name for f in fields(_own_first(type(options)))]))
         return int(importlib.import_module(COMMANDS[name][1]).run(options))
     except NenyaError as error:
         return _say(name, error, str(error), error.exit_code, show)
@@ -275,14 +279,18 @@ def _own_first(options_type: type[Options]) -> type:
 
 
 def _hydra_help(name: str, args: list[str]) -> int:
-    """Let Hydra answer its own flags (--help, --cfg job ...)."""
+    """Let Hydra answer its own flags (--cfg job, --info ...)."""
     import hydra
 
     store_schema(name)
     sys.argv = [name, *args]
+    hydra.main(config_path=str(config_dir()), config_name=name, version_base="1.3")(lambda _: None)()
+    return _print("")
+
+
+def _print(text: str) -> int:
     try:
-        hydra.main(config_path=str(config_dir()), config_name=name, version_base="1.3")(lambda _: None)()
-        sys.stdout.flush()
+        print(text, flush=True)
     except BrokenPipeError:  # head, or a pager that was left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
