@@ -131,6 +131,10 @@ def prepare_folder(folder: Path) -> None:
     for name in ("cutouts_preproc.h5", "last.pth"):
         shutil.copy(folder / name, folder / "path" / "to")
     shutil.copy(weights, folder / "path" / "to" / "weights")
+    old = folder / "path" / "to" / "Nenya"
+    old.mkdir()
+    for name in ("cutouts_preproc.h5", "cutouts_preproc_latents.h5", "cutouts.parquet", "last.pth"):
+        shutil.copy(folder / name, old)
     for name in ("a.h5", "b.h5"):
         write_cutouts(folder / name, valid=red_noise(4, 64, ord(name[0])))
     (folder / "fast" / "disk").mkdir(parents=True)
