@@ -230,16 +230,13 @@ class Chaos:
         self.folder, self.random, self.client = folder, random.Random(seed), client
         self.new, self.weights, self.cases = folder / "files", folder / "tiny.pth", 0
 
-    def prepare(self, *, few: bool = False) -> None:
+    def prepare(self) -> None:
         """Write files, weights and a map, each in a process of its own, as this one must not compute."""
         start = time.monotonic()
         log = self.folder / "log"
         for call in (partial(self._do, write_new, self.new), partial(self._do, save_weights, self.weights), self._map):
             if wait_for(fork(call, self.folder, log, {}), start):
                 raise RuntimeError(log.read_text())
-        if few:
-            for name in ("b_preproc.h5", "granule1.nc"):
-                (self.new / "new" / name).unlink()
         if self.client is not None:
             self.client.create_bucket(Bucket=BUCKET)  # type: ignore[attr-defined]
 
@@ -399,7 +396,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run, print and write the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=50, help="over all modes")
-    parser.add_argument("--few", action="store_true", help="one cutout file and one granule: quick, for a test")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--modes", default=",".join(MODES))
     parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "bench" / "update_chaos.json")
@@ -407,7 +403,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     modes = args.modes.split(",")
     with tempfile.TemporaryDirectory(prefix="nenya-chaos-") as name, s3_client("s3" in modes) as client:
         chaos = Chaos(Path(name), args.seed, client)
-        chaos.prepare(few=args.few)
+        chaos.prepare()
         start = time.monotonic()
         results = [
             chaos.run(mode, args.kills * (i + 1) // len(modes) - args.kills * i // len(modes))

@@ -29,19 +29,24 @@ sys.path.append(str(ROOT / "docs"))
 from pages import reader_environment  # noqa: E402  # docs/pages.py
 
 NARROW = ("model.ssl_model=resnet18", "model.width=8", "model.feat_dim=16", "model.nchannels=1")
-EXAMPLES = ("/path/to/", "/archive/", "/fast/disk/")
+EXAMPLES = ("/path/to/", "/archive/", "/fast/disk/", "/data/")
 """Folders that the pages name and nobody has: they lie in the reader's folder."""
 
 _SHIM = """
 import re, sys
 from pathlib import Path
-from nenya.cli import main
-args = sys.argv[1:]
-if args[0].startswith("scripts/"):
-    args[0] = re.search(r'run_command\\("(\\w+)"\\)', Path(args[0]).read_text())[1]
-more = [*{narrow!r}, *(["trainer.max_epochs=1"] if args[0] == "train" else [])]
-own = args[0] == "demo" or any(arg.startswith("resume=") for arg in args)  # a run knows its network
-sys.exit(main([args[0], *([] if own else more), *args[1:]]))
+
+if __name__ == "__main__":  # not in the processes that a command starts
+    from nenya.cli import main
+
+    args = sys.argv[1:]
+    if args[0].startswith("scripts/"):
+        args[0] = re.search(r'run_command\\("(\\w+)"\\)', Path(args[0]).read_text())[1]
+    given = {{arg.partition("=")[0] for arg in args}}
+    more = [*{narrow!r}, *(["trainer.max_epochs=1"] if args[0] == "train" else [])]
+    # A run and a version in an archive know their network.
+    own = args[0] in ("demo", "status") or "resume" in given or ("archive" in given and "ckpt" not in given)
+    sys.exit(main([args[0], *([] if own else more), *args[1:]]))
 """
 
 
@@ -126,6 +131,10 @@ def prepare_folder(folder: Path) -> None:
     for name in ("cutouts_preproc.h5", "last.pth"):
         shutil.copy(folder / name, folder / "path" / "to")
     shutil.copy(weights, folder / "path" / "to" / "weights")
+    old = folder / "path" / "to" / "Nenya"
+    old.mkdir()
+    for name in ("cutouts_preproc.h5", "cutouts_preproc_latents.h5", "cutouts.parquet", "last.pth"):
+        shutil.copy(folder / name, old)
     for name in ("a.h5", "b.h5"):
         write_cutouts(folder / name, valid=red_noise(4, 64, ord(name[0])))
     (folder / "fast" / "disk").mkdir(parents=True)
@@ -133,6 +142,16 @@ def prepare_folder(folder: Path) -> None:
     (folder / "archive" / "2010").mkdir()
     write_swath(folder / "archive" / "2010" / "granule.nc", shape=(400, 1354), share=0.0)
     grid().to_netcdf(folder / "model.nc", engine="h5netcdf")
+
+    data = folder / "data"
+    for place in ("2012", "incoming"):
+        (data / place).mkdir(parents=True)
+    for number, name in enumerate(("2012/day1.nc", "2012/day2.nc", "incoming/day3.nc")):
+        time = f"2012-03-0{number + 1}T05:06:07"
+        write_swath(data / name, shape=(400, 1354), share=0.0, seed=number, time=time)
+    write_cutouts(data / "incoming" / "more_preproc.h5", valid=red_noise(60, 64, 6))
+    write_table(table_of("more_preproc", {"valid": 60}), data / "incoming" / "more_preproc.parquet")
+    narrow_weights(folder / "path" / "to" / "others")
 
     write_latents(folder / "new_latents.h5", latents, {"valid": 20}, 3)
     write_table(table_of("new", {"valid": 20}).drop(columns=["US0", "US1"]), folder / "new.parquet")
