@@ -1,5 +1,7 @@
 """Groups of latents: blobs that are known, seeds, blocks, noise, and the command's table, summary and figures."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -185,6 +187,11 @@ def test_the_command_without_a_table(files, tmp_path, nenya_cli):
     assert code == 0 and "approximation" in said, said
     found = read_table(tmp_path / "h.csv")
     assert list(found) == ["pp_file", "pp_type", "pp_idx", "cluster"] and len(found) == 1600
+    scattered = write_cutouts(tmp_path / "n_latents.h5", train=blobs(1, spread=0.25)[0])
+    said = nenya_cli("clusters", [scattered, "method=hdbscan", "out=n.csv", "components=6"])[1]
+    found = read_table(tmp_path / "n.csv")
+    noise = (found["cluster"] == -1).sum() - np.isnan(blobs()[0][:, 0]).sum()
+    assert noise > 0 and re.search(rf"^ +-1 +{noise} +\S+ %  noise$", said, re.M), said
     code, said = nenya_cli("clusters", [files / "a_preproc_latents.h5"])
     assert code == 2 and "k= is needed" in said
     other = write_cutouts(tmp_path / "b_preproc.h5", train=red_noise(4, 8))

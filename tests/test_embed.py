@@ -132,5 +132,5 @@ def test_a_projector_that_cannot_be_used_is_refused_before_anything_is_begun(fil
         code, said = nenya_cli("embed", [f"data={path}", f"projector={junk}", "out=f.parquet"])
         assert code == 2 and what in said and "fit it again" in said and "pickle" not in said
     code, said = nenya_cli("embed", ["data=junk.h5", "out=f.parquet"])
-    assert code == 2 and "a latents file, which nenya extract writes, is wanted" in said, said
+    assert code == 2 and "wanted is a latents file, which nenya extract writes" in said, said
     assert not (tmp_path / "f.parquet.partial").exists()

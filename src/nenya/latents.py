@@ -313,7 +313,8 @@ def _open(path: Path) -> h5py.File:
     try:
         return open_hdf5(path)
     except InputFileError as error:
-        raise InputFileError(f"{error} (a latents file, which nenya extract writes, is wanted)") from error
+        said = str(error).replace("an HDF5 file of cutouts", "a latents file, which nenya extract writes")
+        raise InputFileError(said) from error
 
 
 def _is_latents(file: h5py.File, name: str) -> bool:
