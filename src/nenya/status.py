@@ -10,6 +10,7 @@ from typing import Any
 from nenya.analysis_options import StatusOptions
 from nenya.archive_folder import Entry, Folder, Version, open_entry
 from nenya.errors import InputFileError, OptionError, StorageError
+from nenya.extraction.lock import is_held
 from nenya.s3 import join_url, store
 from nenya.storage import sha256_file
 from nenya.update.lease import Lease
@@ -142,7 +143,7 @@ def _holder(folder: Folder) -> str:
     said: dict[str, Any] = {}
     if folder.url is not None:
         said = Lease(folder).holder()
-    elif lock.is_file():
+    elif is_held(lock):  # that of a killed process lies there, held by nobody
         try:
             said = json.loads(lock.read_bytes())
         except ValueError:  # nobody, whose name is empty

@@ -161,12 +161,12 @@ class Companions:
             names = {name for name in os.listdir(self.folder) if name == "lock" or name.startswith("journal-")}
         except FileNotFoundError:
             return bool(self._seen)
-        held = {name for name in names - {self.own} if _is_held(self.folder / name)}
+        held = {name for name in names - {self.own} if is_held(self.folder / name)}
         self._seen |= held
         return self._seen != held
 
 
-def _is_held(path: Path) -> bool:
+def is_held(path: Path) -> bool:
     """Return whether another process holds a lock on a file."""
     try:
         with path.open("rb") as file:

@@ -22,7 +22,7 @@ from nenya.data.files import temporary_copy
 from nenya.data.prepare import NoCutouts
 from nenya.errors import InputFileError, Interrupted, NenyaError, OptionError
 from nenya.extraction.staging import Termination
-from nenya.extraction.weights import weights_source
+from nenya.extraction.weights import load_model, weights_source
 from nenya.extras import need
 from nenya.io import read_table
 from nenya.latents import Latents
@@ -67,10 +67,14 @@ def run(options: UpdateOptions) -> int:
     if not options.new and not manifest:
         raise OptionError("new= is needed: granules or cutout files, such as new=/path/to/day/")
     check_place(folder, manifest)
+    if not manifest and not options.ckpt and not options.model.weights:
+        raise OptionError(f"{options.archive_dir}: no archive is there; model= and ckpt= begin one")
     names = choose_versions(options, manifest)
     for name in names:
         if name in manifest:
             check_settings(options, name, manifest[name].settings)
+        else:
+            check_weights(options)
     new = find_new(options.new) if options.new else None
     with Termination(), Lease(folder), _quiet():
         manifest = folder.read()
@@ -110,6 +114,21 @@ def check_place(folder: Folder, manifest: Manifest) -> None:
         raise OptionError(
             f"archive={folder.place} has no {MANIFEST} and other things in it ({others[0]}): give a new place"
         )
+
+
+def check_weights(options: UpdateOptions) -> None:
+    """Check, before anything is made, that the weights that a version is to begin with are there and are the model's.
+
+    Raises:
+        NenyaError: They are not.
+    """
+    chosen = extract_options(options, settings_of(options))
+    source = weights_source(chosen, options.ckpt)
+    if is_s3(source):
+        return
+    if not Path(source).is_file():
+        raise InputFileError(f"{source}: no such weights; check ckpt=")
+    load_model(chosen, source)
 
 
 @dataclass
@@ -187,7 +206,8 @@ class Update:
             if not ready:
                 return
             latents = {made.arrival.stem: made.latents for made in ready}
-            projector, clusters = stages.projector(latents), stages.clusters(latents)
+            clusters = stages.clusters(latents)  # first, as it is quick and refuses too large a k
+            projector = stages.projector(latents)
             first = [
                 (weights, f"{self.name}/{weights.name}"),
                 (projector, f"{self.name}/{projector.name}"),
@@ -216,8 +236,6 @@ class Update:
         self.work.mkdir(parents=True, exist_ok=True)
         source = weights_source(extract_options(self.options, wanted), self.options.ckpt)
         with temporary_copy(source if is_s3(source) else Path(source), self.options.loader.cache_dir) as path:
-            if not path.is_file():
-                raise InputFileError(f"{source}: no such weights; check ckpt=")
             begun = json.dumps({**wanted, "weights": sha256_file(path)}, sort_keys=True)
             note, kept = self.work / "settings.json", self.work / f"weights{path.suffix}"
             if not note.is_file() or note.read_text() != begun:  # what was begun otherwise is of no use
@@ -262,6 +280,12 @@ class Update:
                     shutil.rmtree(stages.place(arrival), ignore_errors=True)
                     return None
                 arrival = replace(arrival, known=other)
+            twin = None if arrival.known or arrival.granules else self._twin(cutouts)
+            if twin:
+                log.warning("%s: the same cutouts are there as %s: left out", arrival.place, twin)
+                self.arrivals.there += 1
+                shutil.rmtree(stages.place(arrival), ignore_errors=True)
+                return None
             for name, reason in failed.items():
                 self._fail(name, reason)
             return Built(arrival, cutouts, stages.extract(arrival, cutouts), set(failed))
@@ -271,6 +295,13 @@ class Update:
         except Exception as error:  # of one file, which does not stop the others
             self._fail(arrival.place, error)
         return None
+
+    def _twin(self, cutouts: Path) -> str:
+        """Return the name of a file of this version that has the same content, empty if there is none."""
+        known = self.version.files if self.version else []
+        alike = [added for added in known if added.cutouts.size == cutouts.stat().st_size]
+        digest = sha256_file(cutouts) if alike else ""
+        return next((added.stem for added in alike if added.cutouts.sha256 == digest), "")
 
     def _check_name(self, arrival: Arrival) -> None:
         """Check that no other new file has the same name."""

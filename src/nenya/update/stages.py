@@ -189,6 +189,7 @@ def whole_table(latents: Latents, table: "pd.DataFrame | None") -> "pd.DataFrame
     """
     keys = latents.keys()
     if table is None:
+        log.warning("no table came with it (a .parquet beside it, or table=): its rows have no place and no date")
         return keys
     places = latents.positions(table)
     source = np.full(len(latents), -1, np.int64)
