@@ -173,12 +173,12 @@ def test_the_keyboard_reaches_everything_and_its_keys_work(page, archive):
     page.page.keyboard.press("s")
     page.idle()
     assert page.session.selection.view.row == near
-    page.page.get_by_text("within the filters").click()
+    page.page.locator("input[type=checkbox]").first.click()
     page.idle()
     page.page.keyboard.press("n")  # nobody types into a box to tick
     page.idle()
     assert page.session.selection.view.row != near
-    page.page.get_by_text("within the filters").click()
+    page.page.locator("input[type=checkbox]").first.click()
     page.idle()
     page.page.locator("#tab_filter").click()
     page.page.locator("#range_low").focus()
