@@ -22,9 +22,11 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 from update_chaos import digest  # noqa: E402
 
 from nenya.archive_folder import Folder, open_version, parse, render  # noqa: E402
+from nenya.cli import compose  # noqa: E402
 from nenya.errors import InputFileError, OptionError, OutputError  # noqa: E402
 from nenya.extraction.lock import OutputLock  # noqa: E402
-from nenya.portal.archive import open_version_archive  # noqa: E402
+from nenya.portal import command  # noqa: E402
+from nenya.portal.archive import open_version_archive, stamps_of  # noqa: E402
 from nenya.projector import Projector  # noqa: E402
 from nenya.update.index import IndexWriter  # noqa: E402
 
@@ -420,12 +422,17 @@ def test_a_reader_goes_on_through_an_update(copy, update, tmp_path):
     latents, index = opened.latents(), opened.index()
     len(index)  # it opens late
     before, shown = digest(opened), open_version_archive(opened)
+    assert shown.files == stamps_of([copy / "archive.json"])
+    reopened, _ = command._folder(compose("portal", ["archive=archive"]))
+    assert reopened().columns.rows == 54
     write_cutouts(tmp_path / "d_preproc.h5", valid=red_noise(5, seed=8))
     assert update("new=d_preproc.h5")[0] == 0
     np.testing.assert_array_equal(shown.cutouts.of(np.array([14]))[0], red_noise(6, seed=10)[2])
     assert shown.columns.rows == len(shown.latents) == 54
     assert digest(opened) == before and len(latents) == 54 and len(index) == 51
     assert len(open_version("archive").index()) == 56
+    assert shown.files != stamps_of(shown.files)  # which an open page says
+    assert reopened().columns.rows == len(reopened().latents) == 59
 
 
 def test_kill_9(update, nenya_cli, files, weights, whole):
