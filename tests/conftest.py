@@ -76,7 +76,7 @@ def tiny_weights(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def nenya_cli(tmp_path, monkeypatch) -> Callable[..., tuple[int, str]]:
-    """Run a command in this process, in `tmp_path`: (name, args) -> (exit code, text of the error output).
+    """Run a command in this process, in `tmp_path`: (name, args) -> (exit code, text of both outputs).
 
     Environment and loggers are afterwards as before.
     """
@@ -89,7 +89,7 @@ def nenya_cli(tmp_path, monkeypatch) -> Callable[..., tuple[int, str]]:
         before = dict(os.environ), logger.handlers[:], logger.level, logger.propagate
         said = io.StringIO()
         try:
-            with contextlib.redirect_stderr(said):
+            with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
                 code = run_command(name, [str(arg) for arg in args])
         finally:
             os.environ.clear()

@@ -7,7 +7,16 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "nenya"
 
 # From the ground up: a module imports from its own layer's earlier entries and from the layers before.
 LAYERS = [
-    ["nenya", "nenya.errors", "nenya.extras", "nenya.defs", "nenya.metrics", "nenya.grids", "nenya.comparison"],
+    [
+        "nenya",
+        "nenya.errors",
+        "nenya.extras",
+        "nenya.defs",
+        "nenya.metrics",
+        "nenya.grids",
+        "nenya.comparison",
+        "nenya.report",
+    ],
     ["nenya.options", "nenya.analysis_options"],
     ["nenya.storage", "nenya.s3", "nenya.ledger"],
     ["nenya.data", "nenya.configs"],

@@ -336,6 +336,11 @@ def test_two_versions_side_by_side(copy, update, nenya_cli, files, weights):
     write_cutouts(Path("d_preproc.h5"), valid=red_noise(5, seed=8))
     code, said = update("new=d_preproc.h5")
     assert code == 0 and said.count("added d_preproc.h5") == 2
+    Path("e_preproc.h5").write_bytes(b"no cutouts")
+    code, said = update("new=e_preproc.h5")
+    assert code == 1 and all(
+        f"failed in version {name}: e_preproc.h5: not an HDF5" in said for name in ("demo", "five")
+    )
     assert stems(copy, "five") == stems(copy, "demo") == ["a_preproc", "b_preproc", "c_preproc", "d_preproc"]
 
 
@@ -524,12 +529,23 @@ def test_two_machines_cannot_both_commit(whole, s3_bucket):
     assert list(Folder(place).read()) == ["demo", "two"]
 
 
-def test_status_says_what_is_there_and_what_is_wrong(copy, nenya_cli, capsys):
+def test_an_answer_is_on_the_standard_output_and_nothing_else(whole):
+    command = [sys.executable, str(ROOT / "scripts" / "status.py"), str(whole)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == ""
+    assert f"{whole}, version demo" in done.stdout and "all is whole" in done.stdout
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()  # as `head` does
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
+
+
+def test_status_says_what_is_there_and_what_is_wrong(copy, update, nenya_cli):
     code, said = nenya_cli("status", ["archive"])
     assert code == 0 and "3 files, train 36, valid 18 cutouts" in said and "2012-01-01" in said
-    capsys.readouterr()
-    assert nenya_cli("status", ["archive", "json=true"])[0] == 0
-    found = json.loads(capsys.readouterr().out)
+    code, said = nenya_cli("status", ["archive", "json=true"])
+    found = json.loads(said)
+    assert code == 0
     assert found["good"] and found["versions"]["demo"]["rows"] == {"train": 36, "valid": 18}
     assert {"nenya", "torch", "lancedb", "python"} <= set(found["versions"]["demo"]["made"])
     latents = copy / "demo" / "latents" / "b_preproc_latents.h5"
@@ -542,6 +558,11 @@ def test_status_says_what_is_there_and_what_is_wrong(copy, nenya_cli, capsys):
     latents.unlink()
     code, said = nenya_cli("status", ["archive"])
     assert code == 1 and "MISSING" in said
+    code, said = update()
+    assert (
+        code == 1
+        and f"1 files that archive.json names are missing or damaged, such as demo/latents/{latents.name}" in said
+    )
     shutil.rmtree(copy / "demo" / "index")
     assert "demo/index" in nenya_cli("status", ["archive"])[1]
     assert nenya_cli("status", ["nowhere"])[0] == 2

@@ -85,6 +85,7 @@ _FREE_IN_A_RESUME = (
     *("loader.num_workers", "loader.cache_dir", "loader.memory_limit_gb", "loader.on_device"),
     *("data", "resume", "traceback"),
 )
+_PIPE = 141  # as a shell says of a command that SIGPIPE ends
 GROUPS = ("model", "trainer", "logger", "sensor")
 HYDRA_FLAGS = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--package", "-p")
 
@@ -128,7 +129,12 @@ def run_command(name: str, args: Sequence[str] | None = None) -> int:
         options = compose(name, [arg for arg in args if arg not in flags])
         if flags:
             return _print(help_text(name, options, [f.name for f in fields(_own_first(type(options)))]))
-        return int(importlib.import_module(COMMANDS[name][1]).run(options))
+        code = int(importlib.import_module(COMMANDS[name][1]).run(options))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # who read the answer, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _PIPE
     except NenyaError as error:
         return _say(name, error, str(error), error.exit_code, show)
     except KeyboardInterrupt as error:

@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import logging
 import math
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,9 +19,8 @@ from nenya.errors import InputFileError, NenyaError, OptionError
 from nenya.io import TABLE_SUFFIXES, read_table
 from nenya.latents import PARTITIONS
 from nenya.options import InspectOptions
+from nenya.report import say
 from nenya.s3 import is_s3
-
-log = logging.getLogger(__name__)
 
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 _FOLDER = "outputs/inspect"
@@ -103,16 +101,16 @@ def run(options: InspectOptions) -> int:
         except NenyaError as error:
             if len(places) == 1:
                 raise
-            log.error("BAD  %s: %s", place, error)
+            say(f"BAD  {place}: {error}")
             bad += 1
             continue
-        log.info("%s: %s", place, report.kind)
+        say(f"{place}: {report.kind}")
         for line in report.lines:
-            log.info("  %s", line)
+            say(f"  {line}")
         for line in report.warnings:
-            log.warning("  warning: %s", line)
+            say(f"  warning: {line}")
         if report.sheet is not None and options.sheet:
-            log.info("  contact sheet: %s", _draw(report.sheet, str(place), options))
+            say(f"  contact sheet: {_draw(report.sheet, str(place), options)}")
     return 1 if bad else 0
 
 

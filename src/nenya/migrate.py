@@ -25,6 +25,7 @@ from nenya.io import TABLE_SUFFIXES, Params, read_table, write_table
 from nenya.latents import Latents
 from nenya.options import FLAT, IGNORED, InspectOptions
 from nenya.projector import FORMAT
+from nenya.report import say
 from nenya.storage import atomic_path
 
 log = logging.getLogger(__name__)
@@ -87,13 +88,15 @@ def run(options: MigrateOptions) -> int:
         _check_report(out, folder, clobber=options.clobber)
     found = examine(folder)
     for finding in found:
-        log.info("%-8s %s: %s", finding.verdict, finding.path, finding.what)
+        say(f"{finding.verdict:8s} {finding.path}: {finding.what}")
         for note in finding.notes:
-            log.info("         note: %s", note)
+            say(f"         note: {note}")
         if finding.command:
-            log.info("         %s", finding.command)
+            say(f"         {finding.command}")
     counts = [sum(finding.verdict == verdict for finding in found) for verdict in (WORKS, CONVERT, CANNOT, OTHER)]
-    log.info("%d files: %d work as they are, %d to convert, %d cannot be used, %d of other kinds", len(found), *counts)
+    words = ("work as they are", "to convert", "cannot be used", "of other kinds")
+    parts = ", ".join(f"{count} {what}" for count, what in zip(counts, words, strict=True))
+    say(f"{len(found)} files: {parts}")
     if out is not None:
         _write_report(found, out)
         log.info("%s", out)

@@ -23,6 +23,7 @@ from nenya.io import TABLE_SUFFIXES, read_table, write_table
 from nenya.latents import open_latents
 from nenya.options import ExtractOptions, Options, build_options, to_dict
 from nenya.plotting import closest_strip
+from nenya.report import say
 from nenya.s3 import is_s3
 from nenya.similarity import Float64Array, IntArray, direction
 from nenya.storage import check_output
@@ -362,12 +363,12 @@ def _show(found: "pd.DataFrame", answer: Answer, options: SearchOptions, sql: st
     columns = ["rank", "cosine", "pp_file", "pp_type", "pp_idx", *(name for name in _SHOWN if name in found)]
     if not len(found):
         kept = f"; {options.out} is not written" if options.out else ""
-        log.info("nothing found: no other row with a latent%s%s", f" fulfils {sql}" if sql else " is there", kept)
+        say(f"nothing found: no other row with a latent {f'fulfils {sql}' if sql else 'is there'}{kept}")
         return
-    log.info("%s%s", answer.label, f" where {sql}" if sql else "")
-    log.info("%s", found[columns].to_string(index=False, float_format=lambda value: f"{value:.4f}"))
+    say(f"{answer.label}{f' where {sql}' if sql else ''}")
+    say(found[columns].to_string(index=False, float_format=lambda value: f"{value:.4f}"))
     if len(found) < options.k:
-        log.info("%d of k=%d: there are no more", len(found), options.k)
+        say(f"{len(found)} of k={options.k}: there are no more")
 
 
 def place_and_date(row: Mapping[str, Any]) -> str:

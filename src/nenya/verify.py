@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,10 +17,9 @@ from nenya.data.hdf5 import open_hdf5
 from nenya.errors import InputFileError, NenyaError, OutputError
 from nenya.extraction.existing import read_provenance
 from nenya.options import VerifyOptions
+from nenya.report import say
 from nenya.s3 import is_s3, store
 from nenya.storage import sha256_file
-
-log = logging.getLogger(__name__)
 
 _BLOCK = 65536  # rows read at once
 _NORM_TOLERANCE = 1e-3  # of float32 and of bfloat16, whose norms are taken in float32
@@ -82,11 +80,9 @@ def run(options: VerifyOptions) -> int:
         bad += bool(report.problems)
         if report.problems and len(places) == 1:
             raise OutputError(f"{place}: {report.line}")
-        (log.error if report.problems else log.info)(
-            "%s  %s: %s", "BAD" if report.problems else "ok ", place, report.line
-        )
+        say(f"{'BAD' if report.problems else 'ok '}  {place}: {report.line}")
     if len(places) > 1:
-        log.info("%d files: %d good, %d bad", len(places), len(places) - bad, bad)
+        say(f"{len(places)} files: {len(places) - bad} good, {bad} bad")
     return 1 if bad else 0
 
 

@@ -30,6 +30,7 @@ from nenya.runtime import git_commit
 from nenya.s3 import is_s3, store
 from nenya.storage import atomic_path, sha256_file
 from nenya.update.arrivals import Arrival, Arrivals, arrivals_of, find_new, from_others, same_stem
+from nenya.update.check import broken_files
 from nenya.update.index import STATES, IndexWriter
 from nenya.update.lease import LEASE, Lease
 from nenya.update.settings import check_settings, choose_versions, extract_options, settings_of
@@ -49,7 +50,7 @@ def run(options: UpdateOptions) -> int:
         options: of `scripts/update.py`.
 
     Returns:
-        0 if all is there, 1 if some of the files could not be added.
+        0 if all is there, 1 if some of the files could not be added, or some of the archive's are missing or damaged.
 
     Raises:
         NenyaError: What concerns all files: options, weights, the archive itself, another update at work.
@@ -79,7 +80,13 @@ def run(options: UpdateOptions) -> int:
     with Termination(), Lease(folder), _quiet():
         manifest = folder.read()
         failed = sum(Update(folder, manifest, name, options).run(new) for name in names)
-    return 1 if failed else 0
+        broken = list(dict.fromkeys(file for name in manifest for file in broken_files(folder, manifest[name])))
+    if broken:
+        log.error(
+            "%s: %d files that %s names are missing or damaged, such as %s: bring them back from a copy; nenya status "
+            "lists them", folder.place, len(broken), MANIFEST, broken[0],
+        )  # fmt: skip
+    return 1 if failed or broken else 0
 
 
 @contextlib.contextmanager
@@ -418,7 +425,7 @@ class Update:
         """Say what became of all."""
         failed = self.arrivals.failed
         for place, reason in failed.items():
-            log.error("failed: %s: %s", place, reason)
+            log.error("failed%s: %s: %s", f" in version {self.name}" if len(self.manifest) > 1 else "", place, reason)
         counts = [(self.added, "added"), (self.arrivals.there, "there already"), (len(failed), "failed")]
         said = ", ".join(f"{count} {what}" for count, what in counts if count) or "nothing new"
         files = self.version.files if self.version else []
