@@ -13,6 +13,7 @@ from nenya.data.files import local_path
 from nenya.errors import OptionError
 from nenya.io import TABLE_SUFFIXES, read_table, write_table
 from nenya.latents import Latents, open_latents
+from nenya.report import say
 from nenya.selection import metric
 from nenya.storage import check_output
 
@@ -167,21 +168,19 @@ def _keys(latents: Latents, rows: IntArray) -> "pd.DataFrame":
 
 def _say(groups: Groups, found: "pd.DataFrame", options: ClustersOptions) -> None:
     noise = len(groups.labels) - int(groups.sizes.sum()) - groups.left_out
-    log.info(
-        "%s: %d groups of %d latents, silhouette %.3f%s%s",
-        options.method,
-        len(groups.sizes),
-        len(groups.labels),
-        groups.silhouette,
-        f", {noise} are noise" if noise else "",
-        f", {groups.left_out} with NaN left out" if groups.left_out else "",
-    )
+    parts = [f"{options.method}: {len(groups.sizes)} groups of {len(groups.labels)} latents"]
+    parts.append(f"silhouette {groups.silhouette:.3f}")
+    if noise:
+        parts.append(f"{noise} are noise")
+    if groups.left_out:
+        parts.append(f"{groups.left_out} with NaN left out")
+    say(", ".join(parts))
     if groups.approximate:
         log.info("rows beyond the sample are assigned by their nearest row in it: an approximation")
     for row in found.head(20).itertuples():
-        log.info("  %3d  %8d  %5.1f %%  silhouette %.3f", row.cluster, row.size, 100 * row.share, row.silhouette)
+        say(f"  {row.cluster:3d}  {row.size:8d}  {100 * row.share:5.1f} %  silhouette {row.silhouette:.3f}")
     if noise:
-        log.info("  %3d  %8d  %5.1f %%  noise", NOISE, noise, 100 * noise / len(groups.labels))
+        say(f"  {NOISE:3d}  {noise:8d}  {100 * noise / len(groups.labels):5.1f} %  noise")
 
 
 def _draw(groups: Groups, found: "pd.DataFrame", latents: Latents, options: ClustersOptions, folder: Path) -> None:

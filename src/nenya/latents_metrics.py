@@ -25,6 +25,7 @@ from nenya.io import read_table
 from nenya.latents import Latents
 from nenya.metrics_page import page
 from nenya.pca import PCA, fit_latents
+from nenya.report import say
 from nenya.storage import atomic_path, check_output
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def run(options: MetricsOptions) -> int:
         source = _source_of(latents, images) if options.images else None
         with tempfile.TemporaryDirectory(prefix="metrics-") as scratch:
             results, figures = measure(latents, folder / f"{path.stem}_pca.npz", options, table, source, Path(scratch))
-            log.info("%s\n%s", path, "\n".join(f"  {name:34s}{value}" for name, value in table_of(results).items()))
+            say("\n".join([str(path), *(f"  {name:34s}{value}" for name, value in table_of(results).items())]))
             _write(folder / f"{path.stem}_metrics.json", json.dumps(results, indent=1) + "\n")
             _write(folder / f"{path.stem}_metrics.html", page(path.name, table_of(results), results, figures))
         log.info("%s", "\n".join(str(folder / f"{path.stem}_{end}") for end in _ENDS))

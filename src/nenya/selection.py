@@ -19,6 +19,7 @@ from nenya.data.files import local_path
 from nenya.errors import InputFileError, OptionError
 from nenya.grids import Grid, globe, wrap_longitude
 from nenya.io import TABLE_SUFFIXES, read_table, write_table
+from nenya.report import say
 from nenya.storage import check_output
 
 if TYPE_CHECKING:
@@ -339,15 +340,12 @@ def run(options: StatisticsOptions) -> int:
     title = ", ".join(str(word) for word in words if word)
     write_table(found.table(), out)
     draw_statistics(found, picture, title=title)
-    log.info("%d of %d rows (%.2f %%): %s", found.selected, found.whole, 100 * found.selected / found.whole, title)
+    say(f"{found.selected} of {found.whole} rows ({100 * found.selected / found.whole:.2f} %): {title}")
     for row in found.regions[found.regions["whole"] > 0].itertuples():
-        log.info(
-            "  %-14s %9d  %.2f (%.2f to %.2f) times the whole's share",
-            row.name, row.selected, row.ratio, row.ratio_low, row.ratio_high,
-        )  # fmt: skip
+        within = f"{row.ratio:.2f} ({row.ratio_low:.2f} to {row.ratio_high:.2f})"
+        say(f"  {row.name:14s} {row.selected:9d}  {within} times the whole's share")
     if line := trend(found.years):
-        log.info(
-            "  share of each year's rows: %+.3g +- %.2g percentage points a year", 100 * line.slope, 100 * line.error
-        )
+        points = f"{100 * line.slope:+.3g} +- {100 * line.error:.2g}"
+        say(f"  share of each year's rows: {points} percentage points a year")
     log.info("%s\n%s", out, picture)
     return 0

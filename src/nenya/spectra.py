@@ -27,6 +27,7 @@ from nenya.data.cutouts import CutoutFile, inspect_cutouts, read_blocks
 from nenya.data.files import fetch, find_sources, local_path
 from nenya.errors import InputFileError, OptionError, OutputError
 from nenya.options import SpectraOptions
+from nenya.report import say
 
 log = logging.getLogger(__name__)
 
@@ -352,11 +353,9 @@ def _write(folder: Path, path: Path, spectra: dict[str, MeanSpectrum], options: 
     low, high = options.band
     for name, mean in spectra.items():
         slope = mean.slope
-        log.info(
-            "%s %s: beta %.3f +- %.3f over %g-%g px (%d bins), %d cutouts%s",
-            path.name, name, slope.beta, slope.error, low, high, slope.bins, mean.rows,
-            f", {mean.left_out} left out for NaN" if mean.left_out else "",
-        )  # fmt: skip
+        left = f", {mean.left_out} left out for NaN" if mean.left_out else ""
+        over = f"over {low:g}-{high:g} px ({slope.bins} bins), {mean.rows} cutouts{left}"
+        say(f"{path.name} {name}: beta {slope.beta:.3f} +- {slope.error:.3f} {over}")
     power_spectra(
         {name: (mean.wavelength, mean.power, mean.slope.beta, mean.slope.error) for name, mean in spectra.items()},
         folder / f"{path.stem}_spectrum.png",
