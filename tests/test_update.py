@@ -161,6 +161,14 @@ def test_search_and_portal_take_an_archive(copy, nenya_cli):
     assert (found["pp_file"], found["pp_idx"]) == ("b_preproc.h5", 5) and found["cosine"] > 0.99
     assert nenya_cli("portal", ["archive=archive", "table=a.csv"])[0] == 2
 
+    code, said = nenya_cli("statistics", ["archive=archive", "cluster=0", "metrics=[cluster]", "out=."])
+    assert code == 0 and " of 54 rows" in said and Path("demo_statistics.parquet").is_file(), said
+    code, said = nenya_cli("figures", ["archive=archive", "kind=gallery", "cells=3", "out=g.png"])
+    assert code == 0 and Path("g.png").stat().st_size > 5000, said
+    for name in ("statistics", "figures"):
+        code, said = nenya_cli(name, ["archive=archive", "table=a.csv", "out=x"])
+        assert code == 2 and "archive=, an archive of nenya update; not both" in said
+
     shown = open_version_archive(open_version("archive"))
     assert shown.columns.rows == 54 and (shown.latent_of == np.arange(54)).all()
     assert all(image is not None for image in shown.cutouts.of(np.array([0, 20, 53])))

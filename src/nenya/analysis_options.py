@@ -31,8 +31,10 @@ def _is_names(value: Any) -> bool:
 
 @dataclass
 class StatisticsOptions(AnalysisOptions):
-    """Options of the statistics of a selection; `table` is the whole."""
+    """Options of the statistics of a selection; `table` or `archive` is the whole."""
 
+    archive_dir: str | None = option(None, "an archive of nenya update, instead of table=; archive= is the same")
+    version: str | None = option(None, "model version of the archive, where it has several")
     where: str | None = option(None, "a condition in SQL on the columns, such as DT > 2 and lat < 0")
     box: Any = option(None, "box of the UMAP", ("four numbers [x0, x1, y0, y1], x0 < x1, y0 < y1", _is_box))
     cluster: int | None = option(None, "number of a group")
@@ -64,10 +66,12 @@ class ClustersOptions(AnalysisOptions):
 class FiguresOptions(AnalysisOptions):
     """Options of figures of a table and its cutouts."""
 
+    archive_dir: str | None = option(None, "an archive of nenya update, instead of table=; archive= is the same")
+    version: str | None = option(None, "model version of the archive, where it has several")
     kind: str = option("umap", "what is drawn", one_of("umap", "metric", "map", "gallery", "eigen"))
     metric: str | None = option(None, "column that is averaged over cells (kind=metric, kind=map)")
     where: str | None = option(None, "a condition in SQL on the columns, such as DT > 2 and lat < 0")
-    images: Any = option(None, "cutout files (kind=gallery, kind=eigen)")
+    images: Any = option(None, "cutout files (kind=gallery, kind=eigen); default those of archive=")
     cells: int | None = option(
         None, "cells along each coordinate; default 200, by the number of rows (metric), 12 (gallery)", at_least(1)
     )

@@ -349,6 +349,23 @@ def open_version(place: str, version: str | None = None, cache_dir: str | None =
     return open_entry(folder, name, manifest[name])
 
 
+def open_chosen(options: Any) -> Opened | None:
+    """Return the archive that `archive=` of a command names; None where `table=` is given instead.
+
+    Raises:
+        OptionError: Neither is given, or both are.
+        InputFileError: There is no archive.
+    """
+    if bool(options.table) == bool(options.archive_dir):
+        raise OptionError(
+            "table= is needed: the table of the cutouts, .parquet, .csv or .feather; or archive=, an archive of nenya "
+            "update; not both"
+        )
+    if not options.archive_dir:
+        return None
+    return open_version(options.archive_dir, options.version, options.loader.cache_dir)
+
+
 def open_entry(folder: Folder, name: str, version: Version) -> Opened:
     """Open what a manifest names."""
     return Opened(folder, name, version, json.loads(folder.local(version.index.about).read_bytes()))

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.analysis_options import FiguresOptions
+from nenya.archive_folder import Opened, open_chosen
 from nenya.conditions import rows_where
 from nenya.data.cutouts import inspect_cutouts, read_blocks
 from nenya.data.files import fetch, find_sources, local_path
@@ -51,10 +52,13 @@ def run(options: FiguresOptions) -> int:
             raise OptionError(f"out={path}: wanted is a folder or a picture ({', '.join(_SUFFIXES)})")
         path = path / f"{options.kind}.png"
     check_output(path, options.clobber)
+    opened = open_chosen(options) if options.kind != "eigen" or options.archive_dir else None
+    if opened is not None and not options.images and options.kind in ("gallery", "eigen"):
+        options.images = [str(place) for place in opened.paths("cutouts")]
     if options.kind == "eigen":
         _eigen(path, options)
     else:
-        table, whole = _table(options)
+        table, whole = _table(options, opened)
         if options.kind == "umap":
             _umap(path, table, options, whole)
         else:
@@ -63,14 +67,12 @@ def run(options: FiguresOptions) -> int:
     return 0
 
 
-def _table(options: FiguresOptions) -> tuple["pd.DataFrame", "pd.DataFrame"]:
+def _table(options: FiguresOptions, opened: Opened | None) -> tuple["pd.DataFrame", "pd.DataFrame"]:
     """Return the rows that are drawn, and the whole table."""
-    if not options.table:
-        raise OptionError("table= is needed: the table of the cutouts, .parquet, .csv or .feather")
-    whole = read_table(local_path(options.table))
+    whole = opened.table() if opened else read_table(local_path(options.table or ""))
     table = whole[rows_where(whole, options.where)].reset_index(drop=True) if options.where else whole
     if not len(table):
-        raise OptionError(f"{options.table}: no row of it is to be drawn; widen where=")
+        raise OptionError(f"{options.table or options.archive_dir}: no row of it is to be drawn; widen where=")
     return table, whole
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.analysis_options import StatisticsOptions
+from nenya.archive_folder import open_chosen
 from nenya.comparison import NO_DATE, compare, compare_dates, compare_regions, comparison, trend
 from nenya.conditions import dt_of, rows_where
 from nenya.data.files import local_path
@@ -315,10 +316,9 @@ def run(options: StatisticsOptions) -> int:
     """
     from nenya.selection_figure import draw_statistics
 
-    place = options.table or options.data
-    if not isinstance(place, str):
-        raise OptionError("table= is needed: the table of the cutouts, .parquet, .csv or .feather")
-    source = local_path(place)
+    options.table = options.table or (options.data if isinstance(options.data, str) else None)
+    opened = open_chosen(options)
+    source = Path(opened.name if opened else local_path(options.table or ""))
     out = local_path(options.out or f"{_FOLDER}/{source.stem}_statistics.parquet")
     if out.suffix not in TABLE_SUFFIXES:
         if out.suffix and not out.is_dir():
@@ -327,7 +327,7 @@ def run(options: StatisticsOptions) -> int:
     picture = out.with_suffix(options.picture)
     for path in (out, picture):
         check_output(path, options.clobber)
-    table = read_table(source)
+    table = opened.table() if opened else read_table(source)
     chosen = chosen_rows(table, options)
     if not chosen.any():
         raise OptionError(f"no row of {len(table)} is selected: widen where=, box=, cluster= or rows=")
