@@ -241,15 +241,13 @@ def test_what_is_not_on_s3(s3_service, s3_bucket, small_file, trained):
         latents_extraction.model_latents_extract(opt, f"s3://{s3_bucket}/none.h5", weights)
 
 
-def test_the_help_says_what_the_options_mean_and_leaves_out_what_has_no_use(nenya_cli, capfd):
-    code, _ = nenya_cli("search", ["--help", "k=7"])
-    said = capfd.readouterr().out
+def test_the_help_says_what_the_options_mean_and_leaves_out_what_has_no_use(nenya_cli):
+    code, said = nenya_cli("search", ["--help", "k=7"])
     assert code == 0 and "\nk: 7  " in said and "# how many are wanted" in said and "\nlike: null " in said
     assert "data: null" in said and "# latents files" in said
     sections = ("loss", "augment", "optim", "archive", "trainer", "checkpoint", "logger")
     assert not [name for name in sections if f"\n{name}:" in said] and "\nmodel:" in said and "\nloader:" in said
     assert "num_workers: 0 " in said and "distinct: false " in said
-    assert nenya_cli("train", ["model=v5", "-h"])[0] == 0
-    said = capfd.readouterr().out
-    assert all(f"\n{name}:" in said for name in sections) and "  name: v5 " in said
+    code, said = nenya_cli("train", ["model=v5", "-h"])
+    assert code == 0 and all(f"\n{name}:" in said for name in sections) and "  name: v5 " in said
     assert nenya_cli("search", ["kk=7", "--help"])[0] == 2

@@ -523,9 +523,9 @@ def test_an_archive_on_s3(update, nenya_cli, files, whole, s3_bucket, s3_service
     assert code == 1 and "demo/tables/d_preproc.parquet" in said
 
 
-def test_two_machines_cannot_both_commit(whole, s3_bucket):
+def test_two_machines_cannot_both_commit(whole, s3_bucket, tmp_path):
     place, manifest = f"s3://{s3_bucket}/archive", Folder(str(whole)).read()
-    one, other = Folder(place, "one"), Folder(place, "other")
+    one, other = (Folder(place, str(tmp_path / name)) for name in ("one", "other"))
     assert one.read() == other.read() == {}
     one.commit(manifest)
     with pytest.raises(OutputError, match="another update"):

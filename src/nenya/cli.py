@@ -119,16 +119,17 @@ def run_command(name: str, args: Sequence[str] | None = None) -> int:
         args[place : place + 2] = [f"export={args[place + 1]}"]
     flags = {a.split("=")[0] for a in args} & {*HYDRA_FLAGS}
     set_up_logging()
-    if flags - {"--help", "-h"}:
-        return _hydra_help(name, args)
     many = any(arg in ("--multirun", "-m") for arg in args)
     show = any(arg.lower() == "traceback=true" for arg in args)
     try:
+        if flags - {"--help", "-h"}:
+            return _hydra_help(name, args)
         if many and not flags:
             return int(importlib.import_module("nenya.sweep").run(name, args))
         options = compose(name, [arg for arg in args if arg not in flags])
         if flags:
-            return _print(help_text(name, options, [f.name for f in fields(_own_first(type(options)))]))
+            print(help_text(name, options, [f.name for f in fields(_own_first(type(options)))]), flush=True)
+            return 0
         code = int(importlib.import_module(COMMANDS[name][1]).run(options))
         sys.stdout.flush()
         return code
@@ -291,14 +292,7 @@ def _hydra_help(name: str, args: list[str]) -> int:
     store_schema(name)
     sys.argv = [name, *args]
     hydra.main(config_path=str(config_dir()), config_name=name, version_base="1.3")(lambda _: None)()
-    return _print("")
-
-
-def _print(text: str) -> int:
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:  # head, or a pager that was left
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.stdout.flush()
     return 0
 
 

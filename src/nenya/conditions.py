@@ -153,7 +153,10 @@ class sql_errors:
     def __init__(self, sql: str, columns: Sequence[str]) -> None:
         self.sql, self.columns = sql, columns
 
-    def __enter__(self) -> None: ...
+    def __enter__(self) -> None:
+        for name in re.findall('"([^"]*)"', re.sub("'[^']*'", "''", self.sql)):
+            if name not in self.columns:  # which some databases take for a text
+                raise OptionError(self._unknown(name))
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, ValueError | RuntimeError | OSError):
