@@ -123,6 +123,12 @@ class Plane:
         x, y = self.plot.x_range, self.plot.y_range
         return (float(x.start), float(x.end), float(y.start), float(y.end))
 
+    def show_all(self) -> None:
+        """Take back what was zoomed and moved."""
+        left, right, low, high = self.home
+        self.plot.x_range.update(start=left, end=right)
+        self.plot.y_range.update(start=low, end=high)
+
     def show(self, whole: FloatArray | None, chosen: FloatArray, extent: Extent, title: str) -> None:
         """Show rasters of an extent.
 

@@ -6,9 +6,13 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+import numpy as np
+
+from nenya.data.temperature import DT40_SIDE, central_dt
 from nenya.portal.columns import title_of
-from nenya.portal.state import Filter
+from nenya.portal.state import Box, Category, Filter, Lasso
 from nenya.portal.summary import Summary
+from nenya.portal.upload import Upload
 
 _FACTS = (
     "DT",
@@ -25,16 +29,17 @@ _FACTS = (
 )
 _TABLE = ("datetime", "lat", "lon", "DT", "US0", "US1", "LL", "clear_fraction", "filename", "pp_file", "pp_idx")
 _START = (
-    "<span class='start'><b>Start here:</b> click a cutout, or a point of the UMAP or the map: the cutouts most like "
+    "<span class='start'><b>Start here:</b> click a {}, or a point of the UMAP or the map: the cutouts most like "
     "it appear at the lower right. Drag a box or a range to filter.</span>"
 )
 CHANGED = (
     "<p class='note news'>The archive has changed: this page shows the old one. <button data-reload>Reload</button></p>"
 )
 CHANGED_BADLY = (
-    "<p class='note news'>The archive has changed, and cannot be opened as it is now (the server's log says why): "
-    "this page shows the old one.</p>"
+    "<p class='note news'>The archive's files were replaced by others that cannot be opened (the server's log says "
+    "why): this page still shows the earlier ones.</p>"
 )
+_PLANES = {"umap": "UMAP", "map": "map"}
 _CHANCE = (
     "share of the selection there / share of all rows there; 1 is by chance. The interval is that of counting "
     "independent cutouts (Wilson 1927): cutouts of one granule are not, so that the true one is wider"
@@ -63,6 +68,11 @@ def place(row: Mapping[str, Any]) -> str:
     return f"{abs(lat):.2f}° {'N' if lat >= 0 else 'S'}, {abs(lon):.2f}° {'E' if lon >= 0 else 'W'}"
 
 
+def heading(title: str, what: str) -> str:
+    """Return what stands over the primary image: its kind, and which it is."""
+    return f"<b class='title'>{escape(title)}</b> <span class='hint'>{escape(what)}</span>"
+
+
 def facts(row: Mapping[str, Any], number: int) -> str:
     """Return the table of one row's facts."""
     lines = [("place", escape(place(row)))] if place(row) else []
@@ -78,6 +88,43 @@ def facts(row: Mapping[str, Any], number: int) -> str:
     )
 
 
+def upload_facts(upload: Upload) -> str:
+    """Return the table of facts of an image that a user brought."""
+    values, side = upload.image.astype(np.float64), len(upload.image)
+    lines = [("file", upload.name), ("of the file", upload.source), ("size", _size(side))]
+    if upload.side != side:
+        lines.append(("averaged down from", _size(upload.side)))
+    lines.append((title_of("DT"), f"{central_dt(values, side):.4g}"))
+    if side >= DT40_SIDE:
+        lines.append((title_of("DT40"), f"{central_dt(values, DT40_SIDE):.4g}"))
+    for name, value in (("lowest", values.min()), ("mean", values.mean()), ("highest", values.max())):
+        lines.append((f"{name} (K or °C)", f"{value:.5g}"))
+    if upload.place is not None:
+        lines += [(title_of(name), f"{value:.4g}") for name, value in zip(("US0", "US1"), upload.place, strict=True)]
+    cells = "".join(f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in lines if text)
+    return f"<table class='facts'>{cells}</table>"
+
+
+def _size(side: int) -> str:
+    return f"{side} x {side} pixels"
+
+
+def upload_taken(upload: Upload) -> str:
+    """Return what is said of an image that was taken, as plain text: what of it is shown."""
+    said = [f"{upload.name} is shown under New image."]
+    if upload.source:
+        other = "; Row chooses another" if upload.source.startswith("row ") else ""
+        said.append(f"Of the file it is {upload.source}{other}.")
+    if upload.side != len(upload.image):
+        said.append(f"It was averaged down from {_size(upload.side)} to the cutouts' {_size(len(upload.image))}.")
+    return " ".join(said)
+
+
+def upload_refused(reason: str, shown: str) -> str:
+    """Return what is said of an image that was not taken, as plain text: why, and what is still shown."""
+    return f"Not taken: {reason.rstrip('.')}. Still shown: {shown}."
+
+
 def caption(row: Mapping[str, Any]) -> str:
     """Return one line on a cutout, plain text for a tooltip."""
     parts = [place(row), shown(row["datetime"]) if row.get("datetime") is not None else ""]
@@ -86,13 +133,62 @@ def caption(row: Mapping[str, Any]) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def chips(filters: Sequence[Filter]) -> str:
-    """Return the active filters, each with a button that takes it away."""
+def filter_text(item: Filter) -> str:
+    """Return what a filter says to a person: `map: 20°N to 35°N, 170°E to 160°W`."""
+    if isinstance(item, Box):
+        return f"{_PLANES[item.plane]}: {_area(item.plane, item.x, item.y)}"
+    if isinstance(item, Lasso):
+        x, y = zip(*item.points, strict=True)
+        area = _area(item.plane, (min(x), max(x)), (min(y), max(y)))
+        return f"{_PLANES[item.plane]} lasso of {len(item.points)} corners: within {area}"
+    name, _, unit = title_of(item.column).partition(" (")
+    name, unit = name.split(" = ")[0], unit.rstrip(")").replace("deg C", "°C")
+    if isinstance(item, Category):
+        more = f" and {len(item.values) - 3} more" if len(item.values) > 3 else ""
+        return f"{name}: {', '.join(item.values[:3])}{more}"
+    if item.column in ("lat", "lon"):
+        return f"{name}: {_degrees(item.low, item.high, item.column)}"
+    return f"{name}: {_between(item.low, item.high)}{' ' + unit if unit else ''}"
+
+
+def _area(plane: str, x: tuple[float, float], y: tuple[float, float]) -> str:
+    if plane == "umap":
+        return f"US0 {_between(*x)}, US1 {_between(*y)}"
+    lat = _degrees(max(y[0], -90.0), min(y[1], 90.0), "lat")
+    return f"{lat}, {_degrees(*x, 'lon') if x[1] - x[0] < 360 else 'all longitudes'}"
+
+
+def _decimals(low: float, high: float) -> int:
+    """Return how many decimals show two numbers to about a hundredth of what lies between them."""
+    return max(0, 1 - math.floor(math.log10(high - low))) if high > low else 2
+
+
+def _between(low: float, high: float) -> str:
+    """Return a range of numbers, with as many digits as its width asks for."""
+    if _decimals(low, high) > 5 or max(abs(low), abs(high)) >= 1e6:
+        return f"{low:.4g} to {high:.4g}"
+    digits = 0 if low == round(low) and high == round(high) else _decimals(low, high)
+    ends = [f"{value:.{digits}f}" for value in (low, high)]
+    return ends[0] if ends[0] == ends[1] else " to ".join(ends)
+
+
+def _degrees(low: float, high: float, axis: str) -> str:
+    """Return a range of latitudes or longitudes with their hemispheres; longitudes may lie beyond 180."""
+    digits, ends = min(2, _decimals(low, high)), []
+    for value in (low, high):
+        value = round((value + 180) % 360 - 180 if axis == "lon" else value, digits)
+        side = "" if value in (0, 180, -180) else ("NE" if value > 0 else "SW")[axis == "lon"]
+        ends.append(f"{abs(value):.{digits}f}°{side}")
+    return ends[0] if ends[0] == ends[1] else " to ".join(ends)
+
+
+def chips(filters: Sequence[Filter], pictures: bool = True) -> str:
+    """Return the active filters, each with a button that takes it away; where there are none, how to begin."""
     if not filters:
-        return _START
+        return _START.format("cutout" if pictures else "row of the table")
     return "".join(
         f"<button class='chip' data-action='remove:{escape(item.slot, quote=True)}' "
-        f"title='remove this filter'>{escape(item.text)} <b aria-hidden='true'>✕</b></button>"
+        f"title='remove this filter'>{escape(filter_text(item))} <b aria-hidden='true'>✕</b></button>"
         for item in filters
     )
 
@@ -101,6 +197,25 @@ def count(selected: int, total: int) -> str:
     """Return how many rows are selected."""
     share = f" ({selected / total:.1%})" if selected < total else ""
     return f"<output id='count' data-selected='{selected}'><b>{selected:,}</b> of {total:,} cutouts{share}</output>"
+
+
+def near_list(rows: Sequence[Mapping[str, Any]], numbers: Sequence[int], cosine: Sequence[float]) -> str:
+    """Return similar cutouts as a list, the closest first; a click on one shows it."""
+    names = [n for n in ("place", "datetime", "DT") if any(_near_cell(row, n) for row in rows)]
+    head = "".join(f"<th scope='col'>{escape(text)}</th>" for text in ("row", *map(title_of, names), "cosine"))
+    body = "".join(
+        f"<tr data-action='row:{number}' tabindex='0'><td>{number}</td>"
+        + "".join(f"<td>{_near_cell(row, n) or '-'}</td>" for n in names)
+        + f"<td>{close:.4f}</td></tr>"
+        for row, number, close in zip(rows, numbers, cosine, strict=True)
+    )
+    return f"<table class='rows'><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _near_cell(row: Mapping[str, Any], name: str) -> str:
+    if name == "place":
+        return place(row)
+    return shown(row[name]) if row.get(name) is not None else ""
 
 
 def table(rows: Sequence[Mapping[str, Any]], numbers: Sequence[int], first: int, total: int) -> str:
