@@ -484,6 +484,8 @@ def test_a_table_without_columns_loses_only_those_views(browser, tmp_path):
     portal.url, stop = serve(portal)
     try:
         page = Page(browser, portal)
+        assert page.page.locator(".table tbody tr").count() == 50
+        page.page.locator("#tab_gallery").click()
         text = page.page.locator("main").inner_text()
         assert "No UMAP: the table has no columns US0 and US1" in text and "No gallery" in text
         page.drag("map", (10, 10), (30, 30))

@@ -300,3 +300,32 @@ def test_without_the_projector_the_page_calls_the_place_a_stand_in(browser, worl
         page.check_quiet()
     finally:
         stop()
+
+
+@needs_chromium[0]
+@needs_chromium[1]
+def test_a_projector_of_other_data_that_takes_the_place_of_the_tables_is_said_in_the_page(browser, world, tmp_path):
+    from nenya.portal.server import Portal
+
+    path, other = tmp_path / "a_UMAP.h5", tmp_path / "other.h5"
+    shutil.copy(world.projector, path)
+    portal = Portal(
+        world.archive(projector=path),
+        "a",
+        world.encoder(),
+        reopen=lambda: world.archive(projector=path),
+        look_every=0.2,
+    )
+    portal.url, stop = serve(portal)
+    try:
+        page = Page(browser, portal)
+        rows = np.random.default_rng(1).normal(size=(60, 5))
+        Projector.fit(rows, 8, embedding=rows[:, :2]).save(other)
+        other.replace(path)
+        page.page.locator("#news .note", has_text="this page still shows the earlier ones").wait_for(timeout=20_000)
+        Form(page).send("x.npy", saved(world.images[TWIN]), "shown under New image")
+        away = np.subtract(page.session.upload.place, world.places[TWIN])
+        assert np.abs(away).max() < 0.05 * np.ptp(world.places, axis=0).max()
+        page.check_quiet()
+    finally:
+        stop()

@@ -110,7 +110,8 @@ def test_a_search_shows_how_far_it_is_and_stops(page, slow):
     assert page.session.near_rows.tolist() == before
 
 
-def test_without_pictures_the_similar_cutouts_are_a_list(page):
+def test_without_pictures_the_table_stands_first_and_the_similar_cutouts_are_a_list(page):
+    assert page.page.locator("#panel_table .table tbody tr").first.is_visible()
     page.act("row:90")
     page.idle()
     assert page.page.locator("#heading b").inner_text() == "Cutout" and "row 90" in page.session.texts["heading"]

@@ -90,7 +90,7 @@ class Screen:
         self.near_filtered, self.near_other_granules = True, True
         self.mask: BoolArray | None = None
         self.ordered: IntArray = np.empty(0, np.int64)
-        self.tab = "gallery"
+        self.tab = "gallery" if archive.cutouts is not None else "table"
         self.shown: tuple[Filter, ...] | None = None
         self.page = self.sheet_page = 0
         self.gallery_rows: IntArray = np.empty(0, np.int64)
