@@ -123,6 +123,13 @@ def test_the_page_compares_as_the_command_does(archive):
     line = places[places["ratio"] > 0].iloc[0]
     assert f"{line['ratio']:.2f} <span class='hint'>{line['ratio_low']:.2f} to {line['ratio_high']:.2f}" in text
     assert f"{100 * found.trend.slope:+.3g} ± {100 * found.trend.error:.2g} percentage points a year" in text
+    assert "percentage points" not in words.statistics(found, True)  # of all rows there is no trend
+    here, all_of_them = (int(wanted.regions[n].iloc[-2] - places[n].sum()) for n in ("selected", "whole"))
+    assert f"{here:,} selected and {all_of_them:,} of all rows are in none of them" in text and all_of_them > 0
+    empty, full = places[places["whole"] == 0]["name"], places[places["whole"] > 0]["name"]
+    assert len(empty) and f"No row is in {', '.join(empty)}." in text
+    assert [name for name in places["name"] if f">{name}</th>" in text] == list(full)
+    assert "title='30°S to 20°S, 35°W to 10°E'>south_atlantic" in text
 
 
 def test_a_table_without_dates_or_places_is_compared_by_what_it_has():
@@ -184,7 +191,7 @@ def test_a_new_image_has_its_facts_and_says_what_of_it_is_shown():
     text = re.sub("<[^>]*>", " ", words.upload_facts(upload).replace("</th>", ": "))
     whole, central = (calc_DT(field, [side]) for side in (64, 40))
     for fact in (
-        f"T10 (K):  {whole:.4g}",
+        f"DT (K):  {whole:.4g}",
         f"40 x 40 (K):  {central:.4g}",
         "64 x 64",
         "from:  128 x 128",

@@ -313,6 +313,46 @@ def test_the_table_pages_and_a_click_shows_its_row(page):
     page.page.keyboard.press("1")
 
 
+def test_a_first_visit_is_as_dark_as_the_system(browser, portal):
+    visitor = browser.new_page()
+    ground = "getComputedStyle(document.body).backgroundColor"
+    for system, query, theme, colour in (
+        ("dark", "", "dark", "rgb(13, 17, 23)"),
+        ("dark", "?theme=light", "light", "rgb(238, 241, 244)"),
+        ("light", "", None, "rgb(238, 241, 244)"),
+    ):
+        visitor.emulate_media(color_scheme=system)
+        visitor.goto(portal.url + query)
+        visitor.wait_for_function(f"{ground} === '{colour}'")
+        visitor.locator("#count").wait_for()
+        assert (f"theme={theme}" in visitor.url) if theme else "theme" not in visitor.url
+    visitor.close()
+
+
+def test_the_gallery_is_as_wide_with_a_colour_bar_as_without(page):
+    wide = page.session.gallery.plot.inner_width
+    page.session.jobs.call(lambda: page.session.set_scale("own"))
+    page.until(lambda: not page.session.gallery.bar.visible)
+    page.idle()
+    assert page.session.gallery.plot.inner_width == wide
+    page.session.jobs.call(lambda: page.session.set_scale("shared"))
+    page.until(lambda: page.session.gallery.bar.visible)
+    page.idle()
+    assert page.session.gallery.plot.inner_width == wide
+    assert page.session.gallery.notes.data["note"] == []  # an empty text would be a dot in the dark
+
+
+def test_a_histogram_says_how_tall_its_bars_are(page):
+    label = page.session.histograms["month"].plot.xaxis
+    page.act('range:["month", 7, 7]')
+    page.idle()
+    assert label[0].axis_label == "month; bars up to 100 %"
+    page.act("reset")
+    page.idle()
+    shares = page.session.histograms["month"].source.data["whole"]
+    assert label[0].axis_label == f"month; bars up to {100 * max(shares):.0f} %" and 0.1 <= max(shares) < 0.2
+
+
 def test_statistics_follow_the_selection(page, archive):
     page.act('range:["month", 6, 8]')
     page.idle()
@@ -321,6 +361,8 @@ def test_statistics_follow_the_selection(page, archive):
     cells = page.page.locator(".stat-season tbody tr").all_inner_texts()
     assert cells[2].split()[:2] == ["JJA", str(page.selected)]
     assert cells[0].split()[1] == "0"
+    said = page.page.locator(".stats").locator("xpath=..").inner_text()
+    assert "Times chance is the share of the selected rows" in said and "of all rows are in none of them" in said
     page.page.locator("#tab_gallery").click()
 
 

@@ -34,8 +34,8 @@ _STYLE = """
 :host { color: var(--ink); font-size: 12.5px; }
 * { box-sizing: border-box; } .bk-clearfix { display: block !important; width: 100%; }
 table { border-collapse: collapse; } th { text-align: left; font-weight: 500; color: var(--quiet); }
-.facts { width: 100%; table-layout: fixed; } .facts th { width: 45%; vertical-align: top; } .facts td { overflow-wrap: anywhere; }
-.facts th, .facts td { padding: 1px 4px 1px 0; }
+.facts { width: 100%; } .facts th { width: 1%; white-space: nowrap; vertical-align: top; } .facts td { overflow-wrap: anywhere; }
+.facts th, .facts td { padding: 1px 6px 1px 0; }
 .rows td, .rows th { padding: 2px 8px 2px 2px; white-space: nowrap; border-bottom: 1px solid var(--line); }
 .rows thead th { position: sticky; top: 0; background: var(--paper); }
 .rows tr[data-action] { cursor: pointer; } .rows tr[data-action]:hover, .rows tr:focus-visible { background: var(--ground); }

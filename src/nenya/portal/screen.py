@@ -77,7 +77,7 @@ class Screen:
         self.planes = {n: Plane(n, homes[n], theme) for n in ("umap", "map") if _TITLES[n] not in columns.missing}
         self.histograms = {name: Histogram(columns.binned(name), theme) for name in columns.metrics()[:FIRST_CHARTS]}
         self.gallery = Sheet("gallery", theme)
-        self.near = Sheet("near", theme, 88, bar=False)
+        self.near = Sheet("near", theme, 88)
         self.primary = Picture(theme)
         self.texts: dict[str, str] = {
             **{"count": words.count(columns.rows, columns.rows), "filters": self._chips(), "status": "", "heading": ""},
@@ -164,7 +164,7 @@ class Screen:
                 return
             picture, span, captions = result
             self.gallery_rows, self.gallery_picture = rows, picture
-            sheet.show(picture, span, captions, [""] * len(captions))
+            sheet.show(picture, span, captions, [])
 
         self.jobs.start(
             "gallery", lambda ticket: work.draw_sheet(archive, rows, shape, own, ticket), done, title="drawing cutouts"

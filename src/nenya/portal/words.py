@@ -2,14 +2,15 @@
 
 import datetime
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
 import numpy as np
 
 from nenya.data.temperature import DT40_SIDE, central_dt
-from nenya.portal.columns import title_of
+from nenya.defs import REGIONS
+from nenya.portal.columns import heading_of, title_of
 from nenya.portal.state import Box, Category, Filter, Lasso
 from nenya.portal.summary import Summary
 from nenya.portal.upload import Upload
@@ -41,8 +42,9 @@ CHANGED_BADLY = (
 )
 _PLANES = {"umap": "UMAP", "map": "map"}
 _CHANCE = (
-    "share of the selection there / share of all rows there; 1 is by chance. The interval is that of counting "
-    "independent cutouts (Wilson 1927): cutouts of one granule are not, so that the true one is wider"
+    "<p class='hint'><b>Times chance</b> is the share of the selected rows that are there, divided by the share of all "
+    "rows that are: 1 as if the selection were drawn at random, 2 twice as many. In grey its 95 % interval, as for "
+    "independent cutouts (Wilson 1927); cutouts of one granule are not, so the true one is wider.</p>"
 )
 
 
@@ -78,14 +80,19 @@ def facts(row: Mapping[str, Any], number: int) -> str:
     lines = [("place", escape(place(row)))] if place(row) else []
     names = [n for n in _FACTS if n in row and n not in ("lat", "lon")]
     rest = [n for n in row if n not in _FACTS and n not in ("lat", "lon")]
-    lines += [(escape(title_of(name)), shown(row[name])) for name in names]
+    lines += [(_title(name), shown(row[name])) for name in names]
     cells = "".join(f"<tr><th>{name}</th><td title='{value}'>{value}</td></tr>" for name, value in lines)
-    more = "".join(f"<tr><th>{escape(title_of(n))}</th><td>{shown(row[n])}</td></tr>" for n in rest)
+    more = "".join(f"<tr><th>{_title(n)}</th><td>{shown(row[n])}</td></tr>" for n in rest)
     return (
         f"<table class='facts'>{cells}</table>"
         f"<details><summary>row {number:,} of the table, all columns</summary>"
         f"<table class='facts'>{more}</table></details>"
     )
+
+
+def _title(name: str) -> str:
+    """Return a column's short title, its whole one under the pointer."""
+    return f"<span title='{escape(title_of(name), quote=True)}'>{escape(heading_of(name))}</span>"
 
 
 def upload_facts(upload: Upload) -> str:
@@ -94,9 +101,9 @@ def upload_facts(upload: Upload) -> str:
     lines = [("file", upload.name), ("of the file", upload.source), ("size", _size(side))]
     if upload.side != side:
         lines.append(("averaged down from", _size(upload.side)))
-    lines.append((title_of("DT"), f"{central_dt(values, side):.4g}"))
+    lines.append((heading_of("DT"), f"{central_dt(values, side):.4g}"))
     if side >= DT40_SIDE:
-        lines.append((title_of("DT40"), f"{central_dt(values, DT40_SIDE):.4g}"))
+        lines.append((heading_of("DT40"), f"{central_dt(values, DT40_SIDE):.4g}"))
     for name, value in (("lowest", values.min()), ("mean", values.mean()), ("highest", values.max())):
         lines.append((f"{name} (K or °C)", f"{value:.5g}"))
     if upload.place is not None:
@@ -202,7 +209,7 @@ def count(selected: int, total: int) -> str:
 def near_list(rows: Sequence[Mapping[str, Any]], numbers: Sequence[int], cosine: Sequence[float]) -> str:
     """Return similar cutouts as a list, the closest first; a click on one shows it."""
     names = [n for n in ("place", "datetime", "DT") if any(_near_cell(row, n) for row in rows)]
-    head = "".join(f"<th scope='col'>{escape(text)}</th>" for text in ("row", *map(title_of, names), "cosine"))
+    head = "".join(f"<th scope='col'>{text}</th>" for text in ("row", *map(_title, names), "cosine"))
     body = "".join(
         f"<tr data-action='row:{number}' tabindex='0'><td>{number}</td>"
         + "".join(f"<td>{_near_cell(row, n) or '-'}</td>" for n in names)
@@ -223,7 +230,7 @@ def table(rows: Sequence[Mapping[str, Any]], numbers: Sequence[int], first: int,
     if not rows:
         return "<p class='hint'>No rows are selected.</p>"
     names = [n for n in _TABLE if n in rows[0]] + [n for n in rows[0] if n not in _TABLE]
-    head = "".join(f"<th scope='col'>{escape(title_of(name))}</th>" for name in names)
+    head = "".join(f"<th scope='col'>{_title(name)}</th>" for name in names)
     body = "".join(
         f"<tr data-action='row:{number}' tabindex='0'>" + "".join(f"<td>{shown(row[n])}</td>" for n in names) + "</tr>"
         for row, number in zip(rows, numbers, strict=True)
@@ -240,17 +247,25 @@ def table(rows: Sequence[Mapping[str, Any]], numbers: Sequence[int], first: int,
 
 def statistics(found: Summary, whole: bool) -> str:
     """Return the comparison of the selection with all rows."""
-    parts = ["<p class='hint'>All rows are selected: filters show how a part differs.</p>"] if whole else []
+    intro = "<p class='hint'>All rows are selected: filters show how a part differs.</p>" if whole else ""
+    parts = []
     for name, lines in found.comparisons.items():
+        kept = lines[lines["whole"] > 0]
         body = "".join(
-            f"<tr><th>{escape(line.name)}</th><td>{line.selected:,}</td><td>{line.whole:,}</td><td>{_ratio(line)}</td></tr>"
-            for line in lines.itertuples()
+            f"<tr><th{_bounds(name, line.name)}>{escape(line.name)}</th><td>{line.selected:,}</td>"
+            f"<td>{line.whole:,}</td><td>{_ratio(line)}</td></tr>"
+            for line in kept.itertuples()
         )
-        parts.append(
+        text = (
             f"<table class='rows stat-{name}'><thead><tr><th>{name}</th><th>selected</th><th>all</th>"
-            f"<th title='{_CHANCE}'>times chance (95 %)</th></tr></thead><tbody>{body}</tbody></table>"
+            f"<th>times chance</th></tr></thead><tbody>{body}</tbody></table>"
         )
-    if found.trend is not None:
+        if name == "region":
+            text = f"<div>{text}{_regions(found, lines['name'][lines['whole'] == 0])}</div>"
+        parts.append(text)
+    if whole:
+        pass  # its share of each year is all of it
+    elif found.trend is not None:
         line = found.trend
         parts.append(
             f"<p class='trend' title='a line through the shares of {line.years} years, by their numbers of rows; the "
@@ -264,7 +279,26 @@ def statistics(found: Summary, whole: bool) -> str:
         "<table class='rows'><thead><tr><th>median</th><th>selected</th><th>all</th></tr></thead>"
         f"<tbody>{body}</tbody></table>"
     )
-    return f"<div class='stats'>{''.join(parts)}</div>"
+    return f"{intro}{_CHANCE if found.comparisons else ''}<div class='stats'>{''.join(parts)}</div>"
+
+
+def _bounds(kind: str, name: str) -> str:
+    """Return the bounds of a region as what is said under the pointer."""
+    if kind != "region":
+        return ""
+    region = REGIONS[name]
+    return f" title='{_degrees(*region.lat, 'lat')}, {_degrees(*region.lon, 'lon')}'"
+
+
+def _regions(found: Summary, empty: Iterable[str]) -> str:
+    """Return what the regions are, and which rows and regions the table leaves out."""
+    chosen, whole = found.elsewhere
+    said = (
+        f"Regions are boxes that were named in papers on such archives (bounds under the pointer); {chosen:,} selected "
+    )
+    said += f"and {whole:,} of all rows are in none of them."
+    without = ", ".join(empty)
+    return f"<p class='hint elsewhere'>{said}{f' No row is in {without}.' if without else ''}</p>"
 
 
 def _ratio(line: Any) -> str:
