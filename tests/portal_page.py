@@ -25,12 +25,12 @@ FLAGS = (
 class FakeEncoder:
     """Makes latents as the archive's were made, without a network."""
 
-    def encode(self, name, image, archive, tick):
+    def encode(self, name, given, archive, tick):
         from nenya.analyze_image import resized
-        from nenya.portal.screen import Upload
+        from nenya.portal.upload import Upload
 
-        image = resized(image, SIDE)
-        return Upload(name, image, latents_of(image[None])[0])
+        image = resized(given.image, SIDE)
+        return Upload(name, image, latents_of(image[None])[0], side=len(given.image), source=given.source)
 
 
 def serve(portal, address="127.0.0.1"):

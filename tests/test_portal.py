@@ -1,7 +1,11 @@
+import datetime
 import io
+import re
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from portal_data import SIDE, write_archive
 
@@ -12,7 +16,7 @@ from nenya.errors import InputFileError, OptionError
 from nenya.latents import Latents
 from nenya.portal import pictures, summary, words
 from nenya.portal.archive import Cancelled, Shared, open_archive
-from nenya.portal.upload import read_image
+from nenya.portal.upload import Upload, read_image
 from nenya.portal.work import ordered_rows
 from nenya.similarity import closest
 
@@ -119,6 +123,13 @@ def test_the_page_compares_as_the_command_does(archive):
     line = places[places["ratio"] > 0].iloc[0]
     assert f"{line['ratio']:.2f} <span class='hint'>{line['ratio_low']:.2f} to {line['ratio_high']:.2f}" in text
     assert f"{100 * found.trend.slope:+.3g} ± {100 * found.trend.error:.2g} percentage points a year" in text
+    assert "percentage points" not in words.statistics(found, True)  # of all rows there is no trend
+    here, all_of_them = (int(wanted.regions[n].iloc[-2] - places[n].sum()) for n in ("selected", "whole"))
+    assert f"{here:,} selected and {all_of_them:,} of all rows are in none of them" in text and all_of_them > 0
+    empty, full = places[places["whole"] == 0]["name"], places[places["whole"] > 0]["name"]
+    assert len(empty) and f"No row is in {', '.join(empty)}." in text
+    assert [name for name in places["name"] if f">{name}</th>" in text] == list(full)
+    assert "title='30°S to 20°S, 35°W to 10°E'>south_atlantic" in text
 
 
 def test_a_table_without_dates_or_places_is_compared_by_what_it_has():
@@ -166,6 +177,62 @@ def test_what_comes_from_files_is_escaped():
     for text in (words.facts(row, 3), words.table([row], [3], 0, 1)):
         assert "<script>" not in text and "&lt;script&gt;" in text
     assert "160.00° W" in words.facts(row, 3)
+    upload = Upload("<script>.npy", FIELD, np.zeros(2), source="<script>")
+    assert "<script>" not in words.upload_facts(upload) + words.near_list([row], [3], [0.5]) + words.heading(
+        "a", "<script>"
+    )
+
+
+def test_a_new_image_has_its_facts_and_says_what_of_it_is_shown():
+    from nenya.analyze_image import calc_DT
+
+    field = np.random.default_rng(4).normal(15, 1, (64, 64)).astype(np.float32)
+    upload = Upload("x.npy", field, np.zeros(2), (1.25, -3.5), 128, "row 2 of the rows 0 to 9")
+    text = re.sub("<[^>]*>", " ", words.upload_facts(upload).replace("</th>", ": "))
+    whole, central = (calc_DT(field, [side]) for side in (64, 40))
+    for fact in (
+        f"DT (K):  {whole:.4g}",
+        f"40 x 40 (K):  {central:.4g}",
+        "64 x 64",
+        "from:  128 x 128",
+        "row 2 of the",
+    ):
+        assert fact in text, fact
+    for fact in (f"{field.min():.5g}", f"{field.max():.5g}", "U0:  1.25", "U1:  -3.5"):
+        assert fact in text, fact
+    said = words.upload_taken(upload)
+    assert "averaged down from 128 x 128 pixels to the cutouts' 64 x 64" in said and "row 2 of the rows 0 to 9" in said
+    plain = Upload("x.npy", field, np.zeros(2), None, 64)
+    assert words.upload_taken(plain) == "x.npy is shown under New image." and "UMAP" not in words.upload_facts(plain)
+
+
+def test_similar_cutouts_are_a_list_of_what_is_known_of_them():
+    rows = [{"lat": 10.0, "lon": -20.0, "datetime": datetime.datetime(2010, 1, 2, 3)}, {"lat": None, "lon": None}]
+    text = words.near_list(rows, [7, 1234], [0.98765, 0.5])
+    assert "10.00° N, 20.00° W" in text and "2010-01-02 03:00" in text and "0.9877" in text and "DT" not in text
+    assert text.count("tabindex='0'") == 2 and "data-action='row:1234'" in text
+
+
+@pytest.mark.parametrize(("fraction", "shown"), [(0, "2010-01-01T00:00:00"), (5 * 10**8, "2010-01-01 00:00:00.5")])
+def test_downloads_have_plain_dates_and_texts(fraction, shown):
+    import pyarrow as pa
+
+    from nenya.portal import downloads
+    from nenya.portal.archive import Archive
+    from nenya.portal.columns import Columns, compact
+
+    dates = np.datetime64("2010-01-01T00:00:00", "ns") + np.array([fraction, 0], "timedelta64[ns]")
+    table = compact(pa.table({"datetime": dates, "region": ["here", "here"], "DT": [1.0, 2.0]}))
+    assert pa.types.is_dictionary(table.schema.field("region").type)
+    archive = Archive(Columns(table))
+    session = SimpleNamespace(archive=archive, selection=SimpleNamespace(view=SimpleNamespace(filters=())))
+    lines = b"".join(downloads.rows_csv(session, lambda _: None)).decode().splitlines()
+    assert shown in lines[1] and (fraction or "." not in lines[1].split(",")[0])
+    frame = pq.read_table(io.BytesIO(b"".join(downloads.rows_parquet(session, lambda _: None))))
+    assert (
+        frame.schema.field("region").type == pa.string()
+        and frame.column("datetime").to_numpy().tolist() == dates.tolist()
+    )
 
 
 @pytest.mark.parametrize("shape", [(24, 24), (1, 24, 24), (3, 24, 24), (3, 1, 24, 24)])
@@ -176,7 +243,9 @@ def test_arrays_of_images_are_read_by_row(shape):
     stream = io.BytesIO()
     np.savez(stream, image=array)
     for name, data in (("a.npy", saved(array)), ("a.npz", stream.getvalue())):
-        assert np.array_equal(read_image(name, data, str(row)), FIELD + 1)
+        found = read_image(name, data, str(row))
+        assert np.array_equal(found.image, FIELD + 1)
+        assert found.source == ("row 2 of the rows 0 to 2" if row else "")
 
 
 def test_hdf5_netcdf_and_png_are_read(tmp_path):
@@ -186,17 +255,28 @@ def test_hdf5_netcdf_and_png_are_read(tmp_path):
 
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["valid"] = np.stack([FIELD, FIELD + 1])[:, None]
-    assert np.array_equal(read_image("a.h5", (tmp_path / "a.h5").read_bytes(), "1"), FIELD + 1)
+        file["train"] = FIELD[None]
+    found = read_image("a.h5", (tmp_path / "a.h5").read_bytes())
+    assert np.array_equal(found.image, FIELD) and found.source == "train, the first of 2 partitions"
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        del file["train"]
+    found = read_image("a.h5", (tmp_path / "a.h5").read_bytes(), "1")
+    assert np.array_equal(found.image, FIELD + 1) and found.source == "row 1 of the rows 0 to 1"
     with h5netcdf.File(tmp_path / "a.nc", "w") as file:
         file.dimensions = {"y": 24, "x": 24}
         sst = file.create_variable("sst", ("y", "x"), data=np.round(FIELD * 100).astype("i2"))
         sst.attrs["scale_factor"], sst.attrs["add_offset"] = 0.01, 5.0
+        file.create_variable("mask", ("y", "x"), data=np.ones((24, 24), "i1"))
     found = read_image("a.nc", (tmp_path / "a.nc").read_bytes())
+    assert found.source == "sst, the first of 2 variables"
+    found = found.image
     assert np.allclose(found, np.round(FIELD * 100) / 100 + 5, atol=1e-5)
     grey = np.arange(24 * 24, dtype=np.uint8).reshape(24, 24)
     stream = io.BytesIO()
     Image.fromarray(grey).save(stream, "PNG")
-    assert np.allclose(read_image("a.PNG", stream.getvalue(), scale=("10", "20")), 10 + grey[::-1] / 25.5, atol=1e-4)
+    assert np.allclose(
+        read_image("a.PNG", stream.getvalue(), scale=("10", "20")).image, 10 + grey[::-1] / 25.5, atol=1e-4
+    )
     with pytest.raises(OptionError, match="brightness"):
         read_image("a.png", stream.getvalue())
 
@@ -235,6 +315,7 @@ def test_hostile_and_wrong_files_are_one_sentence(tmp_path, monkeypatch):
         ("a.npy", saved(FIELD[:, :9]), "square"),
         ("a.npy", saved(FIELD[:9, :9]), "pixels a side"),
         ("a.npy", saved(hole), "missing"),
+        ("a.npy", saved(np.full((24, 24), 20, "i2")), "are 20: a constant field has no structure"),
         ("a.npz", b"PK damaged", "cannot be read"),
         ("a.npz", bomb(), "too large"),
         ("a.h5", b"\x89HDF\r\n\x1a\n", "HDF5"),
@@ -314,7 +395,6 @@ def test_work_that_takes_long_holds_up_nothing_quick():
 def test_closing_the_portal_ends_what_is_under_way(archive):
     import threading
     import time
-    from types import SimpleNamespace
 
     from nenya.portal.jobs import Jobs
     from nenya.portal.server import Portal

@@ -66,7 +66,7 @@ def test_the_first_view_shows_everything_and_a_primary_image(page, archive):
 def test_boxes_brushes_and_categories_intersect_and_undo_takes_them_back(page, archive):
     page.drag("umap", (-3, -3), (4, 5))
     first = page.selected
-    assert len(page.chips) == 1 and page.chips[0].startswith("UMAP box")
+    assert len(page.chips) == 1 and page.chips[0].startswith("UMAP: US0 -")
     assert abs(first - rows_in(archive, "umap", (-3, 4), (-3, 5))) <= 3  # a pixel is no number
     page.drag("map", (-100, -40), (120, 50))
     second = page.selected
@@ -80,7 +80,7 @@ def test_boxes_brushes_and_categories_intersect_and_undo_takes_them_back(page, a
     assert page.selected == second and len(page.chips) == 2
     page.page.locator(".chip").first.click()
     page.idle()
-    assert len(page.chips) == 1 and page.chips[0].startswith("map box")
+    assert len(page.chips) == 1 and page.chips[0].startswith("map: ")
     page.page.locator("[data-action=reset]").click()
     page.idle()
     assert page.selected == archive.columns.rows and page.chips == []
@@ -255,6 +255,26 @@ def test_a_row_without_a_latent_says_so(page):
     page.act("row:7")
     page.idle()
     assert "no latent" in page.page.locator(".note").inner_text()
+    page.until(lambda: not page.session.near.facts.data["text"])  # nor are those of another cutout shown
+    assert not len(page.session.near_rows) and not len(page.session.planes["umap"].near.data["x"])
+
+
+def test_similar_cutouts_are_a_list_too_and_the_keyboard_opens_its_rows(page, archive):
+    page.act("row:100")
+    page.idle()
+    page.page.locator("#near_as_list").click()
+    lines = page.page.locator("#near_rows tbody tr")
+    lines.first.wait_for()
+    row = int(page.session.near_rows[0])
+    cells = lines.first.locator("td").all_inner_texts()
+    assert cells[0] == str(row) and cells[1][-1] in "EW" and cells[2].startswith("20") and float(cells[-1]) <= 1
+    assert lines.count() == 60 and not page.page.locator("#near_pictures").is_visible()
+    lines.first.focus()
+    page.page.keyboard.press("Enter")
+    page.idle()
+    assert page.session.selection.view.row == row and lines.first.locator("td").first.inner_text() != str(row)
+    page.page.locator("#near_as_list").click()
+    assert page.page.locator("#near_pictures").is_visible() and not lines.first.is_visible()
 
 
 def test_a_click_in_the_umap_and_on_the_map_shows_the_nearest_selected_cutout(page, archive):
@@ -293,6 +313,46 @@ def test_the_table_pages_and_a_click_shows_its_row(page):
     page.page.keyboard.press("1")
 
 
+def test_a_first_visit_is_as_dark_as_the_system(browser, portal):
+    visitor = browser.new_page()
+    ground = "getComputedStyle(document.body).backgroundColor"
+    for system, query, theme, colour in (
+        ("dark", "", "dark", "rgb(13, 17, 23)"),
+        ("dark", "?theme=light", "light", "rgb(238, 241, 244)"),
+        ("light", "", None, "rgb(238, 241, 244)"),
+    ):
+        visitor.emulate_media(color_scheme=system)
+        visitor.goto(portal.url + query)
+        visitor.wait_for_function(f"{ground} === '{colour}'")
+        visitor.locator("#count").wait_for()
+        assert (f"theme={theme}" in visitor.url) if theme else "theme" not in visitor.url
+    visitor.close()
+
+
+def test_the_gallery_is_as_wide_with_a_colour_bar_as_without(page):
+    wide = page.session.gallery.plot.inner_width
+    page.session.jobs.call(lambda: page.session.set_scale("own"))
+    page.until(lambda: not page.session.gallery.bar.visible)
+    page.idle()
+    assert page.session.gallery.plot.inner_width == wide
+    page.session.jobs.call(lambda: page.session.set_scale("shared"))
+    page.until(lambda: page.session.gallery.bar.visible)
+    page.idle()
+    assert page.session.gallery.plot.inner_width == wide
+    assert page.session.gallery.notes.data["note"] == []  # an empty text would be a dot in the dark
+
+
+def test_a_histogram_says_how_tall_its_bars_are(page):
+    label = page.session.histograms["month"].plot.xaxis
+    page.act('range:["month", 7, 7]')
+    page.idle()
+    assert label[0].axis_label == "month; bars up to 100 %"
+    page.act("reset")
+    page.idle()
+    shares = page.session.histograms["month"].source.data["whole"]
+    assert label[0].axis_label == f"month; bars up to {100 * max(shares):.0f} %" and 0.1 <= max(shares) < 0.2
+
+
 def test_statistics_follow_the_selection(page, archive):
     page.act('range:["month", 6, 8]')
     page.idle()
@@ -301,6 +361,8 @@ def test_statistics_follow_the_selection(page, archive):
     cells = page.page.locator(".stat-season tbody tr").all_inner_texts()
     assert cells[2].split()[:2] == ["JJA", str(page.selected)]
     assert cells[0].split()[1] == "0"
+    said = page.page.locator(".stats").locator("xpath=..").inner_text()
+    assert "Times chance is the share of the selected rows" in said and "of all rows are in none of them" in said
     page.page.locator("#tab_gallery").click()
 
 
@@ -318,6 +380,7 @@ def test_downloads_hold_the_selected_rows_and_the_gallery(page, archive):
         found = read(waiting.value.path())
         assert found["pp_idx"].tolist() == wanted["pp_idx"].tolist()
         assert np.allclose(found["lat"], wanted["lat"]) and found["filename"].tolist() == wanted["filename"].tolist()
+        assert found["filename"].dtype != "category" and (pd.to_datetime(found["datetime"]) == wanted["datetime"]).all()
     with page.page.expect_download() as waiting:
         page.page.locator("#get_png").click()
     with Image.open(waiting.value.path()) as image:
@@ -353,11 +416,20 @@ def test_a_new_image_finds_its_twin(page, archive):
     page.page.locator("#tab_upload").click()
     page.page.set_input_files("#upload_file", {"name": "x.npy", "mimeType": "", "buffer": stream.getvalue()})
     page.page.locator("#upload_form button").first.click()
-    page.page.locator("#upload_answer", has_text="shown under Image").wait_for()
+    page.page.locator("#upload_answer", has_text="shown under New image").wait_for()
     page.idle()
     assert page.session.near_rows[0] == 66
-    assert "New image" in page.page.locator("table.facts, .facts p").first.inner_text()
+    answer = page.page.locator("#upload_answer").inner_text()
+    assert f"averaged down from {2 * SIDE} x {2 * SIDE} pixels to" in answer and "looked for" not in answer
+    facts = page.page.locator("table.facts").first.inner_text()
+    dt = np.subtract(*np.percentile(image.astype("f8"), (90, 10)))
+    assert f"{dt:.4g}" in facts and f"{image.min() + 15:.5g}" in facts and "x.npy" in facts
+    assert page.page.locator("#heading b").inner_text() == "New image"
+    assert "anomaly" not in page.page.locator("#heading .hint").inner_text()
     assert len(page.session.planes["umap"].mark.data["x"]) == 1
+    page.act("row:3")
+    page.idle()
+    assert page.page.locator("#heading b").inner_text() == "Image"
 
 
 @pytest.mark.parametrize(
@@ -372,9 +444,41 @@ def test_bad_uploads_are_refused_in_a_sentence(page, name, data, words):
     page.page.locator("#tab_upload").click()
     page.page.set_input_files("#upload_file", {"name": name, "mimeType": "", "buffer": data})
     page.page.locator("#upload_form button").first.click()
-    page.page.locator("#upload_answer", has_text=words).wait_for()
-    page.complaints[:] = [text for text in page.complaints if "422" not in text]  # the browser's own line
+    answer = page.page.locator("#upload_answer.bad", has_text=words)
+    answer.wait_for()
+    assert answer.inner_text().startswith("Not taken: ") and "still shown" in answer.inner_text().lower()
+    assert page.page.locator("#heading b").inner_text() == "Image"
+    if len(data) < 1_000_000:
+        address = f"{page.portal.url}upload?key={page.session.key}&name={name}"
+        found = page.page.request.post(address, data=data).json()
+        assert found["taken"] is False and f"row {page.session.selection.view.row} of the table" in found["message"]
     page.page.locator("#tab_gallery").click()
+
+
+def test_escape_stops_only_what_goes_on(page):
+    page.page.keyboard.press("n")
+    page.idle()
+    before = page.page.locator("#status").inner_html()
+    page.page.keyboard.press("Escape")
+    page.act("tab:gallery")  # after it
+    assert page.page.locator("#status").inner_html() == before and "stopped" not in page.session.texts["status"]
+
+
+def test_a_sheet_is_drawn_anew_where_its_size_became_known_meanwhile(page):
+    page.page.locator("#tab_gallery").click()
+    page.idle()
+    sheet, most = page.session.gallery, page.session.gallery.most
+
+    def late():
+        page.session.sheet_page = 0
+        page.session.draw_gallery()
+        sheet.columns += 1  # as if the browser had said it now, with nobody told
+
+    page.session.jobs.call(late)
+    page.until(lambda: len(page.session.gallery_rows) == most + sheet.rows)
+    page.session.jobs.call(lambda: sheet.fit() and page.session.draw_gallery())
+    page.until(lambda: len(page.session.gallery_rows) == most)
+    page.idle()
 
 
 def test_colours_orders_and_scales(page, archive):
@@ -398,11 +502,16 @@ def test_colours_orders_and_scales(page, archive):
 
 
 def test_zoom_draws_anew(page):
-    before = page.session.planes["umap"].front.data["dw"][0]
+    before, place = page.session.planes["umap"].front.data["dw"][0], page.place("umap", 3, 3)
     page.page.mouse.move(*page.place("umap", 0, 0))
     page.page.mouse.wheel(0, -400)
     page.idle()
     page.until(lambda: page.session.planes["umap"].front.data["dw"][0] < before * 0.95)
+    page.page.keyboard.press("r")
+    page.until(lambda: page.session.planes["umap"].front.data["dw"][0] == before)
+    page.idle()
+    assert page.session.planes["umap"].extent == page.session.planes["umap"].home
+    assert page.place("umap", 3, 3) == pytest.approx(place)  # in the browser, too
 
 
 def test_a_table_without_columns_loses_only_those_views(browser, tmp_path):
@@ -417,6 +526,8 @@ def test_a_table_without_columns_loses_only_those_views(browser, tmp_path):
     portal.url, stop = serve(portal)
     try:
         page = Page(browser, portal)
+        assert page.page.locator(".table tbody tr").count() == 50
+        page.page.locator("#tab_gallery").click()
         text = page.page.locator("main").inner_text()
         assert "No UMAP: the table has no columns US0 and US1" in text and "No gallery" in text
         page.drag("map", (10, 10), (30, 30))

@@ -18,7 +18,7 @@ from nenya.io import read_table, write_table
 from nenya.latents import Latents
 from nenya.portal.archive import open_archive
 from nenya.portal.encoder import Encoder
-from nenya.portal.upload import read_image
+from nenya.portal.upload import Given
 from nenya.projector import Projector
 
 SIDE, ROWS, TWIN = 32, (90, 30), 17
@@ -99,11 +99,11 @@ def test_an_image_gets_the_latent_and_the_place_that_its_cutout_has(world):
     assert encoder.check(archive) == ""
     size = np.ptp(world.places, axis=0).max()
     for image in (world.images[TWIN] + 15, np.kron(world.images[TWIN], np.ones((2, 2))) + 290):
-        found = encoder.encode("x.npy", image.astype(np.float32), archive, none)
+        found = encoder.encode("x.npy", Given(image.astype(np.float32)), archive, none)
         latent = archive.latents.take([TWIN])[0].astype(np.float64)
         assert found.latent @ latent / np.linalg.norm(found.latent) / np.linalg.norm(latent) > 1 - 1e-6
         assert np.abs(np.array(found.place) - world.places[TWIN]).max() < 0.02 * size
-    assert world.encoder().encode("x.npy", world.images[3], world.archive(projector=False), none).place is None
+    assert world.encoder().encode("x.npy", Given(world.images[3]), world.archive(projector=False), none).place is None
 
 
 def test_other_weights_are_refused_by_their_sha256_and_by_what_they_make(world, tmp_path):
@@ -124,18 +124,20 @@ def test_weights_that_are_replaced_while_the_portal_runs_are_refused(world, tmp_
     archive, path = world.archive(), tmp_path / "weights.pth"
     shutil.copy(world.weights, path)
     encoder = world.encoder(path)
-    encoder.encode("x.npy", world.images[0], archive, none)
+    encoder.encode("x.npy", Given(world.images[0]), archive, none)
     world.other_weights(tmp_path / "new.pth").replace(path)
     with pytest.raises(OptionError, match="other weights"):
-        encoder.encode("x.npy", world.images[0], archive, none)
+        encoder.encode("x.npy", Given(world.images[0]), archive, none)
 
 
 def test_another_size_and_an_image_without_a_latent_are_one_sentence(world):
     archive, encoder = world.archive(), world.encoder()
     with pytest.raises(InputFileError, match="have 32"):
-        encoder.encode("x.npy", np.zeros((40, 40), np.float32), archive, none)
+        encoder.encode("x.npy", Given(np.zeros((40, 40), np.float32)), archive, none)
     with pytest.raises(InputFileError, match="no latent"):
-        encoder.encode("x.npy", np.full((32, 32), 3e38, np.float32) * np.eye(32, dtype=np.float32), archive, none)
+        encoder.encode(
+            "x.npy", Given(np.full((32, 32), 3e38, np.float32) * np.eye(32, dtype=np.float32)), archive, none
+        )
 
 
 def test_a_projector_of_another_map_is_refused(world, tmp_path):
@@ -220,7 +222,6 @@ def page(browser, world):
     portal.url, stop = serve(portal)
     found = Page(browser, portal)
     yield found
-    found.complaints[:] = [text for text in found.complaints if "422" not in text]  # the browser's own line
     found.check_quiet()
     stop()
 
@@ -240,8 +241,11 @@ def test_every_format_finds_its_twin_and_its_place(page, world, tmp_path):
     ):
         page.act("row:3")
         page.idle()
-        form.send(name, data, f"{name}: shown under Image", **fields)
+        form.send(name, data, f"{name} is shown under New image", **fields)
         assert page.session.near_rows[0] == TWIN, name
+        answer = page.page.locator("#upload_answer").inner_text()
+        assert ("row 17 of the rows 0 to 19; Row chooses another" in answer) == ("row" in fields), name
+        assert f"{page.session.upload.place[0]:.4g}" in page.page.locator("table.facts").first.inner_text(), name
         mark = page.session.planes["umap"].mark.data
         assert np.hypot(mark["x"][0] - world.places[TWIN, 0], mark["y"][0] - world.places[TWIN, 1]) < 0.05 * size, name
         assert "where its projector places" in page.page.locator(".note").first.inner_text()
@@ -256,8 +260,9 @@ def test_what_cannot_be_looked_up_is_a_sentence_in_the_page(page, world, tmp_pat
     hole[2, 2] = np.nan
     before = page.session.selection.view.row
     for name, data, words, fields in (
+        ("x.npy", saved(np.full((32, 32), 290.0)), "a constant field has no structure", {}),
         ("x.npy", saved(hole), "1 pixels of the image are missing (NaN)", {}),
-        ("x.npy", saved(np.zeros((40, 40), "f4")), "the cutouts have 32", {}),
+        ("x.npy", saved(np.eye(40, dtype="f4")), "the cutouts have 32", {}),
         ("x.npy", saved(np.zeros((8, 8), "f4")), "wanted are 16 to 1024", {}),
         ("x.npy", saved(np.zeros((1100, 1100), "u1")), "wanted are 16 to 1024", {}),
         ("x.npy", saved(np.zeros((32, 20), "f4")), "cut it to one", {}),
@@ -286,7 +291,7 @@ def test_without_the_projector_the_page_calls_the_place_a_stand_in(browser, worl
     portal.url, stop = serve(portal)
     try:
         page = Page(browser, portal)
-        Form(page).send("x.npy", saved(world.images[TWIN]), "shown under Image")
+        Form(page).send("x.npy", saved(world.images[TWIN]), "shown under New image")
         text = page.page.locator(".note").first.inner_text()
         assert "stand-in, the mean place of the image's five closest" in text and "projector=" in text
         mark, five = page.session.planes["umap"].mark.data, world.places[page.session.near_rows[:5]]
@@ -297,5 +302,30 @@ def test_without_the_projector_the_page_calls_the_place_a_stand_in(browser, worl
         stop()
 
 
-def test_an_image_of_constant_temperature_is_read(world):
-    assert read_image("a.npy", saved(np.full((32, 32), 20, "i2"))).dtype == np.float32
+@needs_chromium[0]
+@needs_chromium[1]
+def test_a_projector_of_other_data_that_takes_the_place_of_the_tables_is_said_in_the_page(browser, world, tmp_path):
+    from nenya.portal.server import Portal
+
+    path, other = tmp_path / "a_UMAP.h5", tmp_path / "other.h5"
+    shutil.copy(world.projector, path)
+    portal = Portal(
+        world.archive(projector=path),
+        "a",
+        world.encoder(),
+        reopen=lambda: world.archive(projector=path),
+        look_every=0.2,
+    )
+    portal.url, stop = serve(portal)
+    try:
+        page = Page(browser, portal)
+        rows = np.random.default_rng(1).normal(size=(60, 5))
+        Projector.fit(rows, 8, embedding=rows[:, :2]).save(other)
+        other.replace(path)
+        page.page.locator("#news .note", has_text="this page still shows the earlier ones").wait_for(timeout=20_000)
+        Form(page).send("x.npy", saved(world.images[TWIN]), "shown under New image")
+        away = np.subtract(page.session.upload.place, world.places[TWIN])
+        assert np.abs(away).max() < 0.05 * np.ptp(world.places, axis=0).max()
+        page.check_quiet()
+    finally:
+        stop()

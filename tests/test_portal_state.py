@@ -7,6 +7,7 @@ from matplotlib.path import Path as Polygon
 from nenya.errors import InputFileError, OptionError
 from nenya.portal.columns import BINS, Columns, read_arrow
 from nenya.portal.state import Category, Masks, Range, Selection, View, make_box, make_lasso, make_range, read_view
+from nenya.portal.words import filter_text
 
 ROWS = 4000
 
@@ -173,6 +174,30 @@ def test_hostile_links_are_refused_with_one_sentence(columns):
     for text in bad:
         with pytest.raises(OptionError, match="this link's view"):
             read_view(text, columns)
+
+
+@pytest.mark.parametrize(
+    ("item", "text"),
+    [
+        (make_box("map", (170.0371, 199.96), (19.98, 35.012)), "map: 20°N to 35°N, 170°E to 160°W"),
+        (make_box("map", (-2.5, 3.25), (-95, 0)), "map: 90°S to 0°, 2.5°W to 3.2°E"),
+        (make_box("map", (-200, 170), (-95, 95)), "map: 90°S to 90°N, all longitudes"),
+        (make_box("umap", (-1.23456, 3.4), (0.111119, 0.25)), "UMAP: US0 -1.2 to 3.4, US1 0.11 to 0.25"),
+        (
+            make_lasso("map", [(160, -40), (200, -40), (180, 40)]),
+            "map lasso of 3 corners: within 40°S to 40°N, 160°E to 160°W",
+        ),
+        (make_range("DT", 1.0049, 2.4971), "DT: 1.0 to 2.5 K"),
+        (make_range("month", 3, 8), "month: 3 to 8"),
+        (make_range("month", 4, 4), "month: 4"),
+        (make_range("mean_temperature", 9.87654, 31.2345), "mean temperature: 10 to 31 °C"),
+        (make_range("lat", -12.34, 40), "latitude: 12°S to 40°N"),
+        (make_range("some_count", 0, 12345678), "some count: 0 to 1.235e+07"),
+        (Category("region", ("a", "b", "c", "d", "e")), "region: a, b, c and 2 more"),
+    ],
+)  # fmt: skip
+def test_a_filter_is_said_with_axes_units_and_no_more_digits_than_it_needs(item, text):
+    assert filter_text(item) == text
 
 
 def test_rows_of_one_granule(columns):

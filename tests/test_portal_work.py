@@ -75,7 +75,6 @@ def portal(tmp_path_factory):
 def page(browser, portal):
     page = Page(browser, portal)
     yield page
-    page.complaints[:] = [text for text in page.complaints if "422" not in text]  # the browser's own line
     page.check_quiet()
 
 
@@ -103,11 +102,33 @@ def test_a_search_shows_how_far_it_is_and_stops(page, slow):
     assert "searching similar cutouts" in status(page, "%")
     stop(page)
     assert page.session.near_rows.tolist() == before
+    assert "these are the ones most like row" in page.page.locator(".note").first.inner_text()
     page.act("row:78")
     status(page, "%")
     page.page.keyboard.press("Escape")
     status(page, "stopped")
     assert page.session.near_rows.tolist() == before
+
+
+def test_without_pictures_the_table_stands_first_and_the_similar_cutouts_are_a_list(page):
+    assert page.page.locator("#panel_table .table tbody tr").first.is_visible()
+    page.act("row:90")
+    page.idle()
+    assert page.page.locator("#heading b").inner_text() == "Cutout" and "row 90" in page.session.texts["heading"]
+    assert "row of the table" in page.page.locator(".start").inner_text()
+    lines = page.page.locator("#near_rows tbody tr")
+    page.until(lambda: lines.count() == 60)
+    near = page.session.near_rows.tolist()
+    assert 0 < len(page.session.planes["umap"].near.data["x"]) < 60
+    assert [int(text) for text in page.page.locator("#near_rows tbody tr td:first-child").all_inner_texts()] == near
+    lines.nth(2).focus()
+    page.page.keyboard.press("Enter")
+    page.idle()
+    assert page.session.selection.view.row == near[2]
+    row = int(page.session.near_rows[1])
+    lines.nth(1).click()
+    page.idle()
+    assert page.session.selection.view.row == row
 
 
 def test_the_search_of_one_session_holds_up_no_other(page, browser, portal, slow):
@@ -169,12 +190,13 @@ def test_an_upload_shows_how_far_it_is_and_stops(page, portal):
         send.click()
         status(page, "%")
         stop(page)
-        page.page.locator("#upload_answer", has_text="stopped").wait_for()
+        row = page.session.selection.view.row
+        page.page.locator("#upload_answer", has_text=f"Not taken: stopped. Still shown: row {row:,} of the").wait_for()
         assert page.session.upload is None and not page.page.locator("#upload_stop").is_visible()
     finally:
         portal.encoder.pause = 0.0
     send.click()
-    page.page.locator("#upload_answer", has_text="shown under Image").wait_for()
+    page.page.locator("#upload_answer", has_text="shown under New image").wait_for()
     page.idle()
     assert page.session.upload.name == "x.npy"
 
@@ -218,8 +240,10 @@ def test_a_page_goes_on_with_its_files_when_they_are_replaced_and_says_so(browse
         assert page.page.locator("[data-reload]").count() == 0
         (tmp_path / "bad.parquet").write_bytes(b"PAR1 damaged")
         os.replace(tmp_path / "bad.parquet", files[0])
-        page.page.get_by_text("cannot be opened as it is now").wait_for(timeout=20_000)
-        assert len(portal.archive.latents) == 250 and str(tmp_path) not in page.page.locator("#news").inner_text()
+        page.page.get_by_text("cannot be opened (the server's log says why)").wait_for(timeout=20_000)
+        news = page.page.locator("#news .note").inner_text()
+        assert "this page still shows the earlier ones" in news and str(tmp_path) not in news
+        assert len(portal.archive.latents) == 250
         replace(write_archive(tmp_path / "new", rows=(100, 20), seed=10))
         page.page.locator("[data-reload]").click(timeout=20_000)
         page.until(lambda: page.page.locator("#count[data-selected='120']").count() == 1)

@@ -34,8 +34,8 @@ _STYLE = """
 :host { color: var(--ink); font-size: 12.5px; }
 * { box-sizing: border-box; } .bk-clearfix { display: block !important; width: 100%; }
 table { border-collapse: collapse; } th { text-align: left; font-weight: 500; color: var(--quiet); }
-.facts { width: 100%; table-layout: fixed; } .facts th { width: 45%; vertical-align: top; } .facts td { overflow-wrap: anywhere; }
-.facts th, .facts td { padding: 1px 4px 1px 0; }
+.facts { width: 100%; } .facts th { width: 1%; white-space: nowrap; vertical-align: top; } .facts td { overflow-wrap: anywhere; }
+.facts th, .facts td { padding: 1px 6px 1px 0; }
 .rows td, .rows th { padding: 2px 8px 2px 2px; white-space: nowrap; border-bottom: 1px solid var(--line); }
 .rows thead th { position: sticky; top: 0; background: var(--paper); }
 .rows tr[data-action] { cursor: pointer; } .rows tr[data-action]:hover, .rows tr:focus-visible { background: var(--ground); }
@@ -43,7 +43,7 @@ table { border-collapse: collapse; } th { text-align: left; font-weight: 500; co
 button { font: inherit; color: var(--ink); background: var(--paper); border: 1px solid var(--line); border-radius: 5px;
   padding: 1px 8px; cursor: pointer; }
 .chip { border-radius: 12px; margin-right: 5px; border-color: var(--mark); } .chip b { color: var(--mark); }
-.start b { color: var(--accent); } .news { color: var(--mark); } .hint { color: var(--quiet); } p { margin: 2px 0; } meter { width: 60px; } b { font-weight: 600; }
+.title { font-size: 13px; } .title + .hint { font-weight: normal; } .start b { color: var(--accent); } .news { color: var(--mark); } .hint { color: var(--quiet); } p { margin: 2px 0; } meter { width: 60px; } b { font-weight: 600; }
 """  # noqa: E501  # a style sheet
 _ADDRESS = """
 const address = new URL(window.location.href);
@@ -149,9 +149,9 @@ def _unwanted(session: Session) -> frozenset[str]:
     """Return the names of what the page has no place for, as the table, images or latents are not there."""
     names: set[str] = set()
     if session.archive.cutouts is None:
-        names |= {"gallery", "primary", "span", "order", "scale"}
+        names |= {"gallery", "primary", "span", "order", "scale", "near"}
     if session.archive.latents is None:
-        names |= {"near", "near_filtered", "near_other", "near_note"}
+        names |= {"near", "near_filtered", "near_other", "near_note", "near_list"}
     if not session.planes:
         names.add("colour")
     return frozenset(names)
@@ -167,7 +167,7 @@ def _add_texts(page: Any, session: Session) -> None:
             sizing_mode="stretch_width",
             margin=0,
             disable_math=True,
-            css_classes=[name] if name in ("facts", "table", "stats", "near_note") else [],
+            css_classes=[name] if name in ("facts", "table", "stats", "near_note", "near_list") else [],
         )
         for name, text in session.texts.items()
     }

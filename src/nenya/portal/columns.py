@@ -56,6 +56,15 @@ def title_of(name: str) -> str:
     return TITLES.get(name, name.replace("_", " "))
 
 
+def heading_of(name: str) -> str:
+    """Return the title of a column where there is little room: without what it is made of."""
+    title = title_of(name).replace("deg ", "\N{DEGREE SIGN}")
+    for long, short in (("latitude", "lat"), ("longitude", "lon"), ("temperature", "T")):
+        title = title.replace(long, short)
+    head, equals, rest = title.partition(" = ")
+    return f"{head} {rest[rest.rfind('(') :]}" if equals and "(" in rest else title
+
+
 @dataclass(frozen=True)
 class Binned:
     """A column in the bins of its histogram.

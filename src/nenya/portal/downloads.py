@@ -16,7 +16,9 @@ Tick = Callable[[float], None]
 
 
 def _slices(session: Session, tick: Tick) -> Iterator[Any]:
-    """Yield the selected rows, in the order of the table, as pieces of a `pyarrow.Table`."""
+    """Yield the selected rows, in the order of the table, as pieces of a `pyarrow.Table`; texts as plain ones."""
+    import pyarrow as pa
+
     mask, columns = session.archive.masks.all_of(session.selection.view.filters), session.archive.columns
     for start in range(0, columns.rows, _ROWS):
         tick(start / columns.rows)
@@ -24,19 +26,40 @@ def _slices(session: Session, tick: Tick) -> Iterator[Any]:
         if mask is not None:
             part = part.take(np.flatnonzero(mask[start : start + _ROWS]))
         if part.num_rows or start == 0:
-            yield part
+            yield pa.table({name: _plain(part.column(name)) for name in part.column_names})
 
 
 def rows_csv(session: Session, tick: Tick) -> Iterator[bytes]:
     """Yield the selected rows as CSV."""
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.csv as csv
 
+    table = session.archive.columns.table
+    dates = [name for name in table.column_names if _is_of_seconds(table.column(name))]
     for number, part in enumerate(_slices(session, tick)):
-        plain = pa.table({n: _plain(part.column(n)) for n in part.column_names})
+        for name in dates:
+            zone = "" if part.column(name).type.tz is None else "%z"
+            seconds = part.column(name).cast(pa.timestamp("s", part.column(name).type.tz))
+            part = part.set_column(
+                part.column_names.index(name), name, pc.strftime(seconds, f"%Y-%m-%dT%H:%M:%S{zone}")
+            )
         buffer = io.BytesIO()
-        csv.write_csv(plain, buffer, csv.WriteOptions(include_header=number == 0))
+        csv.write_csv(part, buffer, csv.WriteOptions(include_header=number == 0))
         yield buffer.getvalue()
+
+
+def _is_of_seconds(column: Any) -> bool:
+    """Say whether a column holds dates, none of which has a fraction of a second."""
+    import pyarrow as pa
+
+    if not pa.types.is_timestamp(column.type):
+        return False
+    try:
+        column.cast(pa.timestamp("s", column.type.tz))
+    except pa.ArrowInvalid:  # a fraction would be lost
+        return False
+    return True
 
 
 def _plain(column: Any) -> Any:

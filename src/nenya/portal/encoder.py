@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from nenya.errors import InputFileError, OptionError
 from nenya.options import ExtractOptions, Options
 from nenya.portal.archive import Archive
-from nenya.portal.screen import Upload
+from nenya.portal.upload import Given, Upload
 
 FloatArray = NDArray[np.float32]
 
@@ -68,12 +68,12 @@ class Encoder:
             return "the latents files do not say which weights they were made with: that ckpt= is theirs is not checked"
         return ""
 
-    def encode(self, name: str, image: FloatArray, archive: Archive, tick: Callable[[float], None]) -> Upload:
+    def encode(self, name: str, given: Given, archive: Archive, tick: Callable[[float], None]) -> Upload:
         """Return an image with its latent and its place; one of a multiple of the cutouts' size is averaged down.
 
         Args:
             name: of its file.
-            image: (H, H), K or degrees C.
+            given: of its file.
             archive: in which it is looked up.
             tick: is called with the share that is done; what it raises ends the work.
 
@@ -84,7 +84,8 @@ class Encoder:
         """
         from nenya.analyze_image import resized
 
-        image = np.asarray(resized(image, archive.cutouts.side if archive.cutouts is not None else 0), np.float32)
+        side = archive.cutouts.side if archive.cutouts is not None else self._options.model.image_size or 0
+        image = np.asarray(resized(given.image, side), np.float32)
         tick(0.1)
         self._check_weights(archive)
         latent = self._latent_of(image)
@@ -92,7 +93,7 @@ class Encoder:
             raise InputFileError("the network makes no latent of this image (NaN): its values are not temperatures")
         tick(0.9)
         place = archive.place_of(latent)
-        return Upload(Path(name).name[:120], image, latent, place)
+        return Upload(Path(name).name[:120], image, latent, place, len(given.image), given.source)
 
     def _check_weights(self, archive: Archive) -> bool:
         """Compare the weights with those that the latents files name; say whether they name any."""

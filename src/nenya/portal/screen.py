@@ -3,7 +3,6 @@
 import logging
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -24,6 +23,7 @@ from nenya.portal.state import (
     View,
 )
 from nenya.portal.theme import Theme
+from nenya.portal.upload import Upload
 from nenya.portal.views import Histogram, Plane
 from nenya.portal.work import IntArray, Selected, Similar
 
@@ -36,24 +36,8 @@ FIRST_CHARTS = 6
 """Histograms that a page opens with; the others are made when they are asked for."""
 _STOP = "<button data-action='cancel' title='Escape'>stop</button>"  # apart: a text that changes cannot be clicked
 _FALLBACK = 5  # neighbours whose mean place stands for an image's own
+_MARKED = 20  # neighbours that get a circle, of a long list
 _TITLES = {"umap": "UMAP", "map": "map"}
-
-
-@dataclass
-class Upload:
-    """An image that a user brought.
-
-    Attributes:
-        name: what the file was called.
-        image: (H, W) float32, K, as it was given.
-        latent: (D,) float32.
-        place: in the UMAP, by its projector; None without one.
-    """
-
-    name: str
-    image: FloatArray
-    latent: FloatArray
-    place: tuple[float, float] | None = None
 
 
 class Screen:
@@ -93,11 +77,11 @@ class Screen:
         self.planes = {n: Plane(n, homes[n], theme) for n in ("umap", "map") if _TITLES[n] not in columns.missing}
         self.histograms = {name: Histogram(columns.binned(name), theme) for name in columns.metrics()[:FIRST_CHARTS]}
         self.gallery = Sheet("gallery", theme)
-        self.near = Sheet("near", theme, 88, bar=False)
+        self.near = Sheet("near", theme, 88)
         self.primary = Picture(theme)
         self.texts: dict[str, str] = {
-            **{"count": words.count(columns.rows, columns.rows), "filters": words.chips(()), "status": ""},
-            **{"facts": "", "table": "", "stats": "", "near_note": "", "news": "", "stop": ""},
+            **{"count": words.count(columns.rows, columns.rows), "filters": self._chips(), "status": "", "heading": ""},
+            **{"facts": "", "table": "", "stats": "", "near_note": "", "near_list": "", "news": "", "stop": ""},
         }
         self.show_text: Callable[[str, str], None] = lambda name, text: None
         self.changed: Callable[[], None] = lambda: None
@@ -106,14 +90,17 @@ class Screen:
         self.near_filtered, self.near_other_granules = True, True
         self.mask: BoolArray | None = None
         self.ordered: IntArray = np.empty(0, np.int64)
-        self.tab = "gallery"
+        self.tab = "gallery" if archive.cutouts is not None else "table"
         self.shown: tuple[Filter, ...] | None = None
         self.page = self.sheet_page = 0
         self.gallery_rows: IntArray = np.empty(0, np.int64)
         self.near_rows: IntArray = np.empty(0, np.int64)
         self.gallery_picture: FloatArray | None = None
         self.upload: Upload | None = None
+        self.near_listed = archive.cutouts is None
         self._near_found: Similar | None = None
+        self._near_of = ""
+        self._near_search = object()
 
     # What is drawn
 
@@ -121,7 +108,7 @@ class Screen:
         """Draw all that depends on the selection."""
         view, archive, order = self.selection.view, self.archive, (self.order, self.descending)
         charts = dict(self.histograms)
-        self._text("filters", words.chips(view.filters))
+        self._text("filters", self._chips())
         for plane in self.planes.values():
             plane.outline_of(view.filters)
         self.changed()
@@ -172,9 +159,12 @@ class Screen:
         own = self.selection.view.scale == "own"
 
         def done(result: Any) -> None:
+            if shape != (sheet.columns, sheet.rows):  # its size has become known meanwhile
+                self.draw_gallery()
+                return
             picture, span, captions = result
             self.gallery_rows, self.gallery_picture = rows, picture
-            sheet.show(picture, span, captions, [""] * len(captions))
+            sheet.show(picture, span, captions, [])
 
         self.jobs.start(
             "gallery", lambda ticket: work.draw_sheet(archive, rows, shape, own, ticket), done, title="drawing cutouts"
@@ -193,13 +183,16 @@ class Screen:
         row, upload, columns = self.selection.view.row, self.upload, self.archive.columns
         if upload is not None:
             self._show_picture(upload.image)
-            side = len(upload.image)
-            self._text("facts", f"<p><b>New image</b> {escape(upload.name)}, {side} pixels a side</p>")
+            self._text("heading", words.heading("New image", "not of the archive"))
+            self._text("facts", words.upload_facts(upload))
             for plane in self.planes.values():
                 plane.mark_at(None, None)
             return
         if row is None:
             return
+        pictures = self.archive.cutouts is not None
+        what = "anomaly of sea-surface temperature, K" if pictures else f"row {row:,} of the table"
+        self._text("heading", words.heading("Image" if pictures else "Cutout", what))
         self._text("facts", words.facts(columns.row(row), row))
         for name, plane in self.planes.items():
             x, y = (float(columns.values(column)[row]) for column in PLANES[name])
@@ -207,6 +200,14 @@ class Screen:
         if self.archive.cutouts is not None:
             cutouts = self.archive.cutouts
             self.jobs.start("primary", lambda _: cutouts.of(np.array([row]))[0], self._show_picture)
+
+    @property
+    def shown_name(self) -> str:
+        """What the primary image is, for a sentence."""
+        row = self.selection.view.row
+        if self.upload is not None:
+            return f"the image {self.upload.name}"
+        return "nothing" if row is None else f"row {row:,} of the table"
 
     def _show_picture(self, image: FloatArray | None) -> None:
         span = pictures.colour_range([image])
@@ -224,18 +225,25 @@ class Screen:
         filters = view.filters if self.near_filtered else ()
         apart, query = self.near_other_granules, None if upload is None else upload.latent
 
+        name, shown = self.shown_name, self._near_of
+        mine = self._near_search = object()
+
         def done(found: Similar | None) -> None:
-            self._near_found = found
+            self._near_found, self._near_of = found, name
             if found is None:
-                self._text(
-                    "near_note",
-                    "<p class='note'>This cutout has no latent (missing pixels, or not in the latents files).</p>",
-                )
-                return
-            kind = " within the filters" if filters else ""
-            placed = "" if upload is None else self._place_upload(upload, found)
-            self._text("near_note", f"<p class='note'>{len(found.rows)} closest by cosine of latents{kind}{placed}</p>")
+                note = "This cutout has no latent (missing pixels, or not in the latents files)."
+                self._near_found = Similar(np.empty(0, np.int64), np.empty(0))
+            else:
+                kind = " within the filters" if filters else ""
+                placed = "" if upload is None or not len(found.rows) else self._place_upload(upload, found)
+                note = f"{len(found.rows)} closest by cosine of latents{kind}{placed}"
+            self._text("near_note", f"<p class='note'>{note}</p>")
             self._draw_near()
+
+        def ended(text: str) -> None:
+            if self._near_search is mine and shown and shown != name:
+                note = f"Not searched ({text.rstrip('.')}): these are the ones most like {shown}."
+                self._text("near_note", f"<p class='note news'>{escape(note)}</p>")
 
         self.jobs.start(
             "near",
@@ -243,6 +251,7 @@ class Screen:
             done,
             title="searching similar cutouts",
             slow=True,
+            ended=ended,
         )
 
     def _place_upload(self, upload: Upload, found: Similar) -> str:
@@ -268,21 +277,36 @@ class Screen:
         """Draw the sheet of neighbours and mark them in the UMAP and on the map."""
         if self._near_found is None:
             return
-        archive, sheet = self.archive, self.near
-        rows, cosine = self._near_found.rows[: sheet.most], self._near_found.cosine[: sheet.most]
-        columns = archive.columns
+        archive, sheet, found = self.archive, self.near, self._near_found
+        columns, most = archive.columns, sheet.most if archive.cutouts is not None else len(found.rows)
+        rows, cosine = found.rows[:most], found.cosine[:most]
+        marked = rows if archive.cutouts is not None else rows[:_MARKED]
         for name, plane in self.planes.items():
-            x, y = (columns.values(column)[rows] for column in PLANES[name])
+            x, y = (columns.values(column)[marked] for column in PLANES[name])
             plane.mark_near(x, y)
         self.near_rows = rows
+        self._show_near_list()
+        if archive.cutouts is None:
+            return
         own, shape = self.selection.view.scale == "own", (sheet.columns, sheet.rows)
 
         def done(result: Any) -> None:
+            if shape != (sheet.columns, sheet.rows):
+                self._draw_near()
+                return
             picture, span, captions = result
             texts = [f"{text}, cosine {c:.4f}" for text, c in zip(captions, cosine, strict=True)]
             sheet.show(picture, span, texts, [f"{c:.3f}" for c in cosine])
 
         self.jobs.start("near sheet", lambda ticket: work.draw_sheet(archive, rows, shape, own, ticket), done)
+
+    def _show_near_list(self) -> None:
+        """List the neighbours, where there are no pictures of them or the list is asked for."""
+        found = self._near_found
+        if found is None or not self.near_listed:
+            return
+        rows = self.archive.columns.take(found.rows).to_pylist()
+        self._text("near_list", words.near_list(rows, found.rows.tolist(), found.cosine.tolist()))
 
     def _show_table(self) -> None:
         if self.tab != "table":
@@ -307,6 +331,9 @@ class Screen:
     def _text(self, name: str, text: str) -> None:
         self.texts[name] = text
         self.show_text(name, text)
+
+    def _chips(self) -> str:
+        return words.chips(self.selection.view.filters, self.archive.cutouts is not None)
 
     def _say(self, text: str, busy: bool) -> None:
         self._text("status", f"<span data-busy='{int(busy)}'>{escape(text)}</span>")

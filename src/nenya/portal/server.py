@@ -25,9 +25,8 @@ from nenya.portal.archive import Archive, Cancelled, Stamp, stamps_of
 from nenya.portal.encoder import Encoder
 from nenya.portal.guard import LOCAL, Door, Guard, Login, host_names
 from nenya.portal.jobs import FAILED, Pools, Ticket
-from nenya.portal.screen import Upload
 from nenya.portal.session import Session
-from nenya.portal.upload import read_image
+from nenya.portal.upload import Upload, read_image
 
 log = logging.getLogger(__name__)
 
@@ -229,8 +228,7 @@ class _Upload(_Handler):
         session.jobs.call(lambda: session.take_upload(Path(name).name, read, told))
         text, taken = await answer
         self.set_header("Content-Type", "application/json")
-        self.set_status(200 if taken else 422)
-        self.finish(json.dumps({"message": text}))
+        self.finish(json.dumps({"message": text, "taken": taken}))  # 200 in both cases: browsers log others as errors
         return None
 
     def on_connection_close(self) -> None:

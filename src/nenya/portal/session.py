@@ -4,10 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 from nenya.errors import InputFileError
-from nenya.portal import pictures, work
+from nenya.portal import pictures, words, work
 from nenya.portal.jobs import Ticket
-from nenya.portal.screen import PAGE_ROWS, Screen, Upload
+from nenya.portal.screen import PAGE_ROWS, Screen
 from nenya.portal.state import make_box, make_lasso, make_range
+from nenya.portal.upload import Upload
 from nenya.portal.views import Histogram
 
 
@@ -50,33 +51,47 @@ class Session(Screen):
     def act(self, text: str) -> None:
         """Do what a button, a key or a click on the page asks for: `undo`, `remove:map`, `row:17` ..."""
         name, _, value = text.partition(":")
-        if name == "undo":
-            if self.selection.undo():
-                self.refresh()
-        elif name == "reset":
-            self.selection.reset()
-            self.refresh()
+        plain = {"undo": self.undo, "reset": self.reset, "cancel": self.stop, "similar": self.show_most_similar}
+        steps = {"page": self.turn, "sheet": self.turn_gallery, "step": self.step}
+        if name in plain:
+            plain[name]()
+        elif name in steps and value in ("1", "-1"):
+            steps[name](int(value))
         elif name == "remove":
             self.selection.remove(value)
             self.refresh()
-        elif name == "cancel":
-            self.jobs.cancel()
-            self._say("stopped", False)
         elif name == "row" and value.isdigit() and int(value) < self.archive.columns.rows:
             self.show_row(int(value))
         elif name == "tab":
             self.tab = value
             self._show_table()
             self._show_statistics()
-        elif name == "page" and value in ("1", "-1"):
-            self.turn(int(value))
-        elif name == "sheet" and value in ("1", "-1"):
-            self.sheet_page = max(0, self.sheet_page + int(value))
-            self.draw_gallery()
-        elif name == "similar" and len(self.near_rows):
+        elif name == "list":
+            self.near_listed = value == "1"
+            self._show_near_list()
+
+    def undo(self) -> None:
+        """Take back the last change of the filters."""
+        if self.selection.undo():
+            self.refresh()
+
+    def reset(self) -> None:
+        """Remove all filters, and show all of the UMAP and the map."""
+        self.selection.reset()
+        for plane in self.planes.values():
+            plane.show_all()
+        self.refresh()
+
+    def stop(self) -> None:
+        """End what goes on, if something does."""
+        if self.jobs.busy:
+            self.jobs.cancel()
+            self._say("stopped", False)
+
+    def show_most_similar(self) -> None:
+        """Make the closest neighbour the primary one."""
+        if len(self.near_rows):
             self.show_row(int(self.near_rows[0]))
-        elif name == "step" and value in ("1", "-1"):
-            self.step(int(value))
 
     def more_charts(self) -> list[Histogram]:
         """Make the histograms that the page does not have yet."""
@@ -92,6 +107,11 @@ class Session(Screen):
         last = max(0, (len(self.ordered) - 1) // PAGE_ROWS)
         self.page = min(max(0, self.page + step), last)
         self._show_table()
+
+    def turn_gallery(self, step: int) -> None:
+        """Show the gallery's next, or last, cutouts."""
+        self.sheet_page = max(0, self.sheet_page + step)
+        self.draw_gallery()
 
     def step(self, step: int) -> None:
         """Make the next, or the last, cutout of the gallery the primary one."""
@@ -125,9 +145,12 @@ class Session(Screen):
             self.upload = upload
             self.draw_primary()
             self.find_near()
-            told(f"{name}: shown under Image; similar cutouts are being looked for.", True)
+            told(words.upload_taken(upload), True)
 
-        self.jobs.start("upload", read, done, title=f"encoding {name}", slow=True, ended=lambda text: told(text, False))
+        def ended(text: str) -> None:
+            told(words.upload_refused(text, self.shown_name), False)
+
+        self.jobs.start("upload", read, done, title=f"encoding {name}", slow=True, ended=ended)
 
     def set_order(self, order: str, descending: bool) -> None:
         """Choose the order of the gallery and the table."""

@@ -12,6 +12,9 @@ from nenya.portal.theme import ANOMALY, Theme, add_glyph, bar_of, image_source, 
 
 FloatArray = NDArray[np.float32]
 
+_BAR = 58
+"""Room for a colour bar, pixels: its numbers may become longer after the figure is laid out."""
+
 
 class Sheet:
     """Cutouts side by side, as many as there is room for; a tap says which one was meant.
@@ -20,10 +23,9 @@ class Sheet:
         name: of the figure.
         theme: colours.
         tile: the side of a cutout that is aimed at, in pixels of the screen.
-        bar: whether a colour bar stands beside it.
     """
 
-    def __init__(self, name: str, theme: Theme, tile: int = 84, *, bar: bool = True) -> None:
+    def __init__(self, name: str, theme: Theme, tile: int = 84) -> None:
         self.tile, self.theme = tile, theme
         self.columns, self.rows = 6, 3
         self.plot = plot = figure(
@@ -41,22 +43,23 @@ class Sheet:
         self.source = image_source()
         self.mapper = LinearColorMapper(ANOMALY, low=-1, high=1, nan_color="rgba(0,0,0,0)")
         add_glyph(plot, self.source, ImageGlyph(color_mapper=self.mapper))
-        self.facts = ColumnDataSource({"x": [], "y": [], "text": [], "note": []})
+        self.facts = ColumnDataSource({"x": [], "y": [], "text": []})
+        self.notes = ColumnDataSource({"x": [], "y": [], "note": []})
         plain, hovered = (
             Rect(width=1, height=1, fill_alpha=0, line_alpha=alpha, line_color=theme.mark) for alpha in (0, 1)
         )
         boxes = add_glyph(plot, self.facts, plain, hover_glyph=hovered)
         note = Text(
-            text="note", text_font_size="10px", text_color="#101010", text_align="center", y_offset=tile // 2 - 2,
-            background_fill_color="#ffffff", background_fill_alpha=0.7, padding=1,
+            text="note", text_font_size="11px", text_color=theme.ink, text_align="center", text_baseline="bottom",
+            background_fill_color=theme.paper, background_fill_alpha=0.92, padding=1,
         )  # fmt: skip
-        add_glyph(plot, self.facts, note)
+        add_glyph(plot, self.notes, note)
         plot.add_tools(TapTool(), HoverTool(renderers=[boxes], tooltips="@text"))
         self.bar = bar_of(self.mapper, theme, "K")
-        self.bar.visible = bar
         plot.add_layout(self.bar, "right")
         paint(plot, theme)
         plot.outline_line_color = None
+        plot.min_border_right = _BAR
 
     @property
     def most(self) -> int:
@@ -71,7 +74,7 @@ class Sheet:
         before = (self.columns, self.rows)
         first = max(1, round(wide / self.tile))
         fits = [c for c in range(max(1, first - 1), first + 3) if tall * c >= wide] or [first]
-        self.columns = min(fits, key=lambda c: tall * c / wide - tall * c // wide + 0.3 * abs(c - first))
+        self.columns = min(fits, key=lambda c: tall * c / wide - tall * c // wide + 0.2 * abs(c - first))
         side = wide / self.columns
         self.rows = max(1, int(tall / side))
         self.plot.x_range.update(start=0, end=self.columns)
@@ -87,11 +90,11 @@ class Sheet:
             picture: of `pictures.sheet`.
             span: colour range in K; None where each cutout has its own.
             texts: what is said of each cutout under the pointer.
-            notes: what stands on it.
+            notes: what stands on the foot of each; none for nothing.
         """
         low, high = span or (0.0, 1.0)
         self.mapper.update(low=low, high=high)
-        self.bar.visible = span is not None and self.bar.visible is not None
+        self.bar.visible = span is not None
         self.source.data = {
             "image": [np.ascontiguousarray(picture[::-1])],
             "x": [0], "y": [0], "dw": [self.columns], "dh": [self.rows],
@@ -101,6 +104,10 @@ class Sheet:
             "x": place % self.columns + 0.5,
             "y": self.rows - place // self.columns - 0.5,
             "text": list(texts),
+        }
+        self.notes.data = {
+            "x": place[: len(notes)] % self.columns + 0.5,
+            "y": self.rows - place[: len(notes)] // self.columns - 0.97,
             "note": list(notes),
         }
 
@@ -139,6 +146,7 @@ class Picture:
         plot.add_layout(bar_of(self.mapper, theme, "K"), "right")
         paint(plot, theme)
         plot.outline_line_color = None
+        plot.min_border_right = _BAR
 
     def fit(self) -> None:
         """Keep the cutout square."""

@@ -14,12 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.errors import OptionError
-from nenya.portal.columns import Columns, title_of
+from nenya.portal.columns import Columns
 
 BoolArray = NDArray[np.bool_]
 
 PLANES = {"umap": ("US0", "US1"), "map": ("lon", "lat")}
-_TITLE = {"umap": "UMAP", "map": "map"}
 _MOST_POINTS = 400  # corners of a lasso
 _MOST_TEXT = 20_000  # characters of a link's text
 _MOST_UNPACKED = 200_000  # bytes
@@ -45,11 +44,6 @@ class Box:
     def slot(self) -> str:
         """Which view it belongs to; another selection there takes its place."""
         return self.plane
-
-    @property
-    def text(self) -> str:
-        """What it says to a person."""
-        return f"{_TITLE[self.plane]} box {self.x[0]:.4g} to {self.x[1]:.4g}, {self.y[0]:.4g} to {self.y[1]:.4g}"
 
     def mask(self, columns: Columns) -> BoolArray:
         """Say which rows pass: (N,) bool."""
@@ -80,11 +74,6 @@ class Lasso:
     def slot(self) -> str:
         """Which view it belongs to; another selection there takes its place."""
         return self.plane
-
-    @property
-    def text(self) -> str:
-        """What it says to a person."""
-        return f"{_TITLE[self.plane]} lasso of {len(self.points)} corners"
 
     def mask(self, columns: Columns) -> BoolArray:
         """Say which rows pass: (N,) bool."""
@@ -119,11 +108,6 @@ class Range:
         """Which view it belongs to; another selection there takes its place."""
         return f"column {self.column}"
 
-    @property
-    def text(self) -> str:
-        """What it says to a person."""
-        return f"{title_of(self.column)}: {self.low:.4g} to {self.high:.4g}"
-
     def mask(self, columns: Columns) -> BoolArray:
         """Say which rows pass: (N,) bool."""
         values = columns.values(self.column)
@@ -146,12 +130,6 @@ class Category:
     def slot(self) -> str:
         """Which view it belongs to; another selection there takes its place."""
         return f"column {self.column}"
-
-    @property
-    def text(self) -> str:
-        """What it says to a person."""
-        shown = ", ".join(self.values[:3]) + (f" and {len(self.values) - 3} more" if len(self.values) > 3 else "")
-        return f"{title_of(self.column)}: {shown}"
 
     def mask(self, columns: Columns) -> BoolArray:
         """Say which rows pass: (N,) bool."""

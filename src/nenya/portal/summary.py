@@ -25,11 +25,13 @@ class Summary:
         comparisons: by region, season and year, as the tables of `nenya.selection.SelectionStatistics`; those that the
             table has no columns for are left out.
         trend: of its share of each year's rows; None for fewer than three years.
+        elsewhere: rows of the selection and of the whole that have a place and are in no region.
         medians: title of a metric, its median in the selection and in the whole.
     """
 
     comparisons: dict[str, "pd.DataFrame"]
     trend: Trend | None
+    elsewhere: tuple[int, int]
     medians: list[tuple[str, float, float]]
 
 
@@ -43,15 +45,18 @@ def summarise(columns: Columns, mask: BoolArray | None, tick: Callable[[float], 
     """
     chosen = np.ones(columns.rows, bool) if mask is None else mask
     found: dict[str, pd.DataFrame] = {}
+    elsewhere = (0, 0)
     if "lat" in columns and "lon" in columns:
         regions = compare_regions(columns.values("lon"), columns.values("lat"), chosen)
-        found["region"] = regions[~regions["name"].isin(_NO_PLACES)]
+        found["region"] = boxes = regions[~regions["name"].isin(_NO_PLACES)]
+        every = regions[regions["name"] == "global"].iloc[0]
+        elsewhere = (int(every["selected"] - boxes["selected"].sum()), int(every["whole"] - boxes["whole"].sum()))
     tick(0.4)
     seasons, _, years = compare_dates(columns.months, chosen)
     found |= {"season": seasons, "year": years}
     tick(0.6)
     found = {name: table for name, table in found.items() if len(table)}
-    return Summary(found, trend(years), medians(columns, mask))
+    return Summary(found, trend(years), elsewhere, medians(columns, mask))
 
 
 def medians(columns: Columns, mask: BoolArray | None) -> list[tuple[str, float, float]]:

@@ -88,6 +88,7 @@ def paint(plot: Any, theme: Theme) -> None:
     for grid in plot.grid:
         grid.update(grid_line_color=theme.rest, grid_line_alpha=0.25)
     plot.toolbar.logo = None
+    plot.toolbar.stylesheets = [f":host > .bk-divider {{ background-color: {theme.rest}; }}"]
     plot.min_border = 4
 
 

@@ -4,6 +4,7 @@ import io
 import tempfile
 import zipfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,49 @@ from nenya.data.cutouts import inspect_cutouts
 from nenya.errors import InputFileError, NenyaError, OptionError
 
 FloatArray = NDArray[np.float32]
+Picked = tuple[NDArray[Any], str]
+"""An image, and which of its file's it is."""
 
 SUFFIXES = (".npy", ".npz", ".h5", ".hdf5", ".nc", ".png")
 _SIDES = (16, 1024)  # pixels
 _MOST_VALUES = 2**26
 
 
-def read_image(name: str, data: bytes, row: str = "0", scale: Sequence[str] = ("", "")) -> FloatArray:
+@dataclass(frozen=True)
+class Given:
+    """One image of a file.
+
+    Attributes:
+        image: (H, H) float32, K or degrees C.
+        source: which of the file's images it is, `row 3 of the rows 0 to 9`; empty where it is the only one.
+    """
+
+    image: FloatArray
+    source: str = ""
+
+
+@dataclass
+class Upload:
+    """An image that a user brought.
+
+    Attributes:
+        name: what the file was called.
+        image: (H, H) float32, K or degrees C, in the size of the archive's cutouts.
+        latent: (D,) float32.
+        place: in the UMAP, by its projector; None without one.
+        side: of the image as it was given, pixels.
+        source: of `Given`.
+    """
+
+    name: str
+    image: FloatArray
+    latent: FloatArray
+    place: tuple[float, float] | None = None
+    side: int = 0
+    source: str = ""
+
+
+def read_image(name: str, data: bytes, row: str = "0", scale: Sequence[str] = ("", "")) -> Given:
     """Return the image that a file's bytes hold.
 
     Args:
@@ -29,20 +66,17 @@ def read_image(name: str, data: bytes, row: str = "0", scale: Sequence[str] = ("
         row: which image, of a file of several: a whole number as text.
         scale: of PNG, what black and white stand for, K, as texts.
 
-    Returns:
-        (H, H) float32, K or degrees C.
-
     Raises:
-        InputFileError: It is no such file, holds no square image of numbers, or one with missing pixels.
+        InputFileError: It is no such file, holds no square image of numbers, one with missing pixels, or a constant.
         OptionError: The row is not there, or the scale of a PNG is missing.
     """
     suffix = Path(name).suffix.lower()
     readers = {".npy": _npy, ".npz": _npz, ".h5": _hdf5, ".hdf5": _hdf5, ".nc": _netcdf}
     try:
         if suffix == ".png":
-            values = _png(data, scale)
+            values, source = _png(data, scale), ""
         elif suffix in readers:
-            values = readers[suffix](data, _whole(row))
+            values, source = readers[suffix](data, _whole(row))
         else:
             raise InputFileError(f"a file ending in {suffix or 'nothing'} came; wanted is one of {', '.join(SUFFIXES)}")
     except NenyaError:
@@ -50,7 +84,7 @@ def read_image(name: str, data: bytes, row: str = "0", scale: Sequence[str] = ("
     except Exception as error:  # readers raise anything for damaged bytes
         kind = suffix.removeprefix(".")
         raise InputFileError(f"this file cannot be read as {kind}: it is damaged, or of another kind") from error
-    return _checked(values)
+    return Given(_checked(values), source)
 
 
 def _whole(text: str) -> int:
@@ -63,41 +97,56 @@ def _whole(text: str) -> int:
     return row
 
 
-def _pick(values: Any, row: int) -> NDArray[Any]:
-    """Return image `row` of (H, W), (N, H, W) or (N, 1, H, W)."""
+def _pick(values: Any, row: int, name: str = "") -> Picked:
+    """Return image `row` of (H, W), (N, H, W) or (N, 1, H, W), and which it is."""
     if values.ndim == 4 and values.shape[1] == 1:
         values = values[:, 0]
-    if values.ndim == 3 and values.shape[0] == 1 and row == 0:
-        return np.asarray(values[0])
-    if values.ndim == 3:
-        if row >= len(values):
-            raise OptionError(f"row {row} came; the file has the rows 0 to {len(values) - 1}")
-        return np.asarray(values[row])
-    return np.asarray(values)
+    if values.ndim != 3:
+        return np.asarray(values), name
+    return np.asarray(values[_known(row, len(values))]), _source(row, len(values), name)
 
 
-def _npy(data: bytes, row: int) -> NDArray[Any]:
+def _known(row: int, rows: int) -> int:
+    """Return a row that is there; of a single image any row means that one."""
+    if rows == 1:
+        return 0
+    if row >= rows:
+        raise OptionError(f"row {row} came; the file has the rows 0 to {rows - 1}")
+    return row
+
+
+def _source(row: int, rows: int, name: str) -> str:
+    return ", ".join(part for part in (f"row {row} of the rows 0 to {rows - 1}" if rows > 1 else "", name) if part)
+
+
+def _npy(data: bytes, row: int, name: str = "") -> Picked:
     stream = io.BytesIO(data)
     version = np.lib.format.read_magic(stream)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, kind = read(stream)
     if kind.kind not in "fiu" or not 2 <= len(shape) <= 4 or int(np.prod(shape, dtype=object)) > _MOST_VALUES:
         raise InputFileError(f"an array {shape} of {kind} came; wanted are numbers of shape (H, W) or (N, H, W)")
-    return _pick(np.asarray(np.load(io.BytesIO(data), allow_pickle=False)), row)
+    return _pick(np.asarray(np.load(io.BytesIO(data), allow_pickle=False)), row, name)
 
 
-def _npz(data: bytes, row: int) -> NDArray[Any]:
+def _npz(data: bytes, row: int) -> Picked:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = [m for m in archive.infolist() if m.filename.endswith(".npy")]
         if not members:
             raise InputFileError("this npz file holds no array")
         if members[0].file_size > 8 * _MOST_VALUES:
             raise InputFileError("the first array of this npz file is too large: save one image alone")
+        name = _first(members[0].filename.removesuffix(".npy"), len(members), "arrays")
         with archive.open(members[0]) as member:
-            return _npy(member.read(8 * _MOST_VALUES + 4096), row)
+            return _npy(member.read(8 * _MOST_VALUES + 4096), row, name)
 
 
-def _hdf5(data: bytes, row: int) -> NDArray[Any]:
+def _first(name: str, count: int, kind: str) -> str:
+    """Return which of several a file's images were taken from: the first is; empty where there is no other."""
+    return f"{name[:60]}, the first of {count} {kind}" if count > 1 else ""
+
+
+def _hdf5(data: bytes, row: int) -> Picked:
     """Read one cutout by the reader of cutout files, which follows no link out of the file."""
     with tempfile.TemporaryDirectory(prefix="nenya-upload-") as folder:
         path = Path(folder) / "image.h5"
@@ -105,38 +154,40 @@ def _hdf5(data: bytes, row: int) -> NDArray[Any]:
         try:
             found = inspect_cutouts(path)
             partition = next(iter(found.partitions.values()))
-            if row >= partition.rows:
-                raise OptionError(f"row {row} came; the file has the rows 0 to {partition.rows - 1}")
+            row = _known(row, partition.rows)
             with found.reader(partition.name) as reader:
-                return np.asarray(reader.read(row, row + 1)[0, 0])
+                image = np.asarray(reader.read(row, row + 1)[0, 0])
+            return image, _source(row, partition.rows, _first(partition.name, len(found.partitions), "partitions"))
         except InputFileError as error:
             if "refused" in str(error):
                 raise InputFileError("this HDF5 file leads to other files, which are not followed") from error
             raise InputFileError(str(error).replace(f"{path}: ", "this HDF5 file: ")) from error
 
 
-def _netcdf(data: bytes, row: int) -> NDArray[Any]:
+def _netcdf(data: bytes, row: int) -> Picked:
     """Return the first variable of two or more dimensions of at least 16 x 16 values."""
     if data[:3] == b"CDF":
         from scipy.io import netcdf_file
 
         with netcdf_file(io.BytesIO(data), "r", mmap=False) as file:
-            named = {n: v for n, v in file.variables.items() if _is_image(v.shape)}
-            return _pick(_scaled(next(iter(named.values()))), row) if named else _no_image()
+            return _first_variable({n: v for n, v in file.variables.items() if _is_image(v.shape)}, row)
     import h5netcdf
 
     with h5netcdf.File(io.BytesIO(data), "r") as file:
-        found = [v for v in file.variables.values() if _is_image(v.shape) and v.dtype.kind in "fiu"]
-        return _pick(_scaled(found[0]), row) if found else _no_image()
+        named = {n: v for n, v in file.variables.items() if _is_image(v.shape) and v.dtype.kind in "fiu"}
+        return _first_variable(named, row)
+
+
+def _first_variable(named: dict[str, Any], row: int) -> Picked:
+    if not named:
+        raise InputFileError("no variable of this NetCDF file holds an image of numbers (..., y, x)")
+    name, variable = next(iter(named.items()))
+    return _pick(_scaled(variable), row, _first(name, len(named), "variables"))
 
 
 def _is_image(shape: tuple[int, ...]) -> bool:
     small = int(np.prod(shape, dtype=object)) <= _MOST_VALUES
     return 2 <= len(shape) <= 4 and min(shape[-2:]) >= _SIDES[0] and small
-
-
-def _no_image() -> NDArray[Any]:
-    raise InputFileError("no variable of this NetCDF file holds an image of numbers (..., y, x)")
 
 
 def _scaled(variable: Any) -> NDArray[Any]:
@@ -179,4 +230,8 @@ def _checked(values: NDArray[Any]) -> FloatArray:
     image = values.astype(np.float32)
     if missing := int((~np.isfinite(image)).sum()):
         raise InputFileError(f"{missing} pixels of the image are missing (NaN): fill them, or choose another square")
+    if image.min() == image.max():
+        raise InputFileError(
+            f"all pixels of the image are {image[0, 0]:.6g}: a constant field has no structure to compare"
+        )
     return image

@@ -40,6 +40,10 @@ FloatArray = NDArray[np.float32]
 _POWERS = {power: f"{10**power:,}" for power in range(8)}
 
 
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
+
+
 def _powers() -> FixedTicker:
     return FixedTicker(ticks=list(_POWERS))
 
@@ -122,6 +126,12 @@ class Plane:
         """What is shown now."""
         x, y = self.plot.x_range, self.plot.y_range
         return (float(x.start), float(x.end), float(y.start), float(y.end))
+
+    def show_all(self) -> None:
+        """Take back what was zoomed and moved."""
+        left, right, low, high = self.home
+        self.plot.x_range.update(start=left, end=right)
+        self.plot.y_range.update(start=low, end=high)
 
     def show(self, whole: FloatArray | None, chosen: FloatArray, extent: Extent, title: str) -> None:
         """Show rasters of an extent.
@@ -227,13 +237,21 @@ class Histogram:
         plot.add_layout(self.range)
         paint(plot, theme)
         plot.y_range.start = 0
+        self._say_tallest(share, share)
+
+    def _say_tallest(self, *shares: NDArray[np.float64]) -> None:
+        """Say how tall the tallest bar is: six axes would take a page too long to open."""
+        tallest = max((float(share.max(initial=0)) for share in shares), default=0.0)
+        self.plot.xaxis.axis_label = f"{title_of(self.binned.name)}; bars up to {_percent(tallest)}"
 
     def _share(self, counts: NDArray[np.int64]) -> NDArray[np.float64]:
         return np.asarray(counts[: self.used] / max(1, counts.sum()))
 
     def show(self, counts: NDArray[np.int64], filters: Sequence[Filter]) -> None:
         """Show the selection's counts and the range that is active here."""
-        self.source.data = {**self.source.data, "chosen": self._share(counts)}
+        chosen = self._share(counts)
+        self.source.data = {**self.source.data, "chosen": chosen}
+        self._say_tallest(chosen, self.source.data["whole"])
         mine = next((f for f in filters if isinstance(f, Range) and f.column == self.binned.name), None)
         self.range.visible = mine is not None
         if mine is not None:

@@ -2,13 +2,18 @@
 
 import datetime
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from nenya.portal.columns import title_of
-from nenya.portal.state import Filter
+import numpy as np
+
+from nenya.data.temperature import DT40_SIDE, central_dt
+from nenya.defs import REGIONS
+from nenya.portal.columns import heading_of, title_of
+from nenya.portal.state import Box, Category, Filter, Lasso
 from nenya.portal.summary import Summary
+from nenya.portal.upload import Upload
 
 _FACTS = (
     "DT",
@@ -25,19 +30,21 @@ _FACTS = (
 )
 _TABLE = ("datetime", "lat", "lon", "DT", "US0", "US1", "LL", "clear_fraction", "filename", "pp_file", "pp_idx")
 _START = (
-    "<span class='start'><b>Start here:</b> click a cutout, or a point of the UMAP or the map: the cutouts most like "
+    "<span class='start'><b>Start here:</b> click a {}, or a point of the UMAP or the map: the cutouts most like "
     "it appear at the lower right. Drag a box or a range to filter.</span>"
 )
 CHANGED = (
     "<p class='note news'>The archive has changed: this page shows the old one. <button data-reload>Reload</button></p>"
 )
 CHANGED_BADLY = (
-    "<p class='note news'>The archive has changed, and cannot be opened as it is now (the server's log says why): "
-    "this page shows the old one.</p>"
+    "<p class='note news'>The archive's files were replaced by others that cannot be opened (the server's log says "
+    "why): this page still shows the earlier ones.</p>"
 )
+_PLANES = {"umap": "UMAP", "map": "map"}
 _CHANCE = (
-    "share of the selection there / share of all rows there; 1 is by chance. The interval is that of counting "
-    "independent cutouts (Wilson 1927): cutouts of one granule are not, so that the true one is wider"
+    "<p class='hint'><b>Times chance</b> is the share of the selected rows that are there, divided by the share of all "
+    "rows that are: 1 as if the selection were drawn at random, 2 twice as many. In grey its 95 % interval, as for "
+    "independent cutouts (Wilson 1927); cutouts of one granule are not, so the true one is wider.</p>"
 )
 
 
@@ -63,19 +70,66 @@ def place(row: Mapping[str, Any]) -> str:
     return f"{abs(lat):.2f}° {'N' if lat >= 0 else 'S'}, {abs(lon):.2f}° {'E' if lon >= 0 else 'W'}"
 
 
+def heading(title: str, what: str) -> str:
+    """Return what stands over the primary image: its kind, and which it is."""
+    return f"<b class='title'>{escape(title)}</b> <span class='hint'>{escape(what)}</span>"
+
+
 def facts(row: Mapping[str, Any], number: int) -> str:
     """Return the table of one row's facts."""
     lines = [("place", escape(place(row)))] if place(row) else []
     names = [n for n in _FACTS if n in row and n not in ("lat", "lon")]
     rest = [n for n in row if n not in _FACTS and n not in ("lat", "lon")]
-    lines += [(escape(title_of(name)), shown(row[name])) for name in names]
+    lines += [(_title(name), shown(row[name])) for name in names]
     cells = "".join(f"<tr><th>{name}</th><td title='{value}'>{value}</td></tr>" for name, value in lines)
-    more = "".join(f"<tr><th>{escape(title_of(n))}</th><td>{shown(row[n])}</td></tr>" for n in rest)
+    more = "".join(f"<tr><th>{_title(n)}</th><td>{shown(row[n])}</td></tr>" for n in rest)
     return (
         f"<table class='facts'>{cells}</table>"
         f"<details><summary>row {number:,} of the table, all columns</summary>"
         f"<table class='facts'>{more}</table></details>"
     )
+
+
+def _title(name: str) -> str:
+    """Return a column's short title, its whole one under the pointer."""
+    return f"<span title='{escape(title_of(name), quote=True)}'>{escape(heading_of(name))}</span>"
+
+
+def upload_facts(upload: Upload) -> str:
+    """Return the table of facts of an image that a user brought."""
+    values, side = upload.image.astype(np.float64), len(upload.image)
+    lines = [("file", upload.name), ("of the file", upload.source), ("size", _size(side))]
+    if upload.side != side:
+        lines.append(("averaged down from", _size(upload.side)))
+    lines.append((heading_of("DT"), f"{central_dt(values, side):.4g}"))
+    if side >= DT40_SIDE:
+        lines.append((heading_of("DT40"), f"{central_dt(values, DT40_SIDE):.4g}"))
+    for name, value in (("lowest", values.min()), ("mean", values.mean()), ("highest", values.max())):
+        lines.append((f"{name} (K or °C)", f"{value:.5g}"))
+    if upload.place is not None:
+        lines += [(title_of(name), f"{value:.4g}") for name, value in zip(("US0", "US1"), upload.place, strict=True)]
+    cells = "".join(f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in lines if text)
+    return f"<table class='facts'>{cells}</table>"
+
+
+def _size(side: int) -> str:
+    return f"{side} x {side} pixels"
+
+
+def upload_taken(upload: Upload) -> str:
+    """Return what is said of an image that was taken, as plain text: what of it is shown."""
+    said = [f"{upload.name} is shown under New image."]
+    if upload.source:
+        other = "; Row chooses another" if upload.source.startswith("row ") else ""
+        said.append(f"Of the file it is {upload.source}{other}.")
+    if upload.side != len(upload.image):
+        said.append(f"It was averaged down from {_size(upload.side)} to the cutouts' {_size(len(upload.image))}.")
+    return " ".join(said)
+
+
+def upload_refused(reason: str, shown: str) -> str:
+    """Return what is said of an image that was not taken, as plain text: why, and what is still shown."""
+    return f"Not taken: {reason.rstrip('.')}. Still shown: {shown}."
 
 
 def caption(row: Mapping[str, Any]) -> str:
@@ -86,13 +140,62 @@ def caption(row: Mapping[str, Any]) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def chips(filters: Sequence[Filter]) -> str:
-    """Return the active filters, each with a button that takes it away."""
+def filter_text(item: Filter) -> str:
+    """Return what a filter says to a person: `map: 20°N to 35°N, 170°E to 160°W`."""
+    if isinstance(item, Box):
+        return f"{_PLANES[item.plane]}: {_area(item.plane, item.x, item.y)}"
+    if isinstance(item, Lasso):
+        x, y = zip(*item.points, strict=True)
+        area = _area(item.plane, (min(x), max(x)), (min(y), max(y)))
+        return f"{_PLANES[item.plane]} lasso of {len(item.points)} corners: within {area}"
+    name, _, unit = title_of(item.column).partition(" (")
+    name, unit = name.split(" = ")[0], unit.rstrip(")").replace("deg C", "°C")
+    if isinstance(item, Category):
+        more = f" and {len(item.values) - 3} more" if len(item.values) > 3 else ""
+        return f"{name}: {', '.join(item.values[:3])}{more}"
+    if item.column in ("lat", "lon"):
+        return f"{name}: {_degrees(item.low, item.high, item.column)}"
+    return f"{name}: {_between(item.low, item.high)}{' ' + unit if unit else ''}"
+
+
+def _area(plane: str, x: tuple[float, float], y: tuple[float, float]) -> str:
+    if plane == "umap":
+        return f"US0 {_between(*x)}, US1 {_between(*y)}"
+    lat = _degrees(max(y[0], -90.0), min(y[1], 90.0), "lat")
+    return f"{lat}, {_degrees(*x, 'lon') if x[1] - x[0] < 360 else 'all longitudes'}"
+
+
+def _decimals(low: float, high: float) -> int:
+    """Return how many decimals show two numbers to about a hundredth of what lies between them."""
+    return max(0, 1 - math.floor(math.log10(high - low))) if high > low else 2
+
+
+def _between(low: float, high: float) -> str:
+    """Return a range of numbers, with as many digits as its width asks for."""
+    if _decimals(low, high) > 5 or max(abs(low), abs(high)) >= 1e6:
+        return f"{low:.4g} to {high:.4g}"
+    digits = 0 if low == round(low) and high == round(high) else _decimals(low, high)
+    ends = [f"{value:.{digits}f}" for value in (low, high)]
+    return ends[0] if ends[0] == ends[1] else " to ".join(ends)
+
+
+def _degrees(low: float, high: float, axis: str) -> str:
+    """Return a range of latitudes or longitudes with their hemispheres; longitudes may lie beyond 180."""
+    digits, ends = min(2, _decimals(low, high)), []
+    for value in (low, high):
+        value = round((value + 180) % 360 - 180 if axis == "lon" else value, digits)
+        side = "" if value in (0, 180, -180) else ("NE" if value > 0 else "SW")[axis == "lon"]
+        ends.append(f"{abs(value):.{digits}f}°{side}")
+    return ends[0] if ends[0] == ends[1] else " to ".join(ends)
+
+
+def chips(filters: Sequence[Filter], pictures: bool = True) -> str:
+    """Return the active filters, each with a button that takes it away; where there are none, how to begin."""
     if not filters:
-        return _START
+        return _START.format("cutout" if pictures else "row of the table")
     return "".join(
         f"<button class='chip' data-action='remove:{escape(item.slot, quote=True)}' "
-        f"title='remove this filter'>{escape(item.text)} <b aria-hidden='true'>✕</b></button>"
+        f"title='remove this filter'>{escape(filter_text(item))} <b aria-hidden='true'>✕</b></button>"
         for item in filters
     )
 
@@ -103,12 +206,31 @@ def count(selected: int, total: int) -> str:
     return f"<output id='count' data-selected='{selected}'><b>{selected:,}</b> of {total:,} cutouts{share}</output>"
 
 
+def near_list(rows: Sequence[Mapping[str, Any]], numbers: Sequence[int], cosine: Sequence[float]) -> str:
+    """Return similar cutouts as a list, the closest first; a click on one shows it."""
+    names = [n for n in ("place", "datetime", "DT") if any(_near_cell(row, n) for row in rows)]
+    head = "".join(f"<th scope='col'>{text}</th>" for text in ("row", *map(_title, names), "cosine"))
+    body = "".join(
+        f"<tr data-action='row:{number}' tabindex='0'><td>{number}</td>"
+        + "".join(f"<td>{_near_cell(row, n) or '-'}</td>" for n in names)
+        + f"<td>{close:.4f}</td></tr>"
+        for row, number, close in zip(rows, numbers, cosine, strict=True)
+    )
+    return f"<table class='rows'><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _near_cell(row: Mapping[str, Any], name: str) -> str:
+    if name == "place":
+        return place(row)
+    return shown(row[name]) if row.get(name) is not None else ""
+
+
 def table(rows: Sequence[Mapping[str, Any]], numbers: Sequence[int], first: int, total: int) -> str:
     """Return one page of the selected rows; a click on one shows its cutout."""
     if not rows:
         return "<p class='hint'>No rows are selected.</p>"
     names = [n for n in _TABLE if n in rows[0]] + [n for n in rows[0] if n not in _TABLE]
-    head = "".join(f"<th scope='col'>{escape(title_of(name))}</th>" for name in names)
+    head = "".join(f"<th scope='col'>{_title(name)}</th>" for name in names)
     body = "".join(
         f"<tr data-action='row:{number}' tabindex='0'>" + "".join(f"<td>{shown(row[n])}</td>" for n in names) + "</tr>"
         for row, number in zip(rows, numbers, strict=True)
@@ -125,17 +247,25 @@ def table(rows: Sequence[Mapping[str, Any]], numbers: Sequence[int], first: int,
 
 def statistics(found: Summary, whole: bool) -> str:
     """Return the comparison of the selection with all rows."""
-    parts = ["<p class='hint'>All rows are selected: filters show how a part differs.</p>"] if whole else []
+    intro = "<p class='hint'>All rows are selected: filters show how a part differs.</p>" if whole else ""
+    parts = []
     for name, lines in found.comparisons.items():
+        kept = lines[lines["whole"] > 0]
         body = "".join(
-            f"<tr><th>{escape(line.name)}</th><td>{line.selected:,}</td><td>{line.whole:,}</td><td>{_ratio(line)}</td></tr>"
-            for line in lines.itertuples()
+            f"<tr><th{_bounds(name, line.name)}>{escape(line.name)}</th><td>{line.selected:,}</td>"
+            f"<td>{line.whole:,}</td><td>{_ratio(line)}</td></tr>"
+            for line in kept.itertuples()
         )
-        parts.append(
+        text = (
             f"<table class='rows stat-{name}'><thead><tr><th>{name}</th><th>selected</th><th>all</th>"
-            f"<th title='{_CHANCE}'>times chance (95 %)</th></tr></thead><tbody>{body}</tbody></table>"
+            f"<th>times chance</th></tr></thead><tbody>{body}</tbody></table>"
         )
-    if found.trend is not None:
+        if name == "region":
+            text = f"<div>{text}{_regions(found, lines['name'][lines['whole'] == 0])}</div>"
+        parts.append(text)
+    if whole:
+        pass  # its share of each year is all of it
+    elif found.trend is not None:
         line = found.trend
         parts.append(
             f"<p class='trend' title='a line through the shares of {line.years} years, by their numbers of rows; the "
@@ -149,7 +279,26 @@ def statistics(found: Summary, whole: bool) -> str:
         "<table class='rows'><thead><tr><th>median</th><th>selected</th><th>all</th></tr></thead>"
         f"<tbody>{body}</tbody></table>"
     )
-    return f"<div class='stats'>{''.join(parts)}</div>"
+    return f"{intro}{_CHANCE if found.comparisons else ''}<div class='stats'>{''.join(parts)}</div>"
+
+
+def _bounds(kind: str, name: str) -> str:
+    """Return the bounds of a region as what is said under the pointer."""
+    if kind != "region":
+        return ""
+    region = REGIONS[name]
+    return f" title='{_degrees(*region.lat, 'lat')}, {_degrees(*region.lon, 'lon')}'"
+
+
+def _regions(found: Summary, empty: Iterable[str]) -> str:
+    """Return what the regions are, and which rows and regions the table leaves out."""
+    chosen, whole = found.elsewhere
+    said = (
+        f"Regions are boxes that were named in papers on such archives (bounds under the pointer); {chosen:,} selected "
+    )
+    said += f"and {whole:,} of all rows are in none of them."
+    without = ", ".join(empty)
+    return f"<p class='hint elsewhere'>{said}{f' No row is in {without}.' if without else ''}</p>"
 
 
 def _ratio(line: Any) -> str:
