@@ -383,8 +383,19 @@ def test_downloads_hold_the_selected_rows_and_the_gallery(page, archive):
         assert found["filename"].dtype != "category" and (pd.to_datetime(found["datetime"]) == wanted["datetime"]).all()
     with page.page.expect_download() as waiting:
         page.page.locator("#get_png").click()
+    from nenya.portal.downloads import coloured
+
+    gallery = page.session.gallery
+    span = (gallery.mapper.low, gallery.mapper.high)
     with Image.open(waiting.value.path()) as image:
-        assert image.size[0] == 2 * (SIDE + 2) * page.session.gallery.columns
+        wide, tall = 2 * (SIDE + 2) * gallery.columns, 2 * (SIDE + 2) * gallery.rows
+        assert image.size[0] > wide + 50 and image.size[1] > tall + 16  # a bar beside it, a caption below
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    with Image.open(io.BytesIO(coloured(page.session.gallery_picture, span))) as plain:
+        wanted = np.asarray(plain)
+    known = wanted[..., 3] > 0
+    assert known.mean() > 0.5 and np.abs(pixels[:tall, :wide] - wanted[..., :3])[known].max() <= 12
+    assert (pixels[:tall, wide:].min(axis=2) < 200).any() and (pixels[tall:].min(axis=2) < 100).any()
     page.page.locator("#tab_gallery").click()
 
 
@@ -584,7 +595,22 @@ def test_the_exported_page_selects_without_a_server(browser, archive, tmp_path):
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.goto(place.as_uri())
     page.get_by_text("cutouts of the sample").wait_for()
-    assert page.locator("img").count() == 3
+
+    def shown():
+        """What is coloured, how many corners the outline in the UMAP has, whether a range of months is drawn."""
+        return page.evaluate(
+            """() => {
+                const [document] = Bokeh.documents, plot = (name) => document.get_model_by_name(name);
+                const front = (name) => plot(name).renderers.filter((r) => r.data_source.data.count)[0].visible;
+                const outline = plot("umap").renderers.map((r) => r.data_source.data.xs).filter((xs) => xs)[0];
+                const range = plot("hist_month").center.filter((a) => a.type === "BoxAnnotation")[0];
+                return {umap: front("umap"), map: front("map"), outline: outline.length ? outline[0].length : 0,
+                    range: range.visible};
+            }"""
+        )
+
+    assert page.locator("img").count() == 3 and page.get_by_text("do not follow the selection").count() == 1
+    assert shown() == {"umap": True, "map": True, "outline": 0, "range": False}
     find = Page.__new__(Page)
     find.page = page
     for name, start, end in (("umap", (-3, -3), (4, 5)), ("hist_month", (2.6, 0.02), (8.4, 0.03))):
@@ -595,6 +621,12 @@ def test_the_exported_page_selects_without_a_server(browser, archive, tmp_path):
         page.mouse.move(x1, y1, steps=4)
         page.mouse.up()
         page.get_by_text(f"filters: umap{', month' if name != 'umap' else ''}").wait_for()
+    assert shown() == {"umap": False, "map": False, "outline": 4, "range": True}
+    labels = "Bokeh.documents[0].get_model_by_name('hist_month').below.map((axis) => axis.axis_label)"
+    tallest = np.bincount(archive.columns.values("month")[rows_mask(archive, "umap", (-3, 4), (-3, 5))].astype(int))[
+        3:9
+    ]
+    assert page.evaluate(labels) == [f"month; bars up to {100 * tallest.max() / tallest.sum():.0f} %"]
     text = page.get_by_text("cutouts of the sample").inner_text()
     month = archive.columns.values("month")
     inside = rows_mask(archive, "umap", (-3, 4), (-3, 5)) & (month >= 3) & (month <= 8)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import socket
 import threading
 
 import numpy as np
@@ -74,6 +75,16 @@ async def connect(port, page, origin, **headers):
     headers = {"Origin": origin, **headers}
     request = HTTPRequest(f"ws://127.0.0.1:{port}/ws", headers=headers, request_timeout=20)
     return await websocket_connect(request, subprotocols=["bokeh", token])
+
+
+def test_the_address_that_is_said_is_one_that_others_reach():
+    from nenya.portal.command import reached_by
+
+    for every in ("0.0.0.0", "::"):
+        host = reached_by(every)
+        assert host.strip("[]") not in ("0.0.0.0", "::", "")
+        assert socket.getaddrinfo(host.strip("[]"), 5006)
+    assert reached_by("portal.example.org") == "portal.example.org" and reached_by("2001:db8::7") == "[2001:db8::7]"
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "192.0.2.7", "::", "example.org"])  # nothing listens

@@ -188,6 +188,25 @@ def test_a_partition_can_be_left_out_and_a_failure_leaves_the_old_file(tmp_path,
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        [],
+        ["model.width=8", "model.latent=encoder"],
+        ["model=v5", "preprocess.image=none", "model.weights=a b.pth"],
+        ["model.name=mine", "model.feat_dim=32"],
+    ],
+)
+def test_the_demonstration_says_the_arguments_of_its_network(args):
+    from nenya.cli import compose
+    from nenya.demo import model_arguments
+
+    options = compose("demo", args)
+    again = compose("portal", ["table=a.parquet", *model_arguments(options)])
+    assert (again.model, again.preprocess) == (options.model, options.preprocess)
+    assert model_arguments(compose("demo", [])) == ["model=demo"]
+
+
 def test_the_partitions_of_the_demonstration_come_from_different_realisations(tmp_path, monkeypatch):
     monkeypatch.setattr("nenya.data.synthetic.MIN_GRID", 64)
     first, second = tmp_path / "a.h5", tmp_path / "b.h5"

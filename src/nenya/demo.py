@@ -2,11 +2,13 @@
 
 import dataclasses
 import logging
+import shlex
 from pathlib import Path
 
 import h5py
 
 from nenya import latents_extraction, train
+from nenya.configs import config_dir, read_group
 from nenya.data.files import local_path
 from nenya.data.ocean import OceanOptions
 from nenya.embed import Fit, embed_table, projector_place
@@ -14,7 +16,7 @@ from nenya.errors import OptionError
 from nenya.generate import write_ocean
 from nenya.io import read_table
 from nenya.latents import Latents
-from nenya.options import ExtractOptions, Options, TrainOptions
+from nenya.options import ExtractOptions, Options, TrainOptions, to_dict
 from nenya.pca import fit_pca
 from nenya.plotting import gallery, learning_curve
 from nenya.runtime import check_room
@@ -62,7 +64,7 @@ def run(options: TrainOptions) -> int:
         "\nLook at\n  %s   the cutouts, laid out by what the network made of them\n"
         "  %s   the loss, epoch by epoch\n  %s   the latents: one row a cutout\n"
         "See them in a browser (UMAP, map, gallery, similar cutouts):\n"
-        "  python scripts/portal.py table=%s latents=%s images=%s model=%s ckpt=%s projector=%s\n"
+        "  python scripts/portal.py table=%s latents=%s images=%s %s ckpt=%s projector=%s\n"
         "Then try your own cutouts:\n"
         "  python scripts/train.py   model=v5 data=/path/to/cutouts_preproc.h5\n"
         "  python scripts/extract.py model=v5 data=/path/to/cutouts_preproc.h5 ckpt=/path/to/weights",
@@ -72,11 +74,28 @@ def run(options: TrainOptions) -> int:
         table,
         latents,
         cutouts,
-        options.model.name,
+        " ".join(shlex.quote(argument) for argument in model_arguments(options)),
         weights,
         projector_place(table),
     )
     return 0
+
+
+def model_arguments(options: Options) -> list[str]:
+    """Return the arguments that give another command the same network and preprocessing."""
+    known = [path.stem for path in (config_dir() / "model").glob("*.yaml")]
+    name = options.model.name if options.model.name in known else "custom"
+    stated = read_group("model", name)
+    found = [f"model={name}"]
+    for section in ("model", "preprocess"):
+        own = getattr(options, section)
+        usual = {**to_dict(type(own)()), **stated.get(section, {})}
+        found += [
+            f"{section}.{key}={'null' if value is None else value}"
+            for key, value in to_dict(own).items()
+            if value != usual[key]
+        ]
+    return found
 
 
 def draw(cutouts: Path, latents: Path, run_folder: Path, folder: Path) -> None:

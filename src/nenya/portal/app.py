@@ -110,6 +110,7 @@ def make_page(
         document.add_next_tick_callback(function)
 
     session = Session(archive, pools, call, theme, view)
+    session.name = name
     page = _Page((Path(__file__).parent / "page.html").read_text())
     page.unwanted = _unwanted(session)
     _add_texts(page, session)

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -91,6 +92,19 @@ def _folder(options: PortalOptions) -> tuple["Callable[[], Archive]", str]:
     return opened, f"{Path(place).name} {first.name}"
 
 
+def reached_by(address: str) -> str:
+    """Return how other machines reach a server that listens on an address; `0.0.0.0` and `::` stand for all."""
+    if address in ("0.0.0.0", "::"):  # what a user gave
+        family, far = (socket.AF_INET, "192.0.2.1") if address != "::" else (socket.AF_INET6, "2001:db8::1")
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:  # says by which way it would go; nothing is sent
+                probe.connect((far, 9))
+                address = probe.getsockname()[0]
+        except OSError:  # no network: its name is all there is
+            address = socket.gethostname()
+    return f"[{address}]" if ":" in address else address
+
+
 def _serve(options: PortalOptions, opened: "Callable[[], Archive]", name: str) -> int:
     from nenya.portal.encoder import Encoder
     from nenya.portal.guard import LOCAL
@@ -113,11 +127,15 @@ def _serve(options: PortalOptions, opened: "Callable[[], Archive]", name: str) -
     server = make_server(portal, options.address, options.port, origins)
     server.start()
     gc.freeze()  # what is there now stays: it need not be looked through again for each page that opens
-    host = "127.0.0.1" if local else options.address
+    host = "127.0.0.1" if local else reached_by(options.address)
     login = f"login?token={token}" if token else ""
     log.info(
         "%s rows: open http://%s:%d/%s   (Ctrl-C ends it)", f"{portal.archive.columns.rows:,}", host, server.port, login
     )
+    if not local:
+        log.info(
+            "others need the whole address, with its token; nothing is encrypted: use it in networks that you trust"
+        )
     try:
         server.io_loop.start()
     finally:

@@ -1,6 +1,7 @@
 """Files of a session's selection, made piece by piece."""
 
 import io
+import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -8,8 +9,10 @@ import numpy as np
 
 from nenya.portal.session import Session
 from nenya.portal.theme import ANOMALY
+from nenya.portal.words import filter_text
 
 _ROWS = 100_000  # a piece
+_DPI = 100
 
 
 Tick = Callable[[float], None]
@@ -131,11 +134,44 @@ def coloured(picture: np.ndarray[Any, Any], span: tuple[float, float], zoom: int
 
 
 def gallery_png(session: Session, tick: Tick) -> Iterator[bytes]:
-    """Yield the gallery as it is shown."""
+    """Yield the gallery as it is shown, with its colour bar, and what it is a gallery of."""
     tick(0.0)
-    if session.gallery_picture is not None:
-        mapper = session.gallery.mapper
-        yield coloured(session.gallery_picture, (float(mapper.low), float(mapper.high)))
+    if session.gallery_picture is None:
+        return
+    mapper, view, rows = session.gallery.mapper, session.selection.view, session.archive.columns.rows
+    own = view.scale == "own"
+    filters = "; ".join(filter_text(item) for item in view.filters) or "no filter"
+    order = f"{session.order}{', high first' if session.descending else ''}"
+    caption = [f"{session.name}: {len(session.ordered):,} of {rows:,} cutouts ({filters})", f"order: {order}"]
+    if own:
+        caption.append("each cutout in colours of its own, from its 1st to its 99th percentile")
+    span = None if own else (float(mapper.low), float(mapper.high))
+    yield _with_legend(session.gallery_picture, span, caption)
+
+
+def _with_legend(picture: np.ndarray[Any, Any], span: tuple[float, float] | None, caption: list[str]) -> bytes:
+    """Return a sheet as a PNG, two pixels for each of its own, with a caption and, where colours have a span, a bar."""
+    from matplotlib.colors import ListedColormap
+    from matplotlib.figure import Figure
+
+    tall, wide = (2 * n for n in picture.shape)
+    lines = [line for text in caption for line in textwrap.wrap(text, max(20, wide // 7))]
+    bar, foot = (90 if span else 0), 10 + 16 * len(lines)
+    figure = Figure(figsize=((wide + bar) / _DPI, (tall + foot) / _DPI), dpi=_DPI)
+    low = foot / (tall + foot)
+    axes = figure.add_axes((0, low, wide / (wide + bar), tall / (tall + foot)))
+    limits = span or (0.0, 1.0)
+    shown = axes.imshow(
+        picture, cmap=ListedColormap(ANOMALY), vmin=limits[0], vmax=limits[1], interpolation="nearest", aspect="auto"
+    )
+    axes.set_axis_off()
+    if span:
+        beside = figure.add_axes(((wide + 10) / (wide + bar), low + 0.02, 14 / (wide + bar), (1 - low) * 0.94))
+        figure.colorbar(shown, cax=beside, label="SSTa (K)")
+    figure.text(6 / (wide + bar), 6 / (tall + foot), "\n".join(lines), fontsize=8, va="bottom", linespacing=1.4)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DPI)
+    return buffer.getvalue()
 
 
 KINDS: dict[str, Callable[[Session, Tick], Iterator[bytes]]] = {

@@ -18,6 +18,7 @@ from nenya.analysis_options import PortalOptions
 from nenya.errors import OutputError
 from nenya.portal import pictures
 from nenya.portal.archive import Archive
+from nenya.portal.columns import title_of
 from nenya.portal.downloads import coloured
 from nenya.portal.state import PLANES
 from nenya.portal.theme import Theme
@@ -61,6 +62,18 @@ for (let i = 0; i < count; i++) {
 }
 const none = Object.keys(filters).length === 0;
 source.selected.indices = none ? [] : chosen;
+for (const [view, [front, outline]] of Object.entries(shown)) {
+  front.visible = none;  // the grey density behind it stays
+  const g = filters[view];
+  if (g === undefined) outline.data = {xs: [], ys: []};
+  else if (g.type === "rect") outline.data = {xs: [[g.x0, g.x1, g.x1, g.x0]], ys: [[g.y0, g.y0, g.y1, g.y1]]};
+  else outline.data = {xs: [Array.from(g.x)], ys: [Array.from(g.y)]};
+}
+for (const [column, range] of Object.entries(ranges)) {
+  const g = filters[column];
+  if (g !== undefined) range.setv({left: Math.min(g.x0, g.x1), right: Math.max(g.x0, g.x1)});
+  range.visible = g !== undefined;
+}
 for (const [column, bars] of Object.entries(charts)) {
   const left = bars.data.left, right = bars.data.right, n = left.length, sums = new Array(n).fill(0);
   const low = left[0], width = right[0] - left[0];
@@ -70,9 +83,12 @@ for (const [column, bars] of Object.entries(charts)) {
   }
   const total = Math.max(1, sums.reduce((a, b) => a + b, 0));
   bars.data = Object.assign({}, bars.data, {chosen: sums.map((s) => s / total)});
+  const tallest = 100 * Math.max(...bars.data.chosen, ...bars.data.whole);
+  const share = tallest < 10 ? tallest.toPrecision(2) : tallest.toFixed(0);
+  axes[column].axis_label = `${titles[column]}; bars up to ${share} %`;
 }
 said.text = "<b>" + chosen.length + "</b> of " + count + " cutouts of the sample" +
-  (none ? "" : "; filters: " + Object.keys(filters).join(", "));
+  (none ? "" : " selected (red); filters: " + Object.keys(filters).join(", "));
 """
 
 
@@ -155,8 +171,12 @@ def _layout(archive: Archive, name: str, options: PortalOptions, sheets: list[tu
     source = ColumnDataSource({"index": some, **{column: columns.values(column)[some] for column in wanted}})
     store, said = Div(visible=False, tags=[{}]), Div(text=f"<b>{len(some)}</b> of {len(some)} cutouts of the sample")
     charts = {column: Histogram(columns.binned(column), theme) for column in names}
-    figures = [_plane(archive, view, axes, source, theme) for view, axes in planes.items()]
+    views = {view: _plane(archive, view, axes, source, theme) for view, axes in planes.items()}
+    figures = [plane.plot for plane in views.values()]
     shared = {
+        "shown": {n: [plane.shown, plane.outline] for n, plane in views.items()},
+        "ranges": {n: c.range for n, c in charts.items()},
+        "axes": {n: c.plot.xaxis[0] for n, c in charts.items()}, "titles": {n: title_of(n) for n in charts},
         "source": source, "store": store, "said": said,
         "charts": {n: c.source for n, c in charts.items()}, "planes": {n: list(axes) for n, axes in planes.items()},
     }  # fmt: skip
@@ -169,6 +189,9 @@ def _layout(archive: Archive, name: str, options: PortalOptions, sheets: list[tu
         f"{len(some):,} of them. Drag a box in the UMAP, on the map or over a histogram: all intersect."
     )
     pages = [
+        Div(text="<p>The sheets below were drawn once, of all cutouts: they do not follow the selection.</p>"),
+    ][: len(sheets)]
+    pages += [
         Div(text=f"<h3>{title}</h3><img src='{file}' alt='{title}' style='max-width:100%'>") for file, title in sheets
     ]
     for chart in charts.values():
@@ -178,20 +201,20 @@ def _layout(archive: Archive, name: str, options: PortalOptions, sheets: list[tu
     return column(head, row(reset, said), store, row(*figures), *rows, *pages, name="portal")
 
 
-def _plane(archive: Archive, name: str, axes: tuple[str, str], source: ColumnDataSource, theme: Theme) -> Any:
+def _plane(archive: Archive, name: str, axes: tuple[str, str], source: ColumnDataSource, theme: Theme) -> Plane:
     x, y = (archive.columns.values(axis) for axis in axes)
     home = (-180.0, 180.0, -85.0, 85.0) if name == "map" else pictures.extent_of(x, y)
     plane = Plane(name, home, theme)
     around = 360.0 if name == "map" else None
     whole = pictures.raster(x, y, home, cells_for(archive.columns.rows, name), around=around)
-    plane.show(None, whole, home, "")
+    plane.show(whole, whole, home, "")
     plane.plot.update(width=600, height=430, sizing_mode=None)
     plane.plot.scatter(
-        axes[0], axes[1], source=source, size=3, line_color=None, fill_color=theme.mark, fill_alpha=0.0,
+        axes[0], axes[1], source=source, size=5, line_color=None, fill_color=theme.mark, fill_alpha=0.0,
         selection_fill_alpha=0.9, nonselection_fill_alpha=0.0, name="sample",
     )  # fmt: skip
-    plane.plot.title.text = f"{'Map' if name == 'map' else 'UMAP'}: cutouts in each cell; dots are selected ones"
-    return plane.plot
+    plane.plot.title.text = f"{'Map' if name == 'map' else 'UMAP'}: cutouts in each cell; red: selected ones"
+    return plane
 
 
 def _escaped(text: str) -> str:

@@ -51,6 +51,7 @@ class Screen:
         view: at first.
 
     Attributes:
+        name: of the table.
         key: a secret name, by which downloads and uploads find this session.
         selection: what is selected.
         shown: the filters that the page shows the rows of; others while a selection goes on.
@@ -68,6 +69,7 @@ class Screen:
         view: View | None = None,
     ) -> None:
         self.archive, self.theme, self.key = archive, theme, secrets.token_urlsafe(18)
+        self.name = ""
         self.selection = Selection(view or View())
         self.jobs = Jobs(pools, call, self._say)
         columns = archive.columns

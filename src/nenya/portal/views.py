@@ -93,8 +93,10 @@ class Plane:
         if is_map:
             self._draw_land()
         add_glyph(plot, self.back, ImageGlyph(color_mapper=self.grey), level="underlay")
-        shown = add_glyph(plot, self.front, ImageGlyph(color_mapper=self.colours))
-        self.hover = HoverTool(renderers=[shown], tooltips="cutouts here: @count", attachment="right", visible=False)
+        self.shown = add_glyph(plot, self.front, ImageGlyph(color_mapper=self.colours))
+        self.hover = HoverTool(
+            renderers=[self.shown], tooltips="cutouts here: @count", attachment="right", visible=False
+        )
         plot.add_tools(self.hover)
         self.bar = bar_of(self.colours, theme, "cutouts")
         self.bar.update(ticker=_powers(), major_label_overrides=_POWERS)
