@@ -43,7 +43,7 @@ table { border-collapse: collapse; } th { text-align: left; font-weight: 500; co
 button { font: inherit; color: var(--ink); background: var(--paper); border: 1px solid var(--line); border-radius: 5px;
   padding: 1px 8px; cursor: pointer; }
 .chip { border-radius: 12px; margin-right: 5px; border-color: var(--mark); } .chip b { color: var(--mark); }
-.title { font-size: 13px; } .title + .hint { font-weight: normal; } .start b { color: var(--accent); } .news { color: var(--mark); } .hint { color: var(--quiet); } p { margin: 2px 0; } meter { width: 60px; } b { font-weight: 600; }
+.title { font-size: 13px; } .title + .hint { font-weight: normal; margin-left: 4px; } .start b { color: var(--accent); } .news { color: var(--mark); } .hint { color: var(--quiet); } p { margin: 2px 0; } meter { width: 60px; } b { font-weight: 600; }
 """  # noqa: E501  # a style sheet
 _ADDRESS = """
 const address = new URL(window.location.href);
