@@ -186,7 +186,8 @@ def _layout(archive: Archive, name: str, options: PortalOptions, sheets: list[tu
     reset.js_on_event("button_click", CustomJS(args={**shared, "name": ""}, code=_APPLY))
     head = Div(
         text=f"<h2 style='margin:0'>Nenya: {_escaped(name)}</h2>{columns.rows:,} cutouts; the selection works on "
-        f"{len(some):,} of them. Drag a box (or a lasso: second tool) in the UMAP or on the map, or a range over a histogram: all intersect."
+        f"{len(some):,} of them. Drag a box (or a lasso: second tool) in the UMAP or on the map, or a range over a "
+        f"histogram: all intersect."
     )
     pages = [
         Div(text="<p>The sheets below were drawn once, of all cutouts: they do not follow the selection.</p>"),
