@@ -335,6 +335,7 @@ def test_options(refused, command, override):
 
 def test_options_of_the_other_command(refused):
     refused("train", ["ckpt=x.pth"], "unknown option ckpt")
+    refused("update", ["given=[seed]"], "unknown option given", "possible: archive, at")
     refused("extract", ["init_from=x.pth"], "unknown option init_from")
     refused("train", ["--multirun"], "--multirun is for extract")
 

@@ -2,7 +2,11 @@
 
 import io
 import os
+import re
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -235,9 +239,9 @@ def test_a_page_goes_on_with_its_files_when_they_are_replaced_and_says_so(browse
         shown(41)
         shown(290)
         assert page.selected == 300
-        page.page.locator("[data-reload]").click()
+        page.page.locator("#news [data-reload]").click()
         page.until(lambda: page.page.locator("#count[data-selected='250']").count() == 1)
-        assert page.page.locator("[data-reload]").count() == 0
+        assert page.page.locator("#news [data-reload]").count() == 0
         (tmp_path / "bad.parquet").write_bytes(b"PAR1 damaged")
         os.replace(tmp_path / "bad.parquet", files[0])
         page.page.get_by_text("cannot be opened (the server's log says why)").wait_for(timeout=20_000)
@@ -245,8 +249,27 @@ def test_a_page_goes_on_with_its_files_when_they_are_replaced_and_says_so(browse
         assert "this page still shows the earlier ones" in news and str(tmp_path) not in news
         assert len(portal.archive.latents) == 250
         replace(write_archive(tmp_path / "new", rows=(100, 20), seed=10))
-        page.page.locator("[data-reload]").click(timeout=20_000)
+        page.page.locator("#news [data-reload]").click(timeout=20_000)
         page.until(lambda: page.page.locator("#count[data-selected='120']").count() == 1)
         page.check_quiet()
     finally:
         end()
+
+
+def test_a_page_says_that_its_server_is_gone(browser, tmp_path):
+    table, latents, _ = write_archive(tmp_path)
+    args = [f"table={table}", f"latents={latents}", "port=0"]
+    script = Path(__file__).resolve().parents[1] / "scripts" / "portal.py"
+    with subprocess.Popen([sys.executable, script, *args], stderr=subprocess.PIPE, text=True) as process:
+        try:
+            address = next(found[0] for line in process.stderr if (found := re.search(r"http://\S+", line)))
+            page = browser.new_page()
+            page.goto(address)
+            page.locator("#count").wait_for(timeout=60_000)
+            page.wait_for_function("Bokeh.documents.length > 0 && Bokeh.documents[0].is_idle")
+            assert not page.locator("#lost").is_visible()
+        finally:
+            process.kill()
+    page.locator("#lost").wait_for()
+    assert "connection to the portal is lost" in page.locator("#lost").inner_text()
+    page.close()

@@ -397,6 +397,8 @@ def test_the_command_writes_the_published_sets_as_they_are_drawn(nenya_cli, tmp_
 
 def test_without_a_gpu_an_ocean_on_one_is_refused(nenya_cli, monkeypatch, tmp_path):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    code, said = nenya_cli("generate", ["out=o.txt"])
+    assert code == 2 and "out=o.txt: wanted is a folder, or a file .h5" in said
     code, said = nenya_cli("generate", ["device=cuda", "out=o"])
     assert code == 2 and "no GPU here" in said
     assert not list((tmp_path / "o").glob("*"))

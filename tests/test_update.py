@@ -271,6 +271,18 @@ def test_the_same_cutouts_under_another_name_are_left_out(copy, update, files, t
     assert Path("archive/archive.json").read_bytes() == before
 
 
+def test_columns_that_only_later_tables_have_are_said_once(copy, update, tmp_path):
+    (tmp_path / "new").mkdir()
+    for seed, name in ((7, "d"), (8, "e")):
+        write_cutouts(
+            tmp_path / "new" / f"{name}_preproc.h5", train=red_noise(12, seed=seed), valid=red_noise(6, seed=9)
+        )
+        table_of(f"{name}_preproc.h5", seed).assign(depth=1.5).to_parquet(f"new/{name}_preproc.parquet")
+    code, said = update("new=new")
+    assert code == 0 and said.count("searches cannot ask for depth") == said.count("cannot ask for") == 1, said
+    assert open_version("archive").table()["depth"].notna().sum() == 36
+
+
 def test_granules_go_through_the_recipe(update, tmp_path):
     (tmp_path / "new").mkdir()
     recipe = ["sensor=grid", "field_size=32", "clear_threshold=100", "valid_fraction=0.5"]

@@ -85,6 +85,7 @@ _FREE_IN_A_RESUME = (
     *("loader.num_workers", "loader.cache_dir", "loader.memory_limit_gb", "loader.on_device"),
     *("data", "resume", "traceback"),
 )
+_NOT_FOR_USERS = ("given", "archive_dir")  # archive= is what they call it
 _PIPE = 141  # as a shell says of a command that SIGPIPE ends
 GROUPS = ("model", "trainer", "logger", "sensor")
 HYDRA_FLAGS = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--package", "-p")
@@ -376,7 +377,8 @@ def _annotation(options_type: type[Options], key: str) -> Any:
         prefix = "".join(p + "." for p in parts[:i])
         if part not in known and not prefix:
             _point_to_section(options_type, part)
-        check_keys({part: None}, list(known), prefix)
+        if part not in known or part == "given":
+            check_keys({part: None}, [name for name in known if name not in _NOT_FOR_USERS], prefix)
         kind = known[part]
     if is_dataclass(kind):
         raise OptionError(f"{key} is a section: set one of its keys, such as {key}.{fields(kind)[0].name}=...")

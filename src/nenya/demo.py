@@ -60,23 +60,20 @@ def run(options: TrainOptions) -> int:
     embed_table(Latents([latents]), given, table, Fit(seed=options.seed), projector_place(table), clobber=True)
     log.info("5 of 5: draw the learning curve and the gallery")
     draw(cutouts, latents, run_folder, folder)
+    shown = [f"table={table}", f"latents={latents}", f"images={cutouts}", *model_arguments(options)]
+    shown += [f"ckpt={weights}", f"projector={projector_place(table)}"]
     log.info(
         "\nLook at\n  %s   the cutouts, laid out by what the network made of them\n"
         "  %s   the loss, epoch by epoch\n  %s   the latents: one row a cutout\n"
         "See them in a browser (UMAP, map, gallery, similar cutouts):\n"
-        "  python scripts/portal.py table=%s latents=%s images=%s %s ckpt=%s projector=%s\n"
+        "  python scripts/portal.py %s\n"
         "Then try your own cutouts:\n"
         "  python scripts/train.py   model=v5 data=/path/to/cutouts_preproc.h5\n"
         "  python scripts/extract.py model=v5 data=/path/to/cutouts_preproc.h5 ckpt=/path/to/weights",
         folder / "gallery.png",
         folder / "learning_curve.png",
         latents,
-        table,
-        latents,
-        cutouts,
-        " ".join(shlex.quote(argument) for argument in model_arguments(options)),
-        weights,
-        projector_place(table),
+        " ".join(shlex.quote(argument) for argument in shown),
     )
     return 0
 

@@ -62,10 +62,16 @@ def run(options: GenerateOptions) -> int:
 
 
 def output_place(options: GenerateOptions) -> Path:
-    """Return the file that is written: `out`, or `<kind>_<size>x<size>_preproc.h5` in that folder."""
+    """Return the file that is written: `out`, or `<kind>_<size>x<size>_preproc.h5` in that folder.
+
+    Raises:
+        OptionError: `out` is a file of another kind.
+    """
     out = local_path(options.out or _FOLDER)
     if out.suffix in (".h5", ".hdf5"):
         return out
+    if out.suffix and not out.is_dir():
+        raise OptionError(f"out={out}: wanted is a folder, or a file .h5")
     return out / f"{options.kind}_{options.size}x{options.size}_preproc.h5"
 
 

@@ -109,6 +109,8 @@ def make_page(
             return
         document.add_next_tick_callback(function)
 
+    for event, name_on_page in (("connection_lost", "lost"), ("client_reconnected", "back")):
+        document.js_on_event(event, CustomJS(code=f"window.dispatchEvent(new Event('nenya:{name_on_page}'))"))
     session = Session(archive, pools, call, theme, view)
     session.name = name
     page = _Page((Path(__file__).parent / "page.html").read_text())

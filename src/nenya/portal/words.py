@@ -98,14 +98,14 @@ def _title(name: str) -> str:
 def upload_facts(upload: Upload) -> str:
     """Return the table of facts of an image that a user brought."""
     values, side = upload.image.astype(np.float64), len(upload.image)
-    lines = [("file", upload.name), ("of the file", upload.source), ("size", _size(side))]
+    lines = [("file", upload.name), ("of the file", upload.source), ("size (pixels)", f"{side} x {side}")]
     if upload.side != side:
-        lines.append(("averaged down from", _size(upload.side)))
+        lines.append(("averaged from", f"{upload.side} x {upload.side}"))
     lines.append((heading_of("DT"), f"{central_dt(values, side):.4g}"))
     if side >= DT40_SIDE:
         lines.append((heading_of("DT40"), f"{central_dt(values, DT40_SIDE):.4g}"))
     for name, value in (("lowest", values.min()), ("mean", values.mean()), ("highest", values.max())):
-        lines.append((f"{name} (K or °C)", f"{value:.5g}"))
+        lines.append((f"{name} (K, °C)", f"{value:.5g}"))
     if upload.place is not None:
         lines += [(title_of(name), f"{value:.4g}") for name, value in zip(("US0", "US1"), upload.place, strict=True)]
     cells = "".join(f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in lines if text)

@@ -172,6 +172,7 @@ class Update:
         self.arrivals = Arrivals()
         self.empty: list[list[Any]] = []
         self.added = 0
+        self.unsearched: set[str] = set()  # columns that were said to be left out of the index
 
     def run(self, new: tuple[list[Path | str], list[Path | str]] | None) -> int:
         """Add what is new; returns how many files failed."""
@@ -355,11 +356,12 @@ class Update:
             names.append(f"{CUTOUTS}/{made.cutouts.name}")
         self._note(arrival.uid, names)
         left_out_of_index = index.add(Latents([made.latents]), read_table(table))
-        if left_out_of_index:
+        if news := [name for name in left_out_of_index if name not in self.unsearched]:
             log.warning(
                 "%s: searches cannot ask for %s: the index has the columns of its first table",
-                arrival.place, ", ".join(left_out_of_index),
+                arrival.place, ", ".join(news),
             )  # fmt: skip
+            self.unsearched.update(news)
         return Added(
             stem=arrival.stem,
             sources=arrival.known.sources if arrival.known else [m for m in arrival.marks if m[0] not in made.failed],
