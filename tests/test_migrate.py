@@ -162,6 +162,11 @@ def test_a_pickled_map_is_not_read_and_its_command_is_of_files_that_are_there(fo
     assert words[:2] == ["nenya", "embed"] and options.DT_cut == "DT1"
     found = open_latents(options.data).positions(read_table(options.table))
     assert (found == np.arange(ROWS)).all()
+    assert by_path[f"UMAP/{MAP}_UMAP.pkl"].notes == []
+    (folder / f"UMAP/{MAP}_UMAP.pkl").rename(folder / "UMAP/LLC_UMAP.pkl")
+    other = {finding.path: finding for finding in examine(folder)}["UMAP/LLC_UMAP.pkl"]
+    assert "nothing in their names says that it was a map of" in other.notes[0]
+    (folder / "UMAP/LLC_UMAP.pkl").rename(folder / f"UMAP/{MAP}_UMAP.pkl")
     assert not (tmp_path / "sprung").exists()
     (folder / f"latents/{NAME}_latents.h5").unlink()
     (folder / "latents/another_name.h5").unlink()
@@ -194,6 +199,10 @@ def test_nothing_in_the_folder_changes_and_the_report_is_written(folder, tmp_pat
         assert code == 2 and words in said
     code, said = nenya_cli("migrate", [tmp_path / "nowhere"])
     assert code == 2 and "no such folder" in said
+    code, said = nenya_cli("migrate", [tmp_path / "report.json"])
+    assert code == 2 and "is a file: give the folder that it is in" in said
+    code, said = nenya_cli("migrate", [folder, "out=report.json/x.csv"])
+    assert code == 2 and "nenya migrate: cannot write report.json/x.csv: File exists" in said
 
 
 def test_option_files_of_all_versions_and_checkpoints_of_all_names(shared, goldens, tmp_path, nenya_cli):

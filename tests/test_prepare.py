@@ -341,7 +341,7 @@ def test_granules_without_cutouts_are_counted(days, tmp_path, nenya_cli):
     land.to_netcdf(tmp_path / "land.nc", engine="h5netcdf")
     args = [f"data=[{tmp_path}/times.nc,{tmp_path}/land.nc]", "out=l_preproc.h5", "field_size=16", "workers=1"]
     code, said = nenya_cli("prepare", args)
-    assert code == 0 and "1 of 4 granules have no cutout" in said, said
+    assert code == 0 and "1 of 4 fields have no cutout: smaller than" in said, said
 
 
 def test_cutouts_on_one_side_only_come_with_the_option_that_trains_on_them(days, tmp_path, nenya_cli):

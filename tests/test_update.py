@@ -152,6 +152,8 @@ def test_search_and_portal_take_an_archive(copy, nenya_cli):
     )
     assert code == 0, said
     assert len(pd.read_csv("f.csv")) == 2
+    code, said = nenya_cli("search", ["archive=archive", "data=a.h5", "like=1"])
+    assert code == 2 and "data=a.h5 and archive=archive: give one of them" in said
     code, said = nenya_cli("search", ["archive=archive", "image=i.npy", "k=1"])
     assert code == 2 and "i.npy" in said
     np.save("i.npy", red_noise(12, seed=1)[5])
@@ -167,7 +169,7 @@ def test_search_and_portal_take_an_archive(copy, nenya_cli):
     assert code == 0 and Path("g.png").stat().st_size > 5000, said
     for name in ("statistics", "figures"):
         code, said = nenya_cli(name, ["archive=archive", "table=a.csv", "out=x"])
-        assert code == 2 and "archive=, an archive of nenya update; not both" in said
+        assert code == 2 and "table=a.csv and archive=archive: give one of them" in said
 
     shown = open_version_archive(open_version("archive"))
     assert shown.columns.rows == 54 and (shown.latent_of == np.arange(54)).all()
@@ -225,6 +227,7 @@ def test_a_bad_file_is_said_and_the_others_go_on(update, files, tmp_path):
     assert code == 1
     assert said.count("no table came with it") == 1
     assert "failed: new/a0_preproc.h5: not an HDF5 file" in said
+    assert "map and groups of version demo are learnt, for good, without the 1 that failed" in said
     assert "failed: new/b_preproc.h5: no row of the table has a latent" in said
     assert stems("archive") == ["a_preproc", "c_preproc"]
     assert not any(
@@ -271,6 +274,17 @@ def test_the_same_cutouts_under_another_name_are_left_out(copy, update, files, t
     assert Path("archive/archive.json").read_bytes() == before
 
 
+def test_cutouts_of_another_size_are_refused(copy, update, files, tmp_path):
+    before = everything(copy)
+    write_cutouts(tmp_path / "d_preproc.h5", valid=red_noise(12, side=16))
+    code, said = update("new=d_preproc.h5")
+    assert code == 1 and "cutouts of 16 x 16 pixels, those of version demo have 32 x 32: begin another" in said
+    assert everything(copy) == before
+    shutil.copy(files / "a_preproc.h5", tmp_path / "z_preproc.h5")
+    code, said = update("new=[d_preproc.h5,z_preproc.h5]", begin=True, place="other")
+    assert code == 1 and "those of version demo have 16 x 16" in said and stems("other") == ["d_preproc"]
+
+
 def test_columns_that_only_later_tables_have_are_said_once(copy, update, tmp_path):
     (tmp_path / "new").mkdir()
     for seed, name in ((7, "d"), (8, "e")):
@@ -292,7 +306,8 @@ def test_granules_go_through_the_recipe(update, tmp_path):
     (cloudy * np.nan).assign_coords(cloudy.coords).to_netcdf("new/cloudy.nc", engine="h5netcdf")
     Path("new/torn.nc").write_bytes(Path("new/g0.nc").read_bytes()[:3000])
     code, said = update("new=new/g0.nc", begin=True)
-    assert code == 1 and "sensor= is needed" in said
+    assert code == 2 and "sensor= is needed, once, for granules such as new/g0.nc" in said
+    assert len(said.splitlines()) == 1 and not Path("archive").exists()
     code, said = update("new=new/g0.nc", *recipe, "granules_per_file=2", begin=True)
     assert code == 0, said
     code, said = update("new=new", "granules_per_file=2")
@@ -315,7 +330,7 @@ def test_granules_go_through_the_recipe(update, tmp_path):
 # Model versions
 
 
-@pytest.mark.parametrize("other", ["data=a.h5", "clobber=true", "version=cutouts", "sesnor=modis", "new=null"])
+@pytest.mark.parametrize("other", ["data=a.h5", "clobber=true", "version=cutouts", "sesnor=modis", "new=null", "new="])
 def test_what_is_not_for_archives(update, other):
     code, said = update("new=nowhere_preproc.h5", other, begin=True)
     assert code == 2 and other.split("=")[0] in said and not Path("archive").exists()
@@ -438,7 +453,14 @@ def test_the_second_update_at_once_says_who_holds_it(copy, update, nenya_cli, fi
     with OutputLock(copy / ".work" / "lock", "archive"):
         code, said = update(f"new={files}/a_preproc.h5")
         assert "being updated by process" in nenya_cli("status", ["archive"])[1]
-    assert code == 2 and f"process {os.getpid()}" in said
+        (copy / ".work" / "next" / "one").mkdir(parents=True)
+        held = nenya_cli("status", ["archive"])
+        assert held[0] == 0 and "version next: 1 files in work" in held[1]
+    assert code == 2 and f"process {os.getpid()}" in said and "noticed at once here" in said
+    left = nenya_cli("status", ["archive"])
+    assert left[0] == 1 and "version next: 1 files unfinished; the same nenya update again" in left[1]
+    (copy / ".work" / "next" / "one").rmdir()
+    (copy / ".work" / "next").rmdir()
     assert "being updated" not in nenya_cli("status", ["archive"])[1]
 
 
@@ -579,13 +601,16 @@ def test_status_says_what_is_there_and_what_is_wrong(copy, update, nenya_cli):
     code, said = nenya_cli("status", ["archive"])
     assert code == 1 and "MISSING" in said
     code, said = update()
-    assert (
-        code == 1
-        and f"1 files that archive.json names are missing or damaged, such as demo/latents/{latents.name}" in said
-    )
+    assert code == 1 and f"missing or damaged, though archive.json names them: demo/latents/{latents.name};" in said
     shutil.rmtree(copy / "demo" / "index")
     assert "demo/index" in nenya_cli("status", ["archive"])[1]
     assert nenya_cli("status", ["nowhere"])[0] == 2
+    code, said = nenya_cli("status", ["archive/archive.json"])
+    assert code == 2 and "is a file: give the archive's folder" in said
+    code, said = nenya_cli("status", ["archive", "check=maybe"])
+    assert code == 2 and "check=maybe: wanted is true or false" in said
+    code, said = update("new=nowhere", "version=nosuch")
+    assert code == 2 and "version=nosuch: archive has demo; another one is begun with model= and ckpt=" in said
 
 
 def test_a_folder_with_other_things_is_left_alone(update, files, tmp_path):

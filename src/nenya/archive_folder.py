@@ -356,10 +356,12 @@ def open_chosen(options: Any) -> Opened | None:
         OptionError: Neither is given, or both are.
         InputFileError: There is no archive.
     """
-    if bool(options.table) == bool(options.archive_dir):
+    if options.table and options.archive_dir:
+        raise OptionError(f"table={options.table} and archive={options.archive_dir}: give one of them")
+    if not options.table and not options.archive_dir:
         raise OptionError(
             "table= is needed: the table of the cutouts, .parquet, .csv or .feather; or archive=, an archive of nenya "
-            "update; not both"
+            "update"
         )
     if not options.archive_dir:
         return None

@@ -255,6 +255,8 @@ def first_cause(error: BaseException) -> str:
     if found := re.match(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", lines[0]):
         kinds = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
         return f"{key}={found[1]}: wanted is {kinds.get(found[2], found[2])}"
+    if found := re.match(r"Value '(.*)' is not a valid bool", lines[0]):
+        return f"{key}={found[1]}: wanted is true or false"
     return f"{key}: {lines[0]}" if key else lines[0]
 
 

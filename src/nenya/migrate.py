@@ -82,7 +82,8 @@ def run(options: MigrateOptions) -> int:
         raise OptionError("folder= is needed: a folder of the first nenya, such as folder=/path/to/Nenya")
     folder = local_path(options.folder)
     if not folder.is_dir():
-        raise InputFileError(f"{folder}: no such folder; check the path")
+        what = "is a file: give the folder that it is in" if folder.exists() else "no such folder; check the path"
+        raise InputFileError(f"{folder}: {what}")
     out = local_path(options.out) if options.out else None
     if out is not None:
         _check_report(out, folder, clobber=options.clobber)
@@ -98,7 +99,10 @@ def run(options: MigrateOptions) -> int:
     parts = ", ".join(f"{count} {what}" for count, what in zip(counts, words, strict=True))
     say(f"{len(found)} files: {parts}")
     if out is not None:
-        _write_report(found, out)
+        try:
+            _write_report(found, out)
+        except OSError as error:
+            raise OutputError(f"cannot write {out}: {error.strerror or error}") from error
         log.info("%s", out)
     return 1 if counts[2] else 0
 
@@ -340,10 +344,19 @@ def _map(path: Path, latents: list[Path], tables: list[Path]) -> Finding:
             "embed", f"data={_listed(own, latents)}", f"table={table}", *([f"DT_cut={cut}"] if cut else []),
             f"out={OUT}/Tables/{stem}.parquet", f"umap_savefile={OUT}/UMAP/{stem}_UMAP.h5",
         )  # fmt: skip
-        return Finding("", CONVERT, "a pickled map, which is never read, as pickles run code: fit it again", command)
+        words = {word for name in (*(part.stem for part in Latents(own).parts), table.stem) for word in _words(name)}
+        notes = [f"nothing in their names says that it was a map of {own[0].name}: make sure, before you fit it again"]
+        if words & _words(stem):
+            notes = []
+        what = "a pickled map, which is never read, as pickles run code: fit it again"
+        return Finding("", CONVERT, what, command, notes)
     lacking = "no latents are here" if not latents else "no table here has rows of the latents that are here"
     hint = f"nenya embed data=..._latents.h5 table=... {f'DT_cut={interval} ' if interval else ''}fits it again"
     return Finding("", CANNOT, f"a pickled map, which is never read, as pickles run code; {lacking}: with them, {hint}")
+
+
+def _words(name: str) -> set[str]:
+    return set(re.split(r"[\W_]+", name.lower()))
 
 
 def _latents_of(table: Path, latents: list[Path]) -> list[Path] | None:

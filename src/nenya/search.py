@@ -95,10 +95,14 @@ def open_archive(options: SearchOptions) -> Archive:
         OptionError: None of them is given, or both; or LanceDB is not installed, which an index needs.
         InputFileError: It is not there.
     """
-    if sum(map(bool, (options.index, options.data, options.archive_dir))) != 1:
+    given = {"index": options.index, "data": options.data, "archive": options.archive_dir}
+    given = {name: value for name, value in given.items() if value}
+    if len(given) > 1:
+        raise OptionError(f"{' and '.join(f'{name}={value}' for name, value in given.items())}: give one of them")
+    if not given:
         raise OptionError(
-            "index= or data= is needed, one of them, or archive=: an index of nenya index, latents files, or an "
-            "archive of nenya update"
+            "index= or data= is needed, or archive=: an index of nenya index, latents files, or an archive of nenya "
+            "update"
         )
     if options.archive_dir:
         return open_version(options.archive_dir, options.version, options.loader.cache_dir).index()

@@ -31,8 +31,10 @@ class Status:
 
     @property
     def good(self) -> bool:
-        """Whether all is whole and finished."""
-        return not self.unfinished and not any(v.missing or v.damaged for v in self.versions.values())
+        """Whether all is whole, and finished unless somebody is at it."""
+        return not (self.unfinished and not self.holder) and not any(
+            v.missing or v.damaged for v in self.versions.values()
+        )
 
 
 def run(options: StatusOptions) -> int:
@@ -74,8 +76,10 @@ def status_of(place: str, version: str | None = None, cache_dir: str | None = No
     folder = Folder(place, cache_dir)
     manifest = folder.read()
     unfinished = {name: count for name, count in _unfinished(folder).items() if version in (None, name)}
+    if folder.url is None and folder.root.is_file():
+        raise InputFileError(f"{place} is a file: give the archive's folder")
     if not manifest and not unfinished:
-        raise InputFileError(f"{place}: no archive; nenya update archive={place} new=... makes one")
+        raise InputFileError(f"{place}: no archive; nenya update archive={place} model=... ckpt=... new=... makes one")
     if version is not None and version not in manifest:
         raise OptionError(f"version={version}: {place} has {', '.join(manifest) or 'none yet'}")
     sizes = sizes_of(folder)
@@ -133,7 +137,8 @@ def _say(status: Status) -> None:
             for file in names:
                 say(f"  {what:11s} {file}")
     for name, count in status.unfinished.items():
-        say(f"unfinished: version {name}, {count} files begun; the same nenya update again does the rest")
+        rest = "in work" if status.holder else "unfinished; the same nenya update again does the rest"
+        say(f"version {name}: {count} files {rest}")
     if status.holder:
         say(f"being updated by {status.holder}")
     say("all is whole" if status.good else "not all is whole")

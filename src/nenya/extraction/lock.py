@@ -54,7 +54,7 @@ class OutputLock:
                 raise self._held()
         except OSError as error:
             raise OutputError(
-                f"{self.path.parent}: cannot be written ({error.strerror}); choose another out="
+                f"{self.path.parent}: cannot be written ({error.strerror}); choose another place"
             ) from error
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._thread.start()
@@ -127,7 +127,7 @@ class OutputLock:
         who = f"process {holder.get('pid', '?')} on {holder.get('host', '?')} since {holder.get('since', '?')}"
         return OutputError(
             f"{self.output} is being written by {who} (last sign of life {self._silence():.0f} s ago): wait for it; "
-            f"one that is gone is noticed after {SILENT:.0f} s of silence"
+            f"one that is gone is noticed at once here, on another machine after {SILENT:.0f} s of silence"
         )
 
     def _beat(self) -> None:

@@ -33,10 +33,10 @@ def run(options: PortalOptions) -> int:
     Raises:
         NenyaError: A file cannot be used, an option is not possible, or panel is not installed.
     """
-    if bool(options.table) == bool(options.archive_dir):
-        raise OptionError(
-            "table= is needed, such as table=cutouts.parquet, or archive=, an archive of nenya update; not both"
-        )
+    if options.table and options.archive_dir:
+        raise OptionError(f"table={options.table} and archive={options.archive_dir}: give one of them")
+    if not options.table and not options.archive_dir:
+        raise OptionError("table= is needed, such as table=cutouts.parquet, or archive=, an archive of nenya update")
     if options.latents and options.data:
         raise OptionError("latents= and data= are the same: give one")
     need("portal", "the portal")

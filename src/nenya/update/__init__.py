@@ -17,12 +17,13 @@ from typing import Any
 
 import nenya
 from nenya.analysis_options import UpdateOptions
-from nenya.archive_folder import CUTOUTS, MANIFEST, Added, Entry, Folder, Manifest, Version
+from nenya.archive_folder import CUTOUTS, MANIFEST, Added, Entry, Folder, Manifest, Version, open_entry
+from nenya.data.cutouts import inspect_cutouts
 from nenya.data.files import temporary_copy
 from nenya.data.prepare import NoCutouts
 from nenya.errors import InputFileError, Interrupted, NenyaError, OptionError
 from nenya.extraction.staging import Termination
-from nenya.extraction.weights import load_model, weights_source
+from nenya.extraction.weights import weights_source
 from nenya.extras import need
 from nenya.io import read_table
 from nenya.latents import Latents
@@ -32,8 +33,9 @@ from nenya.storage import atomic_path, sha256_file
 from nenya.update.arrivals import Arrival, Arrivals, arrivals_of, find_new, from_others, same_stem
 from nenya.update.check import broken_files
 from nenya.update.index import STATES, IndexWriter
-from nenya.update.lease import LEASE, Lease
-from nenya.update.settings import check_settings, choose_versions, extract_options, settings_of
+from nenya.update.lease import Lease
+from nenya.update.preflight import check_options, check_place, check_recipe, check_version
+from nenya.update.settings import choose_versions, extract_options, settings_of
 from nenya.update.stages import Stages, describe
 
 log = logging.getLogger(__name__)
@@ -56,35 +58,27 @@ def run(options: UpdateOptions) -> int:
         NenyaError: What concerns all files: options, weights, the archive itself, another update at work.
         Interrupted: A signal came; the same command goes on from there.
     """
-    if not options.archive_dir:
-        raise OptionError("archive= is needed: the archive's folder or s3:// address")
-    if options.clobber or options.debug:
-        raise OptionError("clobber= and debug= are not for archives: another version= begins anew beside what is there")
-    if options.data or options.out:
-        raise OptionError("data= and out= are not for archives: new= names new files, archive= is where all goes")
+    place = check_options(options)
     need("search", "the index of an archive")
-    folder = Folder(options.archive_dir, options.loader.cache_dir)
+    folder = Folder(place, options.loader.cache_dir)
     manifest = folder.read()
     if not options.new and not manifest:
         raise OptionError("new= is needed: granules or cutout files, such as new=/path/to/day/")
     check_place(folder, manifest)
-    if not manifest and not options.ckpt and not options.model.weights:
-        raise OptionError(f"{options.archive_dir}: no archive is there; model= and ckpt= begin one")
     names = choose_versions(options, manifest)
     for name in names:
-        if name in manifest:
-            check_settings(options, name, manifest[name].settings)
-        else:
-            check_weights(options)
+        check_version(options, manifest, name)
     new = find_new(options.new) if options.new else None
+    if new and new[1]:
+        check_recipe(options, [manifest[name] for name in names if name in manifest], len(names), str(new[1][0]))
     with Termination(), Lease(folder), _quiet():
         manifest = folder.read()
         failed = sum(Update(folder, manifest, name, options).run(new) for name in names)
         broken = list(dict.fromkeys(file for name in manifest for file in broken_files(folder, manifest[name])))
     if broken:
         log.error(
-            "%s: %d files that %s names are missing or damaged, such as %s: bring them back from a copy; nenya status "
-            "lists them", folder.place, len(broken), MANIFEST, broken[0],
+            "%s: missing or damaged, though %s names them: %s%s; bring them back from a copy, nenya status lists them",
+            folder.place, MANIFEST, broken[0], f" and {len(broken) - 1} more" if len(broken) > 1 else "",
         )  # fmt: skip
     return 1 if failed or broken else 0
 
@@ -101,41 +95,6 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)
-
-
-def check_place(folder: Folder, manifest: Manifest) -> None:
-    """Check that a folder that is to become an archive has nothing else in it.
-
-    Raises:
-        OptionError: It has.
-    """
-    if manifest or (folder.url is None and (folder.work.is_dir() or not folder.root.exists())):
-        return
-    if folder.url is None:
-        if not folder.root.is_dir():
-            raise OptionError(f"archive={folder.place} is a file: give a new folder")
-        others = [path.name for path in folder.root.iterdir()]
-    else:
-        others = [] if folder.work.is_dir() else [o.url for o in store().find(folder.url + "/") if o.name != LEASE]
-    if others:
-        raise OptionError(
-            f"archive={folder.place} has no {MANIFEST} and other things in it ({others[0]}): give a new place"
-        )
-
-
-def check_weights(options: UpdateOptions) -> None:
-    """Check, before anything is made, that the weights that a version is to begin with are there and are the model's.
-
-    Raises:
-        NenyaError: They are not.
-    """
-    chosen = extract_options(options, settings_of(options))
-    source = weights_source(chosen, options.ckpt)
-    if is_s3(source):
-        return
-    if not Path(source).is_file():
-        raise InputFileError(f"{source}: no such weights; check ckpt=")
-    load_model(chosen, source)
 
 
 @dataclass
@@ -172,6 +131,7 @@ class Update:
         self.arrivals = Arrivals()
         self.empty: list[list[Any]] = []
         self.added = 0
+        self.side = 0  # pixels along each side of a cutout, as far as it is known
         self.unsearched: set[str] = set()  # columns that were said to be left out of the index
 
     def run(self, new: tuple[list[Path | str], list[Path | str]] | None) -> int:
@@ -182,6 +142,7 @@ class Update:
             self.arrivals = from_others(self.manifest, self.name)
         self._sweep()
         if self.arrivals.wanted:
+            log.info("%s, version %s: %d files to add", self.folder.place, self.name, len(self.arrivals.wanted))
             self._add_all()
         elif self.version is not None:
             self._check_weights(self.version)
@@ -213,6 +174,11 @@ class Update:
             ready = [made for arrival in self.arrivals.wanted if (made := self._build(stages, arrival))]
             if not ready:
                 return
+            if left := len(self.arrivals.failed):
+                log.warning(
+                    "map and groups of version %s are learnt, for good, without the %d that failed: to begin with all, "
+                    "mend those and begin a new archive, or another version=", self.name, left,
+                )  # fmt: skip
             latents = {made.arrival.stem: made.latents for made in ready}
             clusters = stages.clusters(latents)  # first, as it is quick and refuses too large a k
             projector = stages.projector(latents)
@@ -288,6 +254,7 @@ class Update:
                     shutil.rmtree(stages.place(arrival), ignore_errors=True)
                     return None
                 arrival = replace(arrival, known=other)
+            self._check_size(cutouts, stages.place(arrival))
             twin = None if arrival.known or arrival.granules else self._twin(cutouts)
             if twin:
                 log.warning("%s: the same cutouts are there as %s: left out", arrival.place, twin)
@@ -310,6 +277,20 @@ class Update:
         alike = [added for added in known if added.cutouts.size == cutouts.stat().st_size]
         digest = sha256_file(cutouts) if alike else ""
         return next((added.stem for added in alike if added.cutouts.sha256 == digest), "")
+
+    def _check_size(self, cutouts: Path, work: Path) -> None:
+        """Check that a file's cutouts have as many pixels as those that the version has, or had before it."""
+        side = next(iter(inspect_cutouts(cutouts).partitions.values())).height
+        if not self.side and self.version is not None:
+            said = open_entry(self.folder, self.name, self.version).said["about"]["provenance"]
+            self.side = int(said.get("image_size", 0))
+        self.side = self.side or side
+        if side != self.side:
+            shutil.rmtree(work, ignore_errors=True)  # there is nothing to go on with
+            raise InputFileError(
+                f"cutouts of {side} x {side} pixels, those of version {self.name} have {self.side} x {self.side}: "
+                "begin another archive for them"
+            )
 
     def _check_name(self, arrival: Arrival) -> None:
         """Check that no other new file has the same name."""

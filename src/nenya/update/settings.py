@@ -95,6 +95,7 @@ def check_settings(options: UpdateOptions, name: str, recorded: Settings) -> Non
         given.add("projector_sha256")
     for key, now, was in pairs:
         if key in given and now != was:
+            key = "sensor" if key == "recipe" else key  # which is how it is given
             raise OptionError(
                 f"{key}={now}: version {name} was begun with {key}={was}, and all of its numbers are of that; leave "
                 "the option out, or begin another version beside it with version="

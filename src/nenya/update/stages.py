@@ -65,8 +65,7 @@ class Stages:
         place = self.place(arrival)
         place.mkdir(parents=True, exist_ok=True)
         if arrival.granules:
-            if self.settings["sensor"] is None:
-                raise OptionError("sensor= is needed, once: the recipe that makes cutouts of granules, such as modis")
+            assert self.settings["sensor"] is not None, "check_recipe lets none through"
             path = place / f"{arrival.stem}.h5"
             made = prepare(
                 prepare_options(

@@ -144,7 +144,10 @@ def prepare(options: PrepareOptions | Mapping[str, Any]) -> Prepared:
         for line in failed.values():
             log.error("skipped: %s", line)
         if empty := len(parts) - table["part"].nunique():
-            log.warning("%d of %d granules have no cutout", empty, len(parts))
+            log.warning(
+                "%d of %d fields have no cutout: smaller than %d pixels, or nowhere %g %% clear",
+                empty, len(parts), options.field_size, options.clear_threshold,
+            )  # fmt: skip
         about = {
             "variable": ", ".join(sorted({o.variable for o in outcomes if o.variable})),
             "sources": json.dumps([_name_of(source) for source in sources]),
