@@ -72,8 +72,15 @@ def links_inside(_app: Any, _page: str, source: list[str]) -> None:
         source[0] = source[0].replace(f"({outside}", f"({inside}")
 
 
+def without_source(app: Any) -> list[Any]:
+    """Leave modules without a source, such as builtins, out of the list of sources, where they are dead links."""
+    app.env._viewcode_modules = {name: found for name, found in app.env._viewcode_modules.items() if found}
+    return []
+
+
 def setup(app: Any) -> None:
     """Connect what is above."""
     app.connect("autodoc-process-docstring", plain_bars)
     app.connect("autodoc-process-signature", short_arrays)
     app.connect("source-read", links_inside)
+    app.connect("html-collect-pages", without_source, priority=100)  # before viewcode's own
