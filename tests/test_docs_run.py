@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from reader import EXAMPLES, ROOT, fill_bucket, prepare_folder, prepare_library, prepare_run
@@ -95,6 +96,9 @@ def test_the_tour_makes_its_pictures_and_the_site_is_built_without_warnings(tmp_
     commands = re.sub(r"<[^>]+>", "", (tmp_path / "html/reference/commands.html").read_text())
     options = [f.name for kind, _, _ in COMMANDS.values() for f in fields(kind) if not is_dataclass(f.type)]
     assert [name for name in (*COMMANDS, *options, "loader.batch_size_valid") if name not in commands] == []
+    for page in (tmp_path / "html").rglob("*.html"):
+        links = re.findall(r'(?:href|src)="([^"#?:]+)["#?]', page.read_text())
+        assert [link for link in links if not (page.parent / unquote(link)).exists()] == [], page
 
 
 def test_the_figure_is_made_in_plain_python(tmp_path):
