@@ -168,7 +168,8 @@ def _with_legend(picture: np.ndarray[Any, Any], span: tuple[float, float] | None
     if span:
         beside = figure.add_axes(((wide + 10) / (wide + bar), low + 0.02, 14 / (wide + bar), (1 - low) * 0.94))
         figure.colorbar(shown, cax=beside, label="SSTa (K)")
-    figure.text(6 / (wide + bar), 6 / (tall + foot), "\n".join(lines), fontsize=8, va="bottom", linespacing=1.4)
+    text = figure.text(6 / (wide + bar), 6 / (tall + foot), "\n".join(lines), fontsize=8, va="bottom", linespacing=1.4)
+    text.set_parse_math(False)  # a name may hold dollars
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI)
     return buffer.getvalue()
