@@ -297,7 +297,7 @@ def test_columns_that_only_later_tables_have_are_said_once(copy, update, tmp_pat
     assert open_version("archive").table()["depth"].notna().sum() == 36
 
 
-def test_granules_go_through_the_recipe(update, tmp_path):
+def test_granules_go_through_the_recipe(update, files, weights, tmp_path):
     (tmp_path / "new").mkdir()
     recipe = ["sensor=grid", "field_size=32", "clear_threshold=100", "valid_fraction=0.5"]
     for day in range(3):
@@ -325,6 +325,12 @@ def test_granules_go_through_the_recipe(update, tmp_path):
     assert Path("archive/archive.json").read_bytes() == before
     code, said = update("new=new", "field_size=64")
     assert code == 2 and "field_size=64" in said and "field_size=32" in said
+    more = [*TINY, f"ckpt={weights}", f"projector={files / 'map.h5'}", "k=3"]
+    assert update("version=two", *more)[0] == 0  # without a recipe of its own: it takes the cutouts of the other
+    code, said = update("new=new", "granules_per_file=2")
+    assert code == 0 and "two: 3 there already" in said, said  # it has not looked at the cloudy one yet
+    code, said = update("new=new", "granules_per_file=2")
+    assert code == 0 and said.count("4 there already") == 2, said
 
 
 # Model versions

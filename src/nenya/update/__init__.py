@@ -70,7 +70,7 @@ def run(options: UpdateOptions) -> int:
         check_version(options, manifest, name)
     new = find_new(options.new) if options.new else None
     if new and new[1]:
-        check_recipe(options, [manifest[name] for name in names if name in manifest], len(names), str(new[1][0]))
+        check_recipe(options, manifest, str(new[1][0]))
     with Termination(), Lease(folder), _quiet():
         manifest = folder.read()
         failed = sum(Update(folder, manifest, name, options).run(new) for name in names)
@@ -202,6 +202,8 @@ class Update:
     def _settings(self) -> tuple[dict[str, Any], Path]:
         """Return the settings and the weights: those that are recorded, or those of a version that begins."""
         wanted = settings_of(self.options)
+        recipes = (version.settings["sensor"] for version in self.manifest.values() if version.settings["sensor"])
+        wanted["sensor"] = wanted["sensor"] or next(recipes, None)  # the cutouts are shared
         if self.version is not None:
             settings = self.version.settings
             settings["sensor"] = settings["sensor"] or wanted["sensor"]

@@ -1,10 +1,9 @@
 """What can be refused before an update makes anything."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from nenya.analysis_options import UpdateOptions
-from nenya.archive_folder import MANIFEST, Folder, Manifest, Version
+from nenya.archive_folder import MANIFEST, Folder, Manifest
 from nenya.errors import InputFileError, OptionError
 from nenya.extraction.weights import load_model, weights_source
 from nenya.s3 import is_s3, store
@@ -66,16 +65,16 @@ def check_version(options: UpdateOptions, manifest: Manifest, name: str) -> None
     check_weights(options)
 
 
-def check_recipe(options: UpdateOptions, versions: Sequence[Version], wanted: int, granule: str) -> None:
-    """Check that there is a recipe for granules, in the options or in all of the versions that are wanted.
+def check_recipe(options: UpdateOptions, manifest: Manifest, granule: str) -> None:
+    """Check that there is a recipe for granules: in the options, or of a version, whose others take it.
 
     Raises:
         OptionError: There is none.
     """
-    known = len(versions) == wanted and all(version.settings["sensor"] for version in versions)
-    if not known and not settings_of(options)["sensor"]:
-        recipe = "the recipe that makes cutouts of them, such as sensor=modis"
-        raise OptionError(f"sensor= is needed, once, for granules such as {granule}: {recipe}")
+    if settings_of(options)["sensor"] or any(version.settings["sensor"] for version in manifest.values()):
+        return
+    recipe = "the recipe that makes cutouts of them, such as sensor=modis"
+    raise OptionError(f"sensor= is needed, once, for granules such as {granule}: {recipe}")
 
 
 def check_weights(options: UpdateOptions) -> None:
