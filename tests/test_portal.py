@@ -124,6 +124,13 @@ def test_the_page_compares_as_the_command_does(archive):
     assert f"{line['ratio']:.2f} <span class='hint'>{line['ratio_low']:.2f} to {line['ratio_high']:.2f}" in text
     assert f"{100 * found.trend.slope:+.3g} ± {100 * found.trend.error:.2g} percentage points a year" in text
     assert "percentage points" not in words.statistics(found, True)  # of all rows there is no trend
+    assert "the table has no dates" in words.statistics(summary.Summary({}, None, (0, 0), []), True)
+    assert "the table has no dates" not in text
+    assert "click a cutout, or a point of the UMAP or the map: the cutouts most like it" in re.sub(
+        "<.*?>", "", words.chips(())
+    )
+    bare = words.chips((), pictures=False, planes=(), latents=False)
+    assert "click a row of the table: it is shown at the upper right" in re.sub("<.*?>", "", bare)
     here, all_of_them = (int(wanted.regions[n].iloc[-2] - places[n].sum()) for n in ("selected", "whole"))
     assert f"{here:,} selected and {all_of_them:,} of all rows are in none of them" in text and all_of_them > 0
     empty, full = places[places["whole"] == 0]["name"], places[places["whole"] > 0]["name"]
@@ -262,6 +269,19 @@ def test_hdf5_netcdf_and_png_are_read(tmp_path):
         del file["train"]
     found = read_image("a.h5", (tmp_path / "a.h5").read_bytes(), "1")
     assert np.array_equal(found.image, FIELD + 1) and found.source == "row 1 of the rows 0 to 1"
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        file["sst"], file["note"] = FIELD, "about"
+        file["elsewhere"] = h5py.ExternalLink("a.h5", "/valid")
+    found = read_image("b.h5", (tmp_path / "b.h5").read_bytes())
+    assert np.array_equal(found.image, FIELD) and found.source == ""
+    with pytest.raises(InputFileError, match="there is no image in it"):
+        read_image("a.npy", saved(np.zeros((0, 24, 24), "f4")))
+    with pytest.raises(InputFileError, match=r"values up to 1e\+30 came"):
+        read_image("a.npy", saved(np.where(FIELD == FIELD.max(), 1e30, FIELD)))
+    picture = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 24, 3)).astype("u1")).save(picture, "PNG")
+    with pytest.raises(InputFileError, match="a picture in colour came"):
+        read_image("a.png", picture.getvalue(), scale=("0", "30"))
     with h5netcdf.File(tmp_path / "a.nc", "w") as file:
         file.dimensions = {"y": 24, "x": 24}
         sst = file.create_variable("sst", ("y", "x"), data=np.round(FIELD * 100).astype("i2"))

@@ -208,6 +208,26 @@ def test_filters_by_number_and_by_name(page, archive):
     page.idle()
     dt = archive.columns.values("DT")
     assert page.selected == ((dt >= 0.5) & (dt <= 1.5)).sum()
+    page.page.fill("#range_high", "")
+    page.page.locator("#range_form button").click()
+    page.idle()
+    assert page.selected == (dt >= 0.5).sum()
+    page.page.fill("#range_low", "3")
+    page.page.fill("#range_high", "1")
+    page.page.locator("#range_form button").click()
+    page.page.get_by_text("the range from 3 to 1 holds nothing").wait_for()
+    assert page.selected == (dt >= 0.5).sum()
+    page.page.select_option("#range_column", "lon")
+    page.page.fill("#range_low", "170")
+    page.page.fill("#range_high", "-100")
+    page.page.locator("#range_form button").click()
+    page.idle()
+    lon = archive.columns.values("lon")
+    assert page.selected == ((dt >= 0.5) & ((lon >= 170) | (lon <= -100))).sum()
+    assert "map: 90°S to 90°N, 170°E to 100°W" in page.chips
+    page.act("reset")
+    page.act('range:["DT", 0.5, 1.5]')
+    page.idle()
     page.page.select_option("#category", "here")
     page.page.locator("#category_form button").click()
     page.idle()
@@ -340,6 +360,14 @@ def test_the_gallery_is_as_wide_with_a_colour_bar_as_without(page):
     page.idle()
     assert page.session.gallery.plot.inner_width == wide
     assert page.session.gallery.notes.data["note"] == []  # an empty text would be a dot in the dark
+
+
+def test_the_words_of_a_tick_box_tick_it(page):
+    for words, name in (("within the filters", "near_filtered"), ("not of the same granule", "near_other_granules")):
+        for wanted in (False, True):
+            page.page.get_by_text(words, exact=True).click()
+            page.until(lambda name=name, wanted=wanted: getattr(page.session, name) is wanted)
+    page.idle()
 
 
 def test_a_histogram_says_how_tall_its_bars_are(page):

@@ -55,6 +55,7 @@ _WIDGET = """
 .bk-input, select { color: var(--ink) !important; background-color: var(--paper) !important;
   border-color: var(--line) !important; font-size: 12px !important; min-height: 24px !important; height: 25px;
   padding: 0 22px 0 6px !important; }
+select { appearance: auto !important; background-image: none !important; }
 label, .bk-slider-title, span { color: var(--ink); font-size: 12px; }
 """
 

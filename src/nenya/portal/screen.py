@@ -335,7 +335,9 @@ class Screen:
         self.show_text(name, text)
 
     def _chips(self) -> str:
-        return words.chips(self.selection.view.filters, self.archive.cutouts is not None)
+        archive = self.archive
+        there = {"pictures": archive.cutouts is not None, "latents": archive.latents is not None}
+        return words.chips(self.selection.view.filters, planes=list(self.planes), **there)
 
     def _say(self, text: str, busy: bool) -> None:
         self._text("status", f"<span data-busy='{int(busy)}'>{escape(text)}</span>")

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from nenya.errors import InputFileError
 from nenya.portal import pictures, words, work
 from nenya.portal.jobs import Ticket
@@ -35,17 +37,26 @@ class Session(Screen):
         self.selection.add(make_range(column, *self.histograms[column].ends(low, high, values)))
         self.refresh()
 
-    def add_range(self, column: str, low: float, high: float) -> None:
-        """Take a range that was typed.
+    def add_range(self, column: str, low: float | None, high: float | None) -> None:
+        """Take a range that was typed; without an end it is open there, and longitudes may go over the dateline.
 
         Raises:
-            InputFileError: A number is missing.
+            InputFileError: Both numbers are missing, or the lowest is above the highest.
         """
         try:
-            self.archive.columns.values(column)
-            self.selection.add(make_range(column, low, high))
+            values = self.archive.columns.values(column)
+            if low is None and high is None:
+                raise ValueError
+            low = float(np.fmin.reduce(values)) if low is None else low
+            high = float(np.fmax.reduce(values)) if high is None else high
+            if low > high and column == "lon":
+                self.selection.add(make_box("map", (low, high + 360.0), (-90.0, 90.0)))
+            elif low > high:
+                raise InputFileError(f"the range from {low:g} to {high:g} holds nothing: from must be below to")
+            else:
+                self.selection.add(make_range(column, low, high))
         except (KeyError, ValueError, TypeError):
-            raise InputFileError("a filter wants a column of numbers, a lowest and a highest value") from None
+            raise InputFileError("a filter wants a column of numbers, and a lowest or a highest value") from None
         self.refresh()
 
     def act(self, text: str) -> None:

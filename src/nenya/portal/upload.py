@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.data.cutouts import inspect_cutouts
+from nenya.data.hdf5 import open_hdf5
 from nenya.errors import InputFileError, NenyaError, OptionError
 
 FloatArray = NDArray[np.float32]
@@ -21,6 +22,7 @@ Picked = tuple[NDArray[Any], str]
 SUFFIXES = (".npy", ".npz", ".h5", ".hdf5", ".nc", ".png")
 _SIDES = (16, 1024)  # pixels
 _MOST_VALUES = 2**26
+_MOST = 1e6  # a fill value, and no temperature, from here on
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,8 @@ def _pick(values: Any, row: int, name: str = "") -> Picked:
     """Return image `row` of (H, W), (N, H, W) or (N, 1, H, W), and which it is."""
     if values.ndim == 4 and values.shape[1] == 1:
         values = values[:, 0]
+    if values.ndim == 3 and not len(values):
+        raise InputFileError(f"an array {values.shape} came: there is no image in it")
     if values.ndim != 3:
         return np.asarray(values), name
     return np.asarray(values[_known(row, len(values))]), _source(row, len(values), name)
@@ -152,6 +156,8 @@ def _hdf5(data: bytes, row: int) -> Picked:
         path = Path(folder) / "image.h5"
         path.write_bytes(data)
         try:
+            if alone := _alone(path):
+                return _pick(alone[0], row, alone[1])
             found = inspect_cutouts(path)
             partition = next(iter(found.partitions.values()))
             row = _known(row, partition.rows)
@@ -162,6 +168,25 @@ def _hdf5(data: bytes, row: int) -> Picked:
             if "refused" in str(error):
                 raise InputFileError("this HDF5 file leads to other files, which are not followed") from error
             raise InputFileError(str(error).replace(f"{path}: ", "this HDF5 file: ")) from error
+
+
+def _alone(path: Path) -> tuple[NDArray[Any], str] | None:
+    """Return the first array of images of an HDF5 file that is no cutout file, and which it is; None for others.
+
+    Links, and data that lie in other files, do not count.
+    """
+    import h5py
+
+    with open_hdf5(path) as file:
+        if {"train", "valid"} & set(file):
+            return None
+        plain = [file[name] for name in file if isinstance(file.get(name, getlink=True), h5py.HardLink)]
+        arrays = [item for item in plain if isinstance(item, h5py.Dataset) and item.dtype.kind in "fiu"]
+        images = [item for item in arrays if _is_image(item.shape) and not item.external and not item.is_virtual]
+        if not images:
+            return None
+        name = images[0].name.rpartition("/")[2]
+        return images[0][...], _first(name, len(images), "arrays")
 
 
 def _netcdf(data: bytes, row: int) -> Picked:
@@ -217,6 +242,12 @@ def _png(data: bytes, scale: Sequence[str]) -> NDArray[Any]:
         if max(image.size) > _SIDES[1]:
             raise InputFileError(f"an image of {image.size[0]} x {image.size[1]} pixels came; at most 1024 are wanted")
         depth = 65535 if image.mode.startswith("I") else 255
+        if not image.mode.startswith("I"):
+            colours = np.asarray(image.convert("RGB"), np.int16)
+            if np.ptp(colours, axis=2).any():
+                raise InputFileError(
+                    "a picture in colour came, whose colours are no temperatures; wanted is a grey one"
+                )
         grey = np.asarray(image if image.mode.startswith("I") else image.convert("L"), np.float64)
     return (low + grey / depth * (high - low))[::-1]  # pictures have their first line at the top
 
@@ -229,7 +260,11 @@ def _checked(values: NDArray[Any]) -> FloatArray:
         raise InputFileError(f"an image of {len(values)} pixels a side came; wanted are {_SIDES[0]} to {_SIDES[1]}")
     image = values.astype(np.float32)
     if missing := int((~np.isfinite(image)).sum()):
-        raise InputFileError(f"{missing} pixels of the image are missing (NaN): fill them, or choose another square")
+        raise InputFileError(
+            f"{missing} pixels of the image are missing (NaN or infinite): fill them, or choose another square"
+        )
+    if abs(image).max() > _MOST:
+        raise InputFileError(f"values up to {abs(image).max():.3g} came; wanted are temperatures in K or degrees C")
     if image.min() == image.max():
         raise InputFileError(
             f"all pixels of the image are {image[0, 0]:.6g}: a constant field has no structure to compare"

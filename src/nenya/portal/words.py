@@ -29,10 +29,7 @@ _FACTS = (
     "mean_temperature",
 )
 _TABLE = ("datetime", "lat", "lon", "DT", "US0", "US1", "LL", "clear_fraction", "filename", "pp_file", "pp_idx")
-_START = (
-    "<span class='start'><b>Start here:</b> click a {}, or a point of the UMAP or the map: the cutouts most like "
-    "it appear at the lower right. Drag a box or a range to filter.</span>"
-)
+_START = "<span class='start'><b>Start here:</b> click {}: {}. Drag a box or a range to filter.</span>"
 CHANGED = (
     "<p class='note news'>The archive has changed: this page shows the old one. <button data-reload>Reload</button></p>"
 )
@@ -189,10 +186,22 @@ def _degrees(low: float, high: float, axis: str) -> str:
     return ends[0] if ends[0] == ends[1] else " to ".join(ends)
 
 
-def chips(filters: Sequence[Filter], pictures: bool = True) -> str:
-    """Return the active filters, each with a button that takes it away; where there are none, how to begin."""
+def chips(
+    filters: Sequence[Filter], *, pictures: bool = True, planes: Iterable[str] = ("umap", "map"), latents: bool = True
+) -> str:
+    """Return the active filters, each with a button that takes it away; where there are none, how to begin.
+
+    Args:
+        filters: that are active.
+        pictures: whether there are pictures of cutouts, to be clicked.
+        planes: those of the UMAP and the map that there are.
+        latents: whether similar cutouts can be looked for.
+    """
     if not filters:
-        return _START.format("cutout" if pictures else "row of the table")
+        points = " or ".join(f"the {_PLANES[name]}" for name in planes)
+        what = ("a cutout" if pictures else "a row of the table") + (f", or a point of {points}" if points else "")
+        then = "the cutouts most like it appear at the lower right" if latents else "it is shown at the upper right"
+        return _START.format(what, then)
     return "".join(
         f"<button class='chip' data-action='remove:{escape(item.slot, quote=True)}' "
         f"title='remove this filter'>{escape(filter_text(item))} <b aria-hidden='true'>✕</b></button>"
@@ -263,23 +272,27 @@ def statistics(found: Summary, whole: bool) -> str:
         if name == "region":
             text = f"<div>{text}{_regions(found, lines['name'][lines['whole'] == 0])}</div>"
         parts.append(text)
-    if whole:
-        pass  # its share of each year is all of it
-    elif found.trend is not None:
-        line = found.trend
-        parts.append(
-            f"<p class='trend' title='a line through the shares of {line.years} years, by their numbers of rows; the "
-            f"error is that of counting, or of the scatter about the line if larger'>trend of its share of each year's "
-            f"rows: {100 * line.slope:+.3g} ± {100 * line.error:.2g} percentage points a year</p>"
-        )
-    elif "year" in found.comparisons:
-        parts.append("<p class='trend'>trend: fewer than three years</p>")
+    if not {"season", "year"} & set(found.comparisons):
+        parts.append("<p class='hint'>No seasons, years and trend: the table has no dates (column datetime).</p>")
+    elif not whole:  # whose share of each year is all of it
+        parts.append(_trend(found))
     body = "".join(f"<tr><th>{escape(n)}</th><td>{a:.4g}</td><td>{b:.4g}</td></tr>" for n, a, b in found.medians)
     parts.append(
         "<table class='rows'><thead><tr><th>median</th><th>selected</th><th>all</th></tr></thead>"
         f"<tbody>{body}</tbody></table>"
     )
     return f"{intro}{_CHANCE if found.comparisons else ''}<div class='stats'>{''.join(parts)}</div>"
+
+
+def _trend(found: Summary) -> str:
+    line = found.trend
+    if line is None:
+        return "<p class='trend'>trend: fewer than three years</p>"
+    return (
+        f"<p class='trend' title='a line through the shares of {line.years} years, by their numbers of rows; the "
+        f"error is that of counting, or of the scatter about the line if larger'>trend of its share of each year's "
+        f"rows: {100 * line.slope:+.3g} ± {100 * line.error:.2g} percentage points a year</p>"
+    )
 
 
 def _bounds(kind: str, name: str) -> str:
