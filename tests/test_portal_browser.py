@@ -271,6 +271,13 @@ def test_neighbours_with_and_without_filters_and_granules(page, archive):
     page.idle()
 
 
+def test_an_empty_selection_has_no_neighbours_and_says_so(page):
+    page.act('range:["DT", 90, 99]')
+    page.idle()
+    page.page.get_by_text("No other cutout with a latent is there within the filters.").wait_for()
+    assert page.selected == 0
+
+
 def test_a_row_without_a_latent_says_so(page):
     page.act("row:7")
     page.idle()
@@ -571,6 +578,27 @@ def test_a_table_without_columns_loses_only_those_views(browser, tmp_path):
         assert "No UMAP: the table has no columns US0 and US1" in text and "No gallery" in text
         page.drag("map", (10, 10), (30, 30))
         assert abs(page.selected - 21) <= 1
+        page.check_quiet()
+    finally:
+        stop()
+
+
+def test_a_table_of_names_alone_says_what_is_not_there(browser, tmp_path):
+    from nenya.portal.archive import open_archive
+    from nenya.portal.server import Portal
+
+    pd.DataFrame({"UID": np.arange(30)}).to_csv(tmp_path / "bare.csv", index=False)
+    portal = Portal(open_archive(tmp_path / "bare.csv", None, None), "bare.csv")
+    portal.url, stop = serve(portal)
+    try:
+        page = Page(browser, portal)
+        text = page.page.locator("#page").inner_text()
+        assert "No histograms: the table has no column of numbers" in text
+        assert page.page.get_by_text("click a row of the table: it is shown at the upper right").count() == 1
+        page.page.evaluate("dispatchEvent(new Event('nenya:lost'))")
+        page.page.evaluate("document.getElementById('news').textContent = 'The archive has changed. '.repeat(6)")
+        assert page.page.locator("#filterbar").bounding_box()["height"] < 100
+        assert page.page.get_by_text("Start here:").bounding_box()["width"] > 60
         page.check_quiet()
     finally:
         stop()

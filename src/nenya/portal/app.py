@@ -126,6 +126,7 @@ def make_page(
         "key": session.key,
         "umap": "umap" in session.planes,
         "map": "map" in session.planes,
+        "charts": bool(session.histograms),
         "images": archive.cutouts is not None,
         "latents": archive.latents is not None,
         "upload": can_upload,
@@ -158,6 +159,8 @@ def _unwanted(session: Session) -> frozenset[str]:
         names |= {"near", "near_filtered", "near_other", "near_note", "near_list"}
     if not session.planes:
         names.add("colour")
+    if not session.histograms:
+        names.add("histograms")
     return frozenset(names)
 
 

@@ -239,6 +239,8 @@ class Screen:
                 kind = " within the filters" if filters else ""
                 placed = "" if upload is None or not len(found.rows) else self._place_upload(upload, found)
                 note = f"{len(found.rows)} closest by cosine of latents{kind}{placed}"
+                if not len(found.rows):
+                    note = f"No other cutout with a latent is there{kind}."
             self._text("near_note", f"<p class='note'>{note}</p>")
             self._draw_near()
 
