@@ -248,7 +248,9 @@ def test_a_holder_on_a_dead_machine_is_followed(holder):
 def test_a_holder_on_another_machine_counts_where_flock_does_not_reach(tmp_path):
     path = tmp_path / "lock"
     path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "since": "today"}))
-    with pytest.raises(OutputError, match=r"process 1 on elsewhere since today.*noticed at once here, on another machine after 120 s"):
+    with pytest.raises(
+        OutputError, match=r"process 1 on elsewhere since today.*noticed at once here, on another machine after 120 s"
+    ):
         OutputLock(path, "out.h5").__enter__()
     os.utime(path, (1, time.time() - locks.SILENT - 1))
     with OutputLock(path, "out.h5"):
