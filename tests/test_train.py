@@ -312,11 +312,16 @@ def test_resume_is_the_same_run_or_refused(whole_run, nenya_cli):
 
 
 @pytest.mark.slow
-def test_a_killed_process_resumes_from_its_last_epoch(small_file, tmp_path):
-    from nenya.cli import run_command
+def train_apart(folder, *args):
+    """Train in a process of its own, whose threads and libraries no other test has set."""
+    command = [sys.executable, REPOSITORY / "scripts" / "train.py", *args]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
+
+def test_a_killed_process_resumes_from_its_last_epoch(small_file, tmp_path):
     args = [*QUICK, f"data={small_file}", "trainer.max_epochs=12"]
-    assert run_command("train", [*args, f"out={tmp_path / 'whole'}"]) == 0
+    train_apart(tmp_path, *args, "out=whole")
     command = [sys.executable, REPOSITORY / "scripts" / "train.py", *args, "out=killed"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     for line in process.stderr:
@@ -325,16 +330,14 @@ def test_a_killed_process_resumes_from_its_last_epoch(small_file, tmp_path):
     process.kill()
     process.communicate()
     assert not (tmp_path / "killed" / "last.pth").exists()
-    done = subprocess.run([*command[:2], "resume=killed"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    train_apart(tmp_path, "resume=killed")
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
 
 
-def test_a_killed_process_resumes_from_a_step_in_mid_epoch(small_file, nenya_cli, tmp_path):
+def test_a_killed_process_resumes_from_a_step_in_mid_epoch(small_file, tmp_path):
     args = [*QUICK, f"data={small_file}", "loader.batch_size_train=2", "checkpoint.every_minutes=0"]
     args.append("trainer.max_epochs=2")
-    code, said = nenya_cli("train", [*args, "checkpoint.every_minutes=10", "out=whole"])
-    assert code == 0, said
+    train_apart(tmp_path, *args, "checkpoint.every_minutes=10", "out=whole")
     command = [sys.executable, REPOSITORY / "scripts" / "train.py", *args, "out=killed"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
     last, step = tmp_path / "killed" / "checkpoints" / "last.ckpt", 0
@@ -346,8 +349,7 @@ def test_a_killed_process_resumes_from_a_step_in_mid_epoch(small_file, nenya_cli
     left = torch.load(last, weights_only=True)["global_step"]
     assert left % 20 and 20 < left < 40, "killed between two epochs"
     last.with_name(".last.ckpt.1-ab.tmp").write_bytes(b"a kill in the middle of writing leaves such a file")
-    code, said = nenya_cli("train", ["resume=killed"])
-    assert code == 0, said
+    train_apart(tmp_path, "resume=killed")
     assert np.array_equal(steps(tmp_path / "killed"), steps(tmp_path / "whole"))
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
     assert sorted(p.name for p in last.parent.iterdir()) == ["best.ckpt", "last.ckpt"]
