@@ -189,9 +189,8 @@ def _layout(archive: Archive, name: str, options: PortalOptions, sheets: list[tu
         f"{len(some):,} of them. Drag a box (or a lasso: second tool) in the UMAP or on the map, or a range over a "
         f"histogram: all intersect."
     )
-    pages = [
-        Div(text="<p>The sheets below were drawn once, of all cutouts: they do not follow the selection.</p>"),
-    ][: len(sheets)]
+    note = "<p>The sheets below were drawn once, of all cutouts: they do not follow the selection.</p>"
+    pages = [Div(text=note)] if sheets else []
     pages += [
         Div(text=f"<h3>{title}</h3><img src='{file}' alt='{title}' style='max-width:100%'>") for file, title in sheets
     ]
