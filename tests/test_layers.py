@@ -10,6 +10,7 @@ LAYERS = [
     [
         "nenya",
         "nenya.errors",
+        "nenya.names",
         "nenya.extras",
         "nenya.defs",
         "nenya.metrics",
@@ -21,7 +22,7 @@ LAYERS = [
     ["nenya.storage", "nenya.s3", "nenya.ledger"],
     ["nenya.data", "nenya.configs"],
     ["nenya.io", "nenya.latents", "nenya.conditions", "nenya.similarity"],
-    ["nenya.archive", "nenya.archive_s3", "nenya.archive_build", "nenya.archive_folder"],
+    ["nenya.archive", "nenya.archive_s3", "nenya.archive_build", "nenya.archive_manifest", "nenya.archive_folder"],
     ["nenya.models"],
     ["nenya.pca", "nenya.plotting", "nenya.spectra", "nenya.neighbours"],
     ["nenya.metrics_page", "nenya.invariance", "nenya.eigen_images", "nenya.projector"],

@@ -3,10 +3,11 @@
 Letters in shapes: N rows, D the length of a latent.
 """
 
-import json
+import errno
 import logging
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +17,10 @@ from numpy.typing import NDArray
 
 from nenya.conditions import ROW, dt_of, rows_where, sql_errors, text
 from nenya.data.files import HDF5_SUFFIXES
-from nenya.errors import InputFileError, OptionError
+from nenya.errors import InputFileError, NenyaError, OptionError, OutputError
 from nenya.extras import need
 from nenya.latents import PARTITIONS, Latents
+from nenya.names import Json, read_json
 from nenya.similarity import Float32Array, Float64Array, IntArray, closest, closest_of, rank
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ TABLE = "latents"
 NARROW = 50_000
 """Conditions that keep at most so many rows are answered exactly."""
 
+_MOST_DIM = 2**16
+_MOST_ROWS = 2**40
 _BATCH = 8192
 _CACHE = 2**28  # bytes of the index that LanceDB keeps in memory
 _MORE_PROBES = 4  # times as many parts are looked at under conditions, which leave fewer rows in each
@@ -143,19 +147,16 @@ class IndexArchive:
     def table(self) -> Any:
         """LanceDB's table, opened at the first use."""
         if self._table is None:
-            try:
+            with lance_errors(self.folder):
                 table = connect(self.folder).open_table(TABLE)
                 if self.version is not None:
                     table.checkout(self.version)
                 self._table = table
-            except (ValueError, OSError, RuntimeError) as error:
-                raise InputFileError(
-                    f"{self.folder}: the index is not finished, or damaged; give its nenya index command again"
-                ) from error
         return self._table
 
     def __len__(self) -> int:
-        return int(self.table.count_rows())
+        with lance_errors(self.folder):
+            return int(self.table.count_rows())
 
     def search(
         self, query: Float64Array, k: int, sql: str | None = None, *, exact: bool = False, device: str = "cpu"
@@ -177,7 +178,7 @@ class IndexArchive:
         """
         index, kept = self.about["index"], len(self)
         if sql:
-            with sql_errors(sql, self.columns):
+            with lance_errors(self.folder), sql_errors(sql, self.columns):
                 kept = int(self.table.count_rows(sql))
         if index and not exact and not (sql and kept <= NARROW):
             probes = index["probes"] if not sql else min(index["parts"], _MORE_PROBES * index["probes"])
@@ -191,37 +192,42 @@ class IndexArchive:
     def approximate(self, query: Float64Array, k: int, probes: int, sql: str | None = None) -> tuple[IntArray, Any]:
         """Return the k closest rows and their cosines by the vector index, which looks at `probes` of its parts."""
         query = np.asarray(query, np.float64) / np.linalg.norm(query)
-        asked = self.table.search(query.astype(np.float32)).distance_type("cosine").nprobes(probes)
-        asked = asked.limit(k).select([ROW, VECTOR, "_distance"])
-        if self.about["index"]["kind"] == "IVF_RQ":
-            asked = asked.refine_factor(_REFINE)
-        found = (asked.where(sql, prefilter=True) if sql else asked).to_arrow()
-        return rank(found[ROW].to_numpy(), vectors(found[VECTOR], self.dim), query, k)
+        with lance_errors(self.folder):
+            asked = self.table.search(query.astype(np.float32)).distance_type("cosine").nprobes(probes)
+            asked = asked.limit(k).select([ROW, VECTOR, "_distance"])
+            if self.about["index"]["kind"] == "IVF_RQ":
+                asked = asked.refine_factor(_REFINE)
+            found = (asked.where(sql, prefilter=True) if sql else asked).to_arrow()
+            return rank(found[ROW].to_numpy(), vectors(found[VECTOR], self.dim), query, k)
 
     def scan(self, sql: str | None = None) -> Iterator[tuple[IntArray, Float32Array]]:
         """Yield the numbers and the latents of the rows that fulfil a condition, block by block."""
-        asked = self.table.search().select([ROW, VECTOR])
-        asked = asked.where(sql) if sql else asked
-        for batch in asked.limit(max(1, len(self))).to_batches(_BATCH):
-            yield batch.column(ROW).to_numpy(), vectors(batch.column(VECTOR), self.dim)
+        with lance_errors(self.folder):
+            asked = self.table.search().select([ROW, VECTOR])
+            asked = asked.where(sql) if sql else asked
+            for batch in asked.limit(max(1, len(self))).to_batches(_BATCH):
+                yield batch.column(ROW).to_numpy(), vectors(batch.column(VECTOR), self.dim)
 
     def find(self, example: str) -> int:
         """Return the row that a row number, a UID or file:partition:idx names; see `parse_example`."""
         column, value = parse_example(example, self.columns)
         sql = f"`{ROW}` = {int(value)}" if column == ROW else value
-        found = self.table.search().where(sql).select([ROW]).limit(2).to_arrow()[ROW].to_numpy()
+        with lance_errors(self.folder):
+            found = self.table.search().where(sql).select([ROW]).limit(2).to_arrow()[ROW].to_numpy()
         return one_row(example, found, sum(s["rows"] for s in self.about["sources"]))
 
     def take(self, rows: IntArray) -> Float32Array:
         """Return latents by their numbers, (m, D)."""
-        found = self._rows(rows, [ROW, VECTOR])
-        return vectors(found[VECTOR], self.dim)[_order(found[ROW].to_numpy(), rows)]
+        with lance_errors(self.folder):
+            found = self._rows(rows, [ROW, VECTOR])
+            return vectors(found[VECTOR], self.dim)[_order(found[ROW].to_numpy(), rows)]
 
     def describe(self, rows: IntArray) -> "pd.DataFrame":
         """Return the table of some rows, in their order."""
-        found = self._rows(rows, [ROW, *self.columns])
-        table: pd.DataFrame = found.to_pandas().iloc[_order(found[ROW].to_numpy(), rows)].reset_index(drop=True)
-        return table[[*self.columns, ROW]]
+        with lance_errors(self.folder):
+            found = self._rows(rows, [ROW, *self.columns])
+            table: pd.DataFrame = found.to_pandas().iloc[_order(found[ROW].to_numpy(), rows)].reset_index(drop=True)
+            return table[[*self.columns, ROW]]
 
     def _rows(self, rows: IntArray, columns: list[str]) -> Any:
         import pyarrow as pa
@@ -261,12 +267,75 @@ def read_about(folder: Path) -> dict[str, Any]:
         InputFileError: There is no index, or one of another kind.
     """
     try:
-        about: dict[str, Any] = json.loads((folder / ABOUT).read_text())
-    except (OSError, ValueError) as error:
+        found = read_json(folder / ABOUT, "make the index again with clobber=true")
+    except OSError as error:
         raise InputFileError(f"{folder}: no index of nenya; nenya index data=... out={folder} makes one") from error
-    if about.get("format") != 1:
-        raise InputFileError(f"{folder}: an index of a newer nenya (format {about.get('format')}); this one reads 1")
-    return about
+    return check_about(found)
+
+
+def check_about(found: Json) -> dict[str, Any]:
+    """Return what an index says of itself, each value checked.
+
+    Raises:
+        InputFileError: Something is missing, of another kind, or of a newer nenya.
+    """
+    if (number := found["format"].count()) != 1:
+        raise InputFileError(f"{found.place}: an index of a newer nenya (format {number}); this one reads 1")
+    found.object(("format", "dim", "provenance", "columns", "sources", "index", "recall"))
+    dim = found["dim"]
+    if not dim.count(_MOST_DIM):
+        dim.refuse("the length of a latent")
+    found["provenance"].texts()
+    found["columns"].texts()
+    for source in found["sources"].items():
+        source.object(("stem", "partition", "start", "rows", "sha256", "done", "left_out"))
+        source["stem"].text()
+        source["partition"].text()
+        source["start"].count(_MOST_ROWS)
+        source["rows"].count(_MOST_ROWS)
+        source["sha256"].sha256()
+        source["done"].flag()
+        if source.get("left_out"):
+            source["left_out"].count(_MOST_ROWS)
+    index, recall = found["index"], found["recall"]
+    if index.value is not None:
+        index["kind"].text()
+        for key in ("parts", "rows", "trained_on", "probes"):
+            index[key].count(_MOST_ROWS)
+    if recall.value is not None:
+        recall["value"].number()
+        for key in ("at", "queries", "seed", "rows"):
+            recall[key].count()
+    whole: dict[str, Any] = found.value
+    return whole
+
+
+@contextmanager
+def lance_errors(folder: Path) -> Iterator[None]:
+    """Turn what LanceDB says of damaged files and full disks into one line.
+
+    Raises:
+        InputFileError: The index is damaged, or not finished.
+        OutputError: The disk is full.
+    """
+    try:
+        yield
+    except (NenyaError, MemoryError):
+        raise
+    except BaseException as error:
+        # A panic of the library below is no Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        first = " ".join((str(error).strip() or type(error).__name__).split())
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or re.search(
+            "No space left|os error 28", first
+        ):
+            raise OutputError(
+                f"{folder}: cannot be written (No space left on device): free some room, and the same command goes on"
+            ) from error
+        raise InputFileError(
+            f"{folder}: the index is not finished, or damaged ({first[:150]}); give its nenya index command again"
+        ) from error
 
 
 def parse_example(example: str, columns: Sequence[str]) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from nenya.conditions import ROW, as_arrow
 from nenya.data.hdf5 import open_hdf5
 from nenya.errors import InputFileError, OptionError
 from nenya.latents import Latents, Part
+from nenya.names import parse_json
 from nenya.similarity import closest_of
 from nenya.storage import atomic_path
 
@@ -257,9 +258,9 @@ def _source(folder: Path, about: dict[str, Any], part: Part, latents: Latents) -
 def _sha256(part: Part, latents: Latents) -> str:
     """Return the hash of a partition's rows: what the file says, or as it is read."""
     with open_hdf5(part.path) as file:
-        said = json.loads(file.attrs.get("latents_sha256", "{}"))
-    if part.partition in said:
-        return str(said[part.partition])
+        said = parse_json(str(file.attrs.get("latents_sha256", "{}")), f"{part.path}: attribute latents_sha256")
+    if part.partition in said.object():
+        return said[part.partition].sha256()
     digest = hashlib.sha256()
     for start in range(part.start, part.start + part.rows, BATCH_ROWS):
         block = latents[start : min(start + BATCH_ROWS, part.start + part.rows)]

@@ -6,20 +6,21 @@ S3; there, files are fetched into `loader.cache_dir` as they are needed, under t
 """
 
 import hashlib
-import json
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from nenya.archive import IndexArchive
-from nenya.data.files import local_path, scratch_folder
-from nenya.errors import InputFileError, OptionError, OutputError, StorageError
+from nenya.archive_manifest import CUTOUTS, INDEX, MANIFEST, WORK, Manifest, State, Version, parse, parse_state, render
+from nenya.data.files import fetch_checked, local_path, own_place, scratch_folder
+from nenya.errors import InputFileError, OptionError, OutputError
 from nenya.latents import Latents
+from nenya.names import MOST_BYTES, Entry, inside, read_bytes, refuse_links
 from nenya.s3 import is_s3, join_url, store
 from nenya.storage import atomic_path, move_synced, sha256_file
 
@@ -27,108 +28,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 log = logging.getLogger(__name__)
-
-MANIFEST = "archive.json"
-WORK = ".work"
-FORMAT = 1
-CUTOUTS = "cutouts"
-"""Folder of the cutouts, which all versions share."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A file that never changes.
-
-    Attributes:
-        name: its path below the archive.
-        size: bytes.
-        sha256: of its content.
-    """
-
-    name: str
-    size: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Index:
-    """The state of the index that belongs to the files listed.
-
-    Attributes:
-        version: of LanceDB's table.
-        rows: in it.
-        about: what the index says of itself, and on S3 the files that it consists of.
-        searched_by: the vector index and its recall in words.
-    """
-
-    version: int
-    rows: int
-    about: Entry
-    searched_by: str = ""
-
-
-@dataclass(frozen=True)
-class Added:
-    """A cutout file that is in the archive, with all that was made of it.
-
-    Attributes:
-        stem: name of the cutout file without suffix.
-        sources: what it was made of: [name, bytes, mark] each; a granule by its name, a cutout file by its place.
-        cutouts: the file.
-        latents: of its cutouts.
-        table: a row a cutout, with US0, US1 and cluster.
-        rows: partition -> cutouts.
-        left_out: cutouts without a latent, as they have missing pixels.
-        dates: first and last datetime, where the table has them.
-        nenya: the version that made it.
-        date: when it was added.
-    """
-
-    stem: str
-    sources: list[list[Any]]
-    cutouts: Entry
-    latents: Entry
-    table: Entry
-    rows: dict[str, int]
-    left_out: int
-    dates: list[str]
-    nenya: str
-    date: str
-
-
-@dataclass
-class Version:
-    """All of one model version.
-
-    Attributes:
-        settings: section -> key -> value: what decides what the numbers are.
-        made: versions of nenya and the libraries that began it.
-        weights: the network.
-        projector: the map.
-        clusters: the centres of the groups.
-        index: of all files.
-        files: in the order in which they were added.
-        empty: granules without a cutout, as `Added.sources`.
-    """
-
-    settings: dict[str, Any]
-    made: dict[str, str]
-    weights: Entry
-    projector: Entry
-    clusters: Entry
-    index: Index
-    files: list[Added] = field(default_factory=list)
-    empty: list[list[Any]] = field(default_factory=list)
-
-    def entries(self) -> Iterator[Entry]:
-        """Yield all files that are named."""
-        yield from (self.weights, self.projector, self.clusters, self.index.about)
-        for added in self.files:
-            yield from (added.cutouts, added.latents, added.table)
-
-
-Manifest = dict[str, Version]
-"""Version name -> what there is of it."""
 
 
 class Folder:
@@ -151,7 +50,7 @@ class Folder:
             self.root = local_path(place).absolute()
         else:
             mark = hashlib.sha256(self.url.encode()).hexdigest()[:16]
-            self.root = scratch_folder(cache_dir).absolute() / "archive" / mark
+            self.root = own_place(scratch_folder(cache_dir), f"archive/{mark}").absolute()
         self.work = self.root / WORK
         self._etag = ""
 
@@ -164,11 +63,14 @@ class Folder:
         """
         if self.url is None:
             path = self.root / MANIFEST
-            data = path.read_bytes() if path.is_file() else b""
+            try:
+                data = read_bytes(path) if path.is_file() else b""
+            except OSError as error:
+                raise InputFileError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
         else:
             found = store().head(join_url(self.url, MANIFEST))
             self._etag = found.etag if found else ""
-            data = store().read_bytes(found.url, limit=2**30) if found else b""
+            data = store().read_bytes(found.url, limit=MOST_BYTES) if found else b""
         return parse(data, f"{self.place}/{MANIFEST}") if data else {}
 
     def commit(self, manifest: Manifest) -> None:
@@ -204,7 +106,7 @@ class Folder:
             keep: on S3, keep a local copy for later runs.
         """
         entry = Entry(name, path.stat().st_size, sha256_file(path))
-        target = self._object(entry) if self.url else self.root / name
+        target = self._object(entry) if self.url else inside(self.root, name)
         if self.url is not None:
             store().upload(path, join_url(self.url, name), note=self._note(name))
             if not keep:
@@ -230,31 +132,38 @@ class Folder:
             StorageError: An S3 service does not give it.
         """
         if self.url is None:
-            path = self.root / entry.name
+            path = inside(self.root, entry.name)
             if not path.is_file() or path.stat().st_size != entry.size:
                 raise InputFileError(
                     f"{path}: missing or cut short, though {MANIFEST} names it; nenya status says more"
                 )
             return path
         path = self._object(entry)
-        if not path.is_file():
+        if not path.is_file() or path.stat().st_size != entry.size:
             self.fetch(entry, path)
         return path
 
     def fetch(self, entry: Entry, path: Path) -> None:
-        """Bring a file of an archive on S3 to a local path."""
+        """Bring a file of an archive on S3 to a local path, where it appears if it is what the manifest says."""
         assert self.url is not None
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        found = store().download(join_url(self.url, entry.name), part)
-        if found != entry.sha256:
-            part.unlink()
-            raise StorageError(f"{self.url}/{entry.name}: is not what {MANIFEST} says it is (sha256)")
-        os.replace(part, path)
+        fetch_checked(self.url, entry, path, MANIFEST)
+
+    def check_links(self, versions: Sequence[str]) -> None:
+        """Check that the folders that an update writes to and removes from are folders, with files in them.
+
+        Args:
+            versions: their names.
+
+        Raises:
+            OutputError: One of them, or something in it, is a link.
+        """
+        for name in (WORK, CUTOUTS, *versions):
+            refuse_links(self.root / name)
 
     def remove(self, name: str) -> None:
         """Remove a file that the manifest does not name, and what is left of its upload."""
         if self.url is None:
-            (self.root / name).unlink(missing_ok=True)
+            inside(self.root, name).unlink(missing_ok=True)
         else:
             store().drop_upload(self._note(name))
             store().delete(join_url(self.url, name))
@@ -265,11 +174,11 @@ class Folder:
         return folder / hashlib.sha256(name.encode()).hexdigest()[:16]
 
     def _object(self, entry: Entry) -> Path:
-        return self.root / "objects" / entry.sha256[:16] / PurePosixPath(entry.name).name
+        return inside(self.root, f"objects/{entry.sha256[:16]}/{PurePosixPath(entry.name).name}")
 
     def index_folder(self, version: str, *, reading: bool = False) -> Path:
         """Return where the index of a version is; on S3, where its copy for readers or for updates is."""
-        return self.root / version / ("index-read" if reading and self.url else "index")
+        return inside(self.root, f"{version}/{INDEX}-read" if reading and self.url else f"{version}/{INDEX}")
 
 
 @dataclass
@@ -280,13 +189,13 @@ class Opened:
         folder: the archive.
         name: of the version.
         version: what there is.
-        said: what its index says of itself, and on S3 its files.
+        said: by its index, of itself and on S3 of its files.
     """
 
     folder: Folder
     name: str
     version: Version
-    said: dict[str, Any]
+    said: State
 
     def paths(self, kind: str) -> list[Path]:
         """Return the local files of a kind: `cutouts`, `latents` or `table`."""
@@ -311,8 +220,8 @@ class Opened:
         """Return the index."""
         place = self.folder.index_folder(self.name, reading=True)
         if self.folder.url is not None:
-            fetch_index(self.folder, self.said["files"], place)
-        return IndexArchive(place, self.said["about"], self.version.index.version)
+            fetch_index(self.folder, self.said, place)
+        return IndexArchive(place, self.said.about, self.version.index.version)
 
     def weights(self) -> Path:
         """Return the weights."""
@@ -370,7 +279,20 @@ def open_chosen(options: Any) -> Opened | None:
 
 def open_entry(folder: Folder, name: str, version: Version) -> Opened:
     """Open what a manifest names."""
-    return Opened(folder, name, version, json.loads(folder.local(version.index.about).read_bytes()))
+    return Opened(folder, name, version, read_state(folder, name, version.index.about))
+
+
+def read_state(folder: Folder, name: str, entry: Entry) -> State:
+    """Return what a state of the index of a version says.
+
+    Raises:
+        InputFileError: It is missing or damaged, or names files outside of the folder of the index.
+        StorageError: An S3 service does not give it.
+    """
+    try:
+        return parse_state(read_bytes(folder.local(entry)), f"{folder.place}/{entry.name}", name)
+    except OSError as error:
+        raise InputFileError(f"{folder.place}/{entry.name}: cannot be read ({error.strerror})") from error
 
 
 def read_tables(paths: Sequence[Path]) -> Any:
@@ -389,58 +311,9 @@ def read_tables(paths: Sequence[Path]) -> Any:
         raise InputFileError(f"{paths[0].parent}: its tables cannot be read as one ({first})") from error
 
 
-def fetch_index(folder: Folder, files: list[list[Any]], place: Path) -> None:
+def fetch_index(folder: Folder, state: State, place: Path) -> None:
     """Bring the files of an index on S3 to a local folder, as far as they are not there."""
-    for name, size, sha256 in files:
-        entry, path = Entry(name, size, sha256), place / name.partition("/index/")[2]
-        if not path.is_file() or path.stat().st_size != size or sha256_file(path) != sha256:
-            path.parent.mkdir(parents=True, exist_ok=True)
+    for entry in state.files:
+        path = inside(place, state.below(entry))
+        if not path.is_file() or path.stat().st_size != entry.size or sha256_file(path) != entry.sha256:
             folder.fetch(entry, path)
-
-
-def render(manifest: Manifest) -> bytes:
-    """Return `archive.json`: a line for each setting and each file."""
-    lines = ["{", f' "format": {FORMAT},', ' "about": "an archive of nenya: nenya status says what is in it",']
-    lines.append(' "versions": {')
-    for number, (name, version) in enumerate(manifest.items()):
-        rows = {key: getattr(version, key) for key in ("files", "empty")}
-        values = {key: value for key, value in vars(version).items() if key not in rows}
-        lines.append(f"  {json.dumps(name)}: {{")
-        lines += [f"   {json.dumps(key)}: {json.dumps(value, default=vars)}," for key, value in values.items()]
-        for key, items in rows.items():
-            inner = ",\n".join(f"    {json.dumps(item, default=vars)}" for item in items)
-            lines.append(f'   "{key}": [' + (f"\n{inner}\n   ]" if items else "]") + ("," if key == "files" else ""))
-        lines.append("  }" + ("," if number < len(manifest) - 1 else ""))
-    return ("\n".join([*lines, " }", "}"]) + "\n").encode()
-
-
-def parse(data: bytes, place: str) -> Manifest:
-    """Return the manifest that `archive.json` is.
-
-    Raises:
-        InputFileError: It is damaged, of a newer nenya, or names files outside of the archive.
-    """
-    try:
-        values = json.loads(data)
-        if int(values["format"]) > FORMAT:
-            raise InputFileError(f"{place}: of a newer nenya (format {values['format']}); this one reads {FORMAT}")
-        manifest = {name: _version(found) for name, found in values["versions"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputFileError(
-            f"{place}: damaged ({' '.join(str(error).split())[:100]}); put back a copy of it"
-        ) from error
-    for name, version in manifest.items():
-        for path in (name, *(entry.name for entry in version.entries())):
-            if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
-                raise InputFileError(f"{place}: names a file outside of the archive: {path}")
-    return manifest
-
-
-def _version(values: dict[str, Any]) -> Version:
-    entries = {key: Entry(**values[key]) for key in ("weights", "projector", "clusters")}
-    index = Index(**{**values["index"], "about": Entry(**values["index"]["about"])})
-    files = [
-        Added(**{**added, **{key: Entry(**added[key]) for key in ("cutouts", "latents", "table")}})
-        for added in values["files"]
-    ]
-    return Version(**{**values, **entries, "index": index, "files": files})

@@ -4,15 +4,18 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from nenya.archive import ABOUT
-from nenya.data.files import scratch_folder
+from nenya.data.files import fetch_checked, own_place, scratch_folder
 from nenya.errors import InputFileError, OutputError
+from nenya.names import MOST_BYTES, Entry, entry_of, inside, parse_json
 from nenya.s3 import join_url, store
 from nenya.storage import sha256_file
 
@@ -20,6 +23,20 @@ log = logging.getLogger(__name__)
 
 POINTER = "current.json"
 _FOLDER = "index"
+_VERSION = re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}")
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """What a pointer says.
+
+    Attributes:
+        version: that holds now.
+        files: of it, below its folder.
+    """
+
+    version: str
+    files: list[Entry]
 
 
 def publish(folder: Path, url: str) -> str:
@@ -64,19 +81,18 @@ def fetch_index(url: str, cache_dir: str | None) -> Path | None:
     pointer = _pointer(url)
     if pointer is None:
         return None
-    place: Path = _place(url, cache_dir) / pointer["version"]
+    place = _place(url, cache_dir, pointer.version)
     if not (place / ABOUT).is_file():
-        part = place.with_name(f".{place.name}.part")  # whole files in it are kept if this is stopped
-        for entry in pointer["files"]:
-            path = part / entry["name"]
-            if not path.resolve().is_relative_to(part.resolve()):
-                raise InputFileError(f"{url}: names a file outside of itself: {entry['name']}")
-            if path.is_file() and path.stat().st_size == entry["size"] and sha256_file(path) == entry["sha256"]:
+        part = _place(url, cache_dir, f".{pointer.version}.part")  # whole files in it are kept if this is stopped
+        for entry in pointer.files:
+            path = inside(part, entry.name)
+            if path.is_file() and path.stat().st_size == entry.size and sha256_file(path) == entry.sha256:
                 continue
-            found = store().download(join_url(url, "versions", pointer["version"], entry["name"]), path)
-            if found != entry["sha256"]:
-                raise InputFileError(f"{url}: {entry['name']} is not as it was published; publish the index anew")
-        os.replace(part, place)
+            fetch_checked(join_url(url, "versions", pointer.version), entry, path, POINTER)
+        try:
+            os.replace(part, place)
+        except OSError as error:
+            raise OutputError(f"cannot write {place}: {error.strerror}; set loader.cache_dir") from error
     return place
 
 
@@ -90,9 +106,9 @@ def work_copy(url: str, cache_dir: str | None, *, fresh: bool) -> Path:
     """
     base = None if fresh else fetch_index(url, cache_dir)
     name = base.name if base else "new"
-    work = _place(url, cache_dir) / f"work-{name}"
+    work = _place(url, cache_dir, f"work-{name}")
     if base is not None and not work.exists():
-        part = work.with_name(f".{work.name}.part")
+        part = _place(url, cache_dir, f".{work.name}.part")
         shutil.rmtree(part, ignore_errors=True)
         try:
             shutil.copytree(base, part)
@@ -109,21 +125,22 @@ def keep(work: Path, version: str) -> Path:
     return place
 
 
-def _pointer(url: str) -> dict[str, Any] | None:
+def _pointer(url: str) -> Pointer | None:
     if store().head(join_url(url, POINTER)) is None:
         return None
-    with tempfile.TemporaryDirectory() as temporary:
-        path = Path(temporary) / POINTER
-        store().download(join_url(url, POINTER), path)
-        try:
-            pointer: dict[str, Any] = json.loads(path.read_text())
-            names = [pointer["version"], *(entry["name"] for entry in pointer["files"])]
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputFileError(f"{url}: {POINTER} there is not that of an index of nenya") from error
-    if any(Path(name).is_absolute() or ".." in Path(name).parts for name in names) or "/" in names[0]:
-        raise InputFileError(f"{url}: {POINTER} there is not that of an index of nenya")
-    return pointer
+    place = join_url(url, POINTER)
+    data = store().read_bytes(place, limit=MOST_BYTES)
+    try:
+        found = parse_json(data, place, "publish the index anew")
+        found.object(("version", "files"))
+        if not _VERSION.fullmatch(found["version"].text()):
+            found["version"].refuse("the name of a version of an index")
+        return Pointer(found["version"].text(), [entry_of(item) for item in found["files"].items()])
+    except InputFileError as error:
+        what = str(error).removeprefix(f"{place}: ")
+        raise InputFileError(f"{url}: {POINTER} there is not that of an index of nenya ({what})") from error
 
 
-def _place(url: str, cache_dir: str | None) -> Path:
-    return scratch_folder(cache_dir) / _FOLDER / hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
+def _place(url: str, cache_dir: str | None, name: str) -> Path:
+    mark = hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
+    return own_place(scratch_folder(cache_dir), f"{_FOLDER}/{mark}/{name}")

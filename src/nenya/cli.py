@@ -28,7 +28,7 @@ from nenya.analysis_options import (
     UpdateOptions,
 )
 from nenya.command_help import help_text
-from nenya.configs import config_dir, read_group, read_json, read_yaml
+from nenya.configs import config_dir, read_group, read_json, read_recipe
 from nenya.errors import Interrupted, NenyaError, OptionError
 from nenya.options import (
     ExportOptions,
@@ -339,7 +339,7 @@ def _json_overrides(path: str) -> list[str]:
 
 def _recipe_overrides(path: str) -> list[str]:
     """Return the overrides that a user's own recipe stands for."""
-    values = read_yaml(path)
+    values = read_recipe(path)
     try:
         checked = build_options(PrepareOptions, {"recipe": Path(path).stem, **values})
     except OptionError as error:

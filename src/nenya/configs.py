@@ -1,13 +1,16 @@
 """The Hydra configs and the users' JSON option files, as plain values."""
 
-import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import nenya
-from nenya.errors import OptionError
-from nenya.options import suggest
+from nenya.errors import InputFileError, OptionError
+from nenya.names import parse_json, read_bytes
+from nenya.options import Options, PrepareOptions, suggest
 from nenya.s3 import is_s3, store
+
+_MOST_OPTIONS = 2**22  # bytes of an option file
 
 
 def config_dir() -> Path:
@@ -37,6 +40,30 @@ def read_group(group: str, name: str) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()} if isinstance(values, dict) else {}
 
 
+def recipe_keys() -> list[str]:
+    """Return the options that a recipe of `prepare` may set: how cutouts are made.
+
+    Not among them is what is only the user's to say: where from and where to, whether something is replaced, and
+    with which processes and machines.
+    """
+    others = {f.name for f in fields(Options)} - {"seed"} | {"workers", "dask"}
+    return [f.name for f in fields(PrepareOptions) if f.name not in others]
+
+
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """Read a user's own recipe, a YAML file.
+
+    Raises:
+        OptionError: There is no such file, it is no YAML mapping, or it sets what a recipe may not.
+    """
+    values = read_yaml(path)
+    known, every = recipe_keys(), {f.name for f in fields(PrepareOptions)}
+    for key in values:
+        if key in every and key not in known:
+            raise OptionError(f"{path}: a recipe may not set {key}: give {key}= on the command line")
+    return values
+
+
 def read_json(path: str | Path) -> dict[str, Any]:
     """Read a JSON option file, from a local path or an s3:// address.
 
@@ -45,12 +72,13 @@ def read_json(path: str | Path) -> dict[str, Any]:
         StorageError: The service does not give it.
     """
     try:
-        text = store().read_bytes(str(path)) if is_s3(path) else Path(path).expanduser().read_bytes()
-        values = json.loads(text)
+        text = store().read_bytes(str(path)) if is_s3(path) else read_bytes(Path(path).expanduser(), _MOST_OPTIONS)
+        values = parse_json(text, str(path), "mend it at that place").value
     except OSError as error:
         raise OptionError(f"{path}: cannot read the option file ({error.strerror}); check the path") from error
-    except ValueError as error:
-        raise OptionError(f"{path}: not a JSON option file ({error}); mend it at that place") from error
+    except InputFileError as error:
+        what = str(error).removeprefix(f"{path}: ")
+        raise OptionError(f"{path}: not a JSON option file ({what})") from error
     if not isinstance(values, dict):
         raise OptionError(f"{path}: wanted a JSON object of option names and values, got a {type(values).__name__}")
     return values

@@ -21,6 +21,7 @@ from nenya.extraction.lock import OutputLock
 from nenya.extraction.progress import RowProgress
 from nenya.io import TABLE_SUFFIXES, read_table, write_table
 from nenya.latents import Latents
+from nenya.names import read_json, refuse_links, remove
 from nenya.storage import atomic_path, check_output, sha256_file
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def embed_table(
         InputFileError: The latents cannot be used.
     """
     save = None if isinstance(how, Path) else save
-    partial = out.with_name(out.name + ".partial")
+    partial = refuse_links(out.with_name(out.name + ".partial"))
     check_output(out, clobber)
     if save is not None and not save.exists():
         check_output(save, clobber)
@@ -187,8 +188,8 @@ def _manifest(latents: Latents, wanted: NDArray[np.int64], how: Fit | Path, appr
 
 def _begun(partial: Path) -> dict[str, Any] | None:
     try:
-        values = json.loads((partial / "manifest.json").read_bytes())
-    except (OSError, ValueError):
+        values = read_json(partial / "manifest.json").value
+    except (OSError, InputFileError):
         return None
     return values if isinstance(values, dict) else None
 
@@ -197,7 +198,7 @@ def _start(partial: Path, manifest: dict[str, Any]) -> None:
     """Forget what is there, and write what is begun."""
     for path in partial.iterdir():
         if path.name != "lock":
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            remove(path)
     _write(partial / "manifest.json", json.dumps(manifest, indent=1).encode())
 
 

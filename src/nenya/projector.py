@@ -27,6 +27,7 @@ from numba import njit, prange
 from numpy.typing import ArrayLike, NDArray
 
 from nenya.errors import InputFileError, OptionError, OutputError
+from nenya.names import Json, parse_json
 from nenya.neighbours import COMPILED, Lists, Neighbours, find_centroids
 from nenya.storage import atomic_path, write_hdf5
 
@@ -43,6 +44,7 @@ _BLOCK = 4096  # rows placed at once
 _SECONDS_BETWEEN_LINES = 15.0
 _FEW_EPOCHS = 30
 _LEAST = 1e-300  # squared distance in the layout that counts as none
+_MOST_PARAMETER = 2**40
 _DATASETS = ("latents", "embedding", "centroids", "probes", "probe_answers")
 
 
@@ -541,6 +543,20 @@ def _digest(arrays: Mapping[str, NDArray[Any]], parameters: str) -> str:
     return digest.hexdigest()
 
 
+def _checked(found: Json) -> dict[str, Any]:
+    """Return the parameters of a projector file, each of its kind."""
+    kinds = {f.name: f.type for f in fields(Parameters)} | {"n_lists_searched": int, "image_size": int}
+    for key, value in found.object().items():
+        if kinds.get(key) is int:
+            value.count(_MOST_PARAMETER)
+        elif kinds.get(key) is float:
+            value.number()
+        elif kinds.get(key) is str:
+            value.text()
+    whole: dict[str, Any] = found.value
+    return whole
+
+
 def _read(path: Path) -> tuple[dict[str, FloatArray], dict[str, Any]]:
     """Return the arrays and the parameters of a projector file."""
     if not path.is_file():
@@ -560,8 +576,8 @@ def _read(path: Path) -> tuple[dict[str, FloatArray], dict[str, Any]]:
                 raise InputFileError(f"{path}: written by a newer nenya; update nenya to read it")
             arrays = {name: np.asarray(file[name], dtype=np.float32) for name in _DATASETS}
             parameters, digest = str(file.attrs["parameters"]), file.attrs["sha256"]
-        values = json.loads(parameters)
-    except (OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
+        values = _checked(parse_json(parameters, "parameters"))
+    except (InputFileError, OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
         raise InputFileError(f"{path}: damaged ({' '.join(str(error).split())[:100]}); {REFIT}") from error
     if _digest(arrays, parameters) != digest:
         raise InputFileError(f"{path}: altered since it was written (sha256); take a copy of it, or {REFIT}")

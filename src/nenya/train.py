@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nenya.errors import CheckpointError, InputFileError, Interrupted, NenyaError, OptionError, OutputError
+from nenya.names import remove
 from nenya.options import Options, TrainOptions, flat_name, flat_view, to_dict
 from nenya.s3 import is_s3, store
 from nenya.storage import atomic_path, folder_bytes
@@ -213,8 +214,7 @@ def _clear(folder: Path, *, clobber: bool) -> None:
     if found and not clobber:
         raise OutputError(f"{folder} is not empty: clobber=true replaces a run, resume={folder} goes on with it")
     for name in found:
-        path = folder / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        remove(folder / name)
 
 
 def _write_config(options: TrainOptions, files: "list[Path | str]", folder: Path) -> None:

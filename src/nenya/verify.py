@@ -1,7 +1,6 @@
 """Latents files read back: whether they are whole, of their source, and what they say of themselves."""
 
 import hashlib
-import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from nenya.data.files import find_latents, find_sources, scratch_folder
 from nenya.data.hdf5 import open_hdf5
 from nenya.errors import InputFileError, NenyaError, OutputError
 from nenya.extraction.existing import read_provenance
+from nenya.names import parse_json
 from nenya.options import VerifyOptions
 from nenya.report import say
 from nenya.s3 import is_s3, store
@@ -138,13 +138,15 @@ def verify_file(path: Path, *, provenance: bool = True) -> Report:
             return report
     try:
         with open_hdf5(path) as file:
-            names = list(json.loads(report.provenance["rows"])) if report.provenance else list(file)
+            names = (
+                list(parse_json(str(report.provenance["rows"]), "rows").counts()) if report.provenance else list(file)
+            )
             if not names:
                 report.problems.append("no data set in it")
             for name in names:
                 _verify_partition(report, name, file[name], _unit_norm(report))
-            said = json.loads(file.attrs.get("nonfinite_rows", "{}"))
-            checksums = json.loads(file.attrs.get("latents_sha256", "{}"))
+            said = parse_json(str(file.attrs.get("nonfinite_rows", "{}")), "nonfinite_rows").counts()
+            checksums = parse_json(str(file.attrs.get("latents_sha256", "{}")), "latents_sha256").texts()
             report.problems += [
                 f"'{name}': altered since it was written (sha256)"
                 for name, expected in checksums.items()

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nenya.errors import InputFileError, NenyaError, OptionError, OutputError
+from nenya.errors import InputFileError, NenyaError, OptionError, OutputError, StorageError
+from nenya.names import Entry, inside, local_name
 from nenya.s3 import is_s3, store
 
 log = logging.getLogger(__name__)
@@ -165,7 +166,7 @@ def _copy(url: str, cache_dir: str | None) -> Path:
     if found is None:
         raise InputFileError(f"{url}: no such object; check bucket and key")
     version = hashlib.sha256(f"{url} {found.etag} {found.size}".encode()).hexdigest()[:16]
-    path = scratch_folder(cache_dir) / "s3" / version / found.name
+    path = own_place(scratch_folder(cache_dir), f"s3/{version}/{local_name(found.name)}")
     if not path.is_file() or path.stat().st_size != found.size:
         log.info("%s: download %.1f MB to %s", url, found.size / 1e6, path)
         store().download(found, path)
@@ -186,16 +187,64 @@ def temporary_copy(source: Path | str, cache_dir: str | None) -> Iterator[Path]:
     if isinstance(source, Path):
         yield source
         return
-    with tempfile.TemporaryDirectory(prefix=COPY_PREFIX, dir=scratch_folder(cache_dir)) as folder:
+    with _temporary_folder(scratch_folder(cache_dir)) as folder:
         found = store().head(source)
         if found is None:
             raise InputFileError(f"{source}: no such object; check bucket and key")
-        path = Path(folder) / found.name
+        path = Path(folder) / local_name(found.name)
         store().download(found, path)
         try:
             yield path
         except NenyaError as error:
             raise type(error)(str(error).replace(str(path), source)) from error
+
+
+@contextmanager
+def _temporary_folder(scratch: Path) -> Iterator[str]:
+    try:
+        folder = tempfile.TemporaryDirectory(prefix=COPY_PREFIX, dir=scratch)
+    except OSError as error:
+        raise OutputError(f"{scratch}: cannot be written ({error.strerror}); set loader.cache_dir") from error
+    with folder as name:
+        yield name
+
+
+def fetch_checked(url: str, entry: Entry, path: Path, said_by: str) -> None:
+    """Bring an object that a manifest names to a local path, if it is what the manifest says.
+
+    It arrives under a name of our own, and gets the other one when size and hash are right.
+
+    Args:
+        url: s3:// address below which its name stands.
+        entry: the file.
+        path: where it goes; of `inside`.
+        said_by: the manifest, for messages.
+
+    Raises:
+        StorageError: The service does not give it, or it is another one.
+        OutputError: It cannot be written.
+    """
+    part = path.with_name(f".{entry.sha256[:32]}.{os.getpid()}.part")
+    try:
+        if store().download(f"{url}/{entry.name}", part, size=entry.size) != entry.sha256:
+            raise StorageError(f"{url}/{entry.name}: is not what {said_by} says it is (sha256)")
+        os.replace(part, path)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def own_place(folder: Path, name: str) -> Path:
+    """Return a place of nenya's own in a scratch folder, where nothing leads out of it by a link.
+
+    Raises:
+        OutputError: A link stands in the way.
+    """
+    try:
+        return inside(folder, name)
+    except InputFileError as error:
+        raise OutputError(str(error)) from error
 
 
 def scratch_folder(cache_dir: str | None) -> Path:

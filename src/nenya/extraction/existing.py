@@ -8,6 +8,7 @@ from typing import Any
 
 from nenya.data.hdf5 import Hdf5File
 from nenya.errors import InputFileError, OutputError
+from nenya.names import parse_json
 from nenya.s3 import S3Object
 from nenya.storage import sha256_file
 
@@ -36,7 +37,7 @@ def read_provenance(path: Path, place: str = "") -> dict[str, Any]:
         with Hdf5File(path) as file:
             attributes = file.file.attrs
             found = {name: attributes[name] for name in _KEPT if name in attributes}
-            rows = json.loads(found.get("rows", "{}"))
+            rows = parse_json(_text(found.get("rows", "{}")), f"{place}: attribute rows", advice).counts()
             shapes = {name: getattr(file.find(name), "shape", (None,)) for name in rows}
     except InputFileError as error:
         raise OutputError(f"{place} exists and is not whole ({str(error).partition(': ')[2]}): {advice}") from error
@@ -50,6 +51,11 @@ def read_provenance(path: Path, place: str = "") -> dict[str, Any]:
     return {name: value.item() if hasattr(value, "item") else value for name, value in found.items()}
 
 
+def _text(value: Any) -> str | bytes:
+    """Return an attribute that should be a text; empty where it is of another kind."""
+    return value if isinstance(value, str | bytes) else ""
+
+
 def object_metadata(path: Path) -> dict[str, str]:
     """Return the S3 user metadata under which a latents file is uploaded."""
     provenance = {**read_provenance(path), "size": path.stat().st_size}
@@ -59,8 +65,8 @@ def object_metadata(path: Path) -> dict[str, str]:
 def object_provenance(found: S3Object) -> dict[str, Any] | None:
     """Return the provenance that came with an object of the size that it should have, else None."""
     try:
-        values = json.loads(found.metadata.get(METADATA_KEY, ""))
-    except ValueError:
+        values = parse_json(found.metadata.get(METADATA_KEY, ""), found.url).value
+    except InputFileError:
         return None
     whole = isinstance(values, dict) and values.get("size") == found.size
     return values if whole else None

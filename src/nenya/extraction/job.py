@@ -31,6 +31,7 @@ from nenya.models.checkpoint import Checkpoint
 from nenya.models.contrastive import ContrastiveModule
 from nenya.models.inference import choose_backend, count_multiply_adds
 from nenya.models.resnet import ContrastiveNet, check_image_size
+from nenya.names import refuse_links
 from nenya.options import Options, to_dict
 from nenya.runtime import check_room, git_commit, is_main_process, make_trainer
 from nenya.storage import folder_bytes, sha256_file
@@ -202,7 +203,7 @@ def extract_file(
         _extract(job, module, trainer, writer, Work.read(store))
         return ""
     start = time.monotonic()
-    with OutputLock(store.partial / "lock", str(job.output)):
+    with OutputLock(refuse_links(store.partial) / "lock", str(job.output)):
         if job.output.exists() and not options.clobber:
             return None
         wanted = _wanted_manifest(options, job, checkpoint, trainer, module.net)

@@ -22,8 +22,9 @@ import h5py
 import numpy as np
 
 from nenya.data.blocks import Block
-from nenya.errors import OutputError
+from nenya.errors import InputFileError, OutputError
 from nenya.extraction.lock import OutputLock
+from nenya.names import read_json, remove
 from nenya.storage import atomic_path, move_synced, write_hdf5
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 HDF5_OVERHEAD = 2**16
 """Bytes of an HDF5 file beside its latents: attributes, structure."""
 
-_LINE = re.compile(rb"(\d+) ([0-9a-f]{8}) (\d+) ([0-9a-f]{8})")
+_LINE = re.compile(rb"(\d{1,18}) ([0-9a-f]{8}) (\d{1,18}) ([0-9a-f]{8})")
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,8 @@ class BlockStore:
     def manifest(self) -> dict[str, Any] | None:
         """Return what the rows that are there were made of and with, None if there are none."""
         try:
-            values = json.loads((self.partial / "manifest.json").read_bytes())
-        except (OSError, ValueError):
+            values = read_json(self.partial / "manifest.json").value
+        except (OSError, InputFileError):
             return None
         return values if isinstance(values, dict) else None
 
@@ -109,7 +110,7 @@ class BlockStore:
         """Remove everything but the lock."""
         for path in self.partial.iterdir():
             if path.name != "lock":
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                remove(path)
 
     def scan(self, blocks: Sequence[Block]) -> dict[int, Entry]:
         """Return the blocks that are done: in a journal, and with the bytes that it says."""
@@ -240,7 +241,7 @@ def remove_leftover(path: Path) -> None:
     Unfinished work that is to replace the file, which `clobber=true` began, is left alone, and so is a run at work.
     """
     partial = partial_folder(path)
-    if not partial.is_dir():
+    if partial.is_symlink() or (partial / "lock").is_symlink() or not partial.is_dir():
         return
     with suppress(OutputError), OutputLock(partial / "lock", str(path)):
         if not (partial / "reserve").exists() and not (partial / "assembled").exists():

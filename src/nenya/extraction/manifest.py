@@ -9,15 +9,18 @@ from typing import Any, Self
 
 from nenya.data.blocks import cut_blocks
 from nenya.data.cutouts import CutoutFile
-from nenya.errors import OutputError
+from nenya.errors import InputFileError, OutputError
 from nenya.extraction.journal import BlockStore
 from nenya.models.inference import obstacle
+from nenya.names import Json, read_json
 from nenya.storage import atomic_path, sha256_file
 
 _MUST_AGREE = (
     *("checkpoint_sha256", "preprocessing", "latent", "precision", "rows", "dim"),
     *("device", "torch_version"),
 )
+_HINT = "clobber=true starts over"
+_MOST_ROWS, _MOST_THREADS = 2**31, 2**12
 _TAKEN_OVER = ("backend", "batch_size", "block_size", "threads")
 
 
@@ -51,8 +54,19 @@ class Work:
     @classmethod
     def read(cls, store: BlockStore) -> Self:
         """Return what the first process has written."""
-        values = json.loads((store.partial / "work.json").read_bytes())
-        return cls(**{**values, "done": frozenset(values["done"])})
+        with store.guard():
+            found = read_json(store.partial / "work.json", _HINT)
+        found.object(cls.__dataclass_fields__)
+        sha256 = found.get("sha256")
+        return cls(
+            done=frozenset(number.count() for number in found["done"].items()),
+            backend=found["backend"].text(),
+            block_size=found["block_size"].count(),
+            batch_size=found["batch_size"].count(),
+            threads=found["threads"].count(),
+            sha256=sha256.sha256() if sha256 else None,
+            fresh=found["fresh"].flag(),
+        )
 
 
 def describe_status(path: Path) -> dict[str, Any]:
@@ -83,12 +97,33 @@ def begin(store: BlockStore, wanted: Mapping[str, Any], file: CutoutFile, *, clo
                 f"{store.partial} holds finished rows that were made with {key} {was} instead of {now}: "
                 "clobber=true starts over"
             )
+    _check_types(Json(found, str(store.partial / "manifest.json"), hint=_HINT))
     _check_source(store, found, wanted, file.path)
     _check_backend(store, str(found["backend"]), wanted)
     merged = {**wanted, **{key: found[key] for key in _TAKEN_OVER}}
     merged["source"] = {**wanted["source"], "sha256": found["source"].get("sha256") or wanted["source"].get("sha256")}
     done = store.scan(cut_blocks(file, merged["block_size"], dict(store.rows)))
     return _work(merged, frozenset(done), fresh=not done)
+
+
+def _check_types(found: Json) -> None:
+    """Check what is taken over of a manifest.
+
+    Raises:
+        OutputError: Something is missing, or of another kind.
+    """
+    try:
+        found["backend"].text()
+        for key in ("batch_size", "block_size"):
+            if not found[key].count(_MOST_ROWS):
+                found[key].refuse("a number of rows")
+        found["threads"].count(_MOST_THREADS)
+        found["source"]["size"].count()
+        found["source"]["status"].items()
+        if sha256 := found["source"].get("sha256"):
+            sha256.sha256()
+    except InputFileError as error:
+        raise OutputError(str(error)) from error
 
 
 def _work(manifest: Mapping[str, Any], done: frozenset[int], *, fresh: bool) -> Work:

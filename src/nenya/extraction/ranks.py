@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
-from nenya.errors import Interrupted
+from nenya.errors import InputFileError, Interrupted
+from nenya.names import Json, read_json
 from nenya.storage import atomic_path
 
 _VARIABLE = "NENYA_BATCH"  # set for the processes that Lightning starts
@@ -106,8 +107,8 @@ class Follower:
             folder = self._find()
             if folder is not None:
                 if (folder / f"told-{number}").exists():
-                    told: list[str] | None = _read(folder / f"told-{number}")
-                    return told
+                    told = _read(folder / f"told-{number}")
+                    return None if told.value is None else [item.text() for item in told.items()]
                 if not folder.exists() or (folder / "told-end").exists():
                     raise EOFError
                 if _is_free(folder / "lock"):
@@ -129,8 +130,8 @@ class Follower:
 def _follow_pointer(pointer: Path) -> Path | None:
     """Return the folder that a pointer names, if it is of this run and not of one that was killed before."""
     try:
-        fresh, folder = pointer.stat().st_mtime > _STARTED, Path(_read(pointer))
-    except OSError:
+        fresh, folder = pointer.stat().st_mtime > _STARTED, Path(_read(pointer).text())
+    except (OSError, InputFileError):
         return None
     return folder if fresh or ((folder / "lock").exists() and not _is_free(folder / "lock")) else None
 
@@ -138,8 +139,8 @@ def _follow_pointer(pointer: Path) -> Path | None:
 def _remove_dead_pointers(scratch_dir: Path) -> None:
     """Remove the pointers that killed processes have left, to folders that are gone."""
     for pointer in scratch_dir.glob("session-*"):
-        with contextlib.suppress(OSError):
-            if not Path(_read(pointer)).exists():
+        with contextlib.suppress(OSError, InputFileError):
+            if not Path(_read(pointer).text()).exists():
                 pointer.unlink()
 
 
@@ -160,5 +161,5 @@ def _write(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value))
 
 
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text())
+def _read(path: Path) -> Json:
+    return read_json(path, "run the command again")

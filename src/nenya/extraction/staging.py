@@ -23,11 +23,12 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any, Self, TypeVar
 
-from nenya.data.files import COPY_PREFIX
+from nenya.data.files import COPY_PREFIX, own_place
 from nenya.errors import InputFileError, Interrupted, NenyaError, OutputError
 from nenya.extraction import existing
 from nenya.extraction.job import Source
 from nenya.extraction.journal import remove_leftover
+from nenya.names import local_name
 from nenya.options import Options, parse_size
 from nenya.runtime import is_main_process
 from nenya.s3 import S3Object, is_s3, store
@@ -370,7 +371,7 @@ class Staging:
         if found is None:
             return Ready(Path(item.source), output, Source(item.place))
         self.scratch.take(found.size, item.place)
-        ready = Ready(self.folder / str(index) / found.name, output, Source(item.place), found.size)
+        ready = Ready(self.folder / str(index) / local_name(found.name), output, Source(item.place), found.size)
         try:
             sha256 = store().download(found, ready.path, cancelled=self.cancelled)
             if provenance is not None:
@@ -411,7 +412,8 @@ class Staging:
             return item.output
         assert self.scratch_dir is not None
         place = hashlib.sha256(item.output.encode()).hexdigest()[:16]
-        return self.scratch_dir / _LATENTS / place / item.output.rsplit("/", 1)[1]
+        name = local_name(item.output.rsplit("/", 1)[1])
+        return own_place(self.scratch_dir, f"{_LATENTS}/{place}/{name}")
 
     def _kept_by_others(self) -> int:
         """Return the bytes of latents in the making that are not of this batch."""
@@ -452,7 +454,7 @@ class Staging:
         provenance = existing.object_provenance(found)
         if provenance is None:  # copied there by other means: the file itself says it
             self.scratch.take(found.size, item.output)
-            path = self.folder / "existing" / found.name
+            path = self.folder / "existing" / local_name(found.name)
             try:
                 store().download(found, path, cancelled=self.cancelled)
                 provenance = existing.read_provenance(path, item.output)

@@ -20,8 +20,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from nenya.errors import CheckpointError, OutputError
+from nenya.errors import CheckpointError, InputFileError, OutputError
 from nenya.models.resnet import ARCHITECTURES, ContrastiveNet
+from nenya.names import parse_json
 from nenya.storage import atomic_path, sha256_file
 
 PARAMS_NAMES = (
@@ -184,9 +185,9 @@ def _read_safetensors(path: Path) -> Checkpoint:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-        options = json.loads(metadata.get("options", "{}"))
-        epoch = json.loads(metadata.get("epoch", "null"))
-    except (safetensors.SafetensorError, ValueError) as error:
+        options = parse_json(metadata.get("options", "{}"), "options").value
+        epoch = parse_json(metadata.get("epoch", "null"), "epoch").value
+    except (safetensors.SafetensorError, InputFileError, ValueError) as error:
         raise CheckpointError(
             f"checkpoint {path} is damaged, cut short or no safetensors file ({_first_line(error)}). Copy it again"
         ) from error

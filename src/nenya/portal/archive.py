@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from nenya.archive_folder import MANIFEST, Opened, read_tables
+from nenya.archive_folder import Opened, read_tables
+from nenya.archive_manifest import MANIFEST
 from nenya.data.cutouts import CutoutReader, inspect_cutouts
 from nenya.data.files import fetch, find_sources
 from nenya.errors import InputFileError, OptionError

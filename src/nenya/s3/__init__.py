@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nenya.errors import Interrupted, OptionError, OutputError, StorageError
+from nenya.errors import InputFileError, Interrupted, OptionError, OutputError, StorageError
+from nenya.names import read_json
 from nenya.s3.checks import hash_file, md5
 from nenya.s3.client import ENDPOINT_NAMES, connect, endpoint, head_object
 from nenya.s3.download import AlteredError, ChangedError, fetch, verify
@@ -161,7 +162,14 @@ class S3Store:
             self.download(found, Path(folder) / "object")
             return (Path(folder) / "object").read_bytes()
 
-    def download(self, source: S3Object | str, path: Path, *, cancelled: threading.Event | None = None) -> str:
+    def download(
+        self,
+        source: S3Object | str,
+        path: Path,
+        *,
+        cancelled: threading.Event | None = None,
+        size: int | None = None,
+    ) -> str:
         """Bring an object to `path`, which appears only when its content is whole and verified.
 
         The content must have the size and the checksum that the service holds: the object's `sha256` metadata, else
@@ -172,6 +180,7 @@ class S3Store:
             source: The object, or its address; what lies there now is fetched.
             path: The file, whose folder is made if it is missing.
             cancelled: Once set, the download stops and leaves nothing.
+            size: Bytes that it must have; of another object nothing is fetched.
 
         Returns:
             The SHA-256 of the file as 64 hexadecimal digits.
@@ -186,7 +195,10 @@ class S3Store:
         with atomic_path(path) as temporary:
             while True:
                 try:
-                    return self._fetch(self._needed(url), path, temporary, cancelled)
+                    found = self._needed(url)
+                    if size is not None and found.size != size:
+                        raise StorageError(f"{url}: has {found.size} bytes instead of {size}; it was altered or cut")
+                    return self._fetch(found, path, temporary, cancelled)
                 except (ChangedError, AlteredError) as error:
                     temporary.unlink(missing_ok=True)
                     if type(error) in failed:
@@ -376,11 +388,11 @@ class S3Store:
         """
         _new(note).unlink(missing_ok=True)
         try:
-            bucket, key, upload = json.loads(note.read_text())
-        except (OSError, ValueError):  # there is none, or the kill came before anything was begun
+            bucket, key, upload = _read_note(note)
+        except (OSError, InputFileError):  # there is none, or the kill came before anything was begun
             note.unlink(missing_ok=True)
             return
-        client, uploads = self._connected(), [upload]
+        client, uploads = self._connected(), [upload] if upload is not None else []
         if upload is None:
             pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=key)
             found = [item for page in pages for item in page.get("Uploads", [])]
@@ -403,6 +415,14 @@ def _write_note(note: Path, bucket: str, key: str, upload: str | None) -> None:
     """Write a note so that a kill leaves the old one or the new one."""
     _new(note).write_text(json.dumps([bucket, key, upload]))
     _new(note).replace(note)
+
+
+def _read_note(note: Path) -> tuple[str, str, str | None]:
+    """Return bucket, key and the service's name of the upload, where that was known."""
+    found = read_json(note, most=2**16)
+    if len(items := found.items()) != 3:
+        found.refuse("bucket, key and upload")
+    return items[0].text(), items[1].text(), None if items[2].value is None else items[2].text()
 
 
 def _new(note: Path) -> Path:

@@ -17,7 +17,8 @@ from typing import Any
 
 import nenya
 from nenya.analysis_options import UpdateOptions
-from nenya.archive_folder import CUTOUTS, MANIFEST, Added, Entry, Folder, Manifest, Version, open_entry
+from nenya.archive_folder import Folder, open_entry
+from nenya.archive_manifest import CUTOUTS, MANIFEST, STATES, Added, Manifest, Version, parse_publishing
 from nenya.data.cutouts import inspect_cutouts
 from nenya.data.files import temporary_copy
 from nenya.data.prepare import NoCutouts
@@ -27,12 +28,13 @@ from nenya.extraction.weights import weights_source
 from nenya.extras import need
 from nenya.io import read_table
 from nenya.latents import Latents
+from nenya.names import Entry, is_plain, read_bytes
 from nenya.runtime import git_commit
 from nenya.s3 import is_s3, store
 from nenya.storage import atomic_path, sha256_file
 from nenya.update.arrivals import Arrival, Arrivals, arrivals_of, find_new, from_others, same_stem
 from nenya.update.check import broken_files
-from nenya.update.index import STATES, IndexWriter
+from nenya.update.index import IndexWriter
 from nenya.update.lease import Lease
 from nenya.update.preflight import check_options, check_place, check_recipe, check_version
 from nenya.update.settings import choose_versions, extract_options, settings_of
@@ -68,6 +70,7 @@ def run(options: UpdateOptions) -> int:
     names = choose_versions(options, manifest)
     for name in names:
         check_version(options, manifest, name)
+    folder.check_links([*manifest, *names])
     new = find_new(options.new) if options.new else None
     if new and new[1]:
         check_recipe(options, manifest, str(new[1][0]))
@@ -155,11 +158,8 @@ class Update:
         named = {entry.name for version in self.manifest.values() for entry in version.entries()}
         wanted = {arrival.uid for arrival in self.arrivals.wanted}
         for journal in self.work.glob(f"*/{_PUBLISHING}"):
-            try:
-                names = json.loads(journal.read_bytes())
-            except ValueError:  # killed before the disk had it, and so before anything was published
-                names = []
-            for name in set(names) - named:
+            names = parse_publishing(read_bytes(journal), str(journal), self.name)
+            for name in sorted(set(names) - named):
                 self.folder.remove(name)
             journal.unlink()
         for path in self.work.glob("*"):
@@ -212,9 +212,11 @@ class Update:
         self.work.mkdir(parents=True, exist_ok=True)
         source = weights_source(extract_options(self.options, wanted), self.options.ckpt)
         with temporary_copy(source if is_s3(source) else Path(source), self.options.loader.cache_dir) as path:
-            begun = json.dumps({**wanted, "weights": sha256_file(path)}, sort_keys=True)
+            digest = sha256_file(path)
+            begun = json.dumps({**wanted, "weights": digest}, sort_keys=True)
             note, kept = self.work / "settings.json", self.work / f"weights{path.suffix}"
-            if not note.is_file() or note.read_text() != begun:  # what was begun otherwise is of no use
+            there = note.is_file() and note.read_text() == begun and kept.is_file() and sha256_file(kept) == digest
+            if not there:  # what was begun otherwise is of no use
                 shutil.rmtree(self.work)
                 with atomic_path(kept) as temporary:
                     shutil.copyfile(path, temporary)
@@ -284,8 +286,9 @@ class Update:
         """Check that a file's cutouts have as many pixels as those that the version has, or had before it."""
         side = next(iter(inspect_cutouts(cutouts).partitions.values())).height
         if not self.side and self.version is not None:
-            said = open_entry(self.folder, self.name, self.version).said["about"]["provenance"]
-            self.side = int(said.get("image_size", 0))
+            said = open_entry(self.folder, self.name, self.version).said.about["provenance"]
+            size = said.get("image_size", "0")
+            self.side = int(size) if size.isdecimal() and len(size) < 10 else 0
         self.side = self.side or side
         if side != self.side:
             shutil.rmtree(work, ignore_errors=True)  # there is nothing to go on with
@@ -296,6 +299,8 @@ class Update:
 
     def _check_name(self, arrival: Arrival) -> None:
         """Check that no other new file has the same name."""
+        if not is_plain(arrival.stem, one=True):
+            raise InputFileError("its name is not plain (control characters, or too long): rename it")
         same = [other for other in self.arrivals.wanted if other.stem == arrival.stem]
         if same[0].uid != arrival.uid:
             raise InputFileError(f"{same[0].place} has the same name: rename one of them")

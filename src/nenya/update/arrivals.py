@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nenya.archive_folder import Added, Manifest, Version
+from nenya.archive_manifest import Added, Manifest, Version
 from nenya.data.files import HDF5_SUFFIXES, entries_of, find_sources
 from nenya.data.prepare.sources import SUFFIXES, find_fields, identity_of
 from nenya.errors import InputFileError

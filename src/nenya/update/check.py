@@ -1,12 +1,13 @@
 """Whether the files of an archive's model version are there, and are what `archive.json` says."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nenya.archive_folder import Entry, Folder, Version, open_entry
+from nenya.archive_folder import Folder, open_entry
+from nenya.archive_manifest import Version
 from nenya.errors import InputFileError, StorageError
+from nenya.names import Entry, inside
 from nenya.s3 import join_url, store
 from nenya.storage import sha256_file
 
@@ -107,15 +108,18 @@ def _index_entries(
             if rows != version.index.rows:
                 status.damaged.append(f"{name}/index: {rows} rows instead of {version.index.rows}")
             return []
-        files = json.loads(folder.local(version.index.about).read_bytes())["files"]
-        return [Entry(*file) for file in files]
-    except (InputFileError, StorageError, OSError, ValueError, KeyError) as error:
+        return open_entry(folder, name, version).said.files
+    except (InputFileError, StorageError, OSError) as error:
         status.damaged.append(f"{name}/index: {str(error).splitlines()[0]}")
         return []
 
 
 def _look_at(folder: Folder, entry: Entry, sizes: dict[str, int] | None, status: VersionStatus, *, check: bool) -> None:
-    path: Path = folder.root / entry.name
+    try:
+        path: Path = inside(folder.root, entry.name)
+    except InputFileError:  # a link, which nobody follows
+        status.damaged.append(entry.name)
+        return
     size = sizes.get(entry.name) if sizes is not None else path.stat().st_size if path.is_file() else None
     if size is None:
         status.missing.append(entry.name)
@@ -129,7 +133,7 @@ def _sha256(folder: Folder, entry: Entry) -> str:
     path = folder.work / "checked"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        return store().download(join_url(folder.url, entry.name), path)
+        return store().download(join_url(folder.url, entry.name), path, size=entry.size)
     except StorageError:
         return ""
     finally:

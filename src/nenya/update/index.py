@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nenya.analysis_options import UpdateOptions
-from nenya.archive import ABOUT, TABLE, connect, read_about
+from nenya.archive import ABOUT, TABLE, connect, lance_errors, read_about
 from nenya.archive_build import add_files, build_index, compact, drop_old_states, recall_line, write_about
-from nenya.archive_folder import Folder, Index, fetch_index
+from nenya.archive_folder import Folder, fetch_index, read_state
+from nenya.archive_manifest import STATES, Index, State
 from nenya.errors import InputFileError
 from nenya.latents import Latents
+from nenya.names import refuse_links
 from nenya.storage import atomic_path, sha256_file, sync
 
 if TYPE_CHECKING:
     import pandas as pd
 
-STATES = "index-states"
 _HINT = "latest_version_hint.json"  # of LanceDB: it changes, and is not needed
 
 
@@ -44,25 +45,25 @@ class IndexWriter:
 
     def begin(self) -> None:
         """Bring the index to the state of the manifest, whatever a killed update has left."""
+        refuse_links(self.place)  # LanceDB would follow them
         if self.state is None:
             shutil.rmtree(self.place, ignore_errors=True)
         elif self.folder.url is not None:
             said = self._said()
-            self._mirror(said["files"])
-            write_about(self.place, said["about"])
+            self._mirror(said)
+            write_about(self.place, said.about)
         else:
-            self._restore(self._said()["about"])
+            self._restore(self._said().about)
         self._ready = True
 
-    def _said(self) -> dict[str, Any]:
+    def _said(self) -> State:
         assert self.state is not None
-        said: dict[str, Any] = json.loads(self.folder.local(self.state.about).read_bytes())
-        return said
+        return read_state(self.folder, self.name, self.state.about)
 
-    def _mirror(self, files: list[list[Any]]) -> None:
+    def _mirror(self, said: State) -> None:
         """Let the local copy of an index on S3 have exactly its files."""
-        fetch_index(self.folder, files, self.place)
-        wanted = {self.place / name.partition("/index/")[2] for name, _, _ in files}
+        fetch_index(self.folder, said, self.place)
+        wanted = {self.place / said.below(entry) for entry in said.files}
         for path in self.place.rglob("*"):
             if path.is_file() and path not in wanted:
                 path.unlink()
@@ -71,15 +72,15 @@ class IndexWriter:
         """Undo what was added to a local index since the manifest was written."""
         assert self.state is not None
         try:
-            table = connect(self.place).open_table(TABLE)
-            if table.version != self.state.version:
-                table.checkout(self.state.version)
-                table.restore()
-        except (ValueError, OSError, RuntimeError) as error:
-            first = str(error).splitlines()[0]
+            with lance_errors(self.place):
+                table = connect(self.place).open_table(TABLE)
+                if table.version != self.state.version:
+                    table.checkout(self.state.version)
+                    table.restore()
+        except InputFileError as error:
             raise InputFileError(
-                f"{self.place}: the index is damaged ({first}); take a copy of it, or begin another version with "
-                "version=, which makes one of the same cutouts"
+                f"{str(error).rpartition(';')[0]}; take a copy of it, or begin another version with version=, which "
+                "makes one of the same cutouts"
             ) from error
         write_about(self.place, about)
 
@@ -103,7 +104,7 @@ class IndexWriter:
     def build(self, options: UpdateOptions, *, added: bool) -> bool:
         """Bring the vector index up to date, where the rows are enough for one; returns whether anything changed."""
         assert self.state is not None
-        index = self._said()["about"]["index"]
+        index = self._said().about["index"]
         current = self.state.rows < max(2, options.index_from) or (index and index["rows"] == self.state.rows)
         if current and not added:
             return False
@@ -122,17 +123,17 @@ class IndexWriter:
             drop_old_states(self.place)
             return
         assert self.state is not None
-        was = json.loads(self.folder.local(before.about).read_bytes())["files"]
-        now = {name for name, _, _ in self._said()["files"]}
-        for name, _, _ in was:
-            if name not in now:
-                self.folder.remove(name)
+        now = {entry.name for entry in self._said().files}
+        for entry in read_state(self.folder, self.name, before.about).files:
+            if entry.name not in now:
+                self.folder.remove(entry.name)
 
     def publish(self, work: Path) -> Index:
         """Return the present state, for the manifest; on S3 its files are sent first."""
         about = read_about(self.place)
-        table = connect(self.place).open_table(TABLE)
-        version, rows = int(table.version), int(table.count_rows())
+        with lance_errors(self.place):
+            table = connect(self.place).open_table(TABLE)
+            version, rows = int(table.version), int(table.count_rows())
         files: list[list[Any]] = []
         if self.folder.url is None:
             self._persist()
@@ -154,7 +155,7 @@ class IndexWriter:
 
     def _send(self) -> list[list[Any]]:
         """Send what S3 does not have yet; returns name, size and hash of all files."""
-        known = {name: (size, sha256) for name, size, sha256 in (self._said()["files"] if self.state else [])}
+        known = {entry.name: (entry.size, entry.sha256) for entry in (self._said().files if self.state else [])}
         files: list[list[Any]] = []
         for path in sorted(self.place.rglob("*")):
             if not path.is_file() or path.name in (_HINT, ABOUT, "lock"):

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from nenya.analysis_options import UpdateOptions
-from nenya.archive_folder import MANIFEST, Folder, Manifest
+from nenya.archive_folder import Folder
+from nenya.archive_manifest import MANIFEST, Manifest, is_version
 from nenya.errors import InputFileError, OptionError
 from nenya.extraction.weights import load_model, weights_source
 from nenya.s3 import is_s3, store
@@ -54,6 +55,8 @@ def check_version(options: UpdateOptions, manifest: Manifest, name: str) -> None
     Raises:
         NenyaError: They do not fit.
     """
+    if not is_version(name):
+        raise OptionError(f"version={name}: expected a plain name, as a folder is called by it; give another")
     if name in manifest:
         check_settings(options, name, manifest[name].settings)
         return

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from nenya.analysis_options import UpdateOptions
-from nenya.archive_folder import Manifest
+from nenya.archive_manifest import GROUPS, MAP, SECTIONS, Manifest
 from nenya.data.files import local_path
 from nenya.data.prepare.writer import recipe_values
 from nenya.errors import OptionError
@@ -13,23 +13,14 @@ from nenya.storage import sha256_file
 
 Settings = dict[str, Any]
 
-_SECTIONS: dict[str, tuple[str, ...]] = {
-    "model": ("name", "ssl_model", "feat_dim", "nchannels", "width", "latent"),
-    "preprocess": ("file", "image", "dt_crop"),
-    "loader": ("train_key", "valid_key", "batch_size_valid"),
-    "trainer": ("precision",),
-}
-_MAP = ("ntrain", "n_neighbors", "min_dist", "metric")
-_GROUPS = ("k", "passes", "sample")
-
 
 def settings_of(options: UpdateOptions) -> Settings:
     """Return the settings that the options state; `sensor` is None where no recipe is named."""
     values = to_dict(options)
-    found: Settings = {name: {key: values[name][key] for key in keys} for name, keys in _SECTIONS.items()}
+    found: Settings = {name: {key: values[name][key] for key in keys} for name, keys in SECTIONS.items()}
     found["seed"] = options.seed
-    found["map"] = {key: values[key] for key in _MAP} | {"projector_sha256": _hash(options.projector)}
-    found["clusters"] = {key: values[key] for key in _GROUPS}
+    found["map"] = {key: values[key] for key in MAP} | {"projector_sha256": _hash(options.projector)}
+    found["clusters"] = {key: values[key] for key in GROUPS}
     found["sensor"] = _recipe(options) if "recipe" in (options.given or []) else None
     return found
 
@@ -58,7 +49,7 @@ def extract_options(options: UpdateOptions, settings: Settings, **more: Any) -> 
     """Return the options of `extract`: those of the command, with the recorded settings and others."""
     values = to_dict(options)
     own = {f.name: values[f.name] for f in dataclasses.fields(Options)}
-    for section in _SECTIONS:
+    for section in SECTIONS:
         own[section] = {**own[section], **settings[section]}
     devices = own["trainer"]["devices"]
     one = devices if isinstance(devices, list) and len(devices) == 1 else 1  # others would run the whole command
@@ -83,7 +74,7 @@ def check_settings(options: UpdateOptions, name: str, recorded: Settings) -> Non
     """
     wanted, given = settings_of(options), set(options.given or [])
     pairs: list[tuple[str, Any, Any]] = []
-    for section, keys in _SECTIONS.items():
+    for section, keys in SECTIONS.items():
         pairs += [(f"{section}.{key}", wanted[section][key], recorded[section][key]) for key in keys]
     pairs.append(("seed", wanted["seed"], recorded["seed"]))
     for section in ("map", "clusters"):

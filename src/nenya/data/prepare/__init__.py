@@ -27,7 +27,7 @@ import numpy as np
 
 import nenya
 from nenya.configs import read_group
-from nenya.data.files import local_path, scratch_folder, temporary_copy
+from nenya.data.files import local_path, own_place, scratch_folder, temporary_copy
 from nenya.data.prepare.places import Fates, Places, log_missing, missing_table, read_fates, summary
 from nenya.data.prepare.sources import find_fields, identity_of
 from nenya.data.prepare.steps import output_size
@@ -37,6 +37,7 @@ from nenya.errors import InputFileError, Interrupted, OptionError, OutputError
 from nenya.extraction.lock import OutputLock
 from nenya.extraction.progress import RowProgress
 from nenya.io import write_table
+from nenya.names import parse_json, refuse_links
 from nenya.options import PrepareOptions, build_options
 from nenya.s3 import is_s3, store
 from nenya.storage import sha256_file
@@ -129,7 +130,7 @@ def prepare(options: PrepareOptions | Mapping[str, Any]) -> Prepared:
     there = None if options.clobber else _existing(out, options, made_of, made_by)
     if there is not None:
         return there
-    folder = _partial(out, options)
+    folder = refuse_links(_partial(out, options))
     with OutputLock(folder / "lock", str(out)), _interruptible(folder) as check:
         tasks = _tasks(sources, identities, made_by, folder, options, places)
         parts, failed, outcomes = _work(tasks, options, check)
@@ -239,7 +240,7 @@ def _partial(out: Path | str, options: PrepareOptions) -> Path:
     if isinstance(out, Path):
         return out.with_name(out.name + ".partial")
     key = hashlib.sha256(out.encode()).hexdigest()[:16]
-    return scratch_folder(options.loader.cache_dir) / f"prepare-{key}"
+    return own_place(scratch_folder(options.loader.cache_dir), f"prepare-{key}")
 
 
 def _existing(out: Path | str, options: PrepareOptions, made_of: str, made_by: str) -> Prepared | None:
@@ -271,7 +272,11 @@ def _existing(out: Path | str, options: PrepareOptions, made_of: str, made_by: s
         raise OutputError(f"{out} exists and is not an HDF5 file: {advice}") from error
     if (said.get("recipe_sha256"), said.get("sources_sha256")) != (made_by, made_of) or not table.exists():
         raise OutputError(f"{out} exists, made of other files or with other options: {advice}")
-    return Prepared(out, table, rows, json.loads(said["failed"]), made=False)
+    try:
+        failed = parse_json(said.get("failed", "{}"), f"{out}: attribute failed").texts()
+    except InputFileError as error:
+        raise OutputError(f"{error}: {advice}") from error
+    return Prepared(out, table, rows, failed, made=False)
 
 
 def _hash_of(place: str | None, options: PrepareOptions) -> str:

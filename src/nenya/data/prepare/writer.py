@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import nenya
+from nenya.configs import recipe_keys
 from nenya.data.prepare.places import ARRAYS
 from nenya.data.prepare.work import Columns
 from nenya.errors import InputFileError
@@ -148,5 +149,4 @@ def _side_of(part: Path) -> int:
 def recipe_values(options: PrepareOptions) -> dict[str, Any]:
     """Return the options that say how cutouts are made: not where from, where to, or with how many processes."""
     values = to_dict(options)
-    sections = set(to_dict(PrepareOptions.__bases__[0]())) - {"seed"}
-    return {k: v for k, v in values.items() if k not in sections and k not in ("workers", "dask")}
+    return {key: values[key] for key in recipe_keys()}

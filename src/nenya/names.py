@@ -1,0 +1,352 @@
+"""What others wrote and nenya acts on: names of files, hashes, sizes and JSON, each checked before it is used.
+
+A manifest (`archive.json`, the pointer of an index, a journal of unfinished work) may come from anybody. So its names
+are plain paths below one root, its hashes are hashes, its sizes are sizes, and links are not followed where nenya
+writes or removes. Whatever is not as it should be ends in one line that names the file and the key.
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import stat
+import unicodedata
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from nenya.errors import InputFileError, OutputError
+
+MOST_BYTES = 2**28
+"""Bytes of the largest manifest that is read; one of a hundred thousand files has half as many."""
+
+MOST_DEPTH = 32
+"""Lists and objects within each other in a manifest."""
+
+MOST_SIZE = 2**62
+"""Largest size or count."""
+
+_NAME = 1024  # characters of a name
+_PART = 255  # bytes of a part of a name
+_TEXT = 2**16  # characters of a text that is no name
+_HASH = re.compile("[0-9a-f]{64}")
+_DRIVE = re.compile("[A-Za-z]:")
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_NO_BRACKETS = re.compile(r"[^][{}]+")
+_BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # turn the rest of a line round
+
+
+def why_not_plain(text: object) -> str:
+    """Return why a value is not the name of a file below a root; an empty text where it is one."""
+    if not isinstance(text, str):
+        return f"a {_kind(text)}"
+    if not text or len(text) > _NAME:
+        return "empty" if not text else f"longer than {_NAME} characters"
+    if any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") or c in _BIDI for c in text):
+        return "with control characters"
+    if text.startswith("/") or "\\" in text or _DRIVE.match(text):
+        return "an absolute path, or with a backslash or a drive"
+    parts = text.split("/")
+    if any(part in ("", ".", "..") for part in parts):
+        return "with a part that is empty, . or .."
+    return "with a part that is too long" if any(len(part.encode()) > _PART for part in parts) else ""
+
+
+def is_plain(text: object, *, one: bool = False) -> bool:
+    """Return whether a value is the name of a file below a root; with `one`, of one directly in it."""
+    return not why_not_plain(text) and not (one and "/" in str(text))
+
+
+def local_name(text: str) -> str:
+    """Return a name for a local copy: the text itself where it is plain, else one of our own with its suffix."""
+    if is_plain(text, one=True) and len(text.encode()) <= _PART - 64:  # room for what temporary names add
+        return text
+    suffix = re.search(r"\.[A-Za-z0-9]{1,12}$", text)
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16] + (suffix[0] if suffix else "")
+
+
+def inside(root: Path, name: str) -> Path:
+    """Return the path of a name below a root, where no part of it is a link.
+
+    Args:
+        root: a folder, which may itself be reached by a link.
+        name: below it.
+
+    Raises:
+        InputFileError: The name is not plain, or leads over a link.
+    """
+    if why := why_not_plain(name):
+        raise InputFileError(f"{root}: expected the name of a file in it, got {shown(name)}: {why}")
+    path = root
+    for part in name.split("/"):
+        path = path / part
+        if path.is_symlink():
+            raise InputFileError(f"{path}: is a link, and links are not followed in {root}; put the file itself there")
+    return path
+
+
+def refuse_link(path: Path) -> Path:
+    """Return a path at which nenya writes or removes, which must not be a link.
+
+    Raises:
+        OutputError: It is one.
+    """
+    if path.is_symlink():
+        raise OutputError(
+            f"{path} is a link to {shown(os.readlink(path))}, and nothing is written or removed through it: remove "
+            "the link, or choose another place"
+        )
+    return path
+
+
+def refuse_links(folder: Path) -> Path:
+    """Return a folder of nenya's own that holds only files and folders, none of them a link, or is not there.
+
+    Raises:
+        OutputError: It or something below it is a link, a pipe or a device.
+    """
+    refuse_link(folder)
+    for path in _below(folder):
+        refuse_link(path)
+        mode = path.lstat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise OutputError(f"{path} is a pipe, socket or device, which nenya never makes: remove it")
+    return folder
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    for place, folders, names in os.walk(folder):  # which follows no link
+        for name in (*folders, *names):
+            path = Path(place, name)
+            try:
+                path.lstat()
+            except FileNotFoundError:  # of another process, that is done with it
+                continue
+            yield path
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link (not what it leads to) or a folder with all that is in it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def shown(value: object) -> str:
+    """Return a value for a message: short, in quotes, without control characters."""
+    text = ascii(value) if not isinstance(value, str) or any(not c.isprintable() for c in value) else f"'{value}'"
+    return text if len(text) <= 80 else f"{text[:76]}...'"
+
+
+@dataclass(frozen=True)
+class Json:
+    """A value of a JSON file, which knows where it stands, so that a wrong one is refused by file and key.
+
+    Attributes:
+        value: as `json` gives it.
+        place: the file, for messages.
+        key: its path of keys in the file.
+        hint: what to do about a wrong one.
+    """
+
+    value: Any
+    place: str
+    key: str = ""
+    hint: str = "take an undamaged copy of it"
+
+    def refuse(self, wanted: str) -> NoReturn:
+        """Raise InputFileError that says what is expected here."""
+        where = f" {self.key}:" if self.key else ""
+        got = shown(self.value) if isinstance(self.value, str | int | float | None) else f"a {_kind(self.value)}"
+        raise InputFileError(f"{self.place}: damaged:{where} expected {wanted}, got {got}; {self.hint}")
+
+    def __getitem__(self, key: str) -> "Json":
+        """Return a value that must be there."""
+        if not isinstance(self.value, dict):
+            self.refuse("an object")
+        at = f"{self.key}.{key}" if self.key else key
+        if key not in self.value:
+            raise InputFileError(f"{self.place}: damaged: {at} is missing; {self.hint}")
+        return Json(self.value[key], self.place, at, self.hint)
+
+    def get(self, key: str) -> "Json | None":
+        """Return a value that may be missing or null."""
+        there = not isinstance(self.value, dict) or self.value.get(key) is not None
+        return self[key] if there else None
+
+    def object(self, known: Collection[str] | None = None) -> "dict[str, Json]":
+        """Return the values of an object, which has no others than the known keys."""
+        if not isinstance(self.value, dict):
+            self.refuse("an object")
+        unknown = [key for key in self.value if known is not None and key not in known]
+        if unknown:
+            at = f"{self.key}: " if self.key else ""
+            raise InputFileError(f"{self.place}: damaged: {at}unknown key {shown(unknown[0])}; {self.hint}")
+        start = f"{self.key}." if self.key else ""
+        return {k: Json(v, self.place, start + shown(k).strip("'"), self.hint) for k, v in self.value.items()}
+
+    def items(self) -> "list[Json]":
+        """Return the values of a list."""
+        if not isinstance(self.value, list):
+            self.refuse("a list")
+        return [Json(v, self.place, f"{self.key}[{i}]", self.hint) for i, v in enumerate(self.value)]
+
+    def text(self) -> str:
+        """Return a text."""
+        if not isinstance(self.value, str) or len(self.value) > _TEXT:
+            self.refuse("a text")
+        return self.value
+
+    def name(self, *, one: bool = False) -> str:
+        """Return the name of a file below the manifest's root; with `one`, of one directly in it."""
+        if not is_plain(self.value, one=one):
+            self.refuse(
+                "the name of a file " + ("without folders" if one else "below it, without .. and control codes")
+            )
+        return str(self.value)
+
+    def sha256(self) -> str:
+        """Return a SHA-256 as 64 hexadecimal digits."""
+        if not isinstance(self.value, str) or not _HASH.fullmatch(self.value):
+            self.refuse("a sha256 of 64 hexadecimal digits")
+        return self.value
+
+    def count(self, most: int = MOST_SIZE) -> int:
+        """Return a whole number from 0 to `most`."""
+        if not isinstance(self.value, int) or isinstance(self.value, bool) or not 0 <= self.value <= most:
+            self.refuse("a whole number, 0 or more" if most == MOST_SIZE else f"a whole number from 0 to {most}")
+        return self.value
+
+    def number(self) -> float:
+        """Return a finite number."""
+        if not isinstance(self.value, int | float) or isinstance(self.value, bool):
+            self.refuse("a number")
+        return float(self.value)
+
+    def flag(self) -> bool:
+        """Return true or false."""
+        if not isinstance(self.value, bool):
+            self.refuse("true or false")
+        return self.value
+
+    def texts(self) -> dict[str, str]:
+        """Return an object of texts."""
+        return {key: value.text() for key, value in self.object().items()}
+
+    def counts(self) -> dict[str, int]:
+        """Return an object of whole numbers."""
+        return {key: value.count() for key, value in self.object().items()}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file that never changes.
+
+    Attributes:
+        name: its path below the root of what names it.
+        size: bytes.
+        sha256: of its content.
+    """
+
+    name: str
+    size: int
+    sha256: str
+
+
+def entry_of(found: Json) -> Entry:
+    """Return a file that a manifest names, as an object or as a list of name, size and sha256.
+
+    Raises:
+        InputFileError: The name is not plain, or size or hash are none.
+    """
+    if isinstance(found.value, list):
+        if len(found.value) != 3:
+            found.refuse("name, size and sha256")
+        name, size, sha256 = found.items()
+    else:
+        found.object(("name", "size", "sha256"))
+        name, size, sha256 = found["name"], found["size"], found["sha256"]
+    return Entry(name.name(), size.count(), sha256.sha256())
+
+
+def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
+    """Return the content of a file that is a file, and no longer than `most` bytes.
+
+    Raises:
+        OSError: It cannot be read.
+        InputFileError: It is a folder, pipe or device, or too long.
+    """
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise InputFileError(f"{path}: expected a file, got a folder, pipe or device")
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise InputFileError(f"{path}: expected at most {most} bytes; is it the right file?")
+    return data
+
+
+def parse_json(data: bytes | str, place: str, hint: str = "take an undamaged copy of it") -> Json:
+    """Return the value of a JSON text: UTF-8, of bounded depth, without repeated keys, NaN and huge numbers.
+
+    Args:
+        data: the text.
+        place: the file, for messages.
+        hint: what to do about a damaged one.
+
+    Raises:
+        InputFileError: It is anything else.
+    """
+    try:
+        text = data.decode() if isinstance(data, bytes) else data
+        if not _is_shallow(text):
+            raise ValueError(f"brackets without end, or more than {MOST_DEPTH} within each other")
+        value = json.loads(text, object_pairs_hook=_object, parse_float=_float, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        what = " ".join(str(error).split())[:100] or type(error).__name__
+        raise InputFileError(f"{place}: damaged ({shown(what)[1:-1]}); {hint}") from error
+    return Json(value, place, hint=hint)
+
+
+def read_json(path: Path, hint: str = "take an undamaged copy of it", most: int = MOST_BYTES) -> Json:
+    """Return the value of a local JSON file; see `parse_json` and `read_bytes` for what is raised."""
+    return parse_json(read_bytes(path, most), str(path), hint)
+
+
+def _is_shallow(text: str) -> bool:
+    """Return whether brackets close, and are at most `MOST_DEPTH` pairs of kinds within each other."""
+    left = _NO_BRACKETS.sub("", _STRING.sub("", text))
+    for _ in range(MOST_DEPTH):
+        if not left:
+            return True
+        left = left.replace("[]", "").replace("{}", "")
+    return not left
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {shown(twice)} is there twice")
+    return found
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is no number that a computer has")
+    return value
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+def _kind(value: object) -> str:
+    kinds = {dict: "object", list: "list", bool: "truth value", int: "number", float: "number", str: "text"}
+    return kinds.get(type(value), type(value).__name__)
