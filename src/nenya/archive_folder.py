@@ -279,10 +279,10 @@ def open_chosen(options: Any) -> Opened | None:
 
 def open_entry(folder: Folder, name: str, version: Version) -> Opened:
     """Open what a manifest names."""
-    return Opened(folder, name, version, read_state(folder, name, version.index.about))
+    return Opened(folder, name, version, read_state(folder, version.index.about))
 
 
-def read_state(folder: Folder, name: str, entry: Entry) -> State:
+def read_state(folder: Folder, entry: Entry) -> State:
     """Return what a state of the index of a version says.
 
     Raises:
@@ -290,7 +290,7 @@ def read_state(folder: Folder, name: str, entry: Entry) -> State:
         StorageError: An S3 service does not give it.
     """
     try:
-        return parse_state(read_bytes(folder.local(entry)), f"{folder.place}/{entry.name}", name)
+        return parse_state(read_bytes(folder.local(entry)), f"{folder.place}/{entry.name}", entry)
     except OSError as error:
         raise InputFileError(f"{folder.place}/{entry.name}: cannot be read ({error.strerror})") from error
 

@@ -5,7 +5,7 @@ is not as nenya writes it is refused in one line that names the file and the key
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -167,16 +167,16 @@ def parse(data: bytes, place: str) -> Manifest:
     for name in versions:
         if not is_version(name):
             raise InputFileError(f"{place}: names a file outside of the archive: {shown(name)} is no model version")
-    return {name: _version(name, version) for name, version in versions.items()}
+    return {name: _version(versions, version) for name, version in versions.items()}
 
 
-def parse_state(data: bytes, place: str, version: str) -> State:
-    """Return what a state of the index of a version says, `about-<number>.json`.
+def parse_state(data: bytes, place: str, entry: Entry) -> State:
+    """Return what a state of the index of a version says, `about-<number>.json`, which is a file of the archive.
 
     Raises:
         InputFileError: It is damaged, or names files outside of the folder of the index.
     """
-    found, index = parse_json(data, place, _HINT), f"{version}/{INDEX}"
+    found, index = parse_json(data, place, _HINT), f"{entry.name.partition('/')[0]}/{INDEX}"
     found.object(("about", "files"))
     files = [_within(item, index, deep=True) for item in found["files"].items()]
     return State(check_about(found["about"]), files, index)
@@ -212,9 +212,8 @@ def is_version(name: str) -> bool:
 def _within(found: Json, *folders: str, deep: bool = False) -> Entry:
     """Return a file that lies in one of some folders, or with `deep` also in folders of theirs."""
     entry = entry_of(found)
-    if not any(
-        entry.name.startswith(f"{folder}/") and (deep or "/" not in entry.name[len(folder) + 1 :]) for folder in folders
-    ):
+    own = (folder for folder in folders if entry.name.startswith(f"{folder}/"))
+    if not any(deep or "/" not in entry.name[len(folder) + 1 :] for folder in own):
         key = f"{found.key}: " if found.key else ""
         raise InputFileError(
             f"{found.place}: names a file outside of the archive's own folders: {key}{shown(entry.name)}; {found.hint}"
@@ -222,39 +221,39 @@ def _within(found: Json, *folders: str, deep: bool = False) -> Entry:
     return entry
 
 
-def _version(name: str, found: Json) -> Version:
+def _version(versions: Collection[str], found: Json) -> Version:
     found.object(Version.__dataclass_fields__)
     return Version(
         settings=_settings(found["settings"]),
         made=found["made"].texts(),
-        weights=_within(found["weights"], name),
-        projector=_within(found["projector"], name),
-        clusters=_within(found["clusters"], name),
-        index=_index(name, found["index"]),
-        files=[_added(name, item) for item in found["files"].items()],
+        weights=_within(found["weights"], *versions),
+        projector=_within(found["projector"], *versions),
+        clusters=_within(found["clusters"], *versions),
+        index=_index(versions, found["index"]),
+        files=[_added(versions, item) for item in found["files"].items()],
         empty=[_source(item) for item in found["empty"].items()] if found.get("empty") else [],
     )
 
 
-def _index(name: str, found: Json) -> Index:
+def _index(versions: Collection[str], found: Json) -> Index:
     found.object(Index.__dataclass_fields__)
     said = found.get("searched_by")
     return Index(
         version=found["version"].count(),
         rows=found["rows"].count(),
-        about=_within(found["about"], f"{name}/{STATES}"),
+        about=_within(found["about"], *(f"{name}/{STATES}" for name in versions)),
         searched_by=said.text() if said else "",
     )
 
 
-def _added(name: str, found: Json) -> Added:
+def _added(versions: Collection[str], found: Json) -> Added:
     found.object(Added.__dataclass_fields__)
     return Added(
         stem=found["stem"].name(one=True),
         sources=[_source(item) for item in found["sources"].items()],
         cutouts=_within(found["cutouts"], CUTOUTS),
-        latents=_within(found["latents"], f"{name}/latents"),
-        table=_within(found["table"], f"{name}/tables"),
+        latents=_within(found["latents"], *(f"{name}/latents" for name in versions)),
+        table=_within(found["table"], *(f"{name}/tables" for name in versions)),
         rows=found["rows"].counts(),
         left_out=found["left_out"].count(),
         dates=[item.text() for item in found["dates"].items()],

@@ -204,9 +204,7 @@ class Json:
     def name(self, *, one: bool = False) -> str:
         """Return the name of a file below the manifest's root; with `one`, of one directly in it."""
         if not is_plain(self.value, one=one):
-            self.refuse(
-                "the name of a file " + ("without folders" if one else "below it, without .. and control codes")
-            )
+            self.refuse(f"a plain name{' without folders' if one else ''}, which leads to nothing outside of it")
         return str(self.value)
 
     def sha256(self) -> str:

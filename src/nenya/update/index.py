@@ -58,7 +58,7 @@ class IndexWriter:
 
     def _said(self) -> State:
         assert self.state is not None
-        return read_state(self.folder, self.name, self.state.about)
+        return read_state(self.folder, self.state.about)
 
     def _mirror(self, said: State) -> None:
         """Let the local copy of an index on S3 have exactly its files."""
@@ -124,7 +124,7 @@ class IndexWriter:
             return
         assert self.state is not None
         now = {entry.name for entry in self._said().files}
-        for entry in read_state(self.folder, self.name, before.about).files:
+        for entry in read_state(self.folder, before.about).files:
             if entry.name not in now:
                 self.folder.remove(entry.name)
 
