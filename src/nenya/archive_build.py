@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nenya.archive import ABOUT, TABLE, VECTOR, IndexArchive, connect, join, read_about
+from nenya.archive import ABOUT, TABLE, VECTOR, IndexArchive, connect, join, lance_errors, read_about
 from nenya.conditions import ROW, as_arrow
 from nenya.data.hdf5 import open_hdf5
 from nenya.errors import InputFileError, OptionError
 from nenya.latents import Latents, Part
-from nenya.names import parse_json
+from nenya.names import parse_json, refuse_links
 from nenya.similarity import closest_of
 from nenya.storage import atomic_path
 
@@ -69,6 +69,12 @@ def add_files(folder: Path, latents: Latents, table: "pd.DataFrame | None" = Non
         keys = join(keys, table, latents)
     about = _about(folder, latents, keys)
     write_about(folder, about)
+    with lance_errors(folder):
+        return _add_parts(folder, about, latents, keys)
+
+
+def _add_parts(folder: Path, about: dict[str, Any], latents: Latents, keys: "pd.DataFrame") -> int:
+    """Add the partitions that are not there yet; returns the number of rows that were added."""
     made = connect(folder).create_table(TABLE, schema=_schema(about), exist_ok=True)
     added = 0
     for part in latents.parts:
@@ -104,6 +110,11 @@ def build_index(folder: Path, *, kind: str = "auto", index_from: int = INDEX_FRO
     Returns:
         What is stored: `index` and `recall` of `nenya.json`.
     """
+    with lance_errors(folder):
+        return _build_index(folder, kind, index_from, seed)
+
+
+def _build_index(folder: Path, kind: str, index_from: int, seed: int) -> dict[str, Any]:
     from lancedb.index import IvfFlat, IvfRq
 
     about = read_about(folder)
@@ -140,16 +151,18 @@ def build_index(folder: Path, *, kind: str = "auto", index_from: int = INDEX_FRO
 
 def compact(folder: Path) -> bool:
     """Put the many small pieces of an index, one a file that was added, together; returns whether there were many."""
-    made = connect(folder).open_table(TABLE)
-    if made.stats()["fragment_stats"]["num_fragments"] <= _FRAGMENTS:
-        return False
-    made.optimize(cleanup_older_than=_NEVER)
-    return True
+    with lance_errors(folder):
+        made = connect(folder).open_table(TABLE)
+        if made.stats()["fragment_stats"]["num_fragments"] <= _FRAGMENTS:
+            return False
+        made.optimize(cleanup_older_than=_NEVER)
+        return True
 
 
 def drop_old_states(folder: Path) -> None:
     """Remove states of an index that were replaced more than a week ago, which nobody reads any more."""
-    connect(folder).open_table(TABLE).optimize(cleanup_older_than=timedelta(days=7))
+    with lance_errors(folder):
+        connect(folder).open_table(TABLE).optimize(cleanup_older_than=timedelta(days=7))
 
 
 def recall_line(about: dict[str, Any]) -> str:
@@ -202,6 +215,7 @@ def remove_index(folder: Path) -> None:
         InputFileError: It is no index.
     """
     read_about(folder)
+    refuse_links(folder, below=True)
     shutil.rmtree(folder / f"{TABLE}.lance", ignore_errors=True)
     (folder / ABOUT).unlink()
 

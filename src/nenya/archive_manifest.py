@@ -12,7 +12,7 @@ from typing import Any
 from nenya.archive import check_about
 from nenya.configs import recipe_keys
 from nenya.errors import InputFileError, OptionError
-from nenya.names import Entry, Json, entry_of, is_plain, parse_json, shown
+from nenya.names import Entry, Json, entry_of, is_plain, parse_json, printable, shown
 from nenya.options import Options, PrepareOptions, build_options
 
 MANIFEST = "archive.json"
@@ -23,7 +23,7 @@ CUTOUTS = "cutouts"
 
 INDEX = "index"
 STATES = "index-states"
-_RESERVED = (CUTOUTS, "objects")
+_RESERVED = (CUTOUTS, "objects", "uploads", "lock")
 
 SECTIONS: dict[str, tuple[str, ...]] = {
     "model": ("name", "ssl_model", "feat_dim", "nchannels", "width", "latent"),
@@ -300,4 +300,6 @@ def _as_options(found: Json, kind: type[Options], values: dict[str, Any]) -> Non
     try:
         build_options(kind, values)
     except OptionError as error:
-        raise InputFileError(f"{found.place}: damaged: {found.key}: {str(error)[:200]}; {found.hint}") from error
+        raise InputFileError(
+            f"{found.place}: damaged: {found.key}: {printable(str(error)[:200])}; {found.hint}"
+        ) from error

@@ -394,12 +394,34 @@ def _point_to_section(options_type: type[Options], key: str) -> None:
             raise OptionError(f"unknown option {key}: it is {section.name}.{key}")
 
 
+def _check_run_config(options: TrainOptions, run: Path, values: dict[str, Any]) -> None:
+    """Check that the file of a run's options sets nothing that is only the command line's to say.
+
+    Raises:
+        OptionError: It does, or it is not the options of a run.
+    """
+    place = run / "config.yaml"
+    try:
+        was = build_options(TrainOptions, values)
+    except OptionError as error:
+        raise OptionError(f"{place}: {error}") from error
+    for key, wanted, given in (
+        ("clobber", was.clobber, options.clobber),
+        ("loader.allow_external", was.loader.allow_external, options.loader.allow_external),
+    ):
+        if wanted and not given:
+            raise OptionError(
+                f"{place} sets {key}=true, which only the command line may: give {key}=true if you want it"
+            )
+
+
 def _resumed(options: TrainOptions, args: Sequence[str]) -> TrainOptions:
     """Return the options of the run that is gone on with, changed only where that leaves it the same run."""
     from nenya.train import find_run, read_run_config
 
     run = find_run(options)
     values = read_run_config(run)
+    _check_run_config(options, run, values)
     for arg in args:
         key, _, value = arg.partition("=")
         section, _, inner = key.partition(".")

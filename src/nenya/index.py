@@ -13,6 +13,7 @@ from nenya.extraction.lock import OutputLock
 from nenya.extras import need
 from nenya.io import read_table
 from nenya.latents import open_latents
+from nenya.names import refuse_links
 from nenya.s3 import is_s3
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ def update(folder: Path, options: IndexOptions) -> None:
     Raises:
         NenyaError: As of `run`.
     """
-    with OutputLock(folder / "lock", str(folder)):
+    with OutputLock(refuse_links(folder, below=True) / "lock", str(folder)):
         if options.clobber and (folder / ABOUT).exists():
             remove_index(folder)
         latents = open_latents(options.data, options.loader.cache_dir)

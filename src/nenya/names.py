@@ -13,7 +13,7 @@ import re
 import shutil
 import stat
 import unicodedata
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -102,30 +102,29 @@ def refuse_link(path: Path) -> Path:
     return path
 
 
-def refuse_links(folder: Path) -> Path:
+def refuse_links(folder: Path, *, below: bool = False) -> Path:
     """Return a folder of nenya's own that holds only files and folders, none of them a link, or is not there.
+
+    Args:
+        folder: the folder.
+        below: it is one that the user names, and may itself be reached by a link.
 
     Raises:
         OutputError: It or something below it is a link, a pipe or a device.
     """
-    refuse_link(folder)
-    for path in _below(folder):
-        refuse_link(path)
-        mode = path.lstat().st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise OutputError(f"{path} is a pipe, socket or device, which nenya never makes: remove it")
-    return folder
-
-
-def _below(folder: Path) -> Iterator[Path]:
+    if not below:
+        refuse_link(folder)
     for place, folders, names in os.walk(folder):  # which follows no link
         for name in (*folders, *names):
             path = Path(place, name)
+            refuse_link(path)
             try:
-                path.lstat()
+                mode = path.lstat().st_mode
             except FileNotFoundError:  # of another process, that is done with it
                 continue
-            yield path
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise OutputError(f"{path} is a pipe, socket or device, which nenya never makes: remove it")
+    return folder
 
 
 def remove(path: Path) -> None:
@@ -136,9 +135,14 @@ def remove(path: Path) -> None:
         path.unlink()
 
 
+def printable(text: str) -> str:
+    """Return a text in which control characters are written out."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def shown(value: object) -> str:
     """Return a value for a message: short, in quotes, without control characters."""
-    text = ascii(value) if not isinstance(value, str) or any(not c.isprintable() for c in value) else f"'{value}'"
+    text = f"'{printable(value)}'" if isinstance(value, str) else ascii(value)
     return text if len(text) <= 80 else f"{text[:76]}...'"
 
 

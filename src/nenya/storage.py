@@ -1,5 +1,6 @@
 """Files on disk: hashes, and writing so that a file is either absent or whole."""
 
+import errno
 import hashlib
 import io
 import os
@@ -72,7 +73,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         The temporary name, not yet existing, to be written and closed within the block.
 
     Raises:
-        OutputError: The folder cannot be made, or the file cannot be moved to its name.
+        OutputError: The folder cannot be made, the file cannot be moved to its name, or the disk is full.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
@@ -85,8 +86,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
             move_synced(temporary, path)
         except OSError as error:
             raise OutputError(f"cannot write {path}: {error.strerror}") from error
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            reason = os.strerror(error.errno)
+            raise OutputError(f"cannot write {path}: {reason}; free some room, or choose another place") from error
         raise
 
 
