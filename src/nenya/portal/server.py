@@ -16,13 +16,15 @@ import panel as pn
 from panel.io.server import get_server
 from tornado.ioloop import PeriodicCallback
 from tornado.iostream import StreamClosedError
+from tornado.routing import AnyMatches, Rule
 from tornado.web import RequestHandler
 
 from nenya.errors import NenyaError, OptionError
-from nenya.portal import downloads, words
+from nenya.portal import downloads, routes, words
 from nenya.portal.app import make_page
 from nenya.portal.archive import Archive, Cancelled, Stamp, stamps_of
 from nenya.portal.encoder import Encoder
+from nenya.portal.gate import Gate
 from nenya.portal.guard import LOCAL, Door, Guard, Login, host_names
 from nenya.portal.jobs import FAILED, Pools, Ticket
 from nenya.portal.session import Session
@@ -130,7 +132,7 @@ class _Handler(RequestHandler):
 
     def _session(self) -> Session | None:
         """Return the session that is asked for, or answer with a refusal."""
-        if not self.portal.door.lets_in(self):
+        if not self.portal.door.lets_in(self.request):
             self._refuse(403, "Log in first.")
             return None
         session = self.portal.sessions.get(self.get_query_argument("key", ""))
@@ -238,6 +240,18 @@ class _Upload(_Handler):
             self._told("stopped", False)
 
 
+_HANDLERS = {"download": _Download, "upload": _Upload}
+
+
+def _guard(server: Any, door: Door, handlers: dict[str, Any]) -> None:
+    """Serve the routes of `nenya.portal.routes` only, and have every request pass the gate first."""
+    application = server._tornado
+    application.wildcard_router.rules = []
+    application.default_router.rules = [Rule(AnyMatches(), application.wildcard_router)]
+    application.wildcard_router.add_rules(routes.rules(application, handlers))
+    server._http.request_callback = Gate(application, door, frozenset(routes.FILES))
+
+
 def make_server(portal: Portal, address: str, port: int, origins: list[str]) -> Any:
     """Return a server that listens, and is not started.
 
@@ -253,12 +267,9 @@ def make_server(portal: Portal, address: str, port: int, origins: list[str]) -> 
     if address not in LOCAL and not portal.token:
         raise OptionError(f"address={address} lets others in: a token is needed")
     pn.extension(notifications=False)
-    handlers: list[Any] = [
-        (rf"/{name}", type(name, (kind,), {"portal": portal}), {})
-        for name, kind in (("download", _Download), ("upload", _Upload))
-    ]
+    handlers = {f"/{name}": type(name, (kind,), {"portal": portal}) for name, kind in _HANDLERS.items()}
     if portal.token:
-        handlers.append((r"/login", type("login", (Login,), {"token": portal.token}), {}))
+        handlers["/login"] = type("login", (Login,), {"token": portal.token})
     portal.door = Door(portal.token, host_names(origins))
     allowlist = logging.getLogger("bokeh.server.util")  # warns of the asterisk, in whose place `lets_in` stands
     before = allowlist.level
@@ -272,14 +283,18 @@ def make_server(portal: Portal, address: str, port: int, origins: list[str]) -> 
             title="Nenya portal",
             start=False,
             show=False,
-            extra_patterns=handlers,
             auth_provider=Guard(portal.door),
             websocket_max_message_size=2**20,
             http_server_kwargs={"max_buffer_size": (portal.limit_mb + 1) * 10**6},
             session_token_expiration=3600,
+            sign_sessions=True,  # who was let in gets sessions that the server named, and no other
+            secret_key=secrets.token_urlsafe(32),
+            include_headers=[],  # a session needs none, and they hold the token
+            include_cookies=[],
             check_unused_sessions_milliseconds=10_000,
             unused_session_lifetime_milliseconds=30_000,
         )
+        _guard(server, portal.door, handlers)
         if portal.reopen is not None:
             PeriodicCallback(portal.look, 1000 * portal.look_every).start()
     except OSError as error:

@@ -10,7 +10,6 @@ from bokeh.models import (
     BoxAnnotation,
     BoxSelectTool,
     ColumnDataSource,
-    CustomJSTickFormatter,
     FixedTicker,
     HoverTool,
     LassoSelectTool,
@@ -120,7 +119,7 @@ class Plane:
         points = np.concatenate([part for ring in rings for part in (ring, hole)])
         source = ColumnDataSource({"x": points[:, 0], "y": points[:, 1]})
         add_glyph(self.plot, source, Patch(fill_color=self.theme.land, line_color=self.theme.rest), level="underlay")
-        self.plot.xaxis.formatter = CustomJSTickFormatter(code="return (((tick + 180) % 360) + 360) % 360 - 180 + ''")
+        self.plot.xaxis.name = "longitudes"  # said by a script of the page
         self.plot.x_range.bounds, self.plot.y_range.bounds = (-540, 540), (-95, 95)
 
     @property
