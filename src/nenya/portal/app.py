@@ -14,7 +14,7 @@ from nenya.portal.archive import Archive
 from nenya.portal.columns import title_of
 from nenya.portal.jobs import Pools
 from nenya.portal.session import Session
-from nenya.portal.state import Category, View, read_view
+from nenya.portal.state import View, read_view
 from nenya.portal.theme import Theme
 from nenya.portal.views import Histogram
 from nenya.portal.work import ORDERS
@@ -198,16 +198,12 @@ def _act(session: Session, text: str) -> None:
             session.add_range(str(column), low, high)
         elif name == "category":
             column, values = json.loads(value)
-            known = session.archive.columns.categories().get(column, [])
-            chosen = tuple(v for v in map(str, values) if v in known)
-            if chosen:
-                session.selection.add(Category(column, chosen))
-                session.refresh()
+            session.add_category(str(column), values)
         else:
             session.act(action)
     except NenyaError as error:
         session.say_error(error)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, ArithmeticError, RecursionError):
         log.warning("portal: an action that is none: %.80r", text)
 
 

@@ -27,9 +27,7 @@ log = logging.getLogger(__name__)
 
 _FORM = 4096  # bytes that a login may have
 _TARGET = re.compile(r"/[A-Za-z0-9._/-]*")
-_NOTHING = (
-    "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'; script-src 'none'"
-)
+_NOTHING = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'; script-src 'none'"
 HEADERS = {
     "Content-Security-Policy": _NOTHING,
     "Cross-Origin-Opener-Policy": "same-origin",

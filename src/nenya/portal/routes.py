@@ -31,7 +31,11 @@ _SCRIPTS = (
     "page/longitudes.js", "page/page.js", "static/js/bokeh.min.js", "static/js/bokeh-widgets.min.js",
     "static/js/bokeh-tables.min.js", "static/extensions/panel/panel.min.js",
 )  # fmt: skip
-_STYLES = ("bundled/theme/default", "bundled/theme/native", *(f"css/{n}" for n in ("button", "listpanel", "loading", "select")))
+_STYLES = (
+    "bundled/theme/default",
+    "bundled/theme/native",
+    *(f"css/{n}" for n in ("button", "listpanel", "loading", "select")),
+)
 FILES: dict[str, Path] = {
     "/favicon.ico": _PANEL / "images/favicon.ico",
     **{f"/page/{name}": pages.FOLDER / name for name in ("page.css", "page.js", "longitudes.js")},

@@ -172,7 +172,7 @@ class _Download(_Handler):
         loop, trouble = asyncio.get_running_loop(), ""
         pieces: Iterator[bytes] = downloads.KINDS[what](session, ticket.tick)
         try:
-            while (piece := await loop.run_in_executor(self.portal.pools.quick, next, pieces, None)) is not None:
+            while (piece := await loop.run_in_executor(self.portal.pools.files, next, pieces, None)) is not None:
                 for start in range(0, len(piece), _CHUNK):
                     self.write(piece[start : start + _CHUNK])
                     await self.flush()

@@ -23,6 +23,9 @@ _MOST_POINTS = 400  # corners of a lasso
 _MOST_TEXT = 20_000  # characters of a link's text
 _MOST_UNPACKED = 200_000  # bytes
 _MOST_FILTERS = 40
+_MOST_CHOSEN = 64  # texts of one column
+_FARTHEST = {"map": (540.0, 100.0)}  # degrees; the map can be moved once around, and a little over the poles
+_FAR = 100.0  # times the width of a UMAP, from its middle
 _GRID = 256  # cells a side that a lasso is drawn on before its edge is looked at exactly
 
 
@@ -222,15 +225,19 @@ def read_view(text: str, columns: Columns) -> View:
         packed = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
         unpacker = zlib.decompressobj()
         values = json.loads(unpacker.decompress(packed, _MOST_UNPACKED))
-        filters = tuple(_filter(kind, given) for kind, given in values["f"][:_MOST_FILTERS])
+        if not isinstance(values["f"], list) or len(values["f"]) > _MOST_FILTERS:
+            raise ValueError("filters")
+        filters = tuple(_filter(kind, given) for kind, given in values["f"])
+        if len({item.slot for item in filters}) < len(filters):
+            raise ValueError("two filters of one view")
         row, colour, scale = values["r"], str(values["c"]), str(values["s"])
         if row is not None and (type(row) is not int or not 0 <= row < columns.rows):
             raise ValueError(f"row {row}")
         for item in filters:
-            _check(item, columns)
+            check_filter(item, columns)
         if (colour != "count" and colour not in columns.metrics()) or scale not in ("shared", "own"):
             raise ValueError(colour)
-    except (ValueError, KeyError, TypeError, IndexError, zlib.error, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, ArithmeticError, IndexError, zlib.error, RecursionError) as error:
         raise OptionError("this link's view is not of this table, or was cut off; the whole table is shown") from error
     return View(filters, row, colour, scale)
 
@@ -245,35 +252,72 @@ def _filter(kind: str, given: Mapping[str, Any]) -> Filter:
     if kind == "range":
         return make_range(str(given["column"]), given["low"], given["high"])
     if kind == "category":
-        return Category(str(given["column"]), tuple(str(value) for value in given["values"]))
+        return make_category(str(given["column"]), given["values"])
     raise ValueError(kind)
 
 
-def _check(item: Filter, columns: Columns) -> None:
-    """Raise KeyError if a table does not have what a filter wants."""
+def check_filter(item: Filter, columns: Columns) -> None:
+    """Check that a filter is one of a table: its columns are there, and its places are near those of the rows.
+
+    Raises:
+        KeyError: The table has no such columns.
+        ValueError: A text is none of the column's, or a place lies far from all rows.
+    """
     if isinstance(item, Category):
-        columns.categories()[item.column]
+        if not set(item.values) <= set(columns.categories()[item.column]):
+            raise ValueError(f"texts that {item.column} does not have")
+    elif isinstance(item, Range):
+        columns.values(item.column)
     else:
-        for name in PLANES[item.plane] if isinstance(item, Box | Lasso) else (item.column,):
-            columns.values(name)
+        for number, name in enumerate(PLANES[item.plane]):
+            values = columns.values(name)
+            if item.plane in _FARTHEST:  # checked when it was made
+                continue
+            ends = (item.x, item.y)[number] if isinstance(item, Box) else tuple(p[number] for p in item.points)
+            known = np.isfinite(values)
+            low, high = (float(values[known].min()), float(values[known].max())) if known.any() else (0.0, 1.0)
+            if max(abs(end - (low + high) / 2) for end in ends) > _FAR * max(high - low, 1.0):
+                raise ValueError(f"a place far from all rows in {name}")
 
 
 def _number(value: Any) -> float:
     """Return a finite number to seven digits, as links keep it."""
-    if isinstance(value, bool) or not math.isfinite(float(value)):
-        raise ValueError(f"{value} is no finite number")
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number):
+        raise ValueError("no number")
+    if not abs(value) <= float(np.finfo(np.float32).max):  # neither does a NaN pass
+        raise ValueError("a number that no column can hold")
     return float(f"{float(value):.7g}")
+
+
+def _place(plane: str, x: Any, y: Any) -> tuple[float, float]:
+    """Return a place of a plane, within its bounds."""
+    place = _number(x), _number(y)
+    if plane in _FARTHEST and any(abs(v) > most for v, most in zip(place, _FARTHEST[plane], strict=True)):
+        raise ValueError("a place that is none on the map")
+    return place
+
+
+def make_category(column: str, values: Any) -> Category:
+    """Return a filter by texts.
+
+    Raises:
+        ValueError: There are none, or too many.
+    """
+    if not isinstance(values, list | tuple) or not 0 < len(values) <= _MOST_CHOSEN:
+        raise ValueError("texts of a column")
+    return Category(column, tuple(dict.fromkeys(map(str, values))))
 
 
 def make_box(plane: str, x: tuple[float, float], y: tuple[float, float]) -> Box:
     """Return a box; ends in any order.
 
     Raises:
-        ValueError: A number is not finite, or the plane is unknown.
+        ValueError: A number is not finite or beyond the map, or the plane is unknown.
     """
     if plane not in PLANES:
         raise ValueError(plane)
-    (x0, x1), (y0, y1) = sorted(map(_number, x)), sorted(map(_number, y))
+    (x0, y0), (x1, y1) = (_place(plane, *corner) for corner in zip(x, y, strict=True))
+    (x0, x1), (y0, y1) = sorted((x0, x1)), sorted((y0, y1))
     return Box(plane, (x0, x1), (y0, y1))
 
 
@@ -286,7 +330,7 @@ def make_lasso(plane: str, points: list[tuple[float, float]]) -> Lasso:
     if plane not in PLANES or len(points) < 3:
         raise ValueError(f"a lasso of {len(points)} corners")
     step = math.ceil(len(points) / _MOST_POINTS)
-    return Lasso(plane, tuple((_number(x), _number(y)) for x, y in points[::step]))
+    return Lasso(plane, tuple(_place(plane, x, y) for x, y in points[::step]))
 
 
 def make_range(column: str, low: float, high: float) -> Range:
