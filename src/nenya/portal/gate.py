@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 _FORM = 4096  # bytes that a login may have
 _TARGET = re.compile(r"/[A-Za-z0-9._/-]*")
-_NOTHING = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'; script-src 'none'"
+_NOTHING = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'"
 HEADERS = {
     "Content-Security-Policy": _NOTHING,
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -82,7 +82,7 @@ class Refusal(Exception):
         self.status, self.text, self.location = status, text, location
 
 
-class Gate(HTTPServerConnectionDelegate):  # type: ignore[misc]  # Tornado's types are not read
+class Gate(HTTPServerConnectionDelegate):
     """Stands between the connections and the application.
 
     Args:
@@ -122,12 +122,13 @@ class Gate(HTTPServerConnectionDelegate):  # type: ignore[misc]  # Tornado's typ
         Raises:
             Refusal: It is not answered.
         """
-        path, _, query = line.path.partition("?")
+        path = line.path.partition("?")[0]
         if not _TARGET.fullmatch(path) or "//" in path or "/." in path:
             raise Refusal(404, "There is nothing here.")
         address = self.addresses.get(path)
-        if not self._lets_in(line, headers, address is not None and address.open):
-            if path == PAGE and line.method == "GET" and self.door.token is not None:
+        here, inside = self._judged(line, headers)
+        if not inside and not (here and address is not None and address.open):
+            if here and path == PAGE and line.method == "GET" and self.door.token is not None:
                 raise Refusal(302, "Log in first.", "./login")
             raise Refusal(403, "Log in first.")
         if address is None:
@@ -138,14 +139,15 @@ class Gate(HTTPServerConnectionDelegate):  # type: ignore[misc]  # Tornado's typ
         if path == SOCKET and headers.get("Upgrade", "").lower() != "websocket":
             raise Refusal(400, "This is the page's websocket.")
 
-    def _lets_in(self, line: RequestStartLine, headers: HTTPHeaders, is_open: bool) -> bool:
+    def _judged(self, line: RequestStartLine, headers: HTTPHeaders) -> tuple[bool, bool]:
+        """Return whether a request comes from a page of this server, and whether it is let in."""
         if len(headers.get_list("Host")) != 1 or len(headers.get_list("Origin")) > 1:
-            return False
+            return False, False
         try:
             request = HTTPServerRequest(start_line=line, headers=headers)
-            return self.door.from_here(request) if is_open else self.door.lets_in(request)
+            return self.door.from_here(request), self.door.lets_in(request)
         except (HTTPInputError, ValueError):  # a name that is none
-            return False
+            return False, False
 
 
 def _check_body(headers: HTTPHeaders, address: Address, method: str) -> None:
@@ -159,7 +161,7 @@ def _check_body(headers: HTTPHeaders, address: Address, method: str) -> None:
         raise Refusal(413, f"At most {address.most} bytes are taken.")
 
 
-class _Visit(HTTPMessageDelegate):  # type: ignore[misc]
+class _Visit(HTTPMessageDelegate):
     """One request: handed on to the application, or refused."""
 
     def __init__(self, gate: Gate, server_conn: object, request_conn: Any) -> None:
@@ -171,7 +173,7 @@ class _Visit(HTTPMessageDelegate):  # type: ignore[misc]
         try:
             self._gate.check(start_line, headers)
         except Refusal as refusal:
-            self._refuse(refusal)
+            self._refuse(refusal, with_body=start_line.method != "HEAD")
             return None
         self._inner = self._gate.application.start_request(self._server, self._connection)
         return self._inner.headers_received(start_line, headers)
@@ -190,11 +192,13 @@ class _Visit(HTTPMessageDelegate):  # type: ignore[misc]
         if self._inner is not None:
             self._inner.on_connection_close()
 
-    def _refuse(self, refusal: Refusal) -> None:
+    def _refuse(self, refusal: Refusal, *, with_body: bool) -> None:
         body = json.dumps({"message": refusal.text}).encode()
         headers = HTTPHeaders({"Content-Type": "application/json", "Content-Length": str(len(body))})
         headers["Cache-Control"], headers["Connection"] = "no-store", "close"
         if refusal.location:
             headers["Location"] = refusal.location
-        self._connection.write_headers(ResponseStartLine("HTTP/1.1", refusal.status, ""), headers, body)
+        self._connection.write_headers(
+            ResponseStartLine("HTTP/1.1", refusal.status, ""), headers, body if with_body else None
+        )
         self._connection.finish()

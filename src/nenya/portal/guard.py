@@ -102,6 +102,7 @@ class Login(RequestHandler):
         nonce = pages.make_nonce()
         self.set_header("Content-Security-Policy", pages.policy(nonce))
         self.set_header("Cache-Control", "no-store")
+        self.set_header("Referrer-Policy", "same-origin")  # else browsers send the form without its origin
         self.finish(pages.render("notice.html", nonce=nonce, trouble=trouble, form=True))
 
 

@@ -16,8 +16,8 @@ _ALWAYS = "default-src 'none'; base-uri 'none'; object-src 'none'"
 def policy(nonce: str) -> str:
     """Return the Content-Security-Policy of a page of the server.
 
-    Scripts run only from the tags that carry the nonce: no inline ones, no handlers in attributes, no `eval`. Styles may
-    be inline, as Bokeh writes them into its shadow roots; they reach nothing outside, as no other origin may be asked.
+    Scripts run only from the tags that carry the nonce: no inline ones, no handlers in attributes, no `eval`. Styles
+    may be inline, as Bokeh writes them into its shadow roots; they reach nothing outside: no other origin may be asked.
 
     Args:
         nonce: fresh for each answer.

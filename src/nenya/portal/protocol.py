@@ -50,7 +50,8 @@ def _is_channel(model: Any, value: Any) -> bool:
 
 
 def _is_option(model: Any, value: Any) -> bool:
-    return isinstance(value, str) and value in model.options
+    known = [option[0] if isinstance(option, tuple | list) else option for option in model.options]
+    return isinstance(value, str) and value in known
 
 
 def _is_span(_model: Any, value: Any) -> bool:

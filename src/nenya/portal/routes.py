@@ -1,11 +1,13 @@
 """What the portal's server serves beside downloads and uploads: its page, the page's files, and its websocket."""
 
 import asyncio
+import contextlib
 import functools
 import hashlib
 import json
 import logging
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,15 @@ from bokeh.protocol import Protocol
 from bokeh.protocol.receiver import Receiver
 from bokeh.server.session import ServerSession
 from bokeh.util.token import get_session_id
-from panel.io.state import set_curdoc
 from panel.io.resources import DIST_DIR, LOCAL_DIST, patch_model_css
 from panel.io.server import DocHandler, WSHandler
-from tornado.web import RequestHandler, URLSpec
+from panel.io.state import set_curdoc
+from tornado.routing import URLSpec
+from tornado.web import RequestHandler
 
 from nenya.portal import pages
 from nenya.portal.gate import PAGE, SOCKET
+from nenya.portal.jobs import FAILED
 from nenya.portal.protocol import MOST_BYTES, MOST_PARTS, Foreign, allowed
 
 log = logging.getLogger(__name__)
@@ -32,6 +36,7 @@ _SCRIPTS = (
     "static/js/bokeh-tables.min.js", "static/extensions/panel/panel.min.js",
 )  # fmt: skip
 _STYLES = (
+    "bundled/theme/dark",
     "bundled/theme/default",
     "bundled/theme/native",
     *(f"css/{n}" for n in ("button", "listpanel", "loading", "select")),
@@ -49,6 +54,8 @@ MOST_PAGES = 120
 """Open at once; each takes some megabytes."""
 MOST_EACH = 40
 """Open at once from one address; a whole course may come from one."""
+_MOST_WAITING = 20  # pages that are to be opened
+_BUSY = "Many pages of this portal are being opened: try again in a minute."
 _MOST_PULLS = 10  # of the whole document, for one connection
 _FREE = 0.02  # seconds of the server's own thread that a message may take without a pause after it
 
@@ -60,7 +67,7 @@ def _version() -> str:
     return hashlib.sha256("".join(content).encode()).hexdigest()[:16]
 
 
-class Files(RequestHandler):  # type: ignore[misc]  # Tornado's types are not read
+class Files(RequestHandler):
     """Sends one of the page's files."""
 
     def get(self) -> None:
@@ -76,6 +83,22 @@ class Rooms:
 
     def __init__(self) -> None:
         self._of: dict[str, str] = {}
+        self._turn, self._queue = asyncio.Lock(), 0
+
+    @contextlib.asynccontextmanager
+    async def turn(self) -> AsyncIterator[bool]:
+        """Open one page after the other, with time for open pages in between; yields False where too many wait."""
+        if self._queue >= _MOST_WAITING:
+            yield False
+            return
+        self._queue += 1
+        try:
+            async with self._turn:
+                begun = time.monotonic()
+                yield True
+                await asyncio.sleep(min(time.monotonic() - begun, 2.0))
+        finally:
+            self._queue -= 1
 
     def trouble(self, context: Any, address: str) -> str:
         """Return why no further page can be opened, as a sentence; empty if one can."""
@@ -103,13 +126,18 @@ class Page(DocHandler):  # type: ignore[misc]
         self.set_header("Cache-Control", "no-store")
         nonce, address = pages.make_nonce(), str(self.request.remote_ip)
         self.set_header("Content-Security-Policy", pages.policy(nonce))
-        if trouble := self.rooms.trouble(self.application_context, address):
-            log.warning("portal: no page for %s: %s", address, trouble)
-            self.set_status(503)
-            self.finish(pages.render("notice.html", nonce=nonce, trouble=trouble, form=False))
-            return
-        session = await self.get_session()
-        self.rooms.enter(session.id, address)
+        async with self.rooms.turn() as able:
+            trouble = self.rooms.trouble(self.application_context, address) if able else _BUSY
+            if not trouble:
+                session = await self.get_session()
+                self.rooms.enter(session.id, address)
+                self._send(session, nonce)
+                return
+        log.warning("portal: no page for %s: %s", address, trouble)
+        self.set_status(503)
+        self.finish(pages.render("notice.html", nonce=nonce, trouble=trouble, form=False))
+
+    def _send(self, session: ServerSession, nonce: str) -> None:
         document = session.document
         with set_curdoc(document):
             for root in document.roots:
@@ -140,6 +168,14 @@ class Socket(WSHandler):  # type: ignore[misc]
     def check_origin(self, origin: str) -> bool:
         """The guard has looked at it before."""
         return True
+
+    def open(self, *args: Any, **kwargs: Any) -> None:
+        """Take a connection whose token the server gave out."""
+        try:
+            super().open(*args, **kwargs)
+        except Exception as error:  # whatever a stranger's token does to Bokeh's reader
+            log.warning("portal: no connection for %s: %.100s", self.request.remote_ip, error)
+            self.close(1008, "not a token of this server")
 
     async def _async_open(self, token: str) -> None:
         key, address = get_session_id(token), str(self.request.remote_ip)
@@ -182,11 +218,19 @@ class Socket(WSHandler):  # type: ignore[misc]
         elif message.msgtype == "PATCH-DOC":
             models = self.connection.session.document.models
             message.content = {"events": allowed(message.content, models.get_by_id)}
-            work = await ServerSession.patch(message, self.connection)
+            work = await self._patched(message)
         else:
             raise Foreign(f"a message of kind {message.msgtype}")
         if work is not None:
             await self.send_message(work)
+
+    async def _patched(self, message: Any) -> Any:
+        """Have the page change; what fails there is the server's fault, and the connection stays."""
+        try:
+            return await ServerSession.patch(message, self.connection)
+        except Exception:
+            log.exception("portal: a change of the page")
+            return self.connection.error(message, FAILED)
 
 
 def rules(application: Any, handlers: dict[str, Any]) -> list[URLSpec]:

@@ -33,6 +33,7 @@ from nenya.portal.upload import Upload, read_image
 log = logging.getLogger(__name__)
 
 _CHUNK = 2**20
+_MOST_DOWNLOADS = 2  # of one page at a time
 _NUMBERS = itertools.count()
 T = TypeVar("T")
 
@@ -164,11 +165,14 @@ class _Download(_Handler):
         what = self.get_query_argument("what", "")
         if what not in downloads.KINDS:
             return self._refuse(404, "There is no such download.")
+        if session.downloads >= _MOST_DOWNLOADS:
+            return self._refuse(429, f"{session.downloads} downloads of this page are under way: wait for one of them.")
         self.set_header("Content-Type", "application/octet-stream")
         self.set_header("Content-Disposition", f'attachment; filename="nenya_{quote(what)}"')
         self.set_header("X-Content-Type-Options", "nosniff")
         kind = f"download {next(_NUMBERS)}"
         ticket = await _in_page(session, lambda: session.jobs.open(kind, f"sending {what}"))
+        session.downloads += 1
         loop, trouble = asyncio.get_running_loop(), ""
         pieces: Iterator[bytes] = downloads.KINDS[what](session, ticket.tick)
         try:
@@ -185,6 +189,8 @@ class _Download(_Handler):
             log.exception("portal: download")
             trouble = FAILED
             self._break_off()
+        finally:
+            session.downloads -= 1
         session.jobs.call(lambda: session.jobs.close(kind, ticket, trouble))
         return None
 

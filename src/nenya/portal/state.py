@@ -6,7 +6,7 @@ import math
 import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from nenya.errors import OptionError
 from nenya.portal.columns import Columns
+from nenya.portal.polygon import inside
 
 BoolArray = NDArray[np.bool_]
 
@@ -26,7 +27,6 @@ _MOST_FILTERS = 40
 _MOST_CHOSEN = 64  # texts of one column
 _FARTHEST = {"map": (540.0, 100.0)}  # degrees; the map can be moved once around, and a little over the poles
 _FAR = 100.0  # times the width of a UMAP, from its middle
-_GRID = 256  # cells a side that a lasso is drawn on before its edge is looked at exactly
 
 
 @dataclass(frozen=True)
@@ -78,17 +78,17 @@ class Lasso:
         """Which view it belongs to; another selection there takes its place."""
         return self.plane
 
-    def mask(self, columns: Columns) -> BoolArray:
-        """Say which rows pass: (N,) bool."""
+    def mask(self, columns: Columns, tick: Callable[[], None] = lambda: None) -> BoolArray:
+        """Say which rows pass: (N,) bool; `tick` is called now and then, and what it raises ends the work."""
         x, y = (columns.values(name) for name in PLANES[self.plane])
         corners = np.asarray(self.points, np.float64)
         if self.plane == "umap":
-            return _inside(x, y, corners)
+            return inside(x, y, corners, tick)
         found = np.zeros(len(x), bool)
         for turn in range(
             math.floor((corners[:, 0].min() + 180) / 360), math.ceil((corners[:, 0].max() - 180) / 360) + 1
         ):
-            found |= _inside(x, y, corners - [360.0 * turn, 0.0])
+            found |= inside(x, y, corners - [360.0 * turn, 0.0], tick)
         return found
 
 
@@ -156,13 +156,13 @@ class Masks:
         self._kept: OrderedDict[Filter, BoolArray] = OrderedDict()
         self._lock = threading.Lock()
 
-    def of(self, item: Filter) -> BoolArray:
-        """Return the mask of a filter, (N,) bool, which must not be written to."""
+    def of(self, item: Filter, tick: Callable[[], None] = lambda: None) -> BoolArray:
+        """Return the mask of a filter, (N,) bool, which must not be written to; `tick` may end what takes long."""
         with self._lock:
             if item in self._kept:
                 self._kept.move_to_end(item)
                 return self._kept[item]
-        mask = item.mask(self.columns)
+        mask = item.mask(self.columns, tick) if isinstance(item, Lasso) else item.mask(self.columns)
         mask.flags.writeable = False
         with self._lock:
             self._kept[item] = mask
@@ -170,13 +170,13 @@ class Masks:
                 self._kept.popitem(last=False)
         return mask
 
-    def all_of(self, items: tuple[Filter, ...]) -> BoolArray | None:
+    def all_of(self, items: tuple[Filter, ...], tick: Callable[[], None] = lambda: None) -> BoolArray | None:
         """Return the mask of the rows that pass all filters, (N,) bool; None if there are no filters."""
         if not items:
             return None
-        found = self.of(items[0])
+        found = self.of(items[0], tick)
         for item in items[1:]:
-            found = found & self.of(item)
+            found = found & self.of(item, tick)
         return found
 
 
@@ -284,7 +284,7 @@ def _number(value: Any) -> float:
     """Return a finite number to seven digits, as links keep it."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number):
         raise ValueError("no number")
-    if not abs(value) <= float(np.finfo(np.float32).max):  # neither does a NaN pass
+    if not abs(float(value)) <= float(np.finfo(np.float32).max):  # neither does a NaN pass
         raise ValueError("a number that no column can hold")
     return float(f"{float(value):.7g}")
 
@@ -387,42 +387,3 @@ class Selection:
         if view.filters != self.view.filters:
             self._before = [*self._before[-49:], self.view]
             self.view = view
-
-
-def _inside(x: NDArray[np.float32], y: NDArray[np.float32], corners: NDArray[np.float64]) -> BoolArray:
-    """Say which points lie in a polygon: (N,) bool.
-
-    Whole cells of a grid that the edge does not touch are decided at their centres, points in the other cells exactly:
-    five million points and a hundred corners take half a second in place of ten.
-    """
-    from matplotlib.path import Path
-
-    polygon = Path(corners, closed=False)
-    low, high = corners.min(axis=0), corners.max(axis=0)
-    size = np.maximum(high - low, 1e-9) / _GRID
-    near = np.flatnonzero((x >= low[0]) & (x <= high[0]) & (y >= low[1]) & (y <= high[1]))
-    points = np.column_stack([x[near], y[near]]).astype(np.float64)
-    cells = np.minimum(((points - low) / size).astype(np.int64), _GRID - 1)
-    centres = low + (np.indices((_GRID, _GRID)).reshape(2, -1).T + 0.5) * size
-    whole = polygon.contains_points(centres)
-    edge = _edge_cells(corners, low, size).ravel()
-    number = cells[:, 0] * _GRID + cells[:, 1]
-    result = whole[number]
-    close = np.flatnonzero(edge[number])
-    result[close] = polygon.contains_points(points[close])
-    found = np.zeros(len(x), bool)
-    found[near[result]] = True
-    return found
-
-
-def _edge_cells(corners: NDArray[np.float64], low: NDArray[np.float64], size: NDArray[np.float64]) -> BoolArray:
-    """Say which cells an edge of the polygon may pass through, and their neighbours: (_GRID, _GRID) bool."""
-    edge = np.zeros((_GRID + 2, _GRID + 2), bool)
-    places = (corners - low) / size
-    for start, end in zip(places, np.roll(places, -1, axis=0), strict=True):
-        steps = int(np.abs(end - start).max() * 2) + 2
-        on = np.clip((start + np.linspace(0, 1, steps)[:, None] * (end - start)).astype(np.int64), 0, _GRID - 1) + 1
-        for dx in (-1, 0, 1):
-            for dy in (-1, 0, 1):
-                edge[on[:, 0] + dx, on[:, 1] + dy] = True
-    return edge[1:-1, 1:-1]

@@ -74,9 +74,9 @@ class Theme:
 
 
 def plain(text: str) -> str:
-    """Return a text for a figure's labels: Bokeh takes what stands between `$$`, `\\(` or `\\[` for mathematics.
+    """Return a text for a figure's labels: Bokeh takes some of TeX for mathematics, and asks MathJax to draw it.
 
-    Between the two signs of such a mark a word joiner is put, which is not seen.
+    Between the two signs of such a mark (dollars, a backslash and a bracket) stands a word joiner, which is not seen.
     """
     return re.sub(r"\$(?=\$)|\\(?=[(\[])", "\\g<0>\N{WORD JOINER}", text)
 
