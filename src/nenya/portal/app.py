@@ -251,7 +251,7 @@ def _add_histograms(page: Any, session: Session) -> None:
 
         def brushed(event: Any) -> None:
             if event.final and event.geometry.get("type") == "rect":
-                session.brush(name, event.geometry["x0"], event.geometry["x1"])
+                session.brush(name, event.geometry.get("x0"), event.geometry.get("x1"))
 
         chart.plot.on_event(SelectionGeometry, brushed)
         return pn.pane.Bokeh(chart.plot, sizing_mode="stretch_width", height=104, margin=0)

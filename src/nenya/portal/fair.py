@@ -84,7 +84,8 @@ class FairPool(ThreadPoolExecutor):
         able = [item for item in self._waiting if self._owner(item.owner).running < self._each]
         if not able:
             return None
-        item = min(able, key=lambda one: self._owner(one.owner).now())  # the first of equals
+        used = {id(item.owner): self._owner(item.owner).now() for item in able}
+        item = min(able, key=lambda one: used[id(one.owner)])  # the first of equals
         self._waiting.remove(item)
         self._owner(item.owner).running += 1
         return item

@@ -71,8 +71,14 @@ CHANGES: dict[str, Mapping[str, Check]] = {
 }
 """Properties that a browser may set, by the class of the model, and what they may be."""
 
-EVENTS = ("button_click", "document_ready", "rangesupdate", "selectiongeometry", "tap")
-"""What a browser may report."""
+EVENTS: dict[str, Callable[[Mapping[str, Any]], bool]] = {
+    "button_click": lambda values: True,
+    "document_ready": lambda values: True,
+    "rangesupdate": lambda values: True,  # what it says is in the ranges too
+    "selectiongeometry": lambda values: _is_map(values.get("geometry")) and type(values.get("final")) is bool,
+    "tap": lambda values: is_number(values.get("x")) and is_number(values.get("y")),
+}
+"""What a browser may report, and what must be said with it."""
 
 
 def allowed(content: Any, model_of: Callable[[str], Any]) -> list[dict[str, Any]]:
@@ -106,16 +112,16 @@ def _is_event(data: Any, model_of: Callable[[str], Any]) -> bool:
     if not isinstance(data, dict) or set(data) != {"type", "name", "values"} or data["type"] != "event":
         return False
     values = data["values"]
-    if data["name"] not in EVENTS or not _is_map(values):
+    if not isinstance(data["name"], str) or data["name"] not in EVENTS or not _is_map(values):
         return False
-    entries = [tuple(entry) for entry in values.get("entries", []) if isinstance(entry, list) and len(entry) == 2]
-    if len(entries) != len(values.get("entries", [])):
+    entries = values.get("entries", [])
+    if not all(isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str) for entry in entries):
         return False
-    for key, value in entries:
-        good = _model(value, model_of) is not None if key == "model" else isinstance(key, str) and _is_plain(value, 0)
-        if not good:
-            return False
-    return data["name"] == "document_ready" or any(key == "model" for key, _ in entries)
+    said = {key: value for key, value in entries}
+    model = _model(said.pop("model", None), model_of)
+    if model is None and data["name"] != "document_ready":
+        return False
+    return all(_is_plain(value, 0) for value in said.values()) and EVENTS[data["name"]](said)
 
 
 def _model(reference: Any, model_of: Callable[[str], Any]) -> Any:

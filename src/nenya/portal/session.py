@@ -31,7 +31,7 @@ class Session(Screen):
             return  # a click that became a box without an area, a lasso of two points, or nothing that a mouse draws
         self.refresh()
 
-    def brush(self, column: str, low: float, high: float) -> None:
+    def brush(self, column: str, low: Any, high: Any) -> None:
         """Take a range that was drawn over a histogram."""
         values = self.archive.columns.values(column)
         try:
