@@ -1,5 +1,8 @@
 """A small archive for the tests of the portal: smooth fields, their latents without a network, a table."""
 
+import html
+import json
+
 import h5py
 import numpy as np
 import pandas as pd
@@ -51,3 +54,13 @@ def write_archive(folder, rows=(240, 60), seed=5):
     frame["T90"] = frame["T10"] + rng.gamma(2, 0.5, count)
     write_table(frame, table)
     return table, vectors, cutouts
+
+
+def settings_of(page):
+    """Return what a page of the portal tells its script: its key, its token."""
+    return json.loads(html.unescape(page.split('data-settings="')[1].split('"')[0]))
+
+
+def token_of(page):
+    """Return the token by which a page opens its websocket."""
+    return settings_of(page)["item"]["token"]

@@ -8,7 +8,7 @@ import threading
 
 import numpy as np
 import pytest
-from portal_data import write_archive
+from portal_data import token_of, write_archive
 
 pytest.importorskip("panel", reason="the portal's packages are not installed: nenya[portal]")
 
@@ -71,7 +71,7 @@ async def ask(port, path, **settings):
 
 
 async def connect(port, page, origin, **headers):
-    token = page.body.decode().split('"token":"')[1].split('"')[0]
+    token = token_of(page.body.decode())
     headers = {"Origin": origin, **headers}
     request = HTTPRequest(f"ws://127.0.0.1:{port}/ws", headers=headers, request_timeout=20)
     return await websocket_connect(request, subprotocols=["bokeh", token])
@@ -196,7 +196,7 @@ def test_what_is_too_large_is_refused_before_it_is_read(archive):
         just = await ask(port, f"upload?key={key}&name=x.npy", method="POST", body=large)
         huge = await ask(port, f"upload?key={key}&name=x.npy", method="POST", body=large * 3)
         stranger = await ask(port, "upload?key=guess&name=x.npy", method="POST", body=b"x")
-        token = page.body.decode().split('"token":"')[1].split('"')[0]
+        token = token_of(page.body.decode())
         socket = await websocket_connect(f"ws://127.0.0.1:{port}/ws", subprotocols=["bokeh", token])
         await socket.read_message()
         await socket.write_message("x" * (2**20 + 10))

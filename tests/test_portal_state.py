@@ -149,6 +149,27 @@ def test_a_link_restores_the_same_view_and_the_same_rows(columns):
     assert read_view(text, columns) == view
 
 
+HUGE = [1e15, -1e15, 541, 1e300, 10**400, float("inf"), "7", None, True, [1], {"a": 1}]
+FAR = [
+    *(["lasso", {"plane": "map", "points": [[0, 0], [far, 1], [1, 1]]}] for far in HUGE),
+    *(["lasso", {"plane": "map", "points": [[0, 0], [1, far], [1, 1]]}] for far in HUGE),
+    *(["lasso", {"plane": "umap", "points": [[0, 0], [far, 1], [1, 1]]}] for far in HUGE if far != 541),
+    *(
+        ["box", {"plane": plane, "x": [far, 0], "y": [0, 1]}]
+        for far in (1e15, 10**400, "7")
+        for plane in ("map", "umap")
+    ),
+    *(["range", {"column": "DT", "low": far, "high": 1}] for far in (1e300, 10**400, "7", None, [1])),
+    ["category", {"column": "region", "values": ["med"] * 65}],
+    ["category", {"column": "region", "values": ["<script>"]}],
+    ["category", {"column": "region", "values": "med"}],
+    ["category", {"column": "region", "values": []}],
+    ["lasso", {"plane": "map", "points": 7}],
+    ["box", {"plane": "map", "x": [0, 1, 2], "y": [0, 1]}],
+    ["range", {"column": ["DT"], "low": 0, "high": 1}],
+]  # filters of links that no page makes
+
+
 def test_hostile_links_are_refused_with_one_sentence(columns):
     import base64
     import json
@@ -168,6 +189,9 @@ def test_hostile_links_are_refused_with_one_sentence(columns):
             {"f": [["box", {"plane": "__class__", "x": [0, 1], "y": [0, 1]}]]},
             {"f": [["category", {"column": "UID", "values": ["u1"]}]]},
             {"f": [["lasso", {"plane": "map", "points": []}]]},
+            *({"f": [item]} for item in FAR),
+            {"f": [["range", {"column": "DT", "low": 0, "high": 1}]] * 2}, {"f": {"a": 1}}, {"f": "range"}, {"f": None},
+            {"f": [["range", {"column": "DT", "low": n, "high": n}] for n in range(41)]}, {"r": 10**400}, {"r": 1e3},
         )),
     ]  # fmt: skip
     assert read_view(link(good), columns) == View(row=1)

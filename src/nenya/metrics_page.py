@@ -28,6 +28,9 @@ _NOTES = (
     "Images: for each end of a component the cutouts whose latents point nearest to it, seen from the mean, and an "
     "image made by gradient ascent with a penalty on its total variation, within the contrasts of the cutouts.",
 )
+_POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"  # no script
+)
 _MIME = {".svg": "image/svg+xml", ".png": "image/png"}
 
 
@@ -48,6 +51,7 @@ def page(name: str, lines: Mapping[str, str], results: Mapping[str, Any], figure
     made = {**results["made_by"], "principal components": results["pca_file"]}
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         f"<title>{_text(name)}: latents</title><style>{_STYLE}</style></head><body>\n"
         f"<h1>{_text(name)}</h1>\n{_table(lines)}\n{pictures}"
         f"<h2>What the numbers are</h2><ul class=note>{''.join(f'<li>{_text(note)}</li>' for note in _NOTES)}</ul>\n"

@@ -3,19 +3,18 @@
 import json
 import logging
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import panel as pn
 from bokeh.events import RangesUpdate, SelectionGeometry, Tap
-from bokeh.models import CustomJS, Div, InlineStyleSheet, TextInput
+from bokeh.models import Div, InlineStyleSheet, TextInput
 
 from nenya.errors import NenyaError, OptionError
 from nenya.portal.archive import Archive
 from nenya.portal.columns import title_of
 from nenya.portal.jobs import Pools
 from nenya.portal.session import Session
-from nenya.portal.state import Category, View, read_view
+from nenya.portal.state import View, read_view
 from nenya.portal.theme import Theme
 from nenya.portal.views import Histogram
 from nenya.portal.work import ORDERS
@@ -45,11 +44,6 @@ button { font: inherit; color: var(--ink); background: var(--paper); border: 1px
 .chip { border-radius: 12px; margin-right: 5px; border-color: var(--mark); } .chip b { color: var(--mark); }
 .title { font-size: 13px; } .title + .hint { font-weight: normal; margin-left: 4px; } .start b { color: var(--accent); } .news { color: var(--mark); } .hint { color: var(--quiet); } p { margin: 2px 0; } meter { width: 60px; } b { font-weight: 600; }
 """  # noqa: E501  # a style sheet
-_ADDRESS = """
-const address = new URL(window.location.href);
-address.searchParams.set("view", cb_obj.value);
-window.history.replaceState(null, "", address);
-"""
 _WIDGET = """
 :host { color: var(--ink); --background-color: var(--paper); --surface-color: var(--paper); --text-color: var(--ink); }
 .bk-input, select { color: var(--ink) !important; background-color: var(--paper) !important;
@@ -110,11 +104,9 @@ def make_page(
             return
         document.add_next_tick_callback(function)
 
-    for event, name_on_page in (("connection_lost", "lost"), ("client_reconnected", "back")):
-        document.js_on_event(event, CustomJS(code=f"window.dispatchEvent(new Event('nenya:{name_on_page}'))"))
     session = Session(archive, pools, call, theme, view)
     session.name = name
-    page = _Page((Path(__file__).parent / "page.html").read_text())
+    page = _Page("", location=False)
     page.unwanted = _unwanted(session)
     _add_texts(page, session)
     _add_figures(page, session)
@@ -138,8 +130,7 @@ def make_page(
         ],
         "categories": list(columns.categories().items()),
     }
-    for key, value in variables.items():
-        page.add_variable(key, value)
+    page.add_variable("nenya", variables)
 
     session.refresh()
     if view.row is not None:
@@ -189,7 +180,6 @@ def _add_texts(page: Any, session: Session) -> None:
     channel.on_change("value", lambda _attr, _old, text: _act(session, str(text)))
     page.add_panel("channel", pn.pane.Bokeh(channel, visible=False))
     link = TextInput(name="nenya_view", visible=False)
-    link.js_on_change("value", CustomJS(code=_ADDRESS))
     page.add_panel("link", pn.pane.Bokeh(link, visible=False))
 
     def changed() -> None:
@@ -208,16 +198,12 @@ def _act(session: Session, text: str) -> None:
             session.add_range(str(column), low, high)
         elif name == "category":
             column, values = json.loads(value)
-            known = session.archive.columns.categories().get(column, [])
-            chosen = tuple(v for v in map(str, values) if v in known)
-            if chosen:
-                session.selection.add(Category(column, chosen))
-                session.refresh()
+            session.add_category(str(column), values)
         else:
             session.act(action)
     except NenyaError as error:
         session.say_error(error)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, ArithmeticError, RecursionError):
         log.warning("portal: an action that is none: %.80r", text)
 
 
@@ -265,7 +251,7 @@ def _add_histograms(page: Any, session: Session) -> None:
 
         def brushed(event: Any) -> None:
             if event.final and event.geometry.get("type") == "rect":
-                session.brush(name, event.geometry["x0"], event.geometry["x1"])
+                session.brush(name, event.geometry.get("x0"), event.geometry.get("x1"))
 
         chart.plot.on_event(SelectionGeometry, brushed)
         return pn.pane.Bokeh(chart.plot, sizing_mode="stretch_width", height=104, margin=0)

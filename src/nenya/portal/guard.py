@@ -12,6 +12,7 @@ from bokeh.server.auth_provider import AuthProvider
 from tornado.web import RequestHandler
 
 from nenya.errors import OptionError
+from nenya.portal import pages
 
 log = logging.getLogger(__name__)
 
@@ -32,19 +33,27 @@ class Door:
     token: str | None = None
     origins: tuple[str, ...] = ()
 
-    def lets_in(self, handler: Any) -> bool:
+    def lets_in(self, request: Any) -> bool:
         """Say whether a request comes from a page of this server, and from someone who knows the token.
 
         Without a token the server's name must be a local one too: a foreign name that leads here is a trick (DNS
         rebinding), by which a foreign page reads what is not its own.
+
+        Args:
+            request: a `tornado.httputil.HTTPServerRequest`.
         """
-        host, origin = _plain(handler.request.host), handler.request.headers.get("Origin")
-        if origin is not None and _plain(urlsplit(origin).netloc) not in (host, *self.origins):
+        if not self.from_here(request):
             return False
+        host = _plain(request.host)
         if self.token is None:
             return urlsplit(f"//{host}").hostname in LOCAL or host in self.origins
-        cookie = handler.get_cookie(_COOKIE) or ""
-        return hmac.compare_digest(cookie.encode(), self.token.encode())
+        cookie = request.cookies.get(_COOKIE)
+        return hmac.compare_digest((cookie.value if cookie else "").encode(), self.token.encode())
+
+    def from_here(self, request: Any) -> bool:
+        """Say whether a request comes from a page of this server, or from none."""
+        origin = request.headers.get("Origin")
+        return origin is None or _plain(urlsplit(origin).netloc) in (_plain(request.host), *self.origins)
 
 
 def _plain(host: str) -> str:
@@ -90,12 +99,11 @@ class Login(RequestHandler):
             self._form("This is not the token that the portal printed when it was started.")
 
     def _form(self, trouble: str) -> None:
-        self.set_header("Referrer-Policy", "no-referrer")
-        self.finish(
-            "<!doctype html><html lang='en'><title>Nenya portal</title><body style='font-family:sans-serif;margin:4em'>"
-            f"<h1>Nenya portal</h1><p>{trouble}</p><form method='post'><label>Token: <input name='token' "
-            "type='password' autofocus autocomplete='off'></label> <button>Open</button></form></body></html>"
-        )
+        nonce = pages.make_nonce()
+        self.set_header("Content-Security-Policy", pages.policy(nonce))
+        self.set_header("Cache-Control", "no-store")
+        self.set_header("Referrer-Policy", "same-origin")  # else browsers send the form without its origin
+        self.finish(pages.render("notice.html", nonce=nonce, trouble=trouble, form=True))
 
 
 class Guard(AuthProvider):  # type: ignore[misc]  # Bokeh's types are not read
@@ -108,7 +116,7 @@ class Guard(AuthProvider):  # type: ignore[misc]  # Bokeh's types are not read
     @property
     def get_user(self) -> Any:
         """Who asks; None for someone without the token."""
-        return lambda handler: "user" if self._door.lets_in(handler) else None
+        return lambda handler: "user" if self._door.lets_in(handler.request) else None
 
     @property
     def get_user_async(self) -> None:

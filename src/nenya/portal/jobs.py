@@ -10,12 +10,18 @@ from typing import Any
 
 from nenya.errors import NenyaError
 from nenya.portal.archive import Cancelled
+from nenya.portal.fair import FairPool
 
 log = logging.getLogger(__name__)
 
 _BETWEEN = 0.3  # seconds between two reports of progress
+_LONGEST = {"quick": 20.0, "slow": 60.0}  # seconds of a thread that one piece of work may take
 STOPPED = "stopped"
 FAILED = "Something went wrong here; the server's log says what. The rest of the page works on."
+
+
+class TooLong(NenyaError):
+    """Work that took longer than the portal lets it."""
 
 
 class Ticket:
@@ -28,6 +34,11 @@ class Ticket:
     def __init__(self, report: Callable[[float], None]) -> None:
         self._cancelled = threading.Event()
         self._report, self._last = report, time.monotonic()
+        self._until = float("inf")
+
+    def begin(self, seconds: float) -> None:
+        """Let the work end at its first tick after some seconds from now."""
+        self._until = time.monotonic() + seconds
 
     def cancel(self) -> None:
         """Let the work end at its next tick."""
@@ -43,9 +54,14 @@ class Ticket:
 
         Raises:
             Cancelled: The work is not wanted any more.
+            TooLong: It took longer than it may.
         """
         if self.cancelled:
             raise Cancelled
+        if time.monotonic() > self._until:
+            raise TooLong(
+                "this took too long and was stopped: choose fewer rows, or try again when fewer people are here"
+            )
         if time.monotonic() - self._last > _BETWEEN:
             self._last = time.monotonic()
             self._report(share)
@@ -58,14 +74,16 @@ class Pools:
     Attributes:
         quick: for selections, figures and cutouts.
         slow: for searches and the encoding of images, one after the other, as each of them takes all processors.
+        files: for what is downloaded, piece by piece.
     """
 
-    quick: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, thread_name_prefix="portal"))
-    slow: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="search"))
+    quick: FairPool = field(default_factory=lambda: FairPool(4, 2, "portal"))
+    slow: FairPool = field(default_factory=lambda: FairPool(1, 1, "search"))
+    files: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, thread_name_prefix="download"))
 
     def shutdown(self) -> None:
         """Begin nothing any more, and wait for what is under way."""
-        for pool in (self.quick, self.slow):
+        for pool in (self.quick, self.slow, self.files):
             pool.shutdown(cancel_futures=True)
 
 
@@ -129,6 +147,7 @@ class Jobs:
         ticket = self.open(kind, title, ended)
 
         def run() -> None:
+            ticket.begin(_LONGEST["slow" if slow else "quick"])
             try:
                 ticket.tick(0)
                 result = work(ticket)
@@ -143,7 +162,8 @@ class Jobs:
             else:
                 self.call(lambda: self._finish(kind, ticket, result, done))
 
-        (self._pools.slow if slow else self._pools.quick).submit(run)
+        pool = self._pools.slow if slow else self._pools.quick
+        pool.submit_for(self, lambda: not ticket.cancelled, run)
 
     def cancel(self, kind: str = "") -> None:
         """Give up the work of a kind, or all."""

@@ -99,6 +99,7 @@ class Screen:
         self.near_rows: IntArray = np.empty(0, np.int64)
         self.gallery_picture: FloatArray | None = None
         self.upload: Upload | None = None
+        self.downloads = 0
         self.near_listed = archive.cutouts is None
         self._near_found: Similar | None = None
         self._near_of = ""

@@ -16,13 +16,15 @@ import panel as pn
 from panel.io.server import get_server
 from tornado.ioloop import PeriodicCallback
 from tornado.iostream import StreamClosedError
+from tornado.routing import AnyMatches, Rule
 from tornado.web import RequestHandler
 
 from nenya.errors import NenyaError, OptionError
-from nenya.portal import downloads, words
+from nenya.portal import downloads, routes, words
 from nenya.portal.app import make_page
 from nenya.portal.archive import Archive, Cancelled, Stamp, stamps_of
 from nenya.portal.encoder import Encoder
+from nenya.portal.gate import Gate
 from nenya.portal.guard import LOCAL, Door, Guard, Login, host_names
 from nenya.portal.jobs import FAILED, Pools, Ticket
 from nenya.portal.session import Session
@@ -31,6 +33,7 @@ from nenya.portal.upload import Upload, read_image
 log = logging.getLogger(__name__)
 
 _CHUNK = 2**20
+_MOST_DOWNLOADS = 2  # of one page at a time
 _NUMBERS = itertools.count()
 T = TypeVar("T")
 
@@ -130,7 +133,7 @@ class _Handler(RequestHandler):
 
     def _session(self) -> Session | None:
         """Return the session that is asked for, or answer with a refusal."""
-        if not self.portal.door.lets_in(self):
+        if not self.portal.door.lets_in(self.request):
             self._refuse(403, "Log in first.")
             return None
         session = self.portal.sessions.get(self.get_query_argument("key", ""))
@@ -162,15 +165,18 @@ class _Download(_Handler):
         what = self.get_query_argument("what", "")
         if what not in downloads.KINDS:
             return self._refuse(404, "There is no such download.")
+        if session.downloads >= _MOST_DOWNLOADS:
+            return self._refuse(429, f"{session.downloads} downloads of this page are under way: wait for one of them.")
         self.set_header("Content-Type", "application/octet-stream")
         self.set_header("Content-Disposition", f'attachment; filename="nenya_{quote(what)}"')
         self.set_header("X-Content-Type-Options", "nosniff")
         kind = f"download {next(_NUMBERS)}"
         ticket = await _in_page(session, lambda: session.jobs.open(kind, f"sending {what}"))
+        session.downloads += 1
         loop, trouble = asyncio.get_running_loop(), ""
         pieces: Iterator[bytes] = downloads.KINDS[what](session, ticket.tick)
         try:
-            while (piece := await loop.run_in_executor(self.portal.pools.quick, next, pieces, None)) is not None:
+            while (piece := await loop.run_in_executor(self.portal.pools.files, next, pieces, None)) is not None:
                 for start in range(0, len(piece), _CHUNK):
                     self.write(piece[start : start + _CHUNK])
                     await self.flush()
@@ -183,6 +189,8 @@ class _Download(_Handler):
             log.exception("portal: download")
             trouble = FAILED
             self._break_off()
+        finally:
+            session.downloads -= 1
         session.jobs.call(lambda: session.jobs.close(kind, ticket, trouble))
         return None
 
@@ -238,6 +246,18 @@ class _Upload(_Handler):
             self._told("stopped", False)
 
 
+_HANDLERS = {"download": _Download, "upload": _Upload}
+
+
+def _guard(server: Any, door: Door, handlers: dict[str, Any]) -> None:
+    """Serve the routes of `nenya.portal.routes` only, and have every request pass the gate first."""
+    application = server._tornado
+    application.wildcard_router.rules = []
+    application.default_router.rules = [Rule(AnyMatches(), application.wildcard_router)]
+    application.wildcard_router.add_rules(routes.rules(application, handlers))
+    server._http.request_callback = Gate(application, door, frozenset(routes.FILES))
+
+
 def make_server(portal: Portal, address: str, port: int, origins: list[str]) -> Any:
     """Return a server that listens, and is not started.
 
@@ -253,12 +273,9 @@ def make_server(portal: Portal, address: str, port: int, origins: list[str]) -> 
     if address not in LOCAL and not portal.token:
         raise OptionError(f"address={address} lets others in: a token is needed")
     pn.extension(notifications=False)
-    handlers: list[Any] = [
-        (rf"/{name}", type(name, (kind,), {"portal": portal}), {})
-        for name, kind in (("download", _Download), ("upload", _Upload))
-    ]
+    handlers = {f"/{name}": type(name, (kind,), {"portal": portal}) for name, kind in _HANDLERS.items()}
     if portal.token:
-        handlers.append((r"/login", type("login", (Login,), {"token": portal.token}), {}))
+        handlers["/login"] = type("login", (Login,), {"token": portal.token})
     portal.door = Door(portal.token, host_names(origins))
     allowlist = logging.getLogger("bokeh.server.util")  # warns of the asterisk, in whose place `lets_in` stands
     before = allowlist.level
@@ -272,14 +289,18 @@ def make_server(portal: Portal, address: str, port: int, origins: list[str]) -> 
             title="Nenya portal",
             start=False,
             show=False,
-            extra_patterns=handlers,
             auth_provider=Guard(portal.door),
             websocket_max_message_size=2**20,
             http_server_kwargs={"max_buffer_size": (portal.limit_mb + 1) * 10**6},
             session_token_expiration=3600,
+            sign_sessions=True,  # who was let in gets sessions that the server named, and no other
+            secret_key=secrets.token_urlsafe(32),
+            include_headers=[],  # a session needs none, and they hold the token
+            include_cookies=[],
             check_unused_sessions_milliseconds=10_000,
             unused_session_lifetime_milliseconds=30_000,
         )
+        _guard(server, portal.door, handlers)
         if portal.reopen is not None:
             PeriodicCallback(portal.look, 1000 * portal.look_every).start()
     except OSError as error:

@@ -9,7 +9,7 @@ from nenya.errors import InputFileError
 from nenya.portal import pictures, words, work
 from nenya.portal.jobs import Ticket
 from nenya.portal.screen import PAGE_ROWS, Screen
-from nenya.portal.state import make_box, make_lasso, make_range
+from nenya.portal.state import Filter, check_filter, make_box, make_category, make_lasso, make_range
 from nenya.portal.upload import Upload
 from nenya.portal.views import Histogram
 
@@ -22,19 +22,40 @@ class Session(Screen):
         try:
             if geometry.get("type") == "rect":
                 ends = geometry["x0"], geometry["x1"], geometry["y0"], geometry["y1"]
-                self.selection.add(make_box(plane, ends[:2], ends[2:]))
+                self._add(make_box(plane, ends[:2], ends[2:]))
             elif geometry.get("type") == "poly":
-                self.selection.add(make_lasso(plane, list(zip(geometry["x"], geometry["y"], strict=True))))
+                self._add(make_lasso(plane, list(zip(geometry["x"], geometry["y"], strict=True))))
             else:
                 return
-        except (ValueError, TypeError, KeyError):
-            return  # a click that became a box without an area, or a lasso of two points
+        except (ValueError, TypeError, KeyError, ArithmeticError):
+            return  # a click that became a box without an area, a lasso of two points, or nothing that a mouse draws
         self.refresh()
 
-    def brush(self, column: str, low: float, high: float) -> None:
+    def brush(self, column: str, low: Any, high: Any) -> None:
         """Take a range that was drawn over a histogram."""
         values = self.archive.columns.values(column)
-        self.selection.add(make_range(column, *self.histograms[column].ends(low, high, values)))
+        try:
+            drawn = make_range(column, low, high)
+        except (ValueError, TypeError, ArithmeticError):
+            return  # nothing that a mouse draws
+        self._add(make_range(column, *self.histograms[column].ends(drawn.low, drawn.high, values)))
+        self.refresh()
+
+    def _add(self, item: Filter) -> None:
+        """Add a filter, if it is one of the table."""
+        check_filter(item, self.archive.columns)
+        self.selection.add(item)
+
+    def add_category(self, column: str, values: Any) -> None:
+        """Take texts that were chosen.
+
+        Raises:
+            InputFileError: The column does not have them.
+        """
+        try:
+            self._add(make_category(column, values))
+        except (KeyError, ValueError, TypeError):
+            raise InputFileError("a filter wants a column of texts, and some of the texts that it has") from None
         self.refresh()
 
     def add_range(self, column: str, low: float | None, high: float | None) -> None:
@@ -50,12 +71,12 @@ class Session(Screen):
             low = float(np.fmin.reduce(values)) if low is None else low
             high = float(np.fmax.reduce(values)) if high is None else high
             if low > high and column == "lon":
-                self.selection.add(make_box("map", (low, high + 360.0), (-90.0, 90.0)))
+                self._add(make_box("map", (low, high + 360.0), (-90.0, 90.0)))
             elif low > high:
                 raise InputFileError(f"the range from {low:g} to {high:g} holds nothing: from must be below to")
             else:
-                self.selection.add(make_range(column, low, high))
-        except (KeyError, ValueError, TypeError):
+                self._add(make_range(column, low, high))
+        except (KeyError, ValueError, TypeError, ArithmeticError):
             raise InputFileError("a filter wants a column of numbers, and a lowest or a highest value") from None
         self.refresh()
 

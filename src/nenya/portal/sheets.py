@@ -16,6 +16,10 @@ _BAR = 58
 """Room for a colour bar, pixels: its numbers may become longer after the figure is laid out."""
 
 
+_MOST_TILES = 480
+"""Cutouts at a time, more than the largest screens have room for: the size comes from a browser."""
+
+
 class Sheet:
     """Cutouts side by side, as many as there is room for; a tap says which one was meant.
 
@@ -72,11 +76,11 @@ class Sheet:
         if wide < 20 or tall < 20:
             return False
         before = (self.columns, self.rows)
-        first = max(1, round(wide / self.tile))
+        first = min(max(1, round(wide / self.tile)), _MOST_TILES // 8)
         fits = [c for c in range(max(1, first - 1), first + 3) if tall * c >= wide] or [first]
         self.columns = min(fits, key=lambda c: tall * c / wide - tall * c // wide + 0.2 * abs(c - first))
         side = wide / self.columns
-        self.rows = max(1, int(tall / side))
+        self.rows = min(max(1, int(tall / side)), max(1, _MOST_TILES // self.columns))
         self.plot.x_range.update(start=0, end=self.columns)
         self.plot.y_range.update(start=self.rows - tall / side, end=self.rows)
         return before != (self.columns, self.rows)

@@ -6,7 +6,7 @@ import math
 import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from nenya.errors import OptionError
 from nenya.portal.columns import Columns
+from nenya.portal.polygon import inside
 
 BoolArray = NDArray[np.bool_]
 
@@ -23,7 +24,9 @@ _MOST_POINTS = 400  # corners of a lasso
 _MOST_TEXT = 20_000  # characters of a link's text
 _MOST_UNPACKED = 200_000  # bytes
 _MOST_FILTERS = 40
-_GRID = 256  # cells a side that a lasso is drawn on before its edge is looked at exactly
+_MOST_CHOSEN = 64  # texts of one column
+_FARTHEST = {"map": (540.0, 100.0)}  # degrees; the map can be moved once around, and a little over the poles
+_FAR = 100.0  # times the width of a UMAP, from its middle
 
 
 @dataclass(frozen=True)
@@ -75,17 +78,17 @@ class Lasso:
         """Which view it belongs to; another selection there takes its place."""
         return self.plane
 
-    def mask(self, columns: Columns) -> BoolArray:
-        """Say which rows pass: (N,) bool."""
+    def mask(self, columns: Columns, tick: Callable[[], None] = lambda: None) -> BoolArray:
+        """Say which rows pass: (N,) bool; `tick` is called now and then, and what it raises ends the work."""
         x, y = (columns.values(name) for name in PLANES[self.plane])
         corners = np.asarray(self.points, np.float64)
         if self.plane == "umap":
-            return _inside(x, y, corners)
+            return inside(x, y, corners, tick)
         found = np.zeros(len(x), bool)
         for turn in range(
             math.floor((corners[:, 0].min() + 180) / 360), math.ceil((corners[:, 0].max() - 180) / 360) + 1
         ):
-            found |= _inside(x, y, corners - [360.0 * turn, 0.0])
+            found |= inside(x, y, corners - [360.0 * turn, 0.0], tick)
         return found
 
 
@@ -153,13 +156,13 @@ class Masks:
         self._kept: OrderedDict[Filter, BoolArray] = OrderedDict()
         self._lock = threading.Lock()
 
-    def of(self, item: Filter) -> BoolArray:
-        """Return the mask of a filter, (N,) bool, which must not be written to."""
+    def of(self, item: Filter, tick: Callable[[], None] = lambda: None) -> BoolArray:
+        """Return the mask of a filter, (N,) bool, which must not be written to; `tick` may end what takes long."""
         with self._lock:
             if item in self._kept:
                 self._kept.move_to_end(item)
                 return self._kept[item]
-        mask = item.mask(self.columns)
+        mask = item.mask(self.columns, tick) if isinstance(item, Lasso) else item.mask(self.columns)
         mask.flags.writeable = False
         with self._lock:
             self._kept[item] = mask
@@ -167,13 +170,13 @@ class Masks:
                 self._kept.popitem(last=False)
         return mask
 
-    def all_of(self, items: tuple[Filter, ...]) -> BoolArray | None:
+    def all_of(self, items: tuple[Filter, ...], tick: Callable[[], None] = lambda: None) -> BoolArray | None:
         """Return the mask of the rows that pass all filters, (N,) bool; None if there are no filters."""
         if not items:
             return None
-        found = self.of(items[0])
+        found = self.of(items[0], tick)
         for item in items[1:]:
-            found = found & self.of(item)
+            found = found & self.of(item, tick)
         return found
 
 
@@ -222,15 +225,19 @@ def read_view(text: str, columns: Columns) -> View:
         packed = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
         unpacker = zlib.decompressobj()
         values = json.loads(unpacker.decompress(packed, _MOST_UNPACKED))
-        filters = tuple(_filter(kind, given) for kind, given in values["f"][:_MOST_FILTERS])
+        if not isinstance(values["f"], list) or len(values["f"]) > _MOST_FILTERS:
+            raise ValueError("filters")
+        filters = tuple(_filter(kind, given) for kind, given in values["f"])
+        if len({item.slot for item in filters}) < len(filters):
+            raise ValueError("two filters of one view")
         row, colour, scale = values["r"], str(values["c"]), str(values["s"])
         if row is not None and (type(row) is not int or not 0 <= row < columns.rows):
             raise ValueError(f"row {row}")
         for item in filters:
-            _check(item, columns)
+            check_filter(item, columns)
         if (colour != "count" and colour not in columns.metrics()) or scale not in ("shared", "own"):
             raise ValueError(colour)
-    except (ValueError, KeyError, TypeError, IndexError, zlib.error, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, ArithmeticError, IndexError, zlib.error, RecursionError) as error:
         raise OptionError("this link's view is not of this table, or was cut off; the whole table is shown") from error
     return View(filters, row, colour, scale)
 
@@ -245,35 +252,72 @@ def _filter(kind: str, given: Mapping[str, Any]) -> Filter:
     if kind == "range":
         return make_range(str(given["column"]), given["low"], given["high"])
     if kind == "category":
-        return Category(str(given["column"]), tuple(str(value) for value in given["values"]))
+        return make_category(str(given["column"]), given["values"])
     raise ValueError(kind)
 
 
-def _check(item: Filter, columns: Columns) -> None:
-    """Raise KeyError if a table does not have what a filter wants."""
+def check_filter(item: Filter, columns: Columns) -> None:
+    """Check that a filter is one of a table: its columns are there, and its places are near those of the rows.
+
+    Raises:
+        KeyError: The table has no such columns.
+        ValueError: A text is none of the column's, or a place lies far from all rows.
+    """
     if isinstance(item, Category):
-        columns.categories()[item.column]
+        if not set(item.values) <= set(columns.categories()[item.column]):
+            raise ValueError(f"texts that {item.column} does not have")
+    elif isinstance(item, Range):
+        columns.values(item.column)
     else:
-        for name in PLANES[item.plane] if isinstance(item, Box | Lasso) else (item.column,):
-            columns.values(name)
+        for number, name in enumerate(PLANES[item.plane]):
+            values = columns.values(name)
+            if item.plane in _FARTHEST:  # checked when it was made
+                continue
+            ends = (item.x, item.y)[number] if isinstance(item, Box) else tuple(p[number] for p in item.points)
+            known = np.isfinite(values)
+            low, high = (float(values[known].min()), float(values[known].max())) if known.any() else (0.0, 1.0)
+            if max(abs(end - (low + high) / 2) for end in ends) > _FAR * max(high - low, 1.0):
+                raise ValueError(f"a place far from all rows in {name}")
 
 
 def _number(value: Any) -> float:
     """Return a finite number to seven digits, as links keep it."""
-    if isinstance(value, bool) or not math.isfinite(float(value)):
-        raise ValueError(f"{value} is no finite number")
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number):
+        raise ValueError("no number")
+    if not abs(float(value)) <= float(np.finfo(np.float32).max):  # neither does a NaN pass
+        raise ValueError("a number that no column can hold")
     return float(f"{float(value):.7g}")
+
+
+def _place(plane: str, x: Any, y: Any) -> tuple[float, float]:
+    """Return a place of a plane, within its bounds."""
+    place = _number(x), _number(y)
+    if plane in _FARTHEST and any(abs(v) > most for v, most in zip(place, _FARTHEST[plane], strict=True)):
+        raise ValueError("a place that is none on the map")
+    return place
+
+
+def make_category(column: str, values: Any) -> Category:
+    """Return a filter by texts.
+
+    Raises:
+        ValueError: There are none, or too many.
+    """
+    if not isinstance(values, list | tuple) or not 0 < len(values) <= _MOST_CHOSEN:
+        raise ValueError("texts of a column")
+    return Category(column, tuple(dict.fromkeys(map(str, values))))
 
 
 def make_box(plane: str, x: tuple[float, float], y: tuple[float, float]) -> Box:
     """Return a box; ends in any order.
 
     Raises:
-        ValueError: A number is not finite, or the plane is unknown.
+        ValueError: A number is not finite or beyond the map, or the plane is unknown.
     """
     if plane not in PLANES:
         raise ValueError(plane)
-    (x0, x1), (y0, y1) = sorted(map(_number, x)), sorted(map(_number, y))
+    (x0, y0), (x1, y1) = (_place(plane, *corner) for corner in zip(x, y, strict=True))
+    (x0, x1), (y0, y1) = sorted((x0, x1)), sorted((y0, y1))
     return Box(plane, (x0, x1), (y0, y1))
 
 
@@ -286,7 +330,7 @@ def make_lasso(plane: str, points: list[tuple[float, float]]) -> Lasso:
     if plane not in PLANES or len(points) < 3:
         raise ValueError(f"a lasso of {len(points)} corners")
     step = math.ceil(len(points) / _MOST_POINTS)
-    return Lasso(plane, tuple((_number(x), _number(y)) for x, y in points[::step]))
+    return Lasso(plane, tuple(_place(plane, x, y) for x, y in points[::step]))
 
 
 def make_range(column: str, low: float, high: float) -> Range:
@@ -343,42 +387,3 @@ class Selection:
         if view.filters != self.view.filters:
             self._before = [*self._before[-49:], self.view]
             self.view = view
-
-
-def _inside(x: NDArray[np.float32], y: NDArray[np.float32], corners: NDArray[np.float64]) -> BoolArray:
-    """Say which points lie in a polygon: (N,) bool.
-
-    Whole cells of a grid that the edge does not touch are decided at their centres, points in the other cells exactly:
-    five million points and a hundred corners take half a second in place of ten.
-    """
-    from matplotlib.path import Path
-
-    polygon = Path(corners, closed=False)
-    low, high = corners.min(axis=0), corners.max(axis=0)
-    size = np.maximum(high - low, 1e-9) / _GRID
-    near = np.flatnonzero((x >= low[0]) & (x <= high[0]) & (y >= low[1]) & (y <= high[1]))
-    points = np.column_stack([x[near], y[near]]).astype(np.float64)
-    cells = np.minimum(((points - low) / size).astype(np.int64), _GRID - 1)
-    centres = low + (np.indices((_GRID, _GRID)).reshape(2, -1).T + 0.5) * size
-    whole = polygon.contains_points(centres)
-    edge = _edge_cells(corners, low, size).ravel()
-    number = cells[:, 0] * _GRID + cells[:, 1]
-    result = whole[number]
-    close = np.flatnonzero(edge[number])
-    result[close] = polygon.contains_points(points[close])
-    found = np.zeros(len(x), bool)
-    found[near[result]] = True
-    return found
-
-
-def _edge_cells(corners: NDArray[np.float64], low: NDArray[np.float64], size: NDArray[np.float64]) -> BoolArray:
-    """Say which cells an edge of the polygon may pass through, and their neighbours: (_GRID, _GRID) bool."""
-    edge = np.zeros((_GRID + 2, _GRID + 2), bool)
-    places = (corners - low) / size
-    for start, end in zip(places, np.roll(places, -1, axis=0), strict=True):
-        steps = int(np.abs(end - start).max() * 2) + 2
-        on = np.clip((start + np.linspace(0, 1, steps)[:, None] * (end - start)).astype(np.int64), 0, _GRID - 1) + 1
-        for dx in (-1, 0, 1):
-            for dy in (-1, 0, 1):
-                edge[on[:, 0] + dx, on[:, 1] + dy] = True
-    return edge[1:-1, 1:-1]

@@ -1,5 +1,6 @@
 """Colours of the portal's page, light and dark, and what its figures have in common."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -72,6 +73,14 @@ class Theme:
         return between(_DARK_GREYS if self.dark else _GREYS)
 
 
+def plain(text: str) -> str:
+    """Return a text for a figure's labels: Bokeh takes some of TeX for mathematics, and asks MathJax to draw it.
+
+    Between the two signs of such a mark (dollars, a backslash and a bracket) stands a word joiner, which is not seen.
+    """
+    return re.sub(r"\$(?=\$)|\\(?=[(\[])", "\\g<0>\N{WORD JOINER}", text)
+
+
 def paint(plot: Any, theme: Theme) -> None:
     """Give a figure the colours of the page."""
     plot.background_fill_color = plot.border_fill_color = theme.paper
@@ -99,7 +108,7 @@ def bar_of(mapper: LinearColorMapper, theme: Theme, title: str) -> ColorBar:
         width=10,
         padding=2,
         margin=2,
-        title=title,
+        title=plain(title),
         title_text_font_size="10px",
         title_text_font_style="normal",
         title_text_color=theme.ink,

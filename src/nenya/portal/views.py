@@ -10,7 +10,6 @@ from bokeh.models import (
     BoxAnnotation,
     BoxSelectTool,
     ColumnDataSource,
-    CustomJSTickFormatter,
     FixedTicker,
     HoverTool,
     LassoSelectTool,
@@ -33,7 +32,7 @@ from nenya.grids import coastlines
 from nenya.portal.columns import Binned, title_of
 from nenya.portal.pictures import Extent
 from nenya.portal.state import Box, Filter, Lasso, Range
-from nenya.portal.theme import Theme, add_glyph, bar_of, image_source, paint
+from nenya.portal.theme import Theme, add_glyph, bar_of, image_source, paint, plain
 
 FloatArray = NDArray[np.float32]
 
@@ -87,7 +86,7 @@ class Plane:
         plot.add_tools(box, lasso, PanTool(description="move"), wheel, reset, TapTool(visible=False))
         plot.toolbar.active_drag, plot.toolbar.active_scroll = box, wheel
         self.back, self.front = image_source(), image_source()
-        self.front.data["count"] = self.front.data["image"]
+        self.front.data["count"], self.front.data["what"] = self.front.data["image"], [""]
         self.grey = LinearColorMapper(theme.greys, low=0, high=1, nan_color="rgba(0,0,0,0)")
         self.colours = LinearColorMapper(list(theme.counts), low=0, high=1, nan_color="rgba(0,0,0,0)")
         if is_map:
@@ -120,7 +119,7 @@ class Plane:
         points = np.concatenate([part for ring in rings for part in (ring, hole)])
         source = ColumnDataSource({"x": points[:, 0], "y": points[:, 1]})
         add_glyph(self.plot, source, Patch(fill_color=self.theme.land, line_color=self.theme.rest), level="underlay")
-        self.plot.xaxis.formatter = CustomJSTickFormatter(code="return (((tick + 180) % 360) + 360) % 360 - 180 + ''")
+        self.plot.xaxis.name = "longitudes"  # said by a script of the page
         self.plot.x_range.bounds, self.plot.y_range.bounds = (-540, 540), (-95, 95)
 
     @property
@@ -158,17 +157,22 @@ class Plane:
         if whole is not None:
             self.grey.update(low=0.0, high=float(max(1.0, np.nanmax(grey))) if np.isfinite(grey).any() else 1.0)
         self.back.data = {"image": [grey], **place}
-        self.front.data = {"image": [chosen if title else values], "count": [np.nan_to_num(chosen)], **place}
+        self.front.data = {
+            "image": [chosen if title else values],
+            "count": [np.nan_to_num(chosen)],
+            "what": [title],
+            **place,
+        }
 
     def _label(self, title: str) -> None:
         """Label the colour bar; a new model in the page is dear, so only where it changes."""
         if title == self._title:
             return
         self._title = title
-        self.bar.title = title or "cutouts"
+        self.bar.title = plain(title) or "cutouts"
         if title:
             self.bar.update(ticker=BasicTicker(), major_label_overrides={})
-            self.hover.tooltips = f"mean {title}: @image{{0.000}}"
+            self.hover.tooltips = "mean @what: @image{0.000}"  # a tooltip is HTML, what it takes from the data is not
         else:
             self.bar.update(ticker=_powers(), major_label_overrides=_POWERS)
             self.hover.tooltips = "cutouts here: @count"
@@ -218,7 +222,7 @@ class Histogram:
             height=104,
             sizing_mode="stretch_width",
             x_range=Range1d(*ends),
-            x_axis_label=title_of(binned.name),
+            x_axis_label=plain(title_of(binned.name)),
             y_axis_type=None,
             tools=[],
             toolbar_location=None,
@@ -244,7 +248,7 @@ class Histogram:
     def _say_tallest(self, *shares: NDArray[np.float64]) -> None:
         """Say how tall the tallest bar is: six axes would take a page too long to open."""
         tallest = max((float(share.max(initial=0)) for share in shares), default=0.0)
-        self.plot.xaxis.axis_label = f"{title_of(self.binned.name)}; bars up to {_percent(tallest)}"
+        self.plot.xaxis.axis_label = f"{plain(title_of(self.binned.name))}; bars up to {_percent(tallest)}"
 
     def _share(self, counts: NDArray[np.int64]) -> NDArray[np.float64]:
         return np.asarray(counts[: self.used] / max(1, counts.sum()))

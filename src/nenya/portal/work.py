@@ -62,7 +62,7 @@ def select(
     """Find the rows that pass filters, in an order of `ordered_rows`, and count them for histograms."""
 
     def make() -> Selected:
-        mask = archive.masks.all_of(filters)
+        mask = archive.masks.all_of(filters, lambda: ticket.tick(0.1))
         ticket.tick(0.3)
         counts = {name: pictures.histogram(archive.columns.binned(name), mask) for name in charts}
         ticket.tick(0.6)
@@ -112,7 +112,7 @@ def rasters(
     def of(which: Filters, name: str) -> FloatArray:
         def make() -> FloatArray:
             values = columns.values(name) if name != "count" else None
-            mask = archive.masks.all_of(which)
+            mask = archive.masks.all_of(which, lambda: ticket.tick(0.1))
             return pictures.raster(x, y, extent, shape, mask=mask, values=values, around=around)
 
         return archive.shared.get(("raster", plane, extent, which, name), make)
@@ -188,7 +188,7 @@ def find_similar(
 def _closest(
     archive: Archive, query: FloatArray, filters: Filters, without: BoolArray | None, ticket: Ticket
 ) -> Similar:
-    allowed = archive.allowed(archive.masks.all_of(filters), without)
+    allowed = archive.allowed(archive.masks.all_of(filters, lambda: ticket.tick(0.0)), without)
     assert archive.latents is not None
     found = closest(archive.latents, query, _NEAREST, allowed=allowed, tick=ticket.tick)
     count = int((found.rows[0] >= 0).sum())
@@ -199,7 +199,7 @@ def statistics(archive: Archive, filters: Filters, tick: Callable[[float], None]
     """Return the comparison of the selection with all rows, for the page."""
 
     def make() -> str:
-        mask = archive.masks.all_of(filters)
+        mask = archive.masks.all_of(filters, lambda: tick(0.0))
         return words.statistics(summarise(archive.columns, mask, tick), mask is None)
 
     return archive.shared.get(("statistics", filters), make)

@@ -1,0 +1,204 @@
+"""What stands before every handler of the portal: a fixed list of addresses, and the guard.
+
+A request is judged by its first line and headers, before a byte of its body is read and before any handler exists; what
+is refused here costs the server nothing. Headers that keep a browser from running what is not ours are put on every
+answer, whoever gives it.
+"""
+
+import json
+import logging
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from tornado.httputil import (
+    HTTPHeaders,
+    HTTPInputError,
+    HTTPMessageDelegate,
+    HTTPServerConnectionDelegate,
+    HTTPServerRequest,
+    RequestStartLine,
+    ResponseStartLine,
+)
+
+from nenya.portal.guard import Door
+
+log = logging.getLogger(__name__)
+
+_FORM = 4096  # bytes that a login may have
+_TARGET = re.compile(r"/[A-Za-z0-9._/-]*")
+_NOTHING = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'"
+HEADERS = {
+    "Content-Security-Policy": _NOTHING,
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    "Referrer-Policy": "no-referrer",  # an address may hold the token
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+"""Of every answer that does not say something else."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """What is asked for at a path.
+
+    Attributes:
+        methods: that it knows.
+        body: whether a request has one.
+        open: whether it is there for those who do not know the token.
+        most: bytes of the body; None where the handler counts them.
+    """
+
+    methods: tuple[str, ...] = ("GET",)
+    body: bool = False
+    open: bool = False
+    most: int | None = None
+
+
+PAGE, SOCKET = "/", "/ws"
+ADDRESSES = {
+    PAGE: Address(),
+    SOCKET: Address(),
+    "/download": Address(),
+    "/upload": Address(("POST",), body=True),
+    "/login": Address(("GET", "POST"), body=True, open=True, most=_FORM),
+}
+"""All that the portal answers, beside the files of its page; `/login` where there is a token only."""
+
+
+class Refusal(Exception):
+    """A request that is not answered.
+
+    Args:
+        status: of HTTP.
+        text: for the person.
+        location: where the browser goes instead.
+    """
+
+    def __init__(self, status: int, text: str, location: str = "") -> None:
+        super().__init__(text)
+        self.status, self.text, self.location = status, text, location
+
+
+class Gate(HTTPServerConnectionDelegate):
+    """Stands between the connections and the application.
+
+    Args:
+        application: answers what is let through.
+        door: says who is let in.
+        files: paths of the page's files.
+    """
+
+    def __init__(self, application: Any, door: Door, files: frozenset[str] = frozenset()) -> None:
+        self.application, self.door = application, door
+        self.addresses = {**ADDRESSES, **{path: Address() for path in files}}
+        if door.token is None:
+            del self.addresses["/login"]
+
+    def start_request(self, server_conn: object, request_conn: Any) -> "_Visit":
+        """Return what reads the request."""
+        write = request_conn.write_headers
+
+        def write_headers(line: ResponseStartLine, headers: HTTPHeaders, chunk: bytes | None = None) -> Any:
+            for name, value in HEADERS.items():
+                if name not in headers:
+                    headers[name] = value
+            if "Server" in headers:
+                del headers["Server"]
+            return write(line, headers, chunk)
+
+        request_conn.write_headers = write_headers
+        return _Visit(self, server_conn, request_conn)
+
+    def on_close(self, server_conn: object) -> None:
+        """Tell the application that a connection is over."""
+        self.application.on_close(server_conn)
+
+    def check(self, line: RequestStartLine, headers: HTTPHeaders) -> None:
+        """Check a request.
+
+        Raises:
+            Refusal: It is not answered.
+        """
+        path = line.path.partition("?")[0]
+        if not _TARGET.fullmatch(path) or "//" in path or "/." in path:
+            raise Refusal(404, "There is nothing here.")
+        address = self.addresses.get(path)
+        here, inside = self._judged(line, headers)
+        if not inside and not (here and address is not None and address.open):
+            if here and path == PAGE and line.method == "GET" and self.door.token is not None:
+                raise Refusal(302, "Log in first.", "./login")
+            raise Refusal(403, "Log in first.")
+        if address is None:
+            raise Refusal(404, "There is nothing here.")
+        if line.method not in address.methods:
+            raise Refusal(405, f"{path} takes {' and '.join(address.methods)} only.")
+        _check_body(headers, address, line.method)
+        if path == SOCKET and headers.get("Upgrade", "").lower() != "websocket":
+            raise Refusal(400, "This is the page's websocket.")
+
+    def _judged(self, line: RequestStartLine, headers: HTTPHeaders) -> tuple[bool, bool]:
+        """Return whether a request comes from a page of this server, and whether it is let in."""
+        if len(headers.get_list("Host")) != 1 or len(headers.get_list("Origin")) > 1:
+            return False, False
+        try:
+            request = HTTPServerRequest(start_line=line, headers=headers)
+            return self.door.from_here(request), self.door.lets_in(request)
+        except (HTTPInputError, ValueError):  # a name that is none
+            return False, False
+
+
+def _check_body(headers: HTTPHeaders, address: Address, method: str) -> None:
+    length = headers.get("Content-Length", "0")
+    if not (address.body and method == "POST"):
+        if length != "0" or "Transfer-Encoding" in headers:
+            raise Refusal(400, "Nothing is sent here.")
+    elif address.most is not None and (
+        "Transfer-Encoding" in headers or not length.isdecimal() or len(length) > 9 or int(length) > address.most
+    ):
+        raise Refusal(413, f"At most {address.most} bytes are taken.")
+
+
+class _Visit(HTTPMessageDelegate):
+    """One request: handed on to the application, or refused."""
+
+    def __init__(self, gate: Gate, server_conn: object, request_conn: Any) -> None:
+        self._gate, self._server, self._connection = gate, server_conn, request_conn
+        self._inner: Any = None
+
+    def headers_received(self, start_line: Any, headers: HTTPHeaders) -> Any:
+        """Let the request through, or refuse it before its body is read."""
+        try:
+            self._gate.check(start_line, headers)
+        except Refusal as refusal:
+            self._refuse(refusal, with_body=start_line.method != "HEAD")
+            return None
+        self._inner = self._gate.application.start_request(self._server, self._connection)
+        return self._inner.headers_received(start_line, headers)
+
+    def data_received(self, chunk: bytes) -> Any:
+        """Hand a piece of the body on."""
+        return self._inner.data_received(chunk) if self._inner is not None else None
+
+    def finish(self) -> None:
+        """Say that the request is whole."""
+        if self._inner is not None:
+            self._inner.finish()
+
+    def on_connection_close(self) -> None:
+        """Say that nobody waits any more."""
+        if self._inner is not None:
+            self._inner.on_connection_close()
+
+    def _refuse(self, refusal: Refusal, *, with_body: bool) -> None:
+        body = json.dumps({"message": refusal.text}).encode()
+        headers = HTTPHeaders({"Content-Type": "application/json", "Content-Length": str(len(body))})
+        headers["Cache-Control"], headers["Connection"] = "no-store", "close"
+        if refusal.location:
+            headers["Location"] = refusal.location
+        self._connection.write_headers(
+            ResponseStartLine("HTTP/1.1", refusal.status, ""), headers, body if with_body else None
+        )
+        self._connection.finish()

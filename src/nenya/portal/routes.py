@@ -1,0 +1,254 @@
+"""What the portal's server serves beside downloads and uploads: its page, the page's files, and its websocket."""
+
+import asyncio
+import contextlib
+import functools
+import hashlib
+import json
+import logging
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import bokeh
+from bokeh.embed.util import RenderItem
+from bokeh.protocol import Protocol
+from bokeh.protocol.receiver import Receiver
+from bokeh.server.session import ServerSession
+from bokeh.util.token import get_session_id
+from panel.io.resources import DIST_DIR, LOCAL_DIST, patch_model_css
+from panel.io.server import DocHandler, WSHandler
+from panel.io.state import set_curdoc
+from tornado.routing import URLSpec
+from tornado.web import RequestHandler
+
+from nenya.portal import pages
+from nenya.portal.gate import PAGE, SOCKET
+from nenya.portal.jobs import FAILED
+from nenya.portal.protocol import MOST_BYTES, MOST_PARTS, Foreign, allowed
+
+log = logging.getLogger(__name__)
+
+_BOKEH, _PANEL = Path(bokeh.__file__).parent / "server/static", Path(DIST_DIR)
+_SCRIPTS = (
+    "page/longitudes.js", "page/page.js", "static/js/bokeh.min.js", "static/js/bokeh-widgets.min.js",
+    "static/js/bokeh-tables.min.js", "static/extensions/panel/panel.min.js",
+)  # fmt: skip
+_STYLES = (
+    "bundled/theme/dark",
+    "bundled/theme/default",
+    "bundled/theme/native",
+    *(f"css/{n}" for n in ("button", "listpanel", "loading", "select")),
+)
+FILES: dict[str, Path] = {
+    "/favicon.ico": _PANEL / "images/favicon.ico",
+    **{f"/page/{name}": pages.FOLDER / name for name in ("page.css", "page.js", "longitudes.js")},
+    **{f"/static/js/{n}.min.js": _BOKEH / f"js/{n}.min.js" for n in ("bokeh", "bokeh-widgets", "bokeh-tables")},
+    "/static/extensions/panel/panel.min.js": _PANEL / "panel.min.js",
+    **{f"/static/extensions/panel/{name}.css": _PANEL / f"{name}.css" for name in _STYLES},
+}
+"""The page's files, by their paths; nothing else of Bokeh's and Panel's folders is served."""
+_KINDS = {".js": "text/javascript", ".css": "text/css", ".ico": "image/x-icon"}
+MOST_PAGES = 120
+"""Open at once; each takes some megabytes."""
+MOST_EACH = 40
+"""Open at once from one address; a whole course may come from one."""
+_MOST_WAITING = 20  # pages that are to be opened
+_BUSY = "Many pages of this portal are being opened: try again in a minute."
+_MOST_PULLS = 10  # of the whole document, for one connection
+_FREE = 0.02  # seconds of the server's own thread that a message may take without a pause after it
+
+
+@functools.cache
+def _version() -> str:
+    """Return what changes with the files."""
+    content = (f"{path}{path.stat().st_size}{path.stat().st_mtime_ns}" for path in FILES.values())
+    return hashlib.sha256("".join(content).encode()).hexdigest()[:16]
+
+
+class Files(RequestHandler):
+    """Sends one of the page's files."""
+
+    def get(self) -> None:
+        """Send it."""
+        path = FILES[self.request.path]
+        self.set_header("Content-Type", f"{_KINDS[path.suffix]}; charset=utf-8")
+        self.set_header("Cache-Control", "max-age=604800" if self.get_query_argument("v", "") else "no-cache")
+        self.finish(path.read_bytes())
+
+
+class Rooms:
+    """Counts the pages that are open, in all and from each address."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, str] = {}
+        self._turn, self._queue = asyncio.Lock(), 0
+
+    @contextlib.asynccontextmanager
+    async def turn(self) -> AsyncIterator[bool]:
+        """Open one page after the other, with time for open pages in between; yields False where too many wait."""
+        if self._queue >= _MOST_WAITING:
+            yield False
+            return
+        self._queue += 1
+        try:
+            async with self._turn:
+                begun = time.monotonic()
+                yield True
+                await asyncio.sleep(min(time.monotonic() - begun, 2.0))
+        finally:
+            self._queue -= 1
+
+    def trouble(self, context: Any, address: str) -> str:
+        """Return why no further page can be opened, as a sentence; empty if one can."""
+        open_now = {session.id for session in context.sessions}
+        self._of = {key: value for key, value in self._of.items() if key in open_now}
+        mine = list(self._of.values()).count(address)
+        if mine >= MOST_EACH:
+            return f"{mine} pages of this portal are open from your address: close one, and try again in a minute."
+        if len(open_now) >= MOST_PAGES:
+            return f"{len(open_now)} pages of this portal are open, as many as it takes: try again in a minute."
+        return ""
+
+    def enter(self, key: str, address: str) -> None:
+        """Note a page that was opened."""
+        self._of[key] = address
+
+
+class Page(DocHandler):  # type: ignore[misc]
+    """Opens a session, and sends its page."""
+
+    rooms: Rooms
+
+    async def get(self) -> None:
+        """Send the page."""
+        self.set_header("Cache-Control", "no-store")
+        nonce, address = pages.make_nonce(), str(self.request.remote_ip)
+        self.set_header("Content-Security-Policy", pages.policy(nonce))
+        async with self.rooms.turn() as able:
+            trouble = self.rooms.trouble(self.application_context, address) if able else _BUSY
+            if not trouble:
+                session = await self.get_session()
+                self.rooms.enter(session.id, address)
+                self._send(session, nonce)
+                return
+        log.warning("portal: no page for %s: %s", address, trouble)
+        self.set_status(503)
+        self.finish(pages.render("notice.html", nonce=nonce, trouble=trouble, form=False))
+
+    def _send(self, session: ServerSession, nonce: str) -> None:
+        document = session.document
+        with set_curdoc(document):
+            for root in document.roots:
+                patch_model_css(root, dist_url=LOCAL_DIST)
+        item = RenderItem(token=session.token, roots=document.roots, use_for_title=False)
+        values = dict(document.template_variables["nenya"])
+        settings = {key: values[key] for key in ("dark", "images", "key", "limit_mb")}
+        self.finish(
+            pages.render(
+                "page.html",
+                **values,
+                roots={root.name: root.elementid for root in item.roots},
+                ids={root.name: root.id for root in item.roots},
+                settings=json.dumps({**settings, "item": item.to_json()}),
+                scripts=_SCRIPTS,
+                version=_version(),
+                nonce=nonce,
+            )
+        )
+
+
+class Socket(WSHandler):  # type: ignore[misc]
+    """The page's connection: takes what `nenya.portal.protocol` allows, and pauses for who keeps the server busy."""
+
+    rooms: Rooms
+    _bytes = _parts = _pulls = 0
+
+    def check_origin(self, origin: str) -> bool:
+        """The guard has looked at it before."""
+        return True
+
+    def open(self, *args: Any, **kwargs: Any) -> None:
+        """Take a connection whose token the server gave out."""
+        try:
+            super().open(*args, **kwargs)
+        except Exception as error:  # whatever a stranger's token does to Bokeh's reader
+            log.warning("portal: no connection for %s: %.100s", self.request.remote_ip, error)
+            self.close(1008, "not a token of this server")
+
+    async def _async_open(self, token: str) -> None:
+        key, address = get_session_id(token), str(self.request.remote_ip)
+        if key not in {session.id for session in self.application_context.sessions}:
+            if self.rooms.trouble(self.application_context, address):
+                self.close(1013, "too many pages are open")
+                return
+            self.rooms.enter(key, address)
+        await super()._async_open(token)
+        self.receiver = Receiver(Protocol())
+
+    async def on_message(self, fragment: str | bytes) -> None:
+        """Read a piece of a message, and do what it asks for."""
+        begun = time.monotonic()
+        try:
+            await self._take(fragment)
+        except Exception as error:  # whatever a stranger's bytes do to Bokeh's reader
+            log.warning("portal: a connection is closed: %s: %.100s", type(error).__name__, error)
+            self.close(1008, "not a message of this page")
+            return
+        spent = time.monotonic() - begun
+        if spent > _FREE:
+            await asyncio.sleep(min(spent, 1.0))  # the next message is read after it: others have their turn
+
+    async def _take(self, fragment: str | bytes) -> None:
+        if self.receiver is None or self.connection is None:
+            raise Foreign("a message before the connection was opened")
+        self._bytes, self._parts = self._bytes + len(fragment), self._parts + 1
+        if self._bytes > MOST_BYTES or self._parts > MOST_PARTS:
+            raise Foreign("a message that is too large")
+        message = await self.receiver.consume(fragment)
+        if message is None:
+            return
+        self._bytes = self._parts = 0
+        if message.msgtype == "PULL-DOC-REQ":
+            self._pulls += 1
+            if self._pulls > _MOST_PULLS:
+                raise Foreign("the page was asked for too often")
+            work = await ServerSession.pull(message, self.connection)
+        elif message.msgtype == "PATCH-DOC":
+            models = self.connection.session.document.models
+            message.content = {"events": allowed(message.content, models.get_by_id)}
+            work = await self._patched(message)
+        else:
+            raise Foreign(f"a message of kind {message.msgtype}")
+        if work is not None:
+            await self.send_message(work)
+
+    async def _patched(self, message: Any) -> Any:
+        """Have the page change; what fails there is the server's fault, and the connection stays."""
+        try:
+            return await ServerSession.patch(message, self.connection)
+        except Exception:
+            log.exception("portal: a change of the page")
+            return self.connection.error(message, FAILED)
+
+
+def rules(application: Any, handlers: dict[str, Any]) -> list[URLSpec]:
+    """Return all routes of the server, in place of those that Bokeh and Panel bring.
+
+    Args:
+        application: of Bokeh.
+        handlers: of the addresses beside the page, by path.
+    """
+    rooms = Rooms()
+    context = {"application_context": application.applications["/"], "bokeh_websocket_path": SOCKET}
+    named = {PAGE: type("page", (Page,), {"rooms": rooms}), SOCKET: type("socket", (Socket,), {"rooms": rooms})}
+    return [
+        *(URLSpec(_exactly(path), kind, dict(context)) for path, kind in named.items()),
+        *(URLSpec(_exactly(path), kind) for path, kind in handlers.items()),
+        *(URLSpec(_exactly(path), Files) for path in FILES),
+    ]
+
+
+def _exactly(path: str) -> str:
+    return path.replace(".", r"\.") + "$"

@@ -1,0 +1,380 @@
+"""What a visitor sends over the websocket in place of what the page sends."""
+
+import asyncio
+import base64
+import gzip
+import json
+import threading
+import time
+
+import numpy as np
+import pytest
+from portal_data import settings_of, token_of, write_archive
+
+pytest.importorskip("panel", reason="the portal's packages are not installed: nenya[portal]")
+
+from test_portal_safe import ask, talk
+from tornado.httpclient import HTTPRequest
+from tornado.websocket import websocket_connect
+
+from nenya.latents import Latents
+from nenya.portal.archive import open_archive
+from nenya.portal.server import Portal
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    table, latents, cutouts = write_archive(tmp_path_factory.mktemp("portal"))
+    return open_archive(table, Latents([latents]), str(cutouts))
+
+
+class Visitor:
+    """A websocket of a page, and the session behind it."""
+
+    def __init__(self, portal, port):
+        self.portal, self.port, self.sent = portal, port, 0
+
+    async def enter(self, query=""):
+        page = (await ask(self.port, query)).body.decode()
+        self.session = self.portal.sessions[settings_of(page)["key"]]
+        self.document = self.session.gallery.plot.document
+        request = HTTPRequest(f"ws://127.0.0.1:{self.port}/ws", request_timeout=20)
+        self.socket = await websocket_connect(request, subprotocols=["bokeh", token_of(page)])
+        assert "ACK" in await self.read()
+        return self
+
+    async def read(self):
+        return await asyncio.wait_for(self.socket.read_message(), 30)
+
+    async def send(self, kind, content, *more, **header):
+        self.sent += 1
+        text = content if isinstance(content, str) else json.dumps(content)
+        for part in (json.dumps({"msgid": str(self.sent), "msgtype": kind, **header}), "{}", text, *more):
+            await self.socket.write_message(part, binary=isinstance(part, bytes))
+
+    async def patch(self, *events):
+        await self.send("PATCH-DOC", {"events": list(events)})
+
+    async def change(self, model, attr, new):
+        await self.patch({"kind": "ModelChanged", "model": {"id": model.id}, "attr": attr, "new": new})
+
+    async def event(self, name, model, **values):
+        entries = [["model", {"id": model.id}], *([k, v] for k, v in values.items())]
+        data = {"type": "event", "name": name, "values": {"type": "map", "entries": entries}}
+        await self.patch({"kind": "MessageSent", "msg_type": "bokeh_event", "msg_data": data})
+
+    def one(self, name):
+        return self.document.get_model_by_name(name)
+
+    async def still_served(self):
+        """Say whether the page still answers: whether an action of the page has its effect."""
+        before = self.session.selection.view.row
+        row = 5 if before != 5 else 6
+        await self.change(self.one("nenya_channel"), "value", f"{time.monotonic()}|row:{row}")
+        for _ in range(200):
+            if self.session.selection.view.row == row:
+                return True
+            await asyncio.sleep(0.05)
+        return False
+
+
+def visit(archive, work):
+    portal = Portal(archive, "a")
+
+    async def run(port):
+        return await work(await Visitor(portal, port).enter(), portal, port)
+
+    return talk(portal, run)
+
+
+def mapped(**values):
+    return {"type": "map", "entries": [[k, v] for k, v in values.items()]}
+
+
+def test_only_what_the_page_changes_can_be_changed(archive):
+    async def work(visitor, *_):
+        session, document = visitor.session, visitor.document
+        plane = session.planes["umap"]
+        texts = [model for model in document.models if type(model).__name__ == "Div"]
+        before = (dict(plane.front.data), plane.hover.tooltips, [text.text for text in texts], len(document.roots))
+        script = "<img src=x onerror=alert(1)>"
+        for text in texts:
+            await visitor.change(text, "text", script)
+        for model, attr, new in [
+            (plane.hover, "tooltips", script), (plane.front, "data", mapped(image=[])), (plane.plot, "title", script),
+            (plane.plot.toolbar, "tools", []), (plane.plot, "tags", [script]), (plane.bar, "title", script),
+            (plane.front.selected, "indices", [10**9] * 10**4), (plane.plot.x_range, "bounds", "auto"),
+            (visitor.one("nenya_view"), "value", script), (plane.plot, "js_property_callbacks", mapped()),
+            (plane.plot, "renderers", [{"type": "object", "name": "CustomJS", "id": "x", "attributes": {"code": "x"}}]),
+        ]:  # fmt: skip
+            await visitor.change(model, attr, new)
+        await visitor.patch(
+            {"kind": "RootAdded", "model": {"type": "object", "name": "Div", "id": "z", "attributes": {}}},
+            {"kind": "RootRemoved", "model": {"id": document.roots[0].id}},
+            {"kind": "TitleChanged", "title": script},
+            {"kind": "ColumnDataChanged", "model": {"id": plane.front.id}, "attr": "data", "data": mapped(x=[1])},
+            {"kind": "ColumnsStreamed", "model": {"id": plane.front.id}, "attr": "data", "data": mapped(x=[1])},
+            {"kind": "ModelChanged", "model": {"type": "object", "name": "Div", "id": "y"}, "attr": "text", "new": "x"},
+            {"kind": "MessageSent", "msg_type": "other", "msg_data": script},
+            {"kind": "ModelChanged"}, {}, "x", None, [],
+        )  # fmt: skip
+        assert await visitor.still_served()
+        after = (dict(plane.front.data), plane.hover.tooltips, [text.text for text in texts], len(document.roots))
+        assert after[0].keys() == before[0].keys() and after[1] == before[1] and after[3] == before[3]
+        assert script not in "".join(after[2]) and script not in visitor.session.texts.values()
+        assert document.title == "Nenya portal" or script not in document.title
+        assert plane.front.selected.indices == [] and visitor.one("nenya_view").value != script
+
+    visit(archive, work)
+
+
+def test_values_that_no_browser_sends_are_left_out(archive):
+    async def work(visitor, *_):
+        session, plane = visitor.session, visitor.session.planes["map"]
+        extent, size = plane.extent, session.gallery.columns
+        for end in ("start", "end"):
+            for value in ("7", None, [1], 1e300, -(10**300), True, {"type": "number", "value": "nan"}, mapped()):
+                await visitor.change(plane.plot.x_range, end, value)
+        for value in (10**9, -5, "x", 1e300, None):
+            await visitor.change(session.gallery.plot, "inner_width", value)
+        for value in (10**6, None, 7, ["a"], "x" * 10**5):
+            await visitor.change(visitor.one("nenya_channel"), "value", value)
+        select = next(m for m in visitor.document.models if type(m).__name__ == "CustomSelect")
+        known = select.value
+        for value in ("<script>", 7, None, ["count"]):
+            await visitor.change(select, "value", value)
+        assert await visitor.still_served()
+        assert plane.extent == extent and session.gallery.columns == size and select.value == known
+
+    visit(archive, work)
+
+
+TAPS = [
+    {"x": 1e300, "y": 0}, {"x": "a", "y": "b"}, {"x": None, "y": None}, {}, {"x": [1], "y": [2]},
+    {"x": 10**400, "y": 1},
+    {"x": {"type": "number", "value": "nan"}, "y": {"type": "number", "value": "+inf"}}, {"x": mapped(a=1), "y": 0},
+]  # fmt: skip
+SHAPES = [
+    {"type": "rect", "x0": 1e15, "x1": -1e15, "y0": 0, "y1": 1}, {"type": "rect"}, {"type": "rect", "x0": "a"},
+    {"type": "poly", "x": [1e15, -1e15, 0], "y": [0, 1, 2]}, {"type": "poly", "x": [1], "y": [1]}, {"type": "x"},
+    {"type": "poly", "x": [0] * 50_000, "y": [0] * 50_000}, {"type": "poly", "x": "abc", "y": "abc"},
+    {"type": "poly", "x": [0, 1, 2], "y": [0, 1]}, {}, {"type": "poly", "x": [None] * 3, "y": [None] * 3},
+    {"type": "rect", "x0": 0, "x1": 1, "y0": 10**400, "y1": 1},
+]  # fmt: skip
+
+
+def test_events_of_places_that_are_none_do_nothing(archive):
+    async def work(visitor, *_):
+        session = visitor.session
+        figures = [plane.plot for plane in session.planes.values()]
+        figures += [chart.plot for chart in session.histograms.values()] + [session.gallery.plot, session.near.plot]
+        filters = session.selection.view.filters
+        for figure in figures:
+            for values in TAPS:
+                await visitor.event("tap", figure, **values)
+            for shape in SHAPES:
+                await visitor.event("selectiongeometry", figure, geometry=mapped(**shape), final=True)
+            await visitor.event("rangesupdate", figure, x0="a", x1=None, y0=1e300, y1=[])
+        assert await visitor.still_served()
+        return filters == (), {type(item).__name__ for item in session.selection.view.filters}
+
+    assert visit(archive, work) == (True, {"Range"})  # a range may go far beyond its histogram
+
+
+def test_what_the_mouse_draws_still_selects(archive):
+    async def work(visitor, *_):
+        session = visitor.session
+        ends = {"type": "rect", "x0": -3.0, "x1": 4.0, "y0": -3.0, "y1": 5.0}
+        await visitor.event("selectiongeometry", session.planes["umap"].plot, geometry=mapped(**ends), final=True)
+        drawn = {"type": "poly", "x": [-100.0, 120.0, 0.0], "y": [-50.0, -50.0, 60.0]}
+        await visitor.event("selectiongeometry", session.planes["map"].plot, geometry=mapped(**drawn), final=True)
+        assert await visitor.still_served()
+        return [type(item).__name__ for item in session.selection.view.filters]
+
+    assert visit(archive, work) == ["Box", "Lasso"]
+
+
+ACTIONS = [
+    "range:[\"DT\", " + "9" * 400 + ", 1]", 'range:["DT", 1e999, 1]', 'range:["DT", "1", "2"]', 'range:["DT", [], {}]',
+    "range:" + "[" * 4000, 'range:["nope", 1, 2]', 'range:["lon", 1e30, -1e30]', "range:{}", "range:", "category:[]",
+    'category:["region", ["<script>"]]', 'category:["region", 7]', 'category:["nope", ["here"]]',
+    'category:["region", []]',
+    'category:["region", ' + json.dumps(["x"] * 500) + "]", "row:" + "9" * 4000, "row:\u00b2", "row:-1", "row:1e3",
+    "page:7", "sheet:9", "step:x", "tab:" + "x" * 4000, "list:" + "[" * 99, "remove:" + "x" * 4000,
+    "nothing", "", ":", "undo:x" * 9,
+]  # fmt: skip
+
+
+def test_actions_that_no_button_sends_are_refused_or_do_nothing(archive):
+    async def work(visitor, *_):
+        for number, action in enumerate(ACTIONS):
+            await visitor.change(visitor.one("nenya_channel"), "value", f"a{number}|{action}")
+        assert await visitor.still_served()
+        return visitor.session.selection.view.filters
+
+    assert visit(archive, work) == ()
+
+
+async def _ends(visitor, *parts):
+    for part in parts:
+        await visitor.socket.write_message(part, binary=isinstance(part, bytes))
+    try:
+        while await visitor.read() is not None:
+            pass
+    except TimeoutError:
+        return False
+    return True
+
+
+HEADER = json.dumps({"msgid": "1", "msgtype": "PATCH-DOC"})
+BAD = {
+    "no json": ("x", "{}", "{}"),
+    "deep json": (HEADER, "{}", '{"events": ' + "[" * 300_000),
+    "a number of a million digits": (HEADER, "{}", '{"events": [' + "9" * 900_000 + "]}"),
+    "a document of one's own": (json.dumps({"msgid": "1", "msgtype": "PUSH-DOC"}), "{}", '{"doc": {"roots": []}}'),
+    "versions asked for": (json.dumps({"msgid": "1", "msgtype": "SERVER-INFO-REQ"}), "{}", "{}"),
+    "an unknown kind": (json.dumps({"msgid": "1", "msgtype": "__class__"}), "{}", "{}"),
+    "no kind": ("[]", "{}", "{}"),
+    "bytes": (b"\x00" * 100, b"", b""),
+    "many events": (HEADER, "{}", json.dumps({"events": [{}] * 100_000})),
+    "events that are none": (HEADER, "{}", json.dumps({"events": {"a": 1}})),
+    "many buffers": (
+        json.dumps({"msgid": "1", "msgtype": "PATCH-DOC", "num_buffers": 10**9}), "{}", '{"events": []}',
+        *[json.dumps({"id": "0"}), b"x"] * 20,
+    ),
+    "large buffers": (
+        json.dumps({"msgid": "1", "msgtype": "PATCH-DOC", "num_buffers": 4}), "{}", '{"events": []}',
+        *[json.dumps({"id": "0"}), b"x" * 600_000] * 2,
+    ),
+    "the whole page again and again": (json.dumps({"msgid": "1", "msgtype": "PULL-DOC-REQ"}), "{}", "{}") * 12,
+}  # fmt: skip
+
+
+def test_messages_that_are_none_end_their_connection_and_no_other(archive):
+    async def work(other, portal, port):
+        for name, parts in BAD.items():
+            visitor = await Visitor(portal, port).enter()
+            assert await _ends(visitor, *parts), name
+        return await other.still_served()
+
+    assert visit(archive, work)
+
+
+def test_packed_bytes_are_not_unpacked(archive):
+    bomb = base64.b64encode(gzip.compress(b"\0" * 10**8)).decode()
+    array = {"type": "typed_array", "array": {"type": "bytes", "data": bomb}, "order": "little", "dtype": "float64"}
+
+    async def work(visitor, *_):
+        geometry = mapped(type="poly", x=array, y=array)
+        plot = visitor.session.planes["umap"].plot
+        await visitor.event("selectiongeometry", plot, geometry=geometry, final=True)
+        shape = {**array, "type": "ndarray", "shape": [10**7]}
+        await visitor.event("selectiongeometry", plot, geometry=mapped(type="poly", x=shape, y=shape), final=True)
+        await visitor.change(plot.x_range, "start", array)
+        assert await visitor.still_served()
+        return visitor.session.selection.view.filters
+
+    assert visit(archive, work) == ()
+
+
+def test_a_flood_of_one_visitor_leaves_room_for_another(archive):
+    """The flood's messages are read one after the other, with pauses; the other's are answered in between."""
+
+    async def work(visitor, portal, port):
+        other = await Visitor(portal, port).enter()
+        plot = visitor.session.planes["umap"].plot
+
+        async def flood():
+            for number in range(400):
+                await visitor.change(plot.x_range, "start", -9 - number / 1000)
+                await visitor.event("rangesupdate", plot, x0=-9, x1=9, y0=-9, y1=9)
+
+        task = asyncio.ensure_future(flood())
+        assert await other.still_served()
+        task.cancel()
+        return True
+
+    assert visit(archive, work)
+
+
+def test_sessions_take_turns_and_none_takes_all_threads():
+    from nenya.portal.jobs import Jobs, Pools
+
+    pools, go, order = Pools(), threading.Event(), []
+    begun = threading.Semaphore(0)
+
+    def held(_ticket):
+        begun.release()
+        go.wait(30)
+
+    def jobs():
+        return Jobs(pools, lambda function: function(), lambda text, busy: None)
+
+    greedy, honest = jobs(), jobs()
+    for number in range(10):
+        greedy.start(f"a{number}", held, lambda _: None)
+    assert begun.acquire(timeout=10) and begun.acquire(timeout=10)
+    assert not begun.acquire(timeout=0.3)  # two of four threads are its share
+    done = threading.Event()
+    honest.start("selection", lambda _: order.append("honest"), lambda _: done.set())
+    assert done.wait(10) and order == ["honest"]
+    go.set()
+    pools.shutdown()
+
+
+def test_who_used_least_comes_first():
+    from nenya.portal.fair import FairPool
+
+    class Owner:
+        pass
+
+    pool, go, order, done = FairPool(1, 1, "test"), threading.Event(), [], threading.Event()
+    heavy, light, first = Owner(), Owner(), Owner()
+    pool.submit_for(heavy, lambda: True, lambda: time.sleep(0.2))
+    pool.submit_for(first, lambda: True, lambda: go.wait(20))
+    for number in range(3):
+        pool.submit_for(heavy, lambda: True, lambda n=number: order.append(f"heavy {n}"))
+    pool.submit_for(light, lambda: True, lambda: order.append("light"))
+    pool.submit_for(light, lambda: False, lambda: order.append("unwanted"))
+    pool.submit_for(heavy, lambda: True, done.set)
+    go.set()
+    assert done.wait(20)
+    pool.shutdown()
+    assert order == ["light", "heavy 0", "heavy 1", "heavy 2"]
+
+
+def test_work_that_takes_too_long_is_stopped_and_said(monkeypatch):
+    from nenya.portal import jobs
+
+    monkeypatch.setitem(jobs._LONGEST, "quick", 0.2)
+    pools, said, ended = jobs.Pools(), [], threading.Event()
+    mine = jobs.Jobs(pools, lambda function: function(), lambda text, busy: said.append(text))
+
+    def endless(ticket):
+        while True:
+            ticket.tick(0.5)
+            time.sleep(0.01)
+
+    mine.start("selection", endless, lambda _: None, title="selecting", ended=lambda _: ended.set())
+    assert ended.wait(20) and not mine.busy
+    assert any("took too long" in text for text in said)
+    pools.shutdown()
+
+
+def test_a_lasso_that_fills_the_map_can_be_ended():
+    from nenya.portal.archive import Cancelled
+    from nenya.portal.polygon import inside
+
+    rng = np.random.default_rng(1)
+    x, y = rng.uniform(-1, 1, (2, 200_000)).astype(np.float32)
+    corners = rng.uniform(-1, 1, (400, 2))
+    calls = []
+
+    def tick():
+        calls.append(1)
+        if len(calls) == 3:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        inside(x, y, corners, tick)
+    assert len(calls) == 3
