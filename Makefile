@@ -10,9 +10,10 @@ PINNED := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --req
 install: $(STAMP)
 
 # Every file has the hash that constraints*.txt name, and none but the last two steps runs code of a package.
-$(STAMP): pyproject.toml constraints.txt constraints-sdist.txt constraints-cuda.txt
+$(STAMP): pyproject.toml $(filter-out constraints-oldest.txt,$(wildcard constraints*.txt))
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed: make PYTHON=python3.11 ..."'
 	$(PYTHON) -m venv .venv
+	$(PINNED) --only-binary :all: -r constraints-cpu.txt 2> .venv/cpu.log || ! grep 'DO NOT MATCH' .venv/cpu.log
 	$(PINNED) --only-binary :all: -r constraints.txt
 	! grep -Eqs '^Requires-Dist: (nvidia|cuda)-' .venv/lib*/python*/site-packages/torch-*.dist-info/METADATA \
 	|| $(PINNED) --only-binary :all: -r constraints-cuda.txt

@@ -18,9 +18,11 @@ FILES = {
 }
 NO_WHEEL = ("antlr4-python3-runtime",)
 CUDA = ("cuda-", "nvidia-", "triton==")
-ELSEWHERE = {  # files of releases that are not on PyPI
-    "torch==2.13.0": ["6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b"],  # +cpu, cp311, Linux x86_64
-}
+CPU = """\
+# The build of PyTorch for CPUs, taken where an index or a folder that pip knows has it; else it is PyPI's build
+torch==2.13.0+cpu \\
+    --hash=sha256:6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b
+"""  # for Python 3.11 on Linux, x86_64
 
 
 def file_of(pin: str) -> str:
@@ -45,11 +47,10 @@ def main() -> None:
     """Write the files."""
     found: dict[str, list[str]] = {name: [f"# {said}\n"] for name, said in FILES.items()}
     for pin in re.findall(r"^\S.*\\\n(?:    --hash.*\n)+", resolve("--upgrade" in sys.argv), re.M):
-        more = ELSEWHERE.get(pin.split()[0], [])
-        extra = "".join(f" \\\n    --hash=sha256:{digest}" for digest in more)
-        found[file_of(pin)].append(pin.rstrip("\n") + extra + "\n")
+        found[file_of(pin)].append(pin)
     for name, pins in found.items():
         (ROOT / name).write_text("".join(pins))
+    (ROOT / "constraints-cpu.txt").write_text(CPU)
 
 
 if __name__ == "__main__":
