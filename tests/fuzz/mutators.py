@@ -13,9 +13,51 @@ import numpy as np
 Rng = np.random.Generator
 INTEGERS = (0, 1, -1, 2, 127, 128, 255, 256, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1)
 _TOKENS = (
-    *("-1", "0", "nan", "inf", "1e400", "-1e-400", "9" * 400, "null", "true", '"', "'", "\\", "\0", "\x1b[2J", "\ufeff"),
-    *("../../x", "/etc/passwd", "&a", "*a", "!!python/object/apply:os.system [id]", "<<: *a", "$HOME", "${oc.env:HOME}"),
-    *("[" * 3000, "{" * 3000, "(" * 3000, "a" * 70000, ",", ";", "\n", "\r", "\t", " ", ":", "- ", "#", "%", "NaT", "é" * 50),
+    *(
+        "-1",
+        "0",
+        "nan",
+        "inf",
+        "1e400",
+        "-1e-400",
+        "9" * 400,
+        "null",
+        "true",
+        '"',
+        "'",
+        "\\",
+        "\0",
+        "\x1b[2J",
+        "\ufeff",
+    ),
+    *(
+        "../../x",
+        "/etc/passwd",
+        "&a",
+        "*a",
+        "!!python/object/apply:os.system [id]",
+        "<<: *a",
+        "$HOME",
+        "${oc.env:HOME}",
+    ),
+    *(
+        "[" * 3000,
+        "{" * 3000,
+        "(" * 3000,
+        "a" * 70000,
+        ",",
+        ";",
+        "\n",
+        "\r",
+        "\t",
+        " ",
+        ":",
+        "- ",
+        "#",
+        "%",
+        "NaT",
+        "é" * 50,
+    ),
 )
 
 
@@ -103,9 +145,46 @@ def mutate_text(data: bytes, rng: Rng) -> bytes:
 
 def _odd(rng: Rng) -> Any:
     """Return a value that a reader may not expect."""
-    numbers = [None, True, False, 0, -1, 1.5, 2**31, 2**63, 2**64, -(10**30), 1e308, float("nan"), float("inf"), 10**400]
-    texts = ["", "x" * 5000, "\0", "a\nb", "\x1b[2J", "é", "0", "2", "../x", "../../../x", "/x", "C:\\x", "a/./b", "v5/"]
-    texts += ["@OUTSIDE@/made", "../" * 12 + "@OUTSIDE@/made", "@OUTSIDE@/secret.h5", "s3://other/x", "\ud800", "a" * 64]
+    numbers = [
+        None,
+        True,
+        False,
+        0,
+        -1,
+        1.5,
+        2**31,
+        2**63,
+        2**64,
+        -(10**30),
+        1e308,
+        float("nan"),
+        float("inf"),
+        10**400,
+    ]
+    texts = [
+        "",
+        "x" * 5000,
+        "\0",
+        "a\nb",
+        "\x1b[2J",
+        "é",
+        "0",
+        "2",
+        "../x",
+        "../../../x",
+        "/x",
+        "C:\\x",
+        "a/./b",
+        "v5/",
+    ]
+    texts += [
+        "@OUTSIDE@/made",
+        "../" * 12 + "@OUTSIDE@/made",
+        "@OUTSIDE@/secret.h5",
+        "s3://other/x",
+        "\ud800",
+        "a" * 64,
+    ]
     nested: Any = []
     for _ in range(int(rng.integers(1, 200))):
         nested = [nested]
