@@ -1,4 +1,4 @@
-"""Changes to good HDF5 files that only the library can make: other types, shapes, links, storage, filters and chunks."""
+"""Changes to good HDF5 files that only the library can make: types, shapes, links, storage, filters and chunks."""
 
 import contextlib
 import os

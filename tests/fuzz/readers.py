@@ -1,4 +1,4 @@
-"""What is read, by the functions that commands and the portal read it with, and the good files that damage starts from."""
+"""What is read, by the functions that commands and the portal read it with, and the good files to start from."""
 
 import json
 import shutil

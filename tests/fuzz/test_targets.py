@@ -1,4 +1,4 @@
-"""Every parser against damage: a few cases of each, what went wrong once, and that the fuzzer sees what it looks for."""
+"""Every parser against damage: some cases of each, what went wrong once, and that the fuzzer sees what it must."""
 
 from concurrent.futures import ThreadPoolExecutor
 
