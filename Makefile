@@ -3,15 +3,27 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 OLDEST := .venv-oldest
 
-.PHONY: install demo docs notebook test test-slow test-oldest check format bench licences dist clean
+PINNED := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes
+
+.PHONY: install constraints demo docs notebook test test-slow test-oldest check format bench licences dist clean
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+# Every file has the hash that constraints*.txt name, and none but the last two steps runs code of a package.
+$(STAMP): pyproject.toml $(filter-out constraints-oldest.txt,$(wildcard constraints*.txt))
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed: make PYTHON=python3.11 ..."'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PINNED) --only-binary :all: -r constraints-cpu.txt 2> .venv/cpu.log || ! grep 'DO NOT MATCH' .venv/cpu.log
+	$(PINNED) --only-binary :all: -r constraints.txt
+	! grep -Eqs '^Requires-Dist: (nvidia|cuda)-' .venv/lib*/python*/site-packages/torch-*.dist-info/METADATA \
+	|| $(PINNED) --only-binary :all: -r constraints-cuda.txt
+	$(PINNED) --no-build-isolation -r constraints-sdist.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(BIN)/pip check --disable-pip-version-check
 	touch $@
+
+constraints: install
+	$(BIN)/python docs/make_constraints.py
 
 demo: install
 	$(BIN)/python scripts/demo.py

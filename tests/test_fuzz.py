@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import h5py
 import numpy as np
 import pytest
-from fuzz_hdf5 import FAMILIES, LAYOUTS, ROWS, SIDE, bad, make_case, run_cases, table, truth, write
+from fuzz.hdf5_cases import FAMILIES, LAYOUTS, ROWS, SIDE, make_case, truth, write
+from fuzz.runner import run, table
 
 from nenya.data.cutouts import CutoutReader, fingerprint, inspect_cutouts
 from nenya.data.filters import undo_filters
@@ -40,17 +41,19 @@ def pixels(path, name="train", **options):
 
 
 def fuzz(seeds, processes):
+    cases = [("cutouts-known", seed) for seed in seeds]
     with ThreadPoolExecutor(processes) as pool:
-        parts = pool.map(run_cases, (seeds[i::processes] for i in range(processes)))
-        results = {seed: result for part in parts for seed, result in part.items()}
-    assert sorted(results) == sorted(seeds)
+        parts = pool.map(run, (cases[i::processes] for i in range(processes)))
+        results = [result for part in parts for result in part]
+    assert sorted(int(result.case) for result in results) == sorted(seeds)
     return results
 
 
 def test_some_damaged_files():
     results = fuzz(range(160), 1)
-    assert not bad(results), table(results)
-    assert {result[2] for result in results.values()} >= {"whole", "as stored", "refused"}
+    assert not [result for result in results if result.bad], table(results)
+    assert {result.line for result in results} >= {"whole", "as stored"}
+    assert "refused" in {result.outcome for result in results}
 
 
 @pytest.mark.slow
@@ -58,9 +61,9 @@ def test_many_damaged_files(capsys):
     results = fuzz(range(1000, 4200), 2)
     with capsys.disabled():
         print("\n" + table(results))  # noqa: T201
-    assert not bad(results), bad(results)
-    assert sum(result[2] == "unprovable" for result in results.values()) < 5
-    assert sum(result[0] != "whole" for result in results.values()) >= 2000
+    assert not [result for result in results if result.bad]
+    assert sum(result.line == "unprovable" for result in results) < 5
+    assert sum(result.line != "whole" for result in results) >= 2000
 
 
 def test_a_seed_makes_one_file(tmp_path):

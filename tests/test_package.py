@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 import nenya
 from nenya.configs import model_versions
@@ -120,7 +121,9 @@ def test_each_extra_installs_and_imports_alone(wheel, tmp_path, monkeypatch, ext
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "v"], check=True)
     python = tmp_path / "v" / "bin" / "python"
     wanted = f"nenya[{extra}] @ {wheel.as_uri()}" if extra != "core" else str(wheel)
-    pip = [python, "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt", wanted]
+    plain = tmp_path / "plain.txt"  # pip takes no hashes together with a wheel that has none
+    plain.write_text("".join(f"{name}=={version}\n" for name, version in all_pins().items()))
+    pip = [python, "-m", "pip", "install", "--quiet", "-c", plain, wanted]
     subprocess.run(pip, check=True, capture_output=True)
     done = subprocess.run([python, "-c", ALONE, extra], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -163,8 +166,46 @@ def names(requirements: list[str]) -> list[str]:
 
 
 def pins(path: Path) -> dict[str, str]:
-    lines = [line.partition("==") for line in path.read_text().splitlines() if "==" in line]
+    lines = [line.split()[0].partition("==") for line in path.read_text().splitlines() if re.match(r"[\w.-]+==", line)]
     return {name.lower().replace("_", "-"): version for name, _, version in lines}
+
+
+HASHED = ("constraints.txt", "constraints-sdist.txt", "constraints-cuda.txt", "constraints-cpu.txt")
+
+
+def all_pins() -> dict[str, str]:
+    return pins(ROOT / "constraints.txt") | pins(ROOT / "constraints-sdist.txt")
+
+
+@pytest.mark.parametrize("name", HASHED)
+def test_every_pin_has_a_hash(name):
+    text = re.sub(r" \\\n +", " ", (ROOT / name).read_text())
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    assert len(lines) >= 1
+    for line in lines:
+        assert re.fullmatch(r"[\w.-]+==[\w.+]+( ; [^#]+?)?( --hash=sha256:[0-9a-f]{64})+", line), line[:100]
+    assert {path.name for path in ROOT.glob("constraints*.txt")} == {*HASHED, "constraints-oldest.txt"}
+
+
+def test_an_installation_takes_only_files_of_known_hashes():
+    lines = (ROOT / "Makefile").read_text().splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("$(STAMP):"))
+    recipe = lines[start : lines.index("", start)]
+    brought = [line for line in recipe if "pip install" in line or "$(PINNED)" in line]
+    assert next(line for line in lines if line.startswith("PINNED")).endswith("--no-deps --require-hashes")
+    assert all("$(PINNED)" in line or "--no-deps --no-build-isolation -e ." in line for line in brought)
+    assert {name for line in brought for name in re.findall(r"-r (\S+)", line)} == set(HASHED)
+    assert all("--only-binary :all:" in line for line in brought if "-r " in line and "sdist" not in line)
+    assert set(pins(ROOT / "constraints-sdist.txt")) == {"antlr4-python3-runtime"}, "code of these runs at once"
+
+
+def test_no_pin_is_below_the_lowest_version_that_the_project_allows():
+    asked = [Requirement(text) for text in CORE + [d for extra in OPTIONAL.values() for d in extra]]
+    pinned = all_pins()
+    below = {one.name for one in asked if one.name != "nenya" and pinned[names([one.name])[0]] not in one.specifier}
+    assert not below
+    (cpu,) = pins(ROOT / "constraints-cpu.txt").items()
+    assert cpu == ("torch", f"{pinned['torch']}+cpu")
 
 
 def test_every_dependency_has_a_reason_and_a_pin():
@@ -173,7 +214,7 @@ def test_every_dependency_has_a_reason_and_a_pin():
     listed = [line for line in lines[start + 1 : lines.index("]", start)] if line.strip()]
     assert all("#" in line for line in listed)
     wanted = set(names(CORE + [d for extra in OPTIONAL.values() for d in extra])) - {"nenya"}
-    assert wanted <= set(pins(ROOT / "constraints.txt"))
+    assert wanted <= set(all_pins())
 
 
 def test_the_oldest_versions_are_those_that_the_project_states():
@@ -210,7 +251,7 @@ def test_the_licences_of_all_that_is_brought_are_listed():
     wanted = set(names(CORE + [d for extra in EXTRAS for d in OPTIONAL[extra]]))
     assert wanted <= set(listed)
     assert not [name for name, (_, licence) in listed.items() if licence in ("", "unknown") or "GPL" in licence]
-    pinned = pins(ROOT / "constraints.txt")
+    pinned = all_pins()
     old = {
         name for name, (version, _) in listed.items() if name in pinned and version.partition("+")[0] != pinned[name]
     }

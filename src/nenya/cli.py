@@ -350,7 +350,7 @@ def _recipe_overrides(path: str) -> list[str]:
 def _literal(value: Any) -> str:
     """Return a value as Hydra's grammar wants it."""
     if isinstance(value, str):
-        return quote(value)
+        return quote(value) if value else "''"
     return json.dumps(value)
 
 

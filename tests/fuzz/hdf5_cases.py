@@ -1,23 +1,14 @@
 """Damaged and hostile cutout files, made from a seed, and what a reader may do with each.
 
-`make_case(seed, folder)` writes one file. `run_cases(seeds)` reads such files with nenya in processes of their own,
-so that a crash of the interpreter, a hang and a huge allocation are seen and known by their seed.
+`make_case(seed, folder)` writes one file, `judge` reads it with nenya and compares; `runner` does so in processes of
+their own.
 
 A reader may give every pixel as it was written, or refuse the file in one line. Where bytes carry no checksum
 (plain storage; LZF) and the damage hit them, it may give what the bytes now say.
 """
 
-import json
 import os
-import resource
-import selectors
-import shutil
-import subprocess
-import sys
-import tempfile
-import time
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,9 +18,6 @@ import numpy as np
 
 ROWS = {"train": 60, "valid": 22}
 SIDE = 16
-TIMEOUT = 30  # seconds for one case
-ADDRESS_SPACE = 4 * 2**30
-HUGE = 400 * 2**20  # bytes of growth that no case may cause
 
 LAYOUTS = {
     "contiguous": {},
@@ -685,105 +673,14 @@ def read_all(path: Path) -> dict[str, np.ndarray]:
     return got
 
 
-def work(seeds: list[int], folder: Path) -> None:
-    """Judge cases one after the other, and print a line before and after each."""
-    import nenya.data.unpack  # noqa: F401  # its memory is not a case's
+def read_case(path: Path) -> str:
+    """Make and read the case whose number the path ends with, and tell what came against what its bytes say."""
+    from nenya.errors import InputFileError
 
-    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
-    for seed in seeds:
-        _say({"seed": seed})
-        case = make_case(seed, folder)
-        before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
-        outcome, line = judge(case)
-        grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-        if grown > HUGE:
-            outcome, line = "HUGE", f"{grown / 2**20:.0f} MiB; {outcome}: {line}"
-        result = [case.family, case.description, outcome, line, round(time.monotonic() - start, 3), grown]
-        shutil.rmtree(case.path.parent)
-        for path in folder.glob(f"*_{seed}.*"):
-            path.unlink()
-        _say({"seed": seed, "result": result})
-
-
-def _say(message: dict) -> None:
-    sys.stdout.write(json.dumps(message) + "\n")
-    sys.stdout.flush()
-
-
-def run_cases(seeds: Iterable[int]) -> dict[int, tuple[str, str, str, str, float, int]]:
-    """Judge cases in a process of their own, and in a new one after each that ends or hangs it.
-
-    Returns:
-        seed -> (family, description, outcome, line, seconds, bytes).
-    """
-    left, results = list(seeds), {}
-    while left:
-        with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-X", "faulthandler", __file__, folder],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
-            process.stdin.write(json.dumps(left))
-            process.stdin.close()
-            results |= _listen(process)
-            if process.returncode == 1:  # not a crash, but an error of the cases themselves
-                log.seek(0)
-                raise RuntimeError(log.read()[-2000:])
-        left = [seed for seed in left if seed not in results]
-    return results
-
-
-def _listen(process: subprocess.Popen) -> dict:
-    """Collect the results of a process until it ends, or until a case takes too long."""
-    results, current, hung = {}, None, False
-    selector = selectors.DefaultSelector()
-    os.set_blocking(process.stdout.fileno(), False)
-    selector.register(process.stdout, selectors.EVENT_READ)
-    text = ""
-    while True:
-        if not selector.select(TIMEOUT):
-            hung = True
-            process.kill()
-            break
-        new = os.read(process.stdout.fileno(), 2**16).decode()
-        if not new:
-            break
-        *lines, text = (text + new).split("\n")
-        for line in lines:
-            message = json.loads(line)
-            current = message["seed"]
-            if "result" in message:
-                results[current] = tuple(message["result"])
-                current = None
-    code = process.wait()
-    if current is not None:
-        family = _name(_ORDER[current % len(_ORDER)])
-        results[current] = (family, "?", "HANG" if hung else "CRASH", f"exit {code}", 0.0, 0)
-    return results
-
-
-def table(results: dict) -> str:
-    """Return family, cases and outcomes as text."""
-    outcomes = sorted({result[2] for result in results.values()}, key=lambda name: (name.isupper(), name))
-    counts = Counter((result[0], result[2]) for result in results.values())
-    families = [_name(family) for family in FAMILIES]
-    lines = [f"{'family':17} {'cases':>6} " + " ".join(f"{name:>9}" for name in outcomes)]
-    for name in families:
-        row = [counts[name, outcome] for outcome in outcomes]
-        lines.append(f"{name:17} {sum(row):6} " + " ".join(f"{count:9}" for count in row))
-    total = [sum(counts[name, outcome] for name in families) for outcome in outcomes]
-    lines.append(f"{'all':17} {sum(total):6} " + " ".join(f"{count:9}" for count in total))
-    slowest, largest = (max(result[i] for result in results.values()) for i in (4, 5))
-    return "\n".join([*lines, f"slowest {slowest:.2f} s, most memory {largest / 2**20:.0f} MiB more"])
-
-
-def bad(results: dict) -> dict:
-    """Return the results that must not be: those in capitals."""
-    return {seed: result for seed, result in results.items() if result[2].isupper()}
-
-
-if __name__ == "__main__":
-    work(json.load(sys.stdin), Path(sys.argv[1]))
+    path.mkdir(parents=True)
+    outcome, line = judge(make_case(int(path.name), path))
+    if outcome.isupper():
+        raise AssertionError(f"{outcome}: {line}")
+    if outcome == "refused":
+        raise InputFileError(line)
+    return outcome
