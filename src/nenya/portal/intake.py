@@ -172,8 +172,9 @@ class TakesImages(RequestHandler):
         if self._refusal is None:
             self._refusal = self.portal.intake.enter(self._key)
             self._inside = self._refusal is None
-        self.request.connection.set_max_body_size(self._limit + _OVER)
-        self.request.connection.set_body_timeout(_BODY + (self._limit + _OVER) / _SLOWEST)
+        connection: Any = self.request.connection
+        connection.set_max_body_size(self._limit + _OVER)
+        connection.set_body_timeout(_BODY + (self._limit + _OVER) / _SLOWEST)
         loop = asyncio.get_running_loop()
         self._watch = PeriodicCallback(functools.partial(self._check_pace, loop.time()), 1000)
         self._watch.start()

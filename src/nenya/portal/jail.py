@@ -122,7 +122,7 @@ class _Child:
     def ended(self) -> int:
         """Return how a process ended that closed its end of the pipe."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            return self.process.wait(5)
+            return self.process.wait(1)
         return 0
 
 
@@ -288,7 +288,9 @@ class Jail:
         """End all processes; nothing is read any more."""
         with self._lock:
             self._shut = True
-        _end_all(self._all)
+            children = list(self._all)
+        for child in children:
+            child.process.kill()  # whoever waits for it sees its end
         for pool in (self.threads, self._starter):
             pool.shutdown(cancel_futures=True)
         _end_all(self._all)
@@ -313,6 +315,7 @@ class Jail:
                 child = self._waiting.pop()
                 if child.process.poll() is None:
                     return child
+                child.end()
                 self._all.discard(child)
         try:
             return self._starter.submit(self._started).result()
@@ -326,6 +329,10 @@ class Jail:
         child = _Child(self._arguments)
         with self._lock:
             self._all.add(child)
+            shut = self._shut
+        if shut:
+            self._end(child)
+            raise OptionError("the portal is closing")
         try:
             child.wait_ready()
         except BaseException as error:
@@ -338,7 +345,7 @@ class Jail:
     def _refill(self) -> None:
         if self._waiting or self._shut:
             return
-        with contextlib.suppress(Broken, Late, OSError):
+        with contextlib.suppress(Broken, Late, OSError, OptionError):
             child = self._started()
             with self._lock:
                 if not self._shut and not self._waiting:

@@ -12,6 +12,7 @@ import os
 import struct
 import sys
 import zipfile
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ def main() -> None:
     module, memory, seconds, walls = sys.argv[1:5]
     live_no_longer_than_parent()
     reader = importlib.import_module(module)
-    rehearse(reader.read_image)
+    rehearse(reader.read_image, getattr(reader, "SUFFIXES", ()))
     _send({"closed": close_doors(int(memory), int(seconds), walls=walls == "1")})
     asked = json.loads(_take(LENGTH.unpack(_take(LENGTH.size))[0]))
     try:
@@ -65,9 +66,14 @@ def _send(header: dict[str, Any], body: bytes = b"") -> None:
         left = left[os.write(1, left) :]
 
 
-def rehearse(read: Any) -> None:
-    """Read a sample of each kind of file: what readers load only when it is needed cannot be loaded behind walls."""
-    for name, data in _samples():
+def rehearse(read: Any, suffixes: Sequence[str]) -> None:
+    """Read a sample of each kind of file: what readers load only when it is needed cannot be loaded behind walls.
+
+    Args:
+        read: reads a file.
+        suffixes: of the files that it reads.
+    """
+    for name, data in _samples() if suffixes else ():
         with contextlib.suppress(NenyaError):
             read(name, data, "0", ("0", "1"))
         with contextlib.suppress(NenyaError):
