@@ -207,11 +207,11 @@ PROXIED = ({"X_Forwarded_For": "10.0.0.1"}, {"Forwarded": "for=10.0.0.1"}, {"X_R
 @pytest.mark.parametrize(
     ("policy", "walls", "near", "far"),
     [
-        ("auto", True, 200, 200),
         ("auto", False, 200, 403),
-        ("local", True, 200, 403),
-        ("any", False, 200, 200),
-        ("none", True, 403, 403),
+        pytest.param("auto", True, 200, 200, marks=pytest.mark.slow),
+        pytest.param("local", True, 200, 403, marks=pytest.mark.slow),
+        pytest.param("any", False, 200, 200, marks=pytest.mark.slow),
+        pytest.param("none", True, 403, 403, marks=pytest.mark.slow),
     ],
 )
 def test_whose_images_are_taken(tmp_path, policy, walls, near, far):

@@ -317,6 +317,7 @@ def many_ifds():
     return b"II*\0\x08\0\0\0" + folders.tobytes()
 
 
+SQUARE = (24, 24), (24, 24)
 BIG = (900, 1024, 1024)
 OLD_BOMB = b"CDF\1\0\0\0\0\0\0\0\x0a\x7f\xff\xff\xff" + bytes(10**6)
 ZEROS = [bytes(2**20)] * 160
@@ -328,10 +329,10 @@ BOMBS = {
         lambda: raw_chunk(zlib.compress(bytes(100 * 2**20), 9), (100, 512, 512), (100, 512, 512)),
         "memory|constant",
     ),
-    "h5 of a short chunk": ("a.h5", lambda: raw_chunk(zlib.compress(bytes(999)), (24, 24), (24, 24)), "damaged"),
-    "h5 of a long chunk": ("a.h5", lambda: raw_chunk(zlib.compress(bytes(10**7)), (24, 24), (24, 24)), "damaged"),
-    "h5 of a short chunk of lzf": ("a.h5", lambda: raw_chunk(b"\x02abc\xe0\xff\x02", *[(24, 24)] * 2, "lzf"), "damaged"),
-    "nc of a short chunk": ("a.nc", lambda: raw_chunk(zlib.compress(bytes(999)), (24, 24), (24, 24)), "damaged"),
+    "h5 of a short chunk": ("a.h5", lambda: raw_chunk(zlib.compress(bytes(999)), *SQUARE), "damaged"),
+    "h5 of a long chunk": ("a.h5", lambda: raw_chunk(zlib.compress(bytes(10**7)), *SQUARE), "damaged"),
+    "h5 of a short chunk of lzf": ("a.h5", lambda: raw_chunk(b"\x02abc\xe0\xff\x02", *SQUARE, "lzf"), "damaged"),
+    "nc of a short chunk": ("a.nc", lambda: raw_chunk(zlib.compress(bytes(999)), *SQUARE), "damaged"),
     "png of 50k x 50k": ("a.png", lambda: png_bomb(50_000, 50_000), "50000 x 50000 pixels"),
     "png of much behind the image": ("a.png", lambda: png_bomb(1000, 1000, 10**8), "constant"),
     "npz of 160 MB by columns": (
@@ -496,6 +497,18 @@ def test_a_large_file_goes_through_the_pipe_whole(attacked):
     field = np.random.default_rng(1).normal(size=(16, 16)).astype("f4")
     found = attacked.read("image", field.tobytes() + bytes(9 * 2**20), row="7")
     assert np.array_equal(found.image, field) and found.source == f"{1024 + 9 * 2**20} bytes, row 7"
+
+
+def test_many_files_leave_nothing_open(attacked):
+    process = psutil.Process()
+    attacked.read("plain", b"")
+    none_left(attacked)
+    files, threads = process.num_fds(), process.num_threads()
+    for name in ["plain", "raw", "import", "crash"] * 4:
+        with contextlib.suppress(InputFileError):
+            attacked.read(name, b"")
+    none_left(attacked)
+    assert process.num_fds() <= files + 4 and process.num_threads() <= threads + 1
 
 
 def test_without_walls_the_child_says_so_and_the_limits_hold():

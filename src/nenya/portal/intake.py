@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from tornado.ioloop import PeriodicCallback
 from tornado.web import RequestHandler, stream_request_body
 
+from nenya.data.hdf5 import shown
 from nenya.errors import NenyaError
 from nenya.portal import words
 from nenya.portal.guard import LOCAL
@@ -255,13 +256,13 @@ class TakesImages(RequestHandler):
             if not answer.done():
                 answer.set_result((text, taken))
 
-        self._told = told
+        self._told, called = told, shown(Path(name).name)
 
         def encode(ticket: Ticket) -> Upload:
             assert encoder is not None
-            return encoder.encode(name, given, archive, ticket.tick)
+            return encoder.encode(called, given, archive, ticket.tick)
 
-        session.jobs.call(lambda: session.take_upload(Path(name).name, encode, told))
+        session.jobs.call(lambda: session.take_upload(called, encode, told))
         return await answer
 
     def on_connection_close(self) -> None:

@@ -65,13 +65,14 @@ class Portal:
     sessions: dict[str, Session] = field(default_factory=dict)
     pools: Pools = field(default_factory=Pools)
     jail: Jail = field(init=False)
-    intake: Intake = field(default_factory=Intake)
+    intake: Intake = field(init=False)
     _broken: bool = False
     _seen: dict[Path, Stamp] = field(default_factory=dict)
     _before: dict[Path, Stamp] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.jail = Jail(512 + 3 * self.limit_mb)
+        self.intake = Intake(most=min(4, max(1, 200 // self.limit_mb)))  # which are held in memory, all of them
 
     @property
     def takes_images(self) -> bool:

@@ -56,9 +56,11 @@ def close_doors(memory: int, seconds: int, *, walls: bool = True) -> dict[str, b
     Returns:
         Which ways out were tried and found closed: `files`, `network`.
     """
-    folder = tempfile.mkdtemp(prefix="nenya-jail-")
-    os.chdir(folder)
-    Path(folder).rmdir()  # empty for ever: nothing can be made in a folder that is gone
+    with contextlib.suppress(OSError):
+        folder = tempfile.mkdtemp(prefix="nenya-jail-")
+        os.chdir(folder)
+        Path(folder).rmdir()  # empty for ever: nothing can be made in a folder that is gone
+    os.nice(10)  # the pages of others come first
     with contextlib.suppress(OSError):  # where memory runs out on the machine, this process is the one to end
         Path("/proc/self/oom_score_adj").write_text("1000")
     taken = _memory()
