@@ -26,12 +26,13 @@ class PlainEncoder:
 def main(settings):
     """Serve until the process is ended; say the port."""
     from nenya.latents import Latents
+    from nenya.portal import intake
     from nenya.portal.archive import open_archive
     from nenya.portal.jail import Jail
     from nenya.portal.server import Portal, make_server
 
     asyncio.set_event_loop(asyncio.new_event_loop())
-    walls, address = settings.pop("walls"), settings.pop("address")
+    walls, address, intake._GRACE = (settings.pop(name) for name in ("walls", "address", "grace"))
     table, latents, cutouts = write_archive(Path(settings.pop("folder")))
     portal = Portal(open_archive(table, Latents([latents]), str(cutouts)), "a", PlainEncoder(), **settings)
     if not walls:
@@ -46,8 +47,8 @@ def main(settings):
 class Server:
     """A portal's process, seen from outside."""
 
-    def __init__(self, folder, *, walls=True, address="127.0.0.1", **settings):
-        given = {"folder": str(folder), "walls": walls, "address": address, **settings}
+    def __init__(self, folder, *, walls=True, address="127.0.0.1", grace=10.0, **settings):
+        given = {"folder": str(folder), "walls": walls, "address": address, "grace": grace, **settings}
         self.token = settings.get("token")
         self.log = Path(folder) / "log.txt"
         with self.log.open("w") as log:

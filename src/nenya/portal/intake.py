@@ -33,7 +33,7 @@ _SMALL = 2**16  # bytes of a request's body, other than an image
 _MESSAGE = 2**21  # bytes of a connection's buffer: a message of the page has up to 2**20
 _IDLE, _BODY = 60, 30  # seconds
 _MOST_CONNECTIONS, _OF_ONE = 500, 100
-_GRACE, _SLOWEST = 10.0, 20_000  # seconds, and bytes per second from then on
+_GRACE, _SLOWEST = 10.0, 50_000  # seconds, and bytes per second from then on
 _OVER = 2**21  # bytes beyond the limit, which are read and dropped so that the browser hears the answer
 _PROXIED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip", "Via")
 

@@ -339,6 +339,11 @@ class Jail:
             log.warning("portal: the process that reads images did not start (%s)", type(error).__name__)
             self._end(child)
             raise
+        if self._closed is None and not child.closed:
+            log.warning(
+                "portal: this system has no walls around what reads images: they are taken from this machine only, "
+                "unless upload= says otherwise"
+            )
         self._closed = child.closed
         return child
 

@@ -106,7 +106,3 @@ def _samples() -> list[tuple[str, bytes]]:
     written.flush()
     kinds = {"a.npy": array, "a.npz": zipped, "a.png": picture, "a.h5": hdf5, "b.nc": packed, "a.nc": old}
     return [(name, stream.getvalue()) for name, stream in kinds.items()]
-
-
-if __name__ == "__main__":
-    main()
