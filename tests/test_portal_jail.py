@@ -159,6 +159,14 @@ def test_what_is_refused_is_said_as_without_walls(jail):
             jail.read(name, data, **settings)
 
 
+@pytest.mark.parametrize("row", ["0", "2"])
+def test_an_npz_whose_bytes_changed_is_damaged_wherever_they_lie(row):
+    data = bytearray(saved(STACK, np.savez))
+    data[data.index(STACK[1].tobytes()) + 99] ^= 64
+    with pytest.raises(InputFileError, match="damaged"):
+        read_image("a.npz", bytes(data), row)
+
+
 @needs_walls
 def test_the_child_finds_its_walls_closed_and_has_nothing_of_the_server(jail, attacked):
     assert jail.closed and attacked.closed

@@ -115,8 +115,14 @@ def _npy(stream: IO[bytes], row: int, name: str = "") -> Picked:
         values = np.frombuffer(_exactly(stream, math.prod(shape) * kind.itemsize), kind)
         return values.reshape(shape, order="F")[index], source
     size = math.prod(shape[-2:]) * kind.itemsize
-    stream.seek((index[0] if index else 0) * size, io.SEEK_CUR)
+    _skip(stream, (index[0] if index else 0) * size)
     return np.frombuffer(_exactly(stream, size), kind).reshape(shape[-2:]), source
+
+
+def _skip(stream: IO[bytes], size: int) -> None:
+    """Read over the next bytes of a stream: zip files check what is read, and not what is sought."""
+    while size > 0 and (piece := stream.read(min(size, 2**20))):
+        size -= len(piece)
 
 
 def _exactly(stream: IO[bytes], size: int) -> bytes:
@@ -136,7 +142,9 @@ def _npz(data: bytes, row: int) -> Picked:
             raise InputFileError("the first array of this npz file is too large: save one image alone")
         name = first_of(members[0].filename.removesuffix(".npy"), len(members), "arrays")
         with archive.open(members[0]) as member:
-            return _npy(member, row, name)
+            found = _npy(member, row, name)
+            _skip(member, members[0].file_size)  # to its checksum
+            return found
 
 
 def _netcdf(data: bytes, row: int) -> Picked:
