@@ -183,6 +183,11 @@ class PortalOptions(AnalysisOptions):
     token: str | None = option(None, "what browsers must know; default: none on 127.0.0.1, else a new one")
     origins: Any = option(None, "further host:port names that the page is opened by, such as of a proxy")
     limit_mb: int = option(20, "largest upload, MB", at_least(1))
+    upload: str = option(
+        "auto",
+        "whose images are taken; auto: everyone's where the system can lock up what reads them, else local",
+        one_of("auto", "local", "any", "none"),
+    )
     export: str | None = option(None, "write a folder that shows the essentials without a server, and end")
     sample: int = option(20_000, "rows that the exported page can select among", at_least(100))
 

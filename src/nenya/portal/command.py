@@ -123,7 +123,7 @@ def _serve(options: PortalOptions, opened: "Callable[[], Archive]", name: str) -
     local = options.address in LOCAL
     token = options.token or (None if local else make_token())
     origins = [options.origins] if isinstance(options.origins, str) else list(options.origins or [])
-    portal = Portal(checked(), name, encoder, options.limit_mb, token, reopen=checked)
+    portal = Portal(checked(), name, encoder, options.limit_mb, token, reopen=checked, upload=options.upload)
     server = make_server(portal, options.address, options.port, origins)
     server.start()
     gc.freeze()  # what is there now stays: it need not be looked through again for each page that opens

@@ -26,9 +26,10 @@ from nenya.portal.archive import Archive, Cancelled, Stamp, stamps_of
 from nenya.portal.encoder import Encoder
 from nenya.portal.gate import Gate
 from nenya.portal.guard import LOCAL, Door, Guard, Login, host_names
-from nenya.portal.jobs import FAILED, Pools, Ticket
+from nenya.portal.intake import Intake, TakesImages, http_limits, limit_connections
+from nenya.portal.jail import Jail
+from nenya.portal.jobs import FAILED, Pools
 from nenya.portal.session import Session
-from nenya.portal.upload import Upload, read_image
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class Portal:
         reopen: opens the archive anew, after its files were replaced; None where it never changes.
         door: who is let in; `make_server` makes it.
         look_every: seconds between two looks at the files.
+        upload: whose images are taken: `auto`, `local`, `any` or `none`, see `PortalOptions`.
         sessions: by their key.
     """
 
@@ -62,11 +64,23 @@ class Portal:
     door: Door = field(default_factory=Door)
     reopen: Callable[[], Archive] | None = None
     look_every: float = 5.0
+    upload: str = "auto"
     sessions: dict[str, Session] = field(default_factory=dict)
     pools: Pools = field(default_factory=Pools)
+    jail: Jail = field(init=False)
+    intake: Intake = field(init=False)
     _broken: bool = False
     _seen: dict[Path, Stamp] = field(default_factory=dict)
     _before: dict[Path, Stamp] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.jail = Jail(512 + 3 * self.limit_mb)
+        self.intake = Intake(most=min(4, max(1, 200 // self.limit_mb)))  # which are held in memory, all of them
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether images are taken from anybody."""
+        return self.encoder is not None and self.archive.latents is not None and self.upload != "none"
 
     def page(self) -> Any:
         """Return the page of a new session."""
@@ -75,7 +89,7 @@ class Portal:
             self.archive,
             self.pools,
             name=self.name,
-            can_upload=self.encoder is not None and self.archive.latents is not None,
+            can_upload=self.takes_images,
             limit_mb=self.limit_mb,
             arguments=given,
         )
@@ -94,6 +108,7 @@ class Portal:
         """End all work: before the interpreter does, which lets no thread begin another."""
         for session in list(self.sessions.values()):
             session.close()
+        self.jail.close()
         self.pools.shutdown()
 
     async def look(self) -> None:
@@ -202,51 +217,7 @@ class _Download(_Handler):
             self._refuse(409, "stopped")
 
 
-class _Upload(_Handler):
-    """Takes one image."""
-
-    _told: Callable[[str, bool], None] | None = None
-
-    def check_xsrf_cookie(self) -> None:
-        """The session's key stands for it."""
-
-    async def post(self) -> None:
-        """Read, check and encode the image, and show it in its session."""
-        session, encoder = self._session(), self.portal.encoder
-        if session is None:
-            return
-        if encoder is None:
-            return self._refuse(409, "The portal was started without ckpt=: it cannot look up new images.")
-        if len(self.request.body) > self.portal.limit_mb * 10**6:
-            return self._refuse(413, f"At most {self.portal.limit_mb} MB are taken: cut one image out of the file.")
-        name, row = self.get_query_argument("name", "")[-200:], self.get_query_argument("row", "0")
-        scale = [self.get_query_argument(end, "") for end in ("low", "high")]
-        body, archive = self.request.body, session.archive
-        answer: asyncio.Future[tuple[str, bool]] = asyncio.get_running_loop().create_future()
-
-        def told(text: str, taken: bool) -> None:
-            if not answer.done():
-                answer.set_result((text, taken))
-
-        self._told = told
-
-        def read(ticket: Ticket) -> Upload:
-            return encoder.encode(name, read_image(name, body, row, scale), archive, ticket.tick)
-
-        session.jobs.call(lambda: session.take_upload(Path(name).name, read, told))
-        text, taken = await answer
-        self.set_header("Content-Type", "application/json")
-        self.finish(json.dumps({"message": text, "taken": taken}))  # 200 in both cases: browsers log others as errors
-        return None
-
-    def on_connection_close(self) -> None:
-        """Wait no longer for what nobody is told."""
-        super().on_connection_close()
-        if self._told is not None:
-            self._told("stopped", False)
-
-
-_HANDLERS = {"download": _Download, "upload": _Upload}
+_HANDLERS = {"download": _Download, "upload": TakesImages}
 
 
 def _guard(server: Any, door: Door, handlers: dict[str, Any]) -> None:
@@ -273,7 +244,9 @@ def make_server(portal: Portal, address: str, port: int, origins: list[str]) -> 
     if address not in LOCAL and not portal.token:
         raise OptionError(f"address={address} lets others in: a token is needed")
     pn.extension(notifications=False)
-    handlers = {f"/{name}": type(name, (kind,), {"portal": portal}) for name, kind in _HANDLERS.items()}
+    handlers: dict[str, Any] = {
+        f"/{name}": type(name, (kind,), {"portal": portal}) for name, kind in _HANDLERS.items()
+    }
     if portal.token:
         handlers["/login"] = type("login", (Login,), {"token": portal.token})
     portal.door = Door(portal.token, host_names(origins))
@@ -291,7 +264,7 @@ def make_server(portal: Portal, address: str, port: int, origins: list[str]) -> 
             show=False,
             auth_provider=Guard(portal.door),
             websocket_max_message_size=2**20,
-            http_server_kwargs={"max_buffer_size": (portal.limit_mb + 1) * 10**6},
+            http_server_kwargs=http_limits(),
             session_token_expiration=3600,
             sign_sessions=True,  # who was let in gets sessions that the server named, and no other
             secret_key=secrets.token_urlsafe(32),
@@ -301,6 +274,9 @@ def make_server(portal: Portal, address: str, port: int, origins: list[str]) -> 
             unused_session_lifetime_milliseconds=30_000,
         )
         _guard(server, portal.door, handlers)
+        limit_connections(server._http)
+        if portal.takes_images:
+            portal.jail.start()
         if portal.reopen is not None:
             PeriodicCallback(portal.look, 1000 * portal.look_every).start()
     except OSError as error:

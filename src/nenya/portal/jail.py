@@ -1,0 +1,370 @@
+"""Reads images of strangers in processes that can reach nothing (`nenya.portal.jailed`), one process for each file.
+
+What such a process answers is taken for hostile too: a bounded header of JSON, and bytes of one float32 array.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from nenya.data.hdf5 import shown
+from nenya.errors import InputFileError, OptionError
+from nenya.portal.images import SIDES, checked
+from nenya.portal.jailed import LENGTH, MOST_HEADER
+from nenya.portal.upload import Given
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 2  # files that are read at the same time
+_START = 60.0  # seconds, within which a process has loaded its readers
+_PIECE = 2**18  # bytes written or read at once
+_BOOT = "import sys; sys.path[:] = sys.argv.pop(1).split('\\n'); from nenya.portal.jailed import main; main()"
+_KEPT = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR")  # which Python may need to start
+_ENVIRONMENT = {
+    **{"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},  # walls are of one thread
+    **{"LC_ALL": "C.UTF-8", "HDF5_PLUGIN_PRELOAD": "::", "PYTHONDONTWRITEBYTECODE": "1"},
+}
+
+
+class Broken(Exception):
+    """A process ended, or answered what it must not."""
+
+
+class Late(Exception):
+    """A process took too long."""
+
+
+class Stopped(Exception):
+    """Nobody waits for the answer any more."""
+
+
+class _Child:
+    """One process, from its start to its end."""
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        environment = {name: os.environ[name] for name in _KEPT if name in os.environ} | _ENVIRONMENT
+        paths = [path for path in sys.path if os.path.isabs(path)]
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-c", _BOOT, "\n".join(paths), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            cwd="/",
+            env=environment,
+            start_new_session=True,  # Ctrl-C is for the server
+        )
+        self.closed = False
+
+    def wait_ready(self) -> None:
+        """Wait until the process has put up its walls.
+
+        Raises:
+            Broken: It ended.
+            Late: It took too long.
+        """
+        header, _ = self.talk((), _START, threading.Event())
+        walls = header.get("closed")
+        self.closed = isinstance(walls, dict) and all(walls.get(way) is True for way in ("files", "network"))
+
+    def talk(self, request: Sequence[Any], seconds: float, stop: threading.Event) -> tuple[dict[str, Any], bytes]:
+        """Send the pieces of a request, and return the answer's header and what follows it.
+
+        Raises:
+            Broken: The process ended, or its answer is none.
+            Late: It took too long.
+            Stopped: `stop` was set.
+        """
+        assert self.process.stdin is not None and self.process.stdout is not None
+        into, out, end = self.process.stdin.fileno(), self.process.stdout.fileno(), time.monotonic() + seconds
+        left, answer = [memoryview(piece) for piece in request], _Answer()
+        os.set_blocking(into, False)
+        with selectors.DefaultSelector() as ways:
+            ways.register(out, selectors.EVENT_READ)
+            if left:
+                ways.register(into, selectors.EVENT_WRITE)
+            while not answer.whole:
+                if stop.is_set():
+                    raise Stopped
+                if time.monotonic() > end:
+                    raise Late
+                for key, _ in ways.select(0.1):
+                    if key.fd == out:
+                        answer.take(os.read(out, _PIECE))
+                    elif not _write(into, left):
+                        ways.unregister(into)
+        assert answer.header is not None
+        return answer.header, bytes(answer.data)
+
+    def end(self) -> int:
+        """End the process, and return how it ended, as `subprocess` says it."""
+        with contextlib.suppress(OSError):
+            self.process.kill()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        return self.process.wait()
+
+    def ended(self) -> int:
+        """Return how a process ended that closed its end of the pipe."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self.process.wait(1)
+        return 0
+
+
+def _write(into: int, left: list[memoryview]) -> bool:
+    """Write what a pipe takes, off `left`; say whether there is more to write."""
+    with contextlib.suppress(BlockingIOError):
+        try:
+            left[0] = left[0][os.write(into, left[0][:_PIECE]) :]
+        except BrokenPipeError:
+            left.clear()  # the reader's answer, or its end, is still to be read
+        while left and not left[0]:
+            left.pop(0)
+    return bool(left)
+
+
+class _Answer:
+    """What came of an answer: the length of its header, its header, and what follows it."""
+
+    def __init__(self) -> None:
+        self.header: dict[str, Any] | None = None
+        self.data, self._size = bytearray(), LENGTH.size
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of it is there."""
+        return self.header is not None and len(self.data) == self._size
+
+    def take(self, piece: bytes) -> None:
+        """Take what comes next.
+
+        Raises:
+            Broken: There is no more, or it is no answer.
+        """
+        self.data += piece
+        if not piece or len(self.data) > LENGTH.size + MOST_HEADER + 4 * SIDES[1] ** 2:
+            raise Broken
+        if self.header is None and len(self.data) >= LENGTH.size:
+            self._size = LENGTH.size + LENGTH.unpack_from(self.data)[0]
+            if self._size > LENGTH.size + MOST_HEADER:
+                raise Broken
+            if len(self.data) >= self._size:
+                self._parse()
+        if self.header is not None and len(self.data) > self._size:
+            raise Broken
+
+    def _parse(self) -> None:
+        try:
+            header = json.loads(self.data[LENGTH.size : self._size])
+        except (ValueError, RecursionError) as error:
+            raise Broken from error
+        side = header.get("side", 0) if isinstance(header, dict) else None
+        if type(side) is not int or not (side == 0 or SIDES[0] <= side <= SIDES[1]):
+            raise Broken
+        del self.data[: self._size]
+        self.header, self._size = header, 4 * side * side
+
+
+def _image(header: dict[str, Any], body: bytes) -> Given:
+    """Return the image of an answer, or raise the error that it tells.
+
+    Raises:
+        InputFileError, OptionError: The file holds no image that can be looked up.
+        MemoryError: It took too much.
+        Broken: The answer is none.
+    """
+    if "error" in header:
+        text = shown(header.get("text"), 500)
+        kinds = {"input": InputFileError(text), "option": OptionError(text), "memory": MemoryError()}
+        raise kinds.get(str(header["error"])) or Broken
+    source, side = header.get("source"), header.get("side")
+    if not side or not isinstance(source, str):
+        raise Broken
+    return Given(checked(np.frombuffer(body, "<f4").reshape(side, side)), shown(source, 200))
+
+
+class Jail:
+    """Reads files of strangers. One process waits for the next file, with all it needs; each reads one, and ends.
+
+    Args:
+        memory_mb: what a process may take to read a file.
+        seconds: how long it may take.
+        walls: False goes without walls, as on systems that have none.
+        reader: module of `read_image`.
+    """
+
+    def __init__(
+        self, memory_mb: int = 512, seconds: int = 20, *, walls: bool = True, reader: str = "nenya.portal.upload"
+    ) -> None:
+        self._memory_mb, self._seconds = memory_mb, seconds
+        self._arguments = [reader, str(memory_mb * 10**6), str(seconds), str(int(walls))]
+        self._starter = ThreadPoolExecutor(1, thread_name_prefix="jail")  # one that lasts: processes end with it
+        self.threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="upload")
+        self._lock, self._shut = threading.Lock(), False
+        self._closed: bool | None = None
+        self._waiting: list[_Child] = []
+        self._all: set[_Child] = set()
+        weakref.finalize(self, _end_all, self._all)
+
+    def start(self) -> None:
+        """Have a process wait, if none does."""
+        with self._lock:
+            if not self._shut and not self._waiting:
+                self._starter.submit(self._refill)
+
+    @property
+    def closed(self) -> bool:
+        """Whether processes are behind walls here: no files, no network; this waits for the first one to start.
+
+        Raises:
+            OptionError: None can be started.
+        """
+        if self._closed is None:
+            child = self._take()
+            with self._lock:
+                spare = bool(self._waiting) or self._shut
+                if not spare:
+                    self._waiting.append(child)
+            if spare:
+                self._end(child)
+            self._closed = child.closed
+        return self._closed
+
+    def read(
+        self,
+        name: str,
+        data: bytes | bytearray,
+        row: str = "0",
+        scale: Sequence[str] = ("", ""),
+        stop: threading.Event | None = None,
+    ) -> Given:
+        """Return the image that a file's bytes hold, as `nenya.portal.upload.read_image` does.
+
+        Args:
+            name: of the file.
+            data: the bytes.
+            row: which image, of a file of several.
+            scale: of PNG.
+            stop: ends the work when it is set.
+
+        Raises:
+            InputFileError: It holds no image that can be looked up, or takes too much memory or time.
+            OptionError: The row or the scale is wrong, or no process can be started.
+            Stopped: `stop` was set.
+        """
+        asked = {"name": name[-200:], "size": len(data), "row": row[:20], "scale": [text[:40] for text in scale]}
+        text = json.dumps(asked).encode()
+        child = self._take()
+        try:
+            request = LENGTH.pack(len(text)) + text, data
+            return _image(*child.talk(request, self._seconds, stop or threading.Event()))
+        except MemoryError:
+            why = f" within {self._memory_mb} MB of memory: save one image alone"
+        except Late:
+            why = self._late
+        except Broken:
+            why = self._why_ended(child)
+        finally:
+            self._end(child)
+            self.start()
+        raise InputFileError(f"the image could not be read{why}")
+
+    def close(self) -> None:
+        """End all processes; nothing is read any more."""
+        with self._lock:
+            self._shut = True
+            children = list(self._all)
+        for child in children:
+            child.process.kill()  # whoever waits for it sees its end
+        for pool in (self.threads, self._starter):
+            pool.shutdown(cancel_futures=True)
+        _end_all(self._all)
+
+    @property
+    def _late(self) -> str:
+        return f" within {self._seconds} seconds: save one image alone, without compression"
+
+    def _why_ended(self, child: _Child) -> str:
+        how = child.ended()
+        if how == -signal.SIGXCPU:
+            return self._late
+        named = f" ({signal.Signals(-how).name})" if how < 0 else ""
+        return f": reading it ended the process that did{named}; the file is damaged, or made to do harm"
+
+    def _take(self) -> _Child:
+        """Return a process that is ready."""
+        with self._lock:
+            if self._shut:
+                raise OptionError("the portal is closing")
+            while self._waiting:
+                child = self._waiting.pop()
+                if child.process.poll() is None:
+                    return child
+                child.end()
+                self._all.discard(child)
+        try:
+            return self._starter.submit(self._started).result()
+        except (Broken, Late, OSError) as error:
+            raise OptionError(
+                "the process that reads images cannot be started here; the server's log says more"
+            ) from error
+
+    def _started(self) -> _Child:
+        """Start a process, and wait until it is ready."""
+        child = _Child(self._arguments)
+        with self._lock:
+            self._all.add(child)
+            shut = self._shut
+        if shut:
+            self._end(child)
+            raise OptionError("the portal is closing")
+        try:
+            child.wait_ready()
+        except BaseException as error:
+            log.warning("portal: the process that reads images did not start (%s)", type(error).__name__)
+            self._end(child)
+            raise
+        if self._closed is None and not child.closed:
+            log.warning(
+                "portal: this system has no walls around what reads images: they are taken from this machine only, "
+                "unless upload= says otherwise"
+            )
+        self._closed = child.closed
+        return child
+
+    def _refill(self) -> None:
+        if self._waiting or self._shut:
+            return
+        with contextlib.suppress(Broken, Late, OSError, OptionError):
+            child = self._started()
+            with self._lock:
+                if not self._shut and not self._waiting:
+                    self._waiting.append(child)
+                    return
+            self._end(child)
+
+    def _end(self, child: _Child) -> None:
+        child.end()
+        with self._lock:
+            self._all.discard(child)
+
+
+def _end_all(children: set[_Child]) -> None:
+    for child in list(children):
+        child.end()
+        children.discard(child)

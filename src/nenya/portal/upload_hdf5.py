@@ -1,0 +1,153 @@
+"""Images of HDF5 and NetCDF 4 files that users bring: from memory, from the file alone, unpacked here."""
+
+import io
+import itertools
+import math
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from nenya.data.filters import FLETCHER32, GZIP, LZF, SHUFFLE, undo_filters
+from nenya.data.hdf5 import shown
+from nenya.errors import InputFileError, NenyaError
+from nenya.portal.images import SCALING, Picked, choose, first_of, is_image, scaled
+
+_PARTITIONS = ("train", "valid")
+_FILTERS = (GZIP, LZF, SHUFFLE, FLETCHER32)
+_MOST_ITEMS = 10_000  # of a file, looked through for images
+_MOST_CHUNK = 2**27  # bytes, unpacked
+_KIND = "this HDF5 file"
+
+
+def read_hdf5(data: bytes, row: int, *, netcdf: bool = False) -> Picked:
+    """Return one image of a file: of its partition of cutouts, else of its first array of images.
+
+    Args:
+        data: the file.
+        row: which of the array's images.
+        netcdf: apply the scaling of NetCDF's attributes.
+
+    Raises:
+        InputFileError: It holds no image of numbers, or leads out of the file, or uses other filters than the usual.
+        OptionError: The row is not there.
+    """
+    try:
+        file = h5py.File(io.BytesIO(data), "r")
+    except Exception as error:
+        raise InputFileError(f"{_KIND} is truncated, damaged, or of another kind") from error
+    with file:
+        found = {name: file[name] for name in _names(file)}
+        arrays = {n: item for n, item in found.items() if isinstance(item, h5py.Dataset) and is_image(item.shape or ())}
+        for item in found.values():
+            if isinstance(item, h5py.Dataset):
+                check_inside(item)
+        numbers = {n: item for n, item in arrays.items() if item.dtype.kind in "fiu"}
+        cutouts = {} if netcdf else {name: numbers[name] for name in _PARTITIONS if name in numbers}
+        if not numbers:
+            raise InputFileError(_nothing(file, found, netcdf))
+        name, dataset = next(iter((cutouts or numbers).items()))
+        kind = "partitions" if cutouts else "variables" if netcdf else "arrays"
+        index, source = choose(dataset.shape, row, first_of(name, len(cutouts or numbers), kind))
+        values = read_one(dataset, index, len(data))
+        attributes = {n: dataset.attrs[n] for n in SCALING if netcdf and n in dataset.attrs}
+        return scaled(values, attributes) if netcdf else values, source
+
+
+def _names(file: Any) -> list[str]:
+    """Return what lies in a file itself, in its order; links are not followed."""
+    names = list(itertools.islice(file, _MOST_ITEMS))
+    return [name for name in names if isinstance(file.get(name, getlink=True), h5py.HardLink)]
+
+
+def _nothing(file: Any, found: dict[str, Any], netcdf: bool) -> str:
+    """Say why there is no image in a file."""
+    if any(name not in found for name in itertools.islice(file, _MOST_ITEMS)):
+        return f"{_KIND} leads to other files or places by links, which are not followed: store the array itself"
+    if netcdf:
+        return "no variable of this NetCDF file holds an image of numbers (..., y, x)"
+    shapes = [f"{shown(n, 40)} {item.shape}" for n, item in found.items() if isinstance(item, h5py.Dataset)]
+    return (
+        f"{_KIND} holds no images of numbers, (N, H, W) or (H, W) of at least 16 x 16; "
+        f"it holds {shown(', '.join(shapes[:6]), 200) or 'no data set at all'}"
+    )
+
+
+def check_inside(dataset: Any) -> None:
+    """Check that a data set lies in its file, before a value is read.
+
+    Raises:
+        InputFileError: It lies in other files or places.
+    """
+    plan, where = dataset.id.get_create_plist(), shown(dataset.name, 60)
+    if plan.get_external_count() or plan.get_layout() not in (h5py.h5d.COMPACT, h5py.h5d.CONTIGUOUS, h5py.h5d.CHUNKED):
+        raise InputFileError(
+            f"'{where}' of {_KIND} leads to other files or places (external storage, or virtual), which are not "
+            "followed: store the array itself"
+        )
+
+
+def _codes(plan: Any) -> list[int]:
+    return [plan.get_filter(number)[0] for number in range(plan.get_nfilters())]
+
+
+def read_one(dataset: Any, index: tuple[int, ...], end: int) -> NDArray[Any]:
+    """Return one image of a data set; chunks are unpacked into buffers of the size that they must have.
+
+    Args:
+        dataset: an h5py data set that passed `check_inside`.
+        index: that leads to the image of shape (H, W).
+        end: bytes of the file.
+
+    Raises:
+        InputFileError: It has an unusual type or filter, its chunks are too large, or do not hold what they should.
+    """
+    kind, where = dataset.dtype, shown(dataset.name, 60)
+    if not {*_codes(dataset.id.get_create_plist())} <= {*_FILTERS}:
+        raise InputFileError(f"'{where}' of {_KIND} is packed by other filters than gzip, shuffle, lzf and fletcher32")
+    if not dataset.id.get_type().equal(h5py.h5t.py_create(kind)):
+        raise InputFileError(f"'{where}' of {_KIND} has an unusual type of numbers: convert it to float32")
+    if dataset.chunks is None:
+        return np.asarray(dataset[index])
+    size = math.prod(dataset.chunks) * kind.itemsize
+    if size > _MOST_CHUNK:
+        raise InputFileError(
+            f"'{where}' of {_KIND} has chunks of {size:,} bytes; at most {_MOST_CHUNK:,} are taken: "
+            "save one image alone"
+        )
+    try:
+        return _unpacked(dataset, index, end, size)
+    except (NenyaError, MemoryError):
+        raise
+    except Exception as error:
+        raise InputFileError(f"'{where}' of {_KIND} is damaged: a chunk does not hold what it should") from error
+
+
+def _unpacked(dataset: Any, index: tuple[int, ...], end: int, size: int) -> NDArray[Any]:
+    """Return one image of a data set of chunks of `size` bytes each, as `read_one` does."""
+    chunks, kind, plan = dataset.chunks, dataset.dtype, dataset.id.get_create_plist()
+    codes = _codes(plan)
+    image = np.full(dataset.shape[-2:], _fill_value(plan, kind), kind)
+    leading = [place // chunk * chunk for place, chunk in zip(index, chunks, strict=False)]
+    within = tuple(place % chunk for place, chunk in zip(index, chunks, strict=False))
+    for y, x in itertools.product(*(range(0, n, c) for n, c in zip(image.shape, chunks[-2:], strict=True))):
+        corner = (*leading, y, x)
+        info = dataset.id.get_chunk_info_by_coord(corner)
+        if info.byte_offset is None:  # never written
+            continue
+        if info.size > end:
+            raise ValueError("a chunk is larger than its file")
+        mask, packed = dataset.id.read_direct_chunk(corner)
+        raw = np.frombuffer(undo_filters(packed, codes, mask, size, kind.itemsize), kind).reshape(chunks)[within]
+        part = image[y : y + chunks[-2], x : x + chunks[-1]]
+        part[...] = raw[: part.shape[0], : part.shape[1]]
+    return image
+
+
+def _fill_value(plan: Any, kind: np.dtype[Any]) -> NDArray[Any]:
+    """Return the value of what was never written."""
+    value = np.zeros((), kind)
+    if plan.fill_value_defined() == h5py.h5d.FILL_VALUE_USER_DEFINED:
+        plan.get_fill_value(value)
+    return value

@@ -1,0 +1,289 @@
+"""What the portal takes over the network, against a real server process: who may send, how much, how slowly."""
+
+import contextlib
+import io
+import json
+import socket
+import threading
+import time
+
+import numpy as np
+import psutil
+import pytest
+from portal_process import Server, answer_of
+
+pytest.importorskip("panel", reason="the portal's packages are not installed: nenya[portal]")
+
+from nenya.errors import OptionError
+from nenya.portal import intake
+from nenya.portal.command import reached_by
+
+TOKEN = "token-of-the-test"
+BODY = bytes(2**20)
+
+
+def saved(side=16):
+    stream = io.BytesIO()
+    np.save(stream, np.random.default_rng(0).normal(size=(side, side)).astype("f4"))
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with Server(tmp_path_factory.mktemp("portal"), token=TOKEN, limit_mb=20) as found:
+        yield found
+
+
+def send_much(server, head, megabytes, sent):
+    """Send a body in pieces for as long as the server takes them."""
+    with server.connect() as one, contextlib.suppress(OSError):
+        one.sendall(head)
+        for _ in range(megabytes):
+            one.sendall(BODY)
+            sent.append(1)
+        answer_of(one)
+
+
+@contextlib.contextmanager
+def watched(server):
+    """Note the most that the server's process takes more than before."""
+    stop, found, before = threading.Event(), [0], server.memory
+
+    def look():
+        while not stop.wait(0.01):
+            found.append(server.memory - before)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield found
+    finally:
+        stop.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("path", ["upload?key=x&name=x.npy", "login", "", "ws", "download?key=x", "nothing"])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_strangers_who_send_much_hold_no_memory(server, path, chunked):
+    server.key()
+    size, headers = (None, {"Transfer_Encoding": "chunked"}) if chunked else (20 * 2**20, {})
+    head = server.head(path, size, Cookie="nenya_portal=guess", **headers)
+    if chunked:
+        head += b"1400000\r\n"
+    sent = []
+    with watched(server) as taken:
+        threads = [threading.Thread(target=send_much, args=(server, head, 20, sent)) for _ in range(25)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(120)
+            assert not thread.is_alive()
+    assert max(taken) < 10e6 and server.ask("login")[0] == 200
+    assert len(sent) < 25 * 20  # nobody was heard out
+
+
+def test_a_body_that_waits_holds_no_memory_either(server):
+    head = server.head("upload?key=x&name=x.npy", 20 * 2**20, Cookie="nenya_portal=guess")
+    with contextlib.ExitStack() as stack, watched(server) as taken:
+        for _ in range(25):
+            one = stack.enter_context(server.connect())
+            one.sendall(head)
+            assert answer_of(one)[0] == 403  # before a byte of the body
+    assert max(taken) < 10e6
+
+
+def test_who_is_inside_sends_an_image_and_hears_of_it(server):
+    key = server.key()
+    status, text = server.ask(f"upload?key={key}&name=x.npy", saved())
+    assert status == 200 and json.loads(text) == {"message": "x.npy is shown under New image.", "taken": True}
+
+
+def upload(server, key, body=None, **settings):
+    status, text = server.ask(f"upload?key={key}&name=x.pkl", body or b"cos\nsystem", **settings)
+    return status, json.loads(text)["message"] if text.startswith("{") else text
+
+
+def test_what_is_too_large_is_said_and_not_kept(server):
+    key = server.key()
+    for size, declared in ((21 * 10**6, True), (21 * 10**6, False), (90 * 10**6, True)):
+        with watched(server) as taken, server.connect() as one:
+            headers = {} if declared else {"Transfer_Encoding": "chunked"}
+            one.sendall(server.head(f"upload?key={key}&name=x.npy", size if declared else None, **headers))
+            with contextlib.suppress(OSError):
+                one.sendall(b"" if declared else f"{size:x}\r\n".encode())
+                one.sendall(bytes(size))
+                one.sendall(b"" if declared else b"\r\n0\r\n\r\n")
+            status, text = answer_of(one)
+        assert (status == 413 and "At most 20 MB" in text) or (size > 23e6 and status == 0)
+        assert max(taken) < (10e6 if declared else 70e6)
+    assert upload(server, key)[0] == 200
+
+
+def test_some_images_are_on_their_way_at_once_and_the_next_is_refused(server):
+    keys = [server.key() for _ in range(3)]
+    with contextlib.ExitStack() as stack:
+
+        def begin(key):
+            one = stack.enter_context(server.connect())
+            one.sendall(server.head(f"upload?key={key}&name=x.npy", 1000) + b"x")
+            time.sleep(0.2)
+            return one
+
+        begin(keys[0]), begin(keys[0])
+        assert upload(server, keys[0]) == (429, intake._ONE_BY_ONE)
+        others = [begin(keys[1]), begin(keys[1])]
+        assert upload(server, keys[2]) == (503, intake._BUSY)
+        others[0].close()
+        time.sleep(0.5)
+        assert upload(server, keys[2])[0] == 200
+    time.sleep(0.5)
+    assert upload(server, keys[0])[0] == 200
+
+
+def test_unfinished_and_broken_images_leave_their_places(server):
+    key = server.key()
+    for _ in range(12):
+        with server.connect() as one:
+            one.sendall(server.head(f"upload?key={key}&name=x.npy", 10**6) + bytes(1000))
+    time.sleep(0.5)
+    assert upload(server, key)[0] == 200
+
+
+def test_other_methods_and_foreign_pages_send_no_image(server):
+    key = server.key()
+    for method in ("GET", "PUT", "DELETE"):
+        assert server.ask(f"upload?key={key}", saved(), method=method)[0] == 405
+    assert upload(server, key, Origin="http://evil.example")[0] == 403
+    assert upload(server, "guess")[0] == 404
+
+
+def test_a_header_without_end_is_refused(server):
+    with watched(server) as taken, server.connect() as one:
+        one.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: ")
+        with contextlib.suppress(OSError):
+            for _ in range(50):
+                one.sendall(bytes(2**20).replace(b"\0", b"x"))
+        answer_of(one)
+    assert max(taken) < 10e6
+
+
+def test_bombs_of_visitors_end_outside_the_server(server):
+    from test_portal_jail import BOMBS
+
+    key = server.key()
+    with watched(server) as taken:
+        for bomb in ("h5 of 7.4 GB that were never written", "h5 of a chunk of 3.7 GB", "npz of 160 MB by columns"):
+            name, make, _ = BOMBS[bomb]
+            status, text = server.ask(f"upload?key={key}&name={name}", make())
+            said = json.loads(text)
+            assert status == 200 and not said["taken"] and said["message"].startswith("Not taken: "), text
+    assert max(taken) < 20e6
+    children = psutil.Process(server.process.pid).children()
+    assert len([c for c in children if c.status() != psutil.STATUS_ZOMBIE]) <= 2
+    assert not [c for c in children if c.status() == psutil.STATUS_ZOMBIE]
+
+
+PROXIED = ({"X_Forwarded_For": "10.0.0.1"}, {"Forwarded": "for=10.0.0.1"}, {"X_Real_IP": "10.0.0.1"}, {"Via": "1.1 a"})
+
+
+@pytest.mark.parametrize(
+    ("policy", "walls", "near", "far"),
+    [
+        ("auto", False, 200, 403),
+        pytest.param("auto", True, 200, 200, marks=pytest.mark.slow),
+        pytest.param("local", True, 200, 403, marks=pytest.mark.slow),
+        pytest.param("any", False, 200, 200, marks=pytest.mark.slow),
+        pytest.param("none", True, 403, 403, marks=pytest.mark.slow),
+    ],
+)
+def test_whose_images_are_taken_and_that_slow_ones_are_ended(tmp_path, policy, walls, near, far):
+    host = reached_by("0.0.0.0")
+    with Server(tmp_path, token=TOKEN, upload=policy, walls=walls, address="0.0.0.0", grace=2.0) as server:
+        status, page = server.ask("")
+        assert status == 200 and ('id="upload_form"' in page) == (policy != "none")
+        key = server.key()
+        assert upload(server, key)[0] == near
+        for headers in PROXIED:
+            assert upload(server, key, **headers)[0] == far, headers
+        try:
+            with server.connect(host) as one:
+                away = not one.getsockname()[0].startswith("127.")
+        except OSError:
+            away = False  # there is no network here
+        if away:
+            status, text = upload(server, server.key(host), host=host)
+            assert status == far and (far == 200 or policy == "none" or "own machine only" in text)
+        assert drip(server, key) == 408
+
+
+def drip(server, key):
+    """Send an image byte by byte, for a minute at most; return the status of the answer."""
+    began = time.monotonic()
+    with server.connect() as one:
+        one.sendall(server.head(f"upload?key={key}&name=x.npy", 10**6))
+        one.settimeout(0.2)
+        while time.monotonic() - began < 60:
+            one.sendall(b"x")
+            with contextlib.suppress(TimeoutError):
+                if one.recv(1, socket.MSG_PEEK):
+                    break
+        one.settimeout(10)
+        status, text = answer_of(one)
+    assert status != 408 or "too slowly" in text
+    return status
+
+
+def test_only_this_machine_itself_is_near():
+    for address in ("127.0.0.1", "127.3.2.1", "::1", "::ffff:127.0.0.1", "::1%lo"):
+        assert intake._is_local(address)
+    for address in (
+        "10.0.0.7",
+        "192.168.1.1",
+        "::ffff:10.0.0.7",
+        "fe80::1%eth0",
+        "",
+        "localhost.evil.example",
+        "0.0.0.0",
+    ):
+        assert not intake._is_local(address)
+
+
+def test_too_many_connections_are_closed_and_room_comes_back():
+    class Stream:
+        shut = False
+
+        def close(self):
+            self.shut = True
+
+        def closed(self):
+            return self.shut
+
+    class Http:
+        taken: list
+
+        def handle_stream(self, stream, address):
+            self.taken.append(stream)
+
+    http = Http()
+    http.taken = []
+    intake.limit_connections(http, most=12, of_one=5)
+
+    def connect(host, count):
+        streams = [Stream() for _ in range(count)]
+        for stream in streams:
+            http.handle_stream(stream, (host, 1))
+        return [stream for stream in streams if not stream.shut]
+
+    first = connect("10.0.0.1", 9)
+    assert len(first) == 5 and len(connect("127.0.0.1", 6)) == 6 and len(connect("10.0.0.2", 3)) == 1
+    first[0].close()
+    assert len(connect("10.0.0.1", 2)) == 1 and len(http.taken) == 13
+
+
+def test_the_option_says_whose_images_are_taken():
+    from nenya.cli import compose
+
+    assert compose("portal", ["table=a.parquet"]).upload == "auto"
+    assert compose("portal", ["table=a.parquet", "upload=any"]).upload == "any"
+    with pytest.raises(OptionError, match="upload"):
+        compose("portal", ["table=a.parquet", "upload=everybody"])
