@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import functools
 import hashlib
-import json
 import logging
 import time
 from collections.abc import AsyncIterator
@@ -151,7 +150,7 @@ class Page(DocHandler):  # type: ignore[misc]
                 **values,
                 roots={root.name: root.elementid for root in item.roots},
                 ids={root.name: root.id for root in item.roots},
-                settings=json.dumps({**settings, "item": item.to_json()}),
+                settings={**settings, "item": item.to_json()},
                 scripts=_SCRIPTS,
                 version=_version(),
                 nonce=nonce,
