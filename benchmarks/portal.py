@@ -77,13 +77,15 @@ class Client:
     """One page, spoken to as a browser does: the page by HTTP, then Bokeh's protocol over its websocket."""
 
     @classmethod
-    async def open(cls, port):
+    async def open(cls, port, headers=None, query=""):
         self, start = cls(), time.monotonic()
         self.texts, self.sent, self.drawn = {}, 0, False
-        page = await AsyncHTTPClient(max_buffer_size=2**28).fetch(f"http://127.0.0.1:{port}/", request_timeout=300)
+        page = await AsyncHTTPClient(max_buffer_size=2**28).fetch(
+            HTTPRequest(f"http://127.0.0.1:{port}/{query}", headers=headers, request_timeout=300)
+        )
         token = re.search(r'"token":"([^"]+)"', page.body.decode())[1]
         self.socket = await websocket_connect(
-            HTTPRequest(f"ws://127.0.0.1:{port}/ws", request_timeout=300),
+            HTTPRequest(f"ws://127.0.0.1:{port}/ws", headers=headers, request_timeout=300),
             subprotocols=["bokeh", token],
             max_message_size=2**28,
         )

@@ -1,6 +1,5 @@
 """A small archive for the tests of the portal: smooth fields, their latents without a network, a table."""
 
-import html
 import json
 
 import h5py
@@ -58,7 +57,7 @@ def write_archive(folder, rows=(240, 60), seed=5):
 
 def settings_of(page):
     """Return what a page of the portal tells its script: its key, its token."""
-    return json.loads(html.unescape(page.split('data-settings="')[1].split('"')[0]))
+    return json.loads(page.split('id="settings">')[1].split("</script>")[0])
 
 
 def token_of(page):

@@ -73,6 +73,14 @@ def chromium(folder):
         context.close()
 
 
+def wait(page, expression, seconds=30):
+    """Wait for an expression to hold on a page, whose policy forbids to evaluate it there again and again."""
+    end = time.monotonic() + seconds
+    while not page.evaluate(expression):
+        assert time.monotonic() < end, expression
+        page.wait_for_timeout(50)
+
+
 class Page:
     """A page of the portal, with all that it asked for and complained of."""
 

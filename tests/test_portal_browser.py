@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from portal_data import SIDE, write_archive
-from portal_page import FakeEncoder, Page, chromium, needs_chromium, serve
+from portal_page import FakeEncoder, Page, chromium, needs_chromium, serve, wait
 
 pytestmark = needs_chromium
 
@@ -350,7 +350,7 @@ def test_a_first_visit_is_as_dark_as_the_system(browser, portal):
     ):
         visitor.emulate_media(color_scheme=system)
         visitor.goto(portal.url + query)
-        visitor.wait_for_function(f"{ground} === '{colour}'")
+        wait(visitor, f"{ground} === '{colour}'")
         visitor.locator("#count").wait_for()
         assert (f"theme={theme}" in visitor.url) if theme else "theme" not in visitor.url
     visitor.close()

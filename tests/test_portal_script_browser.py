@@ -168,8 +168,8 @@ def test_no_script_runs_in_the_exported_page(browser, hostile, tmp_path):
     page.on("request", lambda request: requests.append(request.url))
     page.goto(place.as_uri())
     page.get_by_text("cutouts of the sample").wait_for()
-    page.wait_for_function("window.Bokeh && Bokeh.documents.length && Bokeh.documents[0].is_idle")
-    page.wait_for_timeout(500)
+    page.wait_for_timeout(1000)
+    assert page.evaluate("Bokeh.documents.length && Bokeh.documents[0].is_idle")
     assert page.locator("h2").inner_text() == f"Nenya: {NAME}"
     find = Page.__new__(Page)
     find.page = page

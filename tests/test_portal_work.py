@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from portal_data import SIDE, write_archive
-from portal_page import FakeEncoder, Page, chromium, needs_chromium, serve
+from portal_page import FakeEncoder, Page, chromium, needs_chromium, serve, wait
 
 from nenya.io import write_table
 from nenya.latents import Latents
@@ -266,7 +266,7 @@ def test_a_page_says_that_its_server_is_gone(browser, tmp_path):
             page = browser.new_page()
             page.goto(address)
             page.locator("#count").wait_for(timeout=60_000)
-            page.wait_for_function("Bokeh.documents.length > 0 && Bokeh.documents[0].is_idle")
+            wait(page, "Bokeh.documents.length > 0 && Bokeh.documents[0].is_idle")
             assert not page.locator("#lost").is_visible()
         finally:
             process.kill()

@@ -80,9 +80,7 @@ def _html(figures: list[Any], **values: Any) -> str:
         "export.html",
         policy=pages.file_policy(scripts),
         scripts=scripts,
-        settings=json.dumps(
-            {**values.pop("settings"), "docs": json.loads(serialize_json(docs)), "item": item.to_json()}
-        ),
+        settings={**values.pop("settings"), "docs": json.loads(serialize_json(docs)), "item": item.to_json()},
         roots=[(root.elementid, root.id) for root in item.roots],
         **values,
     )

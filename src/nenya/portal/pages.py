@@ -47,7 +47,9 @@ def make_nonce() -> str:
 def _environment() -> Any:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    return Environment(loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined)
+    found = Environment(loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined)
+    found.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    return found
 
 
 def render(template: str, **values: Any) -> str:

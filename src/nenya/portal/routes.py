@@ -4,17 +4,15 @@ import asyncio
 import contextlib
 import functools
 import hashlib
-import json
 import logging
 import time
+from collections import deque
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import bokeh
 from bokeh.embed.util import RenderItem
-from bokeh.protocol import Protocol
-from bokeh.protocol.receiver import Receiver
 from bokeh.server.session import ServerSession
 from bokeh.util.token import get_session_id
 from panel.io.resources import DIST_DIR, LOCAL_DIST, patch_model_css
@@ -55,8 +53,10 @@ MOST_PAGES = 120
 MOST_EACH = 40
 """Open at once from one address; a whole course may come from one."""
 _MOST_WAITING = 20  # pages that are to be opened
+_AT_ONCE, _LATELY = 12, 60.0  # pages that are opened without a pause in some seconds
 _BUSY = "Many pages of this portal are being opened: try again in a minute."
 _MOST_PULLS = 10  # of the whole document, for one connection
+_MOST_SOCKETS = 4  # of one page: a lost connection is noticed late
 _FREE = 0.02  # seconds of the server's own thread that a message may take without a pause after it
 
 
@@ -84,10 +84,14 @@ class Rooms:
     def __init__(self) -> None:
         self._of: dict[str, str] = {}
         self._turn, self._queue = asyncio.Lock(), 0
+        self._opened: deque[float] = deque(maxlen=_AT_ONCE)
 
     @contextlib.asynccontextmanager
     async def turn(self) -> AsyncIterator[bool]:
-        """Open one page after the other, with time for open pages in between; yields False where too many wait."""
+        """Open one page after the other; yields False where too many wait.
+
+        After many were opened lately there is time in between, which the pages that are open already have.
+        """
         if self._queue >= _MOST_WAITING:
             yield False
             return
@@ -96,7 +100,10 @@ class Rooms:
             async with self._turn:
                 begun = time.monotonic()
                 yield True
-                await asyncio.sleep(min(time.monotonic() - begun, 2.0))
+                ended = time.monotonic()
+                self._opened.append(ended)
+                if len(self._opened) == _AT_ONCE and ended - self._opened[0] < _LATELY:
+                    await asyncio.sleep(min(2 * (ended - begun), 2.0))
         finally:
             self._queue -= 1
 
@@ -151,7 +158,7 @@ class Page(DocHandler):  # type: ignore[misc]
                 **values,
                 roots={root.name: root.elementid for root in item.roots},
                 ids={root.name: root.id for root in item.roots},
-                settings=json.dumps({**settings, "item": item.to_json()}),
+                settings={**settings, "item": item.to_json()},
                 scripts=_SCRIPTS,
                 version=_version(),
                 nonce=nonce,
@@ -184,8 +191,10 @@ class Socket(WSHandler):  # type: ignore[misc]
                 self.close(1013, "too many pages are open")
                 return
             self.rooms.enter(key, address)
+        if any(s.id == key and s.connection_count >= _MOST_SOCKETS for s in self.application_context.sessions):
+            self.close(1013, "this page is open elsewhere")
+            return
         await super()._async_open(token)
-        self.receiver = Receiver(Protocol())
 
     async def on_message(self, fragment: str | bytes) -> None:
         """Read a piece of a message, and do what it asks for."""

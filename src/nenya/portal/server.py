@@ -34,6 +34,7 @@ from nenya.portal.session import Session
 log = logging.getLogger(__name__)
 
 _CHUNK = 2**20
+_SILENT = 60.0  # seconds that a connection may take to ask for something
 _MOST_DOWNLOADS = 2  # of one page at a time
 _NUMBERS = itertools.count()
 T = TypeVar("T")
@@ -226,6 +227,7 @@ def _guard(server: Any, door: Door, handlers: dict[str, Any]) -> None:
     application.wildcard_router.rules = []
     application.default_router.rules = [Rule(AnyMatches(), application.wildcard_router)]
     application.wildcard_router.add_rules(routes.rules(application, handlers))
+    server._http.conn_params.header_timeout = _SILENT
     server._http.request_callback = Gate(application, door, frozenset(routes.FILES))
 
 

@@ -1,6 +1,6 @@
 // The exported page's own script: one geometry or range for each view; the rows that pass all are selected and drawn.
 "use strict";
-const SETTINGS = JSON.parse(document.documentElement.dataset.settings);
+const SETTINGS = JSON.parse(document.getElementById("settings").textContent);
 
 const inside = (g, x, y) => {
   if (g.type === "rect") return x >= Math.min(g.x0, g.x1) && x <= Math.max(g.x0, g.x1) &&

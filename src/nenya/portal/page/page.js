@@ -1,6 +1,6 @@
-// The page's own script. All that it is told is in the attributes of the page's first element.
+// The page's own script. All that it is told is in the element `settings`.
 "use strict";
-const SETTINGS = JSON.parse(document.documentElement.dataset.settings);
+const SETTINGS = JSON.parse(document.getElementById("settings").textContent);
 if (!new URLSearchParams(location.search).has("theme") && !SETTINGS.dark && matchMedia("(prefers-color-scheme: dark)").matches) {
   const url = new URL(location.href); url.searchParams.set("theme", "dark"); location.replace(url);
 }
