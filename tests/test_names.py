@@ -383,6 +383,20 @@ def test_a_key_is_no_local_path(key, s3_bucket, s3_service, tmp_path):
     assert not tree(tmp_path, cache) - {str(cache.parent)}
 
 
+@pytest.mark.parametrize(
+    "note", ["", "[" * 10_000, "[1, 2, 3]", '["b"]', '["b", "k", {}]', "{}", "null", "[null, null, null]"]
+)
+def test_a_note_of_an_upload_that_is_none_says_nothing(note, s3_bucket, s3_service, tmp_path):
+    (tmp_path / "note").write_text(note)
+    store().drop_upload(tmp_path / "note")
+    assert not tree(tmp_path)
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "note.new").symlink_to(tmp_path / "mine")
+    (tmp_path / "file").write_bytes(b"data")
+    store().upload(tmp_path / "file", f"s3://{s3_bucket}/a", note=tmp_path / "note")
+    assert (tmp_path / "mine").read_text() == "mine" and not (tmp_path / "note.new").is_symlink()
+
+
 # An archive folder that was received
 
 
