@@ -383,6 +383,20 @@ def test_a_key_is_no_local_path(key, s3_bucket, s3_service, tmp_path):
     assert not tree(tmp_path, cache) - {str(cache.parent)}
 
 
+@pytest.mark.parametrize(
+    "note", ["", "[" * 10_000, "[1, 2, 3]", '["b"]', '["b", "k", {}]', "{}", "null", "[null, null, null]"]
+)
+def test_a_note_of_an_upload_that_is_none_says_nothing(note, s3_bucket, s3_service, tmp_path):
+    (tmp_path / "note").write_text(note)
+    store().drop_upload(tmp_path / "note")
+    assert not tree(tmp_path)
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "note.new").symlink_to(tmp_path / "mine")
+    (tmp_path / "file").write_bytes(b"data")
+    store().upload(tmp_path / "file", f"s3://{s3_bucket}/a", note=tmp_path / "note")
+    assert (tmp_path / "mine").read_text() == "mine" and not (tmp_path / "note.new").is_symlink()
+
+
 # An archive folder that was received
 
 
@@ -614,15 +628,48 @@ def test_the_options_of_a_run_replace_nothing(nenya_cli, tmp_path):
 # Damaged data of an index
 
 
-def test_damaged_pieces_of_an_index(nenya_cli, tmp_path):
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An index of 60 rows, not to be changed."""
+    from nenya.cli import run_command
+
+    folder = tmp_path_factory.mktemp("index")
     rng = np.random.default_rng(0)
-    write_cutouts(tmp_path / "b_latents.h5", train=rng.standard_normal((60, 4)).astype(np.float32))
-    assert nenya_cli("index", ["data=b_latents.h5", "out=whole.index", "index_from=10"])[0] == 0
-    whole = tmp_path / "whole.index"
+    write_cutouts(folder / "b_latents.h5", train=rng.standard_normal((60, 4)).astype(np.float32))
+    assert run_command("index", [f"data={folder}/b_latents.h5", f"out={folder}/whole.index", "index_from=10"]) == 0
+    return folder / "whole.index"
+
+
+@pytest.mark.parametrize("clobber", [False, True])
+def test_links_in_an_index_lead_nowhere(whole, nenya_cli, tmp_path, precious, clobber):
+    rng = np.random.default_rng(1)
+    write_cutouts(tmp_path / "c_latents.h5", train=rng.standard_normal((20, 4)).astype(np.float32))
+    args = ["data=c_latents.h5", "out=alias.index", f"clobber={str(clobber).lower()}"]
+    place = tmp_path / "got.index"
+    for name in ("latents.lance", "latents.lance/data", "latents.lance/_versions", "lock"):
+        shutil.copytree(whole, place)
+        if (place / name).is_dir():
+            shutil.rmtree(place / name)
+        else:
+            (place / name).unlink(missing_ok=True)
+        (place / name).symlink_to(precious / "lock" if name == "lock" else precious)
+        (tmp_path / "alias.index").symlink_to(place)  # which is the user's to make
+        code, said = nenya_cli("index", args)
+        assert code == 2 and said.count("\n") == 1 and " is a link to " in said, said
+        (tmp_path / "alias.index").unlink()
+        shutil.rmtree(place)
+    shutil.copytree(whole, place)
+    (tmp_path / "alias.index").symlink_to(place)
+    code, said = nenya_cli("index", args)
+    assert code == 0 and "20 of them new" in said, said
+
+
+@pytest.mark.parametrize("ways", [("cut",), pytest.param(("zeros", "gone"), marks=pytest.mark.slow)])
+def test_damaged_pieces_of_an_index(whole, nenya_cli, tmp_path, ways):
     pieces = [path.relative_to(whole) for path in sorted(whole.rglob("*")) if path.is_file() and path.suffix]
     assert len(pieces) >= 4
     for number, piece in enumerate(pieces):
-        for way in ("cut", "zeros", "gone"):
+        for way in ways:
             place = tmp_path / f"{number}-{way}"
             shutil.copytree(whole, place)
             data = (place / piece).read_bytes()

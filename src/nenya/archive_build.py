@@ -115,8 +115,6 @@ def build_index(folder: Path, *, kind: str = "auto", index_from: int = INDEX_FRO
 
 
 def _build_index(folder: Path, kind: str, index_from: int, seed: int) -> dict[str, Any]:
-    from lancedb.index import IvfFlat, IvfRq
-
     about = read_about(folder)
     made = connect(folder).open_table(TABLE)
     rows = int(made.count_rows())
@@ -136,6 +134,8 @@ def _build_index(folder: Path, kind: str, index_from: int, seed: int) -> dict[st
         made.optimize(cleanup_older_than=_NEVER)
         index = {**index, "rows": rows}
     else:
+        from lancedb.index import IvfFlat, IvfRq
+
         parts = max(1, min(round(rows**0.5), rows // 2, 8192))
         settings = {"distance_type": "cosine", "num_partitions": parts, "sample_rate": _SAMPLES, "max_iterations": 20}
         log.info("%s: learn %s of %d rows in %d parts", folder, chosen, rows, parts)

@@ -1,16 +1,14 @@
 """The Hydra configs and the users' JSON option files, as plain values."""
 
+import json
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import nenya
-from nenya.errors import InputFileError, OptionError
-from nenya.names import parse_json, read_bytes
+from nenya.errors import OptionError
 from nenya.options import Options, PrepareOptions, suggest
 from nenya.s3 import is_s3, store
-
-_MOST_OPTIONS = 2**22  # bytes of an option file
 
 
 def config_dir() -> Path:
@@ -72,13 +70,12 @@ def read_json(path: str | Path) -> dict[str, Any]:
         StorageError: The service does not give it.
     """
     try:
-        text = store().read_bytes(str(path)) if is_s3(path) else read_bytes(Path(path).expanduser(), _MOST_OPTIONS)
-        values = parse_json(text, str(path), "mend it at that place").value
+        text = store().read_bytes(str(path)) if is_s3(path) else Path(path).expanduser().read_bytes()
+        values = json.loads(text)
     except OSError as error:
         raise OptionError(f"{path}: cannot read the option file ({error.strerror}); check the path") from error
-    except InputFileError as error:
-        what = str(error).removeprefix(f"{path}: ")
-        raise OptionError(f"{path}: not a JSON option file ({what})") from error
+    except ValueError as error:
+        raise OptionError(f"{path}: not a JSON option file ({error}); mend it at that place") from error
     if not isinstance(values, dict):
         raise OptionError(f"{path}: wanted a JSON object of option names and values, got a {type(values).__name__}")
     return values

@@ -1,6 +1,7 @@
 """Packages that only some commands need, which `pip install 'nenya[NAME]'` brings."""
 
 import importlib.util
+import os
 
 from nenya.errors import OptionError
 
@@ -26,6 +27,8 @@ def need(extra: str, what: str) -> None:
             f"{what} needs {names}, not installed here: pip install 'nenya[{extra}]' "
             f"(in a checkout: pip install -e '.[{extra}]')"
         )
+    if extra == "search":  # what LanceDB has to say comes as an error, which gets one line of ours
+        os.environ.setdefault("LANCEDB_LOG", "off")
 
 
 def _there(module: str) -> bool:

@@ -106,7 +106,10 @@ def check_local_source(place: str, provenance: Mapping[str, Any], source: Path) 
         OutputError: It is another one.
     """
     status = source.stat()
-    made = datetime.datetime.fromisoformat(provenance.get("date", "1970-01-01T00:00:00+00:00")).timestamp()
+    try:
+        made = datetime.datetime.fromisoformat(str(provenance.get("date"))).timestamp()
+    except (ValueError, OverflowError):  # it does not say when, so its bytes are compared
+        made = 0.0
     if max(status.st_mtime, status.st_ctime) < made and status.st_size == provenance.get("source_size"):
         return
     check_source(place, provenance, status.st_size, sha256_file(source))

@@ -1,7 +1,6 @@
 """Objects of an S3 service: found, downloaded and uploaded so that what arrives is whole and right, or nothing is."""
 
 import errno
-import json
 import logging
 import os
 import re
@@ -15,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from nenya.errors import InputFileError, Interrupted, OptionError, OutputError, StorageError
-from nenya.names import read_json
 from nenya.s3.checks import hash_file, md5
 from nenya.s3.client import ENDPOINT_NAMES, connect, endpoint, head_object
 from nenya.s3.download import AlteredError, ChangedError, fetch, verify
 from nenya.s3.errors import NotS3Error, Service, explain
-from nenya.s3.upload import PartsUpload, UploadGoneError, sha256_of_object
+from nenya.s3.upload import PartsUpload, UploadGoneError, new_note, read_note, sha256_of_object, write_note
 from nenya.storage import atomic_path
 
 logger = logging.getLogger(__name__)
@@ -356,14 +354,14 @@ class S3Store:
         client, (bucket, key) = self._connected(), split_url(url)
         for _ in range(_UPLOADS):
             if note is not None:
-                _write_note(note, bucket, key, None)
+                write_note(note, bucket, key, None)
             started = client.create_multipart_upload(Bucket=bucket, Key=key, Metadata=kept)
             if "UploadId" not in started:
                 raise NotS3Error("an answer that starts no upload")
             upload = PartsUpload(client, bucket, key, started["UploadId"])
             try:
                 if note is not None:
-                    _write_note(note, bucket, key, started["UploadId"])
+                    write_note(note, bucket, key, started["UploadId"])
                 parts, proven = upload.send(path, part_size, digests, THREADS, stop)
                 stop()
                 upload.complete(parts, lambda: self._needed(url).metadata.get("sha256") == kept["sha256"])
@@ -386,9 +384,9 @@ class S3Store:
         Where the kill came before its name was known, all uploads to that address go; another process that is at one
         starts again.
         """
-        _new(note).unlink(missing_ok=True)
+        new_note(note).unlink(missing_ok=True)
         try:
-            bucket, key, upload = _read_note(note)
+            bucket, key, upload = read_note(note)
         except (OSError, InputFileError):  # there is none, or the kill came before anything was begun
             note.unlink(missing_ok=True)
             return
@@ -409,24 +407,6 @@ class S3Store:
             self.delete(found.url)
             what = "the service gave back other bytes than were uploaded, so it was deleted"
             raise StorageError(f"{found.url}: {what}; ask the administrator of the service")
-
-
-def _write_note(note: Path, bucket: str, key: str, upload: str | None) -> None:
-    """Write a note so that a kill leaves the old one or the new one."""
-    _new(note).write_text(json.dumps([bucket, key, upload]))
-    _new(note).replace(note)
-
-
-def _read_note(note: Path) -> tuple[str, str, str | None]:
-    """Return bucket, key and the service's name of the upload, where that was known."""
-    found = read_json(note, most=2**16)
-    if len(items := found.items()) != 3:
-        found.refuse("bucket, key and upload")
-    return items[0].text(), items[1].text(), None if items[2].value is None else items[2].text()
-
-
-def _new(note: Path) -> Path:
-    return note.with_name(note.name + ".new")
 
 
 _store: tuple[object, S3Store] | None = None

@@ -1,6 +1,7 @@
 """Sending a file to an S3 service in parts, each of which is compared before an object is made of them."""
 
 import hashlib
+import json
 import logging
 import os
 from base64 import b64encode
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nenya.errors import OutputError, StorageError
+from nenya.names import read_json
 from nenya.s3.checks import BLOCK, MD5, may_be_md5, md5
 from nenya.s3.errors import NotS3Error
 
@@ -166,3 +168,29 @@ def sha256_of_object(client: Any, bucket: str, key: str, *, attempts: int) -> st
             if attempt == attempts:
                 raise
     return whole.hexdigest()
+
+
+def write_note(note: Path, bucket: str, key: str, upload: str | None) -> None:
+    """Write a note of an upload so that a kill leaves the old one or the new one; links are not written through."""
+    new_note(note).unlink(missing_ok=True)
+    with new_note(note).open("x") as file:
+        file.write(json.dumps([bucket, key, upload]))
+    new_note(note).replace(note)
+
+
+def read_note(note: Path) -> tuple[str, str, str | None]:
+    """Return bucket, key and the service's name of an upload, where that was known.
+
+    Raises:
+        OSError: There is no note.
+        InputFileError: It is damaged.
+    """
+    found = read_json(note, most=2**16)
+    if len(items := found.items()) != 3:
+        found.refuse("bucket, key and upload")
+    return items[0].text(), items[1].text(), None if items[2].value is None else items[2].text()
+
+
+def new_note(note: Path) -> Path:
+    """Return the name under which a note is written."""
+    return note.with_name(note.name + ".new")

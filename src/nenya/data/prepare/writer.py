@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,7 +121,8 @@ def write_outputs(
         "unit": "degrees Celsius for temperatures, metres for heights, else that of the field",
         **about,
     }
-    with atomic_path(path) as images, atomic_path(path.with_suffix(".parquet")) as rows_file:
+    beside = path.with_suffix(".parquet")
+    with _both(path, beside), atomic_path(path) as images, atomic_path(beside) as rows_file:
         with write_hdf5(images) as file:
             file.attrs.update(provenance)
             datasets = {}
@@ -139,6 +141,18 @@ def write_outputs(
         arrow = pa.Table.from_pandas(pd.DataFrame(final), preserve_index=False)
         metadata = {**(arrow.schema.metadata or {}), b"nenya": json.dumps(provenance).encode()}
         pq.write_table(arrow.replace_schema_metadata(metadata), rows_file)
+
+
+@contextmanager
+def _both(path: Path, beside: Path) -> Iterator[None]:
+    """Remove a table that has appeared without its cutout file, for which the disk had no room."""
+    there = path.exists() or beside.exists()
+    try:
+        yield
+    except BaseException:
+        if not there and not path.exists():
+            beside.unlink(missing_ok=True)
+        raise
 
 
 def _side_of(part: Path) -> int:
