@@ -12,7 +12,7 @@ import numpy as np
 
 from nenya.archive import ABOUT, TABLE, VECTOR, IndexArchive, connect, join, read_about
 from nenya.conditions import ROW, as_arrow
-from nenya.data.hdf5 import open_hdf5
+from nenya.data.hdf5_open import open_hdf5
 from nenya.errors import InputFileError, OptionError
 from nenya.latents import Latents, Part
 from nenya.similarity import closest_of

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from nenya.data.cutouts import CutoutFile, Partition, inspect_cutouts, read_blocks
 from nenya.data.files import LATENTS_SUFFIXES, find_sources, local_path, temporary_copy
-from nenya.data.hdf5 import Hdf5File, open_hdf5
+from nenya.data.hdf5 import Hdf5File
+from nenya.data.hdf5_open import open_hdf5
 from nenya.errors import InputFileError, NenyaError, OptionError
 from nenya.io import TABLE_SUFFIXES, read_table
 from nenya.latents import PARTITIONS

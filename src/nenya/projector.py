@@ -21,11 +21,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-import h5py
 import numpy as np
 from numba import njit, prange
 from numpy.typing import ArrayLike, NDArray
 
+from nenya.data.hdf5_open import open_hdf5
 from nenya.errors import InputFileError, OptionError, OutputError
 from nenya.neighbours import COMPILED, Lists, Neighbours, find_centroids
 from nenya.storage import atomic_path, write_hdf5
@@ -553,7 +553,7 @@ def _read(path: Path) -> tuple[dict[str, FloatArray], dict[str, Any]]:
         what = "a pickle, which is not read (pickles run code)" if pickled else "no projector, but another kind of file"
         raise InputFileError(f"{path} is {what}; {REFIT}")
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             if file.attrs.get("format") != FORMAT:
                 raise InputFileError(f"{path}: an HDF5 file, but no projector; {REFIT}")
             if int(file.attrs["format_version"]) > FORMAT_VERSION:

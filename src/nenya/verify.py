@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nenya.data.cutouts import inspect_cutouts
 from nenya.data.files import find_latents, find_sources, scratch_folder
-from nenya.data.hdf5 import open_hdf5
+from nenya.data.hdf5_open import open_hdf5
 from nenya.errors import InputFileError, NenyaError, OutputError
 from nenya.extraction.existing import read_provenance
 from nenya.options import VerifyOptions

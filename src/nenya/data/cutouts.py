@@ -23,7 +23,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from nenya.data.hdf5 import Hdf5File, check_float, damage_named, list_datasets, one_line, shown
+from nenya.data.damage import damage_named, one_line, shown
+from nenya.data.hdf5 import Hdf5File, check_float
+from nenya.data.hdf5_open import list_datasets
 from nenya.data.pixels import FlatPixels, Floats, Pixels, Spread, check_order
 from nenya.errors import InputFileError
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.data.cutouts import inspect_cutouts
-from nenya.data.hdf5 import open_hdf5
+from nenya.data.hdf5_open import open_hdf5
 from nenya.errors import InputFileError, NenyaError, OptionError
 
 FloatArray = NDArray[np.float32]
