@@ -4,6 +4,8 @@ Letters in shapes: N rows of all files together, D the length of a latent.
 """
 
 import logging
+import os
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +111,7 @@ class Latents:
         self.shape = (start, dim)
         self._check_one_model()
         self._arrays: dict[int, Any] = {}
-        self._held: dict[Path, h5py.File] = {}
+        self._held: dict[Path, tuple[h5py.File, int]] = {}
         self._read = 0
 
     def __len__(self) -> int:
@@ -144,7 +146,9 @@ class Latents:
         """Open all files and keep them open, so that files that replace them later are not read."""
         for path in dict.fromkeys(part.path for part in self.parts):
             if path not in self._held:
-                self._held[path] = open_hdf5(path, links=self._links)
+                descriptor = os.open(path, os.O_RDONLY)
+                weakref.finalize(self, os.close, descriptor)
+                self._held[path] = open_hdf5(path, links=self._links), descriptor
 
     def release(self) -> None:
         """Let go of the maps, and of files that are not held; the next read opens them again."""
@@ -255,11 +259,12 @@ class Latents:
         found = self._arrays.get(index)  # another thread may let go of it meanwhile
         if found is None:
             part = self.parts[index]
-            file = self._held.get(part.path) or open_hdf5(part.path, links=self._links)
-            found = map_floats(file, part.partition)
+            file, descriptor = self._held.get(part.path) or (open_hdf5(part.path, links=self._links), None)
+            with part.path.open("rb") if descriptor is None else os.fdopen(os.dup(descriptor), "rb") as raw:
+                found = map_floats(file, part.partition, raw)
             if found is None:
                 found = file[part.partition]
-            elif part.path not in self._held:
+            elif descriptor is None:
                 file.close()
             self._arrays[index] = found
         return found

@@ -553,7 +553,11 @@ def _read(path: Path) -> tuple[dict[str, FloatArray], dict[str, Any]]:
         what = "a pickle, which is not read (pickles run code)" if pickled else "no projector, but another kind of file"
         raise InputFileError(f"{path} is {what}; {REFIT}")
     try:
-        with open_hdf5(path) as file:
+        opened = open_hdf5(path)
+    except InputFileError as error:
+        raise InputFileError(f"{error}, or {REFIT}") from error
+    try:
+        with opened as file:
             if file.attrs.get("format") != FORMAT:
                 raise InputFileError(f"{path}: an HDF5 file, but no projector; {REFIT}")
             if int(file.attrs["format_version"]) > FORMAT_VERSION:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import h5py
 import numpy as np
@@ -243,7 +243,7 @@ def check_hdf5(path: Path | io.BytesIO, links: Links = "folder") -> None:
     open_hdf5(path, links=links).close()
 
 
-def map_floats(file: Any, name: str) -> NDArray[np.float32] | None:
+def map_floats(file: Any, name: str, raw: IO[bytes]) -> NDArray[np.float32] | None:
     """Map a data set of float32 into memory as it lies, None where that cannot be.
 
     Only what lies in the file itself, in one piece, not packed and in this machine's byte order, is mapped, and of the
@@ -252,6 +252,7 @@ def map_floats(file: Any, name: str) -> NDArray[np.float32] | None:
     Args:
         file: of `open_hdf5`.
         name: of the data set.
+        raw: the same file, opened apart: a map of HDF5's own would keep its lock.
 
     Returns:
         Copied on write, as torch takes nothing that is read-only.
@@ -265,10 +266,10 @@ def map_floats(file: Any, name: str) -> NDArray[np.float32] | None:
     native = dataset.dtype == np.dtype("<f4") and dataset.dtype.isnative
     if not native or not dataset.id.get_type().equal(h5py.h5t.IEEE_F32LE) or dataset.id.get_storage_size() != nbytes:
         return None
-    with os.fdopen(os.dup(file.id.get_vfd_handle()), "rb") as raw:
-        if offset + nbytes > os.fstat(raw.fileno()).st_size:
-            return None
-        return np.memmap(raw, "<f4", "c", offset, dataset.shape)
+    opened, other = os.fstat(file.id.get_vfd_handle()), os.fstat(raw.fileno())
+    if (opened.st_dev, opened.st_ino) != (other.st_dev, other.st_ino) or offset + nbytes > other.st_size:
+        return None
+    return np.memmap(raw, "<f4", "c", offset, dataset.shape)
 
 
 def list_datasets(file: Any, most: int = 12) -> str:
