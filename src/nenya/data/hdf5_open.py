@@ -177,7 +177,7 @@ class Dataset(h5py.Dataset):  # type: ignore[misc]
             if corner in known.left and (few or all(c in part for c, part in zip(corner, inside, strict=True))):
                 mask, packed = self.id.read_direct_chunk(corner)
                 check_chunk(packed, known.filters, mask, size, itemsize)
-                del known.left[corner]
+                known.left.pop(corner, None)  # another thread may have been faster
 
     def _find_chunks(self, where: str) -> _Chunks:
         """Find where the chunks lie, and check that they can lie there."""

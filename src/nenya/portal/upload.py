@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.data.cutouts import inspect_cutouts
-from nenya.data.hdf5_open import open_hdf5
+from nenya.data.hdf5_open import check_hdf5, open_hdf5
 from nenya.errors import InputFileError, NenyaError, OptionError
 
 FloatArray = NDArray[np.float32]
@@ -156,6 +156,7 @@ def _hdf5(data: bytes, row: int) -> Picked:
         path = Path(folder) / "image.h5"
         path.write_bytes(data)
         try:
+            check_hdf5(path, links="none")
             if alone := _alone(path):
                 return _pick(alone[0], row, alone[1])
             found = inspect_cutouts(path)
@@ -177,7 +178,7 @@ def _alone(path: Path) -> tuple[NDArray[Any], str] | None:
     """
     import h5py
 
-    with open_hdf5(path) as file:
+    with open_hdf5(path, links="none") as file:
         if {"train", "valid"} & set(file):
             return None
         plain = [file[name] for name in file if isinstance(file.get(name, getlink=True), h5py.HardLink)]
@@ -198,7 +199,7 @@ def _netcdf(data: bytes, row: int) -> Picked:
             return _first_variable({n: v for n, v in file.variables.items() if _is_image(v.shape)}, row)
     import h5netcdf
 
-    with h5netcdf.File(io.BytesIO(data), "r") as file:
+    with open_hdf5(io.BytesIO(data), links="none") as opened, h5netcdf.File(opened, "r") as file:
         named = {n: v for n, v in file.variables.items() if _is_image(v.shape) and v.dtype.kind in "fiu"}
         return _first_variable(named, row)
 
