@@ -19,6 +19,7 @@ Filter = tuple[int, tuple[int, ...]]
 PLAIN = {GZIP, SHUFFLE, FLETCHER32, LZF}
 SCALEOFFSET = h5py.h5z.FILTER_SCALEOFFSET
 _BLOSC, _LZ4, _BITSHUFFLE, _ZSTD = 32001, 32004, 32008, 32015
+_FIRST_PLUGIN = 256  # numbers from here on are of filters that HDF5 loads from elsewhere
 _SLACK = 4096  # bytes that a filter's own words may take beside the data
 _SCALEOFFSET_HEAD = 21  # bytes
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -43,6 +44,11 @@ def check_filters(filters: Sequence[Filter], where: str) -> None:
             f"{where} is packed with {name}; wanted is gzip, lzf, szip, scaleoffset, blosc, lz4, zstd or bitshuffle: "
             "repack the file with gzip (h5repack -f GZIP=4)"
         )
+
+
+def is_available(code: int) -> bool:
+    """Return whether HDF5 has a filter; no plugin is loaded of a filter that is not allowed."""
+    return (code in PLAIN or code in _KNOWN or code < _FIRST_PLUGIN) and bool(h5py.h5z.filter_avail(code))
 
 
 def check_chunk(packed: bytes, filters: Sequence[Filter], mask: int, size: int, itemsize: int) -> None:

@@ -23,6 +23,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from nenya.data.chunk_check import is_available
 from nenya.data.damage import damage_named, one_line, shown
 from nenya.data.hdf5 import Hdf5File, check_float
 from nenya.data.hdf5_open import list_datasets
@@ -459,7 +460,7 @@ def _check_filters(where: str, dataset: Any) -> tuple[str, ...]:
     missing = [
         f"{name} ({shown(text.decode('utf-8', 'replace'))})"
         for name, (code, _, _, text) in zip(names, codes, strict=True)
-        if not h5py.h5z.filter_avail(code)
+        if not is_available(code)
     ]
     if missing:
         raise InputFileError(

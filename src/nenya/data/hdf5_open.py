@@ -28,15 +28,17 @@ from nenya.errors import InputFileError
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _MOST_SOURCES = 8  # virtual data sets within each other
+_MOST_MISSING = 1_000_000  # chunks that are looked for
 _MOST_CHUNK = 2**32 - 1  # bytes unpacked
 
 
 @dataclass
 class _Chunks:
-    """Chunks of a data set: where they begin -> bytes and filters left out; those that were found whole go."""
+    """Chunks of a data set, by where they begin: those that the file lists, and those that were found whole."""
 
     filters: list[Filter]
-    left: dict[tuple[int, ...], None]
+    listed: frozenset[tuple[int, ...]]
+    whole: set[tuple[int, ...]] = field(default_factory=set)
 
 
 @dataclass
@@ -118,8 +120,14 @@ class Dataset(h5py.Dataset):  # type: ignore[misc]
                 check_room(nbytes, where, file_bytes=None if outside else _bytes_of(own))
             if layout == h5py.h5d.CHUNKED:
                 self._check_chunks(box, where)
-            else:
-                self._check_outside(creation, where, depth)
+                return
+            self._check_outside(creation, where, depth)
+            inside, stored = (
+                layout != h5py.h5d.VIRTUAL and not creation.get_external_count(),
+                self.id.get_storage_size(),
+            )
+            if inside and stored and stored < math.prod(self.shape) * stored_size(self.id.get_type()):
+                raise InputFileError(f"{where} declares more bytes than the {stored} that it has; {COPY}")
 
     def _check_outside(self, creation: Any, where: str, depth: int) -> None:
         """Check the other files that the values lie in."""
@@ -166,18 +174,24 @@ class Dataset(h5py.Dataset):  # type: ignore[misc]
         key = (int(info.fileno), int(info.addr))
         known = self.guard.chunks.get(key) or self._find_chunks(where)
         self.guard.chunks[key] = known
-        if not known.left:
+        if not known.filters:
             return
         grid = [range(part.start // c * c, part.stop, c) for part, c in zip(box, self.chunks, strict=True)]
-        few = math.prod(map(len, grid)) < len(known.left)
-        wanted = itertools.product(*grid) if few else list(known.left)
-        itemsize, inside = stored_size(self.id.get_type()), list(map(frozenset, () if few else grid))
+        if math.prod(map(len, grid)) > _MOST_MISSING + 10 * len(known.listed):
+            raise InputFileError(f"{where} has {len(known.listed)} chunks of the {math.prod(map(len, grid))} declared")
+        itemsize = stored_size(self.id.get_type())
         size = math.prod(self.chunks) * itemsize
-        for corner in wanted:
-            if corner in known.left and (few or all(c in part for c, part in zip(corner, inside, strict=True))):
+        for corner in itertools.product(*grid):
+            if corner in known.whole:
+                continue
+            try:  # looked up as HDF5 does when it reads, which a damaged list need not agree with
                 mask, packed = self.id.read_direct_chunk(corner)
+            except RuntimeError:
+                if corner in known.listed:
+                    raise
+            else:
                 check_chunk(packed, known.filters, mask, size, itemsize)
-                known.left.pop(corner, None)  # another thread may have been faster
+            known.whole.add(corner)
 
     def _find_chunks(self, where: str) -> _Chunks:
         """Find where the chunks lie, and check that they can lie there."""
@@ -198,8 +212,8 @@ class Dataset(h5py.Dataset):  # type: ignore[misc]
         check_places(where, table, end, [code for code, _ in filters], size, loose)
         if size > 2**20:
             check_room(size, where)
-        packed = [tuple(map(int, c.chunk_offset)) for c in found if c.byte_offset not in (None, 2**64 - 1)]
-        return _Chunks(filters, dict.fromkeys(packed if filters else ()))
+        there = (c.chunk_offset for c in found if c.byte_offset not in (None, 2**64 - 1))
+        return _Chunks(filters, frozenset(tuple(map(int, corner)) for corner in there))
 
 
 def open_hdf5(path: Path | io.BytesIO, *, links: Links = "folder", guard: Guard | None = None, **settings: Any) -> Any:
