@@ -256,7 +256,7 @@ def _source(folder: Path, about: dict[str, Any], part: Part, latents: Latents) -
 
 def _sha256(part: Part, latents: Latents) -> str:
     """Return the hash of a partition's rows: what the file says, or as it is read."""
-    with open_hdf5(part.path) as file:
+    with open_hdf5(part.path, links=latents.links) as file:
         said = json.loads(file.attrs.get("latents_sha256", "{}"))
     if part.partition in said:
         return str(said[part.partition])

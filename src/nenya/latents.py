@@ -76,6 +76,7 @@ class Latents:
     Attributes:
         parts: partitions of all files, in the order of their rows.
         shape: (N, D).
+        links: where links may lead, and data lie.
 
     Raises:
         InputFileError: A file does not open, has no latents, or latents of another length or other weights.
@@ -87,12 +88,12 @@ class Latents:
     def __init__(
         self, paths: Sequence[Path], partitions: Sequence[str] = PARTITIONS, *, allow_external: bool = False
     ) -> None:
-        self._links: Links = "any" if allow_external else "folder"
+        self.links: Links = "any" if allow_external else "folder"
         partitions = (partitions,) if isinstance(partitions, str) else partitions
         self.parts: list[Part] = []
         dim = start = 0
         for path in paths:
-            with _open(path, self._links) as file:
+            with _open(path, self.links) as file:
                 found = [name for name in partitions if _is_latents(file, name)]
                 if not found:
                     raise InputFileError(
@@ -148,7 +149,7 @@ class Latents:
             if path not in self._held:
                 descriptor = os.open(path, os.O_RDONLY)
                 weakref.finalize(self, os.close, descriptor)
-                self._held[path] = open_hdf5(path, links=self._links), descriptor
+                self._held[path] = open_hdf5(path, links=self.links), descriptor
 
     def release(self) -> None:
         """Let go of the maps, and of files that are not held; the next read opens them again."""
@@ -259,7 +260,7 @@ class Latents:
         found = self._arrays.get(index)  # another thread may let go of it meanwhile
         if found is None:
             part = self.parts[index]
-            file, descriptor = self._held.get(part.path) or (open_hdf5(part.path, links=self._links), None)
+            file, descriptor = self._held.get(part.path) or (open_hdf5(part.path, links=self.links), None)
             with part.path.open("rb") if descriptor is None else os.fdopen(os.dup(descriptor), "rb") as raw:
                 found = map_floats(file, part.partition, raw)
             if found is None:

@@ -25,6 +25,7 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import ArrayLike, NDArray
 
+from nenya.data.hdf5_links import COPY_IN
 from nenya.data.hdf5_open import open_hdf5
 from nenya.errors import InputFileError, OptionError, OutputError
 from nenya.neighbours import COMPILED, Lists, Neighbours, find_centroids
@@ -553,7 +554,7 @@ def _read(path: Path) -> tuple[dict[str, FloatArray], dict[str, Any]]:
         what = "a pickle, which is not read (pickles run code)" if pickled else "no projector, but another kind of file"
         raise InputFileError(f"{path} is {what}; {REFIT}")
     try:
-        opened = open_hdf5(path)
+        opened = open_hdf5(path, advice=COPY_IN)
     except InputFileError as error:
         raise InputFileError(f"{error}, or {REFIT}") from error
     try:

@@ -25,7 +25,8 @@ _PLAIN = {GZIP, SHUFFLE, FLETCHER32, LZF}
 _MOST_OBJECTS = 100_000
 _MOST_DEPTH = 1000
 _MOST_FILES = 100
-_ALLOW = "loader.allow_external=true allows it, if you trust the file"
+ALLOW = "loader.allow_external=true allows it, if you trust the file"
+COPY_IN = "copy its data into the file itself"
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,12 @@ class Bounds:
     Attributes:
         path: the file, None for one in memory.
         links: as `Links` says.
+        advice: what to do about a file that is refused.
     """
 
     path: Path | None
     links: Links = "folder"
+    advice: str = ALLOW
 
     @property
     def name(self) -> str:
@@ -65,9 +68,8 @@ class Bounds:
         found = [place for place in places if os.path.lexists(place) and not place.is_dir()]
         for place in found if self.links != "any" else []:
             if not self.holds(place):
-                raise InputFileError(
-                    f"{self.name}: {what} to {shown(place.resolve())}, out of the file's own folder: refused; {_ALLOW}"
-                )
+                where = f"{shown(place.resolve())}, out of the file's own folder"
+                raise InputFileError(f"{self.name}: {what} to {where}: refused; {self.advice}")
             if place.exists() and not stat.S_ISREG(place.stat().st_mode):
                 raise InputFileError(f"{self.name}: {what} to {shown(place)}, which is no ordinary file: refused")
         return [place for place in found if place.is_file()]
@@ -117,9 +119,8 @@ def check_storage(creation: Any, holder: Path, where: str, bounds: Bounds) -> li
         if bounds.links == "none":
             raise InputFileError(f"{bounds.name}: '{where}' {what} to another file: refused")
         if "%" in name and variable == "HDF5_VDS_PREFIX" and bounds.links != "any":
-            raise InputFileError(
-                f"{bounds.name}: '{where}' {what} to files named by a pattern, '{shown(name)}': refused; {_ALLOW}"
-            )
+            pattern = f"files named by a pattern, '{shown(name)}'"
+            raise InputFileError(f"{bounds.name}: '{where}' {what} to {pattern}: refused; {bounds.advice}")
         found += bounds.check(candidates(holder, name, variable), f"'{where}' {what}")
     return found
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from nenya.data.chunk_check import Filter, check_chunk, check_filters, filters_of
 from nenya.data.chunk_table import check_places, stored_size
 from nenya.data.damage import COPY, damage_named, one_line, shown
-from nenya.data.hdf5_links import Bounds, Links, candidates, check_links, check_storage
+from nenya.data.hdf5_links import ALLOW, Bounds, Links, candidates, check_links, check_storage
 from nenya.data.memory import check_room
 from nenya.errors import InputFileError
 
@@ -107,7 +107,7 @@ class Dataset(h5py.Dataset):  # type: ignore[misc]
         Raises:
             InputFileError: They do not fit into memory, lie out of bounds, or their chunks are damaged.
         """
-        where = f"{self.guard.bounds.name}: '{shown(self.name)}'"
+        where = f"{self.guard.bounds.name}: '{shown((self.name or '').lstrip('/'))}'"
         with damage_named(where):
             if self.shape is None:
                 return
@@ -132,7 +132,7 @@ class Dataset(h5py.Dataset):  # type: ignore[misc]
     def _check_outside(self, creation: Any, where: str, depth: int) -> None:
         """Check the other files that the values lie in."""
         holder, count = Path(os.fsdecode(self.file.filename)), creation.get_external_count()
-        check_storage(creation, holder, shown(self.name), self.guard.bounds)
+        check_storage(creation, holder, where.partition(": '")[2].rstrip("'"), self.guard.bounds)
         for number in range(count):
             name, offset, size = creation.get_external(number)
             place = Path(os.environ.get("HDF5_EXTFILE_PREFIX", ""), os.fsdecode(name))
@@ -216,12 +216,20 @@ class Dataset(h5py.Dataset):  # type: ignore[misc]
         return _Chunks(filters, frozenset(tuple(map(int, corner)) for corner in there))
 
 
-def open_hdf5(path: Path | io.BytesIO, *, links: Links = "folder", guard: Guard | None = None, **settings: Any) -> Any:
+def open_hdf5(
+    path: Path | io.BytesIO,
+    *,
+    links: Links = "folder",
+    advice: str = ALLOW,
+    guard: Guard | None = None,
+    **settings: Any,
+) -> Any:
     """Open an HDF5 file for reading.
 
     Args:
         path: the file, or its bytes.
         links: where its links may lead, and its data lie.
+        advice: what to do about a file that leads elsewhere; `COPY_IN` where no option allows it.
         guard: of a file that leads to this one, which was checked with it; or of one whose links are followed step
             by step.
         settings: further arguments of `h5py.File`.
@@ -242,7 +250,7 @@ def open_hdf5(path: Path | io.BytesIO, *, links: Links = "folder", guard: Guard 
         file = File(path, "r", **settings)
     except Exception as error:  # on a damaged file HDF5 raises many a kind
         raise InputFileError(f"{name}: {_why_closed(path, error)}") from error
-    file.guard = guard or Guard(Bounds(path if isinstance(path, Path) else None, links))
+    file.guard = guard or Guard(Bounds(path if isinstance(path, Path) else None, links, advice))
     try:
         if guard is None and links != "any":
             check_links(file, file.guard.bounds)
