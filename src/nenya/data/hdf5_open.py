@@ -186,7 +186,7 @@ class Dataset(h5py.Dataset):  # type: ignore[misc]
                 continue
             try:  # looked up as HDF5 does when it reads, which a damaged list need not agree with
                 mask, packed = self.id.read_direct_chunk(corner)
-            except RuntimeError:
+            except (OSError, RuntimeError, ValueError):
                 if corner in known.listed:
                     raise
             else:
