@@ -3,14 +3,18 @@
 import json
 import os
 import pickle
+import resource
 
+import numcodecs
 import numpy as np
 import pytest
+import zarr
 from granules import grid
 
 from nenya.data.prepare.fields import Layout
 from nenya.data.prepare.sources import open_fields
 from nenya.data.prepare.zarr_check import check_metadata
+from nenya.data.prepare.zarr_chunks import Packing, check_packed, packing_of
 from nenya.errors import InputFileError
 from nenya.options import PrepareOptions
 
@@ -147,3 +151,60 @@ def test_stores_on_s3_are_checked_too(s3_service, s3_bucket, tmp_path):
             client.upload_file(str(file), s3_bucket, f"a.zarr/{file.relative_to(path).as_posix()}")
     with pytest.raises(InputFileError, match="packed by the codec pickle"):
         field(f"s3://{s3_bucket}/a.zarr")
+
+
+PACKINGS = {
+    "zlib": (numcodecs.Zlib(1), None), "gzip": (numcodecs.GZip(1), zarr.codecs.GzipCodec(level=1)),
+    "bz2": (numcodecs.BZ2(1), None), "lzma": (numcodecs.LZMA(preset=1), None),
+    "zstd": (numcodecs.Zstd(1), zarr.codecs.ZstdCodec(level=1)), "lz4": (numcodecs.LZ4(1), None),
+    "blosc": (numcodecs.Blosc(), zarr.codecs.BloscCodec(cname="lz4")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("version", "codec"), [(v, name) for name, codecs in PACKINGS.items() for v in (2, 3) if codecs[v - 2]]
+)
+@pytest.mark.parametrize("consolidated", [True, False])
+def test_a_chunk_that_unpacks_to_more_than_its_values_is_refused(tmp_path, version, codec, consolidated):
+    packer, packer_v3 = PACKINGS[codec]
+    encoding = {"compressors": [packer if version == 2 else packer_v3], "chunks": (1, 32, 96)}
+    if version == 2 and codec == "zlib":
+        encoding["filters"] = [numcodecs.Shuffle(4)]
+    path = tmp_path / "a.zarr"
+    grid((64, 96), times=1).to_zarr(path, zarr_format=version, consolidated=consolidated, encoding={"tos": encoding})
+    np.testing.assert_array_equal(field(path), grid((64, 96), times=1)["tos"].values[0])
+    chunk = path / "tos" / ("0.0.0" if version == 2 else "c/0/0/0")
+    chunk.write_bytes(bytes(packer.encode(bytes(2**26))))
+    assert chunk.stat().st_size < 2**19
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputFileError, match="unpacks to more than"):
+        field(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 40_000
+    chunk.write_bytes(chunk.read_bytes()[:3])
+    with pytest.raises(InputFileError):
+        field(path)
+
+
+def test_shards_are_read(tmp_path):
+    path = tmp_path / "a.zarr"
+    encoding = {"tos": {"shards": (1, 64, 96), "chunks": (1, 16, 48)}}
+    grid((64, 96), times=1).to_zarr(path, zarr_format=3, encoding=encoding)
+    np.testing.assert_array_equal(field(path), grid((64, 96), times=1)["tos"].values[0])
+
+
+def test_frames_of_unknown_size_are_bounded_by_their_blocks():
+    """Each block of four bytes stands for 128 KiB."""
+    block = ((2**17) << 3 | 1 << 1).to_bytes(3, "little") + b"\0"
+    stream = b"\x28\xb5\x2f\xfd\x00\x58" + block * 3000 + b"\x01\0\0"
+    with pytest.raises(InputFileError, match="unpacks to more than"):
+        check_packed(stream, Packing("zstd", 2**20), "a")
+    check_packed(stream, Packing("zstd", 2**29), "a")
+    with pytest.raises(InputFileError, match="packed by gzip, and then by zlib"):
+        packing_of({"chunks": [4], "dtype": "<f4", "filters": [{"id": "gzip"}], "compressor": {"id": "zlib"}}, "a")
+
+
+def test_a_coordinate_that_is_declared_too_long_takes_no_memory(tmp_path):
+    path = stored(tmp_path / "a.zarr", 2)
+    changed(path, "lon", lambda values: values.update(shape=[10**12]))
+    with pytest.raises(InputFileError, match=r"declares 8000\.00 GB"):
+        field(path)

@@ -7,6 +7,7 @@ here first, of every array and of coordinates too, before a codec is made of it.
 import json
 import math
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from nenya.data.damage import shown
@@ -38,12 +39,15 @@ def is_metadata(key: str) -> bool:
     return key.rpartition("/")[2] in _NAMES
 
 
-def check_metadata(content: bytes, where: str) -> None:
+def check_metadata(content: bytes, where: str) -> Any:
     """Check a metadata file of a Zarr store of version 2 or 3, with those consolidated in it.
 
     Args:
         content: the file's bytes.
         where: its place, for errors.
+
+    Returns:
+        What it holds.
 
     Raises:
         InputFileError: It is no JSON, or names what may not be used.
@@ -53,6 +57,21 @@ def check_metadata(content: bytes, where: str) -> None:
     except (ValueError, RecursionError) as error:
         raise InputFileError(f"{where}: no metadata of a Zarr store (damaged JSON); fetch it again") from error
     _check_node(values, where, 0)
+    return values
+
+
+def arrays_of(values: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield path and metadata of each array that checked metadata is of.
+
+    Args:
+        values: of `check_metadata`.
+        path: of the node that it is of.
+    """
+    yield path, values
+    for held in (values.get("metadata"), (values.get("consolidated_metadata") or {}).get("metadata")):
+        for name, inner in (held if isinstance(held, dict) else {}).items():
+            if isinstance(inner, dict):
+                yield from arrays_of(inner, f"{path}/{name.removesuffix('/.zarray')}".strip("/"))
 
 
 def _check_node(values: Any, where: str, depth: int) -> None:
@@ -164,3 +183,6 @@ def _check_chunk(values: dict[str, Any], where: str) -> None:
         if not all(isinstance(n, int) and n >= 0 for n in shape):
             raise InputFileError(f"{where} has chunks of the shape {shown(shape)}; wanted are whole numbers")
         check_room(8 * math.prod(shape), where)
+    whole = values.get("shape")
+    if isinstance(whole, list) and len(whole) == 1 and isinstance(whole[0], int):  # coordinates are read at once
+        check_room(8 * whole[0], where)

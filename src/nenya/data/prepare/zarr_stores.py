@@ -9,11 +9,12 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
+from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 
 from nenya.data.hdf5_open import is_ordinary
-from nenya.data.prepare.zarr_check import check_metadata, is_metadata
+from nenya.data.prepare.zarr_check import arrays_of, check_metadata, is_metadata
+from nenya.data.prepare.zarr_chunks import Packing, check_packed, packing_of
 from nenya.errors import InputFileError
 from nenya.s3 import join_url, store
 
@@ -34,6 +35,7 @@ class CheckedZarr(Store):
     def __init__(self, url: str) -> None:
         super().__init__(read_only=True)
         self.url = url
+        self._packed: dict[str, Packing] = {}  # path of an array -> how
 
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and isinstance(other, CheckedZarr) and other.url == self.url
@@ -49,20 +51,35 @@ class CheckedZarr(Store):
         """Yield all keys."""
         raise NotImplementedError
 
-    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        """Return a key's bytes, None where there is no such key."""
-        content = await asyncio.to_thread(self.read, key)
+    def read_part(self, key: str, part: ByteRequest) -> bytes | None:
+        """Return some of the bytes of a key, None where there is none."""
+        content = self.read(key)
         if content is None:
             return None
+        return content[slice(*_span(part, len(content)))]
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        """Return a key's bytes, None where there is no such key."""
+        if byte_range is not None and not is_metadata(key):
+            content = await asyncio.to_thread(self.read_part, key, byte_range)
+        else:
+            content = await asyncio.to_thread(self.read, key)
+            if content is not None:
+                await asyncio.to_thread(self._check, key, content)
+        return None if content is None else prototype.buffer.from_bytes(content)
+
+    def _check(self, key: str, content: bytes) -> None:
+        """Check metadata, and chunks by what it says of their array."""
+        where, (folder, _, name) = f"{self.url}: {key}", key.rpartition("/")
         if is_metadata(key):
-            check_metadata(content, f"{self.url}: {key}")
-        if isinstance(byte_range, RangeByteRequest):
-            content = content[byte_range.start : byte_range.end]
-        elif isinstance(byte_range, OffsetByteRequest):
-            content = content[byte_range.offset :]
-        elif isinstance(byte_range, SuffixByteRequest):
-            content = content[-byte_range.suffix :]
-        return prototype.buffer.from_bytes(content)
+            for path, values in arrays_of(check_metadata(content, where), folder):
+                if packing := packing_of(values, where):
+                    self._packed[path] = packing
+        elif not name.startswith("."):
+            while folder and folder not in self._packed:
+                folder = folder.rpartition("/")[0]
+            if folder in self._packed:
+                check_packed(content, self._packed[folder], where)
 
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
@@ -107,6 +124,18 @@ class CheckedZarr(Store):
             yield name
 
 
+def _span(part: ByteRequest, size: int) -> tuple[int, int]:
+    """Return first byte and end of a part of so many bytes."""
+    if isinstance(part, RangeByteRequest):
+        first, end = part.start, part.end
+    elif isinstance(part, OffsetByteRequest):
+        first, end = part.offset, size
+    else:
+        first, end = size - part.suffix, size
+    first = min(max(first, 0), size)
+    return first, min(max(end, first), size)
+
+
 class S3Zarr(CheckedZarr):
     """A Zarr store on S3.
 
@@ -149,6 +178,16 @@ class LocalZarr(CheckedZarr):
         if path.stat().st_size > _MOST:
             raise InputFileError(f"{path}: a chunk of {path.stat().st_size / 1e9:.1f} GB; at most 2 GB are read")
         return path.read_bytes()
+
+    def read_part(self, key: str, part: ByteRequest) -> bytes | None:
+        """As `CheckedZarr` says."""
+        path = self._path(key)
+        if not path.is_file():
+            return None
+        first, end = _span(part, path.stat().st_size)
+        with path.open("rb") as file:
+            file.seek(first)
+            return file.read(end - first)
 
     def has(self, key: str) -> bool:
         """As `CheckedZarr` says."""
