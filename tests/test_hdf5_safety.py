@@ -230,6 +230,21 @@ def test_names_by_a_pattern_and_pipes_are_refused(folders):
         Latents([own / "b.h5"])
 
 
+@pytest.mark.parametrize("role", ["latents", "cutouts", "upload .nc", "upload .h5"])
+def test_links_of_a_kind_of_ones_own_are_refused(tmp_path, role):
+    name = ROLES[role][0]
+    path = written(tmp_path / "a.h5", role)
+    with h5py.File(path, "r+") as h5:
+        h5[name] = h5py.ExternalLink("b.h5", "x")
+    content = bytearray(path.read_bytes())
+    place = content.rfind(bytes([64, len(name)]) + name.encode())
+    assert place > 0
+    content[place] = 70
+    path.write_bytes(content)
+    with pytest.raises(InputFileError, match=r"link of an unknown kind|not followed"):
+        ROLES[role][1](path)
+
+
 def test_awkward_files_are_gone_through(tmp_path):
     """Groups within themselves, deep ones, types and references, links to nothing."""
     path = tmp_path / "a.h5"

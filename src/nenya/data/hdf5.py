@@ -190,18 +190,18 @@ class Hdf5File:
         hops[0] += 1
         if hops[0] > _MOST_LINKS:
             raise InputFileError(f"{where} is a link that leads over more than {_MOST_LINKS} others, or in a circle")
+        if kind not in (h5py.h5l.TYPE_SOFT, h5py.h5l.TYPE_EXTERNAL):
+            raise InputFileError(f"{where} is a link of an unknown kind ({kind}): refused")
         value = group.id.links.get_val(key)
         if kind == h5py.h5l.TYPE_SOFT:
             target = value.decode("utf-8", "surrogateescape")
             found = self._walk(group, holder, target, hops)
             said = f"'{shown(target)}'"
-        elif kind == h5py.h5l.TYPE_EXTERNAL:
+        else:
             file, target = os.fsdecode(value[0]), value[1].decode("utf-8", "surrogateescape")
             place = self._place(holder, file, "HDF5_EXT_PREFIX", f"{where} is a link")
             found = self._walk(self._open(place)["/"], place, target, hops)
             said = f"'{shown(target)}' in {shown(place)}"
-        else:
-            raise InputFileError(f"{where} is a link of an unknown kind ({kind}); {COPY}")
         if found is None:
             raise InputFileError(f"{where} is a link to {said}, which is not there; copy the data into the file itself")
         return found
