@@ -471,6 +471,33 @@ def test_a_field_that_a_small_file_declares_takes_no_memory(tmp_path):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
 
 
+def test_data_in_another_file_that_is_short_or_gone_are_not_zeros(tmp_path):
+    path, raw = tmp_path / "a_latents.h5", tmp_path / "raw"
+    raw.write_bytes(SECRET.tobytes())
+    with h5py.File(path, "w") as h5:
+        h5.create_dataset("train", SECRET.shape, "f4", external=[(str(raw), 0, h5py.h5f.UNLIMITED)])
+    np.testing.assert_array_equal(Latents([path])[0:64], SECRET)
+    os.truncate(raw, 500)
+    with pytest.raises(InputFileError, match="has only 500 bytes of its data"):
+        Latents([path])[0:64]
+    raw.unlink()
+    with pytest.raises(InputFileError, match="which is not there"):
+        Latents([path])[0:64]
+
+
+def test_a_chunk_far_larger_than_its_data_takes_no_memory(tmp_path):
+    path = tmp_path / "a_latents.h5"
+    with h5py.File(path, "w") as h5:
+        data = h5.create_dataset("train", (10, 8), "f4", chunks=(2**24, 8), maxshape=(None, 8), compression="gzip")
+        machine = zlib.compressobj(1)
+        packed = b"".join(machine.compress(bytes(2**24)) for _ in range(32)) + machine.flush()
+        data.id.write_direct_chunk((0, 0), packed)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputFileError, match=r"0\.5 GB each"):
+        Latents([path])[0:10]
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
+
+
 def read_whole(path, name):
     with open_hdf5(path) as h5:
         return h5[name][()]

@@ -9,6 +9,7 @@ from typing import Any
 
 import h5py
 
+from nenya.data.damage import shown
 from nenya.data.filters import FLETCHER32, GZIP, LZF, SHUFFLE, SZIP, inflate, undo_filters, without_checksum
 from nenya.data.szip import check_szip
 from nenya.errors import InputFileError
@@ -20,6 +21,15 @@ PLAIN = {GZIP, SHUFFLE, FLETCHER32, LZF}
 SCALEOFFSET = h5py.h5z.FILTER_SCALEOFFSET
 _BLOSC, _LZ4, _BITSHUFFLE, _ZSTD = 32001, 32004, 32008, 32015
 _FIRST_PLUGIN = 256  # numbers from here on are of filters that HDF5 loads from elsewhere
+_NAMES = {
+    GZIP: "gzip",
+    LZF: "lzf",
+    SZIP: "szip",
+    SHUFFLE: "shuffle",
+    FLETCHER32: "fletcher32",
+    SCALEOFFSET: "scaleoffset",
+    h5py.h5z.FILTER_NBIT: "nbit",
+}
 _SLACK = 4096  # bytes that a filter's own words may take beside the data
 _SCALEOFFSET_HEAD = 21  # bytes
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -46,9 +56,29 @@ def check_filters(filters: Sequence[Filter], where: str) -> None:
         )
 
 
-def is_available(code: int) -> bool:
-    """Return whether HDF5 has a filter; no plugin is loaded of a filter that is not allowed."""
-    return (code in PLAIN or code in _KNOWN or code < _FIRST_PLUGIN) and bool(h5py.h5z.filter_avail(code))
+def filter_names(creation: Any, where: str) -> tuple[str, ...]:
+    """Return the names of a data set's filters in the order of writing, all of which are there.
+
+    Args:
+        creation: its properties.
+        where: file and name, for errors.
+
+    Raises:
+        InputFileError: One is not installed, or not allowed, and then no plugin is looked for.
+    """
+    filters = [creation.get_filter(number) for number in range(creation.get_nfilters())]
+    names = tuple(_NAMES.get(code, f"filter {code}") for code, *_ in filters)
+    missing = [
+        f"{name} ({shown(text.decode('utf-8', 'replace'))})"
+        for name, (code, _, _, text) in zip(names, filters, strict=True)
+        if not (code < _FIRST_PLUGIN or code in PLAIN or code in _KNOWN) or not h5py.h5z.filter_avail(code)
+    ]
+    if missing:
+        raise InputFileError(
+            f"{where} is compressed with {', '.join(missing)}, which this HDF5 library cannot unpack; "
+            "repack the file with gzip, or install the plugin (pip install hdf5plugin)"
+        )
+    return names
 
 
 def check_chunk(packed: bytes, filters: Sequence[Filter], mask: int, size: int, itemsize: int) -> None:

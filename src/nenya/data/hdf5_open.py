@@ -29,6 +29,7 @@ from nenya.errors import InputFileError
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _MOST_SOURCES = 8  # virtual data sets within each other
 _MOST_MISSING = 1_000_000  # chunks that are looked for
+_MOST_SPARE = 2**26  # bytes of a chunk beyond what the data need
 _MOST_CHUNK = 2**32 - 1  # bytes unpacked
 
 
@@ -133,12 +134,15 @@ class Dataset(h5py.Dataset):  # type: ignore[misc]
         """Check the other files that the values lie in."""
         holder, count = Path(os.fsdecode(self.file.filename)), creation.get_external_count()
         check_storage(creation, holder, where.partition(": '")[2].rstrip("'"), self.guard.bounds)
-        for number in range(count):
-            name, offset, size = creation.get_external(number)
-            place = Path(os.environ.get("HDF5_EXTFILE_PREFIX", ""), os.fsdecode(name))
-            known = size if size != h5py.h5f.UNLIMITED else 0
-            if place.is_file() and offset + known > place.stat().st_size:
-                raise InputFileError(f"{where} has its data in {shown(place)}, which is too short; copy it again")
+        there = 0
+        for name, offset, size in map(creation.get_external, range(count)):
+            tried = candidates(holder, os.fsdecode(name), "HDF5_EXTFILE_PREFIX")
+            place = next((place for place in tried if is_ordinary(place)), None)
+            if place is None:
+                raise InputFileError(f"{where} has its data in the file {shown(os.fsdecode(name))}, which is not there")
+            there += max(0, min(int(size), place.stat().st_size - int(offset)))
+        if count and there < math.prod(self.shape) * stored_size(self.id.get_type()):
+            raise InputFileError(f"{where} has only {there} bytes of its data in other files; copy them again")
         if creation.get_layout() != h5py.h5d.VIRTUAL:
             return
         if depth >= _MOST_SOURCES:
@@ -198,7 +202,7 @@ class Dataset(h5py.Dataset):  # type: ignore[misc]
         filters = filters_of(self.id.get_create_plist())
         check_filters(filters, where)
         size, found = math.prod(self.chunks) * stored_size(self.id.get_type()), []
-        if size > _MOST_CHUNK:
+        if size > _MOST_CHUNK or size > 4 * math.prod(self.shape) * self.dtype.itemsize + _MOST_SPARE:
             raise InputFileError(f"{where} has chunks of {self.chunks}, {size / 1e9:.1f} GB each: repack the file")
         self.id.chunk_iter(lambda chunk: found.append(chunk))
         places = [(c.byte_offset, c.size, c.filter_mask) for c in found if c.byte_offset not in (None, 2**64 - 1)]
@@ -210,8 +214,7 @@ class Dataset(h5py.Dataset):  # type: ignore[misc]
         end = _bytes_of(h5py.h5i.get_file_id(self.id))
         table = np.array(places, np.int64).reshape(-1, 3)
         check_places(where, table, end, [code for code, _ in filters], size, loose)
-        if size > 2**20:
-            check_room(size, where)
+        check_room(size, where, copies=3)
         there = (c.chunk_offset for c in found if c.byte_offset not in (None, 2**64 - 1))
         return _Chunks(filters, frozenset(tuple(map(int, corner)) for corner in there))
 
