@@ -17,8 +17,9 @@ import pytest
 
 from nenya.data import threads, unpack
 from nenya.data.cutouts import CutoutReader, fingerprint, inspect_cutouts, nonfinite_rows, plan_blocks
+from nenya.data.memory import available_memory
 from nenya.data.threads import Threads
-from nenya.data.unpack import available_memory, load_partition
+from nenya.data.unpack import load_partition
 from nenya.errors import InputFileError, OptionError, OutputError
 
 ROWS, SIDE = 130, 16

@@ -12,7 +12,7 @@ import numpy as np
 
 from nenya.archive import ABOUT, TABLE, VECTOR, IndexArchive, connect, join, lance_errors, read_about
 from nenya.conditions import ROW, as_arrow
-from nenya.data.hdf5 import open_hdf5
+from nenya.data.hdf5_open import open_hdf5
 from nenya.errors import InputFileError, OptionError
 from nenya.latents import Latents, Part
 from nenya.names import parse_json, refuse_links
@@ -271,7 +271,7 @@ def _source(folder: Path, about: dict[str, Any], part: Part, latents: Latents) -
 
 def _sha256(part: Part, latents: Latents) -> str:
     """Return the hash of a partition's rows: what the file says, or as it is read."""
-    with open_hdf5(part.path) as file:
+    with open_hdf5(part.path, links=latents.links) as file:
         said = parse_json(str(file.attrs.get("latents_sha256", "{}")), f"{part.path}: attribute latents_sha256")
     if part.partition in said.object():
         return said[part.partition].sha256()

@@ -44,7 +44,7 @@ def run(options: ClustersOptions) -> int:
 
     if options.method == "kmeans" and options.k is None:
         raise OptionError("k= is needed: the number of groups, such as k=20 (method=hdbscan finds it)")
-    latents = open_latents(options.data, options.loader.cache_dir)
+    latents = open_latents(options.data, options.loader.cache_dir, allow_external=options.loader.allow_external)
     name = local_path(options.table).stem if options.table else latents.parts[0].stem
     out = local_path(options.out or _FOLDER)
     if out.suffix not in TABLE_SUFFIXES:

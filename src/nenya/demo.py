@@ -5,11 +5,10 @@ import logging
 import shlex
 from pathlib import Path
 
-import h5py
-
 from nenya import latents_extraction, train
 from nenya.configs import config_dir, read_group
 from nenya.data.files import local_path
+from nenya.data.hdf5_open import open_hdf5
 from nenya.data.ocean import OceanOptions
 from nenya.embed import Fit, embed_table, projector_place
 from nenya.errors import OptionError
@@ -97,7 +96,7 @@ def model_arguments(options: Options) -> list[str]:
 
 def draw(cutouts: Path, latents: Path, run_folder: Path, folder: Path) -> None:
     """Write `gallery.png` (validation cutouts by their first two principal components) and `learning_curve.png`."""
-    with h5py.File(latents) as h5, h5py.File(cutouts) as images:
+    with open_hdf5(latents) as h5, open_hdf5(cutouts) as images:
         pca = fit_pca(h5["train"], n_components=2)
         share = 100 * pca.explained_variance_ratio
         gallery(

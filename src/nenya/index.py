@@ -62,7 +62,7 @@ def update(folder: Path, options: IndexOptions) -> None:
     with OutputLock(refuse_links(folder, below=True) / "lock", str(folder)):
         if options.clobber and (folder / ABOUT).exists():
             remove_index(folder)
-        latents = open_latents(options.data, options.loader.cache_dir)
+        latents = open_latents(options.data, options.loader.cache_dir, allow_external=options.loader.allow_external)
         table = read_table(local_path(options.table)) if options.table else None
         if table is None:
             log.info("no table=: only the files' names and rows can be asked for later")

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from nenya.data.cutouts import CutoutFile, Partition, inspect_cutouts, read_blocks
 from nenya.data.files import LATENTS_SUFFIXES, find_sources, local_path, temporary_copy
-from nenya.data.hdf5 import Hdf5File, open_hdf5
+from nenya.data.hdf5 import Hdf5File
+from nenya.data.hdf5_open import open_hdf5
 from nenya.errors import InputFileError, NenyaError, OptionError
 from nenya.io import TABLE_SUFFIXES, read_table
 from nenya.latents import PARTITIONS
@@ -174,11 +175,12 @@ def _draw(images: NDArray[np.float32], place: str, options: InspectOptions) -> P
 
 
 def _inspect_hdf5(path: Path, options: InspectOptions) -> FileReport:
-    with open_hdf5(path) as file:
+    external = options.loader.allow_external
+    with open_hdf5(path, links="any" if external else "folder") as file:
         latents = path.name.endswith(LATENTS_SUFFIXES) or "checkpoint_sha256" in file.attrs
         made_by = file.attrs.get("made_by")
     if latents or _is_flat(path, options):
-        return _inspect_latents(path)
+        return _inspect_latents(path, allow_external=external)
     names = (options.loader.train_key, options.loader.valid_key)
     file = inspect_cutouts(path, names, allow_external=options.loader.allow_external)
     report = FileReport(f"cutouts, {file.size / 1e6:.1f} MB" + (f", {str(made_by)[:80]}" if made_by else ""))
@@ -296,10 +298,10 @@ def _describe_cutouts(report: FileReport, name: str, found: CutoutStatistics, in
         report.warnings.append(f"{name}: {found.repeated} cutouts are there more than once, bit for bit")
 
 
-def _inspect_latents(path: Path) -> FileReport:
+def _inspect_latents(path: Path, *, allow_external: bool) -> FileReport:
     from nenya.verify import verify_file
 
-    found = verify_file(path, provenance=False)
+    found = verify_file(path, provenance=False, allow_external=allow_external)
     report = FileReport(f"latents, {path.stat().st_size / 1e6:.1f} MB")
     rows = ", ".join(f"{name} {count}" for name, count in found.rows.items())
     report.lines.append(f"rows: {rows}; {found.dim} numbers each; {found.nonfinite} rows are not finite")
@@ -312,7 +314,7 @@ def _inspect_latents(path: Path) -> FileReport:
     if found.nonfinite:
         report.warnings.append(f"{found.nonfinite} rows are not finite: their cutouts had NaN")
     report.warnings += found.problems
-    with open_hdf5(path) as file:
+    with open_hdf5(path, links="any" if allow_external else "folder") as file:
         for name in found.rows:
             _describe_latents(report, name, file[name])
     return report

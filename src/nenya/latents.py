@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.data.files import fetch, find_latents
-from nenya.data.hdf5 import list_datasets, open_hdf5
+from nenya.data.hdf5_links import Links
+from nenya.data.hdf5_open import list_datasets, map_floats, open_hdf5
 from nenya.errors import InputFileError
 
 if TYPE_CHECKING:
@@ -70,10 +71,12 @@ class Latents:
     Args:
         paths: local latents files, in the order of their rows.
         partitions: which of their data sets; a name or several.
+        allow_external: whether links, virtual data sets and external storage may lead out of a file's folder.
 
     Attributes:
         parts: partitions of all files, in the order of their rows.
         shape: (N, D).
+        links: where links may lead, and data lie.
 
     Raises:
         InputFileError: A file does not open, has no latents, or latents of another length or other weights.
@@ -82,12 +85,15 @@ class Latents:
     ndim = 2
     dtype = np.dtype(np.float32)
 
-    def __init__(self, paths: Sequence[Path], partitions: Sequence[str] = PARTITIONS) -> None:
+    def __init__(
+        self, paths: Sequence[Path], partitions: Sequence[str] = PARTITIONS, *, allow_external: bool = False
+    ) -> None:
+        self.links: Links = "any" if allow_external else "folder"
         partitions = (partitions,) if isinstance(partitions, str) else partitions
         self.parts: list[Part] = []
         dim = start = 0
         for path in paths:
-            with _open(path) as file:
+            with _open(path, self.links) as file:
                 found = [name for name in partitions if _is_latents(file, name)]
                 if not found:
                     raise InputFileError(
@@ -143,7 +149,7 @@ class Latents:
             if path not in self._held:
                 descriptor = os.open(path, os.O_RDONLY)
                 weakref.finalize(self, os.close, descriptor)
-                self._held[path] = open_hdf5(path), descriptor
+                self._held[path] = open_hdf5(path, links=self.links), descriptor
 
     def release(self) -> None:
         """Let go of the maps, and of files that are not held; the next read opens them again."""
@@ -254,15 +260,13 @@ class Latents:
         found = self._arrays.get(index)  # another thread may let go of it meanwhile
         if found is None:
             part = self.parts[index]
-            file, descriptor = self._held.get(part.path) or (open_hdf5(part.path), None)
-            found = file[part.partition]
-            offset = found.id.get_offset()
-            if found.chunks is None and found.dtype == np.dtype("<f4") and offset is not None and part.rows:
-                # Copy on write: torch takes nothing that is read-only, and the file stays as it is in any case.
-                with part.path.open("rb") if descriptor is None else os.fdopen(os.dup(descriptor), "rb") as raw:
-                    found = np.memmap(raw, "<f4", "c", offset, found.shape)
-                if descriptor is None:
-                    file.close()
+            file, descriptor = self._held.get(part.path) or (open_hdf5(part.path, links=self.links), None)
+            with part.path.open("rb") if descriptor is None else os.fdopen(os.dup(descriptor), "rb") as raw:
+                found = map_floats(file, part.partition, raw)
+            if found is None:
+                found = file[part.partition]
+            elif descriptor is None:
+                file.close()
             self._arrays[index] = found
         return found
 
@@ -277,20 +281,27 @@ class Latents:
                 )
 
 
-def open_latents(data: Any, cache_dir: str | None = None, partitions: Sequence[str] = PARTITIONS) -> Latents:
+def open_latents(
+    data: Any,
+    cache_dir: str | None = None,
+    partitions: Sequence[str] = PARTITIONS,
+    *,
+    allow_external: bool = False,
+) -> Latents:
     """Open the latents files that `data=` stands for: a path, folder, glob, s3:// address or a list.
 
     Args:
         data: see `nenya.data.files.find_latents`; objects of S3 are copied to `cache_dir` and kept there.
         cache_dir: of temporary copies; default `outputs/cache`.
         partitions: which data sets.
+        allow_external: as of `Latents`.
 
     Raises:
         OptionError: Nothing is given.
         InputFileError: There are none, or they cannot be used together.
         StorageError: An S3 service does not give them.
     """
-    return Latents(fetch(find_latents(data), cache_dir), partitions)
+    return Latents(fetch(find_latents(data), cache_dir), partitions, allow_external=allow_external)
 
 
 def _gather(array: Any, rows: IntArray) -> FloatArray:
@@ -308,10 +319,10 @@ def _gather(array: Any, rows: IntArray) -> FloatArray:
     return out
 
 
-def _open(path: Path) -> h5py.File:
+def _open(path: Path, links: Links) -> h5py.File:
     """Open a latents file, and say what was wanted where it is none."""
     try:
-        return open_hdf5(path)
+        return open_hdf5(path, links=links)
     except InputFileError as error:
         said = str(error).replace("an HDF5 file of cutouts", "a latents file, which nenya extract writes")
         raise InputFileError(said) from error

@@ -21,11 +21,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-import h5py
 import numpy as np
 from numba import njit, prange
 from numpy.typing import ArrayLike, NDArray
 
+from nenya.data.hdf5_links import COPY_IN
+from nenya.data.hdf5_open import open_hdf5
 from nenya.errors import InputFileError, OptionError, OutputError
 from nenya.names import Json, parse_json
 from nenya.neighbours import COMPILED, Lists, Neighbours, find_centroids
@@ -569,7 +570,11 @@ def _read(path: Path) -> tuple[dict[str, FloatArray], dict[str, Any]]:
         what = "a pickle, which is not read (pickles run code)" if pickled else "no projector, but another kind of file"
         raise InputFileError(f"{path} is {what}; {REFIT}")
     try:
-        with h5py.File(path, "r") as file:
+        opened = open_hdf5(path, advice=COPY_IN)
+    except InputFileError as error:
+        raise InputFileError(f"{error}, or {REFIT}") from error
+    try:
+        with opened as file:
             if file.attrs.get("format") != FORMAT:
                 raise InputFileError(f"{path}: an HDF5 file, but no projector; {REFIT}")
             if int(file.attrs["format_version"]) > FORMAT_VERSION:

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.data.cutouts import CutoutFile, CutoutReader, Partition, inspect_cutouts
+from nenya.data.damage import damage_named
 from nenya.data.files import HDF5_SUFFIXES, find_sources, is_several, local_path
 from nenya.data.filters import pack_gzip
-from nenya.data.hdf5 import Hdf5File, damage_named
+from nenya.data.hdf5 import Hdf5File
 from nenya.data.pixels import Floats
 from nenya.data.threads import Threads
 from nenya.errors import InputFileError, Interrupted, NenyaError, OptionError, OutputError

@@ -108,7 +108,9 @@ def open_archive(options: SearchOptions) -> Archive:
         return open_version(options.archive_dir, options.version, options.loader.cache_dir).index()
     if not options.index:
         table = read_table(local_path(options.table)) if options.table else None
-        return FileArchive(open_latents(options.data, options.loader.cache_dir), table)
+        return FileArchive(
+            open_latents(options.data, options.loader.cache_dir, allow_external=options.loader.allow_external), table
+        )
     need("search", f"index={options.index}")
     if not is_s3(options.index):
         return IndexArchive(local_path(options.index))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from nenya.data.cutouts import inspect_cutouts
 from nenya.data.files import find_latents, find_sources, scratch_folder
-from nenya.data.hdf5 import open_hdf5
+from nenya.data.hdf5_open import open_hdf5
 from nenya.errors import InputFileError, NenyaError, OutputError
 from nenya.extraction.existing import read_provenance
 from nenya.names import parse_json
@@ -92,7 +92,7 @@ def _verify_place(place: Path | str, options: VerifyOptions, sources: Mapping[st
     try:
         with tempfile.TemporaryDirectory(prefix="verify-", dir=_scratch(options, place, source)) as folder:
             local = _fetch(place, Path(folder) / "latents.h5")
-            report = verify_file(local, provenance=options.provenance)
+            report = verify_file(local, provenance=options.provenance, allow_external=options.loader.allow_external)
             if sources is not None and not report.problems:
                 if source is None:
                     report.problems.append(f"source= has no {_stem_of_source(str(place))}.h5")
@@ -118,12 +118,13 @@ def _stem_of_source(place: str) -> str:
     return Path(place).stem.removesuffix("_debug").removesuffix("_latents")
 
 
-def verify_file(path: Path, *, provenance: bool = True) -> Report:
+def verify_file(path: Path, *, provenance: bool = True, allow_external: bool = False) -> Report:
     """Read a latents file back.
 
     Args:
         path: the file.
         provenance: whether it must say how it was made; files of the first nenya do not.
+        allow_external: whether what lies in it may lead out of its folder.
 
     Returns:
         What was found. Nothing is raised for a bad file.
@@ -137,7 +138,7 @@ def verify_file(path: Path, *, provenance: bool = True) -> Report:
             report.problems[-1] = report.problems[-1].partition(": clobber=true")[0]
             return report
     try:
-        with open_hdf5(path) as file:
+        with open_hdf5(path, links="any" if allow_external else "folder") as file:
             names = (
                 list(parse_json(str(report.provenance["rows"]), "rows").counts()) if report.provenance else list(file)
             )

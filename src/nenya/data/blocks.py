@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from nenya.data.cutouts import CutoutFile, CutoutReader, plan_blocks
+from nenya.data.memory import available_memory
 from nenya.data.threads import Threads, cores
-from nenya.data.unpack import available_memory
 from nenya.errors import InputFileError
 from nenya.ledger import count_read
 

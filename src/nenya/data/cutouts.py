@@ -23,22 +23,16 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from nenya.data.hdf5 import Hdf5File, check_float, damage_named, list_datasets, one_line, shown
+from nenya.data.chunk_check import filter_names
+from nenya.data.damage import damage_named, one_line, shown
+from nenya.data.hdf5 import Hdf5File, check_float
+from nenya.data.hdf5_open import list_datasets
 from nenya.data.pixels import FlatPixels, Floats, Pixels, Spread, check_order
 from nenya.errors import InputFileError
 
 PARTITIONS = ("train", "valid")
 
 _WANTED = "wanted is (N, 1, H, W) or (N, H, W) with H = W"
-_FILTER_NAMES = {
-    h5py.h5z.FILTER_DEFLATE: "gzip",
-    h5py.h5z.FILTER_LZF: "lzf",
-    h5py.h5z.FILTER_SZIP: "szip",
-    h5py.h5z.FILTER_SHUFFLE: "shuffle",
-    h5py.h5z.FILTER_FLETCHER32: "fletcher32",
-    h5py.h5z.FILTER_SCALEOFFSET: "scaleoffset",
-    h5py.h5z.FILTER_NBIT: "nbit",
-}
 _NOT_COMPRESSING = {"shuffle", "fletcher32"}
 _COMPANIONS = ("labels", "metadata")
 _PIECE_BYTES = 2**25  # of float32 cutouts handed over at once: their float64 and complex copies are ten times that
@@ -434,7 +428,7 @@ def _describe(file: Hdf5File, name: str, dataset: Any) -> tuple[Partition, Pixel
     with damage_named(where):
         _check_shape(where, dataset.shape)
         check_float(dataset, where)
-        names = _check_filters(where, dataset)
+        names = filter_names(dataset.id.get_create_plist(), where)
         pixels = file.pixels(dataset, where)
         flat = isinstance(pixels, FlatPixels) and [path for path, *_ in pixels.segments] == [file.path]
         info = Partition(
@@ -447,24 +441,6 @@ def _describe(file: Hdf5File, name: str, dataset: Any) -> tuple[Partition, Pixel
             sources=tuple(map(str, file.others())),
         )
         return info, pixels
-
-
-def _check_filters(where: str, dataset: Any) -> tuple[str, ...]:
-    """Return the names of the filters, all of which are there."""
-    creation = dataset.id.get_create_plist()
-    codes = [creation.get_filter(i) for i in range(creation.get_nfilters())]
-    names = tuple(_FILTER_NAMES.get(code, f"filter {code}") for code, *_ in codes)
-    missing = [
-        f"{name} ({shown(text.decode('utf-8', 'replace'))})"
-        for name, (code, _, _, text) in zip(names, codes, strict=True)
-        if not h5py.h5z.filter_avail(code)
-    ]
-    if missing:
-        raise InputFileError(
-            f"{where} is compressed with {', '.join(missing)}, which this HDF5 library cannot unpack; "
-            "repack the file with gzip, or install the plugin (pip install hdf5plugin)"
-        )
-    return names
 
 
 def _find(file: Hdf5File, partitions: Sequence[str]) -> dict[str, Partition]:

@@ -42,11 +42,11 @@ def undo_filters(packed: bytes, codes: Sequence[int], mask: int, size: int, item
     for place in reversed(range(len(used))):
         length = size + 4 * used[:place].count(FLETCHER32)
         if used[place] == GZIP:
-            data = _inflate(data, length)
+            data = inflate(data, length)
         elif used[place] == LZF:
             data = _unpack_lzf(data, length)
         elif used[place] == FLETCHER32:
-            data = _without_checksum(data)
+            data = without_checksum(data)
         else:
             data = _unshuffle(data, itemsize)
     if len(data) != size:
@@ -68,14 +68,23 @@ def pack_gzip(chunk: NDArray[Any], level: int, *, shuffle: bool) -> bytes:
     return bytes(deflate.zlib_compress(raw, level))
 
 
-def _inflate(packed: Any, size: int) -> Any:
-    """Unpack deflate into a buffer of `size` bytes, which it must fill; other threads run meanwhile."""
+def inflate(packed: Any, size: int, *, exact: bool = True) -> Any:
+    """Unpack deflate into a buffer of `size` bytes, which it must fill; other threads run meanwhile.
+
+    Args:
+        packed: the stream.
+        size: of the buffer.
+        exact: whether fewer bytes are damage.
+
+    Raises:
+        ValueError: The stream is damaged, or holds more than that, or less.
+    """
     wrong = f"a compressed chunk is damaged, or does not hold the {size} bytes that it should"
     try:
         data = deflate.zlib_decompress(packed, size)
     except deflate.DeflateError as error:
         raise ValueError(wrong) from error
-    if len(data) != size:
+    if len(data) != size and exact:
         raise ValueError(wrong)
     return data
 
@@ -85,7 +94,7 @@ def _unpack_lzf(packed: Any, size: int) -> NDArray[np.uint8]:
     unpack = _lzf_function()
     if unpack is None:
         return unpack_lzf_by_hdf5(packed, size)
-    data = np.empty(size, np.uint8)
+    data = np.zeros(size, np.uint8)
     stream = bytes(packed)
     if unpack(stream, len(stream), data.ctypes.data, size) != size:
         raise ValueError(f"a compressed chunk does not hold the {size} bytes that it should")
@@ -149,7 +158,7 @@ def lzf_length(packed: Any) -> int:
     return length
 
 
-def _without_checksum(data: Any) -> Any:
+def without_checksum(data: Any) -> Any:
     """Take the Fletcher checksum off, after holding it against the data (sums of 16-bit words modulo 65535)."""
     body, stored = memoryview(data)[:-4], int.from_bytes(memoryview(data)[-4:], "little")
     words = np.frombuffer(bytes(body) + b"\0" if len(body) % 2 else body, ">u2")
@@ -167,7 +176,7 @@ def _unshuffle(data: Any, itemsize: int) -> Any:
     raw = np.frombuffer(data, np.uint8)
     if len(raw) % itemsize:
         raise ValueError(f"a chunk of {len(raw)} bytes cannot hold pixels of {itemsize}")
-    planes, whole = raw.reshape(itemsize, -1), np.empty_like(raw)
+    planes, whole = raw.reshape(itemsize, -1), np.zeros_like(raw)
     for byte, plane in enumerate(planes):
         whole[byte::itemsize] = plane
     return whole

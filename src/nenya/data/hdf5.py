@@ -12,10 +12,8 @@ Letters: N cutouts in a data set, n of them read at once, H rows and W columns o
 import itertools
 import math
 import os
-import stat
 import struct
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,12 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from nenya.data.filters import FLETCHER32, GZIP, LZF, NBIT, SHUFFLE, SZIP, undo_filters
+from nenya.data.chunk_check import PLAIN, check_filters, filters_of
+from nenya.data.chunk_table import chunk_table, fill_value, stored_size
+from nenya.data.damage import COPY, damage_named, shown
+from nenya.data.filters import GZIP, LZF, SHUFFLE, undo_filters
+from nenya.data.hdf5_links import Bounds, candidates
+from nenya.data.hdf5_open import Guard, is_ordinary, open_hdf5
 from nenya.data.pixels import (
     ChunkedPixels,
     FlatPixels,
@@ -33,10 +36,8 @@ from nenya.data.pixels import (
     VirtualPixels,
     read_exactly,
 )
-from nenya.errors import InputFileError, NenyaError
+from nenya.errors import InputFileError
 
-_SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_COPY = "the file is damaged: copy or make it again"
 _MOST_LINKS = 16  # on the way to one data set; as many as HDF5 itself follows
 _MOST_PARTS = 256  # groups in one name
 _MOST_DEPTH = 8  # of virtual data sets made of virtual data sets
@@ -44,7 +45,6 @@ _MOST_SIBLINGS = 100
 _MOST_SOURCES = 100_000
 _MOST_CHUNK = 2**32  # bytes unpacked
 _MOST_SPARE = 2**28  # bytes of a chunk beyond what the data need
-_LEAST_WRITTEN = 0.1  # of the chunks, where the file marks the missing ones as NaN
 
 
 class Hdf5File:
@@ -61,9 +61,11 @@ class Hdf5File:
 
     def __init__(self, path: Path, *, allow_external: bool = False, **settings: Any) -> None:
         self.path, self.allow_external = path, allow_external
-        self.file = open_hdf5(path, **settings)
+        self.guard = Guard(Bounds(path, "any" if allow_external else "folder"))
+        self.file = open_hdf5(path, guard=self.guard, **settings)
         self._files: dict[Path, Any] = {}
         self._raw: dict[Path, int] = {}
+        self._used: set[Path] = set()  # for the data set of the last `find`
 
     def __bool__(self) -> bool:
         return bool(self.file)
@@ -89,6 +91,7 @@ class Hdf5File:
             InputFileError: A link on the way leads out of the file's folder, nowhere, or in a circle; or the
                 file is damaged.
         """
+        self._used.clear()
         with damage_named(f"{self.path}: '{shown(name)}'"):
             return self._walk(self.file["/"], self.path, name, [0])
 
@@ -111,7 +114,7 @@ class Hdf5File:
             return self._chunked(dataset, where, path)
         if layout == h5py.h5d.COMPACT:
             if dataset.id.get_storage_size() != nbytes:
-                raise InputFileError(f"{where} declares {nbytes} bytes and has others; {_COPY}")
+                raise InputFileError(f"{where} declares {nbytes} bytes and has others; {COPY}")
             return HeaderPixels(dataset[()])
         if creation.get_external_count():
             segments = self._external(creation, where, path, nbytes)
@@ -120,7 +123,7 @@ class Hdf5File:
             if offset is None:
                 raise InputFileError(f"{where} declares {dataset.shape[0]} cutouts, but none was written to the file")
             if size != nbytes or offset + nbytes > path.stat().st_size:
-                raise InputFileError(f"{where} declares {nbytes} bytes that are not all in the file; {_COPY}")
+                raise InputFileError(f"{where} declares {nbytes} bytes that are not all in the file; {COPY}")
             segments = [(path, int(offset), nbytes)]
             self._check_apart(dataset, where, np.array([[offset, nbytes]]))
             self.raw(path)
@@ -149,20 +152,21 @@ class Hdf5File:
 
     def raw(self, path: Path) -> int:
         """Return the number of a file opened for its bytes."""
+        self._used.add(path)
         if path not in self._raw:
             self._raw[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         return self._raw[path]
 
     def others(self) -> tuple[Path, ...]:
-        """Return the further files that were opened."""
-        return tuple(sorted(path for path in {*self._files, *self._raw} if path != self.path))
+        """Return the further files that the data set of the last `find` needs."""
+        return tuple(sorted(self._used - {self.path}))
 
     # Links
 
     def _walk(self, group: Any, holder: Path, name: str, hops: list[int]) -> Any:
         item, parts = group.file["/"] if name.startswith("/") else group, name.split("/")
         if len(parts) > _MOST_PARTS:
-            raise InputFileError(f"{self.path}: '{shown(name)}' leads over {len(parts)} groups; {_COPY}")
+            raise InputFileError(f"{self.path}: '{shown(name)}' leads over {len(parts)} groups; {COPY}")
         for part in parts:
             if part in ("", "."):
                 continue
@@ -171,7 +175,7 @@ class Hdf5File:
                 return None
             if not item.id.links.exists(key):
                 if key in itertools.islice(iter(item.id), 10**5):  # listed, and not found by searching
-                    raise InputFileError(f"{self.path}: '{shown(part)}' is lost in a damaged list of names; {_COPY}")
+                    raise InputFileError(f"{self.path}: '{shown(part)}' is lost in a damaged list of names; {COPY}")
                 return None
             item = self._step(item, holder, part, hops)
             holder = Path(item.file.filename)
@@ -186,18 +190,18 @@ class Hdf5File:
         hops[0] += 1
         if hops[0] > _MOST_LINKS:
             raise InputFileError(f"{where} is a link that leads over more than {_MOST_LINKS} others, or in a circle")
+        if kind not in (h5py.h5l.TYPE_SOFT, h5py.h5l.TYPE_EXTERNAL):
+            raise InputFileError(f"{where} is a link of an unknown kind ({kind}): refused")
         value = group.id.links.get_val(key)
         if kind == h5py.h5l.TYPE_SOFT:
             target = value.decode("utf-8", "surrogateescape")
             found = self._walk(group, holder, target, hops)
             said = f"'{shown(target)}'"
-        elif kind == h5py.h5l.TYPE_EXTERNAL:
+        else:
             file, target = os.fsdecode(value[0]), value[1].decode("utf-8", "surrogateescape")
             place = self._place(holder, file, "HDF5_EXT_PREFIX", f"{where} is a link")
             found = self._walk(self._open(place)["/"], place, target, hops)
             said = f"'{shown(target)}' in {shown(place)}"
-        else:
-            raise InputFileError(f"{where} is a link of an unknown kind ({kind}); {_COPY}")
         if found is None:
             raise InputFileError(f"{where} is a link to {said}, which is not there; copy the data into the file itself")
         return found
@@ -205,8 +209,9 @@ class Hdf5File:
     def _open(self, path: Path) -> Any:
         if path == self.path:
             return self.file
+        self._used.add(path)
         if path not in self._files:
-            self._files[path] = open_hdf5(path)
+            self._files[path] = open_hdf5(path, guard=self.guard)
         return self._files[path]
 
     def _place(self, holder: Path, name: str, variable: str, what: str) -> Path:
@@ -215,22 +220,11 @@ class Hdf5File:
         Raises:
             InputFileError: There is none, or it lies outside of the folder and that is not allowed.
         """
-        folder, tried = Path(os.path.abspath(holder)).parent, [Path(name)] if os.path.isabs(name) else []
-        relative = os.path.basename(name) if tried else name
-        for prefix in filter(None, os.environ.get(variable, "").split(":")):
-            tried.append(Path(prefix.replace("${ORIGIN}", str(folder)), relative))
-        tried += [folder / relative, Path.cwd() / relative, holder.resolve().parent / relative]
-        place = next((path for path in tried if _is_file(path)), None)
+        place = next((path for path in candidates(holder, name, variable) if is_ordinary(path)), None)
         if place is None:
             raise InputFileError(f"{self.path}: {_tail(what)} to the file {shown(name)}, which is not there")
-        real = place.resolve()
-        own = {self.path.resolve().parent, self.path.parent.resolve()}
-        if not self.allow_external and not any(real.is_relative_to(folder) for folder in own):
-            raise InputFileError(
-                f"{self.path}: {_tail(what)} to {shown(real)}, out of the file's own folder: refused; "
-                "loader.allow_external=true allows it, if you trust the file"
-            )
-        return self.path if real == self.path.resolve() else place
+        self.guard.bounds.check([place], _tail(what))
+        return self.path if place.resolve() == self.path.resolve() else place
 
     # Storage
 
@@ -283,13 +277,13 @@ class Hdf5File:
                 )
             check_float(source, f"{where}, source '{shown(name)}'")
             if high - low != last - first or not 0 <= low < high <= rows or not 0 <= first < last <= source.shape[0]:
-                raise InputFileError(f"{where} is virtual and its sources have other rows than it declares; {_COPY}")
+                raise InputFileError(f"{where} is virtual and its sources have other rows than it declares; {COPY}")
             parts.append((low, high, first, self.pixels(source, where, depth + 1)))
         parts.sort(key=lambda part: part[0])
         ends = [0, *(part[1] for part in parts)]
         if [part[0] for part in parts] != ends[:-1] or ends[-1] != rows:
             raise InputFileError(
-                f"{where} is virtual and its sources do not cover its {rows} cutouts each once; {_COPY}"
+                f"{where} is virtual and its sources do not cover its {rows} cutouts each once; {COPY}"
             )
         return VirtualPixels(parts)
 
@@ -302,23 +296,16 @@ class Hdf5File:
             )
         filters = [creation.get_filter(number) for number in range(creation.get_nfilters())]
         codes, values = [code for code, *_ in filters], {code: values for code, _, values, _ in filters}
-        if NBIT in codes:
-            raise InputFileError(
-                f"{where} is packed with nbit, which reads beyond damaged chunks: repack the file with gzip"
-            )
+        check_filters(filters_of(creation), where)
         if sum(code in (GZIP, LZF) for code in codes) > 1 or values.get(SHUFFLE, (kind.itemsize,)) != (kind.itemsize,):
-            raise InputFileError(f"{where} has filters {codes} that do not go together; {_COPY}")
+            raise InputFileError(f"{where} has filters {codes} that do not go together; {COPY}")
         self.raw(path)
-        fill = _fill_value(creation, kind)
-        table = _chunk_table(dataset, where, path.stat().st_size, codes, fill, size)
+        fill = fill_value(creation, kind)
+        table = chunk_table(dataset, where, path.stat().st_size, codes, fill, size)
         self._check_apart(dataset, where, table[table[:, 0] >= 0])
         if len(table) and dataset.shape[0] % chunks[0] and dataset.maxshape != dataset.shape:
             self._check_end(dataset, where, codes, table)
-        if SZIP in codes:  # the packed bytes begin with the length that the library then takes
-            heads = {os.pread(self.raw(path), 4, int(offset)) for offset, _, mask in table if offset >= 0 and not mask}
-            if heads - {(size + 4 * n).to_bytes(4, "little") for n in range(codes.index(SZIP) + 1)}:
-                raise InputFileError(f"{where} has chunks that do not unpack to their size; {_COPY}")
-        if not {*codes} <= {GZIP, SHUFFLE, FLETCHER32, LZF}:
+        if not {*codes} <= PLAIN:
             return LibraryPixels(dataset)
         return ChunkedPixels(path, dataset.shape, chunks, kind, tuple(codes), table, fill, self.raw)
 
@@ -329,15 +316,14 @@ class Hdf5File:
 
     def _unpacked(self, dataset: Any, where: str, path: Path) -> Iterator[tuple[int, Any]]:
         """Yield number and bytes of all chunks of a small data set."""
-        creation, itemsize = dataset.id.get_create_plist(), _stored_size(dataset.id.get_type())
+        creation, itemsize = dataset.id.get_create_plist(), stored_size(dataset.id.get_type())
         size = math.prod(dataset.chunks) * itemsize
         codes = [creation.get_filter(number)[0] for number in range(creation.get_nfilters())]
-        if size > _MOST_SPARE or NBIT in codes:
-            raise InputFileError(
-                f"{where} is packed with nbit or has chunks of {size} bytes: repack the file with gzip"
-            )
-        table = _chunk_table(dataset, where, path.stat().st_size, codes, 0.0, size)
-        if {*codes} <= {GZIP, SHUFFLE, FLETCHER32, LZF}:
+        check_filters(filters_of(creation), where)
+        if size > _MOST_SPARE:
+            raise InputFileError(f"{where} has chunks of {size} bytes: repack the file with smaller ones")
+        table = chunk_table(dataset, where, path.stat().st_size, codes, 0.0, size)
+        if {*codes} <= PLAIN:
             for number, (offset, length, mask) in enumerate(table.tolist()):
                 packed = os.pread(self.raw(path), length, offset)
                 yield number, undo_filters(packed, codes, mask, size, itemsize)
@@ -366,7 +352,7 @@ class Hdf5File:
 
     def _texts(self, dataset: Any, where: str) -> NDArray[Any]:
         """Read texts of any length, which lie in heaps over which HDF5 may never end if they are damaged."""
-        path, shape, itemsize = Path(dataset.file.filename), dataset.shape, _stored_size(dataset.id.get_type())
+        path, shape, itemsize = Path(dataset.file.filename), dataset.shape, stored_size(dataset.id.get_type())
         layout, stored = dataset.id.get_create_plist().get_layout(), np.zeros(shape, f"V{itemsize}")
         if layout == h5py.h5d.CHUNKED:
             grid = [range(0, size, chunk) for size, chunk in zip(shape, dataset.chunks, strict=True)]
@@ -377,7 +363,7 @@ class Hdf5File:
                 stored[box] = chunk[tuple(map(slice, stored[box].shape))]
         elif layout == h5py.h5d.CONTIGUOUS and dataset.id.get_offset() is not None:
             if dataset.id.get_offset() + stored.nbytes > path.stat().st_size:
-                raise InputFileError(f"{where} declares more texts than are in the file; {_COPY}")
+                raise InputFileError(f"{where} declares more texts than are in the file; {COPY}")
             read_exactly(self.raw(path), stored.reshape(-1).view(np.uint8).data, dataset.id.get_offset())
         elif stored.size:
             raise InputFileError(f"{where} has texts that are virtual or in the header: store them as usual")
@@ -431,7 +417,7 @@ class Hdf5File:
             for first, size in spans:
                 before = int(np.searchsorted(places[:, 0], first + size)) - 1
                 if size and before >= 0 and places[before, 0] + places[before, 1] > first:
-                    raise InputFileError(f"{where} lies upon '{shown(key.decode('utf-8', 'replace'))}'; {_COPY}")
+                    raise InputFileError(f"{where} lies upon '{shown(key.decode('utf-8', 'replace'))}'; {COPY}")
 
     def _check_end(self, dataset: Any, where: str, codes: Sequence[int], table: NDArray[np.int64]) -> None:
         """Check that the last chunks hold nothing behind the last cutout: then there were more of them.
@@ -439,61 +425,16 @@ class Hdf5File:
         HDF5 keeps the fill value there, also when a data set is made smaller.
         """
         chunks, creation = dataset.chunks, dataset.id.get_create_plist()
-        if not {*codes} <= {GZIP, SHUFFLE, FLETCHER32, LZF} or creation.get_fill_time() == h5py.h5d.FILL_TIME_NEVER:
+        if not {*codes} <= PLAIN or creation.get_fill_time() == h5py.h5d.FILL_TIME_NEVER:
             return
         last = table.reshape(-(-dataset.shape[0] // chunks[0]), -1, 3)[-1]
-        fill, size = _fill_value(creation, dataset.dtype), dataset.dtype.itemsize
+        fill, size = fill_value(creation, dataset.dtype), dataset.dtype.itemsize
         for offset, length, mask in last[last[:, 0] >= 0].tolist():
             packed = os.pread(self.raw(Path(dataset.file.filename)), length, offset)
             raw = undo_filters(packed, codes, mask, math.prod(chunks) * size, size)
             rest = np.frombuffer(raw, dataset.dtype).reshape(chunks)[dataset.shape[0] % chunks[0] :]
             if not ((rest == fill) | (rest == 0) | (np.isnan(rest) & math.isnan(fill))).all():
-                raise InputFileError(
-                    f"{where} declares {dataset.shape[0]} rows, and its last chunks hold more; {_COPY}"
-                )
-
-
-def open_hdf5(path: Path, **settings: Any) -> Any:
-    """Open an HDF5 file for reading.
-
-    Args:
-        path: The file.
-        settings: Further arguments of `h5py.File`.
-
-    Raises:
-        InputFileError: If it does not open: it does not exist, is a folder, is not HDF5, is cut short.
-    """
-    if path.is_dir():
-        raise InputFileError(f"{path}: this is a folder; wanted is an HDF5 file of cutouts: name a file in it")
-    if not path.exists():
-        raise InputFileError(f"{path}: no such file; check the path")
-    if not _is_file(path):
-        raise InputFileError(f"{path}: this is no ordinary file; wanted is an HDF5 file of cutouts")
-    try:
-        return h5py.File(path, "r", locking="best-effort", **settings)
-    except Exception as error:  # on a damaged file HDF5 raises many a kind
-        raise InputFileError(f"{path}: {_why_closed(path, error)}") from error
-
-
-def list_datasets(file: Any, most: int = 12) -> str:
-    """Name the data sets of an open file with their shapes, at most `most` of them; no link is followed."""
-    found: list[str] = []
-    groups, left = [("", file)], 1000
-    while groups and left:
-        prefix, group = groups.pop(0)
-        with suppress(Exception):  # of what is damaged: this is the text of another error
-            for key in itertools.islice(group.id, left):
-                left -= 1
-                name = prefix + key.decode("utf-8", "replace")
-                if group.id.links.get_info(key).type != h5py.h5l.TYPE_HARD:
-                    continue
-                item = group[key]
-                if isinstance(item, h5py.Dataset):
-                    found.append(f"{shown(name)} {item.shape}")
-                elif isinstance(item, h5py.Group):
-                    groups.append((f"{name}/", item))
-    more = f" and {len(found) - most} more" if len(found) > most else ""
-    return (", ".join(found[:most]) + more) or "no data set at all"
+                raise InputFileError(f"{where} declares {dataset.shape[0]} rows, and its last chunks hold more; {COPY}")
 
 
 def check_float(dataset: Any, where: str) -> None:
@@ -511,134 +452,6 @@ def check_float(dataset: Any, where: str) -> None:
         raise InputFileError(f"{where} has a floating-point type that is not float16, float32 or float64; {wanted}")
 
 
-@contextmanager
-def damage_named(where: str) -> Iterator[None]:
-    """Word whatever HDF5 and h5py raise over a damaged file in one line."""
-    try:
-        yield
-    except NenyaError:
-        raise
-    except Exception as error:
-        raise InputFileError(f"{where} cannot be read ({one_line(error)}); {_COPY}") from error
-
-
-def one_line(error: BaseException) -> str:
-    """Word an error in one line."""
-    return shown(" ".join(str(error).split()), 300) or type(error).__name__
-
-
-def shown(text: Any, most: int = 120) -> str:
-    """Return a text from a file so that it can stand in a message: printable, and not long."""
-    plain = "".join(c if c.isprintable() else "?" for c in str(text))
-    return plain if len(plain) <= most else f"{plain[:most]}..."
-
-
-def _chunk_table(dataset: Any, where: str, end: int, codes: Sequence[int], fill: float, size: int) -> NDArray[np.int64]:
-    """Return where the chunks lie, (chunks, 3), as `ChunkedPixels` has it.
-
-    Args:
-        dataset: an h5py data set.
-        where: file and name, for errors.
-        end: bytes of the file.
-        codes: filters.
-        fill: value of what was never written; NaN where the missing cutouts are meant to be seen as such.
-        size: bytes of a chunk unpacked.
-    """
-    chunks, shape = dataset.chunks, dataset.shape
-    grid = [-(-size // chunk) for size, chunk in zip(shape, chunks, strict=True)]
-    count, found = math.prod(grid), []
-
-    def note(info: Any) -> int | None:
-        found.append((*info.chunk_offset, info.byte_offset, info.size, info.filter_mask))
-        return len(found) > count or None
-
-    dataset.id.chunk_iter(note)
-    undefined = 2**64 - 1
-    found = [(*c[:-3], c[-3], c[-2], c[-1]) for c in found if c[-3] is not None and c[-3] != undefined]
-    if len(found) > count:
-        raise InputFileError(f"{where} has more chunks than the {count} that its shape {shape} takes; {_COPY}")
-    if len(found) < count and not (math.isnan(fill) and len(found) >= _LEAST_WRITTEN * count):
-        raise _not_written(where, shape[0], count, len(found))
-    numbers = np.array(found, dtype=object).reshape(len(found), -1)
-    if any(not 0 <= value < 2**62 for value in numbers.flat):
-        raise InputFileError(f"{where} has chunks outside of the file; {_COPY}")
-    numbers = numbers.astype(np.int64)
-    corners, places = numbers[:, :-3], numbers[:, -3:]
-    if (corners % chunks).any() or (corners >= shape).any():
-        raise InputFileError(f"{where} has chunks that are not on the grid of its shape {shape}; {_COPY}")
-    creation = dataset.id.get_create_plist()
-    filters = [creation.get_filter(number) for number in range(creation.get_nfilters())]
-    loose = sum(1 << i for i, (code, _, values, _) in enumerate(filters) if code == SHUFFLE and not values)
-    _check_places(where, places, end, codes, size, loose)
-    table = np.full((count, 3), -1, np.int64)
-    index = np.ravel_multi_index(tuple((corners // chunks).T), tuple(grid))
-    if len(np.unique(index)) != len(index):
-        raise InputFileError(f"{where} has a chunk twice; {_COPY}")
-    table[index] = places
-    return table
-
-
-def _check_places(where: str, places: NDArray[np.int64], end: int, codes: Sequence[int], size: int, loose: int) -> None:
-    """Check that chunks lie within the file, apart from each other, and have a size that their filters can make.
-
-    Args:
-        where: file and name, for errors.
-        places: (chunks, 3): first byte, bytes, filters left out.
-        end: bytes of the file.
-        codes: filters.
-        size: bytes of a chunk unpacked.
-        loose: filters that may be left out of a packed chunk, as bits: HDF5 does not shuffle texts of any length.
-    """
-    order = places[np.argsort(places[:, 0])]
-    stops = order[:, 0] + order[:, 1]
-    if (order[:, 1] <= 0).any() or (stops > end).any() or (stops[:-1] > order[1:, 0]).any():
-        raise InputFileError(f"{where} has chunks outside of the file, or upon each other; {_COPY}")
-    packing = sum(1 << i for i, code in enumerate(codes) if code != SHUFFLE and code != FLETCHER32)
-    whole = size + 4 * sum(code == FLETCHER32 for code in codes)
-    masks, sizes = places[:, 2], places[:, 1]
-    left_out = ((masks & packing) == packing) & (packing > 0)
-    sums = np.zeros(len(masks), np.int64)
-    for i, code in enumerate(codes):
-        sums += 4 * ((code == FLETCHER32) & ~(masks >> i) & 1)
-    ratio = 1040 if GZIP in codes else 90 if LZF in codes else 2**31  # no stream of these formats unpacks to more
-    packed = (sizes > whole + whole // 100 + 1024) | (sizes * ratio + 1024 < size)
-    wrong = np.where(left_out | (packing == 0), sizes != size + sums, packed)
-    wrong |= ~left_out & ((masks & ~loose) != 0)
-    if wrong.any():
-        raise InputFileError(f"{where} has chunks of a size that they cannot have; {_COPY}")
-
-
-def _not_written(where: str, rows: int, chunks: int, found: int | None = None) -> InputFileError:
-    some = "not all" if found is None else f"only {found}"
-    return InputFileError(
-        f"{where} declares {rows} rows, but {some} of their {chunks} chunks are in the file: the others were never "
-        "written; make the file again"
-    )
-
-
-def _fill_value(creation: Any, kind: np.dtype[Any]) -> float:
-    """Return the value of what was never written."""
-    if creation.fill_value_defined() != h5py.h5d.FILL_VALUE_USER_DEFINED:
-        return 0.0
-    value = np.zeros((), kind)
-    creation.get_fill_value(value)
-    return float(value)
-
-
-def _stored_size(kind: Any) -> int:
-    """Return the bytes that a value takes in the file; in memory texts of any length are pointers."""
-    if isinstance(kind, h5py.h5t.TypeVlenID) or (isinstance(kind, h5py.h5t.TypeStringID) and kind.is_variable_str()):
-        return 16
-    size = int(kind.get_size())
-    if isinstance(kind, h5py.h5t.TypeCompoundID):
-        members = [kind.get_member_type(number) for number in range(kind.get_nmembers())]
-        return size + sum(_stored_size(member) - int(member.get_size()) for member in members)
-    if isinstance(kind, h5py.h5t.TypeArrayID):
-        base = kind.get_super()
-        return size // int(base.get_size()) * _stored_size(base)
-    return size
-
-
 def _row_range(space: Any, shape: tuple[int, ...], where: str) -> tuple[int, int]:
     """Return the rows [first, end) of a selection of whole cutouts."""
     if space.get_select_type() == h5py.h5s.SEL_ALL:
@@ -653,28 +466,6 @@ def _row_range(space: Any, shape: tuple[int, ...], where: str) -> tuple[int, int
     return first, end
 
 
-def _is_file(path: Path) -> bool:
-    """Tell whether this is an ordinary file: to open another kind may never end."""
-    try:
-        return stat.S_ISREG(path.stat().st_mode)
-    except (OSError, ValueError):
-        return False
-
-
 def _tail(what: str) -> str:
     """Return a text without the path that it begins with."""
     return what.partition(": ")[2] or what
-
-
-def _why_closed(path: Path, error: BaseException) -> str:
-    """Find out why a file that exists does not open."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(len(_SIGNATURE))
-    except OSError as refused:
-        return f"cannot be read ({refused.strerror}); check its permissions"
-    if not head:
-        return "the file is empty; copy or make it again"
-    if head != _SIGNATURE:
-        return f"not an HDF5 file (it begins with {head!r}); wanted is an HDF5 file of cutouts"
-    return f"the HDF5 file is truncated or damaged ({one_line(error)}); copy or make it again"

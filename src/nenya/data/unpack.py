@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from nenya.data.cutouts import CutoutReader, Partition, fingerprint, plan_blocks
+from nenya.data.memory import available_memory
 from nenya.data.threads import Threads
 from nenya.errors import OptionError, OutputError
 from nenya.storage import atomic_path
@@ -100,21 +101,6 @@ def unpack_into(out: NDArray[np.float32], reader: CutoutReader, report: Report) 
         for rows in plan_blocks(info.rows, info.block_rows, _SLAB):
             reader.read_into(out[rows.start : rows.stop], rows.start, threads.spread)
             report(rows.stop, info.rows)
-
-
-def available_memory() -> int:
-    """Return the bytes of memory that this process can still take, also within its control group."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit, used = ((group / f"memory.{name}").read_text().strip() for name in ("max", "current"))
-        return free if limit == "max" else max(0, min(free, int(limit) - int(used)))
-    except (OSError, ValueError):
-        return free
 
 
 def _cached(reader: CutoutReader, folder: Path, progress: bool | Report) -> NDArray[np.float32]:

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from nenya.data.blocks import Block
+from nenya.data.hdf5_open import open_hdf5
 from nenya.errors import InputFileError, OutputError
 from nenya.extraction.lock import OutputLock
 from nenya.names import read_json, remove
@@ -200,7 +200,7 @@ class BlockStore:
 
     def _check(self, path: Path) -> None:
         """Open the assembled file again."""
-        with h5py.File(path) as h5:
+        with open_hdf5(path) as h5:
             shapes = {name: h5[name].shape for name in self.rows}
         if shapes != {name: (rows, self.dim) for name, rows in self.rows.items()}:
             raise OutputError(f"{self.path}: read back with shapes {shapes}; the disk may be failing")

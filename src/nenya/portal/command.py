@@ -69,7 +69,13 @@ def _files(options: PortalOptions) -> tuple["Callable[[], Archive]", str]:
 
     def opened() -> "Archive":
         log.info("reading %s", table)
-        return open_archive(table, open_latents(latents, cache) if latents else None, options.images, cache, projector)
+        return open_archive(
+            table,
+            open_latents(latents, cache, allow_external=options.loader.allow_external) if latents else None,
+            options.images,
+            cache,
+            projector,
+        )
 
     return opened, table.name
 

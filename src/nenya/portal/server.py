@@ -246,9 +246,7 @@ def make_server(portal: Portal, address: str, port: int, origins: list[str]) -> 
     if address not in LOCAL and not portal.token:
         raise OptionError(f"address={address} lets others in: a token is needed")
     pn.extension(notifications=False)
-    handlers: dict[str, Any] = {
-        f"/{name}": type(name, (kind,), {"portal": portal}) for name, kind in _HANDLERS.items()
-    }
+    handlers: dict[str, Any] = {f"/{name}": type(name, (kind,), {"portal": portal}) for name, kind in _HANDLERS.items()}
     if portal.token:
         handlers["/login"] = type("login", (Login,), {"token": portal.token})
     portal.door = Door(portal.token, host_names(origins))

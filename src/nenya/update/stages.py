@@ -12,7 +12,10 @@ from nenya.analysis_options import UpdateOptions
 from nenya.archive_folder import Folder
 from nenya.clusters import assign_kmeans, fit_kmeans
 from nenya.data.cutouts import inspect_cutouts
+from nenya.data.damage import damage_named
 from nenya.data.files import local_path
+from nenya.data.hdf5_links import COPY_IN
+from nenya.data.hdf5_open import open_hdf5
 from nenya.data.prepare import prepare
 from nenya.embed import COLUMNS, Fit, embed_table, fit_projector, load_projector
 from nenya.errors import OptionError
@@ -174,9 +177,7 @@ class Stages:
 
 def read_centres(path: Path) -> Any:
     """Return the centres of the groups, (K, D) float64."""
-    import h5py
-
-    with h5py.File(path) as file:
+    with open_hdf5(path, advice=COPY_IN) as file, damage_named(str(path)):
         return file[CENTRES][()]
 
 

@@ -28,6 +28,7 @@ import numpy as np
 import nenya
 from nenya.configs import read_group
 from nenya.data.files import local_path, own_place, scratch_folder, temporary_copy
+from nenya.data.hdf5_open import open_hdf5
 from nenya.data.prepare.places import Fates, Places, log_missing, missing_table, read_fates, summary
 from nenya.data.prepare.sources import find_fields, identity_of
 from nenya.data.prepare.steps import output_size
@@ -249,8 +250,6 @@ def _existing(out: Path | str, options: PrepareOptions, made_of: str, made_by: s
     Raises:
         OutputError: It was made in another way or of other files, or is not whole.
     """
-    import h5py
-
     advice = "clobber=true replaces it, out= puts the new one elsewhere"
     if isinstance(out, str):
         found = store().head(out)
@@ -265,10 +264,10 @@ def _existing(out: Path | str, options: PrepareOptions, made_of: str, made_by: s
             raise OutputError(f"{table} exists without {out.name}: {advice}")
         return None
     try:
-        with h5py.File(out) as file:
+        with open_hdf5(out) as file:
             said = {name: str(value) for name, value in file.attrs.items()}
             rows = {name: int(file[name].shape[0]) for name in ("train", "valid") if name in file}
-    except OSError as error:
+    except (InputFileError, OSError) as error:
         raise OutputError(f"{out} exists and is not an HDF5 file: {advice}") from error
     if (said.get("recipe_sha256"), said.get("sources_sha256")) != (made_by, made_of) or not table.exists():
         raise OutputError(f"{out} exists, made of other files or with other options: {advice}")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nenya.data.memory import check_room
 from nenya.data.prepare.sources import reading
 from nenya.errors import InputFileError, OptionError
 from nenya.options import PrepareOptions, suggest
@@ -45,6 +46,9 @@ _CELSIUS = re.compile(r"(deg(ree)?s?_?)?c(elsius)?|°c|celsius_degrees?|deg(ree)
 _LENGTH = {"m": 1.0, "meter": 1.0, "meters": 1.0, "metre": 1.0, "metres": 1.0, "cm": 0.01, "mm": 0.001}
 _TIME_ATTRIBUTES = ("time_coverage_start", "start_time", "time_coverage_end")
 _WATER = ("water", "sea", "ocean", "open_sea")
+
+
+_COPIES = 4  # of a field in memory while it is read: packed, scaled, masked
 
 
 @dataclass(frozen=True)
@@ -193,6 +197,7 @@ class Layout:
         if self.face_dim is not None and self.face_dim in array.dims:
             chosen[self.face_dim] = face
         plane = array.isel(chosen)
+        check_room(plane.size * max(8, plane.dtype.itemsize), f"{self.place}: '{array.name}'", copies=_COPIES)
         order = [d for d in self.rows_cols if d in plane.dims]
         return np.asarray(plane.transpose(*order).values)
 

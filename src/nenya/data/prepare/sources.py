@@ -5,11 +5,13 @@ import importlib.util
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nenya.data.files import entries_of, local_path, temporary_copy
+from nenya.data.hdf5_links import Links
+from nenya.data.hdf5_open import open_hdf5
 from nenya.errors import InputFileError, NenyaError
 from nenya.s3 import is_s3, store
 
@@ -20,6 +22,7 @@ log = logging.getLogger(__name__)
 
 SUFFIXES = (".nc", ".nc4", ".cdf", ".h5", ".hdf5", ".he5", ".grib", ".grib2", ".grb", ".grb2", ".zarr")
 _MADE_HERE = ("_preproc.h5", "_latents.h5", "_latents_debug.h5")
+_MOST_GROUPS = 1000
 _ZARR_MARKS = ("zarr.json", ".zgroup", ".zmetadata")
 
 
@@ -122,7 +125,7 @@ def identity_of(source: Path | str) -> str:
 
 @contextmanager
 def open_fields(
-    source: Path | str, cache_dir: str | None = None, coords: str | None = None
+    source: Path | str, cache_dir: str | None = None, coords: str | None = None, *, allow_external: bool = False
 ) -> Iterator["xarray.Dataset"]:
     """Open a file of fields; data are read when they are asked for, but for objects of S3, which are copied first.
 
@@ -132,24 +135,26 @@ def open_fields(
         source: of `find_fields`.
         cache_dir: folder of the copies; default outputs/cache.
         coords: a further file whose variables are added.
+        allow_external: whether what lies in an HDF5 file may lead out of its folder.
 
     Raises:
         InputFileError: It is not there, damaged, of no known kind, or its engine is not installed.
         StorageError: An S3 service does not give it.
     """
-    with _local(source, cache_dir) as place, warnings.catch_warnings():
+    links: Links = "any" if allow_external else "folder"
+    with _local(source, cache_dir) as place, warnings.catch_warnings(), ExitStack() as files:
         warnings.simplefilter("ignore")  # of xarray, of files that are a little beside the conventions
-        dataset = _open(place, str(source))
-        try:
-            if coords is not None:
-                with _local(coords if is_s3(coords) else local_path(coords), cache_dir) as other, reading(coords):
-                    dataset = _add(dataset, _open(other, coords).load())
-            elif not any(len(variable.dims) >= 2 for variable in dataset.data_vars.values()):
-                with reading(str(source)):
-                    dataset = _with_groups(place, dataset)
-            yield dataset
-        finally:
-            dataset.close()
+        dataset = _open(_checked(place, str(source), links, files), str(source))
+        files.callback(dataset.close)
+        if coords is not None:
+            with _local(coords if is_s3(coords) else local_path(coords), cache_dir) as other, ExitStack() as more:
+                opened = _open(_checked(other, coords, links, more), coords)
+                with reading(coords):
+                    dataset = _add(dataset, opened.load())
+        elif not any(len(variable.dims) >= 2 for variable in dataset.data_vars.values()):
+            with reading(str(source)):
+                dataset = _with_groups(place, dataset, links, files)
+        yield dataset
 
 
 @contextmanager
@@ -170,7 +175,7 @@ def reading(name: str) -> Iterator[None]:
 @contextmanager
 def _local(source: Path | str, cache_dir: str | None) -> Iterator[Any]:
     if isinstance(source, str) and source.endswith(".zarr"):
-        from nenya.data.prepare.zarr_s3 import S3Zarr
+        from nenya.data.prepare.zarr_stores import S3Zarr
 
         yield S3Zarr(source)
         return
@@ -178,17 +183,50 @@ def _local(source: Path | str, cache_dir: str | None) -> Iterator[Any]:
         yield path
 
 
+def _checked(place: Any, name: str, links: Links, files: ExitStack) -> Any:
+    """Return what xarray opens: of HDF5 and Zarr a store that checks what it gives.
+
+    Raises:
+        InputFileError: There is no such file, it is of no known kind, or leads to where it may not.
+    """
+    if not isinstance(place, Path):
+        return place
+    if not place.exists():
+        raise InputFileError(f"{name}: there is no such file; check the path")
+    engine = _engine(place, name)
+    if engine == "zarr":
+        from nenya.data.prepare.zarr_stores import LocalZarr
+
+        return LocalZarr(place, allow_external=links == "any")
+    return _hdf5_group(_hdf5(place, links, files)) if engine == "h5netcdf" else place
+
+
+def _hdf5(place: Path, links: Links, files: ExitStack) -> Any:
+    """Open a NetCDF 4 file."""
+    import h5netcdf
+
+    opened = files.enter_context(open_hdf5(place, links=links))
+    with reading(str(place)):
+        return files.enter_context(h5netcdf.File(opened, "r", phony_dims="access", decode_vlen_strings=True))
+
+
+def _hdf5_group(file: Any, group: str | None = None) -> Any:
+    """Return a group of a NetCDF 4 file as xarray takes it."""
+    from xarray.backends import H5NetCDFStore
+
+    return H5NetCDFStore(file, group=group)
+
+
 def _open(place: Any, name: str) -> "xarray.Dataset":
     import xarray
+    from xarray.backends.common import AbstractDataStore
 
     settings: dict[str, Any] = {"decode_timedelta": False, "chunks": None, "cache": False}
     if isinstance(place, Path):
-        if not place.exists():
-            raise InputFileError(f"{name}: there is no such file; check the path")
         settings["engine"] = _engine(place, name)
         if settings["engine"] == "cfgrib":
             settings["backend_kwargs"] = {"indexpath": ""}
-    else:
+    elif not isinstance(place, AbstractDataStore):
         settings["engine"] = "zarr"
     try:
         return xarray.open_dataset(place, **settings)
@@ -227,20 +265,32 @@ def _engine(path: Path, name: str) -> str:
     raise InputFileError(f"{name}: {what}; wanted is a file of fields, whole and as it was published")
 
 
-def _with_groups(path: Any, root: "xarray.Dataset") -> "xarray.Dataset":
+def _with_groups(path: Any, root: "xarray.Dataset", links: Links, files: ExitStack) -> "xarray.Dataset":
     """Return the variables of all groups in one, as OB.DAAC's files need; the file's own attributes are kept."""
     import xarray
 
     if not isinstance(path, Path) or path.is_dir() or _engine(path, str(path)) != "h5netcdf":
         return root
-    groups = xarray.open_groups(path, engine="h5netcdf", decode_timedelta=False, decode_times=False)
-    merged = root
-    for group in groups.values():
+    file, merged = _hdf5(path, links, files), root
+    for name in _groups(file):
+        group = xarray.open_dataset(_hdf5_group(file, name), decode_timedelta=False, decode_times=False)
         fresh = group.drop_vars([name for name in group.variables if name in merged.variables])
         sizes = dict(merged.sizes)
         if all(sizes.get(dim, size) == size for dim, size in fresh.sizes.items()):
             merged = merged.merge(fresh, compat="override")
     return merged.assign_attrs(root.attrs)
+
+
+def _groups(file: Any) -> Iterator[str]:
+    """Yield the names of all groups of a NetCDF 4 file, each before those within it; not of one within itself."""
+    left, count = [("/", file)], 0
+    while left:
+        name, group = left.pop()
+        yield name
+        left += reversed([(f"{name.rstrip('/')}/{key}", item) for key, item in group.groups.items()])
+        count += 1
+        if count + len(left) > _MOST_GROUPS:
+            raise InputFileError(f"{file.filename}: more than {_MOST_GROUPS} groups, or groups within themselves")
 
 
 def _add(dataset: "xarray.Dataset", extra: "xarray.Dataset") -> "xarray.Dataset":

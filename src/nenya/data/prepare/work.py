@@ -84,7 +84,10 @@ def prepare_file(task: Task, check: Callable[[], None] = lambda: None) -> Outcom
     outcome = Outcome()
     try:
         options = task.options
-        with open_fields(task.source, options.loader.cache_dir, options.coords) as dataset:
+        loader = options.loader
+        with open_fields(
+            task.source, loader.cache_dir, options.coords, allow_external=loader.allow_external
+        ) as dataset:
             layout = Layout(dataset, str(task.source), options)
             outcome.variable = layout.variable
             for step in range(task.share[0], len(layout.times), task.share[1]):

@@ -1,0 +1,31 @@
+"""What is wrong with a file that users hand over, in one printable line."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from nenya.errors import InputFileError, NenyaError
+
+COPY = "the file is damaged: copy or make it again"
+
+
+@contextmanager
+def damage_named(where: str) -> Iterator[None]:
+    """Word whatever HDF5 and h5py raise over a damaged file in one line."""
+    try:
+        yield
+    except NenyaError:
+        raise
+    except Exception as error:
+        raise InputFileError(f"{where} cannot be read ({one_line(error)}); {COPY}") from error
+
+
+def one_line(error: BaseException) -> str:
+    """Word an error in one line."""
+    return shown(" ".join(str(error).split()), 300) or type(error).__name__
+
+
+def shown(text: Any, most: int = 120) -> str:
+    """Return a text from a file so that it can stand in a message: printable, and not long."""
+    plain = "".join(c if c.isprintable() else "?" for c in str(text))
+    return plain if len(plain) <= most else f"{plain[:most]}..."

@@ -1,0 +1,229 @@
+"""Where the links of an HDF5 file lead, and its data sets that lie in other files: followed here before HDF5 does.
+
+An HDF5 file can name any file of the machine: as the target of a link, as the source of a virtual data set, as the
+place of a data set's bytes. HDF5 opens what is named, and gives its bytes as values of the first file.
+"""
+
+import os
+import stat
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import h5py
+
+from nenya.data.damage import COPY, damage_named, shown
+from nenya.data.filters import FLETCHER32, GZIP, LZF, SHUFFLE
+from nenya.errors import InputFileError
+
+Links = Literal["folder", "any", "none"]
+"""Where data may lie: in the file's own folder and below, anywhere, or in the file itself only."""
+
+_PLAIN = {GZIP, SHUFFLE, FLETCHER32, LZF}
+_MOST_OBJECTS = 100_000
+_MOST_DEPTH = 1000
+_MOST_FILES = 100
+ALLOW = "loader.allow_external=true allows it, if you trust the file"
+COPY_IN = "copy its data into the file itself"
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Where the data of a file may lie.
+
+    Attributes:
+        path: the file, None for one in memory.
+        links: as `Links` says.
+        advice: what to do about a file that is refused.
+    """
+
+    path: Path | None
+    links: Links = "folder"
+    advice: str = ALLOW
+
+    @property
+    def name(self) -> str:
+        """The file, for errors."""
+        return "this file" if self.path is None else str(self.path)
+
+    def holds(self, place: Path) -> bool:
+        """Return whether a place, with its symbolic links resolved, lies in the file's folder."""
+        if self.path is None:
+            return False
+        own = {self.path.resolve().parent, self.path.parent.resolve()}
+        return any(place.resolve().is_relative_to(folder) for folder in own)
+
+    def check(self, places: Iterable[Path], what: str) -> list[Path]:
+        """Return which of the places that HDF5 may look at are there.
+
+        Args:
+            places: of `candidates`.
+            what: what leads there, for errors: `'name' is a link`.
+
+        Raises:
+            InputFileError: One of them is out of bounds, or no ordinary file, which HDF5 might wait for.
+        """
+        found = [place for place in places if os.path.lexists(place) and not place.is_dir()]
+        for place in found if self.links != "any" else []:
+            if not self.holds(place):
+                where = f"{shown(place.resolve())}, out of the file's own folder"
+                raise InputFileError(f"{self.name}: {what} to {where}: refused; {self.advice}")
+            if place.exists() and not stat.S_ISREG(place.stat().st_mode):
+                raise InputFileError(f"{self.name}: {what} to {shown(place)}, which is no ordinary file: refused")
+        return [place for place in found if place.is_file()]
+
+
+def candidates(holder: Path, name: str, variable: str) -> list[Path]:
+    """Return the places, in order, where HDF5 or nenya may look for a file that another one names.
+
+    Args:
+        holder: the file that has the name in it.
+        name: of the other file.
+        variable: of the environment, which has folders to look in.
+    """
+    folder, tried = Path(os.path.abspath(holder)).parent, [Path(name)] if os.path.isabs(name) else []
+    relative, value = os.path.basename(name) if tried else name, os.environ.get(variable, "")
+    for prefix in filter(None, dict.fromkeys([*value.split(":"), value])):
+        tried.append(Path(prefix.replace("${ORIGIN}", str(folder)), relative))
+    tried += [folder / relative, Path.cwd() / relative, holder.resolve().parent / relative]
+    return list(dict.fromkeys(tried))
+
+
+def outside(creation: Any) -> Iterator[tuple[str, str, str]]:
+    """Yield the files that a data set names: what it is, the file's name, the variable of the environment."""
+    for number in range(creation.get_external_count()):
+        yield "has its data by a reference", os.fsdecode(creation.get_external(number)[0]), "HDF5_EXTFILE_PREFIX"
+    if creation.get_layout() == h5py.h5d.VIRTUAL:
+        for name in dict.fromkeys(creation.get_virtual_filename(n) for n in range(creation.get_virtual_count())):
+            text = os.fsdecode(name)
+            if text != ".":
+                yield "is virtual, with a source", text, "HDF5_VDS_PREFIX"
+
+
+def check_storage(creation: Any, holder: Path, where: str, bounds: Bounds) -> list[Path]:
+    """Check the files that a data set names, and return those that are there.
+
+    Args:
+        creation: the data set's properties.
+        holder: the file that it is in.
+        where: its name, for errors.
+        bounds: of the first file.
+
+    Raises:
+        InputFileError: One is out of bounds.
+    """
+    found: list[Path] = []
+    for what, name, variable in outside(creation):
+        if bounds.links == "none":
+            raise InputFileError(f"{bounds.name}: '{where}' {what} to another file: refused")
+        if "%" in name and variable == "HDF5_VDS_PREFIX" and bounds.links != "any":
+            pattern = f"files named by a pattern, '{shown(name)}'"
+            raise InputFileError(f"{bounds.name}: '{where}' {what} to {pattern}: refused; {bounds.advice}")
+        found += bounds.check(candidates(holder, name, variable), f"'{where}' {what}")
+    return found
+
+
+@dataclass
+class _Walk:
+    """Goes through the objects of a file, each once, and through the files that its links lead to.
+
+    Attributes:
+        bounds: of the file.
+        files: to be looked at, and their folders' holders.
+        seen: objects (file, address).
+    """
+
+    bounds: Bounds
+    files: deque[Path] = field(default_factory=deque)
+    known: set[Path] = field(default_factory=set)
+    seen: set[tuple[int, int]] = field(default_factory=set)
+
+    def file(self, opened: Any, holder: Path) -> None:
+        """Go through one file."""
+        groups: deque[tuple[Any, str, int]] = deque([(h5py.h5g.open(opened, b"/"), "", 0)])
+        self._is_new(groups[0][0])
+        while groups:
+            group, path, depth = groups.popleft()
+            if depth > _MOST_DEPTH:
+                raise InputFileError(f"{self.bounds.name}: groups within {depth} others; {COPY}")
+            for key in group:
+                name = f"{path}/{shown(key.decode('utf-8', 'replace'))}".lstrip("/")[-300:]
+                item = self._item(group, key, name, holder)
+                if isinstance(item, h5py.h5g.GroupID):
+                    groups.append((item, name, depth + 1))
+
+    def _item(self, group: Any, key: bytes, name: str, holder: Path) -> Any:
+        """Check a link; return the object that it leads to, None where that is known or in another file."""
+        kind = group.links.get_info(key).type
+        if kind == h5py.h5l.TYPE_SOFT:  # within the file, where every further link is looked at
+            return None
+        if kind == h5py.h5l.TYPE_EXTERNAL:
+            self._external(os.fsdecode(group.links.get_val(key)[0]), name, holder)
+            return None
+        if kind != h5py.h5l.TYPE_HARD:
+            raise InputFileError(f"{self.bounds.name}: '{name}' is a link of an unknown kind ({kind}): refused")
+        item = h5py.h5o.open(group, key)
+        if not self._is_new(item):
+            return None
+        if isinstance(item, h5py.h5d.DatasetID):
+            creation = item.get_create_plist()
+            self.known_files(check_storage(creation, holder, name, self.bounds), virtual=creation)
+            self._check_filters(creation, name)
+        return item
+
+    def known_files(self, places: list[Path], *, virtual: Any = None) -> None:
+        """Note files to be gone through as well: those of links, and the sources of virtual data sets."""
+        if virtual is not None and virtual.get_layout() != h5py.h5d.VIRTUAL:
+            return
+        for place in {place.resolve() for place in places} - self.known:
+            self.known.add(place)
+            self.files.append(place)
+        if len(self.known) > _MOST_FILES:
+            raise InputFileError(f"{self.bounds.name}: links to more than {_MOST_FILES} files; repack it into one file")
+
+    def _external(self, file: str, name: str, holder: Path) -> None:
+        if self.bounds.links == "none":
+            raise InputFileError(f"{self.bounds.name}: '{name}' is a link to another file: refused")
+        self.known_files(self.bounds.check(candidates(holder, file, "HDF5_EXT_PREFIX"), f"'{name}' is a link"))
+
+    def _check_filters(self, creation: Any, name: str) -> None:
+        codes = {creation.get_filter(number)[0] for number in range(creation.get_nfilters())}
+        if self.bounds.links == "none" and codes - _PLAIN:
+            raise InputFileError(
+                f"{self.bounds.name}: '{name}' is packed by the filters {sorted(codes - _PLAIN)}; wanted are gzip, "
+                "lzf, shuffle and fletcher32: repack it (h5repack -f GZIP=4)"
+            )
+
+    def _is_new(self, item: Any) -> bool:
+        info = h5py.h5o.get_info(item)
+        key = (int(info.fileno), int(info.addr))
+        new = key not in self.seen
+        self.seen.add(key)
+        if len(self.seen) > _MOST_OBJECTS:
+            raise InputFileError(f"{self.bounds.name}: more than {_MOST_OBJECTS} objects; {COPY}")
+        return new
+
+
+def check_links(file: Any, bounds: Bounds) -> None:
+    """Check every object of an open file, of whatever HDF5 would follow: no link and no data lead out of bounds.
+
+    Args:
+        file: an h5py file.
+        bounds: where its data may lie.
+
+    Raises:
+        InputFileError: One does, or is of a kind that only a program can follow; the file is damaged, or has more
+            objects than are looked at.
+    """
+    walk = _Walk(bounds)
+    holder = bounds.path or Path.cwd() / "file"
+    walk.known.add(holder.resolve())
+    with damage_named(bounds.name):
+        walk.file(file.id, holder)
+        while walk.files:
+            place = walk.files.popleft()
+            if h5py.is_hdf5(place):
+                with h5py.File(place, "r", locking="best-effort") as other:
+                    walk.file(other.id, place)

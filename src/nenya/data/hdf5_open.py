@@ -1,0 +1,399 @@
+"""Opening HDF5 files for reading: the one door, at which links are checked, and later each chunk before HDF5 has it.
+
+`open_hdf5` gives an h5py file whose groups and data sets are h5py's, but for this: before values are read, it is
+checked that they fit into memory, that they lie where they may, and that their chunks hold all of their bytes.
+"""
+
+import io
+import itertools
+import math
+import os
+import stat
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from nenya.data.chunk_check import Filter, check_chunk, check_filters, filters_of
+from nenya.data.chunk_table import check_places, stored_size
+from nenya.data.damage import COPY, damage_named, one_line, shown
+from nenya.data.hdf5_links import ALLOW, Bounds, Links, candidates, check_links, check_storage
+from nenya.data.memory import check_room
+from nenya.errors import InputFileError
+
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_MOST_SOURCES = 8  # virtual data sets within each other
+_MOST_MISSING = 1_000_000  # chunks that are looked for
+_MOST_SPARE = 2**26  # bytes of a chunk beyond what the data need
+_MOST_CHUNK = 2**32 - 1  # bytes unpacked
+
+
+@dataclass
+class _Chunks:
+    """Chunks of a data set, by where they begin: those that the file lists, and those that were found whole."""
+
+    filters: list[Filter]
+    listed: frozenset[tuple[int, ...]]
+    whole: set[tuple[int, ...]] = field(default_factory=set)
+
+
+@dataclass
+class Guard:
+    """What an open file, its groups and its data sets share.
+
+    Attributes:
+        bounds: where data may lie.
+        chunks: of data sets (file, address) that were read.
+    """
+
+    bounds: Bounds
+    chunks: dict[tuple[int, int], _Chunks] = field(default_factory=dict)
+
+
+class _Guarded:
+    """Items of a file or group are guarded as it is."""
+
+    guard: Guard
+
+    def __getitem__(self, name: Any) -> Any:
+        return _guarded(super().__getitem__(name), self.guard)  # type: ignore[misc]  # of h5py's class
+
+    def get(self, name: Any, default: Any = None, **more: Any) -> Any:
+        """As h5py's."""
+        found = super().get(name, default, **more)  # type: ignore[misc]
+        return _guarded(found, self.guard)
+
+    @property
+    def file(self) -> Any:
+        """The file that an item is in, guarded as well."""
+        return _guarded(File(h5py.h5i.get_file_id(self.id)), self.guard)  # type: ignore[attr-defined]
+
+
+class File(_Guarded, h5py.File):  # type: ignore[misc]  # h5py has no types
+    """An h5py file."""
+
+
+class Group(_Guarded, h5py.Group):  # type: ignore[misc]
+    """An h5py group."""
+
+
+class Dataset(h5py.Dataset):  # type: ignore[misc]
+    """An h5py data set whose values are checked before they are read."""
+
+    __module__ = h5py.Dataset.__module__  # h5netcdf asks for it to know whose data set this is
+    guard: Guard
+    file = _Guarded.file
+
+    def __getitem__(self, args: Any, *more: Any, **settings: Any) -> Any:
+        self.check(args)
+        return super().__getitem__(args, *more, **settings)
+
+    def read_direct(self, dest: Any, source_sel: Any = None, dest_sel: Any = None) -> None:
+        """As h5py's."""
+        self.check(... if source_sel is None else source_sel)
+        super().read_direct(dest, source_sel, dest_sel)
+
+    def check(self, args: Any = ..., depth: int = 0) -> None:
+        """Check the values that an index stands for.
+
+        Args:
+            args: the index.
+            depth: of virtual data sets around this one.
+
+        Raises:
+            InputFileError: They do not fit into memory, lie out of bounds, or their chunks are damaged.
+        """
+        where = f"{self.guard.bounds.name}: '{shown((self.name or '').lstrip('/'))}'"
+        with damage_named(where):
+            if self.shape is None:
+                return
+            box = _box(self.shape, args)
+            nbytes = math.prod(len(part) for part in box) * self.dtype.itemsize
+            creation, own = self.id.get_create_plist(), h5py.h5i.get_file_id(self.id)
+            layout = creation.get_layout()
+            if depth == 0:
+                outside = layout == h5py.h5d.VIRTUAL or creation.get_external_count()
+                check_room(nbytes, where, file_bytes=None if outside else _bytes_of(own))
+            if layout == h5py.h5d.CHUNKED:
+                self._check_chunks(box, where)
+                return
+            self._check_outside(creation, where, depth)
+            inside, stored = (
+                layout != h5py.h5d.VIRTUAL and not creation.get_external_count(),
+                self.id.get_storage_size(),
+            )
+            if inside and stored and stored < math.prod(self.shape) * stored_size(self.id.get_type()):
+                raise InputFileError(f"{where} declares more bytes than the {stored} that it has; {COPY}")
+
+    def _check_outside(self, creation: Any, where: str, depth: int) -> None:
+        """Check the other files that the values lie in."""
+        holder, count = Path(os.fsdecode(self.file.filename)), creation.get_external_count()
+        check_storage(creation, holder, where.partition(": '")[2].rstrip("'"), self.guard.bounds)
+        there = 0
+        for name, offset, size in map(creation.get_external, range(count)):
+            tried = candidates(holder, os.fsdecode(name), "HDF5_EXTFILE_PREFIX")
+            place = next((place for place in tried if is_ordinary(place)), None)
+            if place is None:
+                raise InputFileError(f"{where} has its data in the file {shown(os.fsdecode(name))}, which is not there")
+            there += max(0, min(int(size), place.stat().st_size - int(offset)))
+        if count and there < math.prod(self.shape) * stored_size(self.id.get_type()):
+            raise InputFileError(f"{where} has only {there} bytes of its data in other files; copy them again")
+        if creation.get_layout() != h5py.h5d.VIRTUAL:
+            return
+        if depth >= _MOST_SOURCES:
+            raise InputFileError(f"{where} is virtual, with sources that are virtual {depth} times: repack it")
+        names = {
+            (creation.get_virtual_filename(n), creation.get_virtual_dsetname(n))
+            for n in range(creation.get_virtual_count())
+        }
+        for file, name in sorted(map(_as_texts, names)):
+            self._check_source(holder, file, name, where, depth)
+
+    def _check_source(self, holder: Path, file: str, name: str, where: str, depth: int) -> None:
+        """Check a source of this virtual data set."""
+        if file == ".":
+            source = self.file.get(name)
+            if not isinstance(source, Dataset):
+                raise InputFileError(f"{where} is virtual and its source '{shown(name)}' is not there")
+            source.check(depth=depth + 1)
+            return
+        places = [place for place in candidates(holder, file, "HDF5_VDS_PREFIX") if is_ordinary(place)]
+        if not places:
+            raise InputFileError(f"{where} is virtual, with a source in the file {shown(file)}, which is not there")
+        for place in dict.fromkeys(place.resolve() for place in places):
+            with open_hdf5(place, guard=Guard(self.guard.bounds)) as other:
+                source = other.get(name)
+                if not isinstance(source, Dataset):
+                    raise InputFileError(f"{where} is virtual and its source '{shown(name)}' is not there")
+                source.check(depth=depth + 1)
+
+    def _check_chunks(self, box: Sequence[range], where: str) -> None:
+        """Check the chunks that a part of the data set lies in, each once."""
+        info = h5py.h5o.get_info(self.id)
+        key = (int(info.fileno), int(info.addr))
+        known = self.guard.chunks.get(key) or self._find_chunks(where)
+        self.guard.chunks[key] = known
+        if not known.filters:
+            return
+        grid = [range(part.start // c * c, part.stop, c) for part, c in zip(box, self.chunks, strict=True)]
+        if math.prod(map(len, grid)) > _MOST_MISSING + 10 * len(known.listed):
+            raise InputFileError(f"{where} has {len(known.listed)} chunks of the {math.prod(map(len, grid))} declared")
+        itemsize = stored_size(self.id.get_type())
+        size = math.prod(self.chunks) * itemsize
+        for corner in itertools.product(*grid):
+            if corner in known.whole:
+                continue
+            try:  # looked up as HDF5 does when it reads, which a damaged list need not agree with
+                mask, packed = self.id.read_direct_chunk(corner)
+            except (OSError, RuntimeError, ValueError):
+                if corner in known.listed:
+                    raise
+            else:
+                check_chunk(packed, known.filters, mask, size, itemsize)
+            known.whole.add(corner)
+
+    def _find_chunks(self, where: str) -> _Chunks:
+        """Find where the chunks lie, and check that they can lie there."""
+        filters = filters_of(self.id.get_create_plist())
+        check_filters(filters, where)
+        size, found = math.prod(self.chunks) * stored_size(self.id.get_type()), []
+        if size > _MOST_CHUNK or size > 4 * math.prod(self.shape) * self.dtype.itemsize + _MOST_SPARE:
+            raise InputFileError(f"{where} has chunks of {self.chunks}, {size / 1e9:.1f} GB each: repack the file")
+        self.id.chunk_iter(lambda chunk: found.append(chunk))
+        places = [(c.byte_offset, c.size, c.filter_mask) for c in found if c.byte_offset not in (None, 2**64 - 1)]
+        if any(not 0 <= value < 2**62 for place in places for value in place):
+            raise InputFileError(f"{where} has chunks outside of the file; {COPY}")
+        loose = sum(
+            1 << i for i, (code, values) in enumerate(filters) if code == h5py.h5z.FILTER_SHUFFLE and not values
+        )
+        end = _bytes_of(h5py.h5i.get_file_id(self.id))
+        table = np.array(places, np.int64).reshape(-1, 3)
+        check_places(where, table, end, [code for code, _ in filters], size, loose)
+        check_room(size, where, copies=3)
+        there = (c.chunk_offset for c in found if c.byte_offset not in (None, 2**64 - 1))
+        return _Chunks(filters, frozenset(tuple(map(int, corner)) for corner in there))
+
+
+def open_hdf5(
+    path: Path | io.BytesIO,
+    *,
+    links: Links = "folder",
+    advice: str = ALLOW,
+    guard: Guard | None = None,
+    **settings: Any,
+) -> Any:
+    """Open an HDF5 file for reading.
+
+    Args:
+        path: the file, or its bytes.
+        links: where its links may lead, and its data lie.
+        advice: what to do about a file that leads elsewhere; `COPY_IN` where no option allows it.
+        guard: of a file that leads to this one, which was checked with it; or of one whose links are followed step
+            by step.
+        settings: further arguments of `h5py.File`.
+
+    Returns:
+        An h5py file, whose data sets are checked as they are read.
+
+    Raises:
+        InputFileError: It does not open: it does not exist, is a folder, is not HDF5, is cut short; or it leads to
+            where it may not.
+    """
+    name = "this file"
+    if isinstance(path, Path):
+        name = str(path)
+        settings = {"locking": "best-effort", **settings}
+        _check_kind(path)
+    try:
+        file = File(path, "r", **settings)
+    except Exception as error:  # on a damaged file HDF5 raises many a kind
+        raise InputFileError(f"{name}: {_why_closed(path, error)}") from error
+    file.guard = guard or Guard(Bounds(path if isinstance(path, Path) else None, links, advice))
+    try:
+        if guard is None and links != "any":
+            check_links(file, file.guard.bounds)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def check_hdf5(path: Path | io.BytesIO, links: Links = "folder") -> None:
+    """Check a file that something else opens afterwards, as `open_hdf5` does."""
+    open_hdf5(path, links=links).close()
+
+
+def map_floats(file: Any, name: str, raw: IO[bytes]) -> NDArray[np.float32] | None:
+    """Map a data set of float32 into memory as it lies, None where that cannot be.
+
+    Only what lies in the file itself, in one piece, not packed and in this machine's byte order, is mapped, and of the
+    very file that is open: another one may have taken its name since.
+
+    Args:
+        file: of `open_hdf5`.
+        name: of the data set.
+        raw: the same file, opened apart: a map of HDF5's own would keep its lock.
+
+    Returns:
+        Copied on write, as torch takes nothing that is read-only.
+    """
+    dataset = file[name]
+    creation, own = dataset.id.get_create_plist(), h5py.h5o.get_info(file.id).fileno
+    offset, nbytes = dataset.id.get_offset(), 4 * math.prod(dataset.shape)
+    within = h5py.h5o.get_info(dataset.id).fileno == own and creation.get_layout() == h5py.h5d.CONTIGUOUS
+    if not within or creation.get_external_count() or creation.get_nfilters() or offset is None or not nbytes:
+        return None
+    native = dataset.dtype == np.dtype("<f4") and dataset.dtype.isnative
+    if not native or not dataset.id.get_type().equal(h5py.h5t.IEEE_F32LE) or dataset.id.get_storage_size() != nbytes:
+        return None
+    opened, other = os.fstat(file.id.get_vfd_handle()), os.fstat(raw.fileno())
+    if (opened.st_dev, opened.st_ino) != (other.st_dev, other.st_ino) or offset + nbytes > other.st_size:
+        return None
+    return np.memmap(raw, "<f4", "c", offset, dataset.shape)
+
+
+def list_datasets(file: Any, most: int = 12) -> str:
+    """Name the data sets of an open file with their shapes, at most `most` of them; no link is followed."""
+    found: list[str] = []
+    groups, left = [("", file)], 1000
+    while groups and left:
+        prefix, group = groups.pop(0)
+        with suppress(Exception):  # of what is damaged: this is the text of another error
+            for key in itertools.islice(group.id, left):
+                left -= 1
+                name = prefix + key.decode("utf-8", "replace")
+                if group.id.links.get_info(key).type != h5py.h5l.TYPE_HARD:
+                    continue
+                item = group[key]
+                if isinstance(item, h5py.Dataset):
+                    found.append(f"{shown(name)} {item.shape}")
+                elif isinstance(item, h5py.Group):
+                    groups.append((f"{name}/", item))
+    more = f" and {len(found) - most} more" if len(found) > most else ""
+    return (", ".join(found[:most]) + more) or "no data set at all"
+
+
+def is_ordinary(path: Path) -> bool:
+    """Tell whether this is an ordinary file: to open another kind may never end."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def _guarded(item: Any, guard: Guard) -> Any:
+    """Return an item of h5py as one that is guarded."""
+    if isinstance(item, h5py.Dataset) and not isinstance(item, Dataset):
+        item = Dataset(item.id, readonly=True)
+    elif isinstance(item, h5py.Group) and not isinstance(item, _Guarded):
+        item = Group(item.id)
+    if isinstance(item, Dataset | _Guarded):
+        item.guard = guard
+    return item
+
+
+def _as_texts(pair: tuple[Any, Any]) -> tuple[str, str]:
+    file, name = (os.fsdecode(text) for text in pair)
+    return file, name
+
+
+def _bytes_of(file: Any) -> int:
+    """Return the bytes of an open file, with its user block."""
+    return int(file.get_filesize()) + int(file.get_create_plist().get_userblock())
+
+
+def _box(shape: tuple[int, ...], args: Any) -> list[range]:
+    """Return, for each axis, the range that an index of h5py's lies within."""
+    parts = [part for part in (args if isinstance(args, tuple) else (args,)) if not isinstance(part, str)]
+    whole = [range(size) for size in shape]
+    if any(isinstance(part, h5py.h5r.Reference | h5py.MultiBlockSlice) or np.ndim(part) > 1 for part in parts):
+        return whole
+    place = next((i for i, part in enumerate(parts) if part is Ellipsis), len(parts))
+    tail = parts[place + 1 :]
+    parts = [*parts[:place], *[slice(None)] * (len(shape) - place - len(tail)), *tail]
+    if len(parts) != len(shape):
+        return whole  # h5py says what is wrong
+    return [_part(size, part) for size, part in zip(shape, parts, strict=True)]
+
+
+def _part(size: int, part: Any) -> range:
+    """Return the range of an axis that one part of an index lies within."""
+    if isinstance(part, slice):
+        return range(*part.indices(size))
+    numbers = np.asarray(part)
+    numbers = np.flatnonzero(numbers) if numbers.dtype == bool else numbers.reshape(-1)
+    if not len(numbers):
+        return range(0)
+    low, high = int(numbers.min()), int(numbers.max())
+    return range(0, size) if low < 0 and len(numbers) > 1 else range(low % size, high % size + 1) if size else range(0)
+
+
+def _check_kind(path: Path) -> None:
+    if path.is_dir():
+        raise InputFileError(f"{path}: this is a folder; wanted is an HDF5 file of cutouts: name a file in it")
+    if not path.exists():
+        raise InputFileError(f"{path}: no such file; check the path")
+    if not is_ordinary(path):
+        raise InputFileError(f"{path}: this is no ordinary file; wanted is an HDF5 file of cutouts")
+
+
+def _why_closed(path: Path | io.BytesIO, error: BaseException) -> str:
+    """Find out why a file that exists does not open."""
+    try:
+        if isinstance(path, Path):
+            with path.open("rb") as file:
+                head = file.read(len(_SIGNATURE))
+        else:
+            head = path.getvalue()[: len(_SIGNATURE)]
+    except OSError as refused:
+        return f"cannot be read ({refused.strerror}); check its permissions"
+    if not head:
+        return "the file is empty; copy or make it again"
+    if head != _SIGNATURE:
+        return f"not an HDF5 file (it begins with {head!r}); wanted is an HDF5 file of cutouts"
+    return f"the HDF5 file is truncated or damaged ({one_line(error)}); copy or make it again"

@@ -1,0 +1,183 @@
+"""How much a packed chunk of a Zarr store unpacks to, found out without unpacking more than it should.
+
+The codecs of Zarr unpack whatever a stream holds: a few kilobytes may take all memory.
+"""
+
+import bz2
+import gzip
+import io
+import lzma
+import math
+import re
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import IO, Any
+
+import numpy as np
+
+from nenya.errors import InputFileError
+
+_PACKING = {"zlib", "gzip", "bz2", "lzma", "blosc", "zstd", "lz4"}
+_SAME_SIZE = {"bytes", "transpose", "endian", "shuffle", "crc32c", "", *_PACKING}
+_SLACK = 4096  # bytes beside those of the values
+_FILTERED = 8  # times its values' bytes that a chunk may take between two codecs
+_ZSTD_BLOCK = 2**17  # bytes, at most, that a block of Zstandard unpacks to
+_PIECE = 2**20
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How the chunks of an array are packed.
+
+    Attributes:
+        codec: name of the last codec that packs, None if there is none.
+        most: bytes that a chunk may unpack to; None where chunks are packed within it.
+        tail: bytes of a checksum behind the packed ones.
+    """
+
+    codec: str | None
+    most: int | None
+    tail: int = 0
+
+
+def packing_of(values: dict[str, Any], where: str) -> Packing | None:
+    """Return how an array is packed, None for the metadata of something else.
+
+    Args:
+        values: its metadata, of version 2 or 3, checked.
+        where: its place, for errors.
+
+    Raises:
+        InputFileError: Its chunks are packed twice.
+    """
+    grid = values.get("chunk_grid")
+    inner = grid.get("configuration") if isinstance(grid, dict) else None
+    shape = inner.get("chunk_shape") if isinstance(inner, dict) else values.get("chunks")
+    if not isinstance(shape, list):
+        return None
+    names = list(map(_name, [*(values.get("codecs") or values.get("filters") or ()), values.get("compressor")]))
+    place = next((number for number, name in enumerate(names) if name in _PACKING), None)
+    if "sharding_indexed" in names or place is None:
+        return Packing(None, None)
+    behind = [name for name in names[place + 1 :] if name]
+    if behind not in ([], ["crc32c"]):
+        raise InputFileError(
+            f"{where} is packed by {names[place]}, and then by {', '.join(behind)}; wanted is one codec that packs"
+        )
+    most = math.prod(shape) * _itemsize(values.get("dtype", values.get("data_type")))
+    return Packing(names[place], most * (1 if {*names} <= _SAME_SIZE else _FILTERED) + _SLACK, 4 * len(behind))
+
+
+def _name(codec: Any) -> str:
+    name = codec.get("id") or codec.get("name") if isinstance(codec, dict) else codec
+    return str(name or "").removeprefix("numcodecs.")
+
+
+def _itemsize(kind: Any) -> int:
+    """Return the bytes of a value, more than enough for those of an unusual type."""
+    if isinstance(kind, str) and re.fullmatch(r"r\d{1,9}", kind):
+        return -(-int(kind[1:]) // 8)
+    try:
+        return np.dtype([tuple(f) for f in kind] if isinstance(kind, list) else kind).itemsize
+    except (TypeError, ValueError):
+        return 1024
+
+
+def check_packed(content: bytes, packing: Packing, where: str) -> None:
+    """Check that a chunk unpacks to no more bytes than its values take.
+
+    Raises:
+        InputFileError: It unpacks to more, or is damaged.
+    """
+    if packing.codec is None or packing.most is None:
+        return
+    body = content[: len(content) - packing.tail]
+    try:
+        size = _SIZES[packing.codec](body, packing.most)
+    except (OSError, EOFError, ValueError, IndexError, zlib.error, lzma.LZMAError) as error:
+        raise InputFileError(f"{where}: a damaged chunk ({packing.codec}: {error}); fetch the store again") from error
+    if size > packing.most:
+        raise InputFileError(
+            f"{where}: a chunk of {len(content)} bytes unpacks to more than the {packing.most} that its values take: "
+            "damaged, or made to take all memory"
+        )
+
+
+def _zlib(content: bytes, most: int) -> int:
+    """Return the bytes that a zlib stream holds, or some number above the most."""
+    machine, size = zlib.decompressobj(), 0
+    while content and size <= most:
+        size += len(machine.decompress(content, _PIECE))
+        content = machine.unconsumed_tail
+    return size
+
+
+def _streamed(open_stream: Callable[[IO[bytes]], Any]) -> Callable[[bytes, int], int]:
+    """Return what tells the bytes that a stream, with those behind it, holds, or some number above the most."""
+
+    def size_of(content: bytes, most: int) -> int:
+        size = 0
+        with open_stream(io.BytesIO(content)) as stream:
+            while size <= most and (piece := stream.read(_PIECE)):
+                size += len(piece)
+        return size
+
+    return size_of
+
+
+def _lzma(content: bytes, most: int) -> int:
+    """As `_zlib`; a stream without a head, which only its settings tell how to read, is not bounded here."""
+    if content[:6] != b"\xfd7zXZ\x00" and content[:1] != b"]":
+        raise ValueError("a stream without a head")
+    return _streamed(lzma.LZMAFile)(content, most)
+
+
+def _blosc(content: bytes, most: int) -> int:
+    return int.from_bytes(content[4:8], "little")
+
+
+def _lz4(content: bytes, most: int) -> int:
+    return int.from_bytes(content[:4], "little")
+
+
+def _zstd(content: bytes, most: int) -> int:
+    """Return the bytes that Zstandard frames hold at most, by the heads of frames and blocks (RFC 8878, 3.1.1)."""
+    place, size = 0, 0
+    while place < len(content):
+        if content[place : place + 4] != b"\x28\xb5\x2f\xfd":
+            raise ValueError("no Zstandard frame")
+        head = content[place + 4]
+        single, width = head >> 5 & 1, (head >> 5 & 1, 2, 4, 8)[head >> 6]
+        start = place + 5 + (not single) + (0, 1, 2, 4)[head & 3]
+        told = int.from_bytes(content[start : start + width], "little") + 256 * (width == 2)
+        place, found = _zstd_blocks(content, start + width)
+        place += 4 * (head >> 2 & 1)
+        size += told if width else max(0, found - _ZSTD_BLOCK) // _FILTERED  # blocks may be of any size below
+        if size > most:
+            break
+    return size
+
+
+def _zstd_blocks(content: bytes, place: int) -> tuple[int, int]:
+    """Return where the blocks of a frame end, and how many bytes they hold at most."""
+    size, last = 0, False
+    while not last:
+        if place + 3 > len(content):
+            raise EOFError("it ends early")
+        head = int.from_bytes(content[place : place + 3], "little")
+        last, kind, length = bool(head & 1), head >> 1 & 3, head >> 3
+        size += _ZSTD_BLOCK if kind == 2 else length
+        place += 3 + (1 if kind == 1 else length)
+    return place, size
+
+
+_SIZES: dict[str, Callable[[bytes, int], int]] = {
+    "zlib": _zlib,
+    "gzip": _streamed(lambda raw: gzip.GzipFile(fileobj=raw)),
+    "bz2": _streamed(bz2.BZ2File),
+    "lzma": _lzma,
+    "blosc": _blosc,
+    "lz4": _lz4,
+    "zstd": _zstd,
+}

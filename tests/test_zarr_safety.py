@@ -1,0 +1,210 @@
+"""A Zarr store's metadata names only codecs and types that compute; what else it names is refused before it is made."""
+
+import json
+import os
+import pickle
+import resource
+
+import numcodecs
+import numpy as np
+import pytest
+import zarr
+from granules import grid
+
+from nenya.data.prepare.fields import Layout
+from nenya.data.prepare.sources import open_fields
+from nenya.data.prepare.zarr_check import check_metadata
+from nenya.data.prepare.zarr_chunks import Packing, check_packed, packing_of
+from nenya.errors import InputFileError
+from nenya.options import PrepareOptions
+
+
+class Payload:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def field(source):
+    with open_fields(source) as dataset:
+        return Layout(dataset, str(source), PrepareOptions(temp_bounds=None)).read(0, -1).values
+
+
+def stored(path, version, *, consolidated=True):
+    grid((64, 96), times=1).to_zarr(path, zarr_format=version, consolidated=consolidated)
+    return path
+
+
+def changed(path, name, change):
+    """Change the metadata of an array, where it stands alone and where it is consolidated."""
+    for file in (path / name / ".zarray", path / name / "zarr.json", path / ".zmetadata", path / "zarr.json"):
+        if not file.exists():
+            continue
+        values = json.loads(file.read_text())
+        inner = values
+        if file.parent == path:
+            held = values.get("metadata") or (values.get("consolidated_metadata") or {}).get("metadata", {})
+            inner = held.get(f"{name}/.zarray", held.get(name, {}))
+        if inner:
+            change(inner)
+        file.write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("consolidated", [True, False])
+def test_a_usual_store_is_read(tmp_path, version, consolidated):
+    path = stored(tmp_path / "a.zarr", version, consolidated=consolidated)
+    wanted = grid((64, 96), times=1)["tos"].values[0]
+    np.testing.assert_array_equal(field(path), wanted)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("consolidated", [True, False])
+@pytest.mark.parametrize("name", ["tos", "lat", "time"])
+@pytest.mark.parametrize("codec", ["pickle", "json2", "vlen-array", "mine"])
+def test_codecs_that_are_not_known_are_refused(tmp_path, version, consolidated, name, codec):
+    path, hit = stored(tmp_path / "a.zarr", version, consolidated=consolidated), tmp_path / "hit"
+
+    def change(values):
+        if version == 2:
+            values["filters"] = [{"id": codec}]
+        else:
+            values["codecs"] = [{"name": f"numcodecs.{codec}", "configuration": {}}]
+
+    changed(path, name, change)
+    for chunk in (path / name).rglob("*"):
+        if chunk.is_file() and chunk.name not in (".zarray", ".zattrs", "zarr.json"):
+            chunk.write_bytes(pickle.dumps(Payload(hit)))
+    with pytest.raises(InputFileError, match=rf"packed by the codec .*{codec}, which may run code") as caught:
+        field(path)
+    assert "\n" not in str(caught.value)
+    assert not hit.exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dtype": "|O"},
+        {"dtype": [["a", "<f4"], ["b", "|O"]]},
+        {"compressor": {"id": "pickle"}},
+        {"compressor": "pickle"},
+        {"filters": [{"id": "msgpack2"}]},
+        {"filters": [{"id": "vlen-utf8"}]},
+        {"filters": [{"id": "categorize"}]},
+        {"filters": [{"id": "delta", "name": "pickle"}]},
+        {"filters": {"id": "pickle"}},
+        {"fill_value": {"a": 1}},
+        {"fill_value": "x" * 10**5},
+        {"chunks": [10**6, 10**6]},
+        {"chunks": [-1]},
+        {"codecs": ["numcodecs.pickle"]},
+        {"codecs": [{"name": "sharding_indexed", "configuration": {"codecs": [{"name": "pickle"}]}}]},
+        {"codecs": [{"name": "sharding_indexed", "configuration": {"index_codecs": [{"name": "pickle"}]}}]},
+        {"codecs": [{"name": "numcodecs.zlib", "configuration": {"id": "pickle"}}]},
+        {"data_type": "string"},
+        {"data_type": {"name": "variable_length_utf8"}},
+        {"data_type": {"name": "structured", "configuration": {"fields": [["a", "string"]]}}},
+        {"storage_transformers": [{"name": "mine"}]},
+        {"chunk_key_encoding": {"name": "mine"}},
+        {"consolidated_metadata": {"metadata": {"a": {"consolidated_metadata": {"metadata": {"b": {"dtype": "O"}}}}}}},
+        {"metadata": {"a/.zarray": {"filters": [{"id": "pickle"}]}}},
+    ],
+    ids=str,
+)
+def test_metadata_that_names_something_else_is_refused(change):
+    usual = {"zarr_format": 2, "dtype": "<f4", "compressor": {"id": "zlib", "level": 1}, "filters": None}
+    check_metadata(json.dumps(usual).encode(), "a.zarr")
+    with pytest.raises(InputFileError, match=r"^a\.zarr") as caught:
+        check_metadata(json.dumps({**usual, **change}).encode(), "a.zarr")
+    assert len(str(caught.value)) < 700
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"[" * 100_000, b'{"a":' * 100_000, b"\xff\xfe"])
+def test_damaged_metadata_is_one_line(content):
+    with pytest.raises(InputFileError, match="no metadata of a Zarr store"):
+        check_metadata(content, "a.zarr")
+
+
+def test_links_out_of_a_store_are_not_followed(tmp_path):
+    own, other = tmp_path / "own", tmp_path / "other"
+    for folder in (own, other):
+        folder.mkdir()
+        stored(folder / "a.zarr", 2)
+    (own / "a.zarr" / "tos" / "0.0.0").unlink()
+    (own / "a.zarr" / "tos" / "0.0.0").symlink_to(other / "a.zarr" / "tos" / "0.0.0")
+    with pytest.raises(InputFileError, match="out of the store's own folder: refused"):
+        field(own / "a.zarr")
+    with open_fields(own / "a.zarr", allow_external=True) as dataset:
+        assert np.isfinite(dataset["tos"].values).any()
+
+
+def test_stores_on_s3_are_checked_too(s3_service, s3_bucket, tmp_path):
+    path = stored(tmp_path / "a.zarr", 2)
+    changed(path, "lat", lambda values: values.update(filters=[{"id": "pickle"}]))
+    client = s3_service.client()
+    for file in path.rglob("*"):
+        if file.is_file():
+            client.upload_file(str(file), s3_bucket, f"a.zarr/{file.relative_to(path).as_posix()}")
+    with pytest.raises(InputFileError, match="packed by the codec pickle"):
+        field(f"s3://{s3_bucket}/a.zarr")
+
+
+PACKINGS = {
+    "zlib": (numcodecs.Zlib(1), None), "gzip": (numcodecs.GZip(1), zarr.codecs.GzipCodec(level=1)),
+    "bz2": (numcodecs.BZ2(1), None), "lzma": (numcodecs.LZMA(preset=1), None),
+    "zstd": (numcodecs.Zstd(1), zarr.codecs.ZstdCodec(level=1)), "lz4": (numcodecs.LZ4(1), None),
+    "blosc": (numcodecs.Blosc(), zarr.codecs.BloscCodec(cname="lz4")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("version", "codec"), [(v, name) for name, codecs in PACKINGS.items() for v in (2, 3) if codecs[v - 2]]
+)
+@pytest.mark.parametrize("consolidated", [True, False])
+def test_a_chunk_that_unpacks_to_more_than_its_values_is_refused(tmp_path, version, codec, consolidated):
+    packer, packer_v3 = PACKINGS[codec]
+    encoding = {"compressors": [packer if version == 2 else packer_v3], "chunks": (1, 32, 96)}
+    if version == 2 and codec == "zlib":
+        encoding["filters"] = [numcodecs.Shuffle(4)]
+    path = tmp_path / "a.zarr"
+    grid((64, 96), times=1).to_zarr(path, zarr_format=version, consolidated=consolidated, encoding={"tos": encoding})
+    np.testing.assert_array_equal(field(path), grid((64, 96), times=1)["tos"].values[0])
+    chunk = path / "tos" / ("0.0.0" if version == 2 else "c/0/0/0")
+    chunk.write_bytes(bytes(packer.encode(bytes(2**26))))
+    assert chunk.stat().st_size < 2**19
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputFileError, match="unpacks to more than"):
+        field(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 40_000
+    chunk.write_bytes(chunk.read_bytes()[:3])
+    with pytest.raises(InputFileError):
+        field(path)
+
+
+def test_shards_are_read(tmp_path):
+    path = tmp_path / "a.zarr"
+    encoding = {"tos": {"shards": (1, 64, 96), "chunks": (1, 16, 48)}}
+    grid((64, 96), times=1).to_zarr(path, zarr_format=3, encoding=encoding)
+    np.testing.assert_array_equal(field(path), grid((64, 96), times=1)["tos"].values[0])
+
+
+def test_frames_of_unknown_size_are_bounded_by_their_blocks():
+    """Each block of four bytes stands for 128 KiB."""
+    block = ((2**17) << 3 | 1 << 1).to_bytes(3, "little") + b"\0"
+    stream = b"\x28\xb5\x2f\xfd\x00\x58" + block * 3000 + b"\x01\0\0"
+    with pytest.raises(InputFileError, match="unpacks to more than"):
+        check_packed(stream, Packing("zstd", 2**20), "a")
+    check_packed(stream, Packing("zstd", 2**29), "a")
+    with pytest.raises(InputFileError, match="packed by gzip, and then by zlib"):
+        packing_of({"chunks": [4], "dtype": "<f4", "filters": [{"id": "gzip"}], "compressor": {"id": "zlib"}}, "a")
+
+
+def test_a_coordinate_that_is_declared_too_long_takes_no_memory(tmp_path):
+    path = stored(tmp_path / "a.zarr", 2)
+    changed(path, "lon", lambda values: values.update(shape=[10**12]))
+    with pytest.raises(InputFileError, match=r"declares 8000\.00 GB"):
+        field(path)
