@@ -27,6 +27,7 @@ from nenya.report import say
 from nenya.s3 import is_s3
 from nenya.similarity import Float64Array, IntArray, direction
 from nenya.storage import check_output
+from nenya.texts import lines_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -370,7 +371,7 @@ def _show(found: "pd.DataFrame", answer: Answer, options: SearchOptions, sql: st
         say(f"nothing found: no other row with a latent {f'fulfils {sql}' if sql else 'is there'}{kept}")
         return
     say(f"{answer.label}{f' where {sql}' if sql else ''}")
-    say(found[columns].to_string(index=False, float_format=lambda value: f"{value:.4f}"))
+    say(lines_of(found[columns].to_string(index=False, float_format=lambda value: f"{value:.4f}").splitlines()))
     if len(found) < options.k:
         say(f"{len(found)} of k={options.k}: there are no more")
 
