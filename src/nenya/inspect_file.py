@@ -391,7 +391,7 @@ def _inspect_checkpoint(path: Path) -> FileReport:
     words = ", ".join(f"{key} {value}" for key, value in found.architecture.items())
     report.lines.append(f"{words}; {len(found.state_dict)} tensors of {count} numbers; sha256 {found.sha256}")
     shown = ("model_root", "temp", "learning_rate", "batch_size_train", "epochs", "random_jitter", "augment")
-    told = [f"{key} {found.options[key]}" for key in shown if key in found.options]
+    told = [f"{key} {str(found.options[key])[:60]}" for key in shown if key in found.options]
     epoch = "it does not say of which epoch" if found.epoch is None else f"epoch {found.epoch}"
     report.lines.append(epoch + (f"; options: {', '.join(told)}" if told else "; no options in it"))
     wrong = [
@@ -414,15 +414,14 @@ def _inspect_run(folder: Path) -> FileReport:
         raise InputFileError(f"{folder}: no run folder (no config.yaml in it)")
     try:
         config = read_run_config(folder)
-    except Exception as error:  # a damaged file raises anything that YAML knows
-        if isinstance(error, NenyaError):
-            raise
-        raise InputFileError(f"{folder}/config.yaml: cannot be read ({' '.join(str(error).split())[:120]})") from error
-    model, optim = config.get("model") or {}, config.get("optim") or {}
+    except NenyaError as error:
+        raise InputFileError(str(error)) from error
+    sections = (config.get(name) for name in ("model", "optim", "trainer"))
+    model, optim, trainer = (section if isinstance(section, dict) else {} for section in sections)
     report = FileReport(f"run folder of model {model.get('name', '?')}")
     report.lines.append(
-        f"{model.get('ssl_model', '?')}, feat_dim {model.get('feat_dim', '?')}; data {config.get('data')}; seed "
-        f"{config.get('seed')}; {(config.get('trainer') or {}).get('max_epochs')} epochs; learning rate "
+        f"{model.get('ssl_model', '?')}, feat_dim {model.get('feat_dim', '?')}; data {str(config.get('data'))[:300]}; seed "
+        f"{config.get('seed')}; {trainer.get('max_epochs')} epochs; learning rate "
         f"{optim.get('learning_rate')}"
     )
     weights = sorted([*folder.glob("*.pth"), *folder.glob("checkpoints/*.ckpt")])

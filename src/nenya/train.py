@@ -288,6 +288,7 @@ def fit(options: TrainOptions, module: "ContrastiveModule", data: Any, folder: P
 
     from nenya.ledger import ledger_of
     from nenya.models.checkpoint import save_pth
+    from nenya.models.pickled import check_sizes
     from nenya.runtime import is_main_process, make_logger, make_trainer
     from nenya.training import AtomicCheckpointIO, LastCheckpoint, LearningCurve, remove_unfinished
 
@@ -313,6 +314,8 @@ def fit(options: TrainOptions, module: "ContrastiveModule", data: Any, folder: P
         default_root_dir=folder,
     )
     _check_batches(options, trainer.world_size)
+    if options.resume:
+        check_sizes(last)
     done = False
     try:
         trainer.fit(module, datamodule=data, ckpt_path=last if options.resume else None, weights_only=True)
