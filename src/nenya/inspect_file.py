@@ -420,9 +420,9 @@ def _inspect_run(folder: Path) -> FileReport:
     model, optim, trainer = (section if isinstance(section, dict) else {} for section in sections)
     report = FileReport(f"run folder of model {model.get('name', '?')}")
     report.lines.append(
-        f"{model.get('ssl_model', '?')}, feat_dim {model.get('feat_dim', '?')}; data {str(config.get('data'))[:300]}; seed "
-        f"{config.get('seed')}; {trainer.get('max_epochs')} epochs; learning rate "
-        f"{optim.get('learning_rate')}"
+        f"{model.get('ssl_model', '?')}, feat_dim {model.get('feat_dim', '?')}; data "
+        f"{str(config.get('data'))[:300]}; seed {str(config.get('seed'))[:40]}; {trainer.get('max_epochs')} epochs; "
+        f"learning rate {optim.get('learning_rate')}"
     )
     weights = sorted([*folder.glob("*.pth"), *folder.glob("checkpoints/*.ckpt")])
     report.lines += [f"{path.relative_to(folder)}: {path.stat().st_size / 1e6:.1f} MB" for path in weights]
