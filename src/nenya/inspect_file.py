@@ -21,6 +21,7 @@ from nenya.latents import PARTITIONS
 from nenya.options import InspectOptions
 from nenya.report import say
 from nenya.s3 import is_s3
+from nenya.small_files import check_regular
 
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 _FOLDER = "outputs/inspect"
@@ -143,6 +144,7 @@ def inspect_file(path: Path, options: InspectOptions | None = None) -> FileRepor
     options = options or InspectOptions()
     if path.is_dir():
         return _inspect_run(path)
+    check_regular(path, "cutouts, latents, a table or weights")
     if not path.is_file():
         raise InputFileError(f"{path}: no such file; check the path")
     kinds: dict[tuple[str, ...], Callable[[Path], FileReport]] = {

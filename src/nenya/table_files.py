@@ -7,6 +7,7 @@ import csv
 import io
 import mmap
 import struct
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,9 +78,7 @@ def check_numbers(table: "pd.DataFrame", place: object) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    if not table.columns.is_unique:
-        name = table.columns[table.columns.duplicated()][0]
-        raise InputFileError(f"{place}: the column {visible(name)} is there twice; rename or remove one")
+    _check_once(place, [str(name) for name in table.columns])
     for name in NUMBERS:
         if name not in table.columns or table[name].dtype.kind in "iuf":
             continue
@@ -95,13 +94,17 @@ def check_numbers(table: "pd.DataFrame", place: object) -> "pd.DataFrame":
     return table
 
 
+def _check_once(place: object, names: list[str]) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise InputFileError(f"{place}: the column {visible(twice[0])} is there twice; rename or remove one")
+
+
 def check_arrow(table: Any, place: object) -> Any:
     """Return a table of Arrow whose latitudes and longitudes are numbers, as `check_numbers` does."""
     import pyarrow as pa
 
-    if len(set(table.column_names)) < table.num_columns:
-        name = next(name for name in table.column_names if table.column_names.count(name) > 1)
-        raise InputFileError(f"{place}: the column {visible(name)} is there twice; rename or remove one")
+    _check_once(place, table.column_names)
     for position, field in enumerate(table.schema):
         if field.name in NUMBERS and not (pa.types.is_integer(field.type) or pa.types.is_floating(field.type)):
             checked = check_numbers(table.select([position]).to_pandas(), place)
@@ -145,6 +148,7 @@ def _parquet_bytes(path: Path, limit: int) -> Iterator[int]:
     with pq.ParquetFile(path) as file, path.open("rb") as raw:
         about = file.metadata
         _check_columns(path, about.num_columns)
+        _check_once(path, file.schema_arrow.names)
         texts: dict[str, int] = {}
         with mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as data:
             for group in range(about.num_row_groups):
@@ -284,6 +288,7 @@ def _feather_bytes(path: Path, limit: int) -> Iterator[int]:
         footer = _Flat.root(data, len(data) - 10 - length)
         with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as file:
             _check_columns(path, len(file.schema))
+            _check_once(path, file.schema.names)
             columns = sum(_leaves(field.type) for field in file.schema)
         for which in (2, 3):  # dictionaries, batches
             for block in footer.structures(which, 24):

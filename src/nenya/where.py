@@ -28,7 +28,8 @@ _CHAIN = 200  # operators on end, each of which the database takes up within the
 _OPENING, _CLOSING = ("(", "[", "{"), (")", "]", "}")
 _LONGEST = 10_000  # letters of one name, number or text
 _TOKEN = re.compile(
-    r"(?P<space>\s+|--[^\n]*)|(?P<text>'(?:[^']|'')*')|(?P<name>`[^`]*`|\"(?:[^\"]|\"\")*\")"
+    r"(?P<space>\s+)|(?P<refused>--|/\*|\$|#|(?!(?i:and|or|not|in|i?like|between|escape|timestamp|date|interval)')"
+    r"[a-zA-Z&]+')|(?P<text>'(?:[^']|'')*')|(?P<name>`[^`]*`|\"(?:[^\"]|\"\")*\")"
     r"|(?P<number>\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?)|(?P<word>[^\W\d]\w*)|(?P<other>.)",
     re.DOTALL,
 )
@@ -51,6 +52,10 @@ def check_condition(sql: str) -> None:
         word = token.lower() if kind == "word" else ""
         if len(token) > _LONGEST:
             raise OptionError(f"where={_short(sql)}: a name or text of {len(token):,} letters, {_LONGEST:,} go")
+        if kind == "refused" or (kind == "text" and "\\'" in token):  # other quotes, which hide what follows
+            raise OptionError(
+                f"where={_short(sql)}: {token[:20]} begins a comment or a quoted text that is not known here"
+            )
         if word in _PANICS:
             raise OptionError(f"where={_short(sql)}: {token} is no type of conditions: take double or bigint")
         if token in _OPENING:
