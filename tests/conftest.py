@@ -83,6 +83,7 @@ def nenya_cli(tmp_path, monkeypatch) -> Callable[..., tuple[int, str]]:
     from nenya.cli import run_command
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("nenya.texts._names", {})
     logger = logging.getLogger("nenya")
 
     def call(name: str, args: Sequence[object] = ()) -> tuple[int, str]:

@@ -23,6 +23,7 @@ from nenya.latents import Latents
 from nenya.names import MOST_BYTES, Entry, inside, read_bytes, refuse_links
 from nenya.s3 import is_s3, join_url, store
 from nenya.storage import atomic_path, move_synced, sha256_file
+from nenya.table_files import check_arrow, check_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -305,7 +306,10 @@ def read_tables(paths: Sequence[Path]) -> Any:
     import pyarrow.parquet as pq
 
     try:
-        return pa.concat_tables([pq.read_table(path) for path in paths], promote_options="permissive")
+        for path in paths:
+            check_table(path)
+        tables = [check_arrow(pq.read_table(path), path) for path in paths]
+        return pa.concat_tables(tables, promote_options="permissive")
     except (pa.ArrowException, OSError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise InputFileError(f"{paths[0].parent}: its tables cannot be read as one ({first})") from error

@@ -45,7 +45,10 @@ from nenya.options import (
     check_keys,
     from_flat,
     suggest,
+    to_dict,
 )
+from nenya.report import say
+from nenya.texts import LineFormatter, Lines, printed
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +89,7 @@ _FREE_IN_A_RESUME = (
     *("data", "resume", "traceback"),
 )
 _NOT_FOR_USERS = ("given", "archive_dir")  # archive= is what they call it
+_LONGEST = 4000  # characters of an error line, which may quote what was given
 _PIPE = 141  # as a shell says of a command that SIGPIPE ends
 GROUPS = ("model", "trainer", "logger", "sensor")
 HYDRA_FLAGS = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--package", "-p")
@@ -107,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if args else 2
     if args[0] not in COMMANDS:
         hint = suggest(args[0], list(COMMANDS))
-        print(f"nenya: unknown command {args[0]}{hint} (possible: {', '.join(COMMANDS)})", file=sys.stderr)
+        print(printed(f"nenya: unknown command {args[0]}{hint} (possible: {', '.join(COMMANDS)})"), file=sys.stderr)
         return 2
     return run_command(args[0], args[1:])
 
@@ -129,7 +133,8 @@ def run_command(name: str, args: Sequence[str] | None = None) -> int:
             return int(importlib.import_module("nenya.sweep").run(name, args))
         options = compose(name, [arg for arg in args if arg not in flags])
         if flags:
-            print(help_text(name, options, [f.name for f in fields(_own_first(type(options)))]), flush=True)
+            say(Lines(help_text(name, options, [f.name for f in fields(_own_first(type(options)))])))
+            sys.stdout.flush()
             return 0
         code = int(importlib.import_module(COMMANDS[name][1]).run(options))
         sys.stdout.flush()
@@ -149,8 +154,9 @@ def run_command(name: str, args: Sequence[str] | None = None) -> int:
 
 def _say(name: str, error: BaseException, line: str, code: int, show: bool) -> int:
     if show:
-        traceback.print_exception(error)
-    print(f"nenya {name}: {' '.join(line.split())}", file=sys.stderr, flush=True)
+        print(printed("".join(traceback.format_exception(error)), lines=True), end="", file=sys.stderr)
+    said = printed(f"nenya {name}: {' '.join(line.split())}")
+    print(said if len(said) <= _LONGEST else f"{said[:_LONGEST]} ...", file=sys.stderr, flush=True)
     return code
 
 
@@ -158,7 +164,7 @@ def set_up_logging() -> None:
     """Send nenya's own log lines to the standard error output, and quieten the libraries."""
     logger = logging.getLogger("nenya")
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(LineFormatter("%(message)s"))
     logger.handlers[:] = [handler]
     main_rank = os.environ.get("LOCAL_RANK", "0") == "0"
     logger.setLevel(logging.INFO if main_rank else logging.ERROR)
@@ -420,7 +426,10 @@ def _resumed(options: TrainOptions, args: Sequence[str]) -> TrainOptions:
     from nenya.train import find_run, read_run_config
 
     run = find_run(options)
-    values = read_run_config(run)
+    try:
+        values = to_dict(build_options(TrainOptions, read_run_config(run)))
+    except OptionError as error:
+        raise OptionError(f"{run}/config.yaml: {error}") from error
     _check_run_config(options, run, values)
     for arg in args:
         key, _, value = arg.partition("=")

@@ -26,7 +26,7 @@ def help_text(name: str, options: Any, order: list[str]) -> str:
         options: with the values that are shown.
         order: names of the options and sections, as they are listed.
     """
-    about = str(read_yaml(config_dir() / f"{name}.yaml")["hydra"]["help"]["template"])
+    about = str(read_yaml(config_dir() / f"{name}.yaml", own=True)["hydra"]["help"]["template"])
     wanted = _SECTIONS.get(name)
     listed = [
         line

@@ -12,6 +12,7 @@ from nenya.defs import DT_INTERVALS, REGIONS, SEASONS
 from nenya.errors import InputFileError, OptionError
 from nenya.extras import need
 from nenya.options import suggest
+from nenya.where import check_condition
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,6 +90,7 @@ def rows_where(table: "pd.DataFrame", sql: str) -> NDArray[np.bool_]:
         OptionError: It is no SQL, or names a column that is not there; or LanceDB is not installed.
     """
     need("search", f"a condition ({sql})")
+    check_condition(sql)
     import lancedb
     import pyarrow as pa
 
@@ -159,7 +161,8 @@ class sql_errors:
                 raise OptionError(self._unknown(name))
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, ValueError | RuntimeError | OSError):
+        # A panic of the database is of a class of its own, that has no name to be imported by.
+        if isinstance(error, ValueError | RuntimeError | OSError) or "Panic" in type(error).__name__:
             said = re.sub(r", /[^ ]*\.rs:\d+:\d+", "", " ".join(str(error).split()))
             if unknown := re.search(r"No field named (.*?)\. Valid fields", said):
                 raise OptionError(self._unknown(unknown[1].strip('"`'))) from error
@@ -328,6 +331,7 @@ def _own(where: str | None) -> str:
     """Return a user's own condition, which must be one expression: no parenthesis closes what it did not open."""
     if not where:
         return ""
+    check_condition(where)
     depth = 0
     for character in re.sub(r"'(?:[^']|'')*'|\"[^\"]*\"|`[^`]*`", "", where):
         depth += {"(": 1, ")": -1}.get(character, 0)

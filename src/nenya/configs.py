@@ -1,6 +1,5 @@
 """The Hydra configs and the users' JSON option files, as plain values."""
 
-import json
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import nenya
 from nenya.errors import OptionError
 from nenya.options import Options, PrepareOptions, suggest
 from nenya.s3 import is_s3, store
+from nenya.small_files import parse_json, read_small, read_yaml_file, refuse_interpolation, unfit
 
 
 def config_dir() -> Path:
@@ -70,30 +70,32 @@ def read_json(path: str | Path) -> dict[str, Any]:
         StorageError: The service does not give it.
     """
     try:
-        text = store().read_bytes(str(path)) if is_s3(path) else Path(path).expanduser().read_bytes()
-        values = json.loads(text)
+        text = store().read_bytes(str(path)) if is_s3(path) else read_small(Path(path).expanduser())
+        values = parse_json(text)
+        refuse_interpolation(values)
     except OSError as error:
         raise OptionError(f"{path}: cannot read the option file ({error.strerror}); check the path") from error
     except ValueError as error:
-        raise OptionError(f"{path}: not a JSON option file ({error}); mend it at that place") from error
+        raise OptionError(f"{path}: not a JSON option file ({unfit(error)}); mend it at that place") from error
     if not isinstance(values, dict):
         raise OptionError(f"{path}: wanted a JSON object of option names and values, got a {type(values).__name__}")
     return values
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Read a user's own YAML file of option names and values.
+def read_yaml(path: str | Path, *, own: bool = False) -> dict[str, Any]:
+    """Read a YAML file of option names and values.
+
+    Args:
+        path: the file.
+        own: whether it is one of nenya's, in which Hydra may fill in values.
 
     Raises:
-        OptionError: There is no such file, or it is no YAML mapping.
+        OptionError: There is no such file, or it is no small YAML mapping of plain values.
     """
-    import yaml
-
     try:
-        values = yaml.safe_load(Path(path).expanduser().read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        what = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise OptionError(f"{path}: cannot read the option file ({what}); check the path") from error
+        values = read_yaml_file(Path(path).expanduser(), own=own)
+    except (OSError, ValueError) as error:
+        raise OptionError(f"{path}: cannot read the option file ({unfit(error)}); check the path") from error
     if not isinstance(values, dict):
         raise OptionError(f"{path}: wanted names and values, got a {type(values).__name__}")
     return {str(key): value for key, value in values.items()}

@@ -22,6 +22,7 @@ from nenya.latents import PARTITIONS
 from nenya.options import InspectOptions
 from nenya.report import say
 from nenya.s3 import is_s3
+from nenya.small_files import check_regular
 
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 _FOLDER = "outputs/inspect"
@@ -144,6 +145,7 @@ def inspect_file(path: Path, options: InspectOptions | None = None) -> FileRepor
     options = options or InspectOptions()
     if path.is_dir():
         return _inspect_run(path)
+    check_regular(path, "cutouts, latents, a table or weights")
     if not path.is_file():
         raise InputFileError(f"{path}: no such file; check the path")
     kinds: dict[tuple[str, ...], Callable[[Path], FileReport]] = {
@@ -393,7 +395,7 @@ def _inspect_checkpoint(path: Path) -> FileReport:
     words = ", ".join(f"{key} {value}" for key, value in found.architecture.items())
     report.lines.append(f"{words}; {len(found.state_dict)} tensors of {count} numbers; sha256 {found.sha256}")
     shown = ("model_root", "temp", "learning_rate", "batch_size_train", "epochs", "random_jitter", "augment")
-    told = [f"{key} {found.options[key]}" for key in shown if key in found.options]
+    told = [f"{key} {str(found.options[key])[:60]}" for key in shown if key in found.options]
     epoch = "it does not say of which epoch" if found.epoch is None else f"epoch {found.epoch}"
     report.lines.append(epoch + (f"; options: {', '.join(told)}" if told else "; no options in it"))
     wrong = [
@@ -416,16 +418,15 @@ def _inspect_run(folder: Path) -> FileReport:
         raise InputFileError(f"{folder}: no run folder (no config.yaml in it)")
     try:
         config = read_run_config(folder)
-    except Exception as error:  # a damaged file raises anything that YAML knows
-        if isinstance(error, NenyaError):
-            raise
-        raise InputFileError(f"{folder}/config.yaml: cannot be read ({' '.join(str(error).split())[:120]})") from error
-    model, optim = config.get("model") or {}, config.get("optim") or {}
+    except NenyaError as error:
+        raise InputFileError(str(error)) from error
+    sections = (config.get(name) for name in ("model", "optim", "trainer"))
+    model, optim, trainer = (section if isinstance(section, dict) else {} for section in sections)
     report = FileReport(f"run folder of model {model.get('name', '?')}")
     report.lines.append(
-        f"{model.get('ssl_model', '?')}, feat_dim {model.get('feat_dim', '?')}; data {config.get('data')}; seed "
-        f"{config.get('seed')}; {(config.get('trainer') or {}).get('max_epochs')} epochs; learning rate "
-        f"{optim.get('learning_rate')}"
+        f"{model.get('ssl_model', '?')}, feat_dim {model.get('feat_dim', '?')}; data "
+        f"{str(config.get('data'))[:300]}; seed {str(config.get('seed'))[:40]}; {trainer.get('max_epochs')} epochs; "
+        f"learning rate {optim.get('learning_rate')}"
     )
     weights = sorted([*folder.glob("*.pth"), *folder.glob("checkpoints/*.ckpt")])
     report.lines += [f"{path.relative_to(folder)}: {path.stat().st_size / 1e6:.1f} MB" for path in weights]

@@ -12,7 +12,9 @@ from nenya.data.files import expand
 from nenya.errors import CheckpointError, InputFileError, OptionError, OutputError
 from nenya.options import FLAT, IGNORED, Options, build_options, flat_view, from_flat, suggest, to_dict
 from nenya.s3 import is_s3, join_url
+from nenya.small_files import check_regular
 from nenya.storage import atomic_path
+from nenya.table_files import check_numbers, check_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -196,14 +198,18 @@ def read_table(path: str | os.PathLike[str]) -> "pd.DataFrame":
     readers: dict[str, Any] = {".parquet": pd.read_parquet, ".csv": pd.read_csv, ".feather": pd.read_feather}
     if place.suffix not in readers:
         raise InputFileError(f"{place}: no table by its name; wanted is one of {', '.join(TABLE_SUFFIXES)}")
+    check_regular(place, "a table")
     if not place.is_file():
         raise InputFileError(f"{place}: no such table; check the path")
     try:
+        check_table(place)
         found: pd.DataFrame = readers[place.suffix](place)
+    except InputFileError:
+        raise
     except Exception as error:  # pyarrow and pandas raise anything for a damaged file
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        first = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise InputFileError(f"{place}: cannot be read as a table ({first}); copy or make it again") from error
-    return found
+    return check_numbers(found, place)
 
 
 def write_table(table: "pd.DataFrame", path: str | os.PathLike[str]) -> None:

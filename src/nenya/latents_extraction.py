@@ -49,6 +49,7 @@ from nenya.models.inference import choose_backend
 from nenya.options import ExtractOptions
 from nenya.runtime import check_trainer, is_main_process, make_logger, make_trainer
 from nenya.s3 import is_s3, join_url
+from nenya.texts import lines_of
 
 log = logging.getLogger(__name__)
 
@@ -185,7 +186,7 @@ def _close(items: Sequence[Item]) -> int:
     lines = [f"  {item.fate:8s} {item.line}" for item in items]
     said = ", ".join(f"{count} {fate}" for fate, count in counts.items() if count)
     more = "; when what failed is mended, the same command does the rest" if counts["failed"] else ""
-    log.info("%d files: %s%s\n%s", len(items), said, more, "\n".join(lines))
+    log.info("%d files: %s%s\n%s", len(items), said, more, lines_of(lines))
     return 1 if counts["failed"] else 0
 
 

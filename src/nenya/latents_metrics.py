@@ -27,6 +27,7 @@ from nenya.metrics_page import page
 from nenya.pca import PCA, fit_latents
 from nenya.report import say
 from nenya.storage import atomic_path, check_output
+from nenya.texts import lines_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,10 +81,10 @@ def run(options: MetricsOptions) -> int:
         source = _source_of(latents, images) if options.images else None
         with tempfile.TemporaryDirectory(prefix="metrics-") as scratch:
             results, figures = measure(latents, folder / f"{path.stem}_pca.npz", options, table, source, Path(scratch))
-            say("\n".join([str(path), *(f"  {name:34s}{value}" for name, value in table_of(results).items())]))
+            say(lines_of([path, *(f"  {name:34s}{value}" for name, value in table_of(results).items())]))
             _write(folder / f"{path.stem}_metrics.json", json.dumps(results, indent=1) + "\n")
             _write(folder / f"{path.stem}_metrics.html", page(path.name, table_of(results), results, figures))
-        log.info("%s", "\n".join(str(folder / f"{path.stem}_{end}") for end in _ENDS))
+        log.info("%s", lines_of(folder / f"{path.stem}_{end}" for end in _ENDS))
     return 0
 
 

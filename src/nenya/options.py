@@ -506,9 +506,17 @@ def _build(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:
             value = _int_list(value, name)
         built[key] = _convert(value, declared.type, name)
         check = declared.metadata.get("check")
-        if check and built[key] is not None and not check[1](built[key]):
+        if check and built[key] is not None and not _holds(check[1], built[key]):
             raise OptionError(f"{name}={value}: wanted {check[0]} ({declared.metadata['doc']})")
     return cls(**built)
+
+
+def _holds(check: Check, value: Any) -> bool:
+    """Return whether a value passes; one that is beyond all numbers, or of another kind, does not."""
+    try:
+        return check(value)
+    except (OverflowError, TypeError):
+        return False
 
 
 O = TypeVar("O", bound=Options)  # noqa: E741  # the type of the options of one command

@@ -14,6 +14,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from nenya.arrays import read_arrays
 from nenya.errors import InputFileError, OptionError, OutputError
 from nenya.latents import open_latents
 from nenya.metrics import effective_rank
@@ -301,9 +302,9 @@ def load(path: str | os.PathLike[str]) -> PCA:
         InputFileError: The file cannot be read, or was not written by `save`.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            saved = {name: file[name] for name in _SAVED}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        arrays = read_arrays(Path(path), _SAVED)
+        saved = {name: arrays[name] for name in _SAVED}
+    except (InputFileError, KeyError) as error:
         raise InputFileError(f"{path}: no principal components of nenya ({error}): make them by fit_latents") from error
     return PCA(
         mean=saved["mean"],

@@ -2,7 +2,11 @@
 
 import sys
 
+from nenya.texts import Lines, printed
+
 
 def say(text: str) -> None:
-    """Write lines of an answer."""
-    sys.stdout.write(text + "\n")
+    """Write one line of an answer; several only of `nenya.texts.Lines`."""
+    said = printed(text, lines=isinstance(text, Lines))
+    coding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    sys.stdout.write(said.encode(coding, "backslashreplace").decode(coding) + "\n")

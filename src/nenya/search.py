@@ -14,6 +14,7 @@ from nenya.analysis_options import SearchOptions
 from nenya.archive import Answer, Archive, FileArchive, IndexArchive
 from nenya.archive_folder import open_version
 from nenya.archive_s3 import fetch_index
+from nenya.arrays import read_arrays
 from nenya.conditions import Conditions
 from nenya.data.cutouts import inspect_cutouts
 from nenya.data.files import expand, fetch, find_sources, local_path
@@ -27,6 +28,7 @@ from nenya.report import say
 from nenya.s3 import is_s3
 from nenya.similarity import Float64Array, IntArray, direction
 from nenya.storage import check_output
+from nenya.texts import lines_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -305,13 +307,8 @@ def read_image(place: str) -> list[NDArray[np.floating]]:
         return [_read_cutout(local_path(f"{path}.h5"), partition, int(row))]
     if not place.endswith((".npy", ".npz")):
         raise OptionError(f"image={place}: wanted is .npy, .npz or <cutout file>.h5:<partition>:<row>")
-    try:
-        loaded = np.load(local_path(place), allow_pickle=False)
-        arrays = [loaded[name] for name in loaded.files] if place.endswith(".npz") else [loaded]
-    except (OSError, ValueError, EOFError) as error:
-        raise InputFileError(f"{place}: no array of numbers in it ({str(error).splitlines()[0]})") from error
     images: list[NDArray[np.floating]] = []
-    for array in arrays:
+    for array in read_arrays(local_path(place)).values():
         if array.ndim not in (2, 3, 4) or array.dtype.kind not in "fiu" or (array.ndim == 4 and array.shape[1] != 1):
             raise InputFileError(
                 f"{place}: an array of shape {array.shape} came; wanted is (H, W), (N, H, W), (N, 1, H, W)"
@@ -372,7 +369,7 @@ def _show(found: "pd.DataFrame", answer: Answer, options: SearchOptions, sql: st
         say(f"nothing found: no other row with a latent {f'fulfils {sql}' if sql else 'is there'}{kept}")
         return
     say(f"{answer.label}{f' where {sql}' if sql else ''}")
-    say(found[columns].to_string(index=False, float_format=lambda value: f"{value:.4f}"))
+    say(lines_of(found[columns].to_string(index=False, float_format=lambda value: f"{value:.4f}").splitlines()))
     if len(found) < options.k:
         say(f"{len(found)} of k={options.k}: there are no more")
 

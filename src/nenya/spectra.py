@@ -28,6 +28,7 @@ from nenya.data.files import fetch, find_sources, local_path
 from nenya.errors import InputFileError, OptionError, OutputError
 from nenya.options import SpectraOptions
 from nenya.report import say
+from nenya.texts import lines_of
 
 log = logging.getLogger(__name__)
 
@@ -338,7 +339,7 @@ def run(options: SpectraOptions) -> int:
             columns = {"pp_file": file.path.name, "pp_type": kind, "pp_idx": np.arange(len(alpha))}
             slopes.append(pd.DataFrame({**columns, "alpha": alpha, "alpha_err": error}))
         _save_table(pd.concat(slopes[-len(found) :], ignore_index=True), folder / f"{file.path.stem}_alpha.parquet")
-        log.info("%s", "\n".join(str(folder / f"{file.path.stem}_{end}") for end in _ENDS))
+        log.info("%s", lines_of(folder / f"{file.path.stem}_{end}" for end in _ENDS))
     if options.table:
         _join(pd.concat(slopes, ignore_index=True), options.table, folder)
     return 0

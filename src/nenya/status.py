@@ -9,6 +9,7 @@ from nenya.archive_folder import Folder
 from nenya.errors import InputFileError, OptionError
 from nenya.extraction.lock import is_held
 from nenya.report import say
+from nenya.texts import Lines
 from nenya.update.check import VersionStatus, sizes_of, version_status
 from nenya.update.lease import Lease
 
@@ -53,7 +54,7 @@ def run(options: StatusOptions) -> int:
         raise OptionError("archive= is needed: the archive's folder or s3:// address")
     status = status_of(options.archive_dir, options.version, options.loader.cache_dir, check=options.check)
     if options.json:
-        say(json.dumps({**asdict(status), "good": status.good}, indent=1))
+        say(Lines(json.dumps({**asdict(status), "good": status.good}, indent=1)))
     else:
         _say(status)
     return 0 if status.good else 1

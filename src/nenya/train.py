@@ -13,6 +13,7 @@ from nenya.errors import CheckpointError, InputFileError, Interrupted, NenyaErro
 from nenya.names import remove
 from nenya.options import Options, TrainOptions, flat_name, flat_view, to_dict
 from nenya.s3 import is_s3, store
+from nenya.small_files import read_yaml_file, unfit
 from nenya.storage import atomic_path, folder_bytes
 
 if TYPE_CHECKING:
@@ -260,10 +261,15 @@ def find_run(options: TrainOptions) -> Path:
 
 
 def read_run_config(folder: Path) -> dict[str, Any]:
-    """Return the options that a run was started with, as nested plain values."""
-    from omegaconf import OmegaConf
+    """Return the options that a run was started with, as nested plain values.
 
-    values = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    Raises:
+        CheckpointError: `config.yaml` is not a small file of plain values.
+    """
+    try:
+        values = read_yaml_file(folder / "config.yaml")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder}/config.yaml: cannot be read ({unfit(error)}); copy it again") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{folder}/config.yaml: not the options of a run")
     return {str(key): value for key, value in values.items()}
@@ -282,6 +288,7 @@ def fit(options: TrainOptions, module: "ContrastiveModule", data: Any, folder: P
 
     from nenya.ledger import ledger_of
     from nenya.models.checkpoint import save_pth
+    from nenya.models.pickled import check_sizes
     from nenya.runtime import is_main_process, make_logger, make_trainer
     from nenya.training import AtomicCheckpointIO, LastCheckpoint, LearningCurve, remove_unfinished
 
@@ -307,6 +314,8 @@ def fit(options: TrainOptions, module: "ContrastiveModule", data: Any, folder: P
         default_root_dir=folder,
     )
     _check_batches(options, trainer.world_size)
+    if options.resume:
+        check_sizes(last)
     done = False
     try:
         trainer.fit(module, datamodule=data, ckpt_path=last if options.resume else None, weights_only=True)

@@ -14,6 +14,7 @@ from typing import Any
 from nenya.errors import InputFileError, NenyaError, OptionError, OutputError, StorageError
 from nenya.names import Entry, inside, local_name
 from nenya.s3 import is_s3, store
+from nenya.texts import remember_name
 
 log = logging.getLogger(__name__)
 
@@ -23,16 +24,22 @@ LATENTS_SUFFIXES = ("_latents.h5", "_latents_debug.h5")
 HDF5_SUFFIXES = (".h5", ".hdf5")
 DEFAULT_CACHE = "outputs/cache"
 COPY_PREFIX = "copy-"
+_SECRET = re.compile(r"SECRET|TOKEN|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY", re.I)
 
 
 def expand(text: str) -> str:
-    """Return a local path with `~` and `$NAMES` of the environment filled in.
+    """Return a local path with `~` and `$NAMES` of the environment filled in; messages go on to say the names.
 
     Raises:
-        OptionError: It names an environment variable that is not set.
+        OptionError: It names an environment variable that is not set, or one that by its name holds a secret.
     """
     for name in re.findall(r"\$\{?(\w+)", text):
-        if not os.environ.get(name):
+        if _SECRET.search(name):
+            raise OptionError(f"{text}: ${name} is a secret by its name, which no path is made of; give the path")
+        value = os.environ.get(name)
+        if value:
+            remember_name(name, value)
+        else:
             raise OptionError(f"{text}: the environment variable {name} is not set; set it to the folder of your data")
     return os.path.expandvars(os.path.expanduser(text))
 

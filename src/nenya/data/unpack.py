@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 
 from nenya.data.cutouts import CutoutReader, Partition, fingerprint, plan_blocks
@@ -23,6 +24,7 @@ from nenya.data.memory import available_memory
 from nenya.data.threads import Threads
 from nenya.errors import OptionError, OutputError
 from nenya.storage import atomic_path
+from nenya.texts import printed
 
 Report = Callable[[int, int], None]  # cutouts done, cutouts in all
 
@@ -198,5 +200,5 @@ def _reporting(progress: bool | Report, title: str) -> Iterator[Report]:
         yield lambda done, total: None
     else:
         with Progress(console=Console(stderr=True)) as bar:
-            task = bar.add_task(title, total=None)
+            task = bar.add_task(escape(printed(title)), total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -9,6 +9,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from nenya.texts import printed
+
 log = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LINES = 30.0
@@ -32,9 +34,14 @@ class RowProgress:
 
     def __enter__(self) -> Self:
         if self.visible and sys.stderr.isatty():
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            columns = (
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+            )
             self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
-            self._bar.add_task(self.name, total=self.total, completed=self.before)
+            self._bar.add_task(printed(self.name), total=self.total, completed=self.before)
             self._bar.start()
         return self
 

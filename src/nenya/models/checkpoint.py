@@ -9,7 +9,6 @@ import io
 import json
 import re
 import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +20,11 @@ import torch
 from torch import Tensor
 
 from nenya.errors import CheckpointError, InputFileError, OutputError
+from nenya.models.pickled import check_torch_file
+from nenya.models.plain_options import ParamsStub, plain_options
 from nenya.models.resnet import ARCHITECTURES, ContrastiveNet
 from nenya.names import parse_json
+from nenya.small_files import check_regular
 from nenya.storage import atomic_path, sha256_file
 
 PARAMS_NAMES = (
@@ -36,13 +38,10 @@ PARAMS_NAMES = (
 """Every name under which the options class of the users' checkpoints has been pickled."""
 
 _SHOWN = 3
+_NUMBERS = ("weight", "bias", "running_mean", "running_var")
 
 
-class _ParamsStub:
-    """Stands for the pickled options: takes attributes, does nothing."""
-
-
-_SAFE_GLOBALS: list[Any] = [(_ParamsStub, name) for name in PARAMS_NAMES]
+_SAFE_GLOBALS: list[Any] = [(ParamsStub, name) for name in PARAMS_NAMES]
 
 
 @dataclass(frozen=True)
@@ -93,6 +92,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         CheckpointError: The file is missing, empty, damaged, no checkpoint, or wants to run code.
     """
     path = Path(path)
+    check_regular(path, "weights", CheckpointError)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise CheckpointError(f"checkpoint {path} {what}: give the path of a .pth, .ckpt or .safetensors file")
@@ -119,13 +119,15 @@ def _other_kind(path: Path) -> str:
 def _load_pickle(path: Path) -> Any:
     """Read a file of torch.save, without executing anything in it."""
     try:
-        _check_zip(path)
         # Not torch's context of safe globals, which at its end takes them away from others who registered them.
         register_params_stubs()
+        check_torch_file(path)
         with warnings.catch_warnings():
             # torch warns of pickle protocols that it then refuses with an error anyway.
             warnings.simplefilter("ignore", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except Exception as error:  # a damaged pickle can raise anything
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: it points before its beginning
             raise
@@ -139,19 +141,6 @@ def _load_pickle(path: Path) -> Any:
             f"checkpoint {path} is damaged, cut short or no checkpoint at all "
             f"({_first_line(error)}); nothing was executed. Copy it again"
         ) from error
-
-
-def _check_zip(path: Path) -> None:
-    """Compare the records' checksums, which torch itself does not, if this is the zip format and has them."""
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        for record in archive.infolist():
-            if record.CRC == 0:  # torch can be told to write none
-                continue
-            with archive.open(record) as file:
-                while file.read(1 << 20):
-                    pass
 
 
 def _from_pickle(path: Path, content: Any) -> Checkpoint:
@@ -173,7 +162,7 @@ def _from_pickle(path: Path, content: Any) -> Checkpoint:
         path=path,
         layout=layout,
         state_dict=_clean_names(path, content[key]),
-        options=_plain_options(options),
+        options=_options(path, options),
         epoch=epoch if isinstance(epoch, int) else None,
         sha256=sha256_file(path),
     )
@@ -195,10 +184,17 @@ def _read_safetensors(path: Path) -> Checkpoint:
         path=path,
         layout="safetensors",
         state_dict=_clean_names(path, tensors),
-        options=_plain_options(options),
+        options=_options(path, options),
         epoch=epoch if isinstance(epoch, int) else None,
         sha256=sha256_file(path),
     )
+
+
+def _options(path: Path, options: Any) -> dict[str, Any]:
+    try:
+        return plain_options(options)
+    except ValueError as error:
+        raise CheckpointError(f"checkpoint {path} is refused: {error}; get it from its authors again") from error
 
 
 def _clean_names(path: Path, tensors: Any) -> dict[str, Tensor]:
@@ -208,9 +204,29 @@ def _clean_names(path: Path, tensors: Any) -> dict[str, Tensor]:
     wrong = [name for name, value in tensors.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
     if wrong:
         raise CheckpointError(f"checkpoint {path} holds weights that are no tensors: {_some(wrong)}")
+    _check_tensors(path, tensors)
     cleaned = {re.sub(r"module\.|_orig_mod\.", "", name): value for name, value in tensors.items()}
     inside = {name.removeprefix("net."): value for name, value in cleaned.items() if name.startswith("net.")}
     return inside or cleaned
+
+
+def _check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Check that weights are dense floating-point numbers, each of which is in the file."""
+    for name, tensor in tensors.items():
+        what = ""
+        if tensor.layout != torch.strided or tensor.is_nested:
+            what = "sparse or nested"
+        elif tensor.is_quantized or (not tensor.is_floating_point() and name.endswith(_NUMBERS)):
+            what = str(tensor.dtype).removeprefix("torch.")
+        elif tensor.device.type == "meta":
+            what = "without values"
+        elif tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            what = f"of shape {tuple(tensor.shape)}, which is more than the file has"
+        if what:
+            raise CheckpointError(
+                f"checkpoint {path} holds weights that are {what}: {_some([name])}; expected dense floating-point "
+                "numbers, such as float32"
+            )
 
 
 def infer_architecture(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -288,6 +304,12 @@ def load_weights(net: ContrastiveNet, checkpoint: Checkpoint, wanted: Mapping[st
         raise CheckpointError(
             f"checkpoint {checkpoint.path} does not fit a {_describe(asked)}: tensors {'; '.join(problems)}"
         )
+    bad = [name for name, tensor in given.items() if not bool(torch.isfinite(tensor.float()).all())]
+    if bad:
+        raise CheckpointError(
+            f"checkpoint {checkpoint.path}: {len(bad)} of {len(given)} weights hold NaN or infinity ({_some(bad)}), so "
+            "latents would be NaN: take the weights of an earlier epoch, or copy the file again"
+        )
     net.load_state_dict(dict(given), strict=True)
 
 
@@ -312,7 +334,7 @@ def save_pth(
         OutputError: The file cannot be put there.
     """
     content = {
-        "opt": _plain_options(options),
+        "opt": plain_options(options),
         "model": {name: tensor.detach().cpu() for name, tensor in net.state_dict().items()},
         "epoch": int(epoch),
     }
@@ -371,34 +393,13 @@ def save_safetensors(
         **(metadata or {}),
         "format": "pt",
         "architecture": json.dumps(source.architecture),
-        "options": json.dumps(_plain_options(options)),
+        "options": json.dumps(plain_options(options)),
         "epoch": json.dumps(epoch),
     }
     # Copies, as the format refuses tensors that share memory.
     copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     with atomic_path(Path(path)) as temporary:
         safetensors.torch.save_file(copies, temporary, described)
-
-
-def _plain_options(options: Any) -> dict[str, Any]:
-    """Turn options of any kind into a dictionary of plain types."""
-    plain = _plain(options)
-    return plain if isinstance(plain, dict) else {}
-
-
-def _plain(value: Any) -> Any:
-    """Turn a value into None, bool, int, float, str, or lists and dictionaries of these."""
-    if value is None or type(value) in (bool, int, float, str):
-        return value
-    if isinstance(value, _ParamsStub):
-        value = vars(value)
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(item) for item in value]
-    if getattr(value, "ndim", None) == 0:
-        return value.item()
-    return str(value)
 
 
 def _describe(architecture: Mapping[str, Any]) -> str:
@@ -409,7 +410,7 @@ def _describe(architecture: Mapping[str, Any]) -> str:
 
 def _some(names: Any) -> str:
     """Write the first few names, and how many more there are."""
-    listed = [str(name) for name in names]
+    listed = [str(name)[:80] if isinstance(name, str | int | float) else f"a {type(name).__name__}" for name in names]
     more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
     return ", ".join(listed[:_SHOWN]) + more
 

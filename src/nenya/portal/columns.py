@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from nenya.comparison import NO_DATE
 from nenya.errors import InputFileError
 from nenya.io import read_table
+from nenya.table_files import check_arrow, check_table
 
 FloatArray = NDArray[np.float32]
 
@@ -101,6 +102,7 @@ def read_arrow(path: Path) -> Any:
 
     if path.suffix == ".parquet" and path.is_file():
         try:
+            check_table(path)
             names = [field.name for field in pq.read_schema(path) if pa.types.is_string(field.type)]
             table = pq.read_table(path, read_dictionary=names)
         except (pa.ArrowException, OSError, ValueError) as error:
@@ -110,6 +112,7 @@ def read_arrow(path: Path) -> Any:
         table = pa.Table.from_pandas(read_table(path), preserve_index=False)
     if not table.num_rows:
         raise InputFileError(f"{path}: a table without rows")
+    table = check_arrow(table, path)
     return compact(table)
 
 

@@ -42,6 +42,7 @@ from nenya.names import parse_json, refuse_links
 from nenya.options import PrepareOptions, build_options
 from nenya.s3 import is_s3, store
 from nenya.storage import sha256_file
+from nenya.table_files import check_numbers, check_table
 
 log = logging.getLogger(__name__)
 
@@ -183,7 +184,10 @@ def read_places(options: PrepareOptions) -> tuple[Places | None, str]:
     place = options.at if is_s3(options.at) else local_path(options.at)
     with temporary_copy(place, options.loader.cache_dir) as path:
         try:
+            check_table(path)
             table = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+        except InputFileError:
+            raise
         except Exception as error:  # each engine has errors of its own
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputFileError(
@@ -196,6 +200,7 @@ def read_places(options: PrepareOptions) -> tuple[Places | None, str]:
         raise InputFileError(
             f"{options.at}: no column {missing[0]}; at= needs lat, lon and datetime (there are: {have})"
         )
+    table = check_numbers(table, options.at)
     try:
         lat_lon = table[["lat", "lon"]].to_numpy(dtype=np.float64)
         times = pd.to_datetime(table["datetime"], utc=True).dt.tz_localize(None).to_numpy(dtype="datetime64[us]")

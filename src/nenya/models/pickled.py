@@ -1,0 +1,290 @@
+"""What a file of torch.save would do when it is read, told from its opcodes: nothing of it is executed or made.
+
+torch's own reader with `weights_only=True` runs no code, but makes whatever size a file asks for.
+"""
+
+import io
+import logging
+import pickletools
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from torch.serialization import get_safe_globals
+
+from nenya.errors import CheckpointError
+
+log = logging.getLogger(__name__)
+
+_MOST_OPCODES = 2_000_000
+_MOST_PICKLE = 64 * 2**20  # bytes; weights are not in it
+_MOST_RECORDS = 100_000
+_MOST_IN_TUPLE = 10_000  # values, those within others counted as often as they are there
+_LEGACY_PICKLES = 5  # magic number, version, machine, the object, keys of its storages
+_REBUILDS = tuple(f"torch._utils._rebuild_{name}" for name in (
+    "tensor", "tensor_v2", "tensor_v3", "parameter", "parameter_with_state"))  # fmt: skip
+_CALLS = (
+    *_REBUILDS,
+    *("collections.OrderedDict", "collections.Counter", "_codecs.encode", "torch.Size", "torch.device"),
+    *("torch.serialization._get_layout", "torch.nn.parameter.Parameter", "torch._tensor._rebuild_from_type_v2"),
+    *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("set", "complex", "bytearray")),
+)
+_KNOWN = ("torch.", "collections.", "builtins.", "__builtin__.", "_codecs.")
+_BYTES = {"Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Short": 2, "Char": 1, "Byte": 1}
+
+
+@dataclass(frozen=True)
+class _Name:
+    """A class or function."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class _Made:
+    """An object: what makes it, its first values, and how many values are in it if it can be a key of a dictionary."""
+
+    by: str = ""
+    items: tuple[Any, ...] = ()
+    size: int = 1
+
+
+def check_torch_file(path: Path) -> None:
+    """Check that reading a file of torch.save takes memory and time in proportion to its size.
+
+    Args:
+        path: a `.pth` or `.ckpt`, as a zip archive or in the format before that.
+
+    Raises:
+        CheckpointError: It asks for more, or for tensors that are no plain weights.
+        Exception: It is damaged; which kind, depends on the damage.
+    """
+    with path.open("rb") as file:
+        zipped = file.read(4) == b"PK\x03\x04"
+        if not zipped:
+            file.seek(0)
+            _check_legacy(path, file)
+            return
+    with zipfile.ZipFile(path) as archive:
+        _check_records(path, archive)
+        for record in archive.infolist():
+            if record.filename.endswith(".pkl"):
+                if record.CRC == 0:
+                    del record.CRC  # else it is compared
+                _Scan(path, path.stat().st_size).run(io.BytesIO(archive.read(record)))
+
+
+def check_sizes(path: Path) -> None:
+    """Check a file as `check_torch_file` does; that it is damaged is left to who reads it.
+
+    Raises:
+        CheckpointError: It asks for more than it has.
+    """
+    try:
+        check_torch_file(path)
+    except CheckpointError:
+        raise
+    except Exception as error:  # of what is damaged, anything
+        log.debug("%s: %s", path, error)
+
+
+def _check_records(path: Path, archive: zipfile.ZipFile) -> None:
+    """Check the sizes that an archive states, and the checksums, which torch itself does not, where it has them."""
+    records = archive.infolist()
+    names = {record.filename for record in records}
+    if len(names) < len(records) or len(records) > _MOST_RECORDS:
+        raise CheckpointError(f"checkpoint {path} is refused: it has records of the same name, or too many of them")
+    packed = [record.filename for record in records if record.compress_type != zipfile.ZIP_STORED]
+    if packed:
+        raise CheckpointError(
+            f"checkpoint {path} is refused: its record {packed[0][:60]} is compressed, which torch.save does not do"
+        )
+    if sum(record.file_size for record in records) > path.stat().st_size:
+        raise CheckpointError(f"checkpoint {path} is damaged: its records are larger than the file. Copy it again")
+    large = [r.filename for r in records if r.filename.endswith(".pkl") and r.file_size > _MOST_PICKLE]
+    if large:
+        raise CheckpointError(f"checkpoint {path} is refused: its record {large[0][:60]} is larger than {_MOST_PICKLE}")
+    for record in records:
+        if record.CRC == 0:  # torch can be told to write none
+            continue
+        with archive.open(record) as file:
+            while file.read(1 << 20):
+                pass
+
+
+def _check_legacy(path: Path, file: IO[bytes]) -> None:
+    reader = _Reader(file, min(path.stat().st_size, _MOST_PICKLE))
+    scans = [_Scan(path, path.stat().st_size) for _ in range(_LEGACY_PICKLES)]
+    for scan in scans:
+        scan.run(reader)
+    if not set(scans[-2].storages) <= scans[-1].texts:  # torch would leave what lay in memory in those
+        raise CheckpointError(f"checkpoint {path} is damaged: it lacks some of its weights. Copy it again")
+
+
+def _name_of(allowed: Any) -> str:
+    """Return the name under which torch was told to allow a class."""
+    return str(allowed[1]) if isinstance(allowed, tuple) else f"{allowed.__module__}.{allowed.__qualname__}"
+
+
+class _Reader:
+    """A file that gives no more than it has, whatever length is asked for."""
+
+    def __init__(self, file: IO[bytes], left: int) -> None:
+        self.file, self.left = file, left
+
+    def read(self, count: int) -> bytes:
+        data = self.file.read(min(max(count, 0), self.left))
+        self.left -= len(data)
+        return data
+
+    def readline(self) -> bytes:
+        data = self.file.readline(self.left)
+        self.left -= len(data)
+        return data
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+
+class _Scan:
+    """The stack of a pickle, of names and sizes instead of objects.
+
+    Args:
+        path: for messages.
+        most: bytes that the storages may have together.
+    """
+
+    def __init__(self, path: Path, most: int) -> None:
+        self.path, self.most = path, most
+        self.stack: list[Any] = []
+        self.marks: list[int] = []
+        self.memo: dict[Any, Any] = {}
+        self.storages: dict[Any, int] = {}
+        self.bytes = 0
+        self.texts: set[str] = set()
+        self.registered = set(map(_name_of, get_safe_globals()))
+
+    def run(self, file: Any) -> None:
+        """Go through one pickle."""
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+            if count > _MOST_OPCODES:
+                self._refuse("it is made of too many parts")
+            special = getattr(self, f"_{opcode.name.lower()}", None)
+            if special is not None:
+                special(argument)
+            elif "GET" in opcode.name:
+                self.stack.append(self.memo[argument])
+            elif "PUT" in opcode.name:
+                self.memo[argument] = self.stack[-1]
+            else:
+                self._general(opcode, argument)
+
+    def _general(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:
+        """Take from the stack what an opcode takes, and put there what it puts there."""
+        for wanted in reversed(opcode.stack_before):
+            if wanted is pickletools.stackslice:
+                self._since_mark()
+            elif wanted is not pickletools.markobject:
+                self.stack.pop()
+        if isinstance(argument, str):
+            self.texts.add(argument)
+        self.stack += len(opcode.stack_after) * [argument if isinstance(argument, str | int) else _Made()]
+
+    def _since_mark(self) -> list[Any]:
+        place = self.marks.pop()
+        items = self.stack[place:]
+        del self.stack[place:]
+        return items
+
+    def _refuse(self, why: str) -> None:
+        raise CheckpointError(f"checkpoint {self.path} is refused: {why}; get it from its authors as .safetensors")
+
+    def _refuse_name(self, name: str) -> None:
+        raise CheckpointError(
+            f"checkpoint {self.path} is refused: it wants to load {name[:80]}, which could run code; nothing was "
+            "executed. Get it from its authors as .safetensors"
+        )
+
+    # One method for each opcode that is looked at, by its name in `pickletools`.
+
+    def _mark(self, _: Any) -> None:
+        self.marks.append(len(self.stack))
+
+    def _global(self, argument: Any) -> None:
+        self._named(str(argument).replace(" ", "."))
+
+    def _stack_global(self, _: Any) -> None:
+        name, module = self.stack.pop(), self.stack.pop()
+        self._named(f"{module}.{name}")
+
+    def _named(self, name: str) -> None:
+        if not name.startswith(_KNOWN) and name not in self.registered:
+            self._refuse_name(name)
+        self.stack.append(_Name(name))
+
+    def _memoize(self, _: Any) -> None:
+        self.memo[len(self.memo)] = self.stack[-1]
+
+    def _dup(self, _: Any) -> None:
+        self.stack.append(self.stack[-1])
+
+    def _tuple(self, _: Any) -> None:
+        self._tuple_of(self._since_mark())
+
+    def _tuple1(self, _: Any) -> None:
+        self._tuple_of([self.stack.pop()])
+
+    def _tuple2(self, _: Any) -> None:
+        second, first = self.stack.pop(), self.stack.pop()
+        self._tuple_of([first, second])
+
+    def _tuple3(self, _: Any) -> None:
+        third, second, first = self.stack.pop(), self.stack.pop(), self.stack.pop()
+        self._tuple_of([first, second, third])
+
+    def _tuple_of(self, items: list[Any]) -> None:
+        size = 1 + sum(getattr(item, "size", 1) for item in items)
+        if size > _MOST_IN_TUPLE:
+            self._refuse("it has a tuple that is endless where each value is written out")
+        self.stack.append(_Made("tuple", tuple(items[:8]), size))
+
+    def _binpersid(self, _: Any) -> None:
+        found = self.stack.pop()
+        if isinstance(found, _Made) and len(found.items) >= 5 and found.items[0] in ("storage", b"storage"):
+            kind, key, _, count = found.items[1:5]
+            name = str(getattr(kind, "name", "")).rpartition(".")[2].removesuffix("Storage")
+            if isinstance(count, int) and not isinstance(key, _Made) and key not in self.storages:
+                self.storages[key] = count * _BYTES.get(name, 1)
+                self.bytes += abs(self.storages[key])
+            if self.bytes > self.most:
+                raise CheckpointError(
+                    f"checkpoint {self.path} is damaged: its weights are larger than the file. Copy it again"
+                )
+        self.stack.append(_Made("storage"))
+
+    def _reduce(self, _: Any) -> None:
+        values, maker = self.stack.pop(), self.stack.pop()
+        self._make(maker, values)
+
+    def _newobj(self, _: Any) -> None:
+        self._reduce(None)
+
+    def _build(self, _: Any) -> None:
+        self.stack.pop()
+        if getattr(self.stack[-1], "by", "").startswith("torch._utils."):
+            self._refuse("it changes tensors after they are made")
+
+    def _make(self, maker: Any, values: Any) -> None:
+        name = maker.name if isinstance(maker, _Name) else ""
+        items = values.items if isinstance(values, _Made) else ()
+        kind = next((kind for kind in ("sparse", "nested", "meta", "quantized") if kind[:5] in name), "")
+        if kind or name == "torch._utils._rebuild_qtensor":
+            self._refuse(f"it holds {kind or 'quantized'} tensors, and weights are dense numbers")
+        if name.startswith(_KNOWN) and name not in _CALLS:
+            self._refuse_name(name)
+        if name.endswith("bytearray") and items and isinstance(items[0], int):
+            self._refuse("it asks for memory that it does not fill")
+        if name.endswith("_from_type_v2") and not (items and getattr(items[0], "name", "") in _REBUILDS):
+            self._refuse_name(name)
+        self.stack.append(_Made(name or "call"))

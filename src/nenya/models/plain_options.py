@@ -1,0 +1,78 @@
+"""Options that checkpoints hold, as plain values."""
+
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+_DEPTH = 20
+_VALUES = 100_000
+_BITS = 64
+_LETTERS = 1000  # of what is no plain value
+
+
+class ParamsStub:
+    """Stands for the pickled options: takes attributes, does nothing."""
+
+
+def plain_options(options: Any) -> dict[str, Any]:
+    """Turn options of any kind into a dictionary of plain types.
+
+    Raises:
+        ValueError: They contain themselves, are nested too deep, or are too many where each is written out.
+    """
+    plain = _Plain().value(options, 0)
+    return plain if isinstance(plain, dict) else {}
+
+
+class _Plain:
+    """Counts what it makes: a file may name one list a thousand times, within others that it names likewise."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def value(self, value: Any, depth: int) -> Any:
+        """Turn a value into None, bool, int, float, str, or lists and dictionaries of these."""
+        self.count += 1
+        if depth > _DEPTH or self.count > _VALUES:
+            raise ValueError(
+                f"its options are more than {_VALUES:,} values where each is written out, or nested more than {_DEPTH} "
+                "deep"
+            )
+        if isinstance(value, str):
+            self.count += len(value) // 100
+        elif isinstance(value, int) and value.bit_length() > _BITS:
+            raise ValueError(f"its options have a whole number of more than {_BITS} bits")
+        if value is None or type(value) in (bool, int, float, str):
+            return value
+        if isinstance(value, ParamsStub):
+            value = vars(value)
+        if isinstance(value, Mapping):
+            return {_key(key): self.value(item, depth + 1) for key, item in value.items()}
+        if isinstance(value, list | tuple | set | frozenset):
+            return [self.value(item, depth + 1) for item in value]
+        if getattr(value, "ndim", None) == 0:
+            return _number(value)
+        return _text(value)
+
+
+def _number(value: Any) -> Any:
+    """Return the number that an array or tensor of no dimensions holds; of those without any, their kind."""
+    try:
+        found = value.item()
+    except (RuntimeError, NotImplementedError, ValueError):
+        return _text(value)
+    return found if type(found) in (bool, int, float) else _text(found)
+
+
+def _key(key: Any) -> str:
+    return str(key) if isinstance(key, str | int | float) or key is None else _text(key)
+
+
+def _text(value: Any) -> str:
+    """Return a text for what is no plain value; of what may be large, only its kind."""
+    small = isinstance(value, str | int | float | complex | PurePath) or type(value).__module__ == "torch"
+    if small and not hasattr(value, "shape") and not isinstance(value, type):
+        return str(value)[:_LETTERS]
+    if isinstance(value, bytes) and len(value) <= _LETTERS:
+        return str(value)
+    return f"a {type(value).__name__}"

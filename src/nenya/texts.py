@@ -1,0 +1,83 @@
+"""Texts from outside in messages: nothing in them moves the cursor, hides, turns around or makes a line of its own."""
+
+import logging
+import re
+from collections.abc import Iterable
+from pathlib import PurePath
+from typing import Any
+
+_LEAST = 3  # characters of a value that is looked for; shorter ones, such as "/", are in every text
+_ALONE = 8  # characters from which on a value is found inside of words too
+_names: dict[str, str] = {}
+
+
+class Lines(str):
+    """A text of several lines, each of which was made by `visible` already."""
+
+    __slots__ = ()
+
+
+def lines_of(items: Iterable[object]) -> Lines:
+    """Return items as lines of a message."""
+    return Lines("\n".join(visible(item) for item in items))
+
+
+def visible(text: object, *, lines: bool = False) -> str:
+    r"""Return a text in which whatever does not print is escaped, as `\x1b`: controls, marks of direction, raw bytes.
+
+    Args:
+        text: anything; its `str` is taken.
+        lines: whether ends of lines stay what they are.
+    """
+    said = str(text)
+    if said.isprintable():
+        return said
+    kept = "\t\n" if lines else "\t"
+    return "".join(c if c.isprintable() or c in kept else _escaped(c) for c in said)
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file's name that is no UTF-8
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
+
+
+def remember_name(name: str, value: str) -> None:
+    """Let messages say `$name` where the value of this environment variable would stand."""
+    for form in (value, value.rstrip("/"), str(PurePath(value))):
+        if len(form) >= _LEAST:
+            _names[form] = f"${name}"
+
+
+def without_values(text: str) -> str:
+    """Return a text with the names of environment variables instead of the values that paths were made of."""
+    for value in sorted(_names, key=len, reverse=True):
+        if value in text:
+            pattern = re.escape(value) if len(value) >= _ALONE else rf"(?<![\w.]){re.escape(value)}(?![\w.])"
+            text = re.sub(pattern, lambda _, value=value: _names[value], text)  # type: ignore[misc]
+    return text
+
+
+def printed(text: object, *, lines: bool = False) -> str:
+    """Return what is printed of a text: `visible`, without the values of `remember_name`."""
+    return visible(without_values(str(text)), lines=lines)
+
+
+class LineFormatter(logging.Formatter):
+    """Writes records whose arguments hold nothing but printable characters, each of one line unless it is `Lines`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the text of a record."""
+        record = logging.makeLogRecord(vars(record))
+        if isinstance(record.args, tuple):
+            record.args = tuple(_plain(value) for value in record.args)
+        record.exc_text = None
+        return printed(super().format(record), lines=True)
+
+
+def _plain(value: Any) -> Any:
+    """Return an argument of a message; numbers stay numbers."""
+    if isinstance(value, Lines | int | float) or value is None:
+        return value
+    return visible(value)
