@@ -68,7 +68,7 @@ def shape_of(role):
 
 
 def written(path, role):
-    """Write a file of a role without its main data set; return the file and that one's name."""
+    """Write a file of a role without its main data set, and return it."""
     name = ROLES[role][0]
     if role == "granule":
         grid((64, 96), times=1).to_netcdf(path, engine="h5netcdf")

@@ -156,6 +156,7 @@ class sql_errors:
         self.sql, self.columns = sql, columns
 
     def __enter__(self) -> None:
+        check_condition(self.sql)
         for name in re.findall('"([^"]*)"', re.sub("'[^']*'", "''", self.sql)):
             if name not in self.columns:  # which some databases take for a text
                 raise OptionError(self._unknown(name))

@@ -131,7 +131,8 @@ class _Walk:
 
     Attributes:
         bounds: of the file.
-        files: to be looked at, and their folders' holders.
+        files: that links lead to, still to be gone through.
+        known: all of them so far.
         seen: objects (file, address).
     """
 

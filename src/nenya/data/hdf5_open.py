@@ -56,7 +56,7 @@ class Guard:
 
 
 class _Guarded:
-    """Items of a file or group are guarded as it is."""
+    """A file or group whose items are guarded as it is."""
 
     guard: Guard
 

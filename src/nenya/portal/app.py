@@ -204,7 +204,7 @@ def _act(session: Session, text: str) -> None:
     except NenyaError as error:
         session.say_error(error)
     except (ValueError, TypeError, ArithmeticError, RecursionError):
-        log.warning("portal: an action that is none: %.80r", text)
+        log.debug("portal: an action that is none: %.80r", text)  # a visitor could fill the log with it
 
 
 def _pane(plot: Any) -> Any:
