@@ -16,6 +16,7 @@ LAYERS = [
         "nenya.grids",
         "nenya.comparison",
         "nenya.report",
+        "nenya.tables",
     ],
     ["nenya.options", "nenya.analysis_options"],
     ["nenya.storage", "nenya.s3", "nenya.ledger"],
