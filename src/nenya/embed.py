@@ -137,7 +137,8 @@ def embed_table(
         check_output(save, clobber)
     if isinstance(how, Path):
         load_projector(how, latents)  # before anything is begun
-    rows = latents.positions(table)
+    joined = latents.join(table)
+    rows = joined.number
     wanted, back = np.unique(rows[rows >= 0], return_inverse=True)
     manifest = _manifest(latents, wanted, how, approximate)
     with OutputLock(partial / "lock", str(out)):
@@ -160,12 +161,14 @@ def embed_table(
         write_table(table.assign(**dict(zip(COLUMNS, coordinates.T, strict=True))), out)
         shutil.rmtree(partial, ignore_errors=True)
     finite = int(np.isfinite(coordinates[:, 0]).sum())
-    absent, hidden = int((rows < 0).sum()), int((rows >= 0).sum()) - finite
+    hidden = int((rows >= 0).sum()) - finite
     if unplaced := len(latents) - len(wanted):
         log.info("%d of %d latents have no row in the table: they are not placed", unplaced, len(latents))
+    if joined.note:
+        log.warning("%s", joined.note)
     log.info(
-        "%s: %d of %d rows have a place on the map (%d have no latent, %d a latent that is not finite)",
-        out, finite, len(table), absent, hidden,
+        "%s: placed %d of %d rows (%d without a latent, %d with one that is not finite)",
+        out, finite, len(table), int((rows < 0).sum()), hidden,
     )  # fmt: skip
     return projector
 

@@ -14,7 +14,7 @@ from nenya.data.cutouts import inspect_cutouts
 from nenya.data.files import fetch, find_sources
 from nenya.errors import InputFileError
 from nenya.options import LoaderOptions
-from nenya.tables.keys import cutout_part, join, part_types, read_keys
+from nenya.tables.keys import cutout_parts, join, read_keys
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,16 +43,9 @@ class TableImages:
         self._files = [inspect_cutouts(p, names, allow_external=loader.allow_external) for p in paths]
         self._parts = [(file, name) for file in self._files for name in file.partitions]
         self._keys = read_keys(table)
-        ends = np.cumsum([0, *(file.partitions[name].rows for file, name in self._parts)])
-        self._starts = ends[:-1]
-        joined = join(
-            self._keys,
-            [
-                cutout_part(str(file.path), part_types(name, *names), int(start), file.partitions[name].rows)
-                for (file, name), start in zip(self._parts, self._starts, strict=True)
-            ],
-            "cutout",
-        )
+        parts = cutout_parts([(str(f.path), {n: p.rows for n, p in f.partitions.items()}) for f in self._files], *names)
+        self._starts = np.array([part.start for part in parts])
+        joined = join(self._keys, parts, "cutout")
         self._number, self.note = joined.number, joined.note
         self.known: NDArray[np.bool_] = self._number >= 0
 

@@ -3,7 +3,7 @@
 Letters in shapes: N rows of the table.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +75,12 @@ class Keys:
     def __len__(self) -> int:
         return len(self.row)
 
+    def named(self, name: str) -> BoolArray:
+        """Say which rows are of a file of this name, in any folder: (N,)."""
+        wanted = np.array([*(key_of(text) == key_of(name) for text in self.names or []), False])
+        found: BoolArray = wanted[self.file]
+        return found
+
     def texts(self, rows: IntArray) -> Any:
         """Return pp_file of some rows as the table has it, as an array of pandas, missing where a row is -1."""
         import pandas as pd
@@ -118,9 +124,22 @@ class Joined:
         return source
 
 
-def cutout_part(path: str, types: tuple[int, ...], start: int, rows: int) -> Part:
-    """Return a partition of a cutout file, which is known by its own name."""
-    return Part(path, (base_name(path),), types, start, rows)
+def cutout_parts(
+    files: Iterable[tuple[str, Mapping[str, int]]], train_key: str = "train", valid_key: str = "valid"
+) -> list[Part]:
+    """Return the partitions of cutout files, which are known by their own names.
+
+    Args:
+        files: path, and partition -> rows, of each.
+        train_key: name of the partition that training uses.
+        valid_key: name of that of validation.
+    """
+    found, start = [], 0
+    for path, partitions in files:
+        for name, rows in partitions.items():
+            found.append(Part(path, (base_name(path),), part_types(name, train_key, valid_key), start, rows))
+            start += rows
+    return found
 
 
 def part_types(name: str, train_key: str = "train", valid_key: str = "valid") -> tuple[int, ...]:
@@ -128,6 +147,11 @@ def part_types(name: str, train_key: str = "train", valid_key: str = "valid") ->
     if name in TYPES:
         return (TYPES[name],)
     return tuple(number for number, key in ((1, train_key), (0, valid_key)) if key == name)
+
+
+def has_keys(table: "pd.DataFrame") -> bool:
+    """Say whether a table has pp_type and pp_idx under one of their names; pp_file may be left out."""
+    return all(name in table or OLDER[name] in table for name in KEYS[1:])
 
 
 def read_keys(table: "pd.DataFrame") -> Keys:
@@ -140,7 +164,7 @@ def read_keys(table: "pd.DataFrame") -> Keys:
     Raises:
         InputFileError: A column is missing or holds other values, or its present and its older name disagree.
     """
-    if any(name not in table and OLDER[name] not in table for name in KEYS[1:]):
+    if not has_keys(table):
         raise InputFileError(
             f"expected the columns {', '.join(KEYS)}, which join a table with its cutouts, got "
             f"{', '.join(map(str, table.columns))}"
