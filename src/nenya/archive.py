@@ -281,8 +281,8 @@ def parse_example(example: str, columns: Sequence[str], parts: Sequence[Numbered
     """Return how an example is looked up: (`archive_row`, its number), or ("", a condition in SQL).
 
     Args:
-        example: a row number, `uid:<UID>`, or `<cutout file>:<train or valid>:<row in it>`; of the file the name counts,
-            not its folder or suffix.
+        example: a row number, `uid:<UID>`, or `<cutout file>:<train or valid>:<row in it>`; folder and suffix of the
+            file do not count.
         columns: of the table.
         parts: of the archive.
 
@@ -308,7 +308,11 @@ def _row_of(example: str, key: str, partition: str, row: int, parts: Sequence[Nu
     if len(named) == 1 and row < named[0].rows:
         return str(named[0].start + row)
     if named:
-        why = f"{len(named)} files have this name" if len(named) > 1 else f"{partition} has the rows 0 to {named[0].rows - 1}"
+        why = (
+            f"{len(named)} files have this name"
+            if len(named) > 1
+            else f"{partition} has the rows 0 to {named[0].rows - 1}"
+        )
     else:
         have = ", ".join(dict.fromkeys(f"{key_of(part.names[0])}:{part.partition}" for part in parts[:6]))
         why = f"no such partition among {len(parts)}, such as {have}"

@@ -269,7 +269,13 @@ def _sha256(part: Part, latents: Latents) -> str:
 def _schema(about: dict[str, Any]) -> Any:
     import pyarrow as pa
 
-    kinds = {"uint64": pa.uint64(), "double": pa.float64(), "timestamp[us]": pa.timestamp("us"), "int64": pa.int64(), "bool": pa.bool_()}
+    kinds = {
+        "uint64": pa.uint64(),
+        "double": pa.float64(),
+        "timestamp[us]": pa.timestamp("us"),
+        "int64": pa.int64(),
+        "bool": pa.bool_(),
+    }
     fields = [(name, kinds.get(kind, pa.string())) for name, kind in about["columns"].items()]
     return pa.schema([(ROW, pa.int64()), *fields, (VECTOR, pa.list_(pa.float32(), about["dim"]))])
 

@@ -17,7 +17,7 @@ from nenya.report import say
 from nenya.selection import metric
 from nenya.storage import check_output
 from nenya.tables.integers import take_rows
-from nenya.tables.keys import read_keys
+from nenya.tables.key_columns import read_keys
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,9 +59,7 @@ def run(options: ClustersOptions) -> int:
     table = read_table(local_path(options.table)) if options.table else latents.keys()
     rows = latents.positions(table) if options.table else np.arange(len(latents))
     if options.images:  # what is wrong with them is found before the work
-        TableImages(
-            options.images, latents.keys(np.array([p.start for p in latents.parts if p.rows])), options.loader
-        )
+        TableImages(options.images, latents.keys(np.array([p.start for p in latents.parts if p.rows])), options.loader)
     covered = np.zeros(len(latents), bool)
     covered[rows[rows >= 0]] = True
     if missing := int((~covered).sum()):

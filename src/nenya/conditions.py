@@ -12,7 +12,7 @@ from nenya.defs import DT_INTERVALS, REGIONS, SEASONS
 from nenya.errors import InputFileError, OptionError
 from nenya.extras import need
 from nenya.options import suggest
-from nenya.tables.keys import KEYS
+from nenya.tables.key_columns import KEYS
 
 if TYPE_CHECKING:
     import pandas as pd

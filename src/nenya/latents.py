@@ -20,7 +20,8 @@ from nenya.data.hdf5 import list_datasets, open_hdf5
 from nenya.errors import InputFileError
 from nenya.tables import keys
 from nenya.tables.integers import take_rows
-from nenya.tables.keys import COLUMNS, TYPES, Joined, Keys, part_types, read_keys
+from nenya.tables.key_columns import COLUMNS, TYPES, Keys, read_keys
+from nenya.tables.keys import Joined, part_types
 from nenya.tables.names import base_name, cutout_names, key_of
 
 if TYPE_CHECKING:
@@ -199,7 +200,7 @@ class Latents:
         return self.parts[0].provenance
 
     def keys(self, rows: IntArray | None = None) -> "pd.DataFrame":
-        """Return the table of some rows, or of all: pp_file (name of the cutout file), pp_type (1 train, 0 valid), pp_idx."""
+        """Return the keys of some rows, or of all: pp_file (without folder), pp_type (1 train, 0 valid) and pp_idx."""
         import pandas as pd
 
         files = list(dict.fromkeys(part.pp_file for part in self.parts))
@@ -229,7 +230,7 @@ class Latents:
         return keys.join(found, [part.key() for part in self.parts])
 
     def positions(self, table: "pd.DataFrame") -> IntArray:
-        """Return for each row of a table the number of its latent, (len(table),), -1 where there is none, which is said.
+        """Return for each row of a table the number of its latent, (len(table),), -1 for none; says how many have none.
 
         Raises:
             InputFileError: See `join`.

@@ -24,6 +24,7 @@ from nenya.report import say
 from nenya.storage import check_output
 from nenya.tables import keys
 from nenya.tables.integers import comparable
+from nenya.tables.key_columns import has_keys, read_keys
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -291,9 +292,11 @@ def rows_of(table: "pd.DataFrame", found: "pd.DataFrame") -> BoolArray:
         chosen[own.index[own.isin(other)]] = True
         there[other.index[other.isin(own)]] = True
     else:
-        chosen, there = keys.rows_of(keys.read_keys(table), keys.read_keys(found))
+        chosen, there = keys.rows_of(read_keys(table), read_keys(found))
     if not there.any():
-        raise InputFileError(f"none of the {len(found)} rows that are asked for is in the table: give rows of this table")
+        raise InputFileError(
+            f"none of the {len(found)} rows that are asked for is in the table: give rows of this table"
+        )
     if not there.all():
         log.warning("found %d of %d rows (%d are not in the table)", there.sum(), len(found), (~there).sum())
     return chosen
@@ -302,7 +305,7 @@ def rows_of(table: "pd.DataFrame", found: "pd.DataFrame") -> BoolArray:
 def _by_uid(table: "pd.DataFrame", found: "pd.DataFrame") -> bool:
     """Say whether UID joins two tables, not pp_file, pp_type and pp_idx."""
     have = ["UID" in one for one in (table, found)]
-    keyed = [keys.has_keys(one) for one in (table, found)]
+    keyed = [has_keys(one) for one in (table, found)]
     if not all(have) and not all(keyed):
         lacking = found if not (have[1] or keyed[1]) else table
         raise InputFileError(

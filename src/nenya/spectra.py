@@ -29,7 +29,8 @@ from nenya.data.files import fetch, find_sources, local_path
 from nenya.errors import InputFileError, OptionError, OutputError
 from nenya.options import SpectraOptions
 from nenya.report import say
-from nenya.tables.keys import Joined, cutout_parts, join, part_types, read_keys
+from nenya.tables.key_columns import read_keys
+from nenya.tables.keys import Joined, cutout_parts, join, part_types
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -4,7 +4,6 @@ Letters: N rows of the table, H and W pixels of a cutout.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +13,8 @@ from nenya.data.cutouts import inspect_cutouts
 from nenya.data.files import fetch, find_sources
 from nenya.errors import InputFileError
 from nenya.options import LoaderOptions
-from nenya.tables.keys import cutout_parts, join, read_keys
+from nenya.tables.key_columns import read_keys
+from nenya.tables.keys import cutout_parts, join
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -104,7 +104,9 @@ def _whole(column: "pd.Series[Any]") -> "pd.Series[Any]":
         return column
     values = column.to_numpy(np.float64)
     if (values != np.trunc(values)).any() or (np.abs(values) >= _EXACT).any():
-        raise InputFileError(f"expected {column.name} of whole numbers, got {column.dtype}, which has lost their digits")
+        raise InputFileError(
+            f"expected {column.name} of whole numbers, got {column.dtype}, which has lost their digits"
+        )
     return column.astype(np.int64)
 
 

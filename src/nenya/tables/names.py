@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 from nenya.errors import InputFileError
 
@@ -76,6 +77,28 @@ def cutout_names(latents: str) -> tuple[str, ...]:
         return (ours,)
     older = key.replace("_latents", "_preproc")
     return (ours, older) if ours != key else (older, ours)
+
+
+def cutouts_of(latents: str, sources: Sequence[Any], names: Sequence[str] = ()) -> Any:
+    """Return the cutout file of a latents file among some, None where none is it.
+
+    Args:
+        latents: path of the latents file.
+        sources: paths or addresses of cutout files.
+        names: of the cutout file, where the latents file says it; else those that its own name allows.
+
+    Raises:
+        InputFileError: Several files fit, and the folder does not decide.
+    """
+    file = NamedFile(latents, tuple(map(key_of, names)) or cutout_names(latents), (folder_of(latents),))
+    found = [
+        s for s, number in zip(sources, match_names([str(s) for s in sources], [file]), strict=True) if number == 0
+    ]
+    if len(found) > 1:
+        raise InputFileError(
+            f"{found[0]} and {found[1]} both have the name of the cutout file of {latents}: give one of them"
+        )
+    return found[0] if found else None
 
 
 def folder_of(path: str) -> Folder:

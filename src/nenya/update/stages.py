@@ -21,7 +21,7 @@ from nenya.latents import Latents
 from nenya.latents_extraction import run as extract
 from nenya.s3 import store
 from nenya.storage import atomic_path, write_hdf5
-from nenya.tables.keys import read_keys
+from nenya.tables.key_columns import read_keys
 from nenya.update.arrivals import Arrival
 from nenya.update.settings import Settings, extract_options, prepare_options
 
@@ -108,7 +108,9 @@ class Stages:
             table = read_table(local_path(self.options.table))
             names = read_keys(table)
             if names.names is None:
-                raise OptionError(f"table={self.options.table}: expected a column pp_file, which says of which file a row is")
+                raise OptionError(
+                    f"table={self.options.table}: expected a column pp_file, which says of which file a row is"
+                )
             own = names.named(arrival.stem)
             return table[own] if own.any() else None
         source = arrival.sources[0]
