@@ -263,7 +263,7 @@ def _hdf5(path: Path, out: Path) -> Finding:
         finding = _as_reported(report, _command("verify", f"data={path}", "provenance=false"))
         if not is_latents_name(path.name):
             finding.notes.append(
-                "folders and globs find *_latents.h5 only (or *_latents_*.h5): name this file in full in data="
+                "folders and globs find *_latents.h5 only (or *_latents_*.h5): name it in full in data="
             )
         return finding
     if any("automatic chunks" in warning for warning in report.warnings):

@@ -5,7 +5,6 @@ Letters in shapes: N rows of the table.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +12,6 @@ from numpy.typing import NDArray
 from nenya.errors import InputFileError
 from nenya.tables.key_columns import NO_ROW, TYPES, BoolArray, IntArray, Keys
 from nenya.tables.names import NamedFile, base_name, folder_of, key_of, match_names, one_folder, split_name
-
-if TYPE_CHECKING:
-    pass
 
 _REASONS = ("of other files", "of a partition that is not there", "with pp_idx missing", "with pp_idx out of range")
 _BLOCK = 2**20  # rows at once, so that memory beyond the result does not grow with N
