@@ -148,7 +148,7 @@ def cut_table(table: "pd.DataFrame", DT_cut: str | None = None, alpha_cut: str |
         name = next((name for name in ("alpha", "min_slope") if name in table), None)
         if name is None:
             raise InputFileError("the table has no column alpha: nenya spectra table=... makes it")
-        keep &= _within(table[name].to_numpy(), alpha_cut, SLOPE_INTERVALS, "alpha_cut")
+        keep &= _within(table[name].to_numpy(np.float64, na_value=np.nan), alpha_cut, SLOPE_INTERVALS, "alpha_cut")
     given = {"DT_cut": DT_cut, "alpha_cut": alpha_cut}
     cuts = ", ".join(f"{key}={value}" for key, value in given.items() if value is not None)
     if not keep.any():
@@ -161,7 +161,7 @@ def cut_table(table: "pd.DataFrame", DT_cut: str | None = None, alpha_cut: str |
 def _DT_of(table: "pd.DataFrame") -> NDArray[np.floating[Any]]:
     found = table["DT40"] if "DT40" in table else dt_of(table)
     if found is not None:
-        return np.asarray(found)
+        return found.to_numpy(np.float64, na_value=np.nan)
     raise InputFileError("the table has no column DT40, DT, or T90 and T10, which say its temperature differences")
 
 
@@ -339,7 +339,7 @@ def regional_analysis(
         raise InputFileError("the table has no columns lat and lon")
     table, grid, cells = _on_grid(tbl, nxy, umap_keys)
     region = REGIONS[geo_region]
-    lon, lat = table["lon"].to_numpy(), table["lat"].to_numpy()
+    lon, lat = (table[name].to_numpy(np.float64, na_value=np.nan) for name in ("lon", "lat"))
     lon = np.where(lon > 180, lon - 360, lon) if region.lon[0] > -999 else lon
     own = (lon > region.lon[0]) & (lon < region.lon[1]) & (lat > region.lat[0]) & (lat < region.lat[1])
     counts, counts_geo = (np.zeros((nxy, nxy)) for _ in range(2))

@@ -380,7 +380,7 @@ def place_and_date(row: Mapping[str, Any]) -> str:
     import pandas as pd
 
     lines = []
-    if {"lat", "lon"} <= set(row) and np.isfinite([row["lat"], row["lon"]]).all():
+    if {"lat", "lon"} <= set(row) and all(pd.notna(row[name]) and np.isfinite(row[name]) for name in ("lat", "lon")):
         lat, lon = float(row["lat"]), (float(row["lon"]) + 180) % 360 - 180
         lines.append(f"{abs(lat):.1f}\N{DEGREE SIGN}{'NS'[lat < 0]} {abs(lon):.1f}\N{DEGREE SIGN}{'EW'[lon < 0]}")
     date = pd.to_datetime(row.get("datetime"), errors="coerce")

@@ -6,6 +6,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+
 from nenya.archive import FileArchive, IndexArchive
 from nenya.archive_build import add_files
 from nenya.embed import embed_table
@@ -305,10 +306,229 @@ def test_every_command_gives_the_same_answer(case, caller, tmp_path, nenya_cli, 
     table.attrs["wanted"] = wanted.tolist()
     (tmp_path / "p.h5").write_bytes(projector.read_bytes())
     if (case, caller) in REFUSED:
-        with pytest.raises(InputFileError, match="two files are named|another content"):
+        with pytest.raises(InputFileError, match=r"two files are named|another content"):
             CALLERS[caller](files, table, tmp_path, nenya_cli)
         return
     got = CALLERS[caller](files, table, tmp_path, nenya_cli)
     if case == "repeated" and caller in ("search", "index", "update"):  # a latent has one row: the first one
         wanted = np.concatenate([wanted[:N], [-1, -1]])
     assert list(got) == wanted.tolist()
+
+
+def disagreeing(folder):
+    files, table, _ = plain(folder)
+    return files, table.assign(ulmo_pp_idx=np.roll(table["pp_idx"], 1)), "pp_idx and ulmo_pp_idx disagree in"
+
+
+def disagreeing_files(folder):
+    files, table, _ = plain(folder)
+    return (
+        files,
+        table.assign(ulmo_pp_file=["b.h5"] * 3 + ["x/a_preproc.h5"] * (N - 3)),
+        "ulmo_pp_file disagree in 3 rows",
+    )
+
+
+def disagreeing_types(folder):
+    files, table, _ = plain(folder)
+    return files, table.assign(ulmo_pp_type="train"), "pp_type and ulmo_pp_type disagree in 8 rows"
+
+
+def fractional(folder):
+    files, table, _ = plain(folder)
+    return files, table.assign(pp_idx=table["pp_idx"] + 0.5), "expected pp_idx of whole numbers, got"
+
+
+def endless(folder):
+    files, table, _ = plain(folder)
+    return files, table.assign(pp_idx=[np.inf, *table["pp_idx"][1:]]), "expected pp_idx of whole numbers, got inf"
+
+
+def another_word(folder):
+    files, table, _ = plain(folder)
+    return files, table.assign(pp_type="test"), "expected pp_type of 1 .train., 0 .valid. or -1 .*, got test"
+
+
+def another_number(folder):
+    files, table, _ = plain(folder)
+    return files, table.assign(pp_type=[2, *table["pp_type"][1:]]), "expected pp_type of 1 .*, got 2"
+
+
+def no_row(folder):
+    files, table, _ = plain(folder)
+    return files, table.assign(pp_file="other.h5"), "no row of the table has a (latent|cutout)|none of the 20 rows"
+
+
+def out_of_range(folder):
+    files, table, _ = plain(folder)
+    return files, table.assign(pp_idx=table["pp_idx"] + 100), "no row .*pp_idx out of range|none of the 20 rows"
+
+
+def no_column(folder):
+    files, table, _ = plain(folder)
+    return files, table.drop(columns="pp_idx"), "expected the columns .*pp_idx.*, got pp_file, pp_type"
+
+
+def two_names_in_the_table(folder):
+    files, table, _ = plain(folder)
+    table["pp_file"] = ["one/a_preproc.h5", "other/a_preproc.h5"] * (N // 2)
+    return files, table, "one/a_preproc.* other/a_preproc"
+
+
+REFUSALS = [disagreeing, disagreeing_files, disagreeing_types, fractional, endless, another_word, another_number]
+REFUSALS += [no_row, out_of_range, no_column, two_names_in_the_table]
+
+
+@pytest.mark.parametrize("make", REFUSALS, ids=lambda make: make.__name__)
+def test_every_command_refuses_the_same_tables(make, tmp_path, nenya_cli, projector):
+    files, table, said = make(tmp_path)
+    (tmp_path / "p.h5").write_bytes(projector.read_bytes())
+    callers = {**CALLERS, "statistics": lambda f, t, *_: rows_of(t, f.keys)}
+    for name, call in callers.items():
+        with pytest.raises(InputFileError, match=said):
+            call(files, table, tmp_path, nenya_cli)
+            pytest.fail(f"{name} took it")
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (
+            ["one/a_preproc_latents.h5", "other/a_preproc_latents.h5"],
+            "one/a_preproc_latents.h5 and .*other/a_preproc_la",
+        ),
+        (["a_latents.h5", "a_preproc_latents.h5"], "a_latents.h5 and .*a_preproc_latents.h5"),
+        (
+            ["a_preproc_latents.h5", "a_preproc_latents_debug.h5"],
+            "a_preproc_latents.h5 and .*a_preproc_latents_debug.h5",
+        ),
+    ],
+)
+def test_two_latents_files_of_one_name_are_refused_and_named(tmp_path, names, said):
+    files = write_files(tmp_path, [("a_preproc.h5", name) for name in names])
+    latents, table = Latents(files.latents), files.keys.iloc[:N]
+    with pytest.raises(InputFileError, match=f"fits two files, .*{said}"):
+        latents.join(table)
+    assert (
+        (latents.join(table.assign(pp_file="s3://b/one/a_preproc.h5")).number >= 0).all() if "one" in names[0] else True
+    )
+
+
+def test_what_a_latents_file_says_of_its_source_counts_more_than_its_name(tmp_path):
+    files = write_files(tmp_path, [("b_preproc.h5", "renamed_latents.h5")])
+    with h5py.File(files.latents[0], "a") as file:
+        file.attrs["source"] = "C:\\data\\b_preproc.h5"
+    latents = Latents(files.latents)
+    assert latents.parts[0].pp_file == "b_preproc.h5"
+    np.testing.assert_array_equal(latents.join(files.keys).number, np.arange(N))
+
+
+def test_a_note_says_what_was_lost_and_why(tmp_path):
+    files, table, _ = lacking(tmp_path)
+    joined = Latents(files.latents).join(table)
+    assert joined.note == (
+        "placed 14 of 20 rows (6 without a latent: 2 of other files, 1 of a partition that is not there, "
+        "1 with pp_idx missing, 2 with pp_idx out of range)"
+    )
+    files, table, _ = repeated(tmp_path)
+    assert Latents(files.latents).join(table).note == "placed 22 of 22 rows; 2 rows repeat the latent of an earlier row"
+    assert Latents(files.latents).join(files.keys).note == ""
+
+
+def test_partitions_of_other_names_have_the_role_that_the_options_give_them(tmp_path):
+    from nenya.options import LoaderOptions
+
+    files = write_files(tmp_path, [("a_preproc.h5", "a_preproc_latents.h5")])
+    with h5py.File(files.cutouts[0], "a") as file:
+        file.move("train", "imgs")
+    loader = LoaderOptions(train_key="imgs", valid_key="valid")
+    table, order = shuffled(files)
+    images = TableImages(str(files.cutouts[0]), table, loader)
+    np.testing.assert_array_equal(images.read(np.arange(N)), files.images[order])
+    swapped = TableImages(str(files.cutouts[0]), table[table.pp_type == 0], LoaderOptions(train_key="valid"))
+    assert swapped.known.all()  # `valid` is pp_type 0, whatever a model was trained on
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".feather"])
+def test_long_ids_keep_every_digit(tmp_path, nenya_cli, suffix):
+    """Through a join with missing rows, in files, on the screen, in an index, in clusters and in statistics."""
+    files, table, wanted = long_ids(tmp_path)
+    table["count"] = np.arange(N, dtype=np.int32)
+    uid = {number: int(value) for number, value in zip(wanted, table["UID"], strict=True)}
+    part = table.iloc[:15]
+    lost = sorted(wanted[15:].tolist())
+    write_table(part, tmp_path / f"t{suffix}")
+    data, place = f"data={files.latents[0]}", f"table=t{suffix}"
+    example = f"like=a_preproc:{'train' if wanted[0] < 12 else 'valid'}:{wanted[0] - 12 * (wanted[0] >= 12)}"
+    for source, out in ((f"{data} {place}", "f"), ("index=i.index", "i")):
+        if out == "i":
+            code, said = nenya_cli("index", [data, place, "out=i.index"])
+            assert code == 0, said
+        code, said = nenya_cli("search", [*source.split(), example, "k=30", f"out={out}{suffix}"])
+        assert code == 0, said
+        found = read_table(f"{out}{suffix}")
+        numbers = np.where(found["pp_type"] == 1, found["pp_idx"], found["pp_idx"] + 12)
+        for number, value in zip(numbers, found["UID"], strict=True):
+            assert pd.isna(value) if number in lost else (int(value) == uid[number] and str(uid[number]) in said)
+        assert str(found["UID"].dtype) == "UInt64" and found["count"].dtype.kind == "i"
+        code, said = nenya_cli("search", [*source.split(), f"like=uid:{uid[wanted[1]]}", "k=1", f"out={out}1.csv"])
+        assert code == 0, said
+    chosen = table.iloc[[2, 9]]
+    write_table(chosen[["UID"]], tmp_path / f"c{suffix}")
+    assert np.flatnonzero(rows_of(table, read_table(tmp_path / f"c{suffix}"))).tolist() == [2, 9]
+    code, said = nenya_cli("clusters", [data, place, "k=4", "out=labels.csv"])
+    assert code == 0, said
+    groups = read_table("labels_groups.csv").dropna(subset="medoid_UID")
+    assert groups["medoid_UID"].astype("UInt64").isin(part["UID"]).all() and len(groups)
+
+
+def test_dates_are_no_keys_but_any_integers_stay_whole_in_the_archive(tmp_path):
+    files, table, _ = plain(tmp_path)
+    table = table.assign(UID=np.arange(N) + 2**62, flag=True).iloc[:10]
+    whole = whole_table(Latents(files.latents), table)
+    assert (
+        str(whole["UID"].dtype) == "Int64" and str(whole["flag"].dtype) == "boolean" and whole["UID"].isna().sum() == 10
+    )
+    assert set(whole["UID"].dropna()) == set(table["UID"])
+
+
+def test_the_first_of_two_rows_counts(tmp_path, caplog):
+    files, table, wanted = repeated(tmp_path)
+    table["lat"] = np.arange(len(table))
+    archive = FileArchive(Latents(files.latents), table)
+    assert (
+        archive.table["lat"][wanted[3]] == 3 and "2 rows repeat the latent of an earlier row: the first" in caplog.text
+    )
+
+
+def test_the_join_of_ten_million_rows_is_a_matter_of_arrays():
+    """As many steps of Python for many rows as for few, and memory of a few numbers a row."""
+    import sys
+    import tracemalloc
+
+    def steps(rows):
+        table = pd.DataFrame({"pp_file": "a.h5", "pp_type": np.ones(rows, np.int8), "pp_idx": np.arange(rows)})
+        part = [Part("a_latents.h5", ("a.h5",), (1,), 0, rows)]
+        count = 0
+
+        def trace(*_):
+            nonlocal count
+            count += 1
+
+        sys.setprofile(trace)
+        try:
+            joined = join(read_keys(table), part)
+        finally:
+            sys.setprofile(None)
+        assert joined.note == ""
+        return count
+
+    assert steps(100_000) < 1.1 * steps(1000) + 50
+    rows = 2_000_000
+    table = pd.DataFrame({"pp_file": "a.h5", "pp_type": np.ones(rows, np.int8), "pp_idx": np.arange(rows)})
+    tracemalloc.start()
+    try:
+        join(read_keys(table), [Part("a_latents.h5", ("a.h5",), (1,), 0, rows)])
+        assert tracemalloc.get_traced_memory()[1] < 100 * rows
+    finally:
+        tracemalloc.stop()

@@ -58,7 +58,7 @@ def restore_integers(table: "pd.DataFrame", read: Callable[[list[str]], Any], sc
 
 
 def integers_of_texts(path: Any, table: "pd.DataFrame") -> "pd.DataFrame":
-    """Return a table of a CSV file with large whole numbers read again where gaps made floats or texts of them.
+    """Return a table of a CSV file with whole numbers read again where gaps made floats or texts of them.
 
     Args:
         path: the file.
@@ -66,22 +66,27 @@ def integers_of_texts(path: Any, table: "pd.DataFrame") -> "pd.DataFrame":
     """
     import pandas as pd
 
-    for name in [name for name in table if _lost_digits(table[name])]:
-        for kind in ("Int64", "UInt64"):
-            with suppress(ValueError, OverflowError, TypeError):
-                table[name] = pd.read_csv(path, usecols=[name], dtype={name: kind})[name]
-                break
+    for name in [name for name in table if _may_be_integers(table[name])]:
+        texts = pd.read_csv(path, usecols=[name], dtype="string")[name]
+        if _are_integers(texts):
+            for kind in ("Int64", "UInt64"):
+                with suppress(ValueError, OverflowError, TypeError):
+                    table[name] = pd.read_csv(path, usecols=[name], dtype={name: kind})[name]
+                    break
     return table
 
 
-def _lost_digits(column: "pd.Series[Any]") -> bool:
-    """Say whether a column of a CSV file may be one of large whole numbers with gaps."""
+def _may_be_integers(column: "pd.Series[Any]") -> bool:
+    """Say whether a column of a CSV file may be one of whole numbers with gaps."""
     if column.dtype.kind == "f":
         finite = column.to_numpy()[np.isfinite(column.to_numpy())]
-        return bool(len(finite) and _EXACT <= np.abs(finite).max() < 2**64 and (finite == np.trunc(finite)).all())
-    return column.dtype.kind == "O" and all(
-        part.astype("string").str.fullmatch(r"(0|[1-9]\d*)?").fillna(True).all() for part in (column.iloc[:100], column)
-    )
+        return bool(len(finite) and np.abs(finite).max() < 2**64 and (finite == np.trunc(finite)).all())
+    return column.dtype.kind == "O" and _are_integers(column.iloc[:100].astype("string"))
+
+
+def _are_integers(texts: "pd.Series[Any]") -> bool:
+    known = texts.fillna("")
+    return bool(known.str.fullmatch(r"(0|-?[1-9]\d*)?").all() and (known != "").any())
 
 
 def comparable(one: "pd.Series[Any]", other: "pd.Series[Any]") -> tuple["pd.Series[Any]", "pd.Series[Any]"]:
