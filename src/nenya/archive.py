@@ -205,7 +205,10 @@ class IndexArchive:
 
     def find(self, example: str) -> int:
         """Return the row that a row number, a UID or file:partition:idx names; see `parse_example`."""
-        parts = [Numbered((s["stem"],), s["partition"], s["start"], s["rows"]) for s in self.about["sources"]]
+        parts = [
+            Numbered(tuple(s.get("names") or [s["stem"]]), s["partition"], s["start"], s["rows"])
+            for s in self.about["sources"]
+        ]
         column, value = parse_example(example, self.columns, parts)
         sql = f"`{ROW}` = {int(value)}" if column == ROW else value
         found = self.table.search().where(sql).select([ROW]).limit(2).to_arrow()[ROW].to_numpy()

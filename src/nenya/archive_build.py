@@ -248,7 +248,7 @@ def _source(folder: Path, about: dict[str, Any], part: Part, latents: Latents) -
             return source  # type: ignore[no-any-return]
     start = sum(source["rows"] for source in about["sources"])
     new = {"stem": part.stem, "partition": part.partition, "start": start, "rows": part.rows, "sha256": sha256}
-    about["sources"].append({**new, "done": False})
+    about["sources"].append({**new, "names": list(part.names), "done": False})
     return about["sources"][-1]  # type: ignore[no-any-return]
 
 

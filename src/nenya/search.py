@@ -27,6 +27,7 @@ from nenya.report import say
 from nenya.s3 import is_s3
 from nenya.similarity import Float64Array, IntArray, direction
 from nenya.storage import check_output
+from nenya.tables.names import base_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -254,7 +255,8 @@ def cutout_side(options: SearchOptions, archive: Archive) -> int:
         place = fetch(find_sources(options.images)[:1], options.loader.cache_dir)[0]
     elif isinstance(archive, FileArchive):
         part = archive.latents.parts[0]
-        place = part.path.parent / part.pp_file
+        beside = [part.path.parent / base_name(name) for name in part.names]
+        place = next((path for path in beside if path.is_file()), None)
     if place is not None and place.is_file():
         return next(iter(inspect_cutouts(place).partitions.values())).height
     return options.model.image_size or 0
