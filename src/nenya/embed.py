@@ -66,8 +66,9 @@ def run(options: EmbedOptions) -> int:
     Raises:
         NenyaError: A file cannot be read or written, or an option is not possible.
     """
-    paths = fetch(find_latents(options.data), options.loader.cache_dir)
-    latents = Latents(paths)
+    places = find_latents(options.data)
+    paths = fetch(places, options.loader.cache_dir)
+    latents = Latents(paths, places=places)
     table = read_table(local_path(options.table)) if options.table else latents.keys()
     out = output_place(options, paths[0])
     if options.DT_cut or options.alpha_cut:

@@ -47,6 +47,7 @@ class Part:
         path: the file.
         pp_file: name of its cutout file, without folder.
         names: all names that this file may have: several where the latents file does not say it.
+        place: where the latents file is, if `path` is a copy.
         partition: `train` or `valid`.
         start: its first row among all.
         rows: how many it has.
@@ -60,6 +61,7 @@ class Part:
     rows: int
     provenance: dict[str, str]
     names: tuple[str, ...] = ()
+    place: str = ""
 
     @property
     def stem(self) -> str:
@@ -69,7 +71,7 @@ class Part:
     def key(self) -> keys.Part:
         """Return what the join of a table wants to know of it."""
         names = self.names or (self.pp_file,)
-        return keys.Part(str(self.path), names, part_types(self.partition), self.start, self.rows)
+        return keys.Part(self.place or str(self.path), names, part_types(self.partition), self.start, self.rows)
 
 
 class Latents:
@@ -81,6 +83,7 @@ class Latents:
     Args:
         paths: local latents files, in the order of their rows.
         partitions: which of their data sets; a name or several.
+        places: where the files are, if `paths` are copies: their folders tell files of one name apart.
 
     Attributes:
         parts: partitions of all files, in the order of their rows.
@@ -93,11 +96,13 @@ class Latents:
     ndim = 2
     dtype = np.dtype(np.float32)
 
-    def __init__(self, paths: Sequence[Path], partitions: Sequence[str] = PARTITIONS) -> None:
+    def __init__(
+        self, paths: Sequence[Path], partitions: Sequence[str] = PARTITIONS, places: Sequence[Path | str] | None = None
+    ) -> None:
         partitions = (partitions,) if isinstance(partitions, str) else partitions
         self.parts: list[Part] = []
         dim = start = 0
-        for path in paths:
+        for path, place in zip(paths, places or paths, strict=True):
             with _open(path) as file:
                 found = [name for name in partitions if _is_latents(file, name)]
                 if not found:
@@ -112,7 +117,7 @@ class Latents:
                     if dim not in (0, width):
                         raise InputFileError(f"{path}: latents of length {width}, those before have {dim}: one model")
                     dim = width
-                    self.parts.append(Part(path, base_name(names[0]), name, start, rows, provenance, names))
+                    self.parts.append(Part(path, base_name(names[0]), name, start, rows, provenance, names, str(place)))
                     start += rows
         self.shape = (start, dim)
         self._check_one_model()
@@ -315,7 +320,8 @@ def open_latents(data: Any, cache_dir: str | None = None, partitions: Sequence[s
         InputFileError: There are none, or they cannot be used together.
         StorageError: An S3 service does not give them.
     """
-    return Latents(fetch(find_latents(data), cache_dir), partitions)
+    places = find_latents(data)
+    return Latents(fetch(places, cache_dir), partitions, places)
 
 
 def _gather(array: Any, rows: IntArray) -> FloatArray:

@@ -27,7 +27,7 @@ from nenya.options import FLAT, IGNORED, InspectOptions
 from nenya.projector import FORMAT
 from nenya.report import say
 from nenya.storage import atomic_path
-from nenya.tables.key_columns import read_keys
+from nenya.tables.key_columns import COLUMNS, read_keys
 from nenya.tables.names import is_latents_name, key_of
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ OUT = "migrated"
 _ROWS = 1024  # cutouts of a partition that are looked at
 _HEAD = 1 << 16  # bytes of a pickle that are looked at
 _PICKLES = (".pkl", ".pickle", ".joblib")
-_TABLE_COLUMNS = {"lat", "lon", "UID", "pp_file", "pp_idx", "US0", "US1", "DT", "T90"}
+_TABLE_COLUMNS = {"lat", "lon", "UID", *COLUMNS, "US0", "US1", "DT", "T90"}
 _PCA_MEMBERS = {"M.npy", "explained_variance.npy"}
 _LEAST_KEYS = 3
 _LISTED = 8  # files that a command names one by one

@@ -97,8 +97,9 @@ def umap_subset(  # noqa: PLR0913  # the arguments that users know
     paths = fetch(sources, None)
     fit = Fit(ntrain, n_neighbors, min_dist, metric, seed)
     projector = embed_table(
-        Latents(paths), table, out, fit if train_umap else saved, saved, approximate=approximate, clobber=clobber
-    )
+        Latents(paths, places=sources), table, out, fit if train_umap else saved, saved,
+        approximate=approximate, clobber=clobber,
+    )  # fmt: skip
     for source, path in zip(sources, paths, strict=True):
         if remove and is_s3(source):
             path.unlink(missing_ok=True)
@@ -161,7 +162,8 @@ def cut_table(table: "pd.DataFrame", DT_cut: str | None = None, alpha_cut: str |
 def _DT_of(table: "pd.DataFrame") -> NDArray[np.floating[Any]]:
     found = table["DT40"] if "DT40" in table else dt_of(table)
     if found is not None:
-        return found.to_numpy(np.float64, na_value=np.nan)
+        values: NDArray[np.floating[Any]] = found.to_numpy(np.float64, na_value=np.nan)
+        return values
     raise InputFileError("the table has no column DT40, DT, or T90 and T10, which say its temperature differences")
 
 

@@ -39,11 +39,13 @@ class TableImages:
     def __init__(self, data: Any, table: "pd.DataFrame", loader: LoaderOptions | None = None) -> None:
         loader = loader or LoaderOptions()
         names = (loader.train_key, loader.valid_key)
-        paths = fetch(find_sources(data), loader.cache_dir)
+        places = find_sources(data)
+        paths = fetch(places, loader.cache_dir)
         self._files = [inspect_cutouts(p, names, allow_external=loader.allow_external) for p in paths]
         self._parts = [(file, name) for file in self._files for name in file.partitions]
         self._keys = read_keys(table)
-        parts = cutout_parts([(str(f.path), {n: p.rows for n, p in f.partitions.items()}) for f in self._files], *names)
+        rows = [{name: partition.rows for name, partition in file.partitions.items()} for file in self._files]
+        parts = cutout_parts(zip(map(str, places), rows, strict=True), *names)
         self._starts = np.array([part.start for part in parts])
         joined = join(self._keys, parts, "cutout")
         self._number, self.note = joined.number, joined.note

@@ -414,6 +414,17 @@ def test_two_latents_files_of_one_name_are_refused_and_named(tmp_path, names, sa
     )
 
 
+def test_the_folders_of_copies_count_not_where_the_copies_lie(tmp_path):
+    files = write_files(tmp_path, [("a.h5", f"cache/{name}/a_latents.h5") for name in ("78f", "c01")])
+    latents = Latents(files.latents, places=["s3://b/2012/a_latents.h5", "s3://b/2013/a_latents.h5"])
+    table = files.keys.iloc[:N]
+    for year, first in (("2012", 0), ("2013", N)):
+        found = latents.join(table.assign(pp_file=f"s3://c/PreProc/{year}/a.h5")).number
+        np.testing.assert_array_equal(found, first + np.arange(N))
+    with pytest.raises(InputFileError, match=r"s3://b/2012/a_latents.h5 and s3://b/2013/a_latents.h5"):
+        latents.join(table)
+
+
 def test_what_a_latents_file_says_of_its_source_counts_more_than_its_name(tmp_path):
     files = write_files(tmp_path, [("b_preproc.h5", "renamed_latents.h5")])
     with h5py.File(files.latents[0], "a") as file:
