@@ -16,7 +16,7 @@ from conftest import write_cutouts
 from granules import grid
 
 from nenya.archive import IndexArchive
-from nenya.data.hdf5 import open_hdf5
+from nenya.data.hdf5_open import open_hdf5
 
 TESTS = Path(__file__).resolve().parent
 

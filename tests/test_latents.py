@@ -107,7 +107,7 @@ def test_a_table_in_any_order_finds_its_rows(files):
 
 def test_what_cannot_be_joined(files):
     latents = Latents(files)
-    with pytest.raises(InputFileError, match=r"columns lat; pp_file, pp_type and pp_idx are wanted"):
+    with pytest.raises(InputFileError, match=r"expected the columns pp_file, pp_type, pp_idx.*, got lat"):
         latents.positions(pd.DataFrame({"lat": [0.0]}))
     with pytest.raises(InputFileError, match="no column pp_file"):
         latents.positions(latents.keys().drop(columns="pp_file"))

@@ -20,6 +20,7 @@ LAYERS = [
         "nenya.report",
         "nenya.small_files",
         "nenya.arrays",
+        "nenya.tables",
     ],
     ["nenya.options", "nenya.analysis_options"],
     ["nenya.storage", "nenya.s3", "nenya.ledger"],

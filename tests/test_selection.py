@@ -245,7 +245,7 @@ def test_rows_of_another_table(table):
         assert np.flatnonzero(rows_of(table, part[columns])).tolist() == [7, 33, 900]
     stems = part.assign(pp_file=part.pp_file.str.replace("s3://b/", "/elsewhere/"))
     assert rows_of(table, stems[["pp_file", "pp_type", "pp_idx"]]).sum() == 3
-    with pytest.raises(InputFileError, match="wanted are UID"):
+    with pytest.raises(InputFileError, match=r"expected the columns UID, or pp_file.*, got lat"):
         rows_of(table, part[["lat"]])
 
 

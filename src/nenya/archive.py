@@ -10,18 +10,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nenya.conditions import ROW, dt_of, rows_where, sql_errors, text
-from nenya.data.files import HDF5_SUFFIXES
 from nenya.errors import InputFileError, NenyaError, OptionError, OutputError
 from nenya.extras import need
 from nenya.latents import PARTITIONS, Latents
 from nenya.names import Json, read_json
 from nenya.similarity import Float32Array, Float64Array, IntArray, closest, closest_of, rank
+from nenya.tables.integers import from_arrow
+from nenya.tables.names import key_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +41,6 @@ _BATCH = 8192
 _CACHE = 2**28  # bytes of the index that LanceDB keeps in memory
 _MORE_PROBES = 4  # times as many parts are looked at under conditions, which leave fewer rows in each
 _REFINE = 10  # times as many compressed neighbours are ranked by their latents
-_TYPES = {"train": 1, "valid": 0}
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,8 @@ class FileArchive:
     def __init__(self, latents: Latents, table: "pd.DataFrame | None" = None) -> None:
         self.latents = latents
         self.provenance = latents.provenance
-        keys = latents.keys()
-        if table is not None:
-            keys = join(keys, table, latents)
-        self.table = keys
-        self.columns = [str(name) for name in keys.columns]
+        self.table = latents.keys() if table is None else join(table, latents)
+        self.columns = [str(name) for name in self.table.columns]
         self.dim = latents.shape[1]
 
     def search(
@@ -99,7 +96,8 @@ class FileArchive:
 
     def find(self, example: str) -> int:
         """Return the row that a row number, a UID or file:partition:idx names; see `parse_example`."""
-        column, value = parse_example(example, self.columns)
+        parts = [Numbered(part.key().names, part.partition, part.start, part.rows) for part in self.latents.parts]
+        column, value = parse_example(example, self.columns, parts)
         if column == ROW:
             found = np.array([int(value)]) if int(value) < len(self.latents) else np.empty(0, np.int64)
         else:
@@ -210,7 +208,11 @@ class IndexArchive:
 
     def find(self, example: str) -> int:
         """Return the row that a row number, a UID or file:partition:idx names; see `parse_example`."""
-        column, value = parse_example(example, self.columns)
+        parts = [
+            Numbered(tuple(s.get("names") or [s["stem"]]), s["partition"], s["start"], s["rows"])
+            for s in self.about["sources"]
+        ]
+        column, value = parse_example(example, self.columns, parts)
         sql = f"`{ROW}` = {int(value)}" if column == ROW else value
         with lance_errors(self.folder):
             found = self.table.search().where(sql).select([ROW]).limit(2).to_arrow()[ROW].to_numpy()
@@ -226,7 +228,7 @@ class IndexArchive:
         """Return the table of some rows, in their order."""
         with lance_errors(self.folder):
             found = self._rows(rows, [ROW, *self.columns])
-            table: pd.DataFrame = found.to_pandas().iloc[_order(found[ROW].to_numpy(), rows)].reset_index(drop=True)
+            table = from_arrow(found).iloc[_order(found[ROW].to_numpy(), rows)].reset_index(drop=True)
             return table[[*self.columns, ROW]]
 
     def _rows(self, rows: IntArray, columns: list[str]) -> Any:
@@ -338,15 +340,27 @@ def lance_errors(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def parse_example(example: str, columns: Sequence[str]) -> tuple[str, str]:
+class Numbered(NamedTuple):
+    """A partition in an archive: names of its cutout file, its own name, its first row and how many it has."""
+
+    names: tuple[str, ...]
+    partition: str
+    start: int
+    rows: int
+
+
+def parse_example(example: str, columns: Sequence[str], parts: Sequence[Numbered]) -> tuple[str, str]:
     """Return how an example is looked up: (`archive_row`, its number), or ("", a condition in SQL).
 
     Args:
-        example: a row number, `uid:<UID>`, or `<stem of the cutout file>:<train or valid>:<row in it>`.
+        example: a row number, `uid:<UID>`, or `<cutout file>:<train or valid>:<row in it>`; folder and suffix of the
+            file do not count.
         columns: of the table.
+        parts: of the archive.
 
     Raises:
         OptionError: It is none of them.
+        InputFileError: There is no such row, or several files have this name.
     """
     example = str(example).strip()
     if example.isdecimal():
@@ -357,11 +371,24 @@ def parse_example(example: str, columns: Sequence[str]) -> tuple[str, str]:
         return "", f"CAST(`UID` AS STRING) = {text(match[1])}"
     if match := re.fullmatch(r"(.+):(\w+):(\d+)", example):
         if match[2] in PARTITIONS:
-            path = Path(match[1])  # tables have it with or without its folder
-            name = path.name if path.suffix in HDF5_SUFFIXES else f"{path.name}.h5"
-            file = f"(`pp_file` IN ({text(name)}, {text(Path(name).stem)}) OR ends_with(`pp_file`, {text('/' + name)}))"
-            return "", f"{file} AND `pp_type` = {_TYPES[match[2]]} AND `pp_idx` = {int(match[3])}"
+            return ROW, _row_of(example, key_of(match[1]), match[2], int(match[3]), parts)
     raise OptionError(f"{example}: wanted is a row number, uid:<UID> or <cutout file>:<train or valid>:<row>")
+
+
+def _row_of(example: str, key: str, partition: str, row: int, parts: Sequence[Numbered]) -> str:
+    named = [part for part in parts if key in map(key_of, part.names) and part.partition == partition]
+    if len(named) == 1 and row < named[0].rows:
+        return str(named[0].start + row)
+    if named:
+        why = (
+            f"{len(named)} files have this name"
+            if len(named) > 1
+            else f"{partition} has the rows 0 to {named[0].rows - 1}"
+        )
+    else:
+        have = ", ".join(dict.fromkeys(f"{key_of(part.names[0])}:{part.partition}" for part in parts[:6]))
+        why = f"no such partition among {len(parts)}, such as {have}"
+    raise InputFileError(f"{example}: no row with a latent: {why}; check the name, or give the row number")
 
 
 def one_row(example: str, found: IntArray, rows: int) -> int:
@@ -379,39 +406,23 @@ def one_row(example: str, found: IntArray, rows: int) -> int:
     return int(found[0])
 
 
-def join(keys: "pd.DataFrame", table: "pd.DataFrame", latents: Latents) -> "pd.DataFrame":
+def join(table: "pd.DataFrame", latents: Latents) -> "pd.DataFrame":
     """Return the columns of a table, with DT where it has T90 and T10, for all rows of latents.
 
-    `pp_file` is written as the table has it, so that answers can be joined to it.
+    `pp_file` is written as the table has it, so that answers can be joined to it. Columns of our answers are left out.
 
     Args:
-        keys: of the latents.
-        table: of the cutouts, joined by `Latents.positions`.
+        table: of the cutouts, joined by `Latents.full_table`.
         latents: the rows.
+
+    Raises:
+        InputFileError: The table cannot be joined.
     """
-    columns = clean(table)
-    places = latents.positions(table)
-    source = np.full(len(latents), -1, np.int64)
-    source[places[places >= 0]] = np.flatnonzero(places >= 0)
-    missing = int((source < 0).sum())
-    if missing:
-        log.warning("%d of %d latents have no row in the table: their columns are empty", missing, len(latents))
-    keys = keys.copy()
-    found = columns.iloc[source] if not missing else columns.reset_index(drop=True).reindex(source)
-    if "pp_file" in table and len(table):
-        keys["pp_file"] = keys["pp_file"].mask(source >= 0, table["pp_file"].iloc[source].astype("str").array)
-    for name in columns:
-        keys[name] = found[name].to_numpy() if found[name].dtype.kind != "M" else found[name].array
-    return keys
-
-
-def clean(table: "pd.DataFrame") -> "pd.DataFrame":
-    """Return the columns of a table that are no keys and not ours, with DT = T90 - T10 where it is not there."""
-    own = ("pp_file", "pp_type", "ulmo_pp_type", "pp_idx", ROW, VECTOR, "cosine", "rank", "answer", "recall")
-    columns = table.drop(columns=[name for name in own if name in table])
-    if "DT" not in columns and (difference := dt_of(columns)) is not None:
-        columns["DT"] = difference
-    return columns
+    ours = [name for name in (ROW, VECTOR, "cosine", "rank", "answer", "recall") if name in table]
+    whole = latents.full_table(table.drop(columns=ours), own_names=False)
+    if "DT" not in whole and (difference := dt_of(whole)) is not None:
+        whole["DT"] = difference
+    return whole
 
 
 def vectors(column: Any, dim: int) -> Float32Array:

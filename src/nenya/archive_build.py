@@ -64,9 +64,7 @@ def add_files(folder: Path, latents: Latents, table: "pd.DataFrame | None" = Non
         InputFileError: The latents are of another model or length than those in the index; or another content
             under the name of a file that is there; or the table does not fit.
     """
-    keys = latents.keys()
-    if table is not None:
-        keys = join(keys, table, latents)
+    keys = latents.keys() if table is None else join(table, latents)
     about = _about(folder, latents, keys)
     write_about(folder, about)
     with lance_errors(folder):
@@ -265,7 +263,7 @@ def _source(folder: Path, about: dict[str, Any], part: Part, latents: Latents) -
             return source  # type: ignore[no-any-return]
     start = sum(source["rows"] for source in about["sources"])
     new = {"stem": part.stem, "partition": part.partition, "start": start, "rows": part.rows, "sha256": sha256}
-    about["sources"].append({**new, "done": False})
+    about["sources"].append({**new, "names": list(part.names), "done": False})
     return about["sources"][-1]  # type: ignore[no-any-return]
 
 
@@ -286,7 +284,13 @@ def _sha256(part: Part, latents: Latents) -> str:
 def _schema(about: dict[str, Any]) -> Any:
     import pyarrow as pa
 
-    kinds = {"double": pa.float64(), "timestamp[us]": pa.timestamp("us"), "int64": pa.int64(), "bool": pa.bool_()}
+    kinds = {
+        "uint64": pa.uint64(),
+        "double": pa.float64(),
+        "timestamp[us]": pa.timestamp("us"),
+        "int64": pa.int64(),
+        "bool": pa.bool_(),
+    }
     fields = [(name, kinds.get(kind, pa.string())) for name, kind in about["columns"].items()]
     return pa.schema([(ROW, pa.int64()), *fields, (VECTOR, pa.list_(pa.float32(), about["dim"]))])
 

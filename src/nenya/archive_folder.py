@@ -24,6 +24,7 @@ from nenya.names import MOST_BYTES, Entry, inside, read_bytes, refuse_links
 from nenya.s3 import is_s3, join_url, store
 from nenya.storage import atomic_path, move_synced, sha256_file
 from nenya.table_files import check_arrow, check_table
+from nenya.tables.integers import from_arrow
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -208,14 +209,7 @@ class Opened:
 
     def table(self) -> "pd.DataFrame":
         """Return the rows of all tables, columns that only some have with gaps."""
-        import pandas as pd
-        import pyarrow as pa
-
-        whole = read_tables(self.paths("table"))
-        gaps = any(pa.types.is_integer(column.type) and column.null_count for column in whole.columns)
-        # Whole numbers such as UID would lose digits as floats.
-        found: pd.DataFrame = whole.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get if gaps else None)
-        return found
+        return from_arrow(read_tables(self.paths("table")))
 
     def index(self) -> IndexArchive:
         """Return the index."""

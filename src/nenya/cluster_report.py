@@ -16,6 +16,8 @@ from nenya.latents import Latents, open_latents
 from nenya.report import say
 from nenya.selection import metric
 from nenya.storage import check_output
+from nenya.tables.integers import take_rows
+from nenya.tables.key_columns import read_keys
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,9 +59,7 @@ def run(options: ClustersOptions) -> int:
     table = read_table(local_path(options.table)) if options.table else latents.keys()
     rows = latents.positions(table) if options.table else np.arange(len(latents))
     if options.images:  # what is wrong with them is found before the work
-        TableImages(
-            options.images, _keys(latents, np.array([p.start for p in latents.parts if p.rows])), options.loader
-        )
+        TableImages(options.images, latents.keys(np.array([p.start for p in latents.parts if p.rows])), options.loader)
     covered = np.zeros(len(latents), bool)
     covered[rows[rows >= 0]] = True
     if missing := int((~covered).sum()):
@@ -73,7 +73,7 @@ def run(options: ClustersOptions) -> int:
     write_table(found, summary)
     _say(groups, found, options)
     if (rows < 0).any():
-        log.warning("%d of %d rows of the table have no latent here: cluster -1", (rows < 0).sum(), len(rows))
+        log.warning("%d of %d rows of the table have no latent: their cluster is -1", (rows < 0).sum(), len(rows))
     if options.images:
         _draw(groups, found, latents, options, out.with_name(f"{out.stem}_groups"))
     log.info("%s\n%s", out, summary)
@@ -130,18 +130,17 @@ def summarise(
         "silhouette": groups.silhouettes,
         "cohesion": groups.cohesion,
         "approximate": groups.approximate,
-        **{f"medoid_{key}": values for key, values in _keys(latents, groups.medoids).items()},
+        **{f"medoid_{key}": values for key, values in latents.keys(groups.medoids).items()},
     }
-    place = np.full(len(latents) + 1, -1)
-    place[rows] = np.arange(len(rows))  # -1 goes to the last one, which no row has
-    place[-1] = -1
-    if "pp_file" in table and len(table):  # as the table has it, for joins
-        own = table["pp_file"].iloc[place[groups.medoids]].astype("str").array
-        columns["medoid_pp_file"] = columns["medoid_pp_file"].mask(place[groups.medoids] >= 0, own)
+    place = np.full(len(latents), -1)
+    has = np.flatnonzero(rows >= 0)[::-1]  # where rows repeat a latent, the first one counts
+    place[rows[has]] = has
+    medoids = place[groups.medoids]
+    found = read_keys(table)
+    if found.names is not None:  # as the table has it, for joins
+        columns["medoid_pp_file"] = columns["medoid_pp_file"].mask(medoids >= 0, found.texts(medoids))
     if "UID" in table:
-        uid = table["UID"].to_numpy()[place[groups.medoids]]
-        columns["medoid_UID"] = pd.array(np.where(place[groups.medoids] < 0, 0, uid), dtype="Int64")
-        columns["medoid_UID"][place[groups.medoids] < 0] = pd.NA
+        columns["medoid_UID"] = take_rows(table[["UID"]], medoids)["UID"]
     for name in _MEANS:
         values = metric(table, name)
         if values is not None:
@@ -150,20 +149,6 @@ def summarise(
             number = np.bincount(labels[good], minlength=count)
             columns[f"mean_{name}"] = np.where(number > 0, sums / np.maximum(number, 1), np.nan)
     return pd.DataFrame(columns)
-
-
-def _keys(latents: Latents, rows: IntArray) -> "pd.DataFrame":
-    """Return pp_file, pp_type and pp_idx of some latents."""
-    import pandas as pd
-
-    starts = np.array([part.start for part in latents.parts])
-    part = np.searchsorted(starts, rows, side="right") - 1
-    keys = {
-        "pp_file": [latents.parts[i].pp_file for i in part],
-        "pp_type": [{"train": 1, "valid": 0}.get(latents.parts[i].partition, -1) for i in part],
-        "pp_idx": rows - starts[part],
-    }
-    return pd.DataFrame(keys)
 
 
 def _say(groups: Groups, found: "pd.DataFrame", options: ClustersOptions) -> None:
@@ -189,7 +174,7 @@ def _draw(groups: Groups, found: "pd.DataFrame", latents: Latents, options: Clus
     from nenya.table_images import TableImages
 
     shown = groups.closest[groups.closest >= 0]
-    images = TableImages(options.images, _keys(latents, shown), options.loader)
+    images = TableImages(options.images, latents.keys(shown), options.loader)
     place = {int(row): i for i, row in enumerate(shown)}
     width = len(str(max(len(groups.sizes) - 1, 0)))
     for group, closest in enumerate(groups.closest):

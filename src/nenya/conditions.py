@@ -12,12 +12,12 @@ from nenya.defs import DT_INTERVALS, REGIONS, SEASONS
 from nenya.errors import InputFileError, OptionError
 from nenya.extras import need
 from nenya.options import suggest
+from nenya.tables.key_columns import KEYS
 from nenya.where import check_condition
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_KEYS = {"pp_file", "pp_type", "pp_idx"}
 ROW = "archive_row"
 """Column with the number of a row among all latents."""
 
@@ -132,6 +132,8 @@ def as_arrow(column: "pd.Series") -> Any:
         moments = column.dt.tz_convert("UTC").dt.tz_localize(None) if column.dt.tz is not None else column
         return pa.array(moments.to_numpy("datetime64[us]"), pa.timestamp("us"))
     kinds = {"i": pa.int64(), "u": pa.int64(), "f": pa.float64(), "b": pa.bool_()}
+    if column.dtype.kind == "u" and column.dtype.itemsize == 8:  # beyond 2^63 too
+        return pa.array(column, pa.uint64(), from_pandas=True)
     if column.dtype.kind in kinds:
         return pa.array(column, kinds[column.dtype.kind], from_pandas=True)
     if isinstance(column.dtype, pd.CategoricalDtype | pd.StringDtype):
@@ -196,7 +198,7 @@ _SAID = (  # what the database says, and how it is said here
 
 def _no_column(columns: Sequence[str]) -> str:
     """Return what columns there are, or that a table is to be given."""
-    if set(columns) <= _KEYS:
+    if set(columns) <= set(KEYS):
         return (
             "the latents came without a table of their cutouts; give it by table=cutouts.parquet (to nenya index, "
             "where an index is searched)"

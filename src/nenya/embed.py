@@ -67,8 +67,9 @@ def run(options: EmbedOptions) -> int:
     Raises:
         NenyaError: A file cannot be read or written, or an option is not possible.
     """
-    paths = fetch(find_latents(options.data), options.loader.cache_dir)
-    latents = Latents(paths, allow_external=options.loader.allow_external)
+    places = find_latents(options.data)
+    paths = fetch(places, options.loader.cache_dir)
+    latents = Latents(paths, places=places, allow_external=options.loader.allow_external)
     table = read_table(local_path(options.table)) if options.table else latents.keys()
     out = output_place(options, paths[0])
     if options.DT_cut or options.alpha_cut:
@@ -138,7 +139,8 @@ def embed_table(
         check_output(save, clobber)
     if isinstance(how, Path):
         load_projector(how, latents)  # before anything is begun
-    rows = latents.positions(table)
+    joined = latents.join(table)
+    rows = joined.number
     wanted, back = np.unique(rows[rows >= 0], return_inverse=True)
     manifest = _manifest(latents, wanted, how, approximate)
     with OutputLock(partial / "lock", str(out)):
@@ -161,12 +163,14 @@ def embed_table(
         write_table(table.assign(**dict(zip(COLUMNS, coordinates.T, strict=True))), out)
         shutil.rmtree(partial, ignore_errors=True)
     finite = int(np.isfinite(coordinates[:, 0]).sum())
-    absent, hidden = int((rows < 0).sum()), int((rows >= 0).sum()) - finite
+    hidden = int((rows >= 0).sum()) - finite
     if unplaced := len(latents) - len(wanted):
         log.info("%d of %d latents have no row in the table: they are not placed", unplaced, len(latents))
+    if joined.note:
+        log.warning("%s", joined.note)
     log.info(
-        "%s: %d of %d rows have a place on the map (%d have no latent, %d a latent that is not finite)",
-        out, finite, len(table), absent, hidden,
+        "%s: placed %d of %d rows (%d without a latent, %d with one that is not finite)",
+        out, finite, len(table), int((rows < 0).sum()), hidden,
     )  # fmt: skip
     return projector
 

@@ -156,6 +156,8 @@ def _gallery(path: Path, table: "pd.DataFrame", options: FiguresOptions) -> None
     coordinates = columns_of(table, *_COORDINATES)
     limits, cells = central_limits(coordinates), options.cells or 12
     images = TableImages(options.images, table, options.loader)
+    if images.note:
+        log.warning("%s", images.note)
     coordinates[~images.known] = np.nan
     picks = nearest_to_centres(coordinates, cells, limits)
     picks = picks[picks >= 0]

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nenya.data.cutouts import CutoutFile, Partition, inspect_cutouts, read_blocks
-from nenya.data.files import LATENTS_SUFFIXES, find_sources, local_path, temporary_copy
+from nenya.data.files import find_sources, local_path, temporary_copy
 from nenya.data.hdf5 import Hdf5File
 from nenya.data.hdf5_open import open_hdf5
 from nenya.errors import InputFileError, NenyaError, OptionError
@@ -23,6 +23,12 @@ from nenya.options import InspectOptions
 from nenya.report import say
 from nenya.s3 import is_s3
 from nenya.small_files import check_regular
+from nenya.tables.key_columns import KEYS, OLDER, read_keys
+from nenya.tables.keys import repeated_rows
+from nenya.tables.names import is_latents_name
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 _FOLDER = "outputs/inspect"
@@ -30,7 +36,6 @@ _SHEET = 64  # cutouts on a contact sheet
 _MEAN_LIMIT = 1e-2  # K, as in extraction
 _MASKED = 0.5  # cutouts that are kept have more clear pixels than this
 _WASTE = 16  # times its own bytes that reading one cutout may unpack
-_JOIN = ("pp_file", "pp_type", "pp_idx")
 _RANGES = {"lat": (-90.0, 90.0), "lon": (-180.0, 360.0)}
 
 
@@ -179,7 +184,7 @@ def _draw(images: NDArray[np.float32], place: str, options: InspectOptions) -> P
 def _inspect_hdf5(path: Path, options: InspectOptions) -> FileReport:
     external = options.loader.allow_external
     with open_hdf5(path, links="any" if external else "folder") as file:
-        latents = path.name.endswith(LATENTS_SUFFIXES) or "checkpoint_sha256" in file.attrs
+        latents = is_latents_name(path.name) or "checkpoint_sha256" in file.attrs
         made_by = file.attrs.get("made_by")
     if latents or _is_flat(path, options):
         return _inspect_latents(path, allow_external=external)
@@ -341,6 +346,18 @@ def _describe_latents(report: FileReport, name: str, dataset: Any) -> None:
 # Tables, checkpoints and runs
 
 
+def _join_warnings(table: "pd.DataFrame") -> list[str]:
+    """Say what is wrong with the columns that join a table with its cutouts."""
+    absent = [name for name in KEYS if name not in table and OLDER[name] not in table]
+    if absent:
+        return [f"no column {', '.join(absent)}: its rows cannot be joined to cutouts"]
+    try:
+        twice = repeated_rows(read_keys(table))
+    except InputFileError as error:
+        return [f"its rows cannot be joined to cutouts: {error}"]
+    return [f"{twice} rows share pp_file, pp_type and pp_idx with another one"] if twice else []
+
+
 def _inspect_table(path: Path) -> FileReport:
     table = read_table(path)
     report = FileReport(f"table, {len(table)} rows, {len(table.columns)} columns")
@@ -353,16 +370,7 @@ def _inspect_table(path: Path) -> FileReport:
         elif missing < len(column):
             words += f", such as {str(column.dropna().iloc[0])[:60]}"
         report.lines.append(words + (f", {missing} missing" if missing else ""))
-    names = {"ulmo_pp_type": "pp_type"}
-    renamed = table.rename(columns=names) if "pp_type" not in table.columns else table
-    absent = [name for name in _JOIN if name not in renamed.columns]
-    if absent:
-        report.warnings.append(f"no column {', '.join(absent)}: its rows cannot be joined to cutouts")
-    else:
-        inside = renamed[renamed["pp_type"] >= 0]
-        twice = int(inside.duplicated(list(_JOIN)).sum())
-        if twice:
-            report.warnings.append(f"{twice} rows share pp_file, pp_type and pp_idx with another one")
+    report.warnings += _join_warnings(table)
     if "UID" in table.columns and table["UID"].duplicated().any():
         report.warnings.append(f"{int(table['UID'].duplicated().sum())} rows have a UID that was there before")
     for name, (low, high) in _RANGES.items():

@@ -15,6 +15,7 @@ from nenya.s3 import is_s3, join_url
 from nenya.small_files import check_regular
 from nenya.storage import atomic_path
 from nenya.table_files import check_numbers, check_table
+from nenya.tables.integers import from_arrow, integers_of_texts, restore_integers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -187,15 +188,13 @@ def as_options(cls: type[O], opt: Any) -> O:
 
 
 def read_table(path: str | os.PathLike[str]) -> "pd.DataFrame":
-    """Read a table: .parquet, .csv or .feather.
+    """Read a table: .parquet, .csv or .feather; whole numbers with gaps are Int64 or the like, with all their digits.
 
     Raises:
         InputFileError: It is missing, damaged or of another kind.
     """
-    import pandas as pd
-
     place = Path(path)
-    readers: dict[str, Any] = {".parquet": pd.read_parquet, ".csv": pd.read_csv, ".feather": pd.read_feather}
+    readers: dict[str, Any] = {".parquet": _read_parquet, ".csv": _read_csv, ".feather": _read_feather}
     if place.suffix not in readers:
         raise InputFileError(f"{place}: no table by its name; wanted is one of {', '.join(TABLE_SUFFIXES)}")
     check_regular(place, "a table")
@@ -210,6 +209,26 @@ def read_table(path: str | os.PathLike[str]) -> "pd.DataFrame":
         first = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise InputFileError(f"{place}: cannot be read as a table ({first}); copy or make it again") from error
     return check_numbers(found, place)
+
+
+def _read_parquet(path: Path) -> "pd.DataFrame":
+    import pandas as pd
+    import pyarrow.parquet as pq
+
+    table = pd.read_parquet(path)
+    return restore_integers(table, lambda names: pq.read_table(path, columns=names), pq.read_schema(path))
+
+
+def _read_feather(path: Path) -> "pd.DataFrame":
+    import pyarrow.feather as feather
+
+    return from_arrow(feather.read_table(path))
+
+
+def _read_csv(path: Path) -> "pd.DataFrame":
+    import pandas as pd
+
+    return integers_of_texts(path, pd.read_csv(path))
 
 
 def write_table(table: "pd.DataFrame", path: str | os.PathLike[str]) -> None:

@@ -19,6 +19,11 @@ from nenya.data.files import fetch, find_latents
 from nenya.data.hdf5_links import Links
 from nenya.data.hdf5_open import list_datasets, map_floats, open_hdf5
 from nenya.errors import InputFileError
+from nenya.tables import keys
+from nenya.tables.integers import take_rows
+from nenya.tables.key_columns import COLUMNS, TYPES, Keys, read_keys
+from nenya.tables.keys import Joined, part_types
+from nenya.tables.names import base_name, cutout_names, key_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +37,6 @@ PARTITIONS = ("train", "valid")
 BLOCK_ROWS = 16384
 _MAPPED = 2**29  # bytes of mapped files that stay in this process; the system keeps what it likes of them
 _AROUND = 2**16  # bytes that the system maps around one that is read
-_TYPES = {"train": 1, "valid": 0}
 _PROVENANCE = ("model_version", "checkpoint_sha256", "latent", "image_size")
 
 
@@ -43,6 +47,8 @@ class Part:
     Attributes:
         path: the file.
         pp_file: name of its cutout file, without folder.
+        names: all names that this file may have: several where the latents file does not say it.
+        place: where the latents file is, if `path` is a copy.
         partition: `train` or `valid`.
         start: its first row among all.
         rows: how many it has.
@@ -55,11 +61,18 @@ class Part:
     start: int
     rows: int
     provenance: dict[str, str]
+    names: tuple[str, ...] = ()
+    place: str = ""
 
     @property
     def stem(self) -> str:
         """Name of the cutout file without its suffix, by which tables are joined."""
-        return Path(self.pp_file).stem
+        return key_of(self.pp_file)
+
+    def key(self) -> keys.Part:
+        """Return what the join of a table wants to know of it."""
+        names = self.names or (self.pp_file,)
+        return keys.Part(self.place or str(self.path), names, part_types(self.partition), self.start, self.rows)
 
 
 class Latents:
@@ -71,6 +84,7 @@ class Latents:
     Args:
         paths: local latents files, in the order of their rows.
         partitions: which of their data sets; a name or several.
+        places: where the files are, if `paths` are copies: their folders tell files of one name apart.
         allow_external: whether links, virtual data sets and external storage may lead out of a file's folder.
 
     Attributes:
@@ -86,13 +100,18 @@ class Latents:
     dtype = np.dtype(np.float32)
 
     def __init__(
-        self, paths: Sequence[Path], partitions: Sequence[str] = PARTITIONS, *, allow_external: bool = False
+        self,
+        paths: Sequence[Path],
+        partitions: Sequence[str] = PARTITIONS,
+        places: Sequence[Path | str] | None = None,
+        *,
+        allow_external: bool = False,
     ) -> None:
         self.links: Links = "any" if allow_external else "folder"
         partitions = (partitions,) if isinstance(partitions, str) else partitions
         self.parts: list[Part] = []
         dim = start = 0
-        for path in paths:
+        for path, place in zip(paths, places or paths, strict=True):
             with _open(path, self.links) as file:
                 found = [name for name in partitions if _is_latents(file, name)]
                 if not found:
@@ -101,13 +120,13 @@ class Latents:
                         f"{list_datasets(file)}"
                     )
                 provenance = {name: str(file.attrs[name]) for name in _PROVENANCE if name in file.attrs}
-                pp_file = Path(str(file.attrs.get("source", _without_suffix(path)))).name
+                names = _cutout_names(path, file.attrs.get("source"))
                 for name in found:
                     rows, width = file[name].shape
                     if dim not in (0, width):
                         raise InputFileError(f"{path}: latents of length {width}, those before have {dim}: one model")
                     dim = width
-                    self.parts.append(Part(path, pp_file, name, start, rows, provenance))
+                    self.parts.append(Part(path, base_name(names[0]), name, start, rows, provenance, names, str(place)))
                     start += rows
         self.shape = (start, dim)
         self._check_one_model()
@@ -194,59 +213,73 @@ class Latents:
         """What the files say: model_version, checkpoint_sha256, latent, image_size (pixels a side of a cutout)."""
         return self.parts[0].provenance
 
-    def keys(self) -> "pd.DataFrame":
-        """Return the table of all rows: pp_file (name of the cutout file), pp_type (1 train, 0 valid), pp_idx."""
+    def keys(self, rows: IntArray | None = None) -> "pd.DataFrame":
+        """Return the keys of some rows, or of all: pp_file (without folder), pp_type (1 train, 0 valid) and pp_idx."""
         import pandas as pd
 
-        files = list(dict.fromkeys(p.pp_file for p in self.parts))
-        codes = np.repeat([files.index(p.pp_file) for p in self.parts], [p.rows for p in self.parts])
+        files = list(dict.fromkeys(part.pp_file for part in self.parts))
+        own = np.array([files.index(part.pp_file) for part in self.parts], np.int64)
+        kinds = np.array([TYPES.get(part.partition, -1) for part in self.parts], np.int64)
+        starts = np.array([part.start for part in self.parts], np.int64)
+        if rows is None:
+            part = np.repeat(np.arange(len(self.parts)), [part.rows for part in self.parts])
+            rows = np.arange(len(self))
+        else:
+            part = np.searchsorted(starts, rows, side="right") - 1
         return pd.DataFrame(
             {
-                "pp_file": pd.Categorical.from_codes(codes, files).astype("str"),  # without texts of a fixed width
-                "pp_type": np.repeat([_TYPES.get(p.partition, -1) for p in self.parts], [p.rows for p in self.parts]),
-                "pp_idx": np.concatenate([np.arange(p.rows) for p in self.parts]),
+                "pp_file": pd.Categorical.from_codes(own[part], files).astype("str"),  # without texts of a fixed width
+                "pp_type": kinds[part],
+                "pp_idx": rows - starts[part],
             }
         )
 
-    def positions(self, table: "pd.DataFrame") -> IntArray:
-        """Return for each row of a table the number of its latent, (len(table),), -1 where there is none.
-
-        Rows are joined by the name of `pp_file` (folder and suffix do not count), `pp_type` (older tables:
-        `ulmo_pp_type`; 1 train, 0 valid) and `pp_idx`. A table without `pp_file` is of the only file.
+    def join(self, table: "pd.DataFrame | Keys") -> Joined:
+        """Join the rows of a table, or its keys, to their latents, as `nenya.tables.keys` says.
 
         Raises:
-            InputFileError: A column is missing, or not one row of the table has a latent here.
+            InputFileError: A column is missing, not one row of the table has a latent here, or names fit several files.
         """
-        kind = next((name for name in ("pp_type", "ulmo_pp_type") if name in table), None)
-        if kind is None or "pp_idx" not in table:
-            raise InputFileError(
-                f"the table has the columns {', '.join(map(str, table.columns))}; pp_file, pp_type and pp_idx "
-                "are wanted, which join it to the latents"
-            )
-        stems = {part.stem for part in self.parts}
-        if "pp_file" in table:
-            names = table["pp_file"].astype("category")
-            stem_of = {name: Path(str(name)).stem for name in names.cat.categories}
-            own = names.cat.codes.to_numpy()
-        elif len(stems) == 1:
-            stem_of, own = {"": next(iter(stems))}, np.zeros(len(table), np.int8)
-            names = None
-        else:
-            raise InputFileError(f"the table has no column pp_file, and the latents are of {len(stems)} files")
-        codes = {name: i for i, name in enumerate(names.cat.categories if names is not None else [""])}
-        types, rows = table[kind].to_numpy(), table["pp_idx"].to_numpy()
-        found = np.full(len(table), -1, np.int64)
-        for part in self.parts:
-            for name, code in codes.items():
-                if stem_of[name] == part.stem:
-                    mine = (own == code) & (types == _TYPES.get(part.partition, -1)) & (rows >= 0) & (rows < part.rows)
-                    found[mine] = part.start + rows[mine]
-        if len(table) and (found < 0).all():
-            raise InputFileError(
-                f"no row of the table has a latent: its pp_file are {_some(sorted(set(stem_of.values())))}, the "
-                f"latents are of {_some(sorted(stems))}: give the latents of the table's cutout files"
-            )
-        return found
+        found = table if isinstance(table, Keys) else read_keys(table)
+        return keys.join(found, [part.key() for part in self.parts])
+
+    def positions(self, table: "pd.DataFrame") -> IntArray:
+        """Return for each row of a table the number of its latent, (len(table),), -1 for none; says how many have none.
+
+        Raises:
+            InputFileError: See `join`.
+        """
+        joined = self.join(table)
+        if joined.note:
+            log.warning("%s", joined.note)
+        return joined.number
+
+    def full_table(self, table: "pd.DataFrame", *, own_names: bool = True) -> "pd.DataFrame":
+        """Return a table of all rows of latents: pp_file, pp_type, pp_idx, and the other columns of a table.
+
+        Whole numbers stay such where rows are missing. Where rows of the table repeat a latent, the first one counts.
+
+        Args:
+            table: of the cutouts.
+            own_names: take `pp_file` as `keys` gives it, not as the table has it.
+
+        Raises:
+            InputFileError: See `join`.
+        """
+        found = read_keys(table)
+        joined = self.join(found)
+        source = joined.first_rows(len(self))
+        if joined.note:
+            log.warning("%s%s", joined.note, ": the first one counts" if joined.repeated else "")
+        if missing := int((source < 0).sum()):
+            log.warning("%d of %d latents have no row in the table: their columns are empty", missing, len(self))
+        whole = self.keys()
+        if not own_names and found.names is not None:
+            whole["pp_file"] = whole["pp_file"].mask(source >= 0, found.texts(source))
+        columns = table[[name for name in table if name not in COLUMNS]]
+        for name, column in take_rows(columns, source).items():
+            whole[name] = column
+        return whole
 
     def _count(self, nbytes: int) -> None:
         """Let go of the maps once so many bytes were read through them, so that memory does not grow with the files."""
@@ -301,7 +334,8 @@ def open_latents(
         InputFileError: There are none, or they cannot be used together.
         StorageError: An S3 service does not give them.
     """
-    return Latents(fetch(find_latents(data), cache_dir), partitions, allow_external=allow_external)
+    places = find_latents(data)
+    return Latents(fetch(places, cache_dir), partitions, places, allow_external=allow_external)
 
 
 def _gather(array: Any, rows: IntArray) -> FloatArray:
@@ -333,9 +367,8 @@ def _is_latents(file: h5py.File, name: str) -> bool:
     return isinstance(dataset, h5py.Dataset) and dataset.ndim == 2 and dataset.dtype.kind == "f"
 
 
-def _without_suffix(path: Path) -> str:
-    return path.stem.removesuffix("_debug").removesuffix("_latents") + ".h5"
-
-
-def _some(names: Sequence[str], most: int = 3) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def _cutout_names(path: Path, source: Any) -> tuple[str, ...]:
+    """Return the names that the cutout file of a latents file may have: the one that it says, else by its own name."""
+    if source is None:
+        return tuple(f"{key}.h5" for key in cutout_names(path.name))
+    return (source.decode(errors="replace") if isinstance(source, bytes) else str(source),)

@@ -27,6 +27,7 @@ from nenya.metrics_page import page
 from nenya.pca import PCA, fit_latents
 from nenya.report import say
 from nenya.storage import atomic_path, check_output
+from nenya.tables.names import cutouts_of
 from nenya.texts import lines_of
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def run(options: MetricsOptions) -> int:
     for path in paths:
         latents = Latents([path])
         if table is not None:
-            latents.positions(table)  # a table of other files is refused before hours of work
+            latents.join(table)  # a table of other files is refused before hours of work
         source = _source_of(latents, images) if options.images else None
         with tempfile.TemporaryDirectory(prefix="metrics-") as scratch:
             results, figures = measure(latents, folder / f"{path.stem}_pca.npz", options, table, source, Path(scratch))
@@ -214,11 +215,17 @@ def _quantities(table: "pd.DataFrame") -> dict[str, tuple[str, NDArray[np.float6
 
 
 def _source_of(latents: Latents, images: list[Path | str]) -> Path | str:
-    stem = latents.parts[0].stem
-    found = [place for place in images if Path(str(place)).stem == stem]
-    if len(found) != 1:
-        raise InputFileError(f"images= has {len(found)} files named {stem}.h5, which the latents are of; wanted is one")
-    return found[0]
+    part = latents.parts[0]
+    found = cutouts_of(str(part.path), images, part.names)
+    if found is None:
+        raise InputFileError(
+            f"expected the cutout file {part.stem}.h5 of the latents among images=, got {_some(images)}"
+        )
+    return found  # type: ignore[no-any-return]
+
+
+def _some(images: list[Path | str]) -> str:
+    return ", ".join(map(str, images[:3])) + (f" and {len(images) - 3} more" if len(images) > 3 else "")
 
 
 def _with_images(  # as `measure`

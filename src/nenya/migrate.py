@@ -17,7 +17,7 @@ from typing import Any
 from nenya.analysis_options import MigrateOptions
 from nenya.configs import read_json
 from nenya.data.damage import damage_named, one_line
-from nenya.data.files import HDF5_SUFFIXES, LATENTS_SUFFIXES, local_path
+from nenya.data.files import HDF5_SUFFIXES, local_path
 from nenya.data.hdf5_links import COPY_IN
 from nenya.data.hdf5_open import list_datasets, open_hdf5
 from nenya.defs import DT_INTERVALS
@@ -29,6 +29,8 @@ from nenya.options import FLAT, IGNORED, InspectOptions
 from nenya.projector import FORMAT
 from nenya.report import say
 from nenya.storage import atomic_path
+from nenya.tables.key_columns import COLUMNS, read_keys
+from nenya.tables.names import is_latents_name, key_of
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +41,7 @@ OUT = "migrated"
 _ROWS = 1024  # cutouts of a partition that are looked at
 _HEAD = 1 << 16  # bytes of a pickle that are looked at
 _PICKLES = (".pkl", ".pickle", ".joblib")
-_TABLE_COLUMNS = {"lat", "lon", "UID", "pp_file", "pp_idx", "US0", "US1", "DT", "T90"}
+_TABLE_COLUMNS = {"lat", "lon", "UID", *COLUMNS, "US0", "US1", "DT", "T90"}
 _PCA_MEMBERS = {"M.npy", "explained_variance.npy"}
 _LEAST_KEYS = 3
 _LISTED = 8  # files that a command names one by one
@@ -261,8 +263,10 @@ def _hdf5(path: Path, out: Path) -> Finding:
     report = inspect_file(path, InspectOptions(rows=_ROWS, sheet=False))
     if report.kind.startswith("latents"):
         finding = _as_reported(report, _command("verify", f"data={path}", "provenance=false"))
-        if not path.name.endswith(LATENTS_SUFFIXES):
-            finding.notes.append("folders and globs find *_latents.h5 only: name this file in full in data=")
+        if not is_latents_name(path.name):
+            finding.notes.append(
+                "folders and globs find *_latents.h5 only (or *_latents_*.h5): name it in full in data="
+            )
         return finding
     if any("automatic chunks" in warning for warning in report.warnings):
         return _as_reported(report, _command("repack", f"data={path}", f"out={out}"))
@@ -364,12 +368,13 @@ def _words(name: str) -> set[str]:
 def _latents_of(table: Path, latents: list[Path]) -> list[Path] | None:
     """Return the latents files of a table's cutout files; None if there are none, or of several models."""
     rows = read_table(table)
-    if "pp_file" in rows:
-        stems = {Path(str(name)).stem for name in rows["pp_file"].unique()}
-        latents = [path for path in latents if any(part.stem in stems for part in Latents([path]).parts)]
     try:
+        keys = read_keys(rows)
+        if keys.names is not None:
+            names = set(map(key_of, keys.names))
+            latents = [p for p in latents if any(names & set(map(key_of, part.names)) for part in Latents([p]).parts)]
         if latents:
-            Latents(latents).positions(rows)
+            Latents(latents).join(keys)
             return latents
     except InputFileError as error:
         log.debug("%s: %s", table, error)
@@ -381,7 +386,7 @@ def _listed(own: list[Path], latents: list[Path]) -> str:
     if len(own) == 1:
         return str(own[0])
     folder = Path(os.path.commonpath(own))
-    below = [path for path in latents if folder in path.parents and path.name.endswith(LATENTS_SUFFIXES)]
+    below = [path for path in latents if folder in path.parents and is_latents_name(path.name)]
     return f"{folder}/" if len(own) > _LISTED and set(below) == set(own) else f"[{','.join(map(str, own))}]"
 
 

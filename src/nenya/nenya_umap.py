@@ -16,7 +16,9 @@ from nenya.errors import InputFileError, OptionError
 from nenya.io import Params, read_table, under_outdir
 from nenya.latents import Latents
 from nenya.options import suggest
-from nenya.s3 import is_s3
+from nenya.s3 import is_s3, store
+from nenya.tables.key_columns import read_keys
+from nenya.tables.names import key_of, latents_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,7 +61,8 @@ def umap_subset(  # noqa: PLR0913  # the arguments that users know
     Args:
         tbl: the table, or its path.
         opt_path: option file (JSON) of the model, which says where its latents are:
-            `<s3_outdir>/<latents_folder>/<name of pp_file>_latents.h5`. Not needed with `latents`.
+            `<s3_outdir>/<latents_folder>/<name of pp_file>_latents.h5`, or the name that the original gave it
+            (`_preproc` replaced by `_latents`). Not needed with `latents`.
         outfile: the table that is written.
         DT_cut: name of an interval of `nenya.defs.DT_INTERVALS` that rows are taken from, by the column DT40, DT, or
             T90 - T10.
@@ -94,8 +97,9 @@ def umap_subset(  # noqa: PLR0913  # the arguments that users know
     paths = fetch(sources, None)
     fit = Fit(ntrain, n_neighbors, min_dist, metric, seed)
     projector = embed_table(
-        Latents(paths), table, out, fit if train_umap else saved, saved, approximate=approximate, clobber=clobber
-    )
+        Latents(paths, places=sources), table, out, fit if train_umap else saved, saved,
+        approximate=approximate, clobber=clobber,
+    )  # fmt: skip
     for source, path in zip(sources, paths, strict=True):
         if remove and is_s3(source):
             path.unlink(missing_ok=True)
@@ -104,11 +108,26 @@ def umap_subset(  # noqa: PLR0913  # the arguments that users know
 
 def _latents_of(table: "pd.DataFrame", opt_path: str | Path | None) -> list[str]:
     """Return where the latents of a table's cutout files are by the options of their model."""
-    if opt_path is None or "pp_file" not in table:
-        raise OptionError("where the latents are is not known: wanted is latents=, or opt_path and a column pp_file")
+    names = read_keys(table).names
+    if opt_path is None or names is None:
+        raise OptionError("expected latents=, or opt_path and a column pp_file: they say where the latents are")
     opt = Params(opt_path)
-    stems = sorted({Path(str(name)).stem for name in table["pp_file"].unique()})
-    return [under_outdir(opt, opt.latents_folder, f"{stem}_latents.h5") for stem in stems]
+    return [_latents_place(opt, key) for key in sorted(set(map(key_of, names)))]
+
+
+def _latents_place(opt: Params, key: str) -> str:
+    """Return where the latents of a cutout file are, by our name of them or by the original's.
+
+    Raises:
+        InputFileError: There are files of both names.
+    """
+    places = [under_outdir(opt, opt.latents_folder, name) for name in latents_names(key)]
+    there = [place for place in places if (store().head(place) is not None if is_s3(place) else Path(place).is_file())]
+    if len(there) > 1:
+        raise InputFileError(
+            f"{there[0]} and {there[1]} may both be the latents of {key}: give one of them by latents="
+        )
+    return (there or places)[0]
 
 
 def cut_table(table: "pd.DataFrame", DT_cut: str | None = None, alpha_cut: str | None = None) -> "pd.DataFrame":
@@ -130,7 +149,7 @@ def cut_table(table: "pd.DataFrame", DT_cut: str | None = None, alpha_cut: str |
         name = next((name for name in ("alpha", "min_slope") if name in table), None)
         if name is None:
             raise InputFileError("the table has no column alpha: nenya spectra table=... makes it")
-        keep &= _within(table[name].to_numpy(), alpha_cut, SLOPE_INTERVALS, "alpha_cut")
+        keep &= _within(table[name].to_numpy(np.float64, na_value=np.nan), alpha_cut, SLOPE_INTERVALS, "alpha_cut")
     given = {"DT_cut": DT_cut, "alpha_cut": alpha_cut}
     cuts = ", ".join(f"{key}={value}" for key, value in given.items() if value is not None)
     if not keep.any():
@@ -143,7 +162,8 @@ def cut_table(table: "pd.DataFrame", DT_cut: str | None = None, alpha_cut: str |
 def _DT_of(table: "pd.DataFrame") -> NDArray[np.floating[Any]]:
     found = table["DT40"] if "DT40" in table else dt_of(table)
     if found is not None:
-        return np.asarray(found)
+        values: NDArray[np.floating[Any]] = found.to_numpy(np.float64, na_value=np.nan)
+        return values
     raise InputFileError("the table has no column DT40, DT, or T90 and T10, which say its temperature differences")
 
 
@@ -321,7 +341,7 @@ def regional_analysis(
         raise InputFileError("the table has no columns lat and lon")
     table, grid, cells = _on_grid(tbl, nxy, umap_keys)
     region = REGIONS[geo_region]
-    lon, lat = table["lon"].to_numpy(), table["lat"].to_numpy()
+    lon, lat = (table[name].to_numpy(np.float64, na_value=np.nan) for name in ("lon", "lat"))
     lon = np.where(lon > 180, lon - 360, lon) if region.lon[0] > -999 else lon
     own = (lon > region.lon[0]) & (lon < region.lon[1]) & (lat > region.lat[0]) & (lat < region.lat[1])
     counts, counts_geo = (np.zeros((nxy, nxy)) for _ in range(2))

@@ -28,6 +28,7 @@ from nenya.report import say
 from nenya.s3 import is_s3
 from nenya.similarity import Float64Array, IntArray, direction
 from nenya.storage import check_output
+from nenya.tables.names import base_name
 from nenya.texts import lines_of
 
 if TYPE_CHECKING:
@@ -258,7 +259,8 @@ def cutout_side(options: SearchOptions, archive: Archive) -> int:
         place = fetch(find_sources(options.images)[:1], options.loader.cache_dir)[0]
     elif isinstance(archive, FileArchive):
         part = archive.latents.parts[0]
-        place = part.path.parent / part.pp_file
+        beside = [part.path.parent / base_name(name) for name in part.names]
+        place = next((path for path in beside if path.is_file()), None)
     if place is not None and place.is_file():
         return next(iter(inspect_cutouts(place).partitions.values())).height
     return options.model.image_size or 0
@@ -379,7 +381,7 @@ def place_and_date(row: Mapping[str, Any]) -> str:
     import pandas as pd
 
     lines = []
-    if {"lat", "lon"} <= set(row) and np.isfinite([row["lat"], row["lon"]]).all():
+    if {"lat", "lon"} <= set(row) and all(pd.notna(row[name]) and np.isfinite(row[name]) for name in ("lat", "lon")):
         lat, lon = float(row["lat"]), (float(row["lon"]) + 180) % 360 - 180
         lines.append(f"{abs(lat):.1f}\N{DEGREE SIGN}{'NS'[lat < 0]} {abs(lon):.1f}\N{DEGREE SIGN}{'EW'[lon < 0]}")
     date = pd.to_datetime(row.get("datetime"), errors="coerce")

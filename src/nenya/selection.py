@@ -22,6 +22,9 @@ from nenya.grids import Grid, globe, wrap_longitude
 from nenya.io import TABLE_SUFFIXES, read_table, write_table
 from nenya.report import say
 from nenya.storage import check_output
+from nenya.tables import keys
+from nenya.tables.integers import comparable
+from nenya.tables.key_columns import has_keys, read_keys
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +41,6 @@ _BLOCK = 2**18
 _LOOKED_AT = 200_000  # rows that the ends of a histogram are taken from
 _FOLDER = "outputs/statistics"
 _MADE_BY = {"nenya embed": ("US0", "US1"), "nenya clusters": ("cluster",)}
-_KEYS = (("UID",), ("pp_file", "pp_type", "pp_idx"))
 
 
 @dataclass(frozen=True)
@@ -277,29 +279,43 @@ def chosen_rows(table: "pd.DataFrame", options: StatisticsOptions) -> BoolArray:
 def rows_of(table: "pd.DataFrame", found: "pd.DataFrame") -> BoolArray:
     """Say which rows of a table are in another one, such as a search's result: (N,) bool.
 
-    Rows are joined by UID, or by pp_file, pp_type and pp_idx.
+    Rows are joined by UID where both tables have one in each row that is theirs alone, else by pp_file, pp_type and
+    pp_idx. What is not found is said.
 
     Raises:
-        InputFileError: The tables share neither.
+        InputFileError: The tables share neither, or no row of the other one is in this one.
     """
-    import pandas as pd
+    table, found = table.reset_index(drop=True), found.reset_index(drop=True)
+    if _by_uid(table, found):
+        own, other = comparable(table["UID"], found["UID"])
+        chosen, there = np.zeros(len(table), bool), np.zeros(len(found), bool)
+        chosen[own.index[own.isin(other)]] = True
+        there[other.index[other.isin(own)]] = True
+    else:
+        chosen, there = keys.rows_of(read_keys(table), read_keys(found))
+    if not there.any():
+        raise InputFileError(
+            f"none of the {len(found)} rows that are asked for is in the table: give rows of this table"
+        )
+    if not there.all():
+        log.warning("found %d of %d rows (%d are not in the table)", there.sum(), len(found), (~there).sum())
+    return chosen
 
-    for keys in _KEYS:
-        if all(key in table and key in found for key in keys):
-            if len(keys) == 1:
-                return np.asarray(table[keys[0]].isin(found[keys[0]]), bool)
-            one, other = (pd.MultiIndex.from_frame(_keys(t)) for t in (table, found))
-            return np.asarray(one.isin(other), bool)
-    raise InputFileError(
-        f"the rows have the columns {', '.join(map(str, found.columns))}: wanted are UID, or pp_file, pp_type and "
-        "pp_idx, as the table has them"
-    )
 
-
-def _keys(table: "pd.DataFrame") -> "pd.DataFrame":
-    stems = {name: Path(str(name)).stem for name in table["pp_file"].unique()}
-    keys: pd.DataFrame = table[["pp_type", "pp_idx"]].assign(pp_file=table["pp_file"].map(stems))
-    return keys
+def _by_uid(table: "pd.DataFrame", found: "pd.DataFrame") -> bool:
+    """Say whether UID joins two tables, not pp_file, pp_type and pp_idx."""
+    have = ["UID" in one for one in (table, found)]
+    keyed = [has_keys(one) for one in (table, found)]
+    if not all(have) and not all(keyed):
+        lacking = found if not (have[1] or keyed[1]) else table
+        raise InputFileError(
+            f"expected the columns UID, or pp_file, pp_type and pp_idx, in the table and in rows=, got "
+            f"{', '.join(map(str, lacking.columns))}"
+        )
+    if not all(have) or not all(keyed):
+        return all(have)
+    ids = table["UID"], found["UID"]
+    return bool(ids[1].notna().all() and ids[0].is_unique and not any(column.dtype.kind == "f" for column in ids))
 
 
 def run(options: StatisticsOptions) -> int:

@@ -15,9 +15,10 @@ Letters: N cutouts, n of them at once, S pixels a side, B bins.
 import functools
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,12 @@ from nenya.data.files import fetch, find_sources, local_path
 from nenya.errors import InputFileError, OptionError, OutputError
 from nenya.options import SpectraOptions
 from nenya.report import say
+from nenya.tables.key_columns import read_keys
+from nenya.tables.keys import Joined, cutout_parts, join, part_types
 from nenya.texts import lines_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +42,6 @@ Float64Array = NDArray[np.float64]
 
 _FOLDER = "outputs/spectra"
 _ENDS = ("spectrum.png", "spectrum.csv", "alpha.parquet")
-_PP_TYPES = {"valid": 0, "train": 1}
 
 
 @dataclass(frozen=True)
@@ -330,19 +335,35 @@ def run(options: SpectraOptions) -> int:
     for place in [folder / f"{path.stem}_{end}" for path in paths for end in _ENDS]:
         if place.exists() and not options.clobber:
             raise OutputError(f"{place} exists already: clobber=true replaces it, out= names another place")
+    table = _open_table(options, files)
     slopes = []
     for file in files:
         found = {name: file_spectrum(file, name, recipe) for name in file.partitions}
         _write(folder, file.path, {name: mean for name, (mean, _, _) in found.items()}, options)
         for name, (_, alpha, error) in found.items():
-            kind = _PP_TYPES["train" if name == options.loader.train_key else "valid"]
+            kind = max(part_types(name, *names))
             columns = {"pp_file": file.path.name, "pp_type": kind, "pp_idx": np.arange(len(alpha))}
             slopes.append(pd.DataFrame({**columns, "alpha": alpha, "alpha_err": error}))
         _save_table(pd.concat(slopes[-len(found) :], ignore_index=True), folder / f"{file.path.stem}_alpha.parquet")
         log.info("%s", lines_of(folder / f"{file.path.stem}_{end}" for end in _ENDS))
-    if options.table:
-        _join(pd.concat(slopes, ignore_index=True), options.table, folder)
+    if table is not None:
+        _write_table(*table, pd.concat(slopes, ignore_index=True), local_path(options.table or ""), folder)
     return 0
+
+
+def _open_table(options: SpectraOptions, files: Sequence[CutoutFile]) -> "tuple[pd.DataFrame, Joined] | None":
+    """Read the table of the options and join it to the cutouts, before the long work."""
+    from nenya.io import read_table
+
+    if not options.table:
+        return None
+    names = (options.loader.train_key, options.loader.valid_key)
+    parts = cutout_parts([(str(f.path), {n: p.rows for n, p in f.partitions.items()}) for f in files], *names)
+    table = read_table(local_path(options.table))
+    try:
+        return table, join(read_keys(table), parts, "cutout")
+    except InputFileError as error:
+        raise InputFileError(f"{options.table}: {error}") from error
 
 
 def _write(folder: Path, path: Path, spectra: dict[str, MeanSpectrum], options: SpectraOptions) -> None:
@@ -375,22 +396,17 @@ def _save_table(table: Any, path: Path) -> None:
     write_table(table, path)
 
 
-def _join(slopes: Any, table: str, folder: Path) -> None:
-    """Write a copy of a table with the slopes of its rows, joined by pp_file, pp_type and pp_idx."""
-    from nenya.io import read_table
-
-    place = local_path(table)
-    rows = read_table(place)
-    missing = {"pp_file", "pp_type", "pp_idx"} - set(rows.columns)
-    if missing:
-        raise InputFileError(
-            f"{place}: no column {', '.join(sorted(missing))}: the table cannot be joined to its cutouts"
-        )
-    keys = rows[["pp_type", "pp_idx"]].assign(pp_file=rows["pp_file"].map(lambda name: Path(str(name)).name))
-    joined = keys.merge(slopes, on=["pp_file", "pp_type", "pp_idx"], how="left", validate="many_to_one")
-    rows = rows.assign(alpha=joined["alpha"].to_numpy(), alpha_err=joined["alpha_err"].to_numpy())
+def _write_table(table: "pd.DataFrame", joined: Joined, slopes: "pd.DataFrame", place: Path, folder: Path) -> None:
+    """Write a copy of a table with the slopes of its rows."""
+    known = joined.number >= 0
+    columns = {}
+    for name in ("alpha", "alpha_err"):
+        columns[name] = np.full(len(table), np.nan)
+        columns[name][known] = slopes[name].to_numpy()[joined.number[known]]
     out = folder / f"{place.stem}_alpha{place.suffix}"
-    if out.name in {f"{Path(str(name)).stem}_alpha.parquet" for name in slopes["pp_file"].unique()}:
+    if out.name in {f"{Path(name).stem}_alpha.parquet" for name in slopes["pp_file"].unique()}:
         out = folder / f"{place.stem}_with_alpha{place.suffix}"
-    _save_table(rows, out)
-    log.info("%s: alpha of %d of %d rows", out, int(rows["alpha"].notna().sum()), len(rows))
+    _save_table(table.assign(**columns), out)
+    if joined.note:
+        log.warning("%s: %s", place, joined.note)
+    log.info("%s: alpha of %d of %d rows", out, int(np.isfinite(columns["alpha"]).sum()), len(table))

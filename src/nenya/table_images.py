@@ -4,7 +4,6 @@ Letters: N rows of the table, H and W pixels of a cutout.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +13,8 @@ from nenya.data.cutouts import inspect_cutouts
 from nenya.data.files import fetch, find_sources
 from nenya.errors import InputFileError
 from nenya.options import LoaderOptions
+from nenya.tables.key_columns import read_keys
+from nenya.tables.keys import cutout_parts, join
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,12 +25,12 @@ class TableImages:
 
     Args:
         data: cutout files: a path, folder, glob, s3:// address or a list.
-        table: with pp_file (its folder does not count), pp_type (older: ulmo_pp_type; 1 train, 0 valid) and pp_idx.
-            A table without pp_file is of the only file.
+        table: with pp_file, pp_type and pp_idx, joined by `nenya.tables.keys`; without pp_file it is of the only file.
         loader: names of the partitions, and the folder of copies from S3; by default the usual ones.
 
     Attributes:
         known: (N,) bool, rows whose cutout is in one of the files.
+        note: how many rows have none, and why; empty where all have one.
 
     Raises:
         InputFileError: A file cannot be used, the table lacks a column, or no row has a cutout here.
@@ -37,37 +38,22 @@ class TableImages:
 
     def __init__(self, data: Any, table: "pd.DataFrame", loader: LoaderOptions | None = None) -> None:
         loader = loader or LoaderOptions()
-        names = {1: loader.train_key, 0: loader.valid_key}
-        paths = fetch(find_sources(data), loader.cache_dir)
-        self._files = [inspect_cutouts(p, tuple(names.values()), allow_external=loader.allow_external) for p in paths]
-        kind = next((name for name in ("pp_type", "ulmo_pp_type") if name in table), None)
-        if kind is None or "pp_idx" not in table or ("pp_file" not in table and len(paths) > 1):
-            raise InputFileError(
-                f"the table has the columns {', '.join(map(str, table.columns))}; pp_file, pp_type and pp_idx are "
-                "wanted, which join it to the cutouts"
-            )
-        self._rows = table["pp_idx"].to_numpy()
-        self._table_files = table["pp_file"] if "pp_file" in table else None
+        names = (loader.train_key, loader.valid_key)
+        places = find_sources(data)
+        paths = fetch(places, loader.cache_dir)
+        self._files = [inspect_cutouts(p, names, allow_external=loader.allow_external) for p in paths]
         self._parts = [(file, name) for file in self._files for name in file.partitions]
-        self._part = np.full(len(table), -1, np.int64)
-        types = table[kind].to_numpy()
-        stems = {name: Path(str(name)).stem for name in table["pp_file"].unique()} if "pp_file" in table else {}
-        for number, (file, name) in enumerate(self._parts):
-            mine = np.ones(len(table), bool)
-            if stems:
-                mine = table["pp_file"].isin([n for n, stem in stems.items() if stem == file.path.stem]).to_numpy(bool)
-            mine = mine & np.isin(types, [value for value, key in names.items() if key == name])
-            self._part[mine & (self._rows >= 0) & (self._rows < file.partitions[name].rows)] = number
-        self.known: NDArray[np.bool_] = self._part >= 0
-        if not self.known.any():
-            raise InputFileError(
-                f"no row of the table has a cutout in {', '.join(str(path) for path in paths[:3])}: give the cutout "
-                "files that its pp_file names"
-            )
+        self._keys = read_keys(table)
+        rows = [{name: partition.rows for name, partition in file.partitions.items()} for file in self._files]
+        parts = cutout_parts(zip(map(str, places), rows, strict=True), *names)
+        self._starts = np.array([part.start for part in parts])
+        joined = join(self._keys, parts, "cutout")
+        self._number, self.note = joined.number, joined.note
+        self.known: NDArray[np.bool_] = self._number >= 0
 
-    def _names(self, row: int) -> str:
-        own = "the cutout file" if self._table_files is None else self._table_files.iloc[row]
-        return f"row {self._rows[row]} of {own}"
+    def _name(self, row: int) -> str:
+        names = self._keys.names
+        return f"row {self._keys.row[row]} of {'the cutout file' if names is None else names[self._keys.file[row]]}"
 
     def read(self, rows: NDArray[np.integer] | Sequence[int]) -> NDArray[np.float32]:
         """Return the cutouts of known rows of the table, in their order: (n, H, W) float32, SSTa in K.
@@ -76,21 +62,22 @@ class TableImages:
             InputFileError: A row has no cutout, cutouts differ in size, or a file is damaged.
         """
         rows = np.asarray(rows, np.int64)
-        parts = self._part[rows]
-        if (parts < 0).any():
+        numbers = self._number[rows]
+        if (numbers < 0).any():
             raise InputFileError(
-                f"{self._names(rows[parts < 0][0])} is not in {', '.join(f.path.name for f in self._files[:3])}: give "
+                f"{self._name(rows[numbers < 0][0])} is not in {', '.join(f.path.name for f in self._files[:3])}: give "
                 "the cutout files that the table's pp_file names"
             )
+        parts = np.searchsorted(self._starts, numbers, side="right") - 1
         found: list[Any] = [None] * len(rows)
         for number in np.unique(parts):
             file, name = self._parts[number]
             places = np.flatnonzero(parts == number)
             with file.reader(name) as reader:
-                wanted, back = np.unique(self._rows[rows[places]], return_inverse=True)
+                wanted, back = np.unique(numbers[places] - self._starts[number], return_inverse=True)
                 for place, image in zip(places, reader.read_rows(wanted)[back], strict=True):
                     found[place] = image[0]
         sizes = {image.shape for image in found}
         if len(sizes) > 1:
-            raise InputFileError(f"cutouts of the sizes {sorted(sizes)}: wanted files of one size")
+            raise InputFileError(f"expected cutouts of one size, got {sorted(sizes)}")
         return np.stack(found) if found else np.zeros((0, 0, 0), np.float32)

@@ -2,7 +2,7 @@
 
 import hashlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from nenya.options import VerifyOptions
 from nenya.report import say
 from nenya.s3 import is_s3, store
 from nenya.storage import sha256_file
+from nenya.tables.names import cutout_names, cutouts_of
 
 _BLOCK = 65536  # rows read at once
 _NORM_TOLERANCE = 1e-3  # of float32 and of bfloat16, whose norms are taken in float32
@@ -73,7 +74,7 @@ def run(options: VerifyOptions) -> int:
         NenyaError: Nothing is found, or the only file is not good.
     """
     places = find_latents(options.data)
-    sources = {Path(str(source)).stem: source for source in find_sources(options.source)} if options.source else None
+    sources = find_sources(options.source) if options.source else None
     bad = 0
     for place in places:
         report = _verify_place(place, options, sources)
@@ -86,16 +87,16 @@ def run(options: VerifyOptions) -> int:
     return 1 if bad else 0
 
 
-def _verify_place(place: Path | str, options: VerifyOptions, sources: Mapping[str, Path | str] | None) -> Report:
+def _verify_place(place: Path | str, options: VerifyOptions, sources: Sequence[Path | str] | None) -> Report:
     """Verify one file, from S3 by way of a temporary copy; a failure of the service is a problem of that file."""
-    source = sources.get(_stem_of_source(str(place))) if sources is not None else None
     try:
+        source = cutouts_of(str(place), sources) if sources is not None else None
         with tempfile.TemporaryDirectory(prefix="verify-", dir=_scratch(options, place, source)) as folder:
             local = _fetch(place, Path(folder) / "latents.h5")
             report = verify_file(local, provenance=options.provenance, allow_external=options.loader.allow_external)
             if sources is not None and not report.problems:
                 if source is None:
-                    report.problems.append(f"source= has no {_stem_of_source(str(place))}.h5")
+                    report.problems.append(f"source= has no {cutout_names(str(place))[0]}.h5")
                 else:
                     _compare_with_source(report, _fetch(source, Path(folder) / "source.h5"), str(source))
     except NenyaError as error:
@@ -112,10 +113,6 @@ def _fetch(place: Path | str, copy: Path) -> Path:
         return place
     store().download(place, copy)
     return copy
-
-
-def _stem_of_source(place: str) -> str:
-    return Path(place).stem.removesuffix("_debug").removesuffix("_latents")
 
 
 def verify_file(path: Path, *, provenance: bool = True, allow_external: bool = False) -> Report:

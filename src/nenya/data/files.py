@@ -14,12 +14,10 @@ from typing import Any
 from nenya.errors import InputFileError, NenyaError, OptionError, OutputError, StorageError
 from nenya.names import Entry, inside, local_name
 from nenya.s3 import is_s3, store
+from nenya.tables.names import is_latents_name
 from nenya.texts import remember_name
 
 log = logging.getLogger(__name__)
-
-LATENTS_SUFFIXES = ("_latents.h5", "_latents_debug.h5")
-"""Ends of the names of extraction's outputs, which a glob of cutout files leaves out."""
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
 DEFAULT_CACHE = "outputs/cache"
@@ -108,13 +106,15 @@ def find_latents(data: Any) -> list[Path | str]:
         if not several:
             everything = [entry if is_s3(entry) else local_path(entry)]
         elif is_s3(entry):
-            everything = [o.url for o in store().find(entry) if o.url.endswith(LATENTS_SUFFIXES)]
+            everything = [o.url for o in store().find(entry) if is_latents_name(o.url)]
         else:
             path = local_path(entry)
             places = path.rglob("*") if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))
-            everything = sorted(p for p in places if p.name.endswith(LATENTS_SUFFIXES))
+            everything = sorted(p for p in places if is_latents_name(p.name))
         if not everything:
-            raise InputFileError(f"{entry}: no latents file (*_latents.h5) is there; check the place")
+            raise InputFileError(
+                f"{entry}: no latents file (*_latents.h5, or of the original *_latents_*.h5) is there; check the place"
+            )
         found.update(dict.fromkeys(everything))
     return list(found)
 
@@ -131,7 +131,7 @@ def _find_local(entry: str) -> Sequence[Path]:
     path = local_path(entry)
     if path.is_dir():
         below = sorted(p for p in path.rglob("*") if p.name.endswith(HDF5_SUFFIXES) and p.is_file())
-        below = [p for p in below if not p.name.endswith(LATENTS_SUFFIXES)]
+        below = [p for p in below if not is_latents_name(p.name)]
         if not below:
             raise InputFileError(
                 f"{entry}: this is a folder without HDF5 files (.h5): name a file of cutouts, or a folder with some"
@@ -139,7 +139,7 @@ def _find_local(entry: str) -> Sequence[Path]:
         return below
     if path.exists() or not glob.has_magic(str(path)):
         return [path]
-    matches = sorted(p for p in glob.glob(str(path), recursive=True) if not p.endswith(LATENTS_SUFFIXES))
+    matches = sorted(p for p in glob.glob(str(path), recursive=True) if not is_latents_name(p))
     if not matches:
         raise InputFileError(f"{entry}: no file matches; check the folder and the pattern")
     return [Path(match) for match in matches]
@@ -148,7 +148,7 @@ def _find_local(entry: str) -> Sequence[Path]:
 def _find_objects(url: str) -> Sequence[str]:
     if url.endswith(HDF5_SUFFIXES) and not glob.has_magic(url):
         return [url]  # whether it is there is that file's own affair
-    matches = [found.url for found in store().find(url) if not found.url.endswith(LATENTS_SUFFIXES)]
+    matches = [found.url for found in store().find(url) if not is_latents_name(found.url)]
     if not glob.has_magic(url):
         matches = [match for match in matches if match == url or match.endswith(HDF5_SUFFIXES)]
     if not matches:

@@ -26,6 +26,7 @@ from torch import Tensor
 from nenya.data.synthetic import EDDY_SCALES, INTERVAL, MIN_GRID, SNAPSHOTS, SPIN_UP, FlowOptions, TurbulentOcean
 from nenya.data.temperature import DT40_SIDE, central_dt
 from nenya.errors import OptionError
+from nenya.tables.key_columns import TYPES
 
 Columns = dict[str, NDArray[Any]]
 FloatArray = NDArray[np.float32]
@@ -36,7 +37,6 @@ NOISE_RANGE = (0.01, 0.1)  # K
 MOST_ANISOTROPY = 4.0  # of lengths along and across; their ratio is log-uniform from 1 on, so that a cutout shows it
 CLOUDY_SHARE = 0.5  # share of the cutouts that have any cloud
 SHARPEST = 4.0  # pixels: shorter waves, which the simulation damps, have random phases
-PP_TYPES = {"valid": 0, "train": 1}
 FIRST_DAY, LAST_DAY = "2010-01-01", "2020-01-01"
 
 # Boxes of open ocean: west, east, south, north in degrees, and how much greater DT is than in quiet seas.
@@ -281,6 +281,6 @@ def _add_identity(columns: Columns, partition: str, pp_file: str, name: str, sta
         "filename": np.full(count, f"{partition}_{name}"),
         "pp_file": np.full(count, pp_file),
         "pp_root": np.full(count, "ocean"),
-        "pp_type": np.full(count, PP_TYPES.get(partition, -1), np.int64),
+        "pp_type": np.full(count, TYPES.get(partition, -1), np.int64),
         "pp_idx": np.arange(start, start + count, dtype=np.int64),
     }

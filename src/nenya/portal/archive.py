@@ -14,10 +14,12 @@ from nenya.archive_folder import Opened, read_tables
 from nenya.archive_manifest import MANIFEST
 from nenya.data.cutouts import CutoutReader, inspect_cutouts
 from nenya.data.files import fetch, find_sources
-from nenya.errors import InputFileError, OptionError
+from nenya.errors import OptionError
 from nenya.latents import Latents
 from nenya.portal.columns import Columns
 from nenya.portal.state import PLANES, BoolArray, Masks
+from nenya.tables.key_columns import COLUMNS, Keys, read_keys
+from nenya.tables.keys import cutout_parts, join
 
 if TYPE_CHECKING:
     from nenya.projector import Projector
@@ -26,7 +28,6 @@ FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.integer]
 T = TypeVar("T")
 
-_PARTITIONS = {1: "train", 0: "valid"}
 _KEPT_BYTES = 2**27  # of cutouts in memory
 _TRIED = 200  # rows that a projector is tried on
 _SAME_MAP = 0.05  # of the map's size
@@ -91,32 +92,33 @@ class Cutouts:
     """The cutouts of a table's rows, drawn from HDF5 files on demand; the last ones are kept.
 
     Args:
-        columns: of the table, with pp_file, pp_type and pp_idx.
+        keys: of the table.
         paths: the files.
 
     Attributes:
         side: pixels a side of the first file's cutouts.
+        missing: rows of the table that have no cutout in the files.
 
     Raises:
-        InputFileError: A file is no cutout file, or the table does not say which cutout a row is.
+        InputFileError: A file is no cutout file, or no row of the table has a cutout in one.
     """
 
-    def __init__(self, columns: Columns, paths: Sequence[Path]) -> None:
-        self._columns, self._lock = columns, threading.Lock()
-        self._kind = "pp_type" if "pp_type" in columns else "ulmo_pp_type"
-        if "pp_idx" not in columns or self._kind not in columns:
-            raise InputFileError(
-                "the table has no pp_idx and pp_type, which say which cutout a row is: leave out images="
-            )
-        self._readers: dict[tuple[str, str], CutoutReader] = {}
-        self.side = 0
+    def __init__(self, keys: Keys, paths: Sequence[Path]) -> None:
+        self._lock = threading.Lock()
+        self._readers: list[CutoutReader] = []
+        self.side, files = 0, []
         for path in paths:  # opened here and kept open: what replaces a file later is not read
             found = inspect_cutouts(path)
+            files.append((str(path), {name: partition.rows for name, partition in found.partitions.items()}))
             for name, partition in found.partitions.items():
-                reader = self._readers[path.stem, name] = found.reader(name)
-                reader.read(0, min(1, partition.rows))
+                self._readers.append(found.reader(name))
+                self._readers[-1].read(0, min(1, partition.rows))
                 self.side = self.side or partition.height
-        self._only = paths[0].stem if len(paths) == 1 and "pp_file" not in columns else ""
+        parts = cutout_parts(files)
+        self._starts = np.array([part.start for part in parts])
+        joined = join(keys, parts, "cutout")
+        self._number = joined.number
+        self.missing = sum(joined.lost.values())
         self._kept: OrderedDict[int, FloatArray] = OrderedDict()
 
     def of(self, rows: IntArray, tick: Callable[[float], None] = lambda _: None) -> list[FloatArray | None]:
@@ -129,39 +131,29 @@ class Cutouts:
         Raises:
             InputFileError: A file is damaged there.
         """
-        todo = np.array([row for row in dict.fromkeys(rows.tolist()) if row not in self._kept], np.int64)
-        for done, (reader, numbers, places) in enumerate(groups := self._groups(todo)):
+        numbers = self._number[rows]
+        todo = np.array([n for n in np.unique(numbers[numbers >= 0]).tolist() if n not in self._kept], np.int64)
+        for done, (reader, places, some) in enumerate(groups := self._groups(todo)):
             tick(done / len(groups))
             with self._lock:
-                images = reader.read_rows(numbers)[:, 0]
-                for row, image in zip(places.tolist(), images, strict=True):
-                    self._kept[row] = image
-        found = [self._kept.get(row) for row in rows.tolist()]
+                images = reader.read_rows(places)[:, 0]
+                for number, image in zip(some.tolist(), images, strict=True):
+                    self._kept[number] = image
+        found = [self._kept.get(number) for number in numbers.tolist()]
         with self._lock:
             most = max(256, _KEPT_BYTES // max(1, 4 * self.side**2))
             while len(self._kept) > most:
                 self._kept.popitem(last=False)
         return found
 
-    def _groups(self, rows: IntArray) -> list[tuple[CutoutReader, IntArray, IntArray]]:
-        """Return reader, rows in its partition (rising) and rows of the table, for a few cutouts at a time."""
-        if not len(rows):
-            return []
-        keys = self._columns.take(rows)
-        stems = [Path(str(v)).stem for v in keys.column("pp_file").to_pylist()] if not self._only else [self._only]
-        stems = stems * (1 if len(stems) == len(rows) else len(rows))
-        kinds, numbers = keys.column(self._kind).to_pylist(), keys.column("pp_idx").to_pylist()
-        chosen: dict[tuple[str, str], dict[int, int]] = {}
-        for row, stem, kind, number in zip(rows.tolist(), stems, kinds, numbers, strict=True):
-            place = (stem, _PARTITIONS.get(kind, ""))
-            if place in self._readers and number is not None and 0 <= number < len(self._readers[place]):
-                chosen.setdefault(place, {})[int(number)] = row
+    def _groups(self, numbers: IntArray) -> list[tuple[CutoutReader, IntArray, IntArray]]:
+        """Return reader, rows in its partition and numbers of some cutouts (rising), a few at a time."""
+        parts = np.searchsorted(self._starts, numbers, side="right") - 1
         result = []
-        for place, wanted in chosen.items():
-            ordered = sorted(wanted)
-            for start in range(0, len(ordered), 16):
-                part = ordered[start : start + 16]
-                result.append((self._readers[place], np.array(part), np.array([wanted[n] for n in part])))
+        for part in np.unique(parts).tolist():
+            own = numbers[parts == part]
+            for some in np.split(own, range(16, len(own), 16)):
+                result.append((self._readers[part], some - self._starts[part], some))
         return result
 
 
@@ -196,16 +188,16 @@ class Archive:
         self.files: dict[Path, Stamp] = {}
         self.projector = projector
         self.columns, self.masks, self.shared = columns, Masks(columns), Shared()
-        self.cutouts = Cutouts(columns, images) if images else None
+        keys = None
+        if images or latents is not None:
+            keys = read_keys(columns.table.select([name for name in COLUMNS if name in columns.names]).to_pandas())
+        self.cutouts = Cutouts(keys, images) if keys is not None and images else None
         self.latents = latents
         self.latent_of = np.full(columns.rows, -1, np.int64)
         self.row_of = np.empty(0, np.int64)
-        if latents is not None:
-            names = [n for n in ("pp_file", "pp_type", "ulmo_pp_type", "pp_idx") if n in columns.names]
-            self.latent_of = latents.positions(columns.table.select(names).to_pandas())
-            self.row_of = np.full(len(latents), -1, np.int64)
-            has = np.flatnonzero(self.latent_of >= 0)
-            self.row_of[self.latent_of[has]] = has
+        if latents is not None and keys is not None:
+            joined = latents.join(keys)
+            self.latent_of, self.row_of = joined.number, joined.first_rows(len(latents))
         self.notes = [
             f"no {view}: the table has no column {', '.join(lacking)}" for view, lacking in columns.missing.items()
         ]
@@ -213,6 +205,8 @@ class Archive:
             self.notes.append("no pictures: images= names the cutout files")
         if latents is None:
             self.notes.append("no similar images: latents= names the latents files")
+        if self.cutouts is not None and self.cutouts.missing:
+            self.notes.append(f"{self.cutouts.missing:,} rows have no cutout in the files given")
         if latents is not None and (lacking_rows := int((self.latent_of < 0).sum())):
             self.notes.append(f"{lacking_rows:,} rows have no latent in the files given")
 

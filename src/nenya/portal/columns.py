@@ -11,6 +11,7 @@ from nenya.comparison import NO_DATE
 from nenya.errors import InputFileError
 from nenya.io import read_table
 from nenya.table_files import check_arrow, check_table
+from nenya.tables.key_columns import COLUMNS
 
 FloatArray = NDArray[np.float32]
 
@@ -47,7 +48,7 @@ TITLES = {
     "true_anisotropy": "true anisotropy",
 }
 _FIRST = ("DT", "slope", "alpha", "zonal_slope", "LL", "month", "year", "lat", "clear_fraction", "mean_temperature")
-_KEYS = ("pp_idx", "pp_type", "ulmo_pp_type", "row", "col", "UID", "field_size", "lon", "US0", "US1", "index")
+_KEYS = (*COLUMNS, "row", "col", "UID", "field_size", "lon", "US0", "US1", "index")
 _MOST_CATEGORIES = 64
 _DICTIONARY_SHARE = 0.5  # texts of which more are different are kept as they are
 
@@ -243,7 +244,7 @@ class Columns:
     def metrics(self) -> list[str]:
         """Return the columns that a histogram or a mean can be drawn of: numbers that are no keys and not all equal."""
         every = [*self.names, *(name for name in self._floats if name not in self.names)]
-        found = [n for n in every if n not in _KEYS and not n.startswith("pp_") and self.is_number(n)]
+        found = [n for n in every if n not in _KEYS and not n.startswith(("pp_", "ulmo_pp_")) and self.is_number(n)]
         found = [name for name in found if self._varies(name)]
         rank = {name: i for i, name in enumerate(_FIRST)}
         return sorted(found, key=lambda name: (rank.get(name, len(rank)), every.index(name)))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nenya.data.hdf5 import shown
+from nenya.data.damage import shown
 from nenya.errors import InputFileError, OptionError
 
 FloatArray = NDArray[np.float32]

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from tornado.ioloop import PeriodicCallback
 from tornado.web import RequestHandler, stream_request_body
 
-from nenya.data.hdf5 import shown
+from nenya.data.damage import shown
 from nenya.errors import NenyaError
 from nenya.portal import words
 from nenya.portal.guard import LOCAL

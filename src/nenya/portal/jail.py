@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from nenya.data.hdf5 import shown
+from nenya.data.damage import shown
 from nenya.errors import InputFileError, OptionError
 from nenya.portal.images import SIDES, checked
 from nenya.portal.jailed import LENGTH, MOST_HEADER

@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nenya.data.hdf5 import shown
+from nenya.data.damage import shown
 from nenya.errors import InputFileError, NenyaError, OptionError
 from nenya.portal.images import (
     SCALING,

@@ -9,8 +9,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from nenya.data.damage import shown
 from nenya.data.filters import FLETCHER32, GZIP, LZF, SHUFFLE, undo_filters
-from nenya.data.hdf5 import shown
 from nenya.errors import InputFileError, NenyaError
 from nenya.portal.images import SCALING, Picked, choose, first_of, is_image, scaled
 

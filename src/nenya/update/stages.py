@@ -24,6 +24,7 @@ from nenya.latents import Latents
 from nenya.latents_extraction import run as extract
 from nenya.s3 import store
 from nenya.storage import atomic_path, write_hdf5
+from nenya.tables.key_columns import read_keys
 from nenya.update.arrivals import Arrival
 from nenya.update.settings import Settings, extract_options, prepare_options
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CENTRES = "centres"
-_KEYS = ("pp_file", "pp_type", "ulmo_pp_type", "pp_idx")
 _OURS = (*COLUMNS, "cluster")
 
 
@@ -109,9 +109,12 @@ class Stages:
             return read_table(self.place(arrival) / f"{arrival.stem}.parquet")
         if self.options.table:
             table = read_table(local_path(self.options.table))
-            if "pp_file" not in table:
-                raise OptionError(f"table={self.options.table}: has no pp_file, which says of which file a row is")
-            own = table["pp_file"].map(lambda name: Path(str(name)).stem) == arrival.stem
+            names = read_keys(table)
+            if names.names is None:
+                raise OptionError(
+                    f"table={self.options.table}: expected a column pp_file, which says of which file a row is"
+                )
+            own = names.named(arrival.stem)
             return table[own] if own.any() else None
         source = arrival.sources[0]
         if isinstance(source, Path):
@@ -187,23 +190,10 @@ def whole_table(latents: Latents, table: "pd.DataFrame | None") -> "pd.DataFrame
     Raises:
         InputFileError: No row of the table is of these latents.
     """
-    keys = latents.keys()
     if table is None:
         log.warning("no table came with it (a .parquet beside it, or table=): its rows have no place and no date")
-        return keys
-    places = latents.positions(table)
-    source = np.full(len(latents), -1, np.int64)
-    source[places[places >= 0]] = np.flatnonzero(places >= 0)
-    missing = int((source < 0).sum())
-    columns = table.drop(columns=[name for name in (*_KEYS, *_OURS) if name in table]).reset_index(drop=True)
-    if missing:
-        log.warning("%d of %d cutouts have no row in the table: their columns are empty", missing, len(latents))
-        whole = {name: "Int64" for name in columns if columns[name].dtype.kind in "iu"}
-        columns = columns.astype(whole)  # numbers such as UID would lose digits as floats
-    found = columns.reindex(np.where(source < 0, len(columns), source)).reset_index(drop=True)
-    for name in found:
-        keys[name] = found[name]
-    return keys
+        return latents.keys()
+    return latents.full_table(table.drop(columns=[name for name in _OURS if name in table]))
 
 
 def describe(latents: Path, table: Path) -> tuple[dict[str, int], int, list[str]]:

@@ -19,15 +19,13 @@ from nenya.errors import InputFileError
 from nenya.options import PrepareOptions, to_dict
 from nenya.runtime import git_commit
 from nenya.storage import atomic_path, write_hdf5
+from nenya.tables.key_columns import TYPES
 
 if TYPE_CHECKING:
     import pandas
 
 CHUNK_BYTES = 2**16
 """Bytes of a chunk, or one cutout where that is more: random cutouts are read with little beside them."""
-
-PP_TYPES = {"valid": 0, "train": 1}
-"""Partition -> pp_type of the table."""
 
 FIRST_COLUMNS = (
     *("lat", "lon", "row", "col", "datetime", "filename", "UID", "clear_fraction", "mean_temperature"),
@@ -90,7 +88,7 @@ def _pp_type(name: str, part: Path, options: PrepareOptions) -> int:
     with np.load(part) as found:
         time = found["granule_time"]
     valid = is_valid(name, np.datetime64(time[()], "us"), options.seed, options.valid_fraction)
-    return PP_TYPES["valid" if valid else "train"]
+    return TYPES["valid" if valid else "train"]
 
 
 def write_outputs(
@@ -109,7 +107,7 @@ def write_outputs(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows = {name: int((table["pp_type"] == number).sum()) for name, number in PP_TYPES.items()}
+    rows = {name: int((table["pp_type"] == number).sum()) for name, number in TYPES.items()}
     rows = {name: count for name, count in rows.items() if count}
     provenance = {
         "nenya_version": nenya.__version__,
@@ -130,7 +128,7 @@ def write_outputs(
                 side = _side_of(parts[0])
                 chunk = min(count, max(1, CHUNK_BYTES // (4 * side * side)))
                 shape = (count, 1, side, side)
-                datasets[PP_TYPES[name]] = file.create_dataset(name, shape, "<f4", chunks=(chunk, 1, side, side))
+                datasets[TYPES[name]] = file.create_dataset(name, shape, "<f4", chunks=(chunk, 1, side, side))
             for number, group in table.groupby("part", sort=True):
                 with np.load(parts[int(str(number))]) as found:
                     chosen: NDArray[np.float32] = found["images"][group["part_row"].to_numpy()]

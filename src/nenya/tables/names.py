@@ -1,0 +1,191 @@
+"""Which cutout file a name means: folder, separator and suffix do not count, unless two files share a name."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from nenya.errors import InputFileError
+
+SUFFIXES = (".h5", ".hdf5")
+_DERIVED = ("_umap", "_pca")  # ends of the names of files that are computed from latents
+
+Folder = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class NamedFile:
+    """A file, and the cutout files that it may be of.
+
+    Attributes:
+        label: its path, for messages.
+        names: keys (see `split_name`) of the cutout file; several where its own name has two readings.
+        folders: folders that may decide between files of the same name.
+    """
+
+    label: str
+    names: tuple[str, ...]
+    folders: tuple[Folder, ...]
+
+
+def split_name(text: str) -> tuple[Folder, str]:
+    r"""Return the folders and the key of a file name: its last part without .h5 or .hdf5.
+
+    Args:
+        text: a name, path or address, with `/` or `\`.
+    """
+    parts = [part for part in re.split(r"[\\/]+", text.strip()) if part not in ("", ".")]
+    name = parts.pop() if parts else ""
+    suffix = next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), "")
+    return tuple(parts), name[: len(name) - len(suffix)]
+
+
+def key_of(text: str) -> str:
+    """Return the name by which a file is joined: without folder and without .h5 or .hdf5."""
+    return split_name(text)[1]
+
+
+def base_name(text: str) -> str:
+    r"""Return the name of a file without its folder, whether that is written with `/` or `\`."""
+    return re.split(r"[\\/]+", text.strip().rstrip("\\/"))[-1]
+
+
+def is_latents_name(name: str) -> bool:
+    """Say whether a file is a latents file by its name: `X_latents.h5`, or of the original, `X_latents_std.h5`."""
+    if not name.lower().endswith(SUFFIXES):
+        return False
+    key = key_of(name)
+    return bool(re.search(r"_latents(?![A-Za-z0-9])", key)) and not key.lower().endswith(_DERIVED)
+
+
+def latents_names(cutouts: str) -> tuple[str, ...]:
+    """Return the names that the latents file of a cutout file may have: ours, then the original's."""
+    key = key_of(cutouts)
+    older = key.replace("_preproc", "_latents")
+    return tuple(dict.fromkeys((f"{key}_latents.h5", *((f"{older}.h5",) if older != key else ()))))
+
+
+def cutout_names(latents: str) -> tuple[str, ...]:
+    """Return the keys of the cutout files that a latents file may be of by its own name, the likelier one first.
+
+    nenya appends `_latents`; the original replaced `_preproc` by `_latents` wherever it stood.
+    """
+    key = key_of(latents).removesuffix("_debug")
+    ours = key.removesuffix("_latents")
+    if "_preproc" in key or "_latents" not in key:
+        return (ours,)
+    older = key.replace("_latents", "_preproc")
+    return (ours, older) if ours != key else (older, ours)
+
+
+def cutouts_of(latents: str, sources: Sequence[Any], names: Sequence[str] = ()) -> Any:
+    """Return the cutout file of a latents file among some, None where none is it.
+
+    Args:
+        latents: path of the latents file.
+        sources: paths or addresses of cutout files.
+        names: of the cutout file, where the latents file says it; else those that its own name allows.
+
+    Raises:
+        InputFileError: Several files fit, and the folder does not decide.
+    """
+    file = NamedFile(latents, tuple(map(key_of, names)) or cutout_names(latents), (folder_of(latents),))
+    found = [
+        s for s, number in zip(sources, match_names([str(s) for s in sources], [file]), strict=True) if number == 0
+    ]
+    if len(found) > 1:
+        raise InputFileError(
+            f"{found[0]} and {found[1]} both have the name of the cutout file of {latents}: give one of them"
+        )
+    return found[0] if found else None
+
+
+def folder_of(path: str) -> Folder:
+    """Return the folders of a path."""
+    return split_name(path)[0]
+
+
+def one_folder(folders: Iterable[Folder]) -> bool:
+    """Say whether folders can be the same one, written in full or by their last parts; none is like any."""
+    ordered = sorted(set(folders), key=len)
+    return all(not folder or ordered[-1][-len(folder) :] == folder for folder in ordered)
+
+
+def match_names(texts: Sequence[str], files: Sequence[NamedFile]) -> list[int]:
+    """Return for each name of a table the number of its file, -1 for none.
+
+    Args:
+        texts: different values of `pp_file`.
+        files: those that rows are looked for in.
+
+    Raises:
+        InputFileError: A name fits several files, or several names fit one file, and the folder does not decide.
+    """
+    by_key: dict[str, list[int]] = {}
+    for number, file in enumerate(files):
+        for key in file.names:
+            by_key.setdefault(key, []).append(number)
+    split = [split_name(text) for text in texts]
+    found = [
+        _file_of(text, folder, by_key.get(key, []), files) for text, (folder, key) in zip(texts, split, strict=True)
+    ]
+    own: dict[int, list[int]] = {}
+    for place, number in enumerate(found):
+        own.setdefault(number, []).append(place)
+    for number, places in own.items():
+        if number >= 0 and len(places) > 1:
+            for place in _strangers(places, texts, split, files[number]):
+                found[place] = -1
+    return found
+
+
+def _file_of(text: str, folder: Folder, candidates: Sequence[int], files: Sequence[NamedFile]) -> int:
+    if len(candidates) < 2:
+        return candidates[0] if candidates else -1
+    scores = [_shared(folder, files[number]) for number in candidates]
+    best = [number for number, score in zip(candidates, scores, strict=True) if score == max(scores)]
+    if len(best) > 1:
+        first, second = (files[number].label for number in best[:2])
+        raise InputFileError(
+            f"pp_file {text} fits two files, {first} and {second}, and its folder does not tell them apart: give one "
+            "of the two, or the folder in pp_file"
+        )
+    return best[0]
+
+
+def _strangers(
+    places: Sequence[int], texts: Sequence[str], split: Sequence[tuple[Folder, str]], file: NamedFile
+) -> list[int]:
+    """Return which of the names that fit a file are of another one by their folder."""
+    keys = {split[place][1] for place in places}
+    folders = {split[place][0] for place in places}
+    if len(keys) == 1 and one_folder(folders):
+        return []
+    scores = {place: _shared(split[place][0], file) for place in places}
+    best = max(scores.values())
+    ours = [place for place in places if scores[place] == best]
+    others = [place for place in places if scores[place] < best]
+    clear = len(keys) == 1 and best > 0 and one_folder(split[p][0] for p in ours) and all(split[p][0] for p in others)
+    if not clear:
+        first, other = next(
+            (a, b)
+            for a, b in combinations(places, 2)
+            if split[a][1] != split[b][1] or not one_folder((split[a][0], split[b][0]))
+        )
+        raise InputFileError(
+            f"pp_file {texts[first]} and {texts[other]} both fit {file.label}, and the folder does not tell them "
+            "apart: give the files of both, or a table of one of the two"
+        )
+    return others
+
+
+def _shared(folder: Folder, file: NamedFile) -> int:
+    """Return how many folders, from the last one up, a name shares with a file."""
+    most = 0
+    for other in file.folders:
+        count = 0
+        while count < min(len(folder), len(other)) and folder[-1 - count] == other[-1 - count]:
+            count += 1
+        most = max(most, count)
+    return most
