@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import h5py
@@ -156,6 +157,14 @@ def test_values_are_hidden_where_they_are_words(monkeypatch):
     monkeypatch.setattr(texts, "_names", {})
     remember_name("SHORT", "/dat")
     assert printed("/dat/a.h5 and /data/b.h5") == "$SHORT/a.h5 and /data/b.h5"
+
+
+def test_warnings_of_libraries_print(nenya_cli, monkeypatch, capfd):
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    nenya_cli("inspect", ["none.h5"])
+    said = warnings.formatwarning(f"a {EVIL}\nb", UserWarning, "file.py", 3)
+    assert said.count("\n") == 1
+    assert_harmless(said)
 
 
 def test_an_unknown_command_prints(capsys):

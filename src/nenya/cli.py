@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import field, fields, is_dataclass, make_dataclass
@@ -48,7 +49,7 @@ from nenya.options import (
     to_dict,
 )
 from nenya.report import say
-from nenya.texts import LineFormatter, Lines, printed
+from nenya.texts import LineFormatter, Lines, printed, visible
 
 log = logging.getLogger(__name__)
 
@@ -171,6 +172,14 @@ def set_up_logging() -> None:
     logger.propagate = False
     for other in ("lightning", "lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
         logging.getLogger(other).setLevel(logging.WARNING)
+    warnings.formatwarning = _warning
+
+
+def _warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Write a library's warning, which may have names of a file's variables in it."""
+    return printed(f"{filename}:{lineno}: {category.__name__}: {visible(message)}\n", lines=True)
 
 
 def compose(name: str, args: Sequence[str]) -> Any:
