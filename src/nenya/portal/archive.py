@@ -194,10 +194,11 @@ class Archive:
         self.cutouts = Cutouts(keys, images) if keys is not None and images else None
         self.latents = latents
         self.latent_of = np.full(columns.rows, -1, np.int64)
-        self.row_of = np.empty(0, np.int64)
+        self.row_of, repeated = np.empty(0, np.int64), 0
         if latents is not None and keys is not None:
             joined = latents.join(keys)
             self.latent_of, self.row_of = joined.number, joined.first_rows(len(latents))
+            repeated = joined.repeated
         self.notes = [
             f"no {view}: the table has no column {', '.join(lacking)}" for view, lacking in columns.missing.items()
         ]
@@ -209,6 +210,10 @@ class Archive:
             self.notes.append(f"{self.cutouts.missing:,} rows have no cutout in the files given")
         if latents is not None and (lacking_rows := int((self.latent_of < 0).sum())):
             self.notes.append(f"{lacking_rows:,} rows have no latent in the files given")
+        if repeated:
+            self.notes.append(
+                f"{repeated:,} rows repeat the latent of an earlier row, which counts among similar images"
+            )
 
     def check_projector(self) -> None:
         """Check that the projector is the one of the table's UMAP.

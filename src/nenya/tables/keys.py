@@ -205,12 +205,11 @@ def _groups(keys: Keys) -> tuple[list[NamedFile], list[int]]:
     of_name = [-1] * len(split)
     for key, places in by_key.items():
         folders = dict.fromkeys(split[place][0] for place in places)
-        for group in [list(folders)] if one_folder(folders) else [[folder] for folder in folders]:
-            for place in places:
-                if split[place][0] in group:
-                    of_name[place] = len(files)
-            label = "/".join((*max(group, key=len), key))
-            files.append(NamedFile(label, (key,), tuple(group)))
+        groups = [tuple(folders)] if one_folder(folders) else [(folder,) for folder in folders]
+        number = {folder: len(files) + i for i, group in enumerate(groups) for folder in group}
+        for place in places:
+            of_name[place] = number[split[place][0]]
+        files += [NamedFile("/".join((*max(group, key=len), key)), (key,), group) for group in groups]
     return files, of_name
 
 

@@ -1,5 +1,6 @@
 """Which cutout file a name means: folder, separator and suffix do not count, unless two files share a name."""
 
+import functools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ class NamedFile:
     folders: tuple[Folder, ...]
 
 
+@functools.lru_cache(2**16)
 def split_name(text: str) -> tuple[Folder, str]:
     r"""Return the folders and the key of a file name: its last part without .h5 or .hdf5.
 
@@ -123,13 +125,17 @@ def match_names(texts: Sequence[str], files: Sequence[NamedFile]) -> list[int]:
         InputFileError: A name fits several files, or several names fit one file, and the folder does not decide.
     """
     by_key: dict[str, list[int]] = {}
+    by_last: dict[tuple[str, str], list[int]] = {}  # of many files of one name, few share the last folder
     for number, file in enumerate(files):
         for key in file.names:
             by_key.setdefault(key, []).append(number)
+            for last in {folder[-1] for folder in file.folders if folder}:
+                by_last.setdefault((key, last), []).append(number)
     split = [split_name(text) for text in texts]
-    found = [
-        _file_of(text, folder, by_key.get(key, []), files) for text, (folder, key) in zip(texts, split, strict=True)
-    ]
+    found = []
+    for text, (folder, key) in zip(texts, split, strict=True):
+        near = by_last.get((key, folder[-1])) if folder else None
+        found.append(_file_of(text, folder, near or by_key.get(key, []), files))
     own: dict[int, list[int]] = {}
     for place, number in enumerate(found):
         own.setdefault(number, []).append(place)

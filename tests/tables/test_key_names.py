@@ -82,6 +82,12 @@ def test_nothing_is_guessed(texts, files, said):
         match_names(texts, files)
 
 
+def test_many_files_of_one_name_are_told_apart_in_a_walk_through_them():
+    days = [f"{year}/{day:03d}" for year in range(2010, 2020) for day in range(365)]
+    files = [named(f"lat/{day}/x_latents.h5") for day in days]
+    assert match_names([f"s3://b/{day}/x.h5" for day in reversed(days)], files) == list(range(len(days)))[::-1]
+
+
 def test_the_cutouts_of_a_latents_file():
     places = ["s3://b/one/x_preproc.h5", "s3://b/two/x_preproc.h5", "y.h5"]
     assert cutouts_of("/lat/two/x_latents.h5", places) == places[1]
