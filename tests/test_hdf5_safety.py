@@ -152,7 +152,7 @@ def test_nothing_outside_of_the_folder_is_read(folders, role, way):
     assert "\n" not in message
     if not role.startswith("upload"):
         assert str(secret.resolve()) in message
-        advised = "copy its data into" if role in ("projector", "centres", "migrate") else "loader.allow_external=true"
+        advised = "copy its data into" if role in ("projector", "centres") else "loader.allow_external=true"
         assert advised in message
 
 

@@ -18,7 +18,6 @@ from nenya.analysis_options import MigrateOptions
 from nenya.configs import read_json
 from nenya.data.damage import damage_named, one_line
 from nenya.data.files import HDF5_SUFFIXES, local_path
-from nenya.data.hdf5_links import COPY_IN
 from nenya.data.hdf5_open import list_datasets, open_hdf5
 from nenya.defs import DT_INTERVALS
 from nenya.errors import CheckpointError, InputFileError, NenyaError, OptionError, OutputError
@@ -247,7 +246,7 @@ def _checkpoint(path: Path, out: Path) -> Finding:
 
 
 def _hdf5(path: Path, out: Path) -> Finding:
-    with open_hdf5(path, advice=COPY_IN) as file, damage_named(str(path)):
+    with open_hdf5(path) as file, damage_named(str(path)):
         names = list(file)
         projector = file.attrs.get("format") == FORMAT
         shapes = list_datasets(file)
