@@ -41,15 +41,20 @@ def link(filters):
 
 def links(rng):
     """Return links that no page makes, and some of the dearest that one could."""
-    full = {"umap": 12.0, "map": 80.0}
+    full, angle = {"umap": 12.0, "map": 80.0}, np.linspace(0, 2 * np.pi, 400, endpoint=False)
+    around = np.column_stack([np.cos(angle), np.sin(angle)]) * (0.6 + 0.3 * np.sin(9 * angle))[:, None]
     dear = [
-        ["lasso", {"plane": plane, "points": rng.uniform(-most, most, (400, 2)).tolist()}]
+        ["lasso", {"plane": plane, "points": (most * (around + rng.uniform(-0.02, 0.02, (400, 2)))).tolist()}]
         for plane, most in full.items()
     ]
+    filling = [["lasso", {"plane": "map", "points": rng.uniform(-80, 80, (400, 2)).tolist()}]]
     far = [["lasso", {"plane": "map", "points": [[-1e15, 0], [1e15, 1], [0, 2]]}]]
     huge = [["range", {"column": "DT", "low": 10**400, "high": 1}]]
     many = [["range", {"column": "DT", "low": 0, "high": n}] for n in range(5000)]
-    return [link(item) for item in (far, huge, many, dear, [["box", {"plane": "map", "x": [1e15, 0], "y": [0, 1]}]])]
+    return [
+        link(item)
+        for item in (far, huge, many, dear, filling, [["box", {"plane": "map", "x": [1e15, 0], "y": [0, 1]}]])
+    ]
 
 
 def bombs():
@@ -173,9 +178,10 @@ def main():
                     time.sleep(0.05)
                 result = asyncio.run(measure(int(found[1]), psutil.Process(server.pid), args.seconds, args.users))
                 result["lives"] = server.poll() is None
+                result["log_MB"] = log.stat().st_size / 1e6
             finally:
                 server.terminate()
-    result = {name: np.round(value, 2).tolist() for name, value in result.items()}
+    result = {name: value if isinstance(value, bool) else np.round(value, 2).tolist() for name, value in result.items()}
     print(json.dumps(result))
     write("portal_attack", {"rows": args.rows, "seconds": args.seconds, **result}, machine())
 

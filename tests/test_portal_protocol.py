@@ -378,3 +378,28 @@ def test_a_lasso_that_fills_the_map_can_be_ended():
     with pytest.raises(Cancelled):
         inside(x, y, corners, tick)
     assert len(calls) == 3
+
+
+def test_a_link_that_no_page_makes_shows_the_whole_table_and_says_so(archive):
+    import zlib
+
+    far = [["lasso", {"plane": "map", "points": [[-1e15, 0], [1e15, 1], [0, 2]]}]]
+    huge = [["range", {"column": "DT", "low": 10**400, "high": 1}]]
+
+    async def work(port):
+        for filters in (far, huge, huge * 30):
+            values = json.dumps({"f": filters, "r": None, "c": "count", "s": "shared"}).encode()
+            view = base64.urlsafe_b64encode(zlib.compress(values)).decode().rstrip("=")
+            visitor = await Visitor(portal, port).enter(f"?view={view}")
+            assert visitor.session.selection.view.filters == ()
+            for _ in range(200):
+                if visitor.session.shown is not None:
+                    break
+                await asyncio.sleep(0.05)
+            assert "this link&#x27;s view is not of this table" in visitor.session.texts["news"]
+            assert await visitor.still_served()
+        return archive.columns.rows, [len(session.ordered) for session in portal.sessions.values()]
+
+    portal = Portal(archive, "a")
+    rows, shown = talk(portal, work)
+    assert shown == [rows] * 3

@@ -165,6 +165,7 @@ FAR = [
     ["category", {"column": "region", "values": "med"}],
     ["category", {"column": "region", "values": []}],
     ["lasso", {"plane": "map", "points": 7}],
+    ["lasso", {"plane": "map", "points": [[90 * (n % 2), n % 7] for n in range(99)]}],
     ["box", {"plane": "map", "x": [0, 1, 2], "y": [0, 1]}],
     ["range", {"column": ["DT"], "low": 0, "high": 1}],
 ]  # filters of links that no page makes

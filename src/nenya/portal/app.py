@@ -10,6 +10,7 @@ from bokeh.events import RangesUpdate, SelectionGeometry, Tap
 from bokeh.models import Div, InlineStyleSheet, TextInput
 
 from nenya.errors import NenyaError, OptionError
+from nenya.portal import words
 from nenya.portal.archive import Archive
 from nenya.portal.columns import title_of
 from nenya.portal.jobs import Pools
@@ -137,7 +138,7 @@ def make_page(
         session.draw_primary()
         session.find_near()
     if trouble:
-        session.say_error(OptionError(trouble))
+        session.tell(words.note(trouble))  # the line of work in progress would be overwritten
     return page, session
 
 

@@ -28,7 +28,7 @@ FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.integer]
 T = TypeVar("T")
 
-_KEPT_BYTES = 2**27  # of cutouts in memory
+_KEPT_BYTES = 2**26  # of cutouts in memory
 _TRIED = 200  # rows that a projector is tried on
 _SAME_MAP = 0.05  # of the map's size
 
@@ -44,7 +44,7 @@ class Shared:
         most: bytes of arrays that are kept.
     """
 
-    def __init__(self, most: int = 2**27) -> None:
+    def __init__(self, most: int = 2**26) -> None:
         self._most, self._bytes = most, 0
         self._lock = threading.Lock()
         self._kept: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()

@@ -1,12 +1,13 @@
 """Which points lie in a polygon, for millions of them."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 _GRID = 256  # cells a side that a polygon is drawn on before its edge is looked at exactly
-_AT_ONCE = 20_000  # points that are looked at exactly before others have their turn
+_AT_ONCE = 2000  # points that are looked at exactly before other threads have their turn
 
 
 def inside(
@@ -32,17 +33,23 @@ def inside(
     points = np.column_stack([x[near], y[near]]).astype(np.float64)
     cells = np.minimum(((points - low) / size).astype(np.int64), _GRID - 1)
     centres = low + (np.indices((_GRID, _GRID)).reshape(2, -1).T + 0.5) * size
-    whole = polygon.contains_points(centres)
+    whole = _contained(polygon, centres, tick)
     edge = _edge_cells(corners, low, size).ravel()
     number = cells[:, 0] * _GRID + cells[:, 1]
     result = whole[number]
     close = np.flatnonzero(edge[number])
-    for start in range(0, len(close), _AT_ONCE):
-        tick()
-        part = close[start : start + _AT_ONCE]
-        result[part] = polygon.contains_points(points[part])
+    result[close] = _contained(polygon, points[close], tick)
     found = np.zeros(len(x), bool)
     found[near[result]] = True
+    return found
+
+
+def _contained(polygon: Any, points: NDArray[np.float64], tick: Callable[[], None]) -> NDArray[np.bool_]:
+    """Say which points (N, 2) lie in a polygon, a few at a time, as others wait meanwhile: (N,) bool."""
+    found = np.zeros(len(points), bool)
+    for start in range(0, len(points), _AT_ONCE):
+        tick()
+        found[start : start + _AT_ONCE] = polygon.contains_points(points[start : start + _AT_ONCE])
     return found
 
 

@@ -53,7 +53,7 @@ MOST_PAGES = 120
 MOST_EACH = 40
 """Open at once from one address; a whole course may come from one."""
 _MOST_WAITING = 20  # pages that are to be opened
-_AT_ONCE, _LATELY = 12, 60.0  # pages that are opened without a pause in some seconds
+_AT_ONCE, _LATELY = 8, 60.0  # pages that are opened without a pause in some seconds
 _BUSY = "Many pages of this portal are being opened: try again in a minute."
 _MOST_PULLS = 10  # of the whole document, for one connection
 _MOST_SOCKETS = 4  # of one page: a lost connection is noticed late

@@ -26,6 +26,7 @@ _MOST_UNPACKED = 200_000  # bytes
 _MOST_FILTERS = 40
 _MOST_CHOSEN = 64  # texts of one column
 _FARTHEST = {"map": (540.0, 100.0)}  # degrees; the map can be moved once around, and a little over the poles
+_LONGEST = 30.0  # of a lasso's line, in sides of the box that holds it; who draws one around something needs four
 _FAR = 100.0  # times the width of a UMAP, from its middle
 
 
@@ -325,12 +326,17 @@ def make_lasso(plane: str, points: list[tuple[float, float]]) -> Lasso:
     """Return a lasso, of at most 400 of its corners.
 
     Raises:
-        ValueError: There are fewer than three corners, a number is not finite, or the plane is unknown.
+        ValueError: There are fewer than three corners, the line is far longer than the way around something, a number
+            is not finite or beyond the map, or the plane is unknown.
     """
     if plane not in PLANES or len(points) < 3:
         raise ValueError(f"a lasso of {len(points)} corners")
     step = math.ceil(len(points) / _MOST_POINTS)
-    return Lasso(plane, tuple(_place(plane, x, y) for x, y in points[::step]))
+    corners = np.array([_place(plane, x, y) for x, y in points[::step]])
+    sides = np.maximum(np.ptp(corners, axis=0), 1e-9)
+    if np.abs((np.roll(corners, -1, axis=0) - corners) / sides).max(axis=1).sum() > _LONGEST:
+        raise ValueError("a lasso that fills what it should go around")
+    return Lasso(plane, tuple((float(x), float(y)) for x, y in corners))
 
 
 def make_range(column: str, low: float, high: float) -> Range:

@@ -45,6 +45,11 @@ _CHANCE = (
 )
 
 
+def note(text: str) -> str:
+    """Return a sentence that stays on the page."""
+    return f"<p class='note news'>{escape(text)}</p>"
+
+
 def shown(value: Any) -> str:
     """Return a value of a table as text, escaped for the page."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
