@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from nenya.data.files import scratch_folder
 from nenya.errors import InputFileError, OutputError
 from nenya.s3 import join_url, store
 from nenya.storage import sha256_file
+from nenya.temporaries import temporary_folder
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +46,8 @@ def publish(folder: Path, url: str) -> str:
     version = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{mark}"
     for path, entry in zip(files, entries, strict=True):
         store().upload(path, join_url(url, "versions", version, str(entry["name"])))
-    with tempfile.TemporaryDirectory() as temporary:
-        pointer = Path(temporary) / POINTER
+    with temporary_folder("nenya-") as temporary:
+        pointer = temporary / POINTER
         pointer.write_text(json.dumps({"version": version, "files": entries}, indent=1))
         store().upload(pointer, join_url(url, POINTER))
     log.info("%s: version %s, %d files, %.1f MB", url, version, len(files), sum(e["size"] for e in entries) / 1e6)
@@ -112,8 +112,8 @@ def keep(work: Path, version: str) -> Path:
 def _pointer(url: str) -> dict[str, Any] | None:
     if store().head(join_url(url, POINTER)) is None:
         return None
-    with tempfile.TemporaryDirectory() as temporary:
-        path = Path(temporary) / POINTER
+    with temporary_folder("nenya-") as temporary:
+        path = temporary / POINTER
         store().download(join_url(url, POINTER), path)
         try:
             pointer: dict[str, Any] = json.loads(path.read_text())

@@ -140,7 +140,7 @@ def embed_table(
     rows = latents.positions(table)
     wanted, back = np.unique(rows[rows >= 0], return_inverse=True)
     manifest = _manifest(latents, wanted, how, approximate)
-    with OutputLock(partial / "lock", str(out)):
+    with OutputLock(partial / "lock", str(out)) as lock:
         begun = _begun(partial)
         if begun is not None and begun != manifest and not clobber:
             raise OutputError(
@@ -154,6 +154,7 @@ def embed_table(
         places = _place_rows(projector, latents, wanted, partial, approximate)
         coordinates = np.full((len(table), 2), np.nan, np.float32)
         coordinates[rows >= 0] = places[back]
+        lock.check()
         if save is not None:
             projector.save(save)
             log.info("%s: projector of %d rows", save, len(projector.latents))
@@ -196,7 +197,7 @@ def _begun(partial: Path) -> dict[str, Any] | None:
 def _start(partial: Path, manifest: dict[str, Any]) -> None:
     """Forget what is there, and write what is begun."""
     for path in partial.iterdir():
-        if path.name != "lock":
+        if not path.name.startswith("lock"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     _write(partial / "manifest.json", json.dumps(manifest, indent=1).encode())
 

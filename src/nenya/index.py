@@ -58,7 +58,7 @@ def update(folder: Path, options: IndexOptions) -> None:
     Raises:
         NenyaError: As of `run`.
     """
-    with OutputLock(folder / "lock", str(folder)):
+    with OutputLock(folder / "lock", str(folder)) as lock:
         if options.clobber and (folder / ABOUT).exists():
             remove_index(folder)
         latents = open_latents(options.data, options.loader.cache_dir)
@@ -67,6 +67,7 @@ def update(folder: Path, options: IndexOptions) -> None:
             log.info("no table=: only the files' names and rows can be asked for later")
         elif options.of_sensor:
             table["sensor"] = options.of_sensor
+        lock.check()
         added = add_files(folder, latents, table)
         build_index(folder, kind=options.kind, index_from=options.index_from, seed=options.seed)
         about = read_about(folder)

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import os
-import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nenya.errors import OutputError
+from nenya.temporaries import sweep, temporary_name
 
 if TYPE_CHECKING:
     import h5py
@@ -45,6 +45,7 @@ def check_output(path: Path, clobber: bool) -> None:
         OutputError: It exists, is a folder, or its folder cannot be made or written.
     """
     hint = "choose another place with out="
+    sweep(path.parent)
     if os.path.isdir(path):  # False, where Path.is_dir raises for a folder that may not be read
         raise OutputError(f"{path} is a folder, a file is to be written there: {hint}")
     if os.path.exists(path) and not clobber:
@@ -63,7 +64,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary name in the folder of `path`; on success move what was written there to `path`.
 
     The bytes are on the disk before the name is: a reader finds the old file, or the new one, never a part
-    of it, also after a loss of power. On an error the temporary file is removed and `path` is as before.
+    of it, also after a loss of power. On an error the temporary file is removed and `path` is as before; what killed
+    processes have left in the folder goes first.
 
     Args:
         path: The final name; its folder is made if it is missing.
@@ -74,11 +76,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: The folder cannot be made, or the file cannot be moved to its name.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot write {path}: its folder cannot be made ({error.strerror})") from error
+    temporary = temporary_name(path)
     try:
         yield temporary
         try:

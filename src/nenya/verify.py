@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from nenya.options import VerifyOptions
 from nenya.report import say
 from nenya.s3 import is_s3, store
 from nenya.storage import sha256_file
+from nenya.temporaries import temporary_folder
 
 _BLOCK = 65536  # rows read at once
 _NORM_TOLERANCE = 1e-3  # of float32 and of bfloat16, whose norms are taken in float32
@@ -90,14 +90,14 @@ def _verify_place(place: Path | str, options: VerifyOptions, sources: Mapping[st
     """Verify one file, from S3 by way of a temporary copy; a failure of the service is a problem of that file."""
     source = sources.get(_stem_of_source(str(place))) if sources is not None else None
     try:
-        with tempfile.TemporaryDirectory(prefix="verify-", dir=_scratch(options, place, source)) as folder:
-            local = _fetch(place, Path(folder) / "latents.h5")
+        with temporary_folder("verify-", _scratch(options, place, source)) as folder:
+            local = _fetch(place, folder / "latents.h5")
             report = verify_file(local, provenance=options.provenance)
             if sources is not None and not report.problems:
                 if source is None:
                     report.problems.append(f"source= has no {_stem_of_source(str(place))}.h5")
                 else:
-                    _compare_with_source(report, _fetch(source, Path(folder) / "source.h5"), str(source))
+                    _compare_with_source(report, _fetch(source, folder / "source.h5"), str(source))
     except NenyaError as error:
         report = Report(problems=[str(error).removeprefix(f"{place}: ")])
     return report

@@ -5,7 +5,6 @@ import hashlib
 import logging
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from nenya.errors import InputFileError, NenyaError, OptionError, OutputError
 from nenya.s3 import is_s3, store
+from nenya.temporaries import temporary_folder
 
 log = logging.getLogger(__name__)
 
@@ -186,11 +186,11 @@ def temporary_copy(source: Path | str, cache_dir: str | None) -> Iterator[Path]:
     if isinstance(source, Path):
         yield source
         return
-    with tempfile.TemporaryDirectory(prefix=COPY_PREFIX, dir=scratch_folder(cache_dir)) as folder:
+    with temporary_folder(COPY_PREFIX, scratch_folder(cache_dir)) as folder:
         found = store().head(source)
         if found is None:
             raise InputFileError(f"{source}: no such object; check bucket and key")
-        path = Path(folder) / found.name
+        path = folder / found.name
         store().download(found, path)
         try:
             yield path

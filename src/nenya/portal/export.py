@@ -1,7 +1,6 @@
 """The portal's essentials as a folder that any browser shows without a server."""
 
 import os
-import secrets
 import shutil
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from nenya.portal.state import PLANES
 from nenya.portal.theme import Theme
 from nenya.portal.views import Histogram, Plane
 from nenya.portal.work import cells_for
+from nenya.temporaries import temporary_name
 
 IntArray = NDArray[np.int64]
 
@@ -111,9 +111,13 @@ def write_page(archive: Archive, folder: Path, name: str, options: PortalOptions
         raise OutputError(f"{folder} exists already: clobber=true replaces it, export= names another place")
     if folder.exists() and not (folder / "index.html").is_file() and any(folder.iterdir()):
         raise OutputError(f"{folder} holds other things than an exported page: name another place")
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
-        temporary.mkdir(parents=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
+    temporary = temporary_name(folder)
+    try:
+        temporary.mkdir()
         sheets = _write_sheets(archive, temporary, options.seed)
         body = _layout(archive, name, options, sheets)
         (temporary / "index.html").write_text(_html(body, f"Nenya: {name}"))

@@ -1,12 +1,12 @@
 """Objects of an S3 service: found, downloaded and uploaded so that what arrives is whole and right, or nothing is."""
 
 import errno
+import hashlib
 import json
 import logging
 import os
 import re
 import shutil
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,10 +17,12 @@ from typing import Any
 from nenya.errors import Interrupted, OptionError, OutputError, StorageError
 from nenya.s3.checks import hash_file, md5
 from nenya.s3.client import ENDPOINT_NAMES, connect, endpoint, head_object
+from nenya.s3.conditional import put_if
 from nenya.s3.download import AlteredError, ChangedError, fetch, verify
 from nenya.s3.errors import NotS3Error, Service, explain
 from nenya.s3.upload import PartsUpload, UploadGoneError, sha256_of_object
 from nenya.storage import atomic_path
+from nenya.temporaries import temporary_folder
 
 logger = logging.getLogger(__name__)
 
@@ -157,9 +159,9 @@ class S3Store:
         found = self._needed(url)
         if found.size > limit:
             raise StorageError(f"{url}: has {found.size} bytes, and at most {limit} are read; is it the right one?")
-        with tempfile.TemporaryDirectory(prefix="nenya-") as folder:
-            self.download(found, Path(folder) / "object")
-            return (Path(folder) / "object").read_bytes()
+        with temporary_folder("nenya-") as folder:
+            self.download(found, folder / "object")
+            return (folder / "object").read_bytes()
 
     def download(self, source: S3Object | str, path: Path, *, cancelled: threading.Event | None = None) -> str:
         """Bring an object to `path`, which appears only when its content is whole and verified.
@@ -246,6 +248,21 @@ class S3Store:
         if not proven:
             self._read_back(found, sha256)
         return found
+
+    def replace(self, url: str, data: bytes, etag: str | None) -> str:
+        """Write a small object if what lies there has this ETag (empty: if there is none; None: in any case).
+
+        Returns:
+            The new ETag.
+
+        Raises:
+            ReplacedError: Another object lies there.
+            NoConditionsError: The service says that it does not know such requests; one that does not say so writes.
+            StorageError: The service does not take it.
+        """
+        bucket, key = _object_of(url)
+        with self._errors(url, "write it"):
+            return put_if(self._connected(), bucket, key, data, {"sha256": hashlib.sha256(data).hexdigest()}, etag)
 
     def delete(self, url: str) -> None:
         """Remove an object; one that is not there is no error."""

@@ -21,7 +21,7 @@ from nenya.archive_folder import CUTOUTS, MANIFEST, Added, Entry, Folder, Manife
 from nenya.data.cutouts import inspect_cutouts
 from nenya.data.files import temporary_copy
 from nenya.data.prepare import NoCutouts
-from nenya.errors import InputFileError, Interrupted, NenyaError, OptionError
+from nenya.errors import InputFileError, Interrupted, LockLostError, NenyaError, OptionError
 from nenya.extraction.staging import Termination
 from nenya.extraction.weights import weights_source
 from nenya.extras import need
@@ -73,6 +73,7 @@ def run(options: UpdateOptions) -> int:
         check_recipe(options, manifest, str(new[1][0]))
     with Termination(), Lease(folder), _quiet():
         manifest = folder.read()
+        folder.drop_uploads()
         failed = sum(Update(folder, manifest, name, options).run(new) for name in names)
         broken = list(dict.fromkeys(file for name in manifest for file in broken_files(folder, manifest[name])))
     if broken:
@@ -398,7 +399,7 @@ class Update:
             self.folder.remove(f"{prefix}about-{number}.json")
 
     def _fail(self, place: str, error: BaseException | str) -> None:
-        if isinstance(error, Interrupted):
+        if isinstance(error, Interrupted | LockLostError):
             raise error
         kind = "" if isinstance(error, NenyaError | str) else f"{type(error).__name__}: "
         lines = str(error).strip().splitlines() or ["no message"]

@@ -1,46 +1,53 @@
-"""One update at a time: a lock of this machine, and for an archive on S3 an object that says who is at work."""
+"""One update at a time: a lock file of the archive's folder, and for an archive on S3 an object that does the same.
+
+The object is written only in the place of what was read, which the service compares, so that of two who want it one
+gets it. Its holder counts beats in it; whoever finds a holder of which nothing else is known watches that number by a
+clock of its own that only goes forwards. A holder that was taken for gone finds that its next beat is refused, and
+looks before each commit, which in its turn is refused when the archive is not what was read.
+"""
 
 import json
 import logging
-import os
-import socket
-import tempfile
+import secrets
 import threading
 import time
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from nenya.archive_folder import Folder
-from nenya.errors import NenyaError, OutputError
-from nenya.extraction.lock import OutputLock
+from nenya.archive_commit import revoke
+from nenya.archive_folder import MANIFEST, Folder
+from nenya.errors import NenyaError, OutputError, StorageError
+from nenya.lockfile import LockFile, lost
+from nenya.process import Life, current, from_values, life
 from nenya.s3 import join_url, store
+from nenya.s3.conditional import NoConditionsError, ReplacedError
 
 log = logging.getLogger(__name__)
 
 LEASE = "update-lock.json"
-BEAT = 60.0
+BEAT = 20.0
 """Seconds between signs of life on S3."""
 
-SILENT = 600.0
-"""Seconds of silence after which a holder on another machine counts as gone."""
+SILENT = 180.0
+"""Seconds without a sign of life after which a holder of which nothing else is known counts as gone."""
+
+_LOOK = 1.0  # seconds between looks at such a holder
+_ATTEMPTS = 20
+_SETTLED = 2.0  # seconds in which two who write at once, where a service does not compare, have both written
+_NO_SUCH = "0" * 32  # no object has this ETag
 
 
 class Lease:
     """Holds an archive for this process.
 
-    On S3 the object is looked at and then written, which two processes may do at the same moment; what then saves the
-    archive is that a commit is refused when another one came before it.
-
     Args:
-        folder: the archive.
+        folder: the archive, which asks from then on, before it publishes anything, whether it is still held.
     """
 
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
-        self._lock = OutputLock(folder.work / "lock", folder.place)
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self.object = None if folder.url is None else LeaseObject(join_url(folder.url, LEASE), folder.place)
+        self._lock, self._before = LockFile(folder.work / "lock", folder.place), folder.check
 
     def __enter__(self) -> Self:
         """Take it.
@@ -48,62 +55,203 @@ class Lease:
         Raises:
             OutputError: Another update holds it; says who.
         """
-        self._lock.__enter__()
-        if self.folder.url is None:
-            return self
+        self._lock.take()
         try:
-            holder = self.holder()
-            if holder and not _is_gone(holder):
-                raise OutputError(
-                    f"{self.folder.place} is being updated by process {holder.get('pid')} on {holder.get('host')} "
-                    f"since {holder.get('since')}: wait for it; one that is gone is noticed after {SILENT:.0f} s"
-                )
-            self._say()
+            if self.object is not None:
+                self.object.take()
+                self.folder.safe = self.object.safe
+            self.folder.check = self.check
+            revoke(self.folder.root, MANIFEST, all_of_them=self._lock.taken_over)
         except BaseException:
-            self._lock.__exit__(None, None, None)
+            self._lock.release()
             raise
-        self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
-        self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
-            try:
-                store().delete(self._url)
-            except NenyaError as said:
-                log.warning("%s", said)
-        self._lock.__exit__(kind, error, trace)
+        self.folder.check = self._before
+        try:
+            if self.object is not None:
+                self.object.release()
+        finally:
+            self._lock.release()
 
-    @property
-    def _url(self) -> str:
-        assert self.folder.url is not None
-        return join_url(self.folder.url, LEASE)
+    def check(self) -> None:
+        """Check that it is still held.
+
+        Raises:
+            LockLostError: Another process has taken it over.
+            StorageError: The S3 service does not say.
+        """
+        self._lock.check()
+        if self.object is not None:
+            self.object.check()
 
     def holder(self) -> dict[str, Any]:
         """Return who says to be at work on S3; nothing where nobody does."""
-        if store().head(self._url) is None:
-            return {}
-        try:
-            found = json.loads(store().read_bytes(self._url))
-        except ValueError:
-            return {}
-        return found if isinstance(found, dict) else {}
+        said = {} if self.object is None else self.object.read()[1]
+        identity = from_values(said)
+        return {} if identity is not None and life(identity) is Life.GONE else said
 
-    def _say(self) -> None:
-        with tempfile.TemporaryDirectory(prefix="nenya-") as folder:
-            path = Path(folder) / LEASE
-            said = {"host": socket.gethostname(), "pid": os.getpid(), "since": _SINCE, "alive": time.time()}
-            path.write_text(json.dumps(said))
-            store().upload(path, self._url)
+
+class LeaseObject:
+    """The lock of an archive on S3.
+
+    Args:
+        url: of the object.
+        place: the archive, for messages.
+
+    Attributes:
+        safe: whether the service compares what is replaced.
+    """
+
+    def __init__(self, url: str, place: str) -> None:
+        self.url, self.place, self.safe = url, place, True
+        self._said: dict[str, Any] = {}
+        self._etag = ""
+        self._lost, self._stop = threading.Event(), threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def take(self) -> None:
+        """Take it.
+
+        Raises:
+            OutputError: Another update holds it.
+            StorageError: The service does not answer.
+        """
+        for _ in range(_ATTEMPTS):
+            etag, said = self.read()
+            if said and not self._is_gone(etag, said):
+                continue
+            if self._put(_record(said), etag):
+                break
+        else:
+            raise OutputError(f"{self.place}: others take it at the same moment: try again")
+        try:
+            self._try_conditions()
+            self.check()
+        except BaseException:
+            self.release()
+            raise
+        self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
+        self._thread.start()
+
+    def release(self) -> None:
+        """Remove the object, if it is still this process's own."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        try:
+            if not self._lost.is_set() and self.holds():
+                store().delete(self.url)
+        except NenyaError as said:
+            log.warning("%s", said)
+        self._lost.set()
+
+    def read(self) -> tuple[str, dict[str, Any]]:
+        """Return ETag and content of the object; nothing where there is none."""
+        found = store().head(self.url)
+        if found is None:
+            return "", {}
+        try:
+            said = json.loads(store().read_bytes(self.url, limit=2**16))
+        except (ValueError, RecursionError):
+            said = {}
+        except StorageError:
+            if store().head(self.url) is None:  # it went meanwhile
+                return "", {}
+            raise
+        return found.etag, said if isinstance(said, dict) and said else {"damaged": True}
+
+    def holds(self) -> bool:
+        """Return whether the object is this process's own."""
+        return bool(self._said) and self.read()[1].get("token") == self._said["token"]
+
+    def check(self) -> None:
+        """Check that it is still held.
+
+        Raises:
+            LockLostError: It is not.
+            StorageError: The service does not say.
+        """
+        if self._lost.is_set() or not self.holds():
+            self._lost.set()
+            raise lost(self.place)
+
+    def _put(self, said: dict[str, Any], etag: str) -> bool:
+        """Write the object; returns False if another one has changed it meanwhile."""
+        data = json.dumps(said).encode()
+        try:
+            try:
+                self._etag = store().replace(self.url, data, etag if self.safe else None)
+            except NoConditionsError:
+                self._warn()
+                self._etag = store().replace(self.url, data, None)
+        except ReplacedError:
+            return False
+        self._said = said
+        return True
+
+    def _try_conditions(self) -> None:
+        """Find out whether the service compares, by requests that it should refuse."""
+        data = json.dumps({**self._said, "beat": -1}).encode()
+        for wrong in ("", _NO_SUCH):
+            if not self.safe:
+                break
+            try:
+                self._etag = store().replace(self.url, data, wrong)
+            except ReplacedError:
+                continue
+            except NoConditionsError:
+                pass
+            self._warn()
+        if not self.safe:
+            time.sleep(_SETTLED)
+
+    def _warn(self) -> None:
+        self.safe = False
+        log.warning(
+            "%s: the service does not compare what is replaced (If-Match): it is looked at before it is written, so "
+            "let no two machines update it in the same second", self.place,
+        )  # fmt: skip
+
+    def _is_gone(self, etag: str, said: dict[str, Any]) -> bool:
+        """Return whether a holder is gone; False also where another came meanwhile.
+
+        Raises:
+            OutputError: It lives.
+        """
+        identity = from_values(said)
+        state = life(identity) if identity is not None else Life.UNKNOWN
+        if state is Life.ALIVE:
+            raise self._held(said)
+        if state is Life.GONE or "damaged" in said:
+            return True
+        log.info("%s: watching for up to %.0f s whether %s lives", self.place, SILENT, _who(said))
+        end = time.monotonic() + SILENT
+        while time.monotonic() < end:
+            time.sleep(min(_LOOK, SILENT / 4))
+            now, what = self.read()
+            if now != etag:
+                if what.get("token") == said.get("token") and what.get("pid") == said.get("pid"):
+                    raise self._held(said)
+                return False
+        return True
+
+    def _held(self, said: dict[str, Any]) -> OutputError:
+        return OutputError(
+            f"{self.place} is being updated by {_who(said)}: wait for it; one that is gone is noticed after "
+            f"{SILENT:.0f} s without a sign of life"
+        )
 
     def _beat(self) -> None:
         while not self._stop.wait(BEAT):
             try:
-                self._say()
+                said = {**self._said, "beat": self._said["beat"] + 1}
+                if not (self.safe or self.holds()) or not self._put(said, self._etag):
+                    self._lost.set()
+                    return
             except NenyaError as error:
                 log.warning("%s", error)
 
@@ -111,13 +259,16 @@ class Lease:
 _SINCE = time.strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _is_gone(holder: dict[str, Any]) -> bool:
-    """Return whether a holder was killed: its process is not there, or it was silent for long."""
-    if holder.get("host") == socket.gethostname():
-        try:
-            os.kill(int(holder.get("pid", 0)), 0)
-        except ProcessLookupError:
-            return True
-        except (PermissionError, ValueError):
-            pass
-    return time.time() - float(holder.get("alive", 0)) > SILENT
+def _record(before: dict[str, Any]) -> dict[str, Any]:
+    """Return what the next holder after `before` says."""
+    fence = before.get("fence", 0)
+    number = fence + 1 if isinstance(fence, int) else 1
+    return {"fence": number, "token": secrets.token_hex(16), "beat": 0, "since": _SINCE, **current().values()}
+
+
+def _who(said: dict[str, Any]) -> str:
+    words = ["".join(letter for letter in str(said.get(key))[:80] if letter.isprintable()) for key in _WORDS]
+    return "process {} on {} since {}".format(*words)
+
+
+_WORDS = ("pid", "host", "since")

@@ -130,7 +130,7 @@ def prepare(options: PrepareOptions | Mapping[str, Any]) -> Prepared:
     if there is not None:
         return there
     folder = _partial(out, options)
-    with OutputLock(folder / "lock", str(out)), _interruptible(folder) as check:
+    with OutputLock(folder / "lock", str(out)) as lock, _interruptible(folder) as check:
         tasks = _tasks(sources, identities, made_by, folder, options, places)
         parts, failed, outcomes = _work(tasks, options, check)
         failed |= {_name_of(s): str(e) for s, e in identities.items() if isinstance(e, InputFileError)}
@@ -158,6 +158,7 @@ def prepare(options: PrepareOptions | Mapping[str, Any]) -> Prepared:
         }
         if places is not None and fates is not None:
             _write_missing(fates, places, options, out, folder)
+        lock.check()
         write_outputs(local, table, [part for _, part in parts], options, about)
         if isinstance(out, str):
             for path in (local.with_suffix(".parquet"), local):
