@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -535,7 +536,7 @@ def test_the_vector_index_follows(copy, update, tmp_path):
     assert (copy / "archive.json").read_bytes() == before
 
 
-def test_an_archive_on_s3(update, nenya_cli, files, whole, s3_bucket, s3_service, tmp_path):
+def test_an_archive_on_s3(update, nenya_cli, files, whole, s3_bucket, s3_service, tmp_path, monkeypatch):
     from nenya.s3 import store
 
     for name in ("a_preproc.h5", "a_preproc.parquet", "b_preproc.h5", "b_preproc.parquet", "c_preproc.h5"):
@@ -550,12 +551,20 @@ def test_an_archive_on_s3(update, nenya_cli, files, whole, s3_bucket, s3_service
     assert nenya_cli("status", [place, "check=true", "loader.cache_dir=third"])[0] == 0
     assert nenya_cli("search", [f"archive={place}", "like=4", "loader.cache_dir=third"])[0] == 0
     holder = {"host": "elsewhere", "pid": 12, "since": "noon", "alive": 4e9}
-    s3_service.client().put_object(Bucket=s3_bucket, Key="archive/update-lock.json", Body=json.dumps(holder).encode())
+
+    def say(alive):
+        data = json.dumps({**holder, "alive": alive}).encode()
+        s3_service.client().put_object(Bucket=s3_bucket, Key="archive/update-lock.json", Body=data)
+
+    say(4e9)  # its clock tells nothing, in either direction
+    monkeypatch.setattr("nenya.archive_lease._LOOK", 0.1)
+    beat = threading.Timer(2.0, say, [1])
+    beat.start()
     code, said = update(f"new=s3://{s3_bucket}/in/", place=place)
     assert code == 2 and "process 12 on elsewhere since noon" in said
-    s3_service.client().put_object(
-        Bucket=s3_bucket, Key="archive/update-lock.json", Body=json.dumps({**holder, "alive": 0}).encode()
-    )
+    beat.join()
+    say(4e9)
+    monkeypatch.setattr("nenya.archive_lease.SILENT", 0.5)
     write_cutouts(tmp_path / "d_preproc.h5", valid=red_noise(5, seed=8))
     assert update("new=d_preproc.h5", place=place)[0] == 0
     s3_service.client().delete_object(Bucket=s3_bucket, Key="archive/demo/tables/d_preproc.parquet")

@@ -76,7 +76,7 @@ def replace_object(url: str, data: bytes, before: str, check: Callable[[], None]
         before: the ETag of what was read, empty for none.
         check: raises if the archive is held no longer.
         place: the archive, for messages.
-        safe: whether the service compares; else it is looked at before it is written.
+        safe: whether the service compares, so that nobody comes between looking and writing.
 
     Returns:
         The new ETag.
@@ -88,12 +88,10 @@ def replace_object(url: str, data: bytes, before: str, check: Callable[[], None]
     """
     check()
     try:
-        if safe:
-            return store().replace(url, data, before)
         found = store().head(url)
         if (found.etag if found else "") != before:
             raise ReplacedError
-        return store().replace(url, data, None)
+        return store().replace(url, data, before if safe else None)
     except ReplacedError:
         raise changed(place) from None
 

@@ -88,6 +88,21 @@ def try_locks(folder: Path) -> str:
             os.unlink(path)
 
 
+def hdf5_locking(path: Path) -> str | bool:
+    """Return what to tell HDF5 about locks of a file: not to ask for any where the file system has none."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return "best-effort"
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return False if error.errno in NO_LOCKS else "best-effort"
+    finally:
+        os.close(descriptor)
+    return "best-effort"
+
+
 def is_flocked(path: Path) -> bool:
     """Return whether another open file holds a lock on a file, as far as flock tells."""
     try:

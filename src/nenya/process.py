@@ -48,7 +48,7 @@ class Identity:
     @property
     def mark(self) -> str:
         """A short text for file names, which `parse_mark` reads."""
-        return f"{_short(self.boot)}-{_short(self.space)}-{self.pid}-{self.start or 'x'}"
+        return f"{self.pid}-{self.start or 'x'}-{_short(self.boot)}-{_short(self.space)}"
 
     def values(self) -> dict[str, Any]:
         """Return it as plain values, which `from_values` reads."""
@@ -84,7 +84,7 @@ def life(identity: Identity) -> Life:
 
 def life_of_mark(mark: str) -> Life:
     """Return whether the process lives whose `Identity.mark` is part of a file's name."""
-    boot, space, pid, start = mark.split("-")
+    pid, start, boot, space = mark.split("-")
     own = current()
     if not own.boot or (boot, space) != (_short(own.boot), _short(own.space)):
         return Life.UNKNOWN
@@ -94,7 +94,7 @@ def life_of_mark(mark: str) -> Life:
 def restarted_since(mark: str) -> bool:
     """Return whether a mark is of another start of a system than the present one, be it this machine's or not."""
     own = current()
-    return bool(own.boot) and mark.partition("-")[0] != _short(own.boot)
+    return bool(own.boot) and mark.split("-")[2] != _short(own.boot)
 
 
 def _life(pid: int, start: str) -> Life:

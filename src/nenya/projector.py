@@ -27,6 +27,7 @@ from numba import njit, prange
 from numpy.typing import ArrayLike, NDArray
 
 from nenya.errors import InputFileError, OptionError, OutputError
+from nenya.mounts import hdf5_locking
 from nenya.neighbours import COMPILED, Lists, Neighbours, find_centroids
 from nenya.storage import atomic_path, write_hdf5
 
@@ -553,7 +554,7 @@ def _read(path: Path) -> tuple[dict[str, FloatArray], dict[str, Any]]:
         what = "a pickle, which is not read (pickles run code)" if pickled else "no projector, but another kind of file"
         raise InputFileError(f"{path} is {what}; {REFIT}")
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(path, "r", locking=hdf5_locking(path)) as file:
             if file.attrs.get("format") != FORMAT:
                 raise InputFileError(f"{path}: an HDF5 file, but no projector; {REFIT}")
             if int(file.attrs["format_version"]) > FORMAT_VERSION:

@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass, field
 
 from nenya.analysis_options import StatusOptions
 from nenya.archive_folder import Folder
+from nenya.archive_lease import Lease
 from nenya.errors import InputFileError, OptionError
 from nenya.lockfile import holder_of
 from nenya.report import say
 from nenya.update.check import VersionStatus, sizes_of, unnamed_files, version_status
-from nenya.update.lease import Lease
 
 
 @dataclass

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nenya.errors import OutputError
-from nenya.temporaries import sweep, temporary_name
+from nenya.temporaries import has_abandoned, sweep, temporary_name
 
 if TYPE_CHECKING:
     import h5py
@@ -90,6 +90,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_half(first: Path, second: Path) -> None:
+    """Remove the second of two results that appear together, if it is there alone as their process was killed.
+
+    That is so when the first one lies there under the temporary name of a process that is gone. To be called before
+    anything else looks into the folder, which removes that.
+    """
+    if second.exists() and not first.exists() and has_abandoned(first):
+        second.unlink(missing_ok=True)
 
 
 def move_synced(temporary: Path, path: Path) -> None:

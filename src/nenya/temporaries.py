@@ -23,7 +23,8 @@ from nenya.process import Life, current, life_of_mark, restarted_since
 
 _WEEK = 7 * 86400.0  # seconds
 _LONGEST = 255  # bytes of a file's name
-_MARK = r"(?P<mark>[0-9a-f]{8}-[0-9a-f]{8}-\d+-\w+)-[0-9a-f]{8}"
+_FOR_MARK = 70  # bytes of it beside the name of what is made
+_MARK = r"(?P<mark>\d+-\w+-[0-9a-f]{8}-[0-9a-f]{8})-[0-9a-f]{8}"
 _FILE = re.compile(rf"\..+\.{_MARK}\.tmp", re.DOTALL)
 _OLD_FILE = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp", re.DOTALL)  # of earlier versions, which say the number alone
 _FEW = 1000
@@ -39,12 +40,26 @@ def own_mark() -> str:
 def temporary_name(path: Path) -> Path:
     """Return a name for what is to become `path`, in the same folder, which is rid of those of killed processes."""
     sweep_sometimes(path.parent)
-    end = f".{own_mark()}.tmp"
-    name = path.name
-    if len(name.encode()) + 1 + len(end) > _LONGEST:
-        first = name.encode()[: _LONGEST - 20 - len(end)].decode(errors="ignore")
+    return path.with_name(f"{_beginning(path.name)}{own_mark()}.tmp")
+
+
+def _beginning(name: str) -> str:
+    """Return how the temporary names of a file begin; long ones are cut."""
+    if len(name.encode()) > _LONGEST - _FOR_MARK:
+        first = name.encode()[: _LONGEST - _FOR_MARK - 10].decode(errors="ignore")
         name = f"{first}~{sha256(name.encode()).hexdigest()[:8]}"
-    return path.with_name(f".{name}{end}")
+    return f".{name}."
+
+
+def has_abandoned(path: Path) -> bool:
+    """Return whether a process that is gone has left a temporary of what was to become `path`."""
+    start = _beginning(path.name)
+    try:
+        names = [entry.name for entry in scandir(path.parent) if entry.name.startswith(start)]
+    except OSError:
+        return False
+    found = [(name, _FILE.fullmatch(name)) for name in names]
+    return any(match is not None and is_over(path.with_name(name), match["mark"]) for name, match in found)
 
 
 @contextmanager

@@ -34,6 +34,7 @@ from nenya.data.pixels import (
     read_exactly,
 )
 from nenya.errors import InputFileError, NenyaError
+from nenya.mounts import NO_LOCKS, hdf5_locking
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _COPY = "the file is damaged: copy or make it again"
@@ -470,7 +471,7 @@ def open_hdf5(path: Path, **settings: Any) -> Any:
     if not _is_file(path):
         raise InputFileError(f"{path}: this is no ordinary file; wanted is an HDF5 file of cutouts")
     try:
-        return h5py.File(path, "r", locking="best-effort", **settings)
+        return h5py.File(path, "r", **{"locking": hdf5_locking(path), **settings})
     except Exception as error:  # on a damaged file HDF5 raises many a kind
         raise InputFileError(f"{path}: {_why_closed(path, error)}") from error
 
@@ -677,4 +678,9 @@ def _why_closed(path: Path, error: BaseException) -> str:
         return "the file is empty; copy or make it again"
     if head != _SIGNATURE:
         return f"not an HDF5 file (it begins with {head!r}); wanted is an HDF5 file of cutouts"
+    if isinstance(error, OSError) and (error.errno in NO_LOCKS or isinstance(error, BlockingIOError)):
+        return (
+            f"cannot be locked ({os.strerror(error.errno or 0)}): wait for the program that writes it; where the file "
+            "system has no locks, set HDF5_USE_FILE_LOCKING=FALSE"
+        )
     return f"the HDF5 file is truncated or damaged ({one_line(error)}); copy or make it again"

@@ -24,6 +24,7 @@ import numpy as np
 from nenya.data.blocks import Block
 from nenya.errors import OutputError
 from nenya.extraction.lock import OutputLock
+from nenya.mounts import hdf5_locking
 from nenya.storage import atomic_path, move_synced, write_hdf5
 from nenya.temporaries import own_mark
 
@@ -214,7 +215,7 @@ class BlockStore:
 
     def _check(self, path: Path) -> None:
         """Open the assembled file again."""
-        with h5py.File(path) as h5:
+        with h5py.File(path, locking=hdf5_locking(path)) as h5:
             shapes = {name: h5[name].shape for name in self.rows}
         if shapes != {name: (rows, self.dim) for name, rows in self.rows.items()}:
             raise OutputError(f"{self.path}: read back with shapes {shapes}; the disk may be failing")

@@ -23,7 +23,7 @@ from nenya.portal.state import PLANES
 from nenya.portal.theme import Theme
 from nenya.portal.views import Histogram, Plane
 from nenya.portal.work import cells_for
-from nenya.temporaries import temporary_name
+from nenya.temporaries import sweep, temporary_name
 
 IntArray = NDArray[np.int64]
 
@@ -107,6 +107,7 @@ def write_page(archive: Archive, folder: Path, name: str, options: PortalOptions
     Raises:
         OutputError: The folder exists (without clobber), or cannot be written.
     """
+    sweep(folder.parent)
     if folder.exists() and not options.clobber:
         raise OutputError(f"{folder} exists already: clobber=true replaces it, export= names another place")
     if folder.exists() and not (folder / "index.html").is_file() and any(folder.iterdir()):
@@ -121,9 +122,11 @@ def write_page(archive: Archive, folder: Path, name: str, options: PortalOptions
         sheets = _write_sheets(archive, temporary, options.seed)
         body = _layout(archive, name, options, sheets)
         (temporary / "index.html").write_text(_html(body, f"Nenya: {name}"))
+        old = temporary_name(folder)  # no kill leaves a part of the page that is replaced
         if folder.exists():
-            shutil.rmtree(folder)
+            os.replace(folder, old)
         os.replace(temporary, folder)
+        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
     finally:

@@ -18,6 +18,7 @@ from typing import Any
 import nenya
 from nenya.analysis_options import UpdateOptions
 from nenya.archive_folder import CUTOUTS, MANIFEST, Added, Entry, Folder, Manifest, Version, open_entry
+from nenya.archive_lease import Lease
 from nenya.data.cutouts import inspect_cutouts
 from nenya.data.files import temporary_copy
 from nenya.data.prepare import NoCutouts
@@ -33,7 +34,6 @@ from nenya.storage import atomic_path, sha256_file
 from nenya.update.arrivals import Arrival, Arrivals, arrivals_of, find_new, from_others, same_stem
 from nenya.update.check import broken_files
 from nenya.update.index import STATES, IndexWriter
-from nenya.update.lease import Lease
 from nenya.update.preflight import check_options, check_place, check_recipe, check_version
 from nenya.update.settings import choose_versions, extract_options, settings_of
 from nenya.update.stages import Stages, describe

@@ -19,6 +19,7 @@ from nenya.errors import OptionError
 from nenya.io import read_table, write_table
 from nenya.latents import Latents
 from nenya.latents_extraction import run as extract
+from nenya.mounts import hdf5_locking
 from nenya.s3 import store
 from nenya.storage import atomic_path, write_hdf5
 from nenya.update.arrivals import Arrival
@@ -176,7 +177,7 @@ def read_centres(path: Path) -> Any:
     """Return the centres of the groups, (K, D) float64."""
     import h5py
 
-    with h5py.File(path) as file:
+    with h5py.File(path, locking=hdf5_locking(path)) as file:
         return file[CENTRES][()]
 
 

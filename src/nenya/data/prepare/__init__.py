@@ -37,9 +37,10 @@ from nenya.errors import InputFileError, Interrupted, OptionError, OutputError
 from nenya.extraction.lock import OutputLock
 from nenya.extraction.progress import RowProgress
 from nenya.io import write_table
+from nenya.mounts import hdf5_locking
 from nenya.options import PrepareOptions, build_options
 from nenya.s3 import is_s3, store
-from nenya.storage import sha256_file
+from nenya.storage import remove_half, sha256_file
 
 log = logging.getLogger(__name__)
 
@@ -260,12 +261,13 @@ def _existing(out: Path | str, options: PrepareOptions, made_of: str, made_by: s
             raise OutputError(f"{out} exists, made of other files or with other options: {advice}")
         return Prepared(out, _table_of(out), {}, {}, made=False)
     table = out.with_suffix(".parquet")
+    remove_half(out, table)
     if not out.exists():
         if table.exists():
             raise OutputError(f"{table} exists without {out.name}: {advice}")
         return None
     try:
-        with h5py.File(out) as file:
+        with h5py.File(out, locking=hdf5_locking(out)) as file:
             said = {name: str(value) for name, value in file.attrs.items()}
             rows = {name: int(file[name].shape[0]) for name in ("train", "valid") if name in file}
     except OSError as error:

@@ -248,15 +248,24 @@ class LeaseObject:
     def _beat(self) -> None:
         while not self._stop.wait(BEAT):
             try:
-                said = {**self._said, "beat": self._said["beat"] + 1}
-                if not (self.safe or self.holds()) or not self._put(said, self._etag):
-                    self._lost.set()
-                    return
+                said, asked = {**self._said, "beat": self._said["beat"] + 1}, _now()
+                if self.safe or self.holds():
+                    if not self.safe and _now() - asked > BEAT:  # it slept, and what it asked may be true no longer
+                        continue
+                    if self._put(said, self._etag):
+                        continue
+                self._lost.set()
+                return
             except NenyaError as error:
                 log.warning("%s", error)
 
 
 _SINCE = time.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _now() -> float:
+    """Return seconds that also count while the machine sleeps, where the system has such a clock."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def _record(before: dict[str, Any]) -> dict[str, Any]:
