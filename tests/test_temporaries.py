@@ -172,7 +172,7 @@ def case(command, sources):
         "generate ocean": ["kind=ocean", "n_train=4", "n_valid=2", "size=32", "out={out}/ocean_preproc.h5"],
         "repack": [f"data={cutouts}", "out={out}/b_preproc.h5"],
         "prepare": [f"data={granules}", "out={out}/d_preproc.h5", "field_size=16", "workers=1", "clear_threshold=50"],
-        "portal": [*shown, f"images={portal / 'a_preproc.h5'}", "export={out}/page", "sample=50"],
+        "portal": [*shown, f"images={portal / 'a_preproc.h5'}", "export={out}/page", "sample=100"],
         "metrics": [f"latents={portal / 'a_preproc_latents.h5'}", "out={out}"],
         "clusters": [*shown, "k=3", "out={out}/clusters.parquet"],
         "figures": [f"latents={portal / 'a_preproc_latents.h5'}", f"table={portal / 'a.parquet'}", "out={out}"],

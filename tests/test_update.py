@@ -509,6 +509,43 @@ def test_kill_9(update, nenya_cli, files, weights, whole):
     assert digest(open_version("archive")) == digest(open_version(str(whole)))
 
 
+def test_a_stopped_update_is_not_taken_for_gone(copy, update, nenya_cli, tmp_path):
+    """However old its lock is, or will be; what both add is there in the end."""
+    for seed, name in enumerate("defg"):
+        write_cutouts(tmp_path / f"{name}_preproc.h5", valid=red_noise(5, seed=30 + seed))
+    args = ["update", "archive=archive", *QUICK, "new=[d_preproc.h5,e_preproc.h5,f_preproc.h5]"]
+    code = "import sys; from nenya.cli import main; sys.exit(main())"
+    before, lock = (copy / "archive.json").read_bytes(), copy / ".work" / "lock"
+    process = subprocess.Popen([sys.executable, "-c", code, *args], stderr=subprocess.DEVNULL)
+    try:
+        while (copy / "archive.json").read_bytes() == before and process.poll() is None:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGSTOP)
+        assert process.poll() is None and len(stems("archive")) < 6
+        for age in (1000, 7200, -960):
+            os.utime(lock, (time.time() - age, time.time() - age))
+            number, said = update("new=g_preproc.h5")
+            assert number == 2 and f"process {process.pid} on" in said and said.count("\n") == 1, said
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(300) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert update("new=g_preproc.h5")[0] == 0
+    assert set(stems("archive")) == {f"{name}_preproc" for name in "abcdefg"}
+    assert nenya_cli("status", ["archive", "check=true"])[0] == 0
+
+
+def test_files_that_no_version_names_are_said(copy, update, nenya_cli):
+    assert nenya_cli("status", ["archive", "check=true"])[0] == 0
+    (copy / "demo" / "tables" / "lost.parquet").touch()
+    (copy / "cutouts" / "lost.h5").touch()
+    code, said = nenya_cli("status", ["archive", "check=true"])
+    assert code == 1 and "UNNAMED       cutouts/lost.h5" in said and "demo/tables/lost.parquet" in said
+    assert json.loads(nenya_cli("status", ["archive", "check=true", "json=true"])[1])["unnamed"]
+    assert nenya_cli("status", ["archive"])[0] == 0
+
+
 @pytest.mark.slow
 def test_50_kills(tmp_path):
     out = tmp_path / "chaos.json"

@@ -4,6 +4,7 @@
 are its parts for use on their own.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -128,9 +129,10 @@ def prepare(options: PrepareOptions | Mapping[str, Any]) -> Prepared:
     made_of = fingerprint({str(_name_of(source)): str(identities[source]) for source in sources})
     made_by = fingerprint({**recipe, "version": nenya.__version__})
     there = None if options.clobber else _existing(out, options, made_of, made_by)
-    if there is not None:
-        return there
     folder = _partial(out, options)
+    if there is not None:
+        _remove_leftover(folder, str(out))
+        return there
     with OutputLock(folder / "lock", str(out)) as lock, _interruptible(folder) as check:
         tasks = _tasks(sources, identities, made_by, folder, options, places)
         parts, failed, outcomes = _work(tasks, options, check)
@@ -168,6 +170,13 @@ def prepare(options: PrepareOptions | Mapping[str, Any]) -> Prepared:
         shutil.rmtree(folder, ignore_errors=True)
     rows = {name: int((table["pp_type"] == kind).sum()) for kind, name in ((1, "train"), (0, "valid"))}
     return Prepared(out, _table_of(out), {name: count for name, count in rows.items() if count}, failed)
+
+
+def _remove_leftover(folder: Path, out: str) -> None:
+    """Remove the unfinished work that a kill has left beside an output that was complete already."""
+    if folder.is_dir():
+        with contextlib.suppress(OutputError), OutputLock(folder / "lock", out):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def read_places(options: PrepareOptions) -> tuple[Places | None, str]:
