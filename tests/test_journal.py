@@ -17,7 +17,7 @@ import pytest
 
 from nenya import lockfile as locks
 from nenya.data.blocks import Block
-from nenya.errors import OutputError
+from nenya.errors import LockLostError, OutputError
 from nenya.extraction import journal as journals
 from nenya.extraction.journal import BlockStore
 from nenya.extraction.lock import OutputLock
@@ -286,6 +286,39 @@ def test_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written"):
         OutputLock(tmp_path / "file" / "lock", "out.h5").__enter__()
+
+
+def take_over(path):
+    """Take a lock as another machine does that saw no sign of life of its holder."""
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), "pid": 2**22 + 1}))
+    return OutputLock(path, "out.h5")
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before it assembles", "at the last moment"])
+def test_who_was_taken_over_lets_no_file_appear(store, monkeypatch, late):
+    write(store, 0, 1, 2)
+    lock, other = store.partial / "lock", BlockStore(store.path, ROWS, DIM)
+    takers = []
+
+    def take(*_):
+        takers.append(take_over(lock).__enter__())
+        other.revoke()
+
+    with OutputLock(lock, "out.h5") as held:
+        store.check = held.check
+        if late:
+            real = journals.move_synced
+            monkeypatch.setattr(journals, "move_synced", lambda *places: (take(), real(*places)))
+        else:
+            take()
+        with pytest.raises(LockLostError, match="this process was silent for so long"):
+            store.assemble(BLOCKS, {})
+        assert "another run" in store.kept() and not store.path.exists()
+        other.check = takers[0].check
+        monkeypatch.undo()
+        other.assemble(BLOCKS, {})
+    assert_whole(other)
+    takers[0].release()
 
 
 def test_the_line_of_a_journal_is_as_documented():

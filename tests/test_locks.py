@@ -7,17 +7,23 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import s3_server
+from s3_server import pending_uploads
 
 from nenya import mounts, process
 from nenya.archive_folder import Folder
 from nenya.archive_lease import Lease
+from nenya.archive_s3 import publish, state_of
 from nenya.errors import LockLostError, OutputError
 from nenya.extraction.lock import OutputLock
 from nenya.lockfile import LockFile, read_lock
 from nenya.process import Life
+from nenya.s3 import store
+from nenya.s3.conditional import ReplacedError
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAY = [sys.executable, str(ROOT / "benchmarks" / "stolen_locks.py")]
@@ -206,3 +212,75 @@ def test_the_lease_is_asked_before_anything_is_published(tmp_path):
             with pytest.raises(LockLostError, match="this process was silent"):
                 step()
     assert not (tmp_path / "archive.json").exists() and not (tmp_path / "a").exists()
+
+
+# S3
+
+
+def test_uploads_of_killed_updates_are_dropped(s3_bucket, s3_service, tmp_path):
+    folder, client = Folder(f"s3://{s3_bucket}/archive", str(tmp_path)), s3_service.client()
+    for name in ("index/data/a.lance", "cutouts/b.h5"):
+        key = f"archive/{name}"
+        started = client.create_multipart_upload(Bucket=s3_bucket, Key=key)["UploadId"]
+        folder._note(name).write_text(json.dumps([s3_bucket, key, None if "index" in name else started]))
+    assert len(pending_uploads(client, s3_bucket)) == 2
+    folder.drop_uploads()
+    assert pending_uploads(client, s3_bucket) == [] and list((folder.work / "uploads").iterdir()) == []
+
+
+def test_two_indexes_on_s3_do_not_replace_each_other(s3_bucket, tmp_path):
+    url = f"s3://{s3_bucket}/archive.index"
+    (tmp_path / "about.json").write_text("{}")
+    before = state_of(url)
+    publish(tmp_path, url, before)
+    now = state_of(url)
+    (tmp_path / "about.json").write_text("{ }")
+    with pytest.raises(OutputError, match="changed by another run meanwhile"):
+        publish(tmp_path, url, before)
+    assert state_of(url) == now
+    publish(tmp_path, url, now)
+    assert state_of(url) != now
+
+
+def test_an_answer_that_is_lost_is_no_refusal(s3_bucket, s3_proxy, s3_service):
+    """The service wrote, its answer did not come, and the request is made again."""
+    url = f"s3://{s3_bucket}/a.json"
+    written = s3_server.status(500, "InternalError")
+    written.call = lambda: s3_service.client().put_object(Bucket=s3_bucket, Key="a.json", Body=b"one")
+    s3_proxy.rule("PUT", "a.json", written)
+    etag = store().replace(url, b"one", "")
+    assert s3_proxy.count("PUT", "a.json") >= 2 and store().head(url).etag == etag
+    for wrong in ("", "0" * 32):
+        with pytest.raises(ReplacedError):
+            store().replace(url, b"two", wrong)
+    with pytest.raises(ReplacedError):
+        store().replace(f"{url}2", b"two", etag)
+    assert store().read_bytes(url) == b"one"
+
+
+def test_a_service_that_refuses_conditions(s3_bucket, s3_proxy, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("nenya.archive_lease._SETTLED", 0.1)
+    s3_proxy.rule("PUT", "update-lock", s3_server.status(501, "NotImplemented"))
+    folder = Folder(f"s3://{s3_bucket}/archive", str(tmp_path))
+    with Lease(folder):
+        assert not folder.safe and folder.read() == {}
+        folder.commit({})
+        other = Folder(folder.place, str(tmp_path / "other"))
+        with pytest.raises(OutputError, match="is being updated by process"):
+            Lease(other).__enter__()
+    assert caplog.text.count("does not compare what is replaced") == 1
+    assert store().head(f"{folder.place}/update-lock.json") is None
+
+
+def test_a_lease_on_s3_that_was_taken_over(s3_bucket, tmp_path, monkeypatch):
+    monkeypatch.setattr("nenya.archive_lease.BEAT", 0.1)
+    folder = Folder(f"s3://{s3_bucket}/archive", str(tmp_path))
+    with Lease(folder) as lease:
+        end = time.monotonic() + 60
+        while lease.holder()["beat"] < 2:
+            assert time.monotonic() < end
+        store().replace(lease.object.url, b'{"token": "of another"}', None)
+        with pytest.raises(LockLostError):
+            folder.commit({})
+        assert folder.read() == {}
+    assert lease.holder() == {"token": "of another"}

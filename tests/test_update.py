@@ -506,6 +506,8 @@ def test_kill_9(update, nenya_cli, files, weights, whole):
     opened = open_version("archive")
     assert len(opened.table()) == len(opened.latents()) == 18 * len(stems("archive")) < 54
     assert update(f"new={files}/*_preproc.h5")[0] == 0
+    assert os.listdir("archive/.work") == ["lock"]
+    assert not [path for path in Path("archive").rglob("*") if path.name.endswith((".tmp", ".part", ".partial"))]
     assert digest(open_version("archive")) == digest(open_version(str(whole)))
 
 

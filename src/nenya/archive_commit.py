@@ -17,7 +17,7 @@ from pathlib import Path
 from nenya.errors import OutputError
 from nenya.lockfile import lost
 from nenya.s3 import store
-from nenya.s3.conditional import ReplacedError
+from nenya.s3.conditional import NoConditionsError, ReplacedError
 from nenya.storage import sync
 from nenya.temporaries import remove, sweep, temporary_name
 
@@ -87,13 +87,20 @@ def replace_object(url: str, data: bytes, before: str, check: Callable[[], None]
         StorageError: The service does not take it.
     """
     check()
+    return replace_if_same(url, data, before, changed(place), safe=safe)
+
+
+def replace_if_same(url: str, data: bytes, before: str, error: OutputError, *, safe: bool = True) -> str:
+    """Replace a small object on S3 that still is what was read, else raise `error`; see `replace_object`."""
     try:
         found = store().head(url)
         if (found.etag if found else "") != before:
-            raise ReplacedError
+            raise error
         return store().replace(url, data, before if safe else None)
+    except NoConditionsError:
+        return store().replace(url, data, None)
     except ReplacedError:
-        raise changed(place) from None
+        raise error from None
 
 
 def changed(place: str) -> OutputError:

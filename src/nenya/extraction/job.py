@@ -230,6 +230,7 @@ def extract_file(
                 }
                 _extract(job, module, trainer, writer, work)
         except _ChangedError:
+            lock.check()
             shutil.rmtree(store.partial, ignore_errors=True)
             raise
         except LockLostError:  # what is there is another's

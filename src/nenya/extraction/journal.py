@@ -22,7 +22,7 @@ import h5py
 import numpy as np
 
 from nenya.data.blocks import Block
-from nenya.errors import OutputError
+from nenya.errors import LockLostError, OutputError
 from nenya.extraction.lock import OutputLock
 from nenya.mounts import hdf5_locking
 from nenya.storage import atomic_path, move_synced, write_hdf5
@@ -235,7 +235,10 @@ class BlockStore:
             clobber: whether the command starts over.
         """
         try:
+            self.check()
             count = len(self.entries())
+        except LockLostError:
+            return "another run goes on with what is finished"
         except OSError:
             count = 0
         if count:
