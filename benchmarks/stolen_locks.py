@@ -235,6 +235,18 @@ def in_the_middle_of_a_commit(world: World, a: Actor, b: Actor) -> None:
     world.added(b, "b2")
 
 
+def in_the_middle_of_publishing(world: World, a: Actor, b: Actor) -> None:
+    """A sleeps at the last moment before a file gets its name; B commits another file of that name."""
+    a.send("publish_asleep same")
+    a.wait_until_stopped()
+    assert b.do("take") == "held"
+    world.added(b, "same")
+    a.go_on()
+    said = a.answer()
+    assert said.startswith(LOST), said
+    world.added(b, "b2")
+
+
 def woken_when_all_is_over(world: World, a: Actor, b: Actor) -> None:
     """A wakes when B has committed and gone."""
     assert a.do("publish a2") == "published"
@@ -320,6 +332,7 @@ def scenarios() -> Iterator[Scenario]:
                 stopped_and_taken_for_gone,
                 late_commit,
                 in_the_middle_of_a_commit,
+                in_the_middle_of_publishing,
                 woken_when_all_is_over,
             ):
                 yield Scenario(story, words, two, flock)
@@ -330,6 +343,7 @@ def scenarios() -> Iterator[Scenario]:
             yield Scenario(story, where, two)
         yield Scenario(of_an_older_version, where, two)
     yield Scenario(in_the_middle_of_a_commit, "S3", two)
+    yield Scenario(in_the_middle_of_publishing, "S3", two)
 
 
 class _Forgetful(s3_server._Handler):

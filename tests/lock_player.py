@@ -3,18 +3,21 @@
 The archive's files are a few bytes each: what is tried is who may commit, not what is committed.
 """
 
+import hashlib
 import json
 import os
+import secrets
 import signal
 import sys
 import threading
 from pathlib import Path
 
-from nenya import archive_commit, archive_lease, lockfile
+from nenya import archive_commit, archive_folder, archive_lease, lockfile
 from nenya.archive_folder import Added, Entry, Folder, Index, Version
 from nenya.archive_lease import Lease
 from nenya.errors import NenyaError
 from nenya.s3 import store
+from nenya.s3.upload import PartsUpload
 
 for module in (lockfile, archive_lease):
     module.SILENT = float(os.environ.get("PLAYER_SILENT", "120"))
@@ -56,7 +59,7 @@ class Player:
     def publish(self, name: str) -> str:
         self.folder.work.mkdir(parents=True, exist_ok=True)
         made = self.folder.work / f"made-{name}"
-        made.write_text(f"all of {name}")
+        made.write_text(f"all of {name} by {secrets.token_hex(4)}")
         kinds = {"cutouts": "cutouts", "latents": "demo/latents", "tables": "demo/tables"}
         entries = [self.folder.publish(made, f"{kind}/{name}") for kind in kinds.values()]
         made.unlink()
@@ -68,6 +71,19 @@ class Player:
     def commit(self) -> str:
         self.folder.commit(self.manifest)
         return "committed"
+
+    def publish_asleep(self, name: str) -> str:
+        """Fall asleep at the last moment before the first file gets its name."""
+        owner, step = (archive_folder, "move_synced") if self.folder.url is None else (PartsUpload, "complete")
+        real = getattr(owner, step)
+
+        def asleep(*args):
+            setattr(owner, step, real)
+            os.kill(os.getpid(), signal.SIGSTOP)
+            return real(*args)
+
+        setattr(owner, step, asleep)
+        return self.publish(name)
 
     def commit_asleep(self) -> str:
         """Fall asleep when all is compared, at the last moment before the manifest is replaced."""
@@ -114,7 +130,9 @@ def committed(place: str, cache: Path) -> list[str]:
     manifest = folder.read()
     for added in manifest["demo"].files if manifest else []:
         for entry in (added.cutouts, added.latents, added.table):
-            assert folder.local(entry).read_text() == f"all of {added.stem}"
+            data = folder.local(entry).read_bytes()
+            assert data.startswith(f"all of {added.stem} by ".encode()), data
+            assert hashlib.sha256(data).hexdigest() == entry.sha256, f"{entry.name} was replaced"
     return [added.stem for added in manifest["demo"].files] if manifest else []
 
 

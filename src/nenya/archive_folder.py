@@ -205,7 +205,11 @@ class Folder:
         self.check()
         target = self._object(entry) if self.url else self.root / name
         if self.url is not None:
-            store().upload(path, join_url(self.url, name), note=self._note(name))
+            try:
+                store().upload(path, join_url(self.url, name), note=self._note(name), check=self.check)
+            except StorageError:
+                self.check()  # whoever has taken the archive over has dropped the upload
+                raise
             if not keep:
                 return entry
         try:

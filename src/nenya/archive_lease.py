@@ -60,6 +60,8 @@ class Lease:
             if self.object is not None:
                 self.object.take()
                 self.folder.safe = self.object.safe
+                if self.object.taken_over:
+                    self._revoke_uploads()
             self.folder.check = self.check
             revoke(self.folder.root, MANIFEST, all_of_them=self._lock.taken_over)
         except BaseException:
@@ -76,6 +78,13 @@ class Lease:
                 self.object.release()
         finally:
             self._lock.release()
+
+    def _revoke_uploads(self) -> None:
+        """Drop the uploads of the holder before, who may sleep, and would end one over an object of this process."""
+        try:
+            store().drop_uploads(self.folder.url or "")
+        except StorageError as error:  # some may not list them
+            log.warning("%s", error)
 
     def check(self) -> None:
         """Check that it is still held.
@@ -104,10 +113,11 @@ class LeaseObject:
 
     Attributes:
         safe: whether the service compares what is replaced.
+        taken_over: whether a holder was there before who did not give it back.
     """
 
     def __init__(self, url: str, place: str) -> None:
-        self.url, self.place, self.safe = url, place, True
+        self.url, self.place, self.safe, self.taken_over = url, place, True, False
         self._said: dict[str, Any] = {}
         self._etag = ""
         self._lost, self._stop = threading.Event(), threading.Event()
@@ -125,6 +135,7 @@ class LeaseObject:
             if said and not self._is_gone(etag, said):
                 continue
             if self._put(_record(said), etag):
+                self.taken_over = bool(said)
                 break
         else:
             raise OutputError(f"{self.place}: others take it at the same moment: try again")
