@@ -1,6 +1,7 @@
 """Who holds an archive or an output: told by processes, fences and beats, never by a clock."""
 
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -12,13 +13,15 @@ from pathlib import Path
 
 import pytest
 import s3_server
+from conftest import red_noise, write_cutouts
 from s3_server import pending_uploads
 
 from nenya import mounts, process
 from nenya.archive_folder import Folder
 from nenya.archive_lease import Lease
 from nenya.archive_s3 import publish, state_of
-from nenya.errors import LockLostError, OutputError
+from nenya.data.cutouts import inspect_cutouts
+from nenya.errors import InputFileError, LockLostError, OutputError
 from nenya.extraction.lock import OutputLock
 from nenya.lockfile import LockFile, read_lock
 from nenya.process import Life
@@ -132,6 +135,25 @@ def test_one_killed_while_it_took_the_lock_keeps_nobody(tmp_path):
         assert os.listdir(tmp_path) == ["lock"]
 
 
+def test_one_killed_while_it_took_the_lock_does_not_cost_a_holder_that_lives(tmp_path):
+    gone = {**process.current().values(), "pid": 2**22 + 1, "fence": 2, "token": "x"}
+    with OutputLock(tmp_path / "lock", "out.h5") as lock:
+        (tmp_path / "lock.2").write_text(json.dumps(gone))
+        (tmp_path / "lock.٣").touch()
+        (tmp_path / f"lock.{'9' * 40}").touch()
+        with pytest.raises(OutputError, match="is being written by process"):
+            OutputLock(tmp_path / "lock", "out.h5").take()
+        lock.check()
+    with OutputLock(tmp_path / "lock", "out.h5") as lock:
+        assert lock.fence == 3
+
+
+def test_a_claim_without_content_is_passed(tmp_path):
+    (tmp_path / "lock.4").touch()
+    with OutputLock(tmp_path / "lock", "out.h5") as lock:
+        assert lock.fence == 5
+
+
 @pytest.mark.parametrize("kind", ["link", "fifo", "folder", "json", "list", "deep", "number"])
 def test_what_lies_at_the_name_is_no_lock(tmp_path, kind, monkeypatch):
     monkeypatch.setattr("nenya.lockfile.SILENT", 0.2)
@@ -168,6 +190,46 @@ def test_locks_that_do_not_lock_are_found_and_said(tmp_path, monkeypatch, caplog
             OutputLock(tmp_path / "lock", "out.h5").take()
     assert caplog.text.count("no locks that work") == 1
     assert os.listdir(tmp_path) == ["lock"]
+
+
+_READ = """
+import sys
+from pathlib import Path
+from nenya.data.cutouts import inspect_cutouts
+from nenya.extraction.lock import OutputLock
+from nenya.storage import atomic_path
+path = Path(sys.argv[1])
+with OutputLock(path.parent / "lock", "out.h5"), atomic_path(path.parent / "b") as temporary:
+    temporary.write_text(str(inspect_cutouts(path).partitions["train"].rows))
+"""
+
+
+@pytest.fixture(scope="module")
+def broken_locks(tmp_path_factory):
+    """A library that lets flock do nothing, or fail with the error that FLOCK names."""
+    if shutil.which("cc") is None or sys.platform != "linux":
+        pytest.skip("a C compiler on Linux is needed")
+    library = tmp_path_factory.mktemp("library") / "broken_locks.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, ROOT / "tests" / "broken_locks.c"], check=True)
+    return library
+
+
+@pytest.mark.parametrize("error", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, ""])
+def test_files_are_read_and_written_where_there_are_no_locks(tmp_path, broken_locks, error):
+    path = write_cutouts(tmp_path / "a_preproc.h5", train=red_noise(4))
+    env = {**os.environ, "LD_PRELOAD": str(broken_locks), "FLOCK": str(error)}
+    done = subprocess.run([sys.executable, "-c", _READ, path], env=env, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr.count("no locks that work") == 1, done.stderr
+    assert (tmp_path / "b").read_text() == "4"
+
+
+def test_a_file_that_is_being_written_is_not_called_damaged(tmp_path):
+    path = write_cutouts(tmp_path / "a_preproc.h5", train=red_noise(4))
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(InputFileError, match="cannot be locked") as said:
+            inspect_cutouts(path)
+    assert "damaged" not in str(said.value) and "\n" not in str(said.value)
 
 
 def test_locks_here_are_found_to_work(tmp_path):

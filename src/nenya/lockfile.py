@@ -17,6 +17,7 @@ with `check`, before each thing that it publishes, that the lock is not its own.
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import secrets
 import stat
@@ -31,6 +32,8 @@ from nenya.mounts import is_flocked, is_local, locks_work
 from nenya.process import Life, current, from_values, life
 from nenya.temporaries import remove, temporary_name
 
+log = logging.getLogger(__name__)
+
 HEARTBEAT = 10.0
 """Seconds between signs of life."""
 
@@ -41,6 +44,7 @@ _LOOK = 0.5  # seconds between looks at a holder of which nothing else is known
 _MOMENT = 0.05  # seconds that taking a lock may take another
 _ATTEMPTS = 60
 _MOST = 2**16  # bytes
+_DIGITS = 18  # of a number
 _LENGTH = 640  # bytes: a sign of life is one write that keeps the length
 
 
@@ -160,7 +164,7 @@ class LockFile:
                 if self._try():
                     break
             else:
-                raise self._held(self._newest()[1])
+                raise self._held(read_lock(self.path))
         except OSError as error:
             raise OutputError(
                 f"{self.path.parent}: cannot be written ({error.strerror}); choose another place"
@@ -198,35 +202,41 @@ class LockFile:
         """Take the lock if it is free; False if something came in between."""
         self._made_folder = self._made_folder or not self.path.parent.exists()
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        path, found, held = self._newest()
+        try:
+            held = read_lock(self.path)
+            newest = max(self._claims(), default=0)
+            if newest > held.fence:  # another is taking it, or was killed while it did
+                claim = self._claim_path(newest)
+                if not self._is_over(claim, read_lock(claim)):
+                    return False
+            if not self._is_over(self.path, held):
+                return False
+            return self._claim(held, max(held.fence, newest) + 1)
+        except FileNotFoundError:  # the folder went away meanwhile
+            return False
+
+    def _is_over(self, path: Path, found: Found) -> bool:
+        """Return whether a holder is gone, or one that is taking the lock; False where it is to be looked at again.
+
+        Raises:
+            OutputError: The holder lives.
+        """
         state = judge(path, found)
         if state is Life.ALIVE:
             if path == self.path and not found.said.get("free"):
                 raise self._held(found)
             time.sleep(_MOMENT)  # it is just being taken, or given back
-            return False
-        if state is Life.UNKNOWN and not self._is_silent(path, found):
-            return False
-        try:
-            return self._claim(held, found.fence)
-        except FileNotFoundError:  # the folder went away meanwhile
-            return False
+        return state is Life.GONE or (state is Life.UNKNOWN and self._is_silent(path, found))
 
-    def _newest(self) -> tuple[Path, Found, Found]:
-        """Return the file of the newest holder, or of one that is taking the lock, and what the lock file says."""
-        held = read_lock(self.path)
-        claims = {number: path for number, path in self._claims().items() if number > held.fence}
-        if not claims:
-            return self.path, held, held
-        newest = max(claims)
-        return claims[newest], read_lock(claims[newest]), held
-
-    def _claims(self) -> dict[int, Path]:
-        """Return number -> file of those that are taking the lock, or were killed while they did."""
+    def _claims(self) -> set[int]:
+        """Return the numbers that others are taking the lock with, or did when they were killed."""
         start = f"{self.path.name}."
         with os.scandir(self.path.parent) as entries:
-            names = [entry.name for entry in entries if entry.name.startswith(start)]
-        return {int(name[len(start) :]): self.path.parent / name for name in names if name[len(start) :].isdecimal()}
+            texts = [entry.name[len(start) :] for entry in entries if entry.name.startswith(start)]
+        return {int(text) for text in texts if text.isascii() and text.isdecimal() and len(text) < _DIGITS}
+
+    def _claim_path(self, number: int) -> Path:
+        return self.path.with_name(f"{self.path.name}.{number}")
 
     def _is_silent(self, path: Path, found: Found) -> bool:
         """Watch a holder of which nothing is known; False if the file is another's or free by now.
@@ -234,6 +244,7 @@ class LockFile:
         Raises:
             OutputError: It lives.
         """
+        log.info("%s: watching for up to %.0f s whether %s lives", self.output, SILENT, found.who)
         end = time.monotonic() + SILENT
         while time.monotonic() < end:
             time.sleep(min(_LOOK, SILENT / 4))
@@ -244,29 +255,29 @@ class LockFile:
                 return False
         return True
 
-    def _claim(self, held: Found, fence: int) -> bool:
-        """Make the file of the next number, then the lock file; False if another was first.
+    def _claim(self, held: Found, number: int) -> bool:
+        """Make the file of a number, then the lock file; False if another was first.
 
         Args:
-            held: what the lock file said when its holder, or who was taking it, was found to be gone.
-            fence: number of the latter.
+            held: what the lock file said when its holder was found to be gone.
+            number: the next one.
         """
-        self.token, self.fence = secrets.token_hex(16), max(held.fence, fence) + 1
-        claim = self.path.with_name(f"{self.path.name}.{self.fence}")
+        self.token, self.fence = secrets.token_hex(16), number
+        claim, made = self._claim_path(number), False
         if not _make_exclusively(claim, self._text({})):
+            self.token, self.fence = "", 0
             return False
-        made = False
         try:
-            if read_lock(self.path).state == held.state and max(self._claims(), default=0) == self.fence:
+            if read_lock(self.path).state == held.state and max(self._claims(), default=0) == number:
                 self._install()
                 made, self.taken_over = True, bool(held.said) and not held.said.get("free")
         finally:
             if not made:
                 self.token, self.fence = "", 0
                 remove(claim)
-        for number, path in self._claims().items() if made else ():
-            if number <= self.fence:
-                remove(path)
+        for other in self._claims() if made else ():
+            if other <= number:
+                remove(self._claim_path(other))
         return made
 
     def _install(self) -> None:
