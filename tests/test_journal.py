@@ -5,18 +5,20 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 
 import h5py
 import numpy as np
 import pytest
 
+from nenya import lockfile as locks
 from nenya.data.blocks import Block
-from nenya.errors import OutputError
+from nenya.errors import LockLostError, OutputError
 from nenya.extraction import journal as journals
-from nenya.extraction import lock as locks
 from nenya.extraction.journal import BlockStore
 from nenya.extraction.lock import OutputLock
 from nenya.extraction.writer import BlockWriter
@@ -233,37 +235,41 @@ def test_a_killed_holder_holds_no_longer(holder):
     process.wait()
     with OutputLock(path, "out.h5"):
         assert json.loads(path.read_text())["pid"] == os.getpid()
-    assert path.read_text() == ""
+    assert json.loads(path.read_text()) == {"fence": 2, "free": True}
     with OutputLock(path, "out.h5"):
         pass
 
 
-def test_a_holder_on_a_dead_machine_is_followed(holder):
-    path, _ = holder  # as a lock server would still report it
-    os.utime(path, (1, time.time() - locks.DEAD - 1))
-    with OutputLock(path, "out.h5"):
-        assert json.loads(path.read_text())["pid"] == os.getpid()
+def test_a_stopped_holder_holds_however_old_its_lock_is(holder):
+    path, process = holder
+    process.send_signal(signal.SIGSTOP)
+    for moment in (1, time.time() + 10**7, time.time() - 10**4):
+        os.utime(path, (moment, moment))
+        with pytest.raises(OutputError, match=f"process {process.pid} on"):
+            OutputLock(path, "out.h5").__enter__()
 
 
-def test_a_holder_on_another_machine_counts_where_flock_does_not_reach(tmp_path):
+def test_a_holder_of_which_nothing_is_known_is_watched(tmp_path, monkeypatch):
     path = tmp_path / "lock"
     path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "since": "today"}))
-    with pytest.raises(
-        OutputError, match=r"process 1 on elsewhere since today.*noticed at once here, on another machine after 120 s"
-    ):
+    monkeypatch.setattr(locks, "SILENT", 3.0)
+    monkeypatch.setattr(locks, "_LOOK", 0.05)
+    lives = threading.Timer(0.5, lambda: os.utime(path, (1, 1)))  # its sign of life, at whatever time by its clock
+    lives.start()
+    with pytest.raises(OutputError, match=r"process 1 on elsewhere since today.*noticed at once here, on another mach"):
         OutputLock(path, "out.h5").__enter__()
-    os.utime(path, (1, time.time() - locks.SILENT - 1))
-    with OutputLock(path, "out.h5"):
-        pass
+    monkeypatch.setattr(locks, "SILENT", 0.2)
+    os.utime(path, (1, time.time() + 10**7))
+    with OutputLock(path, "out.h5") as lock:
+        assert lock.fence == 1 and lock.taken_over
 
 
 def test_it_shows_that_it_lives(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "HEARTBEAT", 0.05)
     path = tmp_path / "lock"
     with OutputLock(path, "out.h5"):
-        os.utime(path, (1, 1))
         deadline = time.monotonic() + 10
-        while path.stat().st_mtime < 2:
+        while json.loads(path.read_bytes())["beat"] < 3:
             assert time.monotonic() < deadline
             time.sleep(0.02)
 
@@ -280,6 +286,39 @@ def test_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written"):
         OutputLock(tmp_path / "file" / "lock", "out.h5").__enter__()
+
+
+def take_over(path):
+    """Take a lock as another machine does that saw no sign of life of its holder."""
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), "pid": 2**22 + 1}))
+    return OutputLock(path, "out.h5")
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before it assembles", "at the last moment"])
+def test_who_was_taken_over_lets_no_file_appear(store, monkeypatch, late):
+    write(store, 0, 1, 2)
+    lock, other = store.partial / "lock", BlockStore(store.path, ROWS, DIM)
+    takers = []
+
+    def take(*_):
+        takers.append(take_over(lock).__enter__())
+        other.revoke()
+
+    with OutputLock(lock, "out.h5") as held:
+        store.check = held.check
+        if late:
+            real = journals.move_synced
+            monkeypatch.setattr(journals, "move_synced", lambda *places: (take(), real(*places)))
+        else:
+            take()
+        with pytest.raises(LockLostError, match="this process was silent for so long"):
+            store.assemble(BLOCKS, {})
+        assert "another run" in store.kept() and not store.path.exists()
+        other.check = takers[0].check
+        monkeypatch.undo()
+        other.assemble(BLOCKS, {})
+    assert_whole(other)
+    takers[0].release()
 
 
 def test_the_line_of_a_journal_is_as_documented():

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -505,7 +506,46 @@ def test_kill_9(update, nenya_cli, files, weights, whole):
     opened = open_version("archive")
     assert len(opened.table()) == len(opened.latents()) == 18 * len(stems("archive")) < 54
     assert update(f"new={files}/*_preproc.h5")[0] == 0
+    assert os.listdir("archive/.work") == ["lock"]
+    assert not [path for path in Path("archive").rglob("*") if path.name.endswith((".tmp", ".part", ".partial"))]
     assert digest(open_version("archive")) == digest(open_version(str(whole)))
+
+
+def test_a_stopped_update_is_not_taken_for_gone(copy, update, nenya_cli, tmp_path):
+    """However old its lock is, or will be; what both add is there in the end."""
+    for seed, name in enumerate("defg"):
+        write_cutouts(tmp_path / f"{name}_preproc.h5", valid=red_noise(5, seed=30 + seed))
+    args = ["update", "archive=archive", *QUICK, "new=[d_preproc.h5,e_preproc.h5,f_preproc.h5]"]
+    code = "import sys; from nenya.cli import main; sys.exit(main())"
+    before, lock = (copy / "archive.json").read_bytes(), copy / ".work" / "lock"
+    process = subprocess.Popen([sys.executable, "-c", code, *args], stderr=subprocess.DEVNULL)
+    try:
+        while (copy / "archive.json").read_bytes() == before and process.poll() is None:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGSTOP)
+        assert process.poll() is None and len(stems("archive")) < 6
+        for age in (1000, 7200, -960):
+            os.utime(lock, (time.time() - age, time.time() - age))
+            number, said = update("new=g_preproc.h5")
+            assert number == 2 and f"process {process.pid} on" in said and said.count("\n") == 1, said
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(300) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert update("new=g_preproc.h5")[0] == 0
+    assert set(stems("archive")) == {f"{name}_preproc" for name in "abcdefg"}
+    assert nenya_cli("status", ["archive", "check=true"])[0] == 0
+
+
+def test_files_that_no_version_names_are_said(copy, update, nenya_cli):
+    assert nenya_cli("status", ["archive", "check=true"])[0] == 0
+    (copy / "demo" / "tables" / "lost.parquet").touch()
+    (copy / "cutouts" / "lost.h5").touch()
+    code, said = nenya_cli("status", ["archive", "check=true"])
+    assert code == 1 and "UNNAMED       cutouts/lost.h5" in said and "demo/tables/lost.parquet" in said
+    assert json.loads(nenya_cli("status", ["archive", "check=true", "json=true"])[1])["unnamed"]
+    assert nenya_cli("status", ["archive"])[0] == 0
 
 
 @pytest.mark.slow
@@ -535,7 +575,7 @@ def test_the_vector_index_follows(copy, update, tmp_path):
     assert (copy / "archive.json").read_bytes() == before
 
 
-def test_an_archive_on_s3(update, nenya_cli, files, whole, s3_bucket, s3_service, tmp_path):
+def test_an_archive_on_s3(update, nenya_cli, files, whole, s3_bucket, s3_service, tmp_path, monkeypatch):
     from nenya.s3 import store
 
     for name in ("a_preproc.h5", "a_preproc.parquet", "b_preproc.h5", "b_preproc.parquet", "c_preproc.h5"):
@@ -550,12 +590,20 @@ def test_an_archive_on_s3(update, nenya_cli, files, whole, s3_bucket, s3_service
     assert nenya_cli("status", [place, "check=true", "loader.cache_dir=third"])[0] == 0
     assert nenya_cli("search", [f"archive={place}", "like=4", "loader.cache_dir=third"])[0] == 0
     holder = {"host": "elsewhere", "pid": 12, "since": "noon", "alive": 4e9}
-    s3_service.client().put_object(Bucket=s3_bucket, Key="archive/update-lock.json", Body=json.dumps(holder).encode())
+
+    def say(alive):
+        data = json.dumps({**holder, "alive": alive}).encode()
+        s3_service.client().put_object(Bucket=s3_bucket, Key="archive/update-lock.json", Body=data)
+
+    say(4e9)  # its clock tells nothing, in either direction
+    monkeypatch.setattr("nenya.archive_lease._LOOK", 0.1)
+    beat = threading.Timer(2.0, say, [1])
+    beat.start()
     code, said = update(f"new=s3://{s3_bucket}/in/", place=place)
     assert code == 2 and "process 12 on elsewhere since noon" in said
-    s3_service.client().put_object(
-        Bucket=s3_bucket, Key="archive/update-lock.json", Body=json.dumps({**holder, "alive": 0}).encode()
-    )
+    beat.join()
+    say(4e9)
+    monkeypatch.setattr("nenya.archive_lease.SILENT", 0.5)
     write_cutouts(tmp_path / "d_preproc.h5", valid=red_noise(5, seed=8))
     assert update("new=d_preproc.h5", place=place)[0] == 0
     s3_service.client().delete_object(Bucket=s3_bucket, Key="archive/demo/tables/d_preproc.parquet")

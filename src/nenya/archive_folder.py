@@ -9,22 +9,23 @@ import hashlib
 import logging
 import os
 import shutil
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from nenya.archive import IndexArchive
+from nenya.archive_commit import fingerprint, replace_file, replace_object
 from nenya.archive_manifest import CUTOUTS, INDEX, MANIFEST, WORK, Manifest, State, Version, parse, parse_state, render
 from nenya.data.files import fetch_checked, local_path, own_place, scratch_folder
-from nenya.errors import InputFileError, OptionError, OutputError
+from nenya.errors import InputFileError, OptionError, OutputError, StorageError
 from nenya.latents import Latents
 from nenya.names import MOST_BYTES, Entry, inside, read_bytes, refuse_links
 from nenya.s3 import is_s3, join_url, store
-from nenya.storage import atomic_path, move_synced, sha256_file
+from nenya.storage import move_synced, sha256_file
 from nenya.table_files import check_arrow, check_table
 from nenya.tables.integers import from_arrow
+from nenya.temporaries import temporary_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,6 +44,8 @@ class Folder:
         url: the address, None for a local folder.
         root: the folder; for S3 where its copies lie.
         work: where files are made before they are published; on the same file system as `root`.
+        check: called before anything is published; raises if the archive is held no longer.
+        safe: whether the S3 service compares what is replaced.
     """
 
     def __init__(self, place: str, cache_dir: str | None = None) -> None:
@@ -54,7 +57,9 @@ class Folder:
             mark = hashlib.sha256(self.url.encode()).hexdigest()[:16]
             self.root = own_place(scratch_folder(cache_dir), f"archive/{mark}").absolute()
         self.work = self.root / WORK
-        self._etag = ""
+        self._before = ""  # the state of the manifest that was read: a hash, on S3 its ETag
+        self.check: Callable[[], None] = lambda: None
+        self.safe = True
 
     def read(self) -> Manifest:
         """Return what is in the archive; nothing where there is none.
@@ -69,9 +74,10 @@ class Folder:
                 data = read_bytes(path) if path.is_file() else b""
             except OSError as error:
                 raise InputFileError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+            self._before = fingerprint(data)
         else:
             found = store().head(join_url(self.url, MANIFEST))
-            self._etag = found.etag if found else ""
+            self._before = found.etag if found else ""
             data = store().read_bytes(found.url, limit=MOST_BYTES) if found else b""
         return parse(data, f"{self.place}/{MANIFEST}") if data else {}
 
@@ -79,25 +85,17 @@ class Folder:
         """Let the archive be what a manifest says; readers find the old state or the new one.
 
         Raises:
+            LockLostError: Another process has taken the archive over.
             OutputError: It cannot be written, or another update has committed since `read`.
             StorageError: An S3 service does not take it.
         """
         data = render(manifest)
         if self.url is None:
-            try:
-                with atomic_path(self.root / MANIFEST) as temporary:
-                    temporary.write_bytes(data)
-            except OSError as error:
-                raise OutputError(f"cannot write {self.root / MANIFEST}: {error.strerror or error}") from error
-            return
-        url = join_url(self.url, MANIFEST)
-        found = store().head(url)
-        if (found.etag if found else "") != self._etag:
-            raise OutputError(f"{self.place} was changed by another update meanwhile: give the same command again")
-        with tempfile.TemporaryDirectory(prefix="nenya-") as folder:
-            path = Path(folder) / MANIFEST
-            path.write_bytes(data)
-            self._etag = store().upload(path, url).etag
+            replace_file(self.root / MANIFEST, data, self._before, self.check, self.place)
+            self._before = fingerprint(data)
+        else:
+            url = join_url(self.url, MANIFEST)
+            self._before = replace_object(url, data, self._before, self.check, self.place, self.safe)
 
     def publish(self, path: Path, name: str, *, keep: bool = False) -> Entry:
         """Bring a finished file to its place in the archive, where nobody looks until the manifest names it.
@@ -108,21 +106,30 @@ class Folder:
             keep: on S3, keep a local copy for later runs.
         """
         entry = Entry(name, path.stat().st_size, sha256_file(path))
+        self.check()
         target = self._object(entry) if self.url else inside(self.root, name)
         if self.url is not None:
-            store().upload(path, join_url(self.url, name), note=self._note(name))
+            try:
+                store().upload(path, join_url(self.url, name), note=self._note(name), check=self.check)
+            except StorageError:
+                self.check()  # whoever has taken the archive over has dropped the upload
+                raise
             if not keep:
                 return entry
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-            temporary.unlink(missing_ok=True)
+            temporary = temporary_name(target)
             try:
-                os.link(path, temporary)
-            except OSError:  # a file system without hard links
-                shutil.copyfile(path, temporary)
-            move_synced(temporary, target)
+                try:
+                    os.link(path, temporary)
+                except OSError:  # a file system without hard links
+                    shutil.copyfile(path, temporary)
+                self.check()
+                move_synced(temporary, target)
+            finally:
+                temporary.unlink(missing_ok=True)
         except OSError as error:
+            self.check()  # whoever has taken the archive over has removed what was about to be published
             raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
         return entry
 
@@ -164,11 +171,17 @@ class Folder:
 
     def remove(self, name: str) -> None:
         """Remove a file that the manifest does not name, and what is left of its upload."""
+        self.check()
         if self.url is None:
             inside(self.root, name).unlink(missing_ok=True)
         else:
             store().drop_upload(self._note(name))
             store().delete(join_url(self.url, name))
+
+    def drop_uploads(self) -> None:
+        """Drop what killed updates have left of uploads to S3."""
+        for note in list((self.work / "uploads").glob("*")):
+            store().drop_upload(note.with_name(note.name.removesuffix(".new")))
 
     def _note(self, name: str) -> Path:
         folder = self.work / "uploads"

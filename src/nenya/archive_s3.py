@@ -6,13 +6,13 @@ import logging
 import os
 import re
 import shutil
-import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from nenya.archive import ABOUT
+from nenya.archive_commit import replace_if_same
 from nenya.data.files import fetch_checked, own_place, scratch_folder
 from nenya.errors import InputFileError, OutputError
 from nenya.names import MOST_BYTES, Entry, entry_of, inside, parse_json
@@ -39,7 +39,13 @@ class Pointer:
     files: list[Entry]
 
 
-def publish(folder: Path, url: str) -> str:
+def state_of(url: str) -> str:
+    """Return what tells one state of an index from another, empty where there is none."""
+    found = store().head(join_url(url, POINTER))
+    return found.etag if found else ""
+
+
+def publish(folder: Path, url: str, before: str | None = None) -> str:
     """Upload an index as a new version and let the pointer name it.
 
     A reader finds the old version or the new one. Older versions stay.
@@ -47,11 +53,13 @@ def publish(folder: Path, url: str) -> str:
     Args:
         folder: a finished index.
         url: s3:// address of the index.
+        before: `state_of` the index that this one goes on from; None replaces whatever is there.
 
     Returns:
         The name of the version.
 
     Raises:
+        OutputError: Another run has published a version meanwhile, which stays.
         StorageError: The service does not take it; the pointer then names the version before.
     """
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in ("lock", "base")]
@@ -63,10 +71,9 @@ def publish(folder: Path, url: str) -> str:
     version = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{mark}"
     for path, entry in zip(files, entries, strict=True):
         store().upload(path, join_url(url, "versions", version, str(entry["name"])))
-    with tempfile.TemporaryDirectory() as temporary:
-        pointer = Path(temporary) / POINTER
-        pointer.write_text(json.dumps({"version": version, "files": entries}, indent=1))
-        store().upload(pointer, join_url(url, POINTER))
+    data = json.dumps({"version": version, "files": entries}, indent=1).encode()
+    error = OutputError(f"{url} was changed by another run meanwhile: give the same command again")
+    replace_if_same(join_url(url, POINTER), data, state_of(url) if before is None else before, error)
     log.info("%s: version %s, %d files, %.1f MB", url, version, len(files), sum(e["size"] for e in entries) / 1e6)
     return version
 

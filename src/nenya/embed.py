@@ -143,7 +143,7 @@ def embed_table(
     rows = joined.number
     wanted, back = np.unique(rows[rows >= 0], return_inverse=True)
     manifest = _manifest(latents, wanted, how, approximate)
-    with OutputLock(partial / "lock", str(out)):
+    with OutputLock(partial / "lock", str(out)) as lock:
         begun = _begun(partial)
         if begun is not None and begun != manifest and not clobber:
             raise OutputError(
@@ -157,6 +157,7 @@ def embed_table(
         places = _place_rows(projector, latents, wanted, partial, approximate)
         coordinates = np.full((len(table), 2), np.nan, np.float32)
         coordinates[rows >= 0] = places[back]
+        lock.check()
         if save is not None:
             projector.save(save)
             log.info("%s: projector of %d rows", save, len(projector.latents))
@@ -201,7 +202,7 @@ def _begun(partial: Path) -> dict[str, Any] | None:
 def _start(partial: Path, manifest: dict[str, Any]) -> None:
     """Forget what is there, and write what is begun."""
     for path in partial.iterdir():
-        if path.name != "lock":
+        if not path.name.startswith("lock"):
             remove(path)
     _write(partial / "manifest.json", json.dumps(manifest, indent=1).encode())
 

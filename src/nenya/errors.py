@@ -23,6 +23,10 @@ class OutputError(NenyaError):
     """A place that cannot be written: exists already, is not writable, or has too little room."""
 
 
+class LockLostError(OutputError):
+    """Work that another process has taken over, as this one was silent for long: nothing more may be published."""
+
+
 class StorageError(NenyaError):
     """An S3 service that does not give or take an object: absent, denied, unreachable, changed, or altered."""
 

@@ -18,6 +18,8 @@ from nenya.errors import OptionError, OutputError
 from nenya.io import write_table
 from nenya.options import GenerateOptions
 from nenya.runtime import check_room, git_commit
+from nenya.storage import remove_half
+from nenya.temporaries import sweep
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,9 @@ def run(options: GenerateOptions) -> int:
         raise OptionError("generate makes its own data: leave out data=; out= says where they go")
     path = output_place(options)
     table = path.with_suffix(".parquet") if options.kind == "ocean" else None
+    if table is not None:
+        remove_half(path, table)
+    sweep(path.parent)
     for place in filter(None, (path, table)):
         if place.exists() and not options.clobber:
             raise OutputError(f"{place} exists already: clobber=true replaces it, out= names another place")
@@ -143,12 +148,15 @@ def write_ocean(path: Path, rows: dict[str, int], seed: int, options: OceanOptio
     about = {"masked": options.masked, "most_clouds": options.most_clouds, "device": options.device}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # two are 1.5 times as fast on free cores, and seven times slower where others work too
+
+    def write_rows() -> None:
+        merged = {key: np.concatenate([block[key] for block in columns]) for key in columns[0]}
+        write_table(pd.DataFrame(merged), path.with_suffix(".parquet"))
+
     try:
-        stream_cutouts(path, partitions, _provenance("ocean", seed, **about))
+        stream_cutouts(path, partitions, _provenance("ocean", seed, **about), finish=write_rows)
     finally:
         torch.set_num_threads(threads)
-    merged = {key: np.concatenate([block[key] for block in columns]) for key in columns[0]}
-    write_table(pd.DataFrame(merged), path.with_suffix(".parquet"))
 
 
 def _provenance(kind: str, seed: int, **more: Any) -> dict[str, Any]:

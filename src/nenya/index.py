@@ -1,14 +1,15 @@
 """`nenya index`: an archive of latents and their table as a LanceDB index, made and extended."""
 
 import logging
+import shutil
 from pathlib import Path
 
 from nenya.analysis_options import IndexOptions
 from nenya.archive import ABOUT, read_about
 from nenya.archive_build import add_files, build_index, recall_line, remove_index
-from nenya.archive_s3 import fetch_index, keep, publish, work_copy
+from nenya.archive_s3 import fetch_index, keep, publish, state_of, work_copy
 from nenya.data.files import local_path
-from nenya.errors import InputFileError
+from nenya.errors import InputFileError, OutputError
 from nenya.extraction.lock import OutputLock
 from nenya.extras import need
 from nenya.io import read_table
@@ -41,6 +42,7 @@ def run(options: IndexOptions) -> int:
         update(local_path(place), options)
         return 0
     cache = options.loader.cache_dir
+    before = state_of(place)
     if options.add and fetch_index(place, cache) is None:
         raise InputFileError(f"{place}: no index of nenya; leave out `add` to make one")
     work = work_copy(place, cache, fresh=options.clobber)
@@ -49,7 +51,11 @@ def run(options: IndexOptions) -> int:
     if (work / ABOUT).read_bytes() == base:
         log.info("%s: nothing new", place)
     else:
-        keep(work, publish(work, place))
+        try:
+            keep(work, publish(work, place, before))
+        except OutputError:
+            shutil.rmtree(work, ignore_errors=True)  # the next run begins with what the other one has published
+            raise
     return 0
 
 
@@ -59,7 +65,7 @@ def update(folder: Path, options: IndexOptions) -> None:
     Raises:
         NenyaError: As of `run`.
     """
-    with OutputLock(refuse_links(folder, below=True) / "lock", str(folder)):
+    with OutputLock(refuse_links(folder, below=True) / "lock", str(folder)) as lock:
         if options.clobber and (folder / ABOUT).exists():
             remove_index(folder)
         latents = open_latents(options.data, options.loader.cache_dir, allow_external=options.loader.allow_external)
@@ -68,6 +74,7 @@ def update(folder: Path, options: IndexOptions) -> None:
             log.info("no table=: only the files' names and rows can be asked for later")
         elif options.of_sensor:
             table["sensor"] = options.of_sensor
+        lock.check()
         added = add_files(folder, latents, table)
         build_index(folder, kind=options.kind, index_from=options.index_from, seed=options.seed)
         about = read_about(folder)

@@ -5,7 +5,6 @@ Letters: N latents of length D, n of them in a sample.
 
 import json
 import logging
-import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +27,7 @@ from nenya.pca import PCA, fit_latents
 from nenya.report import say
 from nenya.storage import atomic_path, check_output
 from nenya.tables.names import cutouts_of
+from nenya.temporaries import temporary_folder
 from nenya.texts import lines_of
 
 if TYPE_CHECKING:
@@ -80,8 +80,8 @@ def run(options: MetricsOptions) -> int:
         if table is not None:
             latents.join(table)  # a table of other files is refused before hours of work
         source = _source_of(latents, images) if options.images else None
-        with tempfile.TemporaryDirectory(prefix="metrics-") as scratch:
-            results, figures = measure(latents, folder / f"{path.stem}_pca.npz", options, table, source, Path(scratch))
+        with temporary_folder("nenya-metrics-") as scratch:
+            results, figures = measure(latents, folder / f"{path.stem}_pca.npz", options, table, source, scratch)
             say(lines_of([path, *(f"  {name:34s}{value}" for name, value in table_of(results).items())]))
             _write(folder / f"{path.stem}_metrics.json", json.dumps(results, indent=1) + "\n")
             _write(folder / f"{path.stem}_metrics.html", page(path.name, table_of(results), results, figures))

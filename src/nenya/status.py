@@ -1,17 +1,16 @@
 """`nenya status`: what is in an archive, what is missing or unfinished, and what made it."""
 
 import json
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
 
 from nenya.analysis_options import StatusOptions
 from nenya.archive_folder import Folder
+from nenya.archive_lease import Lease
 from nenya.errors import InputFileError, OptionError
-from nenya.extraction.lock import is_held
+from nenya.lockfile import holder_of
 from nenya.report import say
 from nenya.texts import Lines
-from nenya.update.check import VersionStatus, sizes_of, version_status
-from nenya.update.lease import Lease
+from nenya.update.check import VersionStatus, sizes_of, unnamed_files, version_status
 
 
 @dataclass
@@ -23,19 +22,20 @@ class Status:
         versions: name -> what there is.
         unfinished: version -> number of files that an update has begun and not finished.
         holder: who is updating it now; empty for nobody.
+        unnamed: cutouts, latents and tables that lie there and belong to no version; where all was looked for.
     """
 
     place: str
     versions: dict[str, VersionStatus]
     unfinished: dict[str, int]
     holder: str
+    unnamed: list[str] = field(default_factory=list)
 
     @property
     def good(self) -> bool:
         """Whether all is whole, and finished unless somebody is at it."""
-        return not (self.unfinished and not self.holder) and not any(
-            v.missing or v.damaged for v in self.versions.values()
-        )
+        broken = any(v.missing or v.damaged for v in self.versions.values())
+        return not (self.unfinished and not self.holder) and not broken and not self.unnamed
 
 
 def run(options: StatusOptions) -> int:
@@ -89,7 +89,9 @@ def status_of(place: str, version: str | None = None, cache_dir: str | None = No
         for name, about in manifest.items()
         if version in (None, name)
     }
-    return Status(place, found, unfinished, _holder(folder))
+    holder = _holder(folder)
+    unnamed = unnamed_files(folder, manifest, sizes) if check and not holder else []
+    return Status(place, found, unfinished, holder, unnamed)
 
 
 def _unfinished(folder: Folder) -> dict[str, int]:
@@ -104,16 +106,11 @@ def _unfinished(folder: Folder) -> dict[str, int]:
 
 def _holder(folder: Folder) -> str:
     """Return who is updating an archive."""
-    lock = folder.work / "lock"
-    said: dict[str, Any] = {}
     if folder.url is not None:
         said = Lease(folder).holder()
-    elif is_held(lock):  # that of a killed process lies there, held by nobody
-        try:
-            said = json.loads(lock.read_bytes())
-        except ValueError:  # nobody, whose name is empty
-            said = {}
-    return f"process {said.get('pid')} on {said.get('host')} since {said.get('since')}" if said else ""
+        return f"process {said.get('pid')} on {said.get('host')} since {said.get('since')}" if said else ""
+    found = holder_of(folder.work / "lock")  # that of a killed process lies there, held by nobody
+    return found.who if found is not None else ""
 
 
 def _say(status: Status) -> None:
@@ -137,6 +134,8 @@ def _say(status: Status) -> None:
         for what, names in (("MISSING", version.missing), ("DAMAGED", version.damaged)):
             for file in names:
                 say(f"  {what:11s} {file}")
+    for file in status.unnamed:
+        say(f"UNNAMED       {file}: no version names it; nenya update of its cutouts brings it in again")
     for name, count in status.unfinished.items():
         rest = "in work" if status.holder else "unfinished; the same nenya update again does the rest"
         say(f"version {name}: {count} files {rest}")

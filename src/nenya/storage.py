@@ -4,7 +4,6 @@ import errno
 import hashlib
 import io
 import os
-import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nenya.errors import OutputError
+from nenya.temporaries import has_abandoned, sweep, temporary_name
 
 if TYPE_CHECKING:
     import h5py
@@ -46,6 +46,7 @@ def check_output(path: Path, clobber: bool) -> None:
         OutputError: It exists, is a folder, or its folder cannot be made or written.
     """
     hint = "choose another place with out="
+    sweep(path.parent)
     if os.path.isdir(path):  # False, where Path.is_dir raises for a folder that may not be read
         raise OutputError(f"{path} is a folder, a file is to be written there: {hint}")
     if os.path.exists(path) and not clobber:
@@ -64,7 +65,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary name in the folder of `path`; on success move what was written there to `path`.
 
     The bytes are on the disk before the name is: a reader finds the old file, or the new one, never a part
-    of it, also after a loss of power. On an error the temporary file is removed and `path` is as before.
+    of it, also after a loss of power. On an error the temporary file is removed and `path` is as before; what killed
+    processes have left in the folder goes first.
 
     Args:
         path: The final name; its folder is made if it is missing.
@@ -75,11 +77,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: The folder cannot be made, the file cannot be moved to its name, or the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot write {path}: its folder cannot be made ({error.strerror})") from error
+    temporary = temporary_name(path)
     try:
         yield temporary
         try:
@@ -92,6 +94,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
             reason = os.strerror(error.errno)
             raise OutputError(f"cannot write {path}: {reason}; free some room, or choose another place") from error
         raise
+
+
+def remove_half(first: Path, second: Path) -> None:
+    """Remove the second of two results that appear together, if it is there alone as their process was killed.
+
+    That is so when the first one lies there under the temporary name of a process that is gone. To be called before
+    anything else looks into the folder, which removes that.
+    """
+    if second.exists() and not first.exists() and has_abandoned(first):
+        second.unlink(missing_ok=True)
 
 
 def move_synced(temporary: Path, path: Path) -> None:

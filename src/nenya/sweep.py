@@ -2,7 +2,6 @@
 
 import logging
 import os
-import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from nenya.errors import Interrupted, NenyaError, OptionError
 from nenya.extraction.shard import find_shard, share
 from nenya.extras import need
 from nenya.options import ExtractOptions, build_options
+from nenya.temporaries import temporary_folder
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +49,8 @@ def run(name: str, args: Sequence[str]) -> int:
             return 0
     data = ",".join(cli.quote(place) for place in places)
     overrides = [o for o in cli.prepare(name, rest) if not o.startswith(("data=", "shard="))]
-    with tempfile.TemporaryDirectory() as unused:  # without a launcher there are no logs to keep
-        where = [] if launcher else [f"hydra.sweep.dir={cli.quote(unused)}"]
+    with temporary_folder("nenya-sweep-") as unused:  # without a launcher there are no logs to keep
+        where = [] if launcher else [f"hydra.sweep.dir={cli.quote(str(unused))}"]
         results = _launch(name, [*overrides, *hydras, *where, f"data={data}"])
     failed = [(place, line) for place, (code, line) in zip(places, results, strict=True) if code]
     for place, line in failed:

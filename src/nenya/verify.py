@@ -1,7 +1,6 @@
 """Latents files read back: whether they are whole, of their source, and what they say of themselves."""
 
 import hashlib
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from nenya.report import say
 from nenya.s3 import is_s3, store
 from nenya.storage import sha256_file
 from nenya.tables.names import cutout_names, cutouts_of
+from nenya.temporaries import temporary_folder
 
 _BLOCK = 65536  # rows read at once
 _NORM_TOLERANCE = 1e-3  # of float32 and of bfloat16, whose norms are taken in float32
@@ -91,14 +91,14 @@ def _verify_place(place: Path | str, options: VerifyOptions, sources: Sequence[P
     """Verify one file, from S3 by way of a temporary copy; a failure of the service is a problem of that file."""
     try:
         source = cutouts_of(str(place), sources) if sources is not None else None
-        with tempfile.TemporaryDirectory(prefix="verify-", dir=_scratch(options, place, source)) as folder:
-            local = _fetch(place, Path(folder) / "latents.h5")
+        with temporary_folder("verify-", _scratch(options, place, source)) as folder:
+            local = _fetch(place, folder / "latents.h5")
             report = verify_file(local, provenance=options.provenance, allow_external=options.loader.allow_external)
             if sources is not None and not report.problems:
                 if source is None:
                     report.problems.append(f"source= has no {cutout_names(str(place))[0]}.h5")
                 else:
-                    _compare_with_source(report, _fetch(source, Path(folder) / "source.h5"), str(source))
+                    _compare_with_source(report, _fetch(source, folder / "source.h5"), str(source))
     except NenyaError as error:
         report = Report(problems=[str(error).removeprefix(f"{place}: ")])
     return report

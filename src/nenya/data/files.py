@@ -5,7 +5,6 @@ import hashlib
 import logging
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from nenya.errors import InputFileError, NenyaError, OptionError, OutputError, S
 from nenya.names import Entry, inside, local_name
 from nenya.s3 import is_s3, store
 from nenya.tables.names import is_latents_name
+from nenya.temporaries import temporary_folder, temporary_name
 from nenya.texts import remember_name
 
 log = logging.getLogger(__name__)
@@ -194,26 +194,16 @@ def temporary_copy(source: Path | str, cache_dir: str | None) -> Iterator[Path]:
     if isinstance(source, Path):
         yield source
         return
-    with _temporary_folder(scratch_folder(cache_dir)) as folder:
+    with temporary_folder(COPY_PREFIX, scratch_folder(cache_dir)) as folder:
         found = store().head(source)
         if found is None:
             raise InputFileError(f"{source}: no such object; check bucket and key")
-        path = Path(folder) / local_name(found.name)
+        path = folder / local_name(found.name)
         store().download(found, path)
         try:
             yield path
         except NenyaError as error:
             raise type(error)(str(error).replace(str(path), source)) from error
-
-
-@contextmanager
-def _temporary_folder(scratch: Path) -> Iterator[str]:
-    try:
-        folder = tempfile.TemporaryDirectory(prefix=COPY_PREFIX, dir=scratch)
-    except OSError as error:
-        raise OutputError(f"{scratch}: cannot be written ({error.strerror}); set loader.cache_dir") from error
-    with folder as name:
-        yield name
 
 
 def fetch_checked(url: str, entry: Entry, path: Path, said_by: str) -> None:
@@ -231,7 +221,7 @@ def fetch_checked(url: str, entry: Entry, path: Path, said_by: str) -> None:
         StorageError: The service does not give it, or it is another one.
         OutputError: It cannot be written.
     """
-    part = path.with_name(f".{entry.sha256[:32]}.{os.getpid()}.part")
+    part = temporary_name(path.with_name(entry.sha256[:32]))
     try:
         if store().download(f"{url}/{entry.name}", part, size=entry.size) != entry.sha256:
             raise StorageError(f"{url}/{entry.name}: is not what {said_by} says it is (sha256)")

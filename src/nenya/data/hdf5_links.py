@@ -17,6 +17,7 @@ import h5py
 from nenya.data.damage import COPY, damage_named, shown
 from nenya.data.filters import FLETCHER32, GZIP, LZF, SHUFFLE
 from nenya.errors import InputFileError
+from nenya.mounts import hdf5_locking
 
 Links = Literal["folder", "any", "none"]
 """Where data may lie: in the file's own folder and below, anywhere, or in the file itself only."""
@@ -226,5 +227,5 @@ def check_links(file: Any, bounds: Bounds) -> None:
         while walk.files:
             place = walk.files.popleft()
             if h5py.is_hdf5(place):
-                with h5py.File(place, "r", locking="best-effort") as other:
+                with h5py.File(place, "r", locking=hdf5_locking(place)) as other:
                     walk.file(other.id, place)

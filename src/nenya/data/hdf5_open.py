@@ -25,6 +25,7 @@ from nenya.data.damage import COPY, damage_named, one_line, shown
 from nenya.data.hdf5_links import ALLOW, Bounds, Links, candidates, check_links, check_storage
 from nenya.data.memory import check_room
 from nenya.errors import InputFileError
+from nenya.mounts import NO_LOCKS, hdf5_locking
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _MOST_SOURCES = 8  # virtual data sets within each other
@@ -247,7 +248,7 @@ def open_hdf5(
     name = "this file"
     if isinstance(path, Path):
         name = str(path)
-        settings = {"locking": "best-effort", **settings}
+        settings = {"locking": hdf5_locking(path), **settings}
         _check_kind(path)
     try:
         file = File(path, "r", **settings)
@@ -396,4 +397,9 @@ def _why_closed(path: Path | io.BytesIO, error: BaseException) -> str:
         return "the file is empty; copy or make it again"
     if head != _SIGNATURE:
         return f"not an HDF5 file (it begins with {head!r}); wanted is an HDF5 file of cutouts"
+    if isinstance(error, OSError) and (error.errno in NO_LOCKS or isinstance(error, BlockingIOError)):
+        return (
+            f"cannot be locked ({os.strerror(error.errno or 0)}): wait for the program that writes it; where the file "
+            "system has no locks, set HDF5_USE_FILE_LOCKING=FALSE"
+        )
     return f"the HDF5 file is truncated or damaged ({one_line(error)}); copy or make it again"

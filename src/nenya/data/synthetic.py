@@ -363,6 +363,7 @@ def stream_cutouts(
     partitions: Mapping[str, tuple[tuple[int, ...], Iterator[Mapping[str, npt.NDArray[Any]]]]],
     attributes: Mapping[str, Any],
     chunks: int = 64,
+    finish: Callable[[], None] = lambda: None,
 ) -> None:
     """Write a cutout file block by block: absent or whole, in memory that does not grow with its length.
 
@@ -371,6 +372,7 @@ def stream_cutouts(
         partitions: name -> shape (N, H, W), and blocks: suffix ("" for the cutouts, in K, or "_mask") -> (n, H, W).
         attributes: of the file.
         chunks: whole cutouts in each chunk.
+        finish: called when all is written, before the file appears.
 
     Raises:
         OptionError: A partition is empty.
@@ -380,10 +382,12 @@ def stream_cutouts(
     if empty or not partitions:
         raise OptionError(f"partition {', '.join(empty) or 'list'} is empty: wanted at least one cutout in each")
     try:
-        with atomic_path(path) as temporary, write_hdf5(temporary) as file:
-            file.attrs.update(attributes)
-            for name, ((rows, height, width), blocks) in partitions.items():
-                _stream(file, name, (rows, 1, height, width), blocks, chunks)
+        with atomic_path(path) as temporary:
+            with write_hdf5(temporary) as file:
+                file.attrs.update(attributes)
+                for name, ((rows, height, width), blocks) in partitions.items():
+                    _stream(file, name, (rows, 1, height, width), blocks, chunks)
+            finish()
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 

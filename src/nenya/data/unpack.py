@@ -24,6 +24,7 @@ from nenya.data.memory import available_memory
 from nenya.data.threads import Threads
 from nenya.errors import OptionError, OutputError
 from nenya.storage import atomic_path
+from nenya.temporaries import sweep
 from nenya.texts import printed
 
 Report = Callable[[int, int], None]  # cutouts done, cutouts in all
@@ -140,7 +141,8 @@ def _whole(path: Path, info: Partition) -> bool:
 
 def _remove_old(folder: Path, stem: str) -> None:
     """Remove what a killed process, or an earlier state of the source, left behind."""
-    for path in (*folder.glob(f".{stem}_*.tmp"), *folder.glob(f"{stem}_*.npy")):
+    sweep(folder)
+    for path in folder.glob(f"{stem}_*.npy"):
         log.info("removing the outdated copy %s", path)
         path.unlink(missing_ok=True)
 

@@ -20,7 +20,7 @@ import torch
 import nenya
 from nenya.data.blocks import BlocksDataModule, cut_blocks
 from nenya.data.cutouts import PARTITIONS, CutoutFile, inspect_cutouts, nonfinite_rows
-from nenya.errors import InputFileError, Interrupted, NenyaError, OutputError
+from nenya.errors import InputFileError, Interrupted, LockLostError, NenyaError, OutputError
 from nenya.extraction.journal import BlockStore, partial_folder
 from nenya.extraction.lock import OutputLock
 from nenya.extraction.manifest import Work, begin, cpu_threads, describe_status, note_sha256
@@ -35,6 +35,7 @@ from nenya.names import refuse_links
 from nenya.options import Options, to_dict
 from nenya.runtime import check_room, git_commit, is_main_process, make_trainer
 from nenya.storage import folder_bytes, sha256_file
+from nenya.temporaries import sweep
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -83,6 +84,7 @@ class Job:
 
 def refuse_existing(output: Path, *, clobber: bool) -> None:
     """Raise OutputError if the output is there already and may not be, or cannot be, replaced."""
+    sweep(output.parent)
     if output.is_dir():
         raise OutputError(f"{output} is a folder, a file of this name is to be written: choose another with out=")
     if output.exists() and not clobber:
@@ -203,9 +205,11 @@ def extract_file(
         _extract(job, module, trainer, writer, Work.read(store))
         return ""
     start = time.monotonic()
-    with OutputLock(refuse_links(store.partial) / "lock", str(job.output)):
+    with OutputLock(refuse_links(store.partial) / "lock", str(job.output)) as lock:
         if job.output.exists() and not options.clobber:
             return None
+        store.check = lock.check
+        store.revoke()
         wanted = _wanted_manifest(options, job, checkpoint, trainer, module.net)
         work = begin(store, wanted, job.file, clobber=options.clobber)
         if work.done:
@@ -227,7 +231,10 @@ def extract_file(
                 }
                 _extract(job, module, trainer, writer, work)
         except _ChangedError:
+            lock.check()
             shutil.rmtree(store.partial, ignore_errors=True)
+            raise
+        except LockLostError:  # what is there is another's
             raise
         except NenyaError as error:
             raise type(error)(f"{error}; {store.kept(clobber=options.clobber)}") from error

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +22,11 @@ import numpy as np
 
 from nenya.data.blocks import Block
 from nenya.data.hdf5_open import open_hdf5
-from nenya.errors import InputFileError, OutputError
+from nenya.errors import InputFileError, LockLostError, OutputError
 from nenya.extraction.lock import OutputLock
 from nenya.names import read_json, remove
 from nenya.storage import atomic_path, move_synced, write_hdf5
+from nenya.temporaries import own_mark
 
 log = logging.getLogger(__name__)
 
@@ -56,11 +57,13 @@ class BlockStore:
         path: the latents file.
         rows: partition -> number of rows N.
         dim: length D of a latent.
+        check: called before the final file appears; raises if this is not the run's to write any more.
     """
 
     path: Path
     rows: Mapping[str, int]
     dim: int
+    check: Callable[[], None] = lambda: None
 
     @property
     def partial(self) -> Path:
@@ -106,10 +109,15 @@ class BlockStore:
         with atomic_path(self.partial / "manifest.json") as temporary:
             temporary.write_text(json.dumps(dict(manifest), indent=1))
 
+    def revoke(self) -> None:
+        """Remove what runs before this one have begun to assemble, so that they cannot let it appear any more."""
+        for path in self.partial.glob("assembled*"):
+            path.unlink(missing_ok=True)
+
     def clear(self) -> None:
         """Remove everything but the lock."""
         for path in self.partial.iterdir():
-            if path.name != "lock":
+            if not path.name.startswith("lock"):
                 remove(path)
 
     def scan(self, blocks: Sequence[Block]) -> dict[int, Entry]:
@@ -173,7 +181,9 @@ class BlockStore:
         nonfinite = dict.fromkeys(self.rows, 0)
         for block in blocks:
             nonfinite[block.partition] += entries[block.number].nonfinite
-        temporary, hashes = self.partial / "assembled", {partition: hashlib.sha256() for partition in self.rows}
+        temporary = self.partial / f"assembled-{own_mark()}"
+        hashes = {partition: hashlib.sha256() for partition in self.rows}
+        self.check()
         with self.guard():
             (self.partial / "reserve").unlink(missing_ok=True)
             with write_hdf5(temporary) as h5:
@@ -194,7 +204,12 @@ class BlockStore:
                 h5.attrs["nonfinite_rows"] = json.dumps(nonfinite)
                 h5.attrs["latents_sha256"] = json.dumps({name: h.hexdigest() for name, h in hashes.items()})
             self._check(temporary)
-            move_synced(temporary, self.path)
+            self.check()
+            try:
+                move_synced(temporary, self.path)
+            except FileNotFoundError:  # removed by whoever has taken this over
+                self.check()
+                raise
         shutil.rmtree(self.partial, ignore_errors=True)
         return nonfinite
 
@@ -220,7 +235,10 @@ class BlockStore:
             clobber: whether the command starts over.
         """
         try:
+            self.check()
             count = len(self.entries())
+        except LockLostError:
+            return "another run goes on with what is finished"
         except OSError:
             count = 0
         if count:
@@ -244,7 +262,7 @@ def remove_leftover(path: Path) -> None:
     if partial.is_symlink() or (partial / "lock").is_symlink() or not partial.is_dir():
         return
     with suppress(OutputError), OutputLock(partial / "lock", str(path)):
-        if not (partial / "reserve").exists() and not (partial / "assembled").exists():
+        if not (partial / "reserve").exists() and not any(partial.glob("assembled*")):
             shutil.rmtree(partial, ignore_errors=True)
 
 

@@ -15,7 +15,9 @@ from typing import Any, Self
 
 from nenya.errors import InputFileError, Interrupted
 from nenya.names import Json, read_json
+from nenya.process import Life
 from nenya.storage import atomic_path
+from nenya.temporaries import life_of
 
 _VARIABLE = "NENYA_BATCH"  # set for the processes that Lightning starts
 _SECONDS_BETWEEN_LOOKS = 0.1
@@ -145,7 +147,10 @@ def _remove_dead_pointers(scratch_dir: Path) -> None:
 
 
 def _is_free(lock: Path) -> bool:
-    """Return whether nobody holds a lock."""
+    """Return whether nobody holds the lock of a batch's folder."""
+    state = life_of(lock.parent, "batch-")
+    if state is not Life.UNKNOWN:
+        return state is Life.GONE
     try:
         with lock.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -9,9 +9,7 @@ import contextlib
 import fcntl
 import hashlib
 import logging
-import os
 import re
-import secrets
 import shutil
 import signal
 import threading
@@ -28,11 +26,14 @@ from nenya.errors import InputFileError, Interrupted, NenyaError, OutputError
 from nenya.extraction import existing
 from nenya.extraction.job import Source
 from nenya.extraction.journal import remove_leftover
+from nenya.mounts import locks_work
 from nenya.names import local_name
 from nenya.options import Options, parse_size
+from nenya.process import Life
 from nenya.runtime import is_main_process
 from nenya.s3 import S3Object, is_s3, store
 from nenya.storage import folder_bytes
+from nenya.temporaries import is_marked, life_of, own_mark, sweep
 
 log = logging.getLogger(__name__)
 
@@ -224,7 +225,7 @@ class Staging:
         self.scratch, self.folder = Scratch(0, self._termination.check), Path()
         if self.scratch_dir is not None:
             _remove_abandoned(self.scratch_dir)
-            self.folder = self.scratch_dir / f"{_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
+            self.folder = self.scratch_dir / f"{_PREFIX}{own_mark()}"
             self._lock = _make_locked(self.folder)
             limit = self.options.loader.cache_limit
             free = shutil.disk_usage(self.folder).free
@@ -512,7 +513,8 @@ def _make_locked(folder: Path) -> IO[bytes]:
     try:
         new.mkdir(parents=True)
         lock = (new / "lock").open("wb")
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with contextlib.suppress(OSError):  # a file system without locks: the folder's name says whose it is
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         new.rename(folder)
     except OSError as error:
         raise OutputError(f"{folder}: cannot make the folder ({error.strerror}); set loader.cache_dir") from error
@@ -528,13 +530,17 @@ def _remove_if_empty(options: Options, scratch_dir: Path) -> None:
 
 
 def _remove_abandoned(scratch_dir: Path) -> None:
-    """Remove the folders of processes that are gone; one of a single copy has no lock, and is gone after a day."""
+    """Remove the folders of processes that are gone; of one from an earlier version, one without a lock after a day."""
+    for prefix in (COPY_PREFIX, _PREFIX, f"new-{_PREFIX}"):
+        sweep(scratch_dir, prefix)
     for folder in scratch_dir.glob(f"{COPY_PREFIX}*"):
         with contextlib.suppress(OSError):
-            if time.time() - folder.stat().st_mtime > _DAY:
+            if time.time() - folder.stat().st_mtime > _DAY and not is_marked(folder, COPY_PREFIX):
                 shutil.rmtree(folder, ignore_errors=True)
     for folder in scratch_dir.glob(f"{_PREFIX}*"):
         try:
+            if life_of(folder, _PREFIX) is Life.ALIVE or not locks_work(scratch_dir):
+                continue
             with (folder / "lock").open("rb") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder, ignore_errors=True)
@@ -544,5 +550,5 @@ def _remove_abandoned(scratch_dir: Path) -> None:
             continue
     for folder in scratch_dir.glob(f"new-{_PREFIX}*"):
         with contextlib.suppress(OSError):
-            if time.time() - folder.stat().st_mtime > _OLD:
+            if time.time() - folder.stat().st_mtime > _OLD and not is_marked(folder, f"new-{_PREFIX}"):
                 shutil.rmtree(folder, ignore_errors=True)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import secrets
 import shutil
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from nenya.portal.state import PLANES
 from nenya.portal.theme import Theme, plain
 from nenya.portal.views import Histogram, Plane
 from nenya.portal.work import cells_for
+from nenya.temporaries import sweep, temporary_name
 
 IntArray = NDArray[np.int64]
 
@@ -49,18 +49,25 @@ def write_page(archive: Archive, folder: Path, name: str, options: PortalOptions
     Raises:
         OutputError: The folder exists (without clobber), or cannot be written.
     """
+    sweep(folder.parent)
     if folder.exists() and not options.clobber:
         raise OutputError(f"{folder} exists already: clobber=true replaces it, export= names another place")
     if folder.exists() and not (folder / "index.html").is_file() and any(folder.iterdir()):
         raise OutputError(f"{folder} holds other things than an exported page: name another place")
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
-        temporary.mkdir(parents=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
+    temporary = temporary_name(folder)
+    try:
+        temporary.mkdir()
         sheets = _write_sheets(archive, temporary, options.seed)
         (temporary / "index.html").write_text(_page(archive, name, options, sheets))
+        old = temporary_name(folder)  # no kill leaves a part of the page that is replaced
         if folder.exists():
-            shutil.rmtree(folder)
+            os.replace(folder, old)
         os.replace(temporary, folder)
+        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
     finally:

@@ -1,11 +1,11 @@
 """Objects of an S3 service: found, downloaded and uploaded so that what arrives is whole and right, or nothing is."""
 
 import errno
+import hashlib
 import logging
 import os
 import re
 import shutil
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,10 +16,12 @@ from typing import Any
 from nenya.errors import InputFileError, Interrupted, OptionError, OutputError, StorageError
 from nenya.s3.checks import hash_file, md5
 from nenya.s3.client import ENDPOINT_NAMES, connect, endpoint, head_object
+from nenya.s3.conditional import put_if
 from nenya.s3.download import AlteredError, ChangedError, fetch, verify
 from nenya.s3.errors import NotS3Error, Service, explain
-from nenya.s3.upload import PartsUpload, UploadGoneError, new_note, read_note, sha256_of_object, write_note
+from nenya.s3.upload import PartsUpload, UploadGoneError, abort_below, new_note, read_note, sha256_of_object, write_note
 from nenya.storage import atomic_path
+from nenya.temporaries import temporary_folder
 
 logger = logging.getLogger(__name__)
 
@@ -156,9 +158,9 @@ class S3Store:
         found = self._needed(url)
         if found.size > limit:
             raise StorageError(f"{url}: has {found.size} bytes, and at most {limit} are read; is it the right one?")
-        with tempfile.TemporaryDirectory(prefix="nenya-") as folder:
-            self.download(found, Path(folder) / "object")
-            return (Path(folder) / "object").read_bytes()
+        with temporary_folder("nenya-") as folder:
+            self.download(found, folder / "object")
+            return (folder / "object").read_bytes()
 
     def download(
         self,
@@ -216,6 +218,7 @@ class S3Store:
         metadata: Mapping[str, str] | None = None,
         cancelled: threading.Event | None = None,
         note: Path | None = None,
+        check: Callable[[], None] = lambda: None,
     ) -> S3Object:
         """Bring a file to an address, where it appears only whole: each part is verified before.
 
@@ -225,6 +228,7 @@ class S3Store:
             metadata: ASCII texts to keep with the object; `sha256`, of the file, is added.
             cancelled: Once set, the upload stops and leaves nothing.
             note: A file that names the upload as long as it is on its way, so that `drop_upload` finds it after a kill.
+            check: Called before each start of an upload, also after the service has dropped one; raises to stop.
 
         Returns:
             The object as the service describes it.
@@ -245,7 +249,8 @@ class S3Store:
             if size:
                 if note is not None:
                     self.drop_upload(note)
-                proven = self._upload_parts(path, url, part_size, digests, kept, lambda: _stop_if(cancelled, url), note)
+                stop = lambda: _stop_if(cancelled, url)  # noqa: E731
+                proven = self._upload_parts(path, url, part_size, digests, kept, stop, note, check)
             else:  # there is no part to send, and nothing that the way could alter
                 _stop_if(cancelled, url)
                 self._connected().put_object(Bucket=bucket, Key=key, Body=b"", Metadata=kept)
@@ -256,6 +261,27 @@ class S3Store:
         if not proven:
             self._read_back(found, sha256)
         return found
+
+    def replace(self, url: str, data: bytes, etag: str | None) -> str:
+        """Write a small object if what lies there has this ETag (empty: if there is none; None: in any case).
+
+        Returns:
+            The new ETag.
+
+        Raises:
+            ReplacedError: Another object lies there.
+            NoConditionsError: The service says that it does not know such requests; one that does not say so writes.
+            StorageError: The service does not take it.
+        """
+        bucket, key = _object_of(url)
+        with self._errors(url, "write it"):
+            return put_if(self._connected(), bucket, key, data, {"sha256": hashlib.sha256(data).hexdigest()}, etag)
+
+    def drop_uploads(self, url: str) -> None:
+        """Drop all uploads to addresses below one that are under way; whoever is at one starts again."""
+        bucket, key = split_url(url)
+        with self._errors(url, "list its uploads"):
+            abort_below(self._connected(), bucket, f"{key.rstrip('/')}/" if key else "")
 
     def delete(self, url: str) -> None:
         """Remove an object; one that is not there is no error."""
@@ -349,10 +375,12 @@ class S3Store:
         kept: dict[str, str],
         stop: Callable[[], None],
         note: Path | None,
+        check: Callable[[], None],
     ) -> bool:
         """Send a file in parts and make the object of them; returns whether that proved it right."""
         client, (bucket, key) = self._connected(), split_url(url)
         for _ in range(_UPLOADS):
+            check()
             if note is not None:
                 write_note(note, bucket, key, None)
             started = client.create_multipart_upload(Bucket=bucket, Key=key, Metadata=kept)

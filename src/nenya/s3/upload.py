@@ -147,6 +147,13 @@ class PartsUpload:
             )
 
 
+def abort_below(client: Any, bucket: str, prefix: str) -> None:
+    """Drop all uploads to keys with a prefix that are under way, so that whoever began them cannot end them."""
+    pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix)
+    for item in [item for page in pages for item in page.get("Uploads", [])]:
+        PartsUpload(client, bucket, item["Key"], item["UploadId"]).abort()
+
+
 def sha256_of_object(client: Any, bucket: str, key: str, *, attempts: int) -> str:
     """Return the SHA-256 of what a service gives for an object, in hexadecimal; nothing is kept on disk.
 

@@ -18,11 +18,12 @@ from typing import Any
 import nenya
 from nenya.analysis_options import UpdateOptions
 from nenya.archive_folder import Folder, open_entry
+from nenya.archive_lease import Lease
 from nenya.archive_manifest import CUTOUTS, MANIFEST, STATES, Added, Manifest, Version, parse_publishing
 from nenya.data.cutouts import inspect_cutouts
 from nenya.data.files import temporary_copy
 from nenya.data.prepare import NoCutouts
-from nenya.errors import InputFileError, Interrupted, NenyaError, OptionError
+from nenya.errors import InputFileError, Interrupted, LockLostError, NenyaError, OptionError
 from nenya.extraction.staging import Termination
 from nenya.extraction.weights import weights_source
 from nenya.extras import need
@@ -35,7 +36,6 @@ from nenya.storage import atomic_path, sha256_file
 from nenya.update.arrivals import Arrival, Arrivals, arrivals_of, find_new, from_others, same_stem
 from nenya.update.check import broken_files
 from nenya.update.index import IndexWriter
-from nenya.update.lease import Lease
 from nenya.update.preflight import check_options, check_place, check_recipe, check_version
 from nenya.update.settings import choose_versions, extract_options, settings_of
 from nenya.update.stages import Stages, describe
@@ -76,6 +76,7 @@ def run(options: UpdateOptions) -> int:
         check_recipe(options, manifest, str(new[1][0]))
     with Termination(), Lease(folder), _quiet():
         manifest = folder.read()
+        folder.drop_uploads()
         failed = sum(Update(folder, manifest, name, options).run(new) for name in names)
         broken = list(dict.fromkeys(file for name in manifest for file in broken_files(folder, manifest[name])))
     if broken:
@@ -403,7 +404,7 @@ class Update:
             self.folder.remove(f"{prefix}about-{number}.json")
 
     def _fail(self, place: str, error: BaseException | str) -> None:
-        if isinstance(error, Interrupted):
+        if isinstance(error, Interrupted | LockLostError):
             raise error
         kind = "" if isinstance(error, NenyaError | str) else f"{type(error).__name__}: "
         lines = str(error).strip().splitlines() or ["no message"]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from nenya.archive_folder import Folder, open_entry
-from nenya.archive_manifest import Version
+from nenya.archive_manifest import CUTOUTS, Manifest, Version
 from nenya.errors import InputFileError, StorageError
 from nenya.names import Entry, inside
 from nenya.s3 import join_url, store
@@ -61,6 +61,21 @@ def sizes_of(folder: Folder) -> dict[str, int] | None:
         return None
     start = len(folder.url) + 1
     return {found.url[start:]: found.size for found in store().find(folder.url + "/")}
+
+
+def unnamed_files(folder: Folder, manifest: Manifest, sizes: dict[str, int] | None) -> list[str]:
+    """Return the cutouts, latents and tables that lie in an archive and that no version names.
+
+    A killed update leaves such files, which the next one removes; so would one whose entry was lost.
+    """
+    named = {entry.name for version in manifest.values() for entry in version.entries()}
+    places = [CUTOUTS, *(f"{name}/{kind}" for name in manifest for kind in ("latents", "tables"))]
+    if sizes is None:
+        there = [path for place in places for path in (folder.root / place).glob("[!.]*") if path.is_file()]
+        found = {str(path.relative_to(folder.root)) for path in there}
+    else:
+        found = {name for name in sizes if name.rpartition("/")[0] in places}
+    return sorted(found - named)
 
 
 def version_status(folder: Folder, version: Version, sizes: dict[str, int] | None, *, check: bool) -> VersionStatus:

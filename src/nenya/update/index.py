@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from nenya.analysis_options import UpdateOptions
 from nenya.archive import ABOUT, TABLE, connect, lance_errors, read_about
 from nenya.archive_build import add_files, build_index, compact, drop_old_states, recall_line, write_about
+from nenya.archive_commit import changed as changed_by_another
 from nenya.archive_folder import Folder, fetch_index, read_state
 from nenya.archive_manifest import STATES, Index, State
 from nenya.errors import InputFileError
@@ -36,6 +37,7 @@ class IndexWriter:
     name: str
     state: Index | None
     _ready: bool = False
+    _rows: int | None = None  # that the index has to have, where they are known
     _synced: set[Path] = field(default_factory=set)
 
     @property
@@ -93,7 +95,9 @@ class IndexWriter:
         if not self._ready:
             self.begin()
         self._ready = False
-        add_files(self.place, latents, table)
+        self.folder.check()
+        added = add_files(self.place, latents, table)
+        self._rows = added + (self.state.rows if self.state else 0)
         known = read_about(self.place)["columns"]
         return [str(name) for name in table if name not in known]
 
@@ -111,6 +115,8 @@ class IndexWriter:
         if not self._ready:
             self.begin()
         self._ready = False
+        self.folder.check()
+        self._rows = self.state.rows
         changed = compact(self.place)
         if not current:
             build_index(self.place, kind=options.kind, index_from=options.index_from, seed=options.seed)
@@ -134,6 +140,8 @@ class IndexWriter:
         with lance_errors(self.place):
             table = connect(self.place).open_table(TABLE)
             version, rows = int(table.version), int(table.count_rows())
+        if self._rows is not None and rows != self._rows:
+            raise changed_by_another(self.folder.place)
         files: list[list[Any]] = []
         if self.folder.url is None:
             self._persist()

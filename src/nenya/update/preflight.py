@@ -4,11 +4,11 @@ from pathlib import Path
 
 from nenya.analysis_options import UpdateOptions
 from nenya.archive_folder import Folder
+from nenya.archive_lease import LEASE
 from nenya.archive_manifest import MANIFEST, Manifest, is_version
 from nenya.errors import InputFileError, OptionError
 from nenya.extraction.weights import load_model, weights_source
 from nenya.s3 import is_s3, store
-from nenya.update.lease import LEASE
 from nenya.update.settings import check_settings, extract_options, settings_of
 
 

@@ -4,6 +4,7 @@
 are its parts for use on their own.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -41,7 +42,7 @@ from nenya.io import write_table
 from nenya.names import parse_json, refuse_links
 from nenya.options import PrepareOptions, build_options
 from nenya.s3 import is_s3, store
-from nenya.storage import sha256_file
+from nenya.storage import remove_half, sha256_file
 from nenya.table_files import check_numbers, check_table
 
 log = logging.getLogger(__name__)
@@ -130,10 +131,11 @@ def prepare(options: PrepareOptions | Mapping[str, Any]) -> Prepared:
     made_of = fingerprint({str(_name_of(source)): str(identities[source]) for source in sources})
     made_by = fingerprint({**recipe, "version": nenya.__version__})
     there = None if options.clobber else _existing(out, options, made_of, made_by)
-    if there is not None:
-        return there
     folder = refuse_links(_partial(out, options))
-    with OutputLock(folder / "lock", str(out)), _interruptible(folder) as check:
+    if there is not None:
+        _remove_leftover(folder, str(out))
+        return there
+    with OutputLock(folder / "lock", str(out)) as lock, _interruptible(folder) as check:
         tasks = _tasks(sources, identities, made_by, folder, options, places)
         parts, failed, outcomes = _work(tasks, options, check)
         failed |= {_name_of(s): str(e) for s, e in identities.items() if isinstance(e, InputFileError)}
@@ -161,6 +163,7 @@ def prepare(options: PrepareOptions | Mapping[str, Any]) -> Prepared:
         }
         if places is not None and fates is not None:
             _write_missing(fates, places, options, out, folder)
+        lock.check()
         write_outputs(local, table, [part for _, part in parts], options, about)
         if isinstance(out, str):
             for path in (local.with_suffix(".parquet"), local):
@@ -169,6 +172,13 @@ def prepare(options: PrepareOptions | Mapping[str, Any]) -> Prepared:
         shutil.rmtree(folder, ignore_errors=True)
     rows = {name: int((table["pp_type"] == kind).sum()) for kind, name in ((1, "train"), (0, "valid"))}
     return Prepared(out, _table_of(out), {name: count for name, count in rows.items() if count}, failed)
+
+
+def _remove_leftover(folder: Path, out: str) -> None:
+    """Remove the unfinished work that a kill has left beside an output that was complete already."""
+    if folder.is_dir():
+        with contextlib.suppress(OutputError), OutputLock(folder / "lock", out):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def read_places(options: PrepareOptions) -> tuple[Places | None, str]:
@@ -264,6 +274,7 @@ def _existing(out: Path | str, options: PrepareOptions, made_of: str, made_by: s
             raise OutputError(f"{out} exists, made of other files or with other options: {advice}")
         return Prepared(out, _table_of(out), {}, {}, made=False)
     table = out.with_suffix(".parquet")
+    remove_half(out, table)
     if not out.exists():
         if table.exists():
             raise OutputError(f"{table} exists without {out.name}: {advice}")

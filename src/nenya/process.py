@@ -1,0 +1,172 @@
+"""Which process something belongs to, and whether that process still lives, without asking any clock.
+
+Within one start of a system and one process namespace, a process number and the time at which the process began,
+which the kernel counts itself, name a process for good. Elsewhere nothing of this can be told: on another machine, in
+another container, after a restart.
+"""
+
+import enum
+import functools
+import hashlib
+import os
+import socket
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+_STATE, _START = 0, 19  # fields 3 and 22 of /proc/PID/stat, counted from behind the name
+
+
+class Life(enum.Enum):
+    """What is known of a process."""
+
+    ALIVE = "alive"
+    GONE = "gone"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A process.
+
+    Attributes:
+        boot: names one start of one system; empty where that is unknown.
+        space: names a namespace of processes in it.
+        pid: the number there.
+        start: when it began, as the kernel counts; empty where that is unknown.
+        host: name of the machine, for messages.
+    """
+
+    boot: str
+    space: str
+    pid: int
+    start: str
+    host: str
+
+    @property
+    def mark(self) -> str:
+        """A short text for file names, which `parse_mark` reads."""
+        return f"{self.pid}-{self.start or 'x'}-{_short(self.boot)}-{_short(self.space)}"
+
+    def values(self) -> dict[str, Any]:
+        """Return it as plain values, which `from_values` reads."""
+        return asdict(self)
+
+
+def current() -> Identity:
+    """Return the identity of this process."""
+    return _current(os.getpid(), socket.gethostname())
+
+
+@functools.lru_cache(maxsize=4)  # a fork has another number, and a laptop may get another name
+def _current(pid: int, host: str) -> Identity:
+    return Identity(_boot(), _space(), pid, _stat("self" if _has_proc() else str(pid))[1], host)
+
+
+def from_values(values: Mapping[str, Any]) -> Identity | None:
+    """Return the identity that was written as `values`; None where they are of something else."""
+    try:
+        texts = {key: str(values[key]) for key in ("boot", "space", "start", "host")}
+        return Identity(pid=int(values["pid"]), **texts)
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def life(identity: Identity) -> Life:
+    """Return whether a process lives: also one that is stopped does; a zombie does not."""
+    own = current()
+    if not own.boot or (identity.boot, identity.space) != (own.boot, own.space):
+        return Life.UNKNOWN
+    return _life(identity.pid, identity.start)
+
+
+def life_of_mark(mark: str) -> Life:
+    """Return whether the process lives whose `Identity.mark` is part of a file's name."""
+    pid, start, boot, space = mark.split("-")
+    own = current()
+    if not own.boot or (boot, space) != (_short(own.boot), _short(own.space)):
+        return Life.UNKNOWN
+    return _life(int(pid), "" if start == "x" else start)
+
+
+def restarted_since(mark: str) -> bool:
+    """Return whether a mark is of another start of a system than the present one, be it this machine's or not."""
+    own = current()
+    return bool(own.boot) and mark.split("-")[2] != _short(own.boot)
+
+
+def _life(pid: int, start: str) -> Life:
+    if pid <= 0:
+        return Life.UNKNOWN
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return Life.GONE
+    except OSError:  # of another user
+        pass
+    state, began = _stat(str(pid))
+    if (state in ("Z", "X") and not _has_threads(pid)) or (start and began and began != start):
+        return Life.GONE
+    return Life.ALIVE
+
+
+@functools.cache
+def _has_proc() -> bool:
+    return os.path.exists("/proc/self/stat")
+
+
+def _stat(pid: str) -> tuple[str, str]:
+    """Return state and start of a process; empty where they cannot be had, or /proc is of another namespace."""
+    try:
+        if pid != "self" and os.readlink("/proc/self") != str(os.getpid()):
+            return "", ""
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        return fields[_STATE].decode(), fields[_START].decode()
+    except (OSError, IndexError):
+        pass
+    if _has_proc():
+        return "", ""
+    said = _ask("ps", "-o", "stat=,lstart=", "-p", pid).split(maxsplit=1)
+    return (said[0][:1], hashlib.sha256(said[1].encode()).hexdigest()[:12]) if len(said) == 2 else ("", "")
+
+
+def _has_threads(pid: int) -> bool:
+    """Return whether threads of a process whose first one has ended go on."""
+    try:
+        return len(os.listdir(f"/proc/{pid}/task")) > 1
+    except OSError:
+        return False
+
+
+@functools.cache
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return _ask("sysctl", "-n", "kern.bootsessionuuid")
+
+
+def _space() -> str:
+    """Return the namespaces of process numbers and of the kernel's clock; nothing where there are none."""
+    found = []
+    for name in ("pid", "time"):
+        try:
+            found.append(os.readlink(f"/proc/self/ns/{name}"))
+        except OSError:
+            continue
+    return " ".join(found)
+
+
+def _ask(*command: str) -> str:
+    """Return what a command of the system says, for systems without /proc; empty if it says nothing."""
+    env = {**os.environ, "LC_ALL": "C", "TZ": "UTC"}
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, env=env, check=False).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
