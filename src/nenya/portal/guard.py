@@ -33,15 +33,16 @@ class Door:
     token: str | None = None
     origins: tuple[str, ...] = ()
 
-    def lets_in(self, request: Any) -> bool:
+    def lets_in(self, asked: Any) -> bool:
         """Say whether a request comes from a page of this server, and from someone who knows the token.
 
         Without a token the server's name must be a local one too: a foreign name that leads here is a trick (DNS
         rebinding), by which a foreign page reads what is not its own.
 
         Args:
-            request: a `tornado.httputil.HTTPServerRequest`.
+            asked: a `tornado.httputil.HTTPServerRequest`, or a handler of one.
         """
+        request = getattr(asked, "request", asked)
         if not self.from_here(request):
             return False
         host = _plain(request.host)

@@ -149,7 +149,7 @@ class _Handler(RequestHandler):
 
     def _session(self) -> Session | None:
         """Return the session that is asked for, or answer with a refusal."""
-        if not self.portal.door.lets_in(self.request):
+        if not self.portal.door.lets_in(self):
             self._refuse(403, "Log in first.")
             return None
         session = self.portal.sessions.get(self.get_query_argument("key", ""))
