@@ -162,6 +162,14 @@ def write_zarr(folder: Path, version: int) -> None:
     _dataset().to_zarr(folder / "grid.zarr", zarr_format=version, encoding=packed)
 
 
+def write_zarr2(folder: Path) -> None:
+    write_zarr(folder, 2)
+
+
+def write_zarr3(folder: Path) -> None:
+    write_zarr(folder, 3)
+
+
 def read_fields(path: Path) -> Arrays:
     """Prepare cutouts of fields, and return them."""
     import h5py
@@ -285,7 +293,9 @@ def _entry(name: str, place: Path | None = None) -> dict[str, Any]:
 def write_archive(folder: Path) -> None:
     """Write an archive of one version with an index of two files, whose manifest names what is there."""
     from nenya.archive_folder import parse, render
+    from nenya.cli import compose
     from nenya.io import write_table
+    from nenya.update.settings import settings_of
 
     place = folder / "archive"
     for name in ("cutouts", "v5/latents", "v5/table", "v5/index"):
@@ -306,7 +316,7 @@ def write_archive(folder: Path) -> None:
         **{"rows": {"train": 40, "valid": 20}, "dates": ["2010", "2011"], "nenya": "1.0", "date": "2026-01-01"},
     }
     version = {
-        **{"settings": {"model": {"name": "v5"}, "seed": 1, "sensor": None}, "made": {"nenya": "1.0"}},
+        **{"settings": settings_of(compose("update", ["archive=x", "new=y"])), "made": {"nenya": "1.0"}},
         **{name: _entry(f"v5/{name}.h5") for name in ("weights", "projector", "clusters")},
         **{
             "index": {"version": 1, "rows": 60, "about": _entry("v5/index/about-1.json", place)},
