@@ -257,6 +257,7 @@ def _one(target: Any, path: Path, outside: Path, seen: list[tuple[str, str]]) ->
     _limit(resource.RLIMIT_FSIZE, LARGEST)
     _limit(resource.RLIMIT_AS, size + ROOM)
     Path("/proc/self/clear_refs").write_text("5")  # the most memory, from here on
+    _look(outside)
     before, values, line = _resident(), None, ""
     try:
         outcome, values = "read", target.read(path)
@@ -264,7 +265,7 @@ def _one(target: Any, path: Path, outside: Path, seen: list[tuple[str, str]]) ->
             line, values = values, []
     except NenyaError as error:
         outcome, line = "refused", str(error)
-        if len(line.splitlines()) != 1 or len(line) > 2000:
+        if len(line.splitlines()) != 1 or len(line) > 20_000:
             outcome, line = "LINES", line[:300]
     except BaseException as error:
         outcome, line = "RAISED", f"{type(error).__name__}: {error} {_where(error)}"[:500]
