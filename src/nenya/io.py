@@ -222,7 +222,9 @@ def _read_parquet(path: Path) -> "pd.DataFrame":
 def _read_feather(path: Path) -> "pd.DataFrame":
     import pyarrow.feather as feather
 
-    return from_arrow(feather.read_table(path))
+    table = feather.read_table(path, memory_map=False)
+    table.validate(full=True)  # nothing else looks at the offsets of texts, and damaged ones lead out of their buffers
+    return from_arrow(table)
 
 
 def _read_csv(path: Path) -> "pd.DataFrame":

@@ -162,6 +162,14 @@ def write_zarr(folder: Path, version: int) -> None:
     _dataset().to_zarr(folder / "grid.zarr", zarr_format=version, encoding=packed)
 
 
+def write_zarr2(folder: Path) -> None:
+    write_zarr(folder, 2)
+
+
+def write_zarr3(folder: Path) -> None:
+    write_zarr(folder, 3)
+
+
 def read_fields(path: Path) -> Arrays:
     """Prepare cutouts of fields, and return them."""
     import h5py
@@ -285,31 +293,36 @@ def _entry(name: str, place: Path | None = None) -> dict[str, Any]:
 def write_archive(folder: Path) -> None:
     """Write an archive of one version with an index of two files, whose manifest names what is there."""
     from nenya.archive_folder import parse, render
+    from nenya.cli import compose
     from nenya.io import write_table
+    from nenya.update.settings import settings_of
 
     place = folder / "archive"
-    for name in ("cutouts", "v5/latents", "v5/table", "v5/index"):
+    for name in ("cutouts", "v5/latents", "v5/tables", "v5/index-states"):
         (place / name).mkdir(parents=True)
     write_cutouts(place / "cutouts")
     write_latents(place / "v5/latents", 40)
-    write_table(_table(), place / "v5/table/a.parquet")
-    (place / "v5/index/about-1.json").write_text(
-        json.dumps({"about": _about(), "files": [["v5/index/cutouts.lance/data/1.lance", 10, "a" * 64]]})
-    )
+    write_table(_table(), place / "v5/tables/a.parquet")
+    write_index(folder)
+    (folder / "a.index").rename(place / "v5/index")
+    about = json.loads((place / "v5/index/nenya.json").read_text())
+    entries = [_entry(f"v5/index/{name}", place) for name in ("nenya.json", "cutouts.lance/data/1.lance")]
+    state = {"about": about, "files": [list(entry.values()) for entry in entries]}
+    (place / "v5/index-states/about-1.json").write_text(json.dumps(state))
     added = {
         **{"stem": "a_preproc", "sources": [["a.nc", 10, "a" * 64]], "cutouts": _entry("cutouts/a_preproc.h5", place)},
         **{
             "latents": _entry("v5/latents/a_latents.h5", place),
-            "table": _entry("v5/table/a.parquet", place),
+            "table": _entry("v5/tables/a.parquet", place),
             "left_out": 0,
         },
         **{"rows": {"train": 40, "valid": 20}, "dates": ["2010", "2011"], "nenya": "1.0", "date": "2026-01-01"},
     }
     version = {
-        **{"settings": {"model": {"name": "v5"}, "seed": 1, "sensor": None}, "made": {"nenya": "1.0"}},
+        **{"settings": settings_of(compose("update", ["archive=x", "new=y"])), "made": {"nenya": "1.0"}},
         **{name: _entry(f"v5/{name}.h5") for name in ("weights", "projector", "clusters")},
         **{
-            "index": {"version": 1, "rows": 60, "about": _entry("v5/index/about-1.json", place)},
+            "index": {"version": 1, "rows": 60, "about": _entry("v5/index-states/about-1.json", place)},
             "empty": [["b.nc", 1, ""]],
         },
     }
@@ -317,14 +330,6 @@ def write_archive(folder: Path) -> None:
     (place / "archive.json").write_bytes(render(parse(json.dumps(values).encode(), "x")))
     for old in (place / "v5/latents/packed_latents.h5", place / "cutouts/packed_preproc.h5"):
         old.unlink()
-
-
-def _about() -> dict[str, Any]:
-    return {
-        **{"format": 1, "dim": DIM, "provenance": {"model_version": "v5"}, "index": None, "recall": None},
-        **{"columns": ["lat", "lon", "pp_file", "pp_type", "pp_idx"]},
-        "sources": [{"stem": "a_preproc", "partition": "train", "rows": 40, "done": True, "sha256": "a" * 64}],
-    }
 
 
 def read_archive(path: Path) -> Arrays:
@@ -342,16 +347,21 @@ def read_archive(path: Path) -> Arrays:
 
 def read_fetched(path: Path) -> Arrays:
     """Bring the files of an index to a folder, as is done for archives on S3."""
-    from nenya.archive_folder import Folder, fetch_index
+    from nenya.archive_folder import open_version
 
-    folder = Folder(str(path))
-    said = json.loads((path / "v5/index/about-1.json").read_bytes())
+    opened = open_version(str(path))
+    own = opened.folder.root / "v5" / "index-read"
+    before = {item for item in path.parent.rglob("*") if item.is_file()}
 
-    def copy(entry: Any, place: Path) -> None:
+    def copy(entry: object, place: Path) -> None:
+        place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(b"fetched")
 
-    folder.fetch = copy  # type: ignore[method-assign]
-    fetch_index(folder, said["files"], Path("index").absolute())
+    opened.folder.url = "s3://bucket/archive"
+    opened.folder.fetch = copy  # type: ignore[method-assign,assignment]
+    opened.index()
+    made = {item for item in path.parent.rglob("*") if item.is_file()} - before
+    assert all(own in item.parents for item in made), f"fetched to {made}"
     return []
 
 
@@ -411,7 +421,7 @@ def write_publishing(folder: Path) -> None:
     write_archive(folder)
     place = folder / "archive/.work/v5/0123456789abcdef"
     place.mkdir(parents=True)
-    (place / "publishing.json").write_text(json.dumps(["v5/latents/b_latents.h5", "v5/table/b.parquet"]))
+    (place / "publishing.json").write_text(json.dumps(["v5/latents/b_latents.h5", "v5/tables/b.parquet"]))
     (folder / "archive/kept.txt").write_text("to be kept")
 
 

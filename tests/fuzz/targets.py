@@ -101,6 +101,7 @@ def _damage_folder(path: Path, rng: Rng, outside: Path) -> None:
     """Damage one to three files of a folder, those of numbers and those of text each in their way."""
     files = sorted(item for item in path.rglob("*") if item.is_file())
     texts = [item for item in files if item.suffix == ".json" or item.name.startswith(".z")]
+    damaged: set[Path] = set()
     for _ in range(int(rng.integers(1, 4))):
         chosen = pick(rng, texts if texts and rng.random() < 0.6 else files)
         if not chosen.exists():
@@ -108,7 +109,7 @@ def _damage_folder(path: Path, rng: Rng, outside: Path) -> None:
         data = chosen.read_bytes()
         if rng.random() < 0.05:
             chosen.unlink()
-        elif chosen.suffix == ".h5" and rng.random() < 0.7:
+        elif chosen.suffix == ".h5" and rng.random() < 0.7 and chosen not in damaged:
             hdf5_changes.change(chosen, rng, outside)
         elif chosen in texts:
             try:
@@ -117,6 +118,7 @@ def _damage_folder(path: Path, rng: Rng, outside: Path) -> None:
                 chosen.write_bytes(mutate_bytes(data, rng))
         else:
             chosen.write_bytes(mutate_bytes(data, rng))
+        damaged.add(chosen)
 
 
 def mutate_link(data: bytes, rng: Rng) -> bytes:
@@ -210,8 +212,8 @@ _ALL = (
     Target("clusters", r.write_clusters, r.read_clusters, "*.h5", _HDF5, ("nenya.update", "nenya.clusters")),
     Target("netcdf4", r.write_netcdf4, r.read_fields, "*.nc", _HDF5, _FIELDS),
     Target("netcdf3", r.write_netcdf3, r.read_fields, "*.nc", (mutate_bytes,), _FIELDS),
-    Target("zarr2", lambda folder: r.write_zarr(folder, 2), r.read_fields, "*.zarr", (), _FIELDS),
-    Target("zarr3", lambda folder: r.write_zarr(folder, 3), r.read_fields, "*.zarr", (), _FIELDS),
+    Target("zarr2", r.write_zarr2, r.read_fields, "*.zarr", (), _FIELDS),
+    Target("zarr3", r.write_zarr3, r.read_fields, "*.zarr", (), _FIELDS),
     Target("upload-npy", r.write_pictures, r.read_upload, "*.npy", (mutate_npy, mutate_bytes), _PORTAL),
     Target("upload-npz", r.write_pictures, r.read_upload, "*.npz", (_member(mutate_npy), mutate_bytes), _PORTAL),
     Target("upload-hdf5", r.write_pictures, r.read_upload, "*.h5", _HDF5, _PORTAL),

@@ -169,7 +169,7 @@ class Columns:
 
     def _derive(self) -> None:
         """Add DT, month and year, where the table has what they are made of, and put longitudes into [-180, 180)."""
-        if "DT" not in self.names and {"T10", "T90"} <= set(self.names):
+        if "DT" not in self.names and all(name in self.names and self.is_number(name) for name in ("T10", "T90")):
             self._floats["DT"] = self.values("T90") - self.values("T10")
         if "lon" in self.names and self.is_number("lon"):
             lon = self._raw("lon").astype(np.float64)
