@@ -38,7 +38,7 @@ import numpy as np
 import torch.distributed  # noqa: F401
 
 import nenya.latents_extraction
-import nenya.s3
+import nenya.storage.s3.service
 from nenya.cli import compose, run_command
 from nenya.extraction import ranks
 from nenya.extraction.journal import partial_folder
@@ -525,7 +525,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     compose("extract", TINY)  # reads the grammar of overrides, once for all
     if args.serve:
         return serve()
-    nenya.s3.PART_SIZE = 16 * 1024  # so that these small files, too, go in several parts
+    nenya.storage.s3.service.PART_SIZE = 16 * 1024  # so that these small files, too, go in several parts
     start = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="nenya-chaos-"))
     with s3_client("s3" in modes) as client:

@@ -27,7 +27,7 @@ from peers.plain_extraction import plain_extraction
 from nenya.latents_extraction import run
 from nenya.models.checkpoint import save_pth
 from nenya.models.resnet import ContrastiveNet
-from nenya.options import ExtractOptions, build_options, flat_view
+from nenya.options.sections import ExtractOptions, build_options, flat_view
 
 
 def main():

@@ -25,8 +25,8 @@ import torch
 from nenya.data.blocks import Block
 from nenya.extraction.journal import BlockStore
 from nenya.extraction.writer import LatentsWriter
-from nenya.options import TrainerOptions
-from nenya.runtime import make_trainer
+from nenya.options.sections import TrainerOptions
+from nenya.runtime.trainer import make_trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 DIM = 256

@@ -12,7 +12,7 @@ import numpy as np
 from common import interleave, machine, medians, write
 from sklearn.manifold import trustworthiness
 
-from nenya.projector import Projector
+from nenya.latents.projector import Projector
 
 DIM, REPEATS = 256, 3
 

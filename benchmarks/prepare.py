@@ -23,11 +23,11 @@ sys.path.insert(0, str(ROOT / "tests"))
 from granules import clouds, red_field, write_swath  # noqa: E402
 
 from nenya.cli import compose  # noqa: E402
-from nenya.data.prepare.cutouts import clear_share, grid_windows, integral  # noqa: E402
-from nenya.data.prepare.fields import Field, Layout  # noqa: E402
-from nenya.data.prepare.inpaint import inpaint_biharmonic, inpaint_field  # noqa: E402
-from nenya.data.prepare.sources import open_fields  # noqa: E402
-from nenya.data.prepare.work import covered, prepare_granule  # noqa: E402
+from nenya.prepare.cutouts import clear_share, grid_windows, integral  # noqa: E402
+from nenya.prepare.fields import Field, Layout  # noqa: E402
+from nenya.prepare.inpaint import inpaint_biharmonic, inpaint_field  # noqa: E402
+from nenya.prepare.sources import open_fields  # noqa: E402
+from nenya.prepare.work import covered, prepare_granule  # noqa: E402
 
 
 def granule_seconds(path: Path, sensor: str, inpaint: str) -> float:

@@ -24,15 +24,15 @@ from numpy.typing import NDArray
 
 from nenya import train
 from nenya.cli import compose
-from nenya.data.ocean import OceanOptions
-from nenya.extraction.weights import load_model
-from nenya.generate import write_ocean
+from nenya.commands.generate import write_ocean
+from nenya.data.spectra import radial_power
 from nenya.io import read_table
 from nenya.models.contrastive import make_net
 from nenya.models.resnet import ContrastiveNet
-from nenya.options import TrainOptions
+from nenya.models.weights import load_model
+from nenya.options.sections import TrainOptions
 from nenya.pca import fit_pca
-from nenya.spectra import radial_power
+from nenya.prepare.ocean import OceanOptions
 
 Floats = NDArray[np.float64]
 

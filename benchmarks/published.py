@@ -18,9 +18,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from nenya.generate import write_published
+from nenya.commands.generate import write_published
 from nenya.pca import fit_pca
-from nenya.storage import atomic_path
+from nenya.storage.disk import atomic_path
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = {"wnoise": 11, "pk2": 24}

@@ -2,8 +2,9 @@
 
 `python benchmarks/published_images.py` draws 150,000 + 50,000 fields of 64 x 64 pixels of white noise and of the power
 laws n = 2 and 4 (seed 1234, as `nenya generate kind=white|power2|power4` writes them), and takes in one pass, without
-writing them: beta by the published recipe (`nenya.spectra`), beta without a window as a check of the estimator, and the
-share of the variance in the first 256 of 4,096 principal components. It writes `outputs/bench/published_images.json`.
+writing them: beta by the published recipe (`nenya.data.spectra`), beta without a window as a check of the estimator,
+and the share of the variance in the first 256 of 4,096 principal components. It writes
+`outputs/bench/published_images.json`.
 Nothing here is fitted to the published values: where one is not met, the difference says so.
 """
 
@@ -16,9 +17,9 @@ import numpy as np
 from common import machine, write
 from numpy.typing import NDArray
 
-from nenya.data.synthetic import SLOPES, published_blocks
+from nenya.data.spectra import PERIODIC, MeanSpectrum, Recipe
 from nenya.pca import fit_pca
-from nenya.spectra import PERIODIC, MeanSpectrum, Recipe
+from nenya.prepare.synthetic import SLOPES, published_blocks
 
 SIZE, SEED, COMPONENTS = 64, 1234, 256
 PUBLISHED = {  # beta, its error, f_var256

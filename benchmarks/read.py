@@ -20,10 +20,10 @@ import h5py
 import numpy as np
 
 from nenya.cli import compose
+from nenya.commands.repack import repack_file
 from nenya.data.blocks import BlockRows, cut_blocks
 from nenya.data.cutouts import inspect_cutouts
 from nenya.data.unpack import load_partition
-from nenya.repack import repack_file
 
 sys.path.insert(0, str(Path(__file__).parent / "peers"))
 sys.path.insert(0, str(Path(__file__).parent))

@@ -37,7 +37,7 @@ from nenya import latents_extraction
 from nenya.cli import compose
 from nenya.models.checkpoint import save_pth
 from nenya.models.contrastive import make_net
-from nenya.s3 import S3Store
+from nenya.storage.s3.service import S3Store
 
 ROOT = Path(__file__).resolve().parents[1]
 SIDE = 64

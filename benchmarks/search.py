@@ -23,10 +23,10 @@ import numpy as np
 import pandas as pd
 from common import interleave, machine, medians, write
 
-from nenya.archive import IndexArchive
-from nenya.archive_build import add_files, build_index
-from nenya.latents import Latents
-from nenya.similarity import closest
+from nenya.latents.files import Latents
+from nenya.latents.index import IndexArchive
+from nenya.latents.index_build import add_files, build_index
+from nenya.latents.similarity import closest
 
 DIM = 256
 BLOCK = 16384

@@ -285,7 +285,7 @@ def by_two_who_hold_nothing(world: World, a: Actor, b: Actor) -> None:
 
 def of_an_older_version(world: World, a: Actor, b: Actor) -> None:
     """A lock on S3 of a version that wrote the time, far in the future."""
-    from nenya.s3 import store
+    from nenya.storage.s3.service import store
 
     a.kill()
     said = {"host": "elsewhere", "pid": 12, "since": "noon", "alive": time.time() + 1e8}

@@ -38,11 +38,11 @@ import sklearn.cluster  # noqa: F401  # for the processes to come, like the next
 import xarray  # noqa: F401
 from chaos import LIMIT, ROOT, TINY, Process, fork, s3_client, save_weights
 
-import nenya.data.prepare.fields
-import nenya.projector
-import nenya.status
-import nenya.update
-from nenya.archive_folder import Opened, open_version
+import nenya.archive.update
+import nenya.commands.status
+import nenya.latents.projector
+import nenya.prepare.fields
+from nenya.archive.folder import Opened, open_version
 from nenya.cli import run_command
 
 MODES = ("begin", "add", "s3")
@@ -165,10 +165,10 @@ def save_json(path: Path, call: Callable[[], object]) -> int:
 
 def look(place: Place) -> list[str]:
     """Return what is wrong with an archive that may be in the middle of an update."""
-    folder = nenya.archive_folder.Folder(place.archive, str(place.folder / "cache"))
+    folder = nenya.archive.folder.Folder(place.archive, str(place.folder / "cache"))
     if not folder.read():
         return []
-    status = nenya.status.status_of(place.archive, None, str(place.folder / "cache"), check=True)
+    status = nenya.commands.status.status_of(place.archive, None, str(place.folder / "cache"), check=True)
     wrong = [f"{kind} {name}" for v in status.versions.values() for kind, names in
              (("missing", v.missing), ("damaged", v.damaged)) for name in names]  # fmt: skip
     opened = place.opened()
@@ -249,7 +249,7 @@ class Chaos:
         rng = np.random.default_rng(1)
         rows = rng.standard_normal((200, 64)).astype(np.float32)
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-        nenya.projector.Projector.fit(rows, embedding=rows[:, :2] * 10).save(self.weights.parent / "map.h5")
+        nenya.latents.projector.Projector.fit(rows, embedding=rows[:, :2] * 10).save(self.weights.parent / "map.h5")
         return 0
 
     def place(self, mode: str, old: Path | None) -> Place:

@@ -9,7 +9,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from nenya.cli import COMMANDS
-from nenya.options import Options
+from nenya.options.sections import Options
 
 _SHARED = {field.name for field in fields(Options)}
 

@@ -12,10 +12,10 @@
 import matplotlib.pyplot as plt
 import numpy as np
 
-from nenya.archive import FileArchive
+from nenya.data.table_images import TableImages
 from nenya.io import read_table
-from nenya.latents import open_latents
-from nenya.table_images import TableImages
+from nenya.latents.files import open_latents
+from nenya.latents.index import FileArchive
 
 archive = FileArchive(open_latents("ocean_preproc_latents.h5"), read_table("map.parquet"))
 table, DT = archive.table, (archive.table.T90 - archive.table.T10).to_numpy()

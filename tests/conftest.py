@@ -66,7 +66,7 @@ def tiny_weights(tmp_path_factory) -> Path:
     from nenya.cli import compose
     from nenya.models.checkpoint import save_pth
     from nenya.models.contrastive import make_net
-    from nenya.options import flat_view
+    from nenya.options.sections import flat_view
 
     options = compose("extract", ["model=demo"])
     path = tmp_path_factory.mktemp("weights") / "tiny.pth"
@@ -83,7 +83,7 @@ def nenya_cli(tmp_path, monkeypatch) -> Callable[..., tuple[int, str]]:
     from nenya.cli import run_command
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("nenya.texts._names", {})
+    monkeypatch.setattr("nenya.storage.texts._names", {})
     logger = logging.getLogger("nenya")
 
     def call(name: str, args: Sequence[object] = ()) -> tuple[int, str]:

@@ -12,12 +12,15 @@ import sys
 import threading
 from pathlib import Path
 
-from nenya import archive_commit, archive_folder, archive_lease, lockfile
-from nenya.archive_folder import Added, Entry, Folder, Index, Version
-from nenya.archive_lease import Lease
+from nenya.archive import commit as archive_commit
+from nenya.archive import folder as archive_folder
+from nenya.archive import lease as archive_lease
+from nenya.archive.folder import Added, Entry, Folder, Index, Version
+from nenya.archive.lease import Lease
 from nenya.errors import NenyaError
-from nenya.s3 import store
-from nenya.s3.upload import PartsUpload
+from nenya.storage import lockfile
+from nenya.storage.s3.service import store
+from nenya.storage.s3.upload import PartsUpload
 
 for module in (lockfile, archive_lease):
     module.SILENT = float(os.environ.get("PLAYER_SILENT", "120"))

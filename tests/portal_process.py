@@ -25,9 +25,9 @@ class PlainEncoder:
 
 def main(settings):
     """Serve until the process is ended; say the port."""
-    from nenya.latents import Latents
+    from nenya.latents.files import Latents
     from nenya.portal import intake
-    from nenya.portal.archive import open_archive
+    from nenya.portal.dataset import open_archive
     from nenya.portal.jail import Jail
     from nenya.portal.server import Portal, make_server
 

@@ -18,10 +18,10 @@ from granules import grid, write_swath
 
 from nenya.cli import compose
 from nenya.io import Params, as_options, write_table
+from nenya.latents.projector import Projector
 from nenya.models.checkpoint import save_pth
 from nenya.models.contrastive import make_net
-from nenya.options import Options, flat_view
-from nenya.projector import Projector
+from nenya.options.sections import Options, flat_view
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "docs"))

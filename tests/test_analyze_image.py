@@ -9,9 +9,9 @@ from golden_weights import golden_state_dict
 from nenya import analyze_image
 from nenya.defs import DT_BINS
 from nenya.errors import CheckpointError, InputFileError, OptionError
-from nenya.extraction import weights
 from nenya.io import Params
-from nenya.projector import Projector
+from nenya.latents.projector import Projector
+from nenya.models import weights
 
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("resnet34/nc1", "resnet50/nc3")]
 MODELS = ["resnet18/nc1", "resnet18/nc3", *SLOW]

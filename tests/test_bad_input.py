@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import red_noise, write_cutouts
 
-import nenya.runtime
+import nenya.runtime.trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 BOTH = ("extract", "train")
@@ -269,7 +269,7 @@ def test_a_file_system_that_takes_no_files(refused, command):
 @pytest.mark.parametrize("command", BOTH)
 def test_too_little_room(refused, tmp_path, monkeypatch, command):
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(nenya.runtime.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(nenya.runtime.trainer.shutil, "disk_usage", lambda _: usage)
     refused(command, [f"out={tmp_path}"], tmp_path, "needs", "0.0 MB are free", "make room", "out=")
 
 

@@ -150,7 +150,7 @@ def other_weights(tmp_path_factory):
 @pytest.fixture
 def batch(nenya_cli, weights, s3_proxy, s3_service, s3_bucket, tmp_path, monkeypatch):
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)
-    monkeypatch.setattr("nenya.s3.PART_SIZE", 16 * 1024)
+    monkeypatch.setattr("nenya.storage.s3.service.PART_SIZE", 16 * 1024)
     return Batch(nenya_cli, weights, s3_service.client(), s3_bucket, s3_proxy, tmp_path)
 
 
@@ -455,7 +455,7 @@ def small_disk(batch):
 
 @pytest.mark.parametrize("rows", [800, 420], ids=["the copy does not fit", "the latents do not fit"])
 def test_a_full_disk(batch, small_disk, rows, monkeypatch):
-    monkeypatch.setattr("nenya.s3.PART_SIZE", 2**20)
+    monkeypatch.setattr("nenya.storage.s3.service.PART_SIZE", 2**20)
     names = ["a.h5", "b.h5", "c.h5"]
     sources = [batch.put(name, rows=rows if name == "b.h5" else 6, seed=i) for i, name in enumerate(names)]
     wanted = batch.at_home(names)
@@ -681,7 +681,7 @@ PHASES = {"download": ("GET", r"/1\.h5"), "extraction": None, "upload": ("PUT", 
 def test_a_signal_ends_the_batch_cleanly(batch, monkeypatch, phase, number):
     names = ["0.h5", "1.h5"]
     sources = [batch.put(name, seed=i, rows=24) for i, name in enumerate(names)]
-    monkeypatch.setattr("nenya.s3.PART_SIZE", 8 * 1024)
+    monkeypatch.setattr("nenya.storage.s3.service.PART_SIZE", 8 * 1024)
     handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
 
     def stop():

@@ -8,8 +8,8 @@ import pytest
 from nenya.data import blocks as module
 from nenya.data.blocks import BlockRows, cut_blocks
 from nenya.data.cutouts import inspect_cutouts
-from nenya.data.threads import Threads
 from nenya.errors import InputFileError
+from nenya.runtime.threads import Threads
 
 
 @pytest.fixture

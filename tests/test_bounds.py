@@ -19,18 +19,18 @@ import pytest
 import torch
 from hostile import Call, cyclic, shared, tensor, write_checkpoint
 
-from nenya.arrays import read_arrays
 from nenya.cli import compose
-from nenya.conditions import Conditions, rows_where
-from nenya.configs import read_json, read_yaml
+from nenya.commands.inspect import inspect_file
+from nenya.commands.search import read_image
 from nenya.errors import CheckpointError, InputFileError, NenyaError, OptionError
-from nenya.inspect_file import inspect_file
 from nenya.io import Params, read_table, write_table
 from nenya.models.checkpoint import load_checkpoint, load_weights, save_pth, save_safetensors
 from nenya.models.contrastive import make_net
+from nenya.options.files import read_json, read_yaml
 from nenya.portal.columns import read_arrow
-from nenya.search import read_image
-from nenya.small_files import parse_yaml
+from nenya.storage.arrays import read_arrays
+from nenya.storage.small_files import parse_yaml
+from nenya.tables.conditions import Conditions, rows_where
 from nenya.train import read_run_config
 
 GIGABYTES = 3

@@ -18,7 +18,7 @@ from nenya.models.checkpoint import (
     save_safetensors,
 )
 from nenya.models.resnet import ARCHITECTURES, ContrastiveNet
-from nenya.storage import atomic_path, sha256_file
+from nenya.storage.disk import atomic_path, sha256_file
 
 TINY = [
     "tiny_main",

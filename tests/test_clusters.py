@@ -10,16 +10,16 @@ from PIL import Image
 from sklearn.cluster import KMeans
 from sklearn.metrics import silhouette_score
 
-from nenya.clusters import (
+from nenya.errors import InputFileError, OptionError
+from nenya.io import read_table
+from nenya.latents.clusters import (
     assign_kmeans,
     assign_nearest,
     hdbscan_groups,
     kmeans_groups,
     unit_rows,
 )
-from nenya.errors import InputFileError, OptionError
-from nenya.io import read_table
-from nenya.latents import Latents
+from nenya.latents.files import Latents
 from nenya.pca import fit_pca
 
 DIM, SIZES = 12, (700, 500, 300, 100)
@@ -233,8 +233,9 @@ def test_memory_does_not_grow_with_the_rows(tmp_path):
     import h5py
 
     script = (
-        "import resource, sys\nfrom pathlib import Path\nfrom nenya.clusters import kmeans_groups, hdbscan_groups\n"
-        "from nenya.latents import Latents\nx = Latents([Path(sys.argv[1])])\nkmeans_groups(x, 10, passes=1)\n"
+        "import resource, sys\nfrom pathlib import Path\n"
+        "from nenya.latents.clusters import kmeans_groups, hdbscan_groups\n"
+        "from nenya.latents.files import Latents\nx = Latents([Path(sys.argv[1])])\nkmeans_groups(x, 10, passes=1)\n"
         "hdbscan_groups(x, sample=2000, min_size=20, components=8)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
     )

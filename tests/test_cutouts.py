@@ -15,12 +15,13 @@ import h5py
 import numpy as np
 import pytest
 
-from nenya.data import threads, unpack
+from nenya.data import unpack
 from nenya.data.cutouts import CutoutReader, fingerprint, inspect_cutouts, nonfinite_rows, plan_blocks
-from nenya.data.memory import available_memory
-from nenya.data.threads import Threads
 from nenya.data.unpack import load_partition
 from nenya.errors import InputFileError, OptionError, OutputError
+from nenya.runtime import threads
+from nenya.runtime.threads import Threads
+from nenya.storage.memory import available_memory
 
 ROWS, SIDE = 130, 16
 

@@ -22,9 +22,9 @@ sys.path.append(str(DOCS))
 from pages import RUN, Block, blocks_of  # noqa: E402  # docs/pages.py
 
 from nenya.cli import COMMANDS, GROUPS, prepare  # noqa: E402
-from nenya.configs import config_dir, model_versions  # noqa: E402
 from nenya.errors import NenyaError  # noqa: E402
-from nenya.options import Options, build_options  # noqa: E402
+from nenya.options.files import config_dir, model_versions  # noqa: E402
+from nenya.options.sections import Options, build_options  # noqa: E402
 
 PAGES = sorted([*DOCS.rglob("*.md"), *(p for p in ROOT.glob("*.md") if p.name != "CHANGELOG.md")])
 PAGES.append(ROOT / "benchmarks" / "README.md")

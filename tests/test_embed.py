@@ -6,16 +6,16 @@ import pandas as pd
 import pytest
 from test_projector import latents
 
-from nenya import embed
 from nenya.errors import OutputError
-from nenya.latents import Latents
-from nenya.projector import Projector
+from nenya.latents import embed
+from nenya.latents.files import Latents
+from nenya.latents.projector import Projector
 
 
 @pytest.fixture(autouse=True)
 def no_long_fit(monkeypatch):
     """A layout that costs nothing in place of UMAP's."""
-    monkeypatch.setattr("nenya.projector._fit_layout", lambda rows, parameters, epochs: 9 * rows[:, :2])
+    monkeypatch.setattr("nenya.latents.projector._fit_layout", lambda rows, parameters, epochs: 9 * rows[:, :2])
 
 
 @pytest.fixture

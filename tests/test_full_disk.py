@@ -15,8 +15,8 @@ import pytest
 from conftest import write_cutouts
 from granules import grid
 
-from nenya.archive import IndexArchive
 from nenya.data.hdf5_open import open_hdf5
+from nenya.latents.index import IndexArchive
 
 TESTS = Path(__file__).resolve().parent
 

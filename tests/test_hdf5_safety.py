@@ -13,21 +13,21 @@ import numpy as np
 import pytest
 from granules import grid
 
+from nenya.archive.stages import read_centres
+from nenya.commands.inspect import inspect_file
+from nenya.commands.migrate import _hdf5 as migrate_hdf5
+from nenya.commands.verify import verify_file
 from nenya.data.chunk_check import SCALEOFFSET, check_chunk
 from nenya.data.cutouts import CutoutReader, inspect_cutouts
 from nenya.data.hdf5_open import check_hdf5, open_hdf5
-from nenya.data.prepare.fields import Layout
-from nenya.data.prepare.sources import open_fields
 from nenya.data.unpack import load_partition
 from nenya.errors import InputFileError, NenyaError
-from nenya.inspect_file import inspect_file
-from nenya.latents import Latents
-from nenya.migrate import _hdf5 as migrate_hdf5
-from nenya.options import PrepareOptions, build_options
+from nenya.latents.files import Latents
+from nenya.latents.projector import FORMAT, FORMAT_VERSION, Projector
+from nenya.options.sections import PrepareOptions, build_options
 from nenya.portal.upload import read_image
-from nenya.projector import FORMAT, FORMAT_VERSION, Projector
-from nenya.update.stages import read_centres
-from nenya.verify import verify_file
+from nenya.prepare.fields import Layout
+from nenya.prepare.sources import open_fields
 
 SECRET = np.linspace(5.0, 25.0, 64 * 96, dtype=np.float32).reshape(64, 96)
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "nenya"

@@ -12,11 +12,11 @@ import pytest
 import torch
 from conftest import red_noise, write_cutouts
 
+from nenya.commands.inspect import inspect_file, measure_cutouts
 from nenya.data.cutouts import inspect_cutouts
 from nenya.errors import CheckpointError, InputFileError
-from nenya.inspect_file import inspect_file, measure_cutouts
 from nenya.io import write_table
-from nenya.options import InspectOptions
+from nenya.options.sections import InspectOptions
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -6,10 +6,10 @@ import pytest
 import yaml
 
 from nenya.cli import compose
-from nenya.configs import model_versions
 from nenya.errors import CheckpointError, NenyaError, OptionError
 from nenya.io import Params, as_options, load_opt
-from nenya.options import ExtractOptions, TrainOptions, flat_view
+from nenya.options.files import model_versions
+from nenya.options.sections import ExtractOptions, TrainOptions, flat_view
 
 
 @pytest.fixture

@@ -15,13 +15,13 @@ import h5py
 import numpy as np
 import pytest
 
-from nenya import lockfile as locks
 from nenya.data.blocks import Block
 from nenya.errors import LockLostError, OutputError
 from nenya.extraction import journal as journals
 from nenya.extraction.journal import BlockStore
-from nenya.extraction.lock import OutputLock
 from nenya.extraction.writer import BlockWriter
+from nenya.storage import lockfile as locks
+from nenya.storage.lock import OutputLock
 
 DIM = 4
 BLOCKS = [Block(0, "train", range(5)), Block(1, "train", range(5, 8)), Block(2, "valid", range(3))]
@@ -206,7 +206,7 @@ def test_a_damaged_manifest_is_none(store):
 HOLD = """
 import sys, time
 from pathlib import Path
-from nenya.extraction.lock import OutputLock
+from nenya.storage.lock import OutputLock
 with OutputLock(Path(sys.argv[1]), "out.h5"):
     print("held", flush=True)
     time.sleep(float(sys.argv[2]))

@@ -11,7 +11,7 @@ import pytest
 
 from nenya.defs import DT_BINS, DT_INTERVALS, SLOPE_INTERVALS, dt_bin
 from nenya.errors import InputFileError
-from nenya.latents import Latents, open_latents
+from nenya.latents.files import Latents, open_latents
 
 
 def write(path, rng, **rows):
@@ -58,7 +58,7 @@ def test_rows_are_those_of_the_files_in_order(files):
 
 
 def test_threads_read_while_maps_are_let_go_of(files, monkeypatch):
-    monkeypatch.setattr("nenya.latents._MAPPED", 2000)
+    monkeypatch.setattr("nenya.latents.files._MAPPED", 2000)
     latents, wanted = Latents(files), whole(files)
 
     def read(seed):
@@ -70,7 +70,7 @@ def test_threads_read_while_maps_are_let_go_of(files, monkeypatch):
 
 
 def test_views_let_go_of_maps_as_copies_do(files, monkeypatch):
-    monkeypatch.setattr("nenya.latents._MAPPED", 2000)
+    monkeypatch.setattr("nenya.latents.files._MAPPED", 2000)
     latents, wanted = Latents(files), whole(files)
     released = []
     monkeypatch.setattr(latents, "release", lambda: released.append(latents._arrays.clear()))
@@ -81,7 +81,7 @@ def test_views_let_go_of_maps_as_copies_do(files, monkeypatch):
 
 
 def test_rows_from_all_over_a_file_are_read_in_pieces(files, monkeypatch):
-    monkeypatch.setattr("nenya.latents._MAPPED", 2**16 * 7)
+    monkeypatch.setattr("nenya.latents.files._MAPPED", 2**16 * 7)
     latents, wanted = Latents(files), whole(files)
     released = []
     monkeypatch.setattr(latents, "release", lambda: released.append(latents._arrays.clear()))

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from test_train import QUICK
 
-from nenya import ledger as ledgers
-from nenya.ledger import Ledger
+from nenya.runtime import ledger as ledgers
+from nenya.runtime.ledger import Ledger
 
 
 @pytest.fixture

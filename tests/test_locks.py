@@ -16,17 +16,17 @@ import s3_server
 from conftest import red_noise, write_cutouts
 from s3_server import pending_uploads
 
-from nenya import mounts, process
-from nenya.archive_folder import Folder
-from nenya.archive_lease import Lease
-from nenya.archive_s3 import publish, state_of
+from nenya.archive.folder import Folder
+from nenya.archive.lease import Lease
 from nenya.data.cutouts import inspect_cutouts
 from nenya.errors import InputFileError, LockLostError, OutputError
-from nenya.extraction.lock import OutputLock
-from nenya.lockfile import LockFile, read_lock
-from nenya.process import Life
-from nenya.s3 import store
-from nenya.s3.conditional import ReplacedError
+from nenya.latents.index_s3 import publish, state_of
+from nenya.storage import mounts, process
+from nenya.storage.lock import OutputLock
+from nenya.storage.lockfile import LockFile, read_lock
+from nenya.storage.process import Life
+from nenya.storage.s3.conditional import ReplacedError
+from nenya.storage.s3.service import store
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAY = [sys.executable, str(ROOT / "benchmarks" / "stolen_locks.py")]
@@ -156,7 +156,7 @@ def test_a_claim_without_content_is_passed(tmp_path):
 
 @pytest.mark.parametrize("kind", ["link", "fifo", "folder", "json", "list", "deep", "number"])
 def test_what_lies_at_the_name_is_no_lock(tmp_path, kind, monkeypatch):
-    monkeypatch.setattr("nenya.lockfile.SILENT", 0.2)
+    monkeypatch.setattr("nenya.storage.lockfile.SILENT", 0.2)
     path, other = tmp_path / "place" / "lock", tmp_path / "other"
     path.parent.mkdir()
     other.write_text("kept")
@@ -196,8 +196,8 @@ _READ = """
 import sys
 from pathlib import Path
 from nenya.data.cutouts import inspect_cutouts
-from nenya.extraction.lock import OutputLock
-from nenya.storage import atomic_path
+from nenya.storage.lock import OutputLock
+from nenya.storage.disk import atomic_path
 path = Path(sys.argv[1])
 with OutputLock(path.parent / "lock", "out.h5"), atomic_path(path.parent / "b") as temporary:
     temporary.write_text(str(inspect_cutouts(path).partitions["train"].rows))
@@ -321,7 +321,7 @@ def test_an_answer_that_is_lost_is_no_refusal(s3_bucket, s3_proxy, s3_service):
 
 
 def test_a_service_that_refuses_conditions(s3_bucket, s3_proxy, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr("nenya.archive_lease._SETTLED", 0.1)
+    monkeypatch.setattr("nenya.archive.lease._SETTLED", 0.1)
     s3_proxy.rule("PUT", "update-lock", s3_server.status(501, "NotImplemented"))
     folder = Folder(f"s3://{s3_bucket}/archive", str(tmp_path))
     with Lease(folder):
@@ -335,7 +335,7 @@ def test_a_service_that_refuses_conditions(s3_bucket, s3_proxy, tmp_path, caplog
 
 
 def test_a_lease_on_s3_that_was_taken_over(s3_bucket, tmp_path, monkeypatch):
-    monkeypatch.setattr("nenya.archive_lease.BEAT", 0.1)
+    monkeypatch.setattr("nenya.archive.lease.BEAT", 0.1)
     folder = Folder(f"s3://{s3_bucket}/archive", str(tmp_path))
     with Lease(folder) as lease:
         end = time.monotonic() + 60

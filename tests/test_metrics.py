@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from nenya.metrics import (
+from nenya.latents.metrics import (
     alignment,
     feature_std,
     mean_cosine,

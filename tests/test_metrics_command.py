@@ -10,13 +10,13 @@ import torch
 from conftest import red_noise, write_cutouts
 
 from nenya.cli import compose
-from nenya.eigen_images import nearest_latents, optimise_images
 from nenya.errors import OptionError
-from nenya.extraction.weights import load_model
-from nenya.invariance import invariances
+from nenya.latents.eigen_images import nearest_latents, optimise_images
+from nenya.latents.invariance import invariances
+from nenya.latents.metrics import rankme, uniformity
 from nenya.latents_extraction import calc_latent
-from nenya.metrics import rankme, uniformity
-from nenya.options import AugmentOptions
+from nenya.models.weights import load_model
+from nenya.options.sections import AugmentOptions
 from nenya.pca import fit_pca, load, open_coefficients
 
 

@@ -19,12 +19,12 @@ import yaml
 from conftest import red_noise, write_cutouts
 
 from nenya.cli import COMMANDS, compose
+from nenya.commands.migrate import CANNOT, CONVERT, OTHER, WORKS, Finding, examine
 from nenya.io import Params, read_table, write_table
-from nenya.latents import open_latents
-from nenya.migrate import CANNOT, CONVERT, OTHER, WORKS, Finding, examine
+from nenya.latents.files import open_latents
 from nenya.models.checkpoint import load_checkpoint
 from nenya.models.resnet import ContrastiveNet
-from nenya.options import Options
+from nenya.options.sections import Options
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -267,7 +267,7 @@ def test_a_file_that_breaks_what_reads_it_does_not_end_the_report(tmp_path, monk
     def fail(path, *args):
         raise ZeroDivisionError("inside a library")
 
-    monkeypatch.setattr("nenya.migrate.inspect_file", fail)
+    monkeypatch.setattr("nenya.commands.migrate.inspect_file", fail)
     for name in ("a.csv", "b.txt"):
         (tmp_path / name).write_text("lat\n1\n")
     (bad, other) = examine(tmp_path)

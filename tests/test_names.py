@@ -13,14 +13,14 @@ from botocore.exceptions import ClientError
 from conftest import red_noise, write_cutouts
 from granules import write_swath
 
-from nenya.archive import read_about
-from nenya.archive_folder import Folder, fetch_index, open_version
-from nenya.archive_manifest import State, parse, parse_publishing, parse_state
-from nenya.configs import config_dir
-from nenya.data.files import fetch, fetch_checked, temporary_copy
+from nenya.archive.folder import Folder, fetch_index, open_version
+from nenya.archive.manifest import State, parse, parse_publishing, parse_state
 from nenya.errors import InputFileError, OutputError, StorageError
-from nenya.names import Entry, Json, inside, is_plain, local_name, parse_json, read_bytes, refuse_links, remove
-from nenya.s3 import store
+from nenya.latents.index import read_about
+from nenya.options.files import config_dir
+from nenya.storage.names import Entry, Json, inside, is_plain, local_name, parse_json, read_bytes, refuse_links, remove
+from nenya.storage.paths import fetch, fetch_checked, temporary_copy
+from nenya.storage.s3.service import store
 
 HASH = "0123456789abcdef" * 4
 QUICK = ["trainer.accelerator=cpu", "model.backend=eager", "workers=1"]
@@ -591,7 +591,7 @@ def test_a_recipe_sets_only_how_cutouts_are_made(nenya_cli, tmp_path, line):
 
 
 def test_the_recipes_that_come_with_nenya_set_nothing_else(tmp_path):
-    from nenya.configs import read_recipe
+    from nenya.options.files import read_recipe
 
     for path in (config_dir() / "sensor").glob("*.yaml"):
         assert read_recipe(path)["recipe"] == path.stem
@@ -608,7 +608,7 @@ def test_the_options_of_a_run_replace_nothing(nenya_cli, tmp_path):
     from omegaconf import OmegaConf
 
     from nenya.cli import compose
-    from nenya.options import to_dict
+    from nenya.options.sections import to_dict
 
     values = to_dict(compose("train", ["model=demo", "data=x_preproc.h5"]))
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)

@@ -5,9 +5,9 @@ import pytest
 import yaml
 
 from nenya.cli import compose
-from nenya.configs import config_dir, model_versions
 from nenya.errors import OptionError
-from nenya.options import FLAT, IGNORED, ExtractOptions, build_options, flat_view, from_flat
+from nenya.options.files import config_dir, model_versions
+from nenya.options.sections import FLAT, IGNORED, ExtractOptions, build_options, flat_view, from_flat
 
 STUDY = {"modis_2021", "modis_2km", "viirs_n21", "viirs_2km", "llc_nonoise", "llc_noise", "llc_ssh", "swot_l3"}
 STUDY |= {"wnoise", "pk2", "pk4", "mnist"}

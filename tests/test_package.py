@@ -14,8 +14,8 @@ import yaml
 from packaging.requirements import Requirement
 
 import nenya
-from nenya.configs import model_versions
-from nenya.extras import EXTRAS
+from nenya.options.extras import EXTRAS
+from nenya.options.files import model_versions
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -26,9 +26,9 @@ ALONE = """
 import importlib, os, pkgutil, subprocess, sys
 import pandas as pd
 import nenya
-from nenya.conditions import rows_where
+from nenya.tables.conditions import rows_where
 from nenya.errors import OptionError
-from nenya.extras import EXTRAS, need
+from nenya.options.extras import EXTRAS, need
 
 extra = sys.argv[1]
 there = set(EXTRAS) if extra == "dev" else {extra} & set(EXTRAS)
@@ -131,7 +131,7 @@ def test_each_extra_installs_and_imports_alone(wheel, tmp_path, monkeypatch, ext
 
 
 def test_without_an_extra_its_commands_say_how_to_get_it(nenya_cli, monkeypatch, tmp_path):
-    monkeypatch.setattr("nenya.extras._there", lambda module: False)
+    monkeypatch.setattr("nenya.options.extras._there", lambda module: False)
     (tmp_path / "t.csv").write_text("lat,DT\n1,2\n")
     for name, args, extra in (
         ("search", ["index=a.index", "like=1"], "search"),
@@ -147,7 +147,8 @@ def test_without_an_extra_its_commands_say_how_to_get_it(nenya_cli, monkeypatch,
 
 
 def test_nothing_of_the_extras_is_loaded_by_the_core():
-    code = "import sys, nenya.cli, nenya.archive, nenya.search, nenya.selection; print(*sys.modules)"
+    names = "nenya.cli, nenya.latents.index, nenya.commands.search, nenya.tables.statistics"
+    code = f"import sys, {names}; print(*sys.modules)"
     loaded = subprocess.check_output([sys.executable, "-c", code], text=True).split()
     assert not {module for modules in EXTRAS.values() for module in modules} & set(loaded)
 

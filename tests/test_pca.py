@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from nenya.errors import InputFileError, OptionError
-from nenya.metrics import rankme
+from nenya.latents.metrics import rankme
 from nenya.pca import fit_latents, fit_pca, load, open_coefficients
 
 

@@ -7,8 +7,8 @@ from conftest import red_noise, write_cutouts
 from matplotlib.colors import LogNorm
 from PIL import Image
 
+from nenya.data.table_images import TableImages
 from nenya.errors import InputFileError, OptionError
-from nenya.grids import Grid, globe
 from nenya.plotting import (
     closest_strip,
     eigen_images,
@@ -21,7 +21,7 @@ from nenya.plotting import (
     umap_metric,
 )
 from nenya.plotting.paper import central_limits
-from nenya.table_images import TableImages
+from nenya.tables.grids import Grid, globe
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ def archive(tmp_path_factory):
 
 
 def test_images_come_by_the_rows_of_a_table(archive):
-    from nenya.options import LoaderOptions
+    from nenya.options.sections import LoaderOptions
 
     folder, table = archive
     images = TableImages(f"{folder}/*_preproc.h5", table, LoaderOptions())
@@ -206,7 +206,7 @@ def test_images_come_by_the_rows_of_a_table(archive):
 
 
 def test_a_gallery_of_a_table_is_that_of_its_arrays(archive, tmp_path, nenya_cli):
-    from nenya.options import LoaderOptions
+    from nenya.options.sections import LoaderOptions
 
     folder, table = archive
     args = ["kind=gallery", f"table={folder / 't.parquet'}", f"images={folder}/*_preproc.h5", "cells=5", "title=t"]

@@ -11,14 +11,14 @@ from portal_data import SIDE, write_archive
 
 pytest.importorskip("panel", reason="the portal's packages are not installed: nenya[portal]")
 
-from nenya.analysis_options import PortalOptions
 from nenya.errors import InputFileError, OptionError
-from nenya.latents import Latents
+from nenya.latents.files import Latents
+from nenya.latents.similarity import closest
+from nenya.options.commands import PortalOptions
 from nenya.portal import pictures, summary, words
-from nenya.portal.archive import Cancelled, Shared, open_archive
+from nenya.portal.dataset import Cancelled, Shared, open_archive
 from nenya.portal.upload import Upload, read_image
 from nenya.portal.work import ordered_rows
-from nenya.similarity import closest
 
 FIELD = np.random.default_rng(2).normal(size=(24, 24)).astype(np.float32)
 
@@ -110,7 +110,7 @@ def test_a_comparison_counts_and_chance_is_one(archive):
 
 
 def test_the_page_compares_as_the_command_does(archive):
-    from nenya.selection import selection_statistics
+    from nenya.tables.statistics import selection_statistics
 
     mask = archive.columns.values("DT") > 1
     found = summary.summarise(archive.columns, mask)
@@ -225,8 +225,8 @@ def test_downloads_have_plain_dates_and_texts(fraction, shown):
     import pyarrow as pa
 
     from nenya.portal import downloads
-    from nenya.portal.archive import Archive
     from nenya.portal.columns import Columns, compact
+    from nenya.portal.dataset import Archive
 
     dates = np.datetime64("2010-01-01T00:00:00", "ns") + np.array([fraction, 0], "timedelta64[ns]")
     table = compact(pa.table({"datetime": dates, "region": ["here", "here"], "DT": [1.0, 2.0]}))
@@ -352,7 +352,7 @@ def test_hostile_and_wrong_files_are_one_sentence(tmp_path, monkeypatch):
 
 
 def test_the_command_says_what_is_missing_or_wrong(tmp_path):
-    from nenya.portal.command import run
+    from nenya.commands.portal import run
 
     with pytest.raises(OptionError, match="table= is needed"):
         run(PortalOptions())

@@ -12,8 +12,8 @@ pytestmark = needs_chromium
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):
-    from nenya.latents import Latents
-    from nenya.portal.archive import open_archive
+    from nenya.latents.files import Latents
+    from nenya.portal.dataset import open_archive
 
     table, latents, cutouts = write_archive(tmp_path_factory.mktemp("portal"))
     return open_archive(table, Latents([latents]), str(cutouts))
@@ -561,7 +561,7 @@ def test_zoom_draws_anew(page):
 
 
 def test_a_table_without_columns_loses_only_those_views(browser, tmp_path):
-    from nenya.portal.archive import open_archive
+    from nenya.portal.dataset import open_archive
     from nenya.portal.server import Portal
 
     table = tmp_path / "bare.csv"
@@ -584,7 +584,7 @@ def test_a_table_without_columns_loses_only_those_views(browser, tmp_path):
 
 
 def test_a_table_of_names_alone_says_what_is_not_there(browser, tmp_path):
-    from nenya.portal.archive import open_archive
+    from nenya.portal.dataset import open_archive
     from nenya.portal.server import Portal
 
     pd.DataFrame({"UID": np.arange(30)}).to_csv(tmp_path / "bare.csv", index=False)
@@ -636,8 +636,8 @@ def test_downloads_want_a_known_session_and_a_known_name(page, portal):
 
 
 def test_the_exported_page_selects_without_a_server(browser, archive, tmp_path):
-    from nenya.analysis_options import PortalOptions
     from nenya.errors import OutputError
+    from nenya.options.commands import PortalOptions
     from nenya.portal.export import write_page
 
     options = PortalOptions()

@@ -11,15 +11,16 @@ import torch
 from conftest import red_noise, write_cutouts
 from portal_page import Page, chromium, needs_chromium, serve
 
-from nenya import embed, latents_extraction
+from nenya import latents_extraction
 from nenya.cli import compose
 from nenya.errors import CheckpointError, InputFileError, OptionError
 from nenya.io import read_table, write_table
-from nenya.latents import Latents
-from nenya.portal.archive import open_archive
+from nenya.latents import embed
+from nenya.latents.files import Latents
+from nenya.latents.projector import Projector
+from nenya.portal.dataset import open_archive
 from nenya.portal.encoder import Encoder
 from nenya.portal.upload import Given
-from nenya.projector import Projector
 
 SIDE, ROWS, TWIN = 32, (90, 30), 17
 

@@ -14,9 +14,9 @@ from portal_process import Server, answer_of
 
 pytest.importorskip("panel", reason="the portal's packages are not installed: nenya[portal]")
 
+from nenya.commands.portal import reached_by
 from nenya.errors import OptionError
 from nenya.portal import intake
-from nenya.portal.command import reached_by
 
 TOKEN = "token-of-the-test"
 BODY = bytes(2**20)

@@ -17,8 +17,8 @@ from test_portal_safe import ask, talk
 from tornado.httpclient import HTTPRequest
 from tornado.websocket import websocket_connect
 
-from nenya.latents import Latents
-from nenya.portal.archive import open_archive
+from nenya.latents.files import Latents
+from nenya.portal.dataset import open_archive
 from nenya.portal.server import Portal
 
 
@@ -362,7 +362,7 @@ def test_work_that_takes_too_long_is_stopped_and_said(monkeypatch):
 
 
 def test_a_lasso_that_fills_the_map_can_be_ended():
-    from nenya.portal.archive import Cancelled
+    from nenya.portal.dataset import Cancelled
     from nenya.portal.polygon import inside
 
     rng = np.random.default_rng(1)

@@ -14,9 +14,9 @@ pytest.importorskip("panel", reason="the portal's packages are not installed: ne
 from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import websocket_connect
 
-from nenya.latents import Latents
+from nenya.latents.files import Latents
 from nenya.portal import gate, routes
-from nenya.portal.archive import open_archive
+from nenya.portal.dataset import open_archive
 from nenya.portal.server import Portal, make_server
 
 TOKEN = "a-token-of-the-test"

@@ -16,8 +16,8 @@ from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
 from tornado.websocket import websocket_connect
 
 from nenya.errors import OptionError
-from nenya.latents import Latents
-from nenya.portal.archive import open_archive
+from nenya.latents.files import Latents
+from nenya.portal.dataset import open_archive
 from nenya.portal.server import Portal, make_server, make_token
 
 TOKEN = "token-of-the-test"
@@ -78,7 +78,7 @@ async def connect(port, page, origin, **headers):
 
 
 def test_the_address_that_is_said_is_one_that_others_reach():
-    from nenya.portal.command import reached_by
+    from nenya.commands.portal import reached_by
 
     for every in ("0.0.0.0", "::"):
         host = reached_by(every)

@@ -10,10 +10,10 @@ from portal_data import write_archive
 
 pytest.importorskip("panel", reason="the portal's packages are not installed: nenya[portal]")
 
-from nenya.analysis_options import PortalOptions
 from nenya.io import write_table
-from nenya.latents import Latents
-from nenya.portal.archive import open_archive
+from nenya.latents.files import Latents
+from nenya.options.commands import PortalOptions
+from nenya.portal.dataset import open_archive
 
 RUN = "window.ran=(window.ran||0)+1"
 SCRIPTS = [
@@ -125,7 +125,7 @@ def test_figures_take_no_text_for_mathematics():
 
 
 def test_the_page_of_metrics_runs_nothing(tmp_path):
-    from nenya.metrics_page import page
+    from nenya.plotting.metrics_page import page
 
     picture = tmp_path / "a.svg"
     picture.write_text("<svg xmlns='http://www.w3.org/2000/svg' onload='window.ran=1'></svg>")

@@ -7,7 +7,7 @@ import pytest
 from portal_page import FakeEncoder, Page, chromium, needs_chromium, serve
 from test_portal_script import MATH, NAME, NUMBER, RUN, SCRIPTS, hostile
 
-from nenya.analysis_options import PortalOptions
+from nenya.options.commands import PortalOptions
 
 pytestmark = needs_chromium
 _ = hostile  # a fixture of the other module

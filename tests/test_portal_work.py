@@ -16,9 +16,9 @@ from portal_data import SIDE, write_archive
 from portal_page import FakeEncoder, Page, chromium, needs_chromium, serve, wait
 
 from nenya.io import write_table
-from nenya.latents import Latents
+from nenya.latents.files import Latents
 from nenya.portal import downloads
-from nenya.portal.archive import open_archive
+from nenya.portal.dataset import open_archive
 from nenya.portal.server import Portal
 
 pytestmark = needs_chromium

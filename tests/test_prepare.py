@@ -16,13 +16,13 @@ from granules import SHAPE, grid, swath, swath_coordinates, tiles, write_swath
 from scipy.ndimage import median_filter
 from skimage.restoration import inpaint_biharmonic
 
-import nenya.data.prepare as prepare_module
+import nenya.prepare.job as prepare_module
 from nenya.analyze_image import calc_DT
 from nenya.data.cutouts import inspect_cutouts
-from nenya.data.prepare import prepare
-from nenya.data.prepare.fields import to_vectors
-from nenya.data.prepare.sources import open_fields
 from nenya.errors import InputFileError, Interrupted
+from nenya.prepare.fields import to_vectors
+from nenya.prepare.job import prepare
+from nenya.prepare.sources import open_fields
 
 ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = (
@@ -293,7 +293,7 @@ def test_an_interrupted_run_goes_on(days, tmp_path, monkeypatch):
 def test_a_killed_run_goes_on(days, tmp_path, number):
     whole = make(tmp_path / "whole_preproc.h5", data=str(days), field_size=16)
     slow = (
-        "import sys, time; import nenya.data.prepare.work as w; from nenya.cli import run_command;"
+        "import sys, time; import nenya.prepare.work as w; from nenya.cli import run_command;"
         "real = w.prepare_granule;"
         "w.prepare_granule = lambda *a: (real(*a), time.sleep(0.2))[0]; sys.exit(run_command('prepare'))"
     )

@@ -5,7 +5,9 @@ import pytest
 from granules import clouds, red_field
 from scipy.ndimage import median_filter
 
-from nenya.data.prepare.cutouts import (
+from nenya.errors import OptionError
+from nenya.options.sections import PrepareOptions
+from nenya.prepare.cutouts import (
     Windows,
     arc_km,
     centres,
@@ -15,12 +17,10 @@ from nenya.data.prepare.cutouts import (
     integral,
     nearest_pixels,
 )
-from nenya.data.prepare.fields import Field, to_degrees, to_vectors
-from nenya.data.prepare.inpaint import inpaint_biharmonic, inpaint_field
-from nenya.data.prepare.steps import add_noise, downscale, finish, median, output_size, resize, statistics
-from nenya.data.prepare.work import covered, make_uid
-from nenya.errors import OptionError
-from nenya.options import PrepareOptions
+from nenya.prepare.fields import Field, to_degrees, to_vectors
+from nenya.prepare.inpaint import inpaint_biharmonic, inpaint_field
+from nenya.prepare.steps import add_noise, downscale, finish, median, output_size, resize, statistics
+from nenya.prepare.work import covered, make_uid
 
 TIME = np.datetime64("2010-01-01", "us")
 
@@ -69,7 +69,7 @@ def test_many_pixels_are_filled_nearly_as_by_one_solution(monkeypatch):
     masked = clouds(truth.shape, 8, share=0.02)
     values = np.where(masked, np.nan, truth).astype(np.float32)
     exact = inpaint_field(values, masked)
-    monkeypatch.setattr("nenya.data.prepare.inpaint._DIRECT", 100)
+    monkeypatch.setattr("nenya.prepare.inpaint._DIRECT", 100)
     near = inpaint_field(values, masked)
     error = np.sqrt(((exact - truth)[masked] ** 2).mean())
     assert np.sqrt(((near - truth)[masked] ** 2).mean()) < 1.5 * error

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from nenya.errors import InputFileError, OptionError
-from nenya.neighbours import Lists, Neighbours, find_centroids
-from nenya.projector import Parameters, Projector, _FitProgress, _power, find_curve
+from nenya.latents.neighbours import Lists, Neighbours, find_centroids
+from nenya.latents.projector import Parameters, Projector, _FitProgress, _power, find_curve
 
 DIM = 32
 
@@ -107,7 +107,7 @@ def test_a_row_gets_the_same_bits_alone_in_a_batch_in_any_order_and_on_any_threa
 def test_another_process_on_other_threads_gives_the_same_bits(projector, file, tmp_path):
     np.save(tmp_path / "new.npy", NEW)
     program = (
-        "import sys, numpy as np\nfrom nenya.projector import Projector\n"
+        "import sys, numpy as np\nfrom nenya.latents.projector import Projector\n"
         f"p = Projector.load({str(file)!r})\nassert p.probe_difference == 0\n"
         f"np.save({str(tmp_path / 'came.npy')!r}, p.transform(np.load({str(tmp_path / 'new.npy')!r})))\n"
         "assert not {'umap', 'pynndescent', 'sklearn', 'torch'} & set(sys.modules)\n"
@@ -265,7 +265,7 @@ def test_libraries_two_years_older_read_the_file_and_place_alike(projector, file
     np.save(tmp_path / "new.npy", NEW)
     program = (
         "import numpy as np, numba\nassert numba.__version__.startswith('0.59')\n"
-        f"from nenya.projector import Projector\np = Projector.load({str(file)!r})\n"
+        f"from nenya.latents.projector import Projector\np = Projector.load({str(file)!r})\n"
         f"np.save({str(tmp_path / 'came.npy')!r}, p.transform(np.load({str(tmp_path / 'new.npy')!r})))\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1] / "src")}
@@ -275,7 +275,7 @@ def test_libraries_two_years_older_read_the_file_and_place_alike(projector, file
 
 
 def test_a_fit_says_how_far_it_is(caplog, monkeypatch):
-    monkeypatch.setattr("nenya.projector._SECONDS_BETWEEN_LINES", 0.01)
+    monkeypatch.setattr("nenya.latents.projector._SECONDS_BETWEEN_LINES", 0.01)
     with caplog.at_level("INFO", "nenya"), _FitProgress(600) as progress:
         wait_for(lambda: "nearest neighbours of each row: 0 s" in caplog.text)
         for line in ("0 of 200\n", "\n", "150 of 200\n"):  # as umap-learn's progress bar writes

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from conftest import red_noise
 
-from nenya import repack as module
 from nenya.cli import compose
+from nenya.commands import repack as module
+from nenya.commands.repack import repack_file
 from nenya.data.cutouts import CutoutReader, inspect_cutouts
 from nenya.errors import OutputError
-from nenya.repack import repack_file
 
 BITS = np.array([0x7FC00001, 0xFFC12345, 0x7F800000, 0x80000000, 0x00000001], np.uint32).view(np.float32)
 

@@ -22,13 +22,13 @@ from conftest import red_noise, write_cutouts
 from nenya.data.blocks import Block
 from nenya.errors import Interrupted
 from nenya.extraction import job as jobs
-from nenya.extraction import progress as progresses
 from nenya.extraction import ranks
 from nenya.extraction.journal import BlockStore, partial_folder, remove_leftover
-from nenya.extraction.lock import Companions, OutputLock
-from nenya.extraction.progress import RowProgress
 from nenya.extraction.writer import BlockWriter, LatentsWriter
 from nenya.models.contrastive import ContrastiveModule
+from nenya.runtime import progress as progresses
+from nenya.runtime.progress import RowProgress
+from nenya.storage.lock import Companions, OutputLock
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = {"train": 40, "valid": 24}

@@ -24,7 +24,7 @@ from s3_server import (
 )
 
 from nenya.errors import Interrupted, OptionError, OutputError, StorageError
-from nenya.s3 import S3Object, S3Store, is_s3, join_url, split_url, store
+from nenya.storage.s3.service import S3Object, S3Store, is_s3, join_url, split_url, store
 
 KIB = 1024
 SMALL, LARGE = 3 * KIB, 300 * KIB + 17  # one part, and five parts of 64 KiB
@@ -610,7 +610,7 @@ FULL_DISK = """
 import os, subprocess, sys
 from pathlib import Path
 from nenya.errors import OutputError
-from nenya.s3 import S3Store
+from nenya.storage.s3.service import S3Store
 
 url, folder = sys.argv[1], Path(sys.argv[2])
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], check=True)
@@ -636,7 +636,7 @@ def test_a_full_disk(tmp_path, put, late):
 
 
 def test_the_module_is_quick_to_load():
-    code = "import sys, nenya.s3; print([m for m in ('boto3', 'botocore', 's3transfer', 'torch') if m in sys.modules])"
+    code = "import sys, nenya.storage.s3.service as s; print([m for m in ('boto3', 'botocore', 's3transfer', 'torch') if m in sys.modules])"  # noqa: E501
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 

@@ -11,15 +11,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nenya import archive, archive_build
-from nenya.analysis_options import SearchOptions
-from nenya.archive import FileArchive, IndexArchive
-from nenya.archive_build import add_files, build_index
-from nenya.conditions import Conditions
+from nenya.commands.search import cutout_side, far_apart, place_and_date, read_image
 from nenya.errors import InputFileError, OptionError
 from nenya.io import read_table, write_table
-from nenya.latents import Latents
-from nenya.search import cutout_side, far_apart, place_and_date, read_image
+from nenya.latents import index as archive
+from nenya.latents import index_build as archive_build
+from nenya.latents.files import Latents
+from nenya.latents.index import FileArchive, IndexArchive
+from nenya.latents.index_build import add_files, build_index
+from nenya.options.commands import SearchOptions
+from nenya.tables.conditions import Conditions
 
 DIM = 16
 
@@ -202,9 +203,10 @@ def test_what_does_not_belong_is_refused(first, tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from nenya import archive, archive_build
+from nenya.latents import index as archive
+from nenya.latents import index_build as archive_build
 from nenya.io import read_table
-from nenya.latents import Latents
+from nenya.latents.files import Latents
 archive_build.BATCH_ROWS = 100
 add, done = archive_build._add_batch, []
 def add_batch(*given):

@@ -112,8 +112,8 @@ def test_basic_extraction(calls, v5_folder, data_file, monkeypatch):
 
 def test_single_image(calls, v5_folder, monkeypatch):
     from nenya.io import load_opt
+    from nenya.latents.projector import Projector
     from nenya.nenya_umap import places
-    from nenya.projector import Projector
 
     folder, net = v5_folder
     monkeypatch.setenv("OS_SST", str(folder))
@@ -142,7 +142,7 @@ def test_batch(calls, s3_service, tmp_path, monkeypatch):
     (tmp_path / "path" / "to" / "opts_file.json").write_text(json.dumps(values))
     from nenya.io import Params, as_options
     from nenya.models.checkpoint import save_pth
-    from nenya.options import Options
+    from nenya.options.sections import Options
 
     opt = Params(values)
     net = make_net(as_options(Options, opt)).eval()

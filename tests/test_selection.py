@@ -8,14 +8,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from nenya.comparison import compare, trend
-from nenya.conditions import rows_where
 from nenya.defs import REGIONS, SEASONS
 from nenya.errors import InputFileError, OptionError
-from nenya.grids import Grid, coastlines, on_land, wrap_longitude
 from nenya.io import read_table
-from nenya.selection import BINS, rows_of, selection_statistics
-from nenya.selection_figure import draw_statistics
+from nenya.plotting.statistics import draw_statistics
+from nenya.tables.comparison import compare, trend
+from nenya.tables.conditions import rows_where
+from nenya.tables.grids import Grid, coastlines, on_land, wrap_longitude
+from nenya.tables.statistics import BINS, rows_of, selection_statistics
 
 N = 4000
 

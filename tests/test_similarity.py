@@ -5,12 +5,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nenya import similarity
-from nenya.conditions import Conditions, rows_where
 from nenya.defs import DT_INTERVALS, REGIONS, SEASONS
 from nenya.errors import InputFileError, OptionError
-from nenya.latents import Latents
-from nenya.similarity import closest, direction
+from nenya.latents import similarity
+from nenya.latents.files import Latents
+from nenya.latents.similarity import closest, direction
+from nenya.tables.conditions import Conditions, rows_where
 
 
 @pytest.fixture(scope="module")

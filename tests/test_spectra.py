@@ -10,10 +10,10 @@ import pytest
 from conftest import red_noise, write_cutouts
 
 from nenya.data.cutouts import inspect_cutouts, read_blocks
-from nenya.data.synthetic import power_law, white_noise
+from nenya.data.spectra import PERIODIC, MeanSpectrum, Recipe, file_spectrum, fit_slopes, radial_power, wavenumbers
 from nenya.errors import InputFileError, OptionError
 from nenya.io import read_table, write_table
-from nenya.spectra import PERIODIC, MeanSpectrum, Recipe, file_spectrum, fit_slopes, radial_power, wavenumbers
+from nenya.prepare.synthetic import power_law, white_noise
 
 ROOT = Path(__file__).resolve().parents[1]
 

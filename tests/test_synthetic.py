@@ -5,8 +5,11 @@ import torch
 
 from nenya.analyze_image import calc_DT
 from nenya.data.cutouts import inspect_cutouts
-from nenya.data.ocean import OceanOptions, _fields, _snapshots, ocean_blocks
-from nenya.data.synthetic import (
+from nenya.data.spectra import MeanSpectrum, Recipe
+from nenya.errors import InputFileError, OptionError
+from nenya.io import read_table
+from nenya.prepare.ocean import OceanOptions, _fields, _snapshots, ocean_blocks
+from nenya.prepare.synthetic import (
     FlowOptions,
     TurbulentOcean,
     make_demo_file,
@@ -16,9 +19,6 @@ from nenya.data.synthetic import (
     white_noise,
     write_cutouts,
 )
-from nenya.errors import InputFileError, OptionError
-from nenya.io import read_table
-from nenya.spectra import MeanSpectrum, Recipe
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +199,7 @@ def test_a_partition_can_be_left_out_and_a_failure_leaves_the_old_file(tmp_path,
 )
 def test_the_demonstration_says_the_arguments_of_its_network(args):
     from nenya.cli import compose
-    from nenya.demo import model_arguments
+    from nenya.commands.demo import model_arguments
 
     options = compose("demo", args)
     again = compose("portal", ["table=a.parquet", *model_arguments(options)])
@@ -208,7 +208,7 @@ def test_the_demonstration_says_the_arguments_of_its_network(args):
 
 
 def test_the_partitions_of_the_demonstration_come_from_different_realisations(tmp_path, monkeypatch):
-    monkeypatch.setattr("nenya.data.synthetic.MIN_GRID", 64)
+    monkeypatch.setattr("nenya.prepare.synthetic.MIN_GRID", 64)
     first, second = tmp_path / "a.h5", tmp_path / "b.h5"
     for path in (first, second):
         make_demo_file(path, n_train=20, n_valid=20, size=16, seed=1)
@@ -256,7 +256,7 @@ def test_white_noise_is_standard_normal():
 
 @pytest.mark.parametrize("kind", ["white", "power2", "power4"])
 def test_the_first_fields_of_a_published_set_are_the_same_however_many(kind, monkeypatch):
-    monkeypatch.setattr("nenya.data.synthetic.BLOCK_ROWS", 16)
+    monkeypatch.setattr("nenya.prepare.synthetic.BLOCK_ROWS", 16)
     seed = np.random.SeedSequence(1234)
     whole = np.concatenate(list(published_blocks(kind, 40, 16, seed)))
     np.testing.assert_array_equal(np.concatenate(list(published_blocks(kind, 20, 16, seed))), whole[:20])
@@ -270,7 +270,7 @@ def ocean(tmp_path_factory):
     path = tmp_path_factory.mktemp("ocean") / "ocean_preproc.h5"
     args = ["kind=ocean", "size=24", "n_train=70", "n_valid=20", f"out={path}", "seed=3", "clouds=0.2"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nenya.data.ocean.MIN_GRID", 64)
+        patch.setattr("nenya.prepare.ocean.MIN_GRID", 64)
         assert run_command("generate", args) == 0
     return path
 
@@ -319,7 +319,7 @@ def test_places_and_dates_are_plausible(ocean):
 @pytest.fixture(scope="module")
 def stirred():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nenya.data.ocean.MIN_GRID", 64)
+        patch.setattr("nenya.prepare.ocean.MIN_GRID", 64)
         _, spectra, waves, _ = next(_snapshots(np.random.SeedSequence(8), OceanOptions(size=16)))
     return spectra, waves
 
@@ -350,7 +350,7 @@ def test_the_field_is_drawn_out_along_the_orientation_of_the_table(stirred):
 
 @pytest.fixture
 def small_grid(monkeypatch):
-    monkeypatch.setattr("nenya.data.ocean.MIN_GRID", 64)
+    monkeypatch.setattr("nenya.prepare.ocean.MIN_GRID", 64)
 
 
 def test_the_same_ocean_comes_again_and_no_cutout_comes_twice(small_grid):

@@ -16,10 +16,10 @@ from conftest import red_noise, write_cutouts
 from granules import grid
 from portal_data import write_archive
 
-from nenya import process, temporaries
 from nenya.cli import run_command
-from nenya.storage import atomic_path
-from nenya.temporaries import sweep, temporary_folder, temporary_name
+from nenya.storage import process, temporaries
+from nenya.storage.disk import atomic_path
+from nenya.storage.temporaries import sweep, temporary_folder, temporary_name
 
 GONE = 2**22 + 1  # no process has this number
 

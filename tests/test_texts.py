@@ -14,12 +14,12 @@ import pytest
 import torch
 from conftest import red_noise, write_cutouts
 
-from nenya import texts
 from nenya.cli import run_command
-from nenya.data.files import expand
 from nenya.errors import OptionError
 from nenya.io import write_table
-from nenya.texts import LineFormatter, Lines, lines_of, printed, remember_name, visible
+from nenya.storage import texts
+from nenya.storage.paths import expand
+from nenya.storage.texts import LineFormatter, Lines, lines_of, printed, remember_name, visible
 
 EVIL = "\x1b[31mred\x1b]0;title\x07\x9b2J\r\u202egpj\u2066\u2069\u200b\ufeff"
 """Colours, a title, a cleared screen, a return to the line's beginning, a name turned around, what is not seen."""

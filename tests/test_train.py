@@ -11,13 +11,13 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from nenya import runtime
 from nenya.cli import compose
 from nenya.data.cutouts import inspect_cutouts
 from nenya.data.datamodule import StepSampler, ViewsDataModule
 from nenya.models.checkpoint import load_checkpoint
 from nenya.models.contrastive import ContrastiveModule, make_net
 from nenya.models.losses import contrastive_loss
+from nenya.runtime import trainer as runtime
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 QUICK = ["model=demo", "model.width=4", "loader.batch_size_train=16", "trainer=cpu", "trainer.max_epochs=3"]

@@ -13,7 +13,7 @@ from nenya import nenya_umap
 from nenya.defs import DT_INTERVALS
 from nenya.errors import InputFileError, OptionError
 from nenya.io import Params
-from nenya.projector import Projector
+from nenya.latents.projector import Projector
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_an_old_pickle_is_refused_with_how_to_refit(tmp_path, monkeypatch):
 
 
 def test_a_part_of_a_table_is_mapped_with_the_latents_of_its_options(tmp_path, monkeypatch):
-    monkeypatch.setattr("nenya.projector._fit_layout", lambda rows, parameters, epochs: rows[:, :2])
+    monkeypatch.setattr("nenya.latents.projector._fit_layout", lambda rows, parameters, epochs: rows[:, :2])
     values = {"feat_dim": 32, "s3_outdir": str(tmp_path / "SSL"), "model_root": "M"}
     (tmp_path / "opts.json").write_text(json.dumps(values))
     folder = tmp_path / "SSL" / Params(values).latents_folder

@@ -22,14 +22,14 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from update_chaos import digest  # noqa: E402
 
-from nenya.archive_folder import Folder, open_version, parse, render  # noqa: E402
+from nenya.archive.folder import Folder, open_version, parse, render  # noqa: E402
+from nenya.archive.index_writer import IndexWriter  # noqa: E402
 from nenya.cli import compose  # noqa: E402
+from nenya.commands import portal as command  # noqa: E402
 from nenya.errors import InputFileError, OptionError, OutputError  # noqa: E402
-from nenya.extraction.lock import OutputLock  # noqa: E402
-from nenya.portal import command  # noqa: E402
-from nenya.portal.archive import open_version_archive, stamps_of  # noqa: E402
-from nenya.projector import Projector  # noqa: E402
-from nenya.update.index import IndexWriter  # noqa: E402
+from nenya.latents.projector import Projector  # noqa: E402
+from nenya.portal.dataset import open_version_archive, stamps_of  # noqa: E402
+from nenya.storage.lock import OutputLock  # noqa: E402
 
 TINY = ["model=demo", "model.width=1"]
 QUICK = ["trainer.accelerator=cpu", "model.backend=eager", "workers=1"]
@@ -576,7 +576,7 @@ def test_the_vector_index_follows(copy, update, tmp_path):
 
 
 def test_an_archive_on_s3(update, nenya_cli, files, whole, s3_bucket, s3_service, tmp_path, monkeypatch):
-    from nenya.s3 import store
+    from nenya.storage.s3.service import store
 
     for name in ("a_preproc.h5", "a_preproc.parquet", "b_preproc.h5", "b_preproc.parquet", "c_preproc.h5"):
         store().upload(files / name, f"s3://{s3_bucket}/in/{name}")
@@ -596,14 +596,14 @@ def test_an_archive_on_s3(update, nenya_cli, files, whole, s3_bucket, s3_service
         s3_service.client().put_object(Bucket=s3_bucket, Key="archive/update-lock.json", Body=data)
 
     say(4e9)  # its clock tells nothing, in either direction
-    monkeypatch.setattr("nenya.archive_lease._LOOK", 0.1)
+    monkeypatch.setattr("nenya.archive.lease._LOOK", 0.1)
     beat = threading.Timer(2.0, say, [1])
     beat.start()
     code, said = update(f"new=s3://{s3_bucket}/in/", place=place)
     assert code == 2 and "process 12 on elsewhere since noon" in said
     beat.join()
     say(4e9)
-    monkeypatch.setattr("nenya.archive_lease.SILENT", 0.5)
+    monkeypatch.setattr("nenya.archive.lease.SILENT", 0.5)
     write_cutouts(tmp_path / "d_preproc.h5", valid=red_noise(5, seed=8))
     assert update("new=d_preproc.h5", place=place)[0] == 0
     s3_service.client().delete_object(Bucket=s3_bucket, Key="archive/demo/tables/d_preproc.parquet")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import red_noise, write_cutouts
 
-from nenya.verify import verify_file
+from nenya.commands.verify import verify_file
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -11,12 +11,12 @@ import pytest
 import zarr
 from granules import grid
 
-from nenya.data.prepare.fields import Layout
-from nenya.data.prepare.sources import open_fields
-from nenya.data.prepare.zarr_check import check_metadata
-from nenya.data.prepare.zarr_chunks import Packing, check_packed, packing_of
 from nenya.errors import InputFileError
-from nenya.options import PrepareOptions
+from nenya.options.sections import PrepareOptions
+from nenya.prepare.fields import Layout
+from nenya.prepare.sources import open_fields
+from nenya.prepare.zarr_check import check_metadata
+from nenya.prepare.zarr_chunks import Packing, check_packed, packing_of
 
 
 class Payload:

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from nenya.data.temperature import central_dt
 from nenya.errors import InputFileError, OptionError
-from nenya.extraction.weights import load_model
 from nenya.io import as_options, load_opt
 from nenya.latents_extraction import calc_latent
 from nenya.models.resnet import check_image_size
-from nenya.options import ExtractOptions
+from nenya.models.weights import load_model
+from nenya.options.sections import ExtractOptions
+from nenya.tables.quantities import central_dt
 
 _WANTED = "wanted is (H, W), (1, H, W) or (N, 1, H, W) with H = W"
 

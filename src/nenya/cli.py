@@ -15,7 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import nenya
-from nenya.analysis_options import (
+from nenya.commands.help import help_text
+from nenya.commands.output import say
+from nenya.errors import Interrupted, NenyaError, OptionError
+from nenya.options.commands import (
     ClustersOptions,
     EmbedOptions,
     FiguresOptions,
@@ -28,10 +31,8 @@ from nenya.analysis_options import (
     StatusOptions,
     UpdateOptions,
 )
-from nenya.command_help import help_text
-from nenya.configs import config_dir, read_group, read_json, read_recipe
-from nenya.errors import Interrupted, NenyaError, OptionError
-from nenya.options import (
+from nenya.options.files import config_dir, read_group, read_json, read_recipe
+from nenya.options.sections import (
     ExportOptions,
     ExtractOptions,
     GenerateOptions,
@@ -48,42 +49,65 @@ from nenya.options import (
     suggest,
     to_dict,
 )
-from nenya.report import say
-from nenya.texts import LineFormatter, Lines, printed, visible
+from nenya.storage.texts import LineFormatter, Lines, printed, visible
 
 log = logging.getLogger(__name__)
 
 # command -> (its options, the module whose `run` does it, what it does)
 COMMANDS: dict[str, tuple[type[Options], str, str]] = {
-    "prepare": (PrepareOptions, "nenya.data.prepare", "make cutouts and their table of ocean fields"),
+    "prepare": (PrepareOptions, "nenya.prepare.job", "make cutouts and their table of ocean fields"),
     "train": (TrainOptions, "nenya.train", "train a model on cutouts"),
     "extract": (ExtractOptions, "nenya.latents_extraction", "extract a latent vector for each cutout"),
-    "demo": (TrainOptions, "nenya.demo", "train and extract on generated cutouts, and draw what comes out"),
-    "verify": (VerifyOptions, "nenya.verify", "read latents files back and check them"),
-    "repack": (RepackOptions, "nenya.repack", "write cutout files anew, with chunks that read fast"),
-    "generate": (GenerateOptions, "nenya.generate", "make cutouts with a known truth: noise, power laws, an ocean"),
-    "spectra": (SpectraOptions, "nenya.spectra", "power spectra of cutouts and their slopes"),
-    "inspect": (InspectOptions, "nenya.inspect_file", "say what a file is, what is in it and what is wrong with it"),
-    "embed": (EmbedOptions, "nenya.embed", "make a two-dimensional map of latents (UMAP)"),
-    "metrics": (MetricsOptions, "nenya.latents_metrics", "numbers on latents: spectrum, spread, invariance ..."),
-    "clusters": (ClustersOptions, "nenya.cluster_report", "divide latents into groups, with their typical cutouts"),
-    "figures": (FiguresOptions, "nenya.figures", "draw a UMAP, a map, a gallery or eigen-images of a table's cutouts"),
-    "statistics": (StatisticsOptions, "nenya.selection", "where, when and what chosen cutouts are, against the whole"),
-    "index": (IndexOptions, "nenya.index", "make or extend the index of an archive of latents (nenya index add ...)"),
-    "search": (SearchOptions, "nenya.search", "find the cutouts most similar to others, or to an image"),
+    "demo": (TrainOptions, "nenya.commands.demo", "train and extract on generated cutouts, and draw what comes out"),
+    "verify": (VerifyOptions, "nenya.commands.verify", "read latents files back and check them"),
+    "repack": (RepackOptions, "nenya.commands.repack", "write cutout files anew, with chunks that read fast"),
+    "generate": (
+        GenerateOptions,
+        "nenya.commands.generate",
+        "make cutouts with a known truth: noise, power laws, an ocean",
+    ),
+    "spectra": (SpectraOptions, "nenya.data.spectra", "power spectra of cutouts and their slopes"),
+    "inspect": (
+        InspectOptions,
+        "nenya.commands.inspect",
+        "say what a file is, what is in it and what is wrong with it",
+    ),
+    "embed": (EmbedOptions, "nenya.latents.embed", "make a two-dimensional map of latents (UMAP)"),
+    "metrics": (MetricsOptions, "nenya.commands.metrics", "numbers on latents: spectrum, spread, invariance ..."),
+    "clusters": (ClustersOptions, "nenya.commands.clusters", "divide latents into groups, with their typical cutouts"),
+    "figures": (
+        FiguresOptions,
+        "nenya.commands.figures",
+        "draw a UMAP, a map, a gallery or eigen-images of a table's cutouts",
+    ),
+    "statistics": (
+        StatisticsOptions,
+        "nenya.tables.statistics",
+        "where, when and what chosen cutouts are, against the whole",
+    ),
+    "index": (
+        IndexOptions,
+        "nenya.commands.index",
+        "make or extend the index of an archive of latents (nenya index add ...)",
+    ),
+    "search": (SearchOptions, "nenya.commands.search", "find the cutouts most similar to others, or to an image"),
     "portal": (
         PortalOptions,
-        "nenya.portal.command",
+        "nenya.commands.portal",
         "see an archive in a browser: UMAP, map, gallery, similar cutouts",
     ),
-    "migrate": (MigrateOptions, "nenya.migrate", "say what of a folder of the first nenya works, and how to convert"),
+    "migrate": (
+        MigrateOptions,
+        "nenya.commands.migrate",
+        "say what of a folder of the first nenya works, and how to convert",
+    ),
     "update": (
         UpdateOptions,
-        "nenya.update",
+        "nenya.archive.update",
         "bring new granules or cutout files into an archive, with all made of them",
     ),
-    "status": (StatusOptions, "nenya.status", "say what is in an archive, what is missing, and what made it"),
-    "export": (ExportOptions, "nenya.export", "write the weights of a checkpoint as safetensors"),
+    "status": (StatusOptions, "nenya.commands.status", "say what is in an archive, what is missing, and what made it"),
+    "export": (ExportOptions, "nenya.commands.export", "write the weights of a checkpoint as safetensors"),
 }
 _FREE_IN_A_RESUME = (
     *("loader.num_workers", "loader.cache_dir", "loader.memory_limit_gb", "loader.on_device"),
@@ -131,7 +155,7 @@ def run_command(name: str, args: Sequence[str] | None = None) -> int:
         if flags - {"--help", "-h"}:
             return _hydra_help(name, args)
         if many and not flags:
-            return int(importlib.import_module("nenya.sweep").run(name, args))
+            return int(importlib.import_module("nenya.commands.sweep").run(name, args))
         options = compose(name, [arg for arg in args if arg not in flags])
         if flags:
             say(Lines(help_text(name, options, [f.name for f in fields(_own_first(type(options)))])))

@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from nenya.configs import model_versions, read_group, read_json
-from nenya.data.files import expand
 from nenya.errors import CheckpointError, InputFileError, OptionError, OutputError
-from nenya.options import FLAT, IGNORED, Options, build_options, flat_view, from_flat, suggest, to_dict
-from nenya.s3 import is_s3, join_url
-from nenya.small_files import check_regular
-from nenya.storage import atomic_path
-from nenya.table_files import check_numbers, check_table
-from nenya.tables.integers import from_arrow, integers_of_texts, restore_integers
+from nenya.options.files import model_versions, read_group, read_json
+from nenya.options.sections import FLAT, IGNORED, Options, build_options, flat_view, from_flat, suggest, to_dict
+from nenya.storage.disk import atomic_path
+from nenya.storage.paths import expand
+from nenya.storage.s3.service import is_s3, join_url
+from nenya.storage.small_files import check_regular
+from nenya.storage.table_files import check_numbers, check_table
+from nenya.storage.table_integers import from_arrow, integers_of_texts, restore_integers
 
 if TYPE_CHECKING:
     import pandas as pd

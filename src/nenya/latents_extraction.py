@@ -23,7 +23,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from nenya.data.blocks import BlocksDataModule, cut_blocks
 from nenya.data.cutouts import CutoutReader, inspect_cutouts
-from nenya.data.files import HDF5_SUFFIXES, find_sources, local_path, scratch_folder, temporary_copy
 from nenya.errors import FilesFailed, InputFileError, Interrupted, NenyaError, OptionError
 from nenya.extraction.job import (
     DEBUG_BATCHES,
@@ -42,14 +41,15 @@ from nenya.extraction.job import (
 from nenya.extraction.ranks import Follower, Leader
 from nenya.extraction.shard import find_shard, share
 from nenya.extraction.staging import Item, Skip, Staging, Termination, check_places, reworded, settle
-from nenya.extraction.weights import load_model
 from nenya.io import Params, as_options, under_outdir, weights_place
 from nenya.models.contrastive import ContrastiveModule
 from nenya.models.inference import choose_backend
-from nenya.options import ExtractOptions
-from nenya.runtime import check_trainer, is_main_process, make_logger, make_trainer
-from nenya.s3 import is_s3, join_url
-from nenya.texts import lines_of
+from nenya.models.weights import load_model
+from nenya.options.sections import ExtractOptions
+from nenya.runtime.trainer import check_trainer, is_main_process, make_logger, make_trainer
+from nenya.storage.paths import HDF5_SUFFIXES, find_sources, local_path, scratch_folder, temporary_copy
+from nenya.storage.s3.service import is_s3, join_url
+from nenya.storage.texts import lines_of
 
 log = logging.getLogger(__name__)
 

@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nenya.conditions import dt_of
-from nenya.data.files import fetch, find_latents, local_path
 from nenya.defs import DT_INTERVALS, REGIONS, SLOPE_INTERVALS, Interval, dt_bin
-from nenya.embed import DEBUG_ROWS, Fit, embed_table, projector_place
 from nenya.errors import InputFileError, OptionError
 from nenya.io import Params, read_table, under_outdir
-from nenya.latents import Latents
-from nenya.options import suggest
-from nenya.s3 import is_s3, store
+from nenya.latents.embed import DEBUG_ROWS, Fit, embed_table, projector_place
+from nenya.latents.files import Latents
+from nenya.options.sections import suggest
+from nenya.storage.paths import fetch, find_latents, local_path
+from nenya.storage.s3.service import is_s3, store
+from nenya.tables.conditions import dt_of
 from nenya.tables.key_columns import read_keys
 from nenya.tables.names import key_of, latents_names
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from nenya.projector import Projector
+    from nenya.latents.projector import Projector
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def umap_subset(  # noqa: PLR0913  # the arguments that users know
         train_umap: fit a map; otherwise that in `umap_savefile` is used.
         debug: the first 2,000 rows only.
         latents: latents files in place of those of `opt_path`: a path, glob, list, s3://.
-        n_neighbors: see `nenya.projector.Projector.fit`.
+        n_neighbors: see `nenya.latents.projector.Projector.fit`.
         min_dist: see there.
         metric: see there.
         seed: of everything random.
@@ -194,7 +194,7 @@ def places(model_name: str, DT: float | None = None) -> tuple[Path, Path]:
         known = [*_PLACES, "LLC"]
         raise OptionError(
             f"model {model_name} has no maps{suggest(model_name, known)}: wanted is {', '.join(known)}; a map of your "
-            "own is read by nenya.projector.Projector.load(file), whose transform places latents of get_latents"
+            "own is read by nenya.latents.projector.Projector.load(file), whose transform places latents of get_latents"
         )
     if DT is None:
         raise OptionError(f"the maps of model {model_name} are by temperature difference: wanted is DT= in K")
@@ -217,7 +217,7 @@ def load(model_name: str, DT: float | None = None) -> tuple["Projector", str]:
         OptionError: See `places`.
         InputFileError: There is no projector, or only the pickle of the first nenya, which is never read.
     """
-    from nenya.projector import Projector
+    from nenya.latents.projector import Projector
 
     path, table = places(model_name, DT)
     old = path.with_suffix(".pkl")

@@ -14,11 +14,11 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from nenya.arrays import read_arrays
 from nenya.errors import InputFileError, OptionError, OutputError
-from nenya.latents import open_latents
-from nenya.metrics import effective_rank
-from nenya.storage import atomic_path
+from nenya.latents.files import open_latents
+from nenya.latents.metrics import effective_rank
+from nenya.storage.arrays import read_arrays
+from nenya.storage.disk import atomic_path
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class PCA:
 
     @property
     def rankme(self) -> float:
-        """RankMe of the latents, see `nenya.metrics.rankme`; it counts the mean as a direction."""
+        """RankMe of the latents, see `nenya.latents.metrics.rankme`; it counts the mean as a direction."""
         return effective_rank(self.uncentred)
 
     def modes_for(self, share: float) -> int:

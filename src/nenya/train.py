@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nenya.errors import CheckpointError, InputFileError, Interrupted, NenyaError, OptionError, OutputError
-from nenya.names import remove
-from nenya.options import Options, TrainOptions, flat_name, flat_view, to_dict
-from nenya.s3 import is_s3, store
-from nenya.small_files import read_yaml_file, unfit
-from nenya.storage import atomic_path, folder_bytes
+from nenya.options.sections import Options, TrainOptions, flat_name, flat_view, to_dict
+from nenya.storage.disk import atomic_path, folder_bytes
+from nenya.storage.names import remove
+from nenya.storage.s3.service import is_s3, store
+from nenya.storage.small_files import read_yaml_file, unfit
 
 if TYPE_CHECKING:
     from nenya.data.cutouts import CutoutFile
@@ -43,10 +43,10 @@ def run(options: TrainOptions) -> int:
         Interrupted: A signal came; the state is saved.
     """
     from nenya.data.datamodule import ViewsDataModule, inspect_all
-    from nenya.data.files import DEFAULT_CACHE, fetch, find_sources, local_path
     from nenya.models.checkpoint import load_checkpoint, load_weights
     from nenya.models.contrastive import ContrastiveModule, make_net
-    from nenya.runtime import check_trainer
+    from nenya.runtime.trainer import check_trainer
+    from nenya.storage.paths import DEFAULT_CACHE, fetch, find_sources, local_path
 
     loader = options.loader
     keys = tuple(dict.fromkeys((loader.train_key, loader.valid_key)))
@@ -97,7 +97,7 @@ def main(
         Interrupted: A signal came; the state is saved.
     """
     from nenya.io import Params, as_options, under_outdir, weights_place
-    from nenya.s3 import join_url
+    from nenya.storage.s3.service import join_url
 
     opt = Params(opt_path)
     if not opt.images_file:
@@ -176,7 +176,7 @@ def run_folder(options: TrainOptions, files: "list[Path | str]", needed: int) ->
         OutputError: The folder has something in it, cannot be written, or has too little room.
         OptionError: Several processes were started from outside, and `out` is not given.
     """
-    from nenya.runtime import check_room, is_main_process
+    from nenya.runtime.trainer import check_room, is_main_process
 
     if "NENYA_RUN_FOLDER" in os.environ and not is_main_process():
         return Path(os.environ["NENYA_RUN_FOLDER"])
@@ -193,7 +193,7 @@ def run_folder(options: TrainOptions, files: "list[Path | str]", needed: int) ->
 
 def _new_name(options: TrainOptions) -> Path:
     """Return the path of a new run folder."""
-    from nenya.data.files import local_path
+    from nenya.storage.paths import local_path
 
     if options.out:
         return local_path(options.out)
@@ -222,7 +222,7 @@ def _write_config(options: TrainOptions, files: "list[Path | str]", folder: Path
     """Write the options, with places that hold wherever the run is gone on with from."""
     from omegaconf import OmegaConf
 
-    from nenya.data.files import local_path
+    from nenya.storage.paths import local_path
 
     if options.logger.name == "wandb" and options.logger.id is None:
         options.logger.id = secrets.token_hex(4)
@@ -242,7 +242,7 @@ def find_run(options: TrainOptions) -> Path:
     Raises:
         CheckpointError: There is no such run, or it has no checkpoint yet.
     """
-    from nenya.data.files import local_path
+    from nenya.storage.paths import local_path
 
     if options.resume == "last":
         root = _OUTPUTS / options.model.name
@@ -286,11 +286,11 @@ def fit(options: TrainOptions, module: "ContrastiveModule", data: Any, folder: P
     """
     from lightning.pytorch.callbacks import ModelCheckpoint
 
-    from nenya.ledger import ledger_of
+    from nenya.models.callbacks import AtomicCheckpointIO, LastCheckpoint, LearningCurve, remove_unfinished
     from nenya.models.checkpoint import save_pth
     from nenya.models.pickled import check_sizes
-    from nenya.runtime import is_main_process, make_logger, make_trainer
-    from nenya.training import AtomicCheckpointIO, LastCheckpoint, LearningCurve, remove_unfinished
+    from nenya.runtime.ledger import ledger_of
+    from nenya.runtime.trainer import is_main_process, make_logger, make_trainer
 
     last = folder / "checkpoints" / "last.ckpt"
     settings = options.trainer if data.has_validation else replace(options.trainer, limit_val_batches=0)

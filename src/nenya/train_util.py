@@ -15,7 +15,7 @@ from nenya.models.checkpoint import register_params_stubs
 from nenya.models.contrastive import make_net
 from nenya.models.losses import contrastive_loss
 from nenya.models.resnet import ContrastiveNet
-from nenya.options import Options
+from nenya.options.sections import Options
 
 register_params_stubs()
 

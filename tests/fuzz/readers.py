@@ -26,7 +26,7 @@ def write_weights(folder: Path) -> None:
     from nenya.cli import compose
     from nenya.models.checkpoint import save_pth, save_safetensors
     from nenya.models.contrastive import make_net
-    from nenya.options import flat_view
+    from nenya.options.sections import flat_view
 
     options = compose("extract", ["model=demo", "model.width=4", "model.feat_dim=8"])
     net = make_net(options)
@@ -71,7 +71,7 @@ def write_latents(folder: Path, rows: int = ROWS) -> None:
 
 def read_latents(path: Path) -> Arrays:
     from nenya.extraction.existing import read_provenance
-    from nenya.latents import Latents
+    from nenya.latents.files import Latents
 
     latents = Latents([path])
     if len(latents) > 10**6 or latents.shape[1] > 10**4:
@@ -84,7 +84,7 @@ def read_latents(path: Path) -> Arrays:
 
 
 def write_projector(folder: Path) -> None:
-    from nenya.projector import Parameters, Projector
+    from nenya.latents.projector import Parameters, Projector
 
     rng = np.random.default_rng(3)
     rows = rng.normal(size=(80, DIM)).astype(np.float32)
@@ -93,14 +93,14 @@ def write_projector(folder: Path) -> None:
 
 
 def read_projector(path: Path) -> Arrays:
-    from nenya.projector import Projector
+    from nenya.latents.projector import Projector
 
     projector = Projector.load(path)
     return [projector.transform(projector.probes[:2]), projector.latents, projector.embedding]
 
 
 def write_clusters(folder: Path) -> None:
-    from nenya.storage import write_hdf5
+    from nenya.storage.disk import write_hdf5
 
     with write_hdf5(folder / "clusters.h5") as file:
         file["centres"] = np.random.default_rng(4).normal(size=(5, DIM))
@@ -109,8 +109,8 @@ def write_clusters(folder: Path) -> None:
 
 
 def read_clusters(path: Path) -> Arrays:
-    from nenya.clusters import assign_kmeans
-    from nenya.update.stages import read_centres
+    from nenya.archive.stages import read_centres
+    from nenya.latents.clusters import assign_kmeans
 
     centres = read_centres(path)
     rows = np.random.default_rng(5).normal(size=(7, DIM)).astype(np.float32)
@@ -130,7 +130,7 @@ def write_cutouts(folder: Path) -> None:
 
 def read_cutouts(path: Path) -> Arrays:
     from fuzz.hdf5_cases import read_all
-    from nenya.inspect_file import inspect_file
+    from nenya.commands.inspect import inspect_file
 
     inspect_file(path)
     return list(read_all(path).values())
@@ -174,7 +174,7 @@ def read_fields(path: Path) -> Arrays:
     """Prepare cutouts of fields, and return them."""
     import h5py
 
-    from nenya.data.prepare import prepare
+    from nenya.prepare.job import prepare
 
     options = {"data": str(path), "out": "made_preproc.h5", "workers": 1, "field_size": 8, "quantity": "any"}
     made = prepare({**options, "quality_thresh": None, "clear_threshold": 80})
@@ -215,7 +215,7 @@ def read_upload(path: Path) -> Arrays:
 
 
 def read_example(path: Path) -> Arrays:
-    from nenya.search import image_examples, read_image  # noqa: F401  # as `nenya search image=` does
+    from nenya.commands.search import image_examples, read_image  # noqa: F401  # as `nenya search image=` does
 
     return [np.asarray(image) for image in read_image(str(path))]
 
@@ -273,7 +273,7 @@ def write_places(folder: Path) -> None:
 
 def read_at(path: Path) -> Arrays:
     from nenya.cli import compose
-    from nenya.data.prepare import read_places
+    from nenya.prepare.job import read_places
 
     places, _ = read_places(compose("prepare", ["data=x", f"at={path}"]))
     return [] if places is None else [places.lat_lon]
@@ -283,7 +283,7 @@ def read_at(path: Path) -> Arrays:
 
 
 def _entry(name: str, place: Path | None = None) -> dict[str, Any]:
-    from nenya.storage import sha256_file
+    from nenya.storage.disk import sha256_file
 
     if place is None or not (place / name).exists():
         return {"name": name, "size": 10, "sha256": "a" * 64}
@@ -292,10 +292,10 @@ def _entry(name: str, place: Path | None = None) -> dict[str, Any]:
 
 def write_archive(folder: Path) -> None:
     """Write an archive of one version with an index of two files, whose manifest names what is there."""
-    from nenya.archive_folder import parse, render
+    from nenya.archive.folder import parse, render
+    from nenya.archive.settings import settings_of
     from nenya.cli import compose
     from nenya.io import write_table
-    from nenya.update.settings import settings_of
 
     place = folder / "archive"
     for name in ("cutouts", "v5/latents", "v5/tables", "v5/index-states"):
@@ -334,8 +334,8 @@ def write_archive(folder: Path) -> None:
 
 def read_archive(path: Path) -> Arrays:
     """Open an archive as the portal and `nenya status` do."""
-    from nenya.archive_folder import open_version
-    from nenya.status import status_of
+    from nenya.archive.folder import open_version
+    from nenya.commands.status import status_of
 
     status_of(str(path))
     opened = open_version(str(path))
@@ -347,7 +347,7 @@ def read_archive(path: Path) -> Arrays:
 
 def read_fetched(path: Path) -> Arrays:
     """Bring the files of an index to a folder, as is done for archives on S3."""
-    from nenya.archive_folder import open_version
+    from nenya.archive.folder import open_version
 
     opened = open_version(str(path))
     own = opened.folder.root / "v5" / "index-read"
@@ -429,8 +429,8 @@ def read_publishing(path: Path) -> Arrays:
     """Remove what a killed update has published and not committed, and nothing else."""
     from types import SimpleNamespace
 
-    from nenya.archive_folder import Folder
-    from nenya.update import Update
+    from nenya.archive.folder import Folder
+    from nenya.archive.update import Update
 
     folder = Folder(str(path))
     manifest = folder.read()
@@ -518,8 +518,8 @@ def read_link(path: Path) -> Arrays:
 
 
 def write_index(folder: Path) -> None:
-    from nenya.archive_build import add_files
-    from nenya.latents import Latents
+    from nenya.latents.files import Latents
+    from nenya.latents.index_build import add_files
 
     write_latents(folder, 40)
     (folder / "packed_latents.h5").unlink()
@@ -529,7 +529,7 @@ def write_index(folder: Path) -> None:
 
 
 def read_index(path: Path) -> Arrays:
-    from nenya.archive import IndexArchive
+    from nenya.latents.index import IndexArchive
 
     index = IndexArchive(path)
     query = np.ones(DIM) / DIM**0.5
@@ -553,7 +553,7 @@ _CONDITIONS = (
 
 
 def read_condition(path: Path) -> Arrays:
-    from nenya.conditions import rows_where
+    from nenya.tables.conditions import rows_where
 
     return [rows_where(_table(), path.read_bytes().decode("utf8", "replace")[:5000])]
 

@@ -179,7 +179,7 @@ def _member(change: Change) -> Change:
 
 _HDF5: tuple[Change | str, ...] = (mutate_bytes, "structure", "structure")
 _WEIGHTS = ("nenya.cli", "nenya.models.checkpoint", "nenya.models.contrastive", "fuzz.hdf5_cases")
-_FIELDS = ("nenya.cli", "nenya.data.prepare", "nenya.data.prepare.work", "xarray", "zarr", "h5netcdf", "scipy.io")
+_FIELDS = ("nenya.cli", "nenya.prepare.job", "nenya.prepare.work", "xarray", "zarr", "h5netcdf", "scipy.io")
 _PORTAL = (
     "nenya.cli",
     "nenya.portal.upload",
@@ -190,7 +190,14 @@ _PORTAL = (
     "xarray",
 )
 _TABLES = ("nenya.cli", "nenya.io", "pandas", "pyarrow.parquet", "pyarrow.feather", "nenya.portal.columns")
-_ARCHIVE = ("nenya.cli", "nenya.archive_folder", "nenya.status", "nenya.update", "pandas", "pyarrow.parquet")
+_ARCHIVE = (
+    "nenya.cli",
+    "nenya.archive.folder",
+    "nenya.commands.status",
+    "nenya.archive.update",
+    "pandas",
+    "pyarrow.parquet",
+)
 r = readers
 
 _ALL = (
@@ -208,8 +215,10 @@ _ALL = (
     Target("cutouts", r.write_cutouts, r.read_cutouts, "*.h5", _HDF5, _WEIGHTS),
     Cutouts("cutouts-known", r.write_cutouts, hdf5_cases.read_case, "*.h5", _HDF5, ("nenya.data.unpack",)),
     Target("latents", r.write_latents, r.read_latents, "*.h5", _HDF5, _WEIGHTS),
-    Target("projector", r.write_projector, r.read_projector, "*.h5", _HDF5, ("nenya.projector",), batch=25),
-    Target("clusters", r.write_clusters, r.read_clusters, "*.h5", _HDF5, ("nenya.update", "nenya.clusters")),
+    Target("projector", r.write_projector, r.read_projector, "*.h5", _HDF5, ("nenya.latents.projector",), batch=25),
+    Target(
+        "clusters", r.write_clusters, r.read_clusters, "*.h5", _HDF5, ("nenya.archive.update", "nenya.latents.clusters")
+    ),
     Target("netcdf4", r.write_netcdf4, r.read_fields, "*.nc", _HDF5, _FIELDS),
     Target("netcdf3", r.write_netcdf3, r.read_fields, "*.nc", (mutate_bytes,), _FIELDS),
     Target("zarr2", r.write_zarr2, r.read_fields, "*.zarr", (), _FIELDS),
@@ -228,8 +237,8 @@ _ALL = (
     Target("table-parquet", r.write_tables, r.read_tables, "*.parquet", (mutate_bytes,), _TABLES),
     Target("table-feather", r.write_tables, r.read_tables, "*.feather", (mutate_bytes,), _TABLES),
     Target("table-csv", r.write_tables, r.read_tables, "*.csv", (mutate_text,), _TABLES),
-    Target("places-csv", r.write_places, r.read_at, "*.csv", (mutate_text,), (*_TABLES, "nenya.data.prepare")),
-    Target("places-parquet", r.write_places, r.read_at, "*.parquet", (mutate_bytes,), (*_TABLES, "nenya.data.prepare")),
+    Target("places-csv", r.write_places, r.read_at, "*.csv", (mutate_text,), (*_TABLES, "nenya.prepare.job")),
+    Target("places-parquet", r.write_places, r.read_at, "*.parquet", (mutate_bytes,), (*_TABLES, "nenya.prepare.job")),
     Target("archive", r.write_archive, r.read_archive, "archive", (), _ARCHIVE),
     Target("archive-fetched", r.write_archive, r.read_fetched, "archive", (), _ARCHIVE),
     Target("publishing", r.write_publishing, r.read_publishing, "archive", (), _ARCHIVE),
@@ -240,8 +249,16 @@ _ALL = (
     Target(
         "links", r.write_links, r.read_link, "link.txt", (mutate_link,), (*_PORTAL, "nenya.portal.columns", "pandas")
     ),
-    Target("index", r.write_index, r.read_index, "a.index", (), ("nenya.archive",), batch=20),
-    Target("conditions", r.write_conditions, r.read_condition, "*.sql", (mutate_sql,), ("nenya.conditions",), batch=20),
+    Target("index", r.write_index, r.read_index, "a.index", (), ("nenya.latents.index",), batch=20),
+    Target(
+        "conditions",
+        r.write_conditions,
+        r.read_condition,
+        "*.sql",
+        (mutate_sql,),
+        ("nenya.tables.conditions",),
+        batch=20,
+    ),
 )
 # Not parsers, but what no parser may do: that it is seen.
 _PROBES = tuple(

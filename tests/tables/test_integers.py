@@ -4,7 +4,7 @@ import pytest
 
 from nenya.errors import InputFileError
 from nenya.io import read_table, write_table
-from nenya.tables.integers import comparable, take_rows
+from nenya.storage.table_integers import comparable, take_rows
 
 LONG = [2**64 - 1, 2**63 + 5, 7]
 COLUMNS = {

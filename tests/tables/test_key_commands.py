@@ -10,7 +10,7 @@ from conftest import red_noise, write_cutouts
 from nenya import nenya_umap
 from nenya.errors import InputFileError
 from nenya.io import Params, read_table
-from nenya.latents import Latents
+from nenya.latents.files import Latents
 
 KEYS = {"pp_type": [1] * 10 + [0] * 6, "pp_idx": [*range(10), *range(6)]}
 
@@ -102,7 +102,7 @@ def test_verify_finds_the_source_of_latents_by_the_name_of_the_original(folder, 
 
 
 def test_a_map_is_fitted_with_latents_of_either_name(folder, monkeypatch):
-    monkeypatch.setattr("nenya.projector._fit_layout", lambda rows, parameters, epochs: rows[:, :2])
+    monkeypatch.setattr("nenya.latents.projector._fit_layout", lambda rows, parameters, epochs: rows[:, :2])
     values = {"feat_dim": 8, "s3_outdir": str(folder / "SSL"), "model_root": "M"}
     (folder / "opts.json").write_text(json.dumps(values))
     place = folder / "SSL" / Params(values).latents_folder

@@ -7,20 +7,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nenya.archive import FileArchive, IndexArchive
-from nenya.archive_build import add_files
-from nenya.embed import embed_table
+from nenya.archive.stages import whole_table
+from nenya.data.table_images import TableImages
 from nenya.errors import InputFileError
 from nenya.io import read_table, write_table
-from nenya.latents import Latents
-from nenya.portal.archive import open_archive
-from nenya.projector import Projector
-from nenya.selection import rows_of
-from nenya.table_images import TableImages
+from nenya.latents.embed import embed_table
+from nenya.latents.files import Latents
+from nenya.latents.index import FileArchive, IndexArchive
+from nenya.latents.index_build import add_files
+from nenya.latents.projector import Projector
+from nenya.portal.dataset import open_archive
 from nenya.tables import keys
 from nenya.tables.key_columns import read_keys
 from nenya.tables.keys import Part, join
-from nenya.update.stages import whole_table
+from nenya.tables.statistics import rows_of
 
 ROWS = {"train": 12, "valid": 8}
 N, SIDE, DIM = sum(ROWS.values()), 16, 8
@@ -284,7 +284,7 @@ REFUSED = {("two folders", "spectra"), ("two folders", "index")}
 @pytest.fixture(autouse=True)
 def no_long_fit(monkeypatch):
     """A layout that costs nothing in place of UMAP's."""
-    monkeypatch.setattr("nenya.projector._fit_layout", lambda rows, parameters, epochs: 9 * rows[:, :2])
+    monkeypatch.setattr("nenya.latents.projector._fit_layout", lambda rows, parameters, epochs: 9 * rows[:, :2])
 
 
 @pytest.fixture(scope="session")
@@ -292,7 +292,7 @@ def projector(tmp_path_factory):
     """A projector of other latents, fitted once."""
     rows = np.random.default_rng(9).normal(size=(60, DIM)).astype(np.float32)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nenya.projector._fit_layout", lambda rows, parameters, epochs: 9 * rows[:, :2])
+        patch.setattr("nenya.latents.projector._fit_layout", lambda rows, parameters, epochs: 9 * rows[:, :2])
         fitted = Projector.fit(rows / np.linalg.norm(rows, axis=1, keepdims=True), 5)
     path = tmp_path_factory.mktemp("projector") / "p.h5"
     fitted.save(path)
@@ -447,7 +447,7 @@ def test_a_note_says_what_was_lost_and_why(tmp_path):
 
 
 def test_partitions_of_other_names_have_the_role_that_the_options_give_them(tmp_path):
-    from nenya.options import LoaderOptions
+    from nenya.options.sections import LoaderOptions
 
     files = write_files(tmp_path, [("a_preproc.h5", "a_preproc_latents.h5")])
     with h5py.File(files.cutouts[0], "a") as file:

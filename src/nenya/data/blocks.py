@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from nenya.data.cutouts import CutoutFile, CutoutReader, plan_blocks
-from nenya.data.memory import available_memory
-from nenya.data.threads import Threads, cores
 from nenya.errors import InputFileError
-from nenya.ledger import count_read
+from nenya.runtime.ledger import count_read
+from nenya.runtime.threads import Threads, cores
+from nenya.storage.memory import available_memory
 
 _BLOCK_BYTES = 2**28
 _AHEAD = 2  # blocks read ahead, of these more than one only

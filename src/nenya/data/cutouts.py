@@ -245,7 +245,7 @@ class CutoutReader:
         Args:
             out: (n, H, W), float32, or of the stored type: then bit for bit.
             start: First row.
-            spread: How the chunks are gone through: `map`, or that of `nenya.data.threads.Threads`.
+            spread: How the chunks are gone through: `map`, or that of `nenya.runtime.threads.Threads`.
 
         Raises:
             InputFileError: If the file is damaged within these rows.

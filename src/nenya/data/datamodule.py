@@ -19,8 +19,8 @@ from nenya.data.blocks import as_it_is
 from nenya.data.cutouts import CutoutFile, inspect_cutouts, nonfinite_rows
 from nenya.data.unpack import load_partition
 from nenya.errors import InputFileError
-from nenya.ledger import count_read
-from nenya.options import AugmentOptions, Options
+from nenya.options.sections import AugmentOptions, Options
+from nenya.runtime.ledger import count_read
 
 log = logging.getLogger(__name__)
 

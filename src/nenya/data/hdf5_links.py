@@ -17,7 +17,7 @@ import h5py
 from nenya.data.damage import COPY, damage_named, shown
 from nenya.data.filters import FLETCHER32, GZIP, LZF, SHUFFLE
 from nenya.errors import InputFileError
-from nenya.mounts import hdf5_locking
+from nenya.storage.mounts import hdf5_locking
 
 Links = Literal["folder", "any", "none"]
 """Where data may lie: in the file's own folder and below, anywhere, or in the file itself only."""

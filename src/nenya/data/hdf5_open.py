@@ -23,9 +23,9 @@ from nenya.data.chunk_check import Filter, check_chunk, check_filters, filters_o
 from nenya.data.chunk_table import check_places, stored_size
 from nenya.data.damage import COPY, damage_named, one_line, shown
 from nenya.data.hdf5_links import ALLOW, Bounds, Links, candidates, check_links, check_storage
-from nenya.data.memory import check_room
 from nenya.errors import InputFileError
-from nenya.mounts import NO_LOCKS, hdf5_locking
+from nenya.storage.memory import check_room
+from nenya.storage.mounts import NO_LOCKS, hdf5_locking
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _MOST_SOURCES = 8  # virtual data sets within each other

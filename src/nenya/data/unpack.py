@@ -20,12 +20,12 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from nenya.data.cutouts import CutoutReader, Partition, fingerprint, plan_blocks
-from nenya.data.memory import available_memory
-from nenya.data.threads import Threads
 from nenya.errors import OptionError, OutputError
-from nenya.storage import atomic_path
-from nenya.temporaries import sweep
-from nenya.texts import printed
+from nenya.runtime.threads import Threads
+from nenya.storage.disk import atomic_path
+from nenya.storage.memory import available_memory
+from nenya.storage.temporaries import sweep
+from nenya.storage.texts import printed
 
 Report = Callable[[int, int], None]  # cutouts done, cutouts in all
 

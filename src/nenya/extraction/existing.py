@@ -8,9 +8,9 @@ from typing import Any
 
 from nenya.data.hdf5 import Hdf5File
 from nenya.errors import InputFileError, OutputError
-from nenya.names import parse_json
-from nenya.s3 import S3Object
-from nenya.storage import sha256_file
+from nenya.storage.disk import sha256_file
+from nenya.storage.names import parse_json
+from nenya.storage.s3.service import S3Object
 
 METADATA_KEY = "nenya"
 """Name of the S3 user metadata that hold an object's provenance as JSON."""

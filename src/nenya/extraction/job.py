@@ -22,20 +22,20 @@ from nenya.data.blocks import BlocksDataModule, cut_blocks
 from nenya.data.cutouts import PARTITIONS, CutoutFile, inspect_cutouts, nonfinite_rows
 from nenya.errors import InputFileError, Interrupted, LockLostError, NenyaError, OutputError
 from nenya.extraction.journal import BlockStore, partial_folder
-from nenya.extraction.lock import OutputLock
 from nenya.extraction.manifest import Work, begin, cpu_threads, describe_status, note_sha256
-from nenya.extraction.progress import RowProgress
 from nenya.extraction.writer import LatentsWriter
-from nenya.ledger import ledger_of
 from nenya.models.checkpoint import Checkpoint
 from nenya.models.contrastive import ContrastiveModule
 from nenya.models.inference import choose_backend, count_multiply_adds
 from nenya.models.resnet import ContrastiveNet, check_image_size
-from nenya.names import refuse_links
-from nenya.options import Options, to_dict
-from nenya.runtime import check_room, git_commit, is_main_process, make_trainer
-from nenya.storage import folder_bytes, sha256_file
-from nenya.temporaries import sweep
+from nenya.options.sections import Options, to_dict
+from nenya.runtime.ledger import ledger_of
+from nenya.runtime.progress import RowProgress
+from nenya.runtime.trainer import check_room, git_commit, is_main_process, make_trainer
+from nenya.storage.disk import folder_bytes, sha256_file
+from nenya.storage.lock import OutputLock
+from nenya.storage.names import refuse_links
+from nenya.storage.temporaries import sweep
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer

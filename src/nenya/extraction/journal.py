@@ -23,10 +23,10 @@ import numpy as np
 from nenya.data.blocks import Block
 from nenya.data.hdf5_open import open_hdf5
 from nenya.errors import InputFileError, LockLostError, OutputError
-from nenya.extraction.lock import OutputLock
-from nenya.names import read_json, remove
-from nenya.storage import atomic_path, move_synced, write_hdf5
-from nenya.temporaries import own_mark
+from nenya.storage.disk import atomic_path, move_synced, write_hdf5
+from nenya.storage.lock import OutputLock
+from nenya.storage.names import read_json, remove
+from nenya.storage.temporaries import own_mark
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from nenya.data.cutouts import CutoutFile
 from nenya.errors import InputFileError, OutputError
 from nenya.extraction.journal import BlockStore
 from nenya.models.inference import obstacle
-from nenya.names import Json, read_json
-from nenya.storage import atomic_path, sha256_file
+from nenya.storage.disk import atomic_path, sha256_file
+from nenya.storage.names import Json, read_json
 
 _MUST_AGREE = (
     *("checkpoint_sha256", "preprocessing", "latent", "precision", "rows", "dim"),

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from nenya.data.files import is_several
 from nenya.errors import OptionError
+from nenya.storage.paths import is_several
 
 log = logging.getLogger(__name__)
 

@@ -21,19 +21,19 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any, Self, TypeVar
 
-from nenya.data.files import COPY_PREFIX, own_place
 from nenya.errors import InputFileError, Interrupted, NenyaError, OutputError
 from nenya.extraction import existing
 from nenya.extraction.job import Source
 from nenya.extraction.journal import remove_leftover
-from nenya.mounts import locks_work
-from nenya.names import local_name
-from nenya.options import Options, parse_size
-from nenya.process import Life
-from nenya.runtime import is_main_process
-from nenya.s3 import S3Object, is_s3, store
-from nenya.storage import folder_bytes
-from nenya.temporaries import is_marked, life_of, own_mark, sweep
+from nenya.options.sections import Options, parse_size
+from nenya.runtime.trainer import is_main_process
+from nenya.storage.disk import folder_bytes
+from nenya.storage.mounts import locks_work
+from nenya.storage.names import local_name
+from nenya.storage.paths import COPY_PREFIX, own_place
+from nenya.storage.process import Life
+from nenya.storage.s3.service import S3Object, is_s3, store
+from nenya.storage.temporaries import is_marked, life_of, own_mark, sweep
 
 log = logging.getLogger(__name__)
 

@@ -23,9 +23,9 @@ from nenya.errors import CheckpointError, InputFileError, OutputError
 from nenya.models.pickled import check_torch_file
 from nenya.models.plain_options import ParamsStub, plain_options
 from nenya.models.resnet import ARCHITECTURES, ContrastiveNet
-from nenya.names import parse_json
-from nenya.small_files import check_regular
-from nenya.storage import atomic_path, sha256_file
+from nenya.storage.disk import atomic_path, sha256_file
+from nenya.storage.names import parse_json
+from nenya.storage.small_files import check_regular
 
 PARAMS_NAMES = (
     "nenya.params.Params",

@@ -9,14 +9,14 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from nenya import metrics
 from nenya.errors import NenyaError
-from nenya.ledger import ledger_of
+from nenya.latents import metrics
 from nenya.models.inference import Runner, make_runner, obstacle
 from nenya.models.losses import contrastive_loss, gather_views
 from nenya.models.resnet import ContrastiveNet
 from nenya.models.schedule import Schedule
-from nenya.options import Options, flat_view, warm_up
+from nenya.options.sections import Options, flat_view, warm_up
+from nenya.runtime.ledger import ledger_of
 
 log = logging.getLogger(__name__)
 

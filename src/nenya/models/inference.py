@@ -22,7 +22,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from nenya.errors import OptionError
 from nenya.models.resnet import ContrastiveNet, normalise
-from nenya.options import BACKENDS
+from nenya.options.sections import BACKENDS
 
 log = logging.getLogger(__name__)
 

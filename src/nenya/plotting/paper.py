@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from nenya.errors import InputFileError, OptionError, OutputError
-from nenya.storage import atomic_path
+from nenya.storage.disk import atomic_path
 
 FloatArray = npt.NDArray[np.floating]
 IntArray = npt.NDArray[np.int64]

@@ -8,7 +8,6 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from nenya.errors import InputFileError
-from nenya.grids import Grid, coastlines, globe, wrap_longitude
 from nenya.plotting.paper import (
     COLOURS,
     COUNTS,
@@ -20,6 +19,7 @@ from nenya.plotting.paper import (
     label_of,
     save_figure,
 )
+from nenya.tables.grids import Grid, coastlines, globe, wrap_longitude
 
 Path = str | os.PathLike[str]
 

@@ -11,8 +11,8 @@ from bokeh.models import Div, InlineStyleSheet, TextInput
 
 from nenya.errors import NenyaError, OptionError
 from nenya.portal import words
-from nenya.portal.archive import Archive
 from nenya.portal.columns import title_of
+from nenya.portal.dataset import Archive
 from nenya.portal.jobs import Pools
 from nenya.portal.session import Session
 from nenya.portal.state import View, read_view

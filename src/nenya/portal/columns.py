@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nenya.comparison import NO_DATE
 from nenya.errors import InputFileError
 from nenya.io import read_table
-from nenya.table_files import check_arrow, check_table
+from nenya.storage.table_files import check_arrow, check_table
+from nenya.tables.comparison import NO_DATE
 from nenya.tables.key_columns import COLUMNS
 
 FloatArray = NDArray[np.float32]

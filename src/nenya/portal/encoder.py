@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.errors import InputFileError, OptionError
-from nenya.options import ExtractOptions, Options
-from nenya.portal.archive import Archive
+from nenya.options.sections import ExtractOptions, Options
+from nenya.portal.dataset import Archive
 from nenya.portal.upload import Given, Upload
 
 FloatArray = NDArray[np.float32]
@@ -97,7 +97,7 @@ class Encoder:
 
     def _check_weights(self, archive: Archive) -> bool:
         """Compare the weights with those that the latents files name; say whether they name any."""
-        from nenya.extraction.weights import load_model
+        from nenya.models.weights import load_model
 
         assert archive.latents is not None
         wanted = archive.latents.provenance.get("checkpoint_sha256", "")

@@ -14,17 +14,17 @@ from bokeh.embed.util import standalone_docs_json_and_render_items
 from bokeh.models import ColumnDataSource
 from numpy.typing import NDArray
 
-from nenya.analysis_options import PortalOptions
 from nenya.errors import OutputError
+from nenya.options.commands import PortalOptions
 from nenya.portal import pages, pictures
-from nenya.portal.archive import Archive
 from nenya.portal.columns import title_of
+from nenya.portal.dataset import Archive
 from nenya.portal.downloads import coloured
 from nenya.portal.state import PLANES
 from nenya.portal.theme import Theme, plain
 from nenya.portal.views import Histogram, Plane
 from nenya.portal.work import cells_for
-from nenya.temporaries import sweep, temporary_name
+from nenya.storage.temporaries import sweep, temporary_name
 
 IntArray = NDArray[np.int64]
 

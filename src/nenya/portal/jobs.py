@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nenya.errors import NenyaError
-from nenya.portal.archive import Cancelled
+from nenya.portal.dataset import Cancelled
 from nenya.portal.fair import FairPool
 
 log = logging.getLogger(__name__)

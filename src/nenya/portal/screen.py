@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from nenya.errors import NenyaError
 from nenya.portal import pictures, words, work
-from nenya.portal.archive import Archive
 from nenya.portal.columns import title_of
+from nenya.portal.dataset import Archive
 from nenya.portal.jobs import Jobs, Pools
 from nenya.portal.sheets import Picture, Sheet
 from nenya.portal.state import (

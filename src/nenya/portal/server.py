@@ -22,7 +22,7 @@ from tornado.web import RequestHandler
 from nenya.errors import NenyaError, OptionError
 from nenya.portal import downloads, routes, words
 from nenya.portal.app import make_page
-from nenya.portal.archive import Archive, Cancelled, Stamp, stamps_of
+from nenya.portal.dataset import Archive, Cancelled, Stamp, stamps_of
 from nenya.portal.encoder import Encoder
 from nenya.portal.gate import Gate
 from nenya.portal.guard import LOCAL, Door, Guard, Login, host_names

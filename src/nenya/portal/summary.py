@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nenya.comparison import Trend, compare_dates, compare_regions, trend
 from nenya.portal.columns import Columns, title_of
 from nenya.portal.state import BoolArray
+from nenya.tables.comparison import Trend, compare_dates, compare_regions, trend
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,8 +22,8 @@ class Summary:
     """A selection beside the whole.
 
     Attributes:
-        comparisons: by region, season and year, as the tables of `nenya.selection.SelectionStatistics`; those that the
-            table has no columns for are left out.
+        comparisons: by region, season and year, as the tables of `nenya.tables.statistics.SelectionStatistics`; those
+            that the table has no columns for are left out.
         trend: of its share of each year's rows; None for fewer than three years.
         elsewhere: rows of the selection and of the whole that have a place and are in no region.
         medians: title of a metric, its median in the selection and in the whole.

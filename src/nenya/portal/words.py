@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from nenya.data.temperature import DT40_SIDE, central_dt
 from nenya.defs import REGIONS
 from nenya.portal.columns import heading_of, title_of
 from nenya.portal.state import Box, Category, Filter, Lasso
 from nenya.portal.summary import Summary
 from nenya.portal.upload import Upload
+from nenya.tables.quantities import DT40_SIDE, central_dt
 
 _FACTS = (
     "DT",

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from nenya.latents.similarity import closest
 from nenya.portal import pictures, words
-from nenya.portal.archive import Archive
+from nenya.portal.dataset import Archive
 from nenya.portal.jobs import Ticket
 from nenya.portal.pictures import Extent
 from nenya.portal.state import PLANES, BoolArray, Filter, View
 from nenya.portal.summary import summarise
-from nenya.similarity import closest
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.integer]

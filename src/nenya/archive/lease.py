@@ -1,0 +1,295 @@
+"""One update at a time: a lock file of the archive's folder, and for an archive on S3 an object that does the same.
+
+The object is written only in the place of what was read, which the service compares, so that of two who want it one
+gets it. Its holder counts beats in it; whoever finds a holder of which nothing else is known watches that number by a
+clock of its own that only goes forwards. A holder that was taken for gone finds that its next beat is refused, and
+looks before each commit, which in its turn is refused when the archive is not what was read.
+"""
+
+import json
+import logging
+import secrets
+import threading
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from nenya.archive.commit import revoke
+from nenya.archive.folder import Folder
+from nenya.archive.manifest import MANIFEST
+from nenya.errors import NenyaError, OutputError, StorageError
+from nenya.storage.lockfile import LockFile, lost
+from nenya.storage.process import Life, current, from_values, life
+from nenya.storage.s3.conditional import NoConditionsError, ReplacedError
+from nenya.storage.s3.service import join_url, store
+
+log = logging.getLogger(__name__)
+
+LEASE = "update-lock.json"
+BEAT = 20.0
+"""Seconds between signs of life on S3."""
+
+SILENT = 180.0
+"""Seconds without a sign of life after which a holder of which nothing else is known counts as gone."""
+
+_LOOK = 1.0  # seconds between looks at such a holder
+_ATTEMPTS = 20
+_SETTLED = 2.0  # seconds in which two who write at once, where a service does not compare, have both written
+_NO_SUCH = "0" * 32  # no object has this ETag
+
+
+class Lease:
+    """Holds an archive for this process.
+
+    Args:
+        folder: the archive, which asks from then on, before it publishes anything, whether it is still held.
+    """
+
+    def __init__(self, folder: Folder) -> None:
+        self.folder = folder
+        self.object = None if folder.url is None else LeaseObject(join_url(folder.url, LEASE), folder.place)
+        self._lock, self._before = LockFile(folder.work / "lock", folder.place), folder.check
+
+    def __enter__(self) -> Self:
+        """Take it.
+
+        Raises:
+            OutputError: Another update holds it; says who.
+        """
+        self._lock.take()
+        try:
+            if self.object is not None:
+                self.object.take()
+                self.folder.safe = self.object.safe
+                if self.object.taken_over:
+                    self._revoke_uploads()
+            self.folder.check = self.check
+            revoke(self.folder.root, MANIFEST, all_of_them=self._lock.taken_over)
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.folder.check = self._before
+        try:
+            if self.object is not None:
+                self.object.release()
+        finally:
+            self._lock.release()
+
+    def _revoke_uploads(self) -> None:
+        """Drop the uploads of the holder before, who may sleep, and would end one over an object of this process."""
+        try:
+            store().drop_uploads(self.folder.url or "")
+        except StorageError as error:  # some may not list them
+            log.warning("%s", error)
+
+    def check(self) -> None:
+        """Check that it is still held.
+
+        Raises:
+            LockLostError: Another process has taken it over.
+            StorageError: The S3 service does not say.
+        """
+        self._lock.check()
+        if self.object is not None:
+            self.object.check()
+
+    def holder(self) -> dict[str, Any]:
+        """Return who says to be at work on S3; nothing where nobody does."""
+        said = {} if self.object is None else self.object.read()[1]
+        identity = from_values(said)
+        return {} if identity is not None and life(identity) is Life.GONE else said
+
+
+class LeaseObject:
+    """The lock of an archive on S3.
+
+    Args:
+        url: of the object.
+        place: the archive, for messages.
+
+    Attributes:
+        safe: whether the service compares what is replaced.
+        taken_over: whether a holder was there before who did not give it back.
+    """
+
+    def __init__(self, url: str, place: str) -> None:
+        self.url, self.place, self.safe, self.taken_over = url, place, True, False
+        self._said: dict[str, Any] = {}
+        self._etag = ""
+        self._lost, self._stop = threading.Event(), threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def take(self) -> None:
+        """Take it.
+
+        Raises:
+            OutputError: Another update holds it.
+            StorageError: The service does not answer.
+        """
+        for _ in range(_ATTEMPTS):
+            etag, said = self.read()
+            if said and not self._is_gone(etag, said):
+                continue
+            if self._put(_record(said), etag):
+                self.taken_over = bool(said)
+                break
+        else:
+            raise OutputError(f"{self.place}: others take it at the same moment: try again")
+        try:
+            self._try_conditions()
+            self.check()
+        except BaseException:
+            self.release()
+            raise
+        self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
+        self._thread.start()
+
+    def release(self) -> None:
+        """Remove the object, if it is still this process's own."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        try:
+            if not self._lost.is_set() and self.holds():
+                store().delete(self.url)
+        except NenyaError as said:
+            log.warning("%s", said)
+        self._lost.set()
+
+    def read(self) -> tuple[str, dict[str, Any]]:
+        """Return ETag and content of the object; nothing where there is none."""
+        found = store().head(self.url)
+        if found is None:
+            return "", {}
+        try:
+            said = json.loads(store().read_bytes(self.url, limit=2**16))
+        except (ValueError, RecursionError):
+            said = {}
+        except StorageError:
+            if store().head(self.url) is None:  # it went meanwhile
+                return "", {}
+            raise
+        return found.etag, said if isinstance(said, dict) and said else {"damaged": True}
+
+    def holds(self) -> bool:
+        """Return whether the object is this process's own."""
+        return bool(self._said) and self.read()[1].get("token") == self._said["token"]
+
+    def check(self) -> None:
+        """Check that it is still held.
+
+        Raises:
+            LockLostError: It is not.
+            StorageError: The service does not say.
+        """
+        if self._lost.is_set() or not self.holds():
+            self._lost.set()
+            raise lost(self.place)
+
+    def _put(self, said: dict[str, Any], etag: str) -> bool:
+        """Write the object; returns False if another one has changed it meanwhile."""
+        data = json.dumps(said).encode()
+        try:
+            try:
+                self._etag = store().replace(self.url, data, etag if self.safe else None)
+            except NoConditionsError:
+                self._warn()
+                self._etag = store().replace(self.url, data, None)
+        except ReplacedError:
+            return False
+        self._said = said
+        return True
+
+    def _try_conditions(self) -> None:
+        """Find out whether the service compares, by requests that it should refuse."""
+        data = json.dumps({**self._said, "beat": -1}).encode()
+        for wrong in ("", _NO_SUCH):
+            if not self.safe:
+                break
+            try:
+                self._etag = store().replace(self.url, data, wrong)
+            except ReplacedError:
+                continue
+            except NoConditionsError:
+                pass
+            self._warn()
+        if not self.safe:
+            time.sleep(_SETTLED)
+
+    def _warn(self) -> None:
+        self.safe = False
+        log.warning(
+            "%s: the service does not compare what is replaced (If-Match): it is looked at before it is written, so "
+            "let no two machines update it in the same second", self.place,
+        )  # fmt: skip
+
+    def _is_gone(self, etag: str, said: dict[str, Any]) -> bool:
+        """Return whether a holder is gone; False also where another came meanwhile.
+
+        Raises:
+            OutputError: It lives.
+        """
+        identity = from_values(said)
+        state = life(identity) if identity is not None else Life.UNKNOWN
+        if state is Life.ALIVE:
+            raise self._held(said)
+        if state is Life.GONE or "damaged" in said:
+            return True
+        log.info("%s: watching for up to %.0f s whether %s lives", self.place, SILENT, _who(said))
+        end = time.monotonic() + SILENT
+        while time.monotonic() < end:
+            time.sleep(min(_LOOK, SILENT / 4))
+            now, what = self.read()
+            if now != etag:
+                if what.get("token") == said.get("token") and what.get("pid") == said.get("pid"):
+                    raise self._held(said)
+                return False
+        return True
+
+    def _held(self, said: dict[str, Any]) -> OutputError:
+        return OutputError(
+            f"{self.place} is being updated by {_who(said)}: wait for it; one that is gone is noticed after "
+            f"{SILENT:.0f} s without a sign of life"
+        )
+
+    def _beat(self) -> None:
+        while not self._stop.wait(BEAT):
+            try:
+                said, asked = {**self._said, "beat": self._said["beat"] + 1}, _now()
+                if self.safe or self.holds():
+                    if not self.safe and _now() - asked > BEAT:  # it slept, and what it asked may be true no longer
+                        continue
+                    if self._put(said, self._etag):
+                        continue
+                self._lost.set()
+                return
+            except NenyaError as error:
+                log.warning("%s", error)
+
+
+_SINCE = time.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _now() -> float:
+    """Return seconds that also count while the machine sleeps, where the system has such a clock."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+def _record(before: dict[str, Any]) -> dict[str, Any]:
+    """Return what the next holder after `before` says."""
+    fence = before.get("fence", 0)
+    number = fence + 1 if isinstance(fence, int) else 1
+    return {"fence": number, "token": secrets.token_hex(16), "beat": 0, "since": _SINCE, **current().values()}
+
+
+def _who(said: dict[str, Any]) -> str:
+    words = ["".join(letter for letter in str(said.get(key))[:80] if letter.isprintable()) for key in _WORDS]
+    return "process {} on {} since {}".format(*words)
+
+
+_WORDS = ("pid", "host", "since")

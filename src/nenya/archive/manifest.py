@@ -1,0 +1,305 @@
+"""What an archive says of itself: `archive.json`, the states of its indexes, and what an update is about to publish.
+
+All of it may have been written by somebody else, so each is parsed here, in one place, into checked values: whatever
+is not as nenya writes it is refused in one line that names the file and the key.
+"""
+
+import json
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from nenya.errors import InputFileError, OptionError
+from nenya.latents.index import check_about
+from nenya.options.files import recipe_keys
+from nenya.options.sections import Options, PrepareOptions, build_options
+from nenya.storage.names import Entry, Json, entry_of, is_plain, parse_json, printable, shown
+
+MANIFEST = "archive.json"
+WORK = ".work"
+FORMAT = 1
+CUTOUTS = "cutouts"
+"""Folder of the cutouts, which all versions share."""
+
+INDEX = "index"
+STATES = "index-states"
+_RESERVED = (CUTOUTS, "objects", "uploads", "lock")
+
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "model": ("name", "ssl_model", "feat_dim", "nchannels", "width", "latent"),
+    "preprocess": ("file", "image", "dt_crop"),
+    "loader": ("train_key", "valid_key", "batch_size_valid"),
+    "trainer": ("precision",),
+}
+"""The options that decide what the numbers of a version are; an archive sets these and no others."""
+
+MAP = ("ntrain", "n_neighbors", "min_dist", "metric")
+GROUPS = ("k", "passes", "sample")
+_HINT = "put back a copy of it"
+
+
+@dataclass(frozen=True)
+class Index:
+    """The state of the index that belongs to the files listed.
+
+    Attributes:
+        version: of LanceDB's table.
+        rows: in it.
+        about: what the index says of itself, and on S3 the files that it consists of.
+        searched_by: the vector index and its recall in words.
+    """
+
+    version: int
+    rows: int
+    about: Entry
+    searched_by: str = ""
+
+
+@dataclass(frozen=True)
+class Added:
+    """A cutout file that is in the archive, with all that was made of it.
+
+    Attributes:
+        stem: name of the cutout file without suffix.
+        sources: what it was made of: [name, bytes, mark] each; a granule by its name, a cutout file by its place.
+        cutouts: the file.
+        latents: of its cutouts.
+        table: a row a cutout, with US0, US1 and cluster.
+        rows: partition -> cutouts.
+        left_out: cutouts without a latent, as they have missing pixels.
+        dates: first and last datetime, where the table has them.
+        nenya: the version that made it.
+        date: when it was added.
+    """
+
+    stem: str
+    sources: list[list[Any]]
+    cutouts: Entry
+    latents: Entry
+    table: Entry
+    rows: dict[str, int]
+    left_out: int
+    dates: list[str]
+    nenya: str
+    date: str
+
+
+@dataclass
+class Version:
+    """All of one model version.
+
+    Attributes:
+        settings: section -> key -> value: what decides what the numbers are.
+        made: versions of nenya and the libraries that began it.
+        weights: the network.
+        projector: the map.
+        clusters: the centres of the groups.
+        index: of all files.
+        files: in the order in which they were added.
+        empty: granules without a cutout, as `Added.sources`.
+    """
+
+    settings: dict[str, Any]
+    made: dict[str, str]
+    weights: Entry
+    projector: Entry
+    clusters: Entry
+    index: Index
+    files: list[Added] = field(default_factory=list)
+    empty: list[list[Any]] = field(default_factory=list)
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield all files that are named."""
+        yield from (self.weights, self.projector, self.clusters, self.index.about)
+        for added in self.files:
+            yield from (added.cutouts, added.latents, added.table)
+
+
+Manifest = dict[str, Version]
+"""Version name -> what there is of it."""
+
+
+@dataclass(frozen=True)
+class State:
+    """What a state of an index says.
+
+    Attributes:
+        about: what the index says of itself, as `nenya.latents.index.check_about` checks it.
+        files: on S3, the files that it consists of.
+        index: the folder of the index below the archive.
+    """
+
+    about: dict[str, Any]
+    files: list[Entry]
+    index: str
+
+    def below(self, entry: Entry) -> str:
+        """Return the name of a file below the folder of the index."""
+        return entry.name.removeprefix(f"{self.index}/")
+
+
+def render(manifest: Manifest) -> bytes:
+    """Return `archive.json`: a line for each setting and each file."""
+    lines = ["{", f' "format": {FORMAT},', ' "about": "an archive of nenya: nenya status says what is in it",']
+    lines.append(' "versions": {')
+    for number, (name, version) in enumerate(manifest.items()):
+        rows = {key: getattr(version, key) for key in ("files", "empty")}
+        values = {key: value for key, value in vars(version).items() if key not in rows}
+        lines.append(f"  {json.dumps(name)}: {{")
+        lines += [f"   {json.dumps(key)}: {json.dumps(value, default=vars)}," for key, value in values.items()]
+        for key, items in rows.items():
+            inner = ",\n".join(f"    {json.dumps(item, default=vars)}" for item in items)
+            lines.append(f'   "{key}": [' + (f"\n{inner}\n   ]" if items else "]") + ("," if key == "files" else ""))
+        lines.append("  }" + ("," if number < len(manifest) - 1 else ""))
+    return ("\n".join([*lines, " }", "}"]) + "\n").encode()
+
+
+def parse(data: bytes, place: str) -> Manifest:
+    """Return the manifest that `archive.json` is.
+
+    Raises:
+        InputFileError: It is damaged, of a newer nenya, or names files outside of the archive.
+    """
+    found = parse_json(data, place, _HINT)
+    if (number := found["format"].count()) > FORMAT:
+        raise InputFileError(f"{place}: of a newer nenya (format {number}); this one reads {FORMAT}")
+    versions = found["versions"].object()
+    for name in versions:
+        if not is_version(name):
+            raise InputFileError(f"{place}: names a file outside of the archive: {shown(name)} is no model version")
+    return {name: _version(versions, version) for name, version in versions.items()}
+
+
+def parse_state(data: bytes, place: str, entry: Entry) -> State:
+    """Return what a state of the index of a version says, `about-<number>.json`, which is a file of the archive.
+
+    Raises:
+        InputFileError: It is damaged, or names files outside of the folder of the index.
+    """
+    found, index = parse_json(data, place, _HINT), f"{entry.name.partition('/')[0]}/{INDEX}"
+    found.object(("about", "files"))
+    files = [_within(item, index, deep=True) for item in found["files"].items()]
+    return State(check_about(found["about"]), files, index)
+
+
+def parse_publishing(data: bytes, place: str, version: str) -> list[str]:
+    """Return the names of the files that an update of a version was about to publish.
+
+    They lie in the folders that an update publishes to and nowhere else, as all that the archive does not name of
+    them is removed.
+
+    Raises:
+        InputFileError: It is damaged, or names other files.
+    """
+    hint = f"remove the folder {WORK}, which holds unfinished work only"
+    try:
+        found = parse_json(data, place, hint)
+    except InputFileError:  # killed before the disk had it, and so before anything was published
+        return []
+    names = [item.name() for item in found.items()]
+    folders = (version, f"{version}/latents", f"{version}/tables", CUTOUTS)
+    for name in names:
+        if name.rpartition("/")[0] not in folders:
+            raise InputFileError(f"{place}: names a file outside of what an update publishes: {shown(name)}; {hint}")
+    return names
+
+
+def is_version(name: str) -> bool:
+    """Return whether a text can be the name of a model version, and so of its folder."""
+    return is_plain(name, one=True) and not name.startswith(".") and name not in _RESERVED
+
+
+def _within(found: Json, *folders: str, deep: bool = False) -> Entry:
+    """Return a file that lies in one of some folders, or with `deep` also in folders of theirs."""
+    entry = entry_of(found)
+    own = (folder for folder in folders if entry.name.startswith(f"{folder}/"))
+    if not any(deep or "/" not in entry.name[len(folder) + 1 :] for folder in own):
+        key = f"{found.key}: " if found.key else ""
+        raise InputFileError(
+            f"{found.place}: names a file outside of the archive's own folders: {key}{shown(entry.name)}; {found.hint}"
+        )
+    return entry
+
+
+def _version(versions: Collection[str], found: Json) -> Version:
+    found.object(Version.__dataclass_fields__)
+    return Version(
+        settings=_settings(found["settings"]),
+        made=found["made"].texts(),
+        weights=_within(found["weights"], *versions),
+        projector=_within(found["projector"], *versions),
+        clusters=_within(found["clusters"], *versions),
+        index=_index(versions, found["index"]),
+        files=[_added(versions, item) for item in found["files"].items()],
+        empty=[_source(item) for item in found["empty"].items()] if found.get("empty") else [],
+    )
+
+
+def _index(versions: Collection[str], found: Json) -> Index:
+    found.object(Index.__dataclass_fields__)
+    said = found.get("searched_by")
+    return Index(
+        version=found["version"].count(),
+        rows=found["rows"].count(),
+        about=_within(found["about"], *(f"{name}/{STATES}" for name in versions)),
+        searched_by=said.text() if said else "",
+    )
+
+
+def _added(versions: Collection[str], found: Json) -> Added:
+    found.object(Added.__dataclass_fields__)
+    return Added(
+        stem=found["stem"].name(one=True),
+        sources=[_source(item) for item in found["sources"].items()],
+        cutouts=_within(found["cutouts"], CUTOUTS),
+        latents=_within(found["latents"], *(f"{name}/latents" for name in versions)),
+        table=_within(found["table"], *(f"{name}/tables" for name in versions)),
+        rows=found["rows"].counts(),
+        left_out=found["left_out"].count(),
+        dates=[item.text() for item in found["dates"].items()],
+        nenya=found["nenya"].text(),
+        date=found["date"].text(),
+    )
+
+
+def _source(found: Json) -> list[Any]:
+    """Return what a source is known by: its name, bytes and mark."""
+    if len(values := found.items()) != 3:
+        found.refuse("name, bytes and mark of a source")
+    return [values[0].text(), values[1].count(), values[2].text()]
+
+
+def _settings(found: Json) -> dict[str, Any]:
+    """Return the settings of a version, which set what an archive may and nothing else."""
+    found.object((*SECTIONS, "seed", "map", "clusters", "sensor"))
+    for section, keys in SECTIONS.items():
+        values = found[section].object(keys)
+        if lacking := [key for key in keys if key not in values]:
+            found[section][lacking[0]]
+    _as_options(found, Options, {name: found[name].value for name in SECTIONS})
+    found["seed"].count()
+    found["map"].object((*MAP, "projector_sha256"))
+    for key in ("ntrain", "n_neighbors"):
+        found["map"][key].count()
+    found["map"]["min_dist"].number()
+    found["map"]["metric"].text()
+    if found["map"].get("projector_sha256"):
+        found["map"]["projector_sha256"].sha256()
+    for value in found["clusters"].object(GROUPS).values():
+        if value.value is not None:
+            value.count()
+    if found.get("sensor"):
+        found["sensor"].object(recipe_keys())
+        _as_options(found, PrepareOptions, found["sensor"].value)
+    whole: dict[str, Any] = found.value
+    return whole
+
+
+def _as_options(found: Json, kind: type[Options], values: dict[str, Any]) -> None:
+    """Check values as the options of the command line are checked."""
+    try:
+        build_options(kind, values)
+    except OptionError as error:
+        raise InputFileError(
+            f"{found.place}: damaged: {found.key}: {printable(str(error)[:200])}; {found.hint}"
+        ) from error

@@ -1,0 +1,93 @@
+"""What decides what the numbers of a model version are: given once, recorded, and the same from then on."""
+
+import dataclasses
+from typing import Any
+
+from nenya.archive.manifest import GROUPS, MAP, SECTIONS, Manifest
+from nenya.errors import OptionError
+from nenya.options.commands import UpdateOptions
+from nenya.options.sections import ExtractOptions, Options, PrepareOptions, build_options, to_dict
+from nenya.prepare.writer import recipe_values
+from nenya.storage.disk import sha256_file
+from nenya.storage.paths import local_path
+
+Settings = dict[str, Any]
+
+
+def settings_of(options: UpdateOptions) -> Settings:
+    """Return the settings that the options state; `sensor` is None where no recipe is named."""
+    values = to_dict(options)
+    found: Settings = {name: {key: values[name][key] for key in keys} for name, keys in SECTIONS.items()}
+    found["seed"] = options.seed
+    found["map"] = {key: values[key] for key in MAP} | {"projector_sha256": _hash(options.projector)}
+    found["clusters"] = {key: values[key] for key in GROUPS}
+    found["sensor"] = _recipe(options) if "recipe" in (options.given or []) else None
+    return found
+
+
+def _recipe(options: UpdateOptions) -> dict[str, Any]:
+    return recipe_values(prepare_options(options, None))
+
+
+def _hash(projector: str | None) -> str | None:
+    if projector is None:
+        return None
+    path = local_path(projector)
+    if not path.is_file():
+        raise OptionError(f"projector={projector}: no such file; nenya embed makes one")
+    return sha256_file(path)
+
+
+def prepare_options(options: UpdateOptions, recipe: dict[str, Any] | None, **more: Any) -> PrepareOptions:
+    """Return the options of `prepare`: those of the command, with a recorded recipe and others."""
+    values = to_dict(options)
+    own = {f.name: values[f.name] for f in dataclasses.fields(PrepareOptions)}
+    return build_options(PrepareOptions, {**own, **(recipe or {}), **more})
+
+
+def extract_options(options: UpdateOptions, settings: Settings, **more: Any) -> ExtractOptions:
+    """Return the options of `extract`: those of the command, with the recorded settings and others."""
+    values = to_dict(options)
+    own = {f.name: values[f.name] for f in dataclasses.fields(Options)}
+    for section in SECTIONS:
+        own[section] = {**own[section], **settings[section]}
+    devices = own["trainer"]["devices"]
+    one = devices if isinstance(devices, list) and len(devices) == 1 else 1  # others would run the whole command
+    own["trainer"] = {**own["trainer"], "devices": one, "num_nodes": 1, "strategy": "auto"}
+    return build_options(ExtractOptions, {**own, "seed": settings["seed"], "clobber": False, **more})
+
+
+def choose_versions(options: UpdateOptions, manifest: Manifest) -> list[str]:
+    """Return the versions that are to be updated: the one that is named, or all."""
+    if options.version:
+        return [options.version]
+    if "model.name" in (options.given or []) or not manifest:
+        return [options.model.name]
+    return list(manifest)
+
+
+def check_settings(options: UpdateOptions, name: str, recorded: Settings) -> None:
+    """Check that options beside `new=` are those that a version was begun with.
+
+    Raises:
+        OptionError: One is another; says which.
+    """
+    wanted, given = settings_of(options), set(options.given or [])
+    pairs: list[tuple[str, Any, Any]] = []
+    for section, keys in SECTIONS.items():
+        pairs += [(f"{section}.{key}", wanted[section][key], recorded[section][key]) for key in keys]
+    pairs.append(("seed", wanted["seed"], recorded["seed"]))
+    for section in ("map", "clusters"):
+        pairs += [(key, wanted[section].get(key), value) for key, value in recorded[section].items()]
+    if recorded["sensor"]:
+        new = _recipe(options)
+        pairs += [(key, new.get(key), value) for key, value in recorded["sensor"].items()]
+    if options.projector and wanted["map"]["projector_sha256"] != recorded["map"]["projector_sha256"]:
+        given.add("projector_sha256")
+    for key, now, was in pairs:
+        if key in given and now != was:
+            key = "sensor" if key == "recipe" else key  # which is how it is given
+            raise OptionError(
+                f"{key}={now}: version {name} was begun with {key}={was}, and all of its numbers are of that; leave "
+                "the option out, or begin another version beside it with version="
+            )

@@ -1,0 +1,211 @@
+"""What is made of one new file, stage by stage, in a folder where nobody looks; each stage goes on where it was."""
+
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nenya.archive.arrivals import Arrival
+from nenya.archive.folder import Folder
+from nenya.archive.settings import Settings, extract_options, prepare_options
+from nenya.data.cutouts import inspect_cutouts
+from nenya.data.damage import damage_named
+from nenya.data.hdf5_links import COPY_IN
+from nenya.data.hdf5_open import open_hdf5
+from nenya.errors import OptionError
+from nenya.io import read_table, write_table
+from nenya.latents.clusters import assign_kmeans, fit_kmeans
+from nenya.latents.embed import COLUMNS, Fit, embed_table, fit_projector, load_projector
+from nenya.latents.files import Latents
+from nenya.latents_extraction import run as extract
+from nenya.options.commands import UpdateOptions
+from nenya.prepare.job import prepare
+from nenya.storage.disk import atomic_path, write_hdf5
+from nenya.storage.paths import local_path
+from nenya.storage.s3.service import store
+from nenya.tables.key_columns import read_keys
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger(__name__)
+
+CENTRES = "centres"
+_OURS = (*COLUMNS, "cluster")
+
+
+class Stages:
+    """Makes cutouts, latents, map, groups and tables of new files.
+
+    Args:
+        folder: the archive.
+        options: of the command.
+        settings: of the version.
+        work: folder of unfinished work of this version.
+        weights: of the network.
+    """
+
+    def __init__(self, folder: Folder, options: UpdateOptions, settings: Settings, work: Path, weights: Path) -> None:
+        self.folder, self.options, self.settings = folder, options, settings
+        self.work, self.weights = work, weights
+
+    def place(self, arrival: Arrival) -> Path:
+        """Return the folder of one file's unfinished work."""
+        return self.work / arrival.uid
+
+    def bring(self, arrival: Arrival) -> tuple[Path, dict[str, str]]:
+        """Return the cutout file, brought or prepared, and the granules that were skipped, with the reason.
+
+        Raises:
+            NoCutouts: There is none on any of the granules.
+            NenyaError: A source cannot be read.
+        """
+        if arrival.known is not None:
+            return self.folder.local(arrival.known.cutouts), {}
+        place = self.place(arrival)
+        place.mkdir(parents=True, exist_ok=True)
+        if arrival.granules:
+            assert self.settings["sensor"] is not None, "check_recipe lets none through"
+            path = place / f"{arrival.stem}.h5"
+            made = prepare(
+                prepare_options(
+                    self.options,
+                    self.settings["sensor"],
+                    data=[str(source) for source in arrival.sources],
+                    out=str(path),
+                    seed=self.settings["seed"],
+                )
+            )
+            return path, made.failed
+        source = arrival.sources[0]
+        path = place / Path(str(source)).name
+        if not path.is_file():  # else it is whole, and of the very source: the folder's name would be another
+            if isinstance(source, Path):
+                inspect_cutouts(source)
+                with atomic_path(path) as temporary:
+                    shutil.copyfile(source, temporary)
+            else:
+                store().download(source, path)
+        inspect_cutouts(path)
+        return path, {}
+
+    def extract(self, arrival: Arrival, cutouts: Path) -> Path:
+        """Return the latents of a cutout file."""
+        place = self.place(arrival)
+        extract(
+            extract_options(self.options, self.settings, data=[str(cutouts)], out=str(place), ckpt=str(self.weights))
+        )
+        return place / f"{cutouts.stem}_latents.h5"
+
+    def source_table(self, arrival: Arrival) -> "pd.DataFrame | None":
+        """Return the table that came with a cutout file, None where there is none."""
+        if arrival.known is not None:
+            table = read_table(self.folder.local(arrival.known.table))
+            return table.drop(columns=[name for name in _OURS if name in table])
+        if arrival.granules:
+            return read_table(self.place(arrival) / f"{arrival.stem}.parquet")
+        if self.options.table:
+            table = read_table(local_path(self.options.table))
+            names = read_keys(table)
+            if names.names is None:
+                raise OptionError(
+                    f"table={self.options.table}: expected a column pp_file, which says of which file a row is"
+                )
+            own = names.named(arrival.stem)
+            return table[own] if own.any() else None
+        source = arrival.sources[0]
+        if isinstance(source, Path):
+            beside = source.with_suffix(".parquet")
+            return read_table(beside) if beside.is_file() else None
+        found = store().head(f"{source.rpartition('.')[0]}.parquet")
+        if found is None:
+            return None
+        path = self.place(arrival) / "source.parquet"
+        store().download(found, path)
+        return read_table(path)
+
+    def table(self, arrival: Arrival, latents: Path, projector: Path, clusters: Path) -> Path:
+        """Return the table of a file: a row a cutout in the order of the latents, with map and group."""
+        place = self.place(arrival)
+        path, placed = place / "table" / f"{arrival.stem}.parquet", place / "placed.parquet"
+        if path.is_file():
+            return path
+        rows = Latents([latents])
+        if not placed.is_file():
+            embed_table(rows, whole_table(rows, self.source_table(arrival)), placed, projector)
+        table = read_table(placed)
+        table["cluster"] = assign_kmeans(rows, read_centres(clusters))
+        write_table(table, path)
+        return path
+
+    def projector(self, files: Mapping[str, Path]) -> Path:
+        """Return the map: the one that is given, or one fitted on the latents of the first files."""
+        path = self.work / "projector.h5"
+        if path.is_file():
+            return path
+        latents = Latents(list(files.values()))
+        if self.options.projector:
+            load_projector(local_path(self.options.projector), latents)
+            with atomic_path(path) as temporary:
+                shutil.copyfile(local_path(self.options.projector), temporary)
+            return path
+        wanted, options = np.arange(len(latents)), self.settings["map"]
+        how = Fit(
+            options["ntrain"], options["n_neighbors"], options["min_dist"], options["metric"], self.settings["seed"]
+        )
+        fit_projector(latents, wanted, how).save(path)
+        return path
+
+    def clusters(self, files: Mapping[str, Path]) -> Path:
+        """Return the centres of the groups, learnt from the latents of the first files; the largest group is 0."""
+        path = self.work / "clusters.h5"
+        if path.is_file():
+            return path
+        latents, options = Latents(list(files.values())), self.settings["clusters"]
+        centres = fit_kmeans(
+            latents, options["k"], seed=self.settings["seed"], passes=options["passes"], sample=options["sample"]
+        )
+        labels = assign_kmeans(latents, centres)
+        sizes = np.bincount(labels[labels >= 0], minlength=len(centres))
+        order = np.argsort(-sizes, kind="stable")
+        with atomic_path(path) as temporary, write_hdf5(temporary) as file:
+            file[CENTRES] = centres[order]
+            file["sizes"] = sizes[order]
+            file.attrs.update(about="centres (K, D) of unit latents; a row belongs to the nearest", files=len(files))
+        return path
+
+
+def read_centres(path: Path) -> Any:
+    """Return the centres of the groups, (K, D) float64."""
+    with open_hdf5(path, advice=COPY_IN) as file, damage_named(str(path)):
+        return file[CENTRES][()]
+
+
+def whole_table(latents: Latents, table: "pd.DataFrame | None") -> "pd.DataFrame":
+    """Return a table of all rows of latents: keys, and the columns of a table that may lack some of them.
+
+    Raises:
+        InputFileError: No row of the table is of these latents.
+    """
+    if table is None:
+        log.warning("no table came with it (a .parquet beside it, or table=): its rows have no place and no date")
+        return latents.keys()
+    return latents.full_table(table.drop(columns=[name for name in _OURS if name in table]))
+
+
+def describe(latents: Path, table: Path) -> tuple[dict[str, int], int, list[str]]:
+    """Return partition -> rows, the number of rows without a latent, and the first and last datetime."""
+    import pandas as pd
+
+    rows = Latents([latents])
+    left_out = sum(int((~np.isfinite(block).all(axis=1)).sum()) for _, block in rows.blocks())
+    counts = {part.partition: part.rows for part in rows.parts}
+    found = read_table(table)
+    dates: list[str] = []
+    if "datetime" in found:
+        moments = pd.to_datetime(found["datetime"], errors="coerce").dropna()
+        dates = [moments.min().isoformat(), moments.max().isoformat()] if len(moments) else []
+    return counts, left_out, dates

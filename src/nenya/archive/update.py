@@ -1,0 +1,445 @@
+"""`nenya update`: new granules or cutout files into an archive, with all that is made of them.
+
+Each file is made whole in a folder of its own, then published under names that nobody reads yet, and at last named by
+the archive's one small file: so a reader sees all of a file or nothing, whatever was killed when.
+"""
+
+import contextlib
+import json
+import logging
+import platform
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import nenya
+from nenya.archive.arrivals import Arrival, Arrivals, arrivals_of, find_new, from_others, same_stem
+from nenya.archive.check import broken_files
+from nenya.archive.folder import Folder, open_entry
+from nenya.archive.index_writer import IndexWriter
+from nenya.archive.lease import Lease
+from nenya.archive.manifest import CUTOUTS, MANIFEST, STATES, Added, Manifest, Version, parse_publishing
+from nenya.archive.preflight import check_options, check_place, check_recipe, check_version
+from nenya.archive.settings import choose_versions, extract_options, settings_of
+from nenya.archive.stages import Stages, describe
+from nenya.data.cutouts import inspect_cutouts
+from nenya.errors import InputFileError, Interrupted, LockLostError, NenyaError, OptionError
+from nenya.extraction.staging import Termination
+from nenya.io import read_table
+from nenya.latents.files import Latents
+from nenya.models.weights import weights_source
+from nenya.options.commands import UpdateOptions
+from nenya.options.extras import need
+from nenya.prepare.job import NoCutouts
+from nenya.runtime.trainer import git_commit
+from nenya.storage.disk import atomic_path, sha256_file
+from nenya.storage.names import Entry, is_plain, read_bytes
+from nenya.storage.paths import temporary_copy
+from nenya.storage.s3.service import is_s3, store
+
+log = logging.getLogger(__name__)
+
+_PUBLISHING = "publishing.json"
+_STAGES = ("extraction", "latents_extraction", "latents.index_build", "latents.embed")
+_LIBRARIES = ("torch", "numpy", "h5py", "lancedb", "umap-learn", "scikit-learn")
+
+
+def run(options: UpdateOptions) -> int:
+    """Bring new files into an archive, which is made where there is none.
+
+    Args:
+        options: of `scripts/update.py`.
+
+    Returns:
+        0 if all is there, 1 if some of the files could not be added, or some of the archive's are missing or damaged.
+
+    Raises:
+        NenyaError: What concerns all files: options, weights, the archive itself, another update at work.
+        Interrupted: A signal came; the same command goes on from there.
+    """
+    place = check_options(options)
+    need("search", "the index of an archive")
+    folder = Folder(place, options.loader.cache_dir)
+    manifest = folder.read()
+    if not options.new and not manifest:
+        raise OptionError("new= is needed: granules or cutout files, such as new=/path/to/day/")
+    check_place(folder, manifest)
+    names = choose_versions(options, manifest)
+    for name in names:
+        check_version(options, manifest, name)
+    folder.check_links([*manifest, *names])
+    new = find_new(options.new) if options.new else None
+    if new and new[1]:
+        check_recipe(options, manifest, str(new[1][0]))
+    with Termination(), Lease(folder), _quiet():
+        manifest = folder.read()
+        folder.drop_uploads()
+        failed = sum(Update(folder, manifest, name, options).run(new) for name in names)
+        broken = list(dict.fromkeys(file for name in manifest for file in broken_files(folder, manifest[name])))
+    if broken:
+        log.error(
+            "%s: missing or damaged, though %s names them: %s%s; bring them back from a copy, nenya status lists them",
+            folder.place, MANIFEST, broken[0], f" and {len(broken) - 1} more" if len(broken) > 1 else "",
+        )  # fmt: skip
+    return 1 if failed or broken else 0
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out what the stages say of files in folders of unfinished work, but for warnings."""
+    loggers = [logging.getLogger(f"nenya.{name}") for name in _STAGES]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR if logger.name == "nenya.latents.index_build" else logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+@dataclass
+class Built:
+    """A file that is made and not yet published.
+
+    Attributes:
+        arrival: the file.
+        cutouts: of it.
+        latents: of them.
+        failed: names of granules that were left out.
+    """
+
+    arrival: Arrival
+    cutouts: Path
+    latents: Path
+    failed: set[str] = field(default_factory=set)
+
+
+class Update:
+    """The update of one model version.
+
+    Args:
+        folder: the archive, which this process holds.
+        manifest: of it; changed and committed file by file.
+        name: of the version.
+        options: of the command.
+    """
+
+    def __init__(self, folder: Folder, manifest: Manifest, name: str, options: UpdateOptions) -> None:
+        self.folder, self.manifest, self.name, self.options = folder, manifest, name, options
+        self.work = folder.work / name
+        self.version = manifest.get(name)
+        self.arrivals = Arrivals()
+        self.empty: list[list[Any]] = []
+        self.added = 0
+        self.side = 0  # pixels along each side of a cutout, as far as it is known
+        self.unsearched: set[str] = set()  # columns that were said to be left out of the index
+
+    def run(self, new: tuple[list[Path | str], list[Path | str]] | None) -> int:
+        """Add what is new; returns how many files failed."""
+        if new is not None:
+            self.arrivals = arrivals_of(*new, self.version, self.options.granules_per_file)
+        else:
+            self.arrivals = from_others(self.manifest, self.name)
+        self._sweep()
+        if self.arrivals.wanted:
+            log.info("%s, version %s: %d files to add", self.folder.place, self.name, len(self.arrivals.wanted))
+            self._add_all()
+        elif self.version is not None:
+            self._check_weights(self.version)
+        if self.version is not None:
+            self._finish(self.version)
+        return self._close()
+
+    def _sweep(self) -> None:
+        """Remove what a killed update has published and not committed, and unfinished work that nobody asks for."""
+        named = {entry.name for version in self.manifest.values() for entry in version.entries()}
+        wanted = {arrival.uid for arrival in self.arrivals.wanted}
+        for journal in self.work.glob(f"*/{_PUBLISHING}"):
+            names = parse_publishing(read_bytes(journal), str(journal), self.name)
+            for name in sorted(set(names) - named):
+                self.folder.remove(name)
+            journal.unlink()
+        for path in self.work.glob("*"):
+            if path.is_dir() and path.name not in wanted:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _add_all(self) -> None:
+        settings, weights = self._settings()
+        stages = Stages(self.folder, self.options, settings, self.work, weights)
+        built: Iterable[Built | None]
+        if self.version is None:
+            ready = [made for arrival in self.arrivals.wanted if (made := self._build(stages, arrival))]
+            if not ready:
+                return
+            if left := len(self.arrivals.failed):
+                log.warning(
+                    "map and groups of version %s are learnt, for good, without the %d that failed: to begin with all, "
+                    "mend those and begin a new archive, or another version=", self.name, left,
+                )  # fmt: skip
+            latents = {made.arrival.stem: made.latents for made in ready}
+            clusters = stages.clusters(latents)  # first, as it is quick and refuses too large a k
+            projector = stages.projector(latents)
+            first = [
+                (weights, f"{self.name}/{weights.name}"),
+                (projector, f"{self.name}/{projector.name}"),
+                (clusters, f"{self.name}/{clusters.name}"),
+            ]
+            self._note("begin", [name for _, name in first])
+            entries = [self.folder.publish(path, name, keep=True) for path, name in first]
+            built = ready
+        else:
+            entries = [self.version.weights, self.version.projector, self.version.clusters]
+            projector, clusters = (self.folder.local(entry) for entry in entries[1:])
+            built = (self._build(stages, arrival) for arrival in self.arrivals.wanted)
+        index = IndexWriter(self.folder, self.name, self.version.index if self.version else None)
+        for made in built:
+            if made is not None:
+                self._publish(stages, made, (projector, clusters), index, (settings, entries))
+
+    def _settings(self) -> tuple[dict[str, Any], Path]:
+        """Return the settings and the weights: those that are recorded, or those of a version that begins."""
+        wanted = settings_of(self.options)
+        recipes = (version.settings["sensor"] for version in self.manifest.values() if version.settings["sensor"])
+        wanted["sensor"] = wanted["sensor"] or next(recipes, None)  # the cutouts are shared
+        if self.version is not None:
+            settings = self.version.settings
+            settings["sensor"] = settings["sensor"] or wanted["sensor"]
+            self._check_weights(self.version)
+            return settings, self.folder.local(self.version.weights)
+        self.work.mkdir(parents=True, exist_ok=True)
+        source = weights_source(extract_options(self.options, wanted), self.options.ckpt)
+        with temporary_copy(source if is_s3(source) else Path(source), self.options.loader.cache_dir) as path:
+            digest = sha256_file(path)
+            begun = json.dumps({**wanted, "weights": digest}, sort_keys=True)
+            note, kept = self.work / "settings.json", self.work / f"weights{path.suffix}"
+            there = note.is_file() and note.read_text() == begun and kept.is_file() and sha256_file(kept) == digest
+            if not there:  # what was begun otherwise is of no use
+                shutil.rmtree(self.work)
+                with atomic_path(kept) as temporary:
+                    shutil.copyfile(path, temporary)
+                with atomic_path(note) as temporary:
+                    temporary.write_text(begun)
+        return wanted, kept
+
+    def _check_weights(self, version: Version) -> None:
+        """Check that `ckpt=`, if it is given, are the weights of the version.
+
+        Raises:
+            OptionError: They are others.
+        """
+        if not self.options.ckpt:
+            return
+        source = weights_source(self.options, self.options.ckpt)
+        with temporary_copy(source if is_s3(source) else Path(source), self.options.loader.cache_dir) as path:
+            came = sha256_file(path) if path.is_file() else "no file"
+        if came != version.weights.sha256:
+            raise OptionError(
+                f"ckpt={self.options.ckpt}: version {self.name} was begun with other weights (sha256 "
+                f"{version.weights.sha256[:12]}, not {came[:12]}): leave ckpt= out, or begin another version beside it "
+                "with version="
+            )
+
+    def _build(self, stages: Stages, arrival: Arrival) -> Built | None:
+        """Make cutouts and latents of a file; None, and a note why, where there is nothing to go on with."""
+        try:
+            other = arrival.known or same_stem(self.manifest, arrival.stem)
+            if other and arrival.granules:  # the hash in its name says that it is of the same granules
+                arrival = replace(arrival, known=other)
+            self._check_name(arrival)
+            cutouts, failed = stages.bring(arrival)
+            if other and not arrival.known:
+                if sha256_file(cutouts) != other.cutouts.sha256:
+                    raise InputFileError("the archive has another file of this name: rename the new one")
+                if self.version and any(added.stem == arrival.stem for added in self.version.files):
+                    self.arrivals.there += 1
+                    shutil.rmtree(stages.place(arrival), ignore_errors=True)
+                    return None
+                arrival = replace(arrival, known=other)
+            self._check_size(cutouts, stages.place(arrival))
+            twin = None if arrival.known or arrival.granules else self._twin(cutouts)
+            if twin:
+                log.warning("%s: the same cutouts are there as %s: left out", arrival.place, twin)
+                self.arrivals.there += 1
+                shutil.rmtree(stages.place(arrival), ignore_errors=True)
+                return None
+            for name, reason in failed.items():
+                self._fail(name, reason)
+            return Built(arrival, cutouts, stages.extract(arrival, cutouts), set(failed))
+        except NoCutouts as error:
+            log.info("%s: no cutout: %s", arrival.place, str(error).partition(": ")[2])
+            self.empty += arrival.marks
+        except Exception as error:  # of one file, which does not stop the others
+            self._fail(arrival.place, error)
+        return None
+
+    def _twin(self, cutouts: Path) -> str:
+        """Return the name of a file of this version that has the same content, empty if there is none."""
+        known = self.version.files if self.version else []
+        alike = [added for added in known if added.cutouts.size == cutouts.stat().st_size]
+        digest = sha256_file(cutouts) if alike else ""
+        return next((added.stem for added in alike if added.cutouts.sha256 == digest), "")
+
+    def _check_size(self, cutouts: Path, work: Path) -> None:
+        """Check that a file's cutouts have as many pixels as those that the version has, or had before it."""
+        side = next(iter(inspect_cutouts(cutouts).partitions.values())).height
+        if not self.side and self.version is not None:
+            said = open_entry(self.folder, self.name, self.version).said.about["provenance"]
+            size = said.get("image_size", "0")
+            self.side = int(size) if size.isdecimal() and len(size) < 10 else 0
+        self.side = self.side or side
+        if side != self.side:
+            shutil.rmtree(work, ignore_errors=True)  # there is nothing to go on with
+            raise InputFileError(
+                f"cutouts of {side} x {side} pixels, those of version {self.name} have {self.side} x {self.side}: "
+                "begin another archive for them"
+            )
+
+    def _check_name(self, arrival: Arrival) -> None:
+        """Check that no other new file has the same name."""
+        if not is_plain(arrival.stem, one=True):
+            raise InputFileError("its name is not plain (control characters, or too long): rename it")
+        same = [other for other in self.arrivals.wanted if other.stem == arrival.stem]
+        if same[0].uid != arrival.uid:
+            raise InputFileError(f"{same[0].place} has the same name: rename one of them")
+
+    def _publish(
+        self,
+        stages: Stages,
+        made: Built,
+        fitted: tuple[Path, Path],
+        index: IndexWriter,
+        begun: tuple[dict[str, Any], list[Entry]],
+    ) -> None:
+        """Make table and index of a file, bring all to its place, and commit."""
+        try:
+            added = self._place(stages, made, fitted, index)
+        except Exception as error:
+            self._fail(made.arrival.place, error)
+            return
+        state = index.publish(stages.place(made.arrival))
+        if self.version is None:
+            settings, (weights, projector, clusters) = begun
+            self.version = Version(settings, made_by(), weights, projector, clusters, state)
+            self.manifest[self.name] = self.version
+        self.version.files.append(added)
+        self.version.index = state
+        self.version.empty += self.empty
+        self.empty = []
+        self.folder.commit(self.manifest)
+        index.committed(state)
+        self.added += 1
+        shutil.rmtree(stages.place(made.arrival), ignore_errors=True)
+        rows = ", ".join(f"{name} {count}" for name, count in added.rows.items())
+        log.info("%s: added %s (%s)", self.name, made.arrival.place, rows)
+
+    def _place(self, stages: Stages, made: Built, fitted: tuple[Path, Path], index: IndexWriter) -> Added:
+        arrival = made.arrival
+        table = stages.table(arrival, made.latents, *fitted)
+        rows, left_out, dates = describe(made.latents, table)
+        names = [f"{self.name}/latents/{made.latents.name}", f"{self.name}/tables/{table.name}"]
+        if arrival.known is None:
+            names.append(f"{CUTOUTS}/{made.cutouts.name}")
+        self._note(arrival.uid, names)
+        left_out_of_index = index.add(Latents([made.latents]), read_table(table))
+        if news := [name for name in left_out_of_index if name not in self.unsearched]:
+            log.warning(
+                "%s: searches cannot ask for %s: the index has the columns of its first table",
+                arrival.place, ", ".join(news),
+            )  # fmt: skip
+            self.unsearched.update(news)
+        return Added(
+            stem=arrival.stem,
+            sources=arrival.known.sources if arrival.known else [m for m in arrival.marks if m[0] not in made.failed],
+            cutouts=arrival.known.cutouts if arrival.known else self.folder.publish(made.cutouts, names[2]),
+            latents=self.folder.publish(made.latents, names[0]),
+            table=self.folder.publish(table, names[1]),
+            rows=rows,
+            left_out=left_out,
+            dates=dates,
+            nenya=nenya.__version__,
+            date=now(),
+        )
+
+    def _note(self, folder: str, names: list[str]) -> None:
+        """Note which files are going to be published, so that they are found if this is killed."""
+        with atomic_path(self.work / folder / _PUBLISHING) as temporary:
+            temporary.write_text(json.dumps(names))
+
+    def _finish(self, version: Version) -> None:
+        """Note granules without cutouts, bring the vector index up to date, remove what is of no use any more."""
+        index = IndexWriter(self.folder, self.name, version.index)
+        before, rebuilt = version.index, index.build(self.options, added=self.added > 0)
+        if rebuilt:
+            version.index = index.publish(self.work)
+        if rebuilt or self.empty:
+            version.empty += self.empty
+            self.folder.commit(self.manifest)
+        if rebuilt:
+            index.committed(version.index)
+            index.tidy(before)
+        if self.added or rebuilt:
+            self._drop_states(version)
+        wanted = {arrival.uid for arrival in self.arrivals.wanted}
+        for path in self.work.glob("*"):  # what there is of files that failed may be gone on with
+            if not path.is_dir():
+                path.unlink()
+            elif path.name not in wanted or not any(path.iterdir()):
+                shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(OSError):  # it is not there, or something is in it
+            self.work.rmdir()
+
+    def _drop_states(self, version: Version) -> None:
+        """Remove what older states of the index said, but for the last ones, which somebody may just be reading."""
+        prefix = f"{self.name}/{STATES}/"
+        if self.folder.url is None:
+            names = [path.name for path in (self.folder.root / prefix).glob("about-*.json")]
+        else:
+            names = [found.name for found in store().find(f"{self.folder.url}/{prefix}")]
+        numbers = sorted(int(name[6:-5]) for name in names if name[6:-5].isdecimal())
+        for number in [n for n in numbers if n < version.index.version][:-2]:
+            self.folder.remove(f"{prefix}about-{number}.json")
+
+    def _fail(self, place: str, error: BaseException | str) -> None:
+        if isinstance(error, Interrupted | LockLostError):
+            raise error
+        kind = "" if isinstance(error, NenyaError | str) else f"{type(error).__name__}: "
+        lines = str(error).strip().splitlines() or ["no message"]
+        if self.options.traceback and isinstance(error, BaseException):
+            log.error("", exc_info=error)
+        self.arrivals.failed[place] = kind + lines[0].removeprefix(f"{place}: ")
+
+    def _close(self) -> int:
+        """Say what became of all."""
+        failed = self.arrivals.failed
+        for place, reason in failed.items():
+            log.error("failed%s: %s: %s", f" in version {self.name}" if len(self.manifest) > 1 else "", place, reason)
+        counts = [(self.added, "added"), (self.arrivals.there, "there already"), (len(failed), "failed")]
+        said = ", ".join(f"{count} {what}" for count, what in counts if count) or "nothing new"
+        files = self.version.files if self.version else []
+        rows = sum(sum(added.rows.values()) for added in files)
+        log.info("%s, version %s: %s; %d files, %d cutouts", self.folder.place, self.name, said, len(files), rows)
+        if failed:
+            log.info("when what failed is mended, the same command does the rest")
+        return len(failed)
+
+
+def made_by() -> dict[str, str]:
+    """Return the versions of nenya and the libraries that the numbers depend on."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"nenya": nenya.__version__, "git_commit": git_commit(), "python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {**found, "date": now()}
+
+
+def now() -> str:
+    """Return the time, UTC, as text."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,199 @@
+"""The command that divides latents into groups: labels in a table, a summary, a figure for each group."""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nenya.commands.output import say
+from nenya.errors import OptionError
+from nenya.io import TABLE_SUFFIXES, read_table, write_table
+from nenya.latents.clusters import NOISE, Groups, hdbscan_groups, kmeans_groups, unit_rows
+from nenya.latents.files import Latents, open_latents
+from nenya.options.commands import ClustersOptions
+from nenya.storage.disk import check_output
+from nenya.storage.paths import local_path
+from nenya.storage.table_integers import take_rows
+from nenya.tables.key_columns import read_keys
+from nenya.tables.statistics import metric
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger(__name__)
+
+IntArray = NDArray[np.int64]
+
+_FOLDER = "outputs/clusters"
+_MEANS = ("DT", "alpha", "mean_temperature", "clear_fraction", "lat", "US0", "US1")
+
+
+def run(options: ClustersOptions) -> int:
+    """Divide latents into groups and write what they are.
+
+    Args:
+        options: of `scripts/clusters.py`.
+
+    Returns:
+        0.
+
+    Raises:
+        NenyaError: An option is not possible, a file cannot be read or joined, or a result cannot be written.
+    """
+    from nenya.data.table_images import TableImages
+
+    if options.method == "kmeans" and options.k is None:
+        raise OptionError("k= is needed: the number of groups, such as k=20 (method=hdbscan finds it)")
+    latents = open_latents(options.data, options.loader.cache_dir, allow_external=options.loader.allow_external)
+    name = local_path(options.table).stem if options.table else latents.parts[0].stem
+    out = local_path(options.out or _FOLDER)
+    if out.suffix not in TABLE_SUFFIXES:
+        if out.suffix and not out.is_dir():
+            raise OptionError(f"out={out}: wanted is a folder or a table ({', '.join(TABLE_SUFFIXES)})")
+        out = out / f"{name}_clusters.parquet"
+    summary = out.with_name(f"{out.stem}_groups.csv")
+    for path in (out, summary):
+        check_output(path, options.clobber)
+    table = read_table(local_path(options.table)) if options.table else latents.keys()
+    rows = latents.positions(table) if options.table else np.arange(len(latents))
+    if options.images:  # what is wrong with them is found before the work
+        TableImages(options.images, latents.keys(np.array([p.start for p in latents.parts if p.rows])), options.loader)
+    covered = np.zeros(len(latents), bool)
+    covered[rows[rows >= 0]] = True
+    if missing := int((~covered).sum()):
+        log.warning(
+            "%d of %d latents have no row in the table: they are in the groups, not in the means", missing, len(latents)
+        )
+    groups = find_groups(latents, options, covered)
+    labels = np.where(rows >= 0, groups.labels[rows], NOISE)
+    found = summarise(groups, latents, table, labels, rows)
+    write_table(table.assign(cluster=labels), out)
+    write_table(found, summary)
+    _say(groups, found, options)
+    if (rows < 0).any():
+        log.warning("%d of %d rows of the table have no latent: their cluster is -1", (rows < 0).sum(), len(rows))
+    if options.images:
+        _draw(groups, found, latents, options, out.with_name(f"{out.stem}_groups"))
+    log.info("%s\n%s", out, summary)
+    return 0
+
+
+def find_groups(latents: Latents, options: ClustersOptions, typical: NDArray[np.bool_]) -> Groups:
+    """Return the groups that the options ask for, their medoids among the rows `typical`, (N,)."""
+    if options.method == "kmeans":
+        return kmeans_groups(
+            latents,
+            int(options.k or 0),
+            seed=options.seed,
+            passes=options.passes,
+            sample=options.sample or 20_000,
+            members=options.members,
+            typical=typical,
+        )
+    return hdbscan_groups(
+        latents,
+        seed=options.seed,
+        sample=options.sample or 10_000,
+        components=options.components,
+        min_size=options.min_size,
+        members=options.members,
+        typical=typical,
+    )
+
+
+def summarise(
+    groups: Groups, latents: Latents, table: "pd.DataFrame", labels: IntArray, rows: IntArray
+) -> "pd.DataFrame":
+    """Return a row for each group: cluster, size, share, silhouette, cohesion, its medoid's key, means of the table.
+
+    Args:
+        groups: of the latents.
+        latents: the latents.
+        table: any, whose rows are in the groups.
+        labels: (len(table),) their groups.
+        rows: (len(table),) their latents, -1 for none.
+
+    Returns:
+        Sizes and shares are of the latents, means over the group's rows of the table, of which there are
+        rows_in_table; the medoid is pp_file, pp_type, pp_idx, and UID where the table has it.
+    """
+    import pandas as pd
+
+    count = len(groups.sizes)
+    columns: dict[str, Any] = {
+        "cluster": np.arange(count),
+        "size": groups.sizes,
+        "share": groups.sizes / len(groups.labels),
+        "rows_in_table": np.bincount(labels[labels >= 0], minlength=count),
+        "silhouette": groups.silhouettes,
+        "cohesion": groups.cohesion,
+        "approximate": groups.approximate,
+        **{f"medoid_{key}": values for key, values in latents.keys(groups.medoids).items()},
+    }
+    place = np.full(len(latents), -1)
+    has = np.flatnonzero(rows >= 0)[::-1]  # where rows repeat a latent, the first one counts
+    place[rows[has]] = has
+    medoids = place[groups.medoids]
+    found = read_keys(table)
+    if found.names is not None:  # as the table has it, for joins
+        columns["medoid_pp_file"] = columns["medoid_pp_file"].mask(medoids >= 0, found.texts(medoids))
+    if "UID" in table:
+        columns["medoid_UID"] = take_rows(table[["UID"]], medoids)["UID"]
+    for name in _MEANS:
+        values = metric(table, name)
+        if values is not None:
+            good = np.isfinite(values) & (labels >= 0)
+            sums = np.bincount(labels[good], weights=values[good], minlength=count)
+            number = np.bincount(labels[good], minlength=count)
+            columns[f"mean_{name}"] = np.where(number > 0, sums / np.maximum(number, 1), np.nan)
+    return pd.DataFrame(columns)
+
+
+def _say(groups: Groups, found: "pd.DataFrame", options: ClustersOptions) -> None:
+    noise = len(groups.labels) - int(groups.sizes.sum()) - groups.left_out
+    parts = [f"{options.method}: {len(groups.sizes)} groups of {len(groups.labels)} latents"]
+    parts.append(f"silhouette {groups.silhouette:.3f}")
+    if noise:
+        parts.append(f"{noise} are noise")
+    if groups.left_out:
+        parts.append(f"{groups.left_out} with NaN left out")
+    say(", ".join(parts))
+    if groups.approximate:
+        log.info("rows beyond the sample are assigned by their nearest row in it: an approximation")
+    for row in found.head(20).itertuples():
+        say(f"  {row.cluster:3d}  {row.size:8d}  {100 * row.share:5.1f} %  silhouette {row.silhouette:.3f}")
+    if noise:
+        say(f"  {NOISE:3d}  {noise:8d}  {100 * noise / len(groups.labels):5.1f} %  noise")
+
+
+def _draw(groups: Groups, found: "pd.DataFrame", latents: Latents, options: ClustersOptions, folder: Path) -> None:
+    """Draw the medoid of each group and the rows closest to its mean direction."""
+    from nenya.data.table_images import TableImages
+    from nenya.plotting import closest_strip
+
+    shown = groups.closest[groups.closest >= 0]
+    images = TableImages(options.images, latents.keys(shown), options.loader)
+    place = {int(row): i for i, row in enumerate(shown)}
+    width = len(str(max(len(groups.sizes) - 1, 0)))
+    for group, closest in enumerate(groups.closest):
+        rows = np.array([row for row in closest[closest >= 0] if images.known[place[int(row)]]], np.int64)
+        if not len(rows):
+            log.warning("group %d: its closest cutouts are not in images=", group)
+            continue
+        near = unit_rows(latents.take(rows))
+        order = np.argsort(np.linalg.norm(near - near[0], axis=1), kind="stable")  # the medoid first
+        rows, near = rows[order], near[order]
+        cutouts = images.read([place[int(row)] for row in rows])
+        size, share = found["size"][group], 100 * found["share"][group]
+        closest_strip(
+            cutouts[0],
+            cutouts[1:],
+            np.linalg.norm(near[1:] - near[0], axis=1),
+            folder / f"group_{group:0{width}d}.png",
+            title=f"group {group}: {size:,} cutouts ({share:.2g} %); distance of the latents from the medoid",
+            columns=min(9, len(rows)),
+            query_label="medoid",
+        )
+    log.info("%s", folder)

@@ -1,0 +1,41 @@
+"""Export of weights to files that hold no code."""
+
+import logging
+from pathlib import Path
+
+from nenya.errors import OptionError
+from nenya.extraction.job import refuse_existing
+from nenya.models.checkpoint import save_pth, save_safetensors
+from nenya.models.weights import load_model, weights_source
+from nenya.options.sections import ExportOptions, flat_view
+from nenya.runtime.trainer import check_room
+from nenya.storage.paths import local_path
+from nenya.storage.s3.service import is_s3
+
+log = logging.getLogger(__name__)
+
+
+def run(options: ExportOptions) -> int:
+    """Write the weights of `options.ckpt` as `.safetensors`, or in the users' `.pth` layout.
+
+    Returns:
+        0.
+
+    Raises:
+        NenyaError: The weights cannot be read or do not fit the model, or the output cannot be written.
+    """
+    weights = weights_source(options, options.ckpt)
+    if is_s3(weights) and not options.out:
+        raise OptionError(f"out= is needed, as the weights are {weights}: a local .safetensors or .pth file")
+    out = local_path(options.out) if options.out else Path(weights).with_suffix(".safetensors")
+    if out.suffix not in (".safetensors", ".pth"):
+        raise OptionError(f"out={out}: wanted a file that ends in .safetensors or .pth")
+    refuse_existing(out, clobber=options.clobber)
+    checkpoint, module = load_model(options, options.ckpt)
+    check_room(out.parent, sum(t.nbytes for t in checkpoint.state_dict.values()), "the weights file")
+    if out.suffix == ".pth":
+        save_pth(out, module.net, options=checkpoint.options or flat_view(options), epoch=checkpoint.epoch or 0)
+    else:
+        save_safetensors(out, checkpoint, {"source_sha256": checkpoint.sha256})
+    log.info("%s: %d tensors of %s", out, len(checkpoint.state_dict), weights)
+    return 0

@@ -1,0 +1,82 @@
+"""`nenya index`: an archive of latents and their table as a LanceDB index, made and extended."""
+
+import logging
+import shutil
+from pathlib import Path
+
+from nenya.errors import InputFileError, OutputError
+from nenya.io import read_table
+from nenya.latents.files import open_latents
+from nenya.latents.index import ABOUT, read_about
+from nenya.latents.index_build import add_files, build_index, recall_line, remove_index
+from nenya.latents.index_s3 import fetch_index, keep, publish, state_of, work_copy
+from nenya.options.commands import IndexOptions
+from nenya.options.extras import need
+from nenya.storage.lock import OutputLock
+from nenya.storage.names import refuse_links
+from nenya.storage.paths import local_path
+from nenya.storage.s3.service import is_s3
+
+log = logging.getLogger(__name__)
+
+DEFAULT = "outputs/archive.index"
+
+
+def run(options: IndexOptions) -> int:
+    """Add latents files to the index of `options.out`, which is made where there is none.
+
+    Args:
+        options: of `scripts/index.py`.
+
+    Returns:
+        0.
+
+    Raises:
+        NenyaError: The files do not belong into one index, or it cannot be written.
+    """
+    need("search", "nenya index")
+    place = options.out or DEFAULT
+    if not is_s3(place):
+        if options.add:
+            read_about(local_path(place))
+        update(local_path(place), options)
+        return 0
+    cache = options.loader.cache_dir
+    before = state_of(place)
+    if options.add and fetch_index(place, cache) is None:
+        raise InputFileError(f"{place}: no index of nenya; leave out `add` to make one")
+    work = work_copy(place, cache, fresh=options.clobber)
+    base = (work / ABOUT).read_bytes() if work.name != "work-new" and (work / ABOUT).is_file() else b""
+    update(work, options)
+    if (work / ABOUT).read_bytes() == base:
+        log.info("%s: nothing new", place)
+    else:
+        try:
+            keep(work, publish(work, place, before))
+        except OutputError:
+            shutil.rmtree(work, ignore_errors=True)  # the next run begins with what the other one has published
+            raise
+    return 0
+
+
+def update(folder: Path, options: IndexOptions) -> None:
+    """Add the files of `options.data` to a local index, and bring its vector index up to date.
+
+    Raises:
+        NenyaError: As of `run`.
+    """
+    with OutputLock(refuse_links(folder, below=True) / "lock", str(folder)) as lock:
+        if options.clobber and (folder / ABOUT).exists():
+            remove_index(folder)
+        latents = open_latents(options.data, options.loader.cache_dir, allow_external=options.loader.allow_external)
+        table = read_table(local_path(options.table)) if options.table else None
+        if table is None:
+            log.info("no table=: only the files' names and rows can be asked for later")
+        elif options.of_sensor:
+            table["sensor"] = options.of_sensor
+        lock.check()
+        added = add_files(folder, latents, table)
+        build_index(folder, kind=options.kind, index_from=options.index_from, seed=options.seed)
+        about = read_about(folder)
+        rows = sum(source["rows"] - source.get("left_out", 0) for source in about["sources"])
+        log.info("%s: %d rows, %d of them new; %s", folder, rows, added, recall_line(about))

@@ -1,0 +1,449 @@
+"""`nenya inspect`: what a file is, what is in it, and what would go wrong with it later."""
+
+import functools
+import hashlib
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nenya.commands.output import say
+from nenya.data.cutouts import CutoutFile, Partition, inspect_cutouts, read_blocks
+from nenya.data.hdf5 import Hdf5File
+from nenya.data.hdf5_open import open_hdf5
+from nenya.errors import InputFileError, NenyaError, OptionError
+from nenya.io import TABLE_SUFFIXES, read_table
+from nenya.latents.files import PARTITIONS
+from nenya.options.sections import InspectOptions
+from nenya.storage.paths import find_sources, local_path, temporary_copy
+from nenya.storage.s3.service import is_s3
+from nenya.storage.small_files import check_regular
+from nenya.tables.key_columns import KEYS, OLDER, read_keys
+from nenya.tables.keys import repeated_rows
+from nenya.tables.names import is_latents_name
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CHECKPOINT_SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
+_FOLDER = "outputs/inspect"
+_SHEET = 64  # cutouts on a contact sheet
+_MEAN_LIMIT = 1e-2  # K, as in extraction
+_MASKED = 0.5  # cutouts that are kept have more clear pixels than this
+_WASTE = 16  # times its own bytes that reading one cutout may unpack
+_RANGES = {"lat": (-90.0, 90.0), "lon": (-180.0, 360.0)}
+
+
+@dataclass
+class FileReport:
+    """What was found in a file.
+
+    Attributes:
+        kind: what it is, in words.
+        lines: what is in it.
+        warnings: what would go wrong later.
+        sheet: cutouts for a contact sheet, (n, 1, H, W); None if there are none.
+        facts: what other commands ask for: of a checkpoint `layout` and its architecture, of a table `columns` and
+            whether `clear_fraction` is the `masked_share`.
+    """
+
+    kind: str
+    lines: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    sheet: NDArray[np.float32] | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class CutoutStatistics:
+    """What is in a partition.
+
+    Attributes:
+        rows: cutouts that were read.
+        low: smallest finite pixel.
+        high: greatest finite pixel.
+        clear: share of finite pixels of each cutout.
+        means: mean of the finite pixels of each cutout, NaN where there is none.
+        deviations: standard deviation likewise.
+        hashes: (rows,) uint64, equal for equal cutouts.
+    """
+
+    rows: int = 0
+    low: float = math.inf
+    high: float = -math.inf
+    clear: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    means: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    deviations: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    hashes: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
+
+    @property
+    def repeated(self) -> int:
+        """Number of cutouts that an earlier one equals."""
+        return self.rows - len(np.unique(self.hashes))
+
+
+def run(options: InspectOptions) -> int:
+    """Report on the files of `options.data`.
+
+    Args:
+        options: of `scripts/inspect_file.py`.
+
+    Returns:
+        0 if all could be read, 1 if some of several could not.
+
+    Raises:
+        NenyaError: The only file cannot be read, or a contact sheet cannot be written.
+    """
+    places = _places(options.data)
+    bad = 0
+    for place in places:
+        try:
+            with temporary_copy(place, options.loader.cache_dir) as path:
+                report = inspect_file(path, options)
+        except NenyaError as error:
+            if len(places) == 1:
+                raise
+            say(f"BAD  {place}: {error}")
+            bad += 1
+            continue
+        say(f"{place}: {report.kind}")
+        for line in report.lines:
+            say(f"  {line}")
+        for line in report.warnings:
+            say(f"  warning: {line}")
+        if report.sheet is not None and options.sheet:
+            say(f"  contact sheet: {_draw(report.sheet, str(place), options)}")
+    return 1 if bad else 0
+
+
+def _places(data: Any) -> list[Path | str]:
+    """Return files and run folders that `data=` names; other folders and globs stand for the HDF5 files there."""
+    entries = [data] if isinstance(data, str | Path) else list(data or [])
+    if not entries:
+        raise OptionError("data= is needed: a file to look at, such as data=/path/to/cutouts_preproc.h5")
+    places: list[Path | str] = []
+    for entry in map(str, entries):
+        path = None if is_s3(entry) else local_path(entry)
+        if path is not None and (path.is_file() or (path / "config.yaml").is_file()):
+            places.append(path)
+        else:
+            places += find_sources(entry)
+    return places
+
+
+def inspect_file(path: Path, options: InspectOptions | None = None) -> FileReport:
+    """Look at a file of any kind that nenya reads or writes.
+
+    Args:
+        path: a file of cutouts or latents, a table, a checkpoint, or a run folder.
+        options: rows to read, names of the partitions.
+
+    Raises:
+        InputFileError: It is missing, damaged or of no known kind.
+        CheckpointError: A checkpoint that is damaged or wants to run code.
+    """
+    options = options or InspectOptions()
+    if path.is_dir():
+        return _inspect_run(path)
+    check_regular(path, "cutouts, latents, a table or weights")
+    if not path.is_file():
+        raise InputFileError(f"{path}: no such file; check the path")
+    kinds: dict[tuple[str, ...], Callable[[Path], FileReport]] = {
+        TABLE_SUFFIXES: _inspect_table,
+        CHECKPOINT_SUFFIXES: _inspect_checkpoint,
+        (".h5", ".hdf5"): lambda place: _inspect_hdf5(place, options),
+    }
+    for suffixes, look in kinds.items():
+        if path.suffix.lower() in suffixes:
+            return look(path)
+    known = ", ".join(suffix for suffixes in kinds for suffix in suffixes)
+    field = (
+        "; fields become cutouts by nenya prepare" if path.suffix.lower() in (".nc", ".nc4", ".zarr", ".grib") else ""
+    )
+    raise InputFileError(f"{path}: of no kind known by its name; wanted is one of {known}, or a run folder{field}")
+
+
+def _draw(images: NDArray[np.float32], place: str, options: InspectOptions) -> Path:
+    from nenya.plotting import contact_sheet
+
+    out = local_path(options.out or _FOLDER)
+    name = Path(place).stem
+    path = out if out.suffix == ".png" else out / f"{name}_contact.png"
+    contact_sheet(images, path, title=f"{Path(place).name}, {len(images)} cutouts evenly spaced")
+    return path
+
+
+# HDF5
+
+
+def _inspect_hdf5(path: Path, options: InspectOptions) -> FileReport:
+    external = options.loader.allow_external
+    with open_hdf5(path, links="any" if external else "folder") as file:
+        latents = is_latents_name(path.name) or "checkpoint_sha256" in file.attrs
+        made_by = file.attrs.get("made_by")
+    if latents or _is_flat(path, options):
+        return _inspect_latents(path, allow_external=external)
+    names = (options.loader.train_key, options.loader.valid_key)
+    file = inspect_cutouts(path, names, allow_external=options.loader.allow_external)
+    report = FileReport(f"cutouts, {file.size / 1e6:.1f} MB" + (f", {str(made_by)[:80]}" if made_by else ""))
+    hashes = {}
+    for name, info in file.partitions.items():
+        found = measure_cutouts(file, name, options.rows)
+        _describe_storage(report, name, info)
+        _describe_cutouts(report, name, found, info)
+        hashes[name] = found.hashes
+    if len(hashes) == 2:
+        shared = len(functools.reduce(np.intersect1d, hashes.values()))
+        if shared:
+            report.warnings.append(f"{shared} cutouts are in both partitions: the validation loss will flatter")
+    first = next(iter(file.partitions))
+    rows = file.partitions[first].rows
+    with file.reader(first) as reader:
+        report.sheet = reader.read_rows(np.unique(np.linspace(0, rows - 1, min(rows, _SHEET)).astype(np.int64)))
+    return report
+
+
+def _is_flat(path: Path, options: InspectOptions) -> bool:
+    """Return whether a file holds rows of numbers (N, D), as latents of any name do."""
+    with suppress(InputFileError), Hdf5File(path, allow_external=options.loader.allow_external) as file:
+        return any(getattr(file.find(name), "ndim", 0) == 2 for name in PARTITIONS)
+    return False  # what is wrong with it is said of it as cutouts
+
+
+def measure_cutouts(file: CutoutFile, partition: str, most: int | None = None) -> CutoutStatistics:
+    """Read a partition once, in blocks.
+
+    Args:
+        file: of `inspect_cutouts`.
+        partition: its name.
+        most: rows to stop after.
+    """
+    found = CutoutStatistics()
+    clear, means, deviations, hashes = [], [], [], []
+    for block in read_blocks(file, partition, most):
+        flat = block.reshape(len(block), -1)
+        good = np.isfinite(flat)
+        count = good.sum(axis=1)
+        if good.any():
+            found.low = min(found.low, float(flat.min(where=good, initial=np.inf)))
+            found.high = max(found.high, float(flat.max(where=good, initial=-np.inf)))
+        values = np.where(good, flat, 0).astype(np.float64)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            mean = values.sum(axis=1) / count
+            square = (np.where(good, values - mean[:, None], 0) ** 2).sum(axis=1) / count
+        clear.append(count / flat.shape[1])
+        means.append(mean)
+        deviations.append(np.sqrt(square))
+        hashes += [int.from_bytes(hashlib.blake2b(row.tobytes(), digest_size=8).digest(), "little") for row in flat]
+        found.rows += len(flat)
+    found.clear, found.means = np.concatenate(clear), np.concatenate(means)
+    found.deviations, found.hashes = np.concatenate(deviations), np.array(hashes, np.uint64)
+    return found
+
+
+def _describe_storage(report: FileReport, name: str, info: Partition) -> None:
+    """Say how a partition lies in the file, and what reading one cutout of it costs."""
+    kind, itemsize = np.dtype(info.dtype), np.dtype(info.dtype).itemsize
+    own = itemsize * info.height * info.width
+    how = f", {info.compression}" if info.compression else ""
+    line = f"{name}: {info.shape} {kind.name}{how}, "
+    if not info.chunks:
+        report.lines.append(line + "contiguous: one cutout is one read")
+    else:
+        pairs = zip(info.shape[1:], info.chunks[1:], strict=True)
+        touched = math.prod(-(-size // chunk) for size, chunk in pairs)
+        cost = touched * info.chunk_bytes
+        report.lines.append(
+            f"{line}chunks {info.chunks}: one cutout ({own / 1e3:.0f} kB) costs {touched} chunks, {cost / 1e6:.2f} MB"
+        )
+        if touched > _WASTE:
+            report.warnings.append(
+                f"{name}: automatic chunks that cut cutouts to pieces: {cost / own:.0f} times its bytes are read for "
+                "one; nenya unpacks the file once, others will crawl; write it with chunks of whole cutouts"
+            )
+    if itemsize > 4:
+        report.warnings.append(f"{name}: {kind.name} takes twice the room; nenya computes in float32")
+    if kind.byteorder == ">":
+        report.warnings.append(
+            f"{name}: big-endian numbers cannot be mapped into memory and are swapped at each reading"
+        )
+
+
+def _describe_cutouts(report: FileReport, name: str, found: CutoutStatistics, info: Partition) -> None:
+    """Say what the pixels are."""
+    part = "" if found.rows == info.rows else f"of the first {found.rows} rows: "
+    if not np.isfinite(found.means).any():
+        report.warnings.append(f"{name}: {part}no pixel is finite")
+        return
+    spread = np.nanpercentile(found.deviations, (5, 50, 95))
+    report.lines.append(
+        f"{name}: {part}pixels {found.low:.4g} to {found.high:.4g}, deviation of a cutout {spread[1]:.3g} "
+        f"(5-95 %: {spread[0]:.3g} to {spread[2]:.3g}), means up to {np.nanmax(np.abs(found.means)):.2g}, "
+        f"clear {found.clear.mean():.2%} (least {found.clear.min():.2%})"
+    )
+    holes, flat = int((found.clear < 1).sum()), int((found.deviations == 0).sum())
+    loose = int((np.abs(found.means) > _MEAN_LIMIT).sum())
+    if holes:
+        report.warnings.append(
+            f"{name}: {holes} cutouts hold NaN or infinity: they get NaN as latents, and training leaves them out"
+        )
+    if loose:
+        report.warnings.append(
+            f"{name}: {loose} cutouts are not mean-free, their means are up to {np.nanmax(np.abs(found.means)):.3g}: "
+            "single images lose their mean, files do not; preprocess.file=demean removes it"
+        )
+    if flat:
+        report.warnings.append(
+            f"{name}: {flat} cutouts have the same value everywhere: nothing can be learnt from them"
+        )
+    if found.repeated:
+        report.warnings.append(f"{name}: {found.repeated} cutouts are there more than once, bit for bit")
+
+
+def _inspect_latents(path: Path, *, allow_external: bool) -> FileReport:
+    from nenya.commands.verify import verify_file
+
+    found = verify_file(path, provenance=False, allow_external=allow_external)
+    report = FileReport(f"latents, {path.stat().st_size / 1e6:.1f} MB")
+    rows = ", ".join(f"{name} {count}" for name, count in found.rows.items())
+    report.lines.append(f"rows: {rows}; {found.dim} numbers each; {found.nonfinite} rows are not finite")
+    keys = ("model_version", "checkpoint_name", "checkpoint_sha256", "source_name", "latent", "nenya_version", "date")
+    made = [f"{key} {str(found.provenance[key])[:60]}" for key in keys if key in found.provenance]
+    if made:
+        report.lines.append("made of " + ", ".join(made))
+    else:
+        report.warnings.append("it does not say how it was made (a file of the first nenya?)")
+    if found.nonfinite:
+        report.warnings.append(f"{found.nonfinite} rows are not finite: their cutouts had NaN")
+    report.warnings += found.problems
+    with open_hdf5(path, links="any" if allow_external else "folder") as file:
+        for name in found.rows:
+            _describe_latents(report, name, file[name])
+    return report
+
+
+def _describe_latents(report: FileReport, name: str, dataset: Any) -> None:
+    """Say how far the latents spread, from their first rows."""
+    block = np.asarray(dataset[:16384], dtype=np.float64)
+    block = block[np.isfinite(block).all(axis=1)]
+    if len(block) < 2:
+        return
+    variance = block.var(axis=0)
+    effective = variance.sum() ** 2 / (np.linalg.norm(np.cov(block.T)) ** 2 or 1.0)
+    report.lines.append(
+        f"{name}: {dataset.dtype}, values {block.min():.3g} to {block.max():.3g}, total variance {variance.sum():.3g}, "
+        f"participation ratio {effective:.1f} of {block.shape[1]} (first {len(block)} rows)"
+    )
+    if variance.sum() < 1e-6:
+        report.warnings.append(f"{name}: all latents are the same: the network has collapsed")
+
+
+# Tables, checkpoints and runs
+
+
+def _join_warnings(table: "pd.DataFrame") -> list[str]:
+    """Say what is wrong with the columns that join a table with its cutouts."""
+    absent = [name for name in KEYS if name not in table and OLDER[name] not in table]
+    if absent:
+        return [f"no column {', '.join(absent)}: its rows cannot be joined to cutouts"]
+    try:
+        twice = repeated_rows(read_keys(table))
+    except InputFileError as error:
+        return [f"its rows cannot be joined to cutouts: {error}"]
+    return [f"{twice} rows share pp_file, pp_type and pp_idx with another one"] if twice else []
+
+
+def _inspect_table(path: Path) -> FileReport:
+    table = read_table(path)
+    report = FileReport(f"table, {len(table)} rows, {len(table.columns)} columns")
+    for name in table.columns:
+        column = table[name]
+        missing = int(column.isna().sum())
+        words = f"{name}: {column.dtype}"
+        if column.dtype.kind in "iufM" and missing < len(column):
+            words += f", {column.min()} to {column.max()}"
+        elif missing < len(column):
+            words += f", such as {str(column.dropna().iloc[0])[:60]}"
+        report.lines.append(words + (f", {missing} missing" if missing else ""))
+    report.warnings += _join_warnings(table)
+    if "UID" in table.columns and table["UID"].duplicated().any():
+        report.warnings.append(f"{int(table['UID'].duplicated().sum())} rows have a UID that was there before")
+    for name, (low, high) in _RANGES.items():
+        if name not in table.columns:
+            report.warnings.append(f"no column {name}: maps cannot show its rows")
+        elif not table[name].between(low, high).all():
+            outside = int((~table[name].between(low, high)).sum())
+            report.warnings.append(
+                f"{outside} rows have a {name} that is missing or outside {low:g} to {high:g} degrees"
+            )
+    masked = "clear_fraction" in table.columns and bool(table["clear_fraction"].max() <= _MASKED)
+    if masked:
+        report.warnings.append(
+            f"clear_fraction is at most {table['clear_fraction'].max():.3g}: the share of masked pixels, as in tables "
+            "of the first nenya? Conditions on clear= take it for the share of clear ones"
+        )
+    report.facts = {"columns": [str(name) for name in table.columns], "masked_share": masked}
+    return report
+
+
+def _inspect_checkpoint(path: Path) -> FileReport:
+    import torch
+
+    from nenya.models.checkpoint import load_checkpoint
+
+    found = load_checkpoint(path)
+    count = sum(tensor.numel() for tensor in found.state_dict.values())
+    report = FileReport(f"checkpoint ({found.layout}), {path.stat().st_size / 1e6:.1f} MB")
+    report.facts = {"layout": found.layout, **found.architecture}
+    words = ", ".join(f"{key} {value}" for key, value in found.architecture.items())
+    report.lines.append(f"{words}; {len(found.state_dict)} tensors of {count} numbers; sha256 {found.sha256}")
+    shown = ("model_root", "temp", "learning_rate", "batch_size_train", "epochs", "random_jitter", "augment")
+    told = [f"{key} {str(found.options[key])[:60]}" for key in shown if key in found.options]
+    epoch = "it does not say of which epoch" if found.epoch is None else f"epoch {found.epoch}"
+    report.lines.append(epoch + (f"; options: {', '.join(told)}" if told else "; no options in it"))
+    wrong = [
+        name for name, t in found.state_dict.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())
+    ]
+    if wrong:
+        report.warnings.append(
+            f"{len(wrong)} tensors hold NaN or infinity, such as {wrong[0]}: all latents will be NaN"
+        )
+    if found.architecture["nchannels"] == 3:
+        report.lines.append("three channels: it sees the one channel three times")
+    return report
+
+
+def _inspect_run(folder: Path) -> FileReport:
+    from nenya.plotting import read_losses
+    from nenya.train import read_run_config
+
+    if not (folder / "config.yaml").is_file():
+        raise InputFileError(f"{folder}: no run folder (no config.yaml in it)")
+    try:
+        config = read_run_config(folder)
+    except NenyaError as error:
+        raise InputFileError(str(error)) from error
+    sections = (config.get(name) for name in ("model", "optim", "trainer"))
+    model, optim, trainer = (section if isinstance(section, dict) else {} for section in sections)
+    report = FileReport(f"run folder of model {model.get('name', '?')}")
+    report.lines.append(
+        f"{model.get('ssl_model', '?')}, feat_dim {model.get('feat_dim', '?')}; data "
+        f"{str(config.get('data'))[:300]}; seed {str(config.get('seed'))[:40]}; {trainer.get('max_epochs')} epochs; "
+        f"learning rate {optim.get('learning_rate')}"
+    )
+    weights = sorted([*folder.glob("*.pth"), *folder.glob("checkpoints/*.ckpt")])
+    report.lines += [f"{path.relative_to(folder)}: {path.stat().st_size / 1e6:.1f} MB" for path in weights]
+    if not (folder / "last.pth").is_file():
+        report.warnings.append(f"no last.pth: the training is not at its end; nenya train resume={folder} goes on")
+    for curve in sorted((folder / "learning_curve").glob("*.csv")):
+        losses = read_losses(curve)
+        said = [f"{name} {column[-1]:.4g}" for name, column in losses.items() if len(column)]
+        report.lines.append(f"{curve.relative_to(folder)}: at the end {', '.join(said)}")
+        if "loss_train" in losses and not np.isfinite(losses["loss_train"]).all():
+            report.warnings.append("the training loss is not finite in some epoch")
+    return report

@@ -1,0 +1,360 @@
+"""Numbers on latents files: spectrum, spread, invariance, agreement of neighbours; as a table, JSON and a page.
+
+Letters: N latents of length D, n of them in a sample.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import nenya
+from nenya.commands.output import say
+from nenya.errors import InputFileError, OptionError, OutputError
+from nenya.extraction.existing import read_provenance
+from nenya.io import read_table
+from nenya.latents import metrics
+from nenya.latents.files import Latents
+from nenya.options.commands import MetricsOptions
+from nenya.pca import PCA, fit_latents
+from nenya.plotting.metrics_page import page
+from nenya.storage.disk import atomic_path, check_output
+from nenya.storage.paths import fetch, find_latents, find_sources, local_path
+from nenya.storage.temporaries import temporary_folder
+from nenya.storage.texts import lines_of
+from nenya.tables.conditions import dt_of
+from nenya.tables.names import cutouts_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger(__name__)
+
+Results = dict[str, Any]
+Figures = dict[str, Path]
+
+_FOLDER = "outputs/metrics"
+_ENDS = ("metrics.json", "metrics.html", "pca.npz")
+_YEAR = 365.25  # days
+_SAME = 1e-3  # a difference of latents beyond that of precisions
+_NEAREST = 4  # cutouts shown for each end of a component
+# quantity -> columns that may hold it, the measured ones first
+QUANTITIES = {
+    "DT": ("DT", "true_DT"),
+    "slope": ("slope", "alpha", "zonal_slope", "true_slope"),
+    "latitude": ("lat", "latitude"),
+    "season": ("datetime", "time"),
+}
+
+
+def run(options: MetricsOptions) -> int:
+    """Measure the latents files of `options.data`.
+
+    Args:
+        options: of `scripts/metrics.py`.
+
+    Returns:
+        0.
+
+    Raises:
+        NenyaError: A file cannot be read, an option is not possible, or a result cannot be written.
+    """
+    folder = local_path(options.out or _FOLDER)
+    paths = fetch(find_latents(options.data), options.loader.cache_dir)
+    twice = {path.stem for path in paths if sum(other.stem == path.stem for other in paths) > 1}
+    if twice:
+        raise OptionError(f"two files are named {min(twice)}: give them one at a time, with an out= each")
+    for place in [folder / f"{path.stem}_{end}" for path in paths for end in _ENDS]:
+        check_output(place, options.clobber)
+    images = find_sources(options.images) if options.images else []
+    if options.images and not (options.ckpt or options.model.weights):
+        raise OptionError("images= without weights: name those that the latents were made with by ckpt= or model=")
+    table = read_table(local_path(options.table)) if options.table else None
+    for path in paths:
+        latents = Latents([path])
+        if table is not None:
+            latents.join(table)  # a table of other files is refused before hours of work
+        source = _source_of(latents, images) if options.images else None
+        with temporary_folder("nenya-metrics-") as scratch:
+            results, figures = measure(latents, folder / f"{path.stem}_pca.npz", options, table, source, scratch)
+            say(lines_of([path, *(f"  {name:34s}{value}" for name, value in table_of(results).items())]))
+            _write(folder / f"{path.stem}_metrics.json", json.dumps(results, indent=1) + "\n")
+            _write(folder / f"{path.stem}_metrics.html", page(path.name, table_of(results), results, figures))
+        log.info("%s", lines_of(folder / f"{path.stem}_{end}" for end in _ENDS))
+    return 0
+
+
+def measure(  # one call for all that a report holds
+    latents: Latents,
+    pca_file: Path,
+    options: MetricsOptions,
+    table: "pd.DataFrame | None",
+    source: Path | str | None,
+    scratch: Path,
+) -> tuple[Results, Figures]:
+    """Measure one latents file, and write its principal components.
+
+    Args:
+        latents: of the file.
+        pca_file: where the components go.
+        options: of the command.
+        table: of the cutouts, or None.
+        source: its cutout file, or None.
+        scratch: folder of the figures.
+
+    Returns:
+        The numbers, as JSON takes them, and title -> figure.
+    """
+    from nenya.plotting import variance_spectrum
+
+    rng = np.random.default_rng(options.seed)
+    log.info("%d latents of %d numbers: principal components", *latents.shape)
+    pca = fit_latents(latents, pca_file, coefficients=options.coefficients)
+    results: Results = {
+        "file": str(latents.parts[0].path),
+        "rows": {part.partition: part.rows for part in latents.parts},
+        "dim": latents.shape[1],
+        "nonfinite_rows": pca.n_left_out,
+        "spectrum": {
+            "N95": pca.modes_for(0.95),
+            "N99": pca.modes_for(0.99),
+            "participation_ratio": pca.participation_ratio,
+            "rankme": pca.rankme,
+            "explained_variance_ratio": pca.explained_variance_ratio.tolist(),
+        },
+        **_spread(latents, options.sample, rng),
+        "pca_file": str(pca_file),
+        "made_by": {
+            "nenya_version": nenya.__version__,
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seed": options.seed,
+            "sample": options.sample,
+        },
+        "provenance": _provenance(latents),
+    }
+    figures = {"Spectrum": scratch / "spectrum.svg"}
+    marks = {name: results["spectrum"][name] for name in ("N95", "N99")}
+    variance_spectrum(pca.spectrum, figures["Spectrum"], marks=marks)
+    if table is not None:
+        results["neighbours"] = agreements(latents, table, options.sample, options.neighbours, rng)
+    if source is not None:
+        results |= _with_images(latents, pca, source, options, scratch, figures)
+    return results, figures
+
+
+def _spread(latents: Latents, sample: int, rng: np.random.Generator) -> Results:
+    rows = latents.take(latents.sample(sample, rng))
+    return {"uniformity": _number(metrics.uniformity(rows)), "feature_std": _number(metrics.feature_std(rows))}
+
+
+def agreements(
+    latents: Latents, table: "pd.DataFrame", sample: int, k: int, rng: np.random.Generator
+) -> dict[str, dict[str, Any]]:
+    """Return how far the nearest latents agree in the quantities of a table; see `metrics.neighbour_agreement`.
+
+    Neighbours are looked for within a sample of the table's rows, so the numbers of two files compare where the samples
+    are of one size. The season is the share of the year since its shortest day, of either hemisphere: circular.
+
+    Args:
+        latents: all of them.
+        table: of the cutouts.
+        sample: number of rows n.
+        k: neighbours of each.
+        rng: draws the sample.
+
+    Returns:
+        Quantity -> `agreement`, `error`, `column`, `rows` that have it; those that no column holds are left out.
+
+    Raises:
+        InputFileError: The table does not join the latents, or too few rows of it do.
+    """
+    positions = latents.positions(table)
+    joined = np.flatnonzero(positions >= 0)
+    chosen = np.sort(rng.choice(joined, min(sample, len(joined)), replace=False))
+    rows = latents.take(positions[chosen])
+    finite = np.isfinite(rows).all(axis=1)
+    chosen, rows = chosen[finite], rows[finite]
+    if len(rows) <= k:
+        raise InputFileError(f"{len(rows)} rows of the table have a finite latent: more than neighbours={k} are wanted")
+    near = metrics.nearest_rows(rows, k)
+    part, found = table.iloc[chosen], {}
+    for name, (column, values) in _quantities(part).items():
+        agreement, error = metrics.neighbour_agreement(near, values, 1.0 if name == "season" else None)
+        found[name] = {
+            "agreement": _number(agreement),
+            "error": _number(error),
+            "column": column,
+            "rows": int(np.isfinite(values).sum()),
+            "k": k,
+        }
+    return found
+
+
+def _quantities(table: "pd.DataFrame") -> dict[str, tuple[str, NDArray[np.float64]]]:
+    """Return quantity -> the column it is from and its values (n,), NaN where they are not known."""
+    import pandas as pd
+
+    found: dict[str, tuple[str, NDArray[np.float64]]] = {}
+    for name, columns in QUANTITIES.items():
+        column = next((column for column in columns if column in table), None)
+        if name == "DT" and "DT" not in table and (difference := dt_of(table)) is not None:
+            found[name] = "T90 - T10", difference.to_numpy(np.float64)
+        elif column is not None and name == "season":
+            dates = pd.to_datetime(table[column], errors="coerce")
+            days = dates.dt.day_of_year.to_numpy(np.float64)
+            south = next((table[lat].to_numpy(np.float64) < 0 for lat in QUANTITIES["latitude"] if lat in table), False)
+            found[name] = column, ((days + 10) / _YEAR + 0.5 * np.asarray(south)) % 1
+        elif column is not None:
+            found[name] = column, pd.to_numeric(table[column], errors="coerce").to_numpy(np.float64)
+    return found
+
+
+def _source_of(latents: Latents, images: list[Path | str]) -> Path | str:
+    part = latents.parts[0]
+    found = cutouts_of(str(part.path), images, part.names)
+    if found is None:
+        raise InputFileError(
+            f"expected the cutout file {part.stem}.h5 of the latents among images=, got {_some(images)}"
+        )
+    return found  # type: ignore[no-any-return]
+
+
+def _some(images: list[Path | str]) -> str:
+    return ", ".join(map(str, images[:3])) + (f" and {len(images) - 3} more" if len(images) > 3 else "")
+
+
+def _with_images(  # as `measure`
+    latents: Latents, pca: PCA, source: Path | str, options: MetricsOptions, scratch: Path, figures: Figures
+) -> Results:
+    """Return what takes the cutouts and the network: invariance and eigen-images."""
+    import torch
+
+    from nenya.data.cutouts import inspect_cutouts
+    from nenya.latents import eigen_images
+    from nenya.latents.invariance import invariances
+    from nenya.latents_extraction import calc_latent
+    from nenya.models.weights import load_model
+
+    path = fetch([source], options.loader.cache_dir)[0]
+    file = inspect_cutouts(path, [part.partition for part in latents.parts])
+    for part in latents.parts:
+        rows = file.partitions[part.partition].rows if part.partition in file.partitions else 0
+        if rows != part.rows:
+            raise InputFileError(f"{path}: {rows} cutouts in '{part.partition}', the latents are of {part.rows}")
+    _, module = load_model(options, options.ckpt)
+    net = module.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+    def prepared(cutouts: NDArray[np.float32]) -> "torch.Tensor":
+        images = torch.from_numpy(cutouts)
+        return images - images.mean((2, 3), keepdim=True) if options.preprocess.file == "demean" else images
+
+    def encode(images: "torch.Tensor") -> NDArray[np.float32]:
+        size = options.loader.batch_size_valid
+        parts = [calc_latent(net, images[i : i + size], torch.cuda.is_available()) for i in range(0, len(images), size)]
+        return np.concatenate(parts)
+
+    rng = np.random.default_rng(options.seed)
+    numbers = latents.sample(options.cutouts, rng)
+    cutouts = _read(file, latents, numbers)
+    finite = np.isfinite(cutouts).all(axis=(1, 2, 3))
+    numbers, images = numbers[finite], prepared(cutouts[finite])
+    if len(images) < 2:
+        raise InputFileError(f"{path}: {len(images)} of {len(cutouts)} cutouts are free of NaN; wanted are at least 2")
+    own = encode(images)
+    if own.shape[1] != latents.shape[1]:
+        raise OptionError(f"latents of the network have {own.shape[1]} numbers, the file's {latents.shape[1]}")
+    apart = float(np.abs(own - latents.take(numbers)).max())
+    if apart > _SAME:
+        log.warning("latents of the network and of the file differ by up to %.2g: other weights or cutouts?", apart)
+    log.info("invariance, of %d cutouts", len(images))
+    results: Results = {
+        "invariance": invariances(encode, images, options.augment, options.seed),
+        "invariance_cutouts": len(images),
+        "network_against_file": apart,
+    }
+    modes = min(options.modes, len(pca.components))
+    if not modes:
+        return results
+    log.info("images of %d components", modes)
+    nearest = eigen_images.nearest_latents(pca, latents, modes, _NEAREST)
+    shown = np.full((*nearest.rows.shape, *images.shape[-2:]), np.nan, np.float32)
+    wanted = np.unique(nearest.rows[nearest.rows >= 0])
+    known = _read(file, latents, wanted)[:, 0]
+    shown[nearest.rows >= 0] = known[np.searchsorted(wanted, nearest.rows[nearest.rows >= 0])]
+    made, reached = None, None
+    if options.steps:
+        low, high = np.quantile(images.numpy().std(axis=(1, 2, 3)), (0.05, 0.95)).clip(1e-6)
+        made, reached = eigen_images.optimise_images(
+            net, pca, modes, images.shape[-1], std=(float(low), float(high)), steps=options.steps, seed=options.seed
+        )
+    figures["Images of the principal components"] = scratch / "eigen_images.png"
+    eigen_images.draw(scratch / "eigen_images.png", pca.explained_variance_ratio, shown, made)
+    results["eigen_images"] = {
+        "rows": nearest.rows.tolist(),
+        "cosines": [[_number(value) for value in row] for row in nearest.cosines],
+        "cosines_of_made": None if reached is None else reached.tolist(),
+    }
+    return results
+
+
+def _read(file: Any, latents: Latents, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return cutouts (n, 1, H, W) by the rising numbers of their latents."""
+    parts = []
+    for part in latents.parts:
+        low, high = np.searchsorted(numbers, (part.start, part.start + part.rows))
+        with file.reader(part.partition) as reader:
+            parts.append(reader.read_rows(numbers[low:high] - part.start))
+    return np.concatenate(parts)
+
+
+def table_of(results: Mapping[str, Any]) -> dict[str, str]:
+    """Return the numbers in words, one line each."""
+    spectrum = results["spectrum"]
+    rows = " + ".join(f"{count} {name}" for name, count in results["rows"].items())
+    lines = {
+        "latents": f"{rows} of {results['dim']} numbers",
+        "rows that are not finite": str(results["nonfinite_rows"]),
+        "N95": f"{spectrum['N95']} components hold 95 % of the variance",
+        "N99": f"{spectrum['N99']} hold 99 %",
+        "participation ratio": f"{spectrum['participation_ratio']:.2f}",
+        "RankMe": f"{spectrum['rankme']:.2f}   (1 to {results['dim']})",
+        "uniformity": f"{_shown(results['uniformity'])}   (0: all equal, to -4)",
+        "spread of each number": f"{_shown(results['feature_std'])}   (evenly spread: {results['dim'] ** -0.5:.3f})",
+    }
+    for name, of in results.get("invariance", {}).items():
+        lines[f"invariance: {name}"] = f"cosine {of['cosine']:.3f}, squared distance {of['squared_distance']:.3f}"
+    for name, of in results.get("neighbours", {}).items():
+        agreement = f"{_shown(of['agreement'])} +- {_shown(of['error'])}"
+        lines[f"neighbours agree in {name}"] = f"{agreement}   (1: identical, 0: random; {of['column']})"
+    return lines
+
+
+def _shown(value: float | None) -> str:
+    return "not known" if value is None else f"{value:.3f}"
+
+
+def _number(value: float) -> float | None:
+    """Return a number as JSON takes it: NaN is None."""
+    return float(value) if np.isfinite(value) else None
+
+
+def _provenance(latents: Latents) -> dict[str, Any]:
+    """Return what the file says of itself; one of the first nenya says nothing."""
+    try:
+        found = read_provenance(latents.parts[0].path)
+    except OutputError:
+        return dict(latents.provenance)
+    return {name: value if isinstance(value, int | float | str) else str(value) for name, value in found.items()}
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        with atomic_path(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error

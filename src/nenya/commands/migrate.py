@@ -1,0 +1,415 @@
+"""`nenya migrate`: what of a folder of the first nenya works as it is, what to convert, and what cannot be used."""
+
+import json
+import logging
+import os
+import pickletools
+import re
+import shlex
+import stat
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from nenya.commands.inspect import CHECKPOINT_SUFFIXES, FileReport, inspect_file
+from nenya.commands.output import say
+from nenya.data.damage import damage_named, one_line
+from nenya.data.hdf5_open import list_datasets, open_hdf5
+from nenya.defs import DT_INTERVALS
+from nenya.errors import CheckpointError, InputFileError, NenyaError, OptionError, OutputError
+from nenya.io import TABLE_SUFFIXES, Params, read_table, write_table
+from nenya.latents.files import Latents
+from nenya.latents.projector import FORMAT
+from nenya.options.commands import MigrateOptions
+from nenya.options.files import read_json
+from nenya.options.sections import FLAT, IGNORED, InspectOptions
+from nenya.storage.disk import atomic_path
+from nenya.storage.paths import HDF5_SUFFIXES, local_path
+from nenya.tables.key_columns import COLUMNS, read_keys
+from nenya.tables.names import is_latents_name, key_of
+
+log = logging.getLogger(__name__)
+
+WORKS, CONVERT, CANNOT, OTHER = "works", "convert", "cannot", "other"
+OUT = "migrated"
+"""Folder below the working folder that the commands write into."""
+
+_ROWS = 1024  # cutouts of a partition that are looked at
+_HEAD = 1 << 16  # bytes of a pickle that are looked at
+_PICKLES = (".pkl", ".pickle", ".joblib")
+_TABLE_COLUMNS = {"lat", "lon", "UID", *COLUMNS, "US0", "US1", "DT", "T90"}
+_PCA_MEMBERS = {"M.npy", "explained_variance.npy"}
+_LEAST_KEYS = 3
+_LISTED = 8  # files that a command names one by one
+_SHARE = (
+    "from nenya.io import read_table, write_table; table = read_table({source}); "
+    'table["clear_fraction"] = 1 - table["clear_fraction"]; write_table(table, {out})'
+)
+
+
+@dataclass
+class Finding:
+    """What is to be said of a file.
+
+    Attributes:
+        path: below the folder.
+        verdict: `works`, `convert`, `cannot` or `other` (none of nenya's).
+        what: what it is, or why it cannot be used.
+        command: what to type, such as a conversion; None where nothing is needed.
+        notes: what to know about it.
+    """
+
+    path: str
+    verdict: str
+    what: str
+    command: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def run(options: MigrateOptions) -> int:
+    """Report on the folder of `options.folder`; nothing in it is changed.
+
+    Args:
+        options: of `scripts/migrate.py`.
+
+    Returns:
+        0 if all of nenya's files can be used or converted, 1 if some cannot.
+
+    Raises:
+        NenyaError: There is no such folder, or the report cannot be written.
+    """
+    if not options.folder:
+        raise OptionError("folder= is needed: a folder of the first nenya, such as folder=/path/to/Nenya")
+    folder = local_path(options.folder)
+    if not folder.is_dir():
+        what = "is a file: give the folder that it is in" if folder.exists() else "no such folder; check the path"
+        raise InputFileError(f"{folder}: {what}")
+    out = local_path(options.out) if options.out else None
+    if out is not None:
+        _check_report(out, folder, clobber=options.clobber)
+    found = examine(folder)
+    for finding in found:
+        say(f"{finding.verdict:8s} {finding.path}: {finding.what}")
+        for note in finding.notes:
+            say(f"         note: {note}")
+        if finding.command:
+            say(f"         {finding.command}")
+    counts = [sum(finding.verdict == verdict for finding in found) for verdict in (WORKS, CONVERT, CANNOT, OTHER)]
+    words = ("work as they are", "to convert", "cannot be used", "of other kinds")
+    parts = ", ".join(f"{count} {what}" for count, what in zip(counts, words, strict=True))
+    say(f"{len(found)} files: {parts}")
+    if out is not None:
+        try:
+            _write_report(found, out)
+        except OSError as error:
+            raise OutputError(f"cannot write {out}: {error.strerror or error}") from error
+        log.info("%s", out)
+    return 1 if counts[2] else 0
+
+
+def examine(folder: Path) -> list[Finding]:
+    """Look at all files of a folder; nothing is executed, unpickled or changed.
+
+    Args:
+        folder: with option files, checkpoints, cutouts, latents, tables, maps, in any order.
+
+    Returns:
+        A finding for each file, or for a whole folder of wandb, of a run or of an index, in the order of their names.
+    """
+    found: dict[Path, Finding] = {}
+    pickles: list[Path] = []
+    for path in _walk(folder):
+        if path.suffix.lower() in _PICKLES and path.is_file() and _is_map(path):
+            pickles.append(path)
+            continue
+        try:
+            found[path] = _look(path, Path(OUT) / path.relative_to(folder))
+        except NenyaError as error:
+            found[path] = Finding("", CANNOT, str(error).removeprefix(f"{path}").removeprefix(": "))
+        except OSError as error:
+            found[path] = Finding("", CANNOT, f"cannot be read ({error.strerror}); check its permissions")
+        except Exception as error:  # of what is damaged, the libraries raise anything
+            found[path] = Finding("", CANNOT, f"damaged, or of a kind that is not known ({one_line(error)})")
+    good = [path for path, finding in found.items() if finding.verdict in (WORKS, CONVERT)]
+    latents = [path for path in good if found[path].what.startswith("latents")]
+    tables = [path for path in good if path.suffix in TABLE_SUFFIXES]
+    found.update((path, _map(path, latents, tables)) for path in pickles)
+    for path, finding in found.items():
+        finding.path = str(path.relative_to(folder))
+    return [found[path] for path in sorted(found)]
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yield the files of a folder, and folders that are one thing; links to folders are not followed."""
+    for place, folders, names in os.walk(folder):
+        here = Path(place)
+        whole = [name for name in folders if _whole(here / name)]
+        folders[:] = sorted(name for name in folders if name not in whole and not name.startswith("."))
+        yield from (here / name for name in sorted([*whole, *names]) if not name.startswith("."))
+
+
+def _whole(folder: Path) -> bool:
+    inside = set(os.listdir(folder)) if os.access(folder, os.R_OK | os.X_OK) else set()
+    of_wandb = folder.name == "wandb" and any("run-" in name for name in inside)
+    return folder.is_symlink() or not inside or of_wandb or "config.yaml" in inside or "nenya.json" in inside
+
+
+def _look(path: Path, out: Path) -> Finding:
+    """Return what is to be said of one file, whose conversion goes to `out`; raises NenyaError if it is no good."""
+    if path.is_dir():
+        return _look_at_folder(path)
+    if not path.exists():
+        raise InputFileError("a link to what is not there")
+    if not stat.S_ISREG(path.stat().st_mode):
+        return Finding("", OTHER, "no file, but a device, pipe or socket")
+    kinds: list[tuple[tuple[str, ...], Callable[[Path, Path], Finding]]] = [
+        ((".json",), _options),
+        (CHECKPOINT_SUFFIXES, _checkpoint),
+        (HDF5_SUFFIXES, _hdf5),
+        (TABLE_SUFFIXES, _table),
+        (_PICKLES, _pickle),
+        ((".npz",), _arrays),
+        ((".nc", ".nc4", ".grib", ".grb"), _fields),
+    ]
+    for suffixes, look in kinds:
+        if path.suffix.lower() in suffixes:
+            return look(path, out)
+    return Finding("", OTHER, "none of nenya's files")
+
+
+def _look_at_folder(path: Path) -> Finding:
+    if path.is_symlink():
+        return Finding("", OTHER, f"a link to {os.readlink(path)}, which is not followed")
+    if path.name == "wandb":
+        return Finding("", WORKS, "runs of wandb: wandb reads them, nenya does not need them")
+    if (path / "nenya.json").is_file():
+        return Finding("", WORKS, "an index of nenya: nenya search index=")
+    if (path / "config.yaml").is_file():
+        try:
+            return _as_reported(inspect_file(path))
+        except NenyaError:
+            return Finding("", OTHER, "a folder with a config.yaml that is no run of nenya")
+    return Finding("", OTHER, "an empty folder" if os.access(path, os.R_OK) else "a folder that may not be read")
+
+
+def _as_reported(report: FileReport, command: str | None = None) -> Finding:
+    return Finding("", WORKS, report.kind, command, list(report.warnings))
+
+
+def _fields(path: Path, out: Path) -> Finding:
+    return Finding("", OTHER, "fields; nenya prepare makes cutouts of them")
+
+
+def _options(path: Path, out: Path) -> Finding:
+    """An option file, by its keys; other JSON files belong to other programs."""
+    try:
+        values = read_json(path)
+    except OptionError as error:
+        if path.stat().st_size:
+            return Finding("", CANNOT, str(error).removeprefix(f"{path}: "))
+        raise
+    known = [key for key in values if key in FLAT or key in IGNORED]
+    if len(known) < min(_LEAST_KEYS, max(1, len(values))):
+        return Finding("", OTHER, "JSON, but no option file")
+    opt = Params(path)
+    notes = [f"{key} has no effect: {IGNORED[key]}" for key in known if key in IGNORED and not key.startswith("warm")]
+    derived = [note for note in notes if note.endswith("derived from the other options")]
+    notes = [note for note in notes if note not in derived]
+    if "nchannels" not in values:
+        notes.append("no nchannels in it: a network of three channels, as ever")
+    what = f"options of {opt.ssl_method} {opt.ssl_model}, feat_dim {opt.feat_dim}: model={shlex.quote(str(path))}"
+    return Finding("", WORKS, what, None, notes)
+
+
+def _checkpoint(path: Path, out: Path) -> Finding:
+    try:
+        report = inspect_file(path)
+    except CheckpointError as error:
+        from nenya.models.checkpoint import load_checkpoint
+
+        found = load_checkpoint(path)  # raises again for what is damaged or hostile
+        epoch = "" if found.epoch is None else f", of epoch {found.epoch}"
+        raise InputFileError(
+            f"its {len(found.options)} options and {len(found.state_dict)} tensors{epoch} are read, without executing "
+            f"anything, but {str(error).removeprefix(f'{path}: ')}; only a part of a network: get the whole file"
+        ) from error
+    network = [f"model.{key}={report.facts[key]}" for key in ("ssl_model", "feat_dim", "width")]
+    finding = _as_reported(report)
+    finding.what += f": ckpt={shlex.quote(str(path))} {' '.join(network)}"
+    if path.suffix != ".safetensors":
+        finding.command = _command("export", f"ckpt={path}", *network, f"out={out.with_suffix('.safetensors')}")
+        finding.notes.append("the command writes its weights in a form that holds no code, to be handed on")
+    return finding
+
+
+def _hdf5(path: Path, out: Path) -> Finding:
+    with open_hdf5(path) as file, damage_named(str(path)):
+        names = list(file)
+        projector = file.attrs.get("format") == FORMAT
+        shapes = list_datasets(file)
+    if projector:
+        return Finding("", WORKS, "a projector: nenya embed projector=")
+    if names and all(name.startswith("loss") for name in names):
+        return Finding("", WORKS, "learning curves: plain HDF5, which h5py reads")
+    if not {"train", "valid"} & set(names):
+        raise InputFileError(
+            f"no data set train or valid, but {shapes}; if these are cutouts: loader.train_key= and loader.valid_key= "
+            "name their data sets"
+        )
+    report = inspect_file(path, InspectOptions(rows=_ROWS, sheet=False))
+    if report.kind.startswith("latents"):
+        finding = _as_reported(report, _command("verify", f"data={path}", "provenance=false"))
+        if not is_latents_name(path.name):
+            finding.notes.append(
+                "folders and globs find *_latents.h5 only (or *_latents_*.h5): name it in full in data="
+            )
+        return finding
+    if any("automatic chunks" in warning for warning in report.warnings):
+        return _as_reported(report, _command("repack", f"data={path}", f"out={out}"))
+    return _as_reported(report)
+
+
+def _table(path: Path, out: Path) -> Finding:
+    report = inspect_file(path)
+    columns = set(report.facts["columns"])
+    if not columns & _TABLE_COLUMNS:
+        return Finding("", OTHER, "a table, but not of cutouts")
+    finding = _as_reported(report)
+    if {"US0", "US1"} <= columns:
+        finding.notes.append(
+            "US0 and US1 are places on the old map: right for figures and the portal, not to be mixed with new places"
+        )
+    if report.facts["masked_share"]:
+        code = _SHARE.format(source=json.dumps(str(path)), out=json.dumps(str(out)))
+        finding.verdict, finding.command = CONVERT, shlex.join(["python", "-c", code])
+    return finding
+
+
+def _arrays(path: Path, out: Path) -> Finding:
+    if not zipfile.is_zipfile(path):
+        raise InputFileError("no .npz file, or damaged; copy it again")
+    with zipfile.ZipFile(path) as archive:
+        ours = set(archive.namelist()) >= _PCA_MEMBERS
+    if ours:
+        return Finding("", WORKS, "principal components: nenya.pca.load reads them")
+    return Finding("", OTHER, "arrays of numpy")
+
+
+def _pickle(path: Path, out: Path) -> Finding:
+    names = _globals(path)
+    holds = f" of {', '.join(dict.fromkeys(names[:3]))}" if names else ""
+    return Finding(
+        "", CANNOT, f"a pickle{holds}, which is never read, as pickles run code; make it again from its data"
+    )
+
+
+def _globals(path: Path) -> list[str]:
+    """Return names of the classes at the beginning of a pickle; its opcodes are listed, and none is executed."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    texts: list[str] = []
+    found: list[str] = []
+    try:
+        for opcode, argument, _ in islice(pickletools.genops(head), 10_000):
+            if opcode.name == "GLOBAL":
+                found.append(str(argument).replace(" ", "."))
+            elif opcode.name == "STACK_GLOBAL":
+                found.append(".".join(texts[-2:]))
+            elif "UNICODE" in opcode.name:
+                texts.append(str(argument))
+    except Exception:  # cut off at _HEAD, or no pickle: it raises anything
+        log.debug("%s: opcodes end early", path)
+    return found
+
+
+def _is_map(path: Path) -> bool:
+    """Return whether a pickle is a fitted UMAP, by its name or by its first class."""
+    try:
+        first = _globals(path)[:1]
+    except OSError:
+        return False
+    return any(name.startswith("umap.") for name in first) or "umap" in path.stem.lower()
+
+
+def _map(path: Path, latents: list[Path], tables: list[Path]) -> Finding:
+    """Say how to fit a pickled map again: from latents that are there and their table."""
+    stem = re.sub(r"_?umap$", "", path.stem, flags=re.I)
+    interval = next((name for name in DT_INTERVALS if name != "all" and stem.endswith(f"_{name}")), None)
+    tables = sorted(tables, key=lambda table: (table.stem != stem, str(table)))
+    for table in tables:
+        own = _latents_of(table, latents)
+        if own is None:
+            continue
+        columns = set(read_table(table).columns)
+        cut = interval if interval and table.stem != stem and columns & {"DT40", "DT", "T90"} else None
+        command = _command(
+            "embed", f"data={_listed(own, latents)}", f"table={table}", *([f"DT_cut={cut}"] if cut else []),
+            f"out={OUT}/Tables/{stem}.parquet", f"umap_savefile={OUT}/UMAP/{stem}_UMAP.h5",
+        )  # fmt: skip
+        words = {word for name in (*(part.stem for part in Latents(own).parts), table.stem) for word in _words(name)}
+        notes = [f"nothing in their names says that it was a map of {own[0].name}: make sure, before you fit it again"]
+        if words & _words(stem):
+            notes = []
+        what = "a pickled map, which is never read, as pickles run code: fit it again"
+        return Finding("", CONVERT, what, command, notes)
+    lacking = "no latents are here" if not latents else "no table here has rows of the latents that are here"
+    hint = f"nenya embed data=..._latents.h5 table=... {f'DT_cut={interval} ' if interval else ''}fits it again"
+    return Finding("", CANNOT, f"a pickled map, which is never read, as pickles run code; {lacking}: with them, {hint}")
+
+
+def _words(name: str) -> set[str]:
+    return set(re.split(r"[\W_]+", name.lower()))
+
+
+def _latents_of(table: Path, latents: list[Path]) -> list[Path] | None:
+    """Return the latents files of a table's cutout files; None if there are none, or of several models."""
+    rows = read_table(table)
+    try:
+        keys = read_keys(rows)
+        if keys.names is not None:
+            names = set(map(key_of, keys.names))
+            latents = [p for p in latents if any(names & set(map(key_of, part.names)) for part in Latents([p]).parts)]
+        if latents:
+            Latents(latents).join(keys)
+            return latents
+    except InputFileError as error:
+        log.debug("%s: %s", table, error)
+    return None
+
+
+def _listed(own: list[Path], latents: list[Path]) -> str:
+    """Return the value of `data=` for some latents files: their folder where it has many and no others."""
+    if len(own) == 1:
+        return str(own[0])
+    folder = Path(os.path.commonpath(own))
+    below = [path for path in latents if folder in path.parents and is_latents_name(path.name)]
+    return f"{folder}/" if len(own) > _LISTED and set(below) == set(own) else f"[{','.join(map(str, own))}]"
+
+
+def _command(name: str, *args: str) -> str:
+    return shlex.join(["nenya", name, *args])
+
+
+def _check_report(out: Path, folder: Path, *, clobber: bool) -> None:
+    if out.suffix not in (".json", ".csv"):
+        raise OptionError(f"out={out}: wanted is a file that ends in .json or .csv")
+    if folder.resolve() in out.resolve().parents:
+        raise OptionError(f"out={out}: nothing is written into the folder that is looked at; name another place")
+    if out.exists() and not clobber:
+        raise OutputError(f"{out} exists already: clobber=true replaces it, out= names another place")
+
+
+def _write_report(found: list[Finding], out: Path) -> None:
+    rows: list[dict[str, Any]] = [asdict(finding) for finding in found]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".json":
+        with atomic_path(out) as temporary:
+            temporary.write_text(json.dumps(rows, indent=1) + "\n")
+        return
+    import pandas as pd
+
+    columns = ["path", "verdict", "what", "command", "notes"]
+    write_table(pd.DataFrame([{**row, "notes": "; ".join(row["notes"])} for row in rows], columns=columns), out)

@@ -1,0 +1,150 @@
+"""The command `nenya portal`: checks, opens and serves, or writes the page without a server."""
+
+import gc
+import logging
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nenya.archive.folder import open_version
+from nenya.errors import OptionError
+from nenya.latents.files import open_latents
+from nenya.options.commands import PortalOptions
+from nenya.options.extras import need
+from nenya.options.sections import build_options, to_dict
+from nenya.storage.paths import local_path
+
+if TYPE_CHECKING:
+    from nenya.portal.dataset import Archive
+
+log = logging.getLogger(__name__)
+
+
+def run(options: PortalOptions) -> int:
+    """Serve the portal until it is interrupted, or write its page without a server.
+
+    Args:
+        options: of `scripts/portal.py`.
+
+    Returns:
+        0.
+
+    Raises:
+        NenyaError: A file cannot be used, an option is not possible, or panel is not installed.
+    """
+    if options.table and options.archive_dir:
+        raise OptionError(f"table={options.table} and archive={options.archive_dir}: give one of them")
+    if not options.table and not options.archive_dir:
+        raise OptionError("table= is needed, such as table=cutouts.parquet, or archive=, an archive of nenya update")
+    if options.latents and options.data:
+        raise OptionError("latents= and data= are the same: give one")
+    need("portal", "the portal")
+    opened, name = _folder(options) if options.archive_dir else _files(options)
+
+    def noted() -> "Archive":
+        archive = opened()
+        for note in archive.notes:
+            log.warning("%s", note)
+        return archive
+
+    if options.export:
+        from nenya.portal.export import write_page
+
+        place = write_page(
+            noted(), Path(local_path(options.export)), Path(name).stem if options.table else name, options
+        )
+        log.info("%s: open it in a browser, no server is needed", place)
+        return 0
+    return _serve(options, noted, name)
+
+
+def _files(options: PortalOptions) -> tuple["Callable[[], Archive]", str]:
+    """Return what opens the files that are named, and their name."""
+    from nenya.portal.dataset import open_archive
+
+    table, cache = local_path(str(options.table)), options.loader.cache_dir
+    latents = options.latents or options.data
+    projector = local_path(options.projector) if options.projector else None
+
+    def opened() -> "Archive":
+        log.info("reading %s", table)
+        return open_archive(
+            table,
+            open_latents(latents, cache, allow_external=options.loader.allow_external) if latents else None,
+            options.images,
+            cache,
+            projector,
+        )
+
+    return opened, table.name
+
+
+def _folder(options: PortalOptions) -> tuple["Callable[[], Archive]", str]:
+    """Return what opens an archive folder, and its name; its weights are there for images of one's own."""
+    from nenya.portal.dataset import open_version_archive
+
+    place, cache = str(options.archive_dir), options.loader.cache_dir
+    first = open_version(place, options.version, cache)
+    if options.ckpt is None:
+        found = build_options(PortalOptions, first.with_settings(to_dict(options)))
+        options.model, options.preprocess, options.trainer = found.model, found.preprocess, found.trainer
+        options.ckpt = str(first.weights())
+
+    def opened() -> "Archive":
+        log.info("reading %s, version %s", place, first.name)
+        return open_version_archive(open_version(place, first.name, cache))
+
+    return opened, f"{Path(place).name} {first.name}"
+
+
+def reached_by(address: str) -> str:
+    """Return how other machines reach a server that listens on an address; `0.0.0.0` and `::` stand for all."""
+    if address in ("0.0.0.0", "::"):  # what a user gave
+        family, far = (socket.AF_INET, "192.0.2.1") if address != "::" else (socket.AF_INET6, "2001:db8::1")
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:  # says by which way it would go; nothing is sent
+                probe.connect((far, 9))
+                address = probe.getsockname()[0]
+        except OSError:  # no network: its name is all there is
+            address = socket.gethostname()
+    return f"[{address}]" if ":" in address else address
+
+
+def _serve(options: PortalOptions, opened: "Callable[[], Archive]", name: str) -> int:
+    from nenya.portal.encoder import Encoder
+    from nenya.portal.guard import LOCAL
+    from nenya.portal.server import Portal, make_server, make_token
+
+    encoder = Encoder(options.ckpt, options) if options.ckpt else None
+
+    def checked() -> "Archive":
+        archive = opened()
+        trust = encoder.check(archive) if encoder is not None else ""
+        if trust:
+            archive.notes.append(trust)
+            log.warning("%s", trust)
+        return archive
+
+    local = options.address in LOCAL
+    token = options.token or (None if local else make_token())
+    origins = [options.origins] if isinstance(options.origins, str) else list(options.origins or [])
+    portal = Portal(checked(), name, encoder, options.limit_mb, token, reopen=checked, upload=options.upload)
+    server = make_server(portal, options.address, options.port, origins)
+    server.start()
+    gc.freeze()  # what is there now stays: it need not be looked through again for each page that opens
+    host = "127.0.0.1" if local else reached_by(options.address)
+    login = f"login?token={token}" if token else ""
+    log.info(
+        "%s rows: open http://%s:%d/%s   (Ctrl-C ends it)", f"{portal.archive.columns.rows:,}", host, server.port, login
+    )
+    if not local:
+        log.info(
+            "others need the whole address, with its token; nothing is encrypted: use it in networks that you trust"
+        )
+    try:
+        server.io_loop.start()
+    finally:
+        server.stop()
+        portal.close()
+    return 0

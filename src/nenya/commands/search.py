@@ -1,0 +1,420 @@
+"""`nenya search`: the cutouts most similar to examples, under conditions, without near-copies."""
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nenya.archive.folder import open_version
+from nenya.commands.output import say
+from nenya.data.cutouts import inspect_cutouts
+from nenya.errors import InputFileError, OptionError
+from nenya.io import TABLE_SUFFIXES, read_table, write_table
+from nenya.latents.files import open_latents
+from nenya.latents.index import Answer, Archive, FileArchive, IndexArchive
+from nenya.latents.index_s3 import fetch_index
+from nenya.latents.similarity import Float64Array, IntArray, direction
+from nenya.options.commands import SearchOptions
+from nenya.options.extras import need
+from nenya.options.sections import ExtractOptions, Options, build_options, to_dict
+from nenya.plotting import closest_strip
+from nenya.storage.arrays import read_arrays
+from nenya.storage.disk import check_output
+from nenya.storage.paths import expand, fetch, find_sources, local_path
+from nenya.storage.s3.service import is_s3
+from nenya.storage.texts import lines_of
+from nenya.tables.conditions import Conditions
+from nenya.tables.names import base_name
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger(__name__)
+
+EARTH_KM = 6371.0
+_FIGURE = "outputs/search/closest.png"
+_MORE = 4  # times as many neighbours when too many of them are near-copies
+_MOST = 100_000
+_SHOWN = ("lat", "lon", "datetime", "DT", "UID")
+
+
+def run(options: SearchOptions) -> int:
+    """Find the cutouts closest to the examples, print them, and write and draw them where that is asked for.
+
+    Args:
+        options: of `scripts/search.py`.
+
+    Returns:
+        0.
+
+    Raises:
+        NenyaError: There is nothing to search, an example is not there, or a condition is none.
+    """
+    if options.out and Path(options.out).suffix not in TABLE_SUFFIXES:
+        raise OptionError(f"out={options.out}: wanted is one of {', '.join(TABLE_SUFFIXES)}")
+    for place in _outputs(options):
+        check_output(place, options.clobber or place.suffix not in TABLE_SUFFIXES)
+    archive = open_archive(options)
+    like, unlike = (_rows(archive, given) for given in (options.like, options.unlike))
+    pictures = image_examples(options, cutout_side(options, archive))
+    if not len(like) and not len(pictures):
+        raise OptionError("like= or image= is needed: what the closest are wanted of")
+    examples = archive.take(like) if len(like) else np.empty((0, archive.dim), np.float32)
+    if len(pictures):
+        examples = np.concatenate([examples, _image_latents(options, pictures, archive)])
+    query = direction(examples, archive.take(unlike) if len(unlike) else None)
+    sql = conditions(options).sql(archive.columns)
+    known = np.concatenate([like, unlike])
+    answer = find(archive, query, options, sql, known)
+    found = table_of(archive, answer)
+    _show(found, answer, options, sql)
+    if options.out and len(found):
+        write_table(found, local_path(options.out))
+        log.info("%s", options.out)
+    if options.images and len(found):
+        _draw(archive, found, answer, (like, pictures), options)
+    return 0
+
+
+def _outputs(options: SearchOptions) -> list[Path]:
+    """Return the files that a search writes: its table and its picture."""
+    table = [local_path(options.out)] if options.out else []
+    return [*table, _figure_place(options)] if options.images else table
+
+
+def _figure_place(options: SearchOptions) -> Path:
+    return local_path(options.figure or (str(Path(options.out).with_suffix(".png")) if options.out else _FIGURE))
+
+
+def open_archive(options: SearchOptions) -> Archive:
+    """Open what is searched: `index`, `archive`, or `data` with `table`.
+
+    Raises:
+        OptionError: None of them is given, or both; or LanceDB is not installed, which an index needs.
+        InputFileError: It is not there.
+    """
+    given = {"index": options.index, "data": options.data, "archive": options.archive_dir}
+    given = {name: value for name, value in given.items() if value}
+    if len(given) > 1:
+        raise OptionError(f"{' and '.join(f'{name}={value}' for name, value in given.items())}: give one of them")
+    if not given:
+        raise OptionError(
+            "index= or data= is needed, or archive=: an index of nenya index, latents files, or an archive of nenya "
+            "update"
+        )
+    if options.archive_dir:
+        return open_version(options.archive_dir, options.version, options.loader.cache_dir).index()
+    if not options.index:
+        table = read_table(local_path(options.table)) if options.table else None
+        return FileArchive(
+            open_latents(options.data, options.loader.cache_dir, allow_external=options.loader.allow_external), table
+        )
+    need("search", f"index={options.index}")
+    if not is_s3(options.index):
+        return IndexArchive(local_path(options.index))
+    folder = fetch_index(options.index, options.loader.cache_dir)
+    if folder is None:
+        raise InputFileError(f"{options.index}: no index of nenya; nenya index data=... out={options.index} makes one")
+    return IndexArchive(folder)
+
+
+def conditions(options: SearchOptions) -> Conditions:
+    """Return the conditions of the options."""
+    own = options.DT if isinstance(options.DT, str | None) else list(options.DT)
+    return Conditions(
+        region=_list(options.region),
+        lon=options.lon,
+        lat=options.lat,
+        dates=options.dates,
+        season=_list(options.season),
+        DT=own,
+        clear=options.clear,
+        sensor=_list(options.of_sensor),
+        where=options.where,
+    )
+
+
+def find(archive: Archive, query: Float64Array, options: SearchOptions, sql: str | None, known: IntArray) -> Answer:
+    """Return the closest rows that are neither examples nor, where that is asked for, near-copies.
+
+    Args:
+        archive: what is searched.
+        query: (D,).
+        options: k, exact, device, distinct, apart_km and apart_hours count.
+        sql: a condition.
+        known: rows of the examples.
+    """
+    careful = options.distinct or options.apart_km is not None or options.apart_hours is not None
+    count = options.k + len(known)
+    while True:
+        answer = archive.search(query, count, sql, exact=options.exact, device=options.device)
+        good = ~np.isin(answer.rows, known)
+        rows, cosine = answer.rows[good], answer.cosine[good]
+        if careful:
+            kept = far_apart(
+                archive.describe(np.concatenate([known, rows])), len(known), options.k,
+                distinct=options.distinct, km=options.apart_km, hours=options.apart_hours,
+            )  # fmt: skip
+            rows, cosine = rows[kept], cosine[kept]
+        if len(rows) >= options.k or len(answer.rows) < count or count >= _MOST:
+            return Answer(rows[: options.k], cosine[: options.k], answer.exact, answer.recall)
+        count = min(_MORE * count, _MOST)
+
+
+def far_apart(
+    table: "pd.DataFrame",
+    examples: int,
+    k: int,
+    *,
+    distinct: bool = False,
+    km: float | None = None,
+    hours: float | None = None,
+) -> IntArray:
+    """Return which rows are no near-copies of an example or of a row before them that is kept.
+
+    Args:
+        table: the examples, then the rows, closest first; columns filename, lat, lon, datetime as far as needed.
+        examples: how many of the first rows are examples.
+        k: so many are enough.
+        distinct: rows of one `filename` are near-copies.
+        km: rows within so many km, and `hours` where they are given, are near-copies.
+        hours: rows within so many hours, and `km` where they are given, are near-copies.
+
+    Returns:
+        (m,) numbers of the rows, without the examples, at most k.
+
+    Raises:
+        OptionError: The table lacks a column.
+    """
+    wanted = {"filename": distinct, "lat": km is not None, "lon": km is not None, "datetime": hours is not None}
+    missing = [name for name, needed in wanted.items() if needed and name not in table]
+    if missing:
+        raise OptionError(f"distinct= and apart_...= need the columns {', '.join(missing)}, which the table lacks")
+    near = _nearness(table, km, hours)
+    names = table["filename"].to_numpy() if distinct else None
+    kept, found = list(range(examples)), []
+    for row in range(examples, len(table)):
+        before = np.array(kept, np.int64)
+        copy = names is not None and bool((names[before] == names[row]).any())
+        if not copy and near is not None:
+            copy = bool(near(row, before).any())
+        if not copy:
+            kept.append(row)
+            found.append(row - examples)
+            if len(found) == k:
+                break
+    return np.array(found, np.int64)
+
+
+def _nearness(
+    table: "pd.DataFrame", km: float | None, hours: float | None
+) -> Callable[[int, IntArray], NDArray[np.bool_]] | None:
+    """Return what says which rows are near another, in space and time; unknown places and times are near nothing."""
+    if km is None and hours is None:
+        return None
+    if km is not None:
+        lat, lon = np.radians(table["lat"].to_numpy(np.float64)), np.radians(table["lon"].to_numpy(np.float64))
+    if hours is not None:
+        moments = table["datetime"].to_numpy("datetime64[us]")
+
+    def near(row: int, others: IntArray) -> NDArray[np.bool_]:
+        close = np.ones(len(others), bool)
+        if km is not None:  # haversine, exact for near places
+            half = np.sin((lat[others] - lat[row]) / 2) ** 2
+            half += np.cos(lat[others]) * np.cos(lat[row]) * np.sin((lon[others] - lon[row]) / 2) ** 2
+            close &= 2 * EARTH_KM * np.arcsin(np.sqrt(np.minimum(half, 1))) <= km
+        if hours is not None:
+            close &= np.abs((moments[others] - moments[row]) / np.timedelta64(1, "h")) <= hours
+        return close
+
+    return near
+
+
+def table_of(archive: Archive, answer: Answer) -> "pd.DataFrame":
+    """Return the table of an answer: rank, cosine, answer (exact or approximate), recall, and the archive's columns."""
+    found = archive.describe(answer.rows)
+    found.insert(0, "rank", np.arange(1, len(found) + 1))
+    found.insert(1, "cosine", answer.cosine)
+    found.insert(2, "answer", "exact" if answer.exact else "approximate")
+    found.insert(3, "recall", math.nan if answer.recall is None else answer.recall)
+    return found
+
+
+def cutout_side(options: SearchOptions, archive: Archive) -> int:
+    """Return the pixels a side of the archive's cutouts, 0 where nothing says it.
+
+    Asked are `images`, the latents, the cutout file beside them, and the model, in this order.
+    """
+    if options.image is None:
+        return 0
+    if not options.images and (said := archive.provenance.get("image_size")):
+        return int(said)
+    place: Path | None = None
+    if options.images:
+        place = fetch(find_sources(options.images)[:1], options.loader.cache_dir)[0]
+    elif isinstance(archive, FileArchive):
+        part = archive.latents.parts[0]
+        beside = [part.path.parent / base_name(name) for name in part.names]
+        place = next((path for path in beside if path.is_file()), None)
+    if place is not None and place.is_file():
+        return next(iter(inspect_cutouts(place).partitions.values())).height
+    return options.model.image_size or 0
+
+
+def image_examples(options: SearchOptions, side: int = 0) -> list[NDArray[np.floating]]:
+    """Return the images of `image=`, in the size of the archive's cutouts.
+
+    Args:
+        options: image counts.
+        side: pixels a side of the archive's cutouts, to which images of a multiple are averaged down; 0 if unknown.
+
+    Raises:
+        InputFileError: A file is not there, holds no image, one with missing pixels, or one of another size.
+        OptionError: Another kind of file.
+    """
+    from nenya.analyze_image import resized
+
+    found: list[NDArray[np.floating]] = []
+    for place in _list(options.image):
+        for image in read_image(place):
+            if missing := int((~np.isfinite(image)).sum()):
+                raise InputFileError(f"{place}: {missing} pixels are missing (NaN): it has no latent; fill them")
+            try:
+                found.append(resized(image, side))
+            except InputFileError as error:
+                raise InputFileError(f"{place}: {error}") from error
+            if found[-1] is not image:
+                log.info(
+                    "%s: averaged from %d to %d pixels a side, as the archive's cutouts have", place, len(image), side
+                )
+    if found and not side:
+        log.warning(
+            "how many pixels the archive's cutouts have is not known: images are taken as they are; images= says it"
+        )
+    return found
+
+
+def read_image(place: str) -> list[NDArray[np.floating]]:
+    """Return the images in a .npy or .npz file, or one row of a cutout file (`file.h5:partition:row`)."""
+    path, _, rest = place.partition(".h5:")
+    if rest:
+        partition, _, row = rest.partition(":")
+        if not row.isdecimal():
+            raise OptionError(f"image={place}: wanted is <cutout file>.h5:<partition>:<row>")
+        return [_read_cutout(local_path(f"{path}.h5"), partition, int(row))]
+    if not place.endswith((".npy", ".npz")):
+        raise OptionError(f"image={place}: wanted is .npy, .npz or <cutout file>.h5:<partition>:<row>")
+    images: list[NDArray[np.floating]] = []
+    for array in read_arrays(local_path(place)).values():
+        if array.ndim not in (2, 3, 4) or array.dtype.kind not in "fiu" or (array.ndim == 4 and array.shape[1] != 1):
+            raise InputFileError(
+                f"{place}: an array of shape {array.shape} came; wanted is (H, W), (N, H, W), (N, 1, H, W)"
+            )
+        images += list(array.reshape(-1, *array.shape[-2:]))
+    return images
+
+
+def _read_cutout(path: Path, partition: str, row: int) -> NDArray[np.float32]:
+    found = inspect_cutouts(path, (partition,))
+    with found.reader(partition) as reader:
+        if row >= len(reader):
+            raise InputFileError(f"{path}: no row {row}; {partition} has {len(reader)}")
+        image = reader.read(row, row + 1)[0]
+    return np.asarray(image.reshape(image.shape[-2:]))
+
+
+def _image_latents(options: SearchOptions, images: Sequence[NDArray[np.floating]], archive: Archive) -> Any:
+    """Return the latents of images, (n, D), by the model of the options."""
+    from nenya.analyze_image import get_latents
+    from nenya.storage.disk import sha256_file
+
+    values = to_dict(options)
+    weights = options.ckpt or options.model.weights
+    if options.archive_dir:
+        opened = open_version(options.archive_dir, options.version, options.loader.cache_dir)
+        weights = str(opened.weights())
+        values = opened.with_settings(values)
+    if not weights:
+        raise OptionError("image= needs the weights that the latents were made with: model=v5, or ckpt=")
+    weights = weights if is_s3(weights) else expand(weights)
+    opt = build_options(ExtractOptions, {f.name: values[f.name] for f in fields(Options)})
+    latents = np.concatenate([get_latents(image, weights, opt, side=0)[0] for image in images])
+    if latents.shape[1] != archive.dim:
+        raise OptionError(f"the model gives latents of {latents.shape[1]} numbers, those searched have {archive.dim}")
+    made = archive.provenance.get("checkpoint_sha256")
+    if made and not is_s3(weights) and Path(weights).is_file() and sha256_file(Path(weights)) != made:
+        log.warning(
+            "%s: not the file of the latents' weights (%s): those of another model mean nothing", weights, made[:12]
+        )
+    return latents
+
+
+def _rows(archive: Archive, given: Any) -> IntArray:
+    return np.array([archive.find(example) for example in _list(given)], np.int64)
+
+
+def _list(given: Any) -> list[str]:
+    if given is None:
+        return []
+    return [str(value) for value in given] if isinstance(given, list | tuple) else [str(given)]
+
+
+def _show(found: "pd.DataFrame", answer: Answer, options: SearchOptions, sql: str | None) -> None:
+    columns = ["rank", "cosine", "pp_file", "pp_type", "pp_idx", *(name for name in _SHOWN if name in found)]
+    if not len(found):
+        kept = f"; {options.out} is not written" if options.out else ""
+        say(f"nothing found: no other row with a latent {f'fulfils {sql}' if sql else 'is there'}{kept}")
+        return
+    say(f"{answer.label}{f' where {sql}' if sql else ''}")
+    say(lines_of(found[columns].to_string(index=False, float_format=lambda value: f"{value:.4f}").splitlines()))
+    if len(found) < options.k:
+        say(f"{len(found)} of k={options.k}: there are no more")
+
+
+def place_and_date(row: Mapping[str, Any]) -> str:
+    """Return where and when a row of a table is, in up to two lines; what it lacks is left out."""
+    import pandas as pd
+
+    lines = []
+    if {"lat", "lon"} <= set(row) and all(pd.notna(row[name]) and np.isfinite(row[name]) for name in ("lat", "lon")):
+        lat, lon = float(row["lat"]), (float(row["lon"]) + 180) % 360 - 180
+        lines.append(f"{abs(lat):.1f}\N{DEGREE SIGN}{'NS'[lat < 0]} {abs(lon):.1f}\N{DEGREE SIGN}{'EW'[lon < 0]}")
+    date = pd.to_datetime(row.get("datetime"), errors="coerce")
+    if not pd.isna(date):
+        lines.append(f"{date:%Y-%m-%d}")
+    return "\n".join(lines)
+
+
+def _draw(
+    archive: Archive,
+    found: "pd.DataFrame",
+    answer: Answer,
+    examples: tuple[IntArray, Sequence[NDArray[np.floating]]],
+    options: SearchOptions,
+) -> None:
+    """Draw the examples and the closest."""
+    import pandas as pd
+
+    from nenya.data.table_images import TableImages
+
+    table = pd.concat([archive.describe(examples[0]), found], ignore_index=True)
+    images = TableImages(options.images, table, options.loader)
+    cutouts = images.read(np.arange(len(table)))
+    own = len(examples[0])
+    path = _figure_place(options)
+    closest_strip(
+        np.stack([*cutouts[:own], *(image - np.mean(image) for image in examples[1])]),
+        cutouts[own:],
+        found["cosine"].to_numpy(),
+        path,
+        labels=[place_and_date(row) for row in found.to_dict("records")],
+        query_label="example",
+        query_labels=[place_and_date(row) for row in table[:own].to_dict("records")] + [""] * len(examples[1]),
+        title=f"closest by cosine: {answer.label}",
+    )
+    log.info("%s", path)

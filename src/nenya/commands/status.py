@@ -1,0 +1,144 @@
+"""`nenya status`: what is in an archive, what is missing or unfinished, and what made it."""
+
+import json
+from dataclasses import asdict, dataclass, field
+
+from nenya.archive.check import VersionStatus, sizes_of, unnamed_files, version_status
+from nenya.archive.folder import Folder
+from nenya.archive.lease import Lease
+from nenya.commands.output import say
+from nenya.errors import InputFileError, OptionError
+from nenya.options.commands import StatusOptions
+from nenya.storage.lockfile import holder_of
+from nenya.storage.texts import Lines
+
+
+@dataclass
+class Status:
+    """What there is of an archive.
+
+    Attributes:
+        place: the archive.
+        versions: name -> what there is.
+        unfinished: version -> number of files that an update has begun and not finished.
+        holder: who is updating it now; empty for nobody.
+        unnamed: cutouts, latents and tables that lie there and belong to no version; where all was looked for.
+    """
+
+    place: str
+    versions: dict[str, VersionStatus]
+    unfinished: dict[str, int]
+    holder: str
+    unnamed: list[str] = field(default_factory=list)
+
+    @property
+    def good(self) -> bool:
+        """Whether all is whole, and finished unless somebody is at it."""
+        broken = any(v.missing or v.damaged for v in self.versions.values())
+        return not (self.unfinished and not self.holder) and not broken and not self.unnamed
+
+
+def run(options: StatusOptions) -> int:
+    """Say what is in an archive.
+
+    Args:
+        options: of `scripts/status.py`.
+
+    Returns:
+        0 if all is whole, 1 if something is unfinished or damaged.
+
+    Raises:
+        NenyaError: There is no archive, or it cannot be read.
+    """
+    if not options.archive_dir:
+        raise OptionError("archive= is needed: the archive's folder or s3:// address")
+    status = status_of(options.archive_dir, options.version, options.loader.cache_dir, check=options.check)
+    if options.json:
+        say(Lines(json.dumps({**asdict(status), "good": status.good}, indent=1)))
+    else:
+        _say(status)
+    return 0 if status.good else 1
+
+
+def status_of(place: str, version: str | None = None, cache_dir: str | None = None, *, check: bool = False) -> Status:
+    """Return what there is of an archive.
+
+    Args:
+        place: a folder or an s3:// address.
+        version: one model version; None for all.
+        cache_dir: of unfinished work for an archive on S3.
+        check: read every file and compare its hash.
+
+    Raises:
+        InputFileError: There is no archive.
+        OptionError: There is no such version.
+        StorageError: An S3 service does not answer.
+    """
+    folder = Folder(place, cache_dir)
+    manifest = folder.read()
+    unfinished = {name: count for name, count in _unfinished(folder).items() if version in (None, name)}
+    if folder.url is None and folder.root.is_file():
+        raise InputFileError(f"{place} is a file: give the archive's folder")
+    if not manifest and not unfinished:
+        raise InputFileError(f"{place}: no archive; nenya update archive={place} model=... ckpt=... new=... makes one")
+    if version is not None and version not in manifest:
+        raise OptionError(f"version={version}: {place} has {', '.join(manifest) or 'none yet'}")
+    sizes = sizes_of(folder)
+    found = {
+        name: version_status(folder, about, sizes, check=check)
+        for name, about in manifest.items()
+        if version in (None, name)
+    }
+    holder = _holder(folder)
+    unnamed = unnamed_files(folder, manifest, sizes) if check and not holder else []
+    return Status(place, found, unfinished, holder, unnamed)
+
+
+def _unfinished(folder: Folder) -> dict[str, int]:
+    """Return version -> files in work; 0 for a version whose first file is not begun."""
+    found: dict[str, int] = {}
+    for path in folder.work.glob("*"):
+        if path.is_dir() and path.name != "uploads":
+            count = sum(inner.is_dir() and inner.name != "begin" for inner in path.iterdir())
+            found[path.name] = count
+    return found
+
+
+def _holder(folder: Folder) -> str:
+    """Return who is updating an archive."""
+    if folder.url is not None:
+        said = Lease(folder).holder()
+        return f"process {said.get('pid')} on {said.get('host')} since {said.get('since')}" if said else ""
+    found = holder_of(folder.work / "lock")  # that of a killed process lies there, held by nobody
+    return found.who if found is not None else ""
+
+
+def _say(status: Status) -> None:
+    for name, version in status.versions.items():
+        rows = ", ".join(f"{partition} {count:,}" for partition, count in version.rows.items())
+        model = version.model
+        say(f"{status.place}, version {name}")
+        say(f"  there       {version.files} files, {rows or 'no'} cutouts, {version.bytes / 1e6:.1f} MB")
+        if version.dates:
+            say(f"  dates       {version.dates[0]} to {version.dates[1]}")
+        if version.left_out:
+            say(f"  left out    {version.left_out} cutouts with missing pixels have no latent")
+        if version.empty:
+            say(f"  empty       {version.empty} granules without a cutout")
+        say(f"  index       {version.indexed} rows, {version.searched_by}")
+        weights = model["weights_sha256"][:16]
+        say(f"  model       {model['name']}: {model['ssl_model']}, {model['feat_dim']} numbers, weights {weights}")
+        made = ", ".join(f"{key} {value}" for key, value in version.made.items() if key != "date" and value)
+        say(f"  begun       {version.made.get('date')} by {made}")
+        say(f"  last added  {version.last}; files by nenya {', '.join(version.nenya)}")
+        for what, names in (("MISSING", version.missing), ("DAMAGED", version.damaged)):
+            for file in names:
+                say(f"  {what:11s} {file}")
+    for file in status.unnamed:
+        say(f"UNNAMED       {file}: no version names it; nenya update of its cutouts brings it in again")
+    for name, count in status.unfinished.items():
+        rest = "in work" if status.holder else "unfinished; the same nenya update again does the rest"
+        say(f"version {name}: {count} files {rest}")
+    if status.holder:
+        say(f"being updated by {status.holder}")
+    say("all is whole" if status.good else "not all is whole")

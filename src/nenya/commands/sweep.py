@@ -1,0 +1,145 @@
+"""Many files as many jobs: `nenya extract --multirun`, with any of Hydra's launchers."""
+
+import logging
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from nenya import cli
+from nenya.errors import Interrupted, NenyaError, OptionError
+from nenya.extraction.shard import find_shard, share
+from nenya.options.extras import need
+from nenya.options.files import config_dir
+from nenya.options.sections import ExtractOptions, build_options
+from nenya.storage.paths import find_sources
+from nenya.storage.temporaries import temporary_folder
+
+log = logging.getLogger(__name__)
+
+FLAGS = ("--multirun", "-m")
+
+
+def run(name: str, args: Sequence[str]) -> int:
+    """Run one job for each file of `data=`.
+
+    Args:
+        name: the command; only `extract` has files that do not depend on one another.
+        args: its overrides, `--multirun`, and Hydra's own, such as `hydra/launcher=slurm`.
+
+    Returns:
+        0 if all is done, 1 if some files failed.
+
+    Raises:
+        OptionError: Another command, options that are not possible, or a launcher that is not installed.
+        NenyaError: Files that are not there.
+    """
+    if name != "extract":
+        raise OptionError(f"--multirun is for extract, a job for each file; nenya {name} is one job")
+    hydras = [arg for arg in args if arg.startswith(("hydra.", "hydra/", "+hydra", "++hydra"))]
+    rest = [arg for arg in args if arg not in (*hydras, *FLAGS)]
+    options = cli.compose(name, rest)
+    launcher = next((arg for arg in hydras if arg.startswith("hydra/launcher=")), "")
+    _check_launcher(options, launcher)
+    places = [str(source) for source in find_sources(options.data)]
+    shard = find_shard(options.shard, options.data)
+    if shard[1] > 1:
+        every, places = len(places), share(places, *shard)
+        log.info("shard %d/%d: %d of %d files", *shard, len(places), every)
+        if not places:
+            return 0
+    data = ",".join(cli.quote(place) for place in places)
+    overrides = [o for o in cli.prepare(name, rest) if not o.startswith(("data=", "shard="))]
+    with temporary_folder("nenya-sweep-") as unused:  # without a launcher there are no logs to keep
+        where = [] if launcher else [f"hydra.sweep.dir={cli.quote(str(unused))}"]
+        results = _launch(name, [*overrides, *hydras, *where, f"data={data}"])
+    failed = [(place, line) for place, (code, line) in zip(places, results, strict=True) if code]
+    for place, line in failed:
+        log.error("  failed   %s: %s", place, line)
+    log.info("%d jobs: %d done, %d failed", len(places), len(places) - len(failed), len(failed))
+    return 1 if failed else 0
+
+
+def _check_launcher(options: ExtractOptions, launcher: str) -> None:
+    """Refuse what would start the whole sweep anew in each process of a job."""
+    from nenya.runtime.trainer import check_trainer
+
+    if not launcher and check_trainer(options.trainer) > 1:
+        raise OptionError(
+            "--multirun runs its jobs in this process, and trainer.devices starts several: leave out --multirun, "
+            "set trainer.devices=1, or choose a launcher (hydra/launcher=local, hydra/launcher=slurm)"
+        )
+    if launcher:
+        need("slurm", launcher)
+
+
+def _launch(name: str, overrides: Sequence[str]) -> list[tuple[int, str]]:
+    """Let Hydra run the jobs; returns exit code and line of each, in order."""
+    from hydra._internal.hydra import Hydra
+    from hydra._internal.utils import create_config_search_path
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+
+    cli.store_schema(name)
+    GlobalHydra.instance().clear()
+    hydra = Hydra.create_main_hydra2(task_name=name, config_search_path=create_config_search_path(str(config_dir())))
+    try:
+        batches = hydra.multirun(config_name=name, task_function=_job, overrides=list(overrides))
+    except HydraException as error:
+        raise OptionError(cli.first_cause(error)) from error
+    except RuntimeError as error:
+        if "srun" not in str(error):
+            raise
+        raise OptionError(
+            "hydra/launcher=slurm: there is no SLURM here (no srun): run it where jobs are submitted, or take "
+            "hydra/launcher=local"
+        ) from error
+    except submitit_errors() as error:
+        raise NenyaError(
+            f"a job did not end by itself ({str(error).strip().splitlines()[0]}): its log says why"
+        ) from error
+    finally:
+        GlobalHydra.instance().clear()
+    return [job.return_value for batch in batches for job in batch]
+
+
+def submitit_errors() -> tuple[type[Exception], ...]:
+    """Return the errors with which the launcher reports a job that died."""
+    try:
+        from submitit.core.utils import FailedJobError, UncompletedJobError
+    except ImportError:
+        return ()
+    return FailedJobError, UncompletedJobError
+
+
+def _job(config: Any) -> tuple[int, str]:
+    """Extract one file (in a process of the launcher's); returns exit code and what there is to say."""
+    from omegaconf import OmegaConf
+
+    from nenya import latents_extraction
+
+    cli.set_up_logging()
+    _join_tasks()
+    values = OmegaConf.to_container(config)
+    assert isinstance(values, dict)
+    try:
+        options = build_options(ExtractOptions, {str(key): value for key, value in values.items()})
+        return latents_extraction.run(options), ""
+    except Interrupted as error:
+        if "SUBMITIT_EXECUTOR" in os.environ:
+            raise  # so that the launcher sees a job that did not end by itself
+        return error.exit_code, str(error)
+    except NenyaError as error:
+        return error.exit_code, str(error)
+    except Exception as error:
+        log.exception("%s", error)
+        return 2, f"{type(error).__name__}: {error}"
+
+
+def _join_tasks() -> None:
+    """Make the tasks of one job know of each other, where a launcher has started several."""
+    if "SUBMITIT_EXECUTOR" not in os.environ:
+        return
+    import submitit
+
+    if submitit.JobEnvironment().num_tasks > 1:
+        submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False)

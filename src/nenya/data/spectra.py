@@ -1,0 +1,412 @@
+"""Power spectra of cutouts, averaged over directions, and their slopes.
+
+Each cutout loses its mean and a plane (a linear trend along each axis), is multiplied by a Hann window in both
+directions and transformed; |FFT|^2 is averaged over the waves within each of S / 2 equal bins from k = 0 to the largest
+|k|, the corners of the plane included. beta is the slope of log P against log wavelength at the bins' centres over a
+band, so P ~ wavelength^beta; alpha = -beta is the slope against log wavenumber. P is a density per area of the plane of
+wavenumbers: a spectrum along a line is less steep by one.
+
+That is the published recipe, and what its figures compare with. Two things make it steeper than a field is: its wide
+bins, whose mean is that of their long waves, and the window's leakage. `PERIODIC` is without both.
+
+Letters: N cutouts, n of them at once, S pixels a side, B bins.
+"""
+
+import functools
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft  # type: ignore[import-untyped, unused-ignore]  # scipy ships no types
+
+from nenya.commands.output import say
+from nenya.data.cutouts import CutoutFile, inspect_cutouts, read_blocks
+from nenya.errors import InputFileError, OptionError, OutputError
+from nenya.options.sections import SpectraOptions
+from nenya.storage.paths import fetch, find_sources, local_path
+from nenya.storage.texts import lines_of
+from nenya.tables.key_columns import read_keys
+from nenya.tables.keys import Joined, cutout_parts, join, part_types
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger(__name__)
+
+Float64Array = NDArray[np.float64]
+
+_FOLDER = "outputs/spectra"
+_ENDS = ("spectrum.png", "spectrum.csv", "alpha.parquet")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a spectrum is taken.
+
+    Attributes:
+        detrend: what is removed beside the mean: "plane", "lines" (a line of its own from each column and then from
+            each row: it takes power from the long waves and bends even white noise), or "none".
+        window: "hann" in both directions, or "none".
+        average: over the waves of a bin, "mean" of P at the centre of the bin, or "log": mean of log P at the mean of
+            log k, in which the width of the bins does not bend a power law.
+        band: least and greatest wavelength in pixels that the slope is fitted over.
+    """
+
+    detrend: str = "plane"
+    window: str = "hann"
+    average: str = "mean"
+    band: tuple[float, float] = (4.0, 40.0)
+
+
+PERIODIC = Recipe(detrend="none", window="none", average="log")
+"""For fields that go on beyond one edge as they begin at the other; it gives their exponent as it is."""
+
+
+@dataclass(frozen=True)
+class Slope:
+    """A fitted power law.
+
+    Attributes:
+        beta: exponent of the wavelength, P ~ wavelength^beta.
+        error: standard error of beta from the scatter of the bins about the line.
+        bins: number of bins that were fitted.
+    """
+
+    beta: float
+    error: float
+    bins: int
+
+    @property
+    def alpha(self) -> float:
+        """Exponent of the wavenumber."""
+        return -self.beta
+
+
+class _Bins:
+    """The waves of a real transform (S, S // 2 + 1), flat, sorted into the bins of |k|.
+
+    Args:
+        size: pixels S along each side.
+        average: of the recipe.
+    """
+
+    def __init__(self, size: int, average: str) -> None:
+        self.size, self.log = size, average == "log"
+        half = size // 2
+        rows = np.rint(np.fft.fftfreq(size) * size).astype(np.int64)[:, None]
+        square = (rows**2 + np.arange(half + 1) ** 2).reshape(-1)
+        # sqrt(2) waves wide, since the largest |k| is sqrt(2) half; in whole numbers, so that no edge is missed.
+        bins = np.minimum([math.isqrt(int(number) // 2) for number in square], half - 1)
+        weight = np.full((size, half + 1), 2.0)  # of the full plane's waves, each stands for two
+        weight[:, [0, half] if size % 2 == 0 else [0]] = 1
+        self.weight = weight.reshape(-1)
+        if self.log:
+            self.weight[0] = 0  # log P is not finite at k = 0
+        self.order = np.argsort(bins, kind="stable")
+        self.starts = np.searchsorted(bins[self.order], np.arange(half))
+        self.weight_sum = np.bincount(bins, weights=self.weight)
+        self.centres: Float64Array = (np.arange(half) + 0.5) * np.sqrt(2) / size
+        if self.log:
+            logs = np.log(np.sqrt(np.maximum(square, 1)) / size)
+            self.centres = np.exp(np.bincount(bins, weights=self.weight * logs) / self.weight_sum)
+
+    def average(self, power: Float64Array) -> Float64Array:
+        """Average power (n, S, S // 2 + 1) over the waves of each bin: (n, B)."""
+        flat = power.reshape(len(power), -1)
+        if self.log:
+            with np.errstate(divide="ignore"):
+                flat = np.log(flat)
+            flat[:, 0] = 0
+        total: Float64Array = np.add.reduceat((flat * self.weight)[:, self.order], self.starts, axis=1)
+        total /= self.weight_sum
+        return np.exp(total) if self.log else total
+
+
+@functools.lru_cache(maxsize=8)
+def _bins(size: int, average: str) -> _Bins:
+    return _Bins(size, average)
+
+
+def wavenumbers(size: int, average: str = "mean") -> Float64Array:
+    """Return where the bins of images of S pixels are: (B,) cycles per pixel, B = S // 2."""
+    return _bins(size, average).centres
+
+
+def power(images: NDArray[np.floating[Any]], recipe: Recipe | None = None) -> Float64Array:
+    """Return the power of each wave of each image.
+
+    Args:
+        images: (n, S, S) or (n, 1, S, S).
+        recipe: how.
+
+    Returns:
+        |FFT|^2, (n, S, S // 2 + 1) float64, in squared units of the image; NaN for an image with pixels that are not
+        finite.
+
+    Raises:
+        InputFileError: Another shape, or fewer than 8 pixels a side.
+    """
+    recipe = recipe or Recipe()
+    fields = _fields(images)
+    fields = _without_trend(fields - fields.mean(axis=(1, 2), keepdims=True), recipe.detrend)
+    if recipe.window == "hann":
+        taper = np.hanning(fields.shape[-1])
+        fields = fields * (taper[:, None] * taper)
+    waves = fft.rfft2(fields)
+    found: Float64Array = waves.real**2 + waves.imag**2
+    return found
+
+
+def radial_power(images: NDArray[np.floating[Any]], recipe: Recipe | None = None) -> Float64Array:
+    """Return the power of each image in each bin of |k|: (n, B) float64; see `power` and `wavenumbers`."""
+    recipe = recipe or Recipe()
+    found = power(images, recipe)
+    return _bins(found.shape[1], recipe.average).average(found)
+
+
+def _fields(images: NDArray[np.floating[Any]]) -> Float64Array:
+    """Return images as (n, S, S) float64."""
+    array = np.asarray(images, dtype=np.float64)
+    if array.ndim == 4 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 3 or array.shape[1] != array.shape[2] or array.shape[2] < 8:
+        raise InputFileError(
+            f"images of shape {np.shape(images)}: wanted is (N, S, S) or (N, 1, S, S) with S of 8 pixels at least"
+        )
+    return array
+
+
+def _without_trend(fields: Float64Array, detrend: str) -> Float64Array:
+    """Remove lines or a plane from fields (n, S, S) whose means are zero."""
+    if detrend == "none":
+        return fields
+    x = np.arange(fields.shape[-1]) - (fields.shape[-1] - 1) / 2
+    x /= np.sqrt((x**2).sum())
+    if detrend == "plane":
+        across = np.ones(len(x)) / np.sqrt(len(x))
+        for first, second in ((x, across), (across, x)):
+            amount = np.einsum("nyx,y,x->n", fields, first, second, optimize=True)
+            fields = fields - amount[:, None, None] * np.outer(first, second)
+        return fields
+    for axis in (1, 2):
+        moved = np.moveaxis(fields, axis, 2)
+        moved = moved - moved.mean(axis=2, keepdims=True)
+        moved = moved - (moved @ x)[..., None] * x
+        fields = np.moveaxis(moved, 2, axis)
+    return fields
+
+
+def fit_slopes(radial: Float64Array, size: int, recipe: Recipe | None = None) -> tuple[Float64Array, Float64Array, int]:
+    """Fit log P against log wavelength by least squares over the bins that lie in the band.
+
+    Args:
+        radial: (n, B), of `radial_power`.
+        size: pixels S along each side of the images.
+        recipe: that they were taken by.
+
+    Returns:
+        beta and its standard error, (n,) each, NaN where a power is zero or not finite; and the number of bins.
+
+    Raises:
+        OptionError: Fewer than three bins lie in the band.
+    """
+    recipe = recipe or Recipe()
+    band, centres = recipe.band, wavenumbers(size, recipe.average)
+    chosen = (1 / centres >= band[0]) & (1 / centres <= band[1])
+    count = int(chosen.sum())
+    if count < 3:
+        raise OptionError(
+            f"band={list(band)} pixels holds {count} of the bins of a {size}-pixel cutout; wanted are at least 3"
+        )
+    x = np.log(1 / centres[chosen])
+    x -= x.mean()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        y = np.log(radial[:, chosen])
+    y[~np.isfinite(y).all(axis=1)] = np.nan
+    y -= y.mean(axis=1, keepdims=True)
+    spread = (x**2).sum()
+    beta: Float64Array = y @ x / spread
+    residual = ((y - beta[:, None] * x) ** 2).sum(axis=1)
+    return beta, np.sqrt(residual / (count - 2) / spread), count
+
+
+@dataclass
+class MeanSpectrum:
+    """The average of spectra that come in blocks.
+
+    Attributes:
+        size: pixels S along each side of the images.
+        recipe: how they are taken.
+        rows: images that went in.
+        left_out: images with pixels that are not finite.
+    """
+
+    size: int
+    recipe: Recipe = field(default_factory=Recipe)
+    rows: int = 0
+    left_out: int = 0
+    _total: Float64Array = field(default_factory=lambda: np.zeros(0), repr=False)
+
+    def add(self, images: NDArray[np.floating[Any]]) -> Float64Array:
+        """Add images (n, S, S) or (n, 1, S, S); returns their own spectra (n, B), NaN for those left out."""
+        found = power(images, self.recipe)
+        good = np.isfinite(found).all(axis=(1, 2))
+        total = found[good].sum(axis=0)
+        self._total = total + self._total if self._total.size else total
+        self.rows += int(good.sum())
+        self.left_out += int((~good).sum())
+        return _bins(self.size, self.recipe.average).average(found)
+
+    @property
+    def wavelength(self) -> Float64Array:
+        """Of the bins (B,), in pixels, the longest first."""
+        return 1 / wavenumbers(self.size, self.recipe.average)
+
+    @property
+    def power(self) -> Float64Array:
+        """The average over the images, then over the waves of each bin: (B,).
+
+        Raises:
+            InputFileError: No image went in.
+        """
+        if not self.rows:
+            raise InputFileError(f"none of {self.left_out} cutouts is free of NaN: no spectrum can be taken")
+        averaged: Float64Array = _bins(self.size, self.recipe.average).average(self._total[None] / self.rows)[0]
+        return averaged
+
+    @property
+    def slope(self) -> Slope:
+        """The power law of the average."""
+        beta, error, count = fit_slopes(self.power[None], self.size, self.recipe)
+        return Slope(float(beta[0]), float(error[0]), count)
+
+
+def file_spectrum(
+    file: CutoutFile, partition: str, recipe: Recipe | None = None
+) -> tuple[MeanSpectrum, Float64Array, Float64Array]:
+    """Take the spectra of a partition.
+
+    Args:
+        file: of `inspect_cutouts`.
+        partition: its name.
+        recipe: how.
+
+    Returns:
+        The average, and for each cutout its alpha = -beta and the standard error of it, (N,) each; NaN for a cutout
+        with pixels that are not finite or all the same.
+    """
+    mean = MeanSpectrum(file.partitions[partition].width, recipe or Recipe())
+    slopes, errors = [], []
+    for block in read_blocks(file, partition):
+        beta, error, _ = fit_slopes(mean.add(block), mean.size, mean.recipe)
+        slopes.append(-beta)
+        errors.append(error)
+    return mean, np.concatenate(slopes), np.concatenate(errors)
+
+
+def run(options: SpectraOptions) -> int:
+    """Take the spectra of the cutout files of `options.data`.
+
+    Args:
+        options: of `scripts/spectra.py`.
+
+    Returns:
+        0.
+
+    Raises:
+        NenyaError: A file cannot be read, an option is not possible, or a result cannot be written.
+    """
+    import pandas as pd
+
+    low, high = options.band
+    recipe = Recipe(options.detrend, options.window, options.average, (float(low), float(high)))
+    folder = local_path(options.out or _FOLDER)
+    names = (options.loader.train_key, options.loader.valid_key)
+    paths = fetch(find_sources(options.data), options.loader.cache_dir)
+    files = [inspect_cutouts(path, names, allow_external=options.loader.allow_external) for path in paths]
+    twice = {path.stem for path in paths if sum(other.stem == path.stem for other in paths) > 1}
+    if twice:
+        raise OptionError(f"two files are named {min(twice)}: give them one at a time, with an out= each")
+    for place in [folder / f"{path.stem}_{end}" for path in paths for end in _ENDS]:
+        if place.exists() and not options.clobber:
+            raise OutputError(f"{place} exists already: clobber=true replaces it, out= names another place")
+    table = _open_table(options, files)
+    slopes = []
+    for file in files:
+        found = {name: file_spectrum(file, name, recipe) for name in file.partitions}
+        _write(folder, file.path, {name: mean for name, (mean, _, _) in found.items()}, options)
+        for name, (_, alpha, error) in found.items():
+            kind = max(part_types(name, *names))
+            columns = {"pp_file": file.path.name, "pp_type": kind, "pp_idx": np.arange(len(alpha))}
+            slopes.append(pd.DataFrame({**columns, "alpha": alpha, "alpha_err": error}))
+        _save_table(pd.concat(slopes[-len(found) :], ignore_index=True), folder / f"{file.path.stem}_alpha.parquet")
+        log.info("%s", lines_of(folder / f"{file.path.stem}_{end}" for end in _ENDS))
+    if table is not None:
+        _write_table(*table, pd.concat(slopes, ignore_index=True), local_path(options.table or ""), folder)
+    return 0
+
+
+def _open_table(options: SpectraOptions, files: Sequence[CutoutFile]) -> "tuple[pd.DataFrame, Joined] | None":
+    """Read the table of the options and join it to the cutouts, before the long work."""
+    from nenya.io import read_table
+
+    if not options.table:
+        return None
+    names = (options.loader.train_key, options.loader.valid_key)
+    parts = cutout_parts([(str(f.path), {n: p.rows for n, p in f.partitions.items()}) for f in files], *names)
+    table = read_table(local_path(options.table))
+    try:
+        return table, join(read_keys(table), parts, "cutout")
+    except InputFileError as error:
+        raise InputFileError(f"{options.table}: {error}") from error
+
+
+def _write(folder: Path, path: Path, spectra: dict[str, MeanSpectrum], options: SpectraOptions) -> None:
+    """Log the slopes, draw the figure and write the numbers."""
+    import pandas as pd
+
+    from nenya.plotting import power_spectra
+
+    low, high = options.band
+    for name, mean in spectra.items():
+        slope = mean.slope
+        left = f", {mean.left_out} left out for NaN" if mean.left_out else ""
+        over = f"over {low:g}-{high:g} px ({slope.bins} bins), {mean.rows} cutouts{left}"
+        say(f"{path.name} {name}: beta {slope.beta:.3f} +- {slope.error:.3f} {over}")
+    power_spectra(
+        {name: (mean.wavelength, mean.power, mean.slope.beta, mean.slope.error) for name, mean in spectra.items()},
+        folder / f"{path.stem}_spectrum.png",
+        band=(low, high),
+        pixel_km=options.pixel_km,
+        title=path.name,
+    )
+    columns = {name: mean.power for name, mean in spectra.items()}
+    first = next(iter(spectra.values()))
+    _save_table(pd.DataFrame({"wavelength_px": first.wavelength, **columns}), folder / f"{path.stem}_spectrum.csv")
+
+
+def _save_table(table: Any, path: Path) -> None:
+    from nenya.io import write_table
+
+    write_table(table, path)
+
+
+def _write_table(table: "pd.DataFrame", joined: Joined, slopes: "pd.DataFrame", place: Path, folder: Path) -> None:
+    """Write a copy of a table with the slopes of its rows."""
+    known = joined.number >= 0
+    columns = {}
+    for name in ("alpha", "alpha_err"):
+        columns[name] = np.full(len(table), np.nan)
+        columns[name][known] = slopes[name].to_numpy()[joined.number[known]]
+    out = folder / f"{place.stem}_alpha{place.suffix}"
+    if out.name in {f"{Path(name).stem}_alpha.parquet" for name in slopes["pp_file"].unique()}:
+        out = folder / f"{place.stem}_with_alpha{place.suffix}"
+    _save_table(table.assign(**columns), out)
+    if joined.note:
+        log.warning("%s: %s", place, joined.note)
+    log.info("%s: alpha of %d of %d rows", out, int(np.isfinite(columns["alpha"]).sum()), len(table))

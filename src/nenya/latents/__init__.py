@@ -1,0 +1,1 @@
+"""Latents files and all that is computed from them."""

@@ -1,0 +1,165 @@
+"""What the principal components of latents look like: the cutouts nearest to each, and images made for each.
+
+Letters: M components, n cutouts of H x H pixels, D the length of a latent, R = 2 M directions: +1, -1, +2, -2, ...
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from nenya.errors import OptionError
+from nenya.pca import PCA
+
+FloatArray = NDArray[np.float32]
+
+_ROUGHNESS = 1.5  # exponent of the amplitude spectrum that optimisation starts from: smooth fields, as SST has
+_RATE = 0.05
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The rows whose latents lie nearest to each direction.
+
+    Attributes:
+        rows: (R, k) int64 row numbers, the nearest first; -1 where there are too few latents.
+        cosines: (R, k) float64, of the latent without the mean and the direction; NaN beside -1.
+    """
+
+    rows: NDArray[np.int64]
+    cosines: NDArray[np.float64]
+
+
+def directions(pca: PCA, modes: int) -> NDArray[np.float64]:
+    """Return the directions +1, -1, +2, -2, ... of the first components: (2 modes, D).
+
+    Raises:
+        OptionError: There are not so many components.
+    """
+    if not 1 <= modes <= len(pca.components):
+        raise OptionError(f"modes={modes}: wanted 1 to {len(pca.components)}, which is how many components there are")
+    first = pca.components[:modes]
+    return np.stack([first, -first], axis=1).reshape(2 * modes, -1)
+
+
+def nearest_latents(pca: PCA, latents: Any, modes: int, count: int) -> Nearest:
+    """Find the latents that point most nearly along each direction, seen from the mean: by the cosine.
+
+    Args:
+        pca: of the latents.
+        latents: `nenya.latents.files.Latents`, or an (N, D) array; rows that are not finite are left out.
+        modes: number of components.
+        count: rows k for each direction.
+
+    Raises:
+        OptionError: There are not so many components.
+    """
+    wanted = directions(pca, modes)
+    rows = np.full((len(wanted), count), -1, np.int64)
+    cosines = np.full((len(wanted), count), -np.inf)
+    for start in range(0, len(latents), 16384):
+        block = np.asarray(latents[start : start + 16384], dtype=np.float64) - pca.mean
+        found = wanted @ (block / np.maximum(np.linalg.norm(block, axis=1, keepdims=True), 1e-300)).T
+        found[~np.isfinite(found)] = -np.inf
+        numbers = np.broadcast_to(start + np.arange(len(block)), found.shape)
+        both, all_rows = np.concatenate([cosines, found], axis=1), np.concatenate([rows, numbers], axis=1)
+        best = np.argsort(-both, axis=1, kind="stable")[:, :count]
+        cosines, rows = np.take_along_axis(both, best, axis=1), np.take_along_axis(all_rows, best, axis=1)
+    missing = ~np.isfinite(cosines)
+    return Nearest(np.where(missing, -1, rows), np.where(missing, np.nan, cosines))
+
+
+def optimise_images(  # each is a setting of its own
+    net: nn.Module | Callable[[Tensor], Tensor],
+    pca: PCA,
+    modes: int,
+    size: int,
+    *,
+    std: tuple[float, float] = (1.0, 1.0),
+    steps: int = 100,
+    smoothness: float = 0.1,
+    seed: int = 0,
+) -> tuple[FloatArray, NDArray[np.float64]]:
+    """Make images whose latents lie along each direction, by gradient ascent through the network.
+
+    It maximises the cosine of (latent - mean) and the direction, less `smoothness` times the total variation: the mean
+    |difference| of neighbouring pixels in units of the standard deviation (Mahendran & Vedaldi 2015, arXiv:1412.0035,
+    with an exponent of 1). The images keep a mean of 0; their standard deviations are optimised too, within a range.
+    They start as smooth random fields of its geometric middle; Adam takes the steps.
+
+    Args:
+        net: (B, 1, H, H) -> latents (B, D), differentiable; a module is put into evaluation mode and its weights kept.
+        pca: of latents of this network.
+        modes: number of components.
+        size: pixels H.
+        std: least and greatest standard deviation of an image, K, both above 0.
+        steps: of the ascent.
+        smoothness: weight of the total variation.
+        seed: of the start.
+
+    Returns:
+        The images (R, H, H) and the cosines that they reached (R,).
+
+    Raises:
+        OptionError: There are not so many components.
+    """
+    wanted = torch.from_numpy(directions(pca, modes)).float()
+    mean = torch.from_numpy(pca.mean).float()
+    if isinstance(net, nn.Module):
+        net.eval()
+        device = next(net.parameters()).device
+        wanted, mean = wanted.to(device), mean.to(device)
+    pixels = _start(len(wanted), size, seed).to(wanted.device).requires_grad_()
+    contrast = torch.zeros(len(wanted), 1, 1, 1, device=wanted.device, requires_grad=True)
+    adam = torch.optim.Adam([pixels, contrast], lr=_RATE)
+    low, ratio = std[0], std[1] / std[0]
+
+    def reach() -> tuple[Tensor, Tensor, Tensor]:
+        plain = pixels - pixels.mean((2, 3), keepdim=True)
+        plain = plain / plain.std((1, 2, 3), keepdim=True).clamp_min(1e-6)
+        images = low * ratio ** torch.sigmoid(contrast) * plain
+        return torch.nn.functional.cosine_similarity(net(images) - mean, wanted, dim=1), plain, images
+
+    for _ in range(steps):
+        reached, plain, _ = reach()
+        rough = sum((plain.diff(dim=axis).abs().mean((1, 2, 3)) for axis in (2, 3)), torch.zeros_like(reached))
+        loss = (smoothness * rough - reached).sum()
+        pixels.grad, contrast.grad = torch.autograd.grad(loss, (pixels, contrast))
+        adam.step()
+    with torch.no_grad():
+        reached, _, images = reach()
+    return images[:, 0].cpu().numpy(), reached.double().cpu().numpy()
+
+
+def _start(count: int, size: int, seed: int) -> Tensor:
+    """Return smooth random fields (count, 1, size, size) of standard deviation 1."""
+    k = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size))
+    k[0, 0] = np.inf
+    white = np.random.default_rng(seed).standard_normal((count, size, size))
+    fields = np.fft.irfft2(np.fft.rfft2(white) * k**-_ROUGHNESS, s=(size, size))
+    return torch.from_numpy((fields / fields.std((1, 2), keepdims=True)).astype(np.float32))[:, None]
+
+
+def draw(
+    path: str | os.PathLike[str], share: NDArray[np.float64], nearest: FloatArray, made: FloatArray | None = None
+) -> None:
+    """Draw a row for each direction: the nearest cutouts, then the image made for it, on a scale of its own.
+
+    Args:
+        path: the picture; its suffix says the format.
+        share: (M,) share of the variance of each component.
+        nearest: (R, k, H, H) cutouts in K, NaN where there are too few.
+        made: (R, H, H) in K, or None.
+    """
+    from nenya.plotting import eigen_sheet
+
+    names = [f"{'+-'[i % 2]}{i // 2 + 1} ({100 * share[i // 2]:.1f} %)" for i in range(len(nearest))]
+    columns = [f"nearest {i + 1}" for i in range(nearest.shape[1])]
+    if made is not None:
+        nearest, columns = np.concatenate([nearest, made[:, None]], axis=1), [*columns, "made for it"]
+    eigen_sheet(nearest, names, columns, path)

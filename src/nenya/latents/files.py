@@ -1,0 +1,374 @@
+"""Latents files as one long array: read in blocks, row by row, and joined to the rows of a table.
+
+Letters in shapes: N rows of all files together, D the length of a latent.
+"""
+
+import logging
+import os
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from nenya.data.hdf5_links import Links
+from nenya.data.hdf5_open import list_datasets, map_floats, open_hdf5
+from nenya.errors import InputFileError
+from nenya.storage.paths import fetch, find_latents
+from nenya.storage.table_integers import take_rows
+from nenya.tables import keys
+from nenya.tables.key_columns import COLUMNS, TYPES, Keys, read_keys
+from nenya.tables.keys import Joined, part_types
+from nenya.tables.names import base_name, cutout_names, key_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger(__name__)
+
+FloatArray = NDArray[np.float32]
+IntArray = NDArray[np.int64]
+
+PARTITIONS = ("train", "valid")
+BLOCK_ROWS = 16384
+_MAPPED = 2**29  # bytes of mapped files that stay in this process; the system keeps what it likes of them
+_AROUND = 2**16  # bytes that the system maps around one that is read
+_PROVENANCE = ("model_version", "checkpoint_sha256", "latent", "image_size")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A partition of a latents file.
+
+    Attributes:
+        path: the file.
+        pp_file: name of its cutout file, without folder.
+        names: all names that this file may have: several where the latents file does not say it.
+        place: where the latents file is, if `path` is a copy.
+        partition: `train` or `valid`.
+        start: its first row among all.
+        rows: how many it has.
+        provenance: what the file says of how it was made.
+    """
+
+    path: Path
+    pp_file: str
+    partition: str
+    start: int
+    rows: int
+    provenance: dict[str, str]
+    names: tuple[str, ...] = ()
+    place: str = ""
+
+    @property
+    def stem(self) -> str:
+        """Name of the cutout file without its suffix, by which tables are joined."""
+        return key_of(self.pp_file)
+
+    def key(self) -> keys.Part:
+        """Return what the join of a table wants to know of it."""
+        names = self.names or (self.pp_file,)
+        return keys.Part(self.place or str(self.path), names, part_types(self.partition), self.start, self.rows)
+
+
+class Latents:
+    """The rows of latents files: of each file `train`, then `valid`.
+
+    It has `shape`, `ndim`, a length and slices as an array has, and keeps nothing in memory. Rows of cutouts with
+    missing pixels are NaN. Contiguous float32 data sets, which nenya writes, are mapped into memory.
+
+    Args:
+        paths: local latents files, in the order of their rows.
+        partitions: which of their data sets; a name or several.
+        places: where the files are, if `paths` are copies: their folders tell files of one name apart.
+        allow_external: whether links, virtual data sets and external storage may lead out of a file's folder.
+
+    Attributes:
+        parts: partitions of all files, in the order of their rows.
+        shape: (N, D).
+        links: where links may lead, and data lie.
+
+    Raises:
+        InputFileError: A file does not open, has no latents, or latents of another length or other weights.
+    """
+
+    ndim = 2
+    dtype = np.dtype(np.float32)
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        partitions: Sequence[str] = PARTITIONS,
+        places: Sequence[Path | str] | None = None,
+        *,
+        allow_external: bool = False,
+    ) -> None:
+        self.links: Links = "any" if allow_external else "folder"
+        partitions = (partitions,) if isinstance(partitions, str) else partitions
+        self.parts: list[Part] = []
+        dim = start = 0
+        for path, place in zip(paths, places or paths, strict=True):
+            with _open(path, self.links) as file:
+                found = [name for name in partitions if _is_latents(file, name)]
+                if not found:
+                    raise InputFileError(
+                        f"{path}: no data set of latents (N, D) named {' or '.join(partitions)}; it has "
+                        f"{list_datasets(file)}"
+                    )
+                provenance = {name: str(file.attrs[name]) for name in _PROVENANCE if name in file.attrs}
+                names = _cutout_names(path, file.attrs.get("source"))
+                for name in found:
+                    rows, width = file[name].shape
+                    if dim not in (0, width):
+                        raise InputFileError(f"{path}: latents of length {width}, those before have {dim}: one model")
+                    dim = width
+                    self.parts.append(Part(path, base_name(names[0]), name, start, rows, provenance, names, str(place)))
+                    start += rows
+        self.shape = (start, dim)
+        self._check_one_model()
+        self._arrays: dict[int, Any] = {}
+        self._held: dict[Path, tuple[h5py.File, int]] = {}
+        self._read = 0
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_arrays": {}, "_held": {}}
+
+    def __getitem__(self, rows: slice) -> FloatArray:
+        """Return consecutive rows, (n, D) float32."""
+        start, stop, step = rows.indices(len(self))
+        if step != 1:
+            raise ValueError("only consecutive rows are read by a slice; take(rows) reads any")
+        out = np.empty((max(0, stop - start), self.shape[1]), np.float32)
+        self._count(out.nbytes)
+        for index, part in enumerate(self.parts):
+            low, high = max(start, part.start), min(stop, part.start + part.rows)
+            if low < high:
+                out[low - start : high - start] = self._array(index)[low - part.start : high - part.start]
+        return out
+
+    def view(self, rows: slice) -> Iterator[FloatArray]:
+        """Yield consecutive rows piece by piece, (n, D) float32, without a copy where a file is mapped into memory."""
+        start, stop, _ = rows.indices(len(self))
+        self._count(max(0, stop - start) * 4 * self.shape[1])
+        for index, part in enumerate(self.parts):
+            low, high = max(start, part.start), min(stop, part.start + part.rows)
+            if low < high:
+                yield np.asarray(self._array(index)[low - part.start : high - part.start], np.float32)
+
+    def hold(self) -> None:
+        """Open all files and keep them open, so that files that replace them later are not read."""
+        for path in dict.fromkeys(part.path for part in self.parts):
+            if path not in self._held:
+                descriptor = os.open(path, os.O_RDONLY)
+                weakref.finalize(self, os.close, descriptor)
+                self._held[path] = open_hdf5(path, links=self.links), descriptor
+
+    def release(self) -> None:
+        """Let go of the maps, and of files that are not held; the next read opens them again."""
+        self._arrays.clear()
+
+    def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[tuple[int, FloatArray]]:
+        """Yield the first row and the rows, (n, D) float32, of one block after the other."""
+        for start in range(0, len(self), rows):
+            yield start, self[start : start + rows]
+
+    def take(self, rows: NDArray[np.integer] | Sequence[int]) -> FloatArray:
+        """Return rows in any order, also several times: (n, D) float32.
+
+        Raises:
+            IndexError: There is no such row.
+        """
+        wanted = np.asarray(rows, dtype=np.int64)
+        if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self)):
+            raise IndexError(f"rows {wanted.min()} to {wanted.max()} of {len(self)}")
+        order = np.argsort(wanted, kind="stable")
+        ordered = wanted[order]
+        out = np.empty((len(wanted), self.shape[1]), np.float32)
+        cost = max(_AROUND, 4 * self.shape[1])
+        at_once = max(1, _MAPPED // cost)
+        for first in range(0, len(wanted), at_once):
+            some = ordered[first : first + at_once]
+            self._count(len(some) * cost)
+            for index, part in enumerate(self.parts):
+                low, high = np.searchsorted(some, (part.start, part.start + part.rows))
+                if low < high:
+                    out[order[first + low : first + high]] = _gather(self._array(index), some[low:high] - part.start)
+        return out
+
+    def sample(self, count: int, rng: np.random.Generator) -> IntArray:
+        """Return the numbers of at most `count` rows, drawn without repetition, in rising order."""
+        if count >= len(self):
+            return np.arange(len(self))
+        return np.sort(rng.choice(len(self), count, replace=False))
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """What the files say: model_version, checkpoint_sha256, latent, image_size (pixels a side of a cutout)."""
+        return self.parts[0].provenance
+
+    def keys(self, rows: IntArray | None = None) -> "pd.DataFrame":
+        """Return the keys of some rows, or of all: pp_file (without folder), pp_type (1 train, 0 valid) and pp_idx."""
+        import pandas as pd
+
+        files = list(dict.fromkeys(part.pp_file for part in self.parts))
+        own = np.array([files.index(part.pp_file) for part in self.parts], np.int64)
+        kinds = np.array([TYPES.get(part.partition, -1) for part in self.parts], np.int64)
+        starts = np.array([part.start for part in self.parts], np.int64)
+        if rows is None:
+            part = np.repeat(np.arange(len(self.parts)), [part.rows for part in self.parts])
+            rows = np.arange(len(self))
+        else:
+            part = np.searchsorted(starts, rows, side="right") - 1
+        return pd.DataFrame(
+            {
+                "pp_file": pd.Categorical.from_codes(own[part], files).astype("str"),  # without texts of a fixed width
+                "pp_type": kinds[part],
+                "pp_idx": rows - starts[part],
+            }
+        )
+
+    def join(self, table: "pd.DataFrame | Keys") -> Joined:
+        """Join the rows of a table, or its keys, to their latents, as `nenya.tables.keys` says.
+
+        Raises:
+            InputFileError: A column is missing, not one row of the table has a latent here, or names fit several files.
+        """
+        found = table if isinstance(table, Keys) else read_keys(table)
+        return keys.join(found, [part.key() for part in self.parts])
+
+    def positions(self, table: "pd.DataFrame") -> IntArray:
+        """Return for each row of a table the number of its latent, (len(table),), -1 for none; says how many have none.
+
+        Raises:
+            InputFileError: See `join`.
+        """
+        joined = self.join(table)
+        if joined.note:
+            log.warning("%s", joined.note)
+        return joined.number
+
+    def full_table(self, table: "pd.DataFrame", *, own_names: bool = True) -> "pd.DataFrame":
+        """Return a table of all rows of latents: pp_file, pp_type, pp_idx, and the other columns of a table.
+
+        Whole numbers stay such where rows are missing. Where rows of the table repeat a latent, the first one counts.
+
+        Args:
+            table: of the cutouts.
+            own_names: take `pp_file` as `keys` gives it, not as the table has it.
+
+        Raises:
+            InputFileError: See `join`.
+        """
+        found = read_keys(table)
+        joined = self.join(found)
+        source = joined.first_rows(len(self))
+        if joined.note:
+            log.warning("%s%s", joined.note, ": the first one counts" if joined.repeated else "")
+        if missing := int((source < 0).sum()):
+            log.warning("%d of %d latents have no row in the table: their columns are empty", missing, len(self))
+        whole = self.keys()
+        if not own_names and found.names is not None:
+            whole["pp_file"] = whole["pp_file"].mask(source >= 0, found.texts(source))
+        columns = table[[name for name in table if name not in COLUMNS]]
+        for name, column in take_rows(columns, source).items():
+            whole[name] = column
+        return whole
+
+    def _count(self, nbytes: int) -> None:
+        """Let go of the maps once so many bytes were read through them, so that memory does not grow with the files."""
+        self._read += nbytes
+        if self._read > _MAPPED:
+            self.release()
+            self._read = nbytes
+
+    def _array(self, index: int) -> Any:
+        """Return a partition as a memory map, or as the data set where that cannot be."""
+        found = self._arrays.get(index)  # another thread may let go of it meanwhile
+        if found is None:
+            part = self.parts[index]
+            file, descriptor = self._held.get(part.path) or (open_hdf5(part.path, links=self.links), None)
+            with part.path.open("rb") if descriptor is None else os.fdopen(os.dup(descriptor), "rb") as raw:
+                found = map_floats(file, part.partition, raw)
+            if found is None:
+                found = file[part.partition]
+            elif descriptor is None:
+                file.close()
+            self._arrays[index] = found
+        return found
+
+    def _check_one_model(self) -> None:
+        for part in self.parts[1:]:
+            first = self.parts[0]
+            ours, others = (p.provenance.get("checkpoint_sha256") for p in (first, part))
+            if ours and others and ours != others:
+                raise InputFileError(
+                    f"{part.path} and {first.path} are of different weights ({others[:12]}, {ours[:12]}): "
+                    "latents of two models cannot be compared"
+                )
+
+
+def open_latents(
+    data: Any,
+    cache_dir: str | None = None,
+    partitions: Sequence[str] = PARTITIONS,
+    *,
+    allow_external: bool = False,
+) -> Latents:
+    """Open the latents files that `data=` stands for: a path, folder, glob, s3:// address or a list.
+
+    Args:
+        data: see `nenya.storage.paths.find_latents`; objects of S3 are copied to `cache_dir` and kept there.
+        cache_dir: of temporary copies; default `outputs/cache`.
+        partitions: which data sets.
+        allow_external: as of `Latents`.
+
+    Raises:
+        OptionError: Nothing is given.
+        InputFileError: There are none, or they cannot be used together.
+        StorageError: An S3 service does not give them.
+    """
+    places = find_latents(data)
+    return Latents(fetch(places, cache_dir), partitions, places, allow_external=allow_external)
+
+
+def _gather(array: Any, rows: IntArray) -> FloatArray:
+    """Return rising rows of a memory map or data set, which HDF5 reads quickly only in slabs."""
+    if isinstance(array, np.ndarray):
+        return np.asarray(array[rows])
+    out = np.empty((len(rows), array.shape[1]), np.float32)
+    first = 0
+    while first < len(rows):
+        start = int(rows[first])
+        last = int(np.searchsorted(rows, start + BLOCK_ROWS))
+        slab = array[start : int(rows[last - 1]) + 1]
+        out[first:last] = slab[rows[first:last] - start]
+        first = last
+    return out
+
+
+def _open(path: Path, links: Links) -> h5py.File:
+    """Open a latents file, and say what was wanted where it is none."""
+    try:
+        return open_hdf5(path, links=links)
+    except InputFileError as error:
+        said = str(error).replace("an HDF5 file of cutouts", "a latents file, which nenya extract writes")
+        raise InputFileError(said) from error
+
+
+def _is_latents(file: h5py.File, name: str) -> bool:
+    dataset = file.get(name)
+    return isinstance(dataset, h5py.Dataset) and dataset.ndim == 2 and dataset.dtype.kind == "f"
+
+
+def _cutout_names(path: Path, source: Any) -> tuple[str, ...]:
+    """Return the names that the cutout file of a latents file may have: the one that it says, else by its own name."""
+    if source is None:
+        return tuple(f"{key}.h5" for key in cutout_names(path.name))
+    return (source.decode(errors="replace") if isinstance(source, bytes) else str(source),)

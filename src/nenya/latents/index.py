@@ -1,0 +1,442 @@
+"""An archive of latents that is searched: files with their table, or a LanceDB index, which is a folder.
+
+Letters in shapes: N rows, D the length of a latent.
+"""
+
+import errno
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nenya.errors import InputFileError, NenyaError, OptionError, OutputError
+from nenya.latents.files import PARTITIONS, Latents
+from nenya.latents.similarity import Float32Array, Float64Array, IntArray, closest, closest_of, rank
+from nenya.options.extras import need
+from nenya.storage.names import Json, read_json
+from nenya.storage.table_integers import from_arrow
+from nenya.tables.conditions import ROW, dt_of, rows_where, sql_errors, text
+from nenya.tables.names import key_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger(__name__)
+
+VECTOR = "latent"
+ABOUT = "nenya.json"
+TABLE = "latents"
+NARROW = 50_000
+"""Conditions that keep at most so many rows are answered exactly."""
+
+_MOST_DIM = 2**16
+_MOST_ROWS = 2**40
+_BATCH = 8192
+_CACHE = 2**28  # bytes of the index that LanceDB keeps in memory
+_MORE_PROBES = 4  # times as many parts are looked at under conditions, which leave fewer rows in each
+_REFINE = 10  # times as many compressed neighbours are ranked by their latents
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The rows closest to a query, closest first.
+
+    Attributes:
+        rows: (m,) int64, their numbers in the archive.
+        cosine: (m,) float64.
+        exact: whether these are the closest for certain.
+        recall: share of the true ten closest that the index found when it was built, without conditions; None for
+            an exact answer.
+    """
+
+    rows: IntArray
+    cosine: Float64Array
+    exact: bool
+    recall: float | None = None
+
+    @property
+    def label(self) -> str:
+        """`exact`, or `approximate` with the recall."""
+        return "exact" if self.exact else f"approximate, recall@10 {self.recall:.3f} as measured at build time"
+
+
+class FileArchive:
+    """Latents files, searched as they are.
+
+    Args:
+        latents: the rows.
+        table: of the cutouts; rows without a latent are left out.
+
+    Attributes:
+        provenance: what the files say of the model.
+        columns: names in the table.
+    """
+
+    def __init__(self, latents: Latents, table: "pd.DataFrame | None" = None) -> None:
+        self.latents = latents
+        self.provenance = latents.provenance
+        self.table = latents.keys() if table is None else join(table, latents)
+        self.columns = [str(name) for name in self.table.columns]
+        self.dim = latents.shape[1]
+
+    def search(
+        self, query: Float64Array, k: int, sql: str | None = None, *, exact: bool = False, device: str = "cpu"
+    ) -> Answer:
+        """Return the k closest rows that fulfil a condition; always exact."""
+        allowed = rows_where(self.table, sql) if sql else None
+        found = closest(self.latents, query, k, allowed=allowed, device=device)
+        count = int((found.rows[0] >= 0).sum())
+        return Answer(found.rows[0, :count], found.cosine[0, :count], True)
+
+    def find(self, example: str) -> int:
+        """Return the row that a row number, a UID or file:partition:idx names; see `parse_example`."""
+        parts = [Numbered(part.key().names, part.partition, part.start, part.rows) for part in self.latents.parts]
+        column, value = parse_example(example, self.columns, parts)
+        if column == ROW:
+            found = np.array([int(value)]) if int(value) < len(self.latents) else np.empty(0, np.int64)
+        else:
+            found = np.flatnonzero(rows_where(self.table, value))
+        return one_row(example, found, len(self.latents))
+
+    def take(self, rows: IntArray) -> Float32Array:
+        """Return latents by their numbers, (m, D)."""
+        return self.latents.take(rows)
+
+    def describe(self, rows: IntArray) -> "pd.DataFrame":
+        """Return the table of some rows, in their order."""
+        return self.table.iloc[rows].assign(**{ROW: rows}).reset_index(drop=True)
+
+
+class IndexArchive:
+    """A LanceDB index in a folder, as `nenya index` makes it.
+
+    Args:
+        folder: the index.
+        about: what it says of itself; default what `nenya.json` in it says.
+        version: of LanceDB's table; default the latest.
+
+    Attributes:
+        about: dim, provenance, columns, sources, index, recall.
+        provenance: what the files said of the model.
+        columns: names in the table.
+
+    Raises:
+        InputFileError: There is no index, or one of another kind.
+    """
+
+    def __init__(self, folder: Path, about: dict[str, Any] | None = None, version: int | None = None) -> None:
+        self.folder, self.version = folder, version
+        self.about = read_about(folder) if about is None else about
+        self.provenance: dict[str, str] = self.about["provenance"]
+        self.columns: list[str] = list(self.about["columns"])
+        self.dim: int = self.about["dim"]
+        self._table: Any = None
+        unfinished = [s["stem"] for s in self.about["sources"] if not s["done"]]
+        if unfinished:
+            log.warning("%s: only a part of %s is in it; the same nenya index again adds the rest", folder, unfinished)
+
+    @property
+    def table(self) -> Any:
+        """LanceDB's table, opened at the first use."""
+        if self._table is None:
+            with lance_errors(self.folder):
+                table = connect(self.folder).open_table(TABLE)
+                if self.version is not None:
+                    table.checkout(self.version)
+                self._table = table
+        return self._table
+
+    def __len__(self) -> int:
+        with lance_errors(self.folder):
+            return int(self.table.count_rows())
+
+    def search(
+        self, query: Float64Array, k: int, sql: str | None = None, *, exact: bool = False, device: str = "cpu"
+    ) -> Answer:
+        """Return the k closest rows that fulfil a condition.
+
+        The answer is exact where that is asked for, where the archive has no vector index, where the condition
+        keeps at most `NARROW` rows, and where the index finds fewer than k.
+
+        Args:
+            query: (D,).
+            k: rows that are wanted.
+            sql: a condition; None for all rows.
+            exact: look at every row.
+            device: where an exact answer is computed.
+
+        Raises:
+            OptionError: The condition is no SQL, or names a column that is not there.
+        """
+        index, kept = self.about["index"], len(self)
+        if sql:
+            with lance_errors(self.folder), sql_errors(sql, self.columns):
+                kept = int(self.table.count_rows(sql))
+        if index and not exact and not (sql and kept <= NARROW):
+            probes = index["probes"] if not sql else min(index["parts"], _MORE_PROBES * index["probes"])
+            rows, near = self.approximate(query, k, probes, sql)
+            if len(rows) == min(k, kept):  # else the parts that it looked at have no more
+                return Answer(rows, near, False, self.about["recall"]["value"])
+        found = closest_of(lambda: self.scan(sql), self.take, query, k, device=device)
+        count = int((found.rows[0] >= 0).sum())
+        return Answer(found.rows[0, :count], found.cosine[0, :count], True)
+
+    def approximate(self, query: Float64Array, k: int, probes: int, sql: str | None = None) -> tuple[IntArray, Any]:
+        """Return the k closest rows and their cosines by the vector index, which looks at `probes` of its parts."""
+        query = np.asarray(query, np.float64) / np.linalg.norm(query)
+        with lance_errors(self.folder):
+            asked = self.table.search(query.astype(np.float32)).distance_type("cosine").nprobes(probes)
+            asked = asked.limit(k).select([ROW, VECTOR, "_distance"])
+            if self.about["index"]["kind"] == "IVF_RQ":
+                asked = asked.refine_factor(_REFINE)
+            found = (asked.where(sql, prefilter=True) if sql else asked).to_arrow()
+            return rank(found[ROW].to_numpy(), vectors(found[VECTOR], self.dim), query, k)
+
+    def scan(self, sql: str | None = None) -> Iterator[tuple[IntArray, Float32Array]]:
+        """Yield the numbers and the latents of the rows that fulfil a condition, block by block."""
+        with lance_errors(self.folder):
+            asked = self.table.search().select([ROW, VECTOR])
+            asked = asked.where(sql) if sql else asked
+            for batch in asked.limit(max(1, len(self))).to_batches(_BATCH):
+                yield batch.column(ROW).to_numpy(), vectors(batch.column(VECTOR), self.dim)
+
+    def find(self, example: str) -> int:
+        """Return the row that a row number, a UID or file:partition:idx names; see `parse_example`."""
+        parts = [
+            Numbered(tuple(s.get("names") or [s["stem"]]), s["partition"], s["start"], s["rows"])
+            for s in self.about["sources"]
+        ]
+        column, value = parse_example(example, self.columns, parts)
+        sql = f"`{ROW}` = {int(value)}" if column == ROW else value
+        with lance_errors(self.folder):
+            found = self.table.search().where(sql).select([ROW]).limit(2).to_arrow()[ROW].to_numpy()
+        return one_row(example, found, sum(s["rows"] for s in self.about["sources"]))
+
+    def take(self, rows: IntArray) -> Float32Array:
+        """Return latents by their numbers, (m, D)."""
+        with lance_errors(self.folder):
+            found = self._rows(rows, [ROW, VECTOR])
+            return vectors(found[VECTOR], self.dim)[_order(found[ROW].to_numpy(), rows)]
+
+    def describe(self, rows: IntArray) -> "pd.DataFrame":
+        """Return the table of some rows, in their order."""
+        with lance_errors(self.folder):
+            found = self._rows(rows, [ROW, *self.columns])
+            table = from_arrow(found).iloc[_order(found[ROW].to_numpy(), rows)].reset_index(drop=True)
+            return table[[*self.columns, ROW]]
+
+    def _rows(self, rows: IntArray, columns: list[str]) -> Any:
+        import pyarrow as pa
+
+        wanted = np.unique(rows)
+        parts = [wanted[start : start + 1000] for start in range(0, max(1, len(wanted)), 1000)]
+        found = [
+            self.table.search()
+            .where(f"`{ROW}` IN ({', '.join(map(str, part))})" if len(part) else "false")
+            .select(columns)
+            .limit(len(part) + 1)
+            .to_arrow()
+            for part in parts
+        ]
+        return pa.concat_tables(found)
+
+
+Archive = FileArchive | IndexArchive
+
+
+def connect(folder: Path) -> Any:
+    """Open the database of an index, with little of it kept in memory.
+
+    Raises:
+        OptionError: LanceDB is not installed.
+    """
+    need("search", f"the index {folder}")
+    import lancedb
+
+    return lancedb.connect(folder, session=lancedb.Session(_CACHE, _CACHE))
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """Return what an index says of itself.
+
+    Raises:
+        InputFileError: There is no index, or one of another kind.
+    """
+    try:
+        found = read_json(folder / ABOUT, "make the index again with clobber=true")
+    except OSError as error:
+        raise InputFileError(f"{folder}: no index of nenya; nenya index data=... out={folder} makes one") from error
+    return check_about(found)
+
+
+def check_about(found: Json) -> dict[str, Any]:
+    """Return what an index says of itself, each value checked.
+
+    Raises:
+        InputFileError: Something is missing, of another kind, or of a newer nenya.
+    """
+    if (number := found["format"].count()) != 1:
+        raise InputFileError(f"{found.place}: an index of a newer nenya (format {number}); this one reads 1")
+    found.object(("format", "dim", "provenance", "columns", "sources", "index", "recall"))
+    dim = found["dim"]
+    if not dim.count(_MOST_DIM):
+        dim.refuse("the length of a latent")
+    found["provenance"].texts()
+    found["columns"].texts()
+    for source in found["sources"].items():
+        source.object(("stem", "partition", "start", "rows", "sha256", "done", "left_out"))
+        source["stem"].text()
+        source["partition"].text()
+        source["start"].count(_MOST_ROWS)
+        source["rows"].count(_MOST_ROWS)
+        source["sha256"].sha256()
+        source["done"].flag()
+        if source.get("left_out"):
+            source["left_out"].count(_MOST_ROWS)
+    index, recall = found["index"], found["recall"]
+    if index.value is not None:
+        index["kind"].text()
+        for key in ("parts", "rows", "trained_on", "probes"):
+            index[key].count(_MOST_ROWS)
+    if recall.value is not None:
+        recall["value"].number()
+        for key in ("at", "queries", "seed", "rows"):
+            recall[key].count()
+    whole: dict[str, Any] = found.value
+    return whole
+
+
+@contextmanager
+def lance_errors(folder: Path) -> Iterator[None]:
+    """Turn what LanceDB says of damaged files and full disks into one line.
+
+    Raises:
+        InputFileError: The index is damaged, or not finished.
+        OutputError: The disk is full.
+    """
+    try:
+        yield
+    except (NenyaError, MemoryError):
+        raise
+    except BaseException as error:
+        # A panic of the library below is no Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        first = " ".join((str(error).strip() or type(error).__name__).split())
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or re.search(
+            "No space left|os error 28", first
+        ):
+            raise OutputError(
+                f"{folder}: cannot be written (No space left on device): free some room, and the same command goes on"
+            ) from error
+        raise InputFileError(
+            f"{folder}: the index is not finished, or damaged ({first[:150]}); give its nenya index command again"
+        ) from error
+
+
+class Numbered(NamedTuple):
+    """A partition in an archive: names of its cutout file, its own name, its first row and how many it has."""
+
+    names: tuple[str, ...]
+    partition: str
+    start: int
+    rows: int
+
+
+def parse_example(example: str, columns: Sequence[str], parts: Sequence[Numbered]) -> tuple[str, str]:
+    """Return how an example is looked up: (`archive_row`, its number), or ("", a condition in SQL).
+
+    Args:
+        example: a row number, `uid:<UID>`, or `<cutout file>:<train or valid>:<row in it>`; folder and suffix of the
+            file do not count.
+        columns: of the table.
+        parts: of the archive.
+
+    Raises:
+        OptionError: It is none of them.
+        InputFileError: There is no such row, or several files have this name.
+    """
+    example = str(example).strip()
+    if example.isdecimal():
+        return ROW, example
+    if match := re.fullmatch(r"uid:(-?\w+)", example, re.I):
+        if "UID" not in columns:
+            raise OptionError(f"{example}: the table has no column UID; give a row number, or file:partition:row")
+        return "", f"CAST(`UID` AS STRING) = {text(match[1])}"
+    if match := re.fullmatch(r"(.+):(\w+):(\d+)", example):
+        if match[2] in PARTITIONS:
+            return ROW, _row_of(example, key_of(match[1]), match[2], int(match[3]), parts)
+    raise OptionError(f"{example}: wanted is a row number, uid:<UID> or <cutout file>:<train or valid>:<row>")
+
+
+def _row_of(example: str, key: str, partition: str, row: int, parts: Sequence[Numbered]) -> str:
+    named = [part for part in parts if key in map(key_of, part.names) and part.partition == partition]
+    if len(named) == 1 and row < named[0].rows:
+        return str(named[0].start + row)
+    if named:
+        why = (
+            f"{len(named)} files have this name"
+            if len(named) > 1
+            else f"{partition} has the rows 0 to {named[0].rows - 1}"
+        )
+    else:
+        have = ", ".join(dict.fromkeys(f"{key_of(part.names[0])}:{part.partition}" for part in parts[:6]))
+        why = f"no such partition among {len(parts)}, such as {have}"
+    raise InputFileError(f"{example}: no row with a latent: {why}; check the name, or give the row number")
+
+
+def one_row(example: str, found: IntArray, rows: int) -> int:
+    """Return the only row that was found for an example.
+
+    Raises:
+        InputFileError: There is none, or several.
+    """
+    if len(found) != 1:
+        known = f"rows are 0 to {rows - 1}"
+        if example.isdecimal() and int(example) >= rows:
+            raise InputFileError(f"row {example} is not there; {known}")
+        what = "several rows are" if len(found) else f"no row with a latent among {rows} is"
+        raise InputFileError(f"{example}: {what} this one; check the name, or give the row number; {known}")
+    return int(found[0])
+
+
+def join(table: "pd.DataFrame", latents: Latents) -> "pd.DataFrame":
+    """Return the columns of a table, with DT where it has T90 and T10, for all rows of latents.
+
+    `pp_file` is written as the table has it, so that answers can be joined to it. Columns of our answers are left out.
+
+    Args:
+        table: of the cutouts, joined by `Latents.full_table`.
+        latents: the rows.
+
+    Raises:
+        InputFileError: The table cannot be joined.
+    """
+    ours = [name for name in (ROW, VECTOR, "cosine", "rank", "answer", "recall") if name in table]
+    whole = latents.full_table(table.drop(columns=ours), own_names=False)
+    if "DT" not in whole and (difference := dt_of(whole)) is not None:
+        whole["DT"] = difference
+    return whole
+
+
+def vectors(column: Any, dim: int) -> Float32Array:
+    """Return a column of latents as an array, (m, D), to be written to."""
+    values = column.combine_chunks() if hasattr(column, "combine_chunks") else column
+    flat: NDArray[np.float32] = values.flatten().to_numpy(zero_copy_only=False)
+    return np.array(flat, np.float32).reshape(-1, dim)
+
+
+def _order(found: IntArray, wanted: IntArray) -> IntArray:
+    """Return where each wanted row is among those found."""
+    order = np.argsort(found)
+    places = np.searchsorted(found, wanted, sorter=order)
+    lost = [row for row, place in zip(wanted, places, strict=True) if place == len(found) or found[order[place]] != row]
+    if lost:
+        raise InputFileError(f"row {lost[0]} has no latent here")
+    return np.asarray(order[places])

@@ -1,0 +1,336 @@
+"""Making and extending the index of an archive: batch by batch, so that a run that was killed goes on where it was."""
+
+import hashlib
+import json
+import logging
+import shutil
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nenya.data.hdf5_open import open_hdf5
+from nenya.errors import InputFileError, OptionError
+from nenya.latents.files import Latents, Part
+from nenya.latents.index import ABOUT, TABLE, VECTOR, IndexArchive, connect, join, lance_errors, read_about
+from nenya.latents.similarity import closest_of
+from nenya.storage.disk import atomic_path
+from nenya.storage.names import parse_json, refuse_links
+from nenya.tables.conditions import ROW, as_arrow
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger(__name__)
+
+BATCH_ROWS = 65536
+INDEX_FROM = 100_000
+"""Archives of fewer rows have no vector index: they are searched exactly."""
+
+FLAT_UP_TO = 2_000_000
+"""Rows up to which the index holds whole latents; beyond, one bit for each of their numbers."""
+
+TARGET = 0.99
+"""Recall@10 that the number of parts looked at is chosen for."""
+
+KINDS = ("auto", "IVF_FLAT", "IVF_RQ")
+_NEVER = timedelta(days=36_500)
+"""Old states are not cleaned away with others: somebody may still name them."""
+
+_FRAGMENTS = 256  # pieces, beyond which they are put together
+_QUERIES = 64
+_TOP = 10
+_TIE = 1e-6
+_SAMPLES = 64  # rows a part that its centre is learnt from
+_GROWTH = 1.5  # times the rows of the last training: the parts are learnt anew
+
+
+def add_files(folder: Path, latents: Latents, table: "pd.DataFrame | None" = None) -> int:
+    """Add the rows of latents files to an index, which is made where there is none.
+
+    Rows with NaN are left out, counted and said. A partition that is there already, by its name and content, is not
+    added again; one that was begun goes on.
+
+    Args:
+        folder: the index.
+        latents: the rows.
+        table: of the cutouts.
+
+    Returns:
+        Number of rows that were added.
+
+    Raises:
+        InputFileError: The latents are of another model or length than those in the index; or another content
+            under the name of a file that is there; or the table does not fit.
+    """
+    keys = latents.keys() if table is None else join(table, latents)
+    about = _about(folder, latents, keys)
+    write_about(folder, about)
+    with lance_errors(folder):
+        return _add_parts(folder, about, latents, keys)
+
+
+def _add_parts(folder: Path, about: dict[str, Any], latents: Latents, keys: "pd.DataFrame") -> int:
+    """Add the partitions that are not there yet; returns the number of rows that were added."""
+    made = connect(folder).create_table(TABLE, schema=_schema(about), exist_ok=True)
+    added = 0
+    for part in latents.parts:
+        source = _source(folder, about, part, latents)
+        if source["done"]:
+            log.info("%s of %s: in the index already", part.partition, part.path)
+            continue
+        write_about(folder, about)
+        before = added
+        for start in range(0, part.rows, BATCH_ROWS):
+            stop = min(start + BATCH_ROWS, part.rows)
+            added += _add_batch(made, about, (source["start"] + start, part.start + start, stop - start), latents, keys)
+            latents.release()
+        source["done"] = True
+        source["left_out"] = part.rows - made.count_rows(_between(source["start"], part.rows))
+        write_about(folder, about)
+        log.info(
+            "%s of %s: %d rows added%s", part.partition, part.path, added - before,
+            f", {source['left_out']} without a latent (NaN) left out" if source["left_out"] else "",
+        )  # fmt: skip
+    return added
+
+
+def build_index(folder: Path, *, kind: str = "auto", index_from: int = INDEX_FROM, seed: int = 1234) -> dict[str, Any]:
+    """Bring the vector index up to date with the rows, and measure its recall against exact search.
+
+    Args:
+        folder: the index.
+        kind: IVF_FLAT, IVF_RQ, or auto: by the number of rows.
+        index_from: archives of fewer rows get none.
+        seed: of the rows that recall is measured with.
+
+    Returns:
+        What is stored: `index` and `recall` of `nenya.json`.
+    """
+    with lance_errors(folder):
+        return _build_index(folder, kind, index_from, seed)
+
+
+def _build_index(folder: Path, kind: str, index_from: int, seed: int) -> dict[str, Any]:
+    about = read_about(folder)
+    made = connect(folder).open_table(TABLE)
+    rows = int(made.count_rows())
+    chosen = kind if kind != "auto" else "IVF_FLAT" if rows <= FLAT_UP_TO else "IVF_RQ"
+    index = about["index"]
+    if rows < max(index_from, 2):
+        if index:
+            for old in made.list_indices():
+                made.drop_index(old.name)
+        about["index"] = about["recall"] = None
+        write_about(folder, about)
+        return {"index": None, "recall": None}
+    current = index and index["rows"] == rows and index["kind"] == chosen
+    if current and about["recall"]:
+        return {"index": index, "recall": about["recall"]}
+    if index and index["kind"] == chosen and rows <= _GROWTH * index["trained_on"]:
+        made.optimize(cleanup_older_than=_NEVER)
+        index = {**index, "rows": rows}
+    else:
+        from lancedb.index import IvfFlat, IvfRq
+
+        parts = max(1, min(round(rows**0.5), rows // 2, 8192))
+        settings = {"distance_type": "cosine", "num_partitions": parts, "sample_rate": _SAMPLES, "max_iterations": 20}
+        log.info("%s: learn %s of %d rows in %d parts", folder, chosen, rows, parts)
+        made.create_index(
+            VECTOR, config=IvfFlat(**settings) if chosen == "IVF_FLAT" else IvfRq(**settings), replace=True
+        )
+        index = {"kind": chosen, "parts": parts, "rows": rows, "trained_on": rows}
+    about["index"], about["recall"] = _measured(folder, {**about, "index": index}, seed)
+    write_about(folder, about)
+    log.info("%s: %s", folder, recall_line(about))
+    return {"index": about["index"], "recall": about["recall"]}
+
+
+def compact(folder: Path) -> bool:
+    """Put the many small pieces of an index, one a file that was added, together; returns whether there were many."""
+    with lance_errors(folder):
+        made = connect(folder).open_table(TABLE)
+        if made.stats()["fragment_stats"]["num_fragments"] <= _FRAGMENTS:
+            return False
+        made.optimize(cleanup_older_than=_NEVER)
+        return True
+
+
+def drop_old_states(folder: Path) -> None:
+    """Remove states of an index that were replaced more than a week ago, which nobody reads any more."""
+    with lance_errors(folder):
+        connect(folder).open_table(TABLE).optimize(cleanup_older_than=timedelta(days=7))
+
+
+def recall_line(about: dict[str, Any]) -> str:
+    """Return what an index says of its answers."""
+    if not about["index"]:
+        return "searched exactly: no vector index"
+    index, recall = about["index"], about["recall"]
+    return (
+        f"{index['kind']} of {index['rows']} rows, {index['probes']} of {index['parts']} parts looked at: recall@"
+        f"{recall['at']} {recall['value']:.4f} over {recall['queries']} rows (seed {recall['seed']})"
+    )
+
+
+def _measured(folder: Path, about: dict[str, Any], seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Choose how many parts are looked at, and measure the recall with that."""
+    archive = IndexArchive(folder)
+    archive.about = about
+    numbers = archive.table.search().select([ROW]).limit(about["index"]["rows"]).to_arrow()[ROW].to_numpy()
+    sample = np.sort(np.random.default_rng(seed).choice(numbers, min(_QUERIES, len(numbers)), replace=False))
+    queries = archive.take(sample)
+    truth = closest_of(archive.scan, archive.take, queries, _TOP + 1)
+    parts, probes = about["index"]["parts"], 1
+    while True:
+        probes = min(parts, probes * 2)
+        hits, wanted = 0, 0
+        for i, row in enumerate(sample):
+            others = truth.cosine[i][(truth.rows[i] >= 0) & (truth.rows[i] != row)][:_TOP]
+            rows, near = archive.approximate(queries[i], _TOP + 1, probes)
+            found = near[rows != row][:_TOP]
+            # A row as close as the last one of the truth is as good as that one.
+            hits += int((found >= others[-1] - _TIE).sum()) if len(others) else 0
+            wanted += len(others)
+        recall = hits / max(1, wanted)
+        if recall >= TARGET or probes == parts:
+            break
+    measured = {"at": _TOP, "value": recall, "queries": len(sample), "seed": seed, "rows": about["index"]["rows"]}
+    return {**about["index"], "probes": probes}, measured
+
+
+def write_about(folder: Path, about: dict[str, Any]) -> None:
+    """Write `nenya.json` of an index: the old one or the new one is there, never a part."""
+    with atomic_path(folder / ABOUT) as temporary:
+        temporary.write_text(json.dumps(about, indent=1) + "\n")
+
+
+def remove_index(folder: Path) -> None:
+    """Remove an index; a folder that is none is left alone.
+
+    Raises:
+        InputFileError: It is no index.
+    """
+    read_about(folder)
+    refuse_links(folder, below=True)
+    shutil.rmtree(folder / f"{TABLE}.lance", ignore_errors=True)
+    (folder / ABOUT).unlink()
+
+
+def _about(folder: Path, latents: Latents, keys: "pd.DataFrame") -> dict[str, Any]:
+    """Return what the index is to say, after a check that the latents belong into it."""
+    columns = {str(name): str(as_arrow(keys[name].iloc[:0]).type) for name in keys.columns}
+    if not (folder / ABOUT).exists():
+        if folder.exists() and any(path.name != "lock" for path in folder.iterdir()):
+            raise OptionError(f"out={folder}: a folder with other things in it; give a new one, such as archive.index")
+        return {
+            "format": 1, "dim": latents.shape[1], "provenance": latents.provenance, "columns": columns, "sources": [],
+            "index": None, "recall": None,
+        }  # fmt: skip
+    about = read_about(folder)
+    place = latents.parts[0].path
+    if about["dim"] != latents.shape[1]:
+        raise InputFileError(f"{place}: latents of length {latents.shape[1]}, those of {folder} have {about['dim']}")
+    for name in ("checkpoint_sha256", "latent"):
+        ours, others = about["provenance"].get(name), latents.provenance.get(name)
+        if ours and others and ours != others:
+            raise InputFileError(
+                f"{place}: {name} {others[:12]}, those of {folder} are of {ours[:12]}: latents of two models cannot "
+                "be compared; make an index for each"
+            )
+    if bool(about["provenance"]) != bool(latents.provenance):
+        log.warning("%s or %s does not say which model it is of: nobody checks that it is the same", place, folder)
+    for names, what in (
+        (set(columns) - set(about["columns"]), "not in the index and left out"),
+        (set(about["columns"]) - set(columns), "not in this table and left empty"),
+    ):
+        if names:
+            log.warning("%s: columns %s are %s", place, ", ".join(sorted(names)), what)
+    return about
+
+
+def _source(folder: Path, about: dict[str, Any], part: Part, latents: Latents) -> dict[str, Any]:
+    """Return the entry of a partition among the sources, which is new, begun or done."""
+    sha256 = _sha256(part, latents)
+    for source in about["sources"]:
+        if (source["stem"], source["partition"]) == (part.stem, part.partition):
+            if source["sha256"] != sha256:
+                raise InputFileError(
+                    f"{part.path}: {part.partition} of {part.stem} is in {folder} with another content; make the "
+                    "index anew with clobber=true, or rename the file"
+                )
+            return source  # type: ignore[no-any-return]
+    start = sum(source["rows"] for source in about["sources"])
+    new = {"stem": part.stem, "partition": part.partition, "start": start, "rows": part.rows, "sha256": sha256}
+    about["sources"].append({**new, "names": list(part.names), "done": False})
+    return about["sources"][-1]  # type: ignore[no-any-return]
+
+
+def _sha256(part: Part, latents: Latents) -> str:
+    """Return the hash of a partition's rows: what the file says, or as it is read."""
+    with open_hdf5(part.path, links=latents.links) as file:
+        said = parse_json(str(file.attrs.get("latents_sha256", "{}")), f"{part.path}: attribute latents_sha256")
+    if part.partition in said.object():
+        return said[part.partition].sha256()
+    digest = hashlib.sha256()
+    for start in range(part.start, part.start + part.rows, BATCH_ROWS):
+        block = latents[start : min(start + BATCH_ROWS, part.start + part.rows)]
+        digest.update(np.ascontiguousarray(block, "<f4").tobytes())
+        latents.release()
+    return digest.hexdigest()
+
+
+def _schema(about: dict[str, Any]) -> Any:
+    import pyarrow as pa
+
+    kinds = {
+        "uint64": pa.uint64(),
+        "double": pa.float64(),
+        "timestamp[us]": pa.timestamp("us"),
+        "int64": pa.int64(),
+        "bool": pa.bool_(),
+    }
+    fields = [(name, kinds.get(kind, pa.string())) for name, kind in about["columns"].items()]
+    return pa.schema([(ROW, pa.int64()), *fields, (VECTOR, pa.list_(pa.float32(), about["dim"]))])
+
+
+def _between(start: int, rows: int) -> str:
+    return f"`{ROW}` >= {start} AND `{ROW}` < {start + rows}"
+
+
+def _add_batch(
+    made: Any, about: dict[str, Any], where: tuple[int, int, int], latents: Latents, keys: "pd.DataFrame"
+) -> int:
+    """Add rows, in one step that happens or does not; those that are there already are not added again.
+
+    Args:
+        made: LanceDB's table.
+        about: what the index says of itself.
+        where: first number in the archive, first number among the latents, number of rows.
+        latents: the rows.
+        keys: table of the rows.
+    """
+    import pyarrow as pa
+
+    first, own, rows = where
+    block = latents[own : own + rows]
+    there = made.search().where(_between(first, rows)).select([ROW]).limit(rows).to_arrow()[ROW].to_numpy() - first
+    good = np.setdiff1d(np.flatnonzero(np.isfinite(block).all(axis=1)), there)
+    if not len(good):
+        return 0
+    schema = _schema(about)
+    some = keys.iloc[own + good]
+    columns = {ROW: pa.array(first + good)}
+    for name in about["columns"]:
+        kind = schema.field(name).type
+        try:
+            columns[name] = as_arrow(some[name]).cast(kind) if name in some else pa.nulls(len(good), kind)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise InputFileError(
+                f"the table's column {name} does not fit the index, where it is {kind}: {str(error).splitlines()[0]}"
+            ) from error
+    flat = pa.array(np.ascontiguousarray(block[good], np.float32).ravel())
+    columns[VECTOR] = pa.FixedSizeListArray.from_arrays(flat, about["dim"])
+    made.add(pa.table(columns, schema=schema))
+    return len(good)

@@ -1,0 +1,153 @@
+"""An index on S3: each version is a folder that never changes, and a pointer names the one that holds now."""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from nenya.archive.commit import replace_if_same
+from nenya.errors import InputFileError, OutputError
+from nenya.latents.index import ABOUT
+from nenya.storage.disk import sha256_file
+from nenya.storage.names import MOST_BYTES, Entry, entry_of, inside, parse_json
+from nenya.storage.paths import fetch_checked, own_place, scratch_folder
+from nenya.storage.s3.service import join_url, store
+
+log = logging.getLogger(__name__)
+
+POINTER = "current.json"
+_FOLDER = "index"
+_VERSION = re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}")
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """What a pointer says.
+
+    Attributes:
+        version: that holds now.
+        files: of it, below its folder.
+    """
+
+    version: str
+    files: list[Entry]
+
+
+def state_of(url: str) -> str:
+    """Return what tells one state of an index from another, empty where there is none."""
+    found = store().head(join_url(url, POINTER))
+    return found.etag if found else ""
+
+
+def publish(folder: Path, url: str, before: str | None = None) -> str:
+    """Upload an index as a new version and let the pointer name it.
+
+    A reader finds the old version or the new one. Older versions stay.
+
+    Args:
+        folder: a finished index.
+        url: s3:// address of the index.
+        before: `state_of` the index that this one goes on from; None replaces whatever is there.
+
+    Returns:
+        The name of the version.
+
+    Raises:
+        OutputError: Another run has published a version meanwhile, which stays.
+        StorageError: The service does not take it; the pointer then names the version before.
+    """
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in ("lock", "base")]
+    entries: list[dict[str, Any]] = [
+        {"name": str(path.relative_to(folder)), "size": path.stat().st_size, "sha256": sha256_file(path)}
+        for path in files
+    ]
+    mark = hashlib.sha256(json.dumps(entries).encode()).hexdigest()[:8]
+    version = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{mark}"
+    for path, entry in zip(files, entries, strict=True):
+        store().upload(path, join_url(url, "versions", version, str(entry["name"])))
+    data = json.dumps({"version": version, "files": entries}, indent=1).encode()
+    error = OutputError(f"{url} was changed by another run meanwhile: give the same command again")
+    replace_if_same(join_url(url, POINTER), data, state_of(url) if before is None else before, error)
+    log.info("%s: version %s, %d files, %.1f MB", url, version, len(files), sum(e["size"] for e in entries) / 1e6)
+    return version
+
+
+def fetch_index(url: str, cache_dir: str | None) -> Path | None:
+    """Return a local copy of the version that holds now, kept for later runs; None where there is no index.
+
+    Raises:
+        StorageError: The service does not give it, or a file arrives altered.
+        InputFileError: What is there is no index.
+    """
+    pointer = _pointer(url)
+    if pointer is None:
+        return None
+    place = _place(url, cache_dir, pointer.version)
+    if not (place / ABOUT).is_file():
+        part = _place(url, cache_dir, f".{pointer.version}.part")  # whole files in it are kept if this is stopped
+        for entry in pointer.files:
+            path = inside(part, entry.name)
+            if path.is_file() and path.stat().st_size == entry.size and sha256_file(path) == entry.sha256:
+                continue
+            fetch_checked(join_url(url, "versions", pointer.version), entry, path, POINTER)
+        try:
+            os.replace(part, place)
+        except OSError as error:
+            raise OutputError(f"cannot write {place}: {error.strerror}; set loader.cache_dir") from error
+    return place
+
+
+def work_copy(url: str, cache_dir: str | None, *, fresh: bool) -> Path:
+    """Return a local folder in which the next version of an index is made; that of a run before goes on.
+
+    Args:
+        url: s3:// address of the index.
+        cache_dir: of local copies.
+        fresh: start without the rows that are there.
+    """
+    base = None if fresh else fetch_index(url, cache_dir)
+    name = base.name if base else "new"
+    work = _place(url, cache_dir, f"work-{name}")
+    if base is not None and not work.exists():
+        part = _place(url, cache_dir, f".{work.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        try:
+            shutil.copytree(base, part)
+            os.replace(part, work)
+        except OSError as error:
+            raise OutputError(f"cannot copy the index to {work}: {error.strerror}; set loader.cache_dir") from error
+    return work
+
+
+def keep(work: Path, version: str) -> Path:
+    """Let a published working copy be the local copy of its version."""
+    place = work.with_name(version)
+    os.replace(work, place)
+    return place
+
+
+def _pointer(url: str) -> Pointer | None:
+    if store().head(join_url(url, POINTER)) is None:
+        return None
+    place = join_url(url, POINTER)
+    data = store().read_bytes(place, limit=MOST_BYTES)
+    try:
+        found = parse_json(data, place, "publish the index anew")
+        found.object(("version", "files"))
+        if not _VERSION.fullmatch(found["version"].text()):
+            found["version"].refuse("the name of a version of an index")
+        return Pointer(found["version"].text(), [entry_of(item) for item in found["files"].items()])
+    except InputFileError as error:
+        what = str(error).removeprefix(f"{place}: ")
+        raise InputFileError(f"{url}: {POINTER} there is not that of an index of nenya ({what})") from error
+
+
+def _place(url: str, cache_dir: str | None, name: str) -> Path:
+    mark = hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
+    return own_place(scratch_folder(cache_dir), f"{_FOLDER}/{mark}/{name}")

@@ -1,0 +1,1 @@
+"""Settings declared once and checked, and the files that set them."""

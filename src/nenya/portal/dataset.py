@@ -1,0 +1,339 @@
+"""What all sessions of the portal share: the table, the cutouts and the latents, read where they lie."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nenya.archive.folder import Opened, read_tables
+from nenya.archive.manifest import MANIFEST
+from nenya.data.cutouts import CutoutReader, inspect_cutouts
+from nenya.errors import OptionError
+from nenya.latents.files import Latents
+from nenya.portal.columns import Columns
+from nenya.portal.state import PLANES, BoolArray, Masks
+from nenya.storage.paths import fetch, find_sources
+from nenya.tables.key_columns import COLUMNS, Keys, read_keys
+from nenya.tables.keys import cutout_parts, join
+
+if TYPE_CHECKING:
+    from nenya.latents.projector import Projector
+
+FloatArray = NDArray[np.float32]
+IntArray = NDArray[np.integer]
+T = TypeVar("T")
+
+_KEPT_BYTES = 2**26  # of cutouts in memory
+_TRIED = 200  # rows that a projector is tried on
+_SAME_MAP = 0.05  # of the map's size
+
+
+class Cancelled(Exception):
+    """Work that nobody waits for any more."""
+
+
+class Shared:
+    """Results that sessions have in common: made once, the most recent ones are kept.
+
+    Args:
+        most: bytes of arrays that are kept.
+    """
+
+    def __init__(self, most: int = 2**26) -> None:
+        self._most, self._bytes = most, 0
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+        self._made: dict[Hashable, threading.Lock] = {}
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Return what was made for a key, or make it; who asks for it meanwhile waits. It must not be changed."""
+        with self._lock:
+            making = self._made.setdefault(key, threading.Lock())
+        with making:
+            with self._lock:
+                if key in self._kept:
+                    self._kept.move_to_end(key)
+                    self._made.pop(key, None)
+                    found: T = self._kept[key][0]
+                    return found
+            try:
+                found = make()
+            finally:
+                with self._lock:
+                    self._made.pop(key, None)
+            self._keep(key, found, _bytes_of(found) + 1000)
+        return found
+
+    def _keep(self, key: Hashable, found: Any, size: int) -> None:
+        with self._lock:
+            self._bytes += size - self._kept.pop(key, (None, 0))[1]
+            self._kept[key] = found, size
+            while self._bytes > self._most and len(self._kept) > 1:
+                self._bytes -= self._kept.popitem(last=False)[1][1]
+
+
+def _bytes_of(value: Any) -> int:
+    """Return the bytes of the arrays in a result."""
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    if is_dataclass(value):
+        value = [getattr(value, f.name) for f in fields(value)]
+    if isinstance(value, dict):
+        value = list(value.values())
+    return sum(map(_bytes_of, value)) if isinstance(value, list | tuple) else 0
+
+
+class Cutouts:
+    """The cutouts of a table's rows, drawn from HDF5 files on demand; the last ones are kept.
+
+    Args:
+        keys: of the table.
+        paths: the files.
+
+    Attributes:
+        side: pixels a side of the first file's cutouts.
+        missing: rows of the table that have no cutout in the files.
+
+    Raises:
+        InputFileError: A file is no cutout file, or no row of the table has a cutout in one.
+    """
+
+    def __init__(self, keys: Keys, paths: Sequence[Path]) -> None:
+        self._lock = threading.Lock()
+        self._readers: list[CutoutReader] = []
+        self.side, files = 0, []
+        for path in paths:  # opened here and kept open: what replaces a file later is not read
+            found = inspect_cutouts(path)
+            files.append((str(path), {name: partition.rows for name, partition in found.partitions.items()}))
+            for name, partition in found.partitions.items():
+                self._readers.append(found.reader(name))
+                self._readers[-1].read(0, min(1, partition.rows))
+                self.side = self.side or partition.height
+        parts = cutout_parts(files)
+        self._starts = np.array([part.start for part in parts])
+        joined = join(keys, parts, "cutout")
+        self._number = joined.number
+        self.missing = sum(joined.lost.values())
+        self._kept: OrderedDict[int, FloatArray] = OrderedDict()
+
+    def of(self, rows: IntArray, tick: Callable[[float], None] = lambda _: None) -> list[FloatArray | None]:
+        """Return the cutouts of rows, each (H, W) float32, None where no file has it.
+
+        Args:
+            rows: of the table, in any order.
+            tick: is called with the share that is done; what it raises ends the work.
+
+        Raises:
+            InputFileError: A file is damaged there.
+        """
+        numbers = self._number[rows]
+        todo = np.array([n for n in np.unique(numbers[numbers >= 0]).tolist() if n not in self._kept], np.int64)
+        for done, (reader, places, some) in enumerate(groups := self._groups(todo)):
+            tick(done / len(groups))
+            with self._lock:
+                images = reader.read_rows(places)[:, 0]
+                for number, image in zip(some.tolist(), images, strict=True):
+                    self._kept[number] = image
+        found = [self._kept.get(number) for number in numbers.tolist()]
+        with self._lock:
+            most = max(256, _KEPT_BYTES // max(1, 4 * self.side**2))
+            while len(self._kept) > most:
+                self._kept.popitem(last=False)
+        return found
+
+    def _groups(self, numbers: IntArray) -> list[tuple[CutoutReader, IntArray, IntArray]]:
+        """Return reader, rows in its partition and numbers of some cutouts (rising), a few at a time."""
+        parts = np.searchsorted(self._starts, numbers, side="right") - 1
+        result = []
+        for part in np.unique(parts).tolist():
+            own = numbers[parts == part]
+            for some in np.split(own, range(16, len(own), 16)):
+                result.append((self._readers[part], some - self._starts[part], some))
+        return result
+
+
+class Archive:
+    """A table with its cutouts and latents. Files that are replaced after it was opened do not change it.
+
+    Args:
+        columns: of the table.
+        latents: of its rows, if there are.
+        images: cutout files of its rows.
+        projector: of the table's US0 and US1, if it is known.
+
+    Attributes:
+        columns: of the table.
+        masks: of filters, shared by all sessions.
+        shared: results that sessions have in common.
+        cutouts: None without images.
+        latents: None without.
+        latent_of: (N,) int64, the row's latent, -1 where it has none.
+        projector: None without.
+        files: what they were when they were opened.
+        notes: sentences on what cannot be shown, and why.
+    """
+
+    def __init__(
+        self,
+        columns: Columns,
+        latents: Latents | None = None,
+        images: Sequence[Path] = (),
+        projector: "Projector | None" = None,
+    ) -> None:
+        self.files: dict[Path, Stamp] = {}
+        self.projector = projector
+        self.columns, self.masks, self.shared = columns, Masks(columns), Shared()
+        keys = None
+        if images or latents is not None:
+            keys = read_keys(columns.table.select([name for name in COLUMNS if name in columns.names]).to_pandas())
+        self.cutouts = Cutouts(keys, images) if keys is not None and images else None
+        self.latents = latents
+        self.latent_of = np.full(columns.rows, -1, np.int64)
+        self.row_of, repeated = np.empty(0, np.int64), 0
+        if latents is not None and keys is not None:
+            joined = latents.join(keys)
+            self.latent_of, self.row_of = joined.number, joined.first_rows(len(latents))
+            repeated = joined.repeated
+        self.notes = [
+            f"no {view}: the table has no column {', '.join(lacking)}" for view, lacking in columns.missing.items()
+        ]
+        if not images:
+            self.notes.append("no pictures: images= names the cutout files")
+        if latents is None:
+            self.notes.append("no similar images: latents= names the latents files")
+        if self.cutouts is not None and self.cutouts.missing:
+            self.notes.append(f"{self.cutouts.missing:,} rows have no cutout in the files given")
+        if latents is not None and (lacking_rows := int((self.latent_of < 0).sum())):
+            self.notes.append(f"{lacking_rows:,} rows have no latent in the files given")
+        if repeated:
+            self.notes.append(
+                f"{repeated:,} rows repeat the latent of an earlier row, which counts among similar images"
+            )
+
+    def check_projector(self) -> None:
+        """Check that the projector is the one of the table's UMAP.
+
+        Raises:
+            OptionError: The table has no UMAP or there are no latents, or it places the table's rows elsewhere.
+        """
+        if self.projector is None:
+            return
+        if self.latents is None or "UMAP" in self.columns.missing:
+            raise OptionError("projector= needs latents=, and a table with US0 and US1, which it made")
+        places = np.stack([self.columns.values(name) for name in PLANES["umap"]], axis=1)
+        rows = np.flatnonzero((self.latent_of >= 0) & np.isfinite(places).all(axis=1))
+        rows = rows[:: max(1, len(rows) // _TRIED)]
+        away = np.linalg.norm(self.projector.transform(self.latents.take(self.latent_of[rows])) - places[rows], axis=1)
+        size = float(np.ptp(places[rows], axis=0).max()) if len(rows) else 0.0
+        if len(rows) and not np.nanmedian(away) <= _SAME_MAP * size:
+            raise OptionError(
+                f"projector= places the table's rows elsewhere than US0 and US1 say ({np.nanmedian(away):.2g} away, in "
+                f"a map {size:.2g} wide): give the projector that made them (nenya embed names it)"
+            )
+
+    def place_of(self, latent: FloatArray) -> tuple[float, float] | None:
+        """Return where the projector places a latent (D,) in the UMAP; None without a projector."""
+        if self.projector is None:
+            return None
+        x, y = self.projector.transform(latent)[0]
+        return float(x), float(y)
+
+    def warm(self) -> None:
+        """Make what the first view needs."""
+        for name in self.columns.metrics():
+            self.columns.binned(name)
+
+    def allowed(self, mask: BoolArray | None, without: BoolArray | None = None) -> BoolArray:
+        """Say which latents a search may return, by masks of the table's rows: (len(latents),) bool."""
+        allowed = self.row_of >= 0
+        rows = self.row_of[allowed]
+        keep = np.ones(len(rows), bool) if mask is None else mask[rows]
+        if without is not None:
+            keep &= ~without[rows]
+        allowed[allowed] = keep
+        return allowed
+
+
+Stamp = tuple[int, int, int] | None
+"""Inode, size and time of a file; None where there is none."""
+
+
+def stamps_of(paths: Iterable[Path]) -> dict[Path, Stamp]:
+    """Return what files are now."""
+    found: dict[Path, Stamp] = {}
+    for path in paths:
+        try:
+            status = path.stat()
+        except OSError:
+            found[path] = None
+        else:
+            found[path] = (status.st_ino, status.st_size, status.st_mtime_ns)
+    return found
+
+
+def open_archive(
+    table: Path,
+    latents: Latents | None,
+    images: Any,
+    cache_dir: str | None = None,
+    projector: Path | None = None,
+) -> Archive:
+    """Read a table and open what belongs to it.
+
+    Args:
+        table: its path.
+        latents: of its rows.
+        images: cutout files as `data=` takes them; None for no pictures.
+        cache_dir: of copies of S3 objects.
+        projector: file of the projector that made the table's US0 and US1.
+
+    Raises:
+        InputFileError: A file cannot be used, or does not belong to the table.
+        OptionError: The projector is not the table's.
+    """
+    from nenya.portal.columns import read_arrow
+
+    paths = fetch(find_sources(images), cache_dir) if images else []
+    files = stamps_of([table, *paths, *([projector] if projector is not None else [])])
+    if latents is not None:
+        files |= stamps_of({part.path for part in latents.parts})
+        latents.hold()
+    return _opened(read_arrow(table), latents, paths, projector, files)
+
+
+def open_version_archive(opened: Opened) -> Archive:
+    """Open a model version of an archive folder; what is added to the folder later is not seen until it is opened anew.
+
+    Args:
+        opened: the version; none of its files is ever replaced.
+
+    Raises:
+        InputFileError: A file cannot be used.
+    """
+    from nenya.portal.columns import compact
+
+    folder = opened.folder
+    files = stamps_of([folder.root / MANIFEST]) if folder.url is None else {}
+    table = compact(read_tables(opened.paths("table")))
+    projector = folder.local(opened.version.projector)
+    return _opened(table, opened.latents(), opened.paths("cutouts"), projector, files)
+
+
+def _opened(
+    table: Any, latents: Latents | None, images: list[Path], projector: Path | None, files: dict[Path, Stamp]
+) -> Archive:
+    loaded = None
+    if projector is not None:
+        from nenya.latents.projector import Projector
+
+        loaded = Projector.load(projector)
+    archive = Archive(Columns(table), latents, images, loaded)
+    archive.files = files
+    archive.check_projector()
+    archive.warm()
+    return archive

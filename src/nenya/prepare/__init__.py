@@ -1,0 +1,1 @@
+"""Fields, real or generated, to cutout files and their tables."""

@@ -1,0 +1,493 @@
+"""Ocean fields to cutouts and their table.
+
+`prepare` does what `nenya prepare` does; `open_fields`, `Layout` and `prepare_granule`, in the modules below this one,
+are its parts for use on their own.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import wait as futures_wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+
+import nenya
+from nenya.data.hdf5_open import open_hdf5
+from nenya.errors import InputFileError, Interrupted, OptionError, OutputError
+from nenya.io import write_table
+from nenya.options.files import read_group
+from nenya.options.sections import PrepareOptions, build_options
+from nenya.prepare.places import Fates, Places, log_missing, missing_table, read_fates, summary
+from nenya.prepare.sources import find_fields, identity_of
+from nenya.prepare.steps import output_size
+from nenya.prepare.work import Outcome, Task, fingerprint, prepare_file
+from nenya.prepare.writer import read_table, recipe_values, write_outputs
+from nenya.runtime.progress import RowProgress
+from nenya.storage.disk import remove_half, sha256_file
+from nenya.storage.lock import OutputLock
+from nenya.storage.names import parse_json, refuse_links
+from nenya.storage.paths import local_path, own_place, scratch_folder, temporary_copy
+from nenya.storage.s3.service import is_s3, store
+from nenya.storage.table_files import check_numbers, check_table
+
+log = logging.getLogger(__name__)
+
+
+class NoCutouts(InputFileError):
+    """Granules that can be read, none of which has a cutout: all cloud, or land."""
+
+
+_PATIENCE = 0.5  # seconds between looks for a signal
+
+
+@dataclass
+class Prepared:
+    """What a preparation made.
+
+    Attributes:
+        images: the cutout file, a path or an s3:// address.
+        table: the table.
+        rows: partition -> number of cutouts.
+        failed: granule -> why it was skipped.
+        made: whether it was made now; False if it was there, made in the same way of the same files.
+    """
+
+    images: Path | str
+    table: Path | str
+    rows: dict[str, int]
+    failed: dict[str, str] = field(default_factory=dict)
+    made: bool = True
+
+
+def run(options: PrepareOptions) -> int:
+    """Prepare as `scripts/prepare.py` does.
+
+    Returns:
+        0 if all granules could be read, 1 if some were skipped.
+
+    Raises:
+        NenyaError: As `prepare` does.
+    """
+    found = prepare(options)
+    rows = ", ".join(f"{name} {count}" for name, count in found.rows.items())
+    log.info(
+        "%s: %s cutouts%s", found.images, rows, "" if found.made else "; it was there already, and is left as it is"
+    )
+    if len(found.rows) == 1 and found.made:
+        (name,) = found.rows
+        other = "train" if name == "valid" else "valid"
+        log.warning("all cutouts are in '%s': nenya train takes them with loader.%s_key=%s", name, other, name)
+    if found.failed:
+        log.error("%d granule(s) skipped; clobber=true takes them up again", len(found.failed))
+    return 1 if found.failed else 0
+
+
+def prepare(options: PrepareOptions | Mapping[str, Any]) -> Prepared:
+    """Make the cutouts and the table of ocean fields.
+
+    What is finished when the work ends early is kept in `<out>.partial/`, granule by granule; the same call goes on
+    from there. Outputs appear when they are whole.
+
+    Args:
+        options: of `nenya prepare`, or a mapping of their names and values, in which `sensor` names a recipe; `data`
+            and `out` are needed.
+
+    Returns:
+        What was made.
+
+    Raises:
+        OptionError: An option is missing or not possible.
+        InputFileError: No granule can be read, or there is no cutout on any.
+        OutputError: The output is there already, made in another way, or cannot be written.
+        Interrupted: A signal came (SIGINT, SIGTERM).
+    """
+    if not isinstance(options, PrepareOptions):
+        given = dict(options)
+        recipe_of = read_group("sensor", str(given.pop("sensor", "grid")))
+        options = build_options(PrepareOptions, {**recipe_of, **given})
+    out = _output(options)
+    output_size(options)
+    sources = find_fields(options.data)
+    places, at_hash = read_places(options)
+    recipe = {**recipe_values(options), "at": at_hash, "coords": _hash_of(options.coords, options)}
+    identities = _identities(sources)
+    if len(sources) == 1 and isinstance(next(iter(identities.values())), InputFileError):
+        raise next(error for error in identities.values() if isinstance(error, InputFileError))
+    made_of = fingerprint({str(_name_of(source)): str(identities[source]) for source in sources})
+    made_by = fingerprint({**recipe, "version": nenya.__version__})
+    there = None if options.clobber else _existing(out, options, made_of, made_by)
+    folder = refuse_links(_partial(out, options))
+    if there is not None:
+        _remove_leftover(folder, str(out))
+        return there
+    with OutputLock(folder / "lock", str(out)) as lock, _interruptible(folder) as check:
+        tasks = _tasks(sources, identities, made_by, folder, options, places)
+        parts, failed, outcomes = _work(tasks, options, check)
+        failed |= {_name_of(s): str(e) for s, e in identities.items() if isinstance(e, InputFileError)}
+        local = folder / out.rpartition("/")[2] if isinstance(out, str) else out
+        table = read_table(parts, options, out if isinstance(out, str) else out.name) if parts else None
+        fates = read_fates([part for _, part in parts], places) if places is not None else None
+        if table is None or not len(table):
+            shutil.rmtree(folder, ignore_errors=True)
+            kind = InputFileError if failed or not parts else NoCutouts
+            raise kind(_why_none(options, outcomes, failed, len(parts), fates))
+        for line in failed.values():
+            log.error("skipped: %s", line)
+        if empty := len(parts) - table["part"].nunique():
+            log.warning(
+                "%d of %d fields have no cutout: smaller than %d pixels, or nowhere %g %% clear",
+                empty, len(parts), options.field_size, options.clear_threshold,
+            )  # fmt: skip
+        about = {
+            "variable": ", ".join(sorted({o.variable for o in outcomes if o.variable})),
+            "sources": json.dumps([_name_of(source) for source in sources]),
+            "sources_sha256": made_of,
+            "recipe_sha256": made_by,
+            "granules": len(parts),
+            "failed": json.dumps(failed),
+        }
+        if places is not None and fates is not None:
+            _write_missing(fates, places, options, out, folder)
+        lock.check()
+        write_outputs(local, table, [part for _, part in parts], options, about)
+        if isinstance(out, str):
+            for path in (local.with_suffix(".parquet"), local):
+                kept = {"recipe_sha256": made_by, "sources_sha256": made_of}
+                store().upload(path, f"{out.rpartition('/')[0]}/{path.name}", metadata=kept)
+        shutil.rmtree(folder, ignore_errors=True)
+    rows = {name: int((table["pp_type"] == kind).sum()) for kind, name in ((1, "train"), (0, "valid"))}
+    return Prepared(out, _table_of(out), {name: count for name, count in rows.items() if count}, failed)
+
+
+def _remove_leftover(folder: Path, out: str) -> None:
+    """Remove the unfinished work that a kill has left beside an output that was complete already."""
+    if folder.is_dir():
+        with contextlib.suppress(OutputError), OutputLock(folder / "lock", out):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def read_places(options: PrepareOptions) -> tuple[Places | None, str]:
+    """Return the places of `at=` and a hash of its bytes.
+
+    Raises:
+        InputFileError: It cannot be read, or has no columns lat, lon and datetime with numbers and dates.
+    """
+    if options.at is None:
+        return None, ""
+    import pandas as pd
+
+    place = options.at if is_s3(options.at) else local_path(options.at)
+    with temporary_copy(place, options.loader.cache_dir) as path:
+        try:
+            check_table(path)
+            table = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+        except InputFileError:
+            raise
+        except Exception as error:  # each engine has errors of its own
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputFileError(
+                f"{options.at}: cannot be read as a table ({first}); wanted is .parquet or .csv"
+            ) from error
+        sha256 = sha256_file(path)
+    missing = [name for name in ("lat", "lon", "datetime") if name not in table]
+    if missing:
+        have = ", ".join(map(str, table.columns[:12]))
+        raise InputFileError(
+            f"{options.at}: no column {missing[0]}; at= needs lat, lon and datetime (there are: {have})"
+        )
+    table = check_numbers(table, options.at)
+    try:
+        lat_lon = table[["lat", "lon"]].to_numpy(dtype=np.float64)
+        times = pd.to_datetime(table["datetime"], utc=True).dt.tz_localize(None).to_numpy(dtype="datetime64[us]")
+    except (ValueError, TypeError) as error:
+        raise InputFileError(f"{options.at}: lat and lon must be degrees, datetime dates ({error})") from error
+    if not len(table) or not (np.abs(lat_lon[:, 0]) <= 90).all() or not (np.abs(lat_lon[:, 1]) <= 540).all():
+        raise InputFileError(f"{options.at}: wanted are rows whose lat is within -90 to 90 and lon within -180 to 360")
+    return Places(lat_lon, times), sha256
+
+
+def _write_missing(fates: Fates, places: Places, options: PrepareOptions, out: Path | str, folder: Path) -> None:
+    """Write the places without a cutout beside the output, as `<name>_missing.csv`, and say which they are."""
+    missing = missing_table(fates, places, options)
+    name = f"{Path(str(out)).stem}_missing.csv"
+    place = f"{out.rpartition('/')[0]}/{name}" if isinstance(out, str) else out.with_name(name)
+    log_missing(missing, fates, options, place)
+    local = folder / name if isinstance(place, str) else place
+    if len(missing):
+        write_table(missing, local)
+        if isinstance(place, str):
+            store().upload(local, place)
+    elif options.clobber:
+        local.unlink(missing_ok=True)  # of the run that is replaced
+
+
+def _output(options: PrepareOptions) -> Path | str:
+    """Return the place of the cutout file."""
+    if options.out is None:
+        raise OptionError(
+            "out= is needed: the cutout file, such as out=modis_2010_preproc.h5; the table lies beside it"
+        )
+    if not options.out.endswith((".h5", ".hdf5")):
+        raise OptionError(f"out={options.out}: wanted is the name of an HDF5 file, such as {options.out}_preproc.h5")
+    return options.out if is_s3(options.out) else local_path(options.out).absolute()
+
+
+def _table_of(out: Path | str) -> Path | str:
+    return out.with_suffix(".parquet") if isinstance(out, Path) else out.rpartition(".")[0] + ".parquet"
+
+
+def _partial(out: Path | str, options: PrepareOptions) -> Path:
+    """Return the folder of unfinished work."""
+    if isinstance(out, Path):
+        return out.with_name(out.name + ".partial")
+    key = hashlib.sha256(out.encode()).hexdigest()[:16]
+    return own_place(scratch_folder(options.loader.cache_dir), f"prepare-{key}")
+
+
+def _existing(out: Path | str, options: PrepareOptions, made_of: str, made_by: str) -> Prepared | None:
+    """Return an output that is there already, None if there is none.
+
+    Raises:
+        OutputError: It was made in another way or of other files, or is not whole.
+    """
+    advice = "clobber=true replaces it, out= puts the new one elsewhere"
+    if isinstance(out, str):
+        found = store().head(out)
+        if found is None:
+            return None
+        if (found.metadata.get("recipe_sha256"), found.metadata.get("sources_sha256")) != (made_by, made_of):
+            raise OutputError(f"{out} exists, made of other files or with other options: {advice}")
+        return Prepared(out, _table_of(out), {}, {}, made=False)
+    table = out.with_suffix(".parquet")
+    remove_half(out, table)
+    if not out.exists():
+        if table.exists():
+            raise OutputError(f"{table} exists without {out.name}: {advice}")
+        return None
+    try:
+        with open_hdf5(out) as file:
+            said = {name: str(value) for name, value in file.attrs.items()}
+            rows = {name: int(file[name].shape[0]) for name in ("train", "valid") if name in file}
+    except (InputFileError, OSError) as error:
+        raise OutputError(f"{out} exists and is not an HDF5 file: {advice}") from error
+    if (said.get("recipe_sha256"), said.get("sources_sha256")) != (made_by, made_of) or not table.exists():
+        raise OutputError(f"{out} exists, made of other files or with other options: {advice}")
+    try:
+        failed = parse_json(said.get("failed", "{}"), f"{out}: attribute failed").texts()
+    except InputFileError as error:
+        raise OutputError(f"{error}: {advice}") from error
+    return Prepared(out, table, rows, failed, made=False)
+
+
+def _hash_of(place: str | None, options: PrepareOptions) -> str:
+    if place is None:
+        return ""
+    return identity_of(place if is_s3(place) else local_path(place))
+
+
+def _identities(sources: Sequence[Path | str]) -> dict[Path | str, str | InputFileError]:
+    """Return what tells that a source has changed, or why it cannot be had."""
+
+    def identify(source: Path | str) -> str | InputFileError:
+        try:
+            return identity_of(source)
+        except InputFileError as error:
+            return error
+
+    with ThreadPoolExecutor(8) as pool:
+        return dict(zip(sources, pool.map(identify, sources), strict=True))
+
+
+def _name_of(source: Path | str) -> str:
+    return source.name if isinstance(source, Path) else source.rpartition("/")[2]
+
+
+def _tasks(
+    sources: Sequence[Path | str],
+    identities: Mapping[Path | str, str | InputFileError],
+    made_by: str,
+    folder: Path,
+    options: PrepareOptions,
+    places: Places | None,
+) -> list[Task]:
+    """Return what there is to do: a task a file, or several where there are more processes than files."""
+    good = [source for source in sources if isinstance(identities[source], str)]
+    shares = -(-(options.workers or 1) // len(good)) if good else 1
+    return [
+        Task(
+            source,
+            _name_of(source),
+            hashlib.sha256(f"{source}|{identities[source]}|{made_by}".encode()).hexdigest()[:24],
+            folder.absolute(),
+            (share, shares),
+            options,
+            places,
+        )
+        for source in good
+        for share in range(shares)
+    ]
+
+
+def _work(
+    tasks: list[Task], options: PrepareOptions, check: Callable[[], None]
+) -> tuple[list[tuple[str, Path]], dict[str, str], list[Outcome]]:
+    """Do all tasks; the order of the parts is that of the files and times, whoever did them."""
+    outcomes: dict[int, Outcome] = {}
+    with RowProgress("granules", len(tasks), visible=os.isatty(2)) as progress:
+        for number, outcome in _outcomes(tasks, options, check):
+            outcomes[number] = outcome
+            progress.advance(1)
+    parts: dict[tuple[str, str], dict[int, Path]] = {}
+    failed: dict[str, str] = {}
+    for number, task in enumerate(tasks):
+        parts.setdefault((task.name, task.key), {}).update(outcomes[number].parts)
+        failed |= outcomes[number].failed
+    ordered = [(name, steps[step]) for (name, _), steps in parts.items() for step in sorted(steps)]
+    return ordered, failed, [outcomes[number] for number in range(len(tasks))]
+
+
+def _outcomes(tasks: list[Task], options: PrepareOptions, check: Callable[[], None]) -> Iterator[tuple[int, Outcome]]:
+    """Give the outcome of each task as it ends."""
+    with _executor(len(tasks), options) as pool:
+        if pool is None:
+            yield from ((number, prepare_file(task, check)) for number, task in enumerate(tasks))
+            return
+        futures: dict[Future[Outcome], int] = {pool.submit(prepare_file, task): n for n, task in enumerate(tasks)}
+        try:
+            left = set(futures)
+            while left:
+                done, left = futures_wait(left, timeout=_PATIENCE, return_when=FIRST_COMPLETED)
+                check()
+                yield from ((futures[future], future.result()) for future in done)
+        except BrokenProcessPool as error:
+            raise OutputError(
+                "a process of the preparation was killed, perhaps as memory ran out: workers= takes fewer of them; "
+                "the same command goes on from here"
+            ) from error
+
+
+@contextmanager
+def _executor(tasks: int, options: PrepareOptions) -> Iterator[Executor | None]:
+    """Give what runs tasks in other processes, None where one process is enough."""
+    workers = options.workers or min(len(os.sched_getaffinity(0)), tasks)
+    if options.dask is not None:
+        with _dask(options.dask) as pool:
+            yield pool
+    elif min(workers, tasks) <= 1:
+        yield None
+    else:
+        before = set(multiprocessing.active_children())
+        pool = ProcessPoolExecutor(
+            min(workers, tasks), mp_context=multiprocessing.get_context("spawn"), initializer=_begin_worker
+        )
+        try:
+            yield pool
+            pool.shutdown()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in set(multiprocessing.active_children()) - before:
+                process.terminate()
+            raise
+
+
+@contextmanager
+def _dask(address: str) -> Iterator[Executor]:
+    """Give a Dask cluster as what runs tasks; its workers must see the files and the folder of the output.
+
+    Raises:
+        OptionError: Dask is not installed, or the scheduler does not answer.
+    """
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise OptionError(f"dask={address} needs the package distributed: pip install distributed") from error
+    try:
+        client = Client(address, timeout=10)
+    except (OSError, ValueError, TimeoutError) as error:
+        raise OptionError(f"dask={address}: no scheduler answers there ({str(error).splitlines()[0]})") from error
+    with client:
+        yield client.get_executor(pure=False)
+
+
+def _begin_worker() -> None:
+    """Leave Ctrl-C to the parent, and end when it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        sentinel = parent.sentinel
+
+        def watch() -> None:
+            wait([sentinel])
+            os._exit(1)
+
+        threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+@contextmanager
+def _interruptible(folder: Path) -> Iterator[Callable[[], None]]:
+    """Note SIGTERM, SIGUSR1 (a cluster's warning) and SIGINT; afterwards they are as before.
+
+    Gives what raises `Interrupted` if one came: it is called between granules, as an error that comes in the middle of
+    a library's work may be taken for one of its own. The second signal does not wait.
+    """
+    error = Interrupted(f"interrupted; what is done is kept in {folder}, and the same command goes on from there")
+    came: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        if len(came) > 1:
+            raise error
+
+    def check() -> None:
+        if came:
+            raise error
+
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {n: signal.signal(n, stop) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
+    try:
+        yield check
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _why_none(
+    options: PrepareOptions,
+    outcomes: Iterable[Outcome],
+    failed: Mapping[str, str],
+    done: int,
+    fates: Fates | None = None,
+) -> str:
+    """Return why there is no cutout, in one line."""
+    if failed and not done:
+        first = next(iter(failed.values()))
+        return first if len(failed) == 1 else f"none of {len(failed)} granules can be read; the first: {first}"
+    clearest = max((outcome.clearest for outcome in outcomes), default=0.0)
+    where = f"{done} granule{'s' if done > 1 else ''} of {options.data}"
+    if fates is not None:
+        return f"{where}: none of {len(fates.state)} places of {options.at} has a cutout ({summary(fates, options)})"
+    if clearest == 0:
+        return (
+            f"{where}: no cutout of {options.field_size} x {options.field_size} pixels has a clear pixel: the field is "
+            "smaller than that, or all of it is masked (land, cloud, quality, temp_bounds)"
+        )
+    wanted = f"clear_threshold={options.clear_threshold:g}"
+    if clearest * 100 >= options.clear_threshold:
+        return f"{where}: no cutout is left without masked pixels; inpaint=fast fills them (inpaint={options.inpaint})"
+    return f"{where}: no cutout reaches {wanted} %; the clearest has {100 * clearest:.1f} %: lower it, or field_size"

@@ -1,0 +1,306 @@
+"""Files of ocean fields: found, and opened through xarray, lazily and with one clear line for what cannot be read."""
+
+import glob
+import importlib.util
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nenya.data.hdf5_links import Links
+from nenya.data.hdf5_open import open_hdf5
+from nenya.errors import InputFileError, NenyaError
+from nenya.storage.paths import entries_of, local_path, temporary_copy
+from nenya.storage.s3.service import is_s3, store
+
+if TYPE_CHECKING:
+    import xarray
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = (".nc", ".nc4", ".cdf", ".h5", ".hdf5", ".he5", ".grib", ".grib2", ".grb", ".grb2", ".zarr")
+_MADE_HERE = ("_preproc.h5", "_latents.h5", "_latents_debug.h5")
+_MOST_GROUPS = 1000
+_ZARR_MARKS = ("zarr.json", ".zgroup", ".zmetadata")
+
+
+def find_fields(data: Any) -> list[Path | str]:
+    """Return the files of fields that `data=` stands for, in order, each once.
+
+    Args:
+        data: a path, folder or glob, an s3:// address, prefix or glob, or a list of them. A Zarr store, which is a
+            folder, counts as one file.
+
+    Returns:
+        Local files as paths, objects and Zarr stores of S3 as addresses.
+
+    Raises:
+        OptionError: Nothing is given.
+        InputFileError: An entry matches nothing.
+        StorageError: An S3 service does not list its objects.
+    """
+    found: dict[Path | str, None] = {}
+    for entry in entries_of(data, "a file of fields, such as data=/path/to/granule.nc, a glob or a list"):
+        found.update(dict.fromkeys(_find_objects(entry) if is_s3(entry) else _find_local(entry)))
+    return list(found)
+
+
+def is_zarr(path: Path) -> bool:
+    """Return whether a folder is a Zarr store."""
+    return path.is_dir() and any((path / mark).is_file() for mark in _ZARR_MARKS)
+
+
+def _find_local(entry: str) -> Sequence[Path]:
+    path = local_path(entry)
+    if is_zarr(path) or path.is_file():
+        return [path]
+    if path.is_dir():
+        found = _below(path)
+        if not found:
+            raise InputFileError(f"{entry}: no file of fields ({', '.join(SUFFIXES)}) is in this folder")
+        return found
+    matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+    found = [m for m in matches if (m.is_file() or is_zarr(m)) and not m.name.endswith(_MADE_HERE)]
+    if not found:
+        what = "no file matches" if glob.has_magic(str(path)) else "there is no such file"
+        raise InputFileError(f"{entry}: {what}; check the path")
+    return found
+
+
+def _below(folder: Path) -> list[Path]:
+    """Return files and Zarr stores below a folder, sorted, without looking into the stores."""
+    found: list[Path] = []
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            found += [path] if is_zarr(path) else _below(path)
+        elif path.name.lower().endswith(SUFFIXES) and not path.name.endswith(_MADE_HERE):
+            found.append(path)
+    return found
+
+
+def _find_objects(url: str) -> Sequence[str]:
+    if not glob.has_magic(url) and url.rstrip("/").endswith(".zarr"):
+        return [url.rstrip("/")]
+    if not glob.has_magic(url) and url.lower().endswith(SUFFIXES):
+        return [url]
+    found: dict[str, None] = {}
+    for item in store().find(url):
+        head, inside, _ = item.url.partition(".zarr/")
+        name = head + ".zarr" if inside else item.url
+        if glob.has_magic(url) or name.lower().endswith(SUFFIXES):
+            found[name] = None
+    kept = [name for name in found if not name.endswith(_MADE_HERE)]
+    if not kept:
+        raise InputFileError(f"{url}: no file of fields ({', '.join(SUFFIXES)}) is there; check bucket and prefix")
+    return kept
+
+
+def identity_of(source: Path | str) -> str:
+    """Return a text that changes when a source does: its size and time, or the service's mark of an object.
+
+    Raises:
+        InputFileError: There is no such file or object.
+        StorageError: The service does not answer.
+    """
+    if isinstance(source, Path):
+        try:
+            marks = (
+                [source / mark for mark in _ZARR_MARKS if (source / mark).is_file()] if is_zarr(source) else [source]
+            )
+            return " ".join(f"{m.stat().st_size} {m.stat().st_mtime_ns}" for m in marks)
+        except OSError as error:
+            raise InputFileError(f"{source}: cannot be read ({error.strerror}); check the path") from error
+    if source.endswith(".zarr"):
+        heads = [found for mark in _ZARR_MARKS if (found := store().head(f"{source}/{mark}"))]
+        if not heads:
+            raise InputFileError(f"{source}: no Zarr store is there ({' or '.join(_ZARR_MARKS)}); check the address")
+        return " ".join(f"{found.size} {found.etag}" for found in heads)
+    found = store().head(source)
+    if found is None:
+        raise InputFileError(f"{source}: no such object; check bucket and key")
+    return f"{found.size} {found.etag}"
+
+
+@contextmanager
+def open_fields(
+    source: Path | str, cache_dir: str | None = None, coords: str | None = None, *, allow_external: bool = False
+) -> Iterator["xarray.Dataset"]:
+    """Open a file of fields; data are read when they are asked for, but for objects of S3, which are copied first.
+
+    A Zarr store on S3 is read chunk by chunk, without a copy.
+
+    Args:
+        source: of `find_fields`.
+        cache_dir: folder of the copies; default outputs/cache.
+        coords: a further file whose variables are added.
+        allow_external: whether what lies in an HDF5 file may lead out of its folder.
+
+    Raises:
+        InputFileError: It is not there, damaged, of no known kind, or its engine is not installed.
+        StorageError: An S3 service does not give it.
+    """
+    links: Links = "any" if allow_external else "folder"
+    with _local(source, cache_dir) as place, warnings.catch_warnings(), ExitStack() as files:
+        warnings.simplefilter("ignore")  # of xarray, of files that are a little beside the conventions
+        dataset = _open(_checked(place, str(source), links, files), str(source))
+        files.callback(dataset.close)
+        if coords is not None:
+            with _local(coords if is_s3(coords) else local_path(coords), cache_dir) as other, ExitStack() as more:
+                opened = _open(_checked(other, coords, links, more), coords)
+                with reading(coords):
+                    dataset = _add(dataset, opened.load())
+        elif not any(len(variable.dims) >= 2 for variable in dataset.data_vars.values()):
+            with reading(str(source)):
+                dataset = _with_groups(place, dataset, links, files)
+        yield dataset
+
+
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Turn what goes wrong where a library reads a file into one line; each engine and damage has errors of its own.
+
+    Raises:
+        InputFileError: Something went wrong.
+    """
+    try:
+        yield
+    except (NenyaError, MemoryError):
+        raise
+    except Exception as error:
+        raise _unreadable(name, error) from error
+
+
+@contextmanager
+def _local(source: Path | str, cache_dir: str | None) -> Iterator[Any]:
+    if isinstance(source, str) and source.endswith(".zarr"):
+        from nenya.prepare.zarr_stores import S3Zarr
+
+        yield S3Zarr(source)
+        return
+    with temporary_copy(source, cache_dir) as path:
+        yield path
+
+
+def _checked(place: Any, name: str, links: Links, files: ExitStack) -> Any:
+    """Return what xarray opens: of HDF5 and Zarr a store that checks what it gives.
+
+    Raises:
+        InputFileError: There is no such file, it is of no known kind, or leads to where it may not.
+    """
+    if not isinstance(place, Path):
+        return place
+    if not place.exists():
+        raise InputFileError(f"{name}: there is no such file; check the path")
+    engine = _engine(place, name)
+    if engine == "zarr":
+        from nenya.prepare.zarr_stores import LocalZarr
+
+        return LocalZarr(place, allow_external=links == "any")
+    return _hdf5_group(_hdf5(place, links, files)) if engine == "h5netcdf" else place
+
+
+def _hdf5(place: Path, links: Links, files: ExitStack) -> Any:
+    """Open a NetCDF 4 file."""
+    import h5netcdf
+
+    opened = files.enter_context(open_hdf5(place, links=links))
+    with reading(str(place)):
+        return files.enter_context(h5netcdf.File(opened, "r", phony_dims="access", decode_vlen_strings=True))
+
+
+def _hdf5_group(file: Any, group: str | None = None) -> Any:
+    """Return a group of a NetCDF 4 file as xarray takes it."""
+    from xarray.backends import H5NetCDFStore
+
+    return H5NetCDFStore(file, group=group)
+
+
+def _open(place: Any, name: str) -> "xarray.Dataset":
+    import xarray
+    from xarray.backends.common import AbstractDataStore
+
+    settings: dict[str, Any] = {"decode_timedelta": False, "chunks": None, "cache": False}
+    if isinstance(place, Path):
+        settings["engine"] = _engine(place, name)
+        if settings["engine"] == "cfgrib":
+            settings["backend_kwargs"] = {"indexpath": ""}
+    elif not isinstance(place, AbstractDataStore):
+        settings["engine"] = "zarr"
+    try:
+        return xarray.open_dataset(place, **settings)
+    except NenyaError:
+        raise
+    except ValueError as error:
+        if "time" not in str(error):
+            raise _unreadable(name, error) from error
+    except Exception as error:
+        raise _unreadable(name, error) from error
+    with reading(name):  # a time that cannot be understood may be one that is not needed
+        return xarray.open_dataset(place, decode_times=False, **settings)
+
+
+def _engine(path: Path, name: str) -> str:
+    if path.is_dir():
+        if is_zarr(path):
+            return "zarr"
+        raise InputFileError(f"{name}: a folder that is no Zarr store ({' or '.join(_ZARR_MARKS)} is missing)")
+    try:
+        with path.open("rb") as file:
+            start = file.read(1024)
+    except OSError as error:
+        raise InputFileError(f"{name}: cannot be read ({error.strerror}); check the path") from error
+    if start.startswith(b"\x89HDF\r\n\x1a\n"):
+        return "h5netcdf"
+    if start[:4] in (b"CDF\x01", b"CDF\x02"):
+        return "scipy"
+    wanted = {"netCDF4": start.startswith(b"CDF\x05"), "cfgrib": b"GRIB" in start}
+    for package, is_kind in wanted.items():
+        if is_kind:
+            if importlib.util.find_spec(package) is None:
+                raise InputFileError(f"{name}: this kind of file needs the package {package}: pip install {package}")
+            return "netcdf4" if package == "netCDF4" else package
+    what = "an empty file" if not start else "not NetCDF, Zarr or GRIB"
+    raise InputFileError(f"{name}: {what}; wanted is a file of fields, whole and as it was published")
+
+
+def _with_groups(path: Any, root: "xarray.Dataset", links: Links, files: ExitStack) -> "xarray.Dataset":
+    """Return the variables of all groups in one, as OB.DAAC's files need; the file's own attributes are kept."""
+    import xarray
+
+    if not isinstance(path, Path) or path.is_dir() or _engine(path, str(path)) != "h5netcdf":
+        return root
+    file, merged = _hdf5(path, links, files), root
+    for name in _groups(file):
+        group = xarray.open_dataset(_hdf5_group(file, name), decode_timedelta=False, decode_times=False)
+        fresh = group.drop_vars([name for name in group.variables if name in merged.variables])
+        sizes = dict(merged.sizes)
+        if all(sizes.get(dim, size) == size for dim, size in fresh.sizes.items()):
+            merged = merged.merge(fresh, compat="override")
+    return merged.assign_attrs(root.attrs)
+
+
+def _groups(file: Any) -> Iterator[str]:
+    """Yield the names of all groups of a NetCDF 4 file, each before those within it; not of one within itself."""
+    left, count = [("/", file)], 0
+    while left:
+        name, group = left.pop()
+        yield name
+        left += reversed([(f"{name.rstrip('/')}/{key}", item) for key, item in group.groups.items()])
+        count += 1
+        if count + len(left) > _MOST_GROUPS:
+            raise InputFileError(f"{file.filename}: more than {_MOST_GROUPS} groups, or groups within themselves")
+
+
+def _add(dataset: "xarray.Dataset", extra: "xarray.Dataset") -> "xarray.Dataset":
+    """Add the variables that a file lacks."""
+    new = extra.drop_vars([name for name in extra.variables if name in dataset.variables])
+    return dataset.assign({name: new[name] for name in new.data_vars}).assign_coords(
+        {name: new[name] for name in new.coords}
+    )
+
+
+def _unreadable(name: str, error: BaseException) -> InputFileError:
+    first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    return InputFileError(f"{name}: cannot be read ({first}); it may be cut short or damaged: fetch it again")

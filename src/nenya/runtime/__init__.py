@@ -1,0 +1,1 @@
+"""The trainer, processes, signals, threads, the ledger and progress."""

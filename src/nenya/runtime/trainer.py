@@ -1,0 +1,198 @@
+"""What a run stands on: Lightning's Trainer, the processes, the version of the code, room on the disk."""
+
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import urllib.parse
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nenya
+from nenya.errors import OptionError, OutputError
+from nenya.options.sections import Options, TrainerOptions, to_dict
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+    from lightning.pytorch.loggers import WandbLogger
+
+log = logging.getLogger(__name__)
+
+
+def is_main_process() -> bool:
+    """Return whether this process speaks for the run: the first of those that a launcher started."""
+    env = os.environ
+    if "RANK" in env:
+        return int(env["RANK"]) == 0
+    # Before SLURM's variable, which an interactive shell hands on to all that Lightning starts from it.
+    if "LOCAL_RANK" in env:
+        return int(env["LOCAL_RANK"]) == int(env.get("NODE_RANK", "0")) == 0
+    return int(env.get("SLURM_PROCID", "0")) == int(env.get("NODE_RANK", "0")) == 0
+
+
+def make_trainer(options: TrainerOptions, **settings: Any) -> "Trainer":
+    """Return Lightning's Trainer for the `trainer` options; its profiler is a `Ledger`.
+
+    Args:
+        options: passed on under the same names.
+        settings: further arguments of the Trainer: callbacks, logger ...
+
+    Raises:
+        OptionError: Lightning refuses a setting, such as more devices than there are.
+    """
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+    from lightning.pytorch import Trainer
+
+    from nenya.runtime.ledger import Ledger
+
+    _quieten_libraries()
+    ledger = Ledger()
+    arguments = {**to_dict(options), "profiler": ledger, **settings}
+    if SLURMEnvironment.detect():
+        # Its own answer to SIGUSR1 saves and requeues in its own way; ours ends with 75, and the job script requeues.
+        arguments["plugins"] = [*arguments.get("plugins", []), SLURMEnvironment(auto_requeue=False)]
+    if arguments["enable_progress_bar"] is None:
+        arguments["enable_progress_bar"] = sys.stderr.isatty()
+    try:
+        trainer = Trainer(
+            use_distributed_sampler=False, num_sanity_val_steps=0, enable_model_summary=False, **arguments
+        )
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
+        raise OptionError(f"trainer options are not possible here: {str(error).splitlines()[0]}") from error
+    ledger.device = trainer.strategy.root_device
+    return trainer
+
+
+def check_trainer(options: TrainerOptions) -> int:
+    """Check that Lightning takes the `trainer` options, before anything is made.
+
+    Returns:
+        The number of processes that will work together.
+
+    Raises:
+        OptionError: It refuses one.
+    """
+    return int(make_trainer(options, logger=False, enable_checkpointing=False).world_size)
+
+
+def _quieten_libraries() -> None:
+    """Leave out what Lightning says of choices that were made on purpose."""
+    for text in (
+        ".*does not have many workers.*",
+        ".*is smaller than the logging interval.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*No positive `every_n_epochs`.*",
+        ".*isinstance.treespec, LeafSpec.*",
+        ".*lr_scheduler.step.*",
+        ".*You are using a custom batch sampler.*",
+        ".*could not find the monitored key.*",
+        ".*GPU available but not used.*",
+        ".*Total length of .DataLoader. across ranks is zero.*",
+    ):
+        warnings.filterwarnings("ignore", message=text)
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def git_commit() -> str:
+    """Return the commit of the code that runs, with '+' where it is changed; empty for an installed package."""
+    here = Path(__file__).resolve().parent
+    try:
+        top = subprocess.run(
+            ["git", "rev-parse", "--show-toplevel"], cwd=here, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        if Path(top) != here.parents[1]:
+            return ""
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return commit.stdout.strip()
+
+
+def check_room(folder: Path, needed: int, what: str) -> None:
+    """Make a folder, and check that it takes a file of the needed size.
+
+    Args:
+        folder: where the file will be.
+        needed: bytes.
+        what: the result that needs them, for the message.
+
+    Raises:
+        OutputError: The folder cannot be made or written, or has too little room.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot make the folder ({error.strerror}); choose another with out=") from error
+    if not os.access(folder, os.W_OK | os.X_OK) or os.statvfs(folder).f_flag & os.ST_RDONLY:
+        raise OutputError(f"{folder}: the folder is not writable; choose another with out=")
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OutputError(
+            f"{folder}: {what} needs {needed / 1e6:.1f} MB and {free / 1e6:.1f} MB are free; "
+            "make room or choose another folder with out="
+        )
+
+
+def make_logger(options: Options, folder: Path, name: str) -> "WandbLogger | None":
+    """Return the wandb logger if it is asked for; offline where there is no key or no network, and says so.
+
+    Args:
+        options: all of them are its configuration.
+        folder: where its files go, below `wandb/`.
+        name: of the run, after that of the model.
+    """
+    if options.logger.name != "wandb":
+        return None
+    from lightning.pytorch.loggers import WandbLogger
+
+    offline = options.logger.offline
+    if offline is None:
+        reason = _why_offline()
+        offline = bool(reason)
+        if reason:
+            log.warning("wandb: offline, as %s; 'wandb sync %s/wandb/offline-run-*' uploads it later", reason, folder)
+    logger = WandbLogger(
+        name=f"{options.model.name}/{name}",
+        save_dir=folder.absolute(),  # wandb has a process of its own, in the folder where the first run began
+        project=options.logger.project,
+        entity=options.logger.entity,
+        offline=offline,
+        id=options.logger.id,
+        resume="allow",
+        config={**to_dict(options), "nenya_version": nenya.__version__, "git_commit": git_commit()},
+    )
+    if is_main_process():
+        _ = logger.experiment
+    return logger
+
+
+def _why_offline() -> str:
+    """Return why wandb cannot be reached, or an empty text."""
+    mode = os.environ.get("WANDB_MODE", "")
+    if mode in ("offline", "disabled", "dryrun"):
+        return f"WANDB_MODE={mode}"
+    host = urllib.parse.urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
+    import netrc
+
+    try:
+        known = netrc.netrc().hosts
+    except (OSError, netrc.NetrcParseError):
+        known = {}
+    if not os.environ.get("WANDB_API_KEY") and host.hostname not in known:
+        return "there is no key (WANDB_API_KEY or 'wandb login')"
+    try:
+        socket.create_connection((host.hostname or "", host.port or 443), timeout=3).close()
+    except OSError:
+        return f"{host.hostname} cannot be reached"
+    return ""

@@ -1,0 +1,1 @@
+"""Disk, S3, paths and locks: an output is either complete or absent."""

@@ -1,0 +1,258 @@
+"""From the `data` option to files."""
+
+import glob
+import hashlib
+import logging
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nenya.errors import InputFileError, NenyaError, OptionError, OutputError, StorageError
+from nenya.storage.names import Entry, inside, local_name
+from nenya.storage.s3.service import is_s3, store
+from nenya.storage.temporaries import temporary_folder, temporary_name
+from nenya.storage.texts import remember_name
+from nenya.tables.names import is_latents_name
+
+log = logging.getLogger(__name__)
+
+HDF5_SUFFIXES = (".h5", ".hdf5")
+DEFAULT_CACHE = "outputs/cache"
+COPY_PREFIX = "copy-"
+_SECRET = re.compile(r"SECRET|TOKEN|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY", re.I)
+
+
+def expand(text: str) -> str:
+    """Return a local path with `~` and `$NAMES` of the environment filled in; messages go on to say the names.
+
+    Raises:
+        OptionError: It names an environment variable that is not set, or one that by its name holds a secret.
+    """
+    for name in re.findall(r"\$\{?(\w+)", text):
+        if _SECRET.search(name):
+            raise OptionError(f"{text}: ${name} is a secret by its name, which no path is made of; give the path")
+        value = os.environ.get(name)
+        if value:
+            remember_name(name, value)
+        else:
+            raise OptionError(f"{text}: the environment variable {name} is not set; set it to the folder of your data")
+    return os.path.expandvars(os.path.expanduser(text))
+
+
+def local_path(text: str) -> Path:
+    """Return the local path that a text names, with `~` and `$NAMES` of the environment filled in.
+
+    Raises:
+        OptionError: It is an s3:// address, or names an environment variable that is not set.
+    """
+    if is_s3(text):
+        raise OptionError(f"{text}: a local path is needed here; give one")
+    return Path(expand(text))
+
+
+def entries_of(data: Any, wanted: str) -> list[str]:
+    """Return the entries of a `data` option, which is one or a list of them.
+
+    Args:
+        data: the option.
+        wanted: what it should be, for the message.
+
+    Raises:
+        OptionError: Nothing is given.
+    """
+    entries = [data] if isinstance(data, str | Path) else list(data or [])
+    if not entries:
+        raise OptionError(f"data= is needed: {wanted}")
+    return [str(entry) for entry in entries]
+
+
+def find_sources(data: Any) -> list[Path | str]:
+    """Return the cutout files that `data=` stands for, in order, each once.
+
+    Args:
+        data: a path, folder or glob, an s3:// address, prefix or glob, or a list of them. Globs, folders and
+            prefixes leave out latents files; folders and prefixes take what is below them and ends in .h5 or .hdf5.
+
+    Returns:
+        Local files as paths, objects as s3:// addresses.
+
+    Raises:
+        OptionError: Nothing is given.
+        InputFileError: A glob or prefix matches nothing.
+        StorageError: An S3 service does not list its objects.
+    """
+    found: dict[Path | str, None] = {}
+    for entry in entries_of(data, "a cutout file, such as data=/path/to/cutouts_preproc.h5, a glob or a list"):
+        matches = _find_objects(entry) if is_s3(entry) else _find_local(entry)
+        found.update(dict.fromkeys(matches))
+    return list(found)
+
+
+def find_latents(data: Any) -> list[Path | str]:
+    """Return the latents files that `data=` stands for; as `find_sources`, the other way round.
+
+    Raises:
+        OptionError: Nothing is given.
+        InputFileError: A glob, folder or prefix has none.
+        StorageError: An S3 service does not list its objects.
+    """
+    found: dict[Path | str, None] = {}
+    for entry in entries_of(data, "a latents file, such as data=/path/to/cutouts_preproc_latents.h5"):
+        several = glob.has_magic(entry) or entry.endswith("/") or (not is_s3(entry) and local_path(entry).is_dir())
+        everything: Sequence[Path | str]
+        if not several:
+            everything = [entry if is_s3(entry) else local_path(entry)]
+        elif is_s3(entry):
+            everything = [o.url for o in store().find(entry) if is_latents_name(o.url)]
+        else:
+            path = local_path(entry)
+            places = path.rglob("*") if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))
+            everything = sorted(p for p in places if is_latents_name(p.name))
+        if not everything:
+            raise InputFileError(
+                f"{entry}: no latents file (*_latents.h5, or of the original *_latents_*.h5) is there; check the place"
+            )
+        found.update(dict.fromkeys(everything))
+    return list(found)
+
+
+def is_several(data: Any) -> bool:
+    """Return whether `data=` may stand for several files: a glob, folder, prefix or list."""
+    entries = [str(entry) for entry in ([data] if isinstance(data, str | Path) else data or [])]
+    return len(entries) > 1 or any(
+        glob.has_magic(e) or (not e.endswith(HDF5_SUFFIXES) if is_s3(e) else local_path(e).is_dir()) for e in entries
+    )
+
+
+def _find_local(entry: str) -> Sequence[Path]:
+    path = local_path(entry)
+    if path.is_dir():
+        below = sorted(p for p in path.rglob("*") if p.name.endswith(HDF5_SUFFIXES) and p.is_file())
+        below = [p for p in below if not is_latents_name(p.name)]
+        if not below:
+            raise InputFileError(
+                f"{entry}: this is a folder without HDF5 files (.h5): name a file of cutouts, or a folder with some"
+            )
+        return below
+    if path.exists() or not glob.has_magic(str(path)):
+        return [path]
+    matches = sorted(p for p in glob.glob(str(path), recursive=True) if not is_latents_name(p))
+    if not matches:
+        raise InputFileError(f"{entry}: no file matches; check the folder and the pattern")
+    return [Path(match) for match in matches]
+
+
+def _find_objects(url: str) -> Sequence[str]:
+    if url.endswith(HDF5_SUFFIXES) and not glob.has_magic(url):
+        return [url]  # whether it is there is that file's own affair
+    matches = [found.url for found in store().find(url) if not is_latents_name(found.url)]
+    if not glob.has_magic(url):
+        matches = [match for match in matches if match == url or match.endswith(HDF5_SUFFIXES)]
+    if not matches:
+        what = "object matches the pattern" if glob.has_magic(url) else "HDF5 file (.h5) is below this prefix"
+        raise InputFileError(f"{url}: no {what}; check bucket and prefix")
+    return matches
+
+
+def fetch(sources: Sequence[Path | str], cache_dir: str | None) -> list[Path]:
+    """Return local files: paths as they are, objects of S3 as copies in the scratch folder, kept for later runs.
+
+    Raises:
+        InputFileError: There is no such object.
+        StorageError: An S3 service does not give it.
+        OutputError: The scratch folder cannot be written, or is full.
+    """
+    return [_copy(source, cache_dir) if isinstance(source, str) else source for source in sources]
+
+
+def _copy(url: str, cache_dir: str | None) -> Path:
+    found = store().head(url)
+    if found is None:
+        raise InputFileError(f"{url}: no such object; check bucket and key")
+    version = hashlib.sha256(f"{url} {found.etag} {found.size}".encode()).hexdigest()[:16]
+    path = own_place(scratch_folder(cache_dir), f"s3/{version}/{local_name(found.name)}")
+    if not path.is_file() or path.stat().st_size != found.size:
+        log.info("%s: download %.1f MB to %s", url, found.size / 1e6, path)
+        store().download(found, path)
+    return path
+
+
+@contextmanager
+def temporary_copy(source: Path | str, cache_dir: str | None) -> Iterator[Path]:
+    """Give the local file of a source: itself, or a copy of an object of S3 that goes at the end.
+
+    Errors that come from within name the source, not the copy.
+
+    Raises:
+        InputFileError: There is no such object.
+        StorageError: An S3 service does not give it.
+        OutputError: The scratch folder cannot be written, or is full.
+    """
+    if isinstance(source, Path):
+        yield source
+        return
+    with temporary_folder(COPY_PREFIX, scratch_folder(cache_dir)) as folder:
+        found = store().head(source)
+        if found is None:
+            raise InputFileError(f"{source}: no such object; check bucket and key")
+        path = folder / local_name(found.name)
+        store().download(found, path)
+        try:
+            yield path
+        except NenyaError as error:
+            raise type(error)(str(error).replace(str(path), source)) from error
+
+
+def fetch_checked(url: str, entry: Entry, path: Path, said_by: str) -> None:
+    """Bring an object that a manifest names to a local path, if it is what the manifest says.
+
+    It arrives under a name of our own, and gets the other one when size and hash are right.
+
+    Args:
+        url: s3:// address below which its name stands.
+        entry: the file.
+        path: where it goes; of `inside`.
+        said_by: the manifest, for messages.
+
+    Raises:
+        StorageError: The service does not give it, or it is another one.
+        OutputError: It cannot be written.
+    """
+    part = temporary_name(path.with_name(entry.sha256[:32]))
+    try:
+        if store().download(f"{url}/{entry.name}", part, size=entry.size) != entry.sha256:
+            raise StorageError(f"{url}/{entry.name}: is not what {said_by} says it is (sha256)")
+        os.replace(part, path)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def own_place(folder: Path, name: str) -> Path:
+    """Return a place of nenya's own in a scratch folder, where nothing leads out of it by a link.
+
+    Raises:
+        OutputError: A link stands in the way.
+    """
+    try:
+        return inside(folder, name)
+    except InputFileError as error:
+        raise OutputError(str(error)) from error
+
+
+def scratch_folder(cache_dir: str | None) -> Path:
+    """Return the folder of temporary copies, `loader.cache_dir` or `outputs/cache`; it is made if it is missing.
+
+    Raises:
+        OutputError: It cannot be made.
+    """
+    folder = local_path(cache_dir or DEFAULT_CACHE)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot make the folder ({error.strerror}); set loader.cache_dir") from error
+    return folder

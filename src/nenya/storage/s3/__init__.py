@@ -1,0 +1,1 @@
+"""Objects of S3 services: listed, read, written and verified."""

@@ -1,0 +1,498 @@
+"""Objects of an S3 service: found, downloaded and uploaded so that what arrives is whole and right, or nothing is."""
+
+import errno
+import hashlib
+import logging
+import os
+import re
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nenya.errors import InputFileError, Interrupted, OptionError, OutputError, StorageError
+from nenya.storage.disk import atomic_path
+from nenya.storage.s3.checks import hash_file, md5
+from nenya.storage.s3.client import ENDPOINT_NAMES, connect, endpoint, head_object
+from nenya.storage.s3.conditional import put_if
+from nenya.storage.s3.download import AlteredError, ChangedError, fetch, verify
+from nenya.storage.s3.errors import NotS3Error, Service, explain
+from nenya.storage.s3.upload import (
+    PartsUpload,
+    UploadGoneError,
+    abort_below,
+    new_note,
+    read_note,
+    sha256_of_object,
+    write_note,
+)
+from nenya.storage.temporaries import temporary_folder
+
+logger = logging.getLogger(__name__)
+
+PART_SIZE = 8 * 2**20
+"""Bytes of one request of a transfer; larger where an upload would need more parts than a service takes."""
+
+THREADS = 4
+"""Requests that one transfer has under way at a time."""
+
+_MAX_PARTS = 9000
+_UPLOADS = 4
+_GLOB = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+_MAGIC = re.compile(r"[*?[]")
+
+
+def is_s3(text: object) -> bool:
+    """Say whether a text or path is an s3:// address."""
+    return str(text).startswith("s3://")
+
+
+def split_url(url: str) -> tuple[str, str]:
+    """Return the bucket and the key of an s3:// address; the key is empty where only a bucket is named.
+
+    Raises:
+        OptionError: It is no s3:// address, or it names no bucket.
+    """
+    bucket, _, key = str(url).removeprefix("s3://").partition("/")
+    if not is_s3(url) or not bucket or _MAGIC.search(bucket):
+        raise OptionError(f"{url}: not an address in S3; give s3://bucket/name")
+    return bucket, key
+
+
+def join_url(url: str, *names: str) -> str:
+    """Return the address of `names`, one below the other, below an s3:// address."""
+    parts = [url.rstrip("/") if len(url) > len("s3://") else url, *(name.strip("/") for name in names)]
+    return "/".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class S3Object:
+    """One object as the service describes it; an object from a listing has no metadata and no checksums.
+
+    Args:
+        url: The s3:// address.
+        size: Length in bytes.
+        etag: The service's mark of this content, without quotes; not always a hash.
+        metadata: The user's metadata, with names in lower case.
+    """
+
+    url: str
+    size: int
+    etag: str
+    metadata: dict[str, str] = field(default_factory=dict, hash=False)
+    _answer: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def name(self) -> str:
+        """The last part of the key."""
+        return self.url.rstrip("/").rpartition("/")[2]
+
+
+class S3Store:
+    """One S3 service; may be used by several threads. It connects at its first use.
+
+    Args:
+        attempts: How often a request that fails by the service's or the line's fault is made; AWS_MAX_ATTEMPTS, or 8.
+        part_size: Bytes of one request of a transfer; `PART_SIZE` where it is not given.
+    """
+
+    def __init__(self, attempts: int | None = None, part_size: int | None = None) -> None:
+        given = os.environ.get("AWS_MAX_ATTEMPTS", "")
+        self._attempts = attempts or (int(given) if given.isdecimal() and int(given) else 8)
+        self._part_size = part_size or PART_SIZE
+        self._endpoint, self._variable = endpoint()
+        self._lock = threading.Lock()
+        self._client: Any = None
+
+    def head(self, url: str) -> S3Object | None:
+        """Return the description of an object, or None where there is no such object in the bucket.
+
+        Raises:
+            StorageError: The bucket is missing, access is denied, or the service does not answer.
+        """
+        bucket, key = _object_of(url)
+        with self._errors(url, "look at it"):
+            answer = head_object(self._connected(), bucket, key)
+            if answer is None:
+                return None
+            if "ETag" not in answer:
+                raise NotS3Error("an answer without an ETag")
+        return S3Object(
+            url=url,
+            size=answer["ContentLength"],
+            etag=answer["ETag"].strip('"'),
+            metadata={name.lower(): value for name, value in answer.get("Metadata", {}).items()},
+            _answer=answer,
+        )
+
+    def find(self, url: str) -> list[S3Object]:
+        """Return the objects that an address stands for, sorted by key.
+
+        Args:
+            url: an object, a glob (`*` and `?` stay within one folder, `**` does not), or a folder, with or without
+                a slash at its end, for everything below it.
+
+        Returns:
+            The objects, without metadata unless it is the one that the address names; none if nothing matches.
+        """
+        bucket, key = split_url(url)
+        if key and not key.endswith("/") and (exact := self.head(url)):
+            return [exact]
+        magic = _MAGIC.search(key)
+        prefix = key[: magic.start()] if magic else key.rstrip("/") + "/" if key else ""
+        one_folder = magic and "/" not in key[magic.start() :] and "**" not in key
+        pattern = re.compile(_glob_regex(key) if magic else re.escape(prefix) + ".*", re.DOTALL)
+        found: list[S3Object] = []
+        with self._errors(url, "list it"):
+            pages = self._connected().get_paginator("list_objects_v2")
+            for page in pages.paginate(Bucket=bucket, Prefix=prefix, **({"Delimiter": "/"} if one_folder else {})):
+                if "IsTruncated" not in page:
+                    raise NotS3Error("an answer that is no listing")
+                for entry in page.get("Contents", []):
+                    if pattern.fullmatch(entry["Key"]) and not entry["Key"].endswith("/"):
+                        address = f"s3://{bucket}/{entry['Key']}"
+                        found.append(S3Object(address, entry["Size"], entry["ETag"].strip('"')))
+        return sorted(found, key=lambda item: item.url)
+
+    def read_bytes(self, url: str, limit: int = 16 * 2**20) -> bytes:
+        """Return the content of a small object, verified as in `download`.
+
+        Raises:
+            StorageError: It cannot be had, or is longer than `limit` bytes.
+        """
+        found = self._needed(url)
+        if found.size > limit:
+            raise StorageError(f"{url}: has {found.size} bytes, and at most {limit} are read; is it the right one?")
+        with temporary_folder("nenya-") as folder:
+            self.download(found, folder / "object")
+            return (folder / "object").read_bytes()
+
+    def download(
+        self,
+        source: S3Object | str,
+        path: Path,
+        *,
+        cancelled: threading.Event | None = None,
+        size: int | None = None,
+    ) -> str:
+        """Bring an object to `path`, which appears only when its content is whole and verified.
+
+        The content must have the size and the checksum that the service holds: the object's `sha256` metadata, else
+        an S3 checksum of the whole object, else an ETag that is an MD5, else the ETag of an upload in parts. An object
+        that is replaced meanwhile, or arrives altered, is fetched once more from the start.
+
+        Args:
+            source: The object, or its address; what lies there now is fetched.
+            path: The file, whose folder is made if it is missing.
+            cancelled: Once set, the download stops and leaves nothing.
+            size: Bytes that it must have; of another object nothing is fetched.
+
+        Returns:
+            The SHA-256 of the file as 64 hexadecimal digits.
+
+        Raises:
+            StorageError: The object is missing, denied, unreachable, keeps changing, or arrives altered twice.
+            OutputError: The file cannot be written.
+            Interrupted: `cancelled` was set.
+        """
+        url = source if isinstance(source, str) else source.url
+        failed: set[type] = set()
+        with atomic_path(path) as temporary:
+            while True:
+                try:
+                    found = self._needed(url)
+                    if size is not None and found.size != size:
+                        raise StorageError(f"{url}: has {found.size} bytes instead of {size}; it was altered or cut")
+                    return self._fetch(found, path, temporary, cancelled)
+                except (ChangedError, AlteredError) as error:
+                    temporary.unlink(missing_ok=True)
+                    if type(error) in failed:
+                        what = "it changed during the download, twice; fetch it when nobody writes it"
+                        if isinstance(error, AlteredError):
+                            what = f"{error}, twice; the object or the way to it is damaged: upload it again, or ask"
+                            what += " the administrator of the service"
+                        raise StorageError(f"{url}: {what}") from error
+                    failed.add(type(error))
+                    logger.debug("%s: fetched again: %s", url, error or "it changed")
+
+    def upload(
+        self,
+        path: Path,
+        url: str,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        cancelled: threading.Event | None = None,
+        note: Path | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> S3Object:
+        """Bring a file to an address, where it appears only whole: each part is verified before.
+
+        Args:
+            path: The file, which must not change meanwhile.
+            url: The address; an object that is there is replaced at the end, and kept on an error.
+            metadata: ASCII texts to keep with the object; `sha256`, of the file, is added.
+            cancelled: Once set, the upload stops and leaves nothing.
+            note: A file that names the upload as long as it is on its way, so that `drop_upload` finds it after a kill.
+            check: Called before each start of an upload, also after the service has dropped one; raises to stop.
+
+        Returns:
+            The object as the service describes it.
+
+        Raises:
+            StorageError: The service does not take it, or alters it.
+            OutputError: The file cannot be read, or changed during the upload.
+            Interrupted: `cancelled` was set.
+        """
+        bucket, key = _object_of(url)
+        with _disk(f"read {path} for {url}"):
+            size = path.stat().st_size
+            part_size = max(self._part_size, -(-size // _MAX_PARTS))
+            sha256, digests = hash_file(path, md5, part_size)
+        kept = {**(metadata or {}), "sha256": sha256}
+        with _disk(f"read {path} for {url}"), self._errors(url, "upload it"):
+            proven = True
+            if size:
+                if note is not None:
+                    self.drop_upload(note)
+                stop = lambda: _stop_if(cancelled, url)  # noqa: E731
+                proven = self._upload_parts(path, url, part_size, digests, kept, stop, note, check)
+            else:  # there is no part to send, and nothing that the way could alter
+                _stop_if(cancelled, url)
+                self._connected().put_object(Bucket=bucket, Key=key, Body=b"", Metadata=kept)
+        found = self._needed(url)
+        if found.size != size or found.metadata.get("sha256", sha256) != sha256:
+            what = f"{size} bytes were uploaded, and now another object of {found.size} bytes is there"
+            raise StorageError(f"{url}: {what}; upload it when nobody else writes it")
+        if not proven:
+            self._read_back(found, sha256)
+        return found
+
+    def replace(self, url: str, data: bytes, etag: str | None) -> str:
+        """Write a small object if what lies there has this ETag (empty: if there is none; None: in any case).
+
+        Returns:
+            The new ETag.
+
+        Raises:
+            ReplacedError: Another object lies there.
+            NoConditionsError: The service says that it does not know such requests; one that does not say so writes.
+            StorageError: The service does not take it.
+        """
+        bucket, key = _object_of(url)
+        with self._errors(url, "write it"):
+            return put_if(self._connected(), bucket, key, data, {"sha256": hashlib.sha256(data).hexdigest()}, etag)
+
+    def drop_uploads(self, url: str) -> None:
+        """Drop all uploads to addresses below one that are under way; whoever is at one starts again."""
+        bucket, key = split_url(url)
+        with self._errors(url, "list its uploads"):
+            abort_below(self._connected(), bucket, f"{key.rstrip('/')}/" if key else "")
+
+    def delete(self, url: str) -> None:
+        """Remove an object; one that is not there is no error."""
+        bucket, key = _object_of(url)
+        with self._errors(url, "delete it"):
+            self._connected().delete_object(Bucket=bucket, Key=key)
+
+    def check_bucket(self, url: str) -> None:
+        """Find out early whether the bucket of an address exists and opens with the present credentials.
+
+        Raises:
+            StorageError: It does not; says why.
+        """
+        bucket, _ = split_url(url)
+        with self._errors(f"s3://{bucket}", "list it"):  # an answer to HEAD would not say what is wrong
+            if "IsTruncated" not in self._connected().list_objects_v2(Bucket=bucket, MaxKeys=1):
+                raise NotS3Error("an answer that is no listing")
+
+    @property
+    def _service(self) -> Service:
+        region = self._client.meta.region_name if self._client else "us-east-1"
+        return Service(self._endpoint, self._variable, region, self._attempts)
+
+    def _connected(self) -> Any:
+        """Return the client, which is made at the first call."""
+        with self._lock:
+            if self._client is None:
+                self._client = connect(self._attempts, 4 * THREADS)
+            return self._client
+
+    @contextmanager
+    def _errors(self, url: str, doing: str) -> Iterator[None]:
+        """Turn the errors of the libraries below into ours."""
+        from boto3.exceptions import Boto3Error
+        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.parsers import ResponseParserError
+        from s3transfer.exceptions import RetriesExceededError
+
+        try:
+            yield
+        except (Boto3Error, BotoCoreError, ClientError, ResponseParserError, RetriesExceededError, NotS3Error) as error:
+            raise explain(error, self._service, url, doing) from error
+
+    def _needed(self, url: str) -> S3Object:
+        found = self.head(url)
+        if found is None:
+            raise StorageError(f"{url}: there is no such object; check the name")
+        return found
+
+    def _fetch(self, found: S3Object, path: Path, temporary: Path, cancelled: threading.Event | None) -> str:
+        """Bring an object to `temporary` and verify it; returns its SHA-256."""
+        url = found.url
+        with _disk(f"write {path}", found.size), self._errors(url, "download it"):
+            if shutil.disk_usage(temporary.parent).free < found.size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            _stop_if(cancelled, url)
+            if found.size:
+                fetch(
+                    self._connected(),
+                    *split_url(url),
+                    temporary,
+                    part_size=self._part_size,
+                    threads=THREADS,
+                    attempts=self._attempts,
+                    stop=lambda: _stop_if(cancelled, url),
+                )
+            else:
+                temporary.touch()
+            after = self.head(url)  # not every service knows If-Match
+            if after is None or after.etag != found.etag:
+                raise ChangedError
+            return verify(temporary, found._answer, lambda number: self._head_part(url, number), url)
+
+    def _head_part(self, url: str, number: int) -> Mapping[str, Any]:
+        """Return what the service says of one part of an object; nothing where it does not know parts."""
+        from botocore.exceptions import ClientError
+
+        bucket, key = split_url(url)
+        try:
+            return dict(self._connected().head_object(Bucket=bucket, Key=key, PartNumber=number))
+        except ClientError as error:
+            logger.debug("%s: part %d: %s", url, number, error.response.get("Error", {}).get("Code"))
+            return {}
+
+    def _upload_parts(
+        self,
+        path: Path,
+        url: str,
+        part_size: int,
+        digests: list[bytes],
+        kept: dict[str, str],
+        stop: Callable[[], None],
+        note: Path | None,
+        check: Callable[[], None],
+    ) -> bool:
+        """Send a file in parts and make the object of them; returns whether that proved it right."""
+        client, (bucket, key) = self._connected(), split_url(url)
+        for _ in range(_UPLOADS):
+            check()
+            if note is not None:
+                write_note(note, bucket, key, None)
+            started = client.create_multipart_upload(Bucket=bucket, Key=key, Metadata=kept)
+            if "UploadId" not in started:
+                raise NotS3Error("an answer that starts no upload")
+            upload = PartsUpload(client, bucket, key, started["UploadId"])
+            try:
+                if note is not None:
+                    write_note(note, bucket, key, started["UploadId"])
+                parts, proven = upload.send(path, part_size, digests, THREADS, stop)
+                stop()
+                upload.complete(parts, lambda: self._needed(url).metadata.get("sha256") == kept["sha256"])
+                return proven
+            except UploadGoneError:
+                upload.abort()
+                logger.debug("%s: the service dropped the upload; it is started again", url)
+            except BaseException:
+                upload.abort()
+                raise
+            finally:
+                if note is not None:
+                    note.unlink(missing_ok=True)
+        what = f"the service dropped the upload, {_UPLOADS} times, as some do where a part arrives altered"
+        raise StorageError(f"{url}: {what}; nothing was stored, ask the administrator of the service")
+
+    def drop_upload(self, note: Path) -> None:
+        """Drop the parts of an upload that a killed process had begun; see `upload`.
+
+        Where the kill came before its name was known, all uploads to that address go; another process that is at one
+        starts again.
+        """
+        new_note(note).unlink(missing_ok=True)
+        try:
+            bucket, key, upload = read_note(note)
+        except (OSError, InputFileError):  # there is none, or the kill came before anything was begun
+            note.unlink(missing_ok=True)
+            return
+        client, uploads = self._connected(), [upload] if upload is not None else []
+        if upload is None:
+            pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=key)
+            found = [item for page in pages for item in page.get("Uploads", [])]
+            uploads = [item["UploadId"] for item in found if item["Key"] == key]
+        for name in uploads:
+            PartsUpload(client, bucket, key, name).abort()
+        note.unlink(missing_ok=True)
+
+    def _read_back(self, found: S3Object, sha256: str) -> None:
+        """Read an uploaded object, where the service's answers to its parts proved nothing; delete it if wrong."""
+        with self._errors(found.url, "read it back"):
+            got = sha256_of_object(self._connected(), *split_url(found.url), attempts=self._attempts)
+        if got != sha256:
+            self.delete(found.url)
+            what = "the service gave back other bytes than were uploaded, so it was deleted"
+            raise StorageError(f"{found.url}: {what}; ask the administrator of the service")
+
+
+_store: tuple[object, S3Store] | None = None
+_store_lock = threading.Lock()
+
+
+def store() -> S3Store:
+    """Return the store of this process for the present environment; a changed environment gives a new one."""
+    global _store
+    now = (os.getpid(), sorted((k, v) for k, v in os.environ.items() if k.startswith("AWS_") or k in ENDPOINT_NAMES))
+    with _store_lock:
+        if _store is None or _store[0] != now:
+            _store = now, S3Store()
+        return _store[1]
+
+
+def _object_of(url: str) -> tuple[str, str]:
+    """Return bucket and key of an address that must name an object."""
+    bucket, key = split_url(url)
+    if not key:
+        raise OptionError(f"{url}: names a bucket, not an object; give s3://bucket/name")
+    return bucket, key
+
+
+def _stop_if(cancelled: threading.Event | None, url: str) -> None:
+    if cancelled is not None and cancelled.is_set():
+        raise Interrupted(f"{url}: the transfer was stopped and left nothing; run the same again")
+
+
+@contextmanager
+def _disk(doing: str, size: int = 0) -> Iterator[None]:
+    """Turn errors of the local disk into ours; `size` is what had to find room on it."""
+    try:
+        yield
+    except OSError as error:
+        what = error.strerror or type(error).__name__
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            what = f"too little room ({what}): {size} bytes are needed; free some, or give another folder"
+        raise OutputError(f"cannot {doing}: {what}") from error
+
+
+def _glob_regex(pattern: str) -> str:
+    """Return the regular expression for a glob whose `*`, `?` and `[]` do not cross a slash, but whose `**` does."""
+    made = []
+    for token in re.findall(r"\*\*/|\*\*|\[!?\]?[^\]]*\]|.", pattern, re.DOTALL):
+        if token in _GLOB:
+            made.append(_GLOB[token])
+        elif token.startswith("[") and len(token) > 1:
+            inside = token[1:-1].replace("\\", "\\\\").replace("[", "\\[").replace("]", "\\]").replace("^", "\\^")
+            made.append("(?!/)[" + ("^" + inside[1:] if inside.startswith("!") else inside) + "]")
+        else:
+            made.append(re.escape(token))
+    return "".join(made)
