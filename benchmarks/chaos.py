@@ -39,7 +39,8 @@ import torch.distributed  # noqa: F401
 
 import nenya.latents_extraction
 import nenya.storage.s3.service
-from nenya.cli import compose, run_command
+from nenya.cli import run_command
+from nenya.commands.compose import compose
 from nenya.extraction import ranks
 from nenya.extraction.journal import partial_folder
 from nenya.models.contrastive import ContrastiveModule

@@ -24,10 +24,12 @@ from peers.onnx_forward import onnx_forward
 from peers.original_extraction import original_extraction
 from peers.plain_extraction import plain_extraction
 
-from nenya.latents_extraction import run
+from nenya.extraction.batch import run
 from nenya.models.checkpoint import save_pth
 from nenya.models.resnet import ContrastiveNet
-from nenya.options.sections import ExtractOptions, build_options, flat_view
+from nenya.options.commands import ExtractOptions
+from nenya.options.flat import flat_view
+from nenya.options.sections import build_options
 
 
 def main():

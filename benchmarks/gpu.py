@@ -30,7 +30,8 @@ import torch
 from common import ROOT, machine, make_cutouts
 from torch.profiler import ProfilerActivity, profile
 
-from nenya.cli import compose, run_command
+from nenya.cli import run_command
+from nenya.commands.compose import compose
 from nenya.data.augment import ViewSampler
 from nenya.models.checkpoint import save_pth
 from nenya.models.contrastive import make_net

@@ -34,7 +34,7 @@ def generate(path: Path, rows: int, side: int, seed: int = 0) -> None:
 
 def make_weights(path: Path) -> None:
     """Write the weights of an untrained tiny network."""
-    from nenya.cli import compose
+    from nenya.commands.compose import compose
     from nenya.models.checkpoint import save_pth
     from nenya.models.contrastive import make_net
 

@@ -22,7 +22,7 @@ from common import ROOT, interleave, machine, medians, write  # noqa: E402
 sys.path.insert(0, str(ROOT / "tests"))
 from granules import clouds, red_field, write_swath  # noqa: E402
 
-from nenya.cli import compose  # noqa: E402
+from nenya.commands.compose import compose  # noqa: E402
 from nenya.prepare.cutouts import clear_share, grid_windows, integral  # noqa: E402
 from nenya.prepare.fields import Field, Layout  # noqa: E402
 from nenya.prepare.inpaint import inpaint_biharmonic, inpaint_field  # noqa: E402

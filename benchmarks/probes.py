@@ -23,15 +23,15 @@ from common import machine, write
 from numpy.typing import NDArray
 
 from nenya import train
-from nenya.cli import compose
+from nenya.commands.compose import compose
 from nenya.commands.generate import write_ocean
 from nenya.data.spectra import radial_power
 from nenya.io import read_table
+from nenya.latents.components import fit_pca
 from nenya.models.contrastive import make_net
 from nenya.models.resnet import ContrastiveNet
 from nenya.models.weights import load_model
-from nenya.options.sections import TrainOptions
-from nenya.pca import fit_pca
+from nenya.options.commands import TrainOptions
 from nenya.prepare.ocean import OceanOptions
 
 Floats = NDArray[np.float64]

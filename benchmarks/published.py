@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 
 from nenya.commands.generate import write_published
-from nenya.pca import fit_pca
+from nenya.latents.components import fit_pca
 from nenya.storage.disk import atomic_path
 
 ROOT = Path(__file__).resolve().parents[1]

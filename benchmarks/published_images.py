@@ -18,7 +18,7 @@ from common import machine, write
 from numpy.typing import NDArray
 
 from nenya.data.spectra import PERIODIC, MeanSpectrum, Recipe
-from nenya.pca import fit_pca
+from nenya.latents.components import fit_pca
 from nenya.prepare.synthetic import SLOPES, published_blocks
 
 SIZE, SEED, COMPONENTS = 64, 1234, 256

@@ -19,7 +19,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from nenya.cli import compose
+from nenya.commands.compose import compose
 from nenya.commands.repack import repack_file
 from nenya.data.blocks import BlockRows, cut_blocks
 from nenya.data.cutouts import inspect_cutouts

@@ -34,7 +34,7 @@ import torch
 from memory import generate
 
 from nenya import latents_extraction
-from nenya.cli import compose
+from nenya.commands.compose import compose
 from nenya.models.checkpoint import save_pth
 from nenya.models.contrastive import make_net
 from nenya.storage.s3.service import S3Store

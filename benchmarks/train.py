@@ -28,7 +28,8 @@ sys.path.insert(0, str(Path(__file__).parent / "peers"))
 import plain_training
 from original_loader import original_view
 
-from nenya.cli import compose, run_command
+from nenya.cli import run_command
+from nenya.commands.compose import compose
 from nenya.data.augment import ViewSampler
 from nenya.models.contrastive import make_net
 from nenya.models.losses import contrastive_loss

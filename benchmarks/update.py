@@ -82,7 +82,7 @@ def main() -> None:
 
 def save_weights(path: Path, model: str) -> Path:
     """Write random weights of a model version."""
-    from nenya.cli import compose
+    from nenya.commands.compose import compose
     from nenya.models.checkpoint import save_pth
     from nenya.models.contrastive import make_net
 

@@ -8,14 +8,14 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from nenya.cli import COMMANDS
-from nenya.options.sections import Options
+from nenya.commands.compose import about, command_names, options_of
+from nenya.options.sections import Options, taken
 
 _SHARED = {field.name for field in fields(Options)}
 
 
 class OptionTable(SphinxDirective):
-    """`{nenya-options}`: the options that all commands have."""
+    """`{nenya-options}`: the options that commands share."""
 
     def run(self) -> list[nodes.Node]:
         """Return the table."""
@@ -28,12 +28,22 @@ class CommandSections(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """Return a table of the commands, and the sections."""
         lines = ["| command | does |", "| --- | --- |"]
-        lines += [f"| [{name}](#{name}) | {doc} |" for name, (_, _, doc) in COMMANDS.items()]
-        for name, (kind, _, doc) in COMMANDS.items():
+        lines += [f"| [{name}](#{name}) | {about(name)} |" for name in command_names()]
+        for name in command_names():
+            kind = options_of(name)
             rows = [row for row in _rows(kind, "") if row[0].strip("`").split(".")[0] not in _SHARED]
-            own = _table(rows) if rows else "It has those that all commands have, and no more."
-            lines += ["", f"## {name}", "", f"To {doc}.", "", own]
+            own = _table(rows) if rows else "It has no options of its own."
+            lines += ["", f"## {name}", "", f"To {about(name)}.", "", own, "", _also(kind)]
         return self.parse_text_to_nodes("\n".join(lines), allow_section_headings=True)
+
+
+def _also(kind: type[Options]) -> str:
+    names = [name for name in taken(kind) if name in _SHARED and name != "traceback"]
+    sections = [f.name for f in fields(Options) if f.name in names and is_dataclass(f.type)]
+    plain = [name for name in names if name not in sections]
+    parts = [f"the sections {', '.join(f'`{name}`' for name in sections)}"] if sections else []
+    parts += [", ".join(f"`{name}=`" for name in plain)] if plain else []
+    return f"It also takes {' and '.join(parts)}." if parts else ""
 
 
 def _table(rows: Iterable[tuple[str, str, str]]) -> str:

@@ -63,10 +63,10 @@ def small_file(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory) -> Path:
     """Weights of an untrained network of `model=demo`, in the users' layout."""
-    from nenya.cli import compose
+    from nenya.commands.compose import compose
     from nenya.models.checkpoint import save_pth
     from nenya.models.contrastive import make_net
-    from nenya.options.sections import flat_view
+    from nenya.options.flat import flat_view
 
     options = compose("extract", ["model=demo"])
     path = tmp_path_factory.mktemp("weights") / "tiny.pth"

@@ -16,12 +16,13 @@ import pandas as pd
 from conftest import red_noise, write_cutouts
 from granules import grid, write_swath
 
-from nenya.cli import compose
+from nenya.commands.compose import compose
 from nenya.io import Params, as_options, write_table
 from nenya.latents.projector import Projector
 from nenya.models.checkpoint import save_pth
 from nenya.models.contrastive import make_net
-from nenya.options.sections import Options, flat_view
+from nenya.options.flat import flat_view
+from nenya.options.sections import Options
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "docs"))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import red_noise, write_cutouts
 
-import nenya.runtime.trainer
+import nenya.storage.disk
 
 ROOT = Path(__file__).resolve().parents[1]
 BOTH = ("extract", "train")
@@ -269,7 +269,7 @@ def test_a_file_system_that_takes_no_files(refused, command):
 @pytest.mark.parametrize("command", BOTH)
 def test_too_little_room(refused, tmp_path, monkeypatch, command):
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(nenya.runtime.trainer.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(nenya.storage.disk.shutil, "disk_usage", lambda _: usage)
     refused(command, [f"out={tmp_path}"], tmp_path, "needs", "0.0 MB are free", "make room", "out=")
 
 
@@ -287,6 +287,7 @@ def test_a_run_that_is_not_there(refused, resume):
 
 # Options
 
+OF_TRAINING = ("optim", "opttim", "augment", "learning_rate", "seed")
 OPTIONS = {
     "modl=v5": ["unknown option modl", "did you mean model?"],
     "model=demoo": ["model=demoo is unknown", "did you mean demo?", ".json"],
@@ -330,12 +331,35 @@ OPTIONS = {
 @pytest.mark.parametrize("command", BOTH)
 @pytest.mark.parametrize("override", OPTIONS)
 def test_options(refused, command, override):
-    refused(command, [override], *OPTIONS[override])
+    if command == "extract" and override.startswith(OF_TRAINING):
+        refused(command, [override], f"unknown option {override.partition('=')[0]}", "possible: archive, ckpt")
+    else:
+        refused(command, [override], *OPTIONS[override])
+
+
+@pytest.mark.parametrize(
+    ("command", "args", "words"),
+    [
+        ("verify", ["x_latents.h5", "loss.temp=3"], ["unknown option loss.temp", "possible: data, loader"]),
+        ("verify", ["x_latents.h5", "optim.momentum=0.1"], ["unknown option optim.momentum"]),
+        ("verify", ["--cfg", "job", "loss.temp=3"], ["unknown option loss.temp"]),
+        ("search", ["optim.momentum=0.1"], ["unknown option optim.momentum"]),
+        ("status", ["clobber=true"], ["unknown option clobber"]),
+        ("statistics", ["model=v5"], ["unknown option model"]),
+        ("generate", ["data=a.h5"], ["unknown option data", "out= says where"]),
+        ("update", ["out=x"], ["unknown option out", "archive= says where"]),
+        ("update", ["given=[seed]"], ["unknown option given", "possible: archive, at"]),
+    ],
+)
+def test_what_means_nothing_to_a_command_is_refused(nenya_cli, command, args, words):
+    code, said = nenya_cli(command, args)
+    assert (code, len(said.splitlines())) == (2, 1), said
+    for word in words:
+        assert word in said
 
 
 def test_options_of_the_other_command(refused):
     refused("train", ["ckpt=x.pth"], "unknown option ckpt")
-    refused("update", ["given=[seed]"], "unknown option given", "possible: archive, at")
     refused("extract", ["init_from=x.pth"], "unknown option init_from")
     refused("train", ["--multirun"], "--multirun is for extract")
 

@@ -128,7 +128,7 @@ def entry(said, url):
 
 
 def save_weights(path, seed=0):
-    from nenya.cli import compose
+    from nenya.commands.compose import compose
     from nenya.models.checkpoint import save_pth
     from nenya.models.contrastive import make_net
 
@@ -761,7 +761,7 @@ def test_credentials_are_never_said(batch, monkeypatch, wrong):
         logger.setLevel(logging.DEBUG)
         logger.propagate = False
 
-    monkeypatch.setattr("nenya.cli.set_up_logging", set_up_logging)
+    monkeypatch.setattr("nenya.commands.compose.set_up_logging", set_up_logging)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     sources = [batch.put(f"{i}.h5", seed=i) for i in range(2)]
     if wrong:

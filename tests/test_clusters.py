@@ -19,8 +19,8 @@ from nenya.latents.clusters import (
     kmeans_groups,
     unit_rows,
 )
+from nenya.latents.components import fit_pca
 from nenya.latents.files import Latents
-from nenya.pca import fit_pca
 
 DIM, SIZES = 12, (700, 500, 300, 100)
 

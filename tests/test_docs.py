@@ -21,7 +21,7 @@ sys.path.append(str(DOCS))
 
 from pages import RUN, Block, blocks_of  # noqa: E402  # docs/pages.py
 
-from nenya.cli import COMMANDS, GROUPS, prepare  # noqa: E402
+from nenya.commands.compose import GROUPS, command_names, options_of, prepare  # noqa: E402
 from nenya.errors import NenyaError  # noqa: E402
 from nenya.options.files import config_dir, model_versions  # noqa: E402
 from nenya.options.sections import Options, build_options  # noqa: E402
@@ -76,7 +76,7 @@ def words_of(text: str) -> list[list[str]]:
 def nenya_call(words: list[str]) -> tuple[str, tuple[str, ...]] | None:
     """(command, arguments) where the words call nenya, by its name or by a script."""
     for i, word in enumerate(words):
-        if word == "nenya" and i + 1 < len(words) and words[i + 1] in COMMANDS:
+        if word == "nenya" and i + 1 < len(words) and words[i + 1] in command_names():
             return words[i + 1], tuple(words[i + 2 :])
         if word.startswith("scripts/") and i and words[i - 1] == "python":
             assert Path(word).name in SCRIPTS, f"{word} is not there"
@@ -103,7 +103,7 @@ def check_options(name: str, args: tuple[str, ...], folder: Path) -> None:
         elif key == "resume" or arg in ("...", "--multirun", "--help", "--cfg", "job") or key.startswith("hydra."):
             continue
         elif value in ("...", "NAME", "") and "=" in arg:
-            assert key in {f.name for f in fields(COMMANDS[name][0])} or key in ("model", "sensor", "trainer"), arg
+            assert key in {f.name for f in fields(options_of(name))} or key in ("model", "sensor", "trainer"), arg
         elif key in ("model", "sensor") and Path(value).suffix in (".json", ".yaml"):
             stub = folder / f"stub{Path(value).suffix}"
             stub.write_text("{}")
@@ -117,7 +117,7 @@ def check_options(name: str, args: tuple[str, ...], folder: Path) -> None:
         if override.key_or_group not in GROUPS:
             *section, key = override.key_or_group.split(".")
             (values.setdefault(section[0], {}) if section else values)[key] = override.value()
-    build_options(COMMANDS[name][0], values)
+    build_options(options_of(name), values)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

@@ -18,7 +18,7 @@ sys.path.append(str(DOCS))
 import make_pictures  # noqa: E402  # docs/make_pictures.py
 from pages import Block, blocks_of, reader_environment, run_block  # noqa: E402
 
-from nenya.cli import COMMANDS  # noqa: E402
+from nenya.commands.compose import command_names, options_of  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -94,8 +94,8 @@ def test_the_tour_makes_its_pictures_and_the_site_is_built_without_warnings(tmp_
         r"<[^>]+>", "", (tmp_path / "html/reference/api/models.html").read_text()
     )
     commands = re.sub(r"<[^>]+>", "", (tmp_path / "html/reference/commands.html").read_text())
-    options = [f.name for kind, _, _ in COMMANDS.values() for f in fields(kind) if not is_dataclass(f.type)]
-    assert [name for name in (*COMMANDS, *options, "loader.batch_size_valid") if name not in commands] == []
+    options = [f.name for command in command_names() for f in fields(options_of(command)) if not is_dataclass(f.type)]
+    assert [name for name in (*command_names(), *options, "loader.batch_size_valid") if name not in commands] == []
     for page in (tmp_path / "html").rglob("*.html"):
         links = re.findall(r'(?:href|src)="([^"#?:]+)["#?]', page.read_text())
         assert [link for link in links if not (page.parent / unquote(link)).exists()] == [], page

@@ -15,12 +15,13 @@ from conftest import red_noise, write_cutouts
 from golden_weights import golden_state_dict
 
 import nenya
-from nenya.cli import compose
+from nenya.commands.compose import compose
 from nenya.extraction import job as jobs
 from nenya.extraction.journal import BlockStore
 from nenya.models.checkpoint import load_checkpoint, load_weights
 from nenya.models.contrastive import ContrastiveModule, make_net
-from nenya.options.sections import ExtractOptions, build_options
+from nenya.options.commands import ExtractOptions
+from nenya.options.sections import build_options
 from nenya.runtime import trainer as runtime
 from nenya.storage.disk import sha256_file
 

@@ -24,7 +24,8 @@ from nenya.data.unpack import load_partition
 from nenya.errors import InputFileError, NenyaError
 from nenya.latents.files import Latents
 from nenya.latents.projector import FORMAT, FORMAT_VERSION, Projector
-from nenya.options.sections import PrepareOptions, build_options
+from nenya.options.commands import PrepareOptions
+from nenya.options.sections import build_options
 from nenya.portal.upload import read_image
 from nenya.prepare.fields import Layout
 from nenya.prepare.sources import open_fields

@@ -12,7 +12,9 @@ from nenya.models import inference
 from nenya.models.contrastive import ContrastiveModule
 from nenya.models.inference import choose_backend, count_multiply_adds, make_runner, obstacle
 from nenya.models.resnet import ARCHITECTURES, ContrastiveNet
-from nenya.options.sections import BACKENDS, FLAT, ExtractOptions, build_options, from_flat
+from nenya.options.commands import ExtractOptions
+from nenya.options.flat import FLAT, from_flat
+from nenya.options.sections import BACKENDS, build_options
 
 FOLDED = ("folded", "packed")
 

@@ -16,7 +16,7 @@ from nenya.commands.inspect import inspect_file, measure_cutouts
 from nenya.data.cutouts import inspect_cutouts
 from nenya.errors import CheckpointError, InputFileError
 from nenya.io import write_table
-from nenya.options.sections import InspectOptions
+from nenya.options.commands import InspectOptions
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -5,11 +5,12 @@ import pickle
 import pytest
 import yaml
 
-from nenya.cli import compose
+from nenya.commands.compose import compose
 from nenya.errors import CheckpointError, NenyaError, OptionError
 from nenya.io import Params, as_options, load_opt
+from nenya.options.commands import ExtractOptions, TrainOptions
 from nenya.options.files import model_versions
-from nenya.options.sections import ExtractOptions, TrainOptions, flat_view
+from nenya.options.flat import flat_view
 
 
 @pytest.fixture

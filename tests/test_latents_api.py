@@ -10,8 +10,9 @@ from conftest import red_noise, write_cutouts
 from torch.utils.data import DataLoader, TensorDataset
 
 from nenya.errors import CheckpointError, InputFileError, OptionError
+from nenya.extraction.memory import fit_channels
 from nenya.io import Params
-from nenya.latents_extraction import HDF5RGBDataset, build_loader, calc_latent, fit_channels, model_latents_extract
+from nenya.latents_extraction import HDF5RGBDataset, build_loader, calc_latent, model_latents_extract
 from nenya.models import weights
 from nenya.models.checkpoint import save_pth
 from nenya.models.losses import contrastive_loss

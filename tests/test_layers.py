@@ -5,111 +5,110 @@ import pytest
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "nenya"
 
-# From the ground up: a module imports from its own layer's earlier entries and from the layers before.
-LAYERS = [
-    [
-        "nenya",
-        "nenya.errors",
-        "nenya.storage.names",
-        "nenya.options.extras",
-        "nenya.defs",
-        "nenya.latents.metrics",
-        "nenya.tables.grids",
-        "nenya.tables.comparison",
-        "nenya.storage.texts",
-        "nenya.commands.output",
-        "nenya.storage.small_files",
-        "nenya.storage.arrays",
-        "nenya.tables",
-    ],
-    ["nenya.options.sections", "nenya.options.commands"],
-    ["nenya.storage.process", "nenya.storage.mounts", "nenya.storage.temporaries"],
-    ["nenya.storage.disk", "nenya.storage.lockfile", "nenya.storage.s3.service", "nenya.runtime.ledger"],
-    ["nenya.data", "nenya.options.files"],
-    [
-        "nenya.storage.table_files",
-        "nenya.io",
-        "nenya.latents.files",
-        "nenya.tables.where",
-        "nenya.tables.conditions",
-        "nenya.latents.similarity",
-    ],
-    [
-        *("nenya.latents.index", "nenya.latents.index_s3", "nenya.latents.index_build", "nenya.archive.manifest"),
-        *("nenya.archive.commit", "nenya.archive.folder", "nenya.archive.lease"),
-    ],
-    ["nenya.models"],
-    ["nenya.pca", "nenya.plotting", "nenya.data.spectra", "nenya.latents.neighbours"],
-    [
-        "nenya.plotting.metrics_page",
-        "nenya.latents.invariance",
-        "nenya.latents.eigen_images",
-        "nenya.latents.projector",
-    ],
-    ["nenya.runtime.trainer", "nenya.extraction", "nenya.models.callbacks"],
-    ["nenya.train", "nenya.latents_extraction", "nenya.train_util"],
-    ["nenya.latents.embed", "nenya.nenya_umap"],
-    [
-        *(
-            "nenya.analyze_image",
-            "nenya.commands.export",
-            "nenya.commands.demo",
-            "nenya.commands.verify",
-            "nenya.commands.repack",
-            "nenya.prepare.job",
-        ),
-        *("nenya.commands.generate", "nenya.commands.inspect", "nenya.commands.migrate"),
-        *("nenya.tables.statistics", "nenya.plotting.statistics", "nenya.latents.clusters", "nenya.commands.clusters"),
-        *("nenya.commands.figures", "nenya.data.table_images"),
-        *("nenya.commands.index", "nenya.commands.search"),
-        *("nenya.archive.update", "nenya.commands.status"),
-        "nenya.commands.metrics",
-    ],
-    ["nenya.portal"],
-    ["nenya.cli", "nenya.commands.help", "nenya.commands.sweep"],
+# From the ground up: a room imports from itself and from the rooms before it, and nothing imports in a circle.
+ROOMS = [
+    *("errors", "defs", "storage", "options", "io", "runtime", "tables", "data", "plotting", "prepare", "latents"),
+    *("models", "extraction"),
+    ("pca", "nenya_umap", "train", "train_util", "latents_extraction", "analyze_image"),
+    *("archive", "portal"),
+    ("commands", "cli"),
 ]
-MODULES = sorted(SOURCE.rglob("*.py"))
+MODULES_AT_THE_TOP = 14
+LINES = 500
 
 
-def name_of(path: Path) -> str:
-    parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+def name_of(path: Path, source: Path = SOURCE) -> str:
+    parts = path.relative_to(source.parent).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def layer_of(module: str) -> int:
-    best = max(
-        (entry for layer in LAYERS for entry in layer if module == entry or module.startswith(entry + ".")),
-        key=len,
-    )
-    assert best != "nenya" or module == "nenya", f"{module} has no layer"
-    return next(i for i, layer in enumerate(LAYERS) if best in layer)
+def room_of(module: str) -> int:
+    """Return the place of a module's room; -1 for the package itself, which any may import."""
+    if module == "nenya":
+        return -1
+    name = module.split(".")[1]
+    found = [i for i, room in enumerate(ROOMS) if name in ((room,) if isinstance(room, str) else room)]
+    assert found, f"{module} is in no room"
+    return found[0]
 
 
-def imports_of(path: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            inner = {f"{node.module}.{alias.name}" for alias in node.names}
-            modules = {name_of(p) for p in MODULES}
-            found |= {name if name in modules else str(node.module) for name in inner}
-    return {name for name in found if name.split(".")[0] == "nenya"}
+def graph_of(source: Path) -> dict[str, set[str]]:
+    """Return module -> modules that it imports, anywhere in its text."""
+    paths = {name_of(path, source): path for path in sorted(source.rglob("*.py"))}
+    graph = {}
+    for name, path in paths.items():
+        found = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{path}: relative import"
+                inner = {f"{node.module}.{alias.name}" for alias in node.names}
+                found |= {item if item in paths else str(node.module) for item in inner}
+        graph[name] = {item for item in found if item.split(".")[0] == source.name and item != name}
+    return graph
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_imports_run_one_way(path):
-    own = layer_of(name_of(path))
-    upward = {name for name in imports_of(path) if layer_of(name) > own}
-    assert not upward, f"{name_of(path)} imports from a later layer: {upward}"
+def circle_in(graph: dict[str, set[str]]) -> list[str]:
+    """Return modules that import each other in a circle; an empty list if there are none."""
+    done, path = set(), []
+
+    def visit(name):
+        if name in path:
+            return path[path.index(name) :]
+        if name in done:
+            return []
+        path.append(name)
+        found = next((circle for other in sorted(graph.get(name, ())) if (circle := visit(other))), [])
+        path.pop()
+        done.add(name)
+        return found
+
+    return next((circle for name in sorted(graph) if (circle := visit(name))), [])
 
 
-def test_the_checker_sees_an_upward_import(tmp_path):
-    bad = tmp_path / "bad.py"
-    bad.write_text("def f():\n    from nenya.models import losses\n")
-    assert {layer_of(n) for n in imports_of(bad)} == {layer_of("nenya.models")}
-    assert layer_of("nenya.data.cutouts") < layer_of("nenya.models")
+GRAPH = graph_of(SOURCE)
+
+
+@pytest.mark.parametrize("module", sorted(GRAPH))
+def test_imports_run_downwards(module):
+    upward = {name for name in GRAPH[module] if room_of(name) > room_of(module) and module != "nenya"}
+    assert not upward, f"{module} imports from a room above: {upward}"
+
+
+def test_no_imports_in_a_circle():
+    assert circle_in(GRAPH) == []
+
+
+def test_a_circle_inside_a_room_is_found(tmp_path):
+    source = tmp_path / "nenya"
+    (source / "tables").mkdir(parents=True)
+    for name, text in {"__init__": "", "a": "from nenya.tables import b", "b": "from nenya.tables.a import f"}.items():
+        (source / "tables" / f"{name}.py").write_text(text)
+    assert circle_in(graph_of(source)) == ["nenya.tables.a", "nenya.tables.b"]
+    (source / "tables" / "b.py").write_text("def f():\n    from nenya.tables import a\n")
+    assert circle_in(graph_of(source)), "an import inside a function counts too"
+    (source / "tables" / "b.py").write_text("")
+    assert circle_in(graph_of(source)) == []
+
+
+def test_an_upward_import_is_seen():
+    assert room_of("nenya.data.cutouts") < room_of("nenya.models.losses") < room_of("nenya.cli")
+
+
+def test_the_house_stays_small():
+    modules = {path.stem for path in SOURCE.glob("*.py")} - {"__init__"}
+    assert len(modules) <= MODULES_AT_THE_TOP, sorted(modules)
+    long = {name_of(p): n for p in SOURCE.rglob("*.py") if (n := len(p.read_text().splitlines())) > LINES}
+    assert not long, f"of more than {LINES} lines: {long}"
+
+
+def test_each_package_says_its_purpose_and_holds_no_code():
+    for path in SOURCE.rglob("*/__init__.py"):
+        tree = ast.parse(path.read_text())
+        assert ast.get_docstring(tree), path
+        if path.parent.name != "plotting":  # users import its figures from the package itself
+            assert len(tree.body) == 1, f"{path} holds code"
 
 
 @pytest.mark.parametrize("script", sorted((SOURCE.parents[1] / "scripts").glob("*.py")), ids=lambda p: p.stem)

@@ -245,9 +245,9 @@ def test_the_help_says_what_the_options_mean_and_leaves_out_what_has_no_use(neny
     code, said = nenya_cli("search", ["--help", "k=7"])
     assert code == 0 and "\nk: 7  " in said and "# how many are wanted" in said and "\nlike: null " in said
     assert "data: null" in said and "# latents files" in said
-    sections = ("loss", "augment", "optim", "archive", "trainer", "checkpoint", "logger")
+    sections = ("loss", "augment", "optim", "trainer", "checkpoint", "logger")
     assert not [name for name in sections if f"\n{name}:" in said] and "\nmodel:" in said and "\nloader:" in said
-    assert "num_workers: 0 " in said and "distinct: false " in said
+    assert "num_workers: 0 " in said and "distinct: false " in said and "\narchive: null " in said
     code, said = nenya_cli("train", ["model=v5", "-h"])
     assert code == 0 and all(f"\n{name}:" in said for name in sections) and "  name: v5 " in said
     assert nenya_cli("search", ["kk=7", "--help"])[0] == 2

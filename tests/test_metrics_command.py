@@ -9,15 +9,16 @@ import pytest
 import torch
 from conftest import red_noise, write_cutouts
 
-from nenya.cli import compose
+from nenya.commands.compose import compose
 from nenya.errors import OptionError
+from nenya.latents.components import fit_pca
 from nenya.latents.eigen_images import nearest_latents, optimise_images
 from nenya.latents.invariance import invariances
 from nenya.latents.metrics import rankme, uniformity
 from nenya.latents_extraction import calc_latent
 from nenya.models.weights import load_model
 from nenya.options.sections import AugmentOptions
-from nenya.pca import fit_pca, load, open_coefficients
+from nenya.pca import load, open_coefficients
 
 
 @pytest.fixture(scope="module")

@@ -607,8 +607,8 @@ def test_an_option_file_sets_only_a_model(nenya_cli, tmp_path, key):
 def test_the_options_of_a_run_replace_nothing(nenya_cli, tmp_path):
     from omegaconf import OmegaConf
 
-    from nenya.cli import compose
-    from nenya.options.sections import to_dict
+    from nenya.commands.compose import compose
+    from nenya.options.declare import to_dict
 
     values = to_dict(compose("train", ["model=demo", "data=x_preproc.h5"]))
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)

@@ -4,10 +4,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nenya.cli import compose
+from nenya.commands.compose import compose
 from nenya.errors import OptionError
+from nenya.options.commands import ExtractOptions
 from nenya.options.files import config_dir, model_versions
-from nenya.options.sections import FLAT, IGNORED, ExtractOptions, build_options, flat_view, from_flat
+from nenya.options.flat import FLAT, IGNORED, flat_view, from_flat
+from nenya.options.sections import build_options
 
 STUDY = {"modis_2021", "modis_2km", "viirs_n21", "viirs_2km", "llc_nonoise", "llc_noise", "llc_ssh", "swot_l3"}
 STUDY |= {"wnoise", "pk2", "pk4", "mnist"}
@@ -127,7 +129,7 @@ def test_a_key_beside_an_option_file_wins_in_any_order(tmp_path):
 )
 def test_a_wrong_option_dies_in_one_line_that_says_what_is_possible(override, parts):
     with pytest.raises(OptionError) as error:
-        compose("extract", [override])
+        compose("train", [override])
     text = str(error.value)
     assert "\n" not in text
     for part in parts:

@@ -106,7 +106,7 @@ def test_the_wheel_alone_gives_the_command(wheel, tmp_path, monkeypatch):
     version = subprocess.run([command, "--version"], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert version.stdout.strip() == f"nenya {nenya.__version__}"
     where = subprocess.check_output(
-        [python, "-c", "import nenya.cli as c; print(c.config_dir())"], cwd=tmp_path, text=True
+        [python, "-c", "import nenya.options.files as c; print(c.config_dir())"], cwd=tmp_path, text=True
     )
     assert where.strip() == str(site / "nenya" / "configs")
     wrong = subprocess.run([command, "extract", "model=v55"], cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from nenya.errors import InputFileError, OptionError
+from nenya.latents.components import fit_pca
 from nenya.latents.metrics import rankme
-from nenya.pca import fit_latents, fit_pca, load, open_coefficients
+from nenya.pca import fit_latents, load, open_coefficients
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def test_equals_svd_in_any_blocking_and_with_an_offset(latents, offset, sizes):
 
 
 def test_one_array_and_a_data_set_are_read_in_blocks(latents, tmp_path, monkeypatch):
-    monkeypatch.setattr("nenya.pca.BLOCK_ROWS", 64)
+    monkeypatch.setattr("nenya.latents.components.BLOCK_ROWS", 64)
     with h5py.File(tmp_path / "latents.h5", "w") as file:
         from_file = fit_pca(file.create_dataset("train", data=latents))
     components, _ = reference(latents)

@@ -364,7 +364,7 @@ def test_the_command_says_what_is_missing_or_wrong(tmp_path):
 
 
 def test_export_is_a_flag_too():
-    from nenya.cli import compose
+    from nenya.commands.compose import compose
 
     assert compose("portal", ["table=a.parquet", "export=b"]).export == "b"
     assert SIDE == 16

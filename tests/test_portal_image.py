@@ -11,9 +11,9 @@ import torch
 from conftest import red_noise, write_cutouts
 from portal_page import Page, chromium, needs_chromium, serve
 
-from nenya import latents_extraction
-from nenya.cli import compose
+from nenya.commands.compose import compose
 from nenya.errors import CheckpointError, InputFileError, OptionError
+from nenya.extraction import batch
 from nenya.io import read_table, write_table
 from nenya.latents import embed
 from nenya.latents.files import Latents
@@ -38,7 +38,7 @@ class World:
             folder / "a_preproc.h5", train=self.images[: ROWS[0], None], valid=self.images[ROWS[0] :, None]
         )
         args = ["model=demo", f"data={self.cutouts}", f"ckpt={self.weights}", f"out={folder}"]
-        assert latents_extraction.run(compose("extract", args)) == 0
+        assert batch.run(compose("extract", args)) == 0
         self.latents = folder / "a_preproc_latents.h5"
         bare = folder / "bare.parquet"
         self.table, self.projector = folder / "a_umap.parquet", folder / "a_UMAP.h5"

@@ -281,7 +281,7 @@ def test_too_many_connections_are_closed_and_room_comes_back():
 
 
 def test_the_option_says_whose_images_are_taken():
-    from nenya.cli import compose
+    from nenya.commands.compose import compose
 
     assert compose("portal", ["table=a.parquet"]).upload == "auto"
     assert compose("portal", ["table=a.parquet", "upload=any"]).upload == "any"

@@ -132,7 +132,7 @@ def test_the_script(shared, tmp_path):
 
 def test_the_command_loads_nothing_it_does_not_need():
     code = (
-        "import sys, nenya.cli; nenya.cli.compose('prepare', ['sensor=viirs']);"
+        "import sys, nenya.cli; nenya.commands.compose.compose('prepare', ['sensor=viirs']);"
         "assert not {'xarray', 'pandas', 'zarr', 'skimage', 'torch'} & set(sys.modules), 'too much'"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -6,7 +6,7 @@ from granules import clouds, red_field
 from scipy.ndimage import median_filter
 
 from nenya.errors import OptionError
-from nenya.options.sections import PrepareOptions
+from nenya.options.commands import PrepareOptions
 from nenya.prepare.cutouts import (
     Windows,
     arc_km,

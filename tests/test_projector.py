@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from nenya.errors import InputFileError, OptionError
+from nenya.latents.layout import _power, find_curve
 from nenya.latents.neighbours import Lists, Neighbours, find_centroids
-from nenya.latents.projector import Parameters, Projector, _FitProgress, _power, find_curve
+from nenya.latents.projector import Parameters, Projector, _FitProgress
 
 DIM = 32
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from conftest import red_noise
 
-from nenya.cli import compose
 from nenya.commands import repack as module
+from nenya.commands.compose import compose
 from nenya.commands.repack import repack_file
 from nenya.data.cutouts import CutoutReader, inspect_cutouts
 from nenya.errors import OutputError

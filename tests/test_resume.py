@@ -311,7 +311,7 @@ def test_a_source_that_changes_meanwhile_keeps_nothing(case):
 
 @pytest.fixture(scope="module")
 def other_weights(tmp_path_factory):
-    from nenya.cli import compose
+    from nenya.commands.compose import compose
     from nenya.models.checkpoint import save_pth
     from nenya.models.contrastive import make_net
 

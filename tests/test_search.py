@@ -313,7 +313,7 @@ def test_commands(first, second, tmp_path, nenya_cli):
 
 def test_search_by_images(small_file, tiny_weights, tmp_path, nenya_cli):
     from nenya.analyze_image import get_latents
-    from nenya.cli import compose
+    from nenya.commands.compose import compose
 
     with h5py.File(small_file) as file:
         cutouts = file["train"][:, 0]

@@ -14,7 +14,7 @@ import torch
 from conftest import red_noise, write_cutouts
 
 from nenya import analyze_image, latents_extraction
-from nenya.cli import compose
+from nenya.commands.compose import compose
 from nenya.models.contrastive import make_net
 
 

@@ -198,7 +198,7 @@ def test_a_partition_can_be_left_out_and_a_failure_leaves_the_old_file(tmp_path,
     ],
 )
 def test_the_demonstration_says_the_arguments_of_its_network(args):
-    from nenya.cli import compose
+    from nenya.commands.compose import compose
     from nenya.commands.demo import model_arguments
 
     options = compose("demo", args)

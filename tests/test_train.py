@@ -11,7 +11,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from nenya.cli import compose
+from nenya.commands.compose import compose
 from nenya.data.cutouts import inspect_cutouts
 from nenya.data.datamodule import StepSampler, ViewsDataModule
 from nenya.models.checkpoint import load_checkpoint

@@ -24,8 +24,8 @@ from update_chaos import digest  # noqa: E402
 
 from nenya.archive.folder import Folder, open_version, parse, render  # noqa: E402
 from nenya.archive.index_writer import IndexWriter  # noqa: E402
-from nenya.cli import compose  # noqa: E402
 from nenya.commands import portal as command  # noqa: E402
+from nenya.commands.compose import compose  # noqa: E402
 from nenya.errors import InputFileError, OptionError, OutputError  # noqa: E402
 from nenya.latents.projector import Projector  # noqa: E402
 from nenya.portal.dataset import open_version_archive, stamps_of  # noqa: E402
@@ -64,7 +64,7 @@ def files(tmp_path_factory):
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory):
     """Weights of a network as small as can be."""
-    from nenya.cli import compose
+    from nenya.commands.compose import compose
     from nenya.models.checkpoint import save_pth
     from nenya.models.contrastive import make_net
 

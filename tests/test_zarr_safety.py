@@ -12,7 +12,7 @@ import zarr
 from granules import grid
 
 from nenya.errors import InputFileError
-from nenya.options.sections import PrepareOptions
+from nenya.options.commands import PrepareOptions
 from nenya.prepare.fields import Layout
 from nenya.prepare.sources import open_fields
 from nenya.prepare.zarr_check import check_metadata

@@ -16,7 +16,7 @@ from nenya.io import as_options, load_opt
 from nenya.latents_extraction import calc_latent
 from nenya.models.resnet import check_image_size
 from nenya.models.weights import load_model
-from nenya.options.sections import ExtractOptions
+from nenya.options.commands import ExtractOptions
 from nenya.tables.quantities import central_dt
 
 _WANTED = "wanted is (H, W), (1, H, W) or (N, 1, H, W) with H = W"

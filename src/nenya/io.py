@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nenya.errors import CheckpointError, InputFileError, OptionError, OutputError
+from nenya.options.declare import suggest, to_dict
 from nenya.options.files import model_versions, read_group, read_json
-from nenya.options.sections import FLAT, IGNORED, Options, build_options, flat_view, from_flat, suggest, to_dict
+from nenya.options.flat import FLAT, IGNORED, flat_view, from_flat
+from nenya.options.sections import Options, build_options
 from nenya.storage.disk import atomic_path
 from nenya.storage.paths import expand
 from nenya.storage.s3.service import is_s3, join_url

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nenya.defs import DT_INTERVALS, REGIONS, SLOPE_INTERVALS, Interval, dt_bin
+from nenya.defs import REGIONS, dt_bin
 from nenya.errors import InputFileError, OptionError
 from nenya.io import Params, read_table, under_outdir
 from nenya.latents.embed import DEBUG_ROWS, Fit, embed_table, projector_place
 from nenya.latents.files import Latents
-from nenya.options.sections import suggest
+from nenya.options.declare import suggest
 from nenya.storage.paths import fetch, find_latents, local_path
 from nenya.storage.s3.service import is_s3, store
-from nenya.tables.conditions import dt_of
 from nenya.tables.key_columns import read_keys
 from nenya.tables.names import key_of, latents_names
+from nenya.tables.quantities import cut_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -128,53 +128,6 @@ def _latents_place(opt: Params, key: str) -> str:
             f"{there[0]} and {there[1]} may both be the latents of {key}: give one of them by latents="
         )
     return (there or places)[0]
-
-
-def cut_table(table: "pd.DataFrame", DT_cut: str | None = None, alpha_cut: str | None = None) -> "pd.DataFrame":
-    """Return the rows of a table that lie in an interval of DT and in one of slopes.
-
-    Args:
-        table: with DT40, DT, or T90 and T10 (K); with alpha or min_slope.
-        DT_cut: a name of `nenya.defs.DT_INTERVALS`; None: all.
-        alpha_cut: a name of `nenya.defs.SLOPE_INTERVALS`; None: all.
-
-    Raises:
-        OptionError: There is no such interval.
-        InputFileError: The table lacks the column, or no row is left.
-    """
-    keep = np.ones(len(table), dtype=bool)
-    if DT_cut is not None:
-        keep &= _within(_DT_of(table), DT_cut, DT_INTERVALS, "DT_cut")
-    if alpha_cut is not None:
-        name = next((name for name in ("alpha", "min_slope") if name in table), None)
-        if name is None:
-            raise InputFileError("the table has no column alpha: nenya spectra table=... makes it")
-        keep &= _within(table[name].to_numpy(np.float64, na_value=np.nan), alpha_cut, SLOPE_INTERVALS, "alpha_cut")
-    given = {"DT_cut": DT_cut, "alpha_cut": alpha_cut}
-    cuts = ", ".join(f"{key}={value}" for key, value in given.items() if value is not None)
-    if not keep.any():
-        raise InputFileError(f"no row of {len(table)} lies in {cuts}")
-    if not keep.all():
-        log.info("%d of %d rows lie in %s", int(keep.sum()), len(table), cuts)
-    return table[keep]
-
-
-def _DT_of(table: "pd.DataFrame") -> NDArray[np.floating[Any]]:
-    found = table["DT40"] if "DT40" in table else dt_of(table)
-    if found is not None:
-        values: NDArray[np.floating[Any]] = found.to_numpy(np.float64, na_value=np.nan)
-        return values
-    raise InputFileError("the table has no column DT40, DT, or T90 and T10, which say its temperature differences")
-
-
-def _within(
-    values: NDArray[np.floating[Any]], name: str, intervals: dict[str, Interval], key: str
-) -> NDArray[np.bool_]:
-    if name not in intervals:
-        raise OptionError(f"{key}={name}{suggest(name, list(intervals))}: wanted is one of {', '.join(intervals)}")
-    interval = intervals[name]
-    found: NDArray[np.bool_] = (values >= interval.low) & (values < interval.high)
-    return found
 
 
 def places(model_name: str, DT: float | None = None) -> tuple[Path, Path]:

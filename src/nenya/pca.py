@@ -7,7 +7,6 @@ import logging
 import os
 import zipfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,193 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from nenya.errors import InputFileError, OptionError, OutputError
+from nenya.latents.components import BLOCK_ROWS, PCA, fit_pca
 from nenya.latents.files import open_latents
-from nenya.latents.metrics import effective_rank
 from nenya.storage.arrays import read_arrays
 from nenya.storage.disk import atomic_path
 
 log = logging.getLogger(__name__)
 
-Float64Array = npt.NDArray[np.float64]
 
-BLOCK_ROWS = 16384
 _SAVED = ("M", "mean", "explained_variance", "variance", "spectrum", "uncentred", "total_variance", "rows")
-
-
-@dataclass(frozen=True)
-class PCA:
-    """Principal components of N latents of D numbers.
-
-    Attributes:
-        mean: (D,) float64.
-        components: (M, D) float64, orthonormal rows by falling variance; in each row the number of largest
-            magnitude is positive.
-        explained_variance: (M,) float64, variance along each component, with N - 1 in the denominator.
-        total_variance: sum of the variances of all D columns.
-        n_rows: rows that were used.
-        n_left_out: rows that were left out because they hold NaN or infinity.
-        spectrum: (min(N, D),) float64, the variances along all components, also of those not kept.
-        uncentred: (min(N, D),) float64, singular values of the latents as they are, their mean not removed.
-    """
-
-    mean: Float64Array
-    components: Float64Array
-    explained_variance: Float64Array
-    total_variance: float
-    n_rows: int
-    n_left_out: int
-    spectrum: Float64Array
-    uncentred: Float64Array
-
-    @property
-    def explained_variance_ratio(self) -> Float64Array:
-        """Share of the total variance along each component: (M,) float64; zeros where nothing varies."""
-        return self.explained_variance / (self.total_variance or 1.0)
-
-    @property
-    def participation_ratio(self) -> float:
-        """(sum of variances)^2 / (sum of their squares): 1 for one direction, D for equal ones; 0 without variance."""
-        largest = float(self.spectrum.max(initial=0.0))
-        share = self.spectrum / (largest or 1.0)
-        return float(share.sum() ** 2 / ((share**2).sum() or 1.0))
-
-    @property
-    def rankme(self) -> float:
-        """RankMe of the latents, see `nenya.latents.metrics.rankme`; it counts the mean as a direction."""
-        return effective_rank(self.uncentred)
-
-    def modes_for(self, share: float) -> int:
-        """Return how many components reach a share of the variance: N95 for 0.95, N99 for 0.99; 0 without variance."""
-        total = np.cumsum(self.spectrum)
-        return int(np.searchsorted(total, share * total[-1]) + 1) if total.size and total[-1] > 0 else 0
-
-    def transform(self, latents: npt.NDArray[np.floating]) -> Float64Array:
-        """Return the coordinates of latents, (N, D), along the components: (N, M) float64.
-
-        Raises:
-            InputFileError: rows of another length than the fitted ones.
-        """
-        array = np.asarray(latents, dtype=np.float64)
-        _check_block(array, self.mean.size)
-        return (array - self.mean) @ self.components.T
-
-
-def _check_block(block: Float64Array, width: int | None) -> None:
-    """Raise InputFileError unless the block is (N, D) with D equal to `width`, where that is known."""
-    if block.ndim != 2 or (width is not None and block.shape[1] != width):
-        raise InputFileError(f"latents of shape {block.shape}: wanted (N, {'D' if width is None else width})")
-
-
-def _blocks(latents: Any) -> Iterator[Float64Array]:
-    """Yield (n, D) float64 blocks of an array, an HDF5 data set, or an iterable of blocks."""
-    whole = getattr(latents, "ndim", None) == 2
-    starts = range(0, len(latents) if whole else 0, BLOCK_ROWS)
-    width = None
-    for block in (latents[start : start + BLOCK_ROWS] for start in starts) if whole else latents:
-        array = np.asarray(block, dtype=np.float64)
-        _check_block(array, width)
-        width = array.shape[1]
-        yield array
-
-
-class _Factor:
-    """The triangular factor of the QR decomposition of [1, rows - shift], brought up to date block by block.
-
-    Each new factor is that of the old one with the next rows beneath (Demmel, Grigori, Hoemmen and Langou 2012, SIAM
-    J. Sci. Comput. 34, A206, section 2). The rows are never multiplied with each other, which would square their
-    singular values and lose the small ones; nor is the mean subtracted from sums: the column of ones takes it out.
-
-    Attributes:
-        shift: (D,) mean of the first rows.
-        n_rows: rows that went in.
-        n_left_out: rows that were not finite.
-    """
-
-    def __init__(self) -> None:
-        self.shift: Float64Array = np.zeros(0)
-        self.n_rows = self.n_left_out = 0
-        self._factor: Float64Array = np.zeros((0, 0))
-        self._waiting: list[Float64Array] = []
-
-    def add(self, block: Float64Array) -> None:
-        """Take in rows (n, D)."""
-        finite = block[np.isfinite(block).all(axis=1)]
-        self.n_left_out += len(block) - len(finite)
-        if not len(finite):
-            return
-        if not self.n_rows:
-            self.shift = finite.mean(axis=0)
-            self._factor = np.zeros((0, self.shift.size + 1))
-        self.n_rows += len(finite)
-        self._waiting.append(np.column_stack([np.ones(len(finite)), finite - self.shift]))
-        # Few rows beneath a large factor would cost as much as many.
-        if sum(map(len, self._waiting)) >= 2 * (self.shift.size + 1):
-            self._reduce()
-
-    def _reduce(self) -> None:
-        self._factor = np.asarray(np.linalg.qr(np.concatenate([self._factor, *self._waiting]), mode="r"))
-        self._waiting.clear()
-
-    def result(self) -> tuple[Float64Array, Float64Array, Float64Array]:
-        """Return the mean (D,), and R of the centred rows (D, D) and of the plain ones (D + 1, D).
-
-        R^T R is the Gram matrix of the rows. For fewer rows than columns zeros fill up.
-        """
-        if self._waiting:
-            self._reduce()
-        width = self.shift.size
-        full = np.zeros((width + 1, width + 1))
-        full[: len(self._factor)] = self._factor
-        plain = full[:, 1:].copy()
-        plain[0] += full[0, 0] * self.shift
-        return self.shift + full[0, 1:] / full[0, 0], full[1:, 1:], plain
-
-
-def fit_pca(
-    latents: npt.NDArray[np.floating] | Iterable[npt.NDArray[np.floating]],
-    n_components: int | None = None,
-) -> PCA:
-    """Fit principal components in one pass; memory does not grow with the number of rows.
-
-    The singular values are those of the whole matrix in float64, also where they fall over many decades: they come from
-    its QR decomposition, not from the covariance, whose eigenvalues are their squares.
-
-    Args:
-        latents: (N, D) array or HDF5 data set, or an iterable of (n, D) blocks. Rows with NaN or infinity are
-            left out.
-        n_components: number M of components kept; by default min(N, D).
-
-    Raises:
-        InputFileError: blocks of different widths, or fewer than two finite rows.
-        OptionError: `n_components` outside 1 .. min(N, D).
-    """
-    factor = _Factor()
-    for block in _blocks(latents):
-        factor.add(block)
-    n_rows, n_left_out, width = factor.n_rows, factor.n_left_out, factor.shift.size
-    if n_rows < 2:
-        raise InputFileError(f"{n_rows} finite latents ({n_left_out} left out): wanted at least 2")
-    if n_left_out:
-        log.warning("%d of %d latents hold NaN or infinity and were left out", n_left_out, n_rows + n_left_out)
-    most = min(n_rows, width)
-    kept = most if n_components is None else n_components
-    if not 1 <= kept <= most:
-        raise OptionError(f"n_components={kept}: wanted 1 to {most} for {n_rows} latents of {width} numbers")
-    mean, centred, plain = factor.result()
-    _, singular, vectors = np.linalg.svd(centred)
-    spectrum = singular**2 / (n_rows - 1)
-    components = vectors[:kept]
-    largest = np.take_along_axis(components, np.abs(components).argmax(axis=1)[:, None], axis=1)
-    return PCA(
-        mean=mean,
-        components=np.ascontiguousarray(components * np.where(largest < 0, -1.0, 1.0)),
-        explained_variance=spectrum[:kept],
-        total_variance=float(spectrum.sum()),
-        n_rows=n_rows,
-        n_left_out=n_left_out,
-        spectrum=spectrum[:most],
-        uncentred=np.asarray(np.linalg.svd(plain, compute_uv=False)[:most], np.float64),
-    )
 
 
 def fit_latents(  # the first four are the users' call

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nenya.errors import CheckpointError, InputFileError, Interrupted, NenyaError, OptionError, OutputError
-from nenya.options.sections import Options, TrainOptions, flat_name, flat_view, to_dict
+from nenya.options.commands import TrainOptions
+from nenya.options.declare import to_dict
+from nenya.options.flat import flat_name, flat_view
+from nenya.options.sections import Options
 from nenya.storage.disk import atomic_path, folder_bytes
 from nenya.storage.names import remove
 from nenya.storage.s3.service import is_s3, store
@@ -176,7 +179,8 @@ def run_folder(options: TrainOptions, files: "list[Path | str]", needed: int) ->
         OutputError: The folder has something in it, cannot be written, or has too little room.
         OptionError: Several processes were started from outside, and `out` is not given.
     """
-    from nenya.runtime.trainer import check_room, is_main_process
+    from nenya.runtime.process import is_main_process
+    from nenya.storage.disk import check_room
 
     if "NENYA_RUN_FOLDER" in os.environ and not is_main_process():
         return Path(os.environ["NENYA_RUN_FOLDER"])
@@ -290,7 +294,8 @@ def fit(options: TrainOptions, module: "ContrastiveModule", data: Any, folder: P
     from nenya.models.checkpoint import save_pth
     from nenya.models.pickled import check_sizes
     from nenya.runtime.ledger import ledger_of
-    from nenya.runtime.trainer import is_main_process, make_logger, make_trainer
+    from nenya.runtime.process import is_main_process
+    from nenya.runtime.trainer import make_logger, make_trainer
 
     last = folder / "checkpoints" / "last.ckpt"
     settings = options.trainer if data.has_validation else replace(options.trainer, limit_val_batches=0)

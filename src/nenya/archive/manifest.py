@@ -11,8 +11,9 @@ from typing import Any
 
 from nenya.errors import InputFileError, OptionError
 from nenya.latents.index import check_about
+from nenya.options.commands import PrepareOptions
 from nenya.options.files import recipe_keys
-from nenya.options.sections import Options, PrepareOptions, build_options
+from nenya.options.sections import Options, build_options
 from nenya.storage.names import Entry, Json, entry_of, is_plain, parse_json, printable, shown
 
 MANIFEST = "archive.json"

@@ -20,10 +20,6 @@ def check_options(options: UpdateOptions) -> str:
     """
     if not options.archive_dir:
         raise OptionError("archive= is needed: the archive's folder or s3:// address")
-    if options.clobber or options.debug:
-        raise OptionError("clobber= and debug= are not for archives: another version= begins anew beside what is there")
-    if options.data or options.out:
-        raise OptionError("data= and out= are not for archives: new= names new files, archive= is where all goes")
     if "new" in (options.given or []) and not options.new:
         raise OptionError("new= is empty: granules or cutout files, such as new=/path/to/day/; or leave it out")
     return options.archive_dir

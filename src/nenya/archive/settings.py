@@ -5,8 +5,9 @@ from typing import Any
 
 from nenya.archive.manifest import GROUPS, MAP, SECTIONS, Manifest
 from nenya.errors import OptionError
-from nenya.options.commands import UpdateOptions
-from nenya.options.sections import ExtractOptions, Options, PrepareOptions, build_options, to_dict
+from nenya.options.commands import ExtractOptions, PrepareOptions, UpdateOptions
+from nenya.options.declare import to_dict
+from nenya.options.sections import Options, build_options
 from nenya.prepare.writer import recipe_values
 from nenya.storage.disk import sha256_file
 from nenya.storage.paths import local_path

@@ -16,11 +16,11 @@ from nenya.data.damage import damage_named
 from nenya.data.hdf5_links import COPY_IN
 from nenya.data.hdf5_open import open_hdf5
 from nenya.errors import OptionError
+from nenya.extraction.batch import run as extract
 from nenya.io import read_table, write_table
 from nenya.latents.clusters import assign_kmeans, fit_kmeans
 from nenya.latents.embed import COLUMNS, Fit, embed_table, fit_projector, load_projector
 from nenya.latents.files import Latents
-from nenya.latents_extraction import run as extract
 from nenya.options.commands import UpdateOptions
 from nenya.prepare.job import prepare
 from nenya.storage.disk import atomic_path, write_hdf5

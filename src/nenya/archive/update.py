@@ -27,14 +27,14 @@ from nenya.archive.settings import choose_versions, extract_options, settings_of
 from nenya.archive.stages import Stages, describe
 from nenya.data.cutouts import inspect_cutouts
 from nenya.errors import InputFileError, Interrupted, LockLostError, NenyaError, OptionError
-from nenya.extraction.staging import Termination
 from nenya.io import read_table
 from nenya.latents.files import Latents
 from nenya.models.weights import weights_source
 from nenya.options.commands import UpdateOptions
 from nenya.options.extras import need
 from nenya.prepare.job import NoCutouts
-from nenya.runtime.trainer import git_commit
+from nenya.runtime.process import git_commit
+from nenya.runtime.signals import Termination
 from nenya.storage.disk import atomic_path, sha256_file
 from nenya.storage.names import Entry, is_plain, read_bytes
 from nenya.storage.paths import temporary_copy
@@ -43,7 +43,7 @@ from nenya.storage.s3.service import is_s3, store
 log = logging.getLogger(__name__)
 
 _PUBLISHING = "publishing.json"
-_STAGES = ("extraction", "latents_extraction", "latents.index_build", "latents.embed")
+_STAGES = ("extraction", "latents.index_build", "latents.embed")
 _LIBRARIES = ("torch", "numpy", "h5py", "lancedb", "umap-learn", "scikit-learn")
 
 

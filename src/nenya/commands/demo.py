@@ -5,19 +5,22 @@ import logging
 import shlex
 from pathlib import Path
 
-from nenya import latents_extraction, train
+from nenya import train
 from nenya.commands.generate import write_ocean
 from nenya.data.hdf5_open import open_hdf5
 from nenya.errors import OptionError
+from nenya.extraction import batch
 from nenya.io import read_table
+from nenya.latents.components import fit_pca
 from nenya.latents.embed import Fit, embed_table, projector_place
 from nenya.latents.files import Latents
+from nenya.options.commands import ExtractOptions, TrainOptions
+from nenya.options.declare import to_dict
 from nenya.options.files import config_dir, read_group
-from nenya.options.sections import ExtractOptions, Options, TrainOptions, to_dict
-from nenya.pca import fit_pca
+from nenya.options.sections import Options
 from nenya.plotting import gallery, learning_curve
 from nenya.prepare.ocean import OceanOptions
-from nenya.runtime.trainer import check_room
+from nenya.storage.disk import check_room
 from nenya.storage.paths import local_path
 
 log = logging.getLogger(__name__)
@@ -51,8 +54,8 @@ def run(options: TrainOptions) -> int:
     shared = {f.name: getattr(options, f.name) for f in dataclasses.fields(Options)}
     weights = str(run_folder / "last.pth")
     extraction = ExtractOptions(**{**shared, "data": str(cutouts), "out": str(folder), "clobber": True}, ckpt=weights)
-    latents_extraction.run(extraction)
-    latents = Path(latents_extraction.output_places([cutouts], str(folder), debug=options.debug)[0])
+    batch.run(extraction)
+    latents = Path(batch.output_places([cutouts], str(folder), debug=options.debug)[0])
     log.info("4 of 5: place them on a map")
     table = folder / "demo_umap.parquet"
     given = read_table(cutouts.with_suffix(".parquet"))

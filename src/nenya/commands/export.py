@@ -4,11 +4,11 @@ import logging
 from pathlib import Path
 
 from nenya.errors import OptionError
-from nenya.extraction.job import refuse_existing
 from nenya.models.checkpoint import save_pth, save_safetensors
 from nenya.models.weights import load_model, weights_source
-from nenya.options.sections import ExportOptions, flat_view
-from nenya.runtime.trainer import check_room
+from nenya.options.commands import ExportOptions
+from nenya.options.flat import flat_view
+from nenya.storage.disk import check_output, check_room
 from nenya.storage.paths import local_path
 from nenya.storage.s3.service import is_s3
 
@@ -30,7 +30,7 @@ def run(options: ExportOptions) -> int:
     out = local_path(options.out) if options.out else Path(weights).with_suffix(".safetensors")
     if out.suffix not in (".safetensors", ".pth"):
         raise OptionError(f"out={out}: wanted a file that ends in .safetensors or .pth")
-    refuse_existing(out, clobber=options.clobber)
+    check_output(out, options.clobber)
     checkpoint, module = load_model(options, options.ckpt)
     check_room(out.parent, sum(t.nbytes for t in checkpoint.state_dict.values()), "the weights file")
     if out.suffix == ".pth":

@@ -12,8 +12,8 @@ from nenya.archive.folder import Opened, open_chosen
 from nenya.data.cutouts import inspect_cutouts, read_blocks
 from nenya.errors import InputFileError, OptionError
 from nenya.io import read_table
+from nenya.latents.components import fit_pca
 from nenya.options.commands import FiguresOptions
-from nenya.pca import fit_pca
 from nenya.storage.disk import check_output
 from nenya.storage.paths import fetch, find_sources, local_path
 from nenya.tables.conditions import rows_where

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 import nenya
 from nenya.errors import OptionError, OutputError
 from nenya.io import write_table
-from nenya.options.sections import GenerateOptions
+from nenya.options.commands import GenerateOptions
 from nenya.prepare.ocean import Columns, OceanOptions, ocean_blocks
 from nenya.prepare.synthetic import SLOPES, published_blocks, stream_cutouts
-from nenya.runtime.trainer import check_room, git_commit
-from nenya.storage.disk import remove_half
+from nenya.runtime.process import git_commit
+from nenya.storage.disk import check_room, remove_half
 from nenya.storage.paths import local_path
 from nenya.storage.temporaries import sweep
 
@@ -42,8 +42,6 @@ def run(options: GenerateOptions) -> int:
     Raises:
         NenyaError: An option is not possible, or the file is there already or cannot be written.
     """
-    if options.data is not None:
-        raise OptionError("generate makes its own data: leave out data=; out= says where they go")
     path = output_place(options)
     table = path.with_suffix(".parquet") if options.kind == "ocean" else None
     if table is not None:

@@ -19,7 +19,7 @@ from nenya.data.hdf5_open import open_hdf5
 from nenya.errors import InputFileError, NenyaError, OptionError
 from nenya.io import TABLE_SUFFIXES, read_table
 from nenya.latents.files import PARTITIONS
-from nenya.options.sections import InspectOptions
+from nenya.options.commands import InspectOptions
 from nenya.storage.paths import find_sources, local_path, temporary_copy
 from nenya.storage.s3.service import is_s3
 from nenya.storage.small_files import check_regular

@@ -19,16 +19,17 @@ from nenya.errors import InputFileError, OptionError, OutputError
 from nenya.extraction.existing import read_provenance
 from nenya.io import read_table
 from nenya.latents import metrics
+from nenya.latents.components import PCA
 from nenya.latents.files import Latents
 from nenya.options.commands import MetricsOptions
-from nenya.pca import PCA, fit_latents
+from nenya.pca import fit_latents
 from nenya.plotting.metrics_page import page
 from nenya.storage.disk import atomic_path, check_output
 from nenya.storage.paths import fetch, find_latents, find_sources, local_path
 from nenya.storage.temporaries import temporary_folder
 from nenya.storage.texts import lines_of
-from nenya.tables.conditions import dt_of
 from nenya.tables.names import cutouts_of
+from nenya.tables.quantities import dt_of
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -23,9 +23,9 @@ from nenya.errors import CheckpointError, InputFileError, NenyaError, OptionErro
 from nenya.io import TABLE_SUFFIXES, Params, read_table, write_table
 from nenya.latents.files import Latents
 from nenya.latents.projector import FORMAT
-from nenya.options.commands import MigrateOptions
+from nenya.options.commands import InspectOptions, MigrateOptions
 from nenya.options.files import read_json
-from nenya.options.sections import FLAT, IGNORED, InspectOptions
+from nenya.options.flat import FLAT, IGNORED
 from nenya.storage.disk import atomic_path
 from nenya.storage.paths import HDF5_SUFFIXES, local_path
 from nenya.tables.key_columns import COLUMNS, read_keys

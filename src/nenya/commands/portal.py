@@ -11,8 +11,9 @@ from nenya.archive.folder import open_version
 from nenya.errors import OptionError
 from nenya.latents.files import open_latents
 from nenya.options.commands import PortalOptions
+from nenya.options.declare import to_dict
 from nenya.options.extras import need
-from nenya.options.sections import build_options, to_dict
+from nenya.options.sections import build_options
 from nenya.storage.paths import local_path
 
 if TYPE_CHECKING:

@@ -16,19 +16,17 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from nenya.data.cutouts import CutoutFile, CutoutReader, Partition, inspect_cutouts
+from nenya.data.cutouts import CutoutFile, CutoutReader, Partition, inspect_cutouts, partition_names
 from nenya.data.damage import damage_named
 from nenya.data.filters import pack_gzip
 from nenya.data.hdf5 import Hdf5File
 from nenya.data.pixels import Floats
 from nenya.errors import InputFileError, Interrupted, NenyaError, OptionError, OutputError
-from nenya.extraction.job import partition_names, refuse_existing
-from nenya.extraction.staging import Termination
-from nenya.options.sections import RepackOptions
+from nenya.options.commands import RepackOptions
 from nenya.runtime.progress import RowProgress
+from nenya.runtime.signals import Termination
 from nenya.runtime.threads import Threads
-from nenya.runtime.trainer import check_room
-from nenya.storage.disk import atomic_path, write_hdf5
+from nenya.storage.disk import atomic_path, check_output, check_room, write_hdf5
 from nenya.storage.paths import HDF5_SUFFIXES, find_sources, is_several, local_path
 from nenya.storage.s3.service import is_s3
 
@@ -124,7 +122,7 @@ def repack_file(source: Path, output: Path, options: RepackOptions) -> str:
         InputFileError: The source cannot be read, or changed meanwhile.
         OutputError: The output exists, has too little room, or differs from the source when it is read back.
     """
-    refuse_existing(output, clobber=options.clobber)
+    check_output(output, options.clobber)
     file = inspect_cutouts(source, partition_names(options), allow_external=options.loader.allow_external)
     parts = [source, *(Path(path) for info in file.partitions.values() for path in info.sources)]
     state = _state(parts)

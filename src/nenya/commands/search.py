@@ -19,9 +19,10 @@ from nenya.latents.files import open_latents
 from nenya.latents.index import Answer, Archive, FileArchive, IndexArchive
 from nenya.latents.index_s3 import fetch_index
 from nenya.latents.similarity import Float64Array, IntArray, direction
-from nenya.options.commands import SearchOptions
+from nenya.options.commands import ExtractOptions, SearchOptions
+from nenya.options.declare import to_dict
 from nenya.options.extras import need
-from nenya.options.sections import ExtractOptions, Options, build_options, to_dict
+from nenya.options.sections import Options, build_options
 from nenya.plotting import closest_strip
 from nenya.storage.arrays import read_arrays
 from nenya.storage.disk import check_output

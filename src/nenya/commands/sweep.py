@@ -5,12 +5,13 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from nenya import cli
+from nenya.commands import compose as composing
 from nenya.errors import Interrupted, NenyaError, OptionError
 from nenya.extraction.shard import find_shard, share
+from nenya.options.commands import ExtractOptions
 from nenya.options.extras import need
 from nenya.options.files import config_dir
-from nenya.options.sections import ExtractOptions, build_options
+from nenya.options.sections import build_options
 from nenya.storage.paths import find_sources
 from nenya.storage.temporaries import temporary_folder
 
@@ -37,7 +38,7 @@ def run(name: str, args: Sequence[str]) -> int:
         raise OptionError(f"--multirun is for extract, a job for each file; nenya {name} is one job")
     hydras = [arg for arg in args if arg.startswith(("hydra.", "hydra/", "+hydra", "++hydra"))]
     rest = [arg for arg in args if arg not in (*hydras, *FLAGS)]
-    options = cli.compose(name, rest)
+    options = composing.compose(name, rest)
     launcher = next((arg for arg in hydras if arg.startswith("hydra/launcher=")), "")
     _check_launcher(options, launcher)
     places = [str(source) for source in find_sources(options.data)]
@@ -47,10 +48,10 @@ def run(name: str, args: Sequence[str]) -> int:
         log.info("shard %d/%d: %d of %d files", *shard, len(places), every)
         if not places:
             return 0
-    data = ",".join(cli.quote(place) for place in places)
-    overrides = [o for o in cli.prepare(name, rest) if not o.startswith(("data=", "shard="))]
+    data = ",".join(composing.quote(place) for place in places)
+    overrides = [o for o in composing.prepare(name, rest) if not o.startswith(("data=", "shard="))]
     with temporary_folder("nenya-sweep-") as unused:  # without a launcher there are no logs to keep
-        where = [] if launcher else [f"hydra.sweep.dir={cli.quote(str(unused))}"]
+        where = [] if launcher else [f"hydra.sweep.dir={composing.quote(str(unused))}"]
         results = _launch(name, [*overrides, *hydras, *where, f"data={data}"])
     failed = [(place, line) for place, (code, line) in zip(places, results, strict=True) if code]
     for place, line in failed:
@@ -79,13 +80,13 @@ def _launch(name: str, overrides: Sequence[str]) -> list[tuple[int, str]]:
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
 
-    cli.store_schema(name)
+    composing.store_schema(name)
     GlobalHydra.instance().clear()
     hydra = Hydra.create_main_hydra2(task_name=name, config_search_path=create_config_search_path(str(config_dir())))
     try:
         batches = hydra.multirun(config_name=name, task_function=_job, overrides=list(overrides))
     except HydraException as error:
-        raise OptionError(cli.first_cause(error)) from error
+        raise OptionError(composing.first_cause(error)) from error
     except RuntimeError as error:
         if "srun" not in str(error):
             raise
@@ -115,15 +116,15 @@ def _job(config: Any) -> tuple[int, str]:
     """Extract one file (in a process of the launcher's); returns exit code and what there is to say."""
     from omegaconf import OmegaConf
 
-    from nenya import latents_extraction
+    from nenya.extraction import batch
 
-    cli.set_up_logging()
+    composing.set_up_logging()
     _join_tasks()
     values = OmegaConf.to_container(config)
     assert isinstance(values, dict)
     try:
         options = build_options(ExtractOptions, {str(key): value for key, value in values.items()})
-        return latents_extraction.run(options), ""
+        return batch.run(options), ""
     except Interrupted as error:
         if "SUBMITIT_EXECUTOR" in os.environ:
             raise  # so that the launcher sees a job that did not end by itself

@@ -14,7 +14,7 @@ from nenya.data.cutouts import inspect_cutouts
 from nenya.data.hdf5_open import open_hdf5
 from nenya.errors import InputFileError, NenyaError, OutputError
 from nenya.extraction.existing import read_provenance
-from nenya.options.sections import VerifyOptions
+from nenya.options.commands import VerifyOptions
 from nenya.storage.disk import sha256_file
 from nenya.storage.names import parse_json
 from nenya.storage.paths import find_latents, find_sources, scratch_folder

@@ -29,6 +29,7 @@ from nenya.data.hdf5 import Hdf5File, check_float
 from nenya.data.hdf5_open import list_datasets
 from nenya.data.pixels import FlatPixels, Floats, Pixels, Spread, check_order
 from nenya.errors import InputFileError
+from nenya.options.sections import Options
 
 PARTITIONS = ("train", "valid")
 
@@ -500,3 +501,13 @@ def _chunk_cache(info: Partition) -> tuple[int, int]:
     across = math.prod(-(-size // chunk) for size, chunk in zip(info.shape[1:], info.chunks[1:], strict=True))
     size = min(max(2**20, 2 * across * info.chunk_bytes), _MAX_CHUNK_CACHE)
     return size, max(521, 100 * (size // info.chunk_bytes) + 1)
+
+
+def partition_names(options: Options) -> tuple[str, ...]:
+    """Return the partitions to extract, as far as a file has them.
+
+    They are `train` and `valid`, also for the versions that trained and validated on one of them; where
+    `loader.train_key` or `valid_key` name other data sets, these.
+    """
+    keys = {options.loader.train_key, options.loader.valid_key}
+    return tuple(sorted(keys)) if keys - set(PARTITIONS) else PARTITIONS

@@ -27,7 +27,7 @@ from scipy import fft  # type: ignore[import-untyped, unused-ignore]  # scipy sh
 from nenya.commands.output import say
 from nenya.data.cutouts import CutoutFile, inspect_cutouts, read_blocks
 from nenya.errors import InputFileError, OptionError, OutputError
-from nenya.options.sections import SpectraOptions
+from nenya.options.commands import SpectraOptions
 from nenya.storage.paths import fetch, find_sources, local_path
 from nenya.storage.texts import lines_of
 from nenya.tables.key_columns import read_keys

@@ -19,7 +19,7 @@ import torch
 
 import nenya
 from nenya.data.blocks import BlocksDataModule, cut_blocks
-from nenya.data.cutouts import PARTITIONS, CutoutFile, inspect_cutouts, nonfinite_rows
+from nenya.data.cutouts import CutoutFile, inspect_cutouts, nonfinite_rows, partition_names
 from nenya.errors import InputFileError, Interrupted, LockLostError, NenyaError, OutputError
 from nenya.extraction.journal import BlockStore, partial_folder
 from nenya.extraction.manifest import Work, begin, cpu_threads, describe_status, note_sha256
@@ -28,11 +28,13 @@ from nenya.models.checkpoint import Checkpoint
 from nenya.models.contrastive import ContrastiveModule
 from nenya.models.inference import choose_backend, count_multiply_adds
 from nenya.models.resnet import ContrastiveNet, check_image_size
-from nenya.options.sections import Options, to_dict
+from nenya.options.declare import to_dict
+from nenya.options.sections import Options
 from nenya.runtime.ledger import ledger_of
+from nenya.runtime.process import git_commit, is_main_process
 from nenya.runtime.progress import RowProgress
-from nenya.runtime.trainer import check_room, git_commit, is_main_process, make_trainer
-from nenya.storage.disk import folder_bytes, sha256_file
+from nenya.runtime.trainer import make_trainer
+from nenya.storage.disk import check_room, folder_bytes, sha256_file
 from nenya.storage.lock import OutputLock
 from nenya.storage.names import refuse_links
 from nenya.storage.temporaries import sweep
@@ -89,16 +91,6 @@ def refuse_existing(output: Path, *, clobber: bool) -> None:
         raise OutputError(f"{output} is a folder, a file of this name is to be written: choose another with out=")
     if output.exists() and not clobber:
         raise OutputError(f"{output} exists: clobber=true replaces it, out= puts the latents elsewhere")
-
-
-def partition_names(options: Options) -> tuple[str, ...]:
-    """Return the partitions to extract, as far as a file has them.
-
-    They are `train` and `valid`, also for the versions that trained and validated on one of them; where
-    `loader.train_key` or `valid_key` name other data sets, these.
-    """
-    keys = {options.loader.train_key, options.loader.valid_key}
-    return tuple(sorted(keys)) if keys - set(PARTITIONS) else PARTITIONS
 
 
 def check_sizes(options: Options, file: CutoutFile) -> None:

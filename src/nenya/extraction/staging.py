@@ -11,22 +11,22 @@ import hashlib
 import logging
 import re
 import shutil
-import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import IO, Any, Self, TypeVar
 
 from nenya.errors import InputFileError, Interrupted, NenyaError, OutputError
 from nenya.extraction import existing
 from nenya.extraction.job import Source
 from nenya.extraction.journal import remove_leftover
-from nenya.options.sections import Options, parse_size
-from nenya.runtime.trainer import is_main_process
+from nenya.options.declare import parse_size
+from nenya.options.sections import Options
+from nenya.runtime.process import is_main_process
+from nenya.runtime.signals import Termination
 from nenya.storage.disk import folder_bytes
 from nenya.storage.mounts import locks_work
 from nenya.storage.names import local_name
@@ -46,7 +46,6 @@ _SHARE_OF_FREE = 0.8
 _OLD = 3600.0  # seconds; a folder gets its name within moments
 _LOOK = 0.5  # seconds between looks for a signal
 _SKIPPED = "there already and whole (clobber=true makes it anew)"
-_INTERRUPTED = "interrupted; nothing is half-written: the same command does what is left"
 
 
 @dataclass
@@ -160,41 +159,6 @@ class Scratch:
         with self._changed:
             self._cancelled = True
             self._changed.notify_all()
-
-
-class Termination:
-    """Turns the first SIGTERM, SIGUSR1 (a cluster's warning) or SIGINT into `Interrupted` of the main thread.
-
-    Later ones do not disturb the clean-up, but for a SIGINT, with which a user insists. In other threads this does
-    nothing. Afterwards the signals are handled as before.
-    """
-
-    def __init__(self) -> None:
-        self.came = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-                if signal.getsignal(number) != signal.SIG_IGN:
-                    self._before[number] = signal.signal(number, self._stop) or signal.SIG_DFL
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def check(self) -> None:
-        """Raise `Interrupted` if a signal came; needed as an error that meets a finaliser is lost."""
-        if self.came:
-            raise Interrupted(_INTERRUPTED)
-
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        before, self.came = self.came, True
-        if not before:
-            raise Interrupted(_INTERRUPTED)
-        if number == signal.SIGINT:
-            raise KeyboardInterrupt
 
 
 @dataclass

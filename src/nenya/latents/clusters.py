@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.errors import InputFileError, OptionError
-from nenya.pca import PCA, fit_pca
+from nenya.latents.components import PCA, fit_pca
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nenya.errors import OptionError
-from nenya.pca import PCA
+from nenya.latents.components import PCA
 
 FloatArray = NDArray[np.float32]
 

@@ -23,6 +23,7 @@ from nenya.storage.disk import atomic_path, check_output, sha256_file
 from nenya.storage.lock import OutputLock
 from nenya.storage.names import read_json, refuse_links, remove
 from nenya.storage.paths import fetch, find_latents, local_path
+from nenya.tables.quantities import cut_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,8 +74,6 @@ def run(options: EmbedOptions) -> int:
     table = read_table(local_path(options.table)) if options.table else latents.keys()
     out = output_place(options, paths[0])
     if options.DT_cut or options.alpha_cut:
-        from nenya.nenya_umap import cut_table
-
         table = cut_table(table, options.DT_cut, options.alpha_cut)
     if options.debug:
         table = table.iloc[:DEBUG_ROWS]

@@ -21,8 +21,9 @@ from nenya.latents.similarity import Float32Array, Float64Array, IntArray, close
 from nenya.options.extras import need
 from nenya.storage.names import Json, read_json
 from nenya.storage.table_integers import from_arrow
-from nenya.tables.conditions import ROW, dt_of, rows_where, sql_errors, text
+from nenya.tables.conditions import ROW, rows_where, sql_errors, text
 from nenya.tables.names import key_of
+from nenya.tables.quantities import dt_of
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,7 +15,8 @@ from nenya.models.inference import Runner, make_runner, obstacle
 from nenya.models.losses import contrastive_loss, gather_views
 from nenya.models.resnet import ContrastiveNet
 from nenya.models.schedule import Schedule
-from nenya.options.sections import Options, flat_view, warm_up
+from nenya.options.flat import flat_view, warm_up
+from nenya.options.sections import Options
 from nenya.runtime.ledger import ledger_of
 
 log = logging.getLogger(__name__)

@@ -1,10 +1,215 @@
-"""Options of the commands that explore latents; declared as those of `nenya.options.sections` are."""
+"""Options of each command: its own, and the sections that mean something to it."""
 
+import math
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from nenya.options.sections import Options, PrepareOptions, above, at_least, one_of, option
+from nenya.options.declare import Check, above, at_least, is_number, one_of, option
+from nenya.options.sections import Options
+
+
+@dataclass
+class TrainOptions(Options):
+    """Options of training."""
+
+    init_from: str | None = option(None, "weights to start from")
+    resume: str | None = option(None, "a run folder to go on with, or 'last'")
+
+
+@dataclass
+class ExtractOptions(Options):
+    """Options of extraction."""
+
+    uses: ClassVar = (
+        "model",
+        "preprocess",
+        "loader",
+        "archive",
+        "trainer",
+        "logger",
+        "data",
+        "out",
+        "clobber",
+        "debug",
+    )
+
+    ckpt: str | None = option(None, "weights to use; default model.weights")
+    shard: str | None = option(
+        None, "i/n: this worker's share of the files; default from a SLURM array or a Job's index"
+    )
+
+
+@dataclass
+class VerifyOptions(Options):
+    """Options of the verification of latents files."""
+
+    uses: ClassVar = ("loader", "data")
+    positional: ClassVar = "data"
+
+    source: Any = option(None, "cutout files that the latents are of: a folder, a glob, a list")
+    provenance: bool = option(True, "files must say how they were made; those of the first nenya do not")
+
+
+def _is_band(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(is_number(v) for v in value) and 2 <= value[0] < value[1]
+
+
+@dataclass
+class GenerateOptions(Options):
+    """Options of generated data sets."""
+
+    uses: ClassVar = ("out", "seed", "clobber", "debug")
+    instead: ClassVar = {"data": "generate makes its own data; out= says where they go"}
+
+    kind: str = option("ocean", "what is generated", one_of("ocean", "white", "power2", "power4"))
+    size: int = option(64, "side in pixels of a cutout", at_least(8))
+    n_train: int | None = option(None, "cutouts in `train`; default 150000, of an ocean 1500", at_least(1))
+    n_valid: int | None = option(None, "cutouts in `valid`; default 50000, of an ocean 500", at_least(1))
+    clouds: float = option(
+        0.05, "greatest cloudy share of a cutout (ocean)", ("a share from 0 to below 1", lambda value: 0 <= value < 1)
+    )
+    masked: bool = option(False, "cloudy pixels are NaN; otherwise only the mask beside the cutouts tells of them")
+    device: str = option("cpu", "where an ocean is simulated", one_of("cpu", "cuda"))
+
+
+@dataclass
+class SpectraOptions(Options):
+    """Options of power spectra and slopes."""
+
+    uses: ClassVar = ("loader", "data", "out", "clobber")
+    positional: ClassVar = "data"
+
+    band: Any = option(
+        [4, 40],
+        "wavelengths in pixels that the slope is fitted over",
+        ("two numbers [least, most], from 2 on", _is_band),
+    )
+    detrend: str = option(
+        "plane",
+        "what is removed beside the mean: a plane, a line of its own from each column and row, nothing",
+        one_of("plane", "lines", "none"),
+    )
+    window: str = option("hann", "window in both directions", one_of("hann", "none"))
+    average: str = option(
+        "mean",
+        "over the waves of a bin: mean of P (published), or of log P (unbent by the bins)",
+        one_of("mean", "log"),
+    )
+    pixel_km: float | None = option(None, "size of a pixel in km, for the figure's axis", above(0))
+    table: str | None = option(None, "table of the cutouts; a copy with the columns alpha, alpha_err is written")
+
+
+@dataclass
+class InspectOptions(Options):
+    """Options of the inspection of files."""
+
+    uses: ClassVar = ("loader", "data", "out")
+    positional: ClassVar = "data"
+
+    rows: int | None = option(None, "rows of a data set that are read at most; default all", at_least(1))
+    sheet: bool = option(True, "draw a contact sheet of cutouts")
+
+
+@dataclass
+class RepackOptions(Options):
+    """Options of the repacking of cutout files."""
+
+    uses: ClassVar = ("loader", "data", "out", "clobber")
+    positional: ClassVar = "data"
+
+    codec: str = option("gzip", "gzip, lzf (both with shuffle where it helps) or none", one_of("gzip", "lzf", "none"))
+
+
+@dataclass
+class ExportOptions(Options):
+    """Options of the export of weights."""
+
+    uses: ClassVar = ("model", "loader", "out", "clobber")
+
+    ckpt: str | None = option(None, "weights to export; default model.weights")
+
+
+def _numbers(*, whole: bool, low: float) -> Check:
+    """Return the check of a pair of numbers, each at least `low`, or of nothing at all."""
+
+    def check(value: Any) -> bool:
+        kinds: tuple[type, ...] = (int,) if whole else (int, float)
+        return isinstance(value, list) and len(value) == 2 and all(type(v) in kinds and v >= low for v in value)
+
+    return check
+
+
+def _is_bounds(value: Any) -> bool:
+    return _numbers(whole=False, low=-math.inf)(value) and value[0] < value[1]
+
+
+_SIDES = ("two whole numbers of at least 1, such as [3,1], or null", _numbers(whole=True, low=1))
+
+
+@dataclass
+class PrepareOptions(Options):
+    """Options of the preparation of cutouts; those of a recipe bear the names that its users know."""
+
+    uses: ClassVar = ("loader", "data", "out", "seed", "clobber")
+
+    recipe: str = option("grid", "name of the recipe: a file in configs/sensor")
+    quantity: str = option(
+        "any", "what the field is; a temperature is brought to degrees Celsius", one_of("any", "temperature", "height")
+    )
+    field_size: int = option(64, "side in pixels of a cutout of the field", at_least(2))
+    sub_grid_step: int = option(1, "cutouts lie field_size / sub_grid_step pixels apart", at_least(1))
+    step: int | None = option(None, "pixels between cutouts; default by sub_grid_step", at_least(1))
+    clear_threshold: float = option(
+        95.0,
+        "least share in % of clear pixels",
+        ("a percentage: 0, or above 1 to 100", lambda v: v == 0 or 1 < v <= 100),
+    )
+    quality_thresh: int | None = option(None, "worst quality that is kept, in the file's own numbers")
+    best_quality: str = option(
+        "auto", "whether high or low numbers of the quality are good", one_of("auto", "high", "low")
+    )
+    nadir_offset: int | None = option(None, "columns that are used on either side of nadir", at_least(1))
+    temp_bounds: Any = option(
+        None,
+        "least and largest value that is kept, in degrees Celsius for temperatures",
+        ("two numbers [least, largest], or null", _is_bounds),
+    )
+    land: float | None = option(None, "value that stands for land, where a field has no other mark of it")
+    inpaint: str = option(
+        "fast",
+        "how masked pixels are filled: not at all, by one fast solution a field, by scikit-image's",
+        one_of("none", "fast", "biharmonic"),
+    )
+    fixed_km: float | None = option(
+        None, "side in km of a cutout, which is then resized to field_size pixels", above(0)
+    )
+    noise: float = option(0.0, "standard deviation of white noise that is added, in units of the field", at_least(0))
+    median: Any = option(None, "rows and columns of a median filter", _SIDES)
+    downscale: Any = option(None, "rows and columns that are averaged to one pixel", _SIDES)
+    demean: bool = option(True, "remove the mean of each cutout")
+    variable: str | None = option(None, "name of the variable; default: found by its CF attributes")
+    mask: str | None = option(None, "name of a land-sea mask or of flags; default: found by its CF attributes")
+    quality: str | None = option(None, "name of the quality variable; default: quality_level, qual_sst ...")
+    time: str | None = option(None, "name of the time variable, or the date itself: 2015-01-16T12:00")
+    lat: str | None = option(None, "name of the latitude")
+    lon: str | None = option(None, "name of the longitude")
+    coords: str | None = option(None, "a further file with the coordinates and masks that the data files lack")
+    units: str | None = option(None, "units of the variable, where the file has none or wrong ones")
+    level: int = option(0, "number of the vertical level", at_least(0))
+    at: str | None = option(None, "table with lat, lon and datetime: cutouts are centred there instead of on a grid")
+    max_km: float = option(10.0, "largest distance in km of a place of at= from the nearest pixel", above(0))
+    max_hours: float = option(12.0, "largest difference in hours of a time of at= from the field's", at_least(0))
+    matches: str = option(
+        "nearest", "of several fields for a place of at=: the nearest in time, or all", one_of("nearest", "all")
+    )
+    valid_fraction: float = option(
+        0.25,
+        "share of the granules whose cutouts are the validation set",
+        ("a number from 0 to 1", lambda v: 0 <= v <= 1),
+    )
+    workers: int | None = option(None, "processes; default: one a core, at most one a granule", at_least(1))
+    dask: str | None = option(None, "address of a Dask scheduler that does the work instead: tcp://host:8786")
 
 
 @dataclass
@@ -33,7 +238,9 @@ def _is_names(value: Any) -> bool:
 class StatisticsOptions(AnalysisOptions):
     """Options of the statistics of a selection; `table` or `archive` is the whole."""
 
-    archive_dir: str | None = option(None, "an archive of nenya update, instead of table=; archive= is the same")
+    uses: ClassVar = ("loader", "data", "out", "clobber")
+
+    archive_dir: str | None = option(None, "an archive of nenya update, instead of table=")
     version: str | None = option(None, "model version of the archive, where it has several")
     where: str | None = option(None, "a condition in SQL on the columns, such as DT > 2 and lat < 0")
     box: Any = option(None, "box of the UMAP", ("four numbers [x0, x1, y0, y1], x0 < x1, y0 < y1", _is_box))
@@ -47,6 +254,9 @@ class StatisticsOptions(AnalysisOptions):
 @dataclass
 class ClustersOptions(AnalysisOptions):
     """Options of groups of latents."""
+
+    uses: ClassVar = ("loader", "data", "out", "seed", "clobber")
+    positional: ClassVar = "data"
 
     method: str = option("kmeans", "mini-batch k-means, or HDBSCAN on a sample", one_of("kmeans", "hdbscan"))
     k: int | None = option(None, "number of groups (kmeans)", at_least(1))
@@ -66,7 +276,10 @@ class ClustersOptions(AnalysisOptions):
 class FiguresOptions(AnalysisOptions):
     """Options of figures of a table and its cutouts."""
 
-    archive_dir: str | None = option(None, "an archive of nenya update, instead of table=; archive= is the same")
+    uses: ClassVar = ("loader", "out", "clobber")
+    instead: ClassVar = {"data": "table= or archive= names the rows, images= the cutouts"}
+
+    archive_dir: str | None = option(None, "an archive of nenya update, instead of table=")
     version: str | None = option(None, "model version of the archive, where it has several")
     kind: str = option("umap", "what is drawn", one_of("umap", "metric", "map", "gallery", "eigen"))
     metric: str | None = option(None, "column that is averaged over cells (kind=metric, kind=map)")
@@ -94,6 +307,9 @@ class FiguresOptions(AnalysisOptions):
 class IndexOptions(AnalysisOptions):
     """Options of the index of an archive."""
 
+    uses: ClassVar = ("loader", "data", "out", "seed", "clobber")
+    words: ClassVar = {"add": "add=true"}
+
     add: bool = option(False, "there must be an index already; the word `add` does the same")
     of_sensor: str | None = option(None, "value of the column sensor for these files, where the table has none")
     kind: str = option("auto", "auto: by the number of rows", one_of("auto", "IVF_FLAT", "IVF_RQ"))
@@ -104,8 +320,10 @@ class IndexOptions(AnalysisOptions):
 class SearchOptions(AnalysisOptions):
     """Options of similarity search; `data` (with `table`), `index` or `archive` is searched."""
 
+    uses: ClassVar = ("model", "preprocess", "loader", "data", "out", "clobber")
+
     index: str | None = option(None, "an index made by nenya index; otherwise data= is searched, exactly")
-    archive_dir: str | None = option(None, "an archive of nenya update; archive= is the same")
+    archive_dir: str | None = option(None, "an archive of nenya update")
     version: str | None = option(None, "model version of the archive, where it has several")
     like: Any = option(None, "examples: row numbers, uid:<UID>, <cutout file>:<train or valid>:<row>; one or a list")
     unlike: Any = option(None, "examples of what is not wanted, likewise")
@@ -136,6 +354,9 @@ class SearchOptions(AnalysisOptions):
 class MetricsOptions(AnalysisOptions):
     """Options of the numbers on latents."""
 
+    uses: ClassVar = ("model", "preprocess", "augment", "loader", "data", "out", "seed", "clobber")
+    positional: ClassVar = "data"
+
     images: Any = option(None, "cutout files of the latents, for invariance and eigen-images: a folder, glob or list")
     ckpt: str | None = option(None, "weights that the latents were made with; default model.weights")
     sample: int = option(5000, "latents that uniformity and neighbours are taken of", at_least(2))
@@ -149,6 +370,9 @@ class MetricsOptions(AnalysisOptions):
 @dataclass
 class EmbedOptions(AnalysisOptions):
     """Options of maps."""
+
+    uses: ClassVar = ("loader", "data", "out", "seed", "clobber", "debug")
+    positional: ClassVar = "data"
 
     projector: str | None = option(None, "a projector that was fitted before; default: one is fitted")
     umap_savefile: str | None = option(None, "where the fitted projector goes; default <name of out>_UMAP.h5 beside it")
@@ -165,6 +389,9 @@ class EmbedOptions(AnalysisOptions):
 class MigrateOptions(Options):
     """Options of the check of a folder of the first nenya; `out` is the report as .json or .csv."""
 
+    uses: ClassVar = ("out", "clobber")
+    positional: ClassVar = "folder"
+
     folder: str | None = option(None, "the folder, with everything below it; it is only read")
 
 
@@ -172,7 +399,9 @@ class MigrateOptions(Options):
 class PortalOptions(AnalysisOptions):
     """Options of the portal."""
 
-    archive_dir: str | None = option(None, "an archive of nenya update, instead of table=; archive= is the same")
+    uses: ClassVar = ("model", "preprocess", "loader", "trainer", "data", "seed", "clobber")
+
+    archive_dir: str | None = option(None, "an archive of nenya update, instead of table=")
     version: str | None = option(None, "model version of the archive, where it has several")
     latents: Any = option(None, "latents files of the table's cutouts; the same as data")
     images: Any = option(None, "cutout files of the table's rows: for pictures")
@@ -203,7 +432,13 @@ _PLAIN_NAME = (
 class UpdateOptions(PrepareOptions):
     """Options of updates of an archive; those that decide what the numbers are hold from the first call on."""
 
-    archive_dir: str | None = option(None, "the archive, a folder or an s3:// address; archive= is the same")
+    uses: ClassVar = ("model", "preprocess", "loader", "trainer", "seed")
+    instead: ClassVar = {
+        **dict.fromkeys(("clobber", "debug"), "nothing in an archive is replaced; another version= begins beside it"),
+        **dict.fromkeys(("data", "out"), "new= names new files, archive= says where all goes"),
+    }
+
+    archive_dir: str | None = option(None, "the archive, a folder or an s3:// address")
     new: Any = option(None, "new granules or cutout files: a path, a folder, a glob, s3://, a list")
     version: str | None = option(
         None, "name of the model version; default that of model=, or all that the archive has", _PLAIN_NAME
@@ -228,7 +463,10 @@ class UpdateOptions(PrepareOptions):
 class StatusOptions(Options):
     """Options of the status of an archive."""
 
-    archive_dir: str | None = option(None, "the archive, a folder or an s3:// address; archive= is the same")
+    uses: ClassVar = ("loader",)
+    positional: ClassVar = "archive_dir"
+
+    archive_dir: str | None = option(None, "the archive, a folder or an s3:// address")
     version: str | None = option(None, "one model version; default all")
     check: bool = option(False, "read every file and compare its hash")
     json: bool = option(False, "write JSON to the standard output")

@@ -6,7 +6,9 @@ from typing import Any
 
 import nenya
 from nenya.errors import OptionError
-from nenya.options.sections import Options, PrepareOptions, suggest
+from nenya.options.commands import PrepareOptions
+from nenya.options.declare import suggest
+from nenya.options.sections import Options
 from nenya.storage.s3.service import is_s3, store
 from nenya.storage.small_files import parse_json, read_small, read_yaml_file, refuse_interpolation, unfit
 

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.errors import InputFileError, OptionError
-from nenya.options.sections import ExtractOptions, Options
+from nenya.options.commands import ExtractOptions
+from nenya.options.sections import Options
 from nenya.portal.dataset import Archive
 from nenya.portal.upload import Given, Upload
 

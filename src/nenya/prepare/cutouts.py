@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nenya.options.sections import PrepareOptions
+from nenya.options.commands import PrepareOptions
 from nenya.prepare.fields import Field, to_degrees, to_vectors
 
 EARTH_RADIUS = 6371.0088

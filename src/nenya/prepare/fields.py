@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.errors import InputFileError, OptionError
-from nenya.options.sections import PrepareOptions, suggest
+from nenya.options.commands import PrepareOptions
+from nenya.options.declare import suggest
 from nenya.prepare.sources import reading
 from nenya.storage.memory import check_room
 

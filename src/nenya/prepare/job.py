@@ -30,8 +30,9 @@ import nenya
 from nenya.data.hdf5_open import open_hdf5
 from nenya.errors import InputFileError, Interrupted, OptionError, OutputError
 from nenya.io import write_table
+from nenya.options.commands import PrepareOptions
 from nenya.options.files import read_group
-from nenya.options.sections import PrepareOptions, build_options
+from nenya.options.sections import build_options
 from nenya.prepare.places import Fates, Places, log_missing, missing_table, read_fates, summary
 from nenya.prepare.sources import find_fields, identity_of
 from nenya.prepare.steps import output_size

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from nenya.options.sections import PrepareOptions
+from nenya.options.commands import PrepareOptions
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.errors import OptionError
-from nenya.options.sections import PrepareOptions
+from nenya.options.commands import PrepareOptions
 
 
 def output_size(options: PrepareOptions) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.errors import InputFileError, StorageError
-from nenya.options.sections import PrepareOptions
+from nenya.options.commands import PrepareOptions
 from nenya.prepare.cutouts import Windows, centres, clear_share, footprint_km, grid_windows, integral, windows_at
 from nenya.prepare.fields import Field, Layout
 from nenya.prepare.inpaint import inpaint_biharmonic, inpaint_field

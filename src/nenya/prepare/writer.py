@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 import nenya
 from nenya.errors import InputFileError
+from nenya.options.commands import PrepareOptions
+from nenya.options.declare import to_dict
 from nenya.options.files import recipe_keys
-from nenya.options.sections import PrepareOptions, to_dict
 from nenya.prepare.places import ARRAYS
 from nenya.prepare.work import Columns
-from nenya.runtime.trainer import git_commit
+from nenya.runtime.process import git_commit
 from nenya.storage.disk import atomic_path, write_hdf5
 from nenya.tables.key_columns import TYPES
 

@@ -2,9 +2,7 @@
 
 import logging
 import os
-import shutil
 import socket
-import subprocess
 import sys
 import urllib.parse
 import warnings
@@ -12,25 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nenya
-from nenya.errors import OptionError, OutputError
-from nenya.options.sections import Options, TrainerOptions, to_dict
+from nenya.errors import OptionError
+from nenya.options.declare import to_dict
+from nenya.options.sections import Options, TrainerOptions
+from nenya.runtime.process import git_commit, is_main_process
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
     from lightning.pytorch.loggers import WandbLogger
 
 log = logging.getLogger(__name__)
-
-
-def is_main_process() -> bool:
-    """Return whether this process speaks for the run: the first of those that a launcher started."""
-    env = os.environ
-    if "RANK" in env:
-        return int(env["RANK"]) == 0
-    # Before SLURM's variable, which an interactive shell hands on to all that Lightning starts from it.
-    if "LOCAL_RANK" in env:
-        return int(env["LOCAL_RANK"]) == int(env.get("NODE_RANK", "0")) == 0
-    return int(env.get("SLURM_PROCID", "0")) == int(env.get("NODE_RANK", "0")) == 0
 
 
 def make_trainer(options: TrainerOptions, **settings: Any) -> "Trainer":
@@ -96,52 +85,6 @@ def _quieten_libraries() -> None:
         warnings.filterwarnings("ignore", message=text)
     for name in ("lightning", "lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
-
-
-def git_commit() -> str:
-    """Return the commit of the code that runs, with '+' where it is changed; empty for an installed package."""
-    here = Path(__file__).resolve().parent
-    try:
-        top = subprocess.run(
-            ["git", "rev-parse", "--show-toplevel"], cwd=here, capture_output=True, text=True, check=True
-        ).stdout.strip()
-        if Path(top) != here.parents[1]:
-            return ""
-        commit = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return commit.stdout.strip()
-
-
-def check_room(folder: Path, needed: int, what: str) -> None:
-    """Make a folder, and check that it takes a file of the needed size.
-
-    Args:
-        folder: where the file will be.
-        needed: bytes.
-        what: the result that needs them, for the message.
-
-    Raises:
-        OutputError: The folder cannot be made or written, or has too little room.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot make the folder ({error.strerror}); choose another with out=") from error
-    if not os.access(folder, os.W_OK | os.X_OK) or os.statvfs(folder).f_flag & os.ST_RDONLY:
-        raise OutputError(f"{folder}: the folder is not writable; choose another with out=")
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise OutputError(
-            f"{folder}: {what} needs {needed / 1e6:.1f} MB and {free / 1e6:.1f} MB are free; "
-            "make room or choose another folder with out="
-        )
 
 
 def make_logger(options: Options, folder: Path, name: str) -> "WandbLogger | None":

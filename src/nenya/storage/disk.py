@@ -4,6 +4,7 @@ import errno
 import hashlib
 import io
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -167,3 +168,28 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def check_room(folder: Path, needed: int, what: str) -> None:
+    """Make a folder, and check that it takes a file of the needed size.
+
+    Args:
+        folder: where the file will be.
+        needed: bytes.
+        what: the result that needs them, for the message.
+
+    Raises:
+        OutputError: The folder cannot be made or written, or has too little room.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot make the folder ({error.strerror}); choose another with out=") from error
+    if not os.access(folder, os.W_OK | os.X_OK) or os.statvfs(folder).f_flag & os.ST_RDONLY:
+        raise OutputError(f"{folder}: the folder is not writable; choose another with out=")
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OutputError(
+            f"{folder}: {what} needs {needed / 1e6:.1f} MB and {free / 1e6:.1f} MB are free; "
+            "make room or choose another folder with out="
+        )

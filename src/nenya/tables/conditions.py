@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from nenya.defs import DT_INTERVALS, REGIONS, SEASONS
 from nenya.errors import InputFileError, OptionError
+from nenya.options.declare import suggest
 from nenya.options.extras import need
-from nenya.options.sections import suggest
 from nenya.tables.key_columns import KEYS
+from nenya.tables.quantities import dt_of
 from nenya.tables.where import check_condition
 
 if TYPE_CHECKING:
@@ -109,13 +110,6 @@ def rows_where(table: "pd.DataFrame", sql: str) -> NDArray[np.bool_]:
         rows = made.search().where(whole).select([ROW]).limit(len(table)).to_arrow()
     found[rows[ROW].to_numpy()] = True
     return found
-
-
-def dt_of(table: "pd.DataFrame") -> "pd.Series | None":
-    """Return the temperature differences DT of a table, K: its column, or T90 - T10; None where it has neither."""
-    if "DT" in table:
-        return table["DT"]
-    return table["T90"] - table["T10"] if {"T90", "T10"} <= set(table) else None
 
 
 def as_arrow(column: "pd.Series") -> Any:

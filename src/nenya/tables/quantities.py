@@ -1,9 +1,19 @@
-"""Temperature differences of cutouts."""
+"""What columns of a table are and are measured in: temperature differences, slopes, and their named intervals."""
 
-from typing import Any
+import logging
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from nenya.defs import DT_INTERVALS, SLOPE_INTERVALS, Interval
+from nenya.errors import InputFileError, OptionError
+from nenya.options.declare import suggest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger(__name__)
 
 DT40_SIDE = 40
 """Side in pixels of the central square whose difference is the column DT40 of a table."""
@@ -26,3 +36,57 @@ def central_dt(fields: NDArray[np.floating[Any]], side: int) -> NDArray[np.float
     square = fields[..., max(row - half, 0) : row + half, max(column - half, 0) : column + half]
     low, high = np.percentile(square, (10, 90), axis=(-2, -1))
     return np.asarray(high - low, np.float64)
+
+
+def dt_of(table: "pd.DataFrame") -> "pd.Series | None":
+    """Return the temperature differences DT of a table, K: its column, or T90 - T10; None where it has neither."""
+    if "DT" in table:
+        return table["DT"]
+    return table["T90"] - table["T10"] if {"T90", "T10"} <= set(table) else None
+
+
+def cut_table(table: "pd.DataFrame", DT_cut: str | None = None, alpha_cut: str | None = None) -> "pd.DataFrame":
+    """Return the rows of a table that lie in an interval of DT and in one of slopes.
+
+    Args:
+        table: with DT40, DT, or T90 and T10 (K); with alpha or min_slope.
+        DT_cut: a name of `nenya.defs.DT_INTERVALS`; None: all.
+        alpha_cut: a name of `nenya.defs.SLOPE_INTERVALS`; None: all.
+
+    Raises:
+        OptionError: There is no such interval.
+        InputFileError: The table lacks the column, or no row is left.
+    """
+    keep = np.ones(len(table), dtype=bool)
+    if DT_cut is not None:
+        keep &= _within(_DT_of(table), DT_cut, DT_INTERVALS, "DT_cut")
+    if alpha_cut is not None:
+        name = next((name for name in ("alpha", "min_slope") if name in table), None)
+        if name is None:
+            raise InputFileError("the table has no column alpha: nenya spectra table=... makes it")
+        keep &= _within(table[name].to_numpy(np.float64, na_value=np.nan), alpha_cut, SLOPE_INTERVALS, "alpha_cut")
+    given = {"DT_cut": DT_cut, "alpha_cut": alpha_cut}
+    cuts = ", ".join(f"{key}={value}" for key, value in given.items() if value is not None)
+    if not keep.any():
+        raise InputFileError(f"no row of {len(table)} lies in {cuts}")
+    if not keep.all():
+        log.info("%d of %d rows lie in %s", int(keep.sum()), len(table), cuts)
+    return table[keep]
+
+
+def _DT_of(table: "pd.DataFrame") -> NDArray[np.floating[Any]]:
+    found = table["DT40"] if "DT40" in table else dt_of(table)
+    if found is not None:
+        values: NDArray[np.floating[Any]] = found.to_numpy(np.float64, na_value=np.nan)
+        return values
+    raise InputFileError("the table has no column DT40, DT, or T90 and T10, which say its temperature differences")
+
+
+def _within(
+    values: NDArray[np.floating[Any]], name: str, intervals: dict[str, Interval], key: str
+) -> NDArray[np.bool_]:
+    if name not in intervals:
+        raise OptionError(f"{key}={name}{suggest(name, list(intervals))}: wanted is one of {', '.join(intervals)}")
+    interval = intervals[name]
+    found: NDArray[np.bool_] = (values >= interval.low) & (values < interval.high)
+    return found

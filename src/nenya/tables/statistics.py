@@ -22,9 +22,10 @@ from nenya.storage.paths import local_path
 from nenya.storage.table_integers import comparable
 from nenya.tables import keys
 from nenya.tables.comparison import NO_DATE, compare, compare_dates, compare_regions, comparison, trend
-from nenya.tables.conditions import dt_of, rows_where
+from nenya.tables.conditions import rows_where
 from nenya.tables.grids import Grid, globe, wrap_longitude
 from nenya.tables.key_columns import has_keys, read_keys
+from nenya.tables.quantities import dt_of
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 from nenya.errors import OptionError
-from nenya.options.sections import suggest
+from nenya.options.declare import suggest
 
 FUNCTIONS = (
     *("abs", "ceil", "exp", "floor", "ln", "log", "log10", "log2", "power", "pow", "round", "sign", "signum", "sqrt"),

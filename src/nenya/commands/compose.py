@@ -1,0 +1,377 @@
+"""From the words of a command line to checked options: the commands, their overrides, groups and option files."""
+
+import importlib
+import json
+import logging
+import os
+import pkgutil
+import re
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import field, fields, is_dataclass, make_dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, get_type_hints
+
+import nenya.commands
+from nenya.errors import OptionError
+from nenya.options.commands import PrepareOptions, TrainOptions, UpdateOptions
+from nenya.options.declare import check_keys, suggest, to_dict
+from nenya.options.files import config_dir, read_group, read_json, read_recipe, read_yaml
+from nenya.options.flat import from_flat
+from nenya.options.sections import Options, build_options, taken
+from nenya.storage.texts import LineFormatter, printed, visible
+
+_FREE_IN_A_RESUME = (
+    *("loader.num_workers", "loader.cache_dir", "loader.memory_limit_gb", "loader.on_device"),
+    *("data", "resume", "traceback"),
+)
+
+
+_ORDER = (
+    *("prepare", "train", "extract", "demo", "verify", "repack", "generate", "spectra", "inspect", "embed", "metrics"),
+    *("clusters", "figures", "statistics", "index", "search", "portal", "migrate", "update", "status", "export"),
+)
+_NOT_FOR_USERS = ("given",)
+GROUPS = ("model", "trainer", "logger", "sensor")
+
+
+def set_up_logging() -> None:
+    """Send nenya's own log lines to the standard error output, and quieten the libraries."""
+    logger = logging.getLogger("nenya")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LineFormatter("%(message)s"))
+    logger.handlers[:] = [handler]
+    main_rank = os.environ.get("LOCAL_RANK", "0") == "0"
+    logger.setLevel(logging.INFO if main_rank else logging.ERROR)
+    logger.propagate = False
+    for other in ("lightning", "lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
+        logging.getLogger(other).setLevel(logging.WARNING)
+    warnings.formatwarning = _warning
+
+
+def _warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Write a library's warning, which may have names of a file's variables in it."""
+    return printed(f"{filename}:{lineno}: {category.__name__}: {visible(message)}\n", lines=True)
+
+
+def command_names() -> list[str]:
+    """Return the names of the commands: modules of this package that have a file in `configs/`."""
+    modules = {module.name for module in pkgutil.iter_modules(nenya.commands.__path__)}
+    found = sorted(path.stem for path in config_dir().glob("*.yaml") if path.stem in modules)
+    return [*(name for name in _ORDER if name in found), *(name for name in found if name not in _ORDER)]
+
+
+def about(name: str) -> str:
+    """Return what a command does, in a few words."""
+    return str(read_yaml(config_dir() / f"{name}.yaml", own=True)["hydra"]["help"]["header"])
+
+
+def module_of(name: str) -> ModuleType:
+    """Return the module of a command, whose `run` does its work."""
+    return importlib.import_module(f"nenya.commands.{name}")
+
+
+def options_of(name: str) -> type[Options]:
+    """Return the options of a command: those that its `run` takes."""
+    found: type[Options] = get_type_hints(module_of(name).run)["options"]
+    return found
+
+
+def compose(name: str, args: Sequence[str]) -> Any:
+    """Compose the configuration of a command and check it.
+
+    Args:
+        name: the command.
+        args: overrides such as `model=v5`, `optim.learning_rate=0.1`.
+
+    Returns:
+        The options of the command.
+
+    Raises:
+        OptionError: An override does not parse, or names a key or a value that does not exist.
+    """
+    from hydra import compose as hydra_compose
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    options_type = options_of(name)
+    overrides = prepare(name, args)
+    with _hydra(name):
+        try:
+            config = hydra_compose(config_name=name, overrides=overrides)
+            values = OmegaConf.to_container(config, resolve=False)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise OptionError(first_cause(error)) from error
+    assert isinstance(values, dict)
+    options = build_options(options_type, {str(k): v for k, v in values.items()})
+    if isinstance(options, TrainOptions) and options.resume:
+        return _resumed(options, args)
+    if isinstance(options, UpdateOptions):
+        options.given = sorted({key for override in overrides for key in _keys_of(override)})
+    return options
+
+
+def _keys_of(override: str) -> list[str]:
+    """Return the dotted keys that an override sets: its own, or those of a group's file."""
+    key, _, value = override.partition("=")
+    if key not in GROUPS:
+        return [key]
+    found = read_group(key, value)
+    return [f"{name}.{inner}" for name, values in found.items() if isinstance(values, dict) for inner in values] + [
+        name for name, values in found.items() if not isinstance(values, dict)
+    ]
+
+
+def prepare(name: str, args: Sequence[str]) -> list[str]:
+    """Return overrides as Hydra takes them: checked, quoted, and groups first.
+
+    So an option file never wins over a key that is given beside it.
+
+    Raises:
+        OptionError: An override does not parse, or names a key or a value that does not exist.
+    """
+    options_type = options_of(name)
+    ordered = sorted(_in_full(options_type, args), key=lambda arg: arg.partition("=")[0] not in GROUPS)
+    return [o for arg in ordered for o in _prepare(options_type, arg)]
+
+
+def _in_full(options_type: type[Options], args: Sequence[str]) -> Sequence[str]:
+    """Return arguments that may be given without their key, or by a shorter one, as overrides."""
+    args = [options_type.words.get(arg, arg) for arg in args]
+    key = options_type.positional
+    if key == "data":
+        args = _files_as_data(args)
+    elif key is not None:
+        args = [arg if "=" in arg or arg.startswith("-") else f"{key}={arg}" for arg in args]
+    if "archive_dir" in taken(options_type):  # the section of that name is not set as a whole
+        args = [f"archive_dir={arg[8:]}" if arg.startswith("archive=") else arg for arg in args]
+    return args
+
+
+def _files_as_data(args: Sequence[str]) -> list[str]:
+    """Let files be named without `data=`, as in `nenya verify a_latents.h5 b_latents.h5`."""
+    files = [arg for arg in args if "=" not in arg and not arg.startswith("-")]
+    rest = [arg for arg in args if arg not in files]
+    return [*rest, "data=[" + ",".join(f"'{file}'" for file in files) + "]"] if files else rest
+
+
+def first_cause(error: BaseException) -> str:
+    """Return what a Hydra error says, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    key = next((line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")), "")
+    if found := re.match(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", lines[0]):
+        kinds = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+        return f"{key}={found[1]}: wanted is {kinds.get(found[2], found[2])}"
+    if found := re.match(r"Value '(.*)' is not a valid bool", lines[0]):
+        return f"{key}={found[1]}: wanted is true or false"
+    return f"{key}: {lines[0]}" if key else lines[0]
+
+
+@contextmanager
+def _hydra(name: str) -> Iterator[None]:
+    """Open Hydra on the configs, with the schema that the dataclasses are."""
+    from hydra import initialize_config_dir
+
+    store_schema(name)
+    with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
+        yield
+
+
+def store_schema(name: str) -> None:
+    """Let Hydra know the options of a command."""
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.instance().store(name=f"schema_{name}", node=own_first(options_of(name)))
+
+
+def own_first(options_type: type[Options]) -> type:
+    """Return the same options in the order in which --help lists them: the command's own, those of all, sections."""
+    depth = {f.name: sum(f.name in getattr(t, "__dataclass_fields__", ()) for t in options_type.__mro__)
+             for f in fields(options_type)}  # fmt: skip
+    ordered = sorted(fields(options_type), key=lambda f: (is_dataclass(f.type), depth[f.name]))
+    return make_dataclass(
+        options_type.__name__,
+        [(f.name, f.type, field(default=f.default, default_factory=f.default_factory)) for f in ordered],
+    )
+
+
+def hydra_answers(name: str, args: list[str]) -> int:
+    """Let Hydra answer its own flags (--cfg job, --info ...)."""
+    import hydra
+
+    flags = [arg for arg in args if arg.startswith("-") or arg in ("job", "all", "hydra")]
+    args = [*flags, *prepare(name, [arg for arg in args if arg not in flags])]
+    store_schema(name)
+    sys.argv = [name, *args]
+    hydra.main(config_path=str(config_dir()), config_name=name, version_base="1.3")(lambda _: None)()
+    sys.stdout.flush()
+    return 0
+
+
+def _prepare(options_type: type[Options], arg: str) -> list[str]:
+    """Check one override and quote its value, so that any path may stand there as it is."""
+    key, equals, value = arg.partition("=")
+    if not equals:
+        raise OptionError(f"{arg}: wanted key=value, such as data=/path/to/cutouts_preproc.h5")
+    if key in GROUPS and (key in taken(options_type) or (key == "sensor" and issubclass(options_type, PrepareOptions))):
+        return _choose(key, value)
+    annotation = _annotation(options_type, key)
+    if annotation in (str, str | None) or key in ("data", "source", "latents", "images", "origins", "new"):
+        value = quote(value)
+    return [f"{key}={value}"]
+
+
+def _choose(group: str, value: str) -> list[str]:
+    """Return the overrides that choose a file of a group, or a user's JSON option file as the model."""
+    if group == "model" and value.endswith(".json"):
+        return ["model=custom", *_json_overrides(value)]
+    if group == "sensor" and value.endswith((".yaml", ".yml")):
+        return ["sensor=grid", *_recipe_overrides(value)]
+    read_group(group, value)
+    return [f"{group}={value}"]
+
+
+def _json_overrides(path: str) -> list[str]:
+    """Return the overrides that a user's JSON option file stands for."""
+    values = read_json(path)
+    try:
+        sections = from_flat(values, name=Path(path).stem)
+        checked = build_options(Options, sections)
+    except OptionError as error:
+        raise OptionError(f"{path}: {error}") from error
+    return [
+        f"{section}.{key}={_literal(getattr(getattr(checked, section), key))}"
+        for section, values in sections.items()
+        for key in values
+    ]
+
+
+def _recipe_overrides(path: str) -> list[str]:
+    """Return the overrides that a user's own recipe stands for."""
+    values = read_recipe(path)
+    try:
+        checked = build_options(PrepareOptions, {"recipe": Path(path).stem, **values})
+    except OptionError as error:
+        raise OptionError(f"{path}: {error}") from error
+    return [f"{key}={_literal(getattr(checked, key))}" for key in ("recipe", *values)]
+
+
+def _literal(value: Any) -> str:
+    """Return a value as Hydra's grammar wants it."""
+    if isinstance(value, str):
+        return quote(value) if value else "''"
+    return json.dumps(value)
+
+
+def quote(value: str) -> str:
+    """Quote a text for Hydra's grammar; a quoted text, null and a list stay what they are."""
+    if value in ("null", "") or (value[0] in "'\"" and value[-1] == value[0]):
+        return value or "null"
+    if value[0] == "[" and value[-1] == "]" and not Path(value).exists():
+        items = re.findall(r"\s*('[^']*'|\"[^\"]*\"|[^,]+)", value[1:-1])
+        return "[" + ",".join(quote(item.strip()) for item in items if item.strip()) + "]"
+    # Hydra's grammar wants backslashes doubled where they stand before a quote, and only there.
+    escaped = re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), value)
+    return f"'{escaped}'"
+
+
+def _annotation(options_type: type[Options], key: str) -> Any:
+    """Return the type of a dotted key, or raise OptionError if it does not exist."""
+    kind: Any = options_type
+    if re.match(r"hydra[./]", key):
+        raise OptionError(f"{key} is for --multirun, which makes a job of each file: add --multirun, or leave it out")
+    known = [name for name in taken(options_type) if name not in _NOT_FOR_USERS]
+    possible = sorted("archive" if name == "archive_dir" else name for name in known)  # which is how it is given
+    parts = key.split(".")
+    for i, part in enumerate(parts):
+        if not is_dataclass(kind):
+            raise OptionError(f"unknown option {key}: {'.'.join(parts[:i])} has no keys of its own")
+        if part not in known:
+            if not i:
+                raise OptionError(f"unknown option {key}{_hint(options_type, key, possible)}")
+            check_keys({part: None}, known, "".join(p + "." for p in parts[:i]))
+        kind = next(f.type for f in fields(kind) if f.name == part)
+        known = [f.name for f in fields(kind)] if is_dataclass(kind) else []
+    if is_dataclass(kind):
+        raise OptionError(f"{key} is a section: set one of its keys, such as {key}.{fields(kind)[0].name}=...")
+    return kind
+
+
+def _hint(options_type: type[Options], key: str, possible: list[str]) -> str:
+    """Return what to do instead of giving a key that a command does not take.
+
+    Args:
+        options_type: of the command.
+        key: as it was given.
+        possible: options and sections of the command, as users name them.
+    """
+    first = key.partition(".")[0]
+    if first in options_type.instead:
+        return f": {options_type.instead[first]}"
+    for section in fields(options_type):
+        if section.name in possible and is_dataclass(section.type) and key in {f.name for f in fields(section.type)}:
+            return f": it is {section.name}.{key}"
+    listed = f"(possible: {', '.join(possible)})"
+    if first in {f.name for f in fields(Options)}:
+        return f": this command has no use for it {listed}"
+    return f"{suggest(first, possible)} {listed}"
+
+
+def _check_run_config(options: TrainOptions, run: Path, values: dict[str, Any]) -> None:
+    """Check that the file of a run's options sets nothing that is only the command line's to say.
+
+    Raises:
+        OptionError: It does, or it is not the options of a run.
+    """
+    place = run / "config.yaml"
+    try:
+        was = build_options(TrainOptions, values)
+    except OptionError as error:
+        raise OptionError(f"{place}: {error}") from error
+    for key, wanted, given in (
+        ("clobber", was.clobber, options.clobber),
+        ("loader.allow_external", was.loader.allow_external, options.loader.allow_external),
+    ):
+        if wanted and not given:
+            raise OptionError(
+                f"{place} sets {key}=true, which only the command line may: give {key}=true if you want it"
+            )
+
+
+def _resumed(options: TrainOptions, args: Sequence[str]) -> TrainOptions:
+    """Return the options of the run that is gone on with, changed only where that leaves it the same run."""
+    from nenya.train import find_run, read_run_config
+
+    run = find_run(options)
+    try:
+        values = to_dict(build_options(TrainOptions, read_run_config(run)))
+    except OptionError as error:
+        raise OptionError(f"{run}/config.yaml: {error}") from error
+    _check_run_config(options, run, values)
+    for arg in args:
+        key, _, value = arg.partition("=")
+        section, _, inner = key.partition(".")
+        given: Any = getattr(options, section)
+        if key in ("trainer", "logger"):
+            chosen = {k for k in read_group(key, value)}
+            values[key].update({k: getattr(given, k) for k in chosen})
+        elif key == "model":
+            if values["model"]["name"] != options.model.name:
+                raise OptionError(f"{arg}: the run {run} is of model {values['model']['name']}")
+        elif section in ("trainer", "logger", "checkpoint") or key in _FREE_IN_A_RESUME:
+            target = values[section] if inner else values
+            target[inner or section] = getattr(given, inner) if inner else given
+        else:
+            was = values[section][inner] if inner else values[section]
+            if was != (getattr(given, inner) if inner else given):
+                raise OptionError(f"{arg}: the run {run} has {key}={was}, and resume continues the very same run")
+    values.update(resume=str(run), traceback=options.traceback)
+    return build_options(TrainOptions, values)

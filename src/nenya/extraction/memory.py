@@ -1,0 +1,137 @@
+"""Latents in memory, of the batches of a loader: for what users call from Python."""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from nenya.data.blocks import BlocksDataModule, cut_blocks
+from nenya.data.cutouts import inspect_cutouts
+from nenya.errors import InputFileError, OptionError
+from nenya.extraction.job import DEBUG_BATCHES, check_sizes, latent_dim, predict, row_limits, warn_of_means
+from nenya.models.contrastive import ContrastiveModule
+from nenya.models.inference import choose_backend
+from nenya.options.commands import ExtractOptions
+from nenya.runtime.trainer import make_trainer
+
+log = logging.getLogger(__name__)
+
+
+def check_rows(wanted: NDArray[Any], rows: int, where: str) -> NDArray[np.int64]:
+    """Return row numbers, which a mask may stand for."""
+    if wanted.dtype == bool and wanted.shape == (rows,):
+        return np.flatnonzero(wanted)
+    if wanted.size == 0:
+        return np.empty(0, np.int64)
+    if wanted.dtype == bool:
+        raise OptionError(f"allowed_indices is a mask of shape {wanted.shape}: {where} wants ({rows},)")
+    if wanted.ndim != 1 or wanted.dtype.kind not in "iu":
+        raise OptionError(f"allowed_indices of type {wanted.dtype} and shape {wanted.shape}: wanted are row numbers")
+    if wanted.min() < 0 or wanted.max() >= rows:
+        raise OptionError(
+            f"allowed_indices from {wanted.min()} to {wanted.max()}: {where} has the rows 0 to {rows - 1}; "
+            "give rows that it has, or the partition that they are meant for"
+        )
+    return wanted.astype(np.int64)
+
+
+def fit_channels(images: Tensor, nchannels: int) -> Tensor:
+    """Return images (B, C, H, W) for a network of `nchannels`: of equal channels one is enough.
+
+    Raises:
+        InputFileError: The channels differ, and the network has not as many.
+    """
+    if images.shape[1] in (1, nchannels):
+        return images
+    first = images[:, :1]
+    same = torch.equal(torch.nan_to_num(first).expand_as(images), torch.nan_to_num(images))
+    if not same:
+        raise InputFileError(
+            f"images of {images.shape[1]} different channels came, {nchannels} are wanted: give one channel"
+        )
+    return first
+
+
+def latents_of_file(
+    options: ExtractOptions,
+    module: ContrastiveModule,
+    path: Path,
+    partitions: Sequence[str],
+    allowed_indices: ArrayLike | None,
+) -> dict[str, NDArray[np.float32]]:
+    """Return the latents of a cutout file: partition -> (N, D) float32, of the allowed rows only."""
+    file = inspect_cutouts(path, partitions, allow_external=options.loader.allow_external)
+    check_sizes(options, file)
+    warn_of_means(options, file)
+    found: dict[str, NDArray[np.float32]] = {}
+    for name, info in file.partitions.items():
+        limits, rows = row_limits(options, [name]), None
+        if allowed_indices is not None:
+            rows = check_rows(np.asarray(allowed_indices), info.rows, f"{path}: '{name}'")[: limits.get(name)]
+        blocks = cut_blocks(replace(file, partitions={name: info}), options.loader.block_size, limits, rows)
+        data = BlocksDataModule(file, blocks, options.loader.num_workers)
+        latents = _collect(options, module, data, name=f"{path.name} {name}", rows=sum(map(len, blocks)))
+        found[name] = latents if rows is None else latents[np.unique(rows, return_inverse=True)[1]]
+        bad = int(np.isnan(found[name]).any(axis=1).sum())
+        if bad:
+            log.warning("%s: %d rows of '%s' are NaN, as their cutouts have non-finite pixels", path, bad, name)
+    return found
+
+
+class _LoaderBlocks:
+    """A user's batches as blocks for the predict loop."""
+
+    def __init__(self, loader: Iterable[Any], partition: str, module: ContrastiveModule, most: int | None) -> None:
+        self.loader, self.partition, self.module, self.most = loader, partition, module, most
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        start = 0
+        for number, batch in enumerate(self.loader):
+            if number == self.most:
+                return
+            images = torch.as_tensor(batch[0] if isinstance(batch, tuple | list) else batch, dtype=torch.float32)
+            self.module.batch_shape = self.module.batch_shape or len(images)
+            fitting = fit_channels(images, self.module.net.nchannels)
+            yield {"images": fitting, "partition": self.partition, "start": start}
+            start += len(images)
+
+
+def latents_of_loader(
+    options: ExtractOptions, module: ContrastiveModule, loader: Iterable[Any], name: str
+) -> NDArray[np.float32]:
+    """Return the latents of a loader's batches, (N, D) float32, in their order."""
+    blocks = _LoaderBlocks(loader, name, module, DEBUG_BATCHES if options.debug else None)
+    return _collect(options, module, blocks, name=name, rows=0)
+
+
+class _Collector(pl.Callback):
+    """Keeps the latents that the predict loop makes."""
+
+    def __init__(self) -> None:
+        self.parts: list[NDArray[np.float32]] = []
+
+    def on_predict_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any) -> None:
+        self.parts.append(outputs.numpy())
+
+
+def _collect(
+    options: ExtractOptions, module: ContrastiveModule, data: Any, *, name: str, rows: int
+) -> NDArray[np.float32]:
+    """Run the predict loop in this process, and return the latents (rows, D)."""
+    module.batch_shape = min(options.loader.batch_size_valid, rows) if rows else None
+    settings = replace(options.trainer, devices=1 if options.trainer.devices == "auto" else options.trainer.devices)
+    collector = _Collector()
+    trainer = make_trainer(settings, callbacks=[collector], logger=False, enable_checkpointing=False)
+    device, precision = trainer.strategy.root_device.type, settings.precision
+    module.backend = choose_backend(options.model.backend, device, precision, 0)  # what fits into memory is not much
+    if not (isinstance(data, BlocksDataModule) and not data.blocks):
+        predict(trainer, module, data, name=name, rows=rows)
+    empty = np.empty((0, latent_dim(options, module.net)), np.float32)
+    return np.concatenate(collector.parts) if collector.parts else empty

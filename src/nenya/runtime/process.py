@@ -1,0 +1,39 @@
+"""The process that runs: whether it is the main one, and which code it runs."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import nenya
+
+
+def is_main_process() -> bool:
+    """Return whether this process speaks for the run: the first of those that a launcher started."""
+    env = os.environ
+    if "RANK" in env:
+        return int(env["RANK"]) == 0
+    # Before SLURM's variable, which an interactive shell hands on to all that Lightning starts from it.
+    if "LOCAL_RANK" in env:
+        return int(env["LOCAL_RANK"]) == int(env.get("NODE_RANK", "0")) == 0
+    return int(env.get("SLURM_PROCID", "0")) == int(env.get("NODE_RANK", "0")) == 0
+
+
+def git_commit() -> str:
+    """Return the commit of the code that runs, with '+' where it is changed; empty for an installed package."""
+    here = Path(nenya.__file__).resolve().parent
+    try:
+        top = subprocess.run(
+            ["git", "rev-parse", "--show-toplevel"], cwd=here, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        if Path(top) != here.parents[1]:
+            return ""
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return commit.stdout.strip()
