@@ -28,8 +28,9 @@ def main(settings):
     from nenya.latents.files import Latents
     from nenya.portal import intake
     from nenya.portal.dataset import open_archive
+    from nenya.portal.holding import Portal
     from nenya.portal.jail import Jail
-    from nenya.portal.server import Portal, make_server
+    from nenya.portal.server import make_server
 
     asyncio.set_event_loop(asyncio.new_event_loop())
     walls, address, intake._GRACE = (settings.pop(name) for name in ("walls", "address", "grace"))

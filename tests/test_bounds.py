@@ -19,17 +19,19 @@ import pytest
 import torch
 from hostile import Call, cyclic, shared, tensor, write_checkpoint
 
-from nenya.commands.compose import compose
+from nenya.cli import compose
 from nenya.commands.inspect import inspect_file
 from nenya.commands.search import read_image
 from nenya.errors import CheckpointError, InputFileError, NenyaError, OptionError
 from nenya.io import Params, read_table, write_table
 from nenya.models.checkpoint import load_checkpoint, load_weights, save_pth, save_safetensors
 from nenya.models.contrastive import make_net
+from nenya.models.pickled import check_sizes
 from nenya.options.files import read_json, read_yaml
 from nenya.portal.columns import read_arrow
 from nenya.storage.arrays import read_arrays
 from nenya.storage.small_files import parse_yaml
+from nenya.storage.table_files import _page_sizes
 from nenya.tables.conditions import Conditions, rows_where
 from nenya.train import read_run_config
 
@@ -299,6 +301,13 @@ def test_records_twice_and_lost_storages_are_refused(tmp_path):
     assert "lacks some of its weights" in refusal(CheckpointError, load_checkpoint, path)
 
 
+def test_a_run_is_not_gone_on_with_from_a_hostile_checkpoint(tmp_path):
+    path = write_checkpoint(tmp_path / "last.ckpt", {"state_dict": WEIGHTS, "epoch": Call(bytearray, 10**10)})
+    assert "does not fill" in refusal(CheckpointError, check_sizes, path)
+    path.write_bytes(b"PK\x03\x04")
+    check_sizes(path)  # that it is damaged, who reads it says
+
+
 def test_options_of_safetensors_are_bounded(tmp_path):
     from safetensors.torch import save_file
 
@@ -358,13 +367,23 @@ def test_tables_that_would_take_the_memory_are_refused(tmp_path, name):
     refusal(InputFileError, read_arrow, path)
 
 
-def test_a_table_of_a_page_that_lies_is_refused(tmp_path):
-    path = parquet(tmp_path / "t.parquet", pa.table({"a": pa.array([TEXT] * 1000)}), use_dictionary=False)
-    content = bytearray(path.read_bytes())
-    size = content.index(b"\x15\x00\x15") + 3  # the first page's size unpacked, as a number of Thrift
-    content[size : size + 3] = b"\xfe\xff\x7f"
-    path.write_bytes(content)
-    refusal(InputFileError, read_table, path)
+@pytest.mark.parametrize("compression", ["snappy", "zstd", "none"])
+def test_pages_are_measured_by_their_own_headers(tmp_path, compression):
+    values = np.random.default_rng(0).standard_normal(50_000)
+    table = pa.table({"a": values, "b": [f"{value:.3f}" for value in values]})
+    path = parquet(tmp_path / "t.parquet", table, compression=compression, row_group_size=20_000, data_page_size=10_000)
+    about = pq.read_metadata(path)
+    content = path.read_bytes()
+    for group in range(about.num_row_groups):
+        for number in range(2):
+            chunk = about.row_group(group).column(number)
+            sizes = list(_page_sizes(content, chunk))
+            assert len(sizes) > 2
+            assert 0.9 * chunk.total_uncompressed_size < sum(sizes) < chunk.total_uncompressed_size  # with the headers
+    cut = bytearray(content)
+    cut[chunk.data_page_offset : chunk.data_page_offset + 30] = bytes(30)
+    path.write_bytes(cut)
+    assert "cannot be read as a table" in refusal(InputFileError, read_table, path)
 
 
 def test_a_table_of_a_hundred_kilobytes_ends_in_little_memory(tmp_path):

@@ -47,11 +47,11 @@ def play(words, tmp_path):
 @pytest.mark.parametrize(
     "words",
     [
-        "aged, one host, locks&aged, one host, locks",
+        "aged, one host",
         "late_commit, two hosts, no locks",
         "in_the_middle_of_a_commit, two hosts, locks that always",
         "stopped_and_taken_for_alive, two hosts",
-        "stopped_and_taken_for_gone, two hosts, S3&S3",
+        "late_commit, two hosts, S3",
         pytest.param("", marks=pytest.mark.slow),
     ],
 )

@@ -416,8 +416,8 @@ def test_closing_the_portal_ends_what_is_under_way(archive):
     import threading
     import time
 
+    from nenya.portal.holding import Portal
     from nenya.portal.jobs import Jobs
-    from nenya.portal.server import Portal
 
     portal, begun, ended = Portal(archive, "a"), threading.Event(), []
     jobs = Jobs(portal.pools, lambda function: function(), lambda text, busy: None)

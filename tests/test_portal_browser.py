@@ -21,7 +21,7 @@ def archive(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def portal(archive):
-    from nenya.portal.server import Portal
+    from nenya.portal.holding import Portal
 
     portal = Portal(archive, "a.parquet", FakeEncoder(), limit_mb=1)
     portal.url, stop = serve(portal)
@@ -562,7 +562,7 @@ def test_zoom_draws_anew(page):
 
 def test_a_table_without_columns_loses_only_those_views(browser, tmp_path):
     from nenya.portal.dataset import open_archive
-    from nenya.portal.server import Portal
+    from nenya.portal.holding import Portal
 
     table = tmp_path / "bare.csv"
     pd.DataFrame({"DT": np.linspace(0, 3, 50), "lat": np.arange(50.0), "lon": np.arange(50.0)}).to_csv(
@@ -585,7 +585,7 @@ def test_a_table_without_columns_loses_only_those_views(browser, tmp_path):
 
 def test_a_table_of_names_alone_says_what_is_not_there(browser, tmp_path):
     from nenya.portal.dataset import open_archive
-    from nenya.portal.server import Portal
+    from nenya.portal.holding import Portal
 
     pd.DataFrame({"UID": np.arange(30)}).to_csv(tmp_path / "bare.csv", index=False)
     portal = Portal(open_archive(tmp_path / "bare.csv", None, None), "bare.csv")
@@ -606,7 +606,8 @@ def test_a_table_of_names_alone_says_what_is_not_there(browser, tmp_path):
 
 def test_another_address_needs_the_token(browser, archive):
     from nenya.errors import OptionError
-    from nenya.portal.server import Portal, make_server
+    from nenya.portal.holding import Portal
+    from nenya.portal.server import make_server
 
     with pytest.raises(OptionError, match="token"):
         make_server(Portal(archive, "a"), "0.0.0.0", 0, [])

@@ -215,7 +215,7 @@ def browser(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(browser, world):
-    from nenya.portal.server import Portal
+    from nenya.portal.holding import Portal
 
     encoder = world.encoder()
     portal = Portal(world.archive(), "a", encoder, limit_mb=2)
@@ -286,7 +286,7 @@ def test_what_cannot_be_looked_up_is_a_sentence_in_the_page(page, world, tmp_pat
 @needs_chromium[0]
 @needs_chromium[1]
 def test_without_the_projector_the_page_calls_the_place_a_stand_in(browser, world):
-    from nenya.portal.server import Portal
+    from nenya.portal.holding import Portal
 
     portal = Portal(world.archive(projector=False), "a", world.encoder())
     portal.url, stop = serve(portal)
@@ -306,7 +306,7 @@ def test_without_the_projector_the_page_calls_the_place_a_stand_in(browser, worl
 @needs_chromium[0]
 @needs_chromium[1]
 def test_a_projector_of_other_data_that_takes_the_place_of_the_tables_is_said_in_the_page(browser, world, tmp_path):
-    from nenya.portal.server import Portal
+    from nenya.portal.holding import Portal
 
     path, other = tmp_path / "a_UMAP.h5", tmp_path / "other.h5"
     shutil.copy(world.projector, path)

@@ -19,7 +19,7 @@ from tornado.websocket import websocket_connect
 
 from nenya.latents.files import Latents
 from nenya.portal.dataset import open_archive
-from nenya.portal.server import Portal
+from nenya.portal.holding import Portal
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,8 @@ from tornado.websocket import websocket_connect
 from nenya.latents.files import Latents
 from nenya.portal import gate, routes
 from nenya.portal.dataset import open_archive
-from nenya.portal.server import Portal, make_server
+from nenya.portal.holding import Portal
+from nenya.portal.server import make_server
 
 TOKEN = "a-token-of-the-test"
 COOKIE = {"Cookie": f"nenya_portal={TOKEN}"}

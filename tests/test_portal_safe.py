@@ -18,7 +18,8 @@ from tornado.websocket import websocket_connect
 from nenya.errors import OptionError
 from nenya.latents.files import Latents
 from nenya.portal.dataset import open_archive
-from nenya.portal.server import Portal, make_server, make_token
+from nenya.portal.holding import Portal
+from nenya.portal.server import make_server, make_token
 
 TOKEN = "token-of-the-test"
 

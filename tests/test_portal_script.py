@@ -161,7 +161,7 @@ def test_downloads_of_hostile_tables_have_plain_names_and_exact_values(hostile):
     from portal_data import settings_of
     from test_portal_safe import ask, talk
 
-    from nenya.portal.server import Portal
+    from nenya.portal.holding import Portal
     from nenya.portal.state import make_category
 
     async def work(port):

@@ -24,7 +24,7 @@ LURE = """() => { const made = [];
 
 @pytest.fixture(scope="module")
 def portal(hostile):
-    from nenya.portal.server import Portal
+    from nenya.portal.holding import Portal
 
     portal = Portal(hostile, NAME, FakeEncoder(), limit_mb=1)
     portal.url, stop = serve(portal)

@@ -19,7 +19,7 @@ from nenya.io import write_table
 from nenya.latents.files import Latents
 from nenya.portal import downloads
 from nenya.portal.dataset import open_archive
-from nenya.portal.server import Portal
+from nenya.portal.holding import Portal
 
 pytestmark = needs_chromium
 ROWS, DIM = 120_000, 8

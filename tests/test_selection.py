@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from nenya.commands.statistics import rows_of
 from nenya.defs import REGIONS, SEASONS
 from nenya.errors import InputFileError, OptionError
 from nenya.io import read_table
@@ -15,7 +16,7 @@ from nenya.plotting.statistics import draw_statistics
 from nenya.tables.comparison import compare, trend
 from nenya.tables.conditions import rows_where
 from nenya.tables.grids import Grid, coastlines, on_land, wrap_longitude
-from nenya.tables.statistics import BINS, rows_of, selection_statistics
+from nenya.tables.statistics import BINS, selection_statistics
 
 N = 4000
 

@@ -64,7 +64,7 @@ def run(cases: Iterable[tuple[str, int | str]]) -> list[Result]:
             "MALLOC_PERTURB_": str(UNWRITTEN ^ 0xFF),
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONPATH": os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]),
-            "TMPDIR": folder,
+            **dict.fromkeys(("HOME", "TMPDIR"), folder),
         }
         command = [sys.executable, "-X", "faulthandler", "-m", "fuzz.runner", "--work", folder]
         done = subprocess.run(
@@ -183,9 +183,9 @@ def _batch(name: str, cases: list[int | str], folder: Path, seeds: Path) -> list
                 end = _end(pid)
                 if end == "exit 1":  # not a crash, but an error of the cases themselves
                     raise RuntimeError(f"{name} {case}")
-                results.append(
-                    Result(name, str(case), found, f"{end} {log.read_bytes()[said:][-1500:].decode(errors='replace')}")
-                )
+                found = "HANG" if end == "SIGXCPU" else found
+                text = log.read_bytes()[said:][-1500:].decode(errors="replace")
+                results.append(Result(name, str(case), found, f"{end} {text}"))
                 break
             result = Result(name, str(case), *found)
             if (after := _look(outside)) != before:

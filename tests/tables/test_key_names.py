@@ -1,16 +1,8 @@
 import pytest
 
 from nenya.errors import InputFileError
-from nenya.tables.names import (
-    NamedFile,
-    cutout_names,
-    cutouts_of,
-    folder_of,
-    is_latents_name,
-    key_of,
-    latents_names,
-    match_names,
-)
+from nenya.storage.paths import is_latents_name, key_of
+from nenya.tables.names import NamedFile, cutout_names, cutouts_of, folder_of, latents_names, match_names
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from nenya.archive.stages import whole_table
+from nenya.commands.statistics import rows_of
 from nenya.data.table_images import TableImages
 from nenya.errors import InputFileError
 from nenya.io import read_table, write_table
@@ -20,7 +21,6 @@ from nenya.portal.dataset import open_archive
 from nenya.tables import keys
 from nenya.tables.key_columns import read_keys
 from nenya.tables.keys import Part, join
-from nenya.tables.statistics import rows_of
 
 ROWS = {"train": 12, "valid": 8}
 N, SIDE, DIM = sum(ROWS.values()), 16, 8

@@ -17,8 +17,7 @@ from pathlib import Path
 from nenya.errors import OutputError
 from nenya.storage.disk import sync
 from nenya.storage.lockfile import lost
-from nenya.storage.s3.conditional import NoConditionsError, ReplacedError
-from nenya.storage.s3.service import store
+from nenya.storage.s3.replace import replace_if_same
 from nenya.storage.temporaries import remove, sweep, temporary_name
 
 _PATIENCE = 20.0  # seconds in which another's comparing and renaming is over
@@ -88,19 +87,6 @@ def replace_object(url: str, data: bytes, before: str, check: Callable[[], None]
     """
     check()
     return replace_if_same(url, data, before, changed(place), safe=safe)
-
-
-def replace_if_same(url: str, data: bytes, before: str, error: OutputError, *, safe: bool = True) -> str:
-    """Replace a small object on S3 that still is what was read, else raise `error`; see `replace_object`."""
-    try:
-        found = store().head(url)
-        if (found.etag if found else "") != before:
-            raise error
-        return store().replace(url, data, before if safe else None)
-    except NoConditionsError:
-        return store().replace(url, data, None)
-    except ReplacedError:
-        raise error from None
 
 
 def changed(place: str) -> OutputError:

@@ -17,7 +17,7 @@ from nenya.storage.disk import check_output
 from nenya.storage.paths import local_path
 from nenya.storage.table_integers import take_rows
 from nenya.tables.key_columns import read_keys
-from nenya.tables.statistics import metric
+from nenya.tables.quantities import metric
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -18,7 +18,7 @@ from nenya.storage.disk import check_output
 from nenya.storage.paths import fetch, find_sources, local_path
 from nenya.tables.conditions import rows_where
 from nenya.tables.grids import Grid, globe, wrap_longitude
-from nenya.tables.statistics import columns_of
+from nenya.tables.quantities import columns_of
 
 if TYPE_CHECKING:
     import pandas as pd

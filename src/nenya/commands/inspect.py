@@ -20,12 +20,11 @@ from nenya.errors import InputFileError, NenyaError, OptionError
 from nenya.io import TABLE_SUFFIXES, read_table
 from nenya.latents.files import PARTITIONS
 from nenya.options.commands import InspectOptions
-from nenya.storage.paths import find_sources, local_path, temporary_copy
+from nenya.storage.paths import find_sources, is_latents_name, local_path, temporary_copy
 from nenya.storage.s3.service import is_s3
 from nenya.storage.small_files import check_regular
 from nenya.tables.key_columns import KEYS, OLDER, read_keys
 from nenya.tables.keys import repeated_rows
-from nenya.tables.names import is_latents_name
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -27,9 +27,8 @@ from nenya.options.commands import InspectOptions, MigrateOptions
 from nenya.options.files import read_json
 from nenya.options.flat import FLAT, IGNORED
 from nenya.storage.disk import atomic_path
-from nenya.storage.paths import HDF5_SUFFIXES, local_path
+from nenya.storage.paths import HDF5_SUFFIXES, is_latents_name, key_of, local_path
 from nenya.tables.key_columns import COLUMNS, read_keys
-from nenya.tables.names import is_latents_name, key_of
 
 log = logging.getLogger(__name__)
 

@@ -115,7 +115,8 @@ def reached_by(address: str) -> str:
 def _serve(options: PortalOptions, opened: "Callable[[], Archive]", name: str) -> int:
     from nenya.portal.encoder import Encoder
     from nenya.portal.guard import LOCAL
-    from nenya.portal.server import Portal, make_server, make_token
+    from nenya.portal.holding import Portal
+    from nenya.portal.server import make_server, make_token
 
     encoder = Encoder(options.ckpt, options) if options.ckpt else None
 

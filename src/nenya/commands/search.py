@@ -26,11 +26,10 @@ from nenya.options.sections import Options, build_options
 from nenya.plotting import closest_strip
 from nenya.storage.arrays import read_arrays
 from nenya.storage.disk import check_output
-from nenya.storage.paths import expand, fetch, find_sources, local_path
+from nenya.storage.paths import base_name, expand, fetch, find_sources, local_path
 from nenya.storage.s3.service import is_s3
 from nenya.storage.texts import lines_of
 from nenya.tables.conditions import Conditions
-from nenya.tables.names import base_name
 
 if TYPE_CHECKING:
     import pandas as pd

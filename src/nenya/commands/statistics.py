@@ -1,10 +1,147 @@
-"""`nenya statistics`: where, when and what chosen cutouts are."""
+"""`nenya statistics`: where, when and what chosen cutouts are, against the whole."""
 
+import logging
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from nenya.archive.folder import open_chosen
+from nenya.commands.output import say
+from nenya.errors import InputFileError, OptionError
+from nenya.io import TABLE_SUFFIXES, read_table, write_table
 from nenya.options.commands import StatisticsOptions
+from nenya.storage.disk import check_output
+from nenya.storage.paths import local_path
+from nenya.storage.table_integers import comparable
+from nenya.tables import keys
+from nenya.tables.comparison import trend
+from nenya.tables.conditions import rows_where
+from nenya.tables.key_columns import has_keys, read_keys
+from nenya.tables.quantities import columns_of
+from nenya.tables.statistics import BoolArray, selection_statistics
+
+log = logging.getLogger(__name__)
+
+
+_FOLDER = "outputs/statistics"
+
+
+def chosen_rows(table: "pd.DataFrame", options: StatisticsOptions) -> BoolArray:
+    """Return the rows that the options choose, (N,) bool: those that fulfil all that is given.
+
+    Raises:
+        NenyaError: Nothing is given, a condition does not parse, or a table cannot be read or joined.
+    """
+    chosen = np.ones(len(table), bool)
+    given = 0
+    if options.where is not None:
+        chosen &= rows_where(table, options.where)
+        given += 1
+    if options.box is not None:
+        x0, x1, y0, y1 = (float(v) for v in options.box)
+        u, v = columns_of(table, "US0", "US1").T
+        chosen &= (u >= x0) & (u <= x1) & (v >= y0) & (v <= y1)
+        given += 1
+    if options.cluster is not None:
+        chosen &= columns_of(table, "cluster")[:, 0] == options.cluster
+        given += 1
+    if options.rows is not None:
+        chosen &= rows_of(table, read_table(local_path(options.rows)))
+        given += 1
+    if not given:
+        raise OptionError(
+            "nothing is selected: give where='DT > 2', box=[x0,x1,y0,y1], cluster=3 or rows=found.parquet"
+        )
+    return chosen
+
+
+def rows_of(table: "pd.DataFrame", found: "pd.DataFrame") -> BoolArray:
+    """Say which rows of a table are in another one, such as a search's result: (N,) bool.
+
+    Rows are joined by UID where both tables have one in each row that is theirs alone, else by pp_file, pp_type and
+    pp_idx. What is not found is said.
+
+    Raises:
+        InputFileError: The tables share neither, or no row of the other one is in this one.
+    """
+    table, found = table.reset_index(drop=True), found.reset_index(drop=True)
+    if _by_uid(table, found):
+        own, other = comparable(table["UID"], found["UID"])
+        chosen, there = np.zeros(len(table), bool), np.zeros(len(found), bool)
+        chosen[own.index[own.isin(other)]] = True
+        there[other.index[other.isin(own)]] = True
+    else:
+        chosen, there = keys.rows_of(read_keys(table), read_keys(found))
+    if not there.any():
+        raise InputFileError(
+            f"none of the {len(found)} rows that are asked for is in the table: give rows of this table"
+        )
+    if not there.all():
+        log.warning("found %d of %d rows (%d are not in the table)", there.sum(), len(found), (~there).sum())
+    return chosen
+
+
+def _by_uid(table: "pd.DataFrame", found: "pd.DataFrame") -> bool:
+    """Say whether UID joins two tables, not pp_file, pp_type and pp_idx."""
+    have = ["UID" in one for one in (table, found)]
+    keyed = [has_keys(one) for one in (table, found)]
+    if not all(have) and not all(keyed):
+        lacking = found if not (have[1] or keyed[1]) else table
+        raise InputFileError(
+            f"expected the columns UID, or pp_file, pp_type and pp_idx, in the table and in rows=, got "
+            f"{', '.join(map(str, lacking.columns))}"
+        )
+    if not all(have) or not all(keyed):
+        return all(have)
+    ids = table["UID"], found["UID"]
+    return bool(ids[1].notna().all() and ids[0].is_unique and not any(column.dtype.kind == "f" for column in ids))
 
 
 def run(options: StatisticsOptions) -> int:
-    """Do the work; see `nenya.tables.statistics.run`."""
-    from nenya.tables.statistics import run
+    """Write the statistics of a selection, a table and a figure.
 
-    return run(options)
+    Args:
+        options: of `scripts/selection_statistics.py`.
+
+    Returns:
+        0.
+
+    Raises:
+        NenyaError: An option is not possible, the table cannot be read, or a result cannot be written.
+    """
+    from nenya.plotting.statistics import draw_statistics
+
+    options.table = options.table or (options.data if isinstance(options.data, str) else None)
+    opened = open_chosen(options)
+    source = Path(opened.name if opened else local_path(options.table or ""))
+    out = local_path(options.out or f"{_FOLDER}/{source.stem}_statistics.parquet")
+    if out.suffix not in TABLE_SUFFIXES:
+        if out.suffix and not out.is_dir():
+            raise OptionError(f"out={out}: wanted is a folder or a table ({', '.join(TABLE_SUFFIXES)})")
+        out = out / f"{source.stem}_statistics.parquet"
+    picture = out.with_suffix(options.picture)
+    for path in (out, picture):
+        check_output(path, options.clobber)
+    table = opened.table() if opened else read_table(source)
+    chosen = chosen_rows(table, options)
+    if not chosen.any():
+        raise OptionError(f"no row of {len(table)} is selected: widen where=, box=, cluster= or rows=")
+    found = selection_statistics(table, chosen, metrics=tuple(options.metrics), degrees=options.degrees)
+    for what, part in (("lon and lat: no regions, no map", found.regions), ("datetime: no seasons", found.seasons)):
+        if not len(part):
+            log.warning("%s: no column of %s", source, what)
+    words = [options.where, options.box and f"UMAP box {list(options.box)}", options.rows]
+    words.append(None if options.cluster is None else f"cluster {options.cluster}")
+    title = ", ".join(str(word) for word in words if word)
+    write_table(found.table(), out)
+    draw_statistics(found, picture, title=title)
+    say(f"{found.selected} of {found.whole} rows ({100 * found.selected / found.whole:.2f} %): {title}")
+    for row in found.regions[found.regions["whole"] > 0].itertuples():
+        within = f"{row.ratio:.2f} ({row.ratio_low:.2f} to {row.ratio_high:.2f})"
+        say(f"  {row.name:14s} {row.selected:9d}  {within} times the whole's share")
+    if line := trend(found.years):
+        points = f"{100 * line.slope:+.3g} +- {100 * line.error:.2g}"
+        say(f"  share of each year's rows: {points} percentage points a year")
+    log.info("%s\n%s", out, picture)
+    return 0

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from nenya.data.hdf5_links import Links
 from nenya.data.hdf5_open import list_datasets, map_floats, open_hdf5
 from nenya.errors import InputFileError
-from nenya.storage.paths import fetch, find_latents
+from nenya.storage.paths import base_name, fetch, find_latents, key_of
 from nenya.storage.table_integers import take_rows
 from nenya.tables import keys
 from nenya.tables.key_columns import COLUMNS, TYPES, Keys, read_keys
 from nenya.tables.keys import Joined, part_types
-from nenya.tables.names import base_name, cutout_names, key_of
+from nenya.tables.names import cutout_names
 
 if TYPE_CHECKING:
     import pandas as pd

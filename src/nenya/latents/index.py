@@ -20,9 +20,9 @@ from nenya.latents.files import PARTITIONS, Latents
 from nenya.latents.similarity import Float32Array, Float64Array, IntArray, closest, closest_of, rank
 from nenya.options.extras import need
 from nenya.storage.names import Json, read_json
+from nenya.storage.paths import key_of
 from nenya.storage.table_integers import from_arrow
 from nenya.tables.conditions import ROW, rows_where, sql_errors, text
-from nenya.tables.names import key_of
 from nenya.tables.quantities import dt_of
 
 if TYPE_CHECKING:

@@ -11,12 +11,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nenya.archive.commit import replace_if_same
 from nenya.errors import InputFileError, OutputError
 from nenya.latents.index import ABOUT
 from nenya.storage.disk import sha256_file
 from nenya.storage.names import MOST_BYTES, Entry, entry_of, inside, parse_json
 from nenya.storage.paths import fetch_checked, own_place, scratch_folder
+from nenya.storage.s3.replace import replace_if_same
 from nenya.storage.s3.service import join_url, store
 
 log = logging.getLogger(__name__)

@@ -1,5 +1,6 @@
 """From the `data` option to files."""
 
+import functools
 import glob
 import hashlib
 import logging
@@ -15,13 +16,16 @@ from nenya.storage.names import Entry, inside, local_name
 from nenya.storage.s3.service import is_s3, store
 from nenya.storage.temporaries import temporary_folder, temporary_name
 from nenya.storage.texts import remember_name
-from nenya.tables.names import is_latents_name
 
 log = logging.getLogger(__name__)
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
 DEFAULT_CACHE = "outputs/cache"
 COPY_PREFIX = "copy-"
+_DERIVED = ("_umap", "_pca")  # ends of the names of files that are computed from latents
+
+Folder = tuple[str, ...]
+"""The folders of a path, outermost first."""
 _SECRET = re.compile(r"SECRET|TOKEN|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY", re.I)
 
 
@@ -256,3 +260,34 @@ def scratch_folder(cache_dir: str | None) -> Path:
     except OSError as error:
         raise OutputError(f"{folder}: cannot make the folder ({error.strerror}); set loader.cache_dir") from error
     return folder
+
+
+def is_latents_name(name: str) -> bool:
+    """Say whether a file is a latents file by its name: `X_latents.h5`, or of the original, `X_latents_std.h5`."""
+    if not name.lower().endswith(HDF5_SUFFIXES):
+        return False
+    key = key_of(name)
+    return bool(re.search(r"_latents(?![A-Za-z0-9])", key)) and not key.lower().endswith(_DERIVED)
+
+
+@functools.lru_cache(2**16)
+def split_name(text: str) -> tuple[Folder, str]:
+    r"""Return the folders and the key of a file name: its last part without .h5 or .hdf5.
+
+    Args:
+        text: a name, path or address, with `/` or `\`.
+    """
+    parts = [part for part in re.split(r"[\\/]+", text.strip()) if part not in ("", ".")]
+    name = parts.pop() if parts else ""
+    suffix = next((suffix for suffix in HDF5_SUFFIXES if name.lower().endswith(suffix)), "")
+    return tuple(parts), name[: len(name) - len(suffix)]
+
+
+def key_of(text: str) -> str:
+    """Return the name by which a file is joined: without folder and without .h5 or .hdf5."""
+    return split_name(text)[1]
+
+
+def base_name(text: str) -> str:
+    r"""Return the name of a file without its folder, whether that is written with `/` or `\`."""
+    return re.split(r"[\\/]+", text.strip().rstrip("\\/"))[-1]

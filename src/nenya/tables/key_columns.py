@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.errors import InputFileError
-from nenya.tables.names import key_of, one_folder, split_name
+from nenya.storage.paths import key_of, split_name
+from nenya.tables.names import one_folder
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.errors import InputFileError
+from nenya.storage.paths import base_name, key_of, split_name
 from nenya.tables.key_columns import NO_ROW, TYPES, BoolArray, IntArray, Keys
-from nenya.tables.names import NamedFile, base_name, folder_of, key_of, match_names, one_folder, split_name
+from nenya.tables.names import NamedFile, folder_of, match_names, one_folder
 
 _REASONS = ("of other files", "of a partition that is not there", "with pp_idx missing", "with pp_idx out of range")
 _BLOCK = 2**20  # rows at once, so that memory beyond the result does not grow with N

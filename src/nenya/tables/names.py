@@ -1,18 +1,12 @@
 """Which cutout file a name means: folder, separator and suffix do not count, unless two files share a name."""
 
-import functools
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 from nenya.errors import InputFileError
-
-SUFFIXES = (".h5", ".hdf5")
-_DERIVED = ("_umap", "_pca")  # ends of the names of files that are computed from latents
-
-Folder = tuple[str, ...]
+from nenya.storage.paths import Folder, key_of, split_name
 
 
 @dataclass(frozen=True)
@@ -28,37 +22,6 @@ class NamedFile:
     label: str
     names: tuple[str, ...]
     folders: tuple[Folder, ...]
-
-
-@functools.lru_cache(2**16)
-def split_name(text: str) -> tuple[Folder, str]:
-    r"""Return the folders and the key of a file name: its last part without .h5 or .hdf5.
-
-    Args:
-        text: a name, path or address, with `/` or `\`.
-    """
-    parts = [part for part in re.split(r"[\\/]+", text.strip()) if part not in ("", ".")]
-    name = parts.pop() if parts else ""
-    suffix = next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), "")
-    return tuple(parts), name[: len(name) - len(suffix)]
-
-
-def key_of(text: str) -> str:
-    """Return the name by which a file is joined: without folder and without .h5 or .hdf5."""
-    return split_name(text)[1]
-
-
-def base_name(text: str) -> str:
-    r"""Return the name of a file without its folder, whether that is written with `/` or `\`."""
-    return re.split(r"[\\/]+", text.strip().rstrip("\\/"))[-1]
-
-
-def is_latents_name(name: str) -> bool:
-    """Say whether a file is a latents file by its name: `X_latents.h5`, or of the original, `X_latents_std.h5`."""
-    if not name.lower().endswith(SUFFIXES):
-        return False
-    key = key_of(name)
-    return bool(re.search(r"_latents(?![A-Za-z0-9])", key)) and not key.lower().endswith(_DERIVED)
 
 
 def latents_names(cutouts: str) -> tuple[str, ...]:

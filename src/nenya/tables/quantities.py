@@ -90,3 +90,44 @@ def _within(
     interval = intervals[name]
     found: NDArray[np.bool_] = (values >= interval.low) & (values < interval.high)
     return found
+
+
+Float64Array = NDArray[np.float64]
+
+
+def metric(table: "pd.DataFrame", name: str) -> Float64Array | None:
+    """Return a column of numbers, (N,) float64; DT is T90 - T10 where it has no column; None where there is none."""
+    if name in table:
+        return numbers_of(table[name])
+    if name == "DT" and (difference := dt_of(table)) is not None:
+        return numbers_of(difference)
+    return None
+
+
+def columns_of(table: "pd.DataFrame", *names: str) -> Float64Array:
+    """Return columns of numbers, (N, number of names) float64; DT is T90 - T10 where it has no column.
+
+    Raises:
+        InputFileError: One is missing or holds no numbers.
+    """
+    found = [metric(table, name) for name in names]
+    missing = [name for name, values in zip(names, found, strict=True) if values is None]
+    if missing:
+        hint = next((f": {made} writes it" for made, made_names in _MADE_BY.items() if missing[0] in made_names), "")
+        raise InputFileError(
+            f"the table has no column {' or '.join(missing)} (it has {', '.join(map(str, table.columns))}){hint}"
+        )
+    return np.stack([values for values in found if values is not None], axis=1)
+
+
+def numbers_of(column: "pd.Series[Any]") -> Float64Array:
+    """Return a column as float64, (N,); what is no number is NaN."""
+    import pandas as pd
+
+    if pd.api.types.is_bool_dtype(column) or not pd.api.types.is_numeric_dtype(column):
+        raise InputFileError(f"the column {column.name} holds no numbers ({column.dtype})")
+    values: Float64Array = column.to_numpy(np.float64, na_value=np.nan)
+    return values
+
+
+_MADE_BY = {"nenya embed": ("US0", "US1"), "nenya clusters": ("cluster",)}

@@ -6,33 +6,21 @@ Letters: N rows of the table.
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nenya.archive.folder import open_chosen
-from nenya.commands.output import say
-from nenya.errors import InputFileError, OptionError
-from nenya.io import TABLE_SUFFIXES, read_table, write_table
-from nenya.options.commands import StatisticsOptions
-from nenya.storage.disk import check_output
-from nenya.storage.paths import local_path
-from nenya.storage.table_integers import comparable
-from nenya.tables import keys
-from nenya.tables.comparison import NO_DATE, compare, compare_dates, compare_regions, comparison, trend
-from nenya.tables.conditions import rows_where
+from nenya.errors import InputFileError
+from nenya.tables.comparison import NO_DATE, compare, compare_dates, compare_regions, comparison
 from nenya.tables.grids import Grid, globe, wrap_longitude
-from nenya.tables.key_columns import has_keys, read_keys
-from nenya.tables.quantities import dt_of
+from nenya.tables.quantities import Float64Array, metric, numbers_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
 log = logging.getLogger(__name__)
 
-Float64Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
@@ -40,8 +28,6 @@ METRICS = ("DT", "alpha")
 BINS = 60
 _BLOCK = 2**18
 _LOOKED_AT = 200_000  # rows that the ends of a histogram are taken from
-_FOLDER = "outputs/statistics"
-_MADE_BY = {"nenya embed": ("US0", "US1"), "nenya clusters": ("cluster",)}
 
 
 @dataclass(frozen=True)
@@ -132,7 +118,7 @@ def selection_statistics(
     none = np.zeros((grid.rows, grid.columns), np.int64)
     regions, maps = comparison([], np.zeros(0), np.zeros(0), (0, 0)), (none, none)
     if "lon" in table and "lat" in table:
-        lon, lat = np.asarray(wrap_longitude(_numbers(table["lon"])), np.float64), _numbers(table["lat"])
+        lon, lat = np.asarray(wrap_longitude(numbers_of(table["lon"])), np.float64), numbers_of(table["lat"])
         regions, maps = compare_regions(lon, lat, mask), _maps(grid, lon, lat, mask)
     dates = _months(table["datetime"] if "datetime" in table else None, len(table))
     seasons, months, years = compare_dates(dates, mask)
@@ -144,31 +130,6 @@ def selection_statistics(
     return SelectionStatistics(
         int(mask.sum()), len(table), regions, seasons, months, years, histograms, grid, maps[0], maps[1]
     )
-
-
-def metric(table: "pd.DataFrame", name: str) -> Float64Array | None:
-    """Return a column of numbers, (N,) float64; DT is T90 - T10 where it has no column; None where there is none."""
-    if name in table:
-        return _numbers(table[name])
-    if name == "DT" and (difference := dt_of(table)) is not None:
-        return _numbers(difference)
-    return None
-
-
-def columns_of(table: "pd.DataFrame", *names: str) -> Float64Array:
-    """Return columns of numbers, (N, number of names) float64; DT is T90 - T10 where it has no column.
-
-    Raises:
-        InputFileError: One is missing or holds no numbers.
-    """
-    found = [metric(table, name) for name in names]
-    missing = [name for name, values in zip(names, found, strict=True) if values is None]
-    if missing:
-        hint = next((f": {made} writes it" for made, made_names in _MADE_BY.items() if missing[0] in made_names), "")
-        raise InputFileError(
-            f"the table has no column {' or '.join(missing)} (it has {', '.join(map(str, table.columns))}){hint}"
-        )
-    return np.stack([values for values in found if values is not None], axis=1)
 
 
 def _mask(chosen: Any, rows: int) -> BoolArray:
@@ -187,15 +148,6 @@ def _mask(chosen: Any, rows: int) -> BoolArray:
     raise InputFileError(
         f"chosen rows of type {chosen.dtype} and shape {chosen.shape}: wanted bool ({rows},) or numbers"
     )
-
-
-def _numbers(column: "pd.Series[Any]") -> Float64Array:
-    import pandas as pd
-
-    if pd.api.types.is_bool_dtype(column) or not pd.api.types.is_numeric_dtype(column):
-        raise InputFileError(f"the column {column.name} holds no numbers ({column.dtype})")
-    values: Float64Array = column.to_numpy(np.float64, na_value=np.nan)
-    return values
 
 
 def _maps(grid: Grid, lon: Float64Array, lat: Float64Array, mask: BoolArray) -> tuple[IntArray, IntArray]:
@@ -246,123 +198,3 @@ def _histogram(values: Float64Array, mask: BoolArray) -> "pd.DataFrame":
     whole = rest + selected
     of = (int(selected.sum()), int(whole.sum()))
     return comparison([""] * BINS, selected, whole, of, low=edges[:-1], high=edges[1:])
-
-
-def chosen_rows(table: "pd.DataFrame", options: StatisticsOptions) -> BoolArray:
-    """Return the rows that the options choose, (N,) bool: those that fulfil all that is given.
-
-    Raises:
-        NenyaError: Nothing is given, a condition does not parse, or a table cannot be read or joined.
-    """
-    chosen = np.ones(len(table), bool)
-    given = 0
-    if options.where is not None:
-        chosen &= rows_where(table, options.where)
-        given += 1
-    if options.box is not None:
-        x0, x1, y0, y1 = (float(v) for v in options.box)
-        u, v = columns_of(table, "US0", "US1").T
-        chosen &= (u >= x0) & (u <= x1) & (v >= y0) & (v <= y1)
-        given += 1
-    if options.cluster is not None:
-        chosen &= columns_of(table, "cluster")[:, 0] == options.cluster
-        given += 1
-    if options.rows is not None:
-        chosen &= rows_of(table, read_table(local_path(options.rows)))
-        given += 1
-    if not given:
-        raise OptionError(
-            "nothing is selected: give where='DT > 2', box=[x0,x1,y0,y1], cluster=3 or rows=found.parquet"
-        )
-    return chosen
-
-
-def rows_of(table: "pd.DataFrame", found: "pd.DataFrame") -> BoolArray:
-    """Say which rows of a table are in another one, such as a search's result: (N,) bool.
-
-    Rows are joined by UID where both tables have one in each row that is theirs alone, else by pp_file, pp_type and
-    pp_idx. What is not found is said.
-
-    Raises:
-        InputFileError: The tables share neither, or no row of the other one is in this one.
-    """
-    table, found = table.reset_index(drop=True), found.reset_index(drop=True)
-    if _by_uid(table, found):
-        own, other = comparable(table["UID"], found["UID"])
-        chosen, there = np.zeros(len(table), bool), np.zeros(len(found), bool)
-        chosen[own.index[own.isin(other)]] = True
-        there[other.index[other.isin(own)]] = True
-    else:
-        chosen, there = keys.rows_of(read_keys(table), read_keys(found))
-    if not there.any():
-        raise InputFileError(
-            f"none of the {len(found)} rows that are asked for is in the table: give rows of this table"
-        )
-    if not there.all():
-        log.warning("found %d of %d rows (%d are not in the table)", there.sum(), len(found), (~there).sum())
-    return chosen
-
-
-def _by_uid(table: "pd.DataFrame", found: "pd.DataFrame") -> bool:
-    """Say whether UID joins two tables, not pp_file, pp_type and pp_idx."""
-    have = ["UID" in one for one in (table, found)]
-    keyed = [has_keys(one) for one in (table, found)]
-    if not all(have) and not all(keyed):
-        lacking = found if not (have[1] or keyed[1]) else table
-        raise InputFileError(
-            f"expected the columns UID, or pp_file, pp_type and pp_idx, in the table and in rows=, got "
-            f"{', '.join(map(str, lacking.columns))}"
-        )
-    if not all(have) or not all(keyed):
-        return all(have)
-    ids = table["UID"], found["UID"]
-    return bool(ids[1].notna().all() and ids[0].is_unique and not any(column.dtype.kind == "f" for column in ids))
-
-
-def run(options: StatisticsOptions) -> int:
-    """Write the statistics of a selection, a table and a figure.
-
-    Args:
-        options: of `scripts/selection_statistics.py`.
-
-    Returns:
-        0.
-
-    Raises:
-        NenyaError: An option is not possible, the table cannot be read, or a result cannot be written.
-    """
-    from nenya.plotting.statistics import draw_statistics
-
-    options.table = options.table or (options.data if isinstance(options.data, str) else None)
-    opened = open_chosen(options)
-    source = Path(opened.name if opened else local_path(options.table or ""))
-    out = local_path(options.out or f"{_FOLDER}/{source.stem}_statistics.parquet")
-    if out.suffix not in TABLE_SUFFIXES:
-        if out.suffix and not out.is_dir():
-            raise OptionError(f"out={out}: wanted is a folder or a table ({', '.join(TABLE_SUFFIXES)})")
-        out = out / f"{source.stem}_statistics.parquet"
-    picture = out.with_suffix(options.picture)
-    for path in (out, picture):
-        check_output(path, options.clobber)
-    table = opened.table() if opened else read_table(source)
-    chosen = chosen_rows(table, options)
-    if not chosen.any():
-        raise OptionError(f"no row of {len(table)} is selected: widen where=, box=, cluster= or rows=")
-    found = selection_statistics(table, chosen, metrics=tuple(options.metrics), degrees=options.degrees)
-    for what, part in (("lon and lat: no regions, no map", found.regions), ("datetime: no seasons", found.seasons)):
-        if not len(part):
-            log.warning("%s: no column of %s", source, what)
-    words = [options.where, options.box and f"UMAP box {list(options.box)}", options.rows]
-    words.append(None if options.cluster is None else f"cluster {options.cluster}")
-    title = ", ".join(str(word) for word in words if word)
-    write_table(found.table(), out)
-    draw_statistics(found, picture, title=title)
-    say(f"{found.selected} of {found.whole} rows ({100 * found.selected / found.whole:.2f} %): {title}")
-    for row in found.regions[found.regions["whole"] > 0].itertuples():
-        within = f"{row.ratio:.2f} ({row.ratio_low:.2f} to {row.ratio_high:.2f})"
-        say(f"  {row.name:14s} {row.selected:9d}  {within} times the whole's share")
-    if line := trend(found.years):
-        points = f"{100 * line.slope:+.3g} +- {100 * line.error:.2g}"
-        say(f"  share of each year's rows: {points} percentage points a year")
-    log.info("%s\n%s", out, picture)
-    return 0

@@ -80,8 +80,8 @@ def _check_call(sql: str, before: tuple[str, str]) -> None:
     if kind not in ("word", "name") or (kind == "word" and name in _WORDS) or name in FUNCTIONS:
         return
     raise OptionError(
-        f"where={_short(sql)}: there is no function {_short(token)} in conditions"
-        f"{suggest(name, list(FUNCTIONS))}; known are {', '.join(FUNCTIONS)}"
+        f"there is no function {_short(token)} in conditions{suggest(name, list(FUNCTIONS))}: where={_short(sql)}; "
+        'wanted is SQL such as "lat > 30 AND abs(DT) > 1"'
     )
 
 
@@ -92,4 +92,4 @@ def _tokens(sql: str) -> Iterator[tuple[str, str]]:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= 200 else f"{text[:200]}..."
+    return text if len(text) <= 100 else f"{text[:100]}..."

@@ -1,0 +1,126 @@
+"""What the portal's server holds: the data set, its sessions, and what works for them."""
+
+import asyncio
+import functools
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import panel as pn
+
+from nenya.errors import NenyaError
+from nenya.portal import words
+from nenya.portal.app import make_page
+from nenya.portal.dataset import Archive, Stamp, stamps_of
+from nenya.portal.encoder import Encoder
+from nenya.portal.guard import Door
+from nenya.portal.intake import Intake
+from nenya.portal.jail import Jail
+from nenya.portal.jobs import Pools
+from nenya.portal.session import Session
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Portal:
+    """What the server holds.
+
+    Attributes:
+        archive: what all sessions share.
+        name: of the table.
+        encoder: makes latents of users' images; None where there are no weights.
+        limit_mb: how large uploads may be.
+        token: that a browser must know; None for everyone who reaches the server.
+        reopen: opens the archive anew, after its files were replaced; None where it never changes.
+        door: who is let in; `make_server` makes it.
+        look_every: seconds between two looks at the files.
+        upload: whose images are taken: `auto`, `local`, `any` or `none`, see `PortalOptions`.
+        sessions: by their key.
+    """
+
+    archive: Archive
+    name: str
+    encoder: Encoder | None = None
+    limit_mb: int = 20
+    token: str | None = None
+    door: Door = field(default_factory=Door)
+    reopen: Callable[[], Archive] | None = None
+    look_every: float = 5.0
+    upload: str = "auto"
+    sessions: dict[str, Session] = field(default_factory=dict)
+    pools: Pools = field(default_factory=Pools)
+    jail: Jail = field(init=False)
+    intake: Intake = field(init=False)
+    _broken: bool = False
+    _seen: dict[Path, Stamp] = field(default_factory=dict)
+    _before: dict[Path, Stamp] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.jail = Jail(512 + 3 * self.limit_mb)
+        self.intake = Intake(most=min(4, max(1, 200 // self.limit_mb)))  # which are held in memory, all of them
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether images are taken from anybody."""
+        return self.encoder is not None and self.archive.latents is not None and self.upload != "none"
+
+    def page(self) -> Any:
+        """Return the page of a new session."""
+        given = {k: v[0].decode(errors="replace") for k, v in (pn.state.session_args or {}).items() if v}
+        page, session = make_page(
+            self.archive,
+            self.pools,
+            name=self.name,
+            can_upload=self.takes_images,
+            limit_mb=self.limit_mb,
+            arguments=given,
+        )
+        self.sessions[session.key] = session
+        if self._broken:
+            session.tell(words.CHANGED_BADLY)
+
+        def close(_context: Any) -> None:
+            self.sessions.pop(session.key, None)
+            session.close()
+
+        pn.state.on_session_destroyed(close)
+        return page
+
+    def close(self) -> None:
+        """End all work: before the interpreter does, which lets no thread begin another."""
+        for session in list(self.sessions.values()):
+            session.close()
+        self.jail.close()
+        self.pools.shutdown()
+
+    async def look(self) -> None:
+        """See whether the archive's files were replaced; then open it anew for new pages, and tell the open ones.
+
+        Open pages go on with the files that they have. Files are opened once two looks find the same ones, as several
+        are replaced one after the other.
+        """
+        if self.reopen is None:
+            return
+        loop = asyncio.get_running_loop()
+        known = self._seen or self.archive.files
+        found = await loop.run_in_executor(self.pools.quick, stamps_of, list(known))
+        settled, self._before = found == self._before, found
+        if found == known or not settled:
+            return
+        self._seen = found
+        log.info("portal: the archive's files have changed; opening them")
+        try:
+            self.archive = await loop.run_in_executor(self.pools.slow, self.reopen)
+        except Exception as error:
+            log.warning(
+                "portal: the changed archive cannot be opened: %s", error, exc_info=not isinstance(error, NenyaError)
+            )
+            self._broken, news = True, words.CHANGED_BADLY
+        else:
+            self._broken, self._seen, news = False, {}, words.CHANGED
+        for session in list(self.sessions.values()):
+            if self._broken or session.archive is not self.archive:
+                session.jobs.call(functools.partial(session.tell, news))
