@@ -15,8 +15,9 @@ from pathlib import Path
 from nenya.archive import commit as archive_commit
 from nenya.archive import folder as archive_folder
 from nenya.archive import lease as archive_lease
-from nenya.archive.folder import Added, Entry, Folder, Index, Version
+from nenya.archive.folder import Entry, Folder
 from nenya.archive.lease import Lease
+from nenya.archive.manifest import Added, Index, Version
 from nenya.errors import NenyaError
 from nenya.storage import lockfile
 from nenya.storage.s3.service import store

@@ -287,7 +287,7 @@ def test_a_run_that_is_not_there(refused, resume):
 
 # Options
 
-OF_TRAINING = ("optim", "opttim", "augment", "learning_rate", "seed")
+OF_TRAINING = ("optim", "opttim", "augment", "learning_rate")
 OPTIONS = {
     "modl=v5": ["unknown option modl", "did you mean model?"],
     "model=demoo": ["model=demoo is unknown", "did you mean demo?", ".json"],

@@ -19,7 +19,7 @@ import pytest
 import torch
 from hostile import Call, cyclic, shared, tensor, write_checkpoint
 
-from nenya.cli import compose
+from nenya.commands.compose import compose
 from nenya.commands.inspect import inspect_file
 from nenya.commands.search import read_image
 from nenya.errors import CheckpointError, InputFileError, NenyaError, OptionError

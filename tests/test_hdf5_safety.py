@@ -387,7 +387,7 @@ def test_a_chunk_that_ends_early_is_damage(tmp_path, role, kind):
     path = packed(written(tmp_path / "a.h5", role), name, values, settings_of(options), lambda chunk: chunk)
     whole = scaled(path, role)
     if role.startswith("upload") and ("szip" in kind or "scaleoffset" in kind):
-        with pytest.raises(InputFileError, match="packed by the filters"):
+        with pytest.raises(InputFileError, match="packed by"):
             read(whole)
         return
     read(whole)

@@ -6,15 +6,9 @@ import pytest
 from PIL import Image
 
 from nenya.errors import InputFileError, OptionError
-from nenya.plotting import (
-    GAP,
-    central_limits,
-    gallery,
-    learning_curve,
-    mosaic,
-    nearest_to_centres,
-    read_losses,
-)
+from nenya.plotting.curves import learning_curve, read_losses
+from nenya.plotting.cutouts import GAP, gallery, mosaic, nearest_to_centres
+from nenya.plotting.paper import central_limits
 
 UNIT = ((0.0, 1.0), (0.0, 1.0))
 

@@ -9,18 +9,9 @@ from PIL import Image
 
 from nenya.data.table_images import TableImages
 from nenya.errors import InputFileError, OptionError
-from nenya.plotting import (
-    closest_strip,
-    eigen_images,
-    eigen_sheet,
-    gallery,
-    map_density,
-    map_metric,
-    nearest_to_centres,
-    umap_density,
-    umap_metric,
-)
+from nenya.plotting.cutouts import closest_strip, eigen_images, eigen_sheet, gallery, nearest_to_centres
 from nenya.plotting.paper import central_limits
+from nenya.plotting.planes import map_density, map_metric, umap_density, umap_metric
 from nenya.tables.grids import Grid, globe
 
 

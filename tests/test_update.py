@@ -22,8 +22,9 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from update_chaos import digest  # noqa: E402
 
-from nenya.archive.folder import Folder, open_version, parse, render  # noqa: E402
+from nenya.archive.folder import Folder, open_version, render  # noqa: E402
 from nenya.archive.index_writer import IndexWriter  # noqa: E402
+from nenya.archive.manifest import parse  # noqa: E402
 from nenya.commands import portal as command  # noqa: E402
 from nenya.commands.compose import compose  # noqa: E402
 from nenya.errors import InputFileError, OptionError, OutputError  # noqa: E402

@@ -23,10 +23,10 @@ def images(rows: int = ROWS, side: int = SIDE) -> np.ndarray:
 def write_weights(folder: Path) -> None:
     import torch
 
-    from nenya.cli import compose
+    from nenya.commands.compose import compose
     from nenya.models.checkpoint import save_pth, save_safetensors
     from nenya.models.contrastive import make_net
-    from nenya.options.sections import flat_view
+    from nenya.options.flat import flat_view
 
     options = compose("extract", ["model=demo", "model.width=4", "model.feat_dim=8"])
     net = make_net(options)
@@ -272,7 +272,7 @@ def write_places(folder: Path) -> None:
 
 
 def read_at(path: Path) -> Arrays:
-    from nenya.cli import compose
+    from nenya.commands.compose import compose
     from nenya.prepare.job import read_places
 
     places, _ = read_places(compose("prepare", ["data=x", f"at={path}"]))
@@ -292,9 +292,10 @@ def _entry(name: str, place: Path | None = None) -> dict[str, Any]:
 
 def write_archive(folder: Path) -> None:
     """Write an archive of one version with an index of two files, whose manifest names what is there."""
-    from nenya.archive.folder import parse, render
+    from nenya.archive.folder import render
+    from nenya.archive.manifest import parse
     from nenya.archive.settings import settings_of
-    from nenya.cli import compose
+    from nenya.commands.compose import compose
     from nenya.io import write_table
 
     place = folder / "archive"
@@ -445,7 +446,7 @@ def read_publishing(path: Path) -> Arrays:
 
 
 def write_options(folder: Path) -> None:
-    from nenya.cli import compose
+    from nenya.commands.compose import compose
     from nenya.io import Params
 
     found = Params(compose("extract", ["model=demo"]))
@@ -458,7 +459,7 @@ def write_options(folder: Path) -> None:
 
 
 def read_options(path: Path) -> Arrays:
-    from nenya.cli import compose
+    from nenya.commands.compose import compose
     from nenya.io import Params
 
     json.dumps(Params(path).dict)
@@ -467,7 +468,7 @@ def read_options(path: Path) -> Arrays:
 
 
 def read_recipe(path: Path) -> Arrays:
-    from nenya.cli import compose
+    from nenya.commands.compose import compose
 
     options = compose("prepare", [f"sensor={path}", "data=x"])
     assert not options.clobber, "a recipe replaces outputs"

@@ -56,6 +56,13 @@ class Bounds:
         own = {self.path.resolve().parent, self.path.parent.resolve()}
         return any(place.resolve().is_relative_to(folder) for folder in own)
 
+    def leads_elsewhere(self, where: str) -> InputFileError:
+        """Return the error for an item of a file of which no link is followed."""
+        return InputFileError(
+            f"{self.name}: '{where}' leads to other files or places by a link, external storage or a virtual data set, "
+            "which are not followed: refused; store the array itself"
+        )
+
     def check(self, places: Iterable[Path], what: str) -> list[Path]:
         """Return which of the places that HDF5 may look at are there.
 
@@ -116,9 +123,9 @@ def check_storage(creation: Any, holder: Path, where: str, bounds: Bounds) -> li
         InputFileError: One is out of bounds.
     """
     found: list[Path] = []
+    if bounds.links == "none" and (creation.get_external_count() or creation.get_layout() == h5py.h5d.VIRTUAL):
+        raise bounds.leads_elsewhere(where)
     for what, name, variable in outside(creation):
-        if bounds.links == "none":
-            raise InputFileError(f"{bounds.name}: '{where}' {what} to another file: refused")
         if "%" in name and variable == "HDF5_VDS_PREFIX" and bounds.links != "any":
             pattern = f"files named by a pattern, '{shown(name)}'"
             raise InputFileError(f"{bounds.name}: '{where}' {what} to {pattern}: refused; {bounds.advice}")
@@ -160,6 +167,8 @@ class _Walk:
         """Check a link; return the object that it leads to, None where that is known or in another file."""
         kind = group.links.get_info(key).type
         if kind == h5py.h5l.TYPE_SOFT:  # within the file, where every further link is looked at
+            if self.bounds.links == "none":
+                raise self.bounds.leads_elsewhere(name)
             return None
         if kind == h5py.h5l.TYPE_EXTERNAL:
             self._external(os.fsdecode(group.links.get_val(key)[0]), name, holder)
@@ -187,15 +196,15 @@ class _Walk:
 
     def _external(self, file: str, name: str, holder: Path) -> None:
         if self.bounds.links == "none":
-            raise InputFileError(f"{self.bounds.name}: '{name}' is a link to another file: refused")
+            raise self.bounds.leads_elsewhere(name)
         self.known_files(self.bounds.check(candidates(holder, file, "HDF5_EXT_PREFIX"), f"'{name}' is a link"))
 
     def _check_filters(self, creation: Any, name: str) -> None:
         codes = {creation.get_filter(number)[0] for number in range(creation.get_nfilters())}
         if self.bounds.links == "none" and codes - _PLAIN:
             raise InputFileError(
-                f"{self.bounds.name}: '{name}' is packed by the filters {sorted(codes - _PLAIN)}; wanted are gzip, "
-                "lzf, shuffle and fletcher32: repack it (h5repack -f GZIP=4)"
+                f"{self.bounds.name}: '{name}' is packed by other filters than gzip, shuffle, lzf "
+                f"and fletcher32 ({sorted(codes - _PLAIN)}): repack it (h5repack -f GZIP=4)"
             )
 
     def _is_new(self, item: Any) -> bool:
@@ -220,8 +229,9 @@ def check_links(file: Any, bounds: Bounds) -> None:
             objects than are looked at.
     """
     walk = _Walk(bounds)
-    holder = bounds.path or Path.cwd() / "file"
-    walk.known.add(holder.resolve())
+    holder = bounds.path or Path("file")
+    if bounds.path is not None:
+        walk.known.add(holder.resolve())
     with damage_named(bounds.name):
         walk.file(file.id, holder)
         while walk.files:

@@ -10,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.data.damage import shown
-from nenya.data.filters import FLETCHER32, GZIP, LZF, SHUFFLE, undo_filters
+from nenya.data.filters import undo_filters
 from nenya.data.hdf5_open import open_hdf5
 from nenya.errors import InputFileError, NenyaError
 from nenya.portal.images import SCALING, Picked, choose, first_of, is_image, scaled
 
 _PARTITIONS = ("train", "valid")
-_FILTERS = (GZIP, LZF, SHUFFLE, FLETCHER32)
 _MOST_ITEMS = 10_000  # of a file, looked through for images
 _MOST_CHUNK = 2**27  # bytes, unpacked
 _KIND = "this HDF5 file"
@@ -78,11 +77,9 @@ def read_one(dataset: Any, index: tuple[int, ...], end: int) -> NDArray[Any]:
         end: bytes of the file.
 
     Raises:
-        InputFileError: It has an unusual type or filter, its chunks are too large, or do not hold what they should.
+        InputFileError: It has an unusual type, its chunks are too large, or do not hold what they should.
     """
     kind, where = dataset.dtype, shown(dataset.name, 60)
-    if not {*_codes(dataset.id.get_create_plist())} <= {*_FILTERS}:
-        raise InputFileError(f"'{where}' of {_KIND} is packed by other filters than gzip, shuffle, lzf and fletcher32")
     if not dataset.id.get_type().equal(h5py.h5t.py_create(kind)):
         raise InputFileError(f"'{where}' of {_KIND} has an unusual type of numbers: convert it to float32")
     if dataset.chunks is None:
