@@ -15,6 +15,9 @@ from s3_server import s3_bucket, s3_proxy, s3_server, s3_service  # noqa: F401  
 # Networks as small as the tests' lose more by waiting for each other's threads than they win, where cores are shared.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+QUICK = ["model=demo", "model.width=4", "loader.batch_size_train=16", "trainer=cpu", "trainer.max_epochs=3"]
+"""Options of a training of seconds."""
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:

@@ -22,16 +22,8 @@ class ExtractOptions(Options):
     """Options of extraction."""
 
     uses: ClassVar = (
-        "model",
-        "preprocess",
-        "loader",
-        "archive",
-        "trainer",
-        "logger",
-        "data",
-        "out",
-        "clobber",
-        "debug",
+        *("model", "preprocess", "loader", "archive", "trainer", "logger"),
+        *("data", "out", "seed", "clobber", "debug"),
     )
 
     ckpt: str | None = option(None, "weights to use; default model.weights")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import red_noise, write_cutouts
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ from nenya.prepare.fields import Layout
 from nenya.prepare.sources import open_fields
 
 SECRET = np.linspace(5.0, 25.0, 64 * 96, dtype=np.float32).reshape(64, 96)
-SOURCE = Path(__file__).resolve().parents[1] / "src" / "nenya"
+SOURCE = Path(__file__).resolve().parents[2] / "src" / "nenya"
 
 
 # What each role reads, and of which name

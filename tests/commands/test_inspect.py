@@ -18,7 +18,7 @@ from nenya.errors import CheckpointError, InputFileError
 from nenya.io import write_table
 from nenya.options.commands import InspectOptions
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def demeaned(rows, seed=0):

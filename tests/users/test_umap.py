@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
-from test_projector import latents
+from latent_sets import latents
 
 from nenya import nenya_umap
 from nenya.defs import DT_INTERVALS

@@ -18,7 +18,7 @@ from granules import grid
 from nenya.data.hdf5_open import open_hdf5
 from nenya.latents.index import IndexArchive
 
-TESTS = Path(__file__).resolve().parent
+TESTS = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")

@@ -259,7 +259,7 @@ def test_a_page_goes_on_with_its_files_when_they_are_replaced_and_says_so(browse
 def test_a_page_says_that_its_server_is_gone(browser, tmp_path):
     table, latents, _ = write_archive(tmp_path)
     args = [f"table={table}", f"latents={latents}", "port=0"]
-    script = Path(__file__).resolve().parents[1] / "scripts" / "portal.py"
+    script = Path(__file__).resolve().parents[2] / "scripts" / "portal.py"
     with subprocess.Popen([sys.executable, script, *args], stderr=subprocess.PIPE, text=True) as process:
         try:
             address = next(found[0] for line in process.stderr if (found := re.search(r"http://\S+", line)))

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_train import QUICK
+from conftest import QUICK
 
 from nenya.runtime import ledger as ledgers
 from nenya.runtime.ledger import Ledger

@@ -22,7 +22,7 @@ from s3_server import call, cut_request, cut_response, flip_request, flip_respon
 from nenya import latents_extraction
 from nenya.models.contrastive import ContrastiveModule
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 ALWAYS = float("inf")
 LIMIT = 4_000_000
 TINY = ["model=demo", "model.width=4"]

@@ -17,7 +17,7 @@ import pytest
 from conftest import red_noise, write_cutouts
 from granules import grid
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from update_chaos import digest  # noqa: E402

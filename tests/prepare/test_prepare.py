@@ -24,7 +24,7 @@ from nenya.prepare.fields import to_vectors
 from nenya.prepare.job import prepare
 from nenya.prepare.sources import open_fields
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = (
     *("lat", "lon", "row", "col", "datetime", "filename", "UID", "clear_fraction", "mean_temperature"),
     *("Tmin", "Tmax", "T10", "T90", "field_size", "pp_file", "pp_root", "pp_type", "pp_idx"),

@@ -16,7 +16,7 @@ from conftest import red_noise, write_cutouts
 from nenya.errors import Interrupted
 from nenya.extraction.ranks import Follower, Leader
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ from nenya.runtime import progress as progresses
 from nenya.runtime.progress import RowProgress
 from nenya.storage.lock import Companions, OutputLock
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 ROWS = {"train": 40, "valid": 24}
 NAME = "small_preproc_latents.h5"
 STEPS = ["loader.block_size=4", "loader.batch_size_valid=4"]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import red_noise, write_cutouts
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 ADDRESSES = ("10.231.77.1", "10.231.77.2")
 ROWS = {"train": 500, "valid": 100}
 NAME = "both_latents.h5"

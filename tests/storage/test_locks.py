@@ -28,7 +28,7 @@ from nenya.storage.process import Life
 from nenya.storage.s3.conditional import ReplacedError
 from nenya.storage.s3.service import store
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PLAY = [sys.executable, str(ROOT / "benchmarks" / "stolen_locks.py")]
 
 

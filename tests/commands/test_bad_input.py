@@ -12,7 +12,7 @@ from conftest import red_noise, write_cutouts
 
 import nenya.storage.disk
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 BOTH = ("extract", "train")
 
 

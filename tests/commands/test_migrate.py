@@ -26,7 +26,7 @@ from nenya.models.checkpoint import load_checkpoint
 from nenya.models.resnet import ContrastiveNet
 from nenya.options.sections import Options
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 NAME = "MODIS_R2019_2010_95clear_128x128_preproc_std"
 MAP = "MODIS_Nenya_96clear_v5_DT1"

@@ -13,7 +13,7 @@ from conftest import red_noise, write_cutouts
 
 from nenya.commands.verify import verify_file
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")

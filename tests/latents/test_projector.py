@@ -11,21 +11,12 @@ import h5py
 import numba
 import numpy as np
 import pytest
+from latent_sets import DIM, latents
 
 from nenya.errors import InputFileError, OptionError
 from nenya.latents.layout import _power, find_curve
 from nenya.latents.neighbours import Lists, Neighbours, find_centroids
 from nenya.latents.projector import Parameters, Projector, _FitProgress
-
-DIM = 32
-
-
-def latents(rows: int, seed: int) -> np.ndarray:
-    """Rows of length 1 around a curved surface of three dimensions."""
-    inner = np.random.default_rng(seed).uniform(-2, 2, (rows, 3))
-    outward = np.random.default_rng(99).standard_normal((3, DIM))
-    found = np.tanh(inner @ outward) + 0.05 * np.random.default_rng(seed + 1).standard_normal((rows, DIM))
-    return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +260,7 @@ def test_libraries_two_years_older_read_the_file_and_place_alike(projector, file
         f"from nenya.latents.projector import Projector\np = Projector.load({str(file)!r})\n"
         f"np.save({str(tmp_path / 'came.npy')!r}, p.transform(np.load({str(tmp_path / 'new.npy')!r})))\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1] / "src")}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2] / "src")}
     environment["NUMBA_CACHE_DIR"] = str(tmp_path / "cache")
     subprocess.run([python, "-c", program], check=True, env=environment)
     np.testing.assert_array_equal(np.load(tmp_path / "came.npy"), projector.transform(NEW))

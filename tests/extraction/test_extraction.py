@@ -25,7 +25,7 @@ from nenya.options.sections import build_options
 from nenya.runtime import trainer as runtime
 from nenya.storage.disk import sha256_file
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from conftest import QUICK
 from lightning.pytorch.callbacks import Callback
 
 from nenya.commands.compose import compose
@@ -19,8 +20,7 @@ from nenya.models.contrastive import ContrastiveModule, make_net
 from nenya.models.losses import contrastive_loss
 from nenya.runtime import trainer as runtime
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-QUICK = ["model=demo", "model.width=4", "loader.batch_size_train=16", "trainer=cpu", "trainer.max_epochs=3"]
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def curve(run: Path) -> list[dict[str, str]]:

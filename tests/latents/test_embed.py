@@ -4,7 +4,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
-from test_projector import latents
+from latent_sets import latents
 
 from nenya.errors import OutputError
 from nenya.latents import embed

@@ -15,7 +15,7 @@ from nenya.errors import InputFileError, OptionError
 from nenya.io import read_table, write_table
 from nenya.prepare.synthetic import power_law, white_noise
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def slow_radial_power(image, window):
