@@ -166,6 +166,7 @@ class LockFile:
             else:
                 raise self._held(read_lock(self.path))
         except OSError as error:
+            self._leave_nothing()
             raise OutputError(
                 f"{self.path.parent}: cannot be written ({error.strerror}); choose another place"
             ) from error
@@ -319,6 +320,16 @@ class LockFile:
                 self._write({})
                 if self._descriptor is not None and not is_local(self.path.parent):
                     os.fsync(self._descriptor)  # so that other machines see it
+
+    def _leave_nothing(self) -> None:
+        """Remove what was made for a lock that could not be taken."""
+        if self._descriptor is not None:
+            self._remove_if_alone()
+            os.close(self._descriptor)
+            self._descriptor = None
+        elif self._made_folder:
+            with contextlib.suppress(OSError):
+                self.path.parent.rmdir()
 
     def _remove_if_alone(self) -> None:
         """Remove the folder that was made for the lock, if nothing came into it."""

@@ -1,6 +1,7 @@
 """Texts from outside in messages: nothing in them moves the cursor, hides, turns around or makes a line of its own."""
 
 import logging
+import numbers
 import re
 from collections.abc import Iterable
 from pathlib import PurePath
@@ -78,6 +79,6 @@ class LineFormatter(logging.Formatter):
 
 def _plain(value: Any) -> Any:
     """Return an argument of a message; numbers stay numbers."""
-    if isinstance(value, Lines | int | float) or value is None:
+    if isinstance(value, Lines | numbers.Number) or value is None:
         return value
     return visible(value)
