@@ -17,8 +17,11 @@ from nenya.archive import folder as archive_folder
 from nenya.archive import lease as archive_lease
 from nenya.archive.folder import Entry, Folder
 from nenya.archive.lease import Lease
-from nenya.archive.manifest import Added, Index, Version
+from nenya.archive.manifest import STATES, Added, Index, Version
+from nenya.archive.settings import settings_of
 from nenya.errors import NenyaError
+from nenya.options.commands import UpdateOptions
+from nenya.options.sections import build_options
 from nenya.storage import lockfile
 from nenya.storage.s3.service import store
 from nenya.storage.s3.upload import PartsUpload
@@ -27,7 +30,10 @@ for module in (lockfile, archive_lease):
     module.SILENT = float(os.environ.get("PLAYER_SILENT", "120"))
     module._LOOK = min(0.1, module.SILENT / 10)
 lockfile.HEARTBEAT = archive_lease.BEAT = float(os.environ.get("PLAYER_BEAT", "1"))
-_NOTHING = Entry("demo/nothing", 0, "0" * 64)
+_NOTHING = {
+    name: Entry(f"demo/{name}", 0, "0" * 64) for name in ("weights", "projector", "clusters", f"{STATES}/about")
+}
+_SETTINGS = settings_of(build_options(UpdateOptions, {}))
 
 
 class _Sleepy:
@@ -67,8 +73,8 @@ class Player:
         kinds = {"cutouts": "cutouts", "latents": "demo/latents", "tables": "demo/tables"}
         entries = [self.folder.publish(made, f"{kind}/{name}") for kind in kinds.values()]
         made.unlink()
-        index = Index(1, 0, _NOTHING)
-        version = self.manifest.setdefault("demo", Version({}, {}, _NOTHING, _NOTHING, _NOTHING, index))
+        *made_of, about = _NOTHING.values()
+        version = self.manifest.setdefault("demo", Version(_SETTINGS, {}, *made_of, Index(1, 0, about)))
         version.files.append(Added(name, [], *entries, {}, 0, [], "", ""))
         return "published"
 
