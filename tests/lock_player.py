@@ -19,14 +19,14 @@ from nenya.archive.folder import Entry, Folder
 from nenya.archive.lease import Lease
 from nenya.archive.manifest import Added, Index, Version
 from nenya.errors import NenyaError
-from nenya.storage import lockfile
+from nenya.storage import lock as output_lock
 from nenya.storage.s3.service import store
 from nenya.storage.s3.upload import PartsUpload
 
-for module in (lockfile, archive_lease):
+for module in (output_lock, archive_lease):
     module.SILENT = float(os.environ.get("PLAYER_SILENT", "120"))
     module._LOOK = min(0.1, module.SILENT / 10)
-lockfile.HEARTBEAT = archive_lease.BEAT = float(os.environ.get("PLAYER_BEAT", "1"))
+output_lock.HEARTBEAT = archive_lease.BEAT = float(os.environ.get("PLAYER_BEAT", "1"))
 _NOTHING = Entry("demo/nothing", 0, "0" * 64)
 
 

@@ -19,7 +19,7 @@ from nenya.commands.migrate import _hdf5 as migrate_hdf5
 from nenya.commands.verify import verify_file
 from nenya.data.chunk_check import SCALEOFFSET, check_chunk
 from nenya.data.cutouts import CutoutReader, inspect_cutouts
-from nenya.data.hdf5_open import check_hdf5, open_hdf5
+from nenya.data.hdf5_open import open_hdf5
 from nenya.data.unpack import load_partition
 from nenya.errors import InputFileError, NenyaError
 from nenya.latents.files import Latents
@@ -179,8 +179,8 @@ def test_an_upload_leads_nowhere_even_within_its_folder(folders, way):
         with pytest.raises(InputFileError, match=r"refused|not followed"):
             read_image(f"a{role[7:]}", path.read_bytes())
         with pytest.raises(InputFileError, match="refused"):
-            check_hdf5(path, links="none")
-        check_hdf5(path)
+            open_hdf5(path, links="none").close()
+        open_hdf5(path).close()
 
 
 def test_prefixes_of_the_environment_do_not_lead_out(folders, monkeypatch):

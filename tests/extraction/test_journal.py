@@ -20,7 +20,7 @@ from nenya.errors import LockLostError, OutputError
 from nenya.extraction import journal as journals
 from nenya.extraction.journal import BlockStore
 from nenya.extraction.writer import BlockWriter
-from nenya.storage import lockfile as locks
+from nenya.storage import lock as locks
 from nenya.storage.lock import OutputLock
 
 DIM = 4

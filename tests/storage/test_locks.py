@@ -23,7 +23,7 @@ from nenya.errors import InputFileError, LockLostError, OutputError
 from nenya.latents.index_s3 import publish, state_of
 from nenya.storage import mounts, process
 from nenya.storage.lock import OutputLock
-from nenya.storage.lockfile import LockFile, read_lock
+from nenya.storage.lockfile import read_lock
 from nenya.storage.process import Life
 from nenya.storage.s3.conditional import ReplacedError
 from nenya.storage.s3.service import store
@@ -111,7 +111,7 @@ def test_numbers_grow_with_each_holder(tmp_path):
 
 
 def test_one_that_was_taken_over_finds_out(tmp_path):
-    late = LockFile(tmp_path / "lock", "out.h5")
+    late = OutputLock(tmp_path / "lock", "out.h5")
     late.take()
     said = json.loads((tmp_path / "lock").read_bytes())
     gone = {**said, "pid": 2**22 + 1}  # no such number is given
@@ -156,7 +156,7 @@ def test_a_claim_without_content_is_passed(tmp_path):
 
 @pytest.mark.parametrize("kind", ["link", "fifo", "folder", "json", "list", "deep", "number"])
 def test_what_lies_at_the_name_is_no_lock(tmp_path, kind, monkeypatch):
-    monkeypatch.setattr("nenya.storage.lockfile.SILENT", 0.2)
+    monkeypatch.setattr("nenya.storage.lock.SILENT", 0.2)
     path, other = tmp_path / "place" / "lock", tmp_path / "other"
     path.parent.mkdir()
     other.write_text("kept")

@@ -9,10 +9,10 @@ from typing import Any
 
 import h5py
 
-from nenya.data.damage import shown
 from nenya.data.filters import FLETCHER32, GZIP, LZF, SHUFFLE, SZIP, inflate, undo_filters, without_checksum
 from nenya.data.szip import check_szip
 from nenya.errors import InputFileError
+from nenya.storage.texts import shown
 
 Filter = tuple[int, tuple[int, ...]]
 """HDF5's number of a filter, and its values."""

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from nenya.errors import InputFileError, NenyaError
+from nenya.storage.texts import shown
 
 COPY = "the file is damaged: copy or make it again"
 
@@ -23,9 +23,3 @@ def damage_named(where: str) -> Iterator[None]:
 def one_line(error: BaseException) -> str:
     """Word an error in one line."""
     return shown(" ".join(str(error).split()), 300) or type(error).__name__
-
-
-def shown(text: Any, most: int = 120) -> str:
-    """Return a text from a file so that it can stand in a message: printable, and not long."""
-    plain = "".join(c if c.isprintable() else "?" for c in str(text))
-    return plain if len(plain) <= most else f"{plain[:most]}..."

@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 
 from nenya.data.chunk_check import PLAIN, check_filters, filters_of
 from nenya.data.chunk_table import chunk_table, fill_value, stored_size
-from nenya.data.damage import COPY, damage_named, shown
+from nenya.data.damage import COPY, damage_named
 from nenya.data.filters import GZIP, LZF, SHUFFLE, undo_filters
 from nenya.data.hdf5_links import Bounds, candidates
-from nenya.data.hdf5_open import Guard, is_ordinary, open_hdf5
+from nenya.data.hdf5_open import Guard, open_hdf5
 from nenya.data.pixels import (
     ChunkedPixels,
     FlatPixels,
@@ -37,6 +37,8 @@ from nenya.data.pixels import (
     read_exactly,
 )
 from nenya.errors import InputFileError
+from nenya.storage.small_files import is_regular
+from nenya.storage.texts import shown
 
 _MOST_LINKS = 16  # on the way to one data set; as many as HDF5 itself follows
 _MOST_PARTS = 256  # groups in one name
@@ -220,7 +222,7 @@ class Hdf5File:
         Raises:
             InputFileError: There is none, or it lies outside of the folder and that is not allowed.
         """
-        place = next((path for path in candidates(holder, name, variable) if is_ordinary(path)), None)
+        place = next((path for path in candidates(holder, name, variable) if is_regular(path)), None)
         if place is None:
             raise InputFileError(f"{self.path}: {_tail(what)} to the file {shown(name)}, which is not there")
         self.guard.bounds.check([place], _tail(what))

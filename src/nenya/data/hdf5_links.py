@@ -5,7 +5,6 @@ place of a data set's bytes. HDF5 opens what is named, and gives its bytes as va
 """
 
 import os
-import stat
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -14,10 +13,12 @@ from typing import Any, Literal
 
 import h5py
 
-from nenya.data.damage import COPY, damage_named, shown
+from nenya.data.damage import COPY, damage_named
 from nenya.data.filters import FLETCHER32, GZIP, LZF, SHUFFLE
 from nenya.errors import InputFileError
 from nenya.storage.mounts import hdf5_locking
+from nenya.storage.small_files import is_regular
+from nenya.storage.texts import shown
 
 Links = Literal["folder", "any", "none"]
 """Where data may lie: in the file's own folder and below, anywhere, or in the file itself only."""
@@ -78,7 +79,7 @@ class Bounds:
             if not self.holds(place):
                 where = f"{shown(place.resolve())}, out of the file's own folder"
                 raise InputFileError(f"{self.name}: {what} to {where}: refused; {self.advice}")
-            if place.exists() and not stat.S_ISREG(place.stat().st_mode):
+            if place.exists() and not is_regular(place):
                 raise InputFileError(f"{self.name}: {what} to {shown(place)}, which is no ordinary file: refused")
         return [place for place in found if place.is_file()]
 

@@ -8,7 +8,6 @@ import io
 import itertools
 import math
 import os
-import stat
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,11 +20,13 @@ from numpy.typing import NDArray
 
 from nenya.data.chunk_check import Filter, check_chunk, check_filters, filters_of
 from nenya.data.chunk_table import check_places, stored_size
-from nenya.data.damage import COPY, damage_named, one_line, shown
+from nenya.data.damage import COPY, damage_named, one_line
 from nenya.data.hdf5_links import ALLOW, Bounds, Links, candidates, check_links, check_storage
 from nenya.errors import InputFileError
-from nenya.storage.memory import check_room
+from nenya.storage.memory import check_memory
 from nenya.storage.mounts import NO_LOCKS, hdf5_locking
+from nenya.storage.small_files import is_regular
+from nenya.storage.texts import shown
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _MOST_SOURCES = 8  # virtual data sets within each other
@@ -119,7 +120,7 @@ class Dataset(h5py.Dataset):  # type: ignore[misc]
             layout = creation.get_layout()
             if depth == 0:
                 outside = layout == h5py.h5d.VIRTUAL or creation.get_external_count()
-                check_room(nbytes, where, file_bytes=None if outside else _bytes_of(own))
+                check_memory(nbytes, where, file_bytes=None if outside else _bytes_of(own))
             if layout == h5py.h5d.CHUNKED:
                 self._check_chunks(box, where)
                 return
@@ -138,7 +139,7 @@ class Dataset(h5py.Dataset):  # type: ignore[misc]
         there = 0
         for name, offset, size in map(creation.get_external, range(count)):
             tried = candidates(holder, os.fsdecode(name), "HDF5_EXTFILE_PREFIX")
-            place = next((place for place in tried if is_ordinary(place)), None)
+            place = next((place for place in tried if is_regular(place)), None)
             if place is None:
                 raise InputFileError(f"{where} has its data in the file {shown(os.fsdecode(name))}, which is not there")
             there += max(0, min(int(size), place.stat().st_size - int(offset)))
@@ -163,7 +164,7 @@ class Dataset(h5py.Dataset):  # type: ignore[misc]
                 raise InputFileError(f"{where} is virtual and its source '{shown(name)}' is not there")
             source.check(depth=depth + 1)
             return
-        places = [place for place in candidates(holder, file, "HDF5_VDS_PREFIX") if is_ordinary(place)]
+        places = [place for place in candidates(holder, file, "HDF5_VDS_PREFIX") if is_regular(place)]
         if not places:
             raise InputFileError(f"{where} is virtual, with a source in the file {shown(file)}, which is not there")
         for place in dict.fromkeys(place.resolve() for place in places):
@@ -215,7 +216,7 @@ class Dataset(h5py.Dataset):  # type: ignore[misc]
         end = _bytes_of(h5py.h5i.get_file_id(self.id))
         table = np.array(places, np.int64).reshape(-1, 3)
         check_places(where, table, end, [code for code, _ in filters], size, loose)
-        check_room(size, where, copies=3)
+        check_memory(size, where, copies=3)
         there = (c.chunk_offset for c in found if c.byte_offset not in (None, 2**64 - 1))
         return _Chunks(filters, frozenset(tuple(map(int, corner)) for corner in there))
 
@@ -262,11 +263,6 @@ def open_hdf5(
         file.close()
         raise
     return file
-
-
-def check_hdf5(path: Path | io.BytesIO, links: Links = "folder") -> None:
-    """Check a file that something else opens afterwards, as `open_hdf5` does."""
-    open_hdf5(path, links=links).close()
 
 
 def map_floats(file: Any, name: str, raw: IO[bytes]) -> NDArray[np.float32] | None:
@@ -317,14 +313,6 @@ def list_datasets(file: Any, most: int = 12) -> str:
                     groups.append((f"{name}/", item))
     more = f" and {len(found) - most} more" if len(found) > most else ""
     return (", ".join(found[:most]) + more) or "no data set at all"
-
-
-def is_ordinary(path: Path) -> bool:
-    """Tell whether this is an ordinary file: to open another kind may never end."""
-    try:
-        return stat.S_ISREG(path.stat().st_mode)
-    except (OSError, ValueError):
-        return False
 
 
 def _guarded(item: Any, guard: Guard) -> Any:
@@ -379,7 +367,7 @@ def _check_kind(path: Path) -> None:
         raise InputFileError(f"{path}: this is a folder; wanted is an HDF5 file of cutouts: name a file in it")
     if not path.exists():
         raise InputFileError(f"{path}: no such file; check the path")
-    if not is_ordinary(path):
+    if not is_regular(path):
         raise InputFileError(f"{path}: this is no ordinary file; wanted is an HDF5 file of cutouts")
 
 

@@ -4,7 +4,6 @@ Letters: N cutouts in a partition, H rows and W columns of pixels.
 """
 
 import errno
-import fcntl
 import hashlib
 import logging
 import os
@@ -19,10 +18,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
-from nenya.data.cutouts import CutoutReader, Partition, fingerprint, plan_blocks
+from nenya.data.cutouts import CutoutReader, fingerprint, plan_blocks
+from nenya.data.partition import Partition
 from nenya.errors import OptionError, OutputError
 from nenya.runtime.threads import Threads
 from nenya.storage.disk import atomic_path
+from nenya.storage.lock import one_at_a_time
 from nenya.storage.memory import available_memory
 from nenya.storage.temporaries import sweep
 from nenya.storage.texts import printed
@@ -116,7 +117,7 @@ def _cached(reader: CutoutReader, folder: Path, progress: bool | Report) -> NDAr
     if not _whole(final, reader.info):
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with _lock(folder / f"{stem}.lock") as alone:
+            with one_at_a_time(folder / f"{stem}.lock") as alone:
                 if not _whole(final, reader.info):
                     if alone:
                         _remove_old(folder, stem)
@@ -173,24 +174,6 @@ def _no_room(folder: Path, needed: int, free: int) -> OutputError:
         f"{folder}: unpacking needs {needed / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB left: free "
         "some, or name another folder with loader.cache_dir"
     )
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[bool]:
-    """Let one process in at a time; yields False where the file system has no locks.
-
-    The lock ends with its process, however that ends; the empty file stays, since removing it would race.
-    """
-    with path.open("ab") as file:
-        alone = True
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("waiting for another process to unpack: %s is locked", path)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:
-            alone = False
-        yield alone
 
 
 @contextmanager

@@ -48,7 +48,8 @@ def parse_size(value: Any) -> int:
     return int(size)
 
 
-def _is_size(value: Any) -> bool:
+def is_size(value: Any) -> bool:
+    """Return whether a value is a size that `parse_size` reads."""
     try:
         return parse_size(value) > 0
     except ValueError:
@@ -63,7 +64,8 @@ def option(default: Any, doc: str, check: tuple[str, Check] | None = None) -> An
     return field(default=default, metadata=metadata)
 
 
-def _is_jitter(value: Any) -> bool:
+def is_jitter(value: Any) -> bool:
+    """Return whether a value is `[crop, jitter]`, two non-negative integers, or 0."""
     return value == 0 or (isinstance(value, list) and len(value) == 2 and all(type(v) is int and v >= 0 for v in value))
 
 
@@ -132,7 +134,7 @@ def _int_list(value: Any, name: str) -> list[int]:
         raise OptionError(f"{name}={value}: wanted {_WORDS[list]}") from None
 
 
-def _build(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:
+def build(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:
     """Build and check one section (or the whole) from plain values."""
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     check_keys(values, list(fields), prefix)
@@ -142,7 +144,7 @@ def _build(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:
         if dataclasses.is_dataclass(declared.type):
             if not isinstance(value, Mapping):
                 raise OptionError(f"{name}={value}: wanted a section with keys, such as {name}.key=value")
-            built[key] = _build(declared.type, value, name + ".")  # type: ignore[arg-type]
+            built[key] = build(declared.type, value, name + ".")  # type: ignore[arg-type]
             continue
         if key == "random_jitter" and isinstance(value, str):
             value = _int_list(value, name)

@@ -10,7 +10,7 @@ from nenya.options.commands import PrepareOptions
 from nenya.options.declare import suggest
 from nenya.options.sections import Options
 from nenya.storage.s3.service import is_s3, store
-from nenya.storage.small_files import parse_json, read_small, read_yaml_file, refuse_interpolation, unfit
+from nenya.storage.small_files import parse_options_json, read_small, read_yaml_file, refuse_interpolation, unfit
 
 
 def config_dir() -> Path:
@@ -73,7 +73,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
     """
     try:
         text = store().read_bytes(str(path)) if is_s3(path) else read_small(Path(path).expanduser())
-        values = parse_json(text)
+        values = parse_options_json(text)
         refuse_interpolation(values)
     except OSError as error:
         raise OptionError(f"{path}: cannot read the option file ({error.strerror}); check the path") from error

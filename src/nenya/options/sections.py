@@ -11,11 +11,11 @@ from typing import Any, ClassVar, TypeVar
 
 from nenya.errors import OptionError
 from nenya.options.declare import (
-    _build,
-    _is_jitter,
-    _is_size,
     above,
     at_least,
+    build,
+    is_jitter,
+    is_size,
     one_of,
     option,
 )
@@ -64,7 +64,7 @@ class AugmentOptions:
     random_jitter: Any = option(
         [40, 5],
         "crop side and jitter limit in pixels (recipe v4)",
-        ("two whole numbers [crop, jitter], or 0", _is_jitter),
+        ("two whole numbers [crop, jitter], or 0", is_jitter),
     )
     flip: bool = option(True, "flip rows and columns, each with probability 0.5")
     rotate: bool = option(True, "rotate by an angle drawn from 0-360 degrees")
@@ -110,7 +110,7 @@ class LoaderOptions:
     cache_limit: Any = option(
         None,
         "the most that extraction from or to S3 keeps in cache_dir at a time; default: 4/5 of what is free there",
-        ("a size such as 20GB, 500MB or a number of bytes", _is_size),
+        ("a size such as 20GB, 500MB or a number of bytes", is_size),
     )
     memory_limit_gb: float | None = option(
         None, "data up to this size are unpacked into memory; default: half of what is free", at_least(0)
@@ -238,7 +238,7 @@ def build_options(cls: type[O], values: Mapping[str, Any]) -> O:
     Raises:
         OptionError: A key does not exist or a value is not possible; says what was given and what is possible.
     """
-    options = _build(cls, values, "")
+    options = build(cls, values, "")
     jitter = options.augment.random_jitter
     if options.augment.recipe in ("v4", "v2") and jitter == 0:
         raise OptionError(

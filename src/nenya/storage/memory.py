@@ -24,7 +24,7 @@ def available_memory() -> int:
         return free
 
 
-def check_room(nbytes: int, where: str, *, copies: int = 1, file_bytes: int | None = None) -> None:
+def check_memory(nbytes: int, where: str, *, copies: int = 1, file_bytes: int | None = None) -> None:
     """Check that values that are read at once fit into memory, before any is taken.
 
     Args:

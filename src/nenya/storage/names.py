@@ -6,8 +6,6 @@ writes or removes. Whatever is not as it should be ends in one line that names t
 """
 
 import hashlib
-import json
-import math
 import os
 import re
 import shutil
@@ -19,6 +17,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from nenya.errors import InputFileError, OutputError
+from nenya.storage.small_files import read_small, strict_json
+from nenya.storage.texts import quoted, visible
 
 MOST_BYTES = 2**28
 """Bytes of the largest manifest that is read; one of a hundred thousand files has half as many."""
@@ -34,8 +34,6 @@ _PART = 255  # bytes of a part of a name
 _TEXT = 2**16  # characters of a text that is no name
 _HASH = re.compile("[0-9a-f]{64}")
 _DRIVE = re.compile("[A-Za-z]:")
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_NO_BRACKETS = re.compile(r"[^][{}]+")
 _BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # turn the rest of a line round
 
 
@@ -79,7 +77,7 @@ def inside(root: Path, name: str) -> Path:
         InputFileError: The name is not plain, or leads over a link.
     """
     if why := why_not_plain(name):
-        raise InputFileError(f"{root}: expected the name of a file in it, got {shown(name)}: {why}")
+        raise InputFileError(f"{root}: expected the name of a file in it, got {quoted(name)}: {why}")
     path = root
     for part in name.split("/"):
         path = path / part
@@ -96,7 +94,7 @@ def refuse_link(path: Path) -> Path:
     """
     if path.is_symlink():
         raise OutputError(
-            f"{path} is a link to {shown(os.readlink(path))}, and nothing is written or removed through it: remove "
+            f"{path} is a link to {quoted(os.readlink(path))}, and nothing is written or removed through it: remove "
             "the link, or choose another place"
         )
     return path
@@ -135,17 +133,6 @@ def remove(path: Path) -> None:
         path.unlink()
 
 
-def printable(text: str) -> str:
-    """Return a text in which control characters are written out."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
-def shown(value: object) -> str:
-    """Return a value for a message: short, in quotes, without control characters."""
-    text = f"'{printable(value)}'" if isinstance(value, str) else ascii(value)
-    return text if len(text) <= 80 else f"{text[:76]}...'"
-
-
 @dataclass(frozen=True)
 class Json:
     """A value of a JSON file, which knows where it stands, so that a wrong one is refused by file and key.
@@ -165,7 +152,7 @@ class Json:
     def refuse(self, wanted: str) -> NoReturn:
         """Raise InputFileError that says what is expected here."""
         where = f" {self.key}:" if self.key else ""
-        got = shown(self.value) if isinstance(self.value, str | int | float | None) else f"a {_kind(self.value)}"
+        got = quoted(self.value) if isinstance(self.value, str | int | float | None) else f"a {_kind(self.value)}"
         raise InputFileError(f"{self.place}: damaged:{where} expected {wanted}, got {got}; {self.hint}")
 
     def __getitem__(self, key: str) -> "Json":
@@ -189,9 +176,9 @@ class Json:
         unknown = [key for key in self.value if known is not None and key not in known]
         if unknown:
             at = f"{self.key}: " if self.key else ""
-            raise InputFileError(f"{self.place}: damaged: {at}unknown key {shown(unknown[0])}; {self.hint}")
+            raise InputFileError(f"{self.place}: damaged: {at}unknown key {quoted(unknown[0])}; {self.hint}")
         start = f"{self.key}." if self.key else ""
-        return {k: Json(v, self.place, start + shown(k).strip("'"), self.hint) for k, v in self.value.items()}
+        return {k: Json(v, self.place, start + quoted(k).strip("'"), self.hint) for k, v in self.value.items()}
 
     def items(self) -> "list[Json]":
         """Return the values of a list."""
@@ -276,20 +263,16 @@ def entry_of(found: Json) -> Entry:
 
 
 def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
-    """Return the content of a file that is a file, and no longer than `most` bytes.
+    """Return the content of a regular file of at most `most` bytes; see `nenya.storage.small_files.read_small`.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: The file cannot be read.
         InputFileError: It is a folder, pipe or device, or too long.
     """
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise InputFileError(f"{path}: expected a file, got a folder, pipe or device")
-        data = file.read(most + 1)
-    if len(data) > most:
-        raise InputFileError(f"{path}: expected at most {most} bytes; is it the right file?")
-    return data
+    try:
+        return read_small(path, most)
+    except ValueError as error:
+        raise InputFileError(f"{path}: {error}; check the path") from error
 
 
 def parse_json(data: bytes | str, place: str, hint: str = "take an undamaged copy of it") -> Json:
@@ -304,49 +287,16 @@ def parse_json(data: bytes | str, place: str, hint: str = "take an undamaged cop
         InputFileError: It is anything else.
     """
     try:
-        text = data.decode() if isinstance(data, bytes) else data
-        if not _is_shallow(text):
-            raise ValueError(f"brackets without end, or more than {MOST_DEPTH} within each other")
-        value = json.loads(text, object_pairs_hook=_object, parse_float=_float, parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
+        value = strict_json(data, MOST_DEPTH)
+    except ValueError as error:
         what = " ".join(str(error).split())[:100] or type(error).__name__
-        raise InputFileError(f"{place}: damaged ({shown(what)[1:-1]}); {hint}") from error
+        raise InputFileError(f"{place}: damaged ({visible(what)}); {hint}") from error
     return Json(value, place, hint=hint)
 
 
 def read_json(path: Path, hint: str = "take an undamaged copy of it", most: int = MOST_BYTES) -> Json:
     """Return the value of a local JSON file; see `parse_json` and `read_bytes` for what is raised."""
     return parse_json(read_bytes(path, most), str(path), hint)
-
-
-def _is_shallow(text: str) -> bool:
-    """Return whether brackets close, and are at most `MOST_DEPTH` pairs of kinds within each other."""
-    left = _NO_BRACKETS.sub("", _STRING.sub("", text))
-    for _ in range(MOST_DEPTH):
-        if not left:
-            return True
-        left = left.replace("[]", "").replace("{}", "")
-    return not left
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {shown(twice)} is there twice")
-    return found
-
-
-def _float(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text[:20]} is no number that a computer has")
-    return value
-
-
-def _no_number(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no number of JSON")
 
 
 def _kind(value: object) -> str:

@@ -1,5 +1,6 @@
 """Small files of options, JSON and YAML: plain values, bounded in size, depth and number, from ordinary files only."""
 
+import itertools
 import json
 import math
 import os
@@ -23,6 +24,8 @@ _KINDS = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_NO_BRACKETS = re.compile(r"[^][{}]+")
 _INTERPOLATION = re.compile(r"\$\{(?!\w+\})")
 
 
@@ -52,34 +55,72 @@ def check_regular(path: str | os.PathLike[str], what: str, error: type[NenyaErro
         raise error(f"{path}: this is {kind}; expected an ordinary file with {what}: check the path")
 
 
+def is_regular(path: Path) -> bool:
+    """Return whether a path is a regular file or a link to one; opening anything else may block forever."""
+    try:
+        return not kind_of(path.stat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
 def read_small(path: str | os.PathLike[str], most: int = MOST_BYTES) -> bytes:
-    """Read a file whole; it is not waited for, as pipes and devices would have it.
+    """Read a complete regular file; a pipe or device is refused without waiting for it.
 
     Raises:
-        OSError: It cannot be read.
-        ValueError: It is no ordinary file, or has more than `most` bytes.
+        OSError: The file cannot be read.
+        ValueError: It is not a regular file, or has more than `most` bytes.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:
         if kind := kind_of(os.fstat(descriptor).st_mode):
-            raise ValueError(f"this is {kind}, expected an ordinary file")
+            raise ValueError(f"expected a regular file, got {kind}")
         data = file.read(most + 1)
     if len(data) > most:
-        raise ValueError(f"it is longer than {most:,} bytes")
+        raise ValueError(f"expected at most {most:,} bytes, got more")
     return data
 
 
-def parse_json(data: bytes | str) -> Any:
-    """Return the values of JSON: finite numbers, each name once in its object.
+def strict_json(data: bytes | str, deepest: int = _DEPTH) -> Any:
+    """Return the value of a JSON text: UTF-8, finite numbers, each key once in its object, bounded nesting.
+
+    Args:
+        data: the text.
+        deepest: levels of nesting that are allowed.
 
     Raises:
-        ValueError: It is no JSON, or is nested too deep.
+        ValueError: The text is anything else.
     """
-    try:
-        values = json.loads(data, object_pairs_hook=_once, parse_constant=_no_number)
-    except RecursionError:
-        raise ValueError(f"it is nested more than {_DEPTH} deep") from None
-    return _bounded(values, finite=True)
+    text = data.decode() if isinstance(data, bytes) else data
+    if _is_deep(text, deepest):
+        raise ValueError(f"expected at most {deepest} levels of nesting, got more")
+    return json.loads(text, object_pairs_hook=_once, parse_float=_finite, parse_constant=_no_number)
+
+
+def _is_deep(text: str, deepest: int) -> bool:
+    """Return whether a text nests brackets deeper than allowed; unbalanced ones are left to the parser."""
+    left = _NO_BRACKETS.sub("", _STRING.sub("", text))
+    for _ in range(deepest):
+        if not left:
+            return False
+        left = left.replace("[]", "").replace("{}", "")
+    depths = itertools.accumulate(1 if bracket in "[{" else -1 for bracket in left)
+    return any(depth > deepest for depth in depths) or len(left) > _VALUES
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"expected a finite number, got {text[:20]}")
+    return value
+
+
+def parse_options_json(data: bytes | str) -> Any:
+    """Return the values of a JSON option file; as `strict_json`, with a bounded number of values.
+
+    Raises:
+        ValueError: It is not such a JSON text.
+    """
+    return _bounded(strict_json(data))
 
 
 def parse_yaml(data: bytes | str) -> Any:
@@ -156,14 +197,12 @@ def _no_number(text: str) -> Any:
     raise ValueError(f"{text} is no number")
 
 
-def _bounded(values: Any, *, finite: bool = False) -> Any:
+def _bounded(values: Any) -> Any:
     for count, value in enumerate(_values_of(values)):
         if count > _VALUES:
-            raise ValueError(f"it has more than {_VALUES:,} values")
+            raise ValueError(f"expected at most {_VALUES:,} values, got more")
         if isinstance(value, int) and not -(2**63) <= value < 2**64:
-            raise ValueError("it has a whole number of more than 64 bits")
-        if finite and isinstance(value, float) and not math.isfinite(value):
-            raise ValueError("it has a number that is not finite")
+            raise ValueError("expected integers of at most 64 bits, got a larger one")
     return values
 
 

@@ -36,6 +36,18 @@ def visible(text: object, *, lines: bool = False) -> str:
     return "".join(c if c.isprintable() or c in kept else _escaped(c) for c in said)
 
 
+def shown(text: object, most: int = 120) -> str:
+    """Return a text from a file as it can stand in a message: `visible`, and cut after `most` characters."""
+    said = visible(text)
+    return said if len(said) <= most else f"{said[:most]}..."
+
+
+def quoted(value: object) -> str:
+    """Return a value of a file as it can stand in a message: at most 80 characters, texts in quotes."""
+    text = f"'{visible(value)}'" if isinstance(value, str) else ascii(value)
+    return text if len(text) <= 80 else f"{text[:76]}...'"
+
+
 def _escaped(character: str) -> str:
     code = ord(character)
     if 0xDC80 <= code <= 0xDCFF:  # a byte of a file's name that is no UTF-8
