@@ -22,14 +22,14 @@ from nenya.archive.settings import settings_of
 from nenya.errors import NenyaError
 from nenya.options.commands import UpdateOptions
 from nenya.options.sections import build_options
-from nenya.storage import lockfile
+from nenya.storage import lock as output_lock
 from nenya.storage.s3.service import store
 from nenya.storage.s3.upload import PartsUpload
 
-for module in (lockfile, archive_lease):
+for module in (output_lock, archive_lease):
     module.SILENT = float(os.environ.get("PLAYER_SILENT", "120"))
     module._LOOK = min(0.1, module.SILENT / 10)
-lockfile.HEARTBEAT = archive_lease.BEAT = float(os.environ.get("PLAYER_BEAT", "1"))
+output_lock.HEARTBEAT = archive_lease.BEAT = float(os.environ.get("PLAYER_BEAT", "1"))
 _NOTHING = {
     name: Entry(f"demo/{name}", 0, "0" * 64) for name in ("weights", "projector", "clusters", f"{STATES}/about")
 }

@@ -116,7 +116,7 @@ def test_a_key_beside_an_option_file_wins_in_any_order(tmp_path):
         ("model.nchannels=2", ["nchannels=2", "one of 1, 3"]),
         ("model.feat_dim=0", ["feat_dim=0", "at least 1"]),
         ("loss.ssl_method=simclr", ["simclr", "SimCLR, SupCon"]),
-        ("augment.random_jitter=7", ["random_jitter=7", "two whole numbers"]),
+        ("augment.random_jitter=7", ["random_jitter=7", "two integers"]),
         ("augment.random_jitter=0", ["random_jitter=0", "v4"]),
         ("loader.batch_size_valid=abc", ["batch_size_valid", "abc"]),
         ("trainer.max_epochs=2.5", ["max_epochs", "2.5"]),

@@ -155,7 +155,7 @@ def test_what_does_not_fit_is_refused(tmp_path, rng):
         eigen_images(images, [1.0])
     with pytest.raises(OptionError, match="columns=0"):
         closest_strip(images[0], images, np.ones(4), columns=0)
-    with pytest.raises(OptionError, match="no picture format"):
+    with pytest.raises(OptionError, match="unknown format"):
         umap_density(points, tmp_path / "x.bmpx")
     assert not list(tmp_path.iterdir())
 
@@ -277,7 +277,7 @@ def test_cells_are_as_large_as_the_rows_ask_for(tmp_path, nenya_cli, monkeypatch
         (["kind=metric", "metric=Dt"], "no column Dt"),
         (["kind=gallery"], "images= is needed"),
         (["kind=umap", "where=DT > 9"], "no row of it"),
-        (["kind=umap", "where=eval('1')"], "wanted is SQL"),
+        (["kind=umap", "where=eval('1')"], "expected SQL"),
         (["kind=umap", "table=none.parquet"], "no such table"),
         (["kind=pie"], "kind=pie"),
         (["kind=map", "metric=DT", "least=100000"], "no cell has 100000 cutouts"),

@@ -23,7 +23,7 @@ from nenya.errors import InputFileError, LockLostError, OutputError
 from nenya.latents.index_s3 import publish, state_of
 from nenya.storage import mounts, process
 from nenya.storage.lock import OutputLock
-from nenya.storage.lockfile import LockFile, read_lock
+from nenya.storage.lockfile import read_lock
 from nenya.storage.process import Life
 from nenya.storage.s3.conditional import ReplacedError
 from nenya.storage.s3.service import store
@@ -111,14 +111,14 @@ def test_numbers_grow_with_each_holder(tmp_path):
 
 
 def test_one_that_was_taken_over_finds_out(tmp_path):
-    late = LockFile(tmp_path / "lock", "out.h5")
+    late = OutputLock(tmp_path / "lock", "out.h5")
     late.take()
     said = json.loads((tmp_path / "lock").read_bytes())
     gone = {**said, "pid": 2**22 + 1}  # no such number is given
     (tmp_path / "lock").write_text(json.dumps(gone))
     with OutputLock(tmp_path / "lock", "out.h5") as lock:
         assert lock.fence == late.fence + 1 and lock.taken_over
-        with pytest.raises(LockLostError, match=r"out\.h5: this process was silent for so long.*by process"):
+        with pytest.raises(LockLostError, match=r"out\.h5: this process was silent so long.*by process"):
             late.check()
         late._write({})
         late.release()
@@ -156,7 +156,7 @@ def test_a_claim_without_content_is_passed(tmp_path):
 
 @pytest.mark.parametrize("kind", ["link", "fifo", "folder", "json", "list", "deep", "number"])
 def test_what_lies_at_the_name_is_no_lock(tmp_path, kind, monkeypatch):
-    monkeypatch.setattr("nenya.storage.lockfile.SILENT", 0.2)
+    monkeypatch.setattr("nenya.storage.lock.SILENT", 0.2)
     path, other = tmp_path / "place" / "lock", tmp_path / "other"
     path.parent.mkdir()
     other.write_text("kept")
@@ -188,7 +188,7 @@ def test_locks_that_do_not_lock_are_found_and_said(tmp_path, monkeypatch, caplog
     with OutputLock(tmp_path / "lock", "out.h5"):
         with pytest.raises(OutputError, match="is being written by process"):
             OutputLock(tmp_path / "lock", "out.h5").take()
-    assert caplog.text.count("no locks that work") == 1
+    assert caplog.text.count("file locks do not work") == 1
     assert os.listdir(tmp_path) == ["lock"]
 
 
@@ -219,7 +219,7 @@ def test_files_are_read_and_written_where_there_are_no_locks(tmp_path, broken_lo
     path = write_cutouts(tmp_path / "a_preproc.h5", train=red_noise(4))
     env = {**os.environ, "LD_PRELOAD": str(broken_locks), "FLOCK": str(error)}
     done = subprocess.run([sys.executable, "-c", _READ, path], env=env, capture_output=True, text=True)
-    assert done.returncode == 0 and done.stderr.count("no locks that work") == 1, done.stderr
+    assert done.returncode == 0 and done.stderr.count("file locks do not work") == 1, done.stderr
     assert (tmp_path / "b").read_text() == "4"
 
 

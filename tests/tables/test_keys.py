@@ -407,7 +407,7 @@ def test_every_command_refuses_the_same_tables(make, tmp_path, nenya_cli, projec
 def test_two_latents_files_of_one_name_are_refused_and_named(tmp_path, names, said):
     files = write_files(tmp_path, [("a_preproc.h5", name) for name in names])
     latents, table = Latents(files.latents), files.keys.iloc[:N]
-    with pytest.raises(InputFileError, match=f"fits two files, .*{said}"):
+    with pytest.raises(InputFileError, match=f"matches two files, .*{said}"):
         latents.join(table)
     assert (
         (latents.join(table.assign(pp_file="s3://b/one/a_preproc.h5")).number >= 0).all() if "one" in names[0] else True

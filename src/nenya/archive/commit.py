@@ -16,7 +16,7 @@ from pathlib import Path
 
 from nenya.errors import OutputError
 from nenya.storage.disk import sync
-from nenya.storage.lockfile import lost
+from nenya.storage.lock import lost
 from nenya.storage.s3.replace import replace_if_same
 from nenya.storage.temporaries import remove, sweep, temporary_name
 

@@ -18,7 +18,7 @@ from nenya.archive.commit import revoke
 from nenya.archive.folder import Folder
 from nenya.archive.manifest import MANIFEST
 from nenya.errors import NenyaError, OutputError, StorageError
-from nenya.storage.lockfile import LockFile, lost
+from nenya.storage.lock import OutputLock, lost
 from nenya.storage.process import Life, current, from_values, life
 from nenya.storage.s3.conditional import NoConditionsError, ReplacedError
 from nenya.storage.s3.service import join_url, store
@@ -48,7 +48,7 @@ class Lease:
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
         self.object = None if folder.url is None else LeaseObject(join_url(folder.url, LEASE), folder.place)
-        self._lock, self._before = LockFile(folder.work / "lock", folder.place), folder.check
+        self._lock, self._before = OutputLock(folder.work / "lock", folder.place), folder.check
 
     def __enter__(self) -> Self:
         """Take it.

@@ -14,7 +14,8 @@ from nenya.latents.index import check_about
 from nenya.options.commands import PrepareOptions
 from nenya.options.files import recipe_keys
 from nenya.options.sections import Options, build_options
-from nenya.storage.names import Entry, Json, entry_of, is_plain, parse_json, printable, shown
+from nenya.storage.names import Entry, Json, entry_of, is_plain, parse_json
+from nenya.storage.texts import quoted, visible
 
 MANIFEST = "archive.json"
 WORK = ".work"
@@ -167,7 +168,7 @@ def parse(data: bytes, place: str) -> Manifest:
     versions = found["versions"].object()
     for name in versions:
         if not is_version(name):
-            raise InputFileError(f"{place}: names a file outside of the archive: {shown(name)} is no model version")
+            raise InputFileError(f"{place}: names a file outside of the archive: {quoted(name)} is no model version")
     return {name: _version(versions, version) for name, version in versions.items()}
 
 
@@ -201,7 +202,7 @@ def parse_publishing(data: bytes, place: str, version: str) -> list[str]:
     folders = (version, f"{version}/latents", f"{version}/tables", CUTOUTS)
     for name in names:
         if name.rpartition("/")[0] not in folders:
-            raise InputFileError(f"{place}: names a file outside of what an update publishes: {shown(name)}; {hint}")
+            raise InputFileError(f"{place}: names a file outside of what an update publishes: {quoted(name)}; {hint}")
     return names
 
 
@@ -217,7 +218,7 @@ def _within(found: Json, *folders: str, deep: bool = False) -> Entry:
     if not any(deep or "/" not in entry.name[len(folder) + 1 :] for folder in own):
         key = f"{found.key}: " if found.key else ""
         raise InputFileError(
-            f"{found.place}: names a file outside of the archive's own folders: {key}{shown(entry.name)}; {found.hint}"
+            f"{found.place}: names a file outside of the archive's own folders: {key}{quoted(entry.name)}; {found.hint}"
         )
     return entry
 
@@ -302,5 +303,5 @@ def _as_options(found: Json, kind: type[Options], values: dict[str, Any]) -> Non
         build_options(kind, values)
     except OptionError as error:
         raise InputFileError(
-            f"{found.place}: damaged: {found.key}: {printable(str(error)[:200])}; {found.hint}"
+            f"{found.place}: damaged: {found.key}: {visible(str(error)[:200])}; {found.hint}"
         ) from error

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.commands.output import say
-from nenya.data.cutouts import CutoutFile, Partition, inspect_cutouts, read_blocks
+from nenya.data.cutouts import CutoutFile, inspect_cutouts, read_blocks
 from nenya.data.hdf5 import Hdf5File
 from nenya.data.hdf5_open import open_hdf5
+from nenya.data.partition import Partition
 from nenya.errors import InputFileError, NenyaError, OptionError
 from nenya.io import TABLE_SUFFIXES, read_table
 from nenya.latents.files import PARTITIONS

@@ -16,10 +16,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from nenya.data.cutouts import CutoutFile, CutoutReader, Partition, inspect_cutouts, partition_names
+from nenya.data.cutouts import CutoutFile, CutoutReader, inspect_cutouts, partition_names
 from nenya.data.damage import damage_named
 from nenya.data.filters import pack_gzip
 from nenya.data.hdf5 import Hdf5File
+from nenya.data.partition import Partition
 from nenya.data.pixels import Floats
 from nenya.errors import InputFileError, Interrupted, NenyaError, OptionError, OutputError
 from nenya.options.commands import RepackOptions

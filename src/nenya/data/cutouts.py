@@ -1,17 +1,16 @@
-"""Cutout files: what is in them, and reading them in blocks.
+"""Cutout files: their content, and reading them in blocks.
 
 Letters: N cutouts in a partition, n of them read at once, H rows and W columns of pixels (H = W).
 
 Many cutout files are gzip-compressed with h5py's automatic chunks, which span about a thousand cutouts but
-only 4 x 4 pixels: one cutout then touches hundreds of chunks and unpacks 20-300 MB. So nothing here reads
-such a file cutout by cutout: blocks follow the chunks (`plan_blocks`), and training unpacks once
+only 4 x 4 pixels: one cutout then touches hundreds of chunks and unpacks 20-300 MB. So such a file is never
+read cutout by cutout: blocks follow the chunks (`plan_blocks`), and training unpacks once
 (`nenya.data.unpack`).
 """
 
 import contextlib
 import hashlib
 import itertools
-import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,94 +18,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from nenya.data.chunk_check import filter_names
-from nenya.data.damage import damage_named, one_line, shown
-from nenya.data.hdf5 import Hdf5File, check_float
+from nenya.data.damage import one_line
+from nenya.data.hdf5 import Hdf5File
 from nenya.data.hdf5_open import list_datasets
-from nenya.data.pixels import FlatPixels, Floats, Pixels, Spread, check_order
+from nenya.data.partition import Partition, check_companion, chunk_cache, describe_partition, find_partitions
+from nenya.data.pixels import Floats, Pixels, Spread, check_order
 from nenya.errors import InputFileError
 from nenya.options.sections import Options
+from nenya.storage.texts import shown
 
 PARTITIONS = ("train", "valid")
 
-_WANTED = "wanted is (N, 1, H, W) or (N, H, W) with H = W"
-_NOT_COMPRESSING = {"shuffle", "fletcher32"}
-_COMPANIONS = ("labels", "metadata")
-_PIECE_BYTES = 2**25  # of float32 cutouts handed over at once: their float64 and complex copies are ten times that
-_MAX_SIDE = 16384  # pixels
-_MAX_CHUNK_CACHE = 512 * 2**20  # bytes; beyond it unaligned reads unpack some chunks twice
-
-
-@dataclass(frozen=True)
-class Partition:
-    """One data set of cutouts, as it lies in the file.
-
-    Attributes:
-        name: Name of the data set: `train`, `valid`.
-        shape: As stored: (N, 1, H, W) or (N, H, W).
-        dtype: NumPy name of the stored type with its byte order, such as `<f4`.
-        chunks: Shape of a chunk, None for contiguous storage.
-        filters: Names of HDF5's filters in the order of writing, such as ("shuffle", "gzip").
-        offset: Byte in the file where contiguous data begin, None for any other storage.
-        sources: Further files that the data lie in: links, virtual data sets and external storage lead there.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    chunks: tuple[int, ...] | None
-    filters: tuple[str, ...]
-    offset: int | None
-    sources: tuple[str, ...] = ()
-
-    @property
-    def rows(self) -> int:
-        """Number of cutouts, N."""
-        return self.shape[0]
-
-    @property
-    def height(self) -> int:
-        """Rows of pixels, H."""
-        return self.shape[-2]
-
-    @property
-    def width(self) -> int:
-        """Columns of pixels, W."""
-        return self.shape[-1]
-
-    @property
-    def block_rows(self) -> int:
-        """Number of cutouts that one chunk spans; 1 for contiguous storage."""
-        return self.chunks[0] if self.chunks else 1
-
-    @property
-    def chunk_bytes(self) -> int:
-        """Bytes of one unpacked chunk as stored; of all data for contiguous storage."""
-        return math.prod(self.chunks or self.shape) * np.dtype(self.dtype).itemsize
-
-    @property
-    def compression(self) -> str | None:
-        """Name of the compressing filter, None if there is none."""
-        return next((name for name in self.filters if name not in _NOT_COMPRESSING), None)
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one cutout as float32."""
-        return 4 * self.height * self.width
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the whole partition as float32."""
-        return self.rows * self.row_bytes
-
-    @property
-    def mappable(self) -> bool:
-        """Whether the data can be memory-mapped as they lie: contiguous little-endian float32."""
-        return self.offset is not None and self.dtype == "<f4"
+_PIECE_BYTES = 2**25  # of float32 cutouts yielded at once; their float64 and complex copies need ten times as much
 
 
 @dataclass(frozen=True)
@@ -116,8 +42,8 @@ class CutoutFile:
     Attributes:
         path: The file.
         size: Its size in bytes.
-        partitions: The wanted partitions that it holds, in the order they were asked for.
-        allow_external: Whether it may be read where links lead out of its folder.
+        partitions: The requested partitions that it holds, in the order of the request.
+        allow_external: Whether links may lead out of its folder.
     """
 
     path: Path
@@ -126,7 +52,7 @@ class CutoutFile:
     allow_external: bool = False
 
     def reader(self, partition: str) -> "CutoutReader":
-        """Return a reader of one of its partitions, which refuses it if it is not as it was described here."""
+        """Return a reader of one of its partitions, which detects later changes."""
         reader = CutoutReader(self.path, partition, allow_external=self.allow_external)
         reader._info = self.partitions.get(partition)
         return reader
@@ -137,32 +63,33 @@ def inspect_cutouts(
 ) -> CutoutFile:
     """Check a cutout file and describe its partitions, without reading a pixel.
 
-    Every link on the way to a partition, its labels and its metadata is followed here, and where the bytes of
-    each lie is looked up: what is not in the file is found out now, not after hours of work.
+    Every link to a partition, its labels and its metadata is followed, and the position of their bytes is looked up:
+    missing data are detected now, not after hours.
 
     Args:
         path: The file.
-        partitions: Name or names of data sets to look for; those that are not there are left out.
+        partitions: Name or names of data sets to look for; missing ones are skipped.
         allow_external: Whether links, virtual data sets and external storage may lead out of the file's folder.
 
     Raises:
-        InputFileError: If there is no such HDF5 file, if it holds none of the partitions, or if one of them
-            does not hold square one-channel cutouts of a floating-point type, or cannot be unpacked here, or
-            is damaged, or lies outside of the file's folder where that is not allowed.
+        InputFileError: The file does not exist or is not HDF5, holds none of the partitions, or one of them does not
+            hold square one-channel cutouts of a floating-point type, cannot be unpacked here, is damaged, or lies
+            outside the file's folder and that is not allowed.
     """
     path, partitions = Path(path), (partitions,) if isinstance(partitions, str) else partitions
     with Hdf5File(path, allow_external=allow_external) as file:
         try:
-            found = _find(file, partitions)
+            found = find_partitions(file, partitions)
         except InputFileError:
             if _is_latents(file):
                 raise InputFileError(
-                    f"{path}: a file of latents; wanted is the cutout file that it was made of"
+                    f"{path}: expected a cutout file, got a latents file: give the cutout file of these latents"
                 ) from None
             raise
         if not found:
             raise InputFileError(
-                f"{path}: no data set named {' or '.join(partitions)}; the file holds {list_datasets(file.file)}. "
+                f"{path}: expected a data set named {' or '.join(partitions)}; the file holds "
+                f"{list_datasets(file.file)}. "
                 "Name the data sets to use with loader.train_key and loader.valid_key, from Python with partitions="
             )
     return CutoutFile(path=path, size=path.stat().st_size, partitions=found, allow_external=allow_external)
@@ -171,8 +98,8 @@ def inspect_cutouts(
 class CutoutReader:
     """Reads cutouts of one partition as float32.
 
-    Making one touches no disk: the file opens at the first use, once per process, also after a fork or when
-    the reader was pickled to another process.
+    Construction does not access the disk: the file opens at the first use, once per process, also after a fork or
+    in another process to which the reader was pickled.
 
     Args:
         path: The cutout file.
@@ -207,7 +134,7 @@ class CutoutReader:
 
     @property
     def info(self) -> Partition:
-        """What the partition is, read from the file at the first use."""
+        """The description of the partition, read from the file at the first use."""
         if self._info is None:
             file = inspect_cutouts(self.path, (self.partition,), allow_external=self.allow_external)
             self._info = file.partitions[self.partition]
@@ -231,11 +158,11 @@ class CutoutReader:
             A new C-contiguous array (n, 1, H, W), float32.
 
         Raises:
-            InputFileError: If the file is damaged within these rows.
+            InputFileError: The file is damaged within these rows.
         """
         info = self.info
         if not 0 <= start <= stop <= info.rows:
-            raise IndexError(f"rows {start} to {stop} of a partition of {info.rows} cutouts")
+            raise IndexError(f"expected rows from 0 to {info.rows}, got {start} to {stop}")
         block = np.empty((stop - start, 1, info.height, info.width), np.float32)
         self.read_into(block.reshape(len(block), info.height, info.width), start, spread)
         return block
@@ -246,10 +173,10 @@ class CutoutReader:
         Args:
             out: (n, H, W), float32, or of the stored type: then bit for bit.
             start: First row.
-            spread: How the chunks are gone through: `map`, or that of `nenya.runtime.threads.Threads`.
+            spread: How the chunks are processed: `map`, or that of `nenya.runtime.threads.Threads`.
 
         Raises:
-            InputFileError: If the file is damaged within these rows.
+            InputFileError: The file is damaged within these rows.
         """
         if not len(out):
             return
@@ -263,7 +190,7 @@ class CutoutReader:
             raise self.damaged(start, start + len(out), error) from error
 
     def read_rows(self, rows: NDArray[np.integer[Any]] | Sequence[int], spread: Spread = map) -> NDArray[np.float32]:
-        """Read single cutouts; of compressed chunks, each chunk is unpacked once.
+        """Read single cutouts; each compressed chunk is unpacked once.
 
         Args:
             rows: Row numbers, strictly increasing.
@@ -273,11 +200,11 @@ class CutoutReader:
             A new C-contiguous array (n, 1, H, W), float32.
 
         Raises:
-            InputFileError: If the file is damaged within these rows.
+            InputFileError: The file is damaged within these rows.
         """
         info, wanted = self.info, np.asarray(rows, dtype=np.int64)
         if len(wanted) and (wanted[0] < 0 or wanted[-1] >= info.rows or (np.diff(wanted) <= 0).any()):
-            raise IndexError(f"row numbers must increase strictly within 0 to {info.rows - 1}")
+            raise IndexError(f"expected strictly increasing row numbers from 0 to {info.rows - 1}")
         block = np.empty((len(wanted), 1, info.height, info.width), np.float32)
         if not len(wanted):
             return block
@@ -294,23 +221,23 @@ class CutoutReader:
         return self._dataset
 
     def companion(self, suffix: str, rows: NDArray[np.integer[Any]] | None = None) -> NDArray[Any] | None:
-        """Read the data set `<partition>_<suffix>`, such as labels or metadata, checked as the partition is.
+        """Read the data set `<partition>_<suffix>`, such as labels or metadata, checked like the partition.
 
         Args:
             suffix: `labels`, `metadata`.
             rows: Row numbers, strictly increasing; None for all.
 
         Returns:
-            (n, ...): numbers, records, or texts as `str`; None if the file has no such data set.
+            (n, ...): numbers, records, or strings as `str`; None if the file has no such data set.
 
         Raises:
-            InputFileError: If it leads out of the file's folder, is no data set, was not written whole or
-                cannot be read.
+            InputFileError: It leads out of the file's folder, is not a data set, is incomplete or cannot be
+                read.
         """
         self._open()
         assert self._file is not None
         name = f"{self.partition}_{suffix}"
-        dataset = _check_companion(self._file, name)
+        dataset = check_companion(self._file, name)
         if dataset is None:
             return None
         return self._file.values(dataset, f"{self.path}: '{shown(name)}'", () if rows is None else rows)
@@ -321,38 +248,38 @@ class CutoutReader:
             self._file.close()
             self._file = None
         if self._file is None or self._pixels is None:
-            size, slots = _chunk_cache(self.info)
+            size, slots = chunk_cache(self.info)
             self._file = Hdf5File(self.path, allow_external=self.allow_external, rdcc_nbytes=size, rdcc_nslots=slots)
             self._pid, self._dataset = os.getpid(), self._file.find(self.partition)
-            info, self._pixels = _describe(self._file, self.partition, self._dataset)
+            info, self._pixels = describe_partition(self._file, self.partition, self._dataset)
             if info != self.info:
-                raise InputFileError(f"{self.path}: '{self.partition}' changed while it was read; start again")
+                raise InputFileError(
+                    f"{self.path}: '{self.partition}' changed while it was read; run the command again"
+                )
         return self._pixels
 
     def damaged(self, start: int, stop: int, error: BaseException) -> InputFileError:
-        """Word the failure to read the rows start, ..., stop - 1."""
+        """Return the error for rows start, ..., stop - 1 that cannot be read."""
         return InputFileError(
             f"{self.path}: rows {start} to {stop - 1} of '{self.partition}' cannot be read "
-            f"({one_line(error)}); the file is damaged: copy or make it again"
+            f"({one_line(error)}); the file is damaged: copy or create it again"
         )
 
 
 def plan_blocks(rows: int, chunk_rows: int | None, wanted_rows: int, max_rows: int | None = None) -> list[range]:
-    """Cut a partition into blocks of rows to be read at once.
+    """Divide a partition into blocks of rows to be read at once.
 
-    The cuts depend on the file and on the wanted size alone, never on the number of processes, and fall on
-    the edges of chunks, so that no chunk is unpacked for two blocks.
+    The blocks depend only on the file and on the requested size, never on the number of processes, and end at chunk
+    boundaries, so that no chunk is unpacked for two blocks.
 
     Args:
         rows: Number of cutouts N.
         chunk_rows: Cutouts that a chunk spans (`Partition.block_rows`), None for contiguous storage.
-        wanted_rows: Size of a block where the chunks leave the choice; a chunk that spans more makes larger
-            ones.
-        max_rows: The most rows that memory allows in a block; a chunk that spans more is unpacked several
-            times.
+        wanted_rows: Size of a block if the chunks allow it; larger if a chunk spans more rows.
+        max_rows: Largest number of rows in a block that memory allows; a larger chunk is unpacked several times.
 
     Returns:
-        Ranges that cover 0, ..., N - 1 in order; all but the last have one length.
+        Ranges that cover 0, ..., N - 1 in order, all of one length except the last.
     """
     if rows < 0 or wanted_rows < 1:
         raise ValueError(f"cannot cut {rows} rows into blocks of {wanted_rows}")
@@ -370,7 +297,7 @@ def read_blocks(file: CutoutFile, partition: str, most: int | None = None) -> It
     """Yield the cutouts of a partition in order, (n, 1, H, W) float32 at once; memory does not grow with the file.
 
     Args:
-        file: of `inspect_cutouts`.
+        file: from `inspect_cutouts`.
         partition: its name.
         most: rows to stop after.
     """
@@ -378,19 +305,18 @@ def read_blocks(file: CutoutFile, partition: str, most: int | None = None) -> It
     wanted = max(1, _PIECE_BYTES // info.row_bytes)
     with file.reader(partition) as reader:
         for cut in plan_blocks(min(info.rows, most or info.rows), info.block_rows, wanted, 8 * wanted):
-            block = reader.read(cut.start, cut.stop)  # of a chunk that spans many cutouts, all are read at once
+            block = reader.read(cut.start, cut.stop)  # a chunk that spans many cutouts is read completely
             for start in range(0, len(block), wanted):
                 yield block[start : start + wanted]
 
 
 def fingerprint(path: str | os.PathLike[str], partition: str, *, allow_external: bool = False) -> str:
-    """Tell cheaply whether a partition is still the one that was seen before.
+    """Return a fingerprint of a partition that cheaply detects changes.
 
     It is a sha256 over the file's size and time of change (ns), the data set's name, shape, type, chunks and
-    filters, and 64 KiB from the file's head, its tail and 16 evenly spaced places; and over size and time of
-    further files that the data lie in. So any usual rewrite, copy or `touch` alters it. An edit that keeps
-    the size, sets the time back and misses the sampled bytes goes unseen: where that matters, hash the whole
-    file.
+    filters, and 64 KiB from the start, the end and 16 evenly spaced positions of the file; and over size and time of
+    further files that contain the data. Any usual rewrite, copy or `touch` changes it. An edit that keeps the size,
+    resets the time and misses the sampled bytes is not detected: if that matters, hash the complete file.
 
     Returns:
         64 hexadecimal digits.
@@ -421,93 +347,18 @@ def nonfinite_rows(block: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
     return mask
 
 
-def _describe(file: Hdf5File, name: str, dataset: Any) -> tuple[Partition, Pixels]:
-    """Check one data set, describe it and find its pixels."""
-    where = f"{file.path}: '{shown(name)}'"
-    if not isinstance(dataset, h5py.Dataset):
-        raise InputFileError(f"{where} is a {type(dataset).__name__.lower()}; wanted is a data set of cutouts")
-    with damage_named(where):
-        _check_shape(where, dataset.shape)
-        check_float(dataset, where)
-        names = filter_names(dataset.id.get_create_plist(), where)
-        pixels = file.pixels(dataset, where)
-        flat = isinstance(pixels, FlatPixels) and [path for path, *_ in pixels.segments] == [file.path]
-        info = Partition(
-            name=name,
-            shape=tuple(map(int, dataset.shape)),
-            dtype=dataset.dtype.str,
-            chunks=dataset.chunks,
-            filters=names,
-            offset=pixels.segments[0][1] if isinstance(pixels, FlatPixels) and flat else None,
-            sources=tuple(map(str, file.others())),
-        )
-        return info, pixels
-
-
-def _find(file: Hdf5File, partitions: Sequence[str]) -> dict[str, Partition]:
-    """Describe the partitions that a file has, and check what goes with them."""
-    found = {}
-    for name in partitions:
-        dataset = file.find(name)
-        if dataset is not None:
-            found[name] = _describe(file, name, dataset)[0]
-            for suffix in _COMPANIONS:
-                _check_companion(file, f"{name}_{suffix}")
-    return found
-
-
 def _is_latents(file: Hdf5File) -> bool:
-    """Return whether a file, which is no good as one of cutouts, says that it holds latents."""
-    with contextlib.suppress(Exception):  # a damaged file raises anything here
+    """Return whether a file that is not a valid cutout file is a latents file."""
+    with contextlib.suppress(Exception):  # a damaged file may raise any exception
         return "checkpoint_sha256" in file.file.attrs
     return False
 
 
-def _check_companion(file: Hdf5File, name: str) -> Any:
-    """Return a data set that goes with a partition, None if there is none."""
-    where, dataset = f"{file.path}: '{shown(name)}'", file.find(name)
-    if dataset is None:
-        return None
-    if not isinstance(dataset, h5py.Dataset):
-        raise InputFileError(f"{where} is a {type(dataset).__name__.lower()}; wanted is a data set")
-    file.check_written(dataset, where)
-    return dataset
-
-
-def _check_shape(where: str, shape: tuple[int, ...] | None) -> None:
-    """Refuse anything but N > 0 square one-channel cutouts."""
-    if shape is None or len(shape) not in (3, 4):
-        raise InputFileError(f"{where} has the shape {shape}; {_WANTED}: reshape the data")
-    if len(shape) == 4 and shape[1] != 1:
-        if shape[3] in (1, 3):
-            raise InputFileError(
-                f"{where} has the shape {shape}, channels last; {_WANTED}: move the channel to second place"
-            )
-        raise InputFileError(f"{where} has the shape {shape}, {shape[1]} channels; {_WANTED}: keep one channel")
-    if shape[-2] != shape[-1]:
-        raise InputFileError(f"{where} has cutouts of {shape[-2]} x {shape[-1]} pixels; {_WANTED}: cut them to squares")
-    if 0 in shape:
-        raise InputFileError(f"{where} has the shape {shape}: no cutouts in it; make the file again")
-    if shape[-1] > _MAX_SIDE:
-        raise InputFileError(
-            f"{where} has cutouts of {shape[-1]} pixels a side, at most {_MAX_SIDE} can be read; cut them"
-        )
-
-
-def _chunk_cache(info: Partition) -> tuple[int, int]:
-    """Size HDF5's chunk cache for two rows of chunks: reads across an edge then unpack each chunk once."""
-    if info.chunks is None:
-        return 2**20, 521
-    across = math.prod(-(-size // chunk) for size, chunk in zip(info.shape[1:], info.chunks[1:], strict=True))
-    size = min(max(2**20, 2 * across * info.chunk_bytes), _MAX_CHUNK_CACHE)
-    return size, max(521, 100 * (size // info.chunk_bytes) + 1)
-
-
 def partition_names(options: Options) -> tuple[str, ...]:
-    """Return the partitions to extract, as far as a file has them.
+    """Return the names of the partitions to extract, if a file has them.
 
-    They are `train` and `valid`, also for the versions that trained and validated on one of them; where
-    `loader.train_key` or `valid_key` name other data sets, these.
+    They are `train` and `valid`, also for versions that trained and validated on one of them, or other data sets named
+    by `loader.train_key` and `valid_key`.
     """
     keys = {options.loader.train_key, options.loader.valid_key}
     return tuple(sorted(keys)) if keys - set(PARTITIONS) else PARTITIONS

@@ -1,17 +1,17 @@
-"""What is wrong with a file that users hand over, in one printable line."""
+"""Errors about damaged files of users, in one printable line."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from nenya.errors import InputFileError, NenyaError
+from nenya.storage.texts import shown
 
-COPY = "the file is damaged: copy or make it again"
+COPY = "the file is damaged: copy or create it again"
 
 
 @contextmanager
 def damage_named(where: str) -> Iterator[None]:
-    """Word whatever HDF5 and h5py raise over a damaged file in one line."""
+    """Turn any exception of HDF5 and h5py about a damaged file into an InputFileError of one line."""
     try:
         yield
     except NenyaError:
@@ -21,11 +21,5 @@ def damage_named(where: str) -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
-    """Word an error in one line."""
+    """Return the message of an exception in one line."""
     return shown(" ".join(str(error).split()), 300) or type(error).__name__
-
-
-def shown(text: Any, most: int = 120) -> str:
-    """Return a text from a file so that it can stand in a message: printable, and not long."""
-    plain = "".join(c if c.isprintable() else "?" for c in str(text))
-    return plain if len(plain) <= most else f"{plain[:most]}..."

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nenya.data.damage import shown
 from nenya.errors import InputFileError, OptionError
+from nenya.storage.texts import shown
 
 FloatArray = NDArray[np.float32]
 Picked = tuple[NDArray[Any], str]

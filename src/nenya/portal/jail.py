@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from nenya.data.damage import shown
 from nenya.errors import InputFileError, OptionError
 from nenya.portal.images import SIDES, checked
 from nenya.portal.jailed import LENGTH, MOST_HEADER
 from nenya.portal.upload import Given
+from nenya.storage.texts import shown
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,6 @@ from typing import Any
 from tornado.ioloop import PeriodicCallback
 from tornado.web import RequestHandler, stream_request_body
 
-from nenya.data.damage import shown
 from nenya.errors import NenyaError
 from nenya.portal import words
 from nenya.portal.holding import Portal
@@ -21,6 +20,7 @@ from nenya.portal.jail import Stopped
 from nenya.portal.jobs import STOPPED, Ticket
 from nenya.portal.session import Session
 from nenya.portal.upload import Upload
+from nenya.storage.texts import shown
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,6 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nenya.data.damage import shown
 from nenya.errors import InputFileError, NenyaError, OptionError
 from nenya.portal.images import (
     SCALING,
@@ -27,6 +26,7 @@ from nenya.portal.images import (
     whole,
 )
 from nenya.portal.upload_hdf5 import read_hdf5
+from nenya.storage.texts import shown
 
 SUFFIXES = (".npy", ".npz", ".h5", ".hdf5", ".nc", ".png")
 _MOST_VALUES = 2**26  # of an array

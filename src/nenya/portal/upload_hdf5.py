@@ -9,11 +9,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from nenya.data.damage import shown
 from nenya.data.filters import undo_filters
 from nenya.data.hdf5_open import open_hdf5
 from nenya.errors import InputFileError, NenyaError
 from nenya.portal.images import SCALING, Picked, choose, first_of, is_image, scaled
+from nenya.storage.texts import shown
 
 _PARTITIONS = ("train", "valid")
 _MOST_ITEMS = 10_000  # of a file, looked through for images

@@ -17,7 +17,7 @@ from nenya.errors import InputFileError, OptionError
 from nenya.options.commands import PrepareOptions
 from nenya.options.declare import suggest
 from nenya.prepare.sources import reading
-from nenya.storage.memory import check_room
+from nenya.storage.memory import check_memory
 
 if TYPE_CHECKING:
     import xarray
@@ -198,7 +198,7 @@ class Layout:
         if self.face_dim is not None and self.face_dim in array.dims:
             chosen[self.face_dim] = face
         plane = array.isel(chosen)
-        check_room(plane.size * max(8, plane.dtype.itemsize), f"{self.place}: '{array.name}'", copies=_COPIES)
+        check_memory(plane.size * max(8, plane.dtype.itemsize), f"{self.place}: '{array.name}'", copies=_COPIES)
         order = [d for d in self.rows_cols if d in plane.dims]
         return np.asarray(plane.transpose(*order).values)
 

@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from nenya.data.damage import shown
 from nenya.errors import InputFileError
-from nenya.storage.memory import check_room
+from nenya.storage.memory import check_memory
+from nenya.storage.texts import shown
 
 _NAMES = (".zarray", ".zmetadata", "zarr.json")
 _CODECS = {
@@ -182,7 +182,7 @@ def _check_chunk(values: dict[str, Any], where: str) -> None:
     if isinstance(shape, list):
         if not all(isinstance(n, int) and n >= 0 for n in shape):
             raise InputFileError(f"{where} has chunks of the shape {shown(shape)}; wanted are whole numbers")
-        check_room(8 * math.prod(shape), where)
+        check_memory(8 * math.prod(shape), where)
     whole = values.get("shape")
     if isinstance(whole, list) and len(whole) == 1 and isinstance(whole[0], int):  # coordinates are read at once
-        check_room(8 * whole[0], where)
+        check_memory(8 * whole[0], where)

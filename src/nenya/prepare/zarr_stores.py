@@ -12,11 +12,11 @@ from typing import Any
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 
-from nenya.data.hdf5_open import is_ordinary
 from nenya.errors import InputFileError
 from nenya.prepare.zarr_check import arrays_of, check_metadata, is_metadata
 from nenya.prepare.zarr_chunks import Packing, check_packed, packing_of
 from nenya.storage.s3.service import join_url, store
+from nenya.storage.small_files import is_regular
 
 _MOST = 2**31  # bytes of one chunk
 
@@ -217,6 +217,6 @@ class LocalZarr(CheckedZarr):
                 f"{path} leads to {path.resolve()}, out of the store's own folder: refused; "
                 "loader.allow_external=true allows it, if you trust the store"
             )
-        if path.exists() and not path.is_dir() and not is_ordinary(path):
+        if path.exists() and not path.is_dir() and not is_regular(path):
             raise InputFileError(f"{path}: this is no ordinary file: refused")
         return path

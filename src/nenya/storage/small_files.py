@@ -1,5 +1,6 @@
-"""Small files of options, JSON and YAML: plain values, bounded in size, depth and number, from ordinary files only."""
+"""Small files, JSON and YAML: regular files of bounded size, with plain values of bounded nesting and number."""
 
+import itertools
 import json
 import math
 import os
@@ -15,7 +16,7 @@ from nenya.errors import InputFileError, NenyaError
 MOST_BYTES = 10 * 2**20
 _DEPTH = 50
 _VALUES = 200_000
-_LETTERS = 2**16  # of one number or text of YAML
+_LETTERS = 2**16  # characters of one YAML scalar
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a pipe"),
@@ -23,22 +24,24 @@ _KINDS = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_NO_BRACKETS = re.compile(r"[^][{}]+")
 _INTERPOLATION = re.compile(r"\$\{(?!\w+\})")
 
 
 def kind_of(mode: int) -> str:
-    """Return what a file of this mode is, if it is no ordinary one; empty for an ordinary file."""
+    """Return what a file of this mode is; empty for a regular file."""
     if stat.S_ISREG(mode):
         return ""
-    return next((what for test, what in _KINDS if test(mode)), "no ordinary file")
+    return next((what for test, what in _KINDS if test(mode)), "not a regular file")
 
 
 def check_regular(path: str | os.PathLike[str], what: str, error: type[NenyaError] = InputFileError) -> None:
-    """Check that a file that is there is an ordinary one, so that reading it ends.
+    """Check that an existing file is a regular one, so that reading it ends.
 
     Args:
         path: the file; links are followed.
-        what: what it should be, such as "a table", for the message.
+        what: the expected content, such as "a table", for the message.
         error: the kind of error.
 
     Raises:
@@ -49,44 +52,82 @@ def check_regular(path: str | os.PathLike[str], what: str, error: type[NenyaErro
     except (OSError, ValueError):
         return
     if kind:
-        raise error(f"{path}: this is {kind}; expected an ordinary file with {what}: check the path")
+        raise error(f"{path}: expected a regular file with {what}, got {kind}; check the path")
+
+
+def is_regular(path: Path) -> bool:
+    """Return whether a path is a regular file or a link to one; opening anything else may block forever."""
+    try:
+        return not kind_of(path.stat().st_mode)
+    except (OSError, ValueError):
+        return False
 
 
 def read_small(path: str | os.PathLike[str], most: int = MOST_BYTES) -> bytes:
-    """Read a file whole; it is not waited for, as pipes and devices would have it.
+    """Read a complete regular file; a pipe or device is refused without waiting for it.
 
     Raises:
-        OSError: It cannot be read.
-        ValueError: It is no ordinary file, or has more than `most` bytes.
+        OSError: The file cannot be read.
+        ValueError: It is not a regular file, or has more than `most` bytes.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:
         if kind := kind_of(os.fstat(descriptor).st_mode):
-            raise ValueError(f"this is {kind}, expected an ordinary file")
+            raise ValueError(f"expected a regular file, got {kind}")
         data = file.read(most + 1)
     if len(data) > most:
-        raise ValueError(f"it is longer than {most:,} bytes")
+        raise ValueError(f"expected at most {most:,} bytes, got more")
     return data
 
 
-def parse_json(data: bytes | str) -> Any:
-    """Return the values of JSON: finite numbers, each name once in its object.
+def strict_json(data: bytes | str, deepest: int = _DEPTH) -> Any:
+    """Return the value of a JSON text: UTF-8, finite numbers, each key once in its object, bounded nesting.
+
+    Args:
+        data: the text.
+        deepest: levels of nesting that are allowed.
 
     Raises:
-        ValueError: It is no JSON, or is nested too deep.
+        ValueError: The text is anything else.
     """
-    try:
-        values = json.loads(data, object_pairs_hook=_once, parse_constant=_no_number)
-    except RecursionError:
-        raise ValueError(f"it is nested more than {_DEPTH} deep") from None
-    return _bounded(values, finite=True)
+    text = data.decode() if isinstance(data, bytes) else data
+    if _is_deep(text, deepest):
+        raise ValueError(f"expected at most {deepest} levels of nesting, got more")
+    return json.loads(text, object_pairs_hook=_once, parse_float=_finite, parse_constant=_no_number)
+
+
+def _is_deep(text: str, deepest: int) -> bool:
+    """Return whether a text nests brackets deeper than allowed; unbalanced ones are left to the parser."""
+    left = _NO_BRACKETS.sub("", _STRING.sub("", text))
+    for _ in range(deepest):
+        if not left:
+            return False
+        left = left.replace("[]", "").replace("{}", "")
+    depths = itertools.accumulate(1 if bracket in "[{" else -1 for bracket in left)
+    return any(depth > deepest for depth in depths) or len(left) > _VALUES
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"expected a finite number, got {text[:20]}")
+    return value
+
+
+def parse_options_json(data: bytes | str) -> Any:
+    """Return the values of a JSON option file; as `strict_json`, with a bounded number of values.
+
+    Raises:
+        ValueError: It is not such a JSON text.
+    """
+    return _bounded(strict_json(data))
 
 
 def parse_yaml(data: bytes | str) -> Any:
-    """Return the values of YAML: plain types, without aliases, each name once in its mapping.
+    """Return the values of YAML: plain types, without aliases, each key once in its mapping.
 
     Raises:
-        ValueError: It is no YAML of that kind, or is nested too deep, or has too many values.
+        ValueError: It is not such YAML, is nested too deeply, or has too many values.
     """
     import yaml
 
@@ -101,18 +142,20 @@ def parse_yaml(data: bytes | str) -> Any:
 
 
 def refuse_interpolation(values: Any) -> None:
-    """Refuse texts that Hydra would fill in, such as `${oc.env:HOME}`: a file has values, and asks for none.
+    """Refuse strings that Hydra would interpolate, such as `${oc.env:HOME}`: an option file contains values only.
 
     Raises:
         ValueError: There is one.
     """
     for value in _values_of(values):
         if isinstance(value, str) and _INTERPOLATION.search(value):
-            raise ValueError(f"{value[:60]} is filled in from elsewhere, which a file may not ask for: write the value")
+            raise ValueError(
+                f"{value[:60]} is an interpolation, which option files may not contain: write the value itself"
+            )
 
 
 def _loader() -> Any:
-    """Return YAML's safe loader, in C where there is one, that refuses names that are there twice."""
+    """Return YAML's safe loader, in C if available, that refuses duplicate keys."""
     import yaml
 
     base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -127,57 +170,55 @@ def _loader() -> Any:
 
 
 def _check_events(events: Any) -> None:
-    """Check a document before anything is made of it."""
+    """Check a document before objects are constructed from it."""
     import yaml
 
     depth = 0
     for count, event in enumerate(events):
         if isinstance(event, yaml.AliasEvent):
-            raise ValueError(f"it repeats a part by an alias (*{event.anchor[:60]}): write the values out")
+            raise ValueError(f"aliases are not allowed (*{event.anchor[:60]}): write the values out")
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
         elif isinstance(event, yaml.ScalarEvent) and len(event.value) > _LETTERS:
-            raise ValueError(f"it has a value of more than {_LETTERS} letters")
+            raise ValueError(f"expected values of at most {_LETTERS} characters, got more")
         if depth > _DEPTH or count > _VALUES:
-            raise ValueError(f"it has more than {_VALUES:,} values, or is nested more than {_DEPTH} deep")
+            raise ValueError(f"expected at most {_VALUES:,} values and {_DEPTH} levels of nesting, got more")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
-        raise ValueError(f"the name {twice[:60]} is there twice")
+        raise ValueError(f"duplicate key {twice[:60]}")
     return found
 
 
 def _no_number(text: str) -> Any:
-    raise ValueError(f"{text} is no number")
+    raise ValueError(f"{text} is not a JSON number")
 
 
-def _bounded(values: Any, *, finite: bool = False) -> Any:
+def _bounded(values: Any) -> Any:
     for count, value in enumerate(_values_of(values)):
         if count > _VALUES:
-            raise ValueError(f"it has more than {_VALUES:,} values")
+            raise ValueError(f"expected at most {_VALUES:,} values, got more")
         if isinstance(value, int) and not -(2**63) <= value < 2**64:
-            raise ValueError("it has a whole number of more than 64 bits")
-        if finite and isinstance(value, float) and not math.isfinite(value):
-            raise ValueError("it has a number that is not finite")
+            raise ValueError("expected integers of at most 64 bits, got a larger one")
     return values
 
 
 def _values_of(values: Any) -> Iterator[Any]:
-    """Yield all values, those within others too.
+    """Yield all values, nested ones included.
 
     Raises:
-        ValueError: They are nested too deep.
+        ValueError: They are nested too deeply.
     """
     left = [(values, 1)]
     while left:
         value, depth = left.pop()
         if depth > _DEPTH:
-            raise ValueError(f"it is nested more than {_DEPTH} deep")
+            raise ValueError(f"expected at most {_DEPTH} levels of nesting, got more")
         yield value
         if isinstance(value, dict):
             left += [(inner, depth + 1) for inner in (*value.keys(), *value.values())]
@@ -186,7 +227,7 @@ def _values_of(values: Any) -> Iterator[Any]:
 
 
 def unfit(error: Exception) -> str:
-    """Return in a few words why `read_small` or a parser did not give values."""
+    """Return in a few words why `read_small` or a parser failed."""
     said = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(str(said).split())[:200]
 
@@ -196,7 +237,7 @@ def read_yaml_file(path: Path, *, own: bool = False) -> Any:
 
     Args:
         path: the file.
-        own: whether it is one of nenya's, in which Hydra may fill in values.
+        own: whether it is one of nenya's, in which Hydra may interpolate values.
 
     Raises:
         OSError: It cannot be read.

@@ -1,4 +1,4 @@
-"""Texts from outside in messages: nothing in them moves the cursor, hides, turns around or makes a line of its own."""
+"""Untrusted text in messages: nothing in it moves the cursor, hides, changes direction or starts a new line."""
 
 import logging
 import numbers
@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from pathlib import PurePath
 from typing import Any
 
-_LEAST = 3  # characters of a value that is looked for; shorter ones, such as "/", are in every text
-_ALONE = 8  # characters from which on a value is found inside of words too
+_LEAST = 3  # characters of a value that is replaced; shorter ones, such as "/", occur in every text
+_ALONE = 8  # characters from which a value is also found inside words
 _names: dict[str, str] = {}
 
 
 class Lines(str):
-    """A text of several lines, each of which was made by `visible` already."""
+    """A text of several lines, each already passed through `visible`."""
 
     __slots__ = ()
 
@@ -24,11 +24,11 @@ def lines_of(items: Iterable[object]) -> Lines:
 
 
 def visible(text: object, *, lines: bool = False) -> str:
-    r"""Return a text in which whatever does not print is escaped, as `\x1b`: controls, marks of direction, raw bytes.
+    r"""Return a text in which unprintable characters are escaped, as `\x1b`: controls, direction marks, raw bytes.
 
     Args:
         text: anything; its `str` is taken.
-        lines: whether ends of lines stay what they are.
+        lines: whether newlines are kept.
     """
     said = str(text)
     if said.isprintable():
@@ -37,22 +37,34 @@ def visible(text: object, *, lines: bool = False) -> str:
     return "".join(c if c.isprintable() or c in kept else _escaped(c) for c in said)
 
 
+def shown(text: object, most: int = 120) -> str:
+    """Return a text from a file as it can stand in a message: `visible`, and cut after `most` characters."""
+    said = visible(text)
+    return said if len(said) <= most else f"{said[:most]}..."
+
+
+def quoted(value: object) -> str:
+    """Return a value of a file as it can stand in a message: at most 80 characters, texts in quotes."""
+    text = f"'{visible(value)}'" if isinstance(value, str) else ascii(value)
+    return text if len(text) <= 80 else f"{text[:76]}...'"
+
+
 def _escaped(character: str) -> str:
     code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file's name that is no UTF-8
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is not UTF-8
         code -= 0xDC00
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
 
 
 def remember_name(name: str, value: str) -> None:
-    """Let messages say `$name` where the value of this environment variable would stand."""
+    """Let messages show `$name` in place of the value of this environment variable."""
     for form in (value, value.rstrip("/"), str(PurePath(value))):
         if len(form) >= _LEAST:
             _names[form] = f"${name}"
 
 
 def without_values(text: str) -> str:
-    """Return a text with the names of environment variables instead of the values that paths were made of."""
+    """Return a text with the names of environment variables in place of their values in paths."""
     for value in sorted(_names, key=len, reverse=True):
         if value in text:
             pattern = re.escape(value) if len(value) >= _ALONE else rf"(?<![\w.]){re.escape(value)}(?![\w.])"
@@ -61,12 +73,12 @@ def without_values(text: str) -> str:
 
 
 def printed(text: object, *, lines: bool = False) -> str:
-    """Return what is printed of a text: `visible`, without the values of `remember_name`."""
+    """Return a text for printing: `visible`, without the values of `remember_name`."""
     return visible(without_values(str(text)), lines=lines)
 
 
 class LineFormatter(logging.Formatter):
-    """Writes records whose arguments hold nothing but printable characters, each of one line unless it is `Lines`."""
+    """Formats log records with printable arguments only, each on one line unless it is `Lines`."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the text of a record."""
