@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from nenya.data.cutouts import CutoutReader
 from nenya.errors import FilesFailed, InputFileError, OptionError
-from nenya.extraction.batch import _follow, _run_share
+from nenya.extraction.batch import extract_share, follow
 from nenya.extraction.memory import check_rows, fit_channels, latents_of_file, latents_of_loader
 from nenya.extraction.shard import find_shard
 from nenya.io import Params, as_options, under_outdir, weights_place
@@ -57,10 +57,10 @@ def main(opt_path: str, pp_files: Sequence[str], clobber: bool = False, debug: b
         raise OptionError("pp_files is empty: give cutout files, such as ['s3://bucket/PreProc/a_preproc.h5']")
     options = replace(as_options(ExtractOptions, opt), clobber=clobber, debug=debug, ckpt=weights_place(opt))
     if not is_main_process():
-        _follow(options)
+        follow(options)
         return
     shard = find_shard(None, pp_files)
-    code, items = _run_share(options, pp_files, under_outdir(opt, opt.latents_folder), shard)
+    code, items = extract_share(options, pp_files, under_outdir(opt, opt.latents_folder), shard)
     if code:
         failed = [item for item in items if item.fate == "failed"]
         raise FilesFailed(f"{len(failed)} of {len(items)} files failed, first {failed[0].place}: {failed[0].note}")

@@ -20,7 +20,7 @@ import nenya.prepare.job as prepare_module
 from nenya.analyze_image import calc_DT
 from nenya.data.cutouts import inspect_cutouts
 from nenya.errors import InputFileError, Interrupted
-from nenya.prepare.fields import to_vectors
+from nenya.prepare.geometry import to_vectors
 from nenya.prepare.job import prepare
 from nenya.prepare.sources import open_fields
 

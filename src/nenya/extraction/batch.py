@@ -42,11 +42,11 @@ def run(options: ExtractOptions) -> int:
         NenyaError: Bad input, options, weights or output; with several files only what concerns all of them.
     """
     if not is_main_process():
-        return _follow(options)
-    return _run_share(options, options.data, options.out, find_shard(options.shard, options.data))[0]
+        return follow(options)
+    return extract_share(options, options.data, options.out, find_shard(options.shard, options.data))[0]
 
 
-def _run_share(
+def extract_share(
     options: ExtractOptions, data: Any, out: str | None, shard: tuple[int, int]
 ) -> tuple[int, Sequence[Item]]:
     """Extract this worker's share of the files; returns the exit code and what became of each."""
@@ -131,7 +131,7 @@ def _others_wait(leader: Leader, index: int) -> bool:
     return leader.told == index and torch.distributed.is_initialized()
 
 
-def _follow(options: ExtractOptions) -> int:
+def follow(options: ExtractOptions) -> int:
     """Extract, beside the first process of a batch, what that one says."""
     check_trainer(options.trainer)
     checkpoint, module = load_model(options, options.ckpt)

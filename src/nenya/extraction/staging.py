@@ -6,14 +6,12 @@ S3 lie where the next batch finds them, finished or not.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import logging
 import re
 import shutil
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,28 +21,30 @@ from nenya.errors import InputFileError, Interrupted, NenyaError, OutputError
 from nenya.extraction import existing
 from nenya.extraction.job import Source
 from nenya.extraction.journal import remove_leftover
+from nenya.extraction.scratch import (
+    BATCH_PREFIX,
+    LATENTS_FOLDER,
+    LOOK_SECONDS,
+    SHARE_OF_FREE,
+    Scratch,
+    make_locked,
+    remove_abandoned,
+    remove_if_empty,
+)
 from nenya.options.declare import parse_size
 from nenya.options.sections import Options
 from nenya.runtime.process import is_main_process
 from nenya.runtime.signals import Termination
 from nenya.storage.disk import folder_bytes
-from nenya.storage.mounts import locks_work
 from nenya.storage.names import local_name
-from nenya.storage.paths import COPY_PREFIX, own_place
-from nenya.storage.process import Life
+from nenya.storage.paths import own_place
 from nenya.storage.s3.service import S3Object, is_s3, store
-from nenya.storage.temporaries import is_marked, life_of, own_mark, sweep
+from nenya.storage.temporaries import own_mark
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_PREFIX = "batch-"
-_LATENTS = "latents"
-_DAY = 86400.0  # seconds
-_SHARE_OF_FREE = 0.8
-_OLD = 3600.0  # seconds; a folder gets its name within moments
-_LOOK = 0.5  # seconds between looks for a signal
 _SKIPPED = "there already and whole (clobber=true makes it anew)"
 
 
@@ -105,62 +105,6 @@ class Skip:
     reason: str
 
 
-class Scratch:
-    """Bytes of scratch space, taken and given back by several threads.
-
-    Args:
-        limit: the most that is taken at a time.
-        check: called now and then by whoever waits; raises to stop.
-
-    Attributes:
-        kept: bytes that unfinished work of other batches has taken for good.
-    """
-
-    def __init__(self, limit: int, check: Callable[[], None] = lambda: None) -> None:
-        self.limit, self.check, self.kept, self.used, self.peak = limit, check, 0, 0, 0
-        self._changed = threading.Condition()
-        self._cancelled = False
-
-    def take(self, nbytes: int, what: str, held: int = 0) -> None:
-        """Wait until so many bytes are free, and take them.
-
-        Args:
-            nbytes: how many.
-            what: for whom, for the message.
-            held: bytes that the same file has taken before.
-
-        Raises:
-            OutputError: The limit is too low for that file alone.
-            Interrupted: The batch was stopped.
-        """
-        if nbytes + held + self.kept > self.limit:
-            kept = f", of which unfinished work of other runs keeps {self.kept / 1e6:.1f} MB" if self.kept else ""
-            raise OutputError(
-                f"{what} needs {(nbytes + held) / 1e6:.1f} MB of scratch space (cutouts, twice the latents) and "
-                f"{self.limit / 1e6:.1f} MB are allowed{kept}: raise loader.cache_limit, or set loader.cache_dir to a "
-                "larger disk"
-            )
-        with self._changed:
-            while not self._changed.wait_for(lambda: self._cancelled or self.used + nbytes <= self.limit, _LOOK):
-                self.check()
-            if self._cancelled:
-                raise Interrupted("interrupted")
-            self.used += nbytes
-            self.peak = max(self.peak, self.used)
-
-    def give(self, nbytes: int) -> None:
-        """Give bytes back."""
-        with self._changed:
-            self.used -= nbytes
-            self._changed.notify_all()
-
-    def cancel(self) -> None:
-        """Wake up whoever waits, with `Interrupted`."""
-        with self._changed:
-            self._cancelled = True
-            self._changed.notify_all()
-
-
 @dataclass
 class Staging:
     """Makes the files of a batch ready, one ahead, and brings their latents to their places.
@@ -188,12 +132,12 @@ class Staging:
         self._lock: IO[bytes] | None = None
         self.scratch, self.folder = Scratch(0, self._termination.check), Path()
         if self.scratch_dir is not None:
-            _remove_abandoned(self.scratch_dir)
-            self.folder = self.scratch_dir / f"{_PREFIX}{own_mark()}"
-            self._lock = _make_locked(self.folder)
+            remove_abandoned(self.scratch_dir)
+            self.folder = self.scratch_dir / f"{BATCH_PREFIX}{own_mark()}"
+            self._lock = make_locked(self.folder)
             limit = self.options.loader.cache_limit
             free = shutil.disk_usage(self.folder).free
-            self.scratch.limit = parse_size(limit) if limit is not None else int(_SHARE_OF_FREE * free)
+            self.scratch.limit = parse_size(limit) if limit is not None else int(SHARE_OF_FREE * free)
             self.scratch.kept = self.scratch.used = self._kept_by_others()
         self._termination.__enter__()
         return self
@@ -213,7 +157,7 @@ class Staging:
             if self._lock is not None:
                 shutil.rmtree(self.folder, ignore_errors=True)
                 self._lock.close()
-                _remove_if_empty(self.options, self.folder.parent)
+                remove_if_empty(self.options, self.folder.parent)
             self._termination.__exit__()
 
     def get(self, index: int) -> Ready | Skip:
@@ -228,7 +172,7 @@ class Staging:
         return self._wait(self._pending[index])
 
     def _wait(self, future: Future[T]) -> T:
-        while not wait([future], _LOOK).done:
+        while not wait([future], LOOK_SECONDS).done:
             self._termination.check()
         return future.result()
 
@@ -250,7 +194,7 @@ class Staging:
 
     def _is_ours(self, path: Path) -> bool:
         """Return whether a file lies in the scratch folder."""
-        return self.scratch_dir is not None and self.scratch_dir / _LATENTS in path.parents
+        return self.scratch_dir is not None and self.scratch_dir / LATENTS_FOLDER in path.parents
 
     def finish(self, index: int, ready: Ready, note: str) -> None:
         """Remove the copy of a file that was extracted, and send its latents to their place."""
@@ -378,13 +322,13 @@ class Staging:
         assert self.scratch_dir is not None
         place = hashlib.sha256(item.output.encode()).hexdigest()[:16]
         name = local_name(item.output.rsplit("/", 1)[1])
-        return own_place(self.scratch_dir, f"{_LATENTS}/{place}/{name}")
+        return own_place(self.scratch_dir, f"{LATENTS_FOLDER}/{place}/{name}")
 
     def _kept_by_others(self) -> int:
         """Return the bytes of latents in the making that are not of this batch."""
         assert self.scratch_dir is not None
         mine = {self._local_output(item).parent for item in self.items if isinstance(item.output, str)}
-        others = [folder for folder in (self.scratch_dir / _LATENTS).glob("*") if folder not in mine]
+        others = [folder for folder in (self.scratch_dir / LATENTS_FOLDER).glob("*") if folder not in mine]
         return sum(map(folder_bytes, others))
 
     def _is_still_right(self, item: Item, output: Path, found: S3Object | None) -> bool:
@@ -469,50 +413,3 @@ def check_places(places: Sequence[Path | str]) -> None:
     buckets = {place.split("/")[2]: place for place in places if isinstance(place, str) and is_s3(place)}
     for place in buckets.values():
         store().check_bucket(place)
-
-
-def _make_locked(folder: Path) -> IO[bytes]:
-    """Make a folder whose lock this process holds as long as it lives."""
-    new = folder.with_name(f"new-{folder.name}")  # it gets its name when it is locked
-    try:
-        new.mkdir(parents=True)
-        lock = (new / "lock").open("wb")
-        with contextlib.suppress(OSError):  # a file system without locks: the folder's name says whose it is
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        new.rename(folder)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot make the folder ({error.strerror}); set loader.cache_dir") from error
-    return lock
-
-
-def _remove_if_empty(options: Options, scratch_dir: Path) -> None:
-    """Remove folders that were made for temporary copies and hold nothing; not one that the user named."""
-    made = [] if options.loader.cache_dir else [scratch_dir, scratch_dir.parent]
-    for folder in (scratch_dir / _LATENTS, *made):
-        with contextlib.suppress(OSError):  # it is not there, or something is in it
-            folder.rmdir()
-
-
-def _remove_abandoned(scratch_dir: Path) -> None:
-    """Remove the folders of processes that are gone; of one from an earlier version, one without a lock after a day."""
-    for prefix in (COPY_PREFIX, _PREFIX, f"new-{_PREFIX}"):
-        sweep(scratch_dir, prefix)
-    for folder in scratch_dir.glob(f"{COPY_PREFIX}*"):
-        with contextlib.suppress(OSError):
-            if time.time() - folder.stat().st_mtime > _DAY and not is_marked(folder, COPY_PREFIX):
-                shutil.rmtree(folder, ignore_errors=True)
-    for folder in scratch_dir.glob(f"{_PREFIX}*"):
-        try:
-            if life_of(folder, _PREFIX) is Life.ALIVE or not locks_work(scratch_dir):
-                continue
-            with (folder / "lock").open("rb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
-        except FileNotFoundError:  # killed while it removed the folder, which had a lock from its first moment
-            shutil.rmtree(folder, ignore_errors=True)
-        except OSError:  # at work, or not ours
-            continue
-    for folder in scratch_dir.glob(f"new-{_PREFIX}*"):
-        with contextlib.suppress(OSError):
-            if time.time() - folder.stat().st_mtime > _OLD and not is_marked(folder, f"new-{_PREFIX}"):
-                shutil.rmtree(folder, ignore_errors=True)

@@ -14,16 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nenya.errors import InputFileError, OptionError, OutputError
-from nenya.io import TABLE_SUFFIXES, read_table, write_table
+from nenya.errors import InputFileError, OutputError
+from nenya.io import write_table
 from nenya.latents.files import Latents
-from nenya.options.commands import EmbedOptions
 from nenya.runtime.progress import RowProgress
 from nenya.storage.disk import atomic_path, check_output, sha256_file
 from nenya.storage.lock import OutputLock
 from nenya.storage.names import read_json, refuse_links, remove
-from nenya.storage.paths import fetch, find_latents, local_path
-from nenya.tables.quantities import cut_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,47 +51,6 @@ class Fit:
     min_dist: float = 0.1
     metric: str = "euclidean"
     seed: int = 1234
-
-
-def run(options: EmbedOptions) -> int:
-    """Make a map of latents and write it beside their table's columns.
-
-    Args:
-        options: of `scripts/embed.py`.
-
-    Returns:
-        0.
-
-    Raises:
-        NenyaError: A file cannot be read or written, or an option is not possible.
-    """
-    places = find_latents(options.data)
-    paths = fetch(places, options.loader.cache_dir)
-    latents = Latents(paths, places=places, allow_external=options.loader.allow_external)
-    table = read_table(local_path(options.table)) if options.table else latents.keys()
-    out = output_place(options, paths[0])
-    if options.DT_cut or options.alpha_cut:
-        table = cut_table(table, options.DT_cut, options.alpha_cut)
-    if options.debug:
-        table = table.iloc[:DEBUG_ROWS]
-    fit = Fit(options.ntrain, options.n_neighbors, options.min_dist, options.metric, options.seed)
-    given = local_path(options.projector) if options.projector else None
-    saved = local_path(options.umap_savefile) if options.umap_savefile else projector_place(out)
-    embed_table(
-        latents, table, out, given or fit, saved, approximate=options.approximate, clobber=options.clobber
-    )  # fmt: skip
-    return 0
-
-
-def output_place(options: EmbedOptions, latents: Path) -> Path:
-    """Return the table that is written: `out`, or `<name of the table or latents>_umap.parquet` in that folder."""
-    source = local_path(options.table) if options.table else latents
-    out = local_path(options.out) if options.out else latents.parent
-    if out.suffix not in TABLE_SUFFIXES:
-        if out.suffix and not out.is_dir():
-            raise OptionError(f"out={out}: wanted is a folder or a table ({', '.join(TABLE_SUFFIXES)})")
-        out = out / f"{source.stem.removesuffix('_latents')}_umap.parquet"
-    return out.with_stem(out.stem + "_debug") if options.debug else out
 
 
 def projector_place(table: Path) -> Path:

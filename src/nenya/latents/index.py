@@ -67,7 +67,7 @@ class Answer:
         return "exact" if self.exact else f"approximate, recall@10 {self.recall:.3f} as measured at build time"
 
 
-class FileArchive:
+class FilesSearcher:
     """Latents files, searched as they are.
 
     Args:
@@ -114,7 +114,7 @@ class FileArchive:
         return self.table.iloc[rows].assign(**{ROW: rows}).reset_index(drop=True)
 
 
-class IndexArchive:
+class IndexSearcher:
     """A LanceDB index in a folder, as `nenya index` makes it.
 
     Args:
@@ -248,7 +248,7 @@ class IndexArchive:
         return pa.concat_tables(found)
 
 
-Archive = FileArchive | IndexArchive
+Searcher = FilesSearcher | IndexSearcher
 
 
 def connect(folder: Path) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 from nenya.data.hdf5_open import open_hdf5
 from nenya.errors import InputFileError, OptionError
 from nenya.latents.files import Latents, Part
-from nenya.latents.index import ABOUT, TABLE, VECTOR, IndexArchive, connect, join, lance_errors, read_about
+from nenya.latents.index import ABOUT, TABLE, VECTOR, IndexSearcher, connect, join, lance_errors, read_about
 from nenya.latents.similarity import closest_of
 from nenya.storage.disk import atomic_path
 from nenya.storage.names import parse_json, refuse_links
@@ -176,7 +176,7 @@ def recall_line(about: dict[str, Any]) -> str:
 
 def _measured(folder: Path, about: dict[str, Any], seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Choose how many parts are looked at, and measure the recall with that."""
-    archive = IndexArchive(folder)
+    archive = IndexSearcher(folder)
     archive.about = about
     numbers = archive.table.search().select([ROW]).limit(about["index"]["rows"]).to_arrow()[ROW].to_numpy()
     sample = np.sort(np.random.default_rng(seed).choice(numbers, min(_QUERIES, len(numbers)), replace=False))

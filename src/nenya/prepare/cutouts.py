@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.options.commands import PrepareOptions
-from nenya.prepare.fields import Field, to_degrees, to_vectors
+from nenya.prepare.geometry import Field, to_degrees, to_vectors
 
 EARTH_RADIUS = 6371.0088
 """Mean radius in km (IUGG)."""

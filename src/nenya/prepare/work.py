@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from nenya.errors import InputFileError, StorageError
 from nenya.options.commands import PrepareOptions
 from nenya.prepare.cutouts import Windows, centres, clear_share, footprint_km, grid_windows, integral, windows_at
-from nenya.prepare.fields import Field, Layout
+from nenya.prepare.fields import Layout
+from nenya.prepare.geometry import Field
 from nenya.prepare.inpaint import inpaint_biharmonic, inpaint_field
 from nenya.prepare.places import FOUND, HOLES, MASKED, OUTSIDE, TOO_FAR, Fates, Places
 from nenya.prepare.sources import open_fields
