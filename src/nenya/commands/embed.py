@@ -12,7 +12,7 @@ from nenya.tables.quantities import cut_table
 
 
 def run(options: EmbedOptions) -> int:
-    """Make a map of latents and write it beside their table's columns.
+    """Compute UMAP coordinates of latents and write them with the columns of their table.
 
     Args:
         options: of `scripts/embed.py`.
@@ -21,7 +21,7 @@ def run(options: EmbedOptions) -> int:
         0.
 
     Raises:
-        NenyaError: A file cannot be read or written, or an option is not possible.
+        NenyaError: A file cannot be read or written, or an option is invalid.
     """
     places = find_latents(options.data)
     paths = fetch(places, options.loader.cache_dir)
@@ -42,11 +42,11 @@ def run(options: EmbedOptions) -> int:
 
 
 def output_place(options: EmbedOptions, latents: Path) -> Path:
-    """Return the table that is written: `out`, or `<name of the table or latents>_umap.parquet` in that folder."""
+    """Return the path of the output table: `out`, or `<name of the table or latents>_umap.parquet` in that folder."""
     source = local_path(options.table) if options.table else latents
     out = local_path(options.out) if options.out else latents.parent
     if out.suffix not in TABLE_SUFFIXES:
         if out.suffix and not out.is_dir():
-            raise OptionError(f"out={out}: wanted is a folder or a table ({', '.join(TABLE_SUFFIXES)})")
+            raise OptionError(f"out={out}: expected a folder or a table ({', '.join(TABLE_SUFFIXES)})")
         out = out / f"{source.stem.removesuffix('_latents')}_umap.parquet"
     return out.with_stem(out.stem + "_debug") if options.debug else out

@@ -9,23 +9,29 @@ log = logging.getLogger(__name__)
 
 
 def run(options: PrepareOptions) -> int:
-    """Prepare as `scripts/prepare.py` does.
+    """Prepare cutouts and their table from ocean fields.
+
+    Args:
+        options: of `scripts/prepare.py`.
 
     Returns:
         0 if all granules could be read, 1 if some were skipped.
 
     Raises:
-        NenyaError: As `prepare` does.
+        NenyaError: See `nenya.prepare.job.prepare`.
     """
     found = prepare(options)
     rows = ", ".join(f"{name} {count}" for name, count in found.rows.items())
     log.info(
-        "%s: %s cutouts%s", found.images, rows, "" if found.made else "; it was there already, and is left as it is"
+        "%s: %s cutouts%s",
+        found.images,
+        rows,
+        "" if found.made else "; output exists and is complete (clobber=true overwrites it)",
     )
     if len(found.rows) == 1 and found.made:
         (name,) = found.rows
         other = "train" if name == "valid" else "valid"
-        log.warning("all cutouts are in '%s': nenya train takes them with loader.%s_key=%s", name, other, name)
+        log.warning("all cutouts are in '%s': to train on them, give nenya train loader.%s_key=%s", name, other, name)
     if found.failed:
-        log.error("%d granule(s) skipped; clobber=true takes them up again", len(found.failed))
+        log.error("skipped %d granule(s); clobber=true tries them again", len(found.failed))
     return 1 if found.failed else 0

@@ -20,19 +20,19 @@ BATCH_PREFIX = "batch-"
 LATENTS_FOLDER = "latents"
 _DAY = 86400.0  # seconds
 SHARE_OF_FREE = 0.8
-_OLD = 3600.0  # seconds; a folder gets its name within moments
-LOOK_SECONDS = 0.5  # seconds between looks for a signal
+_OLD = 3600.0  # seconds; a new folder gets its final name long before
+LOOK_SECONDS = 0.5  # seconds between checks for a signal
 
 
 class Scratch:
-    """Bytes of scratch space, taken and given back by several threads.
+    """A budget of scratch space in bytes, shared by several threads.
 
     Args:
-        limit: the most that is taken at a time.
-        check: called now and then by whoever waits; raises to stop.
+        limit: the most that may be taken at a time.
+        check: called regularly by waiting threads; raises to stop.
 
     Attributes:
-        kept: bytes that unfinished work of other batches has taken for good.
+        kept: bytes that unfinished work of other batches occupies.
     """
 
     def __init__(self, limit: int, check: Callable[[], None] = lambda: None) -> None:
@@ -44,18 +44,18 @@ class Scratch:
         """Wait until so many bytes are free, and take them.
 
         Args:
-            nbytes: how many.
-            what: for whom, for the message.
-            held: bytes that the same file has taken before.
+            nbytes: number of bytes.
+            what: the file, for the message.
+            held: bytes that the same file has already taken.
 
         Raises:
-            OutputError: The limit is too low for that file alone.
+            OutputError: The limit is too low for this file alone.
             Interrupted: The batch was stopped.
         """
         if nbytes + held + self.kept > self.limit:
-            kept = f", of which unfinished work of other runs keeps {self.kept / 1e6:.1f} MB" if self.kept else ""
+            kept = f", of which unfinished work of other runs occupies {self.kept / 1e6:.1f} MB" if self.kept else ""
             raise OutputError(
-                f"{what} needs {(nbytes + held) / 1e6:.1f} MB of scratch space (cutouts, twice the latents) and "
+                f"{what} needs {(nbytes + held) / 1e6:.1f} MB of scratch space (cutouts, twice the latents), but only "
                 f"{self.limit / 1e6:.1f} MB are allowed{kept}: raise loader.cache_limit, or set loader.cache_dir to a "
                 "larger disk"
             )
@@ -74,19 +74,19 @@ class Scratch:
             self._changed.notify_all()
 
     def cancel(self) -> None:
-        """Wake up whoever waits, with `Interrupted`."""
+        """Wake up waiting threads with `Interrupted`."""
         with self._changed:
             self._cancelled = True
             self._changed.notify_all()
 
 
 def make_locked(folder: Path) -> IO[bytes]:
-    """Make a folder whose lock this process holds as long as it lives."""
-    new = folder.with_name(f"new-{folder.name}")  # it gets its name when it is locked
+    """Make a folder whose lock this process holds for its lifetime."""
+    new = folder.with_name(f"new-{folder.name}")  # renamed once it is locked
     try:
         new.mkdir(parents=True)
         lock = (new / "lock").open("wb")
-        with contextlib.suppress(OSError):  # a file system without locks: the folder's name says whose it is
+        with contextlib.suppress(OSError):  # without file locks the folder's name identifies its process
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         new.rename(folder)
     except OSError as error:
@@ -95,15 +95,15 @@ def make_locked(folder: Path) -> IO[bytes]:
 
 
 def remove_if_empty(options: Options, scratch_dir: Path) -> None:
-    """Remove folders that were made for temporary copies and hold nothing; not one that the user named."""
+    """Remove empty folders of temporary copies, but not one that the user named."""
     made = [] if options.loader.cache_dir else [scratch_dir, scratch_dir.parent]
     for folder in (scratch_dir / LATENTS_FOLDER, *made):
-        with contextlib.suppress(OSError):  # it is not there, or something is in it
+        with contextlib.suppress(OSError):  # missing, or not empty
             folder.rmdir()
 
 
 def remove_abandoned(scratch_dir: Path) -> None:
-    """Remove the folders of processes that are gone; of one from an earlier version, one without a lock after a day."""
+    """Remove the folders of ended processes; those of earlier versions, which have no lock, after a day."""
     for prefix in (COPY_PREFIX, BATCH_PREFIX, f"new-{BATCH_PREFIX}"):
         sweep(scratch_dir, prefix)
     for folder in scratch_dir.glob(f"{COPY_PREFIX}*"):
@@ -117,9 +117,9 @@ def remove_abandoned(scratch_dir: Path) -> None:
             with (folder / "lock").open("rb") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder, ignore_errors=True)
-        except FileNotFoundError:  # killed while it removed the folder, which had a lock from its first moment
+        except FileNotFoundError:  # killed while removing the folder, which always has a lock
             shutil.rmtree(folder, ignore_errors=True)
-        except OSError:  # at work, or not ours
+        except OSError:  # in use, or not ours
             continue
     for folder in scratch_dir.glob(f"new-{BATCH_PREFIX}*"):
         with contextlib.suppress(OSError):

@@ -1,8 +1,8 @@
-"""Files of a batch on their way: the next one comes, and the last one goes, while the present one is extracted.
+"""Transfers of a batch: the next file is downloaded and the last one uploaded while the present one is extracted.
 
-The temporary copies live in a folder of this process below `loader.cache_dir`, and never take more than
-`loader.cache_limit`. The folder of a process that was killed is removed by the next batch; but latents on their way to
-S3 lie where the next batch finds them, finished or not.
+The temporary copies lie in a folder of this process below `loader.cache_dir`, and never take more than
+`loader.cache_limit`. The next batch removes the folder of a killed process; latents for S3 lie where the next batch
+finds them, finished or not.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_SKIPPED = "there already and whole (clobber=true makes it anew)"
+_SKIPPED = "output exists and is complete (clobber=true overwrites it)"
 
 
 @dataclass
@@ -55,8 +55,8 @@ class Item:
     Attributes:
         source: the cutout file, a path or an s3:// address.
         output: its latents file, a path or an s3:// address.
-        fate: `done`, `skipped` or `failed`, when that is known.
-        note: what there is to say of it.
+        fate: `done`, `skipped` or `failed`, once known.
+        note: the reason or the result.
     """
 
     source: Path | str
@@ -66,25 +66,25 @@ class Item:
 
     @property
     def place(self) -> str:
-        """Where the cutouts are, as the user knows it."""
+        """Location of the cutouts, as given by the user."""
         return str(self.source)
 
     @property
     def line(self) -> str:
-        """What there is to say of the file, in one line."""
+        """The outcome of the file in one line."""
         return f"{self.place}: {self.note}" if self.fate == "failed" else f"{self.place} -> {self.output}: {self.note}"
 
 
 @dataclass
 class Ready:
-    """A file that is here and can be extracted.
+    """A local file that can be extracted.
 
     Attributes:
         path: the local cutout file.
-        output: the local latents file that is to be made.
+        output: the local latents file to be made.
         source: where the cutouts come from.
-        held: bytes of scratch space that it holds.
-        made: whether the output is there already, and only has to be sent.
+        held: bytes of scratch space taken for it.
+        made: whether the output exists already, and only needs uploading.
     """
 
     path: Path
@@ -107,12 +107,12 @@ class Skip:
 
 @dataclass
 class Staging:
-    """Makes the files of a batch ready, one ahead, and brings their latents to their places.
+    """Prepares the files of a batch, one ahead, and moves their latents to their destinations.
 
     Args:
         options: of the run.
         items: the files.
-        identity: what the latents' provenance must say for a file to be skipped.
+        identity: provenance that existing latents must have for a file to be skipped.
         scratch_dir: folder of temporary copies, None if there are none.
     """
 
@@ -149,7 +149,7 @@ class Staging:
                 for sent in self._sent:
                     self._wait(sent)
         finally:
-            self._termination.came = True  # from here on it would disturb
+            self._termination.came = True  # a signal must not interrupt the cleaning up
             self.cancelled.set()
             self.scratch.cancel()
             self._downloads.shutdown(cancel_futures=True)
@@ -164,7 +164,7 @@ class Staging:
         """Wait until a file is ready.
 
         Raises:
-            NenyaError: It cannot be made ready, or its output is there and is not what would be made.
+            NenyaError: The file cannot be prepared, or its existing output differs from what would be made.
             Interrupted: A signal came (SIGINT, SIGTERM).
         """
         self._termination.check()
@@ -177,16 +177,16 @@ class Staging:
         return future.result()
 
     def ahead(self, index: int) -> None:
-        """Begin to make a file ready, if there is one of this number and it is not begun."""
+        """Start preparing the file of this number, if it exists and has not been started."""
         with self._asking:
             if index < len(self.items) and index not in self._pending:
                 self._pending[index] = self._downloads.submit(self._make_ready, index)
 
     def hold(self, ready: Ready, nbytes: int, place: str) -> None:
-        """Take scratch space for the latents of a file, if they are made there.
+        """Take scratch space for the latents of a file, if they are written there.
 
         Raises:
-            OutputError: There will never be enough.
+            OutputError: The limit is too low.
         """
         if self._is_ours(ready.output):
             self.scratch.take(nbytes, place, held=ready.held)
@@ -197,7 +197,7 @@ class Staging:
         return self.scratch_dir is not None and self.scratch_dir / LATENTS_FOLDER in path.parents
 
     def finish(self, index: int, ready: Ready, note: str) -> None:
-        """Remove the copy of a file that was extracted, and send its latents to their place."""
+        """Remove the copy of an extracted file, and send its latents to their destination."""
         item = self.items[index]
         if isinstance(item.output, str):
             size = self._drop_source(item, ready)
@@ -208,11 +208,11 @@ class Staging:
             settle(item, "done", note)
 
     def release(self, item: Item, ready: Ready) -> None:
-        """Remove the copy of the source, and give its space back; what there is of latents stays, and its space too."""
+        """Remove the copy of the source and give its space back; unfinished latents stay, and keep their space."""
         self._drop_source(item, ready, give=False)
         left = 0
         if self._is_ours(ready.output):
-            with contextlib.suppress(OSError):  # something is in it
+            with contextlib.suppress(OSError):  # not empty
                 ready.output.parent.rmdir()
             left = min(ready.held, folder_bytes(ready.output.parent))
             self.scratch.kept += left
@@ -230,7 +230,7 @@ class Staging:
 
     def _send(self, item: Item, ready: Ready, note: str) -> None:
         """Upload the latents of a file (in a thread)."""
-        kept = f"; its latents are kept in {ready.output.parent}: the same command sends them"
+        kept = f"; its latents are kept in {ready.output.parent}: the same command uploads them"
         try:
             metadata = existing.object_metadata(ready.output)
             store().upload(
@@ -242,13 +242,13 @@ class Staging:
             item.note = "interrupted"
         except NenyaError as error:
             settle(item, "failed", reword(error, ready, item) + kept)
-        except Exception as error:  # a thread's error would be lost
+        except Exception as error:  # an error in a thread would be lost
             settle(item, "failed", f"{type(error).__name__}: {error}{kept}")
         finally:
             self.release(item, ready)
 
     def _make_ready(self, index: int) -> Ready | Skip:
-        """Prepare a file (in a thread), and where that leaves nothing to extract, go on to the next one."""
+        """Prepare a file (in a thread); if nothing needs extracting, prepare the next one."""
         made: Ready | Skip | None = None
         try:
             made = self._prepare(index)
@@ -260,7 +260,7 @@ class Staging:
         return made
 
     def _prepare(self, index: int) -> Ready | Skip:
-        """Look whether there is work to do, and bring the source here (in a thread)."""
+        """Check whether a file needs extracting, and download the source (in a thread)."""
         item = self.items[index]
         found = self._head(item.source) if isinstance(item.source, str) else None
         provenance = None if self.options.clobber else self._existing(item)
@@ -297,15 +297,15 @@ class Staging:
         return ready
 
     def _skip(self, item: Item, provenance: Mapping[str, Any]) -> Skip:
-        """Leave latents alone that are whole; remove what a killed run has left of making and sending them."""
+        """Skip complete latents; remove what a killed run left of making and sending them."""
         output = self._local_output(item)
         remove_leftover(output)
         if self._is_ours(output):
             store().drop_upload(_note(output))
             with contextlib.suppress(OSError, OutputError):
-                if existing.read_provenance(output).get("date") == provenance.get("date"):  # the very one that was sent
+                if existing.read_provenance(output).get("date") == provenance.get("date"):  # the file that was sent
                     output.unlink()
-            with contextlib.suppress(OSError):  # it is not there, or something is in it
+            with contextlib.suppress(OSError):  # missing, or not empty
                 output.parent.rmdir()
         return Skip(_SKIPPED)
 
@@ -316,7 +316,7 @@ class Staging:
         return found
 
     def _local_output(self, item: Item) -> Path:
-        """Return where the latents are made: at their place, or for S3 where a later batch finds them."""
+        """Return where the latents are written: at their destination, or for S3 where a later batch finds them."""
         if isinstance(item.output, Path):
             return item.output
         assert self.scratch_dir is not None
@@ -325,14 +325,14 @@ class Staging:
         return own_place(self.scratch_dir, f"{LATENTS_FOLDER}/{place}/{name}")
 
     def _kept_by_others(self) -> int:
-        """Return the bytes of latents in the making that are not of this batch."""
+        """Return the bytes of unfinished latents of other batches."""
         assert self.scratch_dir is not None
         mine = {self._local_output(item).parent for item in self.items if isinstance(item.output, str)}
         others = [folder for folder in (self.scratch_dir / LATENTS_FOLDER).glob("*") if folder not in mine]
         return sum(map(folder_bytes, others))
 
     def _is_still_right(self, item: Item, output: Path, found: S3Object | None) -> bool:
-        """Return whether latents that were made but not sent are those that would be made now; if not, remove them."""
+        """Return whether finished but unsent latents are those that would be made now; if not, remove them."""
         try:
             if self.options.clobber:
                 raise OutputError("start over")
@@ -348,20 +348,20 @@ class Staging:
         return True
 
     def _existing(self, item: Item) -> dict[str, Any] | None:
-        """Return the provenance of the latents that are there, None if there are none.
+        """Return the provenance of existing latents, None if there are none.
 
         Raises:
-            OutputError: They are not whole, or do not say how they were made.
+            OutputError: They are incomplete, or have no provenance.
         """
         if isinstance(item.output, Path):
             if item.output.is_dir():
-                raise OutputError(f"{item.output} is a folder, a file of this name is to be written: set out=")
+                raise OutputError(f"{item.output} is a folder, expected a file name: choose another with out=")
             return existing.read_provenance(item.output) if item.output.exists() else None
         found = store().head(item.output)
         if found is None:
             return None
         provenance = existing.object_provenance(found)
-        if provenance is None:  # copied there by other means: the file itself says it
+        if provenance is None:  # uploaded by other means: the provenance is in the file itself
             self.scratch.take(found.size, item.output)
             path = self.folder / "existing" / local_name(found.name)
             try:
@@ -374,19 +374,19 @@ class Staging:
 
 
 def _note(output: Path) -> Path:
-    """Return the file that names the upload of latents while they are on their way."""
+    """Return the file that records the upload of latents in progress."""
     return output.with_name(output.name + ".upload")
 
 
 def settle(item: Item, fate: str, note: str) -> None:
-    """Note what became of a file, and say so."""
+    """Record the outcome of a file, and log it."""
     item.fate, item.note = fate, note.removeprefix(f"{item.place}: ")
     if is_main_process():
         (log.error if fate == "failed" else log.info)("%s: %s", fate, item.line)
 
 
 def reword(error: BaseException, ready: Ready | None, item: Item) -> str:
-    """Return an error's line with the places that the user knows instead of temporary ones."""
+    """Return the text of an error with the user's locations in place of temporary ones."""
     text = str(error)
     if ready is not None:
         if isinstance(item.output, str) and str(ready.output.parent) in text:
@@ -397,7 +397,7 @@ def reword(error: BaseException, ready: Ready | None, item: Item) -> str:
 
 
 def reworded(error: Exception, ready: Ready | None, item: Item) -> NenyaError:
-    """Return an error with the places that the user knows; one that is not nenya's own, with its type."""
+    """Return an error with the user's locations; one of another library also with its type."""
     if isinstance(error, NenyaError):
         return type(error)(reword(error, ready, item))
     first = (str(error).strip() or "no message").splitlines()[0]
@@ -408,7 +408,7 @@ def check_places(places: Sequence[Path | str]) -> None:
     """Check that each bucket can be reached, before any work.
 
     Raises:
-        StorageError: One cannot.
+        StorageError: A bucket cannot be reached.
     """
     buckets = {place.split("/")[2]: place for place in places if isinstance(place, str) and is_s3(place)}
     for place in buckets.values():

@@ -1,4 +1,4 @@
-"""From a dataset to two-dimensional fields: variable, coordinates, time, masks, found by what the file says of them.
+"""Two-dimensional fields of a dataset: its variable, coordinates, times and masks, found by their attributes.
 
 Letters: H rows and W columns of a field.
 """
@@ -40,24 +40,24 @@ if TYPE_CHECKING:
 _FACES = ("face", "tile", "faces", "tiles")
 
 
-_COPIES = 4  # of a field in memory while it is read: packed, scaled, masked
+_COPIES = 4  # copies of a field in memory while it is read: packed, scaled, masked
 
 
 class Layout:
-    """Where the fields of a dataset are.
+    """The layout of the fields in a dataset.
 
     Args:
-        dataset: as opened; nothing but coordinates of time is read.
+        dataset: as opened; only time coordinates are read.
         place: name of the file, for errors.
-        options: names and units that the user gives.
+        options: names and units given by the user.
 
     Attributes:
         times: of the time steps, datetime64[us].
-        faces: numbers of the tiles, [-1] where there are none.
+        faces: numbers of the tiles, [-1] without tiles.
         variable: name of the variable.
 
     Raises:
-        InputFileError: Variable, coordinates, time, quality or mask are not to be found, or units are not of this
+        InputFileError: The variable, coordinates, time, quality or mask cannot be found, or the units do not fit the
             quantity.
     """
 
@@ -96,7 +96,7 @@ class Layout:
             face: number of the tile, or -1.
 
         Raises:
-            InputFileError: The file cannot be read, or its coordinates are no degrees.
+            InputFileError: The file cannot be read, or its coordinates are not in degrees.
         """
         with reading(self.place):
             raw = self._plane(self._array, step, face)
@@ -116,7 +116,7 @@ class Layout:
         return Field(values, lat, lon, self.times[step], seconds, wraps(field), face)
 
     def _bound(self, values: NDArray[np.float32]) -> None:
-        """Mask what lies out of the bounds, and refuse a field of which nothing is within."""
+        """Mask values outside the bounds, and refuse a field entirely outside."""
         bounds = self.options.temp_bounds
         if bounds is None:
             return
@@ -125,8 +125,8 @@ class Layout:
         if outside.all() and np.isfinite(values).any():
             low, high = np.nanmin(values), np.nanmax(values)
             raise InputFileError(
-                f"{self.place}: no value of '{self.variable}' is within temp_bounds {bounds}; they are {low:.4g} to "
-                f"{high:.4g}, taken to be in '{self._units()}': units= states others"
+                f"{self.place}: expected values of '{self.variable}' within temp_bounds {bounds}, got {low:.4g} to "
+                f"{high:.4g} from '{self._units()}': if these are not its units, give units="
             )
         values[outside] = np.nan
 
@@ -134,7 +134,7 @@ class Layout:
         return self.options.units or str(self._array.attrs.get("units", ""))
 
     def _plane(self, array: "xarray.DataArray", step: int, face: int) -> NDArray[Any]:
-        """Return an array (H, W) of one time and tile; single other dimensions are left out."""
+        """Return an array (H, W) of one time and tile; other dimensions of length 1 are dropped."""
         chosen = {d: 0 for d in array.dims if d not in (self.time_dim, self.face_dim, *self.rows_cols)}
         if chosen.keys() & set(self._others):
             chosen[self._others[0]] = self.options.level
@@ -148,16 +148,21 @@ class Layout:
         return np.asarray(plane.transpose(*order).values)
 
     def _degrees(self, array: "xarray.DataArray", step: int, face: int, most: float) -> NDArray[np.float64]:
-        """Return a coordinate; a pixel without one has NaN."""
+        """Return a coordinate, NaN where a pixel has none."""
         values = self._plane(array, step, face).astype(np.float64)
         values[~np.isfinite(values)] = np.nan
         if not np.isfinite(values).any():
-            raise InputFileError(f"{self.place}: '{array.name}' has no finite value; wanted are degrees")
+            raise InputFileError(
+                f"{self.place}: expected degrees in '{array.name}', got no finite value; lat= and lon= name other "
+                "variables"
+            )
         if np.nanmax(np.abs(values)) > most * 1.001:
             if np.nanmin(np.abs(values)) > most * 1.001 or "degree" in str(array.attrs.get("units", "degree")):
                 values[np.abs(values) > most * 1.001] = np.nan
             if not np.isfinite(values).any() or "degree" not in str(array.attrs.get("units", "degree")):
-                raise InputFileError(f"{self.place}: '{array.name}' is not in degrees; lat= and lon= name others")
+                raise InputFileError(
+                    f"{self.place}: '{array.name}' is not in degrees; lat= and lon= name other variables"
+                )
         return values
 
     def _coordinate(self, array: "xarray.DataArray", kind: str, name: str | None) -> "xarray.DataArray":
@@ -179,12 +184,12 @@ class Layout:
                 return max(found, key=lambda v: (v.name in array.coords, str(v.name).lower() in names, v.ndim))
         hint = suggest(names[0], [str(v) for v in dataset.variables])
         raise InputFileError(
-            f"{place}: no {word} of '{array.name}' {dims_text(array)} is in it{hint}; {kind}= names it, "
-            "coords= names a further file that has it"
+            f"{place}: no {word} found for '{array.name}' {dims_text(array)}{hint}; {kind}= names it, "
+            "coords= names another file that has it"
         )
 
     def _check_others(self) -> None:
-        """Let one vertical dimension pass, and single ones."""
+        """Accept one vertical dimension, and dimensions of length 1."""
         several = [d for d in self._others if self._array.sizes[d] > 1]
         self._others = several
         if not several:
@@ -193,15 +198,16 @@ class Layout:
         if several != vertical or len(several) > 1:
             raise InputFileError(
                 f"{self.place}: '{self.variable}' has dimensions {dims_text(self._array)}, of which "
-                f"{', '.join(map(str, several))} is neither time, level nor place; choose one value of it beforehand"
+                f"{', '.join(map(str, several))} is neither time, level nor position; select one value of it beforehand"
             )
         if self.options.level >= self._array.sizes[several[0]]:
             raise InputFileError(
-                f"{self.place}: level={self.options.level}, and {several[0]} has {self._array.sizes[several[0]]} levels"
+                f"{self.place}: expected level= below {self._array.sizes[several[0]]}, the size of {several[0]}, got "
+                f"{self.options.level}"
             )
 
     def _find_quality(self) -> "tuple[xarray.DataArray, bool] | None":
-        """Return the quality and whether high numbers are good, None if the recipe wants none."""
+        """Return the quality and whether high values are good, None if the recipe uses none."""
         options = self.options
         if options.quality_thresh is None and options.quality is None:
             return None
@@ -217,12 +223,12 @@ class Layout:
             match = next((named[name] for name in names if name in named), None)
             if match is None:
                 raise InputFileError(
-                    f"{self.place}: no quality variable is in it, and quality_thresh={options.quality_thresh} wants "
-                    "one: quality= names it, quality_thresh=null does without"
+                    f"{self.place}: no quality variable found, but quality_thresh={options.quality_thresh} needs "
+                    "one: quality= names it, quality_thresh=null ignores quality"
                 )
             found = match
         if options.quality_thresh is None:
-            raise OptionError(f"quality={options.quality} needs quality_thresh=, the worst number that is kept")
+            raise OptionError(f"quality={options.quality} needs quality_thresh=, the worst value that is kept")
         return with_dims_of(self._array, found), high_is_good(found, options.best_quality)
 
     def _is_good(self, quality: NDArray[Any]) -> NDArray[np.bool_]:
@@ -232,12 +238,13 @@ class Layout:
             return np.asarray(quality >= limit if self.quality[1] else (quality <= limit) & (quality >= 0))
 
     def _find_mask(self) -> "tuple[xarray.DataArray, Callable[[NDArray[Any]], NDArray[np.bool_]]] | None":
-        """Return the mask and what says of its values whether they are sea."""
+        """Return the mask and a function of its values that is true for sea."""
         if self.options.mask is not None:
             found = get_variable(self.dataset, self.options.mask, self.place, "mask=")
             if not is_coordinate_of(found, self._array, whole=True):
                 raise InputFileError(
-                    f"{self.place}: mask '{found.name}' {dims_text(found)} is not of '{self.variable}'"
+                    f"{self.place}: expected a mask on the grid of '{self.variable}', got '{found.name}' "
+                    f"{dims_text(found)}"
                 )
             return with_dims_of(self._array, found), sea_test(found)
         for variable in variables_of(self.dataset):
@@ -250,7 +257,7 @@ class Layout:
         return None
 
     def _find_dtime(self) -> "xarray.DataArray | None":
-        """Return the seconds of each pixel after the field's time, as L2P files have them."""
+        """Return the seconds of each pixel after the field's time, as in L2P files."""
         found = self.dataset.variables.get("sst_dtime")
         if found is None or not set(self.rows_cols) <= set(found.dims):
             return None

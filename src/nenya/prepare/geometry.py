@@ -15,9 +15,9 @@ class Field:
         lat: degrees north, (H,) or (H, W), as in the file.
         lon: degrees east, (W,) or (H, W).
         time: of the field, UTC, datetime64[us].
-        seconds: (H, W) seconds of each pixel after `time`, None if the file does not say.
-        wraps: whether column 0 follows the last one, around the globe.
-        face: number of the tile, -1 if there are none.
+        seconds: (H, W) seconds of each pixel after `time`, None if not in the file.
+        wraps: whether column 0 follows the last column, around the globe.
+        face: number of the tile, -1 without tiles.
     """
 
     values: NDArray[np.float32]
@@ -34,7 +34,7 @@ class Field:
         return self.values.shape[0], self.values.shape[1]
 
     def unit_vectors(self, rows: NDArray[np.intp], cols: NDArray[np.intp]) -> NDArray[np.float64]:
-        """Return unit vectors (..., 3) of pixels, whose columns may run on around the globe where the field wraps."""
+        """Return unit vectors (..., 3) of pixels; columns past the last one wrap around the globe."""
         cols = cols % self.shape[1]
         lat = self.lat[rows] if self.lat.ndim == 1 else self.lat[rows, cols]
         lon = self.lon[cols] if self.lon.ndim == 1 else self.lon[rows, cols]
@@ -55,7 +55,7 @@ def to_degrees(vectors: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArr
 
 
 def wraps(field: Field) -> bool:
-    """Return whether a field's first column follows its last one: whether it goes around the globe."""
+    """Return whether a field's first column follows its last one around the globe."""
     height, width = field.shape
     if width < 8:
         return False

@@ -21,10 +21,10 @@ _TIME_ATTRIBUTES = ("time_coverage_start", "start_time", "time_coverage_end")
 def find_times(
     dataset: "xarray.Dataset", array: "xarray.DataArray", place: str, options: PrepareOptions
 ) -> tuple[Any, list[np.datetime64]]:
-    """Return the dimension of time, None if there is none, and the times.
+    """Return the time dimension, None if there is none, and the times.
 
     Raises:
-        InputFileError: The file does not say when its fields were.
+        InputFileError: The file does not state the times of its fields.
     """
     if options.time is not None and options.time not in dataset.variables:
         try:
@@ -48,8 +48,8 @@ def find_times(
             except (KeyError, ValueError):
                 continue
     raise InputFileError(
-        f"{place}: it does not say when '{array.name}' was (no time that can be read); time= names the variable, or "
-        "states the date itself, such as time=2015-01-16T12:00"
+        f"{place}: no readable time of '{array.name}'; time= names the variable, or gives the date itself, such as "
+        "time=2015-01-16T12:00"
     )
 
 
@@ -96,14 +96,14 @@ def _steps(dataset: "xarray.Dataset", array: "xarray.DataArray") -> int:
 
 
 def _utc(text: str) -> datetime:
-    """Return a date without zone, in UTC, of ISO 8601, of the compact form of L2P files, or of seconds."""
+    """Return a date in UTC without zone, from ISO 8601 or the compact form of L2P files."""
     compact = re.fullmatch(r"(\d{8})[T ]?(\d{6})(?:\.\d+)?Z?", text.strip())
     found = datetime.strptime("".join(compact.groups()), "%Y%m%d%H%M%S") if compact else datetime.fromisoformat(text)
     return found.astimezone(UTC).replace(tzinfo=None) if found.tzinfo else found
 
 
 def _to_datetime64(value: Any) -> np.datetime64:
-    """Return a date; one of a model's calendar that ours lacks (30 February) as the last day of its month."""
+    """Return a date; one that exists only in a model's calendar (30 February) as the last day of its month."""
     if isinstance(value, np.datetime64):
         return value.astype("datetime64[us]")  # type: ignore[no-any-return]  # of a type that numpy's stubs miss
     day = min(value.day, calendar.monthrange(value.year, value.month)[1])

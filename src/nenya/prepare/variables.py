@@ -40,15 +40,17 @@ WATER_FLAGS = ("water", "sea", "ocean", "open_sea")
 
 
 def find_variable(dataset: "xarray.Dataset", place: str, options: PrepareOptions) -> "xarray.DataArray":
-    """Return the variable that cutouts are made of: the user's, else by standard name, name, or the only field.
+    """Return the variable for cutouts: the user's, otherwise by standard name, by name, or the only field.
 
     Raises:
-        InputFileError: There is none, or there are several to choose from.
+        InputFileError: There is none, or there are several candidates.
     """
     if options.variable is not None:
         found = get_variable(dataset, options.variable, place, "variable=")
         if found.ndim < 2 or found.dtype.kind not in "fiu":
-            raise InputFileError(f"{place}: '{found.name}' {dims_text(found)} {found.dtype} is no field of numbers")
+            raise InputFileError(
+                f"{place}: expected a field of numbers, got '{found.name}' {dims_text(found)} {found.dtype}"
+            )
         return found
     fields = [
         v
@@ -66,15 +68,15 @@ def find_variable(dataset: "xarray.Dataset", place: str, options: PrepareOptions
     if options.quantity == "any" and len(fields) == 1:
         return fields[0]
     names = ", ".join(str(v.name) for v in fields[:8]) or "none"
-    what = "which field is meant" if options.quantity == "any" else f"a field of {options.quantity}"
-    raise InputFileError(f"{place}: its attributes do not say {what}; variable= names it (fields in it: {names})")
+    what = "a single field" if options.quantity == "any" else f"a field of {options.quantity}"
+    raise InputFileError(f"{place}: expected {what} by its attributes, got {names}; variable= names the field")
 
 
 def find_units(array: "xarray.DataArray", place: str, options: PrepareOptions) -> tuple[float, float]:
-    """Return factor and offset to degrees Celsius or metres; 1 and 0 for any other quantity.
+    """Return factor and offset to degrees Celsius or metres; 1 and 0 for other quantities.
 
     Raises:
-        InputFileError: The units are missing or not those of the quantity.
+        InputFileError: The units are missing or do not fit the quantity.
     """
     given = options.units if options.units is not None else array.attrs.get("units")
     name = re.sub(r"[\s.]+", "_", str(given).strip().lower()) if given is not None else ""
@@ -96,10 +98,10 @@ def find_units(array: "xarray.DataArray", place: str, options: PrepareOptions) -
         wanted = "m or cm"
     else:
         return 1.0, 0.0
-    said = f"has units '{given}'" if given is not None else "has no units"
+    said = f"'{given}'" if given is not None else "no units"
     raise InputFileError(
-        f"{place}: '{array.name}' {said}, wanted for a {quantity} are {wanted}; units= states "
-        "them, variable= names another"
+        f"{place}: expected units of '{array.name}' for a {quantity} in {wanted}, got {said}; units= sets them, "
+        "variable= names another variable"
     )
 
 
@@ -123,7 +125,7 @@ def get_variable(dataset: "xarray.Dataset", name: str, place: str, option: str) 
     if name not in dataset.variables:
         known = [str(v) for v in dataset.variables]
         raise InputFileError(
-            f"{place}: {option}{name} is not in it{suggest(name, known)} (there are: {', '.join(known[:20])})"
+            f"{place}: {option}{name}: no such variable{suggest(name, known)} (variables: {', '.join(known[:20])})"
         )
     return dataset[name]
 
@@ -143,7 +145,7 @@ def _is_auxiliary(variable: "xarray.DataArray") -> bool:
 
 
 def is_coordinate_of(variable: "xarray.DataArray", array: "xarray.DataArray", *, whole: bool = False) -> bool:
-    """Return whether a variable lies on the dimensions of another, or on others of the same lengths."""
+    """Return whether a variable lies on the dimensions of another, or on dimensions of equal lengths."""
     if variable.dtype.kind not in "fiub" or not variable.ndim or "bounds" in str(variable.name):
         return False
     if variable.ndim < 2 and whole:
@@ -155,7 +157,7 @@ def is_coordinate_of(variable: "xarray.DataArray", array: "xarray.DataArray", *,
 
 
 def with_dims_of(array: "xarray.DataArray", other: "xarray.DataArray") -> "xarray.DataArray":
-    """Return a variable whose dimensions bear the names of those of the field."""
+    """Return a variable with its dimensions renamed to those of the field."""
     if set(other.dims) <= set(array.dims) or other.shape != array.shape[-2:]:
         return other
     names = dict(zip(other.dims, array.dims[-2:], strict=True))
@@ -182,7 +184,7 @@ def high_is_good(quality: "xarray.DataArray", given: str) -> bool:
 
 
 def sea_test(mask: "xarray.DataArray") -> Callable[[NDArray[Any]], NDArray[np.bool_]]:
-    """Return what says which values of a mask are sea: its flags, its standard name, or not 0."""
+    """Return a function of a mask's values that is true for sea: by its flags, its standard name, or not 0."""
     meanings = str(mask.attrs.get("flag_meanings", "")).lower().split()
     water = [i for i, meaning in enumerate(meanings) if meaning in WATER_FLAGS]
     bits, values = (
