@@ -73,7 +73,7 @@ def test_a_debug_run_stands_apart(options):
 
 
 def test_what_an_option_file_must_say(options):
-    with pytest.raises(OptionError, match="images_file is needed"):
+    with pytest.raises(OptionError, match="images_file is required"):
         train.main(options(images_file=""))
     with pytest.raises(InputFileError, match=r"none\.h5: no such file"):
         train.main(options(images_file="none.h5"))
@@ -178,7 +178,7 @@ def drop_provenance(path):
 
 @pytest.mark.parametrize(
     ("damage", "words"),
-    [(truncate, "is not whole"), (drop_rows, "should have 3 rows"), (drop_provenance, "does not say how it was made")],
+    [(truncate, "is incomplete"), (drop_rows, "expected 3 rows"), (drop_provenance, "has no provenance")],
 )
 def test_latents_that_are_not_whole_are_not(two_files, damage, words):
     path, folder = two_files

@@ -156,7 +156,7 @@ def test_examples_by_number_uid_and_cutout(index, first):
         for name, said in (("99999", "rows are 0 to 1299"), ("uid:1", "no row"), ("x:train:1", "no row")):
             with pytest.raises(InputFileError, match=said):
                 searched.find(name)
-        with pytest.raises(OptionError, match="wanted is a row number"):
+        with pytest.raises(OptionError, match="expected a row number"):
             searched.find("' OR 1=1")
 
 
@@ -185,7 +185,7 @@ def test_what_does_not_belong_is_refused(first, tmp_path):
     with pytest.raises(InputFileError, match="latents of two models cannot be compared"):
         add_files(folder, Latents([other]))
     same_name = write_latents(tmp_path / "a_preproc_latents.h5", 4, train=900)
-    with pytest.raises(InputFileError, match="with another content"):
+    with pytest.raises(InputFileError, match="with different content"):
         add_files(folder, Latents([same_name]))
     with h5py.File(tmp_path / "d_latents.h5", "w") as file:
         file["valid"] = np.ones((3, 5), np.float32)
@@ -193,7 +193,7 @@ def test_what_does_not_belong_is_refused(first, tmp_path):
         add_files(folder, Latents([tmp_path / "d_latents.h5"]))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("")
-    with pytest.raises(OptionError, match="a folder with other things in it"):
+    with pytest.raises(OptionError, match="expected an index or an empty folder"):
         add_files(tmp_path / "full", *first)
     with pytest.raises(InputFileError, match="no index of nenya"):
         IndexSearcher(tmp_path / "full")
@@ -305,7 +305,7 @@ def test_commands(first, second, tmp_path, nenya_cli):
         (["index=b.index", "like=3"], "no index of nenya"),
         (["index=a.index", "like=3", "out=found.png"], "wanted is one of .parquet"),
         (["index=a.index", "like=3", "out=found.csv"], "clobber=true replaces it"),
-        (["index=begun.index", "like=3"], "the index is not finished"),
+        (["index=begun.index", "like=3"], "the index is unfinished"),
     ):
         code, said = nenya_cli("search", args)
         assert code == 2 and len(said.splitlines()) == 1 and wanted in said, said

@@ -511,7 +511,7 @@ def test_a_rerun_skips_what_is_whole_and_downloads_nothing(batch):
     assert code == 0
     assert "3 files: 3 skipped" in said
     for source in sources:
-        assert "there already and whole" in entry(said, source)
+        assert "output exists and is complete" in entry(said, source)
     assert batch.proxy.count("GET", r"\.h5") == batch.proxy.count("PUT") == batch.proxy.count("POST") == 0
     assert [batch.stamp(f"latents/{i}_latents.h5") for i in range(3)] == before
     code, said = batch.extract(sources[:2], "clobber=true")

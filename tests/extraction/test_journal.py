@@ -179,7 +179,7 @@ def test_a_full_disk_at_each_call_keeps_what_is_finished(store, monkeypatch, nam
 
 
 def test_what_is_kept_is_said(store):
-    assert store.kept() == "nothing is left behind"
+    assert store.kept() == "no partial output is kept"
     assert not store.partial.exists()
     store.partial.mkdir()
     store.start({})

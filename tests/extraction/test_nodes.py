@@ -148,8 +148,8 @@ def test_a_node_that_dies_ends_the_run_which_can_be_gone_on_with(nodes, start, w
     power_off(nodes[1])
     assert first.wait(60) != 0
     text = first.log.read_text()
-    assert "another process of this run is gone" in text
-    assert "the same command goes on from there" in text
+    assert "another process of this run has ended" in text
+    assert "the same command resumes there" in text
     before = finished(tmp_path)
     assert 20 <= before < sum(ROWS.values())
     processes = start(*small)

@@ -132,7 +132,7 @@ def test_what_cannot_be_grouped(data):
             kmeans_groups(latents, k)
     with pytest.raises(InputFileError, match="0 finite latents"):
         kmeans_groups(np.full((9, 3), np.nan), 2)
-    with pytest.raises(InputFileError, match="finds no group"):
+    with pytest.raises(InputFileError, match="finds no cluster"):
         hdbscan_groups(np.random.default_rng(0).standard_normal((60, 8)), min_size=30)
     with pytest.raises(OptionError, match="min_size=5"):
         hdbscan_groups(np.eye(4), min_size=5)

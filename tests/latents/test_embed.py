@@ -87,7 +87,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_bits(files, tmp_path, monkeypat
     with pytest.raises(KeyboardInterrupt):
         embed.embed_table(Latents([path]), table, out, embed.Fit(200), saved)
     assert not out.exists() and not saved.exists()
-    with pytest.raises(OutputError, match="other data or options"):
+    with pytest.raises(OutputError, match="different data or options"):
         embed.embed_table(Latents([path]), table, out, embed.Fit(150), saved)
     block = sorted((tmp_path / "killed.parquet.partial").glob("rows-*"))[1]
     block.write_bytes(block.read_bytes()[:-9] + b"123456789")
@@ -129,7 +129,10 @@ def test_a_projector_that_cannot_be_used_is_refused_before_anything_is_begun(fil
     code, said = nenya_cli("embed", [f"data={path}", "projector=x.pkl", "out=f.parquet"])
     assert code == 2 and "a pickle" in said
     (tmp_path / "junk.h5").write_text("junk")
-    for junk, what in (("junk.h5", "no projector, but another kind of file"), (".", "a folder, no projector")):
+    for junk, what in (
+        ("junk.h5", "expected a projector in HDF5, got another kind of file"),
+        (".", "expected a projector file, got a folder"),
+    ):
         code, said = nenya_cli("embed", [f"data={path}", f"projector={junk}", "out=f.parquet"])
         assert code == 2 and what in said and "fit it again" in said and "pickle" not in said
     code, said = nenya_cli("embed", ["data=junk.h5", "out=f.parquet"])

@@ -168,7 +168,7 @@ def test_saved_files_that_are_none_are_refused(tmp_path):
     (tmp_path / "a.npz").write_bytes(b"no archive")
     np.savez(tmp_path / "b.npz", M=np.array([{}], dtype=object))
     for name in ("a.npz", "b.npz", "none.npz"):
-        with pytest.raises(InputFileError, match=f"{name}: no principal components"):
+        with pytest.raises(InputFileError, match=f"{name}: expected principal components of nenya"):
             load(tmp_path / name)
-        with pytest.raises(InputFileError, match=f"{name}: no coefficients"):
+        with pytest.raises(InputFileError, match=f"{name}: expected coefficients of nenya"):
             open_coefficients(tmp_path / name)

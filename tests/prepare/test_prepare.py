@@ -610,27 +610,27 @@ def two_fields(field):
 
 
 BAD_FIELDS = {
-    "no time": (without_time, [], "does not say when"),
+    "no time": (without_time, [], "no readable time"),
     "no coordinates": (lambda f: f.drop_vars(["lat", "lon"]), [], "no latitude"),
     "no longitude": (lambda f: f.drop_vars("lon"), [], "no longitude"),
-    "all land": (lambda f: f.where(False), [], "all of it is masked (land"),
-    "no units": (without_units, [], "has no units"),
-    "wrong units": (in_furlongs, [], "units 'furlong'"),
+    "all land": (lambda f: f.where(False), [], "entirely masked (land"),
+    "no units": (without_units, [], "got no units"),
+    "wrong units": (in_furlongs, [], "got 'furlong'"),
     "units that the values belie": (said_to_be_kelvin, ["temp_bounds=[-2,33]"], "within temp_bounds"),
     "no quality": (lambda f: f, ["quality_thresh=2"], "no quality variable"),
-    "another quality": (lambda f: f, ["quality_thresh=2", "quality=q"], "quality=q is not in it"),
-    "no variable": (lambda f: f, ["variable=sst"], "variable=sst is not in it"),
-    "no mask": (lambda f: f, ["mask=land"], "mask=land is not in it"),
-    "several variables": (two_fields, [], "variable= names it (fields in it: u, v)"),
+    "another quality": (lambda f: f, ["quality_thresh=2", "quality=q"], "quality=q: no such variable"),
+    "no variable": (lambda f: f, ["variable=sst"], "variable=sst: no such variable"),
+    "no mask": (lambda f: f, ["mask=land"], "mask=land: no such variable"),
+    "several variables": (two_fields, [], "got u, v; variable= names the field"),
     "a list of points": (a_list_of_points, [], "no two dimensions"),
     "a field that is too small": (lambda f: f, ["field_size=128"], "smaller than that"),
     "too few clear pixels": (lambda f: f.where(f.lon % 1 == 0), [], "no cutout reaches clear_threshold=95 %"),
     "a third dimension": (
         lambda f: f.expand_dims(member=3).assign_coords(member=[0, 1, 2]),
         [],
-        "neither time, level nor place",
+        "neither time, level nor position",
     ),
-    "a level that is not there": (lambda f: f.expand_dims(depth=[0.0, 5.0]), ["level=4"], "has 2 levels"),
+    "a level that is not there": (lambda f: f.expand_dims(depth=[0.0, 5.0]), ["level=4"], "expected level= below 2"),
 }
 
 
@@ -666,10 +666,10 @@ def test_damaged_files(nenya_cli, tmp_path, kind):
 
 BAD_OPTIONS = {
     "no data": (["out=x.h5"], "data= is needed"),
-    "no output": (["data=a.nc"], "out= is needed"),
+    "no output": (["data=a.nc"], "out= is required"),
     "an output of another kind": (["data=a.nc", "out=cutouts"], "cutouts_preproc.h5"),
     "a share instead of a percentage": (["clear_threshold=0.95"], "a percentage"),
-    "sizes that do not divide": (["data=a.nc", "out=x.h5", "field_size=65", "downscale=[2,2]"], "no multiple"),
+    "sizes that do not divide": (["data=a.nc", "out=x.h5", "field_size=65", "downscale=[2,2]"], "expected a multiple"),
     "bounds the wrong way round": (["temp_bounds=[33,-2]"], "two numbers"),
     "no recipe": (["sensor=modsi"], "did you mean modis?"),
     "no option": (["feild_size=3"], "did you mean field_size?"),

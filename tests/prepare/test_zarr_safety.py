@@ -79,7 +79,9 @@ def test_codecs_that_are_not_known_are_refused(tmp_path, version, consolidated, 
     for chunk in (path / name).rglob("*"):
         if chunk.is_file() and chunk.name not in (".zarray", ".zattrs", "zarr.json"):
             chunk.write_bytes(pickle.dumps(Payload(hit)))
-    with pytest.raises(InputFileError, match=rf"packed by the codec .*{codec}, which may run code") as caught:
+    with pytest.raises(
+        InputFileError, match=rf"codec .*{codec}.* is refused because it is unknown or may run code"
+    ) as caught:
         field(path)
     assert "\n" not in str(caught.value)
     assert not hit.exists()
@@ -125,7 +127,7 @@ def test_metadata_that_names_something_else_is_refused(change):
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b"[" * 100_000, b'{"a":' * 100_000, b"\xff\xfe"])
 def test_damaged_metadata_is_one_line(content):
-    with pytest.raises(InputFileError, match="no metadata of a Zarr store"):
+    with pytest.raises(InputFileError, match="expected metadata of a Zarr store"):
         check_metadata(content, "a.zarr")
 
 
@@ -136,7 +138,7 @@ def test_links_out_of_a_store_are_not_followed(tmp_path):
         stored(folder / "a.zarr", 2)
     (own / "a.zarr" / "tos" / "0.0.0").unlink()
     (own / "a.zarr" / "tos" / "0.0.0").symlink_to(other / "a.zarr" / "tos" / "0.0.0")
-    with pytest.raises(InputFileError, match="out of the store's own folder: refused"):
+    with pytest.raises(InputFileError, match="outside the store's own folder: refused"):
         field(own / "a.zarr")
     with open_fields(own / "a.zarr", allow_external=True) as dataset:
         assert np.isfinite(dataset["tos"].values).any()

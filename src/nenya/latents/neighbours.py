@@ -2,7 +2,8 @@
 
 Matrix products are fast, but their last bits depend on the batch size and the number of threads. So they only choose
 candidates: all rows that could be among the k nearest, by a bound on the rounding of the product. The candidates are
-ranked by their distance in float64, summed in a fixed order, ties by row number.
+ranked by their distance in float64, summed in a fixed order, ties by row number. Rows are in memory and the distance is
+Euclidean; for cosines over files, pass by pass, see `nenya.latents.similarity`.
 
 Letters in shapes: N rows that are searched, n query rows, D their length, k neighbours, L lists.
 """

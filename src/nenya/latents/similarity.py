@@ -1,5 +1,8 @@
 """Exact search by cosine, directly on latents: one pass in float32, the closest ranked again in float64.
 
+The latents are streamed from files, also through a GPU; for Euclidean distances in memory, compiled, see
+`nenya.latents.neighbours`.
+
 Letters in shapes: N rows, D the length of a latent, Q queries, k rows for each query.
 """
 

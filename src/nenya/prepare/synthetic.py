@@ -408,7 +408,7 @@ def _stream(
                 data.attrs["units"] = "K" if not suffix else "1"
             file[name + suffix][start : start + len(values), 0] = values
         start += len(block[""])
-    assert start == shape[0], f"{name}: {start} cutouts came, {shape[0]} were declared"
+    assert start == shape[0], f"{name}: expected {shape[0]} cutouts, got {start}"
 
 
 def make_demo_file(
