@@ -195,7 +195,7 @@ def test_what_does_not_belong_is_refused(first, tmp_path):
     (tmp_path / "full" / "thesis.tex").write_text("")
     with pytest.raises(OptionError, match="expected an index or an empty folder"):
         add_files(tmp_path / "full", *first)
-    with pytest.raises(InputFileError, match="no index of nenya"):
+    with pytest.raises(InputFileError, match="index of nenya"):
         IndexSearcher(tmp_path / "full")
     assert len(content(folder)) == 1274
 
@@ -269,7 +269,7 @@ def test_commands(first, second, tmp_path, nenya_cli):
         write_table(table, tmp_path / f"{name}.parquet")
     paths = [given[0].parts[0].path for given in (first, second)]
     code, said = nenya_cli("index", ["add", f"data={paths[0]}", "out=a.index"])
-    assert code == 2 and "no index of nenya" in said
+    assert code == 2 and "index of nenya" in said
     code, said = nenya_cli("index", [f"data={paths[0]}", "table=one.parquet", "out=a.index", "of_sensor=MODIS"])
     assert code == 0 and "1274 rows, 1274 of them new" in said
     code, said = nenya_cli("index", ["add", f"data={paths[1]}", "table=two.parquet", "out=a.index", "of_sensor=VIIRS"])
@@ -302,7 +302,7 @@ def test_commands(first, second, tmp_path, nenya_cli):
         ([f"data={paths[0]}", "like=3", "DT=DT1"], "table="),
         (["index=a.index"], "like= or image= is needed"),
         (["like=3"], "index= or data= is needed"),
-        (["index=b.index", "like=3"], "no index of nenya"),
+        (["index=b.index", "like=3"], "index of nenya"),
         (["index=a.index", "like=3", "out=found.png"], "wanted is one of .parquet"),
         (["index=a.index", "like=3", "out=found.csv"], "clobber=true replaces it"),
         (["index=begun.index", "like=3"], "the index is unfinished"),

@@ -549,7 +549,7 @@ def test_what_would_be_made_otherwise_is_not_replaced(batch, other_weights):
         assert code == 1, said
         for source in sources:
             line = entry(said, source)
-            assert line.startswith("failed ") and words in line and "clobber=true replaces it" in line, line
+            assert line.startswith("failed ") and words in line and "clobber=true overwrites it" in line, line
     assert batch.proxy.count("GET", "PreProc/.*h5") == 0
     batch.put("b.h5", seed=50)
     code, said = batch.extract(sources)

@@ -127,7 +127,7 @@ def test_two_nodes_make_what_one_process_makes(start, wanted, tmp_path):
         assert process.wait(200) == 0, process.log.read_text()
     assert_whole(tmp_path, wanted)
     text = processes[0].log.read_text()
-    assert "train 500, valid 100 rows of 64 numbers" in text
+    assert "train 500, valid 100 rows of 64 dimensions" in text
 
 
 def finished(tmp_path):

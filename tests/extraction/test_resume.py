@@ -540,7 +540,7 @@ def test_a_command_that_starts_over_says_so_when_it_is_stopped(case):
     assert case.extract()[0] == 0
     case.error, case.last = Interrupted("stopped"), 2
     code, said = case.extract("clobber=true")
-    assert code == 75 and "the same command without clobber=true goes on from there" in said, said
+    assert code == 75 and "the same command without clobber=true resumes there" in said, said
 
 
 def test_an_output_folder_that_cannot_be_written(case):

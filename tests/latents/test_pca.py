@@ -77,8 +77,8 @@ def test_equal_latents_have_no_variance():
     ("latents", "message"),
     [
         (np.full((5, 2), np.nan), "5 left out"),
-        ([np.zeros((3, 2)), np.zeros((3, 4))], r"\(3, 4\): wanted \(N, 2\)"),
-        ([np.zeros(3)], r"\(3,\): wanted"),
+        ([np.zeros((3, 2)), np.zeros((3, 4))], r"shape \(N, 2\), got \(3, 4\)"),
+        ([np.zeros(3)], r"expected latents .* got \(3,\)"),
         ([], "0 finite latents"),
     ],
 )
@@ -88,9 +88,9 @@ def test_latents_that_cannot_be_fitted_are_refused(latents, message):
 
 
 def test_wrong_numbers_are_refused(latents):
-    with pytest.raises(OptionError, match="n_components=13: wanted 1 to 12"):
+    with pytest.raises(OptionError, match="n_components=13: expected 1 to 12"):
         fit_pca(latents, 13)
-    with pytest.raises(InputFileError, match=r"\(2, 5\): wanted \(N, 12\)"):
+    with pytest.raises(InputFileError, match=r"shape \(N, 12\), got \(2, 5\)"):
         fit_pca(latents).transform(np.zeros((2, 5)))
 
 

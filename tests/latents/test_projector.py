@@ -235,7 +235,7 @@ def test_a_pickle_is_refused_unread_with_how_to_refit(tmp_path):
 
 
 def test_latents_of_another_model_are_refused(projector):
-    with pytest.raises(InputFileError, match="fitted on latents of 32 numbers"):
+    with pytest.raises(InputFileError, match="expected latents of 32 dimensions"):
         projector.transform(np.zeros((3, 16)))
 
 

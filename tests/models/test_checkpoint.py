@@ -71,7 +71,7 @@ def test_loading_a_part_of_a_network_says_what_is_missing(goldens):
     with pytest.raises(CheckpointError, match=r"117 missing: encoder\.layer1.* and 114 more") as error:
         load_weights(ContrastiveNet("resnet18", nchannels=3), checkpoint)
     assert_one_line(error)
-    with pytest.raises(CheckpointError, match=r"tiny_nenya_io\.pth: .* no head\.2\.weight among 7 tensors"):
+    with pytest.raises(CheckpointError, match=r"tiny_nenya_io\.pth: .* got 7 tensors without head\.2\.weight"):
         _ = checkpoint.architecture
 
 
@@ -201,7 +201,7 @@ def test_unknown_stages_are_no_architecture():
 def test_another_architecture_says_what_to_set(pth, wanted, setting):
     net = small_net(**wanted)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    with pytest.raises(CheckpointError, match=f"is a resnet18 with feat_dim 16.*set {setting}$") as error:
+    with pytest.raises(CheckpointError, match=f"got a resnet18 with feat_dim 16.*set {setting}$") as error:
         load_weights(net, load_checkpoint(pth))
     assert_one_line(error)
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())

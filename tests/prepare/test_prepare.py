@@ -244,7 +244,7 @@ def test_reruns_and_processes_change_nothing(days, tmp_path, nenya_cli):
     before = (tmp_path / "a" / "d_preproc.h5").stat()
     args = [f"data={days}", f"out={tmp_path}/a/d_preproc.h5", "field_size=16", "clear_threshold=80"]
     code, said = nenya_cli("prepare", args)
-    assert code == 0 and "there already" in said
+    assert code == 0 and "output exists and is complete" in said
     assert (tmp_path / "a" / "d_preproc.h5").stat().st_mtime_ns == before.st_mtime_ns
     code, said = nenya_cli("prepare", [*args, "field_size=32"])
     assert (code, said.count("\n")) == (2, 1) and "clobber=true" in said

@@ -342,7 +342,7 @@ def test_latents_of_a_batch(opt, tiny_weights, latents_of):
     double = torch.from_numpy(images).double()[:, None]
     close(calc_latent(model, double, False), latents_of(images))
     close(calc_latent(model, double.numpy(), False), latents_of(images))
-    with pytest.raises(InputFileError, match=r"shape \(32, 32\) came; wanted is \(B, C, H, W\)"):
+    with pytest.raises(InputFileError, match=r"shape \(B, C, H, W\), got \(32, 32\)"):
         calc_latent(model, double[0, 0], False)
     assert not model.training
     assert all(parameter.grad is None for parameter in model.parameters())

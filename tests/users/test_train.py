@@ -382,7 +382,7 @@ def test_a_disk_that_fills_in_a_checkpoint_leaves_the_one_before(
         code, said = nenya_cli("train", [*QUICK, f"data={small_file}", f"out={disk / 'run'}"])
         assert code == 2, said
         (line,) = [line for line in said.splitlines() if line.startswith("nenya train")]
-        assert "No space left on device" in line and f"resume={disk / 'run'} goes on" in line
+        assert "No space left on device" in line and f"resume={disk / 'run'} continues" in line
         assert load_checkpoint(last).epoch == 2
         assert not [p for p in last.parent.iterdir() if p.name.startswith(".")]
         code, said = nenya_cli("train", [f"resume={disk / 'run'}"])
