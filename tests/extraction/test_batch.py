@@ -591,7 +591,7 @@ def test_latents_that_were_copied_by_other_means(batch):
     there = {
         "copied.h5": (whole["copied.h5"], "skipped"),
         "garbage.h5": (b"garbage" * 100, "not an HDF5 file"),
-        "truncated.h5": (whole["truncated.h5"][:-2000], "is not whole (the HDF5 file is truncated"),
+        "truncated.h5": (whole["truncated.h5"][:-2000], "is incomplete (the HDF5 file is truncated"),
         "foreign.h5": (foreign, "does not say how it was made"),
     }
     for name, (data, _) in there.items():
@@ -797,7 +797,7 @@ def test_the_call_of_users_scripts(batch, monkeypatch):
     for name in wanted:
         assert_identical(read(io.BytesIO(batch.get(folder + latents_name(name)))), wanted[name])
     batch.put("b.h5", seed=9)
-    with pytest.raises(FilesFailed, match=r"1 of 2 files failed, first s3://.*b\.h5: .*changed since"):
+    with pytest.raises(FilesFailed, match=r"1 of 2 files failed; the first: s3://.*b\.h5: .*changed since"):
         main(options, sources)
     main(options, sources, True)
     main(options, sources, debug=True)

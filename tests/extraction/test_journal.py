@@ -125,7 +125,7 @@ def test_a_damaged_block_is_computed_again(store, caplog):
     with store.raw("train").open("r+b") as raw:
         raw.seek(4 * DIM * 6)
         raw.write(b"\1")
-    with pytest.raises(OutputError, match="block 1 is damaged on the disk"):
+    with pytest.raises(OutputError, match="block 1 is damaged on disk"):
         store.assemble(BLOCKS, {})
     assert set(store.scan(BLOCKS)) == {0, 2}
     assert "block 1 is damaged" in caplog.text

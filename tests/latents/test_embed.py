@@ -124,7 +124,7 @@ def test_a_projector_that_cannot_be_used_is_refused_before_anything_is_begun(fil
     path, _, _, _ = files
     Projector.fit(latents(30, 0)[:, :8], embedding=np.zeros((30, 2))).save("short_UMAP.h5")
     code, said = nenya_cli("embed", [f"data={path}", "projector=short_UMAP.h5", "out=f.parquet"])
-    assert code == 2 and "8 numbers, these have 32" in said
+    assert code == 2 and "expected latents of 8 dimensions, got 32" in said
     (tmp_path / "x.pkl").write_bytes(b"\x80\x04.")
     code, said = nenya_cli("embed", [f"data={path}", "projector=x.pkl", "out=f.parquet"])
     assert code == 2 and "a pickle" in said

@@ -79,7 +79,7 @@ def test_equal_latents_have_no_variance():
         (np.full((5, 2), np.nan), "5 left out"),
         ([np.zeros((3, 2)), np.zeros((3, 4))], r"shape \(N, 2\), got \(3, 4\)"),
         ([np.zeros(3)], r"expected latents .* got \(3,\)"),
-        ([], "0 finite latents"),
+        ([], "at least 2 finite latents, got 0"),
     ],
 )
 def test_latents_that_cannot_be_fitted_are_refused(latents, message):

@@ -177,7 +177,7 @@ def test_a_layout_made_elsewhere_is_taken_without_the_rows_that_are_not_finite()
         ({"latents": np.zeros((3, 2))}, InputFileError, "at least 4"),
         ({"latents": np.zeros((9, 2)), "embedding": np.zeros((8, 2))}, InputFileError, r"wanted is \(9, 2\)"),
         ({"latents": np.zeros((9, 2)), "metric": "manhattan"}, OptionError, "euclidean, cosine"),
-        ({"latents": np.zeros((9, 2)), "n_neighbors": 9}, OptionError, "less than the 9 training rows"),
+        ({"latents": np.zeros((9, 2)), "n_neighbors": 9}, OptionError, "fewer than the 9 training rows"),
     ],
 )
 def test_what_cannot_be_fitted_is_said(arguments, error, words):

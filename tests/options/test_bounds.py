@@ -313,7 +313,7 @@ def test_options_of_safetensors_are_bounded(tmp_path):
 
     for options, said in (
         ("[" * 100_000, "damaged"),
-        (json.dumps({"a": json.loads("[" * 30 + "]" * 30)}), "nested more"),
+        (json.dumps({"a": json.loads("[" * 30 + "]" * 30)}), "more than 20 levels"),
     ):
         save_file({"a.weight": torch.ones(2)}, tmp_path / "w.safetensors", {"options": options})
         assert said in refusal(CheckpointError, load_checkpoint, tmp_path / "w.safetensors")

@@ -149,8 +149,8 @@ def test_a_steady_shear_carries_temperature_as_calculated():
         ({"n": -1}, "n=-1"),
         ({"n": 1, "size": 0}, "size=0"),
         ({"n": 1, "noise": -0.1}, "noise=-0.1"),
-        ({"n": 1, "grid": 65}, "grid=65: wanted an even number >= 64"),
-        ({"n": 1, "size": 100, "grid": 64}, "grid=64: wanted an even number >= 100"),
+        ({"n": 1, "grid": 65}, "grid=65: expected an even number >= 64"),
+        ({"n": 1, "size": 100, "grid": 64}, "grid=64: expected an even number >= 100"),
     ],
 )
 def test_numbers_out_of_range_are_refused(options, message):

@@ -151,7 +151,7 @@ def test_stores_on_s3_are_checked_too(s3_service, s3_bucket, tmp_path):
     for file in path.rglob("*"):
         if file.is_file():
             client.upload_file(str(file), s3_bucket, f"a.zarr/{file.relative_to(path).as_posix()}")
-    with pytest.raises(InputFileError, match="packed by the codec pickle"):
+    with pytest.raises(InputFileError, match="codec pickle is refused"):
         field(f"s3://{s3_bucket}/a.zarr")
 
 
@@ -201,7 +201,7 @@ def test_frames_of_unknown_size_are_bounded_by_their_blocks():
     with pytest.raises(InputFileError, match="unpacks to more than"):
         check_packed(stream, Packing("zstd", 2**20), "a")
     check_packed(stream, Packing("zstd", 2**29), "a")
-    with pytest.raises(InputFileError, match="packed by gzip, and then by zlib"):
+    with pytest.raises(InputFileError, match="expected one compressing codec, got gzip followed by zlib"):
         packing_of({"chunks": [4], "dtype": "<f4", "filters": [{"id": "gzip"}], "compressor": {"id": "zlib"}}, "a")
 
 

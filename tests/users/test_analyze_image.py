@@ -157,7 +157,7 @@ def test_an_image_has_one_place_at_any_size(tiny_weights, opt, image, monkeypatc
 
 
 def test_a_model_without_maps_and_holes_are_said(image, monkeypatch):
-    with pytest.raises(OptionError, match=r"model demo has no maps.*v5"):
+    with pytest.raises(OptionError, match=r"model demo has no UMAPs.*v5"):
         analyze_image.umap_image("demo", image)
     monkeypatch.setenv("OS_SST", "/nowhere")
     holed = image.copy()

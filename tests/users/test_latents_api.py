@@ -256,7 +256,7 @@ def test_a_loader_of_tensors(opt, tiny_weights, latents_of):
 def test_different_channels_are_refused():
     images = torch.randn(2, 3, 8, 8)
     assert fit_channels(images, 3) is images
-    with pytest.raises(InputFileError, match="3 different channels"):
+    with pytest.raises(InputFileError, match="got 3 different ones"):
         fit_channels(images, 1)
 
 
