@@ -16,7 +16,7 @@ from granules import SHAPE, grid, swath, swath_coordinates, tiles, write_swath
 from scipy.ndimage import median_filter
 from skimage.restoration import inpaint_biharmonic
 
-import nenya.prepare.job as prepare_module
+import nenya.prepare.work as work_module
 from nenya.analyze_image import calc_DT
 from nenya.data.cutouts import inspect_cutouts
 from nenya.errors import InputFileError, Interrupted
@@ -267,7 +267,7 @@ def test_a_granule_is_on_one_side_whatever_else_there_is(days, tmp_path):
 def test_an_interrupted_run_goes_on(days, tmp_path, monkeypatch):
     options = {"data": str(days), "field_size": 16}
     whole = make(tmp_path / "whole_preproc.h5", **options)
-    done, original = [], prepare_module.work.prepare_granule
+    done, original = [], work_module.prepare_granule
 
     def stop_at_four(layout, step, name, *rest):
         if len(done) == 3:
@@ -275,15 +275,13 @@ def test_an_interrupted_run_goes_on(days, tmp_path, monkeypatch):
         done.append(name)
         return original(layout, step, name, *rest)
 
-    monkeypatch.setattr(prepare_module.work, "prepare_granule", stop_at_four)
+    monkeypatch.setattr(work_module, "prepare_granule", stop_at_four)
     with pytest.raises(Interrupted):
         make(tmp_path / "d_preproc.h5", **options)
     assert not (tmp_path / "d_preproc.h5").exists() and not (tmp_path / "d_preproc.parquet").exists()
     assert len(list((tmp_path / "d_preproc.h5.partial").glob("*.npz"))) == 3
     again = []
-    monkeypatch.setattr(
-        prepare_module.work, "prepare_granule", lambda *args: (again.append(args[2]), original(*args))[1]
-    )
+    monkeypatch.setattr(work_module, "prepare_granule", lambda *args: (again.append(args[2]), original(*args))[1])
     same(whole, make(tmp_path / "d_preproc.h5", **options))
     assert len(again) == 3 and not set(again) & set(done)
     assert not list(tmp_path.glob("*.partial"))
