@@ -391,7 +391,7 @@ def test_the_command_writes_the_published_sets_as_they_are_drawn(nenya_cli, tmp_
     code, said = nenya_cli("generate", ["kind=pink"])
     assert code == 2 and "one of ocean, white, power2, power4" in said
     code, said = nenya_cli("generate", ["data=x.h5"])
-    assert code == 2 and "leave out data=" in said
+    assert code == 2 and "makes its own data" in said
     assert said.count("\n") == 1
 
 
