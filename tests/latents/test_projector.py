@@ -229,7 +229,7 @@ def test_a_pickle_is_refused_unread_with_how_to_refit(tmp_path):
 
     path = tmp_path / "MODIS_UMAP.pkl"
     path.write_bytes(pickle.dumps(Bomb()))
-    with pytest.raises(InputFileError, match=r"is a pickle.*nenya embed data="):
+    with pytest.raises(InputFileError, match=r"got a pickle.*nenya embed data="):
         Projector.load(path)
     assert not (tmp_path / "exploded").exists()
 
@@ -273,7 +273,7 @@ def test_a_fit_says_how_far_it_is(caplog, monkeypatch):
         for line in ("0 of 200\n", "\n", "150 of 200\n"):  # as umap-learn's progress bar writes
             progress.write(line)
         wait_for(lambda: "layout, epoch 150 of 200: 0 s" in caplog.text)
-    assert caplog.messages[0].startswith("600 rows: compile")
+    assert caplog.messages[0].startswith("600 rows: compiling")
     assert sum("layout in 200 epochs" in line for line in caplog.messages) == 1
     assert caplog.messages[-1].startswith("fitted in")
     with caplog.at_level("INFO", "nenya"):
