@@ -48,7 +48,7 @@ def test_a_table_gets_the_places_of_the_projector(files, nenya_cli, tmp_path):
     code, said = nenya_cli("embed", [f"data={path}", f"table={table_file}", "out=map/b.parquet", "ntrain=200"])
     assert code == 0, said
     missing = np.isnan(rows).any(axis=1)
-    assert f"placed {(~missing).sum()} of 350 rows (1 without a latent, 2 with one" in said, said
+    assert f"placed {(~missing).sum()} of 350 rows (1 without a latent, 2 with a non-finite" in said, said
     assert "1 without a latent: 1 with pp_idx out of range" in said
     assert "51 of 400 latents have no row in the table" in said
     came = pd.read_parquet("map/b.parquet")
