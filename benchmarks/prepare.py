@@ -24,7 +24,8 @@ from granules import clouds, red_field, write_swath  # noqa: E402
 
 from nenya.commands.compose import compose  # noqa: E402
 from nenya.prepare.cutouts import clear_share, grid_windows, integral  # noqa: E402
-from nenya.prepare.fields import Field, Layout  # noqa: E402
+from nenya.prepare.fields import Layout  # noqa: E402
+from nenya.prepare.geometry import Field  # noqa: E402
 from nenya.prepare.inpaint import inpaint_biharmonic, inpaint_field  # noqa: E402
 from nenya.prepare.sources import open_fields  # noqa: E402
 from nenya.prepare.work import covered, prepare_granule  # noqa: E402

@@ -24,7 +24,7 @@ import pandas as pd
 from common import interleave, machine, medians, write
 
 from nenya.latents.files import Latents
-from nenya.latents.index import IndexArchive
+from nenya.latents.index import IndexSearcher
 from nenya.latents.index_build import add_files, build_index
 from nenya.latents.similarity import closest
 
@@ -120,7 +120,7 @@ def exact(path: Path, repeats: int) -> dict[str, Any]:
 
 def index(path: Path, folder: Path, repeats: int) -> dict[str, Any]:
     """Measure the index: by parts looked at, and under conditions."""
-    latents, archive = Latents([path]), IndexArchive(folder)
+    latents, archive = Latents([path]), IndexSearcher(folder)
     table = pd.read_parquet(path.with_suffix(".parquet"))
     rows = np.linspace(3, len(latents) - 2, QUERIES).astype(int)
     queries = latents.take(rows)

@@ -15,9 +15,9 @@ import numpy as np
 from nenya.data.table_images import TableImages
 from nenya.io import read_table
 from nenya.latents.files import open_latents
-from nenya.latents.index import FileArchive
+from nenya.latents.index import FilesSearcher
 
-archive = FileArchive(open_latents("ocean_preproc_latents.h5"), read_table("map.parquet"))
+archive = FilesSearcher(open_latents("ocean_preproc_latents.h5"), read_table("map.parquet"))
 table, DT = archive.table, (archive.table.T90 - archive.table.T10).to_numpy()
 
 # %% [markdown]

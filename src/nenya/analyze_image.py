@@ -19,31 +19,31 @@ from nenya.models.weights import load_model
 from nenya.options.commands import ExtractOptions
 from nenya.tables.quantities import central_dt
 
-_WANTED = "wanted is (H, W), (1, H, W) or (N, 1, H, W) with H = W"
+_EXPECTED = "expected an image of shape (H, W), (1, H, W) or (N, 1, H, W) with H = W"
 
 
 def get_latents(
     image: ArrayLike, model_file: str | Path, opt: Any, *, side: int | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the latents of images, from which the mean is removed first.
+    """Return the latents of images, after removing the mean of each.
 
-    Each image's own mean is removed; `opt.options.preprocess.image = "none"` leaves it. Latents of files have no
-    mean removed (`preprocess.file`), as their cutouts have none.
+    `opt.options.preprocess.image = "none"` keeps the mean. For files no mean is removed (`preprocess.file`), because
+    their cutouts have zero mean.
 
     Args:
-        image: (H, W), (1, H, W) or (N, 1, H, W): SST or its anomaly in K or degrees C. Three equal channels in
-            place of the one are taken as one.
-        model_file: the weights, a path or an s3:// address; they are read once for all calls of a process.
+        image: (H, W), (1, H, W) or (N, 1, H, W): SST or its anomaly in K or degrees C. Three equal channels count as
+            one.
+        model_file: the weights, a path or an s3:// address; read once per process.
         opt: options of `nenya.io.load_opt`.
-        side: pixels a side of the model's cutouts, to which images of a multiple are averaged; default what the options
-            say (`model.image_size`); 0, or where they say nothing: images are taken as they are.
+        side: pixels a side of the model's cutouts; larger images are averaged down if their side is a multiple.
+            Default: `model.image_size`. With 0, or if the options do not say, images keep their size.
 
     Returns:
-        Latents (N, D), float32, of length 1 each, and the images as the network saw them, (N, 1, H, W), float32.
-        An image with non-finite or masked pixels has a row of NaN.
+        Latents (N, D), float32, of unit length, and the images passed to the network, (N, 1, H, W), float32.
+        The latent of an image with non-finite or masked pixels is NaN.
 
     Raises:
-        InputFileError: The image has another shape, is too small, or no multiple of the model's cutouts.
+        InputFileError: The image has the wrong shape, is too small, or is not a multiple of the model's cutouts.
         CheckpointError: The weights cannot be used.
     """
     options = as_options(ExtractOptions, opt)
@@ -58,27 +58,27 @@ def get_latents(
 
 
 def _in_size(images: NDArray[np.floating[Any]], side: int) -> NDArray[np.floating[Any]]:
-    """Return images (N, 1, H, H) in the size of a model's cutouts; see `resized`."""
+    """Return images (N, 1, H, H) in the size of the model's cutouts; see `resized`."""
     return np.stack([resized(image, side) for image in images[:, 0]])[:, None]
 
 
 def resized(image: NDArray[np.floating[Any]], side: int) -> NDArray[np.floating[Any]]:
-    """Return an image in the size of cutouts: averaged over blocks where it is a multiple of that.
+    """Return an image in the size of the cutouts: block means where its side is a multiple of theirs.
 
     Args:
         image: (H, H).
-        side: pixels a side of the cutouts; 0 where that is not known, which leaves the image as it is.
+        side: pixels a side of the cutouts; 0 if unknown, which leaves the image unchanged.
 
     Raises:
-        InputFileError: It is no multiple.
+        InputFileError: The side of the image is not a multiple of `side`.
     """
     if not side or image.shape == (side, side):
         return image
     factor = len(image) // side
     if not factor or image.shape != (factor * side, factor * side):
         raise InputFileError(
-            f"an image of {image.shape[0]} x {image.shape[-1]} pixels came; the cutouts have {side} x {side}"
-            ": cut or average it to that, or to a multiple, which is averaged down"
+            f"expected an image of {side} x {side} pixels or a multiple, got {image.shape[0]} x {image.shape[-1]}: "
+            "cut or average it to that size"
         )
     averaged = image.reshape(side, factor, side, factor).mean(axis=(1, 3))
     return np.asarray(averaged, image.dtype if image.dtype.kind == "f" else np.float64)
@@ -88,21 +88,21 @@ def _as_batch(image: ArrayLike) -> NDArray[np.floating[Any]]:
     """Return images as (N, 1, H, W)."""
     images = _unmasked(image)
     if images.dtype.kind not in "fiu":
-        raise InputFileError(f"an image of type {images.dtype} came; wanted are numbers")
+        raise InputFileError(f"expected an image of integers or floats, got type {images.dtype}")
     images = images.astype(np.float64 if images.dtype.kind != "f" else images.dtype)
     shape = images.shape
     if images.ndim == 2 or (images.ndim == 3 and shape[0] == 1):
         images = images.reshape(1, 1, *shape[-2:])
     elif images.ndim != 4 or not len(images) or (shape[1] != 1 and not _equal_channels(images)):
-        raise InputFileError(f"an image of shape {shape} came; {_WANTED}")
+        raise InputFileError(f"{_EXPECTED}, got {shape}")
     if images.shape[-2] != images.shape[-1]:
-        raise InputFileError(f"an image of shape {shape} came; {_WANTED}: cut it to a square")
+        raise InputFileError(f"{_EXPECTED}, got {shape}: cut it to a square")
     check_image_size(*images.shape[-2:])
     return images[:, :1]
 
 
 def _unmasked(images: ArrayLike) -> NDArray[Any]:
-    """Return an array in which what was masked is NaN, not the fill value that lies there."""
+    """Return an array with NaN in place of masked values."""
     if isinstance(images, np.ma.MaskedArray):
         kind = images.dtype if images.dtype.kind == "f" else np.dtype(np.float64)
         return np.asarray(np.ma.filled(images.astype(kind), np.nan))
@@ -116,43 +116,45 @@ def _equal_channels(images: NDArray[np.floating[Any]]) -> bool:
 def umap_image(
     nenya_model: str, image: ArrayLike
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], str, float, NDArray[np.float32]]:
-    """Place an image on the map of a model.
+    """Return the UMAP coordinates of an image.
 
     Args:
-        nenya_model: name of a model version that has maps, such as 'v5'.
-        image: one image, (H, W), (1, H, W) or (1, 1, H, W): SST or its anomaly in K or degrees C. One whose size is a
-            multiple of the cutouts' that the model or its map is of is averaged down first; where neither says that
-            size, it is taken as it is.
+        nenya_model: name of a model version that has UMAPs, such as 'v5'.
+        image: one image, (H, W), (1, H, W) or (1, 1, H, W): SST or its anomaly in K or degrees C. If its side is a
+            multiple of that of the model's or the UMAP's cutouts, it is averaged down first; if neither states a size,
+            the image keeps its own.
 
     Returns:
-        Its coordinates, (1, 2) float32, the same as the table has for this cutout but for the rounding of its latents;
-        the image as the network saw it, (1, 1, H, W); the path of its map's table; its DT in K; its latents (1, D).
+        The coordinates, (1, 2) float32, equal to those in the table up to rounding of the latents; the image passed to
+        the network, (1, 1, H, W); the path of the UMAP's table; DT in K; the latents (1, D).
 
     Raises:
-        InputFileError: It is not one image, of another size, has missing pixels, or the map is not there.
-        OptionError: The model has no maps.
+        InputFileError: Not a single image, wrong size, missing pixels, or no UMAP file.
+        OptionError: The model has no UMAPs.
         CheckpointError: The weights cannot be used.
     """
     from nenya.nenya_umap import load, places
 
-    places(nenya_model, 0.0)  # which models have maps is said before anything is read
+    places(nenya_model, 0.0)  # refuses a model without UMAPs before anything is read
     images = _as_batch(image)
     if len(images) != 1:
-        raise InputFileError(f"{len(images)} images came; wanted is one: their maps may be different ones")
+        raise InputFileError(
+            f"expected one image, got {len(images)}: call it once per image, as each may need another UMAP"
+        )
     if missing := int((~np.isfinite(images)).sum()):
         raise InputFileError(
-            f"{missing} of {images.size} pixels of the image are missing (NaN or masked): it has no latent and no "
-            "place on a map; fill them, or choose another square"
+            f"{missing} of {images.size} pixels of the image are missing (NaN or masked), so it has no latent and no "
+            "UMAP coordinates: fill the pixels, or choose another square"
         )
     opt, model_file = load_opt(nenya_model)
     if model_file is None:
-        raise OptionError(f"where the weights of model {nenya_model} are is not known")
+        raise OptionError(f"model {nenya_model}: the location of its weights is unknown")
     crop, side = [opt.options.preprocess.dt_crop], opt.options.model.image_size or 0
     images = _in_size(images, side)
     DT = float(calc_DT(images[0, 0], crop))
     projector, table_file = load(nenya_model, DT=DT)
     if not side and images.shape[-1] != (side := projector.image_size or images.shape[-1]):
-        images = _in_size(images, side)  # whose DT may choose another map
+        images = _in_size(images, side)  # DT may now select another UMAP
         DT = float(calc_DT(images[0, 0], crop))
         projector, table_file = load(nenya_model, DT=DT)
     latents, pp_img = get_latents(images, model_file, opt, side=0)
@@ -170,24 +172,24 @@ def calc_DT(  # the name that users know
     Args:
         images: (H, W), (N, H, W) or (N, C, H, W), of which the first channel is used; in K or degrees C.
         random_jitter: [side of the square in pixels, ...], such as `opt.random_jitter`.
-        verbose: has no effect any more.
+        verbose: ignored.
 
     Returns:
-        A float for (H, W), else (N,), in the unit of the images; NaN where the square has non-finite or masked pixels.
+        A float for (H, W), otherwise (N,), in the unit of the images; NaN if the square has missing pixels.
 
     Raises:
-        InputFileError: Another number of dimensions.
+        InputFileError: The images have the wrong number of dimensions.
         OptionError: The square is empty.
     """
     values = _unmasked(images)
     if values.ndim not in (2, 3, 4):
-        raise InputFileError(f"images of shape {values.shape} came; wanted is (H, W), (N, H, W) or (N, C, H, W)")
+        raise InputFileError(f"expected images of shape (H, W), (N, H, W) or (N, C, H, W), got {values.shape}")
     try:
         half = int(random_jitter[0]) // 2
     except (TypeError, IndexError, ValueError):
-        raise OptionError(f"random_jitter={random_jitter}: wanted is [side of the central square, ...]") from None
+        raise OptionError(f"random_jitter={random_jitter}: expected [side of the central square, ...]") from None
     if half < 1:
-        raise OptionError(f"random_jitter={random_jitter}: the central square has no pixels; wanted is a side above 1")
+        raise OptionError(f"random_jitter={random_jitter}: the central square has no pixels; give a side above 1")
     fields = values[:, 0] if values.ndim == 4 else values
     found = central_dt(fields, 2 * half)
     return float(found) if values.ndim == 2 else found

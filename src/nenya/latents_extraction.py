@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from nenya.data.cutouts import CutoutReader
 from nenya.errors import FilesFailed, InputFileError, OptionError
-from nenya.extraction.batch import _follow, _run_share
+from nenya.extraction.batch import extract_share, follow
 from nenya.extraction.memory import check_rows, fit_channels, latents_of_file, latents_of_loader
 from nenya.extraction.shard import find_shard
 from nenya.io import Params, as_options, under_outdir, weights_place
@@ -36,19 +36,19 @@ def main(opt_path: str, pp_files: Sequence[str], clobber: bool = False, debug: b
     """Extract the latents of cutout files with the options and weights of a training run.
 
     The weights are `<s3_outdir>/<model_folder>/last.pth`, the latents go to `<s3_outdir>/<latents_folder>/`;
-    `s3_outdir` is an s3:// address or a folder. A file that fails does not stop the others, and latents that
-    are there already, whole and made with the same weights of the same source, are left alone.
+    `s3_outdir` is an s3:// address or a folder. A file that fails does not stop the others. Complete latents made with
+    the same weights from the same source are skipped.
 
     Args:
         opt_path: the JSON option file, a path or an s3:// address.
         pp_files: cutout files: paths, s3:// addresses, globs, prefixes.
-        clobber: replace what is there.
+        clobber: overwrite existing latents.
         debug: two batches of each partition only, into files that end in `_latents_debug.h5`.
 
     Raises:
         OptionError: The option file cannot be used.
         FilesFailed: Some of several files failed; the log says which and why.
-        NenyaError: What concerns all files, such as missing weights, or the only one.
+        NenyaError: An error that concerns all files, such as missing weights, or the only file.
     """
     opt = Params(opt_path)
     if not opt.s3_outdir:
@@ -57,26 +57,26 @@ def main(opt_path: str, pp_files: Sequence[str], clobber: bool = False, debug: b
         raise OptionError("pp_files is empty: give cutout files, such as ['s3://bucket/PreProc/a_preproc.h5']")
     options = replace(as_options(ExtractOptions, opt), clobber=clobber, debug=debug, ckpt=weights_place(opt))
     if not is_main_process():
-        _follow(options)
+        follow(options)
         return
     shard = find_shard(None, pp_files)
-    code, items = _run_share(options, pp_files, under_outdir(opt, opt.latents_folder), shard)
+    code, items = extract_share(options, pp_files, under_outdir(opt, opt.latents_folder), shard)
     if code:
         failed = [item for item in items if item.fate == "failed"]
-        raise FilesFailed(f"{len(failed)} of {len(items)} files failed, first {failed[0].place}: {failed[0].note}")
+        raise FilesFailed(f"{len(failed)} of {len(items)} files failed; the first: {failed[0].place}: {failed[0].note}")
 
 
 class HDF5RGBDataset(Dataset[ImageAndMetadata]):
     """Cutouts of one partition, one by one, with their channel repeated.
 
-    Making one touches no disk; the file opens at the first use, once per process, and the data set can be
-    pickled. A loader's batch is read at once, so that no chunk is unpacked for each cutout of it.
+    Constructing it touches no disk; the file is opened on first use, once per process, and the data set can be
+    pickled. A loader's batch is read at once, so that no chunk is unpacked more than once for it.
 
     Args:
         file_path: the cutout file.
         partition: `train`, `valid`.
         allowed_indices: rows to use, in their order; None for all.
-        nchannels: how often the channel is repeated.
+        nchannels: number of repetitions of the channel.
         allow_external: whether links in the file may lead out of its folder.
     """
 
@@ -102,7 +102,7 @@ class HDF5RGBDataset(Dataset[ImageAndMetadata]):
 
     @property
     def allowed_indices(self) -> NDArray[np.int64]:
-        """Rows of the partition that the items are, (len(self),)."""
+        """Rows of the partition behind the items, (len(self),)."""
         rows = len(self._reader)
         if self._rows is None:
             return np.arange(rows)
@@ -120,14 +120,14 @@ class HDF5RGBDataset(Dataset[ImageAndMetadata]):
         rows = self.allowed_indices[np.asarray(indices, dtype=np.int64)]
         unique, places = np.unique(rows, return_inverse=True)
         images = np.repeat(self._reader.read_rows(unique), self.nchannels, axis=1)
-        if self._metadata is None:  # all at once, as each reading checks the whole data set
+        if self._metadata is None:  # all at once, because each read checks the entire data set
             found = self._reader.companion("metadata")
             self._metadata = np.full(len(self._reader), None) if found is None else found
         return [(images[place], self._metadata[unique[place]]) for place in places]
 
 
 def _collate(items: Sequence[ImageAndMetadata]) -> tuple[Tensor, list[Any]]:
-    """Join items to a batch: images (B, C, H, W), and the list of their metadata."""
+    """Collate items into a batch: images (B, C, H, W), and the list of their metadata."""
     return torch.from_numpy(np.stack([image for image, _ in items])), [metadata for _, metadata in items]
 
 
@@ -160,12 +160,12 @@ def build_loader(
 
 
 def calc_latent(model: nn.Module, image_tensor: Tensor, using_gpu: bool) -> NDArray[np.float32]:
-    """Return the latents of a batch of images as they are, without gradients.
+    """Return the latents of a batch of images, without preprocessing or gradients.
 
     Args:
         model: of `nenya.train_util.set_model`; it is put into evaluation mode.
-        image_tensor: (B, C, H, W), of any floating-point type; three equal channels also suit a network of one.
-        using_gpu: compute on the GPU, to which the model goes too.
+        image_tensor: (B, C, H, W), of any floating-point type; a network of one channel also accepts three equal ones.
+        using_gpu: compute on the GPU, and move the model there.
 
     Returns:
         (B, D), float32.
@@ -180,7 +180,7 @@ def calc_latent(model: nn.Module, image_tensor: Tensor, using_gpu: bool) -> NDAr
     net = getattr(model, "net", model)
     tensor = torch.as_tensor(image_tensor, dtype=torch.float32)
     if tensor.ndim != 4:
-        raise InputFileError(f"images of shape {tuple(tensor.shape)} came; wanted is (B, C, H, W)")
+        raise InputFileError(f"expected images of shape (B, C, H, W), got {tuple(tensor.shape)}")
     images = fit_channels(tensor, getattr(net, "nchannels", tensor.shape[1]))
     with torch.inference_mode():
         latents: NDArray[np.float32] = model(images.to(device)).float().cpu().numpy()
@@ -201,14 +201,13 @@ def model_latents_extract(
 
     Args:
         opt: options of `nenya.io.load_opt`.
-        data_file: one cutout file, a path or an s3:// address, of which a copy is made for the time; None where
-            `in_loader` gives the images.
+        data_file: one cutout file, a path or an s3:// address, which is copied temporarily; None with `in_loader`.
         model_path: the weights, a path or an s3:// address.
         remove_module: weights with and without `module.` in their names load either way.
         in_loader: yields batches, (B, C, H, W) float32 or a tuple or list that begins with one, of one partition:
             that of a `HDF5RGBDataset`, else the only one of `partitions`.
-        partitions: those to extract, as far as the file has them.
-        allowed_indices: rows of the file to extract, in their order; None for all. They hold for each partition.
+        partitions: those to extract, if the file has them.
+        allowed_indices: rows of each partition to extract, in their order; None for all.
         debug: two batches of each partition only.
 
     Returns:
@@ -217,18 +216,18 @@ def model_latents_extract(
     Raises:
         InputFileError: The file cannot be used, or has none of the partitions.
         CheckpointError: The weights cannot be used.
-        OptionError: Rows that a partition has not, several files, or a loader of no certain partition.
+        OptionError: Rows outside a partition, several files, or a loader of unknown partition.
     """
     partitions = (partitions,) if isinstance(partitions, str) else tuple(partitions or ())
     if not partitions:
-        raise OptionError("partitions= names none: give names of data sets, such as ('train', 'valid')")
+        raise OptionError("partitions= is empty: give names of data sets, such as ('train', 'valid')")
     options = replace(as_options(ExtractOptions, opt), debug=debug)
     if model_path is None:
         raise OptionError(f"model_path=None: model {options.model.name} has no published weights; give a path")
     _, module = load_model(options, str(model_path))
     if in_loader is not None:
         if allowed_indices is not None:
-            raise OptionError("allowed_indices are rows of a file: give them to build_loader, not beside in_loader")
+            raise OptionError("allowed_indices cannot be combined with in_loader: give them to build_loader")
         name = _partition_of(in_loader, partitions)
         return {name: latents_of_loader(options, module, in_loader, name)}
     if data_file is None:
@@ -238,14 +237,14 @@ def model_latents_extract(
 
 
 def _one_source(data_file: str | Path) -> Path | str:
-    """Return the one file that is named."""
+    """Return the single file of `data_file`."""
     if not isinstance(data_file, str | Path):
-        raise OptionError(f"data_file={data_file}: wanted is the path or s3:// address of one cutout file")
+        raise OptionError(f"data_file={data_file}: expected the path or s3:// address of one cutout file")
     sources = find_sources(data_file)
     if len(sources) > 1:
         raise OptionError(
-            f"data_file={data_file} stands for {len(sources)} files, first {sources[0]}: one is wanted; "
-            "call it for each, or use main for a batch"
+            f"data_file={data_file}: expected one file, got {len(sources)}, first {sources[0]}; call it once per file, "
+            "or use main for a batch"
         )
     return sources[0]
 
@@ -257,4 +256,4 @@ def _partition_of(loader: Iterable[Any], partitions: Sequence[str]) -> str:
         return dataset.partition
     if len(partitions) == 1:
         return partitions[0]
-    raise OptionError(f"in_loader gives the cutouts of one partition, and partitions= are {len(partitions)}: name one")
+    raise OptionError(f"in_loader yields the cutouts of one partition, got partitions= of {len(partitions)}: name one")

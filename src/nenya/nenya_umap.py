@@ -1,4 +1,4 @@
-"""Maps of latents: fitted for a part of a table, found again by the name of a model, cut into a grid, by region."""
+"""UMAPs of latents: fitting one on a part of a table, finding that of a model, grids, and regions."""
 
 import logging
 from itertools import pairwise
@@ -56,36 +56,35 @@ def umap_subset(  # noqa: PLR0913  # the arguments that users know
     approximate: bool = False,
     clobber: bool = False,
 ) -> "Projector":
-    """Make a map of a part of a table, and write that part with the columns US0, US1.
+    """Fit a UMAP on a part of a table, and write that part with the columns US0, US1.
 
     Args:
         tbl: the table, or its path.
-        opt_path: option file (JSON) of the model, which says where its latents are:
-            `<s3_outdir>/<latents_folder>/<name of pp_file>_latents.h5`, or the name that the original gave it
+        opt_path: option file (JSON) of the model, which locates its latents:
+            `<s3_outdir>/<latents_folder>/<name of pp_file>_latents.h5`, or the original's name
             (`_preproc` replaced by `_latents`). Not needed with `latents`.
-        outfile: the table that is written.
-        DT_cut: name of an interval of `nenya.defs.DT_INTERVALS` that rows are taken from, by the column DT40, DT, or
-            T90 - T10.
+        outfile: the output table.
+        DT_cut: name of an interval of `nenya.defs.DT_INTERVALS` to select rows, by the column DT40, DT, or T90 - T10.
         alpha_cut: name of an interval of `nenya.defs.SLOPE_INTERVALS`, by the column alpha or min_slope.
-        ntrain: rows that the map is fitted on at most.
-        remove: remove the copies of latents that were fetched from S3.
-        CF: has no effect: the table says which rows there are.
+        ntrain: largest number of rows for the fit.
+        remove: remove the copies of latents fetched from S3.
+        CF: ignored: the table defines the rows.
         umap_savefile: the projector, `.h5`; default `<name of outfile>_UMAP.h5` beside it.
-        train_umap: fit a map; otherwise that in `umap_savefile` is used.
+        train_umap: fit a UMAP; otherwise use that in `umap_savefile`.
         debug: the first 2,000 rows only.
         latents: latents files in place of those of `opt_path`: a path, glob, list, s3://.
         n_neighbors: see `nenya.latents.projector.Projector.fit`.
         min_dist: see there.
         metric: see there.
-        seed: of everything random.
+        seed: of all random numbers.
         approximate: place rows by the approximate search.
-        clobber: replace what exists.
+        clobber: overwrite existing outputs.
 
     Returns:
         The projector.
 
     Raises:
-        NenyaError: A file cannot be read or written, or an option is not possible.
+        NenyaError: A file cannot be read or written, or an option is invalid.
     """
     table = tbl if not isinstance(tbl, str | Path) else read_table(tbl)
     table = cut_table(table, DT_cut, alpha_cut)
@@ -107,16 +106,16 @@ def umap_subset(  # noqa: PLR0913  # the arguments that users know
 
 
 def _latents_of(table: "pd.DataFrame", opt_path: str | Path | None) -> list[str]:
-    """Return where the latents of a table's cutout files are by the options of their model."""
+    """Return the locations of the latents of a table's cutout files, by the options of their model."""
     names = read_keys(table).names
     if opt_path is None or names is None:
-        raise OptionError("expected latents=, or opt_path and a column pp_file: they say where the latents are")
+        raise OptionError("expected latents=, or opt_path and a column pp_file, to locate the latents")
     opt = Params(opt_path)
     return [_latents_place(opt, key) for key in sorted(set(map(key_of, names)))]
 
 
 def _latents_place(opt: Params, key: str) -> str:
-    """Return where the latents of a cutout file are, by our name of them or by the original's.
+    """Return the location of the latents of a cutout file, by our name or by the original's.
 
     Raises:
         InputFileError: There are files of both names.
@@ -124,21 +123,19 @@ def _latents_place(opt: Params, key: str) -> str:
     places = [under_outdir(opt, opt.latents_folder, name) for name in latents_names(key)]
     there = [place for place in places if (store().head(place) is not None if is_s3(place) else Path(place).is_file())]
     if len(there) > 1:
-        raise InputFileError(
-            f"{there[0]} and {there[1]} may both be the latents of {key}: give one of them by latents="
-        )
+        raise InputFileError(f"{there[0]} and {there[1]} may both be the latents of {key}: choose one with latents=")
     return (there or places)[0]
 
 
 def places(model_name: str, DT: float | None = None) -> tuple[Path, Path]:
-    """Return where the projector and the table of a model lie.
+    """Return the locations of the projector and the table of a model.
 
     Args:
-        model_name: name of a model version that has maps.
-        DT: T90 - T10 in K of the image, which chooses the map.
+        model_name: name of a model version that has UMAPs.
+        DT: T90 - T10 in K of the image, which selects the UMAP.
 
     Raises:
-        OptionError: The model has no maps, DT lies in no bin, or $OS_SST is not set.
+        OptionError: The model has no UMAPs, DT is outside all bins, or $OS_SST is not set.
     """
     if model_name == "LLC":
         folder = local_path("$OS_SST/LLC/Nenya")
@@ -146,11 +143,12 @@ def places(model_name: str, DT: float | None = None) -> tuple[Path, Path]:
     if model_name not in _PLACES:
         known = [*_PLACES, "LLC"]
         raise OptionError(
-            f"model {model_name} has no maps{suggest(model_name, known)}: wanted is {', '.join(known)}; a map of your "
-            "own is read by nenya.latents.projector.Projector.load(file), whose transform places latents of get_latents"
+            f"model {model_name} has no UMAPs{suggest(model_name, known)}: expected one of {', '.join(known)}; read "
+            "your "
+            "own UMAP by nenya.latents.projector.Projector.load(file), whose transform places latents of get_latents"
         )
     if DT is None:
-        raise OptionError(f"the maps of model {model_name} are by temperature difference: wanted is DT= in K")
+        raise OptionError(f"model {model_name} has one UMAP per interval of temperature difference: give DT= in K")
     try:
         name = f"{_PLACES[model_name][1]}_{dt_bin(float(DT))}"
     except ValueError as error:
@@ -168,7 +166,7 @@ def load(model_name: str, DT: float | None = None) -> tuple["Projector", str]:
 
     Raises:
         OptionError: See `places`.
-        InputFileError: There is no projector, or only the pickle of the first nenya, which is never read.
+        InputFileError: There is no projector, or only the pickle of the original nenya, which is never read.
     """
     from nenya.latents.projector import Projector
 
@@ -176,11 +174,19 @@ def load(model_name: str, DT: float | None = None) -> tuple["Projector", str]:
     old = path.with_suffix(".pkl")
     if not path.exists():
         cut = "" if model_name == "LLC" else f" DT_cut={dt_bin(float(DT or 0))}"
-        what = f"{old} is a pickle of the first nenya, which is not read (pickles run code)" if old.exists() else ""
+        what = (
+            f"{old} is a pickle of the original nenya, which is not read because it can run code"
+            if old.exists()
+            else ""
+        )
         raise InputFileError(
             f"{what or f'{path}: no such projector'}; fit it: nenya embed data=..._latents.h5 table=...{cut} "
             f"out={table} umap_savefile={path}"
-            + (" clobber=true, as the table that is there has the old map's places" if table.exists() else "")
+            + (
+                " clobber=true, because the existing table has the coordinates of the old UMAP"
+                if table.exists()
+                else ""
+            )
         )
     return Projector.load(path), str(table)
 
@@ -188,13 +194,13 @@ def load(model_name: str, DT: float | None = None) -> tuple["Projector", str]:
 def grid_umap(
     U0: ArrayLike, U1: ArrayLike, nxy: int = 16, percent: Any = (0.05, 99.95), verbose: bool = False
 ) -> dict[str, Any]:
-    """Return a grid of nxy x nxy equal cells over a map.
+    """Return a grid of nxy x nxy equal cells over a UMAP.
 
     Args:
-        U0: (N,) first coordinate; values that are not finite are left out.
+        U0: (N,) first coordinate; non-finite values are left out.
         U1: (N,) second coordinate.
         nxy: cells along each axis.
-        percent: percentiles of the coordinates that the grid reaches from and to.
+        percent: percentiles of the coordinates that bound the grid.
         verbose: log it.
 
     Returns:
@@ -202,14 +208,14 @@ def grid_umap(
 
     Raises:
         OptionError: nxy is less than 1.
-        InputFileError: No row has a place.
+        InputFileError: No row has finite coordinates.
     """
     if nxy < 1:
-        raise OptionError(f"nxy={nxy}: wanted is at least 1")
+        raise OptionError(f"nxy={nxy}: expected at least 1")
     x, y = np.asarray(U0, dtype=np.float64), np.asarray(U1, dtype=np.float64)
     finite = np.isfinite(x) & np.isfinite(y)
     if not finite.any():
-        raise InputFileError("no row has coordinates on the map")
+        raise InputFileError("expected UMAP coordinates, got no finite row; run nenya embed")
     (xmin, xmax), (ymin, ymax) = (np.percentile(values[finite], list(percent)) for values in (x, y))
     grid = {
         "xmin": float(xmin), "xmax": float(xmax), "ymin": float(ymin), "ymax": float(ymax),
@@ -218,15 +224,15 @@ def grid_umap(
     }  # fmt: skip
     if verbose:
         sides = (float(xmax - xmin) / nxy, float(ymax - ymin) / nxy)
-        log.info("map from %g to %g and from %g to %g in cells of %g x %g", xmin, xmax, ymin, ymax, *sides)
+        log.info("UMAP from %g to %g and from %g to %g in cells of %g x %g", xmin, xmax, ymin, ymax, *sides)
     return grid
 
 
 def _on_grid(tbl: "pd.DataFrame", nxy: int, umap_keys: Any) -> tuple["pd.DataFrame", dict[str, Any], NDArray[np.int64]]:
-    """Return the rows that lie on the grid, the grid, and the cell of each row, (n, 2)."""
+    """Return the rows within the grid, the grid, and the cell of each row, (n, 2)."""
     missing = [key for key in umap_keys if key not in tbl]
     if missing:
-        raise InputFileError(f"the table has no column {', '.join(missing)}: nenya embed makes US0 and US1")
+        raise InputFileError(f"the table has no column {', '.join(missing)}: run nenya embed to add US0 and US1")
     values = np.stack([np.asarray(tbl[key], dtype=np.float64) for key in umap_keys], axis=1)
     grid = grid_umap(values[:, 0], values[:, 1], nxy)
     low, high = (np.array([grid[f"x{end}"], grid[f"y{end}"]]) for end in ("min", "max"))
@@ -239,17 +245,17 @@ def _on_grid(tbl: "pd.DataFrame", nxy: int, umap_keys: Any) -> tuple["pd.DataFra
 def cutouts_on_umap_grid(
     tbl: "pd.DataFrame", nxy: int, umap_keys: Any = ("US0", "US1"), min_pts: int = 1, seed: int = 1234
 ) -> tuple["pd.DataFrame", list[Any], dict[str, Any]]:
-    """Draw a row for each cell of a grid over a map.
+    """Draw a row for each cell of a grid over a UMAP.
 
     Args:
         tbl: with the coordinates.
         nxy: cells along each axis.
         umap_keys: names of the coordinates.
-        min_pts: least number of rows in a cell that one is drawn from.
+        min_pts: smallest number of rows of a cell from which one is drawn.
         seed: of the draw.
 
     Returns:
-        The rows on the grid; for each cell, x by x and within it y by y, the drawn row or None; the grid.
+        The rows within the grid; for each cell, x outermost, the drawn row or None; the grid.
 
     Raises:
         InputFileError: The table has no such columns.
@@ -261,7 +267,7 @@ def cutouts_on_umap_grid(
     starts = np.searchsorted(flat[order], np.arange(nxy * nxy + 1))
     cutouts: list[Any] = []
     for first, last in pairwise(starts):
-        draw = rng.random()  # one for each cell, so that one cell's rows do not change the choice in others
+        draw = rng.random()  # one per cell, so that the rows of one cell do not affect others
         chosen = order[first + int(draw * (last - first))] if last - first >= max(min_pts, 1) else None
         cutouts.append(None if chosen is None else table.iloc[chosen])
     return table, cutouts, grid
@@ -270,18 +276,18 @@ def cutouts_on_umap_grid(
 def regional_analysis(
     geo_region: str, tbl: "pd.DataFrame", nxy: int, umap_keys: Any = ("US0", "US1"), min_counts: int = 200
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], "pd.DataFrame", dict[str, Any], Any, Any]:
-    """Compare how a region and all of the ocean fill a map.
+    """Compare the distributions of a region and of the entire ocean in a UMAP.
 
     Args:
         geo_region: a name of `nenya.defs.REGIONS`.
         tbl: with lat, lon (degrees) and the coordinates.
         nxy: cells along each axis.
         umap_keys: names of the coordinates.
-        min_counts: cells with fewer rows of all the ocean are set to 0.
+        min_counts: cells with fewer rows of the entire ocean are set to 0.
 
     Returns:
-        The shares of the rows of all the ocean and of the region in each cell, (nxy, nxy), x first, each with the
-        sum 1 (0 where there are no rows); the rows of the region; the grid; the edges of its cells, (nxy + 1,) each.
+        The shares of the rows of the entire ocean and of the region in each cell, (nxy, nxy), x first, each with sum 1
+        (0 without rows); the rows of the region; the grid; the edges of its cells, (nxy + 1,) each.
 
     Raises:
         OptionError: There is no such region.
@@ -289,9 +295,9 @@ def regional_analysis(
     """
     if geo_region not in REGIONS:
         hint = suggest(geo_region, list(REGIONS))
-        raise OptionError(f"no region {geo_region}{hint}: wanted is one of {', '.join(REGIONS)}")
+        raise OptionError(f"no region {geo_region}{hint}: expected one of {', '.join(REGIONS)}")
     if "lat" not in tbl or "lon" not in tbl:
-        raise InputFileError("the table has no columns lat and lon")
+        raise InputFileError("expected a table with columns lat and lon")
     table, grid, cells = _on_grid(tbl, nxy, umap_keys)
     region = REGIONS[geo_region]
     lon, lat = (table[name].to_numpy(np.float64, na_value=np.nan) for name in ("lon", "lat"))

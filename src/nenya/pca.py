@@ -1,6 +1,6 @@
-"""Principal components of latents: one pass over blocks, in float64, and the file that keeps them.
+"""Principal components of latents: one pass over blocks, in float64, and their file.
 
-Letters in shapes: N latents of D numbers, M components.
+Letters in shapes: N latents of D dimensions, M components.
 """
 
 import logging
@@ -34,15 +34,15 @@ def fit_latents(  # the first four are the users' call
     n_components: int | None = None,
     coefficients: bool = True,
 ) -> PCA:
-    """Fit the latents of a file and save components and coefficients as users know them; see `save`.
+    """Fit the latents of a file and save components and coefficients in the users' format; see `save`.
 
     Args:
         latents_file: a latents file, or several by a glob, folder or list, or `Latents`.
-        outfile: the `.npz` file; replaced where it exists.
+        outfile: the `.npz` file; overwritten if it exists.
         key: only this partition; by default `train`, then `valid`.
-        Nmax: only so many rows, the first ones.
+        Nmax: only the first `Nmax` rows.
         n_components: number M of components; by default min(N, D).
-        coefficients: whether `Y` is saved too.
+        coefficients: also save `Y`.
 
     Raises:
         InputFileError: The latents cannot be read or fitted.
@@ -54,7 +54,7 @@ def fit_latents(  # the first four are the users' call
         latents = open_latents(latents_file, partitions=("train", "valid") if key is None else (key,))
     rows = len(latents) if Nmax is None else Nmax
     if not 0 < rows <= len(latents):
-        raise OptionError(f"Nmax={Nmax}: wanted 1 to {len(latents)}, which is how many latents there are")
+        raise OptionError(f"Nmax={Nmax}: expected 1 to {len(latents)}, the number of latents")
 
     def blocks() -> Iterator[npt.NDArray[np.floating]]:
         for start in range(0, rows, BLOCK_ROWS):
@@ -66,17 +66,17 @@ def fit_latents(  # the first four are the users' call
 
 
 def save(pca: PCA, outfile: str | os.PathLike[str], latents: Iterable[npt.NDArray[np.floating]] | None = None) -> None:
-    """Write an `.npz` file, block by block: absent or whole.
+    """Write an `.npz` file atomically, block by block.
 
-    It holds `Y` (N, M) float32, the coefficients of all rows, NaN for those that are not finite; `M` (M, D), the
-    components; `mean` (D,); `explained_variance` (M,), which is the share of the total variance, as in the files that
-    users have; `variance` (M,), the variances themselves; `spectrum` (min(N, D),), those of all components; `uncentred`
+    It holds `Y` (N, M) float32, the coefficients of all rows, NaN for non-finite rows; `M` (M, D), the components;
+    `mean` (D,); `explained_variance` (M,), which is the share of the total variance, as in the users' files;
+    `variance` (M,), the variances themselves; `spectrum` (min(N, D),), those of all components; `uncentred`
     (min(N, D),), singular values of the latents with their mean; `total_variance` (); `rows` (2,), used and left out.
 
     Args:
-        pca: what was fitted.
-        outfile: the file; replaced where it exists.
-        latents: blocks of rows (n, D) whose coefficients are saved; None: there is no `Y`.
+        pca: the fit.
+        outfile: the file; overwritten if it exists.
+        latents: blocks of rows (n, D) whose coefficients are saved; None: no `Y`.
 
     Raises:
         OutputError: The file cannot be written.
@@ -113,11 +113,11 @@ def _write_coefficients(member: IO[bytes], pca: PCA, latents: Iterable[npt.NDArr
         member.write(pca.transform(block).astype("<f4").tobytes())
         rows += len(block)
     if rows != shape[0]:
-        raise ValueError(f"coefficients of {rows} latents came, {shape[0]} were fitted")
+        raise ValueError(f"expected the coefficients of {shape[0]} fitted latents, got {rows}")
 
 
 def load(path: str | os.PathLike[str]) -> PCA:
-    """Read what `save` wrote, without the coefficients, which `open_coefficients` maps.
+    """Read a file of `save`, without the coefficients, which `open_coefficients` memory-maps.
 
     Raises:
         InputFileError: The file cannot be read, or was not written by `save`.
@@ -126,7 +126,9 @@ def load(path: str | os.PathLike[str]) -> PCA:
         arrays = read_arrays(Path(path), _SAVED)
         saved = {name: arrays[name] for name in _SAVED}
     except (InputFileError, KeyError) as error:
-        raise InputFileError(f"{path}: no principal components of nenya ({error}): make them by fit_latents") from error
+        raise InputFileError(
+            f"{path}: expected principal components of nenya ({error}): make them by fit_latents"
+        ) from error
     return PCA(
         mean=saved["mean"],
         components=saved["M"],
@@ -140,7 +142,7 @@ def load(path: str | os.PathLike[str]) -> PCA:
 
 
 def open_coefficients(path: str | os.PathLike[str]) -> npt.NDArray[np.float32]:
-    """Map the coefficients `Y`, (N, M) float32, of a file of `save` into memory, which they take none of.
+    """Memory-map the coefficients `Y`, (N, M) float32, of a file of `save`.
 
     Raises:
         InputFileError: The file cannot be read, has no `Y`, or has it compressed.
@@ -161,4 +163,4 @@ def open_coefficients(path: str | os.PathLike[str]) -> npt.NDArray[np.float32]:
         offset = info.header_offset + 30 + int(lengths.sum()) + inside
         return np.memmap(path, "<f4", "r", offset, shape)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise InputFileError(f"{path}: no coefficients of nenya ({error}): make them by fit_latents") from error
+        raise InputFileError(f"{path}: expected coefficients of nenya ({error}): make them by fit_latents") from error

@@ -28,12 +28,12 @@ log = logging.getLogger(__name__)
 _OUTPUTS = Path("outputs")
 _DEBUG_SUFFIX = "_debug"
 _RUN_ENTRIES = ("config.yaml", "checkpoints", "last.pth", "learning_curve", "wandb")
-_COPIES = 7  # of the weights: last, best and one being written, each with momentum, and last.pth
+_COPIES = 7  # copies of the weights: last, best and one being written, each with momentum, and last.pth
 _DEBUG = {"limit_train_batches": 2, "limit_val_batches": 2, "max_epochs": 1}
 
 
 def run(options: TrainOptions) -> int:
-    """Train a model on the files of `options.data`, or go on with a run.
+    """Train a model on the files of `options.data`, or resume a run.
 
     Args:
         options: of `scripts/train.py`; those of the run itself where `options.resume` is set.
@@ -42,7 +42,7 @@ def run(options: TrainOptions) -> int:
         0.
 
     Raises:
-        NenyaError: Bad input, options, weights or output; a loss that is not finite.
+        NenyaError: Bad input, options, weights or output; a non-finite loss.
         Interrupted: A signal came; the state is saved.
     """
     from nenya.data.datamodule import ViewsDataModule, inspect_all
@@ -81,22 +81,22 @@ def main(
 ) -> Path:
     """Train a model with the options of a user's JSON file.
 
-    It is trained on `<data_folder>/<images_file>`. The run folder is `<s3_outdir>/<model_folder>`, or
-    `<model_folder>` below the working folder where `s3_outdir` is empty or an s3:// address; to that address the
-    weights go too, as `<s3_outdir>/<model_folder>/last.pth`, where the extraction looks for them.
+    The training data are `<data_folder>/<images_file>`. The run folder is `<s3_outdir>/<model_folder>`, or
+    `<model_folder>` below the working folder if `s3_outdir` is empty or an s3:// address. In the latter case the
+    weights are uploaded to `<s3_outdir>/<model_folder>/last.pth`, where the extraction finds them.
 
     Args:
         opt_path: the JSON option file, a path or an s3:// address.
-        debug: two batches only, into `<model_folder>_debug`, and nothing goes to S3.
-        save_file: a further place for the weights.
-        clobber: replace a run that is there.
-        resume: go on with the run that is there.
+        debug: two batches only, into `<model_folder>_debug`, without upload to S3.
+        save_file: another file for the weights.
+        clobber: overwrite an existing run.
+        resume: resume the existing run.
 
     Returns:
         The run folder.
 
     Raises:
-        NenyaError: Bad input or options; a run is there; a loss that is not finite; weights that cannot be uploaded.
+        NenyaError: Bad input or options; an existing run; a non-finite loss; weights that cannot be uploaded.
         Interrupted: A signal came; the state is saved.
     """
     from nenya.io import Params, as_options, under_outdir, weights_place
@@ -104,7 +104,7 @@ def main(
 
     opt = Params(opt_path)
     if not opt.images_file:
-        raise OptionError(f"{opt_path}: images_file is needed: the cutout file, in data_folder")
+        raise OptionError(f"{opt_path}: images_file is required: the cutout file, in data_folder")
     remote = is_s3(opt.s3_outdir)
     folder = Path(opt.model_folder if remote else under_outdir(opt, opt.model_folder))
     folder = folder.with_name(folder.name + _DEBUG_SUFFIX) if debug else folder
@@ -127,16 +127,16 @@ def main(
 
 
 def _upload(path: Path, url: str) -> None:
-    """Upload weights; if that fails they are still here, and the error says so."""
+    """Upload weights; an error states where they are kept."""
     try:
         store().upload(path, url)
     except NenyaError as error:
-        raise type(error)(f"{error}; the weights are in {path}, and aws s3 cp {path} {url} uploads them") from error
+        raise type(error)(f"{error}; the weights are kept in {path}: aws s3 cp {path} {url} uploads them") from error
     log.info("%s: weights uploaded to %s", path, url)
 
 
 def check_data(options: Options, files: "list[CutoutFile]") -> None:
-    """Check that network, augmentation and loss can be fed from the files.
+    """Check that the files suit the network, the augmentation and the loss.
 
     Raises:
         NenyaError: The cutouts are too small, the crop is too large, or labels are missing.
@@ -153,7 +153,7 @@ def check_data(options: Options, files: "list[CutoutFile]") -> None:
     wanted = options.model.image_size
     if wanted and wanted != first.height:
         log.warning(
-            "%s: cutouts of %d pixels; model %s was made for %d",
+            "%s: cutouts have %d pixels a side, but model %s is designed for %d",
             files[0].path,
             first.height,
             options.model.name,
@@ -168,7 +168,7 @@ def check_data(options: Options, files: "list[CutoutFile]") -> None:
 def run_folder(options: TrainOptions, files: "list[Path | str]", needed: int) -> Path:
     """Make the run folder: `out`, or `outputs/<model>/<date-time>/`, with the options in `config.yaml`.
 
-    With `resume` it is that run's. Processes that Lightning starts beside this one use the same folder.
+    With `resume` it is the folder of that run. Processes that Lightning starts beside this one use the same folder.
 
     Args:
         options: of the run.
@@ -176,7 +176,7 @@ def run_folder(options: TrainOptions, files: "list[Path | str]", needed: int) ->
         needed: bytes that the run will write.
 
     Raises:
-        OutputError: The folder has something in it, cannot be written, or has too little room.
+        OutputError: The folder is not empty, cannot be written, or has too little space.
         OptionError: Several processes were started from outside, and `out` is not given.
     """
     from nenya.runtime.process import is_main_process
@@ -202,28 +202,32 @@ def _new_name(options: TrainOptions) -> Path:
     if options.out:
         return local_path(options.out)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "NENYA_RUN_FOLDER" not in os.environ:
-        raise OptionError("out= is needed when several processes are started from outside: they share that folder")
+        raise OptionError(
+            "out= is required when several processes are started from outside, because they share the run folder"
+        )
     name = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S") + (_DEBUG_SUFFIX if options.debug else "")
     folder = _OUTPUTS / options.model.name / name
     return folder.with_name(f"{folder.name}_{os.getpid()}") if folder.exists() else folder
 
 
 def _clear(folder: Path, *, clobber: bool) -> None:
-    """Remove an earlier run from its folder, if that is asked for and nothing else is in it."""
+    """Remove an earlier run from its folder, with `clobber` and if nothing else is in it."""
     if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder} exists and is not a folder: choose another with out=")
+        raise OutputError(f"{folder} exists but is not a folder: choose another with out=")
     found = {path.name for path in folder.iterdir()} if folder.exists() else set()
     if found - set(_RUN_ENTRIES):
         others = ", ".join(sorted(found - set(_RUN_ENTRIES))[:3])
-        raise OutputError(f"{folder} holds what is no part of a run ({others}): choose another folder with out=")
+        raise OutputError(
+            f"{folder} holds files that are not part of a run ({others}): choose another folder with out="
+        )
     if found and not clobber:
-        raise OutputError(f"{folder} is not empty: clobber=true replaces a run, resume={folder} goes on with it")
+        raise OutputError(f"{folder} is not empty: clobber=true overwrites the run, resume={folder} continues it")
     for name in found:
         remove(folder / name)
 
 
 def _write_config(options: TrainOptions, files: "list[Path | str]", folder: Path) -> None:
-    """Write the options, with places that hold wherever the run is gone on with from."""
+    """Write the options with absolute paths, so that the run can be resumed from any folder."""
     from omegaconf import OmegaConf
 
     from nenya.storage.paths import local_path
@@ -258,14 +262,14 @@ def find_run(options: TrainOptions) -> Path:
         return runs[-1].parents[1]
     folder = local_path(str(options.resume))
     if not (folder / "config.yaml").is_file():
-        raise CheckpointError(f"resume={folder}: not a run folder (no config.yaml in it)")
+        raise CheckpointError(f"resume={folder}: expected a run folder, got one without config.yaml")
     if not (folder / "checkpoints" / "last.ckpt").is_file():
-        raise CheckpointError(f"resume={folder}: no checkpoints/last.ckpt yet, so start the run anew")
+        raise CheckpointError(f"resume={folder}: no checkpoints/last.ckpt yet: start the run again without resume=")
     return folder
 
 
 def read_run_config(folder: Path) -> dict[str, Any]:
-    """Return the options that a run was started with, as nested plain values.
+    """Return the options of a run, as nested plain values.
 
     Raises:
         CheckpointError: `config.yaml` is not a small file of plain values.
@@ -275,7 +279,7 @@ def read_run_config(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder}/config.yaml: cannot be read ({unfit(error)}); copy it again") from error
     if not isinstance(values, dict):
-        raise CheckpointError(f"{folder}/config.yaml: not the options of a run")
+        raise CheckpointError(f"{folder}/config.yaml: expected the options of a run, got another YAML file")
     return {str(key): value for key, value in values.items()}
 
 
@@ -325,8 +329,8 @@ def fit(options: TrainOptions, module: "ContrastiveModule", data: Any, folder: P
     try:
         trainer.fit(module, datamodule=data, ckpt_path=last if options.resume else None, weights_only=True)
         done = True
-    except SystemExit as error:  # so Lightning ends a run at a signal that comes before the first batch
-        raise Interrupted("stopped before anything was learnt that is not saved: run the command again") from error
+    except SystemExit as error:  # Lightning's reaction to a signal before the first batch
+        raise Interrupted("stopped before the first batch; nothing is lost: run the same command again") from error
     finally:
         if logger is not None and trainer.is_global_zero:
             logger.experiment.finish(exit_code=0 if done else 1)
@@ -345,8 +349,10 @@ def fit(options: TrainOptions, module: "ContrastiveModule", data: Any, folder: P
 
 
 def _check_batches(options: Options, world: int) -> None:
-    """Refuse batches that do not give every process a cutout."""
+    """Refuse batches with fewer cutouts than processes."""
     for name in ("batch_size_train", "batch_size_valid"):
         size = getattr(options.loader, name)
         if size < world:
-            raise OptionError(f"loader.{name}={size} is shared out among {world} processes: wanted is {world} or more")
+            raise OptionError(
+                f"loader.{name}={size}: expected at least {world}, one cutout for each of the {world} processes"
+            )

@@ -1,7 +1,7 @@
 """The network as users' scripts make it.
 
 Importing this module lets a plain `torch.load(path)` read the checkpoints of the original nenya, whose options
-are instances of a class `Params`: harmless stubs stand for it, and all else that could run code stays refused.
+are instances of a class `Params`: harmless stubs replace it, and other types that could run code stay refused.
 """
 
 from typing import Any
@@ -38,17 +38,17 @@ class ContrastiveLoss(nn.Module):
 
 
 def set_model(opt: Any, cuda_use: bool | None = None) -> tuple[ContrastiveNet, ContrastiveLoss]:
-    """Return a network and the loss that it is trained with.
+    """Return a network and its training loss.
 
     The network's tensors have the names of the original's checkpoints without `module.`, so that
-    `load_state_dict` takes these. Its new weights are drawn from the seed of the options.
+    `load_state_dict` accepts these. Its initial weights are drawn from the seed of the options.
 
     Args:
         opt: options of `nenya.io.load_opt`.
-        cuda_use: put both on the GPU; by default where there is one.
+        cuda_use: put both on the GPU; by default if there is one.
 
     Raises:
-        OptionError: A GPU is asked for, and there is none.
+        OptionError: A GPU is requested, but there is none.
     """
     available = torch.cuda.is_available()
     if cuda_use and not available:

@@ -181,7 +181,7 @@ CHECKPOINTS = {
     "empty": (lambda path, weights: path.touch(), ["is empty"]),
     "truncated": (torn, ["damaged", "Copy it again"]),
     "rubbish": (rubbish, ["damaged"]),
-    "no weights": (not_weights, ["no 'model'", "table"]),
+    "no weights": (not_weights, ["expected weights under 'model'", "table"]),
 }
 
 
@@ -211,15 +211,15 @@ def test_a_hostile_checkpoint_is_never_run(refused, goldens, command, capfd):
     ],
 )
 def test_weights_of_another_network(refused, tiny_weights, command, override, fits):
-    refused(command, [f"{WEIGHTS[command]}={tiny_weights}", override], tiny_weights, "is wanted: set " + fits)
+    refused(command, [f"{WEIGHTS[command]}={tiny_weights}", override], tiny_weights, ": set " + fits)
 
 
 def test_weights_of_other_channels_to_start_from(refused, tiny_weights):
-    refused("train", [f"init_from={tiny_weights}", "model.nchannels=3"], "is wanted: set model.nchannels=1")
+    refused("train", [f"init_from={tiny_weights}", "model.nchannels=3"], ": set model.nchannels=1")
 
 
 def test_a_model_without_weights(refused):
-    refused("extract", ["ckpt=LEAVE_OUT"], "ckpt= is needed", "demo")
+    refused("extract", ["ckpt=LEAVE_OUT"], "ckpt= is required", "demo")
 
 
 def test_published_weights_whose_place_is_unknown(refused, monkeypatch):

@@ -73,7 +73,7 @@ def test_a_debug_run_stands_apart(options):
 
 
 def test_what_an_option_file_must_say(options):
-    with pytest.raises(OptionError, match="images_file is needed"):
+    with pytest.raises(OptionError, match="images_file is required"):
         train.main(options(images_file=""))
     with pytest.raises(InputFileError, match=r"none\.h5: no such file"):
         train.main(options(images_file="none.h5"))
@@ -97,7 +97,7 @@ def test_several_files_of_which_one_fails(trained):
     path, folder = trained
     write_cutouts(Path("b.h5"), valid=red_noise(3))
     Path("bad.h5").write_bytes(b"rubbish")
-    with pytest.raises(FilesFailed, match=r"1 of 3 files failed, first bad\.h5: not an HDF5 file"):
+    with pytest.raises(FilesFailed, match=r"1 of 3 files failed; the first: bad\.h5: not an HDF5 file"):
         latents_extraction.main(path, ["b.h5", "bad.h5", "cutouts.h5"])
     assert sorted(p.name for p in folder.iterdir()) == ["b_latents.h5", "cutouts_latents.h5"]
     with pytest.raises(InputFileError, match="not an HDF5 file"):
@@ -155,7 +155,7 @@ def test_latents_of_other_weights_are_not(two_files):
     content = torch.load(weights, weights_only=True)
     content["model"]["head.2.bias"] += 1
     torch.save(content, weights)
-    with pytest.raises(FilesFailed, match=r"2 of 2 files failed, first .*made with checkpoint_sha256"):
+    with pytest.raises(FilesFailed, match=r"2 of 2 files failed; the first: .*made with checkpoint_sha256"):
         again(path)
 
 
@@ -178,12 +178,12 @@ def drop_provenance(path):
 
 @pytest.mark.parametrize(
     ("damage", "words"),
-    [(truncate, "is not whole"), (drop_rows, "should have 3 rows"), (drop_provenance, "does not say how it was made")],
+    [(truncate, "is incomplete"), (drop_rows, "expected 3 rows"), (drop_provenance, "has no provenance")],
 )
 def test_latents_that_are_not_whole_are_not(two_files, damage, words):
     path, folder = two_files
     damage(folder / "b_latents.h5")
-    with pytest.raises(FilesFailed, match=rf"1 of 2 files failed, first b\.h5: .*{words}.*clobber=true"):
+    with pytest.raises(FilesFailed, match=rf"1 of 2 files failed; the first: b\.h5: .*{words}.*clobber=true"):
         again(path)
     latents_extraction.main(path, ["cutouts.h5", "b.h5"], clobber=True)
     again(path)

@@ -136,7 +136,7 @@ def test_nearest_latents_equal_a_sort_of_all_cosines():
     np.testing.assert_allclose(found.cosines[2], cosine[order[::-1][:3]], rtol=1e-6)
     few = nearest_latents(pca, latents[5:8], modes=1, count=4)
     assert (few.rows[0] >= 0).sum() == 2
-    with pytest.raises(OptionError, match="modes=7: wanted 1 to 6"):
+    with pytest.raises(OptionError, match="modes=7: expected 1 to 6"):
         nearest_latents(pca, latents, 7, 1)
 
 

@@ -228,7 +228,7 @@ def test_option_files_of_all_versions_and_checkpoints_of_all_names(shared, golde
     found = {f.path: f for f in examine(place) if f.path.startswith("tiny")}
     assert len(found) == 8 and {f.verdict for f in found.values()} == {CANNOT}
     hostile = found.pop("tiny_hostile.pth").what
-    assert "refused: it wants to load" in hostile and "nothing was executed" in hostile
+    assert "refused: it would load" in hostile and "nothing was executed" in hostile
     for finding in found.values():
         assert "7 tensors, of epoch 3 are read" in finding.what and "get the whole file" in finding.what
 

@@ -148,7 +148,7 @@ def test_the_command(nenya_cli, source, tmp_path):
     assert code == 0, said
     assert "cutouts_preproc_repacked.h5: 95 cutouts" in said
     code, said = nenya_cli("repack", [source])
-    assert code == 2 and "exists already: clobber=true replaces it" in said
+    assert code == 2 and "exists (clobber=true overwrites it" in said
     code, said = nenya_cli("repack", [f"data={tmp_path}"])
     assert code == 1, "the first one is there already"
     assert "2 files: 1 done, 1 failed" in said

@@ -17,7 +17,7 @@ from nenya.io import read_table, write_table
 from nenya.latents import index as archive
 from nenya.latents import index_build as archive_build
 from nenya.latents.files import Latents
-from nenya.latents.index import FileArchive, IndexArchive
+from nenya.latents.index import FilesSearcher, IndexSearcher
 from nenya.latents.index_build import add_files, build_index
 from nenya.options.commands import SearchOptions
 from nenya.tables.conditions import Conditions
@@ -72,16 +72,16 @@ def index(first, tmp_path_factory):
     folder = tmp_path_factory.mktemp("index") / "archive.index"
     add_files(folder, *first)
     build_index(folder, index_from=0)
-    return IndexArchive(folder)
+    return IndexSearcher(folder)
 
 
 def content(folder):
-    table = IndexArchive(folder).table.to_arrow().to_pandas().sort_values("archive_row", ignore_index=True)
+    table = IndexSearcher(folder).table.to_arrow().to_pandas().sort_values("archive_row", ignore_index=True)
     return table.assign(latent=[tuple(row) for row in table["latent"]])
 
 
 def test_index_and_files_give_the_same_answers(index, first):
-    files = FileArchive(*first)
+    files = FilesSearcher(*first)
     rows = [0, 7, 901]
     np.testing.assert_array_equal(index.take(np.array(rows)), first[0].take(rows))
     for conditions in (
@@ -128,7 +128,7 @@ def test_an_answer_says_what_it_is(index, first):
 
 def test_an_index_under_conditions(index, first, monkeypatch):
     monkeypatch.setattr(archive, "NARROW", 0)
-    files, query = FileArchive(*first), first[0].take([3])[0]
+    files, query = FilesSearcher(*first), first[0].take([3])[0]
     wide, rare = index.search(query, 10, "lat > -60"), index.search(query, 400, "lat > 45")
     assert not wide.exact and (index.describe(wide.rows)["lat"] > -60).all()
     wanted = files.search(query, 10, "lat > -60").rows
@@ -140,13 +140,13 @@ def test_an_index_under_conditions(index, first, monkeypatch):
 def test_a_compressed_index_says_its_own_recall(first, tmp_path):
     add_files(tmp_path / "rq", *first)
     built = build_index(tmp_path / "rq", kind="IVF_RQ", index_from=0)
-    answer = IndexArchive(tmp_path / "rq").search(first[0].take([3])[0], 10)
+    answer = IndexSearcher(tmp_path / "rq").search(first[0].take([3])[0], 10)
     assert built["index"]["kind"] == "IVF_RQ" and answer.recall == built["recall"]["value"] > 0.8
     assert 3 in answer.rows
 
 
 def test_examples_by_number_uid_and_cutout(index, first):
-    files, (latents, table) = FileArchive(*first), first
+    files, (latents, table) = FilesSearcher(*first), first
     place = latents.positions(table)[10]
     row = table.iloc[10]
     kind = {1: "train", 0: "valid"}[row["pp_type"]]
@@ -156,7 +156,7 @@ def test_examples_by_number_uid_and_cutout(index, first):
         for name, said in (("99999", "rows are 0 to 1299"), ("uid:1", "no row"), ("x:train:1", "no row")):
             with pytest.raises(InputFileError, match=said):
                 searched.find(name)
-        with pytest.raises(OptionError, match="wanted is a row number"):
+        with pytest.raises(OptionError, match="expected a row number"):
             searched.find("' OR 1=1")
 
 
@@ -168,13 +168,13 @@ def test_files_are_added_once_and_later_ones_behind(first, second, tmp_path):
     build_index(folder, index_from=0)
     assert add_files(folder, *second) == 300 - 6
     built = build_index(folder, index_from=0)
-    archive = IndexArchive(folder)
+    archive = IndexSearcher(folder)
     assert built["index"]["rows"] == len(archive) == 1300 + 300 - 32
     query = second[0].take([17])
     assert archive.search(query[0], 3).rows[0] == 1300 + 17 == archive.find("b_preproc:valid:17")
     both = Latents([first[0].parts[0].path, second[0].parts[0].path])
     table = pd.concat([first[1], second[1]])
-    wanted = FileArchive(both, table).search(query[0], 20, "lat > 0")
+    wanted = FilesSearcher(both, table).search(query[0], 20, "lat > 0")
     np.testing.assert_array_equal(archive.search(query[0], 20, "lat > 0").rows, wanted.rows)
 
 
@@ -185,7 +185,7 @@ def test_what_does_not_belong_is_refused(first, tmp_path):
     with pytest.raises(InputFileError, match="latents of two models cannot be compared"):
         add_files(folder, Latents([other]))
     same_name = write_latents(tmp_path / "a_preproc_latents.h5", 4, train=900)
-    with pytest.raises(InputFileError, match="with another content"):
+    with pytest.raises(InputFileError, match="with different content"):
         add_files(folder, Latents([same_name]))
     with h5py.File(tmp_path / "d_latents.h5", "w") as file:
         file["valid"] = np.ones((3, 5), np.float32)
@@ -193,10 +193,10 @@ def test_what_does_not_belong_is_refused(first, tmp_path):
         add_files(folder, Latents([tmp_path / "d_latents.h5"]))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("")
-    with pytest.raises(OptionError, match="a folder with other things in it"):
+    with pytest.raises(OptionError, match="expected an index or an empty folder"):
         add_files(tmp_path / "full", *first)
-    with pytest.raises(InputFileError, match="no index of nenya"):
-        IndexArchive(tmp_path / "full")
+    with pytest.raises(InputFileError, match="index of nenya"):
+        IndexSearcher(tmp_path / "full")
     assert len(content(folder)) == 1274
 
 
@@ -226,7 +226,7 @@ def test_a_killed_build_goes_on_to_the_same_content(first, tmp_path, monkeypatch
     given = [tmp_path / "killed", first[0].parts[0].path, tmp_path / "table.parquet", batches]
     ended = subprocess.run([sys.executable, "-c", KILLED, *map(str, given)], capture_output=True)
     assert ended.returncode == -signal.SIGKILL
-    begun = IndexArchive(tmp_path / "killed")
+    begun = IndexSearcher(tmp_path / "killed")
     assert len(begun) == 98 * batches  # one after the other, each whole
     assert not all(source["done"] for source in begun.about["sources"])
     monkeypatch.setattr(archive_build, "BATCH_ROWS", 170)  # not even the batches need be the same
@@ -269,7 +269,7 @@ def test_commands(first, second, tmp_path, nenya_cli):
         write_table(table, tmp_path / f"{name}.parquet")
     paths = [given[0].parts[0].path for given in (first, second)]
     code, said = nenya_cli("index", ["add", f"data={paths[0]}", "out=a.index"])
-    assert code == 2 and "no index of nenya" in said
+    assert code == 2 and "index of nenya" in said
     code, said = nenya_cli("index", [f"data={paths[0]}", "table=one.parquet", "out=a.index", "of_sensor=MODIS"])
     assert code == 0 and "1274 rows, 1274 of them new" in said
     code, said = nenya_cli("index", ["add", f"data={paths[1]}", "table=two.parquet", "out=a.index", "of_sensor=VIIRS"])
@@ -302,10 +302,10 @@ def test_commands(first, second, tmp_path, nenya_cli):
         ([f"data={paths[0]}", "like=3", "DT=DT1"], "table="),
         (["index=a.index"], "like= or image= is needed"),
         (["like=3"], "index= or data= is needed"),
-        (["index=b.index", "like=3"], "no index of nenya"),
+        (["index=b.index", "like=3"], "index of nenya"),
         (["index=a.index", "like=3", "out=found.png"], "wanted is one of .parquet"),
         (["index=a.index", "like=3", "out=found.csv"], "clobber=true replaces it"),
-        (["index=begun.index", "like=3"], "the index is not finished"),
+        (["index=begun.index", "like=3"], "the index is unfinished"),
     ):
         code, said = nenya_cli("search", args)
         assert code == 2 and len(said.splitlines()) == 1 and wanted in said, said
@@ -331,7 +331,7 @@ def test_search_by_images(small_file, tiny_weights, tmp_path, nenya_cli):
         found = read_table(tmp_path / "a.csv")
         assert found["pp_idx"][0] == 7 and found["cosine"][0] == pytest.approx(1, abs=1e-5)
         assert (tmp_path / "a.png").stat().st_size > 10_000
-    archive, asked = FileArchive(Latents([tmp_path / "small_preproc_latents.h5"])), SearchOptions(image="image.npy")
+    archive, asked = FilesSearcher(Latents([tmp_path / "small_preproc_latents.h5"])), SearchOptions(image="image.npy")
     assert cutout_side(asked, archive) == 0
     shutil.copy(small_file, tmp_path / "small_preproc.h5")  # beside its latents
     assert cutout_side(asked, archive) == 32

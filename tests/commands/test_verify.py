@@ -105,10 +105,10 @@ DAMAGES = {
     "a flipped bit": (flip, "altered since it was written"),
     "a row of zeros": (change("train", 0), "1 rows of 'train' are not of length 1"),
     "a row of NaN": (change("train", np.nan), "1 rows are not finite, 0 were when it was written"),
-    "a partition that is gone": (drop("train"), "not whole"),
-    "a row that is gone": (shorten, "should have 24 rows"),
-    "half a file": (cut, "not whole"),
-    "no provenance": (drop("checkpoint_sha256"), "does not say how it was made"),
+    "a partition that is gone": (drop("train"), "incomplete"),
+    "a row that is gone": (shorten, "expected 24 rows"),
+    "half a file": (cut, "incomplete"),
+    "no provenance": (drop("checkpoint_sha256"), "has no provenance"),
     "no file of HDF5": (lambda path: path.write_bytes(b"rubbish"), "not an HDF5 file"),
 }
 

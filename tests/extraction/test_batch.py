@@ -514,7 +514,7 @@ def test_a_rerun_skips_what_is_whole_and_downloads_nothing(batch):
     assert code == 0
     assert "3 files: 3 skipped" in said
     for source in sources:
-        assert "there already and whole" in entry(said, source)
+        assert "output exists and is complete" in entry(said, source)
     assert batch.proxy.count("GET", r"\.h5") == batch.proxy.count("PUT") == batch.proxy.count("POST") == 0
     assert [batch.stamp(f"latents/{i}_latents.h5") for i in range(3)] == before
     code, said = batch.extract(sources[:2], "clobber=true")
@@ -552,7 +552,7 @@ def test_what_would_be_made_otherwise_is_not_replaced(batch, other_weights):
         assert code == 1, said
         for source in sources:
             line = entry(said, source)
-            assert line.startswith("failed ") and words in line and "clobber=true replaces it" in line, line
+            assert line.startswith("failed ") and words in line and "clobber=true overwrites it" in line, line
     assert batch.proxy.count("GET", "PreProc/.*h5") == 0
     batch.put("b.h5", seed=50)
     code, said = batch.extract(sources)
@@ -594,7 +594,7 @@ def test_latents_that_were_copied_by_other_means(batch):
     there = {
         "copied.h5": (whole["copied.h5"], "skipped"),
         "garbage.h5": (b"garbage" * 100, "not an HDF5 file"),
-        "truncated.h5": (whole["truncated.h5"][:-2000], "is not whole (the HDF5 file is truncated"),
+        "truncated.h5": (whole["truncated.h5"][:-2000], "is incomplete (the HDF5 file is truncated"),
         "foreign.h5": (foreign, "does not say how it was made"),
     }
     for name, (data, _) in there.items():
@@ -800,7 +800,7 @@ def test_the_call_of_users_scripts(batch, monkeypatch):
     for name in wanted:
         assert_identical(read(io.BytesIO(batch.get(folder + latents_name(name)))), wanted[name])
     batch.put("b.h5", seed=9)
-    with pytest.raises(FilesFailed, match=r"1 of 2 files failed, first s3://.*b\.h5: .*changed since"):
+    with pytest.raises(FilesFailed, match=r"1 of 2 files failed; the first: s3://.*b\.h5: .*changed since"):
         main(options, sources)
     main(options, sources, True)
     main(options, sources, debug=True)

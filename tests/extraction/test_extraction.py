@@ -518,7 +518,7 @@ def test_export_says_what_is_wrong(nenya_cli, small_file, tiny_weights, tmp_path
     existing = tmp_path / "there.pth"
     existing.write_text("precious")
     for args, words in (
-        ([], ("ckpt= is needed",)),
+        ([], ("ckpt= is required",)),
         ([f"ckpt={tiny_weights}", "out=weights.onnx"], ("weights.onnx", ".safetensors or .pth")),
         ([f"ckpt={tiny_weights}", f"out={existing}"], ("exists", "clobber=true")),
         ([f"ckpt={tiny_weights}", "model.width=8", "out=x.pth"], ("model.width=16",)),

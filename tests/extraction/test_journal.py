@@ -125,7 +125,7 @@ def test_a_damaged_block_is_computed_again(store, caplog):
     with store.raw("train").open("r+b") as raw:
         raw.seek(4 * DIM * 6)
         raw.write(b"\1")
-    with pytest.raises(OutputError, match="block 1 is damaged on the disk"):
+    with pytest.raises(OutputError, match="block 1 is damaged on disk"):
         store.assemble(BLOCKS, {})
     assert set(store.scan(BLOCKS)) == {0, 2}
     assert "block 1 is damaged" in caplog.text
@@ -179,7 +179,7 @@ def test_a_full_disk_at_each_call_keeps_what_is_finished(store, monkeypatch, nam
 
 
 def test_what_is_kept_is_said(store):
-    assert store.kept() == "nothing is left behind"
+    assert store.kept() == "no partial output is kept"
     assert not store.partial.exists()
     store.partial.mkdir()
     store.start({})

@@ -127,7 +127,7 @@ def test_two_nodes_make_what_one_process_makes(start, wanted, tmp_path):
         assert process.wait(200) == 0, process.log.read_text()
     assert_whole(tmp_path, wanted)
     text = processes[0].log.read_text()
-    assert "train 500, valid 100 rows of 64 numbers" in text
+    assert "train 500, valid 100 rows of 64 dimensions" in text
 
 
 def finished(tmp_path):
@@ -148,8 +148,8 @@ def test_a_node_that_dies_ends_the_run_which_can_be_gone_on_with(nodes, start, w
     power_off(nodes[1])
     assert first.wait(60) != 0
     text = first.log.read_text()
-    assert "another process of this run is gone" in text
-    assert "the same command goes on from there" in text
+    assert "another process of this run has ended" in text
+    assert "the same command resumes there" in text
     before = finished(tmp_path)
     assert 20 <= before < sum(ROWS.values())
     processes = start(*small)

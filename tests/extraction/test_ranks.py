@@ -88,7 +88,7 @@ def test_what_is_told_is_heard(folder, monkeypatch):
 
 def test_a_first_process_that_is_gone(folder, monkeypatch):
     monkeypatch.setenv("NENYA_BATCH", str(folder))
-    with pytest.raises(Interrupted, match="the first process of the batch is gone"):
+    with pytest.raises(Interrupted, match="the first process of the batch has ended"):
         Follower(folder.parent).hear(0)
 
 

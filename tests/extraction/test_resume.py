@@ -224,7 +224,7 @@ def test_sigterm_keeps_what_is_finished(case, wanted, forks):
     count = len(case.finished())
     (line,) = said.splitlines()
     assert line.startswith("nenya extract: interrupted")
-    assert f"{count} finished blocks are kept in" in line and "the same command goes on" in line
+    assert f"{count} finished blocks are kept in" in line and "the same command resumes" in line
     assert case.extract()[0] == 0
     assert len(case.computed) == BLOCKS - count
     case.assert_whole(wanted)
@@ -254,7 +254,7 @@ def test_a_run_that_another_has_overtaken_leaves_nothing(case, wanted, monkeypat
 
     monkeypatch.setattr(jobs, "make_trainer", overtake)
     code, said = case.extract()
-    assert code == 0 and "written by another run meanwhile" in said
+    assert code == 0 and "written by another run in the meantime" in said
     assert os.listdir(case.output.parent) == [NAME]
 
 
@@ -302,7 +302,7 @@ def test_a_source_that_changes_meanwhile_keeps_nothing(case):
 
     case.patch.setattr(jobs, "describe_status", later)
     code, said = case.extract()
-    assert code == 2 and "changed while it was read; nothing of it was kept" in said
+    assert code == 2 and "changed while it was read; no rows were kept" in said
     assert os.listdir(case.output.parent) == []
 
 
@@ -365,7 +365,7 @@ def test_a_damaged_block_alone_is_computed_again(case, wanted):
         raw.seek(-1, os.SEEK_CUR)
         raw.write(bytes([byte[0] ^ 16]))
     code, said = case.extract()
-    assert code == 0 and "block 2 is damaged on the disk; it is computed again" in said, said
+    assert code == 0 and "block 2 is damaged on disk and is computed again" in said, said
     assert case.computed == [2, *range(5, BLOCKS)]
     case.assert_whole(wanted)
 
@@ -394,7 +394,7 @@ def leave_partial(case, *, finished):
 def test_a_partial_folder_beside_a_whole_output_goes(case, wanted):
     leave_partial(case, finished=True)
     code, said = case.extract()
-    assert code == 0 and "there already and whole" in said, said
+    assert code == 0 and "output exists and is complete" in said, said
     assert case.computed == []
     case.assert_whole(wanted)
 
@@ -402,7 +402,7 @@ def test_a_partial_folder_beside_a_whole_output_goes(case, wanted):
 def test_unfinished_work_that_is_to_replace_an_output_stays(case):
     leave_partial(case, finished=False)
     code, said = case.extract()
-    assert code == 0 and "there already and whole" in said, said
+    assert code == 0 and "output exists and is complete" in said, said
     assert len(case.finished()) == 5
 
 
@@ -540,7 +540,7 @@ def test_a_command_that_starts_over_says_so_when_it_is_stopped(case):
     assert case.extract()[0] == 0
     case.error, case.last = Interrupted("stopped"), 2
     code, said = case.extract("clobber=true")
-    assert code == 75 and "the same command without clobber=true goes on from there" in said, said
+    assert code == 75 and "the same command without clobber=true resumes there" in said, said
 
 
 def test_an_output_folder_that_cannot_be_written(case):
@@ -628,7 +628,7 @@ def test_a_rank_that_dies_ends_the_run(case, wanted, forks, victim):
     assert processes[victim].wait() == -signal.SIGKILL
     said = processes[1 - victim].said()
     (line,) = [line for line in said.splitlines() if line.startswith("nenya extract: ")]
-    assert "another process of this run is gone" in line
+    assert "another process of this run has ended" in line
     before = case.finished()
     assert 4 <= len(before) < BLOCKS
     if victim:
@@ -766,5 +766,5 @@ def test_what_a_killed_run_told_is_not_heard(tmp_path, monkeypatch):
     monkeypatch.setattr(ranks, "_STARTED", time.time() - 1e4)
     shutil.rmtree(alive)
     next(tmp_path.glob("session-*")).unlink()
-    with pytest.raises(Interrupted, match="does not come"):
+    with pytest.raises(Interrupted, match="does not start"):
         ranks.Follower(tmp_path).hear(0)

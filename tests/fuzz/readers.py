@@ -530,9 +530,9 @@ def write_index(folder: Path) -> None:
 
 
 def read_index(path: Path) -> Arrays:
-    from nenya.latents.index import IndexArchive
+    from nenya.latents.index import IndexSearcher
 
-    index = IndexArchive(path)
+    index = IndexSearcher(path)
     query = np.ones(DIM) / DIM**0.5
     found = index.search(query, 3, "lat > 0")
     index.describe(found.rows)

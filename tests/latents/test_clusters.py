@@ -132,7 +132,7 @@ def test_what_cannot_be_grouped(data):
             kmeans_groups(latents, k)
     with pytest.raises(InputFileError, match="0 finite latents"):
         kmeans_groups(np.full((9, 3), np.nan), 2)
-    with pytest.raises(InputFileError, match="finds no group"):
+    with pytest.raises(InputFileError, match="finds no cluster"):
         hdbscan_groups(np.random.default_rng(0).standard_normal((60, 8)), min_size=30)
     with pytest.raises(OptionError, match="min_size=5"):
         hdbscan_groups(np.eye(4), min_size=5)
@@ -167,7 +167,7 @@ def test_the_command_writes_labels_a_summary_and_figures(files, tmp_path, nenya_
     before = read_table(files / "a.parquet")
     pd.testing.assert_frame_equal(found.drop(columns="cluster"), before)
     assert (found["cluster"].drop([5, 6]) == found["truth"].drop([5, 6])).all()
-    assert (found.loc[[5, 6], "cluster"] == -1).all() and "2 of 1600 rows of the table have no latent" in said
+    assert (found.loc[[5, 6], "cluster"] == -1).all() and "placed 1598 of 1600 rows (2 without a latent" in said
     groups = read_table(tmp_path / "here" / "a_clusters_groups.csv")
     assert groups["mean_DT"].tolist() == [1, 1, 3, 1]
     for row in groups.itertuples():

@@ -48,7 +48,7 @@ def test_a_table_gets_the_places_of_the_projector(files, nenya_cli, tmp_path):
     code, said = nenya_cli("embed", [f"data={path}", f"table={table_file}", "out=map/b.parquet", "ntrain=200"])
     assert code == 0, said
     missing = np.isnan(rows).any(axis=1)
-    assert f"placed {(~missing).sum()} of 350 rows (1 without a latent, 2 with one" in said, said
+    assert f"placed {(~missing).sum()} of 350 rows (1 without a latent, 2 with a non-finite" in said, said
     assert "1 without a latent: 1 with pp_idx out of range" in said
     assert "51 of 400 latents have no row in the table" in said
     came = pd.read_parquet("map/b.parquet")
@@ -87,7 +87,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_bits(files, tmp_path, monkeypat
     with pytest.raises(KeyboardInterrupt):
         embed.embed_table(Latents([path]), table, out, embed.Fit(200), saved)
     assert not out.exists() and not saved.exists()
-    with pytest.raises(OutputError, match="other data or options"):
+    with pytest.raises(OutputError, match="different data or options"):
         embed.embed_table(Latents([path]), table, out, embed.Fit(150), saved)
     block = sorted((tmp_path / "killed.parquet.partial").glob("rows-*"))[1]
     block.write_bytes(block.read_bytes()[:-9] + b"123456789")
@@ -124,12 +124,15 @@ def test_a_projector_that_cannot_be_used_is_refused_before_anything_is_begun(fil
     path, _, _, _ = files
     Projector.fit(latents(30, 0)[:, :8], embedding=np.zeros((30, 2))).save("short_UMAP.h5")
     code, said = nenya_cli("embed", [f"data={path}", "projector=short_UMAP.h5", "out=f.parquet"])
-    assert code == 2 and "8 numbers, these have 32" in said
+    assert code == 2 and "expected latents of 8 dimensions, got 32" in said
     (tmp_path / "x.pkl").write_bytes(b"\x80\x04.")
     code, said = nenya_cli("embed", [f"data={path}", "projector=x.pkl", "out=f.parquet"])
     assert code == 2 and "a pickle" in said
     (tmp_path / "junk.h5").write_text("junk")
-    for junk, what in (("junk.h5", "no projector, but another kind of file"), (".", "a folder, no projector")):
+    for junk, what in (
+        ("junk.h5", "expected a projector in HDF5, got another kind of file"),
+        (".", "expected a projector file, got a folder"),
+    ):
         code, said = nenya_cli("embed", [f"data={path}", f"projector={junk}", "out=f.parquet"])
         assert code == 2 and what in said and "fit it again" in said and "pickle" not in said
     code, said = nenya_cli("embed", ["data=junk.h5", "out=f.parquet"])

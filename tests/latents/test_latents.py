@@ -118,7 +118,7 @@ def test_what_cannot_be_joined(files):
 def test_files_that_do_not_go_together(files, tmp_path):
     with h5py.File(tmp_path / "wide_latents.h5", "w") as file:
         file["train"] = np.zeros((3, 9), np.float32)
-    with pytest.raises(InputFileError, match="length 9, those before have 8"):
+    with pytest.raises(InputFileError, match="expected latents of 8 dimensions as in the other files, got 9"):
         Latents([files[0], tmp_path / "wide_latents.h5"])
     with h5py.File(tmp_path / "none_latents.h5", "w") as file:
         file["images"] = np.zeros((3, 9), np.float32)

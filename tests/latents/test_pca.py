@@ -77,9 +77,9 @@ def test_equal_latents_have_no_variance():
     ("latents", "message"),
     [
         (np.full((5, 2), np.nan), "5 left out"),
-        ([np.zeros((3, 2)), np.zeros((3, 4))], r"\(3, 4\): wanted \(N, 2\)"),
-        ([np.zeros(3)], r"\(3,\): wanted"),
-        ([], "0 finite latents"),
+        ([np.zeros((3, 2)), np.zeros((3, 4))], r"shape \(N, 2\), got \(3, 4\)"),
+        ([np.zeros(3)], r"expected latents .* got \(3,\)"),
+        ([], "at least 2 finite latents, got 0"),
     ],
 )
 def test_latents_that_cannot_be_fitted_are_refused(latents, message):
@@ -88,9 +88,9 @@ def test_latents_that_cannot_be_fitted_are_refused(latents, message):
 
 
 def test_wrong_numbers_are_refused(latents):
-    with pytest.raises(OptionError, match="n_components=13: wanted 1 to 12"):
+    with pytest.raises(OptionError, match="n_components=13: expected 1 to 12"):
         fit_pca(latents, 13)
-    with pytest.raises(InputFileError, match=r"\(2, 5\): wanted \(N, 12\)"):
+    with pytest.raises(InputFileError, match=r"shape \(N, 12\), got \(2, 5\)"):
         fit_pca(latents).transform(np.zeros((2, 5)))
 
 
@@ -168,7 +168,7 @@ def test_saved_files_that_are_none_are_refused(tmp_path):
     (tmp_path / "a.npz").write_bytes(b"no archive")
     np.savez(tmp_path / "b.npz", M=np.array([{}], dtype=object))
     for name in ("a.npz", "b.npz", "none.npz"):
-        with pytest.raises(InputFileError, match=f"{name}: no principal components"):
+        with pytest.raises(InputFileError, match=f"{name}: expected principal components of nenya"):
             load(tmp_path / name)
-        with pytest.raises(InputFileError, match=f"{name}: no coefficients"):
+        with pytest.raises(InputFileError, match=f"{name}: expected coefficients of nenya"):
             open_coefficients(tmp_path / name)

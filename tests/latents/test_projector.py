@@ -177,7 +177,7 @@ def test_a_layout_made_elsewhere_is_taken_without_the_rows_that_are_not_finite()
         ({"latents": np.zeros((3, 2))}, InputFileError, "at least 4"),
         ({"latents": np.zeros((9, 2)), "embedding": np.zeros((8, 2))}, InputFileError, r"wanted is \(9, 2\)"),
         ({"latents": np.zeros((9, 2)), "metric": "manhattan"}, OptionError, "euclidean, cosine"),
-        ({"latents": np.zeros((9, 2)), "n_neighbors": 9}, OptionError, "less than the 9 training rows"),
+        ({"latents": np.zeros((9, 2)), "n_neighbors": 9}, OptionError, "fewer than the 9 training rows"),
     ],
 )
 def test_what_cannot_be_fitted_is_said(arguments, error, words):
@@ -229,13 +229,13 @@ def test_a_pickle_is_refused_unread_with_how_to_refit(tmp_path):
 
     path = tmp_path / "MODIS_UMAP.pkl"
     path.write_bytes(pickle.dumps(Bomb()))
-    with pytest.raises(InputFileError, match=r"is a pickle.*nenya embed data="):
+    with pytest.raises(InputFileError, match=r"got a pickle.*nenya embed data="):
         Projector.load(path)
     assert not (tmp_path / "exploded").exists()
 
 
 def test_latents_of_another_model_are_refused(projector):
-    with pytest.raises(InputFileError, match="fitted on latents of 32 numbers"):
+    with pytest.raises(InputFileError, match="expected latents of 32 dimensions"):
         projector.transform(np.zeros((3, 16)))
 
 
@@ -273,7 +273,7 @@ def test_a_fit_says_how_far_it_is(caplog, monkeypatch):
         for line in ("0 of 200\n", "\n", "150 of 200\n"):  # as umap-learn's progress bar writes
             progress.write(line)
         wait_for(lambda: "layout, epoch 150 of 200: 0 s" in caplog.text)
-    assert caplog.messages[0].startswith("600 rows: compile")
+    assert caplog.messages[0].startswith("600 rows: compiling")
     assert sum("layout in 200 epochs" in line for line in caplog.messages) == 1
     assert caplog.messages[-1].startswith("fitted in")
     with caplog.at_level("INFO", "nenya"):

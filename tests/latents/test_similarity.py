@@ -90,9 +90,9 @@ def test_many_queries_at_once(latents):
 
 
 def test_what_cannot_be_searched(latents):
-    with pytest.raises(InputFileError, match="without a direction"):
+    with pytest.raises(InputFileError, match="finite and not zero"):
         closest(latents, latents[1000])
-    with pytest.raises(InputFileError, match="a query of 5 numbers came; the latents have 24"):
+    with pytest.raises(InputFileError, match="expected a query of 24 dimensions as in the latents, got 5"):
         closest(latents, np.ones(5))
     with pytest.raises(OptionError, match="k=0"):
         closest(latents, latents[0], 0)

@@ -168,7 +168,7 @@ def test_what_cannot_be_had_is_replaced_and_the_log_says_so_once(monkeypatch, ca
     for _ in range(3):
         assert choose_backend("compiled", "cpu", "bf16-mixed", 1e18) == "folded"
     (said,) = [record.getMessage() for record in caplog.records]
-    assert said == "model.backend=compiled cannot be had here (no C++ compiler): folded is used"
+    assert said == "model.backend=compiled is not available here (no C++ compiler): using folded"
     assert choose_backend("packed", "cuda", "32-true", 0) == "folded"
     assert choose_backend("auto", "cuda", "32-true", 1e18) == "folded"
 
@@ -273,6 +273,6 @@ def test_a_resume_without_its_backend_is_refused(extract, small_file, steps, mon
     steps.limit = None
     monkeypatch.setattr(inference, "_packs", lambda: False)
     said = extract(small_file, "loader.block_size=8", code=2)
-    assert "made with backend packed, which cannot be had here (torch has no oneDNN here)" in said
+    assert "made with backend packed, which is not available here (torch has no oneDNN here)" in said
     assert "clobber=true" in said and said.count("\n") == 1
     assert extract(small_file, "loader.block_size=8", "clobber=true")[1]["backend"] == "folded"

@@ -119,9 +119,9 @@ def test_equal_features_stay_finite_at_a_low_temperature():
 
 def test_bad_arguments_are_refused():
     features = unit_features(4, 2, 3)
-    with pytest.raises(ValueError, match=r"\(B, V, D\) is wanted"):
+    with pytest.raises(ValueError, match=r"expected features of shape \(B, V, D\)"):
         contrastive_loss(features[0])
-    with pytest.raises(ValueError, match=r"\(4,\) is wanted"):
+    with pytest.raises(ValueError, match=r"shape \(4,\), one per image"):
         contrastive_loss(features, torch.zeros(3))
     with pytest.raises(OptionError, match="both"):
         contrastive_loss(features, contrast_mode="both")

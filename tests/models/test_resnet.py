@@ -166,9 +166,9 @@ def test_latents_have_length_one_under_bfloat16():
 @pytest.mark.parametrize(
     ("nchannels", "shape", "message"),
     [
-        (1, (2, 3, 16, 16), "3 channels came, 1 is wanted"),
-        (3, (2, 2, 16, 16), "2 channels came, 3, or 1 to be repeated, is wanted"),
-        (1, (1, 16, 16), r"\(B, C, H, W\) is wanted"),
+        (1, (2, 3, 16, 16), "expected images with 1 channel, got 3"),
+        (3, (2, 2, 16, 16), "expected images with 1 or 3 channels, got 2"),
+        (1, (1, 16, 16), r"expected images of shape \(B, C, H, W\)"),
     ],
 )
 def test_other_shapes_are_refused(nchannels, shape, message):

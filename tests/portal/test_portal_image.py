@@ -147,7 +147,7 @@ def test_a_projector_of_another_map_is_refused(world, tmp_path):
     Projector.fit(latents, 8, embedding=rng.normal(size=(len(latents), 2))).save(tmp_path / "other.h5")
     with pytest.raises(OptionError, match="elsewhere than US0 and US1"):
         world.archive(projector=tmp_path / "other.h5")
-    with pytest.raises(InputFileError, match="no projector"):
+    with pytest.raises(InputFileError, match="expected a projector"):
         world.archive(projector=world.latents)
     with pytest.raises(OptionError, match="needs latents="):
         open_archive(world.table, None, None, projector=world.projector)

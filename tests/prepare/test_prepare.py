@@ -16,11 +16,11 @@ from granules import SHAPE, grid, swath, swath_coordinates, tiles, write_swath
 from scipy.ndimage import median_filter
 from skimage.restoration import inpaint_biharmonic
 
-import nenya.prepare.work as prepare_work
+import nenya.prepare.work as work_module
 from nenya.analyze_image import calc_DT
 from nenya.data.cutouts import inspect_cutouts
 from nenya.errors import InputFileError, Interrupted
-from nenya.prepare.fields import to_vectors
+from nenya.prepare.geometry import to_vectors
 from nenya.prepare.job import prepare
 from nenya.prepare.sources import open_fields
 
@@ -244,7 +244,7 @@ def test_reruns_and_processes_change_nothing(days, tmp_path, nenya_cli):
     before = (tmp_path / "a" / "d_preproc.h5").stat()
     args = [f"data={days}", f"out={tmp_path}/a/d_preproc.h5", "field_size=16", "clear_threshold=80"]
     code, said = nenya_cli("prepare", args)
-    assert code == 0 and "there already" in said
+    assert code == 0 and "output exists and is complete" in said
     assert (tmp_path / "a" / "d_preproc.h5").stat().st_mtime_ns == before.st_mtime_ns
     code, said = nenya_cli("prepare", [*args, "field_size=32"])
     assert (code, said.count("\n")) == (2, 1) and "clobber=true" in said
@@ -267,7 +267,7 @@ def test_a_granule_is_on_one_side_whatever_else_there_is(days, tmp_path):
 def test_an_interrupted_run_goes_on(days, tmp_path, monkeypatch):
     options = {"data": str(days), "field_size": 16}
     whole = make(tmp_path / "whole_preproc.h5", **options)
-    done, original = [], prepare_work.prepare_granule
+    done, original = [], work_module.prepare_granule
 
     def stop_at_four(layout, step, name, *rest):
         if len(done) == 3:
@@ -275,13 +275,13 @@ def test_an_interrupted_run_goes_on(days, tmp_path, monkeypatch):
         done.append(name)
         return original(layout, step, name, *rest)
 
-    monkeypatch.setattr(prepare_work, "prepare_granule", stop_at_four)
+    monkeypatch.setattr(work_module, "prepare_granule", stop_at_four)
     with pytest.raises(Interrupted):
         make(tmp_path / "d_preproc.h5", **options)
     assert not (tmp_path / "d_preproc.h5").exists() and not (tmp_path / "d_preproc.parquet").exists()
     assert len(list((tmp_path / "d_preproc.h5.partial").glob("*.npz"))) == 3
     again = []
-    monkeypatch.setattr(prepare_work, "prepare_granule", lambda *args: (again.append(args[2]), original(*args))[1])
+    monkeypatch.setattr(work_module, "prepare_granule", lambda *args: (again.append(args[2]), original(*args))[1])
     same(whole, make(tmp_path / "d_preproc.h5", **options))
     assert len(again) == 3 and not set(again) & set(done)
     assert not list(tmp_path.glob("*.partial"))
@@ -313,7 +313,7 @@ def test_a_bad_granule_is_skipped(days, tmp_path, nenya_cli):
         (tmp_path / f"day{i}.nc").write_bytes((days / f"day{i}.nc").read_bytes()[: (3000 if i else None)])
     code, said = nenya_cli("prepare", [f"data={tmp_path}/*.nc", "out=d_preproc.h5", "field_size=16", "workers=1"])
     assert code == 1
-    assert "skipped: " in said and "day1.nc" in said and "1 granule(s) skipped" in said
+    assert "skipped: " in said and "day1.nc" in said and "skipped 1 granule(s)" in said
     _, table = load(tmp_path / "d_preproc.h5")
     assert set(table.filename) == {"day0.nc"}
     with h5py.File(tmp_path / "d_preproc.h5") as file:
@@ -345,7 +345,7 @@ def test_granules_without_cutouts_are_counted(days, tmp_path, nenya_cli):
 def test_cutouts_on_one_side_only_come_with_the_option_that_trains_on_them(days, tmp_path, nenya_cli):
     args = [f"data={days}/day0.nc", "out=d_preproc.h5", "field_size=16", "workers=1", "valid_fraction=1"]
     code, said = nenya_cli("prepare", args)
-    assert code == 0 and "nenya train takes them with loader.train_key=valid" in said, said
+    assert code == 0 and "give nenya train loader.train_key=valid" in said, said
 
 
 # Other kinds of fields
@@ -608,27 +608,27 @@ def two_fields(field):
 
 
 BAD_FIELDS = {
-    "no time": (without_time, [], "does not say when"),
+    "no time": (without_time, [], "no readable time"),
     "no coordinates": (lambda f: f.drop_vars(["lat", "lon"]), [], "no latitude"),
     "no longitude": (lambda f: f.drop_vars("lon"), [], "no longitude"),
-    "all land": (lambda f: f.where(False), [], "all of it is masked (land"),
-    "no units": (without_units, [], "has no units"),
-    "wrong units": (in_furlongs, [], "units 'furlong'"),
+    "all land": (lambda f: f.where(False), [], "entirely masked (land"),
+    "no units": (without_units, [], "got no units"),
+    "wrong units": (in_furlongs, [], "got 'furlong'"),
     "units that the values belie": (said_to_be_kelvin, ["temp_bounds=[-2,33]"], "within temp_bounds"),
     "no quality": (lambda f: f, ["quality_thresh=2"], "no quality variable"),
-    "another quality": (lambda f: f, ["quality_thresh=2", "quality=q"], "quality=q is not in it"),
-    "no variable": (lambda f: f, ["variable=sst"], "variable=sst is not in it"),
-    "no mask": (lambda f: f, ["mask=land"], "mask=land is not in it"),
-    "several variables": (two_fields, [], "variable= names it (fields in it: u, v)"),
+    "another quality": (lambda f: f, ["quality_thresh=2", "quality=q"], "quality=q: no such variable"),
+    "no variable": (lambda f: f, ["variable=sst"], "variable=sst: no such variable"),
+    "no mask": (lambda f: f, ["mask=land"], "mask=land: no such variable"),
+    "several variables": (two_fields, [], "got u, v; variable= names the field"),
     "a list of points": (a_list_of_points, [], "no two dimensions"),
     "a field that is too small": (lambda f: f, ["field_size=128"], "smaller than that"),
     "too few clear pixels": (lambda f: f.where(f.lon % 1 == 0), [], "no cutout reaches clear_threshold=95 %"),
     "a third dimension": (
         lambda f: f.expand_dims(member=3).assign_coords(member=[0, 1, 2]),
         [],
-        "neither time, level nor place",
+        "neither time, level nor position",
     ),
-    "a level that is not there": (lambda f: f.expand_dims(depth=[0.0, 5.0]), ["level=4"], "has 2 levels"),
+    "a level that is not there": (lambda f: f.expand_dims(depth=[0.0, 5.0]), ["level=4"], "expected level= below 2"),
 }
 
 
@@ -664,16 +664,16 @@ def test_damaged_files(nenya_cli, tmp_path, kind):
 
 BAD_OPTIONS = {
     "no data": (["out=x.h5"], "data= is needed"),
-    "no output": (["data=a.nc"], "out= is needed"),
+    "no output": (["data=a.nc"], "out= is required"),
     "an output of another kind": (["data=a.nc", "out=cutouts"], "cutouts_preproc.h5"),
     "a share instead of a percentage": (["clear_threshold=0.95"], "a percentage"),
-    "sizes that do not divide": (["data=a.nc", "out=x.h5", "field_size=65", "downscale=[2,2]"], "no multiple"),
+    "sizes that do not divide": (["data=a.nc", "out=x.h5", "field_size=65", "downscale=[2,2]"], "expected a multiple"),
     "bounds the wrong way round": (["temp_bounds=[33,-2]"], "two numbers"),
     "no recipe": (["sensor=modsi"], "did you mean modis?"),
     "no option": (["feild_size=3"], "did you mean field_size?"),
     "no such filling": (["inpaint=best"], "one of none, fast, biharmonic"),
     "a table that is not there": (["data=a.nc", "out=x.h5", "at=none.parquet"], "none.parquet"),
-    "a table without places": (["data=a.nc", "out=x.h5", "at=t.csv"], "no column lat"),
+    "a table without places": (["data=a.nc", "out=x.h5", "at=t.csv"], "got no lat"),
 }
 
 

@@ -17,7 +17,7 @@ from nenya.prepare.cutouts import (
     integral,
     nearest_pixels,
 )
-from nenya.prepare.fields import Field, to_degrees, to_vectors
+from nenya.prepare.geometry import Field, to_degrees, to_vectors
 from nenya.prepare.inpaint import inpaint_biharmonic, inpaint_field
 from nenya.prepare.steps import add_noise, downscale, finish, median, output_size, resize, statistics
 from nenya.prepare.work import covered, make_uid

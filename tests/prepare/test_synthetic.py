@@ -149,8 +149,8 @@ def test_a_steady_shear_carries_temperature_as_calculated():
         ({"n": -1}, "n=-1"),
         ({"n": 1, "size": 0}, "size=0"),
         ({"n": 1, "noise": -0.1}, "noise=-0.1"),
-        ({"n": 1, "grid": 65}, "grid=65: wanted an even number >= 64"),
-        ({"n": 1, "size": 100, "grid": 64}, "grid=64: wanted an even number >= 100"),
+        ({"n": 1, "grid": 65}, "grid=65: expected an even number >= 64"),
+        ({"n": 1, "size": 100, "grid": 64}, "grid=64: expected an even number >= 100"),
     ],
 )
 def test_numbers_out_of_range_are_refused(options, message):
@@ -391,7 +391,7 @@ def test_the_command_writes_the_published_sets_as_they_are_drawn(nenya_cli, tmp_
     code, said = nenya_cli("generate", ["kind=pink"])
     assert code == 2 and "one of ocean, white, power2, power4" in said
     code, said = nenya_cli("generate", ["data=x.h5"])
-    assert code == 2 and "out= says where" in said
+    assert code == 2 and "makes its own data" in said
     assert said.count("\n") == 1
 
 

@@ -79,7 +79,9 @@ def test_codecs_that_are_not_known_are_refused(tmp_path, version, consolidated, 
     for chunk in (path / name).rglob("*"):
         if chunk.is_file() and chunk.name not in (".zarray", ".zattrs", "zarr.json"):
             chunk.write_bytes(pickle.dumps(Payload(hit)))
-    with pytest.raises(InputFileError, match=rf"packed by the codec .*{codec}, which may run code") as caught:
+    with pytest.raises(
+        InputFileError, match=rf"codec .*{codec}.* is refused because it is unknown or may run code"
+    ) as caught:
         field(path)
     assert "\n" not in str(caught.value)
     assert not hit.exists()
@@ -125,7 +127,7 @@ def test_metadata_that_names_something_else_is_refused(change):
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b"[" * 100_000, b'{"a":' * 100_000, b"\xff\xfe"])
 def test_damaged_metadata_is_one_line(content):
-    with pytest.raises(InputFileError, match="no metadata of a Zarr store"):
+    with pytest.raises(InputFileError, match="expected metadata of a Zarr store"):
         check_metadata(content, "a.zarr")
 
 
@@ -136,7 +138,7 @@ def test_links_out_of_a_store_are_not_followed(tmp_path):
         stored(folder / "a.zarr", 2)
     (own / "a.zarr" / "tos" / "0.0.0").unlink()
     (own / "a.zarr" / "tos" / "0.0.0").symlink_to(other / "a.zarr" / "tos" / "0.0.0")
-    with pytest.raises(InputFileError, match="out of the store's own folder: refused"):
+    with pytest.raises(InputFileError, match="outside the store's own folder: refused"):
         field(own / "a.zarr")
     with open_fields(own / "a.zarr", allow_external=True) as dataset:
         assert np.isfinite(dataset["tos"].values).any()
@@ -149,7 +151,7 @@ def test_stores_on_s3_are_checked_too(s3_service, s3_bucket, tmp_path):
     for file in path.rglob("*"):
         if file.is_file():
             client.upload_file(str(file), s3_bucket, f"a.zarr/{file.relative_to(path).as_posix()}")
-    with pytest.raises(InputFileError, match="packed by the codec pickle"):
+    with pytest.raises(InputFileError, match="codec pickle is refused"):
         field(f"s3://{s3_bucket}/a.zarr")
 
 
@@ -199,7 +201,7 @@ def test_frames_of_unknown_size_are_bounded_by_their_blocks():
     with pytest.raises(InputFileError, match="unpacks to more than"):
         check_packed(stream, Packing("zstd", 2**20), "a")
     check_packed(stream, Packing("zstd", 2**29), "a")
-    with pytest.raises(InputFileError, match="packed by gzip, and then by zlib"):
+    with pytest.raises(InputFileError, match="expected one compressing codec, got gzip followed by zlib"):
         packing_of({"chunks": [4], "dtype": "<f4", "filters": [{"id": "gzip"}], "compressor": {"id": "zlib"}}, "a")
 
 

@@ -16,7 +16,7 @@ from conftest import write_cutouts
 from granules import grid
 
 from nenya.data.hdf5_open import open_hdf5
-from nenya.latents.index import IndexArchive
+from nenya.latents.index import IndexSearcher
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -110,7 +110,7 @@ def test_index_on_a_full_disk(run, tmp_path, step):
         assert "Error" not in said and not leftovers(folder), f"call {call}: {said} {leftovers(folder)}"
         code, said = run(folder, "index", args)
         assert code == 0, f"call {call}: {said}"
-        archive = IndexArchive(folder / "b.index")
+        archive = IndexSearcher(folder / "b.index")
         assert len(archive) == 60 and archive.about["index"]["rows"] == 60
         np.testing.assert_array_equal(archive.take(np.arange(60)), rows)
         shutil.rmtree(folder)

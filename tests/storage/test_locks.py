@@ -297,7 +297,7 @@ def test_two_indexes_on_s3_do_not_replace_each_other(s3_bucket, tmp_path):
     publish(tmp_path, url, before)
     now = state_of(url)
     (tmp_path / "about.json").write_text("{ }")
-    with pytest.raises(OutputError, match="changed by another run meanwhile"):
+    with pytest.raises(OutputError, match="changed by another run in the meantime"):
         publish(tmp_path, url, before)
     assert state_of(url) == now
     publish(tmp_path, url, now)

@@ -14,7 +14,7 @@ from nenya.errors import InputFileError
 from nenya.io import read_table, write_table
 from nenya.latents.embed import embed_table
 from nenya.latents.files import Latents
-from nenya.latents.index import FileArchive, IndexArchive
+from nenya.latents.index import FilesSearcher, IndexSearcher
 from nenya.latents.index_build import add_files
 from nenya.latents.projector import Projector
 from nenya.portal.dataset import open_archive
@@ -179,13 +179,13 @@ def of_tags(table, numbers, tags):
 
 
 def by_search(files, table, folder, cli):
-    archive = FileArchive(Latents(files.latents), table)
+    archive = FilesSearcher(Latents(files.latents), table)
     return of_tags(table, range(len(archive.table)), archive.table["tag"])
 
 
 def by_index(files, table, folder, cli):
     add_files(folder / "i.index", Latents(files.latents), table)
-    rows = IndexArchive(folder / "i.index").describe(np.arange(len(files.vectors)))
+    rows = IndexSearcher(folder / "i.index").describe(np.arange(len(files.vectors)))
     return of_tags(table, rows["archive_row"], rows["tag"])
 
 
@@ -506,7 +506,7 @@ def test_dates_are_no_keys_but_any_integers_stay_whole_in_the_archive(tmp_path):
 def test_the_first_of_two_rows_counts(tmp_path, caplog):
     files, table, wanted = repeated(tmp_path)
     table["lat"] = np.arange(len(table))
-    archive = FileArchive(Latents(files.latents), table)
+    archive = FilesSearcher(Latents(files.latents), table)
     assert (
         archive.table["lat"][wanted[3]] == 3 and "2 rows repeat the latent of an earlier row: the first" in caplog.text
     )

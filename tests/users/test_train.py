@@ -109,7 +109,7 @@ def test_a_compiled_training_starts_as_any_other(small_file, nenya_cli):
         args = [*QUICK, "model.width=16", f"data={small_file}", f"out={backend}", f"model.backend={backend}"]
         code, said = nenya_cli("train", args)
         assert code == 0, said
-        assert "not compiled" not in said
+        assert "without compilation" not in said
     compiled, eager = steps(Path("compiled")), steps(Path("eager"))
     np.testing.assert_allclose(compiled[0], eager[0], rtol=1e-5)
     assert not np.array_equal(compiled, eager), "the compiled network was not used"
@@ -382,7 +382,7 @@ def test_a_disk_that_fills_in_a_checkpoint_leaves_the_one_before(
         code, said = nenya_cli("train", [*QUICK, f"data={small_file}", f"out={disk / 'run'}"])
         assert code == 2, said
         (line,) = [line for line in said.splitlines() if line.startswith("nenya train")]
-        assert "No space left on device" in line and f"resume={disk / 'run'} goes on" in line
+        assert "No space left on device" in line and f"resume={disk / 'run'} continues" in line
         assert load_checkpoint(last).epoch == 2
         assert not [p for p in last.parent.iterdir() if p.name.startswith(".")]
         code, said = nenya_cli("train", [f"resume={disk / 'run'}"])

@@ -18,7 +18,7 @@ from nenya.archive.commit import fingerprint, replace_file, replace_object
 from nenya.archive.manifest import CUTOUTS, INDEX, MANIFEST, WORK, Manifest, State, Version, parse, parse_state, render
 from nenya.errors import InputFileError, OptionError, OutputError, StorageError
 from nenya.latents.files import Latents
-from nenya.latents.index import IndexArchive
+from nenya.latents.index import IndexSearcher
 from nenya.storage.disk import move_synced, sha256_file
 from nenya.storage.names import MOST_BYTES, Entry, inside, read_bytes, refuse_links
 from nenya.storage.paths import fetch_checked, local_path, own_place, scratch_folder
@@ -224,12 +224,12 @@ class Opened:
         """Return the rows of all tables, columns that only some have with gaps."""
         return from_arrow(read_tables(self.paths("table")))
 
-    def index(self) -> IndexArchive:
+    def index(self) -> IndexSearcher:
         """Return the index."""
         place = self.folder.index_folder(self.name, reading=True)
         if self.folder.url is not None:
             fetch_index(self.folder, self.said, place)
-        return IndexArchive(place, self.said.about, self.version.index.version)
+        return IndexSearcher(place, self.said.about, self.version.index.version)
 
     def weights(self) -> Path:
         """Return the weights."""

@@ -1,10 +1,52 @@
 """`nenya embed`: two coordinates for each latent (UMAP)."""
 
+from pathlib import Path
+
+from nenya.errors import OptionError
+from nenya.io import TABLE_SUFFIXES, read_table
+from nenya.latents.embed import DEBUG_ROWS, Fit, embed_table, projector_place
+from nenya.latents.files import Latents
 from nenya.options.commands import EmbedOptions
+from nenya.storage.paths import fetch, find_latents, local_path
+from nenya.tables.quantities import cut_table
 
 
 def run(options: EmbedOptions) -> int:
-    """Do the work; see `nenya.latents.embed.run`."""
-    from nenya.latents.embed import run
+    """Compute UMAP coordinates of latents and write them with the columns of their table.
 
-    return run(options)
+    Args:
+        options: of `scripts/embed.py`.
+
+    Returns:
+        0.
+
+    Raises:
+        NenyaError: A file cannot be read or written, or an option is invalid.
+    """
+    places = find_latents(options.data)
+    paths = fetch(places, options.loader.cache_dir)
+    latents = Latents(paths, places=places, allow_external=options.loader.allow_external)
+    table = read_table(local_path(options.table)) if options.table else latents.keys()
+    out = output_place(options, paths[0])
+    if options.DT_cut or options.alpha_cut:
+        table = cut_table(table, options.DT_cut, options.alpha_cut)
+    if options.debug:
+        table = table.iloc[:DEBUG_ROWS]
+    fit = Fit(options.ntrain, options.n_neighbors, options.min_dist, options.metric, options.seed)
+    given = local_path(options.projector) if options.projector else None
+    saved = local_path(options.umap_savefile) if options.umap_savefile else projector_place(out)
+    embed_table(
+        latents, table, out, given or fit, saved, approximate=options.approximate, clobber=options.clobber
+    )  # fmt: skip
+    return 0
+
+
+def output_place(options: EmbedOptions, latents: Path) -> Path:
+    """Return the path of the output table: `out`, or `<name of the table or latents>_umap.parquet` in that folder."""
+    source = local_path(options.table) if options.table else latents
+    out = local_path(options.out) if options.out else latents.parent
+    if out.suffix not in TABLE_SUFFIXES:
+        if out.suffix and not out.is_dir():
+            raise OptionError(f"out={out}: expected a folder or a table ({', '.join(TABLE_SUFFIXES)})")
+        out = out / f"{source.stem.removesuffix('_latents')}_umap.parquet"
+    return out.with_stem(out.stem + "_debug") if options.debug else out

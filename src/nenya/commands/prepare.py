@@ -1,10 +1,37 @@
 """`nenya prepare`: cutouts and their table of ocean fields."""
 
+import logging
+
 from nenya.options.commands import PrepareOptions
+from nenya.prepare.job import prepare
+
+log = logging.getLogger(__name__)
 
 
 def run(options: PrepareOptions) -> int:
-    """Do the work; see `nenya.prepare.job.run`."""
-    from nenya.prepare.job import run
+    """Prepare cutouts and their table from ocean fields.
 
-    return run(options)
+    Args:
+        options: of `scripts/prepare.py`.
+
+    Returns:
+        0 if all granules could be read, 1 if some were skipped.
+
+    Raises:
+        NenyaError: See `nenya.prepare.job.prepare`.
+    """
+    found = prepare(options)
+    rows = ", ".join(f"{name} {count}" for name, count in found.rows.items())
+    log.info(
+        "%s: %s cutouts%s",
+        found.images,
+        rows,
+        "" if found.made else "; output exists and is complete (clobber=true overwrites it)",
+    )
+    if len(found.rows) == 1 and found.made:
+        (name,) = found.rows
+        other = "train" if name == "valid" else "valid"
+        log.warning("all cutouts are in '%s': to train on them, give nenya train loader.%s_key=%s", name, other, name)
+    if found.failed:
+        log.error("skipped %d granule(s); clobber=true tries them again", len(found.failed))
+    return 1 if found.failed else 0

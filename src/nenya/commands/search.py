@@ -16,7 +16,7 @@ from nenya.data.cutouts import inspect_cutouts
 from nenya.errors import InputFileError, OptionError
 from nenya.io import TABLE_SUFFIXES, read_table, write_table
 from nenya.latents.files import open_latents
-from nenya.latents.index import Answer, Archive, FileArchive, IndexArchive
+from nenya.latents.index import Answer, FilesSearcher, IndexSearcher, Searcher
 from nenya.latents.index_s3 import fetch_index
 from nenya.latents.similarity import Float64Array, IntArray, direction
 from nenya.options.commands import ExtractOptions, SearchOptions
@@ -91,7 +91,7 @@ def _figure_place(options: SearchOptions) -> Path:
     return local_path(options.figure or (str(Path(options.out).with_suffix(".png")) if options.out else _FIGURE))
 
 
-def open_archive(options: SearchOptions) -> Archive:
+def open_archive(options: SearchOptions) -> Searcher:
     """Open what is searched: `index`, `archive`, or `data` with `table`.
 
     Raises:
@@ -111,16 +111,16 @@ def open_archive(options: SearchOptions) -> Archive:
         return open_version(options.archive_dir, options.version, options.loader.cache_dir).index()
     if not options.index:
         table = read_table(local_path(options.table)) if options.table else None
-        return FileArchive(
+        return FilesSearcher(
             open_latents(options.data, options.loader.cache_dir, allow_external=options.loader.allow_external), table
         )
     need("search", f"index={options.index}")
     if not is_s3(options.index):
-        return IndexArchive(local_path(options.index))
+        return IndexSearcher(local_path(options.index))
     folder = fetch_index(options.index, options.loader.cache_dir)
     if folder is None:
         raise InputFileError(f"{options.index}: no index of nenya; nenya index data=... out={options.index} makes one")
-    return IndexArchive(folder)
+    return IndexSearcher(folder)
 
 
 def conditions(options: SearchOptions) -> Conditions:
@@ -139,7 +139,7 @@ def conditions(options: SearchOptions) -> Conditions:
     )
 
 
-def find(archive: Archive, query: Float64Array, options: SearchOptions, sql: str | None, known: IntArray) -> Answer:
+def find(archive: Searcher, query: Float64Array, options: SearchOptions, sql: str | None, known: IntArray) -> Answer:
     """Return the closest rows that are neither examples nor, where that is asked for, near-copies.
 
     Args:
@@ -235,7 +235,7 @@ def _nearness(
     return near
 
 
-def table_of(archive: Archive, answer: Answer) -> "pd.DataFrame":
+def table_of(archive: Searcher, answer: Answer) -> "pd.DataFrame":
     """Return the table of an answer: rank, cosine, answer (exact or approximate), recall, and the archive's columns."""
     found = archive.describe(answer.rows)
     found.insert(0, "rank", np.arange(1, len(found) + 1))
@@ -245,7 +245,7 @@ def table_of(archive: Archive, answer: Answer) -> "pd.DataFrame":
     return found
 
 
-def cutout_side(options: SearchOptions, archive: Archive) -> int:
+def cutout_side(options: SearchOptions, archive: Searcher) -> int:
     """Return the pixels a side of the archive's cutouts, 0 where nothing says it.
 
     Asked are `images`, the latents, the cutout file beside them, and the model, in this order.
@@ -257,7 +257,7 @@ def cutout_side(options: SearchOptions, archive: Archive) -> int:
     place: Path | None = None
     if options.images:
         place = fetch(find_sources(options.images)[:1], options.loader.cache_dir)[0]
-    elif isinstance(archive, FileArchive):
+    elif isinstance(archive, FilesSearcher):
         part = archive.latents.parts[0]
         beside = [part.path.parent / base_name(name) for name in part.names]
         place = next((path for path in beside if path.is_file()), None)
@@ -328,7 +328,7 @@ def _read_cutout(path: Path, partition: str, row: int) -> NDArray[np.float32]:
     return np.asarray(image.reshape(image.shape[-2:]))
 
 
-def _image_latents(options: SearchOptions, images: Sequence[NDArray[np.floating]], archive: Archive) -> Any:
+def _image_latents(options: SearchOptions, images: Sequence[NDArray[np.floating]], archive: Searcher) -> Any:
     """Return the latents of images, (n, D), by the model of the options."""
     from nenya.analyze_image import get_latents
     from nenya.storage.disk import sha256_file
@@ -354,7 +354,7 @@ def _image_latents(options: SearchOptions, images: Sequence[NDArray[np.floating]
     return latents
 
 
-def _rows(archive: Archive, given: Any) -> IntArray:
+def _rows(archive: Searcher, given: Any) -> IntArray:
     return np.array([archive.find(example) for example in _list(given)], np.int64)
 
 
@@ -391,7 +391,7 @@ def place_and_date(row: Mapping[str, Any]) -> str:
 
 
 def _draw(
-    archive: Archive,
+    archive: Searcher,
     found: "pd.DataFrame",
     answer: Answer,
     examples: tuple[IntArray, Sequence[NDArray[np.floating]]],

@@ -1,4 +1,4 @@
-"""Extraction of a batch of files: which ones, where their latents go, and what is said at the end."""
+"""Extraction of a batch of files: the inputs, the outputs, and the closing summary."""
 
 import contextlib
 import itertools
@@ -39,17 +39,17 @@ def run(options: ExtractOptions) -> int:
         0 if all is done, 1 if some of several files failed.
 
     Raises:
-        NenyaError: Bad input, options, weights or output; with several files only what concerns all of them.
+        NenyaError: Bad input, options, weights or output; with several files only errors that concern all of them.
     """
     if not is_main_process():
-        return _follow(options)
-    return _run_share(options, options.data, options.out, find_shard(options.shard, options.data))[0]
+        return follow(options)
+    return extract_share(options, options.data, options.out, find_shard(options.shard, options.data))[0]
 
 
-def _run_share(
+def extract_share(
     options: ExtractOptions, data: Any, out: str | None, shard: tuple[int, int]
 ) -> tuple[int, Sequence[Item]]:
-    """Extract this worker's share of the files; returns the exit code and what became of each."""
+    """Extract this worker's share of the files; return the exit code and the outcome of each file."""
     sources = find_sources(data)
     outputs = output_places(sources, out, debug=options.debug)
     items = [Item(*pair) for pair in zip(sources, outputs, strict=True)]
@@ -69,7 +69,7 @@ def _run_items(options: ExtractOptions, items: Sequence[Item]) -> int:
 def _extract_items(options: ExtractOptions, items: Sequence[Item]) -> int:
     places = [str(place) for item in items for place in (item.source, item.output)]
     shared = check_trainer(options.trainer) > 1 or any(map(is_s3, places))
-    if len(items) == 1 and isinstance(items[0].source, Path):  # before the seconds that weights take
+    if len(items) == 1 and isinstance(items[0].source, Path):  # before the slow loading of weights
         inspect_cutouts(items[0].source, partition_names(options), allow_external=options.loader.allow_external)
     check_places(places)
     checkpoint, module = load_model(options, options.ckpt)
@@ -88,7 +88,7 @@ def _extract_items(options: ExtractOptions, items: Sequence[Item]) -> int:
                     continue
                 ready = staged
                 if ready.made:
-                    staging.finish(index, ready, "made by an earlier run, which could not send them")
+                    staging.finish(index, ready, "uploaded latents that an earlier run had extracted")
                     continue
                 job = plan_job(options, ready.source, ready.path, ready.output, module.net)
                 staging.hold(ready, scratch_bytes(job, latent_dim(options, module.net)), item.place)
@@ -97,10 +97,10 @@ def _extract_items(options: ExtractOptions, items: Sequence[Item]) -> int:
                 note = extract_file(options, job, module, checkpoint, started=tell, logger=logger)
                 if note is None:
                     staging.release(item, ready)
-                    settle(item, "skipped", "written by another run meanwhile")
+                    settle(item, "skipped", "written by another run in the meantime")
                 else:
                     staging.finish(index, ready, note)
-            except Exception as error:  # of one file, which does not stop the others
+            except Exception as error:  # one failed file does not stop the others
                 if ready is not None:
                     staging.release(item, ready)
                 if len(items) == 1 or isinstance(error, Interrupted) or _others_wait(leader, index):
@@ -115,7 +115,7 @@ def _extract_items(options: ExtractOptions, items: Sequence[Item]) -> int:
 
 @contextlib.contextmanager
 def _logging(options: ExtractOptions) -> Iterator[Any]:
-    """Give the logger of a batch, None if none is asked for."""
+    """Yield the logger of a batch, or None if none is requested."""
     logger = make_logger(options, Path("outputs"), time.strftime("extract_%Y-%m-%d_%H-%M-%S"))
     done = False
     try:
@@ -127,12 +127,12 @@ def _logging(options: ExtractOptions) -> Iterator[Any]:
 
 
 def _others_wait(leader: Leader, index: int) -> bool:
-    """Return whether other processes work on this file, and would wait for this one for ever."""
+    """Return whether other processes work on this file and would wait for this one forever."""
     return leader.told == index and torch.distributed.is_initialized()
 
 
-def _follow(options: ExtractOptions) -> int:
-    """Extract, beside the first process of a batch, what that one says."""
+def follow(options: ExtractOptions) -> int:
+    """Extract the files that the first process of a batch announces."""
     check_trainer(options.trainer)
     checkpoint, module = load_model(options, options.ckpt)
     follower = Follower(scratch_folder(options.loader.cache_dir))
@@ -150,7 +150,7 @@ def _follow(options: ExtractOptions) -> int:
 
 
 def _close(items: Sequence[Item]) -> int:
-    """Log each file's fate, and return the exit code."""
+    """Log the outcome of each file, and return the exit code."""
     counts = {fate: sum(item.fate == fate for item in items) for fate in ("done", "skipped", "failed")}
     if len(items) == 1:
         if counts["failed"]:
@@ -158,7 +158,7 @@ def _close(items: Sequence[Item]) -> int:
         return 0
     lines = [f"  {item.fate:8s} {item.line}" for item in items]
     said = ", ".join(f"{count} {fate}" for fate, count in counts.items() if count)
-    more = "; when what failed is mended, the same command does the rest" if counts["failed"] else ""
+    more = "; fix the failed files, then run the same command again" if counts["failed"] else ""
     log.info("%d files: %s%s\n%s", len(items), said, more, lines_of(lines))
     return 1 if counts["failed"] else 0
 
@@ -169,7 +169,7 @@ def output_places(sources: Sequence[Path | str], out: str | None, *, debug: bool
     Args:
         sources: paths and s3:// addresses.
         out: folder, file, or s3:// prefix or address.
-        debug: whether these are latents of two batches, which never stand under the name of a whole file.
+        debug: whether only two batches are extracted; the output then has another name than a complete file.
 
     Raises:
         OptionError: Two files would have one output, or the output is a cutout file itself.
@@ -177,7 +177,7 @@ def output_places(sources: Sequence[Path | str], out: str | None, *, debug: bool
     if out and out.endswith(HDF5_SUFFIXES):
         place = out if is_s3(out) else local_path(out)
         if len(sources) > 1:
-            raise OptionError(f"out={out} is one file and data= are {len(sources)}: give a folder")
+            raise OptionError(f"out={out} is one file, but data= stands for {len(sources)}: give a folder")
         if str(place) == str(sources[0]) or _same_file(place, sources[0]):
             raise OptionError(f"out={out} is the cutout file itself: give another file or a folder with out=")
         stem, _, suffix = str(place).rpartition(".")
@@ -188,7 +188,7 @@ def output_places(sources: Sequence[Path | str], out: str | None, *, debug: bool
     for i, output in enumerate(outputs):
         if output in outputs[:i]:
             first = sources[outputs.index(output)]
-            raise OptionError(f"{first} and {sources[i]} would both be written to {output}: extract them apart")
+            raise OptionError(f"{first} and {sources[i]} would both be written to {output}: extract them separately")
     return outputs
 
 

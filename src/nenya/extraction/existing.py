@@ -1,4 +1,4 @@
-"""Latents that are there already: whether they are whole, and the ones that a run would make."""
+"""Existing latents: whether they are complete, and whether a run would make the same ones."""
 
 import datetime
 import json
@@ -13,7 +13,7 @@ from nenya.storage.names import parse_json
 from nenya.storage.s3.service import S3Object
 
 METADATA_KEY = "nenya"
-"""Name of the S3 user metadata that hold an object's provenance as JSON."""
+"""Key of the S3 user metadata with an object's provenance as JSON."""
 
 _KEPT = (
     *("source", "source_size", "source_sha256", "source_etag", "checkpoint_sha256"),
@@ -22,17 +22,17 @@ _KEPT = (
 
 
 def read_provenance(path: Path, place: str = "") -> dict[str, Any]:
-    """Return the provenance of a latents file that is whole.
+    """Return the provenance of a complete latents file.
 
     Args:
         path: the file.
-        place: the name for it in errors, where that is another.
+        place: the name of the file in errors; default `path`.
 
     Raises:
-        OutputError: It is no HDF5 file, has no provenance, or other rows than the provenance says.
+        OutputError: The file is not HDF5, has no provenance, or its rows differ from the provenance.
     """
     place = place or str(path)
-    advice = "clobber=true replaces it, out= puts the latents elsewhere"
+    advice = "clobber=true overwrites it, out= writes the latents elsewhere"
     try:
         with Hdf5File(path) as file:
             attributes = file.file.attrs
@@ -40,19 +40,17 @@ def read_provenance(path: Path, place: str = "") -> dict[str, Any]:
             rows = parse_json(_text(found.get("rows", "{}")), f"{place}: attribute rows", advice).counts()
             shapes = {name: getattr(file.find(name), "shape", (None,)) for name in rows}
     except InputFileError as error:
-        raise OutputError(f"{place} exists and is not whole ({str(error).partition(': ')[2]}): {advice}") from error
+        raise OutputError(f"{place} exists but is incomplete ({str(error).partition(': ')[2]}): {advice}") from error
     if not {"rows", "source_sha256", "checkpoint_sha256"} <= set(found):
-        raise OutputError(
-            f"{place} exists, and does not say how it was made, so it cannot be told to be whole: {advice}"
-        )
+        raise OutputError(f"{place} exists but has no provenance, so nothing shows whether it is complete: {advice}")
     wrong = [name for name, count in rows.items() if shapes[name][:1] != (count,)]
     if wrong:
-        raise OutputError(f"{place} exists and is not whole: '{wrong[0]}' should have {rows[wrong[0]]} rows: {advice}")
+        raise OutputError(f"{place} exists but is incomplete: expected {rows[wrong[0]]} rows in '{wrong[0]}': {advice}")
     return {name: value.item() if hasattr(value, "item") else value for name, value in found.items()}
 
 
 def _text(value: Any) -> str | bytes:
-    """Return an attribute that should be a text; empty where it is of another kind."""
+    """Return a text attribute; empty if the attribute is of another type."""
     return value if isinstance(value, str | bytes) else ""
 
 
@@ -63,7 +61,7 @@ def object_metadata(path: Path) -> dict[str, str]:
 
 
 def object_provenance(found: S3Object) -> dict[str, Any] | None:
-    """Return the provenance that came with an object of the size that it should have, else None."""
+    """Return the provenance in an object's metadata; None without one, or if the object's size differs from it."""
     try:
         values = parse_json(found.metadata.get(METADATA_KEY, ""), found.url).value
     except InputFileError:
@@ -73,7 +71,7 @@ def object_provenance(found: S3Object) -> dict[str, Any] | None:
 
 
 def check_same(place: str, provenance: Mapping[str, Any], wanted: Mapping[str, str]) -> None:
-    """Check that latents were made as they would be made now.
+    """Check that existing latents were made with the present weights and options.
 
     Raises:
         OutputError: They were made with other weights or options.
@@ -84,31 +82,31 @@ def check_same(place: str, provenance: Mapping[str, Any], wanted: Mapping[str, s
             if key == "checkpoint_sha256":
                 was, now = f"{was[:12]}...", f"{now[:12]}..."
             raise OutputError(
-                f"{place} exists, made with {key} {was} instead of {now}: clobber=true replaces it, "
-                "out= puts the latents elsewhere"
+                f"{place} exists, made with {key} {was} instead of {now}: clobber=true overwrites it, "
+                "out= writes the latents elsewhere"
             )
 
 
 def check_source(place: str, provenance: Mapping[str, Any], size: int, sha256: str) -> None:
-    """Check that the source is still the one that latents were made of.
+    """Check that the source has not changed since the latents were made.
 
     Raises:
-        OutputError: It is another one.
+        OutputError: It has changed.
     """
     if provenance.get("source_size") != size or provenance.get("source_sha256") != sha256:
-        raise OutputError(f"{place} exists, made of a source that has changed since: clobber=true makes it anew")
+        raise OutputError(f"{place} exists, made from a source that has changed since: clobber=true overwrites it")
 
 
 def check_local_source(place: str, provenance: Mapping[str, Any], source: Path) -> None:
-    """Check the same of a local source: by its bytes, unless they have lain there since before the latents.
+    """Check that a local source has not changed: by its hash, unless the file is older than the latents.
 
     Raises:
-        OutputError: It is another one.
+        OutputError: It has changed.
     """
     status = source.stat()
     try:
         made = datetime.datetime.fromisoformat(str(provenance.get("date"))).timestamp()
-    except (ValueError, OverflowError):  # it does not say when, so its bytes are compared
+    except (ValueError, OverflowError):  # without a date the bytes are compared
         made = 0.0
     if max(status.st_mtime, status.st_ctime) < made and status.st_size == provenance.get("source_size"):
         return

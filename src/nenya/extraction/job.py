@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 DEBUG_BATCHES = 2
 
 _MEAN_ROWS = 256
-_MEAN_LIMIT = 1e-2  # K: far above rounding, far below what changes a latent visibly
+_MEAN_LIMIT = 1e-2  # K: far above rounding, far below a visible change of a latent
 _INTERRUPTED = "interrupted"
 
 
@@ -57,8 +57,8 @@ class Source:
     """Where the cutouts of a file come from.
 
     Attributes:
-        place: path or s3:// address that the user knows.
-        sha256: of its bytes, if it is known already.
+        place: path or s3:// address known to the user.
+        sha256: of its bytes, if already known.
         etag: of the S3 object.
     """
 
@@ -85,16 +85,16 @@ class Job:
 
 
 def refuse_existing(output: Path, *, clobber: bool) -> None:
-    """Raise OutputError if the output is there already and may not be, or cannot be, replaced."""
+    """Raise OutputError if the output exists and must not, or cannot, be overwritten."""
     sweep(output.parent)
     if output.is_dir():
-        raise OutputError(f"{output} is a folder, a file of this name is to be written: choose another with out=")
+        raise OutputError(f"{output} is a folder, expected a file name: choose another with out=")
     if output.exists() and not clobber:
-        raise OutputError(f"{output} exists: clobber=true replaces it, out= puts the latents elsewhere")
+        raise OutputError(f"{output} exists: clobber=true overwrites it, out= writes the latents elsewhere")
 
 
 def check_sizes(options: Options, file: CutoutFile) -> None:
-    """Check that the network takes the cutouts of a file; say so if it was made for others.
+    """Check that the network accepts the cutouts of a file; warn if it was trained on another size.
 
     Raises:
         InputFileError: They are too small for the network.
@@ -106,11 +106,17 @@ def check_sizes(options: Options, file: CutoutFile) -> None:
             raise InputFileError(f"{file.path}: '{name}': {error}") from error
     size, wanted = next(iter(file.partitions.values())).height, options.model.image_size
     if wanted and size != wanted:
-        log.warning("%s: cutouts of %d pixels; model %s was made for %d", file.path, size, options.model.name, wanted)
+        log.warning(
+            "%s: cutouts have %d pixels a side, but model %s is designed for %d",
+            file.path,
+            size,
+            options.model.name,
+            wanted,
+        )
 
 
 def row_limits(options: Options, names: "Any") -> dict[str, int]:
-    """Return after how many rows each of the partitions ends: two batches in a debug run."""
+    """Return the largest number of rows of each partition: two batches in a debug run."""
     return {name: DEBUG_BATCHES * options.loader.batch_size_valid for name in names} if options.debug else {}
 
 
@@ -140,12 +146,12 @@ def plan_job(options: Options, source: Source, path: Path, output: Path, net: Co
 
 
 def scratch_bytes(job: Job, dim: int) -> int:
-    """Return the bytes that the latents take while they are written: raw rows and the file made of them."""
+    """Return the bytes that the latents need while they are written: raw rows and the final file."""
     return 2 * 4 * dim * sum(job.rows.values()) + 2**20
 
 
 def warn_of_means(options: Options, file: CutoutFile) -> None:
-    """Say so if cutouts have a mean that the network would see."""
+    """Warn if cutouts have a mean that the network would see."""
     if options.preprocess.file == "demean":
         return
     for name, info in file.partitions.items():
@@ -154,7 +160,7 @@ def warn_of_means(options: Options, file: CutoutFile) -> None:
         largest = float(np.abs(first[~nonfinite_rows(first)].mean(axis=(1, 2, 3))).max(initial=0.0))
         if largest > _MEAN_LIMIT:
             log.warning(
-                "%s: cutouts of '%s' have means up to %.3g: the latents then differ from those of single images, "
+                "%s: cutouts of '%s' have means up to %.3g, so their latents differ from those of single images, "
                 "whose mean is removed (preprocess.file=demean removes it here too)",
                 file.path,
                 name,
@@ -170,24 +176,24 @@ def extract_file(
     started: Callable[[], None] | None = None,
     logger: "WandbLogger | None" = None,
 ) -> str | None:
-    """Extract one file, or what is left of it; the output appears only when it is whole.
+    """Extract one file, or the rest of it; the output appears only when it is complete.
 
-    What is finished when the work ends early is kept in `<output>.partial/`, and the next call goes on from there.
+    If the work ends early, finished blocks are kept in `<output>.partial/`, and the next call resumes there.
 
     Args:
         options: of the run.
         job: the file.
         module: the network.
-        checkpoint: where its weights come from.
-        started: called in the first process when all is ready for others to join.
-        logger: gets counts and the seconds of each stage.
+        checkpoint: the source of its weights.
+        started: called in the first process when the others can join.
+        logger: receives counts and the seconds of each stage.
 
     Returns:
-        A line that says what was written; None if another run has written it in the meantime.
+        A summary of the output in one line; None if another run has written it in the meantime.
 
     Raises:
         NenyaError: The input changed or cannot be read; the output cannot be written, is being written by another
-            run, or was begun with other weights, options or input.
+            run, or was begun with different weights, options or input.
         Interrupted: A signal came (SIGINT, SIGTERM).
     """
     store = BlockStore(job.output, job.rows, latent_dim(options, module.net))
@@ -226,7 +232,7 @@ def extract_file(
             lock.check()
             shutil.rmtree(store.partial, ignore_errors=True)
             raise
-        except LockLostError:  # what is there is another's
+        except LockLostError:  # the folder belongs to another run
             raise
         except NenyaError as error:
             raise type(error)(f"{error}; {store.kept(clobber=options.clobber)}") from error
@@ -244,11 +250,11 @@ def extract_file(
 def _done_before(job: Job, work: Work) -> str:
     blocks, total = cut_blocks(job.file, work.block_size, job.rows), sum(job.rows.values())
     rows = sum(len(block) for block in blocks if block.number in work.done)
-    return f"{rows} of {total} rows are there from an earlier run, whose batches and blocks are kept to"
+    return f"resuming an earlier run with {rows} of {total} rows; its batch and block sizes are kept"
 
 
 def _extract(job: Job, module: ContrastiveModule, trainer: "Trainer", writer: LatentsWriter, work: Work) -> None:
-    """Extract the blocks that are left, in each process its share."""
+    """Extract the remaining blocks, each process its share."""
     blocks = cut_blocks(job.file, work.block_size, job.rows)
     left = [block for block in blocks if block.number not in work.done]
     writer.blocks, writer.threads = blocks, work.threads
@@ -266,9 +272,9 @@ def predict(trainer: "Trainer", module: ContrastiveModule, data: Any, *, name: s
         trainer: with the callback that takes the latents.
         module: the network.
         data: a datamodule of blocks, or a loader of them.
-        name: what is worked on, to be shown.
-        rows: how many there are, 0 if that is not known.
-        before: how many of them were done before.
+        name: label of the progress bar.
+        rows: total number of rows, 0 if unknown.
+        before: rows that were done before.
 
     Raises:
         Interrupted: A signal came (SIGINT, SIGTERM).
@@ -288,7 +294,9 @@ def predict(trainer: "Trainer", module: ContrastiveModule, data: Any, *, name: s
             raise Interrupted(_INTERRUPTED) from error
         except RuntimeError as error:
             if world > 1 and (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
-                raise Interrupted(f"{name}: another process of this run is gone") from error
+                raise Interrupted(
+                    f"{name}: another process of this run has ended; run the same command again"
+                ) from error
             raise
         finally:
             module.on_rows = None
@@ -297,7 +305,7 @@ def predict(trainer: "Trainer", module: ContrastiveModule, data: Any, *, name: s
 def _wanted_manifest(
     options: Options, job: Job, checkpoint: Checkpoint, trainer: "Trainer", net: ContrastiveNet
 ) -> dict[str, Any]:
-    """Return what the rows are made of and with: all that their bits depend on."""
+    """Return everything that the bits of the latents depend on."""
     return {
         **identity(options, checkpoint),
         "rows": job.rows,
@@ -315,7 +323,7 @@ def _wanted_manifest(
 def backend_for(
     options: Options, net: ContrastiveNet, file: CutoutFile, rows: Mapping[str, int], trainer: "Trainer"
 ) -> str:
-    """Return what is to compute the latents of some rows of a file's partitions."""
+    """Return the backend for extracting rows of a file's partitions."""
     sizes = file.partitions
     work = sum(n * count_multiply_adds(net, sizes[name].height, sizes[name].width) for name, n in rows.items())
     device, precision = trainer.strategy.root_device.type, options.trainer.precision
@@ -324,7 +332,7 @@ def backend_for(
 
 @contextmanager
 def _set_at_error(event: threading.Event) -> Iterator[threading.Event]:
-    """Set an event when the work within ends with an error, so that nobody waits for what helped it."""
+    """Set an event when the enclosed work fails, so that its helper threads stop."""
     try:
         yield event
     except BaseException:
@@ -333,7 +341,7 @@ def _set_at_error(event: threading.Event) -> Iterator[threading.Event]:
 
 
 def _sha256(job: Job, store: BlockStore, work: Work, cancelled: threading.Event) -> str:
-    """Return the hash of the source, and note it for those who may have to go on with this work."""
+    """Return the hash of the source, and store it for a later resume."""
     known = work.sha256 or job.source.sha256
     return known or note_sha256(store, sha256_file(job.file.path, cancelled))
 
@@ -343,14 +351,14 @@ def _summary(job: Job, writer: LatentsWriter, work: Work, seconds: float) -> str
     total, bad = sum(job.rows.values()), sum(writer.nonfinite.values())
     before = sum(len(block) for block in writer.blocks if block.number in work.done)
     return (
-        f"{rows} rows of {writer.store.dim} numbers in {seconds:.1f} s ({(total - before) / seconds:.1f} rows/s)"
+        f"{rows} rows of {writer.store.dim} dimensions in {seconds:.1f} s ({(total - before) / seconds:.1f} rows/s)"
         + (f", {before} of them from an earlier run" if before else "")
-        + (f"; {bad} rows are NaN, as their cutouts have non-finite pixels" if bad else "")
+        + (f"; {bad} rows are NaN because their cutouts have non-finite pixels" if bad else "")
     )
 
 
 class _ChangedError(InputFileError):
-    """The source changed while it was read, so that no finished row can be trusted."""
+    """The source changed while it was read, so no finished row can be trusted."""
 
 
 def _describe_source(job: Job, before: Mapping[str, Any], sha256: "Future[str]") -> dict[str, Any]:
@@ -360,14 +368,12 @@ def _describe_source(job: Job, before: Mapping[str, Any], sha256: "Future[str]")
     described["image_size"] = next(iter(job.file.partitions.values())).height
     after = describe_status(path)
     if after["size"] != before["size"] or after["status"] != before["status"]:
-        raise _ChangedError(
-            f"{path}: the file changed while it was read; nothing of it was kept, run the command again"
-        )
+        raise _ChangedError(f"{path}: the file changed while it was read; no rows were kept, run the command again")
     return {**described, **({"source_etag": source.etag} if source.etag else {})}
 
 
 def identity(options: Options, checkpoint: Checkpoint) -> dict[str, str]:
-    """Return the attributes that say which numbers latents of a source are, beyond rounding."""
+    """Return the attributes that determine the latents of a source up to rounding."""
     return {
         "checkpoint_sha256": checkpoint.sha256,
         "preprocessing": options.preprocess.file,
@@ -378,7 +384,7 @@ def identity(options: Options, checkpoint: Checkpoint) -> dict[str, str]:
 
 
 def _environment(options: Options, checkpoint: Checkpoint, device: torch.device, work: Work) -> dict[str, Any]:
-    """Return the attributes that say by what and where latents were made."""
+    """Return the attributes on the software and hardware that made the latents."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "nenya_version": nenya.__version__,

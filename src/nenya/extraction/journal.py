@@ -1,8 +1,8 @@
-"""Latents on their way to the final file: raw rows, and journals of the blocks that are safely there.
+"""Unfinished latents: raw rows, and journals of the blocks that are safely on disk.
 
 HDF5 files do not survive a crash while they are written. So the rows of each partition go to a preallocated raw
-file, and a block counts as done when its bytes are on the disk and a line with their checksum is in a journal. Each
-process has a journal of its own. The final file is made of the raw ones at the end, and appears whole.
+file, and a block counts as done when its bytes are on disk and a line with their checksum is in a journal. Each
+process has its own journal. At the end the final file is assembled from the raw ones, and appears complete.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ _LINE = re.compile(rb"(\d{1,18}) ([0-9a-f]{8}) (\d{1,18}) ([0-9a-f]{8})")
 
 @dataclass(frozen=True)
 class Entry:
-    """What a journal says of a block.
+    """The entry of a block in a journal.
 
     Attributes:
         crc: CRC-32 of its bytes.
@@ -57,7 +57,7 @@ class BlockStore:
         path: the latents file.
         rows: partition -> number of rows N.
         dim: length D of a latent.
-        check: called before the final file appears; raises if this is not the run's to write any more.
+        check: called before the final file appears; raises if another run has taken over the output.
     """
 
     path: Path
@@ -67,7 +67,7 @@ class BlockStore:
 
     @property
     def partial(self) -> Path:
-        """Folder of what is done, until the file is whole."""
+        """Folder of finished blocks, until the file is complete."""
         return partial_folder(self.path)
 
     @property
@@ -83,7 +83,7 @@ class BlockStore:
         return 4 * self.dim * self.rows[partition]
 
     def manifest(self) -> dict[str, Any] | None:
-        """Return what the rows that are there were made of and with, None if there are none."""
+        """Return the manifest of the finished rows, None if there is none."""
         try:
             values = read_json(self.partial / "manifest.json").value
         except (OSError, InputFileError):
@@ -91,16 +91,16 @@ class BlockStore:
         return values if isinstance(values, dict) else None
 
     def start(self, manifest: Mapping[str, Any]) -> None:
-        """Forget what is there, take the room for all that will be, and write the manifest.
+        """Remove earlier work, allocate the space of all rows, and write the manifest.
 
         Raises:
-            OutputError: There is too little room, or the folder cannot be written.
+            OutputError: There is too little space, or the folder cannot be written.
         """
         with self.guard():
             self.clear()
             for partition in self.rows:
                 _preallocate(self.raw(partition), self._size(partition))
-            # Holds the room of the final file, so that a full disk shows before the work.
+            # Reserves the space of the final file, so that a full disk shows before the work.
             _preallocate(self.partial / "reserve", self.nbytes + HDF5_OVERHEAD)
             self.note(manifest)
 
@@ -110,7 +110,7 @@ class BlockStore:
             temporary.write_text(json.dumps(dict(manifest), indent=1))
 
     def revoke(self) -> None:
-        """Remove what runs before this one have begun to assemble, so that they cannot let it appear any more."""
+        """Remove files that earlier runs began to assemble, so that they cannot appear any more."""
         for path in self.partial.glob("assembled*"):
             path.unlink(missing_ok=True)
 
@@ -121,7 +121,7 @@ class BlockStore:
                 remove(path)
 
     def scan(self, blocks: Sequence[Block]) -> dict[int, Entry]:
-        """Return the blocks that are done: in a journal, and with the bytes that it says."""
+        """Return the finished blocks: listed in a journal, with matching checksums."""
         if any(not self._has(partition) for partition in self.rows):
             return {}
         entries = self.entries()
@@ -131,7 +131,7 @@ class BlockStore:
             if entry is not None and zlib.crc32(self.read(block)) == entry.crc:
                 done[block.number] = entry
             elif entry is not None:
-                log.warning("%s: block %d is damaged on the disk; it is computed again", self.partial, block.number)
+                log.warning("%s: block %d is damaged on disk and is computed again", self.partial, block.number)
         return done
 
     def _has(self, partition: str) -> bool:
@@ -139,7 +139,7 @@ class BlockStore:
         return path.is_file() and path.stat().st_size == self._size(partition)
 
     def entries(self) -> dict[int, Entry]:
-        """Return what the journals say; a line that is torn or altered says nothing."""
+        """Return the entries of all journals; torn or altered lines are ignored."""
         found: dict[int, Entry] = {}
         for journal in sorted(self.partial.glob("journal-*")):
             for line in journal.read_bytes().split(b"\n"):
@@ -155,7 +155,7 @@ class BlockStore:
             return raw.read(4 * self.dim * len(block.rows))
 
     def assemble(self, blocks: Sequence[Block], attributes: Mapping[str, Any]) -> dict[str, int]:
-        """Make the final file of all blocks, and remove the partial folder.
+        """Assemble the final file from all blocks, and remove the partial folder.
 
         Args:
             blocks: all of them.
@@ -165,12 +165,14 @@ class BlockStore:
             Partition -> number of rows that are NaN.
 
         Raises:
-            OutputError: A block is missing or damaged, or the file cannot be written; what is done is kept.
+            OutputError: A block is missing or damaged, or the file cannot be written; finished blocks are kept.
         """
         for partition, rows in self.rows.items():
             covered = sum(len(block) for block in blocks if block.partition == partition)
             if covered != rows:
-                raise OutputError(f"{self.path}: rows are missing ({covered} of {rows} of '{partition}' came)")
+                raise OutputError(
+                    f"{self.path}: expected {rows} rows of '{partition}', got {covered}; run the same command again"
+                )
         entries = self.entries()
         missing = [block.number for block in blocks if block.number not in entries]
         if missing:
@@ -193,7 +195,7 @@ class BlockStore:
                     data = self.read(block)
                     if zlib.crc32(data) != entries[block.number].crc:
                         raise OutputError(
-                            f"{self.path}: block {block.number} is damaged on the disk, so the file was not written: "
+                            f"{self.path}: block {block.number} is damaged on disk, so the file was not written: "
                             "check the disk"
                         )
                     hashes[block.partition].update(data)
@@ -207,14 +209,14 @@ class BlockStore:
             self.check()
             try:
                 move_synced(temporary, self.path)
-            except FileNotFoundError:  # removed by whoever has taken this over
+            except FileNotFoundError:  # removed by a run that has taken over the output
                 self.check()
                 raise
         shutil.rmtree(self.partial, ignore_errors=True)
         return nonfinite
 
     def _check(self, path: Path) -> None:
-        """Open the assembled file again."""
+        """Read back the shapes of the assembled file."""
         with open_hdf5(path) as h5:
             shapes = {name: h5[name].shape for name in self.rows}
         if shapes != {name: (rows, self.dim) for name, rows in self.rows.items()}:
@@ -222,14 +224,14 @@ class BlockStore:
 
     @contextmanager
     def guard(self) -> Iterator[None]:
-        """Word errors of the disk."""
+        """Turn errors of the disk into `OutputError`."""
         try:
             yield
         except OSError as error:
             raise OutputError(f"{self.path}: cannot write ({error.strerror or error})") from error
 
     def kept(self, *, clobber: bool = False) -> str:
-        """Return what is left for the same command to go on with, and remove the folder if there is nothing.
+        """Return what the same command can resume from, and remove the folder if there is nothing.
 
         Args:
             clobber: whether the command starts over.
@@ -238,25 +240,25 @@ class BlockStore:
             self.check()
             count = len(self.entries())
         except LockLostError:
-            return "another run goes on with what is finished"
+            return "another run has taken over the finished blocks"
         except OSError:
             count = 0
         if count:
             without = "without clobber=true " if clobber else ""
-            return f"{count} finished blocks are kept in {self.partial}: the same command {without}goes on from there"
+            return f"{count} finished blocks are kept in {self.partial}: the same command {without}resumes there"
         shutil.rmtree(self.partial, ignore_errors=True)
-        return "nothing is left behind"
+        return "no partial output is kept"
 
 
 def partial_folder(path: Path) -> Path:
-    """Return the folder of what is done of a latents file, until it is whole."""
+    """Return the folder of the finished blocks of a latents file, until it is complete."""
     return path.with_name(path.name + ".partial")
 
 
 def remove_leftover(path: Path) -> None:
-    """Remove the partial folder that a kill has left beside a latents file that was whole already.
+    """Remove the partial folder that a killed run left beside a complete latents file.
 
-    Unfinished work that is to replace the file, which `clobber=true` began, is left alone, and so is a run at work.
+    Unfinished work that is to overwrite the file (`clobber=true`) stays, and so does that of a running process.
     """
     partial = partial_folder(path)
     if partial.is_symlink() or (partial / "lock").is_symlink() or not partial.is_dir():
@@ -273,11 +275,11 @@ def _preallocate(path: Path, size: int) -> None:
 
 
 def _line(number: int, entry: Entry) -> bytes:
-    """Return a journal's line, which ends with a checksum of itself."""
+    """Return a line of a journal, which ends with its own checksum."""
     text = b"%d %08x %d" % (number, entry.crc, entry.nonfinite)
     return b"%s %08x\n" % (text, zlib.crc32(text))
 
 
 def journal_line(number: int, data: bytes | memoryview, nonfinite: int) -> bytes:
-    """Return the line that says that a block is done."""
+    """Return the line of a finished block."""
     return _line(number, Entry(zlib.crc32(data), nonfinite))

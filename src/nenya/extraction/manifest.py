@@ -1,4 +1,4 @@
-"""What an output in the making is made of and with, so that a later run goes on with the very same work, or refuses."""
+"""The manifest of unfinished output: a later run resumes the same work, or refuses."""
 
 import json
 import os
@@ -26,16 +26,16 @@ _TAKEN_OVER = ("backend", "batch_size", "block_size", "threads")
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be done of an output, and how; all processes read the same one.
+    """The remaining work on an output and its settings, the same for all processes.
 
     Attributes:
-        done: numbers of the blocks that are finished.
-        backend: what computes.
+        done: numbers of the finished blocks.
+        backend: implementation of the forward pass.
         block_size: rows of a block, where the chunks leave the choice.
         batch_size: rows of a forward pass.
         threads: of torch.
-        sha256: of the source, if it is known.
-        fresh: whether nothing of it is there yet.
+        sha256: of the source, if known.
+        fresh: whether no block is finished yet.
     """
 
     done: frozenset[int]
@@ -47,13 +47,13 @@ class Work:
     fresh: bool
 
     def write(self, store: BlockStore) -> None:
-        """Put it where the other processes read it."""
+        """Write it for the other processes."""
         with store.guard(), atomic_path(store.partial / "work.json") as temporary:
             temporary.write_text(json.dumps({**asdict(self), "done": sorted(self.done)}))
 
     @classmethod
     def read(cls, store: BlockStore) -> Self:
-        """Return what the first process has written."""
+        """Read what the first process wrote."""
         with store.guard():
             found = read_json(store.partial / "work.json", _HINT)
         found.object(cls.__dataclass_fields__)
@@ -70,22 +70,22 @@ class Work:
 
 
 def describe_status(path: Path) -> dict[str, Any]:
-    """Return what tells cheaply whether a file has been changed or replaced."""
+    """Return the file status by which a changed or replaced file is recognised without reading it."""
     status = path.stat()
     return {"size": status.st_size, "status": [status.st_ino, status.st_mtime_ns, status.st_ctime_ns]}
 
 
 def begin(store: BlockStore, wanted: Mapping[str, Any], file: CutoutFile, *, clobber: bool) -> Work:
-    """Find out what is left to do of an output; nothing is written.
+    """Find the remaining work on an output; nothing is written.
 
     Args:
         store: the partial folder, locked.
         wanted: the manifest of this run.
         file: the source.
-        clobber: whether to start over in any case.
+        clobber: start over in any case.
 
     Raises:
-        OutputError: Rows are there that were made of or with something else.
+        OutputError: Finished rows were made with different input, weights or options.
     """
     found = store.manifest()
     if clobber or found is None or not store.entries():
@@ -107,10 +107,10 @@ def begin(store: BlockStore, wanted: Mapping[str, Any], file: CutoutFile, *, clo
 
 
 def _check_types(found: Json) -> None:
-    """Check what is taken over of a manifest.
+    """Check the values that are taken over from a manifest.
 
     Raises:
-        OutputError: Something is missing, or of another kind.
+        OutputError: A value is missing or has the wrong type.
     """
     try:
         found["backend"].text()
@@ -132,11 +132,11 @@ def _work(manifest: Mapping[str, Any], done: frozenset[int], *, fresh: bool) -> 
 
 
 def _check_backend(store: BlockStore, backend: str, wanted: Mapping[str, Any]) -> None:
-    """Check that what computed the finished rows can be had here."""
+    """Check that the backend of the finished rows is available here."""
     reason = obstacle(backend, wanted["device"], wanted["precision"])
     if reason:
         raise OutputError(
-            f"{store.partial} holds finished rows that were made with backend {backend}, which cannot be had here "
+            f"{store.partial} holds finished rows that were made with backend {backend}, which is not available here "
             f"({reason}): clobber=true starts over"
         )
 
@@ -147,7 +147,7 @@ def _short(value: Any) -> str:
 
 
 def _check_source(store: BlockStore, found: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:
-    """Check that the source is the one that the finished rows are of."""
+    """Check that the finished rows were made from this source."""
     was, now = found["source"], wanted["source"]
     if was["size"] == now["size"] and was["status"] == now["status"]:
         return
@@ -159,7 +159,7 @@ def _check_source(store: BlockStore, found: Mapping[str, Any], wanted: Mapping[s
 
 
 def note_sha256(store: BlockStore, sha256: str) -> str:
-    """Add the hash of the source to the manifest; a run that goes on after a copy of the source needs it."""
+    """Add the hash of the source to the manifest; a resume from a copy of the source needs it."""
     manifest = store.manifest()
     if manifest is not None and sha256:
         store.note({**manifest, "source": {**manifest["source"], "sha256": sha256}})
@@ -167,7 +167,7 @@ def note_sha256(store: BlockStore, sha256: str) -> str:
 
 
 def cpu_threads(devices: int, threads: int) -> int:
-    """Return the threads of each of several processes on this machine, as Lightning shares them out."""
+    """Return the number of threads per process on this machine, as Lightning divides them."""
     if devices > 1 and "OMP_NUM_THREADS" not in os.environ:
         return max(1, (os.cpu_count() or 1) // devices)
     return threads

@@ -1,4 +1,4 @@
-"""Latents in memory, of the batches of a loader: for what users call from Python."""
+"""Latents in memory, from a file or a loader, for calls from Python."""
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,28 +25,39 @@ log = logging.getLogger(__name__)
 
 
 def check_rows(wanted: NDArray[Any], rows: int, where: str) -> NDArray[np.int64]:
-    """Return row numbers, which a mask may stand for."""
+    """Return row numbers, (n,), from row numbers or a mask.
+
+    Args:
+        wanted: row numbers, or a boolean mask (rows,).
+        rows: number of rows of the partition.
+        where: the partition, for errors.
+
+    Raises:
+        OptionError: Wrong type or shape, or rows that the partition does not have.
+    """
     if wanted.dtype == bool and wanted.shape == (rows,):
         return np.flatnonzero(wanted)
     if wanted.size == 0:
         return np.empty(0, np.int64)
     if wanted.dtype == bool:
-        raise OptionError(f"allowed_indices is a mask of shape {wanted.shape}: {where} wants ({rows},)")
+        raise OptionError(f"allowed_indices: expected a mask of shape ({rows},) for {where}, got {wanted.shape}")
     if wanted.ndim != 1 or wanted.dtype.kind not in "iu":
-        raise OptionError(f"allowed_indices of type {wanted.dtype} and shape {wanted.shape}: wanted are row numbers")
+        raise OptionError(
+            f"allowed_indices: expected row numbers (n,), got type {wanted.dtype} and shape {wanted.shape}"
+        )
     if wanted.min() < 0 or wanted.max() >= rows:
         raise OptionError(
-            f"allowed_indices from {wanted.min()} to {wanted.max()}: {where} has the rows 0 to {rows - 1}; "
-            "give rows that it has, or the partition that they are meant for"
+            f"allowed_indices: expected rows from 0 to {rows - 1} for {where}, got {wanted.min()} to {wanted.max()}; "
+            "give rows of this partition, or name their partition"
         )
     return wanted.astype(np.int64)
 
 
 def fit_channels(images: Tensor, nchannels: int) -> Tensor:
-    """Return images (B, C, H, W) for a network of `nchannels`: of equal channels one is enough.
+    """Return images (B, C, H, W) for a network of `nchannels`; equal channels are reduced to one.
 
     Raises:
-        InputFileError: The channels differ, and the network has not as many.
+        InputFileError: The channels differ, and their number is not `nchannels`.
     """
     if images.shape[1] in (1, nchannels):
         return images
@@ -54,7 +65,7 @@ def fit_channels(images: Tensor, nchannels: int) -> Tensor:
     same = torch.equal(torch.nan_to_num(first).expand_as(images), torch.nan_to_num(images))
     if not same:
         raise InputFileError(
-            f"images of {images.shape[1]} different channels came, {nchannels} are wanted: give one channel"
+            f"expected images of 1 or {nchannels} channels, got {images.shape[1]} different ones: give one channel"
         )
     return first
 
@@ -81,7 +92,7 @@ def latents_of_file(
         found[name] = latents if rows is None else latents[np.unique(rows, return_inverse=True)[1]]
         bad = int(np.isnan(found[name]).any(axis=1).sum())
         if bad:
-            log.warning("%s: %d rows of '%s' are NaN, as their cutouts have non-finite pixels", path, bad, name)
+            log.warning("%s: %d rows of '%s' are NaN because their cutouts have non-finite pixels", path, bad, name)
     return found
 
 
@@ -112,7 +123,7 @@ def latents_of_loader(
 
 
 class _Collector(pl.Callback):
-    """Keeps the latents that the predict loop makes."""
+    """Collects the latents of the predict loop."""
 
     def __init__(self) -> None:
         self.parts: list[NDArray[np.float32]] = []
@@ -130,7 +141,7 @@ def _collect(
     collector = _Collector()
     trainer = make_trainer(settings, callbacks=[collector], logger=False, enable_checkpointing=False)
     device, precision = trainer.strategy.root_device.type, settings.precision
-    module.backend = choose_backend(options.model.backend, device, precision, 0)  # what fits into memory is not much
+    module.backend = choose_backend(options.model.backend, device, precision, 0)  # too little work to repay compiling
     if not (isinstance(data, BlocksDataModule) and not data.blocks):
         predict(trainer, module, data, name=name, rows=rows)
     empty = np.empty((0, latent_dim(options, module.net)), np.float32)

@@ -1,6 +1,6 @@
-"""Several processes on one batch: the first one decides, and tells the others what to extract.
+"""Several processes on one batch: the first process announces to the others what to extract.
 
-The processes share a file system, as they do for the latents themselves; nothing else passes between them here.
+The announcements are files, because the processes share a file system for the latents anyway.
 """
 
 import contextlib
@@ -21,13 +21,13 @@ from nenya.storage.temporaries import life_of
 
 _VARIABLE = "NENYA_BATCH"  # set for the processes that Lightning starts
 _SECONDS_BETWEEN_LOOKS = 0.1
-_PATIENCE = 1800.0  # seconds in which the first process should have found out what there is to do
-_SECONDS_FOR_OTHERS = 60.0  # in which the processes of a run have begun
+_PATIENCE = 1800.0  # seconds until the first process should have made its first announcement
+_SECONDS_FOR_OTHERS = 60.0  # within which all processes of a run have started
 _STARTED = time.time()
 
 
 def _pointer(scratch_dir: Path) -> Path:
-    """Return the file that names the batch's folder to processes that were started beside this one."""
+    """Return the file that names the batch's folder to processes started beside this one."""
     meeting = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}:{os.environ.get('SLURM_JOB_ID')}"
     return scratch_dir / f"session-{hashlib.sha256(meeting.encode()).hexdigest()[:12]}"
 
@@ -36,10 +36,10 @@ class Leader:
     """Tells the other processes what to extract.
 
     Args:
-        folder: of the batch, None where there is nobody to tell.
+        folder: of the batch, None if there are no other processes.
 
     Attributes:
-        told: number of the last file that was told of.
+        told: number of the last file announced.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -50,7 +50,7 @@ class Leader:
             os.environ[_VARIABLE] = str(self.folder.absolute())
             _remove_dead_pointers(self.folder.parent)
             if "RANK" in os.environ or "SLURM_PROCID" in os.environ:
-                # By way of the batch's own folder, with which it goes if this process is killed.
+                # Written in the batch's own folder first, which is removed if this process is killed.
                 _write(self.folder / "pointer", str(self.folder.absolute()))
                 os.replace(self.folder / "pointer", _pointer(self.folder.parent))
         return self
@@ -63,7 +63,7 @@ class Leader:
             _pointer(self.folder.parent).unlink(missing_ok=True)
 
     def _wait_for_followers(self) -> None:
-        """Wait until each process that was started beside this one has found the folder, which goes now."""
+        """Wait until each process started beside this one has found the folder, before it is removed."""
         assert self.folder is not None
         count = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS") or 1) - 1
         deadline = time.monotonic() + _SECONDS_FOR_OTHERS
@@ -73,19 +73,19 @@ class Leader:
             time.sleep(_SECONDS_BETWEEN_LOOKS)
 
     def tell(self, number: int, paths: list[Path | str] | None) -> None:
-        """Tell of the file of this number where it is, what it becomes and whence it came; None: nothing to do."""
+        """Announce a file by its number: its path, its output and its source; None: nothing to do."""
         self.told = number
         if self.folder is not None:
             _write(self.folder / f"told-{number}", None if paths is None else [str(path) for path in paths])
 
     def end(self) -> None:
-        """Tell that there is nothing more."""
+        """Announce the end of the batch."""
         if self.folder is not None:
             _write(self.folder / "told-end", None)
 
 
 class Follower:
-    """Hears from the first process what to extract.
+    """Receives the announcements of the first process.
 
     Args:
         scratch_dir: the folder of temporary copies, which all processes share.
@@ -103,7 +103,7 @@ class Follower:
 
         Raises:
             Interrupted: The first process is gone.
-            EOFError: There is nothing more.
+            EOFError: The batch has ended.
         """
         while True:
             folder = self._find()
@@ -114,9 +114,9 @@ class Follower:
                 if not folder.exists() or (folder / "told-end").exists():
                     raise EOFError
                 if _is_free(folder / "lock"):
-                    raise Interrupted("the first process of the batch is gone; run the command again")
+                    raise Interrupted("the first process of the batch has ended; run the same command again")
             elif time.time() > _STARTED + _PATIENCE:
-                raise Interrupted("the first process of the batch does not come; run the command again")
+                raise Interrupted("the first process of the batch does not start; run the same command again")
             time.sleep(_SECONDS_BETWEEN_LOOKS)
 
     def _find(self) -> Path | None:
@@ -124,13 +124,13 @@ class Follower:
             named = os.environ.get(_VARIABLE)
             self.folder = Path(named) if named else _follow_pointer(_pointer(self.scratch_dir))
             if self.folder is not None:
-                with contextlib.suppress(OSError):  # it is over already
+                with contextlib.suppress(OSError):  # the batch has ended already
                     (self.folder / f"met-{socket.gethostname()}-{os.getpid()}").touch()
         return self.folder
 
 
 def _follow_pointer(pointer: Path) -> Path | None:
-    """Return the folder that a pointer names, if it is of this run and not of one that was killed before."""
+    """Return the folder that a pointer names, if it belongs to this run and not to an earlier killed one."""
     try:
         fresh, folder = pointer.stat().st_mtime > _STARTED, Path(_read(pointer).text())
     except (OSError, InputFileError):
@@ -139,7 +139,7 @@ def _follow_pointer(pointer: Path) -> Path | None:
 
 
 def _remove_dead_pointers(scratch_dir: Path) -> None:
-    """Remove the pointers that killed processes have left, to folders that are gone."""
+    """Remove pointers left by killed processes to folders that no longer exist."""
     for pointer in scratch_dir.glob("session-*"):
         with contextlib.suppress(OSError, InputFileError):
             if not Path(_read(pointer).text()).exists():
@@ -157,7 +157,7 @@ def _is_free(lock: Path) -> bool:
             return True
     except BlockingIOError:
         return False
-    except OSError:  # removed a moment ago
+    except OSError:  # removed in the meantime
         return False
 
 
@@ -167,4 +167,4 @@ def _write(path: Path, value: Any) -> None:
 
 
 def _read(path: Path) -> Json:
-    return read_json(path, "run the command again")
+    return read_json(path, "run the same command again")

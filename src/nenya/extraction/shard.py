@@ -1,4 +1,4 @@
-"""This worker's share of a list of files, where several independent workers have the same list."""
+"""This worker's share of a list of files, for several independent workers with the same list."""
 
 import logging
 import os
@@ -22,19 +22,19 @@ def find_shard(shard: str | None, data: Any, env: Mapping[str, str] = os.environ
     """Return the number of this worker, from 0, and how many there are.
 
     Args:
-        shard: 'i/n', or None: taken from a SLURM job array or an indexed Kubernetes Job, unless `data` names one
-            file only, which then is this worker's own.
+        shard: 'i/n', or None: taken from a SLURM job array or an indexed Kubernetes Job, unless `data` names a single
+            file, which this worker then extracts.
         data: the `data` option.
         env: the environment.
 
     Raises:
-        OptionError: It is no shard, or the environment says only half of it.
+        OptionError: The shard is malformed, or the environment is incomplete.
     """
     if shard is not None:
         match = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", shard)
         number, count = (int(match[1]), int(match[2])) if match else (0, 0)
         if number >= count:
-            raise OptionError(f"shard={shard}: wanted is i/n with i from 0 to n-1, such as shard=0/4")
+            raise OptionError(f"shard={shard}: expected i/n with i from 0 to n-1, such as shard=0/4")
         return number, count
     if not is_several(data):
         return 0, 1
@@ -43,19 +43,23 @@ def find_shard(shard: str | None, data: Any, env: Mapping[str, str] = os.environ
         count = _whole(env, "SLURM_ARRAY_TASK_COUNT", "1")
         number = (_whole(env, _ARRAY) - first) // step
         if count == 1:
-            log.warning("an array of one task takes all files: shard=i/n takes what the task of a larger one had")
+            log.warning(
+                "an array of one task extracts all files; shard=i/n extracts the share of one task of a larger array"
+            )
         if not 0 <= number < count:
-            raise OptionError(f"{_ARRAY}={env[_ARRAY]} of an array of {count}: give a regular array, or shard=i/n")
+            raise OptionError(
+                f"{_ARRAY}={env[_ARRAY]} in an array of {count}: use an array with a constant step, or give shard=i/n"
+            )
         return number, count
     if _INDEXED_JOB in env:
         if _COMPLETIONS not in env:
             raise OptionError(
-                f"{_INDEXED_JOB} is set and {_COMPLETIONS} is not: set it to the Job's completions, or give shard=i/n"
+                f"{_INDEXED_JOB} is set but {_COMPLETIONS} is not: set it to the Job's completions, or give shard=i/n"
             )
         number, count = _whole(env, _INDEXED_JOB), _whole(env, _COMPLETIONS)
         if not 0 <= number < count:
             raise OptionError(
-                f"{_INDEXED_JOB}={number} and {_COMPLETIONS}={count}: set both as the Job has them, or give shard=i/n"
+                f"{_INDEXED_JOB}={number} and {_COMPLETIONS}={count}: set both as in the Job, or give shard=i/n"
             )
         return number, count
     return 0, 1
@@ -66,9 +70,11 @@ def _whole(env: Mapping[str, str], name: str, default: str = "") -> int:
     try:
         return int(text)
     except ValueError:
-        raise OptionError(f"{name}={text} in the environment: wanted is a whole number, or give shard=i/n") from None
+        raise OptionError(
+            f"{name}={text} in the environment: expected an integer; correct it, or give shard=i/n"
+        ) from None
 
 
 def share(items: Sequence[T], number: int, count: int) -> list[T]:
-    """Return every n-th item of the sorted list from the i-th on: the same for whoever has the same list."""
+    """Return every `count`-th item of the sorted list from item `number` on."""
     return sorted(items, key=str)[number::count]

@@ -1,19 +1,17 @@
-"""Files of a batch on their way: the next one comes, and the last one goes, while the present one is extracted.
+"""Transfers of a batch: the next file is downloaded and the last one uploaded while the present one is extracted.
 
-The temporary copies live in a folder of this process below `loader.cache_dir`, and never take more than
-`loader.cache_limit`. The folder of a process that was killed is removed by the next batch; but latents on their way to
-S3 lie where the next batch finds them, finished or not.
+The temporary copies lie in a folder of this process below `loader.cache_dir`, and never take more than
+`loader.cache_limit`. The next batch removes the folder of a killed process; latents for S3 lie where the next batch
+finds them, finished or not.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import logging
 import re
 import shutil
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,29 +21,31 @@ from nenya.errors import InputFileError, Interrupted, NenyaError, OutputError
 from nenya.extraction import existing
 from nenya.extraction.job import Source
 from nenya.extraction.journal import remove_leftover
+from nenya.extraction.scratch import (
+    BATCH_PREFIX,
+    LATENTS_FOLDER,
+    LOOK_SECONDS,
+    SHARE_OF_FREE,
+    Scratch,
+    make_locked,
+    remove_abandoned,
+    remove_if_empty,
+)
 from nenya.options.declare import parse_size
 from nenya.options.sections import Options
 from nenya.runtime.process import is_main_process
 from nenya.runtime.signals import Termination
 from nenya.storage.disk import folder_bytes
-from nenya.storage.mounts import locks_work
 from nenya.storage.names import local_name
-from nenya.storage.paths import COPY_PREFIX, own_place
-from nenya.storage.process import Life
+from nenya.storage.paths import own_place
 from nenya.storage.s3.service import S3Object, is_s3, store
-from nenya.storage.temporaries import is_marked, life_of, own_mark, sweep
+from nenya.storage.temporaries import own_mark
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_PREFIX = "batch-"
-_LATENTS = "latents"
-_DAY = 86400.0  # seconds
-_SHARE_OF_FREE = 0.8
-_OLD = 3600.0  # seconds; a folder gets its name within moments
-_LOOK = 0.5  # seconds between looks for a signal
-_SKIPPED = "there already and whole (clobber=true makes it anew)"
+_SKIPPED = "output exists and is complete (clobber=true overwrites it)"
 
 
 @dataclass
@@ -55,8 +55,8 @@ class Item:
     Attributes:
         source: the cutout file, a path or an s3:// address.
         output: its latents file, a path or an s3:// address.
-        fate: `done`, `skipped` or `failed`, when that is known.
-        note: what there is to say of it.
+        fate: `done`, `skipped` or `failed`, once known.
+        note: the reason or the result.
     """
 
     source: Path | str
@@ -66,25 +66,25 @@ class Item:
 
     @property
     def place(self) -> str:
-        """Where the cutouts are, as the user knows it."""
+        """Location of the cutouts, as given by the user."""
         return str(self.source)
 
     @property
     def line(self) -> str:
-        """What there is to say of the file, in one line."""
+        """The outcome of the file in one line."""
         return f"{self.place}: {self.note}" if self.fate == "failed" else f"{self.place} -> {self.output}: {self.note}"
 
 
 @dataclass
 class Ready:
-    """A file that is here and can be extracted.
+    """A local file that can be extracted.
 
     Attributes:
         path: the local cutout file.
-        output: the local latents file that is to be made.
+        output: the local latents file to be made.
         source: where the cutouts come from.
-        held: bytes of scratch space that it holds.
-        made: whether the output is there already, and only has to be sent.
+        held: bytes of scratch space taken for it.
+        made: whether the output exists already, and only needs uploading.
     """
 
     path: Path
@@ -105,70 +105,14 @@ class Skip:
     reason: str
 
 
-class Scratch:
-    """Bytes of scratch space, taken and given back by several threads.
-
-    Args:
-        limit: the most that is taken at a time.
-        check: called now and then by whoever waits; raises to stop.
-
-    Attributes:
-        kept: bytes that unfinished work of other batches has taken for good.
-    """
-
-    def __init__(self, limit: int, check: Callable[[], None] = lambda: None) -> None:
-        self.limit, self.check, self.kept, self.used, self.peak = limit, check, 0, 0, 0
-        self._changed = threading.Condition()
-        self._cancelled = False
-
-    def take(self, nbytes: int, what: str, held: int = 0) -> None:
-        """Wait until so many bytes are free, and take them.
-
-        Args:
-            nbytes: how many.
-            what: for whom, for the message.
-            held: bytes that the same file has taken before.
-
-        Raises:
-            OutputError: The limit is too low for that file alone.
-            Interrupted: The batch was stopped.
-        """
-        if nbytes + held + self.kept > self.limit:
-            kept = f", of which unfinished work of other runs keeps {self.kept / 1e6:.1f} MB" if self.kept else ""
-            raise OutputError(
-                f"{what} needs {(nbytes + held) / 1e6:.1f} MB of scratch space (cutouts, twice the latents) and "
-                f"{self.limit / 1e6:.1f} MB are allowed{kept}: raise loader.cache_limit, or set loader.cache_dir to a "
-                "larger disk"
-            )
-        with self._changed:
-            while not self._changed.wait_for(lambda: self._cancelled or self.used + nbytes <= self.limit, _LOOK):
-                self.check()
-            if self._cancelled:
-                raise Interrupted("interrupted")
-            self.used += nbytes
-            self.peak = max(self.peak, self.used)
-
-    def give(self, nbytes: int) -> None:
-        """Give bytes back."""
-        with self._changed:
-            self.used -= nbytes
-            self._changed.notify_all()
-
-    def cancel(self) -> None:
-        """Wake up whoever waits, with `Interrupted`."""
-        with self._changed:
-            self._cancelled = True
-            self._changed.notify_all()
-
-
 @dataclass
 class Staging:
-    """Makes the files of a batch ready, one ahead, and brings their latents to their places.
+    """Prepares the files of a batch, one ahead, and moves their latents to their destinations.
 
     Args:
         options: of the run.
         items: the files.
-        identity: what the latents' provenance must say for a file to be skipped.
+        identity: provenance that existing latents must have for a file to be skipped.
         scratch_dir: folder of temporary copies, None if there are none.
     """
 
@@ -188,12 +132,12 @@ class Staging:
         self._lock: IO[bytes] | None = None
         self.scratch, self.folder = Scratch(0, self._termination.check), Path()
         if self.scratch_dir is not None:
-            _remove_abandoned(self.scratch_dir)
-            self.folder = self.scratch_dir / f"{_PREFIX}{own_mark()}"
-            self._lock = _make_locked(self.folder)
+            remove_abandoned(self.scratch_dir)
+            self.folder = self.scratch_dir / f"{BATCH_PREFIX}{own_mark()}"
+            self._lock = make_locked(self.folder)
             limit = self.options.loader.cache_limit
             free = shutil.disk_usage(self.folder).free
-            self.scratch.limit = parse_size(limit) if limit is not None else int(_SHARE_OF_FREE * free)
+            self.scratch.limit = parse_size(limit) if limit is not None else int(SHARE_OF_FREE * free)
             self.scratch.kept = self.scratch.used = self._kept_by_others()
         self._termination.__enter__()
         return self
@@ -205,7 +149,7 @@ class Staging:
                 for sent in self._sent:
                     self._wait(sent)
         finally:
-            self._termination.came = True  # from here on it would disturb
+            self._termination.came = True  # a signal must not interrupt the cleaning up
             self.cancelled.set()
             self.scratch.cancel()
             self._downloads.shutdown(cancel_futures=True)
@@ -213,14 +157,14 @@ class Staging:
             if self._lock is not None:
                 shutil.rmtree(self.folder, ignore_errors=True)
                 self._lock.close()
-                _remove_if_empty(self.options, self.folder.parent)
+                remove_if_empty(self.options, self.folder.parent)
             self._termination.__exit__()
 
     def get(self, index: int) -> Ready | Skip:
         """Wait until a file is ready.
 
         Raises:
-            NenyaError: It cannot be made ready, or its output is there and is not what would be made.
+            NenyaError: The file cannot be prepared, or its existing output differs from what would be made.
             Interrupted: A signal came (SIGINT, SIGTERM).
         """
         self._termination.check()
@@ -228,21 +172,21 @@ class Staging:
         return self._wait(self._pending[index])
 
     def _wait(self, future: Future[T]) -> T:
-        while not wait([future], _LOOK).done:
+        while not wait([future], LOOK_SECONDS).done:
             self._termination.check()
         return future.result()
 
     def ahead(self, index: int) -> None:
-        """Begin to make a file ready, if there is one of this number and it is not begun."""
+        """Start preparing the file of this number, if it exists and has not been started."""
         with self._asking:
             if index < len(self.items) and index not in self._pending:
                 self._pending[index] = self._downloads.submit(self._make_ready, index)
 
     def hold(self, ready: Ready, nbytes: int, place: str) -> None:
-        """Take scratch space for the latents of a file, if they are made there.
+        """Take scratch space for the latents of a file, if they are written there.
 
         Raises:
-            OutputError: There will never be enough.
+            OutputError: The limit is too low.
         """
         if self._is_ours(ready.output):
             self.scratch.take(nbytes, place, held=ready.held)
@@ -250,10 +194,10 @@ class Staging:
 
     def _is_ours(self, path: Path) -> bool:
         """Return whether a file lies in the scratch folder."""
-        return self.scratch_dir is not None and self.scratch_dir / _LATENTS in path.parents
+        return self.scratch_dir is not None and self.scratch_dir / LATENTS_FOLDER in path.parents
 
     def finish(self, index: int, ready: Ready, note: str) -> None:
-        """Remove the copy of a file that was extracted, and send its latents to their place."""
+        """Remove the copy of an extracted file, and send its latents to their destination."""
         item = self.items[index]
         if isinstance(item.output, str):
             size = self._drop_source(item, ready)
@@ -264,11 +208,11 @@ class Staging:
             settle(item, "done", note)
 
     def release(self, item: Item, ready: Ready) -> None:
-        """Remove the copy of the source, and give its space back; what there is of latents stays, and its space too."""
+        """Remove the copy of the source and give its space back; unfinished latents stay, and keep their space."""
         self._drop_source(item, ready, give=False)
         left = 0
         if self._is_ours(ready.output):
-            with contextlib.suppress(OSError):  # something is in it
+            with contextlib.suppress(OSError):  # not empty
                 ready.output.parent.rmdir()
             left = min(ready.held, folder_bytes(ready.output.parent))
             self.scratch.kept += left
@@ -286,7 +230,7 @@ class Staging:
 
     def _send(self, item: Item, ready: Ready, note: str) -> None:
         """Upload the latents of a file (in a thread)."""
-        kept = f"; its latents are kept in {ready.output.parent}: the same command sends them"
+        kept = f"; its latents are kept in {ready.output.parent}: the same command uploads them"
         try:
             metadata = existing.object_metadata(ready.output)
             store().upload(
@@ -298,13 +242,13 @@ class Staging:
             item.note = "interrupted"
         except NenyaError as error:
             settle(item, "failed", reword(error, ready, item) + kept)
-        except Exception as error:  # a thread's error would be lost
+        except Exception as error:  # an error in a thread would be lost
             settle(item, "failed", f"{type(error).__name__}: {error}{kept}")
         finally:
             self.release(item, ready)
 
     def _make_ready(self, index: int) -> Ready | Skip:
-        """Prepare a file (in a thread), and where that leaves nothing to extract, go on to the next one."""
+        """Prepare a file (in a thread); if nothing needs extracting, prepare the next one."""
         made: Ready | Skip | None = None
         try:
             made = self._prepare(index)
@@ -316,7 +260,7 @@ class Staging:
         return made
 
     def _prepare(self, index: int) -> Ready | Skip:
-        """Look whether there is work to do, and bring the source here (in a thread)."""
+        """Check whether a file needs extracting, and download the source (in a thread)."""
         item = self.items[index]
         found = self._head(item.source) if isinstance(item.source, str) else None
         provenance = None if self.options.clobber else self._existing(item)
@@ -353,15 +297,15 @@ class Staging:
         return ready
 
     def _skip(self, item: Item, provenance: Mapping[str, Any]) -> Skip:
-        """Leave latents alone that are whole; remove what a killed run has left of making and sending them."""
+        """Skip complete latents; remove what a killed run left of making and sending them."""
         output = self._local_output(item)
         remove_leftover(output)
         if self._is_ours(output):
             store().drop_upload(_note(output))
             with contextlib.suppress(OSError, OutputError):
-                if existing.read_provenance(output).get("date") == provenance.get("date"):  # the very one that was sent
+                if existing.read_provenance(output).get("date") == provenance.get("date"):  # the file that was sent
                     output.unlink()
-            with contextlib.suppress(OSError):  # it is not there, or something is in it
+            with contextlib.suppress(OSError):  # missing, or not empty
                 output.parent.rmdir()
         return Skip(_SKIPPED)
 
@@ -372,23 +316,23 @@ class Staging:
         return found
 
     def _local_output(self, item: Item) -> Path:
-        """Return where the latents are made: at their place, or for S3 where a later batch finds them."""
+        """Return where the latents are written: at their destination, or for S3 where a later batch finds them."""
         if isinstance(item.output, Path):
             return item.output
         assert self.scratch_dir is not None
         place = hashlib.sha256(item.output.encode()).hexdigest()[:16]
         name = local_name(item.output.rsplit("/", 1)[1])
-        return own_place(self.scratch_dir, f"{_LATENTS}/{place}/{name}")
+        return own_place(self.scratch_dir, f"{LATENTS_FOLDER}/{place}/{name}")
 
     def _kept_by_others(self) -> int:
-        """Return the bytes of latents in the making that are not of this batch."""
+        """Return the bytes of unfinished latents of other batches."""
         assert self.scratch_dir is not None
         mine = {self._local_output(item).parent for item in self.items if isinstance(item.output, str)}
-        others = [folder for folder in (self.scratch_dir / _LATENTS).glob("*") if folder not in mine]
+        others = [folder for folder in (self.scratch_dir / LATENTS_FOLDER).glob("*") if folder not in mine]
         return sum(map(folder_bytes, others))
 
     def _is_still_right(self, item: Item, output: Path, found: S3Object | None) -> bool:
-        """Return whether latents that were made but not sent are those that would be made now; if not, remove them."""
+        """Return whether finished but unsent latents are those that would be made now; if not, remove them."""
         try:
             if self.options.clobber:
                 raise OutputError("start over")
@@ -404,20 +348,20 @@ class Staging:
         return True
 
     def _existing(self, item: Item) -> dict[str, Any] | None:
-        """Return the provenance of the latents that are there, None if there are none.
+        """Return the provenance of existing latents, None if there are none.
 
         Raises:
-            OutputError: They are not whole, or do not say how they were made.
+            OutputError: They are incomplete, or have no provenance.
         """
         if isinstance(item.output, Path):
             if item.output.is_dir():
-                raise OutputError(f"{item.output} is a folder, a file of this name is to be written: set out=")
+                raise OutputError(f"{item.output} is a folder, expected a file name: choose another with out=")
             return existing.read_provenance(item.output) if item.output.exists() else None
         found = store().head(item.output)
         if found is None:
             return None
         provenance = existing.object_provenance(found)
-        if provenance is None:  # copied there by other means: the file itself says it
+        if provenance is None:  # uploaded by other means: the provenance is in the file itself
             self.scratch.take(found.size, item.output)
             path = self.folder / "existing" / local_name(found.name)
             try:
@@ -430,19 +374,19 @@ class Staging:
 
 
 def _note(output: Path) -> Path:
-    """Return the file that names the upload of latents while they are on their way."""
+    """Return the file that records the upload of latents in progress."""
     return output.with_name(output.name + ".upload")
 
 
 def settle(item: Item, fate: str, note: str) -> None:
-    """Note what became of a file, and say so."""
+    """Record the outcome of a file, and log it."""
     item.fate, item.note = fate, note.removeprefix(f"{item.place}: ")
     if is_main_process():
         (log.error if fate == "failed" else log.info)("%s: %s", fate, item.line)
 
 
 def reword(error: BaseException, ready: Ready | None, item: Item) -> str:
-    """Return an error's line with the places that the user knows instead of temporary ones."""
+    """Return the text of an error with the user's locations in place of temporary ones."""
     text = str(error)
     if ready is not None:
         if isinstance(item.output, str) and str(ready.output.parent) in text:
@@ -453,7 +397,7 @@ def reword(error: BaseException, ready: Ready | None, item: Item) -> str:
 
 
 def reworded(error: Exception, ready: Ready | None, item: Item) -> NenyaError:
-    """Return an error with the places that the user knows; one that is not nenya's own, with its type."""
+    """Return an error with the user's locations; one of another library also with its type."""
     if isinstance(error, NenyaError):
         return type(error)(reword(error, ready, item))
     first = (str(error).strip() or "no message").splitlines()[0]
@@ -464,55 +408,8 @@ def check_places(places: Sequence[Path | str]) -> None:
     """Check that each bucket can be reached, before any work.
 
     Raises:
-        StorageError: One cannot.
+        StorageError: A bucket cannot be reached.
     """
     buckets = {place.split("/")[2]: place for place in places if isinstance(place, str) and is_s3(place)}
     for place in buckets.values():
         store().check_bucket(place)
-
-
-def _make_locked(folder: Path) -> IO[bytes]:
-    """Make a folder whose lock this process holds as long as it lives."""
-    new = folder.with_name(f"new-{folder.name}")  # it gets its name when it is locked
-    try:
-        new.mkdir(parents=True)
-        lock = (new / "lock").open("wb")
-        with contextlib.suppress(OSError):  # a file system without locks: the folder's name says whose it is
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        new.rename(folder)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot make the folder ({error.strerror}); set loader.cache_dir") from error
-    return lock
-
-
-def _remove_if_empty(options: Options, scratch_dir: Path) -> None:
-    """Remove folders that were made for temporary copies and hold nothing; not one that the user named."""
-    made = [] if options.loader.cache_dir else [scratch_dir, scratch_dir.parent]
-    for folder in (scratch_dir / _LATENTS, *made):
-        with contextlib.suppress(OSError):  # it is not there, or something is in it
-            folder.rmdir()
-
-
-def _remove_abandoned(scratch_dir: Path) -> None:
-    """Remove the folders of processes that are gone; of one from an earlier version, one without a lock after a day."""
-    for prefix in (COPY_PREFIX, _PREFIX, f"new-{_PREFIX}"):
-        sweep(scratch_dir, prefix)
-    for folder in scratch_dir.glob(f"{COPY_PREFIX}*"):
-        with contextlib.suppress(OSError):
-            if time.time() - folder.stat().st_mtime > _DAY and not is_marked(folder, COPY_PREFIX):
-                shutil.rmtree(folder, ignore_errors=True)
-    for folder in scratch_dir.glob(f"{_PREFIX}*"):
-        try:
-            if life_of(folder, _PREFIX) is Life.ALIVE or not locks_work(scratch_dir):
-                continue
-            with (folder / "lock").open("rb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
-        except FileNotFoundError:  # killed while it removed the folder, which had a lock from its first moment
-            shutil.rmtree(folder, ignore_errors=True)
-        except OSError:  # at work, or not ours
-            continue
-    for folder in scratch_dir.glob(f"new-{_PREFIX}*"):
-        with contextlib.suppress(OSError):
-            if time.time() - folder.stat().st_mtime > _OLD and not is_marked(folder, f"new-{_PREFIX}"):
-                shutil.rmtree(folder, ignore_errors=True)

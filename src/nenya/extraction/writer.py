@@ -1,4 +1,4 @@
-"""The writer of latents: blocks go to the raw files and a journal, and the HDF5 file appears when it is whole."""
+"""The writer of latents: blocks go to the raw files and a journal; the HDF5 file appears when it is complete."""
 
 import contextlib
 import fcntl
@@ -28,17 +28,17 @@ log = logging.getLogger(__name__)
 
 _WAITING = 8  # blocks that may wait for the disk
 _SECONDS_BETWEEN_LOOKS = 1.0
-_GRACE = 10.0  # seconds in which the loop should notice that another process is gone
+_GRACE = 10.0  # seconds in which the loop should notice that another process has ended
 
 
 class BlockWriter:
-    """Writes blocks to the disk in a thread; a block is in the journal when its bytes are safe.
+    """Writes blocks to disk in a thread; a block enters the journal when its bytes are safe.
 
     Blocks that wait together share one fdatasync, so that the network does not wait for the disk.
 
     Args:
         store: the partial folder.
-        name: of the journal; no two processes may have the same.
+        name: of the journal, different for each process.
     """
 
     def __init__(self, store: BlockStore, name: str) -> None:
@@ -58,7 +58,7 @@ class BlockWriter:
         self._thread.start()
 
     def put(self, partition: str, start: int, number: int, rows: np.ndarray) -> None:
-        """Hand over a block.
+        """Queue a block.
 
         Args:
             partition: `train`, `valid`.
@@ -75,7 +75,7 @@ class BlockWriter:
         self._waiting.put((partition, 4 * self.store.dim * start, data, line))
 
     def flush(self) -> None:
-        """Wait until all blocks are safe; no more may come.
+        """Wait until all blocks are safe; the last call to accept blocks.
 
         Raises:
             OutputError: A block could not be written.
@@ -84,7 +84,7 @@ class BlockWriter:
             self._waiting.put(None)
             self._thread.join()
             with self.store.guard():
-                os.fsync(self._journal)  # by which the processes of other machines see it
+                os.fsync(self._journal)  # makes the journal visible to processes on other machines
         self._check()
 
     def close(self) -> None:
@@ -132,7 +132,7 @@ class BlockWriter:
 
 
 def _lock(descriptor: int) -> None:
-    """Hold a lock as long as this process lives, by which the others see that it does."""
+    """Hold a lock for the lifetime of this process, so that the others see it is alive."""
     with contextlib.suppress(OSError):  # a file system without locks
         fcntl.flock(descriptor, fcntl.LOCK_EX)
 
@@ -145,14 +145,14 @@ def _write_all(descriptor: int, data: bytes, offset: int) -> None:
 
 
 class _Watch:
-    """Looks in a thread whether the other processes of a run live; without one it is over.
+    """Watches in a thread whether the other processes of a run are alive; without one the run cannot finish.
 
-    The loop looks at `lost` after each block. Where it does not come to that, as it waits for a device or in a
-    collective call for ever, the thread says why and ends the process: what is finished is safe.
+    The loop checks `lost` after each block. If it cannot, because it waits for a device or in a collective call
+    forever, the thread logs the reason and ends the process: finished blocks are safe.
 
     Args:
         companions: the other processes.
-        what: to say.
+        what: the message.
     """
 
     def __init__(self, companions: Companions, what: str) -> None:
@@ -167,12 +167,12 @@ class _Watch:
             if self.companions.lost():
                 self.lost.set()
                 if not self._stop.wait(_GRACE):
-                    log.error("%s; what is finished is kept: the same command goes on from there", self.what)
+                    log.error("%s; finished blocks are kept: the same command resumes there", self.what)
                     os._exit(Interrupted.exit_code)
                 return
 
     def stop(self) -> None:
-        """Look no longer."""
+        """End the watch."""
         self._stop.set()
         self._thread.join()
         if not self.lost.is_set():
@@ -180,19 +180,19 @@ class _Watch:
 
 
 class _NobodyEnds:
-    """Stands for the processes that Lightning's launcher observes."""
+    """Stands in for the processes that Lightning's launcher observes."""
 
     returncode = None
 
     def poll(self) -> None:
-        """Return that it has not ended."""
+        """Return None: the process has not ended."""
 
 
 def _stay_launchers_hand() -> Callable[[], None]:
-    """Keep Lightning's launcher from killing this process, without a word, when another is gone.
+    """Keep Lightning's launcher from silently killing this process when another has ended.
 
     Returns:
-        A function that lets it observe again.
+        A function that restores the launcher's observation.
     """
     observers = [thread for thread in threading.enumerate() if isinstance(thread, _ChildProcessObserver)]
     before = [thread._child_processes for thread in observers]
@@ -210,7 +210,7 @@ class LatentsWriter(BasePredictionWriter):
     """Writes each block's latents at their rows, from any number of processes, and assembles the file at the end.
 
     Args:
-        store: the partial folder, ready to be written to when the loop begins.
+        store: the partial folder, writable when the loop begins.
     """
 
     def __init__(self, store: BlockStore) -> None:
@@ -225,7 +225,7 @@ class LatentsWriter(BasePredictionWriter):
         self._threads_before = 0
 
     def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
-        """Open the files; compute with the agreed number of threads."""
+        """Open the files; set the agreed number of threads."""
         self._threads_before = torch.get_num_threads()
         if self.threads and self.threads != self._threads_before:
             torch.set_num_threads(self.threads)
@@ -233,7 +233,7 @@ class LatentsWriter(BasePredictionWriter):
         if trainer.world_size > 1:
             companions = Companions(self.store.partial, self._writer.journal)
             self._wait_for_all(trainer, "begun")
-            companions.lost()  # sees all of them, as nobody goes on before everybody has looked
+            companions.lost()  # sees all of them, because each waits until all have looked
             self._wait_for_all(trainer, "seen")
             self._watch = _Watch(companions, self._lost_line)
 
@@ -247,12 +247,10 @@ class LatentsWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Hand the latents (n, D) of one block to the disk."""
+        """Queue the latents (n, D) of one block for writing."""
         rows = np.ascontiguousarray(prediction.numpy(), dtype="<f4")
         if rows.shape != (len(batch["images"]), self.store.dim):
-            raise OutputError(
-                f"latents of shape {rows.shape} came, ({len(batch['images'])}, {self.store.dim}) were wanted"
-            )
+            raise OutputError(f"expected latents of shape ({len(batch['images'])}, {self.store.dim}), got {rows.shape}")
         assert self._writer is not None
         self._writer.put(batch["partition"], batch["start"], batch["number"], rows)
         if self._watch is not None and self._watch.lost.is_set():
@@ -260,13 +258,13 @@ class LatentsWriter(BasePredictionWriter):
 
     @property
     def _lost_line(self) -> str:
-        return f"{self.store.path}: another process of this run is gone"
+        return f"{self.store.path}: another process of this run has ended"
 
     def _wait_for_all(self, trainer: "pl.Trainer", name: str) -> None:
-        """Wait until every process is here.
+        """Wait until every process has reached this point.
 
         Raises:
-            Interrupted: One never will be.
+            Interrupted: Another process has ended.
         """
         try:
             trainer.strategy.barrier(name)
@@ -276,12 +274,12 @@ class LatentsWriter(BasePredictionWriter):
             raise Interrupted(self._lost_line) from error
 
     def _wait_for_rows(self, trainer: "pl.Trainer", watch: _Watch) -> None:
-        """Wait until the blocks of all processes are safe; a slow one may take longer than torch lets a barrier wait.
+        """Wait until the blocks of all processes are safe; a slow process may exceed the timeout of torch's barrier.
 
-        Where locks do not reach all of them, the barrier alone has to tell that one is gone, and nobody waits here.
+        If file locks do not reach all processes, only the barrier shows that one has ended, and this does not wait.
 
         Raises:
-            Interrupted: A process is gone, or a signal came.
+            Interrupted: A process has ended, or a signal came.
         """
         if not watch.companions.sees(trainer.world_size - 1):
             return
@@ -300,20 +298,20 @@ class LatentsWriter(BasePredictionWriter):
         if self._watch is not None:
             self._wait_for_rows(trainer, self._watch)
         self._wait_for_all(trainer, "rows")
-        self._close()  # only now, as a closed journal looks like that of a process that is gone
+        self._close()  # only now, because a closed journal looks like that of an ended process
         if trainer.is_global_zero:
             self.nonfinite = self.store.assemble(self.blocks, self.attributes())
-            with contextlib.suppress(Interrupted):  # the file is there, whoever is gone
+            with contextlib.suppress(Interrupted):  # the file exists, whichever process has ended
                 self._wait_for_all(trainer, "assembled")
         else:
             self._wait_for_all(trainer, "assembled")
 
     def on_exception(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", exception: BaseException) -> None:
-        """Keep what is finished."""
+        """Keep finished blocks."""
         try:
             self._close()
         except OutputError as error:
-            if not isinstance(exception, OutputError):  # which would be the same one
+            if not isinstance(exception, OutputError):  # otherwise it is the same error
                 log.error("%s", error)
 
     def _close(self) -> None:

@@ -1,9 +1,9 @@
-"""Groups of latents: mini-batch k-means, or HDBSCAN on a sample, with their most typical cutouts.
+"""Clusters of latents: mini-batch k-means, or HDBSCAN on a sample, with their most typical cutouts.
 
-Latents are scaled to length 1, so that distances are those between directions, as the loss sees them; the published
-latents have that length already. Rows with NaN belong to no group.
+Latents are scaled to unit length, so that distances depend on direction alone, as in the loss; published latents have
+unit length already. Rows with NaN belong to no cluster.
 
-Letters: N latents of D numbers, K groups.
+Letters: N latents of D dimensions, K clusters.
 """
 
 import logging
@@ -27,26 +27,26 @@ BoolArray = NDArray[np.bool_]
 NOISE = -1
 BLOCK_ROWS = 16384
 _TILE = 1024  # rows whose distances to a sample are held at once
-_NEIGHBOURS = 5  # whose distance says how dense HDBSCAN takes a place for
+_NEIGHBOURS = 5  # neighbours by which HDBSCAN estimates the density
 _STARTS = 5  # k-means on the sample, of which the best starts the passes
 
 
 @dataclass(frozen=True)
 class Groups:
-    """Groups of N latents, numbered from the largest on.
+    """Clusters of N latents, numbered from the largest.
 
     Attributes:
-        labels: (N,) int64, the group of each row, -1 for noise and for rows with NaN.
-        sizes: (K,) int64, rows of each group.
-        directions: (K, D) float64, mean direction of each group, of length 1.
-        medoids: (K,) int64, the row (of those asked for) nearest to the mean direction.
-        closest: (K, M) int64, the M rows nearest to it, the medoid first; -1 where a group has fewer.
-        cohesion: (K,) float64, length of the mean of the group's rows of length 1: 1 if all point the same way.
-        silhouettes: (K,) float64, mean silhouette of the group's rows in a sample (Rousseeuw 1987, J. Comput. Appl.
+        labels: (N,) int64, the cluster of each row, -1 for noise and for rows with NaN.
+        sizes: (K,) int64, rows of each cluster.
+        directions: (K, D) float64, mean direction of each cluster, of unit length.
+        medoids: (K,) int64, the row (among the typical ones) nearest to the mean direction.
+        closest: (K, M) int64, the M rows nearest to it, the medoid first; -1 where a cluster has fewer.
+        cohesion: (K,) float64, length of the mean of the cluster's unit vectors: 1 if all are parallel.
+        silhouettes: (K,) float64, mean silhouette of the cluster's rows in a sample (Rousseeuw 1987, J. Comput. Appl.
             Math. 20, 53); NaN if the sample has none.
-        silhouette: of all rows of the sample that belong to a group.
+        silhouette: mean over all rows of the sample that belong to a cluster.
         left_out: rows with NaN.
-        approximate: whether rows were assigned by their nearest row of a sample.
+        approximate: whether rows were assigned by the nearest row of a sample.
     """
 
     labels: IntArray
@@ -71,22 +71,22 @@ def kmeans_groups(
     members: int = 9,
     typical: BoolArray | None = None,
 ) -> Groups:
-    """Divide latents into k groups by mini-batch k-means; memory does not grow with the number of rows.
+    """Divide latents into k clusters by mini-batch k-means; memory does not grow with the number of rows.
 
-    The centres start from the best of five k-means on a sample; then blocks of rows, in an order drawn anew for each
-    pass, move them (Sculley 2010, WWW '10, 1177).
+    The centres start from the best of five k-means runs on a sample; then blocks of rows, in a new random order for
+    each pass, move them (Sculley 2010, WWW '10, 1177).
 
     Args:
         latents: (N, D) array, HDF5 data set or `Latents`.
-        k: number of groups.
+        k: number of clusters.
         seed: of the sample, the starts and the order of the blocks.
-        passes: times that all rows are gone through.
-        sample: rows that the starts and silhouettes are taken from.
-        members: rows M nearest to the mean direction that are kept of each group.
-        typical: (N,) rows that medoids and closest are taken from, where a group has any; default all.
+        passes: number of passes over all rows.
+        sample: number of rows for the starts and the silhouettes.
+        members: number M of rows nearest to the mean direction that are kept for each cluster.
+        typical: (N,) mask of rows for `medoids` and `closest`, where a cluster has any; default all.
 
     Raises:
-        OptionError: k is not 1 to the number of finite rows in the sample.
+        OptionError: k is below 1 or above the number of finite rows in the sample.
     """
     centres = fit_kmeans(latents, k, seed=seed, passes=passes, sample=sample)
     return _describe(latents, assign_kmeans(latents, centres), False, seed, sample, members, typical)
@@ -99,7 +99,7 @@ def fit_kmeans(latents: Any, k: int, *, seed: int = 0, passes: int = 2, sample: 
     rng = np.random.default_rng(seed)
     rows = unit_rows(_sampled(latents, sample, rng))
     if not 1 <= k <= len(rows):
-        raise OptionError(f"k={k}: wanted 1 to {len(rows)}, the finite rows of the sample")
+        raise OptionError(f"k={k}: expected 1 to {len(rows)}, the number of finite rows in the sample")
     state = int(rng.integers(2**31))
     start = MiniBatchKMeans(k, n_init=_STARTS, random_state=state, batch_size=1024).fit(rows)
     model = MiniBatchKMeans(k, init=start.cluster_centers_, n_init=1, random_state=state, reassignment_ratio=0.0)
@@ -114,7 +114,7 @@ def fit_kmeans(latents: Any, k: int, *, seed: int = 0, passes: int = 2, sample: 
 
 
 def assign_kmeans(latents: Any, centres: Float64Array, block_rows: int = BLOCK_ROWS) -> IntArray:
-    """Return the nearest centre, (N,) int64, of each latent scaled to length 1, -1 for NaN; of equal ones the first.
+    """Return the nearest centre, (N,) int64, of each latent scaled to unit length, -1 for NaN; the first in a tie.
 
     Args:
         latents: (N, D).
@@ -139,23 +139,23 @@ def hdbscan_groups(
     members: int = 9,
     typical: BoolArray | None = None,
 ) -> Groups:
-    """Find dense groups by HDBSCAN on a sample's principal components, and give all rows a group by it.
+    """Find dense clusters by HDBSCAN on the principal components of a sample, and assign all rows to them.
 
-    The groups are those of Campello, Moulavi and Sander (2013, PAKDD, 160) in the sample. Every other row gets that
-    of the nearest row of the sample, or -1 if that one is noise, or farther than any row of the group in the sample
-    is from the next one of it. That is an approximation of HDBSCAN on all rows.
+    The clusters of the sample follow Campello, Moulavi and Sander (2013, PAKDD, 160). Every other row gets the cluster
+    of the nearest row of the sample, or -1 if that is noise, or if it is farther away than the largest distance between
+    nearest neighbours in that cluster of the sample. This approximates HDBSCAN on all rows.
 
     Args:
         latents: (N, D) array, HDF5 data set or `Latents`.
         seed: of the sample.
-        sample: rows that HDBSCAN sees; its time grows with their square.
-        components: principal components, at most D.
-        min_size: least rows of a group in the sample; default a hundredth of the sample, at least 5.
-        members: rows M nearest to the mean direction that are kept of each group.
-        typical: (N,) rows that medoids and closest are taken from, where a group has any; default all.
+        sample: number of rows for HDBSCAN; its time grows with their square.
+        components: number of principal components, at most D.
+        min_size: smallest number of rows of a cluster in the sample; default a hundredth of the sample, at least 5.
+        members: number M of rows nearest to the mean direction that are kept for each cluster.
+        typical: (N,) mask of rows for `medoids` and `closest`, where a cluster has any; default all.
 
     Raises:
-        InputFileError: The sample has fewer than two finite rows, or no group.
+        InputFileError: The sample has fewer than two finite rows, or no cluster.
     """
     from sklearn.cluster import HDBSCAN
 
@@ -165,7 +165,7 @@ def hdbscan_groups(
     known = pca.transform(unit_rows(_sampled(latents, sample, rng)))
     least = min_size or max(5, len(known) // 100)
     if not 2 <= least <= len(known):
-        raise OptionError(f"min_size={least}: wanted 2 to {len(known)}, the finite rows of the sample")
+        raise OptionError(f"min_size={least}: expected 2 to {len(known)}, the number of finite rows in the sample")
     labels = (
         HDBSCAN(min_cluster_size=least, min_samples=min(_NEIGHBOURS, len(known)), copy=True)
         .fit(known)
@@ -173,7 +173,8 @@ def hdbscan_groups(
     )
     if labels.max(initial=NOISE) == NOISE:
         raise InputFileError(
-            f"HDBSCAN finds no group of {least} rows in a sample of {len(known)}: lower min_size, or take method=kmeans"
+            f"HDBSCAN finds no cluster of at least {least} rows in a sample of {len(known)}: lower min_size, or give "
+            "method=kmeans"
         )
     found = assign_nearest(latents, pca, known, labels)
     return _describe(latents, found, True, seed, sample, members, typical)
@@ -182,13 +183,13 @@ def hdbscan_groups(
 def assign_nearest(
     latents: Any, pca: PCA, known: Float64Array, labels: IntArray, block_rows: int = BLOCK_ROWS
 ) -> IntArray:
-    """Return the groups, (N,) int64, of latents by the nearest row of a sample; see `hdbscan_groups`.
+    """Return the clusters, (N,) int64, of latents by the nearest row of a sample; see `hdbscan_groups`.
 
     Args:
         latents: (N, D).
-        pca: of the latents scaled to length 1.
+        pca: of the latents scaled to unit length.
         known: (S, M) float64, the sample along the components.
-        labels: (S,) their groups, -1 for noise.
+        labels: (S,) its clusters, -1 for noise.
         block_rows: rows read at once; the result does not depend on it.
     """
     reach = np.zeros(labels.max() + 1)
@@ -209,7 +210,7 @@ def assign_nearest(
 
 
 def _largest_gap(points: Float64Array) -> float:
-    """Return the largest distance of a point from the next one, and a little for rounding."""
+    """Return the largest distance between nearest neighbours, with a margin for rounding."""
     from scipy.spatial import cKDTree  # type: ignore[import-untyped, unused-ignore]  # scipy ships no types
 
     distance, _ = cKDTree(points).query(points, k=2)
@@ -217,10 +218,10 @@ def _largest_gap(points: Float64Array) -> float:
 
 
 def unit_rows(latents: FloatArray) -> Float64Array:
-    """Return latents, (n, D), scaled to length 1 in float64; rows of zeros stay, rows that are not finite are NaN."""
+    """Return latents, (n, D), scaled to unit length in float64; zero rows stay zero, non-finite rows become NaN."""
     rows = np.asarray(latents, np.float64)
     if rows.ndim != 2:
-        raise InputFileError(f"latents of shape {rows.shape}: wanted (N, D)")
+        raise InputFileError(f"expected latents of shape (N, D), got {rows.shape}")
     length = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
     with np.errstate(invalid="ignore"):
         scaled: Float64Array = rows / np.where(length > 0, length, 1)
@@ -229,20 +230,20 @@ def unit_rows(latents: FloatArray) -> Float64Array:
 
 
 def _blocks(latents: Any, block_rows: int) -> Iterator[tuple[int, Float64Array]]:
-    """Yield the first row and the rows, (n, D) of length 1, of one block after the other."""
+    """Yield the first row number and the rows, (n, D) of unit length, block by block."""
     for start in range(0, len(latents), block_rows):
         yield start, unit_rows(np.asarray(latents[start : start + block_rows]))
 
 
 def _sampled(latents: Any, count: int, rng: np.random.Generator) -> FloatArray:
-    """Return at most `count` rows, drawn without repetition; those that are not finite are left out."""
+    """Return at most `count` rows, drawn without replacement; non-finite ones are left out."""
     rows = np.arange(len(latents))
     if count < len(rows):
         rows = np.sort(rng.choice(len(latents), count, replace=False))
     values = np.asarray(_take(latents, rows))
     finite: FloatArray = values[np.isfinite(values).all(axis=1)]
     if len(finite) < 2:
-        raise InputFileError(f"{len(finite)} finite latents in a sample of {len(rows)}: wanted at least 2")
+        raise InputFileError(f"expected at least 2 finite latents in a sample of {len(rows)}, got {len(finite)}")
     return finite
 
 
@@ -259,13 +260,13 @@ def _describe(
     members: int,
     typical: BoolArray | None,
 ) -> Groups:
-    """Number groups from the largest on, and find their directions, silhouettes and most typical rows."""
+    """Number clusters from the largest, and find their directions, silhouettes and most typical rows."""
     sizes = np.bincount(labels[labels >= 0])
     order = np.argsort(-sizes, kind="stable")
     order = order[sizes[order] > 0]
     number = np.full(len(sizes) + 1, NOISE)
     number[order] = np.arange(len(order))
-    labels, sizes = number[labels], sizes[order]  # -1 looks up the last one, which is -1
+    labels, sizes = number[labels], sizes[order]  # label -1 indexes the last entry, which is -1
     sums, left_out = np.zeros((len(sizes), latents.shape[1])), 0
     for start, rows in _blocks(latents, BLOCK_ROWS):
         left_out += int(np.isnan(rows[:, 0]).sum())
@@ -273,7 +274,7 @@ def _describe(
     length = np.linalg.norm(sums, axis=1)
     directions = sums / np.where(length > 0, length, 1)[:, None]
     closest = _closest(latents, labels if typical is None else np.where(typical, labels, NOISE), directions, members)
-    if without := np.flatnonzero(closest[:, 0] < 0).tolist():  # groups of which no row is typical
+    if without := np.flatnonzero(closest[:, 0] < 0).tolist():  # clusters without a typical row
         closest[without] = _closest(latents, np.where(np.isin(labels, without), labels, NOISE), directions, members)[
             without
         ]
@@ -284,7 +285,7 @@ def _describe(
 
 
 def _group_sums(labels: IntArray, rows: Float64Array, count: int) -> Float64Array:
-    """Sum the rows (n, D) of each group: (count, D)."""
+    """Sum the rows (n, D) of each cluster: (count, D)."""
     member = np.flatnonzero(labels >= 0)
     order = member[np.argsort(labels[member], kind="stable")]
     groups, first = np.unique(labels[order], return_index=True)
@@ -295,7 +296,7 @@ def _group_sums(labels: IntArray, rows: Float64Array, count: int) -> Float64Arra
 
 
 def _closest(latents: Any, labels: IntArray, directions: Float64Array, members: int) -> IntArray:
-    """Return the rows of each group nearest to its direction, (K, members) int64; of equal ones the first."""
+    """Return the rows of each cluster nearest to its direction, (K, members) int64; the first in a tie."""
     group, row, cosine = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
     for start, rows in _blocks(latents, BLOCK_ROWS):
         inner = np.flatnonzero(labels[start : start + len(rows)] >= 0)
@@ -313,7 +314,7 @@ def _closest(latents: Any, labels: IntArray, directions: Float64Array, members: 
 
 
 def _rank(group: IntArray) -> IntArray:
-    """Return the place of each entry among those of its group, which stand together."""
+    """Return the rank of each entry within its cluster; entries of a cluster are adjacent."""
     starts = np.flatnonzero(np.diff(group, prepend=-1))
     ranks: IntArray = np.arange(len(group)) - np.repeat(starts, np.diff(np.append(starts, len(group))))
     return ranks
@@ -322,11 +323,11 @@ def _rank(group: IntArray) -> IntArray:
 def _silhouettes(
     latents: Any, labels: IntArray, count: int, rng: np.random.Generator, sample: int
 ) -> tuple[Float64Array, float]:
-    """Return the mean silhouette of each group, (count,), and of all, over at most `sample` rows."""
+    """Return the mean silhouette of each cluster, (count,), and overall, over at most `sample` rows."""
     from sklearn.metrics import silhouette_samples
 
     member = np.flatnonzero(labels >= 0)
-    most = min(sample, 5000)  # distances between all pairs
+    most = min(sample, 5000)  # the distances of all pairs are held
     rows = member if len(member) <= most else np.sort(rng.choice(member, most, replace=False))
     own = labels[rows]
     if not 2 <= len(np.unique(own)) < len(rows):

@@ -22,18 +22,18 @@ BLOCK_ROWS = 16384
 
 @dataclass(frozen=True)
 class PCA:
-    """Principal components of N latents of D numbers.
+    """Principal components of N latents of D dimensions.
 
     Attributes:
         mean: (D,) float64.
-        components: (M, D) float64, orthonormal rows by falling variance; in each row the number of largest
+        components: (M, D) float64, orthonormal rows by falling variance; in each row the value of largest
             magnitude is positive.
         explained_variance: (M,) float64, variance along each component, with N - 1 in the denominator.
         total_variance: sum of the variances of all D columns.
-        n_rows: rows that were used.
-        n_left_out: rows that were left out because they hold NaN or infinity.
-        spectrum: (min(N, D),) float64, the variances along all components, also of those not kept.
-        uncentred: (min(N, D),) float64, singular values of the latents as they are, their mean not removed.
+        n_rows: number of rows used.
+        n_left_out: number of rows left out because they hold NaN or infinity.
+        spectrum: (min(N, D),) float64, the variances along all components, including those not kept.
+        uncentred: (min(N, D),) float64, singular values of the latents without removing the mean.
     """
 
     mean: Float64Array
@@ -47,7 +47,7 @@ class PCA:
 
     @property
     def explained_variance_ratio(self) -> Float64Array:
-        """Share of the total variance along each component: (M,) float64; zeros where nothing varies."""
+        """Share of the total variance along each component: (M,) float64; zeros without variance."""
         return self.explained_variance / (self.total_variance or 1.0)
 
     @property
@@ -71,7 +71,7 @@ class PCA:
         """Return the coordinates of latents, (N, D), along the components: (N, M) float64.
 
         Raises:
-            InputFileError: rows of another length than the fitted ones.
+            InputFileError: The latents have another number of dimensions than the fitted ones.
         """
         array = np.asarray(latents, dtype=np.float64)
         _check_block(array, self.mean.size)
@@ -79,9 +79,9 @@ class PCA:
 
 
 def _check_block(block: Float64Array, width: int | None) -> None:
-    """Raise InputFileError unless the block is (N, D) with D equal to `width`, where that is known."""
+    """Raise InputFileError unless the block is (N, D) with D equal to `width`, if given."""
     if block.ndim != 2 or (width is not None and block.shape[1] != width):
-        raise InputFileError(f"latents of shape {block.shape}: wanted (N, {'D' if width is None else width})")
+        raise InputFileError(f"expected latents of shape (N, {'D' if width is None else width}), got {block.shape}")
 
 
 def _blocks(latents: Any) -> Iterator[Float64Array]:
@@ -97,16 +97,16 @@ def _blocks(latents: Any) -> Iterator[Float64Array]:
 
 
 class _Factor:
-    """The triangular factor of the QR decomposition of [1, rows - shift], brought up to date block by block.
+    """The triangular factor of the QR decomposition of [1, rows - shift], updated block by block.
 
-    Each new factor is that of the old one with the next rows beneath (Demmel, Grigori, Hoemmen and Langou 2012, SIAM
+    Each new factor is that of the old one stacked on the next rows (Demmel, Grigori, Hoemmen and Langou 2012, SIAM
     J. Sci. Comput. 34, A206, section 2). The rows are never multiplied with each other, which would square their
-    singular values and lose the small ones; nor is the mean subtracted from sums: the column of ones takes it out.
+    singular values and lose the small ones; nor is the mean subtracted from sums: the column of ones removes it.
 
     Attributes:
         shift: (D,) mean of the first rows.
-        n_rows: rows that went in.
-        n_left_out: rows that were not finite.
+        n_rows: number of finite rows.
+        n_left_out: number of non-finite rows.
     """
 
     def __init__(self) -> None:
@@ -116,7 +116,7 @@ class _Factor:
         self._waiting: list[Float64Array] = []
 
     def add(self, block: Float64Array) -> None:
-        """Take in rows (n, D)."""
+        """Add rows (n, D)."""
         finite = block[np.isfinite(block).all(axis=1)]
         self.n_left_out += len(block) - len(finite)
         if not len(finite):
@@ -126,7 +126,7 @@ class _Factor:
             self._factor = np.zeros((0, self.shift.size + 1))
         self.n_rows += len(finite)
         self._waiting.append(np.column_stack([np.ones(len(finite)), finite - self.shift]))
-        # Few rows beneath a large factor would cost as much as many.
+        # Stacking few rows on a large factor costs as much as stacking many.
         if sum(map(len, self._waiting)) >= 2 * (self.shift.size + 1):
             self._reduce()
 
@@ -135,9 +135,9 @@ class _Factor:
         self._waiting.clear()
 
     def result(self) -> tuple[Float64Array, Float64Array, Float64Array]:
-        """Return the mean (D,), and R of the centred rows (D, D) and of the plain ones (D + 1, D).
+        """Return the mean (D,), and R of the centred rows (D, D) and of the uncentred ones (D + 1, D).
 
-        R^T R is the Gram matrix of the rows. For fewer rows than columns zeros fill up.
+        R^T R is the Gram matrix of the rows. With fewer rows than columns R is padded with zeros.
         """
         if self._waiting:
             self._reduce()
@@ -155,8 +155,8 @@ def fit_pca(
 ) -> PCA:
     """Fit principal components in one pass; memory does not grow with the number of rows.
 
-    The singular values are those of the whole matrix in float64, also where they fall over many decades: they come from
-    its QR decomposition, not from the covariance, whose eigenvalues are their squares.
+    The singular values are accurate in float64 even over many decades: they come from the QR decomposition of the
+    matrix, not from the covariance, whose eigenvalues are their squares.
 
     Args:
         latents: (N, D) array or HDF5 data set, or an iterable of (n, D) blocks. Rows with NaN or infinity are
@@ -164,7 +164,7 @@ def fit_pca(
         n_components: number M of components kept; by default min(N, D).
 
     Raises:
-        InputFileError: blocks of different widths, or fewer than two finite rows.
+        InputFileError: Blocks of different widths, or fewer than two finite rows.
         OptionError: `n_components` outside 1 .. min(N, D).
     """
     factor = _Factor()
@@ -172,13 +172,13 @@ def fit_pca(
         factor.add(block)
     n_rows, n_left_out, width = factor.n_rows, factor.n_left_out, factor.shift.size
     if n_rows < 2:
-        raise InputFileError(f"{n_rows} finite latents ({n_left_out} left out): wanted at least 2")
+        raise InputFileError(f"expected at least 2 finite latents, got {n_rows} ({n_left_out} left out)")
     if n_left_out:
-        log.warning("%d of %d latents hold NaN or infinity and were left out", n_left_out, n_rows + n_left_out)
+        log.warning("left out %d of %d latents that hold NaN or infinity", n_left_out, n_rows + n_left_out)
     most = min(n_rows, width)
     kept = most if n_components is None else n_components
     if not 1 <= kept <= most:
-        raise OptionError(f"n_components={kept}: wanted 1 to {most} for {n_rows} latents of {width} numbers")
+        raise OptionError(f"n_components={kept}: expected 1 to {most} for {n_rows} latents of {width} dimensions")
     mean, centred, plain = factor.result()
     _, singular, vectors = np.linalg.svd(centred)
     spectrum = singular**2 / (n_rows - 1)

@@ -1,4 +1,4 @@
-"""What the principal components of latents look like: the cutouts nearest to each, and images made for each.
+"""Illustrations of the principal components of latents: the nearest cutouts, and optimised images.
 
 Letters: M components, n cutouts of H x H pixels, D the length of a latent, R = 2 M directions: +1, -1, +2, -2, ...
 """
@@ -18,7 +18,7 @@ from nenya.latents.components import PCA
 
 FloatArray = NDArray[np.float32]
 
-_ROUGHNESS = 1.5  # exponent of the amplitude spectrum that optimisation starts from: smooth fields, as SST has
+_ROUGHNESS = 1.5  # exponent of the amplitude spectrum of the first guess: smooth fields like SST
 _RATE = 0.05
 
 
@@ -28,7 +28,7 @@ class Nearest:
 
     Attributes:
         rows: (R, k) int64 row numbers, the nearest first; -1 where there are too few latents.
-        cosines: (R, k) float64, of the latent without the mean and the direction; NaN beside -1.
+        cosines: (R, k) float64, between the latent without the mean and the direction; NaN where the row is -1.
     """
 
     rows: NDArray[np.int64]
@@ -39,16 +39,16 @@ def directions(pca: PCA, modes: int) -> NDArray[np.float64]:
     """Return the directions +1, -1, +2, -2, ... of the first components: (2 modes, D).
 
     Raises:
-        OptionError: There are not so many components.
+        OptionError: There are fewer components.
     """
     if not 1 <= modes <= len(pca.components):
-        raise OptionError(f"modes={modes}: wanted 1 to {len(pca.components)}, which is how many components there are")
+        raise OptionError(f"modes={modes}: expected 1 to {len(pca.components)}, the number of components")
     first = pca.components[:modes]
     return np.stack([first, -first], axis=1).reshape(2 * modes, -1)
 
 
 def nearest_latents(pca: PCA, latents: Any, modes: int, count: int) -> Nearest:
-    """Find the latents that point most nearly along each direction, seen from the mean: by the cosine.
+    """Find the latents with the largest cosine to each direction, relative to the mean.
 
     Args:
         pca: of the latents.
@@ -57,7 +57,7 @@ def nearest_latents(pca: PCA, latents: Any, modes: int, count: int) -> Nearest:
         count: rows k for each direction.
 
     Raises:
-        OptionError: There are not so many components.
+        OptionError: There are fewer components.
     """
     wanted = directions(pca, modes)
     rows = np.full((len(wanted), count), -1, np.int64)
@@ -74,7 +74,7 @@ def nearest_latents(pca: PCA, latents: Any, modes: int, count: int) -> Nearest:
     return Nearest(np.where(missing, -1, rows), np.where(missing, np.nan, cosines))
 
 
-def optimise_images(  # each is a setting of its own
+def optimise_images(
     net: nn.Module | Callable[[Tensor], Tensor],
     pca: PCA,
     modes: int,
@@ -85,28 +85,28 @@ def optimise_images(  # each is a setting of its own
     smoothness: float = 0.1,
     seed: int = 0,
 ) -> tuple[FloatArray, NDArray[np.float64]]:
-    """Make images whose latents lie along each direction, by gradient ascent through the network.
+    """Optimise images whose latents lie along each direction, by gradient ascent through the network.
 
-    It maximises the cosine of (latent - mean) and the direction, less `smoothness` times the total variation: the mean
+    It maximises the cosine of (latent - mean) and the direction, minus `smoothness` times the total variation: the mean
     |difference| of neighbouring pixels in units of the standard deviation (Mahendran & Vedaldi 2015, arXiv:1412.0035,
-    with an exponent of 1). The images keep a mean of 0; their standard deviations are optimised too, within a range.
-    They start as smooth random fields of its geometric middle; Adam takes the steps.
+    with an exponent of 1). The images keep zero mean; their standard deviations are optimised too, within a range.
+    They start as smooth random fields with the geometric mean of that range; the optimiser is Adam.
 
     Args:
         net: (B, 1, H, H) -> latents (B, D), differentiable; a module is put into evaluation mode and its weights kept.
         pca: of latents of this network.
         modes: number of components.
         size: pixels H.
-        std: least and greatest standard deviation of an image, K, both above 0.
-        steps: of the ascent.
+        std: smallest and largest standard deviation of an image, K, both above 0.
+        steps: number of steps.
         smoothness: weight of the total variation.
-        seed: of the start.
+        seed: of the first guess.
 
     Returns:
-        The images (R, H, H) and the cosines that they reached (R,).
+        The images (R, H, H) and their cosines (R,).
 
     Raises:
-        OptionError: There are not so many components.
+        OptionError: There are fewer components.
     """
     wanted = torch.from_numpy(directions(pca, modes)).float()
     mean = torch.from_numpy(pca.mean).float()
@@ -148,10 +148,10 @@ def _start(count: int, size: int, seed: int) -> Tensor:
 def draw(
     path: str | os.PathLike[str], share: NDArray[np.float64], nearest: FloatArray, made: FloatArray | None = None
 ) -> None:
-    """Draw a row for each direction: the nearest cutouts, then the image made for it, on a scale of its own.
+    """Draw a row for each direction: the nearest cutouts, then the optimised image, on its own scale.
 
     Args:
-        path: the picture; its suffix says the format.
+        path: the figure; its suffix sets the format.
         share: (M,) share of the variance of each component.
         nearest: (R, k, H, H) cutouts in K, NaN where there are too few.
         made: (R, H, H) in K, or None.
@@ -161,5 +161,5 @@ def draw(
     names = [f"{'+-'[i % 2]}{i // 2 + 1} ({100 * share[i // 2]:.1f} %)" for i in range(len(nearest))]
     columns = [f"nearest {i + 1}" for i in range(nearest.shape[1])]
     if made is not None:
-        nearest, columns = np.concatenate([nearest, made[:, None]], axis=1), [*columns, "made for it"]
+        nearest, columns = np.concatenate([nearest, made[:, None]], axis=1), [*columns, "optimised"]
     eigen_sheet(nearest, names, columns, path)

@@ -1,6 +1,6 @@
-"""Maps of whole tables: fit a projector on a sample, then place every row; killed work goes on where it was.
+"""UMAP coordinates of a table: fit a projector on a sample, then place every row; interrupted work resumes.
 
-What is done lies in `<out>.partial/`: the projector, and a file for each block of rows, each of them whole or absent.
+Finished work lies in `<out>.partial/`: the projector, and a file for each block of rows, each complete or absent.
 """
 
 import json
@@ -14,16 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nenya.errors import InputFileError, OptionError, OutputError
-from nenya.io import TABLE_SUFFIXES, read_table, write_table
+from nenya.errors import InputFileError, OutputError
+from nenya.io import write_table
 from nenya.latents.files import Latents
-from nenya.options.commands import EmbedOptions
 from nenya.runtime.progress import RowProgress
 from nenya.storage.disk import atomic_path, check_output, sha256_file
 from nenya.storage.lock import OutputLock
 from nenya.storage.names import read_json, refuse_links, remove
-from nenya.storage.paths import fetch, find_latents, local_path
-from nenya.tables.quantities import cut_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,10 +36,10 @@ COLUMNS = ("US0", "US1")
 
 @dataclass(frozen=True)
 class Fit:
-    """How a map is fitted.
+    """Settings of a UMAP fit.
 
     Attributes:
-        ntrain: rows that are drawn for it at most.
+        ntrain: largest number of rows drawn for the fit.
         n_neighbors: see `nenya.latents.projector.Projector.fit`.
         min_dist: see there.
         metric: see there.
@@ -56,49 +53,8 @@ class Fit:
     seed: int = 1234
 
 
-def run(options: EmbedOptions) -> int:
-    """Make a map of latents and write it beside their table's columns.
-
-    Args:
-        options: of `scripts/embed.py`.
-
-    Returns:
-        0.
-
-    Raises:
-        NenyaError: A file cannot be read or written, or an option is not possible.
-    """
-    places = find_latents(options.data)
-    paths = fetch(places, options.loader.cache_dir)
-    latents = Latents(paths, places=places, allow_external=options.loader.allow_external)
-    table = read_table(local_path(options.table)) if options.table else latents.keys()
-    out = output_place(options, paths[0])
-    if options.DT_cut or options.alpha_cut:
-        table = cut_table(table, options.DT_cut, options.alpha_cut)
-    if options.debug:
-        table = table.iloc[:DEBUG_ROWS]
-    fit = Fit(options.ntrain, options.n_neighbors, options.min_dist, options.metric, options.seed)
-    given = local_path(options.projector) if options.projector else None
-    saved = local_path(options.umap_savefile) if options.umap_savefile else projector_place(out)
-    embed_table(
-        latents, table, out, given or fit, saved, approximate=options.approximate, clobber=options.clobber
-    )  # fmt: skip
-    return 0
-
-
-def output_place(options: EmbedOptions, latents: Path) -> Path:
-    """Return the table that is written: `out`, or `<name of the table or latents>_umap.parquet` in that folder."""
-    source = local_path(options.table) if options.table else latents
-    out = local_path(options.out) if options.out else latents.parent
-    if out.suffix not in TABLE_SUFFIXES:
-        if out.suffix and not out.is_dir():
-            raise OptionError(f"out={out}: wanted is a folder or a table ({', '.join(TABLE_SUFFIXES)})")
-        out = out / f"{source.stem.removesuffix('_latents')}_umap.parquet"
-    return out.with_stem(out.stem + "_debug") if options.debug else out
-
-
 def projector_place(table: Path) -> Path:
-    """Return where the projector of a table lies, unless told otherwise: `<name>_UMAP.h5` beside it."""
+    """Return the default location of the projector of a table: `<name>_UMAP.h5` beside it."""
     return table.with_name(f"{table.stem.removesuffix('_umap')}_UMAP.h5")
 
 
@@ -112,23 +68,23 @@ def embed_table(
     approximate: bool = False,
     clobber: bool = False,
 ) -> "Projector":
-    """Write a copy of a table with the columns US0, US1, and the projector that they are of.
+    """Write a copy of a table with the columns US0, US1, and the projector that made them.
 
     Args:
         latents: of its cutouts.
-        table: joined to them by pp_file, pp_type and pp_idx; rows without a latent, or with one that is not finite,
-            get NaN.
-        out: the table that is written.
-        how: a fit, or the file of a projector that was fitted before.
-        save: where a newly fitted projector goes.
+        table: joined to them by pp_file, pp_type and pp_idx; rows without a finite latent get NaN.
+        out: the output table.
+        how: settings of a fit, or the file of a fitted projector.
+        save: file of a newly fitted projector.
         approximate: place rows by the approximate search.
-        clobber: replace what exists, and start over what was begun.
+        clobber: overwrite existing outputs, and discard unfinished work.
 
     Returns:
         The projector.
 
     Raises:
-        OutputError: The table or the projector exists, another process writes it, or it was begun with other options.
+        OutputError: The table or the projector exists, another process writes it, or it was begun with different
+            options.
         InputFileError: The latents cannot be used.
     """
     save = None if isinstance(how, Path) else save
@@ -137,7 +93,7 @@ def embed_table(
     if save is not None and not save.exists():
         check_output(save, clobber)
     if isinstance(how, Path):
-        load_projector(how, latents)  # before anything is begun
+        load_projector(how, latents)  # before any work
     joined = latents.join(table)
     rows = joined.number
     wanted, back = np.unique(rows[rows >= 0], return_inverse=True)
@@ -146,11 +102,11 @@ def embed_table(
         begun = _begun(partial)
         if begun is not None and begun != manifest and not clobber:
             raise OutputError(
-                f"{partial} holds a part of this work with other data or options: clobber=true starts over"
+                f"{partial} holds unfinished work with different data or options: clobber=true starts over"
             )
         if begun != manifest:
             if save is not None and save.exists() and not clobber:
-                raise OutputError(f"{save} exists already: clobber=true replaces it; projector={save} uses it")
+                raise OutputError(f"{save} exists: clobber=true overwrites it; projector={save} uses it")
             _start(partial, manifest)
         projector = _projector(latents, wanted, how, partial)
         places = _place_rows(projector, latents, wanted, partial, approximate)
@@ -165,18 +121,18 @@ def embed_table(
     finite = int(np.isfinite(coordinates[:, 0]).sum())
     hidden = int((rows >= 0).sum()) - finite
     if unplaced := len(latents) - len(wanted):
-        log.info("%d of %d latents have no row in the table: they are not placed", unplaced, len(latents))
+        log.info("%d of %d latents have no row in the table and are not placed", unplaced, len(latents))
     if joined.note:
         log.warning("%s", joined.note)
     log.info(
-        "%s: placed %d of %d rows (%d without a latent, %d with one that is not finite)",
+        "%s: placed %d of %d rows (%d without a latent, %d with a non-finite latent)",
         out, finite, len(table), int((rows < 0).sum()), hidden,
     )  # fmt: skip
     return projector
 
 
 def _manifest(latents: Latents, wanted: NDArray[np.int64], how: Fit | Path, approximate: bool) -> dict[str, Any]:
-    """Return what the coordinates depend on."""
+    """Return everything that the coordinates depend on."""
     files = []
     for path in dict.fromkeys(part.path for part in latents.parts):
         state = path.stat()
@@ -199,7 +155,7 @@ def _begun(partial: Path) -> dict[str, Any] | None:
 
 
 def _start(partial: Path, manifest: dict[str, Any]) -> None:
-    """Forget what is there, and write what is begun."""
+    """Remove earlier work, and write the manifest."""
     for path in partial.iterdir():
         if not path.name.startswith("lock"):
             remove(path)
@@ -215,7 +171,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _projector(latents: Latents, wanted: NDArray[np.int64], how: Fit | Path, partial: Path) -> "Projector":
-    """Return the projector: that which is given, or was fitted before the work was killed, or is fitted now."""
+    """Return the given projector, or the one that an interrupted run fitted, or fit one."""
     kept = partial / "projector.h5"
     if isinstance(how, Path) or kept.is_file():
         return load_projector(how if isinstance(how, Path) else kept, latents)
@@ -225,27 +181,31 @@ def _projector(latents: Latents, wanted: NDArray[np.int64], how: Fit | Path, par
 
 
 def fit_projector(latents: Latents, wanted: NDArray[np.int64], how: Fit) -> "Projector":
-    """Fit a map on a sample of the rows `wanted` of latents."""
+    """Fit a UMAP on a sample of the rows `wanted` of latents."""
     from nenya.latents.projector import Projector
 
     rng = np.random.default_rng(how.seed)
     chosen = np.sort(rng.choice(wanted, min(how.ntrain, len(wanted)), replace=False))
     rows = latents.take(chosen)
-    log.info("fitting a map on %d of %d rows", len(rows), len(wanted))
+    log.info("fitting a UMAP on %d of %d rows", len(rows), len(wanted))
     projector = Projector.fit(rows, how.n_neighbors, how.min_dist, how.metric, how.seed)
     projector.image_size = int(latents.provenance.get("image_size", 0))
     return projector
 
 
 def load_projector(path: Path, latents: Latents) -> "Projector":
-    """Read a projector of latents like these."""
+    """Read a projector, and check that it was fitted on latents of this length.
+
+    Raises:
+        InputFileError: It cannot be read, or was fitted on latents of another length.
+    """
     from nenya.latents.projector import Projector
 
     projector = Projector.load(path)
     if projector.latents.shape[1] != latents.shape[1]:
         raise InputFileError(
-            f"the projector is of latents of {projector.latents.shape[1]} numbers, these have {latents.shape[1]}: "
-            "take the projector of their model"
+            f"{path}: expected latents of {projector.latents.shape[1]} dimensions, got {latents.shape[1]}: give the "
+            "projector of their model"
         )
     return projector
 
@@ -253,13 +213,13 @@ def load_projector(path: Path, latents: Latents) -> "Projector":
 def _place_rows(
     projector: "Projector", latents: Latents, wanted: NDArray[np.int64], partial: Path, approximate: bool
 ) -> NDArray[np.float32]:
-    """Place rows block by block: (len(wanted), 2) float32; blocks that are there already are not computed again."""
+    """Place rows block by block: (len(wanted), 2) float32; finished blocks are read, not computed again."""
     out = np.empty((len(wanted), 2), np.float32)
     starts = range(0, len(wanted), BLOCK_ROWS)
     done = {start for start in starts if _take_block(partial, start, out[start : start + BLOCK_ROWS])}
     before = sum(len(out[start : start + BLOCK_ROWS]) for start in done)
     if done:
-        log.info("%d of %d rows were placed before", before, len(wanted))
+        log.info("resuming: %d of %d rows are already placed", before, len(wanted))
     with RowProgress("placing", len(wanted), before=before) as progress:
         for start in starts:
             if start not in done:
@@ -277,7 +237,7 @@ def _block_path(partial: Path, start: int) -> Path:
 
 
 def _take_block(partial: Path, start: int, out: NDArray[np.float32]) -> bool:
-    """Fill in a block that was placed before; False if it is not there, or damaged."""
+    """Fill in a block placed by an earlier run; False if it is missing or damaged."""
     try:
         data = _block_path(partial, start).read_bytes()
     except OSError:

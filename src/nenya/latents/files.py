@@ -1,4 +1,4 @@
-"""Latents files as one long array: read in blocks, row by row, and joined to the rows of a table.
+"""Latents files as one array: read in blocks or by row, and joined to the rows of a table.
 
 Letters in shapes: N rows of all files together, D the length of a latent.
 """
@@ -35,8 +35,8 @@ IntArray = NDArray[np.int64]
 
 PARTITIONS = ("train", "valid")
 BLOCK_ROWS = 16384
-_MAPPED = 2**29  # bytes of mapped files that stay in this process; the system keeps what it likes of them
-_AROUND = 2**16  # bytes that the system maps around one that is read
+_MAPPED = 2**29  # bytes read through memory maps before they are released
+_AROUND = 2**16  # bytes that the system maps around one being read
 _PROVENANCE = ("model_version", "checkpoint_sha256", "latent", "image_size")
 
 
@@ -47,12 +47,12 @@ class Part:
     Attributes:
         path: the file.
         pp_file: name of its cutout file, without folder.
-        names: all names that this file may have: several where the latents file does not say it.
-        place: where the latents file is, if `path` is a copy.
+        names: possible names of the cutout file: several if the latents file does not state it.
+        place: location of the latents file, if `path` is a copy.
         partition: `train` or `valid`.
-        start: its first row among all.
-        rows: how many it has.
-        provenance: what the file says of how it was made.
+        start: number of its first row among all rows.
+        rows: number of rows.
+        provenance: attributes of the file on how it was made.
     """
 
     path: Path
@@ -70,7 +70,7 @@ class Part:
         return key_of(self.pp_file)
 
     def key(self) -> keys.Part:
-        """Return what the join of a table wants to know of it."""
+        """Return its keys for the join with a table."""
         names = self.names or (self.pp_file,)
         return keys.Part(self.place or str(self.path), names, part_types(self.partition), self.start, self.rows)
 
@@ -78,22 +78,22 @@ class Part:
 class Latents:
     """The rows of latents files: of each file `train`, then `valid`.
 
-    It has `shape`, `ndim`, a length and slices as an array has, and keeps nothing in memory. Rows of cutouts with
-    missing pixels are NaN. Contiguous float32 data sets, which nenya writes, are mapped into memory.
+    It has `shape`, `ndim`, a length and slices like an array, and keeps nothing in memory. Rows of cutouts with
+    missing pixels are NaN. Contiguous float32 data sets, as nenya writes them, are memory-mapped.
 
     Args:
         paths: local latents files, in the order of their rows.
-        partitions: which of their data sets; a name or several.
-        places: where the files are, if `paths` are copies: their folders tell files of one name apart.
+        partitions: names of the data sets to read; one or several.
+        places: locations of the files, if `paths` are copies: their folders distinguish files of the same name.
         allow_external: whether links, virtual data sets and external storage may lead out of a file's folder.
 
     Attributes:
         parts: partitions of all files, in the order of their rows.
         shape: (N, D).
-        links: where links may lead, and data lie.
+        links: where links may lead and data may lie.
 
     Raises:
-        InputFileError: A file does not open, has no latents, or latents of another length or other weights.
+        InputFileError: A file cannot be opened, has no latents, or its latents have another length or other weights.
     """
 
     ndim = 2
@@ -116,7 +116,7 @@ class Latents:
                 found = [name for name in partitions if _is_latents(file, name)]
                 if not found:
                     raise InputFileError(
-                        f"{path}: no data set of latents (N, D) named {' or '.join(partitions)}; it has "
+                        f"{path}: expected latents (N, D) in a data set named {' or '.join(partitions)}, got "
                         f"{list_datasets(file)}"
                     )
                 provenance = {name: str(file.attrs[name]) for name in _PROVENANCE if name in file.attrs}
@@ -124,7 +124,10 @@ class Latents:
                 for name in found:
                     rows, width = file[name].shape
                     if dim not in (0, width):
-                        raise InputFileError(f"{path}: latents of length {width}, those before have {dim}: one model")
+                        raise InputFileError(
+                            f"{path}: expected latents of {dim} dimensions as in the other files, got {width}: give "
+                            "latents of one model"
+                        )
                     dim = width
                     self.parts.append(Part(path, base_name(names[0]), name, start, rows, provenance, names, str(place)))
                     start += rows
@@ -144,7 +147,7 @@ class Latents:
         """Return consecutive rows, (n, D) float32."""
         start, stop, step = rows.indices(len(self))
         if step != 1:
-            raise ValueError("only consecutive rows are read by a slice; take(rows) reads any")
+            raise ValueError("a slice reads consecutive rows only; take(rows) reads any rows")
         out = np.empty((max(0, stop - start), self.shape[1]), np.float32)
         self._count(out.nbytes)
         for index, part in enumerate(self.parts):
@@ -154,7 +157,7 @@ class Latents:
         return out
 
     def view(self, rows: slice) -> Iterator[FloatArray]:
-        """Yield consecutive rows piece by piece, (n, D) float32, without a copy where a file is mapped into memory."""
+        """Yield consecutive rows piece by piece, (n, D) float32, without a copy where a file is memory-mapped."""
         start, stop, _ = rows.indices(len(self))
         self._count(max(0, stop - start) * 4 * self.shape[1])
         for index, part in enumerate(self.parts):
@@ -163,7 +166,7 @@ class Latents:
                 yield np.asarray(self._array(index)[low - part.start : high - part.start], np.float32)
 
     def hold(self) -> None:
-        """Open all files and keep them open, so that files that replace them later are not read."""
+        """Open all files and keep them open, so that files replaced later are still read as they are now."""
         for path in dict.fromkeys(part.path for part in self.parts):
             if path not in self._held:
                 descriptor = os.open(path, os.O_RDONLY)
@@ -171,19 +174,19 @@ class Latents:
                 self._held[path] = open_hdf5(path, links=self.links), descriptor
 
     def release(self) -> None:
-        """Let go of the maps, and of files that are not held; the next read opens them again."""
+        """Release memory maps, and files that are not held; the next read opens them again."""
         self._arrays.clear()
 
     def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[tuple[int, FloatArray]]:
-        """Yield the first row and the rows, (n, D) float32, of one block after the other."""
+        """Yield the first row number and the rows, (n, D) float32, block by block."""
         for start in range(0, len(self), rows):
             yield start, self[start : start + rows]
 
     def take(self, rows: NDArray[np.integer] | Sequence[int]) -> FloatArray:
-        """Return rows in any order, also several times: (n, D) float32.
+        """Return rows in any order, with repetitions: (n, D) float32.
 
         Raises:
-            IndexError: There is no such row.
+            IndexError: A row does not exist.
         """
         wanted = np.asarray(rows, dtype=np.int64)
         if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self)):
@@ -203,14 +206,14 @@ class Latents:
         return out
 
     def sample(self, count: int, rng: np.random.Generator) -> IntArray:
-        """Return the numbers of at most `count` rows, drawn without repetition, in rising order."""
+        """Return the numbers of at most `count` rows, drawn without replacement, in rising order."""
         if count >= len(self):
             return np.arange(len(self))
         return np.sort(rng.choice(len(self), count, replace=False))
 
     @property
     def provenance(self) -> dict[str, str]:
-        """What the files say: model_version, checkpoint_sha256, latent, image_size (pixels a side of a cutout)."""
+        """Attributes of the files: model_version, checkpoint_sha256, latent, image_size (pixels a side of a cutout)."""
         return self.parts[0].provenance
 
     def keys(self, rows: IntArray | None = None) -> "pd.DataFrame":
@@ -228,7 +231,7 @@ class Latents:
             part = np.searchsorted(starts, rows, side="right") - 1
         return pd.DataFrame(
             {
-                "pp_file": pd.Categorical.from_codes(own[part], files).astype("str"),  # without texts of a fixed width
+                "pp_file": pd.Categorical.from_codes(own[part], files).astype("str"),  # avoids fixed-width text
                 "pp_type": kinds[part],
                 "pp_idx": rows - starts[part],
             }
@@ -238,13 +241,13 @@ class Latents:
         """Join the rows of a table, or its keys, to their latents, as `nenya.tables.keys` says.
 
         Raises:
-            InputFileError: A column is missing, not one row of the table has a latent here, or names fit several files.
+            InputFileError: A column is missing, no row of the table has a latent here, or names fit several files.
         """
         found = table if isinstance(table, Keys) else read_keys(table)
         return keys.join(found, [part.key() for part in self.parts])
 
     def positions(self, table: "pd.DataFrame") -> IntArray:
-        """Return for each row of a table the number of its latent, (len(table),), -1 for none; says how many have none.
+        """Return the number of the latent of each row of a table, (len(table),), -1 for none; log how many have none.
 
         Raises:
             InputFileError: See `join`.
@@ -255,13 +258,13 @@ class Latents:
         return joined.number
 
     def full_table(self, table: "pd.DataFrame", *, own_names: bool = True) -> "pd.DataFrame":
-        """Return a table of all rows of latents: pp_file, pp_type, pp_idx, and the other columns of a table.
+        """Return a table of all latents: pp_file, pp_type, pp_idx, and the other columns of a table.
 
-        Whole numbers stay such where rows are missing. Where rows of the table repeat a latent, the first one counts.
+        Integers stay integers where rows are missing. If rows of the table repeat a latent, the first one counts.
 
         Args:
             table: of the cutouts.
-            own_names: take `pp_file` as `keys` gives it, not as the table has it.
+            own_names: take `pp_file` from `keys`, not from the table.
 
         Raises:
             InputFileError: See `join`.
@@ -272,7 +275,7 @@ class Latents:
         if joined.note:
             log.warning("%s%s", joined.note, ": the first one counts" if joined.repeated else "")
         if missing := int((source < 0).sum()):
-            log.warning("%d of %d latents have no row in the table: their columns are empty", missing, len(self))
+            log.warning("%d of %d latents have no row in the table; their columns are empty", missing, len(self))
         whole = self.keys()
         if not own_names and found.names is not None:
             whole["pp_file"] = whole["pp_file"].mask(source >= 0, found.texts(source))
@@ -282,15 +285,15 @@ class Latents:
         return whole
 
     def _count(self, nbytes: int) -> None:
-        """Let go of the maps once so many bytes were read through them, so that memory does not grow with the files."""
+        """Release the memory maps after a number of bytes, so that memory use does not grow with the files."""
         self._read += nbytes
         if self._read > _MAPPED:
             self.release()
             self._read = nbytes
 
     def _array(self, index: int) -> Any:
-        """Return a partition as a memory map, or as the data set where that cannot be."""
-        found = self._arrays.get(index)  # another thread may let go of it meanwhile
+        """Return a partition as a memory map, or as the data set if it cannot be mapped."""
+        found = self._arrays.get(index)  # another thread may release it in the meantime
         if found is None:
             part = self.parts[index]
             file, descriptor = self._held.get(part.path) or (open_hdf5(part.path, links=self.links), None)
@@ -309,8 +312,8 @@ class Latents:
             ours, others = (p.provenance.get("checkpoint_sha256") for p in (first, part))
             if ours and others and ours != others:
                 raise InputFileError(
-                    f"{part.path} and {first.path} are of different weights ({others[:12]}, {ours[:12]}): "
-                    "latents of two models cannot be compared"
+                    f"{part.path} and {first.path} were made with different weights ({others[:12]}, {ours[:12]}): "
+                    "give latents of one model, as those of two cannot be compared"
                 )
 
 
@@ -321,25 +324,25 @@ def open_latents(
     *,
     allow_external: bool = False,
 ) -> Latents:
-    """Open the latents files that `data=` stands for: a path, folder, glob, s3:// address or a list.
+    """Open the latents files of `data=`: a path, folder, glob, s3:// address or a list.
 
     Args:
         data: see `nenya.storage.paths.find_latents`; objects of S3 are copied to `cache_dir` and kept there.
         cache_dir: of temporary copies; default `outputs/cache`.
-        partitions: which data sets.
+        partitions: names of the data sets to read.
         allow_external: as of `Latents`.
 
     Raises:
         OptionError: Nothing is given.
-        InputFileError: There are none, or they cannot be used together.
-        StorageError: An S3 service does not give them.
+        InputFileError: There are no files, or they cannot be used together.
+        StorageError: An S3 service does not deliver them.
     """
     places = find_latents(data)
     return Latents(fetch(places, cache_dir), partitions, places, allow_external=allow_external)
 
 
 def _gather(array: Any, rows: IntArray) -> FloatArray:
-    """Return rising rows of a memory map or data set, which HDF5 reads quickly only in slabs."""
+    """Return rising rows of a memory map or data set; HDF5 is read in slabs for speed."""
     if isinstance(array, np.ndarray):
         return np.asarray(array[rows])
     out = np.empty((len(rows), array.shape[1]), np.float32)
@@ -354,7 +357,7 @@ def _gather(array: Any, rows: IntArray) -> FloatArray:
 
 
 def _open(path: Path, links: Links) -> h5py.File:
-    """Open a latents file, and say what was wanted where it is none."""
+    """Open a latents file; an error says that latents were expected."""
     try:
         return open_hdf5(path, links=links)
     except InputFileError as error:
@@ -368,7 +371,7 @@ def _is_latents(file: h5py.File, name: str) -> bool:
 
 
 def _cutout_names(path: Path, source: Any) -> tuple[str, ...]:
-    """Return the names that the cutout file of a latents file may have: the one that it says, else by its own name."""
+    """Return possible names of the cutout file of a latents file: the one stated in it, otherwise by its own name."""
     if source is None:
         return tuple(f"{key}.h5" for key in cutout_names(path.name))
     return (source.decode(errors="replace") if isinstance(source, bytes) else str(source),)

@@ -1,4 +1,4 @@
-"""An archive of latents that is searched: files with their table, or a LanceDB index, which is a folder.
+"""Searchers of latents: files with their table, or a LanceDB index, which is a folder.
 
 Letters in shapes: N rows, D the length of a latent.
 """
@@ -34,14 +34,14 @@ VECTOR = "latent"
 ABOUT = "nenya.json"
 TABLE = "latents"
 NARROW = 50_000
-"""Conditions that keep at most so many rows are answered exactly."""
+"""Conditions that keep at most this many rows are answered exactly."""
 
 _MOST_DIM = 2**16
 _MOST_ROWS = 2**40
 _BATCH = 8192
 _CACHE = 2**28  # bytes of the index that LanceDB keeps in memory
-_MORE_PROBES = 4  # times as many parts are looked at under conditions, which leave fewer rows in each
-_REFINE = 10  # times as many compressed neighbours are ranked by their latents
+_MORE_PROBES = 4  # factor on the parts searched under conditions, which leave fewer rows in each
+_REFINE = 10  # factor on the compressed neighbours that are ranked by their latents
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ class Answer:
     """The rows closest to a query, closest first.
 
     Attributes:
-        rows: (m,) int64, their numbers in the archive.
+        rows: (m,) int64, row numbers.
         cosine: (m,) float64.
-        exact: whether these are the closest for certain.
+        exact: whether these are certainly the closest.
         recall: share of the true ten closest that the index found when it was built, without conditions; None for
             an exact answer.
     """
@@ -67,15 +67,15 @@ class Answer:
         return "exact" if self.exact else f"approximate, recall@10 {self.recall:.3f} as measured at build time"
 
 
-class FileArchive:
-    """Latents files, searched as they are.
+class FilesSearcher:
+    """Latents files, searched directly.
 
     Args:
         latents: the rows.
         table: of the cutouts; rows without a latent are left out.
 
     Attributes:
-        provenance: what the files say of the model.
+        provenance: attributes of the files on the model.
         columns: names in the table.
     """
 
@@ -89,7 +89,7 @@ class FileArchive:
     def search(
         self, query: Float64Array, k: int, sql: str | None = None, *, exact: bool = False, device: str = "cpu"
     ) -> Answer:
-        """Return the k closest rows that fulfil a condition; always exact."""
+        """Return the k closest rows that satisfy a condition; always exact."""
         allowed = rows_where(self.table, sql) if sql else None
         found = closest(self.latents, query, k, allowed=allowed, device=device)
         count = int((found.rows[0] >= 0).sum())
@@ -114,21 +114,21 @@ class FileArchive:
         return self.table.iloc[rows].assign(**{ROW: rows}).reset_index(drop=True)
 
 
-class IndexArchive:
-    """A LanceDB index in a folder, as `nenya index` makes it.
+class IndexSearcher:
+    """A LanceDB index in a folder, as made by `nenya index`.
 
     Args:
         folder: the index.
-        about: what it says of itself; default what `nenya.json` in it says.
+        about: its description; default the content of its `nenya.json`.
         version: of LanceDB's table; default the latest.
 
     Attributes:
         about: dim, provenance, columns, sources, index, recall.
-        provenance: what the files said of the model.
+        provenance: attributes of the latents files on the model.
         columns: names in the table.
 
     Raises:
-        InputFileError: There is no index, or one of another kind.
+        InputFileError: There is no index, or not one of nenya.
     """
 
     def __init__(self, folder: Path, about: dict[str, Any] | None = None, version: int | None = None) -> None:
@@ -140,11 +140,15 @@ class IndexArchive:
         self._table: Any = None
         unfinished = [s["stem"] for s in self.about["sources"] if not s["done"]]
         if unfinished:
-            log.warning("%s: only a part of %s is in it; the same nenya index again adds the rest", folder, unfinished)
+            log.warning(
+                "%s: holds only a part of %s; run the same nenya index command again to add the rest",
+                folder,
+                unfinished,
+            )
 
     @property
     def table(self) -> Any:
-        """LanceDB's table, opened at the first use."""
+        """LanceDB's table, opened on first use."""
         if self._table is None:
             with lance_errors(self.folder):
                 table = connect(self.folder).open_table(TABLE)
@@ -160,20 +164,20 @@ class IndexArchive:
     def search(
         self, query: Float64Array, k: int, sql: str | None = None, *, exact: bool = False, device: str = "cpu"
     ) -> Answer:
-        """Return the k closest rows that fulfil a condition.
+        """Return the k closest rows that satisfy a condition.
 
-        The answer is exact where that is asked for, where the archive has no vector index, where the condition
-        keeps at most `NARROW` rows, and where the index finds fewer than k.
+        The answer is exact on request, without a vector index, if the condition keeps at most `NARROW` rows, and if
+        the index finds fewer than k rows.
 
         Args:
             query: (D,).
-            k: rows that are wanted.
+            k: number of rows.
             sql: a condition; None for all rows.
-            exact: look at every row.
+            exact: compare every row.
             device: where an exact answer is computed.
 
         Raises:
-            OptionError: The condition is no SQL, or names a column that is not there.
+            OptionError: The condition is not SQL, or names a missing column.
         """
         index, kept = self.about["index"], len(self)
         if sql:
@@ -182,14 +186,14 @@ class IndexArchive:
         if index and not exact and not (sql and kept <= NARROW):
             probes = index["probes"] if not sql else min(index["parts"], _MORE_PROBES * index["probes"])
             rows, near = self.approximate(query, k, probes, sql)
-            if len(rows) == min(k, kept):  # else the parts that it looked at have no more
+            if len(rows) == min(k, kept):  # otherwise the searched parts hold no more
                 return Answer(rows, near, False, self.about["recall"]["value"])
         found = closest_of(lambda: self.scan(sql), self.take, query, k, device=device)
         count = int((found.rows[0] >= 0).sum())
         return Answer(found.rows[0, :count], found.cosine[0, :count], True)
 
     def approximate(self, query: Float64Array, k: int, probes: int, sql: str | None = None) -> tuple[IntArray, Any]:
-        """Return the k closest rows and their cosines by the vector index, which looks at `probes` of its parts."""
+        """Return the k closest rows and their cosines by the vector index, searching `probes` of its parts."""
         query = np.asarray(query, np.float64) / np.linalg.norm(query)
         with lance_errors(self.folder):
             asked = self.table.search(query.astype(np.float32)).distance_type("cosine").nprobes(probes)
@@ -200,7 +204,7 @@ class IndexArchive:
             return rank(found[ROW].to_numpy(), vectors(found[VECTOR], self.dim), query, k)
 
     def scan(self, sql: str | None = None) -> Iterator[tuple[IntArray, Float32Array]]:
-        """Yield the numbers and the latents of the rows that fulfil a condition, block by block."""
+        """Yield the numbers and the latents of the rows that satisfy a condition, block by block."""
         with lance_errors(self.folder):
             asked = self.table.search().select([ROW, VECTOR])
             asked = asked.where(sql) if sql else asked
@@ -248,11 +252,11 @@ class IndexArchive:
         return pa.concat_tables(found)
 
 
-Archive = FileArchive | IndexArchive
+Searcher = FilesSearcher | IndexSearcher
 
 
 def connect(folder: Path) -> Any:
-    """Open the database of an index, with little of it kept in memory.
+    """Open the database of an index with a small cache.
 
     Raises:
         OptionError: LanceDB is not installed.
@@ -264,26 +268,28 @@ def connect(folder: Path) -> Any:
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """Return what an index says of itself.
+    """Return the description of an index.
 
     Raises:
-        InputFileError: There is no index, or one of another kind.
+        InputFileError: There is no index, or not one of nenya.
     """
     try:
-        found = read_json(folder / ABOUT, "make the index again with clobber=true")
+        found = read_json(folder / ABOUT, "rebuild the index with clobber=true")
     except OSError as error:
-        raise InputFileError(f"{folder}: no index of nenya; nenya index data=... out={folder} makes one") from error
+        raise InputFileError(f"{folder}: not an index of nenya; nenya index data=... out={folder} makes one") from error
     return check_about(found)
 
 
 def check_about(found: Json) -> dict[str, Any]:
-    """Return what an index says of itself, each value checked.
+    """Return the description of an index after checking each value.
 
     Raises:
-        InputFileError: Something is missing, of another kind, or of a newer nenya.
+        InputFileError: A value is missing, has the wrong type, or was written by a newer nenya.
     """
     if (number := found["format"].count()) != 1:
-        raise InputFileError(f"{found.place}: an index of a newer nenya (format {number}); this one reads 1")
+        raise InputFileError(
+            f"{found.place}: expected an index of format 1, got format {number}: update nenya to read it"
+        )
     found.object(("format", "dim", "provenance", "columns", "sources", "index", "recall"))
     dim = found["dim"]
     if not dim.count(_MOST_DIM):
@@ -318,10 +324,10 @@ def check_about(found: Json) -> dict[str, Any]:
 
 @contextmanager
 def lance_errors(folder: Path) -> Iterator[None]:
-    """Turn what LanceDB says of damaged files and full disks into one line.
+    """Turn errors of LanceDB on damaged files and full disks into one line.
 
     Raises:
-        InputFileError: The index is damaged, or not finished.
+        InputFileError: The index is damaged or unfinished.
         OutputError: The disk is full.
     """
     try:
@@ -329,7 +335,7 @@ def lance_errors(folder: Path) -> Iterator[None]:
     except (NenyaError, MemoryError):
         raise
     except BaseException as error:
-        # A panic of the library below is no Exception.
+        # A panic of the underlying library is not an Exception.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         first = " ".join((str(error).strip() or type(error).__name__).split())
@@ -337,15 +343,16 @@ def lance_errors(folder: Path) -> Iterator[None]:
             "No space left|os error 28", first
         ):
             raise OutputError(
-                f"{folder}: cannot be written (No space left on device): free some room, and the same command goes on"
+                f"{folder}: cannot be written (No space left on device): free some space, then run the same command to "
+                "resume"
             ) from error
         raise InputFileError(
-            f"{folder}: the index is not finished, or damaged ({first[:150]}); give its nenya index command again"
+            f"{folder}: the index is unfinished or damaged ({first[:150]}); run its nenya index command again"
         ) from error
 
 
 class Numbered(NamedTuple):
-    """A partition in an archive: names of its cutout file, its own name, its first row and how many it has."""
+    """A partition: names of its cutout file, its own name, its first row and its number of rows."""
 
     names: tuple[str, ...]
     partition: str
@@ -354,16 +361,16 @@ class Numbered(NamedTuple):
 
 
 def parse_example(example: str, columns: Sequence[str], parts: Sequence[Numbered]) -> tuple[str, str]:
-    """Return how an example is looked up: (`archive_row`, its number), or ("", a condition in SQL).
+    """Return how to look up an example: (`archive_row`, its number), or ("", a condition in SQL).
 
     Args:
         example: a row number, `uid:<UID>`, or `<cutout file>:<train or valid>:<row in it>`; folder and suffix of the
-            file do not count.
+            file are ignored.
         columns: of the table.
-        parts: of the archive.
+        parts: all partitions.
 
     Raises:
-        OptionError: It is none of them.
+        OptionError: The example has none of these forms.
         InputFileError: There is no such row, or several files have this name.
     """
     example = str(example).strip()
@@ -371,12 +378,14 @@ def parse_example(example: str, columns: Sequence[str], parts: Sequence[Numbered
         return ROW, example
     if match := re.fullmatch(r"uid:(-?\w+)", example, re.I):
         if "UID" not in columns:
-            raise OptionError(f"{example}: the table has no column UID; give a row number, or file:partition:row")
+            raise OptionError(
+                f"{example}: the table has no column UID; give a row number, or file:partition:row instead"
+            )
         return "", f"CAST(`UID` AS STRING) = {text(match[1])}"
     if match := re.fullmatch(r"(.+):(\w+):(\d+)", example):
         if match[2] in PARTITIONS:
             return ROW, _row_of(example, key_of(match[1]), match[2], int(match[3]), parts)
-    raise OptionError(f"{example}: wanted is a row number, uid:<UID> or <cutout file>:<train or valid>:<row>")
+    raise OptionError(f"{example}: expected a row number, uid:<UID> or <cutout file>:<train or valid>:<row>")
 
 
 def _row_of(example: str, key: str, partition: str, row: int, parts: Sequence[Numbered]) -> str:
@@ -385,9 +394,7 @@ def _row_of(example: str, key: str, partition: str, row: int, parts: Sequence[Nu
         return str(named[0].start + row)
     if named:
         why = (
-            f"{len(named)} files have this name"
-            if len(named) > 1
-            else f"{partition} has the rows 0 to {named[0].rows - 1}"
+            f"{len(named)} files have this name" if len(named) > 1 else f"{partition} has rows 0 to {named[0].rows - 1}"
         )
     else:
         have = ", ".join(dict.fromkeys(f"{key_of(part.names[0])}:{part.partition}" for part in parts[:6]))
@@ -396,24 +403,24 @@ def _row_of(example: str, key: str, partition: str, row: int, parts: Sequence[Nu
 
 
 def one_row(example: str, found: IntArray, rows: int) -> int:
-    """Return the only row that was found for an example.
+    """Return the single row found for an example.
 
     Raises:
-        InputFileError: There is none, or several.
+        InputFileError: There are none, or several.
     """
     if len(found) != 1:
         known = f"rows are 0 to {rows - 1}"
         if example.isdecimal() and int(example) >= rows:
-            raise InputFileError(f"row {example} is not there; {known}")
-        what = "several rows are" if len(found) else f"no row with a latent among {rows} is"
-        raise InputFileError(f"{example}: {what} this one; check the name, or give the row number; {known}")
+            raise InputFileError(f"row {example} does not exist; {known}")
+        what = "several rows match" if len(found) else f"no row with a latent among {rows} matches"
+        raise InputFileError(f"{example}: {what}; check the name, or give the row number; {known}")
     return int(found[0])
 
 
 def join(table: "pd.DataFrame", latents: Latents) -> "pd.DataFrame":
-    """Return the columns of a table, with DT where it has T90 and T10, for all rows of latents.
+    """Return the columns of a table for all latents, with DT if it has T90 and T10.
 
-    `pp_file` is written as the table has it, so that answers can be joined to it. Columns of our answers are left out.
+    `pp_file` keeps its form in the table, so that answers can be joined to it. Columns of search answers are dropped.
 
     Args:
         table: of the cutouts, joined by `Latents.full_table`.
@@ -430,17 +437,17 @@ def join(table: "pd.DataFrame", latents: Latents) -> "pd.DataFrame":
 
 
 def vectors(column: Any, dim: int) -> Float32Array:
-    """Return a column of latents as an array, (m, D), to be written to."""
+    """Return a column of latents as a writable array, (m, D)."""
     values = column.combine_chunks() if hasattr(column, "combine_chunks") else column
     flat: NDArray[np.float32] = values.flatten().to_numpy(zero_copy_only=False)
     return np.array(flat, np.float32).reshape(-1, dim)
 
 
 def _order(found: IntArray, wanted: IntArray) -> IntArray:
-    """Return where each wanted row is among those found."""
+    """Return the position of each wanted row among those found."""
     order = np.argsort(found)
     places = np.searchsorted(found, wanted, sorter=order)
     lost = [row for row, place in zip(wanted, places, strict=True) if place == len(found) or found[order[place]] != row]
     if lost:
-        raise InputFileError(f"row {lost[0]} has no latent here")
+        raise InputFileError(f"row {lost[0]} has no latent in the index")
     return np.asarray(order[places])

@@ -1,4 +1,4 @@
-"""Making and extending the index of an archive: batch by batch, so that a run that was killed goes on where it was."""
+"""Building and extending an index of latents, batch by batch, so that a killed run can resume."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ import numpy as np
 from nenya.data.hdf5_open import open_hdf5
 from nenya.errors import InputFileError, OptionError
 from nenya.latents.files import Latents, Part
-from nenya.latents.index import ABOUT, TABLE, VECTOR, IndexArchive, connect, join, lance_errors, read_about
+from nenya.latents.index import ABOUT, TABLE, VECTOR, IndexSearcher, connect, join, lance_errors, read_about
 from nenya.latents.similarity import closest_of
 from nenya.storage.disk import atomic_path
 from nenya.storage.names import parse_json, refuse_links
@@ -26,31 +26,31 @@ log = logging.getLogger(__name__)
 
 BATCH_ROWS = 65536
 INDEX_FROM = 100_000
-"""Archives of fewer rows have no vector index: they are searched exactly."""
+"""With fewer rows there is no vector index: the search is exact."""
 
 FLAT_UP_TO = 2_000_000
-"""Rows up to which the index holds whole latents; beyond, one bit for each of their numbers."""
+"""Number of rows up to which the index holds full latents; beyond, one bit per dimension."""
 
 TARGET = 0.99
-"""Recall@10 that the number of parts looked at is chosen for."""
+"""Recall@10 for which the number of searched parts is chosen."""
 
 KINDS = ("auto", "IVF_FLAT", "IVF_RQ")
 _NEVER = timedelta(days=36_500)
-"""Old states are not cleaned away with others: somebody may still name them."""
+"""Old states are kept, because a reader may still refer to them."""
 
-_FRAGMENTS = 256  # pieces, beyond which they are put together
+_FRAGMENTS = 256  # fragments, beyond which they are merged
 _QUERIES = 64
 _TOP = 10
 _TIE = 1e-6
-_SAMPLES = 64  # rows a part that its centre is learnt from
-_GROWTH = 1.5  # times the rows of the last training: the parts are learnt anew
+_SAMPLES = 64  # rows per part for training its centre
+_GROWTH = 1.5  # growth in rows since the last training that triggers a new one
 
 
 def add_files(folder: Path, latents: Latents, table: "pd.DataFrame | None" = None) -> int:
-    """Add the rows of latents files to an index, which is made where there is none.
+    """Add the rows of latents files to an index, which is created if missing.
 
-    Rows with NaN are left out, counted and said. A partition that is there already, by its name and content, is not
-    added again; one that was begun goes on.
+    Rows with NaN are left out, and their number is logged. A partition already in the index, by its name and content,
+    is not added again; an unfinished one is resumed.
 
     Args:
         folder: the index.
@@ -58,11 +58,11 @@ def add_files(folder: Path, latents: Latents, table: "pd.DataFrame | None" = Non
         table: of the cutouts.
 
     Returns:
-        Number of rows that were added.
+        Number of added rows.
 
     Raises:
-        InputFileError: The latents are of another model or length than those in the index; or another content
-            under the name of a file that is there; or the table does not fit.
+        InputFileError: The latents are from another model or have another length than those in the index; or a file
+            of this name is in the index with different content; or the table does not fit.
     """
     keys = latents.keys() if table is None else join(table, latents)
     about = _about(folder, latents, keys)
@@ -72,13 +72,13 @@ def add_files(folder: Path, latents: Latents, table: "pd.DataFrame | None" = Non
 
 
 def _add_parts(folder: Path, about: dict[str, Any], latents: Latents, keys: "pd.DataFrame") -> int:
-    """Add the partitions that are not there yet; returns the number of rows that were added."""
+    """Add the partitions that are not in the index; return the number of added rows."""
     made = connect(folder).create_table(TABLE, schema=_schema(about), exist_ok=True)
     added = 0
     for part in latents.parts:
         source = _source(folder, about, part, latents)
         if source["done"]:
-            log.info("%s of %s: in the index already", part.partition, part.path)
+            log.info("%s of %s: already in the index", part.partition, part.path)
             continue
         write_about(folder, about)
         before = added
@@ -90,23 +90,23 @@ def _add_parts(folder: Path, about: dict[str, Any], latents: Latents, keys: "pd.
         source["left_out"] = part.rows - made.count_rows(_between(source["start"], part.rows))
         write_about(folder, about)
         log.info(
-            "%s of %s: %d rows added%s", part.partition, part.path, added - before,
-            f", {source['left_out']} without a latent (NaN) left out" if source["left_out"] else "",
+            "%s of %s: added %d rows%s", part.partition, part.path, added - before,
+            f", left out {source['left_out']} without a latent (NaN)" if source["left_out"] else "",
         )  # fmt: skip
     return added
 
 
 def build_index(folder: Path, *, kind: str = "auto", index_from: int = INDEX_FROM, seed: int = 1234) -> dict[str, Any]:
-    """Bring the vector index up to date with the rows, and measure its recall against exact search.
+    """Update the vector index to all rows, and measure its recall against exact search.
 
     Args:
         folder: the index.
         kind: IVF_FLAT, IVF_RQ, or auto: by the number of rows.
-        index_from: archives of fewer rows get none.
-        seed: of the rows that recall is measured with.
+        index_from: with fewer rows there is no vector index.
+        seed: of the draw of the rows for measuring recall.
 
     Returns:
-        What is stored: `index` and `recall` of `nenya.json`.
+        The values of `index` and `recall` in `nenya.json`.
     """
     with lance_errors(folder):
         return _build_index(folder, kind, index_from, seed)
@@ -136,7 +136,7 @@ def _build_index(folder: Path, kind: str, index_from: int, seed: int) -> dict[st
 
         parts = max(1, min(round(rows**0.5), rows // 2, 8192))
         settings = {"distance_type": "cosine", "num_partitions": parts, "sample_rate": _SAMPLES, "max_iterations": 20}
-        log.info("%s: learn %s of %d rows in %d parts", folder, chosen, rows, parts)
+        log.info("%s: training %s on %d rows in %d parts", folder, chosen, rows, parts)
         made.create_index(
             VECTOR, config=IvfFlat(**settings) if chosen == "IVF_FLAT" else IvfRq(**settings), replace=True
         )
@@ -148,7 +148,7 @@ def _build_index(folder: Path, kind: str, index_from: int, seed: int) -> dict[st
 
 
 def compact(folder: Path) -> bool:
-    """Put the many small pieces of an index, one a file that was added, together; returns whether there were many."""
+    """Merge the small fragments of an index, one for each added file; return whether there were too many."""
     with lance_errors(folder):
         made = connect(folder).open_table(TABLE)
         if made.stats()["fragment_stats"]["num_fragments"] <= _FRAGMENTS:
@@ -158,39 +158,39 @@ def compact(folder: Path) -> bool:
 
 
 def drop_old_states(folder: Path) -> None:
-    """Remove states of an index that were replaced more than a week ago, which nobody reads any more."""
+    """Remove states of an index that were replaced more than a week ago and are no longer read."""
     with lance_errors(folder):
         connect(folder).open_table(TABLE).optimize(cleanup_older_than=timedelta(days=7))
 
 
 def recall_line(about: dict[str, Any]) -> str:
-    """Return what an index says of its answers."""
+    """Return the kind and the recall of an index in one line."""
     if not about["index"]:
-        return "searched exactly: no vector index"
+        return "exact search: no vector index"
     index, recall = about["index"], about["recall"]
     return (
-        f"{index['kind']} of {index['rows']} rows, {index['probes']} of {index['parts']} parts looked at: recall@"
+        f"{index['kind']} of {index['rows']} rows, searching {index['probes']} of {index['parts']} parts: recall@"
         f"{recall['at']} {recall['value']:.4f} over {recall['queries']} rows (seed {recall['seed']})"
     )
 
 
 def _measured(folder: Path, about: dict[str, Any], seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Choose how many parts are looked at, and measure the recall with that."""
-    archive = IndexArchive(folder)
-    archive.about = about
-    numbers = archive.table.search().select([ROW]).limit(about["index"]["rows"]).to_arrow()[ROW].to_numpy()
+    """Choose the number of searched parts, and measure the recall with it."""
+    searcher = IndexSearcher(folder)
+    searcher.about = about
+    numbers = searcher.table.search().select([ROW]).limit(about["index"]["rows"]).to_arrow()[ROW].to_numpy()
     sample = np.sort(np.random.default_rng(seed).choice(numbers, min(_QUERIES, len(numbers)), replace=False))
-    queries = archive.take(sample)
-    truth = closest_of(archive.scan, archive.take, queries, _TOP + 1)
+    queries = searcher.take(sample)
+    truth = closest_of(searcher.scan, searcher.take, queries, _TOP + 1)
     parts, probes = about["index"]["parts"], 1
     while True:
         probes = min(parts, probes * 2)
         hits, wanted = 0, 0
         for i, row in enumerate(sample):
             others = truth.cosine[i][(truth.rows[i] >= 0) & (truth.rows[i] != row)][:_TOP]
-            rows, near = archive.approximate(queries[i], _TOP + 1, probes)
+            rows, near = searcher.approximate(queries[i], _TOP + 1, probes)
             found = near[rows != row][:_TOP]
-            # A row as close as the last one of the truth is as good as that one.
+            # A row as close as the last true neighbour counts as a hit.
             hits += int((found >= others[-1] - _TIE).sum()) if len(others) else 0
             wanted += len(others)
         recall = hits / max(1, wanted)
@@ -201,16 +201,16 @@ def _measured(folder: Path, about: dict[str, Any], seed: int) -> tuple[dict[str,
 
 
 def write_about(folder: Path, about: dict[str, Any]) -> None:
-    """Write `nenya.json` of an index: the old one or the new one is there, never a part."""
+    """Write `nenya.json` of an index atomically."""
     with atomic_path(folder / ABOUT) as temporary:
         temporary.write_text(json.dumps(about, indent=1) + "\n")
 
 
 def remove_index(folder: Path) -> None:
-    """Remove an index; a folder that is none is left alone.
+    """Remove an index; any other folder is left alone.
 
     Raises:
-        InputFileError: It is no index.
+        InputFileError: It is not an index.
     """
     read_about(folder)
     refuse_links(folder, below=True)
@@ -219,11 +219,14 @@ def remove_index(folder: Path) -> None:
 
 
 def _about(folder: Path, latents: Latents, keys: "pd.DataFrame") -> dict[str, Any]:
-    """Return what the index is to say, after a check that the latents belong into it."""
+    """Return the description of the index after checking that the latents fit it."""
     columns = {str(name): str(as_arrow(keys[name].iloc[:0]).type) for name in keys.columns}
     if not (folder / ABOUT).exists():
         if folder.exists() and any(path.name != "lock" for path in folder.iterdir()):
-            raise OptionError(f"out={folder}: a folder with other things in it; give a new one, such as archive.index")
+            raise OptionError(
+                f"out={folder}: expected an index or an empty folder, got other files; give a new folder, such as "
+                "archive.index"
+            )
         return {
             "format": 1, "dim": latents.shape[1], "provenance": latents.provenance, "columns": columns, "sources": [],
             "index": None, "recall": None,
@@ -231,16 +234,18 @@ def _about(folder: Path, latents: Latents, keys: "pd.DataFrame") -> dict[str, An
     about = read_about(folder)
     place = latents.parts[0].path
     if about["dim"] != latents.shape[1]:
-        raise InputFileError(f"{place}: latents of length {latents.shape[1]}, those of {folder} have {about['dim']}")
+        raise InputFileError(
+            f"{place}: expected latents of {about['dim']} dimensions as in {folder}, got {latents.shape[1]}"
+        )
     for name in ("checkpoint_sha256", "latent"):
         ours, others = about["provenance"].get(name), latents.provenance.get(name)
         if ours and others and ours != others:
             raise InputFileError(
-                f"{place}: {name} {others[:12]}, those of {folder} are of {ours[:12]}: latents of two models cannot "
-                "be compared; make an index for each"
+                f"{place}: expected latents with {name} {ours[:12]} as in {folder}, got {others[:12]}: latents of two "
+                "models cannot be compared; make an index for each"
             )
     if bool(about["provenance"]) != bool(latents.provenance):
-        log.warning("%s or %s does not say which model it is of: nobody checks that it is the same", place, folder)
+        log.warning("%s or %s does not state its model, so it is not checked that the models agree", place, folder)
     for names, what in (
         (set(columns) - set(about["columns"]), "not in the index and left out"),
         (set(about["columns"]) - set(columns), "not in this table and left empty"),
@@ -251,14 +256,14 @@ def _about(folder: Path, latents: Latents, keys: "pd.DataFrame") -> dict[str, An
 
 
 def _source(folder: Path, about: dict[str, Any], part: Part, latents: Latents) -> dict[str, Any]:
-    """Return the entry of a partition among the sources, which is new, begun or done."""
+    """Return the entry of a partition among the sources; it may be new, unfinished or finished."""
     sha256 = _sha256(part, latents)
     for source in about["sources"]:
         if (source["stem"], source["partition"]) == (part.stem, part.partition):
             if source["sha256"] != sha256:
                 raise InputFileError(
-                    f"{part.path}: {part.partition} of {part.stem} is in {folder} with another content; make the "
-                    "index anew with clobber=true, or rename the file"
+                    f"{part.path}: {part.partition} of {part.stem} is in {folder} with different content; rebuild the "
+                    "index with clobber=true, or rename the file"
                 )
             return source  # type: ignore[no-any-return]
     start = sum(source["rows"] for source in about["sources"])
@@ -268,7 +273,7 @@ def _source(folder: Path, about: dict[str, Any], part: Part, latents: Latents) -
 
 
 def _sha256(part: Part, latents: Latents) -> str:
-    """Return the hash of a partition's rows: what the file says, or as it is read."""
+    """Return the hash of a partition's rows: from the file's attributes, or computed."""
     with open_hdf5(part.path, links=latents.links) as file:
         said = parse_json(str(file.attrs.get("latents_sha256", "{}")), f"{part.path}: attribute latents_sha256")
     if part.partition in said.object():
@@ -302,12 +307,12 @@ def _between(start: int, rows: int) -> str:
 def _add_batch(
     made: Any, about: dict[str, Any], where: tuple[int, int, int], latents: Latents, keys: "pd.DataFrame"
 ) -> int:
-    """Add rows, in one step that happens or does not; those that are there already are not added again.
+    """Add rows in one atomic step; rows already in the index are not added again.
 
     Args:
         made: LanceDB's table.
-        about: what the index says of itself.
-        where: first number in the archive, first number among the latents, number of rows.
+        about: description of the index.
+        where: first row number in the index, first among the latents, number of rows.
         latents: the rows.
         keys: table of the rows.
     """
@@ -328,7 +333,7 @@ def _add_batch(
             columns[name] = as_arrow(some[name]).cast(kind) if name in some else pa.nulls(len(good), kind)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise InputFileError(
-                f"the table's column {name} does not fit the index, where it is {kind}: {str(error).splitlines()[0]}"
+                f"column {name} of the table: expected type {kind} as in the index: {str(error).splitlines()[0]}"
             ) from error
     flat = pa.array(np.ascontiguousarray(block[good], np.float32).ravel())
     columns[VECTOR] = pa.FixedSizeListArray.from_arrays(flat, about["dim"])

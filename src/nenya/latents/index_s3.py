@@ -1,4 +1,4 @@
-"""An index on S3: each version is a folder that never changes, and a pointer names the one that holds now."""
+"""An index on S3: each version is a folder that never changes, and a pointer names the current one."""
 
 import hashlib
 import json
@@ -28,11 +28,11 @@ _VERSION = re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}")
 
 @dataclass(frozen=True)
 class Pointer:
-    """What a pointer says.
+    """The content of a pointer.
 
     Attributes:
-        version: that holds now.
-        files: of it, below its folder.
+        version: the current version.
+        files: its files, below its folder.
     """
 
     version: str
@@ -40,7 +40,7 @@ class Pointer:
 
 
 def state_of(url: str) -> str:
-    """Return what tells one state of an index from another, empty where there is none."""
+    """Return the tag of the current state of an index, empty if there is none."""
     found = store().head(join_url(url, POINTER))
     return found.etag if found else ""
 
@@ -53,14 +53,14 @@ def publish(folder: Path, url: str, before: str | None = None) -> str:
     Args:
         folder: a finished index.
         url: s3:// address of the index.
-        before: `state_of` the index that this one goes on from; None replaces whatever is there.
+        before: `state_of` the index that this one extends; None replaces any index.
 
     Returns:
         The name of the version.
 
     Raises:
-        OutputError: Another run has published a version meanwhile, which stays.
-        StorageError: The service does not take it; the pointer then names the version before.
+        OutputError: Another run has published a version in the meantime, which stays.
+        StorageError: The upload fails; the pointer then names the previous version.
     """
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in ("lock", "base")]
     entries: list[dict[str, Any]] = [
@@ -72,25 +72,25 @@ def publish(folder: Path, url: str, before: str | None = None) -> str:
     for path, entry in zip(files, entries, strict=True):
         store().upload(path, join_url(url, "versions", version, str(entry["name"])))
     data = json.dumps({"version": version, "files": entries}, indent=1).encode()
-    error = OutputError(f"{url} was changed by another run meanwhile: give the same command again")
+    error = OutputError(f"{url} was changed by another run in the meantime: run the same command again")
     replace_if_same(join_url(url, POINTER), data, state_of(url) if before is None else before, error)
     log.info("%s: version %s, %d files, %.1f MB", url, version, len(files), sum(e["size"] for e in entries) / 1e6)
     return version
 
 
 def fetch_index(url: str, cache_dir: str | None) -> Path | None:
-    """Return a local copy of the version that holds now, kept for later runs; None where there is no index.
+    """Return a local copy of the current version, kept for later runs; None if there is no index.
 
     Raises:
-        StorageError: The service does not give it, or a file arrives altered.
-        InputFileError: What is there is no index.
+        StorageError: The download fails, or a file arrives altered.
+        InputFileError: The object is not an index.
     """
     pointer = _pointer(url)
     if pointer is None:
         return None
     place = _place(url, cache_dir, pointer.version)
     if not (place / ABOUT).is_file():
-        part = _place(url, cache_dir, f".{pointer.version}.part")  # whole files in it are kept if this is stopped
+        part = _place(url, cache_dir, f".{pointer.version}.part")  # its complete files are kept if this is interrupted
         for entry in pointer.files:
             path = inside(part, entry.name)
             if path.is_file() and path.stat().st_size == entry.size and sha256_file(path) == entry.sha256:
@@ -104,12 +104,12 @@ def fetch_index(url: str, cache_dir: str | None) -> Path | None:
 
 
 def work_copy(url: str, cache_dir: str | None, *, fresh: bool) -> Path:
-    """Return a local folder in which the next version of an index is made; that of a run before goes on.
+    """Return a local folder for building the next version of an index; that of an interrupted run is resumed.
 
     Args:
         url: s3:// address of the index.
         cache_dir: of local copies.
-        fresh: start without the rows that are there.
+        fresh: start without the present rows.
     """
     base = None if fresh else fetch_index(url, cache_dir)
     name = base.name if base else "new"
@@ -126,7 +126,7 @@ def work_copy(url: str, cache_dir: str | None, *, fresh: bool) -> Path:
 
 
 def keep(work: Path, version: str) -> Path:
-    """Let a published working copy be the local copy of its version."""
+    """Rename a published working copy to the local copy of its version."""
     place = work.with_name(version)
     os.replace(work, place)
     return place
@@ -138,14 +138,14 @@ def _pointer(url: str) -> Pointer | None:
     place = join_url(url, POINTER)
     data = store().read_bytes(place, limit=MOST_BYTES)
     try:
-        found = parse_json(data, place, "publish the index anew")
+        found = parse_json(data, place, "publish the index again")
         found.object(("version", "files"))
         if not _VERSION.fullmatch(found["version"].text()):
             found["version"].refuse("the name of a version of an index")
         return Pointer(found["version"].text(), [entry_of(item) for item in found["files"].items()])
     except InputFileError as error:
         what = str(error).removeprefix(f"{place}: ")
-        raise InputFileError(f"{url}: {POINTER} there is not that of an index of nenya ({what})") from error
+        raise InputFileError(f"{url}: its {POINTER} is not that of an index of nenya ({what})") from error
 
 
 def _place(url: str, cache_dir: str | None, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""How far latents stay where they are when a cutout is turned, mirrored or shifted, as it is in training.
+"""Invariance of latents under the rotations, flips and shifts of the training.
 
 Letters: n cutouts of H x H pixels, D the length of a latent.
 """
@@ -19,20 +19,20 @@ from nenya.options.sections import AugmentOptions
 Encode = Callable[[Tensor], NDArray[np.float32]]
 
 CHANGES = ("rotation", "flip", "jitter", "crop", "view", "two_views")
-"""What is compared; see `invariances`."""
+"""Changes that are compared; see `invariances`."""
 
 
 def invariances(encode: Encode, images: Tensor, options: AugmentOptions, seed: int) -> dict[str, dict[str, float]]:
-    """Compare the latents of changed cutouts with those of the same cutouts unchanged.
+    """Compare the latents of transformed cutouts with those of the same cutouts unchanged.
 
-    The views are made by the training's own code. A plain view is one without flip, rotation, shift and noise: the cut
-    around the centre, resized. So in each of the first three pairs one thing differs alone:
+    The views are made by the code of the training. A plain view has no flip, rotation, shift or noise: the central
+    crop, resized. So in each of the first three pairs a single transformation differs:
 
     - `rotation`: the plain view with a random angle, against the plain view;
     - `flip`: with one of the three mirrorings;
-    - `jitter`: with a random shift (recipe v2: a random cut);
-    - `crop`: the plain view against the cutout itself, as extraction sees it;
-    - `view`: a random view with all that training does, against the cutout itself;
+    - `jitter`: with a random shift (recipe v2: a random crop);
+    - `crop`: the plain view against the cutout itself, as in extraction;
+    - `view`: a random view with all transformations of the training, against the cutout itself;
     - `two_views`: two such views of a cutout, which training brings together (alignment, Wang & Isola 2020).
 
     Args:
@@ -43,7 +43,7 @@ def invariances(encode: Encode, images: Tensor, options: AugmentOptions, seed: i
 
     Returns:
         Change -> `cosine`: mean cosine of the pairs, 1 for an invariant network, and `squared_distance`: mean |x - y|^2
-        of latents scaled to length 1. One more, `other`: cutouts against other cutouts, for comparison.
+        of latents scaled to unit length. Also `other`: cutouts against other cutouts, for comparison.
 
     Raises:
         OptionError: Such views cannot be made of these cutouts.

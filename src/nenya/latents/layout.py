@@ -1,4 +1,4 @@
-"""The layout of a UMAP: its curve, and where a row comes to lie among fitted ones; each row by itself."""
+"""The layout of a UMAP: its curve, and the position of a new row among fitted ones; each row independently."""
 
 import math
 
@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float32]
 
 
-_LEAST = 1e-300  # squared distance in the layout that counts as none
+_LEAST = 1e-300  # squared distance in the layout that counts as zero
 
 
 @njit(cache=True)
 def _bandwidth(distances: NDArray[np.float64], k: int) -> float:
-    """Return sigma with sum exp(-d / sigma) = log2 k over all but the nearest, by UMAP's bisection with rho = 0.
+    """Return sigma with sum exp(-d / sigma) = log2 k over all neighbours but the nearest, by UMAP's bisection, rho = 0.
 
     McInnes, Healy & Melville 2018 (arXiv:1802.03426), algorithm 3; umap-learn's `smooth_knn_dist`.
     """
@@ -50,7 +50,7 @@ def _clip(value: float) -> float:
 
 @njit(cache=True)
 def _power(x: float, b: float) -> float:
-    """Return x^b of a normal x > 0 within 1e-8 of its size: sums and products alone, so no library's rounding is in it.
+    """Return x^b of a normal x > 0 to a relative 1e-8, from sums and products alone: no library's rounding enters.
 
     x = m 2^e with m from sqrt(1/2) to sqrt(2); ln m = 2 artanh(s) with s = (m - 1) / (m + 1).
     """
@@ -87,8 +87,8 @@ def _place(  # noqa: PLR0913  # compiled code takes arrays, not objects
 ) -> None:
     """Place one row: UMAP's attraction and repulsion, for this row alone.
 
-    What an edge is repelled from in an epoch depends on the seed, the edge's training row and the epoch only, so that
-    a small change of the latents cannot change all that comes after it.
+    The negative samples of an edge in an epoch depend only on the seed, the edge's training row and the epoch, so that
+    a small change of the latents does not change all later steps.
     """
     a, b = curve
     sigma = _bandwidth(distances, k)
@@ -151,14 +151,14 @@ def place_all(  # noqa: PLR0913  # compiled code takes arrays, not objects
     seed: int,
     out: FloatArray,
 ) -> None:
-    """Place rows, each by itself, into `out` (R, 2); the other arguments are those of `_place`, a row each."""
+    """Place rows independently into `out` (R, 2); the other arguments are those of `_place`, one per row."""
     for r in prange(near.shape[0]):
         _place(distances[r], near[r], layout, curve, k, epochs, alpha, rate, gamma, seed, out[r])
 
 
 @njit(cache=True)
 def to_unit(rows: FloatArray) -> None:
-    """Scale rows to length 1 in place; rows of zeros stay."""
+    """Scale rows to unit length in place; zero rows stay zero."""
     for r in range(rows.shape[0]):
         total = 0.0
         for d in range(rows.shape[1]):
@@ -169,7 +169,7 @@ def to_unit(rows: FloatArray) -> None:
 
 
 def find_curve(min_dist: float, spread: float = 1.0) -> tuple[float, float]:
-    """Return a and b of the curve 1 / (1 + a d^2b) that is nearest to 1 up to `min_dist` and falls off from there.
+    """Return a and b of the curve 1 / (1 + a d^2b) that is close to 1 up to `min_dist` and decays beyond.
 
     McInnes, Healy & Melville 2018 (arXiv:1802.03426), definition 11, fitted as umap-learn does.
     """

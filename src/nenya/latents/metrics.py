@@ -1,7 +1,7 @@
-"""Numbers on latents: do they fill their space, or have they collapsed?
+"""Metrics of latents: do they fill their space, or have they collapsed?
 
-Letters in shapes: N latents of length D. Arrays or torch tensors of any float type are taken, on any device;
-the sums are in float64. Rows with a value that is not finite (cutouts with missing pixels) are left out.
+Letters in shapes: N latents of length D. Arrays or torch tensors of any float type and device are accepted;
+the sums are in float64. Rows with non-finite values (cutouts with missing pixels) are left out.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ _BLOCK_ROWS = 1024
 
 
 def feature_std(features: Any) -> float:
-    """Return the mean over dimensions of the standard deviation of the latents scaled to length 1.
+    """Return the mean over dimensions of the standard deviation of the latents scaled to unit length.
 
     Near 1 / sqrt(D) for latents spread evenly over the sphere, 0 when all are equal (Chen & He 2021, fig. 2).
 
@@ -24,7 +24,7 @@ def feature_std(features: Any) -> float:
 
 
 def uniformity(features: Any, t: float = 2.0) -> float:
-    """Return log mean exp(-t |x - y|^2) over the pairs of different latents, scaled to length 1.
+    """Return log mean exp(-t |x - y|^2) over the pairs of different latents, scaled to unit length.
 
     Wang & Isola 2020 (arXiv:2005.10242), eq. of L_uniform: 0 when all are equal, down to about -2 t.
 
@@ -72,13 +72,13 @@ def effective_rank(singular: NDArray[np.floating]) -> float:
 
 
 def alignment(features: Any, others: Any, alpha: float = 2.0) -> float:
-    """Return the mean of |x - y|^alpha over pairs of latents scaled to length 1.
+    """Return the mean of |x - y|^alpha over pairs of latents scaled to unit length.
 
-    Wang & Isola 2020 (arXiv:2005.10242), eq. of L_align: 0 where the two of each pair are equal, at most 2^alpha.
+    Wang & Isola 2020 (arXiv:2005.10242), eq. of L_align: 0 if both rows of each pair are equal, at most 2^alpha.
 
     Args:
         features: (N, D) floating point.
-        others: (N, D), the partner of each row. Pairs with a value that is not finite are left out; NaN without any.
+        others: (N, D), the partner of each row. Pairs with non-finite values are left out; NaN if none is left.
         alpha: Power of the distance.
     """
     x, y = _pairs(features, others)
@@ -86,7 +86,7 @@ def alignment(features: Any, others: Any, alpha: float = 2.0) -> float:
 
 
 def mean_cosine(features: Any, others: Any) -> float:
-    """Return the mean cosine of pairs of latents: 1 where the two point the same way. Arguments as of `alignment`."""
+    """Return the mean cosine of pairs of latents: 1 for parallel pairs. Arguments as for `alignment`."""
     x, y = _pairs(features, others)
     return float((x * y).sum(axis=1).mean()) if len(x) else float("nan")
 
@@ -101,11 +101,11 @@ def nearest_rows(features: Any, k: int) -> NDArray[np.int64]:
         k: 1 to N - 1.
 
     Raises:
-        ValueError: `k` is not possible.
+        ValueError: `k` is out of range.
     """
     rows = np.asarray(features, dtype=np.float64)
     if not 1 <= k < len(rows):
-        raise ValueError(f"k={k} neighbours of {len(rows)} latents: wanted is 1 to {len(rows) - 1}")
+        raise ValueError(f"k={k}: expected 1 to {len(rows) - 1} neighbours for {len(rows)} latents")
     squares = (rows**2).sum(axis=1)
     found = np.empty((len(rows), k), np.int64)
     for start in range(0, len(rows), _BLOCK_ROWS):
@@ -121,19 +121,19 @@ def nearest_rows(features: Any, k: int) -> NDArray[np.int64]:
 def neighbour_agreement(
     neighbours: NDArray[np.integer], values: Any, period: float | None = None
 ) -> tuple[float, float]:
-    """Return how far neighbours agree in a quantity, and the standard error of that.
+    """Return the agreement of neighbours in a quantity, and its standard error.
 
     1 - a / b, where a is the mean |v_i - v_j| over rows i and their neighbours j, and b that over all pairs of
-    different rows: 1 where neighbours have the same value, 0 where they agree no more than random
-    pairs do, below 0 where less.
+    different rows: 1 if neighbours have the same value, 0 if they agree no better than random pairs, negative if
+    worse.
 
     Args:
         neighbours: (N, k) row numbers, of `nearest_rows`.
-        values: (N,) the quantity of each row; NaN where it is not known: such rows and neighbours are left out.
-        period: of a circular quantity, such as 1 for a share of the year: differences go the shorter way round.
+        values: (N,) the quantity of each row; NaN if unknown: such rows and neighbours are left out.
+        period: of a circular quantity, such as 1 for the fraction of the year: differences take the shorter way.
 
     Returns:
-        The agreement and its standard error, which takes rows as independent. NaN where fewer than two values differ.
+        The agreement and its standard error, which treats rows as independent. NaN if fewer than two values differ.
     """
     known = np.asarray(values, dtype=np.float64)
     near = _difference(known[:, None] - known[neighbours], period)
@@ -162,10 +162,10 @@ def _difference(difference: NDArray[np.float64], period: float | None) -> NDArra
 
 
 def _pairs(features: Any, others: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the pairs of which all is finite, each row scaled to length 1."""
+    """Return the finite pairs, each row scaled to unit length."""
     x, y = _array(features), _array(others)
     if x.shape != y.shape:
-        raise ValueError(f"latents of shapes {x.shape} and {y.shape} came, pairs of equal shape are wanted")
+        raise ValueError(f"expected pairs of latents of equal shape, got {x.shape} and {y.shape}")
     finite = np.isfinite(x).all(axis=1) & np.isfinite(y).all(axis=1)
     return _unit(x[finite]), _unit(y[finite])
 
@@ -176,7 +176,7 @@ def _array(features: Any) -> NDArray[np.float64]:
         features = features.detach().double().cpu().numpy()
     rows = np.asarray(features, dtype=np.float64)
     if rows.ndim != 2:
-        raise ValueError(f"latents of shape {rows.shape} came, (N, D) is wanted")
+        raise ValueError(f"expected latents of shape (N, D), got {rows.shape}")
     return rows
 
 
@@ -188,7 +188,7 @@ def _rows(features: Any) -> NDArray[np.float64]:
 
 
 def _unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Scale rows to length 1; rows of zeros stay."""
+    """Scale rows to unit length; zero rows stay zero."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     scaled: NDArray[np.float64] = rows / np.where(lengths > 0, lengths, 1)
     return scaled

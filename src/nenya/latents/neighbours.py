@@ -1,10 +1,11 @@
-"""Nearest rows, exactly: the same answer for a row alone or among others, in any order, on any number of threads.
+"""Exact nearest rows: the same answer for a row alone or among others, in any order, on any number of threads.
 
-Products of matrices are fast, but their last bits depend on the size of the batch and on the number of threads. So they
-only choose candidates: all rows that could be among the k nearest, by a bound on the rounding of the product. The
-candidates are ranked by their distance in float64, summed in one fixed order, ties by their number.
+Matrix products are fast, but their last bits depend on the batch size and the number of threads. So they only choose
+candidates: all rows that could be among the k nearest, by a bound on the rounding of the product. The candidates are
+ranked by their distance in float64, summed in a fixed order, ties by row number. Rows are in memory and the distance is
+Euclidean; for cosines over files, pass by pass, see `nenya.latents.similarity`.
 
-Letters in shapes: N rows that are searched, n rows that are asked for, D their length, k neighbours, L lists.
+Letters in shapes: N rows that are searched, n query rows, D their length, k neighbours, L lists.
 """
 
 import threading
@@ -19,7 +20,7 @@ Float64Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 COMPILED = threading.Lock()
-"""Held while compiled code runs on several threads: one of numba's ways to do so ends a process that does it twice."""
+"""Held while compiled code runs on several threads: one of numba's threading layers aborts on concurrent calls."""
 
 _TILE_BYTES = 2**26
 _STRIDE = 64
@@ -28,7 +29,7 @@ _UNIT = 2.0**-24  # rounding unit of float32
 
 @njit(cache=True)
 def _distance(x: FloatArray, y: FloatArray) -> float:
-    """Return the squared distance, summed in float64 in four strands of fixed order."""
+    """Return the squared distance, summed in float64 in four partial sums of fixed order."""
     s0 = s1 = s2 = s3 = 0.0
     whole = x.size // 4 * 4
     for d in range(0, whole, 4):
@@ -48,7 +49,7 @@ def _distance(x: FloatArray, y: FloatArray) -> float:
 
 @njit(cache=True)
 def _insert(value: float, number: int, values: Any, numbers: IntArray) -> None:
-    """Put a pair into lists that rise by (value, number), in place of the last one if it comes before that."""
+    """Insert a pair into lists sorted by (value, number), dropping the last pair, unless it sorts after all."""
     at = values.size - 1
     if value > values[at] or (value == values[at] and number >= numbers[at]):
         return
@@ -60,7 +61,7 @@ def _insert(value: float, number: int, values: Any, numbers: IntArray) -> None:
 
 @njit(cache=True)
 def _has_below(scores: FloatArray, norms: FloatArray, limit: np.float32) -> bool:
-    """Return whether one of some scores is not above a limit; without branches, so that it is vectorised."""
+    """Return whether any score is at or below a limit; branch-free, so that it is vectorised."""
     found = np.int32(0)
     for j in range(scores.size):
         found |= np.int32(scores[j] + norms[j] <= limit)
@@ -78,17 +79,17 @@ def _rank(
     squares: Float64Array,
     found: IntArray,
 ) -> None:
-    """Find the nearest of the rows `numbers`, of which `scores + norms` is the squared distance but for a constant.
+    """Find the nearest of the rows `numbers`; `scores + norms` is their squared distance up to a constant.
 
     Args:
         scores: (m,) -2 x . y, of centred rows.
         norms: (m,) |y|^2.
-        numbers: (m,) which rows they are.
-        x: (D,) the row that is asked for.
+        numbers: (m,) row numbers.
+        x: (D,) the query row.
         rows: (N, D) all rows.
         margin: twice the largest error of a score.
-        squares: (k,) gets the squared distances, rising.
-        found: (k,) gets the numbers.
+        squares: (k,) output, the squared distances, rising.
+        found: (k,) output, the row numbers.
     """
     least = np.full(squares.size, np.float32(np.inf), dtype=np.float32)
     places = np.full(squares.size, np.int64(-1))
@@ -127,7 +128,7 @@ def _rank_all(
 
 @njit(cache=True)
 def _spread(product: FloatArray, asked: IntArray, places: IntArray, scores: FloatArray) -> None:
-    """Copy the scores of one list to where each of the rows that asked for it has its own, one after the other."""
+    """Copy the scores of one list to the slots of the queries that search it."""
     for r in range(asked.size):
         scores[places[asked[r]] : places[asked[r]] + product.shape[1]] = product[r]
 
@@ -146,7 +147,7 @@ def _rank_lists(  # noqa: PLR0913  # compiled code takes arrays, not objects
     squares: Float64Array,
     found: IntArray,
 ) -> None:
-    """Do as `_rank` with the rows of each row's lists; `scores` has those of one row after the other, from `places`."""
+    """Apply `_rank` to the lists of each query; `scores` holds those of one query after the other, from `places`."""
     for r in prange(x.shape[0]):
         own = scores[places[r, 0] : places[r, -1]]
         own_norms, own_numbers = np.empty(own.size, np.float32), np.empty(own.size, np.int64)
@@ -160,7 +161,7 @@ def _rank_lists(  # noqa: PLR0913  # compiled code takes arrays, not objects
 
 
 class Neighbours:
-    """Rows that are searched one and all.
+    """Rows that are all searched.
 
     Args:
         rows: (N, D) float32, finite.
@@ -181,10 +182,10 @@ class Neighbours:
         self._numbers = np.arange(len(self.rows))
 
     def centred(self, x: FloatArray) -> tuple[FloatArray, Float64Array]:
-        """Return rows less the centre, (n, D) float32, and twice the largest error of their scores, (n,).
+        """Return rows minus the centre, (n, D) float32, and twice the largest error of their scores, (n,).
 
-        With u the rounding unit, a sum of D products errs by at most D u |x| |y| / (1 - D u) in any order (Higham
-        2002, Accuracy and Stability of Numerical Algorithms, eq. 3.5); to that come the roundings of the rows, of the
+        With u the rounding unit, the error of a sum of D products is at most D u |x| |y| / (1 - D u) in any order
+        (Higham 2002, Accuracy and Stability of Numerical Algorithms, eq. 3.5), plus the roundings of the rows, of the
         norms and of the last sum.
         """
         centred = x - self.centre
@@ -193,14 +194,14 @@ class Neighbours:
         return centred.astype(np.float32), 2 * (1.02 * _UNIT * terms + 1e-37)
 
     def search(self, x: FloatArray, k: int) -> tuple[Float64Array, IntArray]:
-        """Return the k nearest rows of each of some rows.
+        """Return the k nearest rows of each query.
 
         Args:
             x: (n, D) float32, finite.
             k: at most N.
 
         Returns:
-            Distances, (n, k) float64, rising, and the numbers of the rows, (n, k); ties by number.
+            Distances, (n, k) float64, rising, and row numbers, (n, k); ties by row number.
         """
         squares, found = np.empty((len(x), k)), np.empty((len(x), k), np.int64)
         tile = max(16, _TILE_BYTES // (4 * len(self.rows)))
@@ -216,12 +217,12 @@ class Neighbours:
 
 
 class Lists:
-    """The same rows in lists around centroids, of which only the nearest are searched: faster, not exact.
+    """The same rows in lists around centroids; only the nearest lists are searched: faster, not exact.
 
     Args:
         neighbours: the rows.
         centroids: (L, D) float32.
-        probes: how many lists are searched.
+        probes: number of lists to search.
     """
 
     def __init__(self, neighbours: Neighbours, centroids: FloatArray, probes: int) -> None:
@@ -234,9 +235,9 @@ class Lists:
         self.scaled = neighbours.scaled[self.numbers]
 
     def search(self, x: FloatArray, k: int) -> tuple[Float64Array, IntArray]:
-        """Return the k nearest rows among those of the nearest lists; see `Neighbours.search`.
+        """Return the k nearest rows within the nearest lists; see `Neighbours.search`.
 
-        Where these lists hold fewer than k rows, all are searched.
+        If these lists hold fewer than k rows, all rows are searched.
         """
         lists = self.centroids.search(x, self.probes)[1]
         centred, margins = self.neighbours.centred(x)
@@ -264,13 +265,13 @@ class Lists:
 
 
 def find_centroids(neighbours: Neighbours, count: int, rng: np.random.Generator, rounds: int = 10) -> FloatArray:
-    """Return the centroids of k-means by Lloyd's rounds, (count, D) float32.
+    """Return the centroids of k-means by Lloyd's algorithm, (count, D) float32.
 
     Args:
         neighbours: the rows.
         count: L.
-        rng: draws the rows that it starts from.
-        rounds: how often centroids are moved.
+        rng: draws the initial rows.
+        rounds: number of iterations.
     """
     centroids = neighbours.rows[np.sort(rng.choice(len(neighbours.rows), count, replace=False))]
     for _ in range(rounds):

@@ -1,8 +1,8 @@
-"""Two-dimensional maps of latents (UMAP) that survive upgrades, and place each row by itself.
+"""Two-dimensional UMAPs of latents that survive upgrades, and place each row independently.
 
 A projector is one HDF5 file without code: training latents, their layout, parameters, and probe rows with their
-answers. New rows get their place from it alone: equal latents get bitwise equal coordinates, whatever comes with them.
-Nothing of umap-learn is needed for that.
+answers. It suffices to place new rows: equal latents get bitwise equal coordinates, whatever other rows are placed.
+umap-learn is not needed for that.
 
 Letters in shapes: N training rows, n rows that are placed, D the length of a latent, k neighbours.
 """
@@ -42,7 +42,7 @@ REFIT = (
     "fit it again: nenya embed data=..._latents.h5 table=... out=..., or nenya.latents.projector.Projector.fit(latents)"
 )
 
-_BLOCK = 4096  # rows placed at once
+_BLOCK = 4096  # rows placed at a time
 _SECONDS_BETWEEN_LINES = 15.0
 _FEW_EPOCHS = 30
 _MOST_PARAMETER = 2**40
@@ -51,21 +51,21 @@ _DATASETS = ("latents", "embedding", "centroids", "probes", "probe_answers")
 
 @dataclass(frozen=True)
 class Parameters:
-    """What a layout was made with, and rows are placed with.
+    """Parameters of a layout, and of placing rows in it.
 
     Attributes:
         a: of the curve 1 / (1 + a d^2b) in the layout.
         b: of the same curve.
-        n_neighbors: how many training rows a row is placed by.
-        min_dist: how close points of the layout may lie.
+        n_neighbors: number of training rows by which a row is placed.
+        min_dist: smallest distance of points in the layout.
         spread: scale of the layout.
         metric: `euclidean` or `cosine`.
-        n_epochs: passes in which a row is placed, as many as umap-learn takes for up to 10,000 rows at once; the
-            approximate way takes at most 30, as umap-learn does for more.
+        n_epochs: passes for placing a row, as in umap-learn for up to 10,000 rows at once; at most 30 for the
+            approximate placement, as in umap-learn for more rows.
         learning_rate: of the fit; a row is placed with a quarter of it.
         negative_sample_rate: repulsions for each attraction.
         repulsion_strength: their weight.
-        seed: of everything random.
+        seed: of all random numbers.
     """
 
     a: float
@@ -82,29 +82,32 @@ class Parameters:
 
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
-            raise OptionError(f"metric={self.metric}: wanted is one of {', '.join(METRICS)}")
+            raise OptionError(f"metric={self.metric}: expected one of {', '.join(METRICS)}")
         if self.n_neighbors < 2 or self.n_epochs < 1 or self.negative_sample_rate < 0:
-            raise OptionError("n_neighbors of at least 2, n_epochs of at least 1 and no negative rate are wanted")
+            raise OptionError(
+                "expected n_neighbors of at least 2, n_epochs of at least 1 and negative_sample_rate of at least 0, "
+                f"got {self.n_neighbors}, {self.n_epochs} and {self.negative_sample_rate}"
+            )
 
 
 class Projector:
-    """A fitted map.
+    """A fitted UMAP.
 
     Args:
         latents: (N, D) float32, finite: the training rows.
         embedding: (N, 2) float32: their layout.
-        parameters: what it was made with.
-        centroids: (L, D) float32 for the approximate search; found if None.
-        n_lists_searched: how many lists the approximate search looks through.
+        parameters: of the layout.
+        centroids: (L, D) float32 for the approximate search; computed if None.
+        n_lists_searched: number of lists that the approximate search covers.
 
     Attributes:
         probes: (64, D) float32.
         probe_answers: (64, 2) float32: where this projector placed them when it was made.
-        image_size: pixels a side of the cutouts that the latents are of, 0 where that is not known; saved.
-        probe_difference: largest difference from them when it was loaded, 0 if none.
+        image_size: pixels a side of the cutouts of the latents, 0 if unknown; saved.
+        probe_difference: largest difference from `probe_answers` when it was loaded.
 
     Raises:
-        InputFileError: The arrays do not fit each other.
+        InputFileError: The shapes of the arrays do not match.
     """
 
     def __init__(
@@ -119,11 +122,11 @@ class Projector:
         self.embedding = np.ascontiguousarray(embedding, dtype=np.float32)
         if self.latents.ndim != 2 or len(self.latents) < 2 or self.embedding.shape != (len(self.latents), 2):
             raise InputFileError(
-                f"latents of shape {self.latents.shape} and a layout of shape {self.embedding.shape} came; wanted are "
-                "(N, D) and (N, 2) with N of at least 2"
+                f"expected latents of shape (N, D) and a layout of shape (N, 2) with N of at least 2, got "
+                f"{self.latents.shape} and {self.embedding.shape}"
             )
         if not (np.isfinite(self.latents).all() and np.isfinite(self.embedding).all()):
-            raise InputFileError("training latents and layout must be finite: leave out the rows that are not")
+            raise InputFileError("training latents and layout must be finite: leave out non-finite rows")
         self.parameters, self.n_lists_searched = parameters, n_lists_searched
         self._neighbours = Neighbours(self._scaled(self.latents))
         self._centroids = centroids
@@ -136,7 +139,7 @@ class Projector:
 
     @cached_property
     def probe_answers(self) -> FloatArray:
-        """Where this projector places its probes: (64, 2) float32."""
+        """Coordinates of the probes in this projector: (64, 2) float32."""
         return self.transform(self.probes)
 
     @classmethod
@@ -152,60 +155,60 @@ class Projector:
         spread: float = 1.0,
         fit_epochs: int | None = None,
     ) -> Self:
-        """Fit a map with umap-learn, or take a layout that was made elsewhere.
+        """Fit a UMAP with umap-learn, or adopt a given layout.
 
         Args:
-            latents: (N, D); rows that are not finite are left out.
-            n_neighbors: how many neighbours say what is near: few for detail, many for the large pattern.
-            min_dist: how close points of the layout may lie.
+            latents: (N, D); non-finite rows are left out.
+            n_neighbors: number of neighbours: few show detail, many the large-scale structure.
+            min_dist: smallest distance of points in the layout.
             metric: `euclidean` or `cosine`.
-            seed: of everything random.
-            embedding: (N, 2) layout of these rows, such as cuML's `UMAP.embedding_`; nothing is fitted then.
+            seed: of all random numbers.
+            embedding: (N, 2) layout of these rows, such as cuML's `UMAP.embedding_`, in place of a fit.
             spread: scale of the layout.
-            fit_epochs: passes of the fit; default as umap-learn chooses.
+            fit_epochs: passes of the fit; default chosen by umap-learn.
 
         Raises:
-            InputFileError: Too few finite rows, or a layout of another shape.
-            OptionError: A parameter is not possible.
+            InputFileError: Too few finite rows, or a layout of the wrong shape.
+            OptionError: A parameter is out of range.
         """
         rows = np.asarray(latents, dtype=np.float32)
         if rows.ndim != 2:
-            raise InputFileError(f"latents of shape {rows.shape} came; wanted is (N, D)")
+            raise InputFileError(f"expected latents of shape (N, D), got {rows.shape}")
         keep = np.isfinite(rows).all(axis=1)
         layout = None if embedding is None else np.asarray(embedding, dtype=np.float32)
         if layout is not None:
             if layout.shape != (len(rows), 2):
-                raise InputFileError(f"a layout of shape {layout.shape} came; wanted is ({len(rows)}, 2)")
+                raise InputFileError(f"expected a layout of shape ({len(rows)}, 2), got {layout.shape}")
             keep &= np.isfinite(layout).all(axis=1)
         if not keep.all():
-            log.warning("%d of %d rows are not finite and are left out of the fit", int((~keep).sum()), len(rows))
+            log.warning("leaving %d of %d non-finite rows out of the fit", int((~keep).sum()), len(rows))
         rows = rows[keep]
         if len(rows) < 4:
-            raise InputFileError(f"{len(rows)} finite latents came: a map needs at least 4")
+            raise InputFileError(f"expected at least 4 finite latents for a UMAP, got {len(rows)}")
         parameters = Parameters(*find_curve(min_dist, spread), n_neighbors, min_dist, spread, metric, seed=seed)
         layout = _fit_layout(rows, parameters, fit_epochs) if layout is None else layout[keep]
-        lost = ~np.isfinite(layout).all(axis=1)  # UMAP gives NaN to rows without neighbours
+        lost = ~np.isfinite(layout).all(axis=1)  # UMAP assigns NaN to rows without neighbours
         return cls(rows[~lost], layout[~lost], parameters)
 
     def transform(self, latents: ArrayLike, *, approximate: bool = False) -> FloatArray:
-        """Place rows on the map, each by itself.
+        """Return the UMAP coordinates of rows, each placed independently.
 
         Args:
             latents: (n, D), or (D,) for one row.
-            approximate: search only the nearest lists of training rows, in fewer passes, which is faster and not
-                exact; it is the same for a row alone or among others all the same.
+            approximate: search only the nearest lists of training rows, in fewer passes: faster, not exact, but still
+                independent of other rows.
 
         Returns:
-            (n, 2) float32; NaN for rows that are not finite.
+            (n, 2) float32; NaN for non-finite rows.
 
         Raises:
-            InputFileError: Rows of another length.
+            InputFileError: The rows have the wrong number of dimensions.
         """
         rows = np.atleast_2d(np.asarray(latents, dtype=np.float32))
         if rows.ndim != 2 or rows.shape[1] != self.latents.shape[1]:
             raise InputFileError(
-                f"latents of shape {rows.shape} came; this projector was fitted on latents of {self.latents.shape[1]} "
-                "numbers: take the projector of their model"
+                f"expected latents of {self.latents.shape[1]} dimensions, as this projector was fitted on, got shape "
+                f"{rows.shape}: use the projector of their model"
             )
         out = np.full((len(rows), 2), np.nan, np.float32)
         index = self._lists if approximate else self._neighbours
@@ -246,7 +249,7 @@ class Projector:
         return Lists(self._neighbours, self._centroids, self.n_lists_searched)
 
     def save(self, path: str | Path) -> None:
-        """Write the projector file: absent or whole.
+        """Write the projector file atomically.
 
         Raises:
             OutputError: It cannot be written.
@@ -271,10 +274,10 @@ class Projector:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read a projector file, and check that it still answers its probes as it did; a warning says where not.
+        """Read a projector file, and warn if it no longer places its probes where it did.
 
         Raises:
-            InputFileError: It is missing, damaged or something else; pickles are never read.
+            InputFileError: It is missing, damaged or not a projector; pickles are never read.
         """
         arrays, values = _read(Path(path))
         searched = values.pop("n_lists_searched", 16)
@@ -282,7 +285,7 @@ class Projector:
         try:
             parameters = Parameters(**{key: value for key, value in values.items() if key in known})
         except (TypeError, OptionError) as error:
-            raise InputFileError(f"{path}: its parameters cannot be used ({error}); {REFIT}") from error
+            raise InputFileError(f"{path}: its parameters are invalid ({error}); {REFIT}") from error
         projector = cls(arrays["latents"], arrays["embedding"], parameters, arrays["centroids"], searched)
         projector.image_size = int(values.get("image_size", 0))
         projector.probes = arrays["probes"]
@@ -291,14 +294,14 @@ class Projector:
         projector.probe_difference = float(np.abs(came - projector.probe_answers).max())
         if not projector.probe_difference == 0:
             log.warning(
-                "%s: this machine places its probe rows up to %.2g layout units from where they were placed when it "
-                "was made: coordinates of this and of that machine differ so much",
+                "%s: this machine places the probe rows up to %.2g layout units from their original positions: "
+                "coordinates from this machine and from the one of the fit differ by as much",
                 path, projector.probe_difference,
             )  # fmt: skip
         return projector
 
     def to_umap(self) -> Any:
-        """Return a `umap.UMAP` with this layout, for what only the library does; its neighbour graph is made anew."""
+        """Return a `umap.UMAP` with this layout, for functions of the library; its neighbour graph is recomputed."""
         p = self.parameters
         start = self.embedding.astype(np.float64)
         mapper = _umap(p, n_epochs=0, init=start).fit(self.latents)
@@ -319,7 +322,7 @@ def _umap(p: Parameters, **settings: Any) -> Any:
 
 def _fit_layout(rows: FloatArray, parameters: Parameters, epochs: int | None) -> FloatArray:
     if parameters.n_neighbors >= len(rows):
-        raise OptionError(f"n_neighbors={parameters.n_neighbors}: wanted is less than the {len(rows)} training rows")
+        raise OptionError(f"n_neighbors={parameters.n_neighbors}: expected fewer than the {len(rows)} training rows")
     with _FitProgress(len(rows)) as progress:
         kwds = {"disable": False, "file": progress, "bar_format": "{n} of {total}\n", "mininterval": 1.0}
         fitted = _umap(parameters, n_epochs=epochs, tqdm_kwds=kwds).fit(rows)
@@ -328,7 +331,7 @@ def _fit_layout(rows: FloatArray, parameters: Parameters, epochs: int | None) ->
 
 
 class _FitProgress(io.TextIOBase):
-    """Says now and then how far a fit is; umap-learn's progress bar, which counts the layout's epochs, writes to it.
+    """Logs the progress of a fit; umap-learn's progress bar, which counts the layout's epochs, writes to it.
 
     Args:
         rows: number of training rows.
@@ -336,7 +339,7 @@ class _FitProgress(io.TextIOBase):
 
     def __init__(self, rows: int) -> None:
         self._start, self._done = time.monotonic(), threading.Event()
-        self._stage = "compile, then find the nearest neighbours of each row"
+        self._stage = "compiling, then finding the nearest neighbours of each row"
         self._thread = threading.Thread(target=self._tell, name="fit progress", daemon=True)
         log.info("%d rows: %s", rows, self._stage)
 
@@ -351,12 +354,12 @@ class _FitProgress(io.TextIOBase):
             log.info("fitted in %.0f s", self._seconds)
 
     def write(self, text: str) -> int:
-        """Take a line of the progress bar."""
+        """Receive a line of the progress bar."""
         if found := re.search(r"(\d+) of (\d+)", text):
             first = not self._stage.startswith("layout")
             self._stage = f"layout, epoch {found[1]} of {found[2]}"
             if first:
-                log.info("neighbours found after %.0f s; layout in %s epochs", self._seconds, found[2])
+                log.info("found neighbours after %.0f s; layout in %s epochs", self._seconds, found[2])
         return len(text)
 
     @property
@@ -377,7 +380,7 @@ def _digest(arrays: Mapping[str, NDArray[Any]], parameters: str) -> str:
 
 
 def _checked(found: Json) -> dict[str, Any]:
-    """Return the parameters of a projector file, each of its kind."""
+    """Return the parameters of a projector file after checking their types."""
     kinds = {f.name: f.type for f in fields(Parameters)} | {"n_lists_searched": int, "image_size": int}
     for key, value in found.object().items():
         if kinds.get(key) is int:
@@ -393,14 +396,14 @@ def _checked(found: Json) -> dict[str, Any]:
 def _read(path: Path) -> tuple[dict[str, FloatArray], dict[str, Any]]:
     """Return the arrays and the parameters of a projector file."""
     if not path.is_file():
-        what = "a folder, no projector" if path.is_dir() else "no such projector"
+        what = "expected a projector file, got a folder" if path.is_dir() else "no such projector"
         raise InputFileError(f"{path}: {what}; {REFIT}")
     with path.open("rb") as raw:
         head = raw.read(8)
     if head != b"\x89HDF\r\n\x1a\n":
         pickled = head[:1] == b"\x80" or path.suffix in (".pkl", ".pickle")
-        what = "a pickle, which is not read (pickles run code)" if pickled else "no projector, but another kind of file"
-        raise InputFileError(f"{path} is {what}; {REFIT}")
+        what = "a pickle, which is not read because it can run code" if pickled else "another kind of file"
+        raise InputFileError(f"{path}: expected a projector in HDF5, got {what}; {REFIT}")
     try:
         opened = open_hdf5(path, advice=COPY_IN)
     except InputFileError as error:
@@ -408,7 +411,7 @@ def _read(path: Path) -> tuple[dict[str, FloatArray], dict[str, Any]]:
     try:
         with opened as file:
             if file.attrs.get("format") != FORMAT:
-                raise InputFileError(f"{path}: an HDF5 file, but no projector; {REFIT}")
+                raise InputFileError(f"{path}: expected a projector, got another HDF5 file; {REFIT}")
             if int(file.attrs["format_version"]) > FORMAT_VERSION:
                 raise InputFileError(f"{path}: written by a newer nenya; update nenya to read it")
             arrays = {name: np.asarray(file[name], dtype=np.float32) for name in _DATASETS}
@@ -417,5 +420,5 @@ def _read(path: Path) -> tuple[dict[str, FloatArray], dict[str, Any]]:
     except (InputFileError, OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
         raise InputFileError(f"{path}: damaged ({' '.join(str(error).split())[:100]}); {REFIT}") from error
     if _digest(arrays, parameters) != digest:
-        raise InputFileError(f"{path}: altered since it was written (sha256); take a copy of it, or {REFIT}")
+        raise InputFileError(f"{path}: altered since it was written (sha256); copy it again, or {REFIT}")
     return arrays, values

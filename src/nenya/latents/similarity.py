@@ -1,6 +1,9 @@
-"""Exact search by cosine, straight from latents: one pass in float32, the closest ranked anew in float64.
+"""Exact search by cosine, directly on latents: one pass in float32, the closest ranked again in float64.
 
-Letters in shapes: N rows, D the length of a latent, Q queries, k rows that are wanted for each.
+The latents are streamed from files, also through a GPU; for Euclidean distances in memory, compiled, see
+`nenya.latents.neighbours`.
+
+Letters in shapes: N rows, D the length of a latent, Q queries, k rows for each query.
 """
 
 import threading
@@ -23,19 +26,19 @@ Scan = Callable[[], Iterator[tuple[IntArray, Float32Array]]]
 
 BLOCK_ROWS = 4096
 UNLIKE_WEIGHT = 0.5
-"""How much examples of what is not wanted count, against those of what is."""
+"""Weight of negative examples relative to positive ones."""
 
-_QUERIES = 64  # in one pass: scores of a block are _QUERIES * BLOCK_ROWS numbers
+_QUERIES = 64  # in one pass: a block has _QUERIES * BLOCK_ROWS scores
 _THREADS = 8
 _ONE_AT_A_TIME = threading.Lock()
 _GPU_ROWS = 2**18
-_MARGIN = 64  # rows beyond k that are kept in the float32 pass
-_SPARSE = 8  # one row of so many wanted: rows are fetched, not scanned
-_TF32 = 2e-3  # error of a cosine where a GPU may round factors to ten bits
+_MARGIN = 64  # rows beyond k kept in the float32 pass
+_SPARSE = 8  # with at most one allowed row in this many, rows are fetched, not scanned
+_TF32 = 2e-3  # error of a cosine on a GPU that may round factors to ten bits
 
 
 class Rows(Protocol):
-    """What is searched: `nenya.latents.files.Latents`, or anything with a length, slices and `take`."""
+    """Rows to search: `nenya.latents.files.Latents`, or any object with a length, slices and `take`."""
 
     shape: tuple[int, int]
 
@@ -48,7 +51,7 @@ class Rows(Protocol):
 
 @dataclass(frozen=True)
 class Closest:
-    """The rows closest to each query, closest first; rows of equal cosine by their number.
+    """The rows closest to each query, closest first; ties by row number.
 
     Attributes:
         rows: (Q, k) int64, -1 where there are fewer than k.
@@ -70,23 +73,23 @@ def closest(
     device: str = "cpu",
     tick: Callable[[float], None] = lambda _: None,
 ) -> Closest:
-    """Find the k rows whose cosine with each query is greatest, exactly: as in float64 over all rows.
+    """Find the k rows with the largest cosine to each query, exactly as in float64 over all rows.
 
-    Rows with NaN, and those of length 0, have no direction and are never found.
+    Rows with NaN and zero rows have no direction and are never found.
 
     Args:
-        latents: (N, D), of any length each, taken as float32; `nenya.latents.files.Latents` stay on the disk.
+        latents: (N, D), of any norm, taken as float32; `nenya.latents.files.Latents` stay on disk.
         queries: (Q, D) or (D,).
         k: rows for each query.
-        allowed: (N,), which rows may be found; default all.
-        block_rows: rows at a time; default 4096, on a GPU 262,144. It changes nothing but memory and speed.
-        threads: of a CPU; default one a core, at most 8. They change nothing but speed.
+        allowed: (N,), mask of rows that may be found; default all.
+        block_rows: rows at a time; default 4096, on a GPU 262,144. It affects only memory and speed.
+        threads: of a CPU; default one per core, at most 8. They affect only speed.
         device: "cpu" or "cuda": where the float32 pass is computed.
-        tick: is called with the share of the rows that is done; what it raises ends the search.
+        tick: called with the share of rows that is done; an error raised in it ends the search.
 
     Raises:
-        OptionError: `k` < 1, or the device is not there.
-        InputFileError: A query is not finite, is 0, or of another length than the latents.
+        OptionError: `k` < 1, or the device is not available.
+        InputFileError: A query is not finite, is zero, or differs in length from the latents.
     """
     source = (
         latents if hasattr(latents, "take") and not isinstance(latents, np.ndarray) else _Array(np.asarray(latents))
@@ -110,7 +113,7 @@ def closest_of(
     threads: int | None = None,
     device: str = "cpu",
 ) -> Closest:
-    """Find the closest rows as `closest` does, in whatever yields blocks.
+    """Find the closest rows like `closest`, in any source of blocks.
 
     Args:
         scan: starts a pass over all rows: their numbers, (n,), and the rows, (n, D) float32.
@@ -121,11 +124,14 @@ def closest_of(
         device: as of `closest`.
     """
     if k < 1:
-        raise OptionError(f"k={k}: wanted is at least 1")
+        raise OptionError(f"k={k}: expected at least 1")
     wanted = np.atleast_2d(np.asarray(queries, dtype=np.float64))
     lengths = np.linalg.norm(wanted, axis=1)
     if not (np.isfinite(lengths) & (lengths > 0)).all():
-        raise InputFileError("a query without a direction came (NaN, or all 0): a cloudy cutout has no latent")
+        raise InputFileError(
+            "expected queries that are finite and not zero, got NaN or zeros: choose a cutout with a latent (without "
+            "clouds)"
+        )
     wanted = wanted / lengths[:, None]
     rows = np.full((len(wanted), k), -1, np.int64)
     cosine = np.full((len(wanted), k), np.nan)
@@ -135,24 +141,24 @@ def closest_of(
         for i, best in enumerate(_first_pass(scan, part, k + _MARGIN, work)):
             order = np.sort(best.rows)
             found, near = rank(order, take(order), part[i], k)
-            if len(found) == k and best.cut + error >= near[-1]:  # rows left out may belong to the closest
+            if len(found) == k and best.cut + error >= near[-1]:  # dropped rows may be among the closest
                 found, near = _careful_pass(scan, part[i], k, float(near[-1]) - error, work)
             rows[first + i, : len(found)], cosine[first + i, : len(found)] = found, near
     return Closest(rows, cosine)
 
 
 def rank(rows: IntArray, latents: NDArray[np.floating], query: Float64Array, k: int) -> tuple[IntArray, Float64Array]:
-    """Return the k closest of some rows and their cosines in float64, rows of equal cosine by their number.
+    """Return the k closest of some rows and their cosines in float64, ties by row number.
 
     Args:
         rows: (m,), their numbers.
         latents: (m, D).
-        query: (D,), of length 1.
-        k: at most so many are returned.
+        query: (D,), of unit length.
+        k: largest number of rows to return.
     """
     vectors = np.asarray(latents, dtype=np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
-        # Sums of each row by itself, not a matrix product: equal rows get equal bits wherever they stand.
+        # Row-wise sums, not a matrix product: equal rows get equal bits wherever they are.
         near = (vectors * query).sum(axis=1) / np.sqrt((vectors * vectors).sum(axis=1))
     known = np.flatnonzero(np.isfinite(near))
     order = known[np.lexsort((rows[known], -near[known]))[:k]]
@@ -160,16 +166,16 @@ def rank(rows: IntArray, latents: NDArray[np.floating], query: Float64Array, k: 
 
 
 def direction(like: NDArray[np.floating], unlike: NDArray[np.floating] | None = None) -> Float64Array:
-    """Return the direction of examples: the mean of what is wanted less half the mean of what is not.
+    """Return the direction of examples: the mean of the positive ones minus half the mean of the negative ones.
 
-    This is Rocchio's feedback (in Salton, 1971) with weights 1 and `UNLIKE_WEIGHT`, on latents of length 1.
+    This is Rocchio's feedback (in Salton, 1971) with weights 1 and `UNLIKE_WEIGHT`, on latents of unit length.
 
     Args:
-        like: (n, D) examples of what is wanted.
-        unlike: (m, D) examples of what is not.
+        like: (n, D) positive examples.
+        unlike: (m, D) negative examples.
 
     Returns:
-        (D,) float64, of length 1.
+        (D,) float64, of unit length.
 
     Raises:
         InputFileError: An example has no direction (NaN), or they cancel out.
@@ -179,7 +185,7 @@ def direction(like: NDArray[np.floating], unlike: NDArray[np.floating] | None = 
         mean = mean - UNLIKE_WEIGHT * _units(unlike).mean(axis=0)
     length = float(np.linalg.norm(mean))
     if length < 1e-6:
-        raise InputFileError("the examples cancel out: they have no direction in common; give fewer, or others")
+        raise InputFileError("the examples cancel out: they have no common direction; give fewer, or others")
     return np.asarray(mean / length, dtype=np.float64)
 
 
@@ -188,7 +194,9 @@ def _units(examples: NDArray[np.floating]) -> Float64Array:
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     bad = np.flatnonzero(~np.isfinite(lengths[:, 0]) | (lengths[:, 0] == 0))
     if len(bad):
-        raise InputFileError(f"example {bad[0] + 1} of {len(vectors)} has no latent (NaN): it has missing pixels")
+        raise InputFileError(
+            f"example {bad[0] + 1} of {len(vectors)} has no latent (NaN) because of missing pixels: choose another"
+        )
     return np.asarray(vectors / lengths)
 
 
@@ -197,7 +205,7 @@ class _Array:
 
     def __init__(self, array: NDArray[np.floating]) -> None:
         if array.ndim != 2:
-            raise InputFileError(f"latents of shape {array.shape} came; wanted is (N, D)")
+            raise InputFileError(f"expected latents of shape (N, D), got {array.shape}")
         self.array = np.asarray(array, dtype=np.float32)
         self.shape: tuple[int, int] = (array.shape[0], array.shape[1])
 
@@ -212,9 +220,9 @@ class _Array:
 
 
 def _blocks(source: Rows, allowed: NDArray[np.bool_] | None, size: int) -> Iterator[tuple[IntArray, Float32Array]]:
-    """Yield the numbers and the latents of the rows that are allowed."""
+    """Yield the numbers and the latents of the allowed rows."""
     if allowed is not None and allowed.shape != (len(source),):
-        raise InputFileError(f"allowed has the shape {allowed.shape}; wanted is ({len(source)},)")
+        raise InputFileError(f"allowed: expected a mask of shape ({len(source)},), got {allowed.shape}")
     chosen = np.flatnonzero(allowed) if allowed is not None else None
     if chosen is not None and len(chosen) * _SPARSE < len(source):
         for start in range(0, len(chosen), size):
@@ -231,27 +239,29 @@ def _blocks(source: Rows, allowed: NDArray[np.bool_] | None, size: int) -> Itera
 
 
 def _pieces(found: Any, start: int) -> Iterator[tuple[int, Float32Array]]:
-    """Yield a block, or the pieces that a view gives without copying."""
+    """Yield a block, or the pieces of a view, without copying."""
     for piece in [found] if isinstance(found, np.ndarray) else found:
         yield start, piece
         start += len(piece)
 
 
 def _error(dim: int, device: str) -> float:
-    """Return the most by which a cosine of float32 may be wrong: sums of D products, and two norms of that kind."""
+    """Return the largest error of a cosine in float32: a sum of D products, and two norms."""
     return _TF32 if device != "cpu" else (3 * dim + 16) * 2.0**-24
 
 
 def _passing(block: Float32Array, queries: Any, cut: Float64Array) -> tuple[IntArray, IntArray, Float32Array]:
-    """Return query, row and cosine in float32 wherever that is at least the query's cut."""
+    """Return query, row and cosine in float32 wherever the cosine reaches the query's cut."""
     if block.shape[1] != queries.shape[1]:
-        raise InputFileError(f"a query of {queries.shape[1]} numbers came; the latents have {block.shape[1]}")
+        raise InputFileError(
+            f"expected a query of {block.shape[1]} dimensions as in the latents, got {queries.shape[1]}"
+        )
     if not isinstance(queries, np.ndarray):
         return _passing_on_gpu(block, queries, cut)
     scores = block @ queries.T if len(queries) > 1 else (block @ queries[0])[:, None]
     with np.errstate(invalid="ignore", divide="ignore"):
         scores /= np.sqrt(np.einsum("ij,ij->i", block, block))[:, None]
-        # NaN passes no comparison, infinity (of a row without length) is taken out.
+        # NaN passes no comparison; infinity (of a zero row) is removed.
         places, which = np.nonzero((scores >= cut.astype(np.float32)) & (scores < np.inf))
     return which, places, scores[places, which]
 
@@ -268,7 +278,7 @@ def _passing_on_gpu(block: Float32Array, queries: Any, cut: Float64Array) -> tup
 
 @dataclass
 class _Best:
-    """The best rows so far of one query; whatever was left out is not above `cut`."""
+    """The best rows so far of one query; no dropped row is above `cut`."""
 
     keep: int
     cut: float = -2.0
@@ -284,13 +294,13 @@ class _Best:
 
 
 def _first_pass(scan: Scan, queries: Float64Array, keep: int, work: "_Work") -> list[_Best]:
-    """Find for each query the `keep` best rows of float32."""
+    """Find the `keep` best rows of each query in float32."""
     vectors = work.put(queries)
     best = [_Best(keep) for _ in queries]
     cut = np.full(len(queries), -2.0)
 
     def look(item: tuple[IntArray, Float32Array]) -> tuple[IntArray, IntArray, Float32Array]:
-        which, places, scores = _passing(item[1], vectors, cut)  # an old cut only lets more pass
+        which, places, scores = _passing(item[1], vectors, cut)  # an outdated cut only passes more rows
         return which, item[0][places], scores
 
     for which, rows, scores in work.spread(look, scan()):
@@ -304,13 +314,13 @@ def _first_pass(scan: Scan, queries: Float64Array, keep: int, work: "_Work") -> 
 def _careful_pass(
     scan: Scan, query: Float64Array, k: int, least: float, work: "_Work"
 ) -> tuple[IntArray, Float64Array]:
-    """Return the k closest rows of all that may be as close as `least`, however many those are."""
+    """Return the k closest of all rows that may be as close as `least`, however many there are."""
     vectors, cut = work.put(query[None]), np.array([least - 1e-6])
     rows, kept, near = np.empty(0, np.int64), np.empty((0, len(query)), np.float32), np.empty(0)
 
     def look(item: tuple[IntArray, Float32Array]) -> tuple[IntArray, Float32Array]:
         places = _passing(item[1], vectors, cut)[1]
-        best, _ = rank(places, item[1][places], query, k)  # numbers rise with the places
+        best, _ = rank(places, item[1][places], query, k)  # row numbers rise with the positions
         return item[0][best], item[1][best]
 
     for found, latents in work.spread(look, scan()):
@@ -322,14 +332,14 @@ def _careful_pass(
 
 
 class _Work:
-    """Where a pass is computed, and on how many threads."""
+    """The device and the number of threads of a pass."""
 
     def __init__(self, device: str, threads: int | None) -> None:
         if device != "cpu":
             import torch
 
             if not torch.cuda.is_available():
-                raise OptionError(f"device={device}: no GPU here that torch can use; device=cpu works anywhere")
+                raise OptionError(f"device={device}: torch finds no GPU here; give device=cpu")
         self.device = device
         self.threads = 1 if device != "cpu" else min(_THREADS, cores()) if threads is None else threads
 
@@ -342,13 +352,13 @@ class _Work:
         return torch.from_numpy(queries.astype(np.float32)).to(self.device)
 
     def spread(self, work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-        """Yield the results in the order of the items, of which few are under way at a time."""
+        """Yield the results in the order of the items, with few in progress at a time."""
         if self.threads < 2:
             yield from map(work, items)
             return
         from threadpoolctl import threadpool_limits
 
-        # Each thread computes alone. The limit is the process's, so that only one search at a time may set it.
+        # Each thread computes alone. The limit applies to the process, so only one search at a time may set it.
         with _ONE_AT_A_TIME, threadpool_limits(1, "blas"), ThreadPoolExecutor(self.threads, "search") as pool:
             ahead: deque[Any] = deque()
             try:

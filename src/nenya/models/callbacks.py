@@ -1,4 +1,4 @@
-"""Callbacks of a training run: learning curves, and a last checkpoint that a stop does not lose."""
+"""Callbacks of a training run: learning curves, and a last checkpoint that survives a stop."""
 
 import csv
 import logging
@@ -48,12 +48,12 @@ class LearningCurve(Callback):
         self._stages: dict[str, float] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that was recorded, with the running epoch's part, as plain types."""
+        """Return all records, including those of the running epoch, as plain types."""
         running = [(float(loss), rows) for loss, rows in self._steps["train"]]
         return {"curves": self.curves, "epochs": self.epochs, "running": running}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from what was recorded."""
+        """Resume from the records."""
         self.curves, self.epochs = dict(state_dict["curves"]), list(state_dict["epochs"])
         self._steps["train"] = [(torch.tensor(loss), rows) for loss, rows in state_dict["running"]]
 
@@ -66,7 +66,7 @@ class LearningCurve(Callback):
     def on_train_batch_end(
         self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Record the loss; now and then check that it is finite."""
+        """Record the loss; check regularly that it is finite."""
         assert isinstance(pl_module, ContrastiveModule)
         loss = outputs["loss"].detach()
         self._steps["train"].append((loss, batch["total"]))
@@ -99,7 +99,7 @@ class LearningCurve(Callback):
         """Close the epoch and write the files."""
         self.check(trainer, pl_module)
         row: dict[str, float] = {"epoch": trainer.current_epoch + 1}
-        # What stands in callback_metrics may be from the last epoch that was validated.
+        # Values in callback_metrics may be from the last validated epoch.
         sources = ["train", "valid"] if self._steps["valid"] else ["train"]
         for partition, steps in self._steps.items():
             if steps:
@@ -122,7 +122,7 @@ class LearningCurve(Callback):
         return {f"ledger/{stage}": seconds - before.get(stage, 0.0) for stage, seconds in self._stages.items()}
 
     def check(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Raise NenyaError if a loss of the running epoch is not finite: before anything is saved."""
+        """Raise NenyaError if a loss of the running epoch is not finite, before anything is saved."""
         assert isinstance(pl_module, ContrastiveModule)
         losses = [float(loss) for steps in self._steps.values() for loss, _ in steps]
         pl_module.check_finite(torch.tensor(losses), trainer.current_epoch + 1)
@@ -165,24 +165,25 @@ def _line(row: dict[str, float], epochs: int | None) -> str:
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints so that the one before stays whole until the new one is.
+    """Writes checkpoints so that the previous one stays until the new one is complete.
 
-    Lightning's own writes them below `/tmp` and moves them, which from one file system to another is a copy: a full
-    disk or a kill in the middle leaves neither.
+    Lightning's own class writes below `/tmp` and moves the file, which is a copy between file systems: a full disk or
+    a kill in the middle leaves neither.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write a checkpoint.
 
         Raises:
-            OutputError: It cannot be written; what was there before is still there.
+            OutputError: It cannot be written; the previous checkpoint is kept.
         """
         path = Path(path)
         try:
             write_torch(checkpoint, path)
         except OutputError as error:
             kept = path.with_name("last.ckpt").exists()
-            then = f"make room, and resume={path.parents[1]} goes on from the one before" if kept else "make room"
+            resume = f", then resume={path.parents[1]} continues from the previous checkpoint" if kept else ""
+            then = f"free some space{resume}"
             raise OutputError(f"{error}: {then}") from error
 
 
@@ -196,14 +197,14 @@ class LastCheckpoint(Checkpoint):
     """Writes `last.ckpt`: every few epochs and minutes, at the end, and when a signal asks to stop.
 
     On SIGTERM, SIGUSR1 (a cluster's warning) or SIGINT it saves after the running batch, or after the epoch if only
-    the validation is left, and ends the run; a resume goes on there. Lightning calls it after all callbacks that
-    are no checkpoints.
+    the validation is left, and ends the run, which can be resumed. Lightning calls it after all callbacks that are not
+    checkpoints.
 
     Args:
         path: the file to save.
         every: epochs between checkpoints.
         minutes: the time between checkpoints within an epoch, by the first process's clock.
-        curve: the losses, which must be finite in what is saved.
+        curve: the losses, which must be finite when saving.
     """
 
     def __init__(self, path: Path, every: int, minutes: float, curve: LearningCurve) -> None:
@@ -224,10 +225,10 @@ class LastCheckpoint(Checkpoint):
         if self.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = number
-        log.warning("%s: stopping as soon as the state is saved", signal.Signals(number).name)
+        log.warning("%s: stopping once the state is saved", signal.Signals(number).name)
 
     def _asked(self, trainer: "pl.Trainer") -> int:
-        """Return what all processes do now: 0 go on, 1 save, 2 save and stop."""
+        """Return the action of all processes: 0 continue, 1 save, 2 save and stop."""
         due = trainer.is_global_zero and time.monotonic() - self._saved >= 60 * self.minutes
         mine = 2 if self.signal is not None else int(due)
         if trainer.world_size == 1:
@@ -238,14 +239,14 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save if it is due, and stop if asked to, unless the epoch ends here anyway."""
+        """Save if due, and stop on request, unless the epoch ends here anyway."""
         if batch_idx + 1 < trainer.num_training_batches and (asked := self._asked(trainer)):
             self._save(trainer, pl_module)
             if asked == _STOP:
                 self._stop(trainer)
 
     def on_train_epoch_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Save where it is due; stop if asked to, unless the training ends here anyway."""
+        """Save if due; stop on request, unless the training ends here anyway."""
         epoch = trainer.current_epoch + 1
         final, asked = epoch >= (trainer.max_epochs or 0), self._asked(trainer) == _STOP
         if final or asked or epoch % self.every == 0:
@@ -261,15 +262,15 @@ class LastCheckpoint(Checkpoint):
     def _stop(self, trainer: "pl.Trainer") -> None:
         raise Interrupted(
             f"stopped in epoch {trainer.current_epoch + 1}; the state is in {self.path}: "
-            f"resume={self.path.parents[1]} goes on"
+            f"resume={self.path.parents[1]} continues the run"
         )
 
     def teardown(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
-        """Give the signals back."""
+        """Restore the signal handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before.clear()
 
     def on_exception(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", exception: BaseException) -> None:
-        """Give the signals back."""
+        """Restore the signal handlers."""
         self.teardown(trainer, pl_module, "fit")

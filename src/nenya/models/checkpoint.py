@@ -1,7 +1,7 @@
 """Reading and writing weights: the users' `.pth`, our Lightning `.ckpt`, and `.safetensors`.
 
 Nothing in a checkpoint is ever executed: all is read with `weights_only=True`. The users' files hold an
-instance of a class `Params`, pickled under the name of each module it has lived in; a stub stands for it.
+instance of a class `Params`, pickled under the name of one of several modules; a stub replaces it.
 """
 
 import errno
@@ -46,14 +46,14 @@ _SAFE_GLOBALS: list[Any] = [(ParamsStub, name) for name in PARAMS_NAMES]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint file holds.
+    """The content of a checkpoint file.
 
     Attributes:
         path: The file.
         layout: 'pth' (the users'), 'ckpt' (Lightning's) or 'safetensors'.
         state_dict: Tensors by their names in `ContrastiveNet`, on the CPU.
         options: Stored options, flat and of plain types; empty if there are none.
-        epoch: The epoch it was written in, counted from 1; None if it does not say.
+        epoch: The epoch in which it was written, counted from 1; None if unknown.
         sha256: Of the file's bytes, in hexadecimal.
     """
 
@@ -69,7 +69,7 @@ class Checkpoint:
         """Arguments of the `ContrastiveNet` that these tensors belong to.
 
         Raises:
-            CheckpointError: They belong to none.
+            CheckpointError: They belong to no `ContrastiveNet`.
         """
         try:
             return infer_architecture(self.state_dict)
@@ -89,7 +89,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         path: A local `.pth`, `.ckpt` or `.safetensors` file.
 
     Raises:
-        CheckpointError: The file is missing, empty, damaged, no checkpoint, or wants to run code.
+        CheckpointError: The file is missing, empty, damaged, not a checkpoint, or would run code.
     """
     path = Path(path)
     check_regular(path, "weights", CheckpointError)
@@ -102,14 +102,14 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         if path.suffix == ".safetensors":
             return _read_safetensors(path)
         if what := _other_kind(path):
-            raise CheckpointError(f"checkpoint {path} is {what}: give the weights, a .pth, .ckpt or .safetensors file")
+            raise CheckpointError(f"checkpoint {path} is {what}: give weights in a .pth, .ckpt or .safetensors file")
         return _from_pickle(path, _load_pickle(path))
     except OSError as error:
         raise CheckpointError(f"checkpoint {path} cannot be read: {error.strerror or error}") from error
 
 
 def _other_kind(path: Path) -> str:
-    """Return what a file is that is no checkpoint, as its first bytes say it; nothing if it may be one."""
+    """Return the kind of a file that is not a checkpoint, by its first bytes; empty if it may be one."""
     with path.open("rb") as file:
         head = file.read(8)
     kinds = {b"\x89HDF\r\n\x1a\n": "an HDF5 file, as cutouts, latents and projectors are", b"PAR1": "a parquet table"}
@@ -119,7 +119,7 @@ def _other_kind(path: Path) -> str:
 def _load_pickle(path: Path) -> Any:
     """Read a file of torch.save, without executing anything in it."""
     try:
-        # Not torch's context of safe globals, which at its end takes them away from others who registered them.
+        # Not torch's context of safe globals, which on exit also removes those that others registered.
         register_params_stubs()
         check_torch_file(path)
         with warnings.catch_warnings():
@@ -129,22 +129,22 @@ def _load_pickle(path: Path) -> Any:
     except CheckpointError:
         raise
     except Exception as error:  # a damaged pickle can raise anything
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: it points before its beginning
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: an offset before the start of the file
             raise
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused:
             raise CheckpointError(
-                f"checkpoint {path} is refused: it wants to load {refused[1]}, which could run code; nothing "
-                "was executed. Get it from its authors as .safetensors"
+                f"checkpoint {path} is refused: it would load {refused[1]}, which could run code; nothing "
+                "was executed. Ask its authors for a .safetensors file"
             ) from error
         raise CheckpointError(
-            f"checkpoint {path} is damaged, cut short or no checkpoint at all "
+            f"checkpoint {path} is damaged, truncated or not a checkpoint "
             f"({_first_line(error)}); nothing was executed. Copy it again"
         ) from error
 
 
 def _from_pickle(path: Path, content: Any) -> Checkpoint:
-    """Sort out the dictionary of a `.pth` or `.ckpt`."""
+    """Convert the dictionary of a `.pth` or `.ckpt`."""
     key, layout = ("model", "pth")
     if isinstance(content, dict) and (
         "pytorch-lightning_version" in content or ("model" not in content and "state_dict" in content)
@@ -154,7 +154,7 @@ def _from_pickle(path: Path, content: Any) -> Checkpoint:
         key = "state_dict"
     if not isinstance(content, dict) or key not in content:
         found = _some(content) if isinstance(content, dict) else type(content).__name__
-        raise CheckpointError(f"checkpoint {path} has no '{key}' with weights in it, but: {found}")
+        raise CheckpointError(f"checkpoint {path}: expected weights under '{key}', got {found}")
     options, epoch = content.get("opt", content.get("hyper_parameters")), content.get("epoch")
     if layout == "ckpt" and isinstance(epoch, int):
         epoch += 1  # Lightning counts from 0
@@ -178,7 +178,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
         epoch = parse_json(metadata.get("epoch", "null"), "epoch").value
     except (safetensors.SafetensorError, InputFileError, ValueError) as error:
         raise CheckpointError(
-            f"checkpoint {path} is damaged, cut short or no safetensors file ({_first_line(error)}). Copy it again"
+            f"checkpoint {path} is damaged, truncated or not a safetensors file ({_first_line(error)}). Copy it again"
         ) from error
     return Checkpoint(
         path=path,
@@ -194,16 +194,16 @@ def _options(path: Path, options: Any) -> dict[str, Any]:
     try:
         return plain_options(options)
     except ValueError as error:
-        raise CheckpointError(f"checkpoint {path} is refused: {error}; get it from its authors again") from error
+        raise CheckpointError(f"checkpoint {path} is refused: {error}; ask its authors for another copy") from error
 
 
 def _clean_names(path: Path, tensors: Any) -> dict[str, Tensor]:
-    """Remove from the names what DataParallel, torch.compile and our LightningModule put into them."""
+    """Remove the prefixes of DataParallel, torch.compile and our LightningModule from the names."""
     if not isinstance(tensors, Mapping) or not tensors:
-        raise CheckpointError(f"checkpoint {path} holds no weights, but {type(tensors).__name__}")
+        raise CheckpointError(f"checkpoint {path}: expected a dictionary of weights, got {type(tensors).__name__}")
     wrong = [name for name, value in tensors.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
     if wrong:
-        raise CheckpointError(f"checkpoint {path} holds weights that are no tensors: {_some(wrong)}")
+        raise CheckpointError(f"checkpoint {path}: expected tensors as weights, got other types for {_some(wrong)}")
     _check_tensors(path, tensors)
     cleaned = {re.sub(r"module\.|_orig_mod\.", "", name): value for name, value in tensors.items()}
     inside = {name.removeprefix("net."): value for name, value in cleaned.items() if name.startswith("net.")}
@@ -211,7 +211,7 @@ def _clean_names(path: Path, tensors: Any) -> dict[str, Tensor]:
 
 
 def _check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Check that weights are dense floating-point numbers, each of which is in the file."""
+    """Check that weights are dense floating-point tensors, and entirely in the file."""
     for name, tensor in tensors.items():
         what = ""
         if tensor.layout != torch.strided or tensor.is_nested:
@@ -221,7 +221,7 @@ def _check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         elif tensor.device.type == "meta":
             what = "without values"
         elif tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            what = f"of shape {tuple(tensor.shape)}, which is more than the file has"
+            what = f"of shape {tuple(tensor.shape)}, larger than their data in the file"
         if what:
             raise CheckpointError(
                 f"checkpoint {path} holds weights that are {what}: {_some([name])}; expected dense floating-point "
@@ -230,20 +230,20 @@ def _check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def infer_architecture(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Tell from names and shapes which network tensors belong to.
+    """Infer the architecture of the network from the names and shapes of its tensors.
 
     Returns:
         `ssl_model`, `feat_dim`, `nchannels`, `width`: the arguments of `ContrastiveNet`.
 
     Raises:
-        CheckpointError: They are not those of a `ContrastiveNet`.
+        CheckpointError: The tensors are not those of a `ContrastiveNet`.
     """
     needed = ("encoder.conv1.weight", "encoder.layer1.0.conv1.weight", "head.2.weight")
     missing = [name for name in needed if name not in state_dict]
     if missing:
         raise CheckpointError(
-            f"the weights are not those of a ResNet with a two-layer head: no {_some(missing)} among "
-            f"{len(state_dict)} tensors"
+            f"expected the weights of a ResNet with a two-layer head, got {len(state_dict)} tensors without "
+            f"{_some(missing)}"
         )
     names = [re.match(r"encoder\.layer(\d)\.(\d+)\.conv1\.weight$", name) for name in state_dict]
     stages = [match[1] for match in names if match]
@@ -259,7 +259,9 @@ def infer_architecture(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
                 "width": first.shape[0],
             }
     kind = "bottleneck" if bottleneck else "basic"
-    raise CheckpointError(f"stages of {blocks} {kind} blocks are none of {', '.join(ARCHITECTURES)}")
+    raise CheckpointError(
+        f"expected the blocks of one of {', '.join(ARCHITECTURES)}, got stages of {blocks} {kind} blocks"
+    )
 
 
 def load_weights(net: ContrastiveNet, checkpoint: Checkpoint, wanted: Mapping[str, Any] | None = None) -> None:
@@ -268,11 +270,11 @@ def load_weights(net: ContrastiveNet, checkpoint: Checkpoint, wanted: Mapping[st
     Args:
         net: The network, changed in place.
         checkpoint: Where the weights come from.
-        wanted: The architecture that was asked for, if that says more than `net.architecture`.
+        wanted: The requested architecture, where it says more than `net.architecture`.
 
     Raises:
-        CheckpointError: The checkpoint is of another architecture, or tensors are missing, unknown or of
-            another size.
+        CheckpointError: The checkpoint has another architecture, or tensors are missing, unknown or of
+            the wrong size.
     """
     asked = {**net.architecture, **(wanted or {})}
     try:
@@ -282,7 +284,7 @@ def load_weights(net: ContrastiveNet, checkpoint: Checkpoint, wanted: Mapping[st
     differing = [key for key in came if key in asked and came[key] != asked[key]]
     if differing:
         raise CheckpointError(
-            f"checkpoint {checkpoint.path} is a {_describe(came)}, but a {_describe(asked)} is wanted: set "
+            f"checkpoint {checkpoint.path}: expected a {_describe(asked)}, got a {_describe(came)}: set "
             + " ".join(f"model.{key}={came[key]}" for key in differing)
         )
     own, given = net.state_dict(), checkpoint.state_dict
@@ -308,7 +310,7 @@ def load_weights(net: ContrastiveNet, checkpoint: Checkpoint, wanted: Mapping[st
     if bad:
         raise CheckpointError(
             f"checkpoint {checkpoint.path}: {len(bad)} of {len(given)} weights hold NaN or infinity ({_some(bad)}), so "
-            "latents would be NaN: take the weights of an earlier epoch, or copy the file again"
+            "latents would be NaN: use the weights of an earlier epoch, or copy the file again"
         )
     net.load_state_dict(dict(given), strict=True)
 
@@ -321,17 +323,17 @@ def save_pth(
     epoch: int,
     optimizer_state: dict[str, Any] | None = None,
 ) -> None:
-    """Write the users' layout, `opt` being a plain dictionary that needs no class to be read.
+    """Write the users' layout; `opt` is a plain dictionary that needs no class to be read.
 
     Args:
-        path: Final name; the file appears there whole.
+        path: Final name; the file appears there complete.
         net: The network.
-        options: Stored as `opt`; values of other than plain types are stored as text.
-        epoch: Epochs done, so counted from 1.
+        options: Stored as `opt`; values that are not of plain types are stored as text.
+        epoch: Number of epochs done.
         optimizer_state: Stored as `optimizer` if given.
 
     Raises:
-        OutputError: The file cannot be put there.
+        OutputError: The file cannot be written.
     """
     content = {
         "opt": plain_options(options),
@@ -344,16 +346,16 @@ def save_pth(
 
 
 def write_torch(content: Any, path: Path) -> None:
-    """Write an object in torch's format; what was there before stays whole until the new file is.
+    """Write an object in torch's format; an existing file stays until the new one is complete.
 
     Args:
         content: tensors and plain types.
         path: final name.
 
     Raises:
-        OutputError: The file cannot be written, such as for want of room.
+        OutputError: The file cannot be written, for instance on a full disk.
     """
-    buffer = io.BytesIO()  # as torch's own writer hides the disk's error behind one of its own
+    buffer = io.BytesIO()  # torch's own writer hides errors of the disk
     torch.save(content, buffer)
     try:
         with atomic_path(path) as temporary:
@@ -373,7 +375,7 @@ def save_safetensors(
     """Write the exchange format: tensors, and JSON in the metadata under `architecture`, `options`, `epoch`.
 
     Args:
-        path: Final name; the file appears there whole.
+        path: Final name; the file appears there complete.
         source: The network, or a checkpoint, whose options and epoch are kept unless given here.
         metadata: Further entries, such as a licence or a source.
         options: Options to store.
@@ -381,7 +383,7 @@ def save_safetensors(
 
     Raises:
         CheckpointError: The checkpoint's tensors are not those of a `ContrastiveNet`.
-        OutputError: The file cannot be put there.
+        OutputError: The file cannot be written.
     """
     if isinstance(source, Checkpoint):
         tensors = source.state_dict
@@ -396,26 +398,26 @@ def save_safetensors(
         "options": json.dumps(plain_options(options)),
         "epoch": json.dumps(epoch),
     }
-    # Copies, as the format refuses tensors that share memory.
+    # Copies, because the format refuses tensors that share memory.
     copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     with atomic_path(Path(path)) as temporary:
         safetensors.torch.save_file(copies, temporary, described)
 
 
 def _describe(architecture: Mapping[str, Any]) -> str:
-    """Write an architecture for an error line."""
+    """Return an architecture as text for errors."""
     words = "{ssl_model} with feat_dim {feat_dim}, {nchannels} channel(s), width {width}"
     return words.format_map(architecture)
 
 
 def _some(names: Any) -> str:
-    """Write the first few names, and how many more there are."""
+    """Return the first few names, and the number of further ones, as text."""
     listed = [str(name)[:80] if isinstance(name, str | int | float) else f"a {type(name).__name__}" for name in names]
     more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
     return ", ".join(listed[:_SHOWN]) + more
 
 
 def _first_line(error: Exception) -> str:
-    """Write what an error of another library is about, in a few words."""
+    """Return the first line of another library's error."""
     words = f"{type(error).__name__}: {error}".split("\n")[0].split(". ")[0]
     return words[:120].rstrip(" :")

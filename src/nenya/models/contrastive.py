@@ -95,7 +95,7 @@ class ContrastiveModule(pl.LightningModule):
         )
 
     def on_fit_start(self) -> None:
-        """Lay the weights out as a GPU's convolutions want them, channels last; compile where that pays."""
+        """Lay out the weights for a GPU's convolutions, channels last; compile where that pays."""
         if self.device.type == "cuda":
             self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self._compiling_pays():
@@ -103,10 +103,10 @@ class ContrastiveModule(pl.LightningModule):
             if reason is None:
                 self._compiled = torch.compile(self.net.forward, dynamic=False)
             else:
-                log.warning("the training is not compiled (%s)", reason)
+                log.warning("training without compilation (%s)", reason)
 
     def _compiling_pays(self) -> bool:
-        """Return whether to compile the training: as asked for, and on a GPU for many steps."""
+        """Return whether to compile the training: as requested, or on a GPU for many steps."""
         if self.options.model.backend != "auto":
             return self.options.model.backend == "compiled"
         return self.device.type == "cuda" and self.trainer.estimated_stepping_batches >= _STEPS_THAT_REPAY
@@ -204,5 +204,5 @@ class ContrastiveModule(pl.LightningModule):
             raise NenyaError(
                 f"the loss became {float(loss[~torch.isfinite(loss)][0])} in epoch {epoch}: lower "
                 f"optim.learning_rate (now {self.options.optim.learning_rate}) or use trainer.precision=32-true; "
-                "nothing was saved since, so a checkpoints/last.ckpt in the run folder is from before"
+                "nothing has been saved since, so checkpoints/last.ckpt in the run folder is from before"
             )

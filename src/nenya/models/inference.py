@@ -1,8 +1,8 @@
-"""The network for inference alone: what computes a forward pass, and the rule that chooses it.
+"""The network for inference: backends of the forward pass, and the rule that chooses one.
 
-Backends, all with the same latents but for rounding:
+Backends, all with the same latents up to rounding:
 
-    eager     the network as it is trained
+    eager     the network as in training
     folded    each batch norm folded into its convolution, channels last
     packed    folded, by oneDNN: weights laid out for one shape, ReLU and addition done within the convolution
     compiled  folded, by torch.compile
@@ -27,11 +27,11 @@ from nenya.options.sections import BACKENDS
 log = logging.getLogger(__name__)
 
 COMPILING_PAYS = {"cpu": 2e12, "cuda": 1e15}
-"""Multiply-adds from which compiling is repaid where there is no `packed`; on a CPU for each thread, as most of the
-compiling is done by one and the work by all.
+"""Multiply-adds above which compiling pays where `packed` is not available; on a CPU per thread, because one thread
+does most of the compiling and all share the work.
 
-`benchmarks/forward.py` measures it: a core of 20 GMAC/s repaid 11 s of compiling, with the cache of torch, after
-1.4e12. That of GPUs is an estimate, not measured: 50 s against a tenth of the time at 2 TMAC/s.
+Measured by `benchmarks/forward.py`: a core of 20 GMAC/s repaid 11 s of compiling, with torch's cache, after 1.4e12.
+The value for GPUs is an estimate: 50 s against a tenth of the time at 2 TMAC/s.
 """
 
 Runner = Callable[[Tensor], Tensor]
@@ -41,23 +41,23 @@ Pair = tuple[nn.Conv2d, nn.BatchNorm2d]
 def choose_backend(wanted: str, device: str, precision: str, multiply_adds: float, *, may_compile: bool = True) -> str:
     """Return the backend for an amount of work.
 
-    `auto` is `packed` where it can be had (a CPU with oneDNN, float32), since it costs a tenth of a second and is
-    as fast as what torch.compile makes in half a minute; else `compiled` from `COMPILING_PAYS` on; else `folded`.
-    What is asked for and cannot be had is replaced by what `auto` takes, and the log says so.
+    `auto` is `packed` where available (a CPU with oneDNN, float32), because it costs a tenth of a second and is as
+    fast as the result of half a minute of torch.compile; otherwise `compiled` above `COMPILING_PAYS`; otherwise
+    `folded`. An unavailable backend is replaced by that of `auto`, with a warning.
 
     Args:
         wanted: `model.backend`.
         device: kind of device that computes: `cpu`, `cuda` ...
         precision: `trainer.precision`.
-        multiply_adds: of the whole work: rows times `count_multiply_adds`.
-        may_compile: whether `auto` may take the time.
+        multiply_adds: of all rows: their number times `count_multiply_adds`.
+        may_compile: whether `auto` may compile.
     """
     if wanted != "auto":
         reason = obstacle(wanted, device, precision)
         if reason is None:
             return wanted
         found = choose_backend("auto", device, precision, 0)
-        _warn_once(f"model.backend={wanted} cannot be had here ({reason}): {found} is used")
+        _warn_once(f"model.backend={wanted} is not available here ({reason}): using {found}")
         return found
     if obstacle("packed", device, precision) is None:
         return "packed"
@@ -67,12 +67,12 @@ def choose_backend(wanted: str, device: str, precision: str, multiply_adds: floa
 
 
 def obstacle(backend: str, device: str, precision: str) -> str | None:
-    """Return why a backend cannot be had here, None if it can; see `choose_backend`."""
+    """Return why a backend is not available here, None if it is; see `choose_backend`."""
     if backend not in BACKENDS:
-        return "this nenya does not know it"
+        return "unknown to this version of nenya"
     if backend == "packed":
         if device != "cpu" or precision not in ("32-true", "32"):
-            return f"it is for a CPU and trainer.precision=32-true, these are {device} and {precision}"
+            return f"it needs a CPU and trainer.precision=32-true, got {device} and {precision}"
         return None if _packs() else "torch has no oneDNN here"
     return _why_not_compiled(device) if backend == "compiled" else None
 
@@ -84,7 +84,7 @@ def _warn_once(text: str) -> None:
 
 @cache
 def _packs() -> bool:
-    """Try out oneDNN's operations, which torch has for its compiler alone and may rename."""
+    """Test oneDNN's operations, which torch provides for its compiler only and may rename."""
     if not torch._C._has_mkldnn:
         return False
     pair = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8).eval()
@@ -102,7 +102,7 @@ def _packs() -> bool:
 
 @cache
 def _why_not_compiled(device: str) -> str | None:
-    """Try out torch.compile on a trifle: it needs a C++ compiler, on a GPU triton."""
+    """Test torch.compile on a small function: it needs a C++ compiler, on a GPU triton."""
     try:
         import torch._dynamo.config
 
@@ -110,7 +110,7 @@ def _why_not_compiled(device: str) -> str | None:
             return "torch.compile is switched off"
         with torch.no_grad():
             torch.compile(lambda x: x * 2 + 1, dynamic=False)(torch.zeros(16, device=device))
-    except Exception as error:  # of a compiler, a linker, a folder that cannot be written ...
+    except Exception as error:  # from the compiler, the linker, an unwritable folder ...
         return f"torch.compile fails: {_first_line(error)}"
     return None
 
@@ -123,10 +123,10 @@ def make_runner(net: ContrastiveNet, latent: str, backend: str, shape: tuple[int
     """Return a function from images to latents.
 
     Args:
-        net: in evaluation mode, on its device; it is not changed. The weights are those that it has now.
+        net: in evaluation mode, on its device; not changed. Its present weights are used.
         latent: `projection`, or `encoder` for the features under the head.
         backend: of `choose_backend`.
-        shape: (B, C, H, W) of the images that will come.
+        shape: (B, C, H, W) of the images.
 
     Returns:
         Images (B, C, H, W) -> latents (B, D), to be called without gradients.
@@ -149,9 +149,7 @@ def _compile(folded: nn.Module) -> Runner:
             with torch._inductor.config.patch(freezing=True):  # weights are constants: laid out at compilation
                 return cast("Tensor", compiled(images))
         except TorchDynamoException as error:
-            raise OptionError(
-                f"torch.compile fails: {_first_line(error)}: model.backend=folded does without"
-            ) from error
+            raise OptionError(f"torch.compile fails: {_first_line(error)}: give model.backend=folded") from error
 
     return run
 
@@ -171,7 +169,7 @@ def count_multiply_adds(net: ContrastiveNet, height: int, width: int) -> int:
 
 
 def _blocks(net: ContrastiveNet) -> Iterator[tuple[Pair | None, list[Pair]]]:
-    """Yield shortcut, if it computes, and branch of each block; the first convolution comes before, alone."""
+    """Yield the shortcut, if it has a convolution, and the branch of each block, after the first convolution alone."""
     encoder = cast("Any", net.encoder)
     yield None, [(encoder.conv1, encoder.bn1)]
     for stage in (encoder.layer1, encoder.layer2, encoder.layer3, encoder.layer4):
@@ -183,7 +181,7 @@ def _blocks(net: ContrastiveNet) -> Iterator[tuple[Pair | None, list[Pair]]]:
 
 def _size_after(conv: nn.Conv2d, size: tuple[int, int]) -> tuple[int, int]:
     step = conv.stride[0]
-    return -(-size[0] // step), -(-size[1] // step)  # all are padded by half their kernel
+    return -(-size[0] // step), -(-size[1] // step)  # all are padded by half a kernel
 
 
 class _Convolution(nn.Module):
@@ -200,7 +198,7 @@ class _Convolution(nn.Module):
         terms = [norm.running_mean, norm.running_var, norm.weight, norm.bias]
         mean, var, gain, shift = (cast("Tensor", term).to(exact) for term in terms)
         weight = conv.weight.to(exact)
-        if one_channel:  # of equal channels the convolution sees the sum
+        if one_channel:  # for equal channels the convolution sums over its weights
             weight = weight.sum(dim=1, keepdim=True)
         fused, bias = fuse_conv_bn_weights(weight, None, mean, var, norm.eps, gain, shift)
         self.register_buffer("weight", fused.detach().to(kind).contiguous(memory_format=torch.channels_last))
@@ -208,7 +206,7 @@ class _Convolution(nn.Module):
         self.stride, self.padding = list(conv.stride), [side // 2 for side in conv.kernel_size]
 
     def forward(self, x: Tensor, other: Tensor | None = None, *, relu: bool = True) -> Tensor:
-        """Return the convolution of `x`, plus `other`, which may be overwritten, with negatives cut off."""
+        """Return the convolution of `x`, plus `other`, which may be overwritten, after a ReLU."""
         out = functional.conv2d(x, self.weight, self.bias, self.stride, self.padding)
         if other is not None:
             out = out.add_(other)
@@ -216,7 +214,7 @@ class _Convolution(nn.Module):
 
 
 class _PackedConvolution(_Convolution):
-    """The same in one call of oneDNN, with the weights laid out for inputs of one shape."""
+    """The same in a single call of oneDNN, with the weights laid out for inputs of one shape."""
 
     def __init__(self, pair: Pair, shape: tuple[int, ...]) -> None:
         super().__init__(pair, one_channel=shape[1] == 1)
@@ -225,7 +223,7 @@ class _PackedConvolution(_Convolution):
         )
 
     def forward(self, x: Tensor, other: Tensor | None = None, *, relu: bool = True) -> Tensor:
-        """As of `_Convolution`."""
+        """See `_Convolution`."""
         how, last = (self.weight, self.bias, self.padding, self.stride, [1, 1], 1), "relu" if relu else "none"
         if other is None:
             return cast("Tensor", torch.ops.mkldnn._convolution_pointwise(x, *how, last, [], ""))
@@ -234,7 +232,7 @@ class _PackedConvolution(_Convolution):
 
 
 class _FoldedBlock(nn.Module):
-    """A residual block: the shortcut's result, or the input itself, is added to the branch's."""
+    """A residual block: the result of the shortcut, or the input itself, is added to that of the branch."""
 
     def __init__(self, shortcut: _Convolution | None, branch: list[_Convolution]) -> None:
         super().__init__()

@@ -40,14 +40,14 @@ def contrastive_loss(
         Scalar, float32 (float64 for float64 features); 0 for an empty batch.
 
     Raises:
-        ValueError: Features or labels of another shape.
-        OptionError: An unknown `contrast_mode`, or a temperature that is not above 0.
+        ValueError: Features or labels have the wrong shape.
+        OptionError: `contrast_mode` is unknown, or a temperature is not above 0.
     """
     _check(features, labels, temperature, base_temperature, contrast_mode)
     batch, views, _ = features.shape
     with torch.autocast(features.device.type, enabled=False):
         exact = features if features.dtype == torch.float64 else features.float()
-        # View by view, as the views of one kind are the anchors of mode 'one'.
+        # View by view, because the first views are the anchors of mode 'one'.
         contrast = exact.transpose(0, 1).flatten(0, 1)
         anchors = contrast if contrast_mode == "all" else contrast[:batch]
         itself = torch.eye(len(anchors), len(contrast), dtype=torch.bool, device=features.device)
@@ -67,15 +67,13 @@ def _check(
 ) -> None:
     """Raise for arguments that `contrastive_loss` cannot use."""
     if features.ndim != 3:
-        raise ValueError(f"features of shape {tuple(features.shape)} came, (B, V, D) is wanted")
+        raise ValueError(f"expected features of shape (B, V, D), got {tuple(features.shape)}")
     if labels is not None and labels.shape != features.shape[:1]:
-        raise ValueError(
-            f"labels of shape {tuple(labels.shape)} came, ({len(features)},) is wanted, one for each image"
-        )
+        raise ValueError(f"expected labels of shape ({len(features)},), one per image, got {tuple(labels.shape)}")
     if contrast_mode not in CONTRAST_MODES:
-        raise OptionError(f"contrast_mode={contrast_mode!r} is not one of {', '.join(CONTRAST_MODES)}")
+        raise OptionError(f"contrast_mode={contrast_mode!r}: expected one of {', '.join(CONTRAST_MODES)}")
     if not (temperature > 0 and base_temperature > 0):
-        raise OptionError(f"temperatures {temperature} and {base_temperature} must be above 0")
+        raise OptionError(f"expected temperatures above 0, got {temperature} and {base_temperature}")
 
 
 def gather_views(features: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
@@ -106,7 +104,7 @@ def gather_views(features: Tensor, labels: Tensor | None = None) -> tuple[Tensor
 
 def _gather_rows(tensor: Tensor, rows: list[int]) -> Tensor:
     """Concatenate tensors of `rows[rank]` rows from all ranks."""
-    # Padded on the way, as all_gather wants one size.
+    # Padded, because all_gather needs equal sizes.
     padded = tensor.new_zeros((max(rows), *tensor.shape[1:]))
     padded[: len(tensor)] = tensor
     parts = [torch.empty_like(padded) for _ in rows]

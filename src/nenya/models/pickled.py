@@ -1,6 +1,6 @@
-"""What a file of torch.save would do when it is read, told from its opcodes: nothing of it is executed or made.
+"""Check of a file of torch.save by its opcodes, before it is read: nothing in it is executed or created.
 
-torch's own reader with `weights_only=True` runs no code, but makes whatever size a file asks for.
+torch's own reader with `weights_only=True` runs no code, but allocates whatever size a file states.
 """
 
 import io
@@ -18,9 +18,9 @@ from nenya.errors import CheckpointError
 log = logging.getLogger(__name__)
 
 _MOST_OPCODES = 2_000_000
-_MOST_PICKLE = 64 * 2**20  # bytes; weights are not in it
+_MOST_PICKLE = 64 * 2**20  # bytes; weights are stored apart
 _MOST_RECORDS = 100_000
-_MOST_IN_TUPLE = 10_000  # values, those within others counted as often as they are there
+_MOST_IN_TUPLE = 10_000  # values, nested ones counted each time they occur
 _LEGACY_PICKLES = 5  # magic number, version, machine, the object, keys of its storages
 _REBUILDS = tuple(f"torch._utils._rebuild_{name}" for name in (
     "tensor", "tensor_v2", "tensor_v3", "parameter", "parameter_with_state"))  # fmt: skip
@@ -43,7 +43,7 @@ class _Name:
 
 @dataclass(frozen=True)
 class _Made:
-    """An object: what makes it, its first values, and how many values are in it if it can be a key of a dictionary."""
+    """An object: its constructor, its first values, and its number of values if it can be a key of a dictionary."""
 
     by: str = ""
     items: tuple[Any, ...] = ()
@@ -57,8 +57,8 @@ def check_torch_file(path: Path) -> None:
         path: a `.pth` or `.ckpt`, as a zip archive or in the format before that.
 
     Raises:
-        CheckpointError: It asks for more, or for tensors that are no plain weights.
-        Exception: It is damaged; which kind, depends on the damage.
+        CheckpointError: It needs more, or holds tensors that are not plain weights.
+        Exception: It is damaged; the type depends on the damage.
     """
     with path.open("rb") as file:
         zipped = file.read(4) == b"PK\x03\x04"
@@ -71,30 +71,30 @@ def check_torch_file(path: Path) -> None:
         for record in archive.infolist():
             if record.filename.endswith(".pkl"):
                 if record.CRC == 0:
-                    del record.CRC  # else it is compared
+                    del record.CRC  # otherwise it is compared
                 _Scan(path, path.stat().st_size).run(io.BytesIO(archive.read(record)))
 
 
 def check_sizes(path: Path) -> None:
-    """Check a file as `check_torch_file` does; that it is damaged is left to who reads it.
+    """Check a file like `check_torch_file`; damage is left to the reader to report.
 
     Raises:
-        CheckpointError: It asks for more than it has.
+        CheckpointError: It needs more memory than its size.
     """
     try:
         check_torch_file(path)
     except CheckpointError:
         raise
-    except Exception as error:  # of what is damaged, anything
+    except Exception as error:  # a damaged file can raise anything
         log.debug("%s: %s", path, error)
 
 
 def _check_records(path: Path, archive: zipfile.ZipFile) -> None:
-    """Check the sizes that an archive states, and the checksums, which torch itself does not, where it has them."""
+    """Check the sizes that an archive states and, unlike torch, its checksums, if it has them."""
     records = archive.infolist()
     names = {record.filename for record in records}
     if len(names) < len(records) or len(records) > _MOST_RECORDS:
-        raise CheckpointError(f"checkpoint {path} is refused: it has records of the same name, or too many of them")
+        raise CheckpointError(f"checkpoint {path} is refused: it has records of the same name, or too many records")
     packed = [record.filename for record in records if record.compress_type != zipfile.ZIP_STORED]
     if packed:
         raise CheckpointError(
@@ -106,7 +106,7 @@ def _check_records(path: Path, archive: zipfile.ZipFile) -> None:
     if large:
         raise CheckpointError(f"checkpoint {path} is refused: its record {large[0][:60]} is larger than {_MOST_PICKLE}")
     for record in records:
-        if record.CRC == 0:  # torch can be told to write none
+        if record.CRC == 0:  # torch can write files without checksums
             continue
         with archive.open(record) as file:
             while file.read(1 << 20):
@@ -118,17 +118,17 @@ def _check_legacy(path: Path, file: IO[bytes]) -> None:
     scans = [_Scan(path, path.stat().st_size) for _ in range(_LEGACY_PICKLES)]
     for scan in scans:
         scan.run(reader)
-    if not set(scans[-2].storages) <= scans[-1].texts:  # torch would leave what lay in memory in those
+    if not set(scans[-2].storages) <= scans[-1].texts:  # torch would leave those uninitialised
         raise CheckpointError(f"checkpoint {path} is damaged: it lacks some of its weights. Copy it again")
 
 
 def _name_of(allowed: Any) -> str:
-    """Return the name under which torch was told to allow a class."""
+    """Return the name under which a class is registered with torch."""
     return str(allowed[1]) if isinstance(allowed, tuple) else f"{allowed.__module__}.{allowed.__qualname__}"
 
 
 class _Reader:
-    """A file that gives no more than it has, whatever length is asked for."""
+    """A file that never returns more than it holds, whatever length is requested."""
 
     def __init__(self, file: IO[bytes], left: int) -> None:
         self.file, self.left = file, left
@@ -152,7 +152,7 @@ class _Scan:
 
     Args:
         path: for messages.
-        most: bytes that the storages may have together.
+        most: largest total of bytes of the storages.
     """
 
     def __init__(self, path: Path, most: int) -> None:
@@ -169,7 +169,7 @@ class _Scan:
         """Go through one pickle."""
         for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
             if count > _MOST_OPCODES:
-                self._refuse("it is made of too many parts")
+                self._refuse("it has too many opcodes")
             special = getattr(self, f"_{opcode.name.lower()}", None)
             if special is not None:
                 special(argument)
@@ -181,7 +181,7 @@ class _Scan:
                 self._general(opcode, argument)
 
     def _general(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:
-        """Take from the stack what an opcode takes, and put there what it puts there."""
+        """Apply the effect of an opcode on the stack."""
         for wanted in reversed(opcode.stack_before):
             if wanted is pickletools.stackslice:
                 self._since_mark()
@@ -198,15 +198,15 @@ class _Scan:
         return items
 
     def _refuse(self, why: str) -> None:
-        raise CheckpointError(f"checkpoint {self.path} is refused: {why}; get it from its authors as .safetensors")
+        raise CheckpointError(f"checkpoint {self.path} is refused: {why}; ask its authors for a .safetensors file")
 
     def _refuse_name(self, name: str) -> None:
         raise CheckpointError(
-            f"checkpoint {self.path} is refused: it wants to load {name[:80]}, which could run code; nothing was "
-            "executed. Get it from its authors as .safetensors"
+            f"checkpoint {self.path} is refused: it would load {name[:80]}, which could run code; nothing was "
+            "executed. Ask its authors for a .safetensors file"
         )
 
-    # One method for each opcode that is looked at, by its name in `pickletools`.
+    # One method for each inspected opcode, by its name in `pickletools`.
 
     def _mark(self, _: Any) -> None:
         self.marks.append(len(self.stack))
@@ -246,7 +246,7 @@ class _Scan:
     def _tuple_of(self, items: list[Any]) -> None:
         size = 1 + sum(getattr(item, "size", 1) for item in items)
         if size > _MOST_IN_TUPLE:
-            self._refuse("it has a tuple that is endless where each value is written out")
+            self._refuse("it has a tuple with too many nested values")
         self.stack.append(_Made("tuple", tuple(items[:8]), size))
 
     def _binpersid(self, _: Any) -> None:
@@ -273,18 +273,18 @@ class _Scan:
     def _build(self, _: Any) -> None:
         self.stack.pop()
         if getattr(self.stack[-1], "by", "").startswith("torch._utils."):
-            self._refuse("it changes tensors after they are made")
+            self._refuse("it modifies tensors after creating them")
 
     def _make(self, maker: Any, values: Any) -> None:
         name = maker.name if isinstance(maker, _Name) else ""
         items = values.items if isinstance(values, _Made) else ()
         kind = next((kind for kind in ("sparse", "nested", "meta", "quantized") if kind[:5] in name), "")
         if kind or name == "torch._utils._rebuild_qtensor":
-            self._refuse(f"it holds {kind or 'quantized'} tensors, and weights are dense numbers")
+            self._refuse(f"it holds {kind or 'quantized'} tensors, but weights are dense tensors")
         if name.startswith(_KNOWN) and name not in _CALLS:
             self._refuse_name(name)
         if name.endswith("bytearray") and items and isinstance(items[0], int):
-            self._refuse("it asks for memory that it does not fill")
+            self._refuse("it allocates memory that it does not fill")
         if name.endswith("_from_type_v2") and not (items and getattr(items[0], "name", "") in _REBUILDS):
             self._refuse_name(name)
         self.stack.append(_Made(name or "call"))

@@ -1,4 +1,4 @@
-"""Options that checkpoints hold, as plain values."""
+"""Options stored in checkpoints, as plain values."""
 
 from collections.abc import Mapping
 from pathlib import PurePath
@@ -7,25 +7,25 @@ from typing import Any
 _DEPTH = 20
 _VALUES = 100_000
 _BITS = 64
-_LETTERS = 1000  # of what is no plain value
+_LETTERS = 1000  # characters kept of other values
 
 
 class ParamsStub:
-    """Stands for the pickled options: takes attributes, does nothing."""
+    """Stub for the pickled options: accepts attributes, does nothing."""
 
 
 def plain_options(options: Any) -> dict[str, Any]:
     """Turn options of any kind into a dictionary of plain types.
 
     Raises:
-        ValueError: They contain themselves, are nested too deep, or are too many where each is written out.
+        ValueError: They contain themselves, are nested too deeply, or have too many values.
     """
     plain = _Plain().value(options, 0)
     return plain if isinstance(plain, dict) else {}
 
 
 class _Plain:
-    """Counts what it makes: a file may name one list a thousand times, within others that it names likewise."""
+    """Counts the values, because a file may refer to one list many times, within others referred to likewise."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -34,14 +34,11 @@ class _Plain:
         """Turn a value into None, bool, int, float, str, or lists and dictionaries of these."""
         self.count += 1
         if depth > _DEPTH or self.count > _VALUES:
-            raise ValueError(
-                f"its options are more than {_VALUES:,} values where each is written out, or nested more than {_DEPTH} "
-                "deep"
-            )
+            raise ValueError(f"its options have more than {_VALUES:,} values, or more than {_DEPTH} levels")
         if isinstance(value, str):
             self.count += len(value) // 100
         elif isinstance(value, int) and value.bit_length() > _BITS:
-            raise ValueError(f"its options have a whole number of more than {_BITS} bits")
+            raise ValueError(f"its options have an integer of more than {_BITS} bits")
         if value is None or type(value) in (bool, int, float, str):
             return value
         if isinstance(value, ParamsStub):
@@ -56,7 +53,7 @@ class _Plain:
 
 
 def _number(value: Any) -> Any:
-    """Return the number that an array or tensor of no dimensions holds; of those without any, their kind."""
+    """Return the value of a zero-dimensional array or tensor; without a value, its type as text."""
     try:
         found = value.item()
     except (RuntimeError, NotImplementedError, ValueError):
@@ -69,7 +66,7 @@ def _key(key: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    """Return a text for what is no plain value; of what may be large, only its kind."""
+    """Return a text for a value of another type; only the type if it may be large."""
     small = isinstance(value, str | int | float | complex | PurePath) or type(value).__module__ == "torch"
     if small and not hasattr(value, "shape") and not isinstance(value, type):
         return str(value)[:_LETTERS]

@@ -160,10 +160,10 @@ class ContrastiveNet(nn.Module):
     def __init__(self, ssl_model: str = "resnet50", feat_dim: int = 256, nchannels: int = 1, width: int = 64) -> None:
         super().__init__()
         if ssl_model not in ARCHITECTURES:
-            raise OptionError(f"model.ssl_model={ssl_model!r} is not one of {', '.join(ARCHITECTURES)}")
+            raise OptionError(f"model.ssl_model={ssl_model!r}: expected one of {', '.join(ARCHITECTURES)}")
         for name, value in (("feat_dim", feat_dim), ("nchannels", nchannels), ("width", width)):
             if value < 1:
-                raise OptionError(f"model.{name}={value} must be at least 1")
+                raise OptionError(f"model.{name}={value}: expected at least 1")
         self.ssl_model, self.feat_dim, self.nchannels, self.width = ssl_model, feat_dim, nchannels, width
         self.encoder = _Encoder(ARCHITECTURES[ssl_model], nchannels, width)
         length = self.encoder.out_features
@@ -192,10 +192,10 @@ class ContrastiveNet(nn.Module):
             ValueError: `x` has another number of dimensions or channels.
         """
         if x.ndim != 4:
-            raise ValueError(f"images of shape {tuple(x.shape)} came, (B, C, H, W) is wanted")
+            raise ValueError(f"expected images of shape (B, C, H, W), got {tuple(x.shape)}")
         if x.shape[1] not in (1, self.nchannels):
-            wanted = "1" if self.nchannels == 1 else f"{self.nchannels}, or 1 to be repeated,"
-            raise ValueError(f"images with {x.shape[1]} channels came, {wanted} is wanted")
+            wanted = "1 channel" if self.nchannels == 1 else f"1 or {self.nchannels} channels"
+            raise ValueError(f"expected images with {wanted}, got {x.shape[1]}")
         features: Tensor = self.encoder(x)
         return features
 

@@ -1,4 +1,4 @@
-"""The learning rate: a warm-up by steps, then a cosine or steps by epochs. Pure numbers."""
+"""The learning rate: a warm-up by steps, then a cosine or steps by epochs. Pure functions."""
 
 import math
 from dataclasses import dataclass
@@ -52,14 +52,13 @@ class Schedule:
             ("warmup_from", 0 <= self.warmup_from < math.inf, "at least 0"),
         ):
             if not valid:
-                raise OptionError(f"optim.{name}={getattr(self, name)} must be {wanted}")
+                raise OptionError(f"optim.{name}={getattr(self, name)}: expected {wanted}")
 
     @property
     def warmup_to(self) -> float:
         """Rate at which the warm-up ends: the cosine's at `warm_epochs`, so that no jump follows.
 
-        A training no longer than the warm-up has no cosine to meet, and warms up towards `learning_rate`.
-        (The users' former code took the cosine beyond its end there: with 10 epochs the rate fell to 5e-5.)
+        A training no longer than the warm-up has no cosine to join, and warms up to `learning_rate`.
         """
         if self.cosine and self.epochs > self.warm_epochs:
             return self.at_epoch(self.warm_epochs)
@@ -78,7 +77,7 @@ class Schedule:
         Args:
             epoch: Counted from 1.
             step: Counted from 0 within the epoch.
-            steps_per_epoch: Steps of a whole epoch.
+            steps_per_epoch: Steps in an epoch.
         """
         if not self.warm or epoch > self.warm_epochs:
             return self.at_epoch(epoch)

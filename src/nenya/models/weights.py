@@ -1,4 +1,4 @@
-"""The weights of an extraction: where they are, and one load for all who ask."""
+"""The weights of an extraction: their location, and a shared copy in memory."""
 
 import dataclasses
 from functools import lru_cache
@@ -12,7 +12,7 @@ from nenya.options.sections import Options
 from nenya.storage.paths import expand, temporary_copy
 from nenya.storage.s3.service import is_s3, store
 
-_KEPT = 2  # networks of 100 MB that stay in memory
+_KEPT = 2  # networks of 100 MB kept in memory
 
 
 def weights_source(options: Options, ckpt: str | None) -> str:
@@ -23,7 +23,7 @@ def weights_source(options: Options, ckpt: str | None) -> str:
     """
     source = ckpt or options.model.weights
     if not source:
-        raise OptionError(f"ckpt= is needed: model {options.model.name} has no published weights")
+        raise OptionError(f"ckpt= is required: model {options.model.name} has no published weights")
     if is_s3(source):
         return source
     try:
@@ -31,18 +31,18 @@ def weights_source(options: Options, ckpt: str | None) -> str:
     except OptionError as error:
         if ckpt:
             raise
-        raise OptionError(f"weights of model {options.model.name}: {error}, or name the weights with ckpt=") from error
+        raise OptionError(f"weights of model {options.model.name}: {error}, or give the weights with ckpt=") from error
 
 
 def load_model(options: Options, ckpt: str | None) -> tuple[Checkpoint, ContrastiveModule]:
     """Return the checkpoint of `ckpt`, or of `model.weights`, and the network with its weights.
 
-    A process that asks several times for the same file gets the same network, read once.
+    Repeated calls in a process for the same file return the same network, read once.
 
     Raises:
         OptionError: Neither is given, or it names an environment variable that is not set.
         CheckpointError: The file is missing, damaged, refused, or of another architecture.
-        StorageError: An S3 service does not give it.
+        StorageError: An S3 service does not deliver it.
     """
     source, model = weights_source(options, ckpt), options.model
     if is_s3(source):
@@ -52,11 +52,11 @@ def load_model(options: Options, ckpt: str | None) -> tuple[Checkpoint, Contrast
         stamp: tuple[object, ...] = (found.etag, found.size)
     else:
         path = Path(source)
-        status = path.stat() if path.is_file() else None  # load_checkpoint says what is wrong
+        status = path.stat() if path.is_file() else None  # load_checkpoint raises the error
         source = str(path.absolute()) if status else source
         stamp = (status.st_ino, status.st_size, status.st_mtime_ns) if status else ()
     architecture = (model.ssl_model, model.feat_dim, model.nchannels, model.width)
-    # Lightning changes a network in place to half precision, so such a one is not shared.
+    # Lightning converts a network to half precision in place, so it is not shared between precisions.
     checkpoint, net = _load(source, stamp, architecture, options.trainer.precision, options.loader.cache_dir)
     return checkpoint, ContrastiveModule(options, net)
 
@@ -69,7 +69,7 @@ def _load(
     precision: str,
     cache_dir: str | None,
 ) -> tuple[Checkpoint, ContrastiveNet]:
-    """Read the weights into a network; `stamp` and `precision` only tell one network from another."""
+    """Read the weights into a network; `stamp` and `precision` only distinguish cached networks."""
     if is_s3(source):
         with temporary_copy(source, cache_dir) as path:
             checkpoint = load_checkpoint(path)
@@ -82,7 +82,7 @@ def _load(
 
 
 def _with_channels_of(checkpoint: Checkpoint, architecture: tuple[str, int, int, int]) -> tuple[str, int, int, int]:
-    """Return the architecture with the channels of the checkpoint's first convolution: to latents both are one."""
+    """Return the architecture with the channels of the checkpoint's first convolution: latents do not depend on it."""
     ssl_model, feat_dim, _, width = architecture
     first = checkpoint.state_dict.get("encoder.conv1.weight")
     nchannels = first.shape[1] if first is not None and first.ndim == 4 else 0

@@ -1,4 +1,4 @@
-"""Where cutouts lie on a field: on a grid, or around given places; clear fractions by integral images.
+"""Positions of cutouts on a field: on a grid, or around given places; clear fractions by integral images.
 
 Letters: H rows and W columns of a field, n cutouts on it.
 """
@@ -9,27 +9,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.options.commands import PrepareOptions
-from nenya.prepare.fields import Field, to_degrees, to_vectors
+from nenya.prepare.geometry import Field, to_degrees, to_vectors
 
 EARTH_RADIUS = 6371.0088
 """Mean radius in km (IUGG)."""
 
-_COARSE = 16  # pixels between those that a search looks at first
-_NEAR = 4  # of these, around each of which it looks closer
+_COARSE = 16  # spacing in pixels of the first, coarse search
+_NEAR = 4  # coarse pixels around each of which the fine search looks
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Cutouts of a field, before anything is read out.
+    """Cutouts of a field, before their pixels are read.
 
     Attributes:
         row: (n,) first rows.
-        col: (n,) first columns; where a field goes around the globe a cutout may run on past the last one.
+        col: (n,) first columns; on a field that wraps around the globe a cutout may extend past the last column.
         height: (n,) rows.
         width: (n,) columns.
         clear: (n,) share of clear pixels, 0 to 1.
-        request: (n,) numbers of the places they are centred at, -1 for those of a grid.
-        km: (n,) distance in km of the place from the pixel, NaN for those of a grid.
+        request: (n,) numbers of the places at their centres, -1 on a grid.
+        km: (n,) distance in km of the place from the pixel, NaN on a grid.
     """
 
     row: NDArray[np.intp]
@@ -44,7 +44,7 @@ class Windows:
         return len(self.row)
 
     def take(self, chosen: NDArray[np.bool_] | NDArray[np.intp] | slice) -> "Windows":
-        """Return some of them."""
+        """Return a selection."""
         return Windows(*(getattr(self, name)[chosen] for name in self.__dataclass_fields__))
 
 
@@ -65,7 +65,7 @@ def clear_share(table: NDArray[np.int32], windows: Windows) -> NDArray[np.float6
 
 
 def usable_columns(width: int, options: PrepareOptions) -> tuple[int, int]:
-    """Return the first column that may be used, and the one after the last: near nadir, the middle of a swath."""
+    """Return the first usable column, and the one after the last: near nadir, the middle of a swath."""
     if options.nadir_offset is None:
         return 0, width
     middle = width // 2
@@ -73,9 +73,9 @@ def usable_columns(width: int, options: PrepareOptions) -> tuple[int, int]:
 
 
 def grid_windows(field: Field, options: PrepareOptions) -> Windows:
-    """Return all cutouts of the recipe's grid that lie in a field, their clear share yet unknown (NaN).
+    """Return all cutouts of the recipe's grid that lie in a field, with unknown clear share (NaN).
 
-    On a field that goes around the globe the grid goes on over its seam, as densely as elsewhere.
+    On a field that wraps around the globe the grid continues across the seam with the same spacing.
     """
     height, width = field.shape
     first, last = usable_columns(width, options)
@@ -98,12 +98,12 @@ def windows_at(
     numbers: NDArray[np.intp],
     options: PrepareOptions,
 ) -> tuple[Windows, NDArray[np.intp]]:
-    """Return cutouts around given places, as far as they lie in the field, and the numbers of the places near a pixel.
+    """Return the cutouts around given places that lie in the field, and the numbers of the places near a pixel.
 
     Args:
-        field: of which they are cut.
+        field: the field to cut.
         places: (n, 2) latitude and longitude in degrees.
-        numbers: (n,) that name the places.
+        numbers: (n,) of the places.
         options: size, and the largest distance of a place from the nearest pixel.
     """
     row, col, km = nearest_pixels(field, places)
@@ -122,7 +122,7 @@ def windows_at(
 
 
 def _sized(field: Field, options: PrepareOptions, row: NDArray[np.intp], col: NDArray[np.intp], size: int) -> Windows:
-    """Return windows of the recipe's size in pixels, or in km by the pixels where they begin."""
+    """Return windows of the recipe's size in pixels, or in km by the pixel size at their first pixel."""
     n = len(row)
     height = width = np.full(n, size, dtype=np.intp)
     if options.fixed_km is not None:
@@ -135,7 +135,7 @@ def _sized(field: Field, options: PrepareOptions, row: NDArray[np.intp], col: ND
 
 
 def _inside(windows: Windows, height: int, last: int, around: int | None) -> NDArray[np.bool_]:
-    """Return which windows lie in a field of so many rows, whose columns end at `last` or go on around the globe."""
+    """Return which windows lie in a field of `height` rows, whose columns end at `last` or wrap around the globe."""
     good = (windows.height > 1) & (windows.width > 1) & (windows.row + windows.height <= height)
     if around is None:
         return good & (windows.col + windows.width <= last)
@@ -143,7 +143,7 @@ def _inside(windows: Windows, height: int, last: int, around: int | None) -> NDA
 
 
 def _typical_size(field: Field, km: float) -> int:
-    """Return the side in pixels of so many km at a field's middle."""
+    """Return the side in pixels of a length in km, from the median pixel size of a field."""
     height, width = field.shape
     rows, cols = (np.linspace(0, n - 2, min(n - 1, 16)).astype(np.intp) for n in (height, width))
     row, col = (axis.ravel() for axis in np.meshgrid(rows, cols, indexing="ij"))
@@ -172,10 +172,10 @@ def arc_km(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.f
 
 
 def centres(field: Field, windows: Windows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return latitude and longitude (n,) in degrees of the middles of cutouts, NaN where the field has no coordinates.
+    """Return latitude and longitude (n,) in degrees of the centres of cutouts, NaN where the field has no coordinates.
 
-    A cutout of even side has its middle between four pixels: where the sum of their unit vectors points, so that
-    neither the dateline nor a pole is anything special.
+    The centre of a cutout of even side lies between four pixels, in the direction of the sum of their unit vectors, so
+    the dateline and the poles need no special treatment.
     """
     total = np.zeros((len(windows), 3))
     for down in (0, 1):
@@ -207,7 +207,7 @@ def nearest_pixels(
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
     """Return row, column and distance in km (n,) of the pixels nearest to places.
 
-    Some pixels are looked at first, then all that lie around the nearest of them.
+    A coarse search over some pixels is followed by a fine one around the nearest of them.
 
     Args:
         field: with coordinates in rows and columns.

@@ -1,11 +1,10 @@
 """Filling of masked pixels.
 
-Both ways look for the smoothest surface through the clear pixels, in the sense of the biharmonic equation. The fast
-one looks for it once for all masked pixels of a field that lie in cutouts, however many cutouts share them: it
-minimises the sum of squares of the five-point Laplacian over all pixels next to one that is filled, with the clear
-pixels fixed. One sparse factorisation does that, as long as the pixels are not so many that it would take minutes:
-then it starts from the solution on a grid of half as many rows and columns, found in the same way, and goes on from
-there by a fixed number of conjugate-gradient steps.
+Both methods find the smoothest surface through the clear pixels, in the sense of the biharmonic equation. The fast
+one solves once for all masked pixels of a field that lie in cutouts, however many cutouts share them: it minimises the
+sum of squares of the five-point Laplacian over all pixels next to a filled one, with the clear pixels fixed. This takes
+one sparse factorisation, unless so many pixels are masked that it would take minutes. Then it starts from the solution
+on a grid of half as many rows and columns, found in the same way, and takes a fixed number of conjugate-gradient steps.
 
 Letters: H rows and W columns of a field, m masked pixels.
 """
@@ -15,22 +14,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_DIRECT = 200_000  # pixels that are solved for at once
+_DIRECT = 200_000  # pixels solved for at once
 _STEPS = 48
 
 
 def inpaint_field(values: NDArray[np.float32], wanted: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Fill masked pixels of a field.
 
-    Pixels that are masked and not wanted take no part: at them, as at the field's edge, the Laplacian is that of the
-    neighbours that are left.
+    Masked pixels outside `wanted` are ignored: next to them, as at the field's edge, the Laplacian uses the remaining
+    neighbours.
 
     Args:
         values: (H, W), NaN where masked.
         wanted: (H, W) masked pixels to fill.
 
     Returns:
-        (H, W) float32; a wanted pixel that no clear one is connected with stays NaN.
+        (H, W) float32; a wanted pixel not connected with a clear one stays NaN.
     """
     clear = np.isfinite(values)
     unknown = wanted & ~clear

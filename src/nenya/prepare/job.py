@@ -1,7 +1,7 @@
 """Ocean fields to cutouts and their table.
 
-`prepare` does what `nenya prepare` does; `open_fields`, `Layout` and `prepare_granule`, in the modules below this one,
-are its parts for use on their own.
+`prepare` is the Python call of `nenya prepare`; `open_fields`, `Layout` and `prepare_granule`, in other modules of this
+package, are its parts.
 """
 
 import contextlib
@@ -50,22 +50,22 @@ log = logging.getLogger(__name__)
 
 
 class NoCutouts(InputFileError):
-    """Granules that can be read, none of which has a cutout: all cloud, or land."""
+    """All granules can be read, but none has a cutout: all cloud, or land."""
 
 
-_PATIENCE = 0.5  # seconds between looks for a signal
+_PATIENCE = 0.5  # seconds between checks for a signal
 
 
 @dataclass
 class Prepared:
-    """What a preparation made.
+    """The outputs of a preparation.
 
     Attributes:
         images: the cutout file, a path or an s3:// address.
         table: the table.
         rows: partition -> number of cutouts.
         failed: granule -> why it was skipped.
-        made: whether it was made now; False if it was there, made in the same way of the same files.
+        made: False if the output existed already, made with the same options from the same files.
     """
 
     images: Path | str
@@ -75,46 +75,23 @@ class Prepared:
     made: bool = True
 
 
-def run(options: PrepareOptions) -> int:
-    """Prepare as `scripts/prepare.py` does.
-
-    Returns:
-        0 if all granules could be read, 1 if some were skipped.
-
-    Raises:
-        NenyaError: As `prepare` does.
-    """
-    found = prepare(options)
-    rows = ", ".join(f"{name} {count}" for name, count in found.rows.items())
-    log.info(
-        "%s: %s cutouts%s", found.images, rows, "" if found.made else "; it was there already, and is left as it is"
-    )
-    if len(found.rows) == 1 and found.made:
-        (name,) = found.rows
-        other = "train" if name == "valid" else "valid"
-        log.warning("all cutouts are in '%s': nenya train takes them with loader.%s_key=%s", name, other, name)
-    if found.failed:
-        log.error("%d granule(s) skipped; clobber=true takes them up again", len(found.failed))
-    return 1 if found.failed else 0
-
-
 def prepare(options: PrepareOptions | Mapping[str, Any]) -> Prepared:
     """Make the cutouts and the table of ocean fields.
 
-    What is finished when the work ends early is kept in `<out>.partial/`, granule by granule; the same call goes on
-    from there. Outputs appear when they are whole.
+    If the work ends early, finished granules are kept in `<out>.partial/`, and the same call resumes there. Outputs
+    appear when they are complete.
 
     Args:
         options: of `nenya prepare`, or a mapping of their names and values, in which `sensor` names a recipe; `data`
-            and `out` are needed.
+            and `out` are required.
 
     Returns:
-        What was made.
+        The outputs.
 
     Raises:
-        OptionError: An option is missing or not possible.
-        InputFileError: No granule can be read, or there is no cutout on any.
-        OutputError: The output is there already, made in another way, or cannot be written.
+        OptionError: An option is missing or invalid.
+        InputFileError: No granule can be read, or none has a cutout.
+        OutputError: The output exists, made with other options or files, or cannot be written.
         Interrupted: A signal came (SIGINT, SIGTERM).
     """
     if not isinstance(options, PrepareOptions):
@@ -176,7 +153,7 @@ def prepare(options: PrepareOptions | Mapping[str, Any]) -> Prepared:
 
 
 def _remove_leftover(folder: Path, out: str) -> None:
-    """Remove the unfinished work that a kill has left beside an output that was complete already."""
+    """Remove unfinished work that a killed run left beside a complete output."""
     if folder.is_dir():
         with contextlib.suppress(OutputError), OutputLock(folder / "lock", out):
             shutil.rmtree(folder, ignore_errors=True)
@@ -186,7 +163,7 @@ def read_places(options: PrepareOptions) -> tuple[Places | None, str]:
     """Return the places of `at=` and a hash of its bytes.
 
     Raises:
-        InputFileError: It cannot be read, or has no columns lat, lon and datetime with numbers and dates.
+        InputFileError: It cannot be read, or lacks columns lat, lon and datetime of numbers and dates.
     """
     if options.at is None:
         return None, ""
@@ -202,14 +179,14 @@ def read_places(options: PrepareOptions) -> tuple[Places | None, str]:
         except Exception as error:  # each engine has errors of its own
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputFileError(
-                f"{options.at}: cannot be read as a table ({first}); wanted is .parquet or .csv"
+                f"{options.at}: cannot be read as a table ({first}); expected .parquet or .csv"
             ) from error
         sha256 = sha256_file(path)
     missing = [name for name in ("lat", "lon", "datetime") if name not in table]
     if missing:
         have = ", ".join(map(str, table.columns[:12]))
         raise InputFileError(
-            f"{options.at}: no column {missing[0]}; at= needs lat, lon and datetime (there are: {have})"
+            f"{options.at}: expected columns lat, lon and datetime, got no {missing[0]} (columns: {have})"
         )
     table = check_numbers(table, options.at)
     try:
@@ -217,14 +194,16 @@ def read_places(options: PrepareOptions) -> tuple[Places | None, str]:
         times = pd.to_datetime(table["datetime"], utc=True).dt.tz_localize(None).to_numpy(dtype="datetime64[us]")
     except (ValueError, TypeError) as error:
         first = str(error).splitlines()[0]
-        raise InputFileError(f"{options.at}: lat and lon must be degrees, datetime dates ({first})") from error
+        raise InputFileError(
+            f"{options.at}: expected lat and lon in degrees, and datetime as dates ({first})"
+        ) from error
     if not len(table) or not (np.abs(lat_lon[:, 0]) <= 90).all() or not (np.abs(lat_lon[:, 1]) <= 540).all():
-        raise InputFileError(f"{options.at}: wanted are rows whose lat is within -90 to 90 and lon within -180 to 360")
+        raise InputFileError(f"{options.at}: expected rows with lat from -90 to 90 and lon from -180 to 360 degrees")
     return Places(lat_lon, times), sha256
 
 
 def _write_missing(fates: Fates, places: Places, options: PrepareOptions, out: Path | str, folder: Path) -> None:
-    """Write the places without a cutout beside the output, as `<name>_missing.csv`, and say which they are."""
+    """Write the places without a cutout beside the output, as `<name>_missing.csv`, and log them."""
     missing = missing_table(fates, places, options)
     name = f"{Path(str(out)).stem}_missing.csv"
     place = f"{out.rpartition('/')[0]}/{name}" if isinstance(out, str) else out.with_name(name)
@@ -235,17 +214,17 @@ def _write_missing(fates: Fates, places: Places, options: PrepareOptions, out: P
         if isinstance(place, str):
             store().upload(local, place)
     elif options.clobber:
-        local.unlink(missing_ok=True)  # of the run that is replaced
+        local.unlink(missing_ok=True)  # from the run that is overwritten
 
 
 def _output(options: PrepareOptions) -> Path | str:
     """Return the place of the cutout file."""
     if options.out is None:
         raise OptionError(
-            "out= is needed: the cutout file, such as out=modis_2010_preproc.h5; the table lies beside it"
+            "out= is required: the cutout file, such as out=modis_2010_preproc.h5; the table is written beside it"
         )
     if not options.out.endswith((".h5", ".hdf5")):
-        raise OptionError(f"out={options.out}: wanted is the name of an HDF5 file, such as {options.out}_preproc.h5")
+        raise OptionError(f"out={options.out}: expected the name of an HDF5 file, such as {options.out}_preproc.h5")
     return options.out if is_s3(options.out) else local_path(options.out).absolute()
 
 
@@ -262,18 +241,18 @@ def _partial(out: Path | str, options: PrepareOptions) -> Path:
 
 
 def _existing(out: Path | str, options: PrepareOptions, made_of: str, made_by: str) -> Prepared | None:
-    """Return an output that is there already, None if there is none.
+    """Return an existing output, None if there is none.
 
     Raises:
-        OutputError: It was made in another way or of other files, or is not whole.
+        OutputError: It was made with other options or from other files, or is incomplete.
     """
-    advice = "clobber=true replaces it, out= puts the new one elsewhere"
+    advice = "clobber=true overwrites it, out= writes the new one elsewhere"
     if isinstance(out, str):
         found = store().head(out)
         if found is None:
             return None
         if (found.metadata.get("recipe_sha256"), found.metadata.get("sources_sha256")) != (made_by, made_of):
-            raise OutputError(f"{out} exists, made of other files or with other options: {advice}")
+            raise OutputError(f"{out} exists, made from other files or with other options: {advice}")
         return Prepared(out, _table_of(out), {}, {}, made=False)
     table = out.with_suffix(".parquet")
     remove_half(out, table)
@@ -286,9 +265,9 @@ def _existing(out: Path | str, options: PrepareOptions, made_of: str, made_by: s
             said = {name: str(value) for name, value in file.attrs.items()}
             rows = {name: int(file[name].shape[0]) for name in ("train", "valid") if name in file}
     except (InputFileError, OSError) as error:
-        raise OutputError(f"{out} exists and is not an HDF5 file: {advice}") from error
+        raise OutputError(f"{out} exists but is not an HDF5 file: {advice}") from error
     if (said.get("recipe_sha256"), said.get("sources_sha256")) != (made_by, made_of) or not table.exists():
-        raise OutputError(f"{out} exists, made of other files or with other options: {advice}")
+        raise OutputError(f"{out} exists, made from other files or with other options: {advice}")
     try:
         failed = parse_json(said.get("failed", "{}"), f"{out}: attribute failed").texts()
     except InputFileError as error:
@@ -303,7 +282,7 @@ def _hash_of(place: str | None, options: PrepareOptions) -> str:
 
 
 def _identities(sources: Sequence[Path | str]) -> dict[Path | str, str | InputFileError]:
-    """Return what tells that a source has changed, or why it cannot be had."""
+    """Return the identity of each source, or the error on reading it."""
 
     def identify(source: Path | str) -> str | InputFileError:
         try:
@@ -327,7 +306,7 @@ def _tasks(
     options: PrepareOptions,
     places: Places | None,
 ) -> list[Task]:
-    """Return what there is to do: a task a file, or several where there are more processes than files."""
+    """Return the tasks: one per file, or several if there are more processes than files."""
     good = [source for source in sources if isinstance(identities[source], str)]
     shares = -(-(options.workers or 1) // len(good)) if good else 1
     return [
@@ -348,7 +327,7 @@ def _tasks(
 def _work(
     tasks: list[Task], options: PrepareOptions, check: Callable[[], None]
 ) -> tuple[list[tuple[str, Path]], dict[str, str], list[Outcome]]:
-    """Do all tasks; the order of the parts is that of the files and times, whoever did them."""
+    """Do all tasks; the parts are in the order of files and times, whichever process made them."""
     outcomes: dict[int, Outcome] = {}
     with RowProgress("granules", len(tasks), visible=os.isatty(2)) as progress:
         for number, outcome in _outcomes(tasks, options, check):
@@ -364,7 +343,7 @@ def _work(
 
 
 def _outcomes(tasks: list[Task], options: PrepareOptions, check: Callable[[], None]) -> Iterator[tuple[int, Outcome]]:
-    """Give the outcome of each task as it ends."""
+    """Yield the outcome of each task as it ends."""
     with _executor(len(tasks), options) as pool:
         if pool is None:
             yield from ((number, prepare_file(task, check)) for number, task in enumerate(tasks))
@@ -378,14 +357,14 @@ def _outcomes(tasks: list[Task], options: PrepareOptions, check: Callable[[], No
                 yield from ((futures[future], future.result()) for future in done)
         except BrokenProcessPool as error:
             raise OutputError(
-                "a process of the preparation was killed, perhaps as memory ran out: workers= takes fewer of them; "
-                "the same command goes on from here"
+                "a process of the preparation was killed, perhaps because memory ran out: lower workers=, then run the "
+                "same command to resume"
             ) from error
 
 
 @contextmanager
 def _executor(tasks: int, options: PrepareOptions) -> Iterator[Executor | None]:
-    """Give what runs tasks in other processes, None where one process is enough."""
+    """Yield an executor for tasks in other processes, None if one process suffices."""
     workers = options.workers or min(len(os.sched_getaffinity(0)), tasks)
     if options.dask is not None:
         with _dask(options.dask) as pool:
@@ -409,7 +388,7 @@ def _executor(tasks: int, options: PrepareOptions) -> Iterator[Executor | None]:
 
 @contextmanager
 def _dask(address: str) -> Iterator[Executor]:
-    """Give a Dask cluster as what runs tasks; its workers must see the files and the folder of the output.
+    """Yield a Dask cluster as executor; its workers must see the files and the folder of the output.
 
     Raises:
         OptionError: Dask is not installed, or the scheduler does not answer.
@@ -421,13 +400,15 @@ def _dask(address: str) -> Iterator[Executor]:
     try:
         client = Client(address, timeout=10)
     except (OSError, ValueError, TimeoutError) as error:
-        raise OptionError(f"dask={address}: no scheduler answers there ({str(error).splitlines()[0]})") from error
+        raise OptionError(
+            f"dask={address}: no scheduler answers at this address ({str(error).splitlines()[0]})"
+        ) from error
     with client:
         yield client.get_executor(pure=False)
 
 
 def _begin_worker() -> None:
-    """Leave Ctrl-C to the parent, and end when it ends."""
+    """Leave Ctrl-C to the parent process, and end with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -442,12 +423,12 @@ def _begin_worker() -> None:
 
 @contextmanager
 def _interruptible(folder: Path) -> Iterator[Callable[[], None]]:
-    """Note SIGTERM, SIGUSR1 (a cluster's warning) and SIGINT; afterwards they are as before.
+    """Record SIGTERM, SIGUSR1 (a cluster's warning) and SIGINT; the earlier handlers are restored afterwards.
 
-    Gives what raises `Interrupted` if one came: it is called between granules, as an error that comes in the middle of
-    a library's work may be taken for one of its own. The second signal does not wait.
+    Yields a function that raises `Interrupted` after a signal. It is called between granules, because a library may
+    mistake an error raised during its work for its own. A second signal does not wait.
     """
-    error = Interrupted(f"interrupted; what is done is kept in {folder}, and the same command goes on from there")
+    error = Interrupted(f"interrupted; finished granules are kept in {folder}, and the same command resumes there")
     came: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -476,10 +457,10 @@ def _why_none(
     done: int,
     fates: Fates | None = None,
 ) -> str:
-    """Return why there is no cutout, in one line."""
+    """Return the reason why there is no cutout, in one line."""
     if failed and not done:
         first = next(iter(failed.values()))
-        return first if len(failed) == 1 else f"none of {len(failed)} granules can be read; the first: {first}"
+        return first if len(failed) == 1 else f"none of {len(failed)} granules can be read; the first error: {first}"
     clearest = max((outcome.clearest for outcome in outcomes), default=0.0)
     where = f"{done} granule{'s' if done > 1 else ''} of {options.data}"
     if fates is not None:
@@ -487,9 +468,9 @@ def _why_none(
     if clearest == 0:
         return (
             f"{where}: no cutout of {options.field_size} x {options.field_size} pixels has a clear pixel: the field is "
-            "smaller than that, or all of it is masked (land, cloud, quality, temp_bounds)"
+            "smaller than that, or entirely masked (land, cloud, quality, temp_bounds)"
         )
     wanted = f"clear_threshold={options.clear_threshold:g}"
     if clearest * 100 >= options.clear_threshold:
-        return f"{where}: no cutout is left without masked pixels; inpaint=fast fills them (inpaint={options.inpaint})"
+        return f"{where}: every cutout has masked pixels left (inpaint={options.inpaint}); inpaint=fast fills them"
     return f"{where}: no cutout reaches {wanted} %; the clearest has {100 * clearest:.1f} %: lower it, or field_size"

@@ -39,7 +39,7 @@ CLOUDY_SHARE = 0.5  # share of the cutouts that have any cloud
 SHARPEST = 4.0  # pixels: shorter waves, which the simulation damps, have random phases
 FIRST_DAY, LAST_DAY = "2010-01-01", "2020-01-01"
 
-# Boxes of open ocean: west, east, south, north in degrees, and how much greater DT is than in quiet seas.
+# Boxes of open ocean: west, east, south, north in degrees, and the factor of DT over quiet seas.
 SEAS = {
     "north_pacific": (-180.0, -130.0, 5.0, 50.0, 1.0),
     "kuroshio": (145.0, 165.0, 32.0, 40.0, 3.0),
@@ -56,12 +56,12 @@ SEAS = {
 
 @dataclass(frozen=True)
 class OceanOptions:
-    """What an ocean-like set is made with.
+    """Options of an ocean-like set.
 
     Attributes:
         size: pixels S along each side of a cutout.
-        most_clouds: greatest cloudy share of a cutout.
-        masked: make cloudy pixels NaN; otherwise the temperature beneath stays, and the mask alone tells of them.
+        most_clouds: largest cloudy share of a cutout.
+        masked: set cloudy pixels to NaN; otherwise the temperature beneath stays, and only the mask marks them.
         device: where the flow is simulated: "cpu", "cuda".
     """
 
@@ -78,7 +78,7 @@ class OceanOptions:
 
 @dataclass(frozen=True)
 class OceanBlock:
-    """Some cutouts and what is known of them.
+    """Cutouts and their true parameters.
 
     Attributes:
         cutouts: (n, S, S) float32, SSTa in K, each with a mean of zero over the pixels that are not NaN.
@@ -94,22 +94,22 @@ class OceanBlock:
 def ocean_blocks(
     rows: int, seed: np.random.SeedSequence, options: OceanOptions, partition: str = "train", pp_file: str = ""
 ) -> Iterator[OceanBlock]:
-    """Yield an ocean-like set, snapshot by snapshot; the first cutouts are the same for every number of them.
+    """Yield an ocean-like set, snapshot by snapshot; the first cutouts do not depend on their number.
 
     Args:
-        rows: number of cutouts in all.
+        rows: total number of cutouts.
         seed: seed of all randomness; partitions that must be independent need different ones.
         options: of the set.
         partition: `train` or `valid`, for the table.
-        pp_file: name of the file that they go to, for the table.
+        pp_file: name of their file, for the table.
 
     Raises:
         OptionError: The options are out of range.
     """
     if rows < 0 or options.size < 8 or not 0 <= options.most_clouds < 1:
         raise OptionError(
-            f"{rows} cutouts of {options.size} pixels, clouds up to {options.most_clouds}: wanted at least 0 cutouts "
-            "of at least 8 pixels, and clouds from 0 to below 1"
+            "expected at least 0 cutouts of at least 8 pixels, and clouds from 0 to below 1, got "
+            f"{rows} cutouts of {options.size} pixels, clouds up to {options.most_clouds}"
         )
     done = 0
     for rng, spectra, stirred, name in _snapshots(seed, options):
@@ -185,9 +185,9 @@ def _places(count: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], ND
 
 
 def _fields(spectra: Tensor, stirred: Tensor, columns: Columns, rng: np.random.Generator, size: int) -> FloatArray:
-    """Give each cutout its waves and cut it; adds its place in the snapshot, `row` and `col`, to the columns.
+    """Assemble the waves of each cutout and cut it; add its position in the snapshot, `row` and `col`, to the columns.
 
-    `front_angle`, the direction of the stirred gradient, is taken out of them.
+    `front_angle`, the direction of the stirred gradient, is removed from them.
 
     Returns:
         (n, S, S) float32, of any scale.
@@ -199,7 +199,7 @@ def _fields(spectra: Tensor, stirred: Tensor, columns: Columns, rng: np.random.G
     shift = rng.integers(grid, size=2)
     rows, cols = np.divmod(np.arange(count), along)
     columns["row"], columns["col"] = (shift[0] + size * rows) % grid, (shift[1] + size * cols) % grid
-    mirrored = rng.integers(2, size=(count, 2)).astype(bool)  # a flow seen in a mirror is one as likely
+    mirrored = rng.integers(2, size=(count, 2)).astype(bool)  # a mirrored flow is equally likely
     angle = np.radians(columns.pop("front_angle"))
     fields = np.empty((count, size, size), np.float32)
     ring = torch.round(torch.hypot(kx, ky) * grid).long()
@@ -235,7 +235,7 @@ def _amplitude(kx: Tensor, ky: Tensor, columns: Columns, i: int) -> Tensor:
 
 
 def _finish(fields: FloatArray, columns: Columns, rng: np.random.Generator, options: OceanOptions) -> OceanBlock:
-    """Scale fields to their DT, add noise and clouds, remove the means, and add what follows from them."""
+    """Scale fields to their DT, add noise and clouds, remove the means, and add the derived columns."""
     count, size = len(fields), options.size
     low, high = np.percentile(fields, (10, 90), axis=(1, 2))
     clean = fields * (columns["true_DT"] / (high - low))[:, None, None]
@@ -272,7 +272,7 @@ def _clouds(share: NDArray[np.float64], size: int, rng: np.random.Generator) -> 
 
 
 def _add_identity(columns: Columns, partition: str, pp_file: str, name: str, start: int) -> None:
-    """Add what joins a row of the table to its cutout; the UID follows from all that the row says."""
+    """Add the columns that join a row of the table to its cutout; the UID is a hash of the row."""
     count = len(columns["lat"])
     words = [f"{name}/{partition}/{start + i}/{columns['lat'][i]!r}/{columns['lon'][i]!r}" for i in range(count)]
     uid = [int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "big") >> 1 for word in words]

@@ -1,4 +1,4 @@
-"""Places at which cutouts are wanted, and what became of each.
+"""Places of requested cutouts, and the outcome of each.
 
 Letters: n places.
 """
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NO_GRANULE, TOO_FAR, OUTSIDE, MASKED, HOLES, FOUND = range(6)
-"""How far a place comes on the way to a cutout; what is reached in any granule counts."""
+"""Stages of a place on the way to a cutout; the furthest stage in any granule counts."""
 
 ARRAYS = ("place", "place_state", "place_clear")
-"""Names in a part: numbers of the places that are near its time, how far they came, their clear shares."""
+"""Names in a part: numbers of the places near its time, their stages, their clear shares."""
 
 _SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where and when cutouts are wanted.
+    """Places and times of requested cutouts.
 
     Attributes:
         lat_lon: (n, 2) degrees.
@@ -42,14 +42,14 @@ class Places:
 
 
 class Fates:
-    """What becomes of some places.
+    """The outcomes of places.
 
     Args:
         numbers: (n,) of the places, rising.
 
     Attributes:
         state: (n,) NO_GRANULE to FOUND.
-        clear: (n,) greatest share of clear pixels of a possible cutout, NaN where there is none.
+        clear: (n,) largest share of clear pixels of a possible cutout, NaN if there is none.
     """
 
     def __init__(self, numbers: NDArray[np.integer], state: int = NO_GRANULE) -> None:
@@ -58,21 +58,21 @@ class Fates:
         self.clear = np.full(len(numbers), np.nan)
 
     def reach(self, numbers: NDArray[np.integer], state: int | NDArray[np.int64]) -> None:
-        """Say that places came so far, if they did not come further before."""
+        """Set the stage of places, unless they reached a later one before."""
         where = np.searchsorted(self.numbers, numbers)
         np.maximum.at(self.state, where, state)
 
     def see(self, numbers: NDArray[np.integer], clear: NDArray[np.float64]) -> None:
-        """Say how clear possible cutouts of places are."""
+        """Update the largest clear share of places."""
         np.fmax.at(self.clear, np.searchsorted(self.numbers, numbers), clear)
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
-        """Return what a part keeps."""
+        """Return the arrays stored in a part."""
         return dict(zip(ARRAYS, (self.numbers, self.state, self.clear), strict=True))
 
 
 def read_fates(parts: Iterable[Path], places: Places) -> Fates:
-    """Return what became of all places in the granules that parts are of."""
+    """Return the outcomes of all places from the granules of the parts."""
     fates = Fates(np.arange(len(places.times)))
     for part in parts:
         with np.load(part) as found:
@@ -83,7 +83,7 @@ def read_fates(parts: Iterable[Path], places: Places) -> Fates:
 
 
 def reasons(options: PrepareOptions) -> dict[int, str]:
-    """Return in words why places have no cutout."""
+    """Return the reasons, by stage, why places have no cutout."""
     return {
         NO_GRANULE: f"no granule within max_hours={options.max_hours:g}",
         TOO_FAR: f"no pixel within max_km={options.max_km:g}",
@@ -94,7 +94,7 @@ def reasons(options: PrepareOptions) -> dict[int, str]:
 
 
 def summary(fates: Fates, options: PrepareOptions) -> str:
-    """Return how many places have no cutout for which reason."""
+    """Return the number of places without a cutout for each reason."""
     counts = {why: int((fates.state == state).sum()) for state, why in reasons(options).items()}
     return "; ".join(f"{count}: {why}" for why, count in counts.items() if count)
 
@@ -118,7 +118,7 @@ def missing_table(fates: Fates, places: Places, options: PrepareOptions) -> "pd.
 
 
 def log_missing(missing: "pd.DataFrame", fates: Fates, options: PrepareOptions, path: Path | str) -> None:
-    """Say how many places have a cutout, and which ones have none for what reason."""
+    """Log the number of places with a cutout, and which ones have none for which reason."""
     total = len(fates.state)
     log.info("%d of %d places of at= have a cutout", total - len(missing), total)
     if len(missing):

@@ -1,4 +1,4 @@
-"""Files of ocean fields: found, and opened through xarray, lazily and with one clear line for what cannot be read."""
+"""Files of ocean fields: finding them, and opening them lazily by xarray, with a one-line error if unreadable."""
 
 import glob
 import importlib.util
@@ -27,7 +27,7 @@ _ZARR_MARKS = ("zarr.json", ".zgroup", ".zmetadata")
 
 
 def find_fields(data: Any) -> list[Path | str]:
-    """Return the files of fields that `data=` stands for, in order, each once.
+    """Return the files of fields of `data=`, in order, each once.
 
     Args:
         data: a path, folder or glob, an s3:// address, prefix or glob, or a list of them. A Zarr store, which is a
@@ -59,12 +59,12 @@ def _find_local(entry: str) -> Sequence[Path]:
     if path.is_dir():
         found = _below(path)
         if not found:
-            raise InputFileError(f"{entry}: no file of fields ({', '.join(SUFFIXES)}) is in this folder")
+            raise InputFileError(f"{entry}: no file of fields ({', '.join(SUFFIXES)}) in this folder; check the path")
         return found
     matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
     found = [m for m in matches if (m.is_file() or is_zarr(m)) and not m.name.endswith(_MADE_HERE)]
     if not found:
-        what = "no file matches" if glob.has_magic(str(path)) else "there is no such file"
+        what = "no file matches" if glob.has_magic(str(path)) else "no such file"
         raise InputFileError(f"{entry}: {what}; check the path")
     return found
 
@@ -93,12 +93,12 @@ def _find_objects(url: str) -> Sequence[str]:
             found[name] = None
     kept = [name for name in found if not name.endswith(_MADE_HERE)]
     if not kept:
-        raise InputFileError(f"{url}: no file of fields ({', '.join(SUFFIXES)}) is there; check bucket and prefix")
+        raise InputFileError(f"{url}: no file of fields ({', '.join(SUFFIXES)}) found; check bucket and prefix")
     return kept
 
 
 def identity_of(source: Path | str) -> str:
-    """Return a text that changes when a source does: its size and time, or the service's mark of an object.
+    """Return a text that changes with a source: its size and time, or the ETag of an object.
 
     Raises:
         InputFileError: There is no such file or object.
@@ -115,7 +115,7 @@ def identity_of(source: Path | str) -> str:
     if source.endswith(".zarr"):
         heads = [found for mark in _ZARR_MARKS if (found := store().head(f"{source}/{mark}"))]
         if not heads:
-            raise InputFileError(f"{source}: no Zarr store is there ({' or '.join(_ZARR_MARKS)}); check the address")
+            raise InputFileError(f"{source}: no Zarr store found ({' or '.join(_ZARR_MARKS)}); check the address")
         return " ".join(f"{found.size} {found.etag}" for found in heads)
     found = store().head(source)
     if found is None:
@@ -127,23 +127,23 @@ def identity_of(source: Path | str) -> str:
 def open_fields(
     source: Path | str, cache_dir: str | None = None, coords: str | None = None, *, allow_external: bool = False
 ) -> Iterator["xarray.Dataset"]:
-    """Open a file of fields; data are read when they are asked for, but for objects of S3, which are copied first.
+    """Open a file of fields; data are read on demand, except for objects on S3, which are copied first.
 
     A Zarr store on S3 is read chunk by chunk, without a copy.
 
     Args:
         source: of `find_fields`.
         cache_dir: folder of the copies; default outputs/cache.
-        coords: a further file whose variables are added.
-        allow_external: whether what lies in an HDF5 file may lead out of its folder.
+        coords: another file whose variables are added.
+        allow_external: whether links in an HDF5 file may lead out of its folder.
 
     Raises:
-        InputFileError: It is not there, damaged, of no known kind, or its engine is not installed.
-        StorageError: An S3 service does not give it.
+        InputFileError: The file is missing, damaged, of unknown type, or its engine is not installed.
+        StorageError: An S3 service does not deliver it.
     """
     links: Links = "any" if allow_external else "folder"
     with _local(source, cache_dir) as place, warnings.catch_warnings(), ExitStack() as files:
-        warnings.simplefilter("ignore")  # of xarray, of files that are a little beside the conventions
+        warnings.simplefilter("ignore")  # xarray warns of small breaches of the conventions
         dataset = _open(_checked(place, str(source), links, files), str(source))
         files.callback(dataset.close)
         if coords is not None:
@@ -159,10 +159,10 @@ def open_fields(
 
 @contextmanager
 def reading(name: str) -> Iterator[None]:
-    """Turn what goes wrong where a library reads a file into one line; each engine and damage has errors of its own.
+    """Turn errors of a library that reads a file into one line; each engine raises its own types.
 
     Raises:
-        InputFileError: Something went wrong.
+        InputFileError: Reading failed.
     """
     try:
         yield
@@ -184,15 +184,15 @@ def _local(source: Path | str, cache_dir: str | None) -> Iterator[Any]:
 
 
 def _checked(place: Any, name: str, links: Links, files: ExitStack) -> Any:
-    """Return what xarray opens: of HDF5 and Zarr a store that checks what it gives.
+    """Return the object that xarray opens: for HDF5 and Zarr a store that checks the data.
 
     Raises:
-        InputFileError: There is no such file, it is of no known kind, or leads to where it may not.
+        InputFileError: There is no such file, its type is unknown, or it has forbidden links.
     """
     if not isinstance(place, Path):
         return place
     if not place.exists():
-        raise InputFileError(f"{name}: there is no such file; check the path")
+        raise InputFileError(f"{name}: no such file; check the path")
     engine = _engine(place, name)
     if engine == "zarr":
         from nenya.prepare.zarr_stores import LocalZarr
@@ -211,7 +211,7 @@ def _hdf5(place: Path, links: Links, files: ExitStack) -> Any:
 
 
 def _hdf5_group(file: Any, group: str | None = None) -> Any:
-    """Return a group of a NetCDF 4 file as xarray takes it."""
+    """Return a group of a NetCDF 4 file as a store of xarray."""
     from xarray.backends import H5NetCDFStore
 
     return H5NetCDFStore(file, group=group)
@@ -237,7 +237,7 @@ def _open(place: Any, name: str) -> "xarray.Dataset":
             raise _unreadable(name, error) from error
     except Exception as error:
         raise _unreadable(name, error) from error
-    with reading(name):  # a time that cannot be understood may be one that is not needed
+    with reading(name):  # an unreadable time may not be needed
         return xarray.open_dataset(place, decode_times=False, **settings)
 
 
@@ -245,7 +245,7 @@ def _engine(path: Path, name: str) -> str:
     if path.is_dir():
         if is_zarr(path):
             return "zarr"
-        raise InputFileError(f"{name}: a folder that is no Zarr store ({' or '.join(_ZARR_MARKS)} is missing)")
+        raise InputFileError(f"{name}: expected a Zarr store, got a folder without {' or '.join(_ZARR_MARKS)}")
     try:
         with path.open("rb") as file:
             start = file.read(1024)
@@ -259,14 +259,14 @@ def _engine(path: Path, name: str) -> str:
     for package, is_kind in wanted.items():
         if is_kind:
             if importlib.util.find_spec(package) is None:
-                raise InputFileError(f"{name}: this kind of file needs the package {package}: pip install {package}")
+                raise InputFileError(f"{name}: this type of file needs the package {package}: pip install {package}")
             return "netcdf4" if package == "netCDF4" else package
-    what = "an empty file" if not start else "not NetCDF, Zarr or GRIB"
-    raise InputFileError(f"{name}: {what}; wanted is a file of fields, whole and as it was published")
+    what = "an empty file" if not start else "another type"
+    raise InputFileError(f"{name}: expected a file of fields in NetCDF, Zarr or GRIB, got {what}; fetch it again")
 
 
 def _with_groups(path: Any, root: "xarray.Dataset", links: Links, files: ExitStack) -> "xarray.Dataset":
-    """Return the variables of all groups in one, as OB.DAAC's files need; the file's own attributes are kept."""
+    """Return the variables of all groups in one dataset, for OB.DAAC's files; the file's own attributes are kept."""
     import xarray
 
     if not isinstance(path, Path) or path.is_dir() or _engine(path, str(path)) != "h5netcdf":
@@ -282,7 +282,7 @@ def _with_groups(path: Any, root: "xarray.Dataset", links: Links, files: ExitSta
 
 
 def _groups(file: Any) -> Iterator[str]:
-    """Yield the names of all groups of a NetCDF 4 file, each before those within it; not of one within itself."""
+    """Yield the names of all groups of a NetCDF 4 file, parents first; refuse cycles."""
     left, count = [("/", file)], 0
     while left:
         name, group = left.pop()
@@ -290,11 +290,11 @@ def _groups(file: Any) -> Iterator[str]:
         left += reversed([(f"{name.rstrip('/')}/{key}", item) for key, item in group.groups.items()])
         count += 1
         if count + len(left) > _MOST_GROUPS:
-            raise InputFileError(f"{file.filename}: more than {_MOST_GROUPS} groups, or groups within themselves")
+            raise InputFileError(f"{file.filename}: more than {_MOST_GROUPS} groups, or groups that contain themselves")
 
 
 def _add(dataset: "xarray.Dataset", extra: "xarray.Dataset") -> "xarray.Dataset":
-    """Add the variables that a file lacks."""
+    """Add the variables missing from a file."""
     new = extra.drop_vars([name for name in extra.variables if name in dataset.variables])
     return dataset.assign({name: new[name] for name in new.data_vars}).assign_coords(
         {name: new[name] for name in new.coords}
@@ -303,4 +303,4 @@ def _add(dataset: "xarray.Dataset", extra: "xarray.Dataset") -> "xarray.Dataset"
 
 def _unreadable(name: str, error: BaseException) -> InputFileError:
     first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-    return InputFileError(f"{name}: cannot be read ({first}); it may be cut short or damaged: fetch it again")
+    return InputFileError(f"{name}: cannot be read ({first}); it may be truncated or damaged: fetch it again")

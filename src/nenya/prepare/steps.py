@@ -1,4 +1,4 @@
-"""The steps from a piece of a field to a cutout, each on a stack of them.
+"""The steps from a window of a field to a cutout, each on a stack of windows.
 
 Letters: n cutouts of h rows and w columns.
 """
@@ -16,15 +16,15 @@ def output_size(options: PrepareOptions) -> int:
     """Return the side in pixels of the finished cutouts.
 
     Raises:
-        OptionError: `field_size` does not divide into the blocks of `downscale`, or cutouts would not be square.
+        OptionError: `field_size` is not a multiple of `downscale`, or cutouts would not be square.
     """
     if options.downscale is None:
         return options.field_size
     rows, cols = options.downscale
     if rows != cols:
-        raise OptionError(f"downscale=[{rows},{cols}]: cutouts would not be square; give the same number twice")
+        raise OptionError(f"downscale=[{rows},{cols}]: expected two equal factors, as cutouts are square")
     if options.field_size % rows:
-        raise OptionError(f"field_size={options.field_size} is no multiple of downscale={rows}; choose one that is")
+        raise OptionError(f"field_size={options.field_size}: expected a multiple of downscale={rows}")
     return options.field_size // int(rows)
 
 
@@ -38,9 +38,9 @@ def statistics(images: NDArray[np.float32]) -> dict[str, NDArray[np.float64]]:
 
 @functools.lru_cache(maxsize=4096)
 def _weights(size: int, wanted: int) -> NDArray[np.float64]:
-    """Return weights (wanted, size) of a resampling: linear, and a weighted average over the pixels where it shrinks.
+    """Return weights (wanted, size) of a resampling: linear, and a weighted average over pixels when shrinking.
 
-    Their sums and centres are right, so that planes stay planes.
+    Their sums and centroids are exact, so that planes stay planes.
     """
     scale = size / wanted
     pixels = np.arange(size)
@@ -60,7 +60,7 @@ def resize(images: NDArray[np.float32], side: int) -> NDArray[np.float32]:
 
 
 def add_noise(images: NDArray[np.float32], sigma: float, seeds: list[tuple[int, int]]) -> NDArray[np.float32]:
-    """Add white noise to cutouts (n, h, w), to each from its own seed: so it depends on no other cutout."""
+    """Add white noise to cutouts (n, h, w), each from its own seed and so independent of the other cutouts."""
     noisy = images.copy()
     for image, seed in zip(noisy, seeds, strict=True):
         image += np.float32(sigma) * np.random.default_rng(seed).standard_normal(image.shape, dtype=np.float32)
@@ -68,8 +68,8 @@ def add_noise(images: NDArray[np.float32], sigma: float, seeds: list[tuple[int, 
 
 
 def median(images: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Return cutouts (n, h, w) after a median filter of so many rows and columns; edges are mirrored."""
-    if sorted(size) == [1, 3]:  # the published one, without a sort
+    """Return cutouts (n, h, w) after a median filter of `size` rows and columns; edges are mirrored."""
+    if sorted(size) == [1, 3]:  # the published filter, without sorting
         axis = 1 if size[0] == 3 else 2
         wide = np.pad(images, [(0, 0), *((1, 1) if a == axis else (0, 0) for a in (1, 2))], mode="symmetric")
         a, b, c = (wide.take(range(i, i + images.shape[axis]), axis=axis) for i in range(3))
@@ -90,7 +90,7 @@ def downscale(images: NDArray[np.float32], factors: tuple[int, int]) -> NDArray[
 def finish(
     images: NDArray[np.float32], options: PrepareOptions, seeds: list[tuple[int, int]]
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Do what follows the statistics: size in km, noise, median, downscaling, mean.
+    """Apply the steps after the statistics: size in km, noise, median, downscaling, mean.
 
     Args:
         images: (n, h, w) without NaN.

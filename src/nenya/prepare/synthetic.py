@@ -40,11 +40,11 @@ log = logging.getLogger(__name__)
 
 FloatArray = npt.NDArray[np.float32]
 
-SLOPES = {"white": 0.0, "power2": 2.0, "power4": 4.0}  # the published sets: exponent n of their density k^-n
-BLOCK_ROWS = 2048  # fields that are generated and written at once
+SLOPES = {"white": 0.0, "power2": 2.0, "power4": 4.0}  # the published sets: exponent n of their spectral density k^-n
+BLOCK_ROWS = 2048  # fields generated and written at once
 MIN_GRID = 128  # pixels: about three eddies across
 CFL = 1.1  # pixels that the fastest parcel moves in a step; RK4 with dealiased derivatives is stable to 1.35
-SNAPSHOTS = 96  # snapshots of one realisation of the flow before another one is begun
+SNAPSHOTS = 96  # snapshots of one realisation of the flow before the next one
 SPIN_UP = 2.0  # turnovers (eddy scale / r.m.s. velocity) after which the temperature variance no longer grows
 INTERVAL = 2.0  # pixels that the flow moves, r.m.s., from one snapshot to the next
 QUIET_SHARE = 0.2  # share of the cutouts taken from the first turnover, when the gradient is little stirred
@@ -64,7 +64,7 @@ def power_law(rows: int, size: int, rng: np.random.Generator, *, slope: float) -
     opposite for k and -k, so that the field is real.
 
     Args:
-        rows: number of fields; each takes the same number of draws, so the first ones are the same for every `rows`.
+        rows: number of fields; each takes the same number of draws, so the first ones do not depend on `rows`.
         size: pixels along each side.
         rng: source of the phases.
         slope: exponent n of the density k^-n.
@@ -94,7 +94,7 @@ def published_blocks(kind: str, rows: int, size: int, seed: np.random.SeedSequen
 
     Args:
         kind: "white", "power2" or "power4".
-        rows: number of fields in all; the first ones are the same for every number.
+        rows: total number of fields; the first ones do not depend on it.
         size: pixels along each side.
         seed: seed of all randomness, such as `np.random.SeedSequence(1234).spawn(2)[0]` for `train`.
     """
@@ -272,15 +272,15 @@ def turbulent_cutouts(
 ) -> FloatArray:
     """Return cutouts of sea-surface temperature anomaly from simulated ocean turbulence.
 
-    Every cutout has its place in a snapshot and a mean gradient of its own, of random direction and of 0.007
+    Each cutout has its own position in a snapshot and its own mean gradient, of random direction and of 0.007
     to 0.07 K per pixel (log-uniform): its DT (T90 - T10) lies between about 0.2 and 4 K. One in five comes
-    from the first turnover of the flow, when the gradient is little stirred. Snapshots of one realisation
-    follow each other closely; sets that must be independent need different seeds.
+    from the first turnover of the flow, when the gradient is little stirred. Successive snapshots of one realisation
+    are correlated; sets that must be independent need different seeds.
 
     Args:
         n: number of cutouts.
         size: pixels along each side of a cutout.
-        seed: seed of all randomness. The first cutouts are the same for every `n`.
+        seed: seed of all randomness. The first cutouts do not depend on `n`.
         noise: standard deviation of the white measurement noise, in K.
         grid: pixels along each side of the simulated square, even, >= size and >= 64; by default 128, or four
             cutouts where that is more.
@@ -293,9 +293,9 @@ def turbulent_cutouts(
     """
     grid = max(MIN_GRID, 4 * size) if grid is None else grid
     if n < 0 or size < 1 or noise < 0:
-        raise OptionError(f"n={n}, size={size}, noise={noise}: wanted n >= 0, size >= 1 and noise >= 0")
+        raise OptionError(f"expected n >= 0, size >= 1 and noise >= 0, got n={n}, size={size}, noise={noise}")
     if grid < max(size, MIN_GRID // 2) or grid % 2:
-        raise OptionError(f"grid={grid}: wanted an even number >= {max(size, MIN_GRID // 2)}")
+        raise OptionError(f"grid={grid}: expected an even number >= {max(size, MIN_GRID // 2)}")
     sequence = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
     flow_seed, noise_seed = np.random.SeedSequence(sequence.entropy, spawn_key=sequence.spawn_key).spawn(2)
     noise_rng = np.random.default_rng(noise_seed)
@@ -315,13 +315,15 @@ def _as_partition(name: str, cutouts: npt.NDArray[np.floating]) -> FloatArray:
     """Return cutouts (N, H, W) or (N, 1, H, W) as (N, 1, H, W) float32.
 
     Raises:
-        InputFileError: another shape.
+        InputFileError: The shape is different.
     """
     array = np.asarray(cutouts, dtype=np.float32)
     if array.ndim == 3:
         array = array[:, None]
     if array.ndim != 4 or array.shape[1] != 1 or 0 in array.shape:
-        raise InputFileError(f"{name}: shape {np.shape(cutouts)}, wanted (N, H, W) or (N, 1, H, W) with N, H, W >= 1")
+        raise InputFileError(
+            f"{name}: expected shape (N, H, W) or (N, 1, H, W) with N, H, W >= 1, got {np.shape(cutouts)}"
+        )
     return array
 
 
@@ -333,10 +335,10 @@ def write_cutouts(
     compression: Literal["gzip"] | None = None,
     chunks: int = 64,
 ) -> None:
-    """Write a cutout file: absent or whole, never half written.
+    """Write a cutout file atomically.
 
     Args:
-        path: the HDF5 file; replaced where it exists.
+        path: the HDF5 file; overwritten if it exists.
         train: (N, H, W) or (N, 1, H, W), K; written as data set `train`, (N, 1, H, W) float32. None leaves it
             out.
         valid: likewise, data set `valid`.
@@ -350,7 +352,9 @@ def write_cutouts(
     given = {"train": train, "valid": valid}
     partitions = {name: _as_partition(name, array) for name, array in given.items() if array is not None}
     if chunks < 1 or not partitions:
-        raise OptionError(f"chunks={chunks}, {len(partitions)} partitions: wanted at least one of each")
+        raise OptionError(
+            f"expected chunks >= 1 and at least one partition, got chunks={chunks} and {len(partitions)} partitions"
+        )
     with atomic_path(Path(path)) as temporary, write_hdf5(temporary) as file:
         for name, array in partitions.items():
             chunk = (min(chunks, len(array)), *array.shape[1:])
@@ -365,22 +369,22 @@ def stream_cutouts(
     chunks: int = 64,
     finish: Callable[[], None] = lambda: None,
 ) -> None:
-    """Write a cutout file block by block: absent or whole, in memory that does not grow with its length.
+    """Write a cutout file atomically, block by block, so that memory does not grow with its length.
 
     Args:
-        path: the HDF5 file; replaced where it exists.
+        path: the HDF5 file; overwritten if it exists.
         partitions: name -> shape (N, H, W), and blocks: suffix ("" for the cutouts, in K, or "_mask") -> (n, H, W).
         attributes: of the file.
         chunks: whole cutouts in each chunk.
-        finish: called when all is written, before the file appears.
+        finish: called when all blocks are written, before the file appears.
 
     Raises:
         OptionError: A partition is empty.
-        OutputError: The file cannot be written, such as for want of room.
+        OutputError: The file cannot be written, for instance on a full disk.
     """
     empty = [name for name, ((rows, *_), _) in partitions.items() if rows < 1]
     if empty or not partitions:
-        raise OptionError(f"partition {', '.join(empty) or 'list'} is empty: wanted at least one cutout in each")
+        raise OptionError(f"partition {', '.join(empty) or 'list'} is empty: expected at least one cutout in each")
     try:
         with atomic_path(path) as temporary:
             with write_hdf5(temporary) as file:
@@ -404,7 +408,7 @@ def _stream(
                 data.attrs["units"] = "K" if not suffix else "1"
             file[name + suffix][start : start + len(values), 0] = values
         start += len(block[""])
-    assert start == shape[0], f"{name}: {start} cutouts came, {shape[0]} were declared"
+    assert start == shape[0], f"{name}: expected {shape[0]} cutouts, got {start}"
 
 
 def make_demo_file(
@@ -418,7 +422,7 @@ def make_demo_file(
     """Write a cutout file of simulated ocean turbulence, its two partitions from different realisations.
 
     Args:
-        path: the HDF5 file; replaced where it exists.
+        path: the HDF5 file; overwritten if it exists.
         n_train: cutouts in `train`.
         n_valid: cutouts in `valid`.
         size: pixels along each side of a cutout.

@@ -1,7 +1,7 @@
-"""One granule to its cutouts and their rows of the table; what a process does for one file.
+"""One granule to its cutouts and their table rows; the work of a process on one file.
 
-A granule is one time of one file. Its part, a `.npz` file, appears whole or not at all, so that an interrupted run
-goes on with the next granule.
+A granule is one time of one file. Its part, a `.npz` file, is complete or absent, so that an interrupted run resumes
+with the next granule.
 """
 
 import hashlib
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from nenya.errors import InputFileError, StorageError
 from nenya.options.commands import PrepareOptions
 from nenya.prepare.cutouts import Windows, centres, clear_share, footprint_km, grid_windows, integral, windows_at
-from nenya.prepare.fields import Field, Layout
+from nenya.prepare.fields import Layout
+from nenya.prepare.geometry import Field
 from nenya.prepare.inpaint import inpaint_biharmonic, inpaint_field
 from nenya.prepare.places import FOUND, HOLES, MASKED, OUTSIDE, TOO_FAR, Fates, Places
 from nenya.prepare.sources import open_fields
@@ -33,16 +34,16 @@ Columns = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Task:
-    """What one process is given: some of the times of a file.
+    """The task of one process: some of the times of a file.
 
     Attributes:
         source: the file.
-        name: of the file, as the table has it.
-        key: hash of the recipe and of the source's identity, which the names of the parts begin with.
+        name: of the file, as in the table.
+        key: hash of the recipe and of the source's identity, the prefix of the names of the parts.
         folder: of the parts.
-        share: (i, n): the times i, i + n, i + 2n ... are this task's.
+        share: (i, n): the task covers the times i, i + n, i + 2n ...
         options: of the run.
-        places: where cutouts are wanted, None for a grid.
+        places: requested places, None for a grid.
     """
 
     source: Path | str
@@ -56,11 +57,11 @@ class Task:
 
 @dataclass
 class Outcome:
-    """What became of a task.
+    """The outcome of a task.
 
     Attributes:
         parts: number of the time -> its part.
-        failed: names of granules -> why.
+        failed: name of a granule -> the reason.
         clearest: largest clear share of all possible cutouts, 0 to 1.
         variable: name of the variable.
     """
@@ -72,14 +73,14 @@ class Outcome:
 
 
 def prepare_file(task: Task, check: Callable[[], None] = lambda: None) -> Outcome:
-    """Prepare the granules of a task and write their parts; what is there already is left.
+    """Prepare the granules of a task and write their parts; existing parts are kept.
 
     Args:
         task: the file and its times.
         check: called after each granule; raises to stop.
 
     Returns:
-        The parts, and what failed: nothing is raised for a bad file.
+        The parts and the failures: a bad file raises no error.
     """
     outcome = Outcome()
     try:
@@ -115,7 +116,7 @@ def _prepare_step(task: Task, layout: Layout, step: int, outcome: Outcome) -> No
 
 
 def is_whole(part: Path) -> bool:
-    """Return whether a part is there and was not damaged since."""
+    """Return whether a part exists and is not damaged."""
     try:
         with zipfile.ZipFile(part) as file:
             return "clearest.npy" in file.namelist()
@@ -133,7 +134,7 @@ def prepare_granule(
         step: index of the time.
         name: of the file, for the table.
         options: the recipe.
-        places: where cutouts are wanted; on the recipe's grid without it.
+        places: requested places; default the recipe's grid.
 
     Returns:
         `images` (n, side, side) float32, the columns of the table (n,), and `clearest`, the largest share of clear
@@ -175,7 +176,7 @@ def prepare_granule(
 
 
 def _no_columns(options: PrepareOptions, places: Places | None) -> Columns:
-    """Return the columns of no cutout."""
+    """Return empty columns."""
     empty = Field(np.zeros((0, 0), np.float32), np.zeros(0), np.zeros(0), np.datetime64(0, "us"))
     none = np.zeros(0, dtype=np.intp)
     columns = _table(empty, Windows(none, none, none, none, np.zeros(0), none, np.zeros(0)), "", options)
@@ -187,12 +188,12 @@ def _no_columns(options: PrepareOptions, places: Places | None) -> Columns:
 
 
 def _of_pixels(side: int) -> tuple[str, ...]:
-    """Return the columns that the pixels of cutouts (side, side) give."""
+    """Return the names of the columns computed from the pixels of cutouts (side, side)."""
     return ("Tmin", "Tmax", "T10", "T90", "mean_temperature", *(("DT40",) if side >= DT40_SIDE else ()))
 
 
 def cut(fields: Field, windows: Windows, name: str, options: PrepareOptions) -> tuple[Columns, NDArray[np.float64]]:
-    """Cut the clear ones of possible cutouts out of a field and do the recipe's steps.
+    """Cut the clear ones among possible cutouts out of a field, and apply the recipe's steps.
 
     Args:
         fields: the field.
@@ -236,11 +237,11 @@ def covered(shape: tuple[int, ...], windows: Windows) -> NDArray[np.bool_]:
 def _images(
     values: NDArray[np.float32], windows: Windows, uids: NDArray[np.int64], options: PrepareOptions
 ) -> tuple[NDArray[np.float32], NDArray[np.intp], Columns]:
-    """Read out cutouts and do the steps on them, those of one size together.
+    """Read cutouts and apply the steps, all cutouts of one size together.
 
     Returns:
-        The images, the numbers of the windows they are of (without those where NaN is left), and Tmin, Tmax, T10,
-        T90, the mean, and DT40 of cutouts that large.
+        The images, the numbers of their windows (without those where NaN is left), and Tmin, Tmax, T10, T90, the mean,
+        and DT40 of cutouts that are large enough.
     """
     side = output_size(options)
     images: list[NDArray[np.float32]] = []
@@ -276,7 +277,7 @@ def _images(
 
 
 def _table(fields: Field, windows: Windows, name: str, options: PrepareOptions) -> Columns:
-    """Return what is known of cutouts before their pixels are read."""
+    """Return the columns that do not depend on the pixels of the cutouts."""
     n = len(windows)
     lat, lon = centres(fields, windows) if n else (np.zeros(0), np.zeros(0))
     tall, wide = footprint_km(fields, windows) if n else (np.zeros(0), np.zeros(0))
@@ -307,16 +308,16 @@ def _rows(windows: Windows) -> list[tuple[int, ...]]:
 
 
 def make_uid(name: str, time: np.datetime64, face: int, window: tuple[int, ...]) -> int:
-    """Return a number of 63 bits that names a cutout: by its file's name, its time, and where it lies in the field.
+    """Return a UID of 63 bits of a cutout, from its file's name, its time, and its position in the field.
 
-    So it is the same in every run, whatever is done to the pixels, and whichever granules are prepared with it.
+    So it is the same in every run, whatever the processing of the pixels and the other granules.
     """
     text = f"{name}|{np.datetime_as_string(time, 's')}|{face}|{'|'.join(map(str, window))}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def _delays(fields: Field, windows: Windows) -> NDArray[np.timedelta64]:
-    """Return the time of cutouts' middle pixels after that of their field."""
+    """Return the delay of the central pixel of each cutout after the time of its field."""
     assert fields.seconds is not None
     middle = windows.row + windows.height // 2, (windows.col + windows.width // 2) % fields.shape[1]
     seconds = fields.seconds[middle] if fields.seconds.ndim == 2 else fields.seconds[middle[0]]

@@ -1,4 +1,4 @@
-"""Parts put together: the cutout file, chunked in whole cutouts, and its table; both appear when they are whole."""
+"""The cutout file, chunked by cutouts, and its table, assembled from parts; both appear when they are complete."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pandas
 
 CHUNK_BYTES = 2**16
-"""Bytes of a chunk, or one cutout where that is more: random cutouts are read with little beside them."""
+"""Bytes of a chunk, or one cutout if larger: reading a random cutout then reads few others."""
 
 FIRST_COLUMNS = (
     *("lat", "lon", "row", "col", "datetime", "filename", "UID", "clear_fraction", "mean_temperature"),
@@ -35,19 +35,19 @@ FIRST_COLUMNS = (
 
 
 def is_valid(name: str, time: np.datetime64, seed: int, fraction: float) -> bool:
-    """Return whether a granule's cutouts are of the validation set: by a hash, so that no other granule matters."""
+    """Return whether a granule's cutouts are in the validation set: by a hash, independent of other granules."""
     text = f"{seed}|{name}|{np.datetime_as_string(time, 's')}"
     draw = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
     return draw < fraction
 
 
 def read_table(parts: Sequence[tuple[str, Path]], options: PrepareOptions, pp_file: str) -> "pandas.DataFrame":
-    """Return the table of all parts, a row a cutout, in the order of the parts, with its place in the cutout file.
+    """Return the table of all parts, one row per cutout in the order of the parts, with positions in the cutout file.
 
     Args:
         parts: (name of the file, part).
         options: of the run.
-        pp_file: what the cutout file is called in the table.
+        pp_file: name of the cutout file in the table.
 
     Raises:
         InputFileError: Two granules have the same name and time.
@@ -73,8 +73,8 @@ def read_table(parts: Sequence[tuple[str, Path]], options: PrepareOptions, pp_fi
     if twice.any():
         row = table[twice].iloc[0]
         raise InputFileError(
-            f"two granules are both called {row['filename']} at {row['datetime']}: their cutouts could not be told "
-            "apart; give each once, or under another name"
+            f"two granules are both called {row['filename']} at {row['datetime']}: their cutouts cannot be "
+            "distinguished; give each granule once, or rename one"
         )
     table["pp_file"], table["pp_root"] = pp_file, options.recipe
     sides = np.array([_pp_type(name, part, options) for name, part in parts], dtype=np.int64)
@@ -95,7 +95,7 @@ def _pp_type(name: str, part: Path, options: PrepareOptions) -> int:
 def write_outputs(
     path: Path, table: "pandas.DataFrame", parts: Sequence[Path], options: PrepareOptions, about: Mapping[str, Any]
 ) -> None:
-    """Write the cutout file and the table beside it; both appear when both are whole.
+    """Write the cutout file and the table beside it; both appear when both are complete.
 
     Args:
         path: of the cutout file; the table's ends in .parquet.
@@ -144,7 +144,7 @@ def write_outputs(
 
 @contextmanager
 def _both(path: Path, beside: Path) -> Iterator[None]:
-    """Remove a table that has appeared without its cutout file, for which the disk had no room."""
+    """Remove the table if its cutout file could not be written, for instance on a full disk."""
     there = path.exists() or beside.exists()
     try:
         yield
@@ -160,6 +160,6 @@ def _side_of(part: Path) -> int:
 
 
 def recipe_values(options: PrepareOptions) -> dict[str, Any]:
-    """Return the options that say how cutouts are made: not where from, where to, or with how many processes."""
+    """Return the options that determine the cutouts: not the input, the output or the number of processes."""
     values = to_dict(options)
     return {key: values[key] for key in recipe_keys()}

@@ -1,7 +1,7 @@
-"""What a Zarr store's metadata may name: the codecs and types that only compute, none that runs code or unpickles.
+"""Check of the metadata of a Zarr store: only codecs and types that compute, none that runs code or unpickles.
 
-Zarr looks codecs up among all that any installed package registers, some of which load pickles. So metadata is read
-here first, of every array and of coordinates too, before a codec is made of it.
+Zarr finds codecs among those of all installed packages, some of which load pickles. So the metadata of every array,
+coordinates included, is checked here before a codec is created from it.
 """
 
 import json
@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from nenya.data.damage import shown
 from nenya.errors import InputFileError
 from nenya.storage.memory import check_memory
-from nenya.storage.texts import shown
 
 _NAMES = (".zarray", ".zmetadata", "zarr.json")
 _CODECS = {
@@ -26,7 +26,7 @@ _TYPES_BY_NAME = {
     *("numpy.datetime64", "numpy.timedelta64", "fixed_length_utf32", "fixed_length_ascii", "null_terminated_bytes"),
     *("raw_bytes", "structured", "struct"),
 }
-_PARTS = {  # further parts that packages may register, and those of Zarr itself
+_PARTS = {  # other parts that packages may register, with those of Zarr itself
     "chunk_grid": {"regular", "rectangular", "rectilinear"},
     "chunk_key_encoding": {"default", "v2"},
 }
@@ -47,25 +47,25 @@ def check_metadata(content: bytes, where: str) -> Any:
         where: its place, for errors.
 
     Returns:
-        What it holds.
+        The content.
 
     Raises:
-        InputFileError: It is no JSON, or names what may not be used.
+        InputFileError: It is not JSON, or names a forbidden codec or type.
     """
     try:
         values = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise InputFileError(f"{where}: no metadata of a Zarr store (damaged JSON); fetch it again") from error
+        raise InputFileError(f"{where}: expected metadata of a Zarr store, got damaged JSON; fetch it again") from error
     _check_node(values, where, 0)
     return values
 
 
 def arrays_of(values: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield path and metadata of each array that checked metadata is of.
+    """Yield path and metadata of each array in checked metadata.
 
     Args:
         values: of `check_metadata`.
-        path: of the node that it is of.
+        path: of its node.
     """
     yield path, values
     for held in (values.get("metadata"), (values.get("consolidated_metadata") or {}).get("metadata")):
@@ -76,7 +76,7 @@ def arrays_of(values: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str
 
 def _check_node(values: Any, where: str, depth: int) -> None:
     if depth > _MOST_DEPTH or not isinstance(values, dict):
-        raise InputFileError(f"{where}: no metadata of a Zarr store; fetch it again")
+        raise InputFileError(f"{where}: expected metadata of a Zarr store, got other content; fetch it again")
     consolidated = values.get("consolidated_metadata")
     for inner in (consolidated, values.get("metadata")):
         if isinstance(inner, dict) and inner is consolidated:
@@ -89,32 +89,32 @@ def _check_node(values: Any, where: str, depth: int) -> None:
 
 
 def _check_array(values: dict[str, Any], where: str, depth: int) -> None:
-    """Check what the metadata of an array name."""
+    """Check codecs, types and sizes in the metadata of an array."""
     _check_codec(values.get("compressor"), where)
     for key in ("filters", "codecs", "storage_transformers"):
         _check_codecs(values.get(key), where, depth)
     for key, type_of in (("dtype", _is_plain), ("data_type", _is_plain_v3)):
         if key in values and not type_of(values[key], 0):
             raise InputFileError(
-                f"{where} has values of the type {shown(values[key])}, which are objects or of an unknown kind; wanted "
-                "are numbers: write the store without this variable"
+                f"{where}: expected a type of numbers, got {shown(values[key])} (objects or unknown): write the store "
+                "without this variable"
             )
     for key, known in _PARTS.items():
         part = values.get(key)
         name = part.get("name") if isinstance(part, dict) else part
         if part is not None and name not in known:
-            raise InputFileError(f"{where} has the {key} {shown(name)}; wanted is one of {', '.join(sorted(known))}")
+            raise InputFileError(f"{where}: expected {key} to be one of {', '.join(sorted(known))}, got {shown(name)}")
     if not _is_value(values.get("fill_value")):
-        raise InputFileError(f"{where} has the fill value {shown(values['fill_value'])}; wanted is a number")
+        raise InputFileError(f"{where}: expected a number as fill value, got {shown(values['fill_value'])}")
     _check_chunk(values, where)
 
 
 def _check_codecs(codecs: Any, where: str, depth: int) -> None:
-    """Check a list of codecs, and those within a sharding codec."""
+    """Check a list of codecs, including those within a sharding codec."""
     if codecs is None:
         return
     if not isinstance(codecs, list) or depth > _MOST_DEPTH:
-        raise InputFileError(f"{where} has the codecs {shown(codecs)}; wanted is a list")
+        raise InputFileError(f"{where}: expected a list of codecs, got {shown(codecs)}")
     for codec in codecs:
         _check_codec(codec, where)
         inner = codec.get("configuration") if isinstance(codec, dict) else None
@@ -124,7 +124,7 @@ def _check_codecs(codecs: Any, where: str, depth: int) -> None:
 
 
 def _check_codec(codec: Any, where: str) -> None:
-    """Check that a codec is one of those that are allowed, under each of its names."""
+    """Check that a codec is allowed, under each of its names."""
     if codec is None:
         return
     names = [codec]
@@ -135,8 +135,8 @@ def _check_codec(codec: Any, where: str) -> None:
     for name in names:
         if not isinstance(name, str) or name.removeprefix("numcodecs.") not in _CODECS:
             raise InputFileError(
-                f"{where} is packed by the codec {shown(name)}, which may run code or is not known: refused; wanted is "
-                "one of blosc, zstd, gzip, zlib, lz4, bz2, lzma and the usual filters: write the store anew with one"
+                f"{where}: codec {shown(name)} is refused because it is unknown or may run code; expected blosc, zstd, "
+                "gzip, zlib, lz4, bz2, lzma or a usual filter: write the store again with one of these"
             )
 
 
@@ -166,7 +166,7 @@ def _is_plain_v3(kind: Any, depth: int) -> bool:
 
 
 def _is_value(value: Any) -> bool:
-    """Return whether a fill value is a number, a short text that stands for one, or a few numbers."""
+    """Return whether a fill value is a number, a short text for one, or a few numbers."""
     if isinstance(value, list):
         return len(value) <= _MOST_FILL and all(not isinstance(v, list | dict) and _is_value(v) for v in value)
     return (
@@ -175,13 +175,13 @@ def _is_value(value: Any) -> bool:
 
 
 def _check_chunk(values: dict[str, Any], where: str) -> None:
-    """Check that a chunk fits into memory, at eight bytes a value."""
+    """Check that a chunk fits into memory, at eight bytes per value."""
     grid = values.get("chunk_grid")
     inner = grid.get("configuration") if isinstance(grid, dict) else None
     shape = inner.get("chunk_shape") if isinstance(inner, dict) else values.get("chunks")
     if isinstance(shape, list):
         if not all(isinstance(n, int) and n >= 0 for n in shape):
-            raise InputFileError(f"{where} has chunks of the shape {shown(shape)}; wanted are whole numbers")
+            raise InputFileError(f"{where}: expected integers as the shape of chunks, got {shown(shape)}")
         check_memory(8 * math.prod(shape), where)
     whole = values.get("shape")
     if isinstance(whole, list) and len(whole) == 1 and isinstance(whole[0], int):  # coordinates are read at once

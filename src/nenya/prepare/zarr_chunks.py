@@ -1,6 +1,6 @@
-"""How much a packed chunk of a Zarr store unpacks to, found out without unpacking more than it should.
+"""The unpacked size of a compressed chunk of a Zarr store, found without unpacking more than it should.
 
-The codecs of Zarr unpack whatever a stream holds: a few kilobytes may take all memory.
+The codecs of Zarr unpack whatever a stream holds: a few kilobytes may fill all memory.
 """
 
 import bz2
@@ -20,20 +20,20 @@ from nenya.errors import InputFileError
 
 _PACKING = {"zlib", "gzip", "bz2", "lzma", "blosc", "zstd", "lz4"}
 _SAME_SIZE = {"bytes", "transpose", "endian", "shuffle", "crc32c", "", *_PACKING}
-_SLACK = 4096  # bytes beside those of the values
-_FILTERED = 8  # times its values' bytes that a chunk may take between two codecs
-_ZSTD_BLOCK = 2**17  # bytes, at most, that a block of Zstandard unpacks to
+_SLACK = 4096  # bytes allowed beyond those of the values
+_FILTERED = 8  # factor on the bytes of the values that a chunk may take between two codecs
+_ZSTD_BLOCK = 2**17  # largest number of bytes in a block of Zstandard
 _PIECE = 2**20
 
 
 @dataclass(frozen=True)
 class Packing:
-    """How the chunks of an array are packed.
+    """The compression of the chunks of an array.
 
     Attributes:
-        codec: name of the last codec that packs, None if there is none.
-        most: bytes that a chunk may unpack to; None where chunks are packed within it.
-        tail: bytes of a checksum behind the packed ones.
+        codec: name of the last compressing codec, None if there is none.
+        most: largest number of bytes of an unpacked chunk; None for chunks within a chunk.
+        tail: bytes of a checksum after the compressed ones.
     """
 
     codec: str | None
@@ -42,14 +42,14 @@ class Packing:
 
 
 def packing_of(values: dict[str, Any], where: str) -> Packing | None:
-    """Return how an array is packed, None for the metadata of something else.
+    """Return the compression of an array, None for metadata of another kind.
 
     Args:
         values: its metadata, of version 2 or 3, checked.
         where: its place, for errors.
 
     Raises:
-        InputFileError: Its chunks are packed twice.
+        InputFileError: Its chunks are compressed twice.
     """
     grid = values.get("chunk_grid")
     inner = grid.get("configuration") if isinstance(grid, dict) else None
@@ -63,7 +63,8 @@ def packing_of(values: dict[str, Any], where: str) -> Packing | None:
     behind = [name for name in names[place + 1 :] if name]
     if behind not in ([], ["crc32c"]):
         raise InputFileError(
-            f"{where} is packed by {names[place]}, and then by {', '.join(behind)}; wanted is one codec that packs"
+            f"{where}: expected one compressing codec, got {names[place]} followed by {', '.join(behind)}: write the "
+            "store again with one"
         )
     most = math.prod(shape) * _itemsize(values.get("dtype", values.get("data_type")))
     return Packing(names[place], most * (1 if {*names} <= _SAME_SIZE else _FILTERED) + _SLACK, 4 * len(behind))
@@ -96,16 +97,16 @@ def check_packed(content: bytes, packing: Packing, where: str) -> None:
     try:
         size = _SIZES[packing.codec](body, packing.most)
     except (OSError, EOFError, ValueError, IndexError, zlib.error, lzma.LZMAError) as error:
-        raise InputFileError(f"{where}: a damaged chunk ({packing.codec}: {error}); fetch the store again") from error
+        raise InputFileError(f"{where}: damaged chunk ({packing.codec}: {error}); fetch the store again") from error
     if size > packing.most:
         raise InputFileError(
-            f"{where}: a chunk of {len(content)} bytes unpacks to more than the {packing.most} that its values take: "
-            "damaged, or made to take all memory"
+            f"{where}: a chunk of {len(content)} bytes unpacks to more than the {packing.most} bytes of its values: "
+            "it is damaged, or made to fill all memory"
         )
 
 
 def _zlib(content: bytes, most: int) -> int:
-    """Return the bytes that a zlib stream holds, or some number above the most."""
+    """Return the unpacked bytes of a zlib stream, or a number above `most`."""
     machine, size = zlib.decompressobj(), 0
     while content and size <= most:
         size += len(machine.decompress(content, _PIECE))
@@ -114,7 +115,7 @@ def _zlib(content: bytes, most: int) -> int:
 
 
 def _streamed(open_stream: Callable[[IO[bytes]], Any]) -> Callable[[bytes, int], int]:
-    """Return what tells the bytes that a stream, with those behind it, holds, or some number above the most."""
+    """Return a function for the unpacked bytes of concatenated streams, or a number above `most`."""
 
     def size_of(content: bytes, most: int) -> int:
         size = 0
@@ -127,9 +128,9 @@ def _streamed(open_stream: Callable[[IO[bytes]], Any]) -> Callable[[bytes, int],
 
 
 def _lzma(content: bytes, most: int) -> int:
-    """As `_zlib`; a stream without a head, which only its settings tell how to read, is not bounded here."""
+    """See `_zlib`; a stream without a header, which only its settings can describe, is refused."""
     if content[:6] != b"\xfd7zXZ\x00" and content[:1] != b"]":
-        raise ValueError("a stream without a head")
+        raise ValueError("a stream without a header")
     return _streamed(lzma.LZMAFile)(content, most)
 
 
@@ -142,25 +143,25 @@ def _lz4(content: bytes, most: int) -> int:
 
 
 def _zstd(content: bytes, most: int) -> int:
-    """Return the bytes that Zstandard frames hold at most, by the heads of frames and blocks (RFC 8878, 3.1.1)."""
+    """Return an upper bound of the bytes in Zstandard frames, from their headers (RFC 8878, 3.1.1)."""
     place, size = 0, 0
     while place < len(content):
         if content[place : place + 4] != b"\x28\xb5\x2f\xfd":
-            raise ValueError("no Zstandard frame")
+            raise ValueError("not a Zstandard frame")
         head = content[place + 4]
         single, width = head >> 5 & 1, (head >> 5 & 1, 2, 4, 8)[head >> 6]
         start = place + 5 + (not single) + (0, 1, 2, 4)[head & 3]
         told = int.from_bytes(content[start : start + width], "little") + 256 * (width == 2)
         place, found = _zstd_blocks(content, start + width)
         place += 4 * (head >> 2 & 1)
-        size += told if width else max(0, found - _ZSTD_BLOCK) // _FILTERED  # blocks may be of any size below
+        size += told if width else max(0, found - _ZSTD_BLOCK) // _FILTERED  # blocks may have any smaller size
         if size > most:
             break
     return size
 
 
 def _zstd_blocks(content: bytes, place: int) -> tuple[int, int]:
-    """Return where the blocks of a frame end, and how many bytes they hold at most."""
+    """Return the end of the blocks of a frame, and an upper bound of their bytes."""
     size, last = 0, False
     while not last:
         if place + 3 > len(content):

@@ -1,6 +1,6 @@
-"""Zarr stores, on S3 and in folders: read-only, and their metadata checked before a codec is made of it.
+"""Zarr stores, on S3 and in folders: read-only, with their metadata checked before a codec is created.
 
-Those on S3 are read chunk by chunk through the same verified requests as everything else there.
+Those on S3 are read chunk by chunk through the same verified requests as other objects.
 """
 
 import asyncio
@@ -12,17 +12,17 @@ from typing import Any
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 
+from nenya.data.hdf5_open import is_regular
 from nenya.errors import InputFileError
 from nenya.prepare.zarr_check import arrays_of, check_metadata, is_metadata
 from nenya.prepare.zarr_chunks import Packing, check_packed, packing_of
 from nenya.storage.s3.service import join_url, store
-from nenya.storage.small_files import is_regular
 
 _MOST = 2**31  # bytes of one chunk
 
 
 class CheckedZarr(Store):
-    """A read-only Zarr store whose metadata names nothing that could run code.
+    """A read-only Zarr store whose metadata must name nothing that could run code.
 
     Args:
         url: its place, for errors.
@@ -69,7 +69,7 @@ class CheckedZarr(Store):
         return None if content is None else prototype.buffer.from_bytes(content)
 
     def _check(self, key: str, content: bytes) -> None:
-        """Check metadata, and chunks by what it says of their array."""
+        """Check metadata, and chunks by the metadata of their array."""
         where, (folder, _, name) = f"{self.url}: {key}", key.rpartition("/")
         if is_metadata(key):
             for path, values in arrays_of(check_metadata(content, where), folder):
@@ -104,18 +104,18 @@ class CheckedZarr(Store):
         self._check_writable()
 
     async def list(self) -> AsyncIterator[str]:
-        """Give all keys."""
+        """Yield all keys."""
         async for key in self.list_prefix(""):
             yield key
 
     async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
-        """Give the keys that begin with a prefix."""
+        """Yield the keys that begin with a prefix."""
         for key in await asyncio.to_thread(lambda: list(self.keys())):
             if key.startswith(prefix):
                 yield key
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
-        """Give the names directly below a prefix."""
+        """Yield the names directly below a prefix."""
         start = prefix.rstrip("/") + "/" if prefix else ""
         seen: dict[str, Any] = {}
         async for key in self.list_prefix(start):
@@ -125,7 +125,7 @@ class CheckedZarr(Store):
 
 
 def _span(part: ByteRequest, size: int) -> tuple[int, int]:
-    """Return first byte and end of a part of so many bytes."""
+    """Return the first byte and the end of a part of an object of `size` bytes."""
     if isinstance(part, RangeByteRequest):
         first, end = part.start, part.end
     elif isinstance(part, OffsetByteRequest):
@@ -144,16 +144,16 @@ class S3Zarr(CheckedZarr):
     """
 
     def read(self, key: str) -> bytes | None:
-        """As `CheckedZarr` says."""
+        """See `CheckedZarr`."""
         found = store().head(join_url(self.url, key))
         return None if found is None else store().read_bytes(found.url, limit=_MOST)
 
     def has(self, key: str) -> bool:
-        """As `CheckedZarr` says."""
+        """See `CheckedZarr`."""
         return store().head(join_url(self.url, key)) is not None
 
     def keys(self) -> Iterator[str]:
-        """As `CheckedZarr` says."""
+        """See `CheckedZarr`."""
         for found in store().find(self.url + "/"):
             yield found.url.removeprefix(self.url + "/")
 
@@ -171,16 +171,16 @@ class LocalZarr(CheckedZarr):
         self.folder, self.allow_external = folder, allow_external
 
     def read(self, key: str) -> bytes | None:
-        """As `CheckedZarr` says."""
+        """See `CheckedZarr`."""
         path = self._path(key)
         if not path.is_file():
             return None
         if path.stat().st_size > _MOST:
-            raise InputFileError(f"{path}: a chunk of {path.stat().st_size / 1e9:.1f} GB; at most 2 GB are read")
+            raise InputFileError(f"{path}: expected a chunk of at most 2 GB, got {path.stat().st_size / 1e9:.1f} GB")
         return path.read_bytes()
 
     def read_part(self, key: str, part: ByteRequest) -> bytes | None:
-        """As `CheckedZarr` says."""
+        """See `CheckedZarr`."""
         path = self._path(key)
         if not path.is_file():
             return None
@@ -190,17 +190,17 @@ class LocalZarr(CheckedZarr):
             return file.read(end - first)
 
     def has(self, key: str) -> bool:
-        """As `CheckedZarr` says."""
+        """See `CheckedZarr`."""
         return self._path(key).is_file()
 
     def keys(self) -> Iterator[str]:
-        """As `CheckedZarr` says."""
+        """See `CheckedZarr`."""
         for folder, _, names in os.walk(self.folder):
             for name in names:
                 yield Path(folder, name).relative_to(self.folder).as_posix()
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
-        """Give the names directly below a prefix, without a look into the folders there."""
+        """Yield the names directly below a prefix, without reading the folders there."""
         folder = self.folder / prefix
         for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
             yield name
@@ -209,14 +209,14 @@ class LocalZarr(CheckedZarr):
         """Return the file of a key.
 
         Raises:
-            InputFileError: It lies out of the store's own folder, or is no ordinary file.
+            InputFileError: It lies outside the store's own folder, or is not a regular file.
         """
         path = self.folder / key
         if not self.allow_external and not path.resolve().is_relative_to(self.folder.resolve().parent):
             raise InputFileError(
-                f"{path} leads to {path.resolve()}, out of the store's own folder: refused; "
+                f"{path} leads to {path.resolve()}, outside the store's own folder: refused; "
                 "loader.allow_external=true allows it, if you trust the store"
             )
         if path.exists() and not path.is_dir() and not is_regular(path):
-            raise InputFileError(f"{path}: this is no ordinary file: refused")
+            raise InputFileError(f"{path}: not a regular file: refused")
         return path
