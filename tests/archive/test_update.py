@@ -29,7 +29,7 @@ from nenya.commands import portal as command  # noqa: E402
 from nenya.commands.compose import compose  # noqa: E402
 from nenya.errors import InputFileError, OptionError, OutputError  # noqa: E402
 from nenya.latents.projector import Projector  # noqa: E402
-from nenya.portal.dataset import open_version_archive, stamps_of  # noqa: E402
+from nenya.portal.dataset import open_version_dataset, stamps_of  # noqa: E402
 from nenya.storage.lock import OutputLock  # noqa: E402
 
 TINY = ["model=demo", "model.width=1"]
@@ -173,7 +173,7 @@ def test_search_and_portal_take_an_archive(copy, nenya_cli):
         code, said = nenya_cli(name, ["archive=archive", "table=a.csv", "out=x"])
         assert code == 2 and "table=a.csv and archive=archive: give one of them" in said
 
-    shown = open_version_archive(open_version("archive"))
+    shown = open_version_dataset(open_version("archive"))
     assert shown.columns.rows == 54 and (shown.latent_of == np.arange(54)).all()
     assert all(image is not None for image in shown.cutouts.of(np.array([0, 20, 53])))
 
@@ -476,7 +476,7 @@ def test_a_reader_goes_on_through_an_update(copy, update, tmp_path):
     opened = open_version("archive")
     latents, index = opened.latents(), opened.index()
     len(index)  # it opens late
-    before, shown = digest(opened), open_version_archive(opened)
+    before, shown = digest(opened), open_version_dataset(opened)
     assert shown.files == stamps_of([copy / "archive.json"])
     reopened, _ = command._folder(compose("portal", ["archive=archive"]))
     assert reopened().columns.rows == 54

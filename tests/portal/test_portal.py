@@ -16,7 +16,7 @@ from nenya.latents.files import Latents
 from nenya.latents.similarity import closest
 from nenya.options.commands import PortalOptions
 from nenya.portal import pictures, summary, words
-from nenya.portal.dataset import Cancelled, Shared, open_archive
+from nenya.portal.dataset import Cancelled, Shared, open_dataset
 from nenya.portal.upload import Upload, read_image
 from nenya.portal.work import ordered_rows
 
@@ -24,9 +24,9 @@ FIELD = np.random.default_rng(2).normal(size=(24, 24)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory):
+def dataset(tmp_path_factory):
     table, latents, cutouts = write_archive(tmp_path_factory.mktemp("portal"))
-    return open_archive(table, Latents([latents]), str(cutouts))
+    return open_dataset(table, Latents([latents]), str(cutouts))
 
 
 def saved(array, **settings):
@@ -62,59 +62,59 @@ def test_a_sheet_keeps_every_pixel_with_its_first_line_at_the_bottom():
     assert np.isnan(sheet[1:5, 13:17]).all()
 
 
-def test_cutouts_are_those_of_the_rows_in_any_order(archive):
+def test_cutouts_are_those_of_the_rows_in_any_order(dataset):
     import h5py
 
     rows = np.array([250, 3, 299, 3, 0])
-    with h5py.File(archive.cutouts._readers[0].path) as file:
+    with h5py.File(dataset.cutouts._readers[0].path) as file:
         every = np.concatenate([file["train"][:, 0], file["valid"][:, 0]])
-    found = archive.cutouts.of(rows)
+    found = dataset.cutouts.of(rows)
     assert all(np.array_equal(image, every[row]) for image, row in zip(found, rows, strict=True))
 
 
-def test_a_search_tells_how_far_it_is_and_can_be_ended(archive):
-    query, told = archive.latents.take([20])[0], []
-    closest(archive.latents, query, 15, block_rows=50, tick=told.append)
+def test_a_search_tells_how_far_it_is_and_can_be_ended(dataset):
+    query, told = dataset.latents.take([20])[0], []
+    closest(dataset.latents, query, 15, block_rows=50, tick=told.append)
     assert told == sorted(told) and 0.5 < told[-1] <= 1
 
     def stop(_share):
         raise Cancelled
 
     with pytest.raises(Cancelled):
-        closest(archive.latents, query, 15, tick=stop)
+        closest(dataset.latents, query, 15, tick=stop)
 
 
-def test_allowed_latents_follow_the_table(archive):
-    mask = np.zeros(archive.columns.rows, bool)
+def test_allowed_latents_follow_the_table(dataset):
+    mask = np.zeros(dataset.columns.rows, bool)
     mask[[4, 9]] = True
-    assert np.flatnonzero(archive.allowed(mask)).tolist() == [4, 9]
-    assert np.flatnonzero(archive.allowed(mask, archive.columns.same_granule(4))).tolist() == [9]
+    assert np.flatnonzero(dataset.allowed(mask)).tolist() == [4, 9]
+    assert np.flatnonzero(dataset.allowed(mask, dataset.columns.same_granule(4))).tolist() == [9]
 
 
-def test_orders_hold_each_selected_row_once(archive):
-    mask = archive.columns.values("DT") > 1
+def test_orders_hold_each_selected_row_once(dataset):
+    mask = dataset.columns.values("DT") > 1
     for order in ("random", "table order", "DT"):
-        rows = ordered_rows(archive, mask, order, True)
+        rows = ordered_rows(dataset, mask, order, True)
         assert np.array_equal(np.sort(rows), np.flatnonzero(mask)), order
-    assert (np.diff(archive.columns.values("DT")[ordered_rows(archive, mask, "DT", True)]) <= 0).all()
+    assert (np.diff(dataset.columns.values("DT")[ordered_rows(dataset, mask, "DT", True)]) <= 0).all()
 
 
-def test_a_comparison_counts_and_chance_is_one(archive):
-    whole = summary.summarise(archive.columns, None).comparisons
-    assert whole["season"]["selected"].sum() == archive.columns.rows
+def test_a_comparison_counts_and_chance_is_one(dataset):
+    whole = summary.summarise(dataset.columns, None).comparisons
+    assert whole["season"]["selected"].sum() == dataset.columns.rows
     assert (whole["year"]["ratio"] == 1).all()
-    summer = np.isin(archive.columns.values("month"), (6, 7, 8))
-    line = summary.summarise(archive.columns, summer).comparisons["season"].set_index("name").loc["JJA"]
+    summer = np.isin(dataset.columns.values("month"), (6, 7, 8))
+    line = summary.summarise(dataset.columns, summer).comparisons["season"].set_index("name").loc["JJA"]
     assert line["selected"] == line["whole"] == summer.sum()
-    assert line["ratio"] == pytest.approx(archive.columns.rows / summer.sum())
+    assert line["ratio"] == pytest.approx(dataset.columns.rows / summer.sum())
 
 
-def test_the_page_compares_as_the_command_does(archive):
+def test_the_page_compares_as_the_command_does(dataset):
     from nenya.tables.statistics import selection_statistics
 
-    mask = archive.columns.values("DT") > 1
-    found = summary.summarise(archive.columns, mask)
-    wanted = selection_statistics(archive.columns.table.to_pandas(), mask)
+    mask = dataset.columns.values("DT") > 1
+    found = summary.summarise(dataset.columns, mask)
+    wanted = selection_statistics(dataset.columns.table.to_pandas(), mask)
     for name, table in (("season", wanted.seasons), ("year", wanted.years)):
         assert found.comparisons[name].equals(table)
     places = wanted.regions[~wanted.regions["name"].isin(["global", "north"])]
@@ -226,13 +226,13 @@ def test_downloads_have_plain_dates_and_texts(fraction, shown):
 
     from nenya.portal import downloads
     from nenya.portal.columns import Columns, compact
-    from nenya.portal.dataset import Archive
+    from nenya.portal.dataset import Dataset
 
     dates = np.datetime64("2010-01-01T00:00:00", "ns") + np.array([fraction, 0], "timedelta64[ns]")
     table = compact(pa.table({"datetime": dates, "region": ["here", "here"], "DT": [1.0, 2.0]}))
     assert pa.types.is_dictionary(table.schema.field("region").type)
-    archive = Archive(Columns(table))
-    session = SimpleNamespace(archive=archive, selection=SimpleNamespace(view=SimpleNamespace(filters=())))
+    dataset = Dataset(Columns(table))
+    session = SimpleNamespace(dataset=dataset, selection=SimpleNamespace(view=SimpleNamespace(filters=())))
     lines = b"".join(downloads.rows_csv(session, lambda _: None)).decode().splitlines()
     assert shown in lines[1] and (fraction or "." not in lines[1].split(",")[0])
     frame = pq.read_table(io.BytesIO(b"".join(downloads.rows_parquet(session, lambda _: None))))
@@ -304,8 +304,8 @@ def test_hdf5_netcdf_and_png_are_read(tmp_path):
 def bomb():
     stream = io.BytesIO()
     with (
-        zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive,
-        archive.open("a.npy", "w", force_zip64=True) as out,
+        zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as packed,
+        packed.open("a.npy", "w", force_zip64=True) as out,
     ):
         for _ in range(3):
             out.write(bytes(2**20))
@@ -370,7 +370,7 @@ def test_export_is_a_flag_too():
     assert SIDE == 16
 
 
-def test_equal_searches_selections_and_pictures_of_sessions_are_made_once(archive, monkeypatch):
+def test_equal_searches_selections_and_pictures_of_sessions_are_made_once(dataset, monkeypatch):
     from nenya.portal import work
     from nenya.portal.jobs import Ticket
     from nenya.portal.state import View, make_range
@@ -381,13 +381,13 @@ def test_equal_searches_selections_and_pictures_of_sessions_are_made_once(archiv
     monkeypatch.setattr(pictures, "raster", lambda *a, **k: made.append("raster") or raster(*a, **k))
     filters = (make_range("DT", 0.123, 2),)
     for _ in range(3):
-        found = work.find_similar(archive, None, 31, filters, True, ticket)
-        chosen = work.select(archive, filters, ("random", False), ["DT"], ticket)
-        whole, part = work.rasters(archive, "map", (-180, 180, -80, 80), View(filters), ticket)
+        found = work.find_similar(dataset, None, 31, filters, True, ticket)
+        chosen = work.select(dataset, filters, ("random", False), ["DT"], ticket)
+        whole, part = work.rasters(dataset, "map", (-180, 180, -80, 80), View(filters), ticket)
     assert made == ["search", "raster", "raster"]
     assert chosen.mask[found.rows].all() and np.nansum(part) == chosen.mask.sum() == len(chosen.ordered)
-    assert np.nansum(whole) == archive.columns.rows
-    work.find_similar(archive, None, 31, filters, False, ticket)
+    assert np.nansum(whole) == dataset.columns.rows
+    work.find_similar(dataset, None, 31, filters, False, ticket)
     assert made[3:] == ["search"]
 
 
@@ -412,14 +412,14 @@ def test_work_that_takes_long_holds_up_nothing_quick():
     pools.shutdown()
 
 
-def test_closing_the_portal_ends_what_is_under_way(archive):
+def test_closing_the_portal_ends_what_is_under_way(dataset):
     import threading
     import time
 
     from nenya.portal.holding import Portal
     from nenya.portal.jobs import Jobs
 
-    portal, begun, ended = Portal(archive, "a"), threading.Event(), []
+    portal, begun, ended = Portal(dataset, "a"), threading.Event(), []
     jobs = Jobs(portal.pools, lambda function: function(), lambda text, busy: None)
     portal.sessions["key"] = SimpleNamespace(close=jobs.cancel)
 

@@ -17,7 +17,7 @@ from nenya.latents.files import Latents
 from nenya.latents.index import FileArchive, IndexArchive
 from nenya.latents.index_build import add_files
 from nenya.latents.projector import Projector
-from nenya.portal.dataset import open_archive
+from nenya.portal.dataset import open_dataset
 from nenya.tables import keys
 from nenya.tables.key_columns import read_keys
 from nenya.tables.keys import Part, join
@@ -261,7 +261,7 @@ def by_clusters(files, table, folder, cli):
 
 def by_portal(files, table, folder, cli):
     write_table(table, folder / "portal.parquet")
-    data = open_archive(folder / "portal.parquet", Latents(files.latents), [str(path) for path in files.cutouts])
+    data = open_dataset(folder / "portal.parquet", Latents(files.latents), [str(path) for path in files.cutouts])
     assert [_number_of(image, files) for image in data.cutouts.of(np.arange(len(table)))] == data.latent_of.tolist()
     return data.latent_of.tolist()
 

@@ -228,7 +228,7 @@ class Opened:
         """Return the index."""
         place = self.folder.index_folder(self.name, reading=True)
         if self.folder.url is not None:
-            fetch_index(self.folder, self.said, place)
+            fetch_index_files(self.folder, self.said, place)
         return IndexArchive(place, self.said.about, self.version.index.version)
 
     def weights(self) -> Path:
@@ -322,7 +322,7 @@ def read_tables(paths: Sequence[Path]) -> Any:
         raise InputFileError(f"{paths[0].parent}: its tables cannot be read as one ({first})") from error
 
 
-def fetch_index(folder: Folder, state: State, place: Path) -> None:
+def fetch_index_files(folder: Folder, state: State, place: Path) -> None:
     """Bring the files of an index on S3 to a local folder, as far as they are not there."""
     for entry in state.files:
         path = inside(place, state.below(entry))

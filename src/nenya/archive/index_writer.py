@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nenya.archive.commit import changed as changed_by_another
-from nenya.archive.folder import Folder, fetch_index, read_state
+from nenya.archive.folder import Folder, fetch_index_files, read_state
 from nenya.archive.manifest import STATES, Index, State
 from nenya.errors import InputFileError
 from nenya.latents.files import Latents
@@ -64,7 +64,7 @@ class IndexWriter:
 
     def _mirror(self, said: State) -> None:
         """Let the local copy of an index on S3 have exactly its files."""
-        fetch_index(self.folder, said, self.place)
+        fetch_index_files(self.folder, said, self.place)
         wanted = {self.place / said.below(entry) for entry in said.files}
         for path in self.place.rglob("*"):
             if path.is_file() and path not in wanted:

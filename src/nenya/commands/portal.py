@@ -17,7 +17,7 @@ from nenya.options.sections import build_options
 from nenya.storage.paths import local_path
 
 if TYPE_CHECKING:
-    from nenya.portal.dataset import Archive
+    from nenya.portal.dataset import Dataset
 
 log = logging.getLogger(__name__)
 
@@ -43,11 +43,11 @@ def run(options: PortalOptions) -> int:
     need("portal", "the portal")
     opened, name = _folder(options) if options.archive_dir else _files(options)
 
-    def noted() -> "Archive":
-        archive = opened()
-        for note in archive.notes:
+    def noted() -> "Dataset":
+        dataset = opened()
+        for note in dataset.notes:
             log.warning("%s", note)
-        return archive
+        return dataset
 
     if options.export:
         from nenya.portal.export import write_page
@@ -60,17 +60,17 @@ def run(options: PortalOptions) -> int:
     return _serve(options, noted, name)
 
 
-def _files(options: PortalOptions) -> tuple["Callable[[], Archive]", str]:
+def _files(options: PortalOptions) -> tuple["Callable[[], Dataset]", str]:
     """Return what opens the files that are named, and their name."""
-    from nenya.portal.dataset import open_archive
+    from nenya.portal.dataset import open_dataset
 
     table, cache = local_path(str(options.table)), options.loader.cache_dir
     latents = options.latents or options.data
     projector = local_path(options.projector) if options.projector else None
 
-    def opened() -> "Archive":
+    def opened() -> "Dataset":
         log.info("reading %s", table)
-        return open_archive(
+        return open_dataset(
             table,
             open_latents(latents, cache, allow_external=options.loader.allow_external) if latents else None,
             options.images,
@@ -81,9 +81,9 @@ def _files(options: PortalOptions) -> tuple["Callable[[], Archive]", str]:
     return opened, table.name
 
 
-def _folder(options: PortalOptions) -> tuple["Callable[[], Archive]", str]:
+def _folder(options: PortalOptions) -> tuple["Callable[[], Dataset]", str]:
     """Return what opens an archive folder, and its name; its weights are there for images of one's own."""
-    from nenya.portal.dataset import open_version_archive
+    from nenya.portal.dataset import open_version_dataset
 
     place, cache = str(options.archive_dir), options.loader.cache_dir
     first = open_version(place, options.version, cache)
@@ -92,9 +92,9 @@ def _folder(options: PortalOptions) -> tuple["Callable[[], Archive]", str]:
         options.model, options.preprocess, options.trainer = found.model, found.preprocess, found.trainer
         options.ckpt = str(first.weights())
 
-    def opened() -> "Archive":
+    def opened() -> "Dataset":
         log.info("reading %s, version %s", place, first.name)
-        return open_version_archive(open_version(place, first.name, cache))
+        return open_version_dataset(open_version(place, first.name, cache))
 
     return opened, f"{Path(place).name} {first.name}"
 
@@ -112,7 +112,7 @@ def reached_by(address: str) -> str:
     return f"[{address}]" if ":" in address else address
 
 
-def _serve(options: PortalOptions, opened: "Callable[[], Archive]", name: str) -> int:
+def _serve(options: PortalOptions, opened: "Callable[[], Dataset]", name: str) -> int:
     from nenya.portal.encoder import Encoder
     from nenya.portal.guard import LOCAL
     from nenya.portal.holding import Portal
@@ -120,13 +120,13 @@ def _serve(options: PortalOptions, opened: "Callable[[], Archive]", name: str) -
 
     encoder = Encoder(options.ckpt, options) if options.ckpt else None
 
-    def checked() -> "Archive":
-        archive = opened()
-        trust = encoder.check(archive) if encoder is not None else ""
+    def checked() -> "Dataset":
+        dataset = opened()
+        trust = encoder.check(dataset) if encoder is not None else ""
         if trust:
-            archive.notes.append(trust)
+            dataset.notes.append(trust)
             log.warning("%s", trust)
-        return archive
+        return dataset
 
     local = options.address in LOCAL
     token = options.token or (None if local else make_token())
@@ -138,7 +138,7 @@ def _serve(options: PortalOptions, opened: "Callable[[], Archive]", name: str) -
     host = "127.0.0.1" if local else reached_by(options.address)
     login = f"login?token={token}" if token else ""
     log.info(
-        "%s rows: open http://%s:%d/%s   (Ctrl-C ends it)", f"{portal.archive.columns.rows:,}", host, server.port, login
+        "%s rows: open http://%s:%d/%s   (Ctrl-C ends it)", f"{portal.dataset.columns.rows:,}", host, server.port, login
     )
     if not local:
         log.info(

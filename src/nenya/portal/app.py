@@ -12,7 +12,7 @@ from bokeh.models import Div, InlineStyleSheet, TextInput
 from nenya.errors import NenyaError, OptionError
 from nenya.portal import words
 from nenya.portal.columns import title_of
-from nenya.portal.dataset import Archive
+from nenya.portal.dataset import Dataset
 from nenya.portal.jobs import Pools
 from nenya.portal.session import Session
 from nenya.portal.state import View, read_view
@@ -73,7 +73,7 @@ class _Page(pn.Template):  # type: ignore[misc]  # Panel's types are not read
 
 
 def make_page(
-    archive: Archive,
+    dataset: Dataset,
     pools: Pools,
     *,
     name: str,
@@ -84,7 +84,7 @@ def make_page(
     """Return the page of a new session, and the session.
 
     Args:
-        archive: what all sessions share.
+        dataset: what all sessions share.
         pools: threads that all sessions share.
         name: of the table, shown at the top.
         can_upload: whether there are weights for images of users.
@@ -96,7 +96,7 @@ def make_page(
     trouble, view = "", View()
     if arguments.get("view"):
         try:
-            view = read_view(arguments["view"], archive.columns)
+            view = read_view(arguments["view"], dataset.columns)
         except OptionError as error:
             trouble = str(error)
 
@@ -105,14 +105,14 @@ def make_page(
             return
         document.add_next_tick_callback(function)
 
-    session = Session(archive, pools, call, theme, view)
+    session = Session(dataset, pools, call, theme, view)
     session.name = name
     page = _Page("", location=False)
     page.unwanted = _unwanted(session)
     _add_texts(page, session)
     _add_figures(page, session)
     _add_widgets(page, session)
-    columns = archive.columns
+    columns = dataset.columns
     variables: dict[str, Any] = {
         "dark": theme.dark,
         "name": name,
@@ -120,12 +120,12 @@ def make_page(
         "umap": "umap" in session.planes,
         "map": "map" in session.planes,
         "charts": bool(session.histograms),
-        "images": archive.cutouts is not None,
-        "latents": archive.latents is not None,
+        "images": dataset.cutouts is not None,
+        "latents": dataset.latents is not None,
         "upload": can_upload,
         "limit_mb": limit_mb,
         "tabs": TABS,
-        "notes": archive.notes,
+        "notes": dataset.notes,
         "numbers": [
             (n, title_of(n)) for n in [*columns.metrics(), *[p for p in ("lon", "US0", "US1") if p in columns]]
         ],
@@ -145,9 +145,9 @@ def make_page(
 def _unwanted(session: Session) -> frozenset[str]:
     """Return the names of what the page has no place for, as the table, images or latents are not there."""
     names: set[str] = set()
-    if session.archive.cutouts is None:
+    if session.dataset.cutouts is None:
         names |= {"gallery", "primary", "span", "order", "scale", "near"}
-    if session.archive.latents is None:
+    if session.dataset.latents is None:
         names |= {"near", "near_filtered", "near_other", "near_note", "near_list"}
     if not session.planes:
         names.add("colour")
@@ -258,7 +258,7 @@ def _add_histograms(page: Any, session: Session) -> None:
         return pn.pane.Bokeh(chart.plot, sizing_mode="stretch_width", height=104, margin=0)
 
     charts = pn.Column(*map(pane, session.histograms.values()), sizing_mode="stretch_width", margin=0)
-    left = len(session.archive.columns.metrics()) - len(session.histograms)
+    left = len(session.dataset.columns.metrics()) - len(session.histograms)
     if left:
         more = pn.widgets.Button(label=f"{left} more histograms", stylesheets=[_WIDGET])
 
@@ -271,7 +271,7 @@ def _add_histograms(page: Any, session: Session) -> None:
 
 
 def _add_widgets(page: Any, session: Session) -> None:
-    view, metrics = session.selection.view, session.archive.columns.metrics()
+    view, metrics = session.selection.view, session.dataset.columns.metrics()
     look = {"stylesheets": [_WIDGET], "margin": (0, 4)}
     choices = {"number of cutouts": "count", **{f"mean {title_of(name)}": name for name in metrics}}
     colour = pn.widgets.Select(options=choices, value=view.colour, width=200, **look)

@@ -157,7 +157,7 @@ class Cutouts:
         return result
 
 
-class Archive:
+class Dataset:
     """A table with its cutouts and latents. Files that are replaced after it was opened do not change it.
 
     Args:
@@ -276,13 +276,13 @@ def stamps_of(paths: Iterable[Path]) -> dict[Path, Stamp]:
     return found
 
 
-def open_archive(
+def open_dataset(
     table: Path,
     latents: Latents | None,
     images: Any,
     cache_dir: str | None = None,
     projector: Path | None = None,
-) -> Archive:
+) -> Dataset:
     """Read a table and open what belongs to it.
 
     Args:
@@ -306,7 +306,7 @@ def open_archive(
     return _opened(read_arrow(table), latents, paths, projector, files)
 
 
-def open_version_archive(opened: Opened) -> Archive:
+def open_version_dataset(opened: Opened) -> Dataset:
     """Open a model version of an archive folder; what is added to the folder later is not seen until it is opened anew.
 
     Args:
@@ -326,14 +326,14 @@ def open_version_archive(opened: Opened) -> Archive:
 
 def _opened(
     table: Any, latents: Latents | None, images: list[Path], projector: Path | None, files: dict[Path, Stamp]
-) -> Archive:
+) -> Dataset:
     loaded = None
     if projector is not None:
         from nenya.latents.projector import Projector
 
         loaded = Projector.load(projector)
-    archive = Archive(Columns(table), latents, images, loaded)
-    archive.files = files
-    archive.check_projector()
-    archive.warm()
-    return archive
+    dataset = Dataset(Columns(table), latents, images, loaded)
+    dataset.files = files
+    dataset.check_projector()
+    dataset.warm()
+    return dataset

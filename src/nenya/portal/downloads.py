@@ -22,7 +22,7 @@ def _slices(session: Session, tick: Tick) -> Iterator[Any]:
     """Yield the selected rows, in the order of the table, as pieces of a `pyarrow.Table`; texts as plain ones."""
     import pyarrow as pa
 
-    mask, columns = session.archive.masks.all_of(session.selection.view.filters), session.archive.columns
+    mask, columns = session.dataset.masks.all_of(session.selection.view.filters), session.dataset.columns
     for start in range(0, columns.rows, _ROWS):
         tick(start / columns.rows)
         part = columns.table.slice(start, _ROWS)
@@ -38,7 +38,7 @@ def rows_csv(session: Session, tick: Tick) -> Iterator[bytes]:
     import pyarrow.compute as pc
     import pyarrow.csv as csv
 
-    table = session.archive.columns.table
+    table = session.dataset.columns.table
     dates = [name for name in table.column_names if _is_of_seconds(table.column(name))]
     for number, part in enumerate(_slices(session, tick)):
         for name in dates:
@@ -138,7 +138,7 @@ def gallery_png(session: Session, tick: Tick) -> Iterator[bytes]:
     tick(0.0)
     if session.gallery_picture is None:
         return
-    mapper, view, rows = session.gallery.mapper, session.selection.view, session.archive.columns.rows
+    mapper, view, rows = session.gallery.mapper, session.selection.view, session.dataset.columns.rows
     own = view.scale == "own"
     filters = "; ".join(filter_text(item) for item in view.filters) or "no filter"
     order = f"{session.order}{', high first' if session.descending else ''}"

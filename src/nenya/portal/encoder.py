@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from nenya.errors import InputFileError, OptionError
 from nenya.options.commands import ExtractOptions
 from nenya.options.sections import Options
-from nenya.portal.dataset import Archive
+from nenya.portal.dataset import Dataset
 from nenya.portal.upload import Given, Upload
 
 FloatArray = NDArray[np.float32]
@@ -34,7 +34,7 @@ class Encoder:
         self._ckpt, self._options = ckpt, ExtractOptions(**shared, ckpt=ckpt)
         self._lock = threading.Lock()
 
-    def check(self, archive: Archive) -> str:
+    def check(self, dataset: Dataset) -> str:
         """Check that the weights are those of the archive's latents: by what the latents files say, and by trying.
 
         Returns:
@@ -44,17 +44,17 @@ class Encoder:
             OptionError: They are others, or the model is.
             CheckpointError: They cannot be used.
         """
-        latents = archive.latents
+        latents = dataset.latents
         if latents is None:
             raise OptionError("ckpt= needs latents=, among which the images of users are looked up")
-        known = self._check_weights(archive)
-        rows = np.flatnonzero(archive.latent_of >= 0)
+        known = self._check_weights(dataset)
+        rows = np.flatnonzero(dataset.latent_of >= 0)
         rows = rows[:: max(1, len(rows) // 200)][:200]
-        found = latents.take(archive.latent_of[rows])
+        found = latents.take(dataset.latent_of[rows])
         finite = np.isfinite(found).all(axis=1)
         mean = found[finite].mean(axis=0)  # without which latents of a collapsed network are all alike
         rows, found = rows[finite][:_TRIED], found[finite][:_TRIED]
-        images = [] if archive.cutouts is None else archive.cutouts.of(rows)
+        images = [] if dataset.cutouts is None else dataset.cutouts.of(rows)
         tried = [(image, latent) for image, latent in zip(images, found, strict=False) if image is not None]
         for image, latent in tried:
             made = self._latent_of(image)
@@ -69,13 +69,13 @@ class Encoder:
             return "the latents files do not say which weights they were made with: that ckpt= is theirs is not checked"
         return ""
 
-    def encode(self, name: str, given: Given, archive: Archive, tick: Callable[[float], None]) -> Upload:
+    def encode(self, name: str, given: Given, dataset: Dataset, tick: Callable[[float], None]) -> Upload:
         """Return an image with its latent and its place; one of a multiple of the cutouts' size is averaged down.
 
         Args:
             name: of its file.
             given: of its file.
-            archive: in which it is looked up.
+            dataset: in which it is looked up.
             tick: is called with the share that is done; what it raises ends the work.
 
         Raises:
@@ -85,23 +85,23 @@ class Encoder:
         """
         from nenya.analyze_image import resized
 
-        side = archive.cutouts.side if archive.cutouts is not None else self._options.model.image_size or 0
+        side = dataset.cutouts.side if dataset.cutouts is not None else self._options.model.image_size or 0
         image = np.asarray(resized(given.image, side), np.float32)
         tick(0.1)
-        self._check_weights(archive)
+        self._check_weights(dataset)
         latent = self._latent_of(image)
         if not np.isfinite(latent).all():
             raise InputFileError("the network makes no latent of this image (NaN): its values are not temperatures")
         tick(0.9)
-        place = archive.place_of(latent)
+        place = dataset.place_of(latent)
         return Upload(Path(name).name[:120], image, latent, place, len(given.image), given.source)
 
-    def _check_weights(self, archive: Archive) -> bool:
+    def _check_weights(self, dataset: Dataset) -> bool:
         """Compare the weights with those that the latents files name; say whether they name any."""
         from nenya.models.weights import load_model
 
-        assert archive.latents is not None
-        wanted = archive.latents.provenance.get("checkpoint_sha256", "")
+        assert dataset.latents is not None
+        wanted = dataset.latents.provenance.get("checkpoint_sha256", "")
         with self._lock:
             checkpoint, _ = load_model(self._options, self._ckpt)
         if wanted and checkpoint.sha256 != wanted:

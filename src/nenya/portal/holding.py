@@ -13,7 +13,7 @@ import panel as pn
 from nenya.errors import NenyaError
 from nenya.portal import words
 from nenya.portal.app import make_page
-from nenya.portal.dataset import Archive, Stamp, stamps_of
+from nenya.portal.dataset import Dataset, Stamp, stamps_of
 from nenya.portal.encoder import Encoder
 from nenya.portal.guard import Door
 from nenya.portal.intake import Intake
@@ -29,7 +29,7 @@ class Portal:
     """What the server holds.
 
     Attributes:
-        archive: what all sessions share.
+        dataset: what all sessions share.
         name: of the table.
         encoder: makes latents of users' images; None where there are no weights.
         limit_mb: how large uploads may be.
@@ -41,13 +41,13 @@ class Portal:
         sessions: by their key.
     """
 
-    archive: Archive
+    dataset: Dataset
     name: str
     encoder: Encoder | None = None
     limit_mb: int = 20
     token: str | None = None
     door: Door = field(default_factory=Door)
-    reopen: Callable[[], Archive] | None = None
+    reopen: Callable[[], Dataset] | None = None
     look_every: float = 5.0
     upload: str = "auto"
     sessions: dict[str, Session] = field(default_factory=dict)
@@ -65,13 +65,13 @@ class Portal:
     @property
     def takes_images(self) -> bool:
         """Whether images are taken from anybody."""
-        return self.encoder is not None and self.archive.latents is not None and self.upload != "none"
+        return self.encoder is not None and self.dataset.latents is not None and self.upload != "none"
 
     def page(self) -> Any:
         """Return the page of a new session."""
         given = {k: v[0].decode(errors="replace") for k, v in (pn.state.session_args or {}).items() if v}
         page, session = make_page(
-            self.archive,
+            self.dataset,
             self.pools,
             name=self.name,
             can_upload=self.takes_images,
@@ -105,7 +105,7 @@ class Portal:
         if self.reopen is None:
             return
         loop = asyncio.get_running_loop()
-        known = self._seen or self.archive.files
+        known = self._seen or self.dataset.files
         found = await loop.run_in_executor(self.pools.quick, stamps_of, list(known))
         settled, self._before = found == self._before, found
         if found == known or not settled:
@@ -113,7 +113,7 @@ class Portal:
         self._seen = found
         log.info("portal: the archive's files have changed; opening them")
         try:
-            self.archive = await loop.run_in_executor(self.pools.slow, self.reopen)
+            self.dataset = await loop.run_in_executor(self.pools.slow, self.reopen)
         except Exception as error:
             log.warning(
                 "portal: the changed archive cannot be opened: %s", error, exc_info=not isinstance(error, NenyaError)
@@ -122,5 +122,5 @@ class Portal:
         else:
             self._broken, self._seen, news = False, {}, words.CHANGED
         for session in list(self.sessions.values()):
-            if self._broken or session.archive is not self.archive:
+            if self._broken or session.dataset is not self.dataset:
                 session.jobs.call(functools.partial(session.tell, news))

@@ -91,8 +91,8 @@ def _samples() -> list[tuple[str, bytes]]:
     field = np.arange(256, dtype=np.float32).reshape(16, 16)
     array, zipped, picture, hdf5, old = (io.BytesIO() for _ in range(5))
     np.save(array, field)
-    with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("a.npy", array.getvalue())
+    with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as dataset:
+        dataset.writestr("a.npy", array.getvalue())
     Image.fromarray(field.astype(np.uint8)).save(picture, "PNG")
     with h5py.File(hdf5, "w") as file:
         file.create_dataset("a", data=field, chunks=(8, 8), compression="lzf", shuffle=True, fletcher32=True)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from nenya.errors import NenyaError
 from nenya.portal import pictures, words, work
 from nenya.portal.columns import title_of
-from nenya.portal.dataset import Archive
+from nenya.portal.dataset import Dataset
 from nenya.portal.jobs import Jobs, Pools
 from nenya.portal.sheets import Picture, Sheet
 from nenya.portal.state import (
@@ -44,7 +44,7 @@ class Screen:
     """The figures and texts of one page, and the view that they show.
 
     Args:
-        archive: what all sessions share.
+        dataset: what all sessions share.
         pools: threads that all sessions share.
         call: has a function called by the page's own thread.
         theme: colours.
@@ -62,17 +62,17 @@ class Screen:
 
     def __init__(
         self,
-        archive: Archive,
+        dataset: Dataset,
         pools: Pools,
         call: Callable[[Callable[[], None]], None],
         theme: Theme,
         view: View | None = None,
     ) -> None:
-        self.archive, self.theme, self.key = archive, theme, secrets.token_urlsafe(18)
+        self.dataset, self.theme, self.key = dataset, theme, secrets.token_urlsafe(18)
         self.name = ""
         self.selection = Selection(view or View())
         self.jobs = Jobs(pools, call, self._say)
-        columns = archive.columns
+        columns = dataset.columns
         homes = {"map": (-180.0, 180.0, -85.0, 85.0)}
         if "UMAP" not in columns.missing:
             homes["umap"] = pictures.extent_of(columns.values("US0"), columns.values("US1"))
@@ -92,7 +92,7 @@ class Screen:
         self.near_filtered, self.near_other_granules = True, True
         self.mask: BoolArray | None = None
         self.ordered: IntArray = np.empty(0, np.int64)
-        self.tab = "gallery" if archive.cutouts is not None else "table"
+        self.tab = "gallery" if dataset.cutouts is not None else "table"
         self.shown: tuple[Filter, ...] | None = None
         self.page = self.sheet_page = 0
         self.gallery_rows: IntArray = np.empty(0, np.int64)
@@ -100,7 +100,7 @@ class Screen:
         self.gallery_picture: FloatArray | None = None
         self.upload: Upload | None = None
         self.downloads = 0
-        self.near_listed = archive.cutouts is None
+        self.near_listed = dataset.cutouts is None
         self._near_found: Similar | None = None
         self._near_of = ""
         self._near_search = object()
@@ -109,7 +109,7 @@ class Screen:
 
     def refresh(self) -> None:
         """Draw all that depends on the selection."""
-        view, archive, order = self.selection.view, self.archive, (self.order, self.descending)
+        view, dataset, order = self.selection.view, self.dataset, (self.order, self.descending)
         charts = dict(self.histograms)
         self._text("filters", self._chips())
         for plane in self.planes.values():
@@ -119,7 +119,7 @@ class Screen:
         def done(found: Selected) -> None:
             self.mask, self.ordered = found.mask, found.ordered
             self.shown = view.filters
-            self._text("count", words.count(len(self.ordered), archive.columns.rows))
+            self._text("count", words.count(len(self.ordered), dataset.columns.rows))
             for name, chart in charts.items():
                 chart.show(found.counts[name], view.filters)
             for name in self.planes:
@@ -134,7 +134,7 @@ class Screen:
                 self.show_row(int(self.ordered[0]))
 
         self.jobs.start(
-            "selection", lambda t: work.select(archive, view.filters, order, list(charts), t), done, title="selecting"
+            "selection", lambda t: work.select(dataset, view.filters, order, list(charts), t), done, title="selecting"
         )
 
     def draw_plane(self, name: str) -> None:
@@ -146,14 +146,14 @@ class Screen:
         title = title_of(view.colour) if view.colour != "count" else ""
         self.jobs.start(
             f"draw {name}",
-            lambda ticket: work.rasters(self.archive, name, extent, view, ticket),
+            lambda ticket: work.rasters(self.dataset, name, extent, view, ticket),
             lambda found: plane.show(found[0], found[1], extent, title),
         )
 
     def draw_gallery(self) -> None:
         """Draw the gallery's page of cutouts."""
-        archive, most, sheet = self.archive, self.gallery.most, self.gallery
-        if archive.cutouts is None:
+        dataset, most, sheet = self.dataset, self.gallery.most, self.gallery
+        if dataset.cutouts is None:
             return
         last = max(0, (len(self.ordered) - 1) // most)
         self.sheet_page = min(self.sheet_page, last)
@@ -170,7 +170,7 @@ class Screen:
             sheet.show(picture, span, captions, [])
 
         self.jobs.start(
-            "gallery", lambda ticket: work.draw_sheet(archive, rows, shape, own, ticket), done, title="drawing cutouts"
+            "gallery", lambda ticket: work.draw_sheet(dataset, rows, shape, own, ticket), done, title="drawing cutouts"
         )
 
     def show_row(self, row: int) -> None:
@@ -183,7 +183,7 @@ class Screen:
 
     def draw_primary(self) -> None:
         """Show the primary image, its facts and its places."""
-        row, upload, columns = self.selection.view.row, self.upload, self.archive.columns
+        row, upload, columns = self.selection.view.row, self.upload, self.dataset.columns
         if upload is not None:
             self._show_picture(upload.image)
             self._text("heading", words.heading("New image", "not of the archive"))
@@ -193,15 +193,15 @@ class Screen:
             return
         if row is None:
             return
-        pictures = self.archive.cutouts is not None
+        pictures = self.dataset.cutouts is not None
         what = "anomaly of sea-surface temperature, K" if pictures else f"row {row:,} of the table"
         self._text("heading", words.heading("Image" if pictures else "Cutout", what))
         self._text("facts", words.facts(columns.row(row), row))
         for name, plane in self.planes.items():
             x, y = (float(columns.values(column)[row]) for column in PLANES[name])
             plane.mark_at(x, y)
-        if self.archive.cutouts is not None:
-            cutouts = self.archive.cutouts
+        if self.dataset.cutouts is not None:
+            cutouts = self.dataset.cutouts
             self.jobs.start("primary", lambda _: cutouts.of(np.array([row]))[0], self._show_picture)
 
     @property
@@ -221,8 +221,8 @@ class Screen:
 
     def find_near(self) -> None:
         """Look for the cutouts whose latents are closest to the primary image's."""
-        archive, view, upload = self.archive, self.selection.view, self.upload
-        latents, row = archive.latents, self.selection.view.row
+        dataset, view, upload = self.dataset, self.selection.view, self.upload
+        latents, row = dataset.latents, self.selection.view.row
         if latents is None or (upload is None and row is None):
             return
         filters = view.filters if self.near_filtered else ()
@@ -252,7 +252,7 @@ class Screen:
 
         self.jobs.start(
             "near",
-            lambda ticket: work.find_similar(archive, query, row, filters, apart, ticket),
+            lambda ticket: work.find_similar(dataset, query, row, filters, apart, ticket),
             done,
             title="searching similar cutouts",
             slow=True,
@@ -267,7 +267,7 @@ class Screen:
             self.planes["umap"].mark_at(*upload.place)
             return "; the cross in the UMAP is where its projector places the image"
         rows, cosine = found.rows[:_FALLBACK], found.cosine[: _FALLBACK + 1]
-        x, y = (self.archive.columns.values(name)[rows].astype(np.float64) for name in PLANES["umap"])
+        x, y = (self.dataset.columns.values(name)[rows].astype(np.float64) for name in PLANES["umap"])
         known = np.isfinite(x) & np.isfinite(y)
         if not known.any():
             return ""
@@ -282,16 +282,16 @@ class Screen:
         """Draw the sheet of neighbours and mark them in the UMAP and on the map."""
         if self._near_found is None:
             return
-        archive, sheet, found = self.archive, self.near, self._near_found
-        columns, most = archive.columns, sheet.most if archive.cutouts is not None else len(found.rows)
+        dataset, sheet, found = self.dataset, self.near, self._near_found
+        columns, most = dataset.columns, sheet.most if dataset.cutouts is not None else len(found.rows)
         rows, cosine = found.rows[:most], found.cosine[:most]
-        marked = rows if archive.cutouts is not None else rows[:_MARKED]
+        marked = rows if dataset.cutouts is not None else rows[:_MARKED]
         for name, plane in self.planes.items():
             x, y = (columns.values(column)[marked] for column in PLANES[name])
             plane.mark_near(x, y)
         self.near_rows = rows
         self._show_near_list()
-        if archive.cutouts is None:
+        if dataset.cutouts is None:
             return
         own, shape = self.selection.view.scale == "own", (sheet.columns, sheet.rows)
 
@@ -303,14 +303,14 @@ class Screen:
             texts = [f"{text}, cosine {c:.4f}" for text, c in zip(captions, cosine, strict=True)]
             sheet.show(picture, span, texts, [f"{c:.3f}" for c in cosine])
 
-        self.jobs.start("near sheet", lambda ticket: work.draw_sheet(archive, rows, shape, own, ticket), done)
+        self.jobs.start("near sheet", lambda ticket: work.draw_sheet(dataset, rows, shape, own, ticket), done)
 
     def _show_near_list(self) -> None:
         """List the neighbours, where there are no pictures of them or the list is asked for."""
         found = self._near_found
         if found is None or not self.near_listed:
             return
-        rows = self.archive.columns.take(found.rows).to_pylist()
+        rows = self.dataset.columns.take(found.rows).to_pylist()
         self._text("near_list", words.near_list(rows, found.rows.tolist(), found.cosine.tolist()))
 
     def _show_table(self) -> None:
@@ -318,7 +318,7 @@ class Screen:
             return
         first = self.page * PAGE_ROWS
         numbers = self.ordered[first : first + PAGE_ROWS]
-        rows = self.archive.columns.take(numbers).to_pylist()
+        rows = self.dataset.columns.take(numbers).to_pylist()
         self._text("table", words.table(rows, numbers.tolist(), first, len(self.ordered)))
 
     def _show_statistics(self) -> None:
@@ -327,7 +327,7 @@ class Screen:
             return
         self.jobs.start(
             "statistics",
-            lambda ticket: work.statistics(self.archive, filters, ticket.tick),
+            lambda ticket: work.statistics(self.dataset, filters, ticket.tick),
             lambda text: self._text("stats", text),
         )
 
@@ -338,8 +338,8 @@ class Screen:
         self.show_text(name, text)
 
     def _chips(self) -> str:
-        archive = self.archive
-        there = {"pictures": archive.cutouts is not None, "latents": archive.latents is not None}
+        dataset = self.dataset
+        there = {"pictures": dataset.cutouts is not None, "latents": dataset.latents is not None}
         return words.chips(self.selection.view.filters, planes=list(self.planes), **there)
 
     def _say(self, text: str, busy: bool) -> None:

@@ -33,7 +33,7 @@ class Session(Screen):
 
     def brush(self, column: str, low: Any, high: Any) -> None:
         """Take a range that was drawn over a histogram."""
-        values = self.archive.columns.values(column)
+        values = self.dataset.columns.values(column)
         try:
             drawn = make_range(column, low, high)
         except (ValueError, TypeError, ArithmeticError):
@@ -43,7 +43,7 @@ class Session(Screen):
 
     def _add(self, item: Filter) -> None:
         """Add a filter, if it is one of the table."""
-        check_filter(item, self.archive.columns)
+        check_filter(item, self.dataset.columns)
         self.selection.add(item)
 
     def add_category(self, column: str, values: Any) -> None:
@@ -65,7 +65,7 @@ class Session(Screen):
             InputFileError: Both numbers are missing, or the lowest is above the highest.
         """
         try:
-            values = self.archive.columns.values(column)
+            values = self.dataset.columns.values(column)
             if low is None and high is None:
                 raise ValueError
             low = float(np.fmin.reduce(values)) if low is None else low
@@ -92,7 +92,7 @@ class Session(Screen):
         elif name == "remove":
             self.selection.remove(value)
             self.refresh()
-        elif name == "row" and value.isdigit() and int(value) < self.archive.columns.rows:
+        elif name == "row" and value.isdigit() and int(value) < self.dataset.columns.rows:
             self.show_row(int(value))
         elif name == "tab":
             self.tab = value
@@ -127,7 +127,7 @@ class Session(Screen):
 
     def more_charts(self) -> list[Histogram]:
         """Make the histograms that the page does not have yet."""
-        columns = self.archive.columns
+        columns = self.dataset.columns
         new = {n: Histogram(columns.binned(n), self.theme) for n in columns.metrics() if n not in self.histograms}
         for name, chart in new.items():
             chart.show(pictures.histogram(chart.binned, self.mask), self.selection.view.filters)
@@ -162,7 +162,7 @@ class Session(Screen):
             else:
                 self.show_row(row)
 
-        self.jobs.start("tap", lambda _: work.nearest_to(self.archive, plane, (x, y), extent, filters), done)
+        self.jobs.start("tap", lambda _: work.nearest_to(self.dataset, plane, (x, y), extent, filters), done)
 
     def take_upload(self, name: str, read: Callable[[Ticket], Upload], told: Callable[[str, bool], None]) -> None:
         """Make an image that a user brought the primary one, and look for its neighbours.

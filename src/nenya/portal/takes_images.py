@@ -151,7 +151,7 @@ class TakesImages(RequestHandler):
         """Return what is said of the image, and whether it was taken."""
         name, row = self.get_query_argument("name", "")[-200:], self.get_query_argument("row", "0")
         scale = [self.get_query_argument(end, "") for end in ("low", "high")]
-        jail, encoder, archive = self.portal.jail, self.portal.encoder, session.archive
+        jail, encoder, dataset = self.portal.jail, self.portal.encoder, session.dataset
         loop, body, self._body = asyncio.get_running_loop(), self._body, bytearray()
         reading = functools.partial(jail.read, name, body, row, scale, self._stop)
         try:
@@ -172,7 +172,7 @@ class TakesImages(RequestHandler):
 
         def encode(ticket: Ticket) -> Upload:
             assert encoder is not None
-            return encoder.encode(called, given, archive, ticket.tick)
+            return encoder.encode(called, given, dataset, ticket.tick)
 
         session.jobs.call(lambda: session.take_upload(called, encode, told))
         return await answer

@@ -134,14 +134,14 @@ def _exactly(stream: IO[bytes], size: int) -> bytes:
 
 
 def _npz(data: bytes, row: int) -> Picked:
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        members = [m for m in archive.infolist() if m.filename.endswith(".npy")]
+    with zipfile.ZipFile(io.BytesIO(data)) as dataset:
+        members = [m for m in dataset.infolist() if m.filename.endswith(".npy")]
         if not members:
             raise InputFileError("this npz file holds no array")
         if members[0].file_size > 8 * _MOST_VALUES:
             raise InputFileError("the first array of this npz file is too large: save one image alone")
         name = first_of(members[0].filename.removesuffix(".npy"), len(members), "arrays")
-        with archive.open(members[0]) as member:
+        with dataset.open(members[0]) as member:
             found = _npy(member, row, name)
             _skip(member, members[0].file_size)  # to its checksum
             return found
