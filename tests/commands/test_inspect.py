@@ -67,7 +67,7 @@ def test_statistics_are_those_of_the_pixels(tmp_path, monkeypatch):
         (lambda f, x: f.create_dataset("train", data=x * 0), "20 cutouts have the same value"),
         (lambda f, x: [f.create_dataset(n, data=x[s]) for n, s in (("train", slice(9)), ("valid", slice(6, 20)))],
          "3 cutouts are in both partitions"),
-        (lambda f, x: f.create_dataset("train", data=np.full_like(x, np.nan)), "no pixel is finite"),
+        (lambda f, x: f.create_dataset("train", data=np.full_like(x, np.nan)), "no finite pixel"),
     ],
 )  # fmt: skip
 def test_what_would_go_wrong_later_is_said(tmp_path, change, warning):
@@ -178,7 +178,7 @@ def test_several_files_of_all_kinds_and_a_bad_one(nenya_cli, tmp_path, tiny_weig
     ("name", "content", "part"),
     [
         ("none.h5", None, "none.h5"),
-        ("a.txt", b"hello", "of no kind known by its name"),
+        ("a.txt", b"hello", "unknown kind of file"),
         ("a.parquet", b"PAR1 but not really", "cannot be read as a table"),
         ("a.ckpt", b"", "is empty"),
         ("a.h5", b"\x89HDF\r\n\x1a\n", "a.h5"),

@@ -160,9 +160,9 @@ def test_the_command(nenya_cli, source, tmp_path):
 @pytest.mark.parametrize(
     ("args", "wanted"),
     [
-        (["data=s3://bucket/a.h5"], "repack reads and writes local files"),
-        (["data={source}", "out=s3://bucket/"], "repack reads and writes local files"),
-        (["data={source}", "out={source}"], "a file to be repacked itself"),
+        (["data=s3://bucket/a.h5"], "expected a local file"),
+        (["data={source}", "out=s3://bucket/"], "expected a local file"),
+        (["data={source}", "out={source}"], "is itself a source"),
         (["data=[{source},{folder}/b.h5]", "out={folder}/new.h5"], "out= and data= are 2|is one file and data= are 2"),
         (["data={source}", "codec=zip"], "wanted one of gzip, lzf, none|gzip, lzf"),
         (["data={folder}/none.h5"], "no such file"),
@@ -200,7 +200,7 @@ def test_what_is_written_wrong_gets_no_name(source, tmp_path, monkeypatch):
         return pack(chunk, level, shuffle=shuffle)
 
     monkeypatch.setattr(module, "pack_gzip", wrong)
-    with pytest.raises(OutputError, match="was not written as it was read"):
+    with pytest.raises(OutputError, match="differs from the source after writing"):
         repack_file(source, tmp_path / "new.h5", options())
     assert [path.name for path in tmp_path.iterdir()] == [source.name]
 

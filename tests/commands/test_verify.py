@@ -51,7 +51,7 @@ def test_a_source_of_another_content_and_the_same_size(made, small_file, nenya_c
         file["train"][3] = 2 * file["train"][3]
     assert other.stat().st_size == small_file.stat().st_size
     code, said = nenya_cli("verify", [f"{made}/{small_file.stem}_latents.h5", f"source={other}"])
-    assert code == 2 and "made of another content" in said, said
+    assert code == 2 and "differs from the source of the latents" in said, said
 
 
 def test_the_command_for_scripts(made, tmp_path):

@@ -191,7 +191,7 @@ def test_the_keyboard_reaches_everything_and_its_keys_work(page, dataset):
 
 def test_a_new_user_is_told_where_to_start_and_finds_similar_cutouts(page):
     hint = page.page.get_by_text("Start here:")
-    assert hint.is_visible() and "most like it appear" in page.page.locator(".start").inner_text()
+    assert hint.is_visible() and "most similar cutouts appear" in page.page.locator(".start").inner_text()
     page.click("gallery", 2.5, page.session.gallery.rows - 0.5)
     assert page.session.selection.view.row == page.session.gallery_rows[2]
     assert "closest by cosine" in page.page.locator(".note").first.inner_text()
@@ -370,7 +370,7 @@ def test_the_gallery_is_as_wide_with_a_colour_bar_as_without(page):
 
 
 def test_the_words_of_a_tick_box_tick_it(page):
-    for words, name in (("within the filters", "near_filtered"), ("not of the same granule", "near_other_granules")):
+    for words, name in (("within the filters", "near_filtered"), ("from other granules only", "near_other_granules")):
         for wanted in (False, True):
             page.page.get_by_text(words, exact=True).click()
             page.until(lambda name=name, wanted=wanted: getattr(page.session, name) is wanted)
@@ -466,7 +466,7 @@ def test_a_new_image_finds_its_twin(page, dataset):
     page.idle()
     assert page.session.near_rows[0] == 66
     answer = page.page.locator("#upload_answer").inner_text()
-    assert f"averaged down from {2 * SIDE} x {2 * SIDE} pixels to" in answer and "looked for" not in answer
+    assert f"averaged from {2 * SIDE} x {2 * SIDE} pixels to" in answer and "looked for" not in answer
     facts = page.page.locator("table.facts").first.inner_text()
     dt = np.subtract(*np.percentile(image.astype("f8"), (90, 10)))
     assert f"{dt:.4g}" in facts and f"{image.min() + 15:.5g}" in facts and "x.npy" in facts
@@ -481,7 +481,7 @@ def test_a_new_image_finds_its_twin(page, dataset):
 @pytest.mark.parametrize(
     ("name", "data", "words"),
     [
-        ("x.pkl", b"cos\nsystem\n(S'true'\ntR.", "wanted is one of"),
+        ("x.pkl", b"cos\nsystem\n(S'true'\ntR.", "expected a file ending in"),
         ("x.npy", b"\x93NUMPY but damaged", "cannot be read"),
         ("x.npy", b"0" * 1_100_000, "at most 1 MB"),
     ],
@@ -619,7 +619,7 @@ def test_another_address_needs_the_token(browser, dataset):
         assert page.locator("input[name=token]").count() == 1 and not portal.sessions
         page.fill("input[name=token]", "wrong")
         page.keyboard.press("Enter")
-        page.get_by_text("not the token").wait_for()
+        page.get_by_text("Wrong token").wait_for()
         answer = page.request.get(portal.url + "download?key=x&what=rows.csv")
         assert answer.status == 403 and json.loads(answer.text())["message"] == "Log in first."
         page.goto(portal.url + "login?token=secret-of-the-test")

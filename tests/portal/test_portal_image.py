@@ -112,7 +112,7 @@ def test_other_weights_are_refused_by_their_sha256_and_by_what_they_make(world, 
     with pytest.raises(OptionError, match="other weights"):
         world.encoder(other).check(world.dataset())
     silent = world.dataset(projector=False, latents=world.anonymous(tmp_path / "a_preproc_latents.h5"))
-    with pytest.raises(OptionError, match=r"other latents of the archive's cutouts.*cosine"):
+    with pytest.raises(OptionError, match=r"do not reproduce the latents of the archive's cutouts.*cosine"):
         world.encoder(other).check(silent)
     assert world.encoder().check(silent) == ""
     blind = world.dataset(projector=False, latents=tmp_path / "a_preproc_latents.h5", images=False)
@@ -145,7 +145,7 @@ def test_a_projector_of_another_map_is_refused(world, tmp_path):
     rng = np.random.default_rng(1)
     latents = Latents([world.latents])[0 : sum(ROWS)]
     Projector.fit(latents, 8, embedding=rng.normal(size=(len(latents), 2))).save(tmp_path / "other.h5")
-    with pytest.raises(OptionError, match="elsewhere than US0 and US1"):
+    with pytest.raises(OptionError, match="does not reproduce US0 and US1"):
         world.dataset(projector=tmp_path / "other.h5")
     with pytest.raises(InputFileError, match="no projector"):
         world.dataset(projector=world.latents)
@@ -249,7 +249,7 @@ def test_every_format_finds_its_twin_and_its_place(page, world, tmp_path):
         assert f"{page.session.upload.place[0]:.4g}" in page.page.locator("table.facts").first.inner_text(), name
         mark = page.session.planes["umap"].mark.data
         assert np.hypot(mark["x"][0] - world.places[TWIN, 0], mark["y"][0] - world.places[TWIN, 1]) < 0.05 * size, name
-        assert "where its projector places" in page.page.locator(".note").first.inner_text()
+        assert "position of the image by the projector" in page.page.locator(".note").first.inner_text()
         assert np.allclose(page.session.primary.source.data["image"][0], warm[TWIN], atol=1e-3)
 
 
@@ -264,17 +264,17 @@ def test_what_cannot_be_looked_up_is_a_sentence_in_the_page(page, world, tmp_pat
         ("x.npy", saved(np.full((32, 32), 290.0)), "a constant field has no structure", {}),
         ("x.npy", saved(hole), "1 pixels of the image are missing (NaN or infinite)", {}),
         ("x.npy", saved(np.eye(40, dtype="f4")), "the cutouts have 32", {}),
-        ("x.npy", saved(np.zeros((8, 8), "f4")), "wanted are 16 to 1024", {}),
-        ("x.npy", saved(np.zeros((1100, 1100), "u1")), "wanted are 16 to 1024", {}),
-        ("x.npy", saved(np.zeros((32, 20), "f4")), "cut it to one", {}),
+        ("x.npy", saved(np.zeros((8, 8), "f4")), "expected an image of", {}),
+        ("x.npy", saved(np.zeros((1100, 1100), "u1")), "expected an image of", {}),
+        ("x.npy", saved(np.zeros((32, 20), "f4")), "crop it", {}),
         ("x.npy", b"just text", "cannot be read as npy", {}),
         ("x.npz", b"PK not a zip", "cannot be read as npz", {}),
         ("x.h5", hdf5_of(world.images[:3], tmp_path / "x.h5"), "the file has the rows 0 to 2", {"row": 3}),
         ("x.h5", b"\x89HDF but damaged", "HDF5", {}),
         ("x.nc", netcdf_of(np.arange(9.0).reshape(3, 3), tmp_path / "y.nc"), "no variable of this NetCDF file", {}),
-        ("x.png", png_of(warm, 0, 40), "say what black and white stand for", {}),
+        ("x.png", png_of(warm, 0, 40), "give the values of black and white", {}),
         ("x.png", b"\x89PNG damaged", "cannot be read as png", {"low": 0, "high": 30}),
-        ("x.pdf", b"%PDF-1.4", "a file ending in .pdf came", {}),
+        ("x.pdf", b"%PDF-1.4", "got .pdf", {}),
         ("x.npy", b"0" * 2_100_000, "at most 2 MB", {}),
     ):
         form.send(name, data, words, **fields)
@@ -294,7 +294,7 @@ def test_without_the_projector_the_page_calls_the_place_a_stand_in(browser, worl
         page = Page(browser, portal)
         Form(page).send("x.npy", saved(world.images[TWIN]), "shown under New image")
         text = page.page.locator(".note").first.inner_text()
-        assert "stand-in, the mean place of the image's five closest" in text and "projector=" in text
+        assert "an approximation, the mean position of the five closest" in text and "projector=" in text
         mark, five = page.session.planes["umap"].mark.data, world.places[page.session.near_rows[:5]]
         assert five[:, 0].min() <= mark["x"][0] <= five[:, 0].max()
         assert five[:, 1].min() <= mark["y"][0] <= five[:, 1].max()
@@ -323,7 +323,7 @@ def test_a_projector_of_other_data_that_takes_the_place_of_the_tables_is_said_in
         rows = np.random.default_rng(1).normal(size=(60, 5))
         Projector.fit(rows, 8, embedding=rows[:, :2]).save(other)
         other.replace(path)
-        page.page.locator("#news .note", has_text="this page still shows the earlier ones").wait_for(timeout=20_000)
+        page.page.locator("#news .note", has_text="this page shows the earlier state").wait_for(timeout=20_000)
         Form(page).send("x.npy", saved(world.images[TWIN]), "shown under New image")
         away = np.subtract(page.session.upload.place, world.places[TWIN])
         assert np.abs(away).max() < 0.05 * np.ptp(world.places, axis=0).max()

@@ -90,7 +90,7 @@ def test_the_address_that_is_said_is_one_that_others_reach():
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "192.0.2.7", "::", "example.org"])  # nothing listens
 def test_no_other_address_is_listened_on_without_a_token(dataset, address):
-    with pytest.raises(OptionError, match="a token is needed"):
+    with pytest.raises(OptionError, match="a token is required"):
         make_server(Portal(dataset, "a"), address, 0, [])
 
 

@@ -167,7 +167,7 @@ def test_a_download_shows_how_far_it_is_and_stops(page, monkeypatch):
         page.page.locator("#get_parquet").click()
     status(page, "sending rows.parquet")
     waiting.value.cancel()
-    status(page, "was not sent whole")
+    status(page, "was not sent completely")
     page.until(lambda: not page.session.jobs.busy)
     monkeypatch.setattr(downloads, "_slices", pieces)
     with page.page.expect_download() as waiting:
@@ -234,7 +234,7 @@ def test_a_page_goes_on_with_its_files_when_they_are_replaced_and_says_so(browse
         shown(40)
         (tmp_path / "new").mkdir()
         replace(write_archive(tmp_path / "new", rows=(200, 50), seed=9))
-        page.page.get_by_text("The archive has changed: this page shows the old one.").wait_for(timeout=20_000)
+        page.page.get_by_text("The archive has changed: this page shows the earlier one.").wait_for(timeout=20_000)
         page.session.dataset.latents.release()  # what was mapped is mapped anew
         shown(41)
         shown(290)
@@ -246,7 +246,7 @@ def test_a_page_goes_on_with_its_files_when_they_are_replaced_and_says_so(browse
         os.replace(tmp_path / "bad.parquet", files[0])
         page.page.get_by_text("cannot be opened (the server's log says why)").wait_for(timeout=20_000)
         news = page.page.locator("#news .note").inner_text()
-        assert "this page still shows the earlier ones" in news and str(tmp_path) not in news
+        assert "this page shows the earlier state" in news and str(tmp_path) not in news
         assert len(portal.dataset.latents) == 250
         replace(write_archive(tmp_path / "new", rows=(100, 20), seed=10))
         page.page.locator("#news [data-reload]").click(timeout=20_000)

@@ -1,4 +1,4 @@
-"""The command `nenya portal`: checks, opens and serves, or writes the page without a server."""
+"""`nenya portal`: checks and opens the files, then serves the portal or writes a page without a server."""
 
 import gc
 import logging
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def run(options: PortalOptions) -> int:
-    """Serve the portal until it is interrupted, or write its page without a server.
+    """Serve the portal until interrupted, or write its page without a server.
 
     Args:
         options: of `scripts/portal.py`.
@@ -37,9 +37,9 @@ def run(options: PortalOptions) -> int:
     if options.table and options.archive_dir:
         raise OptionError(f"table={options.table} and archive={options.archive_dir}: give one of them")
     if not options.table and not options.archive_dir:
-        raise OptionError("table= is needed, such as table=cutouts.parquet, or archive=, an archive of nenya update")
+        raise OptionError("expected table=, such as table=cutouts.parquet, or archive=, an archive of nenya update")
     if options.latents and options.data:
-        raise OptionError("latents= and data= are the same: give one")
+        raise OptionError("latents= and data= mean the same: give one")
     need("portal", "the portal")
     opened, name = _folder(options) if options.archive_dir else _files(options)
 
@@ -55,13 +55,13 @@ def run(options: PortalOptions) -> int:
         place = write_page(
             noted(), Path(local_path(options.export)), Path(name).stem if options.table else name, options
         )
-        log.info("%s: open it in a browser, no server is needed", place)
+        log.info("%s: open it in a browser; no server is needed", place)
         return 0
     return _serve(options, noted, name)
 
 
 def _files(options: PortalOptions) -> tuple["Callable[[], Dataset]", str]:
-    """Return what opens the files that are named, and their name."""
+    """Return a function that opens the given files, and the name to show."""
     from nenya.portal.dataset import open_dataset
 
     table, cache = local_path(str(options.table)), options.loader.cache_dir
@@ -82,7 +82,7 @@ def _files(options: PortalOptions) -> tuple["Callable[[], Dataset]", str]:
 
 
 def _folder(options: PortalOptions) -> tuple["Callable[[], Dataset]", str]:
-    """Return what opens an archive folder, and its name; its weights are there for images of one's own."""
+    """Return a function that opens an archive, and the name to show; its weights encode new images."""
     from nenya.portal.dataset import open_version_dataset
 
     place, cache = str(options.archive_dir), options.loader.cache_dir
@@ -100,14 +100,14 @@ def _folder(options: PortalOptions) -> tuple["Callable[[], Dataset]", str]:
 
 
 def reached_by(address: str) -> str:
-    """Return how other machines reach a server that listens on an address; `0.0.0.0` and `::` stand for all."""
-    if address in ("0.0.0.0", "::"):  # what a user gave
+    """Return the address by which other machines reach the server; `0.0.0.0` and `::` mean all interfaces."""
+    if address in ("0.0.0.0", "::"):  # given by the user
         family, far = (socket.AF_INET, "192.0.2.1") if address != "::" else (socket.AF_INET6, "2001:db8::1")
         try:
-            with socket.socket(family, socket.SOCK_DGRAM) as probe:  # says by which way it would go; nothing is sent
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:  # selects the interface; nothing is sent
                 probe.connect((far, 9))
                 address = probe.getsockname()[0]
-        except OSError:  # no network: its name is all there is
+        except OSError:  # no network: only the host name is known
             address = socket.gethostname()
     return f"[{address}]" if ":" in address else address
 
@@ -134,7 +134,7 @@ def _serve(options: PortalOptions, opened: "Callable[[], Dataset]", name: str) -
     portal = Portal(checked(), name, encoder, options.limit_mb, token, reopen=checked, upload=options.upload)
     server = make_server(portal, options.address, options.port, origins)
     server.start()
-    gc.freeze()  # what is there now stays: it need not be looked through again for each page that opens
+    gc.freeze()  # existing objects stay: the collector need not scan them for each page that opens
     host = "127.0.0.1" if local else reached_by(options.address)
     login = f"login?token={token}" if token else ""
     log.info(
@@ -142,7 +142,7 @@ def _serve(options: PortalOptions, opened: "Callable[[], Dataset]", name: str) -
     )
     if not local:
         log.info(
-            "others need the whole address, with its token; nothing is encrypted: use it in networks that you trust"
+            "other users need the complete address with its token; traffic is not encrypted: use trusted networks only"
         )
     try:
         server.io_loop.start()

@@ -1,4 +1,4 @@
-"""The portal's essentials as a folder that any browser shows without a server."""
+"""Export of the portal to a folder that any browser shows without a server."""
 
 import json
 import os
@@ -35,25 +35,25 @@ _BOKEH = Path(bokeh.__file__).parent / "server/static/js"
 
 
 def write_page(dataset: Dataset, folder: Path, name: str, options: PortalOptions) -> Path:
-    """Write a folder with `index.html` and sheets of cutouts; all else is inlined.
+    """Write a folder with `index.html` and sheets of cutouts; everything else is inlined.
 
     Args:
-        dataset: what is shown.
-        folder: is made; absent or whole.
+        dataset: the data to show.
+        folder: created; it is either absent or complete.
         name: of the table.
         options: `sample`, `seed` and `clobber` are used.
 
     Returns:
-        The page.
+        The path of the page.
 
     Raises:
         OutputError: The folder exists (without clobber), or cannot be written.
     """
     sweep(folder.parent)
     if folder.exists() and not options.clobber:
-        raise OutputError(f"{folder} exists already: clobber=true replaces it, export= names another place")
+        raise OutputError(f"{folder} exists: clobber=true overwrites it, export= names another place")
     if folder.exists() and not (folder / "index.html").is_file() and any(folder.iterdir()):
-        raise OutputError(f"{folder} holds other things than an exported page: name another place")
+        raise OutputError(f"{folder} holds files other than an exported page: name another place")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -63,7 +63,7 @@ def write_page(dataset: Dataset, folder: Path, name: str, options: PortalOptions
         temporary.mkdir()
         sheets = _write_sheets(dataset, temporary, options.seed)
         (temporary / "index.html").write_text(_page(dataset, name, options, sheets))
-        old = temporary_name(folder)  # no kill leaves a part of the page that is replaced
+        old = temporary_name(folder)  # a kill leaves the old page or the new one, never a part
         if folder.exists():
             os.replace(folder, old)
         os.replace(temporary, folder)
@@ -76,7 +76,7 @@ def write_page(dataset: Dataset, folder: Path, name: str, options: PortalOptions
 
 
 def _html(figures: list[Any], **values: Any) -> str:
-    """Return a whole page, in which no other scripts run than Bokeh's and the page's own."""
+    """Return a complete page, which runs only Bokeh's scripts and its own."""
     document = Document()
     for figure in figures:
         document.add_root(figure)
@@ -94,7 +94,7 @@ def _html(figures: list[Any], **values: Any) -> str:
 
 
 def _write_sheets(dataset: Dataset, folder: Path, seed: int) -> list[tuple[str, str]]:
-    """Write sheets of cutouts; return their file names and what they show."""
+    """Write sheets of cutouts; return their file names and titles."""
     if dataset.cutouts is None:
         return []
     rng, columns = np.random.default_rng(seed), dataset.columns
@@ -117,7 +117,7 @@ def _write_sheets(dataset: Dataset, folder: Path, seed: int) -> list[tuple[str, 
 
 
 def _page(dataset: Dataset, name: str, options: PortalOptions, sheets: list[tuple[str, str]]) -> str:
-    """Return the page: planes and histograms over one source of sampled rows, linked by a script of its own."""
+    """Return the page: planes and histograms of one sample of rows, linked by a script."""
     columns, theme = dataset.columns, Theme()
     rng = np.random.default_rng(options.seed)
     some = np.sort(rng.choice(columns.rows, min(options.sample, columns.rows), replace=False))

@@ -1,4 +1,4 @@
-"""What a page shows: its figures and texts, and the work that draws them."""
+"""Contents of a page: figures, texts and the work that draws them."""
 
 import logging
 import secrets
@@ -33,31 +33,31 @@ FloatArray = NDArray[np.float32]
 
 PAGE_ROWS = 50
 FIRST_CHARTS = 6
-"""Histograms that a page opens with; the others are made when they are asked for."""
-_STOP = "<button data-action='cancel' title='Escape'>stop</button>"  # apart: a text that changes cannot be clicked
-_FALLBACK = 5  # neighbours whose mean place stands for an image's own
-_MARKED = 20  # neighbours that get a circle, of a long list
+"""Histograms of a new page; others are created on request."""
+_STOP = "<button data-action='cancel' title='Escape'>stop</button>"  # apart, as changing text cannot be clicked
+_FALLBACK = 5  # neighbours whose mean position approximates that of an image
+_MARKED = 20  # neighbours marked by a circle, at most
 _TITLES = {"umap": "UMAP", "map": "map"}
 
 
 class Screen:
-    """The figures and texts of one page, and the view that they show.
+    """Figures and texts of one page, and the view that they show.
 
     Args:
-        dataset: what all sessions share.
-        pools: threads that all sessions share.
-        call: has a function called by the page's own thread.
+        dataset: the data shared by all sessions.
+        pools: threads shared by all sessions.
+        call: runs a function in the page's own thread.
         theme: colours.
-        view: at first.
+        view: the initial view.
 
     Attributes:
         name: of the table.
-        key: a secret name, by which downloads and uploads find this session.
-        selection: what is selected.
-        shown: the filters that the page shows the rows of; others while a selection goes on.
-        planes: the UMAP and the map, where the table has them.
+        key: a secret key that identifies the session in downloads and uploads.
+        selection: the selected rows.
+        shown: the filters of the displayed rows; they differ from the selection's while it is computed.
+        planes: the UMAP and the map, if the table has them.
         histograms: by column.
-        texts: pieces of the page by name; `show_text` is called when one changes.
+        texts: parts of the page by name; `show_text` is called when one changes.
     """
 
     def __init__(
@@ -105,10 +105,10 @@ class Screen:
         self._near_of = ""
         self._near_search = object()
 
-    # What is drawn
+    # Drawing
 
     def refresh(self) -> None:
-        """Draw all that depends on the selection."""
+        """Draw everything that depends on the selection."""
         view, dataset, order = self.selection.view, self.dataset, (self.order, self.descending)
         charts = dict(self.histograms)
         self._text("filters", self._chips())
@@ -138,7 +138,7 @@ class Screen:
         )
 
     def draw_plane(self, name: str) -> None:
-        """Draw the UMAP or the map as it is zoomed now."""
+        """Draw the UMAP or the map at its current zoom."""
         plane, view = self.planes[name], self.selection.view
         extent = plane.extent
         if not extent[0] < extent[1] or not extent[2] < extent[3]:
@@ -151,7 +151,7 @@ class Screen:
         )
 
     def draw_gallery(self) -> None:
-        """Draw the gallery's page of cutouts."""
+        """Draw the current page of the gallery."""
         dataset, most, sheet = self.dataset, self.gallery.most, self.gallery
         if dataset.cutouts is None:
             return
@@ -162,7 +162,7 @@ class Screen:
         own = self.selection.view.scale == "own"
 
         def done(result: Any) -> None:
-            if shape != (sheet.columns, sheet.rows):  # its size has become known meanwhile
+            if shape != (sheet.columns, sheet.rows):  # its size has become known since
                 self.draw_gallery()
                 return
             picture, span, captions = result
@@ -174,7 +174,7 @@ class Screen:
         )
 
     def show_row(self, row: int) -> None:
-        """Make a row's cutout the primary one, and look for its neighbours."""
+        """Make the cutout of a row the primary one, and search its neighbours."""
         self.upload = None
         self.selection.show(row=row)
         self.changed()
@@ -182,11 +182,11 @@ class Screen:
         self.find_near()
 
     def draw_primary(self) -> None:
-        """Show the primary image, its facts and its places."""
+        """Show the primary image, its facts and positions."""
         row, upload, columns = self.selection.view.row, self.upload, self.dataset.columns
         if upload is not None:
             self._show_picture(upload.image)
-            self._text("heading", words.heading("New image", "not of the archive"))
+            self._text("heading", words.heading("New image", "not in the archive"))
             self._text("facts", words.upload_facts(upload))
             for plane in self.planes.values():
                 plane.mark_at(None, None)
@@ -206,7 +206,7 @@ class Screen:
 
     @property
     def shown_name(self) -> str:
-        """What the primary image is, for a sentence."""
+        """The name of the primary image within a sentence."""
         row = self.selection.view.row
         if self.upload is not None:
             return f"the image {self.upload.name}"
@@ -220,7 +220,7 @@ class Screen:
         self.span_changed(span, (min(ends[0], span[0]), max(ends[1], span[1])))
 
     def find_near(self) -> None:
-        """Look for the cutouts whose latents are closest to the primary image's."""
+        """Search the cutouts whose latents are closest to that of the primary image."""
         dataset, view, upload = self.dataset, self.selection.view, self.upload
         latents, row = dataset.latents, self.selection.view.row
         if latents is None or (upload is None and row is None):
@@ -241,13 +241,13 @@ class Screen:
                 placed = "" if upload is None or not len(found.rows) else self._place_upload(upload, found)
                 note = f"{len(found.rows)} closest by cosine of latents{kind}{placed}"
                 if not len(found.rows):
-                    note = f"No other cutout with a latent is there{kind}."
+                    note = f"There is no other cutout with a latent{kind}."
             self._text("near_note", f"<p class='note'>{note}</p>")
             self._draw_near()
 
         def ended(text: str) -> None:
             if self._near_search is mine and shown and shown != name:
-                note = f"Not searched ({text.rstrip('.')}): these are the ones most like {shown}."
+                note = f"Search ended ({text.rstrip('.')}): the cutouts shown are those most similar to {shown}."
                 self._text("near_note", f"<p class='note news'>{escape(note)}</p>")
 
         self.jobs.start(
@@ -260,12 +260,12 @@ class Screen:
         )
 
     def _place_upload(self, upload: Upload, found: Similar) -> str:
-        """Mark a new image in the UMAP, and say how its place was found: by the projector, else by its neighbours."""
+        """Mark a new image in the UMAP, and return how its position was found: by projector or neighbours."""
         if "umap" not in self.planes:
             return ""
         if upload.place is not None:
             self.planes["umap"].mark_at(*upload.place)
-            return "; the cross in the UMAP is where its projector places the image"
+            return "; the cross in the UMAP is the position of the image by the projector"
         rows, cosine = found.rows[:_FALLBACK], found.cosine[: _FALLBACK + 1]
         x, y = (self.dataset.columns.values(name)[rows].astype(np.float64) for name in PLANES["umap"])
         known = np.isfinite(x) & np.isfinite(y)
@@ -274,12 +274,12 @@ class Screen:
         weight = np.maximum(cosine[: len(rows)] - cosine.min() + 1e-6, 1e-6)[known]
         self.planes["umap"].mark_at(*(float(np.average(v[known], weights=weight)) for v in (x, y)))
         return (
-            "; the cross in the UMAP is a stand-in, the mean place of the image's five closest: start the portal with "
-            "projector= for its own place"
+            "; the cross in the UMAP is an approximation, the mean position of the five closest: start the portal with "
+            "projector= for the position of the image itself"
         )
 
     def _draw_near(self) -> None:
-        """Draw the sheet of neighbours and mark them in the UMAP and on the map."""
+        """Draw the sheet of neighbours, and mark them in the UMAP and on the map."""
         if self._near_found is None:
             return
         dataset, sheet, found = self.dataset, self.near, self._near_found
@@ -306,7 +306,7 @@ class Screen:
         self.jobs.start("near sheet", lambda ticket: work.draw_sheet(dataset, rows, shape, own, ticket), done)
 
     def _show_near_list(self) -> None:
-        """List the neighbours, where there are no pictures of them or the list is asked for."""
+        """List the neighbours, if there are no images of them or the list is chosen."""
         found = self._near_found
         if found is None or not self.near_listed:
             return
@@ -331,7 +331,7 @@ class Screen:
             lambda text: self._text("stats", text),
         )
 
-    # Talking to the page
+    # Updates of the page
 
     def _text(self, name: str, text: str) -> None:
         self.texts[name] = text
@@ -347,13 +347,13 @@ class Screen:
         self._text("stop", _STOP if busy else "")
 
     def say_error(self, error: NenyaError) -> None:
-        """Show what a user can act on."""
+        """Show a message that the user can act on."""
         self._say(str(error), False)
 
     def tell(self, news: str) -> None:
-        """Show what has happened to the archive."""
+        """Show news on the archive."""
         self._text("news", news)
 
     def close(self) -> None:
-        """Give up all work."""
+        """Cancel all work."""
         self.jobs.cancel()

@@ -1,4 +1,4 @@
-"""What sessions compute in threads: selection, rasters, sheets of cutouts, searches; equal work is done once for all.
+"""Work of sessions in threads: selection, rasters, sheets of cutouts, searches; results are shared by sessions.
 
 Letters: N rows of the table.
 """
@@ -24,17 +24,17 @@ Filters = tuple[Filter, ...]
 ORDERS = ("random", "table order")
 _CELLS = {"umap": (320, 320), "map": (360, 240)}
 _NEAREST = 60
-_NEAR_CLICK = 0.03  # of the width of what is shown
+_NEAR_CLICK = 0.03  # as a fraction of the shown width
 _SHUFFLED = 5000  # rows that come first, in random order
 
 
 @dataclass(frozen=True)
 class Selected:
-    """The rows that pass filters.
+    """The rows that pass the filters.
 
     Attributes:
         mask: (N,); None for all.
-        ordered: their numbers, in the order of the gallery and the table.
+        ordered: their indices, in the order of the gallery and the table.
         counts: of the histograms by column, (BINS,) int64 each.
     """
 
@@ -45,7 +45,7 @@ class Selected:
 
 @dataclass(frozen=True)
 class Similar:
-    """Rows by the closeness of their latents, the closest first.
+    """Rows in order of similarity of their latents, closest first.
 
     Attributes:
         rows: (n,) of the table.
@@ -59,7 +59,7 @@ class Similar:
 def select(
     dataset: Dataset, filters: Filters, order: tuple[str, bool], charts: Sequence[str], ticket: Ticket
 ) -> Selected:
-    """Find the rows that pass filters, in an order of `ordered_rows`, and count them for histograms."""
+    """Find the rows that pass the filters, in an order of `ordered_rows`, and count them for histograms."""
 
     def make() -> Selected:
         mask = dataset.masks.all_of(filters, lambda: ticket.tick(0.1))
@@ -75,10 +75,10 @@ def ordered_rows(dataset: Dataset, mask: BoolArray | None, order: str, descendin
     """Return the selected rows in the order of the gallery and the table, int32.
 
     Args:
-        dataset: with the table.
+        dataset: of the rows.
         mask: (N,), the selection; None for all.
         order: `random` (always the same), `table order`, or a metric: missing values come last.
-        descending: the largest value first.
+        descending: whether the largest value comes first.
     """
     rows = (np.arange(dataset.columns.rows) if mask is None else np.flatnonzero(mask)).astype(np.int32)
     if order == "random":
@@ -94,7 +94,7 @@ def ordered_rows(dataset: Dataset, mask: BoolArray | None, order: str, descendin
 
 
 def cells_for(rows: int, plane: str) -> tuple[int, int]:
-    """Return how many cells a raster has: fewer where there are few rows, so that each can be seen."""
+    """Return the number of cells of a raster: fewer for few rows, so that each is visible."""
     wide, tall = _CELLS[plane]
     share = min(1.0, max(0.3, np.sqrt(rows / 200_000)))
     return int(wide * share), int(tall * share)
@@ -103,7 +103,7 @@ def cells_for(rows: int, plane: str) -> tuple[int, int]:
 def rasters(
     dataset: Dataset, plane: str, extent: Extent, view: View, ticket: Ticket
 ) -> tuple[FloatArray | None, FloatArray]:
-    """Return counts of all rows (None where nothing is filtered), and counts of the selected or means of a metric."""
+    """Return counts of all rows (None without filters), and counts of the selected rows or means of a metric."""
     filters, colour, columns = view.filters, view.colour, dataset.columns
     x, y = (columns.values(column) for column in PLANES[plane])
     around = 360.0 if plane == "map" else None
@@ -125,7 +125,7 @@ def rasters(
 def nearest_to(
     dataset: Dataset, plane: str, place: tuple[float, float], extent: Extent, filters: Filters
 ) -> int | None:
-    """Return the selected row closest to a place of the UMAP or the map; None if none is near."""
+    """Return the selected row closest to a position in the UMAP or the map; None if none is near."""
     left, right, low, high = extent
     mask = dataset.masks.all_of(filters)
     across, up = (dataset.columns.values(name) for name in PLANES[plane])
@@ -142,7 +142,7 @@ def nearest_to(
 def draw_sheet(
     dataset: Dataset, rows: IntArray, shape: tuple[int, int], own: bool, ticket: Ticket
 ) -> tuple[FloatArray, tuple[float, float] | None, list[str]]:
-    """Return the picture of some rows' cutouts, their colour range (None where each has its own) and their captions."""
+    """Return the sheet of some rows' cutouts, their colour range (None if each has its own) and captions."""
 
     def make() -> tuple[FloatArray, tuple[float, float] | None, list[str]]:
         images: list[FloatArray | None] = [None] * len(rows)
@@ -158,14 +158,14 @@ def draw_sheet(
 def find_similar(
     dataset: Dataset, query: FloatArray | None, row: int | None, filters: Filters, apart: bool, ticket: Ticket
 ) -> Similar | None:
-    """Return the rows whose latents are closest to one's, or to a given one; None for a row without a latent.
+    """Return the rows whose latents are closest to that of a row, or to a given one; None for a row without a latent.
 
     Args:
         dataset: with latents.
-        query: (D,); None for that of `row`.
-        row: of the table, which is left out itself.
-        filters: that the rows must pass.
-        apart: leave out the whole granule of `row`.
+        query: (D,); None for the latent of `row`.
+        row: of the table, itself left out.
+        filters: conditions on the rows.
+        apart: whether to leave out the complete granule of `row`.
         ticket: of the work.
     """
     latents, columns = dataset.latents, dataset.columns
