@@ -229,7 +229,7 @@ def test_a_bad_file_is_said_and_the_others_go_on(update, files, tmp_path):
     assert code == 1
     assert said.count("no table (a .parquet") == 1
     assert "failed: new/a0_preproc.h5: not an HDF5 file" in said
-    assert "map and groups of version demo are learnt, for good, without the 1 that failed" in said
+    assert "UMAP and clusters of version demo are fitted, once, without the 1 failed files" in said
     assert "failed: new/b_preproc.h5: no row of the table has a latent" in said
     assert stems("archive") == ["a_preproc", "c_preproc"]
     assert not any(
@@ -262,7 +262,7 @@ def test_what_cannot_begin_leaves_nothing(update, weights):
     code, said = update("new=nothing", place="typo")
     assert code == 2 and "typo: no archive is there" in said
     code, said = update(*TINY, "new=nothing", "ckpt=typo.pth")
-    assert code == 2 and "typo.pth: no such weights" in said
+    assert code == 2 and "typo.pth: no such file of weights" in said
     code, said = update("model=demo", "model.width=2", "new=nothing", f"ckpt={weights}")
     assert code == 2 and str(weights) in said and "model.width=1" in said
     assert os.listdir() == []
@@ -272,7 +272,7 @@ def test_the_same_cutouts_under_another_name_are_left_out(copy, update, files, t
     shutil.copy(files / "b_preproc.h5", tmp_path / "renamed_preproc.h5")
     before = Path("archive/archive.json").read_bytes()
     code, said = update("new=renamed_preproc.h5")
-    assert code == 0 and "the same cutouts are there as b_preproc" in said and "1 already in the archive" in said
+    assert code == 0 and "the archive has the same cutouts as b_preproc" in said and "1 already in the archive" in said
     assert Path("archive/archive.json").read_bytes() == before
 
 
@@ -280,7 +280,7 @@ def test_cutouts_of_another_size_are_refused(copy, update, files, tmp_path):
     before = everything(copy)
     write_cutouts(tmp_path / "d_preproc.h5", valid=red_noise(12, side=16))
     code, said = update("new=d_preproc.h5")
-    assert code == 1 and "cutouts of 16 x 16 pixels, those of version demo have 32 x 32: begin another" in said
+    assert code == 1 and "expected cutouts of 32 x 32 pixels (version demo), got 16 x 16: begin another" in said
     assert everything(copy) == before
     shutil.copy(files / "a_preproc.h5", tmp_path / "z_preproc.h5")
     code, said = update("new=[d_preproc.h5,z_preproc.h5]", begin=True, place="other")
@@ -310,7 +310,7 @@ def test_granules_go_through_the_recipe(update, files, weights, tmp_path):
     (cloudy * np.nan).assign_coords(cloudy.coords).to_netcdf("new/cloudy.nc", engine="h5netcdf")
     Path("new/torn.nc").write_bytes(Path("new/g0.nc").read_bytes()[:3000])
     code, said = update("new=new/g0.nc", begin=True)
-    assert code == 2 and "sensor= is needed, once, for granules such as new/g0.nc" in said
+    assert code == 2 and "expected sensor= with the first granules, such as new/g0.nc" in said
     assert len(said.splitlines()) == 1 and not Path("archive").exists()
     code, said = update("new=new/g0.nc", *recipe, "granules_per_file=2", begin=True)
     assert code == 0, said
@@ -468,7 +468,7 @@ def test_the_second_update_at_once_says_who_holds_it(copy, update, nenya_cli, fi
         assert held[0] == 0 and "version next: 1 files in work" in held[1]
     assert code == 2 and f"process {os.getpid()}" in said and "noticed at once here" in said
     left = nenya_cli("status", ["archive"])
-    assert left[0] == 1 and "version next: 1 files unfinished; the same nenya update again" in left[1]
+    assert left[0] == 1 and "version next: 1 files unfinished; run the same nenya update again" in left[1]
     (copy / ".work" / "next" / "one").rmdir()
     (copy / ".work" / "next").rmdir()
     assert "being updated" not in nenya_cli("status", ["archive"])[1]
@@ -658,7 +658,7 @@ def test_status_says_what_is_there_and_what_is_wrong(copy, update, nenya_cli):
     code, said = nenya_cli("status", ["archive"])
     assert code == 1 and "MISSING" in said
     code, said = update()
-    assert code == 1 and f"missing or damaged, though archive.json names them: demo/latents/{latents.name};" in said
+    assert code == 1 and f"missing or damaged files listed in archive.json: demo/latents/{latents.name};" in said
     shutil.rmtree(copy / "demo" / "index")
     assert "demo/index" in nenya_cli("status", ["archive"])[1]
     assert nenya_cli("status", ["nowhere"])[0] == 2

@@ -93,7 +93,7 @@ def test_what_cannot_be_is_said_in_one_line(files, nenya_cli, tmp_path):
     code, said = nenya_cli("metrics", [latents, f"images={folder}"])
     assert code == 2 and "images= needs the weights" in said
     code, said = nenya_cli("metrics", [latents, f"table={folder / 'few.parquet'}", "neighbours=47", "out=a"])
-    assert code == 2 and "47 rows of the table have a finite latent: more than neighbours=47" in said
+    assert code == 2 and "expected more than neighbours=47 rows of the table" in said
     pd.read_parquet(folder / "few.parquet").assign(pp_file="other.h5").to_parquet("other.parquet")
     code, said = nenya_cli("metrics", [latents, "table=other.parquet", "out=b"])
     assert code == 2 and "no row of the table has a latent" in said

@@ -118,7 +118,7 @@ def test_each_file_is_told(by_path):
 def test_what_cannot_be_used_says_why(by_path):
     reasons = {
         "PreProc/bytes.h5": "uint8", "Tables/broken.feather": "cannot be read as a table", "gone.h5": "a link to",
-        "UMAP/other.pkl": "open, which is never read", "models/v5/cut.pth": "damaged",
+        "UMAP/other.pkl": "open, which nenya never reads", "models/v5/cut.pth": "damaged",
         "opts_typo.json": "unknown option epoch; did you mean epochs?", "opts_cut.json": "not a JSON option file",
     }  # fmt: skip
     for path, words in reasons.items():
@@ -171,7 +171,7 @@ def test_a_pickled_map_is_not_read_and_its_command_is_of_files_that_are_there(fo
     (folder / f"latents/{NAME}_latents.h5").unlink()
     (folder / "latents/another_name.h5").unlink()
     again = {finding.path: finding for finding in examine(folder)}[f"UMAP/{MAP}_UMAP.pkl"]
-    assert again.verdict == CANNOT and "no latents are here: with them, nenya embed" in again.what
+    assert again.verdict == CANNOT and "no latents in the folder: with them, nenya embed" in again.what
 
 
 @pytest.mark.slow
@@ -233,7 +233,7 @@ def test_option_files_of_all_versions_and_checkpoints_of_all_names(shared, golde
     hostile = found.pop("tiny_hostile.pth").what
     assert "refused: it wants to load" in hostile and "nothing was executed" in hostile
     for finding in found.values():
-        assert "7 tensors, of epoch 3 are read" in finding.what and "get the complete file" in finding.what
+        assert "7 tensors, of epoch 3 were read" in finding.what and "get the complete file" in finding.what
 
 
 def test_the_guide_names_what_there_is(shared):

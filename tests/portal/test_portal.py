@@ -126,7 +126,7 @@ def test_the_page_compares_as_the_command_does(dataset):
     assert "percentage points" not in words.statistics(found, True)  # of all rows there is no trend
     assert "the table has no dates" in words.statistics(summary.Summary({}, None, (0, 0), []), True)
     assert "the table has no dates" not in text
-    assert "click a cutout, or a point of the UMAP or the map: the cutouts most like it" in re.sub(
+    assert "click a cutout, or a point of the UMAP or the map: the most similar cutouts" in re.sub(
         "<.*?>", "", words.chips(())
     )
     bare = words.chips((), pictures=False, planes=(), latents=False)
@@ -333,7 +333,7 @@ def test_hostile_and_wrong_files_are_one_sentence(tmp_path, monkeypatch):
         ("a.npy", evil, "expected numbers"),
         ("a.npy", b"\x80\x04\x95", "cannot be read"),
         ("a.npy", saved(FIELD[:, :9]), "square"),
-        ("a.npy", saved(FIELD[:9, :9]), "pixels a side"),
+        ("a.npy", saved(FIELD[:9, :9]), "pixels per side"),
         ("a.npy", saved(hole), "missing"),
         ("a.npy", saved(np.full((24, 24), 20, "i2")), "are 20: a constant field has no structure"),
         ("a.npz", b"PK damaged", "cannot be read"),

@@ -215,7 +215,7 @@ def test_filters_by_number_and_by_name(page, dataset):
     page.page.fill("#range_low", "3")
     page.page.fill("#range_high", "1")
     page.page.locator("#range_form button").click()
-    page.page.get_by_text("the range from 3 to 1 holds nothing").wait_for()
+    page.page.get_by_text("the range from 3 to 1 is empty").wait_for()
     assert page.selected == (dt >= 0.5).sum()
     page.page.select_option("#range_column", "lon")
     page.page.fill("#range_low", "170")
@@ -483,7 +483,7 @@ def test_a_new_image_finds_its_twin(page, dataset):
     [
         ("x.pkl", b"cos\nsystem\n(S'true'\ntR.", "expected a file ending in"),
         ("x.npy", b"\x93NUMPY but damaged", "cannot be read"),
-        ("x.npy", b"0" * 1_100_000, "at most 1 MB"),
+        ("x.npy", b"0" * 1_100_000, "limit 1 MB"),
     ],
 )
 def test_bad_uploads_are_refused_in_a_sentence(page, name, data, words):
@@ -492,7 +492,7 @@ def test_bad_uploads_are_refused_in_a_sentence(page, name, data, words):
     page.page.locator("#upload_form button").first.click()
     answer = page.page.locator("#upload_answer.bad", has_text=words)
     answer.wait_for()
-    assert answer.inner_text().startswith("Not taken: ") and "still shown" in answer.inner_text().lower()
+    assert answer.inner_text().startswith("Refused: ") and "still shown" in answer.inner_text().lower()
     assert page.page.locator("#heading b").inner_text() == "Image"
     if len(data) < 1_000_000:
         address = f"{page.portal.url}upload?key={page.session.key}&name={name}"

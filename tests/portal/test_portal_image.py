@@ -269,13 +269,13 @@ def test_what_cannot_be_looked_up_is_a_sentence_in_the_page(page, world, tmp_pat
         ("x.npy", saved(np.zeros((32, 20), "f4")), "crop it", {}),
         ("x.npy", b"just text", "cannot be read as npy", {}),
         ("x.npz", b"PK not a zip", "cannot be read as npz", {}),
-        ("x.h5", hdf5_of(world.images[:3], tmp_path / "x.h5"), "the file has the rows 0 to 2", {"row": 3}),
+        ("x.h5", hdf5_of(world.images[:3], tmp_path / "x.h5"), "expected a row from 0 to 2", {"row": 3}),
         ("x.h5", b"\x89HDF but damaged", "HDF5", {}),
         ("x.nc", netcdf_of(np.arange(9.0).reshape(3, 3), tmp_path / "y.nc"), "no variable of this NetCDF file", {}),
         ("x.png", png_of(warm, 0, 40), "give the values of black and white", {}),
         ("x.png", b"\x89PNG damaged", "cannot be read as png", {"low": 0, "high": 30}),
         ("x.pdf", b"%PDF-1.4", "got .pdf", {}),
-        ("x.npy", b"0" * 2_100_000, "at most 2 MB", {}),
+        ("x.npy", b"0" * 2_100_000, "limit 2 MB", {}),
     ):
         form.send(name, data, words, **fields)
         text = page.page.locator("#upload_answer").inner_text()

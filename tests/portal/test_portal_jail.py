@@ -147,7 +147,7 @@ def test_every_format_is_read_behind_the_walls_as_it_is_without_them(jail, kind)
 def test_what_is_refused_is_said_as_without_walls(jail):
     for name, data, settings, error, word in (
         ("a.npy", saved(STACK), {"row": "3"}, OptionError, "the rows 0 to 2"),
-        ("a.npy", saved(STACK), {"row": "x"}, OptionError, "a whole number"),
+        ("a.npy", saved(STACK), {"row": "x"}, OptionError, "an integer"),
         ("a.png", png(), {}, OptionError, "brightness"),
         ("a.npy", saved(FIELD[:, :20]), {}, InputFileError, "square"),
         ("a.gz", b"\x1f\x8b\x08\0", {}, InputFileError, "expected a file ending in"),
@@ -342,7 +342,7 @@ BOMBS = {
     "h5 of a long chunk": ("a.h5", lambda: raw_chunk(zlib.compress(bytes(10**7)), *SQUARE), "damaged"),
     "h5 of a short chunk of lzf": ("a.h5", lambda: raw_chunk(b"\x02abc\xe0\xff\x02", *SQUARE, "lzf"), "damaged"),
     "nc of a short chunk": ("a.nc", lambda: raw_chunk(zlib.compress(bytes(999)), *SQUARE), "damaged"),
-    "png of 50k x 50k": ("a.png", lambda: png_bomb(50_000, 50_000), "50000 x 50000 pixels"),
+    "png of 50k x 50k": ("a.png", lambda: png_bomb(50_000, 50_000), "got 50000 x 50000"),
     "png of much behind the image": ("a.png", lambda: png_bomb(1000, 1000, 10**8), "constant"),
     "npz of 160 MB by columns": (
         "a.npz",

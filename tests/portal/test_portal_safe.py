@@ -207,6 +207,6 @@ def test_what_is_too_large_is_refused_before_it_is_read(dataset):
 
     portal = Portal(dataset, "a", Never(), limit_mb=1)
     just, huge, stranger = talk(portal, work)
-    assert just.code == 413 and "At most 1 MB" in json.loads(just.body)["message"]
+    assert just.code == 413 and "limit 1 MB" in json.loads(just.body)["message"]
     assert huge.code in (400, 413, 599)  # the connection ends
     assert stranger.code == 404

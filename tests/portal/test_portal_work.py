@@ -106,7 +106,7 @@ def test_a_search_shows_how_far_it_is_and_stops(page, slow):
     assert "searching similar cutouts" in status(page, "%")
     stop(page)
     assert page.session.near_rows.tolist() == before
-    assert "these are the ones most like row" in page.page.locator(".note").first.inner_text()
+    assert "the cutouts shown are those most similar to row" in page.page.locator(".note").first.inner_text()
     page.act("row:78")
     status(page, "%")
     page.page.keyboard.press("Escape")
@@ -195,7 +195,7 @@ def test_an_upload_shows_how_far_it_is_and_stops(page, portal):
         status(page, "%")
         stop(page)
         row = page.session.selection.view.row
-        page.page.locator("#upload_answer", has_text=f"Not taken: stopped. Still shown: row {row:,} of the").wait_for()
+        page.page.locator("#upload_answer", has_text=f"Refused: stopped. Still shown: row {row:,} of the").wait_for()
         assert page.session.upload is None and not page.page.locator("#upload_stop").is_visible()
     finally:
         portal.encoder.pause = 0.0
