@@ -208,7 +208,8 @@ def test_a_new_image_has_its_facts_and_says_what_of_it_is_shown():
     for fact in (f"{field.min():.5g}", f"{field.max():.5g}", "U0:  1.25", "U1:  -3.5"):
         assert fact in text, fact
     said = words.upload_taken(upload)
-    assert "averaged down from 128 x 128 pixels to the cutouts' 64 x 64" in said and "row 2 of the rows 0 to 9" in said
+    assert "averaged from 128 x 128 pixels to the size of the cutouts, 64 x 64" in said
+    assert "row 2 of the rows 0 to 9" in said
     plain = Upload("x.npy", field, np.zeros(2), None, 64)
     assert words.upload_taken(plain) == "x.npy is shown under New image." and "UMAP" not in words.upload_facts(plain)
 
@@ -271,9 +272,12 @@ def test_hdf5_netcdf_and_png_are_read(tmp_path):
     assert np.array_equal(found.image, FIELD + 1) and found.source == "row 1 of the rows 0 to 1"
     with h5py.File(tmp_path / "b.h5", "w") as file:
         file["sst"], file["note"] = FIELD, "about"
-        file["elsewhere"] = h5py.ExternalLink("a.h5", "/valid")
     found = read_image("b.h5", (tmp_path / "b.h5").read_bytes())
     assert np.array_equal(found.image, FIELD) and found.source == ""
+    with h5py.File(tmp_path / "b.h5", "a") as file:
+        file["elsewhere"] = h5py.ExternalLink("a.h5", "/valid")
+    with pytest.raises(InputFileError, match="'elsewhere' leads to other files"):
+        read_image("b.h5", (tmp_path / "b.h5").read_bytes())
     with pytest.raises(InputFileError, match="expected an array of images"):
         read_image("a.npy", saved(np.zeros((0, 24, 24), "f4")))
     with pytest.raises(InputFileError, match=r"got values up to 1e\+30"):
@@ -339,7 +343,7 @@ def test_hostile_and_wrong_files_are_one_sentence(tmp_path, monkeypatch):
         ("a.npz", b"PK damaged", "cannot be read"),
         ("a.npz", bomb(), "too large"),
         ("a.h5", b"\x89HDF\r\n\x1a\n", "HDF5"),
-        ("a.h5", linked_hdf5(tmp_path), "HDF5"),
+        ("a.h5", linked_hdf5(tmp_path), "leads to other files"),
         ("a.nc", b"CDF\x01", "cannot be read"),
         ("a.png", b"\x89PNG", "black and white"),
     ):
