@@ -304,7 +304,7 @@ def test_commands(first, second, tmp_path, nenya_cli):
         (["like=3"], "expected index=, data= or archive="),
         (["index=b.index", "like=3"], "no index of nenya"),
         (["index=a.index", "like=3", "out=found.png"], "expected one of .parquet"),
-        (["index=a.index", "like=3", "out=found.csv"], "clobber=true replaces it"),
+        (["index=a.index", "like=3", "out=found.csv"], "clobber=true"),
         (["index=begun.index", "like=3"], "the index is not finished"),
     ):
         code, said = nenya_cli("search", args)

@@ -274,7 +274,7 @@ def test_the_command(table, tmp_path, nenya_cli):
         (["table=t.parquet", "where=DT>2", "out=s.csv"], "clobber=true"),
         (["table=t.parquet", "where=DT>2", "out=s.xyz"], "expected a folder or a table (.parquet, .csv, .feather)"),
         (["table=t.parquet"], "expected a selection"),
-        (["table=t.parquet", "where=DT > 1e9"], "no row of 4000"),
+        (["table=t.parquet", "where=DT > 1e9"], "select none of 4000"),
         (["table=t.parquet", "box=[1,0,0,1]"], "four numbers"),
         (["table=t.parquet", "where=open('x')"], "wanted is SQL"),
         (["where=DT>2"], "expected table="),

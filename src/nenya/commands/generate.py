@@ -49,7 +49,7 @@ def run(options: GenerateOptions) -> int:
     sweep(path.parent)
     for place in filter(None, (path, table)):
         if place.exists() and not options.clobber:
-            raise OutputError(f"{place} exists: clobber=true overwrites it, out= names another place")
+            raise OutputError(f"{place} exists (clobber=true overwrites it, out= names another path)")
     rows = _rows(options)
     check_room(path.parent, sum(rows.values()) * 4 * options.size**2, "the generated file")
     log.info("%s: generate %s", path, ", ".join(f"{count} {name}" for name, count in rows.items()))

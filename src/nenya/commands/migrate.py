@@ -402,7 +402,7 @@ def _check_report(out: Path, folder: Path, *, clobber: bool) -> None:
             f"out={out}: expected a place outside the inspected folder, where nothing is written; name another"
         )
     if out.exists() and not clobber:
-        raise OutputError(f"{out} exists: clobber=true overwrites it, out= names another place")
+        raise OutputError(f"{out} exists (clobber=true overwrites it, out= names another path)")
 
 
 def _write_report(found: list[Finding], out: Path) -> None:

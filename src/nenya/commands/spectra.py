@@ -52,7 +52,7 @@ def run(options: SpectraOptions) -> int:
         raise OptionError(f"two files are named {min(twice)}: give them one at a time, each with its own out=")
     for place in [folder / f"{path.stem}_{end}" for path in paths for end in _ENDS]:
         if place.exists() and not options.clobber:
-            raise OutputError(f"{place} exists: clobber=true overwrites it, out= names another place")
+            raise OutputError(f"{place} exists (clobber=true overwrites it, out= names another path)")
     table = _open_table(options, files)
     slopes = []
     for file in files:

@@ -51,7 +51,7 @@ def write_page(dataset: Dataset, folder: Path, name: str, options: PortalOptions
     """
     sweep(folder.parent)
     if folder.exists() and not options.clobber:
-        raise OutputError(f"{folder} exists: clobber=true overwrites it, export= names another place")
+        raise OutputError(f"{folder} exists (clobber=true overwrites it, export= names another path)")
     if folder.exists() and not (folder / "index.html").is_file() and any(folder.iterdir()):
         raise OutputError(f"{folder} holds files other than an exported page: name another place")
     try:
