@@ -1,4 +1,4 @@
-"""Groups of latents: `python scripts/clusters.py data=cutouts_preproc_latents.h5 k=20`."""
+"""Clusters of latents: `python scripts/clusters.py data=cutouts_preproc_latents.h5 k=20`."""
 
 import sys
 

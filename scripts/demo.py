@@ -1,4 +1,4 @@
-"""Run the main job on generated cutouts: `python scripts/demo.py`."""
+"""Train and extract on generated cutouts: `python scripts/demo.py`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Make a map of latents: `python scripts/embed.py data=cutouts_preproc_latents.h5 table=cutouts.parquet`."""
+"""Fit a UMAP of latents: `python scripts/embed.py data=cutouts_preproc_latents.h5 table=cutouts.parquet`."""
 
 import sys
 

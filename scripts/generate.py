@@ -1,4 +1,4 @@
-"""Make cutouts with a known truth: `python scripts/generate.py kind=ocean out=ocean_preproc.h5`."""
+"""Generate cutouts with known properties: `python scripts/generate.py kind=ocean out=ocean_preproc.h5`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Make or extend the index of an archive: `python scripts/index.py data=latents/ table=archive.parquet`."""
+"""Create or extend a search index of latents: `python scripts/index.py data=latents/ table=archive.parquet`."""
 
 import sys
 

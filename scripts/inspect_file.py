@@ -1,4 +1,4 @@
-"""Say what a file is and what is wrong with it: `python scripts/inspect_file.py cutouts_preproc.h5`."""
+"""Report the kind, contents and problems of a file: `python scripts/inspect_file.py cutouts_preproc.h5`."""
 
 import sys
 

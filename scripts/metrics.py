@@ -1,4 +1,4 @@
-"""Numbers on latents: `python scripts/metrics.py cutouts_preproc_latents.h5`."""
+"""Measure latents: `python scripts/metrics.py cutouts_preproc_latents.h5`."""
 
 import sys
 

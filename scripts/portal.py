@@ -1,4 +1,4 @@
-"""See an archive in a browser: `python scripts/portal.py table=cutouts.parquet latents=... images=...`."""
+"""Explore an archive in a browser: `python scripts/portal.py table=cutouts.parquet latents=... images=...`."""
 
 import sys
 

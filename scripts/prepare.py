@@ -1,4 +1,4 @@
-"""Make cutouts of ocean fields: `python scripts/prepare.py sensor=modis data=/path/to/granules out=x_preproc.h5`."""
+"""Make cutouts from ocean fields: `python scripts/prepare.py sensor=modis data=/path/to/granules out=x_preproc.h5`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Write cutout files anew, with chunks that read fast: `python scripts/repack.py cutouts_preproc.h5`."""
+"""Rewrite cutout files with chunks that read fast: `python scripts/repack.py cutouts_preproc.h5`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Where, when and what chosen cutouts are: `python scripts/selection_statistics.py table=a.parquet where='DT > 2'`."""
+"""Compare selected cutouts with all: `python scripts/selection_statistics.py table=a.parquet where='DT > 2'`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Say what is in an archive: `python scripts/status.py archive=DIR`."""
+"""Report the state of an archive: `python scripts/status.py archive=DIR`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Bring new files into an archive: `python scripts/update.py archive=DIR new=/path/to/day/`."""
+"""Add new files to an archive: `python scripts/update.py archive=DIR new=/path/to/day/`."""
 
 import sys
 

@@ -27,7 +27,7 @@ def main(settings):
     """Serve until the process is ended; say the port."""
     from nenya.latents.files import Latents
     from nenya.portal import intake
-    from nenya.portal.dataset import open_archive
+    from nenya.portal.dataset import open_dataset
     from nenya.portal.holding import Portal
     from nenya.portal.jail import Jail
     from nenya.portal.server import make_server
@@ -35,7 +35,7 @@ def main(settings):
     asyncio.set_event_loop(asyncio.new_event_loop())
     walls, address, intake._GRACE = (settings.pop(name) for name in ("walls", "address", "grace"))
     table, latents, cutouts = write_archive(Path(settings.pop("folder")))
-    portal = Portal(open_archive(table, Latents([latents]), str(cutouts)), "a", PlainEncoder(), **settings)
+    portal = Portal(open_dataset(table, Latents([latents]), str(cutouts)), "a", PlainEncoder(), **settings)
     if not walls:
         portal.jail = Jail(walls=False)
     server = make_server(portal, address, 0, [])

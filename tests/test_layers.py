@@ -114,3 +114,11 @@ def test_each_package_says_its_purpose_and_holds_no_code():
 @pytest.mark.parametrize("script", sorted((SOURCE.parents[1] / "scripts").glob("*.py")), ids=lambda p: p.stem)
 def test_scripts_are_short(script):
     assert len(script.read_text().splitlines()) < 30
+
+
+def test_the_picture_shows_the_rooms():
+    text = (SOURCE.parents[1] / "CONTRIBUTING.md").read_text()
+    lines = text.split("```text\n")[1].split("```")[0].splitlines()
+    shown = [line.split("   ")[0].replace("/", "").split() for line in (line.strip() for line in lines)]
+    below = [names for names in shown if names and names[0] not in "|v"][::-1]
+    assert below == [[room] if isinstance(room, str) else list(room) for room in ROOMS]

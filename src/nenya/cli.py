@@ -17,8 +17,8 @@ from nenya.storage.texts import Lines, printed
 
 log = logging.getLogger(__name__)
 
-_LONGEST = 4000  # characters of an error line, which may quote what was given
-_PIPE = 141  # as a shell says of a command that SIGPIPE ends
+_LONGEST = 4000  # characters of an error line, which may quote the input
+_PIPE = 141  # the exit code that shells give a command ended by SIGPIPE
 HYDRA_FLAGS = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--package", "-p")
 
 
@@ -67,7 +67,7 @@ def run_command(name: str, args: Sequence[str] | None = None) -> int:
         code = int(module_of(name).run(options))
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # who read the answer, such as `head`, has enough
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _PIPE
     except NenyaError as error:

@@ -29,7 +29,7 @@ from nenya.commands import portal as command  # noqa: E402
 from nenya.commands.compose import compose  # noqa: E402
 from nenya.errors import InputFileError, OptionError, OutputError  # noqa: E402
 from nenya.latents.projector import Projector  # noqa: E402
-from nenya.portal.dataset import open_version_archive, stamps_of  # noqa: E402
+from nenya.portal.dataset import open_version_dataset, stamps_of  # noqa: E402
 from nenya.storage.lock import OutputLock  # noqa: E402
 
 TINY = ["model=demo", "model.width=1"]
@@ -173,7 +173,7 @@ def test_search_and_portal_take_an_archive(copy, nenya_cli):
         code, said = nenya_cli(name, ["archive=archive", "table=a.csv", "out=x"])
         assert code == 2 and "table=a.csv and archive=archive: give one of them" in said
 
-    shown = open_version_archive(open_version("archive"))
+    shown = open_version_dataset(open_version("archive"))
     assert shown.columns.rows == 54 and (shown.latent_of == np.arange(54)).all()
     assert all(image is not None for image in shown.cutouts.of(np.array([0, 20, 53])))
 
@@ -208,12 +208,12 @@ def test_a_map_and_groups_are_learnt_from_the_first_files(update, files, weights
 def test_a_rerun_does_nothing(copy, update, files):
     before = everything(copy)
     code, said = update(f"new={files}/*_preproc.h5")
-    assert code == 0 and "3 there already" in said
+    assert code == 0 and "3 already in the archive" in said
     assert everything(copy) == before
     (copy.parent / "moved").mkdir()
     moved = shutil.copy(files / "a_preproc.h5", copy.parent / "moved")
     code, said = update(f"new={moved}")
-    assert code == 0 and "1 there already" in said, said
+    assert code == 0 and "1 already in the archive" in said, said
     assert everything(copy) == before
 
 
@@ -227,9 +227,9 @@ def test_a_bad_file_is_said_and_the_others_go_on(update, files, tmp_path):
     table_of("other_preproc.h5", 1).to_parquet(new / "b_preproc.parquet")
     code, said = update("new=new", begin=True)
     assert code == 1
-    assert said.count("no table came with it") == 1
+    assert said.count("no table (a .parquet") == 1
     assert "failed: new/a0_preproc.h5: not an HDF5 file" in said
-    assert "map and groups of version demo are learnt, for good, without the 1 that failed" in said
+    assert "UMAP and clusters of version demo are fitted, once, without the 1 failed files" in said
     assert "failed: new/b_preproc.h5: no row of the table has a latent" in said
     assert stems("archive") == ["a_preproc", "c_preproc"]
     assert not any(
@@ -238,7 +238,7 @@ def test_a_bad_file_is_said_and_the_others_go_on(update, files, tmp_path):
     shutil.copy(files / "b_preproc.parquet", new)
     (new / "a0_preproc.h5").unlink()
     code, said = update("new=new")
-    assert code == 0 and "1 added, 2 there already" in said, said
+    assert code == 0 and "1 added, 2 already in the archive" in said, said
     assert stems("archive") == ["a_preproc", "c_preproc", "b_preproc"]
     write_cutouts(new / "a_preproc.h5", train=red_noise(4, seed=77))
     code, said = update("new=new/a_preproc.h5")
@@ -262,7 +262,7 @@ def test_what_cannot_begin_leaves_nothing(update, weights):
     code, said = update("new=nothing", place="typo")
     assert code == 2 and "typo: no archive is there" in said
     code, said = update(*TINY, "new=nothing", "ckpt=typo.pth")
-    assert code == 2 and "typo.pth: no such weights" in said
+    assert code == 2 and "typo.pth: no such file of weights" in said
     code, said = update("model=demo", "model.width=2", "new=nothing", f"ckpt={weights}")
     assert code == 2 and str(weights) in said and "model.width=1" in said
     assert os.listdir() == []
@@ -272,7 +272,7 @@ def test_the_same_cutouts_under_another_name_are_left_out(copy, update, files, t
     shutil.copy(files / "b_preproc.h5", tmp_path / "renamed_preproc.h5")
     before = Path("archive/archive.json").read_bytes()
     code, said = update("new=renamed_preproc.h5")
-    assert code == 0 and "the same cutouts are there as b_preproc" in said and "1 there already" in said
+    assert code == 0 and "the archive has the same cutouts as b_preproc" in said and "1 already in the archive" in said
     assert Path("archive/archive.json").read_bytes() == before
 
 
@@ -280,7 +280,7 @@ def test_cutouts_of_another_size_are_refused(copy, update, files, tmp_path):
     before = everything(copy)
     write_cutouts(tmp_path / "d_preproc.h5", valid=red_noise(12, side=16))
     code, said = update("new=d_preproc.h5")
-    assert code == 1 and "cutouts of 16 x 16 pixels, those of version demo have 32 x 32: begin another" in said
+    assert code == 1 and "expected cutouts of 32 x 32 pixels (version demo), got 16 x 16: begin another" in said
     assert everything(copy) == before
     shutil.copy(files / "a_preproc.h5", tmp_path / "z_preproc.h5")
     code, said = update("new=[d_preproc.h5,z_preproc.h5]", begin=True, place="other")
@@ -295,7 +295,9 @@ def test_columns_that_only_later_tables_have_are_said_once(copy, update, tmp_pat
         )
         table_of(f"{name}_preproc.h5", seed).assign(depth=1.5).to_parquet(f"new/{name}_preproc.parquet")
     code, said = update("new=new")
-    assert code == 0 and said.count("searches cannot ask for depth") == said.count("cannot ask for") == 1, said
+    assert (
+        code == 0 and said.count("searches have no conditions on depth") == said.count("have no conditions on") == 1
+    ), said
     assert open_version("archive").table()["depth"].notna().sum() == 36
 
 
@@ -308,12 +310,12 @@ def test_granules_go_through_the_recipe(update, files, weights, tmp_path):
     (cloudy * np.nan).assign_coords(cloudy.coords).to_netcdf("new/cloudy.nc", engine="h5netcdf")
     Path("new/torn.nc").write_bytes(Path("new/g0.nc").read_bytes()[:3000])
     code, said = update("new=new/g0.nc", begin=True)
-    assert code == 2 and "sensor= is needed, once, for granules such as new/g0.nc" in said
+    assert code == 2 and "expected sensor= with the first granules, such as new/g0.nc" in said
     assert len(said.splitlines()) == 1 and not Path("archive").exists()
     code, said = update("new=new/g0.nc", *recipe, "granules_per_file=2", begin=True)
     assert code == 0, said
     code, said = update("new=new", "granules_per_file=2")
-    assert code == 1 and "failed: new/torn.nc" in said and "1 added, 1 there already, 1 failed" in said, said
+    assert code == 1 and "failed: new/torn.nc" in said and "1 added, 1 already in the archive, 1 failed" in said, said
     version = open_version("archive").version
     assert version.settings["sensor"]["field_size"] == 32
     assert [[mark[0] for mark in added.sources] for added in version.files] == [["g0.nc"], ["g1.nc", "g2.nc"]]
@@ -323,16 +325,16 @@ def test_granules_go_through_the_recipe(update, files, weights, tmp_path):
     before = Path("archive/archive.json").read_bytes()
     Path("new/torn.nc").unlink()
     code, said = update("new=new", "granules_per_file=2")
-    assert code == 0 and "4 there already" in said, said
+    assert code == 0 and "4 already in the archive" in said, said
     assert Path("archive/archive.json").read_bytes() == before
     code, said = update("new=new", "field_size=64")
     assert code == 2 and "field_size=64" in said and "field_size=32" in said
     more = [*TINY, f"ckpt={weights}", f"projector={files / 'map.h5'}", "k=3"]
     assert update("version=two", *more)[0] == 0  # without a recipe of its own: it takes the cutouts of the other
     code, said = update("new=new", "granules_per_file=2")
-    assert code == 0 and "two: 3 there already" in said, said  # it has not looked at the cloudy one yet
+    assert code == 0 and "two: 3 already in the archive" in said, said  # it has not looked at the cloudy one yet
     code, said = update("new=new", "granules_per_file=2")
-    assert code == 0 and said.count("4 there already") == 2, said
+    assert code == 0 and said.count("4 already in the archive") == 2, said
 
 
 # Model versions
@@ -466,7 +468,7 @@ def test_the_second_update_at_once_says_who_holds_it(copy, update, nenya_cli, fi
         assert held[0] == 0 and "version next: 1 files in work" in held[1]
     assert code == 2 and f"process {os.getpid()}" in said and "noticed at once on this machine" in said
     left = nenya_cli("status", ["archive"])
-    assert left[0] == 1 and "version next: 1 files unfinished; the same nenya update again" in left[1]
+    assert left[0] == 1 and "version next: 1 files unfinished; run the same nenya update again" in left[1]
     (copy / ".work" / "next" / "one").rmdir()
     (copy / ".work" / "next").rmdir()
     assert "being updated" not in nenya_cli("status", ["archive"])[1]
@@ -476,7 +478,7 @@ def test_a_reader_goes_on_through_an_update(copy, update, tmp_path):
     opened = open_version("archive")
     latents, index = opened.latents(), opened.index()
     len(index)  # it opens late
-    before, shown = digest(opened), open_version_archive(opened)
+    before, shown = digest(opened), open_version_dataset(opened)
     assert shown.files == stamps_of([copy / "archive.json"])
     reopened, _ = command._folder(compose("portal", ["archive=archive"]))
     assert reopened().columns.rows == 54
@@ -585,7 +587,7 @@ def test_an_archive_on_s3(update, nenya_cli, files, whole, s3_bucket, s3_service
     code, said = update(f"new=s3://{s3_bucket}/in/", begin=True, place=place)
     assert code == 0 and "3 added" in said, said
     code, said = update(f"new={files}/a_preproc.h5", "loader.cache_dir=another", place=place)
-    assert code == 0 and "1 there already" in said, said
+    assert code == 0 and "1 already in the archive" in said, said
     found, wanted = digest(open_version(place, cache_dir="read")), digest(open_version(str(whole)))
     assert {k for k in wanted if found[k] != wanted[k]} == {"files"}  # whose sources are elsewhere
     assert nenya_cli("status", [place, "check=true", "loader.cache_dir=third"])[0] == 0
@@ -630,7 +632,7 @@ def test_an_answer_is_on_the_standard_output_and_nothing_else(whole):
     command = [sys.executable, str(ROOT / "scripts" / "status.py"), str(whole)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr == ""
-    assert f"{whole}, version demo" in done.stdout and "all is whole" in done.stdout
+    assert f"{whole}, version demo" in done.stdout and "complete" in done.stdout
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         process.stdout.close()  # as `head` does
         assert process.stderr.read() == ""
@@ -656,14 +658,14 @@ def test_status_says_what_is_there_and_what_is_wrong(copy, update, nenya_cli):
     code, said = nenya_cli("status", ["archive"])
     assert code == 1 and "MISSING" in said
     code, said = update()
-    assert code == 1 and f"missing or damaged, though archive.json names them: demo/latents/{latents.name};" in said
+    assert code == 1 and f"missing or damaged files listed in archive.json: demo/latents/{latents.name};" in said
     shutil.rmtree(copy / "demo" / "index")
     assert "demo/index" in nenya_cli("status", ["archive"])[1]
     assert nenya_cli("status", ["nowhere"])[0] == 2
     code, said = nenya_cli("status", ["archive/archive.json"])
-    assert code == 2 and "is a file: give the archive's folder" in said
+    assert code == 2 and "expected the folder of an archive, got a file" in said
     code, said = nenya_cli("status", ["archive", "check=maybe"])
-    assert code == 2 and "check=maybe: wanted is true or false" in said
+    assert code == 2 and "check=maybe: expected true or false" in said
     code, said = update("new=nowhere", "version=nosuch")
     assert code == 2 and "version=nosuch: archive has demo; another one is begun with model= and ckpt=" in said
 

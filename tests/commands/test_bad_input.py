@@ -318,7 +318,7 @@ OPTIONS = {
     "augment.flip=perhaps": ["augment.flip", "perhaps"],
     "seed=x": ["seed", "x"],
     "clobber=maybe": ["clobber", "maybe"],
-    "data": ["data: wanted key=value"],
+    "data": ["data: expected key=value"],
     "+new=1": ["+new"],
     "~model": ["~model"],
     "trainer.accelerator=abacus": ["trainer", "abacus"],
@@ -361,7 +361,7 @@ def test_what_means_nothing_to_a_command_is_refused(nenya_cli, command, args, wo
 def test_options_of_the_other_command(refused):
     refused("train", ["ckpt=x.pth"], "unknown option ckpt")
     refused("extract", ["init_from=x.pth"], "unknown option init_from")
-    refused("train", ["--multirun"], "--multirun is for extract")
+    refused("train", ["--multirun"], "--multirun applies to extract")
 
 
 OPTION_FILES = {

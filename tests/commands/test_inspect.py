@@ -58,16 +58,16 @@ def test_statistics_are_those_of_the_pixels(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "warning"),
     [
-        (lambda f, x: f.create_dataset("train", data=x + 290), "20 cutouts are not mean-free"),
-        (lambda f, x: f.create_dataset("train", data=x.astype("f8")), "float64 takes twice the room"),
+        (lambda f, x: f.create_dataset("train", data=x + 290), "20 cutouts have a nonzero mean"),
+        (lambda f, x: f.create_dataset("train", data=x.astype("f8")), "float64 takes twice the space"),
         (lambda f, x: f.create_dataset("train", data=x.astype(">f4")), "big-endian"),
         (lambda f, x: f.create_dataset("train", data=x, chunks=(20, 4, 4), compression="gzip"), "automatic chunks"),
-        (lambda f, x: f.create_dataset("train", data=x[[0, 1, 1, 2, 1]]), "2 cutouts are there more than once"),
+        (lambda f, x: f.create_dataset("train", data=x[[0, 1, 1, 2, 1]]), "2 cutouts repeat an earlier one"),
         (lambda f, x: f.create_dataset("train", data=np.where(x > 1, np.nan, x)), "cutouts hold NaN"),
-        (lambda f, x: f.create_dataset("train", data=x * 0), "20 cutouts have the same value"),
+        (lambda f, x: f.create_dataset("train", data=x * 0), "20 cutouts are constant"),
         (lambda f, x: [f.create_dataset(n, data=x[s]) for n, s in (("train", slice(9)), ("valid", slice(6, 20)))],
          "3 cutouts are in both partitions"),
-        (lambda f, x: f.create_dataset("train", data=np.full_like(x, np.nan)), "no pixel is finite"),
+        (lambda f, x: f.create_dataset("train", data=np.full_like(x, np.nan)), "no finite pixel"),
     ],
 )  # fmt: skip
 def test_what_would_go_wrong_later_is_said(tmp_path, change, warning):
@@ -81,7 +81,7 @@ def test_the_cost_of_a_chunk_is_what_is_unpacked(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("train", data=demeaned(20)[:, None], chunks=(10, 1, 16, 12))
     line = inspect_file(tmp_path / "a.h5").lines[0]
-    assert "one cutout (4 kB) costs 6 chunks, 0.05 MB" in line  # 2 x 3 chunks of 10 x 16 x 12 x 4 bytes
+    assert "one cutout (4 kB) unpacks 6 chunks, 0.05 MB" in line  # 2 x 3 chunks of 10 x 16 x 12 x 4 bytes
 
 
 def test_only_so_many_rows_are_read(tmp_path):
@@ -96,8 +96,8 @@ def test_latents_are_told_from_cutouts(tmp_path):
     write_cutouts(tmp_path / "a_latents.h5", train=latents)
     report = inspect_file(tmp_path / "a_latents.h5")
     assert report.kind.startswith("latents")
-    assert "train 50; 8 numbers each" in report.lines[0]
-    assert any("does not say how it was made" in line for line in report.warnings)
+    assert "train 50; 8 dimensions" in report.lines[0]
+    assert any("no provenance" in line for line in report.warnings)
     assert any("1 rows are not finite" in line for line in report.warnings)
     write_cutouts(tmp_path / "b_latents.h5", train=np.tile(latents[:1], (50, 1)))
     assert any("collapsed" in line for line in inspect_file(tmp_path / "b_latents.h5").warnings)
@@ -115,7 +115,7 @@ def test_a_table_and_what_is_wrong_with_it(tmp_path, suffix):
     bad = {**good, "lat": [95.0, 2, np.nan], "pp_type": [1, 1, 0], "UID": [1, 1, 2]}
     write_table(pd.DataFrame(bad), tmp_path / f"bad{suffix}")
     warnings = "\n".join(inspect_file(tmp_path / f"bad{suffix}").warnings)
-    for part in ("2 rows have a lat", "1 rows share pp_file", "1 rows have a UID"):
+    for part in ("2 rows have a lat", "1 rows share pp_file", "1 rows repeat the UID"):
         assert part in warnings
     write_table(pd.DataFrame({"x": ["text", None]}), tmp_path / f"other{suffix}")
     report = inspect_file(tmp_path / f"other{suffix}")
@@ -178,7 +178,7 @@ def test_several_files_of_all_kinds_and_a_bad_one(nenya_cli, tmp_path, tiny_weig
     ("name", "content", "part"),
     [
         ("none.h5", None, "none.h5"),
-        ("a.txt", b"hello", "of no kind known by its name"),
+        ("a.txt", b"hello", "unknown kind of file"),
         ("a.parquet", b"PAR1 but not really", "cannot be read as a table"),
         ("a.ckpt", b"", "is empty"),
         ("a.h5", b"\x89HDF\r\n\x1a\n", "a.h5"),

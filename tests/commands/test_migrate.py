@@ -118,7 +118,7 @@ def test_each_file_is_told(by_path):
 def test_what_cannot_be_used_says_why(by_path):
     reasons = {
         "PreProc/bytes.h5": "uint8", "Tables/broken.feather": "cannot be read as a table", "gone.h5": "a link to",
-        "UMAP/other.pkl": "open, which is never read", "models/v5/cut.pth": "damaged",
+        "UMAP/other.pkl": "open, which nenya never reads", "models/v5/cut.pth": "damaged",
         "opts_typo.json": "unknown option epoch; did you mean epochs?", "opts_cut.json": "not a JSON option file",
     }  # fmt: skip
     for path, words in reasons.items():
@@ -129,9 +129,9 @@ def test_what_cannot_be_used_says_why(by_path):
 
 def test_notes_say_what_differs(by_path):
     said = {path: " ".join(finding.notes) for path, finding in by_path.items()}
-    assert "places on the old map" in said["Tables/MODIS_Nenya_v5.parquet"]
+    assert "belong to the old UMAP" in said["Tables/MODIS_Nenya_v5.parquet"]
     assert "share of masked pixels" in said["Tables/MODIS_Nenya_v5.parquet"]
-    assert "find *_latents.h5 only" in said["latents/another_name.h5"]
+    assert "match *_latents.h5" in said["latents/another_name.h5"]
     assert "automatic chunks" in said[f"PreProc/{NAME}.h5"]
     assert "ssl_model=resnet18 model.feat_dim=16 model.width=4" in by_path["models/v5/last.pth"].what
 
@@ -165,13 +165,13 @@ def test_a_pickled_map_is_not_read_and_its_command_is_of_files_that_are_there(fo
     assert by_path[f"UMAP/{MAP}_UMAP.pkl"].notes == []
     (folder / f"UMAP/{MAP}_UMAP.pkl").rename(folder / "UMAP/LLC_UMAP.pkl")
     other = {finding.path: finding for finding in examine(folder)}["UMAP/LLC_UMAP.pkl"]
-    assert "nothing in their names says that it was a map of" in other.notes[0]
+    assert "the names do not show that it was a UMAP of" in other.notes[0]
     (folder / "UMAP/LLC_UMAP.pkl").rename(folder / f"UMAP/{MAP}_UMAP.pkl")
     assert not (tmp_path / "sprung").exists()
     (folder / f"latents/{NAME}_latents.h5").unlink()
     (folder / "latents/another_name.h5").unlink()
     again = {finding.path: finding for finding in examine(folder)}[f"UMAP/{MAP}_UMAP.pkl"]
-    assert again.verdict == CANNOT and "no latents are here: with them, nenya embed" in again.what
+    assert again.verdict == CANNOT and "no latents in the folder: with them, nenya embed" in again.what
 
 
 @pytest.mark.slow
@@ -194,13 +194,16 @@ def test_nothing_in_the_folder_changes_and_the_report_is_written(folder, tmp_pat
     code, _ = nenya_cli("migrate", [f"folder={folder}", "out=report.csv"])
     rows = read_table(tmp_path / "report.csv")
     assert code == 1 and list(rows["verdict"]).count("cannot") == 7
-    for place, words in ((folder / "report.json", "nothing is written into the folder"), ("report.json", "exists")):
+    for place, words in (
+        (folder / "report.json", "expected a place outside the inspected folder"),
+        ("report.json", "exists"),
+    ):
         code, said = nenya_cli("migrate", [folder, f"out={place}"])
         assert code == 2 and words in said
     code, said = nenya_cli("migrate", [tmp_path / "nowhere"])
     assert code == 2 and "no such folder" in said
     code, said = nenya_cli("migrate", [tmp_path / "report.json"])
-    assert code == 2 and "is a file: give the folder that it is in" in said
+    assert code == 2 and "is a file: give its folder" in said
     code, said = nenya_cli("migrate", [folder, "out=report.json/x.csv"])
     assert code == 2 and "nenya migrate: cannot write report.json/x.csv: File exists" in said
 
@@ -230,7 +233,7 @@ def test_option_files_of_all_versions_and_checkpoints_of_all_names(shared, golde
     hostile = found.pop("tiny_hostile.pth").what
     assert "refused: it would load" in hostile and "nothing was executed" in hostile
     for finding in found.values():
-        assert "7 tensors, of epoch 3 are read" in finding.what and "get the whole file" in finding.what
+        assert "7 tensors, of epoch 3 were read" in finding.what and "get the complete file" in finding.what
 
 
 def test_the_guide_names_what_there_is(shared):

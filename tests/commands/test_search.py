@@ -297,14 +297,14 @@ def test_commands(first, second, tmp_path, nenya_cli):
         (["index=a.index", "like=5"], "no row with a latent"),
         (["index=a.index", "like=99999"], "row 99999 is not there; rows are 0 to 1599"),
         ([f"data={paths[0]}", "like=99999"], "rows are 0 to 1299"),
-        (["index=a.index", "like=3", "k=abc"], "k=abc: wanted is a whole number"),
+        (["index=a.index", "like=3", "k=abc"], "k=abc: expected an integer"),
         (["index=a.index", "like=3", "dates=[2012-01-01,2012-06-31]"], "there is no date 2012-06-31"),
         ([f"data={paths[0]}", "like=3", "DT=DT1"], "table="),
-        (["index=a.index"], "like= or image= is needed"),
-        (["like=3"], "index= or data= is needed"),
+        (["index=a.index"], "expected like= or image="),
+        (["like=3"], "expected index=, data= or archive="),
         (["index=b.index", "like=3"], "index of nenya"),
-        (["index=a.index", "like=3", "out=found.png"], "wanted is one of .parquet"),
-        (["index=a.index", "like=3", "out=found.csv"], "clobber=true replaces it"),
+        (["index=a.index", "like=3", "out=found.png"], "expected one of .parquet"),
+        (["index=a.index", "like=3", "out=found.csv"], "clobber=true"),
         (["index=begun.index", "like=3"], "the index is unfinished"),
     ):
         code, said = nenya_cli("search", args)
@@ -346,7 +346,7 @@ def test_search_by_images(small_file, tiny_weights, tmp_path, nenya_cli):
         assert code == 2 and len(said.splitlines()) == 1 and wanted in said and name in said, said
     assert len(read_image("images.npz")) == 3
     np.save(tmp_path / "pickled.npy", np.array([{}]), allow_pickle=True)
-    for name, said in (("pickled.npy", "numeric array"), ("absent.npy", "no array"), ("a.png", "wanted is .npy")):
+    for name, said in (("pickled.npy", "numeric array"), ("absent.npy", "no array"), ("a.png", "expected .npy")):
         with pytest.raises((InputFileError, OptionError), match=said):
             read_image(name)
 
@@ -361,7 +361,7 @@ def test_an_index_on_s3(first, second, s3_bucket, s3_service, tmp_path, nenya_cl
     assert nenya_cli("index", [f"data={paths[0]}", *base])[0] == 0
     listed = {o["Key"]: o["ETag"] for o in s3_service.client().list_objects_v2(Bucket=s3_bucket)["Contents"]}
     code, said = nenya_cli("index", [f"data={paths[0]}", *base])
-    assert code == 0 and "nothing new" in said
+    assert code == 0 and "no new files" in said
     code, said = nenya_cli("index", ["add", f"data={paths[1]}", "table=two.parquet", f"out={url}", "index_from=0"])
     assert code == 0 and "1568 rows, 294 of them new" in said
     now = {o["Key"]: o["ETag"] for o in s3_service.client().list_objects_v2(Bucket=s3_bucket)["Contents"]}

@@ -272,12 +272,12 @@ def test_the_command(table, tmp_path, nenya_cli):
     assert [a.get_xlabel() for a in axes] == ["DT (K)"] and "outermost bins" in axes[0].get_title()
     for args, says in (
         (["table=t.parquet", "where=DT>2", "out=s.csv"], "clobber=true"),
-        (["table=t.parquet", "where=DT>2", "out=s.xyz"], "wanted is a folder or a table (.parquet, .csv, .feather)"),
-        (["table=t.parquet"], "nothing is selected"),
-        (["table=t.parquet", "where=DT > 1e9"], "no row of 4000"),
+        (["table=t.parquet", "where=DT>2", "out=s.xyz"], "expected a folder or a table (.parquet, .csv, .feather)"),
+        (["table=t.parquet"], "expected a selection"),
+        (["table=t.parquet", "where=DT > 1e9"], "select none of 4000"),
         (["table=t.parquet", "box=[1,0,0,1]"], "four numbers"),
         (["table=t.parquet", "where=open('x')"], "expected SQL"),
-        (["where=DT>2"], "table= is needed"),
+        (["where=DT>2"], "expected table="),
         (["table=bare.parquet", "box=[0,1,0,1]"], "no column US0 or US1"),
         (["table=bare.parquet", "cluster=1"], "nenya clusters writes it"),
     ):

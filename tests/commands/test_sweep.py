@@ -91,10 +91,10 @@ def test_several_tasks_of_one_job_share_a_file(files, expected, tiny_weights, tm
 def test_what_cannot_be_swept(nenya_cli, files, tiny_weights):
     args = [f"data={files}", f"ckpt={tiny_weights}", "model=demo", "trainer.accelerator=cpu"]
     cases = {
-        "trainer.devices=2": "--multirun runs its jobs in this process, and trainer.devices starts several",
+        "trainer.devices=2": "--multirun runs its jobs in one process, but trainer.devices starts several",
         "hydra/launcher=nonsense": "nonsense",
         "modle=v5": "did you mean model",
-        "hydra/launcher=slurm": "there is no SLURM here",
+        "hydra/launcher=slurm": "this machine has no SLURM",
         "data=/nowhere/*.h5": "no file matches",
     }
     for override, words in cases.items():

@@ -37,7 +37,7 @@ def latents(made, tmp_path) -> Path:
 def test_good_files_pass(nenya_cli, made, small_file):
     code, said = nenya_cli("verify", [made / "small_preproc_latents.h5"])
     assert code == 0, said
-    assert "ok " in said and "train 40, valid 24 rows of 64 numbers, 100.00% finite; model demo" in said
+    assert "ok " in said and "train 40, valid 24 rows of 64 dimensions, 100.00% finite; model demo" in said
     code, said = nenya_cli("verify", [f"data={made}", f"source=[{small_file},{made}/holes.h5]"])
     assert code == 0, said
     assert "83.33% finite" in said
@@ -51,7 +51,7 @@ def test_a_source_of_another_content_and_the_same_size(made, small_file, nenya_c
         file["train"][3] = 2 * file["train"][3]
     assert other.stat().st_size == small_file.stat().st_size
     code, said = nenya_cli("verify", [f"{made}/{small_file.stem}_latents.h5", f"source={other}"])
-    assert code == 2 and "made of another content" in said, said
+    assert code == 2 and "differs from the source of the latents" in said, said
 
 
 def test_the_command_for_scripts(made, tmp_path):
@@ -103,8 +103,8 @@ def shorten(path):
 
 DAMAGES = {
     "a flipped bit": (flip, "altered since it was written"),
-    "a row of zeros": (change("train", 0), "1 rows of 'train' are not of length 1"),
-    "a row of NaN": (change("train", np.nan), "1 rows are not finite, 0 were when it was written"),
+    "a row of zeros": (change("train", 0), "1 rows of 'train' are not unit vectors"),
+    "a row of NaN": (change("train", np.nan), "1 rows are not finite, expected 0 as when it was written"),
     "a partition that is gone": (drop("train"), "incomplete"),
     "a row that is gone": (shorten, "expected 24 rows"),
     "half a file": (cut, "incomplete"),
@@ -133,12 +133,12 @@ def test_files_of_the_first_nenya(nenya_cli, tmp_path):
     assert nenya_cli("verify", [tmp_path / "old_latents.h5"])[0] == 2
     code, said = nenya_cli("verify", [tmp_path / "old_latents.h5", "provenance=false"])
     assert code == 0, said
-    assert "valid 7 rows of 16 numbers, 100.00% finite; no provenance" in said
+    assert "valid 7 rows of 16 dimensions, 100.00% finite; no provenance" in said
     with h5py.File(tmp_path / "old_latents.h5", "a") as file:
         file["valid"][2] *= 2
     code, said = nenya_cli("verify", [tmp_path / "old_latents.h5", "provenance=false"])
     assert code == 2
-    assert "1 rows of 'valid' are not of length 1" in said
+    assert "1 rows of 'valid' are not unit vectors" in said
 
 
 def test_another_source(nenya_cli, latents, tmp_path):

@@ -193,7 +193,7 @@ def test_the_command_without_a_table(files, tmp_path, nenya_cli):
     noise = (found["cluster"] == -1).sum() - np.isnan(blobs()[0][:, 0]).sum()
     assert noise > 0 and re.search(rf"^ +-1 +{noise} +\S+ %  noise$", said, re.M), said
     code, said = nenya_cli("clusters", [files / "a_preproc_latents.h5"])
-    assert code == 2 and "k= is needed" in said
+    assert code == 2 and "expected k=" in said
     other = write_cutouts(tmp_path / "b_preproc.h5", train=red_noise(4, 8))
     code, said = nenya_cli("clusters", [files / "a_preproc_latents.h5", "k=2", f"images={other}", "out=x.csv"])
     assert code == 2 and "no row of the table has a cutout" in said and not (tmp_path / "x.csv").exists()

@@ -117,7 +117,7 @@ def test_an_interval_of_dt_is_chosen_by_name(files, nenya_cli):
     code, said = nenya_cli("embed", [path, f"table={table_file}", "out=e.parquet", "DT_cut=DT5"])
     assert code == 2 and said.strip().endswith("no row of 350 lies in DT_cut=DT5")
     code, said = nenya_cli("embed", [path, "out=e.parquet", "ntrain=abc"])
-    assert code == 2 and "ntrain=abc: wanted is a whole number" in said
+    assert code == 2 and "ntrain=abc: expected an integer" in said
 
 
 def test_a_projector_that_cannot_be_used_is_refused_before_anything_is_begun(files, nenya_cli, tmp_path):

@@ -273,16 +273,16 @@ def test_cells_are_as_large_as_the_rows_ask_for(tmp_path, nenya_cli, monkeypatch
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["kind=metric"], "metric= is needed"),
+        (["kind=metric"], "expected metric="),
         (["kind=metric", "metric=Dt"], "no column Dt"),
-        (["kind=gallery"], "images= is needed"),
-        (["kind=umap", "where=DT > 9"], "no row of it"),
+        (["kind=gallery"], "expected images="),
+        (["kind=umap", "where=DT > 9"], "selects no row"),
         (["kind=umap", "where=eval('1')"], "expected SQL"),
         (["kind=umap", "table=none.parquet"], "no such table"),
         (["kind=pie"], "kind=pie"),
         (["kind=map", "metric=DT", "least=100000"], "no cell has 100000 cutouts"),
         (["kind=metric", "metric=DT", "least=100000"], "no cell has 100000 cutouts"),
-        (["out=umap.jpg"], "wanted is a folder or a picture"),
+        (["out=umap.jpg"], "expected a folder or a picture"),
     ],
 )
 def test_the_command_refuses_in_one_line(archive, nenya_cli, args, says):

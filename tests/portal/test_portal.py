@@ -16,7 +16,7 @@ from nenya.latents.files import Latents
 from nenya.latents.similarity import closest
 from nenya.options.commands import PortalOptions
 from nenya.portal import pictures, summary, words
-from nenya.portal.dataset import Cancelled, Shared, open_archive
+from nenya.portal.dataset import Cancelled, Shared, open_dataset
 from nenya.portal.upload import Upload, read_image
 from nenya.portal.work import ordered_rows
 
@@ -24,9 +24,9 @@ FIELD = np.random.default_rng(2).normal(size=(24, 24)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory):
+def dataset(tmp_path_factory):
     table, latents, cutouts = write_archive(tmp_path_factory.mktemp("portal"))
-    return open_archive(table, Latents([latents]), str(cutouts))
+    return open_dataset(table, Latents([latents]), str(cutouts))
 
 
 def saved(array, **settings):
@@ -62,59 +62,59 @@ def test_a_sheet_keeps_every_pixel_with_its_first_line_at_the_bottom():
     assert np.isnan(sheet[1:5, 13:17]).all()
 
 
-def test_cutouts_are_those_of_the_rows_in_any_order(archive):
+def test_cutouts_are_those_of_the_rows_in_any_order(dataset):
     import h5py
 
     rows = np.array([250, 3, 299, 3, 0])
-    with h5py.File(archive.cutouts._readers[0].path) as file:
+    with h5py.File(dataset.cutouts._readers[0].path) as file:
         every = np.concatenate([file["train"][:, 0], file["valid"][:, 0]])
-    found = archive.cutouts.of(rows)
+    found = dataset.cutouts.of(rows)
     assert all(np.array_equal(image, every[row]) for image, row in zip(found, rows, strict=True))
 
 
-def test_a_search_tells_how_far_it_is_and_can_be_ended(archive):
-    query, told = archive.latents.take([20])[0], []
-    closest(archive.latents, query, 15, block_rows=50, tick=told.append)
+def test_a_search_tells_how_far_it_is_and_can_be_ended(dataset):
+    query, told = dataset.latents.take([20])[0], []
+    closest(dataset.latents, query, 15, block_rows=50, tick=told.append)
     assert told == sorted(told) and 0.5 < told[-1] <= 1
 
     def stop(_share):
         raise Cancelled
 
     with pytest.raises(Cancelled):
-        closest(archive.latents, query, 15, tick=stop)
+        closest(dataset.latents, query, 15, tick=stop)
 
 
-def test_allowed_latents_follow_the_table(archive):
-    mask = np.zeros(archive.columns.rows, bool)
+def test_allowed_latents_follow_the_table(dataset):
+    mask = np.zeros(dataset.columns.rows, bool)
     mask[[4, 9]] = True
-    assert np.flatnonzero(archive.allowed(mask)).tolist() == [4, 9]
-    assert np.flatnonzero(archive.allowed(mask, archive.columns.same_granule(4))).tolist() == [9]
+    assert np.flatnonzero(dataset.allowed(mask)).tolist() == [4, 9]
+    assert np.flatnonzero(dataset.allowed(mask, dataset.columns.same_granule(4))).tolist() == [9]
 
 
-def test_orders_hold_each_selected_row_once(archive):
-    mask = archive.columns.values("DT") > 1
+def test_orders_hold_each_selected_row_once(dataset):
+    mask = dataset.columns.values("DT") > 1
     for order in ("random", "table order", "DT"):
-        rows = ordered_rows(archive, mask, order, True)
+        rows = ordered_rows(dataset, mask, order, True)
         assert np.array_equal(np.sort(rows), np.flatnonzero(mask)), order
-    assert (np.diff(archive.columns.values("DT")[ordered_rows(archive, mask, "DT", True)]) <= 0).all()
+    assert (np.diff(dataset.columns.values("DT")[ordered_rows(dataset, mask, "DT", True)]) <= 0).all()
 
 
-def test_a_comparison_counts_and_chance_is_one(archive):
-    whole = summary.summarise(archive.columns, None).comparisons
-    assert whole["season"]["selected"].sum() == archive.columns.rows
+def test_a_comparison_counts_and_chance_is_one(dataset):
+    whole = summary.summarise(dataset.columns, None).comparisons
+    assert whole["season"]["selected"].sum() == dataset.columns.rows
     assert (whole["year"]["ratio"] == 1).all()
-    summer = np.isin(archive.columns.values("month"), (6, 7, 8))
-    line = summary.summarise(archive.columns, summer).comparisons["season"].set_index("name").loc["JJA"]
+    summer = np.isin(dataset.columns.values("month"), (6, 7, 8))
+    line = summary.summarise(dataset.columns, summer).comparisons["season"].set_index("name").loc["JJA"]
     assert line["selected"] == line["whole"] == summer.sum()
-    assert line["ratio"] == pytest.approx(archive.columns.rows / summer.sum())
+    assert line["ratio"] == pytest.approx(dataset.columns.rows / summer.sum())
 
 
-def test_the_page_compares_as_the_command_does(archive):
+def test_the_page_compares_as_the_command_does(dataset):
     from nenya.tables.statistics import selection_statistics
 
-    mask = archive.columns.values("DT") > 1
-    found = summary.summarise(archive.columns, mask)
-    wanted = selection_statistics(archive.columns.table.to_pandas(), mask)
+    mask = dataset.columns.values("DT") > 1
+    found = summary.summarise(dataset.columns, mask)
+    wanted = selection_statistics(dataset.columns.table.to_pandas(), mask)
     for name, table in (("season", wanted.seasons), ("year", wanted.years)):
         assert found.comparisons[name].equals(table)
     places = wanted.regions[~wanted.regions["name"].isin(["global", "north"])]
@@ -126,7 +126,7 @@ def test_the_page_compares_as_the_command_does(archive):
     assert "percentage points" not in words.statistics(found, True)  # of all rows there is no trend
     assert "the table has no dates" in words.statistics(summary.Summary({}, None, (0, 0), []), True)
     assert "the table has no dates" not in text
-    assert "click a cutout, or a point of the UMAP or the map: the cutouts most like it" in re.sub(
+    assert "click a cutout, or a point of the UMAP or the map: the most similar cutouts" in re.sub(
         "<.*?>", "", words.chips(())
     )
     bare = words.chips((), pictures=False, planes=(), latents=False)
@@ -208,7 +208,8 @@ def test_a_new_image_has_its_facts_and_says_what_of_it_is_shown():
     for fact in (f"{field.min():.5g}", f"{field.max():.5g}", "U0:  1.25", "U1:  -3.5"):
         assert fact in text, fact
     said = words.upload_taken(upload)
-    assert "averaged down from 128 x 128 pixels to the cutouts' 64 x 64" in said and "row 2 of the rows 0 to 9" in said
+    assert "averaged from 128 x 128 pixels to the size of the cutouts, 64 x 64" in said
+    assert "row 2 of the rows 0 to 9" in said
     plain = Upload("x.npy", field, np.zeros(2), None, 64)
     assert words.upload_taken(plain) == "x.npy is shown under New image." and "UMAP" not in words.upload_facts(plain)
 
@@ -226,13 +227,13 @@ def test_downloads_have_plain_dates_and_texts(fraction, shown):
 
     from nenya.portal import downloads
     from nenya.portal.columns import Columns, compact
-    from nenya.portal.dataset import Archive
+    from nenya.portal.dataset import Dataset
 
     dates = np.datetime64("2010-01-01T00:00:00", "ns") + np.array([fraction, 0], "timedelta64[ns]")
     table = compact(pa.table({"datetime": dates, "region": ["here", "here"], "DT": [1.0, 2.0]}))
     assert pa.types.is_dictionary(table.schema.field("region").type)
-    archive = Archive(Columns(table))
-    session = SimpleNamespace(archive=archive, selection=SimpleNamespace(view=SimpleNamespace(filters=())))
+    dataset = Dataset(Columns(table))
+    session = SimpleNamespace(dataset=dataset, selection=SimpleNamespace(view=SimpleNamespace(filters=())))
     lines = b"".join(downloads.rows_csv(session, lambda _: None)).decode().splitlines()
     assert shown in lines[1] and (fraction or "." not in lines[1].split(",")[0])
     frame = pq.read_table(io.BytesIO(b"".join(downloads.rows_parquet(session, lambda _: None))))
@@ -271,16 +272,19 @@ def test_hdf5_netcdf_and_png_are_read(tmp_path):
     assert np.array_equal(found.image, FIELD + 1) and found.source == "row 1 of the rows 0 to 1"
     with h5py.File(tmp_path / "b.h5", "w") as file:
         file["sst"], file["note"] = FIELD, "about"
-        file["elsewhere"] = h5py.ExternalLink("a.h5", "/valid")
     found = read_image("b.h5", (tmp_path / "b.h5").read_bytes())
     assert np.array_equal(found.image, FIELD) and found.source == ""
-    with pytest.raises(InputFileError, match="there is no image in it"):
+    with h5py.File(tmp_path / "b.h5", "a") as file:
+        file["elsewhere"] = h5py.ExternalLink("a.h5", "/valid")
+    with pytest.raises(InputFileError, match="'elsewhere' leads to other files"):
+        read_image("b.h5", (tmp_path / "b.h5").read_bytes())
+    with pytest.raises(InputFileError, match="expected an array of images"):
         read_image("a.npy", saved(np.zeros((0, 24, 24), "f4")))
-    with pytest.raises(InputFileError, match=r"values up to 1e\+30 came"):
+    with pytest.raises(InputFileError, match=r"got values up to 1e\+30"):
         read_image("a.npy", saved(np.where(FIELD == FIELD.max(), 1e30, FIELD)))
     picture = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 24, 3)).astype("u1")).save(picture, "PNG")
-    with pytest.raises(InputFileError, match="a picture in colour came"):
+    with pytest.raises(InputFileError, match="got a colour image"):
         read_image("a.png", picture.getvalue(), scale=("0", "30"))
     with h5netcdf.File(tmp_path / "a.nc", "w") as file:
         file.dimensions = {"y": 24, "x": 24}
@@ -304,8 +308,8 @@ def test_hdf5_netcdf_and_png_are_read(tmp_path):
 def bomb():
     stream = io.BytesIO()
     with (
-        zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive,
-        archive.open("a.npy", "w", force_zip64=True) as out,
+        zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as packed,
+        packed.open("a.npy", "w", force_zip64=True) as out,
     ):
         for _ in range(3):
             out.write(bytes(2**20))
@@ -328,18 +332,18 @@ def test_hostile_and_wrong_files_are_one_sentence(tmp_path, monkeypatch):
     hole[3, 3] = np.nan
     evil = saved(np.array([{"a": 1}], dtype=object), allow_pickle=True)
     for name, data, word in (
-        ("a.pkl", b"cos\nsystem\n(S'true'\ntR.", "wanted is one of"),
-        ("a", b"", "wanted is one of"),
-        ("a.npy", evil, "wanted are numbers"),
+        ("a.pkl", b"cos\nsystem\n(S'true'\ntR.", "expected a file ending in"),
+        ("a", b"", "expected a file ending in"),
+        ("a.npy", evil, "expected numbers"),
         ("a.npy", b"\x80\x04\x95", "cannot be read"),
         ("a.npy", saved(FIELD[:, :9]), "square"),
-        ("a.npy", saved(FIELD[:9, :9]), "pixels a side"),
+        ("a.npy", saved(FIELD[:9, :9]), "pixels per side"),
         ("a.npy", saved(hole), "missing"),
         ("a.npy", saved(np.full((24, 24), 20, "i2")), "are 20: a constant field has no structure"),
         ("a.npz", b"PK damaged", "cannot be read"),
         ("a.npz", bomb(), "too large"),
         ("a.h5", b"\x89HDF\r\n\x1a\n", "HDF5"),
-        ("a.h5", linked_hdf5(tmp_path), "HDF5"),
+        ("a.h5", linked_hdf5(tmp_path), "leads to other files"),
         ("a.nc", b"CDF\x01", "cannot be read"),
         ("a.png", b"\x89PNG", "black and white"),
     ):
@@ -354,7 +358,7 @@ def test_hostile_and_wrong_files_are_one_sentence(tmp_path, monkeypatch):
 def test_the_command_says_what_is_missing_or_wrong(tmp_path):
     from nenya.commands.portal import run
 
-    with pytest.raises(OptionError, match="table= is needed"):
+    with pytest.raises(OptionError, match="expected table="):
         run(PortalOptions())
     table, latents, _ = write_archive(tmp_path)
     with pytest.raises(OptionError, match="give one"):
@@ -370,7 +374,7 @@ def test_export_is_a_flag_too():
     assert SIDE == 16
 
 
-def test_equal_searches_selections_and_pictures_of_sessions_are_made_once(archive, monkeypatch):
+def test_equal_searches_selections_and_pictures_of_sessions_are_made_once(dataset, monkeypatch):
     from nenya.portal import work
     from nenya.portal.jobs import Ticket
     from nenya.portal.state import View, make_range
@@ -381,13 +385,13 @@ def test_equal_searches_selections_and_pictures_of_sessions_are_made_once(archiv
     monkeypatch.setattr(pictures, "raster", lambda *a, **k: made.append("raster") or raster(*a, **k))
     filters = (make_range("DT", 0.123, 2),)
     for _ in range(3):
-        found = work.find_similar(archive, None, 31, filters, True, ticket)
-        chosen = work.select(archive, filters, ("random", False), ["DT"], ticket)
-        whole, part = work.rasters(archive, "map", (-180, 180, -80, 80), View(filters), ticket)
+        found = work.find_similar(dataset, None, 31, filters, True, ticket)
+        chosen = work.select(dataset, filters, ("random", False), ["DT"], ticket)
+        whole, part = work.rasters(dataset, "map", (-180, 180, -80, 80), View(filters), ticket)
     assert made == ["search", "raster", "raster"]
     assert chosen.mask[found.rows].all() and np.nansum(part) == chosen.mask.sum() == len(chosen.ordered)
-    assert np.nansum(whole) == archive.columns.rows
-    work.find_similar(archive, None, 31, filters, False, ticket)
+    assert np.nansum(whole) == dataset.columns.rows
+    work.find_similar(dataset, None, 31, filters, False, ticket)
     assert made[3:] == ["search"]
 
 
@@ -412,14 +416,14 @@ def test_work_that_takes_long_holds_up_nothing_quick():
     pools.shutdown()
 
 
-def test_closing_the_portal_ends_what_is_under_way(archive):
+def test_closing_the_portal_ends_what_is_under_way(dataset):
     import threading
     import time
 
     from nenya.portal.holding import Portal
     from nenya.portal.jobs import Jobs
 
-    portal, begun, ended = Portal(archive, "a"), threading.Event(), []
+    portal, begun, ended = Portal(dataset, "a"), threading.Event(), []
     jobs = Jobs(portal.pools, lambda function: function(), lambda text, busy: None)
     portal.sessions["key"] = SimpleNamespace(close=jobs.cancel)
 

@@ -18,7 +18,7 @@ from nenya.io import read_table, write_table
 from nenya.latents import embed
 from nenya.latents.files import Latents
 from nenya.latents.projector import Projector
-from nenya.portal.dataset import open_archive
+from nenya.portal.dataset import open_dataset
 from nenya.portal.encoder import Encoder
 from nenya.portal.upload import Given
 
@@ -58,8 +58,8 @@ class World:
         self.places = read_table(self.table)[["US0", "US1"]].to_numpy()
         self.options = compose("portal", ["model=demo"])
 
-    def archive(self, *, projector=True, latents=None, images=True):
-        return open_archive(
+    def dataset(self, *, projector=True, latents=None, images=True):
+        return open_dataset(
             self.table,
             Latents([latents or self.latents]),
             str(self.cutouts) if images else None,
@@ -96,48 +96,48 @@ def none(_share):
 
 
 def test_an_image_gets_the_latent_and_the_place_that_its_cutout_has(world):
-    archive, encoder = world.archive(), world.encoder()
-    assert encoder.check(archive) == ""
+    dataset, encoder = world.dataset(), world.encoder()
+    assert encoder.check(dataset) == ""
     size = np.ptp(world.places, axis=0).max()
     for image in (world.images[TWIN] + 15, np.kron(world.images[TWIN], np.ones((2, 2))) + 290):
-        found = encoder.encode("x.npy", Given(image.astype(np.float32)), archive, none)
-        latent = archive.latents.take([TWIN])[0].astype(np.float64)
+        found = encoder.encode("x.npy", Given(image.astype(np.float32)), dataset, none)
+        latent = dataset.latents.take([TWIN])[0].astype(np.float64)
         assert found.latent @ latent / np.linalg.norm(found.latent) / np.linalg.norm(latent) > 1 - 1e-6
         assert np.abs(np.array(found.place) - world.places[TWIN]).max() < 0.02 * size
-    assert world.encoder().encode("x.npy", Given(world.images[3]), world.archive(projector=False), none).place is None
+    assert world.encoder().encode("x.npy", Given(world.images[3]), world.dataset(projector=False), none).place is None
 
 
 def test_other_weights_are_refused_by_their_sha256_and_by_what_they_make(world, tmp_path):
     other = world.other_weights(tmp_path / "other.pth")
     with pytest.raises(OptionError, match="other weights"):
-        world.encoder(other).check(world.archive())
-    silent = world.archive(projector=False, latents=world.anonymous(tmp_path / "a_preproc_latents.h5"))
-    with pytest.raises(OptionError, match=r"other latents of the archive's cutouts.*cosine"):
+        world.encoder(other).check(world.dataset())
+    silent = world.dataset(projector=False, latents=world.anonymous(tmp_path / "a_preproc_latents.h5"))
+    with pytest.raises(OptionError, match=r"do not reproduce the latents of the archive's cutouts.*cosine"):
         world.encoder(other).check(silent)
     assert world.encoder().check(silent) == ""
-    blind = world.archive(projector=False, latents=tmp_path / "a_preproc_latents.h5", images=False)
+    blind = world.dataset(projector=False, latents=tmp_path / "a_preproc_latents.h5", images=False)
     assert "not checked" in world.encoder(other).check(blind)
     with pytest.raises(CheckpointError, match="does not exist"):
-        world.encoder(tmp_path / "none.pth").check(world.archive())
+        world.encoder(tmp_path / "none.pth").check(world.dataset())
 
 
 def test_weights_that_are_replaced_while_the_portal_runs_are_refused(world, tmp_path):
-    archive, path = world.archive(), tmp_path / "weights.pth"
+    dataset, path = world.dataset(), tmp_path / "weights.pth"
     shutil.copy(world.weights, path)
     encoder = world.encoder(path)
-    encoder.encode("x.npy", Given(world.images[0]), archive, none)
+    encoder.encode("x.npy", Given(world.images[0]), dataset, none)
     world.other_weights(tmp_path / "new.pth").replace(path)
     with pytest.raises(OptionError, match="other weights"):
-        encoder.encode("x.npy", Given(world.images[0]), archive, none)
+        encoder.encode("x.npy", Given(world.images[0]), dataset, none)
 
 
 def test_another_size_and_an_image_without_a_latent_are_one_sentence(world):
-    archive, encoder = world.archive(), world.encoder()
+    dataset, encoder = world.dataset(), world.encoder()
     with pytest.raises(InputFileError, match="have 32"):
-        encoder.encode("x.npy", Given(np.zeros((40, 40), np.float32)), archive, none)
+        encoder.encode("x.npy", Given(np.zeros((40, 40), np.float32)), dataset, none)
     with pytest.raises(InputFileError, match="no latent"):
         encoder.encode(
-            "x.npy", Given(np.full((32, 32), 3e38, np.float32) * np.eye(32, dtype=np.float32)), archive, none
+            "x.npy", Given(np.full((32, 32), 3e38, np.float32) * np.eye(32, dtype=np.float32)), dataset, none
         )
 
 
@@ -145,12 +145,12 @@ def test_a_projector_of_another_map_is_refused(world, tmp_path):
     rng = np.random.default_rng(1)
     latents = Latents([world.latents])[0 : sum(ROWS)]
     Projector.fit(latents, 8, embedding=rng.normal(size=(len(latents), 2))).save(tmp_path / "other.h5")
-    with pytest.raises(OptionError, match="elsewhere than US0 and US1"):
-        world.archive(projector=tmp_path / "other.h5")
+    with pytest.raises(OptionError, match="does not reproduce US0 and US1"):
+        world.dataset(projector=tmp_path / "other.h5")
     with pytest.raises(InputFileError, match="expected a projector"):
-        world.archive(projector=world.latents)
+        world.dataset(projector=world.latents)
     with pytest.raises(OptionError, match="needs latents="):
-        open_archive(world.table, None, None, projector=world.projector)
+        open_dataset(world.table, None, None, projector=world.projector)
 
 
 def test_the_command_refuses_other_weights_in_one_line(world, tmp_path, nenya_cli):
@@ -218,8 +218,8 @@ def page(browser, world):
     from nenya.portal.holding import Portal
 
     encoder = world.encoder()
-    portal = Portal(world.archive(), "a", encoder, limit_mb=2)
-    encoder.check(portal.archive)
+    portal = Portal(world.dataset(), "a", encoder, limit_mb=2)
+    encoder.check(portal.dataset)
     portal.url, stop = serve(portal)
     found = Page(browser, portal)
     yield found
@@ -249,7 +249,7 @@ def test_every_format_finds_its_twin_and_its_place(page, world, tmp_path):
         assert f"{page.session.upload.place[0]:.4g}" in page.page.locator("table.facts").first.inner_text(), name
         mark = page.session.planes["umap"].mark.data
         assert np.hypot(mark["x"][0] - world.places[TWIN, 0], mark["y"][0] - world.places[TWIN, 1]) < 0.05 * size, name
-        assert "where its projector places" in page.page.locator(".note").first.inner_text()
+        assert "position of the image by the projector" in page.page.locator(".note").first.inner_text()
         assert np.allclose(page.session.primary.source.data["image"][0], warm[TWIN], atol=1e-3)
 
 
@@ -264,18 +264,18 @@ def test_what_cannot_be_looked_up_is_a_sentence_in_the_page(page, world, tmp_pat
         ("x.npy", saved(np.full((32, 32), 290.0)), "a constant field has no structure", {}),
         ("x.npy", saved(hole), "1 pixels of the image are missing (NaN or infinite)", {}),
         ("x.npy", saved(np.eye(40, dtype="f4")), "the cutouts have 32", {}),
-        ("x.npy", saved(np.zeros((8, 8), "f4")), "wanted are 16 to 1024", {}),
-        ("x.npy", saved(np.zeros((1100, 1100), "u1")), "wanted are 16 to 1024", {}),
-        ("x.npy", saved(np.zeros((32, 20), "f4")), "cut it to one", {}),
+        ("x.npy", saved(np.zeros((8, 8), "f4")), "expected an image of", {}),
+        ("x.npy", saved(np.zeros((1100, 1100), "u1")), "expected an image of", {}),
+        ("x.npy", saved(np.zeros((32, 20), "f4")), "crop it", {}),
         ("x.npy", b"just text", "cannot be read as npy", {}),
         ("x.npz", b"PK not a zip", "cannot be read as npz", {}),
-        ("x.h5", hdf5_of(world.images[:3], tmp_path / "x.h5"), "the file has the rows 0 to 2", {"row": 3}),
+        ("x.h5", hdf5_of(world.images[:3], tmp_path / "x.h5"), "expected a row from 0 to 2", {"row": 3}),
         ("x.h5", b"\x89HDF but damaged", "HDF5", {}),
         ("x.nc", netcdf_of(np.arange(9.0).reshape(3, 3), tmp_path / "y.nc"), "no variable of this NetCDF file", {}),
-        ("x.png", png_of(warm, 0, 40), "say what black and white stand for", {}),
+        ("x.png", png_of(warm, 0, 40), "give the values of black and white", {}),
         ("x.png", b"\x89PNG damaged", "cannot be read as png", {"low": 0, "high": 30}),
-        ("x.pdf", b"%PDF-1.4", "a file ending in .pdf came", {}),
-        ("x.npy", b"0" * 2_100_000, "at most 2 MB", {}),
+        ("x.pdf", b"%PDF-1.4", "got .pdf", {}),
+        ("x.npy", b"0" * 2_100_000, "limit 2 MB", {}),
     ):
         form.send(name, data, words, **fields)
         text = page.page.locator("#upload_answer").inner_text()
@@ -288,13 +288,13 @@ def test_what_cannot_be_looked_up_is_a_sentence_in_the_page(page, world, tmp_pat
 def test_without_the_projector_the_page_calls_the_place_a_stand_in(browser, world):
     from nenya.portal.holding import Portal
 
-    portal = Portal(world.archive(projector=False), "a", world.encoder())
+    portal = Portal(world.dataset(projector=False), "a", world.encoder())
     portal.url, stop = serve(portal)
     try:
         page = Page(browser, portal)
         Form(page).send("x.npy", saved(world.images[TWIN]), "shown under New image")
         text = page.page.locator(".note").first.inner_text()
-        assert "stand-in, the mean place of the image's five closest" in text and "projector=" in text
+        assert "an approximation, the mean position of the five closest" in text and "projector=" in text
         mark, five = page.session.planes["umap"].mark.data, world.places[page.session.near_rows[:5]]
         assert five[:, 0].min() <= mark["x"][0] <= five[:, 0].max()
         assert five[:, 1].min() <= mark["y"][0] <= five[:, 1].max()
@@ -311,10 +311,10 @@ def test_a_projector_of_other_data_that_takes_the_place_of_the_tables_is_said_in
     path, other = tmp_path / "a_UMAP.h5", tmp_path / "other.h5"
     shutil.copy(world.projector, path)
     portal = Portal(
-        world.archive(projector=path),
+        world.dataset(projector=path),
         "a",
         world.encoder(),
-        reopen=lambda: world.archive(projector=path),
+        reopen=lambda: world.dataset(projector=path),
         look_every=0.2,
     )
     portal.url, stop = serve(portal)
@@ -323,7 +323,7 @@ def test_a_projector_of_other_data_that_takes_the_place_of_the_tables_is_said_in
         rows = np.random.default_rng(1).normal(size=(60, 5))
         Projector.fit(rows, 8, embedding=rows[:, :2]).save(other)
         other.replace(path)
-        page.page.locator("#news .note", has_text="this page still shows the earlier ones").wait_for(timeout=20_000)
+        page.page.locator("#news .note", has_text="this page shows the earlier state").wait_for(timeout=20_000)
         Form(page).send("x.npy", saved(world.images[TWIN]), "shown under New image")
         away = np.subtract(page.session.upload.place, world.places[TWIN])
         assert np.abs(away).max() < 0.05 * np.ptp(world.places, axis=0).max()

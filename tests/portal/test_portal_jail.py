@@ -147,11 +147,11 @@ def test_every_format_is_read_behind_the_walls_as_it_is_without_them(jail, kind)
 def test_what_is_refused_is_said_as_without_walls(jail):
     for name, data, settings, error, word in (
         ("a.npy", saved(STACK), {"row": "3"}, OptionError, "the rows 0 to 2"),
-        ("a.npy", saved(STACK), {"row": "x"}, OptionError, "a whole number"),
+        ("a.npy", saved(STACK), {"row": "x"}, OptionError, "an integer"),
         ("a.png", png(), {}, OptionError, "brightness"),
         ("a.npy", saved(FIELD[:, :20]), {}, InputFileError, "square"),
-        ("a.gz", b"\x1f\x8b\x08\0", {}, InputFileError, "wanted is one of"),
-        ("a.tif", b"II*\0\x08\0\0\0", {}, InputFileError, "wanted is one of"),
+        ("a.gz", b"\x1f\x8b\x08\0", {}, InputFileError, "expected a file ending in"),
+        ("a.tif", b"II*\0\x08\0\0\0", {}, InputFileError, "expected a file ending in"),
         ("a.png", b"II*\0\x08\0\0\0\xff\xff" + bytes(9999), {"scale": ("0", "1")}, InputFileError, "cannot be read"),
         ("a.npy", b"", {}, InputFileError, "cannot be read"),
     ):
@@ -206,7 +206,7 @@ def test_what_a_hole_of_a_decoder_would_do_is_refused(attacked, tmp_path, attack
 
 @needs_walls
 @pytest.mark.parametrize(
-    ("attack", "words"), [("allocate", "within 256 MB of memory"), ("map", "reading it ended the process")]
+    ("attack", "words"), [("allocate", "within 256 MB of memory"), ("map", "the process that read it died")]
 )
 def test_memory_without_end_is_refused_in_a_sentence(attacked, attack, words):
     with pytest.raises(InputFileError, match=words):
@@ -217,7 +217,7 @@ def test_memory_without_end_is_refused_in_a_sentence(attacked, attack, words):
 @pytest.mark.parametrize("attack", ["spin", "sleep", "dribble"])
 def test_work_without_end_is_ended_in_time(attacked, attack):
     before = time.monotonic()
-    with pytest.raises(InputFileError, match=r"within 3 seconds|reading it ended"):
+    with pytest.raises(InputFileError, match=r"within 3 seconds|the process that read it died"):
         attacked.read(attack, b"")
     assert time.monotonic() - before < 60
     none_left(attacked)
@@ -252,7 +252,7 @@ LIES = {
 
 @pytest.mark.parametrize("lie", LIES)
 def test_the_childs_answer_is_taken_for_hostile(attacked, lie):
-    with pytest.raises(InputFileError, match="reading it ended the process"):
+    with pytest.raises(InputFileError, match="the process that read it died"):
         attacked.read("raw", LIES[lie])
 
 
@@ -268,10 +268,10 @@ def test_an_image_of_the_child_is_checked_again_and_its_texts_are_plain(attacked
 
 
 def test_a_child_that_crashes_or_floods_is_one_sentence(attacked):
-    with pytest.raises(InputFileError, match=r"ended the process that did \(SIGSEGV\)"):
+    with pytest.raises(InputFileError, match=r"the process that read it died \(SIGSEGV\)"):
         attacked.read("crash", b"")
     before = psutil.Process().memory_info().rss
-    with pytest.raises(InputFileError, match="reading it ended"):
+    with pytest.raises(InputFileError, match="the process that read it died"):
         attacked.read("flood", b"")
     assert psutil.Process().memory_info().rss - before < 30e6
     none_left(attacked)
@@ -342,7 +342,7 @@ BOMBS = {
     "h5 of a long chunk": ("a.h5", lambda: raw_chunk(zlib.compress(bytes(10**7)), *SQUARE), "damaged"),
     "h5 of a short chunk of lzf": ("a.h5", lambda: raw_chunk(b"\x02abc\xe0\xff\x02", *SQUARE, "lzf"), "damaged"),
     "nc of a short chunk": ("a.nc", lambda: raw_chunk(zlib.compress(bytes(999)), *SQUARE), "damaged"),
-    "png of 50k x 50k": ("a.png", lambda: png_bomb(50_000, 50_000), "50000 x 50000 pixels"),
+    "png of 50k x 50k": ("a.png", lambda: png_bomb(50_000, 50_000), "got 50000 x 50000"),
     "png of much behind the image": ("a.png", lambda: png_bomb(1000, 1000, 10**8), "constant"),
     "npz of 160 MB by columns": (
         "a.npz",
@@ -350,15 +350,15 @@ BOMBS = {
         "within 128 MB of memory",
     ),
     "npz of 160 MB by rows": ("a.npz", lambda: zipped(("a.npy", [header((20, *BIG[1:]), "<f8"), *ZEROS])), "constant"),
-    "npz that says 10 GB": ("a.npz", lambda: zipped(("a.npy", [header((10**4, 1024, 1024), "<f8")])), "wanted are"),
+    "npz that says 10 GB": ("a.npz", lambda: zipped(("a.npy", [header((10**4, 1024, 1024), "<f8")])), "expected"),
     "npz of a dictionary of 4 GB": ("a.npz", lambda: lzma_bomb(), "memory|cannot be read"),
-    "npy that says 10 GB": ("a.npy", lambda: header((10**4, 1024, 1024), "<f8"), "wanted are"),
+    "npy that says 10 GB": ("a.npy", lambda: header((10**4, 1024, 1024), "<f8"), "expected numbers"),
     "npy that says 400 MB": ("a.npy", lambda: header((50, 1024, 1024), "<f8", True), "cannot be read"),
     "npy of a deep header": ("a.npy", lambda: b"\x93NUMPY\1\0\xff\xff" + b"[" * 65535, "cannot be read"),
     "netcdf 3 of 2 billion dimensions": ("a.nc", lambda: OLD_BOMB, "cannot be read|seconds"),
-    "tif of a million directories": ("a.tif", many_ifds, "wanted is one of"),
+    "tif of a million directories": ("a.tif", many_ifds, "expected a file ending in"),
     "tif by another name": ("a.png", many_ifds, "cannot be read"),
-    "gz of 100 MB": ("a.nc.gz", lambda: zlib.compress(bytes(10**8), wbits=31), "wanted is one of"),
+    "gz of 100 MB": ("a.nc.gz", lambda: zlib.compress(bytes(10**8), wbits=31), "expected a file ending in"),
     "gz by another name": ("a.nc", lambda: zlib.compress(bytes(10**8), wbits=31), "HDF5"),
 }  # fmt: skip
 

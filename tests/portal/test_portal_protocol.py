@@ -18,14 +18,14 @@ from tornado.httpclient import HTTPRequest
 from tornado.websocket import websocket_connect
 
 from nenya.latents.files import Latents
-from nenya.portal.dataset import open_archive
+from nenya.portal.dataset import open_dataset
 from nenya.portal.holding import Portal
 
 
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory):
+def dataset(tmp_path_factory):
     table, latents, cutouts = write_archive(tmp_path_factory.mktemp("portal"))
-    return open_archive(table, Latents([latents]), str(cutouts))
+    return open_dataset(table, Latents([latents]), str(cutouts))
 
 
 class Visitor:
@@ -78,8 +78,8 @@ class Visitor:
         return False
 
 
-def visit(archive, work):
-    portal = Portal(archive, "a")
+def visit(dataset, work):
+    portal = Portal(dataset, "a")
 
     async def run(port):
         return await work(await Visitor(portal, port).enter(), portal, port)
@@ -91,7 +91,7 @@ def mapped(**values):
     return {"type": "map", "entries": [[k, v] for k, v in values.items()]}
 
 
-def test_only_what_the_page_changes_can_be_changed(archive):
+def test_only_what_the_page_changes_can_be_changed(dataset):
     async def work(visitor, *_):
         session, document = visitor.session, visitor.document
         plane = session.planes["umap"]
@@ -125,10 +125,10 @@ def test_only_what_the_page_changes_can_be_changed(archive):
         assert document.title == "Nenya portal" or script not in document.title
         assert plane.front.selected.indices == [] and visitor.one("nenya_view").value != script
 
-    visit(archive, work)
+    visit(dataset, work)
 
 
-def test_values_that_no_browser_sends_are_left_out(archive):
+def test_values_that_no_browser_sends_are_left_out(dataset):
     async def work(visitor, *_):
         session, plane = visitor.session, visitor.session.planes["map"]
         extent, size = plane.extent, session.gallery.columns
@@ -146,7 +146,7 @@ def test_values_that_no_browser_sends_are_left_out(archive):
         assert await visitor.still_served()
         assert plane.extent == extent and session.gallery.columns == size and select.value == known
 
-    visit(archive, work)
+    visit(dataset, work)
 
 
 TAPS = [
@@ -163,7 +163,7 @@ SHAPES = [
 ]  # fmt: skip
 
 
-def test_events_of_places_that_are_none_do_nothing(archive):
+def test_events_of_places_that_are_none_do_nothing(dataset):
     async def work(visitor, *_):
         session = visitor.session
         figures = [plane.plot for plane in session.planes.values()]
@@ -178,10 +178,10 @@ def test_events_of_places_that_are_none_do_nothing(archive):
         assert await visitor.still_served()
         return filters == (), {type(item).__name__ for item in session.selection.view.filters}
 
-    assert visit(archive, work) == (True, {"Range"})  # a range may go far beyond its histogram
+    assert visit(dataset, work) == (True, {"Range"})  # a range may go far beyond its histogram
 
 
-def test_what_the_mouse_draws_still_selects(archive):
+def test_what_the_mouse_draws_still_selects(dataset):
     async def work(visitor, *_):
         session = visitor.session
         ends = {"type": "rect", "x0": -3.0, "x1": 4.0, "y0": -3.0, "y1": 5.0}
@@ -191,7 +191,7 @@ def test_what_the_mouse_draws_still_selects(archive):
         assert await visitor.still_served()
         return [type(item).__name__ for item in session.selection.view.filters]
 
-    assert visit(archive, work) == ["Box", "Lasso"]
+    assert visit(dataset, work) == ["Box", "Lasso"]
 
 
 ACTIONS = [
@@ -205,14 +205,14 @@ ACTIONS = [
 ]  # fmt: skip
 
 
-def test_actions_that_no_button_sends_are_refused_or_do_nothing(archive):
+def test_actions_that_no_button_sends_are_refused_or_do_nothing(dataset):
     async def work(visitor, *_):
         for number, action in enumerate(ACTIONS):
             await visitor.change(visitor.one("nenya_channel"), "value", f"a{number}|{action}")
         assert await visitor.still_served()
         return visitor.session.selection.view.filters
 
-    assert visit(archive, work) == ()
+    assert visit(dataset, work) == ()
 
 
 async def _ends(visitor, *parts):
@@ -250,17 +250,17 @@ BAD = {
 }  # fmt: skip
 
 
-def test_messages_that_are_none_end_their_connection_and_no_other(archive):
+def test_messages_that_are_none_end_their_connection_and_no_other(dataset):
     async def work(other, portal, port):
         for name, parts in BAD.items():
             visitor = await Visitor(portal, port).enter()
             assert await _ends(visitor, *parts), name
         return await other.still_served()
 
-    assert visit(archive, work)
+    assert visit(dataset, work)
 
 
-def test_packed_bytes_are_not_unpacked(archive):
+def test_packed_bytes_are_not_unpacked(dataset):
     bomb = base64.b64encode(gzip.compress(b"\0" * 10**8)).decode()
     array = {"type": "typed_array", "array": {"type": "bytes", "data": bomb}, "order": "little", "dtype": "float64"}
 
@@ -274,10 +274,10 @@ def test_packed_bytes_are_not_unpacked(archive):
         assert await visitor.still_served()
         return visitor.session.selection.view.filters
 
-    assert visit(archive, work) == ()
+    assert visit(dataset, work) == ()
 
 
-def test_a_flood_of_one_visitor_leaves_room_for_another(archive):
+def test_a_flood_of_one_visitor_leaves_room_for_another(dataset):
     """The flood's messages are read one after the other, with pauses; the other's are answered in between."""
 
     async def work(visitor, portal, port):
@@ -294,7 +294,7 @@ def test_a_flood_of_one_visitor_leaves_room_for_another(archive):
         task.cancel()
         return True
 
-    assert visit(archive, work)
+    assert visit(dataset, work)
 
 
 def test_sessions_take_turns_and_none_takes_all_threads():
@@ -380,7 +380,7 @@ def test_a_lasso_that_fills_the_map_can_be_ended():
     assert len(calls) == 3
 
 
-def test_a_link_that_no_page_makes_shows_the_whole_table_and_says_so(archive):
+def test_a_link_that_no_page_makes_shows_the_whole_table_and_says_so(dataset):
     import zlib
 
     far = [["lasso", {"plane": "map", "points": [[-1e15, 0], [1e15, 1], [0, 2]]}]]
@@ -398,8 +398,8 @@ def test_a_link_that_no_page_makes_shows_the_whole_table_and_says_so(archive):
                 await asyncio.sleep(0.05)
             assert "this link&#x27;s view is not of this table" in visitor.session.texts["news"]
             assert await visitor.still_served()
-        return archive.columns.rows, [len(session.ordered) for session in portal.sessions.values()]
+        return dataset.columns.rows, [len(session.ordered) for session in portal.sessions.values()]
 
-    portal = Portal(archive, "a")
+    portal = Portal(dataset, "a")
     rows, shown = talk(portal, work)
     assert shown == [rows] * 3

@@ -16,7 +16,7 @@ from tornado.websocket import websocket_connect
 
 from nenya.latents.files import Latents
 from nenya.portal import gate, routes
-from nenya.portal.dataset import open_archive
+from nenya.portal.dataset import open_dataset
 from nenya.portal.holding import Portal
 from nenya.portal.server import make_server
 
@@ -63,7 +63,7 @@ def test_the_routes_are_those_on_the_list_and_no_others(files):
     """A newer Panel or Bokeh that brings another route fails here."""
 
     async def served(token):
-        portal = Portal(open_archive(files[0], None, None), "a", token=token)
+        portal = Portal(open_dataset(files[0], None, None), "a", token=token)
         server = make_server(portal, "127.0.0.1", 0, [])
         application, handled = server._tornado, server._http.request_callback
         assert isinstance(handled, gate.Gate) and handled.application is application
@@ -225,8 +225,8 @@ def test_one_address_opens_no_more_pages_than_it_may(files, monkeypatch):
     async def work(port):
         return [await ask(port, "") for _ in range(4)]
 
-    archive = open_archive(files[0], Latents([files[1]]), str(files[2]))
-    portal = Portal(archive, "a")
+    dataset = open_dataset(files[0], Latents([files[1]]), str(files[2]))
+    portal = Portal(dataset, "a")
     answers = talk(portal, work)
     assert [answer.code for answer in answers] == [200, 200, 200, 503]
     assert b"3 pages of this portal are open from your address" in answers[3].body and len(portal.sessions) == 3

@@ -17,7 +17,7 @@ from tornado.websocket import websocket_connect
 
 from nenya.errors import OptionError
 from nenya.latents.files import Latents
-from nenya.portal.dataset import open_archive
+from nenya.portal.dataset import open_dataset
 from nenya.portal.holding import Portal
 from nenya.portal.server import make_server, make_token
 
@@ -25,9 +25,9 @@ TOKEN = "token-of-the-test"
 
 
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory):
+def dataset(tmp_path_factory):
     table, latents, cutouts = write_archive(tmp_path_factory.mktemp("portal"))
-    return open_archive(table, Latents([latents]), str(cutouts))
+    return open_dataset(table, Latents([latents]), str(cutouts))
 
 
 class Never:
@@ -89,16 +89,16 @@ def test_the_address_that_is_said_is_one_that_others_reach():
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "192.0.2.7", "::", "example.org"])  # nothing listens
-def test_no_other_address_is_listened_on_without_a_token(archive, address):
-    with pytest.raises(OptionError, match="a token is needed"):
-        make_server(Portal(archive, "a"), address, 0, [])
+def test_no_other_address_is_listened_on_without_a_token(dataset, address):
+    with pytest.raises(OptionError, match="a token is required"):
+        make_server(Portal(dataset, "a"), address, 0, [])
 
 
 def test_tokens_are_long_and_different():
     assert len({make_token() for _ in range(50)}) == 50 and len(make_token()) >= 32
 
 
-def test_a_stranger_gets_nothing_but_the_form(archive):
+def test_a_stranger_gets_nothing_but_the_form(dataset):
     async def work(port):
         paths = ["", "?view=AAAA", "download?key=x&what=rows.csv", "ws", "static/js/bokeh.min.js", "autoload.js"]
         answers = {path: await ask(port, path) for path in paths}
@@ -112,7 +112,7 @@ def test_a_stranger_gets_nothing_but_the_form(archive):
             await websocket_connect(f"ws://127.0.0.1:{port}/ws", subprotocols=["bokeh", "x"])
         return answers
 
-    portal = Portal(archive, "a", Never(), token=TOKEN)
+    portal = Portal(dataset, "a", Never(), token=TOKEN)
     answers = talk(portal, work)
     for path in ("", "?view=AAAA", "cookie"):
         assert answers[path].code == 302 and "/login" in answers[path].headers["Location"], path
@@ -127,7 +127,7 @@ def test_a_stranger_gets_nothing_but_the_form(archive):
     assert TOKEN.encode() not in answers["inside"].body
 
 
-def test_a_foreign_page_cannot_open_the_websocket(archive):
+def test_a_foreign_page_cannot_open_the_websocket(dataset):
     async def work(port):
         page = await ask(port, "")
         assert page.code == 200
@@ -143,35 +143,35 @@ def test_a_foreign_page_cannot_open_the_websocket(archive):
             assert "ACK" in str(await socket.read_message())
             socket.close()
 
-    talk(Portal(archive, "a"), work, origins=["Portal.example:443"])
+    talk(Portal(dataset, "a"), work, origins=["Portal.example:443"])
 
 
-def test_a_foreign_name_that_leads_here_shows_nothing_without_a_token(archive):
+def test_a_foreign_name_that_leads_here_shows_nothing_without_a_token(dataset):
     async def work(port):
         answers = [await ask(port, "", headers={"Host": host}) for host in ("evil.example", f"evil.example:{port}")]
         return answers, await ask(port, "", headers={"Host": "portal.example"})
 
-    foreign, own = talk(Portal(archive, "a"), work, origins=["portal.example"])
+    foreign, own = talk(Portal(dataset, "a"), work, origins=["portal.example"])
     assert all(answer.code in (302, 403, 404) for answer in foreign) and own.code == 200
 
 
-def test_with_the_token_the_page_works_by_any_name_of_the_machine(archive):
+def test_with_the_token_the_page_works_by_any_name_of_the_machine(dataset):
     async def work(port):
         headers = {"Host": f"machine.example:{port}", "Cookie": f"nenya_portal={TOKEN}"}
         page = await ask(port, "", headers=headers)
         socket = await connect(port, page, f"http://machine.example:{port}", **headers)
         return str(await socket.read_message())
 
-    assert "ACK" in talk(Portal(archive, "a", token=TOKEN), work)
+    assert "ACK" in talk(Portal(dataset, "a", token=TOKEN), work)
 
 
 @pytest.mark.parametrize("name", ["*", "proxy.example:*", "http://a", "a/b", "", "a:x"])
-def test_what_is_no_name_of_a_host_is_one_line(archive, name):
+def test_what_is_no_name_of_a_host_is_one_line(dataset, name):
     with pytest.raises(OptionError, match="origins="):
-        make_server(Portal(archive, "a"), "127.0.0.1", 0, [name])
+        make_server(Portal(dataset, "a"), "127.0.0.1", 0, [name])
 
 
-def test_no_path_of_the_browser_reaches_the_files(archive, tmp_path):
+def test_no_path_of_the_browser_reaches_the_files(dataset, tmp_path):
     secret = tmp_path / "secret.txt"
     secret.write_text("the secret of the test")
     paths = [
@@ -183,12 +183,12 @@ def test_no_path_of_the_browser_reaches_the_files(archive, tmp_path):
     async def work(port):
         return [await ask(port, path.lstrip("/")) for path in paths]
 
-    for path, answer in zip(paths, talk(Portal(archive, "a"), work), strict=True):
+    for path, answer in zip(paths, talk(Portal(dataset, "a"), work), strict=True):
         assert b"the secret of the test" not in (answer.body or b""), path
         assert answer.code in (200, 400, 403, 404), path
 
 
-def test_what_is_too_large_is_refused_before_it_is_read(archive):
+def test_what_is_too_large_is_refused_before_it_is_read(dataset):
     async def work(port):
         page = await ask(port, "")
         assert page.code == 200
@@ -205,8 +205,8 @@ def test_what_is_too_large_is_refused_before_it_is_read(archive):
             assert len(message) < 2**20
         return just, huge, stranger
 
-    portal = Portal(archive, "a", Never(), limit_mb=1)
+    portal = Portal(dataset, "a", Never(), limit_mb=1)
     just, huge, stranger = talk(portal, work)
-    assert just.code == 413 and "At most 1 MB" in json.loads(just.body)["message"]
+    assert just.code == 413 and "limit 1 MB" in json.loads(just.body)["message"]
     assert huge.code in (400, 413, 599)  # the connection ends
     assert stranger.code == 404

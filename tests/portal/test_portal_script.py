@@ -13,7 +13,7 @@ pytest.importorskip("panel", reason="the portal's packages are not installed: ne
 from nenya.io import write_table
 from nenya.latents.files import Latents
 from nenya.options.commands import PortalOptions
-from nenya.portal.dataset import open_archive
+from nenya.portal.dataset import open_dataset
 
 RUN = "window.ran=(window.ran||0)+1"
 SCRIPTS = [
@@ -53,9 +53,9 @@ def write_hostile(folder):
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory):
     table, vectors, cutouts = write_hostile(tmp_path_factory.mktemp("hostile"))
-    archive = open_archive(table, Latents([vectors]), str(cutouts))
-    archive.notes.append(SCRIPTS[0])
-    return archive
+    dataset = open_dataset(table, Latents([vectors]), str(cutouts))
+    dataset.notes.append(SCRIPTS[0])
+    return dataset
 
 
 class _Tags(HTMLParser):

@@ -197,7 +197,7 @@ def test_hostile_links_are_refused_with_one_sentence(columns):
     ]  # fmt: skip
     assert read_view(link(good), columns) == View(row=1)
     for text in bad:
-        with pytest.raises(OptionError, match="this link's view"):
+        with pytest.raises(OptionError, match="the view in this link"):
             read_view(text, columns)
 
 
@@ -245,7 +245,7 @@ def test_an_empty_or_damaged_table_is_one_line(tmp_path):
     empty, damaged = tmp_path / "a.parquet", tmp_path / "b.parquet"
     pq.write_table(pa.table({"lat": pa.array([], pa.float64())}), empty)
     damaged.write_bytes(b"PAR1 and no more")
-    for path, word in ((empty, "without rows"), (damaged, "cannot be read")):
+    for path, word in ((empty, "expected a table with rows"), (damaged, "cannot be read")):
         with pytest.raises(InputFileError, match=word):
             read_arrow(path)
 

@@ -18,7 +18,7 @@ from portal_page import FakeEncoder, Page, chromium, needs_chromium, serve, wait
 from nenya.io import write_table
 from nenya.latents.files import Latents
 from nenya.portal import downloads
-from nenya.portal.dataset import open_archive
+from nenya.portal.dataset import open_dataset
 from nenya.portal.holding import Portal
 
 pytestmark = needs_chromium
@@ -40,11 +40,11 @@ class SlowEncoder(FakeEncoder):
 
     pause = 0.0
 
-    def encode(self, name, image, archive, tick):
+    def encode(self, name, image, dataset, tick):
         for step in range(100 if self.pause else 0):
             time.sleep(self.pause)
             tick(step / 100)
-        found = super().encode(name, image, archive, tick)
+        found = super().encode(name, image, dataset, tick)
         found.latent = np.resize(found.latent, DIM)
         return found
 
@@ -68,8 +68,8 @@ def portal(tmp_path_factory):
         "pp_idx": np.arange(ROWS),
     }
     write_table(pd.DataFrame(frame), folder / "a.parquet")
-    archive = open_archive(folder / "a.parquet", SlowLatents([folder / "a_preproc_latents.h5"]), None)
-    portal = Portal(archive, "a.parquet", SlowEncoder())
+    dataset = open_dataset(folder / "a.parquet", SlowLatents([folder / "a_preproc_latents.h5"]), None)
+    portal = Portal(dataset, "a.parquet", SlowEncoder())
     portal.url, stop = serve(portal)
     yield portal
     stop()
@@ -84,9 +84,9 @@ def page(browser, portal):
 
 @pytest.fixture
 def slow(portal):
-    portal.archive.latents.pause = 0.5
+    portal.dataset.latents.pause = 0.5
     yield
-    portal.archive.latents.pause = 0.0
+    portal.dataset.latents.pause = 0.0
 
 
 def status(page, words):
@@ -106,7 +106,7 @@ def test_a_search_shows_how_far_it_is_and_stops(page, slow):
     assert "searching similar cutouts" in status(page, "%")
     stop(page)
     assert page.session.near_rows.tolist() == before
-    assert "these are the ones most like row" in page.page.locator(".note").first.inner_text()
+    assert "the cutouts shown are those most similar to row" in page.page.locator(".note").first.inner_text()
     page.act("row:78")
     status(page, "%")
     page.page.keyboard.press("Escape")
@@ -167,7 +167,7 @@ def test_a_download_shows_how_far_it_is_and_stops(page, monkeypatch):
         page.page.locator("#get_parquet").click()
     status(page, "sending rows.parquet")
     waiting.value.cancel()
-    status(page, "was not sent whole")
+    status(page, "was not sent completely")
     page.until(lambda: not page.session.jobs.busy)
     monkeypatch.setattr(downloads, "_slices", pieces)
     with page.page.expect_download() as waiting:
@@ -195,7 +195,7 @@ def test_an_upload_shows_how_far_it_is_and_stops(page, portal):
         status(page, "%")
         stop(page)
         row = page.session.selection.view.row
-        page.page.locator("#upload_answer", has_text=f"Not taken: stopped. Still shown: row {row:,} of the").wait_for()
+        page.page.locator("#upload_answer", has_text=f"Refused: stopped. Still shown: row {row:,} of the").wait_for()
         assert page.session.upload is None and not page.page.locator("#upload_stop").is_visible()
     finally:
         portal.encoder.pause = 0.0
@@ -209,7 +209,7 @@ def test_a_page_goes_on_with_its_files_when_they_are_replaced_and_says_so(browse
     files = write_archive(tmp_path)
 
     def opened():
-        return open_archive(files[0], Latents([files[1]]), str(files[2]))
+        return open_dataset(files[0], Latents([files[1]]), str(files[2]))
 
     def replace(source):
         for old, new in zip(files, source, strict=True):
@@ -234,8 +234,8 @@ def test_a_page_goes_on_with_its_files_when_they_are_replaced_and_says_so(browse
         shown(40)
         (tmp_path / "new").mkdir()
         replace(write_archive(tmp_path / "new", rows=(200, 50), seed=9))
-        page.page.get_by_text("The archive has changed: this page shows the old one.").wait_for(timeout=20_000)
-        page.session.archive.latents.release()  # what was mapped is mapped anew
+        page.page.get_by_text("The archive has changed: this page shows the earlier one.").wait_for(timeout=20_000)
+        page.session.dataset.latents.release()  # what was mapped is mapped anew
         shown(41)
         shown(290)
         assert page.selected == 300
@@ -246,8 +246,8 @@ def test_a_page_goes_on_with_its_files_when_they_are_replaced_and_says_so(browse
         os.replace(tmp_path / "bad.parquet", files[0])
         page.page.get_by_text("cannot be opened (the server's log says why)").wait_for(timeout=20_000)
         news = page.page.locator("#news .note").inner_text()
-        assert "this page still shows the earlier ones" in news and str(tmp_path) not in news
-        assert len(portal.archive.latents) == 250
+        assert "this page shows the earlier state" in news and str(tmp_path) not in news
+        assert len(portal.dataset.latents) == 250
         replace(write_archive(tmp_path / "new", rows=(100, 20), seed=10))
         page.page.locator("#news [data-reload]").click(timeout=20_000)
         page.until(lambda: page.page.locator("#count[data-selected='120']").count() == 1)

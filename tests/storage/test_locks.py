@@ -330,7 +330,7 @@ def test_a_service_that_refuses_conditions(s3_bucket, s3_proxy, tmp_path, caplog
         other = Folder(folder.place, str(tmp_path / "other"))
         with pytest.raises(OutputError, match="is being updated by process"):
             Lease(other).__enter__()
-    assert caplog.text.count("does not compare what is replaced") == 1
+    assert caplog.text.count("has no conditional writes") == 1
     assert store().head(f"{folder.place}/update-lock.json") is None
 
 

@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError
 from conftest import red_noise, write_cutouts
 from granules import write_swath
 
-from nenya.archive.folder import Folder, fetch_index, open_version
+from nenya.archive.folder import Folder, fetch_index_files, open_version
 from nenya.archive.manifest import State, parse, parse_publishing, parse_state
 from nenya.errors import InputFileError, OutputError, StorageError
 from nenya.latents.index import read_about
@@ -323,7 +323,7 @@ def test_an_index_of_an_archive_goes_where_it_belongs(s3_bucket, s3_service, tmp
     put(s3_service, s3_bucket, hostile(["v/index/latents.lance/data/x.lance"], data=data))
     opened = open_version(f"s3://{s3_bucket}", cache_dir=str(tmp_path / "cache"))
     place = opened.folder.index_folder("v", reading=True)
-    fetch_index(opened.folder, opened.said, place)
+    fetch_index_files(opened.folder, opened.said, place)
     path = place / "latents.lance" / "data" / "x.lance"
     assert path.read_bytes() == data
     assert not [p for p in (tmp_path / "cache").rglob("*") if p.name.endswith((".part", ".tmp"))]
@@ -332,7 +332,7 @@ def test_an_index_of_an_archive_goes_where_it_belongs(s3_bucket, s3_service, tmp
     (tmp_path / "other").mkdir()
     path.parent.symlink_to(tmp_path / "other")
     with pytest.raises(InputFileError, match="is a link"):
-        fetch_index(opened.folder, opened.said, place)
+        fetch_index_files(opened.folder, opened.said, place)
     assert not list((tmp_path / "other").iterdir())
     assert isinstance(opened.said, State)
 

@@ -1,1 +1,1 @@
-"""The archive that grows: what is in it, how files are added, and who may write."""
+"""The growing archive: its contents, how files are added, and which process may write."""

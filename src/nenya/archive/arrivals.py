@@ -1,4 +1,4 @@
-"""New files: what `new=` stands for, and which of them an archive has already."""
+"""New files: the files named by `new=`, and which of them an archive already has."""
 
 import hashlib
 import json
@@ -18,15 +18,15 @@ _CUTOUTS_END = "_preproc"
 
 @dataclass(frozen=True)
 class Arrival:
-    """What becomes one cutout file of the archive.
+    """The source of one cutout file of the archive.
 
     Attributes:
-        stem: the file's name there, without suffix.
-        place: what to call it in messages.
-        sources: the cutout file, or granules; none for cutouts that the archive has for another version.
+        stem: name of the cutout file in the archive, without suffix.
+        place: its name in messages.
+        sources: the cutout file, or granules; empty for cutouts that the archive has for another version.
         marks: [name, bytes, mark] of each source.
-        granules: whether they are granules.
-        known: what another version of the archive has of the same cutouts.
+        granules: whether the sources are granules.
+        known: the entry of the same cutouts in another version.
     """
 
     stem: str
@@ -38,18 +38,18 @@ class Arrival:
 
     @property
     def uid(self) -> str:
-        """A name for its folder of unfinished work, which changes when a source does."""
+        """The name of its folder of unfinished work, which changes when a source changes."""
         return hashlib.sha256(json.dumps([self.stem, self.marks]).encode()).hexdigest()[:16]
 
 
 @dataclass
 class Arrivals:
-    """What an update has to do.
+    """The work of an update.
 
     Attributes:
-        wanted: what is to be added, in order.
-        there: files that the archive has already.
-        failed: place -> why it cannot be added.
+        wanted: files to add, in order.
+        there: number of files that the archive already has.
+        failed: place -> reason why it cannot be added.
     """
 
     wanted: list[Arrival] = field(default_factory=list)
@@ -58,7 +58,7 @@ class Arrivals:
 
 
 def find_new(new: Any) -> tuple[list[Path | str], list[Path | str]]:
-    """Return the cutout files (HDF5) and the granules (all else) that `new=` stands for, each once.
+    """Return the cutout files (HDF5) and the granules (all else) named by `new=`, each once.
 
     Raises:
         OptionError: Nothing is given.
@@ -73,7 +73,7 @@ def find_new(new: Any) -> tuple[list[Path | str], list[Path | str]]:
         images = [place for place in found if str(place).endswith(HDF5_SUFFIXES)]
         if not fields and not images:
             raise InputFileError(
-                f"new={entry}: neither cutout files (.h5) nor granules (.nc, .zarr ...) are there; check the place"
+                f"new={entry}: expected cutout files (.h5) or granules (.nc, .zarr ...), found none; check the path"
             )
         cutouts.update(dict.fromkeys(images))
         granules.update(dict.fromkeys(fields))
@@ -90,11 +90,11 @@ def _try(find: Any, entry: str) -> list[Path | str]:
 def arrivals_of(
     cutouts: Sequence[Path | str], granules: Sequence[Path | str], version: Version | None, most: int
 ) -> Arrivals:
-    """Return what is to be added to a version.
+    """Return the files to add to a version.
 
-    A cutout file is known by its place, size and time, else by its content when it is brought; a granule by its name
-    and size. Granules are put together in the order of `new=`, so many at a time, whatever is there already: so a
-    killed update given again makes the same files.
+    A cutout file is identified by path, size and time, else by its content when it is copied; a granule by its name
+    and size. Granules are grouped in the order of `new=`, whatever the archive already has, so that a killed update
+    makes the same files when it runs again.
     """
     found = Arrivals()
     known = {json.dumps(mark) for added in (version.files if version else []) for mark in added.sources}
@@ -119,14 +119,16 @@ def arrivals_of(
             elif sizes[mark[0]] == mark[1]:
                 found.there += 1
             else:
-                found.failed[str(place)] = "a granule of this name and another size is in the archive; rename it"
+                found.failed[str(place)] = (
+                    "the archive has a granule of this name with another size; rename the new one"
+                )
         if group:
             found.wanted.append(_group(group, marks))
     return found
 
 
 def _mark(place: Path | str, name: str, found: Arrivals) -> list[Any] | None:
-    """Return name, size and mark of a source; None, and a note why, where it is not there."""
+    """Return name, size and mark of a source; if it does not exist, note the reason and return None."""
     try:
         if isinstance(place, str) and not place.endswith(".zarr"):
             head = store().head(place)
@@ -148,7 +150,7 @@ def _granule_sizes(version: Version | None) -> dict[str, int]:
 
 
 def _group(group: Sequence[Path | str], marks: list[list[Any]]) -> Arrival:
-    """Return granules as one arrival, called by the first one and a hash of all names."""
+    """Return granules as one arrival, named after the first one and a hash of all names."""
     first = Path(str(group[0])).name
     for suffix in SUFFIXES:
         first = first.removesuffix(suffix)
@@ -158,7 +160,7 @@ def _group(group: Sequence[Path | str], marks: list[list[Any]]) -> Arrival:
 
 
 def from_others(manifest: Manifest, name: str) -> Arrivals:
-    """Return the cutouts that other versions of the archive have, and this one lacks."""
+    """Return the cutouts that other versions of the archive have and this one lacks."""
     found, seen = Arrivals(), {added.stem for added in (manifest[name].files if name in manifest else [])}
     for added in _all_files(manifest):
         if added.stem not in seen:
@@ -172,5 +174,5 @@ def _all_files(manifest: Manifest) -> Iterable[Added]:
 
 
 def same_stem(manifest: Manifest, stem: str) -> Added | None:
-    """Return what the archive has under the name of a cutout file, for any version."""
+    """Return the entry of a cutout file by name, in any version."""
     return next((added for added in _all_files(manifest) if added.stem == stem), None)

@@ -1,4 +1,4 @@
-"""Whether the files of an archive's model version are there, and are what `archive.json` says."""
+"""Checks the files of a model version of an archive against `archive.json`."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,23 +14,23 @@ from nenya.storage.s3.service import join_url, store
 
 @dataclass
 class VersionStatus:
-    """What there is of one model version.
+    """The state of one model version.
 
     Attributes:
         files: number of cutout files.
         rows: partition -> number of cutouts.
         left_out: cutouts without a latent.
-        dates: first and last, where tables have them.
-        bytes: of all that is named.
+        dates: first and last date, where tables have dates.
+        bytes: total size of the listed files.
         empty: granules without a cutout.
         indexed: rows in the index.
-        searched_by: how it answers.
+        searched_by: exact or approximate search, with recall.
         model: name of the model, its options and the hash of its weights.
-        made: what began it.
-        nenya: versions of nenya that files were added by.
-        last: when the last file was added.
-        missing: files that are named, and not there.
-        damaged: files of another size or, where they were read, content.
+        made: software versions that began it.
+        nenya: versions of nenya that added files.
+        last: date of the last addition.
+        missing: listed files that do not exist.
+        damaged: files whose size, or content if it was read, differs.
     """
 
     files: int
@@ -50,7 +50,7 @@ class VersionStatus:
 
 
 def broken_files(folder: Folder, version: Version) -> list[str]:
-    """Return the files of a version that are missing or of another size than its archive says."""
+    """Return the files of a version that are missing or whose size differs from the manifest."""
     status = version_status(folder, version, sizes_of(folder), check=False)
     return [*status.missing, *status.damaged]
 
@@ -64,9 +64,9 @@ def sizes_of(folder: Folder) -> dict[str, int] | None:
 
 
 def unnamed_files(folder: Folder, manifest: Manifest, sizes: dict[str, int] | None) -> list[str]:
-    """Return the cutouts, latents and tables that lie in an archive and that no version names.
+    """Return the cutouts, latents and tables in an archive that no version lists.
 
-    A killed update leaves such files, which the next one removes; so would one whose entry was lost.
+    A killed update leaves such files, which the next one removes; a file whose entry was lost is another case.
     """
     named = {entry.name for version in manifest.values() for entry in version.entries()}
     places = [CUTOUTS, *(f"{name}/{kind}" for name in manifest for kind in ("latents", "tables"))]
@@ -79,13 +79,13 @@ def unnamed_files(folder: Folder, manifest: Manifest, sizes: dict[str, int] | No
 
 
 def version_status(folder: Folder, version: Version, sizes: dict[str, int] | None, *, check: bool) -> VersionStatus:
-    """Return what there is of a version.
+    """Return the state of a version.
 
     Args:
         folder: the archive.
-        version: of it.
-        sizes: of `sizes_of`.
-        check: read every file and compare its hash.
+        version: the version.
+        sizes: result of `sizes_of`.
+        check: whether to read every file and compare its hash.
     """
     rows: dict[str, int] = {}
     for added in version.files:
@@ -115,13 +115,13 @@ def version_status(folder: Folder, version: Version, sizes: dict[str, int] | Non
 def _index_entries(
     folder: Folder, version: Version, status: VersionStatus, sizes: dict[str, int] | None
 ) -> list[Entry]:
-    """Return the files of an index on S3; look whether a local one opens in the state that is named."""
+    """Return the files of an index on S3; for a local one, check that it opens in the listed state."""
     name = version.index.about.name.split("/")[0]
     try:
         if sizes is None:
             rows = len(open_entry(folder, name, version).index())
             if rows != version.index.rows:
-                status.damaged.append(f"{name}/index: {rows} rows instead of {version.index.rows}")
+                status.damaged.append(f"{name}/index: expected {version.index.rows} rows, got {rows}")
             return []
         return open_entry(folder, name, version).said.files
     except (InputFileError, StorageError, OSError) as error:
@@ -132,7 +132,7 @@ def _index_entries(
 def _look_at(folder: Folder, entry: Entry, sizes: dict[str, int] | None, status: VersionStatus, *, check: bool) -> None:
     try:
         path: Path = inside(folder.root, entry.name)
-    except InputFileError:  # a link, which nobody follows
+    except InputFileError:  # links are not followed
         status.damaged.append(entry.name)
         return
     size = sizes.get(entry.name) if sizes is not None else path.stat().st_size if path.is_file() else None

@@ -1,9 +1,9 @@
-"""The one step in which an archive changes: `archive.json` is replaced if it still is what was read.
+"""The commit of an archive: `archive.json` is replaced if it is unchanged since it was read.
 
-On a disk, comparing and renaming are two steps. No other process comes in between, as both happen under a lock of the
-folder. Where there are no locks, or a machine that slept for long goes on between them, the rename fails: the temporary
-file that it renames was removed by whoever took the archive over, before that one read the manifest. One that is made
-after that moment is never renamed, as its maker finds first that it holds the archive no longer.
+On a disk, comparing and renaming are two steps. No other process intervenes, as both happen under a lock of the
+folder. Without locks, or when a suspended machine wakes between the steps, the rename fails: the temporary
+file that it renames was removed by the process that took over, before that process read the manifest. A temporary
+file made after that moment is never renamed, as its process first finds that it no longer holds the archive.
 """
 
 import contextlib
@@ -20,28 +20,28 @@ from nenya.storage.lock import lost
 from nenya.storage.s3.replace import replace_if_same
 from nenya.storage.temporaries import remove, sweep, temporary_name
 
-_PATIENCE = 20.0  # seconds in which another's comparing and renaming is over
+_PATIENCE = 20.0  # seconds within which another process finishes comparing and renaming
 _MOMENT = 0.02
 
 
 def fingerprint(data: bytes) -> str:
-    """Return a hash of a manifest's bytes, empty where there is none."""
+    """Return a hash of a manifest's bytes, empty if there is none."""
     return hashlib.sha256(data).hexdigest() if data else ""
 
 
 def replace_file(path: Path, data: bytes, before: str, check: Callable[[], None], place: str) -> None:
-    """Replace a manifest on a disk; readers find the old one or the new one.
+    """Replace a manifest on a disk; readers see either the old or the new one.
 
     Args:
         path: the manifest.
-        data: what it is to be.
-        before: `fingerprint` of what was read.
-        check: raises if the archive is held no longer.
+        data: its new content.
+        before: `fingerprint` of the content that was read.
+        check: raises if this process no longer holds the archive.
         place: the archive, for messages.
 
     Raises:
-        LockLostError: The archive was taken over.
-        OutputError: It was changed meanwhile, or cannot be written.
+        LockLostError: Another process took the archive over.
+        OutputError: It was changed since, or cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,47 +71,47 @@ def replace_object(url: str, data: bytes, before: str, check: Callable[[], None]
 
     Args:
         url: of the manifest.
-        data: what it is to be.
-        before: the ETag of what was read, empty for none.
-        check: raises if the archive is held no longer.
+        data: its new content.
+        before: the ETag that was read, empty for none.
+        check: raises if this process no longer holds the archive.
         place: the archive, for messages.
-        safe: whether the service compares, so that nobody comes between looking and writing.
+        safe: whether the service supports conditional writes, so that no process intervenes.
 
     Returns:
         The new ETag.
 
     Raises:
-        LockLostError: The archive was taken over.
-        OutputError: It was changed meanwhile.
-        StorageError: The service does not take it.
+        LockLostError: Another process took the archive over.
+        OutputError: It was changed since.
+        StorageError: The service refuses it.
     """
     check()
     return replace_if_same(url, data, before, changed(place), safe=safe)
 
 
 def changed(place: str) -> OutputError:
-    """Return the error for an archive that is not what was read."""
-    return OutputError(f"{place} was changed by another update meanwhile: give the same command again")
+    """Return the error for an archive that changed since it was read."""
+    return OutputError(f"{place} was changed by another update: run the same command again")
 
 
 def revoke(root: Path, manifest: str, *, all_of_them: bool) -> None:
-    """Remove the temporaries of an archive, so that nobody who held it before can publish anything from them.
+    """Remove the temporary files of an archive, so that no earlier holder can publish them.
 
     Args:
         root: the archive.
         manifest: name of the manifest.
-        all_of_them: also those of processes of which nothing is known.
+        all_of_them: whether to remove those of unknown processes too.
     """
     for path in root.glob(f".{manifest}.*.tmp"):
         remove(path)
     for folder, inner, _ in os.walk(root):
-        inner[:] = [name for name in inner if name != "index"]  # LanceDB's own
+        inner[:] = [name for name in inner if name != "index"]  # written by LanceDB
         sweep(Path(folder), of_others=all_of_them)
 
 
 @contextlib.contextmanager
 def _alone(folder: Path, place: str) -> Iterator[None]:
-    """Let one process in at a time, as far as the file system can."""
+    """Admit one process at a time, as far as the file system supports locks."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         end = time.monotonic() + _PATIENCE
@@ -121,9 +121,9 @@ def _alone(folder: Path, place: str) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > end:
-                    raise OutputError(f"{place}: another update is at this moment changing it: try again") from None
+                    raise OutputError(f"{place}: another update is changing it: run the command again") from None
                 time.sleep(_MOMENT)
-            except OSError:  # no locks, or none of folders
+            except OSError:  # no locks, or none on folders
                 break
         yield
     finally:

@@ -1,8 +1,8 @@
-"""An archive folder: cutouts, tables, latents, map, groups and index of model versions, described by one small file.
+"""An archive folder: cutouts, tables, latents, UMAP, clusters and index of model versions, listed in one small file.
 
-`archive.json` is the only thing in it that changes, and the only commit point: what it does not name is not there.
-Everything that it names is written once, under a name of its own, before it is named. The folder lies on a disk or on
-S3; there, files are fetched into `loader.cache_dir` as they are needed, under their hash.
+`archive.json` is the only file that changes and the only commit point: what it does not list does not exist.
+Every listed file is written once, under a unique name, before it is listed. The folder is on a disk or on
+S3; from S3, files are fetched into `loader.cache_dir` when needed, named by their hash.
 """
 
 import hashlib
@@ -34,18 +34,18 @@ log = logging.getLogger(__name__)
 
 
 class Folder:
-    """The place of an archive.
+    """The location of an archive.
 
     Args:
         place: a folder or an s3:// address.
-        cache_dir: of what is fetched from S3 and made for it.
+        cache_dir: folder of files fetched from S3 or made for it.
 
     Attributes:
-        url: the address, None for a local folder.
-        root: the folder; for S3 where its copies lie.
-        work: where files are made before they are published; on the same file system as `root`.
-        check: called before anything is published; raises if the archive is held no longer.
-        safe: whether the S3 service compares what is replaced.
+        url: the s3:// address, None for a local folder.
+        root: the folder; for S3, that of local copies.
+        work: folder of files before they are published, on the file system of `root`.
+        check: called before each publication; raises if this process no longer holds the archive.
+        safe: whether the S3 service supports conditional writes.
     """
 
     def __init__(self, place: str, cache_dir: str | None = None) -> None:
@@ -57,16 +57,16 @@ class Folder:
             mark = hashlib.sha256(self.url.encode()).hexdigest()[:16]
             self.root = own_place(scratch_folder(cache_dir), f"archive/{mark}").absolute()
         self.work = self.root / WORK
-        self._before = ""  # the state of the manifest that was read: a hash, on S3 its ETag
+        self._before = ""  # of the manifest that was read: a hash, on S3 its ETag
         self.check: Callable[[], None] = lambda: None
         self.safe = True
 
     def read(self) -> Manifest:
-        """Return what is in the archive; nothing where there is none.
+        """Return the manifest of the archive; an empty one if there is no archive.
 
         Raises:
             InputFileError: `archive.json` is damaged or of a newer nenya.
-            StorageError: An S3 service does not give it.
+            StorageError: The S3 service does not return it.
         """
         if self.url is None:
             path = self.root / MANIFEST
@@ -82,12 +82,12 @@ class Folder:
         return parse(data, f"{self.place}/{MANIFEST}") if data else {}
 
     def commit(self, manifest: Manifest) -> None:
-        """Let the archive be what a manifest says; readers find the old state or the new one.
+        """Commit a manifest; readers see either the old or the new state.
 
         Raises:
-            LockLostError: Another process has taken the archive over.
+            LockLostError: Another process took the archive over.
             OutputError: It cannot be written, or another update has committed since `read`.
-            StorageError: An S3 service does not take it.
+            StorageError: The S3 service refuses it.
         """
         data = render(manifest)
         if self.url is None:
@@ -98,12 +98,12 @@ class Folder:
             self._before = replace_object(url, data, self._before, self.check, self.place, self.safe)
 
     def publish(self, path: Path, name: str, *, keep: bool = False) -> Entry:
-        """Bring a finished file to its place in the archive, where nobody looks until the manifest names it.
+        """Copy a finished file to its place in the archive; readers ignore it until the manifest lists it.
 
         Args:
-            path: in `work`; it stays there, so that a killed update need not make it again.
-            name: below the archive.
-            keep: on S3, keep a local copy for later runs.
+            path: in `work`; it is kept there, so that a killed update need not make it again.
+            name: relative to the archive.
+            keep: whether to keep a local copy of an S3 object for later runs.
         """
         entry = Entry(name, path.stat().st_size, sha256_file(path))
         self.check()
@@ -112,7 +112,7 @@ class Folder:
             try:
                 store().upload(path, join_url(self.url, name), note=self._note(name), check=self.check)
             except StorageError:
-                self.check()  # whoever has taken the archive over has dropped the upload
+                self.check()  # the process that took over has aborted the upload
                 raise
             if not keep:
                 return entry
@@ -129,22 +129,22 @@ class Folder:
             finally:
                 temporary.unlink(missing_ok=True)
         except OSError as error:
-            self.check()  # whoever has taken the archive over has removed what was about to be published
+            self.check()  # the process that took over has removed unpublished files
             raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
         return entry
 
     def local(self, entry: Entry) -> Path:
-        """Return a local file of the archive, fetched from S3 where it is not here.
+        """Return a local file of the archive, fetched from S3 if needed.
 
         Raises:
-            InputFileError: It is missing, or of another size than the manifest says.
-            StorageError: An S3 service does not give it.
+            InputFileError: It is missing, or its size differs from the manifest.
+            StorageError: The S3 service does not return it.
         """
         if self.url is None:
             path = inside(self.root, entry.name)
             if not path.is_file() or path.stat().st_size != entry.size:
                 raise InputFileError(
-                    f"{path}: missing or cut short, though {MANIFEST} names it; nenya status says more"
+                    f"{path}: missing or truncated, but listed in {MANIFEST}; run nenya status for details"
                 )
             return path
         path = self._object(entry)
@@ -153,24 +153,24 @@ class Folder:
         return path
 
     def fetch(self, entry: Entry, path: Path) -> None:
-        """Bring a file of an archive on S3 to a local path, where it appears if it is what the manifest says."""
+        """Fetch a file of an archive on S3 to a local path, where it appears once it agrees with the manifest."""
         assert self.url is not None
         fetch_checked(self.url, entry, path, MANIFEST)
 
     def check_links(self, versions: Sequence[str]) -> None:
-        """Check that the folders that an update writes to and removes from are folders, with files in them.
+        """Check that the folders that an update writes to and removes from are folders without links.
 
         Args:
             versions: their names.
 
         Raises:
-            OutputError: One of them, or something in it, is a link.
+            OutputError: One of them, or an entry, is a link.
         """
         for name in (WORK, CUTOUTS, *versions):
             refuse_links(self.root / name)
 
     def remove(self, name: str) -> None:
-        """Remove a file that the manifest does not name, and what is left of its upload."""
+        """Remove a file that the manifest does not list, and the rest of its upload."""
         self.check()
         if self.url is None:
             inside(self.root, name).unlink(missing_ok=True)
@@ -179,7 +179,7 @@ class Folder:
             store().delete(join_url(self.url, name))
 
     def drop_uploads(self) -> None:
-        """Drop what killed updates have left of uploads to S3."""
+        """Abort unfinished uploads of killed updates to S3."""
         for note in list((self.work / "uploads").glob("*")):
             store().drop_upload(note.with_name(note.name.removesuffix(".new")))
 
@@ -192,19 +192,19 @@ class Folder:
         return inside(self.root, f"objects/{entry.sha256[:16]}/{PurePosixPath(entry.name).name}")
 
     def index_folder(self, version: str, *, reading: bool = False) -> Path:
-        """Return where the index of a version is; on S3, where its copy for readers or for updates is."""
+        """Return the path of the index of a version; on S3, that of its copy for readers or updates."""
         return inside(self.root, f"{version}/{INDEX}-read" if reading and self.url else f"{version}/{INDEX}")
 
 
 @dataclass
 class Opened:
-    """One model version of an archive, as it was when it was opened; later updates do not change it.
+    """One model version of an archive, as opened; later updates do not change it.
 
     Attributes:
         folder: the archive.
         name: of the version.
-        version: what there is.
-        said: by its index, of itself and on S3 of its files.
+        version: its entry in the manifest.
+        said: the state of its index.
     """
 
     folder: Folder
@@ -221,14 +221,14 @@ class Opened:
         return Latents(self.paths("latents"))
 
     def table(self) -> "pd.DataFrame":
-        """Return the rows of all tables, columns that only some have with gaps."""
+        """Return the rows of all tables; columns that a table lacks are empty there."""
         return from_arrow(read_tables(self.paths("table")))
 
     def index(self) -> IndexSearcher:
         """Return the index."""
         place = self.folder.index_folder(self.name, reading=True)
         if self.folder.url is not None:
-            fetch_index(self.folder, self.said, place)
+            fetch_index_files(self.folder, self.said, place)
         return IndexSearcher(place, self.said.about, self.version.index.version)
 
     def weights(self) -> Path:
@@ -236,7 +236,7 @@ class Opened:
         return self.folder.local(self.version.weights)
 
     def with_settings(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Return options as plain values, with those that the version was made with."""
+        """Return options as plain values, with the settings of the version."""
         own = {key: found for key, found in self.version.settings.items() if key in ("model", "preprocess", "trainer")}
         return {**values, **{key: {**values[key], **found} for key, found in own.items()}}
 
@@ -246,20 +246,20 @@ def open_version(place: str, version: str | None = None, cache_dir: str | None =
 
     Args:
         place: a folder or an s3:// address.
-        version: its name; may be left out where there is one only.
-        cache_dir: of what is fetched from S3.
+        version: its name; needed only if there are several.
+        cache_dir: folder of files fetched from S3.
 
     Raises:
         InputFileError: There is no archive.
-        OptionError: There is no such version, or several and none is named.
+        OptionError: There is no such version, or there are several and none is given.
     """
     folder = Folder(place, cache_dir)
     manifest = folder.read()
     if not manifest:
-        raise InputFileError(f"{place}: no archive ({MANIFEST}); nenya update archive={place} new=... makes one")
+        raise InputFileError(f"{place}: no archive ({MANIFEST}); nenya update archive={place} new=... creates one")
     known = ", ".join(manifest)
     if version is None and len(manifest) > 1:
-        raise OptionError(f"{place} has several model versions: version= names one of {known}")
+        raise OptionError(f"{place} has several model versions: give version=, one of {known}")
     name = version or next(iter(manifest))
     if name not in manifest:
         raise OptionError(f"version={name}: {place} has {known}")
@@ -267,7 +267,7 @@ def open_version(place: str, version: str | None = None, cache_dir: str | None =
 
 
 def open_chosen(options: Any) -> Opened | None:
-    """Return the archive that `archive=` of a command names; None where `table=` is given instead.
+    """Return the archive given by `archive=`; None if `table=` is given instead.
 
     Raises:
         OptionError: Neither is given, or both are.
@@ -277,7 +277,7 @@ def open_chosen(options: Any) -> Opened | None:
         raise OptionError(f"table={options.table} and archive={options.archive_dir}: give one of them")
     if not options.table and not options.archive_dir:
         raise OptionError(
-            "table= is needed: the table of the cutouts, .parquet, .csv or .feather; or archive=, an archive of nenya "
+            "expected table=, the table of the cutouts (.parquet, .csv or .feather), or archive=, an archive of nenya "
             "update"
         )
     if not options.archive_dir:
@@ -286,16 +286,16 @@ def open_chosen(options: Any) -> Opened | None:
 
 
 def open_entry(folder: Folder, name: str, version: Version) -> Opened:
-    """Open what a manifest names."""
+    """Open a version listed in a manifest."""
     return Opened(folder, name, version, read_state(folder, version.index.about))
 
 
 def read_state(folder: Folder, entry: Entry) -> State:
-    """Return what a state of the index of a version says.
+    """Return the state of the index of a version.
 
     Raises:
-        InputFileError: It is missing or damaged, or names files outside of the folder of the index.
-        StorageError: An S3 service does not give it.
+        InputFileError: It is missing or damaged, or names files outside the folder of the index.
+        StorageError: The S3 service does not return it.
     """
     try:
         return parse_state(read_bytes(folder.local(entry)), f"{folder.place}/{entry.name}", entry)
@@ -304,10 +304,10 @@ def read_state(folder: Folder, entry: Entry) -> State:
 
 
 def read_tables(paths: Sequence[Path]) -> Any:
-    """Return several .parquet tables as one of Arrow; columns that only some have are empty in the others.
+    """Return several .parquet tables as one Arrow table; columns that a table lacks are empty there.
 
     Raises:
-        InputFileError: One is damaged, or a column is of kinds that do not fit.
+        InputFileError: One is damaged, or a column has incompatible types.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -319,11 +319,11 @@ def read_tables(paths: Sequence[Path]) -> Any:
         return pa.concat_tables(tables, promote_options="permissive")
     except (pa.ArrowException, OSError, ValueError) as error:
         first = str(error).splitlines()[0]
-        raise InputFileError(f"{paths[0].parent}: its tables cannot be read as one ({first})") from error
+        raise InputFileError(f"{paths[0].parent}: its tables cannot be combined ({first})") from error
 
 
-def fetch_index(folder: Folder, state: State, place: Path) -> None:
-    """Bring the files of an index on S3 to a local folder, as far as they are not there."""
+def fetch_index_files(folder: Folder, state: State, place: Path) -> None:
+    """Fetch the missing files of an index on S3 to a local folder."""
     for entry in state.files:
         path = inside(place, state.below(entry))
         if not path.is_file() or path.stat().st_size != entry.size or sha256_file(path) != entry.sha256:

@@ -1,4 +1,4 @@
-"""The index of an archive under the rule of its manifest: what was added and not committed is undone."""
+"""Writes the index of an archive; rows added but not committed in the manifest are removed."""
 
 import json
 import shutil
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nenya.archive.commit import changed as changed_by_another
-from nenya.archive.folder import Folder, fetch_index, read_state
+from nenya.archive.folder import Folder, fetch_index_files, read_state
 from nenya.archive.manifest import STATES, Index, State
 from nenya.errors import InputFileError
 from nenya.latents.files import Latents
@@ -20,7 +20,7 @@ from nenya.storage.names import refuse_links
 if TYPE_CHECKING:
     import pandas as pd
 
-_HINT = "latest_version_hint.json"  # of LanceDB: it changes, and is not needed
+_HINT = "latest_version_hint.json"  # of LanceDB: changes, and is not needed
 
 
 @dataclass
@@ -30,24 +30,24 @@ class IndexWriter:
     Attributes:
         folder: the archive.
         name: of the version.
-        state: what the manifest says of the index; None before its first file.
+        state: of the index in the manifest; None before its first file.
     """
 
     folder: Folder
     name: str
     state: Index | None
     _ready: bool = False
-    _rows: int | None = None  # that the index has to have, where they are known
+    _rows: int | None = None  # columns of the index, if known
     _synced: set[Path] = field(default_factory=set)
 
     @property
     def place(self) -> Path:
-        """Where the index is written."""
+        """The folder of the index."""
         return self.folder.index_folder(self.name)
 
     def begin(self) -> None:
-        """Bring the index to the state of the manifest, whatever a killed update has left."""
-        refuse_links(self.place)  # LanceDB would follow them
+        """Restore the index to the state of the manifest, after a killed update."""
+        refuse_links(self.place)  # LanceDB would follow links
         if self.state is None:
             shutil.rmtree(self.place, ignore_errors=True)
         elif self.folder.url is not None:
@@ -63,15 +63,15 @@ class IndexWriter:
         return read_state(self.folder, self.state.about)
 
     def _mirror(self, said: State) -> None:
-        """Let the local copy of an index on S3 have exactly its files."""
-        fetch_index(self.folder, said, self.place)
+        """Make the local copy of an index on S3 have exactly its files."""
+        fetch_index_files(self.folder, said, self.place)
         wanted = {self.place / said.below(entry) for entry in said.files}
         for path in self.place.rglob("*"):
             if path.is_file() and path not in wanted:
                 path.unlink()
 
     def _restore(self, about: dict[str, Any]) -> None:
-        """Undo what was added to a local index since the manifest was written."""
+        """Remove rows added to a local index since the manifest was written."""
         assert self.state is not None
         try:
             with lance_errors(self.place):
@@ -81,16 +81,16 @@ class IndexWriter:
                     table.restore()
         except InputFileError as error:
             raise InputFileError(
-                f"{str(error).rpartition(';')[0]}; take a copy of it, or begin another version with version=, which "
-                "makes one of the same cutouts"
+                f"{str(error).rpartition(';')[0]}; restore it, or begin another version by version=, which "
+                "makes an index of the same cutouts"
             ) from error
         write_about(self.place, about)
 
     def add(self, latents: Latents, table: "pd.DataFrame") -> list[str]:
-        """Add the rows of a file; without `committed` after it, the next call undoes it.
+        """Add the rows of a file; unless `committed` follows, the next call removes them.
 
         Returns:
-            Columns of the table that the index lacks, whose columns are those of the first file.
+            Columns of the table that the index, with the columns of the first file, does not have.
         """
         if not self._ready:
             self.begin()
@@ -102,11 +102,11 @@ class IndexWriter:
         return [str(name) for name in table if name not in known]
 
     def committed(self, state: Index) -> None:
-        """Take note that the manifest names a state."""
+        """Record that the manifest lists a state."""
         self.state, self._ready = state, True
 
     def build(self, options: UpdateOptions, *, added: bool) -> bool:
-        """Bring the vector index up to date, where the rows are enough for one; returns whether anything changed."""
+        """Update the vector index if there are enough rows; return whether it changed."""
         assert self.state is not None
         index = self._said().about["index"]
         current = self.state.rows < max(2, options.index_from) or (index and index["rows"] == self.state.rows)
@@ -124,7 +124,7 @@ class IndexWriter:
         return not self._ready
 
     def tidy(self, before: Index) -> None:
-        """Remove what a committed rebuilding has replaced."""
+        """Remove files that a committed rebuild has replaced."""
         if self.folder.url is None:
             drop_old_states(self.place)
             return
@@ -135,7 +135,7 @@ class IndexWriter:
                 self.folder.remove(entry.name)
 
     def publish(self, work: Path) -> Index:
-        """Return the present state, for the manifest; on S3 its files are sent first."""
+        """Return the present state, for the manifest; on S3, upload its files first."""
         about = read_about(self.place)
         with lance_errors(self.place):
             table = connect(self.place).open_table(TABLE)
@@ -155,14 +155,14 @@ class IndexWriter:
         return Index(version, rows, entry, recall_line(about))
 
     def _persist(self) -> None:
-        """Wait until what LanceDB has written is on the disk: the manifest must not be there before it."""
+        """Wait until the files of LanceDB are on the disk, as the manifest must not precede them."""
         new = {path for path in self.place.rglob("*") if path.is_file()} - self._synced
         for path in (*new, *{path.parent for path in new}):
             sync(path)
         self._synced |= new
 
     def _send(self) -> list[list[Any]]:
-        """Send what S3 does not have yet; returns name, size and hash of all files."""
+        """Upload files missing on S3; return name, size and hash of all files."""
         known = {entry.name: (entry.size, entry.sha256) for entry in (self._said().files if self.state else [])}
         files: list[list[Any]] = []
         for path in sorted(self.place.rglob("*")):

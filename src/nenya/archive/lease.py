@@ -1,9 +1,9 @@
-"""One update at a time: a lock file of the archive's folder, and for an archive on S3 an object that does the same.
+"""One update at a time: a lock file in the folder of the archive, or a lock object on S3.
 
-The object is written only in the place of what was read, which the service compares, so that of two who want it one
-gets it. Its holder counts beats in it; whoever finds a holder of which nothing else is known watches that number by a
-clock of its own that only goes forwards. A holder that was taken for gone finds that its next beat is refused, and
-looks before each commit, which in its turn is refused when the archive is not what was read.
+The object is written conditionally on its ETag, so that one of two competing processes
+gets it. The holder increments a counter in it; a process that finds an unknown holder watches the counter by a
+monotonic clock of its own. A holder taken for dead finds that its next increment is refused, and
+checks before each commit, which is itself refused when the archive has changed since it was read.
 """
 
 import json
@@ -30,19 +30,19 @@ BEAT = 20.0
 """Seconds between signs of life on S3."""
 
 SILENT = 180.0
-"""Seconds without a sign of life after which a holder of which nothing else is known counts as gone."""
+"""Seconds without a sign of life after which an unknown holder counts as dead."""
 
-_LOOK = 1.0  # seconds between looks at such a holder
+_LOOK = 1.0  # seconds between checks of such a holder
 _ATTEMPTS = 20
-_SETTLED = 2.0  # seconds in which two who write at once, where a service does not compare, have both written
+_SETTLED = 2.0  # seconds within which two simultaneous unconditional writes are done
 _NO_SUCH = "0" * 32  # no object has this ETag
 
 
 class Lease:
-    """Holds an archive for this process.
+    """Holds the lock of an archive for this process.
 
     Args:
-        folder: the archive, which asks from then on, before it publishes anything, whether it is still held.
+        folder: the archive, which from then on checks the lock before each publication.
     """
 
     def __init__(self, folder: Folder) -> None:
@@ -51,10 +51,10 @@ class Lease:
         self._lock, self._before = OutputLock(folder.work / "lock", folder.place), folder.check
 
     def __enter__(self) -> Self:
-        """Take it.
+        """Acquire the lock.
 
         Raises:
-            OutputError: Another update holds it; says who.
+            OutputError: Another update holds it; the message says which.
         """
         self._lock.take()
         try:
@@ -81,25 +81,25 @@ class Lease:
             self._lock.release()
 
     def _revoke_uploads(self) -> None:
-        """Drop the uploads of the holder before, who may sleep, and would end one over an object of this process."""
+        """Abort uploads of the previous holder, which may wake and overwrite an object of this process."""
         try:
             store().drop_uploads(self.folder.url or "")
-        except StorageError as error:  # some may not list them
+        except StorageError as error:  # some services do not list uploads
             log.warning("%s", error)
 
     def check(self) -> None:
-        """Check that it is still held.
+        """Check that the lock is still held.
 
         Raises:
-            LockLostError: Another process has taken it over.
-            StorageError: The S3 service does not say.
+            LockLostError: Another process took it over.
+            StorageError: The S3 service does not answer.
         """
         self._lock.check()
         if self.object is not None:
             self.object.check()
 
     def holder(self) -> dict[str, Any]:
-        """Return who says to be at work on S3; nothing where nobody does."""
+        """Return the holder of the lock on S3; empty if there is none."""
         said = {} if self.object is None else self.object.read()[1]
         identity = from_values(said)
         return {} if identity is not None and life(identity) is Life.GONE else said
@@ -113,8 +113,8 @@ class LeaseObject:
         place: the archive, for messages.
 
     Attributes:
-        safe: whether the service compares what is replaced.
-        taken_over: whether a holder was there before who did not give it back.
+        safe: whether the service supports conditional writes.
+        taken_over: whether the previous holder did not release it.
     """
 
     def __init__(self, url: str, place: str) -> None:
@@ -125,7 +125,7 @@ class LeaseObject:
         self._thread: threading.Thread | None = None
 
     def take(self) -> None:
-        """Take it.
+        """Acquire the lock.
 
         Raises:
             OutputError: Another update holds it.
@@ -139,7 +139,7 @@ class LeaseObject:
                 self.taken_over = bool(said)
                 break
         else:
-            raise OutputError(f"{self.place}: others take it at the same moment: try again")
+            raise OutputError(f"{self.place}: another process is acquiring its lock: run the command again")
         try:
             self._try_conditions()
             self.check()
@@ -150,7 +150,7 @@ class LeaseObject:
         self._thread.start()
 
     def release(self) -> None:
-        """Remove the object, if it is still this process's own."""
+        """Remove the object if it still belongs to this process."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -162,7 +162,7 @@ class LeaseObject:
         self._lost.set()
 
     def read(self) -> tuple[str, dict[str, Any]]:
-        """Return ETag and content of the object; nothing where there is none."""
+        """Return ETag and content of the object; empty if there is none."""
         found = store().head(self.url)
         if found is None:
             return "", {}
@@ -171,28 +171,28 @@ class LeaseObject:
         except (ValueError, RecursionError):
             said = {}
         except StorageError:
-            if store().head(self.url) is None:  # it went meanwhile
+            if store().head(self.url) is None:  # removed since
                 return "", {}
             raise
         return found.etag, said if isinstance(said, dict) and said else {"damaged": True}
 
     def holds(self) -> bool:
-        """Return whether the object is this process's own."""
+        """Return whether the object belongs to this process."""
         return bool(self._said) and self.read()[1].get("token") == self._said["token"]
 
     def check(self) -> None:
-        """Check that it is still held.
+        """Check that the lock is still held.
 
         Raises:
             LockLostError: It is not.
-            StorageError: The service does not say.
+            StorageError: The service does not answer.
         """
         if self._lost.is_set() or not self.holds():
             self._lost.set()
             raise lost(self.place)
 
     def _put(self, said: dict[str, Any], etag: str) -> bool:
-        """Write the object; returns False if another one has changed it meanwhile."""
+        """Write the object; return False if another process changed it since."""
         data = json.dumps(said).encode()
         try:
             try:
@@ -206,7 +206,7 @@ class LeaseObject:
         return True
 
     def _try_conditions(self) -> None:
-        """Find out whether the service compares, by requests that it should refuse."""
+        """Test whether the service supports conditional writes, by requests that it should refuse."""
         data = json.dumps({**self._said, "beat": -1}).encode()
         for wrong in ("", _NO_SUCH):
             if not self.safe:
@@ -224,15 +224,15 @@ class LeaseObject:
     def _warn(self) -> None:
         self.safe = False
         log.warning(
-            "%s: the service does not compare what is replaced (If-Match): it is looked at before it is written, so "
-            "let no two machines update it in the same second", self.place,
+            "%s: the S3 service has no conditional writes (If-Match): objects are read before they are written, so "
+            "do not start updates on two machines at the same time", self.place,
         )  # fmt: skip
 
     def _is_gone(self, etag: str, said: dict[str, Any]) -> bool:
-        """Return whether a holder is gone; False also where another came meanwhile.
+        """Return whether a holder is dead; False also if another took over since.
 
         Raises:
-            OutputError: It lives.
+            OutputError: It is alive.
         """
         identity = from_values(said)
         state = life(identity) if identity is not None else Life.UNKNOWN
@@ -240,7 +240,7 @@ class LeaseObject:
             raise self._held(said)
         if state is Life.GONE or "damaged" in said:
             return True
-        log.info("%s: watching for up to %.0f s whether %s lives", self.place, SILENT, _who(said))
+        log.info("%s: waiting up to %.0f s for a sign of life of %s", self.place, SILENT, _who(said))
         end = time.monotonic() + SILENT
         while time.monotonic() < end:
             time.sleep(min(_LOOK, SILENT / 4))
@@ -253,7 +253,7 @@ class LeaseObject:
 
     def _held(self, said: dict[str, Any]) -> OutputError:
         return OutputError(
-            f"{self.place} is being updated by {_who(said)}: wait for it; one that is gone is noticed after "
+            f"{self.place} is being updated by {_who(said)}: wait until it ends; a dead process is detected after "
             f"{SILENT:.0f} s without a sign of life"
         )
 
@@ -262,7 +262,9 @@ class LeaseObject:
             try:
                 said, asked = {**self._said, "beat": self._said["beat"] + 1}, _now()
                 if self.safe or self.holds():
-                    if not self.safe and _now() - asked > BEAT:  # it slept, and what it asked may be true no longer
+                    if (
+                        not self.safe and _now() - asked > BEAT
+                    ):  # the machine was suspended, so the answer may be outdated
                         continue
                     if self._put(said, self._etag):
                         continue
@@ -276,12 +278,12 @@ _SINCE = time.strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _now() -> float:
-    """Return seconds that also count while the machine sleeps, where the system has such a clock."""
+    """Return monotonic seconds that include suspension, where the system has such a clock."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def _record(before: dict[str, Any]) -> dict[str, Any]:
-    """Return what the next holder after `before` says."""
+    """Return the content for the next holder after `before`."""
     fence = before.get("fence", 0)
     number = fence + 1 if isinstance(fence, int) else 1
     return {"fence": number, "token": secrets.token_hex(16), "beat": 0, "since": _SINCE, **current().values()}

@@ -1,7 +1,7 @@
-"""What an archive says of itself: `archive.json`, the states of its indexes, and what an update is about to publish.
+"""Metadata of an archive: `archive.json`, the states of its indexes, and the files an update is about to publish.
 
-All of it may have been written by somebody else, so each is parsed here, in one place, into checked values: whatever
-is not as nenya writes it is refused in one line that names the file and the key.
+These files may come from an untrusted source, so they are parsed here, in one place, into checked values: anything
+that nenya would not write is refused with one line that names the file and the key.
 """
 
 import json
@@ -21,7 +21,7 @@ MANIFEST = "archive.json"
 WORK = ".work"
 FORMAT = 1
 CUTOUTS = "cutouts"
-"""Folder of the cutouts, which all versions share."""
+"""Folder of the cutouts, shared by all versions."""
 
 INDEX = "index"
 STATES = "index-states"
@@ -33,22 +33,22 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "loader": ("train_key", "valid_key", "batch_size_valid"),
     "trainer": ("precision",),
 }
-"""The options that decide what the numbers of a version are; an archive sets these and no others."""
+"""The options that determine the results of a version; an archive sets these and no others."""
 
 MAP = ("ntrain", "n_neighbors", "min_dist", "metric")
 GROUPS = ("k", "passes", "sample")
-_HINT = "put back a copy of it"
+_HINT = "restore it from a backup"
 
 
 @dataclass(frozen=True)
 class Index:
-    """The state of the index that belongs to the files listed.
+    """The state of the index for the listed files.
 
     Attributes:
         version: of LanceDB's table.
         rows: in it.
-        about: what the index says of itself, and on S3 the files that it consists of.
-        searched_by: the vector index and its recall in words.
+        about: metadata of the index, on S3 also its list of files.
+        searched_by: description of the vector index and its recall.
     """
 
     version: int
@@ -59,19 +59,19 @@ class Index:
 
 @dataclass(frozen=True)
 class Added:
-    """A cutout file that is in the archive, with all that was made of it.
+    """A cutout file of the archive, with everything made from it.
 
     Attributes:
         stem: name of the cutout file without suffix.
-        sources: what it was made of: [name, bytes, mark] each; a granule by its name, a cutout file by its place.
+        sources: [name, bytes, mark] of each source; granules by name, cutout files by path.
         cutouts: the file.
         latents: of its cutouts.
-        table: a row a cutout, with US0, US1 and cluster.
+        table: one row per cutout, with US0, US1 and cluster.
         rows: partition -> cutouts.
-        left_out: cutouts without a latent, as they have missing pixels.
-        dates: first and last datetime, where the table has them.
+        left_out: cutouts without a latent because of missing pixels.
+        dates: first and last datetime, if the table has dates.
         nenya: the version that made it.
-        date: when it was added.
+        date: of its addition.
     """
 
     stem: str
@@ -88,16 +88,16 @@ class Added:
 
 @dataclass
 class Version:
-    """All of one model version.
+    """One model version.
 
     Attributes:
-        settings: section -> key -> value: what decides what the numbers are.
-        made: versions of nenya and the libraries that began it.
+        settings: section -> key -> value: the options that determine the results.
+        made: versions of nenya and of the libraries that began it.
         weights: the network.
-        projector: the map.
-        clusters: the centres of the groups.
+        projector: of the UMAP.
+        clusters: the cluster centres.
         index: of all files.
-        files: in the order in which they were added.
+        files: in order of addition.
         empty: granules without a cutout, as `Added.sources`.
     """
 
@@ -111,24 +111,24 @@ class Version:
     empty: list[list[Any]] = field(default_factory=list)
 
     def entries(self) -> Iterator[Entry]:
-        """Yield all files that are named."""
+        """Yield all listed files."""
         yield from (self.weights, self.projector, self.clusters, self.index.about)
         for added in self.files:
             yield from (added.cutouts, added.latents, added.table)
 
 
 Manifest = dict[str, Version]
-"""Version name -> what there is of it."""
+"""Version name -> version."""
 
 
 @dataclass(frozen=True)
 class State:
-    """What a state of an index says.
+    """A state of an index.
 
     Attributes:
-        about: what the index says of itself, as `nenya.latents.index.check_about` checks it.
-        files: on S3, the files that it consists of.
-        index: the folder of the index below the archive.
+        about: metadata of the index, as `nenya.latents.index.check_about` checks it.
+        files: on S3, the files of the index.
+        index: folder of the index, relative to the archive.
     """
 
     about: dict[str, Any]
@@ -136,13 +136,13 @@ class State:
     index: str
 
     def below(self, entry: Entry) -> str:
-        """Return the name of a file below the folder of the index."""
+        """Return the name of a file in the folder of the index."""
         return entry.name.removeprefix(f"{self.index}/")
 
 
 def render(manifest: Manifest) -> bytes:
-    """Return `archive.json`: a line for each setting and each file."""
-    lines = ["{", f' "format": {FORMAT},', ' "about": "an archive of nenya: nenya status says what is in it",']
+    """Return the content of `archive.json`: one line per setting and file."""
+    lines = ["{", f' "format": {FORMAT},', ' "about": "an archive of nenya: run nenya status to list its contents",']
     lines.append(' "versions": {')
     for number, (name, version) in enumerate(manifest.items()):
         rows = {key: getattr(version, key) for key in ("files", "empty")}
@@ -157,26 +157,26 @@ def render(manifest: Manifest) -> bytes:
 
 
 def parse(data: bytes, place: str) -> Manifest:
-    """Return the manifest that `archive.json` is.
+    """Return the manifest in `archive.json`.
 
     Raises:
-        InputFileError: It is damaged, of a newer nenya, or names files outside of the archive.
+        InputFileError: It is damaged, of a newer nenya, or names files outside the archive.
     """
     found = parse_json(data, place, _HINT)
     if (number := found["format"].count()) > FORMAT:
-        raise InputFileError(f"{place}: of a newer nenya (format {number}); this one reads {FORMAT}")
+        raise InputFileError(f"{place}: expected format {FORMAT}, got format {number} of a newer nenya; update nenya")
     versions = found["versions"].object()
     for name in versions:
         if not is_version(name):
-            raise InputFileError(f"{place}: names a file outside of the archive: {quoted(name)} is no model version")
+            raise InputFileError(f"{place}: names a file outside the archive: {quoted(name)} is not a model version")
     return {name: _version(versions, version) for name, version in versions.items()}
 
 
 def parse_state(data: bytes, place: str, entry: Entry) -> State:
-    """Return what a state of the index of a version says, `about-<number>.json`, which is a file of the archive.
+    """Return the state of the index of a version, from `about-<number>.json` in the archive.
 
     Raises:
-        InputFileError: It is damaged, or names files outside of the folder of the index.
+        InputFileError: It is damaged, or names files outside the folder of the index.
     """
     found, index = parse_json(data, place, _HINT), f"{entry.name.partition('/')[0]}/{INDEX}"
     found.object(("about", "files"))
@@ -187,38 +187,38 @@ def parse_state(data: bytes, place: str, entry: Entry) -> State:
 def parse_publishing(data: bytes, place: str, version: str) -> list[str]:
     """Return the names of the files that an update of a version was about to publish.
 
-    They lie in the folders that an update publishes to and nowhere else, as all that the archive does not name of
-    them is removed.
+    They are in the folders that an update publishes to and nowhere else, as those of them that the archive does not
+    list are removed.
 
     Raises:
         InputFileError: It is damaged, or names other files.
     """
-    hint = f"remove the folder {WORK}, which holds unfinished work only"
+    hint = f"remove the folder {WORK}, which holds only unfinished work"
     try:
         found = parse_json(data, place, hint)
-    except InputFileError:  # killed before the disk had it, and so before anything was published
+    except InputFileError:  # killed before it reached the disk, hence before any publication
         return []
     names = [item.name() for item in found.items()]
     folders = (version, f"{version}/latents", f"{version}/tables", CUTOUTS)
     for name in names:
         if name.rpartition("/")[0] not in folders:
-            raise InputFileError(f"{place}: names a file outside of what an update publishes: {quoted(name)}; {hint}")
+            raise InputFileError(f"{place}: names a file that no update publishes: {quoted(name)}; {hint}")
     return names
 
 
 def is_version(name: str) -> bool:
-    """Return whether a text can be the name of a model version, and so of its folder."""
+    """Return whether a string can be the name of a model version and its folder."""
     return is_plain(name, one=True) and not name.startswith(".") and name not in _RESERVED
 
 
 def _within(found: Json, *folders: str, deep: bool = False) -> Entry:
-    """Return a file that lies in one of some folders, or with `deep` also in folders of theirs."""
+    """Return a file in one of the given folders, or with `deep` also in their subfolders."""
     entry = entry_of(found)
     own = (folder for folder in folders if entry.name.startswith(f"{folder}/"))
     if not any(deep or "/" not in entry.name[len(folder) + 1 :] for folder in own):
         key = f"{found.key}: " if found.key else ""
         raise InputFileError(
-            f"{found.place}: names a file outside of the archive's own folders: {key}{quoted(entry.name)}; {found.hint}"
+            f"{found.place}: names a file outside the folders of the archive: {key}{quoted(entry.name)}; {found.hint}"
         )
     return entry
 
@@ -265,14 +265,14 @@ def _added(versions: Collection[str], found: Json) -> Added:
 
 
 def _source(found: Json) -> list[Any]:
-    """Return what a source is known by: its name, bytes and mark."""
+    """Return the identity of a source: name, bytes and mark."""
     if len(values := found.items()) != 3:
         found.refuse("name, bytes and mark of a source")
     return [values[0].text(), values[1].count(), values[2].text()]
 
 
 def _settings(found: Json) -> dict[str, Any]:
-    """Return the settings of a version, which set what an archive may and nothing else."""
+    """Return the settings of a version; options that an archive may not set are refused."""
     found.object((*SECTIONS, "seed", "map", "clusters", "sensor"))
     for section, keys in SECTIONS.items():
         values = found[section].object(keys)
@@ -298,7 +298,7 @@ def _settings(found: Json) -> dict[str, Any]:
 
 
 def _as_options(found: Json, kind: type[Options], values: dict[str, Any]) -> None:
-    """Check values as the options of the command line are checked."""
+    """Check values like options of the command line."""
     try:
         build_options(kind, values)
     except OptionError as error:

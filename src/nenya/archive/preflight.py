@@ -1,4 +1,4 @@
-"""What can be refused before an update makes anything."""
+"""Checks before an update writes anything."""
 
 from pathlib import Path
 
@@ -13,79 +13,79 @@ from nenya.storage.s3.service import is_s3, store
 
 
 def check_options(options: UpdateOptions) -> str:
-    """Check options that no archive takes, or that are empty; return the place of the archive.
+    """Check that the required options are given; return the location of the archive.
 
     Raises:
-        OptionError: One is.
+        OptionError: An option is missing or empty.
     """
     if not options.archive_dir:
-        raise OptionError("archive= is needed: the archive's folder or s3:// address")
+        raise OptionError("expected archive=, the folder or s3:// address of the archive")
     if "new" in (options.given or []) and not options.new:
-        raise OptionError("new= is empty: granules or cutout files, such as new=/path/to/day/; or leave it out")
+        raise OptionError(
+            "new= is empty: expected granules or cutout files, such as new=/path/to/day/; or leave it out"
+        )
     return options.archive_dir
 
 
 def check_place(folder: Folder, manifest: Manifest) -> None:
-    """Check that a folder that is to become an archive has nothing else in it.
+    """Check that a folder for a new archive is empty.
 
     Raises:
-        OptionError: It has.
+        OptionError: It is not.
     """
     if manifest or (folder.url is None and (folder.work.is_dir() or not folder.root.exists())):
         return
     if folder.url is None:
         if not folder.root.is_dir():
-            raise OptionError(f"archive={folder.place} is a file: give a new folder")
+            raise OptionError(f"archive={folder.place}: expected a folder, got a file; give a new folder")
         others = [path.name for path in folder.root.iterdir()]
     else:
         others = [] if folder.work.is_dir() else [o.url for o in store().find(folder.url + "/") if o.name != LEASE]
     if others:
-        raise OptionError(
-            f"archive={folder.place} has no {MANIFEST} and other things in it ({others[0]}): give a new place"
-        )
+        raise OptionError(f"archive={folder.place} has no {MANIFEST}, but other files ({others[0]}): give a new folder")
 
 
 def check_version(options: UpdateOptions, manifest: Manifest, name: str) -> None:
-    """Check the options against what a version was begun with, or what one needs to begin.
+    """Check the options against those of the version, or those that a new version needs.
 
     Raises:
-        NenyaError: They do not fit.
+        NenyaError: They do not agree.
     """
     if not is_version(name):
-        raise OptionError(f"version={name}: expected a plain name, as a folder is called by it; give another")
+        raise OptionError(f"version={name}: expected a plain name, as its folder gets it; give another")
     if name in manifest:
         check_settings(options, name, manifest[name].settings)
         return
     if not options.ckpt and not options.model.weights:
         if manifest:
-            there = f"version={name}: {options.archive_dir} has {', '.join(manifest)}; another one is begun with"
+            there = f"version={name}: {options.archive_dir} has {', '.join(manifest)}; to begin another version, give"
             raise OptionError(f"{there} model= and ckpt=")
-        raise OptionError(f"{options.archive_dir}: no archive is there; model= and ckpt= begin one")
+        raise OptionError(f"{options.archive_dir}: no archive; give model= and ckpt= to create one")
     check_weights(options)
 
 
 def check_recipe(options: UpdateOptions, manifest: Manifest, granule: str) -> None:
-    """Check that there is a recipe for granules: in the options, or of a version, whose others take it.
+    """Check that there is a recipe for granules, in the options or in any version.
 
     Raises:
         OptionError: There is none.
     """
     if settings_of(options)["sensor"] or any(version.settings["sensor"] for version in manifest.values()):
         return
-    recipe = "the recipe that makes cutouts of them, such as sensor=modis"
-    raise OptionError(f"sensor= is needed, once, for granules such as {granule}: {recipe}")
+    recipe = "the recipe for their cutouts, such as sensor=modis"
+    raise OptionError(f"expected sensor= with the first granules, such as {granule}: {recipe}")
 
 
 def check_weights(options: UpdateOptions) -> None:
-    """Check, before anything is made, that the weights that a version is to begin with are there and are the model's.
+    """Check, before anything is written, that the weights of a new version exist and fit the model.
 
     Raises:
-        NenyaError: They are not.
+        NenyaError: They do not.
     """
     chosen = extract_options(options, settings_of(options))
     source = weights_source(chosen, options.ckpt)
     if is_s3(source):
         return
     if not Path(source).is_file():
-        raise InputFileError(f"{source}: no such weights; check ckpt=")
+        raise InputFileError(f"{source}: no such file of weights; check ckpt=")
     load_model(chosen, source)

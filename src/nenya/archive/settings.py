@@ -1,4 +1,4 @@
-"""What decides what the numbers of a model version are: given once, recorded, and the same from then on."""
+"""Settings that determine the results of a model version: given once, recorded, and then fixed."""
 
 import dataclasses
 from typing import Any
@@ -16,7 +16,7 @@ Settings = dict[str, Any]
 
 
 def settings_of(options: UpdateOptions) -> Settings:
-    """Return the settings that the options state; `sensor` is None where no recipe is named."""
+    """Return the settings in the options; `sensor` is None if no recipe is given."""
     values = to_dict(options)
     found: Settings = {name: {key: values[name][key] for key in keys} for name, keys in SECTIONS.items()}
     found["seed"] = options.seed
@@ -35,31 +35,33 @@ def _hash(projector: str | None) -> str | None:
         return None
     path = local_path(projector)
     if not path.is_file():
-        raise OptionError(f"projector={projector}: no such file; nenya embed makes one")
+        raise OptionError(f"projector={projector}: no such file; nenya embed writes one")
     return sha256_file(path)
 
 
 def prepare_options(options: UpdateOptions, recipe: dict[str, Any] | None, **more: Any) -> PrepareOptions:
-    """Return the options of `prepare`: those of the command, with a recorded recipe and others."""
+    """Return the options of `prepare`: those of the command with the recorded recipe and given values."""
     values = to_dict(options)
     own = {f.name: values[f.name] for f in dataclasses.fields(PrepareOptions)}
     return build_options(PrepareOptions, {**own, **(recipe or {}), **more})
 
 
 def extract_options(options: UpdateOptions, settings: Settings, **more: Any) -> ExtractOptions:
-    """Return the options of `extract`: those of the command, with the recorded settings and others."""
+    """Return the options of `extract`: those of the command with the recorded settings and given values."""
     values = to_dict(options)
     own = {f.name: values[f.name] for f in dataclasses.fields(Options)}
     for section in SECTIONS:
         own[section] = {**own[section], **settings[section]}
     devices = own["trainer"]["devices"]
-    one = devices if isinstance(devices, list) and len(devices) == 1 else 1  # others would run the whole command
+    one = (
+        devices if isinstance(devices, list) and len(devices) == 1 else 1
+    )  # several devices would run the complete command
     own["trainer"] = {**own["trainer"], "devices": one, "num_nodes": 1, "strategy": "auto"}
     return build_options(ExtractOptions, {**own, "seed": settings["seed"], "clobber": False, **more})
 
 
 def choose_versions(options: UpdateOptions, manifest: Manifest) -> list[str]:
-    """Return the versions that are to be updated: the one that is named, or all."""
+    """Return the versions to update: the given one, or all."""
     if options.version:
         return [options.version]
     if "model.name" in (options.given or []) or not manifest:
@@ -68,10 +70,10 @@ def choose_versions(options: UpdateOptions, manifest: Manifest) -> list[str]:
 
 
 def check_settings(options: UpdateOptions, name: str, recorded: Settings) -> None:
-    """Check that options beside `new=` are those that a version was begun with.
+    """Check that options other than `new=` agree with the settings of the version.
 
     Raises:
-        OptionError: One is another; says which.
+        OptionError: One differs.
     """
     wanted, given = settings_of(options), set(options.given or [])
     pairs: list[tuple[str, Any, Any]] = []
@@ -87,8 +89,8 @@ def check_settings(options: UpdateOptions, name: str, recorded: Settings) -> Non
         given.add("projector_sha256")
     for key, now, was in pairs:
         if key in given and now != was:
-            key = "sensor" if key == "recipe" else key  # which is how it is given
+            key = "sensor" if key == "recipe" else key  # the name on the command line
             raise OptionError(
-                f"{key}={now}: version {name} was begun with {key}={was}, and all of its numbers are of that; leave "
-                "the option out, or begin another version beside it with version="
+                f"{key}={now}: expected {key}={was}, with which version {name} was begun; leave "
+                "the option out, or begin another version by version="
             )

@@ -1,4 +1,4 @@
-"""What is made of one new file, stage by stage, in a folder where nobody looks; each stage goes on where it was."""
+"""Processing of one new file, stage by stage, in a private folder; each stage resumes where it stopped."""
 
 import logging
 import shutil
@@ -38,7 +38,7 @@ _OURS = (*COLUMNS, "cluster")
 
 
 class Stages:
-    """Makes cutouts, latents, map, groups and tables of new files.
+    """Makes cutouts, latents, UMAP, clusters and tables of new files.
 
     Args:
         folder: the archive.
@@ -53,14 +53,14 @@ class Stages:
         self.work, self.weights = work, weights
 
     def place(self, arrival: Arrival) -> Path:
-        """Return the folder of one file's unfinished work."""
+        """Return the folder of unfinished work of one file."""
         return self.work / arrival.uid
 
     def bring(self, arrival: Arrival) -> tuple[Path, dict[str, str]]:
-        """Return the cutout file, brought or prepared, and the granules that were skipped, with the reason.
+        """Return the cutout file, copied or prepared, and the skipped granules with reasons.
 
         Raises:
-            NoCutouts: There is none on any of the granules.
+            NoCutouts: No granule has any cutout.
             NenyaError: A source cannot be read.
         """
         if arrival.known is not None:
@@ -82,7 +82,7 @@ class Stages:
             return path, made.failed
         source = arrival.sources[0]
         path = place / Path(str(source)).name
-        if not path.is_file():  # else it is whole, and of the very source: the folder's name would be another
+        if not path.is_file():  # else it is complete and of this source, as the folder's name identifies the source
             if isinstance(source, Path):
                 inspect_cutouts(source)
                 with atomic_path(path) as temporary:
@@ -101,7 +101,7 @@ class Stages:
         return place / f"{cutouts.stem}_latents.h5"
 
     def source_table(self, arrival: Arrival) -> "pd.DataFrame | None":
-        """Return the table that came with a cutout file, None where there is none."""
+        """Return the table that belongs to a cutout file, None if there is none."""
         if arrival.known is not None:
             table = read_table(self.folder.local(arrival.known.table))
             return table.drop(columns=[name for name in _OURS if name in table])
@@ -111,9 +111,7 @@ class Stages:
             table = read_table(local_path(self.options.table))
             names = read_keys(table)
             if names.names is None:
-                raise OptionError(
-                    f"table={self.options.table}: expected a column pp_file, which says of which file a row is"
-                )
+                raise OptionError(f"table={self.options.table}: expected a column pp_file, the cutout file of each row")
             own = names.named(arrival.stem)
             return table[own] if own.any() else None
         source = arrival.sources[0]
@@ -128,7 +126,7 @@ class Stages:
         return read_table(path)
 
     def table(self, arrival: Arrival, latents: Path, projector: Path, clusters: Path) -> Path:
-        """Return the table of a file: a row a cutout in the order of the latents, with map and group."""
+        """Return the table of a file: one row per cutout in the order of the latents, with UMAP and cluster."""
         place = self.place(arrival)
         path, placed = place / "table" / f"{arrival.stem}.parquet", place / "placed.parquet"
         if path.is_file():
@@ -142,7 +140,7 @@ class Stages:
         return path
 
     def projector(self, files: Mapping[str, Path]) -> Path:
-        """Return the map: the one that is given, or one fitted on the latents of the first files."""
+        """Return the projector of the UMAP: as given, or fitted on the latents of the first files."""
         path = self.work / "projector.h5"
         if path.is_file():
             return path
@@ -160,7 +158,7 @@ class Stages:
         return path
 
     def clusters(self, files: Mapping[str, Path]) -> Path:
-        """Return the centres of the groups, learnt from the latents of the first files; the largest group is 0."""
+        """Return the cluster centres, fitted on the latents of the first files; cluster 0 is the largest."""
         path = self.work / "clusters.h5"
         if path.is_file():
             return path
@@ -179,19 +177,19 @@ class Stages:
 
 
 def read_centres(path: Path) -> Any:
-    """Return the centres of the groups, (K, D) float64."""
+    """Return the cluster centres, (K, D) float64."""
     with open_hdf5(path, advice=COPY_IN) as file, damage_named(str(path)):
         return file[CENTRES][()]
 
 
 def whole_table(latents: Latents, table: "pd.DataFrame | None") -> "pd.DataFrame":
-    """Return a table of all rows of latents: keys, and the columns of a table that may lack some of them.
+    """Return a table of all rows of latents: keys, and the columns of a table that may lack some rows.
 
     Raises:
-        InputFileError: No row of the table is of these latents.
+        InputFileError: No row of the table matches these latents.
     """
     if table is None:
-        log.warning("no table came with it (a .parquet beside it, or table=): its rows have no place and no date")
+        log.warning("no table (a .parquet beside the file, or table=): its rows have no position and date")
         return latents.keys()
     return latents.full_table(table.drop(columns=[name for name in _OURS if name in table]))
 

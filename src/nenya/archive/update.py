@@ -1,7 +1,7 @@
-"""`nenya update`: new granules or cutout files into an archive, with all that is made of them.
+"""`nenya update`: adds granules or cutout files to an archive, with everything made from them.
 
-Each file is made whole in a folder of its own, then published under names that nobody reads yet, and at last named by
-the archive's one small file: so a reader sees all of a file or nothing, whatever was killed when.
+Each file is completed in a folder of its own, published under names that no reader uses yet, and finally listed in
+the manifest: readers see all of a file or nothing of it, whenever an update is killed.
 """
 
 import contextlib
@@ -48,24 +48,24 @@ _LIBRARIES = ("torch", "numpy", "h5py", "lancedb", "umap-learn", "scikit-learn")
 
 
 def run(options: UpdateOptions) -> int:
-    """Bring new files into an archive, which is made where there is none.
+    """Add new files to an archive; create it if it does not exist.
 
     Args:
         options: of `scripts/update.py`.
 
     Returns:
-        0 if all is there, 1 if some of the files could not be added, or some of the archive's are missing or damaged.
+        0 if all files are in the archive, 1 if some could not be added, or files of the archive are missing or damaged.
 
     Raises:
-        NenyaError: What concerns all files: options, weights, the archive itself, another update at work.
-        Interrupted: A signal came; the same command goes on from there.
+        NenyaError: An error that concerns all files: options, weights, the archive itself, another running update.
+        Interrupted: A signal was received; the same command resumes.
     """
     place = check_options(options)
     need("search", "the index of an archive")
     folder = Folder(place, options.loader.cache_dir)
     manifest = folder.read()
     if not options.new and not manifest:
-        raise OptionError("new= is needed: granules or cutout files, such as new=/path/to/day/")
+        raise OptionError("expected new=, granules or cutout files, such as new=/path/to/day/")
     check_place(folder, manifest)
     names = choose_versions(options, manifest)
     for name in names:
@@ -81,7 +81,7 @@ def run(options: UpdateOptions) -> int:
         broken = list(dict.fromkeys(file for name in manifest for file in broken_files(folder, manifest[name])))
     if broken:
         log.error(
-            "%s: missing or damaged, though %s names them: %s%s; bring them back from a copy, nenya status lists them",
+            "%s: missing or damaged files listed in %s: %s%s; restore them from a backup (nenya status lists them)",
             folder.place, MANIFEST, broken[0], f" and {len(broken) - 1} more" if len(broken) > 1 else "",
         )  # fmt: skip
     return 1 if failed or broken else 0
@@ -89,7 +89,7 @@ def run(options: UpdateOptions) -> int:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Leave out what the stages say of files in folders of unfinished work, but for warnings."""
+    """Silence log lines of the stages about files in folders of unfinished work, except warnings."""
     loggers = [logging.getLogger(f"nenya.{name}") for name in _STAGES]
     before = [logger.level for logger in loggers]
     for logger in loggers:
@@ -103,13 +103,13 @@ def _quiet() -> Iterator[None]:
 
 @dataclass
 class Built:
-    """A file that is made and not yet published.
+    """A processed file, not yet published.
 
     Attributes:
         arrival: the file.
-        cutouts: of it.
-        latents: of them.
-        failed: names of granules that were left out.
+        cutouts: its cutout file.
+        latents: their latents file.
+        failed: names of granules that were skipped.
     """
 
     arrival: Arrival
@@ -122,8 +122,8 @@ class Update:
     """The update of one model version.
 
     Args:
-        folder: the archive, which this process holds.
-        manifest: of it; changed and committed file by file.
+        folder: the archive, locked by this process.
+        manifest: of the archive; changed and committed file by file.
         name: of the version.
         options: of the command.
     """
@@ -135,11 +135,11 @@ class Update:
         self.arrivals = Arrivals()
         self.empty: list[list[Any]] = []
         self.added = 0
-        self.side = 0  # pixels along each side of a cutout, as far as it is known
-        self.unsearched: set[str] = set()  # columns that were said to be left out of the index
+        self.side = 0  # side of a cutout in pixels, if known
+        self.unsearched: set[str] = set()  # columns already reported as left out of the index
 
     def run(self, new: tuple[list[Path | str], list[Path | str]] | None) -> int:
-        """Add what is new; returns how many files failed."""
+        """Add the new files; return the number that failed."""
         if new is not None:
             self.arrivals = arrivals_of(*new, self.version, self.options.granules_per_file)
         else:
@@ -155,7 +155,7 @@ class Update:
         return self._close()
 
     def _sweep(self) -> None:
-        """Remove what a killed update has published and not committed, and unfinished work that nobody asks for."""
+        """Remove files that a killed update published without committing, and obsolete unfinished work."""
         named = {entry.name for version in self.manifest.values() for entry in version.entries()}
         wanted = {arrival.uid for arrival in self.arrivals.wanted}
         for journal in self.work.glob(f"*/{_PUBLISHING}"):
@@ -177,11 +177,11 @@ class Update:
                 return
             if left := len(self.arrivals.failed):
                 log.warning(
-                    "map and groups of version %s are learnt, for good, without the %d that failed: to begin with all, "
-                    "mend those and begin a new archive, or another version=", self.name, left,
+                    "UMAP and clusters of version %s are fitted, once, without the %d failed files: to include them, "
+                    "fix them and begin a new archive or another version=", self.name, left,
                 )  # fmt: skip
             latents = {made.arrival.stem: made.latents for made in ready}
-            clusters = stages.clusters(latents)  # first, as it is quick and refuses too large a k
+            clusters = stages.clusters(latents)  # first, as it is fast and refuses k above the number of rows
             projector = stages.projector(latents)
             first = [
                 (weights, f"{self.name}/{weights.name}"),
@@ -201,7 +201,7 @@ class Update:
                 self._publish(stages, made, (projector, clusters), index, (settings, entries))
 
     def _settings(self) -> tuple[dict[str, Any], Path]:
-        """Return the settings and the weights: those that are recorded, or those of a version that begins."""
+        """Return settings and weights: as recorded, or those of a new version."""
         wanted = settings_of(self.options)
         recipes = (version.settings["sensor"] for version in self.manifest.values() if version.settings["sensor"])
         wanted["sensor"] = wanted["sensor"] or next(recipes, None)  # the cutouts are shared
@@ -217,7 +217,7 @@ class Update:
             begun = json.dumps({**wanted, "weights": digest}, sort_keys=True)
             note, kept = self.work / "settings.json", self.work / f"weights{path.suffix}"
             there = note.is_file() and note.read_text() == begun and kept.is_file() and sha256_file(kept) == digest
-            if not there:  # what was begun otherwise is of no use
+            if not there:  # work begun with other settings is useless
                 shutil.rmtree(self.work)
                 with atomic_path(kept) as temporary:
                     shutil.copyfile(path, temporary)
@@ -226,10 +226,10 @@ class Update:
         return wanted, kept
 
     def _check_weights(self, version: Version) -> None:
-        """Check that `ckpt=`, if it is given, are the weights of the version.
+        """Check that `ckpt=`, if given, are the weights of the version.
 
         Raises:
-            OptionError: They are others.
+            OptionError: They differ.
         """
         if not self.options.ckpt:
             return
@@ -238,16 +238,16 @@ class Update:
             came = sha256_file(path) if path.is_file() else "no file"
         if came != version.weights.sha256:
             raise OptionError(
-                f"ckpt={self.options.ckpt}: version {self.name} was begun with other weights (sha256 "
-                f"{version.weights.sha256[:12]}, not {came[:12]}): leave ckpt= out, or begin another version beside it "
-                "with version="
+                f"ckpt={self.options.ckpt}: expected the weights that version {self.name} was begun with (sha256 "
+                f"{version.weights.sha256[:12]}), got {came[:12]}: leave ckpt= out, or begin another version "
+                "by version="
             )
 
     def _build(self, stages: Stages, arrival: Arrival) -> Built | None:
-        """Make cutouts and latents of a file; None, and a note why, where there is nothing to go on with."""
+        """Make cutouts and latents of a file; if there is nothing to add, note the reason and return None."""
         try:
             other = arrival.known or same_stem(self.manifest, arrival.stem)
-            if other and arrival.granules:  # the hash in its name says that it is of the same granules
+            if other and arrival.granules:  # the hash in its name shows that the granules are the same
                 arrival = replace(arrival, known=other)
             self._check_name(arrival)
             cutouts, failed = stages.bring(arrival)
@@ -262,7 +262,7 @@ class Update:
             self._check_size(cutouts, stages.place(arrival))
             twin = None if arrival.known or arrival.granules else self._twin(cutouts)
             if twin:
-                log.warning("%s: the same cutouts are there as %s: left out", arrival.place, twin)
+                log.warning("%s: left out, as the archive has the same cutouts as %s", arrival.place, twin)
                 self.arrivals.there += 1
                 shutil.rmtree(stages.place(arrival), ignore_errors=True)
                 return None
@@ -272,19 +272,19 @@ class Update:
         except NoCutouts as error:
             log.info("%s: no cutout: %s", arrival.place, str(error).partition(": ")[2])
             self.empty += arrival.marks
-        except Exception as error:  # of one file, which does not stop the others
+        except Exception as error:  # an error of one file does not stop the others
             self._fail(arrival.place, error)
         return None
 
     def _twin(self, cutouts: Path) -> str:
-        """Return the name of a file of this version that has the same content, empty if there is none."""
+        """Return the name of a file of this version with the same content, empty if there is none."""
         known = self.version.files if self.version else []
         alike = [added for added in known if added.cutouts.size == cutouts.stat().st_size]
         digest = sha256_file(cutouts) if alike else ""
         return next((added.stem for added in alike if added.cutouts.sha256 == digest), "")
 
     def _check_size(self, cutouts: Path, work: Path) -> None:
-        """Check that a file's cutouts have as many pixels as those that the version has, or had before it."""
+        """Check that the cutouts of a file have the size of those of the version."""
         side = next(iter(inspect_cutouts(cutouts).partitions.values())).height
         if not self.side and self.version is not None:
             said = open_entry(self.folder, self.name, self.version).said.about["provenance"]
@@ -292,19 +292,19 @@ class Update:
             self.side = int(size) if size.isdecimal() and len(size) < 10 else 0
         self.side = self.side or side
         if side != self.side:
-            shutil.rmtree(work, ignore_errors=True)  # there is nothing to go on with
+            shutil.rmtree(work, ignore_errors=True)  # its work is useless
             raise InputFileError(
-                f"cutouts of {side} x {side} pixels, those of version {self.name} have {self.side} x {self.side}: "
+                f"expected cutouts of {self.side} x {self.side} pixels (version {self.name}), got {side} x {side}: "
                 "begin another archive for them"
             )
 
     def _check_name(self, arrival: Arrival) -> None:
         """Check that no other new file has the same name."""
         if not is_plain(arrival.stem, one=True):
-            raise InputFileError("its name is not plain (control characters, or too long): rename it")
+            raise InputFileError("expected a plain file name, got control characters or too many: rename the file")
         same = [other for other in self.arrivals.wanted if other.stem == arrival.stem]
         if same[0].uid != arrival.uid:
-            raise InputFileError(f"{same[0].place} has the same name: rename one of them")
+            raise InputFileError(f"{same[0].place} has the same name: rename one of the files")
 
     def _publish(
         self,
@@ -314,7 +314,7 @@ class Update:
         index: IndexWriter,
         begun: tuple[dict[str, Any], list[Entry]],
     ) -> None:
-        """Make table and index of a file, bring all to its place, and commit."""
+        """Make table and index rows of a file, publish everything and commit."""
         try:
             added = self._place(stages, made, fitted, index)
         except Exception as error:
@@ -347,7 +347,7 @@ class Update:
         left_out_of_index = index.add(Latents([made.latents]), read_table(table))
         if news := [name for name in left_out_of_index if name not in self.unsearched]:
             log.warning(
-                "%s: searches cannot ask for %s: the index has the columns of its first table",
+                "%s: searches have no conditions on %s, as the index has only the columns of its first table",
                 arrival.place, ", ".join(news),
             )  # fmt: skip
             self.unsearched.update(news)
@@ -365,12 +365,12 @@ class Update:
         )
 
     def _note(self, folder: str, names: list[str]) -> None:
-        """Note which files are going to be published, so that they are found if this is killed."""
+        """Record the files to publish, so that the next update finds them if this one is killed."""
         with atomic_path(self.work / folder / _PUBLISHING) as temporary:
             temporary.write_text(json.dumps(names))
 
     def _finish(self, version: Version) -> None:
-        """Note granules without cutouts, bring the vector index up to date, remove what is of no use any more."""
+        """Record granules without cutouts, update the vector index, remove obsolete files."""
         index = IndexWriter(self.folder, self.name, version.index)
         before, rebuilt = version.index, index.build(self.options, added=self.added > 0)
         if rebuilt:
@@ -384,16 +384,16 @@ class Update:
         if self.added or rebuilt:
             self._drop_states(version)
         wanted = {arrival.uid for arrival in self.arrivals.wanted}
-        for path in self.work.glob("*"):  # what there is of files that failed may be gone on with
+        for path in self.work.glob("*"):  # keep the work of failed files, which can be resumed
             if not path.is_dir():
                 path.unlink()
             elif path.name not in wanted or not any(path.iterdir()):
                 shutil.rmtree(path, ignore_errors=True)
-        with contextlib.suppress(OSError):  # it is not there, or something is in it
+        with contextlib.suppress(OSError):  # missing, or not empty
             self.work.rmdir()
 
     def _drop_states(self, version: Version) -> None:
-        """Remove what older states of the index said, but for the last ones, which somebody may just be reading."""
+        """Remove older states of the index, except the latest two, which may still be read."""
         prefix = f"{self.name}/{STATES}/"
         if self.folder.url is None:
             names = [path.name for path in (self.folder.root / prefix).glob("about-*.json")]
@@ -413,22 +413,22 @@ class Update:
         self.arrivals.failed[place] = kind + lines[0].removeprefix(f"{place}: ")
 
     def _close(self) -> int:
-        """Say what became of all."""
+        """Log the outcome of all files."""
         failed = self.arrivals.failed
         for place, reason in failed.items():
             log.error("failed%s: %s: %s", f" in version {self.name}" if len(self.manifest) > 1 else "", place, reason)
-        counts = [(self.added, "added"), (self.arrivals.there, "there already"), (len(failed), "failed")]
-        said = ", ".join(f"{count} {what}" for count, what in counts if count) or "nothing new"
+        counts = [(self.added, "added"), (self.arrivals.there, "already in the archive"), (len(failed), "failed")]
+        said = ", ".join(f"{count} {what}" for count, what in counts if count) or "no new files"
         files = self.version.files if self.version else []
         rows = sum(sum(added.rows.values()) for added in files)
         log.info("%s, version %s: %s; %d files, %d cutouts", self.folder.place, self.name, said, len(files), rows)
         if failed:
-            log.info("when what failed is mended, the same command does the rest")
+            log.info("fix the failed files, then run the same command again")
         return len(failed)
 
 
 def made_by() -> dict[str, str]:
-    """Return the versions of nenya and the libraries that the numbers depend on."""
+    """Return the versions of nenya and of the libraries that results depend on."""
     from importlib.metadata import PackageNotFoundError, version
 
     found = {"nenya": nenya.__version__, "git_commit": git_commit(), "python": platform.python_version()}
@@ -441,5 +441,5 @@ def made_by() -> dict[str, str]:
 
 
 def now() -> str:
-    """Return the time, UTC, as text."""
+    """Return the time (UTC) in ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")

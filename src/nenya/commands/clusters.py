@@ -1,4 +1,4 @@
-"""The command that divides latents into groups: labels in a table, a summary, a figure for each group."""
+"""`nenya clusters`: divides latents into clusters; writes labels, a summary and a figure of each cluster."""
 
 import logging
 from pathlib import Path
@@ -31,7 +31,7 @@ _MEANS = ("DT", "alpha", "mean_temperature", "clear_fraction", "lat", "US0", "US
 
 
 def run(options: ClustersOptions) -> int:
-    """Divide latents into groups and write what they are.
+    """Divide latents into clusters; write the labels, a summary and, with images, a figure of each cluster.
 
     Args:
         options: of `scripts/clusters.py`.
@@ -45,26 +45,28 @@ def run(options: ClustersOptions) -> int:
     from nenya.data.table_images import TableImages
 
     if options.method == "kmeans" and options.k is None:
-        raise OptionError("k= is needed: the number of groups, such as k=20 (method=hdbscan finds it)")
+        raise OptionError("expected k=, the number of clusters, such as k=20 (method=hdbscan finds it)")
     latents = open_latents(options.data, options.loader.cache_dir, allow_external=options.loader.allow_external)
     name = local_path(options.table).stem if options.table else latents.parts[0].stem
     out = local_path(options.out or _FOLDER)
     if out.suffix not in TABLE_SUFFIXES:
         if out.suffix and not out.is_dir():
-            raise OptionError(f"out={out}: wanted is a folder or a table ({', '.join(TABLE_SUFFIXES)})")
+            raise OptionError(f"out={out}: expected a folder or a table ({', '.join(TABLE_SUFFIXES)})")
         out = out / f"{name}_clusters.parquet"
     summary = out.with_name(f"{out.stem}_groups.csv")
     for path in (out, summary):
         check_output(path, options.clobber)
     table = read_table(local_path(options.table)) if options.table else latents.keys()
     rows = latents.positions(table) if options.table else np.arange(len(latents))
-    if options.images:  # what is wrong with them is found before the work
+    if options.images:  # errors in them are found before the long work
         TableImages(options.images, latents.keys(np.array([p.start for p in latents.parts if p.rows])), options.loader)
     covered = np.zeros(len(latents), bool)
     covered[rows[rows >= 0]] = True
     if missing := int((~covered).sum()):
         log.warning(
-            "%d of %d latents have no row in the table: they are in the groups, not in the means", missing, len(latents)
+            "%d of %d latents have no row in the table: they count in the clusters, but not in the means",
+            missing,
+            len(latents),
         )
     groups = find_groups(latents, options, covered)
     labels = np.where(rows >= 0, groups.labels[rows], NOISE)
@@ -73,7 +75,9 @@ def run(options: ClustersOptions) -> int:
     write_table(found, summary)
     _say(groups, found, options)
     if (rows < 0).any():
-        log.warning("%d of %d rows of the table have no latent: their cluster is -1", (rows < 0).sum(), len(rows))
+        log.warning(
+            "%d of %d rows of the table have no latent: their cluster is set to -1", (rows < 0).sum(), len(rows)
+        )
     if options.images:
         _draw(groups, found, latents, options, out.with_name(f"{out.stem}_groups"))
     log.info("%s\n%s", out, summary)
@@ -81,7 +85,7 @@ def run(options: ClustersOptions) -> int:
 
 
 def find_groups(latents: Latents, options: ClustersOptions, typical: NDArray[np.bool_]) -> Groups:
-    """Return the groups that the options ask for, their medoids among the rows `typical`, (N,)."""
+    """Return the clusters by the method of the options, with medoids among the rows `typical`, (N,)."""
     if options.method == "kmeans":
         return kmeans_groups(
             latents,
@@ -106,17 +110,17 @@ def find_groups(latents: Latents, options: ClustersOptions, typical: NDArray[np.
 def summarise(
     groups: Groups, latents: Latents, table: "pd.DataFrame", labels: IntArray, rows: IntArray
 ) -> "pd.DataFrame":
-    """Return a row for each group: cluster, size, share, silhouette, cohesion, its medoid's key, means of the table.
+    """Return one row per cluster: cluster, size, share, silhouette, cohesion, key of its medoid, means of the table.
 
     Args:
-        groups: of the latents.
+        groups: the clusters of the latents.
         latents: the latents.
-        table: any, whose rows are in the groups.
-        labels: (len(table),) their groups.
-        rows: (len(table),) their latents, -1 for none.
+        table: a table of the clustered rows.
+        labels: (len(table),) their clusters.
+        rows: (len(table),) rows of their latents, -1 for none.
 
     Returns:
-        Sizes and shares are of the latents, means over the group's rows of the table, of which there are
+        Sizes and shares are of the latents; means are over the rows of the table in the cluster, of which there are
         rows_in_table; the medoid is pp_file, pp_type, pp_idx, and UID where the table has it.
     """
     import pandas as pd
@@ -133,11 +137,11 @@ def summarise(
         **{f"medoid_{key}": values for key, values in latents.keys(groups.medoids).items()},
     }
     place = np.full(len(latents), -1)
-    has = np.flatnonzero(rows >= 0)[::-1]  # where rows repeat a latent, the first one counts
+    has = np.flatnonzero(rows >= 0)[::-1]  # where several rows share a latent, the first one counts
     place[rows[has]] = has
     medoids = place[groups.medoids]
     found = read_keys(table)
-    if found.names is not None:  # as the table has it, for joins
+    if found.names is not None:  # the table's own key, for joins
         columns["medoid_pp_file"] = columns["medoid_pp_file"].mask(medoids >= 0, found.texts(medoids))
     if "UID" in table:
         columns["medoid_UID"] = take_rows(table[["UID"]], medoids)["UID"]
@@ -153,15 +157,15 @@ def summarise(
 
 def _say(groups: Groups, found: "pd.DataFrame", options: ClustersOptions) -> None:
     noise = len(groups.labels) - int(groups.sizes.sum()) - groups.left_out
-    parts = [f"{options.method}: {len(groups.sizes)} groups of {len(groups.labels)} latents"]
+    parts = [f"{options.method}: {len(groups.sizes)} clusters of {len(groups.labels)} latents"]
     parts.append(f"silhouette {groups.silhouette:.3f}")
     if noise:
-        parts.append(f"{noise} are noise")
+        parts.append(f"{noise} noise")
     if groups.left_out:
         parts.append(f"{groups.left_out} with NaN left out")
     say(", ".join(parts))
     if groups.approximate:
-        log.info("rows beyond the sample are assigned by their nearest row in it: an approximation")
+        log.info("rows outside the sample take the cluster of their nearest row in it (an approximation)")
     for row in found.head(20).itertuples():
         say(f"  {row.cluster:3d}  {row.size:8d}  {100 * row.share:5.1f} %  silhouette {row.silhouette:.3f}")
     if noise:
@@ -169,7 +173,7 @@ def _say(groups: Groups, found: "pd.DataFrame", options: ClustersOptions) -> Non
 
 
 def _draw(groups: Groups, found: "pd.DataFrame", latents: Latents, options: ClustersOptions, folder: Path) -> None:
-    """Draw the medoid of each group and the rows closest to its mean direction."""
+    """Draw the medoid of each cluster and the rows closest to its mean direction."""
     from nenya.data.table_images import TableImages
     from nenya.plotting import closest_strip
 
@@ -180,7 +184,7 @@ def _draw(groups: Groups, found: "pd.DataFrame", latents: Latents, options: Clus
     for group, closest in enumerate(groups.closest):
         rows = np.array([row for row in closest[closest >= 0] if images.known[place[int(row)]]], np.int64)
         if not len(rows):
-            log.warning("group %d: its closest cutouts are not in images=", group)
+            log.warning("cluster %d: its closest cutouts are not in images=", group)
             continue
         near = unit_rows(latents.take(rows))
         order = np.argsort(np.linalg.norm(near - near[0], axis=1), kind="stable")  # the medoid first
@@ -192,7 +196,7 @@ def _draw(groups: Groups, found: "pd.DataFrame", latents: Latents, options: Clus
             cutouts[1:],
             np.linalg.norm(near[1:] - near[0], axis=1),
             folder / f"group_{group:0{width}d}.png",
-            title=f"group {group}: {size:,} cutouts ({share:.2g} %); distance of the latents from the medoid",
+            title=f"cluster {group}: {size:,} cutouts ({share:.2g} %); distance of the latents from the medoid",
             columns=min(9, len(rows)),
             query_label="medoid",
         )

@@ -1,4 +1,4 @@
-"""From the words of a command line to checked options: the commands, their overrides, groups and option files."""
+"""Command line to checked options: finds the commands, reads overrides, config groups and option files."""
 
 import importlib
 import json
@@ -39,7 +39,7 @@ GROUPS = ("model", "trainer", "logger", "sensor")
 
 
 def set_up_logging() -> None:
-    """Send nenya's own log lines to the standard error output, and quieten the libraries."""
+    """Send log lines of nenya to standard error, and silence those of the libraries."""
     logger = logging.getLogger("nenya")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter("%(message)s"))
@@ -55,7 +55,7 @@ def set_up_logging() -> None:
 def _warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
-    """Write a library's warning, which may have names of a file's variables in it."""
+    """Format a warning of a library; it may quote names from a file, so control characters are made visible."""
     return printed(f"{filename}:{lineno}: {category.__name__}: {visible(message)}\n", lines=True)
 
 
@@ -67,17 +67,17 @@ def command_names() -> list[str]:
 
 
 def about(name: str) -> str:
-    """Return what a command does, in a few words."""
+    """Return a short description of a command."""
     return str(read_yaml(config_dir() / f"{name}.yaml", own=True)["hydra"]["help"]["header"])
 
 
 def module_of(name: str) -> ModuleType:
-    """Return the module of a command, whose `run` does its work."""
+    """Return the module of a command; its `run` does the work."""
     return importlib.import_module(f"nenya.commands.{name}")
 
 
 def options_of(name: str) -> type[Options]:
-    """Return the options of a command: those that its `run` takes."""
+    """Return the options class of a command: the annotation of `options` in its `run`."""
     found: type[Options] = get_type_hints(module_of(name).run)["options"]
     return found
 
@@ -129,9 +129,9 @@ def _keys_of(override: str) -> list[str]:
 
 
 def prepare(name: str, args: Sequence[str]) -> list[str]:
-    """Return overrides as Hydra takes them: checked, quoted, and groups first.
+    """Return overrides in Hydra's form: checked, quoted, config groups first.
 
-    So an option file never wins over a key that is given beside it.
+    An explicit key therefore always overrides an option file.
 
     Raises:
         OptionError: An override does not parse, or names a key or a value that does not exist.
@@ -142,42 +142,42 @@ def prepare(name: str, args: Sequence[str]) -> list[str]:
 
 
 def _in_full(options_type: type[Options], args: Sequence[str]) -> Sequence[str]:
-    """Return arguments that may be given without their key, or by a shorter one, as overrides."""
+    """Return arguments given without a key, or by a short one, as full overrides."""
     args = [options_type.words.get(arg, arg) for arg in args]
     key = options_type.positional
     if key == "data":
         args = _files_as_data(args)
     elif key is not None:
         args = [arg if "=" in arg or arg.startswith("-") else f"{key}={arg}" for arg in args]
-    if "archive_dir" in taken(options_type):  # the section of that name is not set as a whole
+    if "archive_dir" in taken(options_type):  # `archive` is also a section, which cannot be set at once
         args = [f"archive_dir={arg[8:]}" if arg.startswith("archive=") else arg for arg in args]
     return args
 
 
 def _files_as_data(args: Sequence[str]) -> list[str]:
-    """Let files be named without `data=`, as in `nenya verify a_latents.h5 b_latents.h5`."""
+    """Accept files without `data=`, as in `nenya verify a_latents.h5 b_latents.h5`."""
     files = [arg for arg in args if "=" not in arg and not arg.startswith("-")]
     rest = [arg for arg in args if arg not in files]
     return [*rest, "data=[" + ",".join(f"'{file}'" for file in files) + "]"] if files else rest
 
 
 def first_cause(error: BaseException) -> str:
-    """Return what a Hydra error says, in one line."""
+    """Return the message of a Hydra error in one line."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     key = next((line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")), "")
     if found := re.match(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", lines[0]):
-        kinds = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
-        return f"{key}={found[1]}: wanted is {kinds.get(found[2], found[2])}"
+        kinds = {"Integer": "an integer", "Float": "a number", "Boolean": "true or false"}
+        return f"{key}={found[1]}: expected {kinds.get(found[2], found[2])}"
     if found := re.match(r"Value '(.*)' is not a valid bool", lines[0]):
-        return f"{key}={found[1]}: wanted is true or false"
+        return f"{key}={found[1]}: expected true or false"
     return f"{key}: {lines[0]}" if key else lines[0]
 
 
 @contextmanager
 def _hydra(name: str) -> Iterator[None]:
-    """Open Hydra on the configs, with the schema that the dataclasses are."""
+    """Initialize Hydra with the configs and the schema of the command's dataclass."""
     from hydra import initialize_config_dir
 
     store_schema(name)
@@ -186,14 +186,14 @@ def _hydra(name: str) -> Iterator[None]:
 
 
 def store_schema(name: str) -> None:
-    """Let Hydra know the options of a command."""
+    """Register the options of a command with Hydra."""
     from hydra.core.config_store import ConfigStore
 
     ConfigStore.instance().store(name=f"schema_{name}", node=own_first(options_of(name)))
 
 
 def own_first(options_type: type[Options]) -> type:
-    """Return the same options in the order in which --help lists them: the command's own, those of all, sections."""
+    """Return the options in the order of --help: the command's own, the common ones, then sections."""
     depth = {f.name: sum(f.name in getattr(t, "__dataclass_fields__", ()) for t in options_type.__mro__)
              for f in fields(options_type)}  # fmt: skip
     ordered = sorted(fields(options_type), key=lambda f: (is_dataclass(f.type), depth[f.name]))
@@ -204,7 +204,7 @@ def own_first(options_type: type[Options]) -> type:
 
 
 def hydra_answers(name: str, args: list[str]) -> int:
-    """Let Hydra answer its own flags (--cfg job, --info ...)."""
+    """Have Hydra answer its own flags (--cfg job, --info ...)."""
     import hydra
 
     flags = [arg for arg in args if arg.startswith("-") or arg in ("job", "all", "hydra")]
@@ -217,10 +217,10 @@ def hydra_answers(name: str, args: list[str]) -> int:
 
 
 def _prepare(options_type: type[Options], arg: str) -> list[str]:
-    """Check one override and quote its value, so that any path may stand there as it is."""
+    """Check one override and quote its value, so that any path can be given unchanged."""
     key, equals, value = arg.partition("=")
     if not equals:
-        raise OptionError(f"{arg}: wanted key=value, such as data=/path/to/cutouts_preproc.h5")
+        raise OptionError(f"{arg}: expected key=value, such as data=/path/to/cutouts_preproc.h5")
     if key in GROUPS and (key in taken(options_type) or (key == "sensor" and issubclass(options_type, PrepareOptions))):
         return _choose(key, value)
     annotation = _annotation(options_type, key)
@@ -230,7 +230,7 @@ def _prepare(options_type: type[Options], arg: str) -> list[str]:
 
 
 def _choose(group: str, value: str) -> list[str]:
-    """Return the overrides that choose a file of a group, or a user's JSON option file as the model."""
+    """Return the overrides that select a file of a config group, or a user's JSON option file as the model."""
     if group == "model" and value.endswith(".json"):
         return ["model=custom", *_json_overrides(value)]
     if group == "sensor" and value.endswith((".yaml", ".yml")):
@@ -240,7 +240,7 @@ def _choose(group: str, value: str) -> list[str]:
 
 
 def _json_overrides(path: str) -> list[str]:
-    """Return the overrides that a user's JSON option file stands for."""
+    """Return the overrides equivalent to a user's JSON option file."""
     values = read_json(path)
     try:
         sections = from_flat(values, name=Path(path).stem)
@@ -255,7 +255,7 @@ def _json_overrides(path: str) -> list[str]:
 
 
 def _recipe_overrides(path: str) -> list[str]:
-    """Return the overrides that a user's own recipe stands for."""
+    """Return the overrides equivalent to a user's own recipe."""
     values = read_recipe(path)
     try:
         checked = build_options(PrepareOptions, {"recipe": Path(path).stem, **values})
@@ -265,20 +265,20 @@ def _recipe_overrides(path: str) -> list[str]:
 
 
 def _literal(value: Any) -> str:
-    """Return a value as Hydra's grammar wants it."""
+    """Return a value in Hydra's grammar."""
     if isinstance(value, str):
         return quote(value) if value else "''"
     return json.dumps(value)
 
 
 def quote(value: str) -> str:
-    """Quote a text for Hydra's grammar; a quoted text, null and a list stay what they are."""
+    """Quote a string for Hydra's grammar; quoted strings, null and lists stay unchanged."""
     if value in ("null", "") or (value[0] in "'\"" and value[-1] == value[0]):
         return value or "null"
     if value[0] == "[" and value[-1] == "]" and not Path(value).exists():
         items = re.findall(r"\s*('[^']*'|\"[^\"]*\"|[^,]+)", value[1:-1])
         return "[" + ",".join(quote(item.strip()) for item in items if item.strip()) + "]"
-    # Hydra's grammar wants backslashes doubled where they stand before a quote, and only there.
+    # Hydra's grammar requires doubled backslashes before a quote, and only there.
     escaped = re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), value)
     return f"'{escaped}'"
 
@@ -287,9 +287,11 @@ def _annotation(options_type: type[Options], key: str) -> Any:
     """Return the type of a dotted key, or raise OptionError if it does not exist."""
     kind: Any = options_type
     if re.match(r"hydra[./]", key):
-        raise OptionError(f"{key} is for --multirun, which makes a job of each file: add --multirun, or leave it out")
+        raise OptionError(
+            f"{key} applies to --multirun, which runs one job per file: add --multirun, or leave the option out"
+        )
     known = [name for name in taken(options_type) if name not in _NOT_FOR_USERS]
-    possible = sorted("archive" if name == "archive_dir" else name for name in known)  # which is how it is given
+    possible = sorted("archive" if name == "archive_dir" else name for name in known)  # the name on the command line
     parts = key.split(".")
     for i, part in enumerate(parts):
         if not is_dataclass(kind):
@@ -306,12 +308,12 @@ def _annotation(options_type: type[Options], key: str) -> Any:
 
 
 def _hint(options_type: type[Options], key: str, possible: list[str]) -> str:
-    """Return what to do instead of giving a key that a command does not take.
+    """Return advice for a key that the command does not take.
 
     Args:
         options_type: of the command.
         key: as it was given.
-        possible: options and sections of the command, as users name them.
+        possible: options and sections of the command, by their names on the command line.
     """
     first = key.partition(".")[0]
     if first in options_type.instead:
@@ -321,15 +323,15 @@ def _hint(options_type: type[Options], key: str, possible: list[str]) -> str:
             return f": it is {section.name}.{key}"
     listed = f"(possible: {', '.join(possible)})"
     if first in {f.name for f in fields(Options)}:
-        return f": this command has no use for it {listed}"
+        return f": this command does not use it {listed}"
     return f"{suggest(first, possible)} {listed}"
 
 
 def _check_run_config(options: TrainOptions, run: Path, values: dict[str, Any]) -> None:
-    """Check that the file of a run's options sets nothing that is only the command line's to say.
+    """Check that the options file of a run sets nothing that only the command line may set.
 
     Raises:
-        OptionError: It does, or it is not the options of a run.
+        OptionError: It does, or the file does not hold the options of a run.
     """
     place = run / "config.yaml"
     try:
@@ -342,12 +344,12 @@ def _check_run_config(options: TrainOptions, run: Path, values: dict[str, Any]) 
     ):
         if wanted and not given:
             raise OptionError(
-                f"{place} sets {key}=true, which only the command line may: give {key}=true if you want it"
+                f"{place} sets {key}=true, which only the command line may set: give {key}=true to allow it"
             )
 
 
 def _resumed(options: TrainOptions, args: Sequence[str]) -> TrainOptions:
-    """Return the options of the run that is gone on with, changed only where that leaves it the same run."""
+    """Return the options of the resumed run; only options that do not change its results may differ."""
     from nenya.train import find_run, read_run_config
 
     run = find_run(options)
@@ -365,13 +367,13 @@ def _resumed(options: TrainOptions, args: Sequence[str]) -> TrainOptions:
             values[key].update({k: getattr(given, k) for k in chosen})
         elif key == "model":
             if values["model"]["name"] != options.model.name:
-                raise OptionError(f"{arg}: the run {run} is of model {values['model']['name']}")
+                raise OptionError(f"{arg}: the run {run} has model={values['model']['name']}; leave model= out")
         elif section in ("trainer", "logger", "checkpoint") or key in _FREE_IN_A_RESUME:
             target = values[section] if inner else values
             target[inner or section] = getattr(given, inner) if inner else given
         else:
             was = values[section][inner] if inner else values[section]
             if was != (getattr(given, inner) if inner else given):
-                raise OptionError(f"{arg}: the run {run} has {key}={was}, and resume continues the very same run")
+                raise OptionError(f"{arg}: the run {run} has {key}={was}; a resumed run must keep it: leave {key}= out")
     values.update(resume=str(run), traceback=options.traceback)
     return build_options(TrainOptions, values)

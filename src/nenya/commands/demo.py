@@ -1,4 +1,4 @@
-"""The demonstration: generated cutouts of a turbulent ocean, through training and extraction, to a gallery."""
+"""`nenya demo`: generates cutouts of a turbulent ocean, trains a model, extracts latents and draws a gallery."""
 
 import dataclasses
 import logging
@@ -42,10 +42,10 @@ def run(options: TrainOptions) -> int:
         NenyaError: An option is not possible, or the folder cannot be written.
     """
     if options.data or options.resume:
-        raise OptionError("the demonstration generates its own data: leave out data= and resume=, or use nenya train")
+        raise OptionError("the demo generates its own data: leave out data= and resume=, or use nenya train")
     folder = local_path(options.out) if options.out else _FOLDER
     cutouts, run_folder = folder / "demo_preproc.h5", folder / "run"
-    check_room(folder, 2**26, "the demonstration")
+    check_room(folder, 2**26, "the demo")
     log.info("1 of 5: simulate a turbulent ocean and cut it up")
     write_ocean(cutouts, {"train": _TRAIN, "valid": _VALID}, options.seed, OceanOptions(_SIZE))
     log.info("2 of 5: train (model=%s)", options.model.name)
@@ -56,7 +56,7 @@ def run(options: TrainOptions) -> int:
     extraction = ExtractOptions(**{**shared, "data": str(cutouts), "out": str(folder), "clobber": True}, ckpt=weights)
     batch.run(extraction)
     latents = Path(batch.output_places([cutouts], str(folder), debug=options.debug)[0])
-    log.info("4 of 5: place them on a map")
+    log.info("4 of 5: fit a UMAP and place the latents in it")
     table = folder / "demo_umap.parquet"
     given = read_table(cutouts.with_suffix(".parquet"))
     embed_table(Latents([latents]), given, table, Fit(seed=options.seed), projector_place(table), clobber=True)
@@ -65,8 +65,8 @@ def run(options: TrainOptions) -> int:
     shown = [f"table={table}", f"latents={latents}", f"images={cutouts}", *model_arguments(options)]
     shown += [f"ckpt={weights}", f"projector={projector_place(table)}"]
     log.info(
-        "\nLook at\n  %s   the cutouts, laid out by what the network made of them\n"
-        "  %s   the loss, epoch by epoch\n  %s   the latents: one row a cutout\n"
+        "\nLook at\n  %s   the cutouts, arranged by their latents\n"
+        "  %s   the loss of each epoch\n  %s   the latents, one row per cutout\n"
         "See them in a browser (UMAP, map, gallery, similar cutouts):\n"
         "  python scripts/portal.py %s\n"
         "Then try your own cutouts:\n"
@@ -81,7 +81,7 @@ def run(options: TrainOptions) -> int:
 
 
 def model_arguments(options: Options) -> list[str]:
-    """Return the arguments that give another command the same network and preprocessing."""
+    """Return the arguments by which another command uses the same network and preprocessing."""
     known = [path.stem for path in (config_dir() / "model").glob("*.yaml")]
     name = options.model.name if options.model.name in known else "custom"
     stated = read_group("model", name)
@@ -106,7 +106,7 @@ def draw(cutouts: Path, latents: Path, run_folder: Path, folder: Path) -> None:
             images["valid"],
             pca.transform(h5["valid"][()]),
             folder / "gallery.png",
-            title="Generated sea-surface temperature, laid out by latent vectors",
+            title="Generated sea-surface temperature, arranged by latent vectors",
             labels=(f"latent PC 1 ({share[0]:.0f} % of variance)", f"latent PC 2 ({share[1]:.0f} % of variance)"),
         )
     curve = next((run_folder / "learning_curve").glob("*.csv"))

@@ -1,4 +1,4 @@
-"""Export of weights to files that hold no code."""
+"""`nenya export`: writes weights to files that hold no code."""
 
 import logging
 from pathlib import Path
@@ -26,10 +26,10 @@ def run(options: ExportOptions) -> int:
     """
     weights = weights_source(options, options.ckpt)
     if is_s3(weights) and not options.out:
-        raise OptionError(f"out= is needed, as the weights are {weights}: a local .safetensors or .pth file")
+        raise OptionError(f"expected out=, a local .safetensors or .pth file, as the weights are {weights}")
     out = local_path(options.out) if options.out else Path(weights).with_suffix(".safetensors")
     if out.suffix not in (".safetensors", ".pth"):
-        raise OptionError(f"out={out}: wanted a file that ends in .safetensors or .pth")
+        raise OptionError(f"out={out}: expected a file ending in .safetensors or .pth")
     check_output(out, options.clobber)
     checkpoint, module = load_model(options, options.ckpt)
     check_room(out.parent, sum(t.nbytes for t in checkpoint.state_dict.values()), "the weights file")

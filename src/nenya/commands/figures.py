@@ -1,4 +1,4 @@
-"""The command that draws figures of a table and its cutouts."""
+"""`nenya figures`: draws figures of a table and its cutouts."""
 
 import logging
 from collections.abc import Iterator
@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 _SUFFIXES = (".png", ".pdf", ".svg")
 _FOLDER = "outputs/figures"
 _COORDINATES = ("US0", "US1")
-_LEAST = 5  # cutouts in a cell whose mean is shown
-_MOST_CELLS = 120  # along a coordinate, where there are rows enough
+_LEAST = 5  # smallest number of cutouts in a cell whose mean is shown
+_MOST_CELLS = 120  # along a coordinate, where there are enough rows
 _DEGREES = (2.0, 3.0, 5.0, 10.0)  # sides of a map's cells
 _MOST_PIXELS = 64 * 64  # of a cutout whose eigen-images are taken: the covariance of these is 134 MB
 
@@ -49,7 +49,7 @@ def run(options: FiguresOptions) -> int:
     path = local_path(options.out or f"{_FOLDER}/{options.kind}.png")
     if path.suffix.lower() not in _SUFFIXES:
         if path.suffix and not path.is_dir():
-            raise OptionError(f"out={path}: wanted is a folder or a picture ({', '.join(_SUFFIXES)})")
+            raise OptionError(f"out={path}: expected a folder or a picture ({', '.join(_SUFFIXES)})")
         path = path / f"{options.kind}.png"
     check_output(path, options.clobber)
     opened = open_chosen(options) if options.kind != "eigen" or options.archive_dir else None
@@ -68,11 +68,11 @@ def run(options: FiguresOptions) -> int:
 
 
 def _table(options: FiguresOptions, opened: Opened | None) -> tuple["pd.DataFrame", "pd.DataFrame"]:
-    """Return the rows that are drawn, and the whole table."""
+    """Return the rows to draw, and the complete table."""
     whole = opened.table() if opened else read_table(local_path(options.table or ""))
     table = whole[rows_where(whole, options.where)].reset_index(drop=True) if options.where else whole
     if not len(table):
-        raise OptionError(f"{options.table or options.archive_dir}: no row of it is to be drawn; widen where=")
+        raise OptionError(f"{options.table or options.archive_dir}: where= selects no row; widen it")
     return table, whole
 
 
@@ -95,7 +95,7 @@ def _metric(path: Path, table: "pd.DataFrame", options: FiguresOptions) -> None:
     from nenya.plotting.paper import central_limits
 
     if not options.metric:
-        raise OptionError("metric= is needed: the column that is averaged over cells, such as metric=DT")
+        raise OptionError("expected metric=, the column to average over cells, such as metric=DT")
     values = columns_of(table, *_COORDINATES, options.metric)
     limits = central_limits(values[:, :2])
     cells = options.cells or _side_in_cells(len(table), options.least or _LEAST)
@@ -114,12 +114,12 @@ def _metric(path: Path, table: "pd.DataFrame", options: FiguresOptions) -> None:
 
 
 def _side_in_cells(rows: int, least: int) -> int:
-    """Return how many cells a coordinate is divided into, so that a typical cell has more than `least` of the rows."""
+    """Return the number of cells along a coordinate for which a typical cell has more than `least` rows."""
     return int(np.clip(np.sqrt(rows / (2 * least)), 4, _MOST_CELLS))
 
 
 def _least_of(counts: NDArray[np.int64]) -> int:
-    """Return how many cutouts a mean takes at least, unless told otherwise: 5, or fewer where no cell has so many."""
+    """Return the smallest number of cutouts in a mean: as given, else 5, or fewer where no cell has as many."""
     return int(np.clip(counts.max(initial=0), 1, _LEAST))
 
 
@@ -152,7 +152,7 @@ def _gallery(path: Path, table: "pd.DataFrame", options: FiguresOptions) -> None
     from nenya.plotting.paper import central_limits
 
     if not options.images:
-        raise OptionError("images= is needed: the cutout files of the table")
+        raise OptionError("expected images=, the cutout files of the table")
     coordinates = columns_of(table, *_COORDINATES)
     limits, cells = central_limits(coordinates), options.cells or 12
     images = TableImages(options.images, table, options.loader)
@@ -162,7 +162,9 @@ def _gallery(path: Path, table: "pd.DataFrame", options: FiguresOptions) -> None
     picks = nearest_to_centres(coordinates, cells, limits)
     picks = picks[picks >= 0]
     if not len(picks):
-        raise InputFileError("no cutout of images= has coordinates within the plane")
+        raise InputFileError(
+            "no cutout of images= has coordinates within the plane; check that images= are the cutouts of the table"
+        )
     scale: Any = options.scale
     title = _title(options, f"{len(picks)} of {len(table):,} cutouts")
     gallery(
@@ -178,18 +180,18 @@ def _gallery(path: Path, table: "pd.DataFrame", options: FiguresOptions) -> None
 
 
 def _eigen(path: Path, options: FiguresOptions) -> None:
-    """Draw the principal components of the pixels of all cutouts; those with NaN are left out."""
+    """Draw the principal components of the pixels of all cutouts; cutouts with NaN are left out."""
     from nenya.plotting import eigen_images
 
     if not options.images:
-        raise OptionError("images= is needed: the cutout files")
+        raise OptionError("expected images=, the cutout files")
     loader = options.loader
     names = (loader.train_key, loader.valid_key)
     paths = fetch(find_sources(options.images), loader.cache_dir)
     files = [inspect_cutouts(p, names, allow_external=loader.allow_external) for p in paths]
     sizes = {(part.height, part.width) for file in files for part in file.partitions.values()}
     if len(sizes) > 1 or max(h * w for h, w in sizes) > _MOST_PIXELS:
-        raise InputFileError(f"cutouts of {sorted(sizes)} pixels: wanted one size, of at most {_MOST_PIXELS} pixels")
+        raise InputFileError(f"expected cutouts of one size, at most {_MOST_PIXELS} pixels, got {sorted(sizes)} pixels")
 
     def blocks() -> Iterator[NDArray[np.float32]]:
         for file in files:
@@ -203,7 +205,7 @@ def _eigen(path: Path, options: FiguresOptions) -> None:
         pca.components[:most],
         pca.explained_variance_ratio[:most],
         path,
-        title=_title(options, f"eigen-images of {pca.n_rows:,} cutouts, shares of the variance"),
+        title=_title(options, f"eigen-images of {pca.n_rows:,} cutouts, fractions of the variance"),
     )
 
 

@@ -1,4 +1,4 @@
-"""Generated cutout files with a known truth: the published study's noise and power laws, and an ocean-like set."""
+"""`nenya generate`: cutout files with known properties: noise and power laws of the published study, or an ocean."""
 
 import json
 import logging
@@ -31,7 +31,7 @@ Blocks = Iterator[dict[str, NDArray[Any]]]
 
 
 def run(options: GenerateOptions) -> int:
-    """Write the set that the options describe.
+    """Write the set described by the options.
 
     Args:
         options: of `scripts/generate.py`.
@@ -40,7 +40,7 @@ def run(options: GenerateOptions) -> int:
         0.
 
     Raises:
-        NenyaError: An option is not possible, or the file is there already or cannot be written.
+        NenyaError: An option is not possible, or the file exists or cannot be written.
     """
     path = output_place(options)
     table = path.with_suffix(".parquet") if options.kind == "ocean" else None
@@ -49,7 +49,7 @@ def run(options: GenerateOptions) -> int:
     sweep(path.parent)
     for place in filter(None, (path, table)):
         if place.exists() and not options.clobber:
-            raise OutputError(f"{place} exists already: clobber=true replaces it, out= names another place")
+            raise OutputError(f"{place} exists (clobber=true overwrites it, out= names another path)")
     rows = _rows(options)
     check_room(path.parent, sum(rows.values()) * 4 * options.size**2, "the generated file")
     log.info("%s: generate %s", path, ", ".join(f"{count} {name}" for name, count in rows.items()))
@@ -74,7 +74,7 @@ def output_place(options: GenerateOptions) -> Path:
     if out.suffix in (".h5", ".hdf5"):
         return out
     if out.suffix and not out.is_dir():
-        raise OptionError(f"out={out}: wanted is a folder, or a file .h5")
+        raise OptionError(f"out={out}: expected a folder or a .h5 file")
     return out / f"{options.kind}_{options.size}x{options.size}_preproc.h5"
 
 
@@ -86,7 +86,7 @@ def _rows(options: GenerateOptions) -> dict[str, int]:
 
 
 def write_published(path: Path, kind: str, rows: dict[str, int], seed: int, size: int) -> None:
-    """Write one of the published generated sets, in memory that does not grow with the number of cutouts.
+    """Write one of the published generated sets; memory use does not grow with the number of cutouts.
 
     Args:
         path: the HDF5 file; replaced where it exists.
@@ -112,7 +112,7 @@ def write_published(path: Path, kind: str, rows: dict[str, int], seed: int, size
 
 
 def write_ocean(path: Path, rows: dict[str, int], seed: int, options: OceanOptions) -> None:
-    """Write an ocean-like set and, beside it with the suffix .parquet, the table of what each cutout was made with.
+    """Write an ocean-like set and, beside it with the suffix .parquet, a table of the parameters of each cutout.
 
     Partitions come from different flows.
 
@@ -123,14 +123,14 @@ def write_ocean(path: Path, rows: dict[str, int], seed: int, options: OceanOptio
         options: of the set.
 
     Raises:
-        OptionError: An option is out of range, or the device is not there.
+        OptionError: An option is out of range, or the device does not exist.
         OutputError: A file cannot be written.
     """
     import pandas as pd
     import torch
 
     if options.device == "cuda" and not torch.cuda.is_available():
-        raise OptionError("device=cuda: there is no GPU here that torch can use; device=cpu works everywhere")
+        raise OptionError("device=cuda: torch finds no GPU on this machine; use device=cpu")
     seeds = np.random.SeedSequence(seed).spawn(len(rows))
     columns: list[Columns] = []
 
@@ -145,7 +145,7 @@ def write_ocean(path: Path, rows: dict[str, int], seed: int, options: OceanOptio
     }
     about = {"masked": options.masked, "most_clouds": options.most_clouds, "device": options.device}
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # two are 1.5 times as fast on free cores, and seven times slower where others work too
+    torch.set_num_threads(1)  # two are 1.5 times faster on idle cores, but seven times slower on busy ones
 
     def write_rows() -> None:
         merged = {key: np.concatenate([block[key] for block in columns]) for key in columns[0]}

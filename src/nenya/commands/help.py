@@ -1,4 +1,4 @@
-"""The text of `nenya COMMAND --help`: what the command does, and its options with their values and meanings."""
+"""The text of `nenya COMMAND --help`: the purpose of the command, and its options with values and meanings."""
 
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
@@ -16,7 +16,7 @@ def help_text(name: str, options: Options) -> str:
 
     Args:
         name: the command, which has a file in `configs/`.
-        options: with the values that are shown.
+        options: with the values to show.
     """
     about = str(read_yaml(config_dir() / f"{name}.yaml", own=True)["hydra"]["help"]["template"])
     names = set(taken(type(options))) - {"given"}
@@ -34,6 +34,6 @@ def _lines(options: Any, key: str, indent: str = "") -> Iterator[str]:
         return
     declared = next(field for field in fields(options) if field.name == key)
     shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
-    name = "archive" if key == "archive_dir" else key  # which is how it is given
+    name = "archive" if key == "archive_dir" else key  # the name on the command line
     start = f"{indent}{name}: {shown}"
     yield f"{start:{_COLUMN}s}  # {declared.metadata.get('doc', '')}".rstrip(" #")

@@ -1,4 +1,4 @@
-"""`nenya index`: an archive of latents and their table as a LanceDB index, made and extended."""
+"""`nenya index`: creates and extends a LanceDB index of latents and their table."""
 
 import logging
 import shutil
@@ -23,7 +23,7 @@ DEFAULT = "outputs/archive.index"
 
 
 def run(options: IndexOptions) -> int:
-    """Add latents files to the index of `options.out`, which is made where there is none.
+    """Add latents files to the index `options.out`; create it if it does not exist.
 
     Args:
         options: of `scripts/index.py`.
@@ -32,7 +32,7 @@ def run(options: IndexOptions) -> int:
         0.
 
     Raises:
-        NenyaError: The files do not belong into one index, or it cannot be written.
+        NenyaError: The files cannot share an index, or it cannot be written.
     """
     need("search", "nenya index")
     place = options.out or DEFAULT
@@ -44,17 +44,17 @@ def run(options: IndexOptions) -> int:
     cache = options.loader.cache_dir
     before = state_of(place)
     if options.add and fetch_index(place, cache) is None:
-        raise InputFileError(f"{place}: no index of nenya; leave out `add` to make one")
+        raise InputFileError(f"{place}: no index of nenya; leave out `add` to create one")
     work = work_copy(place, cache, fresh=options.clobber)
     base = (work / ABOUT).read_bytes() if work.name != "work-new" and (work / ABOUT).is_file() else b""
     update(work, options)
     if (work / ABOUT).read_bytes() == base:
-        log.info("%s: nothing new", place)
+        log.info("%s: no new files", place)
     else:
         try:
             keep(work, publish(work, place, before))
         except OutputError:
-            shutil.rmtree(work, ignore_errors=True)  # the next run begins with what the other one has published
+            shutil.rmtree(work, ignore_errors=True)  # the next run starts from what the other one published
             raise
     return 0
 
@@ -71,7 +71,7 @@ def update(folder: Path, options: IndexOptions) -> None:
         latents = open_latents(options.data, options.loader.cache_dir, allow_external=options.loader.allow_external)
         table = read_table(local_path(options.table)) if options.table else None
         if table is None:
-            log.info("no table=: only the files' names and rows can be asked for later")
+            log.info("no table=: searches will have conditions on file name, partition and row only")
         elif options.of_sensor:
             table["sensor"] = options.of_sensor
         lock.check()

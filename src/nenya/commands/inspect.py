@@ -1,4 +1,4 @@
-"""`nenya inspect`: what a file is, what is in it, and what would go wrong with it later."""
+"""`nenya inspect`: says what a file is, what it holds, and which problems to expect with it."""
 
 import functools
 import hashlib
@@ -34,21 +34,21 @@ CHECKPOINT_SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 _FOLDER = "outputs/inspect"
 _SHEET = 64  # cutouts on a contact sheet
 _MEAN_LIMIT = 1e-2  # K, as in extraction
-_MASKED = 0.5  # cutouts that are kept have more clear pixels than this
-_WASTE = 16  # times its own bytes that reading one cutout may unpack
+_MASKED = 0.5  # share of clear pixels of the cutouts that are kept, at least
+_WASTE = 16  # bytes unpacked to read one cutout, as a multiple of its own
 _RANGES = {"lat": (-90.0, 90.0), "lon": (-180.0, 360.0)}
 
 
 @dataclass
 class FileReport:
-    """What was found in a file.
+    """Report on a file.
 
     Attributes:
-        kind: what it is, in words.
-        lines: what is in it.
-        warnings: what would go wrong later.
+        kind: the kind of file, in words.
+        lines: its contents.
+        warnings: problems to expect.
         sheet: cutouts for a contact sheet, (n, 1, H, W); None if there are none.
-        facts: what other commands ask for: of a checkpoint `layout` and its architecture, of a table `columns` and
+        facts: for other commands: `layout` and architecture of a checkpoint; `columns` of a table and
             whether `clear_fraction` is the `masked_share`.
     """
 
@@ -61,7 +61,7 @@ class FileReport:
 
 @dataclass
 class CutoutStatistics:
-    """What is in a partition.
+    """Statistics of a partition.
 
     Attributes:
         rows: cutouts that were read.
@@ -83,7 +83,7 @@ class CutoutStatistics:
 
     @property
     def repeated(self) -> int:
-        """Number of cutouts that an earlier one equals."""
+        """Number of cutouts that equal an earlier one."""
         return self.rows - len(np.unique(self.hashes))
 
 
@@ -94,7 +94,7 @@ def run(options: InspectOptions) -> int:
         options: of `scripts/inspect_file.py`.
 
     Returns:
-        0 if all could be read, 1 if some of several could not.
+        0 if all could be read, 1 if some of several failed.
 
     Raises:
         NenyaError: The only file cannot be read, or a contact sheet cannot be written.
@@ -122,10 +122,10 @@ def run(options: InspectOptions) -> int:
 
 
 def _places(data: Any) -> list[Path | str]:
-    """Return files and run folders that `data=` names; other folders and globs stand for the HDF5 files there."""
+    """Return the files and run folders of `data=`; other folders and globs give their HDF5 files."""
     entries = [data] if isinstance(data, str | Path) else list(data or [])
     if not entries:
-        raise OptionError("data= is needed: a file to look at, such as data=/path/to/cutouts_preproc.h5")
+        raise OptionError("expected data=, a file to inspect, such as data=/path/to/cutouts_preproc.h5")
     places: list[Path | str] = []
     for entry in map(str, entries):
         path = None if is_s3(entry) else local_path(entry)
@@ -137,15 +137,15 @@ def _places(data: Any) -> list[Path | str]:
 
 
 def inspect_file(path: Path, options: InspectOptions | None = None) -> FileReport:
-    """Look at a file of any kind that nenya reads or writes.
+    """Inspect a file of any kind that nenya reads or writes.
 
     Args:
         path: a file of cutouts or latents, a table, a checkpoint, or a run folder.
-        options: rows to read, names of the partitions.
+        options: give the rows to read and the names of the partitions.
 
     Raises:
-        InputFileError: It is missing, damaged or of no known kind.
-        CheckpointError: A checkpoint that is damaged or wants to run code.
+        InputFileError: It is missing, damaged or of unknown kind.
+        CheckpointError: A checkpoint is damaged or would run code.
     """
     options = options or InspectOptions()
     if path.is_dir():
@@ -163,9 +163,9 @@ def inspect_file(path: Path, options: InspectOptions | None = None) -> FileRepor
             return look(path)
     known = ", ".join(suffix for suffixes in kinds for suffix in suffixes)
     field = (
-        "; fields become cutouts by nenya prepare" if path.suffix.lower() in (".nc", ".nc4", ".zarr", ".grib") else ""
+        "; nenya prepare makes cutouts of fields" if path.suffix.lower() in (".nc", ".nc4", ".zarr", ".grib") else ""
     )
-    raise InputFileError(f"{path}: of no kind known by its name; wanted is one of {known}, or a run folder{field}")
+    raise InputFileError(f"{path}: unknown kind of file; expected one of {known}, or a run folder{field}")
 
 
 def _draw(images: NDArray[np.float32], place: str, options: InspectOptions) -> Path:
@@ -200,7 +200,7 @@ def _inspect_hdf5(path: Path, options: InspectOptions) -> FileReport:
     if len(hashes) == 2:
         shared = len(functools.reduce(np.intersect1d, hashes.values()))
         if shared:
-            report.warnings.append(f"{shared} cutouts are in both partitions: the validation loss will flatter")
+            report.warnings.append(f"{shared} cutouts are in both partitions: the validation loss will be too low")
     first = next(iter(file.partitions))
     rows = file.partitions[first].rows
     with file.reader(first) as reader:
@@ -209,19 +209,19 @@ def _inspect_hdf5(path: Path, options: InspectOptions) -> FileReport:
 
 
 def _is_flat(path: Path, options: InspectOptions) -> bool:
-    """Return whether a file holds rows of numbers (N, D), as latents of any name do."""
+    """Return whether a file holds 2-D arrays (N, D), as latents files of any name do."""
     with suppress(InputFileError), Hdf5File(path, allow_external=options.loader.allow_external) as file:
         return any(getattr(file.find(name), "ndim", 0) == 2 for name in PARTITIONS)
-    return False  # what is wrong with it is said of it as cutouts
+    return False  # reported by the inspection as cutouts
 
 
 def measure_cutouts(file: CutoutFile, partition: str, most: int | None = None) -> CutoutStatistics:
-    """Read a partition once, in blocks.
+    """Read a partition once, in blocks, for its statistics.
 
     Args:
         file: of `inspect_cutouts`.
         partition: its name.
-        most: rows to stop after.
+        most: rows to read at most.
     """
     found = CutoutStatistics()
     clear, means, deviations, hashes = [], [], [], []
@@ -247,7 +247,7 @@ def measure_cutouts(file: CutoutFile, partition: str, most: int | None = None) -
 
 
 def _describe_storage(report: FileReport, name: str, info: Partition) -> None:
-    """Say how a partition lies in the file, and what reading one cutout of it costs."""
+    """Report the storage layout of a partition, and the cost of reading one cutout."""
     kind, itemsize = np.dtype(info.dtype), np.dtype(info.dtype).itemsize
     own = itemsize * info.height * info.width
     how = f", {info.compression}" if info.compression else ""
@@ -259,26 +259,24 @@ def _describe_storage(report: FileReport, name: str, info: Partition) -> None:
         touched = math.prod(-(-size // chunk) for size, chunk in pairs)
         cost = touched * info.chunk_bytes
         report.lines.append(
-            f"{line}chunks {info.chunks}: one cutout ({own / 1e3:.0f} kB) costs {touched} chunks, {cost / 1e6:.2f} MB"
+            f"{line}chunks {info.chunks}: one cutout ({own / 1e3:.0f} kB) unpacks {touched} chunks, {cost / 1e6:.2f} MB"
         )
         if touched > _WASTE:
             report.warnings.append(
-                f"{name}: automatic chunks that cut cutouts to pieces: {cost / own:.0f} times its bytes are read for "
-                "one; nenya unpacks the file once, others will crawl; write it with chunks of whole cutouts"
+                f"{name}: automatic chunks that split cutouts: {cost / own:.0f} times its bytes are read for "
+                "one cutout; nenya repack writes a file with chunks of complete cutouts"
             )
     if itemsize > 4:
-        report.warnings.append(f"{name}: {kind.name} takes twice the room; nenya computes in float32")
+        report.warnings.append(f"{name}: {kind.name} takes twice the space of float32, in which nenya computes")
     if kind.byteorder == ">":
-        report.warnings.append(
-            f"{name}: big-endian numbers cannot be mapped into memory and are swapped at each reading"
-        )
+        report.warnings.append(f"{name}: big-endian values cannot be memory-mapped and are swapped at each read")
 
 
 def _describe_cutouts(report: FileReport, name: str, found: CutoutStatistics, info: Partition) -> None:
-    """Say what the pixels are."""
+    """Report the statistics of the pixels."""
     part = "" if found.rows == info.rows else f"of the first {found.rows} rows: "
     if not np.isfinite(found.means).any():
-        report.warnings.append(f"{name}: {part}no pixel is finite")
+        report.warnings.append(f"{name}: {part}no finite pixel")
         return
     spread = np.nanpercentile(found.deviations, (5, 50, 95))
     report.lines.append(
@@ -290,19 +288,17 @@ def _describe_cutouts(report: FileReport, name: str, found: CutoutStatistics, in
     loose = int((np.abs(found.means) > _MEAN_LIMIT).sum())
     if holes:
         report.warnings.append(
-            f"{name}: {holes} cutouts hold NaN or infinity: they get NaN as latents, and training leaves them out"
+            f"{name}: {holes} cutouts hold NaN or infinity: their latents are NaN, and training leaves them out"
         )
     if loose:
         report.warnings.append(
-            f"{name}: {loose} cutouts are not mean-free, their means are up to {np.nanmax(np.abs(found.means)):.3g}: "
-            "single images lose their mean, files do not; preprocess.file=demean removes it"
+            f"{name}: {loose} cutouts have a nonzero mean, up to {np.nanmax(np.abs(found.means)):.3g}: "
+            "preprocess.file=demean removes it from the cutouts of a file"
         )
     if flat:
-        report.warnings.append(
-            f"{name}: {flat} cutouts have the same value everywhere: nothing can be learnt from them"
-        )
+        report.warnings.append(f"{name}: {flat} cutouts are constant and carry no information")
     if found.repeated:
-        report.warnings.append(f"{name}: {found.repeated} cutouts are there more than once, bit for bit")
+        report.warnings.append(f"{name}: {found.repeated} cutouts repeat an earlier one, bit for bit")
 
 
 def _inspect_latents(path: Path, *, allow_external: bool) -> FileReport:
@@ -311,13 +307,13 @@ def _inspect_latents(path: Path, *, allow_external: bool) -> FileReport:
     found = verify_file(path, provenance=False, allow_external=allow_external)
     report = FileReport(f"latents, {path.stat().st_size / 1e6:.1f} MB")
     rows = ", ".join(f"{name} {count}" for name, count in found.rows.items())
-    report.lines.append(f"rows: {rows}; {found.dim} numbers each; {found.nonfinite} rows are not finite")
+    report.lines.append(f"rows: {rows}; {found.dim} dimensions; {found.nonfinite} rows are not finite")
     keys = ("model_version", "checkpoint_name", "checkpoint_sha256", "source_name", "latent", "nenya_version", "date")
     made = [f"{key} {str(found.provenance[key])[:60]}" for key in keys if key in found.provenance]
     if made:
         report.lines.append("made of " + ", ".join(made))
     else:
-        report.warnings.append("it does not say how it was made (a file of the first nenya?)")
+        report.warnings.append("no provenance (a file of the first nenya?)")
     if found.nonfinite:
         report.warnings.append(f"{found.nonfinite} rows are not finite: their cutouts had NaN")
     report.warnings += found.problems
@@ -328,7 +324,7 @@ def _inspect_latents(path: Path, *, allow_external: bool) -> FileReport:
 
 
 def _describe_latents(report: FileReport, name: str, dataset: Any) -> None:
-    """Say how far the latents spread, from their first rows."""
+    """Report the spread of the latents, from their first rows."""
     block = np.asarray(dataset[:16384], dtype=np.float64)
     block = block[np.isfinite(block).all(axis=1)]
     if len(block) < 2:
@@ -347,7 +343,7 @@ def _describe_latents(report: FileReport, name: str, dataset: Any) -> None:
 
 
 def _join_warnings(table: "pd.DataFrame") -> list[str]:
-    """Say what is wrong with the columns that join a table with its cutouts."""
+    """Return problems of the columns that join a table with its cutouts."""
     absent = [name for name in KEYS if name not in table and OLDER[name] not in table]
     if absent:
         return [f"no column {', '.join(absent)}: its rows cannot be joined to cutouts"]
@@ -355,7 +351,7 @@ def _join_warnings(table: "pd.DataFrame") -> list[str]:
         twice = repeated_rows(read_keys(table))
     except InputFileError as error:
         return [f"its rows cannot be joined to cutouts: {error}"]
-    return [f"{twice} rows share pp_file, pp_type and pp_idx with another one"] if twice else []
+    return [f"{twice} rows share pp_file, pp_type and pp_idx with another row"] if twice else []
 
 
 def _inspect_table(path: Path) -> FileReport:
@@ -372,10 +368,10 @@ def _inspect_table(path: Path) -> FileReport:
         report.lines.append(words + (f", {missing} missing" if missing else ""))
     report.warnings += _join_warnings(table)
     if "UID" in table.columns and table["UID"].duplicated().any():
-        report.warnings.append(f"{int(table['UID'].duplicated().sum())} rows have a UID that was there before")
+        report.warnings.append(f"{int(table['UID'].duplicated().sum())} rows repeat the UID of an earlier row")
     for name, (low, high) in _RANGES.items():
         if name not in table.columns:
-            report.warnings.append(f"no column {name}: maps cannot show its rows")
+            report.warnings.append(f"no column {name}: its rows cannot be shown on a map")
         elif not table[name].between(low, high).all():
             outside = int((~table[name].between(low, high)).sum())
             report.warnings.append(
@@ -385,7 +381,7 @@ def _inspect_table(path: Path) -> FileReport:
     if masked:
         report.warnings.append(
             f"clear_fraction is at most {table['clear_fraction'].max():.3g}: the share of masked pixels, as in tables "
-            "of the first nenya? Conditions on clear= take it for the share of clear ones"
+            "of the first nenya? clear= expects the share of clear pixels"
         )
     report.facts = {"columns": [str(name) for name in table.columns], "masked_share": masked}
     return report
@@ -401,11 +397,11 @@ def _inspect_checkpoint(path: Path) -> FileReport:
     report = FileReport(f"checkpoint ({found.layout}), {path.stat().st_size / 1e6:.1f} MB")
     report.facts = {"layout": found.layout, **found.architecture}
     words = ", ".join(f"{key} {value}" for key, value in found.architecture.items())
-    report.lines.append(f"{words}; {len(found.state_dict)} tensors of {count} numbers; sha256 {found.sha256}")
+    report.lines.append(f"{words}; {len(found.state_dict)} tensors, {count} values; sha256 {found.sha256}")
     shown = ("model_root", "temp", "learning_rate", "batch_size_train", "epochs", "random_jitter", "augment")
     told = [f"{key} {str(found.options[key])[:60]}" for key in shown if key in found.options]
-    epoch = "it does not say of which epoch" if found.epoch is None else f"epoch {found.epoch}"
-    report.lines.append(epoch + (f"; options: {', '.join(told)}" if told else "; no options in it"))
+    epoch = "epoch not recorded" if found.epoch is None else f"epoch {found.epoch}"
+    report.lines.append(epoch + (f"; options: {', '.join(told)}" if told else "; no options recorded"))
     wrong = [
         name for name, t in found.state_dict.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())
     ]
@@ -414,7 +410,7 @@ def _inspect_checkpoint(path: Path) -> FileReport:
             f"{len(wrong)} tensors hold NaN or infinity, such as {wrong[0]}: all latents will be NaN"
         )
     if found.architecture["nchannels"] == 3:
-        report.lines.append("three channels: it sees the one channel three times")
+        report.lines.append("three input channels: the one channel of a cutout is repeated three times")
     return report
 
 
@@ -423,7 +419,7 @@ def _inspect_run(folder: Path) -> FileReport:
     from nenya.train import read_run_config
 
     if not (folder / "config.yaml").is_file():
-        raise InputFileError(f"{folder}: no run folder (no config.yaml in it)")
+        raise InputFileError(f"{folder}: expected a run folder, got a folder without config.yaml")
     try:
         config = read_run_config(folder)
     except NenyaError as error:
@@ -439,11 +435,11 @@ def _inspect_run(folder: Path) -> FileReport:
     weights = sorted([*folder.glob("*.pth"), *folder.glob("checkpoints/*.ckpt")])
     report.lines += [f"{path.relative_to(folder)}: {path.stat().st_size / 1e6:.1f} MB" for path in weights]
     if not (folder / "last.pth").is_file():
-        report.warnings.append(f"no last.pth: the training is not at its end; nenya train resume={folder} goes on")
+        report.warnings.append(f"no last.pth: training is unfinished; nenya train resume={folder} resumes it")
     for curve in sorted((folder / "learning_curve").glob("*.csv")):
         losses = read_losses(curve)
         said = [f"{name} {column[-1]:.4g}" for name, column in losses.items() if len(column)]
         report.lines.append(f"{curve.relative_to(folder)}: at the end {', '.join(said)}")
         if "loss_train" in losses and not np.isfinite(losses["loss_train"]).all():
-            report.warnings.append("the training loss is not finite in some epoch")
+            report.warnings.append("the training loss is not finite in at least one epoch")
     return report

@@ -1,4 +1,4 @@
-"""Numbers on latents files: spectrum, spread, invariance, agreement of neighbours; as a table, JSON and a page.
+"""`nenya metrics`: measures latents: spectrum, spread, invariance, neighbour agreement; as table, JSON and page.
 
 Letters: N latents of length D, n of them in a sample.
 """
@@ -42,8 +42,8 @@ Figures = dict[str, Path]
 _FOLDER = "outputs/metrics"
 _ENDS = ("metrics.json", "metrics.html", "pca.npz")
 _YEAR = 365.25  # days
-_SAME = 1e-3  # a difference of latents beyond that of precisions
-_NEAREST = 4  # cutouts shown for each end of a component
+_SAME = 1e-3  # a difference of latents larger than rounding explains
+_NEAREST = 4  # cutouts shown at each end of a component
 # quantity -> columns that may hold it, the measured ones first
 QUANTITIES = {
     "DT": ("DT", "true_DT"),
@@ -69,17 +69,17 @@ def run(options: MetricsOptions) -> int:
     paths = fetch(find_latents(options.data), options.loader.cache_dir)
     twice = {path.stem for path in paths if sum(other.stem == path.stem for other in paths) > 1}
     if twice:
-        raise OptionError(f"two files are named {min(twice)}: give them one at a time, with an out= each")
+        raise OptionError(f"two files are named {min(twice)}: give them one at a time, each with its own out=")
     for place in [folder / f"{path.stem}_{end}" for path in paths for end in _ENDS]:
         check_output(place, options.clobber)
     images = find_sources(options.images) if options.images else []
     if options.images and not (options.ckpt or options.model.weights):
-        raise OptionError("images= without weights: name those that the latents were made with by ckpt= or model=")
+        raise OptionError("images= needs the weights that made the latents: give ckpt= or model=")
     table = read_table(local_path(options.table)) if options.table else None
     for path in paths:
         latents = Latents([path])
         if table is not None:
-            latents.join(table)  # a table of other files is refused before hours of work
+            latents.join(table)  # a table of other files is refused before the long work
         source = _source_of(latents, images) if options.images else None
         with temporary_folder("nenya-metrics-") as scratch:
             results, figures = measure(latents, folder / f"{path.stem}_pca.npz", options, table, source, scratch)
@@ -90,7 +90,7 @@ def run(options: MetricsOptions) -> int:
     return 0
 
 
-def measure(  # one call for all that a report holds
+def measure(  # the one place that collects all results of a report
     latents: Latents,
     pca_file: Path,
     options: MetricsOptions,
@@ -109,12 +109,12 @@ def measure(  # one call for all that a report holds
         scratch: folder of the figures.
 
     Returns:
-        The numbers, as JSON takes them, and title -> figure.
+        The results as JSON values, and title -> figure.
     """
     from nenya.plotting import variance_spectrum
 
     rng = np.random.default_rng(options.seed)
-    log.info("%d latents of %d numbers: principal components", *latents.shape)
+    log.info("%d latents of %d dimensions: principal components", *latents.shape)
     pca = fit_latents(latents, pca_file, coefficients=options.coefficients)
     results: Results = {
         "file": str(latents.parts[0].path),
@@ -156,10 +156,10 @@ def _spread(latents: Latents, sample: int, rng: np.random.Generator) -> Results:
 def agreements(
     latents: Latents, table: "pd.DataFrame", sample: int, k: int, rng: np.random.Generator
 ) -> dict[str, dict[str, Any]]:
-    """Return how far the nearest latents agree in the quantities of a table; see `metrics.neighbour_agreement`.
+    """Return the agreement of nearest latents in the quantities of a table; see `metrics.neighbour_agreement`.
 
-    Neighbours are looked for within a sample of the table's rows, so the numbers of two files compare where the samples
-    are of one size. The season is the share of the year since its shortest day, of either hemisphere: circular.
+    Neighbours are searched within a sample of the table's rows, so results of two files compare where their samples
+    have one size. The season is the fraction of the year since the shortest day of the hemisphere: circular.
 
     Args:
         latents: all of them.
@@ -169,7 +169,7 @@ def agreements(
         rng: draws the sample.
 
     Returns:
-        Quantity -> `agreement`, `error`, `column`, `rows` that have it; those that no column holds are left out.
+        Quantity -> `agreement`, `error`, `column`, `rows` that have it; quantities without a column are left out.
 
     Raises:
         InputFileError: The table does not join the latents, or too few rows of it do.
@@ -181,7 +181,9 @@ def agreements(
     finite = np.isfinite(rows).all(axis=1)
     chosen, rows = chosen[finite], rows[finite]
     if len(rows) <= k:
-        raise InputFileError(f"{len(rows)} rows of the table have a finite latent: more than neighbours={k} are wanted")
+        raise InputFileError(
+            f"expected more than neighbours={k} rows of the table with a finite latent, got {len(rows)}"
+        )
     near = metrics.nearest_rows(rows, k)
     part, found = table.iloc[chosen], {}
     for name, (column, values) in _quantities(part).items():
@@ -197,7 +199,7 @@ def agreements(
 
 
 def _quantities(table: "pd.DataFrame") -> dict[str, tuple[str, NDArray[np.float64]]]:
-    """Return quantity -> the column it is from and its values (n,), NaN where they are not known."""
+    """Return quantity -> its column and values (n,), NaN where unknown."""
     import pandas as pd
 
     found: dict[str, tuple[str, NDArray[np.float64]]] = {}
@@ -232,7 +234,7 @@ def _some(images: list[Path | str]) -> str:
 def _with_images(  # as `measure`
     latents: Latents, pca: PCA, source: Path | str, options: MetricsOptions, scratch: Path, figures: Figures
 ) -> Results:
-    """Return what takes the cutouts and the network: invariance and eigen-images."""
+    """Return the measures that need cutouts and network: invariance and eigen-images."""
     import torch
 
     from nenya.data.cutouts import inspect_cutouts
@@ -246,7 +248,9 @@ def _with_images(  # as `measure`
     for part in latents.parts:
         rows = file.partitions[part.partition].rows if part.partition in file.partitions else 0
         if rows != part.rows:
-            raise InputFileError(f"{path}: {rows} cutouts in '{part.partition}', the latents are of {part.rows}")
+            raise InputFileError(
+                f"{path}: expected {part.rows} cutouts in '{part.partition}', as many as latents, got {rows}"
+            )
     _, module = load_model(options, options.ckpt)
     net = module.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
@@ -265,14 +269,16 @@ def _with_images(  # as `measure`
     finite = np.isfinite(cutouts).all(axis=(1, 2, 3))
     numbers, images = numbers[finite], prepared(cutouts[finite])
     if len(images) < 2:
-        raise InputFileError(f"{path}: {len(images)} of {len(cutouts)} cutouts are free of NaN; wanted are at least 2")
+        raise InputFileError(f"{path}: expected at least 2 cutouts without NaN, got {len(images)} of {len(cutouts)}")
     own = encode(images)
     if own.shape[1] != latents.shape[1]:
-        raise OptionError(f"latents of the network have {own.shape[1]} numbers, the file's {latents.shape[1]}")
+        raise OptionError(
+            f"expected a network with latents of {latents.shape[1]} dimensions, as in the file, got {own.shape[1]}"
+        )
     apart = float(np.abs(own - latents.take(numbers)).max())
     if apart > _SAME:
         log.warning("latents of the network and of the file differ by up to %.2g: other weights or cutouts?", apart)
-    log.info("invariance, of %d cutouts", len(images))
+    log.info("invariance of %d cutouts", len(images))
     results: Results = {
         "invariance": invariances(encode, images, options.augment, options.seed),
         "invariance_cutouts": len(images),
@@ -281,7 +287,7 @@ def _with_images(  # as `measure`
     modes = min(options.modes, len(pca.components))
     if not modes:
         return results
-    log.info("images of %d components", modes)
+    log.info("eigen-images of %d components", modes)
     nearest = eigen_images.nearest_latents(pca, latents, modes, _NEAREST)
     shown = np.full((*nearest.rows.shape, *images.shape[-2:]), np.nan, np.float32)
     wanted = np.unique(nearest.rows[nearest.rows >= 0])
@@ -304,7 +310,7 @@ def _with_images(  # as `measure`
 
 
 def _read(file: Any, latents: Latents, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return cutouts (n, 1, H, W) by the rising numbers of their latents."""
+    """Return cutouts (n, 1, H, W) at increasing rows of the latents."""
     parts = []
     for part in latents.parts:
         low, high = np.searchsorted(numbers, (part.start, part.start + part.rows))
@@ -314,7 +320,7 @@ def _read(file: Any, latents: Latents, numbers: NDArray[np.int64]) -> NDArray[np
 
 
 def table_of(results: Mapping[str, Any]) -> dict[str, str]:
-    """Return the numbers in words, one line each."""
+    """Return the results as lines of text."""
     spectrum = results["spectrum"]
     rows = " + ".join(f"{count} {name}" for name, count in results["rows"].items())
     lines = {
@@ -325,7 +331,7 @@ def table_of(results: Mapping[str, Any]) -> dict[str, str]:
         "participation ratio": f"{spectrum['participation_ratio']:.2f}",
         "RankMe": f"{spectrum['rankme']:.2f}   (1 to {results['dim']})",
         "uniformity": f"{_shown(results['uniformity'])}   (0: all equal, to -4)",
-        "spread of each number": f"{_shown(results['feature_std'])}   (evenly spread: {results['dim'] ** -0.5:.3f})",
+        "spread per dimension": f"{_shown(results['feature_std'])}   (evenly spread: {results['dim'] ** -0.5:.3f})",
     }
     for name, of in results.get("invariance", {}).items():
         lines[f"invariance: {name}"] = f"cosine {of['cosine']:.3f}, squared distance {of['squared_distance']:.3f}"
@@ -345,7 +351,7 @@ def _number(value: float) -> float | None:
 
 
 def _provenance(latents: Latents) -> dict[str, Any]:
-    """Return what the file says of itself; one of the first nenya says nothing."""
+    """Return the provenance that the file records; a file of the first nenya has none."""
     try:
         found = read_provenance(latents.parts[0].path)
     except OutputError:

@@ -1,4 +1,4 @@
-"""`nenya migrate`: what of a folder of the first nenya works as it is, what to convert, and what cannot be used."""
+"""`nenya migrate`: reports which files of a folder of the first nenya work, need conversion, or cannot be used."""
 
 import json
 import logging
@@ -36,13 +36,13 @@ WORKS, CONVERT, CANNOT, OTHER = "works", "convert", "cannot", "other"
 OUT = "migrated"
 """Folder below the working folder that the commands write into."""
 
-_ROWS = 1024  # cutouts of a partition that are looked at
-_HEAD = 1 << 16  # bytes of a pickle that are looked at
+_ROWS = 1024  # cutouts inspected per partition
+_HEAD = 1 << 16  # bytes inspected of a pickle
 _PICKLES = (".pkl", ".pickle", ".joblib")
 _TABLE_COLUMNS = {"lat", "lon", "UID", *COLUMNS, "US0", "US1", "DT", "T90"}
 _PCA_MEMBERS = {"M.npy", "explained_variance.npy"}
 _LEAST_KEYS = 3
-_LISTED = 8  # files that a command names one by one
+_LISTED = 8  # files that a command names individually, at most
 _SHARE = (
     "from nenya.io import read_table, write_table; table = read_table({source}); "
     'table["clear_fraction"] = 1 - table["clear_fraction"]; write_table(table, {out})'
@@ -51,14 +51,14 @@ _SHARE = (
 
 @dataclass
 class Finding:
-    """What is to be said of a file.
+    """The report on a file.
 
     Attributes:
-        path: below the folder.
-        verdict: `works`, `convert`, `cannot` or `other` (none of nenya's).
-        what: what it is, or why it cannot be used.
-        command: what to type, such as a conversion; None where nothing is needed.
-        notes: what to know about it.
+        path: relative to the folder.
+        verdict: `works`, `convert`, `cannot` or `other` (not a file of nenya).
+        what: the kind of file, or the reason why it cannot be used.
+        command: a command to run, such as a conversion; None where none is needed.
+        notes: further information.
     """
 
     path: str
@@ -69,22 +69,22 @@ class Finding:
 
 
 def run(options: MigrateOptions) -> int:
-    """Report on the folder of `options.folder`; nothing in it is changed.
+    """Report on the folder `options.folder` without changing it.
 
     Args:
         options: of `scripts/migrate.py`.
 
     Returns:
-        0 if all of nenya's files can be used or converted, 1 if some cannot.
+        0 if all files of nenya can be used or converted, 1 if some cannot.
 
     Raises:
         NenyaError: There is no such folder, or the report cannot be written.
     """
     if not options.folder:
-        raise OptionError("folder= is needed: a folder of the first nenya, such as folder=/path/to/Nenya")
+        raise OptionError("expected folder=, a folder of the first nenya, such as folder=/path/to/Nenya")
     folder = local_path(options.folder)
     if not folder.is_dir():
-        what = "is a file: give the folder that it is in" if folder.exists() else "no such folder; check the path"
+        what = "is a file: give its folder" if folder.exists() else "no such folder; check the path"
         raise InputFileError(f"{folder}: {what}")
     out = local_path(options.out) if options.out else None
     if out is not None:
@@ -110,13 +110,13 @@ def run(options: MigrateOptions) -> int:
 
 
 def examine(folder: Path) -> list[Finding]:
-    """Look at all files of a folder; nothing is executed, unpickled or changed.
+    """Inspect all files of a folder; nothing is executed, unpickled or changed.
 
     Args:
         folder: with option files, checkpoints, cutouts, latents, tables, maps, in any order.
 
     Returns:
-        A finding for each file, or for a whole folder of wandb, of a run or of an index, in the order of their names.
+        A finding for each file, or for a complete folder of wandb, a run or an index, in order of name.
     """
     found: dict[Path, Finding] = {}
     pickles: list[Path] = []
@@ -130,8 +130,8 @@ def examine(folder: Path) -> list[Finding]:
             found[path] = Finding("", CANNOT, str(error).removeprefix(f"{path}").removeprefix(": "))
         except OSError as error:
             found[path] = Finding("", CANNOT, f"cannot be read ({error.strerror}); check its permissions")
-        except Exception as error:  # of what is damaged, the libraries raise anything
-            found[path] = Finding("", CANNOT, f"damaged, or of a kind that is not known ({one_line(error)})")
+        except Exception as error:  # libraries raise any exception for damaged files
+            found[path] = Finding("", CANNOT, f"damaged, or of unknown kind ({one_line(error)})")
     good = [path for path, finding in found.items() if finding.verdict in (WORKS, CONVERT)]
     latents = [path for path in good if found[path].what.startswith("latents")]
     tables = [path for path in good if path.suffix in TABLE_SUFFIXES]
@@ -142,7 +142,7 @@ def examine(folder: Path) -> list[Finding]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Yield the files of a folder, and folders that are one thing; links to folders are not followed."""
+    """Yield the files of a folder, and folders that count as one item; links to folders are not followed."""
     for place, folders, names in os.walk(folder):
         here = Path(place)
         whole = [name for name in folders if _whole(here / name)]
@@ -157,13 +157,13 @@ def _whole(folder: Path) -> bool:
 
 
 def _look(path: Path, out: Path) -> Finding:
-    """Return what is to be said of one file, whose conversion goes to `out`; raises NenyaError if it is no good."""
+    """Return the report on one file, whose conversion goes to `out`; raises NenyaError if it cannot be used."""
     if path.is_dir():
         return _look_at_folder(path)
     if not path.exists():
-        raise InputFileError("a link to what is not there")
+        raise InputFileError("a link to a missing file")
     if not stat.S_ISREG(path.stat().st_mode):
-        return Finding("", OTHER, "no file, but a device, pipe or socket")
+        return Finding("", OTHER, "a device, pipe or socket")
     kinds: list[tuple[tuple[str, ...], Callable[[Path, Path], Finding]]] = [
         ((".json",), _options),
         (CHECKPOINT_SUFFIXES, _checkpoint),
@@ -176,22 +176,22 @@ def _look(path: Path, out: Path) -> Finding:
     for suffixes, look in kinds:
         if path.suffix.lower() in suffixes:
             return look(path, out)
-    return Finding("", OTHER, "none of nenya's files")
+    return Finding("", OTHER, "not a file of nenya")
 
 
 def _look_at_folder(path: Path) -> Finding:
     if path.is_symlink():
-        return Finding("", OTHER, f"a link to {os.readlink(path)}, which is not followed")
+        return Finding("", OTHER, f"a link to {os.readlink(path)}, not followed")
     if path.name == "wandb":
-        return Finding("", WORKS, "runs of wandb: wandb reads them, nenya does not need them")
+        return Finding("", WORKS, "wandb runs: read by wandb, not needed by nenya")
     if (path / "nenya.json").is_file():
-        return Finding("", WORKS, "an index of nenya: nenya search index=")
+        return Finding("", WORKS, "an index of nenya, for nenya search index=")
     if (path / "config.yaml").is_file():
         try:
             return _as_reported(inspect_file(path))
         except NenyaError:
-            return Finding("", OTHER, "a folder with a config.yaml that is no run of nenya")
-    return Finding("", OTHER, "an empty folder" if os.access(path, os.R_OK) else "a folder that may not be read")
+            return Finding("", OTHER, "a folder with a config.yaml, but not a run of nenya")
+    return Finding("", OTHER, "an empty folder" if os.access(path, os.R_OK) else "a folder without read permission")
 
 
 def _as_reported(report: FileReport, command: str | None = None) -> Finding:
@@ -203,7 +203,7 @@ def _fields(path: Path, out: Path) -> Finding:
 
 
 def _options(path: Path, out: Path) -> Finding:
-    """An option file, by its keys; other JSON files belong to other programs."""
+    """Recognise an option file by its keys; other JSON files belong to other programs."""
     try:
         values = read_json(path)
     except OptionError as error:
@@ -212,13 +212,13 @@ def _options(path: Path, out: Path) -> Finding:
         raise
     known = [key for key in values if key in FLAT or key in IGNORED]
     if len(known) < min(_LEAST_KEYS, max(1, len(values))):
-        return Finding("", OTHER, "JSON, but no option file")
+        return Finding("", OTHER, "JSON, but not an option file")
     opt = Params(path)
     notes = [f"{key} has no effect: {IGNORED[key]}" for key in known if key in IGNORED and not key.startswith("warm")]
     derived = [note for note in notes if note.endswith("derived from the other options")]
     notes = [note for note in notes if note not in derived]
     if "nchannels" not in values:
-        notes.append("no nchannels in it: a network of three channels, as ever")
+        notes.append("no nchannels: a network of three input channels, the default of the first nenya")
     what = f"options of {opt.ssl_method} {opt.ssl_model}, feat_dim {opt.feat_dim}: model={shlex.quote(str(path))}"
     return Finding("", WORKS, what, None, notes)
 
@@ -229,18 +229,18 @@ def _checkpoint(path: Path, out: Path) -> Finding:
     except CheckpointError as error:
         from nenya.models.checkpoint import load_checkpoint
 
-        found = load_checkpoint(path)  # raises again for what is damaged or hostile
+        found = load_checkpoint(path)  # raises again for damaged or hostile files
         epoch = "" if found.epoch is None else f", of epoch {found.epoch}"
         raise InputFileError(
-            f"its {len(found.options)} options and {len(found.state_dict)} tensors{epoch} are read, without executing "
-            f"anything, but {str(error).removeprefix(f'{path}: ')}; only a part of a network: get the whole file"
+            f"its {len(found.options)} options and {len(found.state_dict)} tensors{epoch} were read without executing "
+            f"anything, but {str(error).removeprefix(f'{path}: ')}; only part of a network: get the complete file"
         ) from error
     network = [f"model.{key}={report.facts[key]}" for key in ("ssl_model", "feat_dim", "width")]
     finding = _as_reported(report)
     finding.what += f": ckpt={shlex.quote(str(path))} {' '.join(network)}"
     if path.suffix != ".safetensors":
         finding.command = _command("export", f"ckpt={path}", *network, f"out={out.with_suffix('.safetensors')}")
-        finding.notes.append("the command writes its weights in a form that holds no code, to be handed on")
+        finding.notes.append("the command writes its weights in a form without code, safe to share")
     return finding
 
 
@@ -250,20 +250,20 @@ def _hdf5(path: Path, out: Path) -> Finding:
         projector = file.attrs.get("format") == FORMAT
         shapes = list_datasets(file)
     if projector:
-        return Finding("", WORKS, "a projector: nenya embed projector=")
+        return Finding("", WORKS, "a projector, for nenya embed projector=")
     if names and all(name.startswith("loss") for name in names):
-        return Finding("", WORKS, "learning curves: plain HDF5, which h5py reads")
+        return Finding("", WORKS, "learning curves: plain HDF5, readable by h5py")
     if not {"train", "valid"} & set(names):
         raise InputFileError(
-            f"no data set train or valid, but {shapes}; if these are cutouts: loader.train_key= and loader.valid_key= "
-            "name their data sets"
+            f"expected a data set train or valid, got {shapes}; if these are cutouts, name them by "
+            "loader.train_key= and loader.valid_key="
         )
     report = inspect_file(path, InspectOptions(rows=_ROWS, sheet=False))
     if report.kind.startswith("latents"):
         finding = _as_reported(report, _command("verify", f"data={path}", "provenance=false"))
         if not is_latents_name(path.name):
             finding.notes.append(
-                "folders and globs find *_latents.h5 only (or *_latents_*.h5): name it in full in data="
+                "folders and globs match *_latents.h5 (or *_latents_*.h5) only: give its full name in data="
             )
         return finding
     if any("automatic chunks" in warning for warning in report.warnings):
@@ -279,7 +279,7 @@ def _table(path: Path, out: Path) -> Finding:
     finding = _as_reported(report)
     if {"US0", "US1"} <= columns:
         finding.notes.append(
-            "US0 and US1 are places on the old map: right for figures and the portal, not to be mixed with new places"
+            "US0 and US1 belong to the old UMAP: valid in figures and the portal, not to be mixed with new ones"
         )
     if report.facts["masked_share"]:
         code = _SHARE.format(source=json.dumps(str(path)), out=json.dumps(str(out)))
@@ -289,24 +289,24 @@ def _table(path: Path, out: Path) -> Finding:
 
 def _arrays(path: Path, out: Path) -> Finding:
     if not zipfile.is_zipfile(path):
-        raise InputFileError("no .npz file, or damaged; copy it again")
+        raise InputFileError("expected a .npz file, got another or damaged one; copy it again")
     with zipfile.ZipFile(path) as archive:
         ours = set(archive.namelist()) >= _PCA_MEMBERS
     if ours:
-        return Finding("", WORKS, "principal components: nenya.pca.load reads them")
-    return Finding("", OTHER, "arrays of numpy")
+        return Finding("", WORKS, "principal components, for nenya.pca.load")
+    return Finding("", OTHER, "NumPy arrays")
 
 
 def _pickle(path: Path, out: Path) -> Finding:
     names = _globals(path)
     holds = f" of {', '.join(dict.fromkeys(names[:3]))}" if names else ""
     return Finding(
-        "", CANNOT, f"a pickle{holds}, which is never read, as pickles run code; make it again from its data"
+        "", CANNOT, f"a pickle{holds}, which nenya never reads, as pickles run code; recompute it from its data"
     )
 
 
 def _globals(path: Path) -> list[str]:
-    """Return names of the classes at the beginning of a pickle; its opcodes are listed, and none is executed."""
+    """Return the class names at the beginning of a pickle, from its opcodes; nothing is executed."""
     with path.open("rb") as file:
         head = file.read(_HEAD)
     texts: list[str] = []
@@ -319,13 +319,13 @@ def _globals(path: Path) -> list[str]:
                 found.append(".".join(texts[-2:]))
             elif "UNICODE" in opcode.name:
                 texts.append(str(argument))
-    except Exception:  # cut off at _HEAD, or no pickle: it raises anything
+    except Exception:  # cut off at _HEAD, or not a pickle: any exception may come
         log.debug("%s: opcodes end early", path)
     return found
 
 
 def _is_map(path: Path) -> bool:
-    """Return whether a pickle is a fitted UMAP, by its name or by its first class."""
+    """Return whether a pickle is a fitted UMAP, by its name or first class."""
     try:
         first = _globals(path)[:1]
     except OSError:
@@ -334,7 +334,7 @@ def _is_map(path: Path) -> bool:
 
 
 def _map(path: Path, latents: list[Path], tables: list[Path]) -> Finding:
-    """Say how to fit a pickled map again: from latents that are there and their table."""
+    """Return how to refit a pickled UMAP from the latents and table in the folder."""
     stem = re.sub(r"_?umap$", "", path.stem, flags=re.I)
     interval = next((name for name in DT_INTERVALS if name != "all" and stem.endswith(f"_{name}")), None)
     tables = sorted(tables, key=lambda table: (table.stem != stem, str(table)))
@@ -349,14 +349,16 @@ def _map(path: Path, latents: list[Path], tables: list[Path]) -> Finding:
             f"out={OUT}/Tables/{stem}.parquet", f"umap_savefile={OUT}/UMAP/{stem}_UMAP.h5",
         )  # fmt: skip
         words = {word for name in (*(part.stem for part in Latents(own).parts), table.stem) for word in _words(name)}
-        notes = [f"nothing in their names says that it was a map of {own[0].name}: make sure, before you fit it again"]
+        notes = [f"the names do not show that it was a UMAP of {own[0].name}: check before refitting"]
         if words & _words(stem):
             notes = []
-        what = "a pickled map, which is never read, as pickles run code: fit it again"
+        what = "a pickled UMAP, which nenya never reads, as pickles run code: fit it again"
         return Finding("", CONVERT, what, command, notes)
-    lacking = "no latents are here" if not latents else "no table here has rows of the latents that are here"
+    lacking = "no latents in the folder" if not latents else "no table in the folder has rows of its latents"
     hint = f"nenya embed data=..._latents.h5 table=... {f'DT_cut={interval} ' if interval else ''}fits it again"
-    return Finding("", CANNOT, f"a pickled map, which is never read, as pickles run code; {lacking}: with them, {hint}")
+    return Finding(
+        "", CANNOT, f"a pickled UMAP, which nenya never reads, as pickles run code; {lacking}: with them, {hint}"
+    )
 
 
 def _words(name: str) -> set[str]:
@@ -364,7 +366,7 @@ def _words(name: str) -> set[str]:
 
 
 def _latents_of(table: Path, latents: list[Path]) -> list[Path] | None:
-    """Return the latents files of a table's cutout files; None if there are none, or of several models."""
+    """Return the latents files of a table's cutout files; None if there are none, or if several models made them."""
     rows = read_table(table)
     try:
         keys = read_keys(rows)
@@ -380,7 +382,7 @@ def _latents_of(table: Path, latents: list[Path]) -> list[Path] | None:
 
 
 def _listed(own: list[Path], latents: list[Path]) -> str:
-    """Return the value of `data=` for some latents files: their folder where it has many and no others."""
+    """Return the value of `data=` for latents files: their folder if it has many and no others."""
     if len(own) == 1:
         return str(own[0])
     folder = Path(os.path.commonpath(own))
@@ -394,11 +396,13 @@ def _command(name: str, *args: str) -> str:
 
 def _check_report(out: Path, folder: Path, *, clobber: bool) -> None:
     if out.suffix not in (".json", ".csv"):
-        raise OptionError(f"out={out}: wanted is a file that ends in .json or .csv")
+        raise OptionError(f"out={out}: expected a file ending in .json or .csv")
     if folder.resolve() in out.resolve().parents:
-        raise OptionError(f"out={out}: nothing is written into the folder that is looked at; name another place")
+        raise OptionError(
+            f"out={out}: expected a place outside the inspected folder, where nothing is written; name another"
+        )
     if out.exists() and not clobber:
-        raise OutputError(f"{out} exists already: clobber=true replaces it, out= names another place")
+        raise OutputError(f"{out} exists (clobber=true overwrites it, out= names another path)")
 
 
 def _write_report(found: list[Finding], out: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a command was asked for, on the standard output; progress, warnings and errors go to the error output."""
+"""Results of a command, on standard output; progress, warnings and errors go to standard error."""
 
 import sys
 
@@ -6,7 +6,7 @@ from nenya.storage.texts import Lines, printed
 
 
 def say(text: str) -> None:
-    """Write one line of an answer; several only of `nenya.storage.texts.Lines`."""
+    """Write one line of a result; several lines only from `nenya.storage.texts.Lines`."""
     said = printed(text, lines=isinstance(text, Lines))
     coding = getattr(sys.stdout, "encoding", None) or "utf-8"
     sys.stdout.write(said.encode(coding, "backslashreplace").decode(coding) + "\n")

@@ -1,4 +1,4 @@
-"""The command `nenya portal`: checks, opens and serves, or writes the page without a server."""
+"""`nenya portal`: checks and opens the files, then serves the portal or writes a page without a server."""
 
 import gc
 import logging
@@ -17,13 +17,13 @@ from nenya.options.sections import build_options
 from nenya.storage.paths import local_path
 
 if TYPE_CHECKING:
-    from nenya.portal.dataset import Archive
+    from nenya.portal.dataset import Dataset
 
 log = logging.getLogger(__name__)
 
 
 def run(options: PortalOptions) -> int:
-    """Serve the portal until it is interrupted, or write its page without a server.
+    """Serve the portal until interrupted, or write its page without a server.
 
     Args:
         options: of `scripts/portal.py`.
@@ -37,17 +37,17 @@ def run(options: PortalOptions) -> int:
     if options.table and options.archive_dir:
         raise OptionError(f"table={options.table} and archive={options.archive_dir}: give one of them")
     if not options.table and not options.archive_dir:
-        raise OptionError("table= is needed, such as table=cutouts.parquet, or archive=, an archive of nenya update")
+        raise OptionError("expected table=, such as table=cutouts.parquet, or archive=, an archive of nenya update")
     if options.latents and options.data:
-        raise OptionError("latents= and data= are the same: give one")
+        raise OptionError("latents= and data= mean the same: give one")
     need("portal", "the portal")
     opened, name = _folder(options) if options.archive_dir else _files(options)
 
-    def noted() -> "Archive":
-        archive = opened()
-        for note in archive.notes:
+    def noted() -> "Dataset":
+        dataset = opened()
+        for note in dataset.notes:
             log.warning("%s", note)
-        return archive
+        return dataset
 
     if options.export:
         from nenya.portal.export import write_page
@@ -55,22 +55,22 @@ def run(options: PortalOptions) -> int:
         place = write_page(
             noted(), Path(local_path(options.export)), Path(name).stem if options.table else name, options
         )
-        log.info("%s: open it in a browser, no server is needed", place)
+        log.info("%s: open it in a browser; no server is needed", place)
         return 0
     return _serve(options, noted, name)
 
 
-def _files(options: PortalOptions) -> tuple["Callable[[], Archive]", str]:
-    """Return what opens the files that are named, and their name."""
-    from nenya.portal.dataset import open_archive
+def _files(options: PortalOptions) -> tuple["Callable[[], Dataset]", str]:
+    """Return a function that opens the given files, and the name to show."""
+    from nenya.portal.dataset import open_dataset
 
     table, cache = local_path(str(options.table)), options.loader.cache_dir
     latents = options.latents or options.data
     projector = local_path(options.projector) if options.projector else None
 
-    def opened() -> "Archive":
+    def opened() -> "Dataset":
         log.info("reading %s", table)
-        return open_archive(
+        return open_dataset(
             table,
             open_latents(latents, cache, allow_external=options.loader.allow_external) if latents else None,
             options.images,
@@ -81,9 +81,9 @@ def _files(options: PortalOptions) -> tuple["Callable[[], Archive]", str]:
     return opened, table.name
 
 
-def _folder(options: PortalOptions) -> tuple["Callable[[], Archive]", str]:
-    """Return what opens an archive folder, and its name; its weights are there for images of one's own."""
-    from nenya.portal.dataset import open_version_archive
+def _folder(options: PortalOptions) -> tuple["Callable[[], Dataset]", str]:
+    """Return a function that opens an archive, and the name to show; its weights encode new images."""
+    from nenya.portal.dataset import open_version_dataset
 
     place, cache = str(options.archive_dir), options.loader.cache_dir
     first = open_version(place, options.version, cache)
@@ -92,27 +92,27 @@ def _folder(options: PortalOptions) -> tuple["Callable[[], Archive]", str]:
         options.model, options.preprocess, options.trainer = found.model, found.preprocess, found.trainer
         options.ckpt = str(first.weights())
 
-    def opened() -> "Archive":
+    def opened() -> "Dataset":
         log.info("reading %s, version %s", place, first.name)
-        return open_version_archive(open_version(place, first.name, cache))
+        return open_version_dataset(open_version(place, first.name, cache))
 
     return opened, f"{Path(place).name} {first.name}"
 
 
 def reached_by(address: str) -> str:
-    """Return how other machines reach a server that listens on an address; `0.0.0.0` and `::` stand for all."""
-    if address in ("0.0.0.0", "::"):  # what a user gave
+    """Return the address by which other machines reach the server; `0.0.0.0` and `::` mean all interfaces."""
+    if address in ("0.0.0.0", "::"):  # given by the user
         family, far = (socket.AF_INET, "192.0.2.1") if address != "::" else (socket.AF_INET6, "2001:db8::1")
         try:
-            with socket.socket(family, socket.SOCK_DGRAM) as probe:  # says by which way it would go; nothing is sent
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:  # selects the interface; nothing is sent
                 probe.connect((far, 9))
                 address = probe.getsockname()[0]
-        except OSError:  # no network: its name is all there is
+        except OSError:  # no network: only the host name is known
             address = socket.gethostname()
     return f"[{address}]" if ":" in address else address
 
 
-def _serve(options: PortalOptions, opened: "Callable[[], Archive]", name: str) -> int:
+def _serve(options: PortalOptions, opened: "Callable[[], Dataset]", name: str) -> int:
     from nenya.portal.encoder import Encoder
     from nenya.portal.guard import LOCAL
     from nenya.portal.holding import Portal
@@ -120,13 +120,13 @@ def _serve(options: PortalOptions, opened: "Callable[[], Archive]", name: str) -
 
     encoder = Encoder(options.ckpt, options) if options.ckpt else None
 
-    def checked() -> "Archive":
-        archive = opened()
-        trust = encoder.check(archive) if encoder is not None else ""
+    def checked() -> "Dataset":
+        dataset = opened()
+        trust = encoder.check(dataset) if encoder is not None else ""
         if trust:
-            archive.notes.append(trust)
+            dataset.notes.append(trust)
             log.warning("%s", trust)
-        return archive
+        return dataset
 
     local = options.address in LOCAL
     token = options.token or (None if local else make_token())
@@ -134,15 +134,15 @@ def _serve(options: PortalOptions, opened: "Callable[[], Archive]", name: str) -
     portal = Portal(checked(), name, encoder, options.limit_mb, token, reopen=checked, upload=options.upload)
     server = make_server(portal, options.address, options.port, origins)
     server.start()
-    gc.freeze()  # what is there now stays: it need not be looked through again for each page that opens
+    gc.freeze()  # existing objects stay: the collector need not scan them for each page that opens
     host = "127.0.0.1" if local else reached_by(options.address)
     login = f"login?token={token}" if token else ""
     log.info(
-        "%s rows: open http://%s:%d/%s   (Ctrl-C ends it)", f"{portal.archive.columns.rows:,}", host, server.port, login
+        "%s rows: open http://%s:%d/%s   (Ctrl-C ends it)", f"{portal.dataset.columns.rows:,}", host, server.port, login
     )
     if not local:
         log.info(
-            "others need the whole address, with its token; nothing is encrypted: use it in networks that you trust"
+            "other users need the complete address with its token; traffic is not encrypted: use trusted networks only"
         )
     try:
         server.io_loop.start()

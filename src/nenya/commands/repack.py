@@ -1,4 +1,4 @@
-"""Cutout files written anew, with chunks of whole cutouts, which read fast in any order.
+"""`nenya repack`: rewrites cutout files with chunks of complete cutouts, which read fast in any order.
 
 Letters: N cutouts in a partition, n of them in a chunk, H rows and W columns of pixels.
 """
@@ -35,17 +35,17 @@ log = logging.getLogger(__name__)
 
 _SUFFIX = "_repacked.h5"
 _CHUNK = 2**20  # bytes
-_BLOCK = 2**25  # bytes read at once, unless a chunk of the source takes more
+_BLOCK = 2**25  # bytes read at once, unless a chunk of the source is larger
 _MOST_BLOCK = 2**28
-_LEVEL = 1  # of deflate: on cutouts higher ones save less than 1 %, and take longer
+_LEVEL = 1  # of deflate: on cutouts, higher levels save less than 1 % and take longer
 _SECONDS = 0.5  # of each measurement of speed
-_BATCH = 8  # random cutouts read at once to measure it
-_SAMPLES = 3  # chunks that are packed on trial
+_BATCH = 8  # random cutouts per read in the measurement
+_SAMPLES = 3  # chunks compressed for comparison
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Reading speeds of a partition in cutouts a second: in order, and random batches of 8."""
+    """Reading speeds of a partition in cutouts per second: in order, and in random batches of 8."""
 
     slabs: float
     batches: float
@@ -58,15 +58,15 @@ def run(options: RepackOptions) -> int:
         options: of `scripts/repack.py`.
 
     Returns:
-        0 if all is done, 1 if some of several files failed.
+        0 if all files are done, 1 if some of several failed.
 
     Raises:
-        NenyaError: Nothing is found, or the only file cannot be repacked.
+        NenyaError: No file is found, or the only file cannot be repacked.
     """
     entries = [options.data] if isinstance(options.data, str | Path) else list(options.data or [])
     for entry in (*entries, options.out or ""):
         if is_s3(str(entry)):
-            raise OptionError(f"{entry}: repack reads and writes local files: copy the objects first")
+            raise OptionError(f"{entry}: expected a local file, as repack reads no S3 objects: copy them first")
     sources = [Path(source) for source in find_sources(options.data)]
     if is_several(options.data):
         sources = [source for source in sources if not source.name.endswith(_SUFFIX)]
@@ -93,23 +93,23 @@ def _places(sources: Sequence[Path], out: str | None) -> list[Path]:
     """
     one = bool(out) and str(out).endswith(HDF5_SUFFIXES)
     if one and len(sources) > 1:
-        raise OptionError(f"out={out} is one file and data= are {len(sources)}: give a folder")
+        raise OptionError(f"out={out} is one file, but data= names {len(sources)} files: give a folder")
     folder = local_path(out) if out else None
     places = [folder if one and folder else (folder or s.parent) / f"{s.stem}{_SUFFIX}" for s in sources]
     for i, place in enumerate(places):
         if place in places[:i]:
             first = sources[places.index(place)]
-            raise OptionError(f"{first} and {sources[i]} would both be written to {place}: repack them apart")
+            raise OptionError(f"{first} and {sources[i]} would both be written to {place}: repack them separately")
         if place.resolve() in [source.resolve() for source in sources]:
-            raise OptionError(f"{place} is a file to be repacked itself: give another file or a folder with out=")
+            raise OptionError(f"{place} is itself a source: give another file or a folder by out=")
     return places
 
 
 def repack_file(source: Path, output: Path, options: RepackOptions) -> str:
-    """Write a cutout file anew, with chunks of whole cutouts.
+    """Rewrite a cutout file with chunks of complete cutouts.
 
-    All else in it is carried over as it is; the pixels keep their type and every bit. The result gets its name
-    when it was read back and is equal.
+    Everything else is copied unchanged; the pixels keep their type and every bit. The result gets its name
+    once it was read back and found equal.
 
     Args:
         source: the cutout file.
@@ -117,11 +117,11 @@ def repack_file(source: Path, output: Path, options: RepackOptions) -> str:
         options: of `scripts/repack.py`.
 
     Returns:
-        A line that says what was gained.
+        A line on the change in size and speed.
 
     Raises:
         InputFileError: The source cannot be read, or changed meanwhile.
-        OutputError: The output exists, has too little room, or differs from the source when it is read back.
+        OutputError: The output exists, the disk is full, or the output differs from the source when read back.
     """
     check_output(output, options.clobber)
     file = inspect_cutouts(source, partition_names(options), allow_external=options.loader.allow_external)
@@ -137,11 +137,11 @@ def repack_file(source: Path, output: Path, options: RepackOptions) -> str:
                     sums, said = _write(file, target, options.codec, threads, progress.advance)
                 written = _read_back(temporary, output, sums, threads, progress.advance)
             if _state(parts) != state:
-                raise InputFileError(f"{source}: it changed while it was repacked; start again")
+                raise InputFileError(f"{source}: changed while it was repacked; run the command again")
             after = _rates(written)
     except OSError as error:
         raise OutputError(f"{output}: cannot be written ({error.strerror or error})") from error
-    better = "" if after.slabs > before.slabs else "; the source reads faster as it is"
+    better = "" if after.slabs > before.slabs else "; the source reads faster"
     return (
         f"{output}: {rows} cutouts, {_size(output.stat().st_size)} (before {_size(file.size)}), {said}; "
         f"read in order at {after.slabs:,.0f} cutouts/s (before {before.slabs:,.0f}), "
@@ -150,7 +150,7 @@ def repack_file(source: Path, output: Path, options: RepackOptions) -> str:
 
 
 def _state(paths: Sequence[Path]) -> list[tuple[int, int]]:
-    """Return size and time of change (ns) of files."""
+    """Return size and modification time (ns) of files."""
     return [(status.st_size, status.st_mtime_ns) for status in (path.stat() for path in paths)]
 
 
@@ -163,14 +163,14 @@ def _stored_bytes(info: Partition) -> int:
 
 
 def _chunk_rows(info: Partition) -> int:
-    """Return the number of cutouts n of a chunk of about 1 MB."""
+    """Return the number n of cutouts in a chunk of about 1 MB."""
     return min(info.rows, max(1, _CHUNK // (_stored_bytes(info) // info.rows)))
 
 
 def _blocks(reader: CutoutReader, step: int, threads: Threads) -> Iterator[tuple[int, Floats]]:
-    """Yield first row and pixels (n, H, W), as stored, of blocks that are whole chunks of `step` cutouts.
+    """Yield first row and pixels (n, H, W), as stored, of blocks of complete chunks of `step` cutouts.
 
-    A chunk of the source that two blocks share is unpacked once, as far as its cutouts take at most 256 MB.
+    A chunk of the source that two blocks share is unpacked once, if its cutouts take at most 256 MB.
     """
     info = reader.info
     row = _stored_bytes(info) // info.rows
@@ -185,14 +185,14 @@ def _blocks(reader: CutoutReader, step: int, threads: Threads) -> Iterator[tuple
 def _read_back(
     temporary: Path, output: Path, sums: dict[str, str], threads: Threads, advance: Callable[[int], None]
 ) -> CutoutFile:
-    """Check that the pixels of the new file have these SHA-256, and describe it."""
+    """Check the pixels of the new file against SHA-256 hashes, and describe the file."""
     try:
         written = inspect_cutouts(temporary, tuple(sums))
         wrong = [name for name, expected in sums.items() if _checksum(written, name, threads, advance) != expected]
     except InputFileError as error:
-        raise OutputError(f"{output}: what was written cannot be read back: check the disk") from error
+        raise OutputError(f"{output}: the output cannot be read back: check the disk") from error
     if wrong:
-        raise OutputError(f"{output}: '{wrong[0]}' was not written as it was read: check disk and memory")
+        raise OutputError(f"{output}: '{wrong[0]}' differs from the source after writing: check disk and memory")
     return written
 
 
@@ -211,7 +211,7 @@ def _checksum(file: CutoutFile, name: str, threads: Threads, advance: Callable[[
 def _write(
     file: CutoutFile, target: Any, codec: str, threads: Threads, advance: Callable[[int], None]
 ) -> tuple[dict[str, str], str]:
-    """Write partitions and everything else; return the SHA-256 of the pixels of each partition, and a description."""
+    """Write the file; return the SHA-256 of the pixels of each partition, and a description."""
     sums, said = {}, ""
     with Hdf5File(file.path, allow_external=file.allow_external) as source:
         copy = _Copy(source, target)
@@ -261,9 +261,9 @@ def _write_partition(
 
 
 def _shuffle_helps(reader: CutoutReader, step: int, codec: str) -> bool:
-    """Tell by a sample whether cutouts take less room, and then unpack faster too, with their bytes shuffled.
+    """Decide by a sample whether shuffled bytes take less space, and then also unpack faster.
 
-    Those of full precision do; those in steps, of a sensor's digits, do not.
+    This holds for values of full precision, not for those quantized to a sensor's digits.
     """
     info = reader.info
     sample = np.empty((step, info.height, info.width), info.dtype)
@@ -284,7 +284,7 @@ def _packed_size(sample: NDArray[Any], codec: str, *, shuffle: bool) -> int:
 
 
 class _Copy:
-    """Carries over all of a file but the pixels of the partitions.
+    """Copies everything of a file but the pixels of the partitions.
 
     Args:
         source: the file.
@@ -297,7 +297,7 @@ class _Copy:
         self._partitions: set[str] = set()
 
     def note(self, dataset: Any, name: str) -> None:
-        """Carry over the attributes of a partition, which is in the target already; other names of it lead there."""
+        """Copy the attributes of a partition that the target has; its other names become links to it."""
         where = f"{self.source.path}: '{name}'"
         with damage_named(where):
             _copy_attributes(dataset, self.target[name], where)
@@ -327,7 +327,7 @@ class _Copy:
         if kind == h5py.h5l.TYPE_EXTERNAL:
             file, inner = group.id.links.get_val(key)
             place.links.create_external(encoded, file, inner, lcpl=_intermediate())
-            log.warning("%s: the link '%s' to %s is kept as it is", self.source.path, name, os.fsdecode(file))
+            log.warning("%s: the link '%s' to %s is kept unchanged", self.source.path, name, os.fsdecode(file))
             return
         item = group[key]
         known = self._known.setdefault(self._key(item), name)
@@ -355,7 +355,7 @@ def _copy_attributes(source: Any, target: Any, where: str) -> None:
     for name in source.attrs:
         kind = source.attrs.get_id(name).dtype
         if kind.hasobject and h5py.check_string_dtype(kind) is None and h5py.check_vlen_dtype(kind) is None:
-            log.warning("%s: the attribute '%s' refers to objects of the old file and is left out", where, name)
+            log.warning("%s: the attribute '%s' refers to objects of the source file and is left out", where, name)
             continue
         value = source.attrs[name]
         if isinstance(value, h5py.Empty):
@@ -368,7 +368,7 @@ def _copy_attributes(source: Any, target: Any, where: str) -> None:
 
 
 def _rates(file: CutoutFile) -> Rates:
-    """Measure for a moment how fast the largest partition is read; its bytes were just read or written."""
+    """Measure briefly the reading speed of the largest partition, whose bytes are in the page cache."""
     info = max(file.partitions.values(), key=lambda partition: partition.nbytes)
     rng = np.random.default_rng(0)
     count = min(info.rows, max(info.block_rows, 1024, _chunk_rows(info)))

@@ -1,4 +1,4 @@
-"""`nenya search`: the cutouts most similar to examples, under conditions, without near-copies."""
+"""`nenya search`: finds the cutouts most similar to examples, under conditions, without near-copies."""
 
 import logging
 import math
@@ -38,13 +38,13 @@ log = logging.getLogger(__name__)
 
 EARTH_KM = 6371.0
 _FIGURE = "outputs/search/closest.png"
-_MORE = 4  # times as many neighbours when too many of them are near-copies
+_MORE = 4  # factor of more neighbours when too many are near-copies
 _MOST = 100_000
 _SHOWN = ("lat", "lon", "datetime", "DT", "UID")
 
 
 def run(options: SearchOptions) -> int:
-    """Find the cutouts closest to the examples, print them, and write and draw them where that is asked for.
+    """Find the cutouts closest to the examples; print them and, on request, write and draw them.
 
     Args:
         options: of `scripts/search.py`.
@@ -53,17 +53,17 @@ def run(options: SearchOptions) -> int:
         0.
 
     Raises:
-        NenyaError: There is nothing to search, an example is not there, or a condition is none.
+        NenyaError: There is nothing to search, an example does not exist, or a condition is invalid.
     """
     if options.out and Path(options.out).suffix not in TABLE_SUFFIXES:
-        raise OptionError(f"out={options.out}: wanted is one of {', '.join(TABLE_SUFFIXES)}")
+        raise OptionError(f"out={options.out}: expected one of {', '.join(TABLE_SUFFIXES)}")
     for place in _outputs(options):
         check_output(place, options.clobber or place.suffix not in TABLE_SUFFIXES)
     archive = open_archive(options)
     like, unlike = (_rows(archive, given) for given in (options.like, options.unlike))
     pictures = image_examples(options, cutout_side(options, archive))
     if not len(like) and not len(pictures):
-        raise OptionError("like= or image= is needed: what the closest are wanted of")
+        raise OptionError("expected like= or image=, the examples to search for")
     examples = archive.take(like) if len(like) else np.empty((0, archive.dim), np.float32)
     if len(pictures):
         examples = np.concatenate([examples, _image_latents(options, pictures, archive)])
@@ -82,7 +82,7 @@ def run(options: SearchOptions) -> int:
 
 
 def _outputs(options: SearchOptions) -> list[Path]:
-    """Return the files that a search writes: its table and its picture."""
+    """Return the files that a search writes: table and picture."""
     table = [local_path(options.out)] if options.out else []
     return [*table, _figure_place(options)] if options.images else table
 
@@ -92,11 +92,11 @@ def _figure_place(options: SearchOptions) -> Path:
 
 
 def open_archive(options: SearchOptions) -> Searcher:
-    """Open what is searched: `index`, `archive`, or `data` with `table`.
+    """Open the searcher of `index`, `archive`, or `data` with `table`.
 
     Raises:
-        OptionError: None of them is given, or both; or LanceDB is not installed, which an index needs.
-        InputFileError: It is not there.
+        OptionError: None or several of them are given, or an index needs LanceDB, which is not installed.
+        InputFileError: It does not exist.
     """
     given = {"index": options.index, "data": options.data, "archive": options.archive_dir}
     given = {name: value for name, value in given.items() if value}
@@ -104,8 +104,7 @@ def open_archive(options: SearchOptions) -> Searcher:
         raise OptionError(f"{' and '.join(f'{name}={value}' for name, value in given.items())}: give one of them")
     if not given:
         raise OptionError(
-            "index= or data= is needed, or archive=: an index of nenya index, latents files, or an archive of nenya "
-            "update"
+            "expected index=, data= or archive=: an index of nenya index, latents files, or an archive of nenya update"
         )
     if options.archive_dir:
         return open_version(options.archive_dir, options.version, options.loader.cache_dir).index()
@@ -119,7 +118,9 @@ def open_archive(options: SearchOptions) -> Searcher:
         return IndexSearcher(local_path(options.index))
     folder = fetch_index(options.index, options.loader.cache_dir)
     if folder is None:
-        raise InputFileError(f"{options.index}: no index of nenya; nenya index data=... out={options.index} makes one")
+        raise InputFileError(
+            f"{options.index}: no index of nenya; nenya index data=... out={options.index} creates one"
+        )
     return IndexSearcher(folder)
 
 
@@ -140,12 +141,12 @@ def conditions(options: SearchOptions) -> Conditions:
 
 
 def find(archive: Searcher, query: Float64Array, options: SearchOptions, sql: str | None, known: IntArray) -> Answer:
-    """Return the closest rows that are neither examples nor, where that is asked for, near-copies.
+    """Return the closest rows that are neither examples nor, on request, near-copies.
 
     Args:
-        archive: what is searched.
+        archive: the searcher.
         query: (D,).
-        options: k, exact, device, distinct, apart_km and apart_hours count.
+        options: of which k, exact, device, distinct, apart_km and apart_hours are used.
         sql: a condition.
         known: rows of the examples.
     """
@@ -175,18 +176,18 @@ def far_apart(
     km: float | None = None,
     hours: float | None = None,
 ) -> IntArray:
-    """Return which rows are no near-copies of an example or of a row before them that is kept.
+    """Return the rows that are not near-copies of an example or of a kept row before them.
 
     Args:
-        table: the examples, then the rows, closest first; columns filename, lat, lon, datetime as far as needed.
-        examples: how many of the first rows are examples.
-        k: so many are enough.
-        distinct: rows of one `filename` are near-copies.
-        km: rows within so many km, and `hours` where they are given, are near-copies.
-        hours: rows within so many hours, and `km` where they are given, are near-copies.
+        table: the examples, then the rows, closest first; with columns filename, lat, lon, datetime as needed.
+        examples: number of leading rows that are examples.
+        k: number of rows to return at most.
+        distinct: whether rows of one `filename` are near-copies.
+        km: rows within this distance (and within `hours`, if given) are near-copies.
+        hours: rows within this time (and within `km`, if given) are near-copies.
 
     Returns:
-        (m,) numbers of the rows, without the examples, at most k.
+        (m,) row indices without the examples, m at most k.
 
     Raises:
         OptionError: The table lacks a column.
@@ -194,7 +195,7 @@ def far_apart(
     wanted = {"filename": distinct, "lat": km is not None, "lon": km is not None, "datetime": hours is not None}
     missing = [name for name, needed in wanted.items() if needed and name not in table]
     if missing:
-        raise OptionError(f"distinct= and apart_...= need the columns {', '.join(missing)}, which the table lacks")
+        raise OptionError(f"distinct= and apart_...= need the columns {', '.join(missing)}, which are not in the table")
     near = _nearness(table, km, hours)
     names = table["filename"].to_numpy() if distinct else None
     kept, found = list(range(examples)), []
@@ -214,7 +215,7 @@ def far_apart(
 def _nearness(
     table: "pd.DataFrame", km: float | None, hours: float | None
 ) -> Callable[[int, IntArray], NDArray[np.bool_]] | None:
-    """Return what says which rows are near another, in space and time; unknown places and times are near nothing."""
+    """Return a function that says which rows are near another in space and time; unknown ones are near none."""
     if km is None and hours is None:
         return None
     if km is not None:
@@ -224,7 +225,7 @@ def _nearness(
 
     def near(row: int, others: IntArray) -> NDArray[np.bool_]:
         close = np.ones(len(others), bool)
-        if km is not None:  # haversine, exact for near places
+        if km is not None:  # haversine, accurate at short distances
             half = np.sin((lat[others] - lat[row]) / 2) ** 2
             half += np.cos(lat[others]) * np.cos(lat[row]) * np.sin((lon[others] - lon[row]) / 2) ** 2
             close &= 2 * EARTH_KM * np.arcsin(np.sqrt(np.minimum(half, 1))) <= km
@@ -236,7 +237,7 @@ def _nearness(
 
 
 def table_of(archive: Searcher, answer: Answer) -> "pd.DataFrame":
-    """Return the table of an answer: rank, cosine, answer (exact or approximate), recall, and the archive's columns."""
+    """Return the table of an answer: rank, cosine, answer (exact or approximate), recall, and the columns searched."""
     found = archive.describe(answer.rows)
     found.insert(0, "rank", np.arange(1, len(found) + 1))
     found.insert(1, "cosine", answer.cosine)
@@ -246,9 +247,9 @@ def table_of(archive: Searcher, answer: Answer) -> "pd.DataFrame":
 
 
 def cutout_side(options: SearchOptions, archive: Searcher) -> int:
-    """Return the pixels a side of the archive's cutouts, 0 where nothing says it.
+    """Return the side in pixels of the searched cutouts, 0 if unknown.
 
-    Asked are `images`, the latents, the cutout file beside them, and the model, in this order.
+    Sources are `images`, the latents, the cutout file beside them, and the model, in this order.
     """
     if options.image is None:
         return 0
@@ -267,15 +268,15 @@ def cutout_side(options: SearchOptions, archive: Searcher) -> int:
 
 
 def image_examples(options: SearchOptions, side: int = 0) -> list[NDArray[np.floating]]:
-    """Return the images of `image=`, in the size of the archive's cutouts.
+    """Return the images of `image=` in the size of the searched cutouts.
 
     Args:
-        options: image counts.
-        side: pixels a side of the archive's cutouts, to which images of a multiple are averaged down; 0 if unknown.
+        options: of which `image` is used.
+        side: side in pixels of the searched cutouts, to which images of a multiple are averaged; 0 if unknown.
 
     Raises:
-        InputFileError: A file is not there, holds no image, one with missing pixels, or one of another size.
-        OptionError: Another kind of file.
+        InputFileError: A file does not exist, or holds no image, one with missing pixels, or one of another size.
+        OptionError: The file is of another kind.
     """
     from nenya.analyze_image import resized
 
@@ -283,18 +284,21 @@ def image_examples(options: SearchOptions, side: int = 0) -> list[NDArray[np.flo
     for place in _list(options.image):
         for image in read_image(place):
             if missing := int((~np.isfinite(image)).sum()):
-                raise InputFileError(f"{place}: {missing} pixels are missing (NaN): it has no latent; fill them")
+                raise InputFileError(f"{place}: {missing} pixels are missing (NaN), so it has no latent; fill them")
             try:
                 found.append(resized(image, side))
             except InputFileError as error:
                 raise InputFileError(f"{place}: {error}") from error
             if found[-1] is not image:
                 log.info(
-                    "%s: averaged from %d to %d pixels a side, as the archive's cutouts have", place, len(image), side
+                    "%s: averaged from %d to %d pixels per side, the size of the searched cutouts",
+                    place,
+                    len(image),
+                    side,
                 )
     if found and not side:
         log.warning(
-            "how many pixels the archive's cutouts have is not known: images are taken as they are; images= says it"
+            "the size of the searched cutouts is unknown: images are used as given; images= (cutout files) sets it"
         )
     return found
 
@@ -305,15 +309,15 @@ def read_image(place: str) -> list[NDArray[np.floating]]:
     if rest:
         partition, _, row = rest.partition(":")
         if not row.isdecimal():
-            raise OptionError(f"image={place}: wanted is <cutout file>.h5:<partition>:<row>")
+            raise OptionError(f"image={place}: expected <cutout file>.h5:<partition>:<row>")
         return [_read_cutout(local_path(f"{path}.h5"), partition, int(row))]
     if not place.endswith((".npy", ".npz")):
-        raise OptionError(f"image={place}: wanted is .npy, .npz or <cutout file>.h5:<partition>:<row>")
+        raise OptionError(f"image={place}: expected .npy, .npz or <cutout file>.h5:<partition>:<row>")
     images: list[NDArray[np.floating]] = []
     for array in read_arrays(local_path(place)).values():
         if array.ndim not in (2, 3, 4) or array.dtype.kind not in "fiu" or (array.ndim == 4 and array.shape[1] != 1):
             raise InputFileError(
-                f"{place}: an array of shape {array.shape} came; wanted is (H, W), (N, H, W), (N, 1, H, W)"
+                f"{place}: expected an array of shape (H, W), (N, H, W) or (N, 1, H, W), got {array.shape}"
             )
         images += list(array.reshape(-1, *array.shape[-2:]))
     return images
@@ -323,7 +327,7 @@ def _read_cutout(path: Path, partition: str, row: int) -> NDArray[np.float32]:
     found = inspect_cutouts(path, (partition,))
     with found.reader(partition) as reader:
         if row >= len(reader):
-            raise InputFileError(f"{path}: no row {row}; {partition} has {len(reader)}")
+            raise InputFileError(f"{path}: expected a row below {len(reader)}, the number in {partition}, got {row}")
         image = reader.read(row, row + 1)[0]
     return np.asarray(image.reshape(image.shape[-2:]))
 
@@ -340,16 +344,20 @@ def _image_latents(options: SearchOptions, images: Sequence[NDArray[np.floating]
         weights = str(opened.weights())
         values = opened.with_settings(values)
     if not weights:
-        raise OptionError("image= needs the weights that the latents were made with: model=v5, or ckpt=")
+        raise OptionError("image= needs the weights that made the latents: give model=v5, or ckpt=")
     weights = weights if is_s3(weights) else expand(weights)
     opt = build_options(ExtractOptions, {f.name: values[f.name] for f in fields(Options)})
     latents = np.concatenate([get_latents(image, weights, opt, side=0)[0] for image in images])
     if latents.shape[1] != archive.dim:
-        raise OptionError(f"the model gives latents of {latents.shape[1]} numbers, those searched have {archive.dim}")
+        raise OptionError(
+            f"expected a model with latents of {archive.dim} dimensions, as those searched, got {latents.shape[1]}"
+        )
     made = archive.provenance.get("checkpoint_sha256")
     if made and not is_s3(weights) and Path(weights).is_file() and sha256_file(Path(weights)) != made:
         log.warning(
-            "%s: not the file of the latents' weights (%s): those of another model mean nothing", weights, made[:12]
+            "%s: not the weights that made the latents (%s): similarity between models has no meaning",
+            weights,
+            made[:12],
         )
     return latents
 
@@ -368,16 +376,16 @@ def _show(found: "pd.DataFrame", answer: Answer, options: SearchOptions, sql: st
     columns = ["rank", "cosine", "pp_file", "pp_type", "pp_idx", *(name for name in _SHOWN if name in found)]
     if not len(found):
         kept = f"; {options.out} is not written" if options.out else ""
-        say(f"nothing found: no other row with a latent {f'fulfils {sql}' if sql else 'is there'}{kept}")
+        say(f"nothing found: no other row with a latent{f' fulfils {sql}' if sql else ''}{kept}")
         return
     say(f"{answer.label}{f' where {sql}' if sql else ''}")
     say(lines_of(found[columns].to_string(index=False, float_format=lambda value: f"{value:.4f}").splitlines()))
     if len(found) < options.k:
-        say(f"{len(found)} of k={options.k}: there are no more")
+        say(f"found {len(found)} of k={options.k}: there are no more")
 
 
 def place_and_date(row: Mapping[str, Any]) -> str:
-    """Return where and when a row of a table is, in up to two lines; what it lacks is left out."""
+    """Return place and time of a row of a table, in up to two lines, without missing parts."""
     import pandas as pd
 
     lines = []
@@ -397,7 +405,7 @@ def _draw(
     examples: tuple[IntArray, Sequence[NDArray[np.floating]]],
     options: SearchOptions,
 ) -> None:
-    """Draw the examples and the closest."""
+    """Draw the examples and the closest cutouts."""
     import pandas as pd
 
     from nenya.data.table_images import TableImages

@@ -1,4 +1,4 @@
-"""`nenya spectra`: power spectra of cutouts and their slopes, as a figure, numbers and columns of a table."""
+"""`nenya spectra`: power spectra of cutouts and their slopes, as figure, CSV and columns of a table."""
 
 import logging
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ _ENDS = ("spectrum.png", "spectrum.csv", "alpha.parquet")
 
 
 def run(options: SpectraOptions) -> int:
-    """Take the spectra of the cutout files of `options.data`.
+    """Compute the spectra of the cutout files of `options.data`.
 
     Args:
         options: of `scripts/spectra.py`.
@@ -49,10 +49,10 @@ def run(options: SpectraOptions) -> int:
     files = [inspect_cutouts(path, names, allow_external=options.loader.allow_external) for path in paths]
     twice = {path.stem for path in paths if sum(other.stem == path.stem for other in paths) > 1}
     if twice:
-        raise OptionError(f"two files are named {min(twice)}: give them one at a time, with an out= each")
+        raise OptionError(f"two files are named {min(twice)}: give them one at a time, each with its own out=")
     for place in [folder / f"{path.stem}_{end}" for path in paths for end in _ENDS]:
         if place.exists() and not options.clobber:
-            raise OutputError(f"{place} exists already: clobber=true replaces it, out= names another place")
+            raise OutputError(f"{place} exists (clobber=true overwrites it, out= names another path)")
     table = _open_table(options, files)
     slopes = []
     for file in files:
@@ -85,7 +85,7 @@ def _open_table(options: SpectraOptions, files: Sequence[CutoutFile]) -> "tuple[
 
 
 def _write(folder: Path, path: Path, spectra: dict[str, MeanSpectrum], options: SpectraOptions) -> None:
-    """Log the slopes, draw the figure and write the numbers."""
+    """Log the slopes, draw the figure and write the spectrum."""
     import pandas as pd
 
     from nenya.plotting import power_spectra
@@ -93,7 +93,7 @@ def _write(folder: Path, path: Path, spectra: dict[str, MeanSpectrum], options: 
     low, high = options.band
     for name, mean in spectra.items():
         slope = mean.slope
-        left = f", {mean.left_out} left out for NaN" if mean.left_out else ""
+        left = f", {mean.left_out} with NaN left out" if mean.left_out else ""
         over = f"over {low:g}-{high:g} px ({slope.bins} bins), {mean.rows} cutouts{left}"
         say(f"{path.name} {name}: beta {slope.beta:.3f} +- {slope.error:.3f} {over}")
     power_spectra(

@@ -1,4 +1,4 @@
-"""`nenya statistics`: where, when and what chosen cutouts are, against the whole."""
+"""`nenya statistics`: compares selected cutouts with all: regions, seasons, years, quantities."""
 
 import logging
 from pathlib import Path
@@ -28,10 +28,10 @@ _FOLDER = "outputs/statistics"
 
 
 def chosen_rows(table: "pd.DataFrame", options: StatisticsOptions) -> BoolArray:
-    """Return the rows that the options choose, (N,) bool: those that fulfil all that is given.
+    """Return the rows that fulfil all conditions of the options, (N,) bool.
 
     Raises:
-        NenyaError: Nothing is given, a condition does not parse, or a table cannot be read or joined.
+        NenyaError: No condition is given, a condition does not parse, or a table cannot be read or joined.
     """
     chosen = np.ones(len(table), bool)
     given = 0
@@ -50,17 +50,15 @@ def chosen_rows(table: "pd.DataFrame", options: StatisticsOptions) -> BoolArray:
         chosen &= rows_of(table, read_table(local_path(options.rows)))
         given += 1
     if not given:
-        raise OptionError(
-            "nothing is selected: give where='DT > 2', box=[x0,x1,y0,y1], cluster=3 or rows=found.parquet"
-        )
+        raise OptionError("expected a selection: where='DT > 2', box=[x0,x1,y0,y1], cluster=3 or rows=found.parquet")
     return chosen
 
 
 def rows_of(table: "pd.DataFrame", found: "pd.DataFrame") -> BoolArray:
-    """Say which rows of a table are in another one, such as a search's result: (N,) bool.
+    """Return which rows of a table are in another one, such as a search result: (N,) bool.
 
-    Rows are joined by UID where both tables have one in each row that is theirs alone, else by pp_file, pp_type and
-    pp_idx. What is not found is said.
+    Rows are joined by UID where it is complete and unique in both tables, else by pp_file, pp_type and
+    pp_idx. Missing rows are logged.
 
     Raises:
         InputFileError: The tables share neither, or no row of the other one is in this one.
@@ -74,16 +72,14 @@ def rows_of(table: "pd.DataFrame", found: "pd.DataFrame") -> BoolArray:
     else:
         chosen, there = keys.rows_of(read_keys(table), read_keys(found))
     if not there.any():
-        raise InputFileError(
-            f"none of the {len(found)} rows that are asked for is in the table: give rows of this table"
-        )
+        raise InputFileError(f"none of the {len(found)} rows of rows= is in the table: give rows of this table")
     if not there.all():
         log.warning("found %d of %d rows (%d are not in the table)", there.sum(), len(found), (~there).sum())
     return chosen
 
 
 def _by_uid(table: "pd.DataFrame", found: "pd.DataFrame") -> bool:
-    """Say whether UID joins two tables, not pp_file, pp_type and pp_idx."""
+    """Return whether UID, rather than pp_file, pp_type and pp_idx, joins two tables."""
     have = ["UID" in one for one in (table, found)]
     keyed = [has_keys(one) for one in (table, found)]
     if not all(have) and not all(keyed):
@@ -99,7 +95,7 @@ def _by_uid(table: "pd.DataFrame", found: "pd.DataFrame") -> bool:
 
 
 def run(options: StatisticsOptions) -> int:
-    """Write the statistics of a selection, a table and a figure.
+    """Write the statistics of a selection as table and figure.
 
     Args:
         options: of `scripts/selection_statistics.py`.
@@ -118,7 +114,7 @@ def run(options: StatisticsOptions) -> int:
     out = local_path(options.out or f"{_FOLDER}/{source.stem}_statistics.parquet")
     if out.suffix not in TABLE_SUFFIXES:
         if out.suffix and not out.is_dir():
-            raise OptionError(f"out={out}: wanted is a folder or a table ({', '.join(TABLE_SUFFIXES)})")
+            raise OptionError(f"out={out}: expected a folder or a table ({', '.join(TABLE_SUFFIXES)})")
         out = out / f"{source.stem}_statistics.parquet"
     picture = out.with_suffix(options.picture)
     for path in (out, picture):
@@ -126,7 +122,7 @@ def run(options: StatisticsOptions) -> int:
     table = opened.table() if opened else read_table(source)
     chosen = chosen_rows(table, options)
     if not chosen.any():
-        raise OptionError(f"no row of {len(table)} is selected: widen where=, box=, cluster= or rows=")
+        raise OptionError(f"the conditions select none of {len(table)} rows: widen where=, box=, cluster= or rows=")
     found = selection_statistics(table, chosen, metrics=tuple(options.metrics), degrees=options.degrees)
     for what, part in (("lon and lat: no regions, no map", found.regions), ("datetime: no seasons", found.seasons)):
         if not len(part):
@@ -139,7 +135,7 @@ def run(options: StatisticsOptions) -> int:
     say(f"{found.selected} of {found.whole} rows ({100 * found.selected / found.whole:.2f} %): {title}")
     for row in found.regions[found.regions["whole"] > 0].itertuples():
         within = f"{row.ratio:.2f} ({row.ratio_low:.2f} to {row.ratio_high:.2f})"
-        say(f"  {row.name:14s} {row.selected:9d}  {within} times the whole's share")
+        say(f"  {row.name:14s} {row.selected:9d}  {within} times the share in all rows")
     if line := trend(found.years):
         points = f"{100 * line.slope:+.3g} +- {100 * line.error:.2g}"
         say(f"  share of each year's rows: {points} percentage points a year")

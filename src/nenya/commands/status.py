@@ -1,4 +1,4 @@
-"""`nenya status`: what is in an archive, what is missing or unfinished, and what made it."""
+"""`nenya status`: lists the contents of an archive, missing or unfinished files, and their provenance."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -15,14 +15,14 @@ from nenya.storage.texts import Lines
 
 @dataclass
 class Status:
-    """What there is of an archive.
+    """The state of an archive.
 
     Attributes:
         place: the archive.
-        versions: name -> what there is.
-        unfinished: version -> number of files that an update has begun and not finished.
-        holder: who is updating it now; empty for nobody.
-        unnamed: cutouts, latents and tables that lie there and belong to no version; where all was looked for.
+        versions: name -> state of the version.
+        unfinished: version -> number of files that an update began and did not finish.
+        holder: the process that is updating it; empty for none.
+        unnamed: cutouts, latents and tables in no version; filled if all versions were checked.
     """
 
     place: str
@@ -33,25 +33,25 @@ class Status:
 
     @property
     def good(self) -> bool:
-        """Whether all is whole, and finished unless somebody is at it."""
+        """Whether the archive is complete, and finished unless an update is running."""
         broken = any(v.missing or v.damaged for v in self.versions.values())
         return not (self.unfinished and not self.holder) and not broken and not self.unnamed
 
 
 def run(options: StatusOptions) -> int:
-    """Say what is in an archive.
+    """Print the state of an archive.
 
     Args:
         options: of `scripts/status.py`.
 
     Returns:
-        0 if all is whole, 1 if something is unfinished or damaged.
+        0 if the archive is complete, 1 if something is unfinished or damaged.
 
     Raises:
         NenyaError: There is no archive, or it cannot be read.
     """
     if not options.archive_dir:
-        raise OptionError("archive= is needed: the archive's folder or s3:// address")
+        raise OptionError("expected archive=, the folder or s3:// address of an archive")
     status = status_of(options.archive_dir, options.version, options.loader.cache_dir, check=options.check)
     if options.json:
         say(Lines(json.dumps({**asdict(status), "good": status.good}, indent=1)))
@@ -61,7 +61,7 @@ def run(options: StatusOptions) -> int:
 
 
 def status_of(place: str, version: str | None = None, cache_dir: str | None = None, *, check: bool = False) -> Status:
-    """Return what there is of an archive.
+    """Return the state of an archive.
 
     Args:
         place: a folder or an s3:// address.
@@ -78,11 +78,13 @@ def status_of(place: str, version: str | None = None, cache_dir: str | None = No
     manifest = folder.read()
     unfinished = {name: count for name, count in _unfinished(folder).items() if version in (None, name)}
     if folder.url is None and folder.root.is_file():
-        raise InputFileError(f"{place} is a file: give the archive's folder")
+        raise InputFileError(f"expected the folder of an archive, got a file: {place}")
     if not manifest and not unfinished:
-        raise InputFileError(f"{place}: no archive; nenya update archive={place} model=... ckpt=... new=... makes one")
+        raise InputFileError(
+            f"{place}: no archive; nenya update archive={place} model=... ckpt=... new=... creates one"
+        )
     if version is not None and version not in manifest:
-        raise OptionError(f"version={version}: {place} has {', '.join(manifest) or 'none yet'}")
+        raise OptionError(f"version={version}: expected a version of {place}: {', '.join(manifest) or 'none yet'}")
     sizes = sizes_of(folder)
     found = {
         name: version_status(folder, about, sizes, check=check)
@@ -95,7 +97,7 @@ def status_of(place: str, version: str | None = None, cache_dir: str | None = No
 
 
 def _unfinished(folder: Folder) -> dict[str, int]:
-    """Return version -> files in work; 0 for a version whose first file is not begun."""
+    """Return version -> unfinished files; 0 for a version whose first file has not begun."""
     found: dict[str, int] = {}
     for path in folder.work.glob("*"):
         if path.is_dir() and path.name != "uploads":
@@ -105,11 +107,11 @@ def _unfinished(folder: Folder) -> dict[str, int]:
 
 
 def _holder(folder: Folder) -> str:
-    """Return who is updating an archive."""
+    """Return the process that is updating an archive."""
     if folder.url is not None:
         said = Lease(folder).holder()
         return f"process {said.get('pid')} on {said.get('host')} since {said.get('since')}" if said else ""
-    found = holder_of(folder.work / "lock")  # that of a killed process lies there, held by nobody
+    found = holder_of(folder.work / "lock")  # the lock file of a killed process remains, unlocked
     return found.who if found is not None else ""
 
 
@@ -118,7 +120,7 @@ def _say(status: Status) -> None:
         rows = ", ".join(f"{partition} {count:,}" for partition, count in version.rows.items())
         model = version.model
         say(f"{status.place}, version {name}")
-        say(f"  there       {version.files} files, {rows or 'no'} cutouts, {version.bytes / 1e6:.1f} MB")
+        say(f"  complete    {version.files} files, {rows or 'no'} cutouts, {version.bytes / 1e6:.1f} MB")
         if version.dates:
             say(f"  dates       {version.dates[0]} to {version.dates[1]}")
         if version.left_out:
@@ -135,10 +137,10 @@ def _say(status: Status) -> None:
             for file in names:
                 say(f"  {what:11s} {file}")
     for file in status.unnamed:
-        say(f"UNNAMED       {file}: no version names it; nenya update of its cutouts brings it in again")
+        say(f"UNNAMED       {file}: in no version; nenya update of its cutouts adds it again")
     for name, count in status.unfinished.items():
-        rest = "in work" if status.holder else "unfinished; the same nenya update again does the rest"
+        rest = "in work" if status.holder else "unfinished; run the same nenya update again to complete them"
         say(f"version {name}: {count} files {rest}")
     if status.holder:
         say(f"being updated by {status.holder}")
-    say("all is whole" if status.good else "not all is whole")
+    say("complete" if status.good else "incomplete or damaged")

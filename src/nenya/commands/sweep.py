@@ -1,4 +1,4 @@
-"""Many files as many jobs: `nenya extract --multirun`, with any of Hydra's launchers."""
+"""`nenya extract --multirun`: one job per file, with any of Hydra's launchers."""
 
 import logging
 import os
@@ -24,18 +24,20 @@ def run(name: str, args: Sequence[str]) -> int:
     """Run one job for each file of `data=`.
 
     Args:
-        name: the command; only `extract` has files that do not depend on one another.
+        name: the command; only `extract` processes files independently.
         args: its overrides, `--multirun`, and Hydra's own, such as `hydra/launcher=slurm`.
 
     Returns:
-        0 if all is done, 1 if some files failed.
+        0 if all files are done, 1 if some failed.
 
     Raises:
-        OptionError: Another command, options that are not possible, or a launcher that is not installed.
-        NenyaError: Files that are not there.
+        OptionError: The command is another, an option is invalid, or the launcher is not installed.
+        NenyaError: A file does not exist.
     """
     if name != "extract":
-        raise OptionError(f"--multirun is for extract, a job for each file; nenya {name} is one job")
+        raise OptionError(
+            f"--multirun applies to extract (one job per file); nenya {name} is one job: leave --multirun out"
+        )
     hydras = [arg for arg in args if arg.startswith(("hydra.", "hydra/", "+hydra", "++hydra"))]
     rest = [arg for arg in args if arg not in (*hydras, *FLAGS)]
     options = composing.compose(name, rest)
@@ -61,12 +63,12 @@ def run(name: str, args: Sequence[str]) -> int:
 
 
 def _check_launcher(options: ExtractOptions, launcher: str) -> None:
-    """Refuse what would start the whole sweep anew in each process of a job."""
+    """Refuse options that would restart the complete sweep in each process of a job."""
     from nenya.runtime.trainer import check_trainer
 
     if not launcher and check_trainer(options.trainer) > 1:
         raise OptionError(
-            "--multirun runs its jobs in this process, and trainer.devices starts several: leave out --multirun, "
+            "--multirun runs its jobs in one process, but trainer.devices starts several: leave out --multirun, "
             "set trainer.devices=1, or choose a launcher (hydra/launcher=local, hydra/launcher=slurm)"
         )
     if launcher:
@@ -74,7 +76,7 @@ def _check_launcher(options: ExtractOptions, launcher: str) -> None:
 
 
 def _launch(name: str, overrides: Sequence[str]) -> list[tuple[int, str]]:
-    """Let Hydra run the jobs; returns exit code and line of each, in order."""
+    """Run the jobs by Hydra; return exit code and message of each, in order."""
     from hydra._internal.hydra import Hydra
     from hydra._internal.utils import create_config_search_path
     from hydra.core.global_hydra import GlobalHydra
@@ -91,20 +93,18 @@ def _launch(name: str, overrides: Sequence[str]) -> list[tuple[int, str]]:
         if "srun" not in str(error):
             raise
         raise OptionError(
-            "hydra/launcher=slurm: there is no SLURM here (no srun): run it where jobs are submitted, or take "
+            "hydra/launcher=slurm: this machine has no SLURM (no srun): run the command on a submit node, or use "
             "hydra/launcher=local"
         ) from error
     except submitit_errors() as error:
-        raise NenyaError(
-            f"a job did not end by itself ({str(error).strip().splitlines()[0]}): its log says why"
-        ) from error
+        raise NenyaError(f"a job ended abnormally ({str(error).strip().splitlines()[0]}): see its log") from error
     finally:
         GlobalHydra.instance().clear()
     return [job.return_value for batch in batches for job in batch]
 
 
 def submitit_errors() -> tuple[type[Exception], ...]:
-    """Return the errors with which the launcher reports a job that died."""
+    """Return the exceptions by which the launcher reports a job that died."""
     try:
         from submitit.core.utils import FailedJobError, UncompletedJobError
     except ImportError:
@@ -113,7 +113,7 @@ def submitit_errors() -> tuple[type[Exception], ...]:
 
 
 def _job(config: Any) -> tuple[int, str]:
-    """Extract one file (in a process of the launcher's); returns exit code and what there is to say."""
+    """Extract one file, in a process of the launcher; return exit code and message."""
     from omegaconf import OmegaConf
 
     from nenya.extraction import batch
@@ -127,7 +127,7 @@ def _job(config: Any) -> tuple[int, str]:
         return batch.run(options), ""
     except Interrupted as error:
         if "SUBMITIT_EXECUTOR" in os.environ:
-            raise  # so that the launcher sees a job that did not end by itself
+            raise  # so that the launcher sees an interrupted job
         return error.exit_code, str(error)
     except NenyaError as error:
         return error.exit_code, str(error)
@@ -137,7 +137,7 @@ def _job(config: Any) -> tuple[int, str]:
 
 
 def _join_tasks() -> None:
-    """Make the tasks of one job know of each other, where a launcher has started several."""
+    """Connect the tasks of one job where a launcher has started several."""
     if "SUBMITIT_EXECUTOR" not in os.environ:
         return
     import submitit

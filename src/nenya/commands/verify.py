@@ -1,4 +1,4 @@
-"""Latents files read back: whether they are whole, of their source, and what they say of themselves."""
+"""`nenya verify`: reads latents files back and checks completeness, values, source and provenance."""
 
 import hashlib
 from collections.abc import Sequence
@@ -23,19 +23,19 @@ from nenya.storage.temporaries import temporary_folder
 from nenya.tables.names import cutout_names, cutouts_of
 
 _BLOCK = 65536  # rows read at once
-_NORM_TOLERANCE = 1e-3  # of float32 and of bfloat16, whose norms are taken in float32
+_NORM_TOLERANCE = 1e-3  # of float32 and of bfloat16, whose norms are computed in float32
 
 
 @dataclass
 class Report:
-    """What was found in a latents file.
+    """Report on a latents file.
 
     Attributes:
         rows: partition -> number of rows N.
-        dim: length D of a latent, 0 if there is none.
-        nonfinite: number of rows with a value that is not finite.
-        provenance: attributes that say how it was made.
-        problems: what is wrong; empty for a good file.
+        dim: dimensions D of a latent, 0 if there is none.
+        nonfinite: number of rows with a non-finite value.
+        provenance: attributes on its provenance.
+        problems: found in the file; empty for a good file.
     """
 
     rows: dict[str, int] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Report:
 
     @property
     def line(self) -> str:
-        """All that there is to say, in one line."""
+        """The report in one line."""
         if self.problems:
             return "; ".join(self.problems)
         rows = ", ".join(f"{name} {count}" for name, count in self.rows.items())
@@ -58,7 +58,7 @@ class Report:
             if made
             else "no provenance"
         )
-        return f"{rows} rows of {self.dim} numbers, {share:.2%} finite; {how}"
+        return f"{rows} rows of {self.dim} dimensions, {share:.2%} finite; {how}"
 
 
 def run(options: VerifyOptions) -> int:
@@ -71,7 +71,7 @@ def run(options: VerifyOptions) -> int:
         0 if all are good, 1 if some of several are not.
 
     Raises:
-        NenyaError: Nothing is found, or the only file is not good.
+        NenyaError: No file is found, or the only file is not good.
     """
     places = find_latents(options.data)
     sources = find_sources(options.source) if options.source else None
@@ -88,7 +88,7 @@ def run(options: VerifyOptions) -> int:
 
 
 def _verify_place(place: Path | str, options: VerifyOptions, sources: Sequence[Path | str] | None) -> Report:
-    """Verify one file, from S3 by way of a temporary copy; a failure of the service is a problem of that file."""
+    """Verify one file, on S3 through a temporary copy; a failure of the service is a problem of that file."""
     try:
         source = cutouts_of(str(place), sources) if sources is not None else None
         with temporary_folder("verify-", _scratch(options, place, source)) as folder:
@@ -120,11 +120,11 @@ def verify_file(path: Path, *, provenance: bool = True, allow_external: bool = F
 
     Args:
         path: the file.
-        provenance: whether it must say how it was made; files of the first nenya do not.
-        allow_external: whether what lies in it may lead out of its folder.
+        provenance: whether it must record its provenance; files of the first nenya do not.
+        allow_external: whether its links may lead out of its folder.
 
     Returns:
-        What was found. Nothing is raised for a bad file.
+        The report; no exception is raised for a bad file.
     """
     report = Report()
     try:
@@ -140,7 +140,7 @@ def verify_file(path: Path, *, provenance: bool = True, allow_external: bool = F
                 list(parse_json(str(report.provenance["rows"]), "rows").counts()) if report.provenance else list(file)
             )
             if not names:
-                report.problems.append("no data set in it")
+                report.problems.append("no data set in the file")
             for name in names:
                 _verify_partition(report, name, file[name], _unit_norm(report))
             said = parse_json(str(file.attrs.get("nonfinite_rows", "{}")), "nonfinite_rows").counts()
@@ -152,7 +152,7 @@ def verify_file(path: Path, *, provenance: bool = True, allow_external: bool = F
             ]
             if said and sum(said.values()) != report.nonfinite:
                 report.problems.append(
-                    f"{report.nonfinite} rows are not finite, {sum(said.values())} were when it was written"
+                    f"{report.nonfinite} rows are not finite, expected {sum(said.values())} as when it was written"
                 )
     except (InputFileError, OSError, KeyError, ValueError) as error:
         report.problems.append(f"cannot be read ({error})")
@@ -166,12 +166,14 @@ def _unit_norm(report: Report) -> bool:
 def _verify_partition(report: Report, name: str, dataset: Any, unit_norm: bool) -> None:
     """Check shape, type and norms of one data set."""
     if getattr(dataset, "ndim", 0) != 2 or dataset.dtype.kind != "f":
-        report.problems.append(f"'{name}' is no data set (N, D) of floating-point numbers")
+        report.problems.append(f"'{name}': expected a floating-point data set of shape (N, D)")
         return
     rows, dim = dataset.shape
     report.rows[name] = rows
     if report.dim not in (0, dim):
-        report.problems.append(f"'{name}' has latents of length {dim}, another partition of {report.dim}")
+        report.problems.append(
+            f"'{name}': expected latents of {report.dim} dimensions, as in another partition, got {dim}"
+        )
     report.dim = dim
     wrong = 0
     for start in range(0, rows, _BLOCK):
@@ -180,7 +182,7 @@ def _verify_partition(report: Report, name: str, dataset: Any, unit_norm: bool) 
         report.nonfinite += int((~finite).sum())
         wrong += _count_wrong(block[finite], unit_norm)
     if wrong:
-        wanted = "of length 1" if unit_norm else "other than 0"
+        wanted = "unit vectors" if unit_norm else "nonzero"
         report.problems.append(f"{wrong} rows of '{name}' are not {wanted}")
 
 
@@ -198,7 +200,7 @@ def _sha256(dataset: Any) -> str:
 
 
 def _compare_with_source(report: Report, path: Path, place: str) -> None:
-    """Check that each partition has a row for each cutout of the source."""
+    """Check that each partition has one row per cutout of the source."""
     found = inspect_cutouts(path, tuple(report.rows)).partitions
     for name, rows in report.rows.items():
         if name not in found:
@@ -207,6 +209,6 @@ def _compare_with_source(report: Report, path: Path, place: str) -> None:
             report.problems.append(f"'{name}' has {rows} rows, {place} has {found[name].rows} cutouts")
     size = report.provenance.get("source_size")
     if size is not None and path.stat().st_size != size:
-        report.problems.append(f"made of a source of {size} bytes, {place} has {path.stat().st_size}")
+        report.problems.append(f"expected a source of {size} bytes, got {path.stat().st_size} in {place}")
     elif "source_sha256" in report.provenance and sha256_file(path) != report.provenance["source_sha256"]:
-        report.problems.append(f"made of another content than that of {place} (by its sha256)")
+        report.problems.append(f"the content of {place} differs from the source of the latents (sha256)")

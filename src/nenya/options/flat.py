@@ -7,7 +7,7 @@ from typing import Any
 
 from nenya.errors import OptionError
 from nenya.options.declare import check_keys
-from nenya.options.sections import ArchiveOptions, AugmentOptions, LossOptions, ModelOptions, OptimOptions, Options
+from nenya.options.sections import AugmentOptions, LossOptions, ModelOptions, OptimOptions, Options, PublishedOptions
 
 # Flat name -> section and key.
 FLAT: dict[str, tuple[str, str]] = {
@@ -15,7 +15,7 @@ FLAT: dict[str, tuple[str, str]] = {
     **{f.name: ("model", f.name) for f in dataclasses.fields(ModelOptions) if f.name not in ("name", "backend")},
     **{f.name: ("augment", f.name) for f in dataclasses.fields(AugmentOptions) if f.name != "recipe"},
     **{f.name: ("optim", f.name) for f in dataclasses.fields(OptimOptions)},
-    **{f.name: ("archive", f.name) for f in dataclasses.fields(ArchiveOptions)},
+    **{f.name: ("archive", f.name) for f in dataclasses.fields(PublishedOptions)},
     **{
         name: ("loader", name)
         for name in ("batch_size_train", "batch_size_valid", "num_workers", "train_key", "valid_key")

@@ -127,7 +127,7 @@ class LoaderOptions:
 
 
 @dataclass
-class ArchiveOptions:
+class PublishedOptions:
     """Names and paths of the published versions."""
 
     sensor: str = option("", "MODIS, VIIRS, SWOT, LLC ...")
@@ -203,7 +203,7 @@ class Options:
     preprocess: PreprocessOptions = field(default_factory=PreprocessOptions)
     optim: OptimOptions = field(default_factory=OptimOptions)
     loader: LoaderOptions = field(default_factory=LoaderOptions)
-    archive: ArchiveOptions = field(default_factory=ArchiveOptions)
+    archive: PublishedOptions = field(default_factory=PublishedOptions)
     trainer: TrainerOptions = field(default_factory=TrainerOptions)
     checkpoint: CheckpointOptions = field(default_factory=CheckpointOptions)
     logger: LoggerOptions = field(default_factory=LoggerOptions)

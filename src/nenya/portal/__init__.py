@@ -1,1 +1,1 @@
-"""The web portal: plain data and selections, figures made of them, and the page that wires the two."""
+"""The web portal: data, selections, figures and the page that connects them."""

@@ -1,4 +1,4 @@
-"""The page of one session in Panel: figures, widgets and texts wired to a `Session`."""
+"""The page of one session in Panel: figures, widgets and texts connected to a `Session`."""
 
 import json
 import logging
@@ -12,7 +12,7 @@ from bokeh.models import Div, InlineStyleSheet, TextInput
 from nenya.errors import NenyaError, OptionError
 from nenya.portal import words
 from nenya.portal.columns import title_of
-from nenya.portal.dataset import Archive
+from nenya.portal.dataset import Dataset
 from nenya.portal.jobs import Pools
 from nenya.portal.session import Session
 from nenya.portal.state import View, read_view
@@ -56,12 +56,12 @@ label, .bk-slider-title, span { color: var(--ink); font-size: 12px; }
 
 
 class _Page(pn.Template):  # type: ignore[misc]  # Panel's types are not read
-    """A template whose roots are counted once, not again for each of them; it takes only those that it shows."""
+    """A template that counts its roots once, not once per root, and takes only the roots that it shows."""
 
     unwanted: frozenset[str] = frozenset()
 
     def add_panel(self, name: str, panel: Any, tags: Any = ()) -> None:
-        """Add a root, if the page has a place for it."""
+        """Add a root if the page has a slot for it."""
         if name not in self.unwanted:
             super().add_panel(name, panel, list(tags))
 
@@ -73,7 +73,7 @@ class _Page(pn.Template):  # type: ignore[misc]  # Panel's types are not read
 
 
 def make_page(
-    archive: Archive,
+    dataset: Dataset,
     pools: Pools,
     *,
     name: str,
@@ -84,19 +84,19 @@ def make_page(
     """Return the page of a new session, and the session.
 
     Args:
-        archive: what all sessions share.
-        pools: threads that all sessions share.
-        name: of the table, shown at the top.
-        can_upload: whether there are weights for images of users.
-        limit_mb: how large these may be.
-        arguments: of the address: `view`, `theme`. They come from a browser.
+        dataset: the data shared by all sessions.
+        pools: threads shared by all sessions.
+        name: name of the table, shown at the top.
+        can_upload: whether there are weights for uploaded images.
+        limit_mb: largest upload, MB.
+        arguments: of the address: `view`, `theme`; untrusted.
     """
     document = pn.state.curdoc
     theme = Theme(arguments.get("theme") == "dark")
     trouble, view = "", View()
     if arguments.get("view"):
         try:
-            view = read_view(arguments["view"], archive.columns)
+            view = read_view(arguments["view"], dataset.columns)
         except OptionError as error:
             trouble = str(error)
 
@@ -105,14 +105,14 @@ def make_page(
             return
         document.add_next_tick_callback(function)
 
-    session = Session(archive, pools, call, theme, view)
+    session = Session(dataset, pools, call, theme, view)
     session.name = name
     page = _Page("", location=False)
     page.unwanted = _unwanted(session)
     _add_texts(page, session)
     _add_figures(page, session)
     _add_widgets(page, session)
-    columns = archive.columns
+    columns = dataset.columns
     variables: dict[str, Any] = {
         "dark": theme.dark,
         "name": name,
@@ -120,12 +120,12 @@ def make_page(
         "umap": "umap" in session.planes,
         "map": "map" in session.planes,
         "charts": bool(session.histograms),
-        "images": archive.cutouts is not None,
-        "latents": archive.latents is not None,
+        "images": dataset.cutouts is not None,
+        "latents": dataset.latents is not None,
         "upload": can_upload,
         "limit_mb": limit_mb,
         "tabs": TABS,
-        "notes": archive.notes,
+        "notes": dataset.notes,
         "numbers": [
             (n, title_of(n)) for n in [*columns.metrics(), *[p for p in ("lon", "US0", "US1") if p in columns]]
         ],
@@ -138,16 +138,16 @@ def make_page(
         session.draw_primary()
         session.find_near()
     if trouble:
-        session.tell(words.note(trouble))  # the line of work in progress would be overwritten
+        session.tell(words.note(trouble))  # else it overwrites the status of running work
     return page, session
 
 
 def _unwanted(session: Session) -> frozenset[str]:
-    """Return the names of what the page has no place for, as the table, images or latents are not there."""
+    """Return the names of page parts to omit because the table, images or latents lack the data."""
     names: set[str] = set()
-    if session.archive.cutouts is None:
+    if session.dataset.cutouts is None:
         names |= {"gallery", "primary", "span", "order", "scale", "near"}
-    if session.archive.latents is None:
+    if session.dataset.latents is None:
         names |= {"near", "near_filtered", "near_other", "near_note", "near_list"}
     if not session.planes:
         names.add("colour")
@@ -190,7 +190,7 @@ def _add_texts(page: Any, session: Session) -> None:
 
 
 def _act(session: Session, text: str) -> None:
-    """Do what the page's scripts ask for; the text comes from a browser."""
+    """Perform an action of the page's scripts; the text is untrusted."""
     action = text.partition("|")[2][:5000]
     name, _, value = action.partition(":")
     try:
@@ -205,7 +205,7 @@ def _act(session: Session, text: str) -> None:
     except NenyaError as error:
         session.say_error(error)
     except (ValueError, TypeError, ArithmeticError, RecursionError):
-        log.debug("portal: an action that is none: %.80r", text)  # a visitor could fill the log with it
+        log.debug("portal: unknown action: %.80r", text)  # a visitor could fill the log with it
 
 
 def _pane(plot: Any) -> Any:
@@ -258,7 +258,7 @@ def _add_histograms(page: Any, session: Session) -> None:
         return pn.pane.Bokeh(chart.plot, sizing_mode="stretch_width", height=104, margin=0)
 
     charts = pn.Column(*map(pane, session.histograms.values()), sizing_mode="stretch_width", margin=0)
-    left = len(session.archive.columns.metrics()) - len(session.histograms)
+    left = len(session.dataset.columns.metrics()) - len(session.histograms)
     if left:
         more = pn.widgets.Button(label=f"{left} more histograms", stylesheets=[_WIDGET])
 
@@ -271,7 +271,7 @@ def _add_histograms(page: Any, session: Session) -> None:
 
 
 def _add_widgets(page: Any, session: Session) -> None:
-    view, metrics = session.selection.view, session.archive.columns.metrics()
+    view, metrics = session.selection.view, session.dataset.columns.metrics()
     look = {"stylesheets": [_WIDGET], "margin": (0, 4)}
     choices = {"number of cutouts": "count", **{f"mean {title_of(name)}": name for name in metrics}}
     colour = pn.widgets.Select(options=choices, value=view.colour, width=200, **look)
@@ -281,11 +281,11 @@ def _add_widgets(page: Any, session: Session) -> None:
         orders |= {f"{title_of(name)}, high first": (name, True), f"{title_of(name)}, low first": (name, False)}
     order = pn.widgets.Select(options=list(orders), value="random", width=170, **look)
     order.param.watch(lambda event: session.set_order(*orders[event.new]), "value")
-    scales = {"one colour scale": "shared", "each its own": "own"}
+    scales = {"shared colour scale": "shared", "own colour scales": "own"}
     scale = pn.widgets.Select(options=scales, value=view.scale, width=120, **look)
     scale.param.watch(lambda event: session.set_scale(event.new), "value")
     filtered = pn.widgets.Checkbox(label="within the filters", value=True, **look)
-    others = pn.widgets.Checkbox(label="not of the same granule", value=True, **look)
+    others = pn.widgets.Checkbox(label="from other granules only", value=True, **look)
 
     def near(_event: Any) -> None:
         session.set_near(filtered=filtered.value, other_granules=others.value)

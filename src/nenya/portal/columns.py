@@ -1,4 +1,4 @@
-"""The columns of a table as the portal shows them: names, units, what can be drawn, and codes of histogram bins."""
+"""Columns of a table for the portal: names, units, which can be drawn, and histogram bins."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from nenya.tables.key_columns import COLUMNS
 FloatArray = NDArray[np.float32]
 
 BINS = 48
-"""Bins of a histogram; the code `BINS` stands for values that are missing."""
+"""Bins of a histogram; the code `BINS` marks missing values."""
 
 TITLES = {
     "DT": "DT = T90 - T10 (K)",
@@ -50,16 +50,16 @@ TITLES = {
 _FIRST = ("DT", "slope", "alpha", "zonal_slope", "LL", "month", "year", "lat", "clear_fraction", "mean_temperature")
 _KEYS = (*COLUMNS, "row", "col", "UID", "field_size", "lon", "US0", "US1", "index")
 _MOST_CATEGORIES = 64
-_DICTIONARY_SHARE = 0.5  # texts of which more are different are kept as they are
+_DICTIONARY_SHARE = 0.5  # strings with more distinct values are not encoded as a dictionary
 
 
 def title_of(name: str) -> str:
-    """Return what an axis or a label says of a column: its meaning and unit."""
+    """Return the label of a column: meaning and unit."""
     return TITLES.get(name, name.replace("_", " "))
 
 
 def heading_of(name: str) -> str:
-    """Return the title of a column where there is little room: without what it is made of."""
+    """Return a short title of a column, without its definition."""
     title = title_of(name).replace("deg ", "\N{DEGREE SIGN}")
     for long, short in (("latitude", "lat"), ("longitude", "lon"), ("temperature", "T")):
         title = title.replace(long, short)
@@ -69,14 +69,14 @@ def heading_of(name: str) -> str:
 
 @dataclass(frozen=True)
 class Binned:
-    """A column in the bins of its histogram.
+    """A column binned for its histogram.
 
     Attributes:
         name: of the column.
         edges: (BINS + 1,) float64, rising.
-        codes: (N,) uint8, the bin of each row; values beyond the edges in the outermost bins, BINS where missing.
+        codes: (N,) uint8, bin of each row; values outside the edges in the outermost bins, BINS if missing.
         counts: (BINS,) int64, of all rows.
-        whole: whether the values are whole numbers, such as months.
+        whole: whether the values are integers, such as months.
     """
 
     name: str
@@ -87,13 +87,13 @@ class Binned:
 
 
 def read_arrow(path: Path) -> Any:
-    """Read a table as Arrow, with texts that repeat as dictionaries.
+    """Read a table as Arrow, with repeated strings as dictionaries.
 
     Args:
         path: .parquet, .csv or .feather.
 
     Returns:
-        A `pyarrow.Table` of one chunk a column.
+        A `pyarrow.Table` with one chunk per column.
 
     Raises:
         InputFileError: It is missing, damaged, of another kind, or has no rows.
@@ -108,17 +108,17 @@ def read_arrow(path: Path) -> Any:
             table = pq.read_table(path, read_dictionary=names)
         except (pa.ArrowException, OSError, ValueError) as error:
             first = str(error).splitlines()[0]
-            raise InputFileError(f"{path}: cannot be read as a table ({first}); copy or make it again") from error
+            raise InputFileError(f"{path}: cannot be read as a table ({first}); copy or write it again") from error
     else:
         table = pa.Table.from_pandas(read_table(path), preserve_index=False)
     if not table.num_rows:
-        raise InputFileError(f"{path}: a table without rows")
+        raise InputFileError(f"{path}: expected a table with rows, got an empty one")
     table = check_arrow(table, path)
     return compact(table)
 
 
 def compact(table: Any) -> Any:
-    """Return a table in one chunk a column, texts that repeat as dictionaries."""
+    """Return a table with one chunk per column and repeated strings as dictionaries."""
     for position, field in enumerate(table.schema):
         column = _compact(table.column(position))
         table = table.set_column(position, field.name, column)
@@ -126,7 +126,7 @@ def compact(table: Any) -> Any:
 
 
 def _compact(column: Any) -> Any:
-    """Return a column in one chunk; texts as a dictionary where that is smaller, else as they are."""
+    """Return a column in one chunk; strings as a dictionary if that is smaller."""
     import pyarrow as pa
 
     kind = column.type
@@ -140,15 +140,15 @@ def _compact(column: Any) -> Any:
 
 
 class Columns:
-    """A table's columns, read once and shared; views of them are made at their first use and kept.
+    """Columns of a table, read once and shared; derived arrays are computed at first use and kept.
 
     Args:
         table: a `pyarrow.Table`, see `read_arrow`.
 
     Attributes:
-        table: the same.
-        rows: N.
-        missing: what cannot be shown, and the columns that are not there.
+        table: the table.
+        rows: number of rows N.
+        missing: views that cannot be shown -> columns that they lack.
     """
 
     def __init__(self, table: Any) -> None:
@@ -168,7 +168,7 @@ class Columns:
         return name in self.names or name in self._floats
 
     def _derive(self) -> None:
-        """Add DT, month and year, where the table has what they are made of, and put longitudes into [-180, 180)."""
+        """Add DT, month and year if the table has their sources, and wrap longitudes to [-180, 180)."""
         if "DT" not in self.names and all(name in self.names and self.is_number(name) for name in ("T10", "T90")):
             self._floats["DT"] = self.values("T90") - self.values("T10")
         if "lon" in self.names and self.is_number("lon"):
@@ -178,7 +178,7 @@ class Columns:
             self._date()
 
     def _date(self) -> None:
-        """Take month and year from the dates, if they are some."""
+        """Derive month and year from the dates, if valid."""
         import pyarrow as pa
 
         column = self.table.column("datetime")
@@ -198,7 +198,7 @@ class Columns:
 
     @property
     def months(self) -> NDArray[np.int64]:
-        """The month of each row, (N,) int64, as `nenya.comparison.compare_dates` takes them."""
+        """The month of each row, (N,) int64, for `nenya.tables.comparison.compare_dates`."""
         months = np.full(self.rows, NO_DATE)
         if "month" in self and "year" in self:
             month, year = self.values("month"), self.values("year")
@@ -213,7 +213,7 @@ class Columns:
         return bool(kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_dictionary(kind))
 
     def is_number(self, name: str) -> bool:
-        """Say whether a column holds numbers or booleans."""
+        """Return whether a column holds numbers or booleans."""
         import pyarrow.types as kinds
 
         if name in self._floats:
@@ -230,10 +230,10 @@ class Columns:
         return np.asarray(column.to_numpy())
 
     def values(self, name: str) -> FloatArray:
-        """Return a column of numbers, (N,) float32; NaN where a value is missing.
+        """Return a column of numbers, (N,) float32; NaN where missing.
 
         Raises:
-            KeyError: There is no such column of numbers.
+            KeyError: There is no such numeric column.
         """
         if name not in self._floats:
             if name not in self.names or not self.is_number(name):
@@ -242,7 +242,7 @@ class Columns:
         return self._floats[name]
 
     def metrics(self) -> list[str]:
-        """Return the columns that a histogram or a mean can be drawn of: numbers that are no keys and not all equal."""
+        """Return the columns for histograms and means: numeric, not keys, not constant."""
         every = [*self.names, *(name for name in self._floats if name not in self.names)]
         found = [n for n in every if n not in _KEYS and not n.startswith(("pp_", "ulmo_pp_")) and self.is_number(n)]
         found = [name for name in found if self._varies(name)]
@@ -256,7 +256,7 @@ class Columns:
         return bool(np.isfinite(low) and np.isfinite(high) and low < high)
 
     def categories(self) -> dict[str, list[str]]:
-        """Return the columns of texts with few different values, and these values."""
+        """Return the string columns with few distinct values, and these values."""
         found = {}
         for name in self.names:
             if self._is_text(name):
@@ -266,20 +266,20 @@ class Columns:
         return found
 
     def has_value(self, name: str, values: tuple[str, ...]) -> NDArray[np.bool_]:
-        """Say which rows have one of some texts in a column: (N,) bool."""
+        """Return which rows have one of the given strings in a column: (N,) bool."""
         array = self.table.column(name).chunk(0)
         wanted = np.array([str(value) in values for value in array.dictionary.to_pylist()] + [False])
         codes = array.indices.fill_null(len(wanted) - 1).to_numpy(zero_copy_only=False)
         return np.asarray(wanted[codes])
 
     def binned(self, name: str) -> Binned:
-        """Return a column in the bins of its histogram, which span it but for half a percent at either end."""
+        """Return a column binned for its histogram, which spans all but half a percent at either end."""
         if name not in self._binned:
             self._binned[name] = _bin(name, self.values(name))
         return self._binned[name]
 
     def same_granule(self, row: int) -> NDArray[np.bool_]:
-        """Say which rows are of the same granule as one: of the same `filename`, else `datetime`; (N,) bool."""
+        """Return which rows are of the same granule as one: same `filename`, else same `datetime`; (N,) bool."""
         same = np.zeros(self.rows, bool)
         same[row] = True
         for name in ("filename", "datetime"):
@@ -294,7 +294,7 @@ class Columns:
         return same
 
     def row(self, number: int) -> dict[str, Any]:
-        """Return one row with all its columns."""
+        """Return one row with all columns."""
         values = {name: self.table.column(name)[number].as_py() for name in self.names}
         for name in ("DT", "month", "year"):
             if name in self._floats and name not in values:
@@ -302,7 +302,7 @@ class Columns:
         return values
 
     def take(self, rows: NDArray[np.integer]) -> Any:
-        """Return some rows as a `pyarrow.Table`."""
+        """Return the given rows as a `pyarrow.Table`."""
         return self.table.take(rows)
 
 

@@ -1,4 +1,4 @@
-"""What all sessions of the portal share: the table, the cutouts and the latents, read where they lie."""
+"""Data shared by all sessions of the portal: table, cutouts and latents, read in place."""
 
 import threading
 from collections import OrderedDict
@@ -28,20 +28,20 @@ FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.integer]
 T = TypeVar("T")
 
-_KEPT_BYTES = 2**26  # of cutouts in memory
-_TRIED = 200  # rows that a projector is tried on
-_SAME_MAP = 0.05  # of the map's size
+_KEPT_BYTES = 2**26  # bytes of cutouts in memory
+_TRIED = 200  # rows on which a projector is tested
+_SAME_MAP = 0.05  # as a fraction of the extent of the UMAP
 
 
 class Cancelled(Exception):
-    """Work that nobody waits for any more."""
+    """Work whose result is no longer needed."""
 
 
 class Shared:
-    """Results that sessions have in common: made once, the most recent ones are kept.
+    """Results shared by sessions: computed once, the most recent ones are kept.
 
     Args:
-        most: bytes of arrays that are kept.
+        most: bytes of arrays to keep.
     """
 
     def __init__(self, most: int = 2**26) -> None:
@@ -51,7 +51,7 @@ class Shared:
         self._made: dict[Hashable, threading.Lock] = {}
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        """Return what was made for a key, or make it; who asks for it meanwhile waits. It must not be changed."""
+        """Return the result of a key, computed if needed; concurrent callers wait. It must not be changed."""
         with self._lock:
             making = self._made.setdefault(key, threading.Lock())
         with making:
@@ -78,7 +78,7 @@ class Shared:
 
 
 def _bytes_of(value: Any) -> int:
-    """Return the bytes of the arrays in a result."""
+    """Return the size in bytes of the arrays in a result."""
     if isinstance(value, np.ndarray):
         return value.nbytes
     if is_dataclass(value):
@@ -89,25 +89,25 @@ def _bytes_of(value: Any) -> int:
 
 
 class Cutouts:
-    """The cutouts of a table's rows, drawn from HDF5 files on demand; the last ones are kept.
+    """The cutouts of a table's rows, read from HDF5 files on demand; recent ones are kept.
 
     Args:
         keys: of the table.
         paths: the files.
 
     Attributes:
-        side: pixels a side of the first file's cutouts.
-        missing: rows of the table that have no cutout in the files.
+        side: side in pixels of the cutouts in the first file.
+        missing: number of rows of the table without a cutout in the files.
 
     Raises:
-        InputFileError: A file is no cutout file, or no row of the table has a cutout in one.
+        InputFileError: A file is not a cutout file, or no row of the table has a cutout.
     """
 
     def __init__(self, keys: Keys, paths: Sequence[Path]) -> None:
         self._lock = threading.Lock()
         self._readers: list[CutoutReader] = []
         self.side, files = 0, []
-        for path in paths:  # opened here and kept open: what replaces a file later is not read
+        for path in paths:  # opened here and kept open, so that a replaced file is not read
             found = inspect_cutouts(path)
             files.append((str(path), {name: partition.rows for name, partition in found.partitions.items()}))
             for name, partition in found.partitions.items():
@@ -122,14 +122,14 @@ class Cutouts:
         self._kept: OrderedDict[int, FloatArray] = OrderedDict()
 
     def of(self, rows: IntArray, tick: Callable[[float], None] = lambda _: None) -> list[FloatArray | None]:
-        """Return the cutouts of rows, each (H, W) float32, None where no file has it.
+        """Return the cutouts of rows, each (H, W) float32, or None if no file has it.
 
         Args:
             rows: of the table, in any order.
-            tick: is called with the share that is done; what it raises ends the work.
+            tick: called with the fraction done; an exception from it ends the work.
 
         Raises:
-            InputFileError: A file is damaged there.
+            InputFileError: A file is damaged.
         """
         numbers = self._number[rows]
         todo = np.array([n for n in np.unique(numbers[numbers >= 0]).tolist() if n not in self._kept], np.int64)
@@ -147,7 +147,7 @@ class Cutouts:
         return found
 
     def _groups(self, numbers: IntArray) -> list[tuple[CutoutReader, IntArray, IntArray]]:
-        """Return reader, rows in its partition and numbers of some cutouts (rising), a few at a time."""
+        """Return reader, rows in its partition and indices (increasing) of cutouts, a few at a time."""
         parts = np.searchsorted(self._starts, numbers, side="right") - 1
         result = []
         for part in np.unique(parts).tolist():
@@ -157,25 +157,25 @@ class Cutouts:
         return result
 
 
-class Archive:
-    """A table with its cutouts and latents. Files that are replaced after it was opened do not change it.
+class Dataset:
+    """A table with its cutouts and latents, unaffected by later replacement of the files.
 
     Args:
         columns: of the table.
-        latents: of its rows, if there are.
+        latents: of its rows, if given.
         images: cutout files of its rows.
-        projector: of the table's US0 and US1, if it is known.
+        projector: of the table's US0 and US1, if given.
 
     Attributes:
         columns: of the table.
         masks: of filters, shared by all sessions.
-        shared: results that sessions have in common.
+        shared: results shared by sessions.
         cutouts: None without images.
         latents: None without.
-        latent_of: (N,) int64, the row's latent, -1 where it has none.
+        latent_of: (N,) int64, latent of each row, -1 for none.
         projector: None without.
-        files: what they were when they were opened.
-        notes: sentences on what cannot be shown, and why.
+        files: their stamps when opened.
+        notes: sentences on parts that cannot be shown, with reasons.
     """
 
     def __init__(
@@ -203,23 +203,23 @@ class Archive:
             f"no {view}: the table has no column {', '.join(lacking)}" for view, lacking in columns.missing.items()
         ]
         if not images:
-            self.notes.append("no pictures: images= names the cutout files")
+            self.notes.append("no cutouts shown: give the cutout files by images=")
         if latents is None:
-            self.notes.append("no similar images: latents= names the latents files")
+            self.notes.append("no similar cutouts: give the latents files by latents=")
         if self.cutouts is not None and self.cutouts.missing:
-            self.notes.append(f"{self.cutouts.missing:,} rows have no cutout in the files given")
+            self.notes.append(f"{self.cutouts.missing:,} rows have no cutout in the given files")
         if latents is not None and (lacking_rows := int((self.latent_of < 0).sum())):
-            self.notes.append(f"{lacking_rows:,} rows have no latent in the files given")
+            self.notes.append(f"{lacking_rows:,} rows have no latent in the given files")
         if repeated:
             self.notes.append(
-                f"{repeated:,} rows repeat the latent of an earlier row, which counts among similar images"
+                f"{repeated:,} rows repeat the latent of an earlier row, which is the one listed as similar"
             )
 
     def check_projector(self) -> None:
-        """Check that the projector is the one of the table's UMAP.
+        """Check that the projector made the table's UMAP.
 
         Raises:
-            OptionError: The table has no UMAP or there are no latents, or it places the table's rows elsewhere.
+            OptionError: The table has no UMAP, there are no latents, or the projector places the rows elsewhere.
         """
         if self.projector is None:
             return
@@ -232,24 +232,24 @@ class Archive:
         size = float(np.ptp(places[rows], axis=0).max()) if len(rows) else 0.0
         if len(rows) and not np.nanmedian(away) <= _SAME_MAP * size:
             raise OptionError(
-                f"projector= places the table's rows elsewhere than US0 and US1 say ({np.nanmedian(away):.2g} away, in "
-                f"a map {size:.2g} wide): give the projector that made them (nenya embed names it)"
+                f"projector= does not reproduce US0 and US1 of the table (median distance {np.nanmedian(away):.2g}, in "
+                f"a UMAP {size:.2g} wide): give the projector that made them (nenya embed prints its name)"
             )
 
     def place_of(self, latent: FloatArray) -> tuple[float, float] | None:
-        """Return where the projector places a latent (D,) in the UMAP; None without a projector."""
+        """Return the position of a latent (D,) in the UMAP; None without a projector."""
         if self.projector is None:
             return None
         x, y = self.projector.transform(latent)[0]
         return float(x), float(y)
 
     def warm(self) -> None:
-        """Make what the first view needs."""
+        """Compute the results needed by the first view."""
         for name in self.columns.metrics():
             self.columns.binned(name)
 
     def allowed(self, mask: BoolArray | None, without: BoolArray | None = None) -> BoolArray:
-        """Say which latents a search may return, by masks of the table's rows: (len(latents),) bool."""
+        """Return which latents a search may return, by masks of the table's rows: (len(latents),) bool."""
         allowed = self.row_of >= 0
         rows = self.row_of[allowed]
         keep = np.ones(len(rows), bool) if mask is None else mask[rows]
@@ -260,11 +260,11 @@ class Archive:
 
 
 Stamp = tuple[int, int, int] | None
-"""Inode, size and time of a file; None where there is none."""
+"""Inode, size and modification time of a file; None if it does not exist."""
 
 
 def stamps_of(paths: Iterable[Path]) -> dict[Path, Stamp]:
-    """Return what files are now."""
+    """Return the present stamps of files."""
     found: dict[Path, Stamp] = {}
     for path in paths:
         try:
@@ -276,25 +276,25 @@ def stamps_of(paths: Iterable[Path]) -> dict[Path, Stamp]:
     return found
 
 
-def open_archive(
+def open_dataset(
     table: Path,
     latents: Latents | None,
     images: Any,
     cache_dir: str | None = None,
     projector: Path | None = None,
-) -> Archive:
-    """Read a table and open what belongs to it.
+) -> Dataset:
+    """Read a table and open its latents and cutouts.
 
     Args:
         table: its path.
         latents: of its rows.
-        images: cutout files as `data=` takes them; None for no pictures.
-        cache_dir: of copies of S3 objects.
+        images: cutout files in the form of `data=`; None for no cutouts.
+        cache_dir: folder for copies of S3 objects.
         projector: file of the projector that made the table's US0 and US1.
 
     Raises:
         InputFileError: A file cannot be used, or does not belong to the table.
-        OptionError: The projector is not the table's.
+        OptionError: The projector did not make the table's UMAP.
     """
     from nenya.portal.columns import read_arrow
 
@@ -306,11 +306,11 @@ def open_archive(
     return _opened(read_arrow(table), latents, paths, projector, files)
 
 
-def open_version_archive(opened: Opened) -> Archive:
-    """Open a model version of an archive folder; what is added to the folder later is not seen until it is opened anew.
+def open_version_dataset(opened: Opened) -> Dataset:
+    """Open a model version of an archive folder; later additions are seen when it is opened again.
 
     Args:
-        opened: the version; none of its files is ever replaced.
+        opened: the version, whose files are never replaced.
 
     Raises:
         InputFileError: A file cannot be used.
@@ -326,14 +326,14 @@ def open_version_archive(opened: Opened) -> Archive:
 
 def _opened(
     table: Any, latents: Latents | None, images: list[Path], projector: Path | None, files: dict[Path, Stamp]
-) -> Archive:
+) -> Dataset:
     loaded = None
     if projector is not None:
         from nenya.latents.projector import Projector
 
         loaded = Projector.load(projector)
-    archive = Archive(Columns(table), latents, images, loaded)
-    archive.files = files
-    archive.check_projector()
-    archive.warm()
-    return archive
+    dataset = Dataset(Columns(table), latents, images, loaded)
+    dataset.files = files
+    dataset.check_projector()
+    dataset.warm()
+    return dataset

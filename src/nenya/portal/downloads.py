@@ -1,4 +1,4 @@
-"""Files of a session's selection, made piece by piece."""
+"""Downloads of a selection, written in pieces."""
 
 import io
 import textwrap
@@ -11,7 +11,7 @@ from nenya.portal.session import Session
 from nenya.portal.theme import ANOMALY
 from nenya.portal.words import filter_text
 
-_ROWS = 100_000  # a piece
+_ROWS = 100_000  # per piece
 _DPI = 100
 
 
@@ -19,10 +19,10 @@ Tick = Callable[[float], None]
 
 
 def _slices(session: Session, tick: Tick) -> Iterator[Any]:
-    """Yield the selected rows, in the order of the table, as pieces of a `pyarrow.Table`; texts as plain ones."""
+    """Yield the selected rows, in table order, as pieces of a `pyarrow.Table`; strings not as dictionaries."""
     import pyarrow as pa
 
-    mask, columns = session.archive.masks.all_of(session.selection.view.filters), session.archive.columns
+    mask, columns = session.dataset.masks.all_of(session.selection.view.filters), session.dataset.columns
     for start in range(0, columns.rows, _ROWS):
         tick(start / columns.rows)
         part = columns.table.slice(start, _ROWS)
@@ -38,7 +38,7 @@ def rows_csv(session: Session, tick: Tick) -> Iterator[bytes]:
     import pyarrow.compute as pc
     import pyarrow.csv as csv
 
-    table = session.archive.columns.table
+    table = session.dataset.columns.table
     dates = [name for name in table.column_names if _is_of_seconds(table.column(name))]
     for number, part in enumerate(_slices(session, tick)):
         for name in dates:
@@ -53,7 +53,7 @@ def rows_csv(session: Session, tick: Tick) -> Iterator[bytes]:
 
 
 def _is_of_seconds(column: Any) -> bool:
-    """Say whether a column holds dates, none of which has a fraction of a second."""
+    """Return whether a column holds dates without fractions of a second."""
     import pyarrow as pa
 
     if not pa.types.is_timestamp(column.type):
@@ -86,7 +86,7 @@ def rows_parquet(session: Session, tick: Tick) -> Iterator[bytes]:
 
 
 class _Sink(io.RawIOBase):
-    """A file that only grows, and hands over what was written since the last time."""
+    """A write-only file that returns the bytes written since the last call."""
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
@@ -97,29 +97,29 @@ class _Sink(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        """How much was written."""
+        """Number of bytes written."""
         return self._length
 
     def write(self, data: Any) -> int:
-        """Take bytes."""
+        """Append bytes."""
         piece = bytes(data)
         self._pieces.append(piece)
         self._length += len(piece)
         return len(piece)
 
     def taken(self) -> bytes:
-        """Return what was written since the last time."""
+        """Return the bytes written since the last call."""
         found, self._pieces = b"".join(self._pieces), []
         return found
 
 
 def coloured(picture: np.ndarray[Any, Any], span: tuple[float, float], zoom: int = 2) -> bytes:
-    """Return a sheet (H, W), its upper line first, as a PNG in the colours of the page.
+    """Return a sheet (H, W), top line first, as a PNG in the colours of the page.
 
     Args:
         picture: values; NaN becomes transparent.
         span: colour range.
-        zoom: pixels of the PNG for each of the sheet, in both directions.
+        zoom: pixels of the PNG per pixel of the sheet, in both directions.
     """
     from PIL import Image
 
@@ -134,23 +134,23 @@ def coloured(picture: np.ndarray[Any, Any], span: tuple[float, float], zoom: int
 
 
 def gallery_png(session: Session, tick: Tick) -> Iterator[bytes]:
-    """Yield the gallery as it is shown, with its colour bar, and what it is a gallery of."""
+    """Yield the gallery as shown, with colour bar and caption."""
     tick(0.0)
     if session.gallery_picture is None:
         return
-    mapper, view, rows = session.gallery.mapper, session.selection.view, session.archive.columns.rows
+    mapper, view, rows = session.gallery.mapper, session.selection.view, session.dataset.columns.rows
     own = view.scale == "own"
     filters = "; ".join(filter_text(item) for item in view.filters) or "no filter"
     order = f"{session.order}{', high first' if session.descending else ''}"
     caption = [f"{session.name}: {len(session.ordered):,} of {rows:,} cutouts ({filters})", f"order: {order}"]
     if own:
-        caption.append("each cutout in colours of its own, from its 1st to its 99th percentile")
+        caption.append("each cutout scaled from its 1st to its 99th percentile")
     span = None if own else (float(mapper.low), float(mapper.high))
     yield _with_legend(session.gallery_picture, span, caption)
 
 
 def _with_legend(picture: np.ndarray[Any, Any], span: tuple[float, float] | None, caption: list[str]) -> bytes:
-    """Return a sheet as a PNG, two pixels for each of its own, with a caption and, where colours have a span, a bar."""
+    """Return a sheet as a PNG, doubled in size, with a caption and, for a shared colour range, a colour bar."""
     from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
 
@@ -169,7 +169,7 @@ def _with_legend(picture: np.ndarray[Any, Any], span: tuple[float, float] | None
         beside = figure.add_axes(((wide + 10) / (wide + bar), low + 0.02, 14 / (wide + bar), (1 - low) * 0.94))
         figure.colorbar(shown, cax=beside, label="SSTa (K)")
     text = figure.text(6 / (wide + bar), 6 / (tall + foot), "\n".join(lines), fontsize=8, va="bottom", linespacing=1.4)
-    text.set_parse_math(False)  # a name may hold dollars
+    text.set_parse_math(False)  # a name may hold dollar signs
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI)
     return buffer.getvalue()
@@ -180,4 +180,4 @@ KINDS: dict[str, Callable[[Session, Tick], Iterator[bytes]]] = {
     "rows.parquet": rows_parquet,
     "gallery.png": gallery_png,
 }
-"""What can be asked for, by name."""
+"""The downloads, by name."""

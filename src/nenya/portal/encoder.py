@@ -1,4 +1,4 @@
-"""The network behind the portal's new images: the one that the archive's latents were made with, or none."""
+"""The network for new images in the portal, with the weights that made the latents of the data set."""
 
 import threading
 from collections.abc import Callable
@@ -12,17 +12,19 @@ from numpy.typing import NDArray
 from nenya.errors import InputFileError, OptionError
 from nenya.options.commands import ExtractOptions
 from nenya.options.sections import Options
-from nenya.portal.dataset import Archive
+from nenya.portal.dataset import Dataset
 from nenya.portal.upload import Given, Upload
 
 FloatArray = NDArray[np.float32]
 
-_TRIED = 3  # of the archive's cutouts
-_LEAST_COSINE = 0.9  # between their latents and those made here, less the mean of all: other precisions differ by less
+_TRIED = 3  # cutouts of the data set to compare
+_LEAST_COSINE = (
+    0.9  # smallest cosine of recorded and recomputed latents, mean removed; rounding differences are smaller
+)
 
 
 class Encoder:
-    """Makes latents of users' images, with the weights that the archive's latents were made with.
+    """Encodes uploaded images, with the weights that made the latents of the data set.
 
     Args:
         ckpt: the weights.
@@ -34,80 +36,82 @@ class Encoder:
         self._ckpt, self._options = ckpt, ExtractOptions(**shared, ckpt=ckpt)
         self._lock = threading.Lock()
 
-    def check(self, archive: Archive) -> str:
-        """Check that the weights are those of the archive's latents: by what the latents files say, and by trying.
+    def check(self, dataset: Dataset) -> str:
+        """Check that the weights made the latents of the data set, by their provenance and by encoding cutouts again.
 
         Returns:
-            What could not be checked, as a sentence; empty if all could.
+            A sentence on what could not be checked; empty if everything was.
 
         Raises:
-            OptionError: They are others, or the model is.
-            CheckpointError: They cannot be used.
+            OptionError: The weights or the model differ.
+            CheckpointError: The weights cannot be used.
         """
-        latents = archive.latents
+        latents = dataset.latents
         if latents is None:
-            raise OptionError("ckpt= needs latents=, among which the images of users are looked up")
-        known = self._check_weights(archive)
-        rows = np.flatnonzero(archive.latent_of >= 0)
+            raise OptionError("ckpt= needs latents=, in which new images are searched")
+        known = self._check_weights(dataset)
+        rows = np.flatnonzero(dataset.latent_of >= 0)
         rows = rows[:: max(1, len(rows) // 200)][:200]
-        found = latents.take(archive.latent_of[rows])
+        found = latents.take(dataset.latent_of[rows])
         finite = np.isfinite(found).all(axis=1)
-        mean = found[finite].mean(axis=0)  # without which latents of a collapsed network are all alike
+        mean = found[finite].mean(axis=0)  # else all latents of a collapsed network agree
         rows, found = rows[finite][:_TRIED], found[finite][:_TRIED]
-        images = [] if archive.cutouts is None else archive.cutouts.of(rows)
+        images = [] if dataset.cutouts is None else dataset.cutouts.of(rows)
         tried = [(image, latent) for image, latent in zip(images, found, strict=False) if image is not None]
         for image, latent in tried:
             made = self._latent_of(image)
             cosine = _cosine(made - mean, latent - mean) if made.shape == latent.shape else float("nan")
             if not cosine >= _LEAST_COSINE:
                 raise OptionError(
-                    f"the weights {self._ckpt} make other latents of the archive's cutouts than its latents files hold "
-                    f"(cosine {cosine:.3f}): give the ckpt= and model= that they were made with (preprocess.image=none "
+                    f"the weights {self._ckpt} do not reproduce the latents of the archive's cutouts "
+                    f"(cosine {cosine:.3f}): give the ckpt= and model= that made them (preprocess.image=none "
                     "if the cutouts were encoded with their mean)"
                 )
         if not known and not tried:
-            return "the latents files do not say which weights they were made with: that ckpt= is theirs is not checked"
+            return "the latents files do not record their weights: ckpt= could not be checked against them"
         return ""
 
-    def encode(self, name: str, given: Given, archive: Archive, tick: Callable[[float], None]) -> Upload:
-        """Return an image with its latent and its place; one of a multiple of the cutouts' size is averaged down.
+    def encode(self, name: str, given: Given, dataset: Dataset, tick: Callable[[float], None]) -> Upload:
+        """Return an image with its latent and position; an image of a multiple of the cutouts' size is averaged.
 
         Args:
             name: of its file.
-            given: of its file.
-            archive: in which it is looked up.
+            given: the image in it.
+            dataset: to search.
             tick: is called with the share that is done; what it raises ends the work.
 
         Raises:
-            InputFileError: It is of another size than the archive's cutouts, or has no latent.
-            OptionError: The weights were replaced by others.
+            InputFileError: Its size differs from that of the cutouts, or it has no latent.
+            OptionError: The weights were replaced.
             CheckpointError: The weights cannot be used.
         """
         from nenya.analyze_image import resized
 
-        side = archive.cutouts.side if archive.cutouts is not None else self._options.model.image_size or 0
+        side = dataset.cutouts.side if dataset.cutouts is not None else self._options.model.image_size or 0
         image = np.asarray(resized(given.image, side), np.float32)
         tick(0.1)
-        self._check_weights(archive)
+        self._check_weights(dataset)
         latent = self._latent_of(image)
         if not np.isfinite(latent).all():
-            raise InputFileError("the network makes no latent of this image (NaN): its values are not temperatures")
+            raise InputFileError(
+                "the network gives no finite latent for this image (NaN): its values are not temperatures"
+            )
         tick(0.9)
-        place = archive.place_of(latent)
+        place = dataset.place_of(latent)
         return Upload(Path(name).name[:120], image, latent, place, len(given.image), given.source)
 
-    def _check_weights(self, archive: Archive) -> bool:
-        """Compare the weights with those that the latents files name; say whether they name any."""
+    def _check_weights(self, dataset: Dataset) -> bool:
+        """Compare the weights with those recorded in the latents files; return whether any are recorded."""
         from nenya.models.weights import load_model
 
-        assert archive.latents is not None
-        wanted = archive.latents.provenance.get("checkpoint_sha256", "")
+        assert dataset.latents is not None
+        wanted = dataset.latents.provenance.get("checkpoint_sha256", "")
         with self._lock:
             checkpoint, _ = load_model(self._options, self._ckpt)
         if wanted and checkpoint.sha256 != wanted:
             raise OptionError(
-                f"the portal's ckpt= holds other weights (sha256 {checkpoint.sha256[:12]}) than the archive's latents "
-                f"were made with ({wanted[:12]}): latents of two networks cannot be compared; start it with those"
+                f"the portal's ckpt= has weights of sha256 {checkpoint.sha256[:12]}, expected those of the latents "
+                f"({wanted[:12]}), as latents of two networks cannot be compared: restart it with those"
             )
         return bool(wanted)
 

@@ -1,4 +1,4 @@
-"""The portal's essentials as a folder that any browser shows without a server."""
+"""Export of the portal to a folder that any browser shows without a server."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from nenya.errors import OutputError
 from nenya.options.commands import PortalOptions
 from nenya.portal import pages, pictures
 from nenya.portal.columns import title_of
-from nenya.portal.dataset import Archive
+from nenya.portal.dataset import Dataset
 from nenya.portal.downloads import coloured
 from nenya.portal.state import PLANES
 from nenya.portal.theme import Theme, plain
@@ -34,26 +34,26 @@ _SHEET = (10, 6)
 _BOKEH = Path(bokeh.__file__).parent / "server/static/js"
 
 
-def write_page(archive: Archive, folder: Path, name: str, options: PortalOptions) -> Path:
-    """Write a folder with `index.html` and sheets of cutouts; all else is inlined.
+def write_page(dataset: Dataset, folder: Path, name: str, options: PortalOptions) -> Path:
+    """Write a folder with `index.html` and sheets of cutouts; everything else is inlined.
 
     Args:
-        archive: what is shown.
-        folder: is made; absent or whole.
+        dataset: the data to show.
+        folder: created; it is either absent or complete.
         name: of the table.
         options: `sample`, `seed` and `clobber` are used.
 
     Returns:
-        The page.
+        The path of the page.
 
     Raises:
         OutputError: The folder exists (without clobber), or cannot be written.
     """
     sweep(folder.parent)
     if folder.exists() and not options.clobber:
-        raise OutputError(f"{folder} exists already: clobber=true replaces it, export= names another place")
+        raise OutputError(f"{folder} exists (clobber=true overwrites it, export= names another path)")
     if folder.exists() and not (folder / "index.html").is_file() and any(folder.iterdir()):
-        raise OutputError(f"{folder} holds other things than an exported page: name another place")
+        raise OutputError(f"{folder} holds files other than an exported page: name another place")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -61,9 +61,9 @@ def write_page(archive: Archive, folder: Path, name: str, options: PortalOptions
     temporary = temporary_name(folder)
     try:
         temporary.mkdir()
-        sheets = _write_sheets(archive, temporary, options.seed)
-        (temporary / "index.html").write_text(_page(archive, name, options, sheets))
-        old = temporary_name(folder)  # no kill leaves a part of the page that is replaced
+        sheets = _write_sheets(dataset, temporary, options.seed)
+        (temporary / "index.html").write_text(_page(dataset, name, options, sheets))
+        old = temporary_name(folder)  # a kill leaves the old page or the new one, never a part
         if folder.exists():
             os.replace(folder, old)
         os.replace(temporary, folder)
@@ -76,7 +76,7 @@ def write_page(archive: Archive, folder: Path, name: str, options: PortalOptions
 
 
 def _html(figures: list[Any], **values: Any) -> str:
-    """Return a whole page, in which no other scripts run than Bokeh's and the page's own."""
+    """Return a complete page, which runs only Bokeh's scripts and its own."""
     document = Document()
     for figure in figures:
         document.add_root(figure)
@@ -93,11 +93,11 @@ def _html(figures: list[Any], **values: Any) -> str:
     )
 
 
-def _write_sheets(archive: Archive, folder: Path, seed: int) -> list[tuple[str, str]]:
-    """Write sheets of cutouts; return their file names and what they show."""
-    if archive.cutouts is None:
+def _write_sheets(dataset: Dataset, folder: Path, seed: int) -> list[tuple[str, str]]:
+    """Write sheets of cutouts; return their file names and titles."""
+    if dataset.cutouts is None:
         return []
-    rng, columns = np.random.default_rng(seed), archive.columns
+    rng, columns = np.random.default_rng(seed), dataset.columns
     most = min(_SHEET[0] * _SHEET[1], columns.rows)
     chosen: dict[str, tuple[str, IntArray]] = {
         "random": ("cutouts drawn at random", rng.choice(columns.rows, most, replace=False)),
@@ -108,7 +108,7 @@ def _write_sheets(archive: Archive, folder: Path, seed: int) -> list[tuple[str, 
         chosen["high_dt"] = ("the largest DT", np.argsort(np.where(np.isnan(dt), np.inf, -dt), kind="stable")[:most])
     found = []
     for key, (title, rows) in chosen.items():
-        images = archive.cutouts.of(rows)
+        images = dataset.cutouts.of(rows)
         span = pictures.colour_range(images)
         lines = -(-len(rows) // _SHEET[0])
         (folder / f"{key}.png").write_bytes(coloured(pictures.sheet(images, _SHEET[0], lines, own_scale=False), span))
@@ -116,9 +116,9 @@ def _write_sheets(archive: Archive, folder: Path, seed: int) -> list[tuple[str, 
     return found
 
 
-def _page(archive: Archive, name: str, options: PortalOptions, sheets: list[tuple[str, str]]) -> str:
-    """Return the page: planes and histograms over one source of sampled rows, linked by a script of its own."""
-    columns, theme = archive.columns, Theme()
+def _page(dataset: Dataset, name: str, options: PortalOptions, sheets: list[tuple[str, str]]) -> str:
+    """Return the page: planes and histograms of one sample of rows, linked by a script."""
+    columns, theme = dataset.columns, Theme()
     rng = np.random.default_rng(options.seed)
     some = np.sort(rng.choice(columns.rows, min(options.sample, columns.rows), replace=False))
     names = columns.metrics()[:_CHARTS]
@@ -128,7 +128,7 @@ def _page(archive: Archive, name: str, options: PortalOptions, sheets: list[tupl
         {"index": some, **{column: columns.values(column)[some] for column in wanted}}, name="rows"
     )
     charts = [Histogram(columns.binned(column), theme) for column in names]
-    views = [_plane(archive, view, axes, source, theme) for view, axes in planes.items()]
+    views = [_plane(dataset, view, axes, source, theme) for view, axes in planes.items()]
     for view in views:
         view.shown.name, view.outline.name = f"front {view.name}", f"outline {view.name}"
     for number, chart in enumerate(charts):
@@ -153,12 +153,12 @@ def _page(archive: Archive, name: str, options: PortalOptions, sheets: list[tupl
     )
 
 
-def _plane(archive: Archive, name: str, axes: tuple[str, str], source: ColumnDataSource, theme: Theme) -> Plane:
-    x, y = (archive.columns.values(axis) for axis in axes)
+def _plane(dataset: Dataset, name: str, axes: tuple[str, str], source: ColumnDataSource, theme: Theme) -> Plane:
+    x, y = (dataset.columns.values(axis) for axis in axes)
     home = (-180.0, 180.0, -85.0, 85.0) if name == "map" else pictures.extent_of(x, y)
     plane = Plane(name, home, theme)
     around = 360.0 if name == "map" else None
-    whole = pictures.raster(x, y, home, cells_for(archive.columns.rows, name), around=around)
+    whole = pictures.raster(x, y, home, cells_for(dataset.columns.rows, name), around=around)
     plane.show(whole, whole, home, "")
     plane.plot.update(width=600, height=430, sizing_mode=None)
     plane.plot.scatter(

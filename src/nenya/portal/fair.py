@@ -1,4 +1,4 @@
-"""Threads that sessions share fairly: who has used least of them lately comes first, and nobody takes all of them."""
+"""A fair thread pool: the session with the least recent use goes first, and none may occupy all threads."""
 
 import threading
 import time
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-_FORGOTTEN = 10.0  # seconds after which half of what was used is forgotten
+_FORGOTTEN = 10.0  # half-life of recorded use, seconds
 
 
 @dataclass
@@ -19,7 +19,7 @@ class _Owner:
     at: float = 0.0
 
     def now(self) -> float:
-        """Return the seconds of threads that it used lately."""
+        """Return its recent use of threads, seconds."""
         return float(self.used * 0.5 ** ((time.monotonic() - self.at) / _FORGOTTEN))
 
 
@@ -31,11 +31,11 @@ class _Waiting:
 
 
 class FairPool(ThreadPoolExecutor):
-    """Threads with a queue of their own, in which sessions take turns.
+    """A thread pool with a queue in which sessions take turns.
 
     Args:
-        threads: how many.
-        each: how many of them work for one owner at a time.
+        threads: number of threads.
+        each: largest number of threads per owner at a time.
         name: of the threads.
     """
 
@@ -46,12 +46,12 @@ class FairPool(ThreadPoolExecutor):
         self._owners: WeakKeyDictionary[Any, _Owner] = WeakKeyDictionary()
 
     def submit_for(self, owner: Any, wanted: Callable[[], bool], run: Callable[[], None]) -> None:
-        """Do work when it is its owner's turn.
+        """Queue work until its owner's turn.
 
         Args:
-            owner: whose it is.
-            wanted: whether it still is; it is left out once it is not.
-            run: the work; it raises nothing.
+            owner: of the work.
+            wanted: returns whether the work is still needed; it is skipped otherwise.
+            run: the work, which must not raise.
 
         Raises:
             RuntimeError: The pool is shut down.
@@ -75,17 +75,17 @@ class FairPool(ThreadPoolExecutor):
                 owner.running -= 1
                 more = bool(self._waiting)
             if more:
-                with suppress(RuntimeError):  # shut down meanwhile
+                with suppress(RuntimeError):  # shut down since
                     self.submit(self._next)
 
     def _taken(self) -> _Waiting | None:
-        """Take the work of the owner who used least; the oldest of it."""
+        """Take the oldest work of the owner with the least use."""
         self._waiting = [item for item in self._waiting if item.wanted()]
         able = [item for item in self._waiting if self._owner(item.owner).running < self._each]
         if not able:
             return None
         used = {id(item.owner): self._owner(item.owner).now() for item in able}
-        item = min(able, key=lambda one: used[id(one.owner)])  # the first of equals
+        item = min(able, key=lambda one: used[id(one.owner)])  # first in, first out among equals
         self._waiting.remove(item)
         self._owner(item.owner).running += 1
         return item

@@ -1,8 +1,8 @@
-"""What stands before every handler of the portal: a fixed list of addresses, and the guard.
+"""The check in front of all handlers of the portal: a fixed list of addresses, and the guard.
 
-A request is judged by its first line and headers, before a byte of its body is read and before any handler exists; what
-is refused here costs the server nothing. Headers that keep a browser from running what is not ours are put on every
-answer, whoever gives it.
+A request is checked by its first line and headers, before its body is read and before any handler exists, so that
+a refusal costs the server little. Every response gets headers that keep a browser from running
+foreign code.
 """
 
 import json
@@ -25,7 +25,7 @@ from nenya.portal.guard import Door
 
 log = logging.getLogger(__name__)
 
-_FORM = 4096  # bytes that a login may have
+_FORM = 4096  # bytes of a login request
 _TARGET = re.compile(r"/[A-Za-z0-9._/-]*")
 _NOTHING = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'"
 HEADERS = {
@@ -33,22 +33,22 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
-    "Referrer-Policy": "no-referrer",  # an address may hold the token
+    "Referrer-Policy": "no-referrer",  # an address may contain the token
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-"""Of every answer that does not say something else."""
+"""Headers of every response without its own."""
 
 
 @dataclass(frozen=True)
 class Address:
-    """What is asked for at a path.
+    """The requests allowed at a path.
 
     Attributes:
-        methods: that it knows.
-        body: whether a request has one.
-        open: whether it is there for those who do not know the token.
-        most: bytes of the body; None where the handler counts them.
+        methods: allowed methods.
+        body: whether a request has a body.
+        open: whether it is accessible without the token.
+        most: largest body, bytes; None if the handler counts them.
     """
 
     methods: tuple[str, ...] = ("GET",)
@@ -65,16 +65,16 @@ ADDRESSES = {
     "/upload": Address(("POST",), body=True),
     "/login": Address(("GET", "POST"), body=True, open=True, most=_FORM),
 }
-"""All that the portal answers, beside the files of its page; `/login` where there is a token only."""
+"""All addresses of the portal beside the files of its page; `/login` only with a token."""
 
 
 class Refusal(Exception):
-    """A request that is not answered.
+    """A refused request.
 
     Args:
         status: of HTTP.
-        text: for the person.
-        location: where the browser goes instead.
+        text: for the user.
+        location: of a redirect.
     """
 
     def __init__(self, status: int, text: str, location: str = "") -> None:
@@ -83,11 +83,11 @@ class Refusal(Exception):
 
 
 class Gate(HTTPServerConnectionDelegate):
-    """Stands between the connections and the application.
+    """Filters requests between the connections and the application.
 
     Args:
-        application: answers what is let through.
-        door: says who is let in.
+        application: handles accepted requests.
+        door: decides on admission.
         files: paths of the page's files.
     """
 
@@ -98,7 +98,7 @@ class Gate(HTTPServerConnectionDelegate):
             del self.addresses["/login"]
 
     def start_request(self, server_conn: object, request_conn: Any) -> "_Visit":
-        """Return what reads the request."""
+        """Return the delegate that reads the request."""
         write = request_conn.write_headers
 
         def write_headers(line: ResponseStartLine, headers: HTTPHeaders, chunk: bytes | None = None) -> Any:
@@ -113,18 +113,18 @@ class Gate(HTTPServerConnectionDelegate):
         return _Visit(self, server_conn, request_conn)
 
     def on_close(self, server_conn: object) -> None:
-        """Tell the application that a connection is over."""
+        """Notify the application of a closed connection."""
         self.application.on_close(server_conn)
 
     def check(self, line: RequestStartLine, headers: HTTPHeaders) -> None:
         """Check a request.
 
         Raises:
-            Refusal: It is not answered.
+            Refusal: It is refused.
         """
         path = line.path.partition("?")[0]
         if not _TARGET.fullmatch(path) or "//" in path or "/." in path:
-            raise Refusal(404, "There is nothing here.")
+            raise Refusal(404, "Not found.")
         address = self.addresses.get(path)
         here, inside = self._judged(line, headers)
         if not inside and not (here and address is not None and address.open):
@@ -132,21 +132,21 @@ class Gate(HTTPServerConnectionDelegate):
                 raise Refusal(302, "Log in first.", "./login")
             raise Refusal(403, "Log in first.")
         if address is None:
-            raise Refusal(404, "There is nothing here.")
+            raise Refusal(404, "Not found.")
         if line.method not in address.methods:
             raise Refusal(405, f"{path} takes {' and '.join(address.methods)} only.")
         _check_body(headers, address, line.method)
         if path == SOCKET and headers.get("Upgrade", "").lower() != "websocket":
-            raise Refusal(400, "This is the page's websocket.")
+            raise Refusal(400, "This address accepts only the websocket of the page.")
 
     def _judged(self, line: RequestStartLine, headers: HTTPHeaders) -> tuple[bool, bool]:
-        """Return whether a request comes from a page of this server, and whether it is let in."""
+        """Return whether a request comes from a page of this server, and whether it is admitted."""
         if len(headers.get_list("Host")) != 1 or len(headers.get_list("Origin")) > 1:
             return False, False
         try:
             request = HTTPServerRequest(start_line=line, headers=headers)
             return self.door.from_here(request), self.door.lets_in(request)
-        except (HTTPInputError, ValueError):  # a name that is none
+        except (HTTPInputError, ValueError):  # not a host name
             return False, False
 
 
@@ -154,22 +154,22 @@ def _check_body(headers: HTTPHeaders, address: Address, method: str) -> None:
     length = headers.get("Content-Length", "0")
     if not (address.body and method == "POST"):
         if length != "0" or "Transfer-Encoding" in headers:
-            raise Refusal(400, "Nothing is sent here.")
+            raise Refusal(400, "This address accepts no request body.")
     elif address.most is not None and (
         "Transfer-Encoding" in headers or not length.isdecimal() or len(length) > 9 or int(length) > address.most
     ):
-        raise Refusal(413, f"At most {address.most} bytes are taken.")
+        raise Refusal(413, f"The request is too large: at most {address.most} bytes are accepted.")
 
 
 class _Visit(HTTPMessageDelegate):
-    """One request: handed on to the application, or refused."""
+    """One request, passed to the application or refused."""
 
     def __init__(self, gate: Gate, server_conn: object, request_conn: Any) -> None:
         self._gate, self._server, self._connection = gate, server_conn, request_conn
         self._inner: Any = None
 
     def headers_received(self, start_line: Any, headers: HTTPHeaders) -> Any:
-        """Let the request through, or refuse it before its body is read."""
+        """Pass the request on, or refuse it before its body is read."""
         try:
             self._gate.check(start_line, headers)
         except Refusal as refusal:
@@ -179,16 +179,16 @@ class _Visit(HTTPMessageDelegate):
         return self._inner.headers_received(start_line, headers)
 
     def data_received(self, chunk: bytes) -> Any:
-        """Hand a piece of the body on."""
+        """Pass a piece of the body on."""
         return self._inner.data_received(chunk) if self._inner is not None else None
 
     def finish(self) -> None:
-        """Say that the request is whole."""
+        """Signal that the request is complete."""
         if self._inner is not None:
             self._inner.finish()
 
     def on_connection_close(self) -> None:
-        """Say that nobody waits any more."""
+        """Signal that the connection is closed."""
         if self._inner is not None:
             self._inner.on_connection_close()
 

@@ -1,4 +1,4 @@
-"""Who is let in: by the token, and from pages of this server only."""
+"""Admission of requests: by the token, and from pages of this server only."""
 
 import hmac
 import logging
@@ -23,21 +23,21 @@ _DAYS = 30
 
 @dataclass(frozen=True)
 class Door:
-    """Lets requests in.
+    """Admits requests.
 
     Attributes:
-        token: that a browser must know; None for everyone who reaches the server.
-        origins: further host:port names that pages may be opened by, see `host_names`.
+        token: required of a browser; None admits everyone who reaches the server.
+        origins: further host:port names of the server, see `host_names`.
     """
 
     token: str | None = None
     origins: tuple[str, ...] = ()
 
     def lets_in(self, asked: Any) -> bool:
-        """Say whether a request comes from a page of this server, and from someone who knows the token.
+        """Return whether a request comes from a page of this server, with the token.
 
-        Without a token the server's name must be a local one too: a foreign name that leads here is a trick (DNS
-        rebinding), by which a foreign page reads what is not its own.
+        Without a token, the server's name must also be local: a foreign name that resolves here is an attack (DNS
+        rebinding), by which a foreign page reads data of this server.
 
         Args:
             asked: a `tornado.httputil.HTTPServerRequest`, or a handler of one.
@@ -52,42 +52,42 @@ class Door:
         return hmac.compare_digest((cookie.value if cookie else "").encode(), self.token.encode())
 
     def from_here(self, request: Any) -> bool:
-        """Say whether a request comes from a page of this server, or from none."""
+        """Return whether a request comes from a page of this server, or from no page."""
         origin = request.headers.get("Origin")
         return origin is None or _plain(urlsplit(origin).netloc) in (_plain(request.host), *self.origins)
 
 
 def _plain(host: str) -> str:
-    """Return host:port in small letters, without the ports that browsers leave out."""
+    """Return host:port in lower case, without the default ports that browsers omit."""
     return host.lower().removesuffix(":80").removesuffix(":443")
 
 
 def host_names(origins: Sequence[str]) -> tuple[str, ...]:
-    """Return host:port names that an option gives.
+    """Return the host:port names of an option.
 
     Raises:
-        OptionError: One is no such name; an asterisk would let any page in.
+        OptionError: One is not such a name; an asterisk would admit any page.
     """
     for name in origins:
         if not re.fullmatch(r"[A-Za-z0-9.-]+(:\d{1,5})?|\[[0-9a-fA-F:]+\](:\d{1,5})?", name):
-            raise OptionError(f"origins={name}: wanted are names such as portal.example.org or 10.0.0.7:5006")
+            raise OptionError(f"origins={name}: expected names such as portal.example.org or 10.0.0.7:5006")
     return tuple(map(_plain, origins))
 
 
 class Login(RequestHandler):
-    """Takes the token once, by a form or `?token=`, and keeps it in a cookie that scripts cannot read."""
+    """Accepts the token once, by a form or `?token=`, and stores it in a cookie that scripts cannot read."""
 
     token: str
 
     def get(self) -> None:
-        """Show the form, or take the token of the address."""
+        """Show the form, or accept the token in the address."""
         if self.get_query_argument("token", ""):
             self._take(self.get_query_argument("token"))
         else:
             self._form("")
 
     def post(self) -> None:
-        """Take the token of the form."""
+        """Accept the token of the form."""
         self._take(self.get_body_argument("token", ""))
 
     def _take(self, given: str) -> None:
@@ -97,18 +97,18 @@ class Login(RequestHandler):
         else:
             log.warning("portal: a wrong token from %s", self.request.remote_ip)
             self.set_status(403)
-            self._form("This is not the token that the portal printed when it was started.")
+            self._form("Wrong token: enter the one that the portal printed at its start.")
 
     def _form(self, trouble: str) -> None:
         nonce = pages.make_nonce()
         self.set_header("Content-Security-Policy", pages.policy(nonce))
         self.set_header("Cache-Control", "no-store")
-        self.set_header("Referrer-Policy", "same-origin")  # else browsers send the form without its origin
+        self.set_header("Referrer-Policy", "same-origin")  # else browsers send the form without an origin
         self.finish(pages.render("notice.html", nonce=nonce, trouble=trouble, form=True))
 
 
 class Guard(AuthProvider):  # type: ignore[misc]  # Bokeh's types are not read
-    """Lets in who has the token."""
+    """Bokeh's authentication by the token."""
 
     def __init__(self, door: Door) -> None:
         self._door = door
@@ -116,35 +116,35 @@ class Guard(AuthProvider):  # type: ignore[misc]  # Bokeh's types are not read
 
     @property
     def get_user(self) -> Any:
-        """Who asks; None for someone without the token."""
+        """The user; None without the token."""
         return lambda handler: "user" if self._door.lets_in(handler.request) else None
 
     @property
     def get_user_async(self) -> None:
-        """There is none."""
+        """Not used."""
         return None
 
     @property
     def login_url(self) -> str:
-        """Where the token is taken."""
+        """The address of the login form."""
         return "/login"
 
     @property
     def get_login_url(self) -> None:
-        """There is none."""
+        """Not used."""
         return None
 
     @property
     def login_handler(self) -> None:
-        """It is one of the server's own addresses."""
+        """Not used, as it is one of the server's own addresses."""
         return None
 
     @property
     def logout_url(self) -> None:
-        """There is none."""
+        """Not used."""
         return None
 
     @property
     def logout_handler(self) -> None:
-        """There is none."""
+        """Not used."""
         return None

@@ -1,4 +1,4 @@
-"""What the portal's server holds: the data set, its sessions, and what works for them."""
+"""The state of the portal's server: data set, sessions and thread pools."""
 
 import asyncio
 import functools
@@ -13,7 +13,7 @@ import panel as pn
 from nenya.errors import NenyaError
 from nenya.portal import words
 from nenya.portal.app import make_page
-from nenya.portal.dataset import Archive, Stamp, stamps_of
+from nenya.portal.dataset import Dataset, Stamp, stamps_of
 from nenya.portal.encoder import Encoder
 from nenya.portal.guard import Door
 from nenya.portal.intake import Intake
@@ -26,28 +26,28 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Portal:
-    """What the server holds.
+    """The state of the server.
 
     Attributes:
-        archive: what all sessions share.
+        dataset: what all sessions share.
         name: of the table.
-        encoder: makes latents of users' images; None where there are no weights.
-        limit_mb: how large uploads may be.
-        token: that a browser must know; None for everyone who reaches the server.
-        reopen: opens the archive anew, after its files were replaced; None where it never changes.
-        door: who is let in; `make_server` makes it.
-        look_every: seconds between two looks at the files.
-        upload: whose images are taken: `auto`, `local`, `any` or `none`, see `PortalOptions`.
+        encoder: of uploaded images; None without weights.
+        limit_mb: largest upload, MB.
+        token: required of a browser; None admits everyone who reaches the server.
+        reopen: opens the data set again after its files were replaced; None if it never changes.
+        door: decides on admission; set by `make_server`.
+        look_every: seconds between checks of the files.
+        upload: who may upload images: `auto`, `local`, `any` or `none`, see `PortalOptions`.
         sessions: by their key.
     """
 
-    archive: Archive
+    dataset: Dataset
     name: str
     encoder: Encoder | None = None
     limit_mb: int = 20
     token: str | None = None
     door: Door = field(default_factory=Door)
-    reopen: Callable[[], Archive] | None = None
+    reopen: Callable[[], Dataset] | None = None
     look_every: float = 5.0
     upload: str = "auto"
     sessions: dict[str, Session] = field(default_factory=dict)
@@ -60,18 +60,18 @@ class Portal:
 
     def __post_init__(self) -> None:
         self.jail = Jail(512 + 3 * self.limit_mb)
-        self.intake = Intake(most=min(4, max(1, 200 // self.limit_mb)))  # which are held in memory, all of them
+        self.intake = Intake(most=min(4, max(1, 200 // self.limit_mb)))  # all of them are held in memory
 
     @property
     def takes_images(self) -> bool:
-        """Whether images are taken from anybody."""
-        return self.encoder is not None and self.archive.latents is not None and self.upload != "none"
+        """Whether anyone may upload images."""
+        return self.encoder is not None and self.dataset.latents is not None and self.upload != "none"
 
     def page(self) -> Any:
         """Return the page of a new session."""
         given = {k: v[0].decode(errors="replace") for k, v in (pn.state.session_args or {}).items() if v}
         page, session = make_page(
-            self.archive,
+            self.dataset,
             self.pools,
             name=self.name,
             can_upload=self.takes_images,
@@ -90,30 +90,30 @@ class Portal:
         return page
 
     def close(self) -> None:
-        """End all work: before the interpreter does, which lets no thread begin another."""
+        """End all work before the interpreter shuts down, when no thread can start another."""
         for session in list(self.sessions.values()):
             session.close()
         self.jail.close()
         self.pools.shutdown()
 
     async def look(self) -> None:
-        """See whether the archive's files were replaced; then open it anew for new pages, and tell the open ones.
+        """Check whether files were replaced; if so, open the data set again for new pages, and notify open ones.
 
-        Open pages go on with the files that they have. Files are opened once two looks find the same ones, as several
-        are replaced one after the other.
+        Open pages keep their files. Files are opened once two checks find them unchanged, as several may be
+        replaced one after another.
         """
         if self.reopen is None:
             return
         loop = asyncio.get_running_loop()
-        known = self._seen or self.archive.files
+        known = self._seen or self.dataset.files
         found = await loop.run_in_executor(self.pools.quick, stamps_of, list(known))
         settled, self._before = found == self._before, found
         if found == known or not settled:
             return
         self._seen = found
-        log.info("portal: the archive's files have changed; opening them")
+        log.info("portal: the files of the archive have changed; opening them")
         try:
-            self.archive = await loop.run_in_executor(self.pools.slow, self.reopen)
+            self.dataset = await loop.run_in_executor(self.pools.slow, self.reopen)
         except Exception as error:
             log.warning(
                 "portal: the changed archive cannot be opened: %s", error, exc_info=not isinstance(error, NenyaError)
@@ -122,5 +122,5 @@ class Portal:
         else:
             self._broken, self._seen, news = False, {}, words.CHANGED
         for session in list(self.sessions.values()):
-            if self._broken or session.archive is not self.archive:
+            if self._broken or session.dataset is not self.dataset:
                 session.jobs.call(functools.partial(session.tell, news))

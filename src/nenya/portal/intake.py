@@ -1,4 +1,4 @@
-"""What the portal takes over the network, and how much of it at once: images of users, all else in small pieces."""
+"""Limits on data from the network: uploaded images, and small requests of other kinds."""
 
 import ipaddress
 import logging
@@ -11,9 +11,9 @@ from nenya.portal.guard import LOCAL
 log = logging.getLogger(__name__)
 
 _SMALL = 2**16  # bytes of a request's body, other than an image
-_MESSAGE = 2**21  # bytes of a connection's buffer: a message of the page has up to 2**20
+_MESSAGE = 2**21  # bytes of a connection's buffer: messages of the page have up to 2**20
 BODY_SECONDS = 30
-"""Within which a request's body is to come."""
+"""Within which the body of a request must arrive."""
 
 _IDLE = 60  # seconds
 _MOST_CONNECTIONS, _OF_ONE = 500, 100
@@ -24,7 +24,7 @@ _ONE_BY_ONE = "Your other images are being read: send this one when they are don
 
 
 def http_limits() -> dict[str, Any]:
-    """Return what Tornado's server takes from anybody: little, and not for ever. `TakesImages` takes more."""
+    """Return the limits of Tornado's server for any client; `TakesImages` accepts larger bodies."""
     return {
         "max_buffer_size": _MESSAGE,
         "max_body_size": _SMALL,
@@ -35,12 +35,12 @@ def http_limits() -> dict[str, Any]:
 
 
 def limit_connections(server: Any, most: int = _MOST_CONNECTIONS, of_one: int = _OF_ONE) -> None:
-    """Close new connections to a Tornado server while there are too many.
+    """Close new connections to a Tornado server above the limits.
 
     Args:
         server: its `HTTPServer`.
-        most: connections in all.
-        of_one: of one address; a proxy on this machine, which stands for all its users, may have all.
+        most: largest number of connections.
+        of_one: largest number per address; a proxy on this machine serves many users and may have all.
     """
     streams: dict[str, set[Any]] = {}
     serve = server.handle_stream
@@ -62,7 +62,7 @@ def limit_connections(server: Any, most: int = _MOST_CONNECTIONS, of_one: int = 
 
 
 def _is_local(address: str) -> bool:
-    """Say whether an address is this machine's own, by which it reaches itself only."""
+    """Return whether an address is a loopback address."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -71,7 +71,7 @@ def _is_local(address: str) -> bool:
 
 
 def from_here(request: Any) -> bool:
-    """Say whether a request comes from this machine itself, and not by way of a proxy on it."""
+    """Return whether a request comes from this machine, and not through a proxy on it."""
     names = [urlsplit(f"//{request.host}").hostname]
     if origin := request.headers.get("Origin"):
         names.append(urlsplit(origin).hostname)
@@ -85,11 +85,11 @@ def from_here(request: Any) -> bool:
 
 
 class Intake:
-    """Counts the images that are on their way: each of them takes memory.
+    """Counts the uploads in progress, each of which takes memory.
 
     Args:
-        most: in all.
-        of_one: of one session.
+        most: largest number.
+        of_one: largest number per session.
     """
 
     def __init__(self, most: int = 4, of_one: int = 2) -> None:
@@ -97,7 +97,7 @@ class Intake:
         self._open: Counter[str] = Counter()
 
     def enter(self, key: str) -> tuple[int, str] | None:
-        """Count one of a session, or return the status and the sentence of a refusal."""
+        """Count an upload of a session, or return status and sentence of a refusal."""
         if self._open[key] >= self._of_one:
             return 429, _ONE_BY_ONE
         if self._open.total() >= self._most:
@@ -106,6 +106,6 @@ class Intake:
         return None
 
     def leave(self, key: str) -> None:
-        """Count one no more."""
+        """Remove an upload from the count."""
         self._open[key] -= 1
-        self._open += Counter()  # without those at zero
+        self._open += Counter()  # drops zero counts

@@ -1,6 +1,6 @@
-"""Reads images of strangers in processes that can reach nothing (`nenya.portal.jailed`), one process for each file.
+"""Reads untrusted images in sandboxed processes (`nenya.portal.jailed`), one process per file.
 
-What such a process answers is taken for hostile too: a bounded header of JSON, and bytes of one float32 array.
+Their answers are untrusted too: a bounded JSON header and the bytes of one float32 array.
 """
 
 import contextlib
@@ -28,19 +28,23 @@ from nenya.storage.texts import shown
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 2  # files that are read at the same time
-_START = 60.0  # seconds, within which a process has loaded its readers
+AT_ONCE = 2  # files read at the same time
+_START = 60.0  # seconds within which a process must load its readers
 _PIECE = 2**18  # bytes written or read at once
 _BOOT = "import sys; sys.path[:] = sys.argv.pop(1).split('\\n'); from nenya.portal.jailed import main; main()"
-_KEPT = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR")  # which Python may need to start
+_KEPT = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR")  # needed by Python to start
 _ENVIRONMENT = {
-    **{"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},  # walls are of one thread
+    **{
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+    },  # the sandbox applies to one thread
     **{"LC_ALL": "C.UTF-8", "HDF5_PLUGIN_PRELOAD": "::", "PYTHONDONTWRITEBYTECODE": "1"},
 }
 
 
 class Broken(Exception):
-    """A process ended, or answered what it must not."""
+    """A process ended, or gave an invalid answer."""
 
 
 class Late(Exception):
@@ -48,11 +52,11 @@ class Late(Exception):
 
 
 class Stopped(Exception):
-    """Nobody waits for the answer any more."""
+    """The answer is no longer needed."""
 
 
 class _Child:
-    """One process, from its start to its end."""
+    """One sandboxed process."""
 
     def __init__(self, arguments: Sequence[str]) -> None:
         environment = {name: os.environ[name] for name in _KEPT if name in os.environ} | _ENVIRONMENT
@@ -65,12 +69,12 @@ class _Child:
             bufsize=0,
             cwd="/",
             env=environment,
-            start_new_session=True,  # Ctrl-C is for the server
+            start_new_session=True,  # Ctrl-C must reach the server only
         )
         self.closed = False
 
     def wait_ready(self) -> None:
-        """Wait until the process has put up its walls.
+        """Wait until the process has entered its sandbox.
 
         Raises:
             Broken: It ended.
@@ -81,10 +85,10 @@ class _Child:
         self.closed = isinstance(walls, dict) and all(walls.get(way) is True for way in ("files", "network"))
 
     def talk(self, request: Sequence[Any], seconds: float, stop: threading.Event) -> tuple[dict[str, Any], bytes]:
-        """Send the pieces of a request, and return the answer's header and what follows it.
+        """Send the pieces of a request; return header and body of the answer.
 
         Raises:
-            Broken: The process ended, or its answer is none.
+            Broken: The process ended, or its answer is invalid.
             Late: It took too long.
             Stopped: `stop` was set.
         """
@@ -110,7 +114,7 @@ class _Child:
         return answer.header, bytes(answer.data)
 
     def end(self) -> int:
-        """End the process, and return how it ended, as `subprocess` says it."""
+        """End the process, and return its return code as `subprocess` does."""
         with contextlib.suppress(OSError):
             self.process.kill()
         for pipe in (self.process.stdin, self.process.stdout):
@@ -120,26 +124,26 @@ class _Child:
         return self.process.wait()
 
     def ended(self) -> int:
-        """Return how a process ended that closed its end of the pipe."""
+        """Return the return code of a process that closed its pipe."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             return self.process.wait(1)
         return 0
 
 
 def _write(into: int, left: list[memoryview]) -> bool:
-    """Write what a pipe takes, off `left`; say whether there is more to write."""
+    """Write from `left` as much as the pipe accepts; return whether data remain."""
     with contextlib.suppress(BlockingIOError):
         try:
             left[0] = left[0][os.write(into, left[0][:_PIECE]) :]
         except BrokenPipeError:
-            left.clear()  # the reader's answer, or its end, is still to be read
+            left.clear()  # the answer or the end of the reader is still to be read
         while left and not left[0]:
             left.pop(0)
     return bool(left)
 
 
 class _Answer:
-    """What came of an answer: the length of its header, its header, and what follows it."""
+    """A partial answer: length of the header, header, and body."""
 
     def __init__(self) -> None:
         self.header: dict[str, Any] | None = None
@@ -147,14 +151,14 @@ class _Answer:
 
     @property
     def whole(self) -> bool:
-        """Whether all of it is there."""
+        """Whether the answer is complete."""
         return self.header is not None and len(self.data) == self._size
 
     def take(self, piece: bytes) -> None:
-        """Take what comes next.
+        """Read the next bytes.
 
         Raises:
-            Broken: There is no more, or it is no answer.
+            Broken: The stream ended, or the answer is invalid.
         """
         self.data += piece
         if not piece or len(self.data) > LENGTH.size + MOST_HEADER + 4 * SIDES[1] ** 2:
@@ -181,12 +185,12 @@ class _Answer:
 
 
 def _image(header: dict[str, Any], body: bytes) -> Given:
-    """Return the image of an answer, or raise the error that it tells.
+    """Return the image of an answer, or raise its error.
 
     Raises:
-        InputFileError, OptionError: The file holds no image that can be looked up.
-        MemoryError: It took too much.
-        Broken: The answer is none.
+        InputFileError, OptionError: The file holds no valid image.
+        MemoryError: It needed too much memory.
+        Broken: The answer is invalid.
     """
     if "error" in header:
         text = shown(header.get("text"), 500)
@@ -199,12 +203,12 @@ def _image(header: dict[str, Any], body: bytes) -> Given:
 
 
 class Jail:
-    """Reads files of strangers. One process waits for the next file, with all it needs; each reads one, and ends.
+    """Reads untrusted files. One process with loaded readers waits for the next file, reads it and ends.
 
     Args:
-        memory_mb: what a process may take to read a file.
-        seconds: how long it may take.
-        walls: False goes without walls, as on systems that have none.
+        memory_mb: memory limit of reading a file.
+        seconds: time limit of reading a file.
+        walls: False disables the sandbox, as on systems without one.
         reader: module of `read_image`.
     """
 
@@ -213,7 +217,9 @@ class Jail:
     ) -> None:
         self._memory_mb, self._seconds = memory_mb, seconds
         self._arguments = [reader, str(memory_mb * 10**6), str(seconds), str(int(walls))]
-        self._starter = ThreadPoolExecutor(1, thread_name_prefix="jail")  # one that lasts: processes end with it
+        self._starter = ThreadPoolExecutor(
+            1, thread_name_prefix="jail"
+        )  # a permanent thread, as processes end with their parent thread
         self.threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="upload")
         self._lock, self._shut = threading.Lock(), False
         self._closed: bool | None = None
@@ -222,17 +228,17 @@ class Jail:
         weakref.finalize(self, _end_all, self._all)
 
     def start(self) -> None:
-        """Have a process wait, if none does."""
+        """Start a waiting process if there is none."""
         with self._lock:
             if not self._shut and not self._waiting:
                 self._starter.submit(self._refill)
 
     @property
     def closed(self) -> bool:
-        """Whether processes are behind walls here: no files, no network; this waits for the first one to start.
+        """Whether processes are sandboxed on this system (no files, no network); waits for the first one to start.
 
         Raises:
-            OptionError: None can be started.
+            OptionError: No process can be started.
         """
         if self._closed is None:
             child = self._take()
@@ -253,18 +259,18 @@ class Jail:
         scale: Sequence[str] = ("", ""),
         stop: threading.Event | None = None,
     ) -> Given:
-        """Return the image that a file's bytes hold, as `nenya.portal.upload.read_image` does.
+        """Return the image in the bytes of a file, as `nenya.portal.upload.read_image` does.
 
         Args:
             name: of the file.
             data: the bytes.
-            row: which image, of a file of several.
+            row: row of the image in a file of several.
             scale: of PNG.
-            stop: ends the work when it is set.
+            stop: ends the work when set.
 
         Raises:
-            InputFileError: It holds no image that can be looked up, or takes too much memory or time.
-            OptionError: The row or the scale is wrong, or no process can be started.
+            InputFileError: It holds no valid image, or takes too much memory or time.
+            OptionError: The row or the scale is invalid, or no process can be started.
             Stopped: `stop` was set.
         """
         asked = {"name": name[-200:], "size": len(data), "row": row[:20], "scale": [text[:40] for text in scale]}
@@ -285,12 +291,12 @@ class Jail:
         raise InputFileError(f"the image could not be read{why}")
 
     def close(self) -> None:
-        """End all processes; nothing is read any more."""
+        """End all processes."""
         with self._lock:
             self._shut = True
             children = list(self._all)
         for child in children:
-            child.process.kill()  # whoever waits for it sees its end
+            child.process.kill()  # a waiting caller sees its end
         for pool in (self.threads, self._starter):
             pool.shutdown(cancel_futures=True)
         _end_all(self._all)
@@ -304,13 +310,13 @@ class Jail:
         if how == -signal.SIGXCPU:
             return self._late
         named = f" ({signal.Signals(-how).name})" if how < 0 else ""
-        return f": reading it ended the process that did{named}; the file is damaged, or made to do harm"
+        return f": the process that read it died{named}; the file is damaged or malicious"
 
     def _take(self) -> _Child:
-        """Return a process that is ready."""
+        """Return a ready process."""
         with self._lock:
             if self._shut:
-                raise OptionError("the portal is closing")
+                raise OptionError("the portal is shutting down")
             while self._waiting:
                 child = self._waiting.pop()
                 if child.process.poll() is None:
@@ -320,9 +326,7 @@ class Jail:
         try:
             return self._starter.submit(self._started).result()
         except (Broken, Late, OSError) as error:
-            raise OptionError(
-                "the process that reads images cannot be started here; the server's log says more"
-            ) from error
+            raise OptionError("the process that reads images cannot be started; see the server's log") from error
 
     def _started(self) -> _Child:
         """Start a process, and wait until it is ready."""
@@ -332,7 +336,7 @@ class Jail:
             shut = self._shut
         if shut:
             self._end(child)
-            raise OptionError("the portal is closing")
+            raise OptionError("the portal is shutting down")
         try:
             child.wait_ready()
         except BaseException as error:
@@ -341,8 +345,8 @@ class Jail:
             raise
         if self._closed is None and not child.closed:
             log.warning(
-                "portal: this system has no walls around what reads images: they are taken from this machine only, "
-                "unless upload= says otherwise"
+                "portal: this system has no sandbox for reading images: uploads are accepted from this machine only, "
+                "unless upload= allows others"
             )
         self._closed = child.closed
         return child

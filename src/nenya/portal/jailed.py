@@ -1,7 +1,7 @@
-"""The process that reads one image that a stranger brought, behind walls (`nenya.portal.walls`).
+"""The process that reads one untrusted image in a sandbox (`nenya.portal.walls`).
 
-It is started with nothing of the server: no memory, no environment, no files but two pipes. It loads its readers, reads
-a sample of each kind of file, so that nothing need be loaded later, closes its doors, says so, and then takes one file.
+It inherits nothing of the server: no memory, no environment, no files but two pipes. It loads its readers, reads
+a sample of each kind of file, so that nothing is loaded later, enters the sandbox, reports it, and reads one file.
 """
 
 import contextlib
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def _take(size: int) -> bytes:
-    """Return the next bytes of the request; without them nobody waits for an answer."""
+    """Return the next bytes of the request; if the stream ends, no answer is needed."""
     data = bytearray(size)
     view, got = memoryview(data), 0
     while got < size:
@@ -59,7 +59,7 @@ def _take(size: int) -> bytes:
 
 
 def _send(header: dict[str, Any], body: bytes = b"") -> None:
-    """Write a frame: the length of its header, the header as JSON, and what follows it."""
+    """Write a frame: length of the header, header as JSON, and body."""
     text = json.dumps(header).encode()
     left = memoryview(LENGTH.pack(len(text)) + text + body)
     while left:
@@ -67,11 +67,11 @@ def _send(header: dict[str, Any], body: bytes = b"") -> None:
 
 
 def rehearse(read: Any, suffixes: Sequence[str]) -> None:
-    """Read a sample of each kind of file: what readers load only when it is needed cannot be loaded behind walls.
+    """Read a sample of each kind of file, as modules loaded on demand cannot be loaded in the sandbox.
 
     Args:
-        read: reads a file.
-        suffixes: of the files that it reads.
+        read: function that reads a file.
+        suffixes: of readable files.
     """
     for name, data in _samples() if suffixes else ():
         with contextlib.suppress(NenyaError):
@@ -91,8 +91,8 @@ def _samples() -> list[tuple[str, bytes]]:
     field = np.arange(256, dtype=np.float32).reshape(16, 16)
     array, zipped, picture, hdf5, old = (io.BytesIO() for _ in range(5))
     np.save(array, field)
-    with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("a.npy", array.getvalue())
+    with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as dataset:
+        dataset.writestr("a.npy", array.getvalue())
     Image.fromarray(field.astype(np.uint8)).save(picture, "PNG")
     with h5py.File(hdf5, "w") as file:
         file.create_dataset("a", data=field, chunks=(8, 8), compression="lzf", shuffle=True, fletcher32=True)

@@ -1,4 +1,4 @@
-"""Work of a session beside its page: the newest of a kind counts, all can be watched and ended."""
+"""Background work of a session, with progress and cancellation; newer work replaces older work of its kind."""
 
 import logging
 import threading
@@ -14,21 +14,21 @@ from nenya.portal.fair import FairPool
 
 log = logging.getLogger(__name__)
 
-_BETWEEN = 0.3  # seconds between two reports of progress
-_LONGEST = {"quick": 20.0, "slow": 60.0}  # seconds of a thread that one piece of work may take
+_BETWEEN = 0.3  # seconds between progress reports
+_LONGEST = {"quick": 20.0, "slow": 60.0}  # time limit of one piece of work, seconds
 STOPPED = "stopped"
-FAILED = "Something went wrong here; the server's log says what. The rest of the page works on."
+FAILED = "An internal error occurred (see the server's log). The rest of the page still works."
 
 
 class TooLong(NenyaError):
-    """Work that took longer than the portal lets it."""
+    """Work exceeded its time limit."""
 
 
 class Ticket:
-    """One piece of work: whether it is still wanted, and how far it is.
+    """One piece of work: cancellation and progress.
 
     Args:
-        report: is told the share that is done, from 0 to 1, some times a second.
+        report: called with the fraction done, 0 to 1, a few times per second.
     """
 
     def __init__(self, report: Callable[[float], None]) -> None:
@@ -37,30 +37,30 @@ class Ticket:
         self._until = float("inf")
 
     def begin(self, seconds: float) -> None:
-        """Let the work end at its first tick after some seconds from now."""
+        """End the work at its first tick after the given seconds."""
         self._until = time.monotonic() + seconds
 
     def cancel(self) -> None:
-        """Let the work end at its next tick."""
+        """End the work at its next tick."""
         self._cancelled.set()
 
     @property
     def cancelled(self) -> bool:
-        """Whether nobody waits for it any more."""
+        """Whether the work was cancelled."""
         return self._cancelled.is_set()
 
     def tick(self, share: float) -> None:
         """Report progress.
 
         Raises:
-            Cancelled: The work is not wanted any more.
-            TooLong: It took longer than it may.
+            Cancelled: The work was cancelled.
+            TooLong: It exceeded its time limit.
         """
         if self.cancelled:
             raise Cancelled
         if time.monotonic() > self._until:
             raise TooLong(
-                "this took too long and was stopped: choose fewer rows, or try again when fewer people are here"
+                "this took too long and was stopped: select fewer rows, or try again when the portal is less busy"
             )
         if time.monotonic() - self._last > _BETWEEN:
             self._last = time.monotonic()
@@ -69,12 +69,12 @@ class Ticket:
 
 @dataclass(frozen=True)
 class Pools:
-    """Threads that all sessions share: what takes long does not stand in the way of what is quick.
+    """Thread pools shared by all sessions: slow work does not delay quick work.
 
     Attributes:
         quick: for selections, figures and cutouts.
-        slow: for searches and the encoding of images, one after the other, as each of them takes all processors.
-        files: for what is downloaded, piece by piece.
+        slow: for searches and encoding of images, one at a time, as each uses all processors.
+        files: for downloads, in pieces.
     """
 
     quick: FairPool = field(default_factory=lambda: FairPool(4, 2, "portal"))
@@ -82,7 +82,7 @@ class Pools:
     files: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, thread_name_prefix="download"))
 
     def shutdown(self) -> None:
-        """Begin nothing any more, and wait for what is under way."""
+        """Start no further work, and wait for running work."""
         for pool in (self.quick, self.slow, self.files):
             pool.shutdown(cancel_futures=True)
 
@@ -98,9 +98,9 @@ class Jobs:
     """The work of one session.
 
     Args:
-        pools: threads that all sessions share.
-        call: has a function called by the page's own thread.
-        say: shows a sentence to the user; empty when all is done.
+        pools: threads shared by all sessions.
+        call: runs a function in the page's own thread.
+        say: shows a sentence to the user; an empty one when all work is done.
     """
 
     def __init__(
@@ -110,12 +110,12 @@ class Jobs:
         self._open: dict[str, _Job] = {}
 
     def open(self, kind: str, title: str = "", ended: Callable[[str], None] = lambda _: None) -> Ticket:
-        """Announce work that is done elsewhere; older work of its kind is given up.
+        """Announce work done elsewhere; older work of its kind is cancelled.
 
         Args:
             kind: of the work.
-            title: what is said while it goes on; empty for nothing.
-            ended: is told what is said in the end where there is no result: it was stopped, or failed.
+            title: status text while it runs; empty for none.
+            ended: called with the final message if there is no result.
         """
         self.cancel(kind)
         ticket = Ticket(lambda share: self.call(lambda: self._progress(kind, ticket, share)))
@@ -134,15 +134,15 @@ class Jobs:
         slow: bool = False,
         ended: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Do work in a thread; older work of its kind is given up.
+        """Run work in a thread; older work of its kind is cancelled.
 
         Args:
             kind: of the work.
-            work: is given its ticket, and returns a result.
-            done: is given the result, by the page's own thread, unless the work was cancelled.
-            title: as of `open`.
-            slow: do it among what takes long.
-            ended: as of `open`.
+            work: called with its ticket; returns a result.
+            done: called with the result in the page's own thread, unless the work was cancelled.
+            title: as in `open`.
+            slow: whether to run it in the pool of slow work.
+            ended: as in `open`.
         """
         ticket = self.open(kind, title, ended)
 
@@ -166,7 +166,7 @@ class Jobs:
         pool.submit_for(self, lambda: not ticket.cancelled, run)
 
     def cancel(self, kind: str = "") -> None:
-        """Give up the work of a kind, or all."""
+        """Cancel the work of a kind, or all work."""
         for name in [kind] if kind else list(self._open):
             if name in self._open:
                 job = self._open.pop(name)
@@ -175,11 +175,11 @@ class Jobs:
 
     @property
     def busy(self) -> bool:
-        """Whether something is going on."""
+        """Whether any work is running."""
         return bool(self._open)
 
     def close(self, kind: str, ticket: Ticket, text: str = "") -> None:
-        """End work without a result, and say why; or work of `open` that is done."""
+        """End work without a result and show the reason, or end finished work of `open`."""
         job = self._open.get(kind)
         if job is not None and job.ticket is ticket:
             del self._open[kind]

@@ -1,4 +1,4 @@
-"""The portal's HTML: templates that escape all they are given, and the policies that a browser follows on them."""
+"""HTML of the portal: templates with automatic escaping, and their Content-Security-Policy."""
 
 import functools
 import hashlib
@@ -17,10 +17,10 @@ def policy(nonce: str) -> str:
     """Return the Content-Security-Policy of a page of the server.
 
     Scripts run only from the tags that carry the nonce: no inline ones, no handlers in attributes, no `eval`. Styles
-    may be inline, as Bokeh writes them into its shadow roots; they reach nothing outside: no other origin may be asked.
+    may be inline, as Bokeh writes them into its shadow roots; requests to other origins are forbidden.
 
     Args:
-        nonce: fresh for each answer.
+        nonce: new for each response.
     """
     return (
         f"{_ALWAYS}; script-src 'nonce-{nonce}'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
@@ -29,10 +29,10 @@ def policy(nonce: str) -> str:
 
 
 def file_policy(scripts: Sequence[str]) -> str:
-    """Return the policy of a page that is a file, for its `meta` tag: only these very scripts run.
+    """Return the policy of a page in a file, for its `meta` tag: only the given scripts run.
 
     Args:
-        scripts: the texts between its script tags.
+        scripts: contents of its script tags.
     """
     hashes = " ".join(f"'sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in scripts)
     return f"{_ALWAYS}; script-src {hashes or repr('none')}; style-src 'unsafe-inline'; img-src 'self' data: blob:"
@@ -53,7 +53,7 @@ def _environment() -> Any:
 
 
 def render(template: str, **values: Any) -> str:
-    """Return a page; whatever it is given is text, and never HTML.
+    """Return a page; all values are escaped as text.
 
     Args:
         template: its name.

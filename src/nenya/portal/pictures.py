@@ -1,4 +1,4 @@
-"""Arrays that figures show: densities, means in cells, sheets of cutouts."""
+"""Arrays for figures: densities, means in cells, sheets of cutouts."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from nenya.portal.state import BoolArray
 
 FloatArray = NDArray[np.float32]
 Extent = tuple[float, float, float, float]
-"""Left, right, lower and upper end."""
+"""Left, right, lower and upper limit."""
 
 
 def raster(
@@ -23,19 +23,19 @@ def raster(
     values: FloatArray | None = None,
     around: float | None = None,
 ) -> FloatArray:
-    """Count points in cells, or take the mean of their values.
+    """Count points in cells, or average their values.
 
     Args:
         x: (N,).
         y: (N,).
-        extent: of the cells together.
-        cells: how many across and up.
-        mask: (N,), which points count.
-        values: (N,); NaN ones do not count.
-        around: what x repeats after, such as 360 degrees.
+        extent: of all cells.
+        cells: number in x and y.
+        mask: (N,), points to include.
+        values: (N,); NaN is ignored.
+        around: period of x, such as 360 degrees.
 
     Returns:
-        (rows, columns) float32, the lowest row first; NaN where there is no point.
+        (rows, columns) float32, lowest row first; NaN in empty cells.
     """
     if mask is not None:
         x, y = x[mask], y[mask]
@@ -60,14 +60,14 @@ def raster(
 
 
 def histogram(binned: Binned, mask: BoolArray | None) -> NDArray[np.int64]:
-    """Count the chosen rows in the bins of a column: (BINS,) int64."""
+    """Count the selected rows in the bins of a column: (BINS,) int64."""
     if mask is None:
         return binned.counts
     return np.bincount(binned.codes[mask], minlength=BINS + 1)[:BINS]
 
 
 def extent_of(x: FloatArray, y: FloatArray) -> Extent:
-    """Return the ends of points, a little wider; the outermost 0.02 % do not count where there are many."""
+    """Return the limits of points with a margin; of many points, the outermost 0.02 % are ignored."""
     ends: list[float] = []
     for values in (x, y):
         known = values[np.isfinite(values)]
@@ -81,17 +81,17 @@ def extent_of(x: FloatArray, y: FloatArray) -> Extent:
 
 
 def sheet(images: Sequence[FloatArray | None], columns: int, rows: int, *, own_scale: bool) -> FloatArray:
-    """Lay cutouts out in lines, from the upper left.
+    """Arrange cutouts in lines, from the upper left.
 
     Args:
-        images: (H, W) each; None leaves a hole.
-        columns: cutouts in a line.
+        images: (H, W) each; None leaves a gap.
+        columns: cutouts per line.
         rows: lines.
-        own_scale: stretch each one from 0 to 1, between its 1st and 99th percentile.
+        own_scale: scale each from 0 to 1, between its 1st and 99th percentile.
 
     Returns:
-        (rows * S, columns * S) float32 with S = H + 2, the upper line first; NaN between cutouts. Cutouts of another
-        size than the first one are sampled to its size. The first line of a cutout is its lowest, as on a map.
+        (rows * S, columns * S) float32 with S = H + 2, top line first; NaN between cutouts. Cutouts of another
+        size than the first are resampled to its size. The first line of a cutout is its lowest, as on a map.
     """
     side = next((len(image) for image in images if image is not None), 8)
     step = side + 2
@@ -112,7 +112,7 @@ def sheet(images: Sequence[FloatArray | None], columns: int, rows: int, *, own_s
 
 
 def colour_range(images: Sequence[FloatArray | None]) -> tuple[float, float]:
-    """Return a shared colour range, in K: symmetric about 0 where the values are of both signs, else as they are."""
+    """Return a shared colour range, in K: symmetric about 0 if the values have both signs, else their range."""
     known = [image[np.isfinite(image)] for image in images if image is not None]
     values = np.concatenate(known) if known else np.empty(0)
     if not len(values):

@@ -1,4 +1,4 @@
-"""Which points lie in a polygon, for millions of them."""
+"""Point-in-polygon test for millions of points."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,23 +6,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_GRID = 256  # cells a side that a polygon is drawn on before its edge is looked at exactly
-_AT_ONCE = 2000  # points that are looked at exactly before other threads have their turn
+_GRID = 256  # cells per side of the grid on which the polygon is rasterized
+_AT_ONCE = 2000  # points tested exactly before yielding to other threads
 
 
 def inside(
     x: NDArray[np.float32], y: NDArray[np.float32], corners: NDArray[np.float64], tick: Callable[[], None]
 ) -> NDArray[np.bool_]:
-    """Say which points lie in a polygon: (N,) bool.
+    """Return which points lie in a polygon: (N,) bool.
 
-    Whole cells of a grid that the edge does not touch are decided at their centres, points in the other cells exactly:
-    five million points and a hundred corners take half a second in place of ten.
+    Cells of a grid that the edge does not touch are decided at their centres, points in other cells exactly:
+    five million points and a hundred corners take half a second instead of ten.
 
     Args:
         x: (N,).
         y: (N,).
         corners: (C, 2).
-        tick: is called now and then; what it raises ends the work.
+        tick: called regularly; an exception from it ends the work.
     """
     from matplotlib.path import Path
 
@@ -45,7 +45,7 @@ def inside(
 
 
 def _contained(polygon: Any, points: NDArray[np.float64], tick: Callable[[], None]) -> NDArray[np.bool_]:
-    """Say which points (N, 2) lie in a polygon, a few at a time, as others wait meanwhile: (N,) bool."""
+    """Return which points (N, 2) lie in a polygon, in small blocks that yield to other threads: (N,) bool."""
     found = np.zeros(len(points), bool)
     for start in range(0, len(points), _AT_ONCE):
         tick()
@@ -54,7 +54,7 @@ def _contained(polygon: Any, points: NDArray[np.float64], tick: Callable[[], Non
 
 
 def _edge_cells(corners: NDArray[np.float64], low: NDArray[np.float64], size: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Say which cells an edge of the polygon may pass through, and their neighbours: (_GRID, _GRID) bool."""
+    """Return which cells an edge of the polygon may cross, and their neighbours: (_GRID, _GRID) bool."""
     edge = np.zeros((_GRID + 2, _GRID + 2), bool)
     places = (corners - low) / size
     for start, end in zip(places, np.roll(places, -1, axis=0), strict=True):

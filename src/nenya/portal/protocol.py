@@ -1,7 +1,7 @@
-"""What a page may send over its websocket: an allow-list of changes and events, each with bounds.
+"""Allow-list of the changes and events that a page may send over its websocket, with bounds.
 
-Bokeh lets a browser set any property of any model, push a document of its own and name objects to be made. Nothing of
-that is what the portal's page does: what is not on the list here is left out before Bokeh reads it.
+Bokeh lets a browser set any property of any model, push a new document and name objects to create. The portal's page
+needs none of this: events outside this list are dropped before Bokeh reads them.
 """
 
 import math
@@ -11,10 +11,10 @@ from typing import Any
 from nenya.errors import InputFileError
 
 MOST_BYTES = 2**20
-"""Of a message with all its parts."""
+"""Bytes of a message with all its parts."""
 MOST_PARTS = 3 + 2 * 8  # header, metadata, content, and buffers with their headers
 _MOST_EVENTS = 500
-_MOST_ITEMS = 20_000  # of a list, such as a lasso's corners
+_MOST_ITEMS = 20_000  # length of a list, such as the corners of a lasso
 _MOST_NUMBER = 1e15
 _MOST_TEXT = 5100  # characters
 _MOST_PIXELS = 20_000
@@ -25,11 +25,11 @@ Check = Callable[[Any, Any], bool]
 
 
 class Foreign(InputFileError):
-    """A message that no page of the portal sends."""
+    """A message that pages of the portal never send."""
 
 
 def is_number(value: Any) -> bool:
-    """Say whether a value is a finite number of sensible size."""
+    """Return whether a value is a finite number within bounds."""
     return type(value) in (int, float) and -_MOST_NUMBER <= value <= _MOST_NUMBER and math.isfinite(value)
 
 
@@ -69,27 +69,27 @@ CHANGES: dict[str, Mapping[str, Check]] = {
     "Checkbox": {"active": _is_bool},
     "RangeSlider": {"value": _is_span, "value_throttled": _is_span},
 }
-"""Properties that a browser may set, by the class of the model, and what they may be."""
+"""Properties that a browser may set, by class of model, with checks of their values."""
 
 EVENTS: dict[str, Callable[[Mapping[str, Any]], bool]] = {
     "button_click": lambda values: True,
     "document_ready": lambda values: True,
-    "rangesupdate": lambda values: True,  # what it says is in the ranges too
+    "rangesupdate": lambda values: True,  # its information is in the ranges too
     "selectiongeometry": lambda values: _is_map(values.get("geometry")) and type(values.get("final")) is bool,
     "tap": lambda values: is_number(values.get("x")) and is_number(values.get("y")),
 }
-"""What a browser may report, and what must be said with it."""
+"""Events that a browser may report, with their required fields."""
 
 
 def allowed(content: Any, model_of: Callable[[str], Any]) -> list[dict[str, Any]]:
-    """Return the events of a patch that are on the list, in their order; the others are left out.
+    """Return the events of a patch that are allowed, in order; others are dropped.
 
     Args:
-        content: of the message, as JSON gave it.
-        model_of: returns the page's model of an id; None where there is none.
+        content: of the message, decoded from JSON.
+        model_of: returns the page's model of an id, or None.
 
     Raises:
-        Foreign: It is no patch, or one of far more events than a page sends.
+        Foreign: It is not a patch, or has far more events than a page sends.
     """
     events = content.get("events") if isinstance(content, dict) else None
     if not isinstance(events, list) or len(events) > _MOST_EVENTS:
@@ -141,7 +141,7 @@ def _is_map(value: Any) -> bool:
 
 
 def _is_plain(value: Any, deep: int) -> bool:
-    """Say whether a value is made of bounded numbers and texts, and names nothing that would be made or unpacked."""
+    """Return whether a value consists of bounded numbers and strings, without objects to create or unpack."""
     if value is None or isinstance(value, bool) or is_number(value):
         return True
     if isinstance(value, str):
@@ -159,7 +159,7 @@ def _is_plain(value: Any, deep: int) -> bool:
 
 
 def _is_array(value: Any) -> bool:
-    """Say whether a value is an array of numbers whose bytes came beside the message; packed ones may be bombs."""
+    """Return whether a value is a numeric array with its bytes beside the message; compressed ones may be bombs."""
     if not isinstance(value, dict) or set(value) != {"type", "array", "order", "dtype"}:
         return False
     inner = value["array"]

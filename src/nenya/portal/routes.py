@@ -1,4 +1,4 @@
-"""What the portal's server serves beside downloads and uploads: its page, the page's files, and its websocket."""
+"""Routes of the portal beside downloads and uploads: the page, its files and its websocket."""
 
 import asyncio
 import contextlib
@@ -46,32 +46,32 @@ FILES: dict[str, Path] = {
     "/static/extensions/panel/panel.min.js": _PANEL / "panel.min.js",
     **{f"/static/extensions/panel/{name}.css": _PANEL / f"{name}.css" for name in _STYLES},
 }
-"""The page's files, by their paths; nothing else of Bokeh's and Panel's folders is served."""
+"""Files of the page by path; nothing else of Bokeh's and Panel's folders is served."""
 _KINDS = {".js": "text/javascript", ".css": "text/css", ".ico": "image/x-icon"}
 MOST_PAGES = 120
-"""Open at once; each takes some megabytes."""
+"""Open pages at most; each takes some megabytes."""
 MOST_EACH = 40
-"""Open at once from one address; a whole course may come from one."""
-_MOST_WAITING = 20  # pages that are to be opened
-_AT_ONCE, _LATELY = 8, 60.0  # pages that are opened without a pause in some seconds
+"""Open pages per address at most; a class may share one address."""
+_MOST_WAITING = 20  # pages waiting to open
+_AT_ONCE, _LATELY = 8, 60.0  # pages that may open without a pause within some seconds
 _BUSY = "Many pages of this portal are being opened: try again in a minute."
-_MOST_PULLS = 10  # of the whole document, for one connection
-_MOST_SOCKETS = 4  # of one page: a lost connection is noticed late
-_FREE = 0.02  # seconds of the server's own thread that a message may take without a pause after it
+_MOST_PULLS = 10  # requests of the complete document per connection
+_MOST_SOCKETS = 4  # connections per page: a lost connection is noticed late
+_FREE = 0.02  # seconds of the server's thread per message before a pause
 
 
 @functools.cache
 def _version() -> str:
-    """Return what changes with the files."""
+    """Return a value that changes with the files."""
     content = (f"{path}{path.stat().st_size}{path.stat().st_mtime_ns}" for path in FILES.values())
     return hashlib.sha256("".join(content).encode()).hexdigest()[:16]
 
 
 class Files(RequestHandler):
-    """Sends one of the page's files."""
+    """Serves the files of the page."""
 
     def get(self) -> None:
-        """Send it."""
+        """Serve the file."""
         path = FILES[self.request.path]
         self.set_header("Content-Type", f"{_KINDS[path.suffix]}; charset=utf-8")
         self.set_header("Cache-Control", "max-age=604800" if self.get_query_argument("v", "") else "no-cache")
@@ -79,7 +79,7 @@ class Files(RequestHandler):
 
 
 class Rooms:
-    """Counts the pages that are open, in all and from each address."""
+    """Counts open pages, in total and per address."""
 
     def __init__(self) -> None:
         self._of: dict[str, str] = {}
@@ -88,9 +88,9 @@ class Rooms:
 
     @contextlib.asynccontextmanager
     async def turn(self) -> AsyncIterator[bool]:
-        """Open one page after the other; yields False where too many wait.
+        """Open pages one at a time; yield False if too many wait.
 
-        After many were opened lately there is time in between, which the pages that are open already have.
+        After many recent openings there are pauses, for the benefit of open pages.
         """
         if self._queue >= _MOST_WAITING:
             yield False
@@ -108,28 +108,28 @@ class Rooms:
             self._queue -= 1
 
     def trouble(self, context: Any, address: str) -> str:
-        """Return why no further page can be opened, as a sentence; empty if one can."""
+        """Return a sentence on why no further page can be opened; empty if one can."""
         open_now = {session.id for session in context.sessions}
         self._of = {key: value for key, value in self._of.items() if key in open_now}
         mine = list(self._of.values()).count(address)
         if mine >= MOST_EACH:
-            return f"{mine} pages of this portal are open from your address: close one, and try again in a minute."
+            return f"{mine} pages of this portal are open from your address: close one, then try again in a minute."
         if len(open_now) >= MOST_PAGES:
-            return f"{len(open_now)} pages of this portal are open, as many as it takes: try again in a minute."
+            return f"{len(open_now)} pages of this portal are open, the largest number allowed: try again in a minute."
         return ""
 
     def enter(self, key: str, address: str) -> None:
-        """Note a page that was opened."""
+        """Record an opened page."""
         self._of[key] = address
 
 
 class Page(DocHandler):  # type: ignore[misc]
-    """Opens a session, and sends its page."""
+    """Opens a session and serves its page."""
 
     rooms: Rooms
 
     async def get(self) -> None:
-        """Send the page."""
+        """Serve the page."""
         self.set_header("Cache-Control", "no-store")
         nonce, address = pages.make_nonce(), str(self.request.remote_ip)
         self.set_header("Content-Security-Policy", pages.policy(nonce))
@@ -140,7 +140,7 @@ class Page(DocHandler):  # type: ignore[misc]
                 self.rooms.enter(session.id, address)
                 self._send(session, nonce)
                 return
-        log.warning("portal: no page for %s: %s", address, trouble)
+        log.warning("portal: refused a page to %s: %s", address, trouble)
         self.set_status(503)
         self.finish(pages.render("notice.html", nonce=nonce, trouble=trouble, form=False))
 
@@ -167,21 +167,21 @@ class Page(DocHandler):  # type: ignore[misc]
 
 
 class Socket(WSHandler):  # type: ignore[misc]
-    """The page's connection: takes what `nenya.portal.protocol` allows, and pauses for who keeps the server busy."""
+    """The page's websocket: accepts what `nenya.portal.protocol` allows, and slows busy clients."""
 
     rooms: Rooms
     _bytes = _parts = _pulls = 0
 
     def check_origin(self, origin: str) -> bool:
-        """The guard has looked at it before."""
+        """The guard has checked it before."""
         return True
 
     def open(self, *args: Any, **kwargs: Any) -> None:
-        """Take a connection whose token the server gave out."""
+        """Accept a connection with a token issued by the server."""
         try:
             super().open(*args, **kwargs)
-        except Exception as error:  # whatever a stranger's token does to Bokeh's reader
-            log.warning("portal: no connection for %s: %.100s", self.request.remote_ip, error)
+        except Exception as error:  # an untrusted token may raise anything in Bokeh's reader
+            log.warning("portal: refused a connection to %s: %.100s", self.request.remote_ip, error)
             self.close(1008, "not a token of this server")
 
     async def _async_open(self, token: str) -> None:
@@ -197,17 +197,17 @@ class Socket(WSHandler):  # type: ignore[misc]
         await super()._async_open(token)
 
     async def on_message(self, fragment: str | bytes) -> None:
-        """Read a piece of a message, and do what it asks for."""
+        """Read a piece of a message, and handle complete ones."""
         begun = time.monotonic()
         try:
             await self._take(fragment)
-        except Exception as error:  # whatever a stranger's bytes do to Bokeh's reader
-            log.warning("portal: a connection is closed: %s: %.100s", type(error).__name__, error)
+        except Exception as error:  # untrusted bytes may raise anything in Bokeh's reader
+            log.warning("portal: closed a connection: %s: %.100s", type(error).__name__, error)
             self.close(1008, "not a message of this page")
             return
         spent = time.monotonic() - begun
         if spent > _FREE:
-            await asyncio.sleep(min(spent, 1.0))  # the next message is read after it: others have their turn
+            await asyncio.sleep(min(spent, 1.0))  # the next message is read afterwards, so others get their turn
 
     async def _take(self, fragment: str | bytes) -> None:
         if self.receiver is None or self.connection is None:
@@ -234,20 +234,20 @@ class Socket(WSHandler):  # type: ignore[misc]
             await self.send_message(work)
 
     async def _patched(self, message: Any) -> Any:
-        """Have the page change; what fails there is the server's fault, and the connection stays."""
+        """Apply a change to the page; an error there is the server's, and the connection stays open."""
         try:
             return await ServerSession.patch(message, self.connection)
         except Exception:
-            log.exception("portal: a change of the page")
+            log.exception("portal: error in a change of the page")
             return self.connection.error(message, FAILED)
 
 
 def rules(application: Any, handlers: dict[str, Any]) -> list[URLSpec]:
-    """Return all routes of the server, in place of those that Bokeh and Panel bring.
+    """Return all routes of the server, in place of those of Bokeh and Panel.
 
     Args:
         application: of Bokeh.
-        handlers: of the addresses beside the page, by path.
+        handlers: of other addresses, by path.
     """
     rooms = Rooms()
     context = {"application_context": application.applications["/"], "bokeh_websocket_path": SOCKET}

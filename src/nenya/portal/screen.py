@@ -1,4 +1,4 @@
-"""What a page shows: its figures and texts, and the work that draws them."""
+"""Contents of a page: figures, texts and the work that draws them."""
 
 import logging
 import secrets
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from nenya.errors import NenyaError
 from nenya.portal import pictures, words, work
 from nenya.portal.columns import title_of
-from nenya.portal.dataset import Archive
+from nenya.portal.dataset import Dataset
 from nenya.portal.jobs import Jobs, Pools
 from nenya.portal.sheets import Picture, Sheet
 from nenya.portal.state import (
@@ -33,46 +33,46 @@ FloatArray = NDArray[np.float32]
 
 PAGE_ROWS = 50
 FIRST_CHARTS = 6
-"""Histograms that a page opens with; the others are made when they are asked for."""
-_STOP = "<button data-action='cancel' title='Escape'>stop</button>"  # apart: a text that changes cannot be clicked
-_FALLBACK = 5  # neighbours whose mean place stands for an image's own
-_MARKED = 20  # neighbours that get a circle, of a long list
+"""Histograms of a new page; others are created on request."""
+_STOP = "<button data-action='cancel' title='Escape'>stop</button>"  # apart, as changing text cannot be clicked
+_FALLBACK = 5  # neighbours whose mean position approximates that of an image
+_MARKED = 20  # neighbours marked by a circle, at most
 _TITLES = {"umap": "UMAP", "map": "map"}
 
 
 class Screen:
-    """The figures and texts of one page, and the view that they show.
+    """Figures and texts of one page, and the view that they show.
 
     Args:
-        archive: what all sessions share.
-        pools: threads that all sessions share.
-        call: has a function called by the page's own thread.
+        dataset: the data shared by all sessions.
+        pools: threads shared by all sessions.
+        call: runs a function in the page's own thread.
         theme: colours.
-        view: at first.
+        view: the initial view.
 
     Attributes:
         name: of the table.
-        key: a secret name, by which downloads and uploads find this session.
-        selection: what is selected.
-        shown: the filters that the page shows the rows of; others while a selection goes on.
-        planes: the UMAP and the map, where the table has them.
+        key: a secret key that identifies the session in downloads and uploads.
+        selection: the selected rows.
+        shown: the filters of the displayed rows; they differ from the selection's while it is computed.
+        planes: the UMAP and the map, if the table has them.
         histograms: by column.
-        texts: pieces of the page by name; `show_text` is called when one changes.
+        texts: parts of the page by name; `show_text` is called when one changes.
     """
 
     def __init__(
         self,
-        archive: Archive,
+        dataset: Dataset,
         pools: Pools,
         call: Callable[[Callable[[], None]], None],
         theme: Theme,
         view: View | None = None,
     ) -> None:
-        self.archive, self.theme, self.key = archive, theme, secrets.token_urlsafe(18)
+        self.dataset, self.theme, self.key = dataset, theme, secrets.token_urlsafe(18)
         self.name = ""
         self.selection = Selection(view or View())
         self.jobs = Jobs(pools, call, self._say)
-        columns = archive.columns
+        columns = dataset.columns
         homes = {"map": (-180.0, 180.0, -85.0, 85.0)}
         if "UMAP" not in columns.missing:
             homes["umap"] = pictures.extent_of(columns.values("US0"), columns.values("US1"))
@@ -92,7 +92,7 @@ class Screen:
         self.near_filtered, self.near_other_granules = True, True
         self.mask: BoolArray | None = None
         self.ordered: IntArray = np.empty(0, np.int64)
-        self.tab = "gallery" if archive.cutouts is not None else "table"
+        self.tab = "gallery" if dataset.cutouts is not None else "table"
         self.shown: tuple[Filter, ...] | None = None
         self.page = self.sheet_page = 0
         self.gallery_rows: IntArray = np.empty(0, np.int64)
@@ -100,16 +100,16 @@ class Screen:
         self.gallery_picture: FloatArray | None = None
         self.upload: Upload | None = None
         self.downloads = 0
-        self.near_listed = archive.cutouts is None
+        self.near_listed = dataset.cutouts is None
         self._near_found: Similar | None = None
         self._near_of = ""
         self._near_search = object()
 
-    # What is drawn
+    # Drawing
 
     def refresh(self) -> None:
-        """Draw all that depends on the selection."""
-        view, archive, order = self.selection.view, self.archive, (self.order, self.descending)
+        """Draw everything that depends on the selection."""
+        view, dataset, order = self.selection.view, self.dataset, (self.order, self.descending)
         charts = dict(self.histograms)
         self._text("filters", self._chips())
         for plane in self.planes.values():
@@ -119,7 +119,7 @@ class Screen:
         def done(found: Selected) -> None:
             self.mask, self.ordered = found.mask, found.ordered
             self.shown = view.filters
-            self._text("count", words.count(len(self.ordered), archive.columns.rows))
+            self._text("count", words.count(len(self.ordered), dataset.columns.rows))
             for name, chart in charts.items():
                 chart.show(found.counts[name], view.filters)
             for name in self.planes:
@@ -134,11 +134,11 @@ class Screen:
                 self.show_row(int(self.ordered[0]))
 
         self.jobs.start(
-            "selection", lambda t: work.select(archive, view.filters, order, list(charts), t), done, title="selecting"
+            "selection", lambda t: work.select(dataset, view.filters, order, list(charts), t), done, title="selecting"
         )
 
     def draw_plane(self, name: str) -> None:
-        """Draw the UMAP or the map as it is zoomed now."""
+        """Draw the UMAP or the map at its current zoom."""
         plane, view = self.planes[name], self.selection.view
         extent = plane.extent
         if not extent[0] < extent[1] or not extent[2] < extent[3]:
@@ -146,14 +146,14 @@ class Screen:
         title = title_of(view.colour) if view.colour != "count" else ""
         self.jobs.start(
             f"draw {name}",
-            lambda ticket: work.rasters(self.archive, name, extent, view, ticket),
+            lambda ticket: work.rasters(self.dataset, name, extent, view, ticket),
             lambda found: plane.show(found[0], found[1], extent, title),
         )
 
     def draw_gallery(self) -> None:
-        """Draw the gallery's page of cutouts."""
-        archive, most, sheet = self.archive, self.gallery.most, self.gallery
-        if archive.cutouts is None:
+        """Draw the current page of the gallery."""
+        dataset, most, sheet = self.dataset, self.gallery.most, self.gallery
+        if dataset.cutouts is None:
             return
         last = max(0, (len(self.ordered) - 1) // most)
         self.sheet_page = min(self.sheet_page, last)
@@ -162,7 +162,7 @@ class Screen:
         own = self.selection.view.scale == "own"
 
         def done(result: Any) -> None:
-            if shape != (sheet.columns, sheet.rows):  # its size has become known meanwhile
+            if shape != (sheet.columns, sheet.rows):  # its size has become known since
                 self.draw_gallery()
                 return
             picture, span, captions = result
@@ -170,11 +170,11 @@ class Screen:
             sheet.show(picture, span, captions, [])
 
         self.jobs.start(
-            "gallery", lambda ticket: work.draw_sheet(archive, rows, shape, own, ticket), done, title="drawing cutouts"
+            "gallery", lambda ticket: work.draw_sheet(dataset, rows, shape, own, ticket), done, title="drawing cutouts"
         )
 
     def show_row(self, row: int) -> None:
-        """Make a row's cutout the primary one, and look for its neighbours."""
+        """Make the cutout of a row the primary one, and search its neighbours."""
         self.upload = None
         self.selection.show(row=row)
         self.changed()
@@ -182,31 +182,31 @@ class Screen:
         self.find_near()
 
     def draw_primary(self) -> None:
-        """Show the primary image, its facts and its places."""
-        row, upload, columns = self.selection.view.row, self.upload, self.archive.columns
+        """Show the primary image, its facts and positions."""
+        row, upload, columns = self.selection.view.row, self.upload, self.dataset.columns
         if upload is not None:
             self._show_picture(upload.image)
-            self._text("heading", words.heading("New image", "not of the archive"))
+            self._text("heading", words.heading("New image", "not in the archive"))
             self._text("facts", words.upload_facts(upload))
             for plane in self.planes.values():
                 plane.mark_at(None, None)
             return
         if row is None:
             return
-        pictures = self.archive.cutouts is not None
+        pictures = self.dataset.cutouts is not None
         what = "anomaly of sea-surface temperature, K" if pictures else f"row {row:,} of the table"
         self._text("heading", words.heading("Image" if pictures else "Cutout", what))
         self._text("facts", words.facts(columns.row(row), row))
         for name, plane in self.planes.items():
             x, y = (float(columns.values(column)[row]) for column in PLANES[name])
             plane.mark_at(x, y)
-        if self.archive.cutouts is not None:
-            cutouts = self.archive.cutouts
+        if self.dataset.cutouts is not None:
+            cutouts = self.dataset.cutouts
             self.jobs.start("primary", lambda _: cutouts.of(np.array([row]))[0], self._show_picture)
 
     @property
     def shown_name(self) -> str:
-        """What the primary image is, for a sentence."""
+        """The name of the primary image within a sentence."""
         row = self.selection.view.row
         if self.upload is not None:
             return f"the image {self.upload.name}"
@@ -220,9 +220,9 @@ class Screen:
         self.span_changed(span, (min(ends[0], span[0]), max(ends[1], span[1])))
 
     def find_near(self) -> None:
-        """Look for the cutouts whose latents are closest to the primary image's."""
-        archive, view, upload = self.archive, self.selection.view, self.upload
-        latents, row = archive.latents, self.selection.view.row
+        """Search the cutouts whose latents are closest to that of the primary image."""
+        dataset, view, upload = self.dataset, self.selection.view, self.upload
+        latents, row = dataset.latents, self.selection.view.row
         if latents is None or (upload is None and row is None):
             return
         filters = view.filters if self.near_filtered else ()
@@ -241,18 +241,18 @@ class Screen:
                 placed = "" if upload is None or not len(found.rows) else self._place_upload(upload, found)
                 note = f"{len(found.rows)} closest by cosine of latents{kind}{placed}"
                 if not len(found.rows):
-                    note = f"No other cutout with a latent is there{kind}."
+                    note = f"There is no other cutout with a latent{kind}."
             self._text("near_note", f"<p class='note'>{note}</p>")
             self._draw_near()
 
         def ended(text: str) -> None:
             if self._near_search is mine and shown and shown != name:
-                note = f"Not searched ({text.rstrip('.')}): these are the ones most like {shown}."
+                note = f"Search ended ({text.rstrip('.')}): the cutouts shown are those most similar to {shown}."
                 self._text("near_note", f"<p class='note news'>{escape(note)}</p>")
 
         self.jobs.start(
             "near",
-            lambda ticket: work.find_similar(archive, query, row, filters, apart, ticket),
+            lambda ticket: work.find_similar(dataset, query, row, filters, apart, ticket),
             done,
             title="searching similar cutouts",
             slow=True,
@@ -260,38 +260,38 @@ class Screen:
         )
 
     def _place_upload(self, upload: Upload, found: Similar) -> str:
-        """Mark a new image in the UMAP, and say how its place was found: by the projector, else by its neighbours."""
+        """Mark a new image in the UMAP, and return how its position was found: by projector or neighbours."""
         if "umap" not in self.planes:
             return ""
         if upload.place is not None:
             self.planes["umap"].mark_at(*upload.place)
-            return "; the cross in the UMAP is where its projector places the image"
+            return "; the cross in the UMAP is the position of the image by the projector"
         rows, cosine = found.rows[:_FALLBACK], found.cosine[: _FALLBACK + 1]
-        x, y = (self.archive.columns.values(name)[rows].astype(np.float64) for name in PLANES["umap"])
+        x, y = (self.dataset.columns.values(name)[rows].astype(np.float64) for name in PLANES["umap"])
         known = np.isfinite(x) & np.isfinite(y)
         if not known.any():
             return ""
         weight = np.maximum(cosine[: len(rows)] - cosine.min() + 1e-6, 1e-6)[known]
         self.planes["umap"].mark_at(*(float(np.average(v[known], weights=weight)) for v in (x, y)))
         return (
-            "; the cross in the UMAP is a stand-in, the mean place of the image's five closest: start the portal with "
-            "projector= for its own place"
+            "; the cross in the UMAP is an approximation, the mean position of the five closest: start the portal with "
+            "projector= for the position of the image itself"
         )
 
     def _draw_near(self) -> None:
-        """Draw the sheet of neighbours and mark them in the UMAP and on the map."""
+        """Draw the sheet of neighbours, and mark them in the UMAP and on the map."""
         if self._near_found is None:
             return
-        archive, sheet, found = self.archive, self.near, self._near_found
-        columns, most = archive.columns, sheet.most if archive.cutouts is not None else len(found.rows)
+        dataset, sheet, found = self.dataset, self.near, self._near_found
+        columns, most = dataset.columns, sheet.most if dataset.cutouts is not None else len(found.rows)
         rows, cosine = found.rows[:most], found.cosine[:most]
-        marked = rows if archive.cutouts is not None else rows[:_MARKED]
+        marked = rows if dataset.cutouts is not None else rows[:_MARKED]
         for name, plane in self.planes.items():
             x, y = (columns.values(column)[marked] for column in PLANES[name])
             plane.mark_near(x, y)
         self.near_rows = rows
         self._show_near_list()
-        if archive.cutouts is None:
+        if dataset.cutouts is None:
             return
         own, shape = self.selection.view.scale == "own", (sheet.columns, sheet.rows)
 
@@ -303,14 +303,14 @@ class Screen:
             texts = [f"{text}, cosine {c:.4f}" for text, c in zip(captions, cosine, strict=True)]
             sheet.show(picture, span, texts, [f"{c:.3f}" for c in cosine])
 
-        self.jobs.start("near sheet", lambda ticket: work.draw_sheet(archive, rows, shape, own, ticket), done)
+        self.jobs.start("near sheet", lambda ticket: work.draw_sheet(dataset, rows, shape, own, ticket), done)
 
     def _show_near_list(self) -> None:
-        """List the neighbours, where there are no pictures of them or the list is asked for."""
+        """List the neighbours, if there are no images of them or the list is chosen."""
         found = self._near_found
         if found is None or not self.near_listed:
             return
-        rows = self.archive.columns.take(found.rows).to_pylist()
+        rows = self.dataset.columns.take(found.rows).to_pylist()
         self._text("near_list", words.near_list(rows, found.rows.tolist(), found.cosine.tolist()))
 
     def _show_table(self) -> None:
@@ -318,7 +318,7 @@ class Screen:
             return
         first = self.page * PAGE_ROWS
         numbers = self.ordered[first : first + PAGE_ROWS]
-        rows = self.archive.columns.take(numbers).to_pylist()
+        rows = self.dataset.columns.take(numbers).to_pylist()
         self._text("table", words.table(rows, numbers.tolist(), first, len(self.ordered)))
 
     def _show_statistics(self) -> None:
@@ -327,19 +327,19 @@ class Screen:
             return
         self.jobs.start(
             "statistics",
-            lambda ticket: work.statistics(self.archive, filters, ticket.tick),
+            lambda ticket: work.statistics(self.dataset, filters, ticket.tick),
             lambda text: self._text("stats", text),
         )
 
-    # Talking to the page
+    # Updates of the page
 
     def _text(self, name: str, text: str) -> None:
         self.texts[name] = text
         self.show_text(name, text)
 
     def _chips(self) -> str:
-        archive = self.archive
-        there = {"pictures": archive.cutouts is not None, "latents": archive.latents is not None}
+        dataset = self.dataset
+        there = {"pictures": dataset.cutouts is not None, "latents": dataset.latents is not None}
         return words.chips(self.selection.view.filters, planes=list(self.planes), **there)
 
     def _say(self, text: str, busy: bool) -> None:
@@ -347,13 +347,13 @@ class Screen:
         self._text("stop", _STOP if busy else "")
 
     def say_error(self, error: NenyaError) -> None:
-        """Show what a user can act on."""
+        """Show a message that the user can act on."""
         self._say(str(error), False)
 
     def tell(self, news: str) -> None:
-        """Show what has happened to the archive."""
+        """Show news on the archive."""
         self._text("news", news)
 
     def close(self) -> None:
-        """Give up all work."""
+        """Cancel all work."""
         self.jobs.cancel()

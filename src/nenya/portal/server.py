@@ -1,4 +1,4 @@
-"""The portal's server: pages of sessions, downloads, uploads, and the token that guards them."""
+"""The portal's server: pages of sessions, downloads, uploads and the token."""
 
 import asyncio
 import itertools
@@ -30,25 +30,25 @@ from nenya.portal.takes_images import TakesImages
 log = logging.getLogger(__name__)
 
 _CHUNK = 2**20
-_SILENT = 60.0  # seconds that a connection may take to ask for something
-_MOST_DOWNLOADS = 2  # of one page at a time
+_SILENT = 60.0  # seconds within which a connection must send a request
+_MOST_DOWNLOADS = 2  # per page at a time
 _NUMBERS = itertools.count()
 T = TypeVar("T")
 
 
 class _Handler(RequestHandler):
-    """Addresses beside the page; they know sessions by their secret key only."""
+    """Addresses beside the page; they identify sessions by secret key only."""
 
     portal: Portal
 
     def _session(self) -> Session | None:
-        """Return the session that is asked for, or answer with a refusal."""
+        """Return the requested session, or send a refusal."""
         if not self.portal.door.lets_in(self):
             self._refuse(403, "Log in first.")
             return None
         session = self.portal.sessions.get(self.get_query_argument("key", ""))
         if session is None:
-            self._refuse(404, "This page is not open any more: load it again.")
+            self._refuse(404, "This page is no longer open: reload it.")
         return session
 
     def _refuse(self, status: int, text: str) -> None:
@@ -58,17 +58,17 @@ class _Handler(RequestHandler):
 
 
 async def _in_page(session: Session, function: Callable[[], T]) -> T:
-    """Return what a function returns that the page's own thread calls."""
+    """Return the result of a function run in the page's own thread."""
     found: asyncio.Future[T] = asyncio.get_running_loop().create_future()
     session.jobs.call(lambda: found.set_result(function()))
     return await found
 
 
 class _Download(_Handler):
-    """Sends the selected rows, or the gallery, as a file."""
+    """Serves the selected rows or the gallery as a file."""
 
     async def get(self) -> None:
-        """Send what `what=` names."""
+        """Serve the download given by `what=`."""
         session = self._session()
         if session is None:
             return
@@ -76,7 +76,7 @@ class _Download(_Handler):
         if what not in downloads.KINDS:
             return self._refuse(404, "There is no such download.")
         if session.downloads >= _MOST_DOWNLOADS:
-            return self._refuse(429, f"{session.downloads} downloads of this page are under way: wait for one of them.")
+            return self._refuse(429, f"{session.downloads} downloads of this page are running: wait until one ends.")
         self.set_header("Content-Type", "application/octet-stream")
         self.set_header("Content-Disposition", f'attachment; filename="nenya_{quote(what)}"')
         self.set_header("X-Content-Type-Options", "nosniff")
@@ -94,7 +94,7 @@ class _Download(_Handler):
         except Cancelled:
             self._break_off()
         except StreamClosedError:
-            trouble = f"{what} was not sent whole: the browser ended it"
+            trouble = f"{what} was not sent completely: the browser ended the download"
         except Exception:
             log.exception("portal: download")
             trouble = FAILED
@@ -105,7 +105,7 @@ class _Download(_Handler):
         return None
 
     def _break_off(self) -> None:
-        """Close the connection, so that the browser knows that the file is not whole."""
+        """Close the connection, so that the browser notices an incomplete file."""
         if self._headers_written:
             self.detach().close()
         else:
@@ -116,7 +116,7 @@ _HANDLERS = {"download": _Download, "upload": TakesImages}
 
 
 def _guard(server: Any, door: Door, handlers: dict[str, Any]) -> None:
-    """Serve the routes of `nenya.portal.routes` only, and have every request pass the gate first."""
+    """Serves only the routes of `nenya.portal.routes`, and every request passes the gate first."""
     application = server._tornado
     application.wildcard_router.rules = []
     application.default_router.rules = [Rule(AnyMatches(), application.wildcard_router)]
@@ -126,25 +126,27 @@ def _guard(server: Any, door: Door, handlers: dict[str, Any]) -> None:
 
 
 def make_server(portal: Portal, address: str, port: int, origins: list[str]) -> Any:
-    """Return a server that listens, and is not started.
+    """Return a server that listens but is not started.
 
     Args:
-        portal: what it shows.
-        address: 127.0.0.1, or another one, which needs a token.
-        port: 0 for any that is free.
-        origins: further host:port names that pages may be opened by.
+        portal: the state to serve.
+        address: 127.0.0.1, or another one, which requires a token.
+        port: 0 for any free port.
+        origins: further host:port names of the server.
 
     Raises:
-        OptionError: The address is not local and there is no token, it cannot be listened on, or an origin is no name.
+        OptionError: The address is not local and there is no token, it cannot be used, or an origin is not a name.
     """
     if address not in LOCAL and not portal.token:
-        raise OptionError(f"address={address} lets others in: a token is needed")
+        raise OptionError(f"address={address} admits other machines: a token is required")
     pn.extension(notifications=False)
     handlers: dict[str, Any] = {f"/{name}": type(name, (kind,), {"portal": portal}) for name, kind in _HANDLERS.items()}
     if portal.token:
         handlers["/login"] = type("login", (Login,), {"token": portal.token})
     portal.door = Door(portal.token, host_names(origins))
-    allowlist = logging.getLogger("bokeh.server.util")  # warns of the asterisk, in whose place `lets_in` stands
+    allowlist = logging.getLogger(
+        "bokeh.server.util"
+    )  # its warning of the asterisk does not apply, as `lets_in` checks origins
     before = allowlist.level
     allowlist.setLevel(logging.ERROR)
     try:
@@ -160,9 +162,9 @@ def make_server(portal: Portal, address: str, port: int, origins: list[str]) -> 
             websocket_max_message_size=2**20,
             http_server_kwargs=http_limits(),
             session_token_expiration=3600,
-            sign_sessions=True,  # who was let in gets sessions that the server named, and no other
+            sign_sessions=True,  # admitted users get sessions named by the server only
             secret_key=secrets.token_urlsafe(32),
-            include_headers=[],  # a session needs none, and they hold the token
+            include_headers=[],  # sessions need none of these, and they contain the token
             include_cookies=[],
             check_unused_sessions_milliseconds=10_000,
             unused_session_lifetime_milliseconds=30_000,
@@ -175,7 +177,7 @@ def make_server(portal: Portal, address: str, port: int, origins: list[str]) -> 
             PeriodicCallback(portal.look, 1000 * portal.look_every).start()
     except OSError as error:
         raise OptionError(
-            f"port {port} of {address} cannot be used ({error.strerror}): port= chooses another"
+            f"port {port} of {address} cannot be used ({error.strerror}): choose another by port="
         ) from error
     finally:
         allowlist.setLevel(before)

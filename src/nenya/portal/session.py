@@ -1,4 +1,4 @@
-"""One browser's page: what its user does, and what that changes."""
+"""A user's session: actions of the user and their effects."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,10 +15,10 @@ from nenya.portal.views import Histogram
 
 
 class Session(Screen):
-    """The page of one user: its screen, and what the user does with it."""
+    """The session of one user: the screen and the user's actions."""
 
     def geometry(self, plane: str, geometry: dict[str, Any]) -> None:
-        """Take a box or a lasso that was drawn in the UMAP or on the map."""
+        """Apply a box or a lasso drawn in the UMAP or on the map."""
         try:
             if geometry.get("type") == "rect":
                 ends = geometry["x0"], geometry["x1"], geometry["y0"], geometry["y1"]
@@ -28,26 +28,26 @@ class Session(Screen):
             else:
                 return
         except (ValueError, TypeError, KeyError, ArithmeticError):
-            return  # a click that became a box without an area, a lasso of two points, or nothing that a mouse draws
+            return  # a box without area from a click, a lasso of two points, or a shape that no mouse draws
         self.refresh()
 
     def brush(self, column: str, low: Any, high: Any) -> None:
-        """Take a range that was drawn over a histogram."""
-        values = self.archive.columns.values(column)
+        """Apply a range drawn over a histogram."""
+        values = self.dataset.columns.values(column)
         try:
             drawn = make_range(column, low, high)
         except (ValueError, TypeError, ArithmeticError):
-            return  # nothing that a mouse draws
+            return  # a shape that no mouse draws
         self._add(make_range(column, *self.histograms[column].ends(drawn.low, drawn.high, values)))
         self.refresh()
 
     def _add(self, item: Filter) -> None:
-        """Add a filter, if it is one of the table."""
-        check_filter(item, self.archive.columns)
+        """Add a filter if it is valid for the table."""
+        check_filter(item, self.dataset.columns)
         self.selection.add(item)
 
     def add_category(self, column: str, values: Any) -> None:
-        """Take texts that were chosen.
+        """Apply a choice of strings.
 
         Raises:
             InputFileError: The column does not have them.
@@ -55,17 +55,17 @@ class Session(Screen):
         try:
             self._add(make_category(column, values))
         except (KeyError, ValueError, TypeError):
-            raise InputFileError("a filter wants a column of texts, and some of the texts that it has") from None
+            raise InputFileError("a filter needs a text column, and one or more of its values") from None
         self.refresh()
 
     def add_range(self, column: str, low: float | None, high: float | None) -> None:
-        """Take a range that was typed; without an end it is open there, and longitudes may go over the dateline.
+        """Apply a typed range; a missing end leaves it open, and longitudes may cross the dateline.
 
         Raises:
-            InputFileError: Both numbers are missing, or the lowest is above the highest.
+            InputFileError: Both ends are missing, or the lowest is above the highest.
         """
         try:
-            values = self.archive.columns.values(column)
+            values = self.dataset.columns.values(column)
             if low is None and high is None:
                 raise ValueError
             low = float(np.fmin.reduce(values)) if low is None else low
@@ -73,15 +73,15 @@ class Session(Screen):
             if low > high and column == "lon":
                 self._add(make_box("map", (low, high + 360.0), (-90.0, 90.0)))
             elif low > high:
-                raise InputFileError(f"the range from {low:g} to {high:g} holds nothing: from must be below to")
+                raise InputFileError(f"the range from {low:g} to {high:g} is empty: from must be below to")
             else:
                 self._add(make_range(column, low, high))
         except (KeyError, ValueError, TypeError, ArithmeticError):
-            raise InputFileError("a filter wants a column of numbers, and a lowest or a highest value") from None
+            raise InputFileError("a filter needs a numeric column, and a lowest or highest value") from None
         self.refresh()
 
     def act(self, text: str) -> None:
-        """Do what a button, a key or a click on the page asks for: `undo`, `remove:map`, `row:17` ..."""
+        """Perform the action of a button, key or click: `undo`, `remove:map`, `row:17` ..."""
         name, _, value = text.partition(":")
         plain = {"undo": self.undo, "reset": self.reset, "cancel": self.stop, "similar": self.show_most_similar}
         steps = {"page": self.turn, "sheet": self.turn_gallery, "step": self.step}
@@ -92,7 +92,7 @@ class Session(Screen):
         elif name == "remove":
             self.selection.remove(value)
             self.refresh()
-        elif name == "row" and value.isdigit() and int(value) < self.archive.columns.rows:
+        elif name == "row" and value.isdigit() and int(value) < self.dataset.columns.rows:
             self.show_row(int(value))
         elif name == "tab":
             self.tab = value
@@ -103,19 +103,19 @@ class Session(Screen):
             self._show_near_list()
 
     def undo(self) -> None:
-        """Take back the last change of the filters."""
+        """Undo the last change of the filters."""
         if self.selection.undo():
             self.refresh()
 
     def reset(self) -> None:
-        """Remove all filters, and show all of the UMAP and the map."""
+        """Remove all filters, and show the full UMAP and map."""
         self.selection.reset()
         for plane in self.planes.values():
             plane.show_all()
         self.refresh()
 
     def stop(self) -> None:
-        """End what goes on, if something does."""
+        """Cancel running work."""
         if self.jobs.busy:
             self.jobs.cancel()
             self._say("stopped", False)
@@ -126,8 +126,8 @@ class Session(Screen):
             self.show_row(int(self.near_rows[0]))
 
     def more_charts(self) -> list[Histogram]:
-        """Make the histograms that the page does not have yet."""
-        columns = self.archive.columns
+        """Create the remaining histograms."""
+        columns = self.dataset.columns
         new = {n: Histogram(columns.binned(n), self.theme) for n in columns.metrics() if n not in self.histograms}
         for name, chart in new.items():
             chart.show(pictures.histogram(chart.binned, self.mask), self.selection.view.filters)
@@ -135,42 +135,42 @@ class Session(Screen):
         return list(new.values())
 
     def turn(self, step: int) -> None:
-        """Turn the table's page."""
+        """Change the page of the table."""
         last = max(0, (len(self.ordered) - 1) // PAGE_ROWS)
         self.page = min(max(0, self.page + step), last)
         self._show_table()
 
     def turn_gallery(self, step: int) -> None:
-        """Show the gallery's next, or last, cutouts."""
+        """Show the next or previous page of the gallery."""
         self.sheet_page = max(0, self.sheet_page + step)
         self.draw_gallery()
 
     def step(self, step: int) -> None:
-        """Make the next, or the last, cutout of the gallery the primary one."""
+        """Make the next or previous cutout of the gallery the primary one."""
         rows = self.gallery_rows.tolist()
         if rows:
             here = rows.index(self.selection.view.row) if self.selection.view.row in rows else -1
             self.show_row(rows[(here + step) % len(rows) if here >= 0 else 0])
 
     def tap(self, plane: str, x: float, y: float) -> None:
-        """Make the selected cutout closest to a place of the UMAP or the map the primary one."""
+        """Make the selected cutout closest to a point of the UMAP or the map the primary one."""
         filters, extent = self.selection.view.filters, self.planes[plane].extent
 
         def done(row: int | None) -> None:
             if row is None:
-                self._say("No selected cutout lies there: click nearer to one.", False)
+                self._say("No selected cutout is near this point: click nearer to one.", False)
             else:
                 self.show_row(row)
 
-        self.jobs.start("tap", lambda _: work.nearest_to(self.archive, plane, (x, y), extent, filters), done)
+        self.jobs.start("tap", lambda _: work.nearest_to(self.dataset, plane, (x, y), extent, filters), done)
 
     def take_upload(self, name: str, read: Callable[[Ticket], Upload], told: Callable[[str, bool], None]) -> None:
-        """Make an image that a user brought the primary one, and look for its neighbours.
+        """Make an uploaded image the primary one, and search its neighbours.
 
         Args:
             name: of its file.
-            read: reads, checks and encodes it, in a thread.
-            told: is told what is said to the user, and whether the image was taken.
+            read: reads, checks and encodes it; runs in a thread.
+            told: called with the message to the user, and whether the image was accepted.
         """
 
         def done(upload: Upload) -> None:
@@ -185,25 +185,25 @@ class Session(Screen):
         self.jobs.start("upload", read, done, title=f"encoding {name}", slow=True, ended=ended)
 
     def set_order(self, order: str, descending: bool) -> None:
-        """Choose the order of the gallery and the table."""
+        """Set the order of the gallery and the table."""
         self.order, self.descending = order, descending
         self.refresh()
 
     def set_colour(self, colour: str) -> None:
-        """Choose what the colours of the UMAP and the map mean."""
+        """Set the quantity shown by the colours of the UMAP and the map."""
         self.selection.show(colour=colour)
         self.changed()
         for name in self.planes:
             self.draw_plane(name)
 
     def set_scale(self, scale: str) -> None:
-        """Choose whether the gallery's cutouts share a colour scale."""
+        """Set whether the cutouts of the gallery share a colour scale."""
         self.selection.show(scale=scale)
         self.changed()
         self.draw_gallery()
         self._draw_near()
 
     def set_near(self, *, filtered: bool, other_granules: bool) -> None:
-        """Choose which neighbours are shown."""
+        """Set which neighbours are shown."""
         self.near_filtered, self.near_other_granules = filtered, other_granules
         self.find_near()

@@ -1,4 +1,4 @@
-"""Sheets of cutouts, and one large cutout."""
+"""Figures of sheets of cutouts, and of one large cutout."""
 
 from collections.abc import Sequence
 
@@ -13,20 +13,20 @@ from nenya.portal.theme import ANOMALY, Theme, add_glyph, bar_of, image_source, 
 FloatArray = NDArray[np.float32]
 
 _BAR = 58
-"""Room for a colour bar, pixels: its numbers may become longer after the figure is laid out."""
+"""Width of a colour bar, pixels: its labels may become longer after layout."""
 
 
 _MOST_TILES = 480
-"""Cutouts at a time, more than the largest screens have room for: the size comes from a browser."""
+"""Largest number of cutouts at a time, as the size of the screen comes from an untrusted browser."""
 
 
 class Sheet:
-    """Cutouts side by side, as many as there is room for; a tap says which one was meant.
+    """A grid of cutouts that fills its space; a tap selects one.
 
     Args:
         name: of the figure.
         theme: colours.
-        tile: the side of a cutout that is aimed at, in pixels of the screen.
+        tile: intended side of a cutout, in pixels of the screen.
     """
 
     def __init__(self, name: str, theme: Theme, tile: int = 84) -> None:
@@ -67,11 +67,11 @@ class Sheet:
 
     @property
     def most(self) -> int:
-        """How many cutouts there is room for."""
+        """Number of cutouts that fit."""
         return self.columns * self.rows
 
     def fit(self) -> bool:
-        """Set columns and rows after the size on the screen, with square cutouts; say whether they changed."""
+        """Set columns and rows from the size on the screen, with square cutouts; return whether they changed."""
         wide, tall = size_of(self.plot)
         if wide < 20 or tall < 20:
             return False
@@ -92,9 +92,9 @@ class Sheet:
 
         Args:
             picture: of `pictures.sheet`.
-            span: colour range in K; None where each cutout has its own.
-            texts: what is said of each cutout under the pointer.
-            notes: what stands on the foot of each; none for nothing.
+            span: colour range in K; None if each cutout has its own.
+            texts: tooltip of each cutout.
+            notes: caption at the foot of each; empty for none.
         """
         low, high = span or (0.0, 1.0)
         self.mapper.update(low=low, high=high)
@@ -116,7 +116,7 @@ class Sheet:
         }
 
     def index_at(self, x: float, y: float) -> int | None:
-        """Return which cutout lies at a place; None for none."""
+        """Return the cutout at a position, or None."""
         column, row = int(np.floor(x)), int(np.floor(self.rows - y))
         if not (0 <= column < self.columns and 0 <= row < self.rows):
             return None
@@ -162,7 +162,7 @@ class Picture:
         self.plot.y_range.update(start=0.5 - up / 2, end=0.5 + up / 2)
 
     def show(self, image: FloatArray | None, span: tuple[float, float]) -> None:
-        """Show a cutout (H, W), K, its first line at the bottom; None for none."""
+        """Show a cutout (H, W) in K, first line at the bottom; None clears the figure."""
         picture = np.full((1, 1), np.nan, np.float32) if image is None else np.ascontiguousarray(image, np.float32)
         self.mapper.update(low=span[0], high=span[1])
         self.source.data = {"image": [picture], "x": [0], "y": [0], "dw": [1], "dh": [1]}

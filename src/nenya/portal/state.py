@@ -1,4 +1,4 @@
-"""What a session has selected: filters that intersect, with undo, and as a text that fits into a link."""
+"""The selection of a session: intersecting filters with undo, and their encoding in a link."""
 
 import base64
 import json
@@ -20,14 +20,14 @@ from nenya.portal.polygon import inside
 BoolArray = NDArray[np.bool_]
 
 PLANES = {"umap": ("US0", "US1"), "map": ("lon", "lat")}
-_MOST_POINTS = 400  # corners of a lasso
-_MOST_TEXT = 20_000  # characters of a link's text
+_MOST_POINTS = 400  # corners of a lasso, at most
+_MOST_TEXT = 20_000  # characters of the text in a link, at most
 _MOST_UNPACKED = 200_000  # bytes
 _MOST_FILTERS = 40
-_MOST_CHOSEN = 64  # texts of one column
-_FARTHEST = {"map": (540.0, 100.0)}  # degrees; the map can be moved once around, and a little over the poles
-_LONGEST = 30.0  # of a lasso's line, in sides of the box that holds it; who draws one around something needs four
-_FAR = 100.0  # times the width of a UMAP, from its middle
+_MOST_CHOSEN = 64  # strings of one column, at most
+_FARTHEST = {"map": (540.0, 100.0)}  # degrees; the map can be moved once around, and slightly beyond the poles
+_LONGEST = 30.0  # largest length of a lasso, in sides of its bounding box; a simple outline needs about four
+_FAR = 100.0  # largest distance from the centre of a UMAP, in its widths
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Box:
 
     Attributes:
         plane: `umap` or `map`.
-        x: left and right end; on the map degrees east, where the right end may lie beyond 180 (the dateline).
-        y: lower and upper end.
+        x: left and right limit; on the map degrees east, where the right one may exceed 180 (the dateline).
+        y: lower and upper limit.
     """
 
     plane: str
@@ -46,11 +46,11 @@ class Box:
 
     @property
     def slot(self) -> str:
-        """Which view it belongs to; another selection there takes its place."""
+        """The view it belongs to; a new filter of the view replaces it."""
         return self.plane
 
     def mask(self, columns: Columns) -> BoolArray:
-        """Say which rows pass: (N,) bool."""
+        """Return which rows pass: (N,) bool."""
         x, y = (columns.values(name) for name in PLANES[self.plane])
         inside = (y >= self.y[0]) & (y <= self.y[1])
         if self.plane == "map":
@@ -68,7 +68,7 @@ class Lasso:
 
     Attributes:
         plane: `umap` or `map`.
-        points: its corners (x, y); on the map x may go on beyond +-180 (the dateline).
+        points: its corners (x, y); on the map x may exceed +-180 (the dateline).
     """
 
     plane: str
@@ -76,11 +76,11 @@ class Lasso:
 
     @property
     def slot(self) -> str:
-        """Which view it belongs to; another selection there takes its place."""
+        """The view it belongs to; a new filter of the view replaces it."""
         return self.plane
 
     def mask(self, columns: Columns, tick: Callable[[], None] = lambda: None) -> BoolArray:
-        """Say which rows pass: (N,) bool; `tick` is called now and then, and what it raises ends the work."""
+        """Return which rows pass: (N,) bool; `tick` is called regularly, and an exception from it ends the work."""
         x, y = (columns.values(name) for name in PLANES[self.plane])
         corners = np.asarray(self.points, np.float64)
         if self.plane == "umap":
@@ -109,22 +109,22 @@ class Range:
 
     @property
     def slot(self) -> str:
-        """Which view it belongs to; another selection there takes its place."""
+        """The view it belongs to; a new filter of the view replaces it."""
         return f"column {self.column}"
 
     def mask(self, columns: Columns) -> BoolArray:
-        """Say which rows pass: (N,) bool."""
+        """Return which rows pass: (N,) bool."""
         values = columns.values(self.column)
         return np.asarray((values >= np.float32(self.low)) & (values <= np.float32(self.high)))
 
 
 @dataclass(frozen=True)
 class Category:
-    """Rows with one of some texts.
+    """Rows with one of several strings.
 
     Attributes:
         column: its name.
-        values: the texts.
+        values: the strings.
     """
 
     column: str
@@ -132,11 +132,11 @@ class Category:
 
     @property
     def slot(self) -> str:
-        """Which view it belongs to; another selection there takes its place."""
+        """The view it belongs to; a new filter of the view replaces it."""
         return f"column {self.column}"
 
     def mask(self, columns: Columns) -> BoolArray:
-        """Say which rows pass: (N,) bool."""
+        """Return which rows pass: (N,) bool."""
         return columns.has_value(self.column, self.values)
 
 
@@ -145,11 +145,11 @@ _KINDS: dict[str, type[Filter]] = {"box": Box, "lasso": Lasso, "range": Range, "
 
 
 class Masks:
-    """The masks of filters, shared by all sessions: the most recent ones are kept.
+    """Masks of filters, shared by all sessions; the most recent ones are kept.
 
     Args:
         columns: of the table.
-        most: how many are kept, N bytes each.
+        most: number of masks to keep, N bytes each.
     """
 
     def __init__(self, columns: Columns, most: int = 24) -> None:
@@ -158,7 +158,7 @@ class Masks:
         self._lock = threading.Lock()
 
     def of(self, item: Filter, tick: Callable[[], None] = lambda: None) -> BoolArray:
-        """Return the mask of a filter, (N,) bool, which must not be written to; `tick` may end what takes long."""
+        """Return the mask of a filter, (N,) bool, which must not be modified; `tick` may end slow work."""
         with self._lock:
             if item in self._kept:
                 self._kept.move_to_end(item)
@@ -183,11 +183,11 @@ class Masks:
 
 @dataclass(frozen=True)
 class View:
-    """All that a link restores.
+    """The state that a link restores.
 
     Attributes:
-        filters: in the order they were made, one for each view or column.
-        row: the row of the primary image; None for no choice yet.
+        filters: in order of creation, one per view or column.
+        row: of the primary image; None if none was chosen.
         colour: the metric whose mean the UMAP shows, or `count`.
         scale: of the gallery, `shared` or `own`.
     """
@@ -198,7 +198,7 @@ class View:
     scale: str = "shared"
 
     def to_text(self) -> str:
-        """Return it as letters, digits, - and _, for a link."""
+        """Return the view encoded by letters, digits, - and _, for a link."""
         names = {kind: name for name, kind in _KINDS.items()}
         values = {
             "f": [[names[type(item)], asdict(item)] for item in self.filters],
@@ -211,14 +211,14 @@ class View:
 
 
 def read_view(text: str, columns: Columns) -> View:
-    """Return the view that a link's text means.
+    """Return the view encoded in a link.
 
     Args:
-        text: of `View.to_text`; it comes from a browser, and nothing in it is trusted.
-        columns: of the table, which must have what the text names.
+        text: of `View.to_text`, from a browser: untrusted.
+        columns: of the table, which must have the columns named in the text.
 
     Raises:
-        OptionError: It is no such text, or of another table.
+        OptionError: The text is invalid, or of another table.
     """
     try:
         if len(text) > _MOST_TEXT:
@@ -239,12 +239,14 @@ def read_view(text: str, columns: Columns) -> View:
         if (colour != "count" and colour not in columns.metrics()) or scale not in ("shared", "own"):
             raise ValueError(colour)
     except (ValueError, KeyError, TypeError, ArithmeticError, IndexError, zlib.error, RecursionError) as error:
-        raise OptionError("this link's view is not of this table, or was cut off; the whole table is shown") from error
+        raise OptionError(
+            "the view in this link is incomplete or of another table; the complete table is shown"
+        ) from error
     return View(filters, row, colour, scale)
 
 
 def _filter(kind: str, given: Mapping[str, Any]) -> Filter:
-    """Build a filter of untrusted values."""
+    """Build a filter from untrusted values."""
     if kind == "box":
         (x0, x1), (y0, y1) = given["x"], given["y"]
         return make_box(str(given["plane"]), (x0, x1), (y0, y1))
@@ -258,59 +260,59 @@ def _filter(kind: str, given: Mapping[str, Any]) -> Filter:
 
 
 def check_filter(item: Filter, columns: Columns) -> None:
-    """Check that a filter is one of a table: its columns are there, and its places are near those of the rows.
+    """Check a filter against a table: its columns exist, and its positions are near those of the rows.
 
     Raises:
         KeyError: The table has no such columns.
-        ValueError: A text is none of the column's, or a place lies far from all rows.
+        ValueError: A string is not in the column, or a position is far from all rows.
     """
     if isinstance(item, Category):
         if not set(item.values) <= set(columns.categories()[item.column]):
-            raise ValueError(f"texts that {item.column} does not have")
+            raise ValueError(f"strings that are not in {item.column}")
     elif isinstance(item, Range):
         columns.values(item.column)
     else:
         for number, name in enumerate(PLANES[item.plane]):
             values = columns.values(name)
-            if item.plane in _FARTHEST:  # checked when it was made
+            if item.plane in _FARTHEST:  # checked when it was created
                 continue
             ends = (item.x, item.y)[number] if isinstance(item, Box) else tuple(p[number] for p in item.points)
             known = np.isfinite(values)
             low, high = (float(values[known].min()), float(values[known].max())) if known.any() else (0.0, 1.0)
             if max(abs(end - (low + high) / 2) for end in ends) > _FAR * max(high - low, 1.0):
-                raise ValueError(f"a place far from all rows in {name}")
+                raise ValueError(f"a position far from all rows in {name}")
 
 
 def _number(value: Any) -> float:
-    """Return a finite number to seven digits, as links keep it."""
+    """Return a finite number with seven digits, the precision of links."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number):
-        raise ValueError("no number")
-    if not abs(float(value)) <= float(np.finfo(np.float32).max):  # neither does a NaN pass
-        raise ValueError("a number that no column can hold")
+        raise ValueError("not a number")
+    if not abs(float(value)) <= float(np.finfo(np.float32).max):  # also refuses NaN
+        raise ValueError("a number beyond the range of columns")
     return float(f"{float(value):.7g}")
 
 
 def _place(plane: str, x: Any, y: Any) -> tuple[float, float]:
-    """Return a place of a plane, within its bounds."""
+    """Return a position in a plane, checked against its bounds."""
     place = _number(x), _number(y)
     if plane in _FARTHEST and any(abs(v) > most for v, most in zip(place, _FARTHEST[plane], strict=True)):
-        raise ValueError("a place that is none on the map")
+        raise ValueError("a position outside the map")
     return place
 
 
 def make_category(column: str, values: Any) -> Category:
-    """Return a filter by texts.
+    """Return a filter by strings.
 
     Raises:
         ValueError: There are none, or too many.
     """
     if not isinstance(values, list | tuple) or not 0 < len(values) <= _MOST_CHOSEN:
-        raise ValueError("texts of a column")
+        raise ValueError("strings of a column")
     return Category(column, tuple(dict.fromkeys(map(str, values))))
 
 
 def make_box(plane: str, x: tuple[float, float], y: tuple[float, float]) -> Box:
-    """Return a box; ends in any order.
+    """Return a box; limits in any order.
 
     Raises:
         ValueError: A number is not finite or beyond the map, or the plane is unknown.
@@ -323,10 +325,10 @@ def make_box(plane: str, x: tuple[float, float], y: tuple[float, float]) -> Box:
 
 
 def make_lasso(plane: str, points: list[tuple[float, float]]) -> Lasso:
-    """Return a lasso, of at most 400 of its corners.
+    """Return a lasso, thinned to at most 400 corners.
 
     Raises:
-        ValueError: There are fewer than three corners, the line is far longer than the way around something, a number
+        ValueError: There are fewer than three corners, the line is far longer than an outline, a number
             is not finite or beyond the map, or the plane is unknown.
     """
     if plane not in PLANES or len(points) < 3:
@@ -335,12 +337,12 @@ def make_lasso(plane: str, points: list[tuple[float, float]]) -> Lasso:
     corners = np.array([_place(plane, x, y) for x, y in points[::step]])
     sides = np.maximum(np.ptp(corners, axis=0), 1e-9)
     if np.abs((np.roll(corners, -1, axis=0) - corners) / sides).max(axis=1).sum() > _LONGEST:
-        raise ValueError("a lasso that fills what it should go around")
+        raise ValueError("a lasso that fills its bounding box")
     return Lasso(plane, tuple((float(x), float(y)) for x, y in corners))
 
 
 def make_range(column: str, low: float, high: float) -> Range:
-    """Return a range; ends in any order.
+    """Return a range; limits in any order.
 
     Raises:
         ValueError: A number is not finite.
@@ -351,17 +353,17 @@ def make_range(column: str, low: float, high: float) -> Range:
 
 @dataclass
 class Selection:
-    """The view of one session, and the ones before it.
+    """The view of one session, and earlier ones.
 
     Attributes:
-        view: what is shown now.
+        view: the current view.
     """
 
     view: View = field(default_factory=View)
     _before: list[View] = field(default_factory=list)
 
     def add(self, item: Filter) -> None:
-        """Add a filter in place of the one of the same view or column."""
+        """Add a filter, replacing that of the same view or column."""
         others = tuple(f for f in self.view.filters if f.slot != item.slot)
         self._change(replace(self.view, filters=(*others, item)))
 
@@ -374,11 +376,11 @@ class Selection:
         self._change(replace(self.view, filters=()))
 
     def show(self, **changes: Any) -> None:
-        """Change the primary row, the colour or the scale; undo passes over it."""
+        """Change the primary row, the colour or the scale; undo ignores these."""
         self.view = replace(self.view, **changes)
 
     def undo(self) -> bool:
-        """Go back to the filters before the last change; False if there are none."""
+        """Restore the filters before the last change; return False if there are none."""
         if not self._before:
             return False
         self.view = replace(self.view, filters=self._before.pop().filters)
@@ -386,7 +388,7 @@ class Selection:
 
     @property
     def can_undo(self) -> bool:
-        """Whether there is a change to undo."""
+        """Whether a change can be undone."""
         return bool(self._before)
 
     def _change(self, view: View) -> None:

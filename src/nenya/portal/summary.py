@@ -1,4 +1,4 @@
-"""Statistics of a selection against the whole, for the page: regions, seasons, years, trend, medians."""
+"""Statistics of a selection compared with all rows, for the page: regions, seasons, years, trend, medians."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _NO_PLACES = ("global", "north")
-_LOOKED_AT = 200_000  # rows that a median is taken of
+_LOOKED_AT = 200_000  # rows of a median, at most
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A selection beside the whole.
+    """Comparison of a selection with all rows.
 
     Attributes:
-        comparisons: by region, season and year, as the tables of `nenya.tables.statistics.SelectionStatistics`; those
-            that the table has no columns for are left out.
+        comparisons: by region, season and year, as the tables of `nenya.tables.statistics.SelectionStatistics`,
+            without those whose columns the table lacks.
         trend: of its share of each year's rows; None for fewer than three years.
-        elsewhere: rows of the selection and of the whole that have a place and are in no region.
-        medians: title of a metric, its median in the selection and in the whole.
+        elsewhere: selected rows and all rows that have a position outside all regions.
+        medians: title of a metric, its median in the selection and in all rows.
     """
 
     comparisons: dict[str, "pd.DataFrame"]
@@ -36,12 +36,12 @@ class Summary:
 
 
 def summarise(columns: Columns, mask: BoolArray | None, tick: Callable[[float], None] = lambda _: None) -> Summary:
-    """Compare a selection with the whole.
+    """Compare a selection with all rows.
 
     Args:
         columns: of the table.
         mask: (N,), the selection; None for all rows.
-        tick: is called with the share that is done.
+        tick: called with the fraction done.
     """
     chosen = np.ones(columns.rows, bool) if mask is None else mask
     found: dict[str, pd.DataFrame] = {}
@@ -60,7 +60,7 @@ def summarise(columns: Columns, mask: BoolArray | None, tick: Callable[[float], 
 
 
 def medians(columns: Columns, mask: BoolArray | None) -> list[tuple[str, float, float]]:
-    """Return the median of each metric in the selection and in the whole, of at most 200,000 rows spread over each."""
+    """Return the median of each metric in the selection and in all rows, of at most 200,000 evenly spaced rows each."""
     chosen = np.arange(columns.rows) if mask is None else np.flatnonzero(mask)
     inside = chosen[:: max(1, len(chosen) // _LOOKED_AT)]
     result = []

@@ -1,4 +1,4 @@
-"""The handler that takes visitors' images: who may send one is decided before its bytes are kept."""
+"""The handler of uploads: permission is checked before any bytes are kept."""
 
 import asyncio
 import functools
@@ -25,38 +25,38 @@ from nenya.storage.texts import shown
 log = logging.getLogger(__name__)
 
 
-_GRACE, _SLOWEST = 10.0, 50_000  # seconds, and bytes per second from then on
+_GRACE, _SLOWEST = 10.0, 50_000  # seconds of grace, then the smallest rate in bytes per second
 
 
-_OVER = 2**21  # bytes beyond the limit, which are read and dropped so that the browser hears the answer
+_OVER = 2**21  # bytes beyond the limit, read and dropped so that the browser receives the response
 
 
-_TOO_SLOW = "The image came too slowly: send a smaller file, or from a faster connection."
+_TOO_SLOW = "The upload was too slow: send a smaller file, or use a faster connection."
 
 
 _NO_JAIL = (
-    "Images are taken from the portal's own machine only, as its system cannot lock up what reads them; whoever runs "
-    "the portal can allow others by upload=any."
+    "Uploads are accepted from the portal's own machine only, as its system has no sandbox; the operator "
+    "of the portal can allow others by upload=any."
 )
 
 
-_LOCAL_ONLY = "Images are taken from the portal's own machine only (it was started with upload=local)."
+_LOCAL_ONLY = "Uploads are accepted from the portal's own machine only (it was started with upload=local)."
 
 
-_NONE = "The portal was started with upload=none: it takes no images."
+_NONE = "The portal was started with upload=none: it accepts no images."
 
 
-_NO_WEIGHTS = "The portal was started without ckpt=: it cannot look up new images."
+_NO_WEIGHTS = "The portal was started without ckpt=: it cannot encode new images."
 
 
 @stream_request_body
 class TakesImages(RequestHandler):
-    """Takes one image: who may send it is decided before its bytes are kept."""
+    """Accepts one image; permission is checked before any bytes are kept."""
 
     portal: "Portal"
 
     def initialize(self) -> None:
-        """Nothing has come yet."""
+        """Initialize the state of the upload."""
         self._key, self._inside, self._working = "", False, False
         self._session: Session | None = None
         self._refusal: tuple[int, str] | None = None
@@ -66,18 +66,18 @@ class TakesImages(RequestHandler):
         self._watch: PeriodicCallback | None = None
 
     def check_xsrf_cookie(self) -> None:
-        """The session's key stands for it."""
+        """Not used: the session's key takes its place."""
 
     async def prepare(self) -> None:
-        """Refuse strangers at once, and users after what they send was dropped, so that their browser hears why."""
+        """Refuse strangers at once, and users after dropping their data, so that their browser gets the response."""
         self._key = self.get_query_argument("key", "")
         self._session = self.portal.sessions.get(self._key)
         if not self.portal.door.lets_in(self.request):
             return self._answer(403, "Log in first.")
         if self._session is None:
-            return self._answer(404, "This page is not open any more: load it again.")
+            return self._answer(404, "This page is no longer open: reload it.")
         if self.request.method != "POST":
-            return self._answer(405, "Images are sent by POST.")
+            return self._answer(405, "Images must be sent by POST.")
         size = self._declared()
         if size is not None and size > self._limit + _OVER:
             return self._answer(413, self._too_large())
@@ -98,10 +98,10 @@ class TakesImages(RequestHandler):
         return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
 
     def _too_large(self) -> str:
-        return f"At most {self.portal.limit_mb} MB are taken: cut one image out of the file."
+        return f"The file is too large (limit {self.portal.limit_mb} MB): save one image of it alone."
 
     async def _why_not(self) -> tuple[int, str] | None:
-        """Return why this image is not taken, whatever it is."""
+        """Return the reason for refusing any image now; empty if there is none."""
         if self.portal.encoder is None:
             return 409, _NO_WEIGHTS
         if self.portal.upload == "none":
@@ -118,10 +118,10 @@ class TakesImages(RequestHandler):
         return None if closed else (403, _NO_JAIL)
 
     def _check_pace(self, began: float) -> None:
-        """End what comes too slowly."""
+        """End an upload that is too slow."""
         passed = asyncio.get_running_loop().time() - began - _GRACE
         if passed > 0 and len(self._body) + self._dropped < passed * _SLOWEST:
-            self._answer(408, _TOO_SLOW)  # and the connection ends, as the body is not all there
+            self._answer(408, _TOO_SLOW)  # the connection ends, as the body is incomplete
 
     def data_received(self, chunk: bytes) -> None:
         """Keep a piece of the image, up to the limit."""
@@ -144,14 +144,16 @@ class TakesImages(RequestHandler):
         finally:
             self._leave()
         self.set_header("Content-Type", "application/json")
-        self.finish(json.dumps({"message": text, "taken": taken}))  # 200 in both cases: browsers log others as errors
+        self.finish(
+            json.dumps({"message": text, "taken": taken})
+        )  # 200 in both cases, as browsers log other codes as errors
         return None
 
     async def _take(self, session: "Session") -> tuple[str, bool]:
-        """Return what is said of the image, and whether it was taken."""
+        """Return the message on the image, and whether it was accepted."""
         name, row = self.get_query_argument("name", "")[-200:], self.get_query_argument("row", "0")
         scale = [self.get_query_argument(end, "") for end in ("low", "high")]
-        jail, encoder, archive = self.portal.jail, self.portal.encoder, session.archive
+        jail, encoder, dataset = self.portal.jail, self.portal.encoder, session.dataset
         loop, body, self._body = asyncio.get_running_loop(), self._body, bytearray()
         reading = functools.partial(jail.read, name, body, row, scale, self._stop)
         try:
@@ -172,13 +174,13 @@ class TakesImages(RequestHandler):
 
         def encode(ticket: Ticket) -> Upload:
             assert encoder is not None
-            return encoder.encode(called, given, archive, ticket.tick)
+            return encoder.encode(called, given, dataset, ticket.tick)
 
         session.jobs.call(lambda: session.take_upload(called, encode, told))
         return await answer
 
     def on_connection_close(self) -> None:
-        """Wait no longer for what nobody is told."""
+        """Stop waiting when the connection is closed."""
         super().on_connection_close()
         self._stop.set()
         if self._told is not None:

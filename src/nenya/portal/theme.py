@@ -1,4 +1,4 @@
-"""Colours of the portal's page, light and dark, and what its figures have in common."""
+"""Colours of the portal's page, light and dark, and common parts of its figures."""
 
 import re
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ _DARK_GREYS = ("#2c333d", "#3a434f", "#4a5462", "#5b6675")
 
 
 def between(colours: Sequence[str], count: int = 256) -> list[str]:
-    """Return `count` colours evenly between some."""
+    """Return `count` colours interpolated between the given ones."""
     points = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in colours], float)
     at = np.linspace(0, len(points) - 1, count)
     mixed = np.column_stack([np.interp(at, np.arange(len(points)), points[:, i]) for i in range(3)])
@@ -23,7 +23,7 @@ def between(colours: Sequence[str], count: int = 256) -> list[str]:
 
 
 ANOMALY = between(RdYlBu11)
-"""Blue where cold, red where warm, as the gallery on paper."""
+"""Blue for cold, red for warm, as in printed galleries."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Theme:
 
     @property
     def rest(self) -> str:
-        """What is not selected."""
+        """Rows that are not selected."""
         return "#4a5462" if self.dark else "#c9d0d8"
 
     @property
@@ -64,25 +64,25 @@ class Theme:
 
     @property
     def counts(self) -> tuple[str, ...]:
-        """Numbers of cutouts, and means of metrics: what is least still stands out from the paper."""
+        """Number of cutouts, and means of metrics: the lowest colour still differs from the background."""
         return tuple(Viridis256[72:] if self.dark else Viridis256)
 
     @property
     def greys(self) -> list[str]:
-        """The density of what is not selected."""
+        """Density of rows that are not selected."""
         return between(_DARK_GREYS if self.dark else _GREYS)
 
 
 def plain(text: str) -> str:
-    """Return a text for a figure's labels: Bokeh takes some of TeX for mathematics, and asks MathJax to draw it.
+    """Return a text for a label of a figure, which Bokeh must not take for TeX mathematics.
 
-    Between the two signs of such a mark (dollars, a backslash and a bracket) stands a word joiner, which is not seen.
+    An invisible word joiner separates the characters of each TeX delimiter (dollar signs, backslash and bracket).
     """
     return re.sub(r"\$(?=\$)|\\(?=[(\[])", "\\g<0>\N{WORD JOINER}", text)
 
 
 def paint(plot: Any, theme: Theme) -> None:
-    """Give a figure the colours of the page."""
+    """Apply the colours of the page to a figure."""
     plot.background_fill_color = plot.border_fill_color = theme.paper
     plot.outline_line_color = theme.rest
     plot.title.text_color = theme.ink
@@ -121,16 +121,16 @@ def bar_of(mapper: LinearColorMapper, theme: Theme, title: str) -> ColorBar:
 
 
 def add_glyph(plot: Any, source: ColumnDataSource, glyph: Glyph, **settings: Any) -> Any:
-    """Add a glyph as it is, and return its renderer.
+    """Add a glyph without variants, and return its renderer.
 
-    Figures' own methods add three variants besides, for what is selected, not selected and muted: a quarter of a page's
-    models, and models are what opening a page takes its time for.
+    Methods of figures add three variants (selected, not selected, muted): a quarter of the models of a page,
+    and the number of models determines the time to open it.
     """
     return plot.add_glyph(source, glyph, selection_glyph=None, nonselection_glyph=None, muted_glyph=None, **settings)
 
 
 def size_of(plot: Any) -> tuple[int, int]:
-    """Return the width and height of a figure's inside on the screen; 0 where the browser has not said them yet."""
+    """Return width and height of a figure's frame on the screen; 0 until the browser reports them."""
     try:
         return int(plot.inner_width or 0), int(plot.inner_height or 0)
     except UnsetValueError:
@@ -138,6 +138,6 @@ def size_of(plot: Any) -> tuple[int, int]:
 
 
 def image_source() -> ColumnDataSource:
-    """Return the source of an image that is not there yet."""
+    """Return the empty source of an image."""
     empty = np.full((1, 1), np.nan, np.float32)
     return ColumnDataSource({"image": [empty], "x": [0.0], "y": [0.0], "dw": [1.0], "dh": [1.0]})

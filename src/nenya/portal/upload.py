@@ -1,4 +1,4 @@
-"""Images that users bring: read from bytes without executing anything in them, and checked."""
+"""Uploaded images: read from bytes without executing anything, and checked."""
 
 import io
 import math
@@ -39,7 +39,7 @@ class Given:
 
     Attributes:
         image: (H, H) float32, K or degrees C.
-        source: which of the file's images it is, `row 3 of the rows 0 to 9`; empty where it is the only one.
+        source: its location in the file, `row 3 of the rows 0 to 9`; empty for a single image.
     """
 
     image: FloatArray
@@ -48,15 +48,15 @@ class Given:
 
 @dataclass
 class Upload:
-    """An image that a user brought.
+    """An uploaded image.
 
     Attributes:
-        name: what the file was called.
-        image: (H, H) float32, K or degrees C, in the size of the archive's cutouts.
+        name: of the file.
+        image: (H, H) float32, K or degrees C, in the size of the cutouts.
         latent: (D,) float32.
-        place: in the UMAP, by its projector; None without one.
-        side: of the image as it was given, pixels.
-        source: of `Given`.
+        place: position in the UMAP by the projector; None without one.
+        side: of the uploaded image, pixels.
+        source: as in `Given`.
     """
 
     name: str
@@ -68,18 +68,18 @@ class Upload:
 
 
 def read_image(name: str, data: bytes, row: str = "0", scale: Sequence[str] = ("", "")) -> Given:
-    """Return the image that a file's bytes hold.
+    """Return the image in the bytes of a file.
 
     Args:
-        name: of the file; only its suffix counts.
+        name: of the file, of which only the suffix is used.
         data: the bytes.
-        row: which image, of a file of several: a whole number as text.
-        scale: of PNG, what black and white stand for, K, as texts.
+        row: row of the image in a file of several, an integer as string.
+        scale: of PNG, the values of black and white, K, as strings.
 
     Raises:
-        InputFileError: It is no such file, holds no square image of numbers, one with missing pixels, or a constant.
-        OptionError: The row is not there, or the scale of a PNG is missing.
-        MemoryError: It takes too much.
+        InputFileError: The file is of another kind, or holds no complete, square, non-constant numeric image.
+        OptionError: The row does not exist, or the scale of a PNG is missing.
+        MemoryError: It needs too much memory.
     """
     suffix = Path(name).suffix.lower()
     readers = {".npz": _npz, ".h5": read_hdf5, ".hdf5": read_hdf5, ".nc": _netcdf}
@@ -92,23 +92,23 @@ def read_image(name: str, data: bytes, row: str = "0", scale: Sequence[str] = ("
             values, source = readers[suffix](data, whole(row))
         else:
             came = shown(suffix, 20) or "nothing"
-            raise InputFileError(f"a file ending in {came} came; wanted is one of {', '.join(SUFFIXES)}")
+            raise InputFileError(f"expected a file ending in {', '.join(SUFFIXES)}, got {came}")
     except (NenyaError, MemoryError):
         raise
-    except Exception as error:  # readers raise anything for damaged bytes
+    except Exception as error:  # readers raise any exception for damaged bytes
         kind = suffix.removeprefix(".")
-        raise InputFileError(f"this file cannot be read as {kind}: it is damaged, or of another kind") from error
+        raise InputFileError(f"this file cannot be read as {kind}: it is damaged or of another kind") from error
     return Given(checked(values), source)
 
 
 def _npy(stream: IO[bytes], row: int, name: str = "") -> Picked:
-    """Read one image of an array, and nothing behind it."""
+    """Read one image of an array, and nothing beyond it."""
     version = np.lib.format.read_magic(stream)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, by_columns, kind = read(stream)
     if kind.kind not in "fiu" or not 2 <= len(shape) <= 4 or not 0 <= math.prod(shape) <= _MOST_VALUES:
         raise InputFileError(
-            f"an array {shown(shape, 60)} of {shown(kind, 60)} came; wanted are numbers of shape (H, W) or (N, H, W)"
+            f"expected numbers of shape (H, W) or (N, H, W), got {shown(kind, 60)} of shape {shown(shape, 60)}"
         )
     index, source = choose(shape, row, name)
     if by_columns:
@@ -120,35 +120,35 @@ def _npy(stream: IO[bytes], row: int, name: str = "") -> Picked:
 
 
 def _skip(stream: IO[bytes], size: int) -> None:
-    """Read over the next bytes of a stream: zip files check what is read, and not what is sought."""
+    """Skip bytes of a stream by reading, as zip files verify bytes that are read, but not bytes skipped by seek."""
     while size > 0 and (piece := stream.read(min(size, 2**20))):
         size -= len(piece)
 
 
 def _exactly(stream: IO[bytes], size: int) -> bytes:
-    """Return the next bytes of a stream, which must be there."""
+    """Return the next bytes of a stream, which must be complete."""
     data = stream.read(size)
     if len(data) != size:
-        raise ValueError(f"{len(data)} bytes are there of {size}")
+        raise ValueError(f"expected {size} bytes, got {len(data)}")
     return data
 
 
 def _npz(data: bytes, row: int) -> Picked:
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        members = [m for m in archive.infolist() if m.filename.endswith(".npy")]
+    with zipfile.ZipFile(io.BytesIO(data)) as dataset:
+        members = [m for m in dataset.infolist() if m.filename.endswith(".npy")]
         if not members:
             raise InputFileError("this npz file holds no array")
         if members[0].file_size > 8 * _MOST_VALUES:
             raise InputFileError("the first array of this npz file is too large: save one image alone")
         name = first_of(members[0].filename.removesuffix(".npy"), len(members), "arrays")
-        with archive.open(members[0]) as member:
+        with dataset.open(members[0]) as member:
             found = _npy(member, row, name)
-            _skip(member, members[0].file_size)  # to its checksum
+            _skip(member, members[0].file_size)  # to the end, where the checksum is verified
             return found
 
 
 def _netcdf(data: bytes, row: int) -> Picked:
-    """Return an image of the first variable of two or more dimensions of at least 16 x 16 values."""
+    """Return an image of the first variable with two or more dimensions and at least 16 x 16 values."""
     if data[:3] != b"CDF":
         return read_hdf5(data, row, netcdf=True)
     from scipy.io import netcdf_file
@@ -169,11 +169,11 @@ def _png(data: bytes, scale: Sequence[str]) -> NDArray[Any]:
     try:
         low, high = (float(text) for text in scale)
     except ValueError:
-        raise OptionError("a PNG holds brightness only: say what black and white stand for, in K") from None
+        raise OptionError("a PNG holds brightness only: give the values of black and white, in K") from None
     if not np.isfinite([low, high]).all() or low == high:
-        raise OptionError("black and white of a PNG must stand for two different numbers, in K")
+        raise OptionError("black and white of a PNG must have two different values, in K")
     if data[: len(_PNG)] == _PNG and len(data) >= 24:
-        _check_size(struct.unpack(">II", data[16:24]))  # before Pillow looks at it
+        _check_size(struct.unpack(">II", data[16:24]))  # before Pillow reads it
     with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
         _check_size(image.size)
         depth = 65535 if image.mode.startswith("I") else 255
@@ -181,12 +181,12 @@ def _png(data: bytes, scale: Sequence[str]) -> NDArray[Any]:
             colours = np.asarray(image.convert("RGB"), np.int16)
             if np.ptp(colours, axis=2).any():
                 raise InputFileError(
-                    "a picture in colour came, whose colours are no temperatures; wanted is a grey one"
+                    "expected a greyscale image, got a colour image, whose colours are not temperatures"
                 )
         grey = np.asarray(image if image.mode.startswith("I") else image.convert("L"), np.float64)
-    return (low + grey / depth * (high - low))[::-1]  # pictures have their first line at the top
+    return (low + grey / depth * (high - low))[::-1]  # PNG images have their first line at the top
 
 
 def _check_size(size: tuple[int, ...]) -> None:
     if max(size) > SIDES[1]:
-        raise InputFileError(f"an image of {size[0]} x {size[1]} pixels came; at most {SIDES[1]} are wanted")
+        raise InputFileError(f"expected an image of at most {SIDES[1]} pixels per side, got {size[0]} x {size[1]}")

@@ -1,4 +1,4 @@
-"""Images of HDF5 and NetCDF 4 files that users bring: from memory, from the file alone, unpacked here."""
+"""Images of uploaded HDF5 and NetCDF 4 files, read from memory without external links and decompressed here."""
 
 import io
 import itertools
@@ -16,22 +16,22 @@ from nenya.portal.images import SCALING, Picked, choose, first_of, is_image, sca
 from nenya.storage.texts import shown
 
 _PARTITIONS = ("train", "valid")
-_MOST_ITEMS = 10_000  # of a file, looked through for images
-_MOST_CHUNK = 2**27  # bytes, unpacked
+_MOST_ITEMS = 10_000  # objects of a file, searched for images
+_MOST_CHUNK = 2**27  # bytes, decompressed
 _KIND = "this HDF5 file"
 
 
 def read_hdf5(data: bytes, row: int, *, netcdf: bool = False) -> Picked:
-    """Return one image of a file: of its partition of cutouts, else of its first array of images.
+    """Return one image of a file, from its partition of cutouts, else from its first array of images.
 
     Args:
         data: the file.
-        row: which of the array's images.
-        netcdf: apply the scaling of NetCDF's attributes.
+        row: row of the image in the array.
+        netcdf: whether to apply the scaling attributes of NetCDF.
 
     Raises:
-        InputFileError: It holds no image of numbers, or leads out of the file, or uses other filters than the usual.
-        OptionError: The row is not there.
+        InputFileError: It holds no numeric image, links out of the file, or uses unusual filters.
+        OptionError: The row does not exist.
     """
     with open_hdf5(io.BytesIO(data), links="none") as file:
         found = {name: file[name] for name in _names(file)}
@@ -49,18 +49,18 @@ def read_hdf5(data: bytes, row: int, *, netcdf: bool = False) -> Picked:
 
 
 def _names(file: Any) -> list[str]:
-    """Return what lies in a file, in its order."""
+    """Return the objects of a file, in order."""
     return list(itertools.islice(file, _MOST_ITEMS))
 
 
 def _nothing(found: dict[str, Any], netcdf: bool) -> str:
-    """Say why there is no image in a file."""
+    """Return why a file has no image."""
     if netcdf:
         return "no variable of this NetCDF file holds an image of numbers (..., y, x)"
     shapes = [f"{shown(n, 40)} {item.shape}" for n, item in found.items() if isinstance(item, h5py.Dataset)]
     return (
-        f"{_KIND} holds no images of numbers, (N, H, W) or (H, W) of at least 16 x 16; "
-        f"it holds {shown(', '.join(shapes[:6]), 200) or 'no data set at all'}"
+        f"expected numeric images in {_KIND}, (N, H, W) or (H, W) of at least 16 x 16; "
+        f"got {shown(', '.join(shapes[:6]), 200) or 'no data set'}"
     )
 
 
@@ -69,15 +69,15 @@ def _codes(plan: Any) -> list[int]:
 
 
 def read_one(dataset: Any, index: tuple[int, ...], end: int) -> NDArray[Any]:
-    """Return one image of a data set; chunks are unpacked into buffers of the size that they must have.
+    """Return one image of a data set; chunks are decompressed into buffers of their nominal size.
 
     Args:
-        dataset: of a file that `open_hdf5` opened without links.
-        index: that leads to the image of shape (H, W).
-        end: bytes of the file.
+        dataset: of a file opened by `open_hdf5` without links.
+        index: of the image of shape (H, W).
+        end: size of the file in bytes.
 
     Raises:
-        InputFileError: It has an unusual type, its chunks are too large, or do not hold what they should.
+        InputFileError: It has an unusual type, its chunks are too large, or are damaged.
     """
     kind, where = dataset.dtype, shown(dataset.name, 60)
     if not dataset.id.get_type().equal(h5py.h5t.py_create(kind)):
@@ -87,15 +87,14 @@ def read_one(dataset: Any, index: tuple[int, ...], end: int) -> NDArray[Any]:
     size = math.prod(dataset.chunks) * kind.itemsize
     if size > _MOST_CHUNK:
         raise InputFileError(
-            f"'{where}' of {_KIND} has chunks of {size:,} bytes; at most {_MOST_CHUNK:,} are taken: "
-            "save one image alone"
+            f"'{where}' of {_KIND} has chunks of {size:,} bytes, expected at most {_MOST_CHUNK:,}: save one image alone"
         )
     try:
         return _unpacked(dataset, index, end, size)
     except (NenyaError, MemoryError):
         raise
     except Exception as error:
-        raise InputFileError(f"'{where}' of {_KIND} is damaged: a chunk does not hold what it should") from error
+        raise InputFileError(f"'{where}' of {_KIND} is damaged: a chunk has the wrong content") from error
 
 
 def _unpacked(dataset: Any, index: tuple[int, ...], end: int, size: int) -> NDArray[Any]:
@@ -120,7 +119,7 @@ def _unpacked(dataset: Any, index: tuple[int, ...], end: int, size: int) -> NDAr
 
 
 def _fill_value(plan: Any, kind: np.dtype[Any]) -> NDArray[Any]:
-    """Return the value of what was never written."""
+    """Return the fill value of chunks that were never written."""
     value = np.zeros((), kind)
     if plan.fill_value_defined() == h5py.h5d.FILL_VALUE_USER_DEFINED:
         plan.get_fill_value(value)

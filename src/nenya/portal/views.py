@@ -1,4 +1,4 @@
-"""Figures of the portal, and how arrays get into them: UMAP, map, histograms."""
+"""Figures of the portal: UMAP, map, histograms."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -53,7 +53,7 @@ class Plane:
 
     Args:
         name: `umap` or `map`.
-        home: what is shown at first.
+        home: the initial extent.
         theme: colours.
 
     Attributes:
@@ -81,7 +81,7 @@ class Plane:
             output_backend="canvas",
         )
         box, wheel = BoxSelectTool(description="select a box"), WheelZoomTool(description="zoom")
-        reset = ResetTool(description="whole view")
+        reset = ResetTool(description="full view")
         lasso = LassoSelectTool(description="select with a lasso", continuous=False)
         plot.add_tools(box, lasso, PanTool(description="move"), wheel, reset, TapTool(visible=False))
         plot.toolbar.active_drag, plot.toolbar.active_scroll = box, wheel
@@ -119,17 +119,17 @@ class Plane:
         points = np.concatenate([part for ring in rings for part in (ring, hole)])
         source = ColumnDataSource({"x": points[:, 0], "y": points[:, 1]})
         add_glyph(self.plot, source, Patch(fill_color=self.theme.land, line_color=self.theme.rest), level="underlay")
-        self.plot.xaxis.name = "longitudes"  # said by a script of the page
+        self.plot.xaxis.name = "longitudes"  # set by a script of the page
         self.plot.x_range.bounds, self.plot.y_range.bounds = (-540, 540), (-95, 95)
 
     @property
     def extent(self) -> Extent:
-        """What is shown now."""
+        """The current extent."""
         x, y = self.plot.x_range, self.plot.y_range
         return (float(x.start), float(x.end), float(y.start), float(y.end))
 
     def show_all(self) -> None:
-        """Take back what was zoomed and moved."""
+        """Return to the initial extent."""
         left, right, low, high = self.home
         self.plot.x_range.update(start=left, end=right)
         self.plot.y_range.update(start=low, end=high)
@@ -138,7 +138,7 @@ class Plane:
         """Show rasters of an extent.
 
         Args:
-            whole: counts of all rows, behind; None for none.
+            whole: counts of all rows, in the background; None for none.
             chosen: counts of the selected rows, or means of a metric.
             extent: of both.
             title: the metric; empty for counts.
@@ -165,20 +165,20 @@ class Plane:
         }
 
     def _label(self, title: str) -> None:
-        """Label the colour bar; a new model in the page is dear, so only where it changes."""
+        """Label the colour bar, if the label changes, as new models are slow."""
         if title == self._title:
             return
         self._title = title
         self.bar.title = plain(title) or "cutouts"
         if title:
             self.bar.update(ticker=BasicTicker(), major_label_overrides={})
-            self.hover.tooltips = "mean @what: @image{0.000}"  # a tooltip is HTML, what it takes from the data is not
+            self.hover.tooltips = "mean @what: @image{0.000}"  # the tooltip is HTML, in which Bokeh escapes data
         else:
             self.bar.update(ticker=_powers(), major_label_overrides=_POWERS)
             self.hover.tooltips = "cutouts here: @count"
 
     def outline_of(self, filters: Sequence[Filter]) -> None:
-        """Draw the box or the lasso that is active here."""
+        """Draw the outline of the active box or lasso."""
         xs, ys = [], []
         for item in filters:
             if isinstance(item, Box) and item.plane == self.name:
@@ -191,17 +191,17 @@ class Plane:
         self.outline.data = {"xs": xs, "ys": ys}
 
     def mark_at(self, x: float | None, y: float | None) -> None:
-        """Mark the primary image's place; None for no place."""
+        """Mark the position of the primary image; None removes the mark."""
         known = x is not None and y is not None and np.isfinite(x) and np.isfinite(y)
         self.mark.data = {"x": [x], "y": [y]} if known else {"x": [], "y": []}
 
     def mark_near(self, x: FloatArray, y: FloatArray) -> None:
-        """Mark the places of the neighbours."""
+        """Mark the positions of the neighbours."""
         self.near.data = {"x": x.tolist(), "y": y.tolist()}
 
 
 class Histogram:
-    """A histogram with the selection before the whole, both as a share of their own total.
+    """A histogram of the selection in front of all rows, both as fractions of their totals.
 
     Args:
         binned: the column.
@@ -246,7 +246,7 @@ class Histogram:
         self._say_tallest(share, share)
 
     def _say_tallest(self, *shares: NDArray[np.float64]) -> None:
-        """Say how tall the tallest bar is: six axes would take a page too long to open."""
+        """State the height of the tallest bar in the label, as axes of six histograms slow down the page."""
         tallest = max((float(share.max(initial=0)) for share in shares), default=0.0)
         self.plot.xaxis.axis_label = f"{plain(title_of(self.binned.name))}; bars up to {_percent(tallest)}"
 
@@ -254,7 +254,7 @@ class Histogram:
         return np.asarray(counts[: self.used] / max(1, counts.sum()))
 
     def show(self, counts: NDArray[np.int64], filters: Sequence[Filter]) -> None:
-        """Show the selection's counts and the range that is active here."""
+        """Show the counts of the selection and the active range."""
         chosen = self._share(counts)
         self.source.data = {**self.source.data, "chosen": chosen}
         self._say_tallest(chosen, self.source.data["whole"])
@@ -264,7 +264,7 @@ class Histogram:
             self.range.update(left=mine.low, right=mine.high)
 
     def ends(self, low: float, high: float, values: FloatArray) -> tuple[float, float]:
-        """Return the range of values that a brush means: whole numbers, and beyond the ends all that is there."""
+        """Return the range of values of a brush: integers for integer columns, and unlimited beyond the outer edges."""
         low, high = min(low, high), max(low, high)
         edges = self.binned.edges
         if self.binned.whole and self.used < len(edges):

@@ -1,8 +1,8 @@
-"""Walls around a process that reads what strangers made: no files, no network, no processes, bounded memory and time.
+"""The sandbox of a process that reads untrusted files: no files, network or processes, bounded memory and time.
 
-Everything is put up by the process itself, after its imports and before the first byte from outside, and cannot be
-taken down. Landlock and seccomp are two walls before the same things, so that either of them may have a hole. Both are
-called by their numbers: the kernel's interface does not change, and libseccomp need not be there.
+The process enters the sandbox itself, after its imports and before the first byte from outside, and cannot
+leave it. Landlock and seccomp cover the same accesses, so that a gap in one of them does no harm. Both are
+called by number: the kernel's interface is stable, and libseccomp is not needed.
 
 Sources: `landlock(7)`, `seccomp(2)`, `prctl(2)`, `setrlimit(2)`; numbers of Linux's `asm/unistd.h`.
 """
@@ -23,10 +23,10 @@ from pathlib import Path
 
 _NO_NEW_PRIVS, _PARENT_DEATH, _SECCOMP, _FILTER = 38, 1, 22, 2  # prctl
 _LANDLOCK_CREATE, _LANDLOCK_RESTRICT = 444, 446  # the same on all machines
-_LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06  # of the filter's little machine
+_LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06  # instructions of the BPF filter
 _KILL, _ALLOW, _REFUSE = 0x80000000, 0x7FFF0000, 0x00050000 | errno.EPERM
 _MACHINES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-# What computing needs, and reading and writing the pipes that are open: (x86-64, arm64). All else is refused.
+# System calls for computing, and for reading and writing open pipes: (x86-64, arm64). Others are refused.
 _CALLS = {
     **{"read": (0, 63), "write": (1, 64), "readv": (19, 65), "writev": (20, 66), "pread64": (17, 67)},
     **{"close": (3, 57), "fstat": (5, 80), "lseek": (8, 62)},
@@ -40,31 +40,33 @@ _CALLS = {
 
 
 def live_no_longer_than_parent() -> None:
-    """Have the kernel end this process with the thread that started it, where it can."""
+    """Have the kernel end this process with the thread that started it, where supported."""
     if sys.platform == "linux":
         _library().prctl(_PARENT_DEATH, signal.SIGKILL, 0, 0, 0)
 
 
 def close_doors(memory: int, seconds: int, *, walls: bool = True) -> dict[str, bool]:
-    """Give up files, network and processes, and all but a bounded amount of memory and time.
+    """Give up access to files, network and processes, and limit memory and time.
 
     Args:
-        memory: bytes that may be taken beyond what is taken now.
+        memory: bytes that may be allocated in addition to the present ones.
         seconds: of processor time from now on.
         walls: False sets the limits only.
 
     Returns:
-        Which ways out were tried and found closed: `files`, `network`.
+        The accesses that were tested and found closed: `files`, `network`.
     """
     with contextlib.suppress(OSError):
         folder = tempfile.mkdtemp(prefix="nenya-jail-")
         os.chdir(folder)
-        Path(folder).rmdir()  # empty for ever: nothing can be made in a folder that is gone
-    os.nice(10)  # the pages of others come first
-    with contextlib.suppress(OSError):  # where memory runs out on the machine, this process is the one to end
+        Path(folder).rmdir()  # stays empty: nothing can be created in a removed folder
+    os.nice(10)  # lower priority than the pages of users
+    with contextlib.suppress(OSError):  # preferred victim of the out-of-memory killer
         Path("/proc/self/oom_score_adj").write_text("1000")
     taken = _memory()
-    walls = walls and sys.platform == "linux" and len(os.listdir("/proc/self/task")) == 1  # walls are of one thread
+    walls = (
+        walls and sys.platform == "linux" and len(os.listdir("/proc/self/task")) == 1
+    )  # the sandbox applies to one thread
     if walls:
         _library().prctl(_NO_NEW_PRIVS, 1, 0, 0, 0)
         _landlock()
@@ -82,14 +84,14 @@ def _library() -> ctypes.CDLL:
 
 
 def _memory() -> int:
-    """Return the bytes of this process's address space; much where they are not to be had."""
+    """Return the size in bytes of the address space; a large value if unknown."""
     with contextlib.suppress(OSError):
         return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     return 2**30
 
 
 def _set_limits(memory: int, seconds: int) -> None:
-    """Limit memory, time, files and processes; systems without one of the limits go without it."""
+    """Limit memory, time, files and processes; limits that the system lacks are skipped."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     wanted = {
         "RLIMIT_AS": memory,
@@ -105,12 +107,12 @@ def _set_limits(memory: int, seconds: int) -> None:
 
 
 def _landlock() -> None:
-    """Handle every right of the file system and of TCP that this kernel knows, and allow none of them."""
+    """Restrict every right on files and TCP that this kernel's Landlock knows, and allow none."""
     call = _library().syscall
     known = call(_LANDLOCK_CREATE, 0, 0, 1)
     if known < 1:
         return
-    rights = 13 + (known >= 2) + (known >= 3) + (known >= 5)  # the first ones, then to move, to cut, device controls
+    rights = 13 + (known >= 2) + (known >= 3) + (known >= 5)  # the first rights, then refer, truncate, device ioctl
     handled = (1 << rights) - 1, 0b11 if known >= 4 else 0, 0b11 if known >= 6 else 0  # TCP; abstract sockets, signals
     asked = ctypes.create_string_buffer(struct.pack("<QQQ", *handled), 24)
     ruleset = call(_LANDLOCK_CREATE, ctypes.addressof(asked), len(asked), 0)
@@ -134,7 +136,7 @@ def _seccomp() -> None:
 
 
 def _refused(way: Callable[[], object]) -> bool:
-    """Say whether a way out is closed by a wall; that no more files may be open is none."""
+    """Return whether an access is closed by the sandbox, rather than by the limit of open files."""
     try:
         way()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Pieces of the page that are text: facts, tables, chips; whatever comes from files is escaped here."""
+"""Text parts of the page: facts, tables, chips; data from files are escaped here."""
 
 import datetime
 import math
@@ -31,22 +31,23 @@ _FACTS = (
 _TABLE = ("datetime", "lat", "lon", "DT", "US0", "US1", "LL", "clear_fraction", "filename", "pp_file", "pp_idx")
 _START = "<span class='start'><b>Start here:</b> click {}: {}. Drag a box or a range to filter.</span>"
 CHANGED = (
-    "<p class='note news'>The archive has changed: this page shows the old one. <button data-reload>Reload</button></p>"
+    "<p class='note news'>The archive has changed: this page shows the earlier one. "
+    "<button data-reload>Reload</button></p>"
 )
 CHANGED_BADLY = (
-    "<p class='note news'>The archive's files were replaced by others that cannot be opened (the server's log says "
-    "why): this page still shows the earlier ones.</p>"
+    "<p class='note news'>The files of the archive were replaced by others that cannot be opened (see the server's "
+    "log): this page shows the earlier state.</p>"
 )
 _PLANES = {"umap": "UMAP", "map": "map"}
 _CHANCE = (
-    "<p class='hint'><b>Times chance</b> is the share of the selected rows that are there, divided by the share of all "
-    "rows that are: 1 as if the selection were drawn at random, 2 twice as many. In grey its 95 % interval, as for "
-    "independent cutouts (Wilson 1927); cutouts of one granule are not, so the true one is wider.</p>"
+    "<p class='hint'><b>Times chance</b> is the share of selected rows in a class, divided by the share of all "
+    "rows in it: 1 for a random selection, 2 for twice as many. In grey its 95 % interval for "
+    "independent cutouts (Wilson 1927); cutouts of one granule are not independent, so the true one is wider.</p>"
 )
 
 
 def note(text: str) -> str:
-    """Return a sentence that stays on the page."""
+    """Return a persistent notice."""
     return f"<p class='note news'>{escape(text)}</p>"
 
 
@@ -64,7 +65,7 @@ def shown(value: Any) -> str:
 
 
 def place(row: Mapping[str, Any]) -> str:
-    """Return latitude and longitude for a person, such as 12.3 N, 140.0 W."""
+    """Return latitude and longitude in words, such as 12.3 N, 140.0 W."""
     lat, lon = row.get("lat"), row.get("lon")
     if lat is None or lon is None or math.isnan(lat) or math.isnan(lon):
         return ""
@@ -73,12 +74,12 @@ def place(row: Mapping[str, Any]) -> str:
 
 
 def heading(title: str, what: str) -> str:
-    """Return what stands over the primary image: its kind, and which it is."""
+    """Return the heading of the primary image: kind and name."""
     return f"<b class='title'>{escape(title)}</b> <span class='hint'>{escape(what)}</span>"
 
 
 def facts(row: Mapping[str, Any], number: int) -> str:
-    """Return the table of one row's facts."""
+    """Return the table of facts of one row."""
     lines = [("place", escape(place(row)))] if place(row) else []
     names = [n for n in _FACTS if n in row and n not in ("lat", "lon")]
     rest = [n for n in row if n not in _FACTS and n not in ("lat", "lon")]
@@ -93,12 +94,12 @@ def facts(row: Mapping[str, Any], number: int) -> str:
 
 
 def _title(name: str) -> str:
-    """Return a column's short title, its whole one under the pointer."""
+    """Return the short title of a column, with the full one as tooltip."""
     return f"<span title='{escape(title_of(name), quote=True)}'>{escape(heading_of(name))}</span>"
 
 
 def upload_facts(upload: Upload) -> str:
-    """Return the table of facts of an image that a user brought."""
+    """Return the table of facts of an uploaded image."""
     values, side = upload.image.astype(np.float64), len(upload.image)
     lines = [("file", upload.name), ("of the file", upload.source), ("size (pixels)", f"{side} x {side}")]
     if upload.side != side:
@@ -119,19 +120,21 @@ def _size(side: int) -> str:
 
 
 def upload_taken(upload: Upload) -> str:
-    """Return what is said of an image that was taken, as plain text: what of it is shown."""
+    """Return the plain-text message on an accepted image."""
     said = [f"{upload.name} is shown under New image."]
     if upload.source:
         other = "; Row chooses another" if upload.source.startswith("row ") else ""
-        said.append(f"Of the file it is {upload.source}{other}.")
+        said.append(f"It is {upload.source} of the file{other}.")
     if upload.side != len(upload.image):
-        said.append(f"It was averaged down from {_size(upload.side)} to the cutouts' {_size(len(upload.image))}.")
+        said.append(
+            f"It was averaged from {_size(upload.side)} to the size of the cutouts, {_size(len(upload.image))}."
+        )
     return " ".join(said)
 
 
 def upload_refused(reason: str, shown: str) -> str:
-    """Return what is said of an image that was not taken, as plain text: why, and what is still shown."""
-    return f"Not taken: {reason.rstrip('.')}. Still shown: {shown}."
+    """Return the plain-text message on a refused image: reason, and image still shown."""
+    return f"Refused: {reason.rstrip('.')}. Still shown: {shown}."
 
 
 def caption(row: Mapping[str, Any]) -> str:
@@ -143,7 +146,7 @@ def caption(row: Mapping[str, Any]) -> str:
 
 
 def filter_text(item: Filter) -> str:
-    """Return what a filter says to a person: `map: 20°N to 35°N, 170°E to 160°W`."""
+    """Return a filter in words: `map: 20°N to 35°N, 170°E to 160°W`."""
     if isinstance(item, Box):
         return f"{_PLANES[item.plane]}: {_area(item.plane, item.x, item.y)}"
     if isinstance(item, Lasso):
@@ -168,12 +171,12 @@ def _area(plane: str, x: tuple[float, float], y: tuple[float, float]) -> str:
 
 
 def _decimals(low: float, high: float) -> int:
-    """Return how many decimals show two numbers to about a hundredth of what lies between them."""
+    """Return the number of decimals that resolves a hundredth of the difference of two numbers."""
     return max(0, 1 - math.floor(math.log10(high - low))) if high > low else 2
 
 
 def _between(low: float, high: float) -> str:
-    """Return a range of numbers, with as many digits as its width asks for."""
+    """Return a range of numbers with digits appropriate to its width."""
     if _decimals(low, high) > 5 or max(abs(low), abs(high)) >= 1e6:
         return f"{low:.4g} to {high:.4g}"
     digits = 0 if low == round(low) and high == round(high) else _decimals(low, high)
@@ -182,7 +185,7 @@ def _between(low: float, high: float) -> str:
 
 
 def _degrees(low: float, high: float, axis: str) -> str:
-    """Return a range of latitudes or longitudes with their hemispheres; longitudes may lie beyond 180."""
+    """Return a range of latitudes or longitudes with their hemispheres; longitudes may exceed 180."""
     digits, ends = min(2, _decimals(low, high)), []
     for value in (low, high):
         value = round((value + 180) % 360 - 180 if axis == "lon" else value, digits)
@@ -194,18 +197,18 @@ def _degrees(low: float, high: float, axis: str) -> str:
 def chips(
     filters: Sequence[Filter], *, pictures: bool = True, planes: Iterable[str] = ("umap", "map"), latents: bool = True
 ) -> str:
-    """Return the active filters, each with a button that takes it away; where there are none, how to begin.
+    """Return the active filters, each with a button to remove it; without filters, a hint to start.
 
     Args:
-        filters: that are active.
-        pictures: whether there are pictures of cutouts, to be clicked.
-        planes: those of the UMAP and the map that there are.
-        latents: whether similar cutouts can be looked for.
+        filters: the active ones.
+        pictures: whether cutouts are shown and can be clicked.
+        planes: the available ones of UMAP and map.
+        latents: whether similar cutouts can be searched.
     """
     if not filters:
         points = " or ".join(f"the {_PLANES[name]}" for name in planes)
         what = ("a cutout" if pictures else "a row of the table") + (f", or a point of {points}" if points else "")
-        then = "the cutouts most like it appear at the lower right" if latents else "it is shown at the upper right"
+        then = "the most similar cutouts appear at the lower right" if latents else "it is shown at the upper right"
         return _START.format(what, then)
     return "".join(
         f"<button class='chip' data-action='remove:{escape(item.slot, quote=True)}' "
@@ -215,13 +218,13 @@ def chips(
 
 
 def count(selected: int, total: int) -> str:
-    """Return how many rows are selected."""
+    """Return the number of selected rows."""
     share = f" ({selected / total:.1%})" if selected < total else ""
     return f"<output id='count' data-selected='{selected}'><b>{selected:,}</b> of {total:,} cutouts{share}</output>"
 
 
 def near_list(rows: Sequence[Mapping[str, Any]], numbers: Sequence[int], cosine: Sequence[float]) -> str:
-    """Return similar cutouts as a list, the closest first; a click on one shows it."""
+    """Return similar cutouts as a list, closest first; a click shows one."""
     names = [n for n in ("place", "datetime", "DT") if any(_near_cell(row, n) for row in rows)]
     head = "".join(f"<th scope='col'>{text}</th>" for text in ("row", *map(_title, names), "cosine"))
     body = "".join(
@@ -261,7 +264,7 @@ def table(rows: Sequence[Mapping[str, Any]], numbers: Sequence[int], first: int,
 
 def statistics(found: Summary, whole: bool) -> str:
     """Return the comparison of the selection with all rows."""
-    intro = "<p class='hint'>All rows are selected: filters show how a part differs.</p>" if whole else ""
+    intro = "<p class='hint'>All rows are selected: add filters to compare a part with all.</p>" if whole else ""
     parts = []
     for name, lines in found.comparisons.items():
         kept = lines[lines["whole"] > 0]
@@ -278,8 +281,8 @@ def statistics(found: Summary, whole: bool) -> str:
             text = f"<div>{text}{_regions(found, lines['name'][lines['whole'] == 0])}</div>"
         parts.append(text)
     if not {"season", "year"} & set(found.comparisons):
-        parts.append("<p class='hint'>No seasons, years and trend: the table has no dates (column datetime).</p>")
-    elif not whole:  # whose share of each year is all of it
+        parts.append("<p class='hint'>No seasons, years or trend: the table has no dates (column datetime).</p>")
+    elif not whole:  # the trend of all rows is trivial
         parts.append(_trend(found))
     body = "".join(f"<tr><th>{escape(n)}</th><td>{a:.4g}</td><td>{b:.4g}</td></tr>" for n, a, b in found.medians)
     parts.append(
@@ -294,14 +297,14 @@ def _trend(found: Summary) -> str:
     if line is None:
         return "<p class='trend'>trend: fewer than three years</p>"
     return (
-        f"<p class='trend' title='a line through the shares of {line.years} years, by their numbers of rows; the "
-        f"error is that of counting, or of the scatter about the line if larger'>trend of its share of each year's "
+        f"<p class='trend' title='a line through the shares of {line.years} years, weighted by rows; the "
+        f"error is from counting, or from the scatter about the line if larger'>trend of its share of each year's "
         f"rows: {100 * line.slope:+.3g} ± {100 * line.error:.2g} percentage points a year</p>"
     )
 
 
 def _bounds(kind: str, name: str) -> str:
-    """Return the bounds of a region as what is said under the pointer."""
+    """Return the bounds of a region as a tooltip."""
     if kind != "region":
         return ""
     region = REGIONS[name]
@@ -309,18 +312,16 @@ def _bounds(kind: str, name: str) -> str:
 
 
 def _regions(found: Summary, empty: Iterable[str]) -> str:
-    """Return what the regions are, and which rows and regions the table leaves out."""
+    """Return a note on the regions, and on rows and regions absent from the table."""
     chosen, whole = found.elsewhere
-    said = (
-        f"Regions are boxes that were named in papers on such archives (bounds under the pointer); {chosen:,} selected "
-    )
+    said = f"Regions are boxes defined in publications (hover for bounds); {chosen:,} selected "
     said += f"and {whole:,} of all rows are in none of them."
     without = ", ".join(empty)
     return f"<p class='hint elsewhere'>{said}{f' No row is in {without}.' if without else ''}</p>"
 
 
 def _ratio(line: Any) -> str:
-    """Return how often the selection is somewhere, against chance, with its interval."""
+    """Return the frequency of the selection relative to chance, with its interval."""
     if math.isnan(line.ratio):
         return "-"
     ends = (

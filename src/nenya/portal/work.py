@@ -1,4 +1,4 @@
-"""What sessions compute in threads: selection, rasters, sheets of cutouts, searches; equal work is done once for all.
+"""Work of sessions in threads: selection, rasters, sheets of cutouts, searches; results are shared by sessions.
 
 Letters: N rows of the table.
 """
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nenya.latents.similarity import closest
 from nenya.portal import pictures, words
-from nenya.portal.dataset import Archive
+from nenya.portal.dataset import Dataset
 from nenya.portal.jobs import Ticket
 from nenya.portal.pictures import Extent
 from nenya.portal.state import PLANES, BoolArray, Filter, View
@@ -24,17 +24,17 @@ Filters = tuple[Filter, ...]
 ORDERS = ("random", "table order")
 _CELLS = {"umap": (320, 320), "map": (360, 240)}
 _NEAREST = 60
-_NEAR_CLICK = 0.03  # of the width of what is shown
+_NEAR_CLICK = 0.03  # as a fraction of the shown width
 _SHUFFLED = 5000  # rows that come first, in random order
 
 
 @dataclass(frozen=True)
 class Selected:
-    """The rows that pass filters.
+    """The rows that pass the filters.
 
     Attributes:
         mask: (N,); None for all.
-        ordered: their numbers, in the order of the gallery and the table.
+        ordered: their indices, in the order of the gallery and the table.
         counts: of the histograms by column, (BINS,) int64 each.
     """
 
@@ -45,7 +45,7 @@ class Selected:
 
 @dataclass(frozen=True)
 class Similar:
-    """Rows by the closeness of their latents, the closest first.
+    """Rows in order of similarity of their latents, closest first.
 
     Attributes:
         rows: (n,) of the table.
@@ -57,54 +57,54 @@ class Similar:
 
 
 def select(
-    archive: Archive, filters: Filters, order: tuple[str, bool], charts: Sequence[str], ticket: Ticket
+    dataset: Dataset, filters: Filters, order: tuple[str, bool], charts: Sequence[str], ticket: Ticket
 ) -> Selected:
-    """Find the rows that pass filters, in an order of `ordered_rows`, and count them for histograms."""
+    """Find the rows that pass the filters, in an order of `ordered_rows`, and count them for histograms."""
 
     def make() -> Selected:
-        mask = archive.masks.all_of(filters, lambda: ticket.tick(0.1))
+        mask = dataset.masks.all_of(filters, lambda: ticket.tick(0.1))
         ticket.tick(0.3)
-        counts = {name: pictures.histogram(archive.columns.binned(name), mask) for name in charts}
+        counts = {name: pictures.histogram(dataset.columns.binned(name), mask) for name in charts}
         ticket.tick(0.6)
-        return Selected(mask, ordered_rows(archive, mask, *order), counts)
+        return Selected(mask, ordered_rows(dataset, mask, *order), counts)
 
-    return archive.shared.get(("select", filters, order, tuple(charts)), make)
+    return dataset.shared.get(("select", filters, order, tuple(charts)), make)
 
 
-def ordered_rows(archive: Archive, mask: BoolArray | None, order: str, descending: bool) -> IntArray:
+def ordered_rows(dataset: Dataset, mask: BoolArray | None, order: str, descending: bool) -> IntArray:
     """Return the selected rows in the order of the gallery and the table, int32.
 
     Args:
-        archive: with the table.
+        dataset: of the rows.
         mask: (N,), the selection; None for all.
         order: `random` (always the same), `table order`, or a metric: missing values come last.
-        descending: the largest value first.
+        descending: whether the largest value comes first.
     """
-    rows = (np.arange(archive.columns.rows) if mask is None else np.flatnonzero(mask)).astype(np.int32)
+    rows = (np.arange(dataset.columns.rows) if mask is None else np.flatnonzero(mask)).astype(np.int32)
     if order == "random":
         first = rows[np.random.default_rng(len(rows)).choice(len(rows), min(len(rows), _SHUFFLED), replace=False)]
-        left = np.zeros(archive.columns.rows, bool)
+        left = np.zeros(dataset.columns.rows, bool)
         left[rows] = True
         left[first] = False
         return np.concatenate([first, np.flatnonzero(left).astype(np.int32)])
     if order == "table order":
         return rows
-    values = archive.columns.values(order)[rows]
+    values = dataset.columns.values(order)[rows]
     return np.asarray(rows[np.argsort(-values if descending else values, kind="stable")])
 
 
 def cells_for(rows: int, plane: str) -> tuple[int, int]:
-    """Return how many cells a raster has: fewer where there are few rows, so that each can be seen."""
+    """Return the number of cells of a raster: fewer for few rows, so that each is visible."""
     wide, tall = _CELLS[plane]
     share = min(1.0, max(0.3, np.sqrt(rows / 200_000)))
     return int(wide * share), int(tall * share)
 
 
 def rasters(
-    archive: Archive, plane: str, extent: Extent, view: View, ticket: Ticket
+    dataset: Dataset, plane: str, extent: Extent, view: View, ticket: Ticket
 ) -> tuple[FloatArray | None, FloatArray]:
-    """Return counts of all rows (None where nothing is filtered), and counts of the selected or means of a metric."""
-    filters, colour, columns = view.filters, view.colour, archive.columns
+    """Return counts of all rows (None without filters), and counts of the selected rows or means of a metric."""
+    filters, colour, columns = view.filters, view.colour, dataset.columns
     x, y = (columns.values(column) for column in PLANES[plane])
     around = 360.0 if plane == "map" else None
     shape = cells_for(columns.rows, plane)
@@ -112,10 +112,10 @@ def rasters(
     def of(which: Filters, name: str) -> FloatArray:
         def make() -> FloatArray:
             values = columns.values(name) if name != "count" else None
-            mask = archive.masks.all_of(which, lambda: ticket.tick(0.1))
+            mask = dataset.masks.all_of(which, lambda: ticket.tick(0.1))
             return pictures.raster(x, y, extent, shape, mask=mask, values=values, around=around)
 
-        return archive.shared.get(("raster", plane, extent, which, name), make)
+        return dataset.shared.get(("raster", plane, extent, which, name), make)
 
     whole = of((), "count") if filters else None
     ticket.tick(0.5)
@@ -123,12 +123,12 @@ def rasters(
 
 
 def nearest_to(
-    archive: Archive, plane: str, place: tuple[float, float], extent: Extent, filters: Filters
+    dataset: Dataset, plane: str, place: tuple[float, float], extent: Extent, filters: Filters
 ) -> int | None:
-    """Return the selected row closest to a place of the UMAP or the map; None if none is near."""
+    """Return the selected row closest to a position in the UMAP or the map; None if none is near."""
     left, right, low, high = extent
-    mask = archive.masks.all_of(filters)
-    across, up = (archive.columns.values(name) for name in PLANES[plane])
+    mask = dataset.masks.all_of(filters)
+    across, up = (dataset.columns.values(name) for name in PLANES[plane])
     away = np.abs(across - np.float32(place[0]))
     if plane == "map":
         away = np.abs(np.mod(across - np.float32(place[0]) + 180, 360) - 180)
@@ -140,66 +140,66 @@ def nearest_to(
 
 
 def draw_sheet(
-    archive: Archive, rows: IntArray, shape: tuple[int, int], own: bool, ticket: Ticket
+    dataset: Dataset, rows: IntArray, shape: tuple[int, int], own: bool, ticket: Ticket
 ) -> tuple[FloatArray, tuple[float, float] | None, list[str]]:
-    """Return the picture of some rows' cutouts, their colour range (None where each has its own) and their captions."""
+    """Return the sheet of some rows' cutouts, their colour range (None if each has its own) and captions."""
 
     def make() -> tuple[FloatArray, tuple[float, float] | None, list[str]]:
         images: list[FloatArray | None] = [None] * len(rows)
-        if archive.cutouts is not None:
-            images = archive.cutouts.of(rows, ticket.tick)
+        if dataset.cutouts is not None:
+            images = dataset.cutouts.of(rows, ticket.tick)
         picture = pictures.sheet(images, *shape, own_scale=own)
-        captions = [words.caption(row) for row in archive.columns.take(rows).to_pylist()]
+        captions = [words.caption(row) for row in dataset.columns.take(rows).to_pylist()]
         return picture, None if own else pictures.colour_range(images), captions
 
-    return archive.shared.get(("sheet", tuple(rows.tolist()), shape, own), make)
+    return dataset.shared.get(("sheet", tuple(rows.tolist()), shape, own), make)
 
 
 def find_similar(
-    archive: Archive, query: FloatArray | None, row: int | None, filters: Filters, apart: bool, ticket: Ticket
+    dataset: Dataset, query: FloatArray | None, row: int | None, filters: Filters, apart: bool, ticket: Ticket
 ) -> Similar | None:
-    """Return the rows whose latents are closest to one's, or to a given one; None for a row without a latent.
+    """Return the rows whose latents are closest to that of a row, or to a given one; None for a row without a latent.
 
     Args:
-        archive: with latents.
-        query: (D,); None for that of `row`.
-        row: of the table, which is left out itself.
-        filters: that the rows must pass.
-        apart: leave out the whole granule of `row`.
+        dataset: with latents.
+        query: (D,); None for the latent of `row`.
+        row: of the table, itself left out.
+        filters: conditions on the rows.
+        apart: whether to leave out the complete granule of `row`.
         ticket: of the work.
     """
-    latents, columns = archive.latents, archive.columns
+    latents, columns = dataset.latents, dataset.columns
     assert latents is not None
     if query is not None:
-        return _closest(archive, query, filters, None, ticket)
+        return _closest(dataset, query, filters, None, ticket)
     assert row is not None
-    place = archive.latent_of[row]
+    place = dataset.latent_of[row]
     own = latents.take([place])[0] if place >= 0 else np.full(1, np.nan, np.float32)
     if not np.isfinite(own).all():
         return None
 
     def make() -> Similar:
         without = columns.same_granule(row) if apart else np.arange(columns.rows) == row
-        return _closest(archive, own, filters, without, ticket)
+        return _closest(dataset, own, filters, without, ticket)
 
-    return archive.shared.get(("similar", row, filters, apart), make)
+    return dataset.shared.get(("similar", row, filters, apart), make)
 
 
 def _closest(
-    archive: Archive, query: FloatArray, filters: Filters, without: BoolArray | None, ticket: Ticket
+    dataset: Dataset, query: FloatArray, filters: Filters, without: BoolArray | None, ticket: Ticket
 ) -> Similar:
-    allowed = archive.allowed(archive.masks.all_of(filters, lambda: ticket.tick(0.0)), without)
-    assert archive.latents is not None
-    found = closest(archive.latents, query, _NEAREST, allowed=allowed, tick=ticket.tick)
+    allowed = dataset.allowed(dataset.masks.all_of(filters, lambda: ticket.tick(0.0)), without)
+    assert dataset.latents is not None
+    found = closest(dataset.latents, query, _NEAREST, allowed=allowed, tick=ticket.tick)
     count = int((found.rows[0] >= 0).sum())
-    return Similar(archive.row_of[found.rows[0, :count]], found.cosine[0, :count])
+    return Similar(dataset.row_of[found.rows[0, :count]], found.cosine[0, :count])
 
 
-def statistics(archive: Archive, filters: Filters, tick: Callable[[float], None]) -> str:
+def statistics(dataset: Dataset, filters: Filters, tick: Callable[[float], None]) -> str:
     """Return the comparison of the selection with all rows, for the page."""
 
     def make() -> str:
-        mask = archive.masks.all_of(filters, lambda: tick(0.0))
-        return words.statistics(summarise(archive.columns, mask, tick), mask is None)
+        mask = dataset.masks.all_of(filters, lambda: tick(0.0))
+        return words.statistics(summarise(dataset.columns, mask, tick), mask is None)
 
-    return archive.shared.get(("statistics", filters), make)
+    return dataset.shared.get(("statistics", filters), make)

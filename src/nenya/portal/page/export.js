@@ -1,4 +1,4 @@
-// The exported page's own script: one geometry or range for each view; the rows that pass all are selected and drawn.
+// The script of the exported page: one geometry or range per view; rows that pass all of them are selected and drawn.
 "use strict";
 const SETTINGS = JSON.parse(document.getElementById("settings").textContent);
 

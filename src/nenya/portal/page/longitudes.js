@@ -1,4 +1,4 @@
-// The map's longitudes beyond the dateline: 190 is said as -170.
+// Longitudes of the map beyond the dateline: 190 is shown as -170.
 "use strict";
 const longitudes = (page) => {
   const axis = page.get_model_by_name("longitudes");

@@ -1,4 +1,4 @@
-// The page's own script. All that it is told is in the element `settings`.
+// The script of the page. Its settings are in the element `settings`.
 "use strict";
 const SETTINGS = JSON.parse(document.getElementById("settings").textContent);
 if (!new URLSearchParams(location.search).has("theme") && !SETTINGS.dark && matchMedia("(prefers-color-scheme: dark)").matches) {
@@ -21,7 +21,7 @@ document.addEventListener("DOMContentLoaded", () => {
     if (tab) show(tab.dataset.tab);
     if (of(event, "reload")) location.reload();
     const box = event.composedPath()[0].previousElementSibling;
-    if (box && box.type === "checkbox") box.click();  // the words beside a tick box are no label of it
+    if (box && box.type === "checkbox") box.click();  // the text beside a checkbox is not its label
   });
   const address = () => location.href;
   const copy = async () => {
@@ -64,15 +64,15 @@ document.addEventListener("DOMContentLoaded", () => {
   if ($("upload_form")) {
     const limit = SETTINGS.limit_mb * 1e6;
     const say = (text, bad = false) => { $("upload_answer").textContent = text; $("upload_answer").classList.toggle("bad", bad); };
-    const fail = (text) => say("Not taken: " + text + " What was shown before is still shown.", true);
+    const fail = (text) => say("Refused: " + text + " The earlier image is still shown.", true);
     const answered = (text) => {
       try { const found = JSON.parse(text); if ("taken" in found) say(found.message, !found.taken); else fail(found.message); }
-      catch (error) { fail("The portal's answer cannot be read; is a proxy in between?"); }
+      catch (error) { fail("The response of the portal cannot be read; check proxies between browser and portal."); }
     };
     let request = null;
     const send = (file) => {
       if (!file) return say("Choose a file first.");
-      if (file.size > limit) return fail("This file has " + (file.size / 1e6).toFixed(1) + " MB; at most " + SETTINGS.limit_mb + " MB are taken: cut one image out of it.");
+      if (file.size > limit) return fail("The file is too large (" + (file.size / 1e6).toFixed(1) + " MB, limit " + SETTINGS.limit_mb + " MB): save one image of it alone.");
       const query = new URLSearchParams({key: SETTINGS.key, name: file.name, row: $("upload_row").value, low: $("upload_low").value, high: $("upload_high").value});
       const mine = request = new XMLHttpRequest();
       mine.open("POST", "upload?" + query);
