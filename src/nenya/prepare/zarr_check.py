@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from nenya.data.damage import shown
 from nenya.errors import InputFileError
 from nenya.storage.memory import check_memory
+from nenya.storage.texts import shown
 
 _NAMES = (".zarray", ".zmetadata", "zarr.json")
 _CODECS = {

@@ -12,11 +12,11 @@ from typing import Any
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 
-from nenya.data.hdf5_open import is_regular
 from nenya.errors import InputFileError
 from nenya.prepare.zarr_check import arrays_of, check_metadata, is_metadata
 from nenya.prepare.zarr_chunks import Packing, check_packed, packing_of
 from nenya.storage.s3.service import join_url, store
+from nenya.storage.small_files import is_regular
 
 _MOST = 2**31  # bytes of one chunk
 
