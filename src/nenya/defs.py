@@ -1,4 +1,4 @@
-"""Intervals and regions that analyses share: temperature differences, spectral slopes, parts of the ocean."""
+"""Intervals and regions shared by analyses: temperature differences, spectral slopes, parts of the ocean."""
 
 import math
 from dataclasses import dataclass
@@ -96,9 +96,9 @@ def dt_bin(dt: float) -> str:
         dt: T90 - T10, K.
 
     Raises:
-        ValueError: It is negative or not a number: no bin has it.
+        ValueError: It is negative or NaN, and so in no bin.
     """
     for name in DT_BINS:
         if dt in DT_INTERVALS[name]:
             return name
-    raise ValueError(f"DT={dt} K lies in no bin; wanted is a number from 0 K on")
+    raise ValueError(f"DT={dt} K lies in no bin; expected a number from 0 K upwards")

@@ -2,17 +2,17 @@
 
 
 class NenyaError(Exception):
-    """Bad input, option or environment: says what came, what was wanted and what to do, in one line."""
+    """Bad input, option or environment: says what was given, what was expected and what to do, in one line."""
 
     exit_code = 2
 
 
 class InputFileError(NenyaError):
-    """A cutout file that cannot be used: missing, damaged, or of another shape than wanted."""
+    """A cutout file that cannot be used: missing, damaged, or of an unexpected shape."""
 
 
 class CheckpointError(NenyaError):
-    """A checkpoint that is missing, damaged, hostile, or of another architecture than wanted."""
+    """A checkpoint that is missing, damaged, hostile, or of another architecture than expected."""
 
 
 class OptionError(NenyaError):
@@ -20,19 +20,19 @@ class OptionError(NenyaError):
 
 
 class OutputError(NenyaError):
-    """A place that cannot be written: exists already, is not writable, or has too little room."""
+    """An output that cannot be written: it exists, its folder is not writable, or the disk has too little space."""
 
 
 class LockLostError(OutputError):
-    """Work that another process has taken over, as this one was silent for long: nothing more may be published."""
+    """Another process took over the lock because this one was silent too long: nothing more may be published."""
 
 
 class StorageError(NenyaError):
-    """An S3 service that does not give or take an object: absent, denied, unreachable, changed, or altered."""
+    """An S3 service that does not return or accept an object: absent, denied, unreachable, changed, or altered."""
 
 
 class FilesFailed(NenyaError):
-    """Some of several files could not be done; the others are done, and a rerun takes up the rest."""
+    """Some of several files failed; the others are complete, and the same command does the rest."""
 
     exit_code = 1
 

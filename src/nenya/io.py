@@ -1,4 +1,4 @@
-"""The published models by name, their options as users' scripts know them, and tables."""
+"""The published models by name, their options under the names in users' scripts, and tables."""
 
 import json
 import os
@@ -42,7 +42,7 @@ class Params:
         options: the same values in their sections, which the rest of nenya works with.
 
     Raises:
-        OptionError: There is no such file, a name is unknown, or a value is not possible.
+        OptionError: The file does not exist, a name is unknown, or a value is invalid.
     """
 
     options: Options
@@ -117,18 +117,18 @@ def _read(path: str) -> tuple[Mapping[str, Any], str]:
 
 
 def load_opt(nenya_model: str) -> tuple[Params, str | None]:
-    """Return the options of a published model version and the place of its weights.
+    """Return the options of a published model version and the path of its weights.
 
     Args:
         nenya_model: name of the version, such as 'v5'.
 
     Returns:
-        The options, and the path or s3:// address of the weights: the published place, else where a run with
-        these options keeps them, `<s3_outdir>/<model_folder>/last.pth`; None for a version that has neither.
+        The options, and the path or s3:// address of the weights: the published location, else where a run with
+        these options keeps them, `<s3_outdir>/<model_folder>/last.pth`; None if there is neither.
 
     Raises:
         OptionError: The name is unknown, or the environment variable with the folder of the data is not set.
-        CheckpointError: The weights are not where they should be.
+        CheckpointError: The weights are not found.
     """
     name = _ALIASES.get(nenya_model, nenya_model)
     if name not in model_versions():
@@ -147,7 +147,7 @@ def load_opt(nenya_model: str) -> tuple[Params, str | None]:
     if not is_s3(path) and not os.path.isfile(path):
         variable = published.split("/")[0].strip("${}")
         raise CheckpointError(
-            f"weights of model {name} are not at {path}: fetch them there from the archive of the published models, "
+            f"weights of model {name} not found at {path}: download them from the archive of the published models, "
             f"or set {variable} to the folder that has {published.partition('/')[2]}"
         )
     return opt, path
@@ -159,7 +159,7 @@ def weights_place(opt: Params) -> str:
 
 
 def under_outdir(opt: Params, *names: str) -> str:
-    """Return a place below `opt.s3_outdir`, which is an s3:// address or a folder.
+    """Return a path below `opt.s3_outdir`, which is an s3:// address or a folder.
 
     Raises:
         OptionError: It names an environment variable that is not set.
@@ -169,14 +169,14 @@ def under_outdir(opt: Params, *names: str) -> str:
 
 
 def as_options(cls: type[O], opt: Any) -> O:
-    """Return the options of a command from what users hand over as `opt`.
+    """Return the options of a command from what is passed as `opt`.
 
     Args:
         cls: `ExtractOptions`, `TrainOptions` ...
         opt: `Params`, options, a mapping of flat names, or any object with these names as attributes.
 
     Raises:
-        OptionError: A name is unknown or a value is not possible.
+        OptionError: A name is unknown or a value is invalid.
     """
     if isinstance(opt, Options):
         options = opt
@@ -185,20 +185,20 @@ def as_options(cls: type[O], opt: Any) -> O:
     elif isinstance(opt, Mapping) or hasattr(opt, "__dict__"):
         options = Params(opt if isinstance(opt, Mapping) else vars(opt)).options
     else:
-        raise OptionError(f"opt={opt!r}: wanted are options, of load_opt('v5') or Params('opts.json')")
+        raise OptionError(f"opt={opt!r}: expected options from load_opt('v5') or Params('opts.json')")
     return build_options(cls, to_dict(options))
 
 
 def read_table(path: str | os.PathLike[str]) -> "pd.DataFrame":
-    """Read a table: .parquet, .csv or .feather; whole numbers with gaps are Int64 or the like, with all their digits.
+    """Read a table: .parquet, .csv or .feather; integers with gaps keep their digits (Int64 or similar).
 
     Raises:
-        InputFileError: It is missing, damaged or of another kind.
+        InputFileError: The table is missing, damaged or of another format.
     """
     place = Path(path)
     readers: dict[str, Any] = {".parquet": _read_parquet, ".csv": _read_csv, ".feather": _read_feather}
     if place.suffix not in readers:
-        raise InputFileError(f"{place}: no table by its name; wanted is one of {', '.join(TABLE_SUFFIXES)}")
+        raise InputFileError(f"{place}: not a table by its suffix; expected one of {', '.join(TABLE_SUFFIXES)}")
     check_regular(place, "a table")
     if not place.is_file():
         raise InputFileError(f"{place}: no such table; check the path")
@@ -209,7 +209,7 @@ def read_table(path: str | os.PathLike[str]) -> "pd.DataFrame":
         raise
     except Exception as error:  # pyarrow and pandas raise anything for a damaged file
         first = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-        raise InputFileError(f"{place}: cannot be read as a table ({first}); copy or make it again") from error
+        raise InputFileError(f"{place}: cannot be read as a table ({first}); copy or create it again") from error
     return check_numbers(found, place)
 
 
@@ -236,20 +236,20 @@ def _read_csv(path: Path) -> "pd.DataFrame":
 
 
 def write_table(table: "pd.DataFrame", path: str | os.PathLike[str]) -> None:
-    """Write a table, .parquet, .csv or .feather: absent or whole.
+    """Write a table, .parquet, .csv or .feather; the file is either complete or absent.
 
     Raises:
-        OptionError: A name of another kind.
+        OptionError: The suffix is not that of a table.
         OutputError: It cannot be written.
     """
     place = Path(path)
     writers = {".parquet": "to_parquet", ".csv": "to_csv", ".feather": "to_feather"}
     if place.suffix not in writers:
-        raise OptionError(f"{place}: no table by its name; wanted is one of {', '.join(TABLE_SUFFIXES)}")
+        raise OptionError(f"{place}: not a table by its suffix; expected one of {', '.join(TABLE_SUFFIXES)}")
     settings = {} if place.suffix == ".feather" else {"index": False}
     try:
         with atomic_path(place) as temporary:
             getattr(table, writers[place.suffix])(temporary, **settings)
-    except OSError as error:  # pyarrow's names the temporary file, and ends with the system's reason
+    except OSError as error:  # pyarrow names the temporary file, and ends with the system's reason
         reason = re.sub(r".*\bDetail: \[errno \d+\] ", "", error.strerror or str(error))
         raise OutputError(f"cannot write {place}: {reason}; choose another place with out=") from error

@@ -464,7 +464,7 @@ def test_the_second_update_at_once_says_who_holds_it(copy, update, nenya_cli, fi
         (copy / ".work" / "next" / "one").mkdir(parents=True)
         held = nenya_cli("status", ["archive"])
         assert held[0] == 0 and "version next: 1 files in work" in held[1]
-    assert code == 2 and f"process {os.getpid()}" in said and "noticed at once here" in said
+    assert code == 2 and f"process {os.getpid()}" in said and "noticed at once on this machine" in said
     left = nenya_cli("status", ["archive"])
     assert left[0] == 1 and "version next: 1 files unfinished; the same nenya update again" in left[1]
     (copy / ".work" / "next" / "one").rmdir()

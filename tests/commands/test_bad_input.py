@@ -69,7 +69,7 @@ def link_to_nowhere(path):
 FILES = {
     "no such file": (lambda path: None, ["no such file"]),
     "a dangling link": (link_to_nowhere, ["no such file"]),
-    "a folder": (lambda path: path.mkdir(), ["this is a folder", "name a file"]),
+    "a folder": (lambda path: path.mkdir(), ["got a folder", "name a file"]),
     "not HDF5": (plain_text, ["not an HDF5 file"]),
     "an empty file": (lambda path: path.touch(), ["is empty", "copy"]),
     "cut short": (truncated, ["truncated", "copy"]),
@@ -145,7 +145,7 @@ def test_a_crop_beyond_the_cutout(refused, crop):
 LABELS = {
     "none": ({}, ["'train_labels'", "use SimCLR"]),
     "too few": ({"train_labels": np.arange(4)}, ["'train_labels'", "(4,)", "(6,)"]),
-    "no numbers": ({"train_labels": np.linspace(0, 1, 6)}, ["'train_labels'", "float64", "whole numbers"]),
+    "no numbers": ({"train_labels": np.linspace(0, 1, 6)}, ["'train_labels'", "float64", "integers"]),
     "a table": ({"train_labels": np.zeros((6, 2), int)}, ["'train_labels'", "(6, 2)"]),
     "none for validation": ({"train_labels": np.arange(6), "valid": red_noise(3)}, ["'valid_labels'"]),
 }
@@ -346,8 +346,8 @@ def test_options(refused, command, override):
         ("search", ["optim.momentum=0.1"], ["unknown option optim.momentum"]),
         ("status", ["clobber=true"], ["unknown option clobber"]),
         ("statistics", ["model=v5"], ["unknown option model"]),
-        ("generate", ["data=a.h5"], ["unknown option data", "out= says where"]),
-        ("update", ["out=x"], ["unknown option out", "archive= says where"]),
+        ("generate", ["data=a.h5"], ["unknown option data", "out= is the output"]),
+        ("update", ["out=x"], ["unknown option out", "archive= for the archive"]),
         ("update", ["given=[seed]"], ["unknown option given", "possible: archive, at"]),
     ],
 )
@@ -367,7 +367,7 @@ def test_options_of_the_other_command(refused):
 OPTION_FILES = {
     "missing": (None, ["opts.json: cannot read the option file", "No such file"]),
     "broken": ("{'ssl_model': 1", ["opts.json: not a JSON option file"]),
-    "a list": ("[1, 2]", ["opts.json: wanted a JSON object", "list"]),
+    "a list": ("[1, 2]", ["opts.json: expected a JSON object", "list"]),
     "unknown key": (json.dumps({"feat_dimm": 64}), ["unknown option feat_dimm", "did you mean feat_dim?"]),
     "a sectioned key": (json.dumps({"model.feat_dim": 64}), ["unknown option model.feat_dim"]),
     "wrong value": (json.dumps({"ssl_model": "vgg"}), ["model.ssl_model=vgg", "resnet18"]),

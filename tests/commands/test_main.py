@@ -237,13 +237,13 @@ def test_what_is_not_on_s3(s3_service, s3_bucket, small_file, trained):
     assert not [p for p in Path("outputs").rglob("*") if p.is_file()]
     with pytest.raises(OptionError, match="pp_files is empty"):
         latents_extraction.main(path, [])
-    with pytest.raises(InputFileError, match=r"s3://.*/none\.h5: no such object"):
+    with pytest.raises(InputFileError, match=r"s3://.*/none\.h5: the object does not exist"):
         latents_extraction.model_latents_extract(opt, f"s3://{s3_bucket}/none.h5", weights)
 
 
 def test_the_help_says_what_the_options_mean_and_leaves_out_what_has_no_use(nenya_cli):
     code, said = nenya_cli("search", ["--help", "k=7"])
-    assert code == 0 and "\nk: 7  " in said and "# how many are wanted" in said and "\nlike: null " in said
+    assert code == 0 and "\nk: 7  " in said and "# number of results" in said and "\nlike: null " in said
     assert "data: null" in said and "# latents files" in said
     sections = ("loss", "augment", "optim", "trainer", "checkpoint", "logger")
     assert not [name for name in sections if f"\n{name}:" in said] and "\nmodel:" in said and "\nloader:" in said

@@ -91,14 +91,14 @@ def test_conditions_on_other_kinds_of_columns(table):
     ("condition", "said"),
     [
         ("datetim > 2", "there is no column datetim: where=datetim > 2; did you mean datetime?; the columns are lon, "),
-        ('region = "north"', "a text stands in 'single quotes'"),
-        ("DT >", "at the end an expression is missing: where=DT >; wanted is SQL such as"),
-        ("DT > 2 andd lat < 0", "andd does not belong there"),  # not taken for the name of a condition DT > 2
-        ("DT > 2; lat < 0", "; does not belong there"),
-        ("__import__('os')", "there is no function __import__"),
-        ("lat.__class__ = 1", "wanted is SQL such as"),
+        ('region = "north"', "strings need 'single quotes'"),
+        ("DT >", "at the end an expression is missing: where=DT >; expected SQL such as"),
+        ("DT > 2 andd lat < 0", "andd is unexpected"),  # not taken for the name of a condition DT > 2
+        ("DT > 2; lat < 0", "; is unexpected"),
+        ("__import__('os')", "function __import__ is not allowed"),
+        ("lat.__class__ = 1", "expected SQL such as"),
         ("DT > 'a'", "the text 'a' is compared with a column of numbers"),
-        ("DT", "it is no condition"),
+        ("DT", "it is not a condition"),
     ],
 )
 def test_what_is_no_condition_is_refused_in_one_line(table, condition, said):
@@ -234,9 +234,9 @@ def test_tables_without_columns_and_selections_that_do_not_fit(table):
     for chosen in ([N], [-1], np.ones(N - 1, bool), np.zeros(N), [[0]]):
         with pytest.raises(InputFileError, match="chosen"):
             selection_statistics(table, chosen)
-    with pytest.raises(InputFileError, match="lon holds no numbers"):
+    with pytest.raises(InputFileError, match="numbers in the column lon"):
         selection_statistics(table.assign(lon="x"), [0])
-    with pytest.raises(InputFileError, match="datetime holds"):
+    with pytest.raises(InputFileError, match="in the column datetime"):
         selection_statistics(table.assign(datetime=20100101), [0])
 
 
@@ -276,7 +276,7 @@ def test_the_command(table, tmp_path, nenya_cli):
         (["table=t.parquet"], "nothing is selected"),
         (["table=t.parquet", "where=DT > 1e9"], "no row of 4000"),
         (["table=t.parquet", "box=[1,0,0,1]"], "four numbers"),
-        (["table=t.parquet", "where=open('x')"], "wanted is SQL"),
+        (["table=t.parquet", "where=open('x')"], "expected SQL"),
         (["where=DT>2"], "table= is needed"),
         (["table=bare.parquet", "box=[0,1,0,1]"], "no column US0 or US1"),
         (["table=bare.parquet", "cluster=1"], "nenya clusters writes it"),

@@ -127,7 +127,7 @@ def test_a_cutout_with_nan_is_left_out_and_a_constant_one_has_no_slope():
 
 @pytest.mark.parametrize("shape", [(4, 32), (4, 32, 16), (4, 2, 32, 32), (4, 4, 4)])
 def test_other_shapes_are_refused(shape):
-    with pytest.raises(InputFileError, match=r"wanted is \(N, S, S\)"):
+    with pytest.raises(InputFileError, match=r"expected images \(N, S, S\)"):
         radial_power(np.zeros(shape))
 
 
@@ -183,7 +183,7 @@ def test_the_command_writes_figure_numbers_and_slopes(nenya_cli, small_file, tmp
     [
         (["nothing.h5"], "nothing.h5"),
         (["band=[40,4]"], "two numbers [least, most]"),
-        (["band=[1,4]"], "from 2 on"),
+        (["band=[1,4]"], "at least 2"),
         (["detrend=line"], "one of plane, lines, none"),
         (["table=none.parquet"], "no such table"),
     ],

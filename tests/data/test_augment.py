@@ -205,13 +205,13 @@ def test_one_nan_pixel_spoils_no_other_image(images):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"recipe": "v5"}, r"augment\.recipe is 'v5'; possible are v4, v3, v2"),
+        ({"recipe": "v5"}, r"augment\.recipe is 'v5'; expected one of v4, v3, v2"),
         ({"resampling": "cubic"}, r"augment\.resampling is 'cubic'"),
         ({"padding": "wrap"}, r"augment\.padding is 'wrap'"),
-        ({"crop": 1}, "crop of 1 pixels is too small"),
-        ({"jitter": -1}, r"random_jitter is \[40, -1\]"),
-        ({"gauss_noise": -0.1}, "gauss_noise is -0.1"),
-        ({"gauss_noise": float("nan")}, "gauss_noise is nan"),
+        ({"crop": 1}, "at least 2 pixels, got 1"),
+        ({"jitter": -1}, r"random_jitter: .*\[40, -1\]"),
+        ({"gauss_noise": -0.1}, "gauss_noise: .*-0.1"),
+        ({"gauss_noise": float("nan")}, "gauss_noise: .*nan"),
     ],
 )
 def test_impossible_options_are_refused(options, message):
@@ -224,7 +224,7 @@ def test_impossible_options_are_refused(options, message):
     [
         ({"crop": 40}, 28, "crop of 40 pixels exceeds the cutouts of 28 x 28"),
         ({"crop": 40, "jitter": 60}, 64, "jitter of 60 pixels moves the crop"),
-        ({"recipe": "v2", "crop": 40}, 40, "cuts away all of a cutout of 40 x 40"),
+        ({"recipe": "v2", "crop": 40}, 40, "cutouts of 40 x 40"),
         ({"recipe": "v3"}, 28, "crop of 32 pixels exceeds the cutouts of 28 x 28"),
     ],
 )
@@ -235,7 +235,7 @@ def test_crops_that_do_not_fit_are_refused_before_any_view(options, size, messag
 
 @pytest.mark.parametrize("shape", [(2, 3, 64, 64), (2, 1, 64, 32)])
 def test_images_of_another_shape_are_refused(shape):
-    with pytest.raises(ValueError, match="wanted is"):
+    with pytest.raises(ValueError, match="expected images"):
         ViewSampler().two_views(torch.zeros(shape), seeded())
 
 

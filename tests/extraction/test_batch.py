@@ -269,10 +269,10 @@ def faults(batch):
         return lambda: batch.put_bytes(f"PreProc/{name}", content, **metadata)
 
     return {
-        "throttled.h5": (lambda: rules(("GET", "/throttled.h5", status(503, "SlowDown"))), "asks to slow down"),
+        "throttled.h5": (lambda: rules(("GET", "/throttled.h5", status(503, "SlowDown"))), "throttles requests"),
         "cut-down.h5": (lambda: rules(("GET", "/cut-down.h5", cut_response(1000))), "broke"),
         "cut-up.h5": (lambda: rules(("PUT", "cut-up_latents.*partNumber", cut_request(500))), "broke"),
-        "flipped.h5": (lambda: rules(("GET", "/flipped.h5", flip_response(99))), "that of what arrived is"),
+        "flipped.h5": (lambda: rules(("GET", "/flipped.h5", flip_response(99))), "expected the"),
         "flipped-up.h5": (lambda: rules(("PUT", "flipped-up_l.*partN", flip_request(99))), "part 1 arrived altered"),
         "denied.h5": (
             lambda: rules(*((m, "/denied.h5", status(403, "AccessDenied")) for m in ("GET", "HEAD"))),
@@ -282,13 +282,16 @@ def faults(batch):
             lambda: rules(("POST", "refused-up_latents", status(403, "AccessDenied"))),
             "cannot upload it: access denied",
         ),
-        "changing.h5": (lambda: rules(("GET", "/changing.h5", replace("changing.h5"))), "changed during the download"),
+        "changing.h5": (
+            lambda: rules(("GET", "/changing.h5", replace("changing.h5"))),
+            "changed twice during the download",
+        ),
         "truncated.h5": (put("truncated.h5", data[:-1000]), "the HDF5 file is truncated or damaged"),
-        "altered.h5": (put("altered.h5", data, sha256="0" * 64), "its sha256 is 000000"),
+        "altered.h5": (put("altered.h5", data, sha256="0" * 64), "expected the sha256 000000"),
         "empty.h5": (put("empty.h5", b""), "the file is empty"),
         "missing.h5": (
             lambda: batch.client.delete_object(Bucket=batch.bucket, Key="PreProc/missing.h5"),
-            "no such object",
+            "the object does not exist",
         ),
         "large.h5": (lambda: batch.put("large.h5", rows=1500), "raise loader.cache_limit"),
     }
@@ -402,13 +405,13 @@ def test_twenty_files_with_faults(batch):
 
 
 CONCERNS_ALL = {
-    "no bucket": ("data=s3://nenya-no-such/*.h5", "there is no bucket nenya-no-such"),
-    "no bucket for out": ("out=s3://nenya-no-such/latents/", "there is no bucket nenya-no-such"),
+    "no bucket": ("data=s3://nenya-no-such/*.h5", "bucket nenya-no-such does not exist"),
+    "no bucket for out": ("out=s3://nenya-no-such/latents/", "bucket nenya-no-such does not exist"),
     "empty prefix": ("data=s3://{bucket}/none/", "no HDF5 file (.h5) is below this prefix"),
     "empty glob": ("data=s3://{bucket}/none*.h5", "no object matches the pattern"),
     "no weights": ("ckpt=s3://{bucket}/none.pth", "none.pth does not exist"),
     "bad weights": ("ckpt=s3://{bucket}/PreProc/a.h5", "PreProc/a.h5"),
-    "no options": ("model=s3://{bucket}/none.json", "none.json: there is no such object"),
+    "no options": ("model=s3://{bucket}/none.json", "none.json: the object does not exist"),
     "credentials": (status(403, "InvalidAccessKeyId"), "check AWS_ACCESS_KEY_ID"),
     "signature": (status(403, "SignatureDoesNotMatch"), "refuses the credentials"),
     "denied": (status(403, "AccessDenied"), "access denied"),

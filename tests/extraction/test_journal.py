@@ -256,7 +256,7 @@ def test_a_holder_of_which_nothing_is_known_is_watched(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "_LOOK", 0.05)
     lives = threading.Timer(0.5, lambda: os.utime(path, (1, 1)))  # its sign of life, at whatever time by its clock
     lives.start()
-    with pytest.raises(OutputError, match=r"process 1 on elsewhere since today.*noticed at once here, on another mach"):
+    with pytest.raises(OutputError, match=r"process 1 on elsewhere since today.*noticed at once on this machine"):
         OutputLock(path, "out.h5").__enter__()
     monkeypatch.setattr(locks, "SILENT", 0.2)
     os.utime(path, (1, time.time() + 10**7))
@@ -311,7 +311,7 @@ def test_who_was_taken_over_lets_no_file_appear(store, monkeypatch, late):
             monkeypatch.setattr(journals, "move_synced", lambda *places: (take(), real(*places)))
         else:
             take()
-        with pytest.raises(LockLostError, match="this process was silent for so long"):
+        with pytest.raises(LockLostError, match="this process was silent so long"):
             store.assemble(BLOCKS, {})
         assert "another run" in store.kept() and not store.path.exists()
         other.check = takers[0].check

@@ -109,9 +109,9 @@ def test_what_cannot_be_joined(files):
     latents = Latents(files)
     with pytest.raises(InputFileError, match=r"expected the columns pp_file, pp_type, pp_idx.*, got lat"):
         latents.positions(pd.DataFrame({"lat": [0.0]}))
-    with pytest.raises(InputFileError, match="no column pp_file"):
+    with pytest.raises(InputFileError, match="expected a column pp_file"):
         latents.positions(latents.keys().drop(columns="pp_file"))
-    with pytest.raises(InputFileError, match="its pp_file are other, the latents are of a, c, packed"):
+    with pytest.raises(InputFileError, match="its pp_file values are other, the latents are from a, c, packed"):
         latents.positions(latents.keys().assign(pp_file="other.h5"))
 
 

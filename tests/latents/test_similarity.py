@@ -187,23 +187,23 @@ def test_every_region_and_interval_is_one(table):
 @pytest.mark.parametrize(
     ("conditions", "said"),
     [
-        (Conditions(region=["med' OR '1'='1"]), "there is no such region; known are coastalcali"),
-        (Conditions(season=["winter"]), "there is no such season; known are DJF"),
-        (Conditions(DT="DT3"), "there is no such DT"),
-        (Conditions(DT=[2, 1]), "the least comes first"),
-        (Conditions(lon=[1, float("nan")]), "wanted are two numbers"),
+        (Conditions(region=["med' OR '1'='1"]), "unknown region; possible: coastalcali"),
+        (Conditions(season=["winter"]), "unknown season; possible: DJF"),
+        (Conditions(DT="DT3"), "unknown DT"),
+        (Conditions(DT=[2, 1]), "expected the smaller number first"),
+        (Conditions(lon=[1, float("nan")]), "expected two numbers"),
         (Conditions(dates=["soon", "later"]), "there is no date soon"),
         (Conditions(dates=["2012-01-01", "2012-06-31"]), "there is no date 2012-06-31"),
-        (Conditions(dates="2012-01-01"), "wanted are two dates"),
+        (Conditions(dates="2012-01-01"), "expected two dates"),
         (Conditions(where="datetime between '2012-01-01' and '2012-02-30'"), "there is no date 2012-02-30"),
-        (Conditions(dates=["2012-01-01", "2011-01-01"]), "the first one comes first"),
+        (Conditions(dates=["2012-01-01", "2011-01-01"]), "expected the earlier date first"),
         (Conditions(where="lat > 1) OR (1 = 1"), "one condition"),
         (Conditions(where="lat > 1; DROP TABLE rows"), "one condition"),
         (Conditions(where="(lat > 1"), "not closed"),
-        (Conditions(lat=[-100, 10]), "lat=.-100,10.: wanted are two numbers from -90 to 90 degrees north"),
+        (Conditions(lat=[-100, 10]), "lat=.-100,10.: expected two numbers from -90 to 90 degrees north"),
         (Conditions(lon=[-400, 10]), "from -360 to 360 degrees east"),
         (Conditions(lon=[-180, 190]), "at most 360 degrees"),
-        (Conditions(clear=[0.5, 95]), "clear=.0.5,95.: wanted are two numbers from 0 to 1"),
+        (Conditions(clear=[0.5, 95]), "clear=.0.5,95.: expected two numbers from 0 to 1"),
     ],
 )
 def test_conditions_that_are_none(table, conditions, said):
@@ -215,15 +215,15 @@ def test_sql_that_is_wrong_gives_one_line(table):
     with pytest.raises(OptionError, match="no column DT or lat") as caught:
         Conditions(DT="DT1", lat=[0, 1]).sql(["lon"])
     bare = ["pp_file", "pp_type", "pp_idx"]
-    with pytest.raises(OptionError, match=r"no column DT,.*without a table.*table="):
+    with pytest.raises(OptionError, match=r"column DT,.*no table.*table="):
         Conditions(DT="DT1").sql(bare)
-    with pytest.raises(OptionError, match=r"without a table.*table="):
+    with pytest.raises(OptionError, match=r"have no table.*table="):
         rows_where(table[[]].assign(**dict.fromkeys(bare, 1)), "DT > 1")
-    with pytest.raises(OptionError, match=r"known are coastalcali.*where=.region = 'agulhas'"):
+    with pytest.raises(OptionError, match=r"possible: coastalcali.*where=.region = 'agulhas'"):
         Conditions(region=["agulhas"]).sql([*bare, "region"])
     for bad in ("nonsense > 1", "lat >> ", "lat = 'abc'", "lat"):
         with pytest.raises(
-            OptionError, match=r"no column nonsense: where=.*the columns are|wanted is SQL such as"
+            OptionError, match=r"column nonsense does not exist: where=.*the columns are|expected SQL such as"
         ) as caught:
             rows_where(table, Conditions(where=bad).sql(list(table.columns)))
         assert "\n" not in str(caught.value) and ".rs" not in str(caught.value)

@@ -184,7 +184,7 @@ def test_a_compiler_that_is_missing_is_found_out(monkeypatch):
 
 
 def test_the_option_is_checked_and_no_flat_name():
-    with pytest.raises(OptionError, match=r"model.backend=fast: wanted one of auto, eager"):
+    with pytest.raises(OptionError, match=r"model.backend=fast: expected one of auto, eager"):
         build_options(ExtractOptions, {"model": {"backend": "fast"}})
     assert "backend" not in FLAT
     with pytest.raises(OptionError, match="backend"):

@@ -66,19 +66,19 @@ def refusal(error: type[NenyaError], call, *args) -> str:
 
 LAUGHS = "a: &a [lol, lol, lol]\n" + "".join(f"{b}: &{b} [*{a}, *{a}, *{a}]\n" for a, b in pairwise("abcdefghij"))
 YAML = {
-    "aliases": (LAUGHS, "by an alias"),
-    "one alias": ("a: &x 1\nb: *x\n", "by an alias"),
-    "depth": ("a: " + "[" * 5000, "deep"),
-    "maps": ("{a: " * 3000, "deep"),
-    "values": ("a: [" + "1," * 300_000 + "]", "more than 200,000 values"),
-    "twice": ("noise: 0.1\nnoise: 0.2\n", "noise is there twice"),
+    "aliases": (LAUGHS, "aliases are not allowed"),
+    "one alias": ("a: &x 1\nb: *x\n", "aliases are not allowed"),
+    "depth": ("a: " + "[" * 5000, "levels of nesting"),
+    "maps": ("{a: " * 3000, "levels of nesting"),
+    "values": ("a: [" + "1," * 300_000 + "]", "at most 200,000 values"),
+    "twice": ("noise: 0.1\nnoise: 0.2\n", "duplicate key noise"),
     "digits": ("noise: " + "9" * 50_000, "digits"),
     "base 60": ("noise: " + ":".join(["1"] * 30_000), "64 bits"),
     "code": ("a: !!python/object/apply:os.system [ls]", "python/object"),
-    "environment": ("variable: ${oc.env:HOME}", "may not ask for"),
-    "reference": ("variable: ${sensor.name}", "may not ask for"),
-    "long": ("a: " + "x" * 100_000, "letters"),
-    "large": ("#" * 11_000_000, "longer than"),
+    "environment": ("variable: ${oc.env:HOME}", "may not contain"),
+    "reference": ("variable: ${sensor.name}", "may not contain"),
+    "long": ("a: " + "x" * 100_000, "at most 65536 characters"),
+    "large": ("#" * 11_000_000, "at most 10,485,760 bytes"),
     "no text": (b"\xff\xfe\xfd", "cannot read"),
 }
 
@@ -96,16 +96,16 @@ def test_yaml_that_is_refused(tmp_path, name):
 
 
 JSON = {
-    "depth": ("[" * 100_000 + "]" * 100_000, "deep"),
-    "some depth": ('{"note": ' + "[" * 60 + "]" * 60 + "}", "deep"),
-    "twice": ('{"trial": 1, "trial": 2}', "trial is there twice"),
-    "no number": ('{"temp": NaN}', "NaN is no number"),
-    "infinite": ('{"temp": 1e999}', "not finite"),
+    "depth": ("[" * 100_000 + "]" * 100_000, "levels of nesting"),
+    "some depth": ('{"note": ' + "[" * 60 + "]" * 60 + "}", "levels of nesting"),
+    "twice": ('{"trial": 1, "trial": 2}', "duplicate key trial"),
+    "no number": ('{"temp": NaN}', "NaN is not a JSON number"),
+    "infinite": ('{"temp": 1e999}', "finite number"),
     "digits": ('{"trial": ' + "9" * 10_000 + "}", "digits"),
     "large number": ('{"trial": ' + "9" * 400 + "}", "64 bits"),
-    "values": ("[" + "0," * 300_000 + "0]", "more than 200,000 values"),
-    "environment": ('{"note": "${oc.env:HOME}"}', "may not ask for"),
-    "large": (" " * 11_000_000, "longer than"),
+    "values": ("[" + "0," * 300_000 + "0]", "at most 200,000 values"),
+    "environment": ('{"note": "${oc.env:HOME}"}', "may not contain"),
+    "large": (" " * 11_000_000, "at most 10,485,760 bytes"),
 }
 
 
@@ -195,7 +195,7 @@ def test_pipes_sockets_and_devices_are_not_waited_for(tmp_path, name):
 def test_a_pipe_as_config_or_missing_writer_ends(tmp_path):
     (tmp_path / "run").mkdir()
     os.mkfifo(tmp_path / "run" / "config.yaml")
-    assert "this is a pipe" in refusal(CheckpointError, read_run_config, tmp_path / "run")
+    assert "got a pipe" in refusal(CheckpointError, read_run_config, tmp_path / "run")
 
 
 # Checkpoints
@@ -393,7 +393,7 @@ def test_a_table_of_a_hundred_kilobytes_ends_in_little_memory(tmp_path):
     assert path.stat().st_size < 2**21
     code, said = bounded("statistics", f"table={path}", "where=lat > 0", cwd=tmp_path)
     assert (code, said.count("\n")) == (2, 1)
-    assert "would take more than" in said
+    assert "needs more than" in said
 
 
 @pytest.mark.parametrize("compression", ["snappy", "zstd", "gzip", "none"])
@@ -465,7 +465,7 @@ def test_arrays_that_state_more_than_they_have_are_refused(tmp_path, name):
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("a.npy", ARRAYS[name])
     for path in ("a.npy", "a.npz"):
-        assert "no array of numbers" in refusal(InputFileError, read_arrays, tmp_path / path)
+        assert "numeric array" in refusal(InputFileError, read_arrays, tmp_path / path)
         refusal(InputFileError, read_image, str(tmp_path / path))
 
 
@@ -511,7 +511,7 @@ GROWING = [
 
 @pytest.mark.parametrize("sql", GROWING, ids=lambda sql: sql[:30])
 def test_conditions_that_grow_are_refused_before_the_database(table, sql):
-    with pytest.raises(OptionError, match=r"no function|at most|no type|letters|comment|not supported") as caught:
+    with pytest.raises(OptionError, match=r"not allowed|at most|comment|not supported") as caught:
         rows_where(table, sql)
     assert len(str(caught.value)) < 2000
     if "IN (SELECT" not in sql:  # which the database refuses by itself
@@ -544,4 +544,4 @@ def test_a_condition_that_grows_ends_in_one_line(tmp_path, command):
     where = "where=lpad('x', 2000000000, 'y') || lpad('x', 2000000000, 'y') = 'x'"
     code, said = bounded(command, "table=t.csv", where, *more, cwd=tmp_path)
     assert (code, said.count("\n")) == (2, 1)
-    assert "there is no function lpad in conditions" in said
+    assert "function lpad is not allowed in conditions" in said

@@ -116,7 +116,7 @@ def test_a_key_beside_an_option_file_wins_in_any_order(tmp_path):
         ("model.nchannels=2", ["nchannels=2", "one of 1, 3"]),
         ("model.feat_dim=0", ["feat_dim=0", "at least 1"]),
         ("loss.ssl_method=simclr", ["simclr", "SimCLR, SupCon"]),
-        ("augment.random_jitter=7", ["random_jitter=7", "two whole numbers"]),
+        ("augment.random_jitter=7", ["random_jitter=7", "two integers"]),
         ("augment.random_jitter=0", ["random_jitter=0", "v4"]),
         ("loader.batch_size_valid=abc", ["batch_size_valid", "abc"]),
         ("trainer.max_epochs=2.5", ["max_epochs", "2.5"]),
@@ -142,7 +142,7 @@ def test_a_wrong_option_dies_in_one_line_that_says_what_is_possible(override, pa
         ({"feat_dmi": 3}, ["feat_dmi", "did you mean feat_dim"]),
         ({"random_jitter": [40, 5], "random_cropjitter": [41, 5]}, ["same option"]),
         ({"epochs": "many"}, ["max_epochs", "many"]),
-        ({"lr_decay_epochs": "a, b"}, ["lr_decay_epochs", "whole numbers"]),
+        ({"lr_decay_epochs": "a, b"}, ["lr_decay_epochs", "integers"]),
         ({"cosine": "yes"}, ["cosine", "true or false"]),
     ],
 )

@@ -72,7 +72,7 @@ def test_reading_that_the_loop_waits_for_is_no_waiting(clock):
     ledger.add("read", 2, within="wait")
     ledger.add("read", 7)
     assert ledger.seconds() == {"wait": 1, "read": 2, "rest": 0}
-    assert ledger.summary() == "time: wait 33%, read 67% of 3.0 s; beside it read 7.0 s; most goes to reading cutouts"
+    assert ledger.summary() == "time: wait 33%, read 67% of 3.0 s; concurrently read 7.0 s; longest: reading cutouts"
 
 
 def test_the_largest_part_is_named_whatever_it_is(clock):
@@ -80,16 +80,16 @@ def test_the_largest_part_is_named_whatever_it_is(clock):
     spend(ledger, clock, "[Strategy]SingleDeviceStrategy.predict_step", 3)
     ledger.add("prepare", 2, within="forward")
     assert ledger.seconds() == {"prepare": 2, "forward": 1, "rest": 0}
-    assert ledger.summary().endswith("most goes to preparing or compiling the network")
+    assert ledger.summary().endswith("longest: preparing or compiling the network")
     clock[0] += 9
-    assert "rest 75% of 12.0 s; most goes to the rest:" in ledger.summary()
+    assert "rest 75% of 12.0 s; longest: other work" in ledger.summary()
 
 
 def test_a_run_with_nothing_to_do_has_a_line(clock):
     assert Ledger().summary().startswith("time: ")
 
 
-LINE = re.compile(r"time: (?:[a-z]+ [0-9]+%(?:, )?)+ of [0-9.]+ s.*; most goes to the network, (?:for|back)ward")
+LINE = re.compile(r"time: (?:[a-z]+ [0-9]+%(?:, )?)+ of [0-9.]+ s.*; longest: (?:for|back)ward pass")
 
 
 def test_extraction_says_where_its_time_went(nenya_cli, small_file, tiny_weights):

@@ -87,7 +87,7 @@ def test_no_link_is_followed(tmp_path):
     os.mkfifo(root / "a" / "pipe")
     with pytest.raises(OutputError, match="is a pipe"):
         refuse_links(root)
-    with pytest.raises(InputFileError, match="expected a file"):
+    with pytest.raises(InputFileError, match="expected a regular file"):
         read_bytes(root / "a" / "pipe")
     (root / "long").write_bytes(bytes(100))
     with pytest.raises(InputFileError, match="at most 99 bytes"):
@@ -97,16 +97,16 @@ def test_no_link_is_followed(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[" * 100_000, "within each other"),
-        ("[" * 100_000 + "]" * 100_000, "within each other"),
-        ('{"a":' * 100_000 + "1" + "}" * 100_000, "within each other"),
-        ('[{"a":' * 50_000 + "1" + "}]" * 50_000, "within each other"),
-        ('{"a": 1, "b": 2, "a": 3}', "twice"),
-        ('{"a": {"b": NaN}}', "NaN is no number"),
-        ("-Infinity", "no number"),
-        ("1e999", "no number"),
+        ("[" * 100_000, "levels of nesting"),
+        ("[" * 100_000 + "]" * 100_000, "levels of nesting"),
+        ('{"a":' * 100_000 + "1" + "}" * 100_000, "levels of nesting"),
+        ('[{"a":' * 50_000 + "1" + "}]" * 50_000, "levels of nesting"),
+        ('{"a": 1, "b": 2, "a": 3}', "duplicate key a"),
+        ('{"a": {"b": NaN}}', "NaN is not a JSON number"),
+        ("-Infinity", "not a JSON number"),
+        ("1e999", "finite number"),
         ("9" * 5000, "digits"),
-        ('["\\"', "within each other|Unterminated"),
+        ('["\\"', "levels of nesting|Unterminated"),
         ("", "damaged"),
         (b"\xff\xfe[\x00]\x00", "damaged"),
         ("\x1b[2J", "damaged"),
@@ -340,7 +340,7 @@ def test_an_index_of_an_archive_goes_where_it_belongs(s3_bucket, s3_service, tmp
 def test_an_object_of_another_size_or_content_gets_no_name(s3_bucket, s3_service, tmp_path):
     put(s3_service, s3_bucket, {"a/x": b"x" * 100})
     right = entry("x", b"x" * 100)["sha256"]
-    for size, sha256, said in ((99, right, "100 bytes instead of 99"), (100, HASH, "sha256")):
+    for size, sha256, said in ((99, right, "expected 99 bytes, got 100"), (100, HASH, "sha256")):
         with pytest.raises(StorageError, match=said):
             fetch_checked(f"s3://{s3_bucket}/a", Entry("x", size, sha256), tmp_path / "new" / "x", "archive.json")
         assert not tree(tmp_path) - {str(tmp_path / "new")}
@@ -471,7 +471,7 @@ def test_a_version_has_a_plain_name(nenya_cli, tmp_path, tiny_weights):
     for version in ("../out", "/tmp/out", "a/b", ".work", "cutouts", "objects"):
         args = ["archive=there", "model=demo", f"ckpt={tiny_weights}", "new=a_preproc.h5", f"version={version}"]
         code, said = nenya_cli("update", args)
-        assert code == 2 and f"version={version}: wanted letters" in said and not (tmp_path / "there").exists()
+        assert code == 2 and f"version={version}: expected letters" in said and not (tmp_path / "there").exists()
 
 
 # Folders of unfinished work that are links, and options that only the user may give

@@ -149,7 +149,7 @@ def test_names_are_filled_into_paths_only(nenya_cli, monkeypatch, tmp_path):
 def test_secrets_are_not_filled_in(monkeypatch, name):
     monkeypatch.setattr(texts, "_names", {})
     monkeypatch.setenv(name, "hunter2-is-secret")
-    with pytest.raises(OptionError, match=f"{name} is a secret by its name"):
+    with pytest.raises(OptionError, match=f"{name} looks like a secret"):
         expand(f"${{{name}}}/a.h5")
 
 

@@ -101,7 +101,7 @@ def test_values_are_set_and_checked():
     opt.learning_rate = 0.1
     assert "lr_0.1_" in opt.model_name
     assert opt.nchannels == 3  # as option files without it mean
-    with pytest.raises(OptionError, match="batch_size_valid=0: wanted a number of at least 1"):
+    with pytest.raises(OptionError, match="batch_size_valid=0: expected a number of at least 1"):
         opt.batch_size_valid = 0
     assert opt.batch_size_valid == 7
     with pytest.raises(OptionError, match="no option feat_dmi; did you mean feat_dim"):

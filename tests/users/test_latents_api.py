@@ -202,7 +202,7 @@ def test_means_and_holes_are_said(opt, tiny_weights, tmp_path, caplog):
 def test_a_file_of_latents_is_told_apart(opt, small_file, tiny_weights, nenya_cli, tmp_path):
     args = ["model=demo", f"data={small_file}", f"ckpt={tiny_weights}", f"out={tmp_path}/x.h5"]
     assert nenya_cli("extract", [*args, "trainer.accelerator=cpu"])[0] == 0
-    with pytest.raises(InputFileError, match=r"x\.h5: a file of latents; wanted is the cutout file"):
+    with pytest.raises(InputFileError, match=r"x\.h5: expected a cutout file, got a latents file"):
         model_latents_extract(opt, tmp_path / "x.h5", tiny_weights)
 
 
@@ -221,9 +221,9 @@ def test_a_checkpoint_that_holds_options(opt, small_file, tiny_weights, tmp_path
 
 @pytest.mark.parametrize("wrong", ["v5", None, 5])
 def test_what_is_no_options(small_file, tiny_weights, wrong):
-    with pytest.raises(OptionError, match="wanted are options, of load_opt"):
+    with pytest.raises(OptionError, match="expected options from load_opt"):
         model_latents_extract(wrong, small_file, tiny_weights)
-    with pytest.raises(OptionError, match="wanted are options, of load_opt"):
+    with pytest.raises(OptionError, match="expected options from load_opt"):
         set_model(wrong)
 
 

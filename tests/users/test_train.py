@@ -229,7 +229,7 @@ def test_resume_from_another_folder_with_more_epochs_and_other_groups(small_file
         file["train"] = source["train"][:30]
     code, said = nenya_cli("train", [f"data={other}", "resume=../run", "trainer.max_epochs=6"])
     assert code == 2
-    assert "needs the same data" in said
+    assert "with the same data=" in said
 
 
 def test_clobber_replaces_a_run_and_nothing_else(small_file, nenya_cli, tmp_path):

@@ -1,18 +1,18 @@
 """Random views of cutouts for contrastive training: batched torch, each view independent.
 
 Letters: B cutouts, V views of them (V = k B, the k views of one cutout next to each other), H rows and columns of a
-cutout, S rows and columns of a view, M rows and columns of the window that a view needs of the turned cutout.
+cutout, S rows and columns of a view, M rows and columns of the part of the rotated cutout that a view needs.
 
 Recipes, by the names of the published model versions:
 
 - v4: flip columns and rows (p = 0.5 each); rotate by 0-360 degrees (bilinear, zero fill); cut a square of `crop` pixels
   around the centre, shifted by up to `jitter` pixels per axis; resize to H (bilinear, edges mirrored); remove the mean.
-  Held against reference views to 5e-5 on every pixel.
-- v3: rotate; cut the central 32 x 32 pixels; resize by 2. Known from texts only.
+  Agrees with reference views to 5e-5 on every pixel.
+- v3: rotate; cut the central 32 x 32 pixels; resize by 2. Known from publications only.
 - v2: rotate; cut 0 to `crop` pixels off each axis, this cut shifted by at most `jitter` pixels and by at most half of
-  itself; resize to H. Known from texts only; that the two axes are cut independently is our reading.
+  itself; resize to H. Known from publications only; independent cuts of the two axes are our interpretation.
 
-An odd crop of v4 loses a pixel, as the central square of DT does: [c - d//2, c + d//2).
+An odd crop of v4 loses a pixel, like the central square of DT: [c - d//2, c + d//2).
 """
 
 from dataclasses import dataclass, replace
@@ -28,13 +28,13 @@ RESAMPLINGS = ("two-step", "composed")
 PADDINGS = ("zeros", "reflection")
 
 _V3_CROP = 32  # pixels; v3 resizes them to twice as many
-# As many random numbers for every view: switching one step off leaves the others unchanged.
+# The same number of random draws for every view, so that disabling one step leaves the others unchanged.
 _DRAWS = 8
 
 
 @dataclass(frozen=True)
 class ViewParameters:
-    """What happens to each of V views; tensors (V,) on the CPU.
+    """Parameters of each of V views; tensors (V,) on the CPU.
 
     Attributes:
         flip_cols: bool, reverse the order of the columns.
@@ -64,10 +64,10 @@ class ViewParameters:
 
 
 class ViewSampler:
-    """Draws the parameters of random views and makes the views.
+    """Draws the parameters of random views and generates the views.
 
-    Drawing and making are apart: the parameters come from a generator on the CPU, so that the same seed gives
-    the same views on every device, and tests can set them.
+    Drawing and generating are separate: the parameters come from a generator on the CPU, so that the same seed gives
+    the same views on every device, and tests can set the parameters.
 
     Args:
         recipe: "v4", "v3" or "v2": see the head of the module.
@@ -82,11 +82,11 @@ class ViewSampler:
             removed. (The original had this option and never applied it.)
         resampling: "two-step" resamples twice, for the rotation and for the resize, as the original;
             "composed" once, which is faster and blurs less.
-        padding: What the rotation finds outside the cutout: "zeros", as the original, which gives dark
-            corners where the mean of the cutout is not 0, or "reflection".
+        padding: Values outside the cutout in the rotation: "zeros", as the original, which gives dark
+            corners if the mean of the cutout is not 0, or "reflection".
 
     Raises:
-        OptionError: If a value is not one of these.
+        OptionError: A value is invalid.
     """
 
     def __init__(
@@ -106,28 +106,28 @@ class ViewSampler:
         _one_of("augment.resampling", resampling, RESAMPLINGS)
         _one_of("augment.padding", padding, PADDINGS)
         if recipe == "v4" and crop < 2:
-            raise OptionError(
-                f"a crop of {crop} pixels is too small; wanted are 2 or more: set augment.random_jitter[0]"
-            )
+            raise OptionError(f"expected a crop of at least 2 pixels, got {crop}: set augment.random_jitter[0]")
         if crop < 0 or jitter < 0:
-            raise OptionError(f"augment.random_jitter is [{crop}, {jitter}]; wanted are numbers of pixels, 0 or more")
+            raise OptionError(f"augment.random_jitter: expected non-negative numbers of pixels, got [{crop}, {jitter}]")
         if not 0 <= gauss_noise < float("inf"):
-            raise OptionError(f"augment.gauss_noise is {gauss_noise}; wanted is a standard deviation in K, 0 or more")
+            raise OptionError(
+                f"augment.gauss_noise: expected a non-negative standard deviation in K, got {gauss_noise}"
+            )
         self.recipe, self.crop, self.jitter = recipe, crop, jitter
         self.flip, self.rotate, self.demean = flip, rotate, demean
         self.gauss_noise, self.resampling, self.padding = gauss_noise, resampling, padding
 
     def check(self, size: int) -> None:
-        """Check that views can be made of cutouts of `size` x `size` pixels.
+        """Check that views can be generated from cutouts of `size` x `size` pixels.
 
         Raises:
-            OptionError: If the cut is larger than the cutout, or leaves nothing of it.
+            OptionError: The cut is larger than the cutout, or leaves no pixels.
         """
         if self.recipe == "v2":
             if size - self.crop < 2:
                 raise OptionError(
-                    f"augment.random_jitter[0] = {self.crop} with augment v2 cuts away all of a cutout of {size} x "
-                    f"{size} pixels; wanted are at most {size - 2} pixels"
+                    f"augment.random_jitter[0]: expected at most {size - 2} pixels with augment v2 and cutouts of "
+                    f"{size} x {size} pixels, got {self.crop}"
                 )
             return
         crop = _V3_CROP if self.recipe == "v3" else self.crop
@@ -147,13 +147,13 @@ class ViewSampler:
     def draw(self, n: int, size: int, generator: torch.Generator) -> ViewParameters:
         """Draw the parameters of `n` views of cutouts of `size` x `size` pixels.
 
-        Draws follow each other view by view: n views drawn at once equal n views drawn in any smaller
+        Draws follow each other view by view: n views drawn at once equal n views drawn in smaller
         portions.
 
         Args:
             n: Number of views V.
             size: Rows and columns of a cutout, H.
-            generator: On the CPU; it alone decides.
+            generator: On the CPU; the only source of randomness.
 
         Raises:
             OptionError: As `check` does.
@@ -184,24 +184,24 @@ class ViewSampler:
         return size - cut, _integer(second, (cut // 2).clamp(max=self.jitter))
 
     def apply(self, images: Tensor, params: ViewParameters) -> Tensor:
-        """Make views of cutouts.
+        """Generate views of cutouts.
 
-        The result depends on the parameters alone, but for rounding: in another split of the batch or on
-        another device pixels may differ by about 1e-5 of their contrast.
+        The result depends only on the parameters, up to rounding: in another split of the batch or on another
+        device, pixels may differ by about 1e-5 of their contrast.
 
         Args:
             images: (B, 1, H, H) float32, on any device.
             params: Of V views, V a multiple of B: the first V / B belong to the first cutout, and so on.
 
         Returns:
-            (V, 1, S, S) float32 on the device of the images. A NaN pixel spoils its view.
+            (V, 1, S, S) float32 on the device of the images. A NaN pixel makes its view NaN.
 
         Raises:
             OptionError: As `check` does.
         """
         batch, size = len(images), _side(images)
         if not batch or len(params) % batch:
-            raise ValueError(f"{len(params)} views cannot be shared out among {batch} images")
+            raise ValueError(f"expected a multiple of {batch} views, one set for each image, got {len(params)}")
         self.check(size)
         if self.resampling == "two-step" or not self.rotate:
             views = self._two_step(images, params)
@@ -213,7 +213,7 @@ class ViewSampler:
         return views - views.mean((2, 3), keepdim=True) if self.demean else views
 
     def two_views(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw and make two views of each cutout.
+        """Draw and generate two views of each cutout.
 
         Args:
             images: (B, 1, H, H) float32, on any device.
@@ -227,7 +227,7 @@ class ViewSampler:
         return views.view(len(images), 2, *views.shape[1:])
 
     def _two_step(self, images: Tensor, params: ViewParameters) -> Tensor:
-        """Turn first, only the window that the cut needs; then cut and resize."""
+        """Rotate the window that the cut needs; then cut and resize."""
         size, window = images.shape[-1], _window(params)
         steps = torch.arange(window, dtype=torch.float64)
         rows = _clamped(params.shift_rows, params.crop_rows, size)[0][:, None].clamp(max=size - window) + steps
@@ -238,7 +238,7 @@ class ViewSampler:
         return functional.grid_sample(turned, grid, align_corners=False)
 
     def _resized(self, params: ViewParameters, size: int, *, window: bool) -> tuple[Tensor, Tensor]:
-        """Return where rows and columns of views lie in the turned cutout or its window: (V, S) float64."""
+        """Return the positions of rows and columns of views in the rotated cutout or its window: (V, S) float64."""
         steps = (torch.arange(self.output_size(size), dtype=torch.float64) + 0.5) / self.output_size(size)
         side, positions = _window(params), []
         axes = ((params.shift_rows, params.crop_rows), (params.shift_cols, params.crop_cols))
@@ -252,7 +252,7 @@ class ViewSampler:
         return positions[0], positions[1]
 
     def _turned(self, images: Tensor, params: ViewParameters, rows: Tensor, cols: Tensor) -> Tensor:
-        """Sample the flipped and turned cutouts where rows (V, P) and columns (V, Q) cross: (V, 1, P, Q)."""
+        """Sample the flipped and rotated cutouts where rows (V, P) and columns (V, Q) cross: (V, 1, P, Q)."""
         batch, size, device = len(images), images.shape[-1], images.device
         y, x = _unit(rows, size), _unit(cols, size)
         angle = torch.deg2rad(params.angle)[:, None]
@@ -271,13 +271,13 @@ class ViewSampler:
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
-        raise OptionError(f"{name} is {value!r}; possible are {', '.join(known)}")
+        raise OptionError(f"{name} is {value!r}; expected one of {', '.join(known)}")
 
 
 def _side(images: Tensor) -> int:
     """Check the shape (B, 1, H, H) of images and return H."""
     if images.ndim != 4 or images.shape[1] != 1 or images.shape[2] != images.shape[3]:
-        raise ValueError(f"images have the shape {tuple(images.shape)}, wanted is (B, 1, H, H)")
+        raise ValueError(f"expected images of shape (B, 1, H, H), got {tuple(images.shape)}")
     return images.shape[-1]
 
 
@@ -315,7 +315,7 @@ def _grid(y: Tensor, x: Tensor) -> Tensor:
 
 
 def _picked(images: Tensor, params: ViewParameters, rows: Tensor, cols: Tensor) -> Tensor:
-    """Take whole pixels of the flipped cutouts, exactly: (V, 1, P, Q)."""
+    """Copy complete pixels of the flipped cutouts, exactly: (V, 1, P, Q)."""
     size, views = images.shape[-1], len(params)
     rows = torch.where(params.flip_rows[:, None], size - 1 - rows, rows).long().to(images.device)
     cols = torch.where(params.flip_cols[:, None], size - 1 - cols, cols).long().to(images.device)

@@ -25,7 +25,7 @@ _AHEAD_BYTES = 2**28  # up to so many bytes
 
 
 def as_it_is(batch: dict[str, Any]) -> dict[str, Any]:
-    """Return a batch that is whole already (a loader's collate function)."""
+    """Return a complete batch unchanged (a loader's collate function)."""
     return batch
 
 
@@ -34,10 +34,10 @@ class Block:
     """Rows of one partition that are read, encoded and written together.
 
     Attributes:
-        number: of the block in the file, over all partitions.
+        number: index of the block in the file, over all partitions.
         partition: `train` or `valid`.
         rows: range of rows.
-        picked: of these the rows to read, increasing; None for all of them.
+        picked: rows to read among these, increasing; None for all.
     """
 
     number: int
@@ -59,7 +59,7 @@ def cut_blocks(
 
     Args:
         file: the cutout file.
-        block_size: rows of a block, where the chunks leave the choice.
+        block_size: rows of a block, if the chunks allow it.
         limits: partition -> rows to stop after.
         wanted: row numbers to read, each once and in the file's order; None for all.
     """
@@ -76,13 +76,13 @@ def cut_blocks(
 
 
 class BlockRows(Dataset[dict[str, Any]]):
-    """Reads blocks; in the process itself, the next ones are read while the present one is encoded.
+    """Reads blocks; without loader processes, the next ones are read while the present one is encoded.
 
     Args:
         file: the cutout file.
-        order: the blocks in the order they will be asked for.
+        order: the blocks in the order of the requests.
         ahead: whether to read ahead, in a thread.
-        threads: number of threads that unpack the chunks of a block; None: one a core.
+        threads: number of threads that unpack the chunks of a block; None: one per core.
     """
 
     def __init__(self, file: CutoutFile, order: Sequence[Block], *, ahead: bool, threads: int | None = None) -> None:
@@ -98,7 +98,7 @@ class BlockRows(Dataset[dict[str, Any]]):
         return sum(map(len, self.order))
 
     def __getitems__(self, block: Block) -> dict[str, Any]:
-        """Return one block: images (n, 1, H, W), its partition and first row; or the error of reading it."""
+        """Return one block: images (n, 1, H, W), its partition and first row; or the error raised by reading it."""
         if self.ahead:
             waiting = self._submit(block)
             for following in self._following(block):
@@ -108,7 +108,7 @@ class BlockRows(Dataset[dict[str, Any]]):
         else:
             try:
                 images, seconds = self._read(block)
-            except InputFileError as error:  # raised here, a worker process would wrap it into its traceback
+            except InputFileError as error:  # a worker process would wrap an exception raised here in its traceback
                 return {"error": error}
         return {
             "images": torch.from_numpy(images),
@@ -119,7 +119,7 @@ class BlockRows(Dataset[dict[str, Any]]):
         }
 
     def _following(self, block: Block) -> list[Block]:
-        """Return the blocks to read ahead: the next one, and more as far as they take little memory."""
+        """Return the blocks to read ahead: the next one, and more if they need little memory."""
         if self._room is None:
             self._room = min(_AHEAD_BYTES, available_memory() // 8)
         place = self._places[block.number] + 1
@@ -159,7 +159,7 @@ class BlockRows(Dataset[dict[str, Any]]):
 
 
 class BlockSampler:
-    """Yields the blocks of one process, each a batch; Lightning takes no plain list here."""
+    """Yields the blocks of one process, each a batch; Lightning does not accept a plain list here."""
 
     def __init__(self, blocks: Sequence[Block]) -> None:
         self.blocks = list(blocks)
@@ -176,7 +176,7 @@ class BlocksDataModule(pl.LightningDataModule):
 
     Args:
         file: the cutout file.
-        blocks: all blocks of the file, or those that are left to do.
+        blocks: all blocks of the file, or the remaining ones.
         num_workers: loader processes; with 0 a thread reads ahead.
     """
 
@@ -202,14 +202,14 @@ class BlocksDataModule(pl.LightningDataModule):
         )
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Raise the error that reading a block met; count the time that it took."""
+        """Raise the error of reading a block; count the time of reading."""
         if "error" in batch:
             raise batch["error"]
         count_read(self.trainer, batch, beside=True)
         return batch
 
     def on_exception(self, exception: BaseException) -> None:
-        """Close the file also after an error."""
+        """Close the file after an error."""
         self.teardown("predict")
 
     def teardown(self, stage: str) -> None:

@@ -1,7 +1,7 @@
-"""Whether a chunk holds all of its bytes, found out before HDF5 unpacks it.
+"""Check that a chunk is complete before HDF5 unpacks it.
 
-HDF5 does not hold the length of what a filter gives against the chunk's own: what a chunk lacks is then whatever lay
-in memory. So each chunk is unpacked here first, or, where only HDF5 can unpack it, its stream says how much is in it.
+HDF5 does not compare the length of a filter's output with that of the chunk: missing bytes are then whatever was in
+memory. So each chunk is unpacked here first, or, if only HDF5 can unpack it, its length is read from its stream.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,12 +15,12 @@ from nenya.errors import InputFileError
 from nenya.storage.texts import shown
 
 Filter = tuple[int, tuple[int, ...]]
-"""HDF5's number of a filter, and its values."""
+"""HDF5's filter number and its parameters."""
 
 PLAIN = {GZIP, SHUFFLE, FLETCHER32, LZF}
 SCALEOFFSET = h5py.h5z.FILTER_SCALEOFFSET
 _BLOSC, _LZ4, _BITSHUFFLE, _ZSTD = 32001, 32004, 32008, 32015
-_FIRST_PLUGIN = 256  # numbers from here on are of filters that HDF5 loads from elsewhere
+_FIRST_PLUGIN = 256  # filters from this number on are plugins of HDF5
 _NAMES = {
     GZIP: "gzip",
     LZF: "lzf",
@@ -30,7 +30,7 @@ _NAMES = {
     SCALEOFFSET: "scaleoffset",
     h5py.h5z.FILTER_NBIT: "nbit",
 }
-_SLACK = 4096  # bytes that a filter's own words may take beside the data
+_SLACK = 4096  # bytes of headers that a filter may add to the data
 _SCALEOFFSET_HEAD = 21  # bytes
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
@@ -42,29 +42,32 @@ def filters_of(creation: Any) -> list[Filter]:
 
 
 def check_filters(filters: Sequence[Filter], where: str) -> None:
-    """Check that the chunks of a data set can be unpacked such that missing bytes are noticed.
+    """Check that missing bytes in the chunks of a data set would be detected.
 
     Raises:
-        InputFileError: They are packed by a filter of which that is not known.
+        InputFileError: They are compressed with an unsupported filter.
     """
     unknown = [code for code, _ in filters if code not in PLAIN and code not in _KNOWN]
     if unknown:
-        name = {h5py.h5z.FILTER_NBIT: "nbit, which reads beyond damaged chunks"}.get(unknown[0], f"filter {unknown[0]}")
+        name = {h5py.h5z.FILTER_NBIT: "nbit, which is unsafe for damaged chunks"}.get(
+            unknown[0], f"filter {unknown[0]}"
+        )
         raise InputFileError(
-            f"{where} is packed with {name}; wanted is gzip, lzf, szip, scaleoffset, blosc, lz4, zstd or bitshuffle: "
+            f"{where} is compressed with {name}; expected gzip, lzf, szip, scaleoffset, blosc, lz4, zstd or "
+            "bitshuffle: "
             "repack the file with gzip (h5repack -f GZIP=4)"
         )
 
 
 def filter_names(creation: Any, where: str) -> tuple[str, ...]:
-    """Return the names of a data set's filters in the order of writing, all of which are there.
+    """Return the names of a data set's filters in the order of writing, after checking that all are available.
 
     Args:
         creation: its properties.
         where: file and name, for errors.
 
     Raises:
-        InputFileError: One is not installed, or not allowed, and then no plugin is looked for.
+        InputFileError: A filter is not installed or not allowed; plugins of the latter are not loaded.
     """
     filters = [creation.get_filter(number) for number in range(creation.get_nfilters())]
     names = tuple(_NAMES.get(code, f"filter {code}") for code, *_ in filters)
@@ -82,12 +85,12 @@ def filter_names(creation: Any, where: str) -> tuple[str, ...]:
 
 
 def check_chunk(packed: bytes, filters: Sequence[Filter], mask: int, size: int, itemsize: int) -> None:
-    """Check that a chunk unpacks to its bytes, all of them.
+    """Check that a chunk unpacks to its declared size.
 
     Args:
-        packed: as it lies in the file.
+        packed: as stored in the file.
         filters: in the order of writing, each allowed by `check_filters`.
-        mask: bit i set: filter i was left out in this chunk.
+        mask: bit i set: filter i was skipped for this chunk.
         size: bytes of the chunk unpacked.
         itemsize: bytes of a value in the file.
 
@@ -103,7 +106,7 @@ def check_chunk(packed: bytes, filters: Sequence[Filter], mask: int, size: int, 
     code, values = used[place]
     inner = [code for code, _ in used[:place]]
     if any(other not in (SHUFFLE, FLETCHER32) for other in inner) or (FLETCHER32 in inner and code != SZIP):
-        raise ValueError("a chunk is packed by filters that do not go together")
+        raise ValueError("a chunk has incompatible filters")
     length = size + 4 * inner.count(FLETCHER32)
     data: Any = packed
     for other, _ in reversed(used[place + 1 :]):
@@ -112,12 +115,12 @@ def check_chunk(packed: bytes, filters: Sequence[Filter], mask: int, size: int, 
         elif other == FLETCHER32:
             data = without_checksum(data)
         else:
-            raise ValueError("a chunk is packed by filters that do not go together")
+            raise ValueError("a chunk has incompatible filters")
     _KNOWN[code](bytes(data), values, length)
 
 
 def _short(length: int) -> ValueError:
-    return ValueError(f"a compressed chunk does not hold the {length} bytes that it should")
+    return ValueError(f"a compressed chunk does not hold the expected {length} bytes")
 
 
 def _check_scaleoffset(data: bytes, values: tuple[int, ...], length: int) -> None:
@@ -142,7 +145,7 @@ def _check_lz4(data: bytes, values: tuple[int, ...], length: int) -> None:
 
 
 def _check_bitshuffle(data: bytes, values: tuple[int, ...], length: int) -> None:
-    """Check a bitshuffle chunk, which is packed by a further method if its fifth value says so."""
+    """Check a bitshuffle chunk, which is compressed in addition if its fifth parameter says so."""
     packed = len(values) > 4 and values[4]
     if (int.from_bytes(data[:8], "big") if packed else len(data)) != length:
         raise _short(length)

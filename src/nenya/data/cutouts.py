@@ -1,10 +1,10 @@
-"""Cutout files: what is in them, and reading them in blocks.
+"""Cutout files: their content, and reading them in blocks.
 
 Letters: N cutouts in a partition, n of them read at once, H rows and W columns of pixels (H = W).
 
 Many cutout files are gzip-compressed with h5py's automatic chunks, which span about a thousand cutouts but
-only 4 x 4 pixels: one cutout then touches hundreds of chunks and unpacks 20-300 MB. So nothing here reads
-such a file cutout by cutout: blocks follow the chunks (`plan_blocks`), and training unpacks once
+only 4 x 4 pixels: one cutout then touches hundreds of chunks and unpacks 20-300 MB. So such a file is never
+read cutout by cutout: blocks follow the chunks (`plan_blocks`), and training unpacks once
 (`nenya.data.unpack`).
 """
 
@@ -32,7 +32,7 @@ from nenya.storage.texts import shown
 
 PARTITIONS = ("train", "valid")
 
-_PIECE_BYTES = 2**25  # of float32 cutouts handed over at once: their float64 and complex copies are ten times that
+_PIECE_BYTES = 2**25  # of float32 cutouts yielded at once; their float64 and complex copies need ten times as much
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class CutoutFile:
     Attributes:
         path: The file.
         size: Its size in bytes.
-        partitions: The wanted partitions that it holds, in the order they were asked for.
-        allow_external: Whether it may be read where links lead out of its folder.
+        partitions: The requested partitions that it holds, in the order of the request.
+        allow_external: Whether links may lead out of its folder.
     """
 
     path: Path
@@ -52,7 +52,7 @@ class CutoutFile:
     allow_external: bool = False
 
     def reader(self, partition: str) -> "CutoutReader":
-        """Return a reader of one of its partitions, which refuses it if it is not as it was described here."""
+        """Return a reader of one of its partitions, which detects later changes."""
         reader = CutoutReader(self.path, partition, allow_external=self.allow_external)
         reader._info = self.partitions.get(partition)
         return reader
@@ -63,18 +63,18 @@ def inspect_cutouts(
 ) -> CutoutFile:
     """Check a cutout file and describe its partitions, without reading a pixel.
 
-    Every link on the way to a partition, its labels and its metadata is followed here, and where the bytes of
-    each lie is looked up: what is not in the file is found out now, not after hours of work.
+    Every link to a partition, its labels and its metadata is followed, and the position of their bytes is looked up:
+    missing data are detected now, not after hours.
 
     Args:
         path: The file.
-        partitions: Name or names of data sets to look for; those that are not there are left out.
+        partitions: Name or names of data sets to look for; missing ones are skipped.
         allow_external: Whether links, virtual data sets and external storage may lead out of the file's folder.
 
     Raises:
-        InputFileError: If there is no such HDF5 file, if it holds none of the partitions, or if one of them
-            does not hold square one-channel cutouts of a floating-point type, or cannot be unpacked here, or
-            is damaged, or lies outside of the file's folder where that is not allowed.
+        InputFileError: The file does not exist or is not HDF5, holds none of the partitions, or one of them does not
+            hold square one-channel cutouts of a floating-point type, cannot be unpacked here, is damaged, or lies
+            outside the file's folder and that is not allowed.
     """
     path, partitions = Path(path), (partitions,) if isinstance(partitions, str) else partitions
     with Hdf5File(path, allow_external=allow_external) as file:
@@ -83,12 +83,13 @@ def inspect_cutouts(
         except InputFileError:
             if _is_latents(file):
                 raise InputFileError(
-                    f"{path}: a file of latents; wanted is the cutout file that it was made of"
+                    f"{path}: expected a cutout file, got a latents file: give the cutout file of these latents"
                 ) from None
             raise
         if not found:
             raise InputFileError(
-                f"{path}: no data set named {' or '.join(partitions)}; the file holds {list_datasets(file.file)}. "
+                f"{path}: expected a data set named {' or '.join(partitions)}; the file holds "
+                f"{list_datasets(file.file)}. "
                 "Name the data sets to use with loader.train_key and loader.valid_key, from Python with partitions="
             )
     return CutoutFile(path=path, size=path.stat().st_size, partitions=found, allow_external=allow_external)
@@ -97,8 +98,8 @@ def inspect_cutouts(
 class CutoutReader:
     """Reads cutouts of one partition as float32.
 
-    Making one touches no disk: the file opens at the first use, once per process, also after a fork or when
-    the reader was pickled to another process.
+    Construction does not access the disk: the file opens at the first use, once per process, also after a fork or
+    in another process to which the reader was pickled.
 
     Args:
         path: The cutout file.
@@ -133,7 +134,7 @@ class CutoutReader:
 
     @property
     def info(self) -> Partition:
-        """What the partition is, read from the file at the first use."""
+        """The description of the partition, read from the file at the first use."""
         if self._info is None:
             file = inspect_cutouts(self.path, (self.partition,), allow_external=self.allow_external)
             self._info = file.partitions[self.partition]
@@ -157,11 +158,11 @@ class CutoutReader:
             A new C-contiguous array (n, 1, H, W), float32.
 
         Raises:
-            InputFileError: If the file is damaged within these rows.
+            InputFileError: The file is damaged within these rows.
         """
         info = self.info
         if not 0 <= start <= stop <= info.rows:
-            raise IndexError(f"rows {start} to {stop} of a partition of {info.rows} cutouts")
+            raise IndexError(f"expected rows from 0 to {info.rows}, got {start} to {stop}")
         block = np.empty((stop - start, 1, info.height, info.width), np.float32)
         self.read_into(block.reshape(len(block), info.height, info.width), start, spread)
         return block
@@ -172,10 +173,10 @@ class CutoutReader:
         Args:
             out: (n, H, W), float32, or of the stored type: then bit for bit.
             start: First row.
-            spread: How the chunks are gone through: `map`, or that of `nenya.runtime.threads.Threads`.
+            spread: How the chunks are processed: `map`, or that of `nenya.runtime.threads.Threads`.
 
         Raises:
-            InputFileError: If the file is damaged within these rows.
+            InputFileError: The file is damaged within these rows.
         """
         if not len(out):
             return
@@ -189,7 +190,7 @@ class CutoutReader:
             raise self.damaged(start, start + len(out), error) from error
 
     def read_rows(self, rows: NDArray[np.integer[Any]] | Sequence[int], spread: Spread = map) -> NDArray[np.float32]:
-        """Read single cutouts; of compressed chunks, each chunk is unpacked once.
+        """Read single cutouts; each compressed chunk is unpacked once.
 
         Args:
             rows: Row numbers, strictly increasing.
@@ -199,11 +200,11 @@ class CutoutReader:
             A new C-contiguous array (n, 1, H, W), float32.
 
         Raises:
-            InputFileError: If the file is damaged within these rows.
+            InputFileError: The file is damaged within these rows.
         """
         info, wanted = self.info, np.asarray(rows, dtype=np.int64)
         if len(wanted) and (wanted[0] < 0 or wanted[-1] >= info.rows or (np.diff(wanted) <= 0).any()):
-            raise IndexError(f"row numbers must increase strictly within 0 to {info.rows - 1}")
+            raise IndexError(f"expected strictly increasing row numbers from 0 to {info.rows - 1}")
         block = np.empty((len(wanted), 1, info.height, info.width), np.float32)
         if not len(wanted):
             return block
@@ -220,18 +221,18 @@ class CutoutReader:
         return self._dataset
 
     def companion(self, suffix: str, rows: NDArray[np.integer[Any]] | None = None) -> NDArray[Any] | None:
-        """Read the data set `<partition>_<suffix>`, such as labels or metadata, checked as the partition is.
+        """Read the data set `<partition>_<suffix>`, such as labels or metadata, checked like the partition.
 
         Args:
             suffix: `labels`, `metadata`.
             rows: Row numbers, strictly increasing; None for all.
 
         Returns:
-            (n, ...): numbers, records, or texts as `str`; None if the file has no such data set.
+            (n, ...): numbers, records, or strings as `str`; None if the file has no such data set.
 
         Raises:
-            InputFileError: If it leads out of the file's folder, is no data set, was not written whole or
-                cannot be read.
+            InputFileError: It leads out of the file's folder, is not a data set, is incomplete or cannot be
+                read.
         """
         self._open()
         assert self._file is not None
@@ -252,33 +253,33 @@ class CutoutReader:
             self._pid, self._dataset = os.getpid(), self._file.find(self.partition)
             info, self._pixels = describe_partition(self._file, self.partition, self._dataset)
             if info != self.info:
-                raise InputFileError(f"{self.path}: '{self.partition}' changed while it was read; start again")
+                raise InputFileError(
+                    f"{self.path}: '{self.partition}' changed while it was read; run the command again"
+                )
         return self._pixels
 
     def damaged(self, start: int, stop: int, error: BaseException) -> InputFileError:
-        """Word the failure to read the rows start, ..., stop - 1."""
+        """Return the error for rows start, ..., stop - 1 that cannot be read."""
         return InputFileError(
             f"{self.path}: rows {start} to {stop - 1} of '{self.partition}' cannot be read "
-            f"({one_line(error)}); the file is damaged: copy or make it again"
+            f"({one_line(error)}); the file is damaged: copy or create it again"
         )
 
 
 def plan_blocks(rows: int, chunk_rows: int | None, wanted_rows: int, max_rows: int | None = None) -> list[range]:
-    """Cut a partition into blocks of rows to be read at once.
+    """Divide a partition into blocks of rows to be read at once.
 
-    The cuts depend on the file and on the wanted size alone, never on the number of processes, and fall on
-    the edges of chunks, so that no chunk is unpacked for two blocks.
+    The blocks depend only on the file and on the requested size, never on the number of processes, and end at chunk
+    boundaries, so that no chunk is unpacked for two blocks.
 
     Args:
         rows: Number of cutouts N.
         chunk_rows: Cutouts that a chunk spans (`Partition.block_rows`), None for contiguous storage.
-        wanted_rows: Size of a block where the chunks leave the choice; a chunk that spans more makes larger
-            ones.
-        max_rows: The most rows that memory allows in a block; a chunk that spans more is unpacked several
-            times.
+        wanted_rows: Size of a block if the chunks allow it; larger if a chunk spans more rows.
+        max_rows: Largest number of rows in a block that memory allows; a larger chunk is unpacked several times.
 
     Returns:
-        Ranges that cover 0, ..., N - 1 in order; all but the last have one length.
+        Ranges that cover 0, ..., N - 1 in order, all of one length except the last.
     """
     if rows < 0 or wanted_rows < 1:
         raise ValueError(f"cannot cut {rows} rows into blocks of {wanted_rows}")
@@ -296,7 +297,7 @@ def read_blocks(file: CutoutFile, partition: str, most: int | None = None) -> It
     """Yield the cutouts of a partition in order, (n, 1, H, W) float32 at once; memory does not grow with the file.
 
     Args:
-        file: of `inspect_cutouts`.
+        file: from `inspect_cutouts`.
         partition: its name.
         most: rows to stop after.
     """
@@ -304,19 +305,18 @@ def read_blocks(file: CutoutFile, partition: str, most: int | None = None) -> It
     wanted = max(1, _PIECE_BYTES // info.row_bytes)
     with file.reader(partition) as reader:
         for cut in plan_blocks(min(info.rows, most or info.rows), info.block_rows, wanted, 8 * wanted):
-            block = reader.read(cut.start, cut.stop)  # of a chunk that spans many cutouts, all are read at once
+            block = reader.read(cut.start, cut.stop)  # a chunk that spans many cutouts is read completely
             for start in range(0, len(block), wanted):
                 yield block[start : start + wanted]
 
 
 def fingerprint(path: str | os.PathLike[str], partition: str, *, allow_external: bool = False) -> str:
-    """Tell cheaply whether a partition is still the one that was seen before.
+    """Return a fingerprint of a partition that cheaply detects changes.
 
     It is a sha256 over the file's size and time of change (ns), the data set's name, shape, type, chunks and
-    filters, and 64 KiB from the file's head, its tail and 16 evenly spaced places; and over size and time of
-    further files that the data lie in. So any usual rewrite, copy or `touch` alters it. An edit that keeps
-    the size, sets the time back and misses the sampled bytes goes unseen: where that matters, hash the whole
-    file.
+    filters, and 64 KiB from the start, the end and 16 evenly spaced positions of the file; and over size and time of
+    further files that contain the data. Any usual rewrite, copy or `touch` changes it. An edit that keeps the size,
+    resets the time and misses the sampled bytes is not detected: if that matters, hash the complete file.
 
     Returns:
         64 hexadecimal digits.
@@ -348,17 +348,17 @@ def nonfinite_rows(block: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
 
 
 def _is_latents(file: Hdf5File) -> bool:
-    """Return whether a file, which is no good as one of cutouts, says that it holds latents."""
-    with contextlib.suppress(Exception):  # a damaged file raises anything here
+    """Return whether a file that is not a valid cutout file is a latents file."""
+    with contextlib.suppress(Exception):  # a damaged file may raise any exception
         return "checkpoint_sha256" in file.file.attrs
     return False
 
 
 def partition_names(options: Options) -> tuple[str, ...]:
-    """Return the partitions to extract, as far as a file has them.
+    """Return the names of the partitions to extract, if a file has them.
 
-    They are `train` and `valid`, also for the versions that trained and validated on one of them; where
-    `loader.train_key` or `valid_key` name other data sets, these.
+    They are `train` and `valid`, also for versions that trained and validated on one of them, or other data sets named
+    by `loader.train_key` and `valid_key`.
     """
     keys = {options.loader.train_key, options.loader.valid_key}
     return tuple(sorted(keys)) if keys - set(PARTITIONS) else PARTITIONS

@@ -1,4 +1,4 @@
-"""What is wrong with a file that users hand over, in one printable line."""
+"""Errors about damaged files of users, in one printable line."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,12 +6,12 @@ from contextlib import contextmanager
 from nenya.errors import InputFileError, NenyaError
 from nenya.storage.texts import shown
 
-COPY = "the file is damaged: copy or make it again"
+COPY = "the file is damaged: copy or create it again"
 
 
 @contextmanager
 def damage_named(where: str) -> Iterator[None]:
-    """Word whatever HDF5 and h5py raise over a damaged file in one line."""
+    """Turn any exception of HDF5 and h5py about a damaged file into an InputFileError of one line."""
     try:
         yield
     except NenyaError:
@@ -21,5 +21,5 @@ def damage_named(where: str) -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
-    """Word an error in one line."""
+    """Return the message of an exception in one line."""
     return shown(" ".join(str(error).split()), 300) or type(error).__name__

@@ -30,14 +30,14 @@ _COPIED = 4096  # rows moved to a device at once
 
 @dataclass(frozen=True)
 class Step:
-    """One batch of one process: which rows, and where they stand in the batch of all processes.
+    """One batch of one process: its rows, and their position in the batch of all processes.
 
     Attributes:
         epoch: counted from 0.
         index: batch of the epoch, counted from 0.
         rows: rows of this process.
-        first: position of the first of them in the whole batch.
-        total: rows of the whole batch.
+        first: position of the first of them in the complete batch.
+        total: rows of the complete batch.
     """
 
     epoch: int
@@ -48,12 +48,12 @@ class Step:
 
 
 class StepSampler:
-    """Yields the steps of an epoch; the seed, the epoch and the batch's number alone decide what is in each.
+    """Yields the steps of an epoch; their rows depend only on the seed, the epoch and the batch index.
 
     Args:
-        rows: the rows to go through.
-        batch_size: rows of a batch over all processes; the last one of an epoch may have fewer.
-        seed: of the order.
+        rows: the rows of an epoch.
+        batch_size: rows per batch over all processes; the last batch of an epoch may have fewer.
+        seed: seed of the order.
         shares: (rank, world size).
         shuffle: a new order each epoch; otherwise one fixed random order.
     """
@@ -71,7 +71,7 @@ class StepSampler:
         return full + (rest >= self.world)
 
     def __iter__(self) -> Iterator[Step]:
-        """Yield the steps from `start` on; the next epoch begins at 0 again."""
+        """Yield the steps from `start` on; the next epoch starts at 0."""
         epoch, start, self.start = self.epoch(), self.start, 0
         key = [self.seed, 2, epoch if self.shuffle else 0]
         order = np.random.default_rng(key).permutation(self.rows)
@@ -82,14 +82,14 @@ class StepSampler:
 
 
 class CutoutRows(Dataset[dict[str, Any]]):
-    """Rows of the arrays of several files, numbered through.
+    """Rows of the arrays of several files, numbered consecutively.
 
     Args:
-        arrays: one (N_i, H, W) float32 array a file.
+        arrays: one (N_i, H, W) float32 array per file.
         labels: (sum of N_i,) int64 classes, or None.
 
     Attributes:
-        resident: all rows (N, 1, H, W) where the network is, once `move_to` has put them there.
+        resident: all rows (N, 1, H, W) on the device of the network, after `move_to`.
     """
 
     def __init__(self, arrays: Sequence[NDArray[np.float32]], labels: NDArray[np.int64] | None = None) -> None:
@@ -106,7 +106,7 @@ class CutoutRows(Dataset[dict[str, Any]]):
         return sum(array.nbytes for array in self.arrays)
 
     def move_to(self, device: torch.device) -> None:
-        """Put all rows on a device, and keep none here."""
+        """Move all rows to a device."""
         rows = torch.empty((len(self), 1, *self.arrays[0].shape[1:]), device=device)
         for array, end in zip(self.arrays, self.ends, strict=True):
             for start in range(0, len(array), _COPIED):
@@ -116,7 +116,7 @@ class CutoutRows(Dataset[dict[str, Any]]):
         self.resident, self.arrays = rows, []
 
     def __getitems__(self, step: Step) -> dict[str, Any]:
-        """Return one batch: images (B, 1, H, W), or None where they are `resident`; and the step's place."""
+        """Return one batch: images (B, 1, H, W), or None if they are `resident`; and the position of the step."""
         start = time.monotonic()
         batch: dict[str, Any] = {
             "images": self._images(step) if self.resident is None else None,
@@ -141,16 +141,16 @@ class CutoutRows(Dataset[dict[str, Any]]):
 
 
 class ResumableLoader(DataLoader[dict[str, Any]]):
-    """A loader that goes on within an epoch, after the batches that a checkpoint says are done."""
+    """A loader that resumes within an epoch, after the batches completed at the checkpoint."""
 
     batches_done: Callable[[], int] = staticmethod(int)
 
     def state_dict(self) -> dict[str, int]:
-        """Return how many batches of the running epoch are done."""
+        """Return the number of completed batches of the running epoch."""
         return {"batches_done": self.batches_done()}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Start the next epoch's iterator after the batches that are done."""
+        """Start the next iterator after the completed batches."""
         self.batch_sampler.start = state["batches_done"]  # type: ignore[union-attr]
 
 
@@ -171,12 +171,12 @@ def view_sampler(options: AugmentOptions) -> ViewSampler:
 
 
 class ViewsDataModule(pl.LightningDataModule):
-    """Two random views of each cutout, made on the training device.
+    """Two random views of each cutout, generated on the training device.
 
     Args:
         options: `loader`, `augment`, `loss` and `seed` are used.
         files: the cutout files; each holds the training partition.
-        cache_dir: folder of unpacked copies of what does not fit into memory.
+        cache_dir: folder of unpacked copies of data that do not fit into memory.
     """
 
     def __init__(self, options: Options, files: Sequence[CutoutFile], cache_dir: Path) -> None:
@@ -187,14 +187,14 @@ class ViewsDataModule(pl.LightningDataModule):
         self._usable: dict[str, NDArray[np.int64]] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the data were, for the checkpoint."""
+        """Return a description of the data, for the checkpoint."""
         return {"files": [[f.path.name, {name: p.rows for name, p in f.partitions.items()}] for f in self.files]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Refuse to go on with a run on other data."""
+        """Refuse to resume a run on other data."""
         if state_dict != self.state_dict():
             was, now = state_dict["files"], self.state_dict()["files"]
-            raise InputFileError(f"the run was trained on {was} and data= holds {now}: a resume needs the same data")
+            raise InputFileError(f"expected the data of the run, {was}, got {now}: resume with the same data=")
 
     def _key(self, stage: str) -> str:
         loader = self.options.loader
@@ -206,13 +206,13 @@ class ViewsDataModule(pl.LightningDataModule):
         return any(self._key("valid") in f.partitions for f in self.files)
 
     def prepare_data(self) -> None:
-        """With several processes, unpack once into the cache, which all of them map."""
+        """With several processes, unpack once into the cache, which all processes map."""
         if self._shares()[1] > 1:
             for stage in _STAGES:
                 self._arrays(stage)
 
     def setup(self, stage: str) -> None:
-        """Load the partitions; rows with non-finite pixels are left out and reported."""
+        """Load the partitions; rows with non-finite pixels are skipped and reported."""
         for name in _STAGES if stage == "fit" and not self._rows else ():
             arrays = self._arrays(name)
             if not arrays:
@@ -225,10 +225,10 @@ class ViewsDataModule(pl.LightningDataModule):
                 rows.move_to(device)
 
     def _belongs_on(self, device: torch.device) -> bool:
-        """Return whether all rows are to lie on the device during the training."""
+        """Return whether all rows are to be kept on the device during training."""
         choice = self.options.loader.on_device
         if choice == "always" and device.type == "cpu":
-            log.warning("loader.on_device=always: the network is on the CPU, as the data are anyway")
+            log.warning("loader.on_device=always has no effect: the network is on the CPU")
         if choice != "auto" or device.type != "cuda" or any(r.resident is not None for r in self._rows.values()):
             return choice == "always" and all(r.resident is None for r in self._rows.values())
         free, _ = torch.cuda.mem_get_info(device)
@@ -267,7 +267,7 @@ class ViewsDataModule(pl.LightningDataModule):
             ]
         )
         if bad.any():
-            log.warning("%s: %d of %d cutouts have non-finite pixels and are left out", stage, bad.sum(), len(bad))
+            log.warning("%s: skipping %d of %d cutouts with non-finite pixels", stage, bad.sum(), len(bad))
         if bad.all():
             raise InputFileError(f"{self.files[0].path}: every cutout of '{self._key(stage)}' has non-finite pixels")
         return np.flatnonzero(~bad)
@@ -282,7 +282,7 @@ class ViewsDataModule(pl.LightningDataModule):
         batches = ResumableLoader(
             self._rows[stage],
             batch_sampler=sampler,  # type: ignore[arg-type]  # any iterable of steps will do
-            collate_fn=as_it_is,  # type: ignore[arg-type]  # batches come whole, not as lists
+            collate_fn=as_it_is,  # type: ignore[arg-type]  # batches are complete, not lists
             num_workers=0 if self._rows[stage].resident is not None else loader.num_workers,
             pin_memory=torch.cuda.is_available(),
         )
@@ -306,12 +306,12 @@ class ViewsDataModule(pl.LightningDataModule):
         return [self._loader("valid")] if "valid" in self._rows else []
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Count the time that reading took: the loop's own, or that of loader processes beside it."""
+        """Count the time of reading: in the training loop, or in concurrent loader processes."""
         count_read(self.trainer, batch, beside=self.options.loader.num_workers > 0 and batch["images"] is not None)
         return batch
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Make the views (B, 2, 1, H, W) on the device; those of validation are the same each time."""
+        """Generate the views (B, 2, 1, H, W) on the device; those of validation are the same in every epoch."""
         training = self.trainer is None or self.trainer.training
         stage, epoch = ("train", batch["epoch"]) if training else ("valid", 0)
         if batch["images"] is None:
@@ -333,29 +333,27 @@ class ViewsDataModule(pl.LightningDataModule):
 
 
 def read_labels(file: CutoutFile, partition: str, suffix: str) -> NDArray[np.int64]:
-    """Read the SupCon labels of a partition: the data set `<partition>_<suffix>`, (N,) whole numbers.
+    """Read the SupCon labels of a partition: the data set `<partition>_<suffix>`, (N,) integers.
 
     Raises:
-        InputFileError: There is none, or it does not fit the cutouts.
+        InputFileError: The data set is missing or has another length than the cutouts.
     """
     name, rows = f"{partition}_{suffix}", file.partitions[partition].rows
     with file.reader(partition) as reader:
         labels = reader.companion(suffix)
     if labels is None:
         raise InputFileError(
-            f"{file.path}: no data set '{name}' with labels: add ({rows},) whole numbers, or use SimCLR"
+            f"{file.path}: expected a data set '{name}' with labels, found none: add ({rows},) integers, or use SimCLR"
         )
     if labels.shape != (rows,) or labels.dtype.kind not in "iu":
-        raise InputFileError(
-            f"{file.path}: '{name}' has shape {labels.shape} and type {labels.dtype}, wanted is ({rows},) whole numbers"
-        )
+        raise InputFileError(f"{file.path}: expected ({rows},) integers in '{name}', got {labels.shape} {labels.dtype}")
     return labels.astype(np.int64, copy=False)
 
 
 def inspect_all(
     paths: Sequence[Path], partitions: Sequence[str], needed: str, *, allow_external: bool = False
 ) -> list[CutoutFile]:
-    """Check the cutout files of a training; all must have cutouts of one size and hold the needed partition.
+    """Check the cutout files of a training run; all must have cutouts of one size and hold the needed partition.
 
     Raises:
         InputFileError: A file cannot be used, or its cutouts have another size than the first file's.
@@ -365,7 +363,7 @@ def inspect_all(
     for file in files:
         if needed not in file.partitions:
             raise InputFileError(
-                f"{file.path}: no partition '{needed}' to train on, only {', '.join(file.partitions)}; "
+                f"{file.path}: expected a partition '{needed}' for training, found only {', '.join(file.partitions)}; "
                 "name another with loader.train_key"
             )
         for name, info in file.partitions.items():

@@ -1,4 +1,4 @@
-"""What was done to a chunk of an HDF5 file, undone, with its length held against the declared one."""
+"""Decompression of chunks of an HDF5 file, with a check of their length against the declared one."""
 
 import ctypes
 import functools
@@ -20,17 +20,19 @@ GZIP, SHUFFLE, FLETCHER32, LZF, SZIP, NBIT = (
     h5py.h5z.FILTER_SZIP,
     h5py.h5z.FILTER_NBIT,
 )
-_MOST_LZF = 2**22  # bytes of a chunk that the LZF filter, which takes more and more memory, may be given unseen
+_MOST_LZF = (
+    2**22
+)  # bytes of a chunk that HDF5's LZF filter, whose memory use may grow without limit, may read unchecked
 _lzf_lock = threading.Lock()
 
 
 def undo_filters(packed: bytes, codes: Sequence[int], mask: int, size: int, itemsize: int) -> Any:
-    """Unpack a chunk; at no time this takes more than `size` bytes and a few.
+    """Unpack a chunk; memory use is bounded by about `size` bytes.
 
     Args:
-        packed: as it lies in the file.
+        packed: as stored in the file.
         codes: HDF5's numbers of the filters, in the order of writing.
-        mask: bit i set: filter i was left out in this chunk.
+        mask: bit i set: filter i was skipped for this chunk.
         size: bytes of the chunk unpacked.
         itemsize: bytes of a pixel.
 
@@ -50,12 +52,12 @@ def undo_filters(packed: bytes, codes: Sequence[int], mask: int, size: int, item
         else:
             data = _unshuffle(data, itemsize)
     if len(data) != size:
-        raise ValueError(f"a chunk of {size} bytes has {len(data)}")
+        raise ValueError(f"expected a chunk of {size} bytes, got {len(data)}")
     return data
 
 
 def pack_gzip(chunk: NDArray[Any], level: int, *, shuffle: bool) -> bytes:
-    """Pack a chunk as HDF5's filters do; other threads run meanwhile.
+    """Compress a chunk as HDF5's filters do; the interpreter lock is released.
 
     Args:
         chunk: C-contiguous, of any type.
@@ -69,17 +71,17 @@ def pack_gzip(chunk: NDArray[Any], level: int, *, shuffle: bool) -> bytes:
 
 
 def inflate(packed: Any, size: int, *, exact: bool = True) -> Any:
-    """Unpack deflate into a buffer of `size` bytes, which it must fill; other threads run meanwhile.
+    """Unpack deflate to `size` bytes; the interpreter lock is released.
 
     Args:
         packed: the stream.
         size: of the buffer.
-        exact: whether fewer bytes are damage.
+        exact: whether fewer bytes are an error.
 
     Raises:
-        ValueError: The stream is damaged, or holds more than that, or less.
+        ValueError: The stream is damaged, or holds more bytes, or fewer.
     """
-    wrong = f"a compressed chunk is damaged, or does not hold the {size} bytes that it should"
+    wrong = f"a compressed chunk is damaged, or does not hold the expected {size} bytes"
     try:
         data = deflate.zlib_decompress(packed, size)
     except deflate.DeflateError as error:
@@ -90,22 +92,22 @@ def inflate(packed: Any, size: int, *, exact: bool = True) -> Any:
 
 
 def _unpack_lzf(packed: Any, size: int) -> NDArray[np.uint8]:
-    """Unpack LZF into a buffer of `size` bytes, which it must fill; other threads run meanwhile."""
+    """Unpack LZF to exactly `size` bytes; the interpreter lock is released."""
     unpack = _lzf_function()
     if unpack is None:
         return unpack_lzf_by_hdf5(packed, size)
     data = np.zeros(size, np.uint8)
     stream = bytes(packed)
     if unpack(stream, len(stream), data.ctypes.data, size) != size:
-        raise ValueError(f"a compressed chunk does not hold the {size} bytes that it should")
+        raise ValueError(f"a compressed chunk does not hold the expected {size} bytes")
     return data
 
 
 @functools.cache
 def _lzf_function() -> Callable[[bytes, int, int, int], int] | None:
-    """Return the function (stream, its length, buffer, its length) -> bytes unpacked, which h5py brings along.
+    """Return the function (stream, its length, buffer, its length) -> bytes unpacked, from h5py's library.
 
-    None where h5py is built so that it does not show it.
+    None if h5py is built without exporting it.
     """
     try:
         found = ctypes.CDLL(h5py.h5z.__file__).lzf_decompress
@@ -119,20 +121,20 @@ def _lzf_function() -> Callable[[bytes, int, int, int], int] | None:
 
 
 def unpack_lzf_by_hdf5(packed: Any, size: int) -> NDArray[np.uint8]:
-    """Unpack LZF by way of the HDF5 library, one chunk at a time; it fills what one lacks with whatever is in memory.
+    """Unpack LZF through the HDF5 library, one chunk at a time; HDF5 fills missing bytes with uninitialised memory.
 
-    So a mark is put at the end of the packed bytes, as a run of literal ones: it must come out right behind the
-    chunk's own.
+    So a marker is appended to the compressed bytes as a run of literals: it must appear directly after the chunk's
+    own bytes.
     """
     if size > _MOST_LZF and lzf_length(packed) != size:
-        raise ValueError(f"a compressed chunk does not hold the {size} bytes that it should")
+        raise ValueError(f"a compressed chunk does not hold the expected {size} bytes")
     mark = os.urandom(16)
     with _lzf_lock:
         dataset = _lzf_dataset(size + len(mark), os.getpid())
         dataset.id.write_direct_chunk((0,), bytes(packed) + bytes([len(mark) - 1]) + mark)
         data: NDArray[np.uint8] = dataset[()]
     if data[size:].tobytes() != mark:
-        raise ValueError(f"a compressed chunk does not hold the {size} bytes that it should")
+        raise ValueError(f"a compressed chunk does not hold the expected {size} bytes")
     return data[:size]
 
 
@@ -159,7 +161,7 @@ def lzf_length(packed: Any) -> int:
 
 
 def without_checksum(data: Any) -> Any:
-    """Take the Fletcher checksum off, after holding it against the data (sums of 16-bit words modulo 65535)."""
+    """Remove the Fletcher checksum after comparing it with the data (sums of 16-bit words modulo 65535)."""
     body, stored = memoryview(data)[:-4], int.from_bytes(memoryview(data)[-4:], "little")
     words = np.frombuffer(bytes(body) + b"\0" if len(body) % 2 else body, ">u2")
     first = second = 0
@@ -168,7 +170,7 @@ def without_checksum(data: Any) -> Any:
         second += len(block) * first + int((block * np.arange(len(block), 0, -1, dtype=np.uint64)).sum())
         first += int(block.sum())
     if len(data) < 4 or (first - (stored & 0xFFFF)) % 65535 or (second - (stored >> 16)) % 65535:
-        raise ValueError("a chunk does not have the checksum that it should")
+        raise ValueError("a chunk does not match its checksum")
     return body
 
 

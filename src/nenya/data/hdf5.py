@@ -1,10 +1,10 @@
-"""HDF5 files that users hand over: opened, their links followed, and the bytes of a data set found and unpacked.
+"""HDF5 files of users: opening, following links, and finding and unpacking the bytes of a data set.
 
-Two things the HDF5 library does by itself are not left to it here. It follows links, which may lead anywhere on
-the machine: `Hdf5File.find` follows them step by step and refuses what leads out of the file's folder. And it
-unpacks chunks without holding their length against the declared one, so that a damaged chunk reads beyond its
-buffer or takes all memory, and chunks it does not find read as a fill value: so `Hdf5File.pixels` takes from the
-library only where the bytes lie, checks that, and `nenya` reads and unpacks them itself.
+Two tasks are not left to the HDF5 library. It follows links, which may lead anywhere on the machine: `Hdf5File.find`
+follows them step by step and refuses those that lead out of the file's folder. And it unpacks chunks without comparing
+their length with the declared one, so that a damaged chunk reads beyond its buffer or uses all memory, and missing
+chunks read as a fill value: so `Hdf5File.pixels` takes only the positions of the bytes from the library, checks them,
+and `nenya` reads and unpacks the bytes itself.
 
 Letters: N cutouts in a data set, n of them read at once, H rows and W columns of pixels.
 """
@@ -40,7 +40,7 @@ from nenya.errors import InputFileError
 from nenya.storage.small_files import is_regular
 from nenya.storage.texts import shown
 
-_MOST_LINKS = 16  # on the way to one data set; as many as HDF5 itself follows
+_MOST_LINKS = 16  # to one data set; as many as HDF5 itself follows
 _MOST_PARTS = 256  # groups in one name
 _MOST_DEPTH = 8  # of virtual data sets made of virtual data sets
 _MOST_SIBLINGS = 100
@@ -87,11 +87,11 @@ class Hdf5File:
         self._files, self._raw = {}, {}
 
     def find(self, name: str) -> Any:
-        """Return what the file holds under a name, None if there is no such name.
+        """Return the object of a name in the file, None if the name does not exist.
 
         Raises:
-            InputFileError: A link on the way leads out of the file's folder, nowhere, or in a circle; or the
-                file is damaged.
+            InputFileError: A link leads out of the file's folder, nowhere, or in a circle; or the file is
+                damaged.
         """
         self._used.clear()
         with damage_named(f"{self.path}: '{shown(name)}'"):
@@ -106,7 +106,7 @@ class Hdf5File:
             depth: of virtual data sets around this one.
 
         Raises:
-            InputFileError: Some were never written or are not in the file; or lie outside of its folder.
+            InputFileError: Some were never written or are not in the file, or lie outside its folder.
         """
         creation, path = dataset.id.get_create_plist(), Path(dataset.file.filename)
         layout, nbytes = creation.get_layout(), math.prod(dataset.shape) * dataset.dtype.itemsize
@@ -116,7 +116,7 @@ class Hdf5File:
             return self._chunked(dataset, where, path)
         if layout == h5py.h5d.COMPACT:
             if dataset.id.get_storage_size() != nbytes:
-                raise InputFileError(f"{where} declares {nbytes} bytes and has others; {COPY}")
+                raise InputFileError(f"{where} declares {nbytes} bytes and has another number; {COPY}")
             return HeaderPixels(dataset[()])
         if creation.get_external_count():
             segments = self._external(creation, where, path, nbytes)
@@ -135,7 +135,7 @@ class Hdf5File:
         """Check a data set of any type that is read through HDF5: labels, metadata.
 
         Raises:
-            InputFileError: A part of it was never written, or lies outside of the file's folder.
+            InputFileError: A part of it was never written, or lies outside the file's folder.
         """
         with damage_named(where):
             creation, path = dataset.id.get_create_plist(), Path(dataset.file.filename)
@@ -153,7 +153,7 @@ class Hdf5File:
                 raise InputFileError(f"{where} declares {dataset.shape} values, but none was written to the file")
 
     def raw(self, path: Path) -> int:
-        """Return the number of a file opened for its bytes."""
+        """Return the descriptor of a file opened for reading bytes."""
         self._used.add(path)
         if path not in self._raw:
             self._raw[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -168,7 +168,7 @@ class Hdf5File:
     def _walk(self, group: Any, holder: Path, name: str, hops: list[int]) -> Any:
         item, parts = group.file["/"] if name.startswith("/") else group, name.split("/")
         if len(parts) > _MOST_PARTS:
-            raise InputFileError(f"{self.path}: '{shown(name)}' leads over {len(parts)} groups; {COPY}")
+            raise InputFileError(f"{self.path}: '{shown(name)}' has {len(parts)} levels of groups; {COPY}")
         for part in parts:
             if part in ("", "."):
                 continue
@@ -176,8 +176,10 @@ class Hdf5File:
             if not isinstance(item, h5py.Group):
                 return None
             if not item.id.links.exists(key):
-                if key in itertools.islice(iter(item.id), 10**5):  # listed, and not found by searching
-                    raise InputFileError(f"{self.path}: '{shown(part)}' is lost in a damaged list of names; {COPY}")
+                if key in itertools.islice(iter(item.id), 10**5):  # listed, but not found by lookup
+                    raise InputFileError(
+                        f"{self.path}: '{shown(part)}' cannot be found in a damaged list of names; {COPY}"
+                    )
                 return None
             item = self._step(item, holder, part, hops)
             holder = Path(item.file.filename)
@@ -191,9 +193,9 @@ class Hdf5File:
             return group[part]
         hops[0] += 1
         if hops[0] > _MOST_LINKS:
-            raise InputFileError(f"{where} is a link that leads over more than {_MOST_LINKS} others, or in a circle")
+            raise InputFileError(f"{where} is a link through more than {_MOST_LINKS} others, or in a circle")
         if kind not in (h5py.h5l.TYPE_SOFT, h5py.h5l.TYPE_EXTERNAL):
-            raise InputFileError(f"{where} is a link of an unknown kind ({kind}): refused")
+            raise InputFileError(f"{where} is a link of unknown type ({kind}): refused")
         value = group.id.links.get_val(key)
         if kind == h5py.h5l.TYPE_SOFT:
             target = value.decode("utf-8", "surrogateescape")
@@ -205,7 +207,9 @@ class Hdf5File:
             found = self._walk(self._open(place)["/"], place, target, hops)
             said = f"'{shown(target)}' in {shown(place)}"
         if found is None:
-            raise InputFileError(f"{where} is a link to {said}, which is not there; copy the data into the file itself")
+            raise InputFileError(
+                f"{where} is a link to {said}, which does not exist; copy the data into the file itself"
+            )
         return found
 
     def _open(self, path: Path) -> Any:
@@ -217,21 +221,21 @@ class Hdf5File:
         return self._files[path]
 
     def _place(self, holder: Path, name: str, variable: str, what: str) -> Path:
-        """Return the file that a name in another one means: the first that is there of where HDF5 looks.
+        """Return the file that a name in another file refers to: the first existing one where HDF5 looks.
 
         Raises:
-            InputFileError: There is none, or it lies outside of the folder and that is not allowed.
+            InputFileError: It does not exist, or lies outside the folder and that is not allowed.
         """
         place = next((path for path in candidates(holder, name, variable) if is_regular(path)), None)
         if place is None:
-            raise InputFileError(f"{self.path}: {_tail(what)} to the file {shown(name)}, which is not there")
+            raise InputFileError(f"{self.path}: {_tail(what)} to the file {shown(name)}, which does not exist")
         self.guard.bounds.check([place], _tail(what))
         return self.path if place.resolve() == self.path.resolve() else place
 
     # Storage
 
     def _external(self, creation: Any, where: str, path: Path, nbytes: int) -> list[tuple[Path, int, int]]:
-        """Return the parts of other files that hold the bytes of a data set."""
+        """Return the segments of other files that contain the bytes of a data set."""
         segments, total = [], 0
         for number in range(creation.get_external_count()):
             name, offset, size = creation.get_external(number)
@@ -256,7 +260,7 @@ class Hdf5File:
         found = self._walk(self._open(place)["/"], place, name, [0])
         if not isinstance(found, h5py.Dataset):
             raise InputFileError(
-                f"{where} is virtual and its source '{shown(name)}' in {shown(place)} is not there: its cutouts are "
+                f"{where} is virtual and its source '{shown(name)}' in {shown(place)} does not exist: its cutouts are "
                 "missing"
             )
         return found
@@ -274,8 +278,8 @@ class Hdf5File:
             first, last = _row_range(creation.get_virtual_srcspace(number), source.shape, where)
             if source.dtype != dataset.dtype or [n for n in source.shape[1:] if n > 1] != [n for n in pixels if n > 1]:
                 raise InputFileError(
-                    f"{where} is virtual and its source '{shown(name)}' is {source.shape} {source.dtype}, not of its "
-                    "type and cutout size: repack it into one file"
+                    f"{where} is virtual and its source '{shown(name)}' is {source.shape} {source.dtype}, of another "
+                    "type or cutout size: repack it into one file"
                 )
             check_float(source, f"{where}, source '{shown(name)}'")
             if high - low != last - first or not 0 <= low < high <= rows or not 0 <= first < last <= source.shape[0]:
@@ -285,7 +289,7 @@ class Hdf5File:
         ends = [0, *(part[1] for part in parts)]
         if [part[0] for part in parts] != ends[:-1] or ends[-1] != rows:
             raise InputFileError(
-                f"{where} is virtual and its sources do not cover its {rows} cutouts each once; {COPY}"
+                f"{where} is virtual and its sources do not cover each of its {rows} cutouts once; {COPY}"
             )
         return VirtualPixels(parts)
 
@@ -300,7 +304,7 @@ class Hdf5File:
         codes, values = [code for code, *_ in filters], {code: values for code, _, values, _ in filters}
         check_filters(filters_of(creation), where)
         if sum(code in (GZIP, LZF) for code in codes) > 1 or values.get(SHUFFLE, (kind.itemsize,)) != (kind.itemsize,):
-            raise InputFileError(f"{where} has filters {codes} that do not go together; {COPY}")
+            raise InputFileError(f"{where} has incompatible filters {codes}; {COPY}")
         self.raw(path)
         fill = fill_value(creation, kind)
         table = chunk_table(dataset, where, path.stat().st_size, codes, fill, size)
@@ -312,12 +316,12 @@ class Hdf5File:
         return ChunkedPixels(path, dataset.shape, chunks, kind, tuple(codes), table, fill, self.raw)
 
     def _check_chunks(self, dataset: Any, where: str, path: Path) -> None:
-        """Check that all chunks of a small data set of any type are there and unpack, as HDF5 itself does not."""
+        """Check that all chunks of a small data set of any type exist and unpack, which HDF5 itself does not check."""
         for _ in self._unpacked(dataset, where, path):
             pass
 
     def _unpacked(self, dataset: Any, where: str, path: Path) -> Iterator[tuple[int, Any]]:
-        """Yield number and bytes of all chunks of a small data set."""
+        """Yield index and bytes of all chunks of a small data set."""
         creation, itemsize = dataset.id.get_create_plist(), stored_size(dataset.id.get_type())
         size = math.prod(dataset.chunks) * itemsize
         codes = [creation.get_filter(number)[0] for number in range(creation.get_nfilters())]
@@ -331,15 +335,15 @@ class Hdf5File:
                 yield number, undo_filters(packed, codes, mask, size, itemsize)
 
     def values(self, dataset: Any, where: str, rows: Any = ()) -> NDArray[Any]:
-        """Read values of any type but lists: numbers, records, texts (as `str`).
+        """Read values of any type except lists: numbers, records, strings (as `str`).
 
         Args:
             dataset: of `find`.
             where: file and name, for errors.
-            rows: which ones; all without it.
+            rows: index; default all.
 
         Raises:
-            InputFileError: They cannot be read.
+            InputFileError: The values cannot be read.
         """
         with damage_named(where):
             self.check_written(dataset, where)
@@ -347,13 +351,13 @@ class Hdf5File:
             if text is not None and text.length is None:
                 found: NDArray[Any] = self._texts(dataset, where)[rows]
             elif dataset.dtype.hasobject:
-                raise InputFileError(f"{where} has the type {shown(dataset.dtype)}; wanted are numbers or texts")
+                raise InputFileError(f"{where} has the type {shown(dataset.dtype)}; expected numbers or strings")
             else:
                 found = (dataset if text is None else dataset.asstr())[rows]
             return found
 
     def _texts(self, dataset: Any, where: str) -> NDArray[Any]:
-        """Read texts of any length, which lie in heaps over which HDF5 may never end if they are damaged."""
+        """Read variable-length strings, which are stored in heaps; on damaged ones HDF5 may never return."""
         path, shape, itemsize = Path(dataset.file.filename), dataset.shape, stored_size(dataset.id.get_type())
         layout, stored = dataset.id.get_create_plist().get_layout(), np.zeros(shape, f"V{itemsize}")
         if layout == h5py.h5d.CHUNKED:
@@ -365,10 +369,12 @@ class Hdf5File:
                 stored[box] = chunk[tuple(map(slice, stored[box].shape))]
         elif layout == h5py.h5d.CONTIGUOUS and dataset.id.get_offset() is not None:
             if dataset.id.get_offset() + stored.nbytes > path.stat().st_size:
-                raise InputFileError(f"{where} declares more texts than are in the file; {COPY}")
+                raise InputFileError(f"{where} declares more strings than are in the file; {COPY}")
             read_exactly(self.raw(path), stored.reshape(-1).view(np.uint8).data, dataset.id.get_offset())
         elif stored.size:
-            raise InputFileError(f"{where} has texts that are virtual or in the header: store them as usual")
+            raise InputFileError(
+                f"{where} has strings in virtual or header storage: store them contiguously or in chunks"
+            )
         texts, heaps = np.full(stored.shape, "", object), {}
         for place, item in zip(np.ndindex(stored.shape), stored.reshape(-1), strict=True):
             length, address, index = struct.unpack("<IQI", item.tobytes())
@@ -377,29 +383,29 @@ class Hdf5File:
                     heaps[address] = self._heap(path, address + dataset.file.userblock_size)
                 text = heaps[address][index]
                 if len(text) != length:
-                    raise ValueError("a text has another length than its place")
+                    raise ValueError("a string has another length than declared")
                 texts[place] = text.decode()
         return texts
 
     def _heap(self, path: Path, offset: int) -> dict[int, bytes]:
-        """Return the texts of a global heap collection (HDF5 File Format Specification, III.E)."""
+        """Return the strings of a global heap collection (HDF5 File Format Specification, III.E)."""
         number, end = self.raw(path), path.stat().st_size
         signature, size = struct.unpack("<8sQ", os.pread(number, 16, offset) if offset < end else b"")
         if signature[:5] != b"GCOL\x01" or not 16 <= size <= end - offset:
-            raise ValueError("a heap of texts is not where it should be")
+            raise ValueError("a heap of strings is missing")
         data, place, found = os.pread(number, size, offset), 16, {}
         while place + 16 <= size:
             index, length = struct.unpack_from("<H6xQ", data, place)
             if index == 0:  # the rest is free
                 break
             if length > size - place - 16:
-                raise ValueError("a text leads out of its heap")
+                raise ValueError("a string extends beyond its heap")
             found[index] = data[place + 16 : place + 16 + length]
             place += 16 + -(-length // 8) * 8
         return found
 
     def _check_apart(self, dataset: Any, where: str, places: NDArray[np.int64]) -> None:
-        """Check that the bytes of a data set are not those of another object in its group.
+        """Check that the bytes of a data set do not overlap those of another object in its group.
 
         Args:
             dataset: an h5py data set.
@@ -419,12 +425,12 @@ class Hdf5File:
             for first, size in spans:
                 before = int(np.searchsorted(places[:, 0], first + size)) - 1
                 if size and before >= 0 and places[before, 0] + places[before, 1] > first:
-                    raise InputFileError(f"{where} lies upon '{shown(key.decode('utf-8', 'replace'))}'; {COPY}")
+                    raise InputFileError(f"{where} overlaps '{shown(key.decode('utf-8', 'replace'))}'; {COPY}")
 
     def _check_end(self, dataset: Any, where: str, codes: Sequence[int], table: NDArray[np.int64]) -> None:
-        """Check that the last chunks hold nothing behind the last cutout: then there were more of them.
+        """Check that the last chunks hold no data after the last cutout, which would mean that cutouts are missing.
 
-        HDF5 keeps the fill value there, also when a data set is made smaller.
+        HDF5 keeps the fill value there, even when a data set is shrunk.
         """
         chunks, creation = dataset.chunks, dataset.id.get_create_plist()
         if not {*codes} <= PLAIN or creation.get_fill_time() == h5py.h5d.FILL_TIME_NEVER:
@@ -443,10 +449,10 @@ def check_float(dataset: Any, where: str) -> None:
     """Check that a data set has one of the three usual floating-point types.
 
     Raises:
-        InputFileError: It has not.
+        InputFileError: It has another type.
     """
     kind = dataset.dtype
-    wanted = "wanted is a floating-point type (SSTa in K): convert the data to float32"
+    wanted = "expected a floating-point type (SSTa in K): convert the data to float32"
     if kind.kind != "f":
         raise InputFileError(f"{where} has the type {shown(kind)}; {wanted}")
     usual = [getattr(h5py.h5t, f"IEEE_F{bits}{order}") for bits in (16, 32, 64) for order in ("LE", "BE")]
@@ -455,7 +461,7 @@ def check_float(dataset: Any, where: str) -> None:
 
 
 def _row_range(space: Any, shape: tuple[int, ...], where: str) -> tuple[int, int]:
-    """Return the rows [first, end) of a selection of whole cutouts."""
+    """Return the rows [first, end) of a selection of complete cutouts."""
     if space.get_select_type() == h5py.h5s.SEL_ALL:
         return 0, int(shape[0])
     low, high = space.get_select_bounds()
@@ -463,11 +469,11 @@ def _row_range(space: Any, shape: tuple[int, ...], where: str) -> tuple[int, int
     box = (end - first) * math.prod(shape[1:])
     if any(low[1:]) or [n + 1 for n in high[1:]] != [*shape[1:]] or space.get_select_npoints() != box:
         raise InputFileError(
-            f"{where} is virtual with sources that are not runs of whole cutouts: repack it into one file"
+            f"{where} is virtual with sources that are not runs of complete cutouts: repack it into one file"
         )
     return first, end
 
 
 def _tail(what: str) -> str:
-    """Return a text without the path that it begins with."""
+    """Return a message without the path at its start."""
     return what.partition(": ")[2] or what

@@ -1,7 +1,7 @@
-"""Where the links of an HDF5 file lead, and its data sets that lie in other files: followed here before HDF5 does.
+"""Targets of the links of an HDF5 file, and data sets stored in other files: checked before HDF5 follows them.
 
 An HDF5 file can name any file of the machine: as the target of a link, as the source of a virtual data set, as the
-place of a data set's bytes. HDF5 opens what is named, and gives its bytes as values of the first file.
+external storage of a data set. HDF5 opens these files, and returns their bytes as values of the first file.
 """
 
 import os
@@ -21,7 +21,7 @@ from nenya.storage.small_files import is_regular
 from nenya.storage.texts import shown
 
 Links = Literal["folder", "any", "none"]
-"""Where data may lie: in the file's own folder and below, anywhere, or in the file itself only."""
+"""Where data may be stored: in the file's own folder and below, anywhere, or in the file itself only."""
 
 _PLAIN = {GZIP, SHUFFLE, FLETCHER32, LZF}
 _MOST_OBJECTS = 100_000
@@ -33,11 +33,11 @@ COPY_IN = "copy its data into the file itself"
 
 @dataclass(frozen=True)
 class Bounds:
-    """Where the data of a file may lie.
+    """Where the data of a file may be stored.
 
     Attributes:
         path: the file, None for one in memory.
-        links: as `Links` says.
+        links: see `Links`.
         advice: what to do about a file that is refused.
     """
 
@@ -60,19 +60,19 @@ class Bounds:
     def leads_elsewhere(self, where: str) -> InputFileError:
         """Return the error for an item of a file of which no link is followed."""
         return InputFileError(
-            f"{self.name}: '{where}' leads to other files or places by a link, external storage or a virtual data set, "
-            "which are not followed: refused; store the array itself"
+            f"{self.name}: '{where}' uses a link, external storage or a virtual data set, which are not followed: "
+            "refused; store the array itself"
         )
 
     def check(self, places: Iterable[Path], what: str) -> list[Path]:
-        """Return which of the places that HDF5 may look at are there.
+        """Return which of the paths where HDF5 may look exist.
 
         Args:
             places: of `candidates`.
             what: what leads there, for errors: `'name' is a link`.
 
         Raises:
-            InputFileError: One of them is out of bounds, or no ordinary file, which HDF5 might wait for.
+            InputFileError: One of them is out of bounds, or not a regular file, on which HDF5 might block.
         """
         found = [place for place in places if os.path.lexists(place) and not place.is_dir()]
         for place in found if self.links != "any" else []:
@@ -80,17 +80,17 @@ class Bounds:
                 where = f"{shown(place.resolve())}, out of the file's own folder"
                 raise InputFileError(f"{self.name}: {what} to {where}: refused; {self.advice}")
             if place.exists() and not is_regular(place):
-                raise InputFileError(f"{self.name}: {what} to {shown(place)}, which is no ordinary file: refused")
+                raise InputFileError(f"{self.name}: {what} to {shown(place)}, which is not a regular file: refused")
         return [place for place in found if place.is_file()]
 
 
 def candidates(holder: Path, name: str, variable: str) -> list[Path]:
-    """Return the places, in order, where HDF5 or nenya may look for a file that another one names.
+    """Return the paths, in order, where HDF5 or nenya may look for a file that another one names.
 
     Args:
-        holder: the file that has the name in it.
+        holder: the file that contains the name.
         name: of the other file.
-        variable: of the environment, which has folders to look in.
+        variable: environment variable with further folders.
     """
     folder, tried = Path(os.path.abspath(holder)).parent, [Path(name)] if os.path.isabs(name) else []
     relative, value = os.path.basename(name) if tried else name, os.environ.get(variable, "")
@@ -101,7 +101,7 @@ def candidates(holder: Path, name: str, variable: str) -> list[Path]:
 
 
 def outside(creation: Any) -> Iterator[tuple[str, str, str]]:
-    """Yield the files that a data set names: what it is, the file's name, the variable of the environment."""
+    """Yield the files that a data set names: description, file name, environment variable."""
     for number in range(creation.get_external_count()):
         yield "has its data by a reference", os.fsdecode(creation.get_external(number)[0]), "HDF5_EXTFILE_PREFIX"
     if creation.get_layout() == h5py.h5d.VIRTUAL:
@@ -112,7 +112,7 @@ def outside(creation: Any) -> Iterator[tuple[str, str, str]]:
 
 
 def check_storage(creation: Any, holder: Path, where: str, bounds: Bounds) -> list[Path]:
-    """Check the files that a data set names, and return those that are there.
+    """Check the files that a data set names, and return those that exist.
 
     Args:
         creation: the data set's properties.
@@ -136,11 +136,11 @@ def check_storage(creation: Any, holder: Path, where: str, bounds: Bounds) -> li
 
 @dataclass
 class _Walk:
-    """Goes through the objects of a file, each once, and through the files that its links lead to.
+    """Visits the objects of a file, each once, and the files that its links lead to.
 
     Attributes:
         bounds: of the file.
-        files: that links lead to, still to be gone through.
+        files: that links lead to, not yet visited.
         known: all of them so far.
         seen: objects (file, address).
     """
@@ -151,13 +151,13 @@ class _Walk:
     seen: set[tuple[int, int]] = field(default_factory=set)
 
     def file(self, opened: Any, holder: Path) -> None:
-        """Go through one file."""
+        """Visit the objects of one file."""
         groups: deque[tuple[Any, str, int]] = deque([(h5py.h5g.open(opened, b"/"), "", 0)])
         self._is_new(groups[0][0])
         while groups:
             group, path, depth = groups.popleft()
             if depth > _MOST_DEPTH:
-                raise InputFileError(f"{self.bounds.name}: groups within {depth} others; {COPY}")
+                raise InputFileError(f"{self.bounds.name}: more than {depth - 1} levels of groups; {COPY}")
             for key in group:
                 name = f"{path}/{shown(key.decode('utf-8', 'replace'))}".lstrip("/")[-300:]
                 item = self._item(group, key, name, holder)
@@ -165,9 +165,9 @@ class _Walk:
                     groups.append((item, name, depth + 1))
 
     def _item(self, group: Any, key: bytes, name: str, holder: Path) -> Any:
-        """Check a link; return the object that it leads to, None where that is known or in another file."""
+        """Check a link; return the object that it leads to, None if that is known or in another file."""
         kind = group.links.get_info(key).type
-        if kind == h5py.h5l.TYPE_SOFT:  # within the file, where every further link is looked at
+        if kind == h5py.h5l.TYPE_SOFT:  # within the file, where every link is checked
             if self.bounds.links == "none":
                 raise self.bounds.leads_elsewhere(name)
             return None
@@ -175,7 +175,7 @@ class _Walk:
             self._external(os.fsdecode(group.links.get_val(key)[0]), name, holder)
             return None
         if kind != h5py.h5l.TYPE_HARD:
-            raise InputFileError(f"{self.bounds.name}: '{name}' is a link of an unknown kind ({kind}): refused")
+            raise InputFileError(f"{self.bounds.name}: '{name}' is a link of unknown type ({kind}): refused")
         item = h5py.h5o.open(group, key)
         if not self._is_new(item):
             return None
@@ -186,7 +186,7 @@ class _Walk:
         return item
 
     def known_files(self, places: list[Path], *, virtual: Any = None) -> None:
-        """Note files to be gone through as well: those of links, and the sources of virtual data sets."""
+        """Add files to be visited: those of links, and the sources of virtual data sets."""
         if virtual is not None and virtual.get_layout() != h5py.h5d.VIRTUAL:
             return
         for place in {place.resolve() for place in places} - self.known:
@@ -204,7 +204,7 @@ class _Walk:
         codes = {creation.get_filter(number)[0] for number in range(creation.get_nfilters())}
         if self.bounds.links == "none" and codes - _PLAIN:
             raise InputFileError(
-                f"{self.bounds.name}: '{name}' is packed by other filters than gzip, shuffle, lzf "
+                f"{self.bounds.name}: '{name}' uses other filters than gzip, shuffle, lzf "
                 f"and fletcher32 ({sorted(codes - _PLAIN)}): repack it (h5repack -f GZIP=4)"
             )
 
@@ -219,15 +219,15 @@ class _Walk:
 
 
 def check_links(file: Any, bounds: Bounds) -> None:
-    """Check every object of an open file, of whatever HDF5 would follow: no link and no data lead out of bounds.
+    """Check every object of an open file, including all that HDF5 would follow: no link and no data lead out of bounds.
 
     Args:
         file: an h5py file.
         bounds: where its data may lie.
 
     Raises:
-        InputFileError: One does, or is of a kind that only a program can follow; the file is damaged, or has more
-            objects than are looked at.
+        InputFileError: A link is out of bounds or of unknown type; the file is damaged, or has more objects than are
+            checked.
     """
     walk = _Walk(bounds)
     holder = bounds.path or Path("file")

@@ -1,7 +1,7 @@
-"""Opening HDF5 files for reading: the one door, at which links are checked, and later each chunk before HDF5 has it.
+"""Opening HDF5 files for reading: links are checked on opening, and each chunk before HDF5 reads it.
 
-`open_hdf5` gives an h5py file whose groups and data sets are h5py's, but for this: before values are read, it is
-checked that they fit into memory, that they lie where they may, and that their chunks hold all of their bytes.
+`open_hdf5` returns an h5py file with one difference: before values are read, it is checked that they fit into memory,
+are stored where they may be, and that their chunks are complete.
 """
 
 import io
@@ -29,15 +29,15 @@ from nenya.storage.small_files import is_regular
 from nenya.storage.texts import shown
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_MOST_SOURCES = 8  # virtual data sets within each other
+_MOST_SOURCES = 8  # nested virtual data sets
 _MOST_MISSING = 1_000_000  # chunks that are looked for
-_MOST_SPARE = 2**26  # bytes of a chunk beyond what the data need
+_MOST_SPARE = 2**26  # bytes of a chunk beyond the size of the data
 _MOST_CHUNK = 2**32 - 1  # bytes unpacked
 
 
 @dataclass
 class _Chunks:
-    """Chunks of a data set, by where they begin: those that the file lists, and those that were found whole."""
+    """Chunks of a data set, by their first element: those listed in the file, and those found complete."""
 
     filters: list[Filter]
     listed: frozenset[tuple[int, ...]]
@@ -46,10 +46,10 @@ class _Chunks:
 
 @dataclass
 class Guard:
-    """What an open file, its groups and its data sets share.
+    """State shared by an open file, its groups and its data sets.
 
     Attributes:
-        bounds: where data may lie.
+        bounds: where data may be stored.
         chunks: of data sets (file, address) that were read.
     """
 
@@ -58,7 +58,7 @@ class Guard:
 
 
 class _Guarded:
-    """A file or group whose items are guarded as it is."""
+    """A file or group whose items are guarded too."""
 
     guard: Guard
 
@@ -72,7 +72,7 @@ class _Guarded:
 
     @property
     def file(self) -> Any:
-        """The file that an item is in, guarded as well."""
+        """The file of an item, guarded too."""
         return _guarded(File(h5py.h5i.get_file_id(self.id)), self.guard)  # type: ignore[attr-defined]
 
 
@@ -87,7 +87,7 @@ class Group(_Guarded, h5py.Group):  # type: ignore[misc]
 class Dataset(h5py.Dataset):  # type: ignore[misc]
     """An h5py data set whose values are checked before they are read."""
 
-    __module__ = h5py.Dataset.__module__  # h5netcdf asks for it to know whose data set this is
+    __module__ = h5py.Dataset.__module__  # h5netcdf uses it to identify the library of a data set
     guard: Guard
     file = _Guarded.file
 
@@ -101,14 +101,14 @@ class Dataset(h5py.Dataset):  # type: ignore[misc]
         super().read_direct(dest, source_sel, dest_sel)
 
     def check(self, args: Any = ..., depth: int = 0) -> None:
-        """Check the values that an index stands for.
+        """Check the values that an index selects.
 
         Args:
             args: the index.
             depth: of virtual data sets around this one.
 
         Raises:
-            InputFileError: They do not fit into memory, lie out of bounds, or their chunks are damaged.
+            InputFileError: They do not fit into memory, are stored out of bounds, or their chunks are damaged.
         """
         where = f"{self.guard.bounds.name}: '{shown((self.name or '').lstrip('/'))}'"
         with damage_named(where):
@@ -130,10 +130,10 @@ class Dataset(h5py.Dataset):  # type: ignore[misc]
                 self.id.get_storage_size(),
             )
             if inside and stored and stored < math.prod(self.shape) * stored_size(self.id.get_type()):
-                raise InputFileError(f"{where} declares more bytes than the {stored} that it has; {COPY}")
+                raise InputFileError(f"{where} declares more bytes than the {stored} stored; {COPY}")
 
     def _check_outside(self, creation: Any, where: str, depth: int) -> None:
-        """Check the other files that the values lie in."""
+        """Check the other files that contain the values."""
         holder, count = Path(os.fsdecode(self.file.filename)), creation.get_external_count()
         check_storage(creation, holder, where.partition(": '")[2].rstrip("'"), self.guard.bounds)
         there = 0
@@ -141,14 +141,16 @@ class Dataset(h5py.Dataset):  # type: ignore[misc]
             tried = candidates(holder, os.fsdecode(name), "HDF5_EXTFILE_PREFIX")
             place = next((place for place in tried if is_regular(place)), None)
             if place is None:
-                raise InputFileError(f"{where} has its data in the file {shown(os.fsdecode(name))}, which is not there")
+                raise InputFileError(
+                    f"{where} has its data in the file {shown(os.fsdecode(name))}, which does not exist"
+                )
             there += max(0, min(int(size), place.stat().st_size - int(offset)))
         if count and there < math.prod(self.shape) * stored_size(self.id.get_type()):
             raise InputFileError(f"{where} has only {there} bytes of its data in other files; copy them again")
         if creation.get_layout() != h5py.h5d.VIRTUAL:
             return
         if depth >= _MOST_SOURCES:
-            raise InputFileError(f"{where} is virtual, with sources that are virtual {depth} times: repack it")
+            raise InputFileError(f"{where} is virtual, with {depth} levels of virtual sources: repack it")
         names = {
             (creation.get_virtual_filename(n), creation.get_virtual_dsetname(n))
             for n in range(creation.get_virtual_count())
@@ -161,21 +163,21 @@ class Dataset(h5py.Dataset):  # type: ignore[misc]
         if file == ".":
             source = self.file.get(name)
             if not isinstance(source, Dataset):
-                raise InputFileError(f"{where} is virtual and its source '{shown(name)}' is not there")
+                raise InputFileError(f"{where} is virtual and its source '{shown(name)}' does not exist")
             source.check(depth=depth + 1)
             return
         places = [place for place in candidates(holder, file, "HDF5_VDS_PREFIX") if is_regular(place)]
         if not places:
-            raise InputFileError(f"{where} is virtual, with a source in the file {shown(file)}, which is not there")
+            raise InputFileError(f"{where} is virtual, with a source in the file {shown(file)}, which does not exist")
         for place in dict.fromkeys(place.resolve() for place in places):
             with open_hdf5(place, guard=Guard(self.guard.bounds)) as other:
                 source = other.get(name)
                 if not isinstance(source, Dataset):
-                    raise InputFileError(f"{where} is virtual and its source '{shown(name)}' is not there")
+                    raise InputFileError(f"{where} is virtual and its source '{shown(name)}' does not exist")
                 source.check(depth=depth + 1)
 
     def _check_chunks(self, box: Sequence[range], where: str) -> None:
-        """Check the chunks that a part of the data set lies in, each once."""
+        """Check the chunks that contain a part of the data set, each once."""
         info = h5py.h5o.get_info(self.id)
         key = (int(info.fileno), int(info.addr))
         known = self.guard.chunks.get(key) or self._find_chunks(where)
@@ -190,7 +192,7 @@ class Dataset(h5py.Dataset):  # type: ignore[misc]
         for corner in itertools.product(*grid):
             if corner in known.whole:
                 continue
-            try:  # looked up as HDF5 does when it reads, which a damaged list need not agree with
+            try:  # looked up as HDF5 does when it reads; a damaged list may disagree
                 mask, packed = self.id.read_direct_chunk(corner)
             except (OSError, RuntimeError, ValueError):
                 if corner in known.listed:
@@ -200,7 +202,7 @@ class Dataset(h5py.Dataset):  # type: ignore[misc]
             known.whole.add(corner)
 
     def _find_chunks(self, where: str) -> _Chunks:
-        """Find where the chunks lie, and check that they can lie there."""
+        """Find the positions of the chunks, and check that they are possible."""
         filters = filters_of(self.id.get_create_plist())
         check_filters(filters, where)
         size, found = math.prod(self.chunks) * stored_size(self.id.get_type()), []
@@ -209,7 +211,7 @@ class Dataset(h5py.Dataset):  # type: ignore[misc]
         self.id.chunk_iter(lambda chunk: found.append(chunk))
         places = [(c.byte_offset, c.size, c.filter_mask) for c in found if c.byte_offset not in (None, 2**64 - 1)]
         if any(not 0 <= value < 2**62 for place in places for value in place):
-            raise InputFileError(f"{where} has chunks outside of the file; {COPY}")
+            raise InputFileError(f"{where} has chunks outside the file; {COPY}")
         loose = sum(
             1 << i for i, (code, values) in enumerate(filters) if code == h5py.h5z.FILTER_SHUFFLE and not values
         )
@@ -233,18 +235,18 @@ def open_hdf5(
 
     Args:
         path: the file, or its bytes.
-        links: where its links may lead, and its data lie.
-        advice: what to do about a file that leads elsewhere; `COPY_IN` where no option allows it.
-        guard: of a file that leads to this one, which was checked with it; or of one whose links are followed step
-            by step.
+        links: where its links may lead, and its data be stored.
+        advice: what to do about a file with such links; `COPY_IN` if no option allows them.
+        guard: that of a file linking to this one, which was checked with it; or of one whose links are followed
+            step by step.
         settings: further arguments of `h5py.File`.
 
     Returns:
         An h5py file, whose data sets are checked as they are read.
 
     Raises:
-        InputFileError: It does not open: it does not exist, is a folder, is not HDF5, is cut short; or it leads to
-            where it may not.
+        InputFileError: It cannot be opened: it does not exist, is a folder, is not HDF5, is truncated; or its links
+            are not allowed.
     """
     name = "this file"
     if isinstance(path, Path):
@@ -253,7 +255,7 @@ def open_hdf5(
         _check_kind(path)
     try:
         file = File(path, "r", **settings)
-    except Exception as error:  # on a damaged file HDF5 raises many a kind
+    except Exception as error:  # HDF5 raises various exceptions for a damaged file
         raise InputFileError(f"{name}: {_why_closed(path, error)}") from error
     file.guard = guard or Guard(Bounds(path if isinstance(path, Path) else None, links, advice))
     try:
@@ -266,18 +268,18 @@ def open_hdf5(
 
 
 def map_floats(file: Any, name: str, raw: IO[bytes]) -> NDArray[np.float32] | None:
-    """Map a data set of float32 into memory as it lies, None where that cannot be.
+    """Memory-map a data set of float32, None if that is not possible.
 
-    Only what lies in the file itself, in one piece, not packed and in this machine's byte order, is mapped, and of the
-    very file that is open: another one may have taken its name since.
+    Only contiguous, uncompressed data in the file itself and in this machine's byte order are mapped, and only from the
+    file that is open: its name may refer to another one by now.
 
     Args:
         file: of `open_hdf5`.
         name: of the data set.
-        raw: the same file, opened apart: a map of HDF5's own would keep its lock.
+        raw: the same file, opened separately: a map of HDF5's own would keep its lock.
 
     Returns:
-        Copied on write, as torch takes nothing that is read-only.
+        A copy-on-write map, as torch does not accept read-only arrays.
     """
     dataset = file[name]
     creation, own = dataset.id.get_create_plist(), h5py.h5o.get_info(file.id).fileno
@@ -295,12 +297,12 @@ def map_floats(file: Any, name: str, raw: IO[bytes]) -> NDArray[np.float32] | No
 
 
 def list_datasets(file: Any, most: int = 12) -> str:
-    """Name the data sets of an open file with their shapes, at most `most` of them; no link is followed."""
+    """Return the names and shapes of the data sets of an open file, at most `most`; no link is followed."""
     found: list[str] = []
     groups, left = [("", file)], 1000
     while groups and left:
         prefix, group = groups.pop(0)
-        with suppress(Exception):  # of what is damaged: this is the text of another error
+        with suppress(Exception):  # damaged parts are skipped: this is part of another message
             for key in itertools.islice(group.id, left):
                 left -= 1
                 name = prefix + key.decode("utf-8", "replace")
@@ -312,11 +314,11 @@ def list_datasets(file: Any, most: int = 12) -> str:
                 elif isinstance(item, h5py.Group):
                     groups.append((f"{name}/", item))
     more = f" and {len(found) - most} more" if len(found) > most else ""
-    return (", ".join(found[:most]) + more) or "no data set at all"
+    return (", ".join(found[:most]) + more) or "no data sets"
 
 
 def _guarded(item: Any, guard: Guard) -> Any:
-    """Return an item of h5py as one that is guarded."""
+    """Return an h5py item as a guarded one."""
     if isinstance(item, h5py.Dataset) and not isinstance(item, Dataset):
         item = Dataset(item.id, readonly=True)
     elif isinstance(item, h5py.Group) and not isinstance(item, _Guarded):
@@ -337,7 +339,7 @@ def _bytes_of(file: Any) -> int:
 
 
 def _box(shape: tuple[int, ...], args: Any) -> list[range]:
-    """Return, for each axis, the range that an index of h5py's lies within."""
+    """Return, for each axis, the range that contains an h5py index."""
     parts = [part for part in (args if isinstance(args, tuple) else (args,)) if not isinstance(part, str)]
     whole = [range(size) for size in shape]
     if any(isinstance(part, h5py.h5r.Reference | h5py.MultiBlockSlice) or np.ndim(part) > 1 for part in parts):
@@ -346,12 +348,12 @@ def _box(shape: tuple[int, ...], args: Any) -> list[range]:
     tail = parts[place + 1 :]
     parts = [*parts[:place], *[slice(None)] * (len(shape) - place - len(tail)), *tail]
     if len(parts) != len(shape):
-        return whole  # h5py says what is wrong
+        return whole  # h5py raises the error
     return [_part(size, part) for size, part in zip(shape, parts, strict=True)]
 
 
 def _part(size: int, part: Any) -> range:
-    """Return the range of an axis that one part of an index lies within."""
+    """Return the range of an axis that contains one part of an index."""
     if isinstance(part, slice):
         return range(*part.indices(size))
     numbers = np.asarray(part)
@@ -364,15 +366,17 @@ def _part(size: int, part: Any) -> range:
 
 def _check_kind(path: Path) -> None:
     if path.is_dir():
-        raise InputFileError(f"{path}: this is a folder; wanted is an HDF5 file of cutouts: name a file in it")
+        raise InputFileError(f"{path}: expected an HDF5 file of cutouts, got a folder: name a file in it")
     if not path.exists():
         raise InputFileError(f"{path}: no such file; check the path")
     if not is_regular(path):
-        raise InputFileError(f"{path}: this is no ordinary file; wanted is an HDF5 file of cutouts")
+        raise InputFileError(
+            f"{path}: expected an HDF5 file of cutouts, got something other than a regular file; check the path"
+        )
 
 
 def _why_closed(path: Path | io.BytesIO, error: BaseException) -> str:
-    """Find out why a file that exists does not open."""
+    """Return why an existing file cannot be opened."""
     try:
         if isinstance(path, Path):
             with path.open("rb") as file:
@@ -382,12 +386,12 @@ def _why_closed(path: Path | io.BytesIO, error: BaseException) -> str:
     except OSError as refused:
         return f"cannot be read ({refused.strerror}); check its permissions"
     if not head:
-        return "the file is empty; copy or make it again"
+        return "the file is empty; copy or create it again"
     if head != _SIGNATURE:
-        return f"not an HDF5 file (it begins with {head!r}); wanted is an HDF5 file of cutouts"
+        return f"expected an HDF5 file of cutouts, got a file that begins with {head!r}"
     if isinstance(error, OSError) and (error.errno in NO_LOCKS or isinstance(error, BlockingIOError)):
         return (
-            f"cannot be locked ({os.strerror(error.errno or 0)}): wait for the program that writes it; where the file "
+            f"cannot be locked ({os.strerror(error.errno or 0)}): wait for the program that writes it; if the file "
             "system has no locks, set HDF5_USE_FILE_LOCKING=FALSE"
         )
-    return f"the HDF5 file is truncated or damaged ({one_line(error)}); copy or make it again"
+    return f"the HDF5 file is truncated or damaged ({one_line(error)}); copy or create it again"

@@ -24,7 +24,7 @@ _MAX_CHUNK_CACHE = 512 * 2**20  # bytes; beyond it unaligned reads unpack some c
 
 @dataclass(frozen=True)
 class Partition:
-    """One data set of cutouts, as it lies in the file.
+    """One data set of cutouts, as stored in the file.
 
     Attributes:
         name: Name of the data set: `train`, `valid`.
@@ -32,8 +32,8 @@ class Partition:
         dtype: NumPy name of the stored type with its byte order, such as `<f4`.
         chunks: Shape of a chunk, None for contiguous storage.
         filters: Names of HDF5's filters in the order of writing, such as ("shuffle", "gzip").
-        offset: Byte in the file where contiguous data begin, None for any other storage.
-        sources: Further files that the data lie in: links, virtual data sets and external storage lead there.
+        offset: First byte of contiguous data in the file, None for any other storage.
+        sources: Further files that contain the data, through links, virtual data sets and external storage.
     """
 
     name: str
@@ -81,20 +81,20 @@ class Partition:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the whole partition as float32."""
+        """Bytes of the complete partition as float32."""
         return self.rows * self.row_bytes
 
     @property
     def mappable(self) -> bool:
-        """Whether the data can be memory-mapped as they lie: contiguous little-endian float32."""
+        """Whether the data can be memory-mapped directly: contiguous little-endian float32."""
         return self.offset is not None and self.dtype == "<f4"
 
 
 def describe_partition(file: Hdf5File, name: str, dataset: Any) -> tuple[Partition, Pixels]:
-    """Check one data set, describe it and find its pixels."""
+    """Check one data set, and return its description and its pixels."""
     where = f"{file.path}: '{shown(name)}'"
     if not isinstance(dataset, h5py.Dataset):
-        raise InputFileError(f"{where} is a {type(dataset).__name__.lower()}; wanted is a data set of cutouts")
+        raise InputFileError(f"{where} expected a data set of cutouts, got a {type(dataset).__name__.lower()}")
     with damage_named(where):
         _check_shape(where, dataset.shape)
         check_float(dataset, where)
@@ -114,7 +114,7 @@ def describe_partition(file: Hdf5File, name: str, dataset: Any) -> tuple[Partiti
 
 
 def find_partitions(file: Hdf5File, partitions: Sequence[str]) -> dict[str, Partition]:
-    """Describe the partitions that a file has, and check what goes with them."""
+    """Describe the partitions of a file, and check their labels and metadata."""
     found = {}
     for name in partitions:
         dataset = file.find(name)
@@ -126,18 +126,18 @@ def find_partitions(file: Hdf5File, partitions: Sequence[str]) -> dict[str, Part
 
 
 def check_companion(file: Hdf5File, name: str) -> Any:
-    """Return a data set that goes with a partition, None if there is none."""
+    """Return the labels or metadata of a partition, None if there are none."""
     where, dataset = f"{file.path}: '{shown(name)}'", file.find(name)
     if dataset is None:
         return None
     if not isinstance(dataset, h5py.Dataset):
-        raise InputFileError(f"{where} is a {type(dataset).__name__.lower()}; wanted is a data set")
+        raise InputFileError(f"{where} expected a data set, got a {type(dataset).__name__.lower()}")
     file.check_written(dataset, where)
     return dataset
 
 
 def _check_shape(where: str, shape: tuple[int, ...] | None) -> None:
-    """Refuse anything but N > 0 square one-channel cutouts."""
+    """Check that a shape is that of N > 0 square one-channel cutouts."""
     if shape is None or len(shape) not in (3, 4):
         raise InputFileError(f"{where} has the shape {shape}; {_EXPECTED}: reshape the data")
     if len(shape) == 4 and shape[1] != 1:
@@ -151,15 +151,15 @@ def _check_shape(where: str, shape: tuple[int, ...] | None) -> None:
             f"{where} has cutouts of {shape[-2]} x {shape[-1]} pixels; {_EXPECTED}: cut them to squares"
         )
     if 0 in shape:
-        raise InputFileError(f"{where} has the shape {shape}: no cutouts in it; make the file again")
+        raise InputFileError(f"{where} has the shape {shape}: it has no cutouts; create the file again")
     if shape[-1] > _MAX_SIDE:
         raise InputFileError(
-            f"{where} has cutouts of {shape[-1]} pixels a side, at most {_MAX_SIDE} can be read; cut them"
+            f"{where} has cutouts with a side of {shape[-1]} pixels, expected at most {_MAX_SIDE}; cut them"
         )
 
 
 def chunk_cache(info: Partition) -> tuple[int, int]:
-    """Size HDF5's chunk cache for two rows of chunks: reads across an edge then unpack each chunk once."""
+    """Return size and slots of HDF5's chunk cache for two rows of chunks, so that each chunk is unpacked once."""
     if info.chunks is None:
         return 2**20, 521
     across = math.prod(-(-size // chunk) for size, chunk in zip(info.shape[1:], info.chunks[1:], strict=True))

@@ -1,4 +1,4 @@
-"""Where the pixels of a data set lie, and reading them from there.
+"""Storage of the pixels of a data set, and reading them.
 
 Letters: N cutouts in a data set, n of them read at once, H rows and W columns of pixels.
 """
@@ -20,12 +20,12 @@ from nenya.data.filters import undo_filters
 Floats = NDArray[np.floating[Any]]
 _Job = tuple[Floats, int, int, int, int]  # of `ChunkedPixels._place`
 Spread = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]  # `map`, or that of a pool of threads
-_KEPT = 2**28  # bytes of unpacked cutouts kept for the next read, when one takes a part of a chunk
-_PIECE = 2**23  # bytes read at once where they are to be converted
+_KEPT = 2**28  # bytes of unpacked cutouts kept for the next read, if a read uses a part of a chunk
+_PIECE = 2**23  # bytes read at once if they are to be converted
 
 
 class Pixels(Protocol):
-    """The pixels of a data set, wherever they lie."""
+    """The pixels of a data set, in any storage."""
 
     def read_into(self, out: Floats, start: int, spread: Spread = map) -> None:
         """Read the cutouts from `start` on into `out` (n, H, W), float32 or the stored type.
@@ -44,7 +44,7 @@ class FlatPixels:
         segments: of each part its file, first byte and number of bytes.
         kind: the stored type.
         items: pixels of a cutout.
-        raw: gives the number of an open file.
+        raw: returns the descriptor of an open file.
     """
 
     segments: list[tuple[Path, int, int]]
@@ -53,8 +53,8 @@ class FlatPixels:
     raw: Callable[[Path], int]
 
     def read_into(self, out: Floats, start: int, spread: Spread = map) -> None:
-        """As `Pixels` says."""
-        if self.kind == out.dtype and out.flags.c_contiguous:  # as fast as memory is: threads would not help
+        """See `Pixels`."""
+        if self.kind == out.dtype and out.flags.c_contiguous:  # limited by memory speed: threads would not help
             self._fill(out.reshape(-1).data.cast("B"), start * self.items * self.kind.itemsize)
             return
         step = max(1, _PIECE // (self.items * self.kind.itemsize))
@@ -63,7 +63,7 @@ class FlatPixels:
             pass
 
     def _convert(self, piece: tuple[Floats, int]) -> None:
-        """Read the cutouts of a piece: where they go, first row."""
+        """Read the cutouts of a piece: target and first row."""
         out, start = piece
         stored = np.empty(out.shape, self.kind)
         self._fill(stored.reshape(-1).view(np.uint8).data, start * self.items * self.kind.itemsize)
@@ -79,33 +79,33 @@ class FlatPixels:
             else:
                 offset -= size
         if len(view):
-            raise OSError(errno.EIO, "the data end early")
+            raise OSError(errno.EIO, "the data are truncated")
 
 
 @dataclass
 class HeaderPixels:
-    """A small data set that lies within the file's own structures."""
+    """A small data set stored in the file's header."""
 
     stored: NDArray[Any]
 
     def read_into(self, out: Floats, start: int, spread: Spread = map) -> None:
-        """As `Pixels` says."""
+        """See `Pixels`."""
         convert(out, self.stored[start : start + len(out)].reshape(out.shape))
 
 
 @dataclass
 class LibraryPixels:
-    """Chunks packed by a filter that only the HDF5 library has."""
+    """Chunks compressed with a filter that only the HDF5 library has."""
 
     dataset: Any
 
     def read_into(self, out: Floats, start: int, spread: Spread = map) -> None:
-        """As `Pixels` says."""
+        """See `Pixels`."""
         step, *pixels = self.dataset.chunks
         rows = range(start // step * step, start + len(out), step)
         steps = (range(0, size, chunk) for size, chunk in zip(self.dataset.shape[1:], pixels, strict=True))
         for corner in itertools.product(rows, *steps):
-            if self.dataset.id.get_chunk_info_by_coord(corner).byte_offset is None:  # HDF5 would give fill values
+            if self.dataset.id.get_chunk_info_by_coord(corner).byte_offset is None:  # HDF5 would return fill values
                 raise OSError(errno.EIO, f"the chunk at {corner} is not found")
         convert(out, self.dataset[start : start + len(out)].reshape(out.shape))
 
@@ -117,7 +117,7 @@ class VirtualPixels:
     parts: list[tuple[int, int, int, Pixels]]
 
     def read_into(self, out: Floats, start: int, spread: Spread = map) -> None:
-        """As `Pixels` says."""
+        """See `Pixels`."""
         for low, high, first, source in self.parts:
             begin, end = max(low, start), min(high, start + len(out))
             if begin < end:
@@ -126,7 +126,7 @@ class VirtualPixels:
 
 @dataclass
 class ChunkedPixels:
-    """Chunks, packed or not.
+    """Chunks, compressed or not.
 
     Attributes:
         path: the file.
@@ -134,9 +134,9 @@ class ChunkedPixels:
         chunks: shape of a chunk.
         kind: the stored type.
         codes: HDF5's numbers of the filters, in the order of writing.
-        table: (chunks, 3) int64, in the order of the grid: first byte (-1: never written), bytes, filters left out.
+        table: (chunks, 3) int64, in the order of the grid: first byte (-1: never written), bytes, skipped filters.
         fill: value of chunks that were never written.
-        raw: gives the number of an open file.
+        raw: returns the descriptor of an open file.
     """
 
     path: Path
@@ -150,7 +150,7 @@ class ChunkedPixels:
     _kept: dict[int, Floats] = field(default_factory=dict, init=False)
 
     def read_into(self, out: Floats, start: int, spread: Spread = map) -> None:
-        """As `Pixels` says; where rows are asked for that share a chunk with others, these are kept for later."""
+        """See `Pixels`; if requested rows share a chunk with others, these are kept for the next read."""
         step, rows, stop = self.chunks[0], self.shape[0], start + len(out)
         jobs: list[_Job] = []
         parts, unpacked = [], dict(self._kept)
@@ -173,7 +173,7 @@ class ChunkedPixels:
             self._kept = {last: unpacked[last]}
 
     def _row_jobs(self, target: Floats, first: int, skip: int) -> Iterator[_Job]:
-        """Yield the jobs for one row of the grid, from whose first cutout `first` on `skip` ones are left out."""
+        """Yield the jobs for one row of the grid, skipping `skip` cutouts from its first one, `first`."""
         (*_, height, width), (step, *_, tall, wide) = self.shape, self.chunks
         across = -(-width // wide)
         count = -(-height // tall) * across
@@ -181,7 +181,7 @@ class ChunkedPixels:
             yield target, first // step * count + index, skip, index // across * tall, index % across * wide
 
     def _place(self, job: _Job) -> None:
-        """Unpack a chunk into its place: target, number of the chunk, cutouts left out, its corner (y, x)."""
+        """Unpack a chunk to its position: target, index of the chunk, skipped cutouts, its corner (y, x)."""
         target, number, skip, y, x = job
         part = target[:, y : y + self.chunks[-2], x : x + self.chunks[-1]]
         chunk = self._chunk(number)
@@ -197,7 +197,7 @@ class ChunkedPixels:
             return None
         packed = os.pread(self.raw(self.path), size, offset)
         if len(packed) < size:
-            raise OSError(errno.EIO, "the file ends early")
+            raise OSError(errno.EIO, "the file is truncated")
         raw = undo_filters(packed, self.codes, mask, math.prod(self.chunks) * self.kind.itemsize, self.kind.itemsize)
         chunk = np.frombuffer(raw, self.kind).reshape(self.chunks)
         return chunk[:, 0] if chunk.ndim == 4 else chunk
@@ -207,25 +207,25 @@ def read_exactly(number: int, view: memoryview, offset: int) -> None:
     """Read bytes of an open file into a buffer.
 
     Raises:
-        OSError: The file ends before.
+        OSError: The file is too short.
     """
     while len(view):
         count = os.preadv(number, [view], offset)
         if not count:
-            raise OSError(errno.EIO, "the file ends early")
+            raise OSError(errno.EIO, "the file is truncated")
         view, offset = view[count:], offset + count
 
 
 def check_order(pixels: "Pixels", first: Floats, start: int) -> None:
-    """Check that pixels do not make sense in the other byte order alone: one bit of the file says which it is.
+    """Check that pixels are not plausible only in the other byte order, which one damaged bit of the file can change.
 
     Args:
-        pixels: where `first` was read.
+        pixels: the pixels from which `first` was read.
         first: a cutout (H, W).
         start: its row.
 
     Raises:
-        ValueError: They do.
+        ValueError: They are.
     """
 
     def sensible(values: Floats) -> float:
@@ -237,11 +237,11 @@ def check_order(pixels: "Pixels", first: Floats, start: int) -> None:
         swapped: Pixels = replace(pixels, kind=pixels.kind.newbyteorder())
         swapped.read_into(other, start)
         if sensible(other) > 0.9:
-            raise ValueError("the pixels make sense in the other byte order only")
+            raise ValueError("the pixels are plausible only in the other byte order")
 
 
 def convert(out: Floats, stored: NDArray[Any]) -> None:
-    """Copy pixels of any floating-point type; what float32 cannot hold becomes infinite."""
+    """Copy pixels of any floating-point type; values beyond float32 become infinite."""
     size = out.itemsize
     if stored.dtype == out.dtype and stored.shape == out.shape and out.strides[-1] == stored.strides[-1] == size:
         run = f"V{size * out.shape[-1]}"  # rows of pixels as single items: copied twice as fast

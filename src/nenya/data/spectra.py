@@ -6,8 +6,8 @@ directions and transformed; |FFT|^2 is averaged over the waves within each of S 
 band, so P ~ wavelength^beta; alpha = -beta is the slope against log wavenumber. P is a density per area of the plane of
 wavenumbers: a spectrum along a line is less steep by one.
 
-That is the published recipe, and what its figures compare with. Two things make it steeper than a field is: its wide
-bins, whose mean is that of their long waves, and the window's leakage. `PERIODIC` is without both.
+This is the published recipe, for comparison with its figures. Two effects make its spectra steeper than the field: the
+wide bins, whose mean is dominated by long waves, and the leakage of the window. `PERIODIC` avoids both.
 
 Letters: N cutouts, n of them at once, S pixels a side, B bins.
 """
@@ -16,7 +16,7 @@ import functools
 import logging
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +25,6 @@ from scipy import fft  # type: ignore[import-untyped, unused-ignore]  # scipy sh
 from nenya.data.cutouts import CutoutFile, read_blocks
 from nenya.errors import InputFileError, OptionError
 
-if TYPE_CHECKING:
-    pass
-
 log = logging.getLogger(__name__)
 
 Float64Array = NDArray[np.float64]
@@ -35,15 +32,15 @@ Float64Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a spectrum is taken.
+    """How a spectrum is computed.
 
     Attributes:
-        detrend: what is removed beside the mean: "plane", "lines" (a line of its own from each column and then from
+        detrend: trend removed in addition to the mean: "plane", "lines" (a line from each column and then from
             each row: it takes power from the long waves and bends even white noise), or "none".
         window: "hann" in both directions, or "none".
         average: over the waves of a bin, "mean" of P at the centre of the bin, or "log": mean of log P at the mean of
             log k, in which the width of the bins does not bend a power law.
-        band: least and greatest wavelength in pixels that the slope is fitted over.
+        band: smallest and largest wavelength in pixels over which the slope is fitted.
     """
 
     detrend: str = "plane"
@@ -53,7 +50,7 @@ class Recipe:
 
 
 PERIODIC = Recipe(detrend="none", window="none", average="log")
-"""For fields that go on beyond one edge as they begin at the other; it gives their exponent as it is."""
+"""For periodic fields; it returns their exponent without bias."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +86,9 @@ class _Bins:
         half = size // 2
         rows = np.rint(np.fft.fftfreq(size) * size).astype(np.int64)[:, None]
         square = (rows**2 + np.arange(half + 1) ** 2).reshape(-1)
-        # sqrt(2) waves wide, since the largest |k| is sqrt(2) half; in whole numbers, so that no edge is missed.
+        # Bins are sqrt(2) waves wide, since the largest |k| is sqrt(2) half; integer arithmetic keeps the edges exact.
         bins = np.minimum([math.isqrt(int(number) // 2) for number in square], half - 1)
-        weight = np.full((size, half + 1), 2.0)  # of the full plane's waves, each stands for two
+        weight = np.full((size, half + 1), 2.0)  # each represents two waves of the full plane
         weight[:, [0, half] if size % 2 == 0 else [0]] = 1
         self.weight = weight.reshape(-1)
         if self.log:
@@ -122,7 +119,7 @@ def _bins(size: int, average: str) -> _Bins:
 
 
 def wavenumbers(size: int, average: str = "mean") -> Float64Array:
-    """Return where the bins of images of S pixels are: (B,) cycles per pixel, B = S // 2."""
+    """Return the centres of the bins for images of S pixels: (B,) cycles per pixel, B = S // 2."""
     return _bins(size, average).centres
 
 
@@ -131,14 +128,14 @@ def power(images: NDArray[np.floating[Any]], recipe: Recipe | None = None) -> Fl
 
     Args:
         images: (n, S, S) or (n, 1, S, S).
-        recipe: how.
+        recipe: how the spectrum is computed.
 
     Returns:
-        |FFT|^2, (n, S, S // 2 + 1) float64, in squared units of the image; NaN for an image with pixels that are not
-        finite.
+        |FFT|^2, (n, S, S // 2 + 1) float64, in squared units of the image; NaN for an image with non-finite
+        pixels.
 
     Raises:
-        InputFileError: Another shape, or fewer than 8 pixels a side.
+        InputFileError: Another shape, or fewer than 8 pixels along a side.
     """
     recipe = recipe or Recipe()
     fields = _fields(images)
@@ -165,7 +162,7 @@ def _fields(images: NDArray[np.floating[Any]]) -> Float64Array:
         array = array[:, 0]
     if array.ndim != 3 or array.shape[1] != array.shape[2] or array.shape[2] < 8:
         raise InputFileError(
-            f"images of shape {np.shape(images)}: wanted is (N, S, S) or (N, 1, S, S) with S of 8 pixels at least"
+            f"expected images (N, S, S) or (N, 1, S, S) with S of at least 8 pixels, got {np.shape(images)}"
         )
     return array
 
@@ -196,10 +193,10 @@ def fit_slopes(radial: Float64Array, size: int, recipe: Recipe | None = None) ->
     Args:
         radial: (n, B), of `radial_power`.
         size: pixels S along each side of the images.
-        recipe: that they were taken by.
+        recipe: with which they were computed.
 
     Returns:
-        beta and its standard error, (n,) each, NaN where a power is zero or not finite; and the number of bins.
+        beta and its standard error, (n,) each, NaN if a power is zero or not finite; and the number of bins.
 
     Raises:
         OptionError: Fewer than three bins lie in the band.
@@ -210,7 +207,7 @@ def fit_slopes(radial: Float64Array, size: int, recipe: Recipe | None = None) ->
     count = int(chosen.sum())
     if count < 3:
         raise OptionError(
-            f"band={list(band)} pixels holds {count} of the bins of a {size}-pixel cutout; wanted are at least 3"
+            f"band={list(band)} pixels holds {count} of the bins of a {size}-pixel cutout; expected at least 3"
         )
     x = np.log(1 / centres[chosen])
     x -= x.mean()
@@ -226,13 +223,13 @@ def fit_slopes(radial: Float64Array, size: int, recipe: Recipe | None = None) ->
 
 @dataclass
 class MeanSpectrum:
-    """The average of spectra that come in blocks.
+    """The average of spectra, added in blocks.
 
     Attributes:
         size: pixels S along each side of the images.
-        recipe: how they are taken.
-        rows: images that went in.
-        left_out: images with pixels that are not finite.
+        recipe: how they are computed.
+        rows: number of images added.
+        left_out: number of images with non-finite pixels.
     """
 
     size: int
@@ -242,7 +239,7 @@ class MeanSpectrum:
     _total: Float64Array = field(default_factory=lambda: np.zeros(0), repr=False)
 
     def add(self, images: NDArray[np.floating[Any]]) -> Float64Array:
-        """Add images (n, S, S) or (n, 1, S, S); returns their own spectra (n, B), NaN for those left out."""
+        """Add images (n, S, S) or (n, 1, S, S); returns their own spectra (n, B), NaN for skipped ones."""
         found = power(images, self.recipe)
         good = np.isfinite(found).all(axis=(1, 2))
         total = found[good].sum(axis=0)
@@ -253,7 +250,7 @@ class MeanSpectrum:
 
     @property
     def wavelength(self) -> Float64Array:
-        """Of the bins (B,), in pixels, the longest first."""
+        """Wavelengths of the bins (B,), in pixels, the longest first."""
         return 1 / wavenumbers(self.size, self.recipe.average)
 
     @property
@@ -261,10 +258,12 @@ class MeanSpectrum:
         """The average over the images, then over the waves of each bin: (B,).
 
         Raises:
-            InputFileError: No image went in.
+            InputFileError: No image was added.
         """
         if not self.rows:
-            raise InputFileError(f"none of {self.left_out} cutouts is free of NaN: no spectrum can be taken")
+            raise InputFileError(
+                f"expected cutouts without NaN, but all {self.left_out} have some: no spectrum can be computed"
+            )
         averaged: Float64Array = _bins(self.size, self.recipe.average).average(self._total[None] / self.rows)[0]
         return averaged
 
@@ -278,16 +277,16 @@ class MeanSpectrum:
 def file_spectrum(
     file: CutoutFile, partition: str, recipe: Recipe | None = None
 ) -> tuple[MeanSpectrum, Float64Array, Float64Array]:
-    """Take the spectra of a partition.
+    """Compute the spectra of a partition.
 
     Args:
         file: of `inspect_cutouts`.
         partition: its name.
-        recipe: how.
+        recipe: how the spectrum is computed.
 
     Returns:
         The average, and for each cutout its alpha = -beta and the standard error of it, (N,) each; NaN for a cutout
-        with pixels that are not finite or all the same.
+        with non-finite or constant pixels.
     """
     mean = MeanSpectrum(file.partitions[partition].width, recipe or Recipe())
     slopes, errors = [], []

@@ -1,8 +1,8 @@
-"""How many samples a szip stream holds: HDF5 shows whatever was in memory where a stream ends early.
+"""Number of samples in a szip stream: HDF5 returns uninitialised memory where a stream is truncated.
 
 The stream is a sequence of blocks (CCSDS 121.0-B, "Lossless Data Compression"); their lengths are followed, and the
-samples are not computed. A block that is longer than the samples themselves is damage: no encoder writes one, and the
-decoder's quick ways rely on that.
+samples are not computed. A block that is longer than the samples themselves is an error: no encoder writes one, and the
+decoder's fast paths rely on that.
 """
 
 from dataclasses import dataclass
@@ -10,20 +10,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-_NEAREST_NEIGHBOUR = 32  # option: each scan line begins with a sample as it is
-_REST_OF_SEGMENT = 5  # code of zero blocks that means: up to the segment's end
+_NEAREST_NEIGHBOUR = 32  # option: each scan line begins with an uncoded sample
+_REST_OF_SEGMENT = 5  # code of zero blocks up to the end of the segment
 _SEGMENT = 64  # blocks
-_WINDOW = 2**19  # bytes looked at together
-_ENDS = "a compressed chunk ends early, or is damaged"
+_WINDOW = 2**19  # bytes unpacked together
+_ENDS = "a compressed chunk is truncated or damaged"
 
 
 @dataclass
 class _Bits:
-    """The bits of a stream, and where its ones are.
+    """The bits of a stream, and the positions of its ones.
 
     Attributes:
         stream: the bytes.
-        place: number of the next bit.
+        place: index of the next bit.
     """
 
     stream: bytes
@@ -41,7 +41,7 @@ class _Bits:
         self.before = np.concatenate([[0], np.cumsum(bits, dtype=np.int32)])
 
     def take(self, count: int) -> int:
-        """Return the number that a few bits make, at most 8."""
+        """Return the value of the next bits, at most 8."""
         byte, self.place = self.place >> 3, self.place + count
         if self.place > self.end:
             raise ValueError(_ENDS)
@@ -50,13 +50,13 @@ class _Bits:
         )
 
     def skip(self, count: int) -> None:
-        """Pass bits by."""
+        """Skip bits."""
         self.place += count
         if self.place > self.end:
             raise ValueError(_ENDS)
 
     def skip_ones(self, count: int, most: int) -> int:
-        """Pass by so many ones and the zeros before them; return how many zeros, of at most `most` bits in all."""
+        """Skip this many ones and the zeros before them; return the number of zeros, within at most `most` bits."""
         start = self.place
         if not count:
             return 0
@@ -74,39 +74,39 @@ class _Bits:
 
 
 def check_szip(packed: bytes, values: tuple[int, ...], size: int) -> None:
-    """Check that a chunk packed by HDF5's szip filter holds all of its bytes.
+    """Check that a chunk compressed by HDF5's szip filter is complete.
 
     Args:
-        packed: as it lies in the file: length unpacked, 4 bytes, and the stream.
+        packed: as stored in the file: length unpacked, 4 bytes, and the stream.
         values: of the filter: options, pixels of a block, bits of a pixel, pixels of a scan line.
         size: bytes of the chunk unpacked.
 
     Raises:
-        ValueError: It does not.
+        ValueError: It is not.
     """
     if len(values) < 4 or len(packed) < 4 or int.from_bytes(packed[:4], "little") != size:
-        raise ValueError(f"a compressed chunk does not hold the {size} bytes that it should")
+        raise ValueError(f"a compressed chunk does not hold the expected {size} bytes")
     options, block, bits, line = values[:4]
     word = bits // 8 if bits in (32, 64) else 1
     bits = 8 if word > 1 else bits
     sample = 1 if bits <= 8 else 2 if bits <= 16 else 4
     if not 0 < bits <= 32 or not 0 < block <= 64 or block % 2 or not 0 < line <= 2**20 or size % (word * sample):
-        raise ValueError("a compressed chunk has parameters that it cannot have")
+        raise ValueError("a compressed chunk has impossible parameters")
     padded, last = -(-line // block) * block, size // sample - 1
     wanted = last // line * padded + last % line + 1
     _follow(_Bits(bytes(packed[4:])), wanted, block, bits, padded, referenced=bool(options & _NEAREST_NEIGHBOUR))
 
 
 def _follow(stream: _Bits, wanted: int, block: int, bits: int, line: int, *, referenced: bool) -> None:
-    """Go through the blocks until there were as many samples as are wanted.
+    """Follow the blocks up to the requested number of samples.
 
     Args:
         stream: the bits.
         wanted: number of samples.
         block: samples of a block.
         bits: of a sample.
-        line: samples of a scan line, whole blocks.
-        referenced: whether the first sample of each line is stored as it is.
+        line: samples of a scan line, complete blocks.
+        referenced: whether the first sample of each line is stored uncoded.
     """
     code = 3 if bits <= 8 else 4 if bits <= 16 else 5
     most, done = block * bits, 0
@@ -138,5 +138,5 @@ def _zero_blocks(told: int, place: int, blocks: int) -> int:
     if told == _REST_OF_SEGMENT:
         count = min(blocks - place, _SEGMENT - place % _SEGMENT)
     if count > blocks - place:
-        raise ValueError("a compressed chunk has more zeros than its line has room for")
+        raise ValueError("a compressed chunk has more zeros than fit into its line")
     return count

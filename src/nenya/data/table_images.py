@@ -1,4 +1,4 @@
-"""Cutouts of the rows of a table, read from the files that it names.
+"""Cutouts of the rows of a table, read from the files named in it.
 
 Letters: N rows of the table, H and W pixels of a cutout.
 """
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 
 class TableImages:
-    """Cutouts by the rows of a table; nothing is read but what is asked for.
+    """Cutouts by rows of a table; only requested cutouts are read.
 
     Args:
         data: cutout files: a path, folder, glob, s3:// address or a list.
-        table: with pp_file, pp_type and pp_idx, joined by `nenya.tables.keys`; without pp_file it is of the only file.
-        loader: names of the partitions, and the folder of copies from S3; by default the usual ones.
+        table: with pp_file, pp_type and pp_idx, as of `nenya.tables.keys`; without pp_file it is of the only file.
+        loader: names of the partitions, and the folder of copies from S3.
 
     Attributes:
         known: (N,) bool, rows whose cutout is in one of the files.
-        note: how many rows have none, and why; empty where all have one.
+        note: number of rows without a cutout, and why; empty if all have one.
 
     Raises:
         InputFileError: A file cannot be used, the table lacks a column, or no row has a cutout here.

@@ -1,4 +1,4 @@
-"""Whole partitions for random access: in memory, mapped where they lie, or unpacked once into a cache.
+"""Complete partitions for random access: in memory, memory-mapped, or unpacked once into a cache.
 
 Letters: N cutouts in a partition, H rows and W columns of pixels.
 """
@@ -44,31 +44,31 @@ def load_partition(
     progress: bool | Report = False,
     allow_external: bool = False,
 ) -> NDArray[np.float32]:
-    """Make all cutouts of a partition ready for fast random access.
+    """Return all cutouts of a partition for fast random access.
 
-    The first of these that is possible: an array in memory; a map of the source itself, where the data lie in
-    it as contiguous float32; a map of an unpacked copy in `cache_dir`, which is made once and used again
-    until the source's fingerprint changes. Each process that loads into memory holds its own array; with a
+    The first possible of these: an array in memory; a memory map of the source, if the data are contiguous float32; a
+    memory map of an unpacked copy in `cache_dir`, which is created once and reused until the source's fingerprint
+    changes. Each process that loads into memory holds its own array; with a
     limit of 0, the processes of one machine share the pages of the map.
 
     Args:
         path: The cutout file.
         partition: Name of the data set.
-        cache_dir: Folder for unpacked copies, made if it is missing. Of every source and partition the last
-            one is kept. None: no copies.
-        memory_limit: Bytes up to which a partition (4 N H W) is held in memory; None: half of what is
-            available.
-        progress: True for a progress bar; or a function that is called with the numbers of cutouts done and
-            in all.
+        cache_dir: Folder for unpacked copies, created if missing; the last copy of each source and partition is
+            kept. None: no copies.
+        memory_limit: Bytes up to which a partition (4 N H W) is held in memory; None: half of the
+            available memory.
+        progress: True for a progress bar; or a function that is called with the numbers of completed and of
+            all cutouts.
         allow_external: Whether links may lead out of the file's folder.
 
     Returns:
         (N, H, W) float32: a new array, or a read-only map.
 
     Raises:
-        InputFileError: If the file is not a good cutout file, or is damaged.
-        OptionError: If the partition exceeds the memory limit and there is no `cache_dir`.
-        OutputError: If the cache cannot be written, or the disk has too little room.
+        InputFileError: The file is not a valid cutout file, or is damaged.
+        OptionError: The partition exceeds the memory limit and there is no `cache_dir`.
+        OutputError: The cache cannot be written, or the disk has too little space.
     """
     with CutoutReader(path, partition, allow_external=allow_external) as reader:
         info = reader.info
@@ -90,7 +90,7 @@ def load_partition(
 
 
 def unpack_into(out: NDArray[np.float32], reader: CutoutReader, report: Report) -> None:
-    """Read a whole partition into an array, in slabs of whole chunks.
+    """Read a complete partition into an array, in slabs of complete chunks.
 
     Args:
         out: (N, H, W) float32, C-contiguous.
@@ -98,7 +98,7 @@ def unpack_into(out: NDArray[np.float32], reader: CutoutReader, report: Report) 
         report: Called after every slab.
 
     Raises:
-        InputFileError: If the file is damaged; the rows are named.
+        InputFileError: The file is damaged; the message names the rows.
     """
     info = reader.info
     with Threads() as threads:
@@ -108,31 +108,31 @@ def unpack_into(out: NDArray[np.float32], reader: CutoutReader, report: Report) 
 
 
 def _cached(reader: CutoutReader, folder: Path, progress: bool | Report) -> NDArray[np.float32]:
-    """Map the unpacked copy of a partition, made first if there is none of the same fingerprint."""
+    """Map the unpacked copy of a partition, created first if there is none of the same fingerprint."""
     source = hashlib.sha256(str(reader.path.resolve()).encode()).hexdigest()[:8]
     stem = f"{reader.path.stem}_{reader.partition}_{source}".replace("/", "_")
     final = (
         folder / f"{stem}_{fingerprint(reader.path, reader.partition, allow_external=reader.allow_external)[:16]}.npy"
     )
-    if not _whole(final, reader.info):
+    if not _is_complete(final, reader.info):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with one_at_a_time(folder / f"{stem}.lock") as alone:
-                if not _whole(final, reader.info):
+                if not _is_complete(final, reader.info):
                     if alone:
                         _remove_old(folder, stem)
                     _unpack(reader, final, progress)
         except OSError as error:
             raise OutputError(
                 f"{folder}: the unpacked copy of {reader.path} cannot be written ({error.strerror}); "
-                "name another folder with loader.cache_dir"
+                "choose another folder with loader.cache_dir"
             ) from error
     array: NDArray[np.float32] = np.load(final, mmap_mode="r", allow_pickle=False)
     return array
 
 
-def _whole(path: Path, info: Partition) -> bool:
-    """Tell whether a cached copy is there with all of its bytes."""
+def _is_complete(path: Path, info: Partition) -> bool:
+    """Return whether a cached copy exists and is complete."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError):
@@ -141,7 +141,7 @@ def _whole(path: Path, info: Partition) -> bool:
 
 
 def _remove_old(folder: Path, stem: str) -> None:
-    """Remove what a killed process, or an earlier state of the source, left behind."""
+    """Remove files of killed processes and copies of earlier states of the source."""
     sweep(folder)
     for path in folder.glob(f"{stem}_*.npy"):
         log.info("removing the outdated copy %s", path)
@@ -149,7 +149,7 @@ def _remove_old(folder: Path, stem: str) -> None:
 
 
 def _unpack(reader: CutoutReader, final: Path, progress: bool | Report) -> None:
-    """Write the unpacked copy under a temporary name and move it into place."""
+    """Write the unpacked copy under a temporary name and rename it."""
     info = reader.info
     free = shutil.disk_usage(final.parent).free
     if free < info.nbytes + 2**20:
@@ -159,7 +159,7 @@ def _unpack(reader: CutoutReader, final: Path, progress: bool | Report) -> None:
         shape = (info.rows, info.height, info.width)
         array = np.lib.format.open_memmap(temporary, "w+", np.dtype("<f4"), shape)
         with temporary.open("r+b") as file:
-            try:  # a write to a map that finds no room kills the process: take all of the room first
+            try:  # a write to a map on a full disk kills the process: allocate all space first
                 os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
             except OSError as error:
                 if error.errno == errno.ENOSPC:
@@ -172,13 +172,13 @@ def _unpack(reader: CutoutReader, final: Path, progress: bool | Report) -> None:
 def _no_room(folder: Path, needed: int, free: int) -> OutputError:
     return OutputError(
         f"{folder}: unpacking needs {needed / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB left: free "
-        "some, or name another folder with loader.cache_dir"
+        "some, or choose another folder with loader.cache_dir"
     )
 
 
 @contextmanager
 def _reporting(progress: bool | Report, title: str) -> Iterator[Report]:
-    """Yield a function that takes the numbers of cutouts done and in all."""
+    """Yield a function that takes the numbers of completed and of all cutouts."""
     if not isinstance(progress, bool):
         yield progress
     elif not progress:

@@ -1,4 +1,4 @@
-"""How an option is declared and checked: default, meaning, type and what is possible."""
+"""Declaration and check of an option: default, meaning, type and possible values."""
 
 import dataclasses
 import difflib
@@ -17,17 +17,17 @@ Check = Callable[[Any], bool]
 
 
 def one_of(*choices: str | float) -> tuple[str, Check]:
-    """Return the text and the check of a choice."""
+    """Return the description and the check of a choice."""
     return "one of " + ", ".join(map(str, choices)), lambda value: value in choices
 
 
 def at_least(low: float) -> tuple[str, Check]:
-    """Return the text and the check of a finite number of at least `low`."""
+    """Return the description and the check of a finite number of at least `low`."""
     return f"a number of at least {low:g}", lambda value: math.isfinite(value) and value >= low
 
 
 def above(low: float) -> tuple[str, Check]:
-    """Return the text and the check of a finite number above `low`."""
+    """Return the description and the check of a finite number above `low`."""
     return f"a number above {low:g}", lambda value: math.isfinite(value) and value > low
 
 
@@ -38,13 +38,13 @@ def parse_size(value: Any) -> int:
     """Return the bytes that a size such as `500MB`, `1.5GB` or a number of bytes means.
 
     Raises:
-        ValueError: It is no size, or not above 0.
+        ValueError: It is not a size above 0.
     """
     match = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?)\s*([KMGT]?I?B?)", str(value).strip().upper().replace("E+", "E"), re.I)
     unit = match[2].replace("I", "") if match else ""
     size = float(match[1]) * _UNITS[unit if unit.endswith("B") or not unit else unit + "B"] if match else 0.0
     if not size >= 1:
-        raise ValueError(f"{value} is no size")
+        raise ValueError(f"expected a size such as 500MB, got {value}")
     return int(size)
 
 
@@ -57,7 +57,7 @@ def is_size(value: Any) -> bool:
 
 
 def option(default: Any, doc: str, check: tuple[str, Check] | None = None) -> Any:
-    """Declare an option: default, meaning and (text, check) of what is possible."""
+    """Declare an option: default, meaning and (description, check) of possible values."""
     metadata = {"doc": doc, "check": check}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
@@ -75,7 +75,7 @@ def is_number(value: Any) -> bool:
 
 
 def suggest(name: str, known: list[str]) -> str:
-    """Return '; did you mean X?' for the nearest of the known names, else an empty text."""
+    """Return '; did you mean X?' for the nearest of the known names, else an empty string."""
     near = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {near[0]}?" if near else ""
 
@@ -90,11 +90,11 @@ def check_keys(values: Mapping[str, Any], known: list[str], where: str) -> None:
 
 
 _WORDS = {
-    int: "a whole number",
+    int: "an integer",
     float: "a number",
     bool: "true or false",
-    str: "a text",
-    list: "a list of whole numbers",
+    str: "a string",
+    list: "a list of integers",
 }
 
 
@@ -108,7 +108,7 @@ def _convert(value: Any, annotation: Any, name: str) -> Any:
     elif value is None:
         if annotation not in kinds:
             return None
-        raise OptionError(f"{name} is empty: wanted {_WORDS[annotation]}")
+        raise OptionError(f"{name} is empty: expected {_WORDS[annotation]}")
     kind = kinds[0]
     if kind is list:
         return _int_list(value, name)
@@ -119,23 +119,23 @@ def _convert(value: Any, annotation: Any, name: str) -> Any:
         str: isinstance(value, str | int | float) and not isinstance(value, bool),
     }[kind]
     if not good:
-        raise OptionError(f"{name}={value}: wanted {_WORDS[kind]}")
+        raise OptionError(f"{name}={value}: expected {_WORDS[kind]}")
     return kind(value)
 
 
 def _int_list(value: Any, name: str) -> list[int]:
-    """Return a list of whole numbers from a list or from a text such as '700, 800, 900'."""
+    """Return a list of integers from a list or from a string such as '700, 800, 900'."""
     items = value.strip("[] ").split(",") if isinstance(value, str) else value
     if isinstance(items, int):
         items = [items]
     try:
         return [int(v) for v in items if str(v).strip()]
     except (TypeError, ValueError):
-        raise OptionError(f"{name}={value}: wanted {_WORDS[list]}") from None
+        raise OptionError(f"{name}={value}: expected {_WORDS[list]}") from None
 
 
 def build(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:
-    """Build and check one section (or the whole) from plain values."""
+    """Build and check one section, or all options, from plain values."""
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     check_keys(values, list(fields), prefix)
     built: dict[str, Any] = {}
@@ -143,7 +143,7 @@ def build(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:
         declared, name = fields[key], prefix + key
         if dataclasses.is_dataclass(declared.type):
             if not isinstance(value, Mapping):
-                raise OptionError(f"{name}={value}: wanted a section with keys, such as {name}.key=value")
+                raise OptionError(f"{name}={value}: expected a section with keys, such as {name}.key=value")
             built[key] = build(declared.type, value, name + ".")  # type: ignore[arg-type]
             continue
         if key == "random_jitter" and isinstance(value, str):
@@ -151,7 +151,7 @@ def build(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:
         built[key] = _convert(value, declared.type, name)
         check = declared.metadata.get("check")
         if check and built[key] is not None and not _holds(check[1], built[key]):
-            raise OptionError(f"{name}={value}: wanted {check[0]} ({declared.metadata['doc']})")
+            raise OptionError(f"{name}={value}: expected {check[0]} ({declared.metadata['doc']})")
     return cls(**built)
 
 
@@ -161,7 +161,7 @@ def to_dict(options: Any) -> dict[str, Any]:
 
 
 def _holds(check: Check, value: Any) -> bool:
-    """Return whether a value passes; one that is beyond all numbers, or of another kind, does not."""
+    """Return whether a value passes a check; one that overflows or has another type does not."""
     try:
         return check(value)
     except (OverflowError, TypeError):

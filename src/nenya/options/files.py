@@ -25,10 +25,10 @@ def model_versions() -> list[str]:
 
 
 def read_group(group: str, name: str) -> dict[str, Any]:
-    """Return the values that a file of a config group states.
+    """Return the values in a file of a config group.
 
     Raises:
-        OptionError: There is no such file; lists those that there are.
+        OptionError: The file does not exist; the message lists the existing ones.
     """
     from omegaconf import OmegaConf
 
@@ -43,8 +43,7 @@ def read_group(group: str, name: str) -> dict[str, Any]:
 def recipe_keys() -> list[str]:
     """Return the options that a recipe of `prepare` may set: how cutouts are made.
 
-    Not among them is what is only the user's to say: where from and where to, whether something is replaced, and
-    with which processes and machines.
+    Options that only the user decides are excluded: input, output, overwriting, and the processes and machines used.
     """
     others = {f.name for f in fields(Options)} - {"seed"} | {"workers", "dask"}
     return [f.name for f in fields(PrepareOptions) if f.name not in others]
@@ -54,7 +53,7 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     """Read a user's own recipe, a YAML file.
 
     Raises:
-        OptionError: There is no such file, it is no YAML mapping, or it sets what a recipe may not.
+        OptionError: The file does not exist, is not a YAML mapping, or sets an option that a recipe may not.
     """
     values = read_yaml(path)
     known, every = recipe_keys(), {f.name for f in fields(PrepareOptions)}
@@ -68,8 +67,8 @@ def read_json(path: str | Path) -> dict[str, Any]:
     """Read a JSON option file, from a local path or an s3:// address.
 
     Raises:
-        OptionError: There is no such file, or it is not a JSON object.
-        StorageError: The service does not give it.
+        OptionError: The file does not exist, or is not a JSON object.
+        StorageError: The service does not return it.
     """
     try:
         text = store().read_bytes(str(path)) if is_s3(path) else read_small(Path(path).expanduser())
@@ -78,9 +77,9 @@ def read_json(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise OptionError(f"{path}: cannot read the option file ({error.strerror}); check the path") from error
     except ValueError as error:
-        raise OptionError(f"{path}: not a JSON option file ({unfit(error)}); mend it at that place") from error
+        raise OptionError(f"{path}: not a JSON option file ({unfit(error)}); correct the file there") from error
     if not isinstance(values, dict):
-        raise OptionError(f"{path}: wanted a JSON object of option names and values, got a {type(values).__name__}")
+        raise OptionError(f"{path}: expected a JSON object of option names and values, got a {type(values).__name__}")
     return values
 
 
@@ -89,15 +88,15 @@ def read_yaml(path: str | Path, *, own: bool = False) -> dict[str, Any]:
 
     Args:
         path: the file.
-        own: whether it is one of nenya's, in which Hydra may fill in values.
+        own: whether it is one of nenya's, in which Hydra may interpolate values.
 
     Raises:
-        OptionError: There is no such file, or it is no small YAML mapping of plain values.
+        OptionError: The file does not exist, or is not a small YAML mapping of plain values.
     """
     try:
         values = read_yaml_file(Path(path).expanduser(), own=own)
     except (OSError, ValueError) as error:
         raise OptionError(f"{path}: cannot read the option file ({unfit(error)}); check the path") from error
     if not isinstance(values, dict):
-        raise OptionError(f"{path}: wanted names and values, got a {type(values).__name__}")
+        raise OptionError(f"{path}: expected a mapping of names and values, got a {type(values).__name__}")
     return {str(key): value for key, value in values.items()}

@@ -1,4 +1,4 @@
-"""The users' flat names of options, as their scripts and JSON files have them: a view on the sections."""
+"""The flat option names of users' scripts and JSON files: a view of the sections."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from nenya.errors import OptionError
 from nenya.options.declare import check_keys
 from nenya.options.sections import ArchiveOptions, AugmentOptions, LossOptions, ModelOptions, OptimOptions, Options
 
-# The users' flat names, and where each lives.
+# Flat name -> section and key.
 FLAT: dict[str, tuple[str, str]] = {
     **{f.name: ("loss", f.name) for f in dataclasses.fields(LossOptions)},
     **{f.name: ("model", f.name) for f in dataclasses.fields(ModelOptions) if f.name not in ("name", "backend")},
@@ -30,7 +30,7 @@ FLAT: dict[str, tuple[str, str]] = {
 }
 
 
-# Keys of old option files that mean nothing here any more, and why.
+# Keys of old option files that have no effect, and why.
 IGNORED: dict[str, str] = {
     "cuda_use": "the accelerator is chosen by trainer.accelerator",
     "n_cuda": "the devices are chosen by trainer.devices",
@@ -56,7 +56,7 @@ IGNORED: dict[str, str] = {
 
 
 def from_flat(values: Mapping[str, Any], name: str = "custom") -> dict[str, dict[str, Any]]:
-    """Return the sections that the users' flat names (a JSON option file) stand for.
+    """Return the sections for the flat names of a JSON option file.
 
     Args:
         values: flat option names and values; without `nchannels` the network has three channels.
@@ -66,7 +66,7 @@ def from_flat(values: Mapping[str, Any], name: str = "custom") -> dict[str, dict
         section -> key -> value, ready for `build_options`.
 
     Raises:
-        OptionError: A key is unknown, or both names of the jitter are there with different values.
+        OptionError: A key is unknown, or both names of the jitter are given with different values.
     """
     check_keys(values, [*FLAT, *IGNORED], "")
     old, new = values.get("random_jitter"), values.get("random_cropjitter")
@@ -93,7 +93,7 @@ def flat_name(options: Options) -> str:
 
 
 def warm_up(options: Options) -> bool:
-    """Return whether training warms up: as asked, and always for batches over 256."""
+    """Return whether training warms up: if requested, and always for batches over 256."""
     return options.optim.warm or options.loader.batch_size_train > 256
 
 

@@ -1,4 +1,4 @@
-"""Options: typed, checked sections, and the flat view on them that users' scripts and JSON files know.
+"""Options in typed, checked sections.
 
 Every option is declared once, here, with its type, default, meaning and check. The Hydra files in ``configs/``
 set values; `build_options` turns a composed configuration into checked dataclasses.
@@ -21,7 +21,7 @@ from nenya.options.declare import (
 )
 
 BACKENDS = ("eager", "folded", "packed", "compiled")
-"""What computes a forward pass in extraction; see `nenya.models.inference`."""
+"""Backends of the forward pass in extraction; see `nenya.models.inference`."""
 
 
 @dataclass
@@ -40,11 +40,11 @@ class ModelOptions:
     )
     backend: str = option(
         "auto",
-        "what computes: auto takes the fastest for the work; compiled compiles training too",
+        "backend of the network: auto takes the fastest; compiled also compiles training",
         one_of("auto", *BACKENDS),
     )
-    weights: str | None = option(None, "where the published weights are; $NAMES are taken from the environment")
-    image_size: int | None = option(None, "side in pixels of the cutouts that this version was made for")
+    weights: str | None = option(None, "path of the published weights; $NAMES are taken from the environment")
+    image_size: int | None = option(None, "side in pixels of the cutouts of this version")
 
 
 @dataclass
@@ -64,7 +64,7 @@ class AugmentOptions:
     random_jitter: Any = option(
         [40, 5],
         "crop side and jitter limit in pixels (recipe v4)",
-        ("two whole numbers [crop, jitter], or 0", is_jitter),
+        ("two integers [crop, jitter], or 0", is_jitter),
     )
     flip: bool = option(True, "flip rows and columns, each with probability 0.5")
     rotate: bool = option(True, "rotate by an angle drawn from 0-360 degrees")
@@ -73,16 +73,16 @@ class AugmentOptions:
     resampling: str = option(
         "two-step", "rotation and crop as two samplings, or as one", one_of("two-step", "composed")
     )
-    padding: str = option("zeros", "what a rotation shows beyond the cutout's edge", one_of("zeros", "reflection"))
+    padding: str = option("zeros", "padding beyond the cutout's edge in a rotation", one_of("zeros", "reflection"))
 
 
 @dataclass
 class PreprocessOptions:
-    """What is done to a cutout before the network sees it in inference."""
+    """Preprocessing of a cutout before the network in inference."""
 
-    file: str = option("none", "cutouts of a file: as they are, or mean removed", one_of("none", "demean"))
-    image: str = option("demean", "a single image: as it is, or mean removed", one_of("none", "demean"))
-    dt_crop: int = option(40, "side in pixels of the central square that DT is taken from", at_least(2))
+    file: str = option("none", "cutouts of a file: unchanged, or mean removed", one_of("none", "demean"))
+    image: str = option("demean", "a single image: unchanged, or mean removed", one_of("none", "demean"))
+    dt_crop: int = option(40, "side in pixels of the central square for DT", at_least(2))
 
 
 @dataclass
@@ -109,26 +109,26 @@ class LoaderOptions:
     cache_dir: str | None = option(None, "folder of unpacked and downloaded copies; default outputs/cache")
     cache_limit: Any = option(
         None,
-        "the most that extraction from or to S3 keeps in cache_dir at a time; default: 4/5 of what is free there",
+        "largest disk use in cache_dir of extraction from or to S3; default: 4/5 of the free space",
         ("a size such as 20GB, 500MB or a number of bytes", is_size),
     )
     memory_limit_gb: float | None = option(
-        None, "data up to this size are unpacked into memory; default: half of what is free", at_least(0)
+        None, "data up to this size are unpacked into memory; default: half of the free memory", at_least(0)
     )
     on_device: str = option(
         "auto",
-        "training data on the device itself: where they fit into half of a GPU's free memory, always, never",
+        "training data in device memory: auto (if they fit into half of the GPU's free memory), always, never",
         one_of("auto", "always", "never"),
     )
     train_key: str = option("train", "partition that is trained on")
     valid_key: str = option("valid", "partition that is validated on")
     labels: str = option("labels", "SupCon labels are read from the data set <partition>_<this>")
-    allow_external: bool = option(False, "read HDF5 links that lead out of the file's own folder")
+    allow_external: bool = option(False, "follow HDF5 links out of the file's own folder")
 
 
 @dataclass
 class ArchiveOptions:
-    """Names and places that the published versions' users know."""
+    """Names and paths of the published versions."""
 
     sensor: str = option("", "MODIS, VIIRS, SWOT, LLC ...")
     model_root: str = option("", "folder below models/ and latents/")
@@ -136,15 +136,15 @@ class ArchiveOptions:
     tbl_file: str = option("", "table of the cutouts")
     orig_tbl_file: str = option("", "table before the latents' columns were added")
     nenya_tbl_file: str = option("", "table with the latents' columns")
-    s3_outdir: str = option("", "where models and latents are kept")
-    data_folder: str = option("./", "where the images file is")
-    trial: int = option(0, "number of the trial, a part of the model's name", at_least(0))
+    s3_outdir: str = option("", "location of models and latents")
+    data_folder: str = option("./", "folder of the images file")
+    trial: int = option(0, "number of the trial, part of the model name", at_least(0))
     note: str = option("", "remark")
 
 
 @dataclass
 class TrainerOptions:
-    """Lightning's own: passed to its Trainer under the same names."""
+    """Options of Lightning's Trainer, passed on under the same names."""
 
     max_epochs: int = option(50, "epochs of training", at_least(1))
     accelerator: str = option("auto", "auto, cpu, gpu, mps ...")
@@ -158,13 +158,13 @@ class TrainerOptions:
     limit_train_batches: Any = option(1.0, "share or number of training batches an epoch")
     limit_val_batches: Any = option(1.0, "share or number of validation batches")
     log_every_n_steps: int = option(20, "steps between log entries", at_least(1))
-    enable_progress_bar: bool | None = option(None, "progress bar; default: where the output is a terminal")
+    enable_progress_bar: bool | None = option(None, "progress bar; default: if the output is a terminal")
     deterministic: bool = option(False, "deterministic algorithms only")
 
 
 @dataclass
 class CheckpointOptions:
-    """What a training run keeps."""
+    """Checkpoints of a training run."""
 
     save_freq: int = option(1, "epochs between checkpoints", at_least(1))
     every_minutes: float = option(10.0, "minutes between checkpoints within an epoch; 0: after each step", at_least(0))
@@ -172,22 +172,22 @@ class CheckpointOptions:
 
 @dataclass
 class LoggerOptions:
-    """Where a run is logged beside its own folder."""
+    """Logging of a run in addition to its own folder."""
 
     name: str = option("none", "none or wandb", one_of("none", "wandb"))
     project: str = option("nenya", "wandb project")
     entity: str | None = option(None, "wandb entity")
-    offline: bool | None = option(None, "wandb offline; default: when there is no key or no network")
-    id: str | None = option(None, "wandb run; a new one by default, the same one in a resume")
+    offline: bool | None = option(None, "wandb offline; default: if there is no key or no network")
+    id: str | None = option(None, "wandb run; default a new one, the same one in a resumed run")
 
 
 @dataclass
 class Options:
-    """The options that commands share; a command adds its own, and says which of the shared ones it uses.
+    """Options shared by the commands; a command adds its own, and declares which of the shared ones it uses.
 
     Attributes:
-        uses: names of the shared options and sections that mean something to the command; None for all of them.
-        instead: a shared option that users may expect -> what the command has in its place.
+        uses: names of the shared options and sections that the command uses; None for all.
+        instead: a shared option that users may expect -> what to use instead.
         positional: the option that a word without `=` sets; of `data` there may be several.
         words: a word without `=` -> the override that it stands for.
     """
@@ -208,9 +208,9 @@ class Options:
     checkpoint: CheckpointOptions = field(default_factory=CheckpointOptions)
     logger: LoggerOptions = field(default_factory=LoggerOptions)
     data: Any = option(None, "cutout files: a path, a glob, a list")
-    out: str | None = option(None, "where the result goes")
-    seed: int = option(1234, "seed of everything random", at_least(0))
-    clobber: bool = option(False, "replace what exists")
+    out: str | None = option(None, "output")
+    seed: int = option(1234, "random seed", at_least(0))
+    clobber: bool = option(False, "overwrite existing outputs")
     debug: bool = option(False, "two batches only")
     traceback: bool = option(False, "show tracebacks of errors")
 
@@ -236,12 +236,12 @@ def build_options(cls: type[O], values: Mapping[str, Any]) -> O:
         The checked options.
 
     Raises:
-        OptionError: A key does not exist or a value is not possible; says what was given and what is possible.
+        OptionError: A key does not exist or a value is invalid; the message says what was given and what is possible.
     """
     options = build(cls, values, "")
     jitter = options.augment.random_jitter
     if options.augment.recipe in ("v4", "v2") and jitter == 0:
         raise OptionError(
-            f"augment.random_jitter=0: recipe {options.augment.recipe} wants two whole numbers, such as [40,5]"
+            f"augment.random_jitter=0: recipe {options.augment.recipe} expects two integers, such as [40,5]"
         )
     return options

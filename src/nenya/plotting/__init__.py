@@ -1,6 +1,6 @@
-"""Figures of cutouts, their latents and their places, of spectra and of learning, drawn without a display.
+"""Figures of cutouts, their latents and positions, of spectra and of training, drawn without a display.
 
-A picture's suffix says its format: .png, .pdf, .svg. Temperatures of one figure share one scale, in K.
+The suffix of a file sets its format: .png, .pdf, .svg. Temperatures in one figure share one scale, in K.
 """
 
 from nenya.plotting.curves import learning_curve, power_spectra, read_losses, variance_spectrum

@@ -25,9 +25,9 @@ def power_spectra(
 
     Args:
         spectra: name -> wavelength in pixels (B,), power (B,), slope beta and its error, P ~ wavelength^beta.
-        path: the picture; its suffix says the format (.png, .pdf, .svg).
-        band: least and greatest wavelength in pixels that the slopes were fitted over.
-        pixel_km: size of a pixel, for an axis in km; in pixels without it.
+        path: output file; its suffix sets the format (.png, .pdf, .svg).
+        band: smallest and largest wavelength in pixels over which the slopes were fitted.
+        pixel_km: pixel size, for an axis in km; default an axis in pixels.
         title: title of the figure.
     """
     scale = pixel_km or 1.0
@@ -53,17 +53,17 @@ def read_losses(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[np.float6
     """Read a table of losses: a CSV file whose first line names the columns.
 
     Returns:
-        Each column, (number of epochs,) float64; NaN where the file has no value.
+        Each column, (number of epochs,) float64; NaN if the file has no value.
 
     Raises:
-        InputFileError: the file is missing or is no such table.
+        InputFileError: the file is missing or is not such a table.
     """
     try:
         table: npt.NDArray[Any] = np.genfromtxt(
             path, delimiter=",", names=True, dtype=np.float64, ndmin=1, encoding="utf-8"
         )
     except (OSError, ValueError) as error:
-        raise InputFileError(f"{path}: no table of losses: {' '.join(str(error).split())}") from error
+        raise InputFileError(f"{path}: cannot be read as a table of losses ({' '.join(str(error).split())})") from error
     return {name: table[name] for name in table.dtype.names or ()}
 
 
@@ -76,17 +76,17 @@ def learning_curve(
     """Draw training and validation loss against the epoch.
 
     Args:
-        losses: columns `epoch`, `loss_train` and, where there was validation, `loss_valid`, each (number of
+        losses: columns `epoch`, `loss_train` and, if there was validation, `loss_valid`, each (number of
             epochs,); or the path of a CSV file of these columns. Values that are missing or NaN are skipped.
-        path: the picture; its suffix says the format (.png, .pdf, .svg).
+        path: output file; its suffix sets the format (.png, .pdf, .svg).
         title: title of the figure.
 
     Raises:
         InputFileError: a column is missing or has another length, or the file cannot be read.
     """
     table = losses if isinstance(losses, Mapping) else read_losses(losses)
-    if missing := {"epoch", "loss_train"} - set(table):
-        raise InputFileError(f"losses with columns {sorted(table)}: {sorted(missing)} missing")
+    if not {"epoch", "loss_train"} <= set(table):
+        raise InputFileError(f"expected losses with the columns epoch and loss_train, got {sorted(table)}")
     epoch = np.asarray(table["epoch"], dtype=np.float64)
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.add_subplot()
@@ -96,7 +96,7 @@ def learning_curve(
             continue
         loss = np.asarray(table[column], dtype=np.float64)
         if loss.shape != epoch.shape:
-            raise InputFileError(f"{column} has shape {loss.shape}, epoch {epoch.shape}: wanted the same")
+            raise InputFileError(f"expected {column} of the shape of epoch, {epoch.shape}, got {loss.shape}")
         known = np.isfinite(loss)
         marker = "o" if known.sum() <= 40 else None
         axes.plot(epoch[known], loss[known], color=colour, label=name, marker=marker, markersize=3.5, linewidth=1.4)
@@ -110,11 +110,11 @@ def learning_curve(
 def variance_spectrum(
     variance: FloatArray, path: str | os.PathLike[str], *, marks: Mapping[str, int], title: str = ""
 ) -> None:
-    """Draw the variance along each principal component and what is left after the first ones.
+    """Draw the variance along each principal component, and the variance left after the first components.
 
     Args:
         variance: (D,), falling.
-        path: the picture; its suffix says the format (.png, .pdf, .svg).
+        path: output file; its suffix sets the format (.png, .pdf, .svg).
         marks: name -> number of components, drawn as lines, such as N95.
         title: title of the figure.
     """
@@ -123,7 +123,7 @@ def variance_spectrum(
     number = np.arange(1, len(share) + 1)
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.add_subplot(title=title)
-    curves = (("share of the component", share, TRAIN_COLOUR), ("left after so many", left, VALID_COLOUR))
+    curves = (("component", share, TRAIN_COLOUR), ("remaining after the component", left, VALID_COLOUR))
     for label, values, colour in curves:
         axes.plot(number[values > 0], values[values > 0], color=colour, label=label, linewidth=1.4)
     if (share > 0).any():
@@ -131,7 +131,7 @@ def variance_spectrum(
     for i, (name, count) in enumerate(marks.items()):
         axes.axvline(count, color="0.6", linewidth=0.8, linestyle="--")
         axes.annotate(f"{name} = {count}", (count, 0.97 - 0.08 * i), xycoords=("data", "axes fraction"), fontsize=8)
-    axes.set(xlabel="principal component", ylabel="share of the variance")
+    axes.set(xlabel="principal component", ylabel="fraction of the variance")
     tidy(axes)
     axes.legend(frameon=False, fontsize=8)
     save_figure(figure, path)

@@ -1,4 +1,4 @@
-"""Cutouts: side by side, at their places in a plane, beside those nearest to one, and their principal components."""
+"""Figures of cutouts: side by side, at their positions in a plane, with similar ones, as principal components."""
 
 import os
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ GAP = 2  # pixels of background between two cutouts
 def nearest_to_centres(coordinates: FloatArray, cells: int, limits: Limits) -> IntArray:
     """Return for each cell of the plane the point in it that is nearest to its centre.
 
-    Distances are measured in cells, so that both coordinates count alike; of equal ones the first row wins.
+    Distances are measured in cells, so that both coordinates have equal weight; of equal ones the first row is used.
 
     Args:
         coordinates: (N, 2); rows that are not finite or lie outside the limits are ignored.
@@ -41,15 +41,15 @@ def nearest_to_centres(coordinates: FloatArray, cells: int, limits: Limits) -> I
 
 
 def mosaic(images: FloatArray, picks: IntArray, *, own_scale: bool = False) -> FloatArray:
-    """Return one image in which the picked images stand at the places of their cells.
+    """Return one image with the picked images at the positions of their cells.
 
     Args:
         images: (N, H, W) or (N, 1, H, W).
         picks: (R, C) row numbers, -1 for an empty cell.
-        own_scale: divide each image by its own greatest magnitude.
+        own_scale: divide each image by its own largest magnitude.
 
     Returns:
-        (R * (H + GAP), C * (W + GAP)) float32, NaN where there is no image; first row of cells first.
+        (R * (H + GAP), C * (W + GAP)) float32, NaN if there is no image; first row of cells first.
     """
     height, width = images.shape[-2:]
     rows, columns = picks.shape
@@ -74,7 +74,7 @@ def gallery(
     scale: Literal["shared", "own"] = "shared",
     limits: Limits | None = None,
 ) -> None:
-    """Draw cutouts at their places in the plane of two coordinates.
+    """Draw cutouts at their positions in the plane of two coordinates.
 
     The plane is divided into cells; each cell that is not empty shows the cutout nearest to its centre, the
     first row of its pixels at the bottom.
@@ -82,28 +82,30 @@ def gallery(
     Args:
         images: (N, H, W) or (N, 1, H, W), SSTa in K.
         coordinates: (N, 2), for example the first two principal components of the latents.
-        path: the picture; its suffix says the format (.png, .pdf, .svg).
+        path: output file; its suffix sets the format (.png, .pdf, .svg).
         cells: cells along each coordinate.
         title: title of the figure.
         labels: names of the two coordinates, such as "latent PC 1 (34 % of variance)".
-        scale: "shared": one symmetric range for all cutouts, in K; "own": each cutout divided by its greatest
+        scale: "shared": one symmetric range for all cutouts, in K; "own": each cutout divided by its largest
             magnitude.
         limits: ((x0, x1), (y0, y1)) to be drawn; by default the central 99 % of each coordinate.
 
     Raises:
-        InputFileError: images and coordinates that do not fit together.
+        InputFileError: images and coordinates of inconsistent shapes.
         OptionError: `cells` < 1.
     """
     if images.ndim not in (3, 4) or len(images) != len(coordinates):
-        raise InputFileError(f"images {images.shape}, coordinates {coordinates.shape}: wanted (N, H, W) and (N, 2)")
+        raise InputFileError(
+            f"expected images (N, H, W) and coordinates (N, 2), got {images.shape} and {coordinates.shape}"
+        )
     if cells < 1:
-        raise OptionError(f"cells={cells}: wanted at least 1")
+        raise OptionError(f"cells={cells}: expected at least 1")
     limits = limits or central_limits(coordinates)
     board = mosaic(images, nearest_to_centres(coordinates, cells, limits), own_scale=scale == "own")
     reach = 1.0 if scale == "own" else reach_of(board)
     figure = Figure(figsize=(8.6, 7.6), layout="constrained")
     axes = figure.add_subplot(xlabel=labels[0], ylabel=labels[1], title=title)
-    label = "SSTa (K)" if scale == "shared" else "SSTa / greatest magnitude of the cutout"
+    label = "SSTa (K)" if scale == "shared" else "SSTa / largest magnitude of the cutout"
     drawn = _draw_board(axes, board, limits, reach)
     figure.colorbar(drawn, ax=axes, label=label, extend="both" if scale == "shared" else "neither", shrink=0.85)
     save_figure(figure, path)
@@ -132,7 +134,7 @@ def contact_sheet(
 
     Args:
         images: (N, H, W) or (N, 1, H, W).
-        path: the picture; its suffix says the format (.png, .pdf, .svg).
+        path: output file; its suffix sets the format (.png, .pdf, .svg).
         columns: cutouts in a row.
         title: title of the figure.
         unit: of the pixels.
@@ -142,9 +144,9 @@ def contact_sheet(
         OptionError: `columns` < 1.
     """
     if images.ndim not in (3, 4) or not len(images):
-        raise InputFileError(f"images {images.shape}: wanted is (N, H, W) with at least one")
+        raise InputFileError(f"expected at least one image, (N, H, W), got {images.shape}")
     if columns < 1:
-        raise OptionError(f"columns={columns}: wanted at least 1")
+        raise OptionError(f"columns={columns}: expected at least 1")
     across = min(columns, len(images))
     rows = -(-len(images) // across)
     picks = np.full(rows * across, -1, np.int64)
@@ -181,28 +183,29 @@ def closest_strip(
     Args:
         query: (H, W), or (Q, H, W) of several, SSTa in K.
         images: (n, H, W) or (n, 1, H, W), SSTa in K, the closest first.
-        closeness: (n,) distance or cosine of the latents, written above each; the title says which.
-        path: the picture, if one is to be written; its suffix says the format (.png, .pdf, .svg).
-        labels: words below each image, such as its place and date; () for none.
+        closeness: (n,) distance or cosine similarity of the latents, written above each; the title names it.
+        path: output file, if any; its suffix sets the format (.png, .pdf, .svg).
+        labels: text below each image, such as its position and date; () for none.
         title: title of the figure.
         columns: cutouts in a row, the query included.
-        query_label: words above each query.
-        query_labels: words below each query; () for none.
+        query_label: text above each query.
+        query_labels: text below each query; () for none.
 
     Raises:
-        InputFileError: Images, numbers and labels that do not fit together.
+        InputFileError: Images, values and labels of inconsistent lengths.
         OptionError: `columns` < 1, or a suffix that cannot be drawn.
     """
     if images.ndim not in (3, 4) or len(images) != len(closeness) or (labels and len(labels) != len(images)):
         raise InputFileError(
-            f"images {images.shape}, {len(closeness)} numbers, {len(labels)} labels: wanted (n, H, W), n and n or 0"
+            f"expected images (n, H, W), n values and n or 0 labels, got {images.shape}, {len(closeness)} and "
+            f"{len(labels)}"
         )
     words = [f"{value:.3f}" for value in np.asarray(closeness, np.float64)]
     queries = list(np.asarray(query, np.float32).reshape(-1, *np.shape(query)[-2:]))
     fields = [*queries, *(np.squeeze(np.asarray(image, np.float32)) for image in images)]
     below = [*(query_labels or [""] * len(queries)), *(labels or [""] * len(words))]
     if len(below) != len(fields):
-        raise InputFileError(f"{len(query_labels)} labels of {len(queries)} queries: wanted one for each, or none")
+        raise InputFileError(f"expected {len(queries)} labels of queries or none, got {len(query_labels)}")
     figure, drawn = _panels(fields, [query_label] * len(queries) + words, columns, title, below)
     for axes in figure.axes[: len(queries)]:
         axes.title.set_fontweight("bold")
@@ -220,23 +223,25 @@ def eigen_images(
     title: str = "",
     columns: int = 8,
 ) -> Figure:
-    """Draw principal components of cutouts as images, each with its share of the variance.
+    """Draw principal components of cutouts as images, each with its fraction of the variance.
 
     Args:
-        images: (M, H, W), or (M, H * W) of square ones, unit vectors; the sign of one means nothing.
-        ratios: (M,) shares of the total variance, from 0 to 1.
-        path: the picture, if one is to be written; its suffix says the format (.png, .pdf, .svg).
+        images: (M, H, W), or (M, H * W) of square ones, unit vectors; their sign is arbitrary.
+        ratios: (M,) fractions of the total variance, from 0 to 1.
+        path: output file, if any; its suffix sets the format (.png, .pdf, .svg).
         title: title of the figure.
         columns: images in a row.
 
     Raises:
-        InputFileError: Images and shares that do not fit together.
+        InputFileError: Images and fractions of inconsistent lengths.
         OptionError: `columns` < 1, or a suffix that cannot be drawn.
     """
     if images.ndim == 2 and round(images.shape[1] ** 0.5) ** 2 == images.shape[1]:
         images = images.reshape(len(images), round(images.shape[1] ** 0.5), -1)
     if images.ndim != 3 or not len(images) or len(images) != len(ratios):
-        raise InputFileError(f"eigen-images {images.shape}, {len(ratios)} shares: wanted (M, H, W) and M, at least 1")
+        raise InputFileError(
+            f"expected eigen-images (M, H, W) and M fractions, M at least 1, got {images.shape} and {len(ratios)}"
+        )
     names = [f"{i + 1}: {100 * ratio:.2g} %" for i, ratio in enumerate(ratios)]
     figure, drawn = _panels(list(np.asarray(images, np.float32)), names, columns, title)
     figure.colorbar(drawn, ax=figure.axes, label="weight of a pixel (unit vectors)", extend="both", shrink=0.85)
@@ -248,9 +253,9 @@ def eigen_images(
 def _panels(
     fields: Sequence[FloatArray], names: Sequence[str], columns: int, title: str, below: Sequence[str] = ()
 ) -> tuple[Figure, Any]:
-    """Draw images (H, W) with words above and below on one symmetric scale; return the figure and the last image."""
+    """Draw images (H, W) with text above and below on one symmetric scale; return the figure and the last image."""
     if columns < 1:
-        raise OptionError(f"columns={columns}: wanted at least 1")
+        raise OptionError(f"columns={columns}: expected at least 1")
     across = min(columns, len(fields))
     rows = -(-len(fields) // across)
     reach = reach_of(np.concatenate([field.ravel() for field in fields]))
@@ -275,10 +280,10 @@ def eigen_sheet(
     """Draw a table of cutouts, each row on its own symmetric colour scale; the first row of pixels is at the bottom.
 
     Args:
-        images: (R, C, H, W) in K; NaN where there is none.
+        images: (R, C, H, W) in K; NaN if there is none.
         rows: R names.
         columns: C names.
-        path: the picture, if one is to be written; its suffix says the format (.png, .pdf, .svg).
+        path: output file, if any; its suffix sets the format (.png, .pdf, .svg).
     """
     down, across = images.shape[:2]
     figure = Figure(figsize=(1.15 * across + 2.6, 1.2 * down + 0.5), layout="constrained")

@@ -1,4 +1,4 @@
-"""The page of `nenya metrics`: one HTML file that asks for nothing outside itself."""
+"""The page of `nenya metrics`: one self-contained HTML file."""
 
 import base64
 import html
@@ -16,17 +16,18 @@ img { max-width: 100%; } .note { color: #555; }
 """
 
 _NOTES = (
-    "N95, N99: principal components (mean removed) that hold 95 and 99 % of the variance of all partitions.",
+    "N95, N99: principal components (mean removed) with 95 and 99 % of the variance of all partitions.",
     "Participation ratio: (sum of variances)^2 / sum of their squares.",
     "RankMe: exp of the entropy of the singular values, the mean not removed (Garrido et al. 2023).",
     "Uniformity: log of the mean of exp(-2 |x - y|^2) over pairs of a seeded sample (Wang and Isola 2020).",
-    "Invariance: latents of a cutout that is turned, mirrored or shifted, against the same one unchanged; crop and "
-    "view against the cutout as it is in the file; two_views between two training views; other "
+    "Invariance: latents of a rotated, mirrored or shifted cutout compared with the unchanged one; crop and "
+    "view compared with the cutout in the file; two_views between two training views; other "
     "between different cutouts.",
     "Neighbours: 1 - (mean difference to the nearest latents) / (mean difference of all pairs), within a seeded "
-    "sample; the season is circular and counted from the shortest day of either hemisphere.",
-    "Images: for each end of a component the cutouts whose latents point nearest to it, seen from the mean, and an "
-    "image made by gradient ascent with a penalty on its total variation, within the contrasts of the cutouts.",
+    "sample; the season is circular and counted from the winter solstice of either hemisphere.",
+    "Images: for each end of a component the cutouts whose latents, relative to the mean, are closest to its "
+    "direction, and an image from gradient ascent with a penalty on its total variation, within the contrasts of the "
+    "cutouts.",
 )
 _POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"  # no script
@@ -39,9 +40,9 @@ def page(name: str, lines: Mapping[str, str], results: Mapping[str, Any], figure
 
     Args:
         name: of the latents file.
-        lines: what is measured, in words.
-        results: of which provenance and settings are shown.
-        figures: title -> picture, .svg or .png, which are put into the page.
+        lines: description -> value.
+        results: results, of which provenance and settings are shown.
+        figures: title -> figure, .svg or .png, embedded in the page.
     """
     pictures = "".join(
         f'<h2>{_text(title)}</h2><img alt="{_text(title)}" src="data:{_MIME[path.suffix]};base64,'
@@ -54,8 +55,8 @@ def page(name: str, lines: Mapping[str, str], results: Mapping[str, Any], figure
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         f"<title>{_text(name)}: latents</title><style>{_STYLE}</style></head><body>\n"
         f"<h1>{_text(name)}</h1>\n{_table(lines)}\n{pictures}"
-        f"<h2>What the numbers are</h2><ul class=note>{''.join(f'<li>{_text(note)}</li>' for note in _NOTES)}</ul>\n"
-        f"<h2>Provenance of the latents</h2>{_table(results['provenance']) or '<p>The file says nothing.</p>'}\n"
+        f"<h2>Definitions</h2><ul class=note>{''.join(f'<li>{_text(note)}</li>' for note in _NOTES)}</ul>\n"
+        f"<h2>Provenance of the latents</h2>{_table(results['provenance']) or '<p>The file has none.</p>'}\n"
         f"<h2>This page</h2>{_table(made)}\n</body></html>\n"
     )
 

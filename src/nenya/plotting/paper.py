@@ -1,4 +1,4 @@
-"""What all figures share: size, colours, limits, and writing them without matplotlib's global state."""
+"""Shared parts of all figures: colours, labels, limits, and writing without matplotlib's global state."""
 
 import os
 from pathlib import Path
@@ -18,8 +18,8 @@ Limits = tuple[tuple[float, float], tuple[float, float]]
 
 DPI = 200
 COLOURS = "RdYlBu_r"  # of anomalies
-COUNTS, VALUES = "cividis", "viridis"  # read alike by colour-blind eyes
-TRAIN_COLOUR, VALID_COLOUR = "#4477aa", "#cc3311"  # told apart by colour-blind readers too
+COUNTS, VALUES = "cividis", "viridis"  # suitable for colour-blind readers
+TRAIN_COLOUR, VALID_COLOUR = "#4477aa", "#cc3311"  # distinguishable for colour-blind readers
 
 UNITS = {
     **dict.fromkeys(("DT", "DT40", "Tmin", "Tmax", "T10", "T90", "true_DT", "true_noise"), "K"),
@@ -31,25 +31,25 @@ UNITS = {
 
 
 def label_of(name: str) -> str:
-    """Return the name of a column with its unit, where that is known."""
+    """Return the name of a column with its unit, if known."""
     return f"{name} ({UNITS[name]})" if UNITS.get(name) else name
 
 
 def central_limits(coordinates: FloatArray, share: float = 0.99) -> Limits:
-    """Return the range of each coordinate that holds the central `share` of the points, and 5 % on each side.
+    """Return the range of each coordinate with the central `share` of the points, plus 5 % on each side.
 
     Args:
         coordinates: (N, 2); rows that are not finite are ignored.
-        share: share of the points within the range of each coordinate.
+        share: fraction of the points within the range of each coordinate.
 
     Raises:
         InputFileError: another shape, or no finite row.
     """
     if coordinates.ndim != 2 or coordinates.shape[1] != 2:
-        raise InputFileError(f"coordinates of shape {coordinates.shape}: wanted (N, 2)")
+        raise InputFileError(f"expected coordinates of shape (N, 2), got {coordinates.shape}")
     finite = coordinates[np.isfinite(coordinates).all(axis=1)].astype(np.float64)
     if not len(finite):
-        raise InputFileError(f"none of {len(coordinates)} coordinates is finite: nothing to draw")
+        raise InputFileError(f"expected finite coordinates, got none in {len(coordinates)} rows")
     low, high = np.quantile(finite, [(1 - share) / 2, (1 + share) / 2], axis=0)
     margin = np.where(high > low, 0.05 * (high - low), 0.5)
     low, high = low - margin, high + margin
@@ -57,14 +57,14 @@ def central_limits(coordinates: FloatArray, share: float = 0.99) -> Limits:
 
 
 def tidy(axes: Any) -> None:
-    """Draw a light grid behind the data, and no frame above and on the right."""
+    """Draw a light grid behind the data, and remove the frame at the top and on the right."""
     axes.grid(color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def reach_of(values: FloatArray) -> float:
-    """Return the end of a symmetric colour scale: the magnitude that 99 % of the finite values stay below, else 1."""
+    """Return the end of a symmetric colour scale: the 99th percentile of the finite magnitudes, else 1."""
     finite = np.abs(values[np.isfinite(values)])
     return (float(np.quantile(finite, 0.99)) if finite.size else 0.0) or 1.0
 
@@ -73,7 +73,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Write a figure in the format of the path's suffix, without touching matplotlib's global state.
 
     Raises:
-        OptionError: a suffix that cannot be drawn.
+        OptionError: unknown suffix of the output file.
         OutputError: it cannot be written.
     """
     target = Path(path)
@@ -81,7 +81,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
     known = canvas.get_supported_filetypes()
     suffix = target.suffix.lstrip(".").lower()
     if suffix not in known:
-        raise OptionError(f"{target}: no picture format {suffix!r}: wanted one of {', '.join(sorted(known))}")
+        raise OptionError(f"{target}: unknown format {suffix!r}; expected one of {', '.join(sorted(known))}")
     try:
         with atomic_path(target) as temporary:
             figure.savefig(temporary, format=suffix, dpi=DPI)

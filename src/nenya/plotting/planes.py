@@ -1,4 +1,4 @@
-"""The plane of a UMAP and the globe: how many cutouts a cell holds, and means of a metric over them."""
+"""Figures of the UMAP plane and of the globe: number of cutouts in a cell, and means of a metric over them."""
 
 import os
 from typing import Any
@@ -23,7 +23,7 @@ from nenya.tables.grids import Grid, coastlines, globe, wrap_longitude
 
 Path = str | os.PathLike[str]
 
-_MOST_STEPS = 2000  # counts up to which a colour bar has room for 1, 2, 5 of each decade
+_MOST_STEPS = 2000  # largest count for which a colour bar shows 1, 2, 5 of each decade
 
 
 def umap_density(
@@ -36,20 +36,20 @@ def umap_density(
     labels: tuple[str, str] = ("US0", "US1"),
     background: FloatArray | None = None,
 ) -> Figure:
-    """Draw how many cutouts each cell of a UMAP holds, in colours by the logarithm.
+    """Draw the number of cutouts in each cell of a UMAP, in logarithmic colours.
 
     Args:
         coordinates: (N, 2); rows that are not finite are left out.
-        path: the picture, if one is to be written; its suffix says the format (.png, .pdf, .svg).
+        path: output file, if any; its suffix sets the format (.png, .pdf, .svg).
         cells: cells along each coordinate.
         limits: ((x0, x1), (y0, y1)) to be drawn; by default the central 99 % of each coordinate.
         title: title of the figure.
         labels: names of the two coordinates.
-        background: (M, 2) of all cutouts, of which these are some: their cells are grey, and the limits theirs.
+        background: (M, 2) of all cutouts, including these: their cells are grey, and set the limits.
 
     Raises:
-        InputFileError: Coordinates of another shape, or none that is finite.
-        OptionError: A suffix that cannot be drawn.
+        InputFileError: Coordinates of another shape, or without finite rows.
+        OptionError: Unknown suffix of the output file.
     """
     grid = _plane(coordinates if background is None else background, limits, cells)
     counts = grid.counts(coordinates[:, 0], coordinates[:, 1])
@@ -89,7 +89,7 @@ def umap_metric(
     Args:
         coordinates: (N, 2); rows that are not finite are left out.
         values: (N,); those that are not finite are left out.
-        path: the picture, if one is to be written; its suffix says the format (.png, .pdf, .svg).
+        path: output file, if any; its suffix sets the format (.png, .pdf, .svg).
         name: of the metric, such as "DT"; the unit of a known column is added.
         least: cells with fewer cutouts stay empty.
         cells: cells along each coordinate.
@@ -98,8 +98,8 @@ def umap_metric(
         labels: names of the two coordinates.
 
     Raises:
-        InputFileError: Arrays that do not fit together, or no finite coordinates.
-        OptionError: A suffix that cannot be drawn.
+        InputFileError: Arrays of different lengths, or no finite coordinates.
+        OptionError: Unknown suffix of the output file.
     """
     _same_length(coordinates, values)
     grid = _plane(coordinates, limits, cells)
@@ -110,18 +110,18 @@ def umap_metric(
 def map_density(
     lon: FloatArray, lat: FloatArray, path: Path | None = None, *, degrees: float = 2.0, title: str = ""
 ) -> Figure:
-    """Draw how many cutouts each cell of the globe holds, in colours by the logarithm, with coastlines.
+    """Draw the number of cutouts in each cell of the globe, in logarithmic colours, with coastlines.
 
     Args:
         lon: (N,) degrees east, of -180..180 or 0..360.
         lat: (N,) degrees north.
-        path: the picture, if one is to be written; its suffix says the format (.png, .pdf, .svg).
+        path: output file, if any; its suffix sets the format (.png, .pdf, .svg).
         degrees: side of a cell.
         title: title of the figure.
 
     Raises:
         InputFileError: Arrays of different lengths.
-        OptionError: A suffix that cannot be drawn.
+        OptionError: Unknown suffix of the output file.
     """
     _same_length(lon, lat)
     grid = globe(degrees)
@@ -145,7 +145,7 @@ def map_metric(
         lon: (N,) degrees east, of -180..180 or 0..360.
         lat: (N,) degrees north.
         values: (N,); those that are not finite are left out.
-        path: the picture, if one is to be written; its suffix says the format (.png, .pdf, .svg).
+        path: output file, if any; its suffix sets the format (.png, .pdf, .svg).
         name: of the metric, such as "DT"; the unit of a known column is added.
         least: cells with fewer cutouts stay empty.
         degrees: side of a cell.
@@ -153,7 +153,7 @@ def map_metric(
 
     Raises:
         InputFileError: Arrays of different lengths.
-        OptionError: A suffix that cannot be drawn.
+        OptionError: Unknown suffix of the output file.
     """
     _same_length(lon, lat)
     _same_length(lon, values)
@@ -221,12 +221,14 @@ def _plane(coordinates: FloatArray, limits: Limits | None, cells: int) -> Grid:
 
 def _same_length(first: FloatArray, second: FloatArray) -> None:
     if len(first) != len(second):
-        raise InputFileError(f"arrays of {len(first)} and {len(second)} rows: wanted one value for each cutout")
+        raise InputFileError(f"expected one value for each of {len(first)} cutouts, got {len(second)}")
 
 
 def _some_cell(means: FloatArray, least: int) -> FloatArray:
     if not np.isfinite(means).any():
-        raise InputFileError(f"no cell has {least} cutouts with a value: lower least=, or take larger cells")
+        raise InputFileError(
+            f"expected a cell with at least {least} values, got none: lower least=, or use larger cells"
+        )
     return means
 
 

@@ -1,4 +1,4 @@
-"""The figure of a selection's statistics."""
+"""The figure of the statistics of a selection."""
 
 import os
 import textwrap
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 def draw_statistics(
     statistics: SelectionStatistics, path: str | os.PathLike[str] | None = None, *, title: str = ""
 ) -> Figure:
-    """Draw where and when a selection is, and how it differs from the whole.
+    """Draw positions and dates of a selection, and its differences from the whole table.
 
     Args:
         statistics: of `nenya.tables.statistics.selection_statistics`.
-        path: the picture, if one is to be written; its suffix says the format (.png, .pdf, .svg).
-        title: how the selection was made.
+        path: output file, if any; its suffix sets the format (.png, .pdf, .svg).
+        title: description of the selection.
 
     Raises:
-        OptionError: A suffix that cannot be drawn.
+        OptionError: Unknown suffix of the output file.
         OutputError: It cannot be written.
     """
     shown = list(statistics.histograms.items())[:4]
-    drawn = [  # what the table has columns for: height, and what draws it
+    drawn = [  # parts for which the table has columns: height and drawing function
         (height, draw)
         for height, draw, there in (
             (1.25, _places, len(statistics.regions)),
@@ -75,7 +75,7 @@ def _histograms(part: Any, statistics: SelectionStatistics) -> None:
 
 
 def _regions(axes: Any, table: "pd.DataFrame") -> None:
-    """Draw each region's share over that of the whole, with its interval, by the logarithm."""
+    """Draw each region's share over that of the whole, with its interval, on a logarithmic axis."""
     shown = table[table["ratio"] > 0]
     place = np.arange(len(shown))[::-1]
     ratio = shown["ratio"].to_numpy()
@@ -87,16 +87,16 @@ def _regions(axes: Any, table: "pd.DataFrame") -> None:
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("share in the selection / in the whole")
+    axes.set_xlabel("share in the selection / in all cutouts")
     axes.set_title("regions, with 95 % intervals", fontsize=10)
     tidy(axes)
 
 
 def _shares(axes: Any, table: "pd.DataFrame", name: str) -> None:
-    """Draw the shares of the selection as bars and those of the whole as steps."""
+    """Draw the shares of the selection as bars and those of all cutouts as ticks."""
     place = np.arange(len(table))
     axes.bar(place, 100 * table["share_selected"], width=0.75, color=TRAIN_COLOUR, label="selection")
-    axes.plot(place, 100 * table["share_whole"], "_", color="0.15", markersize=12, markeredgewidth=2, label="whole")
+    axes.plot(place, 100 * table["share_whole"], "_", color="0.15", markersize=12, markeredgewidth=2, label="all")
     step = 1 if name == "month" else -(-len(table) // 7) or 1
     axes.set_xticks(place[::step], list(table["name"])[::step])
     axes.set(xlabel=name, ylabel="share (%)")
@@ -106,12 +106,12 @@ def _shares(axes: Any, table: "pd.DataFrame", name: str) -> None:
 
 
 def _histogram(axes: Any, table: "pd.DataFrame", name: str) -> None:
-    """Draw the shares of the bins of selection and whole; the outermost as wide as the others, with how far they go."""
+    """Draw the shares of the bins in the selection and in all cutouts; the outermost as wide as the others."""
     edges = np.append(table["low"].to_numpy(), table["high"].to_numpy()[-1:])
     least, greatest, width = edges[0], edges[-1], edges[2] - edges[1]
     edges[0], edges[-1] = edges[1] - width, edges[-2] + width
     axes.stairs(100 * table["share_selected"], edges, fill=True, color=TRAIN_COLOUR, label="selection")
-    axes.stairs(100 * table["share_whole"], edges, color="0.15", linewidth=1.4, label="whole")
+    axes.stairs(100 * table["share_whole"], edges, color="0.15", linewidth=1.4, label="all")
     axes.set(xlabel=label_of(name), ylabel="share in a bin (%)")
-    axes.set_title(f"outermost bins: all from {least:.3g}, all to {greatest:.3g}", fontsize=8, color="0.4")
+    axes.set_title(f"outermost bins: from {least:.3g}, to {greatest:.3g}", fontsize=8, color="0.4")
     tidy(axes)

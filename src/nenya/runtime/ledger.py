@@ -1,4 +1,4 @@
-"""Where the time of a run goes: the seconds of each stage, so that a user sees what limits the machine at hand."""
+"""The time spent in each stage of a run, so that a user sees what limits its speed."""
 
 import threading
 import time
@@ -12,14 +12,14 @@ STAGES = {
     "prepare": "preparing or compiling the network",
     "wait": "waiting for cutouts",
     "read": "reading cutouts",
-    "transfer": "moving them to the device",
-    "augment": "making views",
-    "forward": "the network, forward",
-    "backward": "the network, backward",
+    "transfer": "transferring cutouts to the device",
+    "augment": "generating views",
+    "forward": "forward pass",
+    "backward": "backward pass",
     "optimizer": "updating the weights",
     "write": "writing results",
 }
-_ACTIONS = {  # ends of the names of Lightning's actions -> stage
+_ACTIONS = {  # suffix of the name of Lightning's action -> stage
     "_next": "wait",
     ".batch_to_device": "transfer",
     ".on_after_batch_transfer": "augment",
@@ -37,16 +37,16 @@ _MOST_EVENTS = 4096
 
 
 class Ledger(Profiler):
-    """Keeps the seconds of each stage of a run, as Lightning's profiler.
+    """Measures the seconds of each stage of a run, as Lightning's profiler.
 
-    A stage within a stage is taken out of the outer one. On a GPU, which works through what it is given in its own
-    time, the seconds are those of the device. What other threads and processes do meanwhile goes on `beside`.
+    The time of an inner stage does not count for the outer one. On a GPU, which works asynchronously, the seconds are
+    those of the device. Work of other threads and processes is counted in `beside`.
 
     Args:
-        device: where the network is.
+        device: device of the network.
 
     Attributes:
-        beside: stage -> seconds of work that went on at the same time.
+        beside: stage -> seconds of concurrent work in other threads and processes.
     """
 
     def __init__(self, device: torch.device | None = None) -> None:
@@ -60,21 +60,21 @@ class Ledger(Profiler):
         self._events: list[tuple[str, Any]] = []
 
     def start(self, action_name: str) -> None:
-        """Enter a stage, if the action is one."""
+        """Enter a stage, if the action belongs to one."""
         stage = _stage(action_name)
         if stage and threading.get_ident() == self._thread:
             self._switch()
             self._stack.append((stage, action_name))
 
     def stop(self, action_name: str) -> None:
-        """Leave a stage, if the action is one, and those within it that an error has left open."""
+        """Leave a stage, if the action belongs to one, and inner stages left open by an error."""
         if threading.get_ident() == self._thread and any(action_name == action for _, action in self._stack):
             self._switch()
             while self._stack.pop()[1] != action_name:
                 pass
 
     def _switch(self) -> None:
-        """Write the time since the last change on the account of the stage that was on."""
+        """Add the time since the last change to the current stage."""
         stage = self._stack[-1][0] if self._stack else "rest"
         if self.device.type == "cuda":
             event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
@@ -97,12 +97,12 @@ class Ledger(Profiler):
         del self._events[:-1]
 
     def add(self, stage: str, seconds: float, *, within: str | None = None) -> None:
-        """Count seconds that were measured elsewhere.
+        """Add seconds that were measured elsewhere.
 
         Args:
-            stage: where they belong.
-            seconds: how many.
-            within: the stage on whose account they are so far; None: they went on beside.
+            stage: the stage they belong to.
+            seconds: the time.
+            within: the stage they were counted for so far; None for concurrent work.
         """
         if within is None:
             self.beside[stage] += seconds
@@ -116,13 +116,13 @@ class Ledger(Profiler):
         return time.monotonic() - self._began
 
     def seconds(self) -> dict[str, float]:
-        """Return stage -> seconds so far, in the order of `STAGES`; `rest` is what belongs to none of them."""
+        """Return stage -> seconds so far, in the order of `STAGES`; `rest` is all other time."""
         self._settle()
         found = {stage: self._seconds[stage] for stage in STAGES if self._seconds[stage] > 0}
         return {**found, "rest": max(0.0, self.wall - sum(found.values()))}
 
     def summary(self) -> str:
-        """Return one line: the share of each stage, what went on beside, and which limits the run."""
+        """Return one line: the fraction of each stage, the concurrent work, and the longest stage."""
         seconds = self.seconds()
         total = max(sum(seconds.values()), 1e-9)
         shares = [f"{stage} {part / total:.0%}" for stage, part in seconds.items() if part / total >= 0.005]
@@ -130,12 +130,12 @@ class Ledger(Profiler):
         limit = max(seconds, key=lambda stage: seconds[stage])
         return (
             f"time: {', '.join(shares)} of {total:.1f} s"
-            + (f"; beside it {', '.join(beside)}" if beside else "")
-            + f"; most goes to {STAGES.get(limit, 'the rest: opening and closing files, start and end of the loops')}"
+            + (f"; concurrently {', '.join(beside)}" if beside else "")
+            + f"; longest: {STAGES.get(limit, 'other work, such as opening files and starting loops')}"
         )
 
     def describe(self) -> None:
-        """Say nothing of its own: the run's closing line does."""
+        """Print nothing: the closing line of the run does."""
 
 
 def _stage(action: str) -> str | None:
@@ -143,11 +143,11 @@ def _stage(action: str) -> str | None:
 
 
 def ledger_of(trainer: Any) -> Ledger:
-    """Return the ledger of a Lightning Trainer; one that nobody reads if it has none."""
+    """Return the ledger of a Lightning Trainer; an unused one if it has none."""
     found = getattr(trainer, "profiler", None)
     return found if isinstance(found, Ledger) else Ledger()
 
 
 def count_read(trainer: Any, batch: dict[str, Any], *, beside: bool) -> None:
-    """Take the seconds that reading a batch took out of the batch, into the ledger of the run."""
+    """Move the seconds of reading from a batch to the ledger of the run."""
     ledger_of(trainer).add("read", batch.pop("read_seconds", 0.0), within=None if beside else "wait")

@@ -1,4 +1,4 @@
-"""The process that runs: whether it is the main one, and which code it runs."""
+"""This process: whether it is the main one, and the version of its code."""
 
 import os
 import subprocess
@@ -8,18 +8,18 @@ import nenya
 
 
 def is_main_process() -> bool:
-    """Return whether this process speaks for the run: the first of those that a launcher started."""
+    """Return whether this process is the main one: the first of those that a launcher started."""
     env = os.environ
     if "RANK" in env:
         return int(env["RANK"]) == 0
-    # Before SLURM's variable, which an interactive shell hands on to all that Lightning starts from it.
+    # Before SLURM's variable, which an interactive shell passes to all processes that Lightning starts.
     if "LOCAL_RANK" in env:
         return int(env["LOCAL_RANK"]) == int(env.get("NODE_RANK", "0")) == 0
     return int(env.get("SLURM_PROCID", "0")) == int(env.get("NODE_RANK", "0")) == 0
 
 
 def git_commit() -> str:
-    """Return the commit of the code that runs, with '+' where it is changed; empty for an installed package."""
+    """Return the commit of the code that runs, with '+' if it is modified; empty for an installed package."""
     here = Path(nenya.__file__).resolve().parent
     try:
         top = subprocess.run(

@@ -1,4 +1,4 @@
-"""Progress over rows: a bar on a terminal, a line now and then elsewhere."""
+"""Progress over rows: a bar on a terminal, occasional log lines elsewhere."""
 
 import logging
 import sys
@@ -17,12 +17,12 @@ _SECONDS_BETWEEN_LINES = 30.0
 
 
 class RowProgress:
-    """Counts rows that are done and shows the remaining time.
+    """Counts completed rows and shows the remaining time.
 
     Args:
-        name: what is worked on.
+        name: label of the work.
         total: number of rows.
-        before: number of rows that were done before; the remaining time does not count on their speed.
+        before: number of rows completed earlier, excluded from the estimate of speed.
         visible: whether anything is shown.
     """
 

@@ -7,14 +7,14 @@ from typing import Any, Self
 
 from nenya.errors import Interrupted
 
-_INTERRUPTED = "interrupted; nothing is half-written: the same command does what is left"
+_INTERRUPTED = "interrupted; no incomplete output remains: run the same command again to resume"
 
 
 class Termination:
-    """Turns the first SIGTERM, SIGUSR1 (a cluster's warning) or SIGINT into `Interrupted` of the main thread.
+    """Turns the first SIGTERM, SIGUSR1 (a cluster's warning) or SIGINT into `Interrupted` in the main thread.
 
-    Later ones do not disturb the clean-up, but for a SIGINT, with which a user insists. In other threads this does
-    nothing. Afterwards the signals are handled as before.
+    Later signals do not disturb the clean-up, except SIGINT, with which a user insists. In other threads this has no
+    effect. Afterwards the previous handlers are restored.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class Termination:
             signal.signal(number, handler)
 
     def check(self) -> None:
-        """Raise `Interrupted` if a signal came; needed as an error that meets a finaliser is lost."""
+        """Raise `Interrupted` if a signal came; needed because an exception raised in a finaliser is lost."""
         if self.came:
             raise Interrupted(_INTERRUPTED)
 

@@ -1,4 +1,4 @@
-"""Threads that share the work of reading: unpacking a chunk leaves the interpreter to the others."""
+"""Threads that share the work of reading: unpacking a chunk releases the interpreter lock."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -6,7 +6,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Any
 
 _MOST = 8
-_SHARES = 4  # of the jobs for each thread, so that one that is held up does not hold up all
+_SHARES = 4  # shares of the jobs per thread, so that a slow one does not delay all
 
 
 def cores() -> int:
@@ -15,10 +15,10 @@ def cores() -> int:
 
 
 class Threads:
-    """Goes through jobs on several cores at once.
+    """Runs jobs on several cores.
 
     Args:
-        count: number of threads; with 1 the caller's own does everything. None: one a core, at most 8.
+        count: number of threads; with 1, the calling thread does everything. None: one per core, at most 8.
     """
 
     def __init__(self, count: int | None = None) -> None:
@@ -32,7 +32,7 @@ class Threads:
         self.close()
 
     def spread(self, work: Callable[[Any], Any], jobs: Iterable[Any]) -> Iterable[Any]:
-        """Do the jobs, neighbours by one thread, as their bytes are neighbours too; nothing runs on when it returns.
+        """Run the jobs, adjacent ones in one thread, as their bytes are adjacent too; all have ended when it returns.
 
         Returns:
             The results, in the order of the jobs.

@@ -1,4 +1,4 @@
-"""What a run stands on: Lightning's Trainer, the processes, the version of the code, room on the disk."""
+"""Lightning's Trainer and the logger of a run."""
 
 import logging
 import os
@@ -30,7 +30,7 @@ def make_trainer(options: TrainerOptions, **settings: Any) -> "Trainer":
         settings: further arguments of the Trainer: callbacks, logger ...
 
     Raises:
-        OptionError: Lightning refuses a setting, such as more devices than there are.
+        OptionError: Lightning refuses a setting, such as more devices than exist.
     """
     from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
     from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -42,7 +42,7 @@ def make_trainer(options: TrainerOptions, **settings: Any) -> "Trainer":
     ledger = Ledger()
     arguments = {**to_dict(options), "profiler": ledger, **settings}
     if SLURMEnvironment.detect():
-        # Its own answer to SIGUSR1 saves and requeues in its own way; ours ends with 75, and the job script requeues.
+        # Lightning's handler of SIGUSR1 would save and requeue itself; nenya exits with 75 and the job script requeues.
         arguments["plugins"] = [*arguments.get("plugins", []), SLURMEnvironment(auto_requeue=False)]
     if arguments["enable_progress_bar"] is None:
         arguments["enable_progress_bar"] = sys.stderr.isatty()
@@ -51,25 +51,25 @@ def make_trainer(options: TrainerOptions, **settings: Any) -> "Trainer":
             use_distributed_sampler=False, num_sanity_val_steps=0, enable_model_summary=False, **arguments
         )
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
-        raise OptionError(f"trainer options are not possible here: {str(error).splitlines()[0]}") from error
+        raise OptionError(f"invalid trainer options on this machine: {str(error).splitlines()[0]}") from error
     ledger.device = trainer.strategy.root_device
     return trainer
 
 
 def check_trainer(options: TrainerOptions) -> int:
-    """Check that Lightning takes the `trainer` options, before anything is made.
+    """Check that Lightning accepts the `trainer` options, before any output is created.
 
     Returns:
         The number of processes that will work together.
 
     Raises:
-        OptionError: It refuses one.
+        OptionError: It refuses an option.
     """
     return int(make_trainer(options, logger=False, enable_checkpointing=False).world_size)
 
 
 def _quieten_libraries() -> None:
-    """Leave out what Lightning says of choices that were made on purpose."""
+    """Silence Lightning's warnings about deliberate choices."""
     for text in (
         ".*does not have many workers.*",
         ".*is smaller than the logging interval.*",
@@ -88,11 +88,11 @@ def _quieten_libraries() -> None:
 
 
 def make_logger(options: Options, folder: Path, name: str) -> "WandbLogger | None":
-    """Return the wandb logger if it is asked for; offline where there is no key or no network, and says so.
+    """Return the wandb logger if requested; offline, with a warning, if there is no key or no network.
 
     Args:
-        options: all of them are its configuration.
-        folder: where its files go, below `wandb/`.
+        options: all are recorded as its configuration.
+        folder: parent folder of its files, `wandb/`.
         name: of the run, after that of the model.
     """
     if options.logger.name != "wandb":
@@ -104,10 +104,12 @@ def make_logger(options: Options, folder: Path, name: str) -> "WandbLogger | Non
         reason = _why_offline()
         offline = bool(reason)
         if reason:
-            log.warning("wandb: offline, as %s; 'wandb sync %s/wandb/offline-run-*' uploads it later", reason, folder)
+            log.warning(
+                "wandb: offline, because %s; 'wandb sync %s/wandb/offline-run-*' uploads the run later", reason, folder
+            )
     logger = WandbLogger(
         name=f"{options.model.name}/{name}",
-        save_dir=folder.absolute(),  # wandb has a process of its own, in the folder where the first run began
+        save_dir=folder.absolute(),  # wandb's own process keeps the working folder of the first run
         project=options.logger.project,
         entity=options.logger.entity,
         offline=offline,
@@ -121,7 +123,7 @@ def make_logger(options: Options, folder: Path, name: str) -> "WandbLogger | Non
 
 
 def _why_offline() -> str:
-    """Return why wandb cannot be reached, or an empty text."""
+    """Return why wandb cannot be reached, or an empty string."""
     mode = os.environ.get("WANDB_MODE", "")
     if mode in ("offline", "disabled", "dryrun"):
         return f"WANDB_MODE={mode}"

@@ -1,4 +1,4 @@
-"""Files on disk: hashes, and writing so that a file is either absent or whole."""
+"""Files on disk: hashes, and writing so that a file is either complete or absent."""
 
 import errno
 import hashlib
@@ -25,7 +25,7 @@ def sha256_file(path: Path, cancelled: threading.Event | None = None) -> str:
 
     Args:
         path: the file.
-        cancelled: makes it end early, with an empty text.
+        cancelled: once set, the function returns early with an empty string.
     """
     digest = hashlib.sha256()
     with path.open("rb") as file:
@@ -37,51 +37,51 @@ def sha256_file(path: Path, cancelled: threading.Event | None = None) -> str:
 
 
 def check_output(path: Path, clobber: bool) -> None:
-    """Check that a result can be written, before the work is done; nothing is made.
+    """Check that an output can be written, before the work is done; nothing is created.
 
     Args:
-        path: the result.
-        clobber: whether a file that is there may be replaced.
+        path: the output.
+        clobber: whether an existing file may be overwritten.
 
     Raises:
-        OutputError: It exists, is a folder, or its folder cannot be made or written.
+        OutputError: It exists, is a folder, or its folder cannot be created or written.
     """
-    hint = "choose another place with out="
+    hint = "choose another path with out="
     sweep(path.parent)
     if os.path.isdir(path):  # False, where Path.is_dir raises for a folder that may not be read
-        raise OutputError(f"{path} is a folder, a file is to be written there: {hint}")
+        raise OutputError(f"{path} is a folder, expected the name of a file: {hint}")
     if os.path.exists(path) and not clobber:
-        raise OutputError(f"{path} exists already: clobber=true replaces it, out= names another place")
+        raise OutputError(f"{path} exists (clobber=true overwrites it, out= names another path)")
     folder = path.parent
     while not os.path.exists(folder) and folder != folder.parent:
         folder = folder.parent
     if not os.path.isdir(folder):
-        raise OutputError(f"{path}: {folder} is a file, no folder: {hint}")
+        raise OutputError(f"{path}: {folder} is a file, expected a folder: {hint}")
     if not os.access(folder, os.W_OK | os.X_OK) or os.statvfs(folder).f_flag & os.ST_RDONLY:
         raise OutputError(f"{path}: the folder {folder} is not writable; {hint}")
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a temporary name in the folder of `path`; on success move what was written there to `path`.
+    """Yield a temporary name in the folder of `path`; on success rename the file written there to `path`.
 
-    The bytes are on the disk before the name is: a reader finds the old file, or the new one, never a part
-    of it, also after a loss of power. On an error the temporary file is removed and `path` is as before; what killed
-    processes have left in the folder goes first.
+    The bytes are on the disk before the name is: a reader finds the old file or the new one, never a part of
+    it, even after a loss of power. On an error the temporary file is removed and `path` is unchanged. Temporary files
+    of killed processes in the folder are removed first.
 
     Args:
-        path: The final name; its folder is made if it is missing.
+        path: The final name; its folder is created if missing.
 
     Yields:
         The temporary name, not yet existing, to be written and closed within the block.
 
     Raises:
-        OutputError: The folder cannot be made, the file cannot be moved to its name, or the disk is full.
+        OutputError: The folder cannot be created, the file cannot be renamed, or the disk is full.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"cannot write {path}: its folder cannot be made ({error.strerror})") from error
+        raise OutputError(f"cannot write {path}: its folder cannot be created ({error.strerror})") from error
     temporary = temporary_name(path)
     try:
         yield temporary
@@ -93,15 +93,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             reason = os.strerror(error.errno)
-            raise OutputError(f"cannot write {path}: {reason}; free some room, or choose another place") from error
+            raise OutputError(f"cannot write {path}: {reason}; free some space, or choose another folder") from error
         raise
 
 
 def remove_half(first: Path, second: Path) -> None:
-    """Remove the second of two results that appear together, if it is there alone as their process was killed.
+    """Remove the second of two outputs that belong together, if it exists alone because their process was killed.
 
-    That is so when the first one lies there under the temporary name of a process that is gone. To be called before
-    anything else looks into the folder, which removes that.
+    This is the case if the first one exists under the temporary name of a dead process. Call this before anything else
+    scans the folder, which removes such files.
     """
     if second.exists() and not first.exists() and has_abandoned(first):
         second.unlink(missing_ok=True)
@@ -115,7 +115,7 @@ def move_synced(temporary: Path, path: Path) -> None:
 
 
 class _Patient(io.FileIO):
-    """A file that keeps its first error, and from then on takes everything and writes nothing."""
+    """A file that keeps its first error, and from then on accepts all data and writes none."""
 
     error: OSError | None = None
 
@@ -140,9 +140,9 @@ class _Patient(io.FileIO):
 
 @contextmanager
 def write_hdf5(path: Path) -> Iterator["h5py.File"]:
-    """Give a new HDF5 file, and raise what went wrong with the disk when it is closed.
+    """Yield a new HDF5 file, and raise the first error of the disk when it is closed.
 
-    HDF5's library, left alone with a full disk, says so hundreds of times and keeps the file open.
+    On a full disk, the HDF5 library itself reports hundreds of errors and keeps the file open.
 
     Raises:
         OSError: The file cannot be written.
@@ -157,7 +157,7 @@ def write_hdf5(path: Path) -> Iterator["h5py.File"]:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Return the bytes that the files below a folder take on the disk; 0 if there is none."""
+    """Return the bytes on disk of all files below a folder; 0 if it does not exist."""
     return sum(512 * path.lstat().st_blocks for path in folder.rglob("*") if path.is_file())
 
 
@@ -171,25 +171,25 @@ def sync(path: Path) -> None:
 
 
 def check_room(folder: Path, needed: int, what: str) -> None:
-    """Make a folder, and check that it takes a file of the needed size.
+    """Create a folder, and check that the disk has space for a file of the needed size.
 
     Args:
         folder: where the file will be.
         needed: bytes.
-        what: the result that needs them, for the message.
+        what: the output that needs them, for the message.
 
     Raises:
-        OutputError: The folder cannot be made or written, or has too little room.
+        OutputError: The folder cannot be created or written, or the disk has too little space.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{folder}: cannot make the folder ({error.strerror}); choose another with out=") from error
+        raise OutputError(f"{folder}: cannot create the folder ({error.strerror}); choose another with out=") from error
     if not os.access(folder, os.W_OK | os.X_OK) or os.statvfs(folder).f_flag & os.ST_RDONLY:
         raise OutputError(f"{folder}: the folder is not writable; choose another with out=")
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise OutputError(
-            f"{folder}: {what} needs {needed / 1e6:.1f} MB and {free / 1e6:.1f} MB are free; "
-            "make room or choose another folder with out="
+            f"{folder}: {what} needs {needed / 1e6:.1f} MB, {free / 1e6:.1f} MB are free; "
+            "free some space or choose another folder with out="
         )

@@ -33,10 +33,10 @@ log = logging.getLogger(__name__)
 
 
 class Companions:
-    """The processes that work on one output, each of which holds a lock on a file of the folder as long as it lives.
+    """The processes that work on one output; each holds a lock on its own file in the folder while it lives.
 
-    A process counts as gone when its file was seen locked and is so no longer. Where flock does not reach, on some
-    file systems of several machines, no file is ever seen locked, and nobody counts as gone.
+    A process counts as dead when its file was seen locked and no longer is. Where flock does not work, on some network
+    file systems, no file is ever seen locked, and no process counts as dead.
 
     Args:
         folder: the partial folder.
@@ -48,11 +48,11 @@ class Companions:
         self._seen: set[str] = set()
 
     def sees(self, count: int) -> bool:
-        """Return whether locks reach so many other processes, so that none of them can go unnoticed."""
+        """Return whether the locks of this many other processes are seen, so that none can die unnoticed."""
         return sum(name.startswith("journal-") for name in self._seen) >= count
 
     def lost(self) -> bool:
-        """Return whether a process that was there is gone."""
+        """Return whether a process seen before is dead."""
         try:
             names = {name for name in os.listdir(self.folder) if name == "lock" or name.startswith("journal-")}
         except FileNotFoundError:
@@ -63,14 +63,14 @@ class Companions:
 
 
 HEARTBEAT = 10.0
-"""Seconds between signs of life."""
+"""Seconds between heartbeats."""
 
 
 SILENT = 120.0
-"""Seconds without a sign of life after which a holder of which nothing else is known counts as gone."""
+"""Seconds without a heartbeat after which a holder of which nothing else is known counts as dead."""
 
 
-_LOOK = 0.5  # seconds between looks at a holder of which nothing else is known
+_LOOK = 0.5  # seconds between checks of a holder of which nothing else is known
 
 
 _MOMENT = 0.05  # seconds that taking a lock may take another
@@ -82,18 +82,18 @@ _ATTEMPTS = 60
 _DIGITS = 18  # of a number
 
 
-_LENGTH = 640  # bytes: a sign of life is one write that keeps the length
+_LENGTH = 640  # bytes: a heartbeat is one write that keeps the length
 
 
 class OutputLock:
-    """Holds what a file stands for, for this process.
+    """Holds an output for this process; a context manager.
 
     Args:
-        path: the lock file; its folder is made if it is missing.
+        path: the lock file; its folder is created if missing.
         output: what is locked, for messages.
 
     Attributes:
-        fence: number of this holder, larger than those of all before it; 0 while it is not held.
+        fence: number of this holder, larger than those of all earlier ones; 0 while it is not held.
         token: names this holder; empty while it is not held.
     """
 
@@ -131,13 +131,13 @@ class OutputLock:
                 raise self._held(read_lock(self.path))
         except OSError as error:
             raise OutputError(
-                f"{self.path.parent}: cannot be written ({error.strerror}); choose another place"
+                f"{self.path.parent}: cannot be written ({error.strerror}); choose another folder"
             ) from error
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._thread.start()
 
     def release(self) -> None:
-        """Give it back; one that is another's by now stays as it is."""
+        """Release the lock; one that another process has taken over is left as it is."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -150,7 +150,7 @@ class OutputLock:
         self._descriptor, self.token, self.fence = None, "", 0
 
     def holds(self) -> bool:
-        """Return whether it is held: not before it was taken, nor after another process has taken it over."""
+        """Return whether it is held: neither before it was taken, nor after another process took it over."""
         return bool(self.token) and read_lock(self.path).said.get("token") == self.token
 
     def check(self) -> None:
@@ -163,24 +163,24 @@ class OutputLock:
             raise lost(self.output, read_lock(self.path).who if self.path.exists() else "")
 
     def _try(self) -> bool:
-        """Take the lock if it is free; False if something came in between."""
+        """Take the lock if it is free; False if another process interfered."""
         self._made_folder = self._made_folder or not self.path.parent.exists()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             held = read_lock(self.path)
             newest = max(self._claims(), default=0)
-            if newest > held.fence:  # another is taking it, or was killed while it did
+            if newest > held.fence:  # another process is taking it, or was killed while doing so
                 claim = self._claim_path(newest)
                 if not self._is_over(claim, read_lock(claim)):
                     return False
             if not self._is_over(self.path, held):
                 return False
             return self._claim(held, max(held.fence, newest) + 1)
-        except FileNotFoundError:  # the folder went away meanwhile
+        except FileNotFoundError:  # the folder was removed meanwhile
             return False
 
     def _is_over(self, path: Path, found: Found) -> bool:
-        """Return whether a holder is gone, or one that is taking the lock; False where it is to be looked at again.
+        """Return whether a holder, or a process taking the lock, is dead; False if this must be checked again.
 
         Raises:
             OutputError: The holder lives.
@@ -189,11 +189,11 @@ class OutputLock:
         if state is Life.ALIVE:
             if path == self.path and not found.said.get("free"):
                 raise self._held(found)
-            time.sleep(_MOMENT)  # it is just being taken, or given back
+            time.sleep(_MOMENT)  # it is being taken or released
         return state is Life.GONE or (state is Life.UNKNOWN and self._is_silent(path, found))
 
     def _claims(self) -> set[int]:
-        """Return the numbers that others are taking the lock with, or did when they were killed."""
+        """Return the numbers of processes that are taking the lock, or were killed while doing so."""
         start = f"{self.path.name}."
         with os.scandir(self.path.parent) as entries:
             texts = [entry.name[len(start) :] for entry in entries if entry.name.startswith(start)]
@@ -203,12 +203,12 @@ class OutputLock:
         return self.path.with_name(f"{self.path.name}.{number}")
 
     def _is_silent(self, path: Path, found: Found) -> bool:
-        """Watch a holder of which nothing is known; False if the file is another's or free by now.
+        """Watch a holder of which nothing is known; False if the file has a new holder or is free.
 
         Raises:
             OutputError: It lives.
         """
-        log.info("%s: watching for up to %.0f s whether %s lives", self.output, SILENT, found.who)
+        log.info("%s: waiting up to %.0f s for a heartbeat of %s", self.output, SILENT, found.who)
         end = time.monotonic() + SILENT
         while time.monotonic() < end:
             time.sleep(min(_LOOK, SILENT / 4))
@@ -220,10 +220,10 @@ class OutputLock:
         return True
 
     def _claim(self, held: Found, number: int) -> bool:
-        """Make the file of a number, then the lock file; False if another was first.
+        """Create the file of a number, then the lock file; False if another process was first.
 
         Args:
-            held: what the lock file said when its holder was found to be gone.
+            held: content of the lock file when its holder was found dead.
             number: the next one.
         """
         self.token, self.fence = secrets.token_hex(16), number
@@ -245,7 +245,7 @@ class OutputLock:
         return made
 
     def _install(self) -> None:
-        """Put this process's own lock file in the place of the one before."""
+        """Replace the previous lock file by this process's own."""
         temporary = temporary_name(self.path)
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         try:
@@ -272,8 +272,8 @@ class OutputLock:
 
     def _held(self, found: Found) -> OutputError:
         return OutputError(
-            f"{self.output} is being written by {found.who}: wait for it; one that is gone is noticed at once here, "
-            f"on another machine after {SILENT:.0f} s of silence"
+            f"{self.output} is being written by {found.who}: wait for it to finish; a dead process is noticed at "
+            f"once on this machine, after {SILENT:.0f} s on another"
         )
 
     def _beat(self) -> None:
@@ -285,7 +285,7 @@ class OutputLock:
                     os.fsync(self._descriptor)  # so that other machines see it
 
     def _remove_if_alone(self) -> None:
-        """Remove the folder that was made for the lock, if nothing came into it."""
+        """Remove the folder created for the lock, if nothing else was written to it."""
         with contextlib.suppress(OSError):
             ours = self._made_folder and self._descriptor is not None and self._is_named()
             if ours and os.listdir(self.path.parent) == [self.path.name]:
@@ -297,16 +297,16 @@ class OutputLock:
 
 
 def lost(output: str, who: str = "") -> LockLostError:
-    """Return the error for a holder that was taken for gone."""
+    """Return the error for a holder that was taken for dead."""
     by = f" by {who}" if who and "?" not in who else ""
     return LockLostError(
-        f"{output}: this process was silent for so long that its lock was taken over{by}; nothing is lost: the same "
-        "command does what is left"
+        f"{output}: this process was silent so long that its lock was taken over{by}; no work is lost: run the same "
+        "command again to resume"
     )
 
 
 def _make_exclusively(path: Path, data: bytes) -> bool:
-    """Make a file with its content at once; False if there is one of that name."""
+    """Create a file together with its content; False if the name exists."""
     temporary = temporary_name(path)
     try:
         temporary.write_bytes(data)

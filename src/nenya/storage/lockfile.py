@@ -1,17 +1,19 @@
-"""A lock file that says who holds it, and with a number that grows with each holder.
+"""The content of a lock file: its holder, the holder's number, and whether the holder lives.
 
-Whether a holder lives is never told by a clock that two machines, or one before and after a step of its clock, read:
+The lock is taken and held by `nenya.storage.lock.OutputLock`.
 
-- Within one start of a system and one namespace of processes, a holder lives as long as its process does, also while
-  that is stopped; see `nenya.storage.process`.
-- On a disk of this machine alone whose locks were tried and work, flock tells it of all other processes.
-- Elsewhere the holder counts its beats in the file, and whoever wants the lock watches that number, by a clock of its
-  own that only goes forwards: a holder whose number stands still for `SILENT` seconds counts as gone.
+Whether a holder lives is never decided by clocks that may differ between machines or be set:
 
-The last may be wrong, as of a machine that slept. So a lock is taken in steps that exclude each other on any file
-system: whoever wants number N + 1 makes the file of that name, which only one can, and then puts its own lock file in
-the place of the old one. A holder that was taken for gone writes on into a file that has no name any more, and finds
-with `check`, before each thing that it publishes, that the lock is not its own.
+- Within one boot of a system and one process namespace, a holder lives as long as its process, also while that is
+  stopped; see `nenya.storage.process`.
+- On a local disk whose locks were tested and work, flock tells it for all other processes.
+- Elsewhere the holder counts its heartbeats in the file, and a process that wants the lock watches that number by its
+  own monotonic clock: a holder whose number does not change for `SILENT` seconds counts as dead.
+
+The last may be wrong, for example after a machine slept. So a lock is taken in steps that exclude each other on any
+file system: a process that wants number N + 1 creates the file of that name, which only one can, and then replaces the
+old lock file by its own. A holder that was wrongly taken for dead then writes to a file without a name, and learns from
+`check`, before it publishes anything, that it lost the lock.
 """
 
 import json
@@ -29,12 +31,12 @@ _MOST = 2**16  # bytes
 
 @dataclass(frozen=True)
 class Found:
-    """What lies at a lock's name.
+    """What was found at the path of a lock.
 
     Attributes:
-        said: what it says; nothing for a file that says nothing.
-        state: tells one state of the file from another.
-        there: whether there is a file.
+        said: its content; empty if that cannot be read.
+        state: distinguishes one state of the file from another.
+        there: whether the file exists.
     """
 
     said: dict[str, Any]
@@ -43,7 +45,7 @@ class Found:
 
     @property
     def fence(self) -> int:
-        """The number of its holder; 0 where it says none."""
+        """The number of its holder; 0 if it has none."""
         fence = self.said.get("fence", 0)
         return fence if isinstance(fence, int) and 0 <= fence < 2**62 else 0
 
@@ -58,10 +60,10 @@ def _word(said: dict[str, Any], key: str) -> str:
 
 
 def read_lock(path: Path) -> Found:
-    """Return what lies at a lock's name; what is no small file of JSON says nothing."""
+    """Read the file at the path of a lock; anything but a small JSON file counts as empty."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
-    except OSError:  # a link leads to no lock; what may not be read may be anybody's
+    except OSError:  # a link is not a lock; an unreadable file may be held by anyone
         return Found({}, (os.path.islink(path),), os.path.lexists(path) and not os.path.islink(path))
     try:
         status = os.fstat(descriptor)
@@ -76,7 +78,7 @@ def read_lock(path: Path) -> Found:
 
 
 def judge(path: Path, found: Found) -> Life:
-    """Return whether the holder of a lock lives, as far as that can be told without waiting."""
+    """Return whether the holder of a lock lives, as far as that is known without waiting."""
     if not found.there:
         return Life.GONE
     works = _flock_tells(path.parent)
@@ -99,11 +101,11 @@ def judge(path: Path, found: Found) -> Life:
 def _flock_tells(folder: Path) -> bool:
     try:
         return locks_work(folder)
-    except OSError:  # it cannot be tried in a folder of which one only reads
+    except OSError:  # it cannot be tested in a read-only folder
         return True
 
 
 def holder_of(path: Path) -> Found | None:
-    """Return who holds a lock, or may hold it; None for nobody."""
+    """Return who holds a lock, or may hold it; None if it is free."""
     found = read_lock(path)
     return found if judge(path, found) is not Life.GONE else None

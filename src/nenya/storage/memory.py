@@ -1,16 +1,16 @@
-"""How much memory there is, and whether what a file declares fits into it."""
+"""Available memory, and whether the data that a file declares fit into it."""
 
 import os
 from pathlib import Path
 
 from nenya.errors import InputFileError
 
-_FREE = 2**28  # bytes that are read without a question
+_FREE = 2**28  # bytes that are read without a check
 _MOST_PACKED = 1100  # bytes that one byte of a file unpacks to, at most, by gzip
 
 
 def available_memory() -> int:
-    """Return the bytes of memory that this process can still take, also within its control group."""
+    """Return the bytes of memory available to this process, also within its control group."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
@@ -25,27 +25,27 @@ def available_memory() -> int:
 
 
 def check_memory(nbytes: int, where: str, *, copies: int = 1, file_bytes: int | None = None) -> None:
-    """Check that values that are read at once fit into memory, before any is taken.
+    """Check that values to be read at once fit into memory, before any is allocated.
 
     Args:
         nbytes: of the values.
         where: file and name, for errors.
-        copies: how many of them are needed at a time.
-        file_bytes: of the file, where its bytes bound what can be in it.
+        copies: how many copies are needed at a time.
+        file_bytes: size of the file, where that limits its content.
 
     Raises:
-        InputFileError: They do not, or no file of this size can hold so many.
+        InputFileError: They do not fit, or a file of this size cannot contain so many.
     """
     if nbytes * copies <= _FREE:
         return
     if file_bytes is not None and nbytes > _MOST_PACKED * max(file_bytes, 2**16):
         raise InputFileError(
-            f"{where} declares {nbytes / 1e9:.2f} GB in a file of {file_bytes / 1e6:.2f} MB; wanted is a file that "
-            "holds all of its values: make it again"
+            f"{where} declares {nbytes / 1e9:.2f} GB in a file of {file_bytes / 1e6:.2f} MB; the file is "
+            "incomplete: create it again"
         )
     free = available_memory()
     if nbytes * copies > free // 2:
         raise InputFileError(
-            f"{where} declares {nbytes / 1e9:.2f} GB to be read at once, which takes {nbytes * copies / 1e9:.2f} GB of "
-            f"memory, and half of what is free are {free / 2e9:.2f} GB: cut the data to smaller parts"
+            f"{where} declares {nbytes / 1e9:.2f} GB to be read at once, which needs {nbytes * copies / 1e9:.2f} GB; "
+            f"expected at most half of the free memory, {free / 2e9:.2f} GB: split the data into smaller parts"
         )

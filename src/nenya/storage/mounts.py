@@ -1,4 +1,7 @@
-"""What a folder's file system can do: whether it is of this machine alone, and whether its locks lock."""
+"""Properties of a folder's file system: whether it is local to this machine, and whether flock works on it.
+
+Only this module tests flock; `nenya.storage.lock` uses it.
+"""
 
 import errno
 import fcntl
@@ -13,13 +16,13 @@ from nenya.storage.process import current
 log = logging.getLogger(__name__)
 
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
-"""What a file system says that has no locks."""
+"""Errors of a file system without locks."""
 
 _OWN = {"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "tmpfs", "ramfs", "zfs", "bcachefs", "overlay"}
 
 
 def is_local(folder: Path) -> bool:
-    """Return whether a folder is surely on a disk that no other machine uses; False where that is unknown."""
+    """Return whether a folder is surely on a local disk of this machine; False if unknown."""
     try:
         return _kinds().get(os.stat(folder).st_dev, "") in _OWN
     except OSError:
@@ -27,7 +30,7 @@ def is_local(folder: Path) -> bool:
 
 
 def _kinds() -> dict[int, str]:
-    """Return device number -> kind of its file system."""
+    """Return device number -> type of its file system."""
     found: dict[int, str] = {}
     with suppress(OSError, ValueError):
         for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
@@ -38,7 +41,7 @@ def _kinds() -> dict[int, str]:
 
 
 def locks_work(folder: Path) -> bool:
-    """Return whether flock locks in a folder: it is tried on a file of its own, and where it does not, that is said.
+    """Return whether flock works in a folder: it is tested on a temporary file, and logged if it does not work.
 
     Raises:
         OSError: The folder cannot be written.
@@ -56,14 +59,14 @@ def _find_out(folder: Path) -> bool:
     why = try_locks(folder)
     if why:
         log.warning(
-            "%s: the file system has no locks that work (%s); who is at work is told by lock files alone, and a "
-            "process of another machine counts as gone when its file does not change for minutes", folder, why,
+            "%s: file locks do not work on this file system (%s); lock files alone say who is at work, and a "
+            "process on another machine counts as dead when its file has not changed for minutes", folder, why,
         )  # fmt: skip
     return not why
 
 
 def try_locks(folder: Path) -> str:
-    """Return why flock does not lock in a folder; nothing where it does.
+    """Return why flock does not work in a folder; an empty string if it does.
 
     Raises:
         OSError: The folder cannot be written.
@@ -81,7 +84,7 @@ def try_locks(folder: Path) -> str:
             return error.strerror or str(error)
         finally:
             os.close(second)
-        return "two processes get the same lock"
+        return "two processes obtain the same lock"
     finally:
         os.close(first)
         with suppress(OSError):
@@ -89,7 +92,7 @@ def try_locks(folder: Path) -> str:
 
 
 def hdf5_locking(path: Path) -> str | bool:
-    """Return what to tell HDF5 about locks of a file: not to ask for any where the file system has none."""
+    """Return the `locking` argument of h5py for a file: off where the file system has no locks."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
@@ -104,7 +107,7 @@ def hdf5_locking(path: Path) -> str | bool:
 
 
 def is_flocked(path: Path) -> bool:
-    """Return whether another open file holds a lock on a file, as far as flock tells."""
+    """Return whether a file is locked through another open file, as far as flock tells."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
     except OSError:  # it is gone

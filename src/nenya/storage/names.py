@@ -1,8 +1,8 @@
-"""What others wrote and nenya acts on: names of files, hashes, sizes and JSON, each checked before it is used.
+"""Manifests: names of files, hashes, sizes and JSON written by others, each checked before it is used.
 
 A manifest (`archive.json`, the pointer of an index, a journal of unfinished work) may come from anybody. So its names
-are plain paths below one root, its hashes are hashes, its sizes are sizes, and links are not followed where nenya
-writes or removes. Whatever is not as it should be ends in one line that names the file and the key.
+must be plain paths below one root, its hashes and sizes valid, and links are not followed where nenya writes or
+removes. Anything else raises an error of one line that names the file and the key.
 """
 
 import hashlib
@@ -21,24 +21,26 @@ from nenya.storage.small_files import read_small, strict_json
 from nenya.storage.texts import quoted, visible
 
 MOST_BYTES = 2**28
-"""Bytes of the largest manifest that is read; one of a hundred thousand files has half as many."""
+"""Largest manifest that is read, bytes; one of a hundred thousand files has half as many."""
 
 MOST_DEPTH = 32
-"""Lists and objects within each other in a manifest."""
+"""Levels of nesting in a manifest."""
 
 MOST_SIZE = 2**62
 """Largest size or count."""
 
 _NAME = 1024  # characters of a name
 _PART = 255  # bytes of a part of a name
-_TEXT = 2**16  # characters of a text that is no name
+_TEXT = 2**16  # characters of a string that is not a name
 _HASH = re.compile("[0-9a-f]{64}")
 _DRIVE = re.compile("[A-Za-z]:")
-_BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # turn the rest of a line round
+_BIDI = frozenset(
+    "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+)  # reverse the direction of the rest of a line
 
 
 def why_not_plain(text: object) -> str:
-    """Return why a value is not the name of a file below a root; an empty text where it is one."""
+    """Return why a value is not the name of a file below a root; an empty string if it is one."""
     if not isinstance(text, str):
         return f"a {_kind(text)}"
     if not text or len(text) > _NAME:
@@ -77,7 +79,7 @@ def inside(root: Path, name: str) -> Path:
         InputFileError: The name is not plain, or leads over a link.
     """
     if why := why_not_plain(name):
-        raise InputFileError(f"{root}: expected the name of a file in it, got {quoted(name)}: {why}")
+        raise InputFileError(f"{root}: expected the name of a file in this folder, got {quoted(name)}: {why}")
     path = root
     for part in name.split("/"):
         path = path / part
@@ -87,25 +89,25 @@ def inside(root: Path, name: str) -> Path:
 
 
 def refuse_link(path: Path) -> Path:
-    """Return a path at which nenya writes or removes, which must not be a link.
+    """Return a path at which nenya writes or removes, after checking that it is not a link.
 
     Raises:
         OutputError: It is one.
     """
     if path.is_symlink():
         raise OutputError(
-            f"{path} is a link to {quoted(os.readlink(path))}, and nothing is written or removed through it: remove "
-            "the link, or choose another place"
+            f"{path} is a link to {quoted(os.readlink(path))}, and links are not followed when writing or removing: "
+            "remove the link, or choose another path"
         )
     return path
 
 
 def refuse_links(folder: Path, *, below: bool = False) -> Path:
-    """Return a folder of nenya's own that holds only files and folders, none of them a link, or is not there.
+    """Return a folder of nenya's own, after checking that it holds only regular files and folders, or does not exist.
 
     Args:
         folder: the folder.
-        below: it is one that the user names, and may itself be reached by a link.
+        below: the folder is named by the user, and may itself be reached by a link.
 
     Raises:
         OutputError: It or something below it is a link, a pipe or a device.
@@ -118,15 +120,15 @@ def refuse_links(folder: Path, *, below: bool = False) -> Path:
             refuse_link(path)
             try:
                 mode = path.lstat().st_mode
-            except FileNotFoundError:  # of another process, that is done with it
+            except FileNotFoundError:  # removed by another process
                 continue
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-                raise OutputError(f"{path} is a pipe, socket or device, which nenya never makes: remove it")
+                raise OutputError(f"{path} is a pipe, socket or device, expected only files and folders: remove it")
     return folder
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link (not what it leads to) or a folder with all that is in it."""
+    """Remove a file, a link (not its target) or a folder with its content."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -135,13 +137,13 @@ def remove(path: Path) -> None:
 
 @dataclass(frozen=True)
 class Json:
-    """A value of a JSON file, which knows where it stands, so that a wrong one is refused by file and key.
+    """A value of a JSON file with its position, so that errors name the file and the key.
 
     Attributes:
         value: as `json` gives it.
         place: the file, for messages.
         key: its path of keys in the file.
-        hint: what to do about a wrong one.
+        hint: what to do about an invalid one.
     """
 
     value: Any
@@ -150,13 +152,13 @@ class Json:
     hint: str = "take an undamaged copy of it"
 
     def refuse(self, wanted: str) -> NoReturn:
-        """Raise InputFileError that says what is expected here."""
+        """Raise InputFileError that says what was expected here."""
         where = f" {self.key}:" if self.key else ""
         got = quoted(self.value) if isinstance(self.value, str | int | float | None) else f"a {_kind(self.value)}"
         raise InputFileError(f"{self.place}: damaged:{where} expected {wanted}, got {got}; {self.hint}")
 
     def __getitem__(self, key: str) -> "Json":
-        """Return a value that must be there."""
+        """Return a value that must exist."""
         if not isinstance(self.value, dict):
             self.refuse("an object")
         at = f"{self.key}.{key}" if self.key else key
@@ -170,7 +172,7 @@ class Json:
         return self[key] if there else None
 
     def object(self, known: Collection[str] | None = None) -> "dict[str, Json]":
-        """Return the values of an object, which has no others than the known keys."""
+        """Return the values of an object that has only known keys."""
         if not isinstance(self.value, dict):
             self.refuse("an object")
         unknown = [key for key in self.value if known is not None and key not in known]
@@ -187,15 +189,15 @@ class Json:
         return [Json(v, self.place, f"{self.key}[{i}]", self.hint) for i, v in enumerate(self.value)]
 
     def text(self) -> str:
-        """Return a text."""
+        """Return a string."""
         if not isinstance(self.value, str) or len(self.value) > _TEXT:
-            self.refuse("a text")
+            self.refuse("a string")
         return self.value
 
     def name(self, *, one: bool = False) -> str:
         """Return the name of a file below the manifest's root; with `one`, of one directly in it."""
         if not is_plain(self.value, one=one):
-            self.refuse(f"a plain name{' without folders' if one else ''}, which leads to nothing outside of it")
+            self.refuse(f"a plain relative name{' without folders' if one else ''}")
         return str(self.value)
 
     def sha256(self) -> str:
@@ -205,9 +207,9 @@ class Json:
         return self.value
 
     def count(self, most: int = MOST_SIZE) -> int:
-        """Return a whole number from 0 to `most`."""
+        """Return an integer from 0 to `most`."""
         if not isinstance(self.value, int) or isinstance(self.value, bool) or not 0 <= self.value <= most:
-            self.refuse("a whole number, 0 or more" if most == MOST_SIZE else f"a whole number from 0 to {most}")
+            self.refuse("a non-negative integer" if most == MOST_SIZE else f"an integer from 0 to {most}")
         return self.value
 
     def number(self) -> float:
@@ -223,11 +225,11 @@ class Json:
         return self.value
 
     def texts(self) -> dict[str, str]:
-        """Return an object of texts."""
+        """Return an object of strings."""
         return {key: value.text() for key, value in self.object().items()}
 
     def counts(self) -> dict[str, int]:
-        """Return an object of whole numbers."""
+        """Return an object of integers."""
         return {key: value.count() for key, value in self.object().items()}
 
 
@@ -250,7 +252,7 @@ def entry_of(found: Json) -> Entry:
     """Return a file that a manifest names, as an object or as a list of name, size and sha256.
 
     Raises:
-        InputFileError: The name is not plain, or size or hash are none.
+        InputFileError: The name is not plain, or the size or hash is invalid.
     """
     if isinstance(found.value, list):
         if len(found.value) != 3:
@@ -276,7 +278,7 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
 
 
 def parse_json(data: bytes | str, place: str, hint: str = "take an undamaged copy of it") -> Json:
-    """Return the value of a JSON text: UTF-8, of bounded depth, without repeated keys, NaN and huge numbers.
+    """Return the value of a JSON text; see `nenya.storage.small_files.strict_json`.
 
     Args:
         data: the text.
@@ -300,5 +302,5 @@ def read_json(path: Path, hint: str = "take an undamaged copy of it", most: int 
 
 
 def _kind(value: object) -> str:
-    kinds = {dict: "object", list: "list", bool: "truth value", int: "number", float: "number", str: "text"}
+    kinds = {dict: "object", list: "list", bool: "boolean", int: "number", float: "number", str: "string"}
     return kinds.get(type(value), type(value).__name__)

@@ -1,4 +1,4 @@
-"""From the `data` option to files."""
+"""Paths: from the `data` option to files, and the names of cutout and latents files."""
 
 import functools
 import glob
@@ -30,14 +30,14 @@ _SECRET = re.compile(r"SECRET|TOKEN|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVAT
 
 
 def expand(text: str) -> str:
-    """Return a local path with `~` and `$NAMES` of the environment filled in; messages go on to say the names.
+    """Return a local path with `~` and `$NAMES` of the environment expanded; messages still show the names.
 
     Raises:
-        OptionError: It names an environment variable that is not set, or one that by its name holds a secret.
+        OptionError: It names an environment variable that is not set, or whose name suggests a secret.
     """
     for name in re.findall(r"\$\{?(\w+)", text):
         if _SECRET.search(name):
-            raise OptionError(f"{text}: ${name} is a secret by its name, which no path is made of; give the path")
+            raise OptionError(f"{text}: ${name} looks like a secret and is not expanded; give the path")
         value = os.environ.get(name)
         if value:
             remember_name(name, value)
@@ -47,13 +47,13 @@ def expand(text: str) -> str:
 
 
 def local_path(text: str) -> Path:
-    """Return the local path that a text names, with `~` and `$NAMES` of the environment filled in.
+    """Return the local path that a text names, with `~` and `$NAMES` of the environment expanded.
 
     Raises:
         OptionError: It is an s3:// address, or names an environment variable that is not set.
     """
     if is_s3(text):
-        raise OptionError(f"{text}: a local path is needed here; give one")
+        raise OptionError(f"{text}: expected a local path, got an s3:// address")
     return Path(expand(text))
 
 
@@ -62,14 +62,14 @@ def entries_of(data: Any, wanted: str) -> list[str]:
 
     Args:
         data: the option.
-        wanted: what it should be, for the message.
+        wanted: what is expected, for the message.
 
     Raises:
-        OptionError: Nothing is given.
+        OptionError: No entry is given.
     """
     entries = [data] if isinstance(data, str | Path) else list(data or [])
     if not entries:
-        raise OptionError(f"data= is needed: {wanted}")
+        raise OptionError(f"data= is missing: give {wanted}")
     return [str(entry) for entry in entries]
 
 
@@ -78,13 +78,13 @@ def find_sources(data: Any) -> list[Path | str]:
 
     Args:
         data: a path, folder or glob, an s3:// address, prefix or glob, or a list of them. Globs, folders and
-            prefixes leave out latents files; folders and prefixes take what is below them and ends in .h5 or .hdf5.
+            prefixes skip latents files; folders and prefixes include all files below them that end in .h5 or .hdf5.
 
     Returns:
         Local files as paths, objects as s3:// addresses.
 
     Raises:
-        OptionError: Nothing is given.
+        OptionError: No entry is given.
         InputFileError: A glob or prefix matches nothing.
         StorageError: An S3 service does not list its objects.
     """
@@ -96,11 +96,11 @@ def find_sources(data: Any) -> list[Path | str]:
 
 
 def find_latents(data: Any) -> list[Path | str]:
-    """Return the latents files that `data=` stands for; as `find_sources`, the other way round.
+    """Return the latents files that `data=` stands for; like `find_sources`, for latents files.
 
     Raises:
-        OptionError: Nothing is given.
-        InputFileError: A glob, folder or prefix has none.
+        OptionError: No entry is given.
+        InputFileError: A glob, folder or prefix contains none.
         StorageError: An S3 service does not list its objects.
     """
     found: dict[Path | str, None] = {}
@@ -117,7 +117,7 @@ def find_latents(data: Any) -> list[Path | str]:
             everything = sorted(p for p in places if is_latents_name(p.name))
         if not everything:
             raise InputFileError(
-                f"{entry}: no latents file (*_latents.h5, or of the original *_latents_*.h5) is there; check the place"
+                f"{entry}: no latents file found (*_latents.h5, or the original's *_latents_*.h5); check the path"
             )
         found.update(dict.fromkeys(everything))
     return list(found)
@@ -138,7 +138,7 @@ def _find_local(entry: str) -> Sequence[Path]:
         below = [p for p in below if not is_latents_name(p.name)]
         if not below:
             raise InputFileError(
-                f"{entry}: this is a folder without HDF5 files (.h5): name a file of cutouts, or a folder with some"
+                f"{entry}: expected a folder with HDF5 files (.h5), found none: name a cutout file, or another folder"
             )
         return below
     if path.exists() or not glob.has_magic(str(path)):
@@ -151,7 +151,7 @@ def _find_local(entry: str) -> Sequence[Path]:
 
 def _find_objects(url: str) -> Sequence[str]:
     if url.endswith(HDF5_SUFFIXES) and not glob.has_magic(url):
-        return [url]  # whether it is there is that file's own affair
+        return [url]  # whether it exists is checked when it is read
     matches = [found.url for found in store().find(url) if not is_latents_name(found.url)]
     if not glob.has_magic(url):
         matches = [match for match in matches if match == url or match.endswith(HDF5_SUFFIXES)]
@@ -162,11 +162,11 @@ def _find_objects(url: str) -> Sequence[str]:
 
 
 def fetch(sources: Sequence[Path | str], cache_dir: str | None) -> list[Path]:
-    """Return local files: paths as they are, objects of S3 as copies in the scratch folder, kept for later runs.
+    """Return local files: paths as they are, S3 objects as copies in the scratch folder, kept for later runs.
 
     Raises:
-        InputFileError: There is no such object.
-        StorageError: An S3 service does not give it.
+        InputFileError: The object does not exist.
+        StorageError: An S3 service does not return it.
         OutputError: The scratch folder cannot be written, or is full.
     """
     return [_copy(source, cache_dir) if isinstance(source, str) else source for source in sources]
@@ -175,24 +175,24 @@ def fetch(sources: Sequence[Path | str], cache_dir: str | None) -> list[Path]:
 def _copy(url: str, cache_dir: str | None) -> Path:
     found = store().head(url)
     if found is None:
-        raise InputFileError(f"{url}: no such object; check bucket and key")
+        raise InputFileError(f"{url}: the object does not exist; check bucket and key")
     version = hashlib.sha256(f"{url} {found.etag} {found.size}".encode()).hexdigest()[:16]
     path = own_place(scratch_folder(cache_dir), f"s3/{version}/{local_name(found.name)}")
     if not path.is_file() or path.stat().st_size != found.size:
-        log.info("%s: download %.1f MB to %s", url, found.size / 1e6, path)
+        log.info("%s: downloading %.1f MB to %s", url, found.size / 1e6, path)
         store().download(found, path)
     return path
 
 
 @contextmanager
 def temporary_copy(source: Path | str, cache_dir: str | None) -> Iterator[Path]:
-    """Give the local file of a source: itself, or a copy of an object of S3 that goes at the end.
+    """Yield the local file of a source: itself, or a copy of an S3 object that is removed at the end.
 
-    Errors that come from within name the source, not the copy.
+    Errors raised in the block name the source, not the copy.
 
     Raises:
-        InputFileError: There is no such object.
-        StorageError: An S3 service does not give it.
+        InputFileError: The object does not exist.
+        StorageError: An S3 service does not return it.
         OutputError: The scratch folder cannot be written, or is full.
     """
     if isinstance(source, Path):
@@ -201,7 +201,7 @@ def temporary_copy(source: Path | str, cache_dir: str | None) -> Iterator[Path]:
     with temporary_folder(COPY_PREFIX, scratch_folder(cache_dir)) as folder:
         found = store().head(source)
         if found is None:
-            raise InputFileError(f"{source}: no such object; check bucket and key")
+            raise InputFileError(f"{source}: the object does not exist; check bucket and key")
         path = folder / local_name(found.name)
         store().download(found, path)
         try:
@@ -211,24 +211,26 @@ def temporary_copy(source: Path | str, cache_dir: str | None) -> Iterator[Path]:
 
 
 def fetch_checked(url: str, entry: Entry, path: Path, said_by: str) -> None:
-    """Bring an object that a manifest names to a local path, if it is what the manifest says.
+    """Download an object that a manifest names, and check it against the manifest.
 
-    It arrives under a name of our own, and gets the other one when size and hash are right.
+    It is downloaded under a temporary name, and renamed when size and hash are correct.
 
     Args:
-        url: s3:// address below which its name stands.
+        url: s3:// address of the folder that contains it.
         entry: the file.
-        path: where it goes; of `inside`.
+        path: local path, from `inside`.
         said_by: the manifest, for messages.
 
     Raises:
-        StorageError: The service does not give it, or it is another one.
+        StorageError: The service does not return it, or it differs from the manifest.
         OutputError: It cannot be written.
     """
     part = temporary_name(path.with_name(entry.sha256[:32]))
     try:
         if store().download(f"{url}/{entry.name}", part, size=entry.size) != entry.sha256:
-            raise StorageError(f"{url}/{entry.name}: is not what {said_by} says it is (sha256)")
+            raise StorageError(
+                f"{url}/{entry.name}: its sha256 differs from that in {said_by}; download an undamaged copy"
+            )
         os.replace(part, path)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
@@ -237,10 +239,10 @@ def fetch_checked(url: str, entry: Entry, path: Path, said_by: str) -> None:
 
 
 def own_place(folder: Path, name: str) -> Path:
-    """Return a place of nenya's own in a scratch folder, where nothing leads out of it by a link.
+    """Return a path of nenya's own in a scratch folder, after checking that no link leads out of it.
 
     Raises:
-        OutputError: A link stands in the way.
+        OutputError: A part of the path is a link.
     """
     try:
         return inside(folder, name)
@@ -249,21 +251,21 @@ def own_place(folder: Path, name: str) -> Path:
 
 
 def scratch_folder(cache_dir: str | None) -> Path:
-    """Return the folder of temporary copies, `loader.cache_dir` or `outputs/cache`; it is made if it is missing.
+    """Return the folder of temporary copies, `loader.cache_dir` or `outputs/cache`; created if missing.
 
     Raises:
-        OutputError: It cannot be made.
+        OutputError: It cannot be created.
     """
     folder = local_path(cache_dir or DEFAULT_CACHE)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{folder}: cannot make the folder ({error.strerror}); set loader.cache_dir") from error
+        raise OutputError(f"{folder}: cannot create the folder ({error.strerror}); set loader.cache_dir") from error
     return folder
 
 
 def is_latents_name(name: str) -> bool:
-    """Say whether a file is a latents file by its name: `X_latents.h5`, or of the original, `X_latents_std.h5`."""
+    """Return whether a file is a latents file by its name: `X_latents.h5`, or the original's `X_latents_std.h5`."""
     if not name.lower().endswith(HDF5_SUFFIXES):
         return False
     key = key_of(name)

@@ -1,8 +1,7 @@
-"""Which process something belongs to, and whether that process still lives, without asking any clock.
+"""The identity of a process, and whether it still lives, without relying on clocks.
 
-Within one start of a system and one process namespace, a process number and the time at which the process began,
-which the kernel counts itself, name a process for good. Elsewhere nothing of this can be told: on another machine, in
-another container, after a restart.
+Within one boot of a system and one process namespace, the process number and the start time counted by the kernel
+identify a process uniquely. On another machine, in another container or after a reboot, nothing is known.
 """
 
 import enum
@@ -32,10 +31,10 @@ class Identity:
     """A process.
 
     Attributes:
-        boot: names one start of one system; empty where that is unknown.
-        space: names a namespace of processes in it.
+        boot: identifies one boot of one system; empty if unknown.
+        space: identifies a process namespace in it.
         pid: the number there.
-        start: when it began, as the kernel counts; empty where that is unknown.
+        start: start time as the kernel counts it; empty if unknown.
         host: name of the machine, for messages.
     """
 
@@ -60,13 +59,13 @@ def current() -> Identity:
     return _current(os.getpid(), socket.gethostname())
 
 
-@functools.lru_cache(maxsize=4)  # a fork has another number, and a laptop may get another name
+@functools.lru_cache(maxsize=4)  # a fork changes the number, and the host name of a laptop may change
 def _current(pid: int, host: str) -> Identity:
     return Identity(_boot(), _space(), pid, _stat("self" if _has_proc() else str(pid))[1], host)
 
 
 def from_values(values: Mapping[str, Any]) -> Identity | None:
-    """Return the identity that was written as `values`; None where they are of something else."""
+    """Return the identity that was written as `values`; None if they are invalid."""
     try:
         texts = {key: str(values[key]) for key in ("boot", "space", "start", "host")}
         return Identity(pid=int(values["pid"]), **texts)
@@ -75,7 +74,7 @@ def from_values(values: Mapping[str, Any]) -> Identity | None:
 
 
 def life(identity: Identity) -> Life:
-    """Return whether a process lives: also one that is stopped does; a zombie does not."""
+    """Return whether a process lives: a stopped one does, a zombie does not."""
     own = current()
     if not own.boot or (identity.boot, identity.space) != (own.boot, own.space):
         return Life.UNKNOWN
@@ -83,7 +82,7 @@ def life(identity: Identity) -> Life:
 
 
 def life_of_mark(mark: str) -> Life:
-    """Return whether the process lives whose `Identity.mark` is part of a file's name."""
+    """Return whether the process with this `Identity.mark`, taken from a file name, lives."""
     pid, start, boot, space = mark.split("-")
     own = current()
     if not own.boot or (boot, space) != (_short(own.boot), _short(own.space)):
@@ -92,7 +91,7 @@ def life_of_mark(mark: str) -> Life:
 
 
 def restarted_since(mark: str) -> bool:
-    """Return whether a mark is of another start of a system than the present one, be it this machine's or not."""
+    """Return whether a mark is from another boot than the present one, of this machine or another."""
     own = current()
     return bool(own.boot) and mark.split("-")[2] != _short(own.boot)
 
@@ -118,7 +117,7 @@ def _has_proc() -> bool:
 
 
 def _stat(pid: str) -> tuple[str, str]:
-    """Return state and start of a process; empty where they cannot be had, or /proc is of another namespace."""
+    """Return state and start of a process; empty if unavailable, or if /proc belongs to another namespace."""
     try:
         if pid != "self" and os.readlink("/proc/self") != str(os.getpid()):
             return "", ""
@@ -133,7 +132,7 @@ def _stat(pid: str) -> tuple[str, str]:
 
 
 def _has_threads(pid: int) -> bool:
-    """Return whether threads of a process whose first one has ended go on."""
+    """Return whether a process whose main thread has ended has other threads running."""
     try:
         return len(os.listdir(f"/proc/{pid}/task")) > 1
     except OSError:
@@ -149,7 +148,7 @@ def _boot() -> str:
 
 
 def _space() -> str:
-    """Return the namespaces of process numbers and of the kernel's clock; nothing where there are none."""
+    """Return the namespaces of process numbers and of the kernel's clock; empty if there are none."""
     found = []
     for name in ("pid", "time"):
         try:
@@ -160,7 +159,7 @@ def _space() -> str:
 
 
 def _ask(*command: str) -> str:
-    """Return what a command of the system says, for systems without /proc; empty if it says nothing."""
+    """Return the output of a system command, for systems without /proc; empty if it fails."""
     env = {**os.environ, "LC_ALL": "C", "TZ": "UTC"}
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, env=env, check=False).stdout.strip()

@@ -1,4 +1,4 @@
-"""Small files of options, JSON and YAML: plain values, bounded in size, depth and number, from ordinary files only."""
+"""Small files, JSON and YAML: regular files of bounded size, with plain values of bounded nesting and number."""
 
 import itertools
 import json
@@ -16,7 +16,7 @@ from nenya.errors import InputFileError, NenyaError
 MOST_BYTES = 10 * 2**20
 _DEPTH = 50
 _VALUES = 200_000
-_LETTERS = 2**16  # of one number or text of YAML
+_LETTERS = 2**16  # characters of one YAML scalar
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a pipe"),
@@ -30,18 +30,18 @@ _INTERPOLATION = re.compile(r"\$\{(?!\w+\})")
 
 
 def kind_of(mode: int) -> str:
-    """Return what a file of this mode is, if it is no ordinary one; empty for an ordinary file."""
+    """Return what a file of this mode is; empty for a regular file."""
     if stat.S_ISREG(mode):
         return ""
-    return next((what for test, what in _KINDS if test(mode)), "no ordinary file")
+    return next((what for test, what in _KINDS if test(mode)), "not a regular file")
 
 
 def check_regular(path: str | os.PathLike[str], what: str, error: type[NenyaError] = InputFileError) -> None:
-    """Check that a file that is there is an ordinary one, so that reading it ends.
+    """Check that an existing file is a regular one, so that reading it ends.
 
     Args:
         path: the file; links are followed.
-        what: what it should be, such as "a table", for the message.
+        what: the expected content, such as "a table", for the message.
         error: the kind of error.
 
     Raises:
@@ -52,7 +52,7 @@ def check_regular(path: str | os.PathLike[str], what: str, error: type[NenyaErro
     except (OSError, ValueError):
         return
     if kind:
-        raise error(f"{path}: this is {kind}; expected an ordinary file with {what}: check the path")
+        raise error(f"{path}: expected a regular file with {what}, got {kind}; check the path")
 
 
 def is_regular(path: Path) -> bool:
@@ -124,10 +124,10 @@ def parse_options_json(data: bytes | str) -> Any:
 
 
 def parse_yaml(data: bytes | str) -> Any:
-    """Return the values of YAML: plain types, without aliases, each name once in its mapping.
+    """Return the values of YAML: plain types, without aliases, each key once in its mapping.
 
     Raises:
-        ValueError: It is no YAML of that kind, or is nested too deep, or has too many values.
+        ValueError: It is not such YAML, is nested too deeply, or has too many values.
     """
     import yaml
 
@@ -142,18 +142,20 @@ def parse_yaml(data: bytes | str) -> Any:
 
 
 def refuse_interpolation(values: Any) -> None:
-    """Refuse texts that Hydra would fill in, such as `${oc.env:HOME}`: a file has values, and asks for none.
+    """Refuse strings that Hydra would interpolate, such as `${oc.env:HOME}`: an option file contains values only.
 
     Raises:
         ValueError: There is one.
     """
     for value in _values_of(values):
         if isinstance(value, str) and _INTERPOLATION.search(value):
-            raise ValueError(f"{value[:60]} is filled in from elsewhere, which a file may not ask for: write the value")
+            raise ValueError(
+                f"{value[:60]} is an interpolation, which option files may not contain: write the value itself"
+            )
 
 
 def _loader() -> Any:
-    """Return YAML's safe loader, in C where there is one, that refuses names that are there twice."""
+    """Return YAML's safe loader, in C if available, that refuses duplicate keys."""
     import yaml
 
     base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -168,33 +170,33 @@ def _loader() -> Any:
 
 
 def _check_events(events: Any) -> None:
-    """Check a document before anything is made of it."""
+    """Check a document before objects are constructed from it."""
     import yaml
 
     depth = 0
     for count, event in enumerate(events):
         if isinstance(event, yaml.AliasEvent):
-            raise ValueError(f"it repeats a part by an alias (*{event.anchor[:60]}): write the values out")
+            raise ValueError(f"aliases are not allowed (*{event.anchor[:60]}): write the values out")
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
         elif isinstance(event, yaml.ScalarEvent) and len(event.value) > _LETTERS:
-            raise ValueError(f"it has a value of more than {_LETTERS} letters")
+            raise ValueError(f"expected values of at most {_LETTERS} characters, got more")
         if depth > _DEPTH or count > _VALUES:
-            raise ValueError(f"it has more than {_VALUES:,} values, or is nested more than {_DEPTH} deep")
+            raise ValueError(f"expected at most {_VALUES:,} values and {_DEPTH} levels of nesting, got more")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
-        raise ValueError(f"the name {twice[:60]} is there twice")
+        raise ValueError(f"duplicate key {twice[:60]}")
     return found
 
 
 def _no_number(text: str) -> Any:
-    raise ValueError(f"{text} is no number")
+    raise ValueError(f"{text} is not a JSON number")
 
 
 def _bounded(values: Any) -> Any:
@@ -207,16 +209,16 @@ def _bounded(values: Any) -> Any:
 
 
 def _values_of(values: Any) -> Iterator[Any]:
-    """Yield all values, those within others too.
+    """Yield all values, nested ones included.
 
     Raises:
-        ValueError: They are nested too deep.
+        ValueError: They are nested too deeply.
     """
     left = [(values, 1)]
     while left:
         value, depth = left.pop()
         if depth > _DEPTH:
-            raise ValueError(f"it is nested more than {_DEPTH} deep")
+            raise ValueError(f"expected at most {_DEPTH} levels of nesting, got more")
         yield value
         if isinstance(value, dict):
             left += [(inner, depth + 1) for inner in (*value.keys(), *value.values())]
@@ -225,7 +227,7 @@ def _values_of(values: Any) -> Iterator[Any]:
 
 
 def unfit(error: Exception) -> str:
-    """Return in a few words why `read_small` or a parser did not give values."""
+    """Return in a few words why `read_small` or a parser failed."""
     said = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(str(said).split())[:200]
 
@@ -235,7 +237,7 @@ def read_yaml_file(path: Path, *, own: bool = False) -> Any:
 
     Args:
         path: the file.
-        own: whether it is one of nenya's, in which Hydra may fill in values.
+        own: whether it is one of nenya's, in which Hydra may interpolate values.
 
     Raises:
         OSError: It cannot be read.

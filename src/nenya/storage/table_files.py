@@ -1,6 +1,6 @@
-"""What reading a table would take, told from its headers before it is read: .parquet, .csv, .feather.
+"""The memory that a table needs, estimated from its headers before it is read: .parquet, .csv, .feather.
 
-A page or a dictionary of some bytes can stand for any number of rows, so sizes of files say nothing.
+A page or dictionary of a few bytes can represent any number of rows, so the file size alone says nothing.
 """
 
 import csv
@@ -21,28 +21,28 @@ if TYPE_CHECKING:
 
 MOST_COLUMNS = 5000
 NUMBERS = ("lat", "lon")
-"""Columns that are numbers in every table of cutouts."""
+"""Columns that must be numeric in every table of cutouts."""
 
-_LEAST = 2**28  # bytes in memory that any table may take
-_RATIO = 200  # times its size that a table may take beyond that
+_LEAST = 2**28  # bytes of memory that any table may need
+_RATIO = 200  # times its file size that a table may need beyond that
 _FIRST_ROWS = 2**22  # bytes in which the header and the first row of a .csv must end
 _BATCH = 2**14  # rows
-_FEW = 2**8  # rows of texts, each as long as it says
+_FEW = 2**8  # rows of strings, each of its full length
 _WIDTHS = {"BOOLEAN": 8, "INT32": 8, "INT64": 8, "INT96": 12, "FLOAT": 8, "DOUBLE": 8, "BYTE_ARRAY": 16}
 _GROWING = {"RLE_DICTIONARY", "PLAIN_DICTIONARY", "DELTA_BYTE_ARRAY"}
-"""Encodings in which a text may stand for many."""
+"""Encodings in which one string may represent many."""
 
 
 def check_table(path: Path, most: int | None = None) -> None:
-    """Check that a table is an ordinary file whose rows fit into memory, before they are read.
+    """Check that a table is a regular file whose rows fit into memory, before they are read.
 
     Args:
         path: .csv, .feather, or else .parquet.
-        most: bytes that it may take in memory; default 200 times its size and at least 256 MiB, at most half of what
-            is free.
+        most: bytes of memory that it may need; default 200 times its size and at least 256 MiB, at most half of the
+            free memory.
 
     Raises:
-        InputFileError: It would take more, has too many columns, or is damaged.
+        InputFileError: It needs more, has too many columns, or is damaged.
     """
     from nenya.storage.memory import available_memory
 
@@ -56,25 +56,25 @@ def check_table(path: Path, most: int | None = None) -> None:
             total += taken
             if taken < 0 or total > limit:
                 raise InputFileError(
-                    f"{path}: this table of {size / 1e6:.3g} MB would take more than {limit / 1e9:.2g} GB of memory: "
-                    "make it again from its data, or in parts"
+                    f"{path}: this table of {size / 1e6:.3g} MB needs more than {limit / 1e9:.2g} GB of memory: "
+                    "create it again from its data, or split it"
                 )
     except InputFileError:
         raise
-    except Exception as error:  # of a damaged file, pyarrow and struct raise anything
+    except Exception as error:  # pyarrow and struct raise any exception for a damaged file
         first = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-        raise InputFileError(f"{path}: cannot be read as a table ({first}); copy or make it again") from error
+        raise InputFileError(f"{path}: cannot be read as a table ({first}); copy or create it again") from error
 
 
 def check_numbers(table: "pd.DataFrame", place: object) -> "pd.DataFrame":
-    """Return a table whose latitudes and longitudes are numbers; texts that are numbers are taken as such.
+    """Return a table whose latitudes and longitudes are numeric; strings that are numbers are converted.
 
     Args:
         table: any.
-        place: where it is, for the message.
+        place: its path, for the message.
 
     Raises:
-        InputFileError: One is no number, or a column is there twice.
+        InputFileError: A value is not a number, or a column occurs twice.
     """
     import pandas as pd
 
@@ -97,11 +97,11 @@ def check_numbers(table: "pd.DataFrame", place: object) -> "pd.DataFrame":
 def _check_once(place: object, names: list[str]) -> None:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise InputFileError(f"{place}: the column {visible(twice[0])} is there twice; rename or remove one")
+        raise InputFileError(f"{place}: the column {visible(twice[0])} occurs twice; rename or remove one")
 
 
 def check_arrow(table: Any, place: object) -> Any:
-    """Return a table of Arrow whose latitudes and longitudes are numbers, as `check_numbers` does."""
+    """Return an Arrow table whose latitudes and longitudes are numeric, as `check_numbers` does."""
     import pyarrow as pa
 
     _check_once(place, table.column_names)
@@ -116,11 +116,11 @@ def check_arrow(table: Any, place: object) -> Any:
 
 
 def _csv_bytes(path: Path, limit: int) -> Iterator[int]:
-    """Check the columns of the header and of the first row, which is what the reader's work grows with."""
+    """Check the columns of the header and of the first row, which determine the cost of reading."""
     with path.open("rb") as file:
         head = file.read(_FIRST_ROWS)
     text = io.StringIO(head.decode("utf-8", "replace"), newline="")
-    # A field of some hundred thousand letters is an error of the module's own.
+    # The csv module itself refuses a field of some hundred thousand characters.
     rows = csv.reader(text)
     for what in ("header", "first row"):
         try:
@@ -129,20 +129,22 @@ def _csv_bytes(path: Path, limit: int) -> Iterator[int]:
             raise InputFileError(f"{path}: cannot be read as a table ({error} in its {what})") from error
         _check_columns(path, count)
     if len(head) == _FIRST_ROWS and text.tell() >= len(text.getvalue()):
-        raise InputFileError(f"{path}: the first rows of this table do not end within {_FIRST_ROWS:,} bytes")
+        raise InputFileError(
+            f"{path}: expected the header and first row within {_FIRST_ROWS:,} bytes; check that this is a .csv table"
+        )
     yield path.stat().st_size
 
 
 def _check_columns(path: Path, count: int) -> None:
     if count > MOST_COLUMNS:
-        raise InputFileError(f"{path}: a table of {count:,} columns; expected at most {MOST_COLUMNS:,}")
+        raise InputFileError(f"{path}: expected at most {MOST_COLUMNS:,} columns, got {count:,}")
 
 
 # .parquet
 
 
 def _parquet_bytes(path: Path, limit: int) -> Iterator[int]:
-    """Yield bytes that the parts of a .parquet take in memory, those of its texts last."""
+    """Yield the bytes of memory that the parts of a .parquet need, those of its strings last."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file, path.open("rb") as raw:
@@ -168,7 +170,7 @@ def _parquet_bytes(path: Path, limit: int) -> Iterator[int]:
 
 
 def _text_bytes(path: Path, file: Any, name: str, at_most: int) -> Iterator[int]:
-    """Yield bytes of the texts of a column, of which each is read once however often it is there."""
+    """Yield the bytes of the strings of a column, each read once however often it occurs."""
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
@@ -182,34 +184,34 @@ def _text_bytes(path: Path, file: Any, name: str, at_most: int) -> Iterator[int]
                 found = batch.column(0)
                 lengths = pc.take(pc.binary_length(found.dictionary), found.indices)
                 yield int(pc.sum(lengths).as_py() or 0)
-    except pa.ArrowNotImplementedError:  # of an encoding that gives no dictionary
+    except pa.ArrowNotImplementedError:  # an encoding without a dictionary
         for batch in file.iter_batches(batch_size=_FEW, columns=[name]):
             yield batch.nbytes
 
 
 def _page_sizes(data: Any, chunk: Any) -> Iterator[int]:
-    """Yield bytes of the unpacked pages of a column chunk, as each page's own header says."""
+    """Yield the unpacked bytes of the pages of a column chunk, as declared in each page header."""
     starts = [place for place in (chunk.dictionary_page_offset, chunk.data_page_offset) if place]
     place, end = min(starts), min(starts) + chunk.total_compressed_size
     if not 0 < place < end <= len(data):
-        raise ValueError("a column lies outside of the file")
+        raise ValueError("a column lies outside the file")
     while place < end:
         header = _Compact(data, place)
         sizes = header.fields()
         if sizes.get(3, -1) < 0 or sizes.get(2, -1) < 0:
-            raise ValueError("a page of no size")
+            raise ValueError("a page without a size")
         yield sizes[2]
         place = header.place + sizes[3]
 
 
 class _Compact:
-    """A reader of Thrift's compact protocol, as far as the whole numbers of a structure's top level go."""
+    """A reader of Thrift's compact protocol, limited to the integers at the top level of a structure."""
 
     def __init__(self, data: Any, place: int) -> None:
         self.data, self.place = data, place
 
     def fields(self, depth: int = 0) -> dict[int, int]:
-        """Read a structure; return its whole numbers by the numbers of their fields."""
+        """Read a structure; return its integers by field number."""
         found: dict[int, int] = {}
         field = 0
         while kind := self._byte():
@@ -223,7 +225,7 @@ class _Compact:
 
     def _skip(self, kind: int, depth: int) -> None:
         if depth > 20:
-            raise ValueError("a page's header is nested too deep")
+            raise ValueError("a page header is nested too deeply")
         if kind == 3:
             self.place += 1
         elif kind == 7:
@@ -236,13 +238,13 @@ class _Compact:
         elif kind == 12:
             self.fields(depth)
         elif kind not in (1, 2):
-            raise ValueError("a page's header is damaged")
+            raise ValueError("a page header is damaged")
 
     def _skip_list(self, depth: int) -> None:
         head = self._byte()
         count = head >> 4 if head >> 4 < 15 else self._number()
         if count > len(self.data):
-            raise ValueError("a page's header is damaged")
+            raise ValueError("a page header is damaged")
         for _ in range(count):
             if head & 15 in (4, 5, 6):
                 self._signed()
@@ -253,7 +255,7 @@ class _Compact:
 
     def _byte(self) -> int:
         if not 0 <= self.place < len(self.data):
-            raise ValueError("a page's header is cut short")
+            raise ValueError("a page header is truncated")
         self.place += 1
         return int(self.data[self.place - 1])
 
@@ -266,7 +268,7 @@ class _Compact:
             if byte < 128:
                 return value
             if shift > 63:
-                raise ValueError("a page's header is damaged")
+                raise ValueError("a page header is damaged")
 
     def _signed(self) -> int:
         value = self._number()
@@ -277,11 +279,11 @@ class _Compact:
 
 
 def _feather_bytes(path: Path, limit: int) -> Iterator[int]:
-    """Yield bytes that the batches of an Arrow file take in memory, by the lengths that stand before packed buffers."""
+    """Yield the bytes of memory that the batches of an Arrow file need, from the lengths before packed buffers."""
     import pyarrow as pa
 
     with path.open("rb") as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        if data[:4] == b"FEA1":  # the first version, which packs nothing
+        if data[:4] == b"FEA1":  # the first version, which is never compressed
             yield len(data)
             return
         (length,) = struct.unpack_from("<i", data, len(data) - 10)
@@ -296,14 +298,14 @@ def _feather_bytes(path: Path, limit: int) -> Iterator[int]:
 
 
 def _leaves(kind: Any) -> int:
-    """Return how many arrays a type consists of, or refuse one in which a value may stand for many."""
+    """Return how many arrays a type consists of; types in which one value may represent many are refused."""
     import pyarrow as pa
 
     views = any(getattr(pa.types, f"is_{name}", lambda _: False)(kind)
                 for name in ("run_end_encoded", "list_view", "large_list_view"))  # fmt: skip
     inner = [kind.field(i).type for i in range(kind.num_fields)]
     if views or any(pa.types.is_null(of) for of in inner):
-        raise ValueError(f"a column of the type {kind}")
+        raise ValueError(f"unsupported column type {kind}")
     return 1 + sum(map(_leaves, inner))
 
 
@@ -312,7 +314,7 @@ def _batch_bytes(data: Any, block: int, columns: int) -> Iterator[int]:
     prefix = 8 if data[start : start + 4] == b"\xff\xff\xff\xff" else 4
     message = _Flat.root(data, start + prefix)
     batch = message.table(2)
-    if message.number(1, "<B") == 2:  # a dictionary has its values as a batch
+    if message.number(1, "<B") == 2:  # a dictionary stores its values as a batch
         batch = batch.table(1)
     rows = batch.number(0, "<q")
     yield rows * 8 * columns
@@ -321,7 +323,7 @@ def _batch_bytes(data: Any, block: int, columns: int) -> Iterator[int]:
         offset, length = struct.unpack_from("<qq", data, place)
         body = start + about + offset
         if offset < 0 or length < 0 or body + length > len(data):
-            raise ValueError("a buffer lies outside of the file")
+            raise ValueError("a buffer lies outside the file")
         if packed and length >= 8:
             (unpacked,) = struct.unpack_from("<q", data, body)
             yield length if unpacked == -1 else unpacked
@@ -330,18 +332,18 @@ def _batch_bytes(data: Any, block: int, columns: int) -> Iterator[int]:
 
 
 class _Flat:
-    """A table of FlatBuffers."""
+    """A FlatBuffers table."""
 
     def __init__(self, data: Any, place: int) -> None:
         self.data, self.place = data, place
 
     @classmethod
     def root(cls, data: Any, place: int) -> "_Flat":
-        """Return the table that begins a buffer."""
+        """Return the table at the start of a buffer."""
         return cls(data, place + struct.unpack_from("<I", data, place)[0])
 
     def place_of(self, field: int) -> int | None:
-        """Return where a field's value is; None if it has none."""
+        """Return the position of a field's value; None if it has none."""
         table = self.place - struct.unpack_from("<i", self.data, self.place)[0]
         (size,) = struct.unpack_from("<H", self.data, table)
         if 4 + 2 * field >= size:
@@ -350,7 +352,7 @@ class _Flat:
         return self.place + offset if offset else None
 
     def number(self, field: int, form: str) -> int:
-        """Return a number, 0 if it is not there."""
+        """Return a number, 0 if it is absent."""
         place = self.place_of(field)
         return 0 if place is None else int(struct.unpack_from(form, self.data, place)[0])
 
@@ -358,16 +360,16 @@ class _Flat:
         """Return a table within this one."""
         place = self.place_of(field)
         if place is None:
-            raise ValueError("a message without its header")
+            raise ValueError("a message has no header")
         return _Flat.root(self.data, place)
 
     def structures(self, field: int, size: int) -> Iterator[int]:
-        """Yield the places of the structures of a list."""
+        """Yield the positions of the structures of a list."""
         place = self.place_of(field)
         if place is None:
             return
         place += struct.unpack_from("<I", self.data, place)[0]
         (count,) = struct.unpack_from("<I", self.data, place)
         if count * size > len(self.data):
-            raise ValueError("a list longer than the file")
+            raise ValueError("a list is longer than the file")
         yield from range(place + 4, place + 4 + count * size, size)

@@ -1,4 +1,4 @@
-"""Whole numbers keep their digits, where rows are missing too: a UID has more of them than a float holds."""
+"""Integer columns keep all their digits, even with missing rows: a UID has more digits than a float holds."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,17 +12,17 @@ from nenya.errors import InputFileError
 if TYPE_CHECKING:
     import pandas as pd
 
-_EXACT = 2**53  # below which a float holds every whole number
+_EXACT = 2**53  # below which a float64 represents every integer
 
 
 def take_rows(table: "pd.DataFrame", source: NDArray[np.integer]) -> "pd.DataFrame":
-    """Return rows of a table in another order, with empty ones where `source` is -1.
+    """Return rows of a table in another order, with missing values where `source` is -1.
 
-    Where a row is missing, columns of whole numbers become Int64, UInt64 ... and those of truths `boolean`.
+    If a row is missing, integer columns become Int64, UInt64 ... and bool columns `boolean`.
 
     Args:
         table: any.
-        source: (M,), rows of it, -1 for none.
+        source: (M,), row numbers, -1 for none.
     """
     table = table.reset_index(drop=True)
     if not (source < 0).any():
@@ -33,16 +33,16 @@ def take_rows(table: "pd.DataFrame", source: NDArray[np.integer]) -> "pd.DataFra
 
 
 def from_arrow(table: Any) -> "pd.DataFrame":
-    """Return a `pyarrow.Table` as pandas, whole numbers with gaps as Int64 or the like, not as floats."""
+    """Return a `pyarrow.Table` as pandas, integers with missing values as Int64 or similar, not as floats."""
     found: pd.DataFrame = table.to_pandas()
     return restore_integers(found, table.select, table.schema)
 
 
 def restore_integers(table: "pd.DataFrame", read: Callable[[list[str]], Any], schema: Any) -> "pd.DataFrame":
-    """Return a table in which whole numbers that gaps have made floats of are whole again.
+    """Return a table in which integers that pandas turned into floats because of missing values are integers.
 
     Args:
-        table: as pandas made it.
+        table: as read by pandas.
         read: returns columns of the same table as a `pyarrow.Table`.
         schema: of that.
     """
@@ -58,7 +58,7 @@ def restore_integers(table: "pd.DataFrame", read: Callable[[list[str]], Any], sc
 
 
 def integers_of_texts(path: Any, table: "pd.DataFrame") -> "pd.DataFrame":
-    """Return a table of a CSV file with whole numbers read again where gaps made floats or texts of them.
+    """Return the table of a CSV file; integer columns with missing values are read again as integers.
 
     Args:
         path: the file.
@@ -77,7 +77,7 @@ def integers_of_texts(path: Any, table: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def _may_be_integers(column: "pd.Series[Any]") -> bool:
-    """Say whether a column of a CSV file may be one of whole numbers with gaps."""
+    """Return whether a column of a CSV file may hold integers with missing values."""
     if column.dtype.kind == "f":
         finite = column.to_numpy()[np.isfinite(column.to_numpy())]
         return bool(len(finite) and np.abs(finite).max() < 2**64 and (finite == np.trunc(finite)).all())
@@ -90,10 +90,10 @@ def _are_integers(texts: "pd.Series[Any]") -> bool:
 
 
 def comparable(one: "pd.Series[Any]", other: "pd.Series[Any]") -> tuple["pd.Series[Any]", "pd.Series[Any]"]:
-    """Return two columns of identifiers without their missing values, so that equal ones compare equal digit by digit.
+    """Return two columns of identifiers without missing values, in types that compare equal digit by digit.
 
     Raises:
-        InputFileError: One holds floats, which have lost digits.
+        InputFileError: One column holds floats, which have lost digits.
     """
     found = [_whole(column.dropna()) for column in (one, other)]
     if not all(column.dtype.kind in "iu" for column in found):
@@ -110,7 +110,7 @@ def _whole(column: "pd.Series[Any]") -> "pd.Series[Any]":
     values = column.to_numpy(np.float64)
     if (values != np.trunc(values)).any() or (np.abs(values) >= _EXACT).any():
         raise InputFileError(
-            f"expected {column.name} of whole numbers, got {column.dtype}, which has lost their digits"
+            f"expected integers in {column.name}, got {column.dtype}, which has lost digits: write integers"
         )
     return column.astype(np.int64)
 
@@ -124,5 +124,5 @@ def _is_plain(kind: Any) -> bool:
 
 
 def _nullable(kind: "np.dtype[Any]") -> str:
-    """Return pandas' name of the kind that holds missing values besides these numbers."""
+    """Return the pandas dtype that holds these numbers and missing values."""
     return "boolean" if kind.kind == "b" else kind.name.replace("uint", "UInt").replace("int", "Int")

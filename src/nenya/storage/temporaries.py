@@ -1,9 +1,9 @@
-"""Temporary files and folders that say in their names which process made them, so that no killed one leaves any.
+"""Temporary files and folders whose names identify their process, so that those of killed processes are removed.
 
-Whoever makes one in a folder removes those there whose process is gone. What another process, which may live, has
-made is never touched: one of this start of the system and this namespace of processes is known by its number and
-start. One of an earlier start is gone too where the disk is this machine's own. Of all others, of another machine or
-container, nothing is known; theirs go when nothing was written to them for a week.
+Creating one in a folder removes those there whose process is dead. Those of a process that may live are never touched.
+A process of this boot and process namespace is identified by its number and start time. One of an earlier boot is dead
+if the disk is local. Of processes on another machine or in another container nothing is known; their files are removed
+when nothing was written to them for a week.
 """
 
 import re
@@ -24,28 +24,28 @@ from nenya.storage.process import Life, current, life_of_mark, restarted_since
 
 _WEEK = 7 * 86400.0  # seconds
 _LONGEST = 255  # bytes of a file's name
-_FOR_MARK = 70  # bytes of it beside the name of what is made
+_FOR_MARK = 70  # bytes of it beside the name of the final file
 _MARK = r"(?P<mark>\d+-\w+-[0-9a-f]{8}-[0-9a-f]{8})-[0-9a-f]{8}"
 _FILE = re.compile(rf"\..+\.{_MARK}\.tmp", re.DOTALL)
-_OLD_FILE = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp", re.DOTALL)  # of earlier versions, which say the number alone
+_OLD_FILE = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp", re.DOTALL)  # of earlier versions, with the number alone
 _FEW = 1000
-_between_looks: dict[str, int] = {}  # folder -> temporaries that may be made there before it is looked at again
+_between_looks: dict[str, int] = {}  # folder -> temporaries that may be created there before it is scanned again
 _lock = threading.Lock()
 
 
 def own_mark() -> str:
-    """Return a text for the name of something temporary: the mark of this process and a random number."""
+    """Return a string for temporary names: the mark of this process and a random number."""
     return f"{current().mark}-{secrets.token_hex(4)}"
 
 
 def temporary_name(path: Path) -> Path:
-    """Return a name for what is to become `path`, in the same folder, which is rid of those of killed processes."""
+    """Return a temporary name for `path` in the same folder, where those of killed processes are removed."""
     sweep_sometimes(path.parent)
     return path.with_name(f"{_beginning(path.name)}{own_mark()}.tmp")
 
 
 def _beginning(name: str) -> str:
-    """Return how the temporary names of a file begin; long ones are cut."""
+    """Return the start of the temporary names of a file; long ones are truncated."""
     if len(name.encode()) > _LONGEST - _FOR_MARK:
         first = name.encode()[: _LONGEST - _FOR_MARK - 10].decode(errors="ignore")
         name = f"{first}~{sha256(name.encode()).hexdigest()[:8]}"
@@ -53,7 +53,7 @@ def _beginning(name: str) -> str:
 
 
 def has_abandoned(path: Path) -> bool:
-    """Return whether a process that is gone has left a temporary of what was to become `path`."""
+    """Return whether a dead process left a temporary file for `path`."""
     start = _beginning(path.name)
     try:
         names = [entry.name for entry in scandir(path.parent) if entry.name.startswith(start)]
@@ -65,14 +65,14 @@ def has_abandoned(path: Path) -> bool:
 
 @contextmanager
 def temporary_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
-    """Give a new folder that goes at the end, or when its process is gone and the next one makes one beside it.
+    """Yield a new folder that is removed at the end, or, if its process dies, when the next one is created beside it.
 
     Args:
         prefix: of its name.
-        parent: where it is; the system's folder for temporary files without it.
+        parent: its parent; default the system's folder for temporary files.
 
     Raises:
-        OutputError: It cannot be made.
+        OutputError: It cannot be created.
     """
     parent = parent or Path(tempfile.gettempdir())
     sweep(parent, prefix)
@@ -90,12 +90,12 @@ def temporary_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
 
 
 def sweep(folder: Path, prefix: str | None = None, *, of_others: bool = False) -> None:
-    """Remove temporaries of processes that are gone from a folder, not from those below it.
+    """Remove the temporaries of dead processes from a folder, not from its subfolders.
 
     Args:
-        folder: the folder; one that is not there has none.
-        prefix: look for folders of `temporary_folder` with this prefix, instead of those of `temporary_name`.
-        of_others: also remove those of processes of which nothing is known.
+        folder: the folder; it may be missing.
+        prefix: remove folders of `temporary_folder` with this prefix, instead of files of `temporary_name`.
+        of_others: also remove those of processes of unknown state.
     """
     pattern = _FILE if prefix is None else re.compile(re.escape(prefix) + _MARK)
     count = 0
@@ -119,7 +119,7 @@ def sweep(folder: Path, prefix: str | None = None, *, of_others: bool = False) -
 
 
 def sweep_sometimes(folder: Path) -> None:
-    """Do as `sweep`, but in a folder of many files not each time, as looking through it takes long."""
+    """Like `sweep`, but not every time in a folder of many files, as scanning it takes long."""
     with _lock:
         left = _between_looks.get(str(folder), 0)
         if left:
@@ -129,18 +129,18 @@ def sweep_sometimes(folder: Path) -> None:
 
 
 def life_of(folder: Path, prefix: str) -> Life:
-    """Return whether the process lives that made a folder of `temporary_folder` or one named alike."""
+    """Return whether the process lives that created a folder of `temporary_folder` or one named alike."""
     found = re.fullmatch(re.escape(prefix) + _MARK, folder.name)
     return life_of_mark(found["mark"]) if found else Life.UNKNOWN
 
 
 def is_marked(folder: Path, prefix: str) -> bool:
-    """Return whether a folder's name says which process made it."""
+    """Return whether a folder's name identifies the process that created it."""
     return re.fullmatch(re.escape(prefix) + _MARK, folder.name) is not None
 
 
 def is_over(path: Path, mark: str) -> bool:
-    """Return whether the process with that mark, which made a file or folder, is gone."""
+    """Return whether the process with that mark, which created a file or folder, is dead."""
     state = life_of_mark(mark)
     if state is Life.UNKNOWN:
         return (restarted_since(mark) and is_local(path.parent)) or _is_old(path)
@@ -148,7 +148,7 @@ def is_over(path: Path, mark: str) -> bool:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, or a folder with all that is in it, as far as that is possible; links are not followed."""
+    """Remove a file, or a folder with its content, as far as possible; links are not followed."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

@@ -1,4 +1,4 @@
-"""Texts from outside in messages: nothing in them moves the cursor, hides, turns around or makes a line of its own."""
+"""Untrusted text in messages: nothing in it moves the cursor, hides, changes direction or starts a new line."""
 
 import logging
 import re
@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from pathlib import PurePath
 from typing import Any
 
-_LEAST = 3  # characters of a value that is looked for; shorter ones, such as "/", are in every text
-_ALONE = 8  # characters from which on a value is found inside of words too
+_LEAST = 3  # characters of a value that is replaced; shorter ones, such as "/", occur in every text
+_ALONE = 8  # characters from which a value is also found inside words
 _names: dict[str, str] = {}
 
 
 class Lines(str):
-    """A text of several lines, each of which was made by `visible` already."""
+    """A text of several lines, each already passed through `visible`."""
 
     __slots__ = ()
 
@@ -23,11 +23,11 @@ def lines_of(items: Iterable[object]) -> Lines:
 
 
 def visible(text: object, *, lines: bool = False) -> str:
-    r"""Return a text in which whatever does not print is escaped, as `\x1b`: controls, marks of direction, raw bytes.
+    r"""Return a text in which unprintable characters are escaped, as `\x1b`: controls, direction marks, raw bytes.
 
     Args:
         text: anything; its `str` is taken.
-        lines: whether ends of lines stay what they are.
+        lines: whether newlines are kept.
     """
     said = str(text)
     if said.isprintable():
@@ -50,20 +50,20 @@ def quoted(value: object) -> str:
 
 def _escaped(character: str) -> str:
     code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file's name that is no UTF-8
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is not UTF-8
         code -= 0xDC00
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
 
 
 def remember_name(name: str, value: str) -> None:
-    """Let messages say `$name` where the value of this environment variable would stand."""
+    """Let messages show `$name` in place of the value of this environment variable."""
     for form in (value, value.rstrip("/"), str(PurePath(value))):
         if len(form) >= _LEAST:
             _names[form] = f"${name}"
 
 
 def without_values(text: str) -> str:
-    """Return a text with the names of environment variables instead of the values that paths were made of."""
+    """Return a text with the names of environment variables in place of their values in paths."""
     for value in sorted(_names, key=len, reverse=True):
         if value in text:
             pattern = re.escape(value) if len(value) >= _ALONE else rf"(?<![\w.]){re.escape(value)}(?![\w.])"
@@ -72,12 +72,12 @@ def without_values(text: str) -> str:
 
 
 def printed(text: object, *, lines: bool = False) -> str:
-    """Return what is printed of a text: `visible`, without the values of `remember_name`."""
+    """Return a text for printing: `visible`, without the values of `remember_name`."""
     return visible(without_values(str(text)), lines=lines)
 
 
 class LineFormatter(logging.Formatter):
-    """Writes records whose arguments hold nothing but printable characters, each of one line unless it is `Lines`."""
+    """Formats log records with printable arguments only, each on one line unless it is `Lines`."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the text of a record."""

@@ -1,6 +1,6 @@
-"""Chosen rows beside all of them: shares and their ratio with an interval, by region, season, month and year; a trend.
+"""Selected rows compared with all: fractions and their ratio, by region, season, month and year; a trend.
 
-Letters: N rows, n kinds of rows.
+Letters: N rows, n classes of rows.
 """
 
 from collections.abc import Sequence
@@ -20,23 +20,23 @@ IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
 NO_DATE = np.iinfo(np.int64).min
-"""The month of a row whose date is not known."""
+"""The month of a row without a date."""
 _Z = 1.959963984540054  # of a 95 % interval
 _BLOCK = 2**18
 
 
 def compare(selected: Any, whole: Any, all_selected: float, all_whole: float) -> dict[str, Any]:
-    """Return counts, shares, and their ratio with its 95 % interval (Wilson 1927).
+    """Return counts, fractions, and their ratio with its 95 % interval (Wilson 1927).
 
     Args:
-        selected: chosen rows of each kind, (n,).
-        whole: all rows of each kind, (n,).
-        all_selected: chosen rows that could be of a kind.
+        selected: selected rows of each class, (n,).
+        whole: all rows of each class, (n,).
+        all_selected: selected rows that could be of a class.
         all_whole: all rows that could be.
 
     Returns:
         selected, whole (n,) int64; share_selected, share_whole, ratio, ratio_low, ratio_high (n,) float64, NaN where
-        there is nothing to divide by.
+        the divisor is 0.
     """
     selected, whole = np.asarray(selected, np.int64), np.asarray(whole, np.int64)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -51,19 +51,19 @@ def compare(selected: Any, whole: Any, all_selected: float, all_whole: float) ->
 
 
 def comparison(names: Sequence[Any], selected: Any, whole: Any, of: tuple[int, int], **more: Any) -> "pd.DataFrame":
-    """Return a comparison as a table, with a name for each kind, and what else is given as columns."""
+    """Return a comparison as a table, with the name of each class and further columns."""
     import pandas as pd
 
     return pd.DataFrame({"name": [str(name) for name in names], **more, **compare(selected, whole, *of)})
 
 
 def compare_regions(lon: FloatArray, lat: FloatArray, mask: BoolArray) -> "pd.DataFrame":
-    """Compare chosen rows with all by `nenya.defs.REGIONS`.
+    """Compare selected rows with all by `nenya.defs.REGIONS`.
 
     Args:
-        lon: (N,), degrees east from -180 up to 180; NaN where it is not known.
+        lon: (N,), degrees east from -180 up to 180; NaN if unknown.
         lat: (N,), degrees north.
-        mask: (N,), the chosen rows.
+        mask: (N,), the selected rows.
 
     Returns:
         A table as of `nenya.tables.statistics.SelectionStatistics`.
@@ -83,14 +83,14 @@ def compare_regions(lon: FloatArray, lat: FloatArray, mask: BoolArray) -> "pd.Da
 
 
 def compare_dates(months: IntArray, mask: BoolArray) -> tuple["pd.DataFrame", "pd.DataFrame", "pd.DataFrame"]:
-    """Compare chosen rows with all by season, month and year.
+    """Compare selected rows with all by season, month and year.
 
     Args:
-        months: (N,) int64, counted from January 1970; `NO_DATE` where it is not known.
-        mask: (N,), the chosen rows.
+        months: (N,) int64, counted from January 1970; `NO_DATE` if unknown.
+        mask: (N,), the selected rows.
 
     Returns:
-        Tables as of `nenya.tables.statistics.SelectionStatistics`: seasons, months, years; empty where no date is
+        Tables as of `nenya.tables.statistics.SelectionStatistics`: seasons, months, years; empty if no date is
         known.
     """
     known = months != NO_DATE
@@ -114,12 +114,12 @@ def compare_dates(months: IntArray, mask: BoolArray) -> tuple["pd.DataFrame", "p
 
 @dataclass(frozen=True)
 class Trend:
-    """A straight line through the selection's share of each year's rows.
+    """A straight line fitted to the selected fraction of each year's rows.
 
     Attributes:
-        slope: change of the share a year.
-        error: standard error of the slope; at least that of counting.
-        years: how many it goes through.
+        slope: change of the fraction per year.
+        error: standard error of the slope; at least the counting error.
+        years: number of years fitted.
     """
 
     slope: float
@@ -128,10 +128,10 @@ class Trend:
 
 
 def trend(years: "pd.DataFrame") -> Trend | None:
-    """Fit a line to the selected share of each year's rows; None for fewer than three years with rows.
+    """Fit a line to the selected fraction of each year's rows; None for fewer than three years with rows.
 
-    Years count by their number of rows. The error is the binomial one, widened by the scatter about the line where that
-    is larger (Bevington & Robinson 2003, Data Reduction and Error Analysis, chapter 6).
+    Years are weighted by their number of rows. The error is the binomial one, widened by the scatter about the line if
+    that is larger (Bevington & Robinson 2003, Data Reduction and Error Analysis, chapter 6).
 
     Args:
         years: of `nenya.tables.statistics.SelectionStatistics`.

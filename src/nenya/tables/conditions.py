@@ -1,4 +1,4 @@
-"""Conditions on rows of a table as SQL, in the dialect of LanceDB: one meaning with or without an index."""
+"""Conditions on rows of a table as SQL, in LanceDB's dialect: the same meaning with or without an index."""
 
 import re
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ ROW = "archive_row"
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a row must fulfil to be found; all of them.
+    """Conditions that a row must fulfil, all of them.
 
     Attributes:
         region: names of `nenya.defs.REGIONS`; any of them.
@@ -34,10 +34,10 @@ class Conditions:
         lat: southern and northern end, degrees north, both included.
         dates: first and last day, both included, or moments.
         season: names of `nenya.defs.SEASONS`; any of them.
-        DT: a name of `nenya.defs.DT_INTERVALS`, or least and greatest T90 - T10, K.
-        clear: least and greatest clear_fraction, both included.
+        DT: a name of `nenya.defs.DT_INTERVALS`, or smallest and largest T90 - T10, K.
+        clear: smallest and largest clear_fraction, inclusive.
         sensor: values of the column sensor; any of them.
-        where: SQL of one's own.
+        where: the user's own SQL.
     """
 
     region: Sequence[str] = ()
@@ -51,13 +51,13 @@ class Conditions:
     where: str | None = None
 
     def sql(self, columns: Sequence[str]) -> str | None:
-        """Return all conditions as one of SQL; None where there are none.
+        """Return all conditions as one SQL expression; None if there are none.
 
         Args:
             columns: of the table.
 
         Raises:
-            OptionError: A name is unknown, a range is none, or the table lacks a column that is needed.
+            OptionError: A name is unknown, a range is invalid, or the table lacks a required column.
         """
         terms = [
             _any(_box(REGIONS[_region(name, columns)].lon, REGIONS[name].lat) for name in self.region),
@@ -74,21 +74,21 @@ class Conditions:
         missing = sorted({name for term in own for name in re.findall(r"`(\w+)`", term)} - set(columns))
         if missing:
             raise OptionError(
-                f"there is no column {' or '.join(missing)}, which the conditions need: {_no_column(columns)}"
+                f"the conditions need a column {' or '.join(missing)}, which does not exist; {_no_column(columns)}"
             )
         return " AND ".join(f"({term})" for term in wanted) or None
 
 
 def text(value: str) -> str:
-    """Return a text as SQL takes it, whatever is in it."""
+    """Return a string quoted for SQL, whatever its content."""
     return "'" + str(value).replace("'", "''") + "'"
 
 
 def rows_where(table: "pd.DataFrame", sql: str) -> NDArray[np.bool_]:
-    """Return which rows of a table fulfil a condition: (len(table),). DT is T90 - T10 where it has no column.
+    """Return which rows of a table fulfil a condition: (len(table),). DT is T90 - T10 if there is no such column.
 
     Raises:
-        OptionError: It is no SQL, or names a column that is not there; or LanceDB is not installed.
+        OptionError: It is not SQL, or names a column that does not exist; or LanceDB is not installed.
     """
     need("search", f"a condition ({sql})")
     check_condition(sql)
@@ -96,7 +96,7 @@ def rows_where(table: "pd.DataFrame", sql: str) -> NDArray[np.bool_]:
     import pyarrow as pa
 
     sql = _with_moments(sql)
-    whole = f"({sql})"  # else the database takes no notice of what follows a condition
+    whole = f"({sql})"  # otherwise the database ignores what follows a condition
     if "DT" not in table and (difference := dt_of(table)) is not None:
         table = table.assign(DT=difference)
     named = [name for name in table.columns if re.search(rf"\b{re.escape(str(name))}\b", sql, re.I)]
@@ -113,7 +113,7 @@ def rows_where(table: "pd.DataFrame", sql: str) -> NDArray[np.bool_]:
 
 
 def as_arrow(column: "pd.Series") -> Any:
-    """Return a column as arrow: numbers and truths as they are, moments in microseconds, all else as text."""
+    """Return a column as an Arrow array: numbers and bool unchanged, datetimes in microseconds, all else as strings."""
     import pandas as pd
     import pyarrow as pa
 
@@ -121,7 +121,9 @@ def as_arrow(column: "pd.Series") -> Any:
         try:
             column = pd.to_datetime(column, format="ISO8601" if column.dtype.kind not in "mM" else None, utc=False)
         except (ValueError, TypeError) as error:
-            raise InputFileError(f"the table's column datetime holds no dates: {str(error).splitlines()[0]}") from error
+            raise InputFileError(
+                f"expected dates such as 2012-03-01T12:00 in the column datetime: {str(error).splitlines()[0]}"
+            ) from error
     if column.dtype.kind == "M" or isinstance(column.dtype, pd.DatetimeTZDtype):
         moments = column.dt.tz_convert("UTC").dt.tz_localize(None) if column.dt.tz is not None else column
         return pa.array(moments.to_numpy("datetime64[us]"), pa.timestamp("us"))
@@ -154,11 +156,11 @@ class sql_errors:
     def __enter__(self) -> None:
         check_condition(self.sql)
         for name in re.findall('"([^"]*)"', re.sub("'[^']*'", "''", self.sql)):
-            if name not in self.columns:  # which some databases take for a text
+            if name not in self.columns:  # which some databases read as a string
                 raise OptionError(self._unknown(name))
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        # A panic of the database is of a class of its own, that has no name to be imported by.
+        # A panic of the database has a class of its own, which cannot be imported.
         if isinstance(error, ValueError | RuntimeError | OSError) or "Panic" in type(error).__name__:
             said = re.sub(r", /[^ ]*\.rs:\d+:\d+", "", " ".join(str(error).split()))
             if unknown := re.search(r"No field named (.*?)\. Valid fields", said):
@@ -166,36 +168,36 @@ class sql_errors:
             for pattern, words in _SAID:
                 said = re.sub(pattern, words, said)
             raise OptionError(
-                f'{said.strip(" .")}: where={self.sql}; wanted is SQL such as "lat > 30 AND DT > 1"'
+                f'{said.strip(" .")}: where={self.sql}; expected SQL such as "lat > 30 AND DT > 1"'
             ) from error
 
     def _unknown(self, name: str) -> str:
-        quotes = "; a text stands in 'single quotes'" if f'"{name}"' in self.sql else ""
+        quotes = "; strings need 'single quotes'" if f'"{name}"' in self.sql else ""
         meant = suggest(name, list(self.columns))
-        return f"there is no column {name}: where={self.sql}{quotes}{meant}; {_no_column(self.columns)}"
+        return f"column {name} does not exist: where={self.sql}{quotes}{meant}; {_no_column(self.columns)}"
 
 
-_SAID = (  # what the database says, and how it is said here
+_SAID = (  # message of the database -> message of nenya
     (r"^Invalid input, |^lance error: |Did you mean .*", ""),
     (r"Error parsing statement: .*\(sql parser error: (.*)\)", r"\1"),
     (r"(Error during planning|Error parsing function|Query Execution error|Execution error|Schema error): ", ""),
     (r"Error resolving filter expression .*: Invalid user input: ", ""),
     (r"Expected: (.*), found: (EOF|\)).*", r"at the end \1 is missing"),
-    (r"Expected: \), found: (\S+).*", r"\1 does not belong there"),
+    (r"Expected: \), found: (\S+).*", r"\1 is unexpected"),
     (r"Expected: (.*), found: (\S+).*", r"\1 is missing before \2"),
-    (r"Received literal Utf8\(.(.*).\) and could not .*", r"the text '\1' is compared with a column of numbers"),
-    (r"Received literal \w+\((.*)\) and could not .*'Utf8'", r"the number \1 is compared with a column of texts"),
-    (r"Invalid function '(.*)'", r"there is no function \1"),
-    (r"The filter .* does not return a boolean", "it is no condition, which is true or false"),
+    (r"Received literal Utf8\(.(.*).\) and could not .*", r"the string '\1' is compared with a numeric column"),
+    (r"Received literal \w+\((.*)\) and could not .*'Utf8'", r"the number \1 is compared with a column of strings"),
+    (r"Invalid function '(.*)'", r"the function \1 does not exist"),
+    (r"The filter .* does not return a boolean", "it is not a condition, which must be true or false"),
 )
 
 
 def _no_column(columns: Sequence[str]) -> str:
-    """Return what columns there are, or that a table is to be given."""
+    """Return the list of columns, or that a table must be given."""
     if set(columns) <= set(KEYS):
         return (
-            "the latents came without a table of their cutouts; give it by table=cutouts.parquet (to nenya index, "
-            "where an index is searched)"
+            "the latents have no table of their cutouts; give it with table=cutouts.parquet (to nenya index, "
+            "if an index is searched)"
         )
     return f"the columns are {', '.join(columns)}"
 
@@ -207,15 +209,15 @@ def _any(terms: Any) -> str:
 
 def _known(what: str, name: str, known: Any) -> str:
     if name not in known:
-        raise OptionError(f"{what}={name}: there is no such {what}; known are {', '.join(known)}")
+        raise OptionError(f"{what}={name}: unknown {what}; possible: {', '.join(known)}")
     return name
 
 
 def _region(name: str, columns: Sequence[str]) -> str:
     if name not in REGIONS and "region" in columns:
         raise OptionError(
-            f"region={name}: there is no such region; known are {', '.join(REGIONS)}. Those of the table's own column "
-            f"region are asked for by where=\"region = '{name}'\""
+            f"region={name}: unknown region; possible: {', '.join(REGIONS)}. For the table's own column region "
+            f"use where=\"region = '{name}'\""
         )
     return _known("region", name, REGIONS)
 
@@ -228,17 +230,17 @@ def _range(name: str, values: Sequence[float]) -> tuple[float, float]:
     try:
         low, high = (float(value) for value in values)
     except (TypeError, ValueError):
-        raise OptionError(f"{name}={values}: wanted are two numbers, [least, greatest]") from None
+        raise OptionError(f"{name}={values}: expected two numbers, [min, max]") from None
     if np.isnan([low, high]).any():
-        raise OptionError(f"{name}={values}: wanted are two numbers, [least, greatest]")
+        raise OptionError(f"{name}={values}: expected two numbers, [min, max]")
     return low, high
 
 
 def _within(ends: tuple[float, float], low: float, high: float, name: str, unit: str = "") -> tuple[float, float]:
-    """Return the ends of a range, which must lie within limits."""
+    """Return the ends of a range after checking that they lie within limits."""
     if not all(low <= end <= high for end in ends):
         said = f"{name}=[{ends[0]:g},{ends[1]:g}]"
-        raise OptionError(f"{said}: wanted are two numbers from {low:g} to {high:g}{unit and ' '}{unit}")
+        raise OptionError(f"{said}: expected two numbers from {low:g} to {high:g}{unit and ' '}{unit}")
     return ends
 
 
@@ -247,18 +249,18 @@ def _between(column: str, name: str, values: Sequence[float] | None) -> str:
         return ""
     low, high = _range(name, values)
     if low > high:
-        raise OptionError(f"{name}={list(values)}: the least comes first")
+        raise OptionError(f"{name}={list(values)}: expected the smaller number first")
     return f"`{column}` >= {low!r} AND `{column}` <= {high!r}"
 
 
 def _possible_box(lon: Sequence[float] | None, lat: Sequence[float] | None) -> str:
-    """Return the condition of a user's box; regions, which have ends beyond the globe, are not checked."""
+    """Return the condition of a user's box; regions, whose ends may lie beyond the globe, are not checked."""
     if lat is not None:
         _within(_range("lat", lat), -90, 90, "lat", "degrees north")
     if lon is not None:
         west, east = _within(_range("lon", lon), -360, 360, "lon", "degrees east")
         if abs(east - west) > 360:
-            raise OptionError(f"lon=[{west:g},{east:g}]: wanted are at most 360 degrees, [west, east]")
+            raise OptionError(f"lon=[{west:g},{east:g}]: expected at most 360 degrees, [west, east]")
     return _box(lon, lat)
 
 
@@ -268,9 +270,9 @@ def _box(lon: Sequence[float] | None, lat: Sequence[float] | None) -> str:
         west, east = _range("lon", lon)
         east = east + 360 if east < west else east
         if east < west:
-            raise OptionError(f"lon={list(lon)}: wanted is [west, east] in degrees from -180 to 360")
+            raise OptionError(f"lon={list(lon)}: expected [west, east] in degrees from -180 to 360")
         around = [f"(`lon` >= {west + turn!r} AND `lon` <= {east + turn!r})" for turn in (-360.0, 0.0, 360.0)]
-        # A box all around leaves out no longitude, not even between its turns.
+        # A box around the whole globe excludes no longitude, not even between its turns.
         terms.append(f"({' OR '.join(around)})" if east - west < 360 else "`lon` IS NOT NULL")
     if lat is not None:
         terms.append(_between("lat", "lat", lat))
@@ -283,17 +285,17 @@ def _dates(dates: Sequence[str] | None) -> str:
     import pandas as pd
 
     if isinstance(dates, str) or len(dates) != 2:
-        raise OptionError(f"dates={dates}: wanted are two dates, such as [2012-01-01,2012-12-31]")
+        raise OptionError(f"dates={dates}: expected two dates, such as [2012-01-01,2012-12-31]")
     first, last = (_moment(str(date), f"dates=[{dates[0]},{dates[1]}]") for date in dates)
     if first > last:
-        raise OptionError(f"dates=[{dates[0]},{dates[1]}]: the first one comes first")
+        raise OptionError(f"dates=[{dates[0]},{dates[1]}]: expected the earlier date first")
     day = last == last.normalize() and ":" not in str(dates[1])
     before, end = ("<", last + pd.Timedelta(days=1)) if day else ("<=", last)
     return f"`datetime` >= timestamp '{first.isoformat()}' AND `datetime` {before} timestamp '{end.isoformat()}'"
 
 
 def _moment(date: str, where: str) -> "pd.Timestamp":
-    """Return a date of ISO 8601; of a day that no month has it is said which date is meant."""
+    """Return an ISO 8601 date; the error for an impossible day names the date."""
     import pandas as pd
 
     try:
@@ -301,7 +303,7 @@ def _moment(date: str, where: str) -> "pd.Timestamp":
     except (TypeError, ValueError):
         found = pd.NaT
     if pd.isna(found):
-        raise OptionError(f"{where}: there is no date {date}; wanted is year-month-day, such as 2012-12-31")
+        raise OptionError(f"{where}: expected a date year-month-day, such as 2012-12-31, got {date}")
     return found.tz_convert(None) if found.tz is not None else found
 
 
@@ -314,7 +316,7 @@ def _temperatures(wanted: str | Sequence[float] | None) -> str:
 
 
 def _with_moments(sql: str) -> str:
-    """Let dates that the column datetime is compared with stand as plain texts, which SQL does not take for moments."""
+    """Convert plain date strings that are compared with the column datetime to SQL timestamps."""
     date = r"(?:timestamp\s*)?('\d{4}-\d\d-\d\d[^']*')"
     sql = re.sub(rf"(\bdatetime\b`?\s*(?:[<>=!]+))\s*{date}", r"\1 timestamp \2", sql, flags=re.I)
     between = rf"(\bdatetime\b`?\s+(?:not\s+)?between)\s+{date}\s+and\s+{date}"
@@ -325,7 +327,7 @@ def _with_moments(sql: str) -> str:
 
 
 def _own(where: str | None) -> str:
-    """Return a user's own condition, which must be one expression: no parenthesis closes what it did not open."""
+    """Return a user's own condition after checking that it is one expression with balanced parentheses."""
     if not where:
         return ""
     check_condition(where)
@@ -333,7 +335,7 @@ def _own(where: str | None) -> str:
     for character in re.sub(r"'(?:[^']|'')*'|\"[^\"]*\"|`[^`]*`", "", where):
         depth += {"(": 1, ")": -1}.get(character, 0)
         if depth < 0 or character == ";":
-            raise OptionError(f'where={where}: wanted is one condition, such as "lat > 30 AND DT > 1"')
+            raise OptionError(f'where={where}: expected one condition, such as "lat > 30 AND DT > 1"')
     if depth:
         raise OptionError(f"where={where}: a parenthesis is not closed")
     return _with_moments(where)

@@ -1,4 +1,4 @@
-"""Points counted in the cells of a plane or of the globe, and coastlines.
+"""Counts of points in cells of a plane or of the globe, and coastlines.
 
 Letters: N points, R rows and C columns of cells.
 """
@@ -15,7 +15,7 @@ FloatArray = NDArray[np.floating]
 Float64Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-_BLOCK = 2**18  # points at once: they stay in a cache
+_BLOCK = 2**18  # points at once, so that they fit into the CPU cache
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Grid:
         return x, y
 
     def cells(self, x: FloatArray, y: FloatArray) -> IntArray:
-        """Return the number of each point's cell, row * C + column: (N,) int64, -1 outside or where one is NaN."""
+        """Return the index of each point's cell, row * C + column: (N,) int64, -1 outside or where one is NaN."""
         column, row = _places(x, self.x, self.columns), _places(y, self.y, self.rows)
         found: IntArray = np.where((column >= 0) & (row >= 0), row * self.columns + column, -1)
         return found
@@ -61,7 +61,7 @@ class Grid:
         return self.sums(x, y, None)[0]
 
     def sums(self, x: FloatArray, y: FloatArray, values: FloatArray | None) -> tuple[IntArray, Float64Array]:
-        """Count the points of each cell and sum their values; points whose value is not finite are left out.
+        """Count the points of each cell and sum their values; points whose value is not finite are skipped.
 
         Args:
             x: (N,).
@@ -92,7 +92,7 @@ class Grid:
 
 
 def globe(degrees: float = 2.0) -> Grid:
-    """Return the cells of the whole globe, of about so many degrees of longitude and latitude."""
+    """Return cells of the globe, of about this many degrees of longitude and latitude."""
     return Grid((-180.0, 180.0), (-90.0, 90.0), round(360 / degrees), round(180 / degrees))
 
 
@@ -129,7 +129,7 @@ def coastlines() -> list[NDArray[np.float32]]:
 
 
 def on_land(lon: FloatArray, lat: FloatArray) -> NDArray[np.bool_]:
-    """Say which places lie on land, by the coastlines at 1:110 million: (N,) bool; coasts are right to about 50 km.
+    """Return which points lie on land, by coastlines at 1:110 million, accurate to about 50 km: (N,) bool.
 
     Args:
         lon: (N,) degrees east.
@@ -146,7 +146,7 @@ def on_land(lon: FloatArray, lat: FloatArray) -> NDArray[np.bool_]:
 
 
 def _within(x: Float64Array, y: Float64Array, ring: Float64Array) -> NDArray[np.bool_]:
-    """Say which points lie within a ring: a ray eastward crosses it an odd number of times."""
+    """Return which points lie within a ring: a ray eastward crosses it an odd number of times."""
     odd = np.zeros(len(x), bool)
     for (x0, y0), (x1, y1) in itertools.pairwise(ring):
         if y0 != y1:

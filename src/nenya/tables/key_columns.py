@@ -1,4 +1,4 @@
-"""The columns of a table that say which cutout a row is, under their present or older names, checked.
+"""The columns of a table that identify the cutout of each row, under their present or older names, checked.
 
 Letters in shapes: N rows of the table.
 """
@@ -21,7 +21,7 @@ IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
 KEYS = ("pp_file", "pp_type", "pp_idx")
-"""Columns that say which cutout a row is: its file, 0 (valid) or 1 (train), and the row in that partition."""
+"""Columns that identify a cutout: its file, 0 (valid) or 1 (train), and the row in that partition."""
 
 OLDER = {name: f"ulmo_{name}" for name in KEYS}
 """Their names in older tables."""
@@ -39,10 +39,10 @@ class Keys:
     """The key columns of a table.
 
     Attributes:
-        names: different values of pp_file; None where the table has no such column and is of the only file.
-        file: (N,) int32, their numbers, -1 where missing.
+        names: different values of pp_file; None if the table has no such column and belongs to the only file.
+        file: (N,) int32, index into `names`, -1 if missing.
         kind: (N,) int8, pp_type: 1 train, 0 valid, -1 not in the file, -2 missing.
-        row: (N,) int64, pp_idx; the smallest number where missing.
+        row: (N,) int64, pp_idx; the smallest int64 if missing.
     """
 
     names: list[str] | None
@@ -54,13 +54,13 @@ class Keys:
         return len(self.row)
 
     def named(self, name: str) -> BoolArray:
-        """Say which rows are of a file of this name, in any folder: (N,)."""
+        """Return which rows belong to a file of this name, in any folder: (N,)."""
         wanted = np.array([*(key_of(text) == key_of(name) for text in self.names or []), False])
         found: BoolArray = wanted[self.file]
         return found
 
     def texts(self, rows: IntArray) -> Any:
-        """Return pp_file of some rows as the table has it, as an array of pandas, missing where a row is -1."""
+        """Return pp_file of some rows as in the table, as a pandas array, missing where a row is -1."""
         import pandas as pd
 
         codes = np.where(rows < 0, -1, self.file[rows])
@@ -68,7 +68,7 @@ class Keys:
 
 
 def has_keys(table: "pd.DataFrame") -> bool:
-    """Say whether a table has pp_type and pp_idx under one of their names; pp_file may be left out."""
+    """Return whether a table has pp_type and pp_idx under one of their names; pp_file is optional."""
     return all(name in table or OLDER[name] in table for name in KEYS[1:])
 
 
@@ -76,11 +76,11 @@ def read_keys(table: "pd.DataFrame") -> Keys:
     """Read the key columns of a table, under their present or older names.
 
     Args:
-        table: with pp_type (0 or `valid`, 1 or `train`, -1 for rows that are in no file), pp_idx (whole numbers) and,
-            unless it is of a single file, pp_file (a name with or without folder and suffix).
+        table: with pp_type (0 or `valid`, 1 or `train`, -1 for rows in no file), pp_idx (integers) and, unless it
+            belongs to a single file, pp_file (a name with or without folder and suffix).
 
     Raises:
-        InputFileError: A column is missing or holds other values, or its present and its older name disagree.
+        InputFileError: A column is missing or has invalid values, or its present and its older name disagree.
     """
     if not has_keys(table):
         raise InputFileError(
@@ -88,7 +88,7 @@ def read_keys(table: "pd.DataFrame") -> Keys:
             f"{', '.join(map(str, table.columns))}"
         )
     if not len(table):
-        raise InputFileError("the table has no rows: there is nothing to join with cutouts")
+        raise InputFileError("expected a table with rows to join with cutouts, got an empty one")
     kind = _either(table, "pp_type", _kinds, lambda values: values == _UNKNOWN)
     row = _either(table, "pp_idx", _rows, lambda values: values == NO_ROW)
     names, file = _files(table)
@@ -98,7 +98,7 @@ def read_keys(table: "pd.DataFrame") -> Keys:
 def _either(
     table: "pd.DataFrame", name: str, read: Callable[[Any, str], Any], missing: Callable[[Any], BoolArray]
 ) -> Any:
-    """Return a key column under its present or older name; where both are there they must agree."""
+    """Return a key column under its present or older name; if both exist they must agree."""
     names = [own for own in (name, OLDER[name]) if own in table]
     first, *rest = (read(table[own], own) for own in names)
     for other in rest:
@@ -111,12 +111,12 @@ def _either(
 
 def _disagreement(name: str, count: int, row: int) -> InputFileError:
     return InputFileError(
-        f"the columns {name} and {OLDER[name]} disagree in {count} rows, first in row {row}: drop the one that is wrong"
+        f"the columns {name} and {OLDER[name]} disagree in {count} rows, first in row {row}: drop the wrong one"
     )
 
 
 def _files(table: "pd.DataFrame") -> tuple[list[str] | None, NDArray[np.int32]]:
-    """Return the different values of pp_file, and their number in each row, -1 where it is missing."""
+    """Return the different values of pp_file, and their index in each row, -1 if missing."""
     columns = [own for own in ("pp_file", OLDER["pp_file"]) if own in table]
     if not columns:
         return None, np.zeros(len(table), np.int32)
@@ -151,7 +151,7 @@ def _text(value: Any) -> str:
 
 
 def _kinds(column: "pd.Series[Any]", name: str) -> NDArray[np.int8]:
-    """Return pp_type as numbers, (N,): 1, 0, -1; -2 where it is missing."""
+    """Return pp_type as numbers, (N,): 1, 0, -1; -2 if missing."""
     import pandas as pd
 
     codes, values = pd.factorize(column)
@@ -159,7 +159,7 @@ def _kinds(column: "pd.Series[Any]", name: str) -> NDArray[np.int8]:
     wrong = [value for value, kind in zip(values, kinds, strict=False) if kind < _UNKNOWN] or list(values[_MOST_KINDS:])
     if wrong:
         raise InputFileError(
-            f"expected {name} of 1 (train), 0 (valid) or -1 (in no file), as numbers or words, got {_text(wrong[0])}"
+            f"expected 1 (train), 0 (valid) or -1 (in no file) in {name}, as numbers or words, got {_text(wrong[0])}"
         )
     known = np.array([*kinds, _UNKNOWN], np.int8)
     found: NDArray[np.int8] = known[codes]
@@ -167,7 +167,7 @@ def _kinds(column: "pd.Series[Any]", name: str) -> NDArray[np.int8]:
 
 
 def _kind(value: Hashable) -> int:
-    """Return the number that a value of pp_type means, -3 where it means none."""
+    """Return the number that a value of pp_type means, -3 if it is invalid."""
     text = _text(value).strip().lower()
     if text in TYPES or not text:
         return TYPES.get(text, _UNKNOWN)
@@ -179,7 +179,7 @@ def _kind(value: Hashable) -> int:
 
 
 def _rows(column: "pd.Series[Any]", name: str) -> IntArray:
-    """Return pp_idx as whole numbers, (N,), the smallest int64 where it is missing."""
+    """Return pp_idx as integers, (N,), the smallest int64 if missing."""
     import pandas as pd
 
     if column.dtype.kind == "O" or isinstance(column.dtype, pd.StringDtype | pd.CategoricalDtype):
@@ -187,11 +187,11 @@ def _rows(column: "pd.Series[Any]", name: str) -> IntArray:
         numbers = pd.to_numeric(pd.Series([_text(value) for value in values], dtype=object), errors="coerce")
         if numbers.isna().any():
             wrong = _text(values[int(np.flatnonzero(numbers.isna())[0])])
-            raise InputFileError(f"expected {name} of whole numbers, got {wrong}")
+            raise InputFileError(f"expected integers in {name}, got {wrong}")
         found = np.append(_rows(numbers, name), NO_ROW)[codes]
         return np.asarray(found, np.int64)
     if column.dtype.kind not in "iuf":
-        raise InputFileError(f"expected {name} of whole numbers, got {column.dtype}")
+        raise InputFileError(f"expected integers in {name}, got {column.dtype}")
     missing = column.isna().to_numpy()
     values = column.to_numpy() if not missing.any() or (column.dtype.kind == "f" and not _nullable(column)) else None
     if values is None:
@@ -200,7 +200,7 @@ def _rows(column: "pd.Series[Any]", name: str) -> IntArray:
         fractional = ~missing & ((values != np.trunc(values)) | (np.abs(values) >= 2**53))
         if fractional.any():
             row = int(np.flatnonzero(fractional)[0])
-            raise InputFileError(f"expected {name} of whole numbers, got {values[row]} in row {row}")
+            raise InputFileError(f"expected integers in {name}, got {values[row]} in row {row}")
         values = np.where(missing, 0, values)
     elif values.dtype == np.uint64:
         values = np.minimum(values, np.uint64(2**62))

@@ -14,21 +14,21 @@ from nenya.storage.paths import base_name, key_of, split_name
 from nenya.tables.key_columns import NO_ROW, TYPES, BoolArray, IntArray, Keys
 from nenya.tables.names import NamedFile, folder_of, match_names, one_folder
 
-_REASONS = ("of other files", "of a partition that is not there", "with pp_idx missing", "with pp_idx out of range")
+_REASONS = ("of other files", "of a missing partition", "with pp_idx missing", "with pp_idx out of range")
 _BLOCK = 2**20  # rows at once, so that memory beyond the result does not grow with N
 _ROW_BITS = 40  # of a row's number in a key that holds file, type and row
 
 
 @dataclass(frozen=True)
 class Part:
-    """A partition of a file that rows of a table are looked for in.
+    """A partition of a file to which rows of a table may belong.
 
     Attributes:
         path: the file.
-        names: names of its cutout file that count; several where they are not certain.
+        names: possible names of its cutout file.
         types: values of pp_type that it has.
-        start: number of its first row among all.
-        rows: how many it has.
+        start: index of its first row among all parts.
+        rows: number of rows.
     """
 
     path: str
@@ -40,13 +40,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Joined:
-    """What a join found.
+    """Result of a join.
 
     Attributes:
-        number: (N,) int64, the number of each row's cutout or latent, -1 where there is none.
+        number: (N,) int64, the index of each row's cutout or latent, -1 if there is none.
         what: `latent` or `cutout`.
-        lost: reason -> rows that have none for it.
-        repeated: rows whose cutout an earlier row has as well.
+        lost: reason -> number of rows without one for this reason.
+        repeated: number of rows whose cutout an earlier row has as well.
     """
 
     number: IntArray
@@ -56,7 +56,7 @@ class Joined:
 
     @property
     def note(self) -> str:
-        """One line on what was placed, and on what was not and why; empty where nothing was lost or repeated."""
+        """One line with the number of placed rows, and of others and why; empty if none was lost or repeated."""
         missing, total = sum(self.lost.values()), len(self.number)
         if not missing and not self.repeated:
             return ""
@@ -66,9 +66,9 @@ class Joined:
         return f"placed {total - missing} of {total} rows{lost}{again}"
 
     def first_rows(self, total: int) -> IntArray:
-        """Return for each of `total` cutouts the first row of the table that has it, -1 where none has: (total,)."""
+        """Return for each of `total` cutouts the first row of the table that has it, -1 if none has: (total,)."""
         source = np.full(total, -1, np.int64)
-        has = np.flatnonzero(self.number >= 0)[::-1]  # the last assignment counts: the first row's
+        has = np.flatnonzero(self.number >= 0)[::-1]  # the last assignment, that of the first row, counts
         source[self.number[has]] = has
         return source
 
@@ -76,12 +76,12 @@ class Joined:
 def cutout_parts(
     files: Iterable[tuple[str, Mapping[str, int]]], train_key: str = "train", valid_key: str = "valid"
 ) -> list[Part]:
-    """Return the partitions of cutout files, which are known by their own names.
+    """Return the partitions of cutout files, identified by the names of the files.
 
     Args:
         files: path, and partition -> rows, of each.
         train_key: name of the partition that training uses.
-        valid_key: name of that of validation.
+        valid_key: name of the partition that validation uses.
     """
     found, start = [], 0
     for path, partitions in files:
@@ -92,7 +92,7 @@ def cutout_parts(
 
 
 def part_types(name: str, train_key: str = "train", valid_key: str = "valid") -> tuple[int, ...]:
-    """Return the values of pp_type that a partition has: by its name, else by the role that the options give it."""
+    """Return the values of pp_type of a partition: from its name, else from its role in the options."""
     if name in TYPES:
         return (TYPES[name],)
     return tuple(number for number, key in ((1, train_key), (0, valid_key)) if key == name)
@@ -104,24 +104,24 @@ def join(keys: Keys, parts: Sequence[Part], what: str = "latent") -> Joined:
     Args:
         keys: of the table.
         parts: the partitions.
-        what: is in the files, for messages: `latent` or `cutout`.
+        what: content of the files, for messages: `latent` or `cutout`.
 
     Raises:
-        InputFileError: Not one row is found; or names fit several files and the folder does not decide.
+        InputFileError: No row is found, or a name matches several files and the folder does not decide.
     """
     by_path: dict[str, list[int]] = {}
     for number, part in enumerate(parts):
         by_path.setdefault(part.path, []).append(number)
     files = [_named(path, parts[own[0]].names) for path, own in by_path.items()]
     if keys.names is None and len(files) != 1:
-        raise InputFileError(f"the table has no column pp_file, and the {what}s are of {len(files)} files")
+        raise InputFileError(f"expected a column pp_file in the table, as the {what}s are from {len(files)} files")
     match = np.array([*([0] if keys.names is None else match_names(keys.names, files)), -1])
     slot = np.full((len(files) + 1, 3), -1, np.int32)  # the last row and column: no file, no partition
     for place, (path, own) in enumerate(by_path.items()):
         for number in own:
             for kind in parts[number].types:
                 if slot[place, kind] >= 0:
-                    raise InputFileError(f"{path}: two of its partitions have pp_type {kind}: name one of them only")
+                    raise InputFileError(f"{path}: two of its partitions have pp_type {kind}: name only one of them")
                 slot[place, kind] = number
     found, lost = _locate(keys, slot[match], match, parts)
     joined = Joined(found, what, lost, _repeated(found, sum(part.rows for part in parts)))
@@ -156,7 +156,7 @@ def _locate(
 
 
 def _repeated(found: IntArray, total: int) -> int:
-    """Return how many rows have the number of an earlier one."""
+    """Return how many rows have the index of an earlier one."""
     seen = np.zeros(total + 1, bool)
     seen[found] = True  # -1 is the last one
     return int(np.count_nonzero(found >= 0)) - int(np.count_nonzero(seen[:total]))
@@ -165,23 +165,27 @@ def _repeated(found: IntArray, total: int) -> int:
 def _nothing(keys: Keys, files: Sequence[NamedFile], joined: Joined) -> str:
     what = joined.what
     theirs = _some(sorted({file.names[0] for file in files}))
-    own = f"its pp_file are {_some(sorted({key_of(name) for name in keys.names}))}, " if keys.names is not None else ""
+    own = (
+        f"its pp_file values are {_some(sorted({key_of(name) for name in keys.names}))}, "
+        if keys.names is not None
+        else ""
+    )
     why = "; ".join(f"{count} rows {reason}" for reason, count in joined.lost.items() if count)
-    return f"no row of the table has a {what}: {own}the {what}s are of {theirs} ({why}): give those of its cutout files"
+    return f"no row of the table has a {what}: {own}the {what}s are from {theirs} ({why}): give the files of the table"
 
 
 def rows_of(table: Keys, found: Keys) -> tuple[BoolArray, BoolArray]:
-    """Say which rows of a table are in another one, and which of the other are in it: (N,) and (len(found),) bool.
+    """Return which rows of a table are in another one, and which of the other are in it: (N,) and (len(found),) bool.
 
     Raises:
-        InputFileError: Names fit several files and the folder does not decide.
+        InputFileError: A name matches several files and the folder does not decide.
     """
     files, of_name = _groups(table)
     match = [0] if found.names is None else match_names(found.names, files)
     if (found.names is None) != (table.names is None):
         _, groups = _groups(found if table.names is None else table)
         if len(set(groups)) > 1:
-            raise InputFileError("one of the two tables has no column pp_file, and the other is of several files")
+            raise InputFileError("expected a column pp_file in both tables, as one of them covers several files")
         match = [0] * len(match)
     if any((len(keys) and keys.row.max() >= 2**_ROW_BITS) or len(files) >= 2**20 for keys in (table, found)):
         raise InputFileError(f"expected pp_idx below {2**_ROW_BITS} and at most {2**20} files")
@@ -190,14 +194,14 @@ def rows_of(table: Keys, found: Keys) -> tuple[BoolArray, BoolArray]:
 
 
 def repeated_rows(keys: Keys) -> int:
-    """Return how many rows of a table are of the same cutout as an earlier one."""
+    """Return how many rows of a table have the same cutout as an earlier one."""
     packed = _packed(keys, _groups(keys)[1])
     packed = packed[packed >= 0]
     return len(packed) - len(np.unique(packed))
 
 
 def _groups(keys: Keys) -> tuple[list[NamedFile], list[int]]:
-    """Return the different files that a table names, and for each of its names the number of its file."""
+    """Return the different files that a table names, and for each of its names the index of its file."""
     by_key: dict[str, list[int]] = {}
     split = [split_name(name) for name in keys.names or [""]]
     for place, (_, key) in enumerate(split):
@@ -215,7 +219,7 @@ def _groups(keys: Keys) -> tuple[list[NamedFile], list[int]]:
 
 
 def _packed(keys: Keys, of_name: Sequence[int]) -> IntArray:
-    """Return file, type and row of each row in one number, -1 where one is missing."""
+    """Return file, type and row of each row packed into one integer, -1 if one is missing."""
     file = np.array([*of_name, -1])[keys.file]
     known = (file >= 0) & (keys.kind >= 0) & (keys.row >= 0)
     packed = ((2 * file + keys.kind) << _ROW_BITS) + keys.row

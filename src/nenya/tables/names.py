@@ -1,4 +1,4 @@
-"""Which cutout file a name means: folder, separator and suffix do not count, unless two files share a name."""
+"""Matching of file names in tables: folder, separator and suffix are ignored unless two files share a name."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from nenya.storage.paths import Folder, key_of, split_name
 
 @dataclass(frozen=True)
 class NamedFile:
-    """A file, and the cutout files that it may be of.
+    """A file, and the cutout files to which it may belong.
 
     Attributes:
         label: its path, for messages.
-        names: keys (see `split_name`) of the cutout file; several where its own name has two readings.
-        folders: folders that may decide between files of the same name.
+        names: keys (see `split_name`) of the cutout file; several if its own name is ambiguous.
+        folders: folders that may distinguish files of the same name.
     """
 
     label: str
@@ -25,14 +25,14 @@ class NamedFile:
 
 
 def latents_names(cutouts: str) -> tuple[str, ...]:
-    """Return the names that the latents file of a cutout file may have: ours, then the original's."""
+    """Return the possible names of the latents file of a cutout file: nenya's, then the original's."""
     key = key_of(cutouts)
     older = key.replace("_preproc", "_latents")
     return tuple(dict.fromkeys((f"{key}_latents.h5", *((f"{older}.h5",) if older != key else ()))))
 
 
 def cutout_names(latents: str) -> tuple[str, ...]:
-    """Return the keys of the cutout files that a latents file may be of by its own name, the likelier one first.
+    """Return the keys of the possible cutout files of a latents file, from its own name, the likelier one first.
 
     nenya appends `_latents`; the original replaced `_preproc` by `_latents` wherever it stood.
     """
@@ -45,15 +45,15 @@ def cutout_names(latents: str) -> tuple[str, ...]:
 
 
 def cutouts_of(latents: str, sources: Sequence[Any], names: Sequence[str] = ()) -> Any:
-    """Return the cutout file of a latents file among some, None where none is it.
+    """Return the cutout file of a latents file among several, None if it is not among them.
 
     Args:
         latents: path of the latents file.
         sources: paths or addresses of cutout files.
-        names: of the cutout file, where the latents file says it; else those that its own name allows.
+        names: of the cutout file, if recorded in the latents file; default those that its own name allows.
 
     Raises:
-        InputFileError: Several files fit, and the folder does not decide.
+        InputFileError: Several files match, and the folder does not decide.
     """
     file = NamedFile(latents, tuple(map(key_of, names)) or cutout_names(latents), (folder_of(latents),))
     found = [
@@ -72,20 +72,20 @@ def folder_of(path: str) -> Folder:
 
 
 def one_folder(folders: Iterable[Folder]) -> bool:
-    """Say whether folders can be the same one, written in full or by their last parts; none is like any."""
+    """Return whether folders can be the same one, given in full or by their last parts; an empty one matches any."""
     ordered = sorted(set(folders), key=len)
     return all(not folder or ordered[-1][-len(folder) :] == folder for folder in ordered)
 
 
 def match_names(texts: Sequence[str], files: Sequence[NamedFile]) -> list[int]:
-    """Return for each name of a table the number of its file, -1 for none.
+    """Return for each name of a table the index of its file, -1 for none.
 
     Args:
         texts: different values of `pp_file`.
-        files: those that rows are looked for in.
+        files: the candidate files.
 
     Raises:
-        InputFileError: A name fits several files, or several names fit one file, and the folder does not decide.
+        InputFileError: A name matches several files, or several names match one file, and the folder does not decide.
     """
     by_key: dict[str, list[int]] = {}
     by_last: dict[tuple[str, str], list[int]] = {}  # of many files of one name, few share the last folder
@@ -117,8 +117,8 @@ def _file_of(text: str, folder: Folder, candidates: Sequence[int], files: Sequen
     if len(best) > 1:
         first, second = (files[number].label for number in best[:2])
         raise InputFileError(
-            f"pp_file {text} fits two files, {first} and {second}, and its folder does not tell them apart: give one "
-            "of the two, or the folder in pp_file"
+            f"pp_file {text} matches two files, {first} and {second}, and its folder does not distinguish them: give "
+            "one of the two, or the folder in pp_file"
         )
     return best[0]
 
@@ -126,7 +126,7 @@ def _file_of(text: str, folder: Folder, candidates: Sequence[int], files: Sequen
 def _strangers(
     places: Sequence[int], texts: Sequence[str], split: Sequence[tuple[Folder, str]], file: NamedFile
 ) -> list[int]:
-    """Return which of the names that fit a file are of another one by their folder."""
+    """Return which of the names that match a file belong to another one by their folder."""
     keys = {split[place][1] for place in places}
     folders = {split[place][0] for place in places}
     if len(keys) == 1 and one_folder(folders):
@@ -143,8 +143,8 @@ def _strangers(
             if split[a][1] != split[b][1] or not one_folder((split[a][0], split[b][0]))
         )
         raise InputFileError(
-            f"pp_file {texts[first]} and {texts[other]} both fit {file.label}, and the folder does not tell them "
-            "apart: give the files of both, or a table of one of the two"
+            f"pp_file {texts[first]} and {texts[other]} both match {file.label}, and the folder does not "
+            "distinguish them: give the files of both, or a table of one of the two"
         )
     return others
 

@@ -1,4 +1,4 @@
-"""What columns of a table are and are measured in: temperature differences, slopes, and their named intervals."""
+"""Quantities in the columns of a table: temperature differences, slopes, and their named intervals."""
 
 import logging
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ def central_dt(fields: NDArray[np.floating[Any]], side: int) -> NDArray[np.float
 
     Args:
         fields: (..., H, W).
-        side: pixels a side of the square; a smaller field is taken whole.
+        side: side in pixels of the square; a smaller field is used completely.
 
     Returns:
         (...), in the unit of the fields; NaN where the square has pixels that are not finite.
@@ -39,7 +39,7 @@ def central_dt(fields: NDArray[np.floating[Any]], side: int) -> NDArray[np.float
 
 
 def dt_of(table: "pd.DataFrame") -> "pd.Series | None":
-    """Return the temperature differences DT of a table, K: its column, or T90 - T10; None where it has neither."""
+    """Return the temperature differences DT of a table, K: its column, or T90 - T10; None if it has neither."""
     if "DT" in table:
         return table["DT"]
     return table["T90"] - table["T10"] if {"T90", "T10"} <= set(table) else None
@@ -54,7 +54,7 @@ def cut_table(table: "pd.DataFrame", DT_cut: str | None = None, alpha_cut: str |
         alpha_cut: a name of `nenya.defs.SLOPE_INTERVALS`; None: all.
 
     Raises:
-        OptionError: There is no such interval.
+        OptionError: The interval is unknown.
         InputFileError: The table lacks the column, or no row is left.
     """
     keep = np.ones(len(table), dtype=bool)
@@ -63,12 +63,12 @@ def cut_table(table: "pd.DataFrame", DT_cut: str | None = None, alpha_cut: str |
     if alpha_cut is not None:
         name = next((name for name in ("alpha", "min_slope") if name in table), None)
         if name is None:
-            raise InputFileError("the table has no column alpha: nenya spectra table=... makes it")
+            raise InputFileError("expected a column alpha in the table; nenya spectra table=... creates it")
         keep &= _within(table[name].to_numpy(np.float64, na_value=np.nan), alpha_cut, SLOPE_INTERVALS, "alpha_cut")
     given = {"DT_cut": DT_cut, "alpha_cut": alpha_cut}
     cuts = ", ".join(f"{key}={value}" for key, value in given.items() if value is not None)
     if not keep.any():
-        raise InputFileError(f"no row of {len(table)} lies in {cuts}")
+        raise InputFileError(f"none of {len(table)} rows lies in {cuts}: choose another interval")
     if not keep.all():
         log.info("%d of %d rows lie in %s", int(keep.sum()), len(table), cuts)
     return table[keep]
@@ -79,14 +79,14 @@ def _DT_of(table: "pd.DataFrame") -> NDArray[np.floating[Any]]:
     if found is not None:
         values: NDArray[np.floating[Any]] = found.to_numpy(np.float64, na_value=np.nan)
         return values
-    raise InputFileError("the table has no column DT40, DT, or T90 and T10, which say its temperature differences")
+    raise InputFileError("expected a column DT40, DT, or T90 and T10, with temperature differences in the table")
 
 
 def _within(
     values: NDArray[np.floating[Any]], name: str, intervals: dict[str, Interval], key: str
 ) -> NDArray[np.bool_]:
     if name not in intervals:
-        raise OptionError(f"{key}={name}{suggest(name, list(intervals))}: wanted is one of {', '.join(intervals)}")
+        raise OptionError(f"{key}={name}{suggest(name, list(intervals))}: expected one of {', '.join(intervals)}")
     interval = intervals[name]
     found: NDArray[np.bool_] = (values >= interval.low) & (values < interval.high)
     return found
@@ -96,7 +96,7 @@ Float64Array = NDArray[np.float64]
 
 
 def metric(table: "pd.DataFrame", name: str) -> Float64Array | None:
-    """Return a column of numbers, (N,) float64; DT is T90 - T10 where it has no column; None where there is none."""
+    """Return a column of numbers, (N,) float64; DT is T90 - T10 if there is no such column; None if missing."""
     if name in table:
         return numbers_of(table[name])
     if name == "DT" and (difference := dt_of(table)) is not None:
@@ -105,10 +105,10 @@ def metric(table: "pd.DataFrame", name: str) -> Float64Array | None:
 
 
 def columns_of(table: "pd.DataFrame", *names: str) -> Float64Array:
-    """Return columns of numbers, (N, number of names) float64; DT is T90 - T10 where it has no column.
+    """Return columns of numbers, (N, number of names) float64; DT is T90 - T10 if there is no such column.
 
     Raises:
-        InputFileError: One is missing or holds no numbers.
+        InputFileError: A column is missing or not numeric.
     """
     found = [metric(table, name) for name in names]
     missing = [name for name, values in zip(names, found, strict=True) if values is None]
@@ -121,11 +121,11 @@ def columns_of(table: "pd.DataFrame", *names: str) -> Float64Array:
 
 
 def numbers_of(column: "pd.Series[Any]") -> Float64Array:
-    """Return a column as float64, (N,); what is no number is NaN."""
+    """Return a column as float64, (N,); missing values are NaN."""
     import pandas as pd
 
     if pd.api.types.is_bool_dtype(column) or not pd.api.types.is_numeric_dtype(column):
-        raise InputFileError(f"the column {column.name} holds no numbers ({column.dtype})")
+        raise InputFileError(f"expected numbers in the column {column.name}, got {column.dtype}")
     values: Float64Array = column.to_numpy(np.float64, na_value=np.nan)
     return values
 

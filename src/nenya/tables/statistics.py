@@ -1,4 +1,4 @@
-"""Statistics of chosen cutouts against all of them: regions, places, seasons, years, temperature difference, slope.
+"""Statistics of selected cutouts compared with all: regions, positions, dates, temperature difference, slope.
 
 Letters: N rows of the table.
 """
@@ -27,28 +27,28 @@ BoolArray = NDArray[np.bool_]
 METRICS = ("DT", "alpha")
 BINS = 60
 _BLOCK = 2**18
-_LOOKED_AT = 200_000  # rows that the ends of a histogram are taken from
+_LOOKED_AT = 200_000  # rows from which the ends of a histogram are estimated
 
 
 @dataclass(frozen=True)
 class SelectionStatistics:
-    """A selection beside the whole table.
+    """A selection compared with the whole table.
 
-    The tables have the columns name, selected, whole (counts), share_selected, share_whole, ratio (the first share over
-    the second), ratio_low and ratio_high (95 %, of the selection's share by Wilson 1927, JASA 22, 209). A share is that
-    of the rows with a finite position, date or value. A table whose columns are missing is empty.
+    The tables have the columns name, selected, whole (counts), share_selected, share_whole, ratio (the first over the
+    second), ratio_low and ratio_high (95 %, of the selection's share by Wilson 1927, JASA 22, 209). A share is the
+    fraction of the rows with a finite position, date or value. A table whose columns are missing is empty.
 
     Attributes:
-        selected: number of chosen rows.
+        selected: number of selected rows.
         whole: number of rows N.
-        regions: a row for each of `nenya.defs.REGIONS`, which overlap; western and southern borders belong to one.
+        regions: a row for each of `nenya.defs.REGIONS`, which overlap; western and southern borders are included.
         seasons: DJF, MAM, JJA, SON.
         months: 1 to 12.
         years: from the first to the last one.
-        histograms: metric -> table with, besides, the edges low and high of each bin; the outermost bins reach to the
-            least and the greatest value.
+        histograms: metric -> table with, in addition, the edges low and high of each bin; the outermost bins reach to
+            the smallest and the largest value.
         grid: cells of the maps.
-        map_selected: chosen rows in each cell, (R, C) int64.
+        map_selected: selected rows in each cell, (R, C) int64.
         map_whole: all rows in each cell, (R, C) int64.
     """
 
@@ -64,7 +64,7 @@ class SelectionStatistics:
     map_whole: IntArray
 
     def table(self) -> "pd.DataFrame":
-        """Return all of it in one table: columns statistic, name, low, high, lon, lat, selected, whole, shares, ratios.
+        """Return all in one table: columns statistic, name, low, high, lon, lat, selected, whole, shares, ratios.
 
         Maps have a row for each cell that is not empty, with its centre as lon and lat.
         """
@@ -101,14 +101,14 @@ class SelectionStatistics:
 def selection_statistics(
     table: "pd.DataFrame", chosen: Any, *, metrics: Sequence[str] = METRICS, degrees: float = 2.0
 ) -> SelectionStatistics:
-    """Compare chosen rows of a table with all of them.
+    """Compare selected rows of a table with all rows.
 
     Args:
-        table: lon and lat in degrees (of -180..180 or 0..360), datetime, DT (or T90 and T10) in K, alpha ...; what is
-            missing is left out.
+        table: lon and lat in degrees (of -180..180 or 0..360), datetime, DT (or T90 and T10) in K, alpha ...; missing
+            columns are skipped.
         chosen: (N,) bool, or numbers of the rows.
-        metrics: columns that get a histogram.
-        degrees: side of the maps' cells.
+        metrics: columns for histograms.
+        degrees: side of the map cells.
 
     Raises:
         InputFileError: `chosen` does not fit the table.
@@ -133,7 +133,7 @@ def selection_statistics(
 
 
 def _mask(chosen: Any, rows: int) -> BoolArray:
-    """Return chosen rows as (rows,) bool."""
+    """Return selected rows as (rows,) bool."""
     chosen = np.asarray(chosen)
     mask: BoolArray
     if chosen.dtype == bool and chosen.shape == (rows,):
@@ -141,13 +141,11 @@ def _mask(chosen: Any, rows: int) -> BoolArray:
         return mask
     if chosen.ndim == 1 and (chosen.dtype.kind in "iu" or not chosen.size):
         if chosen.size and (chosen.min() < 0 or chosen.max() >= rows):
-            raise InputFileError(f"rows {chosen.min()} to {chosen.max()} are chosen, the table has {rows}")
+            raise InputFileError(f"expected row numbers from 0 to {rows - 1}, got {chosen.min()} to {chosen.max()}")
         mask = np.zeros(rows, bool)
         mask[chosen.astype(np.int64)] = True
         return mask
-    raise InputFileError(
-        f"chosen rows of type {chosen.dtype} and shape {chosen.shape}: wanted bool ({rows},) or numbers"
-    )
+    raise InputFileError(f"expected rows as bool ({rows},) or row numbers, got {chosen.dtype} of shape {chosen.shape}")
 
 
 def _maps(grid: Grid, lon: Float64Array, lat: Float64Array, mask: BoolArray) -> tuple[IntArray, IntArray]:
@@ -170,16 +168,18 @@ def _months(column: "pd.Series[Any] | None", rows: int) -> IntArray:
         return np.full(rows, NO_DATE)
     if getattr(column.dtype, "kind", "") != "M":
         if pd.api.types.is_numeric_dtype(column):
-            raise InputFileError(f"the column datetime holds {column.dtype}, wanted are dates such as 2012-03-01T12:00")
+            raise InputFileError(f"expected dates such as 2012-03-01T12:00 in the column datetime, got {column.dtype}")
         column = pd.to_datetime(column, errors="coerce", utc=True, format="ISO8601")
     if getattr(column.dtype, "tz", None) is not None:
         column = column.dt.tz_convert("UTC").dt.tz_localize(None)
-    months: IntArray = column.to_numpy().astype("datetime64[M]").astype(np.int64)  # no date: the smallest number
+    months: IntArray = (
+        column.to_numpy().astype("datetime64[M]").astype(np.int64)
+    )  # a missing date becomes the smallest int64
     return months
 
 
 def _histogram(values: Float64Array, mask: BoolArray) -> "pd.DataFrame":
-    """Count finite values in equal bins between about their 0.1th and 99.9th percentile, the ends outside."""
+    """Count finite values in equal bins between about their 0.1th and 99.9th percentile; others go to the end bins."""
     looked_at = values[:: max(1, len(values) // _LOOKED_AT)]
     looked_at = looked_at[np.isfinite(looked_at)]
     if not looked_at.size:

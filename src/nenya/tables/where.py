@@ -1,6 +1,6 @@
-"""What a condition of SQL may consist of: columns, values, comparisons and a list of functions that cannot grow.
+"""Check of SQL conditions: only columns, values, comparisons and functions with bounded results are allowed.
 
-The database itself knows functions that take all memory (`lpad`, `repeat`), and queries within conditions.
+The database itself has functions that can use all memory (`lpad`, `repeat`), and subqueries.
 """
 
 import re
@@ -17,16 +17,16 @@ FUNCTIONS = (
     *("length", "char_length", "character_length", "octet_length", "strpos", "starts_with", "ends_with", "contains"),
     *("regexp_like", "date_part", "date_trunc", "date_bin", "to_timestamp", "to_date", "make_date", "now"),
 )
-"""Functions whose answers are at most about as large as what they are given."""
+"""Functions whose results are at most about as large as their arguments."""
 
 _WORDS = ("and", "or", "not", "in", "between", "like", "ilike", "is", "as", "escape", "varchar", "char")
 _PANICS = ("decimal", "numeric", "dec")
 _MOST_LETTERS = 10**6
-_MOST_WORDS = 10_000  # names, operators and parentheses; numbers and texts of a list do not count
+_MOST_WORDS = 10_000  # names, operators and parentheses; numbers and strings of a list do not count
 _DEPTH = 16
-_CHAIN = 200  # operators on end, each of which the database takes up within the one before
+_CHAIN = 200  # consecutive operators, which the database nests within each other
 _OPENING, _CLOSING = ("(", "[", "{"), (")", "]", "}")
-_LONGEST = 10_000  # letters of one name, number or text
+_LONGEST = 10_000  # characters of one name, number or string
 _TOKEN = re.compile(
     r"(?P<space>\s+)|(?P<refused>--|/\*|\$|#|(?!(?i:and|or|not|in|i?like|between|escape|timestamp|date|interval)')"
     r"[a-zA-Z&]+')|(?P<text>'(?:[^']|'')*')|(?P<name>`[^`]*`|\"(?:[^\"]|\"\")*\")"
@@ -36,32 +36,36 @@ _TOKEN = re.compile(
 
 
 def check_condition(sql: str) -> None:
-    """Refuse a condition that could take the machine's memory or time, before the database sees it.
+    """Refuse a condition that could exhaust memory or time, before the database sees it.
 
     Args:
-        sql: one condition, as `where=` has it; whether it is well formed is the database's affair.
+        sql: one condition, as given by `where=`; the database checks its syntax.
 
     Raises:
-        OptionError: It is too long, nested too deep, calls a function that is not in `FUNCTIONS`, or is a query.
+        OptionError: It is too long, nested too deeply, calls a function that is not in `FUNCTIONS`, or is a query.
     """
     if len(sql) > _MOST_LETTERS:
-        raise OptionError(f"where={_short(sql)}: a condition of {len(sql):,} letters, at most {_MOST_LETTERS:,} go")
+        raise OptionError(f"where={_short(sql)}: expected at most {_MOST_LETTERS:,} characters, got {len(sql):,}")
     depth = words = chain = 0
     before = ("", "")
     for kind, token in _tokens(sql):
         word = token.lower() if kind == "word" else ""
         if len(token) > _LONGEST:
-            raise OptionError(f"where={_short(sql)}: a name or text of {len(token):,} letters, {_LONGEST:,} go")
-        if kind == "refused" or (kind == "text" and "\\'" in token):  # other quotes, which hide what follows
             raise OptionError(
-                f"where={_short(sql)}: {token[:20]} begins a comment or a quoted text that is not known here"
+                f"where={_short(sql)}: expected words of at most {_LONGEST:,} characters, got {len(token):,}"
+            )
+        if kind == "refused" or (
+            kind == "text" and "\\'" in token
+        ):  # other quotes, which hide the rest of the condition
+            raise OptionError(
+                f"where={_short(sql)}: {token[:20]} begins a comment or a quoted string, which is not allowed"
             )
         if word in _PANICS:
-            raise OptionError(f"where={_short(sql)}: {token} is no type of conditions: take double or bigint")
+            raise OptionError(f"where={_short(sql)}: {token} is not an allowed type: use double or bigint")
         if token in _OPENING:
             _check_call(sql, before)
         depth += (token in _OPENING) - (token in _CLOSING)
-        signed = token == "-" and before[1] in ("(", ",")  # of a list of numbers
+        signed = token == "-" and before[1] in ("(", ",")  # in a list of numbers
         words += kind in ("word", "name") or (kind == "other" and token != "," and not signed)
         chain = 0 if word in ("and", "or") else chain + (word in _WORDS or (kind == "other" and not signed))
         chain -= token in (",", *_OPENING, *_CLOSING)
@@ -74,14 +78,14 @@ def check_condition(sql: str) -> None:
 
 
 def _check_call(sql: str, before: tuple[str, str]) -> None:
-    """Check the function whose arguments begin; a parenthesis by itself is none."""
+    """Check the function whose arguments begin; a parenthesis alone is not one."""
     kind, token = before
     name = token.strip('`"').lower()
     if kind not in ("word", "name") or (kind == "word" and name in _WORDS) or name in FUNCTIONS:
         return
     raise OptionError(
-        f"there is no function {_short(token)} in conditions{suggest(name, list(FUNCTIONS))}: where={_short(sql)}; "
-        'wanted is SQL such as "lat > 30 AND abs(DT) > 1"'
+        f"function {_short(token)} is not allowed in conditions{suggest(name, list(FUNCTIONS))}: where={_short(sql)}; "
+        'expected SQL such as "lat > 30 AND abs(DT) > 1"'
     )
 
 

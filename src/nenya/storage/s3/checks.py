@@ -1,4 +1,4 @@
-"""Whether bytes are those that an S3 service holds: its checksums of an object, and the same of a file."""
+"""Checksums that an S3 service holds of an object, and the same checksums of a file."""
 
 import hashlib
 import re
@@ -15,7 +15,7 @@ BLOCK = 2**20
 
 
 class _Crc32:
-    """CRC-32 with the face of a hashlib object."""
+    """CRC-32 with the interface of a hashlib object."""
 
     def __init__(self) -> None:
         self._value = 0
@@ -28,12 +28,12 @@ class _Crc32:
 
 
 def md5(block: bytes = b"") -> Any:
-    """Return a hashlib object for what S3 uses MD5 for, which is no security."""
+    """Return a hashlib MD5 object for S3's checksums, which are not used for security."""
     return hashlib.md5(block, usedforsecurity=False)
 
 
 def may_be_md5(answer: Mapping[str, Any]) -> bool:
-    """Say whether the ETag in an answer may be a hash of the content: under a key of the user's, it is none."""
+    """Return whether the ETag in an answer may be a hash of the content; with a user's encryption key it is not."""
     return not answer.get("SSECustomerAlgorithm") and "kms" not in answer.get("ServerSideEncryption", "")
 
 
@@ -42,7 +42,7 @@ def hash_file(path: Path, hasher: Callable[[], Any] | None = None, part_size: in
 
     Args:
         path: The file.
-        hasher: Makes the hash of one part; without it there are no digests of parts.
+        hasher: Creates the hash of one part; without it there are no digests of parts.
         part_size: Bytes of each part but the last; an empty file has one empty part.
     """
     whole, parts, position = hashlib.sha256(), [hasher()] if hasher else [], 0
@@ -61,13 +61,13 @@ def hash_file(path: Path, hasher: Callable[[], Any] | None = None, part_size: in
 
 @dataclass(frozen=True)
 class Proof:
-    """A checksum that a service holds of an object, and how a file's is computed.
+    """A checksum that a service holds of an object, and how to compute it for a file.
 
     Args:
-        name: What it is called in messages.
+        name: Its name in messages.
         expected: Its value.
-        form: Makes the value from the SHA-256 of a file and the digests of its parts.
-        hasher: Makes the hash of one part, where it needs those.
+        form: Computes the value from the SHA-256 of a file and the digests of its parts.
+        hasher: Creates the hash of one part, if needed.
         part_size: Bytes of each part but the last.
     """
 
@@ -79,10 +79,10 @@ class Proof:
 
 
 def proof_of(answer: Mapping[str, Any], ask_part: Callable[[int], Mapping[str, Any]]) -> Proof | None:
-    """Return the strongest checksum of a whole object that an answer to HEAD holds; None if it holds none.
+    """Return the strongest checksum of a complete object that an answer to HEAD holds; None if it holds none.
 
-    An ETag that is neither an MD5 nor one of an upload in parts of one size proves nothing, nor do the checksums
-    that S3 makes of the checksums of parts.
+    An ETag that is neither an MD5 nor that of an upload in parts of equal size proves nothing; nor do S3's checksums
+    of the checksums of parts.
 
     Args:
         answer: The answer, asked for with ChecksumMode=ENABLED.
@@ -91,7 +91,9 @@ def proof_of(answer: Mapping[str, Any], ask_part: Callable[[int], Mapping[str, A
     kept = {name.lower(): value for name, value in answer.get("Metadata", {}).items()}.get("sha256", "").lower()
     if re.fullmatch(r"[0-9a-f]{64}", kept):
         return Proof("sha256", kept, lambda sha256, _: sha256)
-    in_parts = "-" in answer.get("ETag", "")  # whose checksums are those of parts' checksums, where nothing is said
+    in_parts = "-" in answer.get(
+        "ETag", ""
+    )  # then checksums are of the parts' checksums unless the answer says otherwise
     if answer.get("ChecksumType", "COMPOSITE" if in_parts else "FULL_OBJECT") == "FULL_OBJECT":
         if (value := answer.get("ChecksumSHA256", "-")) and "-" not in value:
             return Proof("SHA256", value, lambda sha256, _: b64encode(bytes.fromhex(sha256)).decode())

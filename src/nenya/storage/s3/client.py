@@ -1,4 +1,4 @@
-"""The connection to an S3 service, as the environment describes it."""
+"""The connection to an S3 service, configured by the environment."""
 
 import os
 from typing import Any
@@ -11,7 +11,7 @@ ENDPOINT_NAMES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "ENDPOINT_URL")
 
 
 def endpoint() -> tuple[str | None, str]:
-    """Return the address of the service, without a password in it, and the variable that names it or would."""
+    """Return the address of the service without a password, and the variable that sets it, or could set it."""
     for name in ENDPOINT_NAMES:
         if value := os.environ.get(name, "").strip():
             return without_secrets(value if "://" in value else f"https://{value}"), name
@@ -19,14 +19,14 @@ def endpoint() -> tuple[str | None, str]:
 
 
 def connect(attempts: int, connections: int) -> Any:
-    """Return a boto3 client for the service; it makes no request yet.
+    """Return a boto3 client for the service; no request is made yet.
 
     Args:
-        attempts: How often a request is made that fails by the service's or the line's fault.
+        attempts: How often a request that fails because of the service or the network is made.
         connections: Connections to keep open.
 
     Raises:
-        OptionError: The address of the service is none.
+        OptionError: The address of the service is invalid.
     """
     import boto3
     from botocore.config import Config
@@ -46,13 +46,13 @@ def connect(attempts: int, connections: int) -> Any:
     try:
         return session.client("s3", endpoint_url=address, region_name=session.region_name or "us-east-1", config=config)
     except ValueError as error:
-        raise OptionError(f"{variable}={address}: not the address of a service; give https://host") from error
+        raise OptionError(f"{variable}={address}: expected the address of a service, https://host") from error
 
 
 def head_object(client: Any, bucket: str, key: str) -> dict[str, Any] | None:
-    """Return the answer to HEAD, or None where the bucket is there and the object is not.
+    """Return the answer to HEAD, or None if the bucket exists and the object does not.
 
-    An answer to HEAD does not say what is wrong, so GET is asked for that.
+    An error answer to HEAD gives no reason, so GET is used to find it.
     """
     from botocore.exceptions import ClientError
 

@@ -1,4 +1,4 @@
-"""Writing a small object only if what lies there is what was read: a step that two writers cannot both do."""
+"""Conditional writes: a small object is replaced only if it is unchanged, so two writers cannot both succeed."""
 
 from base64 import b64encode
 from collections.abc import Mapping
@@ -11,30 +11,30 @@ _UNKNOWN = {"NotImplemented", "MethodNotAllowed", "InvalidArgument", "InvalidReq
 
 
 class ReplacedError(Exception):
-    """What lies there is not what was read."""
+    """The object is not the one that was read."""
 
 
 class NoConditionsError(Exception):
-    """The service does not know requests with a condition."""
+    """The service does not support conditional requests."""
 
 
 def put_if(client: Any, bucket: str, key: str, data: bytes, metadata: Mapping[str, str], etag: str | None) -> str:
-    """Write an object if what lies there has a certain ETag.
+    """Write an object if the existing one has a given ETag.
 
     Args:
         client: The boto3 client.
         bucket: The bucket.
         key: The key.
         data: The content.
-        metadata: Texts to keep with it.
-        etag: The ETag, empty for no object; None writes whatever lies there.
+        metadata: Strings to store with it.
+        etag: The ETag, empty for no object; None writes unconditionally.
 
     Returns:
-        The ETag of what was written.
+        The ETag of the object written.
 
     Raises:
-        ReplacedError: Another object lies there, or none.
-        NoConditionsError: The service says that it does not know conditions.
+        ReplacedError: Another object exists, or none.
+        NoConditionsError: The service reports that it does not support conditions.
     """
     from botocore.exceptions import ClientError
 
@@ -49,7 +49,7 @@ def put_if(client: Any, bucket: str, key: str, data: bytes, metadata: Mapping[st
         if condition and code in _UNKNOWN:
             raise NoConditionsError from error
         if code in _CHANGED or (etag and code in ("NoSuchKey", "404")):
-            return _ours(client, bucket, key, data)  # an earlier attempt may have written it, and its answer been lost
+            return _ours(client, bucket, key, data)  # an earlier attempt may have succeeded and its answer been lost
         raise
     return str(answer["ETag"]).strip('"')
 
@@ -58,7 +58,7 @@ def _ours(client: Any, bucket: str, key: str, data: bytes) -> str:
     """Return the ETag of an object that has this content.
 
     Raises:
-        ReplacedError: It has not.
+        ReplacedError: It has other content.
     """
     from botocore.exceptions import ClientError
 

@@ -1,4 +1,4 @@
-"""Fetching an object from an S3 service into a file, and comparing the file with what the service says of it."""
+"""Download of an object from an S3 service to a file, and verification against the service's checksum."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -11,11 +11,11 @@ logger = logging.getLogger(__name__)
 
 
 class ChangedError(Exception):
-    """The object was replaced while it was read."""
+    """The object was replaced during the download."""
 
 
 class AlteredError(Exception):
-    """What arrived is not what the service says it holds; the text says how."""
+    """The downloaded bytes differ from the object; the message says how."""
 
 
 def fetch(
@@ -29,21 +29,21 @@ def fetch(
     attempts: int,
     stop: Callable[[], None],
 ) -> None:
-    """Write an object that is not empty to a file, by requests for ranges of it.
+    """Download a non-empty object to a file, by requests for ranges of bytes.
 
     Args:
         client: The boto3 client.
         bucket: The bucket.
         key: The key of the object.
-        path: The file, not yet there.
+        path: The file, which must not exist.
         part_size: Bytes of one request.
-        threads: Requests under way at a time.
-        attempts: How often a request is made whose connection breaks.
+        threads: Concurrent requests.
+        attempts: How often a request is made if the connection breaks.
         stop: Called with each block that arrives; raises to stop.
 
     Raises:
-        ChangedError: The object was replaced meanwhile.
-        AlteredError: The libraries found a checksum wrong.
+        ChangedError: The object was replaced during the download.
+        AlteredError: The libraries found a checksum mismatch.
     """
     from boto3.s3.transfer import TransferConfig
     from botocore.exceptions import ChecksumError, FlexibleChecksumError
@@ -53,7 +53,7 @@ def fetch(
         multipart_threshold=part_size,
         multipart_chunksize=part_size,
         max_concurrency=threads,
-        max_io_queue=16 * threads,  # of 256 KiB each: a slow disk holds the service up and does not fill the memory
+        max_io_queue=16 * threads,  # of 256 KiB each: a slow disk slows the download instead of filling memory
         num_download_attempts=attempts,
         preferred_transfer_client="classic",
     )
@@ -62,7 +62,7 @@ def fetch(
     except S3DownloadFailedError as error:
         raise ChangedError from error
     except (ChecksumError, FlexibleChecksumError) as error:
-        raise AlteredError("its checksum is not that of what arrived") from error
+        raise AlteredError("its checksum differs from that of the downloaded bytes") from error
 
 
 def verify(path: Path, answer: Mapping[str, Any], ask_part: Callable[[int], Mapping[str, Any]], url: str) -> str:
@@ -82,7 +82,7 @@ def verify(path: Path, answer: Mapping[str, Any], ask_part: Callable[[int], Mapp
     """
     wanted, size = answer["ContentLength"], path.stat().st_size
     if size != wanted:
-        raise AlteredError(f"it has {wanted} bytes, {size} arrived")
+        raise AlteredError(f"expected {wanted} bytes, got {size}")
     proof = proof_of(answer, ask_part)
     if proof is None:
         logger.debug("%s: the service holds no checksum of it; only its size was verified", url)
@@ -90,5 +90,5 @@ def verify(path: Path, answer: Mapping[str, Any], ask_part: Callable[[int], Mapp
     sha256, digests = hash_file(path, proof.hasher, proof.part_size)
     got = proof.form(sha256, digests)
     if got != proof.expected:
-        raise AlteredError(f"its {proof.name} is {proof.expected}, that of what arrived is {got}")
+        raise AlteredError(f"expected the {proof.name} {proof.expected}, got {got}")
     return sha256

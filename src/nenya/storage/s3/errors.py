@@ -1,4 +1,4 @@
-"""What went wrong with an S3 service, in one line that a user can act on and that holds no secret."""
+"""Errors of an S3 service, worded in one line that a user can act on and that contains no secret."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ _CREDENTIALS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 
 
 class NotS3Error(Exception):
-    """An answer that no S3 service gives; the text says what it was."""
+    """An answer that no S3 service gives; the message says which."""
 
 
 def without_secrets(endpoint: str) -> str:
@@ -31,13 +31,13 @@ def without_secrets(endpoint: str) -> str:
 
 @dataclass(frozen=True)
 class Service:
-    """How a service is reached, as far as messages name it.
+    """The connection to a service, as shown in messages.
 
     Args:
         endpoint: Its address without secrets; None for that of AWS.
-        variable: The environment variable that gave the address, or would.
+        variable: The environment variable that sets the address, or could set it.
         region: The region that requests are signed for.
-        attempts: How often a request was made before it was given up.
+        attempts: How often a request was made before giving up.
     """
 
     endpoint: str | None
@@ -50,13 +50,13 @@ class Service:
 
 
 def explain(error: BaseException, service: Service, url: str, doing: str) -> NenyaError:
-    """Return our error for one of boto3, botocore or s3transfer.
+    """Return nenya's error for one of boto3, botocore or s3transfer.
 
     Args:
         error: What they raised.
         service: The service that was asked.
         url: The s3:// address in question.
-        doing: What was wanted of it: "download it".
+        doing: The operation: "download it".
     """
     from botocore.exceptions import ClientError
 
@@ -68,12 +68,12 @@ def explain(error: BaseException, service: Service, url: str, doing: str) -> Nen
 
 def _no_service(service: Service, url: str, doing: str, answer: str) -> StorageError:
     """Return the error for an answer that no S3 service gives."""
-    what = f"{service} gave {answer}, as no S3 service does; set {service.variable} to the address of the service"
+    what = f"{service} gave {answer}, which no S3 service does; set {service.variable} to the address of the service"
     return StorageError(f"{url}: cannot {doing}: {what}")
 
 
 def _explain_answer(answer: Any, service: Service, url: str, doing: str) -> NenyaError:
-    """Return the error for an answer of the service that says no."""
+    """Return the error for an error answer of the service."""
     code = str(answer.get("Error", {}).get("Code", ""))
     about = answer.get("ResponseMetadata", {})
     status = int(about.get("HTTPStatusCode", 0))
@@ -81,27 +81,25 @@ def _explain_answer(answer: Any, service: Service, url: str, doing: str) -> Neny
     if code in _REFUSED:
         what = f"{service} refuses the credentials ({code}); check {_CREDENTIALS}"
     elif code == "RequestTimeTooSkewed":
-        what = f"the clock of this machine differs from that of {service}; set it right"
+        what = f"the clock of this machine differs from that of {service}; correct it"
     elif code in _DENIED:
         what = (
-            f"access denied ({code}) by {service}; ask the owner of bucket {bucket} for the right, or check the name: "
-            "without the right to list, S3 denies what is missing as well"
+            f"access denied ({code}) by {service}; ask the owner of bucket {bucket} for permission, or check the name: "
+            "without permission to list, S3 also denies access to missing objects"
         )
     elif code == "NoSuchBucket":
-        what = f"there is no bucket {bucket} at {service}; check the name and the service"
+        what = f"bucket {bucket} does not exist at {service}; check the name and the service"
     elif code in ("NoSuchKey", "NoSuchVersion"):
-        what = "there is no such object; check the name"
+        what = "the object does not exist; check the name"
     elif code in _REGION:
         there = about.get("HTTPHeaders", {}).get("x-amz-bucket-region") or answer["Error"].get("Region")
         what = f"bucket {bucket} is not in region {service.region} ({code}); set AWS_DEFAULT_REGION to "
         what += str(there or "the region of the bucket")
     elif code in _THROTTLED or status in (429, 503):
-        what = f"{service} still asks to slow down ({code}) after {service.attempts} attempts; "
-        what += "try again later, or with fewer transfers at a time"
+        what = f"{service} still throttles requests ({code}) after {service.attempts} attempts; "
+        what += "try again later, or with fewer concurrent transfers"
     elif status >= 500 or code.startswith("5"):
-        what = (
-            f"{service} failed ({code}), {service.attempts} times; try again later, or check that it is an S3 service"
-        )
+        what = f"{service} failed {service.attempts} times ({code}); try again later, or check that it is an S3 service"
     elif code.isdecimal() or not code:
         return _no_service(service, url, doing, f"an error (HTTP {status or code}) without an S3 code")
     else:
@@ -110,30 +108,28 @@ def _explain_answer(answer: Any, service: Service, url: str, doing: str) -> Neny
 
 
 def _explain_failure(error: BaseException, service: Service, url: str, doing: str) -> NenyaError:
-    """Return the error where there was no answer, or none that could be read."""
+    """Return the error for a missing or unreadable answer."""
     from botocore import exceptions as boto
     from botocore.parsers import ResponseParserError
 
     if isinstance(error, boto.ParamValidationError | boto.UnsupportedS3ArnError | boto.InvalidDNSNameError):
-        return OptionError(
-            f"{url}: cannot {doing}: not a possible name or metadata of an object; give s3://bucket/name"
-        )
+        return OptionError(f"{url}: cannot {doing}: invalid name or metadata of an object; expected s3://bucket/name")
     if isinstance(error, NotS3Error):
         return _no_service(service, url, doing, str(error))
     if isinstance(error, ResponseParserError):
         return _no_service(service, url, doing, "an answer that cannot be read")
     if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError):
-        what = f"no credentials for S3, or only a part of them; set {_CREDENTIALS}"
+        what = f"missing or incomplete credentials for S3; set {_CREDENTIALS}"
     elif isinstance(error, boto.ProfileNotFound):
         what = "AWS_PROFILE names a profile that does not exist; set it to one of `aws configure list-profiles`"
     elif isinstance(error, boto.CredentialRetrievalError | boto.TokenRetrievalError | boto.UnauthorizedSSOTokenError):
-        what = f"no valid credentials can be had; sign in again (aws sso login), or set {_CREDENTIALS}"
+        what = f"no valid credentials were found; sign in again (aws sso login), or set {_CREDENTIALS}"
     elif isinstance(error, boto.SSLError):
-        what = f"{service} shows no valid certificate, or speaks http only; check {service.variable} and AWS_CA_BUNDLE"
+        what = f"{service} has no valid certificate, or supports http only; check {service.variable} and AWS_CA_BUNDLE"
     elif isinstance(error, boto.ConnectionError):
         what = f"{service} cannot be reached; check the network and {service.variable}"
     elif isinstance(error, boto.HTTPClientError | boto.IncompleteReadError | OSError):
-        what = f"the connection to {service} broke, {service.attempts} times; try again"
+        what = f"the connection to {service} broke {service.attempts} times; try again"
     else:
         what = f"{type(error).__name__} in the transfer with {service}; try again"
     return StorageError(f"{url}: cannot {doing}: {what}")

@@ -1,4 +1,4 @@
-"""Replacing a small object on S3 only if it is what was read."""
+"""Replacing a small object on S3 only if it is unchanged since it was read."""
 
 from nenya.errors import OutputError
 from nenya.storage.s3.conditional import NoConditionsError, ReplacedError
@@ -6,7 +6,7 @@ from nenya.storage.s3.service import store
 
 
 def replace_if_same(url: str, data: bytes, before: str, error: OutputError, *, safe: bool = True) -> str:
-    """Replace a small object on S3 that still is what was read, else raise `error`; see `replace_object`."""
+    """Replace a small object on S3 if its ETag is still `before`, else raise `error`; see `S3Store.replace`."""
     try:
         found = store().head(url)
         if (found.etag if found else "") != before:

@@ -1,4 +1,4 @@
-"""Objects of an S3 service: found, downloaded and uploaded so that what arrives is whole and right, or nothing is."""
+"""Objects of an S3 service: listing, download and upload; a transferred file is complete and verified, or absent."""
 
 import errno
 import hashlib
@@ -34,10 +34,10 @@ from nenya.storage.temporaries import temporary_folder
 logger = logging.getLogger(__name__)
 
 PART_SIZE = 8 * 2**20
-"""Bytes of one request of a transfer; larger where an upload would need more parts than a service takes."""
+"""Bytes of one request of a transfer; larger if an upload would need more parts than a service accepts."""
 
 THREADS = 4
-"""Requests that one transfer has under way at a time."""
+"""Concurrent requests of one transfer."""
 
 _MAX_PARTS = 9000
 _UPLOADS = 4
@@ -46,19 +46,19 @@ _MAGIC = re.compile(r"[*?[]")
 
 
 def is_s3(text: object) -> bool:
-    """Say whether a text or path is an s3:// address."""
+    """Return whether a string or path is an s3:// address."""
     return str(text).startswith("s3://")
 
 
 def split_url(url: str) -> tuple[str, str]:
-    """Return the bucket and the key of an s3:// address; the key is empty where only a bucket is named.
+    """Return the bucket and the key of an s3:// address; the key is empty if only a bucket is named.
 
     Raises:
-        OptionError: It is no s3:// address, or it names no bucket.
+        OptionError: It is not an s3:// address, or names no bucket.
     """
     bucket, _, key = str(url).removeprefix("s3://").partition("/")
     if not is_s3(url) or not bucket or _MAGIC.search(bucket):
-        raise OptionError(f"{url}: not an address in S3; give s3://bucket/name")
+        raise OptionError(f"{url}: expected an S3 address, s3://bucket/name")
     return bucket, key
 
 
@@ -70,12 +70,12 @@ def join_url(url: str, *names: str) -> str:
 
 @dataclass(frozen=True)
 class S3Object:
-    """One object as the service describes it; an object from a listing has no metadata and no checksums.
+    """One object as described by the service; an object from a listing has no metadata and no checksums.
 
     Args:
         url: The s3:// address.
         size: Length in bytes.
-        etag: The service's mark of this content, without quotes; not always a hash.
+        etag: The service's identifier of this content, without quotes; not always a hash.
         metadata: The user's metadata, with names in lower case.
     """
 
@@ -92,11 +92,11 @@ class S3Object:
 
 
 class S3Store:
-    """One S3 service; may be used by several threads. It connects at its first use.
+    """One S3 service, usable by several threads; it connects at its first use.
 
     Args:
-        attempts: How often a request that fails by the service's or the line's fault is made; AWS_MAX_ATTEMPTS, or 8.
-        part_size: Bytes of one request of a transfer; `PART_SIZE` where it is not given.
+        attempts: How often a request that fails because of the service or the network is made; AWS_MAX_ATTEMPTS, or 8.
+        part_size: Bytes of one request of a transfer; default `PART_SIZE`.
     """
 
     def __init__(self, attempts: int | None = None, part_size: int | None = None) -> None:
@@ -108,7 +108,7 @@ class S3Store:
         self._client: Any = None
 
     def head(self, url: str) -> S3Object | None:
-        """Return the description of an object, or None where there is no such object in the bucket.
+        """Return the description of an object, or None if the bucket has no such object.
 
         Raises:
             StorageError: The bucket is missing, access is denied, or the service does not answer.
@@ -129,7 +129,7 @@ class S3Store:
         )
 
     def find(self, url: str) -> list[S3Object]:
-        """Return the objects that an address stands for, sorted by key.
+        """Return the objects that an address matches, sorted by key.
 
         Args:
             url: an object, a glob (`*` and `?` stay within one folder, `**` does not), or a folder, with or without
@@ -161,11 +161,11 @@ class S3Store:
         """Return the content of a small object, verified as in `download`.
 
         Raises:
-            StorageError: It cannot be had, or is longer than `limit` bytes.
+            StorageError: It cannot be read, or is longer than `limit` bytes.
         """
         found = self._needed(url)
         if found.size > limit:
-            raise StorageError(f"{url}: has {found.size} bytes, and at most {limit} are read; is it the right one?")
+            raise StorageError(f"{url}: expected at most {limit} bytes, got {found.size}; check the name")
         with temporary_folder("nenya-") as folder:
             self.download(found, folder / "object")
             return (folder / "object").read_bytes()
@@ -178,17 +178,17 @@ class S3Store:
         cancelled: threading.Event | None = None,
         size: int | None = None,
     ) -> str:
-        """Bring an object to `path`, which appears only when its content is whole and verified.
+        """Download an object to `path`, which appears only when its content is complete and verified.
 
         The content must have the size and the checksum that the service holds: the object's `sha256` metadata, else
-        an S3 checksum of the whole object, else an ETag that is an MD5, else the ETag of an upload in parts. An object
-        that is replaced meanwhile, or arrives altered, is fetched once more from the start.
+        an S3 checksum of the complete object, else an ETag that is an MD5, else the ETag of an upload in parts. An
+        object that is replaced meanwhile, or arrives altered, is downloaded once more from the start.
 
         Args:
-            source: The object, or its address; what lies there now is fetched.
-            path: The file, whose folder is made if it is missing.
-            cancelled: Once set, the download stops and leaves nothing.
-            size: Bytes that it must have; of another object nothing is fetched.
+            source: The object, or its address; its present content is downloaded.
+            path: The file, whose folder is created if missing.
+            cancelled: Once set, the download stops and leaves no file.
+            size: Bytes that it must have; otherwise nothing is downloaded.
 
         Returns:
             The SHA-256 of the file as 64 hexadecimal digits.
@@ -205,14 +205,14 @@ class S3Store:
                 try:
                     found = self._needed(url)
                     if size is not None and found.size != size:
-                        raise StorageError(f"{url}: has {found.size} bytes instead of {size}; it was altered or cut")
+                        raise StorageError(f"{url}: expected {size} bytes, got {found.size}; altered or truncated")
                     return self._fetch(found, path, temporary, cancelled)
                 except (ChangedError, AlteredError) as error:
                     temporary.unlink(missing_ok=True)
                     if type(error) in failed:
-                        what = "it changed during the download, twice; fetch it when nobody writes it"
+                        what = "it changed twice during the download; download it when nobody writes it"
                         if isinstance(error, AlteredError):
-                            what = f"{error}, twice; the object or the way to it is damaged: upload it again, or ask"
+                            what = f"{error}, twice; the object or the network is damaged: upload it again, or ask"
                             what += " the administrator of the service"
                         raise StorageError(f"{url}: {what}") from error
                     failed.add(type(error))
@@ -228,21 +228,21 @@ class S3Store:
         note: Path | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> S3Object:
-        """Bring a file to an address, where it appears only whole: each part is verified before.
+        """Upload a file to an address, where it appears only when complete: each part is verified before.
 
         Args:
             path: The file, which must not change meanwhile.
-            url: The address; an object that is there is replaced at the end, and kept on an error.
-            metadata: ASCII texts to keep with the object; `sha256`, of the file, is added.
-            cancelled: Once set, the upload stops and leaves nothing.
-            note: A file that names the upload as long as it is on its way, so that `drop_upload` finds it after a kill.
+            url: The address; an existing object is replaced at the end, and kept on an error.
+            metadata: ASCII strings to store with the object; `sha256`, of the file, is added.
+            cancelled: Once set, the upload stops and leaves no object.
+            note: A file that names the upload while it is in progress, so that `drop_upload` finds it after a kill.
             check: Called before each start of an upload, also after the service has dropped one; raises to stop.
 
         Returns:
             The object as the service describes it.
 
         Raises:
-            StorageError: The service does not take it, or alters it.
+            StorageError: The service does not accept it, or alters it.
             OutputError: The file cannot be read, or changed during the upload.
             Interrupted: `cancelled` was set.
         """
@@ -259,40 +259,40 @@ class S3Store:
                     self.drop_upload(note)
                 stop = lambda: _stop_if(cancelled, url)  # noqa: E731
                 proven = self._upload_parts(path, url, part_size, digests, kept, stop, note, check)
-            else:  # there is no part to send, and nothing that the way could alter
+            else:  # there is no part to send or to verify
                 _stop_if(cancelled, url)
                 self._connected().put_object(Bucket=bucket, Key=key, Body=b"", Metadata=kept)
         found = self._needed(url)
         if found.size != size or found.metadata.get("sha256", sha256) != sha256:
-            what = f"{size} bytes were uploaded, and now another object of {found.size} bytes is there"
+            what = f"{size} bytes were uploaded, but the object has {found.size} bytes"
             raise StorageError(f"{url}: {what}; upload it when nobody else writes it")
         if not proven:
             self._read_back(found, sha256)
         return found
 
     def replace(self, url: str, data: bytes, etag: str | None) -> str:
-        """Write a small object if what lies there has this ETag (empty: if there is none; None: in any case).
+        """Write a small object if the existing one has this ETag (empty: if there is none; None: unconditionally).
 
         Returns:
             The new ETag.
 
         Raises:
-            ReplacedError: Another object lies there.
-            NoConditionsError: The service says that it does not know such requests; one that does not say so writes.
-            StorageError: The service does not take it.
+            ReplacedError: Another object exists.
+            NoConditionsError: The service reports that it does not support conditions; otherwise it writes.
+            StorageError: The service does not accept it.
         """
         bucket, key = _object_of(url)
         with self._errors(url, "write it"):
             return put_if(self._connected(), bucket, key, data, {"sha256": hashlib.sha256(data).hexdigest()}, etag)
 
     def drop_uploads(self, url: str) -> None:
-        """Drop all uploads to addresses below one that are under way; whoever is at one starts again."""
+        """Drop all uploads in progress to addresses below one; their processes start again."""
         bucket, key = split_url(url)
         with self._errors(url, "list its uploads"):
             abort_below(self._connected(), bucket, f"{key.rstrip('/')}/" if key else "")
 
     def delete(self, url: str) -> None:
-        """Remove an object; one that is not there is no error."""
+        """Delete an object; a missing one is not an error."""
         bucket, key = _object_of(url)
         with self._errors(url, "delete it"):
             self._connected().delete_object(Bucket=bucket, Key=key)
@@ -301,7 +301,7 @@ class S3Store:
         """Find out early whether the bucket of an address exists and opens with the present credentials.
 
         Raises:
-            StorageError: It does not; says why.
+            StorageError: It does not; the message says why.
         """
         bucket, _ = split_url(url)
         with self._errors(f"s3://{bucket}", "list it"):  # an answer to HEAD would not say what is wrong
@@ -322,7 +322,7 @@ class S3Store:
 
     @contextmanager
     def _errors(self, url: str, doing: str) -> Iterator[None]:
-        """Turn the errors of the libraries below into ours."""
+        """Turn the errors of the S3 libraries into nenya's."""
         from boto3.exceptions import Boto3Error
         from botocore.exceptions import BotoCoreError, ClientError
         from botocore.parsers import ResponseParserError
@@ -336,11 +336,11 @@ class S3Store:
     def _needed(self, url: str) -> S3Object:
         found = self.head(url)
         if found is None:
-            raise StorageError(f"{url}: there is no such object; check the name")
+            raise StorageError(f"{url}: the object does not exist; check the name")
         return found
 
     def _fetch(self, found: S3Object, path: Path, temporary: Path, cancelled: threading.Event | None) -> str:
-        """Bring an object to `temporary` and verify it; returns its SHA-256."""
+        """Download an object to `temporary` and verify it; returns its SHA-256."""
         url = found.url
         with _disk(f"write {path}", found.size), self._errors(url, "download it"):
             if shutil.disk_usage(temporary.parent).free < found.size:
@@ -364,7 +364,7 @@ class S3Store:
             return verify(temporary, found._answer, lambda number: self._head_part(url, number), url)
 
     def _head_part(self, url: str, number: int) -> Mapping[str, Any]:
-        """Return what the service says of one part of an object; nothing where it does not know parts."""
+        """Return the answer to HEAD for one part of an object; empty if the service does not support parts."""
         from botocore.exceptions import ClientError
 
         bucket, key = split_url(url)
@@ -385,7 +385,7 @@ class S3Store:
         note: Path | None,
         check: Callable[[], None],
     ) -> bool:
-        """Send a file in parts and make the object of them; returns whether that proved it right."""
+        """Send a file in parts and complete the object; returns whether the answers verified it."""
         client, (bucket, key) = self._connected(), split_url(url)
         for _ in range(_UPLOADS):
             check()
@@ -411,19 +411,19 @@ class S3Store:
             finally:
                 if note is not None:
                     note.unlink(missing_ok=True)
-        what = f"the service dropped the upload, {_UPLOADS} times, as some do where a part arrives altered"
+        what = f"the service dropped the upload {_UPLOADS} times, as some do if a part arrives altered"
         raise StorageError(f"{url}: {what}; nothing was stored, ask the administrator of the service")
 
     def drop_upload(self, note: Path) -> None:
-        """Drop the parts of an upload that a killed process had begun; see `upload`.
+        """Drop the parts of an upload that a killed process had started; see `upload`.
 
-        Where the kill came before its name was known, all uploads to that address go; another process that is at one
-        starts again.
+        If the kill came before its name was known, all uploads to that address are dropped; another process that is
+        uploading to it starts again.
         """
         new_note(note).unlink(missing_ok=True)
         try:
             bucket, key, upload = read_note(note)
-        except (OSError, InputFileError):  # there is none, or the kill came before anything was begun
+        except (OSError, InputFileError):  # there is none, or the kill came before anything was started
             note.unlink(missing_ok=True)
             return
         client, uploads = self._connected(), [upload] if upload is not None else []
@@ -436,12 +436,12 @@ class S3Store:
         note.unlink(missing_ok=True)
 
     def _read_back(self, found: S3Object, sha256: str) -> None:
-        """Read an uploaded object, where the service's answers to its parts proved nothing; delete it if wrong."""
+        """Read an uploaded object back if the answers to its parts verified nothing; delete it if it differs."""
         with self._errors(found.url, "read it back"):
             got = sha256_of_object(self._connected(), *split_url(found.url), attempts=self._attempts)
         if got != sha256:
             self.delete(found.url)
-            what = "the service gave back other bytes than were uploaded, so it was deleted"
+            what = "the service returned other bytes than were uploaded, so the object was deleted"
             raise StorageError(f"{found.url}: {what}; ask the administrator of the service")
 
 
@@ -450,7 +450,7 @@ _store_lock = threading.Lock()
 
 
 def store() -> S3Store:
-    """Return the store of this process for the present environment; a changed environment gives a new one."""
+    """Return the store of this process for the present environment; a changed environment gives a new store."""
     global _store
     now = (os.getpid(), sorted((k, v) for k, v in os.environ.items() if k.startswith("AWS_") or k in ENDPOINT_NAMES))
     with _store_lock:
@@ -463,24 +463,24 @@ def _object_of(url: str) -> tuple[str, str]:
     """Return bucket and key of an address that must name an object."""
     bucket, key = split_url(url)
     if not key:
-        raise OptionError(f"{url}: names a bucket, not an object; give s3://bucket/name")
+        raise OptionError(f"{url}: expected the address of an object, s3://bucket/name, got a bucket")
     return bucket, key
 
 
 def _stop_if(cancelled: threading.Event | None, url: str) -> None:
     if cancelled is not None and cancelled.is_set():
-        raise Interrupted(f"{url}: the transfer was stopped and left nothing; run the same again")
+        raise Interrupted(f"{url}: the transfer was stopped and left no file; run the same command again")
 
 
 @contextmanager
 def _disk(doing: str, size: int = 0) -> Iterator[None]:
-    """Turn errors of the local disk into ours; `size` is what had to find room on it."""
+    """Turn errors of the local disk into nenya's; `size` is the number of bytes to be written."""
     try:
         yield
     except OSError as error:
         what = error.strerror or type(error).__name__
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            what = f"too little room ({what}): {size} bytes are needed; free some, or give another folder"
+            what = f"too little space ({what}): {size} bytes are needed; free some, or choose another folder"
         raise OutputError(f"cannot {doing}: {what}") from error
 
 

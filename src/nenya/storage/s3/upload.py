@@ -1,4 +1,4 @@
-"""Sending a file to an S3 service in parts, each of which is compared before an object is made of them."""
+"""Upload of a file to an S3 service in parts, each verified before the object is completed."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ _ALTERED = {"BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "Incomple
 
 
 class UploadGoneError(Exception):
-    """The service dropped an upload that was under way: some do so when a part arrives altered."""
+    """The service dropped an upload in progress: some do so when a part arrives altered."""
 
 
 @dataclass(frozen=True)
@@ -60,16 +60,16 @@ class PartsUpload:
             path: The file.
             part_size: Bytes of each part but the last.
             digests: The MD5 of each part.
-            threads: Parts under way at a time.
+            threads: Concurrent parts.
             stop: Called before each part; raises to stop.
 
         Returns:
-            The parts as `complete` takes them, and whether the answers proved that all arrived right.
+            The parts as `complete` takes them, and whether the answers verified all of them.
 
         Raises:
             StorageError: A part keeps arriving altered.
-            UploadGoneError: The service knows nothing of the upload any more.
-            OutputError: The file is not what it was when the digests were taken.
+            UploadGoneError: The service no longer knows the upload.
+            OutputError: The file changed since the digests were computed.
         """
         with path.open("rb") as file, ThreadPoolExecutor(threads) as pool:
 
@@ -84,13 +84,15 @@ class PartsUpload:
             try:
                 wait(sent, return_when=FIRST_EXCEPTION)
             finally:
-                pool.shutdown(cancel_futures=True)  # waits for those under way: a part after the abort would stay
+                pool.shutdown(
+                    cancel_futures=True
+                )  # waits for running requests: a part sent after the abort would remain
         answers = [part.result() for part in sent if not part.cancelled()]
         parts = [{"PartNumber": number, "ETag": etag} for number, (etag, _) in enumerate(answers, 1)]
         return parts, all(proven for _, proven in answers)
 
     def _send_part(self, number: int, body: bytes, digest: bytes) -> tuple[str, bool]:
-        """Send one part until the service has what was sent; returns its ETag and whether that proves it."""
+        """Send one part until the service has received it unaltered; returns its ETag and whether that verifies it."""
         from botocore.exceptions import ClientError
 
         for _ in range(_SENDS):
@@ -113,15 +115,15 @@ class PartsUpload:
                 if etag == digest.hex():
                     return answer["ETag"], True
             logger.debug("%s: part %d arrived altered and is sent again", self.url, number)
-        what = f"part {number} arrived altered, {_SENDS} times, and nothing was stored"
-        raise StorageError(f"{self.url}: {what}; the way to the service alters data: ask its administrator")
+        what = f"part {number} arrived altered {_SENDS} times, and nothing was stored"
+        raise StorageError(f"{self.url}: {what}; the network to the service alters data: ask its administrator")
 
     def complete(self, parts: list[dict[str, Any]], done: Callable[[], bool]) -> None:
-        """Make the object of the parts that were sent.
+        """Complete the object from the parts that were sent.
 
         Args:
             parts: What `send` returned.
-            done: Looks whether the object is there: an earlier attempt may have made it and its answer been lost.
+            done: Checks whether the object exists: an earlier attempt may have succeeded and its answer been lost.
         """
         from botocore.exceptions import ClientError
 
@@ -139,29 +141,29 @@ class PartsUpload:
         try:
             self.client.abort_multipart_upload(**self._target)
         except self.client.exceptions.NoSuchUpload:
-            logger.debug("%s: the upload is gone already", self.url)
+            logger.debug("%s: the upload no longer exists", self.url)
         except Exception as error:
             logger.debug("%s: %s", self.url, type(error).__name__)
             logger.warning(
-                "%s: parts of the failed upload may stay; `aws s3api list-multipart-uploads` shows them", self.url
+                "%s: parts of the failed upload may remain; `aws s3api list-multipart-uploads` shows them", self.url
             )
 
 
 def abort_below(client: Any, bucket: str, prefix: str) -> None:
-    """Drop all uploads to keys with a prefix that are under way, so that whoever began them cannot end them."""
+    """Drop all uploads in progress to keys with a prefix, so that their processes cannot complete them."""
     pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix)
     for item in [item for page in pages for item in page.get("Uploads", [])]:
         PartsUpload(client, bucket, item["Key"], item["UploadId"]).abort()
 
 
 def sha256_of_object(client: Any, bucket: str, key: str, *, attempts: int) -> str:
-    """Return the SHA-256 of what a service gives for an object, in hexadecimal; nothing is kept on disk.
+    """Return the SHA-256 of the bytes that a service returns for an object, in hexadecimal; nothing is kept on disk.
 
     Args:
         client: The boto3 client.
         bucket: The bucket.
         key: The key of the object.
-        attempts: How often it is read where the connection breaks.
+        attempts: How often it is read if the connection breaks.
     """
     from botocore.exceptions import BotoCoreError
 
@@ -178,7 +180,7 @@ def sha256_of_object(client: Any, bucket: str, key: str, *, attempts: int) -> st
 
 
 def write_note(note: Path, bucket: str, key: str, upload: str | None) -> None:
-    """Write a note of an upload so that a kill leaves the old one or the new one; links are not written through."""
+    """Write a note of an upload; after a kill either the old or the new one exists. Links are not followed."""
     new_note(note).unlink(missing_ok=True)
     with new_note(note).open("x") as file:
         file.write(json.dumps([bucket, key, upload]))
@@ -186,7 +188,7 @@ def write_note(note: Path, bucket: str, key: str, upload: str | None) -> None:
 
 
 def read_note(note: Path) -> tuple[str, str, str | None]:
-    """Return bucket, key and the service's name of an upload, where that was known.
+    """Return bucket, key and the service's name of an upload, if that was known.
 
     Raises:
         OSError: There is no note.
