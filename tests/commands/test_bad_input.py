@@ -145,7 +145,7 @@ def test_a_crop_beyond_the_cutout(refused, crop):
 LABELS = {
     "none": ({}, ["'train_labels'", "use SimCLR"]),
     "too few": ({"train_labels": np.arange(4)}, ["'train_labels'", "(4,)", "(6,)"]),
-    "no numbers": ({"train_labels": np.linspace(0, 1, 6)}, ["'train_labels'", "float64", "whole numbers"]),
+    "no numbers": ({"train_labels": np.linspace(0, 1, 6)}, ["'train_labels'", "float64", "integers"]),
     "a table": ({"train_labels": np.zeros((6, 2), int)}, ["'train_labels'", "(6, 2)"]),
     "none for validation": ({"train_labels": np.arange(6), "valid": red_noise(3)}, ["'valid_labels'"]),
 }

@@ -208,7 +208,7 @@ def test_one_nan_pixel_spoils_no_other_image(images):
         ({"recipe": "v5"}, r"augment\.recipe is 'v5'; expected one of v4, v3, v2"),
         ({"resampling": "cubic"}, r"augment\.resampling is 'cubic'"),
         ({"padding": "wrap"}, r"augment\.padding is 'wrap'"),
-        ({"crop": 1}, "crop of 1 pixels is too small"),
+        ({"crop": 1}, "at least 2 pixels, got 1"),
         ({"jitter": -1}, r"random_jitter: .*\[40, -1\]"),
         ({"gauss_noise": -0.1}, "gauss_noise: .*-0.1"),
         ({"gauss_noise": float("nan")}, "gauss_noise: .*nan"),

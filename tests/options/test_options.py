@@ -142,7 +142,7 @@ def test_a_wrong_option_dies_in_one_line_that_says_what_is_possible(override, pa
         ({"feat_dmi": 3}, ["feat_dmi", "did you mean feat_dim"]),
         ({"random_jitter": [40, 5], "random_cropjitter": [41, 5]}, ["same option"]),
         ({"epochs": "many"}, ["max_epochs", "many"]),
-        ({"lr_decay_epochs": "a, b"}, ["lr_decay_epochs", "whole numbers"]),
+        ({"lr_decay_epochs": "a, b"}, ["lr_decay_epochs", "integers"]),
         ({"cosine": "yes"}, ["cosine", "true or false"]),
     ],
 )

@@ -77,5 +77,5 @@ def test_identifiers_are_compared_digit_by_digit(one, other, both):
 
 
 def test_floats_that_have_lost_digits_are_refused():
-    with pytest.raises(InputFileError, match="expected UID of whole numbers, got float64, which has lost"):
+    with pytest.raises(InputFileError, match="expected integers in UID, got float64, which has lost"):
         comparable(pd.Series([float(2**60)], name="UID"), pd.Series([1], name="UID"))

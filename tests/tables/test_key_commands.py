@@ -43,7 +43,10 @@ def test_spectra_refuse_a_table_of_other_files_before_the_work(folder, nenya_cli
     read_table("new.parquet").assign(pp_file="b.h5").to_parquet("b.parquet")
     code, said = nenya_cli("spectra", ["data=a_preproc_std.h5", "table=b.parquet", "out=s"])
     assert code == 2 and said.strip().count("\n") == 0
-    assert "b.parquet: no row of the table has a cutout: its pp_file are b, the cutouts are of a_preproc_std" in said
+    assert (
+        "b.parquet: no row of the table has a cutout: its pp_file values are b, the cutouts are from a_preproc_std"
+        in said
+    )
     assert not (folder / "s").exists()
 
 

@@ -336,22 +336,22 @@ def disagreeing_types(folder):
 
 def fractional(folder):
     files, table, _ = plain(folder)
-    return files, table.assign(pp_idx=table["pp_idx"] + 0.5), "expected pp_idx of whole numbers, got"
+    return files, table.assign(pp_idx=table["pp_idx"] + 0.5), "expected integers in pp_idx, got"
 
 
 def endless(folder):
     files, table, _ = plain(folder)
-    return files, table.assign(pp_idx=[np.inf, *table["pp_idx"][1:]]), "expected pp_idx of whole numbers, got inf"
+    return files, table.assign(pp_idx=[np.inf, *table["pp_idx"][1:]]), "expected integers in pp_idx, got inf"
 
 
 def another_word(folder):
     files, table, _ = plain(folder)
-    return files, table.assign(pp_type="test"), "expected pp_type of 1 .train., 0 .valid. or -1 .*, got test"
+    return files, table.assign(pp_type="test"), "expected 1 .train., 0 .valid. or -1 .* in pp_type, .*got test"
 
 
 def another_number(folder):
     files, table, _ = plain(folder)
-    return files, table.assign(pp_type=[2, *table["pp_type"][1:]]), "expected pp_type of 1 .*, got 2"
+    return files, table.assign(pp_type=[2, *table["pp_type"][1:]]), "expected 1 .* in pp_type, .*got 2"
 
 
 def no_row(folder):
@@ -438,7 +438,7 @@ def test_a_note_says_what_was_lost_and_why(tmp_path):
     files, table, _ = lacking(tmp_path)
     joined = Latents(files.latents).join(table)
     assert joined.note == (
-        "placed 14 of 20 rows (6 without a latent: 2 of other files, 1 of a partition that is not there, "
+        "placed 14 of 20 rows (6 without a latent: 2 of other files, 1 of a missing partition, "
         "1 with pp_idx missing, 2 with pp_idx out of range)"
     )
     files, table, _ = repeated(tmp_path)
