@@ -260,7 +260,7 @@ def test_nothing_of_a_first_call_that_fails_is_there(update, nenya_cli, files, t
 
 def test_what_cannot_begin_leaves_nothing(update, weights):
     code, said = update("new=nothing", place="typo")
-    assert code == 2 and "typo: no archive is there" in said
+    assert code == 2 and "typo: no archive; give model= and ckpt=" in said
     code, said = update(*TINY, "new=nothing", "ckpt=typo.pth")
     assert code == 2 and "typo.pth: no such file of weights" in said
     code, said = update("model=demo", "model.width=2", "new=nothing", f"ckpt={weights}")
@@ -284,7 +284,7 @@ def test_cutouts_of_another_size_are_refused(copy, update, files, tmp_path):
     assert everything(copy) == before
     shutil.copy(files / "a_preproc.h5", tmp_path / "z_preproc.h5")
     code, said = update("new=[d_preproc.h5,z_preproc.h5]", begin=True, place="other")
-    assert code == 1 and "those of version demo have 16 x 16" in said and stems("other") == ["d_preproc"]
+    assert code == 1 and "expected cutouts of 16 x 16 pixels (version demo)" in said and stems("other") == ["d_preproc"]
 
 
 def test_columns_that_only_later_tables_have_are_said_once(copy, update, tmp_path):
@@ -357,7 +357,7 @@ def test_other_options_are_refused(copy, update, other):
 def test_other_weights_are_refused_and_the_same_are_not(copy, update, files, weights, tmp_path):
     (tmp_path / "other.pth").write_bytes(Path(weights).read_bytes() + b"1")
     code, said = update(f"new={files}/a_preproc.h5", "ckpt=other.pth")
-    assert code == 2 and "other weights" in said
+    assert code == 2 and "expected the weights that version demo was begun with" in said
     assert update(f"new={files}/a_preproc.h5", *TINY, f"ckpt={weights}", "k=4")[0] == 0
 
 
@@ -366,7 +366,7 @@ def test_two_versions_side_by_side(copy, update, nenya_cli, files, weights):
     first = digest(open_version("archive"))
     more = [*TINY, f"ckpt={weights}", f"projector={files / 'map.h5'}"]
     code, said = update("version=wide", "model.latent=encoder", "k=3", *more)
-    assert code == 2 and "numbers" in said  # the map is of latents of another length
+    assert code == 2 and ("numbers" in said or "dimensions" in said)  # the map is of latents of another length
     code, said = update("version=five", "k=5", *more)
     assert code == 0, said
     assert stems(copy, "five") == stems(copy, "demo")
