@@ -160,10 +160,13 @@ def test_the_command(nenya_cli, source, tmp_path):
 @pytest.mark.parametrize(
     ("args", "wanted"),
     [
-        (["data=s3://bucket/a.h5"], "repack reads and writes local files"),
-        (["data={source}", "out=s3://bucket/"], "repack reads and writes local files"),
-        (["data={source}", "out={source}"], "a file to be repacked itself"),
-        (["data=[{source},{folder}/b.h5]", "out={folder}/new.h5"], "out= and data= are 2|is one file and data= are 2"),
+        (["data=s3://bucket/a.h5"], "expected a local file"),
+        (["data={source}", "out=s3://bucket/"], "expected a local file"),
+        (["data={source}", "out={source}"], "is itself a source"),
+        (
+            ["data=[{source},{folder}/b.h5]", "out={folder}/new.h5"],
+            "out= and data= are 2|is one file, but data= names 2",
+        ),
         (["data={source}", "codec=zip"], "expected one of gzip, lzf, none|gzip, lzf"),
         (["data={folder}/none.h5"], "no such file"),
         ([], "data= is needed"),

@@ -346,7 +346,7 @@ def test_search_by_images(small_file, tiny_weights, tmp_path, nenya_cli):
         assert code == 2 and len(said.splitlines()) == 1 and wanted in said and name in said, said
     assert len(read_image("images.npz")) == 3
     np.save(tmp_path / "pickled.npy", np.array([{}]), allow_pickle=True)
-    for name, said in (("pickled.npy", "numeric array"), ("absent.npy", "no array"), ("a.png", "wanted is .npy")):
+    for name, said in (("pickled.npy", "numeric array"), ("absent.npy", "no array"), ("a.png", "expected .npy")):
         with pytest.raises((InputFileError, OptionError), match=said):
             read_image(name)
 

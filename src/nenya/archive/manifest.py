@@ -14,7 +14,7 @@ from nenya.latents.index import check_about
 from nenya.options.commands import PrepareOptions
 from nenya.options.files import recipe_keys
 from nenya.options.sections import Options, build_options
-from nenya.storage.names import Entry, Json, entry_of, is_plain, parse_json
+from nenya.storage.names import Entry, Json, entry_of, is_plain, parse_json, refuse_overlaps
 from nenya.storage.texts import quoted, visible
 
 MANIFEST = "archive.json"
@@ -181,6 +181,7 @@ def parse_state(data: bytes, place: str, entry: Entry) -> State:
     found, index = parse_json(data, place, _HINT), f"{entry.name.partition('/')[0]}/{INDEX}"
     found.object(("about", "files"))
     files = [_within(item, index, deep=True) for item in found["files"].items()]
+    refuse_overlaps(files, found["files"])
     return State(check_about(found["about"]), files, index)
 
 

@@ -15,7 +15,7 @@ from nenya.data.cutouts import inspect_cutouts
 from nenya.data.damage import damage_named
 from nenya.data.hdf5_links import COPY_IN
 from nenya.data.hdf5_open import open_hdf5
-from nenya.errors import OptionError
+from nenya.errors import InputFileError, OptionError
 from nenya.extraction.batch import run as extract
 from nenya.io import read_table, write_table
 from nenya.latents.clusters import assign_kmeans, fit_kmeans
@@ -179,7 +179,13 @@ class Stages:
 def read_centres(path: Path) -> Any:
     """Return the cluster centres, (K, D) float64."""
     with open_hdf5(path, advice=COPY_IN) as file, damage_named(str(path)):
-        return file[CENTRES][()]
+        centres = file[CENTRES][()]
+        if not isinstance(centres, np.ndarray) or centres.ndim != 2 or centres.dtype.kind != "f" or not centres.size:
+            raise InputFileError(
+                f"{path}: expected cluster centres as floating-point numbers (K, D), got "
+                f"{getattr(centres, 'dtype', 'text')} {getattr(centres, 'shape', '')}; make the version again"
+            )
+        return centres
 
 
 def whole_table(latents: Latents, table: "pd.DataFrame | None") -> "pd.DataFrame":

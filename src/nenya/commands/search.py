@@ -315,7 +315,12 @@ def read_image(place: str) -> list[NDArray[np.floating]]:
         raise OptionError(f"image={place}: expected .npy, .npz or <cutout file>.h5:<partition>:<row>")
     images: list[NDArray[np.floating]] = []
     for array in read_arrays(local_path(place)).values():
-        if array.ndim not in (2, 3, 4) or array.dtype.kind not in "fiu" or (array.ndim == 4 and array.shape[1] != 1):
+        if (
+            array.ndim not in (2, 3, 4)
+            or array.dtype.kind not in "fiu"
+            or (array.ndim == 4 and array.shape[1] != 1)
+            or not array.size
+        ):
             raise InputFileError(
                 f"{place}: expected an array of shape (H, W), (N, H, W) or (N, 1, H, W), got {array.shape}"
             )

@@ -14,7 +14,7 @@ from typing import Any
 from nenya.errors import InputFileError, OutputError
 from nenya.latents.index import ABOUT
 from nenya.storage.disk import sha256_file
-from nenya.storage.names import MOST_BYTES, Entry, entry_of, inside, parse_json
+from nenya.storage.names import MOST_BYTES, Entry, entry_of, inside, parse_json, refuse_overlaps
 from nenya.storage.paths import fetch_checked, own_place, scratch_folder
 from nenya.storage.s3.replace import replace_if_same
 from nenya.storage.s3.service import join_url, store
@@ -142,7 +142,9 @@ def _pointer(url: str) -> Pointer | None:
         found.object(("version", "files"))
         if not _VERSION.fullmatch(found["version"].text()):
             found["version"].refuse("the name of a version of an index")
-        return Pointer(found["version"].text(), [entry_of(item) for item in found["files"].items()])
+        files = [entry_of(item) for item in found["files"].items()]
+        refuse_overlaps(files, found["files"])
+        return Pointer(found["version"].text(), files)
     except InputFileError as error:
         what = str(error).removeprefix(f"{place}: ")
         raise InputFileError(f"{url}: its {POINTER} is not that of an index of nenya ({what})") from error

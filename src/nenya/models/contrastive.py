@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from nenya.errors import NenyaError
+from nenya.errors import CheckpointError, NenyaError
 from nenya.latents import metrics
 from nenya.models.inference import Runner, make_runner, obstacle
 from nenya.models.losses import contrastive_loss, gather_views
@@ -186,6 +186,12 @@ class ContrastiveModule(pl.LightningModule):
             if self.on_rows is not None:
                 self.on_rows(len(part))
         latents = torch.cat(parts)
+        lost = ~torch.isfinite(latents).all(dim=1) & finite.cpu()
+        if bool(lost.any()):
+            raise CheckpointError(
+                f"{int(lost.sum())} of {len(latents)} cutouts without missing pixels have latents that are not finite: "
+                "the weights are damaged or of another network, or overflow (trainer.precision=32-true computes in float32)"
+            )
         if not all_finite:
             latents[~finite.cpu()] = torch.nan
         return latents

@@ -26,6 +26,11 @@ def at_least(low: float) -> tuple[str, Check]:
     return f"a number of at least {low:g}", lambda value: math.isfinite(value) and value >= low
 
 
+def within(low: float, high: float) -> tuple[str, Check]:
+    """Return the text and the check of a number from `low` to `high`, both included."""
+    return f"a number from {low:g} to {high:g}", lambda value: low <= value <= high
+
+
 def above(low: float) -> tuple[str, Check]:
     """Return the description and the check of a finite number above `low`."""
     return f"a number above {low:g}", lambda value: math.isfinite(value) and value > low

@@ -18,6 +18,7 @@ from nenya.options.declare import (
     is_size,
     one_of,
     option,
+    within,
 )
 
 BACKENDS = ("eager", "folded", "packed", "compiled")
@@ -30,9 +31,9 @@ class ModelOptions:
 
     name: str = option("custom", "name of the model version; run folders bear it")
     ssl_model: str = option("resnet50", "encoder depth", one_of("resnet18", "resnet34", "resnet50", "resnet101"))
-    feat_dim: int = option(256, "length of a latent vector", at_least(1))
+    feat_dim: int = option(256, "length of a latent vector", within(1, 65_536))
     nchannels: int = option(1, "channels of the first layer (3: sees one channel three times)", one_of(1, 3))
-    width: int = option(64, "channels of the first stage; the published models have 64", at_least(1))
+    width: int = option(64, "channels of the first stage; the published models have 64", within(1, 4_096))
     latent: str = option(
         "projection",
         "what a latent is: L2-normalised head output, or pooled encoder features",

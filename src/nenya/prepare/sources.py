@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nenya.data.hdf5_links import Links
 from nenya.data.hdf5_open import open_hdf5
 from nenya.errors import InputFileError, NenyaError
-from nenya.storage.paths import entries_of, local_path, temporary_copy
+from nenya.storage.paths import entries_of, find_paths, local_path, temporary_copy
 from nenya.storage.s3.service import is_s3, store
 from nenya.storage.small_files import is_regular
 
@@ -62,7 +62,7 @@ def _find_local(entry: str) -> Sequence[Path]:
         if not found:
             raise InputFileError(f"{entry}: no file of fields ({', '.join(SUFFIXES)}) in this folder; check the path")
         return found
-    matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+    matches = [Path(match) for match in find_paths(str(path))]
     found = [m for m in matches if (m.is_file() or is_zarr(m)) and not m.name.endswith(_MADE_HERE)]
     if not found:
         what = "no file matches" if glob.has_magic(str(path)) else "no such file"

@@ -11,7 +11,7 @@ import re
 import shutil
 import stat
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -262,6 +262,23 @@ def entry_of(found: Json) -> Entry:
         found.object(("name", "size", "sha256"))
         name, size, sha256 = found["name"], found["size"], found["sha256"]
     return Entry(name.name(), size.count(), sha256.sha256())
+
+
+def refuse_overlaps(entries: Sequence[Entry], found: Json) -> None:
+    """Check that no file is listed twice, and none is a folder of another.
+
+    Args:
+        entries: the files.
+        found: the list that they were read from, for messages.
+
+    Raises:
+        InputFileError: One is.
+    """
+    names = [entry.name for entry in entries]
+    known = set(names)
+    folders = {"/".join(parts[:i]) for parts in (name.split("/") for name in names) for i in range(1, len(parts))}
+    if len(known) < len(names) or known & folders:
+        found.refuse("files of different names, none of them a folder of another")
 
 
 def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:

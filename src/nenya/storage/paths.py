@@ -7,7 +7,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,7 @@ def find_latents(data: Any) -> list[Path | str]:
             everything = [o.url for o in store().find(entry) if is_latents_name(o.url)]
         else:
             path = local_path(entry)
-            places = path.rglob("*") if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))
+            places = path.rglob("*") if path.is_dir() else map(Path, find_paths(str(path)))
             everything = sorted(p for p in places if is_latents_name(p.name))
         if not everything:
             raise InputFileError(
@@ -131,6 +131,37 @@ def is_several(data: Any) -> bool:
     )
 
 
+def find_paths(pattern: str) -> list[str]:
+    """Return the paths that match a pattern, sorted; `**` stands for any folders, each of which is entered once.
+
+    Links to folders are followed, unless they lead to one that was entered before.
+    """
+    parts = Path(pattern).parts
+    if "**" not in parts:
+        return sorted(glob.glob(pattern))
+    at = parts.index("**")
+    found: set[str] = set()
+    for start in glob.glob(str(Path(*parts[:at]))):
+        for folder in _folders_below(start):
+            below = Path(glob.escape(folder), *parts[at + 1 :])
+            found.update(find_paths(str(below / "*" if at + 1 == len(parts) else below)))
+    return sorted(found)
+
+
+def _folders_below(start: str) -> Iterator[str]:
+    """Yield a folder and all folders below it, each once, without hidden ones."""
+    left, seen = [start], set()
+    while left:
+        folder = left.pop()
+        real = os.path.realpath(folder)
+        if real in seen or not os.path.isdir(folder):
+            continue
+        seen.add(real)
+        yield folder
+        with suppress(OSError), os.scandir(folder) as entries:
+            left += [entry.path for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+
+
 def _find_local(entry: str) -> Sequence[Path]:
     path = local_path(entry)
     if path.is_dir():
@@ -143,7 +174,7 @@ def _find_local(entry: str) -> Sequence[Path]:
         return below
     if path.exists() or not glob.has_magic(str(path)):
         return [path]
-    matches = sorted(p for p in glob.glob(str(path), recursive=True) if not is_latents_name(p))
+    matches = [p for p in find_paths(str(path)) if not is_latents_name(p)]
     if not matches:
         raise InputFileError(f"{entry}: no file matches; check the folder and the pattern")
     return [Path(match) for match in matches]
