@@ -280,6 +280,25 @@ def test_weights_with_nan_are_blamed_not_the_cutouts(nenya_cli, small_file, tmp_
     assert not list(Path("out").glob("*.h5"))
 
 
+@pytest.mark.parametrize(("entry", "value"), [("running_var", -1.0), ("weight", 1e38)])
+def test_finite_weights_that_give_no_latents_are_blamed(nenya_cli, small_file, tmp_path, entry, value):
+    net = make_net(compose("extract", ["model=demo"]))
+    state = net.state_dict()
+    name = next(key for key in state if key.endswith(entry))
+    state[name].fill_(value)
+    save_pth(tmp_path / "w.pth", net, options={}, epoch=1)
+    code, said = nenya_cli("extract", ["model=demo", f"data={small_file}", f"ckpt={tmp_path / 'w.pth'}", "out=out/"])
+    assert code == 2 and "weights are damaged" in said, said
+    assert not list(Path("out").glob("*.h5"))
+
+
+def test_networks_beyond_reason_are_refused(nenya_cli, tmp_path):
+    (tmp_path / "opts.json").write_text('{"feat_dim": 100000000000}')
+    code, said = nenya_cli("extract", [f"model={tmp_path / 'opts.json'}", "data=a.h5"])
+    assert (code, said.count("\n")) == (2, 1)
+    assert "feat_dim=100000000000" in said and "from 1 to 65536" in said
+
+
 def test_packed_records_are_refused_in_little_memory(tmp_path):
     content = {"model": {"a.weight": tensor((2**26,), (1,), 2**26)}}
     path = write_checkpoint(tmp_path / "w.pth", content, 2**26, packed=True)

@@ -312,6 +312,12 @@ def load_weights(net: ContrastiveNet, checkpoint: Checkpoint, wanted: Mapping[st
             f"checkpoint {checkpoint.path}: {len(bad)} of {len(given)} weights hold NaN or infinity ({_some(bad)}), so "
             "latents would be NaN: use the weights of an earlier epoch, or copy the file again"
         )
+    below = [name for name, tensor in given.items() if name.endswith("running_var") and bool((tensor < 0).any())]
+    if below:
+        raise CheckpointError(
+            f"checkpoint {checkpoint.path}: {len(below)} variances are negative ({_some(below)}), so the "
+            "weights are damaged: use an undamaged copy"
+        )
     net.load_state_dict(dict(given), strict=True)
 
 

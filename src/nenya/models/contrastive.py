@@ -189,8 +189,9 @@ class ContrastiveModule(pl.LightningModule):
         lost = ~torch.isfinite(latents).all(dim=1) & finite.cpu()
         if bool(lost.any()):
             raise CheckpointError(
-                f"{int(lost.sum())} of {len(latents)} cutouts without missing pixels have latents that are not finite: "
-                "the weights are damaged or of another network, or overflow (trainer.precision=32-true computes in float32)"
+                f"{int(lost.sum())} of {len(latents)} cutouts without missing pixels have latents that are not "
+                "finite: the weights are damaged or of another network, or overflow (trainer.precision=32-true "
+                "computes in float32)"
             )
         if not all_finite:
             latents[~finite.cpu()] = torch.nan
