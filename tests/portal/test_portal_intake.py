@@ -119,7 +119,7 @@ def test_what_is_too_large_is_said_and_not_kept(server):
     assert upload(server, key)[0] == 200
 
 
-def test_some_images_are_on_their_way_at_once_and_the_next_is_refused(server):
+def test_slow_senders_keep_no_other_page_out(server):
     keys = [server.key() for _ in range(3)]
     with contextlib.ExitStack() as stack:
 
@@ -129,15 +129,50 @@ def test_some_images_are_on_their_way_at_once_and_the_next_is_refused(server):
             time.sleep(0.2)
             return one
 
-        begin(keys[0]), begin(keys[0])
+        first = begin(keys[0])
+        begin(keys[0]), begin(keys[1]), begin(keys[1])
         assert upload(server, keys[0]) == (429, intake._ONE_BY_ONE)
-        others = [begin(keys[1]), begin(keys[1])]
-        assert upload(server, keys[2]) == (503, intake._BUSY)
-        others[0].close()
+        assert upload(server, keys[2])[0] == 200  # incomplete ones take no place
+        first.close()
         time.sleep(0.5)
-        assert upload(server, keys[2])[0] == 200
-    time.sleep(0.5)
-    assert upload(server, keys[0])[0] == 200
+        assert upload(server, keys[0])[0] == 200
+
+
+def test_complete_images_take_places_and_the_earliest_incomplete_one_gives_way():
+    dropped, held = [], intake.Intake(most=1, of_one=2, most_bytes=100)
+
+    def arrive(key, name):
+        arrival = intake.Arrival(key, lambda: dropped.append(name))
+        return arrival, held.enter(arrival)
+
+    (slow, one), (second, two), (_, three) = arrive("a", "slow"), arrive("a", "second"), arrive("a", "third")
+    assert one is two is None and three == (429, intake._ONE_BY_ONE)
+    honest, four = arrive("b", "honest")
+    assert four is None
+    held.grow(slow, 60), held.grow(second, 40)
+    assert dropped == []
+    held.grow(honest, 30)
+    assert dropped == ["slow"] and held.complete(honest) and not held.complete(second)
+    assert arrive("c", "fourth")[1] == (503, intake.BUSY)
+    held.grow(second, 60)
+    assert dropped == ["slow"]  # a complete one no longer counts among them
+    held.leave(honest), held.leave(honest), held.leave(slow)
+    assert arrive("a", "again")[1] is None and arrive("a", "more")[1] == (429, intake._ONE_BY_ONE)
+
+
+def test_an_image_that_gave_way_is_refused_in_a_sentence(tmp_path):
+    with Server(tmp_path, limit_mb=101, upload="any", walls=False) as server:  # one place, 101 MB
+        keys = [server.key() for _ in range(3)]
+        size = 60 * 10**6
+        with contextlib.ExitStack() as stack:
+            senders = [stack.enter_context(server.connect()) for _ in range(2)]
+            for number, one in enumerate(senders):
+                one.sendall(server.head(f"upload?key={keys[number]}&name=x.npy", size))
+                one.sendall(bytes(size - 1))
+            senders[0].sendall(b"x")
+            status, text = answer_of(senders[0])
+            assert status == 503 and intake.BUSY in text
+            assert upload(server, keys[2])[0] == 200
 
 
 def test_unfinished_and_broken_images_leave_their_places(server):

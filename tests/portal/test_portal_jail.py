@@ -468,6 +468,28 @@ def test_filters_beyond_the_usual_ones_are_refused(jail, suffix):
             jail.read(f"a{suffix}", data)
 
 
+@pytest.mark.parametrize("packed_by", [None, "gzip"])
+@pytest.mark.parametrize("stored", [1, 100, 24 * 24 * 4 - 1, 24 * 24 * 4 + 1])
+def test_a_chunk_whose_stored_size_cannot_be_right_shows_no_memory(stored, packed_by):
+    stream = io.BytesIO()
+    with h5py.File(stream, "w") as file:
+        held = file.create_dataset("sst", (24, 24), "f4", chunks=(24, 24), compression=packed_by)
+        data = (FIELD.tobytes() + b"x")[:stored]
+        held.id.write_direct_chunk((0, 0), data, filter_mask=1 if packed_by else 0)
+    with pytest.raises(InputFileError, match="damaged"):
+        read_image("x.h5", stream.getvalue())
+
+
+@pytest.mark.parametrize("row", ["1_0", "\u0661", "+1", " 1", "1.0", "9" * 5000])
+def test_a_row_or_a_scale_in_other_than_plain_digits_is_refused(row):
+    stream = io.BytesIO()
+    np.save(stream, np.repeat(STACK, 4, axis=0))
+    with pytest.raises(OptionError, match="expected a row"):
+        read_image("x.npy", stream.getvalue(), row)
+    with pytest.raises(OptionError, match="black and white"):
+        read_image("x.png", b"", scale=("2_0", "30"))
+
+
 def test_one_child_waits_for_the_next_file_and_each_reads_one(jail):
     jail.read("a.npy", saved(FIELD))
     none_left(jail)

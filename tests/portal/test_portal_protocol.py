@@ -18,6 +18,7 @@ from tornado.httpclient import HTTPRequest
 from tornado.websocket import websocket_connect
 
 from nenya.latents.files import Latents
+from nenya.portal import protocol
 from nenya.portal.dataset import open_dataset
 from nenya.portal.holding import Portal
 
@@ -179,6 +180,162 @@ def test_events_of_places_that_are_none_do_nothing(dataset):
         return filters == (), {type(item).__name__ for item in session.selection.view.filters}
 
     assert visit(dataset, work) == (True, {"Range"})  # a range may go far beyond its histogram
+
+
+def test_events_that_do_not_fit_their_model_are_dropped_without_a_traceback(dataset, caplog):
+    def array(name, kind="float64"):
+        return {
+            "type": "typed_array",
+            "array": {"type": "bytes", "data": {"id": name}},
+            "order": "little",
+            "dtype": kind,
+        }
+
+    async def work(visitor, *_):
+        plot, channel = visitor.session.planes["umap"].plot, visitor.one("nenya_channel")
+        drawn = mapped(type="poly", x=array("none"), y=array("none"))
+        await visitor.event("tap", channel, x=1, y=2)
+        await visitor.event("button_click", plot)
+        await visitor.event("tap", plot, x=1, y=2, foo=3)
+        await visitor.event("rangesupdate", plot, foo=3)
+        await visitor.event("rangesupdate", channel, x0=1)
+        await visitor.event("document_ready", plot)
+        await visitor.event("selectiongeometry", channel, geometry=mapped(type="rect"), final=True)
+        await visitor.event("selectiongeometry", plot, geometry=drawn, final=True)
+        ready = {"type": "event", "name": "document_ready", "values": mapped(x=1)}
+        await visitor.patch({"kind": "MessageSent", "msg_type": "bokeh_event", "msg_data": ready})
+        entries = [["model", {"id": plot.id}], ["geometry", mapped(type="poly", x=array("a"), y=array("a"))]]
+        values = {"type": "map", "entries": [*entries, ["final", True]]}
+        event = {"type": "event", "name": "selectiongeometry", "values": values}
+        content = {"events": [{"kind": "MessageSent", "msg_type": "bokeh_event", "msg_data": event}]}
+        await visitor.send("PATCH-DOC", content, json.dumps({"id": "a"}), b"1234567", num_buffers=1)  # of no float64
+        assert await visitor.still_served()
+        return visitor.session.selection.view.filters
+
+    assert visit(dataset, work) == ()
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_many_events_are_refused_and_only_the_last_change_of_each_kind_is_applied():
+    class TextInput:
+        id, name = "c", "nenya_channel"
+
+    def change(text):
+        return {"kind": "ModelChanged", "model": {"id": "c"}, "attr": "value", "new": text}
+
+    def of(events):
+        return protocol.allowed({"events": events}, lambda _: TextInput())
+
+    assert of([change("1|row:1"), change("2|row:2")]) == [change("2|row:2")]
+    with pytest.raises(protocol.Foreign):
+        of([change(f"{number}|row:1") for number in range(21)])
+
+
+def test_an_address_waits_until_its_time_is_paid_back_whichever_connection_it_uses(monkeypatch):
+    from nenya.portal import fair, routes
+
+    slept, clock = [], [0.0]
+
+    async def sleep(seconds):
+        slept.append(seconds)
+        clock[0] += seconds
+
+    async def spend(seconds):
+        clock[0] += seconds
+        return "done"
+
+    async def work():
+        rooms = routes.Rooms()
+        assert await rooms.purse("one").pay_for(spend(fair._BURST)) == "done"
+        await rooms.purse("one").ready()
+        assert slept == [0]  # what may be taken at once
+        await rooms.purse("one").pay_for(spend(3.0))
+        await rooms.purse("other").ready()
+        assert slept == [0, 0]  # another address does not wait
+        await rooms.purse("one").ready()
+        assert sum(slept) == pytest.approx((3.0 - fair._BURST) / fair._SHARE)
+
+    monkeypatch.setattr(fair.asyncio, "sleep", sleep)
+    monkeypatch.setattr(fair.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(fair.time, "thread_time", lambda: clock[0])
+    asyncio.run(work())
+
+
+def test_work_is_paid_by_its_own_steps_and_can_be_cancelled():
+    from nenya.portal.fair import Purse
+
+    async def wait(ended):
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append(True)
+
+    async def main():
+        purse, ended = Purse(), []
+        task = asyncio.ensure_future(run(purse, wait(ended)))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        with pytest.raises(ZeroDivisionError):
+            await purse.pay_for(fail())
+        return ended
+
+    async def run(purse, work):
+        return await purse.pay_for(work)
+
+    async def fail():
+        await asyncio.sleep(0)
+        return 1 / 0
+
+    assert asyncio.run(main()) == [True]
+
+
+def test_pages_of_one_address_open_with_pauses_in_which_another_address_comes_first(monkeypatch):
+    from nenya.portal import routes
+
+    pauses, order, let = [], [], []
+    real = asyncio.sleep
+
+    async def sleep(seconds):
+        if seconds == 0:
+            return await real(0)
+        pauses.append(seconds)
+        let.append(asyncio.Event())
+        return await let[-1].wait()
+
+    async def opens(rooms, address):
+        async with rooms.turn(address) as able:
+            assert able
+            order.append(address)
+            await real(0)
+
+    async def main():
+        rooms = routes.Rooms()
+        tasks = [asyncio.ensure_future(opens(rooms, "many")) for _ in range(3)]
+        for _ in range(20):
+            await real(0)
+        assert order == ["many"] and len(pauses) == 1  # the second waits, though few have opened
+        await opens(rooms, "honest")
+        assert order == ["many", "honest"]
+        for _ in range(60):
+            for event in let:
+                event.set()
+            await real(0)
+        await asyncio.gather(*tasks)
+        assert order == ["many", "honest", "many", "many"]
+        waiting = [asyncio.ensure_future(opens(rooms, "many")) for _ in range(routes._WAITING_EACH)]
+        await real(0)
+        async with rooms.turn("many") as able:
+            assert not able
+        async with rooms.turn("honest") as able:
+            assert able
+        for task in waiting:
+            task.cancel()
+
+    monkeypatch.setattr(routes.asyncio, "sleep", sleep)
+    asyncio.run(main())
 
 
 def test_what_the_mouse_draws_still_selects(dataset):
@@ -396,7 +553,7 @@ def test_a_link_that_no_page_makes_shows_the_whole_table_and_says_so(dataset):
                 if visitor.session.shown is not None:
                     break
                 await asyncio.sleep(0.05)
-            assert "this link&#x27;s view is not of this table" in visitor.session.texts["news"]
+            assert "the view in this link is incomplete or of another table" in visitor.session.texts["news"]
             assert await visitor.still_served()
         return dataset.columns.rows, [len(session.ordered) for session in portal.sessions.values()]
 

@@ -194,6 +194,9 @@ def test_sessions_are_those_that_the_server_named(server):
     """Nobody makes a page by a name of his own, neither by address nor by websocket."""
     assert server.ask("/?bokeh-session-id=mine", **COOKIE)[0] == 403
     assert server.ask("/", Bokeh_Session_Id="mine", **COOKIE)[0] == 403
+    for target in ("/?bokeh-token=abc.def", "/?bokeh%2Dtoken=e30", "/?x=1&bokeh-token=", "/?bokeh-session-id="):
+        status, _, body = server.ask(target, **COOKIE)
+        assert status == 403 and b"Sessions are named by the server only." in body, target
 
     async def connect():
         import base64

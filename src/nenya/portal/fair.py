@@ -1,15 +1,23 @@
-"""A fair thread pool: the session with the least recent use goes first, and none may occupy all threads."""
+"""Fair shares of the server's threads.
 
+In the pool, the session with the least recent use goes first, and none may occupy all threads. In the server's own
+thread, each address pays back what it takes.
+"""
+
+import asyncio
 import threading
 import time
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 _FORGOTTEN = 10.0  # half-life of recorded use, seconds
+_BURST, _SHARE = 0.25, 0.5  # seconds of the server's own thread at once, then seconds per second
+T = TypeVar("T")
 
 
 @dataclass
@@ -92,3 +100,48 @@ class FairPool(ThreadPoolExecutor):
 
     def _owner(self, key: Any) -> _Owner:
         return self._owners.setdefault(key, _Owner())
+
+
+class Purse:
+    """The time that one address may take of the server's own thread: `_BURST` seconds, then `_SHARE` per second.
+
+    All connections of the address share it.
+    """
+
+    def __init__(self) -> None:
+        self._owed, self._at, self._turn = 0.0, time.monotonic(), asyncio.Lock()
+
+    async def ready(self) -> None:
+        """Wait for a turn among the connections of the address, and until its debt is paid back."""
+        async with self._turn:
+            await asyncio.sleep(0)  # others are served between two messages of one address
+            while (over := self._now() - _BURST) > 0:
+                await asyncio.sleep(over / _SHARE)
+
+    def _now(self) -> float:
+        now = time.monotonic()
+        self._owed, self._at = max(0.0, self._owed - _SHARE * (now - self._at)), now
+        return self._owed
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is owed, so that it can be forgotten."""
+        return self._now() == 0.0 and not self._turn.locked()
+
+    @types.coroutine
+    def pay_for(self, work: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
+        """Await work and charge the time that its own steps take, not what it waits for."""
+        step: Callable[[Any], Any] = work.send
+        given: Any = None
+        while True:
+            begun = time.thread_time()  # of a processor: others on the machine are not charged to the address
+            try:
+                waited = step(given)
+            except StopIteration as done:
+                return done.value  # type: ignore[no-any-return]
+            finally:
+                self._owed = self._now() + time.thread_time() - begun
+            try:
+                given, step = (yield waited), work.send
+            except BaseException as error:  # such as a cancellation, which is the work's
+                given, step = error, work.throw

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from tornado.escape import parse_qs_bytes
 from tornado.httputil import (
     HTTPHeaders,
     HTTPInputError,
@@ -26,6 +27,7 @@ from nenya.portal.guard import Door
 log = logging.getLogger(__name__)
 
 _FORM = 4096  # bytes of a login request
+_SESSION_NAMES = ("bokeh-token", "bokeh-session-id")  # of arguments and headers
 _TARGET = re.compile(r"/[A-Za-z0-9._/-]*")
 _NOTHING = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'"
 HEADERS = {
@@ -136,6 +138,8 @@ class Gate(HTTPServerConnectionDelegate):
         if line.method not in address.methods:
             raise Refusal(405, f"{path} takes {' and '.join(address.methods)} only.")
         _check_body(headers, address, line.method)
+        if path == PAGE and _names_a_session(line, headers):
+            raise Refusal(403, "Sessions are named by the server only.")
         if path == SOCKET and headers.get("Upgrade", "").lower() != "websocket":
             raise Refusal(400, "This address accepts only the websocket of the page.")
 
@@ -148,6 +152,12 @@ class Gate(HTTPServerConnectionDelegate):
             return self.door.from_here(request), self.door.lets_in(request)
         except (HTTPInputError, ValueError):  # not a host name
             return False, False
+
+
+def _names_a_session(line: RequestStartLine, headers: HTTPHeaders) -> bool:
+    """Return whether a request tells Bokeh which session to open; pages do so over their websocket only."""
+    asked = parse_qs_bytes(line.path.partition("?")[2], keep_blank_values=True)
+    return any(name in asked or name in headers for name in _SESSION_NAMES)
 
 
 def _check_body(headers: HTTPHeaders, address: Address, method: str) -> None:

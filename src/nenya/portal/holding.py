@@ -60,7 +60,8 @@ class Portal:
 
     def __post_init__(self) -> None:
         self.jail = Jail(512 + 3 * self.limit_mb)
-        self.intake = Intake(most=min(4, max(1, 200 // self.limit_mb)))  # all of them are held in memory
+        most = min(4, max(1, 200 // self.limit_mb))  # all of them are held in memory
+        self.intake = Intake(most, most_bytes=most * self.limit_mb * 10**6)
 
     @property
     def takes_images(self) -> bool:

@@ -27,10 +27,8 @@ def whole(text: str) -> int:
     Raises:
         OptionError: It is not a row.
     """
-    try:
-        row = int(text or 0)
-    except ValueError:
-        row = -1
+    text = text or "0"
+    row = int(text) if text.isascii() and text.isdigit() and len(text) < 19 else -1  # int() takes 1_0 too
     if row < 0:
         raise OptionError(f"expected a row, an integer from 0 on, got {shown(text, 20)}")
     return row

@@ -3,6 +3,8 @@
 import ipaddress
 import logging
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,7 +21,7 @@ _IDLE = 60  # seconds
 _MOST_CONNECTIONS, _OF_ONE = 500, 100
 _PROXIED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip", "Via")
 
-_BUSY = "Other images are being read: send this one again in a moment."
+BUSY = "Other images are being read: send this one again in a moment."
 _ONE_BY_ONE = "Your other images are being read: send this one when they are done."
 
 
@@ -84,28 +86,68 @@ def from_here(request: Any) -> bool:
     )
 
 
+@dataclass(eq=False)
+class Arrival:
+    """An upload in progress.
+
+    Attributes:
+        key: of its session.
+        give_way: drops its bytes and refuses it.
+        size: bytes that came.
+    """
+
+    key: str
+    give_way: Callable[[], None]
+    size: int = 0
+
+
 class Intake:
     """Counts the uploads in progress, each of which takes memory.
 
+    Only complete ones take a place, so that slow senders keep nobody out; the bytes of those on their way are limited.
+
     Args:
-        most: largest number.
-        of_one: largest number per session.
+        most: largest number of complete ones, which are read and encoded.
+        of_one: largest number per session, complete or not.
+        most_bytes: of all incomplete ones; beyond it, the earliest gives way.
     """
 
-    def __init__(self, most: int = 4, of_one: int = 2) -> None:
-        self._most, self._of_one = most, of_one
+    def __init__(self, most: int = 4, of_one: int = 2, most_bytes: int = 80_000_000) -> None:
+        self._most, self._of_one, self._most_bytes = most, of_one, most_bytes
         self._open: Counter[str] = Counter()
+        self._coming: dict[Arrival, None] = {}  # in order of their start
+        self._whole: set[Arrival] = set()
 
-    def enter(self, key: str) -> tuple[int, str] | None:
-        """Count an upload of a session, or return status and sentence of a refusal."""
-        if self._open[key] >= self._of_one:
+    def enter(self, arrival: Arrival) -> tuple[int, str] | None:
+        """Count an upload, or return status and sentence of a refusal."""
+        if self._open[arrival.key] >= self._of_one:
             return 429, _ONE_BY_ONE
-        if self._open.total() >= self._most:
-            return 503, _BUSY
-        self._open[key] += 1
+        if len(self._whole) >= self._most:
+            return 503, BUSY
+        self._open[arrival.key] += 1
+        self._coming[arrival] = None
         return None
 
-    def leave(self, key: str) -> None:
+    def grow(self, arrival: Arrival, size: int) -> None:
+        """Count bytes that came; the earliest uploads may have to give way, this one too."""
+        arrival.size += size
+        while sum(other.size for other in self._coming) > self._most_bytes:
+            first = next(iter(self._coming))
+            self.leave(first)
+            first.give_way()
+
+    def complete(self, arrival: Arrival) -> bool:
+        """Take a place for a complete upload; return False if there is none."""
+        if len(self._whole) >= self._most:
+            return False
+        del self._coming[arrival]
+        self._whole.add(arrival)
+        return True
+
+    def leave(self, arrival: Arrival) -> None:
         """Remove an upload from the count."""
-        self._open[key] -= 1
-        self._open += Counter()  # drops zero counts
+        if arrival in self._coming or arrival in self._whole:
+            self._coming.pop(arrival, None)
+            self._whole.discard(arrival)
+            self._open[arrival.key] -= 1
+            self._open += Counter()  # drops zero counts

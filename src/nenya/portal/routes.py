@@ -8,10 +8,12 @@ import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import bokeh
+from bokeh.core.serialization import DeserializationError
 from bokeh.embed.util import RenderItem
 from bokeh.server.session import ServerSession
 from bokeh.util.token import get_session_id
@@ -22,6 +24,7 @@ from tornado.routing import URLSpec
 from tornado.web import RequestHandler
 
 from nenya.portal import pages
+from nenya.portal.fair import Purse
 from nenya.portal.gate import PAGE, SOCKET
 from nenya.portal.jobs import FAILED
 from nenya.portal.protocol import MOST_BYTES, MOST_PARTS, Foreign, allowed
@@ -52,12 +55,11 @@ MOST_PAGES = 120
 """Open pages at most; each takes some megabytes."""
 MOST_EACH = 40
 """Open pages per address at most; a class may share one address."""
-_MOST_WAITING = 20  # pages waiting to open
+_MOST_WAITING, _WAITING_EACH = 60, 20  # pages waiting to open, in total and per address
 _AT_ONCE, _LATELY = 8, 60.0  # pages that may open without a pause within some seconds
 _BUSY = "Many pages of this portal are being opened: try again in a minute."
 _MOST_PULLS = 10  # requests of the complete document per connection
 _MOST_SOCKETS = 4  # connections per page: a lost connection is noticed late
-_FREE = 0.02  # seconds of the server's thread per message before a pause
 
 
 @functools.cache
@@ -78,34 +80,61 @@ class Files(RequestHandler):
         self.finish(path.read_bytes())
 
 
+@dataclass
+class _Line:
+    """The pages of one address that wait to open, and when its last ones opened."""
+
+    waiting: int = 0
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    opened: deque[float] = field(default_factory=lambda: deque(maxlen=_AT_ONCE))
+
+    def is_recent(self) -> bool:
+        """Return whether a page opened lately."""
+        return bool(self.opened) and time.monotonic() - self.opened[-1] < _LATELY
+
+
 class Rooms:
     """Counts open pages, in total and per address."""
 
     def __init__(self) -> None:
         self._of: dict[str, str] = {}
-        self._turn, self._queue = asyncio.Lock(), 0
-        self._opened: deque[float] = deque(maxlen=_AT_ONCE)
+        self._turn = asyncio.Lock()
+        self._lines: dict[str, _Line] = {}
+        self._purses: dict[str, Purse] = {}
+
+    def purse(self, address: str) -> Purse:
+        """Return what an address may take of the server's own thread."""
+        if address not in self._purses:
+            self._purses = {other: purse for other, purse in self._purses.items() if not purse.empty}
+        return self._purses.setdefault(address, Purse())
 
     @contextlib.asynccontextmanager
-    async def turn(self) -> AsyncIterator[bool]:
-        """Open pages one at a time; yield False if too many wait.
+    async def turn(self, address: str) -> AsyncIterator[bool]:
+        """Open pages one at a time, for each address in turn; yield False if too many wait.
 
-        After many recent openings there are pauses, for the benefit of open pages.
+        After a page, the next one of its address waits for as long as two took if it came meanwhile, or if many were
+        opened lately, for the benefit of open pages and of other addresses.
         """
-        if self._queue >= _MOST_WAITING:
+        line = self._lines.get(address, _Line())
+        if line.waiting >= _WAITING_EACH or sum(one.waiting for one in self._lines.values()) >= _MOST_WAITING:
             yield False
             return
-        self._queue += 1
+        self._lines[address] = line
+        line.waiting += 1
         try:
-            async with self._turn:
-                begun = time.monotonic()
-                yield True
-                ended = time.monotonic()
-                self._opened.append(ended)
-                if len(self._opened) == _AT_ONCE and ended - self._opened[0] < _LATELY:
+            async with line.turn:
+                async with self._turn:
+                    begun = time.monotonic()
+                    yield True
+                    ended = time.monotonic()
+                line.opened.append(ended)
+                await asyncio.sleep(0)  # requests that came meanwhile get into the line
+                many = len(line.opened) == _AT_ONCE and ended - line.opened[0] < _LATELY
+                if many or line.waiting > 1:
                     await asyncio.sleep(min(2 * (ended - begun), 2.0))
         finally:
-            self._queue -= 1
+            line.waiting -= 1
+            self._lines = {other: one for other, one in self._lines.items() if one.waiting or one.is_recent()}
 
     def trouble(self, context: Any, address: str) -> str:
         """Return a sentence on why no further page can be opened; empty if one can."""
@@ -133,7 +162,7 @@ class Page(DocHandler):  # type: ignore[misc]
         self.set_header("Cache-Control", "no-store")
         nonce, address = pages.make_nonce(), str(self.request.remote_ip)
         self.set_header("Content-Security-Policy", pages.policy(nonce))
-        async with self.rooms.turn() as able:
+        async with self.rooms.turn(address) as able:
             trouble = self.rooms.trouble(self.application_context, address) if able else _BUSY
             if not trouble:
                 session = await self.get_session()
@@ -197,17 +226,14 @@ class Socket(WSHandler):  # type: ignore[misc]
         await super()._async_open(token)
 
     async def on_message(self, fragment: str | bytes) -> None:
-        """Read a piece of a message, and handle complete ones."""
-        begun = time.monotonic()
+        """Read a piece of a message, and handle complete ones, in turn with other connections of the address."""
+        purse = self.rooms.purse(str(self.request.remote_ip))
+        await purse.ready()
         try:
-            await self._take(fragment)
+            await purse.pay_for(self._take(fragment))
         except Exception as error:  # untrusted bytes may raise anything in Bokeh's reader
             log.warning("portal: closed a connection: %s: %.100s", type(error).__name__, error)
             self.close(1008, "not a message of this page")
-            return
-        spent = time.monotonic() - begun
-        if spent > _FREE:
-            await asyncio.sleep(min(spent, 1.0))  # the next message is read afterwards, so others get their turn
 
     async def _take(self, fragment: str | bytes) -> None:
         if self.receiver is None or self.connection is None:
@@ -226,7 +252,8 @@ class Socket(WSHandler):  # type: ignore[misc]
             work = await ServerSession.pull(message, self.connection)
         elif message.msgtype == "PATCH-DOC":
             models = self.connection.session.document.models
-            message.content = {"events": allowed(message.content, models.get_by_id)}
+            sizes = {buffer.id: len(buffer.data) for buffer in message.buffers}
+            message.content = {"events": allowed(message.content, models.get_by_id, sizes)}
             work = await self._patched(message)
         else:
             raise Foreign(f"a message of kind {message.msgtype}")
@@ -237,6 +264,8 @@ class Socket(WSHandler):  # type: ignore[misc]
         """Apply a change to the page; an error there is the server's, and the connection stays open."""
         try:
             return await ServerSession.patch(message, self.connection)
+        except DeserializationError as error:
+            raise Foreign(f"a change that cannot be read: {error}") from None
         except Exception:
             log.exception("portal: error in a change of the page")
             return self.connection.error(message, FAILED)

@@ -15,7 +15,7 @@ from tornado.web import RequestHandler, stream_request_body
 from nenya.errors import NenyaError
 from nenya.portal import words
 from nenya.portal.holding import Portal
-from nenya.portal.intake import BODY_SECONDS, from_here
+from nenya.portal.intake import BODY_SECONDS, BUSY, Arrival, from_here
 from nenya.portal.jail import Stopped
 from nenya.portal.jobs import STOPPED, Ticket
 from nenya.portal.session import Session
@@ -57,7 +57,8 @@ class TakesImages(RequestHandler):
 
     def initialize(self) -> None:
         """Initialize the state of the upload."""
-        self._key, self._inside, self._working = "", False, False
+        self._arrival: Arrival | None = None
+        self._working = False
         self._session: Session | None = None
         self._refusal: tuple[int, str] | None = None
         self._body, self._dropped, self._limit = bytearray(), 0, self.portal.limit_mb * 10**6
@@ -70,8 +71,8 @@ class TakesImages(RequestHandler):
 
     async def prepare(self) -> None:
         """Refuse strangers at once, and users after dropping their data, so that their browser gets the response."""
-        self._key = self.get_query_argument("key", "")
-        self._session = self.portal.sessions.get(self._key)
+        key = self.get_query_argument("key", "")
+        self._session = self.portal.sessions.get(key)
         if not self.portal.door.lets_in(self.request):
             return self._answer(403, "Log in first.")
         if self._session is None:
@@ -83,8 +84,9 @@ class TakesImages(RequestHandler):
             return self._answer(413, self._too_large())
         self._refusal = await self._why_not() or ((413, self._too_large()) if (size or 0) > self._limit else None)
         if self._refusal is None:
-            self._refusal = self.portal.intake.enter(self._key)
-            self._inside = self._refusal is None
+            arrival = Arrival(key, lambda: self._drop(503, BUSY))
+            self._refusal = self.portal.intake.enter(arrival)
+            self._arrival = arrival if self._refusal is None else None
         connection: Any = self.request.connection
         connection.set_max_body_size(self._limit + _OVER)
         connection.set_body_timeout(BODY_SECONDS + (self._limit + _OVER) / _SLOWEST)
@@ -126,18 +128,25 @@ class TakesImages(RequestHandler):
     def data_received(self, chunk: bytes) -> None:
         """Keep a piece of the image, up to the limit."""
         if self._refusal is None and len(self._body) + len(chunk) > self._limit:
-            self._refusal, self._dropped = (413, self._too_large()), len(self._body)
-            self._body = bytearray()
-        if self._refusal is None:
+            self._drop(413, self._too_large())
+        if self._refusal is None and self._arrival is not None:
             self._body += chunk
+            self.portal.intake.grow(self._arrival, len(chunk))  # which may drop it
         else:
             self._dropped += len(chunk)
+
+    def _drop(self, status: int, text: str) -> None:
+        """Refuse the image while it is sent; the rest is dropped too, so that the browser receives the response."""
+        self._refusal, self._dropped = (status, text), self._dropped + len(self._body)
+        self._leave()
 
     async def post(self) -> None:
         """Read, check and encode the image, and show it in its session."""
         self._end_watch()
         if self._refusal is not None or self._session is None:
             return self._answer(*self._refusal or (404, ""))
+        if self._arrival is None or not self.portal.intake.complete(self._arrival):
+            return self._answer(503, BUSY)
         self._working = True
         try:
             text, taken = await self._take(self._session)
@@ -195,9 +204,9 @@ class TakesImages(RequestHandler):
 
     def _leave(self) -> None:
         self._body = bytearray()
-        if self._inside:
-            self._inside = False
-            self.portal.intake.leave(self._key)
+        if self._arrival is not None:
+            self.portal.intake.leave(self._arrival)
+            self._arrival = None
 
     def _answer(self, status: int, text: str) -> None:
         self._end_watch()

@@ -167,6 +167,8 @@ def _png(data: bytes, scale: Sequence[str]) -> NDArray[Any]:
     from PIL import Image
 
     try:
+        if any("_" in text or not text.isascii() for text in scale):  # float() takes 1_0 too
+            raise ValueError
         low, high = (float(text) for text in scale)
     except ValueError:
         raise OptionError("a PNG holds brightness only: give the values of black and white, in K") from None
