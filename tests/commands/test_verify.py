@@ -178,3 +178,11 @@ def test_files_on_s3(s3_service, s3_bucket, nenya_cli, made, small_file, tiny_we
     assert "small_preproc_latents.h5" in said and said.count("\n") == 1
     assert json.loads(metadata["nenya"])["rows"]
     assert not [p for p in (tmp_path / "outputs").rglob("*") if p.is_file()]
+
+
+@pytest.mark.parametrize("name", ["precision", "model_version", "source_size"])
+def test_an_attribute_that_is_a_list(latents, nenya_cli, name):
+    with h5py.File(latents, "a") as file:
+        file.attrs[name] = np.arange(3)
+    code, said = nenya_cli("verify", [latents])
+    assert code == 2 and f"attribute {name} is a list" in said and "ValueError" not in said

@@ -1,6 +1,7 @@
 """`nenya prepare`: fields of many kinds to cutouts and their table, and what happens where that cannot be."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from nenya.data.cutouts import inspect_cutouts
 from nenya.errors import InputFileError, Interrupted
 from nenya.prepare.geometry import to_vectors
 from nenya.prepare.job import prepare
-from nenya.prepare.sources import open_fields
+from nenya.prepare.sources import find_fields, open_fields
 
 ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = (
@@ -691,3 +692,18 @@ def test_bad_options(nenya_cli, tmp_path, name):
 def test_sensor_is_an_option_of_preparation_alone(nenya_cli):
     code, said = nenya_cli("extract", ["sensor=modis"])
     assert code == 2 and "it is archive.sensor" in said
+
+
+def test_links_to_folders_around_them_are_not_followed_and_pipes_left_alone(tmp_path):
+    folder = tmp_path / "in"
+    (folder / "more").mkdir(parents=True)
+    for name in ("one", "two", "more/three"):
+        (folder / name).symlink_to(folder)
+    os.mkfifo(folder / "pipe.nc")
+    (folder / "more" / "a.nc").write_bytes(b"CDF")
+    (tmp_path / "aside").mkdir()
+    (tmp_path / "aside" / "b.nc").write_bytes(b"CDF")
+    (folder / "linked").symlink_to(tmp_path / "aside")
+    assert find_fields(str(folder)) == [folder / "linked" / "b.nc", folder / "more" / "a.nc"]
+    with pytest.raises(InputFileError, match="a pipe or a device"), open_fields(folder / "pipe.nc"):
+        pass

@@ -210,3 +210,16 @@ def test_a_coordinate_that_is_declared_too_long_takes_no_memory(tmp_path):
     changed(path, "lon", lambda values: values.update(shape=[10**12]))
     with pytest.raises(InputFileError, match=r"declares 8000\.00 GB"):
         field(path)
+
+
+@pytest.mark.parametrize("flags", [0x02, 0x12, 0x33, 0x03])
+def test_a_blosc_chunk_that_ends_early_shows_no_memory(tmp_path, flags):
+    """The library copies as many bytes as the chunk's head says are there."""
+    path = tmp_path / "a.zarr"
+    encoding = {"compressors": [numcodecs.Blosc()], "chunks": (1, 64, 96)}
+    grid((64, 96), times=1).to_zarr(path, zarr_format=2, encoding={"tos": encoding})
+    size = 4 * 64 * 96
+    head = bytes([2, 1, flags, 4]) + b"".join(n.to_bytes(4, "little") for n in (size, size, size + 16))
+    (path / "tos" / "0.0.0").write_bytes(head + bytes(8))
+    with pytest.raises(InputFileError, match="a damaged chunk"):
+        field(path)

@@ -37,6 +37,9 @@ def read_provenance(path: Path, place: str = "") -> dict[str, Any]:
         with Hdf5File(path) as file:
             attributes = file.file.attrs
             found = {name: attributes[name] for name in _KEPT if name in attributes}
+            lists = [name for name, value in found.items() if getattr(value, "shape", ())]
+            if lists:
+                raise InputFileError(f"{place}: damaged: attribute {lists[0]} is a list; expected one value")
             rows = parse_json(_text(found.get("rows", "{}")), f"{place}: attribute rows", advice).counts()
             shapes = {name: getattr(file.find(name), "shape", (None,)) for name in rows}
     except InputFileError as error:

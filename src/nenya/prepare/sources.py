@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nenya.data.hdf5_links import Links
-from nenya.data.hdf5_open import open_hdf5
+from nenya.data.hdf5_open import is_ordinary, open_hdf5
 from nenya.errors import InputFileError, NenyaError
 from nenya.storage.paths import entries_of, local_path, temporary_copy
 from nenya.storage.s3.service import is_s3, store
@@ -74,10 +74,15 @@ def _below(folder: Path) -> list[Path]:
     found: list[Path] = []
     for path in sorted(folder.iterdir()):
         if path.is_dir():
-            found += [path] if is_zarr(path) else _below(path)
-        elif path.name.lower().endswith(SUFFIXES) and not path.name.endswith(_MADE_HERE):
+            found += [path] if is_zarr(path) else [] if _leads_back(path) else _below(path)
+        elif path.name.lower().endswith(SUFFIXES) and not path.name.endswith(_MADE_HERE) and is_ordinary(path):
             found.append(path)
     return found
+
+
+def _leads_back(path: Path) -> bool:
+    """Return whether a folder is a link to one that it lies in: to follow that never ends."""
+    return path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve())
 
 
 def _find_objects(url: str) -> Sequence[str]:
@@ -193,6 +198,8 @@ def _checked(place: Any, name: str, links: Links, files: ExitStack) -> Any:
         return place
     if not place.exists():
         raise InputFileError(f"{name}: no such file; check the path")
+    if not place.is_dir() and not is_ordinary(place):
+        raise InputFileError(f"{name}: this is a pipe or a device; expected an ordinary file of fields: check the path")
     engine = _engine(place, name)
     if engine == "zarr":
         from nenya.prepare.zarr_stores import LocalZarr

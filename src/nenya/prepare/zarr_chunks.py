@@ -24,6 +24,7 @@ _SLACK = 4096  # bytes allowed beyond those of the values
 _FILTERED = 8  # factor on the bytes of the values that a chunk may take between two codecs
 _ZSTD_BLOCK = 2**17  # largest number of bytes in a block of Zstandard
 _PIECE = 2**20
+_BLOSC_HEAD = 16  # bytes
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,9 @@ def _lzma(content: bytes, most: int) -> int:
 
 
 def _blosc(content: bytes, most: int) -> int:
+    """Return the bytes that a Blosc chunk says it holds; the library reads as many packed ones as it says, unasked."""
+    if len(content) < _BLOSC_HEAD or int.from_bytes(content[12:16], "little") != len(content):
+        raise EOFError(f"its {len(content)} bytes are not those that it says it has")
     return int.from_bytes(content[4:8], "little")
 
 
