@@ -675,7 +675,7 @@ BAD_OPTIONS = {
     "no option": (["feild_size=3"], "did you mean field_size?"),
     "no such filling": (["inpaint=best"], "one of none, fast, biharmonic"),
     "a table that is not there": (["data=a.nc", "out=x.h5", "at=none.parquet"], "none.parquet"),
-    "a table without places": (["data=a.nc", "out=x.h5", "at=t.csv"], "no column lat"),
+    "a table without places": (["data=a.nc", "out=x.h5", "at=t.csv"], "got no lat"),
 }
 
 

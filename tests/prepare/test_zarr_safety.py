@@ -260,7 +260,7 @@ def row_of(path):
 def test_a_chunk_in_a_shard_that_unpacks_to_too_much_is_refused(tmp_path, read, chunks):
     shard = sharded(tmp_path / "a.zarr", chunks=chunks)
     read(tmp_path / "a.zarr")
-    shard.write_bytes(shard_of(bytes(numcodecs.GZip(1).encode(bytes(2**26))), count=64 * 96 // (chunks[1] * chunks[2])))
+    shard.write_bytes(shard_of(bytes(numcodecs.GZip(9).encode(bytes(2**23))), count=64 * 96 // (chunks[1] * chunks[2])))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(InputFileError, match=r"chunk 0: a chunk of .* unpacks to more than"):
         read(tmp_path / "a.zarr")

@@ -228,7 +228,7 @@ def _hdf5_group(file: Any, group: str | None = None) -> Any:
     from xarray.backends import H5NetCDFStore
 
     with reading(file.filename):
-        for name, variable in (file if group is None else file[group]).variables.items():
+        for name, variable in (file if group in (None, "/") else file[group]).variables.items():
             stored, declared = variable._h5ds.shape, variable.shape
             if len(declared) == len(stored) == 1 and declared[0] > max(stored[0] * _MOST_FILLED, _MOST_MISSING):
                 raise InputFileError(
