@@ -491,7 +491,7 @@ def test_arrays_that_state_more_than_they_have_are_refused(tmp_path, name):
 def test_packed_arrays_are_bounded_and_honest_ones_equal(tmp_path):
     np.savez_compressed(tmp_path / "a.npz", a=np.zeros((100, 1000, 1000), np.float32))
     assert (tmp_path / "a.npz").stat().st_size < 2**20
-    assert "unpack to" in refusal(InputFileError, read_arrays, tmp_path / "a.npz")
+    assert "unpacked size" in refusal(InputFileError, read_arrays, tmp_path / "a.npz")
     values = np.arange(64.0).reshape(8, 8)
     for order in (values, values.T, values.astype(">i4")):
         np.save(tmp_path / "b.npy", order)
@@ -530,7 +530,7 @@ GROWING = [
 
 @pytest.mark.parametrize("sql", GROWING, ids=lambda sql: sql[:30])
 def test_conditions_that_grow_are_refused_before_the_database(table, sql):
-    with pytest.raises(OptionError, match=r"not allowed|at most|comment|not supported") as caught:
+    with pytest.raises(OptionError, match=r"not (an )?allowed|at most|comment|not supported") as caught:
         rows_where(table, sql)
     assert len(str(caught.value)) < 2000
     if "IN (SELECT" not in sql:  # which the database refuses by itself

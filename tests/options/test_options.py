@@ -114,7 +114,7 @@ def test_a_key_beside_an_option_file_wins_in_any_order(tmp_path):
         ("optim.learning_rate=0", ["learning_rate", "above 0"]),
         ("optim.learning_rate=nan", ["learning_rate", "above 0"]),
         ("model.nchannels=2", ["nchannels=2", "one of 1, 3"]),
-        ("model.feat_dim=0", ["feat_dim=0", "at least 1"]),
+        ("model.feat_dim=0", ["feat_dim=0", "from 1 to 65536"]),
         ("loss.ssl_method=simclr", ["simclr", "SimCLR, SupCon"]),
         ("augment.random_jitter=7", ["random_jitter=7", "two integers"]),
         ("augment.random_jitter=0", ["random_jitter=0", "v4"]),

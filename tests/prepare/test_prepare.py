@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -707,3 +708,12 @@ def test_links_to_folders_around_them_are_not_followed_and_pipes_left_alone(tmp_
     assert find_fields(str(folder)) == [folder / "linked" / "b.nc", folder / "more" / "a.nc"]
     with pytest.raises(InputFileError, match="a pipe or a device"), open_fields(folder / "pipe.nc"):
         pass
+
+
+def test_a_time_that_would_be_filled_up_takes_no_memory():
+    """Its dimension has 211 million values, the time itself has one."""
+    path = ROOT / "tests" / "fuzz" / "corpus" / "netcdf4" / "scan-times-of-200-million-rows.nc.bin"
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputFileError, match="'time' has 1 values, and its dimension 211504849"), open_fields(path):
+        pass
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000

@@ -234,3 +234,23 @@ def test_uids():
     assert first == 5542246555383835917  # for ever: tables are joined by it
     others = {make_uid("a.nc", TIME, f, (r, c, 64, 64, -1)) for f in range(3) for r in range(30) for c in range(30)}
     assert len(others) == 2700
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"median": [100_000_000, 100_000_000]}, "median=.*: expected at most field_size=32 rows and columns"),
+        ({"median": [3, 33]}, "median=.*: expected at most field_size=32 rows and columns"),
+        ({"fixed_km": 1e300}, r"fixed_km=1e\+300: expected at most 20015 km"),
+    ],
+)
+def test_sizes_beyond_a_cutout_or_the_globe_are_refused(values, said):
+    with pytest.raises(OptionError, match=said):
+        output_size(PrepareOptions(field_size=32, **values))
+
+
+@pytest.mark.parametrize("values", [{"fixed_km": 20000.0}, {"step": 10**30}, {"fixed_km": 1e-300}])
+def test_sizes_beyond_a_field_give_no_cutout_or_one(values):
+    lat, lon = np.linspace(0, 1e-9, 40), np.linspace(0, 1e-9, 40)
+    field = Field(np.zeros((40, 40), np.float32), lat, lon, np.datetime64("2020-01-01", "us"))
+    assert len(grid_windows(field, PrepareOptions(field_size=32, **values))) == (1 if "step" in values else 0)

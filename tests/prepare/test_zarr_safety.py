@@ -4,7 +4,9 @@ import json
 import os
 import pickle
 import resource
+import zlib
 
+import google_crc32c
 import numcodecs
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from nenya.prepare.fields import Layout
 from nenya.prepare.sources import open_fields
 from nenya.prepare.zarr_check import check_metadata
 from nenya.prepare.zarr_chunks import Packing, check_packed, packing_of
+from nenya.prepare.zarr_stores import LocalZarr
 
 
 class Payload:
@@ -221,5 +224,126 @@ def test_a_blosc_chunk_that_ends_early_shows_no_memory(tmp_path, flags):
     size = 4 * 64 * 96
     head = bytes([2, 1, flags, 4]) + b"".join(n.to_bytes(4, "little") for n in (size, size, size + 16))
     (path / "tos" / "0.0.0").write_bytes(head + bytes(8))
-    with pytest.raises(InputFileError, match="a damaged chunk"):
+    with pytest.raises(InputFileError, match="damaged chunk"):
         field(path)
+
+
+GZIP = (zarr.codecs.GzipCodec(),)
+
+
+def sharded(path, *, compressors=GZIP, chunks=(1, 16, 48), **change):
+    """Write a store of shards, with other values in the configuration of their codec."""
+    encoding = {"tos": {"shards": (1, 64, 96), "chunks": chunks, "compressors": compressors}}
+    grid((64, 96), times=1).to_zarr(path, zarr_format=3, encoding=encoding)
+    changed(path, "tos", lambda values: values["codecs"][0]["configuration"].update(change))
+    return path / "tos" / "c" / "0" / "0" / "0"
+
+
+def shard_of(inner, *, count=8, first=0, length=None):
+    """Return a shard, all of whose chunks are one."""
+    index = np.array([[first, len(inner) if length is None else length]] * count, "<u8").tobytes()
+    return inner + index + crc_of(index)
+
+
+def crc_of(index):
+    return int(google_crc32c.value(index)).to_bytes(4, "little")
+
+
+def row_of(path):
+    """Read a few pixels, so that Zarr reads a part of the shard alone."""
+    with open_fields(path) as dataset:
+        return dataset["tos"][0, :4, :4].values
+
+
+@pytest.mark.parametrize("read", [field, row_of])
+@pytest.mark.parametrize("chunks", [(1, 16, 48), (1, 64, 96)])
+def test_a_chunk_in_a_shard_that_unpacks_to_too_much_is_refused(tmp_path, read, chunks):
+    shard = sharded(tmp_path / "a.zarr", chunks=chunks)
+    read(tmp_path / "a.zarr")
+    shard.write_bytes(shard_of(bytes(numcodecs.GZip(9).encode(bytes(2**23))), count=64 * 96 // (chunks[1] * chunks[2])))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputFileError, match=r"chunk 0: a chunk of .* unpacks to more than"):
+        read(tmp_path / "a.zarr")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 40_000
+
+
+@pytest.mark.parametrize("read", [field, row_of])
+def test_a_blosc_chunk_in_a_shard_shows_no_memory(tmp_path, read):
+    shard = sharded(tmp_path / "a.zarr", compressors=[zarr.codecs.BloscCodec(cname="lz4")])
+    size = 4 * 16 * 48
+    head = bytes([2, 1, 2, 4]) + b"".join(n.to_bytes(4, "little") for n in (size, size, size + 16))
+    shard.write_bytes(shard_of(head + bytes(8)))
+    with pytest.raises(InputFileError, match=r"damaged chunk \(blosc"):
+        read(tmp_path / "a.zarr")
+
+
+@pytest.mark.parametrize("read", [field, row_of])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "a shard of 0 bytes, fewer than those of its index"),
+        (bytes(100), "a shard of 100 bytes, fewer"),
+        (shard_of(b"a" * 10, length=2**40), "chunk 0 lies outside its shard"),
+        (shard_of(b"a" * 10, first=2**63), "chunk 0 lies outside its shard"),
+        (shard_of(b"a" * 10, first=2**64 - 1), "chunk 0 lies outside its shard"),
+        (shard_of(b"a" * 10, length=0), "chunk 0 lies outside its shard"),
+    ],
+)
+def test_a_damaged_shard_is_not_read_as_missing_values(tmp_path, read, content, said):
+    sharded(tmp_path / "a.zarr").write_bytes(content)
+    with pytest.raises(InputFileError, match=said):
+        read(tmp_path / "a.zarr")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"chunk_shape": [1, 0, 48]},
+        {"chunk_shape": [1, 7, 48]},
+        {"chunk_shape": [64, 96]},
+        {"codecs": []},
+        {"codecs": [{"name": "sharding_indexed", "configuration": {}}]},
+        {"index_codecs": [{"name": "bytes", "configuration": {"endian": "big"}}]},
+        {"index_codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "gzip"}]},
+        {"index_location": "middle"},
+    ],
+    ids=str,
+)
+def test_unusual_shards_are_refused(tmp_path, change):
+    sharded(tmp_path / "a.zarr", **change)
+    with pytest.raises(InputFileError, match=r"write the store again without shards$"):
+        field(tmp_path / "a.zarr")
+
+
+def test_shards_with_the_index_first_and_missing_chunks_are_read(tmp_path):
+    shard = sharded(tmp_path / "a.zarr", compressors=None, index_location="start")
+    index = np.full((8, 2), 2**64 - 1, "<u8")
+    index[0] = (8 * 16 + 4, 4 * 16 * 48)
+    head = index.tobytes()
+    shard.write_bytes(head + crc_of(head) + np.full(16 * 48, 3, "<f4").tobytes())
+    values = field(tmp_path / "a.zarr")
+    assert (values[:16, :48] == 3).all() and np.isnan(values[16:]).all()
+
+
+def test_an_array_within_an_array_loosens_no_bound(tmp_path):
+    values = {"chunks": [4, 4], "dtype": "<f4", "compressor": {"id": "zlib", "level": 1}}
+    store = LocalZarr(tmp_path)
+    for key, chunks in (("a/.zarray", [4, 4]), ("a/0/.zarray", [4096, 4096])):
+        store._check(key, json.dumps({**values, "chunks": chunks}).encode())
+    with pytest.raises(InputFileError, match="unpacks to more than"):
+        store._check("a/0/0", zlib.compress(bytes(2**20)))
+
+
+@pytest.mark.parametrize("size", [0, -1, "4", 2**40, True])
+def test_a_shuffle_of_elements_without_bytes_is_refused(size):
+    for change in (
+        {"filters": [{"id": "shuffle", "elementsize": size}]},
+        {"codecs": [{"name": "numcodecs.shuffle", "configuration": {"elementsize": size}}]},
+    ):
+        with pytest.raises(InputFileError, match="expected elementsize of shuffle from 1 to"):
+            check_metadata(json.dumps(change).encode(), "a.zarr")
+
+
+def test_a_codec_of_two_names_is_refused():
+    with pytest.raises(InputFileError, match="expected codecs of one name"):
+        packing_of({"chunks": [4], "data_type": "float32", "codecs": [{"name": "gzip", "id": "bytes"}]}, "a")

@@ -60,7 +60,7 @@ def test_statistics_of_rows_under_other_names(folder, nenya_cli):
     assert code == 0 and "found 1 of 4 rows (3 are not in the table)" in said, said
     more.iloc[1:].to_csv("none.csv", index=False)
     code, said = nenya_cli("statistics", ["table=new.parquet", "rows=none.csv", "out=u.csv"])
-    assert code == 2 and "none of the 3 rows that are asked for is in the table" in said, said
+    assert code == 2 and "none of the 3 rows of rows= is in the table" in said, said
 
 
 def test_folders_and_globs_find_latents_by_the_name_of_the_original(folder, nenya_cli):
@@ -96,7 +96,7 @@ def test_an_index_knows_both_readings_of_a_name(folder, nenya_cli):
         )
         assert code == 0 and len(read_table("f.csv")) == 15, said
         code, said = nenya_cli("search", [*source, "like=a_preproc:valid:6", "k=1"])
-        assert code == 2 and "valid has the rows 0 to 5" in said
+        assert code == 2 and "valid has rows 0 to 5" in said
 
 
 def test_verify_finds_the_source_of_latents_by_the_name_of_the_original(folder, nenya_cli):

@@ -14,6 +14,7 @@ from nenya.prepare.geometry import Field, to_degrees, to_vectors
 EARTH_RADIUS = 6371.0088
 """Mean radius in km (IUGG)."""
 
+_MOST_SIDE = 2**20  # pixels, more than any field has
 _COARSE = 16  # spacing in pixels of the first, coarse search
 _NEAR = 4  # coarse pixels around each of which the fine search looks
 
@@ -82,7 +83,7 @@ def grid_windows(field: Field, options: PrepareOptions) -> Windows:
     size = options.field_size
     if options.fixed_km is not None:
         size = _typical_size(field, options.fixed_km)
-    step = options.step or max(1, size // options.sub_grid_step)
+    step = min(options.step or max(1, size // options.sub_grid_step), _MOST_SIDE)
     around = field.wraps and (first, last) == (0, width)
     rows = np.arange(0, height - (size if options.fixed_km is None else 2) + 1, step, dtype=np.intp)
     most = width - max(step, 1) if around else last - (size if options.fixed_km is None else 2)
@@ -129,7 +130,7 @@ def _sized(field: Field, options: PrepareOptions, row: NDArray[np.intp], col: ND
         tall, wide = pixel_km(field, row, col)
         with np.errstate(invalid="ignore", divide="ignore"):
             sides = np.stack([options.fixed_km / tall, options.fixed_km / wide])
-        sides = np.where(np.isfinite(sides), np.minimum(sides, 2**20), 0)
+        sides = np.where(np.isfinite(sides), np.minimum(sides, _MOST_SIDE), 0)
         height, width = np.rint(sides).astype(np.intp)
     return Windows(row, col, height, width, np.full(n, np.nan), np.full(n, -1, dtype=np.intp), np.full(n, np.nan))
 
@@ -149,7 +150,8 @@ def _typical_size(field: Field, km: float) -> int:
     row, col = (axis.ravel() for axis in np.meshgrid(rows, cols, indexing="ij"))
     sizes = pixel_km(field, row, col)[0]
     sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
-    return max(2, round(km / float(np.median(sizes)))) if len(sizes) else 2
+    with np.errstate(over="ignore"):
+        return max(2, round(min(km / np.median(sizes), _MOST_SIDE))) if len(sizes) else 2
 
 
 def pixel_km(

@@ -466,8 +466,11 @@ def _why_none(
     if fates is not None:
         return f"{where}: none of {len(fates.state)} places of {options.at} has a cutout ({summary(fates, options)})"
     if clearest == 0:
+        side = f"{options.field_size} x {options.field_size} pixels"
+        if options.fixed_km is not None:
+            side = f"fixed_km={options.fixed_km:g}"
         return (
-            f"{where}: no cutout of {options.field_size} x {options.field_size} pixels has a clear pixel: the field is "
+            f"{where}: no cutout of {side} has a clear pixel: the field is "
             "smaller than that, or entirely masked (land, cloud, quality, temp_bounds)"
         )
     wanted = f"clear_threshold={options.clear_threshold:g}"

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 SUFFIXES = (".nc", ".nc4", ".cdf", ".h5", ".hdf5", ".he5", ".grib", ".grib2", ".grb", ".grb2", ".zarr")
 _MADE_HERE = ("_preproc.h5", "_latents.h5", "_latents_debug.h5")
 _MOST_GROUPS = 1000
+_MOST_FILLED = 64  # values of a coordinate's dimension for each that is stored; the library adds those that are missing
+_MOST_MISSING = 2**20  # values that may be missing in any case
 _ZARR_MARKS = ("zarr.json", ".zgroup", ".zmetadata")
 
 
@@ -219,9 +221,21 @@ def _hdf5(place: Path, links: Links, files: ExitStack) -> Any:
 
 
 def _hdf5_group(file: Any, group: str | None = None) -> Any:
-    """Return a group of a NetCDF 4 file as a store of xarray."""
+    """Return a group of a NetCDF 4 file as a store of xarray.
+
+    Raises:
+        InputFileError: A coordinate, which is read at once, would be filled up to a much larger dimension.
+    """
     from xarray.backends import H5NetCDFStore
 
+    with reading(file.filename):
+        for name, variable in (file if group in (None, "/") else file[group]).variables.items():
+            stored, declared = variable._h5ds.shape, variable.shape
+            if len(declared) == len(stored) == 1 and declared[0] > max(stored[0] * _MOST_FILLED, _MOST_MISSING):
+                raise InputFileError(
+                    f"{file.filename}: '{name}' has {stored[0]} values, and its dimension {declared[0]}: damaged; "
+                    "fetch the file again"
+                )
     return H5NetCDFStore(file, group=group)
 
 

@@ -11,13 +11,22 @@ from numpy.typing import NDArray
 from nenya.errors import OptionError
 from nenya.options.commands import PrepareOptions
 
+_MOST_KM = 20015.0
+
 
 def output_size(options: PrepareOptions) -> int:
     """Return the side in pixels of the finished cutouts.
 
     Raises:
-        OptionError: `field_size` is not a multiple of `downscale`, or cutouts would not be square.
+        OptionError: `field_size` is not a multiple of `downscale`, cutouts would not be square, or the side in km or
+            the median filter is too large.
     """
+    if options.fixed_km is not None and not options.fixed_km <= _MOST_KM:
+        raise OptionError(f"fixed_km={options.fixed_km:g}: expected at most {_MOST_KM:g} km, half way round the globe")
+    if options.median is not None and max(options.median) > options.field_size:
+        raise OptionError(
+            f"median={list(options.median)}: expected at most field_size={options.field_size} rows and columns"
+        )
     if options.downscale is None:
         return options.field_size
     rows, cols = options.downscale

@@ -31,6 +31,7 @@ _PARTS = {  # other parts that packages may register, with those of Zarr itself
     "chunk_key_encoding": {"default", "v2"},
 }
 _MOST_DEPTH = 16
+_MOST_ELEMENT = 4096  # bytes
 _MOST_FILL = 4096  # characters, or numbers
 
 
@@ -138,6 +139,15 @@ def _check_codec(codec: Any, where: str) -> None:
                 f"{where}: codec {shown(name)} is refused because it is unknown or may run code; expected blosc, zstd, "
                 "gzip, zlib, lz4, bz2, lzma or a usual filter: write the store again with one of these"
             )
+    if any(name.removeprefix("numcodecs.") == "shuffle" for name in names) and isinstance(codec, dict):
+        inner = codec.get("configuration")
+        for held in (codec, inner if isinstance(inner, dict) else {}):
+            size = held.get("elementsize", 1)
+            if type(size) is not int or not 1 <= size <= _MOST_ELEMENT:
+                raise InputFileError(
+                    f"{where}: expected elementsize of shuffle from 1 to {_MOST_ELEMENT}, got {shown(size)}; write the "
+                    "store again"
+                )
 
 
 def _is_plain(kind: Any, depth: int) -> bool:

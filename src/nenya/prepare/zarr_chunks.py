@@ -25,6 +25,8 @@ _FILTERED = 8  # factor on the bytes of the values that a chunk may take between
 _ZSTD_BLOCK = 2**17  # largest number of bytes in a block of Zstandard
 _PIECE = 2**20
 _BLOSC_HEAD = 16  # bytes
+_PLACE = 16  # bytes of the place of a chunk in a shard: its first byte and its number of bytes
+_NO_CHUNK = 2**64 - 1
 
 
 @dataclass(frozen=True)
@@ -33,13 +35,32 @@ class Packing:
 
     Attributes:
         codec: name of the last compressing codec, None if there is none.
-        most: largest number of bytes of an unpacked chunk; None for chunks within a chunk.
+        most: largest number of bytes of an unpacked chunk; None without compression.
         tail: bytes of a checksum after the compressed ones.
+        shards: of an array whose chunks hold chunks, None for others.
     """
 
     codec: str | None
     most: int | None
     tail: int = 0
+    shards: "Shards | None" = None
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The chunks within a chunk.
+
+    Attributes:
+        count: their number.
+        index_bytes: of the index of their places.
+        index_first: whether the index is at the start, not at the end.
+        inner: their compression.
+    """
+
+    count: int
+    index_bytes: int
+    index_first: bool
+    inner: Packing
 
 
 def packing_of(values: dict[str, Any], where: str) -> Packing | None:
@@ -50,16 +71,21 @@ def packing_of(values: dict[str, Any], where: str) -> Packing | None:
         where: its place, for errors.
 
     Raises:
-        InputFileError: Its chunks are compressed twice.
+        InputFileError: Its chunks are compressed twice, or hold chunks in an unusual way.
     """
     grid = values.get("chunk_grid")
     inner = grid.get("configuration") if isinstance(grid, dict) else None
     shape = inner.get("chunk_shape") if isinstance(inner, dict) else values.get("chunks")
     if not isinstance(shape, list):
         return None
-    names = list(map(_name, [*(values.get("codecs") or values.get("filters") or ()), values.get("compressor")]))
+    codecs = [*(values.get("codecs") or values.get("filters") or ()), values.get("compressor")]
+    if any(isinstance(codec, dict) and {"id", "name"} <= codec.keys() for codec in codecs):
+        raise InputFileError(f"{where}: expected codecs of one name, got id and name; write the store again")
+    names = list(map(_name, codecs))
+    if "sharding_indexed" in names:
+        return Packing(None, None, shards=_shards_of(values, shape, where))
     place = next((number for number, name in enumerate(names) if name in _PACKING), None)
-    if "sharding_indexed" in names or place is None:
+    if place is None:
         return Packing(None, None)
     behind = [name for name in names[place + 1 :] if name]
     if behind not in ([], ["crc32c"]):
@@ -69,6 +95,40 @@ def packing_of(values: dict[str, Any], where: str) -> Packing | None:
         )
     most = math.prod(shape) * _itemsize(values.get("dtype", values.get("data_type")))
     return Packing(names[place], most * (1 if {*names} <= _SAME_SIZE else _FILTERED) + _SLACK, 4 * len(behind))
+
+
+def _shards_of(values: dict[str, Any], shape: list[int], where: str) -> Shards:
+    """Return the chunks within the chunks (shape) of an array.
+
+    Raises:
+        InputFileError: They are not described as usual; others could not be checked.
+    """
+    codecs: list[Any] = values.get("codecs") or []
+    inner = codecs[0].get("configuration") if len(codecs) == 1 and isinstance(codecs[0], dict) else None
+    inner = inner if isinstance(inner, dict) else {}
+    sides, location = inner.get("chunk_shape"), inner.get("index_location", "end")
+    index = inner.get("index_codecs") or [{}]
+    order = index[0].get("configuration") if isinstance(index[0], dict) else None
+    names = list(map(_name, index))
+    packed = list(map(_name, inner.get("codecs") or ()))
+    if (
+        not isinstance(sides, list)
+        or len(sides) != len(shape)
+        or not all(type(n) is int and n > 0 and side % n == 0 for n, side in zip(sides, shape, strict=True))
+        or names not in (["bytes"], ["bytes", "crc32c"])
+        or order != {"endian": "little"}
+        or location not in ("start", "end")
+        or not packed
+        or "sharding_indexed" in packed
+    ):
+        raise InputFileError(
+            f"{where}: expected shards with one level of chunks and an index of bytes and crc32c, got others; write "
+            "the store again without shards"
+        )
+    packing = packing_of({"chunks": sides, "codecs": inner["codecs"], "data_type": values.get("data_type")}, where)
+    assert packing is not None
+    count = math.prod(shape) // math.prod(sides)
+    return Shards(count, _PLACE * count + 4 * (len(names) - 1), location == "start", packing)
 
 
 def _name(codec: Any) -> str:
@@ -92,6 +152,8 @@ def check_packed(content: bytes, packing: Packing, where: str) -> None:
     Raises:
         InputFileError: It unpacks to more, or is damaged.
     """
+    if packing.shards is not None:
+        _check_shard(content, packing.shards, where)
     if packing.codec is None or packing.most is None:
         return
     body = content[: len(content) - packing.tail]
@@ -104,6 +166,26 @@ def check_packed(content: bytes, packing: Packing, where: str) -> None:
             f"{where}: a chunk of {len(content)} bytes unpacks to more than the {packing.most} bytes of its values: "
             "it is damaged, or made to fill all memory"
         )
+
+
+def _check_shard(content: bytes, shards: Shards, where: str) -> None:
+    """Check each chunk within a chunk.
+
+    Raises:
+        InputFileError: See `check_packed`.
+    """
+    advice = "it is truncated or damaged: fetch the store again"
+    if len(content) < shards.index_bytes:
+        raise InputFileError(f"{where}: a shard of {len(content)} bytes, fewer than those of its index; {advice}")
+    start = 0 if shards.index_first else len(content) - shards.index_bytes
+    places = np.frombuffer(content, dtype="<u8", count=2 * shards.count, offset=start).reshape(-1, 2)
+    longest = len(content) if shards.inner.most is None else 2 * shards.inner.most
+    for number in np.flatnonzero((places != _NO_CHUNK).any(axis=1)):
+        first, length = map(int, places[number])
+        if first + length > len(content) or not 0 < length <= longest:
+            raise InputFileError(f"{where}: chunk {number} lies outside its shard, or is too long; {advice}")
+        if shards.inner.codec is not None:
+            check_packed(content[first : first + length], shards.inner, f"{where}, chunk {number}")
 
 
 def _zlib(content: bytes, most: int) -> int:

@@ -36,6 +36,7 @@ class CheckedZarr(Store):
         super().__init__(read_only=True)
         self.url = url
         self._packed: dict[str, Packing] = {}  # path of an array -> how
+        self._whole: set[str] = set()  # keys of chunks that are read in parts, checked
 
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and isinstance(other, CheckedZarr) and other.url == self.url
@@ -61,6 +62,11 @@ class CheckedZarr(Store):
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """Return a key's bytes, None where there is no such key."""
         if byte_range is not None and not is_metadata(key):
+            if key not in self._whole and any(p.codec or p.shards for p in self._packings(key)):
+                whole = await asyncio.to_thread(self.read, key)
+                if whole is not None:
+                    await asyncio.to_thread(self._check, key, whole)
+                self._whole.add(key)
             content = await asyncio.to_thread(self.read_part, key, byte_range)
         else:
             content = await asyncio.to_thread(self.read, key)
@@ -76,10 +82,14 @@ class CheckedZarr(Store):
                 if packing := packing_of(values, where):
                     self._packed[path] = packing
         elif not name.startswith("."):
-            while folder and folder not in self._packed:
-                folder = folder.rpartition("/")[0]
-            if folder in self._packed:
-                check_packed(content, self._packed[folder], where)
+            for packing in self._packings(key):
+                check_packed(content, packing, where)
+
+    def _packings(self, key: str) -> list[Packing]:
+        """Return those of all arrays that a key lies in."""
+        folders = key.split("/")[:-1]
+        paths = ("/".join(folders[:n]) for n in range(len(folders) + 1))
+        return [self._packed[path] for path in paths if path in self._packed]
 
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
