@@ -339,7 +339,7 @@ def test_pages_of_one_address_open_with_pauses_in_which_another_address_comes_fi
 def test_what_the_mouse_draws_still_selects(dataset):
     async def work(visitor, *_):
         session = visitor.session
-        ends = {"type": "rect", "x0": -3.0, "x1": 4.0, "y0": -3.0, "y1": 5.0}
+        ends = {"type": "rect", "greedy": False, "sx0": 9.5, "x0": -3.0, "x1": 4.0, "y0": -3.0, "y1": 5.0}
         await visitor.event("selectiongeometry", session.planes["umap"].plot, geometry=mapped(**ends), final=True)
         drawn = {"type": "poly", "x": [-100.0, 120.0, 0.0], "y": [-50.0, -50.0, 60.0]}
         await visitor.event("selectiongeometry", session.planes["map"].plot, geometry=mapped(**drawn), final=True)
