@@ -442,3 +442,20 @@ def test_closing_the_portal_ends_what_is_under_way(dataset):
     assert ended == ["search"]
     with pytest.raises(RuntimeError):
         portal.pools.quick.submit(print)
+
+
+def test_a_table_with_lists_is_sent_as_csv_with_json_texts(tmp_path):
+    import csv
+    from types import SimpleNamespace
+
+    import pyarrow as pa
+
+    from nenya.portal import downloads
+
+    table = pa.table({"a": [1, 2], "list": [["x", 'y"'], None], "box": [{"b": 1}, {"b": None}]})
+    columns = SimpleNamespace(table=table, rows=2)
+    dataset = SimpleNamespace(columns=columns, masks=SimpleNamespace(all_of=lambda _: None))
+    session = SimpleNamespace(dataset=dataset, selection=SimpleNamespace(view=SimpleNamespace(filters=())))
+    text = b"".join(downloads.rows_csv(session, lambda _: None)).decode()
+    rows = list(csv.reader(text.splitlines()))
+    assert rows == [["a", "list", "box"], ["1", '["x", "y\\""]', '{"b": 1}'], ["2", "", '{"b": null}']]

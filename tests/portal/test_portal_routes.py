@@ -233,3 +233,35 @@ def test_one_address_opens_no_more_pages_than_it_may(files, monkeypatch):
     answers = talk(portal, work)
     assert [answer.code for answer in answers] == [200, 200, 200, 503]
     assert b"3 pages of this portal are open from your address" in answers[3].body and len(portal.sessions) == 3
+
+
+def test_a_page_that_nobody_waits_for_any_more_is_not_opened(files, monkeypatch):
+    from test_portal_safe import ask, talk
+
+    made = []
+
+    class Rooms(routes.Rooms):
+        def __init__(self):
+            super().__init__()
+            made.append(self)
+
+    monkeypatch.setattr(routes, "Rooms", Rooms)
+
+    async def until(holds):
+        while not holds():
+            await asyncio.sleep(0.01)
+
+    async def work(port):
+        (rooms,) = made
+        async with rooms._turn:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
+            await until(lambda: any(line.waiting for line in rooms._lines.values()))
+            writer.close()
+            await asyncio.sleep(0.2)
+        await until(lambda: not any(line.waiting for line in rooms._lines.values()))
+        assert not portal.sessions
+        return (await ask(port, "")).code
+
+    portal = Portal(open_dataset(files[0], Latents([files[1]]), str(files[2])), "a")
+    assert talk(portal, work) == 200 and len(portal.sessions) == 1

@@ -1,6 +1,7 @@
 """Downloads of a selection, written in pieces."""
 
 import io
+import json
 import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -33,7 +34,7 @@ def _slices(session: Session, tick: Tick) -> Iterator[Any]:
 
 
 def rows_csv(session: Session, tick: Tick) -> Iterator[bytes]:
-    """Yield the selected rows as CSV."""
+    """Yield the selected rows as CSV; lists and other nested values are JSON."""
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.csv as csv
@@ -47,6 +48,10 @@ def rows_csv(session: Session, tick: Tick) -> Iterator[bytes]:
             part = part.set_column(
                 part.column_names.index(name), name, pc.strftime(seconds, f"%Y-%m-%dT%H:%M:%S{zone}")
             )
+        for name in part.column_names:
+            if pa.types.is_nested(part.column(name).type):
+                texts = [None if value is None else json.dumps(value, default=str) for value in part[name].to_pylist()]
+                part = part.set_column(part.column_names.index(name), name, pa.array(texts, pa.string()))
         buffer = io.BytesIO()
         csv.write_csv(part, buffer, csv.WriteOptions(include_header=number == 0))
         yield buffer.getvalue()

@@ -156,6 +156,12 @@ class Page(DocHandler):  # type: ignore[misc]
     """Opens a session and serves its page."""
 
     rooms: Rooms
+    _gone = False
+
+    def on_connection_close(self) -> None:
+        """Note that nobody waits for the page any more."""
+        super().on_connection_close()
+        self._gone = True
 
     async def get(self) -> None:
         """Serve the page."""
@@ -163,6 +169,8 @@ class Page(DocHandler):  # type: ignore[misc]
         nonce, address = pages.make_nonce(), str(self.request.remote_ip)
         self.set_header("Content-Security-Policy", pages.policy(nonce))
         async with self.rooms.turn(address) as able:
+            if self._gone:
+                return
             trouble = self.rooms.trouble(self.application_context, address) if able else _BUSY
             if not trouble:
                 session = await self.get_session()
