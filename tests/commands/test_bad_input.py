@@ -69,7 +69,7 @@ def link_to_nowhere(path):
 FILES = {
     "no such file": (lambda path: None, ["no such file"]),
     "a dangling link": (link_to_nowhere, ["no such file"]),
-    "a folder": (lambda path: path.mkdir(), ["got a folder", "name a file"]),
+    "a folder": (lambda path: path.mkdir(), ["folder", "name a file"]),
     "not HDF5": (plain_text, ["not an HDF5 file"]),
     "an empty file": (lambda path: path.touch(), ["is empty", "copy"]),
     "cut short": (truncated, ["truncated", "copy"]),
@@ -77,7 +77,7 @@ FILES = {
         cutouts(images=red_noise(4)),
         ["train or valid", "images (4, 1, 32, 32)", "loader.train_key"],
     ),
-    "no data set at all": (cutouts(), ["no data set at all"]),
+    "holds no data sets": (cutouts(), ["holds no data sets"]),
     "wrong rank": (cutouts(train=np.zeros((4, 32), np.float32)), ["'train'", "(4, 32)", "(N, H, W)"]),
     "five dimensions": (cutouts(train=np.zeros((4, 1, 1, 32, 32), np.float32)), ["(4, 1, 1, 32, 32)", "reshape"]),
     "two channels": (cutouts(train=np.zeros((4, 2, 32, 32), np.float32)), ["2 channels", "keep one"]),
@@ -177,7 +177,7 @@ def not_weights(path, weights):
 
 CHECKPOINTS = {
     "missing": (lambda path, weights: None, ["does not exist", ".safetensors"]),
-    "folder": (lambda path, weights: path.mkdir(), ["is a folder"]),
+    "folder": (lambda path, weights: path.mkdir(), ["folder"]),
     "empty": (lambda path, weights: path.touch(), ["is empty"]),
     "truncated": (torn, ["damaged", "Copy it again"]),
     "rubbish": (rubbish, ["damaged"]),

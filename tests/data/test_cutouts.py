@@ -285,7 +285,7 @@ def test_a_file_without_the_partitions(tmp_path, array):
         file["images"] = array
         file["more/latents"] = np.zeros((3, 4))
     message = refusal(path)
-    assert "no data set named train or valid" in message
+    assert "expected a data set named train or valid" in message
     assert "images (130, 1, 16, 16), more/latents (3, 4)" in message
     assert "loader.train_key" in message
     assert list(inspect_cutouts(path, ("images", "valid")).partitions) == ["images"]

@@ -168,7 +168,7 @@ def test_prefixes_of_the_environment_do_not_lead_out(folders, monkeypatch, varia
     else:
         with h5py.File(path, "w") as h5:
             h5.create_dataset("train", TRAIN.shape, "f4", external=[("secret.raw", 0, TRAIN.nbytes)])
-    assert "is not there" in refusal(path)
+    assert "does not exist" in refusal(path)
     for prefix in (str(secret.parent), "${ORIGIN}/../other"):
         monkeypatch.setenv(variable, prefix)
         message = refusal(path)
@@ -182,7 +182,7 @@ def test_soft_links_that_lead_nowhere(tmp_path, target):
     with h5py.File(path, "w") as h5:
         h5["train"] = h5py.SoftLink(target)
         h5["b"] = h5py.SoftLink("train")
-    assert ("circle" if target in ("train", "/b") else "not there") in refusal(path)
+    assert ("circle" if target in ("train", "/b") else "does not exist") in refusal(path)
 
 
 def test_soft_links_are_followed(tmp_path):
@@ -198,8 +198,8 @@ def test_a_name_that_holds_control_characters(tmp_path):
     with h5py.File(path, "w") as h5:
         h5["two\nlines \x1b[2J"] = TRAIN
         h5["train"] = h5py.SoftLink("two\nlines")
-    assert "two?lines" in refusal(path)
-    assert "two?lines ?[2J (60, 16, 16)" in refusal(path, ("other",))
+    assert "two\\\\x0alines" in refusal(path)
+    assert "two\\\\x0alines ?[2J (60, 16, 16)" in refusal(path, ("other",))
 
 
 def test_links_are_not_followed_to_list_what_is_there(folders):
@@ -219,11 +219,11 @@ def test_links_are_not_followed_to_list_what_is_there(folders):
 def test_a_pipe_is_not_waited_for(tmp_path, where):
     os.mkfifo(tmp_path / "pipe.h5")
     if where == "itself":
-        assert "no ordinary file" in refusal(tmp_path / "pipe.h5")
+        assert "regular file" in refusal(tmp_path / "pipe.h5")
     elif where == "link":
-        assert "not there" in refusal(linked(tmp_path / "c.h5", "pipe.h5"))
+        assert "does not exist" in refusal(linked(tmp_path / "c.h5", "pipe.h5"))
     else:
-        assert "not there" in refusal(virtual(tmp_path / "c.h5", ("pipe.h5", TRAIN)))
+        assert "does not exist" in refusal(virtual(tmp_path / "c.h5", ("pipe.h5", TRAIN)))
 
 
 # Virtual data sets and external storage
@@ -258,7 +258,7 @@ def test_a_virtual_data_set_without_all_of_its_sources_is_refused(tmp_path):
     path = virtual(tmp_path / "c.h5", ("a.h5", TRAIN), ("b.h5", TRAIN))
     with h5py.File(path) as h5:
         assert not h5["train"][60:].any()  # what HDF5 itself makes of it
-    assert "b.h5, which is not there" in refusal(path)
+    assert "b.h5, which does not exist" in refusal(path)
     write(tmp_path / "b.h5", names=("valid",), libver="latest")
     with h5py.File(tmp_path / "b.h5", "a") as h5:
         h5["more"] = TRAIN
@@ -370,7 +370,7 @@ def test_labels_and_metadata_that_cannot_be_read(tmp_path):
         h5.create_group("train_group")
     with CutoutReader(path, "train") as reader:
         for suffix, said in {
-            "chunk": "does not hold the 480 bytes",
+            "chunk": "does not hold the expected 480 bytes",
             "lists": "expected numbers or strings",
             "bytes": "cannot be read",
             "group": "is a group",
@@ -413,7 +413,7 @@ def test_an_lzf_chunk_that_unpacks_to_less(tmp_path):
     """HDF5 gives what was in memory for the rest of it."""
     stream = b"\x1f" + bytes(32) + b"\xe0\x10\x00" * 90
     message = refusal(chunk_replaced(tmp_path / "c.h5", "lzf", stream))
-    assert "does not hold the 25600 bytes" in message
+    assert "does not hold the expected 25600 bytes" in message
 
 
 @pytest.mark.parametrize("compression", ["gzip", "lzf"])
@@ -435,7 +435,9 @@ def test_a_file_that_ends_while_it_is_read(tmp_path):
         with CutoutReader(path, "train") as reader:
             reader.read(0, 1)
             os.truncate(path, 5000)
-            with pytest.raises(InputFileError, match=r"rows 30 to 59 of 'train' cannot be read \(.*ends early"):
+            with pytest.raises(
+                InputFileError, match=r"rows 30 to 59 of 'train' cannot be read \(.*(ends early|truncated)"
+            ):
                 reader.read(30, 60)
 
 

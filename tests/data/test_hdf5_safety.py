@@ -227,7 +227,7 @@ def test_names_by_a_pattern_and_pipes_are_refused(folders):
     os.mkfifo(own / "pipe.h5")
     with h5py.File(own / "b.h5", "w") as h5:
         h5["train"] = h5py.ExternalLink("pipe.h5", "s")
-    with pytest.raises(InputFileError, match="no ordinary file"):
+    with pytest.raises(InputFileError, match=r"not a regular file|no ordinary file"):
         Latents([own / "b.h5"])
 
 
@@ -387,7 +387,7 @@ def test_a_chunk_that_ends_early_is_damage(tmp_path, role, kind):
     path = packed(written(tmp_path / "a.h5", role), name, values, settings_of(options), lambda chunk: chunk)
     whole = scaled(path, role)
     if role.startswith("upload") and ("szip" in kind or "scaleoffset" in kind):
-        with pytest.raises(InputFileError, match="packed by"):
+        with pytest.raises(InputFileError, match=r"packed by|uses other filters"):
             read(whole)
         return
     read(whole)
@@ -414,7 +414,7 @@ def test_every_cut_of_a_szip_stream_is_seen(tmp_path):
             chunk = data.id.read_direct_chunk((0, 0))[1]
         check_chunk(chunk, [(code, settings)], 0, values.nbytes, values.itemsize)
         for end in range(len(chunk) - 1):
-            with pytest.raises(ValueError, match=r"ends early|does not hold"):
+            with pytest.raises(ValueError, match=r"ends early|does not hold|truncated"):
                 check_chunk(chunk[:end], [(code, settings)], 0, values.nbytes, values.itemsize)
 
 

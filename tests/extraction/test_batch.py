@@ -19,7 +19,7 @@ import pytest
 from conftest import red_noise, write_cutouts
 from s3_server import call, cut_request, cut_response, flip_request, flip_response, status
 
-from nenya import latents_extraction
+from nenya.extraction import batch as batch_module
 from nenya.models.contrastive import ContrastiveModule
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -291,7 +291,7 @@ def faults(batch):
         "empty.h5": (put("empty.h5", b""), "the file is empty"),
         "missing.h5": (
             lambda: batch.client.delete_object(Bucket=batch.bucket, Key="PreProc/missing.h5"),
-            "the object does not exist",
+            "no such object",
         ),
         "large.h5": (lambda: batch.put("large.h5", rows=1500), "raise loader.cache_limit"),
     }
@@ -396,7 +396,7 @@ def test_twenty_files_with_faults(batch):
     assert "20 files: 18 done, 2 failed" in said, said
     assert {"cut parts down", "flipped parts down", "cut parts up", "flipped parts up", "broken others"} <= set(done)
     assert "truncated" in entry(said, batch.url("PreProc/05.h5"))
-    assert "its sha256 is 1111" in entry(said, batch.url("PreProc/13.h5"))
+    assert "expected the sha256 1111" in entry(said, batch.url("PreProc/13.h5"))
     assert batch.keys() == [latents_name(name) for name in good]
     for name in good:
         assert_identical(batch.latents(latents_name(name)), wanted[name])
@@ -411,7 +411,7 @@ CONCERNS_ALL = {
     "empty glob": ("data=s3://{bucket}/none*.h5", "no object matches the pattern"),
     "no weights": ("ckpt=s3://{bucket}/none.pth", "none.pth does not exist"),
     "bad weights": ("ckpt=s3://{bucket}/PreProc/a.h5", "PreProc/a.h5"),
-    "no options": ("model=s3://{bucket}/none.json", "none.json: the object does not exist"),
+    "no options": ("model=s3://{bucket}/none.json", "none.json: no such object"),
     "credentials": (status(403, "InvalidAccessKeyId"), "check AWS_ACCESS_KEY_ID"),
     "signature": (status(403, "SignatureDoesNotMatch"), "refuses the credentials"),
     "denied": (status(403, "AccessDenied"), "access denied"),
@@ -628,7 +628,7 @@ def test_transfers_run_while_a_file_is_extracted(batch, monkeypatch):
     names = [f"{i}.h5" for i in range(4)]
     sources = [batch.put(name, seed=i) for i, name in enumerate(names)]
     batch.proxy.clear()
-    original, numbers, seen = latents_extraction.extract_file, iter(range(4)), []
+    original, numbers, seen = batch_module.extract_file, iter(range(4)), []
 
     def wait_for(method, pattern):
         deadline = time.monotonic() + 30
@@ -641,7 +641,7 @@ def test_transfers_run_while_a_file_is_extracted(batch, monkeypatch):
         seen.append((i == 3 or wait_for("GET", f"/{i + 1}.h5"), i == 0 or wait_for("PUT", f"/{i - 1}_latents.h5")))
         return said
 
-    monkeypatch.setattr(latents_extraction, "extract_file", extract_file)
+    monkeypatch.setattr(batch_module, "extract_file", extract_file)
     code, said = batch.extract(sources)
     assert code == 0, said
     assert seen == [(True, True)] * 4
@@ -651,7 +651,7 @@ def test_files_that_need_no_work_do_not_keep_the_next_one_waiting(batch, monkeyp
     sources = [batch.put(f"{i}.h5", seed=i) for i in range(4)]
     assert batch.extract(sources[1:3])[0] == 0
     batch.proxy.clear()
-    original, seen = latents_extraction.extract_file, []
+    original, seen = batch_module.extract_file, []
 
     def extract_file(*args, **more):
         deadline = time.monotonic() + 30
@@ -660,7 +660,7 @@ def test_files_that_need_no_work_do_not_keep_the_next_one_waiting(batch, monkeyp
         seen.append(batch.proxy.count("GET", "/3.h5"))
         return original(*args, **more)
 
-    monkeypatch.setattr(latents_extraction, "extract_file", extract_file)
+    monkeypatch.setattr(batch_module, "extract_file", extract_file)
     code, said = batch.extract(sources)
     assert code == 0 and "4 files: 2 done, 2 skipped" in said, said
     assert len(seen) == 2 and all(seen)

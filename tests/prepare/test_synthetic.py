@@ -391,14 +391,14 @@ def test_the_command_writes_the_published_sets_as_they_are_drawn(nenya_cli, tmp_
     code, said = nenya_cli("generate", ["kind=pink"])
     assert code == 2 and "one of ocean, white, power2, power4" in said
     code, said = nenya_cli("generate", ["data=x.h5"])
-    assert code == 2 and "makes its own data" in said
+    assert code == 2 and "creates its own data" in said
     assert said.count("\n") == 1
 
 
 def test_without_a_gpu_an_ocean_on_one_is_refused(nenya_cli, monkeypatch, tmp_path):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     code, said = nenya_cli("generate", ["out=o.txt"])
-    assert code == 2 and "out=o.txt: wanted is a folder, or a file .h5" in said
+    assert code == 2 and "out=o.txt: expected a folder or a .h5 file" in said
     code, said = nenya_cli("generate", ["device=cuda", "out=o"])
     assert code == 2 and "no GPU here" in said
     assert not list((tmp_path / "o").glob("*"))

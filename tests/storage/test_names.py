@@ -48,7 +48,7 @@ def test_a_name_that_leads_elsewhere_is_none(name, tmp_path):
     assert not is_plain(name)
     with pytest.raises(InputFileError) as refused:
         Json(name, "here", "files[0].name").name()
-    assert str(refused.value).startswith("here: damaged: files[0].name: expected a plain name")
+    assert str(refused.value).startswith("here: damaged: files[0].name: expected a plain relative name")
     assert str(refused.value).isprintable() and len(str(refused.value)) < 250
     with pytest.raises(InputFileError):
         inside(tmp_path, name)
@@ -315,7 +315,7 @@ def test_an_archive_on_s3_writes_nothing_outside_the_cache(command, nenya_cli, s
 def test_the_status_of_a_hostile_archive(nenya_cli, s3_bucket, s3_service, tmp_path):
     put(s3_service, s3_bucket, hostile([f"v/index/{tmp_path}/evil.pth"]))
     code, said = nenya_cli("status", [f"archive=s3://{s3_bucket}", "check=true"])
-    assert code == 1 and "expected a plain name" in said and not (tmp_path / "evil.pth").exists(), said
+    assert code == 1 and "expected a plain relative name" in said and not (tmp_path / "evil.pth").exists(), said
 
 
 def test_an_index_of_an_archive_goes_where_it_belongs(s3_bucket, s3_service, tmp_path):

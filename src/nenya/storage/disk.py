@@ -184,12 +184,12 @@ def check_room(folder: Path, needed: int, what: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{folder}: cannot create the folder ({error.strerror}); choose another with out=") from error
+        raise OutputError(f"{folder}: cannot make the folder ({error.strerror}); choose another with out=") from error
     if not os.access(folder, os.W_OK | os.X_OK) or os.statvfs(folder).f_flag & os.ST_RDONLY:
         raise OutputError(f"{folder}: the folder is not writable; choose another with out=")
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise OutputError(
             f"{folder}: {what} needs {needed / 1e6:.1f} MB, {free / 1e6:.1f} MB are free; "
-            "free some space or choose another folder with out="
+            "make room or choose another folder with out="
         )

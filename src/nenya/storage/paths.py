@@ -69,7 +69,7 @@ def entries_of(data: Any, wanted: str) -> list[str]:
     """
     entries = [data] if isinstance(data, str | Path) else list(data or [])
     if not entries:
-        raise OptionError(f"data= is missing: give {wanted}")
+        raise OptionError(f"data= is needed: give {wanted}")
     return [str(entry) for entry in entries]
 
 
@@ -291,7 +291,7 @@ def scratch_folder(cache_dir: str | None) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{folder}: cannot create the folder ({error.strerror}); set loader.cache_dir") from error
+        raise OutputError(f"{folder}: cannot make the folder ({error.strerror}); set loader.cache_dir") from error
     return folder
 
 
