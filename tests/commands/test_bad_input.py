@@ -69,7 +69,7 @@ def link_to_nowhere(path):
 FILES = {
     "no such file": (lambda path: None, ["no such file"]),
     "a dangling link": (link_to_nowhere, ["no such file"]),
-    "a folder": (lambda path: path.mkdir(), ["folder", "name a file"]),
+    "a folder": (lambda path: path.mkdir(), ["folder", "name a cutout file"]),
     "not HDF5": (plain_text, ["not an HDF5 file"]),
     "an empty file": (lambda path: path.touch(), ["is empty", "copy"]),
     "cut short": (truncated, ["truncated", "copy"]),

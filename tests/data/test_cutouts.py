@@ -289,7 +289,7 @@ def test_a_file_without_the_partitions(tmp_path, array):
     assert "images (130, 1, 16, 16), more/latents (3, 4)" in message
     assert "loader.train_key" in message
     assert list(inspect_cutouts(path, ("images", "valid")).partitions) == ["images"]
-    assert "'more' is a group" in refusal(path, ("more",))
+    assert "'more' expected a data set of cutouts, got a group" in refusal(path, ("more",))
     with h5py.File(path, "w"):
         pass
     assert "no data set at all" in refusal(path)

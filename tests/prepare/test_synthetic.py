@@ -400,5 +400,5 @@ def test_without_a_gpu_an_ocean_on_one_is_refused(nenya_cli, monkeypatch, tmp_pa
     code, said = nenya_cli("generate", ["out=o.txt"])
     assert code == 2 and "out=o.txt: expected a folder or a .h5 file" in said
     code, said = nenya_cli("generate", ["device=cuda", "out=o"])
-    assert code == 2 and "no GPU here" in said
+    assert code == 2 and "no GPU on this machine" in said
     assert not list((tmp_path / "o").glob("*"))
