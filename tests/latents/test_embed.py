@@ -102,7 +102,7 @@ def test_an_existing_projector_is_not_replaced(files, tmp_path):
     path, _, table, _ = files
     saved = tmp_path / "mine_UMAP.h5"
     saved.write_text("precious")
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(OutputError, match="exists"):
         embed.embed_table(Latents([path]), table, tmp_path / "c.parquet", embed.Fit(100), saved)
     assert saved.read_text() == "precious"
 
@@ -115,7 +115,7 @@ def test_an_interval_of_dt_is_chosen_by_name(files, nenya_cli):
     code, said = nenya_cli("embed", [path, f"table={table_file}", "out=e.parquet", "DT_cut=DT3"])
     assert code == 2 and "DT_cut=DT3" in said
     code, said = nenya_cli("embed", [path, f"table={table_file}", "out=e.parquet", "DT_cut=DT5"])
-    assert code == 2 and said.strip().endswith("no row of 350 lies in DT_cut=DT5")
+    assert code == 2 and "none of 350 rows lies in DT_cut=DT5" in said
     code, said = nenya_cli("embed", [path, "out=e.parquet", "ntrain=abc"])
     assert code == 2 and "ntrain=abc: expected an integer" in said
 
@@ -136,5 +136,5 @@ def test_a_projector_that_cannot_be_used_is_refused_before_anything_is_begun(fil
         code, said = nenya_cli("embed", [f"data={path}", f"projector={junk}", "out=f.parquet"])
         assert code == 2 and what in said and "fit it again" in said and "pickle" not in said
     code, said = nenya_cli("embed", ["data=junk.h5", "out=f.parquet"])
-    assert code == 2 and "wanted is a latents file, which nenya extract writes" in said, said
+    assert code == 2 and "a latents file, which nenya extract writes" in said, said
     assert not (tmp_path / "f.parquet.partial").exists()

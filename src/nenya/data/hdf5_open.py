@@ -388,7 +388,7 @@ def _why_closed(path: Path | io.BytesIO, error: BaseException) -> str:
     if not head:
         return "the file is empty; copy or create it again"
     if head != _SIGNATURE:
-        return f"not an HDF5 file: expected one of cutouts, got a file that begins with {head!r}"
+        return f"not an HDF5 file: expected an HDF5 file of cutouts, got a file that begins with {head!r}"
     if isinstance(error, OSError) and (error.errno in NO_LOCKS or isinstance(error, BlockingIOError)):
         return (
             f"cannot be locked ({os.strerror(error.errno or 0)}): wait for the program that writes it; if the file "
