@@ -144,7 +144,7 @@ def test_latents_of_another_source_are_not(two_files):
     path, folder = two_files
     before = (folder / "b_latents.h5").read_bytes()
     write_cutouts(Path("b.h5"), valid=red_noise(3, seed=5))
-    with pytest.raises(FilesFailed, match=r"b_latents\.h5 exists, made of a source that has changed since: clobber"):
+    with pytest.raises(FilesFailed, match=r"b_latents\.h5 exists, made from a source that has changed since: clobber"):
         again(path)
     assert (folder / "b_latents.h5").read_bytes() == before
 

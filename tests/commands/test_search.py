@@ -189,7 +189,7 @@ def test_what_does_not_belong_is_refused(first, tmp_path):
         add_files(folder, Latents([same_name]))
     with h5py.File(tmp_path / "d_latents.h5", "w") as file:
         file["valid"] = np.ones((3, 5), np.float32)
-    with pytest.raises(InputFileError, match="length 5"):
+    with pytest.raises(InputFileError, match=r"expected latents of 16 dimensions.*got 5"):
         add_files(folder, Latents([tmp_path / "d_latents.h5"]))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("")
@@ -295,10 +295,10 @@ def test_commands(first, second, tmp_path, nenya_cli):
         (["index=a.index", "like=3", "where=lat >> 1"], "expected SQL such as"),
         (["index=a.index", "like=3", "region=atlantis"], "possible: coastalcali"),
         (["index=a.index", "like=5"], "no row with a latent"),
-        (["index=a.index", "like=99999"], "row 99999 is not there; rows are 0 to 1599"),
+        (["index=a.index", "like=99999"], "row 99999 does not exist; rows are 0 to 1599"),
         ([f"data={paths[0]}", "like=99999"], "rows are 0 to 1299"),
         (["index=a.index", "like=3", "k=abc"], "k=abc: expected an integer"),
-        (["index=a.index", "like=3", "dates=[2012-01-01,2012-06-31]"], "there is no date 2012-06-31"),
+        (["index=a.index", "like=3", "dates=[2012-01-01,2012-06-31]"], "got 2012-06-31"),
         ([f"data={paths[0]}", "like=3", "DT=DT1"], "table="),
         (["index=a.index"], "expected like= or image="),
         (["like=3"], "expected index=, data= or archive="),
@@ -341,12 +341,15 @@ def test_search_by_images(small_file, tiny_weights, tmp_path, nenya_cli):
     assert code == 0 and "averaged from 64 to 32 pixels" in said and read_table("b.csv")["pp_idx"][0] == 7
     np.save(tmp_path / "larger.npy", np.zeros((48, 48)))
     np.save(tmp_path / "holes.npy", np.where(cutouts[7] > 0, np.nan, cutouts[7]))
-    for name, wanted in (("larger", "48 x 48 pixels came; the cutouts have 32 x 32"), ("holes", "(NaN)")):
+    for name, wanted in (
+        ("larger", "expected an image of 32 x 32 pixels or a multiple, got 48 x 48"),
+        ("holes", "(NaN)"),
+    ):
         code, said = nenya_cli("search", [*model, f"image={name}.npy", f"images={small_file}"])
         assert code == 2 and len(said.splitlines()) == 1 and wanted in said and name in said, said
     assert len(read_image("images.npz")) == 3
     np.save(tmp_path / "pickled.npy", np.array([{}]), allow_pickle=True)
-    for name, said in (("pickled.npy", "numeric array"), ("absent.npy", "no array"), ("a.png", "expected .npy")):
+    for name, said in (("pickled.npy", "numeric array"), ("absent.npy", "No such file"), ("a.png", "expected .npy")):
         with pytest.raises((InputFileError, OptionError), match=said):
             read_image(name)
 

@@ -90,14 +90,17 @@ def test_conditions_on_other_kinds_of_columns(table):
 @pytest.mark.parametrize(
     ("condition", "said"),
     [
-        ("datetim > 2", "there is no column datetim: where=datetim > 2; did you mean datetime?; the columns are lon, "),
+        (
+            "datetim > 2",
+            "column datetim does not exist: where=datetim > 2; did you mean datetime?; the columns are lon, ",
+        ),
         ('region = "north"', "strings need 'single quotes'"),
         ("DT >", "at the end an expression is missing: where=DT >; expected SQL such as"),
         ("DT > 2 andd lat < 0", "andd is unexpected"),  # not taken for the name of a condition DT > 2
         ("DT > 2; lat < 0", "; is unexpected"),
         ("__import__('os')", "function __import__ is not allowed"),
         ("lat.__class__ = 1", "expected SQL such as"),
-        ("DT > 'a'", "the text 'a' is compared with a column of numbers"),
+        ("DT > 'a'", "the string 'a' is compared with a numeric column"),
         ("DT", "it is not a condition"),
     ],
 )
@@ -105,7 +108,7 @@ def test_what_is_no_condition_is_refused_in_one_line(table, condition, said):
     with pytest.raises(OptionError, match=re.escape(said)) as caught:
         rows_where(table, condition)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 250
-    assert ("columns are" in str(caught.value)) == ("no column" in str(caught.value))
+    assert ("columns are" in str(caught.value)) == ("does not exist" in str(caught.value))
 
 
 # Grids and coastlines
@@ -232,7 +235,7 @@ def test_tables_without_columns_and_selections_that_do_not_fit(table):
     from_ends = selection_statistics(pd.DataFrame({"T90": [3.0, 2], "T10": [1.0, 1]}), [0]).histograms["DT"]
     assert from_ends["selected"].tolist()[-1] == 1
     for chosen in ([N], [-1], np.ones(N - 1, bool), np.zeros(N), [[0]]):
-        with pytest.raises(InputFileError, match="chosen"):
+        with pytest.raises(InputFileError, match=r"row numbers|shape|booleans|mask"):
             selection_statistics(table, chosen)
     with pytest.raises(InputFileError, match="numbers in the column lon"):
         selection_statistics(table.assign(lon="x"), [0])

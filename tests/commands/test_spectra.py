@@ -121,7 +121,7 @@ def test_a_cutout_with_nan_is_left_out_and_a_constant_one_has_no_slope():
     np.testing.assert_allclose(spectrum.power, reference.power, rtol=1e-12)
     empty = MeanSpectrum(32)
     empty.add(np.full((2, 32, 32), np.nan))
-    with pytest.raises(InputFileError, match="none of 2 cutouts"):
+    with pytest.raises(InputFileError, match="without NaN, but all 2"):
         _ = empty.power
 
 
@@ -182,7 +182,7 @@ def test_the_command_writes_figure_numbers_and_slopes(nenya_cli, small_file, tmp
     ("args", "part"),
     [
         (["nothing.h5"], "nothing.h5"),
-        (["band=[40,4]"], "two numbers [least, most]"),
+        (["band=[40,4]"], "two numbers [min, max]"),
         (["band=[1,4]"], "at least 2"),
         (["detrend=line"], "one of plane, lines, none"),
         (["table=none.parquet"], "no such table"),

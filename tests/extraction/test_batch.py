@@ -411,7 +411,7 @@ CONCERNS_ALL = {
     "empty glob": ("data=s3://{bucket}/none*.h5", "no object matches the pattern"),
     "no weights": ("ckpt=s3://{bucket}/none.pth", "none.pth does not exist"),
     "bad weights": ("ckpt=s3://{bucket}/PreProc/a.h5", "PreProc/a.h5"),
-    "no options": ("model=s3://{bucket}/none.json", "none.json: no such object"),
+    "no options": ("model=s3://{bucket}/none.json", "none.json: the object does not exist"),
     "credentials": (status(403, "InvalidAccessKeyId"), "check AWS_ACCESS_KEY_ID"),
     "signature": (status(403, "SignatureDoesNotMatch"), "refuses the credentials"),
     "denied": (status(403, "AccessDenied"), "access denied"),
@@ -595,7 +595,7 @@ def test_latents_that_were_copied_by_other_means(batch):
         "copied.h5": (whole["copied.h5"], "skipped"),
         "garbage.h5": (b"garbage" * 100, "not an HDF5 file"),
         "truncated.h5": (whole["truncated.h5"][:-2000], "is incomplete (the HDF5 file is truncated"),
-        "foreign.h5": (foreign, "does not say how it was made"),
+        "foreign.h5": (foreign, "no provenance, so nothing shows whether it is complete"),
     }
     for name, (data, _) in there.items():
         batch.put_bytes(f"latents/{latents_name(name)}", data)

@@ -526,7 +526,7 @@ def test_a_run_goes_on_in_the_room_that_it_has_taken(case, wanted, small_disk):
     case.stop_after(5)
     code, said = case.extract()
     assert code == 0, said
-    assert "20 of 64 rows are there from an earlier run" in said
+    assert "resuming an earlier run with 20 of 64 rows" in said
     case.assert_whole(wanted)
 
 
@@ -682,7 +682,7 @@ def test_rows_that_never_come_are_not_waited_for_for_ever(tmp_path):
     writer.blocks = [Block(0, "train", range(3))]
     other = Companion(tmp_path, seen=False)
     writer._wait_for_rows(other, other)
-    for words, how in {"is gone": {"lost": True}, "interrupted": {"received_sigterm": True}}.items():
+    for words, how in {"has ended": {"lost": True}, "interrupted": {"received_sigterm": True}}.items():
         other = Companion(tmp_path, seen=True, **how)
         with pytest.raises(Interrupted, match=words):
             writer._wait_for_rows(other, other)

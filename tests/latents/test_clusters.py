@@ -130,7 +130,7 @@ def test_what_cannot_be_grouped(data):
     for k in (0, len(latents) + 1):
         with pytest.raises(OptionError, match=f"k={k}"):
             kmeans_groups(latents, k)
-    with pytest.raises(InputFileError, match="0 finite latents"):
+    with pytest.raises(InputFileError, match="at least 2 finite latents"):
         kmeans_groups(np.full((9, 3), np.nan), 2)
     with pytest.raises(InputFileError, match="finds no cluster"):
         hdbscan_groups(np.random.default_rng(0).standard_normal((60, 8)), min_size=30)
@@ -218,11 +218,14 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(files, tmp_pa
     (tmp_path / "folder.csv").mkdir()
     latents = files / "a_preproc_latents.h5"
     for command, args in (("clusters", ["k=4"]), ("embed", []), ("search", ["like=1"])):
-        for out, says in (("plain/x.csv", "plain is a file, no folder"), ("folder.csv", "folder.csv is a folder")):
+        for out, says in (
+            ("plain/x.csv", "plain is a file, expected a folder"),
+            ("folder.csv", "folder.csv is a folder"),
+        ):
             code, said = nenya_cli(command, [f"data={latents}", f"out={out}", *args])
             assert code == 2 and says in said and "out=" in said and len(said.splitlines()) == 1, said
     code, said = nenya_cli("metrics", [latents, "out=plain/x"])
-    assert code == 2 and "plain is a file, no folder" in said and len(said.splitlines()) == 1
+    assert code == 2 and "plain is a file, expected a folder" in said and len(said.splitlines()) == 1
 
 
 @pytest.mark.slow

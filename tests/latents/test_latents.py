@@ -122,7 +122,7 @@ def test_files_that_do_not_go_together(files, tmp_path):
         Latents([files[0], tmp_path / "wide_latents.h5"])
     with h5py.File(tmp_path / "none_latents.h5", "w") as file:
         file["images"] = np.zeros((3, 9), np.float32)
-    with pytest.raises(InputFileError, match=r"named train or valid; it has images \(3, 9\)"):
+    with pytest.raises(InputFileError, match=r"named train or valid, got images \(3, 9\)"):
         Latents([tmp_path / "none_latents.h5"])
     for path, weights in zip(files[:2], "ab", strict=True):
         with h5py.File(path, "a") as file:

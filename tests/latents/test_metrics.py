@@ -96,7 +96,7 @@ def test_nearest_rows_equal_a_sort_of_all_distances():
     distance = np.linalg.norm(latents[:, None] - latents[None], axis=2)
     np.fill_diagonal(distance, np.inf)
     np.testing.assert_array_equal(nearest_rows(latents, 5), np.argsort(distance, axis=1)[:, :5])
-    with pytest.raises(ValueError, match="k=3 neighbours of 3"):
+    with pytest.raises(ValueError, match="k=3: expected 1 to 2 neighbours for 3"):
         nearest_rows(latents[:3], 3)
 
 

@@ -173,9 +173,13 @@ def test_a_layout_made_elsewhere_is_taken_without_the_rows_that_are_not_finite()
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        ({"latents": np.zeros(5)}, InputFileError, r"shape \(5,\) came"),
+        ({"latents": np.zeros(5)}, InputFileError, r"got \(5,\)"),
         ({"latents": np.zeros((3, 2))}, InputFileError, "at least 4"),
-        ({"latents": np.zeros((9, 2)), "embedding": np.zeros((8, 2))}, InputFileError, r"wanted is \(9, 2\)"),
+        (
+            {"latents": np.zeros((9, 2)), "embedding": np.zeros((8, 2))},
+            InputFileError,
+            r"expected a layout of shape \(9, 2\)",
+        ),
         ({"latents": np.zeros((9, 2)), "metric": "manhattan"}, OptionError, "euclidean, cosine"),
         ({"latents": np.zeros((9, 2)), "n_neighbors": 9}, OptionError, "fewer than the 9 training rows"),
     ],

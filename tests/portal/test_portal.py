@@ -276,7 +276,7 @@ def test_hdf5_netcdf_and_png_are_read(tmp_path):
     assert np.array_equal(found.image, FIELD) and found.source == ""
     with h5py.File(tmp_path / "b.h5", "a") as file:
         file["elsewhere"] = h5py.ExternalLink("a.h5", "/valid")
-    with pytest.raises(InputFileError, match="'elsewhere' leads to other files"):
+    with pytest.raises(InputFileError, match="'elsewhere' uses a link"):
         read_image("b.h5", (tmp_path / "b.h5").read_bytes())
     with pytest.raises(InputFileError, match="expected an array of images"):
         read_image("a.npy", saved(np.zeros((0, 24, 24), "f4")))
@@ -343,7 +343,7 @@ def test_hostile_and_wrong_files_are_one_sentence(tmp_path, monkeypatch):
         ("a.npz", b"PK damaged", "cannot be read"),
         ("a.npz", bomb(), "too large"),
         ("a.h5", b"\x89HDF\r\n\x1a\n", "HDF5"),
-        ("a.h5", linked_hdf5(tmp_path), "leads to other files"),
+        ("a.h5", linked_hdf5(tmp_path), "uses a link, external storage"),
         ("a.nc", b"CDF\x01", "cannot be read"),
         ("a.png", b"\x89PNG", "black and white"),
     ):

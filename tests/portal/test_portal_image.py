@@ -11,11 +11,11 @@ import torch
 from conftest import red_noise, write_cutouts
 from portal_page import Page, chromium, needs_chromium, serve
 
+from nenya.commands import embed
 from nenya.commands.compose import compose
 from nenya.errors import CheckpointError, InputFileError, OptionError
 from nenya.extraction import batch
 from nenya.io import read_table, write_table
-from nenya.latents import embed
 from nenya.latents.files import Latents
 from nenya.latents.projector import Projector
 from nenya.portal.dataset import open_dataset
@@ -109,7 +109,7 @@ def test_an_image_gets_the_latent_and_the_place_that_its_cutout_has(world):
 
 def test_other_weights_are_refused_by_their_sha256_and_by_what_they_make(world, tmp_path):
     other = world.other_weights(tmp_path / "other.pth")
-    with pytest.raises(OptionError, match="other weights"):
+    with pytest.raises(OptionError, match="expected those of the latents"):
         world.encoder(other).check(world.dataset())
     silent = world.dataset(projector=False, latents=world.anonymous(tmp_path / "a_preproc_latents.h5"))
     with pytest.raises(OptionError, match=r"do not reproduce the latents of the archive's cutouts.*cosine"):
@@ -127,13 +127,13 @@ def test_weights_that_are_replaced_while_the_portal_runs_are_refused(world, tmp_
     encoder = world.encoder(path)
     encoder.encode("x.npy", Given(world.images[0]), dataset, none)
     world.other_weights(tmp_path / "new.pth").replace(path)
-    with pytest.raises(OptionError, match="other weights"):
+    with pytest.raises(OptionError, match="expected those of the latents"):
         encoder.encode("x.npy", Given(world.images[0]), dataset, none)
 
 
 def test_another_size_and_an_image_without_a_latent_are_one_sentence(world):
     dataset, encoder = world.dataset(), world.encoder()
-    with pytest.raises(InputFileError, match="have 32"):
+    with pytest.raises(InputFileError, match="expected an image of 32 x 32"):
         encoder.encode("x.npy", Given(np.zeros((40, 40), np.float32)), dataset, none)
     with pytest.raises(InputFileError, match="no latent"):
         encoder.encode(
@@ -157,7 +157,7 @@ def test_the_command_refuses_other_weights_in_one_line(world, tmp_path, nenya_cl
     other = world.other_weights(tmp_path / "other.pth")
     args = [f"table={world.table}", f"latents={world.latents}", f"ckpt={other}", "model=demo", "port=0"]
     code, text = nenya_cli("portal", args)
-    assert code != 0 and "other weights" in text and "Traceback" not in text
+    assert code != 0 and "expected those of the latents" in text and "Traceback" not in text
     code, text = nenya_cli("portal", [a for a in args if not a.startswith("latents")])
     assert code != 0 and "needs latents=" in text
 
@@ -263,7 +263,7 @@ def test_what_cannot_be_looked_up_is_a_sentence_in_the_page(page, world, tmp_pat
     for name, data, words, fields in (
         ("x.npy", saved(np.full((32, 32), 290.0)), "a constant field has no structure", {}),
         ("x.npy", saved(hole), "1 pixels of the image are missing (NaN or infinite)", {}),
-        ("x.npy", saved(np.eye(40, dtype="f4")), "the cutouts have 32", {}),
+        ("x.npy", saved(np.eye(40, dtype="f4")), "expected an image of 32 x 32", {}),
         ("x.npy", saved(np.zeros((8, 8), "f4")), "expected an image of", {}),
         ("x.npy", saved(np.zeros((1100, 1100), "u1")), "expected an image of", {}),
         ("x.npy", saved(np.zeros((32, 20), "f4")), "crop it", {}),

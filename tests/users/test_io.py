@@ -80,7 +80,9 @@ def test_a_missing_folder_or_file_says_what_to_do(tmp_path, monkeypatch):
     with pytest.raises(OptionError, match=r"OS_SST is not set"):
         load_opt("v5")
     monkeypatch.setenv("OS_SST", str(tmp_path))
-    with pytest.raises(CheckpointError, match=rf"v5 are not at {tmp_path}/MODIS_L2/.*v4_last.pth: fetch .*set OS_SST"):
+    with pytest.raises(
+        CheckpointError, match=rf"v5 not found at {tmp_path}/MODIS_L2/.*v4_last.pth: download .*set OS_SST"
+    ):
         load_opt("v5")
 
 

@@ -223,7 +223,7 @@ def test_resume_from_another_folder_with_more_epochs_and_other_groups(small_file
     assert len(losses(tmp_path / "run")) == 5
     code, said = nenya_cli("train", ["model=v5", "resume=../run"])
     assert code == 2
-    assert "is of model demo" in said
+    assert "has model=demo" in said
     other = tmp_path / "other.h5"
     with h5py.File(small_file) as source, h5py.File(other, "w") as file:
         file["train"] = source["train"][:30]
@@ -302,7 +302,7 @@ def test_resume_is_the_same_run_or_refused(whole_run, nenya_cli):
     assert "learning_rate=0.05" in said
     code, said = nenya_cli("train", ["resume=nowhere"])
     assert code == 2
-    assert "no config.yaml" in said
+    assert "without config.yaml" in said
     debugged = Path("outputs/demo/2012-01-01_00-00-00_debug/checkpoints")  # a look at two batches is no run
     debugged.mkdir(parents=True)
     (debugged / "last.ckpt").touch()
@@ -521,7 +521,7 @@ def test_wandb_logs_offline_without_a_key(small_file, nenya_cli, monkeypatch):
     args = [*QUICK, f"data={small_file}", "out=run", "logger=wandb", "trainer.max_epochs=1"]
     code, said = nenya_cli("train", args)
     assert code == 0, said
-    assert "offline, as there is no key" in said
+    assert "offline, because there is no key" in said
     files = list(Path("run/wandb").glob("offline-run-*/run-*.wandb"))
     assert len(files) == 1
     logged = files[0].read_bytes()

@@ -136,5 +136,5 @@ def test_a_part_of_a_table_is_mapped_with_the_latents_of_its_options(tmp_path, m
 
 def test_no_row_in_an_interval_is_said(table):
     table["DT"] = 9.0
-    with pytest.raises(InputFileError, match="no row of 4000"):
+    with pytest.raises(InputFileError, match="none of 4000 rows"):
         nenya_umap.cut_table(table, "DT1")
