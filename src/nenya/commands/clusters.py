@@ -166,8 +166,9 @@ def _say(groups: Groups, found: "pd.DataFrame", options: ClustersOptions) -> Non
     say(", ".join(parts))
     if groups.approximate:
         log.info("rows outside the sample take the cluster of their nearest row in it (an approximation)")
-    for row in found.head(20).itertuples():
-        say(f"  {row.cluster:3d}  {row.size:8d}  {100 * row.share:5.1f} %  silhouette {row.silhouette:.3f}")
+    shown = found.head(20)
+    for number, size, share, width in zip(*(shown[c] for c in ("cluster", "size", "share", "silhouette")), strict=True):
+        say(f"  {number:3d}  {size:8d}  {100 * share:5.1f} %  silhouette {width:.3f}")
     if noise:
         say(f"  {NOISE:3d}  {noise:8d}  {100 * noise / len(groups.labels):5.1f} %  noise")
 

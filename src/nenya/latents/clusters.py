@@ -211,10 +211,10 @@ def assign_nearest(
 
 def _largest_gap(points: Float64Array) -> float:
     """Return the largest distance between nearest neighbours, with a margin for rounding."""
-    from scipy.spatial import cKDTree  # type: ignore[import-untyped, unused-ignore]  # scipy ships no types
+    from scipy.spatial import cKDTree
 
     distance, _ = cKDTree(points).query(points, k=2)
-    return float(distance[:, 1].max()) * (1 + 1e-9)
+    return float(np.asarray(distance)[:, 1].max()) * (1 + 1e-9)
 
 
 def unit_rows(latents: FloatArray) -> Float64Array:

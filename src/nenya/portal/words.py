@@ -269,9 +269,9 @@ def statistics(found: Summary, whole: bool) -> str:
     for name, lines in found.comparisons.items():
         kept = lines[lines["whole"] > 0]
         body = "".join(
-            f"<tr><th{_bounds(name, line.name)}>{escape(line.name)}</th><td>{line.selected:,}</td>"
+            f"<tr><th{_bounds(name, part)}>{escape(part)}</th><td>{line.selected:,}</td>"
             f"<td>{line.whole:,}</td><td>{_ratio(line)}</td></tr>"
-            for line in kept.itertuples()
+            for part, line in zip(kept["name"].astype(str), kept.itertuples(), strict=True)
         )
         text = (
             f"<table class='rows stat-{name}'><thead><tr><th>{name}</th><th>selected</th><th>all</th>"
