@@ -101,14 +101,8 @@ def test_an_upward_import_is_seen():
     [("fcntl.flock", "nenya.storage.flock"), ("signal.signal", "nenya.runtime.signals")],
 )
 def test_one_module_does_it(call, module):
-    calling = {
-        name_of(path)
-        for path in SOURCE.rglob("*.py")
-        if any(
-            isinstance(node, ast.Call) and ast.unparse(node.func) == call
-            for node in ast.walk(ast.parse(path.read_text()))
-        )
-    }
+    nodes = ((name_of(path), node) for path in SOURCE.rglob("*.py") for node in ast.walk(ast.parse(path.read_text())))
+    calling = {name for name, node in nodes if isinstance(node, ast.Call) and ast.unparse(node.func) == call}
     assert calling == {module}
 
 
