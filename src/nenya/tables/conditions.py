@@ -13,7 +13,7 @@ from nenya.errors import InputFileError, OptionError
 from nenya.options.declare import suggest
 from nenya.options.extras import need
 from nenya.tables.key_columns import KEYS
-from nenya.tables.quantities import dt_of
+from nenya.tables.quantities import with_dt
 from nenya.tables.where import check_condition
 
 if TYPE_CHECKING:
@@ -97,8 +97,7 @@ def rows_where(table: "pd.DataFrame", sql: str) -> NDArray[np.bool_]:
 
     sql = _with_moments(sql)
     whole = f"({sql})"  # otherwise the database ignores what follows a condition
-    if "DT" not in table and (difference := dt_of(table)) is not None:
-        table = table.assign(DT=difference)
+    table = with_dt(table)
     named = [name for name in table.columns if re.search(rf"\b{re.escape(str(name))}\b", sql, re.I)]
     columns = {str(name): as_arrow(table[name]) for name in named}
     columns[ROW] = pa.array(np.arange(len(table)))
