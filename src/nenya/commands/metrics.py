@@ -325,7 +325,7 @@ def table_of(results: Mapping[str, Any]) -> dict[str, str]:
     spectrum = results["spectrum"]
     rows = " + ".join(f"{count} {name}" for name, count in results["rows"].items())
     lines = {
-        "latents": f"{rows} of {results['dim']} numbers",
+        "latents": f"{rows} of {results['dim']} dimensions",
         "rows that are not finite": str(results["nonfinite_rows"]),
         "N95": f"{spectrum['N95']} components hold 95 % of the variance",
         "N99": f"{spectrum['N99']} hold 99 %",

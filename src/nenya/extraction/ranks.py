@@ -102,7 +102,7 @@ class Follower:
             Local cutout file, latents file and source; None if there is nothing to do.
 
         Raises:
-            Interrupted: The first process is gone.
+            Interrupted: The first process has ended.
             EOFError: The batch has ended.
         """
         while True:

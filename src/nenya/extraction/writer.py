@@ -279,7 +279,7 @@ class LatentsWriter(BasePredictionWriter):
         If file locks do not reach all processes, only the barrier shows that one has ended, and this does not wait.
 
         Raises:
-            Interrupted: A process has ended, or a signal came.
+            Interrupted: A process has ended, or a signal was received.
         """
         if not watch.companions.sees(trainer.world_size - 1):
             return

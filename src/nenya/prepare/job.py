@@ -91,7 +91,7 @@ def prepare(options: PrepareOptions | Mapping[str, Any]) -> Prepared:
         OptionError: An option is missing or invalid.
         InputFileError: No granule can be read, or none has a cutout.
         OutputError: The output exists, made with other options or files, or cannot be written.
-        Interrupted: A signal came (SIGINT, SIGTERM).
+        Interrupted: A signal was received (SIGINT, SIGTERM).
     """
     if not isinstance(options, PrepareOptions):
         given = dict(options)

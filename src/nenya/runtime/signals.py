@@ -59,7 +59,7 @@ class Termination:
             self._handlers.restore()
 
     def check(self) -> None:
-        """Raise `Interrupted` if a signal came; needed because an exception raised in a finaliser is lost."""
+        """Raise `Interrupted` if a signal was received; needed because an exception raised in a finaliser is lost."""
         if self.came:
             raise Interrupted(_INTERRUPTED)
 
