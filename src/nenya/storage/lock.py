@@ -10,7 +10,6 @@ still held, from a temporary name that the next holder has removed.
 """
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -23,6 +22,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from nenya.errors import LockLostError, OutputError
+from nenya.storage.flock import flock
 from nenya.storage.lockfile import Found, judge, read_lock
 from nenya.storage.mounts import is_flocked as is_held
 from nenya.storage.mounts import is_local, locks_work
@@ -251,7 +251,7 @@ class OutputLock:
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             if locks_work(self.path.parent):
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                flock(descriptor)
             self._descriptor = descriptor
             self._write({})
             os.replace(temporary, self.path)
@@ -348,10 +348,9 @@ def one_at_a_time(path: Path) -> Iterator[bool]:
     with path.open("ab") as file:
         alone = True
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("%s is locked: waiting for another process", path)
-            fcntl.flock(file, fcntl.LOCK_EX)
+            if not flock(file):
+                log.info("%s is locked: waiting for another process", path)
+                flock(file, wait=True)
         except OSError:
             alone = False
         yield alone
