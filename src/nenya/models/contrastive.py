@@ -1,5 +1,6 @@
 """The LightningModule: wires network, loss and schedule to Lightning's loops."""
 
+import functools
 import logging
 import time
 from collections.abc import Callable
@@ -42,27 +43,34 @@ class ContrastiveModule(pl.LightningModule):
     Args:
         options: all options; `model`, `loss`, `optim`, `preprocess` and batch sizes are used.
         net: the network; by default a new one.
+        trained: whether it will be trained, so that the options of its learning rate are checked now.
     """
 
-    def __init__(self, options: Options, net: ContrastiveNet | None = None) -> None:
+    def __init__(self, options: Options, net: ContrastiveNet | None = None, *, trained: bool = True) -> None:
         super().__init__()
         self.options = options
         self.net = make_net(options) if net is None else net
-        o = options.optim
-        self.schedule = Schedule(
-            learning_rate=o.learning_rate,
-            epochs=options.trainer.max_epochs,
-            cosine=o.cosine,
-            warm=warm_up(options),
-            lr_decay_rate=o.lr_decay_rate,
-            lr_decay_epochs=tuple(o.lr_decay_epochs),
-        )
         self.on_rows: Callable[[int], None] | None = None
         self.batch_shape: int | None = None
         self.backend = "eager"
         self._runner: tuple[tuple[Any, ...], Runner] | None = None
         self._monitored: list[Tensor] = []
         self._compiled: Callable[[Tensor], Tensor] | None = None
+        if trained:
+            _ = self.schedule
+
+    @functools.cached_property
+    def schedule(self) -> Schedule:
+        """The learning rate of a training."""
+        optim = self.options.optim
+        return Schedule(
+            learning_rate=optim.learning_rate,
+            epochs=self.options.trainer.max_epochs,
+            cosine=optim.cosine,
+            warm=warm_up(self.options),
+            lr_decay_rate=optim.lr_decay_rate,
+            lr_decay_epochs=tuple(optim.lr_decay_epochs),
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the latents (B, D) of images (B, C, H, W), as `model.latent` says.

@@ -58,7 +58,7 @@ def load_model(options: Options, ckpt: str | None) -> tuple[Checkpoint, Contrast
     architecture = (model.ssl_model, model.feat_dim, model.nchannels, model.width)
     # Lightning converts a network to half precision in place, so it is not shared between precisions.
     checkpoint, net = _load(source, stamp, architecture, options.trainer.precision, options.loader.cache_dir)
-    return checkpoint, ContrastiveModule(options, net)
+    return checkpoint, ContrastiveModule(options, net, trained=False)
 
 
 @lru_cache(maxsize=_KEPT)

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,24 @@ _DERIVED = ("_umap", "_pca")  # ends of the names of files that are computed fro
 Folder = tuple[str, ...]
 """The folders of a path, outermost first."""
 _SECRET = re.compile(r"SECRET|TOKEN|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY", re.I)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file that the user named: on this machine, or an object of S3.
+
+    Attributes:
+        text: its path or s3:// address, as in messages.
+        path: the local file; None for an object of S3.
+    """
+
+    text: str
+    path: Path | None = None
+
+    @classmethod
+    def of(cls, place: Path | str) -> "Source":
+        """Return the source at a local path (`Path`) or an s3:// address (`str`), as `find_sources` returns them."""
+        return cls(str(place), place if isinstance(place, Path) else None)
 
 
 def expand(text: str) -> str:
