@@ -542,8 +542,7 @@ def test_a_partial_folder_of_a_finished_file_that_is_a_link(nenya_cli, tmp_path,
 )  # fmt: skip
 def test_wrong_types_in_the_manifest_of_unfinished_work(tmp_path, small_file, change):
     from nenya.data.cutouts import inspect_cutouts
-    from nenya.extraction.journal import BlockStore, journal_line
-    from nenya.extraction.manifest import begin
+    from nenya.extraction.journal import BlockStore, begin, journal_line
 
     blocks = BlockStore(tmp_path / "x_latents.h5", {"train": 40}, 4)
     blocks.partial.mkdir()

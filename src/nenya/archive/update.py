@@ -29,7 +29,7 @@ from nenya.data.cutouts import inspect_cutouts
 from nenya.errors import InputFileError, Interrupted, LockLostError, NenyaError, OptionError
 from nenya.io import read_table
 from nenya.latents.files import Latents
-from nenya.models.weights import weights_source
+from nenya.models.contrastive import weights_source
 from nenya.options.commands import UpdateOptions
 from nenya.options.extras import need
 from nenya.prepare.job import NoCutouts

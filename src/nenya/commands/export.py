@@ -5,7 +5,7 @@ from pathlib import Path
 
 from nenya.errors import OptionError
 from nenya.models.checkpoint import save_pth, save_safetensors
-from nenya.models.weights import load_model, weights_source
+from nenya.models.contrastive import load_model, weights_source
 from nenya.options.commands import ExportOptions
 from nenya.options.flat import flat_view
 from nenya.storage.disk import check_output, check_room

@@ -16,7 +16,7 @@ from typing import Any
 
 from nenya.commands.inspect import CHECKPOINT_SUFFIXES, FileReport, inspect_file
 from nenya.commands.output import say
-from nenya.data.damage import damage_named, one_line
+from nenya.data.hdf5_links import damage_named, one_line
 from nenya.data.hdf5_open import list_datasets, open_hdf5
 from nenya.defs import DT_INTERVALS
 from nenya.errors import CheckpointError, InputFileError, NenyaError, OptionError, OutputError

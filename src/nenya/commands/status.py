@@ -9,7 +9,7 @@ from nenya.archive.lease import Lease
 from nenya.commands.output import say
 from nenya.errors import InputFileError, OptionError
 from nenya.options.commands import StatusOptions
-from nenya.storage.lockfile import holder_of
+from nenya.storage.lock import holder_of
 from nenya.storage.texts import Lines
 
 

@@ -15,11 +15,10 @@ from nenya.data.hdf5_open import open_hdf5
 from nenya.errors import InputFileError, NenyaError, OutputError
 from nenya.extraction.existing import read_provenance
 from nenya.options.commands import VerifyOptions
-from nenya.storage.disk import sha256_file
+from nenya.storage.disk import sha256_file, temporary_folder
 from nenya.storage.names import parse_json
 from nenya.storage.paths import find_latents, find_sources, scratch_folder
 from nenya.storage.s3.service import is_s3, store
-from nenya.storage.temporaries import temporary_folder
 from nenya.tables.names import cutout_names, cutouts_of
 
 _BLOCK = 65536  # rows read at once

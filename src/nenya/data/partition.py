@@ -9,8 +9,8 @@ import h5py
 import numpy as np
 
 from nenya.data.chunk_check import filter_names
-from nenya.data.damage import damage_named
 from nenya.data.hdf5 import Hdf5File, check_float
+from nenya.data.hdf5_links import damage_named
 from nenya.data.pixels import FlatPixels, Pixels
 from nenya.errors import InputFileError
 from nenya.storage.texts import shown

@@ -17,7 +17,7 @@ from nenya.extraction.job import Origin, extract_file, identity, latent_dim, pla
 from nenya.extraction.ranks import Follower, Leader
 from nenya.extraction.shard import find_shard, share
 from nenya.extraction.staging import Item, Skip, Staging, check_places, reworded, settle
-from nenya.models.weights import load_model
+from nenya.models.contrastive import load_model
 from nenya.options.commands import ExtractOptions
 from nenya.runtime.process import is_main_process
 from nenya.runtime.signals import Termination

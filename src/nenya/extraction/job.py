@@ -21,8 +21,7 @@ import nenya
 from nenya.data.blocks import BlocksDataModule, cut_blocks
 from nenya.data.cutouts import CutoutFile, inspect_cutouts, nonfinite_rows, partition_names
 from nenya.errors import InputFileError, Interrupted, LockLostError, NenyaError, OutputError
-from nenya.extraction.journal import BlockStore, partial_folder
-from nenya.extraction.manifest import Work, begin, cpu_threads, describe_status, note_sha256
+from nenya.extraction.journal import BlockStore, Work, begin, cpu_threads, describe_status, note_sha256, partial_folder
 from nenya.extraction.writer import LatentsWriter
 from nenya.models.checkpoint import Checkpoint
 from nenya.models.contrastive import ContrastiveModule
@@ -30,14 +29,12 @@ from nenya.models.inference import choose_backend, count_multiply_adds
 from nenya.models.resnet import ContrastiveNet, check_image_size
 from nenya.options.declare import to_dict
 from nenya.options.sections import Options
-from nenya.runtime.ledger import ledger_of
 from nenya.runtime.process import git_commit, is_main_process
 from nenya.runtime.progress import RowProgress
-from nenya.runtime.trainer import make_trainer
-from nenya.storage.disk import check_room, folder_bytes, sha256_file
+from nenya.runtime.trainer import ledger_of, make_trainer
+from nenya.storage.disk import check_room, folder_bytes, sha256_file, sweep
 from nenya.storage.lock import OutputLock
 from nenya.storage.names import refuse_links
-from nenya.storage.temporaries import sweep
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer

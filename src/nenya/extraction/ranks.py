@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from nenya.errors import InputFileError, Interrupted
-from nenya.storage.disk import atomic_path
+from nenya.storage.disk import atomic_path, life_of
 from nenya.storage.names import Json, read_json
 from nenya.storage.process import Life
-from nenya.storage.temporaries import life_of
 
 _VARIABLE = "NENYA_BATCH"  # set for the processes that Lightning starts
 _SECONDS_BETWEEN_LOOKS = 0.1

@@ -35,11 +35,10 @@ from nenya.options.declare import parse_size
 from nenya.options.sections import Options
 from nenya.runtime.process import is_main_process
 from nenya.runtime.signals import Termination
-from nenya.storage.disk import folder_bytes
+from nenya.storage.disk import folder_bytes, own_mark
 from nenya.storage.names import local_name
 from nenya.storage.paths import Source, own_place
 from nenya.storage.s3.service import S3Object, store
-from nenya.storage.temporaries import own_mark
 
 log = logging.getLogger(__name__)
 

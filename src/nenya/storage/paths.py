@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from nenya.errors import InputFileError, NenyaError, OptionError, OutputError, StorageError
+from nenya.storage.disk import temporary_folder, temporary_name
 from nenya.storage.names import Entry, inside, local_name
 from nenya.storage.s3.service import is_s3, store
-from nenya.storage.temporaries import temporary_folder, temporary_name
 from nenya.storage.texts import remember_name
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nenya.errors import InputFileError, Interrupted, OptionError, OutputError, StorageError
-from nenya.storage.disk import atomic_path
+from nenya.storage.disk import atomic_path, temporary_folder
 from nenya.storage.s3.checks import hash_file, md5
 from nenya.storage.s3.client import ENDPOINT_NAMES, connect, endpoint, head_object
 from nenya.storage.s3.conditional import put_if
@@ -29,7 +29,6 @@ from nenya.storage.s3.upload import (
     sha256_of_object,
     write_note,
 )
-from nenya.storage.temporaries import temporary_folder
 
 logger = logging.getLogger(__name__)
 
