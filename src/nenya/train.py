@@ -16,7 +16,8 @@ from nenya.options.flat import flat_name, flat_view
 from nenya.options.sections import Options
 from nenya.storage.disk import atomic_path, folder_bytes
 from nenya.storage.names import remove
-from nenya.storage.s3.service import is_s3, store
+from nenya.storage.paths import is_s3
+from nenya.storage.s3.service import store
 from nenya.storage.small_files import read_yaml_file, unfit
 
 if TYPE_CHECKING:

@@ -18,9 +18,10 @@ from nenya.archive.manifest import State, parse, parse_publishing, parse_state
 from nenya.errors import InputFileError, OutputError, StorageError
 from nenya.latents.index import read_about
 from nenya.options.files import config_dir
-from nenya.storage.names import Entry, Json, inside, is_plain, local_name, parse_json, read_bytes, refuse_links, remove
+from nenya.storage.names import Entry, Json, inside, is_plain, local_name, parse_json, read_bytes, remove
 from nenya.storage.paths import fetch, fetch_checked, temporary_copy
 from nenya.storage.s3.service import store
+from nenya.storage.small_files import refuse_links
 
 HASH = "0123456789abcdef" * 4
 QUICK = ["trainer.accelerator=cpu", "model.backend=eager", "workers=1"]

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 import nenya
-from nenya.commands.output import say
 from nenya.errors import InputFileError, OptionError, OutputError
 from nenya.extraction.existing import read_provenance
 from nenya.io import read_table
@@ -26,7 +25,7 @@ from nenya.pca import fit_latents
 from nenya.plotting.metrics_page import page
 from nenya.storage.disk import atomic_path, check_output, temporary_folder
 from nenya.storage.paths import fetch, find_latents, find_sources, local_path
-from nenya.storage.texts import lines_of
+from nenya.storage.texts import lines_of, say
 from nenya.tables.names import cutouts_of
 from nenya.tables.quantities import dt_of
 

@@ -28,8 +28,7 @@ from nenya.runtime.process import Threads
 from nenya.runtime.progress import RowProgress
 from nenya.runtime.signals import Termination
 from nenya.storage.disk import atomic_path, check_output, check_room, write_hdf5
-from nenya.storage.paths import HDF5_SUFFIXES, find_sources, is_several, local_path
-from nenya.storage.s3.service import is_s3
+from nenya.storage.paths import HDF5_SUFFIXES, find_sources, is_s3, is_several, local_path
 
 log = logging.getLogger(__name__)
 

@@ -98,7 +98,8 @@ def describe_partition(file: Hdf5File, name: str, dataset: Any) -> tuple[Partiti
     with damage_named(where):
         _check_shape(where, dataset.shape)
         check_float(dataset, where)
-        names = filter_names(dataset.id.get_create_plist(), where)
+        creation = dataset.id.get_create_plist()
+        names = filter_names(creation, where) if creation.get_nfilters() else ()
         pixels = file.pixels(dataset, where)
         flat = isinstance(pixels, FlatPixels) and [path for path, *_ in pixels.segments] == [file.path]
         info = Partition(

@@ -22,8 +22,8 @@ from nenya.options.commands import ExtractOptions
 from nenya.runtime.process import is_main_process
 from nenya.runtime.signals import Termination
 from nenya.runtime.trainer import check_trainer, make_logger
-from nenya.storage.paths import HDF5_SUFFIXES, Source, find_sources, is_several, local_path, scratch_folder
-from nenya.storage.s3.service import is_s3, join_url
+from nenya.storage.paths import HDF5_SUFFIXES, Source, find_sources, is_s3, is_several, local_path, scratch_folder
+from nenya.storage.s3.service import join_url
 from nenya.storage.texts import lines_of
 
 log = logging.getLogger(__name__)

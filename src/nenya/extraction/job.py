@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,20 +21,19 @@ import nenya
 from nenya.data.blocks import BlocksDataModule, cut_blocks
 from nenya.data.cutouts import CutoutFile, inspect_cutouts, nonfinite_rows, partition_names
 from nenya.errors import InputFileError, Interrupted, LockLostError, NenyaError, OutputError
-from nenya.extraction.journal import BlockStore, Work, begin, cpu_threads, describe_status, note_sha256, partial_folder
+from nenya.extraction.journal import BlockStore, Work, begin, cpu_threads, describe_status, partial_folder
 from nenya.extraction.writer import LatentsWriter
 from nenya.models.checkpoint import Checkpoint
 from nenya.models.contrastive import ContrastiveModule
 from nenya.models.inference import choose_backend, count_multiply_adds
 from nenya.models.resnet import ContrastiveNet, check_image_size
-from nenya.options.declare import to_dict
 from nenya.options.sections import Options
 from nenya.runtime.process import git_commit, is_main_process
 from nenya.runtime.progress import RowProgress
 from nenya.runtime.trainer import ledger_of, make_trainer
 from nenya.storage.disk import check_room, folder_bytes, sha256_file, sweep
 from nenya.storage.lock import OutputLock
-from nenya.storage.names import refuse_links
+from nenya.storage.small_files import refuse_links
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -220,7 +219,7 @@ def extract_file(
                 writer.attributes = lambda: {
                     **identity(options, checkpoint),
                     **_environment(options, checkpoint, trainer.strategy.root_device, work),
-                    "options": json.dumps({**to_dict(options), "data": job.origin.place}),
+                    "options": json.dumps({**asdict(options), "data": job.origin.place}),
                     **_describe_source(job, wanted["source"], sha256),
                     "rows": json.dumps(job.rows),
                 }
@@ -340,7 +339,7 @@ def _set_at_error(event: threading.Event) -> Iterator[threading.Event]:
 def _sha256(job: Job, store: BlockStore, work: Work, cancelled: threading.Event) -> str:
     """Return the hash of the source, and store it for a later resume."""
     known = work.sha256 or job.origin.sha256
-    return known or note_sha256(store, sha256_file(job.file.path, cancelled))
+    return known or store.note_sha256(sha256_file(job.file.path, cancelled))
 
 
 def _summary(job: Job, writer: LatentsWriter, work: Work, seconds: float) -> str:

@@ -15,7 +15,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -74,6 +74,7 @@ class BlockStore:
     rows: Mapping[str, int]
     dim: int
     check: Callable[[], None] = lambda: None
+    _noted: dict[str, Any] | None = field(default=None, repr=False)
 
     @property
     def partial(self) -> Path:
@@ -94,8 +95,11 @@ class BlockStore:
 
     def manifest(self) -> dict[str, Any] | None:
         """Return the manifest of the finished rows, None if there is none."""
+        path = self.partial / "manifest.json"
+        if not path.exists():
+            return None
         try:
-            values = read_json(self.partial / "manifest.json").value
+            values = read_json(path).value
         except (OSError, InputFileError):
             return None
         return values if isinstance(values, dict) else None
@@ -118,6 +122,14 @@ class BlockStore:
         """Write the manifest."""
         with atomic_path(self.partial / "manifest.json") as temporary:
             temporary.write_text(json.dumps(dict(manifest), indent=1))
+        self._noted = dict(manifest)
+
+    def note_sha256(self, sha256: str) -> str:
+        """Add the hash of the source to the manifest; a resume from a copy of the source needs it."""
+        manifest = self._noted or self.manifest()
+        if manifest is not None and sha256:
+            self.note({**manifest, "source": {**manifest["source"], "sha256": sha256}})
+        return sha256
 
     def revoke(self) -> None:
         """Remove files that earlier runs began to assemble, so that they cannot appear any more."""
@@ -427,14 +439,6 @@ def _check_source(store: BlockStore, found: Mapping[str, Any], wanted: Mapping[s
     raise OutputError(
         f"{store.partial} holds finished rows of another input, or {path} has changed since: clobber=true starts over"
     )
-
-
-def note_sha256(store: BlockStore, sha256: str) -> str:
-    """Add the hash of the source to the manifest; a resume from a copy of the source needs it."""
-    manifest = store.manifest()
-    if manifest is not None and sha256:
-        store.note({**manifest, "source": {**manifest["source"], "sha256": sha256}})
-    return sha256
 
 
 def cpu_threads(devices: int, threads: int) -> int:

@@ -23,8 +23,8 @@ from nenya.models.schedule import Schedule
 from nenya.options.flat import flat_view, warm_up
 from nenya.options.sections import Options
 from nenya.runtime.trainer import ledger_of
-from nenya.storage.paths import expand, temporary_copy
-from nenya.storage.s3.service import is_s3, store
+from nenya.storage.paths import expand, is_s3, temporary_copy
+from nenya.storage.s3.service import store
 
 log = logging.getLogger(__name__)
 

@@ -9,6 +9,7 @@ import time
 import urllib.parse
 import warnings
 from collections import defaultdict
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,6 @@ from lightning.pytorch.profilers import Profiler
 
 import nenya
 from nenya.errors import OptionError
-from nenya.options.declare import to_dict
 from nenya.options.sections import Options, TrainerOptions
 from nenya.runtime.process import git_commit, is_main_process
 
@@ -71,7 +71,7 @@ def make_trainer(options: TrainerOptions, **settings: Any) -> "Trainer":
 
     _quieten_libraries()
     ledger = Ledger()
-    arguments = {**to_dict(options), "profiler": ledger, **settings}
+    arguments = {**asdict(options), "profiler": ledger, **settings}
     if SLURMEnvironment.detect():
         # Lightning's handler of SIGUSR1 would save and requeue itself; nenya exits with 75 and the job script requeues.
         arguments["plugins"] = [*arguments.get("plugins", []), SLURMEnvironment(auto_requeue=False)]
@@ -146,7 +146,7 @@ def make_logger(options: Options, folder: Path, name: str) -> "WandbLogger | Non
         offline=offline,
         id=options.logger.id,
         resume="allow",
-        config={**to_dict(options), "nenya_version": nenya.__version__, "git_commit": git_commit()},
+        config={**asdict(options), "nenya_version": nenya.__version__, "git_commit": git_commit()},
     )
     if is_main_process():
         _ = logger.experiment

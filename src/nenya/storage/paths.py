@@ -15,7 +15,7 @@ from typing import Any
 from nenya.errors import InputFileError, NenyaError, OptionError, OutputError, StorageError
 from nenya.storage.disk import temporary_folder, temporary_name
 from nenya.storage.names import Entry, inside, local_name
-from nenya.storage.s3.service import is_s3, store
+from nenya.storage.s3.service import store
 from nenya.storage.texts import remember_name
 
 log = logging.getLogger(__name__)
@@ -28,6 +28,11 @@ _DERIVED = ("_umap", "_pca")  # ends of the names of files that are computed fro
 Folder = tuple[str, ...]
 """The folders of a path, outermost first."""
 _SECRET = re.compile(r"SECRET|TOKEN|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY", re.I)
+
+
+def is_s3(text: object) -> bool:
+    """Return whether a string or path is an s3:// address."""
+    return str(text).startswith("s3://")
 
 
 @dataclass(frozen=True)
