@@ -28,9 +28,8 @@ from nenya.commands.generate import write_ocean
 from nenya.data.spectra import radial_power
 from nenya.io import read_table
 from nenya.latents.components import fit_pca
-from nenya.models.contrastive import make_net
+from nenya.models.contrastive import load_model, make_net
 from nenya.models.resnet import ContrastiveNet
-from nenya.models.weights import load_model
 from nenya.options.commands import TrainOptions
 from nenya.prepare.ocean import OceanOptions
 

@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from nenya.errors import InputFileError, OptionError
 from nenya.io import as_options, load_opt
 from nenya.latents_extraction import calc_latent
+from nenya.models.contrastive import load_model
 from nenya.models.resnet import check_image_size
-from nenya.models.weights import load_model
 from nenya.options.commands import ExtractOptions
 from nenya.tables.quantities import central_dt
 

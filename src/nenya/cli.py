@@ -10,10 +10,9 @@ from collections.abc import Sequence
 import nenya
 from nenya.commands.compose import about, command_names, compose, hydra_answers, module_of, set_up_logging
 from nenya.commands.help import help_text
-from nenya.commands.output import say
 from nenya.errors import Interrupted, NenyaError
 from nenya.options.declare import suggest
-from nenya.storage.texts import Lines, printed
+from nenya.storage.texts import Lines, printed, say
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from nenya.options.files import model_versions, read_group, read_json
 from nenya.options.flat import FLAT, IGNORED, flat_view, from_flat
 from nenya.options.sections import Options, build_options
 from nenya.storage.disk import atomic_path
-from nenya.storage.paths import expand
-from nenya.storage.s3.service import is_s3, join_url
+from nenya.storage.paths import expand, is_s3
+from nenya.storage.s3.service import join_url
 from nenya.storage.small_files import check_regular
 from nenya.storage.table_files import check_numbers, check_table
 from nenya.storage.table_integers import from_arrow, integers_of_texts, restore_integers

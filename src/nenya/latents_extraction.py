@@ -22,7 +22,7 @@ from nenya.extraction.batch import extract_share, follow
 from nenya.extraction.memory import check_rows, fit_channels, latents_of_file, latents_of_loader
 from nenya.extraction.shard import find_shard
 from nenya.io import Params, as_options, under_outdir, weights_place
-from nenya.models.weights import load_model
+from nenya.models.contrastive import load_model
 from nenya.options.commands import ExtractOptions
 from nenya.runtime.process import is_main_process
 from nenya.storage.paths import find_sources, local_path, temporary_copy

@@ -14,8 +14,8 @@ from nenya.io import Params, read_table, under_outdir
 from nenya.latents.embed import DEBUG_ROWS, Fit, embed_table, projector_place
 from nenya.latents.files import Latents
 from nenya.options.declare import suggest
-from nenya.storage.paths import fetch, find_latents, key_of, local_path
-from nenya.storage.s3.service import is_s3, store
+from nenya.storage.paths import fetch, find_latents, is_s3, key_of, local_path
+from nenya.storage.s3.service import store
 from nenya.tables.key_columns import read_keys
 from nenya.tables.names import latents_names
 from nenya.tables.quantities import cut_table

@@ -16,7 +16,8 @@ from nenya.options.flat import flat_name, flat_view
 from nenya.options.sections import Options
 from nenya.storage.disk import atomic_path, folder_bytes
 from nenya.storage.names import remove
-from nenya.storage.s3.service import is_s3, store
+from nenya.storage.paths import is_s3
+from nenya.storage.s3.service import store
 from nenya.storage.small_files import read_yaml_file, unfit
 
 if TYPE_CHECKING:
@@ -297,9 +298,8 @@ def fit(options: TrainOptions, module: "ContrastiveModule", data: Any, folder: P
     from nenya.models.callbacks import AtomicCheckpointIO, LastCheckpoint, LearningCurve, remove_unfinished
     from nenya.models.checkpoint import save_pth
     from nenya.models.pickled import check_sizes
-    from nenya.runtime.ledger import ledger_of
     from nenya.runtime.process import is_main_process
-    from nenya.runtime.trainer import make_logger, make_trainer
+    from nenya.runtime.trainer import ledger_of, make_logger, make_trainer
 
     last = folder / "checkpoints" / "last.ckpt"
     settings = options.trainer if data.has_validation else replace(options.trainer, limit_val_batches=0)

@@ -16,7 +16,7 @@ from nenya.latents.eigen_images import nearest_latents, optimise_images
 from nenya.latents.invariance import invariances
 from nenya.latents.metrics import rankme, uniformity
 from nenya.latents_extraction import calc_latent
-from nenya.models.weights import load_model
+from nenya.models.contrastive import load_model
 from nenya.options.sections import AugmentOptions
 from nenya.pca import load, open_coefficients
 

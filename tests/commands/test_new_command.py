@@ -15,7 +15,7 @@ MODULE = '''"""`nenya toy`: counts to k."""
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nenya.commands.output import say
+from nenya.storage.texts import say
 from nenya.options.declare import at_least, option
 from nenya.options.sections import Options
 

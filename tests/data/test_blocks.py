@@ -9,7 +9,7 @@ from nenya.data import blocks as module
 from nenya.data.blocks import BlockRows, cut_blocks
 from nenya.data.cutouts import inspect_cutouts
 from nenya.errors import InputFileError
-from nenya.runtime.threads import Threads
+from nenya.runtime.process import Threads
 
 
 @pytest.fixture

@@ -19,9 +19,9 @@ from nenya.data import unpack
 from nenya.data.cutouts import CutoutReader, fingerprint, inspect_cutouts, nonfinite_rows, plan_blocks
 from nenya.data.unpack import load_partition
 from nenya.errors import InputFileError, OptionError, OutputError
-from nenya.runtime import threads
-from nenya.runtime.threads import Threads
-from nenya.storage.memory import available_memory
+from nenya.runtime import process as threads
+from nenya.runtime.process import Threads
+from nenya.storage.process import available_memory
 
 ROWS, SIDE = 130, 16
 

@@ -407,8 +407,7 @@ def _manifest() -> dict[str, Any]:
 def read_partial(path: Path) -> Arrays:
     """Go on with an extraction: find out what is done."""
     from nenya.data.cutouts import inspect_cutouts
-    from nenya.extraction.journal import BlockStore
-    from nenya.extraction.manifest import Work, begin
+    from nenya.extraction.journal import BlockStore, Work, begin
 
     store = BlockStore(path / "a_latents.h5", {"train": ROWS, "valid": 9}, DIM)
     file = inspect_cutouts(path / "a_preproc.h5")

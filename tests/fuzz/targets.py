@@ -242,7 +242,7 @@ _ALL = (
     Target("archive", r.write_archive, r.read_archive, "archive", (), _ARCHIVE),
     Target("archive-fetched", r.write_archive, r.read_fetched, "archive", (), _ARCHIVE),
     Target("publishing", r.write_publishing, r.read_publishing, "archive", (), _ARCHIVE),
-    Target("extraction", r.write_partial, r.read_partial, "extraction", (), (*_WEIGHTS, "nenya.extraction.manifest")),
+    Target("extraction", r.write_partial, r.read_partial, "extraction", (), (*_WEIGHTS, "nenya.extraction.journal")),
     Target("options-json", r.write_options, r.read_options, "opts.json", (mutate_json,), ("nenya.io", "hydra")),
     Target("recipe-yaml", r.write_options, r.read_recipe, "recipe.yaml", (mutate_text,), ("nenya.io", "hydra")),
     Target("run-yaml", r.write_options, r.read_run, "recipe.yaml", (mutate_text,), ("nenya.train", "hydra")),

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import QUICK
 
-from nenya.runtime import ledger as ledgers
-from nenya.runtime.ledger import Ledger
+from nenya.runtime import trainer as ledgers
+from nenya.runtime.trainer import Ledger
 
 
 @pytest.fixture

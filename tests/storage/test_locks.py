@@ -22,8 +22,7 @@ from nenya.data.cutouts import inspect_cutouts
 from nenya.errors import InputFileError, LockLostError, OutputError
 from nenya.latents.index_s3 import publish, state_of
 from nenya.storage import mounts, process
-from nenya.storage.lock import OutputLock
-from nenya.storage.lockfile import read_lock
+from nenya.storage.lock import OutputLock, read_lock
 from nenya.storage.process import Life
 from nenya.storage.s3.conditional import ReplacedError
 from nenya.storage.s3.service import store

@@ -18,9 +18,10 @@ from nenya.archive.manifest import State, parse, parse_publishing, parse_state
 from nenya.errors import InputFileError, OutputError, StorageError
 from nenya.latents.index import read_about
 from nenya.options.files import config_dir
-from nenya.storage.names import Entry, Json, inside, is_plain, local_name, parse_json, read_bytes, refuse_links, remove
+from nenya.storage.names import Entry, Json, inside, is_plain, local_name, parse_json, read_bytes, remove
 from nenya.storage.paths import fetch, fetch_checked, temporary_copy
 from nenya.storage.s3.service import store
+from nenya.storage.small_files import refuse_links
 
 HASH = "0123456789abcdef" * 4
 QUICK = ["trainer.accelerator=cpu", "model.backend=eager", "workers=1"]
@@ -542,8 +543,7 @@ def test_a_partial_folder_of_a_finished_file_that_is_a_link(nenya_cli, tmp_path,
 )  # fmt: skip
 def test_wrong_types_in_the_manifest_of_unfinished_work(tmp_path, small_file, change):
     from nenya.data.cutouts import inspect_cutouts
-    from nenya.extraction.journal import BlockStore, journal_line
-    from nenya.extraction.manifest import begin
+    from nenya.extraction.journal import BlockStore, begin, journal_line
 
     blocks = BlockStore(tmp_path / "x_latents.h5", {"train": 40}, 4)
     blocks.partial.mkdir()

@@ -24,7 +24,8 @@ from s3_server import (
 )
 
 from nenya.errors import Interrupted, OptionError, OutputError, StorageError
-from nenya.storage.s3.service import S3Object, S3Store, is_s3, join_url, split_url, store
+from nenya.storage.paths import is_s3
+from nenya.storage.s3.service import S3Object, S3Store, join_url, split_url, store
 
 KIB = 1024
 SMALL, LARGE = 3 * KIB, 300 * KIB + 17  # one part, and five parts of 64 KiB

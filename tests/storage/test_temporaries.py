@@ -17,9 +17,8 @@ from granules import grid
 from portal_data import write_archive
 
 from nenya.cli import run_command
-from nenya.storage import process, temporaries
-from nenya.storage.disk import atomic_path
-from nenya.storage.temporaries import sweep, temporary_folder, temporary_name
+from nenya.storage import disk, process
+from nenya.storage.disk import atomic_path, sweep, temporary_folder, temporary_name
 
 GONE = 2**22 + 1  # no process has this number
 
@@ -59,10 +58,10 @@ def test_those_of_processes_that_are_gone_go(tmp_path, sleeper, make):
 def test_those_of_an_earlier_start_go_where_the_disk_is_this_machines_own(tmp_path, monkeypatch):
     path = named(tmp_path, mark_of(1, boot="an earlier one"))
     path.touch()
-    monkeypatch.setattr(temporaries, "is_local", lambda _: False)
+    monkeypatch.setattr(disk, "is_local", lambda _: False)
     sweep(tmp_path)
     assert path.exists()
-    monkeypatch.setattr(temporaries, "is_local", lambda _: True)
+    monkeypatch.setattr(disk, "is_local", lambda _: True)
     sweep(tmp_path)
     assert not path.exists()
 
@@ -83,12 +82,12 @@ def test_those_of_which_nothing_is_known_go_after_a_week(tmp_path, monkeypatch):
 def test_names_that_are_long_or_odd(tmp_path, name):
     with atomic_path(tmp_path / name) as temporary:
         temporary.write_text("b")
-        assert temporaries._FILE.fullmatch(temporary.name)
+        assert disk._FILE.fullmatch(temporary.name)
     assert [path.name for path in tmp_path.iterdir()] == [name]
     left = Path(str(temporary_name(tmp_path / name)).replace(process.current().mark, mark_of(GONE)))
     left.touch()
-    assert temporaries.has_abandoned(tmp_path / name)
-    assert not temporaries.has_abandoned(tmp_path / "other")
+    assert disk.has_abandoned(tmp_path / name)
+    assert not disk.has_abandoned(tmp_path / "other")
 
 
 def test_a_link_is_removed_and_not_followed(tmp_path):
@@ -110,9 +109,9 @@ def test_folders_of_killed_processes_go(tmp_path):
 
 def test_a_large_folder_is_not_looked_through_each_time(tmp_path, monkeypatch):
     looks = []
-    real = temporaries.scandir
-    monkeypatch.setattr(temporaries, "scandir", lambda place: looks.append(place) or real(place))
-    for number in range(temporaries._FEW + 10):
+    real = disk.scandir
+    monkeypatch.setattr(disk, "scandir", lambda place: looks.append(place) or real(place))
+    for number in range(disk._FEW + 10):
         (tmp_path / str(number)).touch()
     for number in range(300):
         temporary_name(tmp_path / f"a{number}")

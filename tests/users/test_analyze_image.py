@@ -11,7 +11,7 @@ from nenya.defs import DT_BINS
 from nenya.errors import CheckpointError, InputFileError, OptionError
 from nenya.io import Params
 from nenya.latents.projector import Projector
-from nenya.models import weights
+from nenya.models import contrastive as weights
 
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("resnet34/nc1", "resnet50/nc3")]
 MODELS = ["resnet18/nc1", "resnet18/nc3", *SLOW]

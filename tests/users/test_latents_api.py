@@ -13,7 +13,7 @@ from nenya.errors import CheckpointError, InputFileError, OptionError
 from nenya.extraction.memory import fit_channels
 from nenya.io import Params
 from nenya.latents_extraction import HDF5RGBDataset, build_loader, calc_latent, model_latents_extract
-from nenya.models import weights
+from nenya.models import contrastive as weights
 from nenya.models.checkpoint import save_pth
 from nenya.models.losses import contrastive_loss
 from nenya.train_util import set_model

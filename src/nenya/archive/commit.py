@@ -14,11 +14,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from nenya.errors import OutputError
-from nenya.storage.disk import sync
+from nenya.storage.disk import remove, sweep, sync, temporary_name
 from nenya.storage.flock import flock
 from nenya.storage.lock import lost
 from nenya.storage.s3.replace import replace_if_same
-from nenya.storage.temporaries import remove, sweep, temporary_name
 
 _PATIENCE = 20.0  # seconds within which another process finishes comparing and renaming
 _MOMENT = 0.02

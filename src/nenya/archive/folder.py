@@ -19,13 +19,13 @@ from nenya.archive.manifest import CUTOUTS, INDEX, MANIFEST, WORK, Manifest, Sta
 from nenya.errors import InputFileError, OptionError, OutputError, StorageError
 from nenya.latents.files import Latents
 from nenya.latents.index import IndexSearcher
-from nenya.storage.disk import move_synced, sha256_file
-from nenya.storage.names import MOST_BYTES, Entry, inside, read_bytes, refuse_links
-from nenya.storage.paths import fetch_checked, local_path, own_place, scratch_folder
-from nenya.storage.s3.service import is_s3, join_url, store
+from nenya.storage.disk import move_synced, sha256_file, temporary_name
+from nenya.storage.names import MOST_BYTES, Entry, inside, read_bytes
+from nenya.storage.paths import fetch_checked, is_s3, local_path, own_place, scratch_folder
+from nenya.storage.s3.service import join_url, store
+from nenya.storage.small_files import refuse_links
 from nenya.storage.table_files import check_arrow, check_table
 from nenya.storage.table_integers import from_arrow
-from nenya.storage.temporaries import temporary_name
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,7 +15,7 @@ from nenya.latents.index import ABOUT, TABLE, connect, lance_errors, read_about
 from nenya.latents.index_build import add_files, build_index, compact, drop_old_states, recall_line, write_about
 from nenya.options.commands import UpdateOptions
 from nenya.storage.disk import atomic_path, sha256_file, sync
-from nenya.storage.names import refuse_links
+from nenya.storage.small_files import refuse_links
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,9 +7,10 @@ from nenya.archive.lease import LEASE
 from nenya.archive.manifest import MANIFEST, Manifest, is_version
 from nenya.archive.settings import check_settings, extract_options, settings_of
 from nenya.errors import InputFileError, OptionError
-from nenya.models.weights import load_model, weights_source
+from nenya.models.contrastive import load_model, weights_source
 from nenya.options.commands import UpdateOptions
-from nenya.storage.s3.service import is_s3, store
+from nenya.storage.paths import is_s3
+from nenya.storage.s3.service import store
 
 
 def check_options(options: UpdateOptions) -> str:

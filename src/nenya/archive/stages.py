@@ -12,8 +12,7 @@ from nenya.archive.arrivals import Arrival
 from nenya.archive.folder import Folder
 from nenya.archive.settings import Settings, extract_options, prepare_options
 from nenya.data.cutouts import inspect_cutouts
-from nenya.data.damage import damage_named
-from nenya.data.hdf5_links import COPY_IN
+from nenya.data.hdf5_links import COPY_IN, damage_named
 from nenya.data.hdf5_open import open_hdf5
 from nenya.errors import InputFileError, OptionError
 from nenya.extraction.batch import run as extract

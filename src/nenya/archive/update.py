@@ -29,7 +29,7 @@ from nenya.data.cutouts import inspect_cutouts
 from nenya.errors import InputFileError, Interrupted, LockLostError, NenyaError, OptionError
 from nenya.io import read_table
 from nenya.latents.files import Latents
-from nenya.models.weights import weights_source
+from nenya.models.contrastive import weights_source
 from nenya.options.commands import UpdateOptions
 from nenya.options.extras import need
 from nenya.prepare.job import NoCutouts
@@ -37,8 +37,8 @@ from nenya.runtime.process import git_commit
 from nenya.runtime.signals import Termination
 from nenya.storage.disk import atomic_path, sha256_file
 from nenya.storage.names import Entry, is_plain, read_bytes
-from nenya.storage.paths import temporary_copy
-from nenya.storage.s3.service import is_s3, store
+from nenya.storage.paths import is_s3, temporary_copy
+from nenya.storage.s3.service import store
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nenya.commands.output import say
 from nenya.errors import OptionError
 from nenya.io import TABLE_SUFFIXES, read_table, write_table
 from nenya.latents.clusters import NOISE, Clusters, hdbscan_clusters, kmeans_clusters, unit_rows
@@ -16,6 +15,7 @@ from nenya.options.commands import ClustersOptions
 from nenya.storage.disk import check_output
 from nenya.storage.paths import local_path
 from nenya.storage.table_integers import take_rows
+from nenya.storage.texts import say
 from nenya.tables.key_columns import read_keys
 from nenya.tables.quantities import metric
 

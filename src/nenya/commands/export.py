@@ -5,12 +5,11 @@ from pathlib import Path
 
 from nenya.errors import OptionError
 from nenya.models.checkpoint import save_pth, save_safetensors
-from nenya.models.weights import load_model, weights_source
+from nenya.models.contrastive import load_model, weights_source
 from nenya.options.commands import ExportOptions
 from nenya.options.flat import flat_view
 from nenya.storage.disk import check_output, check_room
-from nenya.storage.paths import local_path
-from nenya.storage.s3.service import is_s3
+from nenya.storage.paths import is_s3, local_path
 
 log = logging.getLogger(__name__)
 

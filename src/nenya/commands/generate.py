@@ -17,9 +17,8 @@ from nenya.options.commands import GenerateOptions
 from nenya.prepare.ocean import Columns, OceanOptions, ocean_blocks
 from nenya.prepare.synthetic import SLOPES, published_blocks, stream_cutouts
 from nenya.runtime.process import git_commit
-from nenya.storage.disk import check_room, remove_half
+from nenya.storage.disk import check_room, remove_half, sweep
 from nenya.storage.paths import local_path
-from nenya.storage.temporaries import sweep
 
 log = logging.getLogger(__name__)
 

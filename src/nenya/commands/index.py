@@ -13,9 +13,8 @@ from nenya.latents.index_s3 import fetch_index, keep, publish, state_of, work_co
 from nenya.options.commands import IndexOptions
 from nenya.options.extras import need
 from nenya.storage.lock import OutputLock
-from nenya.storage.names import refuse_links
-from nenya.storage.paths import local_path
-from nenya.storage.s3.service import is_s3
+from nenya.storage.paths import is_s3, local_path
+from nenya.storage.small_files import refuse_links
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nenya.commands.output import say
 from nenya.data.cutouts import CutoutFile, inspect_cutouts, read_blocks
 from nenya.data.hdf5 import Hdf5File
 from nenya.data.hdf5_open import open_hdf5
@@ -21,9 +20,9 @@ from nenya.errors import InputFileError, NenyaError, OptionError
 from nenya.io import TABLE_SUFFIXES, read_table
 from nenya.latents.files import PARTITIONS
 from nenya.options.commands import InspectOptions
-from nenya.storage.paths import find_sources, is_latents_name, local_path, temporary_copy
-from nenya.storage.s3.service import is_s3
+from nenya.storage.paths import find_sources, is_latents_name, is_s3, local_path, temporary_copy
 from nenya.storage.small_files import check_regular
+from nenya.storage.texts import say
 from nenya.tables.key_columns import KEYS, OLDER, read_keys
 from nenya.tables.keys import repeated_rows
 

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 import nenya
-from nenya.commands.output import say
 from nenya.errors import InputFileError, OptionError, OutputError
 from nenya.extraction.existing import read_provenance
 from nenya.io import read_table
@@ -24,10 +23,9 @@ from nenya.latents.files import Latents
 from nenya.options.commands import MetricsOptions
 from nenya.pca import fit_latents
 from nenya.plotting.metrics_page import page
-from nenya.storage.disk import atomic_path, check_output
+from nenya.storage.disk import atomic_path, check_output, temporary_folder
 from nenya.storage.paths import fetch, find_latents, find_sources, local_path
-from nenya.storage.temporaries import temporary_folder
-from nenya.storage.texts import lines_of
+from nenya.storage.texts import lines_of, say
 from nenya.tables.names import cutouts_of
 from nenya.tables.quantities import dt_name, dt_of
 
@@ -242,7 +240,7 @@ def _with_images(  # as `measure`
     from nenya.latents import eigen_images
     from nenya.latents.invariance import invariances
     from nenya.latents_extraction import calc_latent
-    from nenya.models.weights import load_model
+    from nenya.models.contrastive import load_model
 
     path = fetch([source], options.loader.cache_dir)[0]
     file = inspect_cutouts(path, [part.partition for part in latents.parts])

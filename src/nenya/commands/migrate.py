@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nenya.commands.inspect import CHECKPOINT_SUFFIXES, FileReport, inspect_file
-from nenya.commands.output import say
-from nenya.data.damage import damage_named, one_line
+from nenya.data.hdf5_links import damage_named, one_line
 from nenya.data.hdf5_open import list_datasets, open_hdf5
 from nenya.defs import DT_INTERVALS
 from nenya.errors import CheckpointError, InputFileError, NenyaError, OptionError, OutputError
@@ -28,6 +27,7 @@ from nenya.options.files import read_json
 from nenya.options.flat import FLAT, IGNORED
 from nenya.storage.disk import atomic_path
 from nenya.storage.paths import HDF5_SUFFIXES, is_latents_name, key_of, local_path
+from nenya.storage.texts import say
 from nenya.tables.key_columns import COLUMNS, read_keys
 from nenya.tables.quantities import dt_name
 

@@ -17,19 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.data.cutouts import CutoutFile, CutoutReader, inspect_cutouts, partition_names
-from nenya.data.damage import damage_named
 from nenya.data.filters import pack_gzip
 from nenya.data.hdf5 import Hdf5File
+from nenya.data.hdf5_links import damage_named
 from nenya.data.partition import Partition
 from nenya.data.pixels import Floats
 from nenya.errors import InputFileError, Interrupted, NenyaError, OptionError, OutputError
 from nenya.options.commands import RepackOptions
+from nenya.runtime.process import Threads
 from nenya.runtime.progress import RowProgress
 from nenya.runtime.signals import Termination
-from nenya.runtime.threads import Threads
 from nenya.storage.disk import atomic_path, check_output, check_room, write_hdf5
-from nenya.storage.paths import HDF5_SUFFIXES, find_sources, is_several, local_path
-from nenya.storage.s3.service import is_s3
+from nenya.storage.paths import HDF5_SUFFIXES, find_sources, is_s3, is_several, local_path
 
 log = logging.getLogger(__name__)
 

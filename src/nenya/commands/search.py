@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.archive.folder import open_version
-from nenya.commands.output import say
 from nenya.data.cutouts import inspect_cutouts
 from nenya.errors import InputFileError, OptionError
 from nenya.io import TABLE_SUFFIXES, read_table, write_table
@@ -26,9 +25,8 @@ from nenya.options.sections import Options, build_options
 from nenya.plotting import closest_strip
 from nenya.storage.arrays import read_arrays
 from nenya.storage.disk import check_output
-from nenya.storage.paths import base_name, expand, fetch, find_sources, local_path
-from nenya.storage.s3.service import is_s3
-from nenya.storage.texts import lines_of
+from nenya.storage.paths import base_name, expand, fetch, find_sources, is_s3, local_path
+from nenya.storage.texts import lines_of, say
 from nenya.tables.conditions import Conditions
 
 if TYPE_CHECKING:

@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nenya.commands.output import say
 from nenya.data.cutouts import CutoutFile, inspect_cutouts
 from nenya.data.spectra import MeanSpectrum, Recipe, file_spectrum
 from nenya.errors import InputFileError, OptionError, OutputError
 from nenya.options.commands import SpectraOptions
 from nenya.storage.paths import fetch, find_sources, local_path
-from nenya.storage.texts import lines_of
+from nenya.storage.texts import lines_of, say
 from nenya.tables.key_columns import read_keys
 from nenya.tables.keys import Joined, cutout_parts, join, part_types
 

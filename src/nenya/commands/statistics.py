@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 
 from nenya.archive.folder import open_chosen
-from nenya.commands.output import say
 from nenya.errors import InputFileError, OptionError
 from nenya.io import TABLE_SUFFIXES, read_table, write_table
 from nenya.options.commands import StatisticsOptions
 from nenya.storage.disk import check_output
 from nenya.storage.paths import local_path
 from nenya.storage.table_integers import comparable
+from nenya.storage.texts import say
 from nenya.tables import keys
 from nenya.tables.comparison import trend
 from nenya.tables.conditions import rows_where

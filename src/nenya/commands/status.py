@@ -6,11 +6,10 @@ from dataclasses import asdict, dataclass, field
 from nenya.archive.check import VersionStatus, sizes_of, unnamed_files, version_status
 from nenya.archive.folder import Folder
 from nenya.archive.lease import Lease
-from nenya.commands.output import say
 from nenya.errors import InputFileError, OptionError
 from nenya.options.commands import StatusOptions
-from nenya.storage.lockfile import holder_of
-from nenya.storage.texts import Lines
+from nenya.storage.lock import holder_of
+from nenya.storage.texts import Lines, say
 
 
 @dataclass

@@ -12,8 +12,8 @@ from nenya.options.commands import ExtractOptions
 from nenya.options.extras import need
 from nenya.options.files import config_dir
 from nenya.options.sections import build_options
+from nenya.storage.disk import temporary_folder
 from nenya.storage.paths import find_sources
-from nenya.storage.temporaries import temporary_folder
 
 log = logging.getLogger(__name__)
 

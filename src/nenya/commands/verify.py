@@ -9,17 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nenya.commands.output import say
 from nenya.data.cutouts import inspect_cutouts
 from nenya.data.hdf5_open import open_hdf5
 from nenya.errors import InputFileError, NenyaError, OutputError
 from nenya.extraction.existing import read_provenance
 from nenya.options.commands import VerifyOptions
-from nenya.storage.disk import sha256_file
+from nenya.storage.disk import sha256_file, temporary_folder
 from nenya.storage.names import parse_json
-from nenya.storage.paths import find_latents, find_sources, scratch_folder
-from nenya.storage.s3.service import is_s3, store
-from nenya.storage.temporaries import temporary_folder
+from nenya.storage.paths import find_latents, find_sources, is_s3, scratch_folder
+from nenya.storage.s3.service import store
+from nenya.storage.texts import say
 from nenya.tables.names import cutout_names, cutouts_of
 
 _BLOCK = 65536  # rows read at once

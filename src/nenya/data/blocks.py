@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from nenya.data.cutouts import CutoutFile, CutoutReader, plan_blocks
 from nenya.errors import InputFileError
-from nenya.runtime.ledger import count_read
-from nenya.runtime.threads import Threads, cores
-from nenya.storage.memory import available_memory
+from nenya.runtime.process import Threads, cores
+from nenya.runtime.trainer import count_read
+from nenya.storage.process import available_memory
 
 _BLOCK_BYTES = 2**28
 _AHEAD = 2  # blocks read ahead, of these more than one only

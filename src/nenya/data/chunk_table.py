@@ -8,8 +8,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from nenya.data.damage import COPY
 from nenya.data.filters import FLETCHER32, GZIP, LZF, SHUFFLE
+from nenya.data.hdf5_links import COPY
 from nenya.errors import InputFileError
 
 _LEAST_WRITTEN = 0.1  # of the chunks, if the file marks the missing ones as NaN

@@ -21,8 +21,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from nenya.data.damage import one_line
 from nenya.data.hdf5 import Hdf5File
+from nenya.data.hdf5_links import one_line
 from nenya.data.hdf5_open import list_datasets
 from nenya.data.partition import Partition, check_companion, chunk_cache, describe_partition, find_partitions
 from nenya.data.pixels import Floats, Pixels, Spread, check_order
@@ -173,7 +173,7 @@ class CutoutReader:
         Args:
             out: (n, H, W), float32, or of the stored type: then bit for bit.
             start: First row.
-            spread: How the chunks are processed: `map`, or that of `nenya.runtime.threads.Threads`.
+            spread: How the chunks are processed: `map`, or that of `nenya.runtime.process.Threads`.
 
         Raises:
             InputFileError: The file is damaged within these rows.

@@ -20,7 +20,7 @@ from nenya.data.cutouts import CutoutFile, inspect_cutouts, nonfinite_rows
 from nenya.data.unpack import load_partition
 from nenya.errors import InputFileError
 from nenya.options.sections import AugmentOptions, Options
-from nenya.runtime.ledger import count_read
+from nenya.runtime.trainer import count_read
 
 log = logging.getLogger(__name__)
 

@@ -23,9 +23,8 @@ from numpy.typing import NDArray
 
 from nenya.data.chunk_check import PLAIN, check_filters, filters_of
 from nenya.data.chunk_table import chunk_table, fill_value, stored_size
-from nenya.data.damage import COPY, damage_named
 from nenya.data.filters import GZIP, LZF, SHUFFLE, undo_filters
-from nenya.data.hdf5_links import Bounds, candidates
+from nenya.data.hdf5_links import COPY, Bounds, candidates, damage_named
 from nenya.data.hdf5_open import Guard, open_hdf5
 from nenya.data.pixels import (
     ChunkedPixels,

@@ -1,21 +1,22 @@
 """Targets of the links of an HDF5 file, and data sets stored in other files: checked before HDF5 follows them.
 
 An HDF5 file can name any file of the machine: as the target of a link, as the source of a virtual data set, as the
-external storage of a data set. HDF5 opens these files, and returns their bytes as values of the first file.
+external storage of a data set. HDF5 opens these files, and returns their bytes as values of the first file. Whatever
+HDF5 says of a damaged file becomes one printable line (`damage_named`).
 """
 
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import h5py
 
-from nenya.data.damage import COPY, damage_named
 from nenya.data.filters import FLETCHER32, GZIP, LZF, SHUFFLE
-from nenya.errors import InputFileError
+from nenya.errors import InputFileError, NenyaError
 from nenya.storage.mounts import hdf5_locking
 from nenya.storage.small_files import is_regular
 from nenya.storage.texts import shown
@@ -29,6 +30,8 @@ _MOST_DEPTH = 1000
 _MOST_FILES = 100
 ALLOW = "loader.allow_external=true allows it, if you trust the file"
 COPY_IN = "copy its data into the file itself"
+
+COPY = "the file is damaged: copy or create it again"
 
 
 @dataclass(frozen=True)
@@ -240,3 +243,19 @@ def check_links(file: Any, bounds: Bounds) -> None:
             if h5py.is_hdf5(place):
                 with h5py.File(place, "r", locking=hdf5_locking(place)) as other:
                     walk.file(other.id, place)
+
+
+@contextmanager
+def damage_named(where: str) -> Iterator[None]:
+    """Turn any exception of HDF5 and h5py about a damaged file into an InputFileError of one line."""
+    try:
+        yield
+    except NenyaError:
+        raise
+    except Exception as error:
+        raise InputFileError(f"{where} cannot be read ({one_line(error)}); {COPY}") from error
+
+
+def one_line(error: BaseException) -> str:
+    """Return the message of an exception in one line."""
+    return shown(" ".join(str(error).split()), 300) or type(error).__name__

@@ -20,11 +20,20 @@ from numpy.typing import NDArray
 
 from nenya.data.chunk_check import Filter, check_chunk, check_filters, filters_of
 from nenya.data.chunk_table import check_places, stored_size
-from nenya.data.damage import COPY, damage_named, one_line
-from nenya.data.hdf5_links import ALLOW, Bounds, Links, candidates, check_links, check_storage
+from nenya.data.hdf5_links import (
+    ALLOW,
+    COPY,
+    Bounds,
+    Links,
+    candidates,
+    check_links,
+    check_storage,
+    damage_named,
+    one_line,
+)
 from nenya.errors import InputFileError
-from nenya.storage.memory import check_memory
 from nenya.storage.mounts import NO_LOCKS, hdf5_locking
+from nenya.storage.process import check_memory
 from nenya.storage.small_files import is_regular
 from nenya.storage.texts import shown
 

@@ -9,8 +9,8 @@ import h5py
 import numpy as np
 
 from nenya.data.chunk_check import filter_names
-from nenya.data.damage import damage_named
 from nenya.data.hdf5 import Hdf5File, check_float
+from nenya.data.hdf5_links import damage_named
 from nenya.data.pixels import FlatPixels, Pixels
 from nenya.errors import InputFileError
 from nenya.storage.texts import shown
@@ -98,7 +98,8 @@ def describe_partition(file: Hdf5File, name: str, dataset: Any) -> tuple[Partiti
     with damage_named(where):
         _check_shape(where, dataset.shape)
         check_float(dataset, where)
-        names = filter_names(dataset.id.get_create_plist(), where)
+        creation = dataset.id.get_create_plist()
+        names = filter_names(creation, where) if creation.get_nfilters() else ()
         pixels = file.pixels(dataset, where)
         flat = isinstance(pixels, FlatPixels) and [path for path, *_ in pixels.segments] == [file.path]
         info = Partition(

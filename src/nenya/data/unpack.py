@@ -21,11 +21,10 @@ from rich.progress import Progress
 from nenya.data.cutouts import CutoutReader, fingerprint, plan_blocks
 from nenya.data.partition import Partition
 from nenya.errors import OptionError, OutputError
-from nenya.runtime.threads import Threads
-from nenya.storage.disk import atomic_path
+from nenya.runtime.process import Threads
+from nenya.storage.disk import atomic_path, sweep
 from nenya.storage.lock import one_at_a_time
-from nenya.storage.memory import available_memory
-from nenya.storage.temporaries import sweep
+from nenya.storage.process import available_memory
 from nenya.storage.texts import printed
 
 Report = Callable[[int, int], None]  # cutouts done, cutouts in all

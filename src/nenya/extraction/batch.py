@@ -13,17 +13,17 @@ import torch
 
 from nenya.data.cutouts import inspect_cutouts, partition_names
 from nenya.errors import Interrupted, NenyaError, OptionError
-from nenya.extraction.job import Source, extract_file, identity, latent_dim, plan_job, scratch_bytes
+from nenya.extraction.job import Origin, extract_file, identity, latent_dim, plan_job, scratch_bytes
 from nenya.extraction.ranks import Follower, Leader
 from nenya.extraction.shard import find_shard, share
 from nenya.extraction.staging import Item, Skip, Staging, check_places, reworded, settle
-from nenya.models.weights import load_model
+from nenya.models.contrastive import load_model
 from nenya.options.commands import ExtractOptions
 from nenya.runtime.process import is_main_process
 from nenya.runtime.signals import Termination
 from nenya.runtime.trainer import check_trainer, make_logger
-from nenya.storage.paths import HDF5_SUFFIXES, find_sources, local_path, scratch_folder
-from nenya.storage.s3.service import is_s3, join_url
+from nenya.storage.paths import HDF5_SUFFIXES, Source, find_sources, is_s3, is_several, local_path, scratch_folder
+from nenya.storage.s3.service import join_url
 from nenya.storage.texts import lines_of
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,9 @@ def run(options: ExtractOptions) -> int:
     """
     if not is_main_process():
         return follow(options)
-    return extract_share(options, options.data, options.out, find_shard(options.shard, options.data))[0]
+    shared = options.shard is not None or is_several(options.data)
+    shard = find_shard(options.shard, options.data) if shared else (0, 1)
+    return extract_share(options, options.data, options.out, shard)[0]
 
 
 def extract_share(
@@ -52,7 +54,7 @@ def extract_share(
     """Extract this worker's share of the files; return the exit code and the outcome of each file."""
     sources = find_sources(data)
     outputs = output_places(sources, out, debug=options.debug)
-    items = [Item(*pair) for pair in zip(sources, outputs, strict=True)]
+    items = [Item(Source.of(source), Source.of(output)) for source, output in zip(sources, outputs, strict=True)]
     if shard[1] > 1:
         place = {item.place: item for item in items}
         items = [place[name] for name in share(list(place), *shard)]
@@ -67,16 +69,16 @@ def _run_items(options: ExtractOptions, items: Sequence[Item]) -> int:
 
 
 def _extract_items(options: ExtractOptions, items: Sequence[Item]) -> int:
-    places = [str(place) for item in items for place in (item.source, item.output)]
-    shared = check_trainer(options.trainer) > 1 or any(map(is_s3, places))
-    if len(items) == 1 and isinstance(items[0].source, Path):  # before the slow loading of weights
-        inspect_cutouts(items[0].source, partition_names(options), allow_external=options.loader.allow_external)
+    places = [place for item in items for place in (item.source, item.output)]
+    shared = check_trainer(options.trainer) > 1 or any(place.path is None for place in places)
+    if len(items) == 1 and items[0].source.path is not None:  # before the slow loading of weights
+        inspect_cutouts(items[0].source.path, partition_names(options), allow_external=options.loader.allow_external)
     check_places(places)
     checkpoint, module = load_model(options, options.ckpt)
     scratch = scratch_folder(options.loader.cache_dir) if shared else None
     with (
         Staging(options, items, identity(options, checkpoint), scratch) as staging,
-        Leader(staging.folder if shared else None) as leader,
+        Leader(staging.folder) if shared else contextlib.nullcontext() as leader,
         _logging(options) as logger,
     ):
         for index, item in enumerate(items):
@@ -90,10 +92,10 @@ def _extract_items(options: ExtractOptions, items: Sequence[Item]) -> int:
                 if ready.made:
                     staging.finish(index, ready, "uploaded latents that an earlier run had extracted")
                     continue
-                job = plan_job(options, ready.source, ready.path, ready.output, module.net)
+                job = plan_job(options, ready.origin, ready.path, ready.output, module.net)
                 staging.hold(ready, scratch_bytes(job, latent_dim(options, module.net)), item.place)
                 staging.ahead(index + 1)
-                tell = partial(leader.tell, index, [ready.path, ready.output, item.place])
+                tell = None if leader is None else partial(leader.tell, index, [ready.path, ready.output, item.place])
                 note = extract_file(options, job, module, checkpoint, started=tell, logger=logger)
                 if note is None:
                     staging.release(item, ready)
@@ -107,9 +109,10 @@ def _extract_items(options: ExtractOptions, items: Sequence[Item]) -> int:
                     raise reworded(error, ready, item) from error
                 settle(item, "failed", str(reworded(error, ready, item)))
             finally:
-                if leader.told != index:
+                if leader is not None and leader.told != index:
                     leader.tell(index, None)
-        leader.end()
+        if leader is not None:
+            leader.end()
     return _close(items)
 
 
@@ -126,9 +129,9 @@ def _logging(options: ExtractOptions) -> Iterator[Any]:
             logger.experiment.finish(exit_code=0 if done else 1)
 
 
-def _others_wait(leader: Leader, index: int) -> bool:
+def _others_wait(leader: Leader | None, index: int) -> bool:
     """Return whether other processes work on this file and would wait for this one forever."""
-    return leader.told == index and torch.distributed.is_initialized()
+    return leader is not None and leader.told == index and torch.distributed.is_initialized()
 
 
 def follow(options: ExtractOptions) -> int:
@@ -144,7 +147,7 @@ def follow(options: ExtractOptions) -> int:
                 break
             if told is not None:
                 path, output, place = told
-                job = plan_job(options, Source(place), Path(path), Path(output), module.net)
+                job = plan_job(options, Origin(place), Path(path), Path(output), module.net)
                 extract_file(options, job, module, checkpoint)
     return 0
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,23 +21,19 @@ import nenya
 from nenya.data.blocks import BlocksDataModule, cut_blocks
 from nenya.data.cutouts import CutoutFile, inspect_cutouts, nonfinite_rows, partition_names
 from nenya.errors import InputFileError, Interrupted, LockLostError, NenyaError, OutputError
-from nenya.extraction.journal import BlockStore, partial_folder
-from nenya.extraction.manifest import Work, begin, cpu_threads, describe_status, note_sha256
+from nenya.extraction.journal import BlockStore, Work, begin, cpu_threads, describe_status, partial_folder
 from nenya.extraction.writer import LatentsWriter
 from nenya.models.checkpoint import Checkpoint
 from nenya.models.contrastive import ContrastiveModule
 from nenya.models.inference import choose_backend, count_multiply_adds
 from nenya.models.resnet import ContrastiveNet, check_image_size
-from nenya.options.declare import to_dict
 from nenya.options.sections import Options
-from nenya.runtime.ledger import ledger_of
 from nenya.runtime.process import git_commit, is_main_process
 from nenya.runtime.progress import RowProgress
-from nenya.runtime.trainer import make_trainer
-from nenya.storage.disk import check_room, folder_bytes, sha256_file
+from nenya.runtime.trainer import ledger_of, make_trainer
+from nenya.storage.disk import check_room, folder_bytes, sha256_file, sweep
 from nenya.storage.lock import OutputLock
-from nenya.storage.names import refuse_links
-from nenya.storage.temporaries import sweep
+from nenya.storage.small_files import refuse_links
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -53,7 +49,7 @@ _INTERRUPTED = "interrupted"
 
 
 @dataclass(frozen=True)
-class Source:
+class Origin:
     """Where the cutouts of a file come from.
 
     Attributes:
@@ -75,13 +71,13 @@ class Job:
         file: the cutout file, checked.
         rows: partition -> number of rows to extract.
         output: the latents file.
-        source: where the file comes from.
+        origin: where the file comes from.
     """
 
     file: CutoutFile
     rows: dict[str, int]
     output: Path
-    source: Source
+    origin: Origin
 
 
 def refuse_existing(output: Path, *, clobber: bool) -> None:
@@ -125,7 +121,7 @@ def latent_dim(options: Options, net: ContrastiveNet) -> int:
     return int(net.feat_dim if options.model.latent == "projection" else net.encoder.out_features)
 
 
-def plan_job(options: Options, source: Source, path: Path, output: Path, net: ContrastiveNet) -> Job:
+def plan_job(options: Options, origin: Origin, path: Path, output: Path, net: ContrastiveNet) -> Job:
     """Check input and output of one file before any work.
 
     Raises:
@@ -137,7 +133,7 @@ def plan_job(options: Options, source: Source, path: Path, output: Path, net: Co
     check_sizes(options, file)
     limits = row_limits(options, file.partitions)
     rows = {name: min(info.rows, limits.get(name, info.rows)) for name, info in file.partitions.items()}
-    job = Job(file, rows, output, source)
+    job = Job(file, rows, output, origin)
     if is_main_process():
         held = folder_bytes(partial_folder(output))
         check_room(output.parent, scratch_bytes(job, latent_dim(options, net)) - held, "the latents file")
@@ -211,7 +207,7 @@ def extract_file(
         wanted = _wanted_manifest(options, job, checkpoint, trainer, module.net)
         work = begin(store, wanted, job.file, clobber=options.clobber)
         if work.done:
-            log.info("%s: %s", Path(job.source.place).name, _done_before(job, work))
+            log.info("%s: %s", Path(job.origin.place).name, _done_before(job, work))
         try:
             if work.fresh:
                 store.start(wanted)
@@ -223,7 +219,7 @@ def extract_file(
                 writer.attributes = lambda: {
                     **identity(options, checkpoint),
                     **_environment(options, checkpoint, trainer.strategy.root_device, work),
-                    "options": json.dumps({**to_dict(options), "data": job.source.place}),
+                    "options": json.dumps({**asdict(options), "data": job.origin.place}),
                     **_describe_source(job, wanted["source"], sha256),
                     "rows": json.dumps(job.rows),
                 }
@@ -240,7 +236,7 @@ def extract_file(
             store.kept()
             raise
     ledger, seconds = ledger_of(trainer), time.monotonic() - start
-    log.info("%s: %s", Path(job.source.place).name, ledger.summary())
+    log.info("%s: %s", Path(job.origin.place).name, ledger.summary())
     if logger is not None:
         counts = {"rows": sum(job.rows.values()), "nonfinite_rows": sum(writer.nonfinite.values()), "seconds": seconds}
         logger.log_metrics({**counts, **{f"ledger/{stage}": spent for stage, spent in ledger.seconds().items()}})
@@ -260,7 +256,7 @@ def _extract(job: Job, module: ContrastiveModule, trainer: "Trainer", writer: La
     writer.blocks, writer.threads = blocks, work.threads
     module.batch_shape, module.backend = work.batch_size, work.backend
     total = sum(map(len, blocks))
-    name = Path(job.source.place).name
+    name = Path(job.origin.place).name
     data = BlocksDataModule(job.file, left, module.options.loader.num_workers)
     predict(trainer, module, data, name=name, rows=total, before=total - sum(map(len, left)))
 
@@ -316,7 +312,7 @@ def _wanted_manifest(
         "threads": cpu_threads(trainer.num_devices, torch.get_num_threads()),
         "batch_size": min(options.loader.batch_size_valid, max(job.rows.values())),
         "block_size": options.loader.block_size,
-        "source": {"sha256": job.source.sha256, **describe_status(job.file.path)},
+        "source": {"sha256": job.origin.sha256, **describe_status(job.file.path)},
     }
 
 
@@ -342,8 +338,8 @@ def _set_at_error(event: threading.Event) -> Iterator[threading.Event]:
 
 def _sha256(job: Job, store: BlockStore, work: Work, cancelled: threading.Event) -> str:
     """Return the hash of the source, and store it for a later resume."""
-    known = work.sha256 or job.source.sha256
-    return known or note_sha256(store, sha256_file(job.file.path, cancelled))
+    known = work.sha256 or job.origin.sha256
+    return known or store.note_sha256(sha256_file(job.file.path, cancelled))
 
 
 def _summary(job: Job, writer: LatentsWriter, work: Work, seconds: float) -> str:
@@ -363,13 +359,13 @@ class _ChangedError(InputFileError):
 
 def _describe_source(job: Job, before: Mapping[str, Any], sha256: "Future[str]") -> dict[str, Any]:
     """Return name, size and sha256 of the source, which must not have changed since `before`."""
-    path, source = job.file.path, job.source
-    described = {"source": Path(source.place).name, "source_size": before["size"], "source_sha256": sha256.result()}
+    path, origin = job.file.path, job.origin
+    described = {"source": Path(origin.place).name, "source_size": before["size"], "source_sha256": sha256.result()}
     described["image_size"] = next(iter(job.file.partitions.values())).height
     after = describe_status(path)
     if after["size"] != before["size"] or after["status"] != before["status"]:
         raise _ChangedError(f"{path}: the file changed while it was read; no rows were kept, run the command again")
-    return {**described, **({"source_etag": source.etag} if source.etag else {})}
+    return {**described, **({"source_etag": origin.etag} if origin.etag else {})}
 
 
 def identity(options: Options, checkpoint: Checkpoint) -> dict[str, str]:

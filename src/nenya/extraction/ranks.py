@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from nenya.errors import InputFileError, Interrupted
-from nenya.storage.disk import atomic_path
+from nenya.storage.disk import atomic_path, life_of
 from nenya.storage.flock import flock
 from nenya.storage.names import Json, read_json
 from nenya.storage.process import Life
-from nenya.storage.temporaries import life_of
 
 _VARIABLE = "NENYA_BATCH"  # set for the processes that Lightning starts
 _SECONDS_BETWEEN_LOOKS = 0.1
@@ -36,35 +35,32 @@ class Leader:
     """Tells the other processes what to extract.
 
     Args:
-        folder: of the batch, None if there are no other processes.
+        folder: of the batch.
 
     Attributes:
         told: number of the last file announced.
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder, self.told = folder, -1
 
     def __enter__(self) -> Self:
-        if self.folder is not None:
-            os.environ[_VARIABLE] = str(self.folder.absolute())
-            _remove_dead_pointers(self.folder.parent)
-            if "RANK" in os.environ or "SLURM_PROCID" in os.environ:
-                # Written in the batch's own folder first, which is removed if this process is killed.
-                _write(self.folder / "pointer", str(self.folder.absolute()))
-                os.replace(self.folder / "pointer", _pointer(self.folder.parent))
+        os.environ[_VARIABLE] = str(self.folder.absolute())
+        _remove_dead_pointers(self.folder.parent)
+        if "RANK" in os.environ or "SLURM_PROCID" in os.environ:
+            # Written in the batch's own folder first, which is removed if this process is killed.
+            _write(self.folder / "pointer", str(self.folder.absolute()))
+            os.replace(self.folder / "pointer", _pointer(self.folder.parent))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self.folder is not None:
-            os.environ.pop(_VARIABLE, None)
-            if kind is None:
-                self._wait_for_followers()
-            _pointer(self.folder.parent).unlink(missing_ok=True)
+        os.environ.pop(_VARIABLE, None)
+        if kind is None:
+            self._wait_for_followers()
+        _pointer(self.folder.parent).unlink(missing_ok=True)
 
     def _wait_for_followers(self) -> None:
         """Wait until each process started beside this one has found the folder, before it is removed."""
-        assert self.folder is not None
         count = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS") or 1) - 1
         deadline = time.monotonic() + _SECONDS_FOR_OTHERS
         while "RANK" in os.environ or "SLURM_PROCID" in os.environ:
@@ -75,13 +71,11 @@ class Leader:
     def tell(self, number: int, paths: list[Path | str] | None) -> None:
         """Announce a file by its number: its path, its output and its source; None: nothing to do."""
         self.told = number
-        if self.folder is not None:
-            _write(self.folder / f"told-{number}", None if paths is None else [str(path) for path in paths])
+        _write(self.folder / f"told-{number}", None if paths is None else [str(path) for path in paths])
 
     def end(self) -> None:
         """Announce the end of the batch."""
-        if self.folder is not None:
-            _write(self.folder / "told-end", None)
+        _write(self.folder / "told-end", None)
 
 
 class Follower:

@@ -19,7 +19,7 @@ from typing import IO, Any, Self, TypeVar
 
 from nenya.errors import InputFileError, Interrupted, NenyaError, OutputError
 from nenya.extraction import existing
-from nenya.extraction.job import Source
+from nenya.extraction.job import Origin
 from nenya.extraction.journal import remove_leftover
 from nenya.extraction.scratch import (
     BATCH_PREFIX,
@@ -35,11 +35,10 @@ from nenya.options.declare import parse_size
 from nenya.options.sections import Options
 from nenya.runtime.process import is_main_process
 from nenya.runtime.signals import Termination
-from nenya.storage.disk import folder_bytes
+from nenya.storage.disk import folder_bytes, own_mark
 from nenya.storage.names import local_name
-from nenya.storage.paths import own_place
-from nenya.storage.s3.service import S3Object, is_s3, store
-from nenya.storage.temporaries import own_mark
+from nenya.storage.paths import Source, own_place
+from nenya.storage.s3.service import S3Object, store
 
 log = logging.getLogger(__name__)
 
@@ -53,26 +52,27 @@ class Item:
     """One file of a batch.
 
     Attributes:
-        source: the cutout file, a path or an s3:// address.
-        output: its latents file, a path or an s3:// address.
+        source: the cutout file.
+        output: its latents file.
         fate: `done`, `skipped` or `failed`, once known.
         note: the reason or the result.
     """
 
-    source: Path | str
-    output: Path | str
+    source: Source
+    output: Source
     fate: str = ""
     note: str = ""
 
     @property
     def place(self) -> str:
         """Location of the cutouts, as given by the user."""
-        return str(self.source)
+        return self.source.text
 
     @property
     def line(self) -> str:
         """The outcome of the file in one line."""
-        return f"{self.place}: {self.note}" if self.fate == "failed" else f"{self.place} -> {self.output}: {self.note}"
+        to = "" if self.fate == "failed" else f" -> {self.output.text}"
+        return f"{self.place}{to}: {self.note}"
 
 
 @dataclass
@@ -82,14 +82,14 @@ class Ready:
     Attributes:
         path: the local cutout file.
         output: the local latents file to be made.
-        source: where the cutouts come from.
+        origin: where the cutouts come from.
         held: bytes of scratch space taken for it.
         made: whether the output exists already, and only needs uploading.
     """
 
     path: Path
     output: Path
-    source: Source
+    origin: Origin
     held: int = 0
     made: bool = False
 
@@ -130,14 +130,16 @@ class Staging:
         self._asking = threading.Lock()
         self._termination = Termination()
         self._lock: IO[bytes] | None = None
-        self.scratch, self.folder = Scratch(0, self._termination.check), Path()
+        self.scratch: Scratch | None = None  # without one there is nothing to copy
+        self.folder = Path()
         if self.scratch_dir is not None:
             remove_abandoned(self.scratch_dir)
             self.folder = self.scratch_dir / f"{BATCH_PREFIX}{own_mark()}"
             self._lock = make_locked(self.folder)
             limit = self.options.loader.cache_limit
             free = shutil.disk_usage(self.folder).free
-            self.scratch.limit = parse_size(limit) if limit is not None else int(SHARE_OF_FREE * free)
+            size = parse_size(limit) if limit is not None else int(SHARE_OF_FREE * free)
+            self.scratch = Scratch(size, self._termination.check)
             self.scratch.kept = self.scratch.used = self._kept_by_others()
         self._termination.__enter__()
         return self
@@ -151,7 +153,8 @@ class Staging:
         finally:
             self._termination.came = True  # a signal must not interrupt the cleaning up
             self.cancelled.set()
-            self.scratch.cancel()
+            if self.scratch is not None:
+                self.scratch.cancel()
             self._downloads.shutdown(cancel_futures=True)
             self._uploads.shutdown(cancel_futures=True)
             if self._lock is not None:
@@ -189,8 +192,12 @@ class Staging:
             OutputError: The limit is too low.
         """
         if self._is_ours(ready.output):
-            self.scratch.take(nbytes, place, held=ready.held)
+            self._take(nbytes, place, held=ready.held)
             ready.held += nbytes
+
+    def _take(self, nbytes: int, place: str, held: int = 0) -> None:
+        assert self.scratch is not None
+        self.scratch.take(nbytes, place, held=held)
 
     def _is_ours(self, path: Path) -> bool:
         """Return whether a file lies in the scratch folder."""
@@ -199,7 +206,7 @@ class Staging:
     def finish(self, index: int, ready: Ready, note: str) -> None:
         """Remove the copy of an extracted file, and send its latents to their destination."""
         item = self.items[index]
-        if isinstance(item.output, str):
+        if item.output.path is None:
             size = self._drop_source(item, ready)
             ready.held -= size
             self._sent.append(self._uploads.submit(self._send, item, ready, note))
@@ -210,6 +217,8 @@ class Staging:
     def release(self, item: Item, ready: Ready) -> None:
         """Remove the copy of the source and give its space back; unfinished latents stay, and keep their space."""
         self._drop_source(item, ready, give=False)
+        if self.scratch is None:
+            return
         left = 0
         if self._is_ours(ready.output):
             with contextlib.suppress(OSError):  # not empty
@@ -220,7 +229,7 @@ class Staging:
         ready.held = 0
 
     def _drop_source(self, item: Item, ready: Ready, *, give: bool = True) -> int:
-        if not isinstance(item.source, str):
+        if item.source.path is not None or self.scratch is None:
             return 0
         size = ready.path.stat().st_size if ready.path.exists() else 0
         ready.path.unlink(missing_ok=True)
@@ -234,7 +243,7 @@ class Staging:
         try:
             metadata = existing.object_metadata(ready.output)
             store().upload(
-                ready.output, str(item.output), metadata=metadata, cancelled=self.cancelled, note=_note(ready.output)
+                ready.output, item.output.text, metadata=metadata, cancelled=self.cancelled, note=_note(ready.output)
             )
             ready.output.unlink(missing_ok=True)
             settle(item, "done", note)
@@ -262,29 +271,30 @@ class Staging:
     def _prepare(self, index: int) -> Ready | Skip:
         """Check whether a file needs extracting, and download the source (in a thread)."""
         item = self.items[index]
-        found = self._head(item.source) if isinstance(item.source, str) else None
+        found = None if item.source.path is not None else self._head(item.source.text)
         provenance = None if self.options.clobber else self._existing(item)
         if provenance is not None:
-            existing.check_same(str(item.output), provenance, self.identity)
-            if found is None:
-                existing.check_local_source(str(item.output), provenance, Path(item.source))
+            existing.check_same(item.output.text, provenance, self.identity)
+            if item.source.path is not None:
+                existing.check_local_source(item.output.text, provenance, item.source.path)
                 return self._skip(item, provenance)
-            if (provenance.get("source_etag"), provenance.get("source_size")) == (found.etag, found.size):
+            if found is not None and _describes(provenance, found):
                 return self._skip(item, provenance)
         output = self._local_output(item)
         if self._is_ours(output) and output.exists() and self._is_still_right(item, output, found):
             remove_leftover(output)
             size = output.stat().st_size
-            self.scratch.take(size, item.place)
-            return Ready(self.folder / "not needed", output, Source(item.place), size, made=True)
-        if found is None:
-            return Ready(Path(item.source), output, Source(item.place))
-        self.scratch.take(found.size, item.place)
-        ready = Ready(self.folder / str(index) / local_name(found.name), output, Source(item.place), found.size)
+            self._take(size, item.place)
+            return Ready(self.folder / "not needed", output, Origin(item.place), size, made=True)
+        if item.source.path is not None:
+            return Ready(item.source.path, output, Origin(item.place))
+        assert found is not None
+        self._take(found.size, item.place)
+        ready = Ready(self.folder / str(index) / local_name(found.name), output, Origin(item.place), found.size)
         try:
             sha256 = store().download(found, ready.path, cancelled=self.cancelled)
             if provenance is not None:
-                existing.check_source(str(item.output), provenance, found.size, sha256)
+                existing.check_source(item.output.text, provenance, found.size, sha256)
         except BaseException as error:
             self.release(item, ready)
             if isinstance(error, OutputError):
@@ -293,7 +303,7 @@ class Staging:
         if provenance is not None:
             self.release(item, ready)
             return self._skip(item, provenance)
-        ready.source = Source(item.place, sha256, found.etag)
+        ready.origin = Origin(item.place, sha256, found.etag)
         return ready
 
     def _skip(self, item: Item, provenance: Mapping[str, Any]) -> Skip:
@@ -317,17 +327,17 @@ class Staging:
 
     def _local_output(self, item: Item) -> Path:
         """Return where the latents are written: at their destination, or for S3 where a later batch finds them."""
-        if isinstance(item.output, Path):
-            return item.output
+        if item.output.path is not None:
+            return item.output.path
         assert self.scratch_dir is not None
-        place = hashlib.sha256(item.output.encode()).hexdigest()[:16]
-        name = local_name(item.output.rsplit("/", 1)[1])
+        place = hashlib.sha256(item.output.text.encode()).hexdigest()[:16]
+        name = local_name(item.output.text.rsplit("/", 1)[1])
         return own_place(self.scratch_dir, f"{LATENTS_FOLDER}/{place}/{name}")
 
     def _kept_by_others(self) -> int:
         """Return the bytes of unfinished latents of other batches."""
         assert self.scratch_dir is not None
-        mine = {self._local_output(item).parent for item in self.items if isinstance(item.output, str)}
+        mine = {self._local_output(item).parent for item in self.items if item.output.path is None}
         others = [folder for folder in (self.scratch_dir / LATENTS_FOLDER).glob("*") if folder not in mine]
         return sum(map(folder_bytes, others))
 
@@ -338,9 +348,9 @@ class Staging:
                 raise OutputError("start over")
             provenance = existing.read_provenance(output)
             existing.check_same(str(output), provenance, self.identity)
-            if found is None:
-                existing.check_local_source(str(output), provenance, Path(item.source))
-            elif (provenance.get("source_etag"), provenance.get("source_size")) != (found.etag, found.size):
+            if item.source.path is not None:
+                existing.check_local_source(str(output), provenance, item.source.path)
+            elif found is None or not _describes(provenance, found):
                 raise OutputError("another source")
         except OutputError:
             output.unlink()
@@ -353,24 +363,31 @@ class Staging:
         Raises:
             OutputError: They are incomplete, or have no provenance.
         """
-        if isinstance(item.output, Path):
-            if item.output.is_dir():
-                raise OutputError(f"{item.output} is a folder, expected a file name: choose another with out=")
-            return existing.read_provenance(item.output) if item.output.exists() else None
-        found = store().head(item.output)
+        path = item.output.path
+        if path is not None:
+            if path.is_dir():
+                raise OutputError(f"{path} is a folder, expected a file name: choose another with out=")
+            return existing.read_provenance(path) if path.exists() else None
+        found = store().head(item.output.text)
         if found is None:
             return None
         provenance = existing.object_provenance(found)
         if provenance is None:  # uploaded by other means: the provenance is in the file itself
-            self.scratch.take(found.size, item.output)
+            assert self.scratch is not None
+            self.scratch.take(found.size, item.output.text)
             path = self.folder / "existing" / local_name(found.name)
             try:
                 store().download(found, path, cancelled=self.cancelled)
-                provenance = existing.read_provenance(path, item.output)
+                provenance = existing.read_provenance(path, item.output.text)
             finally:
                 path.unlink(missing_ok=True)
                 self.scratch.give(found.size)
         return provenance
+
+
+def _describes(provenance: Mapping[str, Any], found: S3Object) -> bool:
+    """Return whether latents were made from this version of an object."""
+    return (provenance.get("source_etag"), provenance.get("source_size")) == (found.etag, found.size)
 
 
 def _note(output: Path) -> Path:
@@ -389,10 +406,10 @@ def reword(error: BaseException, ready: Ready | None, item: Item) -> str:
     """Return the text of an error with the user's locations in place of temporary ones."""
     text = str(error)
     if ready is not None:
-        if isinstance(item.output, str) and str(ready.output.parent) in text:
+        if item.output.path is None and str(ready.output.parent) in text:
             text = text.replace(" out=", " loader.cache_dir=")
         text = text.replace(str(ready.path), item.place)
-        text = re.sub(re.escape(str(ready.output)) + r"(?!\.partial)", lambda _: str(item.output), text)
+        text = re.sub(re.escape(str(ready.output)) + r"(?!\.partial)", lambda _: item.output.text, text)
     return text
 
 
@@ -404,12 +421,12 @@ def reworded(error: Exception, ready: Ready | None, item: Item) -> NenyaError:
     return NenyaError(f"{item.place}: {type(error).__name__}: {first} (traceback=true shows where)")
 
 
-def check_places(places: Sequence[Path | str]) -> None:
+def check_places(places: Sequence[Source]) -> None:
     """Check that each bucket can be reached, before any work.
 
     Raises:
         StorageError: A bucket cannot be reached.
     """
-    buckets = {place.split("/")[2]: place for place in places if isinstance(place, str) and is_s3(place)}
+    buckets = {place.text.split("/")[2]: place.text for place in places if place.path is None}
     for place in buckets.values():
         store().check_bucket(place)

@@ -20,7 +20,7 @@ from torch import Tensor
 from nenya.data.blocks import Block
 from nenya.errors import Interrupted, OutputError
 from nenya.extraction.journal import BlockStore, journal_line
-from nenya.runtime.ledger import ledger_of
+from nenya.runtime.trainer import ledger_of
 from nenya.storage.flock import flock
 from nenya.storage.lock import Companions
 

@@ -20,7 +20,8 @@ from nenya.latents.files import Latents
 from nenya.runtime.progress import RowProgress
 from nenya.storage.disk import atomic_path, check_output, sha256_file
 from nenya.storage.lock import OutputLock
-from nenya.storage.names import read_json, refuse_links, remove
+from nenya.storage.names import read_json, remove
+from nenya.storage.small_files import refuse_links
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,7 +16,8 @@ from nenya.latents.files import Latents, Part
 from nenya.latents.index import ABOUT, TABLE, VECTOR, IndexSearcher, connect, join, lance_errors, read_about
 from nenya.latents.similarity import closest_of
 from nenya.storage.disk import atomic_path
-from nenya.storage.names import parse_json, refuse_links
+from nenya.storage.names import parse_json
+from nenya.storage.small_files import refuse_links
 from nenya.tables.conditions import ROW, as_arrow
 
 if TYPE_CHECKING:

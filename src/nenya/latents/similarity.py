@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nenya.errors import InputFileError, OptionError
-from nenya.runtime.threads import cores
+from nenya.runtime.process import cores
 
 IntArray = NDArray[np.int64]
 Float32Array = NDArray[np.float32]

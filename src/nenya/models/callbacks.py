@@ -16,8 +16,8 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from nenya.errors import Interrupted, OutputError
 from nenya.models.checkpoint import write_torch
 from nenya.models.contrastive import ContrastiveModule
-from nenya.runtime.ledger import ledger_of
 from nenya.runtime.signals import Handlers
+from nenya.runtime.trainer import ledger_of
 from nenya.storage.disk import atomic_path, write_hdf5
 
 log = logging.getLogger(__name__)

@@ -20,8 +20,7 @@ import torch
 from torch import Tensor
 
 from nenya.errors import CheckpointError, InputFileError, OutputError
-from nenya.models.pickled import check_torch_file
-from nenya.models.plain_options import ParamsStub, plain_options
+from nenya.models.pickled import ParamsStub, check_torch_file, plain_options
 from nenya.models.resnet import ARCHITECTURES, ContrastiveNet
 from nenya.storage.disk import atomic_path, sha256_file
 from nenya.storage.names import parse_json

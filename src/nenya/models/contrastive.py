@@ -1,23 +1,30 @@
-"""The LightningModule: wires network, loss and schedule to Lightning's loops."""
+"""The LightningModule: wires network, loss and schedule to Lightning's loops; and a module with loaded weights."""
 
+import dataclasses
+import functools
 import logging
 import time
 from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from nenya.errors import CheckpointError, NenyaError
+from nenya.errors import CheckpointError, NenyaError, OptionError
 from nenya.latents import metrics
+from nenya.models.checkpoint import Checkpoint, load_checkpoint, load_weights
 from nenya.models.inference import Runner, make_runner, obstacle
 from nenya.models.losses import contrastive_loss, gather_views
 from nenya.models.resnet import ContrastiveNet
 from nenya.models.schedule import Schedule
 from nenya.options.flat import flat_view, warm_up
 from nenya.options.sections import Options
-from nenya.runtime.ledger import ledger_of
+from nenya.runtime.trainer import ledger_of
+from nenya.storage.paths import expand, is_s3, temporary_copy
+from nenya.storage.s3.service import store
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +32,8 @@ MONITORED_ROWS = 2048
 _STEPS_THAT_REPAY = (
     3000  # an estimate, of a GPU: a minute or two of compiling against some hundredths of a second a step
 )
+
+_KEPT = 2  # networks of 100 MB kept in memory
 
 
 def make_net(options: Options) -> ContrastiveNet:
@@ -42,27 +51,34 @@ class ContrastiveModule(pl.LightningModule):
     Args:
         options: all options; `model`, `loss`, `optim`, `preprocess` and batch sizes are used.
         net: the network; by default a new one.
+        trained: whether it will be trained, so that the options of its learning rate are checked now.
     """
 
-    def __init__(self, options: Options, net: ContrastiveNet | None = None) -> None:
+    def __init__(self, options: Options, net: ContrastiveNet | None = None, *, trained: bool = True) -> None:
         super().__init__()
         self.options = options
         self.net = make_net(options) if net is None else net
-        o = options.optim
-        self.schedule = Schedule(
-            learning_rate=o.learning_rate,
-            epochs=options.trainer.max_epochs,
-            cosine=o.cosine,
-            warm=warm_up(options),
-            lr_decay_rate=o.lr_decay_rate,
-            lr_decay_epochs=tuple(o.lr_decay_epochs),
-        )
         self.on_rows: Callable[[int], None] | None = None
         self.batch_shape: int | None = None
         self.backend = "eager"
         self._runner: tuple[tuple[Any, ...], Runner] | None = None
         self._monitored: list[Tensor] = []
         self._compiled: Callable[[Tensor], Tensor] | None = None
+        if trained:
+            _ = self.schedule
+
+    @functools.cached_property
+    def schedule(self) -> Schedule:
+        """The learning rate of a training."""
+        optim = self.options.optim
+        return Schedule(
+            learning_rate=optim.learning_rate,
+            epochs=self.options.trainer.max_epochs,
+            cosine=optim.cosine,
+            warm=warm_up(self.options),
+            lr_decay_rate=optim.lr_decay_rate,
+            lr_decay_epochs=tuple(optim.lr_decay_epochs),
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the latents (B, D) of images (B, C, H, W), as `model.latent` says.
@@ -213,3 +229,77 @@ class ContrastiveModule(pl.LightningModule):
                 f"optim.learning_rate (now {self.options.optim.learning_rate}) or use trainer.precision=32-true; "
                 "nothing has been saved since, so checkpoints/last.ckpt in the run folder is from before"
             )
+
+
+def weights_source(options: Options, ckpt: str | None) -> str:
+    """Return the local path or s3:// address of the weights: `ckpt`, or `model.weights`.
+
+    Raises:
+        OptionError: Neither is given, or it names an environment variable that is not set.
+    """
+    source = ckpt or options.model.weights
+    if not source:
+        raise OptionError(f"ckpt= is required: model {options.model.name} has no published weights")
+    if is_s3(source):
+        return source
+    try:
+        return expand(source)
+    except OptionError as error:
+        if ckpt:
+            raise
+        raise OptionError(f"weights of model {options.model.name}: {error}, or give the weights with ckpt=") from error
+
+
+def load_model(options: Options, ckpt: str | None) -> tuple[Checkpoint, ContrastiveModule]:
+    """Return the checkpoint of `ckpt`, or of `model.weights`, and the network with its weights.
+
+    Repeated calls in a process for the same file return the same network, read once.
+
+    Raises:
+        OptionError: Neither is given, or it names an environment variable that is not set.
+        CheckpointError: The file is missing, damaged, refused, or of another architecture.
+        StorageError: An S3 service does not deliver it.
+    """
+    source, model = weights_source(options, ckpt), options.model
+    if is_s3(source):
+        found = store().head(source)
+        if found is None:
+            raise CheckpointError(f"checkpoint {source} does not exist: check the address")
+        stamp: tuple[object, ...] = (found.etag, found.size)
+    else:
+        path = Path(source)
+        status = path.stat() if path.is_file() else None  # load_checkpoint raises the error
+        source = str(path.absolute()) if status else source
+        stamp = (status.st_ino, status.st_size, status.st_mtime_ns) if status else ()
+    architecture = (model.ssl_model, model.feat_dim, model.nchannels, model.width)
+    # Lightning converts a network to half precision in place, so it is not shared between precisions.
+    checkpoint, net = _load(source, stamp, architecture, options.trainer.precision, options.loader.cache_dir)
+    return checkpoint, ContrastiveModule(options, net, trained=False)
+
+
+@lru_cache(maxsize=_KEPT)
+def _load(
+    source: str,
+    stamp: tuple[object, ...],
+    architecture: tuple[str, int, int, int],
+    precision: str,
+    cache_dir: str | None,
+) -> tuple[Checkpoint, ContrastiveNet]:
+    """Read the weights into a network; `stamp` and `precision` only distinguish cached networks."""
+    if is_s3(source):
+        with temporary_copy(source, cache_dir) as path:
+            checkpoint = load_checkpoint(path)
+    else:
+        checkpoint = load_checkpoint(source)
+    net = ContrastiveNet(*_with_channels_of(checkpoint, architecture))
+    load_weights(net, checkpoint)
+    # The network's own tensors, so that there is one copy in memory.
+    return dataclasses.replace(checkpoint, state_dict=net.state_dict()), net
+
+
+def _with_channels_of(checkpoint: Checkpoint, architecture: tuple[str, int, int, int]) -> tuple[str, int, int, int]:
+    """Return the architecture with the channels of the checkpoint's first convolution: latents do not depend on it."""
+    ssl_model, feat_dim, _, width = architecture
+    first = checkpoint.state_dict.get("encoder.conv1.weight")
+    nchannels = first.shape[1] if first is not None and first.ndim == 4 else 0
+    return (ssl_model, feat_dim, nchannels, width) if nchannels in (1, 3) else architecture

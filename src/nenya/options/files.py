@@ -9,7 +9,8 @@ from nenya.errors import OptionError
 from nenya.options.commands import PrepareOptions
 from nenya.options.declare import suggest
 from nenya.options.sections import Options
-from nenya.storage.s3.service import is_s3, store
+from nenya.storage.paths import is_s3
+from nenya.storage.s3.service import store
 from nenya.storage.small_files import parse_options_json, read_small, read_yaml_file, refuse_interpolation, unfit
 
 

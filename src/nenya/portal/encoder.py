@@ -102,7 +102,7 @@ class Encoder:
 
     def _check_weights(self, dataset: Dataset) -> bool:
         """Compare the weights with those recorded in the latents files; return whether any are recorded."""
-        from nenya.models.weights import load_model
+        from nenya.models.contrastive import load_model
 
         assert dataset.latents is not None
         wanted = dataset.latents.provenance.get("checkpoint_sha256", "")

@@ -23,7 +23,7 @@ from nenya.portal.state import PLANES
 from nenya.portal.theme import Theme, plain
 from nenya.portal.views import Histogram, Plane
 from nenya.portal.work import cells_for
-from nenya.storage.temporaries import sweep, temporary_name
+from nenya.storage.disk import sweep, temporary_name
 from nenya.tables.quantities import title_of
 
 IntArray = NDArray[np.int64]

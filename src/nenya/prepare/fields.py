@@ -32,7 +32,7 @@ from nenya.prepare.variables import (
     variables_of,
     with_dims_of,
 )
-from nenya.storage.memory import check_memory
+from nenya.storage.process import check_memory
 
 if TYPE_CHECKING:
     import xarray

@@ -40,9 +40,10 @@ from nenya.runtime.progress import RowProgress
 from nenya.runtime.signals import ignore_interrupts, interrupted_between
 from nenya.storage.disk import remove_half, sha256_file
 from nenya.storage.lock import OutputLock
-from nenya.storage.names import parse_json, refuse_links
-from nenya.storage.paths import local_path, own_place, scratch_folder, temporary_copy
-from nenya.storage.s3.service import is_s3, store
+from nenya.storage.names import parse_json
+from nenya.storage.paths import is_s3, local_path, own_place, scratch_folder, temporary_copy
+from nenya.storage.s3.service import store
+from nenya.storage.small_files import refuse_links
 from nenya.storage.table_files import check_numbers, check_table
 
 log = logging.getLogger(__name__)

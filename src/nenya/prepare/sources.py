@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from nenya.data.hdf5_links import Links
 from nenya.data.hdf5_open import open_hdf5
 from nenya.errors import InputFileError, NenyaError
-from nenya.storage.paths import entries_of, find_paths, local_path, temporary_copy
-from nenya.storage.s3.service import is_s3, store
+from nenya.storage.paths import entries_of, find_paths, is_s3, local_path, temporary_copy
+from nenya.storage.s3.service import store
 from nenya.storage.small_files import is_regular
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from nenya.errors import InputFileError
-from nenya.storage.memory import check_memory
+from nenya.storage.process import check_memory
 from nenya.storage.texts import shown
 
 _NAMES = (".zarray", ".zmetadata", "zarr.json")

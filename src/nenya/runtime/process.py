@@ -1,10 +1,16 @@
-"""This process: whether it is the main one, and the version of its code."""
+"""This process: whether it is the main one, the version of its code, and its cores, which share the work of reading."""
 
 import os
 import subprocess
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
 import nenya
+
+_MOST = 8
+_SHARES = 4  # shares of the jobs per thread, so that a slow one does not delay all
 
 
 def is_main_process() -> bool:
@@ -37,3 +43,56 @@ def git_commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return ""
     return commit.stdout.strip()
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Threads:
+    """Runs jobs on several cores.
+
+    Args:
+        count: number of threads; with 1, the calling thread does everything. None: one per core, at most 8.
+    """
+
+    def __init__(self, count: int | None = None) -> None:
+        self.count = min(_MOST, cores()) if count is None else count
+        self._pool: ThreadPoolExecutor | None = None
+
+    def __enter__(self) -> "Threads":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def spread(self, work: Callable[[Any], Any], jobs: Iterable[Any]) -> Iterable[Any]:
+        """Run the jobs, adjacent ones in one thread, as their bytes are adjacent too; all have ended when it returns.
+
+        Returns:
+            The results, in the order of the jobs.
+        """
+        every = list(jobs)
+        if self.count < 2 or len(every) < 2:
+            return list(map(work, every))
+        self._pool = self._pool or ThreadPoolExecutor(self.count, "read")
+        size = -(-len(every) // (_SHARES * self.count))
+        shares = [every[start : start + size] for start in range(0, len(every), size)]
+        futures = [self._pool.submit(lambda share: [work(job) for job in share], share) for share in shares]
+        try:
+            wait(futures, return_when=FIRST_EXCEPTION)
+        finally:
+            for future in futures:
+                future.cancel()
+            wait(futures)
+        for future in futures:
+            if not future.cancelled() and future.exception() is not None:
+                raise future.exception()  # type: ignore[misc]  # it is not None
+        return [result for future in futures for result in future.result()]
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None

@@ -1,17 +1,23 @@
-"""Lightning's Trainer and the logger of a run."""
+"""Lightning's Trainer, the logger of a run, and the time spent in each stage, so that its limit can be seen."""
 
 import logging
 import os
 import socket
 import sys
+import threading
+import time
 import urllib.parse
 import warnings
+from collections import defaultdict
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from lightning.pytorch.profilers import Profiler
+
 import nenya
 from nenya.errors import OptionError
-from nenya.options.declare import to_dict
 from nenya.options.sections import Options, TrainerOptions
 from nenya.runtime.process import git_commit, is_main_process
 
@@ -20,6 +26,33 @@ if TYPE_CHECKING:
     from lightning.pytorch.loggers import WandbLogger
 
 log = logging.getLogger(__name__)
+
+STAGES = {
+    "prepare": "preparing or compiling the network",
+    "wait": "waiting for cutouts",
+    "read": "reading cutouts",
+    "transfer": "transferring cutouts to the device",
+    "augment": "generating views",
+    "forward": "forward pass",
+    "backward": "backward pass",
+    "optimizer": "updating the weights",
+    "write": "writing results",
+}
+_ACTIONS = {  # suffix of the name of Lightning's action -> stage
+    "_next": "wait",
+    ".batch_to_device": "transfer",
+    ".on_after_batch_transfer": "augment",
+    "Strategy.training_step": "forward",
+    "Strategy.validation_step": "forward",
+    "Strategy.predict_step": "forward",
+    "Strategy.backward": "backward",
+    ".optimizer_step": "optimizer",
+    "save_checkpoint": "write",
+    "LatentsWriter.on_predict_batch_end": "write",
+    "LatentsWriter.teardown": "write",
+    "LearningCurve.on_train_epoch_end": "write",
+}
+_MOST_EVENTS = 4096
 
 
 def make_trainer(options: TrainerOptions, **settings: Any) -> "Trainer":
@@ -36,11 +69,9 @@ def make_trainer(options: TrainerOptions, **settings: Any) -> "Trainer":
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch import Trainer
 
-    from nenya.runtime.ledger import Ledger
-
     _quieten_libraries()
     ledger = Ledger()
-    arguments = {**to_dict(options), "profiler": ledger, **settings}
+    arguments = {**asdict(options), "profiler": ledger, **settings}
     if SLURMEnvironment.detect():
         # Lightning's handler of SIGUSR1 would save and requeue itself; nenya exits with 75 and the job script requeues.
         arguments["plugins"] = [*arguments.get("plugins", []), SLURMEnvironment(auto_requeue=False)]
@@ -115,7 +146,7 @@ def make_logger(options: Options, folder: Path, name: str) -> "WandbLogger | Non
         offline=offline,
         id=options.logger.id,
         resume="allow",
-        config={**to_dict(options), "nenya_version": nenya.__version__, "git_commit": git_commit()},
+        config={**asdict(options), "nenya_version": nenya.__version__, "git_commit": git_commit()},
     )
     if is_main_process():
         _ = logger.experiment
@@ -141,3 +172,120 @@ def _why_offline() -> str:
     except OSError:
         return f"{host.hostname} cannot be reached"
     return ""
+
+
+class Ledger(Profiler):
+    """Measures the seconds of each stage of a run, as Lightning's profiler.
+
+    The time of an inner stage does not count for the outer one. On a GPU, which works asynchronously, the seconds are
+    those of the device. Work of other threads and processes is counted in `beside`.
+
+    Args:
+        device: device of the network.
+
+    Attributes:
+        beside: stage -> seconds of concurrent work in other threads and processes.
+    """
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        super().__init__()
+        self.device = device or torch.device("cpu")
+        self.beside: defaultdict[str, float] = defaultdict(float)
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._stack: list[tuple[str, str]] = []
+        self._thread = threading.get_ident()
+        self._began = self._since = time.monotonic()
+        self._events: list[tuple[str, Any]] = []
+
+    def start(self, action_name: str) -> None:
+        """Enter a stage, if the action belongs to one."""
+        stage = _stage(action_name)
+        if stage and threading.get_ident() == self._thread:
+            self._switch()
+            self._stack.append((stage, action_name))
+
+    def stop(self, action_name: str) -> None:
+        """Leave a stage, if the action belongs to one, and inner stages left open by an error."""
+        if threading.get_ident() == self._thread and any(action_name == action for _, action in self._stack):
+            self._switch()
+            while self._stack.pop()[1] != action_name:
+                pass
+
+    def _switch(self) -> None:
+        """Add the time since the last change to the current stage."""
+        stage = self._stack[-1][0] if self._stack else "rest"
+        if self.device.type == "cuda":
+            event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            event.record()
+            self._events.append((stage, event))
+            if len(self._events) > _MOST_EVENTS:
+                self._settle()
+        else:
+            now = time.monotonic()
+            self._seconds[stage] += now - self._since
+            self._since = now
+
+    def _settle(self) -> None:
+        """Read the device's clock."""
+        if not self._events:
+            return
+        self._events[-1][1].synchronize()
+        for (_, before), (stage, event) in zip(self._events, self._events[1:], strict=False):
+            self._seconds[stage] += before.elapsed_time(event) / 1e3
+        del self._events[:-1]
+
+    def add(self, stage: str, seconds: float, *, within: str | None = None) -> None:
+        """Add seconds that were measured elsewhere.
+
+        Args:
+            stage: the stage they belong to.
+            seconds: the time.
+            within: the stage they were counted for so far; None for concurrent work.
+        """
+        if within is None:
+            self.beside[stage] += seconds
+        else:
+            self._seconds[stage] += seconds
+            self._seconds[within] -= seconds
+
+    @property
+    def wall(self) -> float:
+        """Seconds since the beginning."""
+        return time.monotonic() - self._began
+
+    def seconds(self) -> dict[str, float]:
+        """Return stage -> seconds so far, in the order of `STAGES`; `rest` is all other time."""
+        self._settle()
+        found = {stage: self._seconds[stage] for stage in STAGES if self._seconds[stage] > 0}
+        return {**found, "rest": max(0.0, self.wall - sum(found.values()))}
+
+    def summary(self) -> str:
+        """Return one line: the fraction of each stage, the concurrent work, and the longest stage."""
+        seconds = self.seconds()
+        total = max(sum(seconds.values()), 1e-9)
+        shares = [f"{stage} {part / total:.0%}" for stage, part in seconds.items() if part / total >= 0.005]
+        beside = [f"{stage} {part:.1f} s" for stage, part in self.beside.items() if part >= 0.05]
+        limit = max(seconds, key=lambda stage: seconds[stage])
+        return (
+            f"time: {', '.join(shares)} of {total:.1f} s"
+            + (f"; concurrently {', '.join(beside)}" if beside else "")
+            + f"; longest: {STAGES.get(limit, 'other work, such as opening files and starting loops')}"
+        )
+
+    def describe(self) -> None:
+        """Print nothing: the closing line of the run does."""
+
+
+def _stage(action: str) -> str | None:
+    return next((stage for end, stage in _ACTIONS.items() if action.endswith(end)), None)
+
+
+def ledger_of(trainer: Any) -> Ledger:
+    """Return the ledger of a Lightning Trainer; an unused one if it has none."""
+    found = getattr(trainer, "profiler", None)
+    return found if isinstance(found, Ledger) else Ledger()
+
+
+def count_read(trainer: Any, batch: dict[str, Any], *, beside: bool) -> None:
+    """Move the seconds of reading from a batch to the ledger of the run."""
+    ledger_of(trainer).add("read", batch.pop("read_seconds", 0.0), within=None if beside else "wait")

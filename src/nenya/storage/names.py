@@ -6,17 +6,15 @@ removes. Anything else raises an error of one line that names the file and the k
 """
 
 import hashlib
-import os
 import re
 import shutil
-import stat
 import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nenya.errors import InputFileError, OutputError
+from nenya.errors import InputFileError
 from nenya.storage.small_files import read_small, strict_json
 from nenya.storage.texts import quoted, visible
 
@@ -86,45 +84,6 @@ def inside(root: Path, name: str) -> Path:
         if path.is_symlink():
             raise InputFileError(f"{path}: is a link, and links are not followed in {root}; put the file itself there")
     return path
-
-
-def refuse_link(path: Path) -> Path:
-    """Return a path at which nenya writes or removes, after checking that it is not a link.
-
-    Raises:
-        OutputError: It is one.
-    """
-    if path.is_symlink():
-        raise OutputError(
-            f"{path} is a link to {quoted(os.readlink(path))}, and links are not followed when writing or removing: "
-            "remove the link, or choose another path"
-        )
-    return path
-
-
-def refuse_links(folder: Path, *, below: bool = False) -> Path:
-    """Return a folder of nenya's own, after checking that it holds only regular files and folders, or does not exist.
-
-    Args:
-        folder: the folder.
-        below: the folder is named by the user, and may itself be reached by a link.
-
-    Raises:
-        OutputError: It or something below it is a link, a pipe or a device.
-    """
-    if not below:
-        refuse_link(folder)
-    for place, folders, names in os.walk(folder):  # which follows no link
-        for name in (*folders, *names):
-            path = Path(place, name)
-            refuse_link(path)
-            try:
-                mode = path.lstat().st_mode
-            except FileNotFoundError:  # removed by another process
-                continue
-            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-                raise OutputError(f"{path} is a pipe, socket or device, expected only files and folders: remove it")
-    return folder
 
 
 def remove(path: Path) -> None:

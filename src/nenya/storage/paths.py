@@ -8,13 +8,14 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nenya.errors import InputFileError, NenyaError, OptionError, OutputError, StorageError
+from nenya.storage.disk import temporary_folder, temporary_name
 from nenya.storage.names import Entry, inside, local_name
-from nenya.storage.s3.service import is_s3, store
-from nenya.storage.temporaries import temporary_folder, temporary_name
+from nenya.storage.s3.service import store
 from nenya.storage.texts import remember_name
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,29 @@ _DERIVED = ("_umap", "_pca")  # ends of the names of files that are computed fro
 Folder = tuple[str, ...]
 """The folders of a path, outermost first."""
 _SECRET = re.compile(r"SECRET|TOKEN|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY", re.I)
+
+
+def is_s3(text: object) -> bool:
+    """Return whether a string or path is an s3:// address."""
+    return str(text).startswith("s3://")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file that the user named: on this machine, or an object of S3.
+
+    Attributes:
+        text: its path or s3:// address, as in messages.
+        path: the local file; None for an object of S3.
+    """
+
+    text: str
+    path: Path | None = None
+
+    @classmethod
+    def of(cls, place: Path | str) -> "Source":
+        """Return the source at a local path (`Path`) or an s3:// address (`str`), as `find_sources` returns them."""
+        return cls(str(place), place if isinstance(place, Path) else None)
 
 
 def expand(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Small files, JSON and YAML: regular files of bounded size, with plain values of bounded nesting and number."""
+"""Small files, JSON and YAML: regular files of bounded size, with plain values of bounded nesting and number; links."""
 
 import itertools
 import json
@@ -11,7 +11,8 @@ from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Any
 
-from nenya.errors import InputFileError, NenyaError
+from nenya.errors import InputFileError, NenyaError, OutputError
+from nenya.storage.texts import quoted
 
 MOST_BYTES = 10 * 2**20
 _DEPTH = 50
@@ -61,6 +62,45 @@ def is_regular(path: Path) -> bool:
         return not kind_of(path.stat().st_mode)
     except (OSError, ValueError):
         return False
+
+
+def refuse_link(path: Path) -> Path:
+    """Return a path at which nenya writes or removes, after checking that it is not a link.
+
+    Raises:
+        OutputError: It is one.
+    """
+    if path.is_symlink():
+        raise OutputError(
+            f"{path} is a link to {quoted(os.readlink(path))}, and links are not followed when writing or removing: "
+            "remove the link, or choose another path"
+        )
+    return path
+
+
+def refuse_links(folder: Path, *, below: bool = False) -> Path:
+    """Return a folder of nenya's own, after checking that it holds only regular files and folders, or does not exist.
+
+    Args:
+        folder: the folder.
+        below: the folder is named by the user, and may itself be reached by a link.
+
+    Raises:
+        OutputError: It or something below it is a link, a pipe or a device.
+    """
+    if not below:
+        refuse_link(folder)
+    for place, folders, names in os.walk(folder):  # which follows no link
+        for name in (*folders, *names):
+            path = Path(place, name)
+            refuse_link(path)
+            try:
+                mode = path.lstat().st_mode
+            except FileNotFoundError:  # removed by another process
+                continue
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise OutputError(f"{path} is a pipe, socket or device, expected only files and folders: remove it")
+    return folder
 
 
 def read_small(path: str | os.PathLike[str], most: int = MOST_BYTES) -> bytes:

@@ -44,7 +44,7 @@ def check_table(path: Path, most: int | None = None) -> None:
     Raises:
         InputFileError: It needs more, has too many columns, or is damaged.
     """
-    from nenya.storage.memory import available_memory
+    from nenya.storage.process import available_memory
 
     check_regular(path, "a table")
     size = path.stat().st_size

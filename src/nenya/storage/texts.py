@@ -3,6 +3,7 @@
 import logging
 import numbers
 import re
+import sys
 from collections.abc import Iterable
 from pathlib import PurePath
 from typing import Any
@@ -75,6 +76,13 @@ def without_values(text: str) -> str:
 def printed(text: object, *, lines: bool = False) -> str:
     """Return a text for printing: `visible`, without the values of `remember_name`."""
     return visible(without_values(str(text)), lines=lines)
+
+
+def say(text: str) -> None:
+    """Write one line of a result of a command to standard output; several lines only from `Lines`."""
+    said = printed(text, lines=isinstance(text, Lines))
+    coding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    sys.stdout.write(said.encode(coding, "backslashreplace").decode(coding) + "\n")
 
 
 class LineFormatter(logging.Formatter):

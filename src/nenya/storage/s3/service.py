@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nenya.errors import InputFileError, Interrupted, OptionError, OutputError, StorageError
-from nenya.storage.disk import atomic_path
+from nenya.storage.disk import atomic_path, temporary_folder
 from nenya.storage.s3.checks import hash_file, md5
 from nenya.storage.s3.client import ENDPOINT_NAMES, connect, endpoint, head_object
 from nenya.storage.s3.conditional import put_if
@@ -29,7 +29,6 @@ from nenya.storage.s3.upload import (
     sha256_of_object,
     write_note,
 )
-from nenya.storage.temporaries import temporary_folder
 
 logger = logging.getLogger(__name__)
 
@@ -45,19 +44,15 @@ _GLOB = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
 _MAGIC = re.compile(r"[*?[]")
 
 
-def is_s3(text: object) -> bool:
-    """Return whether a string or path is an s3:// address."""
-    return str(text).startswith("s3://")
-
-
 def split_url(url: str) -> tuple[str, str]:
     """Return the bucket and the key of an s3:// address; the key is empty if only a bucket is named.
 
     Raises:
         OptionError: It is not an s3:// address, or names no bucket.
     """
-    bucket, _, key = str(url).removeprefix("s3://").partition("/")
-    if not is_s3(url) or not bucket or _MAGIC.search(bucket):
+    scheme, _, rest = str(url).partition("://")
+    bucket, _, key = rest.partition("/")
+    if scheme != "s3" or not bucket or _MAGIC.search(bucket):
         raise OptionError(f"{url}: expected an S3 address, s3://bucket/name")
     return bucket, key
 
