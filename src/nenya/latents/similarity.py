@@ -1,8 +1,8 @@
 """Exact search by cosine, directly on latents: one pass in float32, the closest ranked again in float64.
 
 The latents are streamed from files, also through a GPU. Many queries against rows in memory are served by
-`nenya.latents.neighbours`, by the same principle, but compiled: ten times as fast there, while loading the compiler would
-slow down the start of a search. All other modules search by one of the two.
+`nenya.latents.neighbours`, by the same principle, but compiled: ten times as fast there, while loading the compiler
+would slow down the start of a search.
 
 Letters in shapes: N rows, D the length of a latent, Q queries, k rows for each query.
 """
