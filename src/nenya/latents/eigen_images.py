@@ -4,7 +4,7 @@ Letters: M components, n cutouts of H x H pixels, D the length of a latent, R = 
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from nenya.errors import OptionError
 from nenya.latents.components import PCA
+from nenya.latents.similarity import BLOCK_ROWS, closest_of
 
 FloatArray = NDArray[np.float32]
 
@@ -59,19 +60,18 @@ def nearest_latents(pca: PCA, latents: Any, modes: int, count: int) -> Nearest:
     Raises:
         OptionError: There are fewer components.
     """
-    wanted = directions(pca, modes)
-    rows = np.full((len(wanted), count), -1, np.int64)
-    cosines = np.full((len(wanted), count), -np.inf)
-    for start in range(0, len(latents), 16384):
-        block = np.asarray(latents[start : start + 16384], dtype=np.float64) - pca.mean
-        found = wanted @ (block / np.maximum(np.linalg.norm(block, axis=1, keepdims=True), 1e-300)).T
-        found[~np.isfinite(found)] = -np.inf
-        numbers = np.broadcast_to(start + np.arange(len(block)), found.shape)
-        both, all_rows = np.concatenate([cosines, found], axis=1), np.concatenate([rows, numbers], axis=1)
-        best = np.argsort(-both, axis=1, kind="stable")[:, :count]
-        cosines, rows = np.take_along_axis(both, best, axis=1), np.take_along_axis(all_rows, best, axis=1)
-    missing = ~np.isfinite(cosines)
-    return Nearest(np.where(missing, -1, rows), np.where(missing, np.nan, cosines))
+    take = latents.take if hasattr(latents, "take") and not isinstance(latents, np.ndarray) else latents.__getitem__
+
+    def scan() -> Iterator[tuple[NDArray[np.int64], FloatArray]]:
+        for start in range(0, len(latents), BLOCK_ROWS):
+            block = np.asarray(latents[start : start + BLOCK_ROWS], dtype=np.float64) - pca.mean
+            yield np.arange(start, start + len(block)), block.astype(np.float32)
+
+    def centred(rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        return np.asarray(take(rows), np.float64) - pca.mean
+
+    found = closest_of(scan, centred, directions(pca, modes), count)
+    return Nearest(found.rows, found.cosine)
 
 
 def optimise_images(

@@ -92,30 +92,27 @@ def mean_cosine(features: Any, others: Any) -> float:
 
 
 def nearest_rows(features: Any, k: int) -> NDArray[np.int64]:
-    """Return for each latent the k nearest others by Euclidean distance: (N, k), the nearest first.
+    """Return for each latent the k nearest others by Euclidean distance: (N, k), the nearest first, ties by row number.
 
     Time grows with N^2, memory with N.
 
     Args:
-        features: (N, D) floating point, all finite.
+        features: (N, D), all finite, taken as float32.
         k: 1 to N - 1.
 
     Raises:
         ValueError: `k` is out of range.
     """
-    rows = np.asarray(features, dtype=np.float64)
+    from nenya.latents.neighbours import Neighbours
+
+    rows = np.asarray(features, dtype=np.float32)
     if not 1 <= k < len(rows):
         raise ValueError(f"k={k}: expected 1 to {len(rows) - 1} neighbours for {len(rows)} latents")
-    squares = (rows**2).sum(axis=1)
-    found = np.empty((len(rows), k), np.int64)
-    for start in range(0, len(rows), _BLOCK_ROWS):
-        block = rows[start : start + _BLOCK_ROWS]
-        distance = squares - 2 * (block @ rows.T)
-        distance[np.arange(len(block)), start + np.arange(len(block))] = np.inf
-        near = np.argpartition(distance, k - 1, axis=1)[:, :k]
-        order = np.argsort(np.take_along_axis(distance, near, axis=1), axis=1, kind="stable")
-        found[start : start + len(block)] = np.take_along_axis(near, order, axis=1)
-    return found
+    found = Neighbours(rows).search(rows, k + 1)[1]
+    own = found == np.arange(len(rows))[:, None]
+    own[~own.any(axis=1), k] = True  # more than k equal rows come before it
+    others: NDArray[np.int64] = found[~own].reshape(len(rows), k)
+    return others
 
 
 def neighbour_agreement(

@@ -3,7 +3,8 @@
 Matrix products are fast, but their last bits depend on the batch size and the number of threads. So they only choose
 candidates: all rows that could be among the k nearest, by a bound on the rounding of the product. The candidates are
 ranked by their distance in float64, summed in a fixed order, ties by row number. Rows are in memory and the distance is
-Euclidean; for cosines over files, pass by pass, see `nenya.latents.similarity`.
+Euclidean; for cosines over files, pass by pass, see `nenya.latents.similarity`. The sums of both decide saved results,
+here the places of a UMAP, so that neither can take over the other's.
 
 Letters in shapes: N rows that are searched, n query rows, D their length, k neighbours, L lists.
 """

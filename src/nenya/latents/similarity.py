@@ -1,7 +1,8 @@
 """Exact search by cosine, directly on latents: one pass in float32, the closest ranked again in float64.
 
-The latents are streamed from files, also through a GPU; for Euclidean distances in memory, compiled, see
-`nenya.latents.neighbours`.
+The latents are streamed from files, also through a GPU. Many queries against rows in memory are served by
+`nenya.latents.neighbours`, by the same principle, but compiled: ten times as fast there, while loading the compiler
+would slow down the start of a search.
 
 Letters in shapes: N rows, D the length of a latent, Q queries, k rows for each query.
 """
@@ -106,7 +107,7 @@ def closest(
 
 def closest_of(
     scan: Scan,
-    take: Callable[[IntArray], Float32Array],
+    take: Callable[[IntArray], NDArray[np.floating]],
     queries: ArrayLike,
     k: int,
     *,
@@ -117,7 +118,7 @@ def closest_of(
 
     Args:
         scan: starts a pass over all rows: their numbers, (n,), and the rows, (n, D) float32.
-        take: returns rows, (m, D), by their numbers.
+        take: returns rows, (m, D), by their numbers; their cosines are ranked in float64.
         queries: (Q, D) or (D,).
         k: rows for each query.
         threads: as of `closest`.

@@ -1,19 +1,12 @@
 """The page of `nenya metrics`: one self-contained HTML file."""
 
 import base64
-import html
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-table { border-collapse: collapse; } td, th { padding: .2rem 1rem .2rem 0; text-align: left; vertical-align: top; }
-tr { border-bottom: 1px solid #eee; } td { overflow-wrap: anywhere; } th { font-weight: 500; white-space: nowrap; }
-img { max-width: 100%; } .note { color: #555; }
-"""
+from nenya.runtime.templates import render
 
 _NOTES = (
     "N95, N99: principal components (mean removed) with 95 and 99 % of the variance of all partitions.",
@@ -29,9 +22,7 @@ _NOTES = (
     "direction, and an image from gradient ascent with a penalty on its total variation, within the contrasts of the "
     "cutouts.",
 )
-_POLICY = (
-    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"  # no script
-)
+_TEMPLATE = Path(__file__).parent / "page" / "metrics.html"
 _MIME = {".svg": "image/svg+xml", ".png": "image/png"}
 
 
@@ -44,27 +35,20 @@ def page(name: str, lines: Mapping[str, str], results: Mapping[str, Any], figure
         results: results, of which provenance and settings are shown.
         figures: title -> figure, .svg or .png, embedded in the page.
     """
-    pictures = "".join(
-        f'<h2>{_text(title)}</h2><img alt="{_text(title)}" src="data:{_MIME[path.suffix]};base64,'
-        f'{base64.b64encode(path.read_bytes()).decode()}">\n'
-        for title, path in figures.items()
-    )
-    made = {**results["made_by"], "principal components": results["pca_file"]}
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        f"<title>{_text(name)}: latents</title><style>{_STYLE}</style></head><body>\n"
-        f"<h1>{_text(name)}</h1>\n{_table(lines)}\n{pictures}"
-        f"<h2>Definitions</h2><ul class=note>{''.join(f'<li>{_text(note)}</li>' for note in _NOTES)}</ul>\n"
-        f"<h2>Provenance of the latents</h2>{_table(results['provenance']) or '<p>The file has none.</p>'}\n"
-        f"<h2>This page</h2>{_table(made)}\n</body></html>\n"
+    return render(
+        _TEMPLATE,
+        name=name,
+        lines=_texts(lines),
+        figures=[(title, _address(path)) for title, path in figures.items()],
+        notes=_NOTES,
+        provenance=_texts(results["provenance"]),
+        made=_texts({**results["made_by"], "principal components": results["pca_file"]}),
     )
 
 
-def _table(rows: Mapping[str, Any]) -> str:
-    lines = (f"<tr><th>{_text(key)}</th><td>{_text(value)}</td></tr>" for key, value in rows.items())
-    return f"<table>{''.join(lines)}</table>" if rows else ""
+def _address(path: Path) -> str:
+    return f"data:{_MIME[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
-def _text(value: Any) -> str:
-    return html.escape(value if isinstance(value, str) else json.dumps(value, default=str))
+def _texts(rows: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(key, value if isinstance(value, str) else json.dumps(value, default=str)) for key, value in rows.items()]

@@ -13,6 +13,7 @@ from nenya.errors import NenyaError, OptionError
 from nenya.portal import words
 from nenya.portal.dataset import Dataset
 from nenya.portal.jobs import Pools
+from nenya.portal.pages import text_of
 from nenya.portal.session import Session
 from nenya.portal.state import View, read_view
 from nenya.portal.theme import Theme
@@ -30,29 +31,6 @@ TABS = (
     ("upload", "New image"),
     ("download", "Download"),
 )
-_STYLE = """
-:host { color: var(--ink); font-size: 12.5px; }
-* { box-sizing: border-box; } .bk-clearfix { display: block !important; width: 100%; }
-table { border-collapse: collapse; } th { text-align: left; font-weight: 500; color: var(--quiet); }
-.facts { width: 100%; } .facts th { width: 1%; white-space: nowrap; vertical-align: top; } .facts td { overflow-wrap: anywhere; }
-.facts th, .facts td { padding: 1px 6px 1px 0; }
-.rows td, .rows th { padding: 2px 8px 2px 2px; white-space: nowrap; border-bottom: 1px solid var(--line); }
-.rows thead th { position: sticky; top: 0; background: var(--paper); }
-.rows tr[data-action] { cursor: pointer; } .rows tr[data-action]:hover, .rows tr:focus-visible { background: var(--ground); }
-.stats { display: grid; grid-template-columns: repeat(auto-fit, minmax(320px, 1fr)); gap: 8px 16px; align-items: start; }
-button { font: inherit; color: var(--ink); background: var(--paper); border: 1px solid var(--line); border-radius: 5px;
-  padding: 1px 8px; cursor: pointer; }
-.chip { border-radius: 12px; margin-right: 5px; border-color: var(--mark); } .chip b { color: var(--mark); }
-.title { font-size: 13px; } .title + .hint { font-weight: normal; margin-left: 4px; } .start b { color: var(--accent); } .news { color: var(--mark); } .hint { color: var(--quiet); } p { margin: 2px 0; } meter { width: 60px; } b { font-weight: 600; }
-"""  # noqa: E501  # a style sheet
-_WIDGET = """
-:host { color: var(--ink); --background-color: var(--paper); --surface-color: var(--paper); --text-color: var(--ink); }
-.bk-input, select { color: var(--ink) !important; background-color: var(--paper) !important;
-  border-color: var(--line) !important; font-size: 12px !important; min-height: 24px !important; height: 25px;
-  padding: 0 22px 0 6px !important; }
-select { appearance: auto !important; background-image: none !important; }
-label, .bk-slider-title, span { color: var(--ink); font-size: 12px; }
-"""
 
 
 class _Page(pn.Template):  # type: ignore[misc]  # Panel's types are not read
@@ -157,7 +135,7 @@ def _unwanted(session: Session) -> frozenset[str]:
 
 
 def _add_texts(page: Any, session: Session) -> None:
-    style = InlineStyleSheet(css=_STYLE)
+    style = InlineStyleSheet(css=text_of("parts.css"))
     texts = {
         name: Div(
             name=name,
@@ -260,7 +238,7 @@ def _add_histograms(page: Any, session: Session) -> None:
     charts = pn.Column(*map(pane, session.histograms.values()), sizing_mode="stretch_width", margin=0)
     left = len(session.dataset.columns.metrics()) - len(session.histograms)
     if left:
-        more = pn.widgets.Button(label=f"{left} more histograms", stylesheets=[_WIDGET])
+        more = pn.widgets.Button(label=f"{left} more histograms", stylesheets=[text_of("widget.css")])
 
         def add(_event: Any) -> None:
             charts[:] = [*charts[:-1], *map(pane, session.more_charts())]
@@ -272,7 +250,7 @@ def _add_histograms(page: Any, session: Session) -> None:
 
 def _add_widgets(page: Any, session: Session) -> None:
     view, metrics = session.selection.view, session.dataset.columns.metrics()
-    look = {"stylesheets": [_WIDGET], "margin": (0, 4)}
+    look = {"stylesheets": [text_of("widget.css")], "margin": (0, 4)}
     choices = {"number of cutouts": "count", **{f"mean {title_of(name)}": name for name in metrics}}
     colour = pn.widgets.Select(options=choices, value=view.colour, width=200, **look)
     colour.param.watch(lambda event: session.set_colour(event.new), "value")

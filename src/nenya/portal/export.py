@@ -82,7 +82,7 @@ def _html(figures: list[Any], **values: Any) -> str:
         document.add_root(figure)
     docs, (item,) = standalone_docs_json_and_render_items(figures)
     scripts = [(_BOKEH / f"{name}.min.js").read_text() for name in ("bokeh", "bokeh-widgets")]
-    scripts += [(pages.FOLDER / f"{name}.js").read_text() for name in ("longitudes", "export")]
+    scripts += [pages.text_of(f"{name}.js") for name in ("longitudes", "export")]
     return pages.render(
         "export.html",
         policy=pages.file_policy(scripts),

@@ -81,7 +81,7 @@ class Portal:
         )
         self.sessions[session.key] = session
         if self._broken:
-            session.tell(words.CHANGED_BADLY)
+            session.tell(words.changed_badly())
 
         def close(_context: Any) -> None:
             self.sessions.pop(session.key, None)
@@ -119,9 +119,9 @@ class Portal:
             log.warning(
                 "portal: the changed archive cannot be opened: %s", error, exc_info=not isinstance(error, NenyaError)
             )
-            self._broken, news = True, words.CHANGED_BADLY
+            self._broken, news = True, words.changed_badly()
         else:
-            self._broken, self._seen, news = False, {}, words.CHANGED
+            self._broken, self._seen, news = False, {}, words.changed()
         for session in list(self.sessions.values()):
             if self._broken or session.dataset is not self.dataset:
                 session.jobs.call(functools.partial(session.tell, news))

@@ -1,4 +1,4 @@
-"""HTML of the portal: templates with automatic escaping, and their Content-Security-Policy."""
+"""HTML of the portal: its template files, and their Content-Security-Policy."""
 
 import functools
 import hashlib
@@ -7,6 +7,8 @@ from base64 import b64encode
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from nenya.runtime import templates
 
 FOLDER = Path(__file__).parent / "page"
 
@@ -43,15 +45,6 @@ def make_nonce() -> str:
     return secrets.token_urlsafe(18)
 
 
-@functools.cache
-def _environment() -> Any:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    found = Environment(loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined)
-    found.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    return found
-
-
 def render(template: str, **values: Any) -> str:
     """Return a page; all values are escaped as text.
 
@@ -59,4 +52,20 @@ def render(template: str, **values: Any) -> str:
         template: its name.
         values: its variables.
     """
-    return str(_environment().get_template(template).render(**values))
+    return templates.render(FOLDER / template, **values)
+
+
+def part(name: str, **values: Any) -> str:
+    """Return a part of the page, a macro of `parts.html`; all values are escaped as text.
+
+    Args:
+        name: of the macro.
+        values: its arguments.
+    """
+    return templates.render_part(FOLDER / "parts.html", name, **values)
+
+
+@functools.cache
+def text_of(name: str) -> str:
+    """Return the text of a file of the page."""
+    return (FOLDER / name).read_text()

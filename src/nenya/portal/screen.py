@@ -3,7 +3,6 @@
 import logging
 import secrets
 from collections.abc import Callable
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from nenya.errors import NenyaError
 from nenya.portal import pictures, words, work
 from nenya.portal.dataset import Dataset
 from nenya.portal.jobs import Jobs, Pools
+from nenya.portal.pages import part
 from nenya.portal.sheets import Picture, Sheet
 from nenya.portal.state import (
     PLANES,
@@ -34,7 +34,6 @@ FloatArray = NDArray[np.float32]
 PAGE_ROWS = 50
 FIRST_CHARTS = 6
 """Histograms of a new page; others are created on request."""
-_STOP = "<button data-action='cancel' title='Escape'>stop</button>"  # apart, as changing text cannot be clicked
 _FALLBACK = 5  # neighbours whose mean position approximates that of an image
 _MARKED = 20  # neighbours marked by a circle, at most
 _TITLES = {"umap": "UMAP", "map": "map"}
@@ -242,13 +241,13 @@ class Screen:
                 note = f"{len(found.rows)} closest by cosine of latents{kind}{placed}"
                 if not len(found.rows):
                     note = f"There is no other cutout with a latent{kind}."
-            self._text("near_note", f"<p class='note'>{note}</p>")
+            self._text("near_note", part("hint", text=note))
             self._draw_near()
 
         def ended(text: str) -> None:
             if self._near_search is mine and shown and shown != name:
                 note = f"Search ended ({text.rstrip('.')}): the cutouts shown are those most similar to {shown}."
-                self._text("near_note", f"<p class='note news'>{escape(note)}</p>")
+                self._text("near_note", words.note(note))
 
         self.jobs.start(
             "near",
@@ -343,8 +342,8 @@ class Screen:
         return words.chips(self.selection.view.filters, planes=list(self.planes), **there)
 
     def _say(self, text: str, busy: bool) -> None:
-        self._text("status", f"<span data-busy='{int(busy)}'>{escape(text)}</span>")
-        self._text("stop", _STOP if busy else "")
+        self._text("status", part("status", text=text, busy=busy))
+        self._text("stop", part("stop") if busy else "")  # apart, as changing text cannot be clicked
 
     def say_error(self, error: NenyaError) -> None:
         """Show a message that the user can act on."""

@@ -1,18 +1,21 @@
-"""Text parts of the page: facts, tables, chips; data from files are escaped here."""
+"""Text parts of the page: facts, tables, chips; `parts.html` has their HTML, and escapes data from files."""
 
 import datetime
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nenya.defs import REGIONS
+from nenya.portal.pages import part
 from nenya.portal.state import Box, Category, Filter, Lasso
 from nenya.portal.summary import Summary
 from nenya.portal.upload import Upload
 from nenya.tables.quantities import DT40_SIDE, central_dt, heading_of, quantity_of, title_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _FACTS = (
     "DT",
@@ -28,30 +31,30 @@ _FACTS = (
     "mean_temperature",
 )
 _TABLE = ("datetime", "lat", "lon", "DT", "US0", "US1", "LL", "clear_fraction", "filename", "pp_file", "pp_idx")
-_START = "<span class='start'><b>Start here:</b> click {}: {}. Drag a box or a range to filter.</span>"
-CHANGED = (
-    "<p class='note news'>The archive has changed: this page shows the earlier one. "
-    "<button data-reload>Reload</button></p>"
-)
-CHANGED_BADLY = (
-    "<p class='note news'>The files of the archive were replaced by others that cannot be opened (see the server's "
-    "log): this page shows the earlier state.</p>"
+_CHANGED_BADLY = (
+    "The files of the archive were replaced by others that cannot be opened (see the server's log): this page shows "
+    "the earlier state."
 )
 _PLANES = {"umap": "UMAP", "map": "map"}
-_CHANCE = (
-    "<p class='hint'><b>Times chance</b> is the share of selected rows in a class, divided by the share of all "
-    "rows in it: 1 for a random selection, 2 for twice as many. In grey its 95 % interval for "
-    "independent cutouts (Wilson 1927); cutouts of one granule are not independent, so the true one is wider.</p>"
-)
 
 
 def note(text: str) -> str:
     """Return a persistent notice."""
-    return f"<p class='note news'>{escape(text)}</p>"
+    return part("news", text=text)
+
+
+def changed() -> str:
+    """Return the notice that the archive has changed."""
+    return part("changed")
+
+
+def changed_badly() -> str:
+    """Return the notice that the archive has changed to one that cannot be opened."""
+    return note(_CHANGED_BADLY)
 
 
 def shown(value: Any) -> str:
-    """Return a value of a table as text, escaped for the page."""
+    """Return a value of a table as text."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     if isinstance(value, bool):
@@ -59,8 +62,8 @@ def shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, datetime.datetime):
-        return escape(value.strftime("%Y-%m-%d %H:%M"))
-    return escape(str(value)[:200])
+        return value.strftime("%Y-%m-%d %H:%M")
+    return str(value)[:200]
 
 
 def place(row: Mapping[str, Any]) -> str:
@@ -74,27 +77,21 @@ def place(row: Mapping[str, Any]) -> str:
 
 def heading(title: str, what: str) -> str:
     """Return the heading of the primary image: kind and name."""
-    return f"<b class='title'>{escape(title)}</b> <span class='hint'>{escape(what)}</span>"
+    return part("heading", title=title, what=what)
 
 
 def facts(row: Mapping[str, Any], number: int) -> str:
     """Return the table of facts of one row."""
-    lines = [("place", escape(place(row)))] if place(row) else []
+    lines: list[tuple[Any, str]] = [("place", place(row))] if place(row) else []
     names = [n for n in _FACTS if n in row and n not in ("lat", "lon")]
     rest = [n for n in row if n not in _FACTS and n not in ("lat", "lon")]
     lines += [(_title(name), shown(row[name])) for name in names]
-    cells = "".join(f"<tr><th>{name}</th><td title='{value}'>{value}</td></tr>" for name, value in lines)
-    more = "".join(f"<tr><th>{_title(n)}</th><td>{shown(row[n])}</td></tr>" for n in rest)
-    return (
-        f"<table class='facts'>{cells}</table>"
-        f"<details><summary>row {number:,} of the table, all columns</summary>"
-        f"<table class='facts'>{more}</table></details>"
-    )
+    return part("facts", lines=lines, rest=[(_title(n), shown(row[n])) for n in rest], number=f"{number:,}")
 
 
-def _title(name: str) -> str:
+def _title(name: str) -> dict[str, str]:
     """Return the short title of a column, with the full one as tooltip."""
-    return f"<span title='{escape(title_of(name), quote=True)}'>{escape(heading_of(name))}</span>"
+    return {"title": title_of(name), "heading": heading_of(name)}
 
 
 def upload_facts(upload: Upload) -> str:
@@ -110,8 +107,7 @@ def upload_facts(upload: Upload) -> str:
         lines.append((f"{name} (K, °C)", f"{value:.5g}"))
     if upload.place is not None:
         lines += [(title_of(name), f"{value:.4g}") for name, value in zip(("US0", "US1"), upload.place, strict=True)]
-    cells = "".join(f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in lines if text)
-    return f"<table class='facts'>{cells}</table>"
+    return part("fact_table", lines=[line for line in lines if line[1]])
 
 
 def _size(side: int) -> str:
@@ -208,31 +204,24 @@ def chips(
         points = " or ".join(f"the {_PLANES[name]}" for name in planes)
         what = ("a cutout" if pictures else "a row of the table") + (f", or a point of {points}" if points else "")
         then = "the most similar cutouts appear at the lower right" if latents else "it is shown at the upper right"
-        return _START.format(what, then)
-    return "".join(
-        f"<button class='chip' data-action='remove:{escape(item.slot, quote=True)}' "
-        f"title='remove this filter'>{escape(filter_text(item))} <b aria-hidden='true'>✕</b></button>"
-        for item in filters
-    )
+        return part("start", what=what, then=then)
+    return part("chips", filters=[(item.slot, filter_text(item)) for item in filters])
 
 
 def count(selected: int, total: int) -> str:
     """Return the number of selected rows."""
     share = f" ({selected / total:.1%})" if selected < total else ""
-    return f"<output id='count' data-selected='{selected}'><b>{selected:,}</b> of {total:,} cutouts{share}</output>"
+    return part("count", selected=selected, text=f"{selected:,}", total=f"{total:,}", share=share)
 
 
 def near_list(rows: Sequence[Mapping[str, Any]], numbers: Sequence[int], cosine: Sequence[float]) -> str:
     """Return similar cutouts as a list, closest first; a click shows one."""
     names = [n for n in ("place", "datetime", "DT") if any(_near_cell(row, n) for row in rows)]
-    head = "".join(f"<th scope='col'>{text}</th>" for text in ("row", *map(_title, names), "cosine"))
-    body = "".join(
-        f"<tr data-action='row:{number}' tabindex='0'><td>{number}</td>"
-        + "".join(f"<td>{_near_cell(row, n) or '-'}</td>" for n in names)
-        + f"<td>{close:.4f}</td></tr>"
+    lines = [
+        (number, [str(number), *(_near_cell(row, n) or "-" for n in names), f"{close:.4f}"])
         for row, number, close in zip(rows, numbers, cosine, strict=True)
-    )
-    return f"<table class='rows'><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    ]
+    return part("rows", names=["row", *map(_title, names), "cosine"], lines=lines)
 
 
 def _near_cell(row: Mapping[str, Any], name: str) -> str:
@@ -243,63 +232,52 @@ def _near_cell(row: Mapping[str, Any], name: str) -> str:
 
 def table(rows: Sequence[Mapping[str, Any]], numbers: Sequence[int], first: int, total: int) -> str:
     """Return one page of the selected rows; a click on one shows its cutout."""
-    if not rows:
-        return "<p class='hint'>No rows are selected.</p>"
-    names = [n for n in _TABLE if n in rows[0]] + [n for n in rows[0] if n not in _TABLE]
-    head = "".join(f"<th scope='col'>{_title(name)}</th>" for name in names)
-    body = "".join(
-        f"<tr data-action='row:{number}' tabindex='0'>" + "".join(f"<td>{shown(row[n])}</td>" for n in names) + "</tr>"
-        for row, number in zip(rows, numbers, strict=True)
-    )
-    more = "".join(
-        f"<button data-action='page:{step}'{' disabled' if off else ''}>{text}</button>"
-        for step, text, off in ((-1, "before", first == 0), (1, "next", first + len(rows) >= total))
-    )
-    return (
-        f"<p>rows {first + 1:,} to {first + len(rows):,} of {total:,} {more}</p>"
-        f"<table class='rows'><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    present = list(rows[0]) if rows else []
+    names = [n for n in _TABLE if n in present] + [n for n in present if n not in _TABLE]
+    return part(
+        "table",
+        names=[_title(name) for name in names],
+        lines=[(number, [shown(row[n]) for n in names]) for row, number in zip(rows, numbers, strict=True)],
+        first=f"{first + 1:,}",
+        last=f"{first + len(rows):,}",
+        total=f"{total:,}",
+        is_first=first == 0,
+        is_last=first + len(rows) >= total,
     )
 
 
 def statistics(found: Summary, whole: bool) -> str:
     """Return the comparison of the selection with all rows."""
-    intro = "<p class='hint'>All rows are selected: add filters to compare a part with all.</p>" if whole else ""
-    parts = []
-    for name, lines in found.comparisons.items():
-        kept = lines[lines["whole"] > 0]
-        body = "".join(
-            f"<tr><th{_bounds(name, part)}>{escape(part)}</th><td>{line.selected:,}</td>"
-            f"<td>{line.whole:,}</td><td>{_ratio(line)}</td></tr>"
-            for part, line in zip(kept["name"].astype(str), kept.itertuples(), strict=True)
-        )
-        text = (
-            f"<table class='rows stat-{name}'><thead><tr><th>{name}</th><th>selected</th><th>all</th>"
-            f"<th>times chance</th></tr></thead><tbody>{body}</tbody></table>"
-        )
-        if name == "region":
-            text = f"<div>{text}{_regions(found, lines['name'][lines['whole'] == 0])}</div>"
-        parts.append(text)
-    if not {"season", "year"} & set(found.comparisons):
-        parts.append("<p class='hint'>No seasons, years or trend: the table has no dates (column datetime).</p>")
-    elif not whole:  # the trend of all rows is trivial
-        parts.append(_trend(found))
-    body = "".join(f"<tr><th>{escape(n)}</th><td>{a:.4g}</td><td>{b:.4g}</td></tr>" for n, a, b in found.medians)
-    parts.append(
-        "<table class='rows'><thead><tr><th>median</th><th>selected</th><th>all</th></tr></thead>"
-        f"<tbody>{body}</tbody></table>"
+    return part(
+        "statistics",
+        comparisons=[(name, _lines(name, lines[lines["whole"] > 0])) for name, lines in found.comparisons.items()],
+        elsewhere=_elsewhere(found),
+        dated=bool({"season", "year"} & set(found.comparisons)),
+        all_rows=whole,
+        line=_trend(found),  # that of all rows is trivial
+        medians=[(name, f"{mine:.4g}", f"{of_all:.4g}") for name, mine, of_all in found.medians],
     )
-    return f"{intro}{_CHANCE if found.comparisons else ''}<div class='stats'>{''.join(parts)}</div>"
 
 
-def _trend(found: Summary) -> str:
+def _lines(kind: str, lines: "pd.DataFrame") -> list[dict[str, Any]]:
+    """Return the lines of a comparison."""
+    return [
+        {
+            "name": name,
+            "bounds": _bounds(kind, name),
+            "selected": f"{line.selected:,}",
+            "whole": f"{line.whole:,}",
+            "ratio": _ratio(line),
+        }
+        for name, line in zip(lines["name"].astype(str), lines.itertuples(), strict=True)
+    ]
+
+
+def _trend(found: Summary) -> dict[str, str] | None:
     line = found.trend
     if line is None:
-        return "<p class='trend'>trend: fewer than three years</p>"
-    return (
-        f"<p class='trend' title='a line through the shares of {line.years} years, weighted by rows; the "
-        f"error is from counting, or from the scatter about the line if larger'>trend of its share of each year's "
-        f"rows: {100 * line.slope:+.3g} ± {100 * line.error:.2g} percentage points a year</p>"
-    )
+        return None
+    return {"years": str(line.years), "slope": f"{100 * line.slope:+.3g}", "error": f"{100 * line.error:.2g}"}
 
 
 def _bounds(kind: str, name: str) -> str:
@@ -307,25 +285,20 @@ def _bounds(kind: str, name: str) -> str:
     if kind != "region":
         return ""
     region = REGIONS[name]
-    return f" title='{_degrees(*region.lat, 'lat')}, {_degrees(*region.lon, 'lon')}'"
+    return f"{_degrees(*region.lat, 'lat')}, {_degrees(*region.lon, 'lon')}"
 
 
-def _regions(found: Summary, empty: Iterable[str]) -> str:
-    """Return a note on the regions, and on rows and regions absent from the table."""
+def _elsewhere(found: Summary) -> tuple[str, str, str]:
+    """Return the selected rows and all rows in no region, and the regions without a row."""
     chosen, whole = found.elsewhere
-    said = f"Regions are boxes defined in publications (hover for bounds); {chosen:,} selected "
-    said += f"and {whole:,} of all rows are in none of them."
-    without = ", ".join(empty)
-    return f"<p class='hint elsewhere'>{said}{f' No row is in {without}.' if without else ''}</p>"
+    lines = found.comparisons.get("region")
+    without = "" if lines is None else ", ".join(lines["name"][lines["whole"] == 0])
+    return f"{chosen:,}", f"{whole:,}", without
 
 
-def _ratio(line: Any) -> str:
-    """Return the frequency of the selection relative to chance, with its interval."""
+def _ratio(line: Any) -> dict[str, str] | None:
+    """Return the frequency of the selection relative to chance, with its interval; None if it is undefined."""
     if math.isnan(line.ratio):
-        return "-"
-    ends = (
-        ""
-        if math.isnan(line.ratio_low)
-        else f" <span class='hint'>{line.ratio_low:.2f} to {line.ratio_high:.2f}</span>"
-    )
-    return f"<meter min='0' max='4' value='{line.ratio:.3f}'></meter> {line.ratio:.2f}{ends}"
+        return None
+    ends = "" if math.isnan(line.ratio_low) else f"{line.ratio_low:.2f} to {line.ratio_high:.2f}"
+    return {"meter": f"{line.ratio:.3f}", "text": f"{line.ratio:.2f}", "ends": ends}
