@@ -96,6 +96,16 @@ def test_an_upward_import_is_seen():
     assert room_of("nenya.data.cutouts") < room_of("nenya.models.losses") < room_of("nenya.cli")
 
 
+@pytest.mark.parametrize(
+    ("call", "module"),
+    [("fcntl.flock", "nenya.storage.flock"), ("signal.signal", "nenya.runtime.signals")],
+)
+def test_one_module_does_it(call, module):
+    nodes = ((name_of(path), node) for path in SOURCE.rglob("*.py") for node in ast.walk(ast.parse(path.read_text())))
+    calling = {name for name, node in nodes if isinstance(node, ast.Call) and ast.unparse(node.func) == call}
+    assert calling == {module}
+
+
 def test_the_house_stays_small():
     modules = {path.stem for path in SOURCE.glob("*.py")} - {"__init__"}
     assert len(modules) <= MODULES_AT_THE_TOP, sorted(modules)

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Extraction of an archive by a job array: each task takes its share of the sorted list of files.
-# A task that is preempted, or reaches its time limit, stops within seconds, is queued again and goes on where it was.
+# A task that is preempted, or reaches its time limit, stops within seconds, is queued again and resumes where it stopped.
 #
 #   sbatch --export=ALL,DATA='/archive/PreProc/*.h5',OUT=/archive/latents docs/cluster/slurm_array.sh
 #

@@ -236,7 +236,7 @@ def _on_grid(tbl: "pd.DataFrame", nxy: int, umap_keys: Any) -> tuple["pd.DataFra
     values = np.stack([np.asarray(tbl[key], dtype=np.float64) for key in umap_keys], axis=1)
     grid = grid_umap(values[:, 0], values[:, 1], nxy)
     low, high = (np.array([grid[f"x{end}"], grid[f"y{end}"]]) for end in ("min", "max"))
-    inside = (values >= low).all(axis=1) & (values <= high).all(axis=1)
+    inside = np.all((values >= low) & (values <= high), axis=1)
     found = values[inside]
     cells = np.stack([np.searchsorted(grid[edges], found[:, i], "right") for i, edges in enumerate(("xval", "yval"))])
     return tbl[inside], grid, np.clip(cells.T - 1, 0, nxy - 1)  # the upper edge belongs to the last cell

@@ -44,7 +44,7 @@ def run(options: TrainOptions) -> int:
 
     Raises:
         NenyaError: Bad input, options, weights or output; a non-finite loss.
-        Interrupted: A signal came; the state is saved.
+        Interrupted: A signal was received; the state is saved.
     """
     from nenya.data.datamodule import ViewsDataModule, inspect_all
     from nenya.models.checkpoint import load_checkpoint, load_weights
@@ -98,7 +98,7 @@ def main(
 
     Raises:
         NenyaError: Bad input or options; an existing run; a non-finite loss; weights that cannot be uploaded.
-        Interrupted: A signal came; the state is saved.
+        Interrupted: A signal was received; the state is saved.
     """
     from nenya.io import Params, as_options, under_outdir, weights_place
     from nenya.storage.s3.service import join_url

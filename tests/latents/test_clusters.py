@@ -1,4 +1,4 @@
-"""Groups of latents: blobs that are known, seeds, blocks, noise, and the command's table, summary and figures."""
+"""Clusters of latents: blobs that are known, seeds, blocks, noise, and the command's table, summary and figures."""
 
 import re
 
@@ -15,8 +15,8 @@ from nenya.io import read_table
 from nenya.latents.clusters import (
     assign_kmeans,
     assign_nearest,
-    hdbscan_groups,
-    kmeans_groups,
+    hdbscan_clusters,
+    kmeans_clusters,
     unit_rows,
 )
 from nenya.latents.components import fit_pca
@@ -26,7 +26,7 @@ DIM, SIZES = 12, (700, 500, 300, 100)
 
 
 def blobs(seed=0, spread=0.08):
-    """Directions with a little scatter, shuffled, with some NaN rows: latents float32 and their true group."""
+    """Directions with a little scatter, shuffled, with some NaN rows: latents float32 and their true cluster."""
     rng = np.random.default_rng(seed)
     centres = np.linalg.qr(rng.standard_normal((DIM, DIM)))[0][: len(SIZES)]
     truth = rng.permutation(np.repeat(np.arange(len(SIZES)), SIZES))
@@ -45,48 +45,48 @@ def data():
 @pytest.mark.parametrize(
     "find",
     [
-        lambda x: kmeans_groups(x, 4, seed=1),
-        lambda x: kmeans_groups(x, 4, seed=1, sample=200),
-        lambda x: hdbscan_groups(x, seed=1, components=6),
-        lambda x: hdbscan_groups(x, seed=1, components=6, sample=600, min_size=10),
+        lambda x: kmeans_clusters(x, 4, seed=1),
+        lambda x: kmeans_clusters(x, 4, seed=1, sample=200),
+        lambda x: hdbscan_clusters(x, seed=1, components=6),
+        lambda x: hdbscan_clusters(x, seed=1, components=6, sample=600, min_size=10),
     ],
     ids=["kmeans", "kmeans of a small sample", "hdbscan", "hdbscan of a sample"],
 )
 def test_blobs_are_found_and_numbered_by_their_size(data, find):
     latents, truth = data
-    groups = find(latents)
-    member = groups.labels >= 0
-    assert len(groups.sizes) == 4 and groups.left_out == np.isnan(latents[:, 0]).sum()
-    assert (groups.labels[truth < 0] == -1).all()
-    assert (groups.labels[member] == truth[member]).all()  # the truth too is numbered by size
+    clusters = find(latents)
+    member = clusters.labels >= 0
+    assert len(clusters.sizes) == 4 and clusters.left_out == np.isnan(latents[:, 0]).sum()
+    assert (clusters.labels[truth < 0] == -1).all()
+    assert (clusters.labels[member] == truth[member]).all()  # the truth too is numbered by size
     assert member.sum() >= 0.93 * (truth >= 0).sum()
-    np.testing.assert_array_equal(groups.sizes, np.bincount(groups.labels[member]))
+    np.testing.assert_array_equal(clusters.sizes, np.bincount(clusters.labels[member]))
 
 
 def test_what_is_said_of_the_groups_is_true(data):
     latents, _ = data
-    groups = kmeans_groups(latents, 4, seed=3, members=5)
+    clusters = kmeans_clusters(latents, 4, seed=3, members=5)
     unit = unit_rows(latents)
-    for group in range(4):
-        rows = np.flatnonzero(groups.labels == group)
+    for cluster in range(4):
+        rows = np.flatnonzero(clusters.labels == cluster)
         mean = unit[rows].mean(axis=0)
-        np.testing.assert_allclose(groups.directions[group], mean / np.linalg.norm(mean), atol=1e-12)
-        assert groups.cohesion[group] == pytest.approx(np.linalg.norm(mean))
-        order = rows[np.argsort(-(unit[rows] @ groups.directions[group]))]
-        assert groups.closest[group].tolist() == order[:5].tolist()
-        assert groups.medoids[group] == order[0]
-    member = groups.labels >= 0
-    assert groups.silhouette == pytest.approx(silhouette_score(unit[member], groups.labels[member]))
-    assert np.average(groups.silhouettes, weights=groups.sizes) == pytest.approx(groups.silhouette)
+        np.testing.assert_allclose(clusters.directions[cluster], mean / np.linalg.norm(mean), atol=1e-12)
+        assert clusters.cohesion[cluster] == pytest.approx(np.linalg.norm(mean))
+        order = rows[np.argsort(-(unit[rows] @ clusters.directions[cluster]))]
+        assert clusters.closest[cluster].tolist() == order[:5].tolist()
+        assert clusters.medoids[cluster] == order[0]
+    member = clusters.labels >= 0
+    assert clusters.silhouette == pytest.approx(silhouette_score(unit[member], clusters.labels[member]))
+    assert np.average(clusters.silhouettes, weights=clusters.sizes) == pytest.approx(clusters.silhouette)
 
 
 def test_the_seed_alone_says_the_labels():
-    latents, _ = blobs(1, spread=0.5)  # groups that run into each other
-    one, two, other = (kmeans_groups(latents, 6, seed=seed) for seed in (5, 5, 6))
+    latents, _ = blobs(1, spread=0.5)  # clusters that run into each other
+    one, two, other = (kmeans_clusters(latents, 6, seed=seed) for seed in (5, 5, 6))
     np.testing.assert_array_equal(one.labels, two.labels)
     np.testing.assert_array_equal(one.closest, two.closest)
     assert (one.labels != other.labels).any()
-    one, two = (hdbscan_groups(blobs()[0], seed=5, sample=500) for _ in range(2))
+    one, two = (hdbscan_clusters(blobs()[0], seed=5, sample=500) for _ in range(2))
     np.testing.assert_array_equal(one.labels, two.labels)
 
 
@@ -94,7 +94,7 @@ def test_k_means_is_nearly_as_good_as_all_at_once():
     latents, _ = blobs(2, spread=0.5)
     unit = unit_rows(latents)
     unit = unit[np.isfinite(unit[:, 0])]
-    labels = kmeans_groups(latents, 6, seed=0).labels
+    labels = kmeans_clusters(latents, 6, seed=0).labels
     labels = labels[labels >= 0]
     inertia = sum(((unit[labels == g] - unit[labels == g].mean(axis=0)) ** 2).sum() for g in range(6))
     assert inertia < 1.03 * KMeans(6, n_init=5, random_state=0).fit(unit).inertia_
@@ -120,23 +120,23 @@ def test_other_blocks_change_no_assignment(block):
 def test_what_is_far_from_the_sample_is_noise(data):
     latents, _ = data
     far = np.concatenate([latents, -latents[1:4]])
-    groups = hdbscan_groups(far, seed=0, components=8)
-    assert (groups.labels[-3:] == -1).all() and groups.approximate
-    assert not kmeans_groups(far, 2).approximate
+    clusters = hdbscan_clusters(far, seed=0, components=8)
+    assert (clusters.labels[-3:] == -1).all() and clusters.approximate
+    assert not kmeans_clusters(far, 2).approximate
 
 
 def test_what_cannot_be_grouped(data):
     latents, _ = data
     for k in (0, len(latents) + 1):
         with pytest.raises(OptionError, match=f"k={k}"):
-            kmeans_groups(latents, k)
+            kmeans_clusters(latents, k)
     with pytest.raises(InputFileError, match="0 finite latents"):
-        kmeans_groups(np.full((9, 3), np.nan), 2)
+        kmeans_clusters(np.full((9, 3), np.nan), 2)
     with pytest.raises(InputFileError, match="finds no cluster"):
-        hdbscan_groups(np.random.default_rng(0).standard_normal((60, 8)), min_size=30)
+        hdbscan_clusters(np.random.default_rng(0).standard_normal((60, 8)), min_size=30)
     with pytest.raises(OptionError, match="min_size=5"):
-        hdbscan_groups(np.eye(4), min_size=5)
-    one = kmeans_groups(latents, 1)
+        hdbscan_clusters(np.eye(4), min_size=5)
+    one = kmeans_clusters(latents, 1)
     assert np.isnan(one.silhouette) and one.sizes.tolist() == [(~np.isnan(latents[:, 0])).sum()]
 
 
@@ -168,9 +168,9 @@ def test_the_command_writes_labels_a_summary_and_figures(files, tmp_path, nenya_
     pd.testing.assert_frame_equal(found.drop(columns="cluster"), before)
     assert (found["cluster"].drop([5, 6]) == found["truth"].drop([5, 6])).all()
     assert (found.loc[[5, 6], "cluster"] == -1).all() and "placed 1598 of 1600 rows (2 without a latent" in said
-    groups = read_table(tmp_path / "here" / "a_clusters_groups.csv")
-    assert groups["mean_DT"].tolist() == [1, 1, 3, 1]
-    for row in groups.itertuples():
+    clusters = read_table(tmp_path / "here" / "a_clusters_groups.csv")
+    assert clusters["mean_DT"].tolist() == [1, 1, 3, 1]
+    for row in clusters.itertuples():
         medoid = before[before.UID == row.medoid_UID]
         assert medoid.pp_file.item() == row.medoid_pp_file  # the text of the table
         assert medoid.truth.item() == row.cluster and medoid.pp_idx.item() == row.medoid_pp_idx
@@ -205,12 +205,12 @@ def test_a_table_of_a_part_of_the_latents(files, tmp_path, nenya_cli):
     part.to_parquet("part.parquet")
     code, said = nenya_cli("clusters", [f"data={files / 'a_preproc_latents.h5'}", "table=part.parquet", "k=4"])
     assert code == 0 and f"{1600 - len(part)} of 1600 latents have no row in the table" in said, said
-    groups = read_table(tmp_path / "outputs/clusters/part_clusters_groups.csv")
-    assert groups["rows_in_table"].tolist() == [(part.truth == group).sum() for group in range(4)]
-    medoids = groups.merge(part, left_on=["medoid_pp_type", "medoid_pp_idx"], right_on=["pp_type", "pp_idx"])
+    clusters = read_table(tmp_path / "outputs/clusters/part_clusters_groups.csv")
+    assert clusters["rows_in_table"].tolist() == [(part.truth == cluster).sum() for cluster in range(4)]
+    medoids = clusters.merge(part, left_on=["medoid_pp_type", "medoid_pp_idx"], right_on=["pp_type", "pp_idx"])
     assert medoids["truth"].tolist() == medoids["cluster"].tolist() == [0, 1, 2]
-    assert groups["medoid_UID"].isna().tolist() == [False] * 3 + [True]  # no row of the table is in it
-    assert groups["medoid_pp_file"].notna().all() and groups["mean_DT"].isna().tolist() == [False] * 3 + [True]
+    assert clusters["medoid_UID"].isna().tolist() == [False] * 3 + [True]  # no row of the table is in it
+    assert clusters["medoid_pp_file"].notna().all() and clusters["mean_DT"].isna().tolist() == [False] * 3 + [True]
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_the_work(files, tmp_path, nenya_cli):
@@ -234,9 +234,9 @@ def test_memory_does_not_grow_with_the_rows(tmp_path):
 
     script = (
         "import resource, sys\nfrom pathlib import Path\n"
-        "from nenya.latents.clusters import kmeans_groups, hdbscan_groups\n"
-        "from nenya.latents.files import Latents\nx = Latents([Path(sys.argv[1])])\nkmeans_groups(x, 10, passes=1)\n"
-        "hdbscan_groups(x, sample=2000, min_size=20, components=8)\n"
+        "from nenya.latents.clusters import kmeans_clusters, hdbscan_clusters\n"
+        "from nenya.latents.files import Latents\nx = Latents([Path(sys.argv[1])])\nkmeans_clusters(x, 10, passes=1)\n"
+        "hdbscan_clusters(x, sample=2000, min_size=20, components=8)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
     )
     peaks = []
@@ -247,8 +247,8 @@ def test_memory_does_not_grow_with_the_rows(tmp_path):
             stored = file.create_dataset("train", (rows, 128), "f4", chunks=(1000, 128))
             centres = rng.standard_normal((5, 128))
             for start in range(0, rows, 20_000):
-                group = rng.integers(0, 5, 20_000)
-                stored[start : start + 20_000] = centres[group] + 0.2 * rng.standard_normal((20_000, 128))
+                cluster = rng.integers(0, 5, 20_000)
+                stored[start : start + 20_000] = centres[cluster] + 0.2 * rng.standard_normal((20_000, 128))
         command = [sys.executable, "-c", script, tmp_path / f"{rows}_latents.h5"]
         peaks.append(int(subprocess.check_output(command, text=True).split()[-1]))
     assert peaks[1] - peaks[0] < 100, peaks  # MB; the rows take 205

@@ -70,7 +70,7 @@ def test_a_map_has_coasts_units_and_one_globe(rng):
     anomaly = map_metric(lon, lat, np.sin(np.radians(lon)), name="mean_temperature")
     shown = image_of(anomaly)
     assert shown.get_clim()[0] == -shown.get_clim()[1] and shown.get_cmap().name == "RdYlBu_r"
-    assert "mean of mean_temperature (degrees C)" in words(anomaly)
+    assert "mean of mean_temperature (deg C)" in words(anomaly)
 
 
 def test_a_strip_shows_the_query_first_on_one_scale(rng):

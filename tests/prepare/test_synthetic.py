@@ -12,7 +12,6 @@ from nenya.prepare.ocean import OceanOptions, _fields, _snapshots, ocean_blocks
 from nenya.prepare.synthetic import (
     FlowOptions,
     TurbulentOcean,
-    make_demo_file,
     power_law,
     published_blocks,
     turbulent_cutouts,
@@ -205,21 +204,6 @@ def test_the_demonstration_says_the_arguments_of_its_network(args):
     again = compose("portal", ["table=a.parquet", *model_arguments(options)])
     assert (again.model, again.preprocess) == (options.model, options.preprocess)
     assert model_arguments(compose("demo", [])) == ["model=demo"]
-
-
-def test_the_partitions_of_the_demonstration_come_from_different_realisations(tmp_path, monkeypatch):
-    monkeypatch.setattr("nenya.prepare.synthetic.MIN_GRID", 64)
-    first, second = tmp_path / "a.h5", tmp_path / "b.h5"
-    for path in (first, second):
-        make_demo_file(path, n_train=20, n_valid=20, size=16, seed=1)
-    with h5py.File(first) as a, h5py.File(second) as b:
-        train, valid = a["train"][:, 0], a["valid"][:, 0]
-        np.testing.assert_array_equal(train, b["train"][:, 0])
-        np.testing.assert_array_equal(valid, b["valid"][:, 0])
-    flat = np.concatenate([train, valid]).reshape(40, -1)
-    assert len(np.unique(flat, axis=0)) == 40
-    flat /= np.linalg.norm(flat, axis=1, keepdims=True)
-    assert np.abs(flat[:20] @ flat[20:].T).max() < 0.999
 
 
 @pytest.mark.parametrize("slope", [2.0, 4.0])

@@ -182,7 +182,7 @@ def test_locks_that_do_not_lock_are_found_and_said(tmp_path, monkeypatch, caplog
         if error:
             raise OSError(error, os.strerror(error))
 
-    monkeypatch.setattr(mounts.fcntl, "flock", flock)
+    monkeypatch.setattr(fcntl, "flock", flock)
     monkeypatch.setattr(mounts, "_tried", {})
     with OutputLock(tmp_path / "lock", "out.h5"):
         with pytest.raises(OutputError, match="is being written by process"):

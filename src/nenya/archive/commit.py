@@ -7,7 +7,6 @@ file made after that moment is never renamed, as its process first finds that it
 """
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from nenya.errors import OutputError
 from nenya.storage.disk import remove, sweep, sync, temporary_name
+from nenya.storage.flock import flock
 from nenya.storage.lock import lost
 from nenya.storage.s3.replace import replace_if_same
 
@@ -114,16 +114,11 @@ def _alone(folder: Path, place: str) -> Iterator[None]:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         end = time.monotonic() + _PATIENCE
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
+        with contextlib.suppress(OSError):  # no locks, or none on folders
+            while not flock(descriptor):
                 if time.monotonic() > end:
-                    raise OutputError(f"{place}: another update is changing it: run the command again") from None
+                    raise OutputError(f"{place}: another update is changing it: run the command again")
                 time.sleep(_MOMENT)
-            except OSError:  # no locks, or none on folders
-                break
         yield
     finally:
         os.close(descriptor)

@@ -36,7 +36,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
 """The options that determine the results of a version; an archive sets these and no others."""
 
 MAP = ("ntrain", "n_neighbors", "min_dist", "metric")
-GROUPS = ("k", "passes", "sample")
+CLUSTERS = ("k", "passes", "sample")
 _HINT = "restore it from a backup"
 
 
@@ -288,7 +288,7 @@ def _settings(found: Json) -> dict[str, Any]:
     found["map"]["metric"].text()
     if found["map"].get("projector_sha256"):
         found["map"]["projector_sha256"].sha256()
-    for value in found["clusters"].object(GROUPS).values():
+    for value in found["clusters"].object(CLUSTERS).values():
         if value.value is not None:
             value.count()
     if found.get("sensor"):

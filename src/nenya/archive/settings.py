@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from nenya.archive.manifest import GROUPS, MAP, SECTIONS, Manifest
+from nenya.archive.manifest import CLUSTERS, MAP, SECTIONS, Manifest
 from nenya.errors import OptionError
 from nenya.options.commands import ExtractOptions, PrepareOptions, UpdateOptions
 from nenya.options.declare import to_dict
@@ -21,7 +21,7 @@ def settings_of(options: UpdateOptions) -> Settings:
     found: Settings = {name: {key: values[name][key] for key in keys} for name, keys in SECTIONS.items()}
     found["seed"] = options.seed
     found["map"] = {key: values[key] for key in MAP} | {"projector_sha256": _hash(options.projector)}
-    found["clusters"] = {key: values[key] for key in GROUPS}
+    found["clusters"] = {key: values[key] for key in CLUSTERS}
     found["sensor"] = _recipe(options) if "recipe" in (options.given or []) else None
     return found
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from nenya.errors import OptionError
 from nenya.io import TABLE_SUFFIXES, read_table, write_table
-from nenya.latents.clusters import NOISE, Groups, hdbscan_groups, kmeans_groups, unit_rows
+from nenya.latents.clusters import NOISE, Clusters, hdbscan_clusters, kmeans_clusters, unit_rows
 from nenya.latents.files import Latents, open_latents
 from nenya.options.commands import ClustersOptions
 from nenya.storage.disk import check_output
@@ -68,26 +68,26 @@ def run(options: ClustersOptions) -> int:
             missing,
             len(latents),
         )
-    groups = find_groups(latents, options, covered)
-    labels = np.where(rows >= 0, groups.labels[rows], NOISE)
-    found = summarise(groups, latents, table, labels, rows)
+    clusters = find_clusters(latents, options, covered)
+    labels = np.where(rows >= 0, clusters.labels[rows], NOISE)
+    found = summarise(clusters, latents, table, labels, rows)
     write_table(table.assign(cluster=labels), out)
     write_table(found, summary)
-    _say(groups, found, options)
+    _say(clusters, found, options)
     if (rows < 0).any():
         log.warning(
             "%d of %d rows of the table have no latent: their cluster is set to -1", (rows < 0).sum(), len(rows)
         )
     if options.images:
-        _draw(groups, found, latents, options, out.with_name(f"{out.stem}_groups"))
+        _draw(clusters, found, latents, options, out.with_name(f"{out.stem}_groups"))
     log.info("%s\n%s", out, summary)
     return 0
 
 
-def find_groups(latents: Latents, options: ClustersOptions, typical: NDArray[np.bool_]) -> Groups:
+def find_clusters(latents: Latents, options: ClustersOptions, typical: NDArray[np.bool_]) -> Clusters:
     """Return the clusters by the method of the options, with medoids among the rows `typical`, (N,)."""
     if options.method == "kmeans":
-        return kmeans_groups(
+        return kmeans_clusters(
             latents,
             int(options.k or 0),
             seed=options.seed,
@@ -96,7 +96,7 @@ def find_groups(latents: Latents, options: ClustersOptions, typical: NDArray[np.
             members=options.members,
             typical=typical,
         )
-    return hdbscan_groups(
+    return hdbscan_clusters(
         latents,
         seed=options.seed,
         sample=options.sample or 10_000,
@@ -108,12 +108,12 @@ def find_groups(latents: Latents, options: ClustersOptions, typical: NDArray[np.
 
 
 def summarise(
-    groups: Groups, latents: Latents, table: "pd.DataFrame", labels: IntArray, rows: IntArray
+    clusters: Clusters, latents: Latents, table: "pd.DataFrame", labels: IntArray, rows: IntArray
 ) -> "pd.DataFrame":
     """Return one row per cluster: cluster, size, share, silhouette, cohesion, key of its medoid, means of the table.
 
     Args:
-        groups: the clusters of the latents.
+        clusters: the clusters of the latents.
         latents: the latents.
         table: a table of the clustered rows.
         labels: (len(table),) their clusters.
@@ -125,21 +125,21 @@ def summarise(
     """
     import pandas as pd
 
-    count = len(groups.sizes)
+    count = len(clusters.sizes)
     columns: dict[str, Any] = {
         "cluster": np.arange(count),
-        "size": groups.sizes,
-        "share": groups.sizes / len(groups.labels),
+        "size": clusters.sizes,
+        "share": clusters.sizes / len(clusters.labels),
         "rows_in_table": np.bincount(labels[labels >= 0], minlength=count),
-        "silhouette": groups.silhouettes,
-        "cohesion": groups.cohesion,
-        "approximate": groups.approximate,
-        **{f"medoid_{key}": values for key, values in latents.keys(groups.medoids).items()},
+        "silhouette": clusters.silhouettes,
+        "cohesion": clusters.cohesion,
+        "approximate": clusters.approximate,
+        **{f"medoid_{key}": values for key, values in latents.keys(clusters.medoids).items()},
     }
     place = np.full(len(latents), -1)
     has = np.flatnonzero(rows >= 0)[::-1]  # where several rows share a latent, the first one counts
     place[rows[has]] = has
-    medoids = place[groups.medoids]
+    medoids = place[clusters.medoids]
     found = read_keys(table)
     if found.names is not None:  # the table's own key, for joins
         columns["medoid_pp_file"] = columns["medoid_pp_file"].mask(medoids >= 0, found.texts(medoids))
@@ -155,48 +155,49 @@ def summarise(
     return pd.DataFrame(columns)
 
 
-def _say(groups: Groups, found: "pd.DataFrame", options: ClustersOptions) -> None:
-    noise = len(groups.labels) - int(groups.sizes.sum()) - groups.left_out
-    parts = [f"{options.method}: {len(groups.sizes)} clusters of {len(groups.labels)} latents"]
-    parts.append(f"silhouette {groups.silhouette:.3f}")
+def _say(clusters: Clusters, found: "pd.DataFrame", options: ClustersOptions) -> None:
+    noise = len(clusters.labels) - int(clusters.sizes.sum()) - clusters.left_out
+    parts = [f"{options.method}: {len(clusters.sizes)} clusters of {len(clusters.labels)} latents"]
+    parts.append(f"silhouette {clusters.silhouette:.3f}")
     if noise:
         parts.append(f"{noise} noise")
-    if groups.left_out:
-        parts.append(f"{groups.left_out} with NaN left out")
+    if clusters.left_out:
+        parts.append(f"{clusters.left_out} with NaN left out")
     say(", ".join(parts))
-    if groups.approximate:
+    if clusters.approximate:
         log.info("rows outside the sample take the cluster of their nearest row in it (an approximation)")
-    for row in found.head(20).itertuples():
-        say(f"  {row.cluster:3d}  {row.size:8d}  {100 * row.share:5.1f} %  silhouette {row.silhouette:.3f}")
+    shown = found.head(20)
+    for number, size, share, width in zip(*(shown[c] for c in ("cluster", "size", "share", "silhouette")), strict=True):
+        say(f"  {number:3d}  {size:8d}  {100 * share:5.1f} %  silhouette {width:.3f}")
     if noise:
-        say(f"  {NOISE:3d}  {noise:8d}  {100 * noise / len(groups.labels):5.1f} %  noise")
+        say(f"  {NOISE:3d}  {noise:8d}  {100 * noise / len(clusters.labels):5.1f} %  noise")
 
 
-def _draw(groups: Groups, found: "pd.DataFrame", latents: Latents, options: ClustersOptions, folder: Path) -> None:
+def _draw(clusters: Clusters, found: "pd.DataFrame", latents: Latents, options: ClustersOptions, folder: Path) -> None:
     """Draw the medoid of each cluster and the rows closest to its mean direction."""
     from nenya.data.table_images import TableImages
     from nenya.plotting import closest_strip
 
-    shown = groups.closest[groups.closest >= 0]
+    shown = clusters.closest[clusters.closest >= 0]
     images = TableImages(options.images, latents.keys(shown), options.loader)
     place = {int(row): i for i, row in enumerate(shown)}
-    width = len(str(max(len(groups.sizes) - 1, 0)))
-    for group, closest in enumerate(groups.closest):
+    width = len(str(max(len(clusters.sizes) - 1, 0)))
+    for cluster, closest in enumerate(clusters.closest):
         rows = np.array([row for row in closest[closest >= 0] if images.known[place[int(row)]]], np.int64)
         if not len(rows):
-            log.warning("cluster %d: its closest cutouts are not in images=", group)
+            log.warning("cluster %d: its closest cutouts are not in images=", cluster)
             continue
         near = unit_rows(latents.take(rows))
         order = np.argsort(np.linalg.norm(near - near[0], axis=1), kind="stable")  # the medoid first
         rows, near = rows[order], near[order]
         cutouts = images.read([place[int(row)] for row in rows])
-        size, share = found["size"][group], 100 * found["share"][group]
+        size, share = found["size"][cluster], 100 * found["share"][cluster]
         closest_strip(
             cutouts[0],
             cutouts[1:],
             np.linalg.norm(near[1:] - near[0], axis=1),
-            folder / f"group_{group:0{width}d}.png",
-            title=f"cluster {group}: {size:,} cutouts ({share:.2g} %); distance of the latents from the medoid",
+            folder / f"group_{cluster:0{width}d}.png",
+            title=f"cluster {cluster}: {size:,} cutouts ({share:.2g} %); distance of the latents from the medoid",
             columns=min(9, len(rows)),
             query_label="medoid",
         )

@@ -27,7 +27,7 @@ from nenya.storage.disk import atomic_path, check_output, temporary_folder
 from nenya.storage.paths import fetch, find_latents, find_sources, local_path
 from nenya.storage.texts import lines_of, say
 from nenya.tables.names import cutouts_of
-from nenya.tables.quantities import dt_of
+from nenya.tables.quantities import dt_name, dt_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,9 +42,8 @@ _ENDS = ("metrics.json", "metrics.html", "pca.npz")
 _YEAR = 365.25  # days
 _SAME = 1e-3  # a difference of latents larger than rounding explains
 _NEAREST = 4  # cutouts shown at each end of a component
-# quantity -> columns that may hold it, the measured ones first
+# quantity, beside DT -> columns that may hold it, the measured ones first
 QUANTITIES = {
-    "DT": ("DT", "true_DT"),
     "slope": ("slope", "alpha", "zonal_slope", "true_slope"),
     "latitude": ("lat", "latitude"),
     "season": ("datetime", "time"),
@@ -201,11 +200,13 @@ def _quantities(table: "pd.DataFrame") -> dict[str, tuple[str, NDArray[np.float6
     import pandas as pd
 
     found: dict[str, tuple[str, NDArray[np.float64]]] = {}
+    difference = dt_of(table, true=True)
+    if difference is not None:
+        name = dt_name(table.columns, true=True) or ""
+        found["DT"] = name, pd.to_numeric(difference, errors="coerce").to_numpy(np.float64)
     for name, columns in QUANTITIES.items():
         column = next((column for column in columns if column in table), None)
-        if name == "DT" and "DT" not in table and (difference := dt_of(table)) is not None:
-            found[name] = "T90 - T10", difference.to_numpy(np.float64)
-        elif column is not None and name == "season":
+        if column is not None and name == "season":
             dates = pd.to_datetime(table[column], errors="coerce")
             days = dates.dt.day_of_year.to_numpy(np.float64)
             south = next((table[lat].to_numpy(np.float64) < 0 for lat in QUANTITIES["latitude"] if lat in table), False)
@@ -322,7 +323,7 @@ def table_of(results: Mapping[str, Any]) -> dict[str, str]:
     spectrum = results["spectrum"]
     rows = " + ".join(f"{count} {name}" for name, count in results["rows"].items())
     lines = {
-        "latents": f"{rows} of {results['dim']} numbers",
+        "latents": f"{rows} of {results['dim']} dimensions",
         "rows that are not finite": str(results["nonfinite_rows"]),
         "N95": f"{spectrum['N95']} components hold 95 % of the variance",
         "N99": f"{spectrum['N99']} hold 99 %",

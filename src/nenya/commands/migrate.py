@@ -29,6 +29,7 @@ from nenya.storage.disk import atomic_path
 from nenya.storage.paths import HDF5_SUFFIXES, is_latents_name, key_of, local_path
 from nenya.storage.texts import say
 from nenya.tables.key_columns import COLUMNS, read_keys
+from nenya.tables.quantities import dt_name
 
 log = logging.getLogger(__name__)
 
@@ -343,7 +344,7 @@ def _map(path: Path, latents: list[Path], tables: list[Path]) -> Finding:
         if own is None:
             continue
         columns = set(read_table(table).columns)
-        cut = interval if interval and table.stem != stem and columns & {"DT40", "DT", "T90"} else None
+        cut = interval if interval and table.stem != stem and dt_name(columns, central=True) else None
         command = _command(
             "embed", f"data={_listed(own, latents)}", f"table={table}", *([f"DT_cut={cut}"] if cut else []),
             f"out={OUT}/Tables/{stem}.parquet", f"umap_savefile={OUT}/UMAP/{stem}_UMAP.h5",

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -388,7 +388,7 @@ def _show(found: "pd.DataFrame", answer: Answer, options: SearchOptions, sql: st
         say(f"found {len(found)} of k={options.k}: there are no more")
 
 
-def place_and_date(row: Mapping[str, Any]) -> str:
+def place_and_date(row: Mapping[Hashable, Any]) -> str:
     """Return place and time of a row of a table, in up to two lines, without missing parts."""
     import pandas as pd
 
@@ -396,7 +396,7 @@ def place_and_date(row: Mapping[str, Any]) -> str:
     if {"lat", "lon"} <= set(row) and all(pd.notna(row[name]) and np.isfinite(row[name]) for name in ("lat", "lon")):
         lat, lon = float(row["lat"]), (float(row["lon"]) + 180) % 360 - 180
         lines.append(f"{abs(lat):.1f}\N{DEGREE SIGN}{'NS'[lat < 0]} {abs(lon):.1f}\N{DEGREE SIGN}{'EW'[lon < 0]}")
-    date = pd.to_datetime(row.get("datetime"), errors="coerce")
+    date = pd.to_datetime(pd.Series([row.get("datetime")]), errors="coerce").iloc[0]
     if not pd.isna(date):
         lines.append(f"{date:%Y-%m-%d}")
     return "\n".join(lines)

@@ -128,7 +128,7 @@ def _say(status: Status) -> None:
             say(f"  empty       {version.empty} granules without a cutout")
         say(f"  index       {version.indexed} rows, {version.searched_by}")
         weights = model["weights_sha256"][:16]
-        say(f"  model       {model['name']}: {model['ssl_model']}, {model['feat_dim']} numbers, weights {weights}")
+        say(f"  model       {model['name']}: {model['ssl_model']}, {model['feat_dim']} dimensions, weights {weights}")
         made = ", ".join(f"{key} {value}" for key, value in version.made.items() if key != "date" and value)
         say(f"  begun       {version.made.get('date')} by {made}")
         say(f"  last added  {version.last}; files by nenya {', '.join(version.nenya)}")

@@ -12,17 +12,14 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-GZIP, SHUFFLE, FLETCHER32, LZF, SZIP, NBIT = (
+GZIP, SHUFFLE, FLETCHER32, LZF, SZIP = (
     h5py.h5z.FILTER_DEFLATE,
     h5py.h5z.FILTER_SHUFFLE,
     h5py.h5z.FILTER_FLETCHER32,
     h5py.h5z.FILTER_LZF,
     h5py.h5z.FILTER_SZIP,
-    h5py.h5z.FILTER_NBIT,
 )
-_MOST_LZF = (
-    2**22
-)  # bytes of a chunk that HDF5's LZF filter, whose memory use may grow without limit, may read unchecked
+_MOST_LZF = 2**22  # bytes of a chunk that HDF5's LZF filter may read unchecked; its memory use may grow without limit
 _lzf_lock = threading.Lock()
 
 

@@ -190,7 +190,7 @@ def extract_file(
     Raises:
         NenyaError: The input changed or cannot be read; the output cannot be written, is being written by another
             run, or was begun with different weights, options or input.
-        Interrupted: A signal came (SIGINT, SIGTERM).
+        Interrupted: A signal was received (SIGINT, SIGTERM).
     """
     store = BlockStore(job.output, job.rows, latent_dim(options, module.net))
     writer = LatentsWriter(store)
@@ -273,7 +273,7 @@ def predict(trainer: "Trainer", module: ContrastiveModule, data: Any, *, name: s
         before: rows that were done before.
 
     Raises:
-        Interrupted: A signal came (SIGINT, SIGTERM).
+        Interrupted: A signal was received (SIGINT, SIGTERM).
     """
     world = max(1, trainer.world_size)
     with RowProgress(name, rows, before=before, visible=is_main_process()) as progress:

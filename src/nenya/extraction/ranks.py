@@ -4,7 +4,6 @@ The announcements are files, because the processes share a file system for the l
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -15,6 +14,7 @@ from typing import Any, Self
 
 from nenya.errors import InputFileError, Interrupted
 from nenya.storage.disk import atomic_path, life_of
+from nenya.storage.flock import flock
 from nenya.storage.names import Json, read_json
 from nenya.storage.process import Life
 
@@ -96,7 +96,7 @@ class Follower:
             Local cutout file, latents file and source; None if there is nothing to do.
 
         Raises:
-            Interrupted: The first process is gone.
+            Interrupted: The first process has ended.
             EOFError: The batch has ended.
         """
         while True:
@@ -147,10 +147,7 @@ def _is_free(lock: Path) -> bool:
         return state is Life.GONE
     try:
         with lock.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return True
-    except BlockingIOError:
-        return False
+            return flock(file, shared=True)
     except OSError:  # removed in the meantime
         return False
 

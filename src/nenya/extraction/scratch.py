@@ -1,7 +1,6 @@
 """Scratch space of a batch: its bytes, and the folder that holds it."""
 
 import contextlib
-import fcntl
 import shutil
 import threading
 import time
@@ -12,6 +11,7 @@ from typing import IO
 from nenya.errors import Interrupted, OutputError
 from nenya.options.sections import Options
 from nenya.storage.disk import is_marked, life_of, sweep
+from nenya.storage.flock import flock
 from nenya.storage.mounts import locks_work
 from nenya.storage.paths import COPY_PREFIX
 from nenya.storage.process import Life
@@ -87,7 +87,7 @@ def make_locked(folder: Path) -> IO[bytes]:
         new.mkdir(parents=True)
         lock = (new / "lock").open("wb")
         with contextlib.suppress(OSError):  # without file locks the folder's name identifies its process
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            flock(lock)
         new.rename(folder)
     except OSError as error:
         raise OutputError(f"{folder}: cannot make the folder ({error.strerror}); set loader.cache_dir") from error
@@ -115,8 +115,8 @@ def remove_abandoned(scratch_dir: Path) -> None:
             if life_of(folder, BATCH_PREFIX) is Life.ALIVE or not locks_work(scratch_dir):
                 continue
             with (folder / "lock").open("rb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
+                if flock(lock):
+                    shutil.rmtree(folder, ignore_errors=True)
         except FileNotFoundError:  # killed while removing the folder, which always has a lock
             shutil.rmtree(folder, ignore_errors=True)
         except OSError:  # in use, or not ours

@@ -168,7 +168,7 @@ class Staging:
 
         Raises:
             NenyaError: The file cannot be prepared, or its existing output differs from what would be made.
-            Interrupted: A signal came (SIGINT, SIGTERM).
+            Interrupted: A signal was received (SIGINT, SIGTERM).
         """
         self._termination.check()
         self.ahead(index)

@@ -1,7 +1,6 @@
 """The writer of latents: blocks go to the raw files and a journal; the HDF5 file appears when it is complete."""
 
 import contextlib
-import fcntl
 import logging
 import os
 import queue
@@ -22,6 +21,7 @@ from nenya.data.blocks import Block
 from nenya.errors import Interrupted, OutputError
 from nenya.extraction.journal import BlockStore, journal_line
 from nenya.runtime.trainer import ledger_of
+from nenya.storage.flock import flock
 from nenya.storage.lock import Companions
 
 log = logging.getLogger(__name__)
@@ -134,7 +134,7 @@ class BlockWriter:
 def _lock(descriptor: int) -> None:
     """Hold a lock for the lifetime of this process, so that the others see it is alive."""
     with contextlib.suppress(OSError):  # a file system without locks
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        flock(descriptor, wait=True)
 
 
 def _write_all(descriptor: int, data: bytes, offset: int) -> None:
@@ -279,7 +279,7 @@ class LatentsWriter(BasePredictionWriter):
         If file locks do not reach all processes, only the barrier shows that one has ended, and this does not wait.
 
         Raises:
-            Interrupted: A process has ended, or a signal came.
+            Interrupted: A process has ended, or a signal was received.
         """
         if not watch.companions.sees(trainer.world_size - 1):
             return

@@ -32,7 +32,7 @@ _STARTS = 5  # k-means on the sample, of which the best starts the passes
 
 
 @dataclass(frozen=True)
-class Groups:
+class Clusters:
     """Clusters of N latents, numbered from the largest.
 
     Attributes:
@@ -61,7 +61,7 @@ class Groups:
     approximate: bool
 
 
-def kmeans_groups(
+def kmeans_clusters(
     latents: Any,
     k: int,
     *,
@@ -70,7 +70,7 @@ def kmeans_groups(
     sample: int = 20_000,
     members: int = 9,
     typical: BoolArray | None = None,
-) -> Groups:
+) -> Clusters:
     """Divide latents into k clusters by mini-batch k-means; memory does not grow with the number of rows.
 
     The centres start from the best of five k-means runs on a sample; then blocks of rows, in a new random order for
@@ -93,7 +93,7 @@ def kmeans_groups(
 
 
 def fit_kmeans(latents: Any, k: int, *, seed: int = 0, passes: int = 2, sample: int = 20_000) -> Float64Array:
-    """Return the centres, (k, D) float64, of `kmeans_groups`."""
+    """Return the centres, (k, D) float64, of `kmeans_clusters`."""
     from sklearn.cluster import MiniBatchKMeans
 
     rng = np.random.default_rng(seed)
@@ -129,7 +129,7 @@ def assign_kmeans(latents: Any, centres: Float64Array, block_rows: int = BLOCK_R
     return labels
 
 
-def hdbscan_groups(
+def hdbscan_clusters(
     latents: Any,
     *,
     seed: int = 0,
@@ -138,7 +138,7 @@ def hdbscan_groups(
     min_size: int | None = None,
     members: int = 9,
     typical: BoolArray | None = None,
-) -> Groups:
+) -> Clusters:
     """Find dense clusters by HDBSCAN on the principal components of a sample, and assign all rows to them.
 
     The clusters of the sample follow Campello, Moulavi and Sander (2013, PAKDD, 160). Every other row gets the cluster
@@ -183,7 +183,7 @@ def hdbscan_groups(
 def assign_nearest(
     latents: Any, pca: PCA, known: Float64Array, labels: IntArray, block_rows: int = BLOCK_ROWS
 ) -> IntArray:
-    """Return the clusters, (N,) int64, of latents by the nearest row of a sample; see `hdbscan_groups`.
+    """Return the clusters, (N,) int64, of latents by the nearest row of a sample; see `hdbscan_clusters`.
 
     Args:
         latents: (N, D).
@@ -193,8 +193,8 @@ def assign_nearest(
         block_rows: rows read at once; the result does not depend on it.
     """
     reach = np.zeros(labels.max() + 1)
-    for group in range(len(reach)):
-        reach[group] = _largest_gap(known[labels == group])
+    for cluster in range(len(reach)):
+        reach[cluster] = _largest_gap(known[labels == cluster])
     found = np.full(len(latents), NOISE, np.int64)
     squares = (known**2).sum(axis=1)
     for start, rows in _blocks(latents, block_rows):
@@ -211,10 +211,10 @@ def assign_nearest(
 
 def _largest_gap(points: Float64Array) -> float:
     """Return the largest distance between nearest neighbours, with a margin for rounding."""
-    from scipy.spatial import cKDTree  # type: ignore[import-untyped, unused-ignore]  # scipy ships no types
+    from scipy.spatial import cKDTree
 
     distance, _ = cKDTree(points).query(points, k=2)
-    return float(distance[:, 1].max()) * (1 + 1e-9)
+    return float(np.asarray(distance)[:, 1].max()) * (1 + 1e-9)
 
 
 def unit_rows(latents: FloatArray) -> Float64Array:
@@ -259,7 +259,7 @@ def _describe(
     sample: int,
     members: int,
     typical: BoolArray | None,
-) -> Groups:
+) -> Clusters:
     """Number clusters from the largest, and find their directions, silhouettes and most typical rows."""
     sizes = np.bincount(labels[labels >= 0])
     order = np.argsort(-sizes, kind="stable")
@@ -270,7 +270,7 @@ def _describe(
     sums, left_out = np.zeros((len(sizes), latents.shape[1])), 0
     for start, rows in _blocks(latents, BLOCK_ROWS):
         left_out += int(np.isnan(rows[:, 0]).sum())
-        sums += _group_sums(labels[start : start + len(rows)], rows, len(sizes))
+        sums += _cluster_sums(labels[start : start + len(rows)], rows, len(sizes))
     length = np.linalg.norm(sums, axis=1)
     directions = sums / np.where(length > 0, length, 1)[:, None]
     closest = _closest(latents, labels if typical is None else np.where(typical, labels, NOISE), directions, members)
@@ -279,44 +279,44 @@ def _describe(
             without
         ]
     each, overall = _silhouettes(latents, labels, len(sizes), np.random.default_rng([seed, 1]), sample)
-    return Groups(
+    return Clusters(
         labels, sizes, directions, closest[:, 0], closest, length / sizes, each, overall, left_out, approximate
     )
 
 
-def _group_sums(labels: IntArray, rows: Float64Array, count: int) -> Float64Array:
+def _cluster_sums(labels: IntArray, rows: Float64Array, count: int) -> Float64Array:
     """Sum the rows (n, D) of each cluster: (count, D)."""
     member = np.flatnonzero(labels >= 0)
     order = member[np.argsort(labels[member], kind="stable")]
-    groups, first = np.unique(labels[order], return_index=True)
+    clusters, first = np.unique(labels[order], return_index=True)
     sums = np.zeros((count, rows.shape[1]))
-    if len(groups):
-        sums[groups] = np.add.reduceat(rows[order], first, axis=0)
+    if len(clusters):
+        sums[clusters] = np.add.reduceat(rows[order], first, axis=0)
     return sums
 
 
 def _closest(latents: Any, labels: IntArray, directions: Float64Array, members: int) -> IntArray:
     """Return the rows of each cluster nearest to its direction, (K, members) int64; the first in a tie."""
-    group, row, cosine = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
+    cluster, row, cosine = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
     for start, rows in _blocks(latents, BLOCK_ROWS):
         inner = np.flatnonzero(labels[start : start + len(rows)] >= 0)
         own = labels[start + inner]
-        group = np.concatenate([group, own])
+        cluster = np.concatenate([cluster, own])
         cosine = np.concatenate([cosine, np.einsum("ij,ij->i", rows[inner], directions[own])])
         row = np.concatenate([row, start + inner])
-        order = np.lexsort((row, -cosine, group))
-        group, cosine, row = group[order], cosine[order], row[order]
-        kept = _rank(group) < members
-        group, cosine, row = group[kept], cosine[kept], row[kept]
+        order = np.lexsort((row, -cosine, cluster))
+        cluster, cosine, row = cluster[order], cosine[order], row[order]
+        kept = _rank(cluster) < members
+        cluster, cosine, row = cluster[kept], cosine[kept], row[kept]
     closest = np.full((len(directions), members), -1, np.int64)
-    closest[group, _rank(group)] = row
+    closest[cluster, _rank(cluster)] = row
     return closest
 
 
-def _rank(group: IntArray) -> IntArray:
+def _rank(cluster: IntArray) -> IntArray:
     """Return the rank of each entry within its cluster; entries of a cluster are adjacent."""
-    starts = np.flatnonzero(np.diff(group, prepend=-1))
-    ranks: IntArray = np.arange(len(group)) - np.repeat(starts, np.diff(np.append(starts, len(group))))
+    starts = np.flatnonzero(np.diff(cluster, prepend=-1))
+    ranks: IntArray = np.arange(len(cluster)) - np.repeat(starts, np.diff(np.append(starts, len(cluster))))
     return ranks
 
 

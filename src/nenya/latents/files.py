@@ -229,9 +229,10 @@ class Latents:
             rows = np.arange(len(self))
         else:
             part = np.searchsorted(starts, rows, side="right") - 1
+        names = pd.Categorical.from_codes(own[part], pd.Index(files))
         return pd.DataFrame(
             {
-                "pp_file": pd.Categorical.from_codes(own[part], files).astype("str"),  # avoids fixed-width text
+                "pp_file": names.astype("str"),  # avoids fixed-width text
                 "pp_type": kinds[part],
                 "pp_idx": rows - starts[part],
             }

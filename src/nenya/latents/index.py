@@ -23,7 +23,7 @@ from nenya.storage.names import Json, read_json
 from nenya.storage.paths import key_of
 from nenya.storage.table_integers import from_arrow
 from nenya.tables.conditions import ROW, rows_where, sql_errors, text
-from nenya.tables.quantities import dt_of
+from nenya.tables.quantities import with_dt
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -430,10 +430,7 @@ def join(table: "pd.DataFrame", latents: Latents) -> "pd.DataFrame":
         InputFileError: The table cannot be joined.
     """
     ours = [name for name in (ROW, VECTOR, "cosine", "rank", "answer", "recall") if name in table]
-    whole = latents.full_table(table.drop(columns=ours), own_names=False)
-    if "DT" not in whole and (difference := dt_of(whole)) is not None:
-        whole["DT"] = difference
-    return whole
+    return with_dt(latents.full_table(table.drop(columns=ours), own_names=False))
 
 
 def vectors(column: Any, dim: int) -> Float32Array:

@@ -5,7 +5,6 @@ import logging
 import signal
 import time
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import lightning.pytorch as pl
@@ -17,6 +16,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from nenya.errors import Interrupted, OutputError
 from nenya.models.checkpoint import write_torch
 from nenya.models.contrastive import ContrastiveModule
+from nenya.runtime.signals import Handlers
 from nenya.runtime.trainer import ledger_of
 from nenya.storage.disk import atomic_path, write_hdf5
 
@@ -211,17 +211,16 @@ class LastCheckpoint(Checkpoint):
         self.path, self.every, self.minutes, self.curve = path, every, minutes, curve
         self.signal: int | None = None
         self._saved = time.monotonic()
-        self._before: dict[int, Any] = {}
+        self._handlers: Handlers | None = None
 
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Take over the signals, after Lightning, whose own handler ends the run without saving anything."""
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-            self._before[number] = signal.signal(number, self._note)
+        self._handlers = Handlers(self._note)
         self._saved = time.monotonic()
         if trainer.received_sigterm:
             self.signal = signal.SIGTERM
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _note(self, number: int) -> None:
         if self.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = number
@@ -267,9 +266,8 @@ class LastCheckpoint(Checkpoint):
 
     def teardown(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
         """Restore the signal handlers."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before.clear()
+        if self._handlers is not None:
+            self._handlers.restore()
 
     def on_exception(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", exception: BaseException) -> None:
         """Restore the signal handlers."""

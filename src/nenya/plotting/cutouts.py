@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from nenya.errors import InputFileError, OptionError
 from nenya.plotting.paper import COLOURS, FloatArray, IntArray, Limits, central_limits, reach_of, save_figure
+from nenya.tables.quantities import label_of
 
 GAP = 2  # pixels of background between two cutouts
 
@@ -105,7 +106,7 @@ def gallery(
     reach = 1.0 if scale == "own" else reach_of(board)
     figure = Figure(figsize=(8.6, 7.6), layout="constrained")
     axes = figure.add_subplot(xlabel=labels[0], ylabel=labels[1], title=title)
-    label = "SSTa (K)" if scale == "shared" else "SSTa / largest magnitude of the cutout"
+    label = label_of("SSTa") if scale == "shared" else "SSTa / largest magnitude of the cutout"
     drawn = _draw_board(axes, board, limits, reach)
     figure.colorbar(drawn, ax=axes, label=label, extend="both" if scale == "shared" else "neither", shrink=0.85)
     save_figure(figure, path)
@@ -209,7 +210,7 @@ def closest_strip(
     figure, drawn = _panels(fields, [query_label] * len(queries) + words, columns, title, below)
     for axes in figure.axes[: len(queries)]:
         axes.title.set_fontweight("bold")
-    figure.colorbar(drawn, ax=figure.axes, label="SSTa (K)", extend="both", shrink=0.85)
+    figure.colorbar(drawn, ax=figure.axes, label=label_of("SSTa"), extend="both", shrink=0.85)
     if path is not None:
         save_figure(figure, path)
     return figure
@@ -295,7 +296,7 @@ def eigen_sheet(
         axes.set_xticks(np.arange(across) + 0.5, columns if row == 0 else [""] * across, fontsize=8)
         axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
         axes.spines[:].set_visible(False)
-        bar = figure.colorbar(drawn, ax=axes, label="SSTa (K)", extend="both", ticks=MaxNLocator(4), aspect=9)
+        bar = figure.colorbar(drawn, ax=axes, label=label_of("SSTa"), extend="both", ticks=MaxNLocator(4), aspect=9)
         bar.ax.tick_params(labelsize=7)
         bar.ax.yaxis.label.set_fontsize(8)
     if path is not None:

@@ -21,19 +21,6 @@ COLOURS = "RdYlBu_r"  # of anomalies
 COUNTS, VALUES = "cividis", "viridis"  # suitable for colour-blind readers
 TRAIN_COLOUR, VALID_COLOUR = "#4477aa", "#cc3311"  # distinguishable for colour-blind readers
 
-UNITS = {
-    **dict.fromkeys(("DT", "DT40", "Tmin", "Tmax", "T10", "T90", "true_DT", "true_noise"), "K"),
-    **dict.fromkeys(("lat", "lon"), "degrees"),
-    **dict.fromkeys(("alpha", "slope", "clear_fraction", "cluster", "LL"), ""),
-    "mean_temperature": "degrees C",
-}
-"""Units of the table's columns, for axes."""
-
-
-def label_of(name: str) -> str:
-    """Return the name of a column with its unit, if known."""
-    return f"{name} ({UNITS[name]})" if UNITS.get(name) else name
-
 
 def central_limits(coordinates: FloatArray, share: float = 0.99) -> Limits:
     """Return the range of each coordinate with the central `share` of the points, plus 5 % on each side.

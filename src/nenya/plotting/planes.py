@@ -16,10 +16,10 @@ from nenya.plotting.paper import (
     IntArray,
     Limits,
     central_limits,
-    label_of,
     save_figure,
 )
 from nenya.tables.grids import Grid, coastlines, globe, wrap_longitude
+from nenya.tables.quantities import label_of
 
 Path = str | os.PathLike[str]
 

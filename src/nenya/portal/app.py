@@ -11,7 +11,6 @@ from bokeh.models import Div, InlineStyleSheet, TextInput
 
 from nenya.errors import NenyaError, OptionError
 from nenya.portal import words
-from nenya.portal.columns import title_of
 from nenya.portal.dataset import Dataset
 from nenya.portal.jobs import Pools
 from nenya.portal.session import Session
@@ -19,6 +18,7 @@ from nenya.portal.state import View, read_view
 from nenya.portal.theme import Theme
 from nenya.portal.views import Histogram
 from nenya.portal.work import ORDERS
+from nenya.tables.quantities import title_of
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Columns of a table for the portal: names, units, which can be drawn, and histogram bins."""
+"""Columns of a table for the portal: values, which can be drawn, and histogram bins."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,59 +12,17 @@ from nenya.io import read_table
 from nenya.storage.table_files import check_arrow, check_table
 from nenya.tables.comparison import NO_DATE
 from nenya.tables.key_columns import COLUMNS
+from nenya.tables.quantities import DIFFERENCE, TERMS, dt_name
 
 FloatArray = NDArray[np.float32]
 
 BINS = 48
 """Bins of a histogram; the code `BINS` marks missing values."""
 
-TITLES = {
-    "DT": "DT = T90 - T10 (K)",
-    "DT40": "DT of the central 40 x 40 (K)",
-    "slope": "spectral slope",
-    "alpha": "spectral slope alpha",
-    "zonal_slope": "zonal spectral slope",
-    "merid_slope": "meridional spectral slope",
-    "LL": "log-likelihood LL",
-    "clear_fraction": "clear fraction",
-    "mean_temperature": "mean temperature (deg C)",
-    "month": "month",
-    "year": "year",
-    "lat": "latitude (deg N)",
-    "lon": "longitude (deg E)",
-    "US0": "UMAP U0",
-    "US1": "UMAP U1",
-    "Tmin": "Tmin (deg C)",
-    "Tmax": "Tmax (deg C)",
-    "T10": "T10 (deg C)",
-    "T90": "T90 (deg C)",
-    "cluster": "cluster",
-    "region": "region",
-    "true_DT": "true DT (K)",
-    "true_slope": "true slope",
-    "true_eddy_size": "true eddy size (pixels)",
-    "true_noise": "true noise (K)",
-    "true_orientation": "true orientation (deg)",
-    "true_anisotropy": "true anisotropy",
-}
 _FIRST = ("DT", "slope", "alpha", "zonal_slope", "LL", "month", "year", "lat", "clear_fraction", "mean_temperature")
 _KEYS = (*COLUMNS, "row", "col", "UID", "field_size", "lon", "US0", "US1", "index")
 _MOST_CATEGORIES = 64
 _DICTIONARY_SHARE = 0.5  # strings with more distinct values are not encoded as a dictionary
-
-
-def title_of(name: str) -> str:
-    """Return the label of a column: meaning and unit."""
-    return TITLES.get(name, name.replace("_", " "))
-
-
-def heading_of(name: str) -> str:
-    """Return a short title of a column, without its definition."""
-    title = title_of(name).replace("deg ", "\N{DEGREE SIGN}")
-    for long, short in (("latitude", "lat"), ("longitude", "lon"), ("temperature", "T")):
-        title = title.replace(long, short)
-    head, equals, rest = title.partition(" = ")
-    return f"{head} {rest[rest.rfind('(') :]}" if equals and "(" in rest else title
 
 
 @dataclass(frozen=True)
@@ -169,8 +127,9 @@ class Columns:
 
     def _derive(self) -> None:
         """Add DT, month and year if the table has their sources, and wrap longitudes to [-180, 180)."""
-        if "DT" not in self.names and all(name in self.names and self.is_number(name) for name in ("T10", "T90")):
-            self._floats["DT"] = self.values("T90") - self.values("T10")
+        if dt_name([name for name in self.names if name == "DT" or self.is_number(name)]) == DIFFERENCE:
+            high, low = TERMS
+            self._floats["DT"] = self.values(high) - self.values(low)
         if "lon" in self.names and self.is_number("lon"):
             lon = self._raw("lon").astype(np.float64)
             self._floats["lon"] = (np.mod(lon + 180, 360) - 180).astype(np.float32)

@@ -11,6 +11,7 @@ import numpy as np
 from nenya.portal.session import Session
 from nenya.portal.theme import ANOMALY
 from nenya.portal.words import filter_text
+from nenya.tables.quantities import label_of
 
 _ROWS = 100_000  # per piece
 _DPI = 100
@@ -172,7 +173,7 @@ def _with_legend(picture: np.ndarray[Any, Any], span: tuple[float, float] | None
     axes.set_axis_off()
     if span:
         beside = figure.add_axes(((wide + 10) / (wide + bar), low + 0.02, 14 / (wide + bar), (1 - low) * 0.94))
-        figure.colorbar(shown, cax=beside, label="SSTa (K)")
+        figure.colorbar(shown, cax=beside, label=label_of("SSTa"))
     text = figure.text(6 / (wide + bar), 6 / (tall + foot), "\n".join(lines), fontsize=8, va="bottom", linespacing=1.4)
     text.set_parse_math(False)  # a name may hold dollar signs
     buffer = io.BytesIO()

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from nenya.errors import OutputError
 from nenya.options.commands import PortalOptions
 from nenya.portal import pages, pictures
-from nenya.portal.columns import title_of
 from nenya.portal.dataset import Dataset
 from nenya.portal.downloads import coloured
 from nenya.portal.state import PLANES
@@ -25,6 +24,7 @@ from nenya.portal.theme import Theme, plain
 from nenya.portal.views import Histogram, Plane
 from nenya.portal.work import cells_for
 from nenya.storage.disk import sweep, temporary_name
+from nenya.tables.quantities import title_of
 
 IntArray = NDArray[np.int64]
 

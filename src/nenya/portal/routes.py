@@ -256,7 +256,7 @@ class Socket(WSHandler):  # type: ignore[misc]
         if message.msgtype == "PULL-DOC-REQ":
             self._pulls += 1
             if self._pulls > _MOST_PULLS:
-                raise Foreign("the page was asked for too often")
+                raise Foreign("the page was requested too often")
             work = await ServerSession.pull(message, self.connection)
         elif message.msgtype == "PATCH-DOC":
             models = self.connection.session.document.models

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from nenya.errors import NenyaError
 from nenya.portal import pictures, words, work
-from nenya.portal.columns import title_of
 from nenya.portal.dataset import Dataset
 from nenya.portal.jobs import Jobs, Pools
 from nenya.portal.sheets import Picture, Sheet
@@ -26,6 +25,7 @@ from nenya.portal.theme import Theme
 from nenya.portal.upload import Upload
 from nenya.portal.views import Histogram, Plane
 from nenya.portal.work import IntArray, Selected, Similar
+from nenya.tables.quantities import title_of
 
 log = logging.getLogger(__name__)
 

@@ -386,11 +386,6 @@ class Selection:
         self.view = replace(self.view, filters=self._before.pop().filters)
         return True
 
-    @property
-    def can_undo(self) -> bool:
-        """Whether a change can be undone."""
-        return bool(self._before)
-
     def _change(self, view: View) -> None:
         if view.filters != self.view.filters:
             self._before = [*self._before[-49:], self.view]

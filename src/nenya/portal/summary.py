@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nenya.portal.columns import Columns, title_of
+from nenya.portal.columns import Columns
 from nenya.portal.state import BoolArray
 from nenya.tables.comparison import Trend, compare_dates, compare_regions, trend
+from nenya.tables.quantities import title_of
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -28,11 +28,12 @@ from bokeh.models import Image as ImageGlyph
 from bokeh.plotting import figure
 from numpy.typing import NDArray
 
-from nenya.portal.columns import Binned, title_of
+from nenya.portal.columns import Binned
 from nenya.portal.pictures import Extent
 from nenya.portal.state import Box, Filter, Lasso, Range
 from nenya.portal.theme import Theme, add_glyph, bar_of, image_source, paint, plain
 from nenya.tables.grids import coastlines
+from nenya.tables.quantities import title_of
 
 FloatArray = NDArray[np.float32]
 

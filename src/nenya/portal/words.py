@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 
 from nenya.defs import REGIONS
-from nenya.portal.columns import heading_of, title_of
 from nenya.portal.state import Box, Category, Filter, Lasso
 from nenya.portal.summary import Summary
 from nenya.portal.upload import Upload
-from nenya.tables.quantities import DT40_SIDE, central_dt
+from nenya.tables.quantities import DT40_SIDE, central_dt, heading_of, quantity_of, title_of
 
 _FACTS = (
     "DT",
@@ -153,8 +152,8 @@ def filter_text(item: Filter) -> str:
         x, y = zip(*item.points, strict=True)
         area = _area(item.plane, (min(x), max(x)), (min(y), max(y)))
         return f"{_PLANES[item.plane]} lasso of {len(item.points)} corners: within {area}"
-    name, _, unit = title_of(item.column).partition(" (")
-    name, unit = name.split(" = ")[0], unit.rstrip(")").replace("deg C", "°C")
+    quantity = quantity_of(item.column)
+    name, unit = quantity.title, quantity.unit.replace("deg ", "°")
     if isinstance(item, Category):
         more = f" and {len(item.values) - 3} more" if len(item.values) > 3 else ""
         return f"{name}: {', '.join(item.values[:3])}{more}"
@@ -269,9 +268,9 @@ def statistics(found: Summary, whole: bool) -> str:
     for name, lines in found.comparisons.items():
         kept = lines[lines["whole"] > 0]
         body = "".join(
-            f"<tr><th{_bounds(name, line.name)}>{escape(line.name)}</th><td>{line.selected:,}</td>"
+            f"<tr><th{_bounds(name, part)}>{escape(part)}</th><td>{line.selected:,}</td>"
             f"<td>{line.whole:,}</td><td>{_ratio(line)}</td></tr>"
-            for line in kept.itertuples()
+            for part, line in zip(kept["name"].astype(str), kept.itertuples(), strict=True)
         )
         text = (
             f"<table class='rows stat-{name}'><thead><tr><th>{name}</th><th>selected</th><th>all</th>"

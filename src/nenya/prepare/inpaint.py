@@ -109,8 +109,9 @@ def _equations(
 def _solve(system: Any, right: NDArray[np.float64]) -> NDArray[np.float64]:
     from scipy.sparse.linalg import splu
 
-    settings = {"permc_spec": "MMD_AT_PLUS_A", "diag_pivot_thresh": 0.0, "options": {"SymmetricMode": True}}
-    return np.asarray(splu(system.tocsc(), **settings).solve(right))
+    symmetric = {"SymmetricMode": True}
+    factors = splu(system.tocsc(), permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=symmetric)
+    return np.asarray(factors.solve(right))
 
 
 def _conjugate_gradients(

@@ -11,7 +11,6 @@ import logging
 import multiprocessing
 import os
 import shutil
-import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -21,14 +20,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
 
 import nenya
 from nenya.data.hdf5_open import open_hdf5
-from nenya.errors import InputFileError, Interrupted, OptionError, OutputError
+from nenya.errors import InputFileError, OptionError, OutputError
 from nenya.io import write_table
 from nenya.options.commands import PrepareOptions
 from nenya.options.files import read_group
@@ -39,6 +37,7 @@ from nenya.prepare.steps import output_size
 from nenya.prepare.work import Outcome, Task, fingerprint, prepare_file
 from nenya.prepare.writer import read_table, recipe_values, write_outputs
 from nenya.runtime.progress import RowProgress
+from nenya.runtime.signals import ignore_interrupts, interrupted_between
 from nenya.storage.disk import remove_half, sha256_file
 from nenya.storage.lock import OutputLock
 from nenya.storage.names import parse_json
@@ -93,7 +92,7 @@ def prepare(options: PrepareOptions | Mapping[str, Any]) -> Prepared:
         OptionError: An option is missing or invalid.
         InputFileError: No granule can be read, or none has a cutout.
         OutputError: The output exists, made with other options or files, or cannot be written.
-        Interrupted: A signal came (SIGINT, SIGTERM).
+        Interrupted: A signal was received (SIGINT, SIGTERM).
     """
     if not isinstance(options, PrepareOptions):
         given = dict(options)
@@ -114,7 +113,8 @@ def prepare(options: PrepareOptions | Mapping[str, Any]) -> Prepared:
     if there is not None:
         _remove_leftover(folder, str(out))
         return there
-    with OutputLock(folder / "lock", str(out)) as lock, _interruptible(folder) as check:
+    resumes = f"interrupted; finished granules are kept in {folder}, and the same command resumes there"
+    with OutputLock(folder / "lock", str(out)) as lock, interrupted_between(resumes) as check:
         tasks = _tasks(sources, identities, made_by, folder, options, places)
         parts, failed, outcomes = _work(tasks, options, check)
         failed |= {_name_of(s): str(e) for s, e in identities.items() if isinstance(e, InputFileError)}
@@ -410,7 +410,7 @@ def _dask(address: str) -> Iterator[Executor]:
 
 def _begin_worker() -> None:
     """Leave Ctrl-C to the parent process, and end with it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ignore_interrupts()
     parent = multiprocessing.parent_process()
     if parent is not None:
         sentinel = parent.sentinel
@@ -420,35 +420,6 @@ def _begin_worker() -> None:
             os._exit(1)
 
         threading.Thread(target=watch, name="parent", daemon=True).start()
-
-
-@contextmanager
-def _interruptible(folder: Path) -> Iterator[Callable[[], None]]:
-    """Record SIGTERM, SIGUSR1 (a cluster's warning) and SIGINT; the earlier handlers are restored afterwards.
-
-    Yields a function that raises `Interrupted` after a signal. It is called between granules, because a library may
-    mistake an error raised during its work for its own. A second signal does not wait.
-    """
-    error = Interrupted(f"interrupted; finished granules are kept in {folder}, and the same command resumes there")
-    came: list[int] = []
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        came.append(number)
-        if len(came) > 1:
-            raise error
-
-    def check() -> None:
-        if came:
-            raise error
-
-    before: dict[int, Any] = {}
-    if threading.current_thread() is threading.main_thread():
-        before = {n: signal.signal(n, stop) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
-    try:
-        yield check
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _why_none(

@@ -409,30 +409,3 @@ def _stream(
             file[name + suffix][start : start + len(values), 0] = values
         start += len(block[""])
     assert start == shape[0], f"{name}: expected {shape[0]} cutouts, got {start}"
-
-
-def make_demo_file(
-    path: str | os.PathLike[str],
-    *,
-    n_train: int = 3000,
-    n_valid: int = 600,
-    size: int = 32,
-    seed: int = 1234,
-) -> None:
-    """Write a cutout file of simulated ocean turbulence, its two partitions from different realisations.
-
-    Args:
-        path: the HDF5 file; overwritten if it exists.
-        n_train: cutouts in `train`.
-        n_valid: cutouts in `valid`.
-        size: pixels along each side of a cutout.
-        seed: seed of all randomness.
-
-    Raises:
-        InputFileError: a partition would be empty.
-        OptionError: a number is out of range.
-    """
-    train_seed, valid_seed = np.random.SeedSequence(seed).spawn(2)
-    train = turbulent_cutouts(n_train, size, seed=train_seed)
-    valid = turbulent_cutouts(n_valid, size, seed=valid_seed)
-    write_cutouts(path, train, valid)

@@ -135,7 +135,7 @@ def write_outputs(
                     chosen: NDArray[np.float32] = found["images"][group["part_row"].to_numpy()]
                 for kind, some in group.reset_index(drop=True).groupby("pp_type"):
                     first = int(some["pp_idx"].iloc[0])
-                    datasets[kind][first : first + len(some), 0] = chosen[some.index.to_numpy()]
+                    datasets[int(str(kind))][first : first + len(some), 0] = chosen[some.index.to_numpy()]
         final = table.drop(columns=["part", "part_row"])
         arrow = pa.Table.from_pandas(pd.DataFrame(final), preserve_index=False)
         metadata = {**(arrow.schema.metadata or {}), b"nenya": json.dumps(provenance).encode()}

@@ -21,7 +21,6 @@ still held, from a temporary name that the next holder has removed.
 """
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -37,6 +36,7 @@ from typing import Any, Self
 
 from nenya.errors import LockLostError, OutputError
 from nenya.storage.disk import remove, temporary_name
+from nenya.storage.flock import flock
 from nenya.storage.mounts import is_flocked, is_local, locks_work
 from nenya.storage.process import Life, current, from_values, life
 
@@ -346,7 +346,7 @@ class OutputLock:
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             if locks_work(self.path.parent):
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                flock(descriptor)
             self._descriptor = descriptor
             self._write({})
             os.replace(temporary, self.path)
@@ -443,10 +443,9 @@ def one_at_a_time(path: Path) -> Iterator[bool]:
     with path.open("ab") as file:
         alone = True
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("%s is locked: waiting for another process", path)
-            fcntl.flock(file, fcntl.LOCK_EX)
+            if not flock(file):
+                log.info("%s is locked: waiting for another process", path)
+                flock(file, wait=True)
         except OSError:
             alone = False
         yield alone

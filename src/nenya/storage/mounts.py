@@ -1,16 +1,16 @@
 """Properties of a folder's file system: whether it is local to this machine, and whether flock works on it.
 
-Only this module tests flock; `nenya.storage.lock` uses it.
+`nenya.storage.flock` locks files; `nenya.storage.lock` holds outputs.
 """
 
 import errno
-import fcntl
 import logging
 import os
 import secrets
 from contextlib import suppress
 from pathlib import Path
 
+from nenya.storage.flock import flock
 from nenya.storage.process import current
 
 log = logging.getLogger(__name__)
@@ -76,15 +76,12 @@ def try_locks(folder: Path) -> str:
     try:
         second = os.open(path, os.O_RDWR)
         try:
-            fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return ""
+            flock(first)
+            return "two processes obtain the same lock" if flock(second) else ""
         except OSError as error:
             return error.strerror or str(error)
         finally:
             os.close(second)
-        return "two processes obtain the same lock"
     finally:
         os.close(first)
         with suppress(OSError):
@@ -98,7 +95,7 @@ def hdf5_locking(path: Path) -> str | bool:
     except OSError:
         return "best-effort"
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        flock(descriptor, shared=True)
     except OSError as error:
         return False if error.errno in NO_LOCKS else "best-effort"
     finally:
@@ -113,11 +110,8 @@ def is_flocked(path: Path) -> bool:
     except OSError:  # it is gone
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return not flock(descriptor, shared=True)
     except OSError:  # there are no locks
         return False
     finally:
         os.close(descriptor)
-    return False

@@ -101,7 +101,9 @@ def comparable(one: "pd.Series[Any]", other: "pd.Series[Any]") -> tuple["pd.Seri
         return texts[0], texts[1]
     if any(column.dtype.kind == "u" for column in found):
         found = [column[column >= 0].astype(np.uint64) for column in found]
-    return found[0].astype(found[1].dtype.name.lower()), found[1].astype(found[1].dtype.name.lower())
+    else:
+        found = [column.astype(np.int64) for column in found]
+    return found[0], found[1]
 
 
 def _whole(column: "pd.Series[Any]") -> "pd.Series[Any]":

@@ -13,7 +13,7 @@ from nenya.errors import InputFileError, OptionError
 from nenya.options.declare import suggest
 from nenya.options.extras import need
 from nenya.tables.key_columns import KEYS
-from nenya.tables.quantities import dt_of
+from nenya.tables.quantities import with_dt
 from nenya.tables.where import check_condition
 
 if TYPE_CHECKING:
@@ -97,8 +97,7 @@ def rows_where(table: "pd.DataFrame", sql: str) -> NDArray[np.bool_]:
 
     sql = _with_moments(sql)
     whole = f"({sql})"  # otherwise the database ignores what follows a condition
-    if "DT" not in table and (difference := dt_of(table)) is not None:
-        table = table.assign(DT=difference)
+    table = with_dt(table)
     named = [name for name in table.columns if re.search(rf"\b{re.escape(str(name))}\b", sql, re.I)]
     columns = {str(name): as_arrow(table[name]) for name in named}
     columns[ROW] = pa.array(np.arange(len(table)))
@@ -128,7 +127,7 @@ def as_arrow(column: "pd.Series") -> Any:
         moments = column.dt.tz_convert("UTC").dt.tz_localize(None) if column.dt.tz is not None else column
         return pa.array(moments.to_numpy("datetime64[us]"), pa.timestamp("us"))
     kinds = {"i": pa.int64(), "u": pa.int64(), "f": pa.float64(), "b": pa.bool_()}
-    if column.dtype.kind == "u" and column.dtype.itemsize == 8:  # beyond 2^63 too
+    if column.dtype.name.lower().startswith("uint64"):  # beyond 2^63 too
         return pa.array(column, pa.uint64(), from_pandas=True)
     if column.dtype.kind in kinds:
         return pa.array(column, kinds[column.dtype.kind], from_pandas=True)
@@ -298,12 +297,13 @@ def _moment(date: str, where: str) -> "pd.Timestamp":
     """Return an ISO 8601 date; the error for an impossible day names the date."""
     import pandas as pd
 
+    wrong = OptionError(f"{where}: expected a date year-month-day, such as 2012-12-31, got {date}")
     try:
         found = pd.Timestamp(date)
     except (TypeError, ValueError):
-        found = pd.NaT
+        raise wrong from None
     if pd.isna(found):
-        raise OptionError(f"{where}: expected a date year-month-day, such as 2012-12-31, got {date}")
+        raise wrong
     return found.tz_convert(None) if found.tz is not None else found
 
 

@@ -126,30 +126,3 @@ def coastlines() -> list[NDArray[np.float32]]:
     with as_file(files("nenya") / "data_files" / "coastlines.npz") as path, np.load(path, allow_pickle=False) as stored:
         points, starts = stored["points"], stored["starts"]
     return [points[start:stop] for start, stop in itertools.pairwise(starts)]
-
-
-def on_land(lon: FloatArray, lat: FloatArray) -> NDArray[np.bool_]:
-    """Return which points lie on land, by coastlines at 1:110 million, accurate to about 50 km: (N,) bool.
-
-    Args:
-        lon: (N,) degrees east.
-        lat: (N,) degrees north.
-    """
-    x, y = np.asarray(wrap_longitude(np.atleast_1d(lon)), np.float64), np.asarray(np.atleast_1d(lat), np.float64)
-    inside = np.zeros(len(x), bool)
-    for ring in coastlines():
-        (west, south), (east, north) = ring.min(axis=0), ring.max(axis=0)
-        near = np.flatnonzero((x >= west) & (x <= east) & (y >= south) & (y <= north))
-        if len(near):
-            inside[near] ^= _within(x[near], y[near], ring.astype(np.float64))
-    return inside
-
-
-def _within(x: Float64Array, y: Float64Array, ring: Float64Array) -> NDArray[np.bool_]:
-    """Return which points lie within a ring: a ray eastward crosses it an odd number of times."""
-    odd = np.zeros(len(x), bool)
-    for (x0, y0), (x1, y1) in itertools.pairwise(ring):
-        if y0 != y1:
-            crosses = (y0 > y) != (y1 > y)
-            odd ^= crosses & (x < x0 + (y - y0) * (x1 - x0) / (y1 - y0))
-    return odd

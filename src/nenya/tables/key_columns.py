@@ -64,7 +64,7 @@ class Keys:
         import pandas as pd
 
         codes = np.where(rows < 0, -1, self.file[rows])
-        return pd.Series(pd.Categorical.from_codes(codes, self.names or [])).astype("str").array
+        return pd.Series(pd.Categorical.from_codes(codes, pd.Index(self.names or []))).astype("str").array
 
 
 def has_keys(table: "pd.DataFrame") -> bool:
@@ -183,19 +183,18 @@ def _rows(column: "pd.Series[Any]", name: str) -> IntArray:
     import pandas as pd
 
     if column.dtype.kind == "O" or isinstance(column.dtype, pd.StringDtype | pd.CategoricalDtype):
-        codes, values = pd.factorize(column)
-        numbers = pd.to_numeric(pd.Series([_text(value) for value in values], dtype=object), errors="coerce")
+        codes, distinct = pd.factorize(column)
+        numbers = pd.to_numeric(pd.Series([_text(value) for value in distinct], dtype=object), errors="coerce")
         if numbers.isna().any():
-            wrong = _text(values[int(np.flatnonzero(numbers.isna())[0])])
+            wrong = _text(distinct[int(np.flatnonzero(numbers.isna())[0])])
             raise InputFileError(f"expected integers in {name}, got {wrong}")
         found = np.append(_rows(numbers, name), NO_ROW)[codes]
         return np.asarray(found, np.int64)
     if column.dtype.kind not in "iuf":
         raise InputFileError(f"expected integers in {name}, got {column.dtype}")
     missing = column.isna().to_numpy()
-    values = column.to_numpy() if not missing.any() or (column.dtype.kind == "f" and not _nullable(column)) else None
-    if values is None:
-        values = column.fillna(0).to_numpy()
+    floats = column.dtype.kind == "f" and not _nullable(column)
+    values: NDArray[Any] = (column.fillna(0) if missing.any() and not floats else column).to_numpy()
     if values.dtype.kind == "f":
         fractional = ~missing & ((values != np.trunc(values)) | (np.abs(values) >= 2**53))
         if fractional.any():
@@ -204,8 +203,8 @@ def _rows(column: "pd.Series[Any]", name: str) -> IntArray:
         values = np.where(missing, 0, values)
     elif values.dtype == np.uint64:
         values = np.minimum(values, np.uint64(2**62))
-    whole = values.astype(np.int64, copy=False)
-    return np.where(missing, NO_ROW, whole) if missing.any() else whole
+    rows: IntArray = values.astype(np.int64, copy=False)
+    return np.where(missing, NO_ROW, rows) if missing.any() else rows
 
 
 def _nullable(column: "pd.Series[Any]") -> bool:

@@ -1,6 +1,8 @@
-"""Quantities in the columns of a table: temperature differences, slopes, and their named intervals."""
+"""Quantities in the columns of a table: titles and units, which column is DT, slopes, and their named intervals."""
 
 import logging
+from collections.abc import Collection, Hashable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +19,82 @@ log = logging.getLogger(__name__)
 
 DT40_SIDE = 40
 """Side in pixels of the central square whose difference is the column DT40 of a table."""
+
+TERMS = ("T90", "T10")
+DIFFERENCE = " - ".join(TERMS)
+"""The difference of two columns that is DT in a table without that column."""
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What a column holds.
+
+    Attributes:
+        title: its name in words.
+        unit: empty if it has none, or if unknown.
+        definition: a formula.
+    """
+
+    title: str
+    unit: str = ""
+    definition: str = ""
+
+
+QUANTITIES = {
+    "SSTa": Quantity("SSTa", "K"),
+    "DT": Quantity("DT", "K", DIFFERENCE),
+    "DT40": Quantity("DT of the central 40 x 40", "K"),
+    "Tmin": Quantity("Tmin", "deg C"),
+    "Tmax": Quantity("Tmax", "deg C"),
+    "T10": Quantity("T10", "deg C"),
+    "T90": Quantity("T90", "deg C"),
+    "mean_temperature": Quantity("mean temperature", "deg C"),
+    "clear_fraction": Quantity("clear fraction"),
+    "slope": Quantity("spectral slope"),
+    "alpha": Quantity("spectral slope alpha"),
+    "zonal_slope": Quantity("zonal spectral slope"),
+    "merid_slope": Quantity("meridional spectral slope"),
+    "LL": Quantity("log-likelihood LL"),
+    "lat": Quantity("latitude", "deg N"),
+    "lon": Quantity("longitude", "deg E"),
+    "US0": Quantity("UMAP U0"),
+    "US1": Quantity("UMAP U1"),
+    "true_DT": Quantity("true DT", "K"),
+    "true_noise": Quantity("true noise", "K"),
+    "true_eddy_size": Quantity("true eddy size", "pixels"),
+    "true_orientation": Quantity("true orientation", "deg"),
+}
+"""Columns whose titles or units do not follow from their names."""
+
+
+def quantity_of(name: str) -> Quantity:
+    """Return what a column holds, as far as its name tells."""
+    return QUANTITIES.get(name, Quantity(name.replace("_", " ")))
+
+
+def title_of(name: str) -> str:
+    """Return the title of a column: `DT = T90 - T10 (K)`."""
+    quantity = quantity_of(name)
+    definition = f" = {quantity.definition}" if quantity.definition else ""
+    return f"{quantity.title}{definition}{_unit(quantity)}"
+
+
+def heading_of(name: str) -> str:
+    """Return a short title of a column: `DT (K)`, `mean T (°C)`."""
+    quantity = quantity_of(name)
+    title = quantity.title
+    for long, short in (("latitude", "lat"), ("longitude", "lon"), ("temperature", "T")):
+        title = title.replace(long, short)
+    return title + _unit(quantity).replace("deg ", "\N{DEGREE SIGN}")
+
+
+def label_of(name: str) -> str:
+    """Return the name of a column with its unit, for axes: `DT (K)`, `mean_temperature (deg C)`."""
+    return name + _unit(quantity_of(name))
+
+
+def _unit(quantity: Quantity) -> str:
+    return f" ({quantity.unit})" if quantity.unit else ""
 
 
 def central_dt(fields: NDArray[np.floating[Any]], side: int) -> NDArray[np.float64]:
@@ -38,11 +116,34 @@ def central_dt(fields: NDArray[np.floating[Any]], side: int) -> NDArray[np.float
     return np.asarray(high - low, np.float64)
 
 
-def dt_of(table: "pd.DataFrame") -> "pd.Series | None":
-    """Return the temperature differences DT of a table, K: its column, or T90 - T10; None if it has neither."""
-    if "DT" in table:
-        return table["DT"]
-    return table["T90"] - table["T10"] if {"T90", "T10"} <= set(table) else None
+def dt_name(columns: Collection[Hashable], *, central: bool = False, true: bool = False) -> str | None:
+    """Return what holds the temperature difference DT among columns: DT, else `DIFFERENCE`; None if nothing does.
+
+    Args:
+        columns: their names.
+        central: whether DT40, of the central 40 x 40 pixels, comes before.
+        true: whether true_DT, of generated fields, comes after.
+    """
+    if central and "DT40" in columns:
+        return "DT40"
+    if "DT" in columns:
+        return "DT"
+    if all(name in columns for name in TERMS):
+        return DIFFERENCE
+    return "true_DT" if true and "true_DT" in columns else None
+
+
+def dt_of(table: "pd.DataFrame", *, central: bool = False, true: bool = False) -> "pd.Series | None":
+    """Return the temperature differences DT of a table, K, where `dt_name` finds them; None if it has none."""
+    name = dt_name(table.columns, central=central, true=true)
+    high, low = TERMS
+    return table[high] - table[low] if name == DIFFERENCE else table[name] if name else None
+
+
+def with_dt(table: "pd.DataFrame") -> "pd.DataFrame":
+    """Return a table with a column DT, K, if it has its terms."""
+    found = dt_of(table) if "DT" not in table else None
+    return table if found is None else table.assign(DT=found)
 
 
 def cut_table(table: "pd.DataFrame", DT_cut: str | None = None, alpha_cut: str | None = None) -> "pd.DataFrame":
@@ -75,7 +176,7 @@ def cut_table(table: "pd.DataFrame", DT_cut: str | None = None, alpha_cut: str |
 
 
 def _DT_of(table: "pd.DataFrame") -> NDArray[np.floating[Any]]:
-    found = table["DT40"] if "DT40" in table else dt_of(table)
+    found = dt_of(table, central=True)
     if found is not None:
         values: NDArray[np.floating[Any]] = found.to_numpy(np.float64, na_value=np.nan)
         return values
