@@ -6,6 +6,7 @@ The latents are streamed from files, also through a GPU; for Euclidean distances
 Letters in shapes: N rows, D the length of a latent, Q queries, k rows for each query.
 """
 
+import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -340,8 +341,14 @@ class _Work:
 
             if not torch.cuda.is_available():
                 raise OptionError(f"device={device}: torch finds no GPU here; give device=cpu")
-        self.device = device
-        self.threads = 1 if device != "cpu" else min(_THREADS, cores()) if threads is None else threads
+        self.device, self.wanted = device, threads
+
+    @property
+    def threads(self) -> int:
+        """Number of threads; a GPU needs one."""
+        if self.device != "cpu":
+            return 1
+        return min(_THREADS, cores()) if self.wanted is None else self.wanted
 
     def put(self, queries: Float64Array) -> Any:
         """Return the queries as float32 on the device."""
@@ -353,18 +360,21 @@ class _Work:
 
     def spread(self, work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
         """Yield the results in the order of the items, with few in progress at a time."""
-        if self.threads < 2:
+        rest = iter(items)
+        first = list(itertools.islice(rest, 2))
+        items = itertools.chain(first, rest)
+        if len(first) < 2 or (threads := self.threads) < 2:
             yield from map(work, items)
             return
         from threadpoolctl import threadpool_limits
 
         # Each thread computes alone. The limit applies to the process, so only one search at a time may set it.
-        with _ONE_AT_A_TIME, threadpool_limits(1, "blas"), ThreadPoolExecutor(self.threads, "search") as pool:
+        with _ONE_AT_A_TIME, threadpool_limits(1, "blas"), ThreadPoolExecutor(threads, "search") as pool:
             ahead: deque[Any] = deque()
             try:
                 for item in items:
                     ahead.append(pool.submit(work, item))
-                    if len(ahead) > 2 * self.threads:
+                    if len(ahead) > 2 * threads:
                         yield ahead.popleft().result()
                 while ahead:
                     yield ahead.popleft().result()
