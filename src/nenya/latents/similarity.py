@@ -1,12 +1,12 @@
 """Exact search by cosine, directly on latents: one pass in float32, the closest ranked again in float64.
 
-The latents are streamed from files, also through a GPU; for Euclidean distances in memory, compiled, see
-`nenya.latents.neighbours`.
+The latents are streamed from files, also through a GPU. Many queries against rows in memory are served by
+`nenya.latents.neighbours`, by the same principle, but compiled: ten times as fast there, while loading the compiler
+would slow down the start of a search.
 
 Letters in shapes: N rows, D the length of a latent, Q queries, k rows for each query.
 """
 
-import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -84,7 +84,7 @@ def closest(
         k: rows for each query.
         allowed: (N,), mask of rows that may be found; default all.
         block_rows: rows at a time; default 4096, on a GPU 262,144. It affects only memory and speed.
-        threads: of a CPU; default one per core, at most 8. They affect only speed.
+        threads: of a CPU; default one per core, at most 8, and one for few rows. They affect only speed.
         device: "cpu" or "cuda": where the float32 pass is computed.
         tick: called with the share of rows that is done; an error raised in it ends the search.
 
@@ -96,6 +96,8 @@ def closest(
         latents if hasattr(latents, "take") and not isinstance(latents, np.ndarray) else _Array(np.asarray(latents))
     )
     size = block_rows or (BLOCK_ROWS if device == "cpu" else _GPU_ROWS)
+    if threads is None and len(source) < BLOCK_ROWS:  # a pool of threads takes longer to start
+        threads = 1
 
     def scan() -> Iterator[tuple[IntArray, Float32Array]]:
         for numbers, rows in _blocks(source, allowed, size):
@@ -107,7 +109,7 @@ def closest(
 
 def closest_of(
     scan: Scan,
-    take: Callable[[IntArray], Float32Array],
+    take: Callable[[IntArray], NDArray[np.floating]],
     queries: ArrayLike,
     k: int,
     *,
@@ -118,7 +120,7 @@ def closest_of(
 
     Args:
         scan: starts a pass over all rows: their numbers, (n,), and the rows, (n, D) float32.
-        take: returns rows, (m, D), by their numbers.
+        take: returns rows, (m, D), by their numbers; their cosines are ranked in float64.
         queries: (Q, D) or (D,).
         k: rows for each query.
         threads: as of `closest`.
@@ -341,14 +343,8 @@ class _Work:
 
             if not torch.cuda.is_available():
                 raise OptionError(f"device={device}: torch finds no GPU here; give device=cpu")
-        self.device, self.wanted = device, threads
-
-    @property
-    def threads(self) -> int:
-        """Number of threads; a GPU needs one."""
-        if self.device != "cpu":
-            return 1
-        return min(_THREADS, cores()) if self.wanted is None else self.wanted
+        self.device = device
+        self.threads = 1 if device != "cpu" else min(_THREADS, cores()) if threads is None else threads
 
     def put(self, queries: Float64Array) -> Any:
         """Return the queries as float32 on the device."""
@@ -360,21 +356,18 @@ class _Work:
 
     def spread(self, work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
         """Yield the results in the order of the items, with few in progress at a time."""
-        rest = iter(items)
-        first = list(itertools.islice(rest, 2))
-        items = itertools.chain(first, rest)
-        if len(first) < 2 or (threads := self.threads) < 2:
+        if self.threads < 2:
             yield from map(work, items)
             return
         from threadpoolctl import threadpool_limits
 
         # Each thread computes alone. The limit applies to the process, so only one search at a time may set it.
-        with _ONE_AT_A_TIME, threadpool_limits(1, "blas"), ThreadPoolExecutor(threads, "search") as pool:
+        with _ONE_AT_A_TIME, threadpool_limits(1, "blas"), ThreadPoolExecutor(self.threads, "search") as pool:
             ahead: deque[Any] = deque()
             try:
                 for item in items:
                     ahead.append(pool.submit(work, item))
-                    if len(ahead) > 2 * threads:
+                    if len(ahead) > 2 * self.threads:
                         yield ahead.popleft().result()
                 while ahead:
                     yield ahead.popleft().result()
