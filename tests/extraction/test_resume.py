@@ -26,8 +26,8 @@ from nenya.extraction import ranks
 from nenya.extraction.journal import BlockStore, partial_folder, remove_leftover
 from nenya.extraction.writer import BlockWriter, LatentsWriter
 from nenya.models.contrastive import ContrastiveModule
-from nenya.runtime import progress as progresses
-from nenya.runtime.progress import RowProgress
+from nenya.runtime import process as progresses
+from nenya.runtime.process import RowProgress
 from nenya.storage.lock import Companions, OutputLock
 
 ROOT = Path(__file__).resolve().parents[2]

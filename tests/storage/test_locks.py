@@ -21,7 +21,8 @@ from nenya.archive.lease import Lease
 from nenya.data.cutouts import inspect_cutouts
 from nenya.errors import InputFileError, LockLostError, OutputError
 from nenya.latents.index_s3 import publish, state_of
-from nenya.storage import mounts, process
+from nenya.storage import flock as locks
+from nenya.storage import process
 from nenya.storage.lock import OutputLock, read_lock
 from nenya.storage.process import Life
 from nenya.storage.s3.conditional import ReplacedError
@@ -183,7 +184,7 @@ def test_locks_that_do_not_lock_are_found_and_said(tmp_path, monkeypatch, caplog
             raise OSError(error, os.strerror(error))
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    monkeypatch.setattr(mounts, "_tried", {})
+    monkeypatch.setattr(locks, "_tried", {})
     with OutputLock(tmp_path / "lock", "out.h5"):
         with pytest.raises(OutputError, match="is being written by process"):
             OutputLock(tmp_path / "lock", "out.h5").take()
@@ -232,7 +233,7 @@ def test_a_file_that_is_being_written_is_not_called_damaged(tmp_path):
 
 
 def test_locks_here_are_found_to_work(tmp_path):
-    assert mounts.try_locks(tmp_path) == "" and os.listdir(tmp_path) == []
+    assert locks.try_locks(tmp_path) == "" and os.listdir(tmp_path) == []
 
 
 # The commit

@@ -24,8 +24,7 @@ from nenya.data.partition import Partition
 from nenya.data.pixels import Floats
 from nenya.errors import InputFileError, Interrupted, NenyaError, OptionError, OutputError
 from nenya.options.commands import RepackOptions
-from nenya.runtime.process import Threads
-from nenya.runtime.progress import RowProgress
+from nenya.runtime.process import RowProgress, Threads
 from nenya.runtime.signals import Termination
 from nenya.storage.disk import atomic_path, check_output, check_room, write_hdf5
 from nenya.storage.paths import HDF5_SUFFIXES, find_sources, is_s3, is_several, local_path

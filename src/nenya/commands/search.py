@@ -66,7 +66,8 @@ def run(options: SearchOptions) -> int:
     if len(pictures):
         examples = np.concatenate([examples, _image_latents(options, pictures, archive)])
     query = direction(examples, archive.take(unlike) if len(unlike) else None)
-    sql = conditions(options).sql(archive.columns)
+    asked = conditions(options)
+    sql = None if asked == Conditions() else asked.sql(archive.columns)
     known = np.concatenate([like, unlike])
     answer = find(archive, query, options, sql, known)
     found = table_of(archive, answer)
@@ -126,14 +127,14 @@ def conditions(options: SearchOptions) -> Conditions:
     """Return the conditions of the options."""
     own = options.DT if isinstance(options.DT, str | None) else list(options.DT)
     return Conditions(
-        region=_list(options.region),
+        region=tuple(_list(options.region)),
         lon=options.lon,
         lat=options.lat,
         dates=options.dates,
-        season=_list(options.season),
+        season=tuple(_list(options.season)),
         DT=own,
         clear=options.clear,
-        sensor=_list(options.of_sensor),
+        sensor=tuple(_list(options.of_sensor)),
         where=options.where,
     )
 

@@ -17,7 +17,7 @@ import h5py
 
 from nenya.data.filters import FLETCHER32, GZIP, LZF, SHUFFLE
 from nenya.errors import InputFileError, NenyaError
-from nenya.storage.mounts import hdf5_locking
+from nenya.storage.flock import hdf5_locking
 from nenya.storage.small_files import is_regular
 from nenya.storage.texts import shown
 

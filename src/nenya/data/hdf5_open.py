@@ -32,7 +32,7 @@ from nenya.data.hdf5_links import (
     one_line,
 )
 from nenya.errors import InputFileError
-from nenya.storage.mounts import NO_LOCKS, hdf5_locking
+from nenya.storage.flock import NO_LOCKS, hdf5_locking
 from nenya.storage.process import check_memory
 from nenya.storage.small_files import is_regular
 from nenya.storage.texts import shown

@@ -28,8 +28,7 @@ from nenya.models.contrastive import ContrastiveModule
 from nenya.models.inference import choose_backend, count_multiply_adds
 from nenya.models.resnet import ContrastiveNet, check_image_size
 from nenya.options.sections import Options
-from nenya.runtime.process import git_commit, is_main_process
-from nenya.runtime.progress import RowProgress
+from nenya.runtime.process import RowProgress, git_commit, is_main_process
 from nenya.runtime.trainer import ledger_of, make_trainer
 from nenya.storage.disk import check_room, folder_bytes, sha256_file, sweep
 from nenya.storage.lock import OutputLock

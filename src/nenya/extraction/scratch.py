@@ -11,8 +11,7 @@ from typing import IO
 from nenya.errors import Interrupted, OutputError
 from nenya.options.sections import Options
 from nenya.storage.disk import is_marked, life_of, sweep
-from nenya.storage.flock import flock
-from nenya.storage.mounts import locks_work
+from nenya.storage.flock import flock, locks_work
 from nenya.storage.paths import COPY_PREFIX
 from nenya.storage.process import Life
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from nenya.errors import InputFileError, OutputError
 from nenya.io import write_table
 from nenya.latents.files import Latents
-from nenya.runtime.progress import RowProgress
+from nenya.runtime.process import RowProgress
 from nenya.storage.disk import atomic_path, check_output, sha256_file
 from nenya.storage.lock import OutputLock
 from nenya.storage.names import read_json, remove

@@ -84,7 +84,7 @@ def closest(
         k: rows for each query.
         allowed: (N,), mask of rows that may be found; default all.
         block_rows: rows at a time; default 4096, on a GPU 262,144. It affects only memory and speed.
-        threads: of a CPU; default one per core, at most 8. They affect only speed.
+        threads: of a CPU; default one per core, at most 8, and one for few rows. They affect only speed.
         device: "cpu" or "cuda": where the float32 pass is computed.
         tick: called with the share of rows that is done; an error raised in it ends the search.
 
@@ -96,6 +96,8 @@ def closest(
         latents if hasattr(latents, "take") and not isinstance(latents, np.ndarray) else _Array(np.asarray(latents))
     )
     size = block_rows or (BLOCK_ROWS if device == "cpu" else _GPU_ROWS)
+    if threads is None and len(source) < BLOCK_ROWS:  # a pool of threads takes longer to start
+        threads = 1
 
     def scan() -> Iterator[tuple[IntArray, Float32Array]]:
         for numbers, rows in _blocks(source, allowed, size):

@@ -36,7 +36,7 @@ from nenya.prepare.sources import find_fields, identity_of
 from nenya.prepare.steps import output_size
 from nenya.prepare.work import Outcome, Task, fingerprint, prepare_file
 from nenya.prepare.writer import read_table, recipe_values, write_outputs
-from nenya.runtime.progress import RowProgress
+from nenya.runtime.process import RowProgress
 from nenya.runtime.signals import ignore_interrupts, interrupted_between
 from nenya.storage.disk import remove_half, sha256_file
 from nenya.storage.lock import OutputLock

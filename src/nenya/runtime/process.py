@@ -1,16 +1,27 @@
-"""This process: whether it is the main one, the version of its code, and its cores, which share the work of reading."""
+"""This process: whether it is the main one, the version of its code, its cores, and the progress that it shows."""
 
+import logging
 import os
 import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 import nenya
+from nenya.storage.texts import printed
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+log = logging.getLogger(__name__)
 
 _MOST = 8
 _SHARES = 4  # shares of the jobs per thread, so that a slow one does not delay all
+_SECONDS_BETWEEN_LINES = 30.0
 
 
 def is_main_process() -> bool:
@@ -96,3 +107,54 @@ class Threads:
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None
+
+
+class RowProgress:
+    """Counts completed rows and shows the remaining time.
+
+    Args:
+        name: label of the work.
+        total: number of rows.
+        before: number of rows completed earlier, excluded from the estimate of speed.
+        visible: whether anything is shown.
+    """
+
+    def __init__(self, name: str, total: int, *, before: int = 0, visible: bool = True) -> None:
+        self.name, self.total, self.before, self.visible = name, total, before, visible
+        self.done, self.start = before, time.monotonic()
+        self._said = self.start
+        self._bar: Progress | None = None  # of rich, loaded only for a terminal
+
+    def __enter__(self) -> Self:
+        if self.visible and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+            )
+            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._bar.add_task(printed(self.name), total=self.total, completed=self.before)
+            self._bar.start()
+        return self
+
+    def advance(self, rows: int) -> None:
+        """Count rows as done."""
+        rows = min(rows, self.total - self.done) if self.total else rows
+        self.done += rows
+        now = time.monotonic()
+        if self._bar is not None:
+            self._bar.advance(self._bar.task_ids[0], rows)
+        elif self.visible and now - self._said > _SECONDS_BETWEEN_LINES:
+            self._said = now
+            left = (self.total - self.done) * (now - self.start) / (self.done - self.before)
+            log.info("%s: %d of %d rows, about %.0f s left", self.name, self.done, self.total, left)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()

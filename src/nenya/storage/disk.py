@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nenya.errors import OutputError
-from nenya.storage.mounts import is_local
+from nenya.storage.flock import is_local
 from nenya.storage.process import Life, current, life_of_mark, restarted_since
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """Locks of an output: one writer at a time (`OutputLock`), and which of its fellow processes live (`Companions`).
 
-Whether flock works on a file system is found out by `nenya.storage.mounts`. Whether a holder lives is never decided by
+Whether flock works on a file system is found out by `nenya.storage.flock`. Whether a holder lives is never decided by
 clocks that may differ between machines or be set:
 
 - Within one boot of a system and one process namespace, a holder lives as long as its process, also while that is
@@ -36,8 +36,7 @@ from typing import Any, Self
 
 from nenya.errors import LockLostError, OutputError
 from nenya.storage.disk import remove, temporary_name
-from nenya.storage.flock import flock
-from nenya.storage.mounts import is_flocked, is_local, locks_work
+from nenya.storage.flock import flock, is_flocked, is_local, locks_work
 from nenya.storage.process import Life, current, from_values, life
 
 log = logging.getLogger(__name__)
