@@ -37,7 +37,6 @@ class VerifyOptions(Options):
     """Options of the verification of latents files."""
 
     uses: ClassVar = ("loader", "data")
-    positional: ClassVar = "data"
 
     source: Any = option(None, "cutout files of the latents: a folder, a glob, a list")
     provenance: bool = option(True, "require provenance in the files; those of the original nenya have none")
@@ -72,7 +71,6 @@ class SpectraOptions(Options):
     """Options of power spectra and slopes."""
 
     uses: ClassVar = ("loader", "data", "out", "clobber")
-    positional: ClassVar = "data"
 
     band: Any = option(
         [4, 40],
@@ -99,7 +97,6 @@ class InspectOptions(Options):
     """Options of the inspection of files."""
 
     uses: ClassVar = ("loader", "data", "out")
-    positional: ClassVar = "data"
 
     rows: int | None = option(None, "largest number of rows read per data set; default all", at_least(1))
     sheet: bool = option(True, "draw a contact sheet of cutouts")
@@ -110,7 +107,6 @@ class RepackOptions(Options):
     """Options of the repacking of cutout files."""
 
     uses: ClassVar = ("loader", "data", "out", "clobber")
-    positional: ClassVar = "data"
 
     codec: str = option("gzip", "gzip, lzf (both with shuffle where it helps) or none", one_of("gzip", "lzf", "none"))
 
@@ -120,6 +116,7 @@ class ExportOptions(Options):
     """Options of the export of weights."""
 
     uses: ClassVar = ("model", "loader", "out", "clobber")
+    positional: ClassVar = "ckpt"
 
     ckpt: str | None = option(None, "weights to export; default model.weights")
 
@@ -145,7 +142,7 @@ _SIDES = ("two integers of at least 1, such as [3,1], or null", _numbers(whole=T
 class PrepareOptions(Options):
     """Options of the preparation of cutouts; those of a recipe keep the names that users know."""
 
-    uses: ClassVar = ("loader", "data", "out", "seed", "clobber")
+    uses: ClassVar = ("loader.cache_dir", "loader.allow_external", "data", "out", "seed", "clobber")
 
     recipe: str = option("grid", "name of the recipe: a file in configs/sensor")
     quantity: str = option(
@@ -229,6 +226,7 @@ class StatisticsOptions(AnalysisOptions):
     """Options of the statistics of a selection from `table` or `archive`."""
 
     uses: ClassVar = ("loader", "data", "out", "clobber")
+    positional: ClassVar = "table"
 
     archive_dir: str | None = option(None, "an archive of nenya update, instead of table=")
     version: str | None = option(None, "model version of the archive, if it has several")
@@ -246,7 +244,6 @@ class ClustersOptions(AnalysisOptions):
     """Options of clusters of latents."""
 
     uses: ClassVar = ("loader", "data", "out", "seed", "clobber")
-    positional: ClassVar = "data"
 
     method: str = option("kmeans", "mini-batch k-means, or HDBSCAN on a sample", one_of("kmeans", "hdbscan"))
     k: int | None = option(None, "number of clusters (kmeans)", at_least(1))
@@ -269,6 +266,7 @@ class FiguresOptions(AnalysisOptions):
     """Options of figures of a table and its cutouts."""
 
     uses: ClassVar = ("loader", "out", "clobber")
+    positional: ClassVar = "table"
     instead: ClassVar = {"data": "use table= or archive= for the rows, images= for the cutouts"}
 
     archive_dir: str | None = option(None, "an archive of nenya update, instead of table=")
@@ -353,7 +351,6 @@ class MetricsOptions(AnalysisOptions):
     """Options of the metrics of latents."""
 
     uses: ClassVar = ("model", "preprocess", "augment", "loader", "data", "out", "seed", "clobber")
-    positional: ClassVar = "data"
 
     images: Any = option(None, "cutout files of the latents, for invariance and eigen-images: a folder, glob or list")
     ckpt: str | None = option(None, "weights of the latents; default model.weights")
@@ -370,7 +367,6 @@ class EmbedOptions(AnalysisOptions):
     """Options of UMAP embeddings."""
 
     uses: ClassVar = ("loader", "data", "out", "seed", "clobber", "debug")
-    positional: ClassVar = "data"
 
     projector: str | None = option(None, "an existing projector; default: fit a new one")
     umap_savefile: str | None = option(None, "output for the fitted projector; default <name of out>_UMAP.h5 beside it")
@@ -398,6 +394,7 @@ class PortalOptions(AnalysisOptions):
     """Options of the portal."""
 
     uses: ClassVar = ("model", "preprocess", "loader", "trainer", "data", "seed", "clobber")
+    positional: ClassVar = "table"
 
     archive_dir: str | None = option(None, "an archive of nenya update, instead of table=")
     version: str | None = option(None, "model version of the archive, if it has several")
@@ -433,6 +430,7 @@ class UpdateOptions(PrepareOptions):
     """Options of updates of an archive; those that affect the results are fixed by the first call."""
 
     uses: ClassVar = ("model", "preprocess", "loader", "trainer", "seed")
+    positional: ClassVar = "archive_dir"
     instead: ClassVar = {
         **dict.fromkeys(
             ("clobber", "debug"), "nothing in an archive is overwritten; use another version= for a new start"
