@@ -46,6 +46,7 @@ def run(options: TrainOptions) -> int:
         Interrupted: A signal came; the state is saved.
     """
     from nenya.data.datamodule import ViewsDataModule, inspect_all
+    from nenya.data.learnable import check_learnable
     from nenya.models.checkpoint import load_checkpoint, load_weights
     from nenya.models.contrastive import ContrastiveModule, make_net
     from nenya.runtime.trainer import check_trainer
@@ -56,6 +57,7 @@ def run(options: TrainOptions) -> int:
     sources = find_sources(options.data)
     files = inspect_all(fetch(sources, loader.cache_dir), keys, loader.train_key, allow_external=loader.allow_external)
     check_data(options, files)
+    check_learnable(options, files)
     net = make_net(options)
     if options.init_from and not options.resume:
         load_weights(net, load_checkpoint(fetch(find_sources(options.init_from), loader.cache_dir)[0]))
@@ -297,6 +299,7 @@ def fit(options: TrainOptions, module: "ContrastiveModule", data: Any, folder: P
     from nenya.models.callbacks import AtomicCheckpointIO, LastCheckpoint, LearningCurve, remove_unfinished
     from nenya.models.checkpoint import save_pth
     from nenya.models.pickled import check_sizes
+    from nenya.models.progress import CollapseWarning, TrainingBar
     from nenya.runtime.ledger import ledger_of
     from nenya.runtime.process import is_main_process
     from nenya.runtime.trainer import make_logger, make_trainer
@@ -317,7 +320,10 @@ def fit(options: TrainOptions, module: "ContrastiveModule", data: Any, folder: P
     logger = make_logger(options, folder, folder.name)
     trainer = make_trainer(
         settings,
-        callbacks=[curve, best, LastCheckpoint(last, saving.save_freq, saving.every_minutes, curve)],
+        callbacks=[
+            *(curve, CollapseWarning(), *([TrainingBar()] if options.trainer.enable_progress_bar is not False else [])),
+            *(best, LastCheckpoint(last, saving.save_freq, saving.every_minutes, curve)),
+        ],
         plugins=[AtomicCheckpointIO()],
         logger=logger or False,
         default_root_dir=folder,

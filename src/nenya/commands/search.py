@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.archive.folder import open_version
+from nenya.commands.examples import described, place_and_date
 from nenya.commands.output import say
 from nenya.data.cutouts import inspect_cutouts
 from nenya.errors import InputFileError, OptionError
@@ -30,6 +31,7 @@ from nenya.storage.paths import base_name, expand, fetch, find_sources, local_pa
 from nenya.storage.s3.service import is_s3
 from nenya.storage.texts import lines_of
 from nenya.tables.conditions import Conditions
+from nenya.tables.place_and_time import dates_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,6 +63,15 @@ def run(options: SearchOptions) -> int:
         check_output(place, options.clobber or place.suffix not in TABLE_SUFFIXES)
     archive = open_archive(options)
     like, unlike = (_rows(archive, given) for given in (options.like, options.unlike))
+    say(
+        lines_of(
+            [
+                *described(archive, like),
+                *described(archive, unlike, "unlike"),
+                *map("example: {}".format, _list(options.image)),
+            ]
+        )
+    )
     pictures = image_examples(options, cutout_side(options, archive))
     if not len(like) and not len(pictures):
         raise OptionError("expected like= or image=, the examples to search for")
@@ -221,7 +232,7 @@ def _nearness(
     if km is not None:
         lat, lon = np.radians(table["lat"].to_numpy(np.float64)), np.radians(table["lon"].to_numpy(np.float64))
     if hours is not None:
-        moments = table["datetime"].to_numpy("datetime64[us]")
+        moments = dates_of(table["datetime"]).to_numpy("datetime64[us]")
 
     def near(row: int, others: IntArray) -> NDArray[np.bool_]:
         close = np.ones(len(others), bool)
@@ -387,20 +398,6 @@ def _show(found: "pd.DataFrame", answer: Answer, options: SearchOptions, sql: st
     say(lines_of(found[columns].to_string(index=False, float_format=lambda value: f"{value:.4f}").splitlines()))
     if len(found) < options.k:
         say(f"found {len(found)} of k={options.k}: there are no more")
-
-
-def place_and_date(row: Mapping[str, Any]) -> str:
-    """Return place and time of a row of a table, in up to two lines, without missing parts."""
-    import pandas as pd
-
-    lines = []
-    if {"lat", "lon"} <= set(row) and all(pd.notna(row[name]) and np.isfinite(row[name]) for name in ("lat", "lon")):
-        lat, lon = float(row["lat"]), (float(row["lon"]) + 180) % 360 - 180
-        lines.append(f"{abs(lat):.1f}\N{DEGREE SIGN}{'NS'[lat < 0]} {abs(lon):.1f}\N{DEGREE SIGN}{'EW'[lon < 0]}")
-    date = pd.to_datetime(row.get("datetime"), errors="coerce")
-    if not pd.isna(date):
-        lines.append(f"{date:%Y-%m-%d}")
-    return "\n".join(lines)
 
 
 def _draw(

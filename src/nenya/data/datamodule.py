@@ -323,13 +323,13 @@ class ViewsDataModule(pl.LightningDataModule):
 
     def make_views(self, batch: dict[str, Any], stage: str, epoch: int) -> torch.Tensor:
         """Return two views (B, 2, 1, H, W) of each image, drawn for this seed, stage, epoch and batch alone."""
-        images = batch["images"]
+        images = batch["images"].float()  # views are sampled in float32, whatever the precision of the network
         key = np.random.SeedSequence([self.options.seed, _STAGES[stage], epoch, batch["index"]])
         generator = torch.Generator().manual_seed(int(key.generate_state(1, np.uint64)[0] >> 1))
         drawn = self.views.draw(2 * batch["total"], images.shape[-1], generator)
         mine = drawn[slice(2 * batch["first"], 2 * (batch["first"] + len(images)))]
         views = self.views.apply(images, mine)
-        return views.reshape(len(images), 2, *views.shape[1:])
+        return views.reshape(len(images), 2, *views.shape[1:]).to(batch["images"].dtype)
 
 
 def read_labels(file: CutoutFile, partition: str, suffix: str) -> NDArray[np.int64]:

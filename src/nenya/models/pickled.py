@@ -26,7 +26,14 @@ _REBUILDS = tuple(f"torch._utils._rebuild_{name}" for name in (
     "tensor", "tensor_v2", "tensor_v3", "parameter", "parameter_with_state"))  # fmt: skip
 _CALLS = (
     *_REBUILDS,
-    *("collections.OrderedDict", "collections.Counter", "_codecs.encode", "torch.Size", "torch.device"),
+    *(
+        "collections.OrderedDict",
+        "collections.Counter",
+        "collections.defaultdict",
+        "_codecs.encode",
+        "torch.Size",
+        "torch.device",
+    ),
     *("torch.serialization._get_layout", "torch.nn.parameter.Parameter", "torch._tensor._rebuild_from_type_v2"),
     *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("set", "complex", "bytearray")),
 )

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
+from nenya.models.stand_ins import StandIn
+
 _DEPTH = 20
 _VALUES = 100_000
 _BITS = 64
@@ -43,6 +45,8 @@ class _Plain:
             return value
         if isinstance(value, ParamsStub):
             value = vars(value)
+        if isinstance(value, StandIn):
+            return self.value(value.plain(), depth + 1)
         if isinstance(value, Mapping):
             return {_key(key): self.value(item, depth + 1) for key, item in value.items()}
         if isinstance(value, list | tuple | set | frozenset):

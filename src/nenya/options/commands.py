@@ -319,7 +319,9 @@ class SearchOptions(AnalysisOptions):
     index: str | None = option(None, "an index of nenya index; otherwise data= is searched exactly")
     archive_dir: str | None = option(None, "an archive of nenya update")
     version: str | None = option(None, "model version of the archive, if it has several")
-    like: Any = option(None, "examples: row numbers, uid:<UID>, <cutout file>:<train or valid>:<row>; one or a list")
+    like: Any = option(
+        None, "examples: rows of the table, uid:<UID>, train:<row>, <cutout file>:<train or valid>:<row>; one or a list"
+    )
     unlike: Any = option(None, "negative examples, likewise")
     image: Any = option(None, "examples: .npy, .npz, or <cutout file>.h5:<partition>:<row>, encoded by the model")
     ckpt: str | None = option(None, "weights for image=; default model.weights")

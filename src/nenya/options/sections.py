@@ -159,7 +159,7 @@ class TrainerOptions:
     limit_train_batches: Any = option(1.0, "share or number of training batches an epoch")
     limit_val_batches: Any = option(1.0, "share or number of validation batches")
     log_every_n_steps: int = option(20, "steps between log entries", at_least(1))
-    enable_progress_bar: bool | None = option(None, "progress bar; default: if the output is a terminal")
+    enable_progress_bar: bool | None = option(None, "progress of a training: a bar, or lines if there is no terminal")
     deterministic: bool = option(False, "deterministic algorithms only")
 
 

@@ -15,7 +15,19 @@ def is_main_process() -> bool:
     # Before SLURM's variable, which an interactive shell passes to all processes that Lightning starts.
     if "LOCAL_RANK" in env:
         return int(env["LOCAL_RANK"]) == int(env.get("NODE_RANK", "0")) == 0
-    return int(env.get("SLURM_PROCID", "0")) == int(env.get("NODE_RANK", "0")) == 0
+    rank = int(env.get("SLURM_PROCID", "0")) if srun_tasks() > 1 else 0
+    return rank == int(env.get("NODE_RANK", "0")) == 0
+
+
+def srun_tasks() -> int:
+    """Return the number of processes that srun started together with this one; 1 if srun did not start it.
+
+    In the shell of salloc, in a batch script and in a notebook there are variables of SLURM too.
+    """
+    env = os.environ
+    if not {"SLURM_STEP_ID", "SLURM_STEPID"} & set(env) or "SLURM_PROCID" not in env:
+        return 1
+    return int(env.get("SLURM_STEP_NUM_TASKS") or env.get("SLURM_NTASKS") or 1)
 
 
 def git_commit() -> str:

@@ -24,10 +24,11 @@ class RowProgress:
         total: number of rows.
         before: number of rows completed earlier, excluded from the estimate of speed.
         visible: whether anything is shown.
+        unit: what is counted.
     """
 
-    def __init__(self, name: str, total: int, *, before: int = 0, visible: bool = True) -> None:
-        self.name, self.total, self.before, self.visible = name, total, before, visible
+    def __init__(self, name: str, total: int, *, before: int = 0, visible: bool = True, unit: str = "rows") -> None:
+        self.name, self.total, self.before, self.visible, self.unit = name, total, before, visible, unit
         self.done, self.start = before, time.monotonic()
         self._said = self.start
         self._bar: Progress | None = None
@@ -45,6 +46,12 @@ class RowProgress:
             self._bar.start()
         return self
 
+    def rename(self, name: str) -> None:
+        """Change the label."""
+        self.name = name
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], description=printed(name))
+
     def advance(self, rows: int) -> None:
         """Count rows as done."""
         rows = min(rows, self.total - self.done) if self.total else rows
@@ -55,7 +62,7 @@ class RowProgress:
         elif self.visible and now - self._said > _SECONDS_BETWEEN_LINES:
             self._said = now
             left = (self.total - self.done) * (now - self.start) / (self.done - self.before)
-            log.info("%s: %d of %d rows, about %.0f s left", self.name, self.done, self.total, left)
+            log.info("%s: %d of %d %s, about %.0f s left", self.name, self.done, self.total, self.unit, left)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
