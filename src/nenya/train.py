@@ -46,7 +46,7 @@ def run(options: TrainOptions) -> int:
         Interrupted: A signal came; the state is saved.
     """
     from nenya.data.datamodule import ViewsDataModule, inspect_all
-    from nenya.data.learnable import check_learnable
+    from nenya.data.learnable import check_learnable, choose_partition
     from nenya.models.checkpoint import load_checkpoint, load_weights
     from nenya.models.contrastive import ContrastiveModule, make_net
     from nenya.runtime.trainer import check_trainer
@@ -56,6 +56,7 @@ def run(options: TrainOptions) -> int:
     keys = tuple(dict.fromkeys((loader.train_key, loader.valid_key)))
     sources = find_sources(options.data)
     files = inspect_all(fetch(sources, loader.cache_dir), keys, loader.train_key, allow_external=loader.allow_external)
+    choose_partition(options, files)
     check_data(options, files)
     check_learnable(options, files)
     net = make_net(options)

@@ -30,8 +30,12 @@ def run(options: PrepareOptions) -> int:
     )
     if len(found.rows) == 1 and found.made:
         (name,) = found.rows
-        other = "train" if name == "valid" else "valid"
-        log.warning("all cutouts are in '%s': to train on them, give nenya train loader.%s_key=%s", name, other, name)
+        log.warning(
+            "all cutouts are in '%s', because granules are divided as a whole and there is one, or valid_fraction=%g leaves "
+            "none for the other partition: give more granules to data=, or train on these without a validation: nenya "
+            "train data=%s",
+            name, options.valid_fraction, found.images,
+        )  # fmt: skip
     if found.failed:
         log.error("skipped %d granule(s); clobber=true tries them again", len(found.failed))
     return 1 if found.failed else 0

@@ -355,10 +355,14 @@ def inspect_all(
 ) -> list[CutoutFile]:
     """Check the cutout files of a training run; all must have cutouts of one size and hold the needed partition.
 
+    If no file has it, another partition that all have is needed instead.
+
     Raises:
         InputFileError: A file cannot be used, or its cutouts have another size than the first file's.
     """
     files = [inspect_cutouts(path, partitions, allow_external=allow_external) for path in paths]
+    if not any(needed in file.partitions for file in files):
+        needed = next((name for name in partitions if all(name in file.partitions for file in files)), needed)
     first = next(iter(files[0].partitions.values()))
     for file in files:
         if needed not in file.partitions:

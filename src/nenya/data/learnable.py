@@ -25,6 +25,18 @@ def largest_mean(file: CutoutFile, partition: str) -> float:
     return float(np.abs(first[~nonfinite_rows(first)].mean(axis=(1, 2, 3))).max(initial=0.0))
 
 
+def choose_partition(options: Options, files: Sequence[CutoutFile]) -> None:
+    """Train on the validation partition where the files have no other; changes the options."""
+    loader = options.loader
+    if not any(loader.train_key in file.partitions for file in files):
+        log.warning(
+            "%s has no '%s': training on '%s', without a validation", files[0].path, loader.train_key, loader.valid_key
+        )
+        loader.train_key, loader.valid_key = loader.valid_key, loader.train_key
+    elif loader.train_key == loader.valid_key:
+        log.warning("'%s' is both trained and validated on: the validation tells nothing", loader.train_key)
+
+
 def check_learnable(options: Options, files: Sequence[CutoutFile]) -> None:
     """Check that the loss of a training can fall: batches of several cutouts, which differ.
 

@@ -74,12 +74,8 @@ _OMEGACONF = (
 )
 _PATHS = ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath", "Path", "PurePath")
 _TYPES = (
-    *(
-        f"builtins.{name}"
-        for name in ("dict", "list", "tuple", "set", "str", "int", "float", "bool", "bytes", "object")
-    ),
+    *(f"builtins.{kind.__name__}" for kind in (dict, list, tuple, set, str, int, float, bool, bytes, object)),
     *("omegaconf.base.ContainerMetadata", "omegaconf.base.Metadata", "typing.Any"),
-    *("pathlib.Path", "argparse.Namespace"),
 )
 _ATTRIBUTE_DICTS = tuple(
     f"{package}.{module}.AttributeDict"
