@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import nenya
 from nenya.commands.compose import command_names, compose, hydra_answers, module_of, set_up_logging
 from nenya.commands.help import help_text, overview, topic_text
+from nenya.commands.network import with_network
 from nenya.commands.output import say
 from nenya.errors import Interrupted, NenyaError
 from nenya.options.declare import suggest
@@ -92,7 +93,7 @@ def _run(name: str, args: list[str]) -> int:
         if flags:
             say(Lines(help_text(name, options)))
             return 0
-        return int(module_of(name).run(options))
+        return int(module_of(name).run(with_network(options, args)))
     except BrokenPipeError:
         raise
     except NenyaError as error:

@@ -342,7 +342,12 @@ def fit(options: TrainOptions, module: "ContrastiveModule", data: Any, folder: P
         if logger is not None and trainer.is_global_zero:
             logger.experiment.finish(exit_code=0 if done else 1)
     if trainer.is_global_zero:
-        save_pth(folder / "last.pth", module.net, options=flat_view(options), epoch=trainer.current_epoch)
+        save_pth(
+            folder / "last.pth",
+            module.net,
+            options={**flat_view(options), "model_version": options.model.name},
+            epoch=trainer.current_epoch,
+        )
         score = best.best_model_score
         log.info(
             "%s: %d epochs%s\n%s\nweights: %s\nnext: extract latents with the same model options and ckpt=%s",

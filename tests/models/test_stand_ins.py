@@ -36,13 +36,12 @@ def test_weights_under_any_prefix(weights, prefix, key, tmp_path):
 def test_two_networks_are_refused_by_name(weights, tmp_path):
     named = {prefix + name: value for name, value in weights.items() for prefix in ("student.", "teacher.")}
     torch.save({"model": named}, tmp_path / "w.pth")
-    with pytest.raises(CheckpointError, match="holds several networks, student., teacher.: give a file"):
+    with pytest.raises(CheckpointError, match=r"holds several networks, student\., teacher\.: give a file"):
         load_checkpoint(tmp_path / "w.pth")
 
 
-CONFIG = OmegaConf.create(
-    {"lr": 0.1, "layers": [1, 2.5, {"a": None}], "on": True, "to": "${lr}", "p": pathlib.Path("/x")}
-)
+VALUES = {"lr": 0.1, "layers": [1, 2.5, {"a": None}], "on": True, "to": "${lr}"}
+CONFIG = OmegaConf.create({**VALUES, "p": pathlib.Path("/x")})
 PLAIN = {"lr": 0.1, "layers": [1, 2.5, {"a": None}], "on": True, "to": "${lr}", "p": "/x"}
 KEPT = [
     (CONFIG, PLAIN),
@@ -75,5 +74,5 @@ class Own:
 @pytest.mark.parametrize("value", [Own(), {"deep": [Own()]}, pathlib.Path.cwd, argparse.ArgumentParser()])
 def test_anything_else_is_refused_by_name(weights, value, tmp_path):
     torch.save({"state_dict": weights, "hyper_parameters": {"value": value}}, tmp_path / "w.ckpt")
-    with pytest.raises(CheckpointError, match=r"would load \S+(Own|getattr|ArgumentParser)"):
+    with pytest.raises(CheckpointError, match=r"would load \S*(Own|getattr|argparse)"):
         load_checkpoint(tmp_path / "w.ckpt")

@@ -1,6 +1,6 @@
 """The lines on the examples of a search: row, cutout, place and date."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ def described(archive: Searcher, rows: IntArray, label: str = "example") -> list
     return lines
 
 
-def place_and_date(row: Mapping[str, Any]) -> str:
+def place_and_date(row: Mapping[Hashable, Any]) -> str:
     """Return place and time of a row of a table, in up to two lines, without missing parts."""
     import pandas as pd
 
@@ -33,7 +33,7 @@ def place_and_date(row: Mapping[str, Any]) -> str:
     if {"lat", "lon"} <= set(row) and all(pd.notna(row[name]) and np.isfinite(row[name]) for name in ("lat", "lon")):
         lat, lon = float(row["lat"]), (float(row["lon"]) + 180) % 360 - 180
         lines.append(f"{abs(lat):.1f}\N{DEGREE SIGN}{'NS'[lat < 0]} {abs(lon):.1f}\N{DEGREE SIGN}{'EW'[lon < 0]}")
-    date = pd.to_datetime(row.get("datetime"), errors="coerce")
+    date = pd.to_datetime(pd.Series([row.get("datetime")]), errors="coerce").iloc[0]
     if not pd.isna(date):
         lines.append(f"{date:%Y-%m-%d}")
     return "\n".join(lines)

@@ -31,9 +31,8 @@ def run(options: PrepareOptions) -> int:
     if len(found.rows) == 1 and found.made:
         (name,) = found.rows
         log.warning(
-            "all cutouts are in '%s', because granules are divided as a whole and there is one, or valid_fraction=%g leaves "
-            "none for the other partition: give more granules to data=, or train on these without a validation: nenya "
-            "train data=%s",
+            "all cutouts are in '%s', as granules are divided as a whole, and here are too few for valid_fraction=%g: give "
+            "more granules to data=, or train without a validation: nenya train %s",
             name, options.valid_fraction, found.images,
         )  # fmt: skip
     if found.failed:

@@ -63,15 +63,6 @@ def run(options: SearchOptions) -> int:
         check_output(place, options.clobber or place.suffix not in TABLE_SUFFIXES)
     archive = open_archive(options)
     like, unlike = (_rows(archive, given) for given in (options.like, options.unlike))
-    say(
-        lines_of(
-            [
-                *described(archive, like),
-                *described(archive, unlike, "unlike"),
-                *map("example: {}".format, _list(options.image)),
-            ]
-        )
-    )
     pictures = image_examples(options, cutout_side(options, archive))
     if not len(like) and not len(pictures):
         raise OptionError("expected like= or image=, the examples to search for")
@@ -83,6 +74,8 @@ def run(options: SearchOptions) -> int:
     known = np.concatenate([like, unlike])
     answer = find(archive, query, options, sql, known)
     found = table_of(archive, answer)
+    lines = [*described(archive, like), *described(archive, unlike, "unlike")]
+    say(lines_of([*lines, *(f"example: {place}" for place in _list(options.image))]))
     _show(found, answer, options, sql)
     if options.out and len(found):
         write_table(found, local_path(options.out))
@@ -351,7 +344,7 @@ def _read_cutout(path: Path, partition: str, row: int) -> NDArray[np.float32]:
 def _image_latents(options: SearchOptions, images: Sequence[NDArray[np.floating]], archive: Searcher) -> Any:
     """Return the latents of images, (n, D), by the model of the options."""
     from nenya.analyze_image import get_latents
-    from nenya.storage.disk import sha256_file
+    from nenya.models.weights import load_model
 
     values = to_dict(options)
     weights = options.ckpt or options.model.weights
@@ -360,20 +353,19 @@ def _image_latents(options: SearchOptions, images: Sequence[NDArray[np.floating]
         weights = str(opened.weights())
         values = opened.with_settings(values)
     if not weights:
-        raise OptionError("image= needs the weights that made the latents: give model=v5, or ckpt=")
+        raise OptionError("image= needs the weights that made the latents: give ckpt=, or model=v5")
     weights = weights if is_s3(weights) else expand(weights)
     opt = build_options(ExtractOptions, {f.name: values[f.name] for f in fields(Options)})
+    made, used = archive.provenance.get("checkpoint_sha256"), load_model(opt, weights)[0].sha256
+    if made and used != made:
+        raise OptionError(
+            f"{weights}: expected the weights that made the latents (sha256 {made[:12]}), got others ({used[:12]}), "
+            "and latents of two networks cannot be compared: give ckpt= with those"
+        )
     latents = np.concatenate([get_latents(image, weights, opt, side=0)[0] for image in images])
     if latents.shape[1] != archive.dim:
         raise OptionError(
             f"expected a model with latents of {archive.dim} dimensions, as those searched, got {latents.shape[1]}"
-        )
-    made = archive.provenance.get("checkpoint_sha256")
-    if made and not is_s3(weights) and Path(weights).is_file() and sha256_file(Path(weights)) != made:
-        log.warning(
-            "%s: not the weights that made the latents (%s): similarity between models has no meaning",
-            weights,
-            made[:12],
         )
     return latents
 

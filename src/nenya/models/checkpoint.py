@@ -219,6 +219,8 @@ def _clean_names(path: Path, tensors: Any) -> dict[str, Tensor]:
             f"checkpoint {path} holds several networks, {_some(prefixes)}: give a file with the weights of one of them"
         )
     prefix = prefixes[0] if len(prefixes) == 1 else ""
+    if not prefix and prefixes and _FIRST not in tensors:  # all prefixes were removed; the rest is not the network's
+        return {name: value for name, value in cleaned.items() if name.startswith(("encoder.", "head."))}
     return {name.removeprefix(prefix): value for name, value in cleaned.items() if name.startswith(prefix)}
 
 
