@@ -109,6 +109,7 @@ class RepackOptions(Options):
     uses: ClassVar = ("loader", "data", "out", "clobber")
 
     codec: str = option("gzip", "gzip, lzf (both with shuffle where it helps) or none", one_of("gzip", "lzf", "none"))
+    force: bool = option(False, "also write a file that reads slower than its source")
 
 
 @dataclass
