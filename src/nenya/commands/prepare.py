@@ -31,7 +31,7 @@ def run(options: PrepareOptions) -> int:
     if len(found.rows) == 1 and found.made:
         (name,) = found.rows
         log.warning(
-            "all cutouts are in '%s', as granules are divided as a whole, and here are too few for valid_fraction=%g: give "
+            "all cutouts are in '%s', as granules are divided as a whole, too few here for valid_fraction=%g: give "
             "more granules to data=, or train without a validation: nenya train %s",
             name, options.valid_fraction, found.images,
         )  # fmt: skip

@@ -204,8 +204,8 @@ def fit_projector(latents: Latents, wanted: NDArray[np.int64], how: Fit) -> "Pro
     finite = int(np.isfinite(rows).all(axis=1).sum())
     if finite < LEAST_ROWS:
         raise InputFileError(
-            f"expected at least {LEAST_ROWS} rows with a finite latent for a UMAP, got {finite} of {len(rows)}: give more "
-            "rows, or an existing projector="
+            f"expected at least {LEAST_ROWS} rows with a finite latent for a UMAP, got {finite} of {len(rows)}: "
+            "give more rows, or an existing projector="
         )
     neighbours = min(how.n_neighbors, finite - 1)
     if neighbours < how.n_neighbors:
