@@ -3,6 +3,7 @@
 Letters in shapes: N images, H = W pixels a side, D the length of a latent.
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from nenya.models.contrastive import load_model
 from nenya.models.resnet import check_image_size
 from nenya.options.commands import ExtractOptions
 from nenya.tables.quantities import central_dt
+
+log = logging.getLogger(__name__)
 
 _EXPECTED = "expected an image of shape (H, W), (1, H, W) or (N, 1, H, W) with H = W"
 
@@ -35,8 +38,8 @@ def get_latents(
             one.
         model_file: the weights, a path or an s3:// address; read once per process.
         opt: options of `nenya.io.load_opt`.
-        side: pixels a side of the model's cutouts; larger images are averaged down if their side is a multiple.
-            Default: `model.image_size`. With 0, or if the options do not say, images keep their size.
+        side: pixels a side to which larger images are averaged, if theirs is a multiple. By default images keep their
+            size, as the cutouts of a file do; a warning says that it is not the model's.
 
     Returns:
         Latents (N, D), float32, of unit length, and the images passed to the network, (N, 1, H, W), float32.
@@ -47,7 +50,13 @@ def get_latents(
         CheckpointError: The weights cannot be used.
     """
     options = as_options(ExtractOptions, opt)
-    images = _in_size(_as_batch(image), options.model.image_size or 0 if side is None else side)
+    images = _in_size(_as_batch(image), side or 0)
+    wanted = options.model.image_size
+    if side is None and wanted and images.shape[-1] != wanted:
+        log.warning(
+            "image of %d pixels a side, but model %s is designed for %d; it keeps its size, and side=%d averages it",
+            *(images.shape[-1], options.model.name, wanted, wanted),
+        )
     if options.preprocess.image == "demean":
         means = images.mean(axis=(-2, -1), keepdims=True, dtype=np.float64)
         images = (images - means).astype(np.float32)

@@ -5,11 +5,12 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import nenya
-from nenya.commands.compose import about, command_names, compose, hydra_answers, module_of, set_up_logging
-from nenya.commands.help import help_text
+from nenya.commands.compose import command_names, compose, hydra_answers, module_of, set_up_logging
+from nenya.commands.help import help_text, overview, topic_text
+from nenya.commands.network import with_network
 from nenya.errors import Interrupted, NenyaError
 from nenya.options.declare import suggest
 from nenya.storage.texts import Lines, printed, say
@@ -18,34 +19,63 @@ log = logging.getLogger(__name__)
 
 _LONGEST = 4000  # characters of an error line, which may quote the input
 _PIPE = 141  # the exit code that shells give a command ended by SIGPIPE
-HYDRA_FLAGS = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--package", "-p")
+HYDRA_FLAGS = ("--help", "-h", "--cfg", "-c", "--info", "-i", "--package", "-p")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `nenya COMMAND key=value ...`.
+    """Run `nenya COMMAND key=value ...`, or answer `nenya help TOPIC`.
 
     Returns:
         The exit code: 0 done, 1 some of several files failed, 2 bad input, option or environment, 75 interrupted.
     """
     args = list(sys.argv[1:] if argv is None else argv)
+    return _until_closed(lambda: _main(args))
+
+
+def _main(args: list[str]) -> int:
     if args[:1] == ["--version"]:
-        print(f"nenya {nenya.__version__}")
+        say(f"nenya {nenya.__version__}")
         return 0
     if not args or args[0] in ("--help", "-h"):
-        print("usage: nenya COMMAND key=value ...   (nenya COMMAND --help lists the keys)\n")
-        print("\n".join(f"  {name:10s} {about(name)}" for name in command_names()))
+        say(Lines(overview()))
         return 0 if args else 2
+    if args[0] == "help":
+        set_up_logging()
+        try:
+            say(Lines(topic_text(args[1:])))
+        except NenyaError as error:
+            return _say("help", error, str(error), error.exit_code, show=False)
+        return 0
     known = command_names()
     if args[0] not in known:
-        hint = suggest(args[0], known)
-        print(printed(f"nenya: unknown command {args[0]}{hint} (possible: {', '.join(known)})"), file=sys.stderr)
+        hint = suggest(args[0], [*known, "help"])
+        print(printed(f"nenya: unknown command {args[0]}{hint} (possible: {', '.join(known)}, help)"), file=sys.stderr)
         return 2
-    return run_command(args[0], args[1:])
+    return _run(args[0], args[1:])
 
 
 def run_command(name: str, args: Sequence[str] | None = None) -> int:
     """Run one command with its overrides; see `main` for the exit codes."""
-    args = list(sys.argv[1:] if args is None else args)
+    given = list(sys.argv[1:] if args is None else args)
+    return _until_closed(lambda: _run(name, given))
+
+
+def _until_closed(work: Callable[[], int]) -> int:
+    """Do the work; end quietly once the reader of the output, such as `head`, has closed the pipe."""
+    try:
+        code = work()
+    except BrokenPipeError:
+        code = _PIPE
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:  # otherwise Python reports it again when it exits
+            code = _PIPE
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return code
+
+
+def _run(name: str, args: list[str]) -> int:
     if name == "portal" and "--export" in args[:-1]:  # as in `nenya portal --export DIR`
         place = args.index("--export")
         args[place : place + 2] = [f"export={args[place + 1]}"]
@@ -61,14 +91,10 @@ def run_command(name: str, args: Sequence[str] | None = None) -> int:
         options = compose(name, [arg for arg in args if arg not in flags])
         if flags:
             say(Lines(help_text(name, options)))
-            sys.stdout.flush()
             return 0
-        code = int(module_of(name).run(options))
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _PIPE
+        return int(module_of(name).run(with_network(options, args)))
+    except BrokenPipeError:
+        raise
     except NenyaError as error:
         return _say(name, error, str(error), error.exit_code, show)
     except KeyboardInterrupt as error:

@@ -47,6 +47,7 @@ def run(options: TrainOptions) -> int:
         Interrupted: A signal was received; the state is saved.
     """
     from nenya.data.datamodule import ViewsDataModule, inspect_all
+    from nenya.data.learnable import check_learnable, choose_partition
     from nenya.models.checkpoint import load_checkpoint, load_weights
     from nenya.models.contrastive import ContrastiveModule, make_net
     from nenya.runtime.trainer import check_trainer
@@ -56,7 +57,9 @@ def run(options: TrainOptions) -> int:
     keys = tuple(dict.fromkeys((loader.train_key, loader.valid_key)))
     sources = find_sources(options.data)
     files = inspect_all(fetch(sources, loader.cache_dir), keys, loader.train_key, allow_external=loader.allow_external)
+    choose_partition(options, files)
     check_data(options, files)
+    check_learnable(options, files)
     net = make_net(options)
     if options.init_from and not options.resume:
         load_weights(net, load_checkpoint(fetch(find_sources(options.init_from), loader.cache_dir)[0]))
@@ -298,6 +301,7 @@ def fit(options: TrainOptions, module: "ContrastiveModule", data: Any, folder: P
     from nenya.models.callbacks import AtomicCheckpointIO, LastCheckpoint, LearningCurve, remove_unfinished
     from nenya.models.checkpoint import save_pth
     from nenya.models.pickled import check_sizes
+    from nenya.models.progress import CollapseWarning, TrainingBar
     from nenya.runtime.process import is_main_process
     from nenya.runtime.trainer import ledger_of, make_logger, make_trainer
 
@@ -317,7 +321,10 @@ def fit(options: TrainOptions, module: "ContrastiveModule", data: Any, folder: P
     logger = make_logger(options, folder, folder.name)
     trainer = make_trainer(
         settings,
-        callbacks=[curve, best, LastCheckpoint(last, saving.save_freq, saving.every_minutes, curve)],
+        callbacks=[
+            *(curve, CollapseWarning(), *([TrainingBar()] if options.trainer.enable_progress_bar is not False else [])),
+            *(best, LastCheckpoint(last, saving.save_freq, saving.every_minutes, curve)),
+        ],
         plugins=[AtomicCheckpointIO()],
         logger=logger or False,
         default_root_dir=folder,
@@ -335,7 +342,12 @@ def fit(options: TrainOptions, module: "ContrastiveModule", data: Any, folder: P
         if logger is not None and trainer.is_global_zero:
             logger.experiment.finish(exit_code=0 if done else 1)
     if trainer.is_global_zero:
-        save_pth(folder / "last.pth", module.net, options=flat_view(options), epoch=trainer.current_epoch)
+        save_pth(
+            folder / "last.pth",
+            module.net,
+            options={**flat_view(options), "model_version": options.model.name},
+            epoch=trainer.current_epoch,
+        )
         score = best.best_model_score
         log.info(
             "%s: %d epochs%s\n%s\nweights: %s\nnext: extract latents with the same model options and ckpt=%s",

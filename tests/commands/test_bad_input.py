@@ -29,6 +29,8 @@ def refused(nenya_cli, small_file, tiny_weights, tmp_path):
 
     def call(command, overrides, *words):
         good = {"model": "demo", "data": small_file, "trainer.accelerator": "cpu"}
+        if command == "train":
+            good |= {"loader.batch_size_train": 4}
         if command == "extract":
             good |= {"ckpt": tiny_weights, "out": tmp_path / "new"}
         given = {o.partition("=")[0] for o in overrides}
@@ -129,7 +131,9 @@ def test_a_file_that_may_not_be_read(refused, tmp_path, small_file, command):
 
 def test_training_needs_its_partition(refused, tmp_path):
     write_cutouts(tmp_path / "valid.h5", valid=red_noise(4))
-    refused("train", [f"data={tmp_path}/valid.h5"], tmp_path / "valid.h5", "'train'", "loader.train_key")
+    write_cutouts(tmp_path / "train.h5", train=red_noise(4))
+    both = f"data=[{tmp_path}/train.h5,{tmp_path}/valid.h5]"
+    refused("train", [both], tmp_path / "valid.h5", "'train'", "loader.train_key")
 
 
 def test_training_files_have_one_size(refused, tmp_path, small_file):

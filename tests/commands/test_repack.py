@@ -25,7 +25,7 @@ def quick(monkeypatch):
 
 
 def options(*args):
-    return compose("repack", list(args))
+    return compose("repack", ["force=true", *args])  # in a few milliseconds, speeds are chance
 
 
 def pixels(rows=75, side=16, kind="<f4"):
@@ -144,15 +144,15 @@ def contents_of_pixels(path):
 
 def test_the_command(nenya_cli, source, tmp_path):
     shutil.copy(source, tmp_path / "second.h5")
-    code, said = nenya_cli("repack", [source])
+    code, said = nenya_cli("repack", [source, "force=true"])
     assert code == 0, said
     assert "cutouts_preproc_repacked.h5: 95 cutouts" in said
-    code, said = nenya_cli("repack", [source])
+    code, said = nenya_cli("repack", [source, "force=true"])
     assert code == 2 and "exists" in said and "clobber=true" in said
-    code, said = nenya_cli("repack", [f"data={tmp_path}"])
+    code, said = nenya_cli("repack", [f"data={tmp_path}", "force=true"])
     assert code == 1, "the first one is there already"
     assert "2 files: 1 done, 1 failed" in said
-    code, said = nenya_cli("repack", [f"data={tmp_path}/*.h5", "clobber=true", f"out={tmp_path}/out"])
+    code, said = nenya_cli("repack", [f"data={tmp_path}/*.h5", "clobber=true", f"out={tmp_path}/out", "force=true"])
     assert code == 0, said
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["cutouts_preproc_repacked.h5", "second_repacked.h5"]
 
@@ -189,7 +189,7 @@ def test_too_little_room_is_told_first(source, tmp_path, monkeypatch):
 def test_a_damaged_source_gives_no_file(source, tmp_path, nenya_cli):
     with h5py.File(source, "r+") as file:
         file["train"].id.write_direct_chunk((50, 0, 4, 4), b"no gzip")
-    code, said = nenya_cli("repack", [source])
+    code, said = nenya_cli("repack", [source, "force=true"])
     assert code == 2 and "of 'train' cannot be read" in said
     assert [path.name for path in tmp_path.iterdir()] == [source.name]
 
@@ -228,3 +228,19 @@ def test_references_are_left_out(source, tmp_path, caplog):
     repack_file(source, tmp_path / "new.h5", options())
     with h5py.File(tmp_path / "new.h5") as file:
         assert "scale" not in file["train"].attrs and json.dumps(file["train"].attrs["units"]) == '"K"'
+
+
+def test_a_file_is_not_made_slower_unasked(tmp_path, nenya_cli, monkeypatch, source):
+    rates = iter(2 * [module.Rates(100.0, 50.0), module.Rates(40.0, 45.0)])
+    monkeypatch.setattr(module, "_rates", lambda file: next(rates))
+    before = sorted(path.name for path in tmp_path.iterdir())
+    code, said = nenya_cli("repack", [source])
+    assert code == 2 and len(said.splitlines()) == 1 and sorted(path.name for path in tmp_path.iterdir()) == before
+    assert "reads 40 cutouts/s in order and 45 in random batches, slower than the source (100 and 50)" in said
+    code, said = nenya_cli("repack", [source, "force=true"])
+    assert code == 0 and "slower than the source" in said and "in random batches at 45 (before 50)" in said
+
+
+def test_speeds_that_are_not_slower():
+    for before, after in (((9, 9), (8, 8)), ((9, 9), (3, 90)), ((9, 9), (90, 3)), ((1, 1), (9, 9))):
+        assert not module._slower(module.Rates(*before), module.Rates(*after))

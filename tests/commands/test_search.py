@@ -1,6 +1,7 @@
 """The index of an archive, and search by the command line."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -100,7 +101,7 @@ def test_index_and_files_give_the_same_answers(index, first):
             np.testing.assert_array_equal(by_index.cosine, by_files.cosine)
             assert by_index.exact and by_files.label == "exact"
             described, wanted = index.describe(by_index.rows), files.describe(by_files.rows)
-            shown = [name for name in wanted if name != "datetime"]
+            shown = [name for name in wanted if name not in ("datetime", "table_row")]
             pd.testing.assert_frame_equal(described[shown], wanted[shown], check_dtype=False)
             assert (described["datetime"].to_numpy() == wanted["datetime"].to_numpy()).all()
 
@@ -151,9 +152,12 @@ def test_examples_by_number_uid_and_cutout(index, first):
     row = table.iloc[10]
     kind = {1: "train", 0: "valid"}[row["pp_type"]]
     for searched in (index, files):
-        for name in (str(place), f"uid:{row['UID']}", f"some/a_preproc.h5:{kind}:{row['pp_idx']}"):
+        number = "10" if searched is files else str(place)  # of the table where there is one
+        for name in (number, f"uid:{row['UID']}", f"some/a_preproc.h5:{kind}:{row['pp_idx']}", f"archive_row:{place}"):
             assert searched.find(name) == place
-        for name, said in (("99999", "rows are 0 to 1299"), ("uid:1", "no row"), ("x:train:1", "no row")):
+        assert searched.find(f"{kind}:{row['pp_idx']}") == place
+        last = len(table) - 1 if searched is files else 1299
+        for name, said in (("99999", f"rows are 0 to {last}"), ("uid:1", "no row"), ("x:train:1", "no row")):
             with pytest.raises(InputFileError, match=said):
                 searched.find(name)
         with pytest.raises(OptionError, match="expected a row number"):
@@ -274,9 +278,9 @@ def test_commands(first, second, tmp_path, nenya_cli):
     assert code == 0 and "1274 rows, 1274 of them new" in said
     code, said = nenya_cli("index", ["add", f"data={paths[1]}", "table=two.parquet", "out=a.index", "of_sensor=VIIRS"])
     assert code == 0 and "1568 rows, 294 of them new" in said
-    search = ["index=a.index", "like=[3,b_preproc:valid:9]", "unlike=8", "distinct=true", "k=5"]
+    search = ["index=a.index", "like=[archive_row:3,b_preproc:valid:9]", "unlike=archive_row:8", "distinct=true", "k=5"]
     code, said = nenya_cli("search", [*search, "of_sensor=[VIIRS]", "where=row < 1500", "out=found.csv"])
-    assert code == 0 and said.startswith("exact where")
+    assert code == 0 and "\nexact where" in said and re.match(r"example: row \d+ of the table, a_preproc\.h5:", said)
     found = read_table(tmp_path / "found.csv")
     assert list(found["rank"]) == [1, 2, 3, 4, 5] and (found["answer"] == "exact").all()
     assert (found["sensor"] == "VIIRS").all() and (found["row"] < 1500).all()
@@ -286,25 +290,26 @@ def test_commands(first, second, tmp_path, nenya_cli):
     assert found.merge(second[1], on=keys)["UID_y"].tolist() == found["UID"].tolist()
     assert nenya_cli("search", [f"data={paths[0]}", "like=3", "k=4", "out=bare.csv"])[0] == 0
     assert set(read_table(tmp_path / "bare.csv")["pp_file"]) == {"a_preproc.h5"}
-    code, said = nenya_cli("search", ["index=a.index", "like=3", "lat=[10,10]", "out=none.csv"])
+    code, said = nenya_cli("search", ["index=a.index", "like=archive_row:3", "lat=[10,10]", "out=none.csv"])
     assert code == 0 and "nothing found: no other row with a latent fulfils" in said and "Empty" not in said
     assert "none.csv is not written" in said and not (tmp_path / "none.csv").exists()
     (tmp_path / "begun.index").mkdir()  # as a kill leaves it before the first rows
     (tmp_path / "begun.index" / "nenya.json").write_bytes((tmp_path / "a.index" / "nenya.json").read_bytes())
     for args, wanted in (
-        (["index=a.index", "like=3", "where=lat >> 1"], "expected SQL such as"),
-        (["index=a.index", "like=3", "region=atlantis"], "possible: coastalcali"),
-        (["index=a.index", "like=5"], "no row with a latent"),
-        (["index=a.index", "like=99999"], "row 99999 does not exist; rows are 0 to 1599"),
+        (["index=a.index", "like=archive_row:3", "where=lat >> 1"], "expected SQL such as"),
+        (["index=a.index", "like=archive_row:3", "region=atlantis"], "possible: coastalcali"),
+        (["index=a.index", "like=archive_row:5"], "no row with a latent"),
+        (["index=a.index", "like=archive_row:99999"], "rows are 0 to 1599"),
+        (["index=a.index", "like=3"], "row 3 of the table is in several tables of the index: give uid:<UID>"),
         ([f"data={paths[0]}", "like=99999"], "rows are 0 to 1299"),
-        (["index=a.index", "like=3", "k=abc"], "k=abc: expected an integer"),
-        (["index=a.index", "like=3", "dates=[2012-01-01,2012-06-31]"], "got 2012-06-31"),
+        (["index=a.index", "like=archive_row:3", "k=abc"], "k=abc: expected an integer"),
+        (["index=a.index", "like=archive_row:3", "dates=[2012-01-01,2012-06-31]"], "got 2012-06-31"),
         ([f"data={paths[0]}", "like=3", "DT=DT1"], "table="),
         (["index=a.index"], "expected like= or image="),
         (["like=3"], "expected index=, data= or archive="),
         (["index=b.index", "like=3"], "index of nenya"),
-        (["index=a.index", "like=3", "out=found.png"], "expected one of .parquet"),
-        (["index=a.index", "like=3", "out=found.csv"], "clobber=true"),
+        (["index=a.index", "like=archive_row:3", "out=found.png"], "expected one of .parquet"),
+        (["index=a.index", "like=archive_row:3", "out=found.csv"], "clobber=true"),
         (["index=begun.index", "like=3"], "the index is unfinished"),
     ):
         code, said = nenya_cli("search", args)
@@ -377,3 +382,70 @@ def test_an_index_on_s3(first, second, s3_bucket, s3_service, tmp_path, nenya_cl
     s3_service.client().put_object(Bucket=s3_bucket, Key=pointer, Body=json.dumps(pointed).encode())
     code, said = nenya_cli("search", [f"index={url}", "like=3"])
     assert code == 2 and "not that of an index" in said
+
+
+def a_table_in_another_order(tmp_path):
+    """Latents of 8 valid and 40 train cutouts, and their table, valid rows first, with other names of columns."""
+    path = write_latents(tmp_path / "a_preproc_latents.h5", 3, train=40, valid=8)
+    keys = Latents([path]).keys()
+    table = pd.concat([keys[keys["pp_type"] == 0], keys[keys["pp_type"] == 1]], ignore_index=True)
+    table["latitude"], table["longitude"] = np.linspace(-60, 60, 48), np.linspace(0, 350, 48)
+    table["time"] = [f"2012-{1 + i % 12:02d}-15T06:00" for i in range(48)]
+    table["UID"] = np.arange(500, 548)
+    return path, table
+
+
+def test_a_number_is_a_row_of_the_table_with_and_without_an_index(tmp_path, nenya_cli):
+    path, table = a_table_in_another_order(tmp_path)
+    write_table(table, tmp_path / "t.parquet")
+    assert nenya_cli("index", [path, "table=t.parquet", "out=a.index"])[0] == 0
+    answers = []
+    for source in ([path, "table=t.parquet"], ["index=a.index"]):
+        for like in ("2", "valid:2", "a_preproc:valid:2", "uid:502", "archive_row:42"):
+            code, said = nenya_cli("search", [*source, f"like={like}", "k=3"])
+            assert code == 0, said
+            first, rest = said.split("\n", 1)
+            lat, lon = f"{-60 + 120 * 2 / 47:.1f}"[1:], f"{350 * 2 / 47:.1f}"
+            assert first == (
+                f"example: row 2 of the table, a_preproc.h5:valid:2, {lat}\N{DEGREE SIGN}S {lon}\N{DEGREE SIGN}E, "
+                "2012-03-15, UID 502"
+            )
+            answers.append(rest)
+    assert len(set(answers)) == 1
+    code, said = nenya_cli("search", [path, "like=2", "k=3"])
+    assert code == 0 and said.startswith("example: row 2 of the latents, a_preproc.h5:train:2\n")
+    for like, words in (
+        ("48", "row 48 of the table does not exist; rows are 0 to 47"),
+        ("test:3", "expected a row number"),
+    ):
+        code, said = nenya_cli("search", [path, "table=t.parquet", f"like={like}"])
+        assert code == 2 and words in said and len(said.splitlines()) == 1
+
+
+def test_a_row_of_the_table_that_has_no_latent_or_that_another_row_repeats(tmp_path):
+    path, table = a_table_in_another_order(tmp_path)
+    twice = pd.concat([table.iloc[[5]], table, table.iloc[[5]].assign(pp_idx=999)], ignore_index=True)
+    files = FilesSearcher(Latents([path]), twice)
+    assert files.find("0") == files.find("6") == files.find("valid:5") == 45
+    with pytest.raises(InputFileError, match="row 49 of the table has no latent"):
+        files.find("49")
+
+
+def test_conditions_on_columns_of_other_names_and_with_a_bad_date(tmp_path, nenya_cli):
+    path, table = a_table_in_another_order(tmp_path)
+    table.loc[3, "time"] = "2012-99-99"
+    write_table(table, tmp_path / "t.csv")
+    where = [path, "table=t.csv", "like=0", "k=50"]
+    for condition in ("season=DJF", "dates=[2012-12-01,2012-12-31]", "lat=[-90,0]", "where=latitude < 0"):
+        code, said = nenya_cli("search", [*where, condition])
+        assert code == 0 and said.count("1 of 48 values of the column datetime are not dates") == 1, said
+    assert nenya_cli("search", [*where, "season=DJF", "out=found.csv"])[0] == 0
+    found = read_table(tmp_path / "found.csv")
+    assert len(found) >= 9 and {str(day)[5:7] for day in found["datetime"]} == {"12", "01", "02"}
+    assert nenya_cli("search", [*where, "apart_km=1", "apart_hours=1"])[0] == 0
+    code, said = nenya_cli("statistics", ["t.csv", "where=lat < 0", "out=statistics"])
+    assert code == 0 and "Traceback" not in said
+    table["time"] = "no date"
+    write_table(table, tmp_path / "t.csv")
+    code, said = nenya_cli("search", [*where, "season=DJF"])
+    assert code == 2 and "expected dates such as 2012-03-01T12:00 in the column datetime, got no date" in said

@@ -116,7 +116,9 @@ def test_neighbours_agree_fully_not_at_all_or_in_part():
     classes = np.repeat([0.0, 1.0], 50)
     twins = np.concatenate([nearest_rows(random_latents(50, 2), 3), 50 + nearest_rows(random_latents(50, 2), 3)])
     assert neighbour_agreement(twins, classes) == (1.0, 0.0)
-    assert math.isnan(neighbour_agreement(twins, np.ones(100))[0])
+    for constant in (np.ones(100), 31.7 + 1e-9 * rng.standard_normal(100), np.zeros(100), np.full(100, np.nan)):
+        assert math.isnan(neighbour_agreement(twins, constant)[0])
+        assert math.isnan(neighbour_agreement(twins, constant, period=1.0)[1])
 
 
 def test_neighbour_agreement_is_its_definition_and_leaves_out_what_is_not_known():

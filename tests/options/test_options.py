@@ -124,7 +124,7 @@ def test_a_key_beside_an_option_file_wins_in_any_order(tmp_path):
         ("logger=tensorboard", ["none, wandb"]),
         ("optim=3", ["optim is a section"]),
         ("data.x=3", ["data has no keys"]),
-        ("nonsense", ["nonsense", "key=value"]),
+        ("seed", ["seed", "key=value"]),
     ],
 )
 def test_a_wrong_option_dies_in_one_line_that_says_what_is_possible(override, parts):

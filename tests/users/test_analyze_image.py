@@ -113,18 +113,21 @@ def test_a_multiple_of_the_cutouts_size_is_averaged_down(image):
             analyze_image.resized(image, side)
 
 
-def test_an_image_of_another_size_is_averaged_to_that_of_the_model(tiny_weights, opt, image):
+def test_an_image_of_another_size_is_averaged_on_request_and_otherwise_said(tiny_weights, opt, image, caplog):
     threefold = np.kron(image, np.ones((3, 3), np.float32))
     known = Params(opt.dict)
     known.options.model.image_size = 32
     expected, _ = analyze_image.get_latents(image, tiny_weights, opt)
-    latents, seen = analyze_image.get_latents(threefold, tiny_weights, known)
+    latents, seen = analyze_image.get_latents(threefold, tiny_weights, known, side=32)
     np.testing.assert_allclose(latents, expected, atol=1e-5)
     assert seen.shape == (1, 1, 32, 32)
     assert analyze_image.get_latents(threefold, tiny_weights, opt)[1].shape == (1, 1, 96, 96)  # nothing says a size
     assert analyze_image.get_latents(threefold, tiny_weights, known, side=0)[1].shape == (1, 1, 96, 96)
+    assert not caplog.messages
+    assert analyze_image.get_latents(threefold, tiny_weights, known)[1].shape == (1, 1, 96, 96)  # as a file's cutouts
+    assert "image of 96 pixels a side, but model" in caplog.text and "is designed for 32; it keeps" in caplog.text
     with pytest.raises(InputFileError, match=r"expected an image of 32 x 32 pixels or a multiple, got 40 x 40"):
-        analyze_image.get_latents(np.zeros((40, 40)), tiny_weights, known)
+        analyze_image.get_latents(np.zeros((40, 40)), tiny_weights, known, side=32)
 
 
 @pytest.mark.parametrize("says", ["model", "map", "nothing"])

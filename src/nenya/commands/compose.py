@@ -1,6 +1,7 @@
 """Command line to checked options: finds the commands, reads overrides, config groups and option files."""
 
 import importlib
+import io
 import json
 import logging
 import os
@@ -9,7 +10,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import field, fields, is_dataclass, make_dataclass
 from pathlib import Path
 from types import ModuleType
@@ -21,7 +22,7 @@ from nenya.options.commands import PrepareOptions, TrainOptions, UpdateOptions
 from nenya.options.declare import check_keys, suggest, to_dict
 from nenya.options.files import config_dir, read_group, read_json, read_recipe, read_yaml
 from nenya.options.flat import from_flat
-from nenya.options.sections import Options, build_options, taken
+from nenya.options.sections import Options, build_options, keys_of, taken
 from nenya.storage.texts import LineFormatter, printed, visible
 
 _FREE_IN_A_RESUME = (
@@ -128,6 +129,11 @@ def _keys_of(override: str) -> list[str]:
     ]
 
 
+def takes_group(options_type: type[Options], group: str) -> bool:
+    """Return whether a command has the choices of a group."""
+    return group in taken(options_type) or (group == "sensor" and issubclass(options_type, PrepareOptions))
+
+
 def prepare(name: str, args: Sequence[str]) -> list[str]:
     """Return overrides in Hydra's form: checked, quoted, config groups first.
 
@@ -143,22 +149,40 @@ def prepare(name: str, args: Sequence[str]) -> list[str]:
 
 def _in_full(options_type: type[Options], args: Sequence[str]) -> Sequence[str]:
     """Return arguments given without a key, or by a short one, as full overrides."""
-    args = [options_type.words.get(arg, arg) for arg in args]
-    key = options_type.positional
-    if key == "data":
-        args = _files_as_data(args)
-    elif key is not None:
-        args = [arg if "=" in arg or arg.startswith("-") else f"{key}={arg}" for arg in args]
+    args = _with_keys(options_type, [options_type.words.get(arg, arg) for arg in args])
     if "archive_dir" in taken(options_type):  # `archive` is also a section, which cannot be set at once
         args = [f"archive_dir={arg[8:]}" if arg.startswith("archive=") else arg for arg in args]
     return args
 
 
-def _files_as_data(args: Sequence[str]) -> list[str]:
-    """Accept files without `data=`, as in `nenya verify a_latents.h5 b_latents.h5`."""
-    files = [arg for arg in args if "=" not in arg and not arg.startswith("-")]
-    rest = [arg for arg in args if arg not in files]
-    return [*rest, "data=[" + ",".join(f"'{file}'" for file in files) + "]"] if files else rest
+def _with_keys(options_type: type[Options], args: Sequence[str]) -> list[str]:
+    """Give words without a key that of the command's input, as in `nenya verify a_latents.h5 b_latents.h5`.
+
+    Raises:
+        OptionError: The command has no input, has it twice or more than one, or the word is an option without a value.
+    """
+    words = [arg for arg in args if "=" not in arg and not arg.startswith("-")]
+    key, rest = options_type.positional, [arg for arg in args if arg not in words]
+    if not words:
+        return rest
+    keys = {*taken(options_type), "archive"} - {"archive_dir"}
+    forgotten = [word for word in words if word in keys and not Path(word).exists()]
+    if key not in taken(options_type) or forgotten:
+        word = forgotten[0] if forgotten else words[0]
+        said = f"such as {word}=true" if forgotten else "as this command has no input files"
+        raise OptionError(f"{word}: expected key=value, {said}")
+    name = "archive" if key == "archive_dir" else key
+    if given := next((arg for arg in rest if arg.partition("=")[0] in (key, name)), None):
+        raise OptionError(f"{given} and {words[0]}: give the input once: {name}=, or files without a key")
+    if key == "data":
+        return [*rest, "data=[" + ",".join(map(_quoted, words)) + "]"]
+    if len(words) > 1:
+        raise OptionError(f"{' '.join(words[:3])}: expected one {name}, got {len(words)}")
+    return [*rest, f"{key}={words[0]}"]
+
+
+def _quoted(word: str) -> str:
+    return '"' + word + '"' if "'" in word else f"'{word}'"
 
 
 def first_cause(error: BaseException) -> str:
@@ -211,8 +235,10 @@ def hydra_answers(name: str, args: list[str]) -> int:
     args = [*flags, *prepare(name, [arg for arg in args if arg not in flags])]
     store_schema(name)
     sys.argv = [name, *args]
-    hydra.main(config_path=str(config_dir()), config_name=name, version_base="1.3")(lambda _: None)()
-    sys.stdout.flush()
+    said = io.StringIO()  # Hydra would print a traceback when a pipe is closed
+    with redirect_stdout(said):
+        hydra.main(config_path=str(config_dir()), config_name=name, version_base="1.3")(lambda _: None)()
+    sys.stdout.write(said.getvalue())
     return 0
 
 
@@ -220,8 +246,9 @@ def _prepare(options_type: type[Options], arg: str) -> list[str]:
     """Check one override and quote its value, so that any path can be given unchanged."""
     key, equals, value = arg.partition("=")
     if not equals:
-        raise OptionError(f"{arg}: expected key=value, such as data=/path/to/cutouts_preproc.h5")
-    if key in GROUPS and (key in taken(options_type) or (key == "sensor" and issubclass(options_type, PrepareOptions))):
+        hint = "; nenya COMMAND --help lists the options" if arg.startswith("-") else ""
+        raise OptionError(f"{arg}: expected key=value, such as data=/path/to/cutouts_preproc.h5{hint}")
+    if key in GROUPS and takes_group(options_type, key):
         return _choose(key, value)
     annotation = _annotation(options_type, key)
     if annotation in (str, str | None) or key in ("data", "source", "latents", "images", "origins", "new"):
@@ -300,8 +327,8 @@ def _annotation(options_type: type[Options], key: str) -> Any:
             if not i:
                 raise OptionError(f"unknown option {key}{_hint(options_type, key, possible)}")
             check_keys({part: None}, known, "".join(p + "." for p in parts[:i]))
+        known = [] if i else keys_of(options_type, part)
         kind = next(f.type for f in fields(kind) if f.name == part)
-        known = [f.name for f in fields(kind)] if is_dataclass(kind) else []
     if is_dataclass(kind):
         raise OptionError(f"{key} is a section: set one of its keys, such as {key}.{fields(kind)[0].name}=...")
     return kind

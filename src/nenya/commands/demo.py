@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nenya import train
 from nenya.commands.generate import write_ocean
+from nenya.commands.network import model_arguments
 from nenya.data.hdf5_open import open_hdf5
 from nenya.errors import OptionError
 from nenya.extraction import batch
@@ -15,8 +16,6 @@ from nenya.latents.components import fit_pca
 from nenya.latents.embed import Fit, embed_table, projector_place
 from nenya.latents.files import Latents
 from nenya.options.commands import ExtractOptions, TrainOptions
-from nenya.options.declare import to_dict
-from nenya.options.files import config_dir, read_group
 from nenya.options.sections import Options
 from nenya.plotting import gallery, learning_curve
 from nenya.prepare.ocean import OceanOptions
@@ -59,6 +58,8 @@ def run(options: TrainOptions) -> int:
     log.info("4 of 5: fit a UMAP and place the latents in it")
     table = folder / "demo_umap.parquet"
     given = read_table(cutouts.with_suffix(".parquet"))
+    if options.debug:
+        given = given[Latents([latents]).join(given).number >= 0]
     embed_table(Latents([latents]), given, table, Fit(seed=options.seed), projector_place(table), clobber=True)
     log.info("5 of 5: draw the learning curve and the gallery")
     draw(cutouts, latents, run_folder, folder)
@@ -80,30 +81,13 @@ def run(options: TrainOptions) -> int:
     return 0
 
 
-def model_arguments(options: Options) -> list[str]:
-    """Return the arguments by which another command uses the same network and preprocessing."""
-    known = [path.stem for path in (config_dir() / "model").glob("*.yaml")]
-    name = options.model.name if options.model.name in known else "custom"
-    stated = read_group("model", name)
-    found = [f"model={name}"]
-    for section in ("model", "preprocess"):
-        own = getattr(options, section)
-        usual = {**to_dict(type(own)()), **stated.get(section, {})}
-        found += [
-            f"{section}.{key}={'null' if value is None else value}"
-            for key, value in to_dict(own).items()
-            if value != usual[key]
-        ]
-    return found
-
-
 def draw(cutouts: Path, latents: Path, run_folder: Path, folder: Path) -> None:
     """Write `gallery.png` (validation cutouts by their first two principal components) and `learning_curve.png`."""
     with open_hdf5(latents) as h5, open_hdf5(cutouts) as images:
         pca = fit_pca(h5["train"], n_components=2)
         share = 100 * pca.explained_variance_ratio
         gallery(
-            images["valid"],
+            images["valid"][: len(h5["valid"])],  # in a debug run there are latents of the first ones only
             pca.transform(h5["valid"][()]),
             folder / "gallery.png",
             title="Generated sea-surface temperature, arranged by latent vectors",

@@ -18,6 +18,7 @@ from nenya.storage.disk import check_output
 from nenya.storage.paths import fetch, find_sources, local_path
 from nenya.tables.conditions import rows_where
 from nenya.tables.grids import Grid, globe, wrap_longitude
+from nenya.tables.place_and_time import usual_names
 from nenya.tables.quantities import columns_of
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def run(options: FiguresOptions) -> int:
 
 def _table(options: FiguresOptions, opened: Opened | None) -> tuple["pd.DataFrame", "pd.DataFrame"]:
     """Return the rows to draw, and the complete table."""
-    whole = opened.table() if opened else read_table(local_path(options.table or ""))
+    whole = usual_names(opened.table() if opened else read_table(local_path(options.table or "")))
     table = whole[rows_where(whole, options.where)].reset_index(drop=True) if options.where else whole
     if not len(table):
         raise OptionError(f"{options.table or options.archive_dir}: where= selects no row; widen it")

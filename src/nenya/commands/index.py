@@ -6,6 +6,7 @@ from pathlib import Path
 
 from nenya.errors import InputFileError, OutputError
 from nenya.io import read_table
+from nenya.latents.examples import numbered
 from nenya.latents.files import open_latents
 from nenya.latents.index import ABOUT, read_about
 from nenya.latents.index_build import add_files, build_index, recall_line, remove_index
@@ -71,8 +72,8 @@ def update(folder: Path, options: IndexOptions) -> None:
         table = read_table(local_path(options.table)) if options.table else None
         if table is None:
             log.info("no table=: searches will have conditions on file name, partition and row only")
-        elif options.of_sensor:
-            table["sensor"] = options.of_sensor
+        else:
+            table = numbered(table.assign(sensor=options.of_sensor) if options.of_sensor else table)
         lock.check()
         added = add_files(folder, latents, table)
         build_index(folder, kind=options.kind, index_from=options.index_from, seed=options.seed)

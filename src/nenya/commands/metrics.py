@@ -27,6 +27,7 @@ from nenya.storage.disk import atomic_path, check_output, temporary_folder
 from nenya.storage.paths import fetch, find_latents, find_sources, local_path
 from nenya.storage.texts import lines_of, say
 from nenya.tables.names import cutouts_of
+from nenya.tables.place_and_time import dates_of
 from nenya.tables.quantities import dt_name, dt_of
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def agreements(
     """Return the agreement of nearest latents in the quantities of a table; see `metrics.neighbour_agreement`.
 
     Neighbours are searched within a sample of the table's rows, so results of two files compare where their samples
-    have one size. The season is the fraction of the year since the shortest day of the hemisphere: circular.
+    have one size. The season is that of the calendar, on both hemispheres: the fraction of the year, circular.
 
     Args:
         latents: all of them.
@@ -207,10 +208,9 @@ def _quantities(table: "pd.DataFrame") -> dict[str, tuple[str, NDArray[np.float6
     for name, columns in QUANTITIES.items():
         column = next((column for column in columns if column in table), None)
         if column is not None and name == "season":
-            dates = pd.to_datetime(table[column], errors="coerce")
-            days = dates.dt.day_of_year.to_numpy(np.float64)
-            south = next((table[lat].to_numpy(np.float64) < 0 for lat in QUANTITIES["latitude"] if lat in table), False)
-            found[name] = column, ((days + 10) / _YEAR + 0.5 * np.asarray(south)) % 1
+            if not pd.api.types.is_numeric_dtype(table[column]):  # such as hours
+                days = dates_of(table[column], check=False).dt.day_of_year.to_numpy(np.float64)
+                found[name] = column, days / _YEAR
         elif column is not None:
             found[name] = column, pd.to_numeric(table[column], errors="coerce").to_numpy(np.float64)
     return found
@@ -335,6 +335,10 @@ def table_of(results: Mapping[str, Any]) -> dict[str, str]:
     for name, of in results.get("invariance", {}).items():
         lines[f"invariance: {name}"] = f"cosine {of['cosine']:.3f}, squared distance {of['squared_distance']:.3f}"
     for name, of in results.get("neighbours", {}).items():
+        if of["agreement"] is None:
+            why = "all rows have one value" if of["rows"] else "no row has a value"
+            lines[f"neighbours agree in {name}"] = f"not applicable: {why}   ({of['column']})"
+            continue
         agreement = f"{_shown(of['agreement'])} +- {_shown(of['error'])}"
         lines[f"neighbours agree in {name}"] = f"{agreement}   (1: identical, 0: random; {of['column']})"
     return lines

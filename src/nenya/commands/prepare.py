@@ -30,8 +30,11 @@ def run(options: PrepareOptions) -> int:
     )
     if len(found.rows) == 1 and found.made:
         (name,) = found.rows
-        other = "train" if name == "valid" else "valid"
-        log.warning("all cutouts are in '%s': to train on them, give nenya train loader.%s_key=%s", name, other, name)
+        log.warning(
+            "all cutouts are in '%s', as granules are divided as a whole, too few here for valid_fraction=%g: give "
+            "more granules to data=, or train without a validation: nenya train %s",
+            name, options.valid_fraction, found.images,
+        )  # fmt: skip
     if found.failed:
         log.error("skipped %d granule(s); clobber=true tries them again", len(found.failed))
     return 1 if found.failed else 0

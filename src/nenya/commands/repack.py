@@ -38,6 +38,7 @@ _MOST_BLOCK = 2**28
 _LEVEL = 1  # of deflate: on cutouts, higher levels save less than 1 % and take longer
 _SECONDS = 0.5  # of each measurement of speed
 _BATCH = 8  # random cutouts per read in the measurement
+_CLEARLY = 1.5  # factor between speeds that is not chance
 _SAMPLES = 3  # chunks compressed for comparison
 
 
@@ -119,6 +120,7 @@ def repack_file(source: Path, output: Path, options: RepackOptions) -> str:
 
     Raises:
         InputFileError: The source cannot be read, or changed meanwhile.
+        OptionError: The output would read slower.
         OutputError: The output exists, the disk is full, or the output differs from the source when read back.
     """
     check_output(output, options.clobber)
@@ -137,13 +139,27 @@ def repack_file(source: Path, output: Path, options: RepackOptions) -> str:
             if _state(parts) != state:
                 raise InputFileError(f"{source}: changed while it was repacked; run the command again")
             after = _rates(written)
+            if slower := _slower(before, after):
+                if not options.force:
+                    raise OptionError(f"{source}: {slower}, so it is left as it is: force=true repacks it all the same")
+                log.warning("%s: %s", output, slower)
     except OSError as error:
         raise OutputError(f"{output}: cannot be written ({error.strerror or error})") from error
-    better = "" if after.slabs > before.slabs else "; the source reads faster"
     return (
         f"{output}: {rows} cutouts, {_size(output.stat().st_size)} (before {_size(file.size)}), {said}; "
         f"read in order at {after.slabs:,.0f} cutouts/s (before {before.slabs:,.0f}), "
-        f"in random batches at {after.batches:,.0f} (before {before.batches:,.0f}){better}"
+        f"in random batches at {after.batches:,.0f} (before {before.batches:,.0f})"
+    )
+
+
+def _slower(before: Rates, after: Rates) -> str:
+    """Say that a repacked file reads clearly slower in some order, and clearly faster in none; otherwise nothing."""
+    gains = after.slabs / max(before.slabs, 1e-9), after.batches / max(before.batches, 1e-9)
+    if min(gains) * _CLEARLY > 1 or max(gains) > _CLEARLY:
+        return ""
+    return (
+        f"the repacked file reads {after.slabs:,.0f} cutouts/s in order and {after.batches:,.0f} in random batches, "
+        f"slower than the source ({before.slabs:,.0f} and {before.batches:,.0f})"
     )
 
 

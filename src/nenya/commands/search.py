@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.archive.folder import open_version
+from nenya.commands.examples import described, place_and_date
 from nenya.data.cutouts import inspect_cutouts
 from nenya.errors import InputFileError, OptionError
 from nenya.io import TABLE_SUFFIXES, read_table, write_table
@@ -28,6 +29,7 @@ from nenya.storage.disk import check_output
 from nenya.storage.paths import base_name, expand, fetch, find_sources, is_s3, local_path
 from nenya.storage.texts import lines_of, say
 from nenya.tables.conditions import Conditions
+from nenya.tables.place_and_time import dates_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,6 +73,8 @@ def run(options: SearchOptions) -> int:
     known = np.concatenate([like, unlike])
     answer = find(archive, query, options, sql, known)
     found = table_of(archive, answer)
+    lines = [*described(archive, like), *described(archive, unlike, "unlike")]
+    say(lines_of([*lines, *(f"example: {place}" for place in _list(options.image))]))
     _show(found, answer, options, sql)
     if options.out and len(found):
         write_table(found, local_path(options.out))
@@ -220,7 +224,7 @@ def _nearness(
     if km is not None:
         lat, lon = np.radians(table["lat"].to_numpy(np.float64)), np.radians(table["lon"].to_numpy(np.float64))
     if hours is not None:
-        moments = table["datetime"].to_numpy("datetime64[us]")
+        moments = dates_of(table["datetime"]).to_numpy("datetime64[us]")
 
     def near(row: int, others: IntArray) -> NDArray[np.bool_]:
         close = np.ones(len(others), bool)
@@ -339,7 +343,7 @@ def _read_cutout(path: Path, partition: str, row: int) -> NDArray[np.float32]:
 def _image_latents(options: SearchOptions, images: Sequence[NDArray[np.floating]], archive: Searcher) -> Any:
     """Return the latents of images, (n, D), by the model of the options."""
     from nenya.analyze_image import get_latents
-    from nenya.storage.disk import sha256_file
+    from nenya.models.contrastive import load_model
 
     values = to_dict(options)
     weights = options.ckpt or options.model.weights
@@ -348,20 +352,19 @@ def _image_latents(options: SearchOptions, images: Sequence[NDArray[np.floating]
         weights = str(opened.weights())
         values = opened.with_settings(values)
     if not weights:
-        raise OptionError("image= needs the weights that made the latents: give model=v5, or ckpt=")
+        raise OptionError("image= needs the weights that made the latents: give ckpt=, or model=v5")
     weights = weights if is_s3(weights) else expand(weights)
     opt = build_options(ExtractOptions, {f.name: values[f.name] for f in fields(Options)})
+    made, used = archive.provenance.get("checkpoint_sha256"), load_model(opt, weights)[0].sha256
+    if made and used != made:
+        raise OptionError(
+            f"{weights}: expected the weights that made the latents (sha256 {made[:12]}), got others ({used[:12]}), "
+            "and latents of two networks cannot be compared: give ckpt= with those"
+        )
     latents = np.concatenate([get_latents(image, weights, opt, side=0)[0] for image in images])
     if latents.shape[1] != archive.dim:
         raise OptionError(
             f"expected a model with latents of {archive.dim} dimensions, as those searched, got {latents.shape[1]}"
-        )
-    made = archive.provenance.get("checkpoint_sha256")
-    if made and not is_s3(weights) and Path(weights).is_file() and sha256_file(Path(weights)) != made:
-        log.warning(
-            "%s: not the weights that made the latents (%s): similarity between models has no meaning",
-            weights,
-            made[:12],
         )
     return latents
 
@@ -386,20 +389,6 @@ def _show(found: "pd.DataFrame", answer: Answer, options: SearchOptions, sql: st
     say(lines_of(found[columns].to_string(index=False, float_format=lambda value: f"{value:.4f}").splitlines()))
     if len(found) < options.k:
         say(f"found {len(found)} of k={options.k}: there are no more")
-
-
-def place_and_date(row: Mapping[Hashable, Any]) -> str:
-    """Return place and time of a row of a table, in up to two lines, without missing parts."""
-    import pandas as pd
-
-    lines = []
-    if {"lat", "lon"} <= set(row) and all(pd.notna(row[name]) and np.isfinite(row[name]) for name in ("lat", "lon")):
-        lat, lon = float(row["lat"]), (float(row["lon"]) + 180) % 360 - 180
-        lines.append(f"{abs(lat):.1f}\N{DEGREE SIGN}{'NS'[lat < 0]} {abs(lon):.1f}\N{DEGREE SIGN}{'EW'[lon < 0]}")
-    date = pd.to_datetime(pd.Series([row.get("datetime")]), errors="coerce").iloc[0]
-    if not pd.isna(date):
-        lines.append(f"{date:%Y-%m-%d}")
-    return "\n".join(lines)
 
 
 def _draw(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nenya.commands import compose as composing
+from nenya.commands.network import model_arguments, with_network
 from nenya.errors import Interrupted, NenyaError, OptionError
 from nenya.extraction.shard import find_shard, share
 from nenya.options.commands import ExtractOptions
@@ -41,6 +42,9 @@ def run(name: str, args: Sequence[str]) -> int:
     hydras = [arg for arg in args if arg.startswith(("hydra.", "hydra/", "+hydra", "++hydra"))]
     rest = [arg for arg in args if arg not in (*hydras, *FLAGS)]
     options = composing.compose(name, rest)
+    chosen = with_network(options, rest)
+    if chosen is not options:  # each job composes its own options
+        rest, options = [*rest, *model_arguments(chosen)], chosen
     launcher = next((arg for arg in hydras if arg.startswith("hydra/launcher=")), "")
     _check_launcher(options, launcher)
     places = [str(source) for source in find_sources(options.data)]

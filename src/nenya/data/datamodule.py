@@ -323,13 +323,13 @@ class ViewsDataModule(pl.LightningDataModule):
 
     def make_views(self, batch: dict[str, Any], stage: str, epoch: int) -> torch.Tensor:
         """Return two views (B, 2, 1, H, W) of each image, drawn for this seed, stage, epoch and batch alone."""
-        images = batch["images"]
+        images = batch["images"].float()  # views are sampled in float32, whatever the precision of the network
         key = np.random.SeedSequence([self.options.seed, _STAGES[stage], epoch, batch["index"]])
         generator = torch.Generator().manual_seed(int(key.generate_state(1, np.uint64)[0] >> 1))
         drawn = self.views.draw(2 * batch["total"], images.shape[-1], generator)
         mine = drawn[slice(2 * batch["first"], 2 * (batch["first"] + len(images)))]
         views = self.views.apply(images, mine)
-        return views.reshape(len(images), 2, *views.shape[1:])
+        return views.reshape(len(images), 2, *views.shape[1:]).to(batch["images"].dtype)
 
 
 def read_labels(file: CutoutFile, partition: str, suffix: str) -> NDArray[np.int64]:
@@ -355,10 +355,14 @@ def inspect_all(
 ) -> list[CutoutFile]:
     """Check the cutout files of a training run; all must have cutouts of one size and hold the needed partition.
 
+    If no file has it, another partition that all have is needed instead.
+
     Raises:
         InputFileError: A file cannot be used, or its cutouts have another size than the first file's.
     """
     files = [inspect_cutouts(path, partitions, allow_external=allow_external) for path in paths]
+    if not any(needed in file.partitions for file in files):
+        needed = next((name for name in partitions if all(name in file.partitions for file in files)), needed)
     first = next(iter(files[0].partitions.values()))
     for file in files:
         if needed not in file.partitions:

@@ -14,12 +14,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 import nenya
 from nenya.data.blocks import BlocksDataModule, cut_blocks
-from nenya.data.cutouts import CutoutFile, inspect_cutouts, nonfinite_rows, partition_names
+from nenya.data.cutouts import CutoutFile, inspect_cutouts, partition_names
+from nenya.data.learnable import MEAN_LIMIT, largest_mean
 from nenya.errors import InputFileError, Interrupted, LockLostError, NenyaError, OutputError
 from nenya.extraction.journal import BlockStore, Work, begin, cpu_threads, describe_status, partial_folder
 from nenya.extraction.writer import LatentsWriter
@@ -42,8 +42,6 @@ log = logging.getLogger(__name__)
 
 DEBUG_BATCHES = 2
 
-_MEAN_ROWS = 256
-_MEAN_LIMIT = 1e-2  # K: far above rounding, far below a visible change of a latent
 _INTERRUPTED = "interrupted"
 
 
@@ -149,11 +147,9 @@ def warn_of_means(options: Options, file: CutoutFile) -> None:
     """Warn if cutouts have a mean that the network would see."""
     if options.preprocess.file == "demean":
         return
-    for name, info in file.partitions.items():
-        with file.reader(name) as reader:
-            first = reader.read(0, min(_MEAN_ROWS, info.rows))
-        largest = float(np.abs(first[~nonfinite_rows(first)].mean(axis=(1, 2, 3))).max(initial=0.0))
-        if largest > _MEAN_LIMIT:
+    for name in file.partitions:
+        largest = largest_mean(file, name)
+        if largest > MEAN_LIMIT:
             log.warning(
                 "%s: cutouts of '%s' have means up to %.3g, so their latents differ from those of single images, "
                 "whose mean is removed (preprocess.file=demean removes it here too)",

@@ -7,6 +7,8 @@ import json
 import logging
 import shutil
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +34,7 @@ log = logging.getLogger(__name__)
 
 BLOCK_ROWS = 16384
 DEBUG_ROWS = 2000
+LEAST_ROWS = 4
 COLUMNS = ("US0", "US1")
 
 
@@ -99,7 +102,7 @@ def embed_table(
     rows = joined.number
     wanted, back = np.unique(rows[rows >= 0], return_inverse=True)
     manifest = _manifest(latents, wanted, how, approximate)
-    with OutputLock(partial / "lock", str(out)) as lock:
+    with OutputLock(partial / "lock", str(out)) as lock, _kept_if_it_holds_work(partial):
         begun = _begun(partial)
         if begun is not None and begun != manifest and not clobber:
             raise OutputError(
@@ -130,6 +133,17 @@ def embed_table(
         out, finite, len(table), int((rows < 0).sum()), hidden,
     )  # fmt: skip
     return projector
+
+
+@contextmanager
+def _kept_if_it_holds_work(partial: Path) -> Iterator[None]:
+    """Remove the folder of unfinished work if an error ends the run before there is any."""
+    try:
+        yield
+    except BaseException:
+        if not any(path.name == "projector.h5" or path.name.startswith("rows-") for path in partial.iterdir()):
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def _manifest(latents: Latents, wanted: NDArray[np.int64], how: Fit | Path, approximate: bool) -> dict[str, Any]:
@@ -188,8 +202,17 @@ def fit_projector(latents: Latents, wanted: NDArray[np.int64], how: Fit) -> "Pro
     rng = np.random.default_rng(how.seed)
     chosen = np.sort(rng.choice(wanted, min(how.ntrain, len(wanted)), replace=False))
     rows = latents.take(chosen)
+    finite = int(np.isfinite(rows).all(axis=1).sum())
+    if finite < LEAST_ROWS:
+        raise InputFileError(
+            f"expected at least {LEAST_ROWS} rows with a finite latent for a UMAP, got {finite} of {len(rows)}: "
+            "give more rows, or an existing projector="
+        )
+    neighbours = min(how.n_neighbors, finite - 1)
+    if neighbours < how.n_neighbors:
+        log.warning("n_neighbors=%d needs more rows: using %d for %d rows", how.n_neighbors, neighbours, finite)
     log.info("fitting a UMAP on %d of %d rows", len(rows), len(wanted))
-    projector = Projector.fit(rows, how.n_neighbors, how.min_dist, how.metric, how.seed)
+    projector = Projector.fit(rows, neighbours, how.min_dist, how.metric, how.seed)
     projector.image_size = int(latents.provenance.get("image_size", 0))
     return projector
 

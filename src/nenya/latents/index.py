@@ -6,23 +6,24 @@ Letters in shapes: N rows, D the length of a latent.
 import errno
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nenya.errors import InputFileError, NenyaError, OptionError, OutputError
-from nenya.latents.files import PARTITIONS, Latents
+from nenya.errors import InputFileError, NenyaError, OutputError
+from nenya.latents.examples import TABLE_ROW, Numbered, numbered, one_row, parse_example
+from nenya.latents.files import Latents
 from nenya.latents.similarity import Float32Array, Float64Array, IntArray, closest, closest_of, rank
 from nenya.options.extras import need
 from nenya.storage.names import Json, read_json
-from nenya.storage.paths import key_of
 from nenya.storage.table_integers import from_arrow
-from nenya.tables.conditions import ROW, rows_where, sql_errors, text
+from nenya.tables.conditions import ROW, rows_where, sql_errors
+from nenya.tables.place_and_time import dates_of, usual_names
 from nenya.tables.quantities import with_dt
 
 if TYPE_CHECKING:
@@ -82,7 +83,8 @@ class FilesSearcher:
     def __init__(self, latents: Latents, table: "pd.DataFrame | None" = None) -> None:
         self.latents = latents
         self.provenance = latents.provenance
-        self.table = latents.keys() if table is None else join(table, latents)
+        self._given = table
+        self.table = latents.keys() if table is None else join(numbered(table), latents)
         self.columns = [str(name) for name in self.table.columns]
         self.dim = latents.shape[1]
 
@@ -96,14 +98,26 @@ class FilesSearcher:
         return Answer(found.rows[0, :count], found.cosine[0, :count], True)
 
     def find(self, example: str) -> int:
-        """Return the row that a row number, a UID or file:partition:idx names; see `parse_example`."""
+        """Return the number of the latent that an example names; see `parse_example`."""
         parts = [Numbered(part.key().names, part.partition, part.start, part.rows) for part in self.latents.parts]
         column, value = parse_example(example, self.columns, parts)
+        if column == TABLE_ROW:
+            return self._of_table_row(int(value))
         if column == ROW:
             found = np.array([int(value)]) if int(value) < len(self.latents) else np.empty(0, np.int64)
         else:
             found = np.flatnonzero(rows_where(self.table, value))
         return one_row(example, found, len(self.latents))
+
+    def _of_table_row(self, row: int) -> int:
+        """Return the number of the latent of a row of the table, which another row may repeat."""
+        assert self._given is not None
+        if row >= len(self._given):
+            raise InputFileError(f"row {row} of the table does not exist; rows are 0 to {len(self._given) - 1}")
+        try:
+            return int(self.latents.join(self._given.iloc[[row]]).number[0])
+        except InputFileError as error:
+            raise InputFileError(f"row {row} of the table has no latent in the files of data=: {error}") from error
 
     def take(self, rows: IntArray) -> Float32Array:
         """Return latents by their numbers, (m, D)."""
@@ -212,15 +226,20 @@ class IndexSearcher:
                 yield batch.column(ROW).to_numpy(), vectors(batch.column(VECTOR), self.dim)
 
     def find(self, example: str) -> int:
-        """Return the row that a row number, a UID or file:partition:idx names; see `parse_example`."""
+        """Return the row that an example names; see `parse_example`."""
         parts = [
             Numbered(tuple(s.get("names") or [s["stem"]]), s["partition"], s["start"], s["rows"])
             for s in self.about["sources"]
         ]
         column, value = parse_example(example, self.columns, parts)
-        sql = f"`{ROW}` = {int(value)}" if column == ROW else value
+        sql = f"`{column}` = {int(value)}" if column else value
         with lance_errors(self.folder):
             found = self.table.search().where(sql).select([ROW]).limit(2).to_arrow()[ROW].to_numpy()
+        if column == TABLE_ROW and len(found) != 1:
+            why = "is in several tables of the index" if len(found) else "has no latent in the index"
+            raise InputFileError(
+                f"row {value} of the table {why}: give uid:<UID>, <cutout file>:<train or valid>:<row> or {ROW}:<row>"
+            )
         return one_row(example, found, sum(s["rows"] for s in self.about["sources"]))
 
     def take(self, rows: IntArray) -> Float32Array:
@@ -351,74 +370,8 @@ def lance_errors(folder: Path) -> Iterator[None]:
         ) from error
 
 
-class Numbered(NamedTuple):
-    """A partition: names of its cutout file, its own name, its first row and its number of rows."""
-
-    names: tuple[str, ...]
-    partition: str
-    start: int
-    rows: int
-
-
-def parse_example(example: str, columns: Sequence[str], parts: Sequence[Numbered]) -> tuple[str, str]:
-    """Return how to look up an example: (`archive_row`, its number), or ("", a condition in SQL).
-
-    Args:
-        example: a row number, `uid:<UID>`, or `<cutout file>:<train or valid>:<row in it>`; folder and suffix of the
-            file are ignored.
-        columns: of the table.
-        parts: all partitions.
-
-    Raises:
-        OptionError: The example has none of these forms.
-        InputFileError: There is no such row, or several files have this name.
-    """
-    example = str(example).strip()
-    if example.isdecimal():
-        return ROW, example
-    if match := re.fullmatch(r"uid:(-?\w+)", example, re.I):
-        if "UID" not in columns:
-            raise OptionError(
-                f"{example}: the table has no column UID; give a row number, or file:partition:row instead"
-            )
-        return "", f"CAST(`UID` AS STRING) = {text(match[1])}"
-    if match := re.fullmatch(r"(.+):(\w+):(\d+)", example):
-        if match[2] in PARTITIONS:
-            return ROW, _row_of(example, key_of(match[1]), match[2], int(match[3]), parts)
-    raise OptionError(f"{example}: expected a row number, uid:<UID> or <cutout file>:<train or valid>:<row>")
-
-
-def _row_of(example: str, key: str, partition: str, row: int, parts: Sequence[Numbered]) -> str:
-    named = [part for part in parts if key in map(key_of, part.names) and part.partition == partition]
-    if len(named) == 1 and row < named[0].rows:
-        return str(named[0].start + row)
-    if named:
-        why = (
-            f"{len(named)} files have this name" if len(named) > 1 else f"{partition} has rows 0 to {named[0].rows - 1}"
-        )
-    else:
-        have = ", ".join(dict.fromkeys(f"{key_of(part.names[0])}:{part.partition}" for part in parts[:6]))
-        why = f"no such partition among {len(parts)}, such as {have}"
-    raise InputFileError(f"{example}: no row with a latent: {why}; check the name, or give the row number")
-
-
-def one_row(example: str, found: IntArray, rows: int) -> int:
-    """Return the single row found for an example.
-
-    Raises:
-        InputFileError: There are none, or several.
-    """
-    if len(found) != 1:
-        known = f"rows are 0 to {rows - 1}"
-        if example.isdecimal() and int(example) >= rows:
-            raise InputFileError(f"row {example} does not exist; {known}")
-        what = "several rows match" if len(found) else f"no row with a latent among {rows} matches"
-        raise InputFileError(f"{example}: {what}; check the name, or give the row number; {known}")
-    return int(found[0])
-
-
 def join(table: "pd.DataFrame", latents: Latents) -> "pd.DataFrame":
-    """Return the columns of a table for all latents, with DT if it has T90 and T10.
+    """Return the columns of a table for all latents, with DT if it has T90 and T10, lat, lon and datetime.
 
     `pp_file` keeps its form in the table, so that answers can be joined to it. Columns of search answers are dropped.
 
@@ -430,7 +383,10 @@ def join(table: "pd.DataFrame", latents: Latents) -> "pd.DataFrame":
         InputFileError: The table cannot be joined.
     """
     ours = [name for name in (ROW, VECTOR, "cosine", "rank", "answer", "recall") if name in table]
-    return with_dt(latents.full_table(table.drop(columns=ours), own_names=False))
+    whole = usual_names(latents.full_table(table.drop(columns=ours), own_names=False))
+    if "datetime" in whole:
+        dates_of(whole["datetime"])  # says how many cannot be read
+    return with_dt(whole)
 
 
 def vectors(column: Any, dim: int) -> Float32Array:

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _BLOCK_ROWS = 1024
+_ROUNDING = 1e-6  # relative; of float32, and of constants with which something was calculated
+_SMALLEST = 1e-12
 
 
 def feature_std(features: Any) -> float:
@@ -130,7 +132,7 @@ def neighbour_agreement(
         period: of a circular quantity, such as 1 for the fraction of the year: differences take the shorter way.
 
     Returns:
-        The agreement and its standard error, which treats rows as independent. NaN if fewer than two values differ.
+        The agreement and its standard error, which treats rows as independent. NaN if values differ by rounding only.
     """
     known = np.asarray(values, dtype=np.float64)
     near = _difference(known[:, None] - known[neighbours], period)
@@ -142,11 +144,16 @@ def neighbour_agreement(
         float(_difference(finite[start : start + _BLOCK_ROWS, None] - finite, period).sum())
         for start in range(0, count, _BLOCK_ROWS)
     )
-    if total == 0 or not rows.any():
+    if not rows.any() or same_values(finite):
         return float("nan"), float("nan")
     random = total / (count * (count - 1))
     each = np.where(counted, near, 0)[rows].sum(axis=1) / counted[rows].sum(axis=1)
     return float(1 - each.mean() / random), float(each.std() / random / np.sqrt(len(each)))
+
+
+def same_values(values: NDArray[np.float64]) -> bool:
+    """Return whether values (N,) are equal, apart from rounding; there may be none."""
+    return not len(values) or float(np.ptp(values)) <= _ROUNDING * max(float(np.abs(values).max()), _SMALLEST)
 
 
 def _difference(difference: NDArray[np.float64], period: float | None) -> NDArray[np.float64]:

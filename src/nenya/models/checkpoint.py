@@ -22,6 +22,7 @@ from torch import Tensor
 from nenya.errors import CheckpointError, InputFileError, OutputError
 from nenya.models.pickled import ParamsStub, check_torch_file, plain_options
 from nenya.models.resnet import ARCHITECTURES, ContrastiveNet
+from nenya.models.stand_ins import stand_ins
 from nenya.storage.disk import atomic_path, sha256_file
 from nenya.storage.names import parse_json
 from nenya.storage.small_files import check_regular
@@ -37,6 +38,8 @@ PARAMS_NAMES = (
 """Every name under which the options class of the users' checkpoints has been pickled."""
 
 _SHOWN = 3
+_FIRST = "encoder.conv1.weight"
+_OTHER_KEYS = ("model_state_dict", "network", "net", "weights")
 _NUMBERS = ("weight", "bias", "running_mean", "running_var")
 
 
@@ -120,8 +123,8 @@ def _load_pickle(path: Path) -> Any:
     try:
         # Not torch's context of safe globals, which on exit also removes those that others registered.
         register_params_stubs()
-        check_torch_file(path)
-        with warnings.catch_warnings():
+        with stand_ins(), warnings.catch_warnings():
+            check_torch_file(path)
             # torch warns of pickle protocols that it then refuses with an error anyway.
             warnings.simplefilter("ignore", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -143,14 +146,18 @@ def _load_pickle(path: Path) -> Any:
 
 
 def _from_pickle(path: Path, content: Any) -> Checkpoint:
-    """Convert the dictionary of a `.pth` or `.ckpt`."""
+    """Convert the dictionary of a `.pth` or `.ckpt`, or one of weights alone."""
+    if _is_weights(content):
+        content = {"model": content}
     key, layout = ("model", "pth")
     if isinstance(content, dict) and (
         "pytorch-lightning_version" in content or ("model" not in content and "state_dict" in content)
     ):
         key, layout = ("state_dict", "ckpt")
-    elif path.suffix == ".ckpt":
+    elif path.suffix == ".ckpt" and "model" not in content:
         key = "state_dict"
+    if isinstance(content, dict) and key not in content:
+        key = next((other for other in _OTHER_KEYS if _is_weights(content.get(other))), key)
     if not isinstance(content, dict) or key not in content:
         found = _some(content) if isinstance(content, dict) else type(content).__name__
         raise CheckpointError(f"checkpoint {path}: expected weights under '{key}', got {found}")
@@ -197,7 +204,7 @@ def _options(path: Path, options: Any) -> dict[str, Any]:
 
 
 def _clean_names(path: Path, tensors: Any) -> dict[str, Tensor]:
-    """Remove the prefixes of DataParallel, torch.compile and our LightningModule from the names."""
+    """Remove any prefix from the names, such as those of DataParallel, torch.compile and LightningModules."""
     if not isinstance(tensors, Mapping) or not tensors:
         raise CheckpointError(f"checkpoint {path}: expected a dictionary of weights, got {type(tensors).__name__}")
     wrong = [name for name, value in tensors.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
@@ -205,8 +212,20 @@ def _clean_names(path: Path, tensors: Any) -> dict[str, Tensor]:
         raise CheckpointError(f"checkpoint {path}: expected tensors as weights, got other types for {_some(wrong)}")
     _check_tensors(path, tensors)
     cleaned = {re.sub(r"module\.|_orig_mod\.", "", name): value for name, value in tensors.items()}
-    inside = {name.removeprefix("net."): value for name, value in cleaned.items() if name.startswith("net.")}
-    return inside or cleaned
+    prefixes = [name.removesuffix(_FIRST) for name in cleaned if f".{name}".endswith(f".{_FIRST}")]
+    if len(prefixes) > 1 and "" not in prefixes:
+        raise CheckpointError(
+            f"checkpoint {path} holds several networks, {_some(prefixes)}: give a file with the weights of one of them"
+        )
+    prefix = prefixes[0] if len(prefixes) == 1 else ""
+    if not prefix and prefixes and _FIRST not in tensors:  # all prefixes were removed; the rest is not the network's
+        return {name: value for name, value in cleaned.items() if name.startswith(("encoder.", "head."))}
+    return {name.removeprefix(prefix): value for name, value in cleaned.items() if name.startswith(prefix)}
+
+
+def _is_weights(content: Any) -> bool:
+    """Return whether an object is a dictionary of tensors."""
+    return isinstance(content, Mapping) and bool(content) and all(isinstance(v, Tensor) for v in content.values())
 
 
 def _check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

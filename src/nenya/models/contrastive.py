@@ -260,7 +260,27 @@ def load_model(options: Options, ckpt: str | None) -> tuple[Checkpoint, Contrast
         CheckpointError: The file is missing, damaged, refused, or of another architecture.
         StorageError: An S3 service does not deliver it.
     """
-    source, model = weights_source(options, ckpt), options.model
+    source, stamp = _stamped(weights_source(options, ckpt))
+    model = options.model
+    architecture = (model.ssl_model, model.feat_dim, model.nchannels, model.width)
+    # Lightning converts a network to half precision in place, so it is not shared between precisions.
+    checkpoint, net = _load(source, stamp, architecture, options.trainer.precision, options.loader.cache_dir)
+    return checkpoint, ContrastiveModule(options, net, trained=False)
+
+
+def checkpoint_of(options: Options, ckpt: str | None) -> Checkpoint:
+    """Return the checkpoint of `ckpt`, or of `model.weights`, of whatever architecture.
+
+    Raises:
+        OptionError: Neither is given, or it names an environment variable that is not set.
+        CheckpointError: The file is missing, damaged, or refused.
+        StorageError: An S3 service does not deliver it.
+    """
+    return _read(*_stamped(weights_source(options, ckpt)), options.loader.cache_dir)
+
+
+def _stamped(source: str) -> tuple[str, tuple[object, ...]]:
+    """Return the address of weights, and what changes when they are replaced."""
     if is_s3(source):
         found = store().head(source)
         if found is None:
@@ -271,10 +291,16 @@ def load_model(options: Options, ckpt: str | None) -> tuple[Checkpoint, Contrast
         status = path.stat() if path.is_file() else None  # load_checkpoint raises the error
         source = str(path.absolute()) if status else source
         stamp = (status.st_ino, status.st_size, status.st_mtime_ns) if status else ()
-    architecture = (model.ssl_model, model.feat_dim, model.nchannels, model.width)
-    # Lightning converts a network to half precision in place, so it is not shared between precisions.
-    checkpoint, net = _load(source, stamp, architecture, options.trainer.precision, options.loader.cache_dir)
-    return checkpoint, ContrastiveModule(options, net, trained=False)
+    return source, stamp
+
+
+@lru_cache(maxsize=1)
+def _read(source: str, stamp: tuple[object, ...], cache_dir: str | None) -> Checkpoint:
+    """Read weights; `stamp` only distinguishes them."""
+    if is_s3(source):
+        with temporary_copy(source, cache_dir) as path:
+            return load_checkpoint(path)
+    return load_checkpoint(source)
 
 
 @lru_cache(maxsize=_KEPT)
@@ -286,11 +312,8 @@ def _load(
     cache_dir: str | None,
 ) -> tuple[Checkpoint, ContrastiveNet]:
     """Read the weights into a network; `stamp` and `precision` only distinguish cached networks."""
-    if is_s3(source):
-        with temporary_copy(source, cache_dir) as path:
-            checkpoint = load_checkpoint(path)
-    else:
-        checkpoint = load_checkpoint(source)
+    checkpoint = _read(source, stamp, cache_dir)
+    _read.cache_clear()
     net = ContrastiveNet(*_with_channels_of(checkpoint, architecture))
     load_weights(net, checkpoint)
     # The network's own tensors, so that there is one copy in memory.

@@ -16,6 +16,7 @@ from typing import IO, Any
 from torch.serialization import get_safe_globals
 
 from nenya.errors import CheckpointError
+from nenya.models.stand_ins import StandIn
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,14 @@ _REBUILDS = tuple(f"torch._utils._rebuild_{name}" for name in (
     "tensor", "tensor_v2", "tensor_v3", "parameter", "parameter_with_state"))  # fmt: skip
 _CALLS = (
     *_REBUILDS,
-    *("collections.OrderedDict", "collections.Counter", "_codecs.encode", "torch.Size", "torch.device"),
+    *(
+        "collections.OrderedDict",
+        "collections.Counter",
+        "collections.defaultdict",
+        "_codecs.encode",
+        "torch.Size",
+        "torch.device",
+    ),
     *("torch.serialization._get_layout", "torch.nn.parameter.Parameter", "torch._tensor._rebuild_from_type_v2"),
     *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("set", "complex", "bytearray")),
 )
@@ -330,6 +338,8 @@ class _Plain:
             return value
         if isinstance(value, ParamsStub):
             value = vars(value)
+        if isinstance(value, StandIn):
+            return self.value(value.plain(), depth + 1)
         if isinstance(value, Mapping):
             return {_key(key): self.value(item, depth + 1) for key, item in value.items()}
         if isinstance(value, list | tuple | set | frozenset):

@@ -21,7 +21,7 @@ class TrainOptions(Options):
 class ExtractOptions(Options):
     """Options of extraction."""
 
-    uses: ClassVar = (
+    uses: ClassVar[tuple[str, ...]] = (
         *("model", "preprocess", "loader", "archive", "trainer", "logger"),
         *("data", "out", "seed", "clobber", "debug"),
     )
@@ -36,8 +36,7 @@ class ExtractOptions(Options):
 class VerifyOptions(Options):
     """Options of the verification of latents files."""
 
-    uses: ClassVar = ("loader", "data")
-    positional: ClassVar = "data"
+    uses: ClassVar[tuple[str, ...]] = ("loader", "data")
 
     source: Any = option(None, "cutout files of the latents: a folder, a glob, a list")
     provenance: bool = option(True, "require provenance in the files; those of the original nenya have none")
@@ -51,7 +50,7 @@ def _is_band(value: Any) -> bool:
 class GenerateOptions(Options):
     """Options of generated data sets."""
 
-    uses: ClassVar = ("out", "seed", "clobber", "debug")
+    uses: ClassVar[tuple[str, ...]] = ("out", "seed", "clobber", "debug")
     instead: ClassVar = {"data": "generate creates its own data; out= is the output"}
 
     kind: str = option("ocean", "kind of data", one_of("ocean", "white", "power2", "power4"))
@@ -71,8 +70,7 @@ class GenerateOptions(Options):
 class SpectraOptions(Options):
     """Options of power spectra and slopes."""
 
-    uses: ClassVar = ("loader", "data", "out", "clobber")
-    positional: ClassVar = "data"
+    uses: ClassVar[tuple[str, ...]] = ("loader", "data", "out", "clobber")
 
     band: Any = option(
         [4, 40],
@@ -98,8 +96,7 @@ class SpectraOptions(Options):
 class InspectOptions(Options):
     """Options of the inspection of files."""
 
-    uses: ClassVar = ("loader", "data", "out")
-    positional: ClassVar = "data"
+    uses: ClassVar[tuple[str, ...]] = ("loader", "data", "out")
 
     rows: int | None = option(None, "largest number of rows read per data set; default all", at_least(1))
     sheet: bool = option(True, "draw a contact sheet of cutouts")
@@ -109,17 +106,18 @@ class InspectOptions(Options):
 class RepackOptions(Options):
     """Options of the repacking of cutout files."""
 
-    uses: ClassVar = ("loader", "data", "out", "clobber")
-    positional: ClassVar = "data"
+    uses: ClassVar[tuple[str, ...]] = ("loader", "data", "out", "clobber")
 
     codec: str = option("gzip", "gzip, lzf (both with shuffle where it helps) or none", one_of("gzip", "lzf", "none"))
+    force: bool = option(False, "also write a file that reads slower than its source")
 
 
 @dataclass
 class ExportOptions(Options):
     """Options of the export of weights."""
 
-    uses: ClassVar = ("model", "loader", "out", "clobber")
+    uses: ClassVar[tuple[str, ...]] = ("model", "loader", "out", "clobber")
+    positional: ClassVar = "ckpt"
 
     ckpt: str | None = option(None, "weights to export; default model.weights")
 
@@ -145,7 +143,7 @@ _SIDES = ("two integers of at least 1, such as [3,1], or null", _numbers(whole=T
 class PrepareOptions(Options):
     """Options of the preparation of cutouts; those of a recipe keep the names that users know."""
 
-    uses: ClassVar = ("loader", "data", "out", "seed", "clobber")
+    uses: ClassVar[tuple[str, ...]] = ("loader.cache_dir", "loader.allow_external", "data", "out", "seed", "clobber")
 
     recipe: str = option("grid", "name of the recipe: a file in configs/sensor")
     quantity: str = option(
@@ -228,7 +226,8 @@ def _is_names(value: Any) -> bool:
 class StatisticsOptions(AnalysisOptions):
     """Options of the statistics of a selection from `table` or `archive`."""
 
-    uses: ClassVar = ("loader", "data", "out", "clobber")
+    uses: ClassVar[tuple[str, ...]] = ("loader", "data", "out", "clobber")
+    positional: ClassVar = "table"
 
     archive_dir: str | None = option(None, "an archive of nenya update, instead of table=")
     version: str | None = option(None, "model version of the archive, if it has several")
@@ -245,8 +244,7 @@ class StatisticsOptions(AnalysisOptions):
 class ClustersOptions(AnalysisOptions):
     """Options of clusters of latents."""
 
-    uses: ClassVar = ("loader", "data", "out", "seed", "clobber")
-    positional: ClassVar = "data"
+    uses: ClassVar[tuple[str, ...]] = ("loader", "data", "out", "seed", "clobber")
 
     method: str = option("kmeans", "mini-batch k-means, or HDBSCAN on a sample", one_of("kmeans", "hdbscan"))
     k: int | None = option(None, "number of clusters (kmeans)", at_least(1))
@@ -268,7 +266,8 @@ class ClustersOptions(AnalysisOptions):
 class FiguresOptions(AnalysisOptions):
     """Options of figures of a table and its cutouts."""
 
-    uses: ClassVar = ("loader", "out", "clobber")
+    uses: ClassVar[tuple[str, ...]] = ("loader", "out", "clobber")
+    positional: ClassVar = "table"
     instead: ClassVar = {"data": "use table= or archive= for the rows, images= for the cutouts"}
 
     archive_dir: str | None = option(None, "an archive of nenya update, instead of table=")
@@ -299,7 +298,7 @@ class FiguresOptions(AnalysisOptions):
 class IndexOptions(AnalysisOptions):
     """Options of the index of an archive."""
 
-    uses: ClassVar = ("loader", "data", "out", "seed", "clobber")
+    uses: ClassVar[tuple[str, ...]] = ("loader", "data", "out", "seed", "clobber")
     words: ClassVar = {"add": "add=true"}
 
     add: bool = option(False, "add to an existing index; the word `add` does the same")
@@ -316,12 +315,14 @@ class IndexOptions(AnalysisOptions):
 class SearchOptions(AnalysisOptions):
     """Options of similarity search in `data` (with `table`), `index` or `archive`."""
 
-    uses: ClassVar = ("model", "preprocess", "loader", "data", "out", "clobber")
+    uses: ClassVar[tuple[str, ...]] = ("model", "preprocess", "loader", "data", "out", "clobber")
 
     index: str | None = option(None, "an index of nenya index; otherwise data= is searched exactly")
     archive_dir: str | None = option(None, "an archive of nenya update")
     version: str | None = option(None, "model version of the archive, if it has several")
-    like: Any = option(None, "examples: row numbers, uid:<UID>, <cutout file>:<train or valid>:<row>; one or a list")
+    like: Any = option(
+        None, "examples: rows of the table, uid:<UID>, train:<row>, <cutout file>:<train or valid>:<row>; one or a list"
+    )
     unlike: Any = option(None, "negative examples, likewise")
     image: Any = option(None, "examples: .npy, .npz, or <cutout file>.h5:<partition>:<row>, encoded by the model")
     ckpt: str | None = option(None, "weights for image=; default model.weights")
@@ -352,8 +353,7 @@ class SearchOptions(AnalysisOptions):
 class MetricsOptions(AnalysisOptions):
     """Options of the metrics of latents."""
 
-    uses: ClassVar = ("model", "preprocess", "augment", "loader", "data", "out", "seed", "clobber")
-    positional: ClassVar = "data"
+    uses: ClassVar[tuple[str, ...]] = ("model", "preprocess", "augment", "loader", "data", "out", "seed", "clobber")
 
     images: Any = option(None, "cutout files of the latents, for invariance and eigen-images: a folder, glob or list")
     ckpt: str | None = option(None, "weights of the latents; default model.weights")
@@ -369,8 +369,7 @@ class MetricsOptions(AnalysisOptions):
 class EmbedOptions(AnalysisOptions):
     """Options of UMAP embeddings."""
 
-    uses: ClassVar = ("loader", "data", "out", "seed", "clobber", "debug")
-    positional: ClassVar = "data"
+    uses: ClassVar[tuple[str, ...]] = ("loader", "data", "out", "seed", "clobber", "debug")
 
     projector: str | None = option(None, "an existing projector; default: fit a new one")
     umap_savefile: str | None = option(None, "output for the fitted projector; default <name of out>_UMAP.h5 beside it")
@@ -387,7 +386,7 @@ class EmbedOptions(AnalysisOptions):
 class MigrateOptions(Options):
     """Options of the check of a folder of the original nenya; `out` is the report as .json or .csv."""
 
-    uses: ClassVar = ("out", "clobber")
+    uses: ClassVar[tuple[str, ...]] = ("out", "clobber")
     positional: ClassVar = "folder"
 
     folder: str | None = option(None, "the folder, including its subfolders; it is only read")
@@ -397,7 +396,8 @@ class MigrateOptions(Options):
 class PortalOptions(AnalysisOptions):
     """Options of the portal."""
 
-    uses: ClassVar = ("model", "preprocess", "loader", "trainer", "data", "seed", "clobber")
+    uses: ClassVar[tuple[str, ...]] = ("model", "preprocess", "loader", "trainer", "data", "seed", "clobber")
+    positional: ClassVar = "table"
 
     archive_dir: str | None = option(None, "an archive of nenya update, instead of table=")
     version: str | None = option(None, "model version of the archive, if it has several")
@@ -432,7 +432,8 @@ _PLAIN_NAME = (
 class UpdateOptions(PrepareOptions):
     """Options of updates of an archive; those that affect the results are fixed by the first call."""
 
-    uses: ClassVar = ("model", "preprocess", "loader", "trainer", "seed")
+    uses: ClassVar[tuple[str, ...]] = ("model", "preprocess", "loader", "trainer", "seed")
+    positional: ClassVar = "archive_dir"
     instead: ClassVar = {
         **dict.fromkeys(
             ("clobber", "debug"), "nothing in an archive is overwritten; use another version= for a new start"
@@ -471,7 +472,7 @@ class UpdateOptions(PrepareOptions):
 class StatusOptions(Options):
     """Options of the status of an archive."""
 
-    uses: ClassVar = ("loader",)
+    uses: ClassVar[tuple[str, ...]] = ("loader",)
     positional: ClassVar = "archive_dir"
 
     archive_dir: str | None = option(None, "the archive, a folder or an s3:// address")

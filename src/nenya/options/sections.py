@@ -159,7 +159,7 @@ class TrainerOptions:
     limit_train_batches: Any = option(1.0, "share or number of training batches an epoch")
     limit_val_batches: Any = option(1.0, "share or number of validation batches")
     log_every_n_steps: int = option(20, "steps between log entries", at_least(1))
-    enable_progress_bar: bool | None = option(None, "progress bar; default: if the output is a terminal")
+    enable_progress_bar: bool | None = option(None, "progress of a training: a bar, or lines if there is no terminal")
     deterministic: bool = option(False, "deterministic algorithms only")
 
 
@@ -187,15 +187,16 @@ class Options:
     """Options shared by the commands; a command adds its own, and declares which of the shared ones it uses.
 
     Attributes:
-        uses: names of the shared options and sections that the command uses; None for all.
+        uses: names of the shared options and sections that the command uses, `section.key` for one key of a section;
+            None for all.
         instead: a shared option that users may expect -> what to use instead.
-        positional: the option that a word without `=` sets; of `data` there may be several.
+        positional: the option that words without `=` set, the input of the command; of `data` there may be several.
         words: a word without `=` -> the override that it stands for.
     """
 
     uses: ClassVar[tuple[str, ...] | None] = None
     instead: ClassVar[Mapping[str, str]] = {}
-    positional: ClassVar[str | None] = None
+    positional: ClassVar[str | None] = "data"
     words: ClassVar[Mapping[str, str]] = {}
 
     model: ModelOptions = field(default_factory=ModelOptions)
@@ -219,8 +220,18 @@ class Options:
 def taken(options_type: type[Options]) -> list[str]:
     """Return the names of the options and sections that a command takes, in the order of their declaration."""
     shared = {f.name for f in dataclasses.fields(Options)}
-    uses = shared if options_type.uses is None else {*options_type.uses, "traceback"}
+    named = {name.partition(".")[0] for name in options_type.uses or ()}
+    uses = shared if options_type.uses is None else {*named, "traceback"}
     return [f.name for f in dataclasses.fields(options_type) if f.name in uses or f.name not in shared]
+
+
+def keys_of(options_type: type[Options], section: str) -> list[str]:
+    """Return the keys of a section that a command takes; none if this is not a section."""
+    kind: Any = next(f.type for f in dataclasses.fields(options_type) if f.name == section)
+    if not dataclasses.is_dataclass(kind):
+        return []
+    uses = options_type.uses
+    return [f.name for f in dataclasses.fields(kind) if uses is None or {section, f"{section}.{f.name}"} & {*uses}]
 
 
 O = TypeVar("O", bound=Options)  # noqa: E741  # the type of the options of one command

@@ -17,7 +17,7 @@ _NOTES = (
     "view compared with the cutout in the file; two_views between two training views; other "
     "between different cutouts.",
     "Neighbours: 1 - (mean difference to the nearest latents) / (mean difference of all pairs), within a seeded "
-    "sample; the season is circular and counted from the winter solstice of either hemisphere.",
+    "sample; the season is the day of the year of the calendar, on both hemispheres, and circular.",
     "Images: for each end of a component the cutouts whose latents, relative to the mean, are closest to its "
     "direction, and an image from gradient ascent with a penalty on its total variation, within the contrasts of the "
     "cutouts.",

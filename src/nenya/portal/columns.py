@@ -12,6 +12,7 @@ from nenya.io import read_table
 from nenya.storage.table_files import check_arrow, check_table
 from nenya.tables.comparison import NO_DATE
 from nenya.tables.key_columns import COLUMNS
+from nenya.tables.place_and_time import other_names
 from nenya.tables.quantities import DIFFERENCE, TERMS, dt_name
 
 FloatArray = NDArray[np.float32]
@@ -110,6 +111,15 @@ class Columns:
     """
 
     def __init__(self, table: Any) -> None:
+        import pyarrow as pa
+
+        for name, other in other_names(table.column_names).items():
+            if (
+                name != "datetime"
+                or not pa.types.is_primitive(kind := table.schema.field(other).type)
+                or pa.types.is_temporal(kind)
+            ):
+                table = table.append_column(name, table.column(other))
         self.table = table
         self.rows: int = table.num_rows
         self.names: list[str] = list(table.column_names)

@@ -32,7 +32,19 @@ def is_main_process() -> bool:
     # Before SLURM's variable, which an interactive shell passes to all processes that Lightning starts.
     if "LOCAL_RANK" in env:
         return int(env["LOCAL_RANK"]) == int(env.get("NODE_RANK", "0")) == 0
-    return int(env.get("SLURM_PROCID", "0")) == int(env.get("NODE_RANK", "0")) == 0
+    rank = int(env.get("SLURM_PROCID", "0")) if srun_tasks() > 1 else 0
+    return rank == int(env.get("NODE_RANK", "0")) == 0
+
+
+def srun_tasks() -> int:
+    """Return the number of processes that srun started together with this one; 1 if srun did not start it.
+
+    In the shell of salloc, in a batch script and in a notebook there are variables of SLURM too.
+    """
+    env = os.environ
+    if not {"SLURM_STEP_ID", "SLURM_STEPID"} & set(env) or "SLURM_PROCID" not in env:
+        return 1
+    return int(env.get("SLURM_STEP_NUM_TASKS") or env.get("SLURM_NTASKS") or 1)
 
 
 def git_commit() -> str:
@@ -117,10 +129,11 @@ class RowProgress:
         total: number of rows.
         before: number of rows completed earlier, excluded from the estimate of speed.
         visible: whether anything is shown.
+        unit: what is counted.
     """
 
-    def __init__(self, name: str, total: int, *, before: int = 0, visible: bool = True) -> None:
-        self.name, self.total, self.before, self.visible = name, total, before, visible
+    def __init__(self, name: str, total: int, *, before: int = 0, visible: bool = True, unit: str = "rows") -> None:
+        self.name, self.total, self.before, self.visible, self.unit = name, total, before, visible, unit
         self.done, self.start = before, time.monotonic()
         self._said = self.start
         self._bar: Progress | None = None  # of rich, loaded only for a terminal
@@ -141,6 +154,12 @@ class RowProgress:
             self._bar.start()
         return self
 
+    def rename(self, name: str) -> None:
+        """Change the label."""
+        self.name = name
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], description=printed(name))
+
     def advance(self, rows: int) -> None:
         """Count rows as done."""
         rows = min(rows, self.total - self.done) if self.total else rows
@@ -151,7 +170,7 @@ class RowProgress:
         elif self.visible and now - self._said > _SECONDS_BETWEEN_LINES:
             self._said = now
             left = (self.total - self.done) * (now - self.start) / (self.done - self.before)
-            log.info("%s: %d of %d rows, about %.0f s left", self.name, self.done, self.total, left)
+            log.info("%s: %d of %d %s, about %.0f s left", self.name, self.done, self.total, self.unit, left)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

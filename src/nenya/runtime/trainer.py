@@ -3,13 +3,13 @@
 import logging
 import os
 import socket
-import sys
 import threading
 import time
 import urllib.parse
 import warnings
 from collections import defaultdict
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from lightning.pytorch.profilers import Profiler
 import nenya
 from nenya.errors import OptionError
 from nenya.options.sections import Options, TrainerOptions
-from nenya.runtime.process import git_commit, is_main_process
+from nenya.runtime.process import git_commit, is_main_process, srun_tasks
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -65,26 +65,48 @@ def make_trainer(options: TrainerOptions, **settings: Any) -> "Trainer":
     Raises:
         OptionError: Lightning refuses a setting, such as more devices than exist.
     """
-    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch import Trainer
 
     _quieten_libraries()
     ledger = Ledger()
     arguments = {**asdict(options), "profiler": ledger, **settings}
-    if SLURMEnvironment.detect():
-        # Lightning's handler of SIGUSR1 would save and requeue itself; nenya exits with 75 and the job script requeues.
-        arguments["plugins"] = [*arguments.get("plugins", []), SLURMEnvironment(auto_requeue=False)]
-    if arguments["enable_progress_bar"] is None:
-        arguments["enable_progress_bar"] = sys.stderr.isatty()
+    arguments["enable_progress_bar"] = False  # nenya shows its own
     try:
+        if environment := _environment():
+            arguments["plugins"] = [*arguments.get("plugins", []), environment]
         trainer = Trainer(
             use_distributed_sampler=False, num_sanity_val_steps=0, enable_model_summary=False, **arguments
         )
-    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
         raise OptionError(f"invalid trainer options on this machine: {str(error).splitlines()[0]}") from error
     ledger.device = trainer.strategy.root_device
     return trainer
+
+
+def _environment() -> Any:
+    """Return Lightning's plug-in that says which processes work together; None if no variable of SLURM is set."""
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+
+    if "SLURM_NTASKS" not in os.environ or "RANK" in os.environ:
+        return None
+    if srun_tasks() > 1:
+        # Lightning's handler of SIGUSR1 would save and requeue itself; nenya exits with 75 and the job script requeues.
+        return SLURMEnvironment(auto_requeue=False) if SLURMEnvironment.detect() else None
+    if int(os.environ["SLURM_NTASKS"] or 1) > 1 and "LOCAL_RANK" not in os.environ:
+        _warn_of_tasks(os.environ["SLURM_NTASKS"])
+    return LightningEnvironment()
+
+
+@lru_cache(maxsize=1)
+def _warn_of_tasks(tasks: str) -> None:
+    """Say once that the tasks of an allocation are not used."""
+    log.warning(
+        "SLURM has %s tasks, but srun did not start this process: working with the devices of this machine only; "
+        "'srun nenya ...' with trainer.devices= and trainer.num_nodes= uses all tasks",
+        tasks,
+    )
 
 
 def check_trainer(options: TrainerOptions) -> int:

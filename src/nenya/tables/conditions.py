@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.defs import DT_INTERVALS, REGIONS, SEASONS
-from nenya.errors import InputFileError, OptionError
+from nenya.errors import OptionError
 from nenya.options.declare import suggest
 from nenya.options.extras import need
 from nenya.tables.key_columns import KEYS
+from nenya.tables.place_and_time import dates_of, usual_names
 from nenya.tables.quantities import with_dt
 from nenya.tables.where import check_condition
 
@@ -95,7 +96,7 @@ def rows_where(table: "pd.DataFrame", sql: str) -> NDArray[np.bool_]:
     import lancedb
     import pyarrow as pa
 
-    sql = _with_moments(sql)
+    sql, table = _with_moments(sql), usual_names(table)
     whole = f"({sql})"  # otherwise the database ignores what follows a condition
     table = with_dt(table)
     named = [name for name in table.columns if re.search(rf"\b{re.escape(str(name))}\b", sql, re.I)]
@@ -116,16 +117,8 @@ def as_arrow(column: "pd.Series") -> Any:
     import pandas as pd
     import pyarrow as pa
 
-    if column.name == "datetime":
-        try:
-            column = pd.to_datetime(column, format="ISO8601" if column.dtype.kind not in "mM" else None, utc=False)
-        except (ValueError, TypeError) as error:
-            raise InputFileError(
-                f"expected dates such as 2012-03-01T12:00 in the column datetime: {str(error).splitlines()[0]}"
-            ) from error
-    if column.dtype.kind == "M" or isinstance(column.dtype, pd.DatetimeTZDtype):
-        moments = column.dt.tz_convert("UTC").dt.tz_localize(None) if column.dt.tz is not None else column
-        return pa.array(moments.to_numpy("datetime64[us]"), pa.timestamp("us"))
+    if column.name == "datetime" or column.dtype.kind == "M" or isinstance(column.dtype, pd.DatetimeTZDtype):
+        return pa.array(dates_of(column, check=False).to_numpy("datetime64[us]"), pa.timestamp("us"))
     kinds = {"i": pa.int64(), "u": pa.int64(), "f": pa.float64(), "b": pa.bool_()}
     if column.dtype.name.lower().startswith("uint64"):  # beyond 2^63 too
         return pa.array(column, pa.uint64(), from_pandas=True)

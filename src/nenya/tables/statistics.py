@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from nenya.errors import InputFileError
 from nenya.tables.comparison import NO_DATE, compare, compare_dates, compare_regions, comparison
 from nenya.tables.grids import Grid, globe, wrap_longitude
+from nenya.tables.place_and_time import dates_of, usual_names
 from nenya.tables.quantities import Float64Array, metric, numbers_of
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def selection_statistics(
     Raises:
         InputFileError: `chosen` does not fit the table.
     """
-    mask = _mask(chosen, len(table))
+    mask, table = _mask(chosen, len(table)), usual_names(table)
     grid = globe(degrees)
     none = np.zeros((grid.rows, grid.columns), np.int64)
     regions, maps = comparison([], np.zeros(0), np.zeros(0), (0, 0)), (none, none)
@@ -162,18 +163,10 @@ def _maps(grid: Grid, lon: Float64Array, lat: Float64Array, mask: BoolArray) -> 
 
 def _months(column: "pd.Series[Any] | None", rows: int) -> IntArray:
     """Return the months of dates, as `compare_dates` takes them."""
-    import pandas as pd
-
     if column is None:
         return np.full(rows, NO_DATE)
-    if getattr(column.dtype, "kind", "") != "M":
-        if pd.api.types.is_numeric_dtype(column):
-            raise InputFileError(f"expected dates such as 2012-03-01T12:00 in the column datetime, got {column.dtype}")
-        column = pd.to_datetime(column, errors="coerce", utc=True, format="ISO8601")
-    if getattr(column.dtype, "tz", None) is not None:
-        column = column.dt.tz_convert("UTC").dt.tz_localize(None)
     months: IntArray = (
-        column.to_numpy().astype("datetime64[M]").astype(np.int64)
+        dates_of(column).to_numpy().astype("datetime64[M]").astype(np.int64)
     )  # a missing date becomes the smallest int64
     return months
 

@@ -1,0 +1,94 @@
+"""Examples of a search: what a number, a UID or a cutout names among the rows of latents."""
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nenya.errors import InputFileError, OptionError
+from nenya.latents.files import PARTITIONS
+from nenya.storage.paths import key_of
+from nenya.tables.conditions import ROW, text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TABLE_ROW = "table_row"
+"""Column with the number of a row in the table that was given."""
+
+
+class Numbered(NamedTuple):
+    """A partition: names of its cutout file, its own name, its first row and its number of rows."""
+
+    names: tuple[str, ...]
+    partition: str
+    start: int
+    rows: int
+
+
+def parse_example(example: str, columns: Sequence[str], parts: Sequence[Numbered]) -> tuple[str, str]:
+    """Return how to look up an example: a column of row numbers and the number, or ("", a condition in SQL).
+
+    Args:
+        example: a row number (of the table if there is one, otherwise of the latents), `uid:<UID>`,
+            `<train or valid>:<row in it>`, `<cutout file>:<train or valid>:<row in it>`, or `archive_row:<row>`;
+            folder and suffix of the file are ignored.
+        columns: of the table.
+        parts: all partitions.
+
+    Raises:
+        OptionError: The example has none of these forms.
+        InputFileError: There is no such row, or several files have this name.
+    """
+    example = str(example).strip()
+    if example.isdecimal():
+        return TABLE_ROW if TABLE_ROW in columns else ROW, example
+    if match := re.fullmatch(rf"{ROW}:(\d+)", example):
+        return ROW, match[1]
+    if match := re.fullmatch(r"uid:(-?\w+)", example, re.I):
+        if "UID" not in columns:
+            raise OptionError(
+                f"{example}: the table has no column UID; give a row number, or file:partition:row instead"
+            )
+        return "", f"CAST(`UID` AS STRING) = {text(match[1])}"
+    if match := re.fullmatch(r"(?:(.+):)?(\w+):(\d+)", example):
+        if match[2] in PARTITIONS:
+            return ROW, _row_of(example, match[1] and key_of(match[1]), match[2], int(match[3]), parts)
+    raise OptionError(
+        f"{example}: expected a row number, uid:<UID>, <train or valid>:<row> or <cutout file>:<train or valid>:<row>"
+    )
+
+
+def numbered(table: "pd.DataFrame") -> "pd.DataFrame":
+    """Return a table with the number of each row, counted from 0, in the column `table_row`."""
+    return table.assign(**{TABLE_ROW: np.arange(len(table))})
+
+
+def _row_of(example: str, key: str | None, partition: str, row: int, parts: Sequence[Numbered]) -> str:
+    named = [p for p in parts if p.partition == partition and (key is None or key in map(key_of, p.names))]
+    if len(named) == 1 and row < named[0].rows:
+        return str(named[0].start + row)
+    if named:
+        several = f"{len(named)} files have {'this name' if key else f'{partition}: give <cutout file>:{example}'}"
+        why = several if len(named) > 1 else f"{partition} has rows 0 to {named[0].rows - 1}"
+    else:
+        have = ", ".join(dict.fromkeys(f"{key_of(part.names[0])}:{part.partition}" for part in parts[:6]))
+        why = f"no such partition among {len(parts)}, such as {have}"
+    raise InputFileError(f"{example}: no row with a latent: {why}; check the name, or give the row number")
+
+
+def one_row(example: str, found: NDArray[np.int64], rows: int) -> int:
+    """Return the single row found for an example.
+
+    Raises:
+        InputFileError: There are none, or several.
+    """
+    if len(found) != 1:
+        known = f"rows are 0 to {rows - 1}"
+        if example.isdecimal() and int(example) >= rows:
+            raise InputFileError(f"row {example} does not exist; {known}")
+        what = "several rows match" if len(found) else f"no row with a latent among {rows} matches"
+        raise InputFileError(f"{example}: {what}; check the name, or give the row number; {known}")
+    return int(found[0])
