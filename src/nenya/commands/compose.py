@@ -36,6 +36,7 @@ _ORDER = (
 )
 _NOT_FOR_USERS = ("given",)
 GROUPS = ("model", "trainer", "logger", "sensor")
+_QUOTED = ("data", "source", "latents", "images", "origins", "new", "mask_flags")  # any of which may be a list of texts
 
 
 def set_up_logging() -> None:
@@ -224,7 +225,15 @@ def _prepare(options_type: type[Options], arg: str) -> list[str]:
     if key in GROUPS and (key in taken(options_type) or (key == "sensor" and issubclass(options_type, PrepareOptions))):
         return _choose(key, value)
     annotation = _annotation(options_type, key)
-    if annotation in (str, str | None) or key in ("data", "source", "latents", "images", "origins", "new"):
+    if annotation in (str, str | None) or key in (
+        "data",
+        "source",
+        "latents",
+        "images",
+        "origins",
+        "new",
+        "mask_flags",
+    ):
         value = quote(value)
     return [f"{key}={value}"]
 

@@ -3,6 +3,7 @@
 Letters: H rows and W columns of a field.
 """
 
+import dataclasses
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -10,25 +11,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nenya.errors import InputFileError, OptionError
+from nenya.errors import InputFileError
 from nenya.options.commands import PrepareOptions
 from nenya.options.declare import suggest
+from nenya.prepare.flags import FieldMasks
 from nenya.prepare.geometry import Field, wraps
+from nenya.prepare.ranges import FieldRange, drop, nowhere
 from nenya.prepare.sources import reading
 from nenya.prepare.times import find_times
 from nenya.prepare.variables import (
     LATITUDE_NAMES,
     LONGITUDE_NAMES,
-    QUALITY_NAMES,
-    WATER_FLAGS,
     dims_text,
-    find_units,
     find_variable,
     get_variable,
-    high_is_good,
     is_coordinate_of,
     is_vertical,
-    sea_test,
     variables_of,
     with_dims_of,
 )
@@ -55,6 +53,9 @@ class Layout:
         times: of the time steps, datetime64[us].
         faces: numbers of the tiles, [-1] without tiles.
         variable: name of the variable.
+        level: index of the vertical level, 0 without levels.
+        range: units and possible values.
+        masks: quality, flags and masks.
 
     Raises:
         InputFileError: The variable, coordinates, time, quality or mask cannot be found, or the units do not fit the
@@ -80,13 +81,18 @@ class Layout:
                 f"'{self._lat.name}' {dims_text(self._lat)} and '{self._lon.name}' {dims_text(self._lon)}"
             )
         self.faces = list(range(array.sizes[self.face_dim])) if self.face_dim is not None else [-1]
-        self.scale, self.offset = find_units(array, place, options)
+        self.range = FieldRange(array, place, options)
         self._array = array
         self._others = [d for d in array.dims if d not in (*spatial, self.time_dim)]
         self._check_others()
-        self.quality = self._find_quality()
-        self.mask = self._find_mask()
+        self.level = options.level if self._others else 0
+        self.masks = FieldMasks(dataset, array, place, options)
         self.dtime = self._find_dtime()
+
+    @property
+    def level_dim(self) -> str | None:
+        """Name of the vertical dimension, None without levels."""
+        return str(self._others[0]) if self._others else None
 
     def read(self, step: int, face: int) -> Field:
         """Read one field.
@@ -102,20 +108,20 @@ class Layout:
             raw = self._plane(self._array, step, face)
             lat, lon = self._degrees(self._lat, step, face, 90), self._degrees(self._lon, step, face, 540)
             good = np.isfinite(raw)
+            masked = {"missing": int(good.size - np.count_nonzero(good))}
             if self.options.land is not None:
-                good &= raw != self.options.land
-            if self.quality is not None:
-                good &= self._is_good(self._plane(self.quality[0], step, face))
-            if self.mask is not None:
-                good &= self.mask[1](self._plane(self.mask[0], step, face))
+                drop(good, raw == self.options.land, masked, "land")
+            if (empty := nowhere(lat, lon)) is not None:
+                lat[empty] = lon[empty] = np.nan
+                drop(good, empty, masked, "without a place")
+            self.masks.apply(good, lambda array: self._plane(array, step, face), masked)
             seconds = None if self.dtime is None else self._plane(self.dtime, step, face).astype(np.float32)
-        values = (raw * np.float64(self.scale) + self.offset).astype(np.float32)
-        values[~good] = np.nan
-        self._bound(values)
-        field = Field(values, lat, lon, self.times[step], seconds, False, face)
-        return Field(values, lat, lon, self.times[step], seconds, wraps(field), face)
+        values = self.range.convert(raw, good, masked)
+        self._bound(values, masked)
+        field = Field(values, lat, lon, self.times[step], seconds, False, face, masked)
+        return dataclasses.replace(field, wraps=wraps(field))
 
-    def _bound(self, values: NDArray[np.float32]) -> None:
+    def _bound(self, values: NDArray[np.float32], masked: dict[str, int]) -> None:
         """Mask values outside the bounds, and refuse a field entirely outside."""
         bounds = self.options.temp_bounds
         if bounds is None:
@@ -126,12 +132,11 @@ class Layout:
             low, high = np.nanmin(values), np.nanmax(values)
             raise InputFileError(
                 f"{self.place}: expected values of '{self.variable}' within temp_bounds {bounds}, got {low:.4g} to "
-                f"{high:.4g} from '{self._units()}': if these are not its units, give units="
+                f"{high:.4g} from '{self.range.units}': if these are not its units, give units="
             )
+        inside = np.isfinite(values)
+        drop(inside, outside, masked, "outside temp_bounds")
         values[outside] = np.nan
-
-    def _units(self) -> str:
-        return self.options.units or str(self._array.attrs.get("units", ""))
 
     def _plane(self, array: "xarray.DataArray", step: int, face: int) -> NDArray[Any]:
         """Return an array (H, W) of one time and tile; other dimensions of length 1 are dropped."""
@@ -205,56 +210,6 @@ class Layout:
                 f"{self.place}: expected level= below {self._array.sizes[several[0]]}, the size of {several[0]}, got "
                 f"{self.options.level}"
             )
-
-    def _find_quality(self) -> "tuple[xarray.DataArray, bool] | None":
-        """Return the quality and whether high values are good, None if the recipe uses none."""
-        options = self.options
-        if options.quality_thresh is None and options.quality is None:
-            return None
-        if options.quality is not None:
-            found = get_variable(self.dataset, options.quality, self.place, "quality=")
-        else:
-            near = [v for v in variables_of(self.dataset) if is_coordinate_of(v, self._array, whole=True)]
-            named = {str(v.name).lower(): v for v in near}
-            for v in near:
-                if "quality_flag" in str(v.attrs.get("standard_name", "")):
-                    named.setdefault("quality_flag", v)
-            names = [f"qual_{self.variable}".lower(), *QUALITY_NAMES]
-            match = next((named[name] for name in names if name in named), None)
-            if match is None:
-                raise InputFileError(
-                    f"{self.place}: no quality variable found, but quality_thresh={options.quality_thresh} needs "
-                    "one: quality= names it, quality_thresh=null ignores quality"
-                )
-            found = match
-        if options.quality_thresh is None:
-            raise OptionError(f"quality={options.quality} needs quality_thresh=, the worst value that is kept")
-        return with_dims_of(self._array, found), high_is_good(found, options.best_quality)
-
-    def _is_good(self, quality: NDArray[Any]) -> NDArray[np.bool_]:
-        assert self.quality is not None and self.options.quality_thresh is not None
-        with np.errstate(invalid="ignore"):
-            limit = self.options.quality_thresh
-            return np.asarray(quality >= limit if self.quality[1] else (quality <= limit) & (quality >= 0))
-
-    def _find_mask(self) -> "tuple[xarray.DataArray, Callable[[NDArray[Any]], NDArray[np.bool_]]] | None":
-        """Return the mask and a function of its values that is true for sea."""
-        if self.options.mask is not None:
-            found = get_variable(self.dataset, self.options.mask, self.place, "mask=")
-            if not is_coordinate_of(found, self._array, whole=True):
-                raise InputFileError(
-                    f"{self.place}: expected a mask on the grid of '{self.variable}', got '{found.name}' "
-                    f"{dims_text(found)}"
-                )
-            return with_dims_of(self._array, found), sea_test(found)
-        for variable in variables_of(self.dataset):
-            kind = str(variable.attrs.get("standard_name", ""))
-            flags = str(variable.attrs.get("flag_meanings", "")).lower().split()
-            binary = kind in ("sea_binary_mask", "land_binary_mask")
-            named = str(variable.name).lower() == "mask" and bool(set(flags) & set(WATER_FLAGS))
-            if (binary or named) and is_coordinate_of(variable, self._array, whole=True):
-                return with_dims_of(self._array, variable), sea_test(variable)
-        return None
 
     def _find_dtime(self) -> "xarray.DataArray | None":
         """Return the seconds of each pixel after the field's time, as in L2P files."""

@@ -13,7 +13,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures import wait as futures_wait
 from concurrent.futures.process import BrokenProcessPool
@@ -33,10 +33,11 @@ from nenya.io import write_table
 from nenya.options.commands import PrepareOptions
 from nenya.options.files import read_group
 from nenya.options.sections import build_options
+from nenya.prepare.account import masked_words, say_account
 from nenya.prepare.places import Fates, Places, log_missing, missing_table, read_fates, summary
 from nenya.prepare.sources import find_fields, identity_of
 from nenya.prepare.steps import output_size
-from nenya.prepare.work import Outcome, Task, fingerprint, prepare_file
+from nenya.prepare.work import Outcome, Task, account_of, accounts_of, fingerprint, prepare_file
 from nenya.prepare.writer import read_table, recipe_values, write_outputs
 from nenya.runtime.progress import RowProgress
 from nenya.storage.disk import remove_half, sha256_file
@@ -124,6 +125,9 @@ def prepare(options: PrepareOptions | Mapping[str, Any]) -> Prepared:
             shutil.rmtree(folder, ignore_errors=True)
             kind = InputFileError if failed or not parts else NoCutouts
             raise kind(_why_none(options, outcomes, failed, len(parts), fates))
+        for name, account in accounts_of(tasks, outcomes):
+            if not account.cutouts:
+                say_account(name, account)
         for line in failed.values():
             log.error("skipped: %s", line)
         if empty := len(parts) - table["part"].nunique():
@@ -333,6 +337,8 @@ def _work(
         for number, outcome in _outcomes(tasks, options, check):
             outcomes[number] = outcome
             progress.advance(1)
+            if account := account_of(number, tasks, outcomes):
+                say_account(tasks[number].name, account)
     parts: dict[tuple[str, str], dict[int, Path]] = {}
     failed: dict[str, str] = {}
     for number, task in enumerate(tasks):
@@ -452,7 +458,7 @@ def _interruptible(folder: Path) -> Iterator[Callable[[], None]]:
 
 def _why_none(
     options: PrepareOptions,
-    outcomes: Iterable[Outcome],
+    outcomes: Sequence[Outcome],
     failed: Mapping[str, str],
     done: int,
     fates: Fates | None = None,
@@ -472,6 +478,7 @@ def _why_none(
         return (
             f"{where}: no cutout of {side} has a clear pixel: the field is "
             "smaller than that, or entirely masked (land, cloud, quality, temp_bounds)"
+            + masked_words(outcome.account for outcome in outcomes)
         )
     wanted = f"clear_threshold={options.clear_threshold:g}"
     if clearest * 100 >= options.clear_threshold:
