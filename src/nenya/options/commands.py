@@ -103,6 +103,7 @@ class InspectOptions(Options):
 
     rows: int | None = option(None, "largest number of rows read per data set; default all", at_least(1))
     sheet: bool = option(True, "draw a contact sheet of cutouts")
+    recipe: str | None = option(None, "for a file of fields: a recipe, or your own .yaml; default: the one that fits")
 
 
 @dataclass

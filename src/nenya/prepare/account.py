@@ -159,8 +159,6 @@ def merged(accounts: Iterable[Account]) -> Account:
 def masked_words(accounts: Iterable[Account]) -> str:
     """Return the end of an error on files without a cutout: what is left of them, and why."""
     whole = merged(accounts)
-    if whole.tally.constant:
-        return f"; {whole.tally.constant} cutouts are constant"
     return f"; {whole.tally.text(whole.unit)}" if any(whole.tally.masked.values()) else ""
 
 

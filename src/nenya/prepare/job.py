@@ -481,6 +481,10 @@ def _why_none(
             + masked_words(outcome.account for outcome in outcomes)
         )
     wanted = f"clear_threshold={options.clear_threshold:g}"
+    if constant := sum(outcome.account.tally.constant for outcome in outcomes):
+        return (
+            f"{where}: all cutouts with enough clear pixels are constant ({constant}): nothing can be learnt from them"
+        )
     if clearest * 100 >= options.clear_threshold:
         return f"{where}: every cutout has masked pixels left (inpaint={options.inpaint}); inpaint=fast fills them"
     return f"{where}: no cutout reaches {wanted} %; the clearest has {100 * clearest:.1f} %: lower it, or field_size"

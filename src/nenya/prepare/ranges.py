@@ -246,7 +246,7 @@ class FieldRange:
             flat = good & (values == value)
             self._note(
                 f"constant {value}",
-                f"regions where '{self.variable}' is exactly {value:.6g} {self.unit}, apart from the field around them, "
+                f"regions where '{self.variable}' is exactly {value:.6g} {self.unit}, apart from the field around, "
                 "are masked as land or fill (mask_constant=false keeps them)",
             )
             drop(good, flat, counts, "constant")
