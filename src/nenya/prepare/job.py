@@ -28,6 +28,7 @@ import numpy as np
 
 import nenya
 from nenya.data.hdf5_open import open_hdf5
+from nenya.data.orientation import ROW_ORDER, one_order
 from nenya.errors import InputFileError, Interrupted, OptionError, OutputError
 from nenya.io import write_table
 from nenya.options.commands import PrepareOptions
@@ -117,6 +118,11 @@ def prepare(options: PrepareOptions | Mapping[str, Any]) -> Prepared:
         tasks = _tasks(sources, identities, made_by, folder, options, places)
         parts, failed, outcomes = _work(tasks, options, check)
         failed |= {_name_of(s): str(e) for s, e in identities.items() if isinstance(e, InputFileError)}
+        try:
+            order = one_order({outcome.row_order for outcome in outcomes if outcome.parts})
+        except InputFileError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         local = folder / out.rpartition("/")[2] if isinstance(out, str) else out
         table = read_table(parts, options, out if isinstance(out, str) else out.name) if parts else None
         fates = read_fates([part for _, part in parts], places) if places is not None else None
@@ -124,6 +130,8 @@ def prepare(options: PrepareOptions | Mapping[str, Any]) -> Prepared:
             shutil.rmtree(folder, ignore_errors=True)
             kind = InputFileError if failed or not parts else NoCutouts
             raise kind(_why_none(options, outcomes, failed, len(parts), fates))
+        for note in dict.fromkeys(note for outcome in outcomes for note in outcome.notes):
+            log.warning("%s", note)
         for line in failed.values():
             log.error("skipped: %s", line)
         if empty := len(parts) - table["part"].nunique():
@@ -133,6 +141,7 @@ def prepare(options: PrepareOptions | Mapping[str, Any]) -> Prepared:
             )  # fmt: skip
         about = {
             "variable": ", ".join(sorted({o.variable for o in outcomes if o.variable})),
+            ROW_ORDER: order,
             "sources": json.dumps([_name_of(source) for source in sources]),
             "sources_sha256": made_of,
             "recipe_sha256": made_by,

@@ -64,12 +64,16 @@ class Outcome:
         failed: name of a granule -> the reason.
         clearest: largest clear share of all possible cutouts, 0 to 1.
         variable: name of the variable.
+        row_order: order of the rows of its fields.
+        notes: sentences on what was left out.
     """
 
     parts: dict[int, Path] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     clearest: float = 0.0
     variable: str = ""
+    row_order: str = ""
+    notes: list[str] = field(default_factory=list)
 
 
 def prepare_file(task: Task, check: Callable[[], None] = lambda: None) -> Outcome:
@@ -90,7 +94,8 @@ def prepare_file(task: Task, check: Callable[[], None] = lambda: None) -> Outcom
             task.source, loader.cache_dir, options.coords, allow_external=loader.allow_external
         ) as dataset:
             layout = Layout(dataset, str(task.source), options)
-            outcome.variable = layout.variable
+            outcome.variable, outcome.row_order = layout.variable, layout.row_order
+            outcome.notes += layout.notes
             for step in range(task.share[0], len(layout.times), task.share[1]):
                 _prepare_step(task, layout, step, outcome)
                 check()
