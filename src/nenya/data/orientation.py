@@ -1,9 +1,12 @@
 """The order of rows and columns in the cutouts of a file, written in its attribute `row_order`."""
 
-from collections.abc import Collection, Mapping
-from typing import Any
+import os
+from collections.abc import Collection
+from pathlib import Path
 
+from nenya.data.hdf5_open import open_hdf5
 from nenya.errors import InputFileError
+from nenya.storage.texts import quoted
 
 ROW_ORDER = "row_order"
 """Name of the attribute."""
@@ -14,26 +17,35 @@ SOUTH_TO_NORTH = "south_to_north"
 SWATH = "swath"
 """Rows are scan lines and columns pixels of a line, as the granule has them."""
 
+_LONGEST = 40  # letters of an attribute that are read
+
 _WORDS = {
-    SOUTH_TO_NORTH: "rows from south to north (north is up in pictures)",
-    SWATH: "rows are the scan lines of a swath, in its own frame (pictures show the first line at the bottom)",
-    "": "row order not recorded (pictures show the first row at the bottom)",
+    SOUTH_TO_NORTH: "rows from south to north",
+    SWATH: "rows along a swath, in its own frame",
+    "": "rows in an order that is not recorded",
 }
 
 
-def row_order(attributes: Mapping[str, Any]) -> str:
+def read_row_order(path: str | os.PathLike[str]) -> str:
     """Return the row order of a cutout file, empty if it does not record one.
 
-    Args:
-        attributes: of the file.
+    Raises:
+        InputFileError: The file cannot be read.
     """
-    value = attributes.get(ROW_ORDER, "")
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    with open_hdf5(Path(path)) as file:
+        value = file.attrs.get(ROW_ORDER, "") if ROW_ORDER in file.attrs else ""
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    return text[:_LONGEST]
 
 
 def order_text(order: str) -> str:
     """Return a row order in words."""
-    return _WORDS.get(order, f"row order '{order}', which this nenya does not know")
+    return _WORDS.get(order, f"rows in the unknown order {quoted(order)}")
+
+
+def picture_text(order: str) -> str:
+    """Return how pictures show cutouts of a row order, in words; they have the first row of pixels at the bottom."""
+    return "north is up in pictures" if order == SOUTH_TO_NORTH else "the first row is at the bottom of pictures"
 
 
 def one_order(orders: Collection[str]) -> str:

@@ -113,6 +113,11 @@ class RepackOptions(Options):
     positional: ClassVar = "data"
 
     codec: str = option("gzip", "gzip, lzf (both with shuffle where it helps) or none", one_of("gzip", "lzf", "none"))
+    axes: str | None = option(
+        None,
+        "order of the stored dimensions (n cutouts, h rows, w columns), such as hwn of MATLAB, written as nhw",
+        one_of("nhw", "nwh", "hwn", "whn", "hnw", "wnh"),
+    )
 
 
 @dataclass
