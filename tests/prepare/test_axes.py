@@ -1,5 +1,6 @@
-"""Rows and columns by name, never by position: fields in every order of dimensions, direction and kind of coordinates."""
+"""Rows and columns by name, never by position: every order of dimensions, direction and kind of coordinates."""
 
+import functools
 import itertools
 
 import numpy as np
@@ -157,7 +158,7 @@ def projected(name):
         "polar": (4e5 + 5e3 * np.arange(32), -8e5 + 5e3 * np.arange(40), "m", 3413),
         "utm": (300 + 2 * np.arange(32), 4000 + 2 * np.arange(40), "km", 32618),
         "goes": (-0.05 + 1e-4 * np.arange(32), 0.09 + 1e-4 * np.arange(40), "rad", -75.0),
-        "himawari": ((-0.05 + 1e-4 * np.arange(32)) * 35785831.0, (-0.04 + 1e-4 * np.arange(40)) * 35785831.0, "m", 140.7),
+        "himawari": (3578.5831 * (np.arange(32) - 500), 3578.5831 * (np.arange(40) - 400), "m", 140.7),
         "rotated": (-5 + 0.1 * np.arange(32), -3 + 0.1 * np.arange(40), "degrees", 0),
     }[name]  # fmt: skip
     height = 35786023.0 if name == "goes" else 35785831.0
@@ -179,8 +180,11 @@ def projected(name):
         crs = pyproj.CRS.from_epsg(mapping)
         attributes = {"crs_wkt": crs.to_wkt()} if name == "utm" else {"spatial_ref": crs.to_wkt()}
     scale = {"km": 1e3, "rad": height}.get(units, 1.0)
-    to_degrees = pyproj.Transformer.from_crs(crs, "EPSG:4326" if name != "rotated" else crs.source_crs, always_xy=True)
-    lon, lat = to_degrees.transform(*np.meshgrid(x * scale, y * scale))
+    if name == "rotated":
+        to_degrees = pyproj.Transformer.from_crs(crs, crs.source_crs, always_xy=True).transform
+    else:
+        to_degrees = functools.partial(pyproj.Proj(crs), inverse=True)
+    lon, lat = to_degrees(*np.meshgrid(x * scale, y * scale))
     values = (15 + 2 * red_field((40, 32), 5)).astype(np.float32)
     kinds = (
         ("grid_latitude", "grid_longitude")

@@ -235,7 +235,9 @@ class Layout:
             )
         size = self._array.sizes[several[0]]
         if self.options.level is None:
-            return surface_level(self.dataset, str(several[0]), size, self.place)
+            level, note = surface_level(self.dataset, str(several[0]), size, self.place)
+            self.notes += [note] if note else []
+            return level
         if self.options.level >= size:
             raise InputFileError(
                 f"{self.place}: expected level= below {size}, the size of {several[0]}, got {self.options.level}"

@@ -17,7 +17,7 @@ _NAMES = re.compile(
 )
 _STANDARD = re.compile(r"depth.*|height.*|altitude|ocean_.*coordinate.*|(air|sea_water)_pressure|model_level_number")
 _MEASURED = re.compile(r"(milli|centi|deci|kilo)?met(er|re)s?|[mck]?m|d?bars?|decibars?|h?pa|mbar|millibars?|1|")
-_TOP_FIRST = ("deptht", "depthu", "depthv", "olevel", "nav_lev", "z_t", "st_ocean", "zt")
+_TOP_FIRST = ("depth", "olevel", "nav_lev", "z_t", "st_ocean", "zt")
 _TOP_LAST = ("s_rho",)
 
 
@@ -26,12 +26,12 @@ def is_vertical(dataset: "xarray.Dataset", dim: str) -> bool:
     return _NAMES.fullmatch(dim.lower()) is not None or _coordinate(dataset, dim) is not None
 
 
-def surface_level(dataset: "xarray.Dataset", dim: str, size: int, place: str) -> int:
-    """Return the index of the level nearest to the surface.
+def surface_level(dataset: "xarray.Dataset", dim: str, size: int, place: str) -> tuple[int, str]:
+    """Return the index of the level nearest to the surface, and a sentence if it is known by a name only.
 
     A depth, height or sigma is nearest where its magnitude is smallest, whichever way it runs and whatever its sign; of
     pressures of the air the largest is; of numbered levels `positive` says which end is the surface. Without a
-    coordinate, only levels of models whose order is known are taken.
+    coordinate, only levels of models whose order is known are taken, and depths, which begin at the surface.
 
     Args:
         dataset: of the field.
@@ -42,15 +42,17 @@ def surface_level(dataset: "xarray.Dataset", dim: str, size: int, place: str) ->
     Raises:
         InputFileError: The order of the levels is not known.
     """
-    found = _coordinate(dataset, dim)
+    found, name = _coordinate(dataset, dim), dim.lower()
     if found is not None:
         values = np.asarray(found.values, dtype=np.float64)
         index = _nearest(values, found) if np.isfinite(values).all() else None
         if index is not None:
-            return index
-    elif dim.lower() in _TOP_FIRST or dim.lower() in _TOP_LAST:
-        return 0 if dim.lower() in _TOP_FIRST else size - 1
-    why = "has no coordinate" if found is None else f"is numbered by '{found.name}' without positive= up or down"
+            return index, ""
+    elif name.startswith(_TOP_FIRST) or name in _TOP_LAST:
+        index = size - 1 if name in _TOP_LAST else 0
+        note = f"'{dim}' has no coordinate: level {index} is taken as the surface; level= names another"
+        return index, f"{place}: {note}"
+    why = "has no coordinate" if found is None else f"is numbered by '{found.name}' without saying which end is up"
     raise InputFileError(
         f"{place}: which of the {size} levels is the surface is not known, as '{dim}' {why}; level= gives its index, "
         f"such as level=0 or level={size - 1}"
@@ -69,8 +71,8 @@ def _nearest(values: NDArray[np.float64], coordinate: "xarray.DataArray") -> int
     if bare and not measured and np.array_equal(values, np.rint(values)) and (np.abs(np.diff(values)) == 1).all():
         if positive in ("up", "down"):
             return int(values.argmin() if positive == "down" else values.argmax())
-        known = {**dict.fromkeys(_TOP_FIRST, 0), **dict.fromkeys(_TOP_LAST, len(values) - 1)}
-        return known.get(name)
+        ends = {**dict.fromkeys(_TOP_FIRST, values.argmin()), **dict.fromkeys(_TOP_LAST, values.argmax())}
+        return int(ends[name]) if name in ends else None
     if bare and positive == "up" and (values >= 0).all() and values.max() <= 1:
         return int(values.argmax())  # a fraction of the water column, from the bottom
     return int(np.abs(values).argmin())

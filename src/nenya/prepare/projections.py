@@ -1,5 +1,7 @@
 """Latitude and longitude of grids that only have projected coordinates, by their `grid_mapping` through pyproj."""
 
+import functools
+import json
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -62,12 +64,12 @@ def project(
     y, x = axes
     check_memory(y.size * x.size * 8, f"{place}: latitude and longitude of '{array.name}'", copies=5)
     try:
-        crs = _crs(pyproj, mapping.attrs)
-        to_degrees = pyproj.Transformer.from_crs(
-            crs, "EPSG:4326" if crs.is_derived else crs.geodetic_crs, always_xy=True
-        )
-        east, north = (_native(axis, mapping.attrs, place) for axis in (x, y))
-        lon, lat = to_degrees.transform(*np.meshgrid(east, north))
+        crs = _crs(json.dumps({str(key): _plain(value) for key, value in mapping.attrs.items()}, default=str))
+        east, north = np.meshgrid(*(_native(axis, mapping.attrs, place) for axis in (x, y)))
+        if crs.is_projected:
+            lon, lat = pyproj.Proj(crs)(east, north, inverse=True)
+        else:
+            lon, lat = pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True).transform(east, north)
     except (pyproj.exceptions.ProjError, KeyError, TypeError, ValueError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputFileError(
@@ -93,9 +95,12 @@ def _mapping(dataset: "xarray.Dataset", array: "xarray.DataArray") -> "xarray.Da
     return found[0] if len(found) == 1 and not named else None
 
 
-def _crs(pyproj: Any, attributes: Any) -> Any:
-    """Return the coordinate system of a grid mapping, by CF or by the text that it carries."""
-    plain = {str(key): _plain(value) for key, value in attributes.items()}
+@functools.lru_cache(maxsize=16)
+def _crs(attributes: str) -> Any:
+    """Return the coordinate system of a grid mapping (JSON), by CF or by the text that it carries; slow to make."""
+    import pyproj
+
+    plain = json.loads(attributes)
     if "grid_mapping_name" in plain or "crs_wkt" in plain or "spatial_ref" in plain:
         return pyproj.CRS.from_cf(plain)
     for key in _DEFINITIONS:
