@@ -18,6 +18,7 @@ from nenya.commands.report import FileReport
 from nenya.data.cutouts import CutoutFile, inspect_cutouts, read_blocks
 from nenya.data.hdf5 import Hdf5File
 from nenya.data.hdf5_open import open_hdf5
+from nenya.data.orientation import order_text, picture_text, read_row_order
 from nenya.data.partition import Partition
 from nenya.errors import InputFileError, NenyaError, OptionError
 from nenya.io import TABLE_SUFFIXES, read_table
@@ -174,6 +175,8 @@ def _inspect_hdf5(path: Path, options: InspectOptions) -> FileReport:
     names = (options.loader.train_key, options.loader.valid_key)
     file = inspect_cutouts(path, names, allow_external=options.loader.allow_external)
     report = FileReport(f"cutouts, {file.size / 1e6:.1f} MB" + (f", {str(made_by)[:80]}" if made_by else ""))
+    order = read_row_order(path)
+    report.lines.append(f"{order_text(order)}: {picture_text(order)}")
     hashes = {}
     for name, info in file.partitions.items():
         found = measure_cutouts(file, name, options.rows)

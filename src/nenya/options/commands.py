@@ -114,6 +114,11 @@ class RepackOptions(Options):
     positional: ClassVar = "data"
 
     codec: str = option("gzip", "gzip, lzf (both with shuffle where it helps) or none", one_of("gzip", "lzf", "none"))
+    axes: str | None = option(
+        None,
+        "order of the stored dimensions (n cutouts, h rows, w columns), such as hwn of MATLAB, written as nhw",
+        one_of("nhw", "nwh", "hwn", "whn", "hnw", "wnh"),
+    )
 
 
 @dataclass
@@ -175,7 +180,9 @@ class PrepareOptions(MaskOptions):
     lon: str | None = option(None, "name of the longitude")
     coords: str | None = option(None, "file with the coordinates and masks missing from the data files")
     units: str | None = option(None, "units of the variable, if missing or wrong in the file")
-    level: int = option(0, "index of the vertical level", at_least(0))
+    level: int | None = option(
+        None, "index of the vertical level; default: the one nearest to the surface", at_least(0)
+    )
     at: str | None = option(None, "table with lat, lon and datetime of cutout centres, instead of a grid")
     max_km: float = option(10.0, "largest distance in km of a row of at= from the nearest pixel", above(0))
     max_hours: float = option(12.0, "largest difference in hours of a row of at= from the field", at_least(0))

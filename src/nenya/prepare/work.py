@@ -6,7 +6,7 @@ with the next granule.
 
 import hashlib
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from nenya.errors import InputFileError, StorageError
 from nenya.options.commands import PrepareOptions
-from nenya.prepare.account import Account, Tally, merged
+from nenya.prepare.account import Account, Tally
 from nenya.prepare.cutouts import (
     Windows,
     centres,
@@ -75,30 +75,17 @@ class Outcome:
         clearest: largest clear share of all possible cutouts, 0 to 1.
         variable: name of the variable.
         account: what the fields hold, and why pixels are masked.
+        row_order: order of the rows of its fields.
+        notes: sentences on what was left out.
     """
 
     parts: dict[int, Path] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     clearest: float = 0.0
     variable: str = ""
+    row_order: str = ""
+    notes: list[str] = field(default_factory=list)
     account: Account = field(default_factory=Account)
-
-
-def accounts_of(tasks: Sequence[Task], outcomes: Sequence[Outcome]) -> Iterator[tuple[str, Account]]:
-    """Yield name and account of each file, whose times may have been shared among tasks."""
-    shares = tasks[0].share[1] if tasks else 1
-    for start in range(0, len(tasks), shares):
-        yield tasks[start].name, merged(outcome.account for outcome in outcomes[start : start + shares])
-
-
-def account_of(number: int, tasks: Sequence[Task], outcomes: Mapping[int, Outcome]) -> Account | None:
-    """Return the account of the file of a task, None if others of its tasks are not done or it has no cutout."""
-    shares = tasks[number].share[1]
-    start = number - number % shares
-    if any(n not in outcomes for n in range(start, start + shares)):
-        return None
-    whole = merged(outcomes[n].account for n in range(start, start + shares))
-    return whole if whole.cutouts else None
 
 
 def prepare_file(task: Task, check: Callable[[], None] = lambda: None) -> Outcome:
@@ -119,7 +106,8 @@ def prepare_file(task: Task, check: Callable[[], None] = lambda: None) -> Outcom
             task.source, loader.cache_dir, options.coords, allow_external=loader.allow_external
         ) as dataset:
             layout = Layout(dataset, str(task.source), options)
-            outcome.variable = layout.variable
+            outcome.variable, outcome.row_order = layout.variable, layout.row_order
+            outcome.notes += layout.notes
             outcome.account.describe(layout, options)
             for step in range(task.share[0], len(layout.times), task.share[1]):
                 _prepare_step(task, layout, step, outcome)
