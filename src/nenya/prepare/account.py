@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TALLY = ("value_range", "pixels", "masked", "constant")
-"""Names in a part: smallest and largest value, pixels, JSON of reason -> masked pixels, constant cutouts left out."""
+TALLY = ("value_range", "pixels", "masked", "constant", "overshot")
+"""Names in a part: smallest and largest value, pixels, JSON of reason -> masked pixels, two counts of cutouts."""
 
 
 @dataclass
@@ -30,6 +30,7 @@ class Tally:
         pixels: all pixels.
         masked: reason -> masked pixels.
         constant: cutouts left out because all their pixels are equal.
+        overshot: cutouts left out because filled pixels would have impossible values.
     """
 
     low: float = np.inf
@@ -37,6 +38,7 @@ class Tally:
     pixels: int = 0
     masked: dict[str, int] = field(default_factory=dict)
     constant: int = 0
+    overshot: int = 0
 
     def see(self, seen: Field) -> None:
         """Add a field."""
@@ -52,7 +54,7 @@ class Tally:
     def arrays(self) -> dict[str, Any]:
         """Return the arrays stored in a part."""
         values = (np.array([self.low, self.high]), np.array(self.pixels), np.array(json.dumps(self.masked)))
-        return dict(zip(TALLY, (*values, np.array(self.constant)), strict=True))
+        return dict(zip(TALLY, (*values, np.array(self.constant), np.array(self.overshot)), strict=True))
 
     def add(self, part: Mapping[str, Any]) -> None:
         """Add a granule by its part, or nothing if an older version wrote it."""
@@ -63,6 +65,7 @@ class Tally:
         self.pixels += int(part[TALLY[1]])
         self._mask(json.loads(str(part[TALLY[2]])))
         self.constant += int(part[TALLY[3]])
+        self.overshot += int(part[TALLY[4]])
 
     def merge(self, other: "Tally") -> None:
         """Add the counts of another."""
@@ -70,6 +73,7 @@ class Tally:
         self.pixels += other.pixels
         self._mask(other.masked)
         self.constant += other.constant
+        self.overshot += other.overshot
 
     def text(self, unit: str) -> str:
         """Return the range, the masked share, and its reasons."""
@@ -79,6 +83,8 @@ class Tally:
         reasons = [f"{why} {_percent(n, self.pixels)}" for why, n in self.masked.items() if n]
         share = f"{_percent(lost, self.pixels)} masked" + (f" ({', '.join(reasons)})" if reasons else "")
         constant = f"; {self.constant} constant cutouts left out" if self.constant else ""
+        if self.overshot:
+            constant += f"; {self.overshot} cutouts left out, whose filled pixels would be impossible"
         values = f"{self.low:.4g} to {self.high:.4g} {unit}".strip() if np.isfinite(self.low) else "no value is left"
         return f"{values}, {share}{constant}"
 

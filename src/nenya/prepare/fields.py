@@ -119,7 +119,7 @@ class Layout:
         turn = Turn() if self.swath else turn_of(lat, lon, self._axes or (1, 1))
         values, lat, lon = turn(values), *turn.places(lat, lon)
         seconds = None if seconds is None else turn(seconds)
-        field = Field(values, lat, lon, self.times[step], seconds, False, face, masked)
+        field = Field(values, lat, lon, self.times[step], seconds, False, face, masked, self.range.possible)
         return replace(field, wraps=wraps(field))
 
     def _bound(self, values: NDArray[np.float32], masked: dict[str, int]) -> None:

@@ -257,10 +257,11 @@ def _chosen(
             if masks is not None and values is None and len(masks) != len(meanings) and number is not None:
                 found.append((1 << int(number[1]), None))  # as in AMSR2: more names than masks, each with its bit
                 continue
-            if any(len(given) != len(meanings) for given in (masks, values) if given is not None):
+            lengths = [len(given) for given in (masks, values) if given is not None]
+            if any(length != len(meanings) for length in lengths):
                 raise InputFileError(
-                    f"{place}: '{variable.name}' has {len(meanings)} flag_meanings for "
-                    f"{len(masks if masks is not None else values or [])} flags; mask_bits= gives the bits themselves"
+                    f"{place}: '{variable.name}' has {len(meanings)} flag_meanings for {lengths[0]} flags; mask_bits= "
+                    "gives the bits themselves"
                 )
             mask = int(masks[i]) & ((1 << width) - 1) if masks is not None else 0
             if masks is None and values is None:

@@ -20,6 +20,7 @@ class Field:
         wraps: whether column 0 follows the last column, around the globe.
         face: number of the tile, -1 without tiles.
         masked: reason -> number of pixels masked for it.
+        possible: smallest and largest possible value, for pixels that are filled.
     """
 
     values: NDArray[np.float32]
@@ -30,6 +31,7 @@ class Field:
     wraps: bool = False
     face: int = -1
     masked: Mapping[str, int] = field(default_factory=dict)
+    possible: tuple[float, float] = (-np.inf, np.inf)
 
     @property
     def shape(self) -> tuple[int, int]:

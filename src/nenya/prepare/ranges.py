@@ -43,6 +43,7 @@ _LIKELY = {
 }
 _JUDGED = {"temperature": ("degC", "K"), "air": ("degC", "K"), "height": ("m",), "ellipsoid": ("m",)}
 _FILLS = (-9999, -999, -99, -1000, -1e4, -32767, -32768, 32767, 65535, 99999, 1e10, 1e20, 1e30, 9.96921e36)
+_MOSTLY = 90.0  # percentage of impossible temperatures that wrong units explain
 _SAMPLE = 200_000  # pixels from which a cause is guessed
 _LEAST_FLAT = 16  # blocks of 2 x 2 equal pixels that make a region
 _STANDS_OUT = 5.0  # steps at the edge of a constant region, as a multiple of the steps elsewhere
@@ -72,7 +73,9 @@ class FieldRange:
         self._noted: set[str] = set()
         found = read_units(self.units) if self.units else None
         self.kind = kind_of(array, options.quantity, found)
-        self.possible = tuple(options.possible) if options.possible is not None else POSSIBLE[self.kind]
+        self.possible: tuple[float, float] = POSSIBLE[self.kind]
+        if options.possible is not None:
+            self.possible = float(options.possible[0]), float(options.possible[1])
         self._conversion = self._checked(found)
         self._valid = valid_range_of(array) if options.valid_range == "file" else []
         self._fills = text_fills_of(array)
@@ -211,7 +214,8 @@ class FieldRange:
                 f"fill value or land that the file does not declare; land={common:.9g} masks it"
             )
         middle = float(np.median(values[good]))
-        likely = self._likely(_sample(raw, good))
+        mostly = share >= _MOSTLY or _CONVERTED.get(self.kind) == "length"
+        likely = self._likely(_sample(raw, good)) if mostly else ""
         if likely:
             return f"{start} a median of {middle:.4g} {self.unit}: the values look like {likely}"
         return (

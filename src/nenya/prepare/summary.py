@@ -63,9 +63,9 @@ def why_none(
         )
     wanted = f"clear_threshold={options.clear_threshold:g}"
     if constant := sum(outcome.account.tally.constant for outcome in outcomes):
-        return (
-            f"{where}: all cutouts with enough clear pixels are constant ({constant}): nothing can be learnt from them"
-        )
+        return f"{where}: all {constant} cutouts with enough clear pixels are constant; check level= and variable="
+    if overshot := sum(outcome.account.tally.overshot for outcome in outcomes):
+        return f"{where}: the filled pixels of all {overshot} cutouts would be impossible; raise clear_threshold="
     if clearest * 100 >= options.clear_threshold:
         return f"{where}: every cutout has masked pixels left (inpaint={options.inpaint}); inpaint=fast fills them"
     return f"{where}: no cutout reaches {wanted} %; the clearest has {100 * clearest:.1f} %: lower it, or field_size"

@@ -80,7 +80,7 @@ def _scale_of(text: str) -> tuple[float, str]:
     """Return the number before a unit, 1 if there is none, and the unit without brackets and temperature scale."""
     text = re.sub(r"10\s*(?:\^|\*\*)\s*([-+]?\d+)", r"1e\1", text)
     text = re.sub(r"[\s(,]*\bI(?:PTS|TS)[-_ ]?\d+\b[)\s,]*", " ", text, flags=re.I).strip()
-    text = re.split(r"\b(?:above|relative|over|rel)\b", text)[0].strip()
+    text = re.split(r"\b(?:above|relative|over|rel)\b", text)[0].strip().rstrip(" (,")
     inside = re.fullmatch(r"[\[({]\s*(.*?)\s*[\])}]", text)
     text = inside[1] if inside else re.sub(r"\s*\([^()]*\)$", "", text)
     number = _SCALE.match(text)
@@ -98,7 +98,7 @@ def _temperature(text: str) -> str | None:
     if len(words) != 1:
         return None
     for unit, spellings in _TEMPERATURES.items():
-        near = len(words[0]) > 5 and difflib.get_close_matches(words[0], spellings[1:], n=1, cutoff=0.8)
+        near = len(words[0]) >= 5 and difflib.get_close_matches(words[0], spellings[1:], n=1, cutoff=0.8)
         if words[0] in spellings or near:
             return unit
     return None
@@ -111,11 +111,11 @@ def _simple(unit: str) -> Conversion | None:
 
 def _by_pint(text: str) -> Conversion | None:
     """Return the conversion by pint, which reads UDUNITS; capitals are read as such, then as small letters."""
-    for spelling in dict.fromkeys((_temperature(text) or text, text.strip(" ."), text.lower().strip(" ."))):
-        found = from_pint(spelling)
-        if found is not None:
-            return found
-    return None
+    if re.fullmatch(r"\W*deg(ree)?s?\W*", text, re.I):  # of what is not said
+        return None
+    spellings = dict.fromkeys((_temperature(text) or text, text.strip(" ."), text.lower().strip(" .")))
+    found = [one for one in map(from_pint, spellings) if one is not None]
+    return min(found, key=lambda one: one.kind == "other", default=None)
 
 
 def from_pint(text: str) -> Conversion | None:

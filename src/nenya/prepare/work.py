@@ -247,6 +247,11 @@ def cut(
     if options.inpaint == "fast":
         values = inpaint_field(values, np.isnan(values) & covered(values.shape, chosen))
     images, kept, statistic = _images(values, chosen, columns["UID"], options)
+    able = (statistic["Tmin"] >= fields.possible[0]) & (statistic["Tmax"] <= fields.possible[1])
+    if not able.all():  # filled pixels may overshoot where few are clear
+        images, kept, statistic = images[able], kept[able], {key: column[able] for key, column in statistic.items()}
+    if tally is not None:
+        tally.overshot += int((~able).sum())
     columns = {key: column[kept] for key, column in columns.items()}
     if fields.seconds is not None and len(kept):
         columns["datetime"] = columns["datetime"] + _delays(fields, chosen.take(kept))
