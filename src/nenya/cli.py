@@ -79,6 +79,9 @@ def _run(name: str, args: list[str]) -> int:
     if name == "portal" and "--export" in args[:-1]:  # as in `nenya portal --export DIR`
         place = args.index("--export")
         args[place : place + 2] = [f"export={args[place + 1]}"]
+    if name == "prepare" and "--list" in args:
+        say(Lines(module_of(name).recipe_list()))
+        return 0
     flags = {a.split("=")[0] for a in args} & {*HYDRA_FLAGS}
     set_up_logging()
     many = any(arg in ("--multirun", "-m") for arg in args)

@@ -305,7 +305,7 @@ def test_a_killed_run_goes_on(days, tmp_path, number):
     run.send_signal(number)
     said = run.communicate(timeout=60)[1]
     assert run.returncode == (75 if number == signal.SIGTERM else -number), said
-    assert number == signal.SIGKILL or said.count("\n") == 1
+    assert number == signal.SIGKILL or said.splitlines()[-1].startswith("nenya prepare: interrupted")
     assert 2 <= len(list(partial.glob("*.npz"))) < 6 and not (tmp_path / "d_preproc.h5").exists()
     same(whole, make(tmp_path / "d_preproc.h5", data=str(days), field_size=16))
 
@@ -327,7 +327,7 @@ def test_one_granule_given_twice_under_two_folders(days, tmp_path, nenya_cli):
     (tmp_path / "copy" / "day0.nc").write_bytes((days / "day0.nc").read_bytes())
     args = [f"data=[{days}/day0.nc,{tmp_path}/copy/day0.nc]", "out=d_preproc.h5", "field_size=16", "workers=1"]
     code, said = nenya_cli("prepare", args)
-    assert (code, said.count("\n")) == (2, 1) and "both called day0.nc" in said
+    assert code == 2 and "both called day0.nc" in said.splitlines()[-1]
     assert not list(tmp_path.glob("d_preproc*.h5"))
 
 
@@ -380,12 +380,6 @@ def test_forms_of_a_grid(tmp_path, kind):
         options["coords"] = str(tmp_path / "places.nc")
     (source,) = [p for p in tmp_path.iterdir() if p.stem == "g"]
     images, table = make(tmp_path / "x_preproc.h5", data=str(source), field_size=16, **options)
-    if kind == "descending":
-        images, table = images[:, ::-1], table.assign(row=64 - 16 - table.row)
-        keys = [t.sort_values(["datetime", "row", "col"]).index for t in (table, wanted[1])]
-        np.testing.assert_allclose(images[keys[0]], wanted[0][keys[1]], atol=1e-6)
-        np.testing.assert_allclose(table.lat.to_numpy()[keys[0]], wanted[1].lat.to_numpy()[keys[1]], atol=1e-9)
-        return
     np.testing.assert_array_equal(images, wanted[0])
     np.testing.assert_allclose(table[["lat", "lon"]], wanted[1][["lat", "lon"]])
     assert (table.datetime == wanted[1].datetime).all()
@@ -614,9 +608,9 @@ BAD_FIELDS = {
     "no coordinates": (lambda f: f.drop_vars(["lat", "lon"]), [], "no latitude"),
     "no longitude": (lambda f: f.drop_vars("lon"), [], "no longitude"),
     "all land": (lambda f: f.where(False), [], "entirely masked (land"),
-    "no units": (without_units, [], "got no units"),
+    "no units that could be": (without_units, ["possible=[50,60]"], "got no units"),
     "wrong units": (in_furlongs, [], "got 'furlong'"),
-    "units that the values belie": (said_to_be_kelvin, ["temp_bounds=[-2,33]"], "within temp_bounds"),
+    "units that the values belie": (said_to_be_kelvin, [], "look like degrees Celsius labelled K; units=degC"),
     "no quality": (lambda f: f, ["quality_thresh=2"], "no quality variable"),
     "another quality": (lambda f: f, ["quality_thresh=2", "quality=q"], "quality=q: no such variable"),
     "no variable": (lambda f: f, ["variable=sst"], "variable=sst: no such variable"),

@@ -72,6 +72,7 @@ class Added:
         dates: first and last datetime, if the table has dates.
         nenya: the version that made it.
         date: of its addition.
+        row_order: order of the rows of its cutouts, empty if the file does not record one.
     """
 
     stem: str
@@ -84,6 +85,7 @@ class Added:
     dates: list[str]
     nenya: str
     date: str
+    row_order: str = ""
 
 
 @dataclass
@@ -150,7 +152,7 @@ def render(manifest: Manifest) -> bytes:
         lines.append(f"  {json.dumps(name)}: {{")
         lines += [f"   {json.dumps(key)}: {json.dumps(value, default=vars)}," for key, value in values.items()]
         for key, items in rows.items():
-            inner = ",\n".join(f"    {json.dumps(item, default=vars)}" for item in items)
+            inner = ",\n".join(f"    {json.dumps(item, default=_plain)}" for item in items)
             lines.append(f'   "{key}": [' + (f"\n{inner}\n   ]" if items else "]") + ("," if key == "files" else ""))
         lines.append("  }" + ("," if number < len(manifest) - 1 else ""))
     return ("\n".join([*lines, " }", "}"]) + "\n").encode()
@@ -249,8 +251,14 @@ def _index(versions: Collection[str], found: Json) -> Index:
     )
 
 
+def _plain(item: Any) -> dict[str, Any]:
+    """Return the values of an entry, without a row order that is not recorded."""
+    return {key: value for key, value in vars(item).items() if value or key != "row_order"}
+
+
 def _added(versions: Collection[str], found: Json) -> Added:
     found.object(Added.__dataclass_fields__)
+    order = found.get("row_order")
     return Added(
         stem=found["stem"].name(one=True),
         sources=[_source(item) for item in found["sources"].items()],
@@ -262,6 +270,7 @@ def _added(versions: Collection[str], found: Json) -> Added:
         dates=[item.text() for item in found["dates"].items()],
         nenya=found["nenya"].text(),
         date=found["date"].text(),
+        row_order=order.text() if order else "",
     )
 
 

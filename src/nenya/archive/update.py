@@ -26,6 +26,7 @@ from nenya.archive.preflight import check_options, check_place, check_recipe, ch
 from nenya.archive.settings import choose_versions, extract_options, settings_of
 from nenya.archive.stages import Stages, describe
 from nenya.data.cutouts import inspect_cutouts
+from nenya.data.orientation import SWATH, order_text, read_row_order
 from nenya.errors import InputFileError, Interrupted, LockLostError, NenyaError, OptionError
 from nenya.io import read_table
 from nenya.latents.files import Latents
@@ -110,12 +111,14 @@ class Built:
         cutouts: its cutout file.
         latents: their latents file.
         failed: names of granules that were skipped.
+        row_order: order of the rows of its cutouts, empty if it is not recorded.
     """
 
     arrival: Arrival
     cutouts: Path
     latents: Path
     failed: set[str] = field(default_factory=set)
+    row_order: str = ""
 
 
 class Update:
@@ -136,6 +139,7 @@ class Update:
         self.empty: list[list[Any]] = []
         self.added = 0
         self.side = 0  # side of a cutout in pixels, if known
+        self.order: str | None = None  # row order of the cutouts, if known
         self.unsearched: set[str] = set()  # columns already reported as left out of the index
 
     def run(self, new: tuple[list[Path | str], list[Path | str]] | None) -> int:
@@ -260,6 +264,7 @@ class Update:
                     return None
                 arrival = replace(arrival, known=other)
             self._check_size(cutouts, stages.place(arrival))
+            order = self._check_order(cutouts, stages.place(arrival))
             twin = None if arrival.known or arrival.granules else self._twin(cutouts)
             if twin:
                 log.warning("%s: left out, as the archive has the same cutouts as %s", arrival.place, twin)
@@ -268,7 +273,7 @@ class Update:
                 return None
             for name, reason in failed.items():
                 self._fail(name, reason)
-            return Built(arrival, cutouts, stages.extract(arrival, cutouts), set(failed))
+            return Built(arrival, cutouts, stages.extract(arrival, cutouts), set(failed), order)
         except NoCutouts as error:
             log.info("%s: no cutout: %s", arrival.place, str(error).partition(": ")[2])
             self.empty += arrival.marks
@@ -297,6 +302,20 @@ class Update:
                 f"expected cutouts of {self.side} x {self.side} pixels (version {self.name}), got {side} x {side}: "
                 "begin another archive for them"
             )
+
+    def _check_order(self, cutouts: Path, work: Path) -> str:
+        """Return the row order of a cutout file, which must be that of the archive."""
+        order = read_row_order(cutouts)
+        if self.order is None:
+            known = [added.row_order for version in self.manifest.values() for added in version.files]
+            self.order = known[-1] if known else order
+        if order != self.order and {order, self.order} != {"", SWATH}:  # swaths always had their own frame
+            shutil.rmtree(work, ignore_errors=True)  # its work is useless
+            raise InputFileError(
+                f"expected {order_text(self.order)}, as in the archive, got {order_text(order)}: begin another archive "
+                "for them"
+            )
+        return order
 
     def _check_name(self, arrival: Arrival) -> None:
         """Check that no other new file has the same name."""
@@ -362,6 +381,7 @@ class Update:
             dates=dates,
             nenya=nenya.__version__,
             date=now(),
+            row_order=made.row_order,
         )
 
     def _note(self, folder: str, names: list[str]) -> None:

@@ -37,6 +37,7 @@ _ORDER = (
 )
 _NOT_FOR_USERS = ("given",)
 GROUPS = ("model", "trainer", "logger", "sensor")
+_QUOTED = ("data", "source", "latents", "images", "origins", "new", "mask_flags")  # any of which may be a list of texts
 
 
 def set_up_logging() -> None:
@@ -251,7 +252,15 @@ def _prepare(options_type: type[Options], arg: str) -> list[str]:
     if key in GROUPS and takes_group(options_type, key):
         return _choose(key, value)
     annotation = _annotation(options_type, key)
-    if annotation in (str, str | None) or key in ("data", "source", "latents", "images", "origins", "new"):
+    if annotation in (str, str | None) or key in (
+        "data",
+        "source",
+        "latents",
+        "images",
+        "origins",
+        "new",
+        "mask_flags",
+    ):
         value = quote(value)
     return [f"{key}={value}"]
 

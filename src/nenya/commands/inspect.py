@@ -12,14 +12,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nenya.commands.inspect_fields import FIELD_SUFFIXES, inspect_fields
+from nenya.commands.report import FileReport
 from nenya.data.cutouts import CutoutFile, inspect_cutouts, read_blocks
 from nenya.data.hdf5 import Hdf5File
 from nenya.data.hdf5_open import open_hdf5
+from nenya.data.orientation import order_text, picture_text, read_row_order
 from nenya.data.partition import Partition
 from nenya.errors import InputFileError, NenyaError, OptionError
 from nenya.io import TABLE_SUFFIXES, read_table
 from nenya.latents.files import PARTITIONS
 from nenya.options.commands import InspectOptions
+from nenya.prepare.sources import is_zarr
 from nenya.storage.paths import find_sources, is_latents_name, is_s3, local_path, temporary_copy
 from nenya.storage.small_files import check_regular
 from nenya.storage.texts import say
@@ -36,26 +40,6 @@ _MEAN_LIMIT = 1e-2  # K, as in extraction
 _MASKED = 0.5  # share of clear pixels of the cutouts that are kept, at least
 _WASTE = 16  # bytes unpacked to read one cutout, as a multiple of its own
 _RANGES = {"lat": (-90.0, 90.0), "lon": (-180.0, 360.0)}
-
-
-@dataclass
-class FileReport:
-    """Report on a file.
-
-    Attributes:
-        kind: the kind of file, in words.
-        lines: its contents.
-        warnings: problems to expect.
-        sheet: cutouts for a contact sheet, (n, 1, H, W); None if there are none.
-        facts: for other commands: `layout` and architecture of a checkpoint; `columns` of a table and
-            whether `clear_fraction` is the `masked_share`.
-    """
-
-    kind: str
-    lines: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    sheet: NDArray[np.float32] | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -128,7 +112,7 @@ def _places(data: Any) -> list[Path | str]:
     places: list[Path | str] = []
     for entry in map(str, entries):
         path = None if is_s3(entry) else local_path(entry)
-        if path is not None and (path.is_file() or (path / "config.yaml").is_file()):
+        if path is not None and (path.is_file() or (path / "config.yaml").is_file() or is_zarr(path)):
             places.append(path)
         else:
             places += find_sources(entry)
@@ -139,7 +123,7 @@ def inspect_file(path: Path, options: InspectOptions | None = None) -> FileRepor
     """Inspect a file of any kind that nenya reads or writes.
 
     Args:
-        path: a file of cutouts or latents, a table, a checkpoint, or a run folder.
+        path: a file of cutouts or latents, a table, a checkpoint, a run folder, or a file of fields.
         options: give the rows to read and the names of the partitions.
 
     Raises:
@@ -147,6 +131,8 @@ def inspect_file(path: Path, options: InspectOptions | None = None) -> FileRepor
         CheckpointError: A checkpoint is damaged or would run code.
     """
     options = options or InspectOptions()
+    if is_zarr(path):
+        return inspect_fields(path, options)
     if path.is_dir():
         return _inspect_run(path)
     check_regular(path, "cutouts, latents, a table or weights")
@@ -156,15 +142,13 @@ def inspect_file(path: Path, options: InspectOptions | None = None) -> FileRepor
         TABLE_SUFFIXES: _inspect_table,
         CHECKPOINT_SUFFIXES: _inspect_checkpoint,
         (".h5", ".hdf5"): lambda place: _inspect_hdf5(place, options),
+        FIELD_SUFFIXES: lambda place: inspect_fields(place, options),
     }
     for suffixes, look in kinds.items():
         if path.suffix.lower() in suffixes:
             return look(path)
     known = ", ".join(suffix for suffixes in kinds for suffix in suffixes)
-    field = (
-        "; nenya prepare makes cutouts of fields" if path.suffix.lower() in (".nc", ".nc4", ".zarr", ".grib") else ""
-    )
-    raise InputFileError(f"{path}: unknown kind of file; expected one of {known}, or a run folder{field}")
+    raise InputFileError(f"{path}: unknown kind of file; expected one of {known}, or a run folder")
 
 
 def _draw(images: NDArray[np.float32], place: str, options: InspectOptions) -> Path:
@@ -190,6 +174,8 @@ def _inspect_hdf5(path: Path, options: InspectOptions) -> FileReport:
     names = (options.loader.train_key, options.loader.valid_key)
     file = inspect_cutouts(path, names, allow_external=options.loader.allow_external)
     report = FileReport(f"cutouts, {file.size / 1e6:.1f} MB" + (f", {str(made_by)[:80]}" if made_by else ""))
+    order = read_row_order(path)
+    report.lines.append(f"{order_text(order)}: {picture_text(order)}")
     hashes = {}
     for name, info in file.partitions.items():
         found = measure_cutouts(file, name, options.rows)

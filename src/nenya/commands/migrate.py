@@ -14,7 +14,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from nenya.commands.inspect import CHECKPOINT_SUFFIXES, FileReport, inspect_file
+from nenya.commands.inspect import CHECKPOINT_SUFFIXES, inspect_file
+from nenya.commands.report import FileReport
 from nenya.data.hdf5_links import damage_named, one_line
 from nenya.data.hdf5_open import list_datasets, open_hdf5
 from nenya.defs import DT_INTERVALS

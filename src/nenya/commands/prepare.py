@@ -4,8 +4,23 @@ import logging
 
 from nenya.options.commands import PrepareOptions
 from nenya.prepare.job import prepare
+from nenya.prepare.recipes import recipe_lines
 
 log = logging.getLogger(__name__)
+
+
+def recipe_list() -> str:
+    """Return the recipes of `nenya prepare --list`, a line each."""
+    lines = recipe_lines()
+    width = max(map(len, lines))
+    return "\n".join(
+        [
+            "recipes (nenya prepare sensor=NAME data=FILES out=NAME_preproc.h5):",
+            *(f"  {name:{width}s}  {about}" for name, about in lines.items()),
+            "a recipe of your own is one YAML file of options: sensor=/path/to/mine.yaml",
+            "nenya inspect FILE.nc says which recipe fits a file, and what it takes from it",
+        ]
+    )
 
 
 def run(options: PrepareOptions) -> int:

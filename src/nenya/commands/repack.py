@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from nenya.data.cutout_axes import reordered
 from nenya.data.cutouts import CutoutFile, CutoutReader, inspect_cutouts, partition_names
 from nenya.data.filters import pack_gzip
 from nenya.data.hdf5 import Hdf5File
@@ -124,6 +125,10 @@ def repack_file(source: Path, output: Path, options: RepackOptions) -> str:
         OutputError: The output exists, the disk is full, or the output differs from the source when read back.
     """
     check_output(output, options.clobber)
+    if options.axes is not None:
+        external, names = options.loader.allow_external, partition_names(options)
+        with reordered(source, output.parent, options.axes, names, external=external) as place:
+            return repack_file(place, output, replace(options, axes=None))
     file = inspect_cutouts(source, partition_names(options), allow_external=options.loader.allow_external)
     parts = [source, *(Path(path) for info in file.partitions.values() for path in info.sources)]
     state = _state(parts)

@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 
 from nenya.data.chunk_check import filter_names
+from nenya.data.cutout_axes import check_cube, matlab_text
 from nenya.data.hdf5 import Hdf5File, check_float
 from nenya.data.hdf5_links import damage_named
 from nenya.data.pixels import FlatPixels, Pixels
@@ -101,6 +102,7 @@ def describe_partition(file: Hdf5File, name: str, dataset: Any) -> tuple[Partiti
         creation = dataset.id.get_create_plist()
         names = filter_names(creation, where) if creation.get_nfilters() else ()
         pixels = file.pixels(dataset, where)
+        check_cube(pixels, dataset.shape, where)
         flat = isinstance(pixels, FlatPixels) and [path for path, *_ in pixels.segments] == [file.path]
         info = Partition(
             name=name,
@@ -141,6 +143,8 @@ def _check_shape(where: str, shape: tuple[int, ...] | None) -> None:
     """Check that a shape is that of N > 0 square one-channel cutouts."""
     if shape is None or len(shape) not in (3, 4):
         raise InputFileError(f"{where} has the shape {shape}; {_EXPECTED}: reshape the data")
+    if cause := matlab_text(shape):
+        raise InputFileError(f"{where} has the shape {cause}")
     if len(shape) == 4 and shape[1] != 1:
         if shape[3] in (1, 3):
             raise InputFileError(

@@ -1,11 +1,11 @@
 """Options of each command: its own, and the shared sections that it uses."""
 
-import math
 import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from nenya.options.declare import Check, above, at_least, is_number, one_of, option
+from nenya.options.declare import above, at_least, is_number, one_of, option
+from nenya.options.masks import MaskOptions, is_bounds, numbers
 from nenya.options.sections import Options
 
 
@@ -100,6 +100,7 @@ class InspectOptions(Options):
 
     rows: int | None = option(None, "largest number of rows read per data set; default all", at_least(1))
     sheet: bool = option(True, "draw a contact sheet of cutouts")
+    recipe: str | None = option(None, "for a file of fields: a recipe, or your own .yaml; default: the one that fits")
 
 
 @dataclass
@@ -110,6 +111,11 @@ class RepackOptions(Options):
 
     codec: str = option("gzip", "gzip, lzf (both with shuffle where it helps) or none", one_of("gzip", "lzf", "none"))
     force: bool = option(False, "also write a file that reads slower than its source")
+    axes: str | None = option(
+        None,
+        "order of the stored dimensions (n cutouts, h rows, w columns), such as hwn of MATLAB, written as nhw",
+        one_of("nhw", "nwh", "hwn", "whn", "hnw", "wnh"),
+    )
 
 
 @dataclass
@@ -122,25 +128,11 @@ class ExportOptions(Options):
     ckpt: str | None = option(None, "weights to export; default model.weights")
 
 
-def _numbers(*, whole: bool, low: float) -> Check:
-    """Return the check of a pair of numbers, each at least `low`."""
-
-    def check(value: Any) -> bool:
-        kinds: tuple[type, ...] = (int,) if whole else (int, float)
-        return isinstance(value, list) and len(value) == 2 and all(type(v) in kinds and v >= low for v in value)
-
-    return check
-
-
-def _is_bounds(value: Any) -> bool:
-    return _numbers(whole=False, low=-math.inf)(value) and value[0] < value[1]
-
-
-_SIDES = ("two integers of at least 1, such as [3,1], or null", _numbers(whole=True, low=1))
+_SIDES = ("two integers of at least 1, such as [3,1], or null", numbers(whole=True, low=1))
 
 
 @dataclass
-class PrepareOptions(Options):
+class PrepareOptions(MaskOptions):
     """Options of the preparation of cutouts; those of a recipe keep the names that users know."""
 
     uses: ClassVar[tuple[str, ...]] = ("loader.cache_dir", "loader.allow_external", "data", "out", "seed", "clobber")
@@ -163,7 +155,7 @@ class PrepareOptions(Options):
     temp_bounds: Any = option(
         None,
         "smallest and largest value that is kept, in degrees Celsius for temperatures",
-        ("two numbers [min, max], or null", _is_bounds),
+        ("two numbers [min, max], or null", is_bounds),
     )
     land: float | None = option(None, "value that marks land, if the field has no land mask")
     inpaint: str = option(
@@ -177,14 +169,18 @@ class PrepareOptions(Options):
     downscale: Any = option(None, "rows and columns averaged to one pixel", _SIDES)
     demean: bool = option(True, "remove the mean of each cutout")
     variable: str | None = option(None, "name of the variable; default: from its CF attributes")
-    mask: str | None = option(None, "name of a land-sea mask or flags; default: from its CF attributes")
-    quality: str | None = option(None, "name of the quality variable; default: quality_level, qual_sst ...")
+    mask: str | None = option(None, "name of a land-sea mask or flags, or none; default: from its CF attributes")
+    quality: str | None = option(
+        None, "name of the quality variable, or none for all pixels; default: quality_level, qual_sst ..."
+    )
     time: str | None = option(None, "name of the time variable, or a date: 2015-01-16T12:00")
     lat: str | None = option(None, "name of the latitude")
     lon: str | None = option(None, "name of the longitude")
     coords: str | None = option(None, "file with the coordinates and masks missing from the data files")
     units: str | None = option(None, "units of the variable, if missing or wrong in the file")
-    level: int = option(0, "index of the vertical level", at_least(0))
+    level: int | None = option(
+        None, "index of the vertical level; default: the one nearest to the surface", at_least(0)
+    )
     at: str | None = option(None, "table with lat, lon and datetime of cutout centres, instead of a grid")
     max_km: float = option(10.0, "largest distance in km of a row of at= from the nearest pixel", above(0))
     max_hours: float = option(12.0, "largest difference in hours of a row of at= from the field", at_least(0))

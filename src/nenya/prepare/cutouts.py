@@ -3,7 +3,7 @@
 Letters: H rows and W columns of a field, n cutouts on it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +63,20 @@ def clear_share(table: NDArray[np.int32], windows: Windows) -> NDArray[np.float6
     bottom, right = top + windows.height, left + windows.width
     count = table[bottom, right] - table[top, right] - table[bottom, left] + table[top, left]
     return np.asarray(count / (windows.height * windows.width), dtype=np.float64)
+
+
+def constant(values: NDArray[np.float32], windows: Windows) -> NDArray[np.bool_]:
+    """Return which windows (n,) of a field (H, W) have one value at all of their finite pixels, which says nothing."""
+    with np.errstate(invalid="ignore"):
+        steps = (np.abs(values[:-1, :-1] - values[:-1, 1:]) > 0) | (np.abs(values[:-1, :-1] - values[1:, :-1]) > 0)
+    inner = replace(windows, height=np.maximum(windows.height - 1, 1), width=np.maximum(windows.width - 1, 1))
+    found: NDArray[np.bool_] = clear_share(integral(np.pad(steps, ((0, 1), (0, 1)))), inner) == 0
+    for i in np.flatnonzero(found):
+        top, left = windows.row[i], windows.col[i]
+        pixels = values[top : top + windows.height[i], left : left + windows.width[i]]
+        pixels = pixels[np.isfinite(pixels)]
+        found[i] = not len(pixels) or pixels.min() == pixels.max()
+    return found
 
 
 def usable_columns(width: int, options: PrepareOptions) -> tuple[int, int]:

@@ -3,42 +3,36 @@
 Letters: H rows and W columns of a field.
 """
 
-import re
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nenya.errors import InputFileError, OptionError
+from nenya.errors import InputFileError
 from nenya.options.commands import PrepareOptions
-from nenya.options.declare import suggest
+from nenya.prepare.axes import Turn, in_order, is_column, is_row, is_swath, order_of, turn_of
+from nenya.prepare.coordinates import find_coordinates
+from nenya.prepare.flags import FieldMasks
 from nenya.prepare.geometry import Field, wraps
+from nenya.prepare.levels import is_vertical, surface_level
+from nenya.prepare.projections import grid_axes
+from nenya.prepare.ranges import FieldRange, drop, nowhere
 from nenya.prepare.sources import reading
-from nenya.prepare.times import find_times
+from nenya.prepare.times import find_times, time_dim
 from nenya.prepare.variables import (
-    LATITUDE_NAMES,
-    LONGITUDE_NAMES,
-    QUALITY_NAMES,
-    WATER_FLAGS,
     dims_text,
-    find_units,
     find_variable,
-    get_variable,
-    high_is_good,
-    is_coordinate_of,
-    is_vertical,
-    sea_test,
-    variables_of,
-    with_dims_of,
 )
 from nenya.storage.process import check_memory
 
 if TYPE_CHECKING:
     import xarray
 
-_FACES = ("face", "tile", "faces", "tiles")
+_FACES = ("face", "tile", "faces", "tiles", "nf", "ntiles")
+_OF_LINES = ("sst_dtime", "l2p_flags")  # variables that only swaths have, if their coordinates have two dimensions
 
+N = TypeVar("N", bound=np.generic)
 
 _COPIES = 4  # copies of a field in memory while it is read: packed, scaled, masked
 
@@ -55,6 +49,11 @@ class Layout:
         times: of the time steps, datetime64[us].
         faces: numbers of the tiles, [-1] without tiles.
         variable: name of the variable.
+        level: index of the vertical level, 0 without levels.
+        swath: whether the fields are a swath, which keeps its own frame.
+        range: units and possible values.
+        masks: quality, flags and masks.
+        notes: sentences for the user on what was left out.
 
     Raises:
         InputFileError: The variable, coordinates, time, quality or mask cannot be found, or the units do not fit the
@@ -65,28 +64,33 @@ class Layout:
         self.dataset, self.place, self.options = dataset, place, options
         array = find_variable(dataset, place, options)
         self.variable = str(array.name)
-        self._lat = self._coordinate(array, "lat", options.lat)
-        self._lon = self._coordinate(array, "lon", options.lon)
-        self._lat, self._lon = (with_dims_of(array, coordinate) for coordinate in (self._lat, self._lon))
-        self.time_dim, self.times = find_times(dataset, array, place, options)
-        spatial = [d for d in array.dims if d in {*self._lat.dims, *self._lon.dims} and d != self.time_dim]
-        self.face_dim = next(
-            (d for d in spatial if str(d).lower() in _FACES), spatial[0] if len(spatial) == 3 else None
-        )
-        self.rows_cols = [d for d in spatial if d != self.face_dim]
-        if len(self.rows_cols) != 2:
-            raise InputFileError(
-                f"{place}: expected a field: '{self.variable}' {dims_text(array)} has no two dimensions of "
-                f"'{self._lat.name}' {dims_text(self._lat)} and '{self._lon.name}' {dims_text(self._lon)}"
-            )
+        self._lat, self._lon = find_coordinates(dataset, array, place, options)
+        spatial = self._spatial(array)
+        found = find_times(dataset, array, place, options, spatial)
+        self.time_dim, self.times, self._steps, self.notes = found.dim, found.values, found.steps, list(found.notes)
+        self.face_dim = _face_of(spatial)
+        self.rows_cols = self._rows_cols(array, [d for d in spatial if d != self.face_dim])
         self.faces = list(range(array.sizes[self.face_dim])) if self.face_dim is not None else [-1]
-        self.scale, self.offset = find_units(array, place, options)
+        self.range = FieldRange(array, place, options)
         self._array = array
-        self._others = [d for d in array.dims if d not in (*spatial, self.time_dim)]
-        self._check_others()
-        self.quality = self._find_quality()
-        self.mask = self._find_mask()
-        self.dtime = self._find_dtime()
+        self._others = [d for d in array.dims if d not in (*spatial, self.time_dim) and array.sizes[d] > 1]
+        self.level = self._find_level()
+        self.masks = FieldMasks(dataset, array, place, options)
+        self.dtime = found.lines if found.lines is not None else self._find_dtime()
+        flat = max(self._lat.ndim, self._lon.ndim) < 2
+        self._axes = self._directions()
+        lines = self._has_lines()
+        self.swath = not flat and self._axes is None and is_swath(dataset, self.rows_cols, lines=lines)
+
+    @property
+    def row_order(self) -> str:
+        """The order of rows and columns, as cutout files record it."""
+        return order_of(swath=self.swath)
+
+    @property
+    def level_dim(self) -> str | None:
+        """Name of the vertical dimension, None without levels."""
+        return str(self._others[0]) if self._others else None
 
     def read(self, step: int, face: int) -> Field:
         """Read one field.
@@ -100,22 +104,25 @@ class Layout:
         """
         with reading(self.place):
             raw = self._plane(self._array, step, face)
-            lat, lon = self._degrees(self._lat, step, face, 90), self._degrees(self._lon, step, face, 540)
+            lat, lon = self._places(step, face, raw.shape)
             good = np.isfinite(raw)
+            masked = {"missing": int(good.size - np.count_nonzero(good))}
             if self.options.land is not None:
-                good &= raw != self.options.land
-            if self.quality is not None:
-                good &= self._is_good(self._plane(self.quality[0], step, face))
-            if self.mask is not None:
-                good &= self.mask[1](self._plane(self.mask[0], step, face))
-            seconds = None if self.dtime is None else self._plane(self.dtime, step, face).astype(np.float32)
-        values = (raw * np.float64(self.scale) + self.offset).astype(np.float32)
-        values[~good] = np.nan
-        self._bound(values)
-        field = Field(values, lat, lon, self.times[step], seconds, False, face)
-        return Field(values, lat, lon, self.times[step], seconds, wraps(field), face)
+                drop(good, raw == self.options.land, masked, "land")
+            if (empty := nowhere(lat, lon)) is not None:
+                lat, lon = np.where(empty, np.nan, lat), np.where(empty, np.nan, lon)
+                drop(good, empty, masked, "without a place")
+            self.masks.apply(good, lambda array: self._plane(array, step, face), masked)
+            seconds = None if self.dtime is None else self._seconds(step, face, raw.shape)
+        values = self.range.convert(raw, good, masked)
+        self._bound(values, masked)
+        turn = Turn() if self.swath else turn_of(lat, lon, self._axes or (1, 1))
+        values, lat, lon = turn(values), *turn.places(lat, lon)
+        seconds = None if seconds is None else turn(seconds)
+        field = Field(values, lat, lon, self.times[step], seconds, False, face, masked, self.range.possible)
+        return replace(field, wraps=wraps(field))
 
-    def _bound(self, values: NDArray[np.float32]) -> None:
+    def _bound(self, values: NDArray[np.float32], masked: dict[str, int]) -> None:
         """Mask values outside the bounds, and refuse a field entirely outside."""
         bounds = self.options.temp_bounds
         if bounds is None:
@@ -126,26 +133,38 @@ class Layout:
             low, high = np.nanmin(values), np.nanmax(values)
             raise InputFileError(
                 f"{self.place}: expected values of '{self.variable}' within temp_bounds {bounds}, got {low:.4g} to "
-                f"{high:.4g} from '{self._units()}': if these are not its units, give units="
+                f"{high:.4g} from '{self.range.units}': if these are not its units, give units="
             )
+        inside = np.isfinite(values)
+        drop(inside, outside, masked, "outside temp_bounds")
         values[outside] = np.nan
-
-    def _units(self) -> str:
-        return self.options.units or str(self._array.attrs.get("units", ""))
 
     def _plane(self, array: "xarray.DataArray", step: int, face: int) -> NDArray[Any]:
         """Return an array (H, W) of one time and tile; other dimensions of length 1 are dropped."""
         chosen = {d: 0 for d in array.dims if d not in (self.time_dim, self.face_dim, *self.rows_cols)}
         if chosen.keys() & set(self._others):
-            chosen[self._others[0]] = self.options.level
+            chosen[self._others[0]] = self.level
         if self.time_dim in array.dims:
-            chosen[self.time_dim] = step if array.sizes[self.time_dim] > 1 else 0
+            chosen[self.time_dim] = self._steps[step] if array.sizes[self.time_dim] > 1 else 0
         if self.face_dim is not None and self.face_dim in array.dims:
             chosen[self.face_dim] = face
         plane = array.isel(chosen)
         check_memory(plane.size * max(8, plane.dtype.itemsize), f"{self.place}: '{array.name}'", copies=_COPIES)
         order = [d for d in self.rows_cols if d in plane.dims]
         return np.asarray(plane.transpose(*order).values)
+
+    def _places(self, step: int, face: int, shape: tuple[int, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return latitude (H,) or (H, W) and longitude (W,) or (H, W); both have two dimensions if one has."""
+        lat, lon = self._degrees(self._lat, step, face, 90), self._degrees(self._lon, step, face, 540)
+        if lat.ndim == lon.ndim:
+            return lat, lon
+        return self._spread(self._lat, lat, shape), self._spread(self._lon, lon, shape)
+
+    def _spread(self, array: "xarray.DataArray", plane: NDArray[N], shape: tuple[int, ...]) -> NDArray[N]:
+        """Return an array of rows or of columns as (H, W)."""
+        if plane.ndim == 1:
+            plane = plane[:, None] if self.rows_cols[0] in array.dims else plane[None]
+        return np.broadcast_to(plane, shape)
 
     def _degrees(self, array: "xarray.DataArray", step: int, face: int, most: float) -> NDArray[np.float64]:
         """Return a coordinate, NaN where a pixel has none."""
@@ -165,96 +184,63 @@ class Layout:
                 )
         return values
 
-    def _coordinate(self, array: "xarray.DataArray", kind: str, name: str | None) -> "xarray.DataArray":
-        dataset, place = self.dataset, self.place
-        if name is not None:
-            return get_variable(dataset, name, place, f"{kind}=")
-        word, names = ("latitude", LATITUDE_NAMES) if kind == "lat" else ("longitude", LONGITUDE_NAMES)
-        direction = "north" if kind == "lat" else "east"
-        tests: tuple[Callable[[xarray.DataArray], bool], ...] = (
-            lambda v: v.attrs.get("standard_name") == word,
-            lambda v: (
-                re.fullmatch(f"degrees?_?{direction[0]}({direction[1:]})?", str(v.attrs.get("units", ""))) is not None
-            ),
-            lambda v: str(v.name).lower() in names,
-        )
-        for test in tests:
-            found = [v for v in variables_of(dataset) if test(v) and is_coordinate_of(v, array)]
-            if found:
-                return max(found, key=lambda v: (v.name in array.coords, str(v.name).lower() in names, v.ndim))
-        hint = suggest(names[0], [str(v) for v in dataset.variables])
-        raise InputFileError(
-            f"{place}: no {word} found for '{array.name}' {dims_text(array)}{hint}; {kind}= names it, "
-            "coords= names another file that has it"
-        )
+    def _spatial(self, array: "xarray.DataArray") -> list[Any]:
+        """Return the dimensions of latitude and longitude, without that of the times if the coordinates have it too."""
+        found = [d for d in array.dims if d in {*self._lat.dims, *self._lon.dims}]
+        times = time_dim(self.dataset, array) if len(found) > 2 else None
+        return [d for d in found if d != times]
 
-    def _check_others(self) -> None:
-        """Accept one vertical dimension, and dimensions of length 1."""
-        several = [d for d in self._others if self._array.sizes[d] > 1]
-        self._others = several
+    def _rows_cols(self, array: "xarray.DataArray", dims: list[Any]) -> list[Any]:
+        """Return the dimensions of rows and columns: of one-dimensional coordinates latitude's first, else by name."""
+        if len(dims) != 2:
+            raise InputFileError(
+                f"{self.place}: expected a field: '{self.variable}' {dims_text(array)} has no two dimensions of "
+                f"'{self._lat.name}' {dims_text(self._lat)} and '{self._lon.name}' {dims_text(self._lon)}"
+            )
+        lat, lon = ([d for d in v.dims if d in dims] for v in (self._lat, self._lon))
+        if len(lat) == len(lon) == 1:
+            return [*lat, *lon]
+        return in_order(dims)
+
+    def _directions(self) -> tuple[int, int] | None:
+        """Return whether the projected coordinates of rows and columns rise (1) or fall (-1); None without any."""
+        axes = grid_axes(self.dataset, self._array)
+        if axes is None or {*axes[0].dims, *axes[1].dims} != set(self.rows_cols):
+            return None
+        rise = {axis.dims[0]: 1 if axis.values[-1] >= axis.values[0] else -1 for axis in axes}
+        return rise[self.rows_cols[0]], rise[self.rows_cols[1]]
+
+    def _seconds(self, step: int, face: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Return the seconds (H, W) of each pixel after the field's time."""
+        assert self.dtime is not None
+        return self._spread(self.dtime, self._plane(self.dtime, step, face).astype(np.float32), shape)
+
+    def _has_lines(self) -> bool:
+        """Return whether lines or pixels have times of their own."""
+        return self.dtime is not None or any(str(name).lower() in _OF_LINES for name in self.dataset.variables)
+
+    def _find_level(self) -> int:
+        """Return the index of the level, 0 without levels; other dimensions of length above 1 are refused."""
+        several = self._others
         if not several:
-            return
+            return 0
         vertical = [d for d in several if is_vertical(self.dataset, str(d))]
         if several != vertical or len(several) > 1:
             raise InputFileError(
                 f"{self.place}: '{self.variable}' has dimensions {dims_text(self._array)}, of which "
-                f"{', '.join(map(str, several))} is neither time, level nor position; select one value of it beforehand"
+                f"{', '.join(map(str, [d for d in several if d not in vertical] or several))} is neither time, level "
+                "nor position; select one value of it beforehand"
             )
-        if self.options.level >= self._array.sizes[several[0]]:
+        size = self._array.sizes[several[0]]
+        if self.options.level is None:
+            level, note = surface_level(self.dataset, str(several[0]), size, self.place)
+            self.notes += [note] if note else []
+            return level
+        if self.options.level >= size:
             raise InputFileError(
-                f"{self.place}: expected level= below {self._array.sizes[several[0]]}, the size of {several[0]}, got "
-                f"{self.options.level}"
+                f"{self.place}: expected level= below {size}, the size of {several[0]}, got {self.options.level}"
             )
-
-    def _find_quality(self) -> "tuple[xarray.DataArray, bool] | None":
-        """Return the quality and whether high values are good, None if the recipe uses none."""
-        options = self.options
-        if options.quality_thresh is None and options.quality is None:
-            return None
-        if options.quality is not None:
-            found = get_variable(self.dataset, options.quality, self.place, "quality=")
-        else:
-            near = [v for v in variables_of(self.dataset) if is_coordinate_of(v, self._array, whole=True)]
-            named = {str(v.name).lower(): v for v in near}
-            for v in near:
-                if "quality_flag" in str(v.attrs.get("standard_name", "")):
-                    named.setdefault("quality_flag", v)
-            names = [f"qual_{self.variable}".lower(), *QUALITY_NAMES]
-            match = next((named[name] for name in names if name in named), None)
-            if match is None:
-                raise InputFileError(
-                    f"{self.place}: no quality variable found, but quality_thresh={options.quality_thresh} needs "
-                    "one: quality= names it, quality_thresh=null ignores quality"
-                )
-            found = match
-        if options.quality_thresh is None:
-            raise OptionError(f"quality={options.quality} needs quality_thresh=, the worst value that is kept")
-        return with_dims_of(self._array, found), high_is_good(found, options.best_quality)
-
-    def _is_good(self, quality: NDArray[Any]) -> NDArray[np.bool_]:
-        assert self.quality is not None and self.options.quality_thresh is not None
-        with np.errstate(invalid="ignore"):
-            limit = self.options.quality_thresh
-            return np.asarray(quality >= limit if self.quality[1] else (quality <= limit) & (quality >= 0))
-
-    def _find_mask(self) -> "tuple[xarray.DataArray, Callable[[NDArray[Any]], NDArray[np.bool_]]] | None":
-        """Return the mask and a function of its values that is true for sea."""
-        if self.options.mask is not None:
-            found = get_variable(self.dataset, self.options.mask, self.place, "mask=")
-            if not is_coordinate_of(found, self._array, whole=True):
-                raise InputFileError(
-                    f"{self.place}: expected a mask on the grid of '{self.variable}', got '{found.name}' "
-                    f"{dims_text(found)}"
-                )
-            return with_dims_of(self._array, found), sea_test(found)
-        for variable in variables_of(self.dataset):
-            kind = str(variable.attrs.get("standard_name", ""))
-            flags = str(variable.attrs.get("flag_meanings", "")).lower().split()
-            binary = kind in ("sea_binary_mask", "land_binary_mask")
-            named = str(variable.name).lower() == "mask" and bool(set(flags) & set(WATER_FLAGS))
-            if (binary or named) and is_coordinate_of(variable, self._array, whole=True):
-                return with_dims_of(self._array, variable), sea_test(variable)
-        return None
+        return self.options.level
 
     def _find_dtime(self) -> "xarray.DataArray | None":
         """Return the seconds of each pixel after the field's time, as in L2P files."""
@@ -262,3 +248,12 @@ class Layout:
         if found is None or not set(self.rows_cols) <= set(found.dims):
             return None
         return self.dataset["sst_dtime"] if str(found.attrs.get("units", "")).startswith("s") else None
+
+
+def _face_of(spatial: list[Any]) -> Any:
+    """Return the dimension of the tiles, None without any: by its name, or that which is no row or column."""
+    named = [d for d in spatial if str(d).lower() in _FACES]
+    if named or len(spatial) != 3:
+        return named[0] if named else None
+    others = [d for d in spatial if not is_row(d) and not is_column(d)]
+    return others[0] if len(others) == 1 else None

@@ -1,6 +1,7 @@
 """A field, and where on the globe its pixels are."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,8 @@ class Field:
         seconds: (H, W) seconds of each pixel after `time`, None if not in the file.
         wraps: whether column 0 follows the last column, around the globe.
         face: number of the tile, -1 without tiles.
+        masked: reason -> number of pixels masked for it.
+        possible: smallest and largest possible value, for pixels that are filled.
     """
 
     values: NDArray[np.float32]
@@ -27,6 +30,8 @@ class Field:
     seconds: NDArray[np.float32] | None = None
     wraps: bool = False
     face: int = -1
+    masked: Mapping[str, int] = field(default_factory=dict)
+    possible: tuple[float, float] = (-np.inf, np.inf)
 
     @property
     def shape(self) -> tuple[int, int]:

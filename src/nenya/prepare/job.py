@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures import wait as futures_wait
 from concurrent.futures.process import BrokenProcessPool
@@ -26,14 +26,17 @@ import numpy as np
 
 import nenya
 from nenya.data.hdf5_open import open_hdf5
+from nenya.data.orientation import ROW_ORDER, one_order
 from nenya.errors import InputFileError, OptionError, OutputError
 from nenya.io import write_table
 from nenya.options.commands import PrepareOptions
 from nenya.options.files import read_group
 from nenya.options.sections import build_options
-from nenya.prepare.places import Fates, Places, log_missing, missing_table, read_fates, summary
+from nenya.prepare.account import say_account
+from nenya.prepare.places import Fates, Places, log_missing, missing_table, read_fates
 from nenya.prepare.sources import find_fields, identity_of
 from nenya.prepare.steps import output_size
+from nenya.prepare.summary import account_of, say_rest, why_none
 from nenya.prepare.work import Outcome, Task, fingerprint, prepare_file
 from nenya.prepare.writer import read_table, recipe_values, write_outputs
 from nenya.runtime.process import RowProgress
@@ -118,13 +121,19 @@ def prepare(options: PrepareOptions | Mapping[str, Any]) -> Prepared:
         tasks = _tasks(sources, identities, made_by, folder, options, places)
         parts, failed, outcomes = _work(tasks, options, check)
         failed |= {_name_of(s): str(e) for s, e in identities.items() if isinstance(e, InputFileError)}
+        try:
+            order = one_order({outcome.row_order for outcome in outcomes if outcome.parts})
+        except InputFileError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         local = folder / out.rpartition("/")[2] if isinstance(out, str) else out
         table = read_table(parts, options, out if isinstance(out, str) else out.name) if parts else None
         fates = read_fates([part for _, part in parts], places) if places is not None else None
         if table is None or not len(table):
             shutil.rmtree(folder, ignore_errors=True)
             kind = InputFileError if failed or not parts else NoCutouts
-            raise kind(_why_none(options, outcomes, failed, len(parts), fates))
+            raise kind(why_none(options, outcomes, failed, len(parts), fates))
+        say_rest(tasks, outcomes)
         for line in failed.values():
             log.error("skipped: %s", line)
         if empty := len(parts) - table["part"].nunique():
@@ -134,6 +143,7 @@ def prepare(options: PrepareOptions | Mapping[str, Any]) -> Prepared:
             )  # fmt: skip
         about = {
             "variable": ", ".join(sorted({o.variable for o in outcomes if o.variable})),
+            ROW_ORDER: order,
             "sources": json.dumps([_name_of(source) for source in sources]),
             "sources_sha256": made_of,
             "recipe_sha256": made_by,
@@ -334,6 +344,8 @@ def _work(
         for number, outcome in _outcomes(tasks, options, check):
             outcomes[number] = outcome
             progress.advance(1)
+            if account := account_of(number, tasks, outcomes):
+                say_account(tasks[number].name, account)
     parts: dict[tuple[str, str], dict[int, Path]] = {}
     failed: dict[str, str] = {}
     for number, task in enumerate(tasks):
@@ -420,32 +432,3 @@ def _begin_worker() -> None:
             os._exit(1)
 
         threading.Thread(target=watch, name="parent", daemon=True).start()
-
-
-def _why_none(
-    options: PrepareOptions,
-    outcomes: Iterable[Outcome],
-    failed: Mapping[str, str],
-    done: int,
-    fates: Fates | None = None,
-) -> str:
-    """Return the reason why there is no cutout, in one line."""
-    if failed and not done:
-        first = next(iter(failed.values()))
-        return first if len(failed) == 1 else f"none of {len(failed)} granules can be read; the first error: {first}"
-    clearest = max((outcome.clearest for outcome in outcomes), default=0.0)
-    where = f"{done} granule{'s' if done > 1 else ''} of {options.data}"
-    if fates is not None:
-        return f"{where}: none of {len(fates.state)} places of {options.at} has a cutout ({summary(fates, options)})"
-    if clearest == 0:
-        side = f"{options.field_size} x {options.field_size} pixels"
-        if options.fixed_km is not None:
-            side = f"fixed_km={options.fixed_km:g}"
-        return (
-            f"{where}: no cutout of {side} has a clear pixel: the field is "
-            "smaller than that, or entirely masked (land, cloud, quality, temp_bounds)"
-        )
-    wanted = f"clear_threshold={options.clear_threshold:g}"
-    if clearest * 100 >= options.clear_threshold:
-        return f"{where}: every cutout has masked pixels left (inpaint={options.inpaint}); inpaint=fast fills them"
-    return f"{where}: no cutout reaches {wanted} %; the clearest has {100 * clearest:.1f} %: lower it, or field_size"

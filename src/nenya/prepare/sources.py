@@ -259,8 +259,24 @@ def _open(place: Any, name: str) -> "xarray.Dataset":
             raise _unreadable(name, error) from error
     except Exception as error:
         raise _unreadable(name, error) from error
-    with reading(name):  # an unreadable time may not be needed
-        return xarray.open_dataset(place, decode_times=False, **settings)
+    with reading(name):  # an unreadable time may not be needed, such as HYCOM's "hours since analysis"
+        undecoded = xarray.open_dataset(place, decode_times=False, **settings)  # shares its file with the second
+        decode = {str(key): _is_time(variable) for key, variable in undecoded.variables.items()}
+        return xarray.open_dataset(place, decode_times=decode, **settings)
+
+
+def _is_time(variable: "xarray.Variable") -> bool:
+    """Return whether xarray can decode a variable as times, or leaves it as it is."""
+    import xarray
+
+    if " since " not in str(variable.attrs.get("units", "")):
+        return True
+    try:
+        first = variable[(slice(0, 1),) * variable.ndim]
+        xarray.conventions.decode_cf_variable("", first, decode_timedelta=False).load()
+    except Exception:  # of a date or calendar in any of the libraries' types
+        return False
+    return True
 
 
 def _engine(path: Path, name: str) -> str:

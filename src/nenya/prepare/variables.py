@@ -1,15 +1,13 @@
-"""Variables of a dataset, found by their names and attributes, and their units."""
+"""Variables of a dataset, found by their names and attributes."""
 
 import re
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from nenya.errors import InputFileError
 from nenya.options.commands import PrepareOptions
 from nenya.options.declare import suggest
+from nenya.prepare.axes import match_dims
 
 if TYPE_CHECKING:
     import xarray
@@ -25,18 +23,25 @@ STANDARD_NAMES = {
         *("sea_surface_height_above_reference_ellipsoid", "sea_surface_elevation"),
     ),
 }
-_NAMES = {
+FIELD_NAMES = {
     "temperature": ("sea_surface_temperature", "analysed_sst", "sst", "tos", "thetao", "theta", "votemper", "sosstsst"),
     "height": ("sla", "adt", "ssha", "ssha_karin", "ssh_karin", "ssh", "zos", "eta", "sossheig"),
 }
-LATITUDE_NAMES = ("lat", "latitude", "nav_lat", "yc", "y_c")
-LONGITUDE_NAMES = ("lon", "longitude", "nav_lon", "xc", "x_c")
+LATITUDE_NAMES = (
+    *("lat", "latitude", "nav_lat", "nav_lat_grid_t", "gphit", "lat_rho", "tlat", "yc", "y_c", "xlat", "xlat_m"),
+    *("plat", "geolat", "geolat_t", "yt_ocean", "yh", "lats", "latitudes", "lat_u", "lat_v", "lat_psi", "ulat"),
+    *("geolat_c", "yg"),
+)
+LONGITUDE_NAMES = (
+    *("lon", "longitude", "nav_lon", "nav_lon_grid_t", "glamt", "lon_rho", "tlong", "xc", "x_c", "xlong", "xlong_m"),
+    *("plon", "geolon", "geolon_t", "xt_ocean", "xh", "lons", "longitudes", "lon_u", "lon_v", "lon_psi", "ulong"),
+    *("geolon_c", "xg", "tlon", "ulon"),
+)
 QUALITY_NAMES = ("quality_level", "qual_sst", "quality_flag", "qual_sst4", "quality")
-_LEVELS = ("depth", "lev", "level", "z", "k", "deptht", "olevel", "s_rho", "height")
-_KELVIN = re.compile(r"(deg(ree)?s?_?)?k(elvins?)?")
-_CELSIUS = re.compile(r"(deg(ree)?s?_?)?c(elsius)?|°c|celsius_degrees?|deg(ree)?s?_?centigrade")
-_LENGTH = {"m": 1.0, "meter": 1.0, "meters": 1.0, "metre": 1.0, "metres": 1.0, "cm": 0.01, "mm": 0.001}
-WATER_FLAGS = ("water", "sea", "ocean", "open_sea")
+_ABOUT = re.compile(
+    r"err(or)?s?|sses|bias(es)?|std(dev|ev)?|stdv|sd|deviation|uncertaint(y|ies)|uncert|variance|var|rmse?|spread|flags?|"
+    r"counts?|nobs|number|num|quality|qual|qc|mask|weights?|difference|diff|dtime|increment|trend|clim(atology)?"
+)
 
 
 def find_variable(dataset: "xarray.Dataset", place: str, options: PrepareOptions) -> "xarray.DataArray":
@@ -60,9 +65,14 @@ def find_variable(dataset: "xarray.Dataset", place: str, options: PrepareOptions
     kinds = ["temperature", "height"] if options.quantity == "any" else [options.quantity]
     for kind in kinds:
         named = {str(v.name).lower(): v for v in fields}
-        matches = [v for wanted in STANDARD_NAMES[kind] for v in fields if v.attrs.get("standard_name") == wanted]
-        best = next((v for name in _NAMES[kind] for v in matches if str(v.name).lower() == name), None)
-        best = best if best is not None else next((named[name] for name in _NAMES[kind] if name in named), None)
+        matches = _of_first([[v for v in fields if v.attrs.get("standard_name") == s] for s in STANDARD_NAMES[kind]])
+        best = next((v for name in FIELD_NAMES[kind] for v in matches if str(v.name).lower() == name), None)
+        best = best if best is not None else next((named[name] for name in FIELD_NAMES[kind] if name in named), None)
+        if best is None and len(matches) > 1:
+            names = ", ".join(str(v.name) for v in matches)
+            raise InputFileError(
+                f"{place}: expected one field of {kind}, got {names} with the same standard name; variable= names one"
+            )
         if best is not None or matches:
             return best if best is not None else matches[0]
     if options.quantity == "any" and len(fields) == 1:
@@ -72,37 +82,19 @@ def find_variable(dataset: "xarray.Dataset", place: str, options: PrepareOptions
     raise InputFileError(f"{place}: expected {what} by its attributes, got {names}; variable= names the field")
 
 
-def find_units(array: "xarray.DataArray", place: str, options: PrepareOptions) -> tuple[float, float]:
-    """Return factor and offset to degrees Celsius or metres; 1 and 0 for other quantities.
+def _of_first(groups: "list[list[xarray.DataArray]]") -> "list[xarray.DataArray]":
+    """Return the fields of the first standard name that any has, without errors, biases and counts of a field."""
+    for group in groups:
+        fields = [v for v in group if not _is_about_another(v)]
+        if fields:
+            return fields
+    return next((group for group in groups if group), [])
 
-    Raises:
-        InputFileError: The units are missing or do not fit the quantity.
-    """
-    given = options.units if options.units is not None else array.attrs.get("units")
-    name = re.sub(r"[\s.]+", "_", str(given).strip().lower()) if given is not None else ""
-    standard = str(array.attrs.get("standard_name", ""))
-    quantity = options.quantity
-    if quantity == "any":
-        quantity = next((k for k, names in STANDARD_NAMES.items() if standard in names), "any")
-        if quantity == "any" and _KELVIN.fullmatch(name) and "temp" in f"{standard} {array.name}".lower():
-            quantity = "temperature"
-    if quantity == "temperature":
-        if _KELVIN.fullmatch(name):
-            return 1.0, -273.15
-        if _CELSIUS.fullmatch(name):
-            return 1.0, 0.0
-        wanted = "K or degC"
-    elif quantity == "height":
-        if name in _LENGTH:
-            return _LENGTH[name], 0.0
-        wanted = "m or cm"
-    else:
-        return 1.0, 0.0
-    said = f"'{given}'" if given is not None else "no units"
-    raise InputFileError(
-        f"{place}: expected units of '{array.name}' for a {quantity} in {wanted}, got {said}; units= sets them, "
-        "variable= names another variable"
-    )
+
+def _is_about_another(variable: "xarray.DataArray") -> bool:
+    """Return whether a variable is an error, bias, flag or count of a field rather than the field."""
+    words = re.split(r"[^a-z]+", f"{variable.name} {variable.attrs.get('long_name', '')}".lower())
+    return any(_ABOUT.fullmatch(word) for word in words)
 
 
 def variables_of(dataset: "xarray.Dataset") -> "Iterable[xarray.DataArray]":
@@ -145,64 +137,22 @@ def _is_auxiliary(variable: "xarray.DataArray") -> bool:
 
 
 def is_coordinate_of(variable: "xarray.DataArray", array: "xarray.DataArray", *, whole: bool = False) -> bool:
-    """Return whether a variable lies on the dimensions of another, or on dimensions of equal lengths."""
-    if variable.dtype.kind not in "fiub" or not variable.ndim or "bounds" in str(variable.name):
+    """Return whether a variable lies on the dimensions of another, or on dimensions of equal lengths.
+
+    Args:
+        variable: to look at.
+        array: the field.
+        whole: whether it must have two dimensions.
+    """
+    if variable.dtype.kind not in "fiub" or variable.ndim < (2 if whole else 1) or "bounds" in str(variable.name):
         return False
-    if variable.ndim < 2 and whole:
-        return False
-    sizes = {size for size in variable.shape if size > 1}
-    inside = all(dim in array.dims or variable.sizes[dim] == 1 for dim in variable.dims)
-    twin = variable.ndim == 2 and variable.shape == array.shape[-2:] and not set(variable.dims) <= set(array.dims)
-    return (inside and bool(sizes)) or twin
+    return max(variable.shape) > 1 and match_dims(array, variable) is not None
 
 
 def with_dims_of(array: "xarray.DataArray", other: "xarray.DataArray") -> "xarray.DataArray":
     """Return a variable with its dimensions renamed to those of the field."""
-    if set(other.dims) <= set(array.dims) or other.shape != array.shape[-2:]:
-        return other
-    names = dict(zip(other.dims, array.dims[-2:], strict=True))
-    plain = other.reset_coords(drop=True)
-    return plain.rename({old: new for old, new in names.items() if old != new})
-
-
-def is_vertical(dataset: "xarray.Dataset", dim: str) -> bool:
-    """Return whether a dimension is a vertical one, by its name or its attributes."""
-    attributes = dataset[dim].attrs if dim in dataset.variables else {}
-    return dim.lower() in _LEVELS or attributes.get("axis") == "Z" or "positive" in attributes
-
-
-def high_is_good(quality: "xarray.DataArray", given: str) -> bool:
-    """Return whether high values of a quality variable are good: as given, else by its flags or its name."""
-    if given != "auto":
-        return given == "high"
-    meanings = str(quality.attrs.get("flag_meanings", "")).lower().replace(",", " ").split()
-    if meanings and re.search("best|good", meanings[0]):
-        return False
-    if meanings and re.search("best|good", meanings[-1]):
-        return True
-    return not str(quality.name).lower().startswith("qual_")
-
-
-def sea_test(mask: "xarray.DataArray") -> Callable[[NDArray[Any]], NDArray[np.bool_]]:
-    """Return a function of a mask's values that is true for sea: by its flags, its standard name, or not 0."""
-    meanings = str(mask.attrs.get("flag_meanings", "")).lower().split()
-    water = [i for i, meaning in enumerate(meanings) if meaning in WATER_FLAGS]
-    bits, values = (
-        np.atleast_1d(mask.attrs[key]) if key in mask.attrs else None for key in ("flag_masks", "flag_values")
-    )
-    if water and bits is not None and len(bits) == len(meanings):
-        wanted = int(np.bitwise_or.reduce(bits[water].astype(np.int64)))
-        unwanted = int(np.bitwise_or.reduce(bits.astype(np.int64))) & ~wanted
-        return lambda v: (_whole(v) & wanted != 0) & (_whole(v) & unwanted == 0)
-    if water and values is not None and len(values) == len(meanings):
-        return lambda v: np.isin(v, values[water])
-    if mask.attrs.get("standard_name") == "land_binary_mask":
-        return lambda v: v == 0
-    return lambda v: np.isfinite(v) & (v != 0)
-
-
-def _whole(values: NDArray[Any]) -> NDArray[np.int64]:
-    return np.asarray(np.nan_to_num(values, nan=0), dtype=np.int64)
+    found = match_dims(array, other)
+    return other if found is None else found
 
 
 def dims_text(array: "xarray.DataArray") -> str:

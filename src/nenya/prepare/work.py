@@ -16,7 +16,17 @@ from numpy.typing import NDArray
 
 from nenya.errors import InputFileError, StorageError
 from nenya.options.commands import PrepareOptions
-from nenya.prepare.cutouts import Windows, centres, clear_share, footprint_km, grid_windows, integral, windows_at
+from nenya.prepare.account import Account, Tally
+from nenya.prepare.cutouts import (
+    Windows,
+    centres,
+    clear_share,
+    constant,
+    footprint_km,
+    grid_windows,
+    integral,
+    windows_at,
+)
 from nenya.prepare.fields import Layout
 from nenya.prepare.geometry import Field
 from nenya.prepare.inpaint import inpaint_biharmonic, inpaint_field
@@ -64,12 +74,18 @@ class Outcome:
         failed: name of a granule -> the reason.
         clearest: largest clear share of all possible cutouts, 0 to 1.
         variable: name of the variable.
+        account: what the fields hold, and why pixels are masked.
+        row_order: order of the rows of its fields.
+        notes: sentences on what was left out.
     """
 
     parts: dict[int, Path] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     clearest: float = 0.0
     variable: str = ""
+    row_order: str = ""
+    notes: list[str] = field(default_factory=list)
+    account: Account = field(default_factory=Account)
 
 
 def prepare_file(task: Task, check: Callable[[], None] = lambda: None) -> Outcome:
@@ -90,10 +106,13 @@ def prepare_file(task: Task, check: Callable[[], None] = lambda: None) -> Outcom
             task.source, loader.cache_dir, options.coords, allow_external=loader.allow_external
         ) as dataset:
             layout = Layout(dataset, str(task.source), options)
-            outcome.variable = layout.variable
+            outcome.variable, outcome.row_order = layout.variable, layout.row_order
+            outcome.notes += layout.notes
+            outcome.account.describe(layout, options)
             for step in range(task.share[0], len(layout.times), task.share[1]):
                 _prepare_step(task, layout, step, outcome)
                 check()
+            outcome.account.notes += [*layout.masks.notes, *layout.range.notes]
     except (InputFileError, StorageError) as error:
         outcome.failed[task.name] = str(error)
     return outcome
@@ -113,6 +132,7 @@ def _prepare_step(task: Task, layout: Layout, step: int, outcome: Outcome) -> No
     outcome.parts[step] = part
     with np.load(part) as columns:
         outcome.clearest = max(outcome.clearest, float(columns["clearest"]))
+        outcome.account.add(columns)
 
 
 def is_whole(part: Path) -> bool:
@@ -144,6 +164,7 @@ def prepare_granule(
         InputFileError: The granule cannot be read.
     """
     found: list[Columns] = []
+    tally = Tally()
     clearest = 0.0
     numbers = np.arange(0)
     if places is not None:
@@ -154,12 +175,13 @@ def prepare_granule(
         if places is not None and not len(numbers):
             break
         fields = layout.read(step, face)
+        tally.see(fields)
         if places is None:
             windows = grid_windows(fields, options)
         else:
             windows, near = windows_at(fields, places.lat_lon[numbers], numbers, options)
             fates.reach(near, OUTSIDE)
-        columns, share = cut(fields, windows, name, options)
+        columns, share = cut(fields, windows, name, options, tally)
         clearest = max(clearest, float(share.max(initial=0.0)))
         if places is not None:
             enough = (share > 0) & (share >= options.clear_threshold / 100)
@@ -171,7 +193,7 @@ def prepare_granule(
         found.append(columns)
     found = found or [_no_columns(options, places)]
     joined = {key: np.concatenate([columns[key] for columns in found]) for key in found[0]}
-    about = {"clearest": np.array(clearest), "granule_time": np.array(layout.times[step])}
+    about = {"clearest": np.array(clearest), "granule_time": np.array(layout.times[step]), **tally.arrays()}
     return {**joined, **about, **(fates.arrays() if places is not None else {})}
 
 
@@ -192,7 +214,9 @@ def _of_pixels(side: int) -> tuple[str, ...]:
     return ("Tmin", "Tmax", "T10", "T90", "mean_temperature", *(("DT40",) if side >= DT40_SIDE else ()))
 
 
-def cut(fields: Field, windows: Windows, name: str, options: PrepareOptions) -> tuple[Columns, NDArray[np.float64]]:
+def cut(
+    fields: Field, windows: Windows, name: str, options: PrepareOptions, tally: Tally | None = None
+) -> tuple[Columns, NDArray[np.float64]]:
     """Cut the clear ones among possible cutouts out of a field, and apply the recipe's steps.
 
     Args:
@@ -200,6 +224,7 @@ def cut(fields: Field, windows: Windows, name: str, options: PrepareOptions) -> 
         windows: possible cutouts.
         name: of the file.
         options: the recipe.
+        tally: counts the cutouts that are left out because they are constant.
 
     Returns:
         `images` and columns as in `prepare_granule`; the share of clear pixels of each possible cutout.
@@ -214,10 +239,19 @@ def cut(fields: Field, windows: Windows, name: str, options: PrepareOptions) -> 
     chosen = windows.take(clear & (share > 0))
     if len(chosen):
         chosen = chosen.take(np.isfinite(centres(fields, chosen)[0]))
+        flat = constant(values, chosen)
+        chosen = chosen.take(~flat)
+        if tally is not None:
+            tally.constant += int(flat.sum())
     columns = _table(fields, chosen, name, options)
     if options.inpaint == "fast":
         values = inpaint_field(values, np.isnan(values) & covered(values.shape, chosen))
     images, kept, statistic = _images(values, chosen, columns["UID"], options)
+    able = (statistic["Tmin"] >= fields.possible[0]) & (statistic["Tmax"] <= fields.possible[1])
+    if not able.all():  # filled pixels may overshoot where few are clear
+        images, kept, statistic = images[able], kept[able], {key: column[able] for key, column in statistic.items()}
+    if tally is not None:
+        tally.overshot += int((~able).sum())
     columns = {key: column[kept] for key, column in columns.items()}
     if fields.seconds is not None and len(kept):
         columns["datetime"] = columns["datetime"] + _delays(fields, chosen.take(kept))
