@@ -1,7 +1,7 @@
 """The order of rows and columns in the cutouts of a file, written in its attribute `row_order`."""
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from nenya.data.hdf5_open import open_hdf5
@@ -43,9 +43,16 @@ def order_text(order: str) -> str:
     return _WORDS.get(order, f"rows in the unknown order {quoted(order)}")
 
 
-def picture_text(order: str) -> str:
-    """Return how pictures show cutouts of a row order, in words; they have the first row of pixels at the bottom."""
-    return "north is up in pictures" if order == SOUTH_TO_NORTH else "the first row is at the bottom of pictures"
+def picture_text(orders: Iterable[str]) -> str:
+    """Return how pictures show cutouts of files, in words; empty if north is up in all of them.
+
+    Pictures have the first row of pixels at the bottom.
+
+    Args:
+        orders: row orders of the files.
+    """
+    others = sorted(set(orders) - {SOUTH_TO_NORTH})
+    return "; ".join(f"{order_text(order)}: the first is at the bottom" for order in others)
 
 
 def one_order(orders: Collection[str]) -> str:
