@@ -6,9 +6,15 @@ import pytest
 from conftest import red_noise, write_cutouts
 from granules import grid, write_swath
 
+import nenya.commands.repack as repack
 from nenya.data.cutouts import inspect_cutouts
 from nenya.data.orientation import SOUTH_TO_NORTH, SWATH, picture_text, read_row_order
 from nenya.errors import InputFileError
+
+
+@pytest.fixture(autouse=True)
+def quick_measurements(monkeypatch):
+    monkeypatch.setattr(repack, "_SECONDS", 0.01)
 
 
 @pytest.fixture
