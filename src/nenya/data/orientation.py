@@ -55,15 +55,18 @@ def picture_text(orders: Iterable[str]) -> str:
     return "; ".join(f"{order_text(order)}: the first is at the bottom" for order in others)
 
 
-def one_order(orders: Collection[str]) -> str:
-    """Return the row order of several fields, whose cutouts go into one file.
+class MixedOrders(InputFileError):
+    """Fields of different row orders, for one file."""
+
+
+def check_orders(orders: Collection[str]) -> None:
+    """Check that the row orders of several fields, whose cutouts go into one file, are the same.
 
     Raises:
-        InputFileError: They differ.
+        MixedOrders: They differ.
     """
     if len(orders) > 1:
-        raise InputFileError(
+        raise MixedOrders(
             "data= mixes swaths, which keep their own rows, with grids, whose rows run from south to north: "
             "prepare them into two files"
         )
-    return next(iter(orders), "")
