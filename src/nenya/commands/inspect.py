@@ -49,7 +49,6 @@ class FileReport:
         lines: its contents.
         warnings: problems to expect.
         sheet: cutouts for a contact sheet, (n, 1, H, W); None if there are none.
-        frame: what is up in the sheet, empty if it is north.
         facts: for other commands: `layout` and architecture of a checkpoint; `columns` of a table and
             whether `clear_fraction` is the `masked_share`.
     """
@@ -58,7 +57,6 @@ class FileReport:
     lines: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     sheet: NDArray[np.float32] | None = None
-    frame: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -120,7 +118,7 @@ def run(options: InspectOptions) -> int:
         for line in report.warnings:
             say(f"  warning: {line}")
         if report.sheet is not None and options.sheet:
-            say(f"  contact sheet: {_draw(report.sheet, str(place), report.frame, options)}")
+            say(f"  contact sheet: {_draw(report.sheet, str(place), report.facts.get("frame", ""), options)}")
     return 1 if bad else 0
 
 
@@ -206,8 +204,8 @@ def _inspect_hdf5(path: Path, options: InspectOptions) -> FileReport:
         if shared:
             report.warnings.append(f"{shared} cutouts are in both partitions: the validation loss will be too low")
     order = read_row_order(path)
-    report.frame = picture_text([order])
-    report.lines.append(report.frame or f"{order_text(order)}: north is up in pictures")
+    report.facts["frame"] = picture_text([order])
+    report.lines.append(report.facts["frame"] or f"{order_text(order)}: north is up in pictures")
     first = next(iter(file.partitions))
     rows = file.partitions[first].rows
     with file.reader(first) as reader:
