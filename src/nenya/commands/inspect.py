@@ -50,7 +50,7 @@ class FileReport:
         warnings: problems to expect.
         sheet: cutouts for a contact sheet, (n, 1, H, W); None if there are none.
         facts: for other commands: `layout` and architecture of a checkpoint; `columns` of a table and
-            whether `clear_fraction` is the `masked_share`.
+            whether `clear_fraction` is the `masked_share`; and `frame`, what is up in the sheet if it is not north.
     """
 
     kind: str
@@ -118,7 +118,8 @@ def run(options: InspectOptions) -> int:
         for line in report.warnings:
             say(f"  warning: {line}")
         if report.sheet is not None and options.sheet:
-            say(f"  contact sheet: {_draw(report.sheet, str(place), report.facts.get("frame", ""), options)}")
+            frame = str(report.facts.get("frame", ""))
+            say(f"  contact sheet: {_draw(report.sheet, str(place), frame, options)}")
     return 1 if bad else 0
 
 
