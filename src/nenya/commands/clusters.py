@@ -197,7 +197,9 @@ def _draw(clusters: Clusters, found: "pd.DataFrame", latents: Latents, options: 
             cutouts[1:],
             np.linalg.norm(near[1:] - near[0], axis=1),
             folder / f"group_{cluster:0{width}d}.png",
-            title=f"cluster {cluster}: {size:,} cutouts ({share:.2g} %); distance of the latents from the medoid",
+            title=images.titled(
+                f"cluster {cluster}: {size:,} cutouts ({share:.2g} %); distance of the latents from the medoid"
+            ),
             columns=min(9, len(rows)),
             query_label="medoid",
         )
