@@ -19,7 +19,7 @@ from nenya.data import unpack
 from nenya.data.cutouts import CutoutReader, fingerprint, inspect_cutouts, nonfinite_rows, plan_blocks
 from nenya.data.unpack import load_partition
 from nenya.errors import InputFileError, OptionError, OutputError
-from nenya.runtime import process as threads
+from nenya.runtime import process
 from nenya.runtime.process import Threads
 from nenya.storage.process import available_memory
 
@@ -46,7 +46,7 @@ def array():
 @pytest.fixture
 def every_chunk_in_threads(monkeypatch):
     monkeypatch.setattr(unpack, "_SLAB", 60)
-    monkeypatch.setattr(threads, "cores", lambda: 2)
+    monkeypatch.setattr(process, "cores", lambda: 2)
 
 
 def write(path, data, name="train", **layout):

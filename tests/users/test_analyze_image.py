@@ -11,7 +11,7 @@ from nenya.defs import DT_BINS
 from nenya.errors import CheckpointError, InputFileError, OptionError
 from nenya.io import Params
 from nenya.latents.projector import Projector
-from nenya.models import contrastive as weights
+from nenya.models import contrastive
 
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("resnet34/nc1", "resnet50/nc3")]
 MODELS = ["resnet18/nc1", "resnet18/nc3", *SLOW]
@@ -196,8 +196,8 @@ def test_a_model_is_read_once_until_its_file_changes(tiny_weights, opt, image, t
     path = tmp_path / "last.pth"
     path.write_bytes(tiny_weights.read_bytes())
     reads = []
-    load = weights.load_checkpoint
-    monkeypatch.setattr(weights, "load_checkpoint", lambda source: reads.append(source) or load(source))
+    load = contrastive.load_checkpoint
+    monkeypatch.setattr(contrastive, "load_checkpoint", lambda source: reads.append(source) or load(source))
     first, _ = analyze_image.get_latents(image, path, opt)
     analyze_image.get_latents(image, str(path), opt)
     assert len(reads) == 1

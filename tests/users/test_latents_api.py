@@ -13,7 +13,7 @@ from nenya.errors import CheckpointError, InputFileError, OptionError
 from nenya.extraction.memory import fit_channels
 from nenya.io import Params
 from nenya.latents_extraction import HDF5RGBDataset, build_loader, calc_latent, model_latents_extract
-from nenya.models import contrastive as weights
+from nenya.models import contrastive
 from nenya.models.checkpoint import save_pth
 from nenya.models.losses import contrastive_loss
 from nenya.train_util import set_model
@@ -123,8 +123,8 @@ def test_weights_are_loaded_once(opt, small_file, tiny_weights, tmp_path, monkey
     path = tmp_path / "last.pth"
     path.write_bytes(tiny_weights.read_bytes())
     reads = []
-    load = weights.load_checkpoint
-    monkeypatch.setattr(weights, "load_checkpoint", lambda source: reads.append(source) or load(source))
+    load = contrastive.load_checkpoint
+    monkeypatch.setattr(contrastive, "load_checkpoint", lambda source: reads.append(source) or load(source))
     for _ in range(3):
         model_latents_extract(opt, small_file, path, debug=True)
     assert len(reads) == 1
