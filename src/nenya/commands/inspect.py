@@ -50,7 +50,7 @@ class FileReport:
         warnings: problems to expect.
         sheet: cutouts for a contact sheet, (n, 1, H, W); None if there are none.
         facts: for other commands: `layout` and architecture of a checkpoint; `columns` of a table and
-            whether `clear_fraction` is the `masked_share`.
+            whether `clear_fraction` is the `masked_share`; and `frame`, what is up in the sheet if it is not north.
     """
 
     kind: str
@@ -205,7 +205,7 @@ def _inspect_hdf5(path: Path, options: InspectOptions) -> FileReport:
         if shared:
             report.warnings.append(f"{shared} cutouts are in both partitions: the validation loss will be too low")
     order = read_row_order(path)
-    report.facts["frame"] = picture_text([order])  # empty if north is up in the sheet
+    report.facts["frame"] = picture_text([order])
     report.lines.append(report.facts["frame"] or f"{order_text(order)}: north is up in pictures")
     first = next(iter(file.partitions))
     rows = file.partitions[first].rows
