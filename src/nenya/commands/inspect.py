@@ -187,7 +187,7 @@ def _inspect_hdf5(path: Path, options: InspectOptions) -> FileReport:
         if shared:
             report.warnings.append(f"{shared} cutouts are in both partitions: the validation loss will be too low")
     order = read_row_order(path)
-    report.facts["frame"] = picture_text([order])  # empty if north is up in the sheet
+    report.facts["frame"] = picture_text([order])
     report.lines.append(report.facts["frame"] or f"{order_text(order)}: north is up in pictures")
     first = next(iter(file.partitions))
     rows = file.partitions[first].rows
