@@ -287,6 +287,22 @@ def test_cutouts_of_another_size_are_refused(copy, update, files, tmp_path):
     assert code == 1 and "expected cutouts of 16 x 16 pixels (version demo)" in said and stems("other") == ["d_preproc"]
 
 
+def test_files_of_another_row_order_are_refused(copy, update, tmp_path):
+    for name, order in (("south", "south_to_north"), ("swath", "swath")):
+        write_cutouts(tmp_path / f"{name}_preproc.h5", train=red_noise(4, seed=31), valid=red_noise(2, seed=32))
+        with h5py.File(tmp_path / f"{name}_preproc.h5", "a") as file:
+            file.attrs["row_order"] = order
+    before = everything(copy)
+    code, said = update(f"new={tmp_path}/south_preproc.h5")
+    assert code == 1 and "rows in an order that is not recorded, as in the archive, got rows from south to" in said
+    assert everything(copy) == before and not list((copy / ".work").rglob("*.h5"))
+    assert update(f"new={tmp_path}/swath_preproc.h5")[0] == 0  # swaths always had their own frame
+    added = open_version(str(copy)).version.files[-1]
+    assert (added.stem, added.row_order) == ("swath_preproc", "swath")
+    code, said = update(f"new={tmp_path}/south_preproc.h5")
+    assert code == 1 and "expected rows along a swath" in said
+
+
 def test_columns_that_only_later_tables_have_are_said_once(copy, update, tmp_path):
     (tmp_path / "new").mkdir()
     for seed, name in ((7, "d"), (8, "e")):

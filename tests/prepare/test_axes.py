@@ -228,7 +228,7 @@ def test_a_polar_grid_around_its_pole_keeps_its_projection():
 
 def test_a_projection_that_is_not_said_is_refused():
     dataset, *_ = projected("utm")
-    with pytest.raises(InputFileError, match="no latitude found for 'sst'"):
+    with pytest.raises(InputFileError, match="has projected coordinates, but no grid_mapping"):
         cutouts(dataset.drop_vars("crs"))
     dataset.crs.attrs = {"grid_mapping_name": "mercatorial"}
     with pytest.raises(InputFileError, match="the projection in 'crs' cannot be understood"):
@@ -261,6 +261,22 @@ def test_names_of_models(model, units):
             dataset[name].attrs = {}
     for form in (dataset, dataset.transpose(columns, "time", rows)):
         same(wanted, cutouts(form)[0])
+
+
+@pytest.mark.parametrize("shape", [SQUARE, WIDE])
+def test_coordinates_on_dimensions_of_other_names(shape):
+    """Rows go with rows and columns with columns, by their names."""
+    wanted, _ = cutouts(plain(shape))
+    dataset = plain(shape).rename(lat="y", lon="x").transpose("x", "time", "y")
+    places = two_dimensional(plain(shape), ("nj", "ni"), ("lat", "lon"))
+    for order in (("nj", "ni"), ("ni", "nj")):
+        turned = {
+            name: places[name].transpose(*order).drop_vars("time", errors="ignore") for name in ("nav_lat", "nav_lon")
+        }
+        same(wanted, cutouts(dataset.drop_vars(["y", "x"]).assign(turned))[0])
+    flat = {"latitude": ("nlat", dataset.y.values, {"units": "degrees_north"}),
+            "longitude": ("nlon", dataset.x.values, {"units": "degrees_east"})}  # fmt: skip
+    same(wanted, cutouts(dataset.drop_vars(["y", "x"]).assign(flat))[0])
 
 
 def test_moving_coordinates():

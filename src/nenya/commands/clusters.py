@@ -196,7 +196,9 @@ def _draw(groups: Groups, found: "pd.DataFrame", latents: Latents, options: Clus
             cutouts[1:],
             np.linalg.norm(near[1:] - near[0], axis=1),
             folder / f"group_{group:0{width}d}.png",
-            title=f"cluster {group}: {size:,} cutouts ({share:.2g} %); distance of the latents from the medoid",
+            title=images.titled(
+                f"cluster {group}: {size:,} cutouts ({share:.2g} %); distance of the latents from the medoid"
+            ),
             columns=min(9, len(rows)),
             query_label="medoid",
         )

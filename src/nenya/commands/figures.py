@@ -167,6 +167,7 @@ def _gallery(path: Path, table: "pd.DataFrame", options: FiguresOptions) -> None
         )
     scale: Any = options.scale
     title = _title(options, f"{len(picks)} of {len(table):,} cutouts")
+    title = title if options.title is not None else images.titled(title)
     gallery(
         images.read(picks),
         coordinates[picks],

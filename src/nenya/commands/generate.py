@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import nenya
+from nenya.data.orientation import ROW_ORDER, SOUTH_TO_NORTH
 from nenya.errors import OptionError, OutputError
 from nenya.io import write_table
 from nenya.options.commands import GenerateOptions
@@ -160,6 +161,7 @@ def write_ocean(path: Path, rows: dict[str, int], seed: int, options: OceanOptio
 def _provenance(kind: str, seed: int, **more: Any) -> dict[str, Any]:
     return {
         "made_by": f"nenya generate kind={kind}",
+        ROW_ORDER: SOUTH_TO_NORTH,
         "nenya_version": nenya.__version__,
         "git_commit": git_commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

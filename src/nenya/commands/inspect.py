@@ -101,7 +101,8 @@ def run(options: InspectOptions) -> int:
         for line in report.warnings:
             say(f"  warning: {line}")
         if report.sheet is not None and options.sheet:
-            say(f"  contact sheet: {_draw(report.sheet, str(place), options)}")
+            frame = str(report.facts.get("frame", ""))
+            say(f"  contact sheet: {_draw(report.sheet, str(place), frame, options)}")
     return 1 if bad else 0
 
 
@@ -152,13 +153,14 @@ def inspect_file(path: Path, options: InspectOptions | None = None) -> FileRepor
     raise InputFileError(f"{path}: unknown kind of file; expected one of {known}, or a run folder")
 
 
-def _draw(images: NDArray[np.float32], place: str, options: InspectOptions) -> Path:
+def _draw(images: NDArray[np.float32], place: str, frame: str, options: InspectOptions) -> Path:
     from nenya.plotting import contact_sheet
 
     out = local_path(options.out or _FOLDER)
     name = Path(place).stem
     path = out if out.suffix == ".png" else out / f"{name}_contact.png"
-    contact_sheet(images, path, title=f"{Path(place).name}, {len(images)} cutouts evenly spaced")
+    title = f"{Path(place).name}, {len(images)} cutouts evenly spaced"
+    contact_sheet(images, path, title=f"{title}\n{frame}" if frame else title)
     return path
 
 
@@ -175,8 +177,6 @@ def _inspect_hdf5(path: Path, options: InspectOptions) -> FileReport:
     names = (options.loader.train_key, options.loader.valid_key)
     file = inspect_cutouts(path, names, allow_external=options.loader.allow_external)
     report = FileReport(f"cutouts, {file.size / 1e6:.1f} MB" + (f", {str(made_by)[:80]}" if made_by else ""))
-    order = read_row_order(path)
-    report.lines.append(f"{order_text(order)}: {picture_text(order)}")
     hashes = {}
     for name, info in file.partitions.items():
         found = measure_cutouts(file, name, options.rows)
@@ -187,6 +187,9 @@ def _inspect_hdf5(path: Path, options: InspectOptions) -> FileReport:
         shared = len(functools.reduce(np.intersect1d, hashes.values()))
         if shared:
             report.warnings.append(f"{shared} cutouts are in both partitions: the validation loss will be too low")
+    order = read_row_order(path)
+    report.facts["frame"] = picture_text([order])
+    report.lines.append(report.facts["frame"] or f"{order_text(order)}: north is up in pictures")
     first = next(iter(file.partitions))
     rows = file.partitions[first].rows
     with file.reader(first) as reader:

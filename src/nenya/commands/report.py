@@ -17,7 +17,7 @@ class FileReport:
         warnings: problems to expect.
         sheet: cutouts for a contact sheet, (n, 1, H, W); None if there are none.
         facts: for other commands: `layout` and architecture of a checkpoint; `columns` of a table and
-            whether `clear_fraction` is the `masked_share`.
+            whether `clear_fraction` is the `masked_share`; and `frame`, what is up in the sheet if it is not north.
     """
 
     kind: str

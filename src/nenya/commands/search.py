@@ -428,6 +428,6 @@ def _draw(
         labels=[place_and_date(row) for row in found.to_dict("records")],
         query_label="example",
         query_labels=[place_and_date(row) for row in table[:own].to_dict("records")] + [""] * len(examples[1]),
-        title=f"closest by cosine: {answer.label}",
+        title=images.titled(f"closest by cosine: {answer.label}"),
     )
     log.info("%s", path)

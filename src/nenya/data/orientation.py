@@ -1,7 +1,7 @@
 """The order of rows and columns in the cutouts of a file, written in its attribute `row_order`."""
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from nenya.data.hdf5_open import open_hdf5
@@ -43,20 +43,30 @@ def order_text(order: str) -> str:
     return _WORDS.get(order, f"rows in the unknown order {quoted(order)}")
 
 
-def picture_text(order: str) -> str:
-    """Return how pictures show cutouts of a row order, in words; they have the first row of pixels at the bottom."""
-    return "north is up in pictures" if order == SOUTH_TO_NORTH else "the first row is at the bottom of pictures"
+def picture_text(orders: Iterable[str]) -> str:
+    """Return how pictures show cutouts of files, in words; empty if north is up in all of them.
+
+    Pictures have the first row of pixels at the bottom.
+
+    Args:
+        orders: row orders of the files.
+    """
+    others = sorted(set(orders) - {SOUTH_TO_NORTH})
+    return "; ".join(f"{order_text(order)}: the first is at the bottom" for order in others)
 
 
-def one_order(orders: Collection[str]) -> str:
-    """Return the row order of several fields, whose cutouts go into one file.
+class MixedOrders(InputFileError):
+    """Fields of different row orders, for one file."""
+
+
+def check_orders(orders: Collection[str]) -> None:
+    """Check that the row orders of several fields, whose cutouts go into one file, are the same.
 
     Raises:
-        InputFileError: They differ.
+        MixedOrders: They differ.
     """
     if len(orders) > 1:
-        raise InputFileError(
+        raise MixedOrders(
             "data= mixes swaths, which keep their own rows, with grids, whose rows run from south to north: "
             "prepare them into two files"
         )
-    return next(iter(orders), "")

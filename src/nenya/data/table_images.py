@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.data.cutouts import inspect_cutouts
+from nenya.data.orientation import picture_text, read_row_order
 from nenya.errors import InputFileError
 from nenya.options.sections import LoaderOptions
 from nenya.storage.paths import fetch, find_sources
@@ -50,6 +51,11 @@ class TableImages:
         joined = join(self._keys, parts, "cutout")
         self._number, self.note = joined.number, joined.note
         self.known: NDArray[np.bool_] = self._number >= 0
+
+    def titled(self, title: str) -> str:
+        """Return the title of a picture of cutouts, with a line on what is up if that is not north."""
+        frame = picture_text(read_row_order(file.path) for file in self._files)
+        return f"{title}\n{frame}" if frame else title
 
     def _name(self, row: int) -> str:
         names = self._keys.names

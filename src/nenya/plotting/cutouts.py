@@ -77,7 +77,7 @@ def gallery(
     """Draw cutouts at their positions in the plane of two coordinates.
 
     The plane is divided into cells; each cell that is not empty shows the cutout nearest to its centre, the
-    first row of its pixels at the bottom.
+    first row of its pixels at the bottom: north is up if rows run from south to north.
 
     Args:
         images: (N, H, W) or (N, 1, H, W), SSTa in K.

@@ -29,7 +29,7 @@ _COLUMNS = re.compile(
 _SWATH = re.compile(
     r".*(lines?|pixels?|pixels_per_line|scans?|(along|a?cross)_?track|control_points)|[ax]track|n?fovs?|nrays?"
 )
-_LEVELS_OF_SWATHS = re.compile(r"\s*(l|level[\s_-]*)[12]([a-z]{0,2})?\b", re.IGNORECASE)
+_LEVEL = re.compile(r"\s*(?:l|level[\s_-]*)([1-4])", re.IGNORECASE)
 _SAMPLES = 64  # rows and columns at which the directions of a grid are looked at
 _CLEAR = 0.3  # least share of a direction in the steps of a grid that decides
 
@@ -57,25 +57,30 @@ def in_order(dims: Sequence[Any]) -> list[Any]:
 def match_dims(array: "xarray.DataArray", other: "xarray.DataArray") -> "xarray.DataArray | None":
     """Return a variable with its dimensions named like those of a field, None if it does not lie on them.
 
-    Dimensions of other names are matched by their lengths, where these leave no choice, or, if two are unknown, by the
-    order in which both variables have them.
+    Dimensions of other names are matched by their lengths; where these leave a choice, rows go with rows and columns
+    with columns, by their names, or, if the names do not say, two dimensions in the order that both variables have.
     """
     unknown = [d for d in other.dims if d not in array.dims and other.sizes[d] > 1]
     if not unknown:
         return other
     free = [d for d in array.dims if d not in other.dims and array.sizes[d] > 1]
-    sizes = [other.sizes[d] for d in unknown]
-    names: dict[Any, Any] = {}
+    ways: list[tuple[Any, ...]] = []
     if len(unknown) == 1:
-        same = [d for d in free if array.sizes[d] == sizes[0]]
-        names = {unknown[0]: same[0]} if len(same) == 1 else {}
+        ways = [(d,) for d in free]
     elif len(unknown) == 2 and len(free) >= 2:
-        last = free[-2:]
-        for pair in (last, last[::-1]):
-            if [array.sizes[d] for d in pair] == sizes:
-                names = dict(zip(unknown, pair, strict=True))
-                break
-    return other.reset_coords(drop=True).rename(names) if names else None
+        ways = [tuple(free[-2:]), tuple(free[:-3:-1])]
+    ways = [way for way in ways if [array.sizes[d] for d in way] == [other.sizes[d] for d in unknown]]
+    alike = [sum(_alike(one, two) for one, two in zip(unknown, way, strict=True)) for way in ways]
+    if not ways or (len(unknown) == 1 and alike.count(max(alike)) > 1):
+        return None
+    best = ways[alike.index(max(alike))]
+    return other.reset_coords(drop=True).rename(dict(zip(unknown, best, strict=True)))
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Return whether both dimensions are rows, or both are columns, by their names."""
+    kinds = (is_row(one), is_column(one))
+    return sum(kinds) == 1 and kinds == (is_row(other), is_column(other))
 
 
 def is_swath(dataset: "xarray.Dataset", rows_cols: Sequence[Any], *, lines: bool) -> bool:
@@ -87,11 +92,12 @@ def is_swath(dataset: "xarray.Dataset", rows_cols: Sequence[Any], *, lines: bool
         lines: whether each line or pixel has a time of its own.
     """
     kind = str(dataset.attrs.get("cdm_data_type", dataset.attrs.get("cdm_feature_type", ""))).lower()
-    if kind == "grid":
-        return False
-    level = str(dataset.attrs.get("processing_level", dataset.attrs.get("product_level", "")))
+    level = _LEVEL.match(str(dataset.attrs.get("processing_level", dataset.attrs.get("product_level", ""))))
+    number = int(level.group(1)) if level is not None else 0
     named = any(_SWATH.fullmatch(str(d).lower()) for d in rows_cols)
-    return lines or named or kind == "swath" or _LEVELS_OF_SWATHS.match(level) is not None
+    if kind == "grid" or number > 2:
+        return named
+    return lines or named or kind == "swath" or number in (1, 2)
 
 
 @dataclass(frozen=True)

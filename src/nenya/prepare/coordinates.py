@@ -9,7 +9,7 @@ from nenya.errors import InputFileError
 from nenya.options.commands import PrepareOptions
 from nenya.options.declare import suggest
 from nenya.prepare.axes import match_dims
-from nenya.prepare.projections import project
+from nenya.prepare.projections import grid_axes, project
 from nenya.prepare.variables import LATITUDE_NAMES, LONGITUDE_NAMES, dims_text, get_variable, variables_of
 
 if TYPE_CHECKING:
@@ -58,6 +58,11 @@ def find_coordinates(
     if lats and lons:
         return lats[0].variable, lons[0].variable
     kind = _LON if lats else _LAT
+    if not lats and not lons and grid_axes(dataset, array) is not None:
+        raise InputFileError(
+            f"{place}: '{array.name}' {dims_text(array)} has projected coordinates, but no grid_mapping that names the "
+            "projection; lat= and lon= name coordinates in degrees, coords= another file that has them"
+        )
     hint = suggest(kind.names[0], [str(v) for v in dataset.variables])
     raise InputFileError(
         f"{place}: no {kind.word} found for '{array.name}' {dims_text(array)}{hint}; {kind.option}= names it, "

@@ -29,11 +29,14 @@ def dates_of(variable: "xarray.DataArray") -> Dates | None:
         return np.asarray(variable.values).astype("datetime64[us]")
     if kind not in "iufOSU" or not variable.size:
         return None
-    values, attributes = np.asarray(variable.values), {**variable.encoding, **variable.attrs}
+    attributes = {**variable.encoding, **variable.attrs}
+    if kind in "iuf" and not _may_be_dates(str(attributes.get("units", "")), str(variable.name)):
+        return None  # before its values are read
+    values = np.asarray(variable.values)
     try:
         if kind in "OSU":
             return _of_objects(values)
-        return _of_numbers(values.astype(np.float64), attributes, str(variable.name))
+        return _of_numbers(values.astype(np.float64), attributes)
     except (ValueError, OverflowError, TypeError):
         return None
 
@@ -70,7 +73,14 @@ def _of_calendar(value: Any) -> np.datetime64:
     return np.datetime64(text, "us") + np.timedelta64(int(value.microsecond), "us")
 
 
-def _of_numbers(values: NDArray[np.float64], attributes: Any, name: str) -> Dates | None:
+def _may_be_dates(units: str, name: str) -> bool:
+    """Return whether numbers may be dates, by their units and their name."""
+    if units in ("", "1"):
+        return re.search("time|date|day", name.lower()) is not None
+    return _SINCE.fullmatch(units) is not None or "%Y" in units or "yyyy" in units.lower()
+
+
+def _of_numbers(values: NDArray[np.float64], attributes: Any) -> Dates | None:
     """Return dates from numbers since a date, or from numbers whose digits are a date."""
     units = str(attributes.get("units", ""))
     since = _SINCE.fullmatch(units)
@@ -80,12 +90,10 @@ def _of_numbers(values: NDArray[np.float64], attributes: Any, name: str) -> Date
         calendar = str(attributes.get("calendar", "standard")).lower()
         found[good] = _since(values[good], since.group(1).lower(), since.group(2), _CALENDARS.get(calendar, calendar))
         return found
-    if units in ("", "1") or "%Y" in units or "yyyy" in units.lower():
-        if not good.any() or (units in ("", "1") and not re.search("time|date|day", name.lower())):
-            return None
-        found[good] = [_of_digits(value) for value in values[good]]
-        return found
-    return None
+    if not good.any():
+        return None
+    found[good] = [_of_digits(value) for value in values[good]]
+    return found
 
 
 def _since(values: NDArray[np.float64], unit: str, start: str, calendar: str) -> Dates:

@@ -28,7 +28,7 @@ import numpy as np
 
 import nenya
 from nenya.data.hdf5_open import open_hdf5
-from nenya.data.orientation import ROW_ORDER, one_order
+from nenya.data.orientation import ROW_ORDER, MixedOrders, check_orders
 from nenya.errors import InputFileError, Interrupted, OptionError, OutputError
 from nenya.io import write_table
 from nenya.options.commands import PrepareOptions
@@ -118,13 +118,12 @@ def prepare(options: PrepareOptions | Mapping[str, Any]) -> Prepared:
         return there
     with OutputLock(folder / "lock", str(out)) as lock, _interruptible(folder) as check:
         tasks = _tasks(sources, identities, made_by, folder, options, places)
-        parts, failed, outcomes = _work(tasks, options, check)
-        failed |= {_name_of(s): str(e) for s, e in identities.items() if isinstance(e, InputFileError)}
         try:
-            order = one_order({outcome.row_order for outcome in outcomes if outcome.parts})
-        except InputFileError:
+            parts, failed, outcomes = _work(tasks, options, check)
+        except MixedOrders:
             shutil.rmtree(folder, ignore_errors=True)
             raise
+        failed |= {_name_of(s): str(e) for s, e in identities.items() if isinstance(e, InputFileError)}
         local = folder / out.rpartition("/")[2] if isinstance(out, str) else out
         table = read_table(parts, options, out if isinstance(out, str) else out.name) if parts else None
         fates = read_fates([part for _, part in parts], places) if places is not None else None
@@ -142,7 +141,7 @@ def prepare(options: PrepareOptions | Mapping[str, Any]) -> Prepared:
             )  # fmt: skip
         about = {
             "variable": ", ".join(sorted({o.variable for o in outcomes if o.variable})),
-            ROW_ORDER: order,
+            ROW_ORDER: next((outcome.row_order for outcome in outcomes if outcome.parts), ""),
             "sources": json.dumps([_name_of(source) for source in sources]),
             "sources_sha256": made_of,
             "recipe_sha256": made_by,
@@ -342,6 +341,7 @@ def _work(
     with RowProgress("granules", len(tasks), visible=os.isatty(2)) as progress:
         for number, outcome in _outcomes(tasks, options, check):
             outcomes[number] = outcome
+            check_orders({outcome.row_order for outcome in outcomes.values() if outcome.parts})
             progress.advance(1)
             if account := account_of(number, tasks, outcomes):
                 say_account(tasks[number].name, account)

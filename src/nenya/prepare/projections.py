@@ -26,7 +26,7 @@ _METRES = {"": 1.0, "m": 1.0, "meter": 1.0, "meters": 1.0, "metre": 1.0, "metres
 _METRES |= dict.fromkeys(("kilometer", "kilometers", "kilometre", "kilometres"), 1e3)
 _RADIANS = {"rad": 1.0, "radian": 1.0, "radians": 1.0, "mrad": 1e-3, "milliradian": 1e-3, "urad": 1e-6, "µrad": 1e-6}
 _RADIANS |= dict.fromkeys(("microradian", "microradians"), 1e-6)
-_DEFINITIONS = ("proj4", "proj4text", "proj4_string", "proj4_params", "proj_string", "epsg_code")
+_TEXTS = ("crs_wkt", "spatial_ref", "proj4", "proj4text", "proj4_string", "proj4_params", "proj_string", "epsg_code")
 
 
 def grid_axes(
@@ -91,7 +91,7 @@ def _mapping(dataset: "xarray.Dataset", array: "xarray.DataArray") -> "xarray.Da
         if name in dataset.variables:
             return dataset[name]
     about = [dataset[name] for name in dataset.variables]
-    found = [v for v in about if "grid_mapping_name" in v.attrs or "crs_wkt" in v.attrs or "spatial_ref" in v.attrs]
+    found = [v for v in about if any(key in v.attrs for key in ("grid_mapping_name", *_TEXTS))]
     return found[0] if len(found) == 1 and not named else None
 
 
@@ -103,7 +103,7 @@ def _crs(attributes: str) -> Any:
     plain = json.loads(attributes)
     if "grid_mapping_name" in plain or "crs_wkt" in plain or "spatial_ref" in plain:
         return pyproj.CRS.from_cf(plain)
-    for key in _DEFINITIONS:
+    for key in _TEXTS:
         if plain.get(key):
             return pyproj.CRS.from_user_input(plain[key])
     raise ValueError("it has neither grid_mapping_name nor crs_wkt")
