@@ -20,6 +20,7 @@ from nenya.prepare.places import ARRAYS
 from nenya.prepare.work import Columns
 from nenya.runtime.process import git_commit
 from nenya.storage.disk import atomic_path, write_hdf5
+from nenya.tables.granules import granule_name
 from nenya.tables.key_columns import TYPES
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def read_table(parts: Sequence[tuple[str, Path]], options: PrepareOptions, pp_fi
     table["part"] = np.repeat(np.arange(len(columns)), [len(c["UID"]) for c in columns])
     table["part_row"] = np.concatenate([np.arange(len(c["UID"])) for c in columns])
     table["filename"] = table["filename"].astype(str)
+    table["granule"] = np.array(_granules(parts), dtype=object)[table["part"].to_numpy()]
     if "at_index" in table and options.matches == "nearest" and len(table):
         table["gap"] = table["at_hours"].abs()
         best = table.sort_values(["at_index", "gap", "at_km", "UID"]).drop_duplicates("at_index").index
@@ -82,6 +84,15 @@ def read_table(parts: Sequence[tuple[str, Path]], options: PrepareOptions, pp_fi
     table["pp_idx"] = table.groupby("pp_type").cumcount().astype(np.int64)
     others = [name for name in table.columns if name not in FIRST_COLUMNS]
     return table[[*FIRST_COLUMNS, *others]]
+
+
+def _granules(parts: Sequence[tuple[str, Path]]) -> list[str]:
+    """Return the name of the granule of each part."""
+    found = []
+    for name, part in parts:
+        with np.load(part) as columns:
+            found.append(granule_name(name, np.datetime64(columns["granule_time"][()], "us")))
+    return found
 
 
 def _pp_type(name: str, part: Path, options: PrepareOptions) -> int:
