@@ -87,7 +87,11 @@ def prepare_file(task: Task, check: Callable[[], None] = lambda: None) -> Outcom
         options = task.options
         loader = options.loader
         with open_fields(
-            task.source, loader.cache_dir, options.coords, allow_external=loader.allow_external
+            task.source,
+            loader.cache_dir,
+            options.coords,
+            allow_external=loader.allow_external,
+            references=options.storage.references,
         ) as dataset:
             layout = Layout(dataset, str(task.source), options)
             outcome.variable = layout.variable

@@ -21,6 +21,7 @@ from nenya.storage.s3.client import ENDPOINT_NAMES, head_object
 from nenya.storage.s3.conditional import put_if
 from nenya.storage.s3.download import AlteredError, ChangedError, fetch, verify
 from nenya.storage.s3.errors import NotS3Error, explain
+from nenya.storage.s3.globs import glob_regex
 from nenya.storage.s3.upload import (
     PartsUpload,
     UploadGoneError,
@@ -42,7 +43,6 @@ THREADS = 4
 
 _MAX_PARTS = 9000
 _UPLOADS = 4
-_GLOB = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
 _MAGIC = re.compile(r"[*?[]")
 
 
@@ -143,7 +143,7 @@ class S3Store:
         magic = _MAGIC.search(key)
         prefix = key[: magic.start()] if magic else key.rstrip("/") + "/" if key else ""
         one_folder = magic and "/" not in key[magic.start() :] and "**" not in key
-        pattern = re.compile(_glob_regex(key) if magic else re.escape(prefix) + ".*", re.DOTALL)
+        pattern = re.compile(glob_regex(key) if magic else re.escape(prefix) + ".*", re.DOTALL)
         found: list[S3Object] = []
         with self._errors(url, "list it"):
             pages = self._clients.reader(bucket).get_paginator("list_objects_v2")
@@ -168,6 +168,21 @@ class S3Store:
         with temporary_folder("nenya-") as folder:
             self.download(found, folder / "object")
             return (folder / "object").read_bytes()
+
+    def read_range(self, url: str, start: int, length: int) -> bytes:
+        """Return `length` bytes of an object from byte `start` on.
+
+        Raises:
+            StorageError: It cannot be read, or has fewer bytes.
+        """
+        bucket, key = _object_of(url)
+        part = f"bytes={start}-{start + length - 1}"
+        with self._errors(url, "read a part of it"):
+            answer = self._clients.reader(bucket).get_object(Bucket=bucket, Key=key, Range=part)
+            content: bytes = answer["Body"].read()
+        if len(content) != length:
+            raise StorageError(f"{url}: expected {length} bytes from byte {start} on, got {len(content)}")
+        return content
 
     def download(
         self,
@@ -481,17 +496,3 @@ def _disk(doing: str, size: int = 0) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             what = f"too little space ({what}): {size} bytes are needed; free some, or choose another folder"
         raise OutputError(f"cannot {doing}: {what}") from error
-
-
-def _glob_regex(pattern: str) -> str:
-    """Return the regular expression for a glob whose `*`, `?` and `[]` do not cross a slash, but whose `**` does."""
-    made = []
-    for token in re.findall(r"\*\*/|\*\*|\[!?\]?[^\]]*\]|.", pattern, re.DOTALL):
-        if token in _GLOB:
-            made.append(_GLOB[token])
-        elif token.startswith("[") and len(token) > 1:
-            inside = token[1:-1].replace("\\", "\\\\").replace("[", "\\[").replace("]", "\\]").replace("^", "\\^")
-            made.append("(?!/)[" + ("^" + inside[1:] if inside.startswith("!") else inside) + "]")
-        else:
-            made.append(re.escape(token))
-    return "".join(made)
