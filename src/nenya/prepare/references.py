@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from nenya.errors import InputFileError, OptionError
+from nenya.errors import InputFileError
 from nenya.prepare.zarr_stores import CheckedZarr
 from nenya.storage.memory import check_memory
 from nenya.storage.s3.service import is_s3, store
@@ -163,14 +163,3 @@ def _entry(value: Any, templates: dict[str, Any], where: str) -> Any:
         if type(start) is int and start >= 0 and (length is None or (type(length) is int and length >= 0)):
             return [_TEMPLATE.sub(lambda found: str(templates.get(found[1], found[0])), value[0]), start, length]
     raise InputFileError(f"{where}: expected text, or [address, start, length], got {shown(value)}")
-
-
-def check_allowed(places: Sequence[str]) -> None:
-    """Refuse addresses of `storage.references` that name no host or bucket.
-
-    Raises:
-        OptionError: One of them does.
-    """
-    for place in places:
-        if not place.partition("://")[2].strip("/"):
-            raise OptionError(f"storage.references={place}: expected the address of a bucket, host or folder")

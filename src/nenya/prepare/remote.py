@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nenya.errors import InputFileError, NenyaError, StorageError
+from nenya.errors import InputFileError, NenyaError, OptionError, StorageError
 from nenya.storage.paths import COPY_PREFIX, own_place, scratch_folder, temporary_copy
 from nenya.storage.s3.service import is_s3, join_url, store
 from nenya.storage.temporaries import temporary_folder
@@ -203,3 +203,14 @@ def local_references(path: Path, name: str, allowed: Sequence[str], *, allow_ext
         content = file.read(_REFERENCES + 1)
     place = name if is_remote(name) else str(path)
     return ReferenceZarr(place, content, allowed=allowed, allow_external=allow_external)
+
+
+def check_allowed(places: Sequence[str]) -> None:
+    """Refuse addresses of `storage.references` that name no host or bucket.
+
+    Raises:
+        OptionError: One of them does.
+    """
+    for place in places:
+        if not place.partition("://")[2].strip("/"):
+            raise OptionError(f"storage.references={place}: expected the address of a bucket, host or folder")

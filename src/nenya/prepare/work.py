@@ -24,6 +24,7 @@ from nenya.prepare.places import FOUND, HOLES, MASKED, OUTSIDE, TOO_FAR, Fates, 
 from nenya.prepare.sources import open_fields
 from nenya.prepare.steps import finish, output_size, statistics
 from nenya.storage.disk import atomic_path
+from nenya.storage.s3.access import s3_access
 from nenya.tables.quantities import DT40_SIDE, central_dt
 
 _BATCH_BYTES = 2**26
@@ -64,20 +65,27 @@ class Outcome:
         failed: name of a granule -> the reason.
         clearest: largest clear share of all possible cutouts, 0 to 1.
         variable: name of the variable.
+        shape: rows and columns of the largest field.
+        smaller: number of fields with fewer rows or columns than a cutout.
     """
 
     parts: dict[int, Path] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     clearest: float = 0.0
     variable: str = ""
+    shape: tuple[int, int] = (0, 0)
+    smaller: int = 0
 
 
-def prepare_file(task: Task, check: Callable[[], None] = lambda: None) -> Outcome:
+def prepare_file(
+    task: Task, check: Callable[[], None] = lambda: None, report: Callable[[int, int], None] = lambda done, total: None
+) -> Outcome:
     """Prepare the granules of a task and write their parts; existing parts are kept.
 
     Args:
         task: the file and its times.
         check: called after each granule; raises to stop.
+        report: called with the number of granules done and their total.
 
     Returns:
         The parts and the failures: a bad file raises no error.
@@ -85,18 +93,24 @@ def prepare_file(task: Task, check: Callable[[], None] = lambda: None) -> Outcom
     outcome = Outcome()
     try:
         options = task.options
-        loader = options.loader
-        with open_fields(
-            task.source,
-            loader.cache_dir,
-            options.coords,
-            allow_external=loader.allow_external,
-            references=options.storage.references,
-        ) as dataset:
+        loader, storage = options.loader, options.storage
+        with (
+            s3_access(storage.anonymous, storage.requester_pays),
+            open_fields(
+                task.source,
+                loader.cache_dir,
+                options.coords,
+                allow_external=loader.allow_external,
+                references=storage.references,
+            ) as dataset,
+        ):
             layout = Layout(dataset, str(task.source), options)
             outcome.variable = layout.variable
-            for step in range(task.share[0], len(layout.times), task.share[1]):
+            steps = range(task.share[0], len(layout.times), task.share[1])
+            report(0, len(steps))
+            for done, step in enumerate(steps, 1):
                 _prepare_step(task, layout, step, outcome)
+                report(done, len(steps))
                 check()
     except (InputFileError, StorageError) as error:
         outcome.failed[task.name] = str(error)
@@ -117,6 +131,10 @@ def _prepare_step(task: Task, layout: Layout, step: int, outcome: Outcome) -> No
     outcome.parts[step] = part
     with np.load(part) as columns:
         outcome.clearest = max(outcome.clearest, float(columns["clearest"]))
+        height, width = (int(n) for n in columns["field_shape"]) if "field_shape" in columns.files else (0, 0)
+    if height and task.options.fixed_km is None:
+        outcome.shape = max(outcome.shape, (height, width), key=min)
+        outcome.smaller += min(height, width) < task.options.field_size
 
 
 def is_whole(part: Path) -> bool:
@@ -154,10 +172,12 @@ def prepare_granule(
         hours = np.abs((places.times - layout.times[step]) / np.timedelta64(1, "us")) / _MICROSECONDS_AN_HOUR
         numbers = np.flatnonzero(hours <= options.max_hours)
     fates = Fates(numbers, TOO_FAR)
+    shape = (0, 0)
     for face in layout.faces:
         if places is not None and not len(numbers):
             break
         fields = layout.read(step, face)
+        shape = max(shape, fields.shape, key=min)
         if places is None:
             windows = grid_windows(fields, options)
         else:
@@ -176,6 +196,7 @@ def prepare_granule(
     found = found or [_no_columns(options, places)]
     joined = {key: np.concatenate([columns[key] for columns in found]) for key in found[0]}
     about = {"clearest": np.array(clearest), "granule_time": np.array(layout.times[step])}
+    about["field_shape"] = np.array(shape)
     return {**joined, **about, **(fates.arrays() if places is not None else {})}
 
 

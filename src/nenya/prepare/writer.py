@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 2**16
 """Bytes of a chunk, or one cutout if larger: reading a random cutout then reads few others."""
 
+_NO_COLUMNS = ("images", "clearest", "granule_time", "field_shape", *ARRAYS)  # of a part
+
 FIRST_COLUMNS = (
     *("lat", "lon", "row", "col", "datetime", "filename", "UID", "clear_fraction", "mean_temperature"),
     *("Tmin", "Tmax", "T10", "T90", "field_size", "pp_file", "pp_root", "pp_type", "pp_idx"),
@@ -58,9 +60,7 @@ def read_table(parts: Sequence[tuple[str, Path]], options: PrepareOptions, pp_fi
     columns: list[Columns] = []
     for _, part in parts:
         with np.load(part) as found:
-            columns.append(
-                {key: found[key] for key in found.files if key not in ("images", "clearest", "granule_time", *ARRAYS)}
-            )
+            columns.append({key: found[key] for key in found.files if key not in _NO_COLUMNS})
     filled = [c for c in columns if len(c["UID"])] or columns[:1]
     table = pd.DataFrame({key: np.concatenate([c[key] for c in filled]) for key in filled[0]})
     table["part"] = np.repeat(np.arange(len(columns)), [len(c["UID"]) for c in columns])
