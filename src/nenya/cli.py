@@ -13,6 +13,7 @@ from nenya.commands.help import help_text
 from nenya.commands.output import say
 from nenya.errors import Interrupted, NenyaError
 from nenya.options.declare import suggest
+from nenya.storage.s3.access import s3_access
 from nenya.storage.texts import Lines, printed
 
 log = logging.getLogger(__name__)
@@ -67,7 +68,8 @@ def run_command(name: str, args: Sequence[str] | None = None) -> int:
             say(Lines(help_text(name, options)))
             sys.stdout.flush()
             return 0
-        code = int(module_of(name).run(options))
+        with s3_access(options.storage.anonymous, options.storage.requester_pays):
+            code = int(module_of(name).run(options))
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe

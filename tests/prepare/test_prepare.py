@@ -258,6 +258,8 @@ def test_reruns_and_processes_change_nothing(days, tmp_path, nenya_cli):
 def test_a_granule_is_on_one_side_whatever_else_there_is(days, tmp_path):
     _, table = make(tmp_path / "all_preproc.h5", data=str(days), field_size=16)
     assert (table.groupby("filename").pp_type.nunique() == 1).all()
+    times = table.datetime.dt.strftime("%Y-%m-%dT%H:%M:%S")
+    assert (table.granule == table.filename + " " + times).all() and table.granule.nunique() > 1
     files = [str(days / f"day{i}.nc") for i in (1, 4)]
     _, some = make(tmp_path / "some_preproc.h5", data=files, field_size=16)
     both = some.merge(table, on="UID", suffixes=("", "_all"))

@@ -43,7 +43,7 @@ def run(options: PrepareOptions) -> int:
         rows,
         "" if found.made else "; output exists and is complete (clobber=true overwrites it)",
     )
-    if len(found.rows) == 1 and found.made:
+    if len(found.rows) == 1 and found.made and options.at is None:
         (name,) = found.rows
         other = "train" if name == "valid" else "valid"
         log.warning("all cutouts are in '%s': to train on them, give nenya train loader.%s_key=%s", name, other, name)

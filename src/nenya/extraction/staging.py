@@ -404,12 +404,16 @@ def reworded(error: Exception, ready: Ready | None, item: Item) -> NenyaError:
     return NenyaError(f"{item.place}: {type(error).__name__}: {first} (traceback=true shows where)")
 
 
-def check_places(places: Sequence[Path | str]) -> None:
+def check_places(places: Sequence[Path | str], *, write: bool) -> None:
     """Check that each bucket can be reached, before any work.
+
+    Args:
+        places: files and addresses.
+        write: whether they will be written to.
 
     Raises:
         StorageError: A bucket cannot be reached.
     """
     buckets = {place.split("/")[2]: place for place in places if isinstance(place, str) and is_s3(place)}
     for place in buckets.values():
-        store().check_bucket(place)
+        store().check_bucket(place, write=write)
