@@ -343,7 +343,7 @@ def test_granules_without_cutouts_are_counted(days, tmp_path, nenya_cli):
     land.to_netcdf(tmp_path / "land.nc", engine="h5netcdf")
     args = [f"data=[{tmp_path}/times.nc,{tmp_path}/land.nc]", "out=l_preproc.h5", "field_size=16", "workers=1"]
     code, said = nenya_cli("prepare", args)
-    assert code == 0 and "1 of 4 fields have no cutout: smaller than" in said, said
+    assert code == 0 and "1 of 4 fields have no cutout: nowhere 95 % clear" in said, said
 
 
 def test_cutouts_on_one_side_only_come_with_the_option_that_trains_on_them(days, tmp_path, nenya_cli):
@@ -619,7 +619,7 @@ BAD_FIELDS = {
     "no mask": (lambda f: f, ["mask=land"], "mask=land: no such variable"),
     "several variables": (two_fields, [], "got u, v; variable= names the field"),
     "a list of points": (a_list_of_points, [], "no two dimensions"),
-    "a field that is too small": (lambda f: f, ["field_size=128"], "smaller than that"),
+    "a field that is too small": (lambda f: f, ["field_size=128"], "64 x 96 pixels has no cutout of field_size=128"),
     "too few clear pixels": (lambda f: f.where(f.lon % 1 == 0), [], "no cutout reaches clear_threshold=95 %"),
     "a third dimension": (
         lambda f: f.expand_dims(member=3).assign_coords(member=[0, 1, 2]),
@@ -661,7 +661,7 @@ def test_damaged_files(nenya_cli, tmp_path, kind):
 
 
 BAD_OPTIONS = {
-    "no data": (["out=x.h5"], "data= is needed"),
+    "no data": (["out=x.h5"], "data= is required"),
     "no output": (["data=a.nc"], "out= is required"),
     "an output of another kind": (["data=a.nc", "out=cutouts"], "cutouts_preproc.h5"),
     "a share instead of a percentage": (["clear_threshold=0.95"], "a percentage"),

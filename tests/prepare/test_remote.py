@@ -9,6 +9,8 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import xarray as xr
 
@@ -117,9 +119,9 @@ def test_a_zarr_store_on_the_web(web, dataset):
     assert identity_of(f"{address}/ocean")
 
 
-def references_of(dataset, folder, target):
+def references_of(dataset, folder, target, **more):
     """Return references (kerchunk) to the bytes of the chunks of a store, all of them in one file."""
-    dataset.to_zarr(folder / "store", zarr_format=2, consolidated=False)
+    dataset.to_zarr(folder / "store", zarr_format=2, consolidated=False, **more)
     refs, blob = {}, b""
     for path in sorted((folder / "store").rglob("*")):
         if path.is_file():
@@ -149,6 +151,48 @@ def test_references_within_their_folder(tmp_path, web, s3_service, s3_bucket, da
     for name in ("refs.json", "blob.bin"):
         s3_service.client().put_object(Bucket=s3_bucket, Key=f"d/{name}", Body=(tmp_path / name).read_bytes())
     assert same(f"s3://{s3_bucket}/d/refs.json", dataset)
+
+
+def write_parquet(place, refs, record_size=3):
+    """Write references in Parquet, as kerchunk does."""
+    metadata = {key: json.loads(value) for key, value in refs.items() if "/.z" in f"/{key}"}
+    place.mkdir()
+    (place / ".zmetadata").write_text(json.dumps({"metadata": metadata, "record_size": record_size}))
+    for name in {key.partition("/")[0] for key in metadata if "/" in key}:
+        array = metadata[f"{name}/.zarray"]
+        grid = [-(-size // chunk) for size, chunk in zip(array["shape"], array["chunks"], strict=True)]
+        rows = []
+        for number in np.ndindex(*grid):
+            entry = refs[f"{name}/{'.'.join(map(str, number))}"]
+            inline = isinstance(entry, str)
+            rows.append([None, 0, 0, base64.b64decode(entry[7:])] if inline else [*entry, None])
+        (place / name).mkdir()
+        for start in range(0, len(rows), record_size):
+            some = rows[start : start + record_size]
+            kinds = {"path": pa.string(), "offset": pa.int64(), "size": pa.int64(), "raw": pa.binary()}
+            columns = {key: pa.array([row[i] for row in some], kind) for i, (key, kind) in enumerate(kinds.items())}
+            table = pa.table(columns)
+            pq.write_table(table, place / name / f"refs.{start // record_size}.parq")
+
+
+def test_references_in_parquet(tmp_path, web, dataset):
+    address, folder, _ = web
+    for name, target in (("own", "blob.bin"), ("web", f"{address}/blob.bin")):
+        refs, blob = references_of(dataset, tmp_path, target, encoding={"sst": {"chunks": (1, 5, 30)}})
+        place = tmp_path / f"{name}.parq"
+        write_parquet(place, refs["refs"])
+        (tmp_path / "blob.bin").write_bytes(blob)
+        (folder / "blob.bin").write_bytes(blob)
+    assert find_fields(str(place)) == [place] and same(place, dataset, references=[address])
+    with pytest.raises(InputFileError, match=r"storage\.references="):
+        same(place, dataset)
+    assert same(tmp_path / "own.parq", dataset), "a file beside it"
+    (tmp_path / "inner").mkdir()
+    shutil.move(tmp_path / "blob.bin", tmp_path / "other.bin")
+    (tmp_path / "inner" / "blob.bin").symlink_to("../other.bin")
+    shutil.move(tmp_path / "own.parq", tmp_path / "inner")
+    with pytest.raises(InputFileError, match="outside its own folder: refused"):
+        same(tmp_path / "inner" / "own.parq", dataset)
 
 
 def test_references_to_other_places_need_a_word(tmp_path, web, s3_service, s3_bucket, dataset):

@@ -1,4 +1,4 @@
-"""Files of references (kerchunk, JSON): a Zarr store whose chunks are parts of other files.
+"""Files of references (kerchunk, JSON or Parquet): a Zarr store whose chunks are parts of other files.
 
 Such a file may name any address. So references are followed only within its own folder, or below an address that
 `storage.references` names; the metadata are checked as those of any store.
@@ -17,6 +17,7 @@ from nenya.prepare.zarr_stores import CheckedZarr
 from nenya.storage.memory import check_memory
 from nenya.storage.s3.service import is_s3, store
 from nenya.storage.small_files import is_regular
+from nenya.storage.table_files import check_table
 from nenya.storage.texts import shown
 from nenya.storage.web import is_web, read_web, read_web_range
 
@@ -57,7 +58,7 @@ class ReferenceZarr(CheckedZarr):
 
     def read(self, key: str) -> bytes | None:
         """See `CheckedZarr`."""
-        entry = self._references.get(key)
+        entry = self.entry(key)
         if entry is None:
             return None
         if isinstance(entry, bytes):
@@ -76,7 +77,11 @@ class ReferenceZarr(CheckedZarr):
 
     def has(self, key: str) -> bool:
         """See `CheckedZarr`."""
-        return key in self._references
+        return self.entry(key) is not None
+
+    def entry(self, key: str) -> Any:
+        """Return bytes, or [target, start, length]; None where there is no such key."""
+        return self._references.get(key)
 
     def keys(self) -> Iterator[str]:
         """See `CheckedZarr`."""
@@ -109,6 +114,88 @@ class ReferenceZarr(CheckedZarr):
                 "trust the file"
             )
         return target
+
+
+class ParquetReferences(ReferenceZarr):
+    """A Zarr store in a folder of references in Parquet, whose targets are checked when they are read.
+
+    Args:
+        folder: the folder.
+        allowed: as of `ReferenceZarr`.
+        allow_external: as of `ReferenceZarr`.
+
+    Raises:
+        InputFileError: Its metadata are damaged.
+    """
+
+    def __init__(self, folder: Path, *, allowed: Sequence[str] = (), allow_external: bool = False) -> None:
+        content = _read_local(folder / ".zmetadata", 0, None)
+        values = json.loads(content)  # the caller has read its record_size
+        metadata = json.dumps(values.get("metadata") or {}).encode()
+        super().__init__(str(folder), metadata, allowed=allowed, allow_external=allow_external)
+        self.folder, self._size = folder, int(values["record_size"])
+        self._grids: dict[str, tuple[int, ...]] = {}
+        self._tables: dict[Path, list[Any]] = {}
+
+    def entry(self, key: str) -> Any:
+        """See `ReferenceZarr`."""
+        array, _, chunk = key.rpartition("/")
+        if key in self._references or f"{array}/.zarray" not in self._references:
+            return self._references.get(key)
+        grid = self._grid(array)
+        numbers = [int(number) for number in chunk.split(".")] if re.fullmatch(r"\d+(\.\d+)*", chunk) else []
+        pairs = list(zip(numbers, grid, strict=False))  # an array without dimensions has one chunk, 0
+        if len(numbers) != max(1, len(grid)) or any(number >= count for number, count in pairs):
+            return None
+        index = 0
+        for number, count in pairs:
+            index = index * count + number
+        rows = self._rows(self.folder / array / f"refs.{index // self._size}.parq")
+        return rows[index % self._size] if index % self._size < len(rows) else None
+
+    def keys(self) -> Iterator[str]:
+        """See `CheckedZarr`."""
+        return iter(self._references)
+
+    def _grid(self, array: str) -> tuple[int, ...]:
+        """Return the number of chunks of an array along each dimension."""
+        if array not in self._grids:
+            values = json.loads(self._references[f"{array}/.zarray"])
+            try:
+                pairs = zip(values["shape"], values["chunks"], strict=True)
+                self._grids[array] = tuple(max(1, -(-int(size) // int(chunk))) for size, chunk in pairs)
+            except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+                raise InputFileError(f"{self.url}: '{shown(array)}' has damaged metadata; fetch it again") from error
+        return self._grids[array]
+
+    def _rows(self, path: Path) -> list[Any]:
+        """Return the references in a file, in the order of their chunks."""
+        import pyarrow.parquet as pq
+
+        if path not in self._tables:
+            if not path.resolve().is_relative_to(self.folder.resolve()) and not self.allow_external:
+                raise InputFileError(f"{path}: leads out of the folder of references: refused")
+            if not path.is_file():
+                return []
+            check_table(path)
+            try:
+                table = pq.read_table(path)
+                names = [name for name in ("path", "offset", "size", "raw") if name in table.column_names]
+                columns = {name: table.column(name).to_pylist() for name in names}
+            except (OSError, ValueError) as error:  # Arrow's errors are among these
+                raise InputFileError(f"{path}: damaged references; fetch them again") from error
+            empty = [None] * table.num_rows
+            found = zip(*(columns.get(name, empty) for name in ("path", "offset", "size", "raw")), strict=True)
+            self._tables = {path: [_row(*values) for values in found]}  # one at a time: they may be many
+        return self._tables[path]
+
+
+def _row(target: Any, start: Any, length: Any, raw: Any) -> Any:
+    if isinstance(raw, str | bytes):
+        return raw.encode() if isinstance(raw, str) else raw
+    if not isinstance(target, str):
+        return None
+    return [target, int(start or 0), int(length) if length else None]
 
 
 def _read_local(path: Path, start: int, length: int | None) -> bytes:

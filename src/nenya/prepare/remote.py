@@ -7,6 +7,7 @@ they begin.
 import functools
 import glob
 import importlib.util
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from nenya.errors import InputFileError, NenyaError, OptionError, StorageError
 from nenya.storage.paths import COPY_PREFIX, own_place, scratch_folder, temporary_copy
 from nenya.storage.s3.service import is_s3, join_url, store
+from nenya.storage.small_files import read_small
 from nenya.storage.temporaries import temporary_folder
 from nenya.storage.web import describe, download_web, is_web, read_web
 
@@ -190,7 +192,9 @@ def _open_dap(url: str) -> Any:
 
 
 def local_references(path: Path, name: str, allowed: Sequence[str], *, allow_external: bool) -> "ReferenceZarr | None":
-    """Return the store of a local file of references, None if the file is something else."""
+    """Return the store of a local file of references, or of a folder of them; None for something else."""
+    if path.is_dir():
+        return _parquet_references(path, allowed, allow_external=allow_external)
     with path.open("rb") as file:
         start = file.read(4096)
         if not start.lstrip().startswith(b"{"):
@@ -203,6 +207,19 @@ def local_references(path: Path, name: str, allowed: Sequence[str], *, allow_ext
         content = file.read(_REFERENCES + 1)
     place = name if is_remote(name) else str(path)
     return ReferenceZarr(place, content, allowed=allowed, allow_external=allow_external)
+
+
+def _parquet_references(folder: Path, allowed: Sequence[str], *, allow_external: bool) -> "ReferenceZarr | None":
+    """Return the store of a folder of references in Parquet, None for another folder."""
+    try:
+        values = json.loads(read_small(folder / ".zmetadata", _MOST_DDS))
+    except (OSError, ValueError, RecursionError):  # also none, or one that the store itself refuses
+        return None
+    if not isinstance(values, dict) or type(values.get("record_size")) is not int or values["record_size"] < 1:
+        return None
+    from nenya.prepare.references import ParquetReferences
+
+    return ParquetReferences(folder, allowed=allowed, allow_external=allow_external)
 
 
 def check_allowed(places: Sequence[str]) -> None:

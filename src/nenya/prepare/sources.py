@@ -191,7 +191,7 @@ def _checked(place: Any, name: str, links: Links, files: ExitStack, references: 
         raise InputFileError(f"{name}: no such file; check the path")
     if not place.is_dir() and not is_regular(place):
         raise InputFileError(f"{name}: this is a pipe or a device; expected an ordinary file of fields: check the path")
-    if place.is_file():
+    if place.is_file() or is_zarr(place):
         found = local_references(place, name, references, allow_external=links == "any")
         if found is not None:
             return found
