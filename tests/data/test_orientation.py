@@ -65,7 +65,7 @@ def test_north_is_up_in_a_contact_sheet(southward, nenya_cli):
 def test_swaths_and_grids_are_not_mixed(southward, nenya_cli):
     write_swath(southward / "swath.nc", shape=(32, 48), share=0)
     code, said = nenya_cli("prepare", ["data=[up.nc,swath.nc]", "field_size=16", "workers=1", "out=m_preproc.h5"])
-    assert (code, said.count("\n")) == (2, 1) and "data= mixes swaths" in said, said
+    assert code == 2 and "data= mixes swaths" in said.splitlines()[-1], said
     assert not list(southward.glob("m_preproc*"))
     assert prepare(nenya_cli, "swath")[0] == 0 and read_row_order("swath_preproc.h5") == SWATH
     code, said = nenya_cli("inspect", ["swath_preproc.h5"])
