@@ -39,7 +39,8 @@ def write_archive(folder, rows=(240, 60), seed=5):
         {
             "lat": rng.uniform(-60, 60, count),
             "lon": rng.uniform(-180, 180, count),
-            "datetime": np.datetime64("2010-01-01T00:00", "ns") + rng.integers(0, 1400, count).astype("timedelta64[D]"),
+            "datetime": np.datetime64("2010-01-01T00:00", "ns")
+            + rng.integers(0, 1400, count)[np.arange(count) // GRANULE * GRANULE].astype("timedelta64[D]"),
             "T10": 10 + rng.normal(size=count),
             "region": rng.choice(["here", "there"], count),
             "filename": [f"<granule {i // GRANULE}>" for i in range(count)],

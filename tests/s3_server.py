@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
@@ -153,6 +153,8 @@ class FaultProxy:
     service: str
     rate: float | None = None
     requests: list[tuple[str, str]] = field(default_factory=list)
+    guard: Callable[[str, Mapping[str, str]], "Action | None"] = lambda *_: None
+    """What to do with a request by its method and headers; None leaves that to the rules."""
 
     def __post_init__(self) -> None:
         self._rules: list[Rule] = []
@@ -219,7 +221,7 @@ class _Handler(BaseHTTPRequestHandler):
             super().handle()
 
     def _serve(self) -> None:
-        action = self.proxy.take(self.command, self.path)
+        action = self.proxy.guard(self.command, self.headers) or self.proxy.take(self.command, self.path)
         if action.call:
             action.call()
         time.sleep(action.delay)

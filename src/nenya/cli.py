@@ -13,6 +13,7 @@ from nenya.commands.help import help_text, overview, topic_text
 from nenya.commands.network import with_network
 from nenya.errors import Interrupted, NenyaError
 from nenya.options.declare import suggest
+from nenya.storage.s3.access import s3_access
 from nenya.storage.texts import Lines, printed, say
 
 log = logging.getLogger(__name__)
@@ -95,7 +96,8 @@ def _run(name: str, args: list[str]) -> int:
         if flags:
             say(Lines(help_text(name, options)))
             return 0
-        return int(module_of(name).run(with_network(options, args)))
+        with s3_access(options.storage.anonymous, options.storage.requester_pays):
+            return int(module_of(name).run(with_network(options, args)))
     except BrokenPipeError:
         raise
     except NenyaError as error:

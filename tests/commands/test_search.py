@@ -257,6 +257,10 @@ def test_near_copies():
     assert list(far_apart(table, 1, 9, km=100, hours=24)) == [0, 2, 3, 4]
     assert list(far_apart(table, 1, 9, hours=24)) == [3]
     assert list(far_apart(table, 1, 2, distinct=True)) == [1, 3]
+    months = table.assign(filename="model.nc", datetime=pd.date_range("2012-01-01", periods=6, freq="MS"))
+    assert list(far_apart(months, 1, 9, distinct=True)) == [0, 1, 2, 3, 4], "each time of a file is a granule"
+    months["granule"] = ["x", "x", "x", "y", "y", "z"]
+    assert list(far_apart(months, 1, 9, distinct=True)) == [2, 4]
     with pytest.raises(OptionError, match="need the columns filename"):
         far_apart(table.drop(columns="filename"), 1, 9, distinct=True)
 

@@ -5,7 +5,7 @@ import pytest
 from matplotlib.path import Path as Polygon
 
 from nenya.errors import InputFileError, OptionError
-from nenya.portal.columns import BINS, Columns, read_arrow
+from nenya.portal.columns import BINS, Columns, compact, read_arrow
 from nenya.portal.state import Category, Masks, Range, Selection, View, make_box, make_lasso, make_range, read_view
 from nenya.portal.words import filter_text
 
@@ -15,7 +15,7 @@ ROWS = 4000
 @pytest.fixture(scope="module")
 def columns():
     rng = np.random.default_rng(3)
-    stamps = np.datetime64("2010-01-01") + rng.integers(0, 1500, ROWS).astype("timedelta64[D]")
+    stamps = np.datetime64("2010-01-01") + np.repeat(rng.integers(0, 1500, ROWS // 10), 10).astype("timedelta64[D]")
     dt = rng.gamma(2, 0.5, ROWS)
     dt[:7] = np.nan
     return Columns(
@@ -223,6 +223,15 @@ def test_hostile_links_are_refused_with_one_sentence(columns):
 )  # fmt: skip
 def test_a_filter_is_said_with_axes_units_and_no_more_digits_than_it_needs(item, text):
     assert filter_text(item) == text
+
+
+def test_a_granule_is_one_time_of_one_file():
+    stamps = np.array(["2012-01-01", "2012-02-01"] * 2, "datetime64[ns]")
+    months = pa.table({"filename": ["model.nc"] * 4, "datetime": stamps})
+    assert Columns(compact(months)).same_granule(1).tolist() == [False, True, False, True]
+    named = Columns(compact(months.append_column("granule", pa.array(["a", "a", "b", None]))))
+    assert named.same_granule(0).tolist() == [True, True, False, False]
+    assert named.same_granule(3).tolist() == [False, False, False, True]
 
 
 def test_rows_of_one_granule(columns):

@@ -258,6 +258,8 @@ def test_reruns_and_processes_change_nothing(days, tmp_path, nenya_cli):
 def test_a_granule_is_on_one_side_whatever_else_there_is(days, tmp_path):
     _, table = make(tmp_path / "all_preproc.h5", data=str(days), field_size=16)
     assert (table.groupby("filename").pp_type.nunique() == 1).all()
+    times = table.datetime.dt.strftime("%Y-%m-%dT%H:%M:%S")
+    assert (table.granule == table.filename + " " + times).all() and table.granule.nunique() > 1
     files = [str(days / f"day{i}.nc") for i in (1, 4)]
     _, some = make(tmp_path / "some_preproc.h5", data=files, field_size=16)
     both = some.merge(table, on="UID", suffixes=("", "_all"))
@@ -341,7 +343,7 @@ def test_granules_without_cutouts_are_counted(days, tmp_path, nenya_cli):
     land.to_netcdf(tmp_path / "land.nc", engine="h5netcdf")
     args = [f"data=[{tmp_path}/times.nc,{tmp_path}/land.nc]", "out=l_preproc.h5", "field_size=16", "workers=1"]
     code, said = nenya_cli("prepare", args)
-    assert code == 0 and "1 of 4 fields have no cutout: smaller than" in said, said
+    assert code == 0 and "1 of 4 fields have no cutout: nowhere 95 % clear" in said, said
 
 
 def test_cutouts_on_one_side_only_come_with_the_option_that_trains_on_them(days, tmp_path, nenya_cli):
@@ -617,7 +619,7 @@ BAD_FIELDS = {
     "no mask": (lambda f: f, ["mask=land"], "mask=land: no such variable"),
     "several variables": (two_fields, [], "got u, v; variable= names the field"),
     "a list of points": (a_list_of_points, [], "no two dimensions"),
-    "a field that is too small": (lambda f: f, ["field_size=128"], "smaller than that"),
+    "a field that is too small": (lambda f: f, ["field_size=128"], "64 x 96 pixels has no cutout of field_size=128"),
     "too few clear pixels": (lambda f: f.where(f.lon % 1 == 0), [], "no cutout reaches clear_threshold=95 %"),
     "a third dimension": (
         lambda f: f.expand_dims(member=3).assign_coords(member=[0, 1, 2]),
@@ -659,7 +661,7 @@ def test_damaged_files(nenya_cli, tmp_path, kind):
 
 
 BAD_OPTIONS = {
-    "no data": (["out=x.h5"], "data= is needed"),
+    "no data": (["out=x.h5"], "data= is required"),
     "no output": (["data=a.nc"], "out= is required"),
     "an output of another kind": (["data=a.nc", "out=cutouts"], "cutouts_preproc.h5"),
     "a share instead of a percentage": (["clear_threshold=0.95"], "a percentage"),

@@ -530,7 +530,7 @@ def test_parts_without_md5_are_read_back(tmp_path, s3_proxy, bucket, get, s3_ser
     client.put_bucket_encryption(Bucket=bucket, ServerSideEncryptionConfiguration={"Rules": [rule]})
     url, there = f"s3://{bucket}/a.h5", make_store()
     (tmp_path / "a.h5").write_bytes(content(LARGE))
-    original = there._connected()
+    original = there._clients.writer()
 
     def kms(parsed, **_):
         parsed["ServerSideEncryption"], parsed["ETag"] = "aws:kms", '"' + parsed["ETag"].strip('"')[::-1] + '"'

@@ -9,8 +9,9 @@ from typing import Any
 
 from nenya.archive.manifest import Added, Manifest, Version
 from nenya.errors import InputFileError
-from nenya.prepare.sources import SUFFIXES, find_fields, identity_of
-from nenya.storage.paths import HDF5_SUFFIXES, entries_of, find_sources
+from nenya.prepare.remote import kind_of
+from nenya.prepare.sources import SUFFIXES, find_fields, identity_of, is_zarr
+from nenya.storage.paths import HDF5_SUFFIXES, entries_of, find_sources, is_s3
 from nenya.storage.s3.service import store
 
 _CUTOUTS_END = "_preproc"
@@ -69,7 +70,7 @@ def find_new(new: Any) -> tuple[list[Path | str], list[Path | str]]:
     for entry in entries_of(new, "granules or cutout files, such as new=/path/to/day/, a glob or a list"):
         one = entry.endswith(HDF5_SUFFIXES)
         found = [*_try(find_sources, entry), *([] if one else _try(find_fields, entry))]
-        fields = [place for place in found if str(place).endswith(SUFFIXES) and not str(place).endswith(HDF5_SUFFIXES)]
+        fields = [place for place in found if _is_granule(place)]
         images = [place for place in found if str(place).endswith(HDF5_SUFFIXES)]
         if not fields and not images:
             raise InputFileError(
@@ -127,10 +128,18 @@ def arrivals_of(
     return found
 
 
+def _is_granule(place: Path | str) -> bool:
+    """Return whether a source is a granule by its name, or a Zarr store by its content."""
+    if str(place).endswith((*SUFFIXES, *HDF5_SUFFIXES)):
+        return not str(place).endswith(HDF5_SUFFIXES)
+    return is_zarr(place) if isinstance(place, Path) else kind_of(place) == "zarr"
+
+
 def _mark(place: Path | str, name: str, found: Arrivals) -> list[Any] | None:
     """Return name, size and mark of a source; if it does not exist, note the reason and return None."""
     try:
-        if isinstance(place, str) and not place.endswith(".zarr"):
+        if is_s3(place) and kind_of(str(place)) != "zarr":
+            place = str(place)
             head = store().head(place)
             if head is None:
                 raise InputFileError("no such object; check bucket and key")

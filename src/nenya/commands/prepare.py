@@ -43,7 +43,7 @@ def run(options: PrepareOptions) -> int:
         rows,
         "" if found.made else "; output exists and is complete (clobber=true overwrites it)",
     )
-    if len(found.rows) == 1 and found.made:
+    if len(found.rows) == 1 and found.made and options.at is None:
         (name,) = found.rows
         log.warning(
             "all cutouts are in '%s', as granules are divided as a whole, too few here for valid_fraction=%g: give "

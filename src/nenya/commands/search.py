@@ -29,6 +29,7 @@ from nenya.storage.disk import check_output
 from nenya.storage.paths import base_name, expand, fetch, find_sources, is_s3, local_path
 from nenya.storage.texts import lines_of, say
 from nenya.tables.conditions import Conditions
+from nenya.tables.granules import granules
 from nenya.tables.place_and_time import dates_of
 
 if TYPE_CHECKING:
@@ -160,8 +161,11 @@ def find(archive: Searcher, query: Float64Array, options: SearchOptions, sql: st
         good = ~np.isin(answer.rows, known)
         rows, cosine = answer.rows[good], answer.cosine[good]
         if careful:
+            near = archive.describe(every := np.concatenate([known, rows]))
+            if options.distinct and isinstance(archive, FilesSearcher) and archive.granules is not None:
+                near = near.assign(granule=archive.granules[every])
             kept = far_apart(
-                archive.describe(np.concatenate([known, rows])), len(known), options.k,
+                near, len(known), options.k,
                 distinct=options.distinct, km=options.apart_km, hours=options.apart_hours,
             )  # fmt: skip
             rows, cosine = rows[kept], cosine[kept]
@@ -182,10 +186,11 @@ def far_apart(
     """Return the rows that are not near-copies of an example or of a kept row before them.
 
     Args:
-        table: the examples, then the rows, closest first; with columns filename, lat, lon, datetime as needed.
+        table: the examples, then the rows, closest first; with columns granule or filename, lat, lon, datetime as
+            needed.
         examples: number of leading rows that are examples.
         k: number of rows to return at most.
-        distinct: whether rows of one `filename` are near-copies.
+        distinct: whether rows of one granule, a time of a file, are near-copies; see `nenya.tables.granules`.
         km: rows within this distance (and within `hours`, if given) are near-copies.
         hours: rows within this time (and within `km`, if given) are near-copies.
 
@@ -195,16 +200,22 @@ def far_apart(
     Raises:
         OptionError: The table lacks a column.
     """
-    wanted = {"filename": distinct, "lat": km is not None, "lon": km is not None, "datetime": hours is not None}
+    named = {"filename", "granule"} & set(table)
+    wanted = {
+        "filename": distinct and not named,
+        "lat": km is not None,
+        "lon": km is not None,
+        "datetime": hours is not None,
+    }
     missing = [name for name, needed in wanted.items() if needed and name not in table]
     if missing:
         raise OptionError(f"distinct= and apart_...= need the columns {', '.join(missing)}, which are not in the table")
     near = _nearness(table, km, hours)
-    names = table["filename"].to_numpy() if distinct else None
+    codes = granules(table) if distinct else None
     kept, found = list(range(examples)), []
     for row in range(examples, len(table)):
         before = np.array(kept, np.int64)
-        copy = names is not None and bool((names[before] == names[row]).any())
+        copy = codes is not None and codes[row] >= 0 and bool((codes[before] == codes[row]).any())
         if not copy and near is not None:
             copy = bool(near(row, before).any())
         if not copy:

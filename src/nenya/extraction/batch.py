@@ -73,7 +73,8 @@ def _extract_items(options: ExtractOptions, items: Sequence[Item]) -> int:
     shared = check_trainer(options.trainer) > 1 or any(place.path is None for place in places)
     if len(items) == 1 and items[0].source.path is not None:  # before the slow loading of weights
         inspect_cutouts(items[0].source.path, partition_names(options), allow_external=options.loader.allow_external)
-    check_places(places)
+    check_places([item.output for item in items], write=True)
+    check_places([item.source for item in items], write=False)
     checkpoint, module = load_model(options, options.ckpt)
     scratch = scratch_folder(options.loader.cache_dir) if shared else None
     with (

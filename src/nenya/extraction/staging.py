@@ -421,12 +421,16 @@ def reworded(error: Exception, ready: Ready | None, item: Item) -> NenyaError:
     return NenyaError(f"{item.place}: {type(error).__name__}: {first} (traceback=true shows where)")
 
 
-def check_places(places: Sequence[Source]) -> None:
+def check_places(places: Sequence[Source], *, write: bool) -> None:
     """Check that each bucket can be reached, before any work.
+
+    Args:
+        places: files and addresses.
+        write: whether they will be written to.
 
     Raises:
         StorageError: A bucket cannot be reached.
     """
     buckets = {place.text.split("/")[2]: place.text for place in places if place.path is None}
     for place in buckets.values():
-        store().check_bucket(place)
+        store().check_bucket(place, write=write)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from nenya.options.extras import need
 from nenya.storage.names import Json, read_json
 from nenya.storage.table_integers import from_arrow
 from nenya.tables.conditions import ROW, rows_where, sql_errors
+from nenya.tables.granules import granules
 from nenya.tables.place_and_time import dates_of, usual_names
 from nenya.tables.quantities import with_dt
 
@@ -87,6 +89,12 @@ class FilesSearcher:
         self.table = latents.keys() if table is None else join(numbered(table), latents)
         self.columns = [str(name) for name in self.table.columns]
         self.dim = latents.shape[1]
+
+    @cached_property
+    def granules(self) -> Float64Array | None:
+        """Number of the granule of each row of the table, (N,), NaN if unknown; None if it has no such columns."""
+        found = granules(self.table)
+        return None if found is None else np.where(found >= 0, found, np.nan)
 
     def search(
         self, query: Float64Array, k: int, sql: str | None = None, *, exact: bool = False, device: str = "cpu"

@@ -334,7 +334,7 @@ class SearchOptions(AnalysisOptions):
     where: str | None = option(None, 'an SQL condition on the columns of the table, such as "LL < -500 AND lat > 0"')
     exact: bool = option(False, "compare with every row, without the vector index")
     distinct: bool = option(
-        False, "skip results of the same granule (column filename) as an example or a closer result"
+        False, "skip results of the same granule (a time of a file) as an example or a closer result"
     )
     apart_km: float | None = option(
         None, "skip results within this distance in km (and apart_hours) of an example or a closer result", above(0)

@@ -127,6 +127,33 @@ class LoaderOptions:
     allow_external: bool = option(False, "follow HDF5 links out of the file's own folder")
 
 
+def _is_access(value: Any) -> bool:
+    return isinstance(value, bool) or (isinstance(value, list) and all(isinstance(v, str) and v for v in value))
+
+
+def _are_addresses(value: Any) -> bool:
+    known = ("s3://", "https://", "http://")
+    return isinstance(value, list) and all(isinstance(v, str) and v.startswith(known) for v in value)
+
+
+@dataclass
+class StorageOptions:
+    """Access to data on S3 and on the web."""
+
+    anonymous: Any = option(
+        None,
+        "read S3 buckets without an account: true, false, or a list of bucket names; default: if there are no "
+        "credentials",
+        ("true, false or a list of bucket names", _is_access),
+    )
+    requester_pays: bool = option(False, "pay for transfers from S3 buckets whose readers pay")
+    references: Any = option(
+        [],
+        "addresses that a file of references (kerchunk) may read besides its own folder, such as [s3://bucket/path/]",
+        ("a list of addresses, s3://... or https://...", _are_addresses),
+    )
+
+
 @dataclass
 class PublishedOptions:
     """Names and paths of the published versions."""
@@ -205,6 +232,7 @@ class Options:
     preprocess: PreprocessOptions = field(default_factory=PreprocessOptions)
     optim: OptimOptions = field(default_factory=OptimOptions)
     loader: LoaderOptions = field(default_factory=LoaderOptions)
+    storage: StorageOptions = field(default_factory=StorageOptions)
     archive: PublishedOptions = field(default_factory=PublishedOptions)
     trainer: TrainerOptions = field(default_factory=TrainerOptions)
     checkpoint: CheckpointOptions = field(default_factory=CheckpointOptions)
@@ -222,6 +250,7 @@ def taken(options_type: type[Options]) -> list[str]:
     shared = {f.name for f in dataclasses.fields(Options)}
     named = {name.partition(".")[0] for name in options_type.uses or ()}
     uses = shared if options_type.uses is None else {*named, "traceback"}
+    uses = {*uses, "storage"} if "loader" in uses else uses
     return [f.name for f in dataclasses.fields(options_type) if f.name in uses or f.name not in shared]
 
 

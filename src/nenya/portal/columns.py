@@ -1,6 +1,7 @@
 """Columns of a table for the portal: values, which can be drawn, and histogram bins."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from nenya.errors import InputFileError
 from nenya.io import read_table
 from nenya.storage.table_files import check_arrow, check_table
 from nenya.tables.comparison import NO_DATE
+from nenya.tables.granules import GRANULE, SOURCES, granules
 from nenya.tables.key_columns import COLUMNS
 from nenya.tables.place_and_time import other_names
 from nenya.tables.quantities import DIFFERENCE, TERMS, dt_name
@@ -248,19 +250,19 @@ class Columns:
         return self._binned[name]
 
     def same_granule(self, row: int) -> NDArray[np.bool_]:
-        """Return which rows are of the same granule as one: same `filename`, else same `datetime`; (N,) bool."""
+        """Return which rows are of the same granule, a time of a file, as one; (N,) bool."""
         same = np.zeros(self.rows, bool)
         same[row] = True
-        for name in ("filename", "datetime"):
-            if name not in self.names:
-                continue
-            array = self.table.column(name).chunk(0)
-            if hasattr(array, "dictionary"):
-                codes = array.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-                return np.asarray((codes == codes[row]) & (codes >= 0)) | same
-            values = np.asarray(array.to_numpy(zero_copy_only=False))
-            return np.asarray(values == values[row]) | same
-        return same
+        codes = self._granules
+        return same if codes is None else same | ((codes == codes[row]) & (codes >= 0))
+
+    @cached_property
+    def _granules(self) -> NDArray[np.int64] | None:
+        """Number of the granule of each row, (N,); None if the table does not say."""
+        names = [name for name in (GRANULE, *SOURCES) if name in self.names]
+        if GRANULE in names and not self.table.column(GRANULE).null_count:
+            names = [GRANULE]
+        return granules(self.table.select(names).to_pandas()) if names else None
 
     def row(self, number: int) -> dict[str, Any]:
         """Return one row with all columns."""

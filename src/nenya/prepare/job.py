@@ -8,17 +8,11 @@ import contextlib
 import hashlib
 import json
 import logging
-import multiprocessing
 import os
 import shutil
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures import wait as futures_wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +27,23 @@ from nenya.options.commands import PrepareOptions
 from nenya.options.files import read_group
 from nenya.options.sections import build_options
 from nenya.prepare.account import say_account
+from nenya.prepare.counts import FieldCount
 from nenya.prepare.places import Fates, Places, log_missing, missing_table, read_fates
+from nenya.prepare.pool import outcomes_of
+from nenya.prepare.reasons import why_empty, why_none
+from nenya.prepare.remote import check_allowed, is_remote
 from nenya.prepare.sources import find_fields, identity_of
 from nenya.prepare.steps import output_size
-from nenya.prepare.summary import account_of, say_rest, why_none
-from nenya.prepare.work import Outcome, Task, fingerprint, prepare_file
+from nenya.prepare.summary import account_of, say_rest
+from nenya.prepare.work import Outcome, Task, fingerprint
 from nenya.prepare.writer import read_table, recipe_values, write_outputs
 from nenya.runtime.process import RowProgress
-from nenya.runtime.signals import ignore_interrupts, interrupted_between
+from nenya.runtime.signals import interrupted_between
 from nenya.storage.disk import remove_half, sha256_file
 from nenya.storage.lock import OutputLock
 from nenya.storage.names import parse_json
 from nenya.storage.paths import is_s3, local_path, own_place, scratch_folder, temporary_copy
+from nenya.storage.s3.access import s3_access
 from nenya.storage.s3.service import store
 from nenya.storage.small_files import refuse_links
 from nenya.storage.table_files import check_numbers, check_table
@@ -54,9 +53,6 @@ log = logging.getLogger(__name__)
 
 class NoCutouts(InputFileError):
     """All granules can be read, but none has a cutout: all cloud, or land."""
-
-
-_PATIENCE = 0.5  # seconds between checks for a signal
 
 
 @dataclass
@@ -101,8 +97,19 @@ def prepare(options: PrepareOptions | Mapping[str, Any]) -> Prepared:
         given = dict(options)
         recipe_of = read_group("sensor", str(given.pop("sensor", "grid")))
         options = build_options(PrepareOptions, {**recipe_of, **given})
+    if not options.data:
+        raise OptionError(
+            "data= is required: the files of fields, such as data=/path/to/granule.nc, a folder, a glob or a list"
+        )
     out = _output(options)
     output_size(options)
+    check_allowed(options.storage.references)
+    with s3_access(options.storage.anonymous, options.storage.requester_pays):
+        return _prepare(options, out)
+
+
+def _prepare(options: PrepareOptions, out: Path | str) -> Prepared:
+    """Prepare cutouts; see `prepare`."""
     sources = find_fields(options.data)
     places, at_hash = read_places(options)
     recipe = {**recipe_values(options), "at": at_hash, "coords": _hash_of(options.coords, options)}
@@ -135,11 +142,8 @@ def prepare(options: PrepareOptions | Mapping[str, Any]) -> Prepared:
         say_rest(tasks, outcomes)
         for line in failed.values():
             log.error("skipped: %s", line)
-        if empty := len(parts) - table["part"].nunique():
-            log.warning(
-                "%d of %d fields have no cutout: smaller than %d pixels, or nowhere %g %% clear",
-                empty, len(parts), options.field_size, options.clear_threshold,
-            )  # fmt: skip
+        if places is None and (empty := len(parts) - table["part"].nunique()):
+            log.warning("%d of %d fields have no cutout: %s", empty, len(parts), why_empty(outcomes, options))
         about = {
             "variable": ", ".join(sorted({o.variable for o in outcomes if o.variable})),
             ROW_ORDER: next((outcome.row_order for outcome in outcomes if outcome.parts), ""),
@@ -234,8 +238,18 @@ def _output(options: PrepareOptions) -> Path | str:
             "out= is required: the cutout file, such as out=modis_2010_preproc.h5; the table is written beside it"
         )
     if not options.out.endswith((".h5", ".hdf5")):
-        raise OptionError(f"out={options.out}: expected the name of an HDF5 file, such as {options.out}_preproc.h5")
+        raise OptionError(
+            f"out={options.out}: expected the name of an HDF5 file, such as out={_better_name(options.out)}"
+        )
     return options.out if is_s3(options.out) else local_path(options.out).absolute()
+
+
+def _better_name(out: str) -> str:
+    """Return the name of a cutout file instead of a folder, or of a file of another kind."""
+    if out.endswith("/") or (not is_s3(out) and local_path(out).is_dir()):
+        return f"{out.rstrip('/')}/modis_2010_preproc.h5"
+    head, slash, name = out.rpartition("/")
+    return f"{head}{slash}{name.rpartition('.')[0] or name}_preproc.h5"
 
 
 def _table_of(out: Path | str) -> Path | str:
@@ -288,7 +302,7 @@ def _existing(out: Path | str, options: PrepareOptions, made_of: str, made_by: s
 def _hash_of(place: str | None, options: PrepareOptions) -> str:
     if place is None:
         return ""
-    return identity_of(place if is_s3(place) else local_path(place))
+    return identity_of(place if is_remote(place) else local_path(place))
 
 
 def _identities(sources: Sequence[Path | str]) -> dict[Path | str, str | InputFileError]:
@@ -339,11 +353,12 @@ def _work(
 ) -> tuple[list[tuple[str, Path]], dict[str, str], list[Outcome]]:
     """Do all tasks; the parts are in the order of files and times, whichever process made them."""
     outcomes: dict[int, Outcome] = {}
-    with RowProgress("granules", len(tasks), visible=os.isatty(2)) as progress:
-        for number, outcome in _outcomes(tasks, options, check):
+    with RowProgress("fields", len(tasks), visible=os.isatty(2)) as progress:
+        count = FieldCount(len(tasks), progress)
+        for number, outcome in outcomes_of(tasks, options, check, count.report):
             outcomes[number] = outcome
             check_orders({outcome.row_order for outcome in outcomes.values() if outcome.parts})
-            progress.advance(1)
+            count.end(number)
             if account := account_of(number, tasks, outcomes):
                 say_account(tasks[number].name, account)
     parts: dict[tuple[str, str], dict[int, Path]] = {}
@@ -353,82 +368,3 @@ def _work(
         failed |= outcomes[number].failed
     ordered = [(name, steps[step]) for (name, _), steps in parts.items() for step in sorted(steps)]
     return ordered, failed, [outcomes[number] for number in range(len(tasks))]
-
-
-def _outcomes(tasks: list[Task], options: PrepareOptions, check: Callable[[], None]) -> Iterator[tuple[int, Outcome]]:
-    """Yield the outcome of each task as it ends."""
-    with _executor(len(tasks), options) as pool:
-        if pool is None:
-            yield from ((number, prepare_file(task, check)) for number, task in enumerate(tasks))
-            return
-        futures: dict[Future[Outcome], int] = {pool.submit(prepare_file, task): n for n, task in enumerate(tasks)}
-        try:
-            left = set(futures)
-            while left:
-                done, left = futures_wait(left, timeout=_PATIENCE, return_when=FIRST_COMPLETED)
-                check()
-                yield from ((futures[future], future.result()) for future in done)
-        except BrokenProcessPool as error:
-            raise OutputError(
-                "a process of the preparation was killed, perhaps because memory ran out: lower workers=, then run the "
-                "same command to resume"
-            ) from error
-
-
-@contextmanager
-def _executor(tasks: int, options: PrepareOptions) -> Iterator[Executor | None]:
-    """Yield an executor for tasks in other processes, None if one process suffices."""
-    workers = options.workers or min(len(os.sched_getaffinity(0)), tasks)
-    if options.dask is not None:
-        with _dask(options.dask) as pool:
-            yield pool
-    elif min(workers, tasks) <= 1:
-        yield None
-    else:
-        before = set(multiprocessing.active_children())
-        pool = ProcessPoolExecutor(
-            min(workers, tasks), mp_context=multiprocessing.get_context("spawn"), initializer=_begin_worker
-        )
-        try:
-            yield pool
-            pool.shutdown()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in set(multiprocessing.active_children()) - before:
-                process.terminate()
-            raise
-
-
-@contextmanager
-def _dask(address: str) -> Iterator[Executor]:
-    """Yield a Dask cluster as executor; its workers must see the files and the folder of the output.
-
-    Raises:
-        OptionError: Dask is not installed, or the scheduler does not answer.
-    """
-    try:
-        from distributed import Client
-    except ImportError as error:
-        raise OptionError(f"dask={address} needs the package distributed: pip install distributed") from error
-    try:
-        client = Client(address, timeout=10)
-    except (OSError, ValueError, TimeoutError) as error:
-        raise OptionError(
-            f"dask={address}: no scheduler answers at this address ({str(error).splitlines()[0]})"
-        ) from error
-    with client:
-        yield client.get_executor(pure=False)
-
-
-def _begin_worker() -> None:
-    """Leave Ctrl-C to the parent process, and end with it."""
-    ignore_interrupts()
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        sentinel = parent.sentinel
-
-        def watch() -> None:
-            wait([sentinel])
-            os._exit(1)
-
-        threading.Thread(target=watch, name="parent", daemon=True).start()

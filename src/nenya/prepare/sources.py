@@ -12,8 +12,16 @@ from typing import TYPE_CHECKING, Any
 from nenya.data.hdf5_links import Links
 from nenya.data.hdf5_open import open_hdf5
 from nenya.errors import InputFileError, NenyaError
-from nenya.storage.paths import entries_of, find_paths, is_s3, local_path, temporary_copy
-from nenya.storage.s3.service import store
+from nenya.prepare.remote import (
+    MARKS,
+    find_remote,
+    identity_of_remote,
+    is_icechunk,
+    is_remote,
+    local_references,
+    open_remote,
+)
+from nenya.storage.paths import entries_of, find_paths, local_path
 from nenya.storage.small_files import is_regular
 
 if TYPE_CHECKING:
@@ -26,18 +34,17 @@ _MADE_HERE = ("_preproc.h5", "_latents.h5", "_latents_debug.h5")
 _MOST_GROUPS = 1000
 _MOST_FILLED = 64  # values of a coordinate's dimension for each that is stored; the library adds those that are missing
 _MOST_MISSING = 2**20  # values that may be missing in any case
-_ZARR_MARKS = ("zarr.json", ".zgroup", ".zmetadata")
 
 
 def find_fields(data: Any) -> list[Path | str]:
     """Return the files of fields of `data=`, in order, each once.
 
     Args:
-        data: a path, folder or glob, an s3:// address, prefix or glob, or a list of them. A Zarr store, which is a
-            folder, counts as one file.
+        data: a path, folder or glob, an s3:// address, prefix or glob, an https:// address, or a list of them. A Zarr
+            store, which is a folder, counts as one file, whatever its name.
 
     Returns:
-        Local files as paths, objects and Zarr stores of S3 as addresses.
+        Local files as paths, all else as addresses.
 
     Raises:
         OptionError: Nothing is given.
@@ -46,13 +53,13 @@ def find_fields(data: Any) -> list[Path | str]:
     """
     found: dict[Path | str, None] = {}
     for entry in entries_of(data, "a file of fields, such as data=/path/to/granule.nc, a glob or a list"):
-        found.update(dict.fromkeys(_find_objects(entry) if is_s3(entry) else _find_local(entry)))
+        found.update(dict.fromkeys(find_remote(entry, SUFFIXES) if is_remote(entry) else _find_local(entry)))
     return list(found)
 
 
 def is_zarr(path: Path) -> bool:
-    """Return whether a folder is a Zarr store."""
-    return path.is_dir() and any((path / mark).is_file() for mark in _ZARR_MARKS)
+    """Return whether a folder is a Zarr store or an Icechunk repository."""
+    return path.is_dir() and (any((path / mark).is_file() for mark in MARKS) or is_icechunk(path))
 
 
 def _find_local(entry: str) -> Sequence[Path]:
@@ -88,23 +95,6 @@ def _leads_back(path: Path) -> bool:
     return path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve())
 
 
-def _find_objects(url: str) -> Sequence[str]:
-    if not glob.has_magic(url) and url.rstrip("/").endswith(".zarr"):
-        return [url.rstrip("/")]
-    if not glob.has_magic(url) and url.lower().endswith(SUFFIXES):
-        return [url]
-    found: dict[str, None] = {}
-    for item in store().find(url):
-        head, inside, _ = item.url.partition(".zarr/")
-        name = head + ".zarr" if inside else item.url
-        if glob.has_magic(url) or name.lower().endswith(SUFFIXES):
-            found[name] = None
-    kept = [name for name in found if not name.endswith(_MADE_HERE)]
-    if not kept:
-        raise InputFileError(f"{url}: no file of fields ({', '.join(SUFFIXES)}) found; check bucket and prefix")
-    return kept
-
-
 def identity_of(source: Path | str) -> str:
     """Return a text that changes with a source: its size and time, or the ETag of an object.
 
@@ -115,25 +105,22 @@ def identity_of(source: Path | str) -> str:
     if isinstance(source, Path):
         try:
             marks = (
-                [source / mark for mark in _ZARR_MARKS if (source / mark).is_file()] if is_zarr(source) else [source]
-            )
+                [source / mark for mark in MARKS if (source / mark).is_file()] if is_zarr(source) else [source]
+            ) or sorted(path for path in (source / "refs").rglob("*") if path.is_file())
             return " ".join(f"{m.stat().st_size} {m.stat().st_mtime_ns}" for m in marks)
         except OSError as error:
             raise InputFileError(f"{source}: cannot be read ({error.strerror}); check the path") from error
-    if source.endswith(".zarr"):
-        heads = [found for mark in _ZARR_MARKS if (found := store().head(f"{source}/{mark}"))]
-        if not heads:
-            raise InputFileError(f"{source}: no Zarr store found ({' or '.join(_ZARR_MARKS)}); check the address")
-        return " ".join(f"{found.size} {found.etag}" for found in heads)
-    found = store().head(source)
-    if found is None:
-        raise InputFileError(f"{source}: no such object; check bucket and key")
-    return f"{found.size} {found.etag}"
+    return identity_of_remote(source)
 
 
 @contextmanager
 def open_fields(
-    source: Path | str, cache_dir: str | None = None, coords: str | None = None, *, allow_external: bool = False
+    source: Path | str,
+    cache_dir: str | None = None,
+    coords: str | None = None,
+    *,
+    allow_external: bool = False,
+    references: Sequence[str] = (),
 ) -> Iterator["xarray.Dataset"]:
     """Open a file of fields; data are read on demand, except for objects on S3, which are copied first.
 
@@ -144,19 +131,22 @@ def open_fields(
         cache_dir: folder of the copies; default outputs/cache.
         coords: another file whose variables are added.
         allow_external: whether links in an HDF5 file may lead out of its folder.
+        references: addresses that a file of references (kerchunk) may read besides its own folder.
 
     Raises:
         InputFileError: The file is missing, damaged, of unknown type, or its engine is not installed.
         StorageError: An S3 service does not deliver it.
     """
     links: Links = "any" if allow_external else "folder"
-    with _local(source, cache_dir) as place, warnings.catch_warnings(), ExitStack() as files:
+    allowed = tuple(references)
+    with _local(source, cache_dir, allowed) as place, warnings.catch_warnings(), ExitStack() as files:
         warnings.simplefilter("ignore")  # xarray warns of small breaches of the conventions
-        dataset = _open(_checked(place, str(source), links, files), str(source))
+        dataset = _open(_checked(place, str(source), links, files, allowed), str(source))
         files.callback(dataset.close)
         if coords is not None:
-            with _local(coords if is_s3(coords) else local_path(coords), cache_dir) as other, ExitStack() as more:
-                opened = _open(_checked(other, coords, links, more), coords)
+            beside = coords if is_remote(coords) else local_path(coords)
+            with _local(beside, cache_dir, allowed) as other, ExitStack() as more:
+                opened = _open(_checked(other, coords, links, more, allowed), coords)
                 with reading(coords):
                     dataset = _add(dataset, opened.load())
         elif not any(len(variable.dims) >= 2 for variable in dataset.data_vars.values()):
@@ -181,17 +171,15 @@ def reading(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _local(source: Path | str, cache_dir: str | None) -> Iterator[Any]:
-    if isinstance(source, str) and source.endswith(".zarr"):
-        from nenya.prepare.zarr_stores import S3Zarr
-
-        yield S3Zarr(source)
+def _local(source: Path | str, cache_dir: str | None, references: Sequence[str]) -> Iterator[Any]:
+    if isinstance(source, Path):
+        yield source
         return
-    with temporary_copy(source, cache_dir) as path:
-        yield path
+    with open_remote(source, cache_dir, references) as place:
+        yield place
 
 
-def _checked(place: Any, name: str, links: Links, files: ExitStack) -> Any:
+def _checked(place: Any, name: str, links: Links, files: ExitStack, references: Sequence[str]) -> Any:
     """Return the object that xarray opens: for HDF5 and Zarr a store that checks the data.
 
     Raises:
@@ -203,10 +191,16 @@ def _checked(place: Any, name: str, links: Links, files: ExitStack) -> Any:
         raise InputFileError(f"{name}: no such file; check the path")
     if not place.is_dir() and not is_regular(place):
         raise InputFileError(f"{name}: this is a pipe or a device; expected an ordinary file of fields: check the path")
+    if place.is_file() or is_zarr(place):
+        found = local_references(place, name, references, allow_external=links == "any")
+        if found is not None:
+            return found
     engine = _engine(place, name)
     if engine == "zarr":
-        from nenya.prepare.zarr_stores import LocalZarr
+        from nenya.prepare.zarr_stores import IcechunkZarr, LocalZarr
 
+        if is_icechunk(place):
+            return IcechunkZarr(place)
         return LocalZarr(place, allow_external=links == "any")
     return _hdf5_group(_hdf5(place, links, files)) if engine == "h5netcdf" else place
 
@@ -252,8 +246,8 @@ def _open(place: Any, name: str) -> "xarray.Dataset":
         settings["engine"] = "zarr"
     try:
         return xarray.open_dataset(place, **settings)
-    except NenyaError:
-        raise
+    except NenyaError as error:  # to whose message xarray may have added lines
+        raise type(error)(str(error).splitlines()[0]) from error
     except ValueError as error:
         if "time" not in str(error):
             raise _unreadable(name, error) from error
@@ -283,7 +277,7 @@ def _engine(path: Path, name: str) -> str:
     if path.is_dir():
         if is_zarr(path):
             return "zarr"
-        raise InputFileError(f"{name}: expected a Zarr store, got a folder without {' or '.join(_ZARR_MARKS)}")
+        raise InputFileError(f"{name}: expected a Zarr store, got a folder without {' or '.join(MARKS)}")
     try:
         with path.open("rb") as file:
             start = file.read(1024)

@@ -4,6 +4,7 @@ Letters: n cutouts of h rows and w columns.
 """
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +69,7 @@ def resize(images: NDArray[np.float32], side: int) -> NDArray[np.float32]:
     return np.asarray(down @ images.astype(np.float64) @ across.T, dtype=np.float32)
 
 
-def add_noise(images: NDArray[np.float32], sigma: float, seeds: list[tuple[int, int]]) -> NDArray[np.float32]:
+def add_noise(images: NDArray[np.float32], sigma: float, seeds: Sequence[tuple[int, ...]]) -> NDArray[np.float32]:
     """Add white noise to cutouts (n, h, w), each from its own seed and so independent of the other cutouts."""
     noisy = images.copy()
     for image, seed in zip(noisy, seeds, strict=True):

@@ -34,6 +34,7 @@ from nenya.prepare.places import FOUND, HOLES, MASKED, OUTSIDE, TOO_FAR, Fates, 
 from nenya.prepare.sources import open_fields
 from nenya.prepare.steps import finish, output_size, statistics
 from nenya.storage.disk import atomic_path
+from nenya.storage.s3.access import s3_access
 from nenya.tables.quantities import DT40_SIDE, central_dt
 
 _BATCH_BYTES = 2**26
@@ -74,6 +75,8 @@ class Outcome:
         failed: name of a granule -> the reason.
         clearest: largest clear share of all possible cutouts, 0 to 1.
         variable: name of the variable.
+        shape: rows and columns of the largest field.
+        smaller: number of fields with fewer rows or columns than a cutout.
         account: what the fields hold, and why pixels are masked.
         row_order: order of the rows of its fields.
         notes: sentences on what was left out.
@@ -83,17 +86,22 @@ class Outcome:
     failed: dict[str, str] = field(default_factory=dict)
     clearest: float = 0.0
     variable: str = ""
+    shape: tuple[int, int] = (0, 0)
+    smaller: int = 0
     row_order: str = ""
     notes: list[str] = field(default_factory=list)
     account: Account = field(default_factory=Account)
 
 
-def prepare_file(task: Task, check: Callable[[], None] = lambda: None) -> Outcome:
+def prepare_file(
+    task: Task, check: Callable[[], None] = lambda: None, report: Callable[[int, int], None] = lambda done, total: None
+) -> Outcome:
     """Prepare the granules of a task and write their parts; existing parts are kept.
 
     Args:
         task: the file and its times.
         check: called after each granule; raises to stop.
+        report: called with the number of granules done and their total.
 
     Returns:
         The parts and the failures: a bad file raises no error.
@@ -101,16 +109,26 @@ def prepare_file(task: Task, check: Callable[[], None] = lambda: None) -> Outcom
     outcome = Outcome()
     try:
         options = task.options
-        loader = options.loader
-        with open_fields(
-            task.source, loader.cache_dir, options.coords, allow_external=loader.allow_external
-        ) as dataset:
+        loader, storage = options.loader, options.storage
+        with (
+            s3_access(storage.anonymous, storage.requester_pays),
+            open_fields(
+                task.source,
+                loader.cache_dir,
+                options.coords,
+                allow_external=loader.allow_external,
+                references=storage.references,
+            ) as dataset,
+        ):
             layout = Layout(dataset, str(task.source), options)
             outcome.variable, outcome.row_order = layout.variable, layout.row_order
             outcome.notes += layout.notes
             outcome.account.describe(layout, options)
-            for step in range(task.share[0], len(layout.times), task.share[1]):
+            steps = range(task.share[0], len(layout.times), task.share[1])
+            report(0, len(steps))
+            for done, step in enumerate(steps, 1):
                 _prepare_step(task, layout, step, outcome)
+                report(done, len(steps))
                 check()
             outcome.account.notes += [*layout.masks.notes, *layout.range.notes]
     except (InputFileError, StorageError) as error:
@@ -133,6 +151,10 @@ def _prepare_step(task: Task, layout: Layout, step: int, outcome: Outcome) -> No
     with np.load(part) as columns:
         outcome.clearest = max(outcome.clearest, float(columns["clearest"]))
         outcome.account.add(columns)
+        height, width = (int(n) for n in columns["field_shape"]) if "field_shape" in columns.files else (0, 0)
+    if height and task.options.fixed_km is None:
+        outcome.shape = max(outcome.shape, (height, width), key=min)
+        outcome.smaller += min(height, width) < task.options.field_size
 
 
 def is_whole(part: Path) -> bool:
@@ -171,11 +193,13 @@ def prepare_granule(
         hours = np.abs((places.times - layout.times[step]) / np.timedelta64(1, "us")) / _MICROSECONDS_AN_HOUR
         numbers = np.flatnonzero(hours <= options.max_hours)
     fates = Fates(numbers, TOO_FAR)
+    shape = (0, 0)
     for face in layout.faces:
         if places is not None and not len(numbers):
             break
         fields = layout.read(step, face)
         tally.see(fields)
+        shape = max(shape, fields.shape, key=min)
         if places is None:
             windows = grid_windows(fields, options)
         else:
@@ -194,6 +218,7 @@ def prepare_granule(
     found = found or [_no_columns(options, places)]
     joined = {key: np.concatenate([columns[key] for columns in found]) for key in found[0]}
     about = {"clearest": np.array(clearest), "granule_time": np.array(layout.times[step]), **tally.arrays()}
+    about["field_shape"] = np.array(shape)
     return {**joined, **about, **(fates.arrays() if places is not None else {})}
 
 

@@ -21,6 +21,7 @@ from nenya.prepare.places import ARRAYS
 from nenya.prepare.work import Columns
 from nenya.runtime.process import git_commit
 from nenya.storage.disk import atomic_path, write_hdf5
+from nenya.tables.granules import granule_name
 from nenya.tables.key_columns import TYPES
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 2**16
 """Bytes of a chunk, or one cutout if larger: reading a random cutout then reads few others."""
 
-_NO_COLUMNS = ("images", "clearest", "granule_time", *TALLY)
+_NO_COLUMNS = ("images", "clearest", "granule_time", "field_shape", *TALLY, *ARRAYS)  # of a part
 
 FIRST_COLUMNS = (
     *("lat", "lon", "row", "col", "datetime", "filename", "UID", "clear_fraction", "mean_temperature"),
@@ -60,12 +61,13 @@ def read_table(parts: Sequence[tuple[str, Path]], options: PrepareOptions, pp_fi
     columns: list[Columns] = []
     for _, part in parts:
         with np.load(part) as found:
-            columns.append({key: found[key] for key in found.files if key not in (*_NO_COLUMNS, *ARRAYS)})
+            columns.append({key: found[key] for key in found.files if key not in _NO_COLUMNS})
     filled = [c for c in columns if len(c["UID"])] or columns[:1]
     table = pd.DataFrame({key: np.concatenate([c[key] for c in filled]) for key in filled[0]})
     table["part"] = np.repeat(np.arange(len(columns)), [len(c["UID"]) for c in columns])
     table["part_row"] = np.concatenate([np.arange(len(c["UID"])) for c in columns])
     table["filename"] = table["filename"].astype(str)
+    table["granule"] = np.array(_granules(parts), dtype=object)[table["part"].to_numpy()]
     if "at_index" in table and options.matches == "nearest" and len(table):
         table["gap"] = table["at_hours"].abs()
         best = table.sort_values(["at_index", "gap", "at_km", "UID"]).drop_duplicates("at_index").index
@@ -83,6 +85,15 @@ def read_table(parts: Sequence[tuple[str, Path]], options: PrepareOptions, pp_fi
     table["pp_idx"] = table.groupby("pp_type").cumcount().astype(np.int64)
     others = [name for name in table.columns if name not in FIRST_COLUMNS]
     return table[[*FIRST_COLUMNS, *others]]
+
+
+def _granules(parts: Sequence[tuple[str, Path]]) -> list[str]:
+    """Return the name of the granule of each part."""
+    found = []
+    for name, part in parts:
+        with np.load(part) as columns:
+            found.append(granule_name(name, np.datetime64(columns["granule_time"][()], "us")))
+    return found
 
 
 def _pp_type(name: str, part: Path, options: PrepareOptions) -> int:

@@ -4,19 +4,22 @@ Those on S3 are read chunk by chunk through the same verified requests as other 
 """
 
 import asyncio
+import importlib
+import importlib.util
 import os
 from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store
-from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 
 from nenya.errors import InputFileError
 from nenya.prepare.zarr_check import arrays_of, check_metadata, is_metadata
 from nenya.prepare.zarr_chunks import Packing, check_packed, packing_of
 from nenya.storage.s3.service import join_url, store
 from nenya.storage.small_files import is_regular
+from nenya.storage.web import describe, read_web
 
 _MOST = 2**31  # bytes of one chunk
 
@@ -166,6 +169,66 @@ class S3Zarr(CheckedZarr):
         """See `CheckedZarr`."""
         for found in store().find(self.url + "/"):
             yield found.url.removeprefix(self.url + "/")
+
+
+class WebZarr(CheckedZarr):
+    """A Zarr store at an https:// address; as servers list no files, its metadata must be consolidated.
+
+    Args:
+        url: its address.
+    """
+
+    def read(self, key: str) -> bytes | None:
+        """See `CheckedZarr`."""
+        return read_web(f"{self.url}/{key}", _MOST)
+
+    def has(self, key: str) -> bool:
+        """See `CheckedZarr`."""
+        return describe(f"{self.url}/{key}") is not None
+
+    def keys(self) -> Iterator[str]:
+        """See `CheckedZarr`."""
+        return iter(())
+
+
+class IcechunkZarr(CheckedZarr):
+    """The main branch of an Icechunk repository in a folder; chunks in other files are not read.
+
+    Args:
+        folder: the repository.
+
+    Raises:
+        InputFileError: The package icechunk is missing, or cannot open it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(str(folder))
+        if importlib.util.find_spec("icechunk") is None:
+            raise InputFileError(f"{folder}: an Icechunk store needs the package icechunk: pip install icechunk")
+        icechunk: Any = importlib.import_module("icechunk")
+        try:
+            repository = icechunk.Repository.open(icechunk.local_filesystem_storage(str(folder.absolute())))
+            self._inner: Store = repository.readonly_session("main").store
+        except Exception as error:  # of types of its own
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputFileError(f"{folder}: the Icechunk store cannot be opened ({first})") from error
+
+    def read(self, key: str) -> bytes | None:
+        """See `CheckedZarr`."""
+        found = asyncio.run(self._inner.get(key, default_buffer_prototype()))
+        return None if found is None else found.to_bytes()
+
+    def has(self, key: str) -> bool:
+        """See `CheckedZarr`."""
+        return asyncio.run(self._inner.exists(key))
+
+    def keys(self) -> Iterator[str]:
+        """See `CheckedZarr`."""
+
+        async def collect() -> list[str]:
+            return [key async for key in self._inner.list()]
+
+        return iter(asyncio.run(collect()))
 
 
 class LocalZarr(CheckedZarr):

@@ -172,6 +172,12 @@ class RowProgress:
             left = (self.total - self.done) * (now - self.start) / (self.done - self.before)
             log.info("%s: %d of %d %s, about %.0f s left", self.name, self.done, self.total, self.unit, left)
 
+    def expect(self, total: int) -> None:
+        """Change the number of rows, where it becomes known during the work."""
+        self.total = max(total, self.done)
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], total=self.total)
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:

@@ -7,9 +7,10 @@ from urllib.parse import urlsplit, urlunsplit
 from nenya.errors import NenyaError, OptionError, StorageError
 
 _REFUSED = {
-    *("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "ExpiredTokenException"),
-    *("TokenRefreshRequired", "InvalidSecurity", "NotSignedUp", "UnrecognizedClientException"),
+    *("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "InvalidSecurity", "NotSignedUp"),
+    "UnrecognizedClientException",
 }
+_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}
 _DENIED = {"AccessDenied", "AllAccessDisabled", "AccountProblem", "Forbidden"}
 _REGION = {
     *("PermanentRedirect", "TemporaryRedirect", "Redirect", "301", "307", "AuthorizationHeaderMalformed"),
@@ -38,12 +39,14 @@ class Service:
         variable: The environment variable that sets the address, or could set it.
         region: The region that requests are signed for.
         attempts: How often a request was made before giving up.
+        access: "account"; "anonymous" if no account was to be used, "no credentials" if none were found.
     """
 
     endpoint: str | None
     variable: str
     region: str
     attempts: int
+    access: str = "account"
 
     def __str__(self) -> str:
         return f"{self.endpoint} ({self.variable})" if self.endpoint else f"AWS ({self.variable} is not set)"
@@ -78,14 +81,21 @@ def _explain_answer(answer: Any, service: Service, url: str, doing: str) -> Neny
     about = answer.get("ResponseMetadata", {})
     status = int(about.get("HTTPStatusCode", 0))
     bucket = url.removeprefix("s3://").partition("/")[0]
-    if code in _REFUSED:
-        what = f"{service} refuses the credentials ({code}); check {_CREDENTIALS}"
+    if code in _EXPIRED:
+        what = f"the credentials have expired ({code}); renew them, then run the same command again"
+    elif code in _REFUSED:
+        what = f"{service} refuses the credentials ({code}); check {_CREDENTIALS}, or read a public bucket with "
+        what += "storage.anonymous=true"
     elif code == "RequestTimeTooSkewed":
         what = f"the clock of this machine differs from that of {service}; correct it"
+    elif code in _DENIED and service.access != "account":
+        why = "storage.anonymous" if service.access == "anonymous" else "there are no credentials for S3"
+        what = f"bucket {bucket} cannot be used without an account ({code}; {why}); set {_CREDENTIALS}"
     elif code in _DENIED:
         what = (
             f"access denied ({code}) by {service}; ask the owner of bucket {bucket} for permission, or check the name: "
-            "without permission to list, S3 also denies access to missing objects"
+            "without permission to list, S3 also denies access to missing objects. A bucket whose readers pay needs "
+            "storage.requester_pays=true"
         )
     elif code == "NoSuchBucket":
         what = f"bucket {bucket} does not exist at {service}; check the name and the service"

@@ -15,11 +15,13 @@ from typing import Any
 
 from nenya.errors import InputFileError, Interrupted, OptionError, OutputError, StorageError
 from nenya.storage.disk import atomic_path, temporary_folder
+from nenya.storage.s3.access import Clients
 from nenya.storage.s3.checks import hash_file, md5
-from nenya.storage.s3.client import ENDPOINT_NAMES, connect, endpoint, head_object
+from nenya.storage.s3.client import ENDPOINT_NAMES, head_object
 from nenya.storage.s3.conditional import put_if
 from nenya.storage.s3.download import AlteredError, ChangedError, fetch, verify
-from nenya.storage.s3.errors import NotS3Error, Service, explain
+from nenya.storage.s3.errors import NotS3Error, explain
+from nenya.storage.s3.globs import glob_regex
 from nenya.storage.s3.upload import (
     PartsUpload,
     UploadGoneError,
@@ -40,7 +42,6 @@ THREADS = 4
 
 _MAX_PARTS = 9000
 _UPLOADS = 4
-_GLOB = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
 _MAGIC = re.compile(r"[*?[]")
 
 
@@ -98,9 +99,7 @@ class S3Store:
         given = os.environ.get("AWS_MAX_ATTEMPTS", "")
         self._attempts = attempts or (int(given) if given.isdecimal() and int(given) else 8)
         self._part_size = part_size or PART_SIZE
-        self._endpoint, self._variable = endpoint()
-        self._lock = threading.Lock()
-        self._client: Any = None
+        self._clients = Clients(self._attempts, 4 * THREADS)
 
     def head(self, url: str) -> S3Object | None:
         """Return the description of an object, or None if the bucket has no such object.
@@ -110,7 +109,7 @@ class S3Store:
         """
         bucket, key = _object_of(url)
         with self._errors(url, "look at it"):
-            answer = head_object(self._connected(), bucket, key)
+            answer = head_object(self._clients.reader(bucket), bucket, key)
             if answer is None:
                 return None
             if "ETag" not in answer:
@@ -139,10 +138,10 @@ class S3Store:
         magic = _MAGIC.search(key)
         prefix = key[: magic.start()] if magic else key.rstrip("/") + "/" if key else ""
         one_folder = magic and "/" not in key[magic.start() :] and "**" not in key
-        pattern = re.compile(_glob_regex(key) if magic else re.escape(prefix) + ".*", re.DOTALL)
+        pattern = re.compile(glob_regex(key) if magic else re.escape(prefix) + ".*", re.DOTALL)
         found: list[S3Object] = []
         with self._errors(url, "list it"):
-            pages = self._connected().get_paginator("list_objects_v2")
+            pages = self._clients.reader(bucket).get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=bucket, Prefix=prefix, **({"Delimiter": "/"} if one_folder else {})):
                 if "IsTruncated" not in page:
                     raise NotS3Error("an answer that is no listing")
@@ -164,6 +163,21 @@ class S3Store:
         with temporary_folder("nenya-") as folder:
             self.download(found, folder / "object")
             return (folder / "object").read_bytes()
+
+    def read_range(self, url: str, start: int, length: int) -> bytes:
+        """Return `length` bytes of an object from byte `start` on.
+
+        Raises:
+            StorageError: It cannot be read, or has fewer bytes.
+        """
+        bucket, key = _object_of(url)
+        part = f"bytes={start}-{start + length - 1}"
+        with self._errors(url, "read a part of it"):
+            answer = self._clients.reader(bucket).get_object(Bucket=bucket, Key=key, Range=part)
+            content: bytes = answer["Body"].read()
+        if len(content) != length:
+            raise StorageError(f"{url}: expected {length} bytes from byte {start} on, got {len(content)}")
+        return content
 
     def download(
         self,
@@ -256,7 +270,7 @@ class S3Store:
                 proven = self._upload_parts(path, url, part_size, digests, kept, stop, note, check)
             else:  # there is no part to send or to verify
                 _stop_if(cancelled, url)
-                self._connected().put_object(Bucket=bucket, Key=key, Body=b"", Metadata=kept)
+                self._clients.writer().put_object(Bucket=bucket, Key=key, Body=b"", Metadata=kept)
         found = self._needed(url)
         if found.size != size or found.metadata.get("sha256", sha256) != sha256:
             what = f"{size} bytes were uploaded, but the object has {found.size} bytes"
@@ -278,42 +292,35 @@ class S3Store:
         """
         bucket, key = _object_of(url)
         with self._errors(url, "write it"):
-            return put_if(self._connected(), bucket, key, data, {"sha256": hashlib.sha256(data).hexdigest()}, etag)
+            return put_if(self._clients.writer(), bucket, key, data, {"sha256": hashlib.sha256(data).hexdigest()}, etag)
 
     def drop_uploads(self, url: str) -> None:
         """Drop all uploads in progress to addresses below one; their processes start again."""
         bucket, key = split_url(url)
         with self._errors(url, "list its uploads"):
-            abort_below(self._connected(), bucket, f"{key.rstrip('/')}/" if key else "")
+            abort_below(self._clients.writer(), bucket, f"{key.rstrip('/')}/" if key else "")
 
     def delete(self, url: str) -> None:
         """Delete an object; a missing one is not an error."""
         bucket, key = _object_of(url)
         with self._errors(url, "delete it"):
-            self._connected().delete_object(Bucket=bucket, Key=key)
+            self._clients.writer().delete_object(Bucket=bucket, Key=key)
 
-    def check_bucket(self, url: str) -> None:
-        """Find out early whether the bucket of an address exists and opens with the present credentials.
+    def check_bucket(self, url: str, *, write: bool = True) -> None:
+        """Find out early whether the bucket of an address exists and can be listed.
+
+        Args:
+            url: the address.
+            write: whether it will be written to, which needs an account.
 
         Raises:
             StorageError: It does not; the message says why.
         """
         bucket, _ = split_url(url)
         with self._errors(f"s3://{bucket}", "list it"):  # an answer to HEAD would not say what is wrong
-            if "IsTruncated" not in self._connected().list_objects_v2(Bucket=bucket, MaxKeys=1):
+            client = self._clients.writer() if write else self._clients.reader(bucket)
+            if "IsTruncated" not in client.list_objects_v2(Bucket=bucket, MaxKeys=1):
                 raise NotS3Error("an answer that is no listing")
-
-    @property
-    def _service(self) -> Service:
-        region = self._client.meta.region_name if self._client else "us-east-1"
-        return Service(self._endpoint, self._variable, region, self._attempts)
-
-    def _connected(self) -> Any:
-        """Return the client, which is made at the first call."""
-        with self._lock:
-            if self._client is None:
-                self._client = connect(self._attempts, 4 * THREADS)
-            return self._client
 
     @contextmanager
     def _errors(self, url: str, doing: str) -> Iterator[None]:
@@ -326,7 +333,9 @@ class S3Store:
         try:
             yield
         except (Boto3Error, BotoCoreError, ClientError, ResponseParserError, RetriesExceededError, NotS3Error) as error:
-            raise explain(error, self._service, url, doing) from error
+            raise explain(
+                error, self._clients.service(url.removeprefix("s3://").partition("/")[0]), url, doing
+            ) from error
 
     def _needed(self, url: str) -> S3Object:
         found = self.head(url)
@@ -342,9 +351,11 @@ class S3Store:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             _stop_if(cancelled, url)
             if found.size:
+                bucket, key = split_url(url)
                 fetch(
-                    self._connected(),
-                    *split_url(url),
+                    self._clients.reader(bucket),
+                    bucket,
+                    key,
                     temporary,
                     part_size=self._part_size,
                     threads=THREADS,
@@ -364,7 +375,7 @@ class S3Store:
 
         bucket, key = split_url(url)
         try:
-            return dict(self._connected().head_object(Bucket=bucket, Key=key, PartNumber=number))
+            return dict(self._clients.reader(bucket).head_object(Bucket=bucket, Key=key, PartNumber=number))
         except ClientError as error:
             logger.debug("%s: part %d: %s", url, number, error.response.get("Error", {}).get("Code"))
             return {}
@@ -381,7 +392,7 @@ class S3Store:
         check: Callable[[], None],
     ) -> bool:
         """Send a file in parts and complete the object; returns whether the answers verified it."""
-        client, (bucket, key) = self._connected(), split_url(url)
+        client, (bucket, key) = self._clients.writer(), split_url(url)
         for _ in range(_UPLOADS):
             check()
             if note is not None:
@@ -421,7 +432,7 @@ class S3Store:
         except (OSError, InputFileError):  # there is none, or the kill came before anything was started
             note.unlink(missing_ok=True)
             return
-        client, uploads = self._connected(), [upload] if upload is not None else []
+        client, uploads = self._clients.writer(), [upload] if upload is not None else []
         if upload is None:
             pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=key)
             found = [item for page in pages for item in page.get("Uploads", [])]
@@ -433,7 +444,7 @@ class S3Store:
     def _read_back(self, found: S3Object, sha256: str) -> None:
         """Read an uploaded object back if the answers to its parts verified nothing; delete it if it differs."""
         with self._errors(found.url, "read it back"):
-            got = sha256_of_object(self._connected(), *split_url(found.url), attempts=self._attempts)
+            got = sha256_of_object(self._clients.writer(), *split_url(found.url), attempts=self._attempts)
         if got != sha256:
             self.delete(found.url)
             what = "the service returned other bytes than were uploaded, so the object was deleted"
@@ -447,7 +458,10 @@ _store_lock = threading.Lock()
 def store() -> S3Store:
     """Return the store of this process for the present environment; a changed environment gives a new store."""
     global _store
-    now = (os.getpid(), sorted((k, v) for k, v in os.environ.items() if k.startswith("AWS_") or k in ENDPOINT_NAMES))
+    now = (
+        os.getpid(),
+        sorted((k, v) for k, v in os.environ.items() if k.startswith(("AWS_", "NENYA_S3_")) or k in ENDPOINT_NAMES),
+    )
     with _store_lock:
         if _store is None or _store[0] != now:
             _store = now, S3Store()
@@ -477,17 +491,3 @@ def _disk(doing: str, size: int = 0) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             what = f"too little space ({what}): {size} bytes are needed; free some, or choose another folder"
         raise OutputError(f"cannot {doing}: {what}") from error
-
-
-def _glob_regex(pattern: str) -> str:
-    """Return the regular expression for a glob whose `*`, `?` and `[]` do not cross a slash, but whose `**` does."""
-    made = []
-    for token in re.findall(r"\*\*/|\*\*|\[!?\]?[^\]]*\]|.", pattern, re.DOTALL):
-        if token in _GLOB:
-            made.append(_GLOB[token])
-        elif token.startswith("[") and len(token) > 1:
-            inside = token[1:-1].replace("\\", "\\\\").replace("[", "\\[").replace("]", "\\]").replace("^", "\\^")
-            made.append("(?!/)[" + ("^" + inside[1:] if inside.startswith("!") else inside) + "]")
-        else:
-            made.append(re.escape(token))
-    return "".join(made)
