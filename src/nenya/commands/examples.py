@@ -15,7 +15,7 @@ def described(archive: Searcher, rows: IntArray, label: str = "example") -> list
     """Return a line on each example: its row, cutout, place, date and UID, as far as they are known."""
     lines = []
     for row in archive.describe(rows).to_dict("records") if len(rows) else []:
-        of_table = row.get(TABLE_ROW)
+        of_table: Any = row.get(TABLE_ROW)
         known = of_table is not None and of_table == of_table  # not NaN
         where = f"row {int(of_table)} of the table" if known else f"row {row[ROW]} of the latents"
         kind = {1: "train", 0: "valid"}.get(row["pp_type"], row["pp_type"])

@@ -34,7 +34,7 @@ def with_network(options: O, overrides: Sequence[str]) -> O:
     ckpt = str(getattr(options, "ckpt"))  # noqa: B009  # not every command has it
     checkpoint = checkpoint_of(options, ckpt)
     said = {key: value for key, value in checkpoint.options.items() if value is not None}
-    kept = {"backend": options.model.backend, "weights": options.model.weights}
+    kept: dict[str, Any] = {"backend": options.model.backend, "weights": options.model.weights}
     network = {**checkpoint.architecture, **{key: said[key] for key in _KNOWN_BY_OPTIONS if key in said}}
     model = ModelOptions(name=str(said.get("model_version", "custom")), **kept, **network)
     preprocess = options.preprocess

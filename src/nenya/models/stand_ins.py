@@ -18,7 +18,7 @@ class StandIn:
     def __new__(cls, *values: Any) -> "StandIn":
         """Return an object that keeps the values of its constructor."""
         made = object.__new__(cls)
-        made.values, made.state = values, None  # type: ignore[attr-defined]
+        made.values, made.state = values, None
         return made
 
     def __init__(self, *values: Any) -> None:

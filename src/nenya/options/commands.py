@@ -143,7 +143,14 @@ _SIDES = ("two integers of at least 1, such as [3,1], or null", _numbers(whole=T
 class PrepareOptions(Options):
     """Options of the preparation of cutouts; those of a recipe keep the names that users know."""
 
-    uses: ClassVar = ("loader.cache_dir", "loader.allow_external", "data", "out", "seed", "clobber")
+    uses: ClassVar[tuple[str, ...] | None] = (
+        "loader.cache_dir",
+        "loader.allow_external",
+        "data",
+        "out",
+        "seed",
+        "clobber",
+    )
 
     recipe: str = option("grid", "name of the recipe: a file in configs/sensor")
     quantity: str = option(

@@ -31,7 +31,7 @@ _TEXTS = ("string", "str", "category")
 def other_names(columns: list[Any]) -> dict[str, Any]:
     """Return usual name -> the column that holds it under another name, for those that have no column of their own."""
     lower = {str(name).lower(): name for name in reversed(columns)}
-    found = {}
+    found: dict[str, Any] = {}
     for name, others in OTHER_NAMES.items():
         if name not in columns:
             known = [lower[other] for other in (name, *others) if other in lower]
@@ -57,7 +57,7 @@ def dates_of(column: "pd.Series[Any]", *, check: bool = True) -> "pd.Series[Any]
         if pd.api.types.is_numeric_dtype(column) and column.notna().any():
             raise InputFileError(f"{_EXPECTED} in the column {column.name}, got numbers ({column.dtype})")
         moments = pd.to_datetime(column, format="ISO8601", errors="coerce", utc=True)
-        bad = np.flatnonzero(moments.isna() & column.notna()) if check else []
+        bad = np.flatnonzero(check & moments.isna() & column.notna())
         if len(bad) and not moments.notna().any():
             raise InputFileError(f"{_EXPECTED} in the column {column.name}, got {column.iloc[bad[0]]}")
         if len(bad):
