@@ -56,7 +56,7 @@ def make_trainer(options: TrainerOptions, **settings: Any) -> "Trainer":
 
 def _environment() -> Any:
     """Return Lightning's plug-in that says which processes work together; None if no variable of SLURM is set."""
-    from lightning.fabric.plugins.environments import LightningEnvironment
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
     from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
     if "SLURM_NTASKS" not in os.environ or "RANK" in os.environ:
