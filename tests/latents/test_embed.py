@@ -154,7 +154,7 @@ def test_a_map_of_few_rows_has_fewer_neighbours(count, nenya_cli, tmp_path):
     assert f"placed {count} of {count} rows" in said
 
 
-@pytest.mark.parametrize("rows", [np.ones((3, 6)), np.full((40, 6), np.nan), np.ones((0, 6))])
+@pytest.mark.parametrize("rows", [np.ones((3, 6)), np.full((40, 6), np.nan)])
 def test_too_few_rows_leave_nothing_behind(rows, nenya_cli, tmp_path):
     path = write(tmp_path / "few_latents.h5", rows)
     code, said = nenya_cli("embed", [path])
