@@ -14,7 +14,7 @@ from nenya.commands.network import with_network
 from nenya.errors import Interrupted, NenyaError
 from nenya.options.declare import suggest
 from nenya.storage.s3.access import s3_access
-from nenya.storage.texts import Lines, printed, say
+from nenya.storage.texts import Lines, first_words, printed, say
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ def _run(name: str, args: list[str]) -> int:
     except KeyboardInterrupt as error:
         return _say(name, error, "interrupted", Interrupted.exit_code, show)
     except Exception as error:
-        first = (str(error).strip() or "no message").splitlines()[0]
+        first = first_words(error)
         hint = "" if show else " (traceback=true shows where)"
         return _say(name, error, f"{type(error).__name__}: {first}{hint}", 2, show)
 

@@ -18,6 +18,7 @@ from nenya.storage.s3.service import join_url
 from nenya.storage.small_files import check_regular
 from nenya.storage.table_files import check_numbers, check_table
 from nenya.storage.table_integers import from_arrow, integers_of_texts, restore_integers
+from nenya.storage.texts import first_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -208,7 +209,7 @@ def read_table(path: str | os.PathLike[str]) -> "pd.DataFrame":
     except InputFileError:
         raise
     except Exception as error:  # pyarrow and pandas raise anything for a damaged file
-        first = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        first = first_words(str(error).strip() or type(error).__name__)
         raise InputFileError(f"{place}: cannot be read as a table ({first}); copy or create it again") from error
     return check_numbers(found, place)
 

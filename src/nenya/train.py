@@ -59,7 +59,6 @@ def run(options: TrainOptions) -> int:
     files = inspect_all(fetch(sources, loader.cache_dir), keys, loader.train_key, allow_external=loader.allow_external)
     choose_partition(options, files)
     check_data(options, files)
-    check_learnable(options, files)
     net = make_net(options)
     if options.init_from and not options.resume:
         load_weights(net, load_checkpoint(fetch(find_sources(options.init_from), loader.cache_dir)[0]))
@@ -67,6 +66,7 @@ def run(options: TrainOptions) -> int:
         for key, value in _DEBUG.items():
             setattr(options.trainer, key, value)
     check_trainer(options.trainer)
+    check_learnable(options, files)
     module = ContrastiveModule(options, net)
     data = ViewsDataModule(options, files, local_path(loader.cache_dir or DEFAULT_CACHE))
     needed = _COPIES * sum(p.nbytes for p in net.parameters()) + 2**20

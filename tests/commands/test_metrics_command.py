@@ -10,7 +10,9 @@ import torch
 from conftest import red_noise, write_cutouts
 
 from nenya.commands.compose import compose
+from nenya.commands.metrics import _quantities, table_of
 from nenya.errors import OptionError
+from nenya.latents import metrics
 from nenya.latents.components import fit_pca
 from nenya.latents.eigen_images import nearest_latents, optimise_images
 from nenya.latents.invariance import invariances
@@ -154,3 +156,21 @@ def test_made_images_climb_towards_their_direction(net, files):
     smooth, _ = optimise_images(net, pca, 1, 32, std=(0.3, 0.6), steps=15, smoothness=1.0, seed=3)
     assert np.abs(np.diff(smooth)).mean() < np.abs(np.diff(images)).mean()
     assert all(parameter.grad is None for parameter in net.parameters())
+
+
+def test_constants_are_not_measured_and_the_season_is_that_of_the_calendar():
+    rng = np.random.default_rng(3)
+    table = pd.DataFrame({"lat": np.where(np.arange(40) % 2, 30.0, -30.0), "datetime": pd.Timestamp("2012-03-01")})
+    found = _quantities(table)
+    assert np.ptp(found["season"][1]) == 0  # on both hemispheres
+    near = metrics.nearest_rows(rng.normal(size=(40, 4)), 3)
+    assert np.isnan(metrics.neighbour_agreement(near, found["season"][1], 1.0)[0])
+    texts = pd.DataFrame({"latitude": [1.0, 2.0], "time": ["2012-03-01", "2012-99-01"]})
+    assert np.isnan(_quantities(texts)["season"][1]).tolist() == [False, True]
+    assert "season" not in _quantities(pd.DataFrame({"time": [1.5, 2.5]}))  # hours
+    agreement = {"agreement": None, "error": None, "column": "lat", "rows": 40, "k": 3}
+    results = {
+        "spectrum": {"N95": 1, "N99": 1, "participation_ratio": 1.0, "rankme": 1.0}, "rows": {"train": 40}, "dim": 4,
+        "nonfinite_rows": 0, "uniformity": None, "feature_std": None, "neighbours": {"latitude": agreement},
+    }  # fmt: skip
+    assert table_of(results)["neighbours agree in latitude"] == "not applicable: all rows have one value   (lat)"

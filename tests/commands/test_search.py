@@ -284,7 +284,11 @@ def test_commands(first, second, tmp_path, nenya_cli):
     assert code == 0 and "1568 rows, 294 of them new" in said
     search = ["index=a.index", "like=[archive_row:3,b_preproc:valid:9]", "unlike=archive_row:8", "distinct=true", "k=5"]
     code, said = nenya_cli("search", [*search, "of_sensor=[VIIRS]", "where=row < 1500", "out=found.csv"])
-    assert code == 0 and "\nexact where" in said and re.match(r"example: row \d+ of the table, a_preproc\.h5:", said)
+    assert (
+        code == 0
+        and "\nexact where" in said
+        and re.match(r"example: row \d+ of the table, \S*a_preproc\.h5:train:3", said)
+    )
     found = read_table(tmp_path / "found.csv")
     assert list(found["rank"]) == [1, 2, 3, 4, 5] and (found["answer"] == "exact").all()
     assert (found["sensor"] == "VIIRS").all() and (found["row"] < 1500).all()
@@ -350,10 +354,7 @@ def test_search_by_images(small_file, tiny_weights, tmp_path, nenya_cli):
     assert code == 0 and "averaged from 64 to 32 pixels" in said and read_table("b.csv")["pp_idx"][0] == 7
     np.save(tmp_path / "larger.npy", np.zeros((48, 48)))
     np.save(tmp_path / "holes.npy", np.where(cutouts[7] > 0, np.nan, cutouts[7]))
-    for name, wanted in (
-        ("larger", "expected an image of 32 x 32 pixels or a multiple, got 48 x 48"),
-        ("holes", "(NaN)"),
-    ):
+    for name, wanted in (("larger", "32 x 32 pixels or a multiple, got 48 x 48"), ("holes", "(NaN)")):
         code, said = nenya_cli("search", [*model, f"image={name}.npy", f"images={small_file}"])
         assert code == 2 and len(said.splitlines()) == 1 and wanted in said and name in said, said
     assert len(read_image("images.npz")) == 3
@@ -414,7 +415,7 @@ def test_a_number_is_a_row_of_the_table_with_and_without_an_index(tmp_path, neny
                 f"example: row 2 of the table, a_preproc.h5:valid:2, {lat}\N{DEGREE SIGN}S {lon}\N{DEGREE SIGN}E, "
                 "2012-03-15, UID 502"
             )
-            answers.append(rest)
+            answers.append(tuple(tuple(line.split()[:5]) for line in rest.splitlines()[2:]))
     assert len(set(answers)) == 1
     code, said = nenya_cli("search", [path, "like=2", "k=3"])
     assert code == 0 and said.startswith("example: row 2 of the latents, a_preproc.h5:train:2\n")

@@ -138,3 +138,38 @@ def test_a_projector_that_cannot_be_used_is_refused_before_anything_is_begun(fil
     code, said = nenya_cli("embed", ["data=junk.h5", "out=f.parquet"])
     assert code == 2 and "a latents file, which nenya extract writes" in said, said
     assert not (tmp_path / "f.parquet.partial").exists()
+
+
+def write(path, rows):
+    with h5py.File(path, "w") as h5:
+        h5["train"] = rows.astype(np.float32)
+    return path
+
+
+@pytest.mark.parametrize("count", [4, 5, 12])
+def test_a_map_of_few_rows_has_fewer_neighbours(count, nenya_cli, tmp_path):
+    path = write(tmp_path / "few_latents.h5", np.random.default_rng(count).normal(size=(count, 6)))
+    code, said = nenya_cli("embed", [path])
+    assert code == 0 and f"n_neighbors=15 needs more rows: using {count - 1} for {count} rows" in said, said
+    assert f"placed {count} of {count} rows" in said
+
+
+@pytest.mark.parametrize("rows", [np.ones((3, 6)), np.full((40, 6), np.nan)])
+def test_too_few_rows_leave_nothing_behind(rows, nenya_cli, tmp_path):
+    path = write(tmp_path / "few_latents.h5", rows)
+    code, said = nenya_cli("embed", [path])
+    assert code == 2 and "expected at least 4 rows with a finite latent for a UMAP, got" in said, said
+    assert [found.name for found in tmp_path.iterdir()] == ["few_latents.h5"]
+
+
+def test_an_error_of_the_fit_leaves_nothing_behind_and_one_after_it_the_work(nenya_cli, tmp_path, monkeypatch):
+    path = write(tmp_path / "a_latents.h5", np.random.default_rng(0).normal(size=(30, 6)))
+    with monkeypatch.context() as patch:
+        patch.setattr("nenya.latents.projector._fit_layout", lambda *_: 1 / 0)
+        assert nenya_cli("embed", [path])[0] == 2
+    assert [found.name for found in tmp_path.iterdir()] == ["a_latents.h5"]
+    with monkeypatch.context() as patch:
+        patch.setattr(embed, "_place_rows", lambda *_: 1 / 0)
+        assert nenya_cli("embed", [path])[0] == 2
+    assert (tmp_path / "a_umap.parquet.partial" / "projector.h5").exists()
+    assert nenya_cli("embed", [path])[0] == 0

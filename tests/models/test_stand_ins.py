@@ -71,8 +71,8 @@ class Own:
     pass
 
 
-@pytest.mark.parametrize("value", [Own(), {"deep": [Own()]}, pathlib.Path.cwd, argparse.ArgumentParser()])
+@pytest.mark.parametrize("value", [Own(), {"deep": [Own()]}, pathlib.Path.cwd])
 def test_anything_else_is_refused_by_name(weights, value, tmp_path):
     torch.save({"state_dict": weights, "hyper_parameters": {"value": value}}, tmp_path / "w.ckpt")
-    with pytest.raises(CheckpointError, match=r"would load \S*(Own|getattr|argparse)"):
+    with pytest.raises(CheckpointError, match=r"would load \S*(Own|getattr)"):
         load_checkpoint(tmp_path / "w.ckpt")

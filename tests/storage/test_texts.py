@@ -19,7 +19,7 @@ from nenya.errors import OptionError
 from nenya.io import write_table
 from nenya.storage import texts
 from nenya.storage.paths import expand
-from nenya.storage.texts import LineFormatter, Lines, lines_of, printed, remember_name, visible
+from nenya.storage.texts import LineFormatter, Lines, first_words, lines_of, printed, remember_name, visible
 
 EVIL = "\x1b[31mred\x1b]0;title\x07\x9b2J\r\u202egpj\u2066\u2069\u200b\ufeff"
 """Colours, a title, a cleared screen, a return to the line's beginning, a name turned around, what is not seen."""
@@ -174,3 +174,11 @@ def test_an_unknown_command_prints(capsys):
     assert_harmless(capsys.readouterr().err)
     assert run_command("inspect", ["a" * 100_000]) == 2
     assert len(capsys.readouterr().err) < 5000
+
+
+def test_messages_of_libraries_end_with_a_sentence():
+    assert first_words(ValueError("Not ISO 8601. You might want to try:\n - a\n - b")) == "Not ISO 8601."
+    assert first_words(ValueError("Unknown names:\n  a, b\nand more")) == "Unknown names: a, b"
+    assert first_words(ValueError("")) == "no message" and first_words("\n one line \n") == "one line"
+    assert first_words("First sentence. " + 400 * "x") == "First sentence."
+    assert first_words(99 * "word ", 20).endswith("word ...")

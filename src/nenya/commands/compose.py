@@ -40,10 +40,23 @@ GROUPS = ("model", "trainer", "logger", "sensor")
 _QUOTED = ("data", "source", "latents", "images", "origins", "new", "mask_flags")  # any of which may be a list of texts
 
 
+class _ToStandardError(logging.StreamHandler[Any]):
+    """Writes to the standard error of the moment, which a progress bar replaces to stay below the lines."""
+
+    @property
+    def stream(self) -> Any:
+        """The stream."""
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, value: Any) -> None:
+        """Ignore the stream that the base class wants to keep."""
+
+
 def set_up_logging() -> None:
     """Send log lines of nenya to standard error, and silence those of the libraries."""
     logger = logging.getLogger("nenya")
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _ToStandardError()
     handler.setFormatter(LineFormatter("%(message)s"))
     logger.handlers[:] = [handler]
     main_rank = os.environ.get("LOCAL_RANK", "0") == "0"

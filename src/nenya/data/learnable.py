@@ -56,7 +56,7 @@ def check_learnable(options: Options, files: Sequence[CutoutFile]) -> None:
             f"loader.batch_size_train={batch}: expected at least {_LEAST_BATCH}, such as {min(64, rows)}: a cutout is "
             "compared with the others of its batch, and alone its loss is always 0"
         )
-    if batch > rows:
+    if batch > rows and not options.debug:
         raise OptionError(
             f"loader.batch_size_train={batch}: expected at most {rows}, the number of cutouts in '{key}' of {place}"
         )

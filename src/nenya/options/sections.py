@@ -15,6 +15,7 @@ from nenya.options.declare import (
     at_least,
     build,
     is_jitter,
+    is_number,
     is_size,
     one_of,
     option,
@@ -170,6 +171,12 @@ class PublishedOptions:
     note: str = option("", "remark")
 
 
+_BATCHES = (
+    "a share from 0 to 1, or a whole number of batches",
+    lambda value: is_number(value) and (0 <= value <= 1 or (value > 0 and type(value) is int)),
+)
+
+
 @dataclass
 class TrainerOptions:
     """Options of Lightning's Trainer, passed on under the same names."""
@@ -183,8 +190,8 @@ class TrainerOptions:
     sync_batchnorm: bool = option(False, "BatchNorm statistics over all GPUs")
     gradient_clip_val: float | None = option(None, "largest gradient norm")
     check_val_every_n_epoch: int = option(1, "epochs between validations", at_least(1))
-    limit_train_batches: Any = option(1.0, "share or number of training batches an epoch")
-    limit_val_batches: Any = option(1.0, "share or number of validation batches")
+    limit_train_batches: Any = option(1.0, "share or number of training batches an epoch", _BATCHES)
+    limit_val_batches: Any = option(1.0, "share or number of validation batches", _BATCHES)
     log_every_n_steps: int = option(20, "steps between log entries", at_least(1))
     enable_progress_bar: bool | None = option(None, "progress of a training: a bar, or lines if there is no terminal")
     deterministic: bool = option(False, "deterministic algorithms only")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from nenya.errors import InputFileError
 from nenya.io import read_table
 from nenya.storage.table_files import check_arrow, check_table
+from nenya.storage.texts import first_words
 from nenya.tables.comparison import NO_DATE
 from nenya.tables.granules import GRANULE, SOURCES, granules
 from nenya.tables.key_columns import COLUMNS
@@ -68,7 +69,7 @@ def read_arrow(path: Path) -> Any:
             names = [field.name for field in pq.read_schema(path) if pa.types.is_string(field.type)]
             table = pq.read_table(path, read_dictionary=names)
         except (pa.ArrowException, OSError, ValueError) as error:
-            first = str(error).splitlines()[0]
+            first = first_words(error)
             raise InputFileError(f"{path}: cannot be read as a table ({first}); copy or write it again") from error
     else:
         table = pa.Table.from_pandas(read_table(path), preserve_index=False)

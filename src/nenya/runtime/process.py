@@ -169,7 +169,7 @@ class RowProgress:
             self._bar.advance(self._bar.task_ids[0], rows)
         elif self.visible and now - self._said > _SECONDS_BETWEEN_LINES:
             self._said = now
-            left = (self.total - self.done) * (now - self.start) / (self.done - self.before)
+            left = (self.total - self.done) * (now - self.start) / max(1, self.done - self.before)
             log.info("%s: %d of %d %s, about %.0f s left", self.name, self.done, self.total, self.unit, left)
 
     def expect(self, total: int) -> None:

@@ -20,6 +20,7 @@ import nenya
 from nenya.errors import OptionError
 from nenya.options.sections import Options, TrainerOptions
 from nenya.runtime.process import git_commit, is_main_process, srun_tasks
+from nenya.storage.texts import first_words
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -79,7 +80,7 @@ def make_trainer(options: TrainerOptions, **settings: Any) -> "Trainer":
             use_distributed_sampler=False, num_sanity_val_steps=0, enable_model_summary=False, **arguments
         )
     except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
-        raise OptionError(f"invalid trainer options on this machine: {str(error).splitlines()[0]}") from error
+        raise OptionError(f"invalid trainer options on this machine: {first_words(error)}") from error
     ledger.device = trainer.strategy.root_device
     return trainer
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from nenya.errors import InputFileError
 from nenya.storage.small_files import check_regular
-from nenya.storage.texts import visible
+from nenya.storage.texts import first_words, visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,7 +62,7 @@ def check_table(path: Path, most: int | None = None) -> None:
     except InputFileError:
         raise
     except Exception as error:  # pyarrow and struct raise any exception for a damaged file
-        first = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        first = first_words(str(error).strip() or type(error).__name__)
         raise InputFileError(f"{path}: cannot be read as a table ({first}); copy or create it again") from error
 
 

@@ -102,3 +102,20 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Lines | numbers.Number) or value is None:
         return value
     return visible(value)
+
+
+def first_words(error: BaseException | str, most: int = 300) -> str:
+    """Return the first line of another library's message in complete sentences, in at most about `most` characters.
+
+    A last sentence that only introduces what follows ("You might want to try:") is left out; if there is no other,
+    the next line completes it.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no message"]
+    found = lines[0]
+    if found.endswith(":"):
+        before, stop, _ = found.rpartition(". ")
+        found = before + "." if stop else " ".join(lines[:2])
+    if len(found) > most:
+        before, stop, _ = found[:most].rpartition(". ")
+        found = before + "." if stop else found[:most].rpartition(" ")[0] + " ..."
+    return found

@@ -57,7 +57,7 @@ def dates_of(column: "pd.Series[Any]", *, check: bool = True) -> "pd.Series[Any]
         if pd.api.types.is_numeric_dtype(column) and column.notna().any():
             raise InputFileError(f"{_EXPECTED} in the column {column.name}, got numbers ({column.dtype})")
         moments = pd.to_datetime(column, format="ISO8601", errors="coerce", utc=True)
-        bad = np.flatnonzero(moments.isna() & column.notna()) if check else np.empty(0, np.intp)
+        bad = np.flatnonzero(check & moments.isna() & column.notna())
         if len(bad) and not moments.notna().any():
             raise InputFileError(f"{_EXPECTED} in the column {column.name}, got {column.iloc[bad[0]]}")
         if len(bad):
