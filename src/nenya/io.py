@@ -7,7 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from nenya.errors import CheckpointError, InputFileError, OptionError, OutputError
+from nenya.errors import (
+    InputFileError,
+    MissingCheckpointError,
+    MissingFileError,
+    NenyaError,
+    OptionError,
+    OptionFileError,
+    OutputError,
+)
 from nenya.options.declare import suggest, to_dict
 from nenya.options.files import model_versions, read_group, read_json
 from nenya.options.flat import FLAT, IGNORED, flat_view, from_flat
@@ -133,7 +141,7 @@ def load_opt(nenya_model: str) -> tuple[Params, str | None]:
     name = _ALIASES.get(nenya_model, nenya_model)
     if name not in model_versions():
         known = ", ".join(model_versions())
-        raise OptionError(
+        raise OptionFileError(
             f"no model version {nenya_model}{suggest(str(nenya_model), model_versions())} (known: {known})"
         )
     opt = Params(build_options(Options, read_group("model", name)))
@@ -146,7 +154,7 @@ def load_opt(nenya_model: str) -> tuple[Params, str | None]:
         raise OptionError(f"weights of model {name}: {error}") from error
     if not is_s3(path) and not os.path.isfile(path):
         variable = published.split("/")[0].strip("${}")
-        raise CheckpointError(
+        raise MissingCheckpointError(
             f"weights of model {name} not found at {path}: download them from the archive of the published models, "
             f"or set {variable} to the folder that has {published.partition('/')[2]}"
         )
@@ -201,7 +209,7 @@ def read_table(path: str | os.PathLike[str]) -> "pd.DataFrame":
         raise InputFileError(f"{place}: not a table by its suffix; expected one of {', '.join(TABLE_SUFFIXES)}")
     check_regular(place, "a table")
     if not place.is_file():
-        raise InputFileError(f"{place}: no such table; check the path")
+        raise MissingFileError(f"{place}: no such table; check the path")
     try:
         check_table(place)
         found: pd.DataFrame = readers[place.suffix](place)
@@ -250,6 +258,8 @@ def write_table(table: "pd.DataFrame", path: str | os.PathLike[str]) -> None:
     try:
         with atomic_path(place) as temporary:
             getattr(table, writers[place.suffix])(temporary, **settings)
+    except NenyaError:
+        raise
     except OSError as error:  # pyarrow names the temporary file, and ends with the system's reason
         reason = re.sub(r".*\bDetail: \[errno \d+\] ", "", error.strerror or str(error))
         raise OutputError(f"cannot write {place}: {reason}; choose another place with out=") from error

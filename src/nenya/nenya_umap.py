@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nenya.defs import REGIONS, dt_bin
-from nenya.errors import InputFileError, OptionError
+from nenya.errors import InputFileError, OptionError, OptionFileError
 from nenya.io import Params, read_table, under_outdir
 from nenya.latents.embed import DEBUG_ROWS, Fit, embed_table, projector_place
 from nenya.latents.files import Latents
@@ -142,7 +142,7 @@ def places(model_name: str, DT: float | None = None) -> tuple[Path, Path]:
         return folder / "UMAP" / "ssl_LLC_v1_umap.h5", folder / "Tables" / "ssl_LLC_v1.parquet"
     if model_name not in _PLACES:
         known = [*_PLACES, "LLC"]
-        raise OptionError(
+        raise OptionFileError(
             f"model {model_name} has no UMAPs{suggest(model_name, known)}: expected one of {', '.join(known)}; read "
             "your "
             "own UMAP by nenya.latents.projector.Projector.load(file), whose transform places latents of get_latents"

@@ -13,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from nenya.errors import InputFileError, OptionError, OutputError
+from nenya.errors import InputFileError, NenyaError, OptionError, OutputError
 from nenya.latents.components import BLOCK_ROWS, PCA, fit_pca
 from nenya.latents.files import open_latents
 from nenya.storage.arrays import read_arrays
@@ -99,6 +99,8 @@ def save(pca: PCA, outfile: str | os.PathLike[str], latents: Iterable[npt.NDArra
             for name, array in small.items():
                 with archive.open(f"{name}.npy", "w") as member:
                     np.lib.format.write_array(member, array, allow_pickle=False)
+    except NenyaError:
+        raise
     except OSError as error:
         raise OutputError(f"cannot write {outfile}: {error.strerror or error}") from error
 

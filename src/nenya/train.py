@@ -276,6 +276,8 @@ def read_run_config(folder: Path) -> dict[str, Any]:
     """
     try:
         values = read_yaml_file(folder / "config.yaml")
+    except NenyaError:
+        raise
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder}/config.yaml: cannot be read ({unfit(error)}); copy it again") from error
     if not isinstance(values, dict):

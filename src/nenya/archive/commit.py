@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from nenya.errors import OutputError
+from nenya.errors import NenyaError, OutputError
 from nenya.storage.disk import sync
 from nenya.storage.lock import lost
 from nenya.storage.s3.replace import replace_if_same
@@ -62,6 +62,8 @@ def replace_file(path: Path, data: bytes, before: str, check: Callable[[], None]
             sync(path.parent)
         finally:
             remove(temporary)
+    except NenyaError:
+        raise
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 

@@ -103,6 +103,8 @@ def run(options: MigrateOptions) -> int:
     if out is not None:
         try:
             _write_report(found, out)
+        except NenyaError:
+            raise
         except OSError as error:
             raise OutputError(f"cannot write {out}: {error.strerror or error}") from error
         log.info("%s", out)

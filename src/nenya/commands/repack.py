@@ -139,6 +139,8 @@ def repack_file(source: Path, output: Path, options: RepackOptions) -> str:
             if _state(parts) != state:
                 raise InputFileError(f"{source}: changed while it was repacked; run the command again")
             after = _rates(written)
+    except NenyaError:
+        raise
     except OSError as error:
         raise OutputError(f"{output}: cannot be written ({error.strerror or error})") from error
     better = "" if after.slabs > before.slabs else "; the source reads faster"

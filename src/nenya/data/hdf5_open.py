@@ -22,7 +22,7 @@ from nenya.data.chunk_check import Filter, check_chunk, check_filters, filters_o
 from nenya.data.chunk_table import check_places, stored_size
 from nenya.data.damage import COPY, damage_named, one_line
 from nenya.data.hdf5_links import ALLOW, Bounds, Links, candidates, check_links, check_storage
-from nenya.errors import InputFileError
+from nenya.errors import InputFileError, MissingFileError
 from nenya.storage.memory import check_memory
 from nenya.storage.mounts import NO_LOCKS, hdf5_locking
 from nenya.storage.small_files import is_regular
@@ -368,7 +368,7 @@ def _check_kind(path: Path) -> None:
     if path.is_dir():
         raise InputFileError(f"{path}: expected an HDF5 file of cutouts, got a folder: name a file in it")
     if not path.exists():
-        raise InputFileError(f"{path}: no such file; check the path")
+        raise MissingFileError(f"{path}: no such file; check the path")
     if not is_regular(path):
         raise InputFileError(
             f"{path}: expected an HDF5 file of cutouts, got something other than a regular file; check the path"

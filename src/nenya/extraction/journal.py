@@ -22,7 +22,7 @@ import numpy as np
 
 from nenya.data.blocks import Block
 from nenya.data.hdf5_open import open_hdf5
-from nenya.errors import InputFileError, LockLostError, OutputError
+from nenya.errors import InputFileError, LockLostError, NenyaError, OutputError
 from nenya.storage.disk import atomic_path, move_synced, write_hdf5
 from nenya.storage.lock import OutputLock
 from nenya.storage.names import read_json, remove
@@ -227,6 +227,8 @@ class BlockStore:
         """Turn errors of the disk into `OutputError`."""
         try:
             yield
+        except NenyaError:
+            raise
         except OSError as error:
             raise OutputError(f"{self.path}: cannot write ({error.strerror or error})") from error
 
@@ -241,6 +243,8 @@ class BlockStore:
             count = len(self.entries())
         except LockLostError:
             return "another run has taken over the finished blocks"
+        except NenyaError:
+            raise
         except OSError:
             count = 0
         if count:

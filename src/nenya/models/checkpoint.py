@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from nenya.errors import CheckpointError, InputFileError, OutputError
+from nenya.errors import CheckpointError, InputFileError, MissingCheckpointError, NenyaError, OutputError
 from nenya.models.pickled import check_torch_file
 from nenya.models.plain_options import ParamsStub, plain_options
 from nenya.models.resnet import ARCHITECTURES, ContrastiveNet
@@ -95,7 +95,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     check_regular(path, "weights", CheckpointError)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
-        raise CheckpointError(f"checkpoint {path} {what}: give the path of a .pth, .ckpt or .safetensors file")
+        raise MissingCheckpointError(f"checkpoint {path} {what}: give the path of a .pth, .ckpt or .safetensors file")
     try:
         if path.stat().st_size == 0:
             raise CheckpointError(f"checkpoint {path} is empty: copy it again")
@@ -104,6 +104,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         if what := _other_kind(path):
             raise CheckpointError(f"checkpoint {path} is {what}: give weights in a .pth, .ckpt or .safetensors file")
         return _from_pickle(path, _load_pickle(path))
+    except NenyaError:
+        raise
     except OSError as error:
         raise CheckpointError(f"checkpoint {path} cannot be read: {error.strerror or error}") from error
 
@@ -366,6 +368,8 @@ def write_torch(content: Any, path: Path) -> None:
     try:
         with atomic_path(path) as temporary:
             temporary.write_bytes(buffer.getbuffer())
+    except NenyaError:
+        raise
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 

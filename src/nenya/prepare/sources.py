@@ -118,6 +118,8 @@ def identity_of(source: Path | str) -> str:
                 [source / mark for mark in _ZARR_MARKS if (source / mark).is_file()] if is_zarr(source) else [source]
             )
             return " ".join(f"{m.stat().st_size} {m.stat().st_mtime_ns}" for m in marks)
+        except NenyaError:
+            raise
         except OSError as error:
             raise InputFileError(f"{source}: cannot be read ({error.strerror}); check the path") from error
     if source.endswith(".zarr"):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nenya.errors import InputFileError
+from nenya.errors import InputFileError, NenyaError
 from nenya.options.commands import PrepareOptions
 from nenya.prepare.sources import reading
 from nenya.prepare.variables import get_variable, variables_of
@@ -29,6 +29,8 @@ def find_times(
     if options.time is not None and options.time not in dataset.variables:
         try:
             return _time_dim(dataset, array), [np.datetime64(_utc(options.time), "us")] * _steps(dataset, array)
+        except NenyaError:
+            raise
         except ValueError:
             get_variable(dataset, options.time, place, "time=")
     found = _time_variable(dataset, array, options)
@@ -45,6 +47,8 @@ def find_times(
         for name in _TIME_ATTRIBUTES:
             try:
                 return _time_dim(dataset, array), [np.datetime64(_utc(str(dataset.attrs[name])), "us")]
+            except NenyaError:
+                raise
             except (KeyError, ValueError):
                 continue
     raise InputFileError(

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nenya.errors import OutputError
+from nenya.errors import NenyaError, OutputError
 from nenya.storage.temporaries import has_abandoned, sweep, temporary_name
 
 if TYPE_CHECKING:
@@ -87,6 +87,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         try:
             move_synced(temporary, path)
+        except NenyaError:
+            raise
         except OSError as error:
             raise OutputError(f"cannot write {path}: {error.strerror}") from error
     except BaseException as error:

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from nenya.errors import LockLostError, OutputError
+from nenya.errors import LockLostError, NenyaError, OutputError
 from nenya.storage.lockfile import Found, judge, read_lock
 from nenya.storage.mounts import is_flocked as is_held
 from nenya.storage.mounts import is_local, locks_work
@@ -129,6 +129,8 @@ class OutputLock:
                     break
             else:
                 raise self._held(read_lock(self.path))
+        except NenyaError:
+            raise
         except OSError as error:
             self._leave_nothing()
             raise OutputError(

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nenya.errors import InputFileError, OutputError
+from nenya.errors import InputFileError, NenyaError, OutputError
 from nenya.storage.small_files import read_small, strict_json
 from nenya.storage.texts import quoted, visible
 
@@ -290,6 +290,8 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
     """
     try:
         return read_small(path, most)
+    except NenyaError:
+        raise
     except ValueError as error:
         raise InputFileError(f"{path}: {error}; check the path") from error
 
