@@ -18,7 +18,16 @@ from nenya.errors import (
 )
 from nenya.options.declare import suggest, to_dict
 from nenya.options.files import model_versions, read_group, read_json
-from nenya.options.flat import FLAT, IGNORED, flat_view, from_flat
+from nenya.options.flat import FLAT, flat_view, from_flat, warm_up
+from nenya.options.old_keys import (
+    DERIVED,
+    IGNORED,
+    OLDER,
+    WARM_UP,
+    recorded,
+    say_ignored,
+    warm_up_values,
+)
 from nenya.options.sections import Options, build_options
 from nenya.storage.disk import atomic_path
 from nenya.storage.paths import expand
@@ -32,7 +41,7 @@ if TYPE_CHECKING:
 
 O = TypeVar("O", bound=Options)  # noqa: E741  # the type of the options of one command
 
-_DERIVED = ("model_name", "model_folder", "latents_folder")
+_NONE = ("cuda_use", "nenya_data", *WARM_UP)  # None where an option file does not give them
 TABLE_SUFFIXES = (".parquet", ".csv", ".feather")
 _ALIASES = {"LLC_local": "LLC"}
 
@@ -45,6 +54,7 @@ class Params:
 
     Args:
         source: path or s3:// address of a JSON option file, a mapping of flat names, or options.
+        json_path: the same, by the name in users' scripts.
 
     Attributes:
         options: the same values in their sections, which the rest of nenya works with.
@@ -55,18 +65,19 @@ class Params:
 
     options: Options
 
-    def __init__(self, source: "str | os.PathLike[str] | Mapping[str, Any] | Options") -> None:
-        ignored: dict[str, Any] = {}
+    def __init__(
+        self,
+        source: "str | os.PathLike[str] | Mapping[str, Any] | Options | None" = None,
+        *,
+        json_path: str | os.PathLike[str] | None = None,
+    ) -> None:
+        source = json_path if source is None else source
+        if source is None:
+            raise OptionError("Params(): expected the path of an option file, or values by name")
         if isinstance(source, Options):
-            options = source
+            self.__dict__["options"] = source
         else:
-            values, name = (source, "custom") if isinstance(source, Mapping) else _read(os.fspath(source))
-            try:
-                options = build_options(Options, from_flat(values, name))
-            except OptionError as error:
-                raise OptionError(str(error) if isinstance(source, Mapping) else f"{source}: {error}") from error
-            ignored = {key: values[key] for key in values if key in IGNORED and key not in _DERIVED}
-        self.__dict__.update(options=options, _ignored=ignored)
+            self.__dict__["options"] = _read_options(source)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name == "options":
@@ -74,27 +85,37 @@ class Params:
         if name in FLAT:
             section, key = FLAT[name]
             return getattr(getattr(self.options, section), key)
-        if name in _DERIVED:
+        if name in DERIVED:
             return flat_view(self.options)[name]
-        if name in self._ignored:
-            return self._ignored[name]
-        why = f"; {IGNORED[name]}" if name in IGNORED else suggest(name, [*FLAT, *_DERIVED])
+        if name in WARM_UP and warm_up(self.options) and name != "warmup_epochs":
+            o = self.options.optim
+            return warm_up_values(o.learning_rate, o.lr_decay_rate, self.epochs, o.cosine)[name]
+        if name in OLDER and name not in IGNORED:
+            return getattr(self, OLDER[name])
+        if name in (known := recorded(self.options.archive.other)) or name in _NONE:
+            return known.get(name)
+        if name in OLDER:
+            return getattr(self, OLDER[name])
+        why = f"; {IGNORED[name]}" if name in IGNORED else suggest(name, [*FLAT, *DERIVED])
         raise AttributeError(f"no option {name}{why}")
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "options":
             self.__dict__["options"] = value
-        elif name in FLAT:
+            return
+        values = to_dict(self.options)
+        name = {"model_folder": "models_place", "latents_folder": "latents_place"}.get(name, name)
+        name = OLDER[name] if name in OLDER and name not in IGNORED else name
+        if name in FLAT:
             section, key = FLAT[name]
-            values = to_dict(self.options)
             values[section][key] = list(value) if isinstance(value, tuple) else value
-            self.__dict__["options"] = build_options(type(self.options), values)
-        elif name in IGNORED and name not in _DERIVED:
-            self._ignored[name] = value
-        elif name in _DERIVED:
+        elif name in IGNORED and name not in DERIVED:
+            values["archive"]["other"] = json.dumps({**recorded(self.options.archive.other), name: value})
+        elif name in DERIVED:
             raise OptionError(f"{name} is {IGNORED[name]}: set those")
         else:
             raise OptionError(f"no option {name}{suggest(name, list(FLAT))}")
+        self.__dict__["options"] = build_options(type(self.options), values)
 
     def __getstate__(self) -> "dict[str, Any]":
         # Plain values under the users' names, so that a checkpoint that holds one needs no code to be read.
@@ -103,8 +124,7 @@ class Params:
     def __setstate__(self, state: "dict[str, Any]") -> None:
         kinds: list[type[Options]] = [Options, *Options.__subclasses__()]
         kind = next(kind for kind in kinds if kind.__name__ == state["command"])
-        ignored = {key: state[key] for key in state if key in IGNORED and key not in _DERIVED}
-        self.__dict__.update(options=build_options(kind, state["sections"]), _ignored=ignored)
+        self.__dict__["options"] = build_options(kind, state["sections"])
 
     def __repr__(self) -> str:
         return f"Params({self.options.model.name}: {self.model_name})"
@@ -112,16 +132,44 @@ class Params:
     @property
     def dict(self) -> dict[str, Any]:
         """All flat names with their values, as plain types."""
-        return {**self._ignored, **flat_view(self.options)}
+        return flat_view(self.options)
 
     def save(self, json_path: str | os.PathLike[str]) -> None:
         """Write a JSON option file that can be loaded again."""
         with atomic_path(Path(json_path)) as temporary:
             temporary.write_text(json.dumps(self.dict, indent=4) + "\n")
 
+    def update(self, json_path: str | os.PathLike[str]) -> None:
+        """Take over the values of another JSON option file; the others stay.
 
-def _read(path: str) -> tuple[Mapping[str, Any], str]:
-    return read_json(path), Path(path).stem
+        Raises:
+            OptionError: The file does not exist, a name is unknown, or a value is invalid.
+        """
+        given = {"nchannels": self.nchannels, **read_json(os.fspath(json_path))}
+        values = to_dict(self.options)
+        for section, pairs in from_flat(given, self.options.model.name).items():
+            values[section] |= pairs
+        self.__dict__["options"] = build_options(type(self.options), values)
+
+
+def _read_options(source: "str | os.PathLike[str] | Mapping[str, Any]") -> Options:
+    """Return the options of a JSON option file, or of flat names and their values."""
+    named = isinstance(source, Mapping)
+    values, name = (source, "custom") if named else (read_json(os.fspath(source)), Path(source).stem)
+    try:
+        options = build_options(Options, from_flat(values, name))
+    except OptionError as error:
+        raise OptionError(str(error) if named else f"{source}: {error}") from error
+    if not named:
+        say_ignored(os.fspath(source), tuple(recorded(options.archive.other)))
+    return options
+
+
+def option_preprocess(opt: Params) -> Params:
+    """Return the options as they are: names and folders are always derived, and no folder is made."""
+    if not isinstance(opt, Params):
+        raise OptionError(f"opt={opt!r}: expected options from load_opt('v5') or Params('opts.json')")
+    return opt
 
 
 def load_opt(nenya_model: str) -> tuple[Params, str | None]:
@@ -162,8 +210,8 @@ def load_opt(nenya_model: str) -> tuple[Params, str | None]:
 
 
 def weights_place(opt: Params) -> str:
-    """Return where the runs of these options keep their weights: `<s3_outdir>/<model_folder>/last.pth`."""
-    return under_outdir(opt, opt.model_folder, "last.pth")
+    """Return where the runs of these options keep their weights: `<s3_outdir>/<save_folder>/last.pth`."""
+    return under_outdir(opt, opt.save_folder, "last.pth")
 
 
 def under_outdir(opt: Params, *names: str) -> str:

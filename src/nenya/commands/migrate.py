@@ -25,7 +25,8 @@ from nenya.latents.files import Latents
 from nenya.latents.projector import FORMAT
 from nenya.options.commands import InspectOptions, MigrateOptions
 from nenya.options.files import read_json
-from nenya.options.flat import FLAT, IGNORED
+from nenya.options.flat import FLAT
+from nenya.options.old_keys import IGNORED, OLDER
 from nenya.storage.disk import atomic_path
 from nenya.storage.paths import HDF5_SUFFIXES, is_latents_name, key_of, local_path
 from nenya.tables.key_columns import COLUMNS, read_keys
@@ -212,7 +213,7 @@ def _options(path: Path, out: Path) -> Finding:
         if path.stat().st_size:
             return Finding("", CANNOT, str(error).removeprefix(f"{path}: "))
         raise
-    known = [key for key in values if key in FLAT or key in IGNORED]
+    known = [key for key in values if key in FLAT or key in IGNORED or key in OLDER]
     if len(known) < min(_LEAST_KEYS, max(1, len(values))):
         return Finding("", OTHER, "JSON, but not an option file")
     opt = Params(path)
