@@ -1,8 +1,10 @@
 """The published models by name, their options under the names in users' scripts, and tables."""
 
 import json
+import logging
 import os
 import re
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,14 +32,16 @@ from nenya.options.old_keys import (
 )
 from nenya.options.sections import Options, build_options
 from nenya.storage.disk import atomic_path
-from nenya.storage.paths import expand
-from nenya.storage.s3.service import is_s3, join_url
+from nenya.storage.paths import expand, temporary_copy
+from nenya.storage.s3.service import is_s3, join_url, store
 from nenya.storage.small_files import check_regular
 from nenya.storage.table_files import check_numbers, check_table
 from nenya.storage.table_integers import from_arrow, integers_of_texts, restore_integers
 
 if TYPE_CHECKING:
     import pandas as pd
+
+log = logging.getLogger(__name__)
 
 O = TypeVar("O", bound=Options)  # noqa: E741  # the type of the options of one command
 
@@ -212,6 +216,97 @@ def load_opt(nenya_model: str) -> tuple[Params, str | None]:
 def weights_place(opt: Params) -> str:
     """Return where the runs of these options keep their weights: `<s3_outdir>/<save_folder>/last.pth`."""
     return under_outdir(opt, opt.save_folder, "last.pth")
+
+
+def run_place(opt: Params) -> Path:
+    """Return the folder of the run of these options: in `s3_outdir` if that is a folder, else the working folder."""
+    remote = not opt.s3_outdir or is_s3(opt.s3_outdir)
+    return Path(opt.save_folder) if remote else Path(under_outdir(opt, opt.save_folder))
+
+
+def losses_filenames(opt: Params) -> tuple[str, str]:
+    """Return the files of the losses of a training: those of the training data, then of the validation data."""
+    folder = run_place(opt) / "learning_curve"
+    return str(folder / f"{opt.model_name}_losses_train.h5"), str(folder / f"{opt.model_name}_losses_valid.h5")
+
+
+def load_model_name(
+    opt_path: str | os.PathLike[str], local_model_path: str | None = None, base_model_name: str = "last.pth"
+) -> tuple[Params, str]:
+    """Return the options of an option file, and the place of the weights of its training.
+
+    Args:
+        opt_path: the JSON option file.
+        local_model_path: folder with `<model_folder>/`; by default a file of that name in the working folder, else the
+            place where `nenya.train.main` leaves the weights.
+        base_model_name: name of the file with the weights, such as `ckpt_epoch_10.pth`.
+    """
+    opt = Params(opt_path)
+    if local_model_path is not None:
+        return opt, str(Path(local_model_path) / opt.save_folder / base_model_name)
+    if Path(base_model_name).is_file():
+        return opt, base_model_name
+    own = run_place(opt) / base_model_name
+    return opt, str(own) if own.is_file() or not opt.s3_outdir else under_outdir(opt, opt.save_folder, base_model_name)
+
+
+def load_main_table(tbl_file: str | os.PathLike[str], verbose: bool = True) -> "pd.DataFrame":
+    """Read a table of cutouts, as users' scripts do.
+
+    A CSV file's first column without a name becomes the index, its `datetime` becomes dates; `DT` is added where `T90`
+    and `T10` are.
+
+    Args:
+        tbl_file: .parquet, .csv or .feather; a path or an s3:// address.
+        verbose: log it.
+
+    Raises:
+        InputFileError: The table is missing, damaged or of another format.
+        StorageError: An S3 service does not return it.
+    """
+    import pandas as pd
+
+    place = os.fspath(tbl_file)
+    with temporary_copy(place if is_s3(place) else Path(expand(place)), None) as path:
+        table = read_table(path)
+    first = str(table.columns[0]) if len(table.columns) else ""
+    if place.endswith(".csv"):
+        table = table.set_index(first).rename_axis(None) if first.startswith("Unnamed: 0") else table
+        if "datetime" in table:
+            table["datetime"] = pd.to_datetime(table["datetime"], errors="coerce")
+    for name in {"gradb_Npos", "FS_Npos", "UID", "pp_type"} & set(table.columns):
+        if pd.api.types.is_numeric_dtype(table[name]):
+            table[name] = table[name].astype("Int64")
+    if "DT" not in table and {"T90", "T10"} <= set(table.columns):
+        table["DT"] = table["T90"] - table["T10"]
+    if verbose:
+        log.info("%s: %d rows", tbl_file, len(table))
+    return table
+
+
+def write_main_table(main_table: "pd.DataFrame", outfile: str | os.PathLike[str], to_s3: bool = True) -> None:
+    """Write a table of cutouts, as users' scripts do.
+
+    Args:
+        main_table: the table.
+        outfile: .parquet, .csv or .feather; a path or an s3:// address.
+        to_s3: whether an s3:// address may be written to; a path is always written to the disk.
+
+    Raises:
+        OptionError: The suffix is not that of a table, or an s3:// address with `to_s3=False`.
+        OutputError: It cannot be written.
+    """
+    place = os.fspath(outfile)
+    table = main_table.rename_axis("").reset_index() if place.endswith(".csv") else main_table
+    if not is_s3(place):
+        write_table(table, expand(place))
+        return
+    if not to_s3:
+        raise OptionError(f"outfile={place} is an address of S3, but to_s3=False: give a path")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / place.rpartition("/")[2]
+        write_table(table, path)
+        store().upload(path, place)
 
 
 def under_outdir(opt: Params, *names: str) -> str:

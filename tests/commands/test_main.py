@@ -11,8 +11,8 @@ import torch
 from conftest import red_noise, write_cutouts
 
 from nenya import latents_extraction, train
-from nenya.errors import CheckpointError, FilesFailed, InputFileError, OptionError, OutputError
-from nenya.io import Params, load_opt
+from nenya.errors import CheckpointError, FilesFailed, InputFileError, OptionError
+from nenya.io import Params, load_opt, losses_filenames
 from nenya.models.checkpoint import save_pth
 from nenya.train_util import set_model
 
@@ -53,17 +53,47 @@ def test_train_then_extract_with_one_option_file(options):
             np.testing.assert_array_equal(file[name][:], expected[name])
 
 
-@pytest.mark.slow
-def test_a_run_is_not_replaced_unasked_and_goes_on_where_asked(options):
-    folder = train.main(options(epochs=1), save_file="copy.pth")
+def test_an_earlier_run_is_set_aside_under_its_date(options):
+    folder = train.main(options(epochs=1, save_freq=1), save_file="copy.pth")
     last = (folder / "last.pth").read_bytes()
     assert Path("copy.pth").read_bytes() == last
-    with pytest.raises(OutputError, match="clobber=true"):
-        train.main("opts.json")
-    assert (folder / "last.pth").read_bytes() == last
-    train.main(options(epochs=2), resume=True)
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(OSError, match="none"):
+        train.main(options(images_file="none.h5"))
+    assert (folder / "last.pth").read_bytes() == last, "nothing moves before the training can start"
+    assert train.main(options(epochs=2, save_freq=1)) == folder
+    (aside,) = folder.parent.glob(f"{folder.name}_20*")
+    assert (aside / "last.pth").read_bytes() == last
+    assert {"config.yaml", "opts.json", "ckpt_epoch_1.pth", "learning_curve"} <= {p.name for p in aside.iterdir()}
+    assert (folder / "notes.txt").exists()
     assert torch.load(folder / "last.pth", weights_only=True)["epoch"] == 2
-    train.main("opts.json", clobber=True)
+    (folder / "notes.txt").unlink()
+    train.main(options(epochs=1), clobber=True)
+    assert len(list(folder.parent.iterdir())) == 2
+
+
+def test_the_files_of_the_first_nenya_and_resuming_from_one(options):
+    """Epoch 3 from `ckpt_epoch_2.pth` is bit for bit that of the run that went through."""
+    folder = train.main(options(epochs=3, save_freq=2))
+    assert {path.name for path in folder.glob("ckpt_*")} == {"ckpt_epoch_2.pth"}
+    content = torch.load(folder / "last.pth", weights_only=True)
+    assert content["optimizer"]["state"][0]["momentum_buffer"].shape == content["model"]["encoder.conv1.weight"].shape
+    assert Params(folder / "opts.json").dict == Params("opts.json").dict
+    for path in (folder / "checkpoints" / "last.ckpt", folder / "last.pth", folder / "config.yaml"):
+        path.unlink()
+    train.main("opts.json", load_epoch=2)
+    again = torch.load(folder / "last.pth", weights_only=True)
+    assert all(torch.equal(content["model"][key], again["model"][key]) for key in content["model"])
+    curves = losses_filenames(Params("opts.json"))
+    with h5py.File(curves[0]) as train_file, h5py.File(curves[1]) as valid_file:
+        assert len(train_file["loss_train"]) == len(valid_file["loss_valid"]) == 3
+        assert len(train_file["loss_step_train"]) == 9
+    with pytest.raises(FileNotFoundError, match="load_epoch=1"):
+        train.main("opts.json", False, 1)
+    with pytest.raises(ValueError, match="load_epoch=3"):
+        train.main("opts.json", load_epoch=3)
+    assert train.main(options(epochs=3), True, Path("weights.pth")).name.endswith("_debug")
+    assert Path("weights.pth").exists(), "older scripts name a file for the weights there"
 
 
 def test_a_debug_run_stands_apart(options):

@@ -175,6 +175,7 @@ class CheckpointOptions:
 
     save_freq: int = option(1, "epochs between checkpoints", at_least(1))
     every_minutes: float = option(10.0, "minutes between checkpoints within an epoch; 0: after each step", at_least(0))
+    each: bool = option(False, "also keep ckpt_epoch_<n>.pth every save_freq epochs, with the optimizer")
 
 
 @dataclass
