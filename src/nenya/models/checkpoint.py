@@ -17,7 +17,7 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nenya.errors import CheckpointError, InputFileError, MissingCheckpointError, NenyaError, OutputError
 from nenya.models.pickled import check_torch_file
@@ -325,7 +325,7 @@ def load_weights(net: ContrastiveNet, checkpoint: Checkpoint, wanted: Mapping[st
 
 def save_pth(
     path: str | Path,
-    net: ContrastiveNet,
+    net: nn.Module,
     *,
     options: Mapping[str, Any],
     epoch: int,
