@@ -231,7 +231,9 @@ def losses_filenames(opt: Params) -> tuple[str, str]:
 
 
 def load_model_name(
-    opt_path: str | os.PathLike[str], local_model_path: str | None = None, base_model_name: str = "last.pth"
+    opt_path: str | os.PathLike[str],
+    local_model_path: str | os.PathLike[str] | None = None,
+    base_model_name: str = "last.pth",
 ) -> tuple[Params, str]:
     """Return the options of an option file, and the place of the weights of its training.
 

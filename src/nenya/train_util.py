@@ -79,7 +79,8 @@ class Demean:
 
     def __call__(self, image: FloatImage) -> FloatImage:
         """Return the image without its mean; the argument stays as it is."""
-        return image - image.mean()
+        plain: FloatImage = image - image.mean()
+        return plain
 
 
 class ThreeChannel:
@@ -252,8 +253,13 @@ class NenyaDataset(Dataset[Any]):
         return [self.transform(images[place].transpose(1, 2, 0)) for place in places]
 
 
-class _TwoViews:
-    """Two random views of a cutout, as the `augment` options say."""
+class TwoViews:
+    """Two random views of a cutout, as the `augment` options say.
+
+    Args:
+        sampler: of the views.
+        nchannels: repetitions of the channel.
+    """
 
     def __init__(self, sampler: ViewSampler, nchannels: int) -> None:
         self.sampler, self.nchannels = sampler, nchannels
@@ -285,7 +291,7 @@ def nenya_loader(opt: Any, valid: bool = False) -> DataLoader[Any]:
         raise OptionError("images_file is required: the cutout file, in data_folder")
     path = os.path.join(options.archive.data_folder, options.archive.images_file)
     loader = options.loader
-    views = _TwoViews(view_sampler(options.augment), options.model.nchannels)
+    views = TwoViews(view_sampler(options.augment), options.model.nchannels)
     return DataLoader(
         NenyaDataset(path, views, loader.valid_key if valid else loader.train_key),
         batch_size=loader.batch_size_valid if valid else loader.batch_size_train,
@@ -305,12 +311,13 @@ def set_model(opt: Any, cuda_use: bool | None = None) -> tuple[ContrastiveNet, C
         cuda_use: put both on the GPU; by default if there is one. Without a GPU they stay on the CPU, with a warning.
     """
     options = as_options(Options, opt)
-    device = torch.device("cuda" if _use_gpu(cuda_use) else "cpu")
+    device = torch.device("cuda" if use_gpu_if_any(cuda_use) else "cpu")
     criterion = ContrastiveLoss(options.loss.temp, options.loss.contrast_mode)
     return make_net(options).to(device), criterion.to(device)
 
 
-def _use_gpu(asked: bool | None) -> bool:
+def use_gpu_if_any(asked: bool | None) -> bool:
+    """Return whether to compute on the GPU: as asked, or by default if there is one; a warning where there is none."""
     available = torch.cuda.is_available()
     if asked and not available:
         log.warning("cuda_use=True, but torch finds no GPU here: computing on the CPU")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import h5py
+import lightning
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -71,7 +72,7 @@ def resume_point(options: Options, folder: Path, epoch: int, rows: int) -> Path:
     content = {
         "epoch": epoch - 1,
         "global_step": steps,
-        "pytorch-lightning_version": pl.__version__,
+        "pytorch-lightning_version": lightning.__version__,
         "state_dict": {f"net.{name}": tensor for name, tensor in found.state_dict.items()},
         "loops": {"fit_loop": _loop(epoch, steps)},
         "callbacks": {"LearningCurve": _curves(folder, flat_name(options), epoch)},
