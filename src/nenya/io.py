@@ -158,14 +158,15 @@ class Params:
 
 def _read_options(source: "str | os.PathLike[str] | Mapping[str, Any]") -> Options:
     """Return the options of a JSON option file, or of flat names and their values."""
-    named = isinstance(source, Mapping)
-    values, name = (source, "custom") if named else (read_json(os.fspath(source)), Path(source).stem)
+    place = "" if isinstance(source, Mapping) else os.fspath(source)
+    values = source if isinstance(source, Mapping) else read_json(place)
+    name = Path(place).stem if place else "custom"
     try:
         options = build_options(Options, from_flat(values, name))
     except OptionError as error:
-        raise OptionError(str(error) if named else f"{source}: {error}") from error
-    if not named:
-        say_ignored(os.fspath(source), tuple(recorded(options.archive.other)))
+        raise OptionError(f"{place}: {error}" if place else str(error)) from error
+    if place:
+        say_ignored(place, tuple(recorded(options.archive.other)))
     return options
 
 

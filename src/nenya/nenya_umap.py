@@ -119,7 +119,7 @@ def umap_subset(  # noqa: PLR0913  # the arguments that users know
     saved = _projector_file(umap_savefile) if umap_savefile else projector_place(out)
     sources = find_latents(latents if latents is not None else _latents_of(table, opt_path, local=local))
     paths = fetch(sources, None)
-    fit = Fit(ntrain, n_neighbors, min_dist, metric, seed)
+    fit = Fit(ntrain, _neighbours(n_neighbors, min(ntrain, len(table))), min_dist, metric, seed)
     projector = embed_table(
         Latents(paths, places=sources), table, out, fit if train_umap else saved, saved,
         approximate=approximate, clobber=clobber,
@@ -174,10 +174,18 @@ def umap_latents(
     else:
         good = np.flatnonzero(np.isfinite(latents).all(axis=1))
         sample = np.sort(np.random.default_rng(seed).permutation(good)[:ntrain])
-        projector = Projector.fit(latents[sample], seed=seed)
+        projector = Projector.fit(latents[sample], n_neighbors=_neighbours(15, len(sample)), seed=seed)
         if umap_savefile is not None:
             projector.save(_projector_file(umap_savefile))
     return projector, projector.transform(latents)
+
+
+def _neighbours(wanted: int, rows: int) -> int:
+    """Return the number of neighbours for a fit of so many rows: fewer than rows, as umap-learn has it."""
+    most = max(2, rows - 1)
+    if wanted > most:
+        log.warning("n_neighbors=%d is reduced to %d, for %d rows", wanted, most, rows)
+    return min(wanted, most)
 
 
 def _projector_file(name: str | Path) -> Path:

@@ -28,22 +28,23 @@ log = logging.getLogger(__name__)
 _SAVED = ("M", "mean", "explained_variance", "variance", "spectrum", "uncentred", "total_variance", "rows")
 
 
-def fit_latents(  # the first four are the users' call
+def fit_latents(
     latents_file: Any,
     outfile: str | os.PathLike[str],
-    key: str | int | None = None,
-    Nmax: int | str | None = None,
-    *,
+    *key_and_Nmax: str | int | None,
+    key: str | None = None,
+    Nmax: int | None = None,
     n_components: int | None = None,
     coefficients: bool = True,
 ) -> PCA:
     """Fit the latents of a file and save components and coefficients in the users' format; see `save`.
 
-    The first nenya had `key` and `Nmax` in this order, later in the other: a number is always `Nmax`.
+    The first nenya had `key` and `Nmax` in this order, later in the other: by position, a number is `Nmax`.
 
     Args:
         latents_file: a latents file, or several by a glob, folder or list, or `Latents`.
         outfile: the `.npz` file; overwritten if it exists.
+        key_and_Nmax: the next two, by position.
         key: only this partition; by default `train`, then `valid`.
         Nmax: only the first `Nmax` rows.
         n_components: number M of components; by default min(N, D).
@@ -54,10 +55,15 @@ def fit_latents(  # the first four are the users' call
         OptionError: `Nmax` exceeds the rows, or `n_components` the dimensions.
         OutputError: The file cannot be written.
     """
-    if isinstance(Nmax, str) or (isinstance(key, int) and not isinstance(key, bool)):
-        key, Nmax = Nmax, key
-    if not isinstance(key, str | None) or isinstance(Nmax, str | bool):
-        raise OptionError(f"key={key!r}, Nmax={Nmax!r}: expected the name of a partition and a number of rows")
+    for value in key_and_Nmax:
+        if isinstance(value, str) and key is None:
+            key = value
+        elif isinstance(value, int) and not isinstance(value, bool) and Nmax is None:
+            Nmax = value
+        elif value is not None:
+            raise OptionError(
+                f"{value!r} by position: expected the name of a partition and a number of rows, once each"
+            )
     latents = latents_file
     if not hasattr(latents, "shape"):
         latents = open_latents(latents_file, partitions=("train", "valid") if key is None else (key,))

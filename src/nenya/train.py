@@ -88,10 +88,11 @@ def main(
 
     The training data are `<data_folder>/<images_file>`. The run folder is `<s3_outdir>/<model_folder>`, or
     `<model_folder>` below the working folder if `s3_outdir` is empty or an s3:// address. In the latter case the
-    weights are uploaded to `<s3_outdir>/<model_folder>/last.pth` at the end, where the extraction finds them; S3 is
-    not asked before. Beside the files of any run, the folder gets `ckpt_epoch_<n>.pth` every `save_freq` epochs and
-    the options under the name of `opt_path`, and `last.pth` holds the optimizer too. An earlier run there is set
-    aside: its files move into a folder beside it that bears their date.
+    weights are uploaded to `<s3_outdir>/<model_folder>/last.pth` at the end, where the extraction finds them. S3 is
+    not asked before; if it refuses the weights, an error is logged and they stay in the run folder. Beside the files
+    of any run, the folder gets `ckpt_epoch_<n>.pth` every `save_freq` epochs and the options under the name of
+    `opt_path`, and `last.pth` holds the optimizer too. An earlier run there is set aside: its files move into a folder
+    beside it that bears their date.
 
     Args:
         opt_path: the JSON option file, a path or an s3:// address.
@@ -106,7 +107,7 @@ def main(
         The run folder.
 
     Raises:
-        NenyaError: Bad input or options; a non-finite loss; weights that cannot be uploaded.
+        NenyaError: Bad input or options; a non-finite loss.
         Interrupted: A signal came; the state is saved.
     """
     from nenya.io import Params, run_place, weights_place
@@ -194,11 +195,12 @@ def _beside(folder: Path, name: str, number: int) -> Path:
 
 
 def _upload(path: Path, url: str) -> None:
-    """Upload weights; an error states where they are kept."""
+    """Upload weights; where that fails, say where they are kept."""
     try:
         store().upload(path, url)
     except NenyaError as error:
-        raise type(error)(f"{error}; the weights are kept in {path}: aws s3 cp {path} {url} uploads them") from error
+        log.error("%s; the weights are kept in %s: aws s3 cp %s %s uploads them", error, path, path, url)
+        return
     log.info("%s: weights uploaded to %s", path, url)
 
 

@@ -138,7 +138,7 @@ def compute_ensemble_spectrum_batched(
         raise InputFileError(f"expected a cutout without missing pixels, got none of {len(images)}")
     if used < len(images):
         log.warning("%d of %d cutouts have missing pixels and are left out", len(images) - used, len(images))
-    mean, radial = total / used, get_wavenumber_grids(*images.shape[1:], dx)[2]
+    mean, radial = total / used, get_wavenumber_grids(images.shape[1], images.shape[2], dx)[2]
     k, power = radial_average(mean, radial)
     return (k, power, 1 / k, mean, radial) if save_2d else (k, power, 1 / k)
 

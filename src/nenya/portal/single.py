@@ -85,7 +85,7 @@ class OSSinglePortal:
         self.umap_tbl = load_main_table(self.table_file, verbose=False)
         missing = [name for name in ("US0", "US1") if name not in self.umap_tbl]
         if missing:
-            raise InputFileError(f"{table_file}: no column {' or '.join(missing)}: nenya embed writes US0 and US1")
+            raise InputFileError(f"{self.table_file}: no column {' or '.join(missing)}: nenya embed writes US0 and US1")
         self._places = self.umap_tbl[["US0", "US1"]].to_numpy(np.float64, na_value=np.nan)
         if not np.isfinite(self._places).all(axis=1).any():
             raise InputFileError(f"{table_file}: no row has UMAP coordinates: run nenya embed")
@@ -96,7 +96,7 @@ class OSSinglePortal:
         if input_Image is None:
             places = np.nanmedian(self._places, axis=0) if init_Us is None else np.asarray(init_Us, np.float64).ravel()
             if places.shape != (2,):
-                raise OptionError(f"init_Us={init_Us}: expected two UMAP coordinates")
+                raise OptionError(f"init_Us: expected two UMAP coordinates, got {places.size}")
             input_Image = self._image_of(self.find_closest_U(places))
         self.input_Image = input_Image
         self.primary_Image = input_Image.copy()
@@ -173,7 +173,7 @@ class OSSinglePortal:
     def __call__(self, doc: Any) -> None:
         """Show the image and the link in a Bokeh document."""
         image = self.input_Image
-        pixels = np.asarray(image.image, np.float64).reshape(image.image.shape[-2:])
+        pixels: NDArray[Any] = np.asarray(image.image, np.float64).reshape(image.image.shape[-2:])
         plot = figure(width=420, height=400, title="input image", match_aspect=True)
         plot.image([pixels], x=0, y=0, dw=int(pixels.shape[-1]), dh=len(pixels), palette="Plasma256")
         place = "" if image.lat is None or image.lon is None else f", {image.lat:.3f} N, {image.lon:.3f} E"
