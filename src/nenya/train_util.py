@@ -24,6 +24,7 @@ from nenya.data.cutouts import CutoutReader
 from nenya.data.datamodule import view_sampler
 from nenya.errors import NenyaError, OptionError
 from nenya.io import Params, as_options, losses_filenames
+from nenya.io import option_preprocess as option_preprocess  # users know it here too
 from nenya.models.checkpoint import register_params_stubs
 from nenya.models.contrastive import make_net
 from nenya.models.loop import AverageMeter, warmup_learning_rate
