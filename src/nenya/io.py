@@ -221,8 +221,8 @@ def weights_place(opt: Params) -> str:
 
 def run_place(opt: Params) -> Path:
     """Return the folder of the run of these options: in `s3_outdir` if that is a folder, else the working folder."""
-    remote = not opt.s3_outdir or is_s3(opt.s3_outdir)
-    return Path(opt.save_folder) if remote else Path(under_outdir(opt, opt.save_folder))
+    place = under_outdir(opt, opt.save_folder)
+    return Path(opt.save_folder if is_s3(place) else place)
 
 
 def losses_filenames(opt: Params) -> tuple[str, str]:
@@ -250,7 +250,7 @@ def load_model_name(
     if Path(base_model_name).is_file():
         return opt, base_model_name
     own = run_place(opt) / base_model_name
-    return opt, str(own) if own.is_file() or not opt.s3_outdir else under_outdir(opt, opt.save_folder, base_model_name)
+    return opt, str(own) if own.is_file() else under_outdir(opt, opt.save_folder, base_model_name)
 
 
 def load_main_table(tbl_file: str | os.PathLike[str], verbose: bool = True) -> "pd.DataFrame":
@@ -313,12 +313,14 @@ def write_main_table(main_table: "pd.DataFrame", outfile: str | os.PathLike[str]
 
 
 def under_outdir(opt: Params, *names: str) -> str:
-    """Return a path below `opt.s3_outdir`, which is an s3:// address or a folder.
+    """Return a path below `opt.s3_outdir`, or `opt.local_outdir`: an s3:// address, a folder, or the working folder.
 
     Raises:
         OptionError: It names an environment variable that is not set.
     """
-    root = opt.s3_outdir
+    root = opt.s3_outdir or opt.local_outdir
+    if not root:
+        return str(Path(*names))
     return join_url(root, *names) if is_s3(root) else str(Path(expand(root)).joinpath(*names))
 
 

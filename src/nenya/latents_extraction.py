@@ -3,11 +3,12 @@
 Letters in shapes: N cutouts, B of them in a batch, C channels, H x W pixels, D the length of a latent.
 """
 
+import functools
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import h5py
 import numpy as np
@@ -33,6 +34,9 @@ from nenya.storage.s3.service import is_s3, store
 
 log = logging.getLogger(__name__)
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 ImageAndMetadata = tuple[NDArray[np.float32], Any]
 
 
@@ -40,8 +44,8 @@ def main(opt_path: str, pp_files: Sequence[str], clobber: bool = False, debug: b
     """Extract the latents of cutout files with the options and weights of a training run.
 
     The weights are `<s3_outdir>/<model_folder>/last.pth`, the latents go to `<s3_outdir>/<latents_folder>/`;
-    `s3_outdir` is an s3:// address or a folder. A file that fails does not stop the others. Complete latents made with
-    the same weights from the same source are skipped.
+    `s3_outdir` is an s3:// address or a folder, without it the working folder. A file that fails does not stop the
+    others. Complete latents made with the same weights from the same source are skipped.
 
     Args:
         opt_path: the JSON option file, a path or an s3:// address.
@@ -55,8 +59,6 @@ def main(opt_path: str, pp_files: Sequence[str], clobber: bool = False, debug: b
         NenyaError: An error that concerns all files, such as missing weights, or the only file.
     """
     opt = Params(opt_path)
-    if not opt.s3_outdir:
-        raise OptionError(f"{opt_path}: s3_outdir is needed: the s3:// address or folder of models/ and latents/")
     if not pp_files:
         raise OptionError("pp_files is empty: give cutout files, such as ['s3://bucket/PreProc/a_preproc.h5']")
     options = replace(as_options(ExtractOptions, opt), clobber=clobber, debug=debug, ckpt=weights_place(opt))
@@ -139,11 +141,8 @@ def prep(opt: Params) -> tuple[str, list[str]]:
         opt: options of `nenya.io.Params`.
 
     Raises:
-        OptionError: `s3_outdir` is not set.
         StorageError: An S3 service does not list them.
     """
-    if not opt.s3_outdir:
-        raise OptionError("s3_outdir is needed: the s3:// address or folder of models/ and latents/")
     folder = under_outdir(opt, opt.latents_folder)
     if is_s3(folder):
         found = [item.url.rpartition("/")[2] for item in store().find(folder + "/")]
@@ -222,62 +221,55 @@ id_collate = _collate
 """The same, by the name in users' scripts."""
 
 
+def _with_channels_first(function: Callable[P, T]) -> Callable[P, T]:
+    """Let the last version's order through, in which the number of channels comes before the batch size.
+
+    It is told by `batch_size` being given by name too, by a third number, or by 1 or 3 before a larger number.
+    """
+
+    @functools.wraps(function)
+    def call(*args: Any, **named: Any) -> T:
+        numbers = [size for size in args[2:] if isinstance(size, int)]
+        first = bool(numbers) and ("batch_size" in named or len(numbers) > 2)
+        if first or (len(numbers) == 2 and numbers[0] in (1, 3) and numbers[1] > numbers[0]):
+            args, named = (*args[:2], *args[3:]), {"nchannels": args[2], **named}
+        return function(*args, **named)
+
+    return call
+
+
+@_with_channels_first
 def build_loader(
     data_file: str | Path,
     dataset: str,
-    *sizes: Any,
-    batch_size: int | None = None,
-    num_workers: int | None = None,
+    batch_size: int = 1,
+    num_workers: int = 1,
     allowed_indices: ArrayLike | None = None,
-    nchannels: int | None = None,
+    nchannels: int = 3,
     allow_external: bool = False,
 ) -> tuple[HDF5RGBDataset, DataLoader[ImageAndMetadata]]:
     """Return the cutouts of a partition in order, and a loader of them.
 
+    The last version of the first nenya had `nchannels` before `batch_size`, which is understood where `batch_size` is
+    given by name, or where the first number is 1 or 3 and a larger one follows.
+
     Args:
         data_file: the cutout file.
         dataset: the partition: `train`, `valid`.
-        sizes: batch_size, num_workers and allowed_indices, in this order, as the documentation of the first nenya
-            has them. Its last version had nchannels before them, which is understood where `batch_size` is given by
-            name, or where the first number is 1 or 3 and a larger one follows.
-        batch_size: cutouts in a batch B; default 1.
-        num_workers: loader processes; default 1.
+        batch_size: cutouts in a batch B.
+        num_workers: loader processes.
         allowed_indices: rows to use, in their order; None for all.
-        nchannels: repetitions of the channel; default 3.
+        nchannels: repetitions of the channel.
         allow_external: whether links in the file may lead out of its folder.
 
     Returns:
         The data set, and the loader, which yields images (B, C, H, W), float32, and a list of B metadata.
-
-    Raises:
-        OptionError: An argument is given twice, or too many.
     """
-    given: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "allowed_indices": allowed_indices}
-    named: dict[str, Any] = {**given, "nchannels": nchannels}
-    order = ["nchannels", *given] if _begins_with_channels(sizes, batch_size) else [*given]
-    if len(sizes) > len(order):
-        raise OptionError(f"expected at most {len(order)} arguments after the partition, got {len(sizes)}")
-    for name, value in zip(order, sizes, strict=False):
-        if named[name] is not None:
-            raise OptionError(f"{name} is given twice: {value} by position and {named[name]} by name")
-        named[name] = value
-    dset = HDF5RGBDataset(
-        data_file, dataset, named["allowed_indices"], 3 if named["nchannels"] is None else int(named["nchannels"]),
-        allow_external,
-    )  # fmt: skip
-    size, workers = (1 if named[name] is None else int(named[name]) for name in ("batch_size", "num_workers"))
+    dset = HDF5RGBDataset(data_file, dataset, allowed_indices, nchannels, allow_external)
     loader = DataLoader(
-        dset, batch_size=size, shuffle=False, collate_fn=id_collate, drop_last=False, num_workers=workers
+        dset, batch_size=batch_size, shuffle=False, collate_fn=id_collate, drop_last=False, num_workers=num_workers
     )
     return dset, loader
-
-
-def _begins_with_channels(sizes: Sequence[Any], batch_size: int | None) -> bool:
-    """Return whether the first of the positional arguments is the number of channels."""
-    numbers = [size for size in sizes if isinstance(size, int)]
-    if batch_size is not None or len(numbers) > 2:
-        return bool(sizes)
-    return len(numbers) == 2 and numbers[0] in (1, 3) and numbers[1] > numbers[0]
 
 
 def calc_latent(model: nn.Module, image_tensor: Tensor, using_gpu: bool) -> NDArray[np.float32]:

@@ -323,8 +323,8 @@ def grid_umap(
         verbose: log it.
 
     Returns:
-        `xmin`, `xmax`, `ymin`, `ymax`, with the margins; `dxv`, `dyv`, the sides of a cell; `xval`, `yval`, the
-        nxy + 3 edges.
+        `xmin`, `xmax`, `ymin`, `ymax`, with the margins; `dxv`, `dyv`, the sides of a cell, and both as `dxdy`;
+        `xval`, `yval`, the nxy + 3 edges.
 
     Raises:
         OptionError: nxy is less than 1.
@@ -345,7 +345,7 @@ def grid_umap(
     ends = {"xmin": xmin - dxv, "xmax": xmax + dxv, "ymin": ymin - dyv, "ymax": ymax + dyv}
     grid: dict[str, Any] = {name: float(value) for name, value in ends.items()}
     edges = {f"{axis}val": np.linspace(grid[f"{axis}min"], grid[f"{axis}max"], nxy + 3) for axis in "xy"}
-    return {**grid, **edges, "dxv": dxv, "dyv": dyv}
+    return {**grid, **edges, "dxv": dxv, "dyv": dyv, "dxdy": (dxv, dyv)}
 
 
 def _on_grid(tbl: "pd.DataFrame", nxy: int, umap_keys: Any) -> tuple["pd.DataFrame", dict[str, Any], NDArray[np.int64]]:

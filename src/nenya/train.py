@@ -115,7 +115,7 @@ def main(
     if isinstance(load_epoch, str | os.PathLike):
         load_epoch, save_file = None, load_epoch
     opt = Params(opt_path)
-    remote = is_s3(opt.s3_outdir)
+    remote = is_s3(weights_place(opt))
     folder = run_place(opt)
     folder = folder.with_name(folder.name + _DEBUG_SUFFIX) if debug else folder
     options = _options_of_main(opt, str(opt_path), folder, debug=debug, clobber=clobber or debug)
@@ -137,12 +137,15 @@ def main(
 def _options_of_main(opt: Any, opt_path: str, folder: Path, *, debug: bool, clobber: bool) -> TrainOptions:
     """Return the options of a training by an option file."""
     from nenya.io import as_options
+    from nenya.storage.paths import HDF5_SUFFIXES
     from nenya.storage.s3.service import join_url
 
     images = opt.images_file
-    if not images:
+    if not images and (opt.data_name or opt.data_folder.endswith(HDF5_SUFFIXES)):
+        images = opt.data_folder  # the option files of the first years name a folder of one file, or the file
+    elif not images:
         raise OptionError(f"{opt_path}: images_file is required: the cutout file, in data_folder")
-    if not is_s3(images):
+    elif not is_s3(images):
         images = join_url(opt.data_folder, images) if is_s3(opt.data_folder) else str(Path(opt.data_folder) / images)
     options = replace(as_options(TrainOptions, opt), data=images, out=str(folder), clobber=clobber, debug=debug)
     options.checkpoint.each = True

@@ -96,6 +96,25 @@ def test_the_files_of_the_first_nenya_and_resuming_from_one(options):
     assert Path("weights.pth").exists(), "older scripts name a file for the weights there"
 
 
+def test_option_files_of_the_first_years_train_and_extract(options, tmp_path):
+    """They give the folders, name the data's folder, and have no s3_outdir."""
+    values = {key: value for key, value in VALUES.items() if key not in ("s3_outdir", "images_file", "model_root")}
+    values |= {"method": "SimCLR", "model": "resnet18", "dataset": "LLC", "batch_size": 16, "data_folder": "data/"}
+    values |= {"model_folder": "./exp/model/", "latents_folder": "./exp/latents/", "epochs": 1, "save_freq": 50}
+    for key in ("ssl_model", "batch_size_train"):
+        values.pop(key)
+    options()
+    Path("data").mkdir()
+    Path("cutouts.h5").rename("data/cutouts.h5")
+    Path("old.json").write_text(json.dumps(values))
+    folder = train.main("old.json")
+    assert folder == Path("exp/model/SimCLR_LLC_resnet18_lr_0.05_decay_0.0001_bsz_16_temp_0.07_trial_3_cosine_warm")
+    assert not list(folder.glob("ckpt_epoch_*"))
+    latents_extraction.main("old.json", ["data/cutouts.h5"])
+    with h5py.File("exp/latents/cutouts_latents.h5") as file:
+        assert file["train"].shape == (40, 16)
+
+
 def test_a_debug_run_stands_apart(options):
     folder = train.main(options(), debug=True)
     assert folder.name.endswith("_debug")
@@ -107,7 +126,7 @@ def test_what_an_option_file_must_say(options):
         train.main(options(images_file=""))
     with pytest.raises(InputFileError, match=r"none\.h5: no such file"):
         train.main(options(images_file="none.h5"))
-    with pytest.raises(OptionError, match="s3_outdir is needed"):
+    with pytest.raises(CheckpointError, match=r"checkpoint models/TEST/.*/last\.pth does not exist"):
         latents_extraction.main(options(s3_outdir=""), ["cutouts.h5"])
     with pytest.raises(CheckpointError, match=r"out/models/TEST/.*/last\.pth does not exist"):
         latents_extraction.main(options(), ["cutouts.h5"])

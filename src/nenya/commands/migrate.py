@@ -29,7 +29,7 @@ from nenya.latents.projector import FORMAT
 from nenya.options.commands import InspectOptions, MigrateOptions
 from nenya.options.files import read_json
 from nenya.options.flat import FLAT
-from nenya.options.old_keys import IGNORED, OLDER
+from nenya.options.old_keys import IGNORED, OLDER, WARM_UP, recorded
 from nenya.storage.disk import atomic_path
 from nenya.storage.paths import HDF5_SUFFIXES, is_latents_name, key_of, local_path
 from nenya.tables.key_columns import COLUMNS, Keys, read_keys
@@ -241,9 +241,9 @@ def _options(path: Path, out: Path) -> Finding:
     if len(known) < min(_LEAST_KEYS, max(1, len(values))):
         return Finding("", OTHER, "JSON, but not an option file")
     opt = Params(path)
-    notes = [f"{key} has no effect: {IGNORED[key]}" for key in known if key in IGNORED and not key.startswith("warm")]
-    derived = [note for note in notes if note.endswith("derived from the other options")]
-    notes = [note for note in notes if note not in derived]
+    notes = [
+        f"{key} has no effect: {IGNORED[key]}" for key in recorded(opt.options.archive.other) if key not in WARM_UP
+    ]
     if "nchannels" not in values:
         notes.append("no nchannels: a network of three input channels, the default of the first nenya")
     what = f"options of {opt.ssl_method} {opt.ssl_model}, feat_dim {opt.feat_dim}: model={shlex.quote(str(path))}"
