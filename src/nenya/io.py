@@ -181,7 +181,7 @@ def load_opt(nenya_model: str) -> tuple[Params, str | None]:
     """Return the options of a published model version and the path of its weights.
 
     Args:
-        nenya_model: name of the version, such as 'v5'.
+        nenya_model: name of the version, such as 'v5', or the path of a JSON option file.
 
     Returns:
         The options, and the path or s3:// address of the weights: the published location, else where a run with
@@ -191,6 +191,9 @@ def load_opt(nenya_model: str) -> tuple[Params, str | None]:
         OptionError: The name is unknown, or the environment variable with the folder of the data is not set.
         CheckpointError: The weights are not found.
     """
+    if str(nenya_model).endswith(".json"):
+        own = Params(nenya_model)
+        return own, weights_place(own)
     name = _ALIASES.get(nenya_model, nenya_model)
     if name not in model_versions():
         known = ", ".join(model_versions())

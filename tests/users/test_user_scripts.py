@@ -188,7 +188,15 @@ mapping, xy = nenya_umap.umap_latents(["latents/tst_latents.h5"] * 2, ntrain=50,
 """
     found = script(UMAP.format(module="from nenya import nenya_umap") + old)
     assert found["xy"].shape == (90, 2)
-    assert len(pd.read_parquet("all.parquet")) == 90
+    everything = pd.read_parquet("all.parquet")
+    assert len(everything) == 90
+    documented = """
+tbl = tbl.rename(columns={"ulmo_pp_file": "pp_file", "ulmo_pp_idx": "pp_idx"})  # as the documentation's example
+nenya_umap.umap_subset(tbl=tbl, opt_path="opts.json", outfile="doc.parquet", umap_savefile="all_UMAP.pkl",
+                       train_umap=False)
+"""
+    script(UMAP.format(module="from nenya import nenya_umap") + documented)
+    np.testing.assert_array_equal(pd.read_parquet("doc.parquet").US0, everything.US0)
 
 
 def test_regional_analysis(script):
