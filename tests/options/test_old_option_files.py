@@ -75,9 +75,7 @@ def test_every_way_to_read_a_file_agrees_and_it_loads_again(written, tmp_path, v
         assert Params(compose(command, [f"model={path}"])).dict == opt.dict
     same, weights = load_opt(str(path))
     assert same.dict == opt.dict
-    assert weights == (
-        f"s3://ssh/Nenya/{opt.save_folder}/last.pth" if values is NEWEST else f"{opt.save_folder}/last.pth"
-    )
+    assert weights == f"{'s3://ssh/Nenya/' if values is NEWEST else ''}{opt.save_folder}/last.pth"
     opt.save(tmp_path / "again.json")
     assert Params(tmp_path / "again.json").dict == opt.dict
     assert copy.deepcopy(opt).dict == opt.dict

@@ -131,7 +131,8 @@ def _load_pickle(path: Path) -> Any:
     except CheckpointError:
         raise
     except Exception as error:  # a damaged pickle can raise anything
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: an offset before the start of the file
+        system = isinstance(error, OSError) and not isinstance(error, NenyaError)
+        if system and getattr(error, "errno", None) != errno.EINVAL:  # an offset before the start of the file
             raise
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused:
