@@ -22,6 +22,7 @@ from nenya.options.commands import PrepareOptions, TrainOptions, UpdateOptions
 from nenya.options.declare import check_keys, suggest, to_dict
 from nenya.options.files import config_dir, read_group, read_json, read_recipe, read_yaml
 from nenya.options.flat import from_flat
+from nenya.options.old_keys import recorded, say_ignored
 from nenya.options.sections import Options, build_options, keys_of, taken
 from nenya.storage.texts import LineFormatter, printed, visible
 
@@ -296,6 +297,7 @@ def _json_overrides(path: str) -> list[str]:
         checked = build_options(Options, sections)
     except OptionError as error:
         raise OptionError(f"{path}: {error}") from error
+    say_ignored(path, tuple(recorded(checked.archive.other)))
     return [
         f"{section}.{key}={_literal(getattr(getattr(checked, section), key))}"
         for section, values in sections.items()

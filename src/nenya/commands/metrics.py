@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import nenya
-from nenya.errors import InputFileError, OptionError, OutputError
+from nenya.errors import InputFileError, NenyaError, OptionError, OutputError
 from nenya.extraction.existing import read_provenance
 from nenya.io import read_table
 from nenya.latents import metrics
@@ -366,5 +366,7 @@ def _write(path: Path, text: str) -> None:
     try:
         with atomic_path(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
+    except NenyaError:
+        raise
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error

@@ -31,7 +31,7 @@ from nenya.data.hdf5_links import (
     damage_named,
     one_line,
 )
-from nenya.errors import InputFileError
+from nenya.errors import InputFileError, MissingFileError
 from nenya.storage.flock import NO_LOCKS, hdf5_locking
 from nenya.storage.process import check_memory
 from nenya.storage.small_files import is_regular
@@ -377,7 +377,7 @@ def _check_kind(path: Path) -> None:
     if path.is_dir():
         raise InputFileError(f"{path}: expected an HDF5 file of cutouts, got a folder: name a file in it")
     if not path.exists():
-        raise InputFileError(f"{path}: no such file; check the path")
+        raise MissingFileError(f"{path}: no such file; check the path")
     if not is_regular(path):
         raise InputFileError(
             f"{path}: expected an HDF5 file of cutouts, got something other than a regular file; check the path"

@@ -302,6 +302,8 @@ def read_about(folder: Path) -> dict[str, Any]:
     """
     try:
         found = read_json(folder / ABOUT, "rebuild the index with clobber=true")
+    except NenyaError:
+        raise
     except OSError as error:
         raise InputFileError(f"{folder}: not an index of nenya; nenya index data=... out={folder} makes one") from error
     return check_about(found)

@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nenya.data.hdf5_links import COPY_IN
 from nenya.data.hdf5_open import open_hdf5
-from nenya.errors import InputFileError, OptionError, OutputError
+from nenya.errors import InputFileError, NenyaError, OptionError, OutputError
 from nenya.latents.layout import FloatArray, find_curve, place_all, to_unit
 from nenya.latents.neighbours import COMPILED, Lists, Neighbours, find_centroids
 from nenya.storage.disk import atomic_path, write_hdf5
@@ -269,6 +269,8 @@ class Projector:
                     file[name] = array.astype("<f4")
                 file.attrs.update(format=FORMAT, format_version=FORMAT_VERSION, parameters=parameters)
                 file.attrs["sha256"] = _digest(arrays, parameters)
+        except NenyaError:
+            raise
         except OSError as error:
             raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 

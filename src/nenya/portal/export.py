@@ -14,7 +14,7 @@ from bokeh.embed.util import standalone_docs_json_and_render_items
 from bokeh.models import ColumnDataSource
 from numpy.typing import NDArray
 
-from nenya.errors import OutputError
+from nenya.errors import NenyaError, OutputError
 from nenya.options.commands import PortalOptions
 from nenya.portal import pages, pictures
 from nenya.portal.dataset import Dataset
@@ -68,6 +68,8 @@ def write_page(dataset: Dataset, folder: Path, name: str, options: PortalOptions
             os.replace(folder, old)
         os.replace(temporary, folder)
         shutil.rmtree(old, ignore_errors=True)
+    except NenyaError:
+        raise
     except OSError as error:
         raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
     finally:

@@ -16,7 +16,7 @@ from tornado.iostream import StreamClosedError
 from tornado.routing import AnyMatches, Rule
 from tornado.web import RequestHandler
 
-from nenya.errors import OptionError
+from nenya.errors import NenyaError, OptionError
 from nenya.portal import downloads, routes
 from nenya.portal.dataset import Cancelled
 from nenya.portal.gate import Gate
@@ -175,6 +175,8 @@ def make_server(portal: Portal, address: str, port: int, origins: list[str]) -> 
             portal.jail.start()
         if portal.reopen is not None:
             PeriodicCallback(portal.look, 1000 * portal.look_every).start()
+    except NenyaError:
+        raise
     except OSError as error:
         raise OptionError(
             f"port {port} of {address} cannot be used ({error.strerror}): choose another by port="

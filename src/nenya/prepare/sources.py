@@ -108,6 +108,8 @@ def identity_of(source: Path | str) -> str:
                 [source / mark for mark in MARKS if (source / mark).is_file()] if is_zarr(source) else [source]
             ) or sorted(path for path in (source / "refs").rglob("*") if path.is_file())
             return " ".join(f"{m.stat().st_size} {m.stat().st_mtime_ns}" for m in marks)
+        except NenyaError:
+            raise
         except OSError as error:
             raise InputFileError(f"{source}: cannot be read ({error.strerror}); check the path") from error
     return identity_of_remote(source)

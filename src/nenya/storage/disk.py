@@ -23,7 +23,7 @@ from os import scandir
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nenya.errors import OutputError
+from nenya.errors import NenyaError, OutputError
 from nenya.storage.flock import is_local
 from nenya.storage.process import Life, current, life_of_mark, restarted_since
 
@@ -110,6 +110,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         try:
             move_synced(temporary, path)
+        except NenyaError:
+            raise
         except OSError as error:
             raise OutputError(f"cannot write {path}: {error.strerror}") from error
     except BaseException as error:

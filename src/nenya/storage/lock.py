@@ -34,7 +34,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from nenya.errors import LockLostError, OutputError
+from nenya.errors import LockLostError, NenyaError, OutputError
 from nenya.storage.disk import remove, temporary_name
 from nenya.storage.flock import flock, is_flocked, is_local, locks_work
 from nenya.storage.process import Life, current, from_values, life
@@ -223,6 +223,8 @@ class OutputLock:
                     break
             else:
                 raise self._held(read_lock(self.path))
+        except NenyaError:
+            raise
         except OSError as error:
             self._leave_nothing()
             raise OutputError(
