@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import signal
 import socket
 
 import pytest
@@ -57,6 +58,7 @@ def server(files):
     yield server
     server.stop()
     assert "Traceback" not in "".join(server.lines), "".join(server.lines)[-3000:]
+    assert server.process.returncode == 0, "Ctrl-C did not end it in order"
 
 
 def test_the_routes_are_those_on_the_list_and_no_others(files):
@@ -76,7 +78,9 @@ def test_the_routes_are_those_on_the_list_and_no_others(files):
         return found, set(handled.addresses), kinds
 
     for token in (None, TOKEN):
+        before = signal.getsignal(signal.SIGINT)
         found, answered, kinds = asyncio.run(served(token))
+        assert signal.getsignal(signal.SIGINT) == before, "a later Ctrl-C would call a server that has ended"
         assert found == answered == SERVED | ({"/login"} if token else set())
         bases = {"tornado.web", "panel.io.server"}  # of our own handlers, which are of these modules
         assert "URLSpec" in kinds and all(kind.startswith("nenya.portal.") for kind in kinds - bases - {"URLSpec"}), (

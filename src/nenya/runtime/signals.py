@@ -1,7 +1,9 @@
-"""Signals that end a run so that the same command resumes it."""
+"""Signals that end a run so that the same command resumes it, or that end a server."""
 
 import signal
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Self
 
@@ -43,3 +45,24 @@ class Termination:
             raise Interrupted(_INTERRUPTED)
         if number == signal.SIGINT:
             raise KeyboardInterrupt
+
+
+@contextmanager
+def on_interrupt(function: Callable[[], object] | None = None) -> Iterator[None]:
+    """Call a function on SIGINT within the block; afterwards the handler is as before, whoever changed it meanwhile.
+
+    Other threads than the main one have no handlers, and this has no effect in them.
+
+    Args:
+        function: called by the signal's handler; None leaves the handler, and only restores it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    if function is not None:
+        signal.signal(signal.SIGINT, lambda *_: function())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
