@@ -119,8 +119,8 @@ class Latents:
                         f"{path}: expected latents (N, D) in a data set named {' or '.join(partitions)}, got "
                         f"{list_datasets(file)}"
                     )
-                provenance = {name: str(file.attrs[name]) for name in _PROVENANCE if name in file.attrs}
-                names = _cutout_names(path, file.attrs.get("source"))
+                provenance = {name: str(file.attrs.one(name)) for name in _PROVENANCE if name in file.attrs}
+                names = _cutout_names(path, file.attrs.one("source"))
                 for name in found:
                     rows, width = file[name].shape
                     if dim not in (0, width):
@@ -374,4 +374,4 @@ def _cutout_names(path: Path, source: Any) -> tuple[str, ...]:
     """Return possible names of the cutout file of a latents file: the one stated in it, otherwise by its own name."""
     if source is None:
         return tuple(f"{key}.h5" for key in cutout_names(path.name))
-    return (source.decode(errors="replace") if isinstance(source, bytes) else str(source),)
+    return (str(source),)

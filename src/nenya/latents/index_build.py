@@ -275,7 +275,7 @@ def _source(folder: Path, about: dict[str, Any], part: Part, latents: Latents) -
 def _sha256(part: Part, latents: Latents) -> str:
     """Return the hash of a partition's rows: from the file's attributes, or computed."""
     with open_hdf5(part.path, links=latents.links) as file:
-        said = parse_json(str(file.attrs.get("latents_sha256", "{}")), f"{part.path}: attribute latents_sha256")
+        said = parse_json(str(file.attrs.one("latents_sha256", "{}")), f"{part.path}: attribute latents_sha256")
     if part.partition in said.object():
         return said[part.partition].sha256()
     digest = hashlib.sha256()
