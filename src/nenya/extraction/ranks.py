@@ -13,8 +13,9 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
-from nenya.errors import InputFileError, Interrupted
+from nenya.errors import InputFileError, Interrupted, OutputError
 from nenya.storage.disk import atomic_path
+from nenya.storage.mounts import open_lock
 from nenya.storage.names import Json, read_json
 from nenya.storage.process import Life
 from nenya.storage.temporaries import life_of
@@ -152,12 +153,12 @@ def _is_free(lock: Path) -> bool:
     if state is not Life.UNKNOWN:
         return state is Life.GONE
     try:
-        with lock.open("rb") as file:
+        with open_lock(lock) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return True
     except BlockingIOError:
         return False
-    except OSError:  # removed in the meantime
+    except (OSError, OutputError):  # removed in the meantime, or none
         return False
 
 

@@ -28,6 +28,9 @@ from nenya.storage.process import Life, current, from_values, life
 
 _MOST = 2**16  # bytes
 
+MOST_FENCE = 10**15
+"""Largest number of a holder; a file with a larger one, which nobody reaches, is not one of nenya's."""
+
 
 @dataclass(frozen=True)
 class Found:
@@ -47,7 +50,7 @@ class Found:
     def fence(self) -> int:
         """The number of its holder; 0 if it has none."""
         fence = self.said.get("fence", 0)
-        return fence if isinstance(fence, int) and 0 <= fence < 2**62 else 0
+        return fence if isinstance(fence, int) and 0 <= fence <= MOST_FENCE else 0
 
     @property
     def who(self) -> str:
