@@ -15,7 +15,7 @@ from nenya.options.declare import to_dict
 from nenya.options.flat import flat_name, flat_view
 from nenya.options.sections import Options
 from nenya.storage.disk import atomic_path, folder_bytes
-from nenya.storage.names import remove
+from nenya.storage.names import refuse_link, refuse_links, remove
 from nenya.storage.s3.service import is_s3, store
 from nenya.storage.small_files import read_yaml_file, unfit
 
@@ -187,7 +187,9 @@ def run_folder(options: TrainOptions, files: "list[Path | str]", needed: int) ->
     folder = Path(options.resume) if options.resume else _new_name(options)
     if not is_main_process():
         return folder
-    if not options.resume:
+    if options.resume:
+        _refuse_links(folder)
+    else:
         _clear(folder, clobber=options.clobber)
     check_room(folder, needed - (folder_bytes(folder) if options.resume else 0), "a run")
     _write_config(options, files, folder)
@@ -208,6 +210,18 @@ def _new_name(options: TrainOptions) -> Path:
     name = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S") + (_DEBUG_SUFFIX if options.debug else "")
     folder = _OUTPUTS / options.model.name / name
     return folder.with_name(f"{folder.name}_{os.getpid()}") if folder.exists() else folder
+
+
+def _refuse_links(folder: Path) -> None:
+    """Check that a run that somebody handed over leads nowhere: training writes and removes files in it.
+
+    Raises:
+        OutputError: A link is where it would.
+    """
+    for name in _RUN_ENTRIES:
+        refuse_link(folder / name)
+    for name in ("checkpoints", "learning_curve"):  # in wandb's own folder are links of its own
+        refuse_links(folder / name)
 
 
 def _clear(folder: Path, *, clobber: bool) -> None:
