@@ -13,11 +13,10 @@ from nenya.commands.help import help_text
 from nenya.commands.output import say
 from nenya.errors import Interrupted, NenyaError
 from nenya.options.declare import suggest
-from nenya.storage.texts import Lines, printed
+from nenya.storage.texts import Lines, cut, printed
 
 log = logging.getLogger(__name__)
 
-_LONGEST = 4000  # characters of an error line, which may quote the input
 _PIPE = 141  # the exit code that shells give a command ended by SIGPIPE
 HYDRA_FLAGS = ("--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i", "--package", "-p")
 
@@ -83,6 +82,5 @@ def run_command(name: str, args: Sequence[str] | None = None) -> int:
 def _say(name: str, error: BaseException, line: str, code: int, show: bool) -> int:
     if show:
         print(printed("".join(traceback.format_exception(error)), lines=True), end="", file=sys.stderr)
-    said = printed(f"nenya {name}: {' '.join(line.split())}")
-    print(said if len(said) <= _LONGEST else f"{said[:_LONGEST]} ...", file=sys.stderr, flush=True)
+    print(cut(printed(f"nenya {name}: {' '.join(line.split())}")), file=sys.stderr, flush=True)
     return code
