@@ -5,6 +5,7 @@ import contextlib
 import json
 import signal
 import socket
+import time
 
 import pytest
 from portal_data import token_of, write_archive
@@ -86,6 +87,21 @@ def test_the_routes_are_those_on_the_list_and_no_others(files):
         assert "URLSpec" in kinds and all(kind.startswith("nenya.portal.") for kind in kinds - bases - {"URLSpec"}), (
             kinds
         )
+
+
+def test_what_visitors_send_neither_controls_nor_floods_the_terminal_of_the_server(server):
+    cookie = COOKIE["Cookie"].encode()
+    targets = [b"/download?key=\x9b2J\xc2\x9b31mEVIL", b"/download?key=" + b"A" * 60_000, b"/?map=%1b%0aEVIL"]
+    for target in targets:
+        head = b"Host: 127.0.0.1:%d\r\nConnection: close\r\nCookie: %b\r\n\r\n" % (server.port, cookie)
+        assert server.raw(b"GET %b HTTP/1.1\r\n%b" % (target, head))[0] in (200, 302, 400, 403, 404)
+    for _ in range(100):  # until the lines have come through the pipe
+        if any("A" * 3000 in line for line in server.lines):
+            break
+        time.sleep(0.05)
+    assert any("x9b2J" in line for line in server.lines)
+    for line in server.lines:
+        assert line.rstrip("\n").isprintable() and len(line) < 5000, line[:200]
 
 
 def test_the_files_of_the_page_are_there():
