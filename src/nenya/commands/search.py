@@ -25,7 +25,7 @@ from nenya.options.extras import need
 from nenya.options.sections import Options, build_options
 from nenya.plotting import closest_strip
 from nenya.storage.arrays import read_arrays
-from nenya.storage.disk import check_output
+from nenya.storage.disk import check_output, together
 from nenya.storage.paths import base_name, expand, fetch, find_sources, local_path
 from nenya.storage.s3.service import is_s3
 from nenya.storage.texts import lines_of
@@ -73,11 +73,12 @@ def run(options: SearchOptions) -> int:
     answer = find(archive, query, options, sql, known)
     found = table_of(archive, answer)
     _show(found, answer, options, sql)
-    if options.out and len(found):
-        write_table(found, local_path(options.out))
-        log.info("%s", options.out)
-    if options.images and len(found):
-        _draw(archive, found, answer, (like, pictures), options)
+    with together():
+        if options.out and len(found):
+            write_table(found, local_path(options.out))
+            log.info("%s", options.out)
+        if options.images and len(found):
+            _draw(archive, found, answer, (like, pictures), options)
     return 0
 
 
