@@ -20,7 +20,7 @@ from nenya.storage.disk import atomic_path, folder_bytes
 from nenya.storage.names import remove
 from nenya.storage.paths import is_s3
 from nenya.storage.s3.service import store
-from nenya.storage.small_files import read_yaml_file, unfit
+from nenya.storage.small_files import read_yaml_file, refuse_link, refuse_links, unfit
 
 if TYPE_CHECKING:
     from nenya.data.cutouts import CutoutFile
@@ -266,7 +266,9 @@ def run_folder(options: TrainOptions, files: "list[Path | str]", needed: int, *,
         return folder
     if aside and (not folder.exists() or folder.is_dir()):
         set_aside(folder)
-    elif not options.resume:
+    elif options.resume:
+        _refuse_links(folder)
+    else:
         _clear(folder, clobber=options.clobber)
     check_room(folder, needed - (folder_bytes(folder) if options.resume else 0), "a run")
     _write_config(options, files, folder)
@@ -287,6 +289,18 @@ def _new_name(options: TrainOptions) -> Path:
     name = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S") + (_DEBUG_SUFFIX if options.debug else "")
     folder = _OUTPUTS / options.model.name / name
     return folder.with_name(f"{folder.name}_{os.getpid()}") if folder.exists() else folder
+
+
+def _refuse_links(folder: Path) -> None:
+    """Check that a run that somebody handed over leads nowhere: training writes and removes files in it.
+
+    Raises:
+        OutputError: A link is where it would.
+    """
+    for name in _RUN_ENTRIES:
+        refuse_link(folder / name)
+    for name in ("checkpoints", "learning_curve"):  # in wandb's own folder are links of its own
+        refuse_links(folder / name)
 
 
 def _clear(folder: Path, *, clobber: bool) -> None:

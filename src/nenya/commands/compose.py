@@ -55,7 +55,7 @@ class _ToStandardError(logging.StreamHandler[Any]):
 
 
 def set_up_logging() -> None:
-    """Send log lines of nenya to standard error, and silence those of the libraries."""
+    """Send log lines of nenya to standard error, and warnings of libraries, which may quote a file or a visitor."""
     logger = logging.getLogger("nenya")
     handler = _ToStandardError()
     handler.setFormatter(LineFormatter("%(message)s"))
@@ -66,6 +66,22 @@ def set_up_logging() -> None:
     for other in ("lightning", "lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
         logging.getLogger(other).setLevel(logging.WARNING)
     warnings.formatwarning = _warning
+    root = logging.getLogger()
+    if not root.handlers:  # else a library sets up its own, which prints anything
+        others = _OfLibraries(logging.WARNING)
+        others.setFormatter(LineFormatter("%(levelname)s: %(name)s: %(message)s"))
+        root.addHandler(others)
+
+
+class _OfLibraries(logging.Handler):
+    """Writes to what standard error is at that time."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line."""
+        try:
+            sys.stderr.write(self.format(record) + "\n")
+        except Exception:
+            self.handleError(record)
 
 
 def _warning(

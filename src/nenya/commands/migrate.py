@@ -276,7 +276,7 @@ def _checkpoint(path: Path, out: Path) -> Finding:
 def _hdf5(path: Path, out: Path) -> Finding:
     with open_hdf5(path) as file, damage_named(str(path)):
         names = list(file)
-        projector = file.attrs.get("format") == FORMAT
+        projector = file.attrs.one("format") == FORMAT
         shapes = list_datasets(file)
     if projector:
         return Finding("", WORKS, "a projector, for nenya embed projector=")

@@ -429,8 +429,9 @@ def save_safetensors(
     }
     # Copies, because the format refuses tensors that share memory.
     copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    data = safetensors.torch.save(copies, described)  # its own writer has temporary files and errors of its own
     with atomic_path(Path(path)) as temporary:
-        safetensors.torch.save_file(copies, temporary, described)
+        temporary.write_bytes(data)
 
 
 def _describe(architecture: Mapping[str, Any]) -> str:
