@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.archive.folder import open_version
-from nenya.commands.examples import described, place_and_date
 from nenya.data.cutouts import inspect_cutouts
 from nenya.errors import InputFileError, OptionError
 from nenya.io import TABLE_SUFFIXES, read_table, write_table
+from nenya.latents.examples import described, place_and_date
 from nenya.latents.files import open_latents
 from nenya.latents.index import Answer, FilesSearcher, IndexSearcher, Searcher
 from nenya.latents.index_s3 import fetch_index
@@ -74,7 +74,12 @@ def run(options: SearchOptions) -> int:
     known = np.concatenate([like, unlike])
     answer = find(archive, query, options, sql, known)
     found = table_of(archive, answer)
-    lines = [*described(archive, like), *described(archive, unlike, "unlike")]
+    lines = [
+        line
+        for label, rows in (("example", like), ("unlike", unlike))
+        if len(rows)
+        for line in described(archive.describe(rows), label)
+    ]
     say(lines_of([*lines, *(f"example: {place}" for place in _list(options.image))]))
     _show(found, answer, options, sql)
     with together():

@@ -1,8 +1,8 @@
 """Examples of a search: what a number, a UID or a cutout names among the rows of latents."""
 
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,3 +92,36 @@ def one_row(example: str, found: NDArray[np.int64], rows: int) -> int:
         what = "several rows match" if len(found) else f"no row with a latent among {rows} matches"
         raise InputFileError(f"{example}: {what}; check the name, or give the row number; {known}")
     return int(found[0])
+
+
+def described(table: "pd.DataFrame", label: str) -> list[str]:
+    """Return a line on each example: its row, cutout, place, date and UID, as far as they are known.
+
+    Args:
+        table: of the examples, from a searcher's `describe`.
+        label: the first word of each line.
+    """
+    lines = []
+    for row in table.to_dict("records"):
+        of_table: Any = row.get(TABLE_ROW)
+        known = of_table is not None and of_table == of_table  # not NaN
+        where = f"row {int(of_table)} of the table" if known else f"row {row[ROW]} of the latents"
+        kind = {1: "train", 0: "valid"}.get(row["pp_type"], row["pp_type"])
+        parts = [where, f"{row['pp_file']}:{kind}:{row['pp_idx']}", *place_and_date(row).splitlines()]
+        parts += [f"UID {row['UID']}"] if row.get("UID") is not None else []
+        lines.append(f"{label}: {', '.join(parts)}")
+    return lines
+
+
+def place_and_date(row: Mapping[Hashable, Any]) -> str:
+    """Return place and time of a row of a table, in up to two lines, without missing parts."""
+    import pandas as pd
+
+    lines = []
+    if {"lat", "lon"} <= set(row) and all(pd.notna(row[name]) and np.isfinite(row[name]) for name in ("lat", "lon")):
+        lat, lon = float(row["lat"]), (float(row["lon"]) + 180) % 360 - 180
+        lines.append(f"{abs(lat):.1f}\N{DEGREE SIGN}{'NS'[lat < 0]} {abs(lon):.1f}\N{DEGREE SIGN}{'EW'[lon < 0]}")
+    date = pd.to_datetime(pd.Series([row.get("datetime")]), errors="coerce").iloc[0]
+    if not pd.isna(date):
+        lines.append(f"{date:%Y-%m-%d}")
+    return "\n".join(lines)
