@@ -227,8 +227,12 @@ def _clean_names(path: Path, tensors: Any) -> dict[str, Tensor]:
 
 
 def _is_weights(content: Any) -> bool:
-    """Return whether an object is a dictionary of tensors."""
-    return isinstance(content, Mapping) and bool(content) and all(isinstance(v, Tensor) for v in content.values())
+    """Return whether an object is a dictionary of tensors, with names of an encoder."""
+    return (
+        isinstance(content, Mapping)
+        and all(isinstance(value, Tensor) for value in content.values())
+        and any(str(name).endswith(_FIRST.removeprefix("encoder.")) for name in content)
+    )
 
 
 def _check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
