@@ -13,7 +13,6 @@ from nenya.data.hdf5_links import Links
 from nenya.data.hdf5_open import open_hdf5
 from nenya.errors import InputFileError, NenyaError
 from nenya.prepare.remote import (
-    MARKS,
     find_remote,
     identity_of_remote,
     is_icechunk,
@@ -21,6 +20,7 @@ from nenya.prepare.remote import (
     local_references,
     open_remote,
 )
+from nenya.prepare.zarr_check import MARKS
 from nenya.storage.paths import entries_of, find_paths, local_path
 from nenya.storage.small_files import is_regular
 
