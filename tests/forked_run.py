@@ -9,7 +9,11 @@ import os
 import sys
 
 import h5py  # noqa: F401  # so that each process need not
+import matplotlib.figure  # noqa: F401
 import pandas  # noqa: F401
+import pyarrow.parquet  # noqa: F401
+import scipy.stats  # noqa: F401
+import torch  # noqa: F401
 import xarray  # noqa: F401
 
 from nenya.cli import run_command

@@ -4,21 +4,26 @@ Letters in shapes: N images, H = W pixels a side, D the length of a latent.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from torch.utils.data import DataLoader, Dataset
 
-from nenya.errors import InputFileError, OptionError
+from nenya.data.datamodule import view_sampler
+from nenya.errors import InputFileError, OptionError, OptionFileError
 from nenya.io import as_options, load_opt
 from nenya.latents_extraction import calc_latent
 from nenya.models.contrastive import load_model
 from nenya.models.resnet import check_image_size
 from nenya.options.commands import ExtractOptions
+from nenya.options.files import model_versions, read_group
+from nenya.options.sections import Options, build_options
 from nenya.tables.quantities import central_dt
+from nenya.train_util import TwoViews
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +31,12 @@ _EXPECTED = "expected an image of shape (H, W), (1, H, W) or (N, 1, H, W) with H
 
 
 def get_latents(
-    image: ArrayLike, model_file: str | Path, opt: Any, *, side: int | None = None
+    image: ArrayLike | None = None,
+    model_file: str | Path | None = None,
+    opt: Any = None,
+    *,
+    img: ArrayLike | None = None,
+    side: int | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return the latents of images, after removing the mean of each.
 
@@ -38,6 +48,7 @@ def get_latents(
             one.
         model_file: the weights, a path or an s3:// address; read once per process.
         opt: options of `nenya.io.load_opt`.
+        img: the image, by the name in users' scripts.
         side: pixels a side to which larger images are averaged, if theirs is a multiple. By default images keep their
             size, as the cutouts of a file do; a warning says that it is not the model's.
 
@@ -49,8 +60,10 @@ def get_latents(
         InputFileError: The image has the wrong shape, is too small, or is not a multiple of the model's cutouts.
         CheckpointError: The weights cannot be used.
     """
+    if model_file is None:
+        raise OptionError("expected model_file=, the weights of the model")
     options = as_options(ExtractOptions, opt)
-    images = _in_size(_as_batch(image), side or 0)
+    images = _in_size(_as_batch(_given(image, img)), side or 0)
     wanted = options.model.image_size
     if side is None and wanted and images.shape[-1] != wanted:
         log.warning(
@@ -64,6 +77,16 @@ def get_latents(
     tensor, size, gpu = torch.from_numpy(images), options.loader.batch_size_valid, torch.cuda.is_available()
     latents = [calc_latent(module, tensor[i : i + size], gpu) for i in range(0, len(tensor), size)]
     return np.concatenate(latents), images
+
+
+def _given(image: ArrayLike | None, img: ArrayLike | None) -> ArrayLike:
+    """Return the image that is given by either name."""
+    if image is not None and img is not None:
+        raise OptionError("image= and img= are the same argument: give one of them")
+    found = img if image is None else image
+    if found is None:
+        raise OptionError("expected an image")
+    return found
 
 
 def _in_size(images: NDArray[np.floating[Any]], side: int) -> NDArray[np.floating[Any]]:
@@ -123,7 +146,7 @@ def _equal_channels(images: NDArray[np.floating[Any]]) -> bool:
 
 
 def umap_image(
-    nenya_model: str, image: ArrayLike
+    nenya_model: str, image: ArrayLike | None = None, *, img: ArrayLike | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], str, float, NDArray[np.float32]]:
     """Return the UMAP coordinates of an image.
 
@@ -132,6 +155,7 @@ def umap_image(
         image: one image, (H, W), (1, H, W) or (1, 1, H, W): SST or its anomaly in K or degrees C. If its side is a
             multiple of that of the model's or the UMAP's cutouts, it is averaged down first; if neither states a size,
             the image keeps its own.
+        img: the image, by the name in users' scripts.
 
     Returns:
         The coordinates, (1, 2) float32, equal to those in the table up to rounding of the latents; the image passed to
@@ -145,7 +169,7 @@ def umap_image(
     from nenya.nenya_umap import load, places
 
     places(nenya_model, 0.0)  # refuses a model without UMAPs before anything is read
-    images = _as_batch(image)
+    images = _as_batch(_given(image, img))
     if len(images) != 1:
         raise InputFileError(
             f"expected one image, got {len(images)}: call it once per image, as each may need another UMAP"
@@ -202,3 +226,47 @@ def calc_DT(  # the name that users know
     fields = values[:, 0] if values.ndim == 4 else values
     found = central_dt(fields, 2 * half)
     return float(found) if values.ndim == 2 else found
+
+
+class ImageDataset(Dataset[Any]):
+    """One image, transformed anew at each access.
+
+    Args:
+        image: (1, H, W).
+        transform: of an image (H, W, 1).
+    """
+
+    def __init__(self, image: ArrayLike, transform: Callable[[Any], Any]) -> None:
+        self.images, self.transform = [_unmasked(image)], transform
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Any:
+        """Return what `transform` makes of the image."""
+        return self.transform(np.transpose(self.images[index], (1, 2, 0)))
+
+
+def image_loader(image: ArrayLike, version: str = "v4") -> DataLoader[Any]:
+    """Return a loader of two random views of one image, as a model version is trained on.
+
+    Args:
+        image: (H, W) or (1, H, W), K or degrees C.
+        version: name of a model version.
+
+    Returns:
+        A loader of one batch: a list of two tensors (1, C, H, W), float32.
+
+    Raises:
+        OptionError: The version is unknown.
+        InputFileError: The image has the wrong shape.
+    """
+    if version not in model_versions():
+        raise OptionFileError(f"no model version {version} (known: {', '.join(model_versions())})")
+    options = build_options(Options, read_group("model", version))
+    images = _as_batch(image)
+    view_sampler(options.augment).check(images.shape[-1])
+    dataset = ImageDataset(
+        images[0].astype(np.float32), TwoViews(view_sampler(options.augment), options.model.nchannels)
+    )
+    return DataLoader(dataset, batch_size=1, shuffle=False)

@@ -14,11 +14,10 @@ from nenya.commands.network import with_network
 from nenya.errors import Interrupted, NenyaError
 from nenya.options.declare import suggest
 from nenya.storage.s3.access import s3_access
-from nenya.storage.texts import Lines, first_words, printed, say
+from nenya.storage.texts import Lines, cut, first_words, printed, say
 
 log = logging.getLogger(__name__)
 
-_LONGEST = 4000  # characters of an error line, which may quote the input
 _PIPE = 141  # the exit code that shells give a command ended by SIGPIPE
 HYDRA_FLAGS = ("--help", "-h", "--cfg", "-c", "--info", "-i", "--package", "-p")
 
@@ -113,6 +112,5 @@ def _run(name: str, args: list[str]) -> int:
 def _say(name: str, error: BaseException, line: str, code: int, show: bool) -> int:
     if show:
         print(printed("".join(traceback.format_exception(error)), lines=True), end="", file=sys.stderr)
-    said = printed(f"nenya {name}: {' '.join(line.split())}")
-    print(said if len(said) <= _LONGEST else f"{said[:_LONGEST]} ...", file=sys.stderr, flush=True)
+    print(cut(printed(f"nenya {name}: {' '.join(line.split())}")), file=sys.stderr, flush=True)
     return code

@@ -41,30 +41,38 @@ def _downward(centre: float, half: float) -> Interval:
     return Interval(-math.inf, centre) if half < 0 else Interval(centre - half, centre + half)
 
 
+umap_DT: dict[str, tuple[float, float] | None] = {
+    "DT0": (0.25, 0.25),
+    "DT1": (0.75, 0.25),
+    "DT15": (1.25, 0.25),
+    "DT2": (2.0, 0.5),
+    "DT4": (3.25, 0.75),
+    "DT5": (4.0, -1),
+    "DT10": (1.0, 0.05),
+    "all": None,
+}
+"""Temperature differences by centre and half width, K; a negative half width means 'and above'."""
+
 DT_INTERVALS: dict[str, Interval] = {
-    "DT0": _upward(0.25, 0.25),
-    "DT1": _upward(0.75, 0.25),
-    "DT15": _upward(1.25, 0.25),
-    "DT2": _upward(2.0, 0.5),
-    "DT4": _upward(3.25, 0.75),
-    "DT5": _upward(4.0, -1),
-    "DT10": _upward(1.0, 0.05),
-    "all": Interval(-math.inf, math.inf),
+    name: Interval(-math.inf, math.inf) if ends is None else _upward(*ends) for name, ends in umap_DT.items()
 }
 """Temperature differences T90 - T10, K, by the names that users know; they overlap."""
 
 DT_BINS = ("DT0", "DT1", "DT15", "DT2", "DT4", "DT5")
 """The intervals that a UMAP is fitted for: without gaps or overlaps from 0 K on."""
 
-SLOPE_INTERVALS: dict[str, Interval] = {
-    "a0": _downward(-0.25, 0.25),
-    "a1": _downward(-0.75, 0.25),
-    "a15": _downward(-1.25, 0.25),
-    "a2": _downward(-1.75, 0.25),
-    "a25": _downward(-2.25, 0.25),
-    "a3": _downward(-2.75, 0.25),
-    "a4": _downward(-3.0, -1),
+umap_alpha: dict[str, tuple[float, float]] = {
+    "a0": (-0.25, 0.25),
+    "a1": (-0.75, 0.25),
+    "a15": (-1.25, 0.25),
+    "a2": (-1.75, 0.25),
+    "a25": (-2.25, 0.25),
+    "a3": (-2.75, 0.25),
+    "a4": (-3.0, -1),
 }
+"""Spectral slopes by centre and half width; a negative half width means 'and below'."""
+
+SLOPE_INTERVALS: dict[str, Interval] = {name: _downward(*ends) for name, ends in umap_alpha.items()}
 """Exponents of the power spectrum against wavenumber, by the names that users know."""
 
 SEASONS: dict[str, tuple[int, int, int]] = {
@@ -87,6 +95,12 @@ REGIONS: dict[str, Region] = {
     "global": Region((-999, 999), (-999, 999)),
     "north": Region((-999, 999), (0, 999)),
 }
+
+
+geo_regions: dict[str, dict[str, list[float]]] = {
+    name: {"lons": list(region.lon), "lats": list(region.lat)} for name, region in REGIONS.items()
+}
+"""The same regions, as users' scripts read them."""
 
 
 def dt_bin(dt: float) -> str:

@@ -3,11 +3,12 @@
 Letters in shapes: N cutouts, B of them in a batch, C channels, H x W pixels, D the length of a latent.
 """
 
+import functools
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import h5py
 import numpy as np
@@ -17,17 +18,23 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from nenya.data.cutouts import CutoutReader
+from nenya.data.hdf5_open import open_hdf5
 from nenya.errors import FilesFailed, InputFileError, OptionError
-from nenya.extraction.batch import extract_share, follow
+from nenya.extraction.batch import extract_share, follow, output_places
 from nenya.extraction.memory import check_rows, fit_channels, latents_of_file, latents_of_loader
 from nenya.extraction.shard import find_shard
-from nenya.io import Params, as_options, under_outdir, weights_place
-from nenya.models.contrastive import load_model
+from nenya.io import Params, as_options, load_model_name, under_outdir, weights_place
+from nenya.models.contrastive import ContrastiveModule, load_model
+from nenya.models.resnet import ContrastiveNet
 from nenya.options.commands import ExtractOptions
 from nenya.runtime.process import is_main_process
-from nenya.storage.paths import find_sources, local_path, temporary_copy
+from nenya.storage.paths import find_sources, is_s3, local_path, temporary_copy
+from nenya.storage.s3.service import store
 
 log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 ImageAndMetadata = tuple[NDArray[np.float32], Any]
 
@@ -36,8 +43,8 @@ def main(opt_path: str, pp_files: Sequence[str], clobber: bool = False, debug: b
     """Extract the latents of cutout files with the options and weights of a training run.
 
     The weights are `<s3_outdir>/<model_folder>/last.pth`, the latents go to `<s3_outdir>/<latents_folder>/`;
-    `s3_outdir` is an s3:// address or a folder. A file that fails does not stop the others. Complete latents made with
-    the same weights from the same source are skipped.
+    `s3_outdir` is an s3:// address or a folder, without it the working folder. A file that fails does not stop the
+    others. Complete latents made with the same weights from the same source are skipped.
 
     Args:
         opt_path: the JSON option file, a path or an s3:// address.
@@ -51,8 +58,6 @@ def main(opt_path: str, pp_files: Sequence[str], clobber: bool = False, debug: b
         NenyaError: An error that concerns all files, such as missing weights, or the only file.
     """
     opt = Params(opt_path)
-    if not opt.s3_outdir:
-        raise OptionError(f"{opt_path}: s3_outdir is needed: the s3:// address or folder of models/ and latents/")
     if not pp_files:
         raise OptionError("pp_files is empty: give cutout files, such as ['s3://bucket/PreProc/a_preproc.h5']")
     options = replace(as_options(ExtractOptions, opt), clobber=clobber, debug=debug, ckpt=weights_place(opt))
@@ -64,6 +69,86 @@ def main(opt_path: str, pp_files: Sequence[str], clobber: bool = False, debug: b
     if code:
         failed = [item for item in items if item.fate == "failed"]
         raise FilesFailed(f"{len(failed)} of {len(items)} files failed; the first: {failed[0].place}: {failed[0].note}")
+
+
+def evaluate(  # the arguments that users know
+    opt_path: str | Path,
+    pp_file: str | Path,
+    debug: bool = False,
+    clobber: bool = False,
+    use_gpu: bool | None = None,
+    latents_file: str | Path | None = None,
+    local_model_path: str | Path | None = None,
+    base_model_name: str = "last.pth",
+    *,
+    model_name: str | None = None,
+) -> str:
+    """Extract the latents of one cutout file with the options and weights of a training run.
+
+    Complete latents made with the same weights from the same file are skipped, and so is an existing file that nenya
+    did not write, with a warning.
+
+    Args:
+        opt_path: the JSON option file.
+        pp_file: the cutout file, a path or an s3:// address.
+        debug: two batches of each partition only, into a file that ends in `_latents_debug.h5`.
+        clobber: overwrite existing latents.
+        use_gpu: compute on the GPU; None: if there is one. Without a GPU it is the CPU, with a warning.
+        latents_file: the output; default `<name of pp_file>_latents.h5` beside it.
+        local_model_path: the folder with `<model_folder>/`; see `nenya.io.load_model_name` for the default.
+        base_model_name: name of the file with the weights, such as `ckpt_epoch_10.pth`.
+        model_name: the same, by its earlier name.
+
+    Returns:
+        The location of the latents.
+
+    Raises:
+        NenyaError: The option file, the weights or the cutout file cannot be used, or the output exists.
+    """
+    opt, weights = load_model_name(opt_path, local_model_path, model_name or base_model_name)
+    source = _one_source(pp_file)
+    wanted = None if latents_file is None else str(latents_file)
+    out = str(output_places([source], wanted, debug=debug)[0])
+    if not clobber and not is_s3(out) and _is_of_others(Path(out)):
+        log.warning("%s exists, not written by this nenya: kept; clobber=True overwrites it", out)
+        return out
+    options = replace(as_options(ExtractOptions, opt), clobber=clobber, debug=debug, ckpt=weights)
+    if use_gpu is False or (use_gpu and not torch.cuda.is_available()):
+        if use_gpu:
+            log.warning("use_gpu=True, but torch finds no GPU here: computing on the CPU")
+        options.trainer.accelerator = "cpu"
+    code, items = extract_share(options, str(source), wanted, (0, 1))
+    if code:
+        raise FilesFailed(f"{items[0].place}: {items[0].note}")
+    return out
+
+
+def _is_of_others(path: Path) -> bool:
+    """Return whether a file is there that has no provenance of ours."""
+    if not path.is_file():
+        return False
+    with open_hdf5(path) as file:
+        return "checkpoint_sha256" not in file.attrs
+
+
+def prep(opt: Params) -> tuple[str, list[str]]:
+    """Return the place of the weights of a training, and the names of the latents files that exist already.
+
+    Each file is listed by our name, `a_preproc_latents.h5`, and by the first nenya's, `a_latents.h5`.
+
+    Args:
+        opt: options of `nenya.io.Params`.
+
+    Raises:
+        StorageError: An S3 service does not list them.
+    """
+    folder = under_outdir(opt, opt.latents_folder)
+    if is_s3(folder):
+        found = [item.url.rpartition("/")[2] for item in store().find(folder + "/")]
+    else:
+        found = [path.name for path in Path(folder).glob("*.h5")]
+    older = [name.replace("_preproc_latents.h5", "_latents.h5") for name in found]
+    return weights_place(opt), list(dict.fromkeys([*found, *older]))
 
 
 class HDF5RGBDataset(Dataset[ImageAndMetadata]):
@@ -131,15 +216,41 @@ def _collate(items: Sequence[ImageAndMetadata]) -> tuple[Tensor, list[Any]]:
     return torch.from_numpy(np.stack([image for image, _ in items])), [metadata for _, metadata in items]
 
 
+id_collate = _collate
+"""The same, by the name in users' scripts."""
+
+
+def _with_channels_first(function: Callable[P, T]) -> Callable[P, T]:
+    """Let the last version's order through, in which the number of channels comes before the batch size.
+
+    It is told by `batch_size` being given by name too, by a third number, or by 1 or 3 before a larger number.
+    """
+
+    @functools.wraps(function)
+    def call(*args: Any, **named: Any) -> T:
+        numbers = [size for size in args[2:] if isinstance(size, int)]
+        first = bool(numbers) and ("batch_size" in named or len(numbers) > 2)
+        if first or (len(numbers) == 2 and numbers[0] in (1, 3) and numbers[1] > numbers[0]):
+            args, named = (*args[:2], *args[3:]), {"nchannels": args[2], **named}
+        return function(*args, **named)
+
+    return call
+
+
+@_with_channels_first
 def build_loader(
     data_file: str | Path,
     dataset: str,
     batch_size: int = 1,
     num_workers: int = 1,
     allowed_indices: ArrayLike | None = None,
+    nchannels: int = 3,
     allow_external: bool = False,
 ) -> tuple[HDF5RGBDataset, DataLoader[ImageAndMetadata]]:
     """Return the cutouts of a partition in order, and a loader of them.
+
+    The last version of the first nenya had `nchannels` before `batch_size`, which is understood where `batch_size` is
+    given by name, or where the first number is 1 or 3 and a larger one follows.
 
     Args:
         data_file: the cutout file.
@@ -147,14 +258,15 @@ def build_loader(
         batch_size: cutouts in a batch B.
         num_workers: loader processes.
         allowed_indices: rows to use, in their order; None for all.
+        nchannels: repetitions of the channel.
         allow_external: whether links in the file may lead out of its folder.
 
     Returns:
-        The data set, and the loader, which yields images (B, 3, H, W), float32, and a list of B metadata.
+        The data set, and the loader, which yields images (B, C, H, W), float32, and a list of B metadata.
     """
-    dset = HDF5RGBDataset(data_file, partition=dataset, allowed_indices=allowed_indices, allow_external=allow_external)
+    dset = HDF5RGBDataset(data_file, dataset, allowed_indices, nchannels, allow_external)
     loader = DataLoader(
-        dset, batch_size=batch_size, shuffle=False, collate_fn=_collate, drop_last=False, num_workers=num_workers
+        dset, batch_size=batch_size, shuffle=False, collate_fn=id_collate, drop_last=False, num_workers=num_workers
     )
     return dset, loader
 
@@ -187,17 +299,24 @@ def calc_latent(model: nn.Module, image_tensor: Tensor, using_gpu: bool) -> NDAr
     return latents
 
 
-def model_latents_extract(
+def model_latents_extract(  # noqa: PLR0913  # the arguments that users know
     opt: Any,
-    data_file: str | Path | None,
-    model_path: str | Path | None,
-    remove_module: bool = True,
+    data_file: Any = None,
+    model_path: Any = None,
+    remove_module: bool | None = True,
     in_loader: Iterable[Any] | None = None,
     partitions: Sequence[str] = ("train", "valid"),
     allowed_indices: ArrayLike | None = None,
     debug: bool = False,
+    *,
+    model: nn.Module | None = None,
+    using_gpu: bool | None = None,
+    loader: Iterable[Any] | None = None,
 ) -> dict[str, NDArray[np.float32]]:
     """Return the latents of a file's cutouts, in memory.
+
+    The last version of the first nenya had another order: options, network, file, using_gpu. A network in the second
+    place tells it.
 
     Args:
         opt: options of `nenya.io.load_opt`.
@@ -209,6 +328,9 @@ def model_latents_extract(
         partitions: those to extract, if the file has them.
         allowed_indices: rows of each partition to extract, in their order; None for all.
         debug: two batches of each partition only.
+        model: a network with its weights in place of `model_path`.
+        using_gpu: compute on the GPU; None: if there is one.
+        loader: `in_loader` by its earlier name.
 
     Returns:
         Partition -> (N, D), float32, in the order of `partitions`; a cutout with non-finite pixels has a row of NaN.
@@ -221,10 +343,19 @@ def model_latents_extract(
     partitions = (partitions,) if isinstance(partitions, str) else tuple(partitions or ())
     if not partitions:
         raise OptionError("partitions= is empty: give names of data sets, such as ('train', 'valid')")
+    if isinstance(data_file, nn.Module):
+        model, data_file, model_path = data_file, model_path, None
+        using_gpu = using_gpu if using_gpu is not None else remove_module
+    in_loader = loader if in_loader is None else in_loader
     options = replace(as_options(ExtractOptions, opt), debug=debug)
-    if model_path is None:
+    if using_gpu is False or not torch.cuda.is_available():
+        options.trainer.accelerator = "cpu"
+    if model is not None:
+        module = _module_of(options, model)
+    elif model_path is None:
         raise OptionError(f"model_path=None: model {options.model.name} has no published weights; give a path")
-    _, module = load_model(options, str(model_path))
+    else:
+        _, module = load_model(options, str(model_path))
     if in_loader is not None:
         if allowed_indices is not None:
             raise OptionError("allowed_indices cannot be combined with in_loader: give them to build_loader")
@@ -234,6 +365,14 @@ def model_latents_extract(
         raise OptionError("data_file=None: give the cutout file, or a loader with in_loader=")
     with temporary_copy(_one_source(data_file), options.loader.cache_dir) as path:
         return latents_of_file(options, module, path, partitions, allowed_indices)
+
+
+def _module_of(options: ExtractOptions, model: nn.Module) -> ContrastiveModule:
+    """Return the module that extracts with a network of the user's."""
+    net = getattr(model, "net", model)
+    if not isinstance(net, ContrastiveNet):
+        raise OptionError(f"model of type {type(model).__name__}: expected the network of set_model or SupConResNet")
+    return ContrastiveModule(options, net)
 
 
 def _one_source(data_file: str | Path) -> Path | str:

@@ -6,18 +6,21 @@ Letters in shapes: N latents of D dimensions, M components.
 import logging
 import os
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from nenya.errors import InputFileError, OptionError, OutputError
+from nenya.errors import InputFileError, NenyaError, OptionError, OutputError
 from nenya.latents.components import BLOCK_ROWS, PCA, fit_pca
 from nenya.latents.files import open_latents
 from nenya.storage.arrays import read_arrays
 from nenya.storage.disk import atomic_path
+
+if TYPE_CHECKING:
+    from torch import nn
 
 log = logging.getLogger(__name__)
 
@@ -25,20 +28,23 @@ log = logging.getLogger(__name__)
 _SAVED = ("M", "mean", "explained_variance", "variance", "spectrum", "uncentred", "total_variance", "rows")
 
 
-def fit_latents(  # the first four are the users' call
+def fit_latents(
     latents_file: Any,
     outfile: str | os.PathLike[str],
+    *key_and_Nmax: str | int | None,
     key: str | None = None,
     Nmax: int | None = None,
-    *,
     n_components: int | None = None,
     coefficients: bool = True,
 ) -> PCA:
     """Fit the latents of a file and save components and coefficients in the users' format; see `save`.
 
+    The first nenya had `key` and `Nmax` in this order, later in the other: by position, a number is `Nmax`.
+
     Args:
         latents_file: a latents file, or several by a glob, folder or list, or `Latents`.
         outfile: the `.npz` file; overwritten if it exists.
+        key_and_Nmax: the next two, by position.
         key: only this partition; by default `train`, then `valid`.
         Nmax: only the first `Nmax` rows.
         n_components: number M of components; by default min(N, D).
@@ -49,6 +55,15 @@ def fit_latents(  # the first four are the users' call
         OptionError: `Nmax` exceeds the rows, or `n_components` the dimensions.
         OutputError: The file cannot be written.
     """
+    for value in key_and_Nmax:
+        if isinstance(value, str) and key is None:
+            key = value
+        elif isinstance(value, int) and not isinstance(value, bool) and Nmax is None:
+            Nmax = value
+        elif value is not None:
+            raise OptionError(
+                f"{value!r} by position: expected the name of a partition and a number of rows, once each"
+            )
     latents = latents_file
     if not hasattr(latents, "shape"):
         latents = open_latents(latents_file, partitions=("train", "valid") if key is None else (key,))
@@ -99,6 +114,8 @@ def save(pca: PCA, outfile: str | os.PathLike[str], latents: Iterable[npt.NDArra
             for name, array in small.items():
                 with archive.open(f"{name}.npy", "w") as member:
                     np.lib.format.write_array(member, array, allow_pickle=False)
+    except NenyaError:
+        raise
     except OSError as error:
         raise OutputError(f"cannot write {outfile}: {error.strerror or error}") from error
 
@@ -164,3 +181,124 @@ def open_coefficients(path: str | os.PathLike[str]) -> npt.NDArray[np.float32]:
         return np.memmap(path, "<f4", "r", offset, shape)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise InputFileError(f"{path}: expected coefficients of nenya ({error}): make them by fit_latents") from error
+
+
+def find_eigenmatches(
+    pca_file: str | os.PathLike[str],
+    latents_file: str | os.PathLike[str],
+    modes: Sequence[int],
+    nimages: int = 1,
+    partition: str = "train",
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Find the latents with the largest cosine to principal components.
+
+    Args:
+        pca_file: an `.npz` file of `fit_latents`, or of the first nenya.
+        latents_file: the latents file.
+        modes: numbers of the components, from 0.
+        nimages: rows for each component.
+        partition: of the latents file.
+
+    Returns:
+        Row numbers of the partition, the nearest first, and their cosines, both (nimages, number of modes).
+
+    Raises:
+        InputFileError: A file cannot be read.
+        OptionError: There are fewer components or latents.
+    """
+    components = components_of(pca_file)
+    latents = open_latents(latents_file, partitions=(partition,))
+    if not 1 <= nimages <= len(latents):
+        raise OptionError(f"nimages={nimages}: expected 1 to {len(latents)}, the number of latents")
+    wrong = [mode for mode in modes if not 0 <= mode < len(components)]
+    if wrong:
+        raise OptionError(f"mode {wrong[0]}: expected 0 to {len(components) - 1}, the components of {pca_file}")
+    wanted = components[list(modes)]
+    cosines = np.concatenate([
+        _cosines(np.asarray(latents[start : start + BLOCK_ROWS], np.float64), wanted)
+        for start in range(0, len(latents), BLOCK_ROWS)
+    ])  # fmt: skip
+    rows = np.argsort(-cosines, axis=0, kind="stable")[:nimages]
+    return rows, np.take_along_axis(cosines, rows, axis=0)
+
+
+def _cosines(latents: npt.NDArray[np.float64], wanted: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the cosines (n, M) of latents (n, D) and components (M, D); -inf for latents that are not finite."""
+    lengths = np.linalg.norm(latents, axis=1)[:, None] * np.linalg.norm(wanted, axis=1)
+    found: npt.NDArray[np.float64] = (latents @ wanted.T) / np.maximum(lengths, 1e-300)
+    found[~np.isfinite(found)] = -np.inf
+    return found
+
+
+def components_of(path: str | os.PathLike[str]) -> npt.NDArray[np.float64]:
+    """Return the components (M, D) of an `.npz` file, ours or the first nenya's.
+
+    Raises:
+        InputFileError: It cannot be read, or has none.
+    """
+    try:
+        found = np.asarray(read_arrays(Path(path), ("M",))["M"], np.float64)
+    except KeyError as error:
+        raise InputFileError(f"{path}: expected principal components (M): make them by fit_latents") from error
+    if found.ndim != 2 or not np.isfinite(found).all():
+        raise InputFileError(f"{path}: expected components M of shape (M, D), got {found.shape}, or not finite")
+    return found
+
+
+def generate_eigenmode_with_regularization(  # noqa: PLR0913  # the arguments that users know
+    model: "nn.Module",
+    target_latent: npt.ArrayLike,
+    image_shape: Sequence[int],
+    num_iterations: int = 1000,
+    lr: float = 0.01,
+    clamp_value: float | None = None,
+    tv_weight: float = 1e-4,
+    l2_weight: float = 1e-6,
+    start_image: npt.ArrayLike | None = None,
+    seed: int = 0,
+) -> tuple[npt.NDArray[np.float32], float]:
+    """Optimise an image whose latent lies near a component; `nenya metrics` draws smoother ones for both ends.
+
+    Args:
+        model: the network; its weights stay as they are.
+        target_latent: (D,), such as a component.
+        image_shape: (C, H, W), or (H, W) for one channel.
+        num_iterations: steps of Adam.
+        lr: its rate.
+        clamp_value: largest absolute value of a pixel; default 5.
+        tv_weight: weight of the total variation.
+        l2_weight: weight of the sum of squares.
+        start_image: where to begin; default white noise.
+        seed: of the noise.
+
+    Returns:
+        The image (C, H, W), and the cosine of its latent and the target.
+
+    Raises:
+        OptionError: The shape is not that of an image.
+    """
+    import torch
+    from torch.nn import functional
+
+    shape = tuple(image_shape) if len(image_shape) == 3 else (1, *image_shape)
+    if len(shape) != 3:
+        raise OptionError(f"image_shape={tuple(image_shape)}: expected (C, H, W) or (H, W)")
+    device = next(model.parameters()).device
+    target = torch.as_tensor(np.asarray(target_latent), dtype=torch.float32, device=device)[None]
+    start = torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed))
+    if start_image is not None:
+        start = torch.as_tensor(np.asarray(start_image, np.float32)).reshape(-1, *shape[1:])[:1].expand(1, *shape)
+    image = start.clone().to(device).requires_grad_()
+    limit = 5.0 if clamp_value is None else clamp_value
+    adam = torch.optim.Adam([image], lr=lr)
+    model.eval()
+    for _ in range(num_iterations):
+        rough = sum((image.diff(dim=axis).abs().sum() for axis in (2, 3)), image.new_zeros(()))
+        loss = functional.mse_loss(model(image), target) + tv_weight * rough + l2_weight * image.square().sum()
+        (image.grad,) = torch.autograd.grad(loss, [image])
+        adam.step()
+        with torch.no_grad():
+            image.clamp_(-limit, limit)
+    with torch.no_grad():
+        cosine = functional.cosine_similarity(model(image), target)
+    return image.detach()[0].cpu().numpy(), float(cosine[0])

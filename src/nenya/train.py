@@ -1,8 +1,10 @@
 """Training: from cutout files to a run folder with checkpoints and learning curves."""
 
 import datetime
+import itertools
 import logging
 import os
+import re
 import secrets
 import shutil
 from dataclasses import replace
@@ -18,7 +20,7 @@ from nenya.storage.disk import atomic_path, folder_bytes
 from nenya.storage.names import remove
 from nenya.storage.paths import is_s3
 from nenya.storage.s3.service import store
-from nenya.storage.small_files import read_yaml_file, unfit
+from nenya.storage.small_files import read_yaml_file, refuse_link, refuse_links, unfit
 
 if TYPE_CHECKING:
     from nenya.data.cutouts import CutoutFile
@@ -29,15 +31,17 @@ log = logging.getLogger(__name__)
 _OUTPUTS = Path("outputs")
 _DEBUG_SUFFIX = "_debug"
 _RUN_ENTRIES = ("config.yaml", "checkpoints", "last.pth", "learning_curve", "wandb")
+_EPOCH_FILE = re.compile(r"ckpt_epoch_\d+\.pth")
 _COPIES = 7  # copies of the weights: last, best and one being written, each with momentum, and last.pth
 _DEBUG = {"limit_train_batches": 2, "limit_val_batches": 2, "max_epochs": 1}
 
 
-def run(options: TrainOptions) -> int:
+def run(options: TrainOptions, *, aside: bool = False) -> int:
     """Train a model on the files of `options.data`, or resume a run.
 
     Args:
         options: of `scripts/train.py`; those of the run itself where `options.resume` is set.
+        aside: move an earlier run in the folder aside, see `set_aside`, instead of refusing.
 
     Returns:
         0.
@@ -70,16 +74,17 @@ def run(options: TrainOptions) -> int:
     module = ContrastiveModule(options, net)
     data = ViewsDataModule(options, files, local_path(loader.cache_dir or DEFAULT_CACHE))
     needed = _COPIES * sum(p.nbytes for p in net.parameters()) + 2**20
-    folder = run_folder(options, sources, needed)
+    folder = run_folder(options, sources, needed, aside=aside)
     fit(options, module, data, folder)
     return 0
 
 
 def main(
-    opt_path: str,
+    opt_path: "str | os.PathLike[str]",
     debug: bool = False,
-    save_file: "str | os.PathLike[str] | None" = None,
+    load_epoch: "int | str | os.PathLike[str] | None" = None,
     *,
+    save_file: "str | os.PathLike[str] | None" = None,
     clobber: bool = False,
     resume: bool = False,
 ) -> Path:
@@ -87,41 +92,44 @@ def main(
 
     The training data are `<data_folder>/<images_file>`. The run folder is `<s3_outdir>/<model_folder>`, or
     `<model_folder>` below the working folder if `s3_outdir` is empty or an s3:// address. In the latter case the
-    weights are uploaded to `<s3_outdir>/<model_folder>/last.pth`, where the extraction finds them.
+    weights are uploaded to `<s3_outdir>/<model_folder>/last.pth` at the end, where the extraction finds them. S3 is
+    not asked before; if it refuses the weights, an error is logged and they stay in the run folder. Beside the files
+    of any run, the folder gets `ckpt_epoch_<n>.pth` every `save_freq` epochs and the options under the name of
+    `opt_path`, and `last.pth` holds the optimizer too. An earlier run there is set aside: its files move into a folder
+    beside it that bears their date.
 
     Args:
         opt_path: the JSON option file, a path or an s3:// address.
         debug: two batches only, into `<model_folder>_debug`, without upload to S3.
+        load_epoch: resume from `ckpt_epoch_<load_epoch>.pth` of the run folder; the path of another file for the
+            weights counts as `save_file`, which had this place in older scripts.
         save_file: another file for the weights.
-        clobber: overwrite an existing run.
+        clobber: overwrite an existing run instead of setting it aside.
         resume: resume the existing run.
 
     Returns:
         The run folder.
 
     Raises:
-        NenyaError: Bad input or options; an existing run; a non-finite loss; weights that cannot be uploaded.
+        NenyaError: Bad input or options; a non-finite loss.
         Interrupted: A signal was received; the state is saved.
     """
-    from nenya.io import Params, as_options, under_outdir, weights_place
-    from nenya.storage.s3.service import join_url
+    from nenya.io import Params, run_place, weights_place
 
+    if isinstance(load_epoch, str | os.PathLike):
+        load_epoch, save_file = None, load_epoch
     opt = Params(opt_path)
-    if not opt.images_file:
-        raise OptionError(f"{opt_path}: images_file is required: the cutout file, in data_folder")
-    remote = is_s3(opt.s3_outdir)
-    folder = Path(opt.model_folder if remote else under_outdir(opt, opt.model_folder))
+    remote = is_s3(weights_place(opt))
+    folder = run_place(opt)
     folder = folder.with_name(folder.name + _DEBUG_SUFFIX) if debug else folder
-    images = opt.images_file
-    if not is_s3(images):
-        images = join_url(opt.data_folder, images) if is_s3(opt.data_folder) else str(Path(opt.data_folder) / images)
-    options = replace(as_options(TrainOptions, opt), data=images, out=str(folder), clobber=clobber, debug=debug)
-    if resume:
+    options = _options_of_main(opt, str(opt_path), folder, debug=debug, clobber=clobber or debug)
+    if resume or load_epoch is not None:
         options.resume = str(folder)
+        if load_epoch is not None:
+            _resume_at(options, folder, load_epoch)
         options.resume = str(find_run(options))
-    if remote and not debug:
-        store().check_bucket(opt.s3_outdir)
-    run(options)
+    run(options, aside=not clobber and not debug and not options.resume)
+    opt.save(folder / os.path.basename(opt_path))
     if save_file is not None:
         with atomic_path(Path(save_file)) as temporary:
             shutil.copyfile(folder / "last.pth", temporary)
@@ -130,12 +138,76 @@ def main(
     return folder
 
 
+def _options_of_main(opt: Any, opt_path: str, folder: Path, *, debug: bool, clobber: bool) -> TrainOptions:
+    """Return the options of a training by an option file."""
+    from nenya.io import as_options
+    from nenya.storage.paths import HDF5_SUFFIXES
+    from nenya.storage.s3.service import join_url
+
+    images = opt.images_file
+    if not images and (opt.data_name or opt.data_folder.endswith(HDF5_SUFFIXES)):
+        images = opt.data_folder  # the option files of the first years name a folder of one file, or the file
+    elif not images:
+        raise OptionError(f"{opt_path}: images_file is required: the cutout file, in data_folder")
+    elif not is_s3(images):
+        images = join_url(opt.data_folder, images) if is_s3(opt.data_folder) else str(Path(opt.data_folder) / images)
+    options = replace(as_options(TrainOptions, opt), data=images, out=str(folder), clobber=clobber, debug=debug)
+    options.checkpoint.each = True
+    return options
+
+
+def _resume_at(options: TrainOptions, folder: Path, epoch: int) -> None:
+    """Prepare the run folder for resuming from `ckpt_epoch_<epoch>.pth`."""
+    from nenya.data.datamodule import inspect_all
+    from nenya.models.epoch_files import resume_point
+    from nenya.storage.paths import fetch, find_sources
+
+    sources = find_sources(options.data)
+    key = options.loader.train_key
+    files = inspect_all(
+        fetch(sources, options.loader.cache_dir), (key,), key, allow_external=options.loader.allow_external
+    )
+    resume_point(options, folder, epoch, sum(file.partitions[key].rows for file in files))
+    _write_config(options, sources, folder)
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Move the files of an earlier run into a folder beside it that bears their date; other files stay.
+
+    Returns:
+        The new folder; None if there was no run.
+
+    Raises:
+        OutputError: They cannot be moved.
+    """
+    found = [path for path in folder.iterdir() if _is_of_run(path.name)] if folder.is_dir() else []
+    found += [path for path in folder.glob("*.json") if found and path.is_file()]
+    if not found:
+        return None
+    newest = datetime.datetime.fromtimestamp(max(path.stat().st_mtime for path in found))
+    name = f"{folder.resolve().name}_{newest:%Y-%m-%d_%H-%M-%S}"
+    aside = next(place for n in itertools.count(1) if not (place := _beside(folder, name, n)).exists())
+    try:
+        aside.mkdir()
+        for path in found:
+            path.rename(aside / path.name)
+    except OSError as error:
+        raise OutputError(f"{folder}: the earlier run cannot be moved to {aside} ({error.strerror})") from error
+    log.warning("%s: the earlier run was moved to %s", folder, aside)
+    return aside
+
+
+def _beside(folder: Path, name: str, number: int) -> Path:
+    return folder.resolve().parent / (name if number == 1 else f"{name}_{number}")
+
+
 def _upload(path: Path, url: str) -> None:
-    """Upload weights; an error states where they are kept."""
+    """Upload weights; where that fails, say where they are kept."""
     try:
         store().upload(path, url)
     except NenyaError as error:
-        raise type(error)(f"{error}; the weights are kept in {path}: aws s3 cp {path} {url} uploads them") from error
+        log.error("%s; the weights are kept in %s: aws s3 cp %s %s uploads them", error, path, path, url)
+        return
     log.info("%s: weights uploaded to %s", path, url)
 
 
@@ -169,7 +241,7 @@ def check_data(options: Options, files: "list[CutoutFile]") -> None:
                 read_labels(file, partition, options.loader.labels)
 
 
-def run_folder(options: TrainOptions, files: "list[Path | str]", needed: int) -> Path:
+def run_folder(options: TrainOptions, files: "list[Path | str]", needed: int, *, aside: bool = False) -> Path:
     """Make the run folder: `out`, or `outputs/<model>/<date-time>/`, with the options in `config.yaml`.
 
     With `resume` it is the folder of that run. Processes that Lightning starts beside this one use the same folder.
@@ -178,6 +250,7 @@ def run_folder(options: TrainOptions, files: "list[Path | str]", needed: int) ->
         options: of the run.
         files: the cutout files, paths and s3:// addresses.
         needed: bytes that the run will write.
+        aside: move an earlier run aside instead of refusing; other files in the folder stay.
 
     Raises:
         OutputError: The folder is not empty, cannot be written, or has too little space.
@@ -191,7 +264,11 @@ def run_folder(options: TrainOptions, files: "list[Path | str]", needed: int) ->
     folder = Path(options.resume) if options.resume else _new_name(options)
     if not is_main_process():
         return folder
-    if not options.resume:
+    if aside and (not folder.exists() or folder.is_dir()):
+        set_aside(folder)
+    elif options.resume:
+        _refuse_links(folder)
+    else:
         _clear(folder, clobber=options.clobber)
     check_room(folder, needed - (folder_bytes(folder) if options.resume else 0), "a run")
     _write_config(options, files, folder)
@@ -214,13 +291,26 @@ def _new_name(options: TrainOptions) -> Path:
     return folder.with_name(f"{folder.name}_{os.getpid()}") if folder.exists() else folder
 
 
+def _refuse_links(folder: Path) -> None:
+    """Check that a run that somebody handed over leads nowhere: training writes and removes files in it.
+
+    Raises:
+        OutputError: A link is where it would.
+    """
+    for name in _RUN_ENTRIES:
+        refuse_link(folder / name)
+    for name in ("checkpoints", "learning_curve"):  # in wandb's own folder are links of its own
+        refuse_links(folder / name)
+
+
 def _clear(folder: Path, *, clobber: bool) -> None:
     """Remove an earlier run from its folder, with `clobber` and if nothing else is in it."""
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} exists but is not a folder: choose another with out=")
     found = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    if found - set(_RUN_ENTRIES):
-        others = ", ".join(sorted(found - set(_RUN_ENTRIES))[:3])
+    found = {name for name in found if not name.endswith(".json")}  # option files stay
+    if strangers := {name for name in found if not _is_of_run(name)}:
+        others = ", ".join(sorted(strangers)[:3])
         raise OutputError(
             f"{folder} holds files that are not part of a run ({others}): choose another folder with out="
         )
@@ -228,6 +318,10 @@ def _clear(folder: Path, *, clobber: bool) -> None:
         raise OutputError(f"{folder} is not empty: clobber=true overwrites the run, resume={folder} continues it")
     for name in found:
         remove(folder / name)
+
+
+def _is_of_run(name: str) -> bool:
+    return name in _RUN_ENTRIES or _EPOCH_FILE.fullmatch(name) is not None
 
 
 def _write_config(options: TrainOptions, files: "list[Path | str]", folder: Path) -> None:
@@ -280,6 +374,8 @@ def read_run_config(folder: Path) -> dict[str, Any]:
     """
     try:
         values = read_yaml_file(folder / "config.yaml")
+    except NenyaError:
+        raise
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder}/config.yaml: cannot be read ({unfit(error)}); copy it again") from error
     if not isinstance(values, dict):
@@ -300,6 +396,7 @@ def fit(options: TrainOptions, module: "ContrastiveModule", data: Any, folder: P
 
     from nenya.models.callbacks import AtomicCheckpointIO, LastCheckpoint, LearningCurve, remove_unfinished
     from nenya.models.checkpoint import save_pth
+    from nenya.models.epoch_files import EpochFiles
     from nenya.models.pickled import check_sizes
     from nenya.models.progress import CollapseWarning, TrainingBar
     from nenya.runtime.process import is_main_process
@@ -319,11 +416,12 @@ def fit(options: TrainOptions, module: "ContrastiveModule", data: Any, folder: P
     if is_main_process():
         remove_unfinished(last.parent)
     logger = make_logger(options, folder, folder.name)
+    each = [EpochFiles(folder, saving.save_freq)] if saving.each else []
     trainer = make_trainer(
         settings,
         callbacks=[
             *(curve, CollapseWarning(), *([TrainingBar()] if options.trainer.enable_progress_bar is not False else [])),
-            *(best, LastCheckpoint(last, saving.save_freq, saving.every_minutes, curve)),
+            *(*each, best, LastCheckpoint(last, saving.save_freq, saving.every_minutes, curve)),
         ],
         plugins=[AtomicCheckpointIO()],
         logger=logger or False,
@@ -342,11 +440,13 @@ def fit(options: TrainOptions, module: "ContrastiveModule", data: Any, folder: P
         if logger is not None and trainer.is_global_zero:
             logger.experiment.finish(exit_code=0 if done else 1)
     if trainer.is_global_zero:
+        state = trainer.optimizers[0].state_dict() if saving.each else None
         save_pth(
             folder / "last.pth",
             module.net,
             options={**flat_view(options), "model_version": options.model.name},
             epoch=trainer.current_epoch,
+            optimizer_state=state,
         )
         score = best.best_model_score
         log.info(

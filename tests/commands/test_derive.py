@@ -27,6 +27,7 @@ def source(tmp_path):
     images = {name: (v - v.mean(axis=(1, 2), keepdims=True)).astype("f4") for name, v in images.items()}
     path = write_cutouts(tmp_path / "a_preproc.h5", **images, train_labels=np.arange(30))
     with h5py.File(path, "a") as file:
+        file.attrs["pointer"] = file["train"].ref  # an attribute that cannot be copied
         file.attrs.update({"sensor": "llc", "row_order": "north_up", "recipe_sha256": "0" * 64})
     every = np.concatenate(list(images.values()))
     level = np.linspace(5, 25, 42)

@@ -11,8 +11,8 @@ import torch
 from conftest import red_noise, write_cutouts
 
 from nenya import latents_extraction, train
-from nenya.errors import CheckpointError, FilesFailed, InputFileError, OptionError, OutputError
-from nenya.io import Params, load_opt
+from nenya.errors import CheckpointError, FilesFailed, InputFileError, OptionError
+from nenya.io import Params, load_opt, losses_filenames
 from nenya.models.checkpoint import save_pth
 from nenya.train_util import set_model
 
@@ -53,17 +53,69 @@ def test_train_then_extract_with_one_option_file(options):
             np.testing.assert_array_equal(file[name][:], expected[name])
 
 
-@pytest.mark.slow
-def test_a_run_is_not_replaced_unasked_and_goes_on_where_asked(options):
-    folder = train.main(options(epochs=1), save_file="copy.pth")
+def test_an_earlier_run_is_set_aside_under_its_date(options):
+    folder = train.main(options(epochs=1, save_freq=1), save_file="copy.pth")
     last = (folder / "last.pth").read_bytes()
     assert Path("copy.pth").read_bytes() == last
-    with pytest.raises(OutputError, match="clobber=true"):
-        train.main("opts.json")
-    assert (folder / "last.pth").read_bytes() == last
-    train.main(options(epochs=2), resume=True)
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(OSError, match="none"):
+        train.main(options(images_file="none.h5"))
+    assert (folder / "last.pth").read_bytes() == last, "nothing moves before the training can start"
+    assert train.main(options(epochs=2, save_freq=1)) == folder
+    (aside,) = folder.parent.glob(f"{folder.name}_20*")
+    assert (aside / "last.pth").read_bytes() == last
+    assert {"config.yaml", "opts.json", "ckpt_epoch_1.pth", "learning_curve"} <= {p.name for p in aside.iterdir()}
+    assert (folder / "notes.txt").exists()
     assert torch.load(folder / "last.pth", weights_only=True)["epoch"] == 2
-    train.main("opts.json", clobber=True)
+    (folder / "notes.txt").unlink()
+    train.main(options(epochs=1), clobber=True)
+    assert len(list(folder.parent.iterdir())) == 2
+
+
+def test_the_files_of_the_first_nenya_and_resuming_from_one(options):
+    """Epoch 3 from `ckpt_epoch_2.pth` is bit for bit that of the run that went through."""
+    folder = train.main(options(epochs=3, save_freq=2))
+    assert {path.name for path in folder.glob("ckpt_*")} == {"ckpt_epoch_2.pth"}
+    content = torch.load(folder / "last.pth", weights_only=True)
+    assert content["optimizer"]["state"][0]["momentum_buffer"].shape == content["model"]["encoder.conv1.weight"].shape
+    assert Params(folder / "opts.json").dict == Params("opts.json").dict
+    for path in (folder / "checkpoints" / "last.ckpt", folder / "last.pth", folder / "config.yaml"):
+        path.unlink()
+    theirs = torch.load(folder / "ckpt_epoch_2.pth", weights_only=True)  # as the first nenya wrote it on several GPUs
+    names = {name.replace("encoder.", "encoder.module."): value for name, value in theirs["model"].items()}
+    torch.save({**theirs, "opt": Params("opts.json"), "model": names}, folder / "ckpt_epoch_2.pth")
+    train.main("opts.json", load_epoch=2)
+    again = torch.load(folder / "last.pth", weights_only=True)
+    assert all(torch.equal(content["model"][key], again["model"][key]) for key in content["model"])
+    curves = losses_filenames(Params("opts.json"))
+    with h5py.File(curves[0]) as train_file, h5py.File(curves[1]) as valid_file:
+        assert len(train_file["loss_train"]) == len(valid_file["loss_valid"]) == 3
+        assert len(train_file["loss_step_train"]) == 9
+    with pytest.raises(FileNotFoundError, match="load_epoch=1"):
+        train.main("opts.json", False, 1)
+    with pytest.raises(ValueError, match="load_epoch=3"):
+        train.main("opts.json", load_epoch=3)
+    assert train.main(options(epochs=3), True, Path("weights.pth")).name.endswith("_debug")
+    assert Path("weights.pth").exists(), "older scripts name a file for the weights there"
+
+
+def test_option_files_of_the_first_years_train_and_extract(options, tmp_path):
+    """They give the folders, name the data's folder, and have no s3_outdir."""
+    values = {key: value for key, value in VALUES.items() if key not in ("s3_outdir", "images_file", "model_root")}
+    values |= {"method": "SimCLR", "model": "resnet18", "dataset": "LLC", "batch_size": 16, "data_folder": "data/"}
+    values |= {"model_folder": "./exp/model/", "latents_folder": "./exp/latents/", "epochs": 1, "save_freq": 50}
+    for key in ("ssl_model", "batch_size_train"):
+        values.pop(key)
+    options()
+    Path("data").mkdir()
+    Path("cutouts.h5").rename("data/cutouts.h5")
+    Path("old.json").write_text(json.dumps(values))
+    folder = train.main("old.json")
+    assert folder == Path("exp/model/SimCLR_LLC_resnet18_lr_0.05_decay_0.0001_bsz_16_temp_0.07_trial_3_cosine_warm")
+    assert not list(folder.glob("ckpt_epoch_*"))
+    latents_extraction.main("old.json", ["data/cutouts.h5"])
+    with h5py.File("exp/latents/cutouts_latents.h5") as file:
+        assert file["train"].shape == (40, 16)
 
 
 def test_a_debug_run_stands_apart(options):
@@ -77,7 +129,7 @@ def test_what_an_option_file_must_say(options):
         train.main(options(images_file=""))
     with pytest.raises(InputFileError, match=r"none\.h5: no such file"):
         train.main(options(images_file="none.h5"))
-    with pytest.raises(OptionError, match="s3_outdir is needed"):
+    with pytest.raises(CheckpointError, match=r"checkpoint models/TEST/.*/last\.pth does not exist"):
         latents_extraction.main(options(s3_outdir=""), ["cutouts.h5"])
     with pytest.raises(CheckpointError, match=r"out/models/TEST/.*/last\.pth does not exist"):
         latents_extraction.main(options(), ["cutouts.h5"])

@@ -185,4 +185,4 @@ def test_an_attribute_that_is_a_list(latents, nenya_cli, name):
     with h5py.File(latents, "a") as file:
         file.attrs[name] = np.arange(3)
     code, said = nenya_cli("verify", [latents])
-    assert code == 2 and f"attribute {name} is a list" in said and "ValueError" not in said
+    assert code == 2 and f"attribute '{name}' is a list" in said and "ValueError" not in said

@@ -1,5 +1,6 @@
 """What is read, by the functions that commands and the portal read it with, and the good files to start from."""
 
+import base64
 import json
 import shutil
 from functools import cache
@@ -168,6 +169,19 @@ def write_zarr2(folder: Path) -> None:
 
 def write_zarr3(folder: Path) -> None:
     write_zarr(folder, 3)
+
+
+def write_references(folder: Path) -> None:
+    """Write a store of version 2 as references (kerchunk), the chunks within them."""
+    write_zarr(folder, 2)
+    refs: dict[str, str] = {}
+    for path in sorted((folder / "grid.zarr").rglob("*")):
+        if path.is_file():
+            text = path.read_text() if path.name.startswith(".z") else ""
+            packed = text or "base64:" + base64.b64encode(path.read_bytes()).decode()
+            refs[path.relative_to(folder / "grid.zarr").as_posix()] = packed
+    shutil.rmtree(folder / "grid.zarr")
+    (folder / "grid.json").write_text(json.dumps({"version": 1, "refs": refs}))
 
 
 def read_fields(path: Path) -> Arrays:

@@ -223,6 +223,7 @@ _ALL = (
     Target("netcdf3", r.write_netcdf3, r.read_fields, "*.nc", (mutate_bytes,), _FIELDS),
     Target("zarr2", r.write_zarr2, r.read_fields, "*.zarr", (), _FIELDS),
     Target("zarr3", r.write_zarr3, r.read_fields, "*.zarr", (), _FIELDS),
+    Target("references", r.write_references, r.read_fields, "*.json", (mutate_text,), _FIELDS),
     Target("upload-npy", r.write_pictures, r.read_upload, "*.npy", (mutate_npy, mutate_bytes), _PORTAL),
     Target("upload-npz", r.write_pictures, r.read_upload, "*.npz", (_member(mutate_npy), mutate_bytes), _PORTAL),
     Target("upload-hdf5", r.write_pictures, r.read_upload, "*.h5", _HDF5, _PORTAL),

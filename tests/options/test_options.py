@@ -8,7 +8,8 @@ from nenya.commands.compose import compose
 from nenya.errors import OptionError
 from nenya.options.commands import ExtractOptions
 from nenya.options.files import config_dir, model_versions
-from nenya.options.flat import FLAT, IGNORED, flat_view, from_flat
+from nenya.options.flat import FLAT, flat_view, from_flat
+from nenya.options.old_keys import IGNORED
 from nenya.options.sections import build_options
 
 STUDY = {"modis_2021", "modis_2km", "viirs_n21", "viirs_2km", "llc_nonoise", "llc_noise", "llc_ssh", "swot_l3"}
@@ -53,6 +54,7 @@ def test_a_json_option_file_gives_the_same_options_as_the_version(tmp_path):
     path.write_text(json.dumps(values))
     mine, published = (flat_view(compose("train", [f"model={m}"])) for m in (path, "v5"))
     mine.pop("weights"), published.pop("weights")
+    assert (mine.pop("print_freq"), mine.pop("cuda_use")) == (10, True), "keys without effect are recorded"
     assert mine == published
     assert mine["nchannels"] == 3
 

@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import json
+import signal
 import socket
+import time
 
 import pytest
 from portal_data import token_of, write_archive
@@ -57,6 +59,7 @@ def server(files):
     yield server
     server.stop()
     assert "Traceback" not in "".join(server.lines), "".join(server.lines)[-3000:]
+    assert server.process.returncode == 0, "Ctrl-C did not end it in order"
 
 
 def test_the_routes_are_those_on_the_list_and_no_others(files):
@@ -76,12 +79,29 @@ def test_the_routes_are_those_on_the_list_and_no_others(files):
         return found, set(handled.addresses), kinds
 
     for token in (None, TOKEN):
+        before = signal.getsignal(signal.SIGINT)
         found, answered, kinds = asyncio.run(served(token))
+        assert signal.getsignal(signal.SIGINT) == before, "a later Ctrl-C would call a server that has ended"
         assert found == answered == SERVED | ({"/login"} if token else set())
         bases = {"tornado.web", "panel.io.server"}  # of our own handlers, which are of these modules
         assert "URLSpec" in kinds and all(kind.startswith("nenya.portal.") for kind in kinds - bases - {"URLSpec"}), (
             kinds
         )
+
+
+def test_what_visitors_send_neither_controls_nor_floods_the_terminal_of_the_server(server):
+    cookie = COOKIE["Cookie"].encode()
+    targets = [b"/download?key=\x9b2J\xc2\x9b31mEVIL", b"/download?key=" + b"A" * 60_000, b"/?map=%1b%0aEVIL"]
+    for target in targets:
+        head = b"Host: 127.0.0.1:%d\r\nConnection: close\r\nCookie: %b\r\n\r\n" % (server.port, cookie)
+        assert server.raw(b"GET %b HTTP/1.1\r\n%b" % (target, head))[0] in (200, 302, 400, 403, 404)
+    for _ in range(100):  # until the lines have come through the pipe
+        if any("A" * 3000 in line for line in server.lines):
+            break
+        time.sleep(0.05)
+    assert any("x9b2J" in line for line in server.lines)
+    for line in server.lines:
+        assert line.rstrip("\n").isprintable() and len(line) < 5000, line[:200]
 
 
 def test_the_files_of_the_page_are_there():

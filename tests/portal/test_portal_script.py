@@ -153,6 +153,23 @@ def test_the_exported_page_allows_the_scripts_that_it_has_and_no_others(hostile,
     assert tags.events == [] and "svg" not in tags.found and "script" not in tags.found
 
 
+def test_an_exported_page_replaces_a_page_and_nothing_else(hostile, tmp_path):
+    from nenya.errors import OutputError
+    from nenya.portal.export import write_page
+
+    options = PortalOptions(sample=5, clobber=True)
+    place = write_page(hostile, tmp_path / "page", NAME, options)
+    assert write_page(hostile, tmp_path / "page", NAME, options) == place
+    (tmp_path / "page" / "thesis.tex").write_text("years of work")
+    (tmp_path / "link").symlink_to(tmp_path / "page")
+    (tmp_path / "file").write_text("kept")
+    before = sorted(tmp_path.rglob("*"))
+    for name, said in (("page", r"holds files other .*thesis\.tex"), ("link", "is a link"), ("file", "is a file")):
+        with pytest.raises(OutputError, match=said):
+            write_page(hostile, tmp_path / name, NAME, options)
+    assert sorted(tmp_path.rglob("*")) == before and (tmp_path / "file").read_text() == "kept"
+
+
 def test_downloads_of_hostile_tables_have_plain_names_and_exact_values(hostile):
     """A CSV keeps the values as they are; the names of files are the portal's own."""
     import asyncio

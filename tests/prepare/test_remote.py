@@ -43,6 +43,7 @@ class _Handler(SimpleHTTPRequestHandler):
 
     asked: list[str]
     moved: dict[str, str]
+    denied: set[str]
 
     def log_message(self, *_):
         pass
@@ -53,6 +54,9 @@ class _Handler(SimpleHTTPRequestHandler):
             self.send_response(302)
             self.send_header("Location", self.moved[self.path])
             self.end_headers()
+            return
+        if self.path in self.denied:
+            self.send_error(403)
             return
         path = Path(self.translate_path(self.path))
         if not path.is_file():
@@ -78,7 +82,7 @@ def web(tmp_path):
     """A web server of a folder: its address, the folder, the paths asked for, and redirects."""
     folder = tmp_path / "web"
     folder.mkdir()
-    handler = type("Handler", (_Handler,), {"asked": [], "moved": {}})
+    handler = type("Handler", (_Handler,), {"asked": [], "moved": {}, "denied": set()})
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder)))
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}", folder, handler
@@ -363,3 +367,13 @@ def test_icechunk_without_its_library_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(InputFileError, match="pip install icechunk"), open_fields(tmp_path / "repo"):
         pass
+
+
+def test_a_service_that_hides_which_files_are_missing(web, dataset):
+    address, folder, handler = web
+    dataset.to_zarr(folder / "ocean", zarr_format=2, consolidated=True)
+    handler.denied = {"/ocean/zarr.json"}
+    assert kind_of(f"{address}/ocean") == "zarr" and same(f"{address}/ocean", dataset)
+    handler.denied = {f"/no/{mark}" for mark in ("zarr.json", ".zgroup", ".zmetadata")}
+    with pytest.raises(StorageError, match="403"):
+        kind_of(f"{address}/no")

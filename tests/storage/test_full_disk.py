@@ -117,6 +117,38 @@ def test_index_on_a_full_disk(run, tmp_path, step):
     assert call > 1
 
 
+@pytest.mark.parametrize(
+    "command", ["statistics", *(pytest.param(c, marks=pytest.mark.slow) for c in ("spectra", "search", "export"))]
+)
+def test_several_results_appear_together_on_a_full_disk(run, tmp_path, tiny_weights, command):
+    """None of them is there after an error, so that the same command does the work."""
+    rows = np.random.default_rng(0).standard_normal((12, 32, 32)).astype(np.float32)
+    write_cutouts(tmp_path / "b.h5", train=rows)
+    write_cutouts(tmp_path / "b_latents.h5", train=rows.reshape(12, -1)[:, :8])
+    keys = {"pp_file": "b.h5", "pp_type": 1, "pp_idx": range(12)}
+    pd.DataFrame({**keys, "lat": np.linspace(-9, 9, 12), "lon": 5.0, "DT": 1.0}).to_parquet(tmp_path / "b.parquet")
+    data, table = f"data={tmp_path}/b_latents.h5", f"table={tmp_path}/b.parquet"
+    args = {
+        "statistics": [table, "where='lat > 0'", "out=s.csv"],
+        "spectra": [f"data={tmp_path}/b.h5", "out=sp"],
+        "search": [data, table, "like=3", f"images={tmp_path}/b.h5", "out=f.csv"],
+        "export": ["model=demo", f"ckpt={tiny_weights}", "out=w.safetensors"],
+    }[command]
+    wanted = {"statistics": 2, "spectra": 3, "search": 2, "export": 1}[command]
+    for call in (2, 6, 10, 80):
+        folder = tmp_path / f"disk-{call}"
+        folder.mkdir()
+        code, said = run(folder, command, args, at=call)
+        there = [path for path in folder.rglob("*") if path.is_file()]
+        if code == 0:
+            assert len(there) == wanted
+            break
+        last = said.splitlines()[-1]
+        assert code == 2 and "No space left on device" in last and "Error" not in last, f"call {call}: {said}"
+        assert there == [], f"call {call}: {there}"
+    assert call > 2
+
+
 def test_the_disk_is_full_where_it_is_said_to_be(run, tmp_path):
     """Without the preloaded library's help the same commands end well, so that the tests above test something."""
     rows = np.random.default_rng(0).standard_normal((60, 8)).astype(np.float32)

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -19,12 +20,15 @@ from s3_server import pending_uploads
 from nenya.archive.folder import Folder
 from nenya.archive.lease import Lease
 from nenya.data.cutouts import inspect_cutouts
+from nenya.data.unpack import _cached
 from nenya.errors import InputFileError, LockLostError, OutputError
+from nenya.extraction import ranks
+from nenya.extraction.scratch import remove_abandoned
 from nenya.latents.index_s3 import publish, state_of
 from nenya.storage import flock as locks
 from nenya.storage import process
 from nenya.storage.lock import OutputLock, read_lock
-from nenya.storage.process import Life
+from nenya.storage.process import Life, current
 from nenya.storage.s3.conditional import ReplacedError
 from nenya.storage.s3.service import store
 
@@ -154,13 +158,56 @@ def test_a_claim_without_content_is_passed(tmp_path):
         assert lock.fence == 5
 
 
-@pytest.mark.parametrize("kind", ["link", "fifo", "folder", "json", "list", "deep", "number"])
+@pytest.mark.parametrize("number", [10**15, 10**15 + 1, 10**17 - 1, 10**30])
+@pytest.mark.parametrize("where", ["claim", "fence"])
+def test_numbers_that_nobody_reaches_keep_nobody_out(tmp_path, where, number):
+    path = tmp_path / "lock"
+    if where == "claim":
+        (tmp_path / f"lock.{number}").write_text("{}")
+    else:
+        path.write_text(json.dumps({"fence": number, "free": True}))
+    for _ in range(3):
+        with OutputLock(path, "out.h5") as lock:
+            with pytest.raises(OutputError, match="is being written by process"):
+                OutputLock(path, "out.h5").take()
+            lock.check()
+    assert {p.name for p in tmp_path.iterdir()} <= {"lock", f"lock.{number}"}
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo", "folder"])
+def test_the_lock_of_a_cache_is_a_file(tmp_path, kind, small_file):
+    cache, other = tmp_path / "cache", tmp_path / "other"
+    cache.mkdir()
+    with inspect_cutouts(small_file).reader("train") as reader:
+        source = hashlib.sha256(str(small_file.resolve()).encode()).hexdigest()[:8]
+        lock = cache / f"{small_file.stem}_train_{source}.lock"
+        {"link": lambda: lock.symlink_to(other), "fifo": lambda: os.mkfifo(lock), "folder": lock.mkdir}[kind]()
+        with pytest.raises(OutputError, match="is not a file, as the lock"):
+            _cached(reader, cache, False)
+    assert not other.exists() and os.listdir(cache) == [lock.name]
+
+
+def test_a_pipe_as_the_lock_of_another_batch_is_not_waited_for(tmp_path):
+    folder = tmp_path / "batch-1"
+    folder.mkdir()
+    os.mkfifo(folder / "lock")
+    remove_abandoned(tmp_path)
+    assert folder.exists() and not ranks._is_free(folder / "lock")
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo", "folder", "json", "list", "deep", "number", "endless", "far"])
 def test_what_lies_at_the_name_is_no_lock(tmp_path, kind, monkeypatch):
     monkeypatch.setattr("nenya.storage.lock.SILENT", 0.2)
     path, other = tmp_path / "place" / "lock", tmp_path / "other"
     path.parent.mkdir()
     other.write_text("kept")
-    contents = {"json": "{", "list": "[1]", "deep": "[" * 60000, "number": '{"fence": "many", "pid": [], "beat": {}}'}
+    contents = {
+        **{"json": "{", "list": "[1]", "deep": "[" * 60000, "number": '{"fence": "many", "pid": [], "beat": {}}'},
+        **{
+            "endless": json.dumps({**current().values(), "pid": float("inf")}),
+            "far": '{"fence": 999999999999999999999}',
+        },
+    }
     if kind in contents:
         path.write_text(contents[kind])
     elif kind == "link":
@@ -196,6 +243,7 @@ _READ = """
 import sys
 from pathlib import Path
 from nenya.data.cutouts import inspect_cutouts
+from nenya.data.unpack import _cached
 from nenya.storage.lock import OutputLock
 from nenya.storage.disk import atomic_path
 path = Path(sys.argv[1])

@@ -662,6 +662,23 @@ def test_links_in_an_index_lead_nowhere(whole, nenya_cli, tmp_path, precious, cl
     assert code == 0 and "20 of them new" in said, said
 
 
+def test_an_index_whose_data_lie_elsewhere_is_not_read(whole, nenya_cli, tmp_path):
+    """LanceDB would read them from any folder or service that a manifest names."""
+    lancedb = pytest.importorskip("lancedb")
+    place = tmp_path / "got.index"
+    shutil.copytree(whole, place)
+    shutil.rmtree(place / "latents.lance")
+    lancedb.connect(place).clone_table("latents", str(whole / "latents.lance"), is_shallow=True)
+    assert lancedb.connect(place).open_table("latents").count_rows() == 60
+    code, said = nenya_cli("search", [f"index={place}", "like=3"])
+    assert code == 2 and said.count("\n") == 1 and "has data in another place" in said, said
+    write_cutouts(tmp_path / "c_latents.h5", train=np.random.default_rng(1).standard_normal((20, 4)).astype(np.float32))
+    before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file() and path.name != "lock"}
+    code, said = nenya_cli("index", ["data=c_latents.h5", f"out={place}"])
+    assert code == 2 and "has data in another place" in said, said
+    assert before == {path: path.read_bytes() for path in place.rglob("*") if path.is_file() and path.name != "lock"}
+
+
 @pytest.mark.parametrize("ways", [("cut",), pytest.param(("zeros", "gone"), marks=pytest.mark.slow)])
 def test_damaged_pieces_of_an_index(whole, nenya_cli, tmp_path, ways):
     pieces = [path.relative_to(whole) for path in sorted(whole.rglob("*")) if path.is_file() and path.suffix]

@@ -98,6 +98,30 @@ def test_texts_in_files_print(nenya_cli, tmp_path):
         assert not [line for line in said.splitlines() if line.startswith(("all is well", "BAD"))]
 
 
+def test_long_texts_in_files_are_cut(nenya_cli, tmp_path):
+    """A name or value of a megabyte fills no screen, whichever command shows it."""
+    big = "B" * 300_000
+    table = pd.DataFrame({"lat": [1.0, 2.0], "lon": [2.0, 3.0], big: [big, "b"], "pp_file": big})
+    write_table(table, tmp_path / "t.parquet")
+    write_cutouts(tmp_path / "a.h5", train=red_noise(8))
+    rows = np.eye(8, dtype=np.float32)
+    for name, source in (("l", "a.h5"), ("m", big)):
+        with h5py.File(tmp_path / f"{name}_latents.h5", "w") as file:
+            file["train"] = rows
+            file.attrs["model_version"], file.attrs["source"] = "v", source
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(f"model: {{name: {big[:60000]}}}\nseed: {big[:60000]}\n")
+    for name, args, wanted in (
+        ("inspect", ["t.parquet"], 0), ("inspect", ["run"], 0), ("migrate", ["."], 0),
+        ("search", ["data=l_latents.h5", "table=t.parquet", "like=1"], 2),
+        ("search", ["data=m_latents.h5", "like=1"], 2), ("index", ["data=m_latents.h5", "out=b.index"], 2),
+    ):  # fmt: skip
+        code, said = nenya_cli(name, args)
+        assert code == wanted, said[:300]
+        assert said and max(map(len, said.splitlines())) < 5000, name
+    assert not (tmp_path / "b.index").exists()
+
+
 def test_names_that_are_no_utf8_print(tmp_path):
     name = b"caf\xe9\n\x1b[31m.csv"
     (Path(os.fsdecode(bytes(tmp_path) + b"/" + name))).write_text("lat,lon\n1,2\n")

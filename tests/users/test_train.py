@@ -1,5 +1,6 @@
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -230,6 +231,19 @@ def test_resume_from_another_folder_with_more_epochs_and_other_groups(small_file
     code, said = nenya_cli("train", [f"data={other}", "resume=../run", "trainer.max_epochs=6"])
     assert code == 2
     assert "with the same data=" in said
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "learning_curve", "checkpoints/best.ckpt", "last.pth"])
+def test_links_in_a_run_lead_nowhere(whole_run, nenya_cli, tmp_path, name):
+    """A run that somebody handed over is resumed in its own folder, or not at all."""
+    shutil.copytree(whole_run, "run")
+    precious = tmp_path / "precious"
+    shutil.move(f"run/{name}", precious)
+    Path("run", name).symlink_to(precious)
+    before = {path: path.read_bytes() for path in [precious, *precious.rglob("*")] if path.is_file()}
+    code, said = nenya_cli("train", ["resume=run", "trainer.max_epochs=4"])
+    assert code == 2 and "links are not followed" in said, said
+    assert before == {path: path.read_bytes() for path in [precious, *precious.rglob("*")] if path.is_file()}
 
 
 def test_clobber_replaces_a_run_and_nothing_else(small_file, nenya_cli, tmp_path):

@@ -29,17 +29,21 @@ def table():
     )
 
 
-def test_the_grid_has_both_steps_right(table):
+def test_the_grid_has_both_steps_right_and_a_margin(table):
     grid = nenya_umap.grid_umap(table.US0, table.US1, nxy=8, percent=[0, 100])
-    assert (grid["xmin"], grid["xmax"]) == (table.US0.min(), table.US0.max())
-    assert grid["dxdy"] == pytest.approx((np.ptp(table.US0) / 8, np.ptp(table.US1) / 8))
+    assert (grid["dxv"], grid["dyv"]) == grid["dxdy"] == pytest.approx((np.ptp(table.US0) / 8, np.ptp(table.US1) / 8))
+    low, high = table.US0.min() - grid["dxv"], table.US0.max() + grid["dxv"]
+    assert (grid["xmin"], grid["xmax"]) == pytest.approx((low, high))
     for edges, step in zip((grid["xval"], grid["yval"]), grid["dxdy"], strict=True):
+        assert len(edges) == 11
         np.testing.assert_allclose(np.diff(edges), step)
-    assert nenya_umap.grid_umap([0, 1, np.nan], [0, 1, 5], 1, [0, 100])["ymax"] == 1
+    assert nenya_umap.grid_umap([0, 1, np.nan], [0, 1, 5], 1, [0, 100])["ymax"] == 2
+    with pytest.raises(InputFileError, match="differ"):
+        nenya_umap.grid_umap([1, 1], [0, 1])
 
 
 def test_each_cell_draws_one_of_its_own_rows(table):
-    on_grid, cutouts, grid = nenya_umap.cutouts_on_umap_grid(table, 6, ("US0", "US1"), min_pts=3)
+    on_grid, cutouts, grid = nenya_umap.cutouts_on_umap_grid(table, 4, ("US0", "US1"), min_pts=3)
     assert len(cutouts) == 36
     for cell, row in enumerate(cutouts):
         low = grid["xval"][cell // 6], grid["yval"][cell % 6]
@@ -47,21 +51,27 @@ def test_each_cell_draws_one_of_its_own_rows(table):
         inside = on_grid.US0.between(low[0], high[0]) & on_grid.US1.between(low[1], high[1])
         assert (row is None) == (inside.sum() < 3)
         assert row is None or inside[row.name]
-    again = nenya_umap.cutouts_on_umap_grid(table, 6, ("US0", "US1"), min_pts=3)[1]
-    other = nenya_umap.cutouts_on_umap_grid(table, 6, ("US0", "US1"), min_pts=3, seed=2)[1]
+    again = nenya_umap.cutouts_on_umap_grid(table, 4, ("US0", "US1"), min_pts=3)[1]
+    other = nenya_umap.cutouts_on_umap_grid(table, 4, ("US0", "US1"), min_pts=3, seed=2)[1]
     names, same, different = ([None if r is None else r.name for r in rows] for rows in (cutouts, again, other))
     assert names == same != different
 
 
 def test_a_region_is_compared_with_all_of_the_ocean(table):
     table.loc[0, ["lat", "lon"]] = 0, 225.0  # the same place as -135
-    counts, own, rows, _, xedges, _ = nenya_umap.regional_analysis("eqpacific", table, 4, min_counts=20)
-    assert counts.shape == (4, 4) and len(xedges) == 5
+    counts, own, rows, grid, xedges, _ = nenya_umap.regional_analysis("eqpacific", table, 4, min_counts=20)
+    assert counts.shape == (6, 6) and len(xedges) == 7
     assert counts.sum() == pytest.approx(1) and own.sum() == pytest.approx(1)
-    assert 0 in rows.index and rows.lat.abs().max() < 5
-    assert (own[counts == 0] == 0).all()
+    assert len(rows) > 3900, "the table of all regions"
+    lon = np.where(rows.lon > 180, rows.lon - 360, rows.lon)
+    region = rows[(rows.lat.abs() < 5) & (lon > -140) & (lon < -90)]
+    assert 0 in region.index
+    expected, *_ = np.histogram2d(region.US0, region.US1, bins=(grid["xval"], grid["yval"]))
+    np.testing.assert_allclose(own, expected / expected.sum())
     few, _, everything, *_ = nenya_umap.regional_analysis("global", table, 4, min_counts=10**6)
     assert few.sum() == 0 and len(everything) > 3900
+    table["LL"] = np.where(np.arange(len(table)) % 2, 1.0, np.nan)
+    assert len(nenya_umap.regional_analysis("global", table, 4)[2]) < 2100, "rows without LL are left out"
     with pytest.raises(OptionError, match="eqpacific"):
         nenya_umap.regional_analysis("eqpacifc", table, 4)
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from nenya.errors import OutputError
+from nenya.errors import NenyaError, OutputError
 from nenya.storage.disk import remove, sweep, sync, temporary_name
 from nenya.storage.flock import flock
 from nenya.storage.lock import lost
@@ -61,6 +61,8 @@ def replace_file(path: Path, data: bytes, before: str, check: Callable[[], None]
             sync(path.parent)
         finally:
             remove(temporary)
+    except NenyaError:
+        raise
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from nenya.archive.commit import fingerprint, replace_file, replace_object
 from nenya.archive.manifest import CUTOUTS, INDEX, MANIFEST, WORK, Manifest, State, Version, parse, parse_state, render
-from nenya.errors import InputFileError, OptionError, OutputError, StorageError
+from nenya.errors import InputFileError, NenyaError, OptionError, OutputError, StorageError
 from nenya.latents.files import Latents
 from nenya.latents.index import IndexSearcher
 from nenya.storage.disk import move_synced, sha256_file, temporary_name
@@ -72,6 +72,8 @@ class Folder:
             path = self.root / MANIFEST
             try:
                 data = read_bytes(path) if path.is_file() else b""
+            except NenyaError:
+                raise
             except OSError as error:
                 raise InputFileError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
             self._before = fingerprint(data)
@@ -299,6 +301,8 @@ def read_state(folder: Folder, entry: Entry) -> State:
     """
     try:
         return parse_state(read_bytes(folder.local(entry)), f"{folder.place}/{entry.name}", entry)
+    except NenyaError:
+        raise
     except OSError as error:
         raise InputFileError(f"{folder.place}/{entry.name}: cannot be read ({error.strerror})") from error
 
@@ -317,6 +321,8 @@ def read_tables(paths: Sequence[Path]) -> Any:
             check_table(path)
         tables = [check_arrow(pq.read_table(path), path) for path in paths]
         return pa.concat_tables(tables, promote_options="permissive")
+    except NenyaError:
+        raise
     except (pa.ArrowException, OSError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise InputFileError(f"{paths[0].parent}: its tables cannot be combined ({first})") from error

@@ -11,7 +11,7 @@ from nenya.archive.folder import Folder, fetch_index_files, read_state
 from nenya.archive.manifest import STATES, Index, State
 from nenya.errors import InputFileError
 from nenya.latents.files import Latents
-from nenya.latents.index import ABOUT, TABLE, connect, lance_errors, read_about
+from nenya.latents.index import ABOUT, lance_errors, open_table, read_about
 from nenya.latents.index_build import add_files, build_index, compact, drop_old_states, recall_line, write_about
 from nenya.options.commands import UpdateOptions
 from nenya.storage.disk import atomic_path, sha256_file, sync
@@ -75,7 +75,7 @@ class IndexWriter:
         assert self.state is not None
         try:
             with lance_errors(self.place):
-                table = connect(self.place).open_table(TABLE)
+                table = open_table(self.place)
                 if table.version != self.state.version:
                     table.checkout(self.state.version)
                     table.restore()
@@ -138,7 +138,7 @@ class IndexWriter:
         """Return the present state, for the manifest; on S3, upload its files first."""
         about = read_about(self.place)
         with lance_errors(self.place):
-            table = connect(self.place).open_table(TABLE)
+            table = open_table(self.place)
             version, rows = int(table.version), int(table.count_rows())
         if self._rows is not None and rows != self._rows:
             raise changed_by_another(self.folder.place)

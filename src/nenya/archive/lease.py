@@ -18,7 +18,7 @@ from nenya.archive.commit import revoke
 from nenya.archive.folder import Folder
 from nenya.archive.manifest import MANIFEST
 from nenya.errors import NenyaError, OutputError, StorageError
-from nenya.storage.lock import OutputLock, lost
+from nenya.storage.lock import MOST_FENCE, OutputLock, lost
 from nenya.storage.process import Life, current, from_values, life
 from nenya.storage.s3.conditional import NoConditionsError, ReplacedError
 from nenya.storage.s3.service import join_url, store
@@ -285,7 +285,7 @@ def _now() -> float:
 def _record(before: dict[str, Any]) -> dict[str, Any]:
     """Return the content for the next holder after `before`."""
     fence = before.get("fence", 0)
-    number = fence + 1 if isinstance(fence, int) else 1
+    number = fence + 1 if isinstance(fence, int) and 0 <= fence <= MOST_FENCE else 1
     return {"fence": number, "token": secrets.token_hex(16), "beat": 0, "since": _SINCE, **current().values()}
 
 

@@ -22,6 +22,7 @@ from nenya.options.commands import PrepareOptions, TrainOptions, UpdateOptions
 from nenya.options.declare import check_keys, suggest, to_dict
 from nenya.options.files import config_dir, read_group, read_json, read_recipe, read_yaml
 from nenya.options.flat import from_flat
+from nenya.options.old_keys import recorded, say_ignored
 from nenya.options.sections import Options, build_options, keys_of, taken
 from nenya.storage.texts import LineFormatter, printed, visible
 
@@ -54,7 +55,7 @@ class _ToStandardError(logging.StreamHandler[Any]):
 
 
 def set_up_logging() -> None:
-    """Send log lines of nenya to standard error, and silence those of the libraries."""
+    """Send log lines of nenya to standard error, and warnings of libraries, which may quote a file or a visitor."""
     logger = logging.getLogger("nenya")
     handler = _ToStandardError()
     handler.setFormatter(LineFormatter("%(message)s"))
@@ -65,6 +66,22 @@ def set_up_logging() -> None:
     for other in ("lightning", "lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
         logging.getLogger(other).setLevel(logging.WARNING)
     warnings.formatwarning = _warning
+    root = logging.getLogger()
+    if not root.handlers:  # else a library sets up its own, which prints anything
+        others = _OfLibraries(logging.WARNING)
+        others.setFormatter(LineFormatter("%(levelname)s: %(name)s: %(message)s"))
+        root.addHandler(others)
+
+
+class _OfLibraries(logging.Handler):
+    """Writes to what standard error is at that time."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line."""
+        try:
+            sys.stderr.write(self.format(record) + "\n")
+        except Exception:
+            self.handleError(record)
 
 
 def _warning(
@@ -296,6 +313,7 @@ def _json_overrides(path: str) -> list[str]:
         checked = build_options(Options, sections)
     except OptionError as error:
         raise OptionError(f"{path}: {error}") from error
+    say_ignored(path, tuple(recorded(checked.archive.other)))
     return [
         f"{section}.{key}={_literal(getattr(getattr(checked, section), key))}"
         for section, values in sections.items()

@@ -1,5 +1,6 @@
 """`nenya derive`: cutouts as another sensor would see them, from cutouts; and quantities of cutouts for a table."""
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -238,8 +239,7 @@ def _prints(source: _Source) -> dict[str, str]:
 
 def _about(source: _Source, steps: Derivation, options: DeriveOptions, prints: dict[str, str]) -> dict[str, Any]:
     """Return the provenance of the new file."""
-    with open_hdf5(source.file.path) as file:
-        older = {name: file.attrs[name] for name in file.attrs if name not in _OWN}
+    older = _attributes(source.file.path)
     table = sha256_file(source.place) if source.place is not None else ""
     recipe = {**steps.__dict__, "demean": options.demean, "add": list(options.add), "band": list(options.band)}
     recipe["noise_of"] = options.noise if isinstance(options.noise, str) else None
@@ -258,6 +258,18 @@ def _about(source: _Source, steps: Derivation, options: DeriveOptions, prints: d
         "rows": json.dumps(rows),
         "recipe_sha256": hashlib.sha256(given.encode()).hexdigest(),
     }
+
+
+def _attributes(path: Path) -> dict[str, Any]:
+    """Return the plain attributes of a file: texts and numbers that hold for the new file too."""
+    found: dict[str, Any] = {}
+    with open_hdf5(path) as file:
+        for name in file.attrs:
+            with contextlib.suppress(OSError, TypeError, ValueError, RuntimeError, KeyError):  # a damaged one
+                value = file.attrs[name]
+                if name not in _OWN and isinstance(value, str | int | float | np.number | np.bool_):
+                    found[name] = value
+    return found
 
 
 def _made_by(out: Path) -> str:

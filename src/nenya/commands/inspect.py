@@ -170,7 +170,7 @@ def _inspect_hdf5(path: Path, options: InspectOptions) -> FileReport:
     external = options.loader.allow_external
     with open_hdf5(path, links="any" if external else "folder") as file:
         latents = is_latents_name(path.name) or "checkpoint_sha256" in file.attrs
-        made_by = file.attrs.get("made_by")
+        made_by = file.attrs.one("made_by")
     if latents or _is_flat(path, options):
         return _inspect_latents(path, allow_external=external)
     names = (options.loader.train_key, options.loader.valid_key)
@@ -293,6 +293,8 @@ def _inspect_latents(path: Path, *, allow_external: bool) -> FileReport:
     from nenya.commands.verify import verify_file
 
     found = verify_file(path, provenance=False, allow_external=allow_external)
+    if not found.rows and found.problems:
+        raise InputFileError(f"{path}: a latents file that {found.problems[0].removeprefix('it ')}")
     report = FileReport(f"latents, {path.stat().st_size / 1e6:.1f} MB")
     rows = ", ".join(f"{name} {count}" for name, count in found.rows.items())
     report.lines.append(f"rows: {rows}; {found.dim} dimensions; {found.nonfinite} rows are not finite")

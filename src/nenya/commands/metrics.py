@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import nenya
-from nenya.errors import InputFileError, OptionError, OutputError
-from nenya.extraction.existing import read_provenance
+from nenya.errors import InputFileError, NenyaError, OptionError, OutputError
+from nenya.extraction.existing import NoProvenance, read_provenance
 from nenya.io import read_table
 from nenya.latents import metrics
 from nenya.latents.components import PCA
@@ -356,8 +356,8 @@ def _number(value: float) -> float | None:
 def _provenance(latents: Latents) -> dict[str, Any]:
     """Return the provenance that the file records; a file of the first nenya has none."""
     try:
-        found = read_provenance(latents.parts[0].path)
-    except OutputError:
+        found = read_provenance(latents.parts[0].path, allow_external=latents.links == "any")
+    except NoProvenance:
         return dict(latents.provenance)
     return {name: value if isinstance(value, int | float | str) else str(value) for name, value in found.items()}
 
@@ -366,5 +366,7 @@ def _write(path: Path, text: str) -> None:
     try:
         with atomic_path(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
+    except NenyaError:
+        raise
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error

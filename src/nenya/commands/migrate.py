@@ -10,11 +10,14 @@ import stat
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from nenya.commands.inspect import CHECKPOINT_SUFFIXES, inspect_file
+from nenya.commands.migrate_scripts import CHANGES, INSTEAD, SCRIPT_SUFFIXES, read_script
+from nenya.commands.migrate_scripts import WORKS as call_works
 from nenya.commands.report import FileReport
 from nenya.data.hdf5_links import damage_named, one_line
 from nenya.data.hdf5_open import list_datasets, open_hdf5
@@ -25,16 +28,17 @@ from nenya.latents.files import Latents
 from nenya.latents.projector import FORMAT
 from nenya.options.commands import InspectOptions, MigrateOptions
 from nenya.options.files import read_json
-from nenya.options.flat import FLAT, IGNORED
+from nenya.options.flat import FLAT
+from nenya.options.old_keys import IGNORED, OLDER, WARM_UP, recorded
 from nenya.storage.disk import atomic_path
 from nenya.storage.paths import HDF5_SUFFIXES, is_latents_name, key_of, local_path
 from nenya.storage.texts import say
-from nenya.tables.key_columns import COLUMNS, read_keys
+from nenya.tables.key_columns import COLUMNS, Keys, read_keys
 from nenya.tables.quantities import dt_name
 
 log = logging.getLogger(__name__)
 
-WORKS, CONVERT, CANNOT, OTHER = "works", "convert", "cannot", "other"
+WORKS, PARTLY, CONVERT, CANNOT, OTHER = "works", "partly", "convert", "cannot", "other"
 OUT = "migrated"
 """Folder below the working folder that the commands write into."""
 
@@ -57,7 +61,8 @@ class Finding:
 
     Attributes:
         path: relative to the folder.
-        verdict: `works`, `convert`, `cannot` or `other` (not a file of nenya).
+        verdict: `works`, `partly` (latents without a table, scripts to be changed), `convert`, `cannot` or `other`
+            (not a file of nenya).
         what: the kind of file, or the reason why it cannot be used.
         command: a command to run, such as a conversion; None where none is needed.
         notes: further information.
@@ -98,17 +103,21 @@ def run(options: MigrateOptions) -> int:
             say(f"         note: {note}")
         if finding.command:
             say(f"         {finding.command}")
-    counts = [sum(finding.verdict == verdict for finding in found) for verdict in (WORKS, CONVERT, CANNOT, OTHER)]
-    words = ("work as they are", "to convert", "cannot be used", "of other kinds")
+    counts = [
+        sum(finding.verdict == verdict for finding in found) for verdict in (WORKS, PARTLY, CONVERT, CANNOT, OTHER)
+    ]
+    words = ("work as they are", "work in part", "to convert", "cannot be used", "of other kinds")
     parts = ", ".join(f"{count} {what}" for count, what in zip(counts, words, strict=True))
     say(f"{len(found)} files: {parts}")
     if out is not None:
         try:
             _write_report(found, out)
+        except NenyaError:
+            raise
         except OSError as error:
             raise OutputError(f"cannot write {out}: {error.strerror or error}") from error
         log.info("%s", out)
-    return 1 if counts[2] else 0
+    return 1 if counts[3] else 0
 
 
 def examine(folder: Path) -> list[Finding]:
@@ -138,6 +147,8 @@ def examine(folder: Path) -> list[Finding]:
     latents = [path for path in good if found[path].what.startswith("latents")]
     tables = [path for path in good if path.suffix in TABLE_SUFFIXES]
     found.update((path, _map(path, latents, tables)) for path in pickles)
+    for path in latents:
+        _say_without_table(found[path], path, tables)
     for path, finding in found.items():
         finding.path = str(path.relative_to(folder))
     return [found[path] for path in sorted(found)]
@@ -174,6 +185,7 @@ def _look(path: Path, out: Path) -> Finding:
         (_PICKLES, _pickle),
         ((".npz",), _arrays),
         ((".nc", ".nc4", ".grib", ".grb"), _fields),
+        (SCRIPT_SUFFIXES, _script),
     ]
     for suffixes, look in kinds:
         if path.suffix.lower() in suffixes:
@@ -204,6 +216,21 @@ def _fields(path: Path, out: Path) -> Finding:
     return Finding("", OTHER, "fields; nenya prepare makes cutouts of them")
 
 
+def _script(path: Path, out: Path) -> Finding:
+    """Report on the calls of a script or notebook."""
+    found = read_script(path)
+    if not found.mentions:
+        return Finding("", OTHER, "Python, without a call of nenya")
+    kinds = [call.verdict for call in found.calls]
+    counts = ", ".join(f"{kinds.count(kind)} {word}" for kind, word in _CALLS if kind in kinds) or "none"
+    notes = [f"{name} is not part of nenya: install it beside, or replace it" for name in sorted(found.others)]
+    verdict = WORKS if set(kinds) <= {call_works} and not notes else PARTLY
+    return Finding("", verdict, f"a script; of its calls of nenya: {counts}", None, [*map(str, found.calls), *notes])
+
+
+_CALLS = ((call_works, "work"), (CHANGES, "change in meaning"), (INSTEAD, "need another name or argument"))
+
+
 def _options(path: Path, out: Path) -> Finding:
     """Recognise an option file by its keys; other JSON files belong to other programs."""
     try:
@@ -212,13 +239,13 @@ def _options(path: Path, out: Path) -> Finding:
         if path.stat().st_size:
             return Finding("", CANNOT, str(error).removeprefix(f"{path}: "))
         raise
-    known = [key for key in values if key in FLAT or key in IGNORED]
+    known = [key for key in values if key in FLAT or key in IGNORED or key in OLDER]
     if len(known) < min(_LEAST_KEYS, max(1, len(values))):
         return Finding("", OTHER, "JSON, but not an option file")
     opt = Params(path)
-    notes = [f"{key} has no effect: {IGNORED[key]}" for key in known if key in IGNORED and not key.startswith("warm")]
-    derived = [note for note in notes if note.endswith("derived from the other options")]
-    notes = [note for note in notes if note not in derived]
+    notes = [
+        f"{key} has no effect: {IGNORED[key]}" for key in recorded(opt.options.archive.other) if key not in WARM_UP
+    ]
     if "nchannels" not in values:
         notes.append("no nchannels: a network of three input channels, the default of the first nenya")
     what = f"options of {opt.ssl_method} {opt.ssl_model}, feat_dim {opt.feat_dim}: model={shlex.quote(str(path))}"
@@ -249,7 +276,7 @@ def _checkpoint(path: Path, out: Path) -> Finding:
 def _hdf5(path: Path, out: Path) -> Finding:
     with open_hdf5(path) as file, damage_named(str(path)):
         names = list(file)
-        projector = file.attrs.get("format") == FORMAT
+        projector = file.attrs.one("format") == FORMAT
         shapes = list_datasets(file)
     if projector:
         return Finding("", WORKS, "a projector, for nenya embed projector=")
@@ -363,15 +390,29 @@ def _map(path: Path, latents: list[Path], tables: list[Path]) -> Finding:
     )
 
 
+def _say_without_table(finding: Finding, path: Path, tables: list[Path]) -> None:
+    """Change the finding on latents that no table in the folder has rows of."""
+    if any(_latents_of(table, [path]) for table in tables):
+        return
+    lacking = "none of the tables in the folder has rows of them" if tables else "there is no table in the folder"
+    finding.verdict = PARTLY
+    finding.what += f", but {lacking}: good for metrics and search; embed, clusters and the portal need their table"
+
+
 def _words(name: str) -> set[str]:
     return set(re.split(r"[\W_]+", name.lower()))
 
 
+@lru_cache(maxsize=16)
+def _keys_of(table: Path, changed: int) -> Keys:
+    """Return the keys of a table that was last changed at this time."""
+    return read_keys(read_table(table))
+
+
 def _latents_of(table: Path, latents: list[Path]) -> list[Path] | None:
     """Return the latents files of a table's cutout files; None if there are none, or if several models made them."""
-    rows = read_table(table)
     try:
-        keys = read_keys(rows)
+        keys = _keys_of(table, table.stat().st_mtime_ns)
         if keys.names is not None:
             names = set(map(key_of, keys.names))
             latents = [p for p in latents if any(names & set(map(key_of, part.names)) for part in Latents([p]).parts)]

@@ -14,6 +14,7 @@ from nenya.options.commands import PortalOptions
 from nenya.options.declare import to_dict
 from nenya.options.extras import need
 from nenya.options.sections import build_options
+from nenya.runtime.signals import on_interrupt
 from nenya.storage.paths import local_path
 
 if TYPE_CHECKING:
@@ -144,8 +145,10 @@ def _serve(options: PortalOptions, opened: "Callable[[], Dataset]", name: str) -
         log.info(
             "other users need the complete address with its token; traffic is not encrypted: use trusted networks only"
         )
+    loop = server.io_loop.asyncio_loop
     try:
-        server.io_loop.start()
+        with on_interrupt(lambda: loop.call_soon_threadsafe(loop.stop)):
+            server.io_loop.start()
     finally:
         server.stop()
         portal.close()

@@ -148,6 +148,8 @@ def repack_file(source: Path, output: Path, options: RepackOptions) -> str:
                 if not options.force:
                     raise OptionError(f"{source}: {slower}, so it is left as it is: force=true repacks it all the same")
                 log.warning("%s: %s", output, slower)
+    except NenyaError:
+        raise
     except OSError as error:
         raise OutputError(f"{output}: cannot be written ({error.strerror or error})") from error
     return (

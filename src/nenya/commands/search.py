@@ -25,7 +25,7 @@ from nenya.options.extras import need
 from nenya.options.sections import Options, build_options
 from nenya.plotting import closest_strip
 from nenya.storage.arrays import read_arrays
-from nenya.storage.disk import check_output
+from nenya.storage.disk import check_output, together
 from nenya.storage.paths import base_name, expand, fetch, find_sources, is_s3, local_path
 from nenya.storage.texts import lines_of, say
 from nenya.tables.conditions import Conditions
@@ -82,11 +82,12 @@ def run(options: SearchOptions) -> int:
     ]
     say(lines_of([*lines, *(f"example: {place}" for place in _list(options.image))]))
     _show(found, answer, options, sql)
-    if options.out and len(found):
-        write_table(found, local_path(options.out))
-        log.info("%s", options.out)
-    if options.images and len(found):
-        _draw(archive, found, answer, (like, pictures), options)
+    with together():
+        if options.out and len(found):
+            write_table(found, local_path(options.out))
+            log.info("%s", options.out)
+        if options.images and len(found):
+            _draw(archive, found, answer, (like, pictures), options)
     return 0
 
 

@@ -12,6 +12,7 @@ from nenya.data.cutouts import CutoutFile, inspect_cutouts
 from nenya.data.spectra import MeanSpectrum, Recipe, file_spectrum
 from nenya.errors import InputFileError, OptionError, OutputError
 from nenya.options.commands import SpectraOptions
+from nenya.storage.disk import together
 from nenya.storage.paths import fetch, find_sources, local_path
 from nenya.storage.texts import lines_of, say
 from nenya.tables.key_columns import read_keys
@@ -53,19 +54,28 @@ def run(options: SpectraOptions) -> int:
         if place.exists() and not options.clobber:
             raise OutputError(f"{place} exists (clobber=true overwrites it, out= names another path)")
     table = _open_table(options, files)
-    slopes = []
-    for file in files:
-        found = {name: file_spectrum(file, name, recipe) for name in file.partitions}
-        _write(folder, file.path, {name: mean for name, (mean, _, _) in found.items()}, options)
-        for name, (_, alpha, error) in found.items():
-            kind = max(part_types(name, *names))
-            columns = {"pp_file": file.path.name, "pp_type": kind, "pp_idx": np.arange(len(alpha))}
-            slopes.append(pd.DataFrame({**columns, "alpha": alpha, "alpha_err": error}))
-        _save_table(pd.concat(slopes[-len(found) :], ignore_index=True), folder / f"{file.path.stem}_alpha.parquet")
-        log.info("%s", lines_of(folder / f"{file.path.stem}_{end}" for end in _ENDS))
-    if table is not None:
-        _write_table(*table, pd.concat(slopes, ignore_index=True), local_path(options.table or ""), folder)
+    with together():
+        slopes = [_of_file(file, recipe, folder, options) for file in files]
+        if table is not None:
+            _write_table(*table, pd.concat(slopes, ignore_index=True), local_path(options.table or ""), folder)
     return 0
+
+
+def _of_file(file: CutoutFile, recipe: Recipe, folder: Path, options: SpectraOptions) -> "pd.DataFrame":
+    """Write figure, spectrum and slopes of a file; return the slopes of its cutouts."""
+    import pandas as pd
+
+    found = {name: file_spectrum(file, name, recipe) for name in file.partitions}
+    _write(folder, file.path, {name: mean for name, (mean, _, _) in found.items()}, options)
+    slopes = []
+    for name, (_, alpha, error) in found.items():
+        kind = max(part_types(name, options.loader.train_key, options.loader.valid_key))
+        columns = {"pp_file": file.path.name, "pp_type": kind, "pp_idx": np.arange(len(alpha))}
+        slopes.append(pd.DataFrame({**columns, "alpha": alpha, "alpha_err": error}))
+    whole = pd.concat(slopes, ignore_index=True)
+    _save_table(whole, folder / f"{file.path.stem}_alpha.parquet")
+    log.info("%s", lines_of(folder / f"{file.path.stem}_{end}" for end in _ENDS))
+    return whole
 
 
 def _open_table(options: SpectraOptions, files: Sequence[CutoutFile]) -> "tuple[pd.DataFrame, Joined] | None":

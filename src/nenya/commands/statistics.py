@@ -10,7 +10,7 @@ from nenya.archive.folder import open_chosen
 from nenya.errors import InputFileError, OptionError
 from nenya.io import TABLE_SUFFIXES, read_table, write_table
 from nenya.options.commands import StatisticsOptions
-from nenya.storage.disk import check_output
+from nenya.storage.disk import check_output, together
 from nenya.storage.paths import local_path
 from nenya.storage.table_integers import comparable
 from nenya.storage.texts import say
@@ -130,8 +130,9 @@ def run(options: StatisticsOptions) -> int:
     words = [options.where, options.box and f"UMAP box {list(options.box)}", options.rows]
     words.append(None if options.cluster is None else f"cluster {options.cluster}")
     title = ", ".join(str(word) for word in words if word)
-    write_table(found.table(), out)
-    draw_statistics(found, picture, title=title)
+    with together():
+        write_table(found.table(), out)
+        draw_statistics(found, picture, title=title)
     say(f"{found.selected} of {found.whole} rows ({100 * found.selected / found.whole:.2f} %): {title}")
     for row in found.regions[found.regions["whole"] > 0].itertuples():
         within = f"{row.ratio:.2f} ({row.ratio_low:.2f} to {row.ratio_high:.2f})"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from nenya.data.cutouts import inspect_cutouts
 from nenya.data.hdf5_open import open_hdf5
 from nenya.errors import InputFileError, NenyaError, OutputError
-from nenya.extraction.existing import read_provenance
+from nenya.extraction.existing import NoProvenance, read_provenance
 from nenya.options.commands import VerifyOptions
 from nenya.storage.disk import sha256_file, temporary_folder
 from nenya.storage.names import parse_json
@@ -127,10 +127,10 @@ def verify_file(path: Path, *, provenance: bool = True, allow_external: bool = F
     """
     report = Report()
     try:
-        report.provenance = read_provenance(path)
+        report.provenance = read_provenance(path, allow_external=allow_external)
     except OutputError as error:
-        if provenance:
-            report.problems.append(str(error).removeprefix(f"{path} exists and ").removeprefix(f"{path} exists, and "))
+        if provenance or not isinstance(error, NoProvenance):
+            report.problems.append(str(error).removeprefix(f"{path} exists but "))
             report.problems[-1] = report.problems[-1].partition(": clobber=true")[0]
             return report
     try:
@@ -142,8 +142,8 @@ def verify_file(path: Path, *, provenance: bool = True, allow_external: bool = F
                 report.problems.append("no data set in the file")
             for name in names:
                 _verify_partition(report, name, file[name], _unit_norm(report))
-            said = parse_json(str(file.attrs.get("nonfinite_rows", "{}")), "nonfinite_rows").counts()
-            checksums = parse_json(str(file.attrs.get("latents_sha256", "{}")), "latents_sha256").texts()
+            said = parse_json(str(file.attrs.one("nonfinite_rows", "{}")), "nonfinite_rows").counts()
+            checksums = parse_json(str(file.attrs.one("latents_sha256", "{}")), "latents_sha256").texts()
             report.problems += [
                 f"'{name}': altered since it was written (sha256)"
                 for name, expected in checksums.items()

@@ -26,7 +26,7 @@ from nenya.data.hdf5_links import one_line
 from nenya.data.hdf5_open import list_datasets
 from nenya.data.partition import Partition, check_companion, chunk_cache, describe_partition, find_partitions
 from nenya.data.pixels import Floats, Pixels, Spread, check_order
-from nenya.errors import InputFileError
+from nenya.errors import InputFileError, NenyaError
 from nenya.options.sections import Options
 from nenya.storage.texts import shown
 
@@ -186,6 +186,8 @@ class CutoutReader:
             if not self._sensible:
                 check_order(pixels, out[0], start)
                 self._sensible = True
+        except NenyaError:
+            raise
         except (OSError, ValueError, RuntimeError, KeyError, MemoryError) as error:
             raise self.damaged(start, start + len(out), error) from error
 

@@ -375,6 +375,7 @@ class Hdf5File:
                 f"{where} has strings in virtual or header storage: store them contiguously or in chunks"
             )
         texts, heaps = np.full(stored.shape, "", object), {}
+        known: dict[tuple[int, int], str] = {}  # a text that many elements name is kept once
         for place, item in zip(np.ndindex(stored.shape), stored.reshape(-1), strict=True):
             length, address, index = struct.unpack("<IQI", item.tobytes())
             if length:
@@ -383,7 +384,7 @@ class Hdf5File:
                 text = heaps[address][index]
                 if len(text) != length:
                     raise ValueError("a string has another length than declared")
-                texts[place] = text.decode()
+                texts[place] = known.get((address, index)) or known.setdefault((address, index), text.decode())
         return texts
 
     def _heap(self, path: Path, offset: int) -> dict[int, bytes]:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from nenya.data.chunk_check import Filter, check_chunk, check_filters, filters_of
 from nenya.data.chunk_table import check_places, stored_size
+from nenya.data.hdf5_heap import Attributes, Heaps, stated_bytes
 from nenya.data.hdf5_links import (
     ALLOW,
     COPY,
@@ -31,7 +32,7 @@ from nenya.data.hdf5_links import (
     damage_named,
     one_line,
 )
-from nenya.errors import InputFileError
+from nenya.errors import InputFileError, MissingFileError
 from nenya.storage.flock import NO_LOCKS, hdf5_locking
 from nenya.storage.process import check_memory
 from nenya.storage.small_files import is_regular
@@ -60,10 +61,12 @@ class Guard:
     Attributes:
         bounds: where data may be stored.
         chunks: of data sets (file, address) that were read.
+        heaps: of their variable-length values.
     """
 
     bounds: Bounds
     chunks: dict[tuple[int, int], _Chunks] = field(default_factory=dict)
+    heaps: Heaps = field(default_factory=Heaps)
 
 
 class _Guarded:
@@ -84,6 +87,11 @@ class _Guarded:
         """The file of an item, guarded too."""
         return _guarded(File(h5py.h5i.get_file_id(self.id)), self.guard)  # type: ignore[attr-defined]
 
+    @property
+    def attrs(self) -> Attributes:
+        """The attributes, bounded."""
+        return Attributes(self, self.guard.heaps, self.guard.bounds.name)
+
 
 class File(_Guarded, h5py.File):  # type: ignore[misc]  # h5py has no types
     """An h5py file."""
@@ -99,6 +107,14 @@ class Dataset(h5py.Dataset):  # type: ignore[misc]
     __module__ = h5py.Dataset.__module__  # h5netcdf uses it to identify the library of a data set
     guard: Guard
     file = _Guarded.file
+    attrs = _Guarded.attrs
+
+    @property
+    def dims(self) -> Any:
+        """As h5py's; they are an attribute that HDF5 reads."""
+        if "DIMENSION_LIST" in self.attrs:
+            self.attrs.check("DIMENSION_LIST")
+        return super().dims
 
     def __getitem__(self, args: Any, *more: Any, **settings: Any) -> Any:
         self.check(args)
@@ -130,6 +146,8 @@ class Dataset(h5py.Dataset):  # type: ignore[misc]
             if depth == 0:
                 outside = layout == h5py.h5d.VIRTUAL or creation.get_external_count()
                 check_memory(nbytes, where, file_bytes=None if outside else _bytes_of(own))
+            count, virtual = nbytes // self.dtype.itemsize, layout == h5py.h5d.VIRTUAL
+            self.guard.heaps.check(self.id.get_type(), count, own, where, lambda: stated_bytes(self), virtual=virtual)
             if layout == h5py.h5d.CHUNKED:
                 self._check_chunks(box, where)
                 return
@@ -377,7 +395,7 @@ def _check_kind(path: Path) -> None:
     if path.is_dir():
         raise InputFileError(f"{path}: expected an HDF5 file of cutouts, got a folder: name a file in it")
     if not path.exists():
-        raise InputFileError(f"{path}: no such file; check the path")
+        raise MissingFileError(f"{path}: no such file; check the path")
     if not is_regular(path):
         raise InputFileError(
             f"{path}: expected an HDF5 file of cutouts, got something other than a regular file; check the path"

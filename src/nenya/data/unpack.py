@@ -20,7 +20,7 @@ from rich.progress import Progress
 
 from nenya.data.cutouts import CutoutReader, fingerprint, plan_blocks
 from nenya.data.partition import Partition
-from nenya.errors import OptionError, OutputError
+from nenya.errors import NenyaError, OptionError, OutputError
 from nenya.runtime.process import Threads
 from nenya.storage.disk import atomic_path, sweep
 from nenya.storage.lock import one_at_a_time
@@ -121,6 +121,8 @@ def _cached(reader: CutoutReader, folder: Path, progress: bool | Report) -> NDAr
                     if alone:
                         _remove_old(folder, stem)
                     _unpack(reader, final, progress)
+        except NenyaError:
+            raise
         except OSError as error:
             raise OutputError(
                 f"{folder}: the unpacked copy of {reader.path} cannot be written ({error.strerror}); "

@@ -21,31 +21,34 @@ _KEPT = (
 )
 
 
-def read_provenance(path: Path, place: str = "") -> dict[str, Any]:
+class NoProvenance(OutputError):
+    """A latents file that does not say how it was made, as those of the first nenya."""
+
+
+def read_provenance(path: Path, place: str = "", *, allow_external: bool = False) -> dict[str, Any]:
     """Return the provenance of a complete latents file.
 
     Args:
         path: the file.
         place: the name of the file in errors; default `path`.
+        allow_external: whether its links may lead out of its folder.
 
     Raises:
-        OutputError: The file is not HDF5, has no provenance, or its rows differ from the provenance.
+        NoProvenance: It has none.
+        OutputError: The file is not HDF5, its provenance is damaged, or its rows differ from it.
     """
     place = place or str(path)
     advice = "clobber=true overwrites it, out= writes the latents elsewhere"
     try:
-        with Hdf5File(path) as file:
+        with Hdf5File(path, allow_external=allow_external) as file:
             attributes = file.file.attrs
-            found = {name: attributes[name] for name in _KEPT if name in attributes}
-            lists = [name for name, value in found.items() if getattr(value, "shape", ())]
-            if lists:
-                raise InputFileError(f"{place}: damaged: attribute {lists[0]} is a list; expected one value")
+            found = {name: attributes.one(name) for name in _KEPT if name in attributes}
             rows = parse_json(_text(found.get("rows", "{}")), f"{place}: attribute rows", advice).counts()
             shapes = {name: getattr(file.find(name), "shape", (None,)) for name in rows}
     except InputFileError as error:
         raise OutputError(f"{place} exists but is incomplete ({str(error).partition(': ')[2]}): {advice}") from error
     if not {"rows", "source_sha256", "checkpoint_sha256"} <= set(found):
-        raise OutputError(f"{place} exists but has no provenance, so nothing shows whether it is complete: {advice}")
+        raise NoProvenance(f"{place} exists but has no provenance, so nothing shows whether it is complete: {advice}")
     wrong = [name for name, count in rows.items() if shapes[name][:1] != (count,)]
     if wrong:
         raise OutputError(f"{place} exists but is incomplete: expected {rows[wrong[0]]} rows in '{wrong[0]}': {advice}")

@@ -24,7 +24,7 @@ import numpy as np
 from nenya.data.blocks import Block, cut_blocks
 from nenya.data.cutouts import CutoutFile
 from nenya.data.hdf5_open import open_hdf5
-from nenya.errors import InputFileError, LockLostError, OutputError
+from nenya.errors import InputFileError, LockLostError, NenyaError, OutputError
 from nenya.models.inference import obstacle
 from nenya.storage.disk import atomic_path, move_synced, own_mark, sha256_file, write_hdf5
 from nenya.storage.lock import OutputLock
@@ -249,6 +249,8 @@ class BlockStore:
         """Turn errors of the disk into `OutputError`."""
         try:
             yield
+        except NenyaError:
+            raise
         except OSError as error:
             raise OutputError(f"{self.path}: cannot write ({error.strerror or error})") from error
 
@@ -263,6 +265,8 @@ class BlockStore:
             count = len(self.entries())
         except LockLostError:
             return "another run has taken over the finished blocks"
+        except NenyaError:
+            raise
         except OSError:
             count = 0
         if count:

@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
-from nenya.errors import InputFileError, Interrupted
+from nenya.errors import InputFileError, Interrupted, OutputError
 from nenya.storage.disk import atomic_path, life_of
-from nenya.storage.flock import flock
+from nenya.storage.flock import flock, open_lock
 from nenya.storage.names import Json, read_json
 from nenya.storage.process import Life
 
@@ -146,9 +146,9 @@ def _is_free(lock: Path) -> bool:
     if state is not Life.UNKNOWN:
         return state is Life.GONE
     try:
-        with lock.open("rb") as file:
+        with open_lock(lock) as file:
             return flock(file, shared=True)
-    except OSError:  # removed in the meantime
+    except (OSError, OutputError):  # removed in the meantime, or none
         return False
 
 

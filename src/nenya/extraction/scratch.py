@@ -11,7 +11,7 @@ from typing import IO
 from nenya.errors import Interrupted, OutputError
 from nenya.options.sections import Options
 from nenya.storage.disk import is_marked, life_of, sweep
-from nenya.storage.flock import flock, locks_work
+from nenya.storage.flock import flock, locks_work, open_lock
 from nenya.storage.paths import COPY_PREFIX
 from nenya.storage.process import Life
 
@@ -113,12 +113,12 @@ def remove_abandoned(scratch_dir: Path) -> None:
         try:
             if life_of(folder, BATCH_PREFIX) is Life.ALIVE or not locks_work(scratch_dir):
                 continue
-            with (folder / "lock").open("rb") as lock:
+            with open_lock(folder / "lock") as lock:
                 if flock(lock):
                     shutil.rmtree(folder, ignore_errors=True)
         except FileNotFoundError:  # killed while removing the folder, which always has a lock
             shutil.rmtree(folder, ignore_errors=True)
-        except OSError:  # in use, or not ours
+        except (OSError, OutputError):  # in use, or not ours
             continue
     for folder in scratch_dir.glob(f"new-{BATCH_PREFIX}*"):
         with contextlib.suppress(OSError):

@@ -261,6 +261,8 @@ class Staging:
         made: Ready | Skip | None = None
         try:
             made = self._prepare(index)
+        except NenyaError:
+            raise
         except OSError as error:
             raise InputFileError(f"{self.items[index].place}: {error.strerror or error}; check the path") from error
         finally:

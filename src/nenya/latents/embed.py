@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nenya.errors import InputFileError, OutputError
+from nenya.errors import InputFileError, NenyaError, OutputError
 from nenya.io import write_table
 from nenya.latents.files import Latents
 from nenya.runtime.process import RowProgress
@@ -181,6 +181,8 @@ def _write(path: Path, data: bytes) -> None:
     try:
         with atomic_path(path) as temporary:
             temporary.write_bytes(data)
+    except NenyaError:
+        raise
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 

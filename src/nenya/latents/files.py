@@ -37,6 +37,7 @@ PARTITIONS = ("train", "valid")
 BLOCK_ROWS = 16384
 _MAPPED = 2**29  # bytes read through memory maps before they are released
 _AROUND = 2**16  # bytes that the system maps around one being read
+_MOST_TEXT = 4096  # characters
 _PROVENANCE = ("model_version", "checkpoint_sha256", "latent", "image_size")
 
 
@@ -125,8 +126,8 @@ class Latents:
                         f"{path}: expected latents (N, D) in a data set named {' or '.join(partitions)}, got "
                         f"{list_datasets(file)}"
                     )
-                provenance = {name: str(file.attrs[name]) for name in _PROVENANCE if name in file.attrs}
-                names = _cutout_names(path, file.attrs.get("source"))
+                provenance = {name: _text(path, file, name) for name in _PROVENANCE if name in file.attrs}
+                names = _cutout_names(path, _text(path, file, "source") if "source" in file.attrs else None)
                 for name in found:
                     rows, width = file[name].shape
                     if dim not in (0, width):
@@ -377,8 +378,16 @@ def _is_latents(file: h5py.File, name: str) -> bool:
     return isinstance(dataset, h5py.Dataset) and dataset.ndim == 2 and dataset.dtype.kind == "f"
 
 
-def _cutout_names(path: Path, source: Any) -> tuple[str, ...]:
+def _text(path: Path, file: h5py.File, name: str) -> str:
+    """Return an attribute that is a short text or a number."""
+    text = str(file.attrs.one(name))
+    if len(text) > _MOST_TEXT:
+        raise InputFileError(f"{path}: attribute '{name}' has {len(text)} characters, expected at most {_MOST_TEXT}")
+    return text
+
+
+def _cutout_names(path: Path, source: str | None) -> tuple[str, ...]:
     """Return possible names of the cutout file of a latents file: the one stated in it, otherwise by its own name."""
     if source is None:
         return tuple(f"{key}.h5" for key in cutout_names(path.name))
-    return (source.decode(errors="replace") if isinstance(source, bytes) else str(source),)
+    return (source,)

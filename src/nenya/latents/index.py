@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from nenya.errors import InputFileError, NenyaError, OutputError
 from nenya.latents.examples import TABLE_ROW, Numbered, numbered, one_row, parse_example
 from nenya.latents.files import Latents
+from nenya.latents.lance_files import check_manifests
 from nenya.latents.similarity import Float32Array, Float64Array, IntArray, closest, closest_of, rank
 from nenya.options.extras import need
 from nenya.storage.names import Json, read_json
@@ -173,7 +174,7 @@ class IndexSearcher:
         """LanceDB's table, opened on first use."""
         if self._table is None:
             with lance_errors(self.folder):
-                table = connect(self.folder).open_table(TABLE)
+                table = open_table(self.folder)
                 if self.version is not None:
                     table.checkout(self.version)
                 self._table = table
@@ -294,6 +295,24 @@ def connect(folder: Path) -> Any:
     return lancedb.connect(folder, session=lancedb.Session(_CACHE, _CACHE))
 
 
+def open_table(folder: Path, schema: Any = None) -> Any:
+    """Open LanceDB's table of an index, after checking that all of its data are in the folder.
+
+    Args:
+        folder: the index.
+        schema: creates the table if there is none.
+
+    Raises:
+        InputFileError: They are not.
+        OptionError: LanceDB is not installed.
+    """
+    database = connect(folder)
+    check_manifests(folder / f"{TABLE}.lance")
+    if schema is not None:
+        return database.create_table(TABLE, schema=schema, exist_ok=True)
+    return database.open_table(TABLE)
+
+
 def read_about(folder: Path) -> dict[str, Any]:
     """Return the description of an index.
 
@@ -302,6 +321,8 @@ def read_about(folder: Path) -> dict[str, Any]:
     """
     try:
         found = read_json(folder / ABOUT, "rebuild the index with clobber=true")
+    except NenyaError:
+        raise
     except OSError as error:
         raise InputFileError(f"{folder}: not an index of nenya; nenya index data=... out={folder} makes one") from error
     return check_about(found)

@@ -13,7 +13,7 @@ import numpy as np
 from nenya.data.hdf5_open import open_hdf5
 from nenya.errors import InputFileError, OptionError
 from nenya.latents.files import Latents, Part
-from nenya.latents.index import ABOUT, TABLE, VECTOR, IndexSearcher, connect, join, lance_errors, read_about
+from nenya.latents.index import ABOUT, TABLE, VECTOR, IndexSearcher, join, lance_errors, open_table, read_about
 from nenya.latents.similarity import closest_of
 from nenya.storage.disk import atomic_path
 from nenya.storage.names import parse_json
@@ -74,7 +74,7 @@ def add_files(folder: Path, latents: Latents, table: "pd.DataFrame | None" = Non
 
 def _add_parts(folder: Path, about: dict[str, Any], latents: Latents, keys: "pd.DataFrame") -> int:
     """Add the partitions that are not in the index; return the number of added rows."""
-    made = connect(folder).create_table(TABLE, schema=_schema(about), exist_ok=True)
+    made = open_table(folder, _schema(about))
     added = 0
     for part in latents.parts:
         source = _source(folder, about, part, latents)
@@ -115,7 +115,7 @@ def build_index(folder: Path, *, kind: str = "auto", index_from: int = INDEX_FRO
 
 def _build_index(folder: Path, kind: str, index_from: int, seed: int) -> dict[str, Any]:
     about = read_about(folder)
-    made = connect(folder).open_table(TABLE)
+    made = open_table(folder)
     rows = int(made.count_rows())
     chosen = kind if kind != "auto" else "IVF_FLAT" if rows <= FLAT_UP_TO else "IVF_RQ"
     index = about["index"]
@@ -151,7 +151,7 @@ def _build_index(folder: Path, kind: str, index_from: int, seed: int) -> dict[st
 def compact(folder: Path) -> bool:
     """Merge the small fragments of an index, one for each added file; return whether there were too many."""
     with lance_errors(folder):
-        made = connect(folder).open_table(TABLE)
+        made = open_table(folder)
         if made.stats()["fragment_stats"]["num_fragments"] <= _FRAGMENTS:
             return False
         made.optimize(cleanup_older_than=_NEVER)
@@ -161,7 +161,7 @@ def compact(folder: Path) -> bool:
 def drop_old_states(folder: Path) -> None:
     """Remove states of an index that were replaced more than a week ago and are no longer read."""
     with lance_errors(folder):
-        connect(folder).open_table(TABLE).optimize(cleanup_older_than=timedelta(days=7))
+        open_table(folder).optimize(cleanup_older_than=timedelta(days=7))
 
 
 def recall_line(about: dict[str, Any]) -> str:
@@ -276,7 +276,7 @@ def _source(folder: Path, about: dict[str, Any], part: Part, latents: Latents) -
 def _sha256(part: Part, latents: Latents) -> str:
     """Return the hash of a partition's rows: from the file's attributes, or computed."""
     with open_hdf5(part.path, links=latents.links) as file:
-        said = parse_json(str(file.attrs.get("latents_sha256", "{}")), f"{part.path}: attribute latents_sha256")
+        said = parse_json(str(file.attrs.one("latents_sha256", "{}")), f"{part.path}: attribute latents_sha256")
     if part.partition in said.object():
         return said[part.partition].sha256()
     digest = hashlib.sha256()

@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nenya.data.hdf5_links import COPY_IN
 from nenya.data.hdf5_open import open_hdf5
-from nenya.errors import InputFileError, OptionError, OutputError
+from nenya.errors import InputFileError, NenyaError, OptionError, OutputError
 from nenya.latents.layout import FloatArray, find_curve, place_all, to_unit
 from nenya.latents.neighbours import COMPILED, Lists, Neighbours, find_centroids
 from nenya.storage.disk import atomic_path, write_hdf5
@@ -269,6 +269,8 @@ class Projector:
                     file[name] = array.astype("<f4")
                 file.attrs.update(format=FORMAT, format_version=FORMAT_VERSION, parameters=parameters)
                 file.attrs["sha256"] = _digest(arrays, parameters)
+        except NenyaError:
+            raise
         except OSError as error:
             raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 
@@ -410,15 +412,16 @@ def _read(path: Path) -> tuple[dict[str, FloatArray], dict[str, Any]]:
         raise InputFileError(f"{error}, or {REFIT}") from error
     try:
         with opened as file:
-            if file.attrs.get("format") != FORMAT:
+            if file.attrs.one("format") != FORMAT:
                 raise InputFileError(f"{path}: expected a projector, got another HDF5 file; {REFIT}")
-            if int(file.attrs["format_version"]) > FORMAT_VERSION:
+            if int(file.attrs.one("format_version", 0)) > FORMAT_VERSION:
                 raise InputFileError(f"{path}: written by a newer nenya; update nenya to read it")
             arrays = {name: np.asarray(file[name], dtype=np.float32) for name in _DATASETS}
-            parameters, digest = str(file.attrs["parameters"]), file.attrs["sha256"]
+            parameters, digest = str(file.attrs.one("parameters")), file.attrs.one("sha256")
         values = _checked(parse_json(parameters, "parameters"))
     except (InputFileError, OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
-        raise InputFileError(f"{path}: damaged ({' '.join(str(error).split())[:100]}); {REFIT}") from error
+        said = " ".join(str(error).removeprefix(f"{path}: ").split())[:100]
+        raise InputFileError(f"{path}: damaged ({said}); {REFIT}") from error
     if _digest(arrays, parameters) != digest:
         raise InputFileError(f"{path}: altered since it was written (sha256); copy it again, or {REFIT}")
     return arrays, values

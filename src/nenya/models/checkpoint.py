@@ -17,9 +17,9 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from nenya.errors import CheckpointError, InputFileError, OutputError
+from nenya.errors import CheckpointError, InputFileError, MissingCheckpointError, NenyaError, OutputError
 from nenya.models.pickled import ParamsStub, check_torch_file, plain_options
 from nenya.models.resnet import ARCHITECTURES, ContrastiveNet
 from nenya.models.stand_ins import stand_ins
@@ -97,7 +97,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     check_regular(path, "weights", CheckpointError)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
-        raise CheckpointError(f"checkpoint {path} {what}: give the path of a .pth, .ckpt or .safetensors file")
+        raise MissingCheckpointError(f"checkpoint {path} {what}: give the path of a .pth, .ckpt or .safetensors file")
     try:
         if path.stat().st_size == 0:
             raise CheckpointError(f"checkpoint {path} is empty: copy it again")
@@ -106,6 +106,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         if what := _other_kind(path):
             raise CheckpointError(f"checkpoint {path} is {what}: give weights in a .pth, .ckpt or .safetensors file")
         return _from_pickle(path, _load_pickle(path))
+    except NenyaError:
+        raise
     except OSError as error:
         raise CheckpointError(f"checkpoint {path} cannot be read: {error.strerror or error}") from error
 
@@ -131,7 +133,8 @@ def _load_pickle(path: Path) -> Any:
     except CheckpointError:
         raise
     except Exception as error:  # a damaged pickle can raise anything
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: an offset before the start of the file
+        system = isinstance(error, OSError) and not isinstance(error, NenyaError)
+        if system and getattr(error, "errno", None) != errno.EINVAL:  # an offset before the start of the file
             raise
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused:
@@ -224,8 +227,12 @@ def _clean_names(path: Path, tensors: Any) -> dict[str, Tensor]:
 
 
 def _is_weights(content: Any) -> bool:
-    """Return whether an object is a dictionary of tensors."""
-    return isinstance(content, Mapping) and bool(content) and all(isinstance(v, Tensor) for v in content.values())
+    """Return whether an object is a dictionary of tensors, with names of an encoder."""
+    return (
+        isinstance(content, Mapping)
+        and all(isinstance(value, Tensor) for value in content.values())
+        and any(str(name).endswith(_FIRST.removeprefix("encoder.")) for name in content)
+    )
 
 
 def _check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -341,7 +348,7 @@ def load_weights(net: ContrastiveNet, checkpoint: Checkpoint, wanted: Mapping[st
 
 def save_pth(
     path: str | Path,
-    net: ContrastiveNet,
+    net: nn.Module,
     *,
     options: Mapping[str, Any],
     epoch: int,
@@ -384,6 +391,8 @@ def write_torch(content: Any, path: Path) -> None:
     try:
         with atomic_path(path) as temporary:
             temporary.write_bytes(buffer.getbuffer())
+    except NenyaError:
+        raise
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 
@@ -424,8 +433,9 @@ def save_safetensors(
     }
     # Copies, because the format refuses tensors that share memory.
     copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    data = safetensors.torch.save(copies, described)  # its own writer has temporary files and errors of its own
     with atomic_path(Path(path)) as temporary:
-        safetensors.torch.save_file(copies, temporary, described)
+        temporary.write_bytes(data)
 
 
 def _describe(architecture: Mapping[str, Any]) -> str:

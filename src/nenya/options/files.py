@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import nenya
-from nenya.errors import OptionError
+from nenya.errors import MissingOptionFileError, NenyaError, OptionError, OptionFileError
 from nenya.options.commands import PrepareOptions
 from nenya.options.declare import suggest
 from nenya.options.sections import Options
@@ -75,8 +75,11 @@ def read_json(path: str | Path) -> dict[str, Any]:
         text = store().read_bytes(str(path)) if is_s3(path) else read_small(Path(path).expanduser())
         values = parse_options_json(text)
         refuse_interpolation(values)
+    except NenyaError:
+        raise
     except OSError as error:
-        raise OptionError(f"{path}: cannot read the option file ({error.strerror}); check the path") from error
+        kind = MissingOptionFileError if isinstance(error, FileNotFoundError) else OptionFileError
+        raise kind(f"{path}: cannot read the option file ({error.strerror}); check the path") from error
     except ValueError as error:
         raise OptionError(f"{path}: not a JSON option file ({unfit(error)}); correct the file there") from error
     if not isinstance(values, dict):
@@ -96,6 +99,8 @@ def read_yaml(path: str | Path, *, own: bool = False) -> dict[str, Any]:
     """
     try:
         values = read_yaml_file(Path(path).expanduser(), own=own)
+    except NenyaError:
+        raise
     except (OSError, ValueError) as error:
         raise OptionError(f"{path}: cannot read the option file ({unfit(error)}); check the path") from error
     if not isinstance(values, dict):

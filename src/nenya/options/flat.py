@@ -1,12 +1,13 @@
 """The flat option names of users' scripts and JSON files: a view of the sections."""
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nenya.errors import OptionError
 from nenya.options.declare import check_keys
+from nenya.options.old_keys import IGNORED, OLDER, current_names, recorded
 from nenya.options.sections import AugmentOptions, LossOptions, ModelOptions, OptimOptions, Options, PublishedOptions
 
 # Flat name -> section and key.
@@ -15,7 +16,7 @@ FLAT: dict[str, tuple[str, str]] = {
     **{f.name: ("model", f.name) for f in dataclasses.fields(ModelOptions) if f.name not in ("name", "backend")},
     **{f.name: ("augment", f.name) for f in dataclasses.fields(AugmentOptions) if f.name != "recipe"},
     **{f.name: ("optim", f.name) for f in dataclasses.fields(OptimOptions)},
-    **{f.name: ("archive", f.name) for f in dataclasses.fields(PublishedOptions)},
+    **{f.name: ("archive", f.name) for f in dataclasses.fields(PublishedOptions) if f.name != "other"},
     **{
         name: ("loader", name)
         for name in ("batch_size_train", "batch_size_valid", "num_workers", "train_key", "valid_key")
@@ -30,31 +31,6 @@ FLAT: dict[str, tuple[str, str]] = {
 }
 
 
-# Keys of old option files that have no effect, and why.
-IGNORED: dict[str, str] = {
-    "cuda_use": "the accelerator is chosen by trainer.accelerator",
-    "n_cuda": "the devices are chosen by trainer.devices",
-    "print_freq": "see trainer.log_every_n_steps",
-    "nenya_data": "every file is read the same way",
-    "modis_data": "every file is read the same way",
-    "llc_data": "every file is read the same way",
-    "dataset": "every file is read the same way",
-    "eval_root": "extraction is given its files",
-    "eval_dataset": "extraction is given its files",
-    "size": "the size is the file's",
-    "mean": "cutouts are not standardised",
-    "std": "cutouts are not standardised",
-    "tb_freq": "see logger",
-    "model_name": "derived from the other options",
-    "model_folder": "derived from the other options",
-    "latents_folder": "derived from the other options",
-    "warmup_from": "derived from the other options",
-    "warmup_to": "derived from the other options",
-    "warm_epochs": "derived from the other options",
-    "warmup_epochs": "derived from the other options",
-}
-
-
 def from_flat(values: Mapping[str, Any], name: str = "custom") -> dict[str, dict[str, Any]]:
     """Return the sections for the flat names of a JSON option file.
 
@@ -66,26 +42,25 @@ def from_flat(values: Mapping[str, Any], name: str = "custom") -> dict[str, dict
         section -> key -> value, ready for `build_options`.
 
     Raises:
-        OptionError: A key is unknown, or both names of the jitter are given with different values.
+        OptionError: A key is unknown, or two names of one option are given with different values.
     """
-    check_keys(values, [*FLAT, *IGNORED], "")
-    old, new = values.get("random_jitter"), values.get("random_cropjitter")
-    if old is not None and new is not None and old != new:
-        raise OptionError(f"random_jitter={old} and random_cropjitter={new} are the same option: give one of them")
+    check_keys(values, [*FLAT, *OLDER, *IGNORED], "")
+    found, ignored = current_names(values)
     sections: dict[str, dict[str, Any]] = {"model": {"name": name, "nchannels": 3}}
-    for key, value in values.items():
-        if key in IGNORED or (key in ("random_jitter", "random_cropjitter") and value is None):
-            continue
+    for key, value in found.items():
         section, inner = FLAT[key]
         sections.setdefault(section, {})[inner] = value
+    if ignored:
+        sections.setdefault("archive", {})["other"] = json.dumps(ignored)
     return sections
 
 
 def flat_name(options: Options) -> str:
     """Return the users' derived `model_name`, such as `SimCLR_resnet50_lr_0.05_..._trial_5_cosine_warm`."""
     o = options
+    data = f"{o.archive.data_name}_" if o.archive.data_name else ""
     name = (
-        f"{o.loss.ssl_method}_{o.model.ssl_model}_lr_{o.optim.learning_rate}_decay_{o.optim.weight_decay}"
+        f"{o.loss.ssl_method}_{data}{o.model.ssl_model}_lr_{o.optim.learning_rate}_decay_{o.optim.weight_decay}"
         f"_bsz_{o.loader.batch_size_train}_temp_{o.loss.temp}_trial_{o.archive.trial}"
     )
     name += "_cosine" if o.optim.cosine else ""
@@ -97,12 +72,24 @@ def warm_up(options: Options) -> bool:
     return options.optim.warm or options.loader.batch_size_train > 256
 
 
+def folders(options: Options) -> dict[str, str]:
+    """Return the users' derived folders.
+
+    Returns:
+        `model_folder` and `latents_folder`, and `save_folder`, that of the run's files: in the option files of the
+        first years a folder of its own within `model_folder`, else the same.
+    """
+    name, archive = flat_name(options), options.archive
+    models = archive.models_place or str(Path("models") / archive.model_root / name)
+    latents = archive.latents_place or str(Path("latents") / archive.model_root / name)
+    save = str(Path(models) / name) if archive.data_name else models
+    return {"model_folder": models, "latents_folder": latents, "save_folder": save}
+
+
 def flat_view(options: Options) -> dict[str, Any]:
-    """Return the users' flat names with their values, as plain types: the `opt` of a checkpoint or JSON file."""
+    """Return the users' flat names with their values, as plain types: the `opt` of a checkpoint or JSON file.
+
+    Keys of the option file that have no effect come along as they were.
+    """
     flat = {name: getattr(getattr(options, section), key) for name, (section, key) in FLAT.items()}
-    flat["model_name"] = flat_name(options)
-    for kind in ("models", "latents"):
-        flat[f"{kind.removesuffix('s') if kind == 'models' else kind}_folder"] = str(
-            Path(kind) / options.archive.model_root / flat["model_name"]
-        )
-    return flat
+    return {**recorded(options.archive.other), **flat, "model_name": flat_name(options), **folders(options)}

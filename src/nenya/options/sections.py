@@ -169,6 +169,12 @@ class PublishedOptions:
     data_folder: str = option("./", "folder of the images file")
     trial: int = option(0, "number of the trial, part of the model name", at_least(0))
     note: str = option("", "remark")
+    s3_bucket: str = option("", "bucket of the tables")
+    local_outdir: str = option("", "prefix of models and latents")
+    data_name: str = option("", "name of the data in the model name, in the option files of the first years")
+    models_place: str = option("", "folder of the models, if not derived from the other options")
+    latents_place: str = option("", "folder of the latents, if not derived from the other options")
+    other: str = option("", "keys of an option file that have no effect, as JSON")
 
 
 _BATCHES = (
@@ -203,6 +209,7 @@ class CheckpointOptions:
 
     save_freq: int = option(1, "epochs between checkpoints", at_least(1))
     every_minutes: float = option(10.0, "minutes between checkpoints within an epoch; 0: after each step", at_least(0))
+    each: bool = option(False, "also keep ckpt_epoch_<n>.pth every save_freq epochs, with the optimizer")
 
 
 @dataclass

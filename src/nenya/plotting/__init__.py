@@ -14,26 +14,32 @@ from nenya.plotting.cutouts import (
     mosaic,
     nearest_to_centres,
 )
+from nenya.plotting.from_files import closest_latents, learn_curve, plot_from_file, plot_spectrum, umap_gallery
 from nenya.plotting.paper import central_limits, save_figure
 from nenya.plotting.planes import map_density, map_metric, umap_density, umap_metric
 
 __all__ = [
     "GAP",
     "central_limits",
+    "closest_latents",
     "closest_strip",
     "contact_sheet",
     "eigen_images",
     "eigen_sheet",
     "gallery",
+    "learn_curve",
     "learning_curve",
     "map_density",
     "map_metric",
     "mosaic",
     "nearest_to_centres",
+    "plot_from_file",
+    "plot_spectrum",
     "power_spectra",
     "read_losses",
     "save_figure",
     "umap_density",
+    "umap_gallery",
     "umap_metric",
     "variance_spectrum",
 ]

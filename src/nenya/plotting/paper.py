@@ -9,7 +9,7 @@ import numpy.typing as npt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from nenya.errors import InputFileError, OptionError, OutputError
+from nenya.errors import InputFileError, NenyaError, OptionError, OutputError
 from nenya.storage.disk import atomic_path
 
 FloatArray = npt.NDArray[np.floating]
@@ -72,5 +72,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
     try:
         with atomic_path(target) as temporary:
             figure.savefig(temporary, format=suffix, dpi=DPI)
+    except NenyaError:
+        raise
     except OSError as error:
         raise OutputError(f"cannot write {target}: {error.strerror or error}") from error

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nenya.errors import InputFileError
+from nenya.errors import InputFileError, NenyaError
 from nenya.io import read_table
 from nenya.storage.table_files import check_arrow, check_table
 from nenya.storage.texts import first_words
@@ -68,6 +68,8 @@ def read_arrow(path: Path) -> Any:
             check_table(path)
             names = [field.name for field in pq.read_schema(path) if pa.types.is_string(field.type)]
             table = pq.read_table(path, read_dictionary=names)
+        except NenyaError:
+            raise
         except (pa.ArrowException, OSError, ValueError) as error:
             first = first_words(error)
             raise InputFileError(f"{path}: cannot be read as a table ({first}); copy or write it again") from error

@@ -14,7 +14,7 @@ from bokeh.embed.util import standalone_docs_json_and_render_items
 from bokeh.models import ColumnDataSource
 from numpy.typing import NDArray
 
-from nenya.errors import OutputError
+from nenya.errors import NenyaError, OutputError
 from nenya.options.commands import PortalOptions
 from nenya.portal import pages, pictures
 from nenya.portal.dataset import Dataset
@@ -24,12 +24,16 @@ from nenya.portal.theme import Theme, plain
 from nenya.portal.views import Histogram, Plane
 from nenya.portal.work import cells_for
 from nenya.storage.disk import sweep, temporary_name
+from nenya.storage.small_files import refuse_link
+from nenya.storage.texts import shown
 from nenya.tables.quantities import title_of
 
 IntArray = NDArray[np.int64]
 
 _CHARTS = 8
 _SHEET = (10, 6)
+_INDEX, _RANDOM, _LOW, _HIGH = "index.html", "random", "low_dt", "high_dt"
+_PAGE = {_INDEX, *(f"{key}.png" for key in (_RANDOM, _LOW, _HIGH))}
 
 _BOKEH = Path(bokeh.__file__).parent / "server/static/js"
 
@@ -50,10 +54,7 @@ def write_page(dataset: Dataset, folder: Path, name: str, options: PortalOptions
         OutputError: The folder exists (without clobber), or cannot be written.
     """
     sweep(folder.parent)
-    if folder.exists() and not options.clobber:
-        raise OutputError(f"{folder} exists (clobber=true overwrites it, export= names another path)")
-    if folder.exists() and not (folder / "index.html").is_file() and any(folder.iterdir()):
-        raise OutputError(f"{folder} holds files other than an exported page: name another place")
+    _check_place(folder, clobber=options.clobber)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -62,17 +63,35 @@ def write_page(dataset: Dataset, folder: Path, name: str, options: PortalOptions
     try:
         temporary.mkdir()
         sheets = _write_sheets(dataset, temporary, options.seed)
-        (temporary / "index.html").write_text(_page(dataset, name, options, sheets))
+        (temporary / _INDEX).write_text(_page(dataset, name, options, sheets))
         old = temporary_name(folder)  # a kill leaves the old page or the new one, never a part
         if folder.exists():
             os.replace(folder, old)
         os.replace(temporary, folder)
         shutil.rmtree(old, ignore_errors=True)
+    except NenyaError:
+        raise
     except OSError as error:
         raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return folder / "index.html"
+    return folder / _INDEX
+
+
+def _check_place(folder: Path, *, clobber: bool) -> None:
+    """Check that a page can be written, and that overwriting removes nothing but a page."""
+    refuse_link(folder)
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise OutputError(f"{folder} is a file, expected the name of a folder: name another place")
+    if not clobber:
+        raise OutputError(f"{folder} exists (clobber=true overwrites it, export= names another path)")
+    found = {path.name for path in folder.iterdir()}
+    others = sorted(found - _PAGE if _INDEX in found else found)
+    if others:
+        said = ", ".join(shown(name, 80) for name in others[:3])
+        raise OutputError(f"{folder} holds files other than an exported page ({said}): name another place")
 
 
 def _html(figures: list[Any], **values: Any) -> str:
@@ -100,12 +119,12 @@ def _write_sheets(dataset: Dataset, folder: Path, seed: int) -> list[tuple[str, 
     rng, columns = np.random.default_rng(seed), dataset.columns
     most = min(_SHEET[0] * _SHEET[1], columns.rows)
     chosen: dict[str, tuple[str, IntArray]] = {
-        "random": ("cutouts drawn at random", rng.choice(columns.rows, most, replace=False)),
+        _RANDOM: ("cutouts drawn at random", rng.choice(columns.rows, most, replace=False)),
     }
     if "DT" in columns.metrics():
         dt = columns.values("DT")
-        chosen["low_dt"] = ("the smallest DT", np.argsort(dt, kind="stable")[:most])
-        chosen["high_dt"] = ("the largest DT", np.argsort(np.where(np.isnan(dt), np.inf, -dt), kind="stable")[:most])
+        chosen[_LOW] = ("the smallest DT", np.argsort(dt, kind="stable")[:most])
+        chosen[_HIGH] = ("the largest DT", np.argsort(np.where(np.isnan(dt), np.inf, -dt), kind="stable")[:most])
     found = []
     for key, (title, rows) in chosen.items():
         images = dataset.cutouts.of(rows)

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from nenya.errors import InputFileError, OptionError
+from nenya.errors import InputFileError, NenyaError, OptionError
 from nenya.portal.images import SIDES, checked
 from nenya.portal.jailed import LENGTH, MOST_HEADER
 from nenya.portal.upload import Given
@@ -325,6 +325,8 @@ class Jail:
                 self._all.discard(child)
         try:
             return self._starter.submit(self._started).result()
+        except NenyaError:
+            raise
         except (Broken, Late, OSError) as error:
             raise OptionError("the process that reads images cannot be started; see the server's log") from error
 

@@ -16,7 +16,7 @@ from tornado.iostream import StreamClosedError
 from tornado.routing import AnyMatches, Rule
 from tornado.web import RequestHandler
 
-from nenya.errors import OptionError
+from nenya.errors import NenyaError, OptionError
 from nenya.portal import downloads, routes
 from nenya.portal.dataset import Cancelled
 from nenya.portal.gate import Gate
@@ -26,6 +26,7 @@ from nenya.portal.intake import http_limits, limit_connections
 from nenya.portal.jobs import FAILED
 from nenya.portal.session import Session
 from nenya.portal.takes_images import TakesImages
+from nenya.runtime.signals import on_interrupt
 
 log = logging.getLogger(__name__)
 
@@ -150,31 +151,34 @@ def make_server(portal: Portal, address: str, port: int, origins: list[str]) -> 
     before = allowlist.level
     allowlist.setLevel(logging.ERROR)
     try:
-        server = get_server(
-            {"/": portal.page},
-            port=port,
-            address=address,
-            websocket_origin=["*"],
-            title="Nenya portal",
-            start=False,
-            show=False,
-            auth_provider=Guard(portal.door),
-            websocket_max_message_size=2**20,
-            http_server_kwargs=http_limits(),
-            session_token_expiration=3600,
-            sign_sessions=True,  # admitted users get sessions named by the server only
-            secret_key=secrets.token_urlsafe(32),
-            include_headers=[],  # sessions need none of these, and they contain the token
-            include_cookies=[],
-            check_unused_sessions_milliseconds=10_000,
-            unused_session_lifetime_milliseconds=30_000,
-        )
+        with on_interrupt():  # Panel leaves a handler behind, which fails once its loop is closed
+            server = get_server(
+                {"/": portal.page},
+                port=port,
+                address=address,
+                websocket_origin=["*"],
+                title="Nenya portal",
+                start=False,
+                show=False,
+                auth_provider=Guard(portal.door),
+                websocket_max_message_size=2**20,
+                http_server_kwargs=http_limits(),
+                session_token_expiration=3600,
+                sign_sessions=True,  # admitted users get sessions named by the server only
+                secret_key=secrets.token_urlsafe(32),
+                include_headers=[],  # sessions need none of these, and they contain the token
+                include_cookies=[],
+                check_unused_sessions_milliseconds=10_000,
+                unused_session_lifetime_milliseconds=30_000,
+            )
         _guard(server, portal.door, handlers)
         limit_connections(server._http)
         if portal.takes_images:
             portal.jail.start()
         if portal.reopen is not None:
             PeriodicCallback(portal.look, 1000 * portal.look_every).start()
+    except NenyaError:
+        raise
     except OSError as error:
         raise OptionError(
             f"port {port} of {address} cannot be used ({error.strerror}): choose another by port="

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from nenya.errors import InputFileError
+from nenya.errors import InputFileError, NenyaError
 from nenya.portal import pictures, words, work
 from nenya.portal.jobs import Ticket
 from nenya.portal.screen import PAGE_ROWS, Screen
@@ -27,6 +27,8 @@ class Session(Screen):
                 self._add(make_lasso(plane, list(zip(geometry["x"], geometry["y"], strict=True))))
             else:
                 return
+        except NenyaError:
+            raise
         except (ValueError, TypeError, KeyError, ArithmeticError):
             return  # a box without area from a click, a lasso of two points, or a shape that no mouse draws
         self.refresh()
@@ -36,6 +38,8 @@ class Session(Screen):
         values = self.dataset.columns.values(column)
         try:
             drawn = make_range(column, low, high)
+        except NenyaError:
+            raise
         except (ValueError, TypeError, ArithmeticError):
             return  # a shape that no mouse draws
         self._add(make_range(column, *self.histograms[column].ends(drawn.low, drawn.high, values)))
@@ -54,6 +58,8 @@ class Session(Screen):
         """
         try:
             self._add(make_category(column, values))
+        except NenyaError:
+            raise
         except (KeyError, ValueError, TypeError):
             raise InputFileError("a filter needs a text column, and one or more of its values") from None
         self.refresh()
@@ -76,6 +82,8 @@ class Session(Screen):
                 raise InputFileError(f"the range from {low:g} to {high:g} is empty: from must be below to")
             else:
                 self._add(make_range(column, low, high))
+        except NenyaError:
+            raise
         except (KeyError, ValueError, TypeError, ArithmeticError):
             raise InputFileError("a filter needs a numeric column, and a lowest or highest value") from None
         self.refresh()

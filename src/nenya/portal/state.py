@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nenya.errors import OptionError
+from nenya.errors import NenyaError, OptionError
 from nenya.portal.columns import Columns
 from nenya.portal.polygon import inside
 
@@ -238,6 +238,8 @@ def read_view(text: str, columns: Columns) -> View:
             check_filter(item, columns)
         if (colour != "count" and colour not in columns.metrics()) or scale not in ("shared", "own"):
             raise ValueError(colour)
+    except NenyaError:
+        raise
     except (ValueError, KeyError, TypeError, ArithmeticError, IndexError, zlib.error, RecursionError) as error:
         raise OptionError(
             "the view in this link is incomplete or of another table; the complete table is shown"

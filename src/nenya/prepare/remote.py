@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nenya.errors import InputFileError, NenyaError, OptionError, StorageError
+from nenya.prepare.zarr_check import MARKS
 from nenya.storage.disk import temporary_folder
 from nenya.storage.paths import COPY_PREFIX, is_s3, own_place, scratch_folder, temporary_copy
 from nenya.storage.s3.service import join_url, store
@@ -22,9 +23,6 @@ from nenya.storage.web import describe, download_web, is_web, read_web
 
 if TYPE_CHECKING:
     from nenya.prepare.references import ReferenceZarr
-
-MARKS = ("zarr.json", ".zgroup", ".zmetadata")
-"""Metadata files by which a Zarr store is known."""
 
 FILES = (".nc", ".nc4", ".cdf", ".h5", ".hdf5", ".he5", ".grib", ".grib2", ".grb", ".grb2")
 _MADE_HERE = ("_preproc.h5", "_latents.h5", "_latents_debug.h5")
@@ -46,6 +44,8 @@ def kind_of(url: str) -> str:
         StorageError: The service or server does not answer.
     """
     plain = url.rstrip("/")
+    if is_web(url) and "?" in url:
+        return "file"
     if is_web(url) and any(part in url for part in _DAP) and _is_dap(plain):
         return "dap"
     if url.lower().endswith(FILES):
@@ -58,15 +58,34 @@ def kind_of(url: str) -> str:
 
 
 def _mark_of(url: str) -> str | None:
-    """Return size and tag of the first metadata file of a Zarr store, None if there is no store."""
+    """Return size and tag of the first metadata file of a Zarr store, None if there is no store.
+
+    A service that does not list its files may deny access to missing ones.
+
+    Raises:
+        StorageError: Access to all of them is denied, or the service does not answer.
+    """
+    denied = None
     for mark in MARKS:
-        if is_s3(url):
-            if (there := store().head(join_url(url, mark))) is not None:
-                return f"{there.size} {there.etag}"
-        elif (content := read_web(f"{url}/{mark}")) is not None and content.lstrip().startswith(b"{"):
-            found = describe(f"{url}/{mark}")
-            return f"{len(content)} {found.tag if found else ''}"
+        try:
+            if (found := _describe_mark(url, mark)) is not None:
+                return found
+        except StorageError as error:
+            denied = error
+    if denied is not None:
+        raise denied
     return None
+
+
+def _describe_mark(url: str, mark: str) -> str | None:
+    if is_s3(url):
+        there = store().head(join_url(url, mark))
+        return None if there is None else f"{there.size} {there.etag}"
+    content = read_web(f"{url}/{mark}")
+    if content is None or not content.lstrip().startswith(b"{"):
+        return None
+    found = describe(f"{url}/{mark}")
+    return f"{len(content)} {found.tag if found else ''}"
 
 
 def _is_dap(url: str) -> bool:

@@ -13,7 +13,6 @@ from nenya.data.hdf5_links import Links
 from nenya.data.hdf5_open import open_hdf5
 from nenya.errors import InputFileError, NenyaError
 from nenya.prepare.remote import (
-    MARKS,
     find_remote,
     identity_of_remote,
     is_icechunk,
@@ -21,6 +20,7 @@ from nenya.prepare.remote import (
     local_references,
     open_remote,
 )
+from nenya.prepare.zarr_check import MARKS
 from nenya.storage.paths import entries_of, find_paths, local_path
 from nenya.storage.small_files import is_regular
 
@@ -108,6 +108,8 @@ def identity_of(source: Path | str) -> str:
                 [source / mark for mark in MARKS if (source / mark).is_file()] if is_zarr(source) else [source]
             ) or sorted(path for path in (source / "refs").rglob("*") if path.is_file())
             return " ".join(f"{m.stat().st_size} {m.stat().st_mtime_ns}" for m in marks)
+        except NenyaError:
+            raise
         except OSError as error:
             raise InputFileError(f"{source}: cannot be read ({error.strerror}); check the path") from error
     return identity_of_remote(source)

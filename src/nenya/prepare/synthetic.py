@@ -33,7 +33,7 @@ import torch
 from scipy import fft  # type: ignore[import-untyped, unused-ignore]  # scipy ships no types
 from torch import Tensor
 
-from nenya.errors import InputFileError, OptionError, OutputError
+from nenya.errors import InputFileError, NenyaError, OptionError, OutputError
 from nenya.storage.disk import atomic_path, write_hdf5
 
 log = logging.getLogger(__name__)
@@ -392,6 +392,8 @@ def stream_cutouts(
                 for name, ((rows, height, width), blocks) in partitions.items():
                     _stream(file, name, (rows, 1, height, width), blocks, chunks)
             finish()
+    except NenyaError:
+        raise
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 

@@ -14,6 +14,9 @@ from nenya.errors import InputFileError
 from nenya.storage.process import check_memory
 from nenya.storage.texts import shown
 
+MARKS = ("zarr.json", ".zgroup", ".zmetadata")
+"""Metadata files by which a Zarr store is known."""
+
 _NAMES = (".zarray", ".zmetadata", "zarr.json")
 _CODECS = {
     *("zlib", "gzip", "blosc", "zstd", "lz4", "bz2", "lzma", "shuffle", "delta", "fixedscaleoffset", "quantize"),

@@ -8,14 +8,15 @@ import importlib
 import importlib.util
 import os
 from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 
-from nenya.errors import InputFileError
-from nenya.prepare.zarr_check import arrays_of, check_metadata, is_metadata
+from nenya.errors import InputFileError, StorageError
+from nenya.prepare.zarr_check import MARKS, arrays_of, check_metadata, is_metadata
 from nenya.prepare.zarr_chunks import Packing, check_packed, packing_of
 from nenya.storage.s3.service import join_url, store
 from nenya.storage.small_files import is_regular
@@ -149,6 +150,14 @@ def _span(part: ByteRequest, size: int) -> tuple[int, int]:
     return first, min(max(end, first), size)
 
 
+def _hidden(key: str) -> AbstractContextManager[None]:
+    """Take the file that marks a store of some version as missing if access is denied, as where files are not listed.
+
+    Without all of these there is no store, so that nothing is lost in silence.
+    """
+    return suppress(StorageError) if key in MARKS else nullcontext()
+
+
 class S3Zarr(CheckedZarr):
     """A Zarr store on S3.
 
@@ -158,8 +167,10 @@ class S3Zarr(CheckedZarr):
 
     def read(self, key: str) -> bytes | None:
         """See `CheckedZarr`."""
-        found = store().head(join_url(self.url, key))
-        return None if found is None else store().read_bytes(found.url, limit=_MOST)
+        with _hidden(key):
+            found = store().head(join_url(self.url, key))
+            return None if found is None else store().read_bytes(found.url, limit=_MOST)
+        return None
 
     def has(self, key: str) -> bool:
         """See `CheckedZarr`."""
@@ -180,7 +191,9 @@ class WebZarr(CheckedZarr):
 
     def read(self, key: str) -> bytes | None:
         """See `CheckedZarr`."""
-        return read_web(f"{self.url}/{key}", _MOST)
+        with _hidden(key):
+            return read_web(f"{self.url}/{key}", _MOST)
+        return None
 
     def has(self, key: str) -> bool:
         """See `CheckedZarr`."""

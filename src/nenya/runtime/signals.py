@@ -1,4 +1,4 @@
-"""Signals that end a run so that the same command resumes it: only this module sets signal handlers."""
+"""Signals that end a run so that the same command resumes it, or that end a server: only here are handlers set."""
 
 import signal
 import threading
@@ -99,3 +99,24 @@ def interrupted_between(message: str) -> Iterator[Callable[[], None]]:
 def ignore_interrupts() -> None:
     """Leave Ctrl-C to the parent process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def on_interrupt(function: Callable[[], object] | None = None) -> Iterator[None]:
+    """Call a function on SIGINT within the block; afterwards the handler is as before, whoever changed it meanwhile.
+
+    Other threads than the main one have no handlers, and this has no effect in them.
+
+    Args:
+        function: called by the signal's handler; None leaves the handler, and only restores it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    if function is not None:
+        signal.signal(signal.SIGINT, lambda *_: function())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

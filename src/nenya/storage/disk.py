@@ -18,12 +18,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from hashlib import sha256
 from os import scandir
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nenya.errors import OutputError
+from nenya.errors import NenyaError, OutputError
 from nenya.storage.flock import is_local
 from nenya.storage.process import Life, current, life_of_mark, restarted_since
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     import h5py
 
 _BLOCK = 2**22  # bytes
+_waiting: ContextVar[list[tuple[Path, Path]] | None] = ContextVar("files that appear together", default=None)
 
 _WEEK = 7 * 86400.0  # seconds
 _LONGEST = 255  # bytes of a file's name
@@ -109,7 +111,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         try:
-            move_synced(temporary, path)
+            if (waiting := _waiting.get()) is None:
+                move_synced(temporary, path)
+            else:
+                sync(temporary)
+                waiting.append((temporary, path))
+        except NenyaError:
+            raise
         except OSError as error:
             raise OutputError(f"cannot write {path}: {error.strerror}") from error
     except BaseException as error:
@@ -118,6 +126,35 @@ def atomic_path(path: Path) -> Iterator[Path]:
             reason = os.strerror(error.errno)
             raise OutputError(f"cannot write {path}: {reason}; free some space, or choose another folder") from error
         raise
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Let the files that `atomic_path` writes in this thread within the block appear at its end, all of them or none.
+
+    They are there under their temporary names until then. A file that is overwritten may be new after an error.
+
+    Raises:
+        OutputError: One cannot be renamed.
+    """
+    files: list[tuple[Path, Path]] = []
+    before = _waiting.set(files)
+    made: list[Path] = []
+    try:
+        yield
+        for temporary, path in files:
+            new = not os.path.lexists(path)
+            try:
+                move_synced(temporary, path)
+            except OSError as error:
+                raise OutputError(f"cannot write {path}: {error.strerror}") from error
+            made += [path] if new else []
+    except BaseException:
+        for path in (*made, *(temporary for temporary, _ in files)):
+            path.unlink(missing_ok=True)
+        raise
+    finally:
+        _waiting.reset(before)
 
 
 def remove_half(first: Path, second: Path) -> None:
@@ -131,10 +168,19 @@ def remove_half(first: Path, second: Path) -> None:
 
 
 def move_synced(temporary: Path, path: Path) -> None:
-    """Rename a finished file within its file system; its bytes are on the disk before the name is."""
+    """Rename a finished file within its file system; its bytes are on the disk before the name is.
+
+    If the name cannot be brought to the disk, a new file is removed again.
+    """
     sync(temporary)
+    new = not os.path.lexists(path)
     os.replace(temporary, path)
-    sync(path.parent)
+    try:
+        sync(path.parent)
+    except OSError:
+        if new:
+            path.unlink(missing_ok=True)
+        raise
 
 
 class _Patient(io.FileIO):

@@ -9,10 +9,13 @@ import fcntl
 import logging
 import os
 import secrets
-from contextlib import suppress
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from nenya.errors import OutputError
 from nenya.storage.process import current
 
 log = logging.getLogger(__name__)
@@ -125,6 +128,28 @@ def hdf5_locking(path: Path) -> str | bool:
     finally:
         os.close(descriptor)
     return "best-effort"
+
+
+@contextmanager
+def open_lock(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
+    """Yield the descriptor of a lock file, opened without following a link or waiting for a pipe.
+
+    Raises:
+        OSError: It cannot be opened.
+        OutputError: It is not a regular file.
+    """
+    try:
+        descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            raise OutputError(f"{path} is not a file, as the lock of a folder is: remove it") from error
+        raise
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OutputError(f"{path} is not a file, as the lock of a folder is: remove it")
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def is_flocked(path: Path) -> bool:

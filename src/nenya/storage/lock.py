@@ -34,14 +34,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from nenya.errors import LockLostError, OutputError
+from nenya.errors import LockLostError, NenyaError, OutputError
 from nenya.storage.disk import remove, temporary_name
-from nenya.storage.flock import flock, is_flocked, is_local, locks_work
+from nenya.storage.flock import flock, is_flocked, is_local, locks_work, open_lock
 from nenya.storage.process import Life, current, from_values, life
 
 log = logging.getLogger(__name__)
 
 _MOST = 2**16  # bytes
+
+MOST_FENCE = 10**15
+"""Largest number of a holder; a file with a larger one, which nobody reaches, is not one of nenya's."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Found:
     def fence(self) -> int:
         """The number of its holder; 0 if it has none."""
         fence = self.said.get("fence", 0)
-        return fence if isinstance(fence, int) and 0 <= fence < 2**62 else 0
+        return fence if isinstance(fence, int) and 0 <= fence <= MOST_FENCE else 0
 
     @property
     def who(self) -> str:
@@ -223,6 +226,8 @@ class OutputLock:
                     break
             else:
                 raise self._held(read_lock(self.path))
+        except NenyaError:
+            raise
         except OSError as error:
             self._leave_nothing()
             raise OutputError(
@@ -292,7 +297,8 @@ class OutputLock:
         start = f"{self.path.name}."
         with os.scandir(self.path.parent) as entries:
             texts = [entry.name[len(start) :] for entry in entries if entry.name.startswith(start)]
-        return {int(text) for text in texts if text.isascii() and text.isdecimal() and len(text) < _DIGITS}
+        numbers = {int(text) for text in texts if text.isascii() and text.isdecimal() and len(text) < _DIGITS}
+        return {number for number in numbers if number <= MOST_FENCE}
 
     def _claim_path(self, number: int) -> Path:
         return self.path.with_name(f"{self.path.name}.{number}")
@@ -327,13 +333,13 @@ class OutputLock:
             self.token, self.fence = "", 0
             return False
         try:
-            if read_lock(self.path).state == held.state and max(self._claims(), default=0) == number:
+            if read_lock(self.path).state == held.state and max(self._claims(), default=number) <= number:
                 self._install()
                 made, self.taken_over = True, bool(held.said) and not held.said.get("free")
         finally:
             if not made:
                 self.token, self.fence = "", 0
-                remove(claim)
+            remove(claim)
         for other in self._claims() if made else ():
             if other <= number:
                 remove(self._claim_path(other))
@@ -438,8 +444,11 @@ def one_at_a_time(path: Path) -> Iterator[bool]:
     """Let one process at a time into the block; yields False where the file system has no locks.
 
     The lock is released when its process ends, in whatever way; the empty file remains, since removing it would race.
+
+    Raises:
+        OutputError: At the path is a link, a pipe or anything else but a file.
     """
-    with path.open("ab") as file:
+    with open_lock(path, os.O_RDWR | os.O_CREAT) as file:
         alone = True
         try:
             if not flock(file):

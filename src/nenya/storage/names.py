@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nenya.errors import InputFileError
+from nenya.errors import InputFileError, NenyaError
 from nenya.storage.small_files import read_small, strict_json
 from nenya.storage.texts import quoted, visible
 
@@ -249,6 +249,8 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
     """
     try:
         return read_small(path, most)
+    except NenyaError:
+        raise
     except ValueError as error:
         raise InputFileError(f"{path}: {error}; check the path") from error
 

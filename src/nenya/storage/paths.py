@@ -287,6 +287,8 @@ def fetch_checked(url: str, entry: Entry, path: Path, said_by: str) -> None:
                 f"{url}/{entry.name}: its sha256 differs from that in {said_by}; download an undamaged copy"
             )
         os.replace(part, path)
+    except NenyaError:
+        raise
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:

@@ -74,7 +74,7 @@ def from_values(values: Mapping[str, Any]) -> Identity | None:
     try:
         texts = {key: str(values[key]) for key in ("boot", "space", "start", "host")}
         return Identity(pid=int(values["pid"]), **texts)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):  # also of infinity, which JSON has
         return None
 
 

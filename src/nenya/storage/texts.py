@@ -12,6 +12,9 @@ _LEAST = 3  # characters of a value that is replaced; shorter ones, such as "/",
 _ALONE = 8  # characters from which a value is also found inside words
 _names: dict[str, str] = {}
 
+LONGEST = 4000
+"""Characters of a line of a message or a result; it may quote a file, whose names and values have any length."""
+
 
 class Lines(str):
     """A text of several lines, each already passed through `visible`."""
@@ -21,7 +24,7 @@ class Lines(str):
 
 def lines_of(items: Iterable[object]) -> Lines:
     """Return items as lines of a message."""
-    return Lines("\n".join(visible(item) for item in items))
+    return Lines("\n".join(shown(item, LONGEST) for item in items))
 
 
 def visible(text: object, *, lines: bool = False) -> str:
@@ -42,6 +45,11 @@ def shown(text: object, most: int = 120) -> str:
     """Return a text from a file as it can stand in a message: `visible`, and cut after `most` characters."""
     said = visible(text)
     return said if len(said) <= most else f"{said[:most]}..."
+
+
+def cut(line: str) -> str:
+    """Return a line, or the first `LONGEST` characters of it."""
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]} ..."
 
 
 def quoted(value: object) -> str:
@@ -80,7 +88,7 @@ def printed(text: object, *, lines: bool = False) -> str:
 
 def say(text: str) -> None:
     """Write one line of a result of a command to standard output; several lines only from `Lines`."""
-    said = printed(text, lines=isinstance(text, Lines))
+    said = printed(text, lines=True) if isinstance(text, Lines) else cut(printed(text))
     coding = getattr(sys.stdout, "encoding", None) or "utf-8"
     sys.stdout.write(said.encode(coding, "backslashreplace").decode(coding) + "\n")
 
@@ -94,7 +102,7 @@ class LineFormatter(logging.Formatter):
         if isinstance(record.args, tuple):
             record.args = tuple(_plain(value) for value in record.args)
         record.exc_text = None
-        return printed(super().format(record), lines=True)
+        return "\n".join(cut(line) for line in printed(super().format(record), lines=True).split("\n"))
 
 
 def _plain(value: Any) -> Any:

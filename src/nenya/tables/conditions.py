@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.defs import DT_INTERVALS, REGIONS, SEASONS
-from nenya.errors import OptionError
+from nenya.errors import NenyaError, OptionError
 from nenya.options.declare import suggest
 from nenya.options.extras import need
 from nenya.tables.key_columns import KEYS
@@ -153,6 +153,8 @@ class sql_errors:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         # A panic of the database has a class of its own, which cannot be imported.
+        if isinstance(error, NenyaError):
+            return
         if isinstance(error, ValueError | RuntimeError | OSError) or "Panic" in type(error).__name__:
             said = re.sub(r", /[^ ]*\.rs:\d+:\d+", "", " ".join(str(error).split()))
             if unknown := re.search(r"No field named (.*?)\. Valid fields", said):

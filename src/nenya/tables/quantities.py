@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+MASKED_AT_MOST = 0.5
+"""A column clear_fraction that never exceeds this is the share of masked pixels, as in tables of the first nenya."""
+
 DT40_SIDE = 40
 """Side in pixels of the central square whose difference is the column DT40 of a table."""
 
@@ -146,13 +149,16 @@ def with_dt(table: "pd.DataFrame") -> "pd.DataFrame":
     return table if found is None else table.assign(DT=found)
 
 
-def cut_table(table: "pd.DataFrame", DT_cut: str | None = None, alpha_cut: str | None = None) -> "pd.DataFrame":
+def cut_table(
+    table: "pd.DataFrame", DT_cut: str | None = None, alpha_cut: str | None = None, DT_key: str = "DT40"
+) -> "pd.DataFrame":
     """Return the rows of a table that lie in an interval of DT and in one of slopes.
 
     Args:
         table: with DT40, DT, or T90 and T10 (K); with alpha or min_slope.
         DT_cut: a name of `nenya.defs.DT_INTERVALS`; None: all.
         alpha_cut: a name of `nenya.defs.SLOPE_INTERVALS`; None: all.
+        DT_key: the column of temperature differences; without a column DT40 they are DT, or T90 - T10.
 
     Raises:
         OptionError: The interval is unknown.
@@ -160,7 +166,7 @@ def cut_table(table: "pd.DataFrame", DT_cut: str | None = None, alpha_cut: str |
     """
     keep = np.ones(len(table), dtype=bool)
     if DT_cut is not None:
-        keep &= _within(_DT_of(table), DT_cut, DT_INTERVALS, "DT_cut")
+        keep &= _within(_DT_of(table, DT_key), DT_cut, DT_INTERVALS, "DT_cut")
     if alpha_cut is not None:
         name = next((name for name in ("alpha", "min_slope") if name in table), None)
         if name is None:
@@ -175,8 +181,10 @@ def cut_table(table: "pd.DataFrame", DT_cut: str | None = None, alpha_cut: str |
     return table[keep]
 
 
-def _DT_of(table: "pd.DataFrame") -> NDArray[np.floating[Any]]:
-    found = dt_of(table, central=True)
+def _DT_of(table: "pd.DataFrame", key: str) -> NDArray[np.floating[Any]]:
+    if key not in table and key != "DT40":
+        raise InputFileError(f"DT_key={key}: the table has no such column")
+    found = table[key] if key in table else dt_of(table, central=True)
     if found is not None:
         values: NDArray[np.floating[Any]] = found.to_numpy(np.float64, na_value=np.nan)
         return values

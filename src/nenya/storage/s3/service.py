@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nenya.errors import InputFileError, Interrupted, OptionError, OutputError, StorageError
+from nenya.errors import InputFileError, Interrupted, NenyaError, OptionError, OutputError, StorageError
 from nenya.storage.disk import atomic_path, temporary_folder
 from nenya.storage.s3.access import Clients
 from nenya.storage.s3.checks import hash_file, md5
@@ -486,6 +486,8 @@ def _disk(doing: str, size: int = 0) -> Iterator[None]:
     """Turn errors of the local disk into nenya's; `size` is the number of bytes to be written."""
     try:
         yield
+    except NenyaError:
+        raise
     except OSError as error:
         what = error.strerror or type(error).__name__
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
