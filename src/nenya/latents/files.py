@@ -70,10 +70,16 @@ class Part:
         """Name of the cutout file without its suffix, by which tables are joined."""
         return key_of(self.pp_file)
 
+    @property
+    def cutout_names(self) -> tuple[str, ...]:
+        """Possible names of the cutout file."""
+        return self.names or (self.pp_file,)
+
     def key(self) -> keys.Part:
         """Return its keys for the join with a table."""
-        names = self.names or (self.pp_file,)
-        return keys.Part(self.place or str(self.path), names, part_types(self.partition), self.start, self.rows)
+        return keys.Part(
+            self.place or str(self.path), self.cutout_names, part_types(self.partition), self.start, self.rows
+        )
 
 
 class Latents:

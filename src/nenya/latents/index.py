@@ -108,7 +108,7 @@ class FilesSearcher:
 
     def find(self, example: str) -> int:
         """Return the number of the latent that an example names; see `parse_example`."""
-        parts = [Numbered(part.key().names, part.partition, part.start, part.rows) for part in self.latents.parts]
+        parts = [Numbered(part.cutout_names, part.partition, part.start, part.rows) for part in self.latents.parts]
         column, value = parse_example(example, self.columns, parts)
         if column == TABLE_ROW:
             return self._of_table_row(int(value))
