@@ -355,7 +355,7 @@ def test_search_by_images(small_file, tiny_weights, tmp_path, nenya_cli):
         assert code == 2 and len(said.splitlines()) == 1 and wanted in said and name in said, said
     assert len(read_image("images.npz")) == 3
     np.save(tmp_path / "pickled.npy", np.array([{}]), allow_pickle=True)
-    for name, said in (("pickled.npy", "numeric array"), ("absent.npy", "no array"), ("a.png", "expected .npy")):
+    for name, said in (("pickled.npy", "numeric array"), ("absent.npy", "No such file"), ("a.png", "expected .npy")):
         with pytest.raises((InputFileError, OptionError), match=said):
             read_image(name)
 
@@ -377,7 +377,7 @@ def test_an_index_on_s3(first, second, s3_bucket, s3_service, tmp_path, nenya_cl
     pointer = "deep/archive.index/current.json"
     assert {k: v for k, v in listed.items() if k != pointer}.items() <= now.items()  # versions never change
     code, said = nenya_cli("search", [f"index={url}", "like=b_preproc:valid:9", "loader.cache_dir=elsewhere", "k=3"])
-    assert code == 0 and said.startswith("approximate, recall@10"), said
+    assert code == 0 and "\napproximate, recall@10" in said, said
     pointed = json.loads(s3_service.client().get_object(Bucket=s3_bucket, Key=pointer)["Body"].read())
     pointed["files"][0]["name"] = "../../evil"
     s3_service.client().put_object(Bucket=s3_bucket, Key=pointer, Body=json.dumps(pointed).encode())
