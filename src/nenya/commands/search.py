@@ -82,11 +82,13 @@ def run(options: SearchOptions) -> int:
     ]
     say(lines_of([*lines, *(f"example: {place}" for place in _list(options.image))]))
     _show(found, answer, options, sql)
+    if not len(found) or not (options.out or options.images):
+        return 0
     with together():
-        if options.out and len(found):
+        if options.out:
             write_table(found, local_path(options.out))
             log.info("%s", options.out)
-        if options.images and len(found):
+        if options.images:
             _draw(archive, found, answer, (like, pictures), options)
     return 0
 

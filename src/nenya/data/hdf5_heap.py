@@ -167,7 +167,8 @@ class Attributes(h5py.AttributeManager):  # type: ignore[misc]  # h5py has no ty
             attribute, file = self.get_id(name), h5py.h5i.get_file_id(self._id)
             count = math.prod(attribute.shape or ())
             kind = attribute.get_type()
-            check_memory(count * kind.get_size(), where, file_bytes=int(file.get_filesize()))
+            if (nbytes := count * kind.get_size()) > _SPARE:
+                check_memory(nbytes, where, file_bytes=int(file.get_filesize()))
             self._heaps.check(kind, count, file, where)
         return file
 
