@@ -55,7 +55,7 @@ def play(words, tmp_path):
         "late_commit, two hosts, no locks",
         "in_the_middle_of_a_commit, two hosts, locks that always",
         "stopped_and_taken_for_alive, two hosts",
-        "late_commit, two hosts, S3",
+        pytest.param("late_commit, two hosts, S3", marks=pytest.mark.slow),
         pytest.param("", marks=pytest.mark.slow),
     ],
 )

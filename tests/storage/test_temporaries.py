@@ -190,7 +190,11 @@ def sources(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "command",
-    ["generate", "generate ocean", "repack", "prepare", "portal", pytest.param("metrics", marks=pytest.mark.slow)],
+    [
+        *("generate", "repack", "prepare", "portal"),
+        pytest.param("generate ocean", marks=pytest.mark.slow),
+        pytest.param("metrics", marks=pytest.mark.slow),
+    ],
 )
 def test_nothing_is_left_of_killed_commands(command, sources, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -333,6 +333,7 @@ def train_apart(folder, *args):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_killed_process_resumes_from_its_last_epoch(small_file, tmp_path):
     args = [*QUICK, f"data={small_file}", "trainer.max_epochs=12"]
     train_apart(tmp_path, *args, "out=whole")
