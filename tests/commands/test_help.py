@@ -26,8 +26,8 @@ def test_the_help_names_the_choices_of_each_command():
     train, prepare = (help_text(name, compose(name, [])) for name in ("train", "prepare"))
     listed = " ".join(train.split())
     assert f"model= {', '.join(model_versions())}" in listed and "trainer= cpu, ddp, default, gpu" in listed
-    assert "sensor=     grid, llc, llc_144km, modis, ssh, viirs" in prepare and "model=" not in prepare
-    assert len(prepare.splitlines()) < 65
+    assert "sensor=     era5, ghrsst, glorys, goes, grid, hycom, llc" in prepare and "model=" not in prepare
+    assert len(prepare.splitlines()) < 75
     assert not re.search(r"batch_size|train_key|memory_limit|num_workers", prepare) and "cache_dir" in prepare
 
 

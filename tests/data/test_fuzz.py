@@ -69,9 +69,12 @@ def test_many_damaged_files(capsys):
 def test_a_seed_makes_one_file(tmp_path):
     for seed in range(sum(FAMILIES.values())):
         first = make_case(seed, tmp_path)
-        written = first.path.read_bytes()
-        shutil.rmtree(first.path.parent)
-        again = make_case(seed, tmp_path)
+        for _ in range(5):  # HDF5 writes the second in which a virtual data set was made
+            written = first.path.read_bytes()
+            shutil.rmtree(first.path.parent)
+            again = make_case(seed, tmp_path)
+            if again.path.read_bytes() == written:
+                break
         assert again.path.read_bytes() == written
         assert again.description == first.description
 

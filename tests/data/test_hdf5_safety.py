@@ -168,7 +168,8 @@ def test_all_of_it_is_read_where_that_is_allowed(folders, way):
         path = put(written(own / "b.nc", "granule"), "granule", way, secret)
         field = granule(path, loader={"allow_external": True})
         with h5py.File(path) as h5:
-            np.testing.assert_array_equal(field, h5["tos"][0])
+            stored = h5["tos"][0]
+        np.testing.assert_array_equal(field, np.where((stored < -3) | (stored > 45), np.nan, stored))
 
 
 @pytest.mark.parametrize("way", ["absolute", "external storage", "virtual", "linked twice"])

@@ -273,8 +273,10 @@ def keys_of(options_type: type[Options], section: str) -> list[str]:
     kind: Any = next(f.type for f in dataclasses.fields(options_type) if f.name == section)
     if not dataclasses.is_dataclass(kind):
         return []
-    uses = options_type.uses
-    return [f.name for f in dataclasses.fields(kind) if uses is None or {section, f"{section}.{f.name}"} & {*uses}]
+    some = {name for name in options_type.uses or () if name.startswith(f"{section}.")}
+    if not some and section not in taken(options_type):
+        return []
+    return [f.name for f in dataclasses.fields(kind) if not some or f"{section}.{f.name}" in some]
 
 
 O = TypeVar("O", bound=Options)  # noqa: E741  # the type of the options of one command
