@@ -95,11 +95,12 @@ def check_folder(folder: Path, output: Path | None = None) -> Path:
     Raises:
         OutputError: One of them is a file.
     """
+    wanted = output or folder
     while not os.path.exists(folder) and folder != folder.parent:
         folder = folder.parent
     if not os.path.isdir(folder):
         raise OutputError(
-            f"{f'{output}: ' if output else ''}{folder} is a file, expected a folder: choose another path with out="
+            f"{f'{wanted}: ' if wanted != folder else ''}{folder} is a file, expected a folder: choose another path with out="
         )
     return folder
 
