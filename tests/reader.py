@@ -39,15 +39,18 @@ from pathlib import Path
 
 if __name__ == "__main__":  # not in the processes that a command starts
     from nenya.cli import main
+    from nenya.commands.compose import command_names, options_of
+    from nenya.options.sections import taken
 
     args = sys.argv[1:]
     if args[0].startswith("scripts/"):
         args[0] = re.search(r'run_command\\("(\\w+)"\\)', Path(args[0]).read_text())[1]
     given = {{arg.partition("=")[0] for arg in args}}
+    has_network = args[0] in command_names() and "model" in taken(options_of(args[0]))
     more = [*{narrow!r}, *(["trainer.max_epochs=1"] if args[0] == "train" else [])]
     # A run and a version in an archive know their network.
-    own = args[0] in ("demo", "status") or "resume" in given or ("archive" in given and "ckpt" not in given)
-    sys.exit(main([args[0], *([] if own else more), *args[1:]]))
+    own = args[0] == "demo" or "resume" in given or ("archive" in given and "ckpt" not in given)
+    sys.exit(main([args[0], *(more if has_network and not own else []), *args[1:]]))
 """
 
 

@@ -255,7 +255,7 @@ def test_a_read_only_disk(refused, read_only_disk, command):
 @pytest.mark.parametrize("out", ["file/below", "file/below/deeper"])
 def test_a_folder_that_cannot_be(refused, tmp_path, command, out):
     (tmp_path / "file").write_text("a file")
-    refused(command, [f"out={tmp_path}/{out}"], tmp_path / out, "cannot make the folder", "out=")
+    refused(command, [f"out={tmp_path}/{out}"], tmp_path / out, "is a file, expected a folder", "out=")
 
 
 @pytest.mark.parametrize("command", BOTH)

@@ -25,7 +25,7 @@ from nenya.prepare.job import prepare
 from nenya.storage.disk import atomic_path, write_hdf5
 from nenya.storage.paths import local_path
 from nenya.storage.s3.service import store
-from nenya.tables.key_columns import read_keys
+from nenya.tables.key_columns import Keys, read_keys
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,11 +107,8 @@ class Stages:
         if arrival.granules:
             return read_table(self.place(arrival) / f"{arrival.stem}.parquet")
         if self.options.table:
-            table = read_table(local_path(self.options.table))
-            names = read_keys(table)
-            if names.names is None:
-                raise OptionError(f"table={self.options.table}: expected a column pp_file, the cutout file of each row")
-            own = names.named(arrival.stem)
+            table, keys = named_table(self.options.table)
+            own = keys.named(arrival.stem)
             return table[own] if own.any() else None
         source = arrival.sources[0]
         if isinstance(source, Path):
@@ -173,6 +170,23 @@ class Stages:
             file["sizes"] = sizes[order]
             file.attrs.update(about="centres (K, D) of unit latents; a row belongs to the nearest", files=len(files))
         return path
+
+
+def named_table(place: str) -> "tuple[pd.DataFrame, Keys]":
+    """Return the table of new cutout files and its key columns.
+
+    Raises:
+        InputFileError: It cannot be read, or lacks a key column.
+        OptionError: It does not name the cutout file of each row.
+    """
+    table = read_table(local_path(place))
+    try:
+        keys = read_keys(table)
+    except InputFileError as error:
+        raise InputFileError(f"table={place}: {error}") from error
+    if keys.names is None:
+        raise OptionError(f"table={place}: expected a column pp_file, the cutout file of each row")
+    return table, keys
 
 
 def read_centres(path: Path) -> Any:

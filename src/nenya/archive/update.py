@@ -24,7 +24,7 @@ from nenya.archive.lease import Lease
 from nenya.archive.manifest import CUTOUTS, MANIFEST, STATES, Added, Manifest, Version, parse_publishing
 from nenya.archive.preflight import check_options, check_place, check_recipe, check_version
 from nenya.archive.settings import choose_versions, extract_options, settings_of
-from nenya.archive.stages import Stages, describe
+from nenya.archive.stages import Stages, describe, named_table
 from nenya.data.cutouts import inspect_cutouts
 from nenya.data.orientation import SWATH, order_text, read_row_order
 from nenya.errors import InputFileError, Interrupted, LockLostError, NenyaError, OptionError
@@ -73,6 +73,8 @@ def run(options: UpdateOptions) -> int:
         check_version(options, manifest, name)
     folder.check_links([*manifest, *names])
     new = find_new(options.new) if options.new else None
+    if options.table:
+        named_table(options.table)  # before any work
     if new and new[1]:
         check_recipe(options, manifest, str(new[1][0]))
     with Termination(), Lease(folder), _quiet():

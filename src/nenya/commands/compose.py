@@ -26,6 +26,8 @@ from nenya.options.old_keys import recorded, say_ignored
 from nenya.options.sections import Options, build_options, keys_of, taken
 from nenya.storage.texts import LineFormatter, printed, visible
 
+log = logging.getLogger(__name__)
+
 _FREE_IN_A_RESUME = (
     *("loader.num_workers", "loader.cache_dir", "loader.memory_limit_gb", "loader.on_device"),
     *("data", "resume", "traceback"),
@@ -174,8 +176,29 @@ def prepare(name: str, args: Sequence[str]) -> list[str]:
         OptionError: An override does not parse, or names a key or a value that does not exist.
     """
     options_type = options_of(name)
-    ordered = sorted(_in_full(options_type, args), key=lambda arg: arg.partition("=")[0] not in GROUPS)
+    args = _in_full(options_type, args)
+    _check_once(options_type, args)
+    ordered = sorted(args, key=lambda arg: arg.partition("=")[0] not in GROUPS)
     return [o for arg in ordered for o in _prepare(options_type, arg)]
+
+
+def _check_once(options_type: type[Options], args: Sequence[str]) -> None:
+    """Refuse an input that is given twice, and say so of another option, whose last value counts.
+
+    Raises:
+        OptionError: An input has two values.
+    """
+    given: dict[str, str] = {}
+    for arg in args:
+        key, equals, _ = arg.partition("=")
+        if not equals or given.setdefault(key, arg) == arg:
+            continue
+        if key in _QUOTED and key != "mask_flags":
+            raise OptionError(f"{given[key]} and {arg}: give {key}= once; several files are a list, {key}=[a,b]")
+        if key == options_type.positional:
+            raise OptionError(f"{given[key]} and {arg}: give {key.removesuffix('_dir')}= once")
+        log.warning("%s and %s: the last one counts", given[key], arg)
+        given[key] = arg
 
 
 def _in_full(options_type: type[Options], args: Sequence[str]) -> Sequence[str]:
@@ -276,7 +299,7 @@ def hydra_answers(name: str, args: list[str]) -> int:
 def _prepare(options_type: type[Options], arg: str) -> list[str]:
     """Check one override and quote its value, so that any path can be given unchanged."""
     key, equals, value = arg.partition("=")
-    if not equals:
+    if not equals or not key:
         hint = "; nenya COMMAND --help lists the options" if arg.startswith("-") else ""
         raise OptionError(f"{arg}: expected key=value, such as data=/path/to/cutouts_preproc.h5{hint}")
     if key in GROUPS and takes_group(options_type, key):

@@ -24,6 +24,7 @@ from nenya.io import TABLE_SUFFIXES, read_table
 from nenya.latents.files import PARTITIONS
 from nenya.options.commands import InspectOptions
 from nenya.prepare.sources import is_zarr
+from nenya.storage.disk import check_output
 from nenya.storage.paths import find_sources, is_latents_name, is_s3, local_path, temporary_copy
 from nenya.storage.small_files import check_regular
 from nenya.storage.texts import say
@@ -83,6 +84,8 @@ def run(options: InspectOptions) -> int:
         NenyaError: The only file cannot be read, or a contact sheet cannot be written.
     """
     places = _places(options.data)
+    for place in places if options.sheet else ():
+        check_output(_sheet_place(str(place), options), clobber=True)
     bad = 0
     for place in places:
         try:
@@ -91,7 +94,7 @@ def run(options: InspectOptions) -> int:
         except NenyaError as error:
             if len(places) == 1:
                 raise
-            say(f"BAD  {place}: {error}")
+            say(f"BAD  {place}: {str(error).removeprefix(f'{place}: ')}")
             bad += 1
             continue
         say(f"{place}: {report.kind}")
@@ -152,12 +155,15 @@ def inspect_file(path: Path, options: InspectOptions | None = None) -> FileRepor
     raise InputFileError(f"{path}: unknown kind of file; expected one of {known}, or a run folder")
 
 
+def _sheet_place(place: str, options: InspectOptions) -> Path:
+    out = local_path(options.out or _FOLDER)
+    return out if out.suffix == ".png" else out / f"{Path(place).stem}_contact.png"
+
+
 def _draw(images: NDArray[np.float32], place: str, frame: str, options: InspectOptions) -> Path:
     from nenya.plotting import contact_sheet
 
-    out = local_path(options.out or _FOLDER)
-    name = Path(place).stem
-    path = out if out.suffix == ".png" else out / f"{name}_contact.png"
+    path = _sheet_place(place, options)
     title = f"{Path(place).name}, {len(images)} cutouts evenly spaced"
     contact_sheet(images, path, title=f"{title}\n{frame}" if frame else title)
     return path
@@ -352,7 +358,7 @@ def _inspect_table(path: Path) -> FileReport:
         missing = int(column.isna().sum())
         words = f"{name}: {column.dtype}"
         if column.dtype.kind in "iufM" and missing < len(column):
-            words += f", {column.min()} to {column.max()}"
+            words += f", {_short(column.min())} to {_short(column.max())}"
         elif missing < len(column):
             words += f", such as {str(column.dropna().iloc[0])[:60]}"
         report.lines.append(words + (f", {missing} missing" if missing else ""))
@@ -375,6 +381,11 @@ def _inspect_table(path: Path) -> FileReport:
         )
     report.facts = {"columns": [str(name) for name in table.columns], "masked_share": masked}
     return report
+
+
+def _short(value: Any) -> str:
+    """Return a number as six digits, dates and whole numbers as they are."""
+    return f"{value:.6g}" if isinstance(value, float | np.floating) else str(value)
 
 
 def _inspect_checkpoint(path: Path) -> FileReport:

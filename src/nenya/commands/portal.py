@@ -70,7 +70,8 @@ def _files(options: PortalOptions) -> tuple["Callable[[], Dataset]", str]:
     projector = local_path(options.projector) if options.projector else None
 
     def opened() -> "Dataset":
-        log.info("reading %s", table)
+        if table.is_file():
+            log.info("reading %s", table)
         return open_dataset(
             table,
             open_latents(latents, cache, allow_external=options.loader.allow_external) if latents else None,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from nenya.archive.folder import open_version
 from nenya.data.cutouts import inspect_cutouts
+from nenya.data.table_images import TableImages, check_images
 from nenya.errors import InputFileError, OptionError
 from nenya.io import TABLE_SUFFIXES, read_table, write_table
 from nenya.latents.examples import described, place_and_date
@@ -60,6 +61,8 @@ def run(options: SearchOptions) -> int:
         raise OptionError(f"out={options.out}: expected one of {', '.join(TABLE_SUFFIXES)}")
     for place in _outputs(options):
         check_output(place, options.clobber or place.suffix not in TABLE_SUFFIXES)
+    if options.images:
+        check_images(options.images, options.loader)
     archive = open_archive(options)
     like, unlike = (_rows(archive, given) for given in (options.like, options.unlike))
     pictures = image_examples(options, cutout_side(options, archive))
@@ -419,8 +422,6 @@ def _draw(
 ) -> None:
     """Draw the examples and the closest cutouts."""
     import pandas as pd
-
-    from nenya.data.table_images import TableImages
 
     table = pd.concat([archive.describe(examples[0]), found], ignore_index=True)
     images = TableImages(options.images, table, options.loader)

@@ -10,9 +10,9 @@ import pandas as pd
 
 from nenya.data.cutouts import CutoutFile, inspect_cutouts
 from nenya.data.spectra import MeanSpectrum, Recipe, file_spectrum
-from nenya.errors import InputFileError, OptionError, OutputError
+from nenya.errors import InputFileError, OptionError
 from nenya.options.commands import SpectraOptions
-from nenya.storage.disk import together
+from nenya.storage.disk import check_output, together
 from nenya.storage.paths import fetch, find_sources, local_path
 from nenya.storage.texts import lines_of, say
 from nenya.tables.key_columns import read_keys
@@ -51,8 +51,7 @@ def run(options: SpectraOptions) -> int:
     if twice:
         raise OptionError(f"two files are named {min(twice)}: give them one at a time, each with its own out=")
     for place in [folder / f"{path.stem}_{end}" for path in paths for end in _ENDS]:
-        if place.exists() and not options.clobber:
-            raise OutputError(f"{place} exists (clobber=true overwrites it, out= names another path)")
+        check_output(place, options.clobber)
     table = _open_table(options, files)
     with together():
         slopes = [_of_file(file, recipe, folder, options) for file in files]

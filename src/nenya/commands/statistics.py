@@ -19,7 +19,7 @@ from nenya.tables.comparison import trend
 from nenya.tables.conditions import rows_where
 from nenya.tables.key_columns import has_keys, read_keys
 from nenya.tables.quantities import columns_of
-from nenya.tables.statistics import BoolArray, selection_statistics
+from nenya.tables.statistics import METRICS, BoolArray, selection_statistics
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +108,8 @@ def run(options: StatisticsOptions) -> int:
     """
     from nenya.plotting.statistics import draw_statistics
 
+    if options.table and options.data:
+        raise OptionError(f"table={options.table} and data=: give the table once, by table=")
     options.table = options.table or (options.data if isinstance(options.data, str) else None)
     opened = open_chosen(options)
     source = Path(opened.name if opened else local_path(options.table or ""))
@@ -120,6 +122,8 @@ def run(options: StatisticsOptions) -> int:
     for path in (out, picture):
         check_output(path, options.clobber)
     table = opened.table() if opened else read_table(source)
+    if list(options.metrics) != list(METRICS):  # those are drawn where the table has them
+        columns_of(table, *options.metrics)
     chosen = chosen_rows(table, options)
     if not chosen.any():
         raise OptionError(f"the conditions select none of {len(table)} rows: widen where=, box=, cluster= or rows=")

@@ -13,6 +13,7 @@ from nenya.data.cutouts import inspect_cutouts
 from nenya.data.hdf5_open import open_hdf5
 from nenya.errors import InputFileError, NenyaError, OutputError
 from nenya.extraction.existing import NoProvenance, read_provenance
+from nenya.latents.files import PARTITIONS
 from nenya.options.commands import VerifyOptions
 from nenya.storage.disk import sha256_file, temporary_folder
 from nenya.storage.names import parse_json
@@ -22,6 +23,7 @@ from nenya.storage.texts import say
 from nenya.tables.names import cutout_names, cutouts_of
 
 _BLOCK = 65536  # rows read at once
+_LATENTS_NDIM = 2
 _NORM_TOLERANCE = 1e-3  # of float32 and of bfloat16, whose norms are computed in float32
 
 
@@ -74,6 +76,8 @@ def run(options: VerifyOptions) -> int:
     """
     places = find_latents(options.data)
     sources = find_sources(options.source) if options.source else None
+    if missing := [source for source in sources or () if isinstance(source, Path) and not source.exists()]:
+        raise InputFileError(f"source={missing[0]}: no such file; check the path")
     bad = 0
     for place in places:
         report = _verify_place(place, options, sources)
@@ -126,6 +130,9 @@ def verify_file(path: Path, *, provenance: bool = True, allow_external: bool = F
         The report; no exception is raised for a bad file.
     """
     report = Report()
+    if other := _is_other(path, allow_external):
+        report.problems.append(other)
+        return report
     try:
         report.provenance = read_provenance(path, allow_external=allow_external)
     except OutputError as error:
@@ -156,6 +163,23 @@ def verify_file(path: Path, *, provenance: bool = True, allow_external: bool = F
     except (InputFileError, OSError, KeyError, ValueError) as error:
         report.problems.append(f"cannot be read ({error})")
     return report
+
+
+def _is_other(path: Path, allow_external: bool) -> str:
+    """Return what a file is if it cannot be a latents file, "" if it may be a good or a damaged one."""
+    try:
+        with open_hdf5(path, links="any" if allow_external else "folder") as file:
+            if "checkpoint_sha256" in file.attrs:
+                return ""
+            sizes = [len(getattr(file[name], "shape", ())) for name in PARTITIONS if name in file]
+    except InputFileError as error:
+        said = str(error).removeprefix(f"{path}: ")
+        return "" if "truncated" in said else said
+    except (OSError, KeyError, ValueError):
+        return ""
+    if sizes and min(sizes) > _LATENTS_NDIM:
+        return "expected a latents file, got a cutout file: give the latents file, and this one as source="
+    return ""
 
 
 def _unit_norm(report: Report) -> bool:

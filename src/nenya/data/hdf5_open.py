@@ -393,12 +393,13 @@ def _part(size: int, part: Any) -> range:
 
 def _check_kind(path: Path) -> None:
     if path.is_dir():
-        raise InputFileError(f"{path}: expected an HDF5 file of cutouts, got a folder: name a file in it")
+        raise InputFileError(f"{path}: expected an HDF5 file of cutouts or latents, got a folder: name a file in it")
     if not path.exists():
         raise MissingFileError(f"{path}: no such file; check the path")
     if not is_regular(path):
         raise InputFileError(
-            f"{path}: expected an HDF5 file of cutouts, got something other than a regular file; check the path"
+            f"{path}: expected an HDF5 file of cutouts or latents, got something other than a regular file; check the "
+            "path"
         )
 
 
@@ -415,7 +416,7 @@ def _why_closed(path: Path | io.BytesIO, error: BaseException) -> str:
     if not head:
         return "the file is empty; copy or create it again"
     if head != _SIGNATURE:
-        return f"not an HDF5 file: expected an HDF5 file of cutouts, got a file that begins with {head!r}"
+        return f"not an HDF5 file: expected an HDF5 file of cutouts or latents, got a file that begins with {head!r}"
     if isinstance(error, OSError) and (error.errno in NO_LOCKS or isinstance(error, BlockingIOError)):
         return (
             f"cannot be locked ({os.strerror(error.errno or 0)}): wait for the program that writes it; if the file "

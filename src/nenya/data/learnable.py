@@ -7,7 +7,7 @@ import numpy as np
 
 from nenya.data.cutouts import CutoutFile, nonfinite_rows
 from nenya.errors import InputFileError, OptionError
-from nenya.options.sections import Options
+from nenya.options.sections import LoaderOptions, Options
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +26,16 @@ def largest_mean(file: CutoutFile, partition: str) -> float:
 
 
 def choose_partition(options: Options, files: Sequence[CutoutFile]) -> None:
-    """Train on the validation partition where the files have no other; changes the options."""
+    """Train on the validation partition where the files have no other; changes the options.
+
+    Raises:
+        OptionError: No file has a partition that was named.
+    """
     loader = options.loader
+    for key, name in (("train_key", loader.train_key), ("valid_key", loader.valid_key)):
+        if name != getattr(LoaderOptions, key) and not any(name in file.partitions for file in files):
+            have = ", ".join(sorted({partition for file in files for partition in file.partitions}))
+            raise OptionError(f"loader.{key}={name}: no such data set in {files[0].path}, which has {have}")
     if not any(loader.train_key in file.partitions for file in files):
         log.warning(
             "%s has no '%s': training on '%s', without a validation", files[0].path, loader.train_key, loader.valid_key

@@ -4,6 +4,7 @@ Letters: N rows of the table, H and W pixels of a cutout.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,22 @@ from nenya.tables.keys import cutout_parts, join
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+def check_images(data: Any, loader: LoaderOptions) -> None:
+    """Check that local cutout files can be read, before work that needs them at its end.
+
+    Args:
+        data: as of `TableImages`.
+        loader: likewise.
+
+    Raises:
+        InputFileError: A file is missing or holds no cutouts.
+    """
+    names = (loader.train_key, loader.valid_key)
+    for place in find_sources(data):
+        if isinstance(place, Path):
+            inspect_cutouts(place, names, allow_external=loader.allow_external)
 
 
 class TableImages:

@@ -395,6 +395,13 @@ def _checked(found: Json) -> dict[str, Any]:
     return whole
 
 
+def _refused(format_name: Any, version: Any) -> str:
+    """Return why an HDF5 file is no projector that can be read, "" if it is one."""
+    if format_name != FORMAT:
+        return f"expected a projector, got another HDF5 file; {REFIT}"
+    return "written by a newer nenya; update nenya to read it" if int(version) > FORMAT_VERSION else ""
+
+
 def _read(path: Path) -> tuple[dict[str, FloatArray], dict[str, Any]]:
     """Return the arrays and the parameters of a projector file."""
     if not path.is_file():
@@ -412,16 +419,15 @@ def _read(path: Path) -> tuple[dict[str, FloatArray], dict[str, Any]]:
         raise InputFileError(f"{error}, or {REFIT}") from error
     try:
         with opened as file:
-            if file.attrs.one("format") != FORMAT:
-                raise InputFileError(f"{path}: expected a projector, got another HDF5 file; {REFIT}")
-            if int(file.attrs.one("format_version", 0)) > FORMAT_VERSION:
-                raise InputFileError(f"{path}: written by a newer nenya; update nenya to read it")
-            arrays = {name: np.asarray(file[name], dtype=np.float32) for name in _DATASETS}
-            parameters, digest = str(file.attrs.one("parameters")), file.attrs.one("sha256")
-        values = _checked(parse_json(parameters, "parameters"))
+            if not (refused := _refused(file.attrs.one("format"), file.attrs.one("format_version", 0))):
+                arrays = {name: np.asarray(file[name], dtype=np.float32) for name in _DATASETS}
+                parameters, digest = str(file.attrs.one("parameters")), file.attrs.one("sha256")
+                values = _checked(parse_json(parameters, "parameters"))
     except (InputFileError, OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
         said = " ".join(str(error).removeprefix(f"{path}: ").split())[:100]
         raise InputFileError(f"{path}: damaged ({said}); {REFIT}") from error
+    if refused:
+        raise InputFileError(f"{path}: {refused}")
     if _digest(arrays, parameters) != digest:
         raise InputFileError(f"{path}: altered since it was written (sha256); copy it again, or {REFIT}")
     return arrays, values

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from nenya.options.declare import above, at_least, is_number, one_of, option
+from nenya.options.declare import above, at_least, is_number, one_of, option, within
 from nenya.options.masks import MaskOptions, is_bounds, numbers
 from nenya.options.sections import Options
 
@@ -224,6 +224,7 @@ class StatisticsOptions(AnalysisOptions):
 
     uses: ClassVar[tuple[str, ...]] = ("loader", "data", "out", "clobber")
     positional: ClassVar = "table"
+    only_with: ClassVar = {"version": "archive_dir"}
 
     archive_dir: str | None = option(None, "an archive of nenya update, instead of table=")
     version: str | None = option(None, "model version of the archive, if it has several")
@@ -241,6 +242,10 @@ class ClustersOptions(AnalysisOptions):
     """Options of clusters of latents."""
 
     uses: ClassVar[tuple[str, ...]] = ("loader", "data", "out", "seed", "clobber")
+    only_with: ClassVar = {
+        **dict.fromkeys(("k", "passes"), "method=kmeans"),
+        **dict.fromkeys(("components", "min_size"), "method=hdbscan"),
+    }
 
     method: str = option("kmeans", "mini-batch k-means, or HDBSCAN on a sample", one_of("kmeans", "hdbscan"))
     k: int | None = option(None, "number of clusters (kmeans)", at_least(1))
@@ -265,6 +270,11 @@ class FiguresOptions(AnalysisOptions):
     uses: ClassVar[tuple[str, ...]] = ("loader", "out", "clobber")
     positional: ClassVar = "table"
     instead: ClassVar = {"data": "use table= or archive= for the rows, images= for the cutouts"}
+    only_with: ClassVar = {
+        **{"version": "archive_dir", "degrees": "kind=map", "scale": "kind=gallery", "components": "kind=eigen"},
+        **{"metric": "kind=metric|map", "least": "kind=metric|map", "cells": "kind=umap|metric|gallery"},
+        "where": "kind=umap|metric|map|gallery",
+    }
 
     archive_dir: str | None = option(None, "an archive of nenya update, instead of table=")
     version: str | None = option(None, "model version of the archive, if it has several")
@@ -312,6 +322,7 @@ class SearchOptions(AnalysisOptions):
     """Options of similarity search in `data` (with `table`), `index` or `archive`."""
 
     uses: ClassVar[tuple[str, ...]] = ("model", "preprocess", "loader", "data", "out", "clobber")
+    only_with: ClassVar = {"version": "archive_dir", "table": "data", "figure": "images", "ckpt": "image"}
 
     index: str | None = option(None, "an index of nenya index; otherwise data= is searched exactly")
     archive_dir: str | None = option(None, "an archive of nenya update")
@@ -350,6 +361,7 @@ class MetricsOptions(AnalysisOptions):
     """Options of the metrics of latents."""
 
     uses: ClassVar[tuple[str, ...]] = ("model", "preprocess", "augment", "loader", "data", "out", "seed", "clobber")
+    only_with: ClassVar = {"ckpt": "images"}
 
     images: Any = option(None, "cutout files of the latents, for invariance and eigen-images: a folder, glob or list")
     ckpt: str | None = option(None, "weights of the latents; default model.weights")
@@ -366,6 +378,7 @@ class EmbedOptions(AnalysisOptions):
     """Options of UMAP embeddings."""
 
     uses: ClassVar[tuple[str, ...]] = ("loader", "data", "out", "seed", "clobber", "debug")
+    not_with: ClassVar = dict.fromkeys(("ntrain", "n_neighbors", "min_dist", "metric", "umap_savefile"), "projector")
 
     projector: str | None = option(None, "an existing projector; default: fit a new one")
     umap_savefile: str | None = option(None, "output for the fitted projector; default <name of out>_UMAP.h5 beside it")
@@ -394,6 +407,7 @@ class PortalOptions(AnalysisOptions):
 
     uses: ClassVar[tuple[str, ...]] = ("model", "preprocess", "loader", "trainer", "data", "seed", "clobber")
     positional: ClassVar = "table"
+    only_with: ClassVar = {"version": "archive_dir", "sample": "export"}
 
     archive_dir: str | None = option(None, "an archive of nenya update, instead of table=")
     version: str | None = option(None, "model version of the archive, if it has several")
@@ -404,7 +418,7 @@ class PortalOptions(AnalysisOptions):
     address: str = option(
         "127.0.0.1", "address on which the server listens; any other one needs a token, which is generated and printed"
     )
-    port: int = option(5006, "port of the server; 0 for any free one", at_least(0))
+    port: int = option(5006, "port of the server; 0 for any free one", within(0, 65535))
     token: str | None = option(None, "access token for browsers; default: none on 127.0.0.1, else a new one")
     origins: Any = option(None, "further host:port names of the page, such as those of a proxy")
     limit_mb: int = option(20, "largest upload, MB", at_least(1))

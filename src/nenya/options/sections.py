@@ -21,6 +21,7 @@ from nenya.options.declare import (
     option,
     within,
 )
+from nenya.options.effects import check_effects
 
 BACKENDS = ("eager", "folded", "packed", "compiled")
 """Backends of the forward pass in extraction; see `nenya.models.inference`."""
@@ -233,12 +234,16 @@ class Options:
         instead: a shared option that users may expect -> what to use instead.
         positional: the option that words without `=` set, the input of the command; of `data` there may be several.
         words: a word without `=` -> the override that it stands for.
+        only_with: an option -> what it needs to have an effect; see `nenya.options.effects`.
+        not_with: an option -> the option beside which it has none.
     """
 
     uses: ClassVar[tuple[str, ...] | None] = None
     instead: ClassVar[Mapping[str, str]] = {}
     positional: ClassVar[str | None] = "data"
     words: ClassVar[Mapping[str, str]] = {}
+    only_with: ClassVar[Mapping[str, str]] = {}
+    not_with: ClassVar[Mapping[str, str]] = {}
 
     model: ModelOptions = field(default_factory=ModelOptions)
     loss: LossOptions = field(default_factory=LossOptions)
@@ -296,6 +301,7 @@ def build_options(cls: type[O], values: Mapping[str, Any]) -> O:
         OptionError: A key does not exist or a value is invalid; the message says what was given and what is possible.
     """
     options = build(cls, values, "")
+    check_effects(options, cls.only_with, cls.not_with)
     jitter = options.augment.random_jitter
     if options.augment.recipe in ("v4", "v2") and jitter == 0:
         raise OptionError(

@@ -77,13 +77,32 @@ def check_output(path: Path, clobber: bool) -> None:
         raise OutputError(f"{path} is a folder, expected the name of a file: {hint}")
     if os.path.exists(path) and not clobber:
         raise OutputError(f"{path} exists (clobber=true overwrites it, out= names another path)")
-    folder = path.parent
+    folder = check_folder(path.parent, path)
+    if not os.access(folder, os.W_OK | os.X_OK) or os.statvfs(folder).f_flag & os.ST_RDONLY:
+        raise OutputError(f"{path}: the folder {folder} is not writable; {hint}")
+
+
+def check_folder(folder: Path, output: Path | None = None) -> Path:
+    """Check that no file has the name of a folder that an output needs; nothing is created.
+
+    Args:
+        folder: the folder, which may be missing.
+        output: file in it, for messages.
+
+    Returns:
+        The folder, or the nearest of its parents that exists.
+
+    Raises:
+        OutputError: One of them is a file.
+    """
+    wanted = output or folder
     while not os.path.exists(folder) and folder != folder.parent:
         folder = folder.parent
     if not os.path.isdir(folder):
-        raise OutputError(f"{path}: {folder} is a file, expected a folder: {hint}")
-    if not os.access(folder, os.W_OK | os.X_OK) or os.statvfs(folder).f_flag & os.ST_RDONLY:
-        raise OutputError(f"{path}: the folder {folder} is not writable; {hint}")
+        raise OutputError(
+            f"{f'{wanted}: ' if wanted != folder else ''}{folder} is a file, expected a folder: choose another path with out="
+        )
+    return folder
 
 
 @contextmanager
@@ -250,6 +269,7 @@ def check_room(folder: Path, needed: int, what: str) -> None:
     Raises:
         OutputError: The folder cannot be created or written, or the disk has too little space.
     """
+    check_folder(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

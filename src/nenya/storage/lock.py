@@ -35,7 +35,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from nenya.errors import LockLostError, NenyaError, OutputError
-from nenya.storage.disk import remove, temporary_name
+from nenya.storage.disk import check_folder, remove, temporary_name
 from nenya.storage.flock import flock, is_flocked, is_local, locks_work, open_lock
 from nenya.storage.process import Life, current, from_values, life
 
@@ -198,7 +198,7 @@ class OutputLock:
         self.path, self.output = path, output
         self.fence, self.token = 0, ""
         self.taken_over = False
-        self._made_folder = False
+        self._made: list[Path] = []
         self._descriptor: int | None = None
         self._since = time.ctime()
         self._beats = 0
@@ -220,6 +220,7 @@ class OutputLock:
         Raises:
             OutputError: Another process holds it, or the folder cannot be written.
         """
+        check_folder(self.path.parent)
         try:
             for _ in range(_ATTEMPTS):
                 if self._try():
@@ -264,7 +265,7 @@ class OutputLock:
 
     def _try(self) -> bool:
         """Take the lock if it is free; False if another process interfered."""
-        self._made_folder = self._made_folder or not self.path.parent.exists()
+        self._made = self._made or [folder for folder in self.path.parents if not folder.exists()]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             held = read_lock(self.path)
@@ -391,17 +392,22 @@ class OutputLock:
             self._remove_if_alone()
             os.close(self._descriptor)
             self._descriptor = None
-        elif self._made_folder:
-            with contextlib.suppress(OSError):
-                self.path.parent.rmdir()
+        else:
+            self._remove_folders()
 
     def _remove_if_alone(self) -> None:
         """Remove the folder created for the lock, if nothing else was written to it."""
         with contextlib.suppress(OSError):
-            ours = self._made_folder and self._descriptor is not None and self._is_named()
+            ours = self._made and self._descriptor is not None and self._is_named()
             if ours and os.listdir(self.path.parent) == [self.path.name]:
                 self.path.unlink()
-                self.path.parent.rmdir()
+                self._remove_folders()
+
+    def _remove_folders(self) -> None:
+        """Remove the folders created for the lock, as far as they are empty."""
+        with contextlib.suppress(OSError):
+            for folder in self._made:
+                folder.rmdir()
 
     def _is_named(self) -> bool:
         return self._descriptor is not None and os.path.samestat(os.fstat(self._descriptor), self.path.lstat())
