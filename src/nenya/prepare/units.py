@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import logging
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -120,6 +121,7 @@ def _by_pint(text: str) -> Conversion | None:
 
 def from_pint(text: str) -> Conversion | None:
     """Return the conversion of units in pint's and UDUNITS' own spelling, None if it does not know them."""
+    logging.getLogger("pint.util").setLevel(logging.ERROR)  # it warns of each unit that cf_xarray defines again
     from cf_xarray.units import units as registry
 
     if not text or text.isdigit():
