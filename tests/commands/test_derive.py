@@ -39,6 +39,7 @@ def source(tmp_path):
             **{name: np.percentile(every, q, axis=(1, 2)) + level for name, q in (("T10", 10), ("T90", 90))},
             "LL": 1.0,
             "height_km": 96.0,
+            **{"row": np.arange(42), "col": 7, "height_px": 96, "width_px": 48},  # each pixel is two rows of the field
             "clear_fraction": np.where(np.arange(42) < 40, 1.0, 0.9),
             "pp_file": "s3://bucket/a_preproc.h5",
             "pp_type": [1] * 30 + [0] * 12,
@@ -71,6 +72,7 @@ def test_each_step_gives_the_pixels_that_it_says(source, nenya_cli, tmp_path):
     assert set(table.pp_file) == {"b_preproc.h5"} and (table.pp_type == before.pp_type).all()
     assert np.allclose(table.T90, np.percentile(want, 90, axis=(1, 2)) + before.mean_temperature, atol=1e-5)
     assert np.allclose(table.mean_temperature, want.mean(axis=(1, 2)) + before.mean_temperature, atol=1e-5)
+    assert (table.row == before.row + 8).all() and (table.col == 7 + 4).all() and table.row.dtype.kind == "i"
     assert np.allclose(table.height_km, 80) and "LL" not in table and "LL" in said
     assert (table.clear_fraction == 1).sum() == 40 and table.clear_fraction.isna().sum() == 2
     with h5py.File("b_preproc.h5") as file:

@@ -222,6 +222,25 @@ def values_with(fill):
     return values
 
 
+def test_a_field_of_unknown_kind_has_no_constant_region_far_from_all_else(tmp_path):
+    values = (CELSIUS - 15) * np.float32(0.01)
+    values[:20, :12] = -7777
+    path = save(grid(values, "kd490", standard_name=None, units="m-1"), tmp_path / "a.nc")
+    images, _ = cutouts(path, tmp_path / "a_preproc.h5", clear_threshold=100)
+    assert len(images) == 22 and np.abs(images).max() < 1
+
+
+def test_an_anomaly_in_kelvin_is_never_taken_for_hundredths_of_a_degree(tmp_path):
+    said = {"standard_name": None, "units": "kelvin"}
+    path = save(grid(CELSIUS - 15, "ssta", long_name="SST anomalies", **said), tmp_path / "a.nc")
+    images, _ = cutouts(path, tmp_path / "a_preproc.h5", variable="ssta")
+    np.testing.assert_allclose(images[0], CELSIUS[:16, :16] - 15, atol=1e-5)
+    path = save(grid(CELSIUS - 15, "sst", **said), tmp_path / "b.nc")
+    with pytest.raises(InputFileError) as caught:
+        cutouts(path, tmp_path / "b_preproc.h5")
+    assert "hundredths" not in str(caught.value), caught.value
+
+
 @pytest.mark.parametrize("share", [4.0, 6.0])
 def test_the_share_of_impossible_values_is_counted_after_masks(tmp_path, share):
     values = CELSIUS.copy()

@@ -267,10 +267,17 @@ class Options:
 def taken(options_type: type[Options]) -> list[str]:
     """Return the names of the options and sections that a command takes, in the order of their declaration."""
     shared = {f.name for f in dataclasses.fields(Options)}
-    named = {name.partition(".")[0] for name in options_type.uses or ()}
-    uses = shared if options_type.uses is None else {*named, "traceback"}
-    uses = {*uses, "storage"} if "loader" in uses else uses
+    named = _used(options_type)
+    uses = shared if named is None else {*(name.partition(".")[0] for name in named), "traceback"}
     return [f.name for f in dataclasses.fields(options_type) if f.name in uses or f.name not in shared]
+
+
+def _used(options_type: type[Options]) -> set[str] | None:
+    """Return what a command declares that it uses; all that read files of cutouts or fields read storage."""
+    uses = options_type.uses
+    if uses is None:
+        return None
+    return {*uses, "storage"} if any(name.partition(".")[0] == "loader" for name in uses) else {*uses}
 
 
 def keys_of(options_type: type[Options], section: str) -> list[str]:
@@ -278,10 +285,8 @@ def keys_of(options_type: type[Options], section: str) -> list[str]:
     kind: Any = next(f.type for f in dataclasses.fields(options_type) if f.name == section)
     if not dataclasses.is_dataclass(kind):
         return []
-    some = {name for name in options_type.uses or () if name.startswith(f"{section}.")}
-    if not some and section not in taken(options_type):
-        return []
-    return [f.name for f in dataclasses.fields(kind) if not some or f"{section}.{f.name}" in some]
+    uses = _used(options_type)
+    return [f.name for f in dataclasses.fields(kind) if uses is None or {section, f"{section}.{f.name}"} & uses]
 
 
 O = TypeVar("O", bound=Options)  # noqa: E741  # the type of the options of one command

@@ -5,16 +5,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from nenya.errors import InputFileError
 from nenya.options.commands import PrepareOptions
 from nenya.options.declare import suggest
-from nenya.prepare.axes import match_dims
+from nenya.prepare.axes import in_order, is_column, is_row, match_dims
 from nenya.prepare.projections import grid_axes, project
+from nenya.prepare.units import plain_text
 from nenya.prepare.variables import LATITUDE_NAMES, LONGITUDE_NAMES, dims_text, get_variable, variables_of
 
 if TYPE_CHECKING:
     import xarray
 
+_LENGTH = re.compile(r"([\d.e+-]+\s*)?(k|c|m|kilo|centi|milli)?m(et(er|re)s?)?")
 _NOT_GEOGRAPHIC = ("grid_latitude", "grid_longitude", "projection_x_coordinate", "projection_y_coordinate")
 
 
@@ -49,8 +53,9 @@ def find_coordinates(
     lats, lons = (list(_candidates(dataset, array, kind, place, options)) for kind in (_LAT, _LON))
     pairs = [(one, other) for one in lats for other in lons if _span(array, one, other)]
     if pairs:
-        best = min(pairs, key=lambda pair: _worth(array, *pair))
-        return best[0].variable, best[1].variable
+        lat, lon = (one.variable for one in min(pairs, key=lambda pair: _worth(array, *pair)))
+        _check_order(dataset, array, lat, lon, place)
+        return lat, lon
     if options.lat is None and options.lon is None:
         projected = project(dataset, array, place)
         if projected is not None:
@@ -86,6 +91,8 @@ def _candidates(
         standard = str(variable.attrs.get("standard_name", ""))
         if variable.dtype.kind not in "fiu" or not variable.ndim or standard in _NOT_GEOGRAPHIC or _is_bound(name):
             continue
+        if _is_length(variable):
+            continue
         units = re.sub(r"[\s_.]", "", str(variable.attrs.get("units", "")).lower())
         known = kind.names.index(name.lower()) if name.lower() in kind.names else len(kind.names)
         reasons = (standard == kind.word, kind.units.fullmatch(units) is not None, known < len(kind.names))
@@ -93,6 +100,41 @@ def _candidates(
         if matched is not None and max(matched.shape) > 1:
             exact = set(variable.dims) <= set(array.dims)
             yield _Candidate(matched, (not exact, name not in listed, reasons.index(True), known, -variable.ndim))
+
+
+def _check_order(
+    dataset: "xarray.Dataset", array: "xarray.DataArray", lat: "xarray.DataArray", lon: "xarray.DataArray", place: str
+) -> None:
+    """Refuse coordinates of a square field whose dimensions have other names, if they seem to be in another order.
+
+    Raises:
+        InputFileError: Latitude runs along what the field calls its columns, and longitude along its rows.
+    """
+    dims = dataset[lat.name].dims if lat.name in dataset.variables else lat.dims
+    square = lat.ndim == lon.ndim == 2 and lat.shape[0] == lat.shape[1]
+    if not square or set(dims) & set(array.dims) or any(is_row(d) or is_column(d) for d in dims):
+        return
+    rows, cols = in_order(lat.dims)
+    if not (is_row(rows) and is_column(cols)):
+        return
+    north, east = (
+        [
+            float(np.nanmean(np.abs(np.diff(np.asarray(v.transpose(d, ...).values, np.float64), axis=0))))
+            for d in (rows, cols)
+        ]
+        for v in (lat, lon)
+    )
+    if north[1] > 2 * north[0] and east[0] > 2 * east[1]:
+        raise InputFileError(
+            f"{place}: '{lat.name}' {dims_text(dataset[lat.name])} lies on other dimensions than '{array.name}' "
+            f"{dims_text(array)}, and its values run along {cols}: their order is not known; rename the dimensions, or "
+            "coords= names a file with coordinates in the order of the field"
+        )
+
+
+def _is_length(variable: "xarray.DataArray") -> bool:
+    """Return whether a variable is in metres or kilometres, as projected coordinates are."""
+    return _LENGTH.fullmatch(plain_text(variable.attrs.get("units", "")).lower()) is not None
 
 
 def _is_bound(name: str) -> bool:

@@ -16,6 +16,10 @@ Dates = NDArray[np.datetime64]
 _SINCE = re.compile(r"\s*(\w+)\s+since\s+(.+?)\s*", re.IGNORECASE)
 _CALENDARS = {"360": "360_day", "365": "noleap", "366": "all_leap", "365_days": "noleap", "none": "standard"}
 _LONG = {"month": 1, "months": 1, "mon": 1, "mons": 1, "year": 12, "years": 12, "yr": 12, "yrs": 12, "common_year": 12}
+_SECONDS = {"d": 86400.0, "h": 3600.0, "s": 1.0}
+_SECONDS |= {"day": 86400.0, "hour": 3600.0, "hr": 3600.0, "minute": 60.0, "min": 60.0, "second": 1.0, "sec": 1.0}
+_SECONDS |= {"millisecond": 1e-3, "msec": 1e-3, "ms": 1e-3, "microsecond": 1e-6, "microsec": 1e-6, "us": 1e-6}
+_MOST_SECONDS = 3e11  # before and after a date; numbers beyond, some 9500 years, are fill values
 _DIGITS = {6: "%Y%m", 8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
 
 
@@ -68,6 +72,8 @@ def _of_objects(values: NDArray[Any]) -> Dates | None:
 
 
 def _of_calendar(value: Any) -> np.datetime64:
+    if value.calendar == "julian":
+        value = value.change_calendar("standard")
     day = min(value.day, months_of.monthrange(value.year, value.month)[1]) if value.year > 0 else min(value.day, 28)
     text = f"{value.year:04d}-{value.month:02d}-{day:02d}T{value.hour:02d}:{value.minute:02d}:{value.second:02d}"
     return np.datetime64(text, "us") + np.timedelta64(int(value.microsecond), "us")
@@ -84,11 +90,13 @@ def _of_numbers(values: NDArray[np.float64], attributes: Any) -> Dates | None:
     """Return dates from numbers since a date, or from numbers whose digits are a date."""
     units = str(attributes.get("units", ""))
     since = _SINCE.fullmatch(units)
-    good = np.isfinite(values) & (np.abs(values) < 1e18)
+    unit = "" if since is None else since.group(1).lower()
+    seconds = 2.6e6 * _LONG[unit] if unit in _LONG else _SECONDS.get(unit, _SECONDS.get(unit.removesuffix("s"), 3e-7))
+    good = np.isfinite(values) & (np.abs(values) * seconds < _MOST_SECONDS)
     found = np.full(values.shape, np.datetime64("NaT"), dtype="datetime64[us]")
     if since is not None:
         calendar = str(attributes.get("calendar", "standard")).lower()
-        found[good] = _since(values[good], since.group(1).lower(), since.group(2), _CALENDARS.get(calendar, calendar))
+        found[good] = _since(values[good], unit, since.group(2), _CALENDARS.get(calendar, calendar))
         return found
     if not good.any():
         return None

@@ -196,6 +196,11 @@ def _smaller(table: "pd.DataFrame", scale: float) -> "pd.DataFrame":
     changed: Mapping[str, Any] = {
         **{name: table[name] * scale for name in ("height_km", "width_km") if name in table},
         **{name: (table[name] * scale).round() for name in ("height_px", "width_px", "field_size") if name in table},
+        **{
+            first: (table[first] + table[size] * (1 - scale) / 2).round().astype(table[first].dtype)
+            for first, size in (("row", "height_px"), ("col", "width_px"))
+            if first in table and size in table and table[first].dtype.kind == "i" and table[size].notna().all()
+        },
     }
     made = table.assign(**changed)
     if "clear_fraction" in made:

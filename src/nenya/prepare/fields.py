@@ -20,6 +20,7 @@ from nenya.prepare.projections import grid_axes
 from nenya.prepare.ranges import FieldRange, drop, nowhere
 from nenya.prepare.sources import reading
 from nenya.prepare.times import find_times, time_dim
+from nenya.prepare.units import plain_text
 from nenya.prepare.variables import (
     dims_text,
     find_variable,
@@ -111,7 +112,10 @@ class Layout:
                 drop(good, raw == self.options.land, masked, "land")
             if (empty := nowhere(lat, lon)) is not None:
                 lat, lon = np.where(empty, np.nan, lat), np.where(empty, np.nan, lon)
-                drop(good, empty, masked, "without a place")
+            self._check_places(lat, lon)
+            known = np.isfinite(lat), np.isfinite(lon)
+            placed = known[0][:, None] & known[1] if lat.ndim == 1 else known[0] & known[1]
+            drop(good, ~placed, masked, "without a place")
             self.masks.apply(good, lambda array: self._plane(array, step, face), masked)
             seconds = None if self.dtime is None else self._seconds(step, face, raw.shape)
         values = self.range.convert(raw, good, masked)
@@ -169,6 +173,8 @@ class Layout:
     def _degrees(self, array: "xarray.DataArray", step: int, face: int, most: float) -> NDArray[np.float64]:
         """Return a coordinate, NaN where a pixel has none."""
         values = self._plane(array, step, face).astype(np.float64)
+        if plain_text(array.attrs.get("units", "")).lower() in ("rad", "radian", "radians"):
+            values = np.degrees(values)
         values[~np.isfinite(values)] = np.nan
         if not np.isfinite(values).any():
             raise InputFileError(
@@ -183,6 +189,16 @@ class Layout:
                     f"{self.place}: '{array.name}' is not in degrees; lat= and lon= name other variables"
                 )
         return values
+
+    def _check_places(self, lat: NDArray[np.float64], lon: NDArray[np.float64]) -> None:
+        """Refuse coordinates that are the same everywhere."""
+        for array, values in ((self._lat, lat), (self._lon, lon)):
+            low, high = (f.reduce(values, axis=None) for f in (np.fmin, np.fmax))
+            if values.size > 1 and low == high:
+                raise InputFileError(
+                    f"{self.place}: expected degrees in '{array.name}', got {low:g} everywhere; lat= and lon= name "
+                    "other variables, coords= another file that has them"
+                )
 
     def _spatial(self, array: "xarray.DataArray") -> list[Any]:
         """Return the dimensions of latitude and longitude, without that of the times if the coordinates have it too."""

@@ -230,6 +230,9 @@ class FieldRange:
         for units, words in _LIKELY.get(family, {}).items():
             found = read_units(units)
             assert found is not None
+            scaled = found.factor < 0.5 and family == "temperature"
+            if scaled and (not len(sample) or np.percentile(np.abs(sample), 99) <= self.possible[1]):
+                continue  # small enough to be degrees themselves, or differences
             if found != self._conversion and len(sample) and self._share(sample, found) >= 0.95:
                 label = f" labelled {self.units}" if self.units else ""
                 quoted = f"'units={units}'" if " " in units else f"units={units}"
@@ -283,8 +286,8 @@ def _most_common(values: NDArray[Any]) -> tuple[float, int]:
 
 
 def _lone_fills(values: NDArray[np.float32], good: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return usual fill values (H, W) far from all other values of a field of unknown kind."""
-    fills = np.isin(values, np.array(_FILLS, np.float32)) & good
+    """Return usual fill values, and constant regions, (H, W) far from all other values of a field of unknown kind."""
+    fills = np.isin(values, np.array([*_FILLS, *flat_values(values, good)], np.float32)) & good
     rest = values[good & ~fills] if fills.any() else np.zeros(0, np.float32)
     if not len(rest):
         return np.zeros_like(good)

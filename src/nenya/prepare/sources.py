@@ -250,7 +250,7 @@ def _open(place: Any, name: str) -> "xarray.Dataset":
         return xarray.open_dataset(place, **settings)
     except NenyaError as error:  # to whose message xarray may have added lines
         raise type(error)(str(error).splitlines()[0]) from error
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         if "time" not in str(error):
             raise _unreadable(name, error) from error
     except Exception as error:
@@ -268,8 +268,8 @@ def _is_time(variable: "xarray.Variable") -> bool:
     if " since " not in str(variable.attrs.get("units", "")):
         return True
     try:
-        first = variable[(slice(0, 1),) * variable.ndim]
-        xarray.conventions.decode_cf_variable("", first, decode_timedelta=False).load()
+        some = variable if variable.ndim == 1 else variable[(slice(0, 1),) * variable.ndim]
+        xarray.conventions.decode_cf_variable("", some, decode_timedelta=False).load()
     except Exception:  # of a date or calendar in any of the libraries' types
         return False
     return True

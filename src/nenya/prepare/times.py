@@ -62,10 +62,7 @@ def find_times(
     dim = time_dim(dataset, array, spatial)
     steps = int(array.sizes[dim]) if dim is not None else 1
     if options.time is not None and options.time not in dataset.variables:
-        try:
-            return Times(dim, [np.datetime64(utc(options.time), "us")] * steps, list(range(steps)))
-        except ValueError:
-            get_variable(dataset, options.time, place, "time=")
+        return Times(dim, [_given_date(dataset, array, place, options.time, steps)], [0])
     with reading(place):
         found = _candidates(dataset, array, options)
     for variable, dates in found:
@@ -91,6 +88,27 @@ def find_times(
         f"{place}: no readable time of '{array.name}'; time= names the variable, or gives the date itself, such as "
         "time=2015-01-16T12:00"
     )
+
+
+def _given_date(
+    dataset: "xarray.Dataset", array: "xarray.DataArray", place: str, text: str, steps: int
+) -> np.datetime64:
+    """Return the date that time= gives.
+
+    Raises:
+        InputFileError: It is neither a date nor a variable, or the field has several time steps.
+    """
+    try:
+        date = np.datetime64(utc(text), "us")
+    except ValueError:
+        get_variable(dataset, text, place, "time=")
+        raise
+    if steps > 1:
+        raise InputFileError(
+            f"{place}: expected a time for each of the {steps} steps of '{array.name}', got one date, time={text}; "
+            "time= names a variable that has them"
+        )
+    return date
 
 
 def _candidates(

@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import logging
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ _SCALE = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)\s*[*x]?\s*(?=[^\W
 _SIMPLE = {"degC": (1.0, 0.0, "temperature"), "K": (1.0, -273.15, "temperature"), "m": (1.0, 0.0, "length")}
 _DIFFERENCE = re.compile(
     r"(^|_)(anom\w*|bias|err|error|std|stdev|uncertainty|diff|difference|dt|correction|increment|tendency|gradient|"
-    r"deviation|sses|change)(_|$)"
+    r"deviation|sses|change|d?ssta|dsst|tosa)(_|$)"
 )
 _NO_SEA = re.compile(r"(^|[\W_])(air|land|brightness|dew|ice|soil|2m|t2m|2 metre|atmosphere|cloud)([\W_]|$)")
 
@@ -120,6 +121,7 @@ def _by_pint(text: str) -> Conversion | None:
 
 def from_pint(text: str) -> Conversion | None:
     """Return the conversion of units in pint's and UDUNITS' own spelling, None if it does not know them."""
+    logging.getLogger("pint.util").setLevel(logging.ERROR)  # it warns of each unit that cf_xarray defines again
     from cf_xarray.units import units as registry
 
     if not text or text.isdigit():
@@ -162,7 +164,7 @@ def kind_of(array: "xarray.DataArray", quantity: str, units: Conversion | None) 
         elif quantity == "any" and re.search(r"sea[ _](surface[ _](height|elevation)|level)|_ssh\b", words):
             quantity = "height" if units is None or units.kind == "length" else "any"
     if quantity == "temperature":
-        if any(_DIFFERENCE.search(text) for text in (name, standard)) or "anomaly" in words:
+        if any(_DIFFERENCE.search(text) for text in (name, standard)) or "anomal" in words:
             return "difference"
         return "air" if _NO_SEA.search(words) and "sea" not in words and "sst" not in words else "temperature"
     if quantity == "height":

@@ -38,6 +38,7 @@ LONGITUDE_NAMES = (
     *("geolon_c", "xg", "tlon", "ulon"),
 )
 QUALITY_NAMES = ("quality_level", "qual_sst", "quality_flag", "qual_sst4", "quality")
+_DIRECTED = re.compile(r"degrees?_?(north|south|east|west|true|n|e|w|t)|degrees?_s")
 _ABOUT = re.compile(
     r"err(or)?s?|sses|bias(es)?|std(dev|ev)?|stdv|sd|deviation|uncertaint(y|ies)|uncert|variance|var|rmse?|spread|flags?|"
     r"counts?|nobs|number|num|quality|qual|qc|mask|weights?|difference|diff|dtime|increment|trend|clim(atology)?"
@@ -126,12 +127,12 @@ def _is_auxiliary(variable: "xarray.DataArray") -> bool:
     """Return whether a variable is a coordinate, bound or flag by its attributes."""
     attributes = variable.attrs
     names = ("latitude", "longitude", "time")
-    return (
+    return bool(
         attributes.get("standard_name") in names
         or "flag_meanings" in attributes
         or "bounds" in str(variable.name)
         or "bnds" in str(variable.name)
-        or str(attributes.get("units", "")).startswith("degrees_")
+        or _DIRECTED.fullmatch(str(attributes.get("units", "")).lower())
         or str(variable.name).lower() in (*LATITUDE_NAMES, *LONGITUDE_NAMES, *QUALITY_NAMES)
     )
 
