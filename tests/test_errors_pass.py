@@ -26,10 +26,10 @@ class House:
     def __init__(self, source: Path):
         self.trees = {name_of(path, source): parsed(path.read_text()) for path in source.rglob("*.py")}
         nodes = {module: list(ast.walk(tree)) for module, tree in self.trees.items()}
-        self.imports = {
-            module: {a.asname or a.name: (n.module, a.name) for n in found if isinstance(n, ast.ImportFrom) for a in n.names}
-            for module, found in nodes.items()
-        }  # fmt: skip
+        self.imports: dict[str, dict[str, Function]] = {}
+        for module, found in nodes.items():
+            lines = [n for n in found if isinstance(n, ast.ImportFrom)]
+            self.imports[module] = {a.asname or a.name: (str(n.module), a.name) for n in lines for a in n.names}
         self.errors = {"NenyaError"}
         classes = [n for found in nodes.values() for n in found if isinstance(n, ast.ClassDef)]
         for _ in range(4):  # of errors of errors
