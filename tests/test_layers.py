@@ -1,4 +1,5 @@
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,10 @@ MODULES_AT_THE_TOP = 14
 LINES = 500
 
 
+parsed = functools.cache(ast.parse)
+"""The tree of a text, parsed once for all tests; nobody changes it."""
+
+
 def name_of(path: Path, source: Path = SOURCE) -> str:
     parts = path.relative_to(source.parent).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
@@ -45,7 +50,7 @@ def graph_of(source: Path) -> dict[str, set[str]]:
     graph = {}
     for name, path in paths.items():
         found = set()
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path.read_text())):
             if isinstance(node, ast.Import):
                 found |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
@@ -108,7 +113,8 @@ def test_an_upward_import_is_seen():
     [("fcntl.flock", "nenya.storage.flock"), ("signal.signal", "nenya.runtime.signals")],
 )
 def test_one_module_does_it(call, module):
-    nodes = ((name_of(path), node) for path in SOURCE.rglob("*.py") for node in ast.walk(ast.parse(path.read_text())))
+    texts = {name_of(path): text for path in SOURCE.rglob("*.py") if call in (text := path.read_text())}
+    nodes = ((name, node) for name, text in texts.items() for node in ast.walk(parsed(text)))
     calling = {name for name, node in nodes if isinstance(node, ast.Call) and ast.unparse(node.func) == call}
     assert calling == {module}
 
@@ -122,7 +128,7 @@ def test_the_house_stays_small():
 
 def test_each_package_says_its_purpose_and_holds_no_code():
     for path in SOURCE.rglob("*/__init__.py"):
-        tree = ast.parse(path.read_text())
+        tree = parsed(path.read_text())
         assert ast.get_docstring(tree), path
         if path.parent.name not in ("plotting", "portal"):  # users import names from the packages themselves
             assert len(tree.body) == 1, f"{path} holds code"

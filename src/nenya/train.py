@@ -278,11 +278,12 @@ def run_folder(options: TrainOptions, files: "list[Path | str]", needed: int, *,
 
 def _new_name(options: TrainOptions) -> Path:
     """Return the path of a new run folder."""
+    from nenya.runtime.process import from_environment
     from nenya.storage.paths import local_path
 
     if options.out:
         return local_path(options.out)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "NENYA_RUN_FOLDER" not in os.environ:
+    if from_environment("WORLD_SIZE", 1) > 1 and "NENYA_RUN_FOLDER" not in os.environ:
         raise OptionError(
             "out= is required when several processes are started from outside, because they share the run folder"
         )

@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from update_chaos import digest  # noqa: E402
 
+from nenya.archive import commit  # noqa: E402
 from nenya.archive.folder import Folder, open_version, render  # noqa: E402
 from nenya.archive.index_writer import IndexWriter  # noqa: E402
 from nenya.archive.manifest import parse  # noqa: E402
@@ -30,6 +31,7 @@ from nenya.commands.compose import compose  # noqa: E402
 from nenya.errors import InputFileError, OptionError, OutputError  # noqa: E402
 from nenya.latents.projector import Projector  # noqa: E402
 from nenya.portal.dataset import open_version_dataset, stamps_of  # noqa: E402
+from nenya.storage.flock import flock  # noqa: E402
 from nenya.storage.lock import OutputLock  # noqa: E402
 
 TINY = ["model=demo", "model.width=1"]
@@ -705,3 +707,19 @@ def test_the_manifest_is_read_as_it_is_written_and_checked(whole):
         parse(data[:-200], "here")
     with pytest.raises(InputFileError, match="expected a plain relative name"):
         parse(data.replace(b"demo/weights.pth", b"../weights.pth"), "here")
+
+
+def test_a_commit_waits_for_its_turn_and_gives_up_in_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(commit, "_PATIENCE", 0.1)
+    path = tmp_path / "manifest.json"
+    path.write_bytes(b"old")
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    try:
+        assert flock(descriptor)
+        with pytest.raises(OutputError, match="another update is changing it"):
+            commit.replace_file(path, b"new", commit.fingerprint(b"old"), lambda: None, "archive")
+        assert path.read_bytes() == b"old"
+    finally:
+        os.close(descriptor)
+    commit.replace_file(path, b"new", commit.fingerprint(b"old"), lambda: None, "archive")
+    assert path.read_bytes() == b"new"

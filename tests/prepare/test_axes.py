@@ -200,6 +200,15 @@ def projected(name):
     return dataset, lat, lon
 
 
+def test_units_of_a_projected_grid_that_are_no_lengths_are_said_once():
+    dataset = projected("polar")[0]
+    dataset.x.attrs["units"] = "parsec^2"
+    with pytest.raises(InputFileError) as caught:
+        cutouts(dataset)
+    assert str(caught.value).endswith("expected 'x' in metres, kilometres or radians, got 'parsec^2'")
+    assert "projection in" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["polar", "utm", "goes", "himawari", "rotated"])
 def test_projected_grids(name):
     dataset, lat, lon = projected(name)

@@ -17,6 +17,7 @@ import xarray as xr
 from nenya.errors import InputFileError, NenyaError, StorageError
 from nenya.prepare.remote import kind_of
 from nenya.prepare.sources import find_fields, identity_of, open_fields
+from nenya.storage.web import describe, download_web, read_web, read_web_range
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +45,16 @@ class _Handler(SimpleHTTPRequestHandler):
     asked: list[str]
     moved: dict[str, str]
     denied: set[str]
+    whole = False  # whether ranges are unknown to it
 
     def log_message(self, *_):
         pass
 
     def do_GET(self):
         self.asked.append(self.path)
+        if self.path == "/silent.bin":
+            self.close_connection = True
+            return
         if self.path in self.moved:
             self.send_response(302)
             self.send_header("Location", self.moved[self.path])
@@ -62,7 +67,7 @@ class _Handler(SimpleHTTPRequestHandler):
         if not path.is_file():
             self.send_error(404)
             return
-        content, part = path.read_bytes(), self.headers.get("Range")
+        content, part = path.read_bytes(), None if self.whole else self.headers.get("Range")
         self.send_response(206 if part else 200)
         if part:
             first, last = map(int, part.removeprefix("bytes=").split("-"))
@@ -287,6 +292,21 @@ def test_a_redirect_of_a_chunk_to_another_host_is_refused(tmp_path, web, dataset
     with pytest.raises(NenyaError, match="refused"):
         same(f"{address}/refs.json", dataset)
     assert "/other.bin" not in handler.asked
+
+
+def test_what_a_web_server_does_wrong_is_said_as_it_is(web, tmp_path):
+    address, folder, handler = web
+    (folder / "a.bin").write_bytes(b"abc")
+    handler.moved["/b.bin"] = "http://localhost/b.bin"
+    for read in (describe, read_web, lambda url: download_web(url, tmp_path / "b.bin")):
+        with pytest.raises(StorageError, match=r"b\.bin: redirected to http://localhost/b\.bin, which is not https"):
+            read(f"{address}/b.bin")
+    handler.whole = True
+    with pytest.raises(StorageError, match=r"a\.bin: the server does not send parts of files"):
+        read_web_range(f"{address}/a.bin", 0, 2)
+    for read in (describe, read_web):
+        with pytest.raises(StorageError, match=r"silent\.bin: the connection broke"):
+            read(f"{address}/silent.bin")
 
 
 def test_a_file_on_the_web(web, dataset, tmp_path):

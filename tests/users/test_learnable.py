@@ -12,6 +12,7 @@ from nenya.runtime.process import is_main_process, srun_tasks
 QUICK = ["model=demo", "trainer.accelerator=cpu", "trainer.max_epochs=1", "loader.batch_size_train=8", "out=run"]
 QUICK += ["model.width=4", "model.feat_dim=8"]
 CUTOUTS = red_noise(16)
+MISSING = np.where(np.arange(16)[:, None, None] > 0, np.float32("nan"), CUTOUTS)
 ONE = np.repeat(red_noise(1), 16, 0)
 
 
@@ -24,6 +25,8 @@ ONE = np.repeat(red_noise(1), 16, 0)
         (ONE, [], "all cutouts in 'train' are equal"),
         (ONE + np.arange(16, dtype=np.float32)[:, None, None], [], "all cutouts in 'train' are equal up to their mean"),
         (0 * CUTOUTS, [], "all cutouts in 'train' are equal"),
+        (MISSING, [], "expected at least 2 cutouts without missing pixels in 'train', got 1 of 16"),
+        (CUTOUTS, ["loader.train_key=tain", "loader.valid_key=valid"], "expected a partition 'tain' for training"),
     ],
 )
 def test_a_training_that_cannot_learn_is_refused(train, args, words, tmp_path, nenya_cli):
@@ -104,4 +107,18 @@ def test_tasks_of_srun(monkeypatch):
         monkeypatch.setenv(name, value)
     assert srun_tasks() == 4 and not is_main_process()
     os.environ["SLURM_STEP_NUM_TASKS"] = "1"  # a shell that srun started
+    assert srun_tasks() == 1 and is_main_process()
+
+
+@pytest.mark.parametrize(("name", "value"), [("SLURM_NTASKS", "4(x2)"), ("RANK", "first"), ("WORLD_SIZE", "-2")])
+def test_variables_that_are_no_numbers_are_named(name, value, tmp_path, nenya_cli, monkeypatch):
+    monkeypatch.setenv(name, value)
+    write_cutouts(tmp_path / "a.h5", train=CUTOUTS)
+    code, said = nenya_cli("train", [*(word for word in QUICK if word != "out=run"), "a.h5", "debug=true"])
+    assert code == 2 and said.count("\n") == 1 and f"{name}={value} in the environment: expected a number" in said
+
+
+def test_empty_variables_are_as_good_as_none(monkeypatch):
+    for name in ("SLURM_NTASKS", "SLURM_STEP_NUM_TASKS", "RANK", "NODE_RANK"):
+        monkeypatch.setenv(name, "")
     assert srun_tasks() == 1 and is_main_process()

@@ -134,6 +134,16 @@ def test_networks_by_their_names():
     net = SupConResNet(name="resnet18", feat_dim=5)
     assert net(images + 1).shape == (2, 5)
     assert list(net.state_dict())[-1] == "head.2.bias"
+    grey, rgb = torch.rand(3, 1, 16, 16), torch.rand(2, 3, 16, 16)
+    torch.testing.assert_close(net.eval()(grey), net(grey.expand(-1, 3, -1, -1)))
+    for nchannels in (1, 3):  # as the option files of different years have it
+        weights = SupConResNet("resnet18", feat_dim=5, nchannels=nchannels)
+        net.load_state_dict(weights.state_dict())
+        assert (net.nchannels, net.architecture) == (nchannels, weights.architecture)
+        torch.testing.assert_close(net(grey), weights.eval()(grey))
+    assert net(rgb).shape == (2, 5)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        SupConResNet("resnet18", feat_dim=5, nchannels=1).load_state_dict(net.state_dict())
     assert SupConResNet("resnet18", "linear", 7, 3)(images.expand(-1, 3, -1, -1) + 1).shape == (2, 7)
     assert SupCEResNet("resnet18", 4, 1)(images).shape == (2, 4)
     assert LinearClassifier("resnet18", 3)(torch.zeros(2, 512)).shape == (2, 3)

@@ -116,11 +116,17 @@ def _alone(folder: Path, place: str) -> Iterator[None]:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         end = time.monotonic() + _PATIENCE
-        with contextlib.suppress(OSError):  # no locks, or none on folders
-            while not flock(descriptor):
-                if time.monotonic() > end:
-                    raise OutputError(f"{place}: another update is changing it: run the command again")
-                time.sleep(_MOMENT)
+        while not _locked(descriptor):
+            if time.monotonic() > end:
+                raise OutputError(f"{place}: another update is changing it: run the command again")
+            time.sleep(_MOMENT)
         yield
     finally:
         os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        return flock(descriptor)
+    except OSError:  # no locks, or none on folders
+        return True

@@ -130,6 +130,8 @@ class Folder:
                 move_synced(temporary, target)
             finally:
                 temporary.unlink(missing_ok=True)
+        except NenyaError:
+            raise
         except OSError as error:
             self.check()  # the process that took over has removed unpublished files
             raise OutputError(f"cannot write {target}: {error.strerror or error}") from error

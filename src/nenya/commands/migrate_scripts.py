@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import nenya
-from nenya.errors import InputFileError
+from nenya.errors import InputFileError, NenyaError
 from nenya.options.declare import suggest
 from nenya.storage.small_files import read_small
 
@@ -139,6 +139,8 @@ def _cells(path: Path) -> Iterator[tuple[str, str]]:
         cells = json.loads(text)["cells"]
         codes = [cell["source"] for cell in cells if cell["cell_type"] == "code"]
         joined = ["".join(code) if isinstance(code, list) else str(code) for code in codes]
+    except NenyaError:
+        raise
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputFileError(f"{path}: cannot be read as a script ({type(error).__name__}); copy it again") from error
     for number, code in enumerate(joined, 1):

@@ -19,7 +19,7 @@ from nenya.data.blocks import as_it_is
 from nenya.data.cutouts import CutoutFile, inspect_cutouts, nonfinite_rows
 from nenya.data.unpack import load_partition
 from nenya.errors import InputFileError
-from nenya.options.sections import AugmentOptions, Options
+from nenya.options.sections import AugmentOptions, LoaderOptions, Options
 from nenya.runtime.trainer import count_read
 
 log = logging.getLogger(__name__)
@@ -355,13 +355,13 @@ def inspect_all(
 ) -> list[CutoutFile]:
     """Check the cutout files of a training run; all must have cutouts of one size and hold the needed partition.
 
-    If no file has it, another partition that all have is needed instead.
+    If no file has it, another partition that all have is needed instead, unless the user named it.
 
     Raises:
         InputFileError: A file cannot be used, or its cutouts have another size than the first file's.
     """
     files = [inspect_cutouts(path, partitions, allow_external=allow_external) for path in paths]
-    if not any(needed in file.partitions for file in files):
+    if needed == LoaderOptions().train_key and not any(needed in file.partitions for file in files):
         needed = next((name for name in partitions if all(name in file.partitions for file in files)), needed)
     first = next(iter(files[0].partitions.values()))
     for file in files:

@@ -68,7 +68,13 @@ def check_learnable(options: Options, files: Sequence[CutoutFile]) -> None:
         raise OptionError(
             f"loader.batch_size_train={batch}: expected at most {rows}, the number of cutouts in '{key}' of {place}"
         )
-    if _all_equal(files, key):
+    usable, equal = _usable(files, key)
+    if usable < _LEAST_BATCH:
+        raise InputFileError(
+            f"{place}: expected at least {_LEAST_BATCH} cutouts without missing pixels in '{key}', got {usable} of "
+            f"{rows}: fill them first, such as by nenya prepare"
+        )
+    if equal:
         raise InputFileError(
             f"{place}: all cutouts in '{key}' are equal up to their mean, so there is nothing to learn: check how the "
             "file was made"
@@ -82,9 +88,9 @@ def check_learnable(options: Options, files: Sequence[CutoutFile]) -> None:
         )  # fmt: skip
 
 
-def _all_equal(files: Sequence[CutoutFile], key: str) -> bool:
-    """Return whether all cutouts are equal, apart from their mean and from those with non-finite pixels."""
-    reference = None
+def _usable(files: Sequence[CutoutFile], key: str) -> tuple[int, bool]:
+    """Return how many cutouts without non-finite pixels were seen, and whether they are equal apart from their mean."""
+    reference, count = None, 0
     for file in files:
         if key not in file.partitions:
             continue
@@ -94,9 +100,10 @@ def _all_equal(files: Sequence[CutoutFile], key: str) -> bool:
                 rows = rows[~nonfinite_rows(rows)].astype(np.float64)
                 if not len(rows):
                     continue
+                count += len(rows)
                 size = float(np.abs(rows).max())
                 rows -= rows.mean(axis=(1, 2, 3), keepdims=True)
                 reference = rows[0] if reference is None else reference
                 if float(np.abs(rows - reference).max()) > _SAME * size:
-                    return False
-    return reference is not None
+                    return max(count, _LEAST_BATCH), False
+    return count, True

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from nenya.errors import InputFileError, Interrupted, OutputError
+from nenya.runtime.process import from_environment, srun_tasks
 from nenya.storage.disk import atomic_path, life_of
 from nenya.storage.flock import flock, open_lock
 from nenya.storage.names import Json, read_json
@@ -61,7 +62,7 @@ class Leader:
 
     def _wait_for_followers(self) -> None:
         """Wait until each process started beside this one has found the folder, before it is removed."""
-        count = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS") or 1) - 1
+        count = from_environment("WORLD_SIZE", srun_tasks()) - 1
         deadline = time.monotonic() + _SECONDS_FOR_OTHERS
         while "RANK" in os.environ or "SLURM_PROCID" in os.environ:
             if len(list(self.folder.glob("met-*"))) >= count or time.monotonic() > deadline:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from nenya.errors import InputFileError
+from nenya.errors import InputFileError, NenyaError
 from nenya.storage.names import read_bytes
 
 _MAGIC = b"LANC"
@@ -35,6 +35,8 @@ def check_manifests(table: Path) -> None:
 def _check(path: Path) -> None:
     try:
         data = read_bytes(path)
+    except NenyaError:
+        raise
     except OSError as error:
         raise InputFileError(f"{path}: cannot be read ({error.strerror}); rebuild the index") from error
     if len(data) < _TAIL or data[-4:] != _MAGIC:

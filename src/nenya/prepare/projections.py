@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nenya.errors import InputFileError
+from nenya.errors import InputFileError, NenyaError
 from nenya.storage.process import check_memory
 
 if TYPE_CHECKING:
@@ -70,6 +70,8 @@ def project(
             lon, lat = pyproj.Proj(crs)(east, north, inverse=True)
         else:
             lon, lat = pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True).transform(east, north)
+    except NenyaError:
+        raise
     except (pyproj.exceptions.ProjError, KeyError, TypeError, ValueError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputFileError(

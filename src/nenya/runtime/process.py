@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import nenya
+from nenya.errors import OptionError
 from nenya.storage.texts import printed
 
 if TYPE_CHECKING:
@@ -26,14 +27,25 @@ _SECONDS_BETWEEN_LINES = 30.0
 
 def is_main_process() -> bool:
     """Return whether this process is the main one: the first of those that a launcher started."""
-    env = os.environ
-    if "RANK" in env:
-        return int(env["RANK"]) == 0
+    if "RANK" in os.environ:
+        return from_environment("RANK", 0) == 0
     # Before SLURM's variable, which an interactive shell passes to all processes that Lightning starts.
-    if "LOCAL_RANK" in env:
-        return int(env["LOCAL_RANK"]) == int(env.get("NODE_RANK", "0")) == 0
-    rank = int(env.get("SLURM_PROCID", "0")) if srun_tasks() > 1 else 0
-    return rank == int(env.get("NODE_RANK", "0")) == 0
+    if "LOCAL_RANK" in os.environ:
+        return from_environment("LOCAL_RANK", 0) == from_environment("NODE_RANK", 0) == 0
+    rank = from_environment("SLURM_PROCID", 0) if srun_tasks() > 1 else 0
+    return rank == from_environment("NODE_RANK", 0) == 0
+
+
+def from_environment(name: str, default: int) -> int:
+    """Return the number in a variable of the environment, the default if it is not set or empty.
+
+    Raises:
+        OptionError: It is no number, or a negative one.
+    """
+    text = os.environ.get(name, "").strip()
+    if text and not (text.isascii() and text.isdecimal()):
+        raise OptionError(f"{name}={text} in the environment: expected a number of at least 0; correct or unset it")
+    return int(text or default)
 
 
 def srun_tasks() -> int:
@@ -44,7 +56,7 @@ def srun_tasks() -> int:
     env = os.environ
     if not {"SLURM_STEP_ID", "SLURM_STEPID"} & set(env) or "SLURM_PROCID" not in env:
         return 1
-    return int(env.get("SLURM_STEP_NUM_TASKS") or env.get("SLURM_NTASKS") or 1)
+    return from_environment("SLURM_STEP_NUM_TASKS", from_environment("SLURM_NTASKS", 1))
 
 
 def git_commit() -> str:

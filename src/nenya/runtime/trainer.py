@@ -19,7 +19,7 @@ from lightning.pytorch.profilers import Profiler
 import nenya
 from nenya.errors import OptionError
 from nenya.options.sections import Options, TrainerOptions
-from nenya.runtime.process import git_commit, is_main_process, srun_tasks
+from nenya.runtime.process import from_environment, git_commit, is_main_process, srun_tasks
 from nenya.storage.texts import first_words
 
 if TYPE_CHECKING:
@@ -73,9 +73,9 @@ def make_trainer(options: TrainerOptions, **settings: Any) -> "Trainer":
     ledger = Ledger()
     arguments = {**asdict(options), "profiler": ledger, **settings}
     arguments["enable_progress_bar"] = False  # nenya shows its own
+    if environment := _environment():
+        arguments["plugins"] = [*arguments.get("plugins", []), environment]
     try:
-        if environment := _environment():
-            arguments["plugins"] = [*arguments.get("plugins", []), environment]
         trainer = Trainer(
             use_distributed_sampler=False, num_sanity_val_steps=0, enable_model_summary=False, **arguments
         )
@@ -100,7 +100,7 @@ def _environment() -> Any:
     if srun_tasks() > 1:
         # Lightning's handler of SIGUSR1 would save and requeue itself; nenya exits with 75 and the job script requeues.
         return SLURMEnvironment(auto_requeue=False) if SLURMEnvironment.detect() else None
-    if int(os.environ["SLURM_NTASKS"] or 1) > 1 and "LOCAL_RANK" not in os.environ:
+    if from_environment("SLURM_NTASKS", 1) > 1 and "LOCAL_RANK" not in os.environ:
         _warn_of_tasks(os.environ["SLURM_NTASKS"])
     return LightningEnvironment()
 

@@ -24,7 +24,7 @@ from urllib.request import (
     Request,
 )
 
-from nenya.errors import InputFileError, StorageError
+from nenya.errors import InputFileError, NenyaError, StorageError
 from nenya.storage.disk import atomic_path
 
 log = logging.getLogger(__name__)
@@ -164,7 +164,7 @@ class _RefusedError(Exception):
     """The server refuses; the message says why."""
 
 
-class _BrokenError(Exception):
+class _BrokenError(StorageError):
     """The connection broke."""
 
 
@@ -194,6 +194,8 @@ def _answer(url: str, method: str, headers: dict[str, str], *, other_hosts: bool
         raise _RefusedError(f"{url}: the server answers {error.code} ({error.reason}){login}") from error
     except URLError as error:
         raise StorageError(f"{url}: the server cannot be reached ({error.reason}); check the address") from error
+    except NenyaError:
+        raise
     except (http.client.HTTPException, OSError, ValueError) as error:
         if isinstance(error, FileNotFoundError) or getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT):
             raise
