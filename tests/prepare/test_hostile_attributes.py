@@ -85,7 +85,11 @@ def test_a_projection_opens_no_file(tmp_path, key):
 
 def test_shifts_between_datums_are_left_out(tmp_path):
     plain = places(proj4="+proj=merc +ellps=WGS84")
-    for more in (f"+nadgrids={tmp_path}/none.gsb", "+geoidgrids=http://127.0.0.1:9/x.tif", "+nadgrids=@null,/etc/passwd"):
+    for more in (
+        f"+nadgrids={tmp_path}/none.gsb",
+        "+geoidgrids=http://127.0.0.1:9/x.tif",
+        "+nadgrids=@null,/etc/passwd",
+    ):
         found = places(proj4=f"+proj=merc {more} +ellps=WGS84")
         for one, other in zip(plain, found, strict=True):
             np.testing.assert_array_equal(one, other)

@@ -105,9 +105,9 @@ def _mapping(dataset: "xarray.Dataset", array: "xarray.DataArray") -> "xarray.Da
 def _crs(attributes: str) -> Any:
     """Return the coordinate system of a grid mapping (JSON), by CF or by the text that it carries; slow to make."""
     import pyproj
-    import pyproj.network
+    from pyproj import network
 
-    pyproj.network.set_network_enabled(active=False)
+    network.set_network_enabled(active=False)  # type: ignore[attr-defined]  # its module imports it without exporting
     plain = json.loads(attributes)
     if "grid_mapping_name" in plain or "crs_wkt" in plain or "spatial_ref" in plain:
         return pyproj.CRS.from_cf(plain)
