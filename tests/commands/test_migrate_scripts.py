@@ -90,12 +90,24 @@ def test_notebooks_are_read_cell_by_cell(write):
         ("b.ipynb", '{"cells": [{"cell_type": "code"}]}'),
         ("deep.py", "import nenya\nx = " + "(" * 500 + ")" * 500),
         ("null.py", "import nenya\0"),
+        ("long.py", "import nenya" + ".io" * 100_000),
+        ("chain.py", "import nenya\nx = nenya" + ".io" * 900),
+        ("large.py", "x = 1\n" * 200_000),
+        ("large.ipynb", json.dumps({"cells": [{"cell_type": "code", "source": ["x = 1\n" * 50_000]}] * 4})),
+        ("many.py", "import nenya.io\n" + "nenya.io.load_opt(1)\n" * 6000),
     ],
 )
 def test_what_is_not_a_script_is_refused_in_one_line(write, name, text):
     with pytest.raises(InputFileError) as error:
         read_script(write(name, text))
     assert "\n" not in str(error.value)
+
+
+def test_names_of_a_megabyte_are_cut(write):
+    found = read_script(
+        write("a.py", f"import nenya.io\nnenya.io.{'x' * 10**6}()\nnenya.io.load_opt({'y' * 9999}=1)\n")
+    )
+    assert len(found.calls) == 2 and all(len(str(call)) < 500 for call in found.calls)
 
 
 def test_the_lists_name_what_is_and_what_is_not():

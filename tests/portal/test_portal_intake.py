@@ -303,16 +303,59 @@ def test_too_many_connections_are_closed_and_room_comes_back():
     http.taken = []
     intake.limit_connections(http, most=12, of_one=5)
 
-    def connect(host, count):
+    def connect(host, count, *, silent=False):
         streams = [Stream() for _ in range(count)]
         for stream in streams:
             http.handle_stream(stream, (host, 1))
+            if not silent:
+                intake.HEARD.hear(stream)
         return [stream for stream in streams if not stream.shut]
 
     first = connect("10.0.0.1", 9)
     assert len(first) == 5 and len(connect("127.0.0.1", 6)) == 6 and len(connect("10.0.0.2", 3)) == 1
     first[0].close()
     assert len(connect("10.0.0.1", 2)) == 1 and len(http.taken) == 13
+    intake.HEARD.wait(first[1])  # answered, and waiting for the next request
+    assert len(connect("10.0.0.3", 2)) == 1 and first[1].shut and not first[2].shut
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "10.0.0.1"])
+def test_the_earliest_that_send_nothing_give_way(host):
+    http, taken = type("Http", (), {})(), []
+    http.handle_stream = lambda stream, _: taken.append(stream)
+    intake.limit_connections(http, most=8, of_one=5)
+
+    def connect(host):
+        http.handle_stream(Silent(), (host, 1))
+        return taken[-1]
+
+    silent = [connect(host) for _ in range(20)]
+    assert [one.shut for one in silent] == [True] * 15 + [False] * 5
+    spoke = connect(host)
+    intake.HEARD.hear(spoke)
+    others = [connect(f"10.0.1.{number}") for number in range(10)]
+    assert not spoke.shut and sum(not one.shut for one in taken) == 8 and not others[-1].shut
+
+
+class Silent:
+    shut = False
+
+    def close(self):
+        self.shut = True
+
+    def closed(self):
+        return self.shut
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost: a\r\n"])
+def test_half_open_connections_keep_no_page_out(server, sent):
+    with contextlib.ExitStack() as stack:
+        for _ in range(520):
+            one = stack.enter_context(server.connect())
+            with contextlib.suppress(OSError):
+                one.sendall(sent)
+        for _ in range(3):
+            assert server.ask("")[0] == 200
 
 
 def test_the_option_says_whose_images_are_taken():

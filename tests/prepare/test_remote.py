@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 import xarray as xr
 
-from nenya.errors import InputFileError, NenyaError, StorageError
+from nenya.errors import InputFileError, NenyaError, OutputError, StorageError
 from nenya.prepare.remote import kind_of
 from nenya.prepare.sources import find_fields, identity_of, open_fields
+from nenya.storage import web as storage_web
 from nenya.storage.web import describe, download_web, read_web, read_web_range
 
 
@@ -307,6 +308,125 @@ def test_what_a_web_server_does_wrong_is_said_as_it_is(web, tmp_path):
     for read in (describe, read_web):
         with pytest.raises(StorageError, match=r"silent\.bin: the connection broke"):
             read(f"{address}/silent.bin")
+
+
+@pytest.mark.parametrize("target", ["http://169.254.169.254/latest", "ftp://127.0.0.1/a", "https://localhost/a", "/.."])
+@pytest.mark.parametrize("name", ["store", "a.json", "a.nc", "dodsC/a"])
+def test_no_redirect_leads_to_an_inner_network(web, name, target):
+    address, _, handler = web
+    for end in ("", "/zarr.json", "/.zgroup", "/.zmetadata", ".dds"):
+        handler.moved[f"/{name}{end}"] = target
+    if target == "/..":  # the same host under another port, where something else may listen
+        handler.moved.update(dict.fromkeys(handler.moved, address.rpartition(":")[0] + ":9/a"))
+    with pytest.raises(StorageError, match="refused") as caught, open_fields(f"{address}/{name}"):
+        pass
+    assert "try again" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("host", "inner"),
+    [
+        ("data.example.org", False),
+        ("93.184.216.34", False),
+        *((host, True) for host in ("localhost", "a.localhost.", "127.0.0.1", "10.1.2.3", "169.254.169.254", "::1")),
+        *((host, True) for host in ("::ffff:10.0.0.1", "fe80::1%eth0", "2130706433", "127.1", "metadata", None)),
+        ("metadata.google.internal", True),
+    ],
+)
+def test_hosts_that_no_redirect_leads_to(host, inner):
+    assert storage_web._is_inner(host) is inner
+
+
+RAW = {
+    "closed": b"",
+    "garbage": b"\x1b[31mgarbage\r\n\r\n",
+    "headers": b"HTTP/1.1 200 OK\r\n" + b"".join(b"A%d: b\r\n" % i for i in range(200)) + b"\r\nabc",
+    "short": b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc",
+    "chunked": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFF\r\nabc",
+    "reason": b"HTTP/1.1 500 " + b"x" * 60_000 + b"\r\n\r\n",
+    "huge": b"HTTP/1.1 200 OK\r\nContent-Length: 999999999999999999\r\n\r\nabc",
+}
+
+
+@pytest.mark.parametrize("answer", RAW)
+def test_answers_that_are_none_are_one_line(web, tmp_path, answer):
+    address, _, handler = web
+
+    def do_get(self):
+        self.wfile.write(RAW[answer])
+        self.close_connection = True
+
+    handler.do_GET = handler.do_HEAD = do_get
+    reads = (lambda url: storage_web.read_web(url), lambda url: storage_web.read_web_range(url, 0, 3))
+    for read in (*reads, lambda url: storage_web.download_web(url, tmp_path / "copy")):
+        with pytest.raises(NenyaError) as caught:
+            read(f"{address}/a.nc")
+        assert len(str(caught.value)) < 400 and "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("*copy*"))
+
+
+def test_a_server_that_hardly_sends_is_left(web, tmp_path, monkeypatch):
+    """Each byte of it comes before any time limit of the connection."""
+    address, _, handler = web
+    stop = threading.Event()
+
+    def do_get(self):
+        self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        while not stop.wait(0.01):
+            self.wfile.write(b"{")
+
+    handler.do_GET = do_get
+    monkeypatch.setattr(storage_web, "_PATIENCE", 0.05)
+    for read in (storage_web.read_web, lambda url: storage_web.download_web(url, tmp_path / "copy")):
+        with pytest.raises(StorageError, match="bytes per second"):
+            read(f"{address}/a.json")
+    stop.set()
+    assert not list(tmp_path.glob("*copy*"))
+
+
+def test_a_file_larger_than_the_disk_is_not_begun(web, tmp_path, monkeypatch):
+    address, folder, _ = web
+    (folder / "a.nc").write_bytes(bytes(100))
+    usage = shutil.disk_usage(tmp_path)._replace(free=100)
+    monkeypatch.setattr(storage_web.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(OutputError, match=r"do not fit into .*loader\.cache_dir"):
+        storage_web.download_web(f"{address}/a.nc", tmp_path / "copy.nc")
+    assert not list(tmp_path.glob("*copy*"))
+
+
+def test_references_that_grow_are_refused(tmp_path, dataset):
+    """A template in each of many addresses would take all memory."""
+    refs, blob = references_of(dataset, tmp_path, "{{u}}")
+    (tmp_path / "blob.bin").write_bytes(blob)
+    place = tmp_path / "refs.json"
+    for templates, target in (
+        ({"u": "x" * 10**5}, "{{u}}"),
+        ({"u": "x" * 4000}, "{{u}}" * 800),
+        ({"u": ["blob.bin"] * 1000}, "{{u}}"),
+        ({"u": "blob.bin"}, "{{v}}"),
+        ({}, "x" * 10**6),
+    ):
+        changed = {**refs, "templates": templates, "refs": {**refs["refs"], "sst/0.0.0": [target, 0, 1]}}
+        place.write_text(json.dumps(changed))
+        with pytest.raises(InputFileError, match="expected an address of at most 4096 characters") as caught:
+            same(place, dataset)
+        assert len(str(caught.value)) < 500
+    place.write_text('{"version": 1, "refs": {"a": ' + '{"a":' * 990 + "1" + "}" * 990 + "}}")
+    with pytest.raises(InputFileError):
+        same(place, dataset)
+
+
+@pytest.mark.parametrize("column", ["text", "float", "negative"])
+def test_rows_of_references_in_parquet_are_numbers_of_bytes(tmp_path, dataset, column):
+    refs, blob = references_of(dataset, tmp_path, "blob.bin")
+    (tmp_path / "blob.bin").write_bytes(blob)
+    write_parquet(tmp_path / "a.parq", refs["refs"])
+    for path in (tmp_path / "a.parq").rglob("*.parq"):
+        table = pq.read_table(path)
+        values = {"text": ["a"], "float": [float("nan")], "negative": [-5]}[column] * table.num_rows
+        pq.write_table(table.set_column(table.column_names.index("size"), "size", pa.array(values)), path)
+    with pytest.raises(InputFileError, match="damaged references"):
+        same(tmp_path / "a.parq", dataset)
 
 
 def test_a_file_on_the_web(web, dataset, tmp_path):

@@ -3,12 +3,14 @@
 import errno
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -241,6 +243,7 @@ def test_locks_that_do_not_lock_are_found_and_said(tmp_path, monkeypatch, caplog
 
 _READ = """
 import sys
+import threading
 from pathlib import Path
 from nenya.data.cutouts import inspect_cutouts
 from nenya.data.unpack import _cached
@@ -380,6 +383,29 @@ def test_a_service_that_refuses_conditions(s3_bucket, s3_proxy, tmp_path, caplog
             Lease(other).__enter__()
     assert caplog.text.count("has no conditional writes") == 1
     assert store().head(f"{folder.place}/update-lock.json") is None
+
+
+def test_a_lease_on_s3_is_read_in_one_state_however_often_it_changes(s3_bucket, tmp_path):
+    folder = Folder(f"s3://{s3_bucket}/archive", str(tmp_path))
+    lease, stop = Lease(folder).object, threading.Event()
+    states = {}
+
+    def write():
+        for number in itertools.count():
+            states[store().replace(lease.url, b'{"token": "a", "beat": %d}' % number, None)] = number
+            if stop.is_set():
+                return
+
+    assert lease.read() == ("", {})
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        seen = [lease.read() for _ in range(40)]
+    finally:
+        stop.set()
+        thread.join()
+    seen = [(etag, said["beat"]) for etag, said in seen if said]
+    assert len({beat for _, beat in seen}) > 1 and all(states[etag] == beat for etag, beat in seen)
 
 
 def test_a_lease_on_s3_that_was_taken_over(s3_bucket, tmp_path, monkeypatch):

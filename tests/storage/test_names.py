@@ -662,6 +662,35 @@ def test_links_in_an_index_lead_nowhere(whole, nenya_cli, tmp_path, precious, cl
     assert code == 0 and "20 of them new" in said, said
 
 
+@pytest.mark.parametrize(
+    "name", ["latents.lance", "data", "_versions", "a file of data", "a version", "a pipe", "nowhere"]
+)
+def test_an_index_with_links_is_not_read(whole, nenya_cli, tmp_path, name):
+    """A search would show what lies elsewhere, and never end on a pipe."""
+    shutil.copytree(whole, tmp_path / "real.index")
+    place = tmp_path / "got.index"
+    place.symlink_to("real.index")  # which is the user's to make
+    assert nenya_cli("search", [f"index={place}", "like=3"])[0] == 0
+    table = tmp_path / "real.index" / "latents.lance"
+    path = {
+        "latents.lance": table,
+        "a file of data": next((table / "data").iterdir()),
+        "a version": next((table / "_versions").glob("*.manifest")),
+        "a pipe": table / "data" / "x.lance",
+        "nowhere": table / "_versions" / "x",
+    }.get(name, table / name)
+    if name == "a pipe":
+        os.mkfifo(path)
+    elif name == "nowhere":
+        path.symlink_to(tmp_path / "nothing")
+    else:
+        path.rename(tmp_path / "elsewhere")
+        path.symlink_to(tmp_path / "elsewhere")
+    code, said = nenya_cli("search", [f"index={place}", "like=3"])
+    assert code == 2 and said.count("\n") == 1, said
+    assert "got a pipe" in said if name == "a pipe" else " is a link to " in said, said
+
+
 def test_an_index_whose_data_lie_elsewhere_is_not_read(whole, nenya_cli, tmp_path):
     """LanceDB would read them from any folder or service that a manifest names."""
     lancedb = pytest.importorskip("lancedb")
@@ -699,3 +728,34 @@ def test_damaged_pieces_of_an_index(whole, nenya_cli, tmp_path, ways):
                         f"{piece} {way}: {said}"
                     )
             shutil.rmtree(place)
+
+
+@pytest.mark.parametrize("kind", ["endless", "pipe"])
+def test_a_journal_that_is_none_is_not_read(tmp_path, kind):
+    from nenya.extraction.journal import BlockStore, journal_line
+
+    blocks = BlockStore(tmp_path / "x_latents.h5", {"train": 40}, 4)
+    blocks.partial.mkdir()
+    journal = blocks.partial / "journal-0"
+    journal.write_bytes(journal_line(0, bytes(8 * 16), 0))
+    assert set(blocks.entries()) == {0}
+    if kind == "pipe":
+        journal.unlink()
+        os.mkfifo(journal)
+    else:
+        os.truncate(journal, 2**40)
+    with pytest.raises(InputFileError, match="pipe" if kind == "pipe" else "at most"):
+        blocks.entries()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_cluster_centres_are_finite(tmp_path, value):
+    from nenya.archive.stages import read_centres
+
+    centres = np.ones((3, 4))
+    write_cutouts(tmp_path / "clusters.h5", centres=centres)
+    assert (read_centres(tmp_path / "clusters.h5") == centres).all()
+    centres[1, 2] = value
+    write_cutouts(tmp_path / "clusters.h5", centres=centres)
+    with pytest.raises(InputFileError, match="centres have NaN or infinite values"):
+        read_centres(tmp_path / "clusters.h5")

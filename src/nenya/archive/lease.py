@@ -162,19 +162,15 @@ class LeaseObject:
         self._lost.set()
 
     def read(self) -> tuple[str, dict[str, Any]]:
-        """Return ETag and content of the object; empty if there is none."""
-        found = store().head(self.url)
+        """Return ETag and content of one state of the object, which changes at any time; empty if there is none."""
+        found = store().read_tagged(self.url)
         if found is None:
             return "", {}
         try:
-            said = json.loads(store().read_bytes(self.url, limit=2**16))
+            said = json.loads(found[1])
         except (ValueError, RecursionError):
             said = {}
-        except StorageError:
-            if store().head(self.url) is None:  # removed since
-                return "", {}
-            raise
-        return found.etag, said if isinstance(said, dict) and said else {"damaged": True}
+        return found[0], said if isinstance(said, dict) and said else {"damaged": True}
 
     def holds(self) -> bool:
         """Return whether the object belongs to this process."""

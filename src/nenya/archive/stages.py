@@ -198,6 +198,8 @@ def read_centres(path: Path) -> Any:
                 f"{path}: expected cluster centres as floating-point numbers (K, D), got "
                 f"{getattr(centres, 'dtype', 'text')} {getattr(centres, 'shape', '')}; make the version again"
             )
+        if not np.isfinite(centres).all():
+            raise InputFileError(f"{path}: the cluster centres have NaN or infinite values; make the version again")
         return centres
 
 

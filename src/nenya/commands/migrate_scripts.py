@@ -6,6 +6,7 @@ Scripts are parsed, never executed. Where a call leads is told by the imports of
 import ast
 import functools
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +15,15 @@ import nenya
 from nenya.errors import InputFileError, NenyaError
 from nenya.options.declare import suggest
 from nenya.storage.small_files import read_small
+from nenya.storage.texts import shown
 
 SCRIPT_SUFFIXES = (".py", ".ipynb")
 WORKS, CHANGES, INSTEAD = "works", "changes in meaning", "write instead"
 
 _MOST = 1 << 26  # bytes of a notebook, which has its pictures inside
+_MOST_CODE = 1 << 20  # characters of code
+_MOST_CALLS, _MOST_PARTS = 5000, 16  # uses of nenya in a script; names between dots of each
+_LONG_NAME = re.compile(r"(\.\s*\w+\s*){64}")  # Python's parser takes long to join one of thousands of parts
 _OLD_PACKAGES = ("ulmo.nenya", "ulmo.ssl")
 _OTHERS = ("ulmo", "wrangler", "remote_sensing")
 
@@ -86,7 +91,7 @@ class Call:
     what: str = ""
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.name}: {self.verdict}{f': {self.what}' if self.what else ''}"
+        return f"{self.where}: {shown(self.name)}: {self.verdict}{f': {self.what}' if self.what else ''}"
 
 
 @dataclass
@@ -110,9 +115,14 @@ def read_script(path: Path) -> Script:
     Raises:
         InputFileError: It is not Python 3, or not a notebook.
     """
-    found, names = Script(), dict[str, str]()
+    found, names, size = Script(), dict[str, str](), 0
     for where, text in _cells(path):
+        size += len(text)
+        if size > _MOST_CODE:
+            raise InputFileError(f"{path}: expected a script of at most {_MOST_CODE} characters of code; split it")
         try:
+            if _LONG_NAME.search(text):
+                raise ValueError("names of too many parts")
             tree = ast.parse(text)
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             line = getattr(error, "lineno", None)
@@ -122,6 +132,8 @@ def read_script(path: Path) -> Script:
             ) from error
         _imports(tree, names, found)
         found.calls += _calls(tree, names, where)
+        if len(found.calls) > _MOST_CALLS:
+            raise InputFileError(f"{path}: uses nenya more than {_MOST_CALLS} times; split it")
     return found
 
 
@@ -190,7 +202,7 @@ def _ours(name: str) -> str:
 def _resolved(node: ast.expr, names: dict[str, str]) -> str:
     """Return the full name of an expression such as `nenya_io.load_opt`; empty if it is not of nenya."""
     parts: list[str] = []
-    while isinstance(node, ast.Attribute):
+    while isinstance(node, ast.Attribute) and len(parts) < _MOST_PARTS:
         parts.append(node.attr)
         node = node.value
     if not isinstance(node, ast.Name):
@@ -213,35 +225,40 @@ def _calls(tree: ast.Module, names: dict[str, str], where: str) -> list[Call]:
             if full.count(".") >= 1:
                 keywords = [k.arg for k in node.keywords if k.arg] if isinstance(node, ast.Call) else []
                 place = f"{where}line {item.lineno}"
-                found[item.lineno, item.col_offset] = _judged(place, full, keywords)
+                found[item.lineno, item.col_offset] = Call(place, full, *_verdict(full, tuple(keywords)))
+                if len(found) > _MOST_CALLS:
+                    return list(found.values())
     for node in ast.walk(tree):  # names that are used without a call
         if isinstance(node, ast.Attribute):
             full = _resolved(node, names)
             if full.removeprefix("nenya.") in REPLACED:
-                found.setdefault((node.lineno, node.col_offset), _judged(f"{where}line {node.lineno}", full, []))
+                place = f"{where}line {node.lineno}"
+                found.setdefault((node.lineno, node.col_offset), Call(place, full, *_verdict(full, ())))
     return [found[place] for place in sorted(found)]
 
 
-def _judged(where: str, full: str, keywords: list[str]) -> Call:
-    """Return the verdict on a use of a name of nenya."""
+@functools.lru_cache(4096)
+def _verdict(full: str, keywords: tuple[str, ...]) -> tuple[str, str]:
+    """Return the verdict on a use of a name of nenya, and what changes or what to write."""
     name = full.removeprefix("nenya.")
     if name in REPLACED:
-        return Call(where, full, INSTEAD, REPLACED[name])
+        return INSTEAD, REPLACED[name]
     module, _, inner = full.rpartition(".")
     home = _home(module, inner)
     if home is None:
         owner = _home(*module.rpartition(".")[::2]) if module.count(".") > 1 else None
         if owner is not None:  # a method of a class of ours, whose names are not looked up
-            return Call(where, full, WORKS)
+            return WORKS, ""
         hint = suggest(inner, sorted(_names_of(module)))
-        what = f"nenya has no {name}{hint}" if _file_of(module) else f"nenya has no module {module}"
-        return Call(where, full, INSTEAD, what)
+        return INSTEAD, f"nenya has no {shown(name)}{hint}" if _file_of(
+            module
+        ) else f"nenya has no module {shown(module)}"
     known = _arguments(*home)
     wrong = [key for key in keywords if known and key not in known]
     if wrong:
-        return Call(where, full, INSTEAD, f"there is no argument {wrong[0]}{suggest(wrong[0], sorted(known))}")
+        return INSTEAD, f"there is no argument {shown(wrong[0])}{suggest(wrong[0], sorted(known))}"
     what = CHANGED.get(".".join(home).removeprefix("nenya."), "")
-    return Call(where, full, CHANGES if what else WORKS, what)
+    return CHANGES if what else WORKS, what
 
 
 @functools.cache

@@ -28,7 +28,7 @@ from nenya.errors import InputFileError, LockLostError, NenyaError, OutputError
 from nenya.models.inference import obstacle
 from nenya.storage.disk import atomic_path, move_synced, own_mark, sha256_file, write_hdf5
 from nenya.storage.lock import OutputLock
-from nenya.storage.names import Json, read_json, remove
+from nenya.storage.names import Json, read_bytes, read_json, remove
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ _MUST_AGREE = (
 )
 _HINT = "clobber=true starts over"
 _MOST_ROWS, _MOST_THREADS = 2**31, 2**12
+_MOST_JOURNAL = 2**26  # bytes: a million blocks
 _TAKEN_OVER = ("backend", "batch_size", "block_size", "threads")
 
 
@@ -164,7 +165,7 @@ class BlockStore:
         """Return the entries of all journals; torn or altered lines are ignored."""
         found: dict[int, Entry] = {}
         for journal in sorted(self.partial.glob("journal-*")):
-            for line in journal.read_bytes().split(b"\n"):
+            for line in read_bytes(journal, _MOST_JOURNAL).split(b"\n"):
                 match = _LINE.fullmatch(line)
                 if match and _line(int(match[1]), Entry(int(match[2], 16), int(match[3]))) == line + b"\n":
                     found[int(match[1])] = Entry(int(match[2], 16), int(match[3]))

@@ -11,6 +11,8 @@ from typing import NoReturn
 
 from nenya.errors import InputFileError, NenyaError
 from nenya.storage.names import read_bytes
+from nenya.storage.small_files import check_regular
+from nenya.storage.texts import shown
 
 _MAGIC = b"LANC"
 _BASES = 18  # field of Lance's Manifest
@@ -19,14 +21,21 @@ _VARINT, _EIGHT, _TEXT, _FOUR = 0, 1, 2, 5  # wire types of Protocol Buffers
 
 
 def check_manifests(table: Path) -> None:
-    """Check that the versions of a table have their data in its folder.
+    """Check that a table has its data in its folder: regular files, no links, and no versions that name other places.
 
     Args:
         table: the folder of LanceDB's table.
 
     Raises:
-        InputFileError: One names another place, or is damaged.
+        InputFileError: One is a link or a pipe, names another place, or is damaged.
     """
+    for path in (table, *table.rglob("*")):
+        if path.is_symlink():
+            raise InputFileError(
+                f"{path} is a link to {shown(path.readlink())}: links in an index are refused; copy the file itself"
+            )
+        if path.exists() and not path.is_dir():
+            check_regular(path, "a part of an index")
     for path in sorted((table / "_versions").rglob("*")):
         if not path.is_dir() and path.name.endswith(".manifest"):
             _check(path)

@@ -12,6 +12,8 @@ from nenya.errors import OptionError
 
 T = TypeVar("T")
 
+_MOST_NAMES, _LONGEST = 2000, 100  # compared with an unknown name, which takes time; characters of each
+
 
 Check = Callable[[Any], bool]
 
@@ -81,7 +83,8 @@ def is_number(value: Any) -> bool:
 
 def suggest(name: str, known: list[str]) -> str:
     """Return '; did you mean X?' for the nearest of the known names, else an empty string."""
-    near = difflib.get_close_matches(name, known, n=1)
+    possible = [one for one in known[:_MOST_NAMES] if len(one) <= _LONGEST]
+    near = difflib.get_close_matches(name, possible, n=1) if len(name) <= _LONGEST else []
     return f"; did you mean {near[0]}?" if near else ""
 
 

@@ -23,6 +23,7 @@ from tornado.httputil import (
 )
 
 from nenya.portal.guard import Door
+from nenya.portal.intake import HEARD
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +102,7 @@ class Gate(HTTPServerConnectionDelegate):
 
     def start_request(self, server_conn: object, request_conn: Any) -> "_Visit":
         """Return the delegate that reads the request."""
+        HEARD.wait(request_conn.stream)
         write = request_conn.write_headers
 
         def write_headers(line: ResponseStartLine, headers: HTTPHeaders, chunk: bytes | None = None) -> Any:
@@ -180,6 +182,7 @@ class _Visit(HTTPMessageDelegate):
 
     def headers_received(self, start_line: Any, headers: HTTPHeaders) -> Any:
         """Pass the request on, or refuse it before its body is read."""
+        HEARD.hear(self._connection.stream)
         try:
             self._gate.check(start_line, headers)
         except Refusal as refusal:

@@ -2,8 +2,9 @@
 
 import ipaddress
 import logging
+import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -36,28 +37,78 @@ def http_limits() -> dict[str, Any]:
     }
 
 
+class Heard:
+    """The connections from which a request came that is not answered yet, or that became a websocket."""
+
+    def __init__(self) -> None:
+        self._streams: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def hear(self, stream: Any) -> None:
+        """Note that the head of a request came."""
+        self._streams.add(stream)
+
+    def wait(self, stream: Any) -> None:
+        """Note that a connection waits for its next request."""
+        self._streams.discard(stream)
+
+    def __contains__(self, stream: Any) -> bool:
+        return stream in self._streams
+
+
+HEARD = Heard()
+"""Of all servers of this process."""
+
+
+class _Connections:
+    """Open connections by address, in order of arrival; those without a request give way."""
+
+    def __init__(self, most: int, of_one: int) -> None:
+        self._most, self._of_one = most, of_one
+        self._streams: dict[str, dict[Any, None]] = {}
+
+    def _prune(self, hosts: Iterable[str]) -> None:
+        for host in hosts:
+            self._streams[host] = {stream: None for stream in self._streams.get(host, ()) if not stream.closed()}
+            if not self._streams[host]:
+                del self._streams[host]
+
+    def admit(self, stream: Any, host: str) -> bool:
+        """Count a new connection; False if there is no room for it, which those that wait silently leave to it."""
+        self._prune([host])
+        if self._full():
+            self._prune(list(self._streams))
+        own = self._streams.get(host, {})
+        silent = [one for one in own if one not in HEARD]
+        over = len(silent) >= self._of_one or (len(own) >= self._of_one and not _is_local(host))
+        if over or self._full():
+            crowd = own if over else max(self._streams.values(), key=lambda those: sum(o not in HEARD for o in those))
+            first = next((one for one in crowd if one not in HEARD), None)
+            if first is None:
+                return False
+            first.close()
+            del crowd[first]
+        self._streams.setdefault(host, {})[stream] = None
+        return True
+
+    def _full(self) -> bool:
+        return sum(map(len, self._streams.values())) >= self._most
+
+
 def limit_connections(server: Any, most: int = _MOST_CONNECTIONS, of_one: int = _OF_ONE) -> None:
-    """Close new connections to a Tornado server above the limits.
+    """Limit the connections to a Tornado server: the earliest that waits for a request gives way to a new one.
 
     Args:
         server: its `HTTPServer`.
         most: largest number of connections.
-        of_one: largest number per address; a proxy on this machine serves many users and may have all.
+        of_one: largest number per address; a proxy on this machine serves many users and may have all, but only so
+            many without a request.
     """
-    streams: dict[str, set[Any]] = {}
-    serve = server.handle_stream
+    connections, serve = _Connections(most, of_one), server.handle_stream
 
     def handle(stream: Any, address: tuple[Any, ...]) -> Any:
-        host = str(address[0]) if address else ""
-        for other in [host] if sum(map(len, streams.values())) < most else list(streams):
-            streams[other] = {stream for stream in streams.get(other, ()) if not stream.closed()}
-            if not streams[other]:
-                del streams[other]
-        here = len(streams.get(host, ()))
-        if sum(map(len, streams.values())) >= most or (here >= of_one and not _is_local(host)):
+        if not connections.admit(stream, str(address[0]) if address else ""):
             stream.close()
             return None
-        streams.setdefault(host, set()).add(stream)
         return serve(stream, address)
 
     server.handle_stream = handle

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from nenya.errors import InputFileError, NenyaError
 from nenya.storage.process import check_memory
+from nenya.storage.texts import shown
 
 if TYPE_CHECKING:
     import xarray
@@ -26,6 +27,11 @@ _METRES = {"": 1.0, "m": 1.0, "meter": 1.0, "meters": 1.0, "metre": 1.0, "metres
 _METRES |= dict.fromkeys(("kilometer", "kilometers", "kilometre", "kilometres"), 1e3)
 _RADIANS = {"rad": 1.0, "radian": 1.0, "radians": 1.0, "mrad": 1e-3, "milliradian": 1e-3, "urad": 1e-6, "µrad": 1e-6}
 _RADIANS |= dict.fromkeys(("microradian", "microradians"), 1e-6)
+_MOST_WORDS = 1000  # characters of other attributes
+_MOST_TEXT = 2**16  # characters of all attributes
+_FILE = re.compile(r"\b(\w*grids\s*=\s*(?!@null\b(?!,))|(init|file|catalog|tables?)\s*=)|parameterfile|^\s*\{", re.I)
+_SHIFT = re.compile(r"\+?\b(nadgrids=(?!@null\b(?!,))|geoidgrids=|geoid_crs=)\S*")
+_OLD_CODE = re.compile(r"\+?init\s*=\s*epsg:(\d{1,6})(\s+\+(no_defs|type=crs|wktext))*", re.I)
 _TEXTS = ("crs_wkt", "spatial_ref", "proj4", "proj4text", "proj4_string", "proj4_params", "proj_string", "epsg_code")
 
 
@@ -64,7 +70,7 @@ def project(
     y, x = axes
     check_memory(y.size * x.size * 8, f"{place}: latitude and longitude of '{array.name}'", copies=5)
     try:
-        crs = _crs(json.dumps({str(key): _plain(value) for key, value in mapping.attrs.items()}, default=str))
+        crs = _crs(_checked({str(key): _plain(value) for key, value in mapping.attrs.items()}))
         east, north = np.meshgrid(*(_native(axis, mapping.attrs, place) for axis in (x, y)))
         if crs.is_projected:
             lon, lat = pyproj.Proj(crs)(east, north, inverse=True)
@@ -72,8 +78,8 @@ def project(
             lon, lat = pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True).transform(east, north)
     except NenyaError:
         raise
-    except (pyproj.exceptions.ProjError, KeyError, TypeError, ValueError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    except (pyproj.exceptions.ProjError, KeyError, TypeError, ValueError, RecursionError) as error:
+        first = shown((str(error).strip() or type(error).__name__).splitlines()[0])
         raise InputFileError(
             f"{place}: the projection in '{mapping.name}' cannot be understood ({first}); lat= and lon= name "
             "coordinates in degrees, coords= another file that has them"
@@ -101,7 +107,9 @@ def _mapping(dataset: "xarray.Dataset", array: "xarray.DataArray") -> "xarray.Da
 def _crs(attributes: str) -> Any:
     """Return the coordinate system of a grid mapping (JSON), by CF or by the text that it carries; slow to make."""
     import pyproj
+    from pyproj import network
 
+    network.set_network_enabled(active=False)  # type: ignore[attr-defined]  # its module imports it without exporting
     plain = json.loads(attributes)
     if "grid_mapping_name" in plain or "crs_wkt" in plain or "spatial_ref" in plain:
         return pyproj.CRS.from_cf(plain)
@@ -109,6 +117,32 @@ def _crs(attributes: str) -> Any:
         if plain.get(key):
             return pyproj.CRS.from_user_input(plain[key])
     raise ValueError("it has neither grid_mapping_name nor crs_wkt")
+
+
+def _checked(attributes: dict[str, Any]) -> str:
+    """Return the attributes of a grid mapping as JSON, with nothing in them that names a file.
+
+    PROJ would open files of definitions, and of shifts between datums, which projecting does not need.
+
+    Raises:
+        ValueError: They name one, or are too long.
+    """
+    kept = {}
+    for key, value in attributes.items():
+        if isinstance(value, str):
+            code = _OLD_CODE.fullmatch(value.strip())
+            proj = value.lstrip().startswith("+") or "+proj=" in value.partition("[")[0]
+            value = f"EPSG:{code[1]}" if code else _SHIFT.sub("", value) if proj else value
+            read = key in _TEXTS or key.endswith("_name")  # others are comments
+            if read and _FILE.search(value):
+                raise ValueError(f"{key} names a file, or is not WKT or a PROJ string: {shown(value, 60)}")
+            if not read and (len(value) > _MOST_WORDS or _FILE.search(value)):
+                continue
+        kept[key] = value
+    text = json.dumps(kept, default=str)
+    if len(text) > _MOST_TEXT:
+        raise ValueError(f"its attributes have {len(text)} characters")
+    return text
 
 
 def _plain(value: Any) -> Any:

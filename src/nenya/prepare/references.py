@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from nenya.errors import InputFileError
+from nenya.errors import InputFileError, NenyaError
 from nenya.prepare.zarr_stores import CheckedZarr
 from nenya.storage.paths import is_s3
 from nenya.storage.process import check_memory
@@ -24,7 +24,8 @@ from nenya.storage.web import is_web, read_web, read_web_range
 
 _MOST = 2**31  # bytes of one chunk
 _MOST_FILE = 2**28  # bytes of a file of references
-_COPIES = 12  # memory of parsed JSON, in copies of its text
+_COPIES = 30  # memory of parsed JSON, in copies of its text
+_LONGEST = 4096  # characters of an address
 _START = re.compile(rb'\s*\{\s*"(version|refs|templates|gen|\.zgroup|\.zattrs|\.zmetadata|zarr\.json|[^"]*/\.z\w+)"')
 _TEMPLATE = re.compile(r"\{\{\s*(\w+)\s*\}\}")
 
@@ -165,7 +166,7 @@ class ParquetReferences(ReferenceZarr):
             try:
                 pairs = zip(values["shape"], values["chunks"], strict=True)
                 self._grids[array] = tuple(max(1, -(-int(size) // int(chunk))) for size, chunk in pairs)
-            except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+            except (KeyError, TypeError, ValueError, ArithmeticError) as error:
                 raise InputFileError(f"{self.url}: '{shown(array)}' has damaged metadata; fetch it again") from error
         return self._grids[array]
 
@@ -183,20 +184,27 @@ class ParquetReferences(ReferenceZarr):
                 table = pq.read_table(path)
                 names = [name for name in ("path", "offset", "size", "raw") if name in table.column_names]
                 columns = {name: table.column(name).to_pylist() for name in names}
+                empty = [None] * table.num_rows
+                found = zip(*(columns.get(name, empty) for name in ("path", "offset", "size", "raw")), strict=True)
+                self._tables = {path: [_row(*values) for values in found]}  # one at a time: they may be many
             except (OSError, ValueError) as error:  # Arrow's errors are among these
                 raise InputFileError(f"{path}: damaged references; fetch them again") from error
-            empty = [None] * table.num_rows
-            found = zip(*(columns.get(name, empty) for name in ("path", "offset", "size", "raw")), strict=True)
-            self._tables = {path: [_row(*values) for values in found]}  # one at a time: they may be many
         return self._tables[path]
 
 
 def _row(target: Any, start: Any, length: Any, raw: Any) -> Any:
+    """Return an entry as of `_entry`.
+
+    Raises:
+        ValueError: Start or length are no numbers of bytes.
+    """
     if isinstance(raw, str | bytes):
         return raw.encode() if isinstance(raw, str) else raw
     if not isinstance(target, str):
         return None
-    return [target, int(start or 0), int(length) if length else None]
+    if any(type(number) not in (int, type(None)) or (number or 0) < 0 for number in (start, length)):
+        raise ValueError("expected a start and a length in bytes")
+    return [target, start or 0, length or None]
 
 
 def _read_local(path: Path, start: int, length: int | None) -> bytes:
@@ -223,9 +231,14 @@ def _parse(content: bytes, name: str) -> dict[str, Any]:
         )
     check_memory(len(content), name, copies=_COPIES)
     try:
-        values = json.loads(content)
+        return _references_of(json.loads(content), name)
+    except NenyaError:
+        raise
     except (ValueError, RecursionError) as error:
         raise InputFileError(f"{name}: expected references (kerchunk), got damaged JSON; fetch it again") from error
+
+
+def _references_of(values: Any, name: str) -> dict[str, Any]:
     values = values if isinstance(values, dict) else {}
     if values.get("gen"):
         raise InputFileError(f"{name}: references made by rules ('gen') are not read; write each reference out")
@@ -249,5 +262,20 @@ def _entry(value: Any, templates: dict[str, Any], where: str) -> Any:
     if isinstance(value, list) and len(value) in (1, 3) and isinstance(value[0], str):
         start, length = (0, None) if len(value) == 1 else value[1:]
         if type(start) is int and start >= 0 and (length is None or (type(length) is int and length >= 0)):
-            return [_TEMPLATE.sub(lambda found: str(templates.get(found[1], found[0])), value[0]), start, length]
+            return [_filled_in(value[0], templates, where), start, length]
     raise InputFileError(f"{where}: expected text, or [address, start, length], got {shown(value)}")
+
+
+def _filled_in(address: str, templates: dict[str, Any], where: str) -> str:
+    """Return an address with its templates filled in.
+
+    Raises:
+        InputFileError: It would be longer than any address.
+    """
+    if len(address) <= _LONGEST and all(isinstance(t, str) and len(t) <= _LONGEST for t in templates.values()):
+        address = _TEMPLATE.sub(lambda found: templates.get(found[1], found[0]), address)
+    if len(address) > _LONGEST or "{{" in address:
+        raise InputFileError(
+            f"{where}: expected an address of at most {_LONGEST} characters from plain templates, got {shown(address)}"
+        )
+    return address

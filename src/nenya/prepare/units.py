@@ -3,6 +3,7 @@
 import difflib
 import functools
 import logging
+import math
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -23,6 +24,10 @@ _TEMPERATURES = {
 }
 _DEGREES = re.compile(r"(degrees?|degs?|grad|o)(?=[\W_]|$|[ckf]$|celsius|celcius|kelvin|fahrenheit)")
 _SCALE = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)\s*[*x]?\s*(?=[^\W\d])(?!e\d)", re.I)
+_LONGEST = 100  # characters
+_POWER = re.compile(r"\*\*|\^")
+_PLAIN_POWER = re.compile(r"(?:[^\W\d]|\b10)\s*(?:\*\*|\^)\s*[-+(]*\d{1,2}(?:\.\d{1,3})?\)*(?!\s*(?:\*\*|\^)|[\d.eE])")
+_BRACKET_POWER = re.compile(r"\)\s*(?:\*\*|\^)\s*[-+]?\d(?!\s*(?:\*\*|\^)|[\d.eE])")
 _SIMPLE = {"degC": (1.0, 0.0, "temperature"), "K": (1.0, -273.15, "temperature"), "m": (1.0, 0.0, "length")}
 _DIFFERENCE = re.compile(
     r"(^|_)(anom\w*|bias|err|error|std|stdev|uncertainty|diff|difference|dt|correction|increment|tendency|gradient|"
@@ -70,11 +75,14 @@ def read_units(text: str) -> Conversion | None:
     Args:
         text: such as `degC`, `Celcius`, `deg. C`, `0.01 K`, `cm`; numbers scale the unit, as in UDUNITS.
     """
+    if len(text) > _LONGEST:
+        return None
     scale, rest = _scale_of(text)
     found = _simple(_temperature(rest) or rest) or _by_pint(rest)
-    if found is None or scale == 1:
-        return found
-    return Conversion(found.factor * scale, found.offset, found.kind)
+    if found is None:
+        return None
+    found = found if scale == 1 else Conversion(found.factor * scale, found.offset, found.kind)
+    return found if found.factor and math.isfinite(found.factor) and math.isfinite(found.offset) else None
 
 
 def _scale_of(text: str) -> tuple[float, str]:
@@ -124,7 +132,7 @@ def from_pint(text: str) -> Conversion | None:
     logging.getLogger("pint.util").setLevel(logging.ERROR)  # it warns of each unit that cf_xarray defines again
     from cf_xarray.units import units as registry
 
-    if not text or text.isdigit():
+    if not text or text.isdigit() or not _is_short_work(text):
         return None
     try:
         unit = registry.parse_units(text)
@@ -135,6 +143,12 @@ def from_pint(text: str) -> Conversion | None:
     except Exception:  # pint raises errors of many types, of Python's tokenizer too, on texts that are no units
         return None
     return Conversion(1.0, 0.0, "other") if str(unit) not in ("", "dimensionless") else None
+
+
+def _is_short_work(text: str) -> bool:
+    """Return whether units can be evaluated at once: powers of units and of ten, one of a bracket, no towers."""
+    plain = len(_PLAIN_POWER.findall(text)) + min(1, len(_BRACKET_POWER.findall(text)))
+    return len(text) <= _LONGEST and len(_POWER.findall(text)) == plain
 
 
 def units_of(array: "xarray.DataArray", options: PrepareOptions) -> str:

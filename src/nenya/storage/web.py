@@ -3,8 +3,10 @@
 import contextlib
 import errno
 import http.client
+import ipaddress
 import logging
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,14 +26,18 @@ from urllib.request import (
     Request,
 )
 
-from nenya.errors import InputFileError, NenyaError, StorageError
+from nenya.errors import InputFileError, NenyaError, OutputError, StorageError
 from nenya.storage.disk import atomic_path
+from nenya.storage.texts import shown
 
 log = logging.getLogger(__name__)
 
 _TIMEOUT = 60  # seconds without a byte
 _ATTEMPTS = 3
 _SMALL = 16 * 2**20  # bytes
+_PIECE = 2**18  # bytes
+_PATIENCE, _PACE = 120.0, 1000  # after these seconds, the least bytes per second on average
+_MOST_DIGITS = 18  # of a length
 
 
 def is_web(text: object) -> bool:
@@ -53,7 +59,7 @@ class WebFile:
 
 
 class _Redirects(HTTPRedirectHandler):
-    """Follows redirects within https; those to other hosts are said, or refused."""
+    """Follows redirects within https; those to other hosts are said, or refused; none leads to an inner network."""
 
     def __init__(self, *, other_hosts: bool) -> None:
         self.other_hosts = other_hosts
@@ -63,13 +69,24 @@ class _Redirects(HTTPRedirectHandler):
     ) -> Request | None:
         """Return the next request."""
         old, new = urlsplit(req.full_url), urlsplit(newurl)
-        if new.scheme != "https" and not (new.scheme == old.scheme == "http" and new.hostname == old.hostname):
-            raise StorageError(f"{req.full_url}: redirected to {newurl}, which is not https: refused")
-        if new.hostname != old.hostname:
-            if not self.other_hosts:
-                raise StorageError(f"{req.full_url}: redirected to another host, {new.hostname}: refused")
-            log.warning("%s: redirected to another host, %s", req.full_url, new.hostname)
+        if new.scheme != "https" and not (new.scheme == old.scheme == "http" and new.netloc == old.netloc):
+            raise StorageError(f"{req.full_url}: redirected to {shown(newurl)}, which is not https: refused")
+        if new.netloc != old.netloc:
+            if not self.other_hosts or _is_inner(new.hostname):
+                raise StorageError(f"{req.full_url}: redirected to another host, {shown(new.netloc)}: refused")
+            log.warning("%s: redirected to another host, %s", req.full_url, shown(new.netloc))
         return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _is_inner(host: str | None) -> bool:
+    """Return whether a host is this machine, or an address of a network that the web does not reach."""
+    name = (host or "localhost").rstrip(".").lower()
+    try:
+        return not ipaddress.ip_address(name.partition("%")[0]).is_global
+    except ValueError:  # a name; of numbers in unusual forms too
+        return (
+            "." not in name or name.replace(".", "").isdigit() or name.endswith((".localhost", ".internal", ".local"))
+        )
 
 
 def describe(url: str) -> WebFile | None:
@@ -84,7 +101,7 @@ def describe(url: str) -> WebFile | None:
                 return _describe(answer.headers, part=answer.status == 206)
         except FileNotFoundError:
             return None
-        except _RefusedError as error:  # not every server knows HEAD
+        except (_RefusedError, _BrokenError) as error:  # not every server knows HEAD
             if method == "GET":
                 raise StorageError(str(error)) from error
     return None
@@ -93,7 +110,8 @@ def describe(url: str) -> WebFile | None:
 def _describe(headers: Message, *, part: bool) -> WebFile:
     length = headers.get("Content-Range", "").rpartition("/")[2] if part else headers.get("Content-Length", "")
     tag = headers.get("ETag") or headers.get("Last-Modified") or ""
-    return WebFile(int(length) if length.isdecimal() else None, str(tag))
+    known = length.isdecimal() and len(length) <= _MOST_DIGITS
+    return WebFile(int(length) if known else None, str(tag))
 
 
 def read_web(url: str, limit: int = _SMALL) -> bytes | None:
@@ -120,18 +138,40 @@ def read_web_range(url: str, start: int, length: int) -> bytes:
 
 
 def _read(url: str, headers: dict[str, str], limit: int, *, other_hosts: bool) -> bytes | None:
-    try:
-        with _answer(url, "GET", headers, other_hosts=other_hosts) as answer:
-            if headers and answer.status != 206:
-                raise StorageError(f"{url}: the server does not send parts of files: download the file")
-            content: bytes = answer.read(limit + 1)
-    except FileNotFoundError:
-        return None
-    except _RefusedError as error:
-        raise StorageError(str(error)) from error
-    if len(content) > limit:
-        raise StorageError(f"{url}: expected at most {limit} bytes; check the address")
-    return content
+    for attempt in range(_ATTEMPTS):
+        try:
+            with _answer(url, "GET", headers, other_hosts=other_hosts) as answer:
+                if headers and answer.status != 206:
+                    raise StorageError(f"{url}: the server does not send parts of files: download the file")
+                return b"".join(_pieces(answer, url, limit))
+        except FileNotFoundError:
+            return None
+        except _RefusedError as error:
+            raise StorageError(str(error)) from error
+        except _BrokenError as error:
+            if attempt == _ATTEMPTS - 1:
+                raise StorageError(str(error)) from error
+    return None
+
+
+def _pieces(answer: Any, url: str, limit: int) -> Iterator[bytes]:
+    """Yield the body of an answer, as long as it comes at a fair pace.
+
+    Raises:
+        StorageError: It is longer than `limit` bytes, or too slow.
+        _BrokenError: It is shorter or longer than the server said.
+    """
+    start, size, wanted = time.monotonic(), 0, _describe(answer.headers, part=False).size
+    while piece := answer.read1(_PIECE):
+        size += len(piece)
+        if size > limit:
+            raise StorageError(f"{url}: expected at most {limit} bytes; check the address")
+        spent = time.monotonic() - start
+        if spent > _PATIENCE and size < _PACE * spent:
+            raise StorageError(f"{url}: the server sends less than {_PACE} bytes per second; try again later")
+        yield piece
+    if wanted is not None and size != wanted:
+        raise _BrokenError(f"{url}: expected {wanted} bytes, got {size}; try again")
 
 
 def download_web(url: str, path: Path) -> None:
@@ -145,11 +185,7 @@ def download_web(url: str, path: Path) -> None:
     for attempt in range(_ATTEMPTS):
         try:
             with atomic_path(path) as temporary, _answer(url, "GET", {}) as answer, temporary.open("wb") as file:
-                shutil.copyfileobj(answer, file, 2**20)
-                file.flush()
-                wanted, got = _describe(answer.headers, part=False).size, temporary.stat().st_size
-                if wanted is not None and got != wanted:
-                    raise _BrokenError(f"{url}: expected {wanted} bytes, got {got}; try again")
+                file.writelines(_pieces(answer, url, _room(url, path.parent, _describe(answer.headers, part=False))))
             return
         except FileNotFoundError as error:
             raise InputFileError(f"{url}: no such file; check the address") from error
@@ -158,6 +194,21 @@ def download_web(url: str, path: Path) -> None:
         except _BrokenError as error:
             if attempt == _ATTEMPTS - 1:
                 raise StorageError(str(error)) from error
+
+
+def _room(url: str, folder: Path, said: WebFile) -> int:
+    """Return the bytes that a download may have: most of the free space.
+
+    Raises:
+        OutputError: The file is larger.
+    """
+    most = shutil.disk_usage(folder).free * 9 // 10
+    if said.size is not None and said.size > most:
+        raise OutputError(
+            f"{url}: {said.size / 1e9:.2f} GB do not fit into {folder} ({most / 1e9:.2f} GB): free some space, or "
+            "set loader.cache_dir"
+        )
+    return most
 
 
 class _RefusedError(Exception):
@@ -186,17 +237,18 @@ def _answer(url: str, method: str, headers: dict[str, str], *, other_hosts: bool
         request = Request(url, method=method, headers={"User-Agent": "nenya", "Accept-Encoding": "identity", **headers})
         with contextlib.closing(opener.open(request, timeout=_TIMEOUT)) as answer:
             yield answer
+    except NenyaError:
+        raise
     except HTTPError as error:
         error.close()
         if error.code in (404, 410):
             raise FileNotFoundError(url) from error
         login = "; the server wants a login: download the file" if error.code in (401, 403) else ""
-        raise _RefusedError(f"{url}: the server answers {error.code} ({error.reason}){login}") from error
+        raise _RefusedError(f"{url}: the server answers {error.code} ({shown(error.reason)}){login}") from error
     except URLError as error:
-        raise StorageError(f"{url}: the server cannot be reached ({error.reason}); check the address") from error
-    except NenyaError:
-        raise
+        raise StorageError(f"{url}: the server cannot be reached ({shown(error.reason)}); check the address") from error
     except (http.client.HTTPException, OSError, ValueError) as error:
         if isinstance(error, FileNotFoundError) or getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise _BrokenError(f"{url}: the connection broke ({str(error) or type(error).__name__}); try again") from error
+        why = shown(str(error) or type(error).__name__)
+        raise _BrokenError(f"{url}: the connection broke ({why}); try again") from error

@@ -1,5 +1,6 @@
 """Conditional writes: a small object is replaced only if it is unchanged, so two writers cannot both succeed."""
 
+import contextlib
 from base64 import b64encode
 from collections.abc import Mapping
 from typing import Any
@@ -52,6 +53,32 @@ def put_if(client: Any, bucket: str, key: str, data: bytes, metadata: Mapping[st
             return _ours(client, bucket, key, data)  # an earlier attempt may have succeeded and its answer been lost
         raise
     return str(answer["ETag"]).strip('"')
+
+
+def get_tagged(client: Any, bucket: str, key: str, limit: int) -> tuple[str, bytes] | None:
+    """Return ETag and content of a small object, of one and the same state; None if there is no object.
+
+    Args:
+        client: The boto3 client.
+        bucket: The bucket.
+        key: The key.
+        limit: Bytes of the content that are returned at most.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    for again in (True, False):
+        try:
+            answer = client.get_object(Bucket=bucket, Key=key)
+            with contextlib.closing(answer["Body"]) as body:
+                return str(answer["ETag"]).strip('"'), body.read(limit)
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") == "NoSuchKey":
+                return None
+            raise
+        except BotoCoreError:  # the connection broke
+            if not again:
+                raise
+    return None
 
 
 def _ours(client: Any, bucket: str, key: str, data: bytes) -> str:

@@ -18,7 +18,7 @@ from nenya.storage.disk import atomic_path, temporary_folder
 from nenya.storage.s3.access import Clients
 from nenya.storage.s3.checks import hash_file, md5
 from nenya.storage.s3.client import ENDPOINT_NAMES, head_object
-from nenya.storage.s3.conditional import put_if
+from nenya.storage.s3.conditional import get_tagged, put_if
 from nenya.storage.s3.download import AlteredError, ChangedError, fetch, verify
 from nenya.storage.s3.errors import NotS3Error, explain
 from nenya.storage.s3.globs import glob_regex
@@ -174,7 +174,7 @@ class S3Store:
         part = f"bytes={start}-{start + length - 1}"
         with self._errors(url, "read a part of it"):
             answer = self._clients.reader(bucket).get_object(Bucket=bucket, Key=key, Range=part)
-            content: bytes = answer["Body"].read()
+            content: bytes = answer["Body"].read(length + 1)
         if len(content) != length:
             raise StorageError(f"{url}: expected {length} bytes from byte {start} on, got {len(content)}")
         return content
@@ -293,6 +293,11 @@ class S3Store:
         bucket, key = _object_of(url)
         with self._errors(url, "write it"):
             return put_if(self._clients.writer(), bucket, key, data, {"sha256": hashlib.sha256(data).hexdigest()}, etag)
+
+    def read_tagged(self, url: str, limit: int = 2**16) -> tuple[str, bytes] | None:
+        """Return ETag and content (`limit` bytes at most) of one state of an object, None if there is none."""
+        with self._errors(url, "read it"):
+            return get_tagged(self._clients.reader(split_url(url)[0]), *split_url(url), limit)
 
     def drop_uploads(self, url: str) -> None:
         """Drop all uploads in progress to addresses below one; their processes start again."""
