@@ -28,7 +28,7 @@ from nenya.storage.texts import LineFormatter, printed, visible
 
 _FREE_IN_A_RESUME = (
     *("loader.num_workers", "loader.cache_dir", "loader.memory_limit_gb", "loader.on_device"),
-    *("data", "resume", "traceback"),
+    *("data", "rows", "resume", "traceback"),
 )
 
 
