@@ -17,9 +17,9 @@ from nenya.storage.disk import atomic_path, check_output, together
 from nenya.storage.paths import local_path
 from nenya.storage.texts import say
 from nenya.tables.key_columns import COLUMNS, read_keys
-from nenya.tables.keys import repeated_rows
 from nenya.tables.near import Distance
 from nenya.tables.split import (
+    NONE,
     SPLIT,
     TRAIN,
     VALID,
@@ -63,8 +63,6 @@ def run(options: SplitOptions) -> int:
     buffer = Distance(options.apart_km, options.apart_days)
     try:
         keys = read_keys(table)
-        if repeated := repeated_rows(keys):
-            raise InputFileError(f"{repeated} rows repeat the cutout of an earlier row: give each cutout one row")
         cosines = _Cosines(table, options)
         split = split_rows(table, units, valid_fraction=options.valid_fraction, seed=options.seed, buffer=buffer)
     except InputFileError as error:
@@ -98,11 +96,9 @@ def list_path(out: str) -> Path:
 
 def row_list(table: "pd.DataFrame", split: SplitArray) -> "pd.DataFrame":
     """Return a row list: the key columns of a table, UID where it has it, and `split`."""
-    import pandas as pd
-
     kept = [name for name in table if name in (*COLUMNS, "UID")]
-    words = pd.Categorical.from_codes(np.where(split == TRAIN, 0, np.where(split == VALID, 1, 2)), list(WORDS.values()))
-    return table[kept].assign(**{SPLIT: words.astype("str")})
+    words = np.array([WORDS[VALID], WORDS[TRAIN], WORDS[NONE]], object)[split]  # -1, none, is the last
+    return table[kept].assign(**{SPLIT: words})
 
 
 class _Cosines:

@@ -283,7 +283,8 @@ class ViewsDataModule(pl.LightningDataModule):
         if bad.all():
             file, key = self._parts(stage)[0]
             raise InputFileError(f"{file.path}: every cutout of '{key}' to use has non-finite pixels")
-        return rows[~bad]
+        usable: NDArray[np.int64] = rows[~bad]
+        return usable
 
     def _shares(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -42,10 +42,9 @@ class SplitOptions(AnalysisOptions):
 class PruneOptions(AnalysisOptions):
     """Options of the choice of cutouts to train on."""
 
-    uses: ClassVar[tuple[str, ...]] = ("loader.cache_dir", "loader.allow_external", "out", "seed", "clobber")
+    uses: ClassVar[tuple[str, ...]] = ("loader.cache_dir", "loader.allow_external", "data", "out", "seed", "clobber")
     positional: ClassVar = "data"
 
-    data: Any = option(None, "latents files: a path, a folder, a glob, a list")
     rows: str | None = option(None, "row list of nenya split; default: the partitions")
     cosine: float | None = option(
         0.98, "leave out cutouts whose latent has a larger cosine with that of one that is kept; null: none", _COSINE

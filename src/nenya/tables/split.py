@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from nenya.errors import InputFileError, OptionError
 from nenya.tables.granules import granules
 from nenya.tables.key_columns import Keys, read_keys
+from nenya.tables.keys import repeated_rows
 from nenya.tables.near import EARTH_KM, Distance, Places, coordinates, microseconds
 from nenya.tables.place_and_time import usual_names
 
@@ -104,6 +105,8 @@ def split_rows(
     """
     table = table.reset_index(drop=True)
     keys = read_keys(table)
+    if repeated := repeated_rows(keys):
+        raise InputFileError(f"{repeated} rows repeat the cutout of an earlier row: give each cutout one row")
     unit = units_of(table, units)
     places = Places(table, buffer) if buffer else None
     if places is not None:
