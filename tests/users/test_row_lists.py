@@ -82,7 +82,7 @@ def test_rows_of_both_partitions_of_several_files(tmp_path, nenya_cli):
 
 def test_the_run_records_its_list_and_resumes_with_it_alone(files, tmp_path, nenya_cli):
     files.to_parquet("list.parquet")
-    args = [*SHORT, "data=one_preproc.h5", "rows=list.parquet"]
+    args = [*SHORT, "data=one_preproc.h5", "rows=list.parquet", "optim.cosine=false"]  # no rate depends on the end
     assert nenya_cli("train", [*args, "out=whole"])[0] == 0
     config = OmegaConf.load("whole/config.yaml")
     digest = sha256_file(Path("list.parquet"))
@@ -260,7 +260,7 @@ def test_prune_changes_nothing_with_the_order_of_the_table(tmp_path, tiny_weight
     found = []
     for seed in (1, 2):
         table.sample(frac=1, random_state=seed).to_parquet(f"{seed}.parquet")
-        args = [f"table={seed}.parquet", "cosine=0.97", "k=3", "keep=9", f"out=out{seed}.parquet"]
+        args = [f"table={seed}.parquet", "cosine=0.99999", "k=3", "keep=9", f"out=out{seed}.parquet"]
         code, said = nenya_cli("prune", ["a_preproc_latents.h5", *args])
         assert code == 0 and "9 of 40 rows to train on are kept; 20 to validate on stay as they are" in said, said
         found.append(pd.read_parquet(f"out{seed}.parquet").sort_values("UID", ignore_index=True))
@@ -268,8 +268,11 @@ def test_prune_changes_nothing_with_the_order_of_the_table(tmp_path, tiny_weight
     assert (found[0]["split"][40:] == "valid").all() and (found[0]["split"] == "train").sum() == 9
     record = json.loads(Path("out1.json").read_text())
     assert record["train_before"] == 40 and record["train_after"] == 9 and len(record["strata"]) == 3
-    assert nenya_cli("prune", ["a_preproc_latents.h5", "out=default.parquet"])[0] == 0
-    code, said = nenya_cli("prune", ["a_preproc_latents.h5", "out=default.parquet"])
+    code, said = nenya_cli("prune", ["a_preproc_latents.h5", "out=default.parquet", "cosine=0.1"])
+    assert code == 2 and "cosine=0.1 leaves 0 of 40 rows to train on, expected at least 2" in said
+    args = ["a_preproc_latents.h5", "out=default.parquet", "cosine=0.999999"]
+    assert nenya_cli("prune", args)[0] == 0
+    code, said = nenya_cli("prune", args)
     assert code == 2 and "default.parquet exists" in said
 
 

@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 IntArray = NDArray[np.int64]
 
+_LEAST = 2  # rows that a training needs
+
 
 @dataclass
 class _Choice:
@@ -149,6 +151,11 @@ def _without_duplicates(
     if found.recall < 1:
         log.info("of pairs at the very limit %.1f %% were compared, of closer ones more", 100 * found.recall)
     say(f"near-duplicates (cosine above {options.cosine:g}): {int((~kept).sum())} rows, {leaked} of them of valid rows")
+    if kept.sum() < _LEAST:
+        raise OptionError(
+            f"cosine={options.cosine:g} leaves {int(kept.sum())} of {len(kept)} rows to train on, expected at least "
+            f"{_LEAST}: give a larger one, as these latents are nearly alike"
+        )
     choice.leave_out(~kept)
     return rows[kept]
 

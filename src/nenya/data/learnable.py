@@ -49,6 +49,12 @@ def choose_partition(options: Options, files: Sequence[CutoutFile]) -> None:
         loader.train_key, loader.valid_key = loader.valid_key, loader.train_key
     elif loader.train_key == loader.valid_key:
         log.warning("'%s' is both trained and validated on: the validation tells nothing", loader.train_key)
+    elif not any(loader.valid_key in file.partitions for file in files):
+        log.warning(
+            "%s has no '%s': training without a validation (nenya split divides cutouts by granule, time or place, for "
+            "rows= of nenya train)",
+            files[0].path, loader.valid_key,
+        )  # fmt: skip
 
 
 def check_learnable(options: Options, files: Sequence[CutoutFile], chosen: RowList | None = None) -> None:
