@@ -52,6 +52,7 @@ def run(options: TrainOptions, *, aside: bool = False) -> int:
     """
     from nenya.data.datamodule import ViewsDataModule, inspect_all
     from nenya.data.learnable import check_learnable, choose_partition
+    from nenya.data.row_list import read_row_list
     from nenya.models.checkpoint import load_checkpoint, load_weights
     from nenya.models.contrastive import ContrastiveModule, make_net
     from nenya.runtime.trainer import check_trainer
@@ -60,8 +61,15 @@ def run(options: TrainOptions, *, aside: bool = False) -> int:
     loader = options.loader
     keys = tuple(dict.fromkeys((loader.train_key, loader.valid_key)))
     sources = find_sources(options.data)
-    files = inspect_all(fetch(sources, loader.cache_dir), keys, loader.train_key, allow_external=loader.allow_external)
-    choose_partition(options, files)
+    needed_key = None if options.rows else loader.train_key
+    files = inspect_all(fetch(sources, loader.cache_dir), keys, needed_key, allow_external=loader.allow_external)
+    chosen = None
+    if options.rows:
+        both = loader.train_key, loader.valid_key
+        chosen = read_row_list(local_path(options.rows), files, both, options.rows_sha256)
+        options.rows_sha256 = chosen.sha256
+    else:
+        choose_partition(options, files)
     check_data(options, files)
     net = make_net(options)
     if options.init_from and not options.resume:
@@ -70,9 +78,9 @@ def run(options: TrainOptions, *, aside: bool = False) -> int:
         for key, value in _DEBUG.items():
             setattr(options.trainer, key, value)
     check_trainer(options.trainer)
-    check_learnable(options, files)
+    check_learnable(options, files, chosen)
     module = ContrastiveModule(options, net)
-    data = ViewsDataModule(options, files, local_path(loader.cache_dir or DEFAULT_CACHE))
+    data = ViewsDataModule(options, files, local_path(loader.cache_dir or DEFAULT_CACHE), chosen)
     needed = _COPIES * sum(p.nbytes for p in net.parameters()) + 2**20
     folder = run_folder(options, sources, needed, aside=aside)
     fit(options, module, data, folder)
@@ -336,7 +344,7 @@ def _write_config(options: TrainOptions, files: "list[Path | str]", folder: Path
     values = to_dict(options)
     places = [file if isinstance(file, str) else str(file.absolute()) for file in files]
     values.update(data=places, resume=None, clobber=False)
-    for section, key in ((values, "init_from"), (values["loader"], "cache_dir")):
+    for section, key in ((values, "init_from"), (values, "rows"), (values["loader"], "cache_dir")):
         if section[key] and not is_s3(section[key]):
             section[key] = str(local_path(section[key]).absolute())
     with atomic_path(folder / "config.yaml") as temporary:
@@ -442,10 +450,11 @@ def fit(options: TrainOptions, module: "ContrastiveModule", data: Any, folder: P
             logger.experiment.finish(exit_code=0 if done else 1)
     if trainer.is_global_zero:
         state = trainer.optimizers[0].state_dict() if saving.each else None
+        listed = {"rows": options.rows, "rows_sha256": options.rows_sha256} if options.rows else {}
         save_pth(
             folder / "last.pth",
             module.net,
-            options={**flat_view(options), "model_version": options.model.name},
+            options={**flat_view(options), "model_version": options.model.name, **listed},
             epoch=trainer.current_epoch,
             optimizer_state=state,
         )

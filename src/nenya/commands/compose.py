@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 _FREE_IN_A_RESUME = (
     *("loader.num_workers", "loader.cache_dir", "loader.memory_limit_gb", "loader.on_device"),
-    *("data", "resume", "traceback"),
+    *("data", "rows", "resume", "traceback"),
 )
 
 

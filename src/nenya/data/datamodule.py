@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from nenya.data.augment import ViewSampler
 from nenya.data.blocks import as_it_is
 from nenya.data.cutouts import CutoutFile, inspect_cutouts, nonfinite_rows
+from nenya.data.row_list import RowList
 from nenya.data.unpack import load_partition
 from nenya.errors import InputFileError
 from nenya.options.sections import AugmentOptions, LoaderOptions, Options
@@ -175,13 +176,16 @@ class ViewsDataModule(pl.LightningDataModule):
 
     Args:
         options: `loader`, `augment`, `loss` and `seed` are used.
-        files: the cutout files; each holds the training partition.
+        files: the cutout files; each holds the training partition, unless rows are chosen.
         cache_dir: folder of unpacked copies of data that do not fit into memory.
+        chosen: the rows to train and validate on; None: the partitions.
     """
 
-    def __init__(self, options: Options, files: Sequence[CutoutFile], cache_dir: Path) -> None:
+    def __init__(
+        self, options: Options, files: Sequence[CutoutFile], cache_dir: Path, chosen: RowList | None = None
+    ) -> None:
         super().__init__()
-        self.options, self.files, self.cache_dir = options, list(files), cache_dir
+        self.options, self.files, self.cache_dir, self.chosen = options, list(files), cache_dir, chosen
         self.views = view_sampler(options.augment)
         self._rows: dict[str, CutoutRows] = {}
         self._usable: dict[str, NDArray[np.int64]] = {}
@@ -196,14 +200,18 @@ class ViewsDataModule(pl.LightningDataModule):
             was, now = state_dict["files"], self.state_dict()["files"]
             raise InputFileError(f"expected the data of the run, {was}, got {now}: resume with the same data=")
 
-    def _key(self, stage: str) -> str:
+    def _parts(self, stage: str) -> list[tuple[CutoutFile, str]]:
+        """Return the partitions that a stage reads; with chosen rows all stages read the same ones."""
+        if self.chosen is not None:
+            return list(self.chosen.parts) if len(self.chosen.of(stage)) else []
         loader = self.options.loader
-        return loader.train_key if stage == "train" else loader.valid_key
+        key = loader.train_key if stage == "train" else loader.valid_key
+        return [(file, key) for file in self.files if key in file.partitions]
 
     @property
     def has_validation(self) -> bool:
-        """Whether any file holds the validation partition."""
-        return any(self._key("valid") in f.partitions for f in self.files)
+        """Whether there are cutouts to validate on."""
+        return bool(self._parts("valid"))
 
     def prepare_data(self) -> None:
         """With several processes, unpack once into the cache, which all processes map."""
@@ -214,15 +222,21 @@ class ViewsDataModule(pl.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Load the partitions; rows with non-finite pixels are skipped and reported."""
         for name in _STAGES if stage == "fit" and not self._rows else ():
-            arrays = self._arrays(name)
-            if not arrays:
+            if not self._parts(name):
                 continue
-            self._rows[name] = CutoutRows(arrays, self._labels(name))
+            if self.chosen is not None and self._rows:
+                self._rows[name] = self._rows["train"]
+            else:
+                self._rows[name] = CutoutRows(self._arrays(name), self._labels(name))
             self._usable[name] = self._finite(name)
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         if stage == "fit" and self._belongs_on(device):
-            for rows in self._rows.values():
+            for rows in self._each():
                 rows.move_to(device)
+
+    def _each(self) -> list[CutoutRows]:
+        """Return the rows of the stages, each once."""
+        return list({id(rows): rows for rows in self._rows.values()}.values())
 
     def _belongs_on(self, device: torch.device) -> bool:
         """Return whether all rows are to be kept on the device during training."""
@@ -232,7 +246,7 @@ class ViewsDataModule(pl.LightningDataModule):
         if choice != "auto" or device.type != "cuda" or any(r.resident is not None for r in self._rows.values()):
             return choice == "always" and all(r.resident is None for r in self._rows.values())
         free, _ = torch.cuda.mem_get_info(device)
-        return sum(rows.nbytes for rows in self._rows.values()) <= free // 2
+        return sum(rows.nbytes for rows in self._each()) <= free // 2
 
     def _arrays(self, stage: str) -> list[NDArray[np.float32]]:
         limit = self.options.loader.memory_limit_gb
@@ -240,23 +254,19 @@ class ViewsDataModule(pl.LightningDataModule):
         return [
             load_partition(
                 f.path,
-                self._key(stage),
+                key,
                 cache_dir=self.cache_dir,
                 memory_limit=memory,
                 progress=sys.stderr.isatty(),
                 allow_external=f.allow_external,
             )
-            for f in self.files
-            if self._key(stage) in f.partitions
+            for f, key in self._parts(stage)
         ]
 
     def _labels(self, stage: str) -> NDArray[np.int64] | None:
         if self.options.loss.ssl_method != "SupCon":
             return None
-        key = self._key(stage)
-        return np.concatenate(
-            [read_labels(f, key, self.options.loader.labels) for f in self.files if key in f.partitions]
-        )
+        return np.concatenate([read_labels(f, key, self.options.loader.labels) for f, key in self._parts(stage)])
 
     def _finite(self, stage: str) -> NDArray[np.int64]:
         bad = np.concatenate(
@@ -266,11 +276,15 @@ class ViewsDataModule(pl.LightningDataModule):
                 for start in range(0, len(array), 4096)
             ]
         )
+        rows: NDArray[np.int64] = np.arange(len(bad)) if self.chosen is None else self.chosen.of(stage)
+        bad = bad[rows]
         if bad.any():
             log.warning("%s: skipping %d of %d cutouts with non-finite pixels", stage, bad.sum(), len(bad))
         if bad.all():
-            raise InputFileError(f"{self.files[0].path}: every cutout of '{self._key(stage)}' has non-finite pixels")
-        return np.flatnonzero(~bad)
+            file, key = self._parts(stage)[0]
+            raise InputFileError(f"{file.path}: every cutout of '{key}' to use has non-finite pixels")
+        usable: NDArray[np.int64] = rows[~bad]
+        return usable
 
     def _shares(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -351,11 +365,12 @@ def read_labels(file: CutoutFile, partition: str, suffix: str) -> NDArray[np.int
 
 
 def inspect_all(
-    paths: Sequence[Path], partitions: Sequence[str], needed: str, *, allow_external: bool = False
+    paths: Sequence[Path], partitions: Sequence[str], needed: str | None, *, allow_external: bool = False
 ) -> list[CutoutFile]:
     """Check the cutout files of a training run; all must have cutouts of one size and hold the needed partition.
 
-    If no file has it, another partition that all have is needed instead, unless the user named it.
+    If no file has it, another partition that all have is needed instead, unless the user named it; with None, any will
+    do.
 
     Raises:
         InputFileError: A file cannot be used, or its cutouts have another size than the first file's.
@@ -365,7 +380,7 @@ def inspect_all(
         needed = next((name for name in partitions if all(name in file.partitions for file in files)), needed)
     first = next(iter(files[0].partitions.values()))
     for file in files:
-        if needed not in file.partitions:
+        if needed is not None and needed not in file.partitions:
             raise InputFileError(
                 f"{file.path}: expected a partition '{needed}' for training, found only {', '.join(file.partitions)}; "
                 "name another with loader.train_key"

@@ -1,11 +1,13 @@
 """Checks that a network can learn from the cutouts of files, before a training begins."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nenya.data.cutouts import CutoutFile, nonfinite_rows
+from nenya.data.row_list import RowList
 from nenya.errors import InputFileError, OptionError
 from nenya.options.sections import LoaderOptions, Options
 
@@ -17,12 +19,24 @@ _LEAST_BATCH = 2
 _SAME = 1e-6  # difference of equal cutouts, relative to the largest value
 
 
-def largest_mean(file: CutoutFile, partition: str) -> float:
-    """Return the largest absolute mean of the first cutouts of a partition."""
-    info = file.partitions[partition]
-    with file.reader(partition) as reader:
-        first = reader.read(0, min(MEAN_ROWS, info.rows))
+def largest_mean(file: CutoutFile, partition: str, rows: NDArray[np.int64] | None = None) -> float:
+    """Return the largest absolute mean of the first cutouts of a partition.
+
+    Args:
+        file: the cutout file.
+        partition: its name.
+        rows: the rows that count, rising; None for all.
+    """
+    first = next(_blocks(file, partition, rows))
     return float(np.abs(first[~nonfinite_rows(first)].mean(axis=(1, 2, 3))).max(initial=0.0))
+
+
+def _blocks(file: CutoutFile, partition: str, rows: NDArray[np.int64] | None) -> Iterator[NDArray[np.float32]]:
+    """Yield the cutouts (n, 1, H, W) of a partition, or of some rows of it, few at once."""
+    with file.reader(partition) as reader:
+        for start in range(0, len(reader) if rows is None else len(rows), MEAN_ROWS):
+            stop = start + MEAN_ROWS
+            yield reader.read(start, min(len(reader), stop)) if rows is None else reader.read_rows(rows[start:stop])
 
 
 def choose_partition(options: Options, files: Sequence[CutoutFile]) -> None:
@@ -43,21 +57,38 @@ def choose_partition(options: Options, files: Sequence[CutoutFile]) -> None:
         loader.train_key, loader.valid_key = loader.valid_key, loader.train_key
     elif loader.train_key == loader.valid_key:
         log.warning("'%s' is both trained and validated on: the validation tells nothing", loader.train_key)
+    elif not any(loader.valid_key in file.partitions for file in files):
+        log.warning(
+            "%s has no '%s': training without a validation (nenya split divides cutouts by granule, time or place, for "
+            "rows= of nenya train)",
+            files[0].path, loader.valid_key,
+        )  # fmt: skip
 
 
-def check_learnable(options: Options, files: Sequence[CutoutFile]) -> None:
+def check_learnable(options: Options, files: Sequence[CutoutFile], chosen: RowList | None = None) -> None:
     """Check that the loss of a training can fall: batches of several cutouts, which differ.
+
+    Args:
+        options: of the training.
+        files: the cutout files.
+        chosen: the rows to train on; None: the training partition.
 
     Raises:
         OptionError: A batch holds one cutout, or more than there are.
         InputFileError: There is one cutout, or all are equal.
     """
     key, batch = options.loader.train_key, options.loader.batch_size_train
-    rows = sum(file.partitions[key].rows for file in files if key in file.partitions)
+    parts: list[tuple[CutoutFile, str, NDArray[np.int64] | None]]
+    if chosen is None:
+        parts = [(file, key, None) for file in files if key in file.partitions]
+        rows, what = sum(file.partitions[key].rows for file, _, _ in parts), f"in '{key}'"
+    else:
+        parts = list(chosen.in_parts("train"))
+        rows, what = len(chosen.train), "to train on (split = train)"
     place = f"{files[0].path}" + (f" and {len(files) - 1} more files" if len(files) > 1 else "")
     if rows < _LEAST_BATCH:
         raise InputFileError(
-            f"{place}: expected at least {_LEAST_BATCH} cutouts in '{key}', got {rows}: each is compared with others"
+            f"{place}: expected at least {_LEAST_BATCH} cutouts {what}, got {rows}: each is compared with others"
         )
     if batch < _LEAST_BATCH:
         raise OptionError(
@@ -66,20 +97,20 @@ def check_learnable(options: Options, files: Sequence[CutoutFile]) -> None:
         )
     if batch > rows and not options.debug:
         raise OptionError(
-            f"loader.batch_size_train={batch}: expected at most {rows}, the number of cutouts in '{key}' of {place}"
+            f"loader.batch_size_train={batch}: expected at most {rows}, the number of cutouts {what} of {place}"
         )
-    usable, equal = _usable(files, key)
+    usable, equal = _usable(parts)
     if usable < _LEAST_BATCH:
         raise InputFileError(
-            f"{place}: expected at least {_LEAST_BATCH} cutouts without missing pixels in '{key}', got {usable} of "
+            f"{place}: expected at least {_LEAST_BATCH} cutouts without missing pixels {what}, got {usable} of "
             f"{rows}: fill them first, such as by nenya prepare"
         )
     if equal:
         raise InputFileError(
-            f"{place}: all cutouts in '{key}' are equal up to their mean, so there is nothing to learn: check how the "
+            f"{place}: all cutouts {what} are equal up to their mean, so there is nothing to learn: check how the "
             "file was made"
         )
-    if (largest := max(largest_mean(file, key) for file in files)) > MEAN_LIMIT:
+    if (largest := max(largest_mean(*part) for part in parts)) > MEAN_LIMIT:
         log.warning(
             "%s: cutouts of '%s' have means up to %.3g, so a rotation fills the corners of a view with values far from "
             "the others, and latents of files differ from those of single images: subtract the mean of each cutout, or "
@@ -88,22 +119,18 @@ def check_learnable(options: Options, files: Sequence[CutoutFile]) -> None:
         )  # fmt: skip
 
 
-def _usable(files: Sequence[CutoutFile], key: str) -> tuple[int, bool]:
+def _usable(parts: Sequence[tuple[CutoutFile, str, NDArray[np.int64] | None]]) -> tuple[int, bool]:
     """Return how many cutouts without non-finite pixels were seen, and whether they are equal apart from their mean."""
     reference, count = None, 0
-    for file in files:
-        if key not in file.partitions:
-            continue
-        with file.reader(key) as reader:
-            for start in range(0, len(reader), MEAN_ROWS):
-                rows = reader.read(start, min(len(reader), start + MEAN_ROWS))
-                rows = rows[~nonfinite_rows(rows)].astype(np.float64)
-                if not len(rows):
-                    continue
-                count += len(rows)
-                size = float(np.abs(rows).max())
-                rows -= rows.mean(axis=(1, 2, 3), keepdims=True)
-                reference = rows[0] if reference is None else reference
-                if float(np.abs(rows - reference).max()) > _SAME * size:
-                    return max(count, _LEAST_BATCH), False
+    for part in parts:
+        for block in _blocks(*part):
+            rows = block[~nonfinite_rows(block)].astype(np.float64)
+            if not len(rows):
+                continue
+            count += len(rows)
+            size = float(np.abs(rows).max())
+            rows -= rows.mean(axis=(1, 2, 3), keepdims=True)
+            reference = rows[0] if reference is None else reference
+            if float(np.abs(rows - reference).max()) > _SAME * size:
+                return max(count, _LEAST_BATCH), False
     return count, True

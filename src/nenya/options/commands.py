@@ -8,12 +8,19 @@ from nenya.options.declare import above, at_least, is_number, one_of, option, wi
 from nenya.options.masks import MaskOptions, is_bounds, numbers
 from nenya.options.sections import Options
 
+SHA256 = ("64 hexadecimal digits", lambda value: re.fullmatch(r"[0-9a-f]{64}", value) is not None)
+
 
 @dataclass
 class TrainOptions(Options):
     """Options of training."""
 
     init_from: str | None = option(None, "weights to start from")
+    rows: str | None = option(
+        None,
+        "row list of nenya split or prune: the cutouts to train and validate on; default the partitions",
+    )
+    rows_sha256: str | None = option(None, "sha256 expected of the file of rows=; recorded in config.yaml", SHA256)
     resume: str | None = option(None, "a run folder to resume, or 'last'")
 
 

@@ -1,0 +1,168 @@
+"""`nenya prune`: chooses the cutouts to train on: without near-duplicates, balanced over patterns."""
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import nenya
+from nenya.commands.split import list_path, row_list
+from nenya.errors import InputFileError, OptionError
+from nenya.io import read_table, write_table
+from nenya.latents.duplicates import balance, canonical_rows, prune, strata
+from nenya.latents.files import Latents, open_latents
+from nenya.options.curation import PruneOptions
+from nenya.runtime.process import RowProgress
+from nenya.storage.disk import atomic_path, check_output, together
+from nenya.storage.paths import local_path
+from nenya.storage.texts import say
+from nenya.tables.key_columns import read_keys
+from nenya.tables.keys import repeated_rows
+from nenya.tables.split import NONE, TRAIN, VALID, SplitArray, row_hashes, splits_of, stored_split
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger(__name__)
+
+IntArray = NDArray[np.int64]
+
+_LEAST = 2  # rows that a training needs
+
+
+@dataclass
+class _Choice:
+    """The rows of a list while it is made.
+
+    Attributes:
+        split: (N,) what each is used for.
+        order: rows to train on that have a latent, in the order in which they are looked at.
+        said: what was done, for the summary.
+    """
+
+    split: SplitArray
+    order: IntArray
+    said: dict[str, Any]
+
+    def leave_out(self, which: NDArray[np.bool_]) -> None:
+        """Leave out some of the rows in `order`."""
+        self.split[self.order[which]] = NONE
+        self.order = self.order[~which]
+
+
+def run(options: PruneOptions) -> int:
+    """Write a row list for `nenya train` with fewer rows to train on, and what was done beside it as JSON.
+
+    Args:
+        options: of `scripts/prune.py`.
+
+    Returns:
+        0.
+
+    Raises:
+        NenyaError: An option is not possible, a file cannot be read or joined, or a result cannot be written.
+    """
+    if options.cosine is None and options.k is None:
+        raise OptionError("nothing to do: give cosine=, to leave out near-duplicates, or k=, to balance over patterns")
+    if options.keep is not None and options.k is None:
+        raise OptionError(f"keep={options.keep}: expected k=, the number of patterns to balance over, such as k=50")
+    if options.rows and options.table:
+        raise OptionError("rows= and table= both name rows: give one of them")
+    latents = open_latents(options.data, options.loader.cache_dir, allow_external=options.loader.allow_external)
+    out = list_path(options.out or f"{latents.parts[0].stem}_pruned.parquet")
+    summary = out.with_suffix(".json")
+    for path in (out, summary):
+        check_output(path, options.clobber)
+    table, split = _rows(latents, options)
+    choice = _choose(latents, table, split, options)
+    with together():
+        write_table(row_list(table, choice.split), out)
+        _write_summary(summary, options, choice)
+    log.info("%s\n%s\nnext: nenya train data=CUTOUTS rows=%s", out, summary, out)
+    return 0
+
+
+def _rows(latents: Latents, options: PruneOptions) -> tuple["pd.DataFrame", SplitArray]:
+    """Return the rows, and what they are used for."""
+    given = options.rows or options.table
+    table = read_table(local_path(given)) if given else latents.keys()
+    try:
+        keys = read_keys(table)
+        if repeated := repeated_rows(keys):
+            raise InputFileError(f"{repeated} rows repeat the cutout of an earlier row: give each cutout one row")
+        split = splits_of(table) if options.rows else stored_split(keys)
+        if options.rows and not (split == TRAIN).any():
+            raise InputFileError("expected rows to train on (split = train), got none")
+    except InputFileError as error:
+        raise InputFileError(f"{given or latents.parts[0].path}: {error}") from error
+    if not (split == TRAIN).any():
+        log.warning("no row of a partition `train`: those of `valid` are trained on, without a validation")
+        split = np.where(split == VALID, TRAIN, split).astype(np.int8)
+    return table, split
+
+
+def _choose(latents: Latents, table: "pd.DataFrame", split: SplitArray, options: PruneOptions) -> _Choice:
+    """Leave out rows without a latent and near-duplicates, then balance."""
+    place = latents.positions(table)
+    hashes = row_hashes(read_keys(table), options.seed)  # an order that does not depend on that of the table
+    order = np.argsort(hashes, kind="stable")
+    valid, train = order[split[order] == VALID], order[split[order] == TRAIN]
+    choice = _Choice(split.copy(), train, {"train_before": len(train), "valid": len(valid)})
+    fixed, _ = canonical_rows(latents, place[valid])
+    rows, good = canonical_rows(latents, place[train])
+    choice.leave_out(~good)
+    choice.said["without_latent"] = int((~good).sum())
+    if not len(rows):
+        raise InputFileError(f"{latents.parts[0].path}: no row to train on has a latent: give the latents of the rows")
+    if options.cosine is not None:
+        rows = _without_duplicates(rows, fixed, choice, options)
+    if options.k is not None:
+        labels = strata(rows, options.k, seed=options.seed)
+        chosen = balance(labels, options.keep)
+        sizes = np.bincount(labels, minlength=options.k), np.bincount(labels[chosen], minlength=options.k)
+        choice.leave_out(~chosen)
+        choice.said["strata"] = [{"before": int(a), "after": int(b)} for a, b in zip(*sizes, strict=True)]
+        say(
+            f"balance over {options.k} patterns: {len(chosen)} -> {int(chosen.sum())} rows, the largest pattern from "
+            f"{100 * sizes[0].max() / len(chosen):.1f} to {100 * sizes[1].max() / chosen.sum():.1f} %"
+        )
+    choice.said["train_after"] = len(choice.order)
+    say(f"{len(choice.order)} of {len(train)} rows to train on are kept; {len(valid)} to validate on stay as they are")
+    return choice
+
+
+def _without_duplicates(
+    rows: NDArray[np.float32], fixed: NDArray[np.float32], choice: _Choice, options: PruneOptions
+) -> NDArray[np.float32]:
+    """Leave out near-duplicates of rows to validate on and of rows to train on; return the latents of the rest."""
+    assert options.cosine is not None
+    every = np.concatenate([fixed, rows]) if len(fixed) else rows
+    with RowProgress("compare latents", len(every)) as progress:
+        found = prune(
+            every, options.cosine, seed=options.seed, exact_to=options.exact_to, first=len(fixed), tick=progress.advance
+        )  # fmt: skip
+    kept, like = found.kept[len(fixed) :], found.like[len(fixed) :]
+    leaked = int((~kept & (like < len(fixed))).sum())
+    choice.said["duplicates"] = {"of_train": int((~kept).sum()) - leaked, "of_valid": leaked, "recall": found.recall}
+    if found.recall < 1:
+        log.info("of pairs at the very limit %.1f %% were compared, of closer ones more", 100 * found.recall)
+    say(f"near-duplicates (cosine above {options.cosine:g}): {int((~kept).sum())} rows, {leaked} of them of valid rows")
+    if kept.sum() < _LEAST:
+        raise OptionError(
+            f"cosine={options.cosine:g} leaves {int(kept.sum())} of {len(kept)} rows to train on, expected at least "
+            f"{_LEAST}: give a larger one, as these latents are nearly alike"
+        )
+    choice.leave_out(~kept)
+    return rows[kept]
+
+
+def _write_summary(path: Path, options: PruneOptions, choice: _Choice) -> None:
+    names = ("data", "table", "rows", "cosine", "k", "keep", "seed", "exact_to")
+    values = {name: getattr(options, name) for name in names}
+    record = {"nenya": nenya.__version__, "options": values, **choice.said}
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(record, indent=1, default=str) + "\n")

@@ -1,0 +1,301 @@
+"""Trainings on the rows of a list: the same as on partitions of these rows, refused where the list does not fit."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import QUICK, red_noise, write_cutouts
+from omegaconf import OmegaConf
+
+from nenya.data.cutouts import inspect_cutouts
+from nenya.data.row_list import read_row_list
+from nenya.models.checkpoint import load_checkpoint
+from nenya.storage.disk import sha256_file
+
+SHORT = [arg for arg in QUICK if not arg.startswith("trainer.max_epochs")] + ["trainer.max_epochs=2"]
+
+
+def losses(run: str) -> list[tuple[str, str]]:
+    with next((Path(run) / "learning_curve").glob("*.csv")).open() as file:
+        return [(row["loss_train"], row["loss_valid"]) for row in csv.DictReader(file)]
+
+
+def steps(run: str) -> np.ndarray:
+    with h5py.File(next((Path(run) / "learning_curve").glob("*_losses_train.h5"))) as file:
+        return file["loss_step_train"][()]
+
+
+def keys(name: str, **rows: int) -> pd.DataFrame:
+    kinds = {"train": 1, "valid": 0}
+    return pd.concat(
+        [pd.DataFrame({"pp_file": name, "pp_type": kinds[part], "pp_idx": range(n)}) for part, n in rows.items()],
+        ignore_index=True,
+    )
+
+
+@pytest.fixture
+def files(tmp_path):
+    """One file whose cutouts are all in `train`, and one with a partition for each use that the list gives them."""
+    images = red_noise(64, seed=5)
+    write_cutouts(tmp_path / "one_preproc.h5", train=images)
+    table = keys("one_preproc.h5", train=64)
+    use = np.random.default_rng(2).permutation(np.repeat(["train", "valid", "none"], [40, 16, 8]))
+    table["split"] = use
+    write_cutouts(tmp_path / "two_preproc.h5", train=images[use == "train"], valid=images[use == "valid"])
+    return table
+
+
+def test_a_list_trains_as_partitions_of_its_rows_do(files, nenya_cli):
+    files.sample(frac=1, random_state=3).to_parquet("list.parquet")
+    code, said = nenya_cli("train", [*SHORT, "data=one_preproc.h5", "rows=list.parquet", "out=listed"])
+    assert code == 0, said
+    code, said = nenya_cli("train", [*SHORT, "data=two_preproc.h5", "out=parted"])
+    assert code == 0, said
+    assert losses("listed") == losses("parted") and all(valid for _, valid in losses("listed"))
+    assert np.array_equal(steps("listed"), steps("parted"))
+    code, said = nenya_cli(
+        "train", [*SHORT, "data=one_preproc.h5", "rows=list.parquet", "out=device", "loader.on_device=always"]
+    )
+    assert code == 0 and np.array_equal(steps("device"), steps("parted")), said
+    assert "training on" not in said and "without a validation" not in said
+
+
+def test_rows_of_both_partitions_of_several_files(tmp_path, nenya_cli):
+    images = red_noise(60, seed=6)
+    write_cutouts(tmp_path / "a.h5", train=images[:20], valid=images[20:30])
+    write_cutouts(tmp_path / "b.h5", valid=images[30:60])
+    write_cutouts(tmp_path / "idle.h5", train=red_noise(5, seed=7))
+    table = pd.concat([keys("a.h5", train=20, valid=10), keys("b.h5", valid=30)], ignore_index=True)
+    table["split"] = np.where(np.arange(60) % 3 == 0, "valid", "train")
+    table.to_csv("list.csv", index=False)
+    write_cutouts(tmp_path / "same.h5", train=images[np.arange(60) % 3 != 0], valid=images[::3])
+    code, said = nenya_cli("train", [*SHORT, "data=[a.h5,idle.h5,b.h5]", "rows=list.csv", "out=listed"])
+    assert code == 0, said
+    assert nenya_cli("train", [*SHORT, "data=same.h5", "out=parted"])[0] == 0
+    assert losses("listed") == losses("parted")
+
+
+def test_the_run_records_its_list_and_resumes_with_it_alone(files, tmp_path, nenya_cli):
+    files.to_parquet("list.parquet")
+    args = [*SHORT, "data=one_preproc.h5", "rows=list.parquet", "optim.cosine=false"]  # no rate depends on the end
+    assert nenya_cli("train", [*args, "out=whole"])[0] == 0
+    config = OmegaConf.load("whole/config.yaml")
+    digest = sha256_file(Path("list.parquet"))
+    assert config.rows == str(tmp_path / "list.parquet") and config.rows_sha256 == digest
+    assert load_checkpoint(Path("whole/last.pth")).options["rows_sha256"] == digest
+
+    assert nenya_cli("train", [*args, "out=run", "trainer.max_epochs=1"])[0] == 0
+    files.iloc[::-1].to_parquet("other.parquet")
+    code, said = nenya_cli("train", ["resume=run", "trainer.max_epochs=2", "rows=other.parquet"])
+    assert code == 2 and "other.parquet: the row list has changed: expected the sha256" in said
+    assert said.count("\n") == 1
+    shutil.move("list.parquet", "moved.parquet")
+    code, said = nenya_cli("train", ["resume=run", "trainer.max_epochs=2"])
+    assert code == 2 and "list.parquet" in said and said.count("\n") == 1
+    code, said = nenya_cli("train", ["resume=run", "trainer.max_epochs=2", "rows=moved.parquet"])
+    assert code == 0, said
+    assert losses("run") == losses("whole")
+
+
+def beyond(table):
+    return table.assign(pp_idx=table["pp_idx"] + 10)
+
+
+def of_others(table):
+    return table.assign(pp_file="other_preproc.h5")
+
+
+def some_of_others(table):
+    return table.assign(pp_file=["x.h5"] * 5 + ["one_preproc.h5"] * 59)
+
+
+WRONG = {
+    "beyond": (beyond, "of 56 rows have no cutout in data= .*with pp_idx out of range"),
+    "of another file": (of_others, "its pp_file values are other_preproc"),
+    "some of another file": (some_of_others, "rows have no cutout in data= .*of other files"),
+    "of another partition": (lambda t: t.assign(pp_type=0), "of a missing partition"),
+    "nothing": (lambda t: t.assign(split="none"), "expected rows to train on .*none among 64 rows"),
+    "no training": (lambda t: t.assign(split="valid"), "of which 64 are to validate on"),
+    "missing words": (lambda t: t.assign(split=None), "expected rows to train on"),
+    "empty": (lambda t: t.iloc[:0], "got none among 0 rows"),
+    "twice": (lambda t: pd.concat([t, t.iloc[:3]]), "3 rows name the cutout of an earlier row"),
+    "both uses": (lambda t: t.assign(pp_idx=t["pp_idx"] // 2), "32 rows name the cutout of an earlier row"),
+    "other words": (lambda t: t.assign(split="test"), "expected train, valid or none in the column split, got test"),
+    "no split": (lambda t: t.drop(columns="split"), "expected the column split"),
+    "no keys": (lambda t: t.drop(columns="pp_idx"), "expected the columns pp_file, pp_type, pp_idx"),
+    "fractions": (lambda t: t.assign(pp_idx=t["pp_idx"] + 0.5), "expected integers in pp_idx"),
+    "missing numbers": (lambda t: t.assign(pp_idx=t["pp_idx"].where(t["pp_idx"] > 3)), "with pp_idx missing"),
+    "one row": (lambda t: t[t["split"] == "train"].iloc[:1], "at least 2 cutouts to train on .split = train., got 1"),
+    "a small batch": (lambda t: t.iloc[:9], "loader.batch_size_train=16: expected at most"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_list_is_refused_in_one_line(files, nenya_cli, case):
+    import re
+
+    change, said = WRONG[case]
+    change(files).to_parquet("list.parquet")
+    code, found = nenya_cli("train", [*SHORT, "data=one_preproc.h5", "rows=list.parquet", "out=run"])
+    *_, last = found.strip().splitlines()
+    assert code == 2 and re.search(said, last), found
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["rows=none.parquet"], "none.parquet: no such table"),
+        (["rows=one_preproc.h5"], "not a table by its suffix"),
+        (["rows=s3://bucket/list.parquet"], "expected a local path"),
+        (["rows=list.parquet", "rows_sha256=12"], "rows_sha256=12: expected 64 hexadecimal digits"),
+    ],
+)
+def test_other_values_are_refused(files, nenya_cli, args, said):
+    files.to_parquet("list.parquet")
+    code, found = nenya_cli("train", [*SHORT, "data=one_preproc.h5", "out=run", *args])
+    assert code == 2 and said in found and found.count("\n") == 1
+    assert not Path("run").exists()
+
+
+def test_a_list_without_validation_is_said(files, nenya_cli):
+    files[files["split"] == "train"].to_parquet("list.parquet")
+    code, said = nenya_cli("train", [*SHORT, "data=one_preproc.h5", "rows=list.parquet", "out=run"])
+    assert code == 0 and "no row to validate on (split = valid): training without a validation" in said
+    assert [valid for _, valid in losses("run")] == ["", ""]
+
+
+def test_cutouts_with_nan_count_only_where_they_are_listed(tmp_path, nenya_cli):
+    images = red_noise(50, seed=8)
+    images[[3, 40], 5, 5] = np.nan
+    write_cutouts(tmp_path / "a.h5", train=images)
+    table = keys("a.h5", train=50).assign(split="train")
+    table.loc[40:44, "split"] = "none"
+    table.to_parquet("list.parquet")
+    code, said = nenya_cli("train", [*SHORT, "data=a.h5", "rows=list.parquet", "out=run", "trainer.max_epochs=1"])
+    assert code == 0 and "train: skipping 1 of 45 cutouts with non-finite pixels" in said
+    assert np.isfinite(steps("run")).all()
+
+
+def test_labels_follow_the_rows(tmp_path, nenya_cli):
+    images, labels = red_noise(48, seed=9), np.arange(48) % 3
+    write_cutouts(tmp_path / "a.h5", train=images, train_labels=labels)
+    table = keys("a.h5", train=48).assign(split=np.where(np.arange(48) % 4 == 0, "valid", "train"))
+    table.to_parquet("list.parquet")
+    listed = np.arange(48) % 4 != 0
+    write_cutouts(
+        tmp_path / "b.h5", train=images[listed], valid=images[~listed],
+        train_labels=labels[listed], valid_labels=labels[~listed],
+    )  # fmt: skip
+    args = [*SHORT, "loss.ssl_method=SupCon"]
+    code, said = nenya_cli("train", [*args, "data=a.h5", "rows=list.parquet", "out=listed"])
+    assert code == 0, said
+    assert nenya_cli("train", [*args, "data=b.h5", "out=parted"])[0] == 0
+    assert losses("listed") == losses("parted")
+
+
+def test_a_list_from_python(files, tmp_path):
+    files.to_parquet(tmp_path / "list.parquet")
+    chosen = read_row_list(
+        tmp_path / "list.parquet", [inspect_cutouts(tmp_path / "one_preproc.h5")], ("train", "valid")
+    )
+    assert list(chosen.train) == list(np.flatnonzero(files["split"] == "train"))
+    ((file, part, rows),) = chosen.in_parts("valid")
+    assert (file.path.name, part) == ("one_preproc.h5", "train")
+    assert list(rows) == list(np.flatnonzero(files["split"] == "valid"))
+
+
+def located(rows: int, name: str) -> pd.DataFrame:
+    rng = np.random.default_rng(3)
+    table = keys(name, train=rows)
+    own = np.arange(rows) // 8
+    table["lat"], table["lon"] = own * 10 - 40 + rng.normal(0, 0.5, rows), rng.normal(0, 0.5, rows)
+    table["datetime"] = pd.Timestamp("2012-01-01") + pd.to_timedelta(own * 10, "D")
+    table["granule"] = [f"g{number}" for number in own]
+    return table
+
+
+def test_split_prune_and_train_one_after_the_other(tmp_path, tiny_weights, nenya_cli):
+    images = red_noise(64, seed=10)
+    images[60:] = images[:4]  # copies in another granule
+    write_cutouts(tmp_path / "a_preproc.h5", train=images)
+    located(64, "a_preproc.h5").to_parquet("a.parquet")
+    args = ["data=a_preproc.h5", f"ckpt={tiny_weights}", "trainer=cpu", "model=demo"]
+    assert nenya_cli("extract", args)[0] == 0
+    code, said = nenya_cli("split", ["a.parquet", "out=split.parquet", "latents=a_preproc_latents.h5", "apart_km=50"])
+    assert code == 0, said
+    assert "by granule: 48 train, 16 valid, 0 none" in said
+    assert "before: 64 rows to train on, 0 to validate on: no validation" in said
+    assert "after: 0.0 % of the valid rows have a train row of their granule, 0.0 % have one within 50 km" in said
+    record = json.loads(Path("split.json").read_text())
+    assert record["rows"] == {"train": 48, "valid": 16, "none": 0} and record["options"]["by"] == "granule"
+    assert record["after"]["same_granule"] == 0 and 0.5 < record["after"]["nearest_cosine"] <= 1
+
+    list_ = pd.read_parquet("split.parquet")
+    assert list(list_.columns) == ["pp_file", "pp_type", "pp_idx", "split"]
+    code, said = nenya_cli("prune", ["a_preproc_latents.h5", "rows=split.parquet", "cosine=0.999999", "out=pruned.csv"])
+    assert code == 0, said
+    pruned = pd.read_csv("pruned.csv", keep_default_na=False)
+    left = pruned["split"].to_numpy() != list_["split"].to_numpy()
+    pairs = [{number, number + 60} for number in range(4)]
+    assert all(sum(left[list(pair)]) == (list(list_["split"][list(pair)]) != ["valid", "valid"]) for pair in pairs)
+    assert left.sum() <= 4 and (list_["split"][left] == "train").all()
+    code, said = nenya_cli("train", [*SHORT, "data=a_preproc.h5", "rows=pruned.csv", "out=run"])
+    assert code == 0, said
+    assert all(float(valid) > 0 for _, valid in losses("run"))
+
+
+def test_prune_changes_nothing_with_the_order_of_the_table(tmp_path, tiny_weights, nenya_cli):
+    images = red_noise(60, seed=12)
+    write_cutouts(tmp_path / "a_preproc.h5", train=images[:40], valid=images[40:])
+    args = ["data=a_preproc.h5", f"ckpt={tiny_weights}", "trainer=cpu", "model=demo"]
+    assert nenya_cli("extract", args)[0] == 0
+    table = keys("a_preproc.h5", train=40, valid=20)
+    table["UID"] = np.arange(60) + 2**60
+    found = []
+    for seed in (1, 2):
+        table.sample(frac=1, random_state=seed).to_parquet(f"{seed}.parquet")
+        args = [f"table={seed}.parquet", "cosine=0.99999", "k=3", "keep=9", f"out=out{seed}.parquet"]
+        code, said = nenya_cli("prune", ["a_preproc_latents.h5", *args])
+        assert code == 0 and "9 of 40 rows to train on are kept; 20 to validate on stay as they are" in said, said
+        found.append(pd.read_parquet(f"out{seed}.parquet").sort_values("UID", ignore_index=True))
+    pd.testing.assert_frame_equal(*found)
+    assert (found[0]["split"][40:] == "valid").all() and (found[0]["split"] == "train").sum() == 9
+    record = json.loads(Path("out1.json").read_text())
+    assert record["train_before"] == 40 and record["train_after"] == 9 and len(record["strata"]) == 3
+    code, said = nenya_cli("prune", ["a_preproc_latents.h5", "out=default.parquet", "cosine=0.1"])
+    assert code == 2 and "cosine=0.1 leaves 0 of 40 rows to train on, expected at least 2" in said
+    args = ["a_preproc_latents.h5", "out=default.parquet", "cosine=0.999999"]
+    assert nenya_cli("prune", args)[0] == 0
+    code, said = nenya_cli("prune", args)
+    assert code == 2 and "default.parquet exists" in said
+
+
+@pytest.mark.parametrize(
+    ("command", "args", "said"),
+    [
+        ("split", [], "expected a table of cutouts"),
+        ("split", ["a.parquet", "out=x.h5"], "out=x.h5: expected a table"),
+        ("split", ["a.parquet", "valid_fraction=1"], "a fraction above 0 and below 1"),
+        ("split", ["a.parquet", "apart_km=0"], "a number above 0"),
+        ("split", ["a.parquet", "by=colour"], "a.parquet: by=colour: expected granule, time, place or a column"),
+        ("split", ["a.parquet", "data=x.h5"], "use table= for the rows, latents= for their latents"),
+        ("split", ["a.parquet", "by=granule", "valid=[g99]"], "expected values of the column granule, such as g0, g1"),
+        ("prune", ["l.h5", "cosine=null"], "nothing to do"),
+        ("prune", ["l.h5", "keep=4"], "keep=4: expected k="),
+        ("prune", ["l.h5", "rows=a.parquet", "table=a.parquet"], "give one of them"),
+        ("prune", ["l.h5", "cosine=1.5"], "a cosine above 0 and below 1"),
+        ("prune", ["l.h5"], "l.h5"),
+        ("prune", [], "latents"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(tmp_path, nenya_cli, command, args, said):
+    located(32, "a_preproc.h5").to_parquet("a.parquet")
+    code, found = nenya_cli(command, args)
+    assert code == 2 and said in found and found.count("\n") == 1, found
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.parquet"]
