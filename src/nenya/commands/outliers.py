@@ -4,7 +4,7 @@ import json
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -173,7 +173,7 @@ def with_columns(
     if not found.exact:
         columns |= dict(zip(ERROR_COLUMNS, map(spread, (found.low, found.high)), strict=True))
     old = [name for name in ERROR_COLUMNS if name in table and found.exact]
-    return cast("pd.DataFrame", table.drop(columns=old).assign(**columns))
+    return table.drop(columns=old).assign(**columns)
 
 
 def rarest_of(made: "pd.DataFrame", latents: RowsOf, place: IntArray, options: OutliersOptions) -> "pd.DataFrame":
@@ -190,7 +190,7 @@ def rarest_of(made: "pd.DataFrame", latents: RowsOf, place: IntArray, options: O
     order = order[np.isfinite(rarity[order])]
     _, first = np.unique(place[order], return_index=True)  # rows that share a latent are shown once
     rows = order[np.sort(first)][: options.rarest]
-    found = made.iloc[rows].reset_index(drop=True)
+    found: pd.DataFrame = made.iloc[rows].reset_index(drop=True)
     found.insert(0, "rank", np.arange(1, len(rows) + 1))
     found.insert(1, "rare_group", groups_of(latents[place[rows]], options.groups, options.seed))
     found.insert(2, "row", rows)
@@ -225,7 +225,8 @@ def _numbers(column: "pd.Series") -> "pd.Series":
     """Return a column as numbers; what is none is missing."""
     import pandas as pd
 
-    return pd.to_numeric(column, errors="coerce")
+    found: pd.Series = pd.to_numeric(column, errors="coerce")
+    return found
 
 
 def _correlation(one: "pd.Series", other: "pd.Series") -> dict[str, float | int | None]:
