@@ -141,7 +141,9 @@ def test_the_command(archive, nenya_cli, tmp_path):
     assert results["rank_correlation"]["LL and latent_LL"]["value"] == pytest.approx(expected)
     assert "rank correlation of LL and rarity" in said
     rarest = read_table(tmp_path / "o_rarest.csv")
-    assert rarest["row"].tolist() == made["rarity"].sort_values(ascending=False, kind="stable").index[:30].tolist()
+    assert (
+        rarest["table_row"].tolist() == made["rarity"].sort_values(ascending=False, kind="stable").index[:30].tolist()
+    )
     assert sorted(path.name for path in (tmp_path / "o_groups").iterdir()) == [
         f"group_{i}.png" for i in range(rarest["rare_group"].nunique())
     ]

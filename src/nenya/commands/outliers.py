@@ -177,7 +177,7 @@ def with_columns(
 
 
 def rarest_of(made: "pd.DataFrame", latents: RowsOf, place: IntArray, options: OutliersOptions) -> "pd.DataFrame":
-    """Return the rarest rows of a table, rarest first: rank, group, row, and the columns of the table.
+    """Return the rarest rows of a table, rarest first: rank, rare_group, table_row, and the columns of the table.
 
     Args:
         made: the table with its rarity.
@@ -188,13 +188,15 @@ def rarest_of(made: "pd.DataFrame", latents: RowsOf, place: IntArray, options: O
     rarity = made["rarity"].to_numpy()
     order = np.lexsort((place, -np.nan_to_num(rarity, nan=-np.inf)))
     order = order[np.isfinite(rarity[order])]
-    _, first = np.unique(place[order], return_index=True)  # rows that share a latent are shown once
-    rows = order[np.sort(first)][: options.rarest]
-    found: pd.DataFrame = made.iloc[rows].reset_index(drop=True)
-    found.insert(0, "rank", np.arange(1, len(rows) + 1))
-    found.insert(1, "rare_group", groups_of(latents[place[rows]], options.groups, options.seed))
-    found.insert(2, "row", rows)
-    return found
+    _, once = np.unique(place[order], return_index=True)  # rows that share a latent are shown once
+    rows = order[np.sort(once)][: options.rarest]
+    first = {
+        "rank": np.arange(1, len(rows) + 1),
+        "rare_group": groups_of(latents[place[rows]], options.groups, options.seed),
+        "table_row": rows,
+    }
+    found: pd.DataFrame = made.iloc[rows].reset_index(drop=True).assign(**first)
+    return found[[*first, *(name for name in found if name not in first)]]
 
 
 def results_of(made: "pd.DataFrame", found: Rarity, density: Density, options: OutliersOptions) -> dict[str, Any]:
@@ -270,7 +272,7 @@ def _draw(rarest: "pd.DataFrame", images: Any, folder: Path) -> None:
     groups = rarest["rare_group"].to_numpy()
     width = len(str(groups.max(initial=0)))
     for group in np.unique(groups):
-        members = rarest["row"].to_numpy()[groups == group]
+        members = rarest["table_row"].to_numpy()[groups == group]
         rows = members[images.known[members]]
         if not len(rows):
             log.warning("group %d of the rarest: its cutouts are not in images=", group)

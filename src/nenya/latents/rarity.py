@@ -199,18 +199,45 @@ def _mean_distance(reference: Nearest, queries: NDArray[np.float32], identity: I
     return found
 
 
-def _exact_of(latents: Any, good: IntArray, rows: IntArray, identity: Identity, k: int, visible: bool) -> Float64Array:
-    """Return the exact rarity of a few rows, (n,): one pass over all latents in parts that fit into memory."""
+def nearest_among(
+    latents: Any, good: IntArray, rows: IntArray, identity: Identity, k: int, *, name: str = "", visible: bool = True
+) -> tuple[Float64Array, IntArray]:
+    """Return the nearest allowed neighbours of a few rows: one pass over all latents in parts that fit into memory.
+
+    Args:
+        latents: (N, D).
+        good: rows that may be neighbours.
+        rows: (n,) rows that are searched for.
+        identity: of the N rows.
+        k: neighbours of each.
+        name: of the work, for its progress.
+        visible: whether progress is shown.
+
+    Returns:
+        Cosines (n, k) float64, falling, NaN where there are fewer, and rows (n, k) int64, -1 there.
+    """
     queries, own = _unit(latents, rows), identity.take(rows)
-    best = np.full((len(rows), k), -np.inf)
-    with RowProgress("exact rarity of some rows", len(good), visible=visible) as progress:
+    best, found = np.full((len(rows), k), -np.inf), np.full((len(rows), k), -1)
+    with RowProgress(name, len(good), visible=visible) as progress:
         for start in range(0, len(good), EXACT_ROWS // 4):
             part = good[start : start + EXACT_ROWS // 4]
-            cosine, _ = Nearest(_unit(latents, part), identity.take(part)).search(queries, own, k)
-            both = np.concatenate([best, np.nan_to_num(cosine, nan=-np.inf)], axis=1)
-            best = -np.sort(-both, axis=1)[:, :k]
+            reference = Nearest(_unit(latents, part), identity.take(part))
+            for first in range(0, len(rows), QUERY_ROWS):
+                some = slice(first, first + QUERY_ROWS)
+                cosine, near = reference.search(queries[some], own.take(some), k)
+                both = np.concatenate([best[some], np.nan_to_num(cosine, nan=-np.inf)], axis=1)
+                numbers = np.concatenate([found[some], np.where(near >= 0, part[near], -1)], axis=1)
+                order = np.argsort(-both, axis=1, kind="stable")[:, :k]
+                best[some] = np.take_along_axis(both, order, axis=1)
+                found[some] = np.take_along_axis(numbers, order, axis=1)
             progress.advance(len(part))
-    return np.asarray(1 - np.where(np.isfinite(best), best, np.nan).mean(axis=1), np.float64)
+    return np.where(np.isfinite(best), best, np.nan), found
+
+
+def _exact_of(latents: Any, good: IntArray, rows: IntArray, identity: Identity, k: int, visible: bool) -> Float64Array:
+    """Return the exact rarity of a few rows, (n,)."""
+    cosine, _ = nearest_among(latents, good, rows, identity, k, name="exact rarity of some rows", visible=visible)
+    return np.asarray(1 - cosine.mean(axis=1), np.float64)
 
 
 def _calibrate(rarity: Float64Array, checked: IntArray, true: Float64Array) -> tuple[Float64Array, float, float]:
