@@ -3,6 +3,9 @@
 import math
 from dataclasses import dataclass
 
+EARTH_KM = 6371.0
+"""Mean radius of the Earth, km."""
+
 
 @dataclass(frozen=True)
 class Interval:

@@ -66,7 +66,7 @@ def test_arguments_of_log_lines_make_no_lines_of_their_own(caplog):
 
 
 @pytest.mark.parametrize(
-    "command", ["inspect", "verify", "extract", "repack", "spectra", "embed", "clusters", "metrics"]
+    "command", ["inspect", "verify", "extract", "repack", "spectra", "embed", "clusters", "metrics", "outliers"]
 )
 def test_names_in_error_lines_print(nenya_cli, command):
     more = ["model=demo", f"ckpt={EVIL}.pth"] if command == "extract" else ["k=3"] if command == "clusters" else []

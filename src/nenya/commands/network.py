@@ -12,6 +12,11 @@ O = TypeVar("O", bound=Options)  # noqa: E741  # the type of the options of one 
 
 _FREE = ("model.backend", "model.weights")  # of the model, and yet nothing about the network
 _KNOWN_BY_OPTIONS = ("latent", "image_size")
+_NEEDED = {
+    "SearchOptions": "image",
+    "MetricsOptions": "images",
+    "AuditOptions": "images",
+}  # with which a network is used
 
 
 def with_network(options: O, overrides: Sequence[str]) -> O:
@@ -47,7 +52,7 @@ def _encodes(options: Options) -> bool:
     """Return whether a command computes latents with the weights of `ckpt=`."""
     if not getattr(options, "ckpt", None) or getattr(options, "archive_dir", None):
         return False
-    needed: Any = {"SearchOptions": "image", "MetricsOptions": "images"}.get(type(options).__name__)
+    needed: Any = _NEEDED.get(type(options).__name__)
     return needed is None or getattr(options, needed) is not None
 
 

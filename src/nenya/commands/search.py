@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from nenya.archive.folder import open_version
 from nenya.data.cutouts import inspect_cutouts
 from nenya.data.table_images import TableImages, check_images
+from nenya.defs import EARTH_KM
 from nenya.errors import InputFileError, OptionError
 from nenya.io import TABLE_SUFFIXES, read_table, write_table
 from nenya.latents.examples import described, place_and_date
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-EARTH_KM = 6371.0
 _FIGURE = "outputs/search/closest.png"
 _MORE = 4  # factor of more neighbours when too many are near-copies
 _MOST = 100_000

@@ -58,6 +58,9 @@ QUANTITIES = {
     "zonal_slope": Quantity("zonal spectral slope"),
     "merid_slope": Quantity("meridional spectral slope"),
     "LL": Quantity("log-likelihood LL"),
+    "latent_LL": Quantity("log-likelihood of the latent"),
+    "rarity": Quantity("rarity", "", "mean cosine distance to the nearest elsewhere"),
+    "rarity_percentile": Quantity("rarity", "%"),
     "lat": Quantity("latitude", "deg N"),
     "lon": Quantity("longitude", "deg E"),
     "US0": Quantity("UMAP U0"),
@@ -239,4 +242,8 @@ def numbers_of(column: "pd.Series[Any]") -> Float64Array:
     return values
 
 
-_MADE_BY = {"nenya embed": ("US0", "US1"), "nenya clusters": ("cluster",)}
+_MADE_BY = {
+    "nenya embed": ("US0", "US1"),
+    "nenya clusters": ("cluster",),
+    "nenya outliers": ("rarity", "rarity_percentile", "latent_LL"),
+}

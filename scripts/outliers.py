@@ -1,0 +1,8 @@
+"""Rarity of latents: `python scripts/outliers.py data=cutouts_preproc_latents.h5 table=cutouts.parquet`."""
+
+import sys
+
+from nenya.cli import run_command
+
+if __name__ == "__main__":
+    sys.exit(run_command("outliers"))

@@ -1,0 +1,286 @@
+"""`nenya outliers`: how rare each latent is; writes columns of rarity, a summary and a gallery of the rarest."""
+
+import json
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+import nenya
+from nenya.errors import OptionError
+from nenya.io import TABLE_SUFFIXES, read_table, write_table
+from nenya.latents.files import open_latents
+from nenya.latents.nearest import Identity, identity_of
+from nenya.latents.rarity import (
+    EXACT_ROWS,
+    PROBES,
+    Density,
+    Rarity,
+    RowsOf,
+    fit_density,
+    groups_of,
+    joined_rows,
+    rarity_of,
+)  # fmt: skip
+from nenya.options.commands import AnalysisOptions
+from nenya.options.declare import at_least, option
+from nenya.storage.disk import atomic_path, check_output, together
+from nenya.storage.paths import local_path
+from nenya.storage.texts import say
+from nenya.tables.granules import granules
+from nenya.tables.place_and_time import usual_names
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger(__name__)
+
+IntArray = NDArray[np.int64]
+
+COLUMNS = ("rarity", "rarity_percentile", "latent_LL")
+"""Columns that the command writes."""
+
+ERROR_COLUMNS = ("rarity_low", "rarity_high")
+"""The 95 % interval of a rarity that is not exact."""
+
+_FOLDER = "outputs/outliers"
+_APART_KM, _APART_DAYS = 100.0, 3.0
+_SHOWN = 32  # cutouts of a group in its figure
+
+
+@dataclass
+class OutliersOptions(AnalysisOptions):
+    """Options of the rarity of latents."""
+
+    uses: ClassVar[tuple[str, ...]] = ("loader", "data", "out", "seed", "clobber")
+
+    k: int = option(10, "nearest neighbours whose mean distance is the rarity", at_least(1))
+    apart_km: float | None = option(
+        None,
+        f"rows within this distance in km (and apart_days) are not neighbours; default {_APART_KM:g} where the table "
+        "has lat, lon and datetime; 0: distances do not count",
+        at_least(0),
+    )
+    apart_days: float | None = option(
+        None, f"as apart_km, in days; default {_APART_DAYS:g}; each may be used alone", at_least(0)
+    )
+    same_granule: bool = option(False, "also count neighbours of the same granule")
+    exact: bool | None = option(
+        None,
+        f"compare all latents with all; default: up to {EXACT_ROWS} of them, above with those of the nearest cells of "
+        "k-means, with the error stated",
+    )
+    probes: int = option(PROBES, "number of these cells", at_least(1))
+    components: int | None = option(
+        None, "principal components of the density model; default: 95 % of the variance, at most 24", at_least(1)
+    )
+    sample: int = option(10_000, "latents on which the density model is fitted", at_least(10))
+    rarest: int = option(200, "rarest cutouts in the gallery", at_least(1))
+    groups: int = option(8, "clusters of the rarest in the gallery", at_least(1))
+    images: Any = option(None, "cutout files, for the gallery")  # noqa: RUF009  # declared as in nenya.options
+
+
+def run(options: OutliersOptions) -> int:
+    """Write the rarity of each row of a table, and a gallery of the rarest.
+
+    Args:
+        options: of `scripts/outliers.py`.
+
+    Returns:
+        0.
+
+    Raises:
+        NenyaError: An option is not possible, a file cannot be read or joined, or a result cannot be written.
+    """
+    from nenya.data.table_images import TableImages
+
+    latents = open_latents(options.data, options.loader.cache_dir, allow_external=options.loader.allow_external)
+    name = local_path(options.table).stem if options.table else latents.parts[0].stem
+    out = local_path(options.out or _FOLDER)
+    if out.suffix not in TABLE_SUFFIXES:
+        if out.suffix and not out.is_dir():
+            raise OptionError(f"out={out}: expected a folder or a table ({', '.join(TABLE_SUFFIXES)})")
+        out = out / f"{name}_outliers.parquet"
+    summary, list_of_rarest = out.with_name(f"{out.stem}.json"), out.with_name(f"{out.stem}_rarest.csv")
+    for path in (out, summary, list_of_rarest):
+        check_output(path, options.clobber)
+    table = read_table(local_path(options.table)) if options.table else latents.keys()
+    rows = latents.positions(table) if options.table else np.arange(len(latents))
+    identity = identity_for(table, options)
+    images = TableImages(options.images, table, options.loader) if options.images else None
+    first, place = joined_rows(rows)
+    whole = RowsOf(latents, rows[first])
+    identity = replace(identity.take(first), number=np.arange(len(first)))
+    found = rarity_of(whole, identity, options.k, exact=options.exact, probes=options.probes, seed=options.seed)
+    density = fit_density(
+        whole, identity.granule, components=options.components, sample=options.sample, seed=options.seed
+    )
+    made = with_columns(table, found, density.log_likelihood(whole), place)
+    rarest = rarest_of(made, whole, place, options)
+    results = results_of(made, found, density, options)
+    with together():
+        write_table(made, out)
+        write_table(rarest, list_of_rarest)
+        with atomic_path(summary) as temporary:
+            temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    _say(results)
+    if (rows < 0).any():
+        log.warning("%d of %d rows of the table have no latent: their rarity is missing", (rows < 0).sum(), len(rows))
+    if images is not None:
+        _draw(rarest, images, out.with_name(f"{out.stem}_groups"))
+    log.info("%s\n%s\n%s", out, summary, list_of_rarest)
+    return 0
+
+
+def identity_for(table: "pd.DataFrame", options: OutliersOptions) -> Identity:
+    """Return what tells which rows of a table are too close to be neighbours, by the options; log what is left out."""
+    km, days = options.apart_km, options.apart_days
+    if km is None and days is None and {"lat", "lon", "datetime"} <= set(usual_names(table)):
+        km, days = _APART_KM, _APART_DAYS
+    km, days = km or None, days or None
+    known = granules(table) is not None and not options.same_granule
+    words = ["of the same granule"] if known else []
+    if km or days:
+        words.append(
+            "within " + " and ".join(f"{value:g} {unit}" for value, unit in ((km, "km"), (days, "days")) if value)
+        )
+    if words:
+        log.info("rows %s are not neighbours", " or ".join(words))
+    else:
+        log.warning("no granules: neighbours may be of the same field; table= with granule, filename or datetime tells")
+    return identity_of(table, km, days, same_granule=options.same_granule)
+
+
+def with_columns(
+    table: "pd.DataFrame", found: Rarity, likelihood: NDArray[np.float64], place: IntArray
+) -> "pd.DataFrame":
+    """Return a table with the columns of rarity.
+
+    Args:
+        table: of the cutouts.
+        found: rarity of N latents.
+        likelihood: (N,) their log-likelihood.
+        place: (len(table),) number of the latent of each row, -1 for none.
+    """
+
+    def spread(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.where(place >= 0, values[place], np.nan)
+
+    columns = dict(zip(COLUMNS, map(spread, (found.rarity, found.percentile, likelihood)), strict=True))
+    if not found.exact:
+        columns |= dict(zip(ERROR_COLUMNS, map(spread, (found.low, found.high)), strict=True))
+    old = [name for name in ERROR_COLUMNS if name in table and found.exact]
+    return table.drop(columns=old).assign(**columns)
+
+
+def rarest_of(made: "pd.DataFrame", latents: RowsOf, place: IntArray, options: OutliersOptions) -> "pd.DataFrame":
+    """Return the rarest rows of a table, rarest first: rank, rare_group, table_row, and the columns of the table.
+
+    Args:
+        made: the table with its rarity.
+        latents: of the N latents.
+        place: (len(made),) number of the latent of each row, -1 for none.
+        options: of which `rarest`, `groups` and `seed` are used.
+    """
+    rarity = made["rarity"].to_numpy()
+    order = np.lexsort((place, -np.nan_to_num(rarity, nan=-np.inf)))
+    order = order[np.isfinite(rarity[order])]
+    _, once = np.unique(place[order], return_index=True)  # rows that share a latent are shown once
+    rows = order[np.sort(once)][: options.rarest]
+    first = {
+        "rank": np.arange(1, len(rows) + 1),
+        "rare_group": groups_of(latents[place[rows]], options.groups, options.seed),
+        "table_row": rows,
+    }
+    found: pd.DataFrame = made.iloc[rows].reset_index(drop=True).assign(**first)
+    return found[[*first, *(name for name in found if name not in first)]]
+
+
+def results_of(made: "pd.DataFrame", found: Rarity, density: Density, options: OutliersOptions) -> dict[str, Any]:
+    """Return the summary as JSON values."""
+    known = found.rarity[np.isfinite(found.rarity)]
+    results: dict[str, Any] = {
+        "latents": len(found.rarity),
+        "without_latent": found.left_out,
+        "without_rarity": int(np.isnan(found.rarity).sum()) - found.left_out,
+        "k": options.k,
+        "answer": "exact" if found.exact else "approximate",
+        "error": found.error,
+        "spearman_with_exact": found.spearman,
+        "checked": found.checked,
+        "rarity": {f"{q:g} %": float(np.quantile(known, q / 100)) for q in (5, 50, 95, 99)},
+        "density": {"chosen": density.name, "components": len(density.pca.components), "held_out": density.tried},
+        "rank_correlation": {"rarity and latent_LL": _correlation(made["rarity"], made["latent_LL"])},
+        "made_by": {"nenya_version": nenya.__version__, "seed": options.seed},
+    }
+    if "LL" in made:
+        old = _numbers(made["LL"])
+        for name in ("rarity", "latent_LL"):
+            results["rank_correlation"][f"LL and {name}"] = _correlation(old, made[name])
+    return results
+
+
+def _numbers(column: "pd.Series") -> "pd.Series":
+    """Return a column as numbers; what is none is missing."""
+    import pandas as pd
+
+    found: pd.Series = pd.to_numeric(column, errors="coerce")
+    return found
+
+
+def _correlation(one: "pd.Series", other: "pd.Series") -> dict[str, float | int | None]:
+    """Return the rank correlation of two columns, and its 95 % interval by Fisher's transformation."""
+    from scipy.stats import spearmanr
+
+    known = np.isfinite(one.to_numpy(np.float64, na_value=np.nan))
+    known &= np.isfinite(other.to_numpy(np.float64, na_value=np.nan))
+    rows = int(known.sum())
+    if rows < 4 or one[known].nunique() < 2 or other[known].nunique() < 2:
+        return {"value": None, "low": None, "high": None, "rows": rows}
+    value = float(spearmanr(one[known], other[known]).statistic)
+    middle = np.arctanh(np.clip(value, -1 + 1e-12, 1 - 1e-12))
+    half = 1.96 * np.sqrt((1 + value**2 / 2) / (rows - 3))  # Bonett and Wright (2000), Psychometrika 65, 23
+    return {"value": value, "low": float(np.tanh(middle - half)), "high": float(np.tanh(middle + half)), "rows": rows}
+
+
+def _say(results: dict[str, Any]) -> None:
+    exact = results["answer"] == "exact"
+    how = "" if exact else (
+        f", approximate: one rarity is within {196 * results['error']:.2g} % (95 %); rank correlation with the exact "
+        f"ones {results['spearman_with_exact']:.4f} over {results['checked']} rows"
+    )  # fmt: skip
+    say(f"rarity of {results['latents']} latents, k={results['k']}{how}")
+    say("  " + ", ".join(f"{name} below {value:.4g}" for name, value in results["rarity"].items()))
+    density = results["density"]
+    best = density["held_out"][density["chosen"]]
+    say(f"latent_LL: {density['chosen']} in {density['components']} components, {best:.2f} nats a row held out")
+    for name, of in results["rank_correlation"].items():
+        if of["value"] is not None:
+            say(f"  rank correlation of {name}: {of['value']:.3f} ({of['low']:.3f} to {of['high']:.3f})")
+    for name, why in (("without_latent", "no latent (NaN)"), ("without_rarity", "fewer than k neighbours elsewhere")):
+        if results[name]:
+            log.warning("%d of %d latents have no rarity: %s", results[name], results["latents"], why)
+
+
+def _draw(rarest: "pd.DataFrame", images: Any, folder: Path) -> None:
+    """Draw the rarest cutouts of each group side by side, rarest first."""
+    from nenya.plotting import contact_sheet
+
+    groups = rarest["rare_group"].to_numpy()
+    width = len(str(groups.max(initial=0)))
+    for group in np.unique(groups):
+        members = rarest["table_row"].to_numpy()[groups == group]
+        rows = members[images.known[members]]
+        if not len(rows):
+            log.warning("group %d of the rarest: its cutouts are not in images=", group)
+            continue
+        shown = rows[:_SHOWN]
+        contact_sheet(
+            images.read(shown),
+            folder / f"group_{group:0{width}d}.png",
+            title=images.titled(f"group {group} of the rarest: {len(shown)} of {len(members)} cutouts, rarest first"),
+        )
+    log.info("%s", folder)

@@ -1,0 +1,228 @@
+"""Nearest rows by cosine for many queries, apart from rows of the same granule or nearby in place and time.
+
+Letters: Q queries, R reference rows, D the length of a latent, k neighbours.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nenya.defs import EARTH_KM
+from nenya.errors import InputFileError
+from nenya.tables.granules import granules
+from nenya.tables.place_and_time import dates_of, usual_names
+from nenya.tables.quantities import numbers_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Float32Array = NDArray[np.float32]
+Float64Array = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+TILE_ROWS = 8192
+"""Reference rows compared at once."""
+
+QUERY_ROWS = 1024
+_MARGIN = 8  # rows beyond k that are kept in float32 before the exact ranking
+_OUT = np.float32(-3)  # below every cosine
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What tells whether two rows are too close to be counted as neighbours.
+
+    Attributes:
+        number: (N,) int64, number of the row; a row is never its own neighbour.
+        granule: (N,) int64, -1 if unknown, which equals none.
+        place: (N, 3) float64, unit vectors, NaN if unknown; None: places do not count.
+        time: (N,) float64, days, NaN if unknown; None: times do not count.
+        km: rows within this distance are near each other.
+        days: rows within this time are near each other; with both, rows must be near in place and in time.
+    """
+
+    number: IntArray
+    granule: IntArray
+    place: Float64Array | None = None
+    time: Float64Array | None = None
+    km: float = 0.0
+    days: float = 0.0
+
+    def take(self, rows: IntArray | slice) -> "Identity":
+        """Return the identity of some rows."""
+        place, time = (None if values is None else values[rows] for values in (self.place, self.time))
+        return Identity(self.number[rows], self.granule[rows], place, time, self.km, self.days)
+
+
+def identity_of(table: "pd.DataFrame", km: float | None, days: float | None, *, same_granule: bool = False) -> Identity:
+    """Return the identity of the rows of a table.
+
+    Args:
+        table: with `granule`, `filename` or `datetime`, and lat, lon and datetime as needed; (N rows).
+        km: see `Identity`; None: places do not count.
+        days: see `Identity`; None: times do not count.
+        same_granule: count neighbours of the same granule.
+
+    Raises:
+        InputFileError: The table lacks a column that `km` or `days` needs.
+    """
+    table = usual_names(table)
+    wanted = [*(("lat", "lon") if km is not None else ()), *(("datetime",) if days is not None else ())]
+    if missing := [name for name in wanted if name not in table]:
+        raise InputFileError(
+            f"apart_km= and apart_days= need the columns {', '.join(missing)}, which the table does not have"
+        )
+    codes = None if same_granule else granules(table)
+    return Identity(
+        np.arange(len(table)),
+        np.full(len(table), -1, np.int64) if codes is None else codes,
+        None if km is None else unit_places(numbers_of(table["lat"]), numbers_of(table["lon"])),
+        None if days is None else days_of(table),
+        km or 0.0,
+        days or 0.0,
+    )
+
+
+def unit_places(lat: Float64Array, lon: Float64Array) -> Float64Array:
+    """Return unit vectors (N, 3) of positions in degrees; NaN where one is unknown."""
+    phi, lam = np.radians(lat), np.radians(lon)
+    return np.stack([np.cos(phi) * np.cos(lam), np.cos(phi) * np.sin(lam), np.sin(phi)], axis=1)
+
+
+def days_of(table: "pd.DataFrame") -> Float64Array:
+    """Return the column datetime of a table in days since 1970, (N,), NaN where unknown."""
+    moments = dates_of(table["datetime"], check=False).to_numpy("datetime64[us]")
+    days: Float64Array = moments.astype(np.int64) / 86_400e6
+    days[np.isnat(moments)] = np.nan
+    return days
+
+
+class Nearest:
+    """Reference rows that are searched by cosine.
+
+    Args:
+        rows: (R, D) float32 of unit length, finite.
+        identity: of these rows.
+    """
+
+    def __init__(self, rows: Float32Array, identity: Identity) -> None:
+        order = np.lexsort((identity.number, identity.granule))  # rows of one granule are adjacent
+        self.rows, self.identity = rows[order], identity.take(order)
+        self.order = order
+        self._by_number = np.argsort(self.identity.number)
+
+    def search(self, queries: Float32Array, identity: Identity, k: int) -> tuple[Float64Array, IntArray]:
+        """Return the nearest allowed rows of each query.
+
+        Args:
+            queries: (Q, D) float32 of unit length, finite.
+            identity: of the queries.
+            k: neighbours of each.
+
+        Returns:
+            Cosines (Q, k) float64, falling, NaN where there are fewer, and the positions in `rows` as given to the
+            constructor, (Q, k) int64, -1 there.
+        """
+        keep = k + _MARGIN
+        best = np.full((len(queries), keep), _OUT)
+        found = np.full((len(queries), keep), -1, np.int64)
+        first, last = self._own(identity.granule)
+        place = self._places_of(identity.number)
+        for start in range(0, len(self.rows), TILE_ROWS):
+            tile = slice(start, start + TILE_ROWS)
+            scores = queries @ self.rows[tile].T
+            self._leave_out(scores, start, first, last, place)
+            self._leave_out_near(scores, tile, identity)
+            _merge(best, found, scores, start)
+        return self._rank(queries, found, k)
+
+    def _own(self, granule: IntArray) -> tuple[IntArray, IntArray]:
+        """Return the range of reference rows of each query's granule."""
+        known = granule >= 0
+        first = np.searchsorted(self.identity.granule, granule, side="left")
+        last = np.searchsorted(self.identity.granule, granule, side="right")
+        return np.where(known, first, 0), np.where(known, last, 0)
+
+    def _places_of(self, number: IntArray) -> IntArray:
+        """Return the position of rows with these numbers among the sorted reference rows, -1 for none."""
+        own = self.identity.number[self._by_number]
+        at = np.minimum(np.searchsorted(own, number), len(own) - 1)
+        return np.where(own[at] == number, self._by_number[at], -1)
+
+    def _leave_out(self, scores: Float32Array, start: int, first: IntArray, last: IntArray, place: IntArray) -> None:
+        """Exclude each query itself and its granule from the scores of a tile."""
+        stop = start + scores.shape[1]
+        for row in np.flatnonzero((first < stop) & (last > start) & (last > first)):
+            scores[row, max(first[row] - start, 0) : last[row] - start] = _OUT
+        inside = np.flatnonzero((place >= start) & (place < stop))
+        scores[inside, place[inside] - start] = _OUT
+
+    def _leave_out_near(self, scores: Float32Array, tile: slice, identity: Identity) -> None:
+        """Exclude rows near a query in place and time; rows of which one is unknown are near none."""
+        own, days, near = self.identity, identity.days, None
+        if own.place is not None and identity.place is not None:
+            with np.errstate(invalid="ignore"):
+                near = identity.place @ own.place[tile].T >= np.cos(min(identity.km / EARTH_KM, np.pi)) - 1e-15
+        if own.time is not None and identity.time is not None:
+            time = own.time[tile]
+            if near is None:
+                near = np.abs(identity.time[:, None] - time) <= days
+            else:
+                query, row = np.nonzero(near)
+                near[query, row] = np.abs(identity.time[query] - time[row]) <= days
+        if near is not None:
+            scores[near] = _OUT
+
+    def _rank(self, queries: Float32Array, found: IntArray, k: int) -> tuple[Float64Array, IntArray]:
+        """Rank the candidates in float64; ties by number."""
+        cosine = np.full(found.shape, np.nan)
+        for row in _slices(len(queries), 256):
+            known = found[row] >= 0
+            vectors = self.rows[np.where(known, found[row], 0)].astype(np.float64)
+            own = queries[row].astype(np.float64)
+            lengths = np.sqrt((vectors**2).sum(axis=2) * (own**2).sum(axis=1)[:, None])
+            cosine[row] = np.where(known, (vectors * own[:, None]).sum(axis=2) / lengths, np.nan)
+        number = np.where(found >= 0, self.identity.number[found], np.iinfo(np.int64).max)
+        order = np.lexsort((number, -np.nan_to_num(cosine, nan=-np.inf)), axis=1)[:, :k]
+        rows = np.take_along_axis(found, order, axis=1)
+        return np.take_along_axis(cosine, order, axis=1), np.where(rows >= 0, self.order[rows], -1)
+
+
+def _slices(count: int, size: int) -> Iterator[slice]:
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
+
+
+def _merge(best: Float32Array, found: IntArray, scores: Float32Array, start: int) -> None:
+    """Merge the scores (Q, n) of rows from `start` into the best so far, in place."""
+    keep = best.shape[1]
+    if scores.shape[1] > 4 * keep and (best[:, 0] == _OUT).all():  # the first tile
+        columns = np.argpartition(-scores, keep - 1, axis=1)[:, :keep]
+        best[:] = np.take_along_axis(scores, columns, axis=1)
+        found[:] = np.where(best > _OUT, columns + start, -1)
+        return
+    query, column = np.nonzero(scores > best.min(axis=1)[:, None])
+    if not len(query):
+        return
+    counts = np.bincount(query, minlength=len(best))
+    rank = np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)
+    wide = np.full((len(best), keep + counts.max()), _OUT)
+    rows = np.full(wide.shape, -1, np.int64)
+    wide[:, :keep], rows[:, :keep] = best, found
+    wide[query, keep + rank], rows[query, keep + rank] = scores[query, column], column + start
+    order = np.argpartition(-wide, keep - 1, axis=1)[:, :keep]
+    best[:], found[:] = np.take_along_axis(wide, order, axis=1), np.take_along_axis(rows, order, axis=1)
+
+
+def as_unit(latents: NDArray[np.floating]) -> Float32Array:
+    """Return latents (n, D) at unit length in float32; rows without a direction (NaN, infinity, zero) are NaN."""
+    rows = np.asarray(latents, np.float64)
+    if rows.ndim != 2:
+        raise InputFileError(f"expected latents of shape (N, D), got {rows.shape}")
+    with np.errstate(invalid="ignore", over="ignore"):
+        lengths = np.sqrt((rows**2).sum(axis=1, keepdims=True))
+        good = np.isfinite(lengths) & (lengths > 0)
+        return np.where(good, rows / np.where(good, lengths, 1), np.nan).astype(np.float32)

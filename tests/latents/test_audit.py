@@ -1,0 +1,233 @@
+"""What latents tell of a table: planted nuisances, those in the table only, copied granules, and leaks of the split."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from latent_sets import latents
+from portal_data import write_archive
+from sklearn.metrics import roc_auc_score
+
+from nenya.errors import InputFileError, OptionError
+from nenya.io import read_table, write_table
+from nenya.latents.audit import audit, kind_of, latent_features
+from nenya.latents.nearest import Identity
+from nenya.latents.probes import Features, Probe, Target, as_target, exchanges, p_value, score
+from nenya.latents.shares import neighbour_shares
+
+ROWS, GRANULE = 600, 20
+
+
+def table_of(rows=ROWS, seed=0):
+    """A table whose columns have nothing to do with latents; sensors are those of granules."""
+    rng = np.random.default_rng(seed)
+    granule = np.arange(rows) // GRANULE
+    return pd.DataFrame(
+        {
+            "granule": [f"g{number}" for number in granule],
+            "sensor": np.array(["VIIRS", "MODIS"])[rng.integers(0, 2, granule[-1] + 1)[granule]],
+            "DT": rng.gamma(2, 0.5, rows),
+            "slope": rng.normal(size=rows),
+            "pp_file": "a_preproc.h5",
+            "pp_type": 1,
+            "pp_idx": np.arange(rows),
+        }
+    )
+
+
+def findings(x, table, **more):
+    found = audit(x, table, visible=False, permutations=99, **more)
+    return {one.name: one for one in found.findings}
+
+
+def test_a_planted_nuisance_is_found_and_one_of_the_table_alone_is_not():
+    table = table_of()
+    x = latents(ROWS, 1)
+    of_the_table = findings(x, table, columns=["sensor"])["sensor"]
+    assert not of_the_table.found and of_the_table.scores["granule"].p > 0.01
+    assert of_the_table.verdict.startswith("latents do not tell the sensor: AUC 0.")
+    moved = x + 0.1 * (table["sensor"] == "VIIRS").to_numpy()[:, None] * np.random.default_rng(5).standard_normal(32)
+    planted = findings(moved, table, columns=["sensor"])["sensor"]
+    own = planted.scores["granule"]
+    assert planted.found and own.low > 0.8 and own.low <= own.value <= own.high and own.shuffled < 0.6
+    assert (
+        planted.verdict
+        == f"latents tell the sensor: AUC {own.value:.2f} ({planted.contrast:.2f} from DT and slope alone)"
+    )
+    assert 0.3 < planted.contrast < 0.7
+
+
+def test_folds_by_granule_change_the_verdict_where_granules_are_copied():
+    x = latents(ROWS // GRANULE, 1)[np.arange(ROWS) // GRANULE]
+    x = x + 1e-3 * np.random.default_rng(0).standard_normal(x.shape).astype(np.float32)
+    told = 0
+    for seed in range(1, 4):
+        table = table_of(seed=seed)
+        copied = findings(x, table, columns=["sensor"])["sensor"]
+        assert copied.scores["rows"].value > 0.99  # each row's copies are in the other folds
+        assert copied.scores["granule"].value < 0.9
+        told += copied.found
+        without = findings(x, table.drop(columns="granule"), columns=["sensor"])["sensor"]
+        assert without.main == "rows" and without.found
+    assert told == 0
+
+
+def test_columns_that_should_be_told_are_told_and_numbers_are_scored_by_r2():
+    table, x = table_of(), latents(ROWS, 1)
+    table["DT"] = np.exp(3 * x[:, 3])
+    table["lon"] = np.degrees(np.arctan2(x[:, 4], x[:, 5]))
+    found = findings(x, table)
+    assert {"sensor", "DT", "slope", "lon", "pp_idx"} == set(found)
+    assert found["DT"].found and found["DT"].scores["granule"].value > 0.8 and found["DT"].measure == "R2"
+    assert found["DT"].contrast < 0.1  # from the slope alone: a column does not tell itself
+    assert found["lon"].found and not found["slope"].found
+    assert (found["DT"].kind, found["sensor"].kind, kind_of("note")) == ("ocean", "nuisance", "other")
+
+
+def test_the_order_of_columns_changes_nothing():
+    table, x = table_of(), latents(ROWS, 1)
+    one = findings(x, table, columns=["sensor", "DT"])
+    other = findings(x, table[table.columns[::-1]], columns=["sensor", "DT"])
+    for name in one:
+        for kind, made in one[name].scores.items():
+            np.testing.assert_equal(vars(other[name].scores[kind]), vars(made))
+
+
+def test_p_values_under_the_null_are_not_too_small():
+    rng = np.random.default_rng(0)
+    rows, blocks = 300, np.arange(300) // 10
+    features = Features(rng.standard_normal((rows, 3)), rng.standard_normal((rows, 3)))
+    near = Features(features.near[blocks], features.linear[blocks] + 0.01 * rng.standard_normal((rows, 3)))
+    probe = Probe(near, blocks % 5)
+    found = []
+    for seed in range(40):
+        of_blocks = np.random.default_rng(seed).integers(0, 2, 30)[blocks].astype(float)
+        made = score(probe, Target(of_blocks[:, None], True), blocks, permutations=59, seed=seed)
+        found.append(made.p)
+    assert 0.3 < np.mean(found) < 0.7 and np.mean(np.array(found) < 0.1) < 0.25
+
+
+def test_probes_against_slow_references():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((200, 4))
+    features, fold = Features(x, x), np.arange(200) % 5
+    y = (x[:, 0] + 0.5 * rng.standard_normal(200) > 0).astype(float)
+    probe = Probe(features, fold, k=7)
+    knn, linear = probe.predict(y[:, None])
+    expected, wins, pairs = np.empty(200), 0.0, 0
+    for i in range(200):
+        others = np.flatnonzero(fold != fold[i])
+        nearest = others[np.argsort(((x[others] - x[i]) ** 2).sum(axis=1))[:7]]
+        expected[i] = y[nearest].mean()
+    np.testing.assert_allclose(knn[:, 0], expected)
+    for name in range(5):
+        rows = fold == name
+        number = y[rows].sum() * (1 - y[rows]).sum()
+        wins, pairs = wins + number * roc_auc_score(y[rows], linear[rows, 0]), pairs + number
+    made = score(probe, Target(y[:, None], True), np.arange(200), permutations=50)
+    assert made.linear == pytest.approx(wins / pairs) and made.value == max(made.knn, made.linear)
+    assert made.low < made.value < made.high and made.p < 0.02
+    order = exchanges(np.repeat(np.arange(40), 5), 3, rng)
+    assert (np.sort(order, axis=1) == np.arange(200)).all()
+    assert (order.reshape(3, 40, 5) // 5 == order.reshape(3, 40, 5)[:, :, :1] // 5).all()  # blocks stay together
+    assert p_value(0.9, np.full(30, 0.5)) == pytest.approx(1 / 31) and p_value(0.1, rng.random(99)) > 0.5
+
+
+def test_columns_that_cannot_be_probed_say_why():
+    rows = 100
+    assert as_target(pd.Series(["a"] * rows)) == "one value"
+    assert as_target(pd.Series([None] * rows, dtype=object)) == "no value"
+    assert as_target(pd.Series([f"n{i}" for i in range(rows)])) == "100 different values"
+    assert as_target(pd.Series(["a"] * 95 + ["b"] * 5)) == "fewer than 20 rows of a second value"
+    target, known = as_target(pd.Series([1.5, np.inf, None, *np.arange(97.0)]))
+    assert not target.classes and known.sum() == 98 and 0 < target.values.min() < target.values.max() < 1
+    target, _ = as_target(pd.Series([True, False] * 50))
+    assert target.classes and target.values.shape == (100, 1)
+
+
+def test_an_untrained_network_is_compared():
+    table, x = table_of(), latents(ROWS, 1)
+    other = np.random.default_rng(0).standard_normal((ROWS, 8))
+    table["DT"] = x[:, 3]
+    found = findings(x, table, columns=["DT"], untrained=lambda rows: other[rows])["DT"]
+    assert found.scores["granule"].value > 0.8 > 0.2 > found.untrained
+    assert "from an untrained network" in found.verdict
+    assert latent_features(x, np.arange(50)).linear.shape == (50, 5)
+
+
+def test_neighbours_of_the_same_granule_copies_and_the_split():
+    rng = np.random.default_rng(0)
+    x, granule = latents(400, 1), np.arange(400) // 20
+    own = Identity(np.arange(400), granule)
+    valid = np.zeros(400, bool)
+    valid[:100] = True
+    random = neighbour_shares(x, own, valid, visible=False, duplicate=0.99999)
+    assert random["same_granule"]["p"] > 0.001 and random["same_granule"]["chance"] == pytest.approx(19 / 399, abs=0.01)
+    assert random["split"]["granule_in_train"] == 0 and random["split"]["duplicate_in_train"] == 0
+    assert random["split"]["nearest_in_train"] == pytest.approx(0.75, abs=0.15)
+    copied = x.copy()
+    copied[100:150] = x[:50] * 2  # half of the validation set is in train
+    found = neighbour_shares(copied, own, valid, visible=False, duplicate=0.99999)
+    assert found["split"]["duplicate_in_train"] == 0.5 and found["duplicates"]["other_granule"] == pytest.approx(0.25)
+    mixed = neighbour_shares(x, own, rng.random(400) < 0.3, visible=False)
+    assert mixed["split"]["granule_in_train"] == 1
+    near = x[granule * 20] + 1e-3 * rng.standard_normal(x.shape)
+    assert neighbour_shares(near, own, None, visible=False)["same_granule"]["value"] == 1
+
+
+@pytest.fixture
+def archive(tmp_path):
+    return write_archive(tmp_path)
+
+
+def test_the_command(archive, nenya_cli, tmp_path):
+    table, vectors, _ = archive
+    frame = read_table(table)
+    rng = np.random.default_rng(0)
+    frame["sensor"] = np.array(["<b>A</b>", "B"])[rng.integers(0, 2, 60)[np.arange(300) // 5]]
+    write_table(frame, table)
+    args = [vectors, f"table={table}", "out=audit", "permutations=19"]
+    code, said = nenya_cli("audit", args)
+    assert code == 0, said
+    results = json.loads((tmp_path / "audit" / "audit.json").read_text())
+    columns = {column["column"]: column for column in results["columns"]}
+    assert {"sensor", "lat", "lon", "season", "day", "T90", "pp_idx", "pp_type", "region"} <= set(columns)
+    assert not columns["sensor"]["found"] and {"granule", "time", "place", "rows"} <= set(columns["sensor"]["folds"])
+    assert results["left_out"]["US0"] == "made of the latents"
+    text = (tmp_path / "audit" / "audit.html").read_text()
+    lines = [line for kind in results["verdicts"].values() for line, _ in kind]
+    first = text.index("<li")
+    assert all(line.replace("<", "&lt;") in text for line in lines) and first < text.index("<table")
+    assert "<b>A" not in text and "latents do not tell the sensor" in said
+    assert sorted(read_table(tmp_path / "audit" / "audit.csv")["column"]) == sorted(columns)
+    code, said = nenya_cli("audit", args)
+    assert code == 2 and "clobber=true" in said
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["table="], "table"),
+        ([], "expected table="),
+        (["table=a.parquet", "columns=[senor]"], "columns=senor: expected columns of the table"),
+        (["table=a.parquet", "images=a_preproc.h5"], "give ckpt= or model="),
+        (["table=a.parquet", "out=page.html"], "expected a folder"),
+        (["table=a.parquet", "columns=[US0,3]"], "columns"),
+        (["table=a.parquet", "permutations=2"], "permutations=2"),
+    ],
+)
+def test_what_cannot_be_right_is_refused_in_one_line(args, words, archive, nenya_cli, tmp_path):
+    before = sorted(tmp_path.rglob("*"))
+    code, said = nenya_cli("audit", [archive[1], *args])
+    assert code == 2 and words in said.splitlines()[-1], said
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_too_few_rows_and_columns_that_do_not_exist():
+    with pytest.raises(InputFileError, match="at least 50 rows with a latent for an audit, got 40"):
+        audit(latents(40, 1), table_of(40), visible=False)
+    with pytest.raises(OptionError, match="columns=where"):
+        audit(latents(ROWS, 1), table_of(), columns=["where"], visible=False)
+    with pytest.raises(InputFileError, match="expected a table with columns to audit"):
+        audit(latents(ROWS, 1), table_of()[["pp_file", "pp_type", "granule"]].assign(pp_idx=0), visible=False)

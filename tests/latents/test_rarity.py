@@ -1,0 +1,176 @@
+"""Rarity: against a float64 reference, with and without neighbours of the same granule or nearby; the command."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from latent_sets import latents
+from portal_data import write_archive
+from scipy.stats import spearmanr
+
+from nenya.commands.outliers import COLUMNS
+from nenya.errors import InputFileError
+from nenya.io import read_table, write_table
+from nenya.latents.nearest import Identity, Nearest, as_unit, identity_of, unit_places
+from nenya.latents.rarity import fit_density, rarity_of, whiten
+from nenya.tables.conditions import rows_where
+
+ROWS, K = 900, 5
+
+
+def identity(rows=ROWS, seed=0, **near):
+    rng = np.random.default_rng(seed)
+    granule = rng.integers(0, rows // 20, rows)
+    granule[:5] = -1
+    place = unit_places(rng.uniform(-60, 60, rows), rng.uniform(-180, 180, rows))
+    time = rng.uniform(0, 30, rows)
+    place[7], time[8] = np.nan, np.nan
+    return Identity(np.arange(rows), granule, place, time, **near)
+
+
+def reference(x, own, k):
+    """The mean cosine distance in float64, all pairs at once."""
+    unit = x.astype(np.float64)
+    unit /= np.linalg.norm(unit, axis=1)[:, None]
+    cosine = unit @ unit.T
+    same = (own.granule[:, None] == own.granule) & (own.granule >= 0)
+    angle = np.arccos(np.clip(np.nan_to_num(own.place @ own.place.T, nan=-1), -1, 1))
+    near = (6371 * angle <= own.km) & (np.abs(own.time[:, None] - own.time) <= own.days)
+    cosine[same | near | np.eye(len(x), dtype=bool)] = -np.inf
+    return 1 - -np.sort(-cosine, axis=1)[:, :k].mean(axis=1)
+
+
+@pytest.mark.parametrize("near", [{}, {"km": 3000.0, "days": 10.0}], ids=["granules", "granules, places and times"])
+def test_rarity_equals_a_float64_reference(near, monkeypatch):
+    monkeypatch.setattr("nenya.latents.nearest.TILE_ROWS", 128)  # several tiles
+    monkeypatch.setattr("nenya.latents.rarity.QUERY_ROWS", 100)
+    x, own = latents(ROWS, 1) * np.float32(3), identity(**near)
+    found = rarity_of(x, own, K)
+    wanted = reference(x, own, K)
+    np.testing.assert_allclose(found.rarity, wanted, atol=1e-8)  # rows at unit length are float32
+    assert np.abs(wanted - reference(x, identity(), K)).max() > 1e-3 if near else True
+    np.testing.assert_allclose(found.percentile, [100 * (found.rarity <= value).mean() for value in found.rarity])
+    assert found.exact and found.error == 0
+
+
+def test_neither_order_nor_blocks_change_the_rarity(monkeypatch):
+    x, own = latents(ROWS, 1), identity(km=2000.0, days=9.0)
+    found = rarity_of(x, own, K).rarity
+    order = np.random.default_rng(3).permutation(ROWS)
+    np.testing.assert_allclose(rarity_of(x[order], own.take(order), K).rarity, found[order], rtol=1e-9)
+    monkeypatch.setattr("nenya.latents.nearest.TILE_ROWS", 64)
+    np.testing.assert_allclose(rarity_of(x, own, K).rarity, found, rtol=1e-9)
+
+
+def test_ranks_of_the_cells_and_of_all_agree_and_the_error_is_stated():
+    rows = 6000
+    x = latents(rows, 1) + 0.1 * np.random.default_rng(0).standard_normal((rows, 32)).astype(np.float32)
+    own = Identity(np.arange(rows), np.arange(rows) // 10)
+    true = rarity_of(x, own, 10, exact=True)
+    for probes in (32, 12):
+        found = rarity_of(x, own, 10, exact=False, probes=probes, seed=1)
+        assert not found.exact and 0 <= found.error < 0.1
+        inside = (found.low <= true.rarity * (1 + 1e-9)) & (found.high >= true.rarity * (1 - 1e-9))
+        assert inside.mean() > 0.9
+        if probes == 32:
+            assert spearmanr(found.rarity, true.rarity).statistic > 0.99
+            assert found.spearman == pytest.approx(spearmanr(found.rarity, true.rarity).statistic, abs=0.005)
+    again = rarity_of(x, own, 10, exact=False, probes=12, seed=1)
+    np.testing.assert_array_equal(again.rarity, found.rarity)
+
+
+def test_missing_latents_and_too_few_neighbours():
+    x, own = latents(60, 1), Identity(np.arange(60), np.arange(60) // 20)
+    x[3], x[4] = np.nan, 0
+    found = rarity_of(x, own, K)
+    assert np.isnan(found.rarity[[3, 4]]).all() and np.isfinite(np.delete(found.rarity, [3, 4])).all()
+    assert found.left_out == 2 and np.nanmax(found.percentile) == 100
+    with pytest.raises(InputFileError, match=r"no latent has k=5 neighbours outside its own granule"):
+        rarity_of(x, Identity(np.arange(60), np.zeros(60, np.int64)), K)
+    with pytest.raises(InputFileError, match=r"expected more than k=80"):
+        rarity_of(x, own, 80)
+    with pytest.raises(InputFileError, match="need the columns lat, lon"):
+        identity_of(pd.DataFrame({"datetime": ["2012-01-01"]}), 10.0, 1.0)
+
+
+def test_equal_rows_are_each_others_neighbours():
+    x = np.repeat(as_unit(latents(20, 1)), 3, axis=0)
+    cosine, rows = Nearest(x, Identity(np.arange(60), np.full(60, -1))).search(
+        x, Identity(np.arange(60), np.full(60, -1)), 2
+    )
+    np.testing.assert_allclose(cosine, 1, atol=1e-7)
+    assert (rows // 3 == np.arange(60)[:, None] // 3).all() and (rows != np.arange(60)[:, None]).all()
+
+
+def test_the_density_is_that_of_the_true_mixture():
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((4, 8))
+    x = centres[rng.integers(0, 4, 2000)] + 0.1 * rng.standard_normal((2000, 8))
+    found = fit_density(x, np.full(2000, -1), components=4, seed=1)
+    assert found.tried[found.name] == max(found.tried.values()) and found.name.startswith("4 ")
+    unit = as_unit(x)
+    values = found.log_likelihood(x)
+    np.testing.assert_allclose(values, found.mixture.score_samples(whiten(found.pca, unit)))
+    np.testing.assert_allclose(whiten(found.pca, unit).var(axis=0, ddof=1), 1, rtol=1e-5)
+    assert found.log_likelihood(-x).max() < np.quantile(values, 0.05)  # nothing lies on the other side
+
+
+@pytest.fixture
+def archive(tmp_path):
+    return write_archive(tmp_path)
+
+
+def test_the_command(archive, nenya_cli, tmp_path):
+    table, vectors, cutouts = archive
+    frame = read_table(table)
+    frame["LL"] = -np.arange(len(frame), dtype=np.float64)
+    write_table(frame, table)
+    code, said = nenya_cli("outliers", [vectors, f"table={table}", f"images={cutouts}", "out=o.parquet", "rarest=30"])
+    assert code == 0, said
+    made = read_table(tmp_path / "o.parquet")
+    pd.testing.assert_frame_equal(made[list(frame)], frame)
+    assert set(made) - set(frame) == set(COLUMNS)
+    assert np.isnan(made.loc[7, list(COLUMNS)].astype(float)).all() and made.drop(7)[list(COLUMNS)].notna().all(
+        axis=None
+    )
+    results = json.loads((tmp_path / "o.json").read_text())
+    assert results["answer"] == "exact" and results["without_latent"] == 1
+    assert results["rank_correlation"]["rarity and latent_LL"]["value"] < -0.5
+    expected = spearmanr(made["LL"].drop(7), made["latent_LL"].drop(7)).statistic
+    assert results["rank_correlation"]["LL and latent_LL"]["value"] == pytest.approx(expected)
+    assert "rank correlation of LL and rarity" in said
+    rarest = read_table(tmp_path / "o_rarest.csv")
+    assert (
+        rarest["table_row"].tolist() == made["rarity"].sort_values(ascending=False, kind="stable").index[:30].tolist()
+    )
+    assert sorted(path.name for path in (tmp_path / "o_groups").iterdir()) == [
+        f"group_{i}.png" for i in range(rarest["rare_group"].nunique())
+    ]
+    assert rows_where(made, "rarity_percentile > 90 AND latent_LL < 0").sum() > 0
+    shuffled = frame.sample(frac=1, random_state=1)
+    write_table(shuffled, tmp_path / "s.parquet")
+    code, said = nenya_cli("outliers", [vectors, "table=s.parquet", "out=s_out.parquet"])
+    assert code == 0, said
+    again = read_table(tmp_path / "s_out.parquet")
+    for name in COLUMNS:
+        np.testing.assert_allclose(again[name], made[name].to_numpy()[shuffled.index], rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["apart_km=10", "table=bare.parquet"], "need the columns lat, lon"),
+        (["out=o.h5"], "expected a folder or a table"),
+        (["k=0"], "k=0"),
+        (["k=400"], "expected more than k=400"),
+        (["components=50"], "components=50: expected at most"),
+        (["where=x"], "where"),
+    ],
+)
+def test_what_cannot_be_right_is_refused_in_one_line(args, words, archive, nenya_cli, tmp_path):
+    write_table(read_table(archive[0])[["pp_file", "pp_type", "pp_idx"]], tmp_path / "bare.parquet")
+    before = sorted(tmp_path.rglob("*"))
+    code, said = nenya_cli("outliers", [archive[1], *args])
+    assert code == 2 and words in said.splitlines()[-1], said
+    assert sorted(tmp_path.rglob("*")) == before
