@@ -79,7 +79,7 @@ class TwoSets:
         latents: of a and of b; both may be the same files.
         rows: (N,) int64, the number of each row's latent in its latents.
         of_a: (N,) bool.
-        table: N rows, of a, then of b.
+        tables: the rows of a, and those of b.
         blocks: (N,) int64.
         marks: (N,) uint64.
         quantities: name -> (N,) float64.
@@ -89,11 +89,17 @@ class TwoSets:
     latents: tuple[Latents, Latents]
     rows: IntArray
     of_a: BoolArray
-    table: "pd.DataFrame"
+    tables: "tuple[pd.DataFrame, pd.DataFrame]"
     blocks: IntArray
     marks: MarkArray
     quantities: dict[str, Float64Array] = field(default_factory=dict)
     partner: IntArray = field(default_factory=lambda: np.empty(0, np.int64))
+
+    def table(self) -> "pd.DataFrame":
+        """Return the rows of a, then those of b; numbers that only one has may lose digits."""
+        import pandas as pd
+
+        return pd.concat(self.tables, ignore_index=True)
 
     def sides(self, chosen: BoolArray, most: int) -> tuple[Side, Side]:
         """Return samples of the latents, scaled to unit length, of some rows of a and of b."""
@@ -140,7 +146,7 @@ def two_sets(
     blocks = np.arange(len(table)) if settings.block == "none" else blocks_of(table, settings.block)
     of_a = np.arange(len(table)) < len(kept[0])
     partner = partners(kept[0], kept[1], settings.pair) if settings.pair else np.empty(0, np.int64)
-    found = TwoSets(latents, np.concatenate(rows), of_a, table, blocks, np.concatenate(marks), {}, partner)
+    found = TwoSets(latents, np.concatenate(rows), of_a, (kept[0], kept[1]), blocks, np.concatenate(marks), {}, partner)
     for name in QUANTITIES:
         if (values := quantity(kept, name)) is not None:
             found.quantities[name] = values
@@ -158,8 +164,8 @@ def check_one_network(a: Latents, b: Latents) -> None:
     one, other = (latents.provenance.get("checkpoint_sha256") for latents in (a, b))
     if one and other and one != other:
         raise InputFileError(
-            f"a was made with the weights {one[:12]} (sha256) and b with {other[:12]}, expected those of one network: extract both with the same "
-            "ckpt=, or compare trainings with seeds=[...]"
+            f"a was made with the weights {one[:12]} (sha256) and b with {other[:12]}, expected those of one "
+            "network: extract both with the same ckpt=, or compare trainings with seeds=[...]"
         )
     if a.shape[1] != b.shape[1]:
         raise InputFileError(
@@ -287,7 +293,7 @@ class Compared:
 
 def compare(sets: TwoSets, settings: Settings) -> tuple[Compared, list[Compared]]:
     """Return the answer for the whole, and for each stratum, with false discovery rates over the strata."""
-    parts = list(strata(sets.table, settings.by, settings.side))
+    parts = list(strata(sets.table(), settings.by, settings.side))
     everything = np.ones(len(sets.rows), bool)
     sizes = [settings.sample, *(min(settings.sample, SAMPLE_OF_STRATUM) for _ in parts)]
     work = [_work(sets, everything, settings.sample)]

@@ -1,9 +1,9 @@
 """Coverage and density of two sets (Naeem and others 2020, ICML), for rows in blocks.
 
 A row of the first set is covered if a row of the second lies within the ball that reaches to its k-th nearest neighbour
-in its own set. The density is the mean number of balls that a row of the second set lies in, over k. Rows of the same block
-are no neighbours: near-copies within a granule would make the balls too small. With one row a block this is the published
-definition.
+in its own set. The density is the mean number of balls that a row of the second set lies in, over k. Rows of the same
+block are no neighbours: near-copies within a granule would make the balls too small. With one row a block this is the
+published definition.
 
 The ball of a row has a row of the other set within if and only if one of its k nearest neighbours among both sets is of
 the other one, so that the neighbours of the pool serve all permutations.

@@ -59,8 +59,8 @@ def density_ratios(
 ) -> Float64Array:
     """Return how many times denser a row's own set is around it than the other one, (N,) float64.
 
-    Of the k nearest rows of the sample that are not of its own block, the share of its own set is compared with that of
-    the other set, each over the number of such rows in the sample: (own + 1/2) / n_own over (other + 1/2) / n_other. Rows
+    Of the k nearest rows of the sample that are not of its own block, those of its own set are compared with those of
+    the other, each over the number of such rows in the sample: (own + 1/2) / n_own over (other + 1/2) / n_other. Rows
     as far away as the k-th count in part.
 
     Args:
@@ -76,10 +76,9 @@ def density_ratios(
     points, is_a = sample.pool.values, sample.of_a
     squares = (points**2).sum(axis=1)
     found = np.full(len(values), np.nan)
-    place = np.searchsorted(sample.codes, blocks)
-    place = np.where(
-        (place < len(sample.codes)) & (sample.codes[np.minimum(place, len(sample.codes) - 1)] == blocks), place, -1
-    )
+    place = np.minimum(np.searchsorted(sample.codes, blocks), len(sample.codes) - 1)
+    place = np.where(sample.codes[place] == blocks, place, -1)
+    kept, totals = min(k, len(points)), np.array([is_a.sum(), (~is_a).sum()])
     for start in range(0, len(values), _BLOCK):
         some = slice(start, start + _BLOCK)
         rows = np.zeros((_BLOCK, values.shape[1]))  # of one shape, so that a row's sums are the same everywhere

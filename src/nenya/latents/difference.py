@@ -60,8 +60,8 @@ def compare_sides(
 
     energy is the energy distance as scipy has it, sqrt(2 E|x - y| - E|x - x'| - E|y - y'|); auc that of a classifier
     with folds that keep blocks together; coverage_of_a the share of a that b covers; density_around_a the density of b
-    around rows of a; density the mean of both densities. Large energy and auc, small coverage, and density on either side
-    are against the null.
+    around rows of a; density the mean of both densities. Large energy and auc, small coverage, and small or large
+    density are against the null.
 
     Args:
         a: the one set.
@@ -143,7 +143,7 @@ def _densities(pool: Pool, neighbours: PoolNeighbours, found: list[Float64Array]
         value = float(within[own].sum() / (k * m)) if np.isfinite(within).all() else float("nan")
         share = value * k / n
         rows = np.where(own, (within / m - share) / n, (neighbours.balls / n - share) / m) * n / k
-        influences.append(np.bincount(pool.block, rows))
+        influences.append(np.bincount(pool.block, rows).astype(np.float64))
         exact.append(value)
         result[name] = _density(values, value, influences[-1], seed)
     result["density"] = _density((found[0] + found[1]) / 2, sum(exact) / 2, (influences[0] + influences[1]) / 2, seed)

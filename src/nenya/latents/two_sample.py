@@ -1,7 +1,7 @@
 """A classifier of two sets: how well unseen rows tell their set, with folds that keep blocks together.
 
-The classifier is a ridge regression on principal components and random Fourier features (Rahimi and Recht 2007), so that
-shifts and changes of shape are both seen, and so that all permutations share one factorisation for each fold.
+The classifier is a ridge regression on principal components and random Fourier features (Rahimi and Recht 2007), so
+that shifts and changes of shape are both seen, and so that all permutations share one factorisation for each fold.
 
 Letters in shapes: n rows of the pool, F features, U units, P permutations.
 """

@@ -48,7 +48,8 @@ def _equatorial(z: Float64Array, turn: Float64Array, side: int) -> IntArray:
     ring = side + 1 + rising - falling  # from the edge of the northern cap
     even = 1 - (ring & 1)
     place = (rising + falling - side + even + 1) // 2 % (4 * side)
-    return 2 * side * (side - 1) + (ring - 1) * 4 * side + place
+    found: IntArray = 2 * side * (side - 1) + (ring - 1) * 4 * side + place
+    return found
 
 
 def _polar(z: Float64Array, turn: Float64Array, side: int) -> IntArray:
@@ -60,4 +61,5 @@ def _polar(z: Float64Array, turn: Float64Array, side: int) -> IntArray:
     ring = rising + falling + 1  # from the nearer pole
     place = np.floor(turn * ring).astype(np.int64) % (4 * ring)
     north = 2 * ring * (ring - 1) + place
-    return np.where(z > 0, north, 12 * side**2 - 2 * ring * (ring + 1) + place)
+    found: IntArray = np.where(z > 0, north, 12 * side**2 - 2 * ring * (ring + 1) + place)
+    return found

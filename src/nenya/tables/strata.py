@@ -111,8 +111,8 @@ def _of_kind(table: "pd.DataFrame", kind: str, side: int) -> Iterator[Stratum]:
         cells = ring_cells(*_places(table), side)
         centres = ring_centres(side)
         for number in np.unique(cells[cells >= 0]):
-            lon, lat = (float(values[number]) for values in centres)
-            yield Stratum(kind, str(number), cells == number, (lon + 180) % 360 - 180, lat)
+            middle = [float(values[number]) for values in centres]
+            yield Stratum(kind, str(number), cells == number, (middle[0] + 180) % 360 - 180, middle[1])
     elif kind == "season":
         months = dates_of(table["datetime"]).dt.month.to_numpy(np.float64, na_value=np.nan)
         for name, own in SEASONS.items():
