@@ -152,10 +152,11 @@ def _shared(  # the arguments of one pass over all runs
         for run, own, sample in zip(runs, rows, points, strict=True):
             cosine = unit_rows(run.take(own[block])) @ sample.T
             cosine[block[:, None] == some] = -np.inf
-            finite = np.isfinite(cosine).any(axis=1)[:, None]
+            finite = np.isfinite(cosine).any(axis=1, keepdims=True)
             near.append(np.where(finite, np.argpartition(-cosine, k - 1, axis=1)[:, :k], -1))
         for couple, (i, j) in enumerate(couples):
-            same = np.array([np.isin(*both).mean() for both in zip(near[i], near[j], strict=True)])
+            both: IntArray = np.sort(np.concatenate([near[i], near[j]], axis=1), axis=1)
+            same = np.count_nonzero(both[:, 1:] == both[:, :-1], axis=1) / k
             known = (near[i][:, 0] >= 0) & (near[j][:, 0] >= 0)
             found[couple, block] = np.where(known, same, np.nan)
         done(len(block))

@@ -40,6 +40,9 @@ QUANTITIES = {
 SAMPLE_OF_STRATUM = 1_000
 """Rows of each set in a stratum, at most."""
 
+LEAST = 10
+"""Rows of each set in a stratum, at least; a smaller stratum is listed without numbers."""
+
 _MANY = 100_000  # rows above which the density ratio is of a smaller sample
 _REFERENCE = 2_000
 
@@ -337,6 +340,10 @@ def _compare(
         "blocks_of_b": len(np.unique(b.blocks)),
     }
     alone = {}
+    few = stratum is not None and min(len(a), len(b)) < LEAST
+    if few:
+        nothing = dict.fromkeys(MEASURES, NOTHING)
+        return Compared(rows, nothing, dict.fromkeys(QUANTITIES, nothing), {}, stratum)
     for name in QUANTITIES:
         known = name in sets.quantities
         alone[name] = (

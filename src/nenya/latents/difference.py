@@ -3,13 +3,12 @@
 Letters in shapes: n rows of the pool, P permutations.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
-from nenya.latents.block_null import Float64Array, Pool, Side, null_labels, p_value, pool_of, sampled
+from nenya.latents.block_null import Float64Array, Pool, Side, balanced, null_labels, p_value, pool_of, sampled
 from nenya.latents.coverage import PoolNeighbours, coverages, covered_rows
 from nenya.latents.energy import UnitSums, distance_tiles, energies, energy_error, energy_interval
 from nenya.latents.two_sample import Classifier
@@ -63,6 +62,8 @@ def compare_sides(
     around rows of a; density the mean of both densities. Large energy and auc, small coverage, and small or large
     density are against the null.
 
+    Values and intervals are of all rows of the samples, p-values of `balanced` ones.
+
     Args:
         a: the one set.
         b: the other set.
@@ -79,6 +80,26 @@ def compare_sides(
     if min(len(a), len(b)) < 2:
         return dict.fromkeys(MEASURES, NOTHING)
     pool = pool_of(a, b)
+    fair = balanced(pool)
+    alike = fair is pool
+    observed = _measure(pool, permutations if alike else 0, k, seed, done)
+    null = observed if alike else _measure(fair, permutations, k, seed, lambda _: None)
+    return {name: _estimate(name, observed[name], null[name].statistics, seed) for name in MEASURES}
+
+
+_AGAINST = {"energy": "greater", "auc": "greater", "coverage_of_a": "less", "coverage_of_b": "less"}
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A measure of a pool: its value, standard error or interval, and the statistic for all labels, (P + 1,)."""
+
+    value: float
+    ends: Callable[[float], tuple[float, float]]  # of the mean under the null
+    statistics: Float64Array
+
+
+def _measure(pool: Pool, permutations: int, k: int, seed: int, done: Callable[[int], object]) -> dict[str, _Measured]:
     sums, neighbours = UnitSums(pool), PoolNeighbours(pool, k)
     for start, tile in distance_tiles(pool.values):
         sums.add(start, tile)
@@ -86,33 +107,31 @@ def compare_sides(
         done(len(tile))
     labels = null_labels(pool, permutations, seed)
     squares = energies(sums.sums, np.bincount(pool.unit), labels)
-    bias = float(np.nanmean(squares[1:])) if permutations else 0.0
-    ends = energy_interval(float(squares[0]), bias, energy_error(sums.sums, pool))
-    energy = np.sqrt(np.maximum(squares, 0))
+    square, error = float(squares[0]), energy_error(sums.sums, pool)
     del sums
     classifier = Classifier(pool, seed)
     areas = classifier.areas(labels)
     reach = _Z * classifier.error()
+    ends = max(0.0, float(areas[0]) - reach), min(1.0, float(areas[0]) + reach)
     covered = coverages(neighbours, pool.unit, labels)
-    found = {
-        "energy": _estimate(energy, ends, seed, "greater"),
-        "auc": _estimate(areas, (max(0.0, areas[0] - reach), min(1.0, areas[0] + reach)), seed, "greater"),
-        **_covered(pool, neighbours, [covered.of_first, covered.of_second], seed),
-        **_densities(pool, neighbours, [covered.around_first, covered.around_second], seed),
+    root = np.sqrt(np.maximum(squares, 0))
+    return {
+        "energy": _Measured(float(root[0]), lambda mean: energy_interval(square, mean**2, error), root),
+        "auc": _Measured(float(areas[0]), lambda _: ends, areas),
+        **_covered(pool, neighbours, [covered.of_first, covered.of_second]),
+        **_densities(pool, neighbours, [covered.around_first, covered.around_second]),
     }
-    return {name: found[name] for name in MEASURES}
 
 
-def _estimate(
-    found: Float64Array, ends: tuple[float, float], seed: int, against: str, value: float | None = None
-) -> Estimate:
-    rest = found[1:][np.isfinite(found[1:])]
+def _estimate(name: str, observed: _Measured, null: Float64Array, seed: int) -> Estimate:
+    rest = null[1:][np.isfinite(null[1:])]
     expected = float(rest.mean()) if len(rest) else float("nan")
-    p = p_value(found, seed, side=against) if len(rest) else float("nan")
-    return Estimate(float(found[0] if value is None else value), float(ends[0]), float(ends[1]), p, expected)
+    p = p_value(null, seed, side=_AGAINST.get(name, "both")) if len(rest) else float("nan")
+    low, high = observed.ends(expected if len(rest) else 0.0)
+    return Estimate(observed.value, float(low), float(high), p, expected)
 
 
-def _covered(pool: Pool, neighbours: PoolNeighbours, found: list[Float64Array], seed: int) -> dict[str, Estimate]:
+def _covered(pool: Pool, neighbours: PoolNeighbours, found: list[Float64Array]) -> dict[str, _Measured]:
     """Return the coverage of each set, with Wilson's interval for an effective number of independent rows."""
     hit = covered_rows(neighbours, pool)
     names = ("coverage_of_b", "coverage_of_a") if pool.swapped else ("coverage_of_a", "coverage_of_b")
@@ -122,8 +141,12 @@ def _covered(pool: Pool, neighbours: PoolNeighbours, found: list[Float64Array], 
         blocks = np.bincount(pool.block[own], hit[own] - share)
         variance = float((blocks**2).sum()) / own.sum() ** 2
         count = share * (1 - share) / variance if variance > 0 else float(len(np.unique(pool.block[own])))
-        result[name] = _estimate(values, wilson(share, count), seed, "less")
+        result[name] = _fixed(share, wilson(share, count), values)
     return result
+
+
+def _fixed(value: float, ends: tuple[float, float], statistics: Float64Array) -> _Measured:
+    return _Measured(value, lambda _: ends, statistics)
 
 
 def wilson(share: float, count: float) -> tuple[float, float]:
@@ -133,7 +156,7 @@ def wilson(share: float, count: float) -> tuple[float, float]:
     return max(0.0, min(share, float(centre - reach))), min(1.0, max(share, float(centre + reach)))
 
 
-def _densities(pool: Pool, neighbours: PoolNeighbours, found: list[Float64Array], seed: int) -> dict[str, Estimate]:
+def _densities(pool: Pool, neighbours: PoolNeighbours, found: list[Float64Array]) -> dict[str, _Measured]:
     """Return the density around each set, and their mean."""
     names = ["density_around_b", "density_around_a"] if pool.swapped else ["density_around_a", "density_around_b"]
     result, influences, exact = {}, [], []
@@ -145,16 +168,11 @@ def _densities(pool: Pool, neighbours: PoolNeighbours, found: list[Float64Array]
         rows = np.where(own, (within / m - share) / n, (neighbours.balls / n - share) / m) * n / k
         influences.append(np.bincount(pool.block, rows).astype(np.float64))
         exact.append(value)
-        result[name] = _density(values, value, influences[-1], seed)
-    result["density"] = _density((found[0] + found[1]) / 2, sum(exact) / 2, (influences[0] + influences[1]) / 2, seed)
+        result[name] = _density(values, value, influences[-1])
+    result["density"] = _density((found[0] + found[1]) / 2, sum(exact) / 2, (influences[0] + influences[1]) / 2)
     return result
 
 
-def _density(values: Float64Array, value: float, influence: Float64Array, seed: int) -> Estimate:
+def _density(values: Float64Array, value: float, influence: Float64Array) -> _Measured:
     reach = _Z * float(np.sqrt((influence**2).sum()))
-    return _estimate(values, (max(0.0, value - reach), value + reach), seed, "both", value)
-
-
-def as_json(found: Mapping[str, Estimate]) -> dict[str, Any]:
-    """Return estimates as JSON values."""
-    return {name: estimate.values() for name, estimate in found.items()}
+    return _fixed(value, (max(0.0, value - reach), value + reach), values)

@@ -73,8 +73,7 @@ def energies(sums: Float64Array, sizes: IntArray, labels: BoolArray) -> Float64A
 def energy_error(sums: Float64Array, pool: Pool) -> float:
     """Return the standard error of the squared energy distance from leaving out one block at a time.
 
-    Blocks of the first set, of the second and of both are separate groups of the jackknife; NaN if a group that is
-    there has one block.
+    Blocks of the first set, of the second and of both are separate groups of the jackknife.
     """
     first, block = pool.units()
     sizes, count = np.bincount(pool.unit), int(block.max()) + 1
@@ -99,13 +98,18 @@ def jackknife_error(left: Float64Array, group: IntArray) -> float:
 
     Args:
         left: (K,) the estimates.
-        group: (K,) the group of the block that is left out.
+        group: (K,) the group of the block that is left out; one of a single block joins the largest group.
+
+    Returns:
+        The error; NaN if no group has two blocks.
     """
-    total = 0.0
-    for number in np.unique(group):
-        some = left[group == number]
-        total += np.inf if len(some) < 2 else (len(some) - 1) / len(some) * ((some - some.mean()) ** 2).sum()
-    return float(np.sqrt(total)) if np.isfinite(total) else float("nan")
+    numbers, counts = np.unique(group, return_counts=True)
+    if counts.max() < 2 or not np.isfinite(left).all():
+        return float("nan")
+    largest = numbers[counts.argmax()]
+    joined = np.where(np.isin(group, numbers[counts < 2]), largest, group)
+    parts = [left[joined == number] for number in np.unique(joined)]
+    return float(np.sqrt(sum((len(some) - 1) / len(some) * ((some - some.mean()) ** 2).sum() for some in parts)))
 
 
 def energy_interval(square: float, bias: float, error: float) -> tuple[float, float]:

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from nenya.plotting.paper import COLOURS, central_limits, save_figure, tidy
 from nenya.plotting.planes import draw_coastlines
-from nenya.tables.grids import Grid
+from nenya.tables.grids import Grid, globe
+from nenya.tables.healpix import ring_cells
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,6 +19,7 @@ FloatArray = NDArray[np.floating]
 
 _CELLS = 60  # along each coordinate of the UMAP
 _LEAST = 5  # rows of a cell of the UMAP
+_LEVEL = 0.05  # of false discovery rates
 _REACH = 2.0  # powers of two at the ends of the colour scale
 
 
@@ -57,20 +59,26 @@ def _ratio_bar(figure: Figure, drawn: object, axes: object, names: tuple[str, st
 
 
 def draw_globe(cells: "pd.DataFrame", side: int, path: Path) -> None:
-    """Draw the classifier's AUC in cells of equal area; cells that differ at a false discovery rate of 5 % are ringed.
+    """Draw the classifier's AUC in cells of equal area; cells that differ at a false discovery rate of 5 % are dotted.
 
     Args:
-        cells: with lon and lat of the centres, `value`, and `q`, its false discovery rate.
+        cells: with name (the number in ring order), lon and lat of the centre, value, and q, its false discovery rate.
         side: of HEALPix.
         path: output file.
     """
     figure = Figure(figsize=(9.0, 4.6), layout="constrained")
     axes = figure.add_subplot(title="How far apart the two sets are: AUC of the classifier in cells of equal area")
-    size = (9.0 * 72 * 0.75 / (4 * side)) ** 2 * 0.45
-    drawn = axes.scatter(
-        cells["lon"], cells["lat"], c=cells["value"], s=size, marker="D", cmap="viridis", vmin=0.5, vmax=1.0,
-        edgecolors=["k" if q <= 0.05 else "none" for q in cells["q"]],
+    lon, lat = np.meshgrid(*globe(0.5).centres)
+    values = np.full(12 * side**2, np.nan)
+    numbers = cells["name"].to_numpy(str).astype(np.int64)
+    values[numbers] = cells["value"]
+    shown = values[ring_cells(lon.ravel(), lat.ravel(), side)].reshape(lon.shape)
+    drawn = axes.imshow(
+        np.ma.masked_invalid(shown), extent=globe().extent, origin="lower", aspect="auto", interpolation="nearest",
+        cmap="viridis", vmin=0.5, vmax=1.0,
     )  # fmt: skip
+    apart = cells[cells["q"] <= _LEVEL]
+    axes.plot(apart["lon"], apart["lat"], "o", color="white", markeredgecolor="k", markersize=5)
     draw_coastlines(axes)
     figure.colorbar(drawn, ax=axes, label="AUC (0.5: the same)", shrink=0.85)
     save_figure(figure, path)
@@ -85,7 +93,7 @@ def draw_strata(rows: "pd.DataFrame", path: Path) -> None:
     """
     labels = list(dict.fromkeys(rows["label"]))[::-1]
     kinds = list(dict.fromkeys(rows["measured"]))
-    figure = Figure(figsize=(7.5, 1.4 + 0.32 * len(labels)), layout="constrained")
+    figure = Figure(figsize=(9.0, 1.4 + 0.32 * len(labels)), layout="constrained")
     axes = figure.add_subplot(xlabel="AUC of the classifier (0.5: the same)", title="Whole and strata")
     for number, kind in enumerate(kinds):
         part = rows[rows["measured"] == kind]
@@ -94,6 +102,6 @@ def draw_strata(rows: "pd.DataFrame", path: Path) -> None:
         axes.errorbar(part["value"], place, xerr=np.maximum(reach, 0), fmt="o", markersize=4, label=kind)
     axes.axvline(0.5, color="0.6", linewidth=0.8)
     axes.set_yticks(range(len(labels)), labels=labels)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     tidy(axes)
     save_figure(figure, path)
