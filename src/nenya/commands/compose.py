@@ -313,6 +313,7 @@ def _prepare(options_type: type[Options], arg: str) -> list[str]:
         "origins",
         "new",
         "mask_flags",
+        *("a", "b", "a_images", "b_images", "seeds"),
     ):
         value = quote(value)
     return [f"{key}={value}"]

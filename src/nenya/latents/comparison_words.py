@@ -1,0 +1,121 @@
+"""A comparison of two sets in words."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from nenya.latents.comparison import Compared
+from nenya.latents.difference import Estimate
+
+LEVEL = 0.05
+"""Level of p-values and of false discovery rates at which a difference is stated."""
+
+_MOST_NAMED = 8
+_FEW = 6  # blocks of a set, below which no p-value means much
+
+
+def words(whole: Compared, parts: Sequence[Compared], names: tuple[str, str]) -> list[str]:
+    """Return a comparison in sentences, the answer first.
+
+    Args:
+        whole: the answer for the whole.
+        parts: the answers for the strata.
+        names: of a and b.
+    """
+    found = [_verdict(whole, names), _alone(whole), _coverage(whole, names)]
+    found += [_strata(parts)] if parts else []
+    found += [_pairs(whole)] if whole.pairs else []
+    found.append(_rows(whole, names))
+    return [line for line in found if line]
+
+
+def is_apart(one: Compared, rates: bool = False) -> bool:
+    """Return whether latents differ by energy distance or AUC: the smaller of two p-values (or rates) counts twice."""
+    values = [one.rates.get(n, np.nan) if rates else one.latents[n].p for n in ("energy", "auc")]
+    return bool(2 * min([v for v in values if np.isfinite(v)], default=1.0) <= LEVEL)
+
+
+def said(estimate: Estimate, percent: bool = False) -> str:
+    """Return a value with its interval and p-value."""
+    if not np.isfinite(estimate.value):
+        return "unknown"
+    scale, form = (100, ".0f") if percent else (1, ".2f")
+    value = f"{scale * estimate.value:{form}}{' %' if percent else ''}"
+    inside = []
+    if np.isfinite(estimate.low) and np.isfinite(estimate.high):
+        inside.append(f"95 %: {scale * estimate.low:{form}} to {scale * estimate.high:{form}}")
+    if np.isfinite(estimate.p):
+        inside.append(f"p = {estimate.p:.2g}")
+    return f"{value} ({'; '.join(inside)})" if inside else value
+
+
+def _verdict(whole: Compared, names: tuple[str, str]) -> str:
+    auc, energy = whole.latents["auc"], whole.latents["energy"]
+    if not np.isfinite(energy.value):
+        return f"{names[0]} and {names[1]} cannot be compared: a set has fewer than two rows with a latent."
+    numbers = f"AUC {said(auc)}, where 0.5 is chance; energy distance {said(energy)}"
+    if is_apart(whole):
+        return f"{names[0]} and {names[1]} differ: a classifier tells unseen latents of the two apart with {numbers}."
+    return f"No difference between {names[0]} and {names[1]} is seen: {numbers}."
+
+
+def _alone(whole: Compared) -> str:
+    known = {name: found["auc"] for name, found in whole.quantities.items() if np.isfinite(found["auc"].value)}
+    if not known or not np.isfinite(whole.latents["auc"].value):
+        return ""
+    each = ", ".join(f"{name.replace('_', ' ')} {said(auc)}" for name, auc in known.items())
+    best = max(auc.value for auc in known.values())
+    if not is_apart(whole):
+        end = ""
+    elif whole.latents["auc"].low > best:
+        end = " The latents tell more than each of these alone, so the difference is not only one of contrast."
+    else:
+        end = " The latents tell no more than these, so the difference may be one of contrast or temperature alone."
+    return f"AUC from one quantity alone: {each}.{end}"
+
+
+def _coverage(whole: Compared, names: tuple[str, str]) -> str:
+    of_a, of_b = whole.latents["coverage_of_a"], whole.latents["coverage_of_b"]
+    if not np.isfinite(of_a.value):
+        return ""
+    usual = f"{100 * of_a.expected:.0f} % and {100 * of_b.expected:.0f} %"
+    return (
+        f"{names[1]} covers {said(of_a, True)} of the patterns of {names[0]}, and {names[0]} covers {said(of_b, True)} "
+        f"of those of {names[1]}; two sets of the same kind would cover {usual}."
+    )
+
+
+def _strata(parts: Sequence[Compared]) -> str:
+    tested = [one for one in parts if np.isfinite(one.latents["auc"].p)]
+    apart = sorted((one for one in tested if is_apart(one, True)), key=lambda one: -one.latents["auc"].value)
+    small = f" ({len(parts) - len(tested)} more have too few rows)" if len(tested) < len(parts) else ""
+    if not apart:
+        return f"Of {len(tested)} strata{small}, none differs at a false discovery rate of 5 %."
+    named = [f"{one.stratum.label} ({one.latents['auc'].value:.2f})" for one in apart if one.stratum][:_MOST_NAMED]
+    rest = f" and {len(apart) - len(named)} more" if len(apart) > len(named) else ""
+    return (
+        f"Of {len(tested)} strata{small}, {len(apart)} differ at a false discovery rate of 5 %, by AUC: "
+        f"{', '.join(named)}{rest}."
+    )
+
+
+def _pairs(whole: Compared) -> str:
+    closer, apart, chance = (whole.pairs[name] for name in ("closer", "distance", "random_distance"))
+    right = closer.value > 0.5 and closer.p <= LEVEL
+    end = "the right pattern at the right place and time" if right else "no more than the right climate"
+    return (
+        f"A matched pair is closer than {said(closer, True)} of random pairs, by latents {apart.value:.2f} apart "
+        f"instead of {chance.value:.2f}: {end}."
+    )
+
+
+def _rows(whole: Compared, names: tuple[str, str]) -> str:
+    rows = whole.rows
+    parts = []
+    for name, own in zip(names, "ab", strict=True):
+        total, used = rows[f"rows_of_{own}"], rows[f"compared_of_{own}"]
+        kept = f"{used} of {total} cutouts" if used < total else f"{total} cutouts"
+        parts.append(f"{kept} in {rows[f'blocks_of_{own}']} blocks of {name}")
+    few = min(rows["blocks_of_a"], rows["blocks_of_b"]) < _FEW
+    end = " With so few blocks, p-values and intervals mean little." if few else ""
+    return f"Compared were {' and '.join(parts)}.{end}"

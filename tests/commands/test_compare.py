@@ -1,0 +1,175 @@
+"""`nenya compare` from files to JSON, tables and page."""
+
+import json
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import write_cutouts
+
+from nenya.io import read_table
+
+QUICK = ["permutations=49", "sample=200"]
+MEASURES = ("energy", "auc", "coverage_of_a", "coverage_of_b", "density")
+QUANTITIES = ("DT", "slope", "mean_temperature")
+
+
+def write_set(folder, name: str, rows: int, *, seed: int, shift: float = 0.0, sha: str = "ab") -> pd.DataFrame:
+    """Write latents and a table of granules of five cutouts; the first 30 latents are shifted too."""
+    rng = np.random.default_rng(seed)
+    granule = np.arange(rows) // 5
+    latents = 0.5 * rng.standard_normal((rows // 5, 8))[granule] + rng.standard_normal((rows, 8))
+    latents[:, 0] += shift
+    with h5py.File(folder / f"{name}_preproc_latents.h5", "w") as file:
+        file["valid"] = latents.astype(np.float32)
+        file.attrs.update(checkpoint_sha256=sha * 32, source=f"{name}_preproc.h5", latent="projection")
+    table = pd.DataFrame(
+        {
+            "pp_file": f"{name}_preproc.h5",
+            "pp_type": 0,
+            "pp_idx": np.arange(rows),
+            "granule": [f"{name}{number} 2012-01-01T00:00:00" for number in granule],
+            "lat": rng.uniform(-60, 60, rows),
+            "lon": rng.uniform(-180, 180, rows),
+            "datetime": pd.Timestamp("2012-01-01") + pd.to_timedelta(granule * 3, unit="D"),
+            "T10": 10.0,
+            "T90": 10 + rng.exponential(1, rows),
+            "slope": rng.normal(-2, 0.3, rows),
+            "mean_temperature": rng.normal(20, 3, rows),
+            "US0": rng.standard_normal(rows),
+            "US1": rng.standard_normal(rows),
+            "UID": np.arange(rows) + 2**60 + 1000 * seed,
+            "twin": np.arange(rows) + 2**60 + 1000,
+            "sensor": np.where(granule % 2, "VIIRS", "MODIS"),
+        }
+    ).sample(frac=1, random_state=seed)
+    table.to_parquet(folder / f"{name}.parquet")
+    return table
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    found = tmp_path_factory.mktemp("sets")
+    write_set(found, "one", 150, seed=1)
+    write_set(found, "two", 120, seed=2, shift=1.5)
+    write_set(found, "other", 120, seed=3, sha="cd")
+    for name, rows in (("one", 150), ("two", 120)):
+        write_cutouts(found / f"{name}_preproc.h5", valid=np.random.default_rng(0).standard_normal((rows, 8, 8)))
+    return found
+
+
+def sets(folder, a: str = "one", b: str = "two") -> list[str]:
+    given = [f"{side}={folder / name}_preproc_latents.h5" for side, name in (("a", a), ("b", b))]
+    return [*given, *(f"{side}_table={folder / name}.parquet" for side, name in (("a", a), ("b", b))), *QUICK]
+
+
+@pytest.fixture(scope="module")
+def answer(folder, tmp_path_factory):
+    from nenya.cli import run_command
+
+    out = tmp_path_factory.mktemp("answer")
+    images = [f"{side}_images={folder / name}_preproc.h5" for side, name in (("a", "one"), ("b", "two"))]
+    words = [*sets(folder), *images, "by=[season,cell,sensor]", "side=1", "pair=twin", f"out={out}"]
+    assert run_command("compare", words) == 0
+    return out
+
+
+def test_the_answer_has_all_measures_of_the_whole_and_of_strata(answer):
+    found = json.loads((answer / "compare.json").read_text())
+    strata = found["strata"]
+    assert {"season=DJF", "sensor=VIIRS", "sensor=MODIS"} <= set(strata)
+    for one in (found["whole"], *strata.values()):
+        for measures in (one, *(one[name] for name in QUANTITIES)):
+            for name in MEASURES:
+                assert {"value", "low", "high", "p"} <= set(measures[name])
+    whole = found["whole"]
+    assert whole["auc"]["value"] > 0.7 and whole["auc"]["p"] == 0.02
+    assert 0.35 < whole["DT"]["auc"]["value"] < 0.65 and whole["rows_of_a"] == 150 and whole["blocks_of_b"] == 24
+    assert whole["auc"]["low"] <= whole["auc"]["value"] <= whole["auc"]["high"]
+    assert "q" in strata["sensor=VIIRS"]["auc"] and "lon" in strata[next(s for s in strata if s.startswith("cell="))]
+    assert whole["pairs"]["closer"]["value"] == pytest.approx(0.5, abs=0.1)
+
+
+def test_the_page_says_it_first_in_words_and_the_figures_are_there(answer):
+    page = (answer / "compare.html").read_text()
+    words = page.split("<p>")[1]
+    assert words.startswith("one_preproc and two_preproc differ: a classifier tells")
+    assert "<script" not in page and page.count("data:image/png;base64,") == 5
+    figures = {path.name for path in answer.glob("*.png")}
+    assert figures == {"strata.png", "globe.png", "umap.png", "gallery_a.png", "gallery_b.png"}
+
+
+def test_the_tables_have_a_density_ratio_and_the_long_table_the_numbers(answer, folder):
+    whole = json.loads((answer / "compare.json").read_text())["whole"]
+    for side, name in (("a", "one"), ("b", "two")):
+        table, own = read_table(answer / f"{side}_density_ratio.parquet"), read_table(folder / f"{name}.parquet")
+        assert (table["UID"].to_numpy() == own["UID"].to_numpy()).all() and (table["density_ratio"] > 0).all()
+    rows = read_table(answer / "compare.csv")
+    row = rows[(rows["label"] == "whole") & (rows["measured"] == "slope") & (rows["measure"] == "energy")]
+    assert row["value"].item() == pytest.approx(whole["slope"]["energy"]["value"])
+
+
+def test_order_of_rows_and_of_sets_changes_nothing(nenya_cli, answer, folder, tmp_path):
+    for name in ("one", "two"):
+        read_table(folder / f"{name}.parquet").sample(frac=1, random_state=7).to_parquet(tmp_path / f"{name}.parquet")
+    words = [word.replace(f"table={folder}", f"table={tmp_path}") for word in sets(folder, "two", "one")]
+    code, said = nenya_cli("compare", [*words, "out=turned"])
+    assert code == 0, said
+    places = (answer, tmp_path / "turned")
+    first, turned = (json.loads((place / "compare.json").read_text())["whole"] for place in places)
+    assert turned["energy"] == first["energy"] and turned["auc"] == first["auc"]
+    assert turned["density"] == first["density"] and turned["coverage_of_b"] == first["coverage_of_a"]
+    assert turned["DT"]["coverage_of_a"] == first["DT"]["coverage_of_b"]
+
+
+def test_two_conditions_on_one_table(nenya_cli, folder):
+    words = [f"data={folder}/one_preproc_latents.h5", f"table={folder}/one.parquet", *QUICK, "out=halves"]
+    code, said = nenya_cli("compare", [*words, "a=sensor = 'VIIRS'", "b=sensor = 'MODIS'"])
+    assert code == 0 and "No difference between sensor = 'VIIRS' and sensor = 'MODIS' is seen" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda f: sets(f, "one", "other"), "expected those of one network"),
+        (lambda f: sets(f)[:1], "expected a= and b="),
+        (lambda f: [*sets(f), "block=granul"], "did you mean granule"),
+        (lambda f: [*sets(f), "by=[seasn]"], "did you mean season"),
+        (lambda f: [*sets(f), "pair=twins"], "did you mean twin"),
+        (lambda f: [*sets(f), "pair=pp_idx"], "none of its values is a UID"),
+        (lambda f: [*sets(f), "permutations=3"], "permutations=3"),
+        (lambda f: [*sets(f), f"a_images={f}/two_preproc.h5"], "no row of the table has a cutout"),
+        (lambda f: [f"data={f}/one_preproc_latents.h5", "a=DT > 1", "b=DT < 1"], "needs table="),
+        (
+            lambda f: [f"data={f}/one_preproc_latents.h5", f"table={f}/one.parquet", "a=DT > 1", "b=DT > 0"],
+            "rows fulfil both",
+        ),
+        (
+            lambda f: [f"data={f}/one_preproc_latents.h5", f"table={f}/one.parquet", "a=DT > 999", "b=DT > 0"],
+            "no row of 150 fulfils it",
+        ),
+        (lambda f: [f"seeds={f}/one_preproc_latents.h5"], "at least two trainings"),
+        (lambda f: [*sets(f), "seeds=[x,y]"], "seeds= and a=: give one of them"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_in_one_line(nenya_cli, tmp_path, folder, change, said):
+    code, line = nenya_cli("compare", [*change(folder), "out=refused"])
+    assert code == 2 and said in line and line.strip().count("\n") == 0, line
+    assert not (tmp_path / "refused").exists()
+
+
+def test_trainings_are_compared_by_what_holds(nenya_cli, tmp_path):
+    rows = np.random.default_rng(0).standard_normal((200, 6))
+    for name, sha, noise in (("run1", "11", 0.0), ("run2", "22", 0.1), ("run3", "33", 0.1)):
+        (tmp_path / name).mkdir()
+        with h5py.File(tmp_path / name / "cut_preproc_latents.h5", "w") as file:
+            made = rows + noise * np.random.default_rng(int(sha)).standard_normal(rows.shape)
+            file["valid"] = made.astype(np.float32)
+            file.attrs.update(checkpoint_sha256=sha * 32, source="cut_preproc.h5")
+    code, said = nenya_cli("compare", ["seeds=[run1,run2,run3]", "out=seeds"])
+    assert code == 0, said
+    found = json.loads((tmp_path / "seeds" / "compare.json").read_text())
+    assert len(found["pairs"]) == 3 and found["whole"]["neighbours"]["value"] > 0.6
+    assert read_table(tmp_path / "seeds" / "stability.parquet")["stability"].between(0, 1).all()
+    assert "3 trainings of one recipe share" in (tmp_path / "seeds" / "compare.html").read_text()
