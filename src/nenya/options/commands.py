@@ -368,7 +368,6 @@ class MetricsOptions(AnalysisOptions):
     """Options of the metrics of latents."""
 
     uses: ClassVar[tuple[str, ...]] = ("model", "preprocess", "augment", "loader", "data", "out", "seed", "clobber")
-    only_with: ClassVar = {"ckpt": "images"}
 
     images: Any = option(None, "cutout files of the latents, for invariance and eigen-images: a folder, glob or list")
     ckpt: str | None = option(None, "weights of the latents; default model.weights")

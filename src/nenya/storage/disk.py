@@ -99,8 +99,8 @@ def check_folder(folder: Path, output: Path | None = None) -> Path:
     while not os.path.exists(folder) and folder != folder.parent:
         folder = folder.parent
     if not os.path.isdir(folder):
-        given = f"{wanted}: " if wanted != folder else ""
-        raise OutputError(f"{given}{folder} is a file, expected a folder: choose another path with out=")
+        said = f"{wanted}: " if wanted != folder else ""
+        raise OutputError(f"{said}{folder} is a file, expected a folder: choose another path with out=")
     return folder
 
 
