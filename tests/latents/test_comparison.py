@@ -182,6 +182,17 @@ def test_the_null_keeps_the_numbers_of_blocks_and_exchanges_halves():
     assert balanced(pool) is pool
 
 
+def test_too_few_blocks_have_no_p_value_and_equal_sets_are_no_distance_apart():
+    few = [side(rows(60, 3, n, 4.0 * n), n * 10 + np.arange(60) // 20) for n in (0, 1)]  # three blocks each
+    found = compare_sides(*few, permutations=39)
+    assert np.isnan(found["energy"].p) and found["auc"].value > 0.95 and np.isfinite(found["energy"].high)
+    one = side(rows(60, 3), np.arange(60) // 5)
+    same = compare_sides(one, one, permutations=39)
+    assert same["energy"].value == pytest.approx(0, abs=1e-6) and same["energy"].p > 0.02
+    alone = [side(rows(60, 3, n, 4.0 * n), np.full(60, n)) for n in (0, 1)]
+    assert all(np.isnan(estimate.p) for estimate in compare_sides(*alone, permutations=39).values())
+
+
 def test_blocks_of_unequal_size_are_cut_for_the_p_values():
     x, y = side(rows(40, 2, 1), np.arange(40) // 2), side(rows(400, 2, 2), 100 + np.arange(400) // 20)
     cut = balanced(pool_of(x, y))

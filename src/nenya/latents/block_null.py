@@ -194,6 +194,17 @@ def null_labels(pool: Pool, permutations: int, seed: int = 0) -> BoolArray:
     return found
 
 
+def possible_exchanges(pool: Pool) -> float:
+    """Return in how many different ways `null_labels` can divide the blocks, inf for very many."""
+    from scipy.special import comb
+
+    first, block = pool.units()
+    both = np.bincount(block)[block] == 2
+    alone = first[~both]
+    ways = float(comb(len(alone), int(alone.sum()))) * 2.0 ** min(int(both.sum()) // 2, 500)
+    return ways / 2 if 2 * alone.sum() == len(alone) else ways
+
+
 def p_value(found: Float64Array, seed: int = 0, *, side: str = "greater") -> float:
     """Return the p-value of the first of P + 1 statistics among all, uniform on 1/(P + 1), ..., 1 under the null.
 

@@ -54,6 +54,8 @@ def _verdict(whole: Compared, names: tuple[str, str]) -> str:
     if not np.isfinite(energy.value):
         return f"{names[0]} and {names[1]} cannot be compared: a set has fewer than two rows with a latent."
     numbers = f"AUC {said(auc)}, where 0.5 is chance; energy distance {said(energy)}"
+    if not (np.isfinite(energy.p) or np.isfinite(auc.p)):
+        return f"Whether {names[0]} and {names[1]} differ cannot be told from so few blocks: {numbers}."
     if is_apart(whole):
         return f"{names[0]} and {names[1]} differ: a classifier tells unseen latents of the two apart with {numbers}."
     return f"No difference between {names[0]} and {names[1]} is seen: {numbers}."

@@ -8,13 +8,26 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from nenya.latents.block_null import Float64Array, Pool, Side, balanced, null_labels, p_value, pool_of, sampled
+from nenya.latents.block_null import (
+    Float64Array,
+    Pool,
+    Side,
+    balanced,
+    null_labels,
+    p_value,
+    pool_of,
+    possible_exchanges,
+    sampled,
+)
 from nenya.latents.coverage import PoolNeighbours, coverages, covered_rows
 from nenya.latents.energy import UnitSums, distance_tiles, energies, energy_error, energy_interval
 from nenya.latents.two_sample import Classifier
 
 MEASURES = ("energy", "auc", "coverage_of_a", "coverage_of_b", "density", "density_around_a", "density_around_b")
 """Energy distance; area under the ROC curve of a classifier; coverage and density; see `compare_sides`."""
+
+FEWEST_EXCHANGES = 20
+"""Ways to exchange blocks below which no p-value is given: the smallest one would be above 0.05."""
 
 _Z = 1.959963984540054  # of a 95 % interval
 
@@ -84,7 +97,8 @@ def compare_sides(
     alike = fair is pool
     observed = _measure(pool, permutations if alike else 0, k, seed, done)
     null = observed if alike else _measure(fair, permutations, k, seed, lambda _: None)
-    return {name: _estimate(name, observed[name], null[name].statistics, seed) for name in MEASURES}
+    tested = possible_exchanges(fair) >= FEWEST_EXCHANGES
+    return {name: _estimate(name, observed[name], null[name].statistics, seed, tested) for name in MEASURES}
 
 
 _AGAINST = {"energy": "greater", "auc": "greater", "coverage_of_a": "less", "coverage_of_b": "less"}
@@ -123,10 +137,10 @@ def _measure(pool: Pool, permutations: int, k: int, seed: int, done: Callable[[i
     }
 
 
-def _estimate(name: str, observed: _Measured, null: Float64Array, seed: int) -> Estimate:
+def _estimate(name: str, observed: _Measured, null: Float64Array, seed: int, tested: bool) -> Estimate:
     rest = null[1:][np.isfinite(null[1:])]
     expected = float(rest.mean()) if len(rest) else float("nan")
-    p = p_value(null, seed, side=_AGAINST.get(name, "both")) if len(rest) else float("nan")
+    p = p_value(null, seed, side=_AGAINST.get(name, "both")) if len(rest) and tested else float("nan")
     low, high = observed.ends(expected if len(rest) else 0.0)
     return Estimate(observed.value, float(low), float(high), p, expected)
 
