@@ -231,3 +231,43 @@ def test_too_few_rows_and_columns_that_do_not_exist():
         audit(latents(ROWS, 1), table_of(), columns=["where"], visible=False)
     with pytest.raises(InputFileError, match="expected a table with columns to audit"):
         audit(latents(ROWS, 1), table_of()[["pp_file", "pp_type", "granule"]].assign(pp_idx=0), visible=False)
+
+
+@pytest.mark.slow
+def test_noise_of_one_sensor_in_the_cutouts_is_found(nenya_cli, tmp_path):
+    """0.1 K of white noise in the cutouts of one sensor, seen through an untrained network; another is in the table."""
+    import h5py
+    import torch
+
+    from nenya.commands.compose import compose
+    from nenya.latents_extraction import calc_latent
+    from nenya.models.contrastive import ContrastiveModule, make_net
+
+    code, said = nenya_cli("generate", ["size=32", "n_train=1200", "n_valid=2", "clouds=0", "out=sea_preproc.h5"])
+    assert code == 0, said
+    table = read_table(tmp_path / "sea_preproc.parquet")
+    table = table[table["pp_type"] == 1].reset_index(drop=True)
+    with h5py.File(tmp_path / "sea_preproc.h5") as file:
+        cutouts = file["train"][:, 0]
+    table["granule"], rng = table["filename"], np.random.default_rng(0)
+    own, number = pd.factorize(table["granule"])[0], table["granule"].nunique()
+    table["sensor"], table["satellite"] = (np.array(["A", "B"])[rng.integers(0, 2, number)[own]] for _ in range(2))
+    cutouts = cutouts + 0.1 * (table["sensor"] == "B").to_numpy()[:, None, None] * rng.standard_normal(cutouts.shape)
+    images = torch.from_numpy((cutouts - cutouts.mean(axis=(1, 2), keepdims=True)).astype(np.float32))[:, None]
+    options = compose("extract", ["model=demo"])
+    net = ContrastiveModule(options, make_net(options), trained=False)
+    x = np.concatenate([calc_latent(net, part, False) for part in images.split(200)])
+    found = findings(x, table, columns=["sensor", "satellite"])
+    assert found["sensor"].found and found["sensor"].scores["granule"].low > 0.55, found["sensor"].verdict
+    assert found["sensor"].contrast < 0.65 and not found["satellite"].found, found["satellite"].verdict
+
+
+def test_images_are_compared_with_an_untrained_network_of_the_same_kind(archive, nenya_cli, tmp_path, tiny_weights):
+    table, vectors, cutouts = archive
+    args = [vectors, f"table={table}", f"images={cutouts}", f"ckpt={tiny_weights}", "columns=[T90]", "permutations=19"]
+    code, said = nenya_cli("audit", [*args, "out=a"])
+    assert code == 2 and "expected a network with latents of 12 dimensions, as in the file, got 64" in said
+    assert not (tmp_path / "a").exists()
+    code, said = nenya_cli("audit", [*args, "model=demo", "model.feat_dim=12", "out=b"])
+    assert code == 0 and "from an untrained network" in said, said
+    assert json.loads((tmp_path / "b" / "audit.json").read_text())["columns"][0]["untrained"] is not None

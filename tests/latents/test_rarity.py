@@ -80,6 +80,19 @@ def test_ranks_of_the_cells_and_of_all_agree_and_the_error_is_stated():
     np.testing.assert_array_equal(again.rarity, found.rarity)
 
 
+@pytest.mark.parametrize("exact", [True, False])
+def test_fifty_latents_of_artefacts_among_5000_are_among_the_200_rarest(exact):
+    """Three kinds of artefacts, each in a direction that the ocean's latents hardly have, in granules of their own."""
+    rng = np.random.default_rng(0)
+    x, kinds = latents(5000, 1), np.linalg.qr(rng.standard_normal((32, 3)))[0].T
+    chosen = rng.choice(5000, 50, replace=False)
+    x[chosen] += kinds[np.arange(50) % 3] * rng.uniform(0.5, 1, (50, 1)) + 0.1 * rng.standard_normal((50, 32))
+    found = rarity_of(x, Identity(np.arange(5000), np.arange(5000) // 10), 20, exact=exact)
+    rarest = np.argsort(-found.rarity)[:200]
+    assert np.isin(chosen, rarest).sum() >= 45
+    assert (found.percentile[rarest] > 95.9).all()
+
+
 def test_missing_latents_and_too_few_neighbours():
     x, own = latents(60, 1), Identity(np.arange(60), np.arange(60) // 20)
     x[3], x[4] = np.nan, 0
