@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import QUICK, red_noise, write_cutouts
+from field_files import grid, save
 from omegaconf import OmegaConf
 
 from nenya.data.cutouts import inspect_cutouts
@@ -299,3 +300,18 @@ def test_what_cannot_be_is_refused_in_one_line(tmp_path, nenya_cli, command, arg
     code, found = nenya_cli(command, args)
     assert code == 2 and said in found and found.count("\n") == 1, found
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.parquet"]
+
+
+def test_one_granule_is_divided_by_place_as_the_hint_says(tmp_path, nenya_cli):
+    save(grid(), tmp_path / "sst.nc")
+    args = ["data=sst.nc", "out=a_preproc.h5", "workers=1", "field_size=32", "sub_grid_step=4", "sensor=grid"]
+    code, said = nenya_cli("prepare", args)
+    assert code == 0 and "a_preproc.parquet by=place out=split.parquet" in said, said
+    code, said = nenya_cli("split", ["a_preproc.parquet"])
+    assert code == 2 and "by=granule: expected at least two granules, got one for all" in said and "by=place" in said
+    code, said = nenya_cli("split", ["a_preproc.parquet", "by=place", "block_km=200", "out=split.parquet"])
+    assert code == 0, said
+    code, said = nenya_cli("train", [*SHORT, "data=a_preproc.h5", "rows=split.parquet", "out=run"])
+    assert code == 0 and all(float(valid) > 0 for _, valid in losses("run")), said
+    code, said = nenya_cli("train", [*SHORT, "data=a_preproc.h5", "loader.batch_size_train=999", "out=other"])
+    assert code == 2 and "training without a validation (nenya split divides cutouts" in said

@@ -49,7 +49,7 @@ def run(options: PrepareOptions) -> int:
             "all cutouts are in '%s', as granules are divided as a whole, too few here for valid_fraction=%g: give "
             "more granules to data=; or divide them by place, nenya split %s by=place out=split.parquet, and give "
             "rows=split.parquet to nenya train; or train without a validation: nenya train %s",
-            name, options.valid_fraction, str(found.images).removesuffix(".h5") + ".parquet", found.images,
+            name, options.valid_fraction, found.table, found.images,
         )  # fmt: skip
     if found.failed:
         log.error("skipped %d granule(s); clobber=true tries them again", len(found.failed))

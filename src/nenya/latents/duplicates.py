@@ -36,7 +36,7 @@ _UNIT = 2.0**-24  # rounding unit of float32
 _TABLES = 12
 _FUNCTIONS = 11  # hash functions that a table combines
 _WIDTH = 8.0  # of a bucket, in distances at the limit
-_AGAIN = 8  # rounds in which rows whose representative was left out later are looked at again
+_AGAIN = 8  # rounds, in which rows whose near-duplicate was left out later are looked at again
 
 
 @dataclass(frozen=True)
@@ -186,10 +186,10 @@ def _greedy(rows: FloatArray, cosine: float, first: int = 0, tick: Tick | None =
             open_rows = free + np.flatnonzero(own[free:] < 0)
             some = slice(low, min(low + _KEPT, count))
             own[open_rows] = _first_above(block[open_rows], kept[some], numbers[some], cosine)
-        own_pairs = _above(block, block, cosine) if (own < 0).any() else np.zeros((len(block), len(block)), bool)
-        for i in np.flatnonzero(own < 0):
-            if i >= free:
-                before = np.flatnonzero(own_pairs[i, :i] & (own[:i] < 0))
+        if (own[free:] < 0).any():
+            pairs = _above(block[free:], block, cosine)
+            for i in free + np.flatnonzero(np.tril(pairs, free - 1).any(axis=1) & (own[free:] < 0)):
+                before = np.flatnonzero(pairs[i - free, :i] & (own[:i] < 0))
                 own[i] = start + before[0] if len(before) else -1
         new = np.flatnonzero(own < 0)
         kept[count : count + len(new)], numbers[count : count + len(new)] = block[new], start + new
@@ -210,31 +210,43 @@ def _above(rows: FloatArray, others: FloatArray, cosine: float) -> BoolArray:
     products = rows @ others.T
     error = 1.02 * (rows.shape[1] + 2) * _UNIT
     above = np.asarray(products > cosine - error)
-    for i in np.flatnonzero(above.any(axis=1)):
-        which = np.flatnonzero(above[i] & (products[i] <= cosine + error))
-        exact = np.einsum("ij,j->i", others[which].astype(np.float64), rows[i].astype(np.float64))
-        above[i, which] = exact > cosine
+    if above.any():
+        unsure = np.argwhere(above & (products <= cosine + error))
+        for start in range(0, len(unsure), _BLOCK):
+            i, j = unsure[start : start + _BLOCK].T
+            above[i, j] = _exact(rows[i], others[j]) > cosine
     return above
+
+
+def _exact(rows: FloatArray, others: FloatArray) -> NDArray[np.float64]:
+    """Return the cosine of each row, (n, D), with its other, (n, D), in float64: (n,)."""
+    return np.asarray(np.einsum("ij,ij->i", rows.astype(np.float64), others.astype(np.float64)))
 
 
 def _by_hashes(rows: FloatArray, cosine: float, first: int, seed: int, tick: Tick | None) -> IntArray:
     """Return what `_greedy` does, comparing only rows that share a bucket in one of the tables."""
     like = np.full(len(rows), -1, np.int64)
-    waiting = np.arange(len(rows))  # rows that are not yet decided
+    settled = np.arange(len(rows)) < first  # kept, and compared with each other
     for turn in range(_AGAIN):
         for table in range(_TABLES):
             open_rows = np.flatnonzero(like < 0)
             codes = _codes(rows, open_rows, cosine, [seed, table])
+            if settled.any():
+                asked = np.isin(codes, codes[~settled[open_rows]])
+                open_rows, codes = open_rows[asked], codes[asked]
             for bucket in _buckets(codes):
                 members = open_rows[bucket]
-                found = _greedy(rows[members], cosine, int(np.searchsorted(members, first)))
+                fixed = settled[members]
+                members = np.concatenate([members[fixed], members[~fixed]])
+                found = _greedy(rows[members], cosine, int(fixed.sum()))
                 like[members] = np.where(found >= 0, members[found], -1)
             if tick and not turn:
                 tick(len(rows) * (table + 1) // _TABLES - len(rows) * table // _TABLES)
-        waiting = _orphans(rows, like, cosine)
-        if not len(waiting):
+        lost = _orphans(rows, like, cosine)
+        if not len(lost):
             break
-        like[waiting] = -1
+        settled = like < 0
+        like[lost] = -1
     return like
 
 
@@ -246,8 +258,7 @@ def _orphans(rows: FloatArray, like: IntArray, cosine: float) -> IntArray:
     lost = []
     for start in range(0, len(out), _BLOCK):
         part = out[start : start + _BLOCK]
-        exact = np.einsum("ij,ij->i", rows[part].astype(np.float64), rows[like[part]].astype(np.float64))
-        lost.append(part[exact <= cosine])
+        lost.append(part[_exact(rows[part], rows[like[part]]) <= cosine])
     return np.concatenate([*lost, np.empty(0, np.int64)])
 
 
