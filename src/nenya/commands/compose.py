@@ -35,8 +35,9 @@ _FREE_IN_A_RESUME = (
 
 
 _ORDER = (
-    *("prepare", "train", "extract", "demo", "verify", "repack", "generate", "spectra", "inspect", "embed", "metrics"),
-    *("clusters", "figures", "statistics", "index", "search", "portal", "migrate", "update", "status", "export"),
+    *("prepare", "derive", "split", "prune", "train", "extract", "demo", "verify", "repack", "generate", "spectra"),
+    *("inspect", "embed", "metrics", "clusters", "figures", "statistics", "compare", "outliers", "audit", "index"),
+    *("search", "portal", "migrate", "update", "status", "export"),
 )
 _NOT_FOR_USERS = ("given",)
 GROUPS = ("model", "trainer", "logger", "sensor")
