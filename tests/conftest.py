@@ -4,6 +4,7 @@ import contextlib
 import io
 import logging
 import os
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from s3_server import s3_bucket, s3_proxy, s3_server, s3_service  # noqa: F401  
 
 # Networks as small as the tests' lose more by waiting for each other's threads than they win, where cores are shared.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # the tests run as a background job, whose programs ignore it too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 QUICK = ["model=demo", "model.width=4", "loader.batch_size_train=16", "trainer=cpu", "trainer.max_epochs=3"]
 """Options of a training of seconds."""
