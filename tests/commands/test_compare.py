@@ -129,6 +129,15 @@ def test_two_conditions_on_one_table(nenya_cli, folder):
     assert code == 0 and "No difference between sensor = 'VIIRS' and sensor = 'MODIS' is seen" in said
 
 
+def test_a_set_of_one_block_is_said_to_be_too_small(nenya_cli, tmp_path, folder):
+    table = read_table(folder / "one.parquet").assign(granule="one field 2012-01-01T00:00:00")
+    table.to_parquet(tmp_path / "field.parquet")
+    words = [word.replace(f"{folder}/one.parquet", f"{tmp_path}/field.parquet") for word in sets(folder)]
+    code, said = nenya_cli("compare", [*words, "out=few"])
+    assert code == 0 and "150 cutouts in 1 blocks of one_preproc" in said and "mean little" in said
+    assert said.startswith("Whether one_preproc and two_preproc differ cannot be told from so few blocks")
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -167,8 +176,13 @@ def test_trainings_are_compared_by_what_holds(nenya_cli, tmp_path):
             made = rows + noise * np.random.default_rng(int(sha)).standard_normal(rows.shape)
             file["valid"] = made.astype(np.float32)
             file.attrs.update(checkpoint_sha256=sha * 32, source="cut_preproc.h5")
+    (tmp_path / "seeds").mkdir()
+    for name in ("compare.json", "globe.png"):  # of an earlier comparison
+        (tmp_path / "seeds" / name).write_text("old")
     code, said = nenya_cli("compare", ["seeds=[run1,run2,run3]", "out=seeds"])
-    assert code == 0, said
+    assert code == 2 and "clobber=true" in said
+    code, said = nenya_cli("compare", ["seeds=[run1,run2,run3]", "out=seeds", "clobber=true"])
+    assert code == 0 and not (tmp_path / "seeds" / "globe.png").exists(), said
     found = json.loads((tmp_path / "seeds" / "compare.json").read_text())
     assert len(found["pairs"]) == 3 and found["whole"]["neighbours"]["value"] > 0.6
     assert read_table(tmp_path / "seeds" / "stability.parquet")["stability"].between(0, 1).all()

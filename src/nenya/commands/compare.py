@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _FOLDER = "outputs/compare"
+_MAY_BE_WRITTEN = (
+    *("strata.png", "globe.png", "umap.png", "gallery_a.png", "gallery_b.png"),
+    *("compare.csv", "a_density_ratio.parquet", "b_density_ratio.parquet", "stability.parquet"),
+)
 
 
 def _names(value: Any) -> list[str]:
@@ -181,5 +185,9 @@ def _write(folder: Path, results: Results, made: Mapping[str, Any]) -> None:
         for name, text in texts.items():
             with atomic_path(folder / name) as temporary:
                 temporary.write_text(text, encoding="utf-8")
+    written = {*results.tables, *(path.name for path in results.figures.values())}
+    for name in _MAY_BE_WRITTEN:
+        if name not in written:  # of an earlier comparison
+            (folder / name).unlink(missing_ok=True)
     say(lines_of(results.words))
     log.info("%s", folder / "compare.html")

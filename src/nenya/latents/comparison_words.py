@@ -54,7 +54,8 @@ def _verdict(whole: Compared, names: tuple[str, str]) -> str:
     if not np.isfinite(energy.value):
         return f"{names[0]} and {names[1]} cannot be compared: a set has fewer than two rows with a latent."
     numbers = f"AUC {said(auc)}, where 0.5 is chance; energy distance {said(energy)}"
-    if not (np.isfinite(energy.p) or np.isfinite(auc.p)):
+    few = _few(whole) and not is_apart(whole)
+    if few or not (np.isfinite(energy.p) or np.isfinite(auc.p)):
         return f"Whether {names[0]} and {names[1]} differ cannot be told from so few blocks: {numbers}."
     if is_apart(whole):
         return f"{names[0]} and {names[1]} differ: a classifier tells unseen latents of the two apart with {numbers}."
@@ -118,6 +119,13 @@ def _rows(whole: Compared, names: tuple[str, str]) -> str:
         total, used = rows[f"rows_of_{own}"], rows[f"compared_of_{own}"]
         kept = f"{used} of {total} cutouts" if used < total else f"{total} cutouts"
         parts.append(f"{kept} in {rows[f'blocks_of_{own}']} blocks of {name}")
-    few = min(rows["blocks_of_a"], rows["blocks_of_b"]) < _FEW
-    end = " With so few blocks, p-values and intervals mean little." if few else ""
+    end = (
+        " With so few blocks, p-values and intervals mean little: block= names other ones, such as day or a column."
+        if _few(whole)
+        else ""
+    )
     return f"Compared were {' and '.join(parts)}.{end}"
+
+
+def _few(whole: Compared) -> bool:
+    return min(whole.rows["blocks_of_a"], whole.rows["blocks_of_b"]) < _FEW
