@@ -142,6 +142,8 @@ def test_columns_that_cannot_be_probed_say_why():
     assert as_target(pd.Series(["a"] * 95 + ["b"] * 5)) == "fewer than 20 rows of a second value"
     target, known = as_target(pd.Series([1.5, np.inf, None, *np.arange(97.0)]))
     assert not target.classes and known.sum() == 98 and 0 < target.values.min() < target.values.max() < 1
+    lists = pd.Series([[1, 2], [3]] * 50)
+    assert as_target(lists)[0].classes
     target, _ = as_target(pd.Series([True, False] * 50))
     assert target.classes and target.values.shape == (100, 1)
 

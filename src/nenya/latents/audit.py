@@ -19,7 +19,7 @@ from nenya.runtime.process import RowProgress
 from nenya.tables.blocks import block_folds, blocks_of, marks_of
 from nenya.tables.granules import granules
 from nenya.tables.place_and_time import usual_names
-from nenya.tables.quantities import dt_name, dt_of
+from nenya.tables.quantities import dt_name, dt_of, numbers_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -318,7 +318,7 @@ def targets_of(
         if columns is None and (_MADE_OF_LATENTS.match(name) or _KEYS.match(name)):
             left_out[name] = "made of the latents" if _MADE_OF_LATENTS.match(name) else "a key"
             continue
-        made: Any = column if isinstance(column, tuple) else as_target(column)
+        made: Any = column if isinstance(column, tuple | str) else as_target(column)
         if isinstance(made, str):
             left_out[name] = made
         else:
@@ -333,14 +333,16 @@ def _columns(table: "pd.DataFrame") -> Iterator[tuple[str, Any]]:
     for name in table:
         column = table[name]
         if name == "lon":
-            yield "lon", _circle(column.to_numpy(np.float64, na_value=np.nan) / 360)
+            yield "lon", _circle(numbers_of(column) / 360)
         elif name == "datetime":
             days = days_of(table)
             yield "season", _circle(days / _YEAR)
             if np.isfinite(days).any() and np.ptp(np.mod(days[np.isfinite(days)], 1)) > 0:
                 yield "hour", _circle(np.mod(days, 1))
             yield "day", pd.Series(np.floor(days))
-        elif column.dtype.kind not in "Mm" and not isinstance(column.dtype, pd.DatetimeTZDtype):
+        elif column.dtype.kind in "Mm" or isinstance(column.dtype, pd.DatetimeTZDtype):
+            yield str(name), "a time other than datetime"
+        else:
             yield str(name), column
 
 

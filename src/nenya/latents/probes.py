@@ -299,6 +299,8 @@ def as_target(column: Any, *, most: int = 12, least: int = 20) -> tuple[Target, 
     import pandas as pd
 
     known = column.notna().to_numpy(bool, copy=True)
+    if column.dtype == object:  # lists, say, cannot be counted
+        column = column.where(column.isna(), column.astype(str))
     if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
         known &= np.isfinite(column.to_numpy(np.float64, na_value=np.nan))
     different = column[known].nunique()
