@@ -278,7 +278,7 @@ def keys_of(options_type: type[Options], section: str) -> list[str]:
     kind: Any = next(f.type for f in dataclasses.fields(options_type) if f.name == section)
     if not dataclasses.is_dataclass(kind):
         return []
-    uses = options_type.uses
+    uses = None if section == "storage" else options_type.uses  # whoever takes it takes all of it
     return [f.name for f in dataclasses.fields(kind) if uses is None or {section, f"{section}.{f.name}"} & {*uses}]
 
 
