@@ -100,7 +100,11 @@ def check_options(name: str, args: tuple[str, ...], folder: Path) -> None:
         key, _, value = arg.partition("=")
         if key == "hydra/launcher":
             assert (config_dir() / "hydra" / "launcher" / f"{value}.yaml").is_file(), arg
-        elif key == "resume" or arg in ("...", "--multirun", "--help", "--cfg", "job") or key.startswith("hydra."):
+        elif (
+            key == "resume"
+            or arg in ("...", "--multirun", "--help", "--list", "--cfg", "job")
+            or key.startswith("hydra.")
+        ):
             continue
         elif value in ("...", "NAME", "") and "=" in arg:
             assert key in {f.name for f in fields(options_of(name))} or key in ("model", "sensor", "trainer"), arg

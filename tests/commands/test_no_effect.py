@@ -136,6 +136,16 @@ def test_every_rule_names_options_of_its_command():
         assert {*kind.only_with, *kind.not_with, *needed} <= names, command
 
 
+def test_each_command_that_reads_files_takes_the_access_to_s3():
+    from nenya.commands.compose import command_names, compose, options_of
+    from nenya.options.sections import taken
+
+    commands = [name for name in command_names() if "storage" in taken(options_of(name))]
+    assert {"prepare", "train", "extract", "search", "update"} <= set(commands)
+    for command in commands:
+        assert compose(command, ["storage.anonymous=true"]).storage.anonymous is True, command
+
+
 def test_options_at_their_defaults_and_those_that_are_needed_pass():
     assert build_options(ClustersOptions, {"method": "hdbscan", "min_size": 3}).min_size == 3
     assert build_options(FiguresOptions, {"kind": "map", "metric": "DT", "degrees": 5.0}).metric == "DT"
