@@ -262,9 +262,8 @@ class Options:
 def taken(options_type: type[Options]) -> list[str]:
     """Return the names of the options and sections that a command takes, in the order of their declaration."""
     shared = {f.name for f in dataclasses.fields(Options)}
-    named = {name.partition(".")[0] for name in options_type.uses or ()}
-    uses = shared if options_type.uses is None else {*named, "traceback"}
-    uses = {*uses, "storage"} if "loader" in uses else uses
+    used = _used(options_type)
+    uses = shared if used is None else {name.partition(".")[0] for name in used}
     return [f.name for f in dataclasses.fields(options_type) if f.name in uses or f.name not in shared]
 
 
@@ -273,8 +272,16 @@ def keys_of(options_type: type[Options], section: str) -> list[str]:
     kind: Any = next(f.type for f in dataclasses.fields(options_type) if f.name == section)
     if not dataclasses.is_dataclass(kind):
         return []
-    uses = options_type.uses
-    return [f.name for f in dataclasses.fields(kind) if uses is None or {section, f"{section}.{f.name}"} & {*uses}]
+    used = _used(options_type)
+    return [f.name for f in dataclasses.fields(kind) if used is None or {section, f"{section}.{f.name}"} & used]
+
+
+def _used(options_type: type[Options]) -> set[str] | None:
+    """Return the shared options that a command uses, None for all; what reads files reads S3 and the web too."""
+    if options_type.uses is None:
+        return None
+    reads = any(name.partition(".")[0] == "loader" for name in options_type.uses)
+    return {*options_type.uses, "traceback", *(("storage",) if reads else ())}
 
 
 O = TypeVar("O", bound=Options)  # noqa: E741  # the type of the options of one command
