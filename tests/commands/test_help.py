@@ -26,8 +26,9 @@ def test_the_help_names_the_choices_of_each_command():
     train, prepare = (help_text(name, compose(name, [])) for name in ("train", "prepare"))
     listed = " ".join(train.split())
     assert f"model= {', '.join(model_versions())}" in listed and "trainer= cpu, ddp, default, gpu" in listed
-    assert "sensor=     era5, ghrsst, glorys, goes, grid, hycom, llc" in prepare and "model=" not in prepare
-    assert len(prepare.splitlines()) < 75
+    sensors = ", ".join(sorted(path.stem for path in (ROOT / "configs" / "sensor").glob("*.yaml")))
+    assert f"sensor= {sensors}" in " ".join(prepare.split()) and "model=" not in prepare
+    assert len(prepare.splitlines()) < 80
     assert not re.search(r"batch_size|train_key|memory_limit|num_workers", prepare) and "cache_dir" in prepare
 
 
@@ -40,6 +41,7 @@ def test_prepare_refuses_options_of_training(tmp_path):
 def test_topics():
     assert topic_text([]) == overview() and topic_text(["search"]) == help_text("search", compose("search", []))
     assert "  demo           A small network" in topic_text(["model"])
+    assert topic_text(["models"]) == topic_text(["model"]) and topic_text(["sensors"]) == topic_text(["sensor"])
     for topic in (["loader.cache_dir"], ["cache_dir"], ["loader", "cache_dir"]):
         said = topic_text(topic)
         assert re.search(r"^nenya prepare, train, .*\n  loader\.cache_dir: null +# folder of", said), said

@@ -1,6 +1,7 @@
 """`nenya migrate` on scripts and notebooks: call by call, without executing them."""
 
 import json
+import os
 from pathlib import Path
 
 import h5py
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 
 from nenya.commands.migrate import CANNOT, OTHER, PARTLY, WORKS, examine
-from nenya.commands.migrate_scripts import CHANGED, REPLACED, _home, read_script
+from nenya.commands.migrate_scripts import CHANGED, INSTEAD, REPLACED, _home, read_script
 from nenya.errors import InputFileError
 
 SCRIPT = """
@@ -108,6 +109,38 @@ def test_names_of_a_megabyte_are_cut(write):
         write("a.py", f"import nenya.io\nnenya.io.{'x' * 10**6}()\nnenya.io.load_opt({'y' * 9999}=1)\n")
     )
     assert len(found.calls) == 2 and all(len(str(call)) < 500 for call in found.calls)
+
+
+def test_scripts_in_any_encoding_are_read(write, tmp_path):
+    code = "from nenya import io\nio.load_opt('v5')  # caf\u00e9\n"
+    (tmp_path / "mark.py").write_text(code, encoding="utf-8-sig")
+    (tmp_path / "latin.py").write_text("# -*- coding: latin-1 -*-\n" + code, encoding="latin-1")
+    for name in ("mark.py", "latin.py"):
+        assert [call.name for call in read_script(tmp_path / name).calls] == ["nenya.io.load_opt"], name
+
+
+def test_commands_of_the_shell_and_of_ipython_are_no_obstacle(write):
+    cells = [
+        ["%%time\n", "from nenya import pk\n", "files = !ls\n", "if files:\n", "    !pwd\n", "pk?\n"],
+        ["%time pk.load_images('a.h5')\n", "%matplotlib inline\n", "x = %who_ls\n"],
+        ["%%bash\n", "nenya train | head -1\n"],
+    ]
+    cells = [{"cell_type": "code", "source": cell} for cell in cells]
+    calls = read_script(write("a.ipynb", json.dumps({"cells": cells}))).calls
+    assert [(call.where, call.name) for call in calls] == [("cell 2, line 1", "nenya.pk.load_images")]
+
+
+def test_an_import_that_fails_is_told_without_a_call(write):
+    text = "import nenya.nothing\nfrom nenya import workflow, moco\nfrom nenya.io import load_opt, gone\nmoco.f()\n"
+    found = {call.name: (call.where, call.verdict) for call in read_script(write("a.py", text)).calls}
+    assert found["nenya.nothing"] == ("line 1", INSTEAD) and found["nenya.io.gone"] == ("line 3", INSTEAD)
+    assert not {"nenya.workflow", "nenya.io.load_opt"} & set(found)
+
+
+def test_what_is_no_regular_file_is_said(tmp_path):
+    os.mkfifo(tmp_path / "pipe.py")
+    with pytest.raises(InputFileError, match=r"pipe\.py: expected a regular file, got a pipe"):
+        read_script(tmp_path / "pipe.py")
 
 
 def test_the_lists_name_what_is_and_what_is_not():

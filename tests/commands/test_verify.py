@@ -155,6 +155,7 @@ def test_nothing_to_verify(nenya_cli, tmp_path):
     for args, words in (
         ([], "data= is needed"),
         ([tmp_path], "no latents file"),
+        ([tmp_path / "gone_latents.h5"], "gone_latents.h5: no such file; check the path"),
         ([f"data={tmp_path}/*.h5"], "no latents"),
     ):
         code, said = nenya_cli("verify", args)

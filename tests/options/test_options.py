@@ -1,16 +1,17 @@
 import json
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
 import yaml
 
-from nenya.commands.compose import compose
+from nenya.commands.compose import command_names, compose, options_of
 from nenya.errors import OptionError
 from nenya.options.commands import ExtractOptions
 from nenya.options.files import config_dir, model_versions
 from nenya.options.flat import FLAT, flat_view, from_flat
 from nenya.options.old_keys import IGNORED
-from nenya.options.sections import build_options
+from nenya.options.sections import Options, build_options, keys_of, taken
 
 STUDY = {"modis_2021", "modis_2km", "viirs_n21", "viirs_2km", "llc_nonoise", "llc_noise", "llc_ssh", "swot_l3"}
 STUDY |= {"wnoise", "pk2", "pk4", "mnist"}
@@ -163,3 +164,14 @@ def test_ignored_keys_have_a_reason_and_no_other_meaning():
 def test_configs_state_no_unknown_keys():
     for path in Path(config_dir(), "model").glob("*.yaml"):
         assert compose("extract", [f"model={path.stem}"]).model.name == path.stem
+
+
+def test_no_section_is_taken_without_a_key_and_what_reads_files_reads_s3():
+    for name in command_names():
+        kind = options_of(name)
+        sections = {f.name for f in fields(Options) if is_dataclass(f.type)} & set(taken(kind))
+        assert not [section for section in sections if not keys_of(kind, section)], name
+        assert ("storage" in sections) == ("loader" in sections), name
+    for name in ("prepare", "verify", "inspect", "extract", "metrics", "search"):
+        options = compose(name, ["storage.anonymous=[bucket]", "storage.requester_pays=true"])
+        assert (options.storage.anonymous, options.storage.requester_pays) == (["bucket"], True), name

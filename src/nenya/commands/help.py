@@ -46,8 +46,9 @@ def topic_text(words: Sequence[str]) -> str:
     topic = words[0].rstrip("=") if len(words) == 1 else ".".join(words)
     if topic in command_names():
         return help_text(topic, compose(topic, []))
-    if topic in GROUPS:
-        return "\n".join((f"{topic}=   {_TOPICS[topic]}", *_described(topic)))
+    group = next((group for group in GROUPS if topic in (group, f"{group}s")), "")
+    if group:
+        return "\n".join((f"{group}=   {_TOPICS[group]}", *_described(group)))
     found: dict[str, list[str]] = {}
     for name in command_names():
         for text in _of_option(name, topic):

@@ -12,18 +12,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import nenya
-from nenya.errors import InputFileError, NenyaError
+from nenya.errors import InputFileError
 from nenya.options.declare import suggest
-from nenya.storage.small_files import read_small
+from nenya.storage.names import read_bytes
 from nenya.storage.texts import shown
 
 SCRIPT_SUFFIXES = (".py", ".ipynb")
 WORKS, CHANGES, INSTEAD = "works", "changes in meaning", "write instead"
 
+_MOST_CODE = 1 << 20  # bytes of code, which Python parses in seconds
 _MOST = 1 << 26  # bytes of a notebook, which has its pictures inside
-_MOST_CODE = 1 << 20  # characters of code
 _MOST_CALLS, _MOST_PARTS = 5000, 16  # uses of nenya in a script; names between dots of each
-_LONG_NAME = re.compile(r"(\.\s*\w+\s*){64}")  # Python's parser takes long to join one of thousands of parts
+_LONG_NAME = re.compile(rb"(\.\s*\w+\s*){64}")  # Python's parser takes long to join one of thousands of parts
+_PYTHON_MAGICS = ("time", "timeit", "capture", "prun")
 _OLD_PACKAGES = ("ulmo.nenya", "ulmo.ssl")
 _OTHERS = ("ulmo", "wrangler", "remote_sensing")
 
@@ -119,7 +120,7 @@ def read_script(path: Path) -> Script:
     for where, text in _cells(path):
         size += len(text)
         if size > _MOST_CODE:
-            raise InputFileError(f"{path}: expected a script of at most {_MOST_CODE} characters of code; split it")
+            raise InputFileError(f"{path}: expected a script of at most {_MOST_CODE:,} bytes of code; split it")
         try:
             if _LONG_NAME.search(text):
                 raise ValueError("names of too many parts")
@@ -132,6 +133,7 @@ def read_script(path: Path) -> Script:
             ) from error
         _imports(tree, names, found)
         found.calls += _calls(tree, names, where)
+        found.calls += [call for call in _missing(tree, where) if call.name not in {c.name for c in found.calls}]
         if len(found.calls) > _MOST_CALLS:
             raise InputFileError(f"{path}: uses nenya more than {_MOST_CALLS} times; split it")
     return found
@@ -141,24 +143,49 @@ def _reason(error: BaseException) -> str:
     return error.msg if isinstance(error, SyntaxError) else type(error).__name__
 
 
-def _cells(path: Path) -> Iterator[tuple[str, str]]:
+def _cells(path: Path) -> Iterator[tuple[str, bytes]]:
     """Yield the code of a script, or of each cell of a notebook, and how to name its place."""
+    data = read_bytes(path, _MOST)
+    if path.suffix != ".ipynb":
+        yield "", data
+        return
     try:
-        text = read_small(path, _MOST)
-        if path.suffix != ".ipynb":
-            yield "", text.decode() if isinstance(text, bytes) else text
-            return
-        cells = json.loads(text)["cells"]
+        cells = json.loads(data)["cells"]
         codes = [cell["source"] for cell in cells if cell["cell_type"] == "code"]
         joined = ["".join(code) if isinstance(code, list) else str(code) for code in codes]
-    except NenyaError:
-        raise
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputFileError(f"{path}: cannot be read as a script ({type(error).__name__}); copy it again") from error
+        raise InputFileError(f"{path}: cannot be read as a notebook ({type(error).__name__}); copy it again") from error
     for number, code in enumerate(joined, 1):
-        lines = ["pass" if line.lstrip()[:1] in ("%", "!", "?") else line for line in code.splitlines()]
-        if not code.lstrip().startswith("%%"):  # a cell of another language
-            yield f"cell {number}, ", "\n".join(lines)
+        first, _, rest = code.lstrip().partition("\n")
+        if first.startswith("%%"):
+            code = "pass\n" + rest if first[2:].split(" ")[0] in _PYTHON_MAGICS else ""  # of another language
+        lines = [_without_magic(line) for line in code.splitlines()]
+        if code:
+            yield f"cell {number}, ", "\n".join(lines).encode("utf-8", "replace")
+
+
+def _without_magic(line: str) -> str:
+    """Return a line of a notebook as plain Python: without commands of the shell and of IPython."""
+    line = re.sub(r"^(\s*)%(?:time|timeit|prun)\s+(?=\w)", r"\1", line)
+    line = re.sub(r"^(\s*[\w.,\s]+=\s*)[!%]\w.*", r"\1None", line)
+    return re.sub(r"^(\s*)(?:[%!?].*|[\w.]+\?{1,2}\s*)$", r"\1pass", line)
+
+
+def _missing(tree: ast.Module, where: str) -> Iterator[Call]:
+    """Yield the imports of modules and names of nenya that do not exist: the script ends there."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            wanted = [_ours(alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            module = _ours(node.module)
+            there = _names_of(module) if _file_of(module) else {}
+            inner = [alias.name for alias in node.names if alias.name != "*" and alias.name not in there]
+            wanted = [f"{module}.{name}" for name in inner] if _file_of(module) else [module]
+        else:
+            continue
+        for full in wanted:
+            if full.startswith("nenya.") and not _file_of(full):
+                yield Call(f"{where}line {node.lineno}", full, *_verdict(full, ()))
 
 
 def _imports(tree: ast.Module, names: dict[str, str], found: Script) -> None:

@@ -1,6 +1,7 @@
 """`nenya verify`: reads latents files back and checks completeness, values, source and provenance."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,6 +131,8 @@ def verify_file(path: Path, *, provenance: bool = True, allow_external: bool = F
         The report; no exception is raised for a bad file.
     """
     report = Report()
+    if not os.path.lexists(path):
+        return Report(problems=["no such file; check the path"])
     if other := _is_other(path, allow_external):
         report.problems.append(other)
         return report
