@@ -118,7 +118,8 @@ def test_index_on_a_full_disk(run, tmp_path, step):
 
 
 @pytest.mark.parametrize(
-    "command", ["statistics", *(pytest.param(c, marks=pytest.mark.slow) for c in ("spectra", "search", "export"))]
+    "command",
+    ["statistics", *(pytest.param(c, marks=pytest.mark.slow) for c in ("spectra", "search", "export", "inspect"))],
 )
 def test_several_results_appear_together_on_a_full_disk(run, tmp_path, tiny_weights, command):
     """None of them is there after an error, so that the same command does the work."""
@@ -132,9 +133,10 @@ def test_several_results_appear_together_on_a_full_disk(run, tmp_path, tiny_weig
         "statistics": [table, "where='lat > 0'", "out=s.csv"],
         "spectra": [f"data={tmp_path}/b.h5", "out=sp"],
         "search": [data, table, "like=3", f"images={tmp_path}/b.h5", "out=f.csv"],
+        "inspect": [f"data={tmp_path}/b.h5", "out=i.json"],
         "export": ["model=demo", f"ckpt={tiny_weights}", "out=w.safetensors"],
     }[command]
-    wanted = {"statistics": 2, "spectra": 3, "search": 2, "export": 1}[command]
+    wanted = {"statistics": 2, "spectra": 3, "search": 2, "export": 1, "inspect": 2}[command]
     for call in (2, 6, 10, 80):
         folder = tmp_path / f"disk-{call}"
         folder.mkdir()
