@@ -1,6 +1,7 @@
 import json
 import os
 import pickle
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,34 @@ def test_hostile_pickles_execute_nothing(tmp_path, suffix, zipped, protocol):
         load_checkpoint(path)
     assert_one_line(error)
     assert not marker.exists()
+
+
+class With:
+    """Pickled as a dictionary or weights that have attributes of the file's choice."""
+
+    def __init__(self, content, **attributes):
+        self.content, self.attributes = content, attributes
+
+    def __reduce__(self):
+        if isinstance(self.content, torch.Tensor):
+            given = (self.content, False, OrderedDict(), self.attributes)
+            return torch._utils._rebuild_parameter_with_state, given
+        return OrderedDict, (), self.attributes, None, iter(self.content.items())
+
+
+@pytest.mark.parametrize("attribute", ["items", "get", "values", "keys", "detach"])
+@pytest.mark.parametrize("value", [3, OrderedDict], ids=str)
+def test_a_file_replaces_no_method_by_what_it_names(pth, tmp_path, attribute, value):
+    plain = torch.load(pth, weights_only=False)
+    made = {attribute: value}
+    weights = {name: With(tensor, **made) for name, tensor in plain["model"].items()}
+    content = {**plain, "opt": With({"ssl_model": "a"}, **made), "model": With(weights, **made)}
+    torch.save(With(content, **made), tmp_path / "a.pth")
+    found = load_checkpoint(tmp_path / "a.pth")
+    wanted = load_checkpoint(pth)
+    assert found.options["ssl_model"] == "a" and found.state_dict.keys() == wanted.state_dict.keys()
+    for name, tensor in found.state_dict.items():
+        assert torch.equal(tensor, wanted.state_dict[name]) and not vars(tensor)
 
 
 def test_the_allow_list_ends_with_the_loading(goldens):

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from nenya.errors import CheckpointError, InputFileError, MissingCheckpointError, NenyaError, OutputError
 from nenya.models.pickled import ParamsStub, check_torch_file, plain_options
 from nenya.models.resnet import ARCHITECTURES, ContrastiveNet
-from nenya.models.stand_ins import stand_ins
+from nenya.models.stand_ins import stand_ins, without_attributes
 from nenya.storage.disk import atomic_path, sha256_file
 from nenya.storage.names import parse_json
 from nenya.storage.small_files import check_regular
@@ -129,7 +129,7 @@ def _load_pickle(path: Path) -> Any:
             check_torch_file(path)
             # torch warns of pickle protocols that it then refuses with an error anyway.
             warnings.simplefilter("ignore", UserWarning)
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return without_attributes(torch.load(path, map_location="cpu", weights_only=True))
     except CheckpointError:
         raise
     except Exception as error:  # a damaged pickle can raise anything

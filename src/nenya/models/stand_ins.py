@@ -113,3 +113,27 @@ def stand_ins() -> Iterator[None]:
 def _name_of(known: Any) -> str:
     """Return the name under which a class is registered with torch."""
     return str(known[1]) if isinstance(known, tuple) else f"{known.__module__}.{known.__qualname__}"
+
+
+def without_attributes(content: Any) -> Any:
+    """Return what a file holds, after removing the attributes of its dictionaries and tensors.
+
+    A pickle can give them any, and so replace their methods by what else it names.
+    """
+    left, seen = [content], set()
+    while left:
+        one = left.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, dict | torch.Tensor):
+            getattr(one, "__dict__", {}).clear()
+        if isinstance(one, dict):
+            left += dict.values(one)
+        elif isinstance(one, list | tuple | set | frozenset):
+            left += one
+        elif isinstance(one, StandIn):
+            left += [one.values, one.state]
+        elif not isinstance(one, type):
+            left += getattr(one, "__dict__", {}).values()
+    return content
