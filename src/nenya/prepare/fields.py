@@ -112,10 +112,9 @@ class Layout:
                 drop(good, raw == self.options.land, masked, "land")
             if (empty := nowhere(lat, lon)) is not None:
                 lat, lon = np.where(empty, np.nan, lat), np.where(empty, np.nan, lon)
-            self._check_places(lat, lon)
-            known = np.isfinite(lat), np.isfinite(lon)
-            placed = known[0][:, None] & known[1] if lat.ndim == 1 else known[0] & known[1]
-            drop(good, ~placed, masked, "without a place")
+            if not np.isfinite(lat.sum() + lon.sum()):
+                unknown = np.isnan(lat[:, None] if lat.ndim == 1 else lat) | np.isnan(lon)
+                drop(good, unknown, masked, "without a place")
             self.masks.apply(good, lambda array: self._plane(array, step, face), masked)
             seconds = None if self.dtime is None else self._seconds(step, face, raw.shape)
         values = self.range.convert(raw, good, masked)
@@ -175,13 +174,21 @@ class Layout:
         values = self._plane(array, step, face).astype(np.float64)
         if plain_text(array.attrs.get("units", "")).lower() in ("rad", "radian", "radians"):
             values = np.degrees(values)
-        values[~np.isfinite(values)] = np.nan
-        if not np.isfinite(values).any():
+        low, high = np.fmin.reduce(values, axis=None), np.fmax.reduce(values, axis=None)
+        if np.isinf(low) or np.isinf(high):
+            values[~np.isfinite(values)] = np.nan
+            low, high = np.fmin.reduce(values, axis=None), np.fmax.reduce(values, axis=None)
+        if np.isnan(high):
             raise InputFileError(
                 f"{self.place}: expected degrees in '{array.name}', got no finite value; lat= and lon= name other "
                 "variables"
             )
-        if np.nanmax(np.abs(values)) > most * 1.001:
+        if low == high and values.size > 1:
+            raise InputFileError(
+                f"{self.place}: expected degrees in '{array.name}', got {low:g} everywhere; lat= and lon= name other "
+                "variables, coords= another file that has them"
+            )
+        if max(-low, high) > most * 1.001:
             if np.nanmin(np.abs(values)) > most * 1.001 or "degree" in str(array.attrs.get("units", "degree")):
                 values[np.abs(values) > most * 1.001] = np.nan
             if not np.isfinite(values).any() or "degree" not in str(array.attrs.get("units", "degree")):
@@ -189,16 +196,6 @@ class Layout:
                     f"{self.place}: '{array.name}' is not in degrees; lat= and lon= name other variables"
                 )
         return values
-
-    def _check_places(self, lat: NDArray[np.float64], lon: NDArray[np.float64]) -> None:
-        """Refuse coordinates that are the same everywhere."""
-        for array, values in ((self._lat, lat), (self._lon, lon)):
-            low, high = (f.reduce(values, axis=None) for f in (np.fmin, np.fmax))
-            if values.size > 1 and low == high:
-                raise InputFileError(
-                    f"{self.place}: expected degrees in '{array.name}', got {low:g} everywhere; lat= and lon= name "
-                    "other variables, coords= another file that has them"
-                )
 
     def _spatial(self, array: "xarray.DataArray") -> list[Any]:
         """Return the dimensions of latitude and longitude, without that of the times if the coordinates have it too."""

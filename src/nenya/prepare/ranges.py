@@ -399,7 +399,10 @@ def nowhere(lat: NDArray[np.float64], lon: NDArray[np.float64]) -> NDArray[np.bo
     """
     if lat.ndim < 2 or lon.ndim < 2:
         return None
-    right = (lat[:, 1:] == lat[:, :-1]) & (lon[:, 1:] == lon[:, :-1])
+    right = lat[:, 1:] == lat[:, :-1]
+    if not right.any():
+        return None
+    right &= lon[:, 1:] == lon[:, :-1]
     below = (lat[1:] == lat[:-1]) & (lon[1:] == lon[:-1])
     block = right[:-1] & right[1:] & below[:, :-1]
     if not block.any():
