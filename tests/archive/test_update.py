@@ -1,5 +1,6 @@
 """Archives that are updated: what is there, what is not, and what readers see meanwhile."""
 
+import itertools
 import json
 import os
 import shutil
@@ -618,11 +619,20 @@ def test_an_archive_on_s3(update, nenya_cli, files, whole, s3_bucket, s3_service
 
     say(4e9)  # its clock tells nothing, in either direction
     monkeypatch.setattr("nenya.archive.lease._LOOK", 0.1)
-    beat = threading.Timer(2.0, say, [1])
-    beat.start()
+    done = threading.Event()
+
+    def beat():  # from before the update looks until it ends, however slow it is
+        for number in itertools.count(1):
+            if done.wait(0.5):
+                return
+            say(number)
+
+    beats = threading.Thread(target=beat)
+    beats.start()
     code, said = update(f"new=s3://{s3_bucket}/in/", place=place)
+    done.set()
+    beats.join()
     assert code == 2 and "process 12 on elsewhere since noon" in said
-    beat.join()
     say(4e9)
     monkeypatch.setattr("nenya.archive.lease.SILENT", 0.5)
     write_cutouts(tmp_path / "d_preproc.h5", valid=red_noise(5, seed=8))

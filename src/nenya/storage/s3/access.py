@@ -74,8 +74,10 @@ class Clients:
     def reader(self, bucket: str) -> Any:
         """Return a client that reads from a bucket."""
         signed = self.signed(bucket)
-        if not signed and self._anonymous is None and bucket not in self._said:
-            self._said.add(bucket)
+        with self._lock:
+            new = not signed and self._anonymous is None and bucket not in self._said
+            self._said |= {bucket} if new else set()
+        if new:
             log.info(
                 "no credentials for S3: bucket %s is read without an account, as storage.anonymous=true does", bucket
             )
