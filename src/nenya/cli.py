@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 import nenya
-from nenya.commands.compose import command_names, compose, hydra_answers, module_of, set_up_logging
+from nenya.commands.compose import command_names, compose, given_twice, hydra_answers, module_of, set_up_logging
 from nenya.commands.help import help_text, overview, topic_text
 from nenya.commands.network import with_network
 from nenya.errors import Interrupted, NenyaError
@@ -96,7 +96,10 @@ def _run(name: str, args: list[str]) -> int:
             say(Lines(help_text(name, options)))
             return 0
         with s3_access(options.storage.anonymous, options.storage.requester_pays):
-            return int(module_of(name).run(with_network(options, args)))
+            code = int(module_of(name).run(with_network(options, args)))
+        for line in given_twice(args):
+            log.warning("%s", line)
+        return code
     except BrokenPipeError:
         raise
     except NenyaError as error:

@@ -63,13 +63,13 @@ def run(options: TrainOptions, *, aside: bool = False) -> int:
     sources = find_sources(options.data)
     needed_key = None if options.rows else loader.train_key
     files = inspect_all(fetch(sources, loader.cache_dir), keys, needed_key, allow_external=loader.allow_external)
-    chosen = None
+    chosen, note = None, ""
     if options.rows:
         both = loader.train_key, loader.valid_key
         chosen = read_row_list(local_path(options.rows), files, both, options.rows_sha256)
         options.rows_sha256 = chosen.sha256
     else:
-        choose_partition(options, files)
+        note = choose_partition(options, files)
     check_data(options, files)
     net = make_net(options)
     if options.init_from and not options.resume:
@@ -83,6 +83,8 @@ def run(options: TrainOptions, *, aside: bool = False) -> int:
     data = ViewsDataModule(options, files, local_path(loader.cache_dir or DEFAULT_CACHE), chosen)
     needed = _COPIES * sum(p.nbytes for p in net.parameters()) + 2**20
     folder = run_folder(options, sources, needed, aside=aside)
+    if note:
+        log.warning("%s", note)
     fit(options, module, data, folder)
     return 0
 

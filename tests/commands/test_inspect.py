@@ -111,7 +111,7 @@ def test_a_table_and_what_is_wrong_with_it(tmp_path, suffix):
     write_table(pd.DataFrame({**good, "UID": [1, 2, 3]}), tmp_path / f"good{suffix}")
     report = inspect_file(tmp_path / f"good{suffix}")
     assert report.kind == "table, 3 rows, 6 columns" and not report.warnings
-    assert "lat: float64, 1.0 to 3.0" in report.lines
+    assert "lat: float64, 1 to 3" in report.lines
     bad = {**good, "lat": [95.0, 2, np.nan], "pp_type": [1, 1, 0], "UID": [1, 1, 2]}
     write_table(pd.DataFrame(bad), tmp_path / f"bad{suffix}")
     warnings = "\n".join(inspect_file(tmp_path / f"bad{suffix}").warnings)

@@ -42,7 +42,7 @@ def test_what_else_the_checkpoint_says(tmp_path, monkeypatch):
         model = found.model
         assert (model.name, model.width, model.latent, model.image_size) == ("mine", 4, "encoder", 32)
         assert "model.width=4" in model_arguments(found) and found.preprocess.dt_crop == 20
-    for given in (["like=1", "index=a", "ckpt=gone.pth"], ["image=a.npy", "archive=a", "ckpt=gone.pth"]):
+    for given in (["like=1", "index=a"], ["image=a.npy", "archive=a", "ckpt=gone.pth"]):
         options = compose("search", given)
         assert with_network(options, given) is options  # nothing is encoded, or the archive says it
 

@@ -72,7 +72,7 @@ REFUSED = {
     ),
     "a partition that does not exist": (
         *("train", ["model=demo", "data=a_preproc.h5", "loader.train_key=spring"]),
-        "loader.train_key=spring: no such data set in a_preproc.h5, which has valid",
+        "expected a partition 'spring' for training, found only valid",
     ),
     "images that do not exist": ("search", [DATA, "like=1", "images=b.h5"], "b.h5: no such file"),
     "images that are empty": ("search", [DATA, "like=1", "images=empty.h5", "out=f.csv"], "the file is empty"),
@@ -119,7 +119,7 @@ def test_what_cannot_be_meant_is_refused_in_one_line_before_any_work(case, files
 def test_the_last_value_of_an_option_given_twice_counts_and_that_is_said(files, nenya_cli):
     args = ["kind=white", "n_train=2", "n_valid=2", "size=16", "size=8", "out=w.h5"]
     code, said = nenya_cli("generate", args)
-    assert code == 0 and "size=16 and size=8: the last one counts" in said
+    assert code == 0 and "size=16 and size=8: the last one counted" in said
     with h5py.File(files / "w.h5") as file:
         assert file["train"].shape == (2, 1, 8, 8)
     again = nenya_cli("generate", [*args[:3], "size=8", "size=8", "clobber=true", "out=w.h5"])

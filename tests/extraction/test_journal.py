@@ -284,7 +284,7 @@ def test_the_folder_may_go_while_it_is_held(tmp_path):
 
 def test_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="cannot be written"):
+    with pytest.raises(OutputError, match="expected a folder"):
         OutputLock(tmp_path / "file" / "lock", "out.h5").__enter__()
 
 

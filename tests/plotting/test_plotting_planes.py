@@ -278,7 +278,6 @@ def test_cells_are_as_large_as_the_rows_ask_for(tmp_path, nenya_cli, monkeypatch
         (["kind=gallery"], "expected images="),
         (["kind=umap", "where=DT > 9"], "selects no row"),
         (["kind=umap", "where=eval('1')"], "expected SQL"),
-        (["kind=umap", "table=none.parquet"], "no such table"),
         (["kind=pie"], "kind=pie"),
         (["kind=map", "metric=DT", "least=100000"], "at least 100000 values"),
         (["kind=metric", "metric=DT", "least=100000"], "at least 100000 values"),

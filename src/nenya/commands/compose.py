@@ -184,7 +184,7 @@ def prepare(name: str, args: Sequence[str]) -> list[str]:
 
 
 def _check_once(options_type: type[Options], args: Sequence[str]) -> None:
-    """Refuse an input that is given twice, and say so of another option, whose last value counts.
+    """Refuse an input that is given twice; of another option the last value counts (see `given_twice`).
 
     Raises:
         OptionError: An input has two values.
@@ -198,8 +198,16 @@ def _check_once(options_type: type[Options], args: Sequence[str]) -> None:
             raise OptionError(f"{given[key]} and {arg}: give {key}= once; several files are a list, {key}=[a,b]")
         if key == options_type.positional:
             raise OptionError(f"{given[key]} and {arg}: give {key.removesuffix('_dir')}= once")
-        log.warning("%s and %s: the last one counts", given[key], arg)
-        given[key] = arg
+
+
+def given_twice(args: Sequence[str]) -> list[str]:
+    """Return a line on each option that has several values, of which the last one counted."""
+    given: dict[str, list[str]] = {}
+    for arg in args:
+        key, equals, _ = arg.partition("=")
+        if equals and arg not in given.setdefault(key, []):
+            given[key].append(arg)
+    return [f"{' and '.join(values)}: the last one counted" for values in given.values() if len(values) > 1]
 
 
 def _in_full(options_type: type[Options], args: Sequence[str]) -> Sequence[str]:

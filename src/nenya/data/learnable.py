@@ -39,30 +39,32 @@ def _blocks(file: CutoutFile, partition: str, rows: NDArray[np.int64] | None) ->
             yield reader.read(start, min(len(reader), stop)) if rows is None else reader.read_rows(rows[start:stop])
 
 
-def choose_partition(options: Options, files: Sequence[CutoutFile]) -> None:
+def choose_partition(options: Options, files: Sequence[CutoutFile]) -> str:
     """Train on the validation partition where the files have no other; changes the options.
+
+    Returns:
+        What to say of the partitions once the training begins; an empty string if there is nothing.
 
     Raises:
         OptionError: No file has a partition that was named.
     """
     loader = options.loader
     for key, name in (("train_key", loader.train_key), ("valid_key", loader.valid_key)):
-        if name != getattr(LoaderOptions, key) and not any(name in file.partitions for file in files):
+        named = name not in (LoaderOptions.train_key, LoaderOptions.valid_key)
+        if named and not any(name in file.partitions for file in files):
             have = ", ".join(sorted({partition for file in files for partition in file.partitions}))
             raise OptionError(f"loader.{key}={name}: no such data set in {files[0].path}, which has {have}")
     if not any(loader.train_key in file.partitions for file in files):
-        log.warning(
-            "%s has no '%s': training on '%s', without a validation", files[0].path, loader.train_key, loader.valid_key
-        )
         loader.train_key, loader.valid_key = loader.valid_key, loader.train_key
-    elif loader.train_key == loader.valid_key:
-        log.warning("'%s' is both trained and validated on: the validation tells nothing", loader.train_key)
-    elif not any(loader.valid_key in file.partitions for file in files):
-        log.warning(
-            "%s has no '%s': training without a validation (nenya split divides cutouts by granule, time or place, for "
-            "rows= of nenya train)",
-            files[0].path, loader.valid_key,
-        )  # fmt: skip
+        return f"{files[0].path} has no '{loader.valid_key}': training on '{loader.train_key}', without a validation"
+    if loader.train_key == loader.valid_key:
+        return f"'{loader.train_key}' is both trained and validated on: the validation tells nothing"
+    if not any(loader.valid_key in file.partitions for file in files):
+        return (
+            f"{files[0].path} has no '{loader.valid_key}': training without a validation (nenya split divides cutouts "
+            "by granule, time or place, for rows= of nenya train)"
+        )
+    return ""
 
 
 def check_learnable(options: Options, files: Sequence[CutoutFile], chosen: RowList | None = None) -> None:

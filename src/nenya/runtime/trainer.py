@@ -81,7 +81,7 @@ def make_trainer(options: TrainerOptions, **settings: Any) -> "Trainer":
         )
     except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
         raise OptionError(f"invalid trainer options on this machine: {first_words(error)}") from error
-    if trainer.strategy.root_device.type == "cpu" and trainer.num_devices > (cores := max(os.cpu_count() or 1, 2)):
+    if trainer.strategy.root_device.type == "cpu" and trainer.num_devices > (cores := max(os.cpu_count() or 1, 8)):
         raise OptionError(
             f"trainer.devices={options.devices}: expected at most {cores}, the CPU cores of this machine: each device "
             "of a CPU is a process with its own copy of the network"
