@@ -167,8 +167,9 @@ def names(requirements: list[str]) -> list[str]:
 
 
 def pins(path: Path) -> dict[str, str]:
-    lines = [line.split()[0].partition("==") for line in path.read_text().splitlines() if re.match(r"[\w.-]+==", line)]
-    return {name.lower().replace("_", "-"): version for name, _, version in lines}
+    asked = (Requirement(line.rstrip("\\ ")) for line in path.read_text().splitlines() if re.match(r"[\w.-]+==", line))
+    here = [one for one in asked if one.marker is None or one.marker.evaluate()]
+    return {one.name.lower().replace("_", "-"): str(one.specifier).removeprefix("==") for one in here}
 
 
 HASHED = ("constraints.txt", "constraints-sdist.txt", "constraints-cuda.txt", "constraints-cpu.txt")

@@ -60,7 +60,7 @@ def read(path):
 
 
 @pytest.mark.parametrize("step", [31, pytest.param(1, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_prepare_on_a_full_disk(run, tmp_path, step, workers):
     days = tmp_path / "days"
     days.mkdir()

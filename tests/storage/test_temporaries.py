@@ -191,7 +191,8 @@ def sources(tmp_path_factory):
 @pytest.mark.parametrize(
     "command",
     [
-        *("generate", "repack", "prepare", "portal"),
+        *("generate", "prepare", "portal"),
+        pytest.param("repack", marks=pytest.mark.slow),
         pytest.param("generate ocean", marks=pytest.mark.slow),
         pytest.param("metrics", marks=pytest.mark.slow),
     ],
