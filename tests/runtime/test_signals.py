@@ -15,8 +15,10 @@ STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 def before():
     """Handlers of before; SIGUSR1 is ignored."""
     kept = {number: signal.getsignal(number) for number in STOPPING}
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    yield {**kept, signal.SIGUSR1: signal.SIG_IGN}
+    there = {signal.SIGUSR1: signal.SIG_IGN, signal.SIGINT: signal.default_int_handler}
+    for number, handler in there.items():
+        signal.signal(number, handler)
+    yield {**kept, **there}
     for number, handler in kept.items():
         signal.signal(number, handler)
 
