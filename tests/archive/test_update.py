@@ -533,6 +533,7 @@ def test_kill_9(update, nenya_cli, files, weights, whole):
     assert digest(open_version("archive")) == digest(open_version(str(whole)))
 
 
+@pytest.mark.slow
 def test_a_stopped_update_is_not_taken_for_gone(copy, update, nenya_cli, tmp_path):
     """However old its lock is, or will be; what both add is there in the end."""
     for seed, name in enumerate("defg"):

@@ -378,6 +378,7 @@ def disturb(proxy):
     return done
 
 
+@pytest.mark.slow
 def test_twenty_files_with_faults(batch):
     """A tenth of the files is bad, a tenth of the requests fails: the good files equal those of a local run."""
     names = [f"{i:02d}.h5" for i in range(20)]
@@ -681,6 +682,7 @@ PHASES = {"download": ("GET", r"/1\.h5"), "extraction": None, "upload": ("PUT", 
     ],
 )
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the signal may meet a finaliser
+@pytest.mark.slow
 def test_a_signal_ends_the_batch_cleanly(batch, monkeypatch, phase, number):
     names = ["0.h5", "1.h5"]
     sources = [batch.put(name, seed=i, rows=24) for i, name in enumerate(names)]

@@ -64,6 +64,7 @@ def watched(server):
 
 @pytest.mark.parametrize("path", ["upload?key=x&name=x.npy", "login", "", "ws", "download?key=x", "nothing"])
 @pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.slow
 def test_strangers_who_send_much_hold_no_memory(server, path, chunked):
     server.key()
     size, headers = (None, {"Transfer_Encoding": "chunked"}) if chunked else (20 * 2**20, {})
@@ -175,6 +176,7 @@ def test_an_image_that_gave_way_is_refused_in_a_sentence(tmp_path):
             assert upload(server, keys[2])[0] == 200
 
 
+@pytest.mark.slow
 def test_unfinished_and_broken_images_leave_their_places(server):
     key = server.key()
     for _ in range(12):
@@ -231,6 +233,7 @@ PROXIED = ({"X_Forwarded_For": "10.0.0.1"}, {"Forwarded": "for=10.0.0.1"}, {"X_R
         pytest.param("none", True, 403, 403, marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_whose_images_are_taken_and_that_slow_ones_are_ended(tmp_path, policy, walls, near, far):
     host = reached_by("0.0.0.0")
     with Server(tmp_path, token=TOKEN, upload=policy, walls=walls, address="0.0.0.0", grace=2.0) as server:

@@ -405,6 +405,7 @@ BAD = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_messages_that_are_none_end_their_connection_and_no_other(dataset, monkeypatch):
     monkeypatch.setattr(routes, "_AT_ONCE", 50)  # without pauses between the pages
 

@@ -95,6 +95,7 @@ def test_prepare_on_a_full_disk(run, tmp_path, step, workers):
 
 
 @pytest.mark.parametrize("step", [31, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_index_on_a_full_disk(run, tmp_path, step):
     rows = np.random.default_rng(0).standard_normal((60, 8)).astype(np.float32)
     write_cutouts(tmp_path / "b_latents.h5", train=rows)

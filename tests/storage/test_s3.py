@@ -237,6 +237,7 @@ def test_a_refused_download(tmp_path, s3_proxy, put, name):
 
 @pytest.mark.parametrize("at", ["uploads", "partNumber=3", "uploadId=[^&]*$"], ids=["start", "part", "end"])
 @pytest.mark.parametrize("name", ["denied", "region", "throttled", "other", "tidy web page", "missing page"])
+@pytest.mark.slow
 def test_a_refused_upload(tmp_path, s3_proxy, put, get, pending, name, at):
     url = put("a.h5", b"before")
     action, match = refusal(name)

@@ -349,6 +349,7 @@ def test_a_killed_process_resumes_from_its_last_epoch(small_file, tmp_path):
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_killed_process_resumes_from_a_step_in_mid_epoch(small_file, tmp_path):
     args = [*QUICK, f"data={small_file}", "loader.batch_size_train=2", "checkpoint.every_minutes=0"]
     args.append("trainer.max_epochs=2")
