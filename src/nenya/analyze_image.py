@@ -229,7 +229,7 @@ def calc_DT(  # the name that users know
 
 
 class ImageDataset(Dataset[Any]):
-    """One image, transformed anew at each access.
+    """One image, transformed again at each access.
 
     Args:
         image: (1, H, W).

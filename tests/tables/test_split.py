@@ -4,9 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from nenya.defs import EARTH_KM
 from nenya.errors import InputFileError, OptionError
 from nenya.tables.granules import granules
-from nenya.tables.near import EARTH_KM, Distance, Places
+from nenya.tables.near import Distance, Places
 from nenya.tables.split import NONE, TRAIN, VALID, Units, leakage, split_rows, splits_of
 
 

@@ -5,7 +5,6 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +21,7 @@ from nenya.io import TABLE_SUFFIXES, read_table, write_table
 from nenya.options.derive import DeriveOptions
 from nenya.options.files import config_dir, read_group
 from nenya.prepare.derive import Columns, Derivation, add_columns, is_centred, measure, new_table
-from nenya.prepare.writer import CHUNK_BYTES
+from nenya.prepare.writer import CHUNK_BYTES, both_or_none
 from nenya.runtime.process import RowProgress, git_commit
 from nenya.runtime.signals import Termination
 from nenya.storage.disk import atomic_path, check_output, check_room, remove_half, sha256_file, write_hdf5
@@ -216,7 +215,7 @@ def _derive(source: _Source, out: Path, steps: Derivation, options: DeriveOption
         check_output(place, options.clobber)
     side = steps.side(source.side)
     check_room(out.parent, source.rows * 4 * side * side, "the derived file")
-    with _both(out, beside), atomic_path(out) as images, atomic_path(beside) as rows:
+    with both_or_none(out, beside), atomic_path(out) as images, atomic_path(beside) as rows:
         columns, centred = _write_cutouts(source, images, steps, options, about)
         known = source.joined.number >= 0
         if _prints(source) != prints:
@@ -339,15 +338,3 @@ def _write_parquet(table: "pd.DataFrame", path: Path, about: dict[str, Any]) -> 
     arrow = pa.Table.from_pandas(table, preserve_index=False)
     said = json.dumps({name: value for name, value in about.items() if isinstance(value, str | int | float)})
     pq.write_table(arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), b"nenya": said.encode()}), path)
-
-
-@contextmanager
-def _both(path: Path, beside: Path) -> Iterator[None]:
-    """Remove the table if its cutout file could not be written."""
-    there = path.exists() or beside.exists()
-    try:
-        yield
-    except BaseException:
-        if not there and not path.exists():
-            beside.unlink(missing_ok=True)
-        raise

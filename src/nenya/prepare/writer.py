@@ -133,7 +133,7 @@ def write_outputs(
         **about,
     }
     beside = path.with_suffix(".parquet")
-    with _both(path, beside), atomic_path(path) as images, atomic_path(beside) as rows_file:
+    with both_or_none(path, beside), atomic_path(path) as images, atomic_path(beside) as rows_file:
         with write_hdf5(images) as file:
             file.attrs.update(provenance)
             datasets = {}
@@ -155,8 +155,13 @@ def write_outputs(
 
 
 @contextmanager
-def _both(path: Path, beside: Path) -> Iterator[None]:
-    """Remove the table if its cutout file could not be written, for instance on a full disk."""
+def both_or_none(path: Path, beside: Path) -> Iterator[None]:
+    """Remove a new table if its cutout file could not be written, for instance on a full disk.
+
+    Args:
+        path: the cutout file.
+        beside: its table.
+    """
     there = path.exists() or beside.exists()
     try:
         yield

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from nenya.defs import EARTH_KM
 from nenya.errors import InputFileError
 from nenya.tables.place_and_time import dates_of, usual_names
 
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
 BoolArray = NDArray[np.bool_]
 Float64Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
-
-EARTH_KM = 6371.0
-"""Radius of the sphere on which distances are measured, km."""
 
 _DAY = 86_400_000_000  # microseconds
 _EDGE = 1 + 1e-9  # rounding of a chord: a row at the very distance counts as near

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nenya.defs import EARTH_KM
 from nenya.errors import InputFileError, OptionError
 from nenya.tables.granules import granules
 from nenya.tables.key_columns import Keys, read_keys
 from nenya.tables.keys import repeated_rows
-from nenya.tables.near import EARTH_KM, Distance, Places, coordinates, microseconds
+from nenya.tables.near import Distance, Places, coordinates, microseconds
 from nenya.tables.place_and_time import usual_names
 
 if TYPE_CHECKING:
