@@ -172,9 +172,7 @@ def case(command, sources):
         "repack": [f"data={cutouts}", "out={out}/b_preproc.h5"],
         "prepare": [f"data={granules}", "out={out}/d_preproc.h5", "field_size=16", "workers=1", "clear_threshold=50"],
         "portal": [*shown, f"images={portal / 'a_preproc.h5'}", "export={out}/page", "sample=100"],
-        "metrics": [f"latents={portal / 'a_preproc_latents.h5'}", "out={out}"],
-        "clusters": [*shown, "k=3", "out={out}/clusters.parquet"],
-        "figures": [f"latents={portal / 'a_preproc_latents.h5'}", f"table={portal / 'a.parquet'}", "out={out}"],
+        "metrics": [f"data={portal / 'a_preproc_latents.h5'}", "out={out}"],
     }[command]
 
 

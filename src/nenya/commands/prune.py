@@ -150,12 +150,12 @@ def _without_duplicates(
     choice.said["duplicates"] = {"of_train": int((~kept).sum()) - leaked, "of_valid": leaked, "recall": found.recall}
     if found.recall < 1:
         log.info("of pairs at the very limit %.1f %% were compared, of closer ones more", 100 * found.recall)
-    say(f"near-duplicates (cosine above {options.cosine:g}): {int((~kept).sum())} rows, {leaked} of them of valid rows")
     if kept.sum() < _LEAST:
         raise OptionError(
             f"cosine={options.cosine:g} leaves {int(kept.sum())} of {len(kept)} rows to train on, expected at least "
             f"{_LEAST}: give a larger one, as these latents are nearly alike"
         )
+    say(f"near-duplicates (cosine above {options.cosine:g}): {int((~kept).sum())} rows, {leaked} of them of valid rows")
     choice.leave_out(~kept)
     return rows[kept]
 
