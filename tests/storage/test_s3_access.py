@@ -60,7 +60,6 @@ def test_a_public_bucket_is_read_without_an_account(s3_proxy, url, tmp_path, mon
 def test_without_credentials_it_is_tried_and_said_once(s3_proxy, url, tmp_path, monkeypatch, caplog):
     without_credentials(monkeypatch)
     s3_proxy.guard = refuse_signed
-    logging.getLogger("nenya").propagate = True
     with caplog.at_level(logging.INFO, "nenya"):
         read_all(url, tmp_path / "a")
     assert caplog.text.count("is read without an account") == 1 and "storage.anonymous=true" in caplog.text

@@ -17,9 +17,6 @@ from nenya.storage.s3.errors import Service
 
 log = logging.getLogger(__name__)
 
-_said: set[str] = set()  # buckets of which it was said that they are read without an account
-_saying = threading.Lock()
-
 ANONYMOUS, REQUESTER_PAYS = "NENYA_S3_ANONYMOUS", "NENYA_S3_REQUESTER_PAYS"
 
 
@@ -68,6 +65,7 @@ class Clients:
         self._lock = threading.Lock()
         self._made: dict[bool, Any] = {}
         self._credentials: bool | None = None
+        self._said: set[str] = set()
 
     def writer(self) -> Any:
         """Return a client that writes: with an account, unless all buckets are used without one."""
@@ -76,9 +74,9 @@ class Clients:
     def reader(self, bucket: str) -> Any:
         """Return a client that reads from a bucket."""
         signed = self.signed(bucket)
-        with _saying:
-            new = not signed and self._anonymous is None and bucket not in _said
-            _said.update([bucket] if new else [])
+        with self._lock:
+            new = not signed and self._anonymous is None and bucket not in self._said
+            self._said |= {bucket} if new else set()
         if new:
             log.info(
                 "no credentials for S3: bucket %s is read without an account, as storage.anonymous=true does", bucket
