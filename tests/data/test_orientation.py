@@ -44,7 +44,7 @@ def test_new_files_run_from_south_to_north_and_say_so(southward, nenya_cli):
         assert read_row_order(southward / f"{name}_preproc.h5") == SOUTH_TO_NORTH
     np.testing.assert_array_equal(first_of("down_preproc.h5"), first_of("up_preproc.h5"))
     assert (np.diff(first_of("down_preproc.h5").mean(axis=1)) > 0).all()  # warmer to the north
-    code, said = nenya_cli("repack", ["down_preproc.h5"])
+    code, said = nenya_cli("repack", ["down_preproc.h5", "force=true"])
     assert code == 0 and read_row_order(southward / "down_preproc_repacked.h5") == SOUTH_TO_NORTH, said
 
 

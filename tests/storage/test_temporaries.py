@@ -169,7 +169,7 @@ def case(command, sources):
     return {
         "generate": ["kind=white", "n_train=30", "n_valid=10", "size=16", "out={out}/white_preproc.h5"],
         "generate ocean": ["kind=ocean", "n_train=4", "n_valid=2", "size=32", "out={out}/ocean_preproc.h5"],
-        "repack": [f"data={cutouts}", "out={out}/b_preproc.h5"],
+        "repack": [f"data={cutouts}", "out={out}/b_preproc.h5", "force=true"],
         "prepare": [f"data={granules}", "out={out}/d_preproc.h5", "field_size=16", "workers=1", "clear_threshold=50"],
         "portal": [*shown, f"images={portal / 'a_preproc.h5'}", "export={out}/page", "sample=100"],
         "metrics": [f"data={portal / 'a_preproc_latents.h5'}", "out={out}"],

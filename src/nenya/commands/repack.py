@@ -128,7 +128,7 @@ def repack_file(source: Path, output: Path, options: RepackOptions) -> str:
     if options.axes is not None:
         external, names = options.loader.allow_external, partition_names(options)
         with reordered(source, output.parent, options.axes, names, external=external) as place:
-            return repack_file(place, output, replace(options, axes=None))
+            return repack_file(place, output, replace(options, axes=None, force=True))  # asked for, whatever its speed
     file = inspect_cutouts(source, partition_names(options), allow_external=options.loader.allow_external)
     parts = [source, *(Path(path) for info in file.partitions.values() for path in info.sources)]
     state = _state(parts)
