@@ -375,3 +375,19 @@ def test_a_file_is_said_in_two_lines(tmp_path, caplog):
     )
     low, high = np.nanmin(CELSIUS[8:]), np.nanmax(CELSIUS[8:])
     assert second == f"said.nc: {low:.4g} to {high:.4g} degC, 12.5 % masked (missing 12.5 %)"
+
+
+@pytest.mark.parametrize(
+    ("degrees", "north", "words"),
+    [(2, 62, "degrees Fahrenheit labelled degC; units=degF takes them so"), (24, 80, "units= or variable= may be")],
+)
+def test_water_too_warm_for_its_latitude_is_refused(tmp_path, degrees, north, words):
+    cold = CELSIUS - CELSIUS.mean() + degrees
+    stored = grid((cold * 1.8 + 32 if degrees == 2 else cold).astype("f4"))
+    polar = save(stored.assign_coords(lat=stored.lat - stored.lat.mean() + north), tmp_path / "polar.nc")
+    with pytest.raises(InputFileError, match=rf"at latitude {north}[.\d]*, got a median of [23]\d.*{words}.*possible="):
+        cutouts(polar, tmp_path / "p_preproc.h5")
+    assert [p.name for p in tmp_path.iterdir()] == ["polar.nc"]
+    assert len(cutouts(polar, tmp_path / "p_preproc.h5", possible=[-3, 60])[0]) == 24
+    tropical = save(stored.assign_coords(lat=stored.lat - stored.lat.mean()), tmp_path / "tropical.nc")
+    assert len(cutouts(tropical, tmp_path / "t_preproc.h5")[0]) == 24

@@ -118,6 +118,7 @@ class Layout:
             self.masks.apply(good, lambda array: self._plane(array, step, face), masked)
             seconds = None if self.dtime is None else self._seconds(step, face, raw.shape)
         values = self.range.convert(raw, good, masked)
+        self.range.check_latitude(values, lat)
         self._bound(values, masked)
         turn = Turn() if self.swath else turn_of(lat, lon, self._axes or (1, 1))
         values, lat, lon = turn(values), *turn.places(lat, lon)

@@ -46,6 +46,7 @@ _FILLS = (-9999, -999, -99, -1000, -1e4, -32767, -32768, 32767, 65535, 99999, 1e
 _MOSTLY = 90.0  # percentage of impossible temperatures that wrong units explain
 _SAMPLE = 200_000  # pixels from which a cause is guessed
 _LEAST_FLAT = 16  # blocks of 2 x 2 equal pixels that make a region
+_WARMEST = ([40, 50, 60, 75], [45.0, 36.0, 30.0, 22.0])  # latitude, and what no sea there reaches (degC)
 _STANDS_OUT = 5.0  # steps at the edge of a constant region, as a multiple of the steps elsewhere
 
 
@@ -191,6 +192,38 @@ class FieldRange:
             f"{'mostly' if many > 1 else 'such as'} {common:.6g}",
         )
         drop(good, bad, counts, "impossible")
+
+    def check_latitude(self, values: NDArray[np.float32], lat: NDArray[np.float64]) -> None:
+        """Refuse a field that is mostly warmer than any sea at its latitudes.
+
+        Args:
+            values: (H, W) converted, NaN where masked.
+            lat: (H,) or (H, W) latitude.
+
+        Raises:
+            InputFileError: More than half of the values are too warm.
+        """
+        if self.kind != "temperature" or self.options.possible is not None:
+            return
+        place = np.broadcast_to(np.abs(lat[:, None] if lat.ndim == 1 else lat), values.shape)
+        most = np.interp(place, *_WARMEST)
+        good = np.isfinite(values)
+        with np.errstate(invalid="ignore"):
+            warm = good & (values > most)
+        if 2 * np.count_nonzero(warm) <= np.count_nonzero(good):
+            return
+        shown = self.units or "degC"
+        cold = (values[warm] - 32) / 1.8
+        likely = (
+            f"the values look like degrees Fahrenheit labelled {shown}; units=degF takes them so"
+            if cold.min() >= self.possible[0] and (cold <= most[warm]).all()
+            else "units= or variable= may be wrong"
+        )
+        raise InputFileError(
+            f"{self.place}: expected '{self.variable}' below {np.median(most[warm]):.3g} degC at latitude "
+            f"{np.median(place[warm]):.3g}, got a median of {np.median(values[warm]):.4g} degC: {likely}; "
+            "possible=[min,max] sets other limits"
+        )
 
     def _limits(self) -> str:
         return f"{self.possible[0]:g} to {self.possible[1]:g} {self.unit}".strip()
