@@ -50,6 +50,19 @@ REFUSED = {
         *("figures", ["table=t.parquet", "metric=DT", "out=new/f.png"]),
         "metric=DT: has an effect only with kind=metric or kind=map",
     ),
+    "epochs of an extraction": (
+        *("extract", ["a_preproc.h5", "model=demo", "trainer.max_epochs=3", "out=new/"]),
+        "trainer.max_epochs: has an effect only in a training; leave it out",
+    ),
+    "a batch of training in a search": (
+        *("search", [DATA, "like=1", "loader.batch_size_train=3"]),
+        "loader.batch_size_train: has an effect only in a training",
+    ),
+    "latents by the name of the portal": (
+        "clusters",
+        ["latents=a_preproc_latents.h5", "k=2"],
+        "data= names the latents",
+    ),
     "k of HDBSCAN": (
         *("clusters", [DATA, "method=hdbscan", "k=5", "out=new/"]),
         "k=5: has an effect only with method=kmeans",

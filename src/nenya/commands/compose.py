@@ -23,7 +23,7 @@ from nenya.options.declare import check_keys, suggest, to_dict
 from nenya.options.files import config_dir, read_group, read_json, read_recipe, read_yaml
 from nenya.options.flat import from_flat
 from nenya.options.old_keys import recorded, say_ignored
-from nenya.options.sections import Options, build_options, keys_of, taken
+from nenya.options.sections import TRAINING_ONLY, Options, build_options, keys_of, taken
 from nenya.storage.texts import LineFormatter, printed, visible
 
 log = logging.getLogger(__name__)
@@ -399,6 +399,8 @@ def _annotation(options_type: type[Options], key: str) -> Any:
         if part not in known:
             if not i:
                 raise OptionError(f"unknown option {key}{_hint(options_type, key, possible)}")
+            if key in TRAINING_ONLY:
+                raise OptionError(f"{key}: has an effect only in a training; leave it out")
             check_keys({part: None}, known, "".join(p + "." for p in parts[:i]))
         known = [] if i else keys_of(options_type, part)
         kind = next(f.type for f in fields(kind) if f.name == part)
@@ -422,6 +424,8 @@ def _hint(options_type: type[Options], key: str, possible: list[str]) -> str:
         if section.name in possible and is_dataclass(section.type) and key in {f.name for f in fields(section.type)}:
             return f": it is {section.name}.{key}"
     listed = f"(possible: {', '.join(possible)})"
+    if first == "latents" and "data" in possible:
+        return f": data= names the latents of this command {listed}"
     if first in {f.name for f in fields(Options)}:
         return f": this command does not use it {listed}"
     return f"{suggest(first, possible)} {listed}"

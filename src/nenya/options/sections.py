@@ -23,6 +23,16 @@ from nenya.options.declare import (
 )
 from nenya.options.effects import check_effects
 
+TRAINING_ONLY = frozenset(
+    [
+        *(f"loader.{key}" for key in ("batch_size_train", "memory_limit_gb", "on_device", "labels")),
+        *("trainer.max_epochs", "trainer.sync_batchnorm", "trainer.gradient_clip_val"),
+        *("trainer.check_val_every_n_epoch", "trainer.limit_train_batches", "trainer.limit_val_batches"),
+        *("trainer.log_every_n_steps", "trainer.enable_progress_bar"),
+    ]
+)
+"""Keys of sections that other commands use as well, without an effect outside a training."""
+
 BACKENDS = ("eager", "folded", "packed", "compiled")
 """Backends of the forward pass in extraction; see `nenya.models.inference`."""
 
@@ -286,7 +296,14 @@ def keys_of(options_type: type[Options], section: str) -> list[str]:
     if not dataclasses.is_dataclass(kind):
         return []
     uses = _used(options_type)
-    return [f.name for f in dataclasses.fields(kind) if uses is None or {section, f"{section}.{f.name}"} & uses]
+    keys = [f.name for f in dataclasses.fields(kind)]
+    if uses is None:
+        return keys
+    return [
+        key
+        for key in keys
+        if f"{section}.{key}" in uses or (section in uses and f"{section}.{key}" not in TRAINING_ONLY)
+    ]
 
 
 O = TypeVar("O", bound=Options)  # noqa: E741  # the type of the options of one command
