@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from nenya.plotting.paper import COLOURS, central_limits, save_figure, tidy
 from nenya.plotting.planes import draw_coastlines
 from nenya.tables.grids import Grid, globe
-from nenya.tables.healpix import ring_cells
+from nenya.tables.strata import cells_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,7 +72,7 @@ def draw_globe(cells: "pd.DataFrame", side: int, path: Path) -> None:
     values = np.full(12 * side**2, np.nan)
     numbers = cells["name"].to_numpy(str).astype(np.int64)
     values[numbers] = cells["value"]
-    shown = values[ring_cells(lon.ravel(), lat.ravel(), side)].reshape(lon.shape)
+    shown = values[cells_of(lon.ravel(), lat.ravel(), side)].reshape(lon.shape)
     drawn = axes.imshow(
         np.ma.masked_invalid(shown), extent=globe().extent, origin="lower", aspect="auto", interpolation="nearest",
         cmap="viridis", vmin=0.5, vmax=1.0,

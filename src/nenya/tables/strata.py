@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import healpix  # type: ignore[import-untyped, unused-ignore]  # it ships no types
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,7 +15,6 @@ from nenya.defs import DT_BINS, DT_INTERVALS, REGIONS, SEASONS
 from nenya.errors import InputFileError, OptionError
 from nenya.options.declare import suggest
 from nenya.tables.grids import wrap_longitude
-from nenya.tables.healpix import ring_cells, ring_centres
 from nenya.tables.place_and_time import dates_of, usual_names
 from nenya.tables.quantities import dt_of, numbers_of
 
@@ -27,6 +27,7 @@ KINDS = ("region", "season", "DT", "cell")
 _MOST_VALUES = 60
 _HELD = ("global",)  # regions that are no strata
 Float64Array = NDArray[np.float64]
+IntArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,24 @@ def strata(table: "pd.DataFrame", by: Sequence[str], side: int = 4) -> Iterator[
                 yield found
 
 
+def cells_of(lon: Float64Array, lat: Float64Array, side: int) -> IntArray:
+    """Return HEALPix's cell of each point in ring order (Gorski and others 2005, ApJ 622, 759).
+
+    Args:
+        lon: (N,) degrees east.
+        lat: (N,) degrees north.
+        side: cells along an edge of the twelve base cells: 12 * side**2 cells in all.
+
+    Returns:
+        (N,) int64, -1 where a coordinate is not finite or no latitude.
+    """
+    known = np.isfinite(lon) & np.isfinite(lat) & (np.abs(lat) <= 90)
+    found = np.full(len(known), -1, np.int64)
+    # The library crashes on NaN, and errs on longitudes below -360.
+    found[known] = healpix.ang2pix(side, np.mod(lon[known], 360.0), lat[known], lonlat=True)
+    return found
+
+
 def _needs(name: str) -> tuple[str, ...]:
     return {"region": ("lon", "lat"), "cell": ("lon", "lat"), "season": ("datetime",)}.get(name, ())
 
@@ -108,11 +127,10 @@ def _of_kind(table: "pd.DataFrame", kind: str, side: int) -> Iterator[Stratum]:
                 inside = (lon >= box.lon[0]) & (lon <= box.lon[1]) & (lat >= box.lat[0]) & (lat <= box.lat[1])
                 yield Stratum(kind, name, inside)
     elif kind == "cell":
-        cells = ring_cells(*_places(table), side)
-        centres = ring_centres(side)
-        for number in np.unique(cells[cells >= 0]):
-            middle = [float(values[number]) for values in centres]
-            yield Stratum(kind, str(number), cells == number, (middle[0] + 180) % 360 - 180, middle[1])
+        cells = cells_of(*_places(table), side)
+        numbers = np.unique(cells[cells >= 0])
+        for number, lon, lat in zip(numbers, *healpix.pix2ang(side, numbers, lonlat=True), strict=True):
+            yield Stratum(kind, str(number), cells == number, float((lon + 180) % 360 - 180), float(lat))
     elif kind == "season":
         months = dates_of(table["datetime"]).dt.month.to_numpy(np.float64, na_value=np.nan)
         for name, own in SEASONS.items():
