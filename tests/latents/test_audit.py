@@ -1,6 +1,11 @@
 """What latents tell of a table: planted nuisances, those in the table only, copied granules, and leaks of the split."""
 
 import json
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -11,10 +16,12 @@ from sklearn.metrics import roc_auc_score
 
 from nenya.errors import InputFileError, OptionError
 from nenya.io import read_table, write_table
-from nenya.latents.audit import audit, kind_of, latent_features
+from nenya.latents.audit import audit, latent_features
+from nenya.latents.audit_columns import kind_of, targets_of
 from nenya.latents.nearest import Identity
 from nenya.latents.probes import Features, Probe, Target, as_target, exchanges, p_value, score
 from nenya.latents.shares import neighbour_shares
+from nenya.storage.kept import Kept
 
 ROWS, GRANULE = 600, 20
 
@@ -138,7 +145,7 @@ def test_columns_that_cannot_be_probed_say_why():
     rows = 100
     assert as_target(pd.Series(["a"] * rows)) == "one value"
     assert as_target(pd.Series([None] * rows, dtype=object)) == "no value"
-    assert as_target(pd.Series([f"n{i}" for i in range(rows)])) == "100 different values"
+    assert as_target(pd.Series([f"n{i}" for i in range(rows)])).startswith("100 different values, expected numbers or")
     assert as_target(pd.Series(["a"] * 95 + ["b"] * 5)) == "fewer than 20 rows of a second value"
     target, known = as_target(pd.Series([1.5, np.inf, None, *np.arange(97.0)]))
     assert not target.classes and known.sum() == 98 and 0 < target.values.min() < target.values.max() < 1
@@ -146,6 +153,125 @@ def test_columns_that_cannot_be_probed_say_why():
     assert as_target(lists)[0].classes
     target, _ = as_target(pd.Series([True, False] * 50))
     assert target.classes and target.values.shape == (100, 1)
+
+
+def test_every_kind_of_column_has_a_target():
+    rows = 240
+    number, half = np.arange(rows), rows // 2
+    table = pd.DataFrame(
+        {
+            "truth": pd.array([True, False, None] * 80, dtype="boolean"),
+            "level": pd.array([*range(12)] * 20, dtype="Int64"),
+            "kind": pd.Categorical(["a", "b", "c"] * 80),
+            "passed": pd.to_timedelta(number, "h"),
+            "made_at": [f"2012-01-{1 + i % 28:02d}T00:00:{i % 60:02d}" for i in number],
+            "month": 1 + number % 12,
+            "gap": np.where(number < half, np.nan, number),
+            "mixed": np.array([None, 3, 2.5] * 80, object),
+            "latitude": number / 4.0,
+            "longitude": number * 1.5,
+            "time": pd.Timestamp("2012-01-01") + pd.to_timedelta(number * 7, "h"),
+            "view_azimuth": number * 1.5 - 180,
+            "true_orientation": number % 180,
+            "months_since": number,
+            "comment": [f"c{i}" for i in number],
+        }
+    )
+    found, left_out = targets_of(table)
+    assert set(left_out) == {"comment"}
+    classes = {name for name, (target, _) in found.items() if target.classes}
+    assert classes == {"truth", "level", "kind", "mixed"} and found["level"][0].values.shape[1] <= 12
+    circles = {name for name, (target, _) in found.items() if target.values.shape[1] == 2 and not target.classes}
+    assert circles == {"month", "longitude", "view_azimuth", "true_orientation", "season", "hour"}
+    january, july, december = (found["month"][0].values[i] for i in (0, 6, 11))
+    assert np.linalg.norm(january - december) < 0.6 < 1.9 < np.linalg.norm(january - july)
+    assert found["truth"][1].sum() == 160 and found["gap"][1].sum() == half
+    assert np.ptp(found["passed"][0].values) > 0.99 and found["made_at"][0].values.shape == (rows, 1)
+    assert set(targets_of(table, ["time"])[0]) == {"season", "hour", "day"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("nuisance", "sensor ViewAngle clear_fraction cloudy ulmo_pp_idx pp_type row cols day hour granule noise_level "
+         "true_noise swath_position scan_line land_km filename orbit split x satellite_azimuth quality_level"),
+        ("ocean", "DT true_slope lat latitude lon season month day_of_year mean_temperature sst_mean T10 region depth"),
+        ("other", "note wind growth profile arrow island_name LL"),
+    ],
+)  # fmt: skip
+def test_kinds_of_columns(kind, names):
+    assert {name: kind_of(name) for name in names.split()} == dict.fromkeys(names.split(), kind)
+
+
+def test_the_order_of_rows_changes_nothing():
+    table, x = table_of(), latents(ROWS, 1)
+    table["DT"] = x[:, 3]
+    order = np.random.default_rng(0).permutation(ROWS)
+    one, other = (
+        findings(x[rows], table.iloc[rows].reset_index(drop=True), columns=["sensor", "DT"], sample=300)
+        for rows in (np.arange(ROWS), order)
+    )
+    for name in one:
+        for kind, made in one[name].scores.items():
+            np.testing.assert_equal(vars(other[name].scores[kind]), vars(made))
+
+
+def test_finished_columns_are_kept(tmp_path):
+    table, x = table_of(), latents(ROWS, 1)
+    whole = findings(x, table, columns=["sensor", "DT"])
+    done = []
+
+    class Broken(Kept):
+        def put(self, name, value):
+            super().put(name, value)
+            done.append(name)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        findings(x, table, columns=["sensor", "DT"], kept=Broken(tmp_path / "kept"))
+    with (tmp_path / "kept").open("ab") as file:
+        file.write(b'\n["half a li')
+    kept = Kept(tmp_path / "kept")
+    assert len(kept) == len(done) == 1
+    again = findings(x, table, columns=["sensor", "DT"], kept=kept)
+    assert len(kept) == 2
+    for name in whole:
+        np.testing.assert_equal(asdict(again[name]), asdict(whole[name]))
+    kept = Kept(tmp_path / "kept")
+    findings(x + 0.01, table, columns=["DT"], kept=kept)
+    assert len(kept) == 3, "other latents have results of their own"
+
+
+KILLED = """
+import os, signal
+from nenya.cli import main
+from nenya.storage.kept import Kept
+
+put, done = Kept.put, []
+
+def killed_after_three(self, name, value):
+    put(self, name, value)
+    done.append(name)
+    if len(done) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Kept.put = killed_after_three
+main()
+"""
+
+
+def test_a_killed_audit_resumes(archive, nenya_cli, tmp_path):
+    table, vectors, _ = archive
+    args = [vectors, f"table={table}", "permutations=19"]
+    assert nenya_cli("audit", [*args, "out=whole"])[0] == 0
+    process = subprocess.run([sys.executable, "-c", KILLED, "audit", *map(str, args), "out=killed"], cwd=tmp_path)
+    assert process.returncode == -signal.SIGKILL
+    assert [path.name for path in (tmp_path / "killed").iterdir()] == ["audit.partial"]
+    code, said = nenya_cli("audit", [*args, "out=killed"])
+    assert code == 0 and re.search(r"resuming: 3 of \d+ columns are already audited", said), said
+    assert sorted(path.name for path in (tmp_path / "killed").iterdir()) == ["audit.csv", "audit.html", "audit.json"]
+    for name in ("audit.json", "audit.csv"):
+        assert (tmp_path / "killed" / name).read_text() == (tmp_path / "whole" / name).read_text()
 
 
 def test_an_untrained_network_is_compared():

@@ -22,6 +22,7 @@ from nenya.options.commands import AnalysisOptions
 from nenya.options.declare import at_least, option, within
 from nenya.plotting.audit_page import KINDS, page
 from nenya.storage.disk import atomic_path, check_output, together
+from nenya.storage.kept import Kept
 from nenya.storage.paths import local_path
 from nenya.storage.texts import lines_of, say
 
@@ -87,9 +88,10 @@ def run(options: AuditOptions) -> int:
     part = table.iloc[first].reset_index(drop=True)
     whole = RowsOf(latents, positions[first])
     untrained = untrained_latents(options, part, latents.shape[1]) if options.images else None
+    kept = Kept(folder / "audit.partial")
     found = audit(
         whole, part, columns=options.columns, k=options.k, sample=options.sample, permutations=options.permutations,
-        seed=options.seed, untrained=untrained,
+        seed=options.seed, untrained=untrained, kept=kept,
     )  # fmt: skip
     identity = replace(identity_of(part, None, None), number=np.arange(len(part)))
     kinds = latents.keys(positions[first])["pp_type"].to_numpy()
@@ -104,6 +106,7 @@ def run(options: AuditOptions) -> int:
         _write(places["html"], page(name, results))
         _write(places["json"], json.dumps(_plain(results), indent=1) + "\n")
         write_table(_table_of(results), places["csv"])
+    kept.discard()
     for lines in results["verdicts"].values():
         for line, _ in lines:
             say(line)

@@ -3,23 +3,27 @@
 Letters: N latents, n of them in a sample, D the length of a latent, k neighbours.
 """
 
-import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+import nenya
 from nenya.errors import InputFileError, OptionError
+from nenya.latents.audit_columns import DERIVED, KINDS, kind_of, targets_of
 from nenya.latents.nearest import as_unit, days_of
-from nenya.latents.probes import FOLDS, Features, Probe, Score, Target, as_target, false_discovery, score
+from nenya.latents.probes import FOLDS, Features, Probe, Score, Target, false_discovery, score
 from nenya.latents.rarity import fit_components, known_rows, take_rows, whiten
 from nenya.runtime.process import RowProgress
+from nenya.storage.kept import Kept
 from nenya.tables.blocks import block_folds, blocks_of, marks_of
 from nenya.tables.granules import granules
 from nenya.tables.place_and_time import usual_names
-from nenya.tables.quantities import dt_name, dt_of, numbers_of
+from nenya.tables.quantities import dt_name, dt_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +31,8 @@ if TYPE_CHECKING:
 Float64Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
+
+log = logging.getLogger(__name__)
 
 COMPONENTS = 64
 """Principal components of the latents in the ridge regression, at most."""
@@ -40,23 +46,10 @@ SLOPES = ("slope", "alpha", "zonal_slope", "min_slope", "true_slope")
 FOLD_KINDS = ("granule", "time", "place", "rows")
 """Kinds of folds; `rows` keeps nothing together, to show what blocks change."""
 
-_YEAR = 365.25  # days
 _LEAST_ROWS = 50
 _BARELY = 0.05  # above nothing
-_DERIVED = ("season", "hour", "day")  # of the column datetime
-_MADE_OF_LATENTS = re.compile(
-    r"(US?[01]|cluster|rarity.*|latent_LL|rare_group|density_ratio|silhouette|cosine|rank|outlier.*)$"
-)
-_KEYS = re.compile(r"(UID|pp_root|granule|gid|id|index|level_0|Unnamed.*)$")
-_NUISANCE = re.compile(
-    r"(sensor|satellite|platform|instrument|granule|file|pp_|day$|hour|clear|cloud|mask|inpaint|fill|row$|col$|face|swath|"
-    r"zenith|angle|noise|land|quality|field_size|recipe|version)",
-    re.I,
-)
-_OCEAN = re.compile(
-    r"(DT|slope|alpha|lat|lon|season|region|mean_temperature|T(10|90|min|max)|SST|true_|depth|eddy|front|merid|zonal)",
-    re.I,
-)
+_PROBES = 24  # kept at a time, of 15 MB each
+_NAMED = {"lat": "latitude", "lon": "longitude"}
 
 
 @dataclass(frozen=True)
@@ -105,9 +98,10 @@ class Finding:
         others = [(self.contrast, "DT and slope alone"), (self.untrained, "an untrained network")]
         known = [f"{value:.2f} from {what}" for value, what in others if value is not None]
         beside = f" ({', '.join(known)})" if known else ""
-        article = "the " if self.name.isalpha() and self.name.islower() else ""
+        name = _NAMED.get(self.name, self.name)
+        article = "the " if name.isalpha() and name.islower() else ""
         tell = "do not tell" if not self.found else "barely tell" if self._gain < _BARELY else "tell"
-        return f"latents {tell} {article}{self.name}: {words}{beside}"
+        return f"latents {tell} {article}{name}: {words}{beside}"
 
 
 @dataclass(frozen=True)
@@ -127,14 +121,7 @@ class Audit:
     rows: int
 
 
-def kind_of(name: str) -> str:
-    """Return whether latents should tell a column: `ocean`; should not: `nuisance`; or `other`."""
-    if _NUISANCE.search(name):
-        return "nuisance"
-    return "ocean" if _OCEAN.match(name) else "other"
-
-
-def audit(
+def audit(  # noqa: PLR0913  # settings, each with a default
     latents: Any,
     table: "pd.DataFrame",
     *,
@@ -145,6 +132,7 @@ def audit(
     seed: int = 0,
     untrained: Callable[[IntArray], NDArray[np.floating]] | None = None,
     visible: bool = True,
+    kept: Kept | None = None,
 ) -> Audit:
     """Return what latents tell of each column of a table.
 
@@ -158,41 +146,70 @@ def audit(
         seed: of all randomness.
         untrained: returns latents of an untrained network for numbers of rows.
         visible: whether progress is shown.
+        kept: of an earlier run: columns whose inputs are the same are taken from it; finished ones are added.
 
     Raises:
         InputFileError: Fewer than 50 rows have a latent, or no column can be probed.
         OptionError: A column does not exist.
     """
-    table = usual_names(table)
-    if missing := [name for name in columns or [] if name not in table and name not in _DERIVED]:
+    if missing := [name for name in columns or [] if name not in table and name not in DERIVED]:
         raise OptionError(f"columns={','.join(missing)}: expected columns of the table ({', '.join(map(str, table))})")
     good = known_rows(latents)
     if len(good) < _LEAST_ROWS:
         raise InputFileError(f"expected at least {_LEAST_ROWS} rows with a latent for an audit, got {len(good)}")
-    rows = np.sort(np.random.default_rng(seed).choice(good, min(sample, len(good)), replace=False))
-    part = table.iloc[rows].reset_index(drop=True)
-    blocks, marks = blocks_for(part), marks_of(part, seed)
+    marks = marks_of(table, seed)
+    rows = good[np.argsort(marks[good], kind="stable")[:sample]]  # so that the order of the table changes nothing
+    part, marks = table.iloc[rows].reset_index(drop=True), marks[rows]
     targets, left_out = targets_of(part, columns)
     if not targets:
-        raise InputFileError("expected a table with columns to audit: numbers or categories of at least two values")
+        why = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+        raise InputFileError(
+            "expected a table with columns to audit, of numbers or categories of at least two values"
+            + (f", got none ({why})" if why else "")
+        )
+    part = usual_names(part)
+    blocks = blocks_for(part)
     sets = {"latents": latent_features(latents, rows)}
     if untrained is not None:
         own = untrained(rows)
         sets["untrained"] = latent_features(own, np.arange(len(own)))
     probes = _Probes(sets, _contrasts(part), blocks, marks, k, permutations, seed)
     findings = []
-    with RowProgress("audit", len(targets), visible=visible, unit="columns") as progress:
-        for name, (target, known) in targets.items():
-            found = probes.finding(name, target, np.flatnonzero(known))
-            if isinstance(found, str):
-                left_out[name] = found
-            else:
-                findings.append(found)
-            progress.advance(1)
+    for name, found in _all_findings(probes, targets, kept, visible).items():
+        if isinstance(found, str):
+            left_out[name] = found
+        else:
+            findings.append(found)
     q = false_discovery(np.array([one.scores[one.main].p for one in findings]))
     findings = [replace(one, q=float(value)) for one, value in zip(findings, q, strict=True)]
-    order = sorted(findings, key=lambda one: (("nuisance", "ocean", "other").index(one.kind), not one.found, one.name))
+    order = sorted(findings, key=lambda one: (KINDS.index(one.kind), not one.found, one.name))
     return Audit(order, left_out, {name: len(np.unique(own)) for name, own in blocks.items()}, len(rows))
+
+
+def _all_findings(
+    probes: "_Probes", targets: dict[str, tuple[Target, BoolArray]], kept: Kept | None, visible: bool
+) -> dict[str, Finding | str]:
+    """Return the finding on each column, or why there is none; those that were kept are not computed again."""
+    marks = {} if kept is None else {name: probes.mark(name, *target) for name, target in targets.items()}
+    before = {name: kept.get(mark) for name, mark in marks.items()} if kept is not None else {}
+    found = {name: _read(value) for name, value in before.items() if value is not None}
+    if found:
+        log.info("resuming: %d of %d columns are already audited", len(found), len(targets))
+    with RowProgress("audit", len(targets), before=len(found), visible=visible, unit="columns") as progress:
+        for name, (target, known) in targets.items():
+            if name not in found:
+                found[name] = own = probes.finding(name, target, np.flatnonzero(known))
+                if kept is not None:
+                    kept.put(marks[name], own if isinstance(own, str) else asdict(own))
+                progress.advance(1)
+    return {name: found[name] for name in targets}
+
+
+def _read(value: Any) -> Finding | str:
+    """Return a finding from its JSON values."""
+    if isinstance(value, str):
+        return value
+    return Finding(**{**value, "scores": {kind: Score(**one) for kind, one in value["scores"].items()}})
 
 
 class _Probes:
@@ -207,6 +224,17 @@ class _Probes:
         self.permutations, self.seed = permutations, seed
         self.main = next(name for name in FOLD_KINDS if name in blocks)
         self._known: dict[tuple[str, str, bytes], Probe | None] = {}
+        state = hashlib.sha256(f"{nenya.__version__} {k} {permutations} {seed}".encode())
+        for name, values in [*((name, own.near) for name, own in sets.items()), *contrasts.items(), *blocks.items()]:
+            state.update(name.encode() + np.ascontiguousarray(values).tobytes())
+        self._state = state
+
+    def mark(self, name: str, target: Target, known: BoolArray) -> str:
+        """Return a hash of all that the finding on a column depends on."""
+        own = self._state.copy()
+        own.update(f"{name} {target.classes} {target.values.shape}".encode())
+        own.update(np.ascontiguousarray(target.values).tobytes() + known.tobytes())
+        return own.hexdigest()
 
     def finding(self, name: str, target: Target, rows: IntArray) -> Finding | str:
         """Return what the latents tell of a column with values in some rows, or why nothing can be said."""
@@ -230,6 +258,8 @@ class _Probes:
             return None
         key = of, which, rows.tobytes()
         if key not in self._known:
+            while len(self._known) >= _PROBES:  # the oldest: columns with other gaps have probes of their own
+                del self._known[next(iter(self._known))]
             fold = self.folds[which][rows]
             enough = len(np.unique(fold)) == FOLDS and len(rows) - np.bincount(fold).max() > self.k
             self._known[key] = Probe(features.take(rows), fold, self.k) if enough else None
@@ -297,57 +327,3 @@ def _numbered(values: Float64Array) -> IntArray:
     """Return equal values as equal numbers, (n,); each NaN is a number of its own."""
     _, found = np.unique(values, return_inverse=True, equal_nan=False)
     return np.asarray(found, np.int64)
-
-
-def targets_of(
-    table: "pd.DataFrame", columns: list[str] | None = None
-) -> tuple[dict[str, tuple[Target, BoolArray]], dict[str, str]]:
-    """Return name -> target and which rows have one, and name -> why a column is left out.
-
-    A datetime is audited as `season` and `hour` (circular, UTC) and `day` (its rank), a longitude on its circle.
-
-    Args:
-        table: of n rows.
-        columns: see `audit`.
-    """
-    found: dict[str, tuple[Target, BoolArray]] = {}
-    left_out: dict[str, str] = {}
-    for name, column in _columns(table):
-        if columns is not None and name not in columns:
-            continue
-        if columns is None and (_MADE_OF_LATENTS.match(name) or _KEYS.match(name)):
-            left_out[name] = "made of the latents" if _MADE_OF_LATENTS.match(name) else "a key"
-            continue
-        made: Any = column if isinstance(column, tuple | str) else as_target(column)
-        if isinstance(made, str):
-            left_out[name] = made
-        else:
-            found[name] = made
-    return found, left_out
-
-
-def _columns(table: "pd.DataFrame") -> Iterator[tuple[str, Any]]:
-    """Yield the name of each column and its values, or its target and which rows are known."""
-    import pandas as pd
-
-    for name in table:
-        column = table[name]
-        if name == "lon":
-            yield "lon", _circle(numbers_of(column) / 360)
-        elif name == "datetime":
-            days = days_of(table)
-            yield "season", _circle(days / _YEAR)
-            if np.isfinite(days).any() and np.ptp(np.mod(days[np.isfinite(days)], 1)) > 0:
-                yield "hour", _circle(np.mod(days, 1))
-            yield "day", pd.Series(np.floor(days))
-        elif column.dtype.kind in "Mm" or isinstance(column.dtype, pd.DatetimeTZDtype):
-            yield str(name), "a time other than datetime"
-        else:
-            yield str(name), column
-
-
-def _circle(turns: Float64Array) -> tuple[Target, BoolArray]:
-    """Return a circular quantity in turns, (n,), as a target of two numbers."""
-    known = np.isfinite(turns)
-    angle = 2 * np.pi * turns[known]
-    return Target(np.stack([np.cos(angle), np.sin(angle)], axis=1), False), known

@@ -291,27 +291,28 @@ def as_target(column: Any, *, most: int = 12, least: int = 20) -> tuple[Target, 
     """Return a column as a target and which of its rows are known, or why it cannot be one.
 
     Args:
-        column: a `pandas.Series` of n values. Texts, truth values and up to ten different integers are classes; numbers
-            become their ranks, from 0 to 1, so that a few large ones do not decide.
+        column: a `pandas.Series` of n values. Texts, truth values, up to 24 different integers and up to ten different
+            numbers are classes; other numbers become their ranks, from 0 to 1, so that a few large ones do not decide.
         most: largest number of classes; the rows of further ones count as none of them.
         least: rows that a class must have.
     """
     import pandas as pd
 
+    column, numbers = _values_of(column)
     known = column.notna().to_numpy(bool, copy=True)
-    if column.dtype == object:  # lists, say, cannot be counted
-        column = column.where(column.isna(), column.astype(str))
-    if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
-        known &= np.isfinite(column.to_numpy(np.float64, na_value=np.nan))
+    if numbers is not None:
+        known &= np.isfinite(numbers)
     different = column[known].nunique()
     if different < 2:
         return "one value" if different else "no value"
-    if pd.api.types.is_numeric_dtype(column) and different > 10:
-        ranks = column[known].rank().to_numpy(np.float64)
-        return Target((ranks[:, None] - 0.5) / len(ranks), False), known
+    if numbers is not None:
+        own = numbers[known]
+        if different > (2 * most if (own == np.trunc(own)).all() else 10):
+            ranks = pd.Series(own).rank().to_numpy(np.float64)
+            return Target((ranks[:, None] - 0.5) / len(ranks), False), known
     counts = column[known].value_counts()
-    if different > 2 * most and counts.iloc[0] < len(column) / 10:
-        return f"{different} different values"
+    if different > 2 * most and counts.iloc[0] < known.sum() / 10:
+        return f"{different} different values, expected numbers or at most {2 * most} categories"
     names = counts.index[counts.to_numpy() >= least][:most]
     if not len(names) or counts.iloc[0] > known.sum() - least:
         return f"fewer than {least} rows of a second value"
@@ -319,3 +320,25 @@ def as_target(column: Any, *, most: int = 12, least: int = 20) -> tuple[Target, 
         names = names[-1:]
     values = column[known].to_numpy()
     return Target(np.stack([(values == name).astype(np.float64) for name in names], axis=1), True), known
+
+
+def _values_of(column: Any) -> tuple[Any, Float64Array | None]:
+    """Return a column whose values can be counted, and its numbers (n,), None if it has none."""
+    import pandas as pd
+
+    if column.dtype == object:  # lists, say, cannot be counted
+        numbers = pd.to_numeric(column, errors="coerce") if _of_numbers(column) else None
+        column = column.where(column.isna(), column.astype(str)) if numbers is None else numbers
+    if pd.api.types.is_bool_dtype(column) or not pd.api.types.is_numeric_dtype(column):
+        return column, None
+    if column.dtype.kind == "c":
+        column = column.abs()
+    return column, column.to_numpy(np.float64, na_value=np.nan)
+
+
+def _of_numbers(column: Any) -> bool:
+    """Return whether the known values of a column of objects are numbers: decimals, say, or integers beside None."""
+    from numbers import Number
+
+    some = column.dropna()
+    return len(some) > 0 and all(isinstance(value, Number) and not isinstance(value, bool) for value in some)

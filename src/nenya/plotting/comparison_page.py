@@ -1,9 +1,9 @@
 """The page of `nenya compare`: one self-contained HTML file."""
 
-import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from nenya.plotting.embedded import embedded
 from nenya.runtime.templates import render
 
 NOTES = (
@@ -55,11 +55,7 @@ def comparison_page(
         made: how the page was made.
         notes: definitions.
     """
-    shown = [
-        (name, f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}")
-        for name, path in figures.items()
-    ]
     return render(
-        _TEMPLATE, title=title, words=words, tables=tables, figures=shown, notes=notes,
+        _TEMPLATE, name=title, words=words, tables=tables, pictures=embedded(figures), notes=notes,
         made=[(key, str(value)) for key, value in made.items()],
     )  # fmt: skip

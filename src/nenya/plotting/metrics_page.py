@@ -1,11 +1,11 @@
 """The page of `nenya metrics`: one self-contained HTML file."""
 
-import base64
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nenya.plotting.embedded import embedded
 from nenya.runtime.templates import render
 
 _NOTES = (
@@ -23,7 +23,6 @@ _NOTES = (
     "cutouts.",
 )
 _TEMPLATE = Path(__file__).parent / "page" / "metrics.html"
-_MIME = {".svg": "image/svg+xml", ".png": "image/png"}
 
 
 def page(name: str, lines: Mapping[str, str], results: Mapping[str, Any], figures: Mapping[str, Path]) -> str:
@@ -39,15 +38,11 @@ def page(name: str, lines: Mapping[str, str], results: Mapping[str, Any], figure
         _TEMPLATE,
         name=name,
         lines=_texts(lines),
-        figures=[(title, _address(path)) for title, path in figures.items()],
+        pictures=embedded(figures),
         notes=_NOTES,
         provenance=_texts(results["provenance"]),
         made=_texts({**results["made_by"], "principal components": results["pca_file"]}),
     )
-
-
-def _address(path: Path) -> str:
-    return f"data:{_MIME[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def _texts(rows: Mapping[str, Any]) -> list[tuple[str, str]]:
