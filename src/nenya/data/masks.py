@@ -99,17 +99,5 @@ def network_input(images: Images, mask: Masks | None, masked: str, spread: Sprea
             images[mask.all(axis=(1, 2))] = np.nan
         return images
     holes = mask_of(images, mask)
-    filled = images[:, 0]
-    filled[holes] = np.nan
-    if masked == "mean":
-        fill_means(filled, holes)
-    else:
-        fill_cutouts(filled, holes, spread)
-    return images if masked != "mask" else np.stack([filled, holes.astype(np.float32)], axis=1)
-
-
-def fill_means(images: Images, holes: Masks) -> None:
-    """Set the masked pixels (n, H, W) of images (n, H, W), in place, to the mean of the clear ones of each."""
-    some = np.flatnonzero(holes.any(axis=(1, 2)) & ~holes.all(axis=(1, 2)))
-    for i in some:
-        images[i][holes[i]] = images[i][~holes[i]].mean(dtype=np.float64)
+    fill_cutouts(images[:, 0], holes, spread, how="mean" if masked == "mean" else "fill")
+    return images if masked != "mask" else np.concatenate([images, holes[:, None].astype(np.float32)], axis=1)
