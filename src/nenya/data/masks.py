@@ -51,9 +51,9 @@ class InputReader:
             InputFileError: The file is damaged within these rows, or a NaN lies outside the mask.
         """
         images = self.reader.read(start, stop, spread)
-        mask = self.reader.read_mask(start, stop, spread)
-        if mask is not None:
-            self._check(images, mask, np.arange(start, stop))
+        mask = None
+        if self.reader.info.has_mask:
+            mask = checked_mask(self.reader, images[:, 0], range(start, stop), spread)
         return network_input(images, mask, self.masked, spread)
 
     def read_rows(self, rows: NDArray[np.integer[Any]] | Sequence[int], spread: Spread = map) -> Images:
@@ -62,19 +62,47 @@ class InputReader:
         images = self.reader.read_rows(wanted, spread)
         mask = self.reader.read_mask_rows(wanted, spread)
         if mask is not None:
-            self._check(images, mask, wanted)
+            _check(self.reader, images[:, 0], mask, wanted)
         return network_input(images, mask, self.masked, spread)
 
-    def _check(self, images: Images, mask: Masks, rows: NDArray[np.int64]) -> None:
-        """Check that all pixels outside the mask are finite."""
-        bad = ~np.isfinite(images[:, 0]) & ~mask
-        if bad.any():
-            first = int(bad.any(axis=(1, 2)).argmax())
-            name = shown(self.reader.partition)
-            raise InputFileError(
-                f"{self.reader.path}: row {rows[first]} of '{name}' has {int(bad[first].sum())} pixels that are not "
-                f"finite outside '{name}_mask'; mask them, or remove the data set so that NaN is the mask"
-            )
+
+def checked_mask(reader: CutoutReader, images: Images, rows: range, spread: Spread = map) -> Masks:
+    """Return the masks (n, H, W) of cutouts of a partition that has them.
+
+    Args:
+        reader: of the partition.
+        images: (n, H, W), as read.
+        rows: their row numbers.
+        spread: how chunks are processed.
+
+    Raises:
+        InputFileError: A pixel outside the mask is not finite, or the mask is damaged.
+    """
+    mask = reader.read_mask(rows.start, rows.stop, spread)
+    assert mask is not None
+    _check(reader, images, mask, np.arange(rows.start, rows.stop))
+    return mask
+
+
+def _check(reader: CutoutReader, images: Images, mask: Masks, rows: NDArray[np.int64]) -> None:
+    """Check that all pixels outside the mask are finite."""
+    bad = ~np.isfinite(images) & ~mask
+    if bad.any():
+        first, name = int(bad.any(axis=(1, 2)).argmax()), shown(reader.partition)
+        raise InputFileError(
+            f"{reader.path}: row {rows[first]} of '{name}' has {int(bad[first].sum())} pixels that are not finite "
+            f"outside '{name}_mask'; mask them, or remove the data set so that NaN is the mask"
+        )
+
+
+def without_latent(images: Images, masked: str) -> Masks:
+    """Mark the cutouts (n,) that have no latent: of images (n, H, W) with NaN at masked pixels.
+
+    They hold any NaN with `nan`, or else no clear pixel; or an infinite pixel.
+    """
+    if masked == "nan":
+        return ~np.isfinite(images).all(axis=(1, 2))
+    return np.isinf(images).any(axis=(1, 2)) | np.isnan(images).all(axis=(1, 2))
 
 
 def mask_of(images: Images, mask: Masks | None) -> Masks:
