@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nenya.data.cutouts import CutoutReader
+from nenya.data.cutouts import CutoutReader, nonfinite_rows
 from nenya.data.fill import fill_cutouts
 from nenya.data.pixels import Spread
 from nenya.errors import InputFileError
@@ -101,8 +101,8 @@ def without_latent(images: Images, masked: str) -> Masks:
     They hold any NaN with `nan`, or else no clear pixel; or an infinite pixel.
     """
     if masked == "nan":
-        return ~np.isfinite(images).all(axis=(1, 2))
-    return np.isinf(images).any(axis=(1, 2)) | np.isnan(images).all(axis=(1, 2))
+        return nonfinite_rows(images)
+    return np.asarray(np.isinf(images).any(axis=(1, 2)) | np.isnan(images).all(axis=(1, 2)))
 
 
 def mask_of(images: Images, mask: Masks | None) -> Masks:
