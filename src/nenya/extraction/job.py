@@ -148,7 +148,7 @@ def warn_of_means(options: Options, file: CutoutFile) -> None:
     if options.preprocess.file == "demean":
         return
     for name in file.partitions:
-        largest = largest_mean(file, name)
+        largest = largest_mean(file, name, masked=options.preprocess.masked)
         if largest > MEAN_LIMIT:
             log.warning(
                 "%s: cutouts of '%s' have means up to %.3g, so their latents differ from those of single images, "
@@ -235,7 +235,7 @@ def extract_file(
     if logger is not None:
         counts = {"rows": sum(job.rows.values()), "nonfinite_rows": sum(writer.nonfinite.values()), "seconds": seconds}
         logger.log_metrics({**counts, **{f"ledger/{stage}": spent for stage, spent in ledger.seconds().items()}})
-    return _summary(job, writer, work, seconds)
+    return _summary(job, writer, work, seconds, why_no_latent(options.preprocess.masked))
 
 
 def _done_before(job: Job, work: Work) -> str:
@@ -252,7 +252,7 @@ def _extract(job: Job, module: ContrastiveModule, trainer: "Trainer", writer: La
     module.batch_shape, module.backend = work.batch_size, work.backend
     total = sum(map(len, blocks))
     name = Path(job.origin.place).name
-    data = BlocksDataModule(job.file, left, module.options.loader.num_workers)
+    data = BlocksDataModule(job.file, left, module.options.loader.num_workers, module.options.preprocess.masked)
     predict(trainer, module, data, name=name, rows=total, before=total - sum(map(len, left)))
 
 
@@ -337,15 +337,20 @@ def _sha256(job: Job, store: BlockStore, work: Work, cancelled: threading.Event)
     return known or store.note_sha256(sha256_file(job.file.path, cancelled))
 
 
-def _summary(job: Job, writer: LatentsWriter, work: Work, seconds: float) -> str:
+def _summary(job: Job, writer: LatentsWriter, work: Work, seconds: float, why: str) -> str:
     rows = ", ".join(f"{name} {count}" for name, count in job.rows.items())
     total, bad = sum(job.rows.values()), sum(writer.nonfinite.values())
     before = sum(len(block) for block in writer.blocks if block.number in work.done)
     return (
         f"{rows} rows of {writer.store.dim} dimensions in {seconds:.1f} s ({(total - before) / seconds:.1f} rows/s)"
         + (f", {before} of them from an earlier run" if before else "")
-        + (f"; {bad} rows are NaN because their cutouts have non-finite pixels" if bad else "")
+        + (f"; {bad} rows are NaN because {why}" if bad else "")
     )
+
+
+def why_no_latent(masked: str) -> str:
+    """Return why cutouts have no latent, as text."""
+    return "their cutouts have " + ("non-finite pixels" if masked == "nan" else "no clear pixel, or an infinite one")
 
 
 class _ChangedError(InputFileError):
@@ -369,6 +374,7 @@ def identity(options: Options, checkpoint: Checkpoint) -> dict[str, str]:
         "checkpoint_sha256": checkpoint.sha256,
         "preprocessing": options.preprocess.file,
         "latent": options.model.latent,
+        **({} if options.preprocess.masked == "nan" else {"masked": options.preprocess.masked}),
         "precision": options.trainer.precision,
         "partitions": ",".join(partition_names(options)),
     }

@@ -38,7 +38,7 @@ HDF5_OVERHEAD = 2**16
 _LINE = re.compile(rb"(\d{1,18}) ([0-9a-f]{8}) (\d{1,18}) ([0-9a-f]{8})")
 
 _MUST_AGREE = (
-    *("checkpoint_sha256", "preprocessing", "latent", "precision", "rows", "dim"),
+    *("checkpoint_sha256", "preprocessing", "latent", "masked", "precision", "rows", "dim"),
     *("device", "torch_version"),
 )
 _HINT = "clobber=true starts over"
@@ -379,8 +379,8 @@ def begin(store: BlockStore, wanted: Mapping[str, Any], file: CutoutFile, *, clo
     if clobber or found is None or not store.entries():
         return _work(wanted, frozenset(), fresh=True)
     for key in _MUST_AGREE:
-        if found.get(key) != wanted[key]:
-            was, now = _short(found.get(key)), _short(wanted[key])
+        if found.get(key) != wanted.get(key):
+            was, now = _short(found.get(key, "nan")), _short(wanted.get(key, "nan"))
             raise OutputError(
                 f"{store.partial} holds finished rows that were made with {key} {was} instead of {now}: "
                 "clobber=true starts over"

@@ -14,14 +14,25 @@ from torch import Tensor
 
 from nenya.data.blocks import BlocksDataModule, cut_blocks
 from nenya.data.cutouts import inspect_cutouts
+from nenya.data.masks import network_input
 from nenya.errors import InputFileError, OptionError
-from nenya.extraction.job import DEBUG_BATCHES, check_sizes, latent_dim, predict, row_limits, warn_of_means
+from nenya.extraction.job import (
+    DEBUG_BATCHES,
+    check_sizes,
+    latent_dim,
+    predict,
+    row_limits,
+    warn_of_means,
+    why_no_latent,
+)
 from nenya.models.contrastive import ContrastiveModule
 from nenya.models.inference import choose_backend
 from nenya.options.commands import ExtractOptions
 from nenya.runtime.trainer import make_trainer
 
 log = logging.getLogger(__name__)
+
+_IMAGE_AND_MASK = 2  # channels
 
 
 def check_rows(wanted: NDArray[Any], rows: int, where: str) -> NDArray[np.int64]:
@@ -53,12 +64,21 @@ def check_rows(wanted: NDArray[Any], rows: int, where: str) -> NDArray[np.int64]
     return wanted.astype(np.int64)
 
 
-def fit_channels(images: Tensor, nchannels: int) -> Tensor:
+def fit_channels(images: Tensor, nchannels: int, *, mask: bool = False) -> Tensor:
     """Return images (B, C, H, W) for a network of `nchannels`; equal channels are reduced to one.
+
+    Args:
+        images: (B, C, H, W) float32.
+        nchannels: of the network.
+        mask: whether it sees a mask as well: that of a second channel, or else NaN, which is filled.
 
     Raises:
         InputFileError: The channels differ, and their number is not `nchannels`.
     """
+    if mask:
+        one = fit_channels(images, _IMAGE_AND_MASK)
+        filled = network_input(one.numpy().copy(), None, "mask") if one.shape[1] == 1 else None
+        return one if filled is None else torch.from_numpy(filled)
     if images.shape[1] in (1, nchannels):
         return images
     first = images[:, :1]
@@ -87,12 +107,13 @@ def latents_of_file(
         if allowed_indices is not None:
             rows = check_rows(np.asarray(allowed_indices), info.rows, f"{path}: '{name}'")[: limits.get(name)]
         blocks = cut_blocks(replace(file, partitions={name: info}), options.loader.block_size, limits, rows)
-        data = BlocksDataModule(file, blocks, options.loader.num_workers)
+        data = BlocksDataModule(file, blocks, options.loader.num_workers, options.preprocess.masked)
         latents = _collect(options, module, data, name=f"{path.name} {name}", rows=sum(map(len, blocks)))
         found[name] = latents if rows is None else latents[np.unique(rows, return_inverse=True)[1]]
         bad = int(np.isnan(found[name]).any(axis=1).sum())
         if bad:
-            log.warning("%s: %d rows of '%s' are NaN because their cutouts have non-finite pixels", path, bad, name)
+            why = why_no_latent(options.preprocess.masked)
+            log.warning("%s: %d rows of '%s' are NaN because %s", path, bad, name, why)
     return found
 
 
@@ -109,7 +130,10 @@ class _LoaderBlocks:
                 return
             images = torch.as_tensor(batch[0] if isinstance(batch, tuple | list) else batch, dtype=torch.float32)
             self.module.batch_shape = self.module.batch_shape or len(images)
-            fitting = fit_channels(images, self.module.net.nchannels)
+            net, masked = self.module.net, self.module.options.preprocess.masked
+            fitting = fit_channels(images, net.nchannels, mask=net.mask_channel)
+            if masked in ("fill", "mean"):
+                fitting = torch.from_numpy(network_input(fitting.numpy().copy(), None, masked))
             yield {"images": fitting, "partition": self.partition, "start": start}
             start += len(images)
 
