@@ -23,10 +23,10 @@ sys.path.insert(0, str(ROOT / "tests"))
 from granules import clouds, red_field, write_swath  # noqa: E402
 
 from nenya.commands.compose import compose  # noqa: E402
+from nenya.data.inpaint import inpaint_biharmonic, inpaint_field  # noqa: E402
 from nenya.prepare.cutouts import clear_share, grid_windows, integral  # noqa: E402
 from nenya.prepare.fields import Layout  # noqa: E402
 from nenya.prepare.geometry import Field  # noqa: E402
-from nenya.prepare.inpaint import inpaint_biharmonic, inpaint_field  # noqa: E402
 from nenya.prepare.sources import open_fields  # noqa: E402
 from nenya.prepare.work import covered, prepare_granule  # noqa: E402
 

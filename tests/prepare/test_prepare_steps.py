@@ -5,6 +5,7 @@ import pytest
 from granules import clouds, red_field
 from scipy.ndimage import median_filter
 
+from nenya.data.inpaint import inpaint_biharmonic, inpaint_field
 from nenya.errors import OptionError
 from nenya.options.commands import PrepareOptions
 from nenya.prepare.cutouts import (
@@ -18,7 +19,6 @@ from nenya.prepare.cutouts import (
     nearest_pixels,
 )
 from nenya.prepare.geometry import Field, to_degrees, to_vectors
-from nenya.prepare.inpaint import inpaint_biharmonic, inpaint_field
 from nenya.prepare.steps import add_noise, downscale, finish, median, output_size, resize, statistics
 from nenya.prepare.work import covered, make_uid
 
@@ -69,7 +69,7 @@ def test_many_pixels_are_filled_nearly_as_by_one_solution(monkeypatch):
     masked = clouds(truth.shape, 8, share=0.02)
     values = np.where(masked, np.nan, truth).astype(np.float32)
     exact = inpaint_field(values, masked)
-    monkeypatch.setattr("nenya.prepare.inpaint._DIRECT", 100)
+    monkeypatch.setattr("nenya.data.inpaint._DIRECT", 100)
     near = inpaint_field(values, masked)
     error = np.sqrt(((exact - truth)[masked] ** 2).mean())
     assert np.sqrt(((near - truth)[masked] ** 2).mean()) < 1.5 * error

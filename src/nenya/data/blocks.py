@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from nenya.data.cutouts import CutoutFile, CutoutReader, plan_blocks
+from nenya.data.cutouts import CutoutFile, plan_blocks
+from nenya.data.masks import InputReader
 from nenya.errors import InputFileError
 from nenya.runtime.process import Threads, cores
 from nenya.runtime.trainer import count_read
@@ -83,14 +84,23 @@ class BlockRows(Dataset[dict[str, Any]]):
         order: the blocks in the order of the requests.
         ahead: whether to read ahead, in a thread.
         threads: number of threads that unpack the chunks of a block; None: one per core.
+        masked: what the network sees of masked pixels, `preprocess.masked`.
     """
 
-    def __init__(self, file: CutoutFile, order: Sequence[Block], *, ahead: bool, threads: int | None = None) -> None:
-        self.file, self.order, self.ahead = file, list(order), ahead
+    def __init__(
+        self,
+        file: CutoutFile,
+        order: Sequence[Block],
+        *,
+        ahead: bool,
+        threads: int | None = None,
+        masked: str = "nan",
+    ) -> None:
+        self.file, self.order, self.ahead, self.masked = file, list(order), ahead, masked
         self._threads = Threads(threads)
         self._room: int | None = None
         self._places = {block.number: i for i, block in enumerate(self.order)}
-        self._readers: dict[str, CutoutReader] = {}
+        self._readers: dict[str, InputReader] = {}
         self._pool: ThreadPoolExecutor | None = None
         self._pending: dict[int, Future[tuple[NDArray[np.float32], float]]] = {}
 
@@ -98,7 +108,7 @@ class BlockRows(Dataset[dict[str, Any]]):
         return sum(map(len, self.order))
 
     def __getitems__(self, block: Block) -> dict[str, Any]:
-        """Return one block: images (n, 1, H, W), its partition and first row; or the error raised by reading it."""
+        """Return one block: images (n, C, H, W), its partition and first row; or the error raised by reading it."""
         if self.ahead:
             waiting = self._submit(block)
             for following in self._following(block):
@@ -136,10 +146,10 @@ class BlockRows(Dataset[dict[str, Any]]):
         return self._pending[block.number]
 
     def _read(self, block: Block) -> tuple[NDArray[np.float32], float]:
-        """Return the images (n, 1, H, W) of a block, and the seconds that reading them took."""
+        """Return the images (n, C, H, W) of a block, and the seconds that reading them took."""
         start = time.monotonic()
         if block.partition not in self._readers:
-            self._readers[block.partition] = self.file.reader(block.partition)
+            self._readers[block.partition] = InputReader(self.file.reader(block.partition), self.masked)
         reader = self._readers[block.partition]
         if block.picked is not None:
             images = reader.read_rows(block.picked, self._threads.spread)
@@ -153,7 +163,7 @@ class BlockRows(Dataset[dict[str, Any]]):
             self._pool.shutdown(cancel_futures=True)
         self._threads.close()
         for reader in self._readers.values():
-            reader.close()
+            reader.reader.close()
         self._pool, self._pending = None, {}
         self._readers.clear()
 
@@ -178,10 +188,12 @@ class BlocksDataModule(pl.LightningDataModule):
         file: the cutout file.
         blocks: all blocks of the file, or the remaining ones.
         num_workers: loader processes; with 0 a thread reads ahead.
+        masked: what the network sees of masked pixels, `preprocess.masked`.
     """
 
-    def __init__(self, file: CutoutFile, blocks: Sequence[Block], num_workers: int = 0) -> None:
+    def __init__(self, file: CutoutFile, blocks: Sequence[Block], num_workers: int = 0, masked: str = "nan") -> None:
         super().__init__()
+        self.masked = masked
         self.file, self.blocks, self.num_workers = file, list(blocks), num_workers
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self._data: BlockRows | None = None
@@ -192,7 +204,7 @@ class BlocksDataModule(pl.LightningDataModule):
         mine = self.blocks[rank::world]
         processes = max(1, self.num_workers) * (self.trainer.num_devices if self.trainer else 1)
         threads = None if processes == 1 else max(1, cores() // processes)
-        self._data = BlockRows(self.file, mine, ahead=self.num_workers == 0, threads=threads)
+        self._data = BlockRows(self.file, mine, ahead=self.num_workers == 0, threads=threads, masked=self.masked)
         return DataLoader(
             self._data,
             batch_sampler=BlockSampler(mine),  # type: ignore[arg-type]  # any iterable of blocks will do

@@ -13,10 +13,10 @@ import hashlib
 import itertools
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,14 @@ from numpy.typing import NDArray
 from nenya.data.hdf5 import Hdf5File
 from nenya.data.hdf5_links import one_line
 from nenya.data.hdf5_open import list_datasets
-from nenya.data.partition import Partition, check_companion, chunk_cache, describe_partition, find_partitions
+from nenya.data.partition import (
+    Partition,
+    check_companion,
+    chunk_cache,
+    describe_partition,
+    find_mask,
+    find_partitions,
+)
 from nenya.data.pixels import Floats, Pixels, Spread, check_order
 from nenya.errors import InputFileError, NenyaError
 from nenya.options.sections import Options
@@ -115,11 +122,12 @@ class CutoutReader:
         self._file: Hdf5File | None = None
         self._dataset: Any = None
         self._pixels: Pixels | None = None
+        self._mask: Pixels | None = None
         self._sensible = False
         self._pid: int | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_file": None, "_dataset": None, "_pixels": None, "_pid": None}
+        return self.__dict__ | {"_file": None, "_dataset": None, "_pixels": None, "_mask": None, "_pid": None}
 
     def __enter__(self) -> Self:
         return self
@@ -144,7 +152,7 @@ class CutoutReader:
         """Close the file; the next read opens it again."""
         if self._file is not None and self._pid == os.getpid():
             self._file.close()
-        self._file, self._dataset, self._pixels, self._pid = None, None, None, None
+        self._file, self._dataset, self._pixels, self._mask, self._pid = None, None, None, None, None
 
     def read(self, start: int, stop: int, spread: Spread = map) -> NDArray[np.float32]:
         """Read the cutouts start, ..., stop - 1.
@@ -204,18 +212,69 @@ class CutoutReader:
         Raises:
             InputFileError: The file is damaged within these rows.
         """
-        info, wanted = self.info, np.asarray(rows, dtype=np.int64)
+        wanted = np.asarray(rows, dtype=np.int64)
+        block = np.empty((len(wanted), 1, self.info.height, self.info.width), np.float32)
+        for low, high, first, last in self._runs(wanted):
+            block[low:high] = self.read(first, last + 1, spread)[wanted[low:high] - first]
+        return block
+
+    def _runs(self, wanted: NDArray[np.int64]) -> Iterator[tuple[int, int, int, int]]:
+        """Yield positions [low, high) of row numbers that are read at once, and their first and last row."""
+        info = self.info
         if len(wanted) and (wanted[0] < 0 or wanted[-1] >= info.rows or (np.diff(wanted) <= 0).any()):
             raise IndexError(f"expected strictly increasing row numbers from 0 to {info.rows - 1}")
-        block = np.empty((len(wanted), 1, info.height, info.width), np.float32)
         if not len(wanted):
-            return block
+            return
         runs = wanted - np.arange(len(wanted)) if info.block_rows == 1 else wanted // info.block_rows
         edges = [0, *(np.flatnonzero(np.diff(runs)) + 1).tolist(), len(wanted)]
         for low, high in itertools.pairwise(edges):
-            first, last = int(wanted[low]), int(wanted[high - 1])
-            block[low:high] = self.read(first, last + 1, spread)[wanted[low:high] - first]
-        return block
+            yield low, high, int(wanted[low]), int(wanted[high - 1])
+
+    def read_mask(self, start: int, stop: int, spread: Spread = map) -> NDArray[np.bool_] | None:
+        """Read the masks of the cutouts start, ..., stop - 1.
+
+        Args:
+            start: First row.
+            stop: Row after the last one.
+            spread: As of `read_into`.
+
+        Returns:
+            (n, H, W), True where masked; None if the partition has no data set `<partition>_mask`.
+
+        Raises:
+            InputFileError: It is damaged within these rows, or holds other values than 0 and 1.
+        """
+        self._open()
+        if self._mask is None:
+            return None
+        info = self.info
+        found = np.empty((stop - start, info.height, info.width), np.uint8)
+        if not len(found):
+            return found.view(bool)
+        try:
+            self._mask.read_into(cast("Any", found), start, spread)
+        except NenyaError:
+            raise
+        except (OSError, ValueError, RuntimeError, KeyError, MemoryError) as error:
+            raise self.damaged(start, stop, error, f"{self.partition}_mask") from error
+        if found.max() > 1:
+            row = int((found > 1).any(axis=(1, 2)).argmax())
+            raise InputFileError(
+                f"{self.path}: row {start + row} of '{shown(self.partition)}_mask' holds {int(found[row].max())}, "
+                "expected 1 at masked pixels and 0 elsewhere; write the mask again"
+            )
+        return found.view(bool)
+
+    def read_mask_rows(self, rows: NDArray[np.int64], spread: Spread = map) -> NDArray[np.bool_] | None:
+        """Read the masks (n, H, W) of single cutouts, of strictly increasing row numbers; see `read_mask`."""
+        if not self.info.has_mask:
+            return None
+        found = np.empty((len(rows), self.info.height, self.info.width), bool)
+        for low, high, first, last in self._runs(rows):
+            mask = self.read_mask(first, last + 1, spread)
+            assert mask is not None
+            found[low:high] = mask[rows[low:high] - first]
+        return found
 
     def dataset(self) -> Any:
         """Return this process's open h5py data set; pixels are read by `read`, which checks them."""
@@ -254,16 +313,17 @@ class CutoutReader:
             self._file = Hdf5File(self.path, allow_external=self.allow_external, rdcc_nbytes=size, rdcc_nslots=slots)
             self._pid, self._dataset = os.getpid(), self._file.find(self.partition)
             info, self._pixels = describe_partition(self._file, self.partition, self._dataset)
-            if info != self.info:
+            self._mask = find_mask(self._file, info)
+            if replace(info, has_mask=self._mask is not None) != self.info:
                 raise InputFileError(
                     f"{self.path}: '{self.partition}' changed while it was read; run the command again"
                 )
         return self._pixels
 
-    def damaged(self, start: int, stop: int, error: BaseException) -> InputFileError:
-        """Return the error for rows start, ..., stop - 1 that cannot be read."""
+    def damaged(self, start: int, stop: int, error: BaseException, name: str | None = None) -> InputFileError:
+        """Return the error for rows start, ..., stop - 1 of the partition or its mask that cannot be read."""
         return InputFileError(
-            f"{self.path}: rows {start} to {stop - 1} of '{self.partition}' cannot be read "
+            f"{self.path}: rows {start} to {stop - 1} of '{name or self.partition}' cannot be read "
             f"({one_line(error)}); the file is damaged: copy or create it again"
         )
 

@@ -97,7 +97,7 @@ class Hdf5File:
             return self._walk(self.file["/"], self.path, name, [0])
 
     def pixels(self, dataset: Any, where: str, depth: int = 0) -> "Pixels":
-        """Find the bytes of a data set (N, 1, H, W) or (N, H, W) of a floating-point type.
+        """Find the bytes of a data set (N, 1, H, W) or (N, H, W) of a floating-point type, or of a mask.
 
         Args:
             dataset: of `find`.
@@ -280,7 +280,8 @@ class Hdf5File:
                     f"{where} is virtual and its source '{shown(name)}' is {source.shape} {source.dtype}, of another "
                     "type or cutout size: repack it into one file"
                 )
-            check_float(source, f"{where}, source '{shown(name)}'")
+            if source.dtype.kind not in "ub":  # of a mask
+                check_float(source, f"{where}, source '{shown(name)}'")
             if high - low != last - first or not 0 <= low < high <= rows or not 0 <= first < last <= source.shape[0]:
                 raise InputFileError(f"{where} is virtual and its sources have other rows than it declares; {COPY}")
             parts.append((low, high, first, self.pixels(source, where, depth + 1)))

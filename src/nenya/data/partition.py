@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import h5py
@@ -12,7 +12,7 @@ from nenya.data.chunk_check import filter_names
 from nenya.data.cutout_axes import check_cube, matlab_text
 from nenya.data.hdf5 import Hdf5File, check_float
 from nenya.data.hdf5_links import damage_named
-from nenya.data.pixels import FlatPixels, Pixels
+from nenya.data.pixels import ChunkedPixels, FlatPixels, Pixels
 from nenya.errors import InputFileError
 from nenya.storage.texts import shown
 
@@ -35,6 +35,7 @@ class Partition:
         filters: Names of HDF5's filters in the order of writing, such as ("shuffle", "gzip").
         offset: First byte of contiguous data in the file, None for any other storage.
         sources: Further files that contain the data, through links, virtual data sets and external storage.
+        has_mask: Whether the file has a data set `<name>_mask`, 1 at masked pixels.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Partition:
     filters: tuple[str, ...]
     offset: int | None
     sources: tuple[str, ...] = ()
+    has_mask: bool = field(default=False, repr=False)  # fingerprints contain the repr
 
     @property
     def rows(self) -> int:
@@ -122,10 +124,35 @@ def find_partitions(file: Hdf5File, partitions: Sequence[str]) -> dict[str, Part
     for name in partitions:
         dataset = file.find(name)
         if dataset is not None:
-            found[name] = describe_partition(file, name, dataset)[0]
+            info = describe_partition(file, name, dataset)[0]
+            found[name] = replace(info, has_mask=find_mask(file, info) is not None)
             for suffix in _COMPANIONS:
                 check_companion(file, f"{name}_{suffix}")
     return found
+
+
+def find_mask(file: Hdf5File, info: Partition) -> Pixels | None:
+    """Check the mask of a partition, the data set `<name>_mask`, and return its pixels; None if it has none.
+
+    Raises:
+        InputFileError: It has another shape than the cutouts or another type than uint8 or bool, or is damaged.
+    """
+    name = f"{info.name}_mask"
+    where, dataset = f"{file.path}: '{shown(name)}'", file.find(name)
+    if dataset is None:
+        return None
+    if not isinstance(dataset, h5py.Dataset):
+        raise InputFileError(f"{where} expected a mask, got a {type(dataset).__name__.lower()}")
+    flat, four = (info.rows, info.height, info.width), (info.rows, 1, info.height, info.width)
+    if dataset.shape not in (flat, four):
+        raise InputFileError(f"{where} expected a mask of shape {flat} or {four}, got {dataset.shape}")
+    if dataset.dtype not in (np.dtype(np.uint8), np.dtype(bool)):
+        raise InputFileError(f"{where} expected a mask of type uint8 or bool (1: masked), got {shown(dataset.dtype)}")
+    with damage_named(where):
+        pixels = file.pixels(dataset, where)
+    if isinstance(pixels, FlatPixels | ChunkedPixels):
+        pixels.kind = np.dtype(np.uint8)  # the bytes of either type, so that values other than 0 and 1 are seen
+    return pixels
 
 
 def check_companion(file: Hdf5File, name: str) -> Any:

@@ -252,7 +252,7 @@ def _extract(job: Job, module: ContrastiveModule, trainer: "Trainer", writer: La
     module.batch_shape, module.backend = work.batch_size, work.backend
     total = sum(map(len, blocks))
     name = Path(job.origin.place).name
-    data = BlocksDataModule(job.file, left, module.options.loader.num_workers)
+    data = BlocksDataModule(job.file, left, module.options.loader.num_workers, module.options.preprocess.masked)
     predict(trainer, module, data, name=name, rows=total, before=total - sum(map(len, left)))
 
 
@@ -369,6 +369,7 @@ def identity(options: Options, checkpoint: Checkpoint) -> dict[str, str]:
         "checkpoint_sha256": checkpoint.sha256,
         "preprocessing": options.preprocess.file,
         "latent": options.model.latent,
+        **({} if options.preprocess.masked == "nan" else {"masked": options.preprocess.masked}),
         "precision": options.trainer.precision,
         "partitions": ",".join(partition_names(options)),
     }

@@ -87,7 +87,7 @@ def latents_of_file(
         if allowed_indices is not None:
             rows = check_rows(np.asarray(allowed_indices), info.rows, f"{path}: '{name}'")[: limits.get(name)]
         blocks = cut_blocks(replace(file, partitions={name: info}), options.loader.block_size, limits, rows)
-        data = BlocksDataModule(file, blocks, options.loader.num_workers)
+        data = BlocksDataModule(file, blocks, options.loader.num_workers, options.preprocess.masked)
         latents = _collect(options, module, data, name=f"{path.name} {name}", rows=sum(map(len, blocks)))
         found[name] = latents if rows is None else latents[np.unique(rows, return_inverse=True)[1]]
         bad = int(np.isnan(found[name]).any(axis=1).sum())

@@ -38,6 +38,7 @@ PARAMS_NAMES = (
 """Every name under which the options class of the users' checkpoints has been pickled."""
 
 _SHOWN = 3
+_IMAGE_AND_MASK = 2  # channels of the first convolution
 _FIRST = "encoder.conv1.weight"
 _OTHER_KEYS = ("model_state_dict", "network", "net", "weights")
 _NUMBERS = ("weight", "bias", "running_mean", "running_var")
@@ -258,7 +259,8 @@ def infer_architecture(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     """Infer the architecture of the network from the names and shapes of its tensors.
 
     Returns:
-        `ssl_model`, `feat_dim`, `nchannels`, `width`: the arguments of `ContrastiveNet`.
+        `ssl_model`, `feat_dim`, `nchannels`, `width`: the arguments of `ContrastiveNet`; `mask_channel` where the
+        first convolution has two channels.
 
     Raises:
         CheckpointError: The tensors are not those of a `ContrastiveNet`.
@@ -277,16 +279,25 @@ def infer_architecture(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     first, last = state_dict["encoder.conv1.weight"], state_dict["head.2.weight"]
     for ssl_model, architecture in ARCHITECTURES.items():
         if (architecture.blocks, architecture.bottleneck) == (blocks, bottleneck) and first.ndim == 4:
+            masked = first.shape[1] == _IMAGE_AND_MASK
             return {
                 "ssl_model": ssl_model,
                 "feat_dim": last.shape[0],
-                "nchannels": first.shape[1],
+                "nchannels": 1 if masked else first.shape[1],
                 "width": first.shape[0],
+                **({"mask_channel": True} if masked else {}),
             }
     kind = "bottleneck" if bottleneck else "basic"
     raise CheckpointError(
         f"expected the blocks of one of {', '.join(ARCHITECTURES)}, got stages of {blocks} {kind} blocks"
     )
+
+
+def mask_words(architecture: Mapping[str, Any]) -> str:
+    """Return what a network sees of a mask, and the options that say so, as text for errors."""
+    if architecture.get("mask_channel", False):
+        return "the network sees the mask as a second channel: set model.mask_channel=true preprocess.masked=mask"
+    return "the network has no mask channel: set model.mask_channel=false preprocess.masked=nan, fill or mean"
 
 
 def load_weights(net: ContrastiveNet, checkpoint: Checkpoint, wanted: Mapping[str, Any] | None = None) -> None:
@@ -306,6 +317,8 @@ def load_weights(net: ContrastiveNet, checkpoint: Checkpoint, wanted: Mapping[st
         came = infer_architecture(checkpoint.state_dict)
     except CheckpointError:
         came = {}
+    if came and came.get("mask_channel", False) != asked.get("mask_channel", False):
+        raise CheckpointError(f"checkpoint {checkpoint.path}: {mask_words(came)}")
     differing = [key for key in came if key in asked and came[key] != asked[key]]
     if differing:
         raise CheckpointError(

@@ -33,6 +33,8 @@ _STEPS_THAT_REPAY = (
     3000  # an estimate, of a GPU: a minute or two of compiling against some hundredths of a second a step
 )
 
+_Asked = tuple[str, int, int, int, bool]  # ssl_model, feat_dim, nchannels, width, mask_channel
+
 _KEPT = 2  # networks of 100 MB kept in memory
 
 
@@ -40,9 +42,15 @@ def make_net(options: Options) -> ContrastiveNet:
     """Return the network of the options, with the original's initialisation drawn from `options.seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
-        return ContrastiveNet(
-            options.model.ssl_model, options.model.feat_dim, options.model.nchannels, options.model.width
-        )
+        o = options.model
+        return ContrastiveNet(o.ssl_model, o.feat_dim, o.nchannels, o.width, mask_channel=o.mask_channel)
+
+
+def demeaned(images: Tensor) -> Tensor:
+    """Return images (n, C, H, W) without the mean of the first channel; a second one, the mask, stays."""
+    if images.shape[1] != 2:
+        return images - images.mean(dim=(-2, -1), keepdim=True)
+    return torch.cat([images[:, :1] - images[:, :1].mean(dim=(-2, -1), keepdim=True), images[:, 1:]], dim=1)
 
 
 class ContrastiveModule(pl.LightningModule):
@@ -179,10 +187,10 @@ class ContrastiveModule(pl.LightningModule):
             self.log(f"valid/{name}", torch.tensor(value, device=self.device), sync_dist=True)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Return the latents (n, D), float32 on the CPU, of a block of cutouts (n, 1, H, W).
+        """Return the latents (n, D), float32 on the CPU, of a block of cutouts (n, C, H, W).
 
-        Each forward pass has the same shape, the last one being padded, so that a row's bits do not depend on
-        the block it is in. A cutout with non-finite pixels gives a row of NaN.
+        C is 2 with a mask channel, else 1. Each forward pass has the same shape, the last one being padded, so that a
+        row's bits do not depend on the block it is in. A cutout with non-finite pixels gives a row of NaN.
         """
         images = batch["images"]
         finite = torch.isfinite(images).flatten(1).all(dim=1)
@@ -190,7 +198,7 @@ class ContrastiveModule(pl.LightningModule):
         if not all_finite:
             images = torch.where(finite[:, None, None, None], images, 0.0)
         if self.options.preprocess.file == "demean":
-            images = images - images.mean(dim=(-2, -1), keepdim=True)
+            images = demeaned(images)
         size = self.batch_shape or self.options.loader.batch_size_valid
         parts = []
         for start in range(0, len(images), size):
@@ -262,7 +270,7 @@ def load_model(options: Options, ckpt: str | None) -> tuple[Checkpoint, Contrast
     """
     source, stamp = _stamped(weights_source(options, ckpt))
     model = options.model
-    architecture = (model.ssl_model, model.feat_dim, model.nchannels, model.width)
+    architecture = (model.ssl_model, model.feat_dim, model.nchannels, model.width, model.mask_channel)
     # Lightning converts a network to half precision in place, so it is not shared between precisions.
     checkpoint, net = _load(source, stamp, architecture, options.trainer.precision, options.loader.cache_dir)
     return checkpoint, ContrastiveModule(options, net, trained=False)
@@ -307,22 +315,23 @@ def _read(source: str, stamp: tuple[object, ...], cache_dir: str | None) -> Chec
 def _load(
     source: str,
     stamp: tuple[object, ...],
-    architecture: tuple[str, int, int, int],
+    architecture: _Asked,
     precision: str,
     cache_dir: str | None,
 ) -> tuple[Checkpoint, ContrastiveNet]:
     """Read the weights into a network; `stamp` and `precision` only distinguish cached networks."""
     checkpoint = _read(source, stamp, cache_dir)
     _read.cache_clear()
-    net = ContrastiveNet(*_with_channels_of(checkpoint, architecture))
+    ssl_model, feat_dim, nchannels, width, mask_channel = architecture
+    nchannels = 1 if mask_channel else _channels_of(checkpoint) or nchannels
+    net = ContrastiveNet(ssl_model, feat_dim, nchannels, width, mask_channel=mask_channel)
     load_weights(net, checkpoint)
     # The network's own tensors, so that there is one copy in memory.
     return dataclasses.replace(checkpoint, state_dict=net.state_dict()), net
 
 
-def _with_channels_of(checkpoint: Checkpoint, architecture: tuple[str, int, int, int]) -> tuple[str, int, int, int]:
-    """Return the architecture with the channels of the checkpoint's first convolution: latents do not depend on it."""
-    ssl_model, feat_dim, _, width = architecture
+def _channels_of(checkpoint: Checkpoint) -> int:
+    """Return the channels of a checkpoint's first convolution, on which latents do not depend; 0 if unusual."""
     first = checkpoint.state_dict.get("encoder.conv1.weight")
     nchannels = first.shape[1] if first is not None and first.ndim == 4 else 0
-    return (ssl_model, feat_dim, nchannels, width) if nchannels in (1, 3) else architecture
+    return nchannels if nchannels in (1, 3) else 0

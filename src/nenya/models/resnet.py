@@ -113,9 +113,9 @@ def _stage(architecture: Architecture, stage: int, channels: int, width: int, st
 class _Encoder(nn.Module):
     """ResNet whose first convolution is 3x3 with stride 1, without max-pool; average-pooled at the end."""
 
-    def __init__(self, architecture: Architecture, nchannels: int, width: int) -> None:
+    def __init__(self, architecture: Architecture, channels: int, width: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(nchannels, width, 3, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         widths = [width * 2**stage for stage in range(4)]
         inputs = [width, *(architecture.expansion * stage_width for stage_width in widths)]
@@ -152,38 +152,57 @@ class ContrastiveNet(nn.Module):
         nchannels: Channels of the images that the first convolution is made for.
         width: Channels of the first stage; 64 is the published network. The encoder's features have length
             8 `width` (resnet18, 34) or 32 `width` (resnet50, 101).
+        mask_channel: Whether a second channel says which pixels are masked (1) and clear (0).
 
     Raises:
-        OptionError: An unknown `ssl_model`, or a number below 1.
+        OptionError: An unknown `ssl_model`, a number below 1, or a mask channel beside several channels.
     """
 
-    def __init__(self, ssl_model: str = "resnet50", feat_dim: int = 256, nchannels: int = 1, width: int = 64) -> None:
+    def __init__(
+        self,
+        ssl_model: str = "resnet50",
+        feat_dim: int = 256,
+        nchannels: int = 1,
+        width: int = 64,
+        *,
+        mask_channel: bool = False,
+    ) -> None:
         super().__init__()
         if ssl_model not in ARCHITECTURES:
             raise OptionError(f"model.ssl_model={ssl_model!r}: expected one of {', '.join(ARCHITECTURES)}")
         for name, value in (("feat_dim", feat_dim), ("nchannels", nchannels), ("width", width)):
             if value < 1:
                 raise OptionError(f"model.{name}={value}: expected at least 1")
+        if mask_channel and nchannels != 1:
+            raise OptionError(f"model.nchannels={nchannels}: expected 1 beside model.mask_channel=true")
         self.ssl_model, self.feat_dim, self.nchannels, self.width = ssl_model, feat_dim, nchannels, width
-        self.encoder = _Encoder(ARCHITECTURES[ssl_model], nchannels, width)
+        self.mask_channel = mask_channel
+        self.encoder = _Encoder(ARCHITECTURES[ssl_model], self.channels, width)
         length = self.encoder.out_features
         self.head = nn.Sequential(nn.Linear(length, length), nn.ReLU(inplace=True), nn.Linear(length, feat_dim))
 
     @property
+    def channels(self) -> int:
+        """Channels of the first convolution: those of the images, and the mask."""
+        return self.nchannels + self.mask_channel
+
+    @property
     def architecture(self) -> dict[str, Any]:
-        """The arguments that make a network of this shape."""
+        """The arguments that make a network of this shape; `mask_channel` only where it has one."""
         return {
             "ssl_model": self.ssl_model,
             "feat_dim": self.feat_dim,
             "nchannels": self.nchannels,
             "width": self.width,
+            **({"mask_channel": True} if self.mask_channel else {}),
         }
 
     def encode(self, x: Tensor) -> Tensor:
         """Return the features under the projection head.
 
         Args:
-            x: (B, C, H, W) floating point images, C = `nchannels`, or C = 1 for one channel repeated.
+            x: (B, C, H, W) floating point images, C = `nchannels`, or C = 1 for one channel repeated; with a mask
+                channel C = 2, the filled image and its mask.
 
         Returns:
             (B, d) pooled features, d = 8 or 32 times `width`.
@@ -193,7 +212,9 @@ class ContrastiveNet(nn.Module):
         """
         if x.ndim != 4:
             raise ValueError(f"expected images of shape (B, C, H, W), got {tuple(x.shape)}")
-        if x.shape[1] not in (1, self.nchannels):
+        if self.mask_channel and x.shape[1] != self.channels:
+            raise ValueError(f"expected images with 2 channels, image and mask, got {x.shape[1]}")
+        if not self.mask_channel and x.shape[1] not in (1, self.nchannels):
             wanted = "1 channel" if self.nchannels == 1 else f"1 or {self.nchannels} channels"
             raise ValueError(f"expected images with {wanted}, got {x.shape[1]}")
         features: Tensor = self.encoder(x)

@@ -24,6 +24,7 @@ FLAT: dict[str, tuple[str, str]] = {
     "augment": ("augment", "recipe"),
     "random_cropjitter": ("augment", "random_jitter"),
     "dt_crop": ("preprocess", "dt_crop"),
+    "masked": ("preprocess", "masked"),
     "epochs": ("trainer", "max_epochs"),
     "syncBN": ("trainer", "sync_batchnorm"),
     "valid_freq": ("trainer", "check_val_every_n_epoch"),

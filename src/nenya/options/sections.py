@@ -23,6 +23,9 @@ from nenya.options.declare import (
 )
 from nenya.options.effects import check_effects
 
+MASKED = ("nan", "fill", "mean", "mask")
+"""What the network sees of masked pixels; see `nenya.data.masks`."""
+
 BACKENDS = ("eager", "folded", "packed", "compiled")
 """Backends of the forward pass in extraction; see `nenya.models.inference`."""
 
@@ -36,6 +39,7 @@ class ModelOptions:
     feat_dim: int = option(256, "length of a latent vector", within(1, 65_536))
     nchannels: int = option(1, "channels of the first layer (3: sees one channel three times)", one_of(1, 3))
     width: int = option(64, "channels of the first stage; the published models have 64", within(1, 4_096))
+    mask_channel: bool = option(False, "the network sees the mask as a second channel (preprocess.masked=mask)")
     latent: str = option(
         "projection",
         "what a latent is: L2-normalised head output, or pooled encoder features",
@@ -85,6 +89,11 @@ class PreprocessOptions:
 
     file: str = option("none", "cutouts of a file: unchanged, or mean removed", one_of("none", "demean"))
     image: str = option("demean", "a single image: unchanged, or mean removed", one_of("none", "demean"))
+    masked: str = option(
+        "nan",
+        "masked pixels: no latent, a smooth filling, the mean of the clear ones, or filling and mask as two channels",
+        one_of(*MASKED),
+    )
     dt_crop: int = option(40, "side in pixels of the central square for DT", at_least(2))
 
 

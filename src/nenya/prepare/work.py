@@ -14,6 +14,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from nenya.data.inpaint import inpaint_biharmonic, inpaint_field
 from nenya.errors import InputFileError, StorageError
 from nenya.options.commands import PrepareOptions
 from nenya.prepare.account import Account, Tally
@@ -29,7 +30,6 @@ from nenya.prepare.cutouts import (
 )
 from nenya.prepare.fields import Layout
 from nenya.prepare.geometry import Field
-from nenya.prepare.inpaint import inpaint_biharmonic, inpaint_field
 from nenya.prepare.places import FOUND, HOLES, MASKED, OUTSIDE, TOO_FAR, Fates, Places
 from nenya.prepare.sources import open_fields
 from nenya.prepare.steps import finish, output_size, statistics

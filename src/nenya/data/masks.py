@@ -1,0 +1,115 @@
+"""Masked pixels: what the network sees of them.
+
+A cutout file marks masked pixels by NaN, or by a data set `<partition>_mask` (1: masked), whatever their values; with
+such a data set a NaN outside it is an error. `preprocess.masked` says what becomes of them:
+
+    nan     the pixels stay as stored, and a cutout with a NaN has no latent
+    fill    the smoothest surface through the clear pixels (`nenya.data.fill`)
+    mean    the mean of the clear pixels
+    mask    filled, with the mask as a second channel
+
+A cutout without a clear pixel has no latent in any of them: it stays NaN. An infinite pixel is damage, not a mask: it
+stays too.
+
+Letters: n cutouts read at once, C channels (2 with `mask`, else 1), H rows and W columns of pixels.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nenya.data.cutouts import CutoutReader
+from nenya.data.fill import fill_cutouts
+from nenya.data.pixels import Spread
+from nenya.errors import InputFileError
+from nenya.storage.texts import shown
+
+Images = NDArray[np.float32]
+Masks = NDArray[np.bool_]
+
+
+class InputReader:
+    """Reads cutouts of one partition as the network sees them; a row does not depend on the block that it is read in.
+
+    Args:
+        reader: of the partition.
+        masked: `preprocess.masked`.
+    """
+
+    def __init__(self, reader: CutoutReader, masked: str = "nan") -> None:
+        self.reader, self.masked = reader, masked
+
+    def read(self, start: int, stop: int, spread: Spread = map) -> Images:
+        """Read the cutouts start, ..., stop - 1.
+
+        Returns:
+            (n, C, H, W) float32.
+
+        Raises:
+            InputFileError: The file is damaged within these rows, or a NaN lies outside the mask.
+        """
+        images = self.reader.read(start, stop, spread)
+        mask = self.reader.read_mask(start, stop, spread)
+        if mask is not None:
+            self._check(images, mask, np.arange(start, stop))
+        return network_input(images, mask, self.masked, spread)
+
+    def read_rows(self, rows: NDArray[np.integer[Any]] | Sequence[int], spread: Spread = map) -> Images:
+        """Read single cutouts (n, C, H, W) float32, of strictly increasing row numbers; see `read`."""
+        wanted = np.asarray(rows, dtype=np.int64)
+        images = self.reader.read_rows(wanted, spread)
+        mask = self.reader.read_mask_rows(wanted, spread)
+        if mask is not None:
+            self._check(images, mask, wanted)
+        return network_input(images, mask, self.masked, spread)
+
+    def _check(self, images: Images, mask: Masks, rows: NDArray[np.int64]) -> None:
+        """Check that all pixels outside the mask are finite."""
+        bad = ~np.isfinite(images[:, 0]) & ~mask
+        if bad.any():
+            first = int(bad.any(axis=(1, 2)).argmax())
+            name = shown(self.reader.partition)
+            raise InputFileError(
+                f"{self.reader.path}: row {rows[first]} of '{name}' has {int(bad[first].sum())} pixels that are not "
+                f"finite outside '{name}_mask'; mask them, or remove the data set so that NaN is the mask"
+            )
+
+
+def mask_of(images: Images, mask: Masks | None) -> Masks:
+    """Return the masked pixels (n, H, W) of images (n, 1, H, W): those of the mask, or NaN without one."""
+    return np.isnan(images[:, 0]) if mask is None else mask
+
+
+def network_input(images: Images, mask: Masks | None, masked: str, spread: Spread = map) -> Images:
+    """Return images as the network sees them.
+
+    Args:
+        images: (n, 1, H, W); may be changed.
+        mask: (n, H, W), True where masked; None: NaN is the mask.
+        masked: `preprocess.masked`.
+        spread: how cutouts are filled: `map`, or that of `nenya.runtime.process.Threads`.
+
+    Returns:
+        (n, C, H, W). A cutout without a clear pixel is NaN in the first channel.
+    """
+    if masked == "nan":
+        if mask is not None:
+            images[mask.all(axis=(1, 2))] = np.nan
+        return images
+    holes = mask_of(images, mask)
+    filled = images[:, 0]
+    filled[holes] = np.nan
+    if masked == "mean":
+        fill_means(filled, holes)
+    else:
+        fill_cutouts(filled, holes, spread)
+    return images if masked != "mask" else np.stack([filled, holes.astype(np.float32)], axis=1)
+
+
+def fill_means(images: Images, holes: Masks) -> None:
+    """Set the masked pixels (n, H, W) of images (n, H, W), in place, to the mean of the clear ones of each."""
+    some = np.flatnonzero(holes.any(axis=(1, 2)) & ~holes.all(axis=(1, 2)))
+    for i in some:
+        images[i][holes[i]] = images[i][~holes[i]].mean(dtype=np.float64)
