@@ -1,4 +1,4 @@
-"""A calibration of a network: clear cutouts under masks, their latents, and how far they lie from those of the clear ones.
+"""A calibration of a network: latents of clear cutouts under masks, and how far they lie from those without.
 
 Letters in shapes: N clear cutouts, R masks over each, M masks of a bank, C channels, H x W pixels, D the length of a
 latent.

@@ -79,7 +79,7 @@ def clearness_of(options: Options, checkpoint: Checkpoint) -> Clearness | None:
     if options.preprocess.masked == "nan":
         if given:
             raise OptionError(
-                f"calibration={given} has no effect with preprocess.masked=nan: set preprocess.masked=fill, mean or mask"
+                f"calibration={given} has no effect with preprocess.masked=nan: set it to fill, mean or mask"
             )
         return None
     if given:
@@ -100,6 +100,19 @@ def clearness_of(options: Options, checkpoint: Checkpoint) -> Clearness | None:
         _say_once(f"{beside} is of {why}: latents of masked cutouts are written without their cosine")
         return Clearness()
     return made
+
+
+def columns_of(clearness: Clearness | None) -> tuple[str, ...]:
+    """Return the names of the columns that are written, none where masked cutouts have no latents."""
+    return () if clearness is None else clearness.columns
+
+
+def masked_identity(options: Options, checkpoint: Checkpoint) -> dict[str, str]:
+    """Return the attributes on masked pixels that determine latents and columns; none where they have no latents."""
+    found = clearness_of(options, checkpoint)
+    if found is None:
+        return {}
+    return {"masked": options.preprocess.masked, **({"calibration_sha256": found.sha256} if found.sha256 else {})}
 
 
 def differs(made: Calibration | None, options: Options, checkpoint: Checkpoint) -> str:

@@ -2,13 +2,14 @@
 
 The distance 1 - cosine between the latents of a cutout with and without a mask is modelled by the share and the shape
 of the mask and the contrast of what it leaves. Quantiles of its logarithm are lines in these, fitted by quantile
-regression (Koenker and Bassett 1978), which for masks of the mean shape rise with the share. Their share term is then fitted again on cutouts and
-masks that the first fit has not seen, so that the stated fraction lies beyond them at any share (conformal prediction
-with shifts: Gibbs, Cherian and Candes 2023, split in two).
+regression (Koenker and Bassett 1978), which for masks of the mean shape rise with the share. The term of the share is
+then fitted again on cutouts that the first fit has not seen, so that the stated fraction lies beyond the line at any
+share (conformal prediction under shifts, Gibbs, Cherian and Candes 2023, in its split form).
 
 Letters in shapes: n pairs of a clear and a masked cutout, K knots, D the length of a latent, M directions.
 """
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linprog
 
-from nenya.data.mask_shapes import SHAPE_NAMES
 from nenya.errors import InputFileError
 
 Float64Array = NDArray[np.float64]
@@ -101,8 +101,8 @@ class Calibration:
         """Return what was found, as lines of text."""
         about = self.about
         found = [
-            f"masked {row['from']:.0%} to {row['to']:.0%}: median cosine {row['cosine']:.4f}, 5 % below {row['low']:.4f}"
-            f" ({row['pairs']} pairs)"
+            f"masked {row['from']:.0%} to {row['to']:.0%}: median cosine {row['cosine']:.4f}, "
+            f"5 % below {row['low']:.4f} ({row['pairs']} pairs)"
             for row in about.get("table", ())
         ]
         return [
@@ -174,7 +174,7 @@ def _table(
 ) -> list[dict[str, float]]:
     """Return what was found in bins of the share."""
     rows = []
-    for low, high in zip(_BINS, _BINS[1:], strict=False):
+    for low, high in itertools.pairwise(_BINS):
         own = (share > low) & (share <= high)
         if own.any():
             median, least = np.quantile(cosine[own], [0.5, MISSED])
@@ -201,7 +201,7 @@ def _terms(shapes: Float64Array, centre: Float64Array, scale: Float64Array) -> F
 
 def _rises(share: Float64Array, knots: Float64Array) -> Float64Array:
     """Return the share's part of a line, (n, K): 1, then what has risen between each two knots, 0 to 1."""
-    rises = [np.clip((share - low) / (high - low), 0, 1) for low, high in zip(knots, knots[1:], strict=False)]
+    rises = [np.clip((share - low) / (high - low), 0, 1) for low, high in itertools.pairwise(knots)]
     return np.stack([np.ones(len(share)), *rises], axis=1)
 
 
