@@ -45,7 +45,8 @@ def mask_shapes(masks: Masks, images: NDArray[np.floating]) -> Float64Array:
     mean = clear.sum(axis=(1, 2)) / number
     around = np.where(masks, 0.0, clear - mean[:, None, None])
     contrast = np.sqrt((around**2).sum(axis=(1, 2)) / number)
-    return np.log(np.stack([share, hole, depth, edge, np.maximum(contrast, _FLAT)], axis=1))
+    found: Float64Array = np.log(np.stack([share, hole, depth, edge, np.maximum(contrast, _FLAT)], axis=1))
+    return found
 
 
 def varied_masks(count: int, size: int, most: float, rng: np.random.Generator) -> Masks:

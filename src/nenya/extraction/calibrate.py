@@ -7,7 +7,7 @@ latent.
 import datetime
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from nenya.models.checkpoint import Checkpoint
 from nenya.models.contrastive import ContrastiveModule
 from nenya.options.calibration import CalibrateOptions
 from nenya.options.commands import ExtractOptions
+from nenya.options.sections import Options
 
 log = logging.getLogger(__name__)
 
@@ -227,7 +228,7 @@ def latents_under(
             seen = images[rows, None].copy()
             yield torch.from_numpy(network_input(seen, masks_of(rows), options.preprocess.masked))
 
-    shared: Any = {f: getattr(options, f) for f in ExtractOptions.__dataclass_fields__ if hasattr(options, f)}
+    shared: Any = {f.name: getattr(options, f.name) for f in fields(Options)}
     return latents_of_batches(ExtractOptions(**shared), module, batches(), name, len(images))
 
 

@@ -3,6 +3,7 @@
 Letters in shapes: n cutouts, C channels, H x W pixels.
 """
 
+import json
 import logging
 from dataclasses import dataclass
 from functools import cache
@@ -113,6 +114,12 @@ def masked_identity(options: Options, checkpoint: Checkpoint) -> dict[str, str]:
     if found is None:
         return {}
     return {"masked": options.preprocess.masked, **({"calibration_sha256": found.sha256} if found.sha256 else {})}
+
+
+def calibration_words(clearness: Clearness | None) -> dict[str, str]:
+    """Return the attribute that says how the calibration was made, as JSON; none without one."""
+    made = None if clearness is None else clearness.calibration
+    return {} if made is None else {"calibration": json.dumps(dict(made.about))}
 
 
 def differs(made: Calibration | None, options: Options, checkpoint: Checkpoint) -> str:

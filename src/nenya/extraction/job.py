@@ -22,7 +22,7 @@ from nenya.data.cutouts import CutoutFile, inspect_cutouts, partition_names
 from nenya.data.learnable import MEAN_LIMIT, largest_mean
 from nenya.data.masks import Measure
 from nenya.errors import InputFileError, Interrupted, LockLostError, NenyaError, OutputError
-from nenya.extraction.clearness import clearness_of, columns_of, masked_identity
+from nenya.extraction.clearness import calibration_words, clearness_of, columns_of, masked_identity
 from nenya.extraction.journal import BlockStore, Work, begin, cpu_threads, describe_status, partial_folder
 from nenya.extraction.writer import LatentsWriter
 from nenya.latents.clear import CLEAR_COLUMNS
@@ -222,6 +222,7 @@ def extract_file(
                     "options": json.dumps({**asdict(options), "data": job.origin.place}),
                     **_describe_source(job, wanted["source"], sha256),
                     "rows": json.dumps(job.rows),
+                    **calibration_words(clearness),
                 }
                 _extract(job, module, trainer, writer, work, measure)
         except _ChangedError:

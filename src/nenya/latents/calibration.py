@@ -146,7 +146,7 @@ def fit(
     """
     distance = distances(clear, masked)
     known = np.isfinite(distance) & np.isfinite(shapes).all(axis=1)
-    shapes, clear, masked, distance, part = (rows[known] for rows in (shapes, clear, masked, distance, part))
+    shapes, distance, part, clear, masked = shapes[known], distance[known], part[known], clear[known], masked[known]
     first, second, third = (part == i for i in range(3))
     if min(first.sum(), second.sum(), third.sum()) < _LEAST_PAIRS:
         raise InputFileError(f"{int((~known).sum())} of {len(known)} cutouts have no latents: check weights and data")
@@ -161,8 +161,9 @@ def fit(
         slopes = _fit_line(np.hstack([rises, terms])[first], logarithm[first], quantile, len(knots))[len(knots) :]
         rest = (logarithm - terms @ slopes)[second]
         lines.append(Line(np.cumsum(_fit_line(rises[second], rest, quantile, len(knots))), slopes))
-    ends = shapes.min(axis=0), shapes.max(axis=0)
-    made = Calibration(knots, centre, scale, *ends, *lines, _directions(clear, masked, rng), {})
+    least, most = shapes.min(axis=0), shapes.max(axis=0)
+    median, high = lines
+    made = Calibration(knots, centre, scale, least, most, median, high, _directions(clear, masked, rng), {})
     below = 1 - distance < made.cosines(shapes)[1]
     values = {"pairs": len(part), "unseen": int(third.sum()), "unseen_below": float(below[third].mean())}
     table = _table(np.exp(shapes[:, 0]), 1 - distance, below, third)
@@ -245,4 +246,5 @@ def _directions(clear: FloatArray, masked: FloatArray, rng: np.random.Generator)
 def _downwards(values: Float64Array) -> FloatArray:
     """Return float32 that are never above the values."""
     rounded = values.astype(np.float32)
-    return np.where(rounded > values, np.nextafter(rounded, np.float32(-2)), rounded)
+    found: FloatArray = np.where(rounded > values, np.nextafter(rounded, np.float32(-2)), rounded)
+    return found

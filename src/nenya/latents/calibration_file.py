@@ -77,9 +77,9 @@ def load(path: Path) -> Calibration:
     values["checkpoint_sha256"].sha256()
     for key in ("masked", "preprocessing", "latent"):
         values[key].text()
-    return Calibration(
-        arrays["knots"], *(arrays[name] for name in _LENGTHS), *lines, arrays["directions"], values.value
-    )
+    median, high = lines
+    shapes = {name: arrays[name] for name in ("knots", *_LENGTHS)}
+    return Calibration(**shapes, median=median, high=high, directions=arrays["directions"], about=values.value)
 
 
 def digest_of(made: Calibration) -> str:

@@ -56,6 +56,24 @@ def read_column(file: Any, partition: str, name: str, rows: int) -> FloatArray:
     return np.asarray(dataset[:], dtype=np.float32)
 
 
+def wrong_columns(file: Any, partition: str, rows: int) -> list[str]:
+    """Return what is wrong with the columns of a partition of an open latents file; empty if nothing is."""
+    found: dict[str, FloatArray] = {}
+    for name in columns_in(file, partition):
+        try:
+            found[name] = read_column(file, partition, name, rows)
+        except InputFileError as error:
+            return [str(error).removeprefix(f"{file.filename}: ")]
+        values, least = found[name], 0.0 if name == "clear" else -1.0
+        if (out := (values < least) | (values > 1)).any():
+            return [f"{int(out.sum())} rows of '{column_name(partition, name)}' are not from {least:g} to 1"]
+    if "clear" in found and np.isnan(found["clear"]).any():
+        return [f"'{column_name(partition, 'clear')}' has rows that are NaN"]
+    if {"cosine", "cosine_low"} <= found.keys() and (bad := found["cosine_low"] > found["cosine"]).any():
+        return [f"{int(bad.sum())} rows of '{column_name(partition, 'cosine_low')}' are above the cosine"]
+    return []
+
+
 def left_out(low: FloatArray, least: float) -> NDArray[np.bool_]:
     """Mark the rows below a least cosine, or of an unknown one, (N,); log how many they are."""
     below = ~(low >= least)
