@@ -35,6 +35,9 @@ SECTIONS: dict[str, tuple[str, ...]] = {
 }
 """The options that determine the results of a version; an archive sets these and no others."""
 
+MASKED: dict[str, tuple[str, Any]] = {"model": ("mask_channel", False), "preprocess": ("masked", "nan")}
+"""Of each section the key on masked pixels, which is recorded only where it differs from this value."""
+
 MAP = ("ntrain", "n_neighbors", "min_dist", "metric")
 CLUSTERS = ("k", "passes", "sample")
 _HINT = "restore it from a backup"
@@ -285,7 +288,7 @@ def _settings(found: Json) -> dict[str, Any]:
     """Return the settings of a version; options that an archive may not set are refused."""
     found.object((*SECTIONS, "seed", "map", "clusters", "sensor"))
     for section, keys in SECTIONS.items():
-        values = found[section].object(keys)
+        values = found[section].object((*keys, *MASKED.get(section, ())[:1]))
         if lacking := [key for key in keys if key not in values]:
             found[section][lacking[0]]
     _as_options(found, Options, {name: found[name].value for name in SECTIONS})

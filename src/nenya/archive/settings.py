@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from nenya.archive.manifest import CLUSTERS, MAP, SECTIONS, Manifest
+from nenya.archive.manifest import CLUSTERS, MAP, MASKED, SECTIONS, Manifest
 from nenya.errors import OptionError
 from nenya.options.commands import ExtractOptions, PrepareOptions, UpdateOptions
 from nenya.options.declare import to_dict
@@ -19,6 +19,9 @@ def settings_of(options: UpdateOptions) -> Settings:
     """Return the settings in the options; `sensor` is None if no recipe is given."""
     values = to_dict(options)
     found: Settings = {name: {key: values[name][key] for key in keys} for name, keys in SECTIONS.items()}
+    for name, (key, usual) in MASKED.items():
+        if values[name][key] != usual:
+            found[name][key] = values[name][key]
     found["seed"] = options.seed
     found["map"] = {key: values[key] for key in MAP} | {"projector_sha256": _hash(options.projector)}
     found["clusters"] = {key: values[key] for key in CLUSTERS}
@@ -79,6 +82,9 @@ def check_settings(options: UpdateOptions, name: str, recorded: Settings) -> Non
     pairs: list[tuple[str, Any, Any]] = []
     for section, keys in SECTIONS.items():
         pairs += [(f"{section}.{key}", wanted[section][key], recorded[section][key]) for key in keys]
+        if section in MASKED:
+            key, usual = MASKED[section]
+            pairs.append((f"{section}.{key}", wanted[section].get(key, usual), recorded[section].get(key, usual)))
     pairs.append(("seed", wanted["seed"], recorded["seed"]))
     for section in ("map", "clusters"):
         pairs += [(key, wanted[section].get(key), value) for key, value in recorded[section].items()]

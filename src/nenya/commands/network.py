@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from nenya.options.declare import to_dict
 from nenya.options.files import config_dir, read_group
-from nenya.options.sections import ModelOptions, Options, PublishedOptions
+from nenya.options.sections import MASKED, ModelOptions, Options, PublishedOptions
 
 O = TypeVar("O", bound=Options)  # noqa: E741  # the type of the options of one command
 
@@ -43,9 +43,19 @@ def with_network(options: O, overrides: Sequence[str]) -> O:
     network = {**checkpoint.architecture, **{key: said[key] for key in _KNOWN_BY_OPTIONS if key in said}}
     model = ModelOptions(name=str(said.get("model_version", "custom")), **kept, **network)
     preprocess = options.preprocess
+    if "preprocess.masked" not in keys:
+        preprocess = replace(preprocess, masked=_masked_of(said, model))
     if "preprocess.dt_crop" not in keys and isinstance(said.get("dt_crop"), int):
         preprocess = replace(preprocess, dt_crop=said["dt_crop"])
     return replace(options, model=model, preprocess=preprocess, archive=PublishedOptions())
+
+
+def _masked_of(said: dict[str, Any], model: ModelOptions) -> str:
+    """Return what a network sees of masked pixels, as its checkpoint says; a mask channel leaves no choice."""
+    if model.mask_channel:
+        return "mask"
+    masked = said.get("masked")
+    return masked if masked in MASKED and masked != "mask" else "nan"
 
 
 def _encodes(options: Options) -> bool:

@@ -4,7 +4,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from nenya.data.augment import ViewSampler
 from nenya.data.blocks import as_it_is
-from nenya.data.cutouts import CutoutFile, inspect_cutouts, nonfinite_rows
+from nenya.data.cutouts import CutoutFile, inspect_cutouts
+from nenya.data.masks import network_input, without_latent
 from nenya.data.row_list import RowList
 from nenya.data.unpack import load_partition
 from nenya.errors import InputFileError
@@ -26,6 +27,7 @@ from nenya.runtime.trainer import count_read
 log = logging.getLogger(__name__)
 
 _STAGES = {"train": 0, "valid": 1}
+_HALF = 0.5  # of a pixel of a view is masked: it counts as masked
 _COPIED = 4096  # rows moved to a device at once
 
 
@@ -86,15 +88,19 @@ class CutoutRows(Dataset[dict[str, Any]]):
     """Rows of the arrays of several files, numbered consecutively.
 
     Args:
-        arrays: one (N_i, H, W) float32 array per file.
+        arrays: one (N_i, H, W) float32 array per file, NaN at masked pixels.
         labels: (sum of N_i,) int64 classes, or None.
+        masked: what the network sees of masked pixels, `preprocess.masked`; with `mask`, images have two channels.
 
     Attributes:
-        resident: all rows (N, 1, H, W) on the device of the network, after `move_to`.
+        resident: all rows (N, C, H, W) on the device of the network, after `move_to`.
     """
 
-    def __init__(self, arrays: Sequence[NDArray[np.float32]], labels: NDArray[np.int64] | None = None) -> None:
-        self.arrays, self.labels = list(arrays), labels
+    def __init__(
+        self, arrays: Sequence[NDArray[np.float32]], labels: NDArray[np.int64] | None = None, masked: str = "nan"
+    ) -> None:
+        self.arrays, self.labels, self.masked = list(arrays), labels, masked
+        self.channels = 2 if masked == "mask" else 1
         self.ends = np.cumsum([len(a) for a in self.arrays])
         self.resident: torch.Tensor | None = None
 
@@ -108,16 +114,16 @@ class CutoutRows(Dataset[dict[str, Any]]):
 
     def move_to(self, device: torch.device) -> None:
         """Move all rows to a device."""
-        rows = torch.empty((len(self), 1, *self.arrays[0].shape[1:]), device=device)
+        rows = torch.empty((len(self), self.channels, *self.arrays[0].shape[1:]), device=device)
         for array, end in zip(self.arrays, self.ends, strict=True):
             for start in range(0, len(array), _COPIED):
-                part = torch.from_numpy(np.array(array[start : start + _COPIED]))
+                part = network_input(np.array(array[start : start + _COPIED])[:, None], None, self.masked)
                 first = int(end) - len(array) + start
-                rows[first : first + len(part), 0] = part.to(device)
+                rows[first : first + len(part)] = torch.from_numpy(part).to(device)
         self.resident, self.arrays = rows, []
 
     def __getitems__(self, step: Step) -> dict[str, Any]:
-        """Return one batch: images (B, 1, H, W), or None if they are `resident`; and the position of the step."""
+        """Return one batch: images (B, C, H, W), or None if they are `resident`; and the position of the step."""
         start = time.monotonic()
         batch: dict[str, Any] = {
             "images": self._images(step) if self.resident is None else None,
@@ -138,7 +144,7 @@ class CutoutRows(Dataset[dict[str, Any]]):
         for i in np.unique(owners):
             mine = owners == i
             images[mine, 0] = self.arrays[i][step.rows[mine] - (self.ends[i] - len(self.arrays[i]))]
-        return torch.from_numpy(images)
+        return torch.from_numpy(network_input(images, None, self.masked))
 
 
 class ResumableLoader(DataLoader[dict[str, Any]]):
@@ -187,6 +193,8 @@ class ViewsDataModule(pl.LightningDataModule):
         super().__init__()
         self.options, self.files, self.cache_dir, self.chosen = options, list(files), cache_dir, chosen
         self.views = view_sampler(options.augment)
+        self.mask_views = view_sampler(replace(options.augment, demean=False, gauss_noise=0.0))
+        self.masked = options.preprocess.masked
         self._rows: dict[str, CutoutRows] = {}
         self._usable: dict[str, NDArray[np.int64]] = {}
 
@@ -227,7 +235,7 @@ class ViewsDataModule(pl.LightningDataModule):
             if self.chosen is not None and self._rows:
                 self._rows[name] = self._rows["train"]
             else:
-                self._rows[name] = CutoutRows(self._arrays(name), self._labels(name))
+                self._rows[name] = CutoutRows(self._arrays(name), self._labels(name), self.masked)
             self._usable[name] = self._finite(name)
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         if stage == "fit" and self._belongs_on(device):
@@ -259,6 +267,7 @@ class ViewsDataModule(pl.LightningDataModule):
                 memory_limit=memory,
                 progress=sys.stderr.isatty(),
                 allow_external=f.allow_external,
+                mask=self.masked != "nan",
             )
             for f, key in self._parts(stage)
         ]
@@ -271,7 +280,7 @@ class ViewsDataModule(pl.LightningDataModule):
     def _finite(self, stage: str) -> NDArray[np.int64]:
         bad = np.concatenate(
             [
-                nonfinite_rows(array[start : start + 4096])
+                without_latent(array[start : start + 4096], self.masked)
                 for array in self._rows[stage].arrays
                 for start in range(0, len(array), 4096)
             ]
@@ -279,7 +288,8 @@ class ViewsDataModule(pl.LightningDataModule):
         rows: NDArray[np.int64] = np.arange(len(bad)) if self.chosen is None else self.chosen.of(stage)
         bad = bad[rows]
         if bad.any():
-            log.warning("%s: skipping %d of %d cutouts with non-finite pixels", stage, bad.sum(), len(bad))
+            what = "with non-finite pixels" if self.masked == "nan" else "without a clear pixel"
+            log.warning("%s: skipping %d of %d cutouts %s", stage, bad.sum(), len(bad), what)
         if bad.all():
             file, key = self._parts(stage)[0]
             raise InputFileError(f"{file.path}: every cutout of '{key}' to use has non-finite pixels")
@@ -325,7 +335,7 @@ class ViewsDataModule(pl.LightningDataModule):
         return batch
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Generate the views (B, 2, 1, H, W) on the device; those of validation are the same in every epoch."""
+        """Generate the views (B, 2, C, H, W) on the device; those of validation are the same in every epoch."""
         training = self.trainer is None or self.trainer.training
         stage, epoch = ("train", batch["epoch"]) if training else ("valid", 0)
         if batch["images"] is None:
@@ -336,13 +346,19 @@ class ViewsDataModule(pl.LightningDataModule):
         return batch
 
     def make_views(self, batch: dict[str, Any], stage: str, epoch: int) -> torch.Tensor:
-        """Return two views (B, 2, 1, H, W) of each image, drawn for this seed, stage, epoch and batch alone."""
+        """Return two views (B, 2, C, H, W) of each image, drawn for this seed, stage, epoch and batch alone.
+
+        A mask, the second channel, is turned and cut like its image; beyond the edge nothing is masked.
+        """
         images = batch["images"].float()  # views are sampled in float32, whatever the precision of the network
         key = np.random.SeedSequence([self.options.seed, _STAGES[stage], epoch, batch["index"]])
         generator = torch.Generator().manual_seed(int(key.generate_state(1, np.uint64)[0] >> 1))
         drawn = self.views.draw(2 * batch["total"], images.shape[-1], generator)
         mine = drawn[slice(2 * batch["first"], 2 * (batch["first"] + len(images)))]
-        views = self.views.apply(images, mine)
+        views = self.views.apply(images[:, :1], mine)
+        if images.shape[1] > 1:
+            masks = self.mask_views.apply(images[:, 1:], mine)
+            views = torch.cat([views, (masks > _HALF).to(views.dtype)], dim=1)
         return views.reshape(len(images), 2, *views.shape[1:]).to(batch["images"].dtype)
 
 

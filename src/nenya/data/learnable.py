@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.data.cutouts import CutoutFile, nonfinite_rows
+from nenya.data.masks import InputReader
 from nenya.data.row_list import RowList
 from nenya.errors import InputFileError, OptionError
 from nenya.options.sections import LoaderOptions, Options
@@ -19,24 +20,29 @@ _LEAST_BATCH = 2
 _SAME = 1e-6  # difference of equal cutouts, relative to the largest value
 
 
-def largest_mean(file: CutoutFile, partition: str, rows: NDArray[np.int64] | None = None) -> float:
+def largest_mean(file: CutoutFile, partition: str, rows: NDArray[np.int64] | None = None, masked: str = "nan") -> float:
     """Return the largest absolute mean of the first cutouts of a partition.
 
     Args:
         file: the cutout file.
         partition: its name.
         rows: the rows that count, rising; None for all.
+        masked: what the network sees of masked pixels, `preprocess.masked`.
     """
-    first = next(_blocks(file, partition, rows))
+    first = next(_blocks(file, partition, rows, masked))
     return float(np.abs(first[~nonfinite_rows(first)].mean(axis=(1, 2, 3))).max(initial=0.0))
 
 
-def _blocks(file: CutoutFile, partition: str, rows: NDArray[np.int64] | None) -> Iterator[NDArray[np.float32]]:
-    """Yield the cutouts (n, 1, H, W) of a partition, or of some rows of it, few at once."""
-    with file.reader(partition) as reader:
-        for start in range(0, len(reader) if rows is None else len(rows), MEAN_ROWS):
-            stop = start + MEAN_ROWS
-            yield reader.read(start, min(len(reader), stop)) if rows is None else reader.read_rows(rows[start:stop])
+def _blocks(
+    file: CutoutFile, partition: str, rows: NDArray[np.int64] | None, masked: str
+) -> Iterator[NDArray[np.float32]]:
+    """Yield the cutouts (n, 1, H, W) of a partition, or of some rows of it, few at once, as the network sees them."""
+    with file.reader(partition) as cutouts:
+        reader = InputReader(cutouts, masked)
+        for start in range(0, len(cutouts) if rows is None else len(rows), MEAN_ROWS):
+            stop = min(len(cutouts), start + MEAN_ROWS)
+            found = reader.read(start, stop) if rows is None else reader.read_rows(rows[start : start + MEAN_ROWS])
+            yield found[:, :1]
 
 
 def choose_partition(options: Options, files: Sequence[CutoutFile]) -> str:
@@ -101,18 +107,19 @@ def check_learnable(options: Options, files: Sequence[CutoutFile], chosen: RowLi
         raise OptionError(
             f"loader.batch_size_train={batch}: expected at most {rows}, the number of cutouts {what} of {place}"
         )
-    usable, equal = _usable(parts)
+    masked = options.preprocess.masked
+    usable, equal = _usable(parts, masked)
     if usable < _LEAST_BATCH:
         raise InputFileError(
             f"{place}: expected at least {_LEAST_BATCH} cutouts without missing pixels {what}, got {usable} of "
-            f"{rows}: fill them first, such as by nenya prepare"
+            f"{rows}: fill them first, such as by nenya prepare, or set preprocess.masked=fill"
         )
     if equal:
         raise InputFileError(
             f"{place}: all cutouts {what} are equal up to their mean, so there is nothing to learn: check how the "
             "file was made"
         )
-    if (largest := max(largest_mean(*part) for part in parts)) > MEAN_LIMIT:
+    if (largest := max(largest_mean(*part, masked) for part in parts)) > MEAN_LIMIT:
         log.warning(
             "%s: cutouts of '%s' have means up to %.3g, so a rotation fills the corners of a view with values far from "
             "the others, and latents of files differ from those of single images: subtract the mean of each cutout, or "
@@ -121,11 +128,11 @@ def check_learnable(options: Options, files: Sequence[CutoutFile], chosen: RowLi
         )  # fmt: skip
 
 
-def _usable(parts: Sequence[tuple[CutoutFile, str, NDArray[np.int64] | None]]) -> tuple[int, bool]:
+def _usable(parts: Sequence[tuple[CutoutFile, str, NDArray[np.int64] | None]], masked: str) -> tuple[int, bool]:
     """Return how many cutouts without non-finite pixels were seen, and whether they are equal apart from their mean."""
     reference, count = None, 0
     for part in parts:
-        for block in _blocks(*part):
+        for block in _blocks(*part, masked):
             rows = block[~nonfinite_rows(block)].astype(np.float64)
             if not len(rows):
                 continue

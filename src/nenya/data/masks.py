@@ -79,19 +79,48 @@ class InputReader:
         else:
             images, mask = reader.read_rows(picked, spread), reader.read_mask_rows(picked, spread)
         if mask is not None:
-            self._check(images, mask, np.arange(rows.start, rows.stop) if picked is None else picked)
+            numbers = np.arange(rows.start, rows.stop) if picked is None else picked
+            _check(self.reader, images[:, 0], mask, numbers)
         return images, mask
 
-    def _check(self, images: Images, mask: Masks, rows: NDArray[np.int64]) -> None:
-        """Check that all pixels outside the mask are finite."""
-        bad = ~np.isfinite(images[:, 0]) & ~mask
-        if bad.any():
-            first = int(bad.any(axis=(1, 2)).argmax())
-            name = shown(self.reader.partition)
-            raise InputFileError(
-                f"{self.reader.path}: row {rows[first]} of '{name}' has {int(bad[first].sum())} pixels that are not "
-                f"finite outside '{name}_mask'; mask them, or remove the data set so that NaN is the mask"
-            )
+
+def checked_mask(reader: CutoutReader, images: Images, rows: range, spread: Spread = map) -> Masks:
+    """Return the masks (n, H, W) of cutouts of a partition that has them.
+
+    Args:
+        reader: of the partition.
+        images: (n, H, W), as read.
+        rows: their row numbers.
+        spread: how chunks are processed.
+
+    Raises:
+        InputFileError: A pixel outside the mask is not finite, or the mask is damaged.
+    """
+    mask = reader.read_mask(rows.start, rows.stop, spread)
+    assert mask is not None
+    _check(reader, images, mask, np.arange(rows.start, rows.stop))
+    return mask
+
+
+def _check(reader: CutoutReader, images: Images, mask: Masks, rows: NDArray[np.int64]) -> None:
+    """Check that all pixels outside the mask are finite."""
+    bad = ~np.isfinite(images) & ~mask
+    if bad.any():
+        first, name = int(bad.any(axis=(1, 2)).argmax()), shown(reader.partition)
+        raise InputFileError(
+            f"{reader.path}: row {rows[first]} of '{name}' has {int(bad[first].sum())} pixels that are not finite "
+            f"outside '{name}_mask'; mask them, or remove the data set so that NaN is the mask"
+        )
+
+
+def without_latent(images: Images, masked: str) -> Masks:
+    """Mark the cutouts (n,) that have no latent: of images (n, H, W) with NaN at masked pixels.
+
+    They hold any NaN with `nan`, or else no clear pixel; or an infinite pixel.
+    """
+    if masked == "nan":
+        return ~np.isfinite(images).all(axis=(1, 2))
+    return np.isinf(images).any(axis=(1, 2)) | np.isnan(images).all(axis=(1, 2))
 
 
 def mask_of(images: Images, mask: Masks | None) -> Masks:
@@ -116,17 +145,5 @@ def network_input(images: Images, mask: Masks | None, masked: str, spread: Sprea
             images[mask.all(axis=(1, 2))] = np.nan
         return images
     holes = mask_of(images, mask)
-    filled = images[:, 0]
-    filled[holes] = np.nan
-    if masked == "mean":
-        fill_means(filled, holes)
-    else:
-        fill_cutouts(filled, holes, spread)
-    return images if masked != "mask" else np.stack([filled, holes.astype(np.float32)], axis=1)
-
-
-def fill_means(images: Images, holes: Masks) -> None:
-    """Set the masked pixels (n, H, W) of images (n, H, W), in place, to the mean of the clear ones of each."""
-    some = np.flatnonzero(holes.any(axis=(1, 2)) & ~holes.all(axis=(1, 2)))
-    for i in some:
-        images[i][holes[i]] = images[i][~holes[i]].mean(dtype=np.float64)
+    fill_cutouts(images[:, 0], holes, spread, how="mean" if masked == "mean" else "fill")
+    return images if masked != "mask" else np.concatenate([images, holes[:, None].astype(np.float32)], axis=1)

@@ -19,6 +19,7 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from nenya.data.cutouts import CutoutReader, fingerprint, plan_blocks
+from nenya.data.masks import checked_mask
 from nenya.data.partition import Partition
 from nenya.errors import NenyaError, OptionError, OutputError
 from nenya.runtime.process import Threads
@@ -42,6 +43,7 @@ def load_partition(
     memory_limit: int | None = None,
     progress: bool | Report = False,
     allow_external: bool = False,
+    mask: bool = False,
 ) -> NDArray[np.float32]:
     """Return all cutouts of a partition for fast random access.
 
@@ -60,6 +62,7 @@ def load_partition(
         progress: True for a progress bar; or a function that is called with the numbers of completed and of
             all cutouts.
         allow_external: Whether links may lead out of the file's folder.
+        mask: Whether pixels of the mask of the partition, if it has one, are NaN.
 
     Returns:
         (N, H, W) float32: a new array, or a read-only map.
@@ -70,14 +73,14 @@ def load_partition(
         OutputError: The cache cannot be written, or the disk has too little space.
     """
     with CutoutReader(path, partition, allow_external=allow_external) as reader:
-        info = reader.info
+        info, mask = reader.info, mask and reader.info.has_mask
         limit = available_memory() // 2 if memory_limit is None else memory_limit
         if info.nbytes <= limit:
             array = np.empty((info.rows, info.height, info.width), np.float32)
             with _reporting(progress, f"Reading {reader.path.name}") as report:
-                unpack_into(array, reader, report)
+                unpack_into(array, reader, report, mask=mask)
             return array
-        if info.mappable:
+        if info.mappable and not mask:
             shape = (info.rows, info.height, info.width)
             return np.memmap(reader.path, np.dtype("<f4"), "r", info.offset or 0, shape)
         if cache_dir is None:
@@ -85,16 +88,17 @@ def load_partition(
                 f"'{partition}' of {reader.path} needs {info.nbytes / 1e9:.1f} GB and the memory limit is "
                 f"{limit / 1e9:.1f} GB: name a folder for an unpacked copy with loader.cache_dir"
             )
-        return _cached(reader, Path(cache_dir), progress)
+        return _cached(reader, Path(cache_dir), progress, mask)
 
 
-def unpack_into(out: NDArray[np.float32], reader: CutoutReader, report: Report) -> None:
+def unpack_into(out: NDArray[np.float32], reader: CutoutReader, report: Report, *, mask: bool = False) -> None:
     """Read a complete partition into an array, in slabs of complete chunks.
 
     Args:
         out: (N, H, W) float32, C-contiguous.
         reader: Of the partition.
         report: Called after every slab.
+        mask: Whether the pixels of the mask become NaN; the partition has one.
 
     Raises:
         InputFileError: The file is damaged; the message names the rows.
@@ -103,13 +107,17 @@ def unpack_into(out: NDArray[np.float32], reader: CutoutReader, report: Report) 
     with Threads() as threads:
         for rows in plan_blocks(info.rows, info.block_rows, _SLAB):
             reader.read_into(out[rows.start : rows.stop], rows.start, threads.spread)
+            if mask:
+                out[rows.start : rows.stop][checked_mask(reader, out[rows.start : rows.stop], rows, threads.spread)] = (
+                    np.nan
+                )
             report(rows.stop, info.rows)
 
 
-def _cached(reader: CutoutReader, folder: Path, progress: bool | Report) -> NDArray[np.float32]:
+def _cached(reader: CutoutReader, folder: Path, progress: bool | Report, mask: bool) -> NDArray[np.float32]:
     """Map the unpacked copy of a partition, created first if there is none of the same fingerprint."""
     source = hashlib.sha256(str(reader.path.resolve()).encode()).hexdigest()[:8]
-    stem = f"{reader.path.stem}_{reader.partition}_{source}".replace("/", "_")
+    stem = f"{reader.path.stem}_{reader.partition}_{source}".replace("/", "_") + ("_masked" if mask else "")
     final = (
         folder / f"{stem}_{fingerprint(reader.path, reader.partition, allow_external=reader.allow_external)[:16]}.npy"
     )
@@ -120,7 +128,7 @@ def _cached(reader: CutoutReader, folder: Path, progress: bool | Report) -> NDAr
                 if not _is_complete(final, reader.info):
                     if alone:
                         _remove_old(folder, stem)
-                    _unpack(reader, final, progress)
+                    _unpack(reader, final, progress, mask)
         except NenyaError:
             raise
         except OSError as error:
@@ -149,7 +157,7 @@ def _remove_old(folder: Path, stem: str) -> None:
         path.unlink(missing_ok=True)
 
 
-def _unpack(reader: CutoutReader, final: Path, progress: bool | Report) -> None:
+def _unpack(reader: CutoutReader, final: Path, progress: bool | Report, mask: bool) -> None:
     """Write the unpacked copy under a temporary name and rename it."""
     info = reader.info
     free = shutil.disk_usage(final.parent).free
@@ -166,7 +174,7 @@ def _unpack(reader: CutoutReader, final: Path, progress: bool | Report) -> None:
                 if error.errno == errno.ENOSPC:
                     raise _no_room(final.parent, info.nbytes, free) from error
         with _reporting(progress, f"Unpacking {reader.path.name}") as report:
-            unpack_into(array, reader, report)
+            unpack_into(array, reader, report, mask=mask)
         array.flush()
 
 

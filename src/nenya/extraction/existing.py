@@ -17,7 +17,7 @@ METADATA_KEY = "nenya"
 
 _KEPT = (
     *("source", "source_size", "source_sha256", "source_etag", "checkpoint_sha256"),
-    *("preprocessing", "latent", "precision", "partitions", "rows", "nenya_version", "model_version", "date"),
+    *("preprocessing", "latent", "masked", "precision", "partitions", "rows", "nenya_version", "model_version", "date"),
 )
 
 
@@ -82,9 +82,10 @@ def check_same(place: str, provenance: Mapping[str, Any], wanted: Mapping[str, s
     Raises:
         OutputError: They were made with other weights or options.
     """
-    for key, value in wanted.items():
-        if provenance.get(key) != value:
-            was, now = str(provenance.get(key)), value
+    usual = {"masked": "nan"}  # written only where it differs
+    for key, value in {**usual, **wanted}.items():
+        if provenance.get(key, usual.get(key)) != value:
+            was, now = str(provenance.get(key, usual.get(key))), value
             if key == "checkpoint_sha256":
                 was, now = f"{was[:12]}...", f"{now[:12]}..."
             raise OutputError(

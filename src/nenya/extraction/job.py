@@ -151,7 +151,7 @@ def warn_of_means(options: Options, file: CutoutFile) -> None:
     if options.preprocess.file == "demean":
         return
     for name in file.partitions:
-        largest = largest_mean(file, name)
+        largest = largest_mean(file, name, masked=options.preprocess.masked)
         if largest > MEAN_LIMIT:
             log.warning(
                 "%s: cutouts of '%s' have means up to %.3g, so their latents differ from those of single images, "
@@ -241,7 +241,7 @@ def extract_file(
     if logger is not None:
         counts = {"rows": sum(job.rows.values()), "nonfinite_rows": sum(writer.nonfinite.values()), "seconds": seconds}
         logger.log_metrics({**counts, **{f"ledger/{stage}": spent for stage, spent in ledger.seconds().items()}})
-    return _summary(job, writer, work, seconds)
+    return _summary(job, writer, work, seconds, why_no_latent(options.preprocess.masked))
 
 
 def _done_before(job: Job, work: Work) -> str:
@@ -352,15 +352,20 @@ def _sha256(job: Job, store: BlockStore, work: Work, cancelled: threading.Event)
     return known or store.note_sha256(sha256_file(job.file.path, cancelled))
 
 
-def _summary(job: Job, writer: LatentsWriter, work: Work, seconds: float) -> str:
+def _summary(job: Job, writer: LatentsWriter, work: Work, seconds: float, why: str) -> str:
     rows = ", ".join(f"{name} {count}" for name, count in job.rows.items())
     total, bad = sum(job.rows.values()), sum(writer.nonfinite.values())
     before = sum(len(block) for block in writer.blocks if block.number in work.done)
     return (
         f"{rows} rows of {writer.store.dim} dimensions in {seconds:.1f} s ({(total - before) / seconds:.1f} rows/s)"
         + (f", {before} of them from an earlier run" if before else "")
-        + (f"; {bad} rows are NaN because their cutouts have non-finite pixels" if bad else "")
+        + (f"; {bad} rows are NaN because {why}" if bad else "")
     )
+
+
+def why_no_latent(masked: str) -> str:
+    """Return why cutouts have no latent, as text."""
+    return "their cutouts have " + ("non-finite pixels" if masked == "nan" else "no clear pixel, or an infinite one")
 
 
 class _ChangedError(InputFileError):

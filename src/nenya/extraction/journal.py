@@ -40,9 +40,10 @@ HDF5_OVERHEAD = 2**16
 _LINE = re.compile(rb"(\d{1,18}) ([0-9a-f]{8}) (\d{1,18}) ([0-9a-f]{8})")
 
 _MUST_AGREE = (
-    *("checkpoint_sha256", "preprocessing", "latent", "precision", "rows", "dim"),
+    *("checkpoint_sha256", "preprocessing", "latent", "masked", "precision", "rows", "dim"),
     *("device", "torch_version", "columns", "calibration_sha256"),
 )
+_NONE = {"masked": "nan", "columns": [], "calibration_sha256": "none"}  # where a manifest does not say
 _HINT = "clobber=true starts over"
 _MOST_ROWS, _MOST_THREADS = 2**31, 2**12
 _MOST_JOURNAL = 2**26  # bytes: a million blocks
@@ -402,7 +403,7 @@ def begin(store: BlockStore, wanted: Mapping[str, Any], file: CutoutFile, *, clo
         return _work(wanted, frozenset(), fresh=True)
     for key in _MUST_AGREE:
         if found.get(key) != wanted.get(key):
-            was, now = _short(found.get(key)), _short(wanted.get(key))
+            was, now = _short(found.get(key, _NONE.get(key))), _short(wanted.get(key, _NONE.get(key)))
             raise OutputError(
                 f"{store.partial} holds finished rows that were made with {key} {was} instead of {now}: "
                 "clobber=true starts over"

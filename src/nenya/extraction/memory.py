@@ -15,7 +15,15 @@ from torch import Tensor
 from nenya.data.blocks import BlocksDataModule, cut_blocks
 from nenya.data.cutouts import inspect_cutouts
 from nenya.errors import InputFileError, OptionError
-from nenya.extraction.job import DEBUG_BATCHES, check_sizes, latent_dim, predict, row_limits, warn_of_means
+from nenya.extraction.job import (
+    DEBUG_BATCHES,
+    check_sizes,
+    latent_dim,
+    predict,
+    row_limits,
+    warn_of_means,
+    why_no_latent,
+)
 from nenya.models.contrastive import ContrastiveModule
 from nenya.models.inference import choose_backend
 from nenya.options.commands import ExtractOptions
@@ -92,7 +100,8 @@ def latents_of_file(
         found[name] = latents if rows is None else latents[np.unique(rows, return_inverse=True)[1]]
         bad = int(np.isnan(found[name]).any(axis=1).sum())
         if bad:
-            log.warning("%s: %d rows of '%s' are NaN because their cutouts have non-finite pixels", path, bad, name)
+            why = why_no_latent(options.preprocess.masked)
+            log.warning("%s: %d rows of '%s' are NaN because %s", path, bad, name, why)
     return found
 
 

@@ -2,9 +2,10 @@
 
 The distance 1 - cosine between the latents of a cutout with and without a mask is modelled by the share and the shape
 of the mask and the contrast of what it leaves. Quantiles of its logarithm are lines in these, fitted by quantile
-regression (Koenker and Bassett 1978), which for masks of the mean shape rise with the share. The term of the share is
-then fitted again on cutouts that the first fit has not seen, so that the stated fraction lies beyond the line at any
-share (conformal prediction under shifts, Gibbs, Cherian and Candes 2023, in its split form).
+regression (Koenker and Bassett 1978), which for masks of the mean shape rise with the share. Two halves of
+the cutouts fit the other terms for each other, and the term of the share is fitted to what is left of both, so that
+the stated fraction of unseen ones lies beyond the line at any share (conformal prediction under shifts, Gibbs, Cherian
+and Candes 2023, in a cross-fitted form).
 
 Letters in shapes: n pairs of a clear and a masked cutout, K knots, D the length of a latent, M directions.
 """
@@ -35,7 +36,7 @@ LEAST_CUTOUTS = 60
 SLOPES = 8
 """Terms of a line beside the share: the other shapes, the square of the contrast, and products with the share."""
 
-_FIT, _SHIFT = 0.45, 0.4  # shares of the cutouts for the first and the second fit; the others check
+_FIT = 0.45  # share of the cutouts in each part that fits; the others check
 _KNOTS = 6
 _BINS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 _LEAST_PAIRS = 8
@@ -117,8 +118,8 @@ class Calibration:
 
 
 def divide(cutouts: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Return the part of each cutout, (cutouts,): 0 fits all terms, 1 the share's again, 2 checks the result."""
-    ends = np.array([_FIT, _FIT + _SHIFT]) * cutouts
+    """Return the part of each cutout, (cutouts,): 0 and 1 fit, each what the other is compared with, and 2 checks."""
+    ends = np.array([_FIT, 2 * _FIT]) * cutouts
     found: NDArray[np.int64] = np.searchsorted(ends, rng.permutation(cutouts), side="right")
     return found
 
@@ -147,26 +148,30 @@ def fit(
     distance = distances(clear, masked)
     known = np.isfinite(distance) & np.isfinite(shapes).all(axis=1)
     shapes, distance, part, clear, masked = shapes[known], distance[known], part[known], clear[known], masked[known]
-    first, second, third = (part == i for i in range(3))
-    if min(first.sum(), second.sum(), third.sum()) < _LEAST_PAIRS:
+    fitted, unseen = (part == 0, part == 1), part == 2
+    if min(fitted[0].sum(), fitted[1].sum(), unseen.sum()) < _LEAST_PAIRS:
         raise InputFileError(f"{int((~known).sum())} of {len(known)} cutouts have no latents: check weights and data")
     logarithm = np.log(np.maximum(distance, _SMALLEST))
-    centre, scale = shapes[first, 1:].mean(axis=0), np.maximum(shapes[first, 1:].std(axis=0), 1e-9)
+    centre, scale = shapes[~unseen, 1:].mean(axis=0), np.maximum(shapes[~unseen, 1:].std(axis=0), 1e-9)
     knots = np.unique(np.quantile(shapes[:, 0], np.linspace(0, 1, _KNOTS)))
     if len(knots) == 1:
         knots = knots[0] + np.array([-1e-3, 1e-3])
     rises, terms = _rises(shapes[:, 0], knots), _terms(shapes, centre, scale)
     lines = []
     for quantile in (0.5, 1 - MISSED):
-        slopes = _fit_line(np.hstack([rises, terms])[first], logarithm[first], quantile, len(knots))[len(knots) :]
-        rest = (logarithm - terms @ slopes)[second]
-        lines.append(Line(np.cumsum(_fit_line(rises[second], rest, quantile, len(knots))), slopes))
+        rest, slopes = logarithm.copy(), np.zeros(SLOPES)
+        for own, other in (fitted, fitted[::-1]):
+            found = _fit_line(np.hstack([rises, terms])[own], logarithm[own], quantile, len(knots))[len(knots) :]
+            rest[other] -= terms[other] @ found
+            slopes += found / 2
+        steps = _fit_line(rises[~unseen], rest[~unseen], quantile, len(knots))
+        lines.append(Line(np.cumsum(steps), slopes))
     least, most = shapes.min(axis=0), shapes.max(axis=0)
     median, high = lines
     made = Calibration(knots, centre, scale, least, most, median, high, _directions(clear, masked, rng), {})
     below = 1 - distance < made.cosines(shapes)[1]
-    values = {"pairs": len(part), "unseen": int(third.sum()), "unseen_below": float(below[third].mean())}
-    table = _table(np.exp(shapes[:, 0]), 1 - distance, below, third)
+    values = {"pairs": len(part), "unseen": int(unseen.sum()), "unseen_below": float(below[unseen].mean())}
+    table = _table(np.exp(shapes[:, 0]), 1 - distance, below, unseen)
     return replace(made, about={**(about or {}), **values, "table": table})
 
 
@@ -246,5 +251,4 @@ def _directions(clear: FloatArray, masked: FloatArray, rng: np.random.Generator)
 def _downwards(values: Float64Array) -> FloatArray:
     """Return float32 that are never above the values."""
     rounded = values.astype(np.float32)
-    found: FloatArray = np.where(rounded > values, np.nextafter(rounded, np.float32(-2)), rounded)
-    return found
+    return np.where(rounded > values, np.nextafter(rounded, np.float32(-2)), rounded).astype(np.float32)

@@ -38,8 +38,29 @@ _Asked = tuple[str, int, int, int, bool]  # ssl_model, feat_dim, nchannels, widt
 _KEPT = 2  # networks of 100 MB kept in memory
 
 
+def check_mask_channel(options: Options) -> None:
+    """Check that the network sees a mask if, and only if, the cutouts are read with one.
+
+    Raises:
+        OptionError: One option says so, and the other does not.
+    """
+    channel, masked = options.model.mask_channel, options.preprocess.masked
+    if channel and masked != "mask":
+        raise OptionError(f"model.mask_channel=true with preprocess.masked={masked}: set preprocess.masked=mask")
+    if masked == "mask" and not channel:
+        raise OptionError(
+            "preprocess.masked=mask needs a network with a mask channel: set model.mask_channel=true, or "
+            "preprocess.masked=fill"
+        )
+
+
 def make_net(options: Options) -> ContrastiveNet:
-    """Return the network of the options, with the original's initialisation drawn from `options.seed`."""
+    """Return the network of the options, with the original's initialisation drawn from `options.seed`.
+
+    Raises:
+        OptionError: An option of the network is invalid.
+    """
+    check_mask_channel(options)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         o = options.model
@@ -273,6 +294,7 @@ def load_model(options: Options, ckpt: str | None) -> tuple[Checkpoint, Contrast
     architecture = (model.ssl_model, model.feat_dim, model.nchannels, model.width, model.mask_channel)
     # Lightning converts a network to half precision in place, so it is not shared between precisions.
     checkpoint, net = _load(source, stamp, architecture, options.trainer.precision, options.loader.cache_dir)
+    check_mask_channel(options)
     return checkpoint, ContrastiveModule(options, net, trained=False)
 
 

@@ -155,7 +155,7 @@ def _compile(folded: nn.Module) -> Runner:
 
 
 def count_multiply_adds(net: ContrastiveNet, height: int, width: int) -> int:
-    """Return the multiply-adds of one image of `height` x `width` pixels and one channel."""
+    """Return the multiply-adds of one image of `height` x `width` pixels and one channel, with its mask if need be."""
     total, size = 0, (height, width)
     for shortcut, branch in _blocks(net):
         if shortcut is not None:
@@ -163,7 +163,7 @@ def count_multiply_adds(net: ContrastiveNet, height: int, width: int) -> int:
             total += shortcut[0].weight.numel() * rows * columns
         for conv, _ in branch:
             size = _size_after(conv, size)
-            weights = conv.weight[:, :1] if conv is net.encoder.conv1 else conv.weight
+            weights = conv.weight[:, : 1 + net.mask_channel] if conv is net.encoder.conv1 else conv.weight
             total += weights.numel() * size[0] * size[1]
     return total + sum(layer.weight.numel() for layer in net.head if isinstance(layer, nn.Linear))
 

@@ -316,6 +316,8 @@ def build_options(cls: type[O], values: Mapping[str, Any]) -> O:
     """
     options = build(cls, values, "")
     check_effects(options, cls.only_with, cls.not_with)
+    if "preprocess" not in taken(cls) and options.model.mask_channel:
+        options.preprocess.masked = "mask"  # nothing else goes with this network
     jitter = options.augment.random_jitter
     if options.augment.recipe in ("v4", "v2") and jitter == 0:
         raise OptionError(
