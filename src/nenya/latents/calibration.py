@@ -251,4 +251,5 @@ def _directions(clear: FloatArray, masked: FloatArray, rng: np.random.Generator)
 def _downwards(values: Float64Array) -> FloatArray:
     """Return float32 that are never above the values."""
     rounded = values.astype(np.float32)
-    return np.where(rounded > values, np.nextafter(rounded, np.float32(-2)), rounded).astype(np.float32)
+    found: FloatArray = np.where(rounded > values, np.nextafter(rounded, np.float32(-2)), rounded).astype(np.float32)
+    return found

@@ -14,8 +14,10 @@ from nenya.data.hdf5_open import open_hdf5
 from nenya.data.mask_shapes import SHAPE_NAMES
 from nenya.errors import InputFileError, NenyaError, OutputError
 from nenya.latents.calibration import SLOPES, Calibration, Line
+from nenya.latents.files import Latents
 from nenya.storage.disk import atomic_path, write_hdf5
 from nenya.storage.names import parse_json
+from nenya.storage.paths import local_path
 
 FORMAT, FORMAT_VERSION = "nenya calibration", 1
 SUFFIX = "_calibration.h5"
@@ -80,6 +82,21 @@ def load(path: Path) -> Calibration:
     median, high = lines
     shapes = {name: arrays[name] for name in ("knots", *_LENGTHS)}
     return Calibration(**shapes, median=median, high=high, directions=arrays["directions"], about=values.value)
+
+
+def calibrated_directions(place: str | None, latents: Latents) -> NDArray[np.float32] | None:
+    """Return the directions (M, D) of the calibration of latents, None without one.
+
+    Raises:
+        InputFileError: It cannot be read, or is that of other latents.
+    """
+    if place is None:
+        return None
+    made = load(local_path(place))
+    weights = latents.provenance.get("checkpoint_sha256")
+    if made.about["checkpoint_sha256"] != weights or made.directions.shape[1] != latents.shape[1]:
+        raise InputFileError(f"calibration={place} is of other weights than the latents; give theirs, or {AGAIN}")
+    return made.directions
 
 
 def digest_of(made: Calibration) -> str:

@@ -304,7 +304,7 @@ class FiguresOptions(AnalysisOptions):
 
 
 @dataclass
-class IndexOptions(LeastCosineOptions):
+class IndexOptions(AnalysisOptions):
     """Options of the index of an archive."""
 
     uses: ClassVar[tuple[str, ...]] = ("loader", "data", "out", "seed", "clobber")
@@ -383,6 +383,7 @@ class EmbedOptions(LeastCosineOptions):
     not_with: ClassVar = dict.fromkeys(("ntrain", "n_neighbors", "min_dist", "metric", "umap_savefile"), "projector")
 
     projector: str | None = option(None, "an existing projector; default: fit a new one")
+    calibration: str | None = option(None, "calibration of the latents, for error bars of masked cutouts (umap_spread)")
     umap_savefile: str | None = option(None, "output for the fitted projector; default <name of out>_UMAP.h5 beside it")
     ntrain: int = option(200_000, "largest number of rows for fitting the UMAP", at_least(4))
     n_neighbors: int = option(15, "number of neighbours of the UMAP", at_least(2))
@@ -460,6 +461,9 @@ class UpdateOptions(PrepareOptions):
     )
     ckpt: str | None = option(None, "weights of a new version; default model.weights")
     table: str | None = option(None, "table of new cutout files (by pp_file); default the .parquet beside each file")
+    calibration: str | None = option(
+        None, "calibration of the weights of a new version; default the one beside them, with preprocess.masked"
+    )
     projector: str | None = option(None, "an existing projector; default: fitted on the first files")
     ntrain: int = option(200_000, "largest number of rows for fitting the UMAP", at_least(4))
     n_neighbors: int = option(15, "number of neighbours of the UMAP", at_least(2))
