@@ -108,9 +108,8 @@ def unpack_into(out: NDArray[np.float32], reader: CutoutReader, report: Report, 
         for rows in plan_blocks(info.rows, info.block_rows, _SLAB):
             reader.read_into(out[rows.start : rows.stop], rows.start, threads.spread)
             if mask:
-                out[rows.start : rows.stop][checked_mask(reader, out[rows.start : rows.stop], rows, threads.spread)] = (
-                    np.nan
-                )
+                part = out[rows.start : rows.stop]
+                part[checked_mask(reader, part, rows, threads.spread)] = np.nan
             report(rows.stop, info.rows)
 
 

@@ -171,7 +171,7 @@ class PrepareOptions(MaskOptions):
     land: float | None = option(None, "value that marks land, if the field has no land mask")
     inpaint: str = option(
         "fast",
-        "inpainting of masked pixels: none, one fast solution per field, or scikit-image's biharmonic",
+        "inpainting of masked pixels: none (they stay NaN), one fast solution per field, or scikit-image's biharmonic",
         one_of("none", "fast", "biharmonic"),
     )
     fixed_km: float | None = option(None, "side in km of a cutout, resized to field_size pixels", above(0))

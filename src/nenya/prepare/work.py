@@ -30,6 +30,7 @@ from nenya.prepare.cutouts import (
 )
 from nenya.prepare.fields import Layout
 from nenya.prepare.geometry import Field
+from nenya.prepare.holes import central_dt_of_clear, finish_with_holes, statistics_of_clear
 from nenya.prepare.places import FOUND, HOLES, MASKED, OUTSIDE, TOO_FAR, Fates, Places
 from nenya.prepare.sources import open_fields
 from nenya.prepare.steps import finish, output_size, statistics
@@ -273,6 +274,7 @@ def cut(
         values = inpaint_field(values, np.isnan(values) & covered(values.shape, chosen))
     images, kept, statistic = _images(values, chosen, columns["UID"], options)
     able = (statistic["Tmin"] >= fields.possible[0]) & (statistic["Tmax"] <= fields.possible[1])
+    able &= np.isfinite(statistic["mean_temperature"])  # a pixel is left after downscaling
     if not able.all():  # filled pixels may overshoot where few are clear
         images, kept, statistic = images[able], kept[able], {key: column[able] for key, column in statistic.items()}
     if tally is not None:
@@ -299,8 +301,8 @@ def _images(
     """Read cutouts and apply the steps, all cutouts of one size together.
 
     Returns:
-        The images, the numbers of their windows (without those where NaN is left), and Tmin, Tmax, T10, T90, the mean,
-        and DT40 of cutouts that are large enough.
+        The images, the numbers of their windows (with `inpaint=none` all, else those without NaN), and Tmin, Tmax, T10,
+        T90, the mean, and DT40 of cutouts that are large enough.
     """
     side = output_size(options)
     images: list[NDArray[np.float32]] = []
@@ -316,23 +318,34 @@ def _images(
             stack = np.ascontiguousarray(view[windows.row[some], windows.col[some]])
             if options.inpaint == "biharmonic":
                 stack = inpaint_biharmonic(stack)
-            whole = np.isfinite(stack).all(axis=(1, 2))
-            stack, some = stack[whole], some[whole]
+            if options.inpaint != "none":
+                whole = np.isfinite(stack).all(axis=(1, 2))
+                stack, some = stack[whole], some[whole]
             if not len(some):
                 continue
-            statistic = statistics(stack)
-            done, means = finish(stack, options, [(options.seed, int(uid) & (2**63 - 1)) for uid in uids[some]])
+            done, column = _finished(stack, [(options.seed, int(uid) & (2**63 - 1)) for uid in uids[some]], options)
             images.append(done)
             numbers.append(some)
-            columns.append({**statistic, "mean_temperature": means})
-            if side >= DT40_SIDE:
-                columns[-1]["DT40"] = central_dt(done, DT40_SIDE)
+            columns.append(column)
     if not images:
         none = {key: np.zeros(0) for key in _of_pixels(side)}
         return np.zeros((0, side, side), np.float32), np.zeros(0, dtype=np.intp), none
     order = np.argsort(np.concatenate(numbers), kind="stable")
     joined = {key: np.concatenate([column[key] for column in columns])[order] for key in columns[0]}
     return np.concatenate(images)[order], np.concatenate(numbers)[order], joined
+
+
+def _finished(
+    stack: NDArray[np.float32], seeds: list[tuple[int, int]], options: PrepareOptions
+) -> tuple[NDArray[np.float32], Columns]:
+    """Apply the steps to cutouts (n, h, w); return them, and the columns computed from their pixels."""
+    masked = options.inpaint == "none"
+    columns: Columns = {**(statistics_of_clear(stack) if masked else statistics(stack))}
+    done, means = finish_with_holes(stack, options, seeds) if masked else finish(stack, options, seeds)
+    columns["mean_temperature"] = means
+    if output_size(options) >= DT40_SIDE:
+        columns["DT40"] = central_dt_of_clear(done, DT40_SIDE) if masked else central_dt(done, DT40_SIDE)
+    return done, columns
 
 
 def _table(fields: Field, windows: Windows, name: str, options: PrepareOptions) -> Columns:

@@ -136,18 +136,25 @@ def write_outputs(
     with both_or_none(path, beside), atomic_path(path) as images, atomic_path(beside) as rows_file:
         with write_hdf5(images) as file:
             file.attrs.update(provenance)
-            datasets = {}
+            datasets, masks = {}, {}
+            masked = options.inpaint == "none" and bool((table["clear_fraction"] < 1).any())
             for name, count in rows.items():
                 side = _side_of(parts[0])
                 chunk = min(count, max(1, CHUNK_BYTES // (4 * side * side)))
                 shape = (count, 1, side, side)
                 datasets[TYPES[name]] = file.create_dataset(name, shape, "<f4", chunks=(chunk, 1, side, side))
+                if masked:
+                    how: dict[str, Any] = {"chunks": (chunk, 1, side, side), "compression": "gzip"}
+                    masks[TYPES[name]] = file.create_dataset(f"{name}_mask", shape, "u1", **how)
             for number, group in table.groupby("part", sort=True):
                 with np.load(parts[int(str(number))]) as found:
                     chosen: NDArray[np.float32] = found["images"][group["part_row"].to_numpy()]
                 for kind, some in group.reset_index(drop=True).groupby("pp_type"):
                     first = int(some["pp_idx"].iloc[0])
-                    datasets[int(str(kind))][first : first + len(some), 0] = chosen[some.index.to_numpy()]
+                    rows = chosen[some.index.to_numpy()]
+                    datasets[int(str(kind))][first : first + len(some), 0] = rows
+                    if masked:
+                        masks[int(str(kind))][first : first + len(some), 0] = np.isnan(rows)
         final = table.drop(columns=["part", "part_row"])
         arrow = pa.Table.from_pandas(pd.DataFrame(final), preserve_index=False)
         metadata = {**(arrow.schema.metadata or {}), b"nenya": json.dumps(provenance).encode()}
