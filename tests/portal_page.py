@@ -49,7 +49,7 @@ def serve(portal, address="127.0.0.1"):
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    assert ready.wait(60)
+    assert ready.wait(300)
 
     def stop():
         box["loop"].add_callback(box["loop"].stop)

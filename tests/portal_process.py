@@ -73,7 +73,7 @@ class Server:
         return psutil.Process(self.process.pid).memory_info().rss
 
     def connect(self, host="127.0.0.1"):
-        return socket.create_connection((host, self.port), timeout=60)
+        return socket.create_connection((host, self.port), timeout=300)
 
     def ask(self, path, body=b"", *, host="127.0.0.1", method="", **headers):
         """Send one request, whole; return the status and the text of the answer."""

@@ -29,14 +29,14 @@ class Server:
             found.set()
 
         threading.Thread(target=read, daemon=True).start()
-        found.wait(120)
+        found.wait(600)
         assert hasattr(self, "port"), "".join(self.lines)
 
     @property
     def lives(self):
         return self.process.poll() is None
 
-    def raw(self, data, timeout=30):
+    def raw(self, data, timeout=300):
         """Send bytes, and return the answer's status, headers in small letters, and body."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=timeout) as stream:
             stream.sendall(data)
@@ -62,7 +62,7 @@ class Server:
         """End it as Ctrl-C does."""
         self.process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(20)
+            self.process.wait(300)
         if self.lives:
             self.process.kill()
-            self.process.wait(20)
+            self.process.wait(300)

@@ -51,7 +51,7 @@ def start_moto(min_part: int = 1) -> Iterator[str]:
     env = {**os.environ, "S3_UPLOAD_PART_MIN_SIZE": str(min_part)}
     process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while True:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
                 break
@@ -230,7 +230,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(*action.answer)
             return
         target = urlsplit(self.proxy.service)
-        upstream = http.client.HTTPConnection(target.hostname or "", target.port or 80, timeout=120)
+        upstream = http.client.HTTPConnection(target.hostname or "", target.port or 80, timeout=300)
         try:
             self._send_on(upstream, action)
             self._send_back(upstream.getresponse(), action)

@@ -410,7 +410,7 @@ def test_help_and_import_are_quick(tmp_path):
 
     def modules(*args):
         command = [sys.executable, "-X", "importtime", *map(str, args)]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr
         return done.stdout, {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
 

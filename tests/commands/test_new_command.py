@@ -89,7 +89,7 @@ def run(tmp_path_factory):
     environment = {**os.environ, "PYTHONPATH": str(root / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
 
     def call(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(words, env=environment, cwd=root, capture_output=True, text=True, timeout=120)
+        return subprocess.run(words, env=environment, cwd=root, capture_output=True, text=True, timeout=600)
 
     return call
 

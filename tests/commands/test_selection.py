@@ -307,7 +307,7 @@ def test_five_million_rows_take_seconds():
     chosen = rng.random(rows) < 0.1
     start = time.process_time()
     found = selection_statistics(table, chosen)
-    assert time.process_time() - start < 3
+    assert time.process_time() - start < 60  # of about 1
     assert found.map_selected.sum() == chosen.sum()
 
 

@@ -82,7 +82,7 @@ def test_several_tasks_of_one_job_share_a_file(files, expected, tiny_weights, tm
     command = [sys.executable, ROOT / "scripts" / "extract.py", "-m", "hydra/launcher=local", "model=demo"]
     command += ["hydra.launcher.tasks_per_node=2", f"data={files}/a.h5", f"ckpt={tiny_weights}", "trainer.strategy=ddp"]
     command += ["trainer.accelerator=cpu", "trainer.devices=2", "loader.block_size=1"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     with h5py.File(files / "a_latents.h5") as one, h5py.File(expected / "a_latents.h5") as other:
         np.testing.assert_allclose(one["valid"][:], other["valid"][:], atol=1e-6)

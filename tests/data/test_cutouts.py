@@ -228,8 +228,8 @@ def test_a_forked_reader_opens_its_own_handle(gzipped, array):
         reader.read(0, 1)
         process = context.Process(target=child, args=(reader, queue))
         process.start()
-        block, own = queue.get(timeout=30)
-        process.join(30)
+        block, own = queue.get(timeout=300)
+        process.join(300)
         assert process.exitcode == 0
         assert own
         np.testing.assert_array_equal(block, array[60:70])
@@ -429,7 +429,7 @@ def test_an_unpack_that_was_killed_leaves_nothing_to_trip_over(tmp_path, long):
     process = unpacking(path, cache, 60)
     assert process.stdout.readline().strip() == "1000"
     process.send_signal(signal.SIGKILL)
-    process.wait(30)
+    process.wait(300)
     assert len(list(cache.glob(".*.tmp"))) == 1
     assert not list(cache.glob("*.npy"))
     loaded = load_partition(path, "train", cache_dir=cache, memory_limit=0)
@@ -443,7 +443,7 @@ def test_two_processes_unpack_one_copy(tmp_path, long):
     first = unpacking(path, cache, 1)
     assert first.stdout.readline().strip() == "1000"
     second = unpacking(path, cache, 1)
-    outputs = [process.communicate(timeout=60)[0].split() for process in (first, second)]
+    outputs = [process.communicate(timeout=300)[0].split() for process in (first, second)]
     assert outputs[0][:-2] == ["2000", "3000"]
     assert outputs[1][:-2] == []
     assert all(float(output[-1]) == data.sum(dtype="f8") for output in outputs)

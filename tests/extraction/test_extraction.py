@@ -560,7 +560,7 @@ def test_two_processes_write_what_one_writes(latents_of, small_file, tiny_weight
         "data=*.h5",
         f"ckpt={tiny_weights}",
     ]
-    done = subprocess.run([*command, *ddp], cwd=work, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*command, *ddp], cwd=work, capture_output=True, text=True, timeout=900)
     assert done.returncode == 1, done.stderr
     assert tree(work) == ["a.h5", "a_latents.h5", "b.h5", "b_latents.h5", "bad.h5"]
     for words in ("a_latents.h5: train 11, valid 3 rows", "bad.h5: not an HDF5 file"):

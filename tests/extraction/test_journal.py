@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -252,12 +253,24 @@ def test_a_stopped_holder_holds_however_old_its_lock_is(holder):
 def test_a_holder_of_which_nothing_is_known_is_watched(tmp_path, monkeypatch):
     path = tmp_path / "lock"
     path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "since": "today"}))
-    monkeypatch.setattr(locks, "SILENT", 3.0)
+    monkeypatch.setattr(locks, "SILENT", 300.0)
     monkeypatch.setattr(locks, "_LOOK", 0.05)
-    lives = threading.Timer(0.5, lambda: os.utime(path, (1, 1)))  # its sign of life, at whatever time by its clock
+    heard = threading.Event()
+
+    def live():
+        for moment in itertools.count(1):  # its signs of life, at whatever time by its clock
+            os.utime(path, (moment, moment))
+            if heard.wait(0.1):
+                return
+
+    lives = threading.Thread(target=live)
     lives.start()
-    with pytest.raises(OutputError, match=r"process 1 on elsewhere since today.*noticed at once on this machine"):
-        OutputLock(path, "out.h5").__enter__()
+    try:
+        with pytest.raises(OutputError, match=r"process 1 on elsewhere since today.*noticed at once on this machine"):
+            OutputLock(path, "out.h5").__enter__()
+    finally:
+        heard.set()
+        lives.join()
     monkeypatch.setattr(locks, "SILENT", 0.2)
     os.utime(path, (1, time.time() + 10**7))
     with OutputLock(path, "out.h5") as lock:
@@ -268,7 +281,7 @@ def test_it_shows_that_it_lives(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "HEARTBEAT", 0.05)
     path = tmp_path / "lock"
     with OutputLock(path, "out.h5"):
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 300
         while json.loads(path.read_bytes())["beat"] < 3:
             assert time.monotonic() < deadline
             time.sleep(0.02)

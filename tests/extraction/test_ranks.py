@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import h5py
@@ -41,7 +40,7 @@ def test_two_processes_make_what_one_makes(s3_service, s3_bucket, tiny_weights, 
         f"ckpt={tiny_weights}",
     ]
     command += [f"out=s3://{s3_bucket}/out/", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=ddp"]
-    done = subprocess.run([*command, "loader.block_size=4"], cwd=work, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*command, "loader.block_size=4"], cwd=work, capture_output=True, text=True, timeout=900)
     assert done.returncode == 1, done.stderr
     assert "4 files: 3 done, 1 failed" in done.stderr
     assert not [p for p in (work / "outputs").rglob("*") if p.is_file()]
@@ -103,8 +102,7 @@ def test_processes_that_were_started_together_meet(folder, monkeypatch):
         pointer = next(folder.parent.glob("session-*"))
         os.utime(pointer, (1, 1))  # of a run long ago
         other = Follower(folder.parent)
-        threading.Timer(0.5, os.utime, (pointer,)).start()
-        start = time.monotonic()
-        assert other.hear(0) == ["x"]
-        assert time.monotonic() - start > 0.3
+        renewed = []
+        threading.Timer(0.3, lambda: (renewed.append(True), os.utime(pointer))).start()
+        assert other.hear(0) == ["x"] and renewed
     assert not list(folder.parent.glob("session-*"))

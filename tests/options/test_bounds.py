@@ -47,7 +47,7 @@ def bounded(*args: object, gigabytes: int = GIGABYTES, cwd: Path | None = None) 
         [sys.executable, "-c", code, *map(str, args)],
         cwd=cwd,
         capture_output=True,
-        timeout=120,
+        timeout=600,
         stdin=subprocess.DEVNULL,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
     )

@@ -403,15 +403,15 @@ def test_work_that_takes_long_holds_up_nothing_quick():
     pools, go, said, results = Pools(), threading.Event(), [], []
     jobs = [Jobs(pools, lambda function: function(), lambda text, busy: said.append(text)) for _ in range(6)]
     for one in jobs:
-        one.start("near", lambda _: go.wait(30), lambda _: None, slow=True)
+        one.start("near", lambda _: go.wait(300), lambda _: None, slow=True)
     done = threading.Event()
     jobs[0].start("selection", lambda _: 5, lambda found: (results.append(found), done.set()))
-    assert done.wait(10) and results == [5]
+    assert done.wait(300) and results == [5]
     ended = []
     jobs[1].start("upload", lambda _: 1, results.append, title="encoding", slow=True, ended=ended.append)
     jobs[1].cancel()
     go.set()
-    pools.slow.submit(lambda: None).result(10)
+    pools.slow.submit(lambda: None).result(300)
     assert ended == ["stopped"] and results == [5] and not jobs[1].busy
     pools.shutdown()
 
@@ -437,7 +437,7 @@ def test_closing_the_portal_ends_what_is_under_way(dataset):
             ended.append("search")
 
     jobs.start("near", endless, ended.append, slow=True)
-    assert begun.wait(10)
+    assert begun.wait(300)
     portal.close()
     assert ended == ["search"]
     with pytest.raises(RuntimeError):

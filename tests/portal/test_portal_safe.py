@@ -59,7 +59,7 @@ def talk(portal, work, origins=()):
 
     thread = threading.Thread(target=main)
     thread.start()
-    thread.join(60)
+    thread.join(300)
     assert not thread.is_alive()
     if "error" in box:
         raise box["error"]
@@ -67,14 +67,14 @@ def talk(portal, work, origins=()):
 
 
 async def ask(port, path, **settings):
-    request = HTTPRequest(f"http://127.0.0.1:{port}/{path}", follow_redirects=False, request_timeout=30, **settings)
+    request = HTTPRequest(f"http://127.0.0.1:{port}/{path}", follow_redirects=False, request_timeout=300, **settings)
     return await AsyncHTTPClient().fetch(request, raise_error=False)
 
 
 async def connect(port, page, origin, **headers):
     token = token_of(page.body.decode())
     headers = {"Origin": origin, **headers}
-    request = HTTPRequest(f"ws://127.0.0.1:{port}/ws", headers=headers, request_timeout=20)
+    request = HTTPRequest(f"ws://127.0.0.1:{port}/ws", headers=headers, request_timeout=300)
     return await websocket_connect(request, subprotocols=["bokeh", token])
 
 

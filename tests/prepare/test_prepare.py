@@ -295,9 +295,12 @@ def test_an_interrupted_run_goes_on(days, tmp_path, monkeypatch):
 def test_a_killed_run_goes_on(days, tmp_path, number):
     whole = make(tmp_path / "whole_preproc.h5", data=str(days), field_size=16)
     slow = (
-        "import sys, time; import nenya.prepare.work as w; from nenya.cli import run_command;"
-        "real = w.prepare_granule;"
-        "w.prepare_granule = lambda *a: (real(*a), time.sleep(0.2))[0]; sys.exit(run_command('prepare'))"
+        "import os, sys, time; import nenya.prepare.work as w; from nenya.cli import run_command\n"
+        "real, done = w.prepare_granule, []\n"
+        "def held(*args):\n"
+        "    while len(done) == 2 and not os.path.exists('go'): time.sleep(0.01)\n"
+        "    return done.append(real(*args)) or done[-1]\n"
+        "w.prepare_granule = held; sys.exit(run_command('prepare'))"
     )
     args = [f"data={days}", "out=d_preproc.h5", "field_size=16", "workers=1"]
     run = subprocess.Popen([sys.executable, "-c", slow, *args], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
@@ -305,7 +308,8 @@ def test_a_killed_run_goes_on(days, tmp_path, number):
     while run.poll() is None and len(list(partial.glob("*.npz"))) < 2:
         time.sleep(0.02)
     run.send_signal(number)
-    said = run.communicate(timeout=60)[1]
+    (tmp_path / "go").touch()
+    said = run.communicate(timeout=300)[1]
     assert run.returncode == (75 if number == signal.SIGTERM else -number), said
     assert number == signal.SIGKILL or said.splitlines()[-1].startswith("nenya prepare: interrupted")
     assert 2 <= len(list(partial.glob("*.npz"))) < 6 and not (tmp_path / "d_preproc.h5").exists()

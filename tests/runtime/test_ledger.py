@@ -115,7 +115,7 @@ def test_wandb_gets_the_stages_of_an_extraction(nenya_cli, small_file, tiny_weig
     code, said = nenya_cli("extract", [*args, "logger=wandb"])
     assert code == 0, said
     (file,) = Path("outputs/wandb").glob("offline-run-*/run-*.wandb")
-    deadline = time.monotonic() + 30  # wandb's own process may write a moment later
+    deadline = time.monotonic() + 300  # wandb's own process may write a moment later
     while b"ledger/forward" not in (logged := file.read_bytes()) and time.monotonic() < deadline:
         time.sleep(0.1)
     for name in (b"ledger/forward", b"ledger/rest", b"nonfinite_rows", b"git_commit"):

@@ -21,5 +21,5 @@ def test_who_waits_gets_it_afterwards(tmp_path):
         waiting.start()
         assert not took
         first.close()
-        waiting.join(20)
+        waiting.join(300)
         assert took == [True]

@@ -42,7 +42,7 @@ def run(tmp_path_factory):
 
     yield call
     server.stdin.close()
-    server.wait(60)
+    server.wait(300)
 
 
 def some_calls(step):

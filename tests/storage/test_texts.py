@@ -32,7 +32,7 @@ def run(*args: object, cwd: Path, **settings) -> tuple[int, bytes]:
     code = "import sys; from nenya.cli import main; sys.exit(main(sys.argv[1:]))"
     done = subprocess.run(
         [sys.executable, "-c", code, *args],
-        cwd=cwd, capture_output=True, timeout=120, stdin=subprocess.DEVNULL, **settings,
+        cwd=cwd, capture_output=True, timeout=600, stdin=subprocess.DEVNULL, **settings,
     )  # fmt: skip
     return done.returncode, done.stdout + done.stderr
 

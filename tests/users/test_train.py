@@ -458,7 +458,7 @@ def test_two_processes_equal_one(whole_run, small_file, tmp_path):
     outputs = []
     for world in (1, 2):
         command = [sys.executable, REPOSITORY / "tests" / "frozen_run.py", str(world), small_file, f"w{world}"]
-        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=300)
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=900)
         outputs.append(tmp_path / f"w{world}")
     assert np.allclose(steps(outputs[0]), steps(outputs[1]), rtol=1e-4)
     one, two = (load_checkpoint(run / "last.pth").state_dict for run in outputs)

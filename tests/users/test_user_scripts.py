@@ -248,7 +248,7 @@ async def show():
     document = Document()
     session(document)
     import asyncio, urllib.request
-    page = await asyncio.to_thread(lambda: urllib.request.urlopen(session.address(), timeout=60).read().decode())
+    page = await asyncio.to_thread(lambda: urllib.request.urlopen(session.address(), timeout=300).read().decode())
     return document, page
 
 import asyncio

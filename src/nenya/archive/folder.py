@@ -220,9 +220,9 @@ class Opened:
         """Return the local files of a kind: `cutouts`, `latents` or `table`."""
         return [self.folder.local(getattr(added, kind)) for added in self.version.files]
 
-    def latents(self) -> Latents:
-        """Return the latents of all files."""
-        return Latents(self.paths("latents"))
+    def latents(self, least_cosine: float | None = None) -> Latents:
+        """Return the latents of all files; see `Latents` for what is left out."""
+        return Latents(self.paths("latents"), least_cosine=least_cosine)
 
     def table(self) -> "pd.DataFrame":
         """Return the rows of all tables; columns that a table lacks are empty there."""

@@ -104,6 +104,7 @@ class Version:
         index: of all files.
         files: in order of addition.
         empty: granules without a cutout, as `Added.sources`.
+        calibration: of the weights, if there is one; None is not recorded.
     """
 
     settings: dict[str, Any]
@@ -114,10 +115,13 @@ class Version:
     index: Index
     files: list[Added] = field(default_factory=list)
     empty: list[list[Any]] = field(default_factory=list)
+    calibration: Entry | None = None
 
     def entries(self) -> Iterator[Entry]:
         """Yield all listed files."""
         yield from (self.weights, self.projector, self.clusters, self.index.about)
+        if self.calibration is not None:
+            yield self.calibration
         for added in self.files:
             yield from (added.cutouts, added.latents, added.table)
 
@@ -151,7 +155,7 @@ def render(manifest: Manifest) -> bytes:
     lines.append(' "versions": {')
     for number, (name, version) in enumerate(manifest.items()):
         rows = {key: getattr(version, key) for key in ("files", "empty")}
-        values = {key: value for key, value in vars(version).items() if key not in rows}
+        values = {key: value for key, value in vars(version).items() if key not in rows and value is not None}
         lines.append(f"  {json.dumps(name)}: {{")
         lines += [f"   {json.dumps(key)}: {json.dumps(value, default=vars)}," for key, value in values.items()]
         for key, items in rows.items():
@@ -240,6 +244,7 @@ def _version(versions: Collection[str], found: Json) -> Version:
         index=_index(versions, found["index"]),
         files=[_added(versions, item) for item in found["files"].items()],
         empty=[_source(item) for item in found["empty"].items()] if found.get("empty") else [],
+        calibration=_within(found["calibration"], *versions) if found.get("calibration") else None,
     )
 
 

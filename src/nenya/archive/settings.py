@@ -1,18 +1,23 @@
 """Settings that determine the results of a model version: given once, recorded, and then fixed."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 from nenya.archive.manifest import CLUSTERS, MAP, MASKED, SECTIONS, Manifest
 from nenya.errors import OptionError
+from nenya.extraction.clearness import default_place
 from nenya.options.commands import ExtractOptions, PrepareOptions, UpdateOptions
 from nenya.options.declare import to_dict
 from nenya.options.sections import Options, build_options
 from nenya.prepare.writer import recipe_values
 from nenya.storage.disk import sha256_file
-from nenya.storage.paths import local_path
+from nenya.storage.paths import fetch, is_s3, local_path
 
 Settings = dict[str, Any]
+
+CALIBRATION = "calibration.h5"
+"""Name of the calibration in the folder of a version."""
 
 
 def settings_of(options: UpdateOptions) -> Settings:
@@ -61,6 +66,17 @@ def extract_options(options: UpdateOptions, settings: Settings, **more: Any) -> 
     )  # several devices would run the complete command
     own["trainer"] = {**own["trainer"], "devices": one, "num_nodes": 1, "strategy": "auto"}
     return build_options(ExtractOptions, {**own, "seed": settings["seed"], "clobber": False, **more})
+
+
+def new_calibration(options: UpdateOptions, settings: Settings, weights: str) -> Path | None:
+    """Return the calibration with which a version is begun: the one given, or that beside its weights; None without."""
+    chosen = extract_options(options, settings, ckpt=options.ckpt)
+    if chosen.preprocess.masked == "nan":
+        return None
+    if options.calibration:
+        return fetch([options.calibration if is_s3(options.calibration) else local_path(options.calibration)], None)[0]
+    beside = default_place(chosen, weights)
+    return beside if beside is not None and beside.is_file() else None
 
 
 def choose_versions(options: UpdateOptions, manifest: Manifest) -> list[str]:

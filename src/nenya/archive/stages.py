@@ -17,9 +17,12 @@ from nenya.data.hdf5_open import open_hdf5
 from nenya.errors import InputFileError, OptionError
 from nenya.extraction.batch import run as extract
 from nenya.io import read_table, write_table
+from nenya.latents.calibration_file import calibrated_directions
+from nenya.latents.clear import CLEAR_COLUMNS
 from nenya.latents.clusters import assign_kmeans, fit_kmeans
 from nenya.latents.embed import COLUMNS, Fit, embed_table, fit_projector, load_projector
 from nenya.latents.files import Latents
+from nenya.latents.spread import SPREAD
 from nenya.options.commands import UpdateOptions
 from nenya.prepare.job import prepare
 from nenya.storage.disk import atomic_path, write_hdf5
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CENTRES = "centres"
-_OURS = (*COLUMNS, "cluster")
+_OURS = (*COLUMNS, SPREAD, "cluster")
 
 
 class Stages:
@@ -44,12 +47,19 @@ class Stages:
         options: of the command.
         settings: of the version.
         work: folder of unfinished work of this version.
-        weights: of the network.
+        network: its weights, and their calibration if there is one.
     """
 
-    def __init__(self, folder: Folder, options: UpdateOptions, settings: Settings, work: Path, weights: Path) -> None:
+    def __init__(
+        self,
+        folder: Folder,
+        options: UpdateOptions,
+        settings: Settings,
+        work: Path,
+        network: tuple[Path, Path | None],
+    ) -> None:
         self.folder, self.options, self.settings = folder, options, settings
-        self.work, self.weights = work, weights
+        self.work, (self.weights, self.calibration) = work, network
 
     def place(self, arrival: Arrival) -> Path:
         """Return the folder of unfinished work of one file."""
@@ -94,16 +104,15 @@ class Stages:
     def extract(self, arrival: Arrival, cutouts: Path) -> Path:
         """Return the latents of a cutout file."""
         place = self.place(arrival)
-        extract(
-            extract_options(self.options, self.settings, data=[str(cutouts)], out=str(place), ckpt=str(self.weights))
-        )
+        network = {"ckpt": str(self.weights), "calibration": self.calibration and str(self.calibration)}
+        extract(extract_options(self.options, self.settings, data=[str(cutouts)], out=str(place), **network))
         return place / f"{cutouts.stem}_latents.h5"
 
     def source_table(self, arrival: Arrival) -> "pd.DataFrame | None":
         """Return the table that belongs to a cutout file, None if there is none."""
         if arrival.known is not None:
             table = read_table(self.folder.local(arrival.known.table))
-            return table.drop(columns=[name for name in _OURS if name in table])
+            return table.drop(columns=[name for name in (*_OURS, *CLEAR_COLUMNS) if name in table])
         if arrival.granules:
             return read_table(self.place(arrival) / f"{arrival.stem}.parquet")
         if self.options.table:
@@ -129,7 +138,8 @@ class Stages:
             return path
         rows = Latents([latents])
         if not placed.is_file():
-            embed_table(rows, whole_table(rows, self.source_table(arrival)), placed, projector)
+            directions = calibrated_directions(None if self.calibration is None else str(self.calibration), rows)
+            embed_table(rows, whole_table(rows, self.source_table(arrival)), placed, projector, directions=directions)
         table = read_table(placed)
         table["cluster"] = assign_kmeans(rows, read_centres(clusters))
         write_table(table, path)

@@ -23,7 +23,7 @@ from nenya.archive.index_writer import IndexWriter
 from nenya.archive.lease import Lease
 from nenya.archive.manifest import CUTOUTS, MANIFEST, STATES, Added, Manifest, Version, parse_publishing
 from nenya.archive.preflight import check_options, check_place, check_recipe, check_version
-from nenya.archive.settings import choose_versions, extract_options, settings_of
+from nenya.archive.settings import CALIBRATION, choose_versions, extract_options, new_calibration, settings_of
 from nenya.archive.stages import Stages, describe, named_table
 from nenya.data.cutouts import inspect_cutouts
 from nenya.data.orientation import SWATH, order_text, read_row_order
@@ -174,8 +174,8 @@ class Update:
                 shutil.rmtree(path, ignore_errors=True)
 
     def _add_all(self) -> None:
-        settings, weights = self._settings()
-        stages = Stages(self.folder, self.options, settings, self.work, weights)
+        settings, (weights, calibration) = self._settings()
+        stages = Stages(self.folder, self.options, settings, self.work, (weights, calibration))
         built: Iterable[Built | None]
         if self.version is None:
             ready = [made for arrival in self.arrivals.wanted if (made := self._build(stages, arrival))]
@@ -193,6 +193,7 @@ class Update:
                 (weights, f"{self.name}/{weights.name}"),
                 (projector, f"{self.name}/{projector.name}"),
                 (clusters, f"{self.name}/{clusters.name}"),
+                *([] if calibration is None else [(calibration, f"{self.name}/{calibration.name}")]),
             ]
             self._note("begin", [name for _, name in first])
             entries = [self.folder.publish(path, name, keep=True) for path, name in first]
@@ -206,8 +207,8 @@ class Update:
             if made is not None:
                 self._publish(stages, made, (projector, clusters), index, (settings, entries))
 
-    def _settings(self) -> tuple[dict[str, Any], Path]:
-        """Return settings and weights: as recorded, or those of a new version."""
+    def _settings(self) -> tuple[dict[str, Any], tuple[Path, Path | None]]:
+        """Return settings, weights and their calibration: as recorded, or those of a new version."""
         wanted = settings_of(self.options)
         recipes = (version.settings["sensor"] for version in self.manifest.values() if version.settings["sensor"])
         wanted["sensor"] = wanted["sensor"] or next(recipes, None)  # the cutouts are shared
@@ -215,21 +216,27 @@ class Update:
             settings = self.version.settings
             settings["sensor"] = settings["sensor"] or wanted["sensor"]
             self._check_weights(self.version)
-            return settings, self.folder.local(self.version.weights)
+            calibration = self.version.calibration
+            local = self.folder.local
+            return settings, (local(self.version.weights), None if calibration is None else local(calibration))
         self.work.mkdir(parents=True, exist_ok=True)
         source = weights_source(extract_options(self.options, wanted), self.options.ckpt)
         with temporary_copy(source if is_s3(source) else Path(source), self.options.loader.cache_dir) as path:
-            digest = sha256_file(path)
-            begun = json.dumps({**wanted, "weights": digest}, sort_keys=True)
+            digest, made = sha256_file(path), new_calibration(self.options, wanted, source)
+            own = {} if made is None else {"calibration": sha256_file(made)}
+            begun = json.dumps({**wanted, "weights": digest, **own}, sort_keys=True)
             note, kept = self.work / "settings.json", self.work / f"weights{path.suffix}"
             there = note.is_file() and note.read_text() == begun and kept.is_file() and sha256_file(kept) == digest
             if not there:  # work begun with other settings is useless
                 shutil.rmtree(self.work)
                 with atomic_path(kept) as temporary:
                     shutil.copyfile(path, temporary)
+                if made is not None:
+                    with atomic_path(self.work / CALIBRATION) as temporary:
+                        shutil.copyfile(made, temporary)
                 with atomic_path(note) as temporary:
                     temporary.write_text(begun)
-        return wanted, kept
+        return wanted, (kept, None if made is None else self.work / CALIBRATION)
 
     def _check_weights(self, version: Version) -> None:
         """Check that `ckpt=`, if given, are the weights of the version.
@@ -343,8 +350,9 @@ class Update:
             return
         state = index.publish(stages.place(made.arrival))
         if self.version is None:
-            settings, (weights, projector, clusters) = begun
+            settings, (weights, projector, clusters, *calibration) = begun
             self.version = Version(settings, made_by(), weights, projector, clusters, state)
+            self.version.calibration = calibration[0] if calibration else None
             self.manifest[self.name] = self.version
         self.version.files.append(added)
         self.version.index = state

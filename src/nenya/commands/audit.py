@@ -18,7 +18,7 @@ from nenya.latents.files import open_latents
 from nenya.latents.nearest import identity_of
 from nenya.latents.rarity import RowsOf, joined_rows
 from nenya.latents.shares import neighbour_shares
-from nenya.options.commands import AnalysisOptions
+from nenya.options.calibration import AnalysisOptions
 from nenya.options.declare import at_least, option, within
 from nenya.plotting.audit_page import KINDS, page
 from nenya.storage.disk import atomic_path, check_output, together

@@ -46,7 +46,8 @@ def run(options: ClustersOptions) -> int:
 
     if options.method == "kmeans" and options.k is None:
         raise OptionError("expected k=, the number of clusters, such as k=20 (method=hdbscan finds it)")
-    latents = open_latents(options.data, options.loader.cache_dir, allow_external=options.loader.allow_external)
+    external, least = options.loader.allow_external, options.least_cosine
+    latents = open_latents(options.data, options.loader.cache_dir, allow_external=external, least_cosine=least)
     name = local_path(options.table).stem if options.table else latents.parts[0].stem
     out = local_path(options.out or _FOLDER)
     if out.suffix not in TABLE_SUFFIXES:
@@ -71,7 +72,7 @@ def run(options: ClustersOptions) -> int:
     clusters = find_clusters(latents, options, covered)
     labels = np.where(rows >= 0, clusters.labels[rows], NOISE)
     found = summarise(clusters, latents, table, labels, rows)
-    write_table(table.assign(cluster=labels), out)
+    write_table(table.assign(cluster=labels, **latents.clearness(rows)), out)
     write_table(found, summary)
     _say(clusters, found, options)
     if (rows < 0).any():

@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any, get_type_hints
 
 import nenya.commands
+from nenya.commands.kept import composed
 from nenya.errors import OptionError
 from nenya.options.commands import PrepareOptions, TrainOptions, UpdateOptions
 from nenya.options.declare import check_keys, suggest, to_dict
@@ -137,12 +138,16 @@ def compose(name: str, args: Sequence[str]) -> Any:
 
     options_type = options_of(name)
     overrides = prepare(name, args)
-    with _hydra(name):
-        try:
-            config = hydra_compose(config_name=name, overrides=overrides)
-            values = OmegaConf.to_container(config, resolve=False)
-        except (HydraException, OmegaConfBaseException) as error:
-            raise OptionError(first_cause(error)) from error
+
+    def by_hydra(chosen: Sequence[str]) -> Any:
+        with _hydra(name):
+            return hydra_compose(config_name=name, overrides=list(chosen))
+
+    try:
+        config = composed((name, options_type, config_dir()), overrides, GROUPS, by_hydra)
+        values = OmegaConf.to_container(config, resolve=False)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise OptionError(first_cause(error)) from error
     assert isinstance(values, dict)
     options = build_options(options_type, {str(k): v for k, v in values.items()})
     if isinstance(options, TrainOptions) and options.resume:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from nenya.errors import OptionError
 from nenya.io import TABLE_SUFFIXES, read_table
+from nenya.latents.calibration_file import calibrated_directions
 from nenya.latents.embed import DEBUG_ROWS, Fit, embed_table, projector_place
 from nenya.latents.files import Latents
 from nenya.options.commands import EmbedOptions
@@ -25,7 +26,9 @@ def run(options: EmbedOptions) -> int:
     """
     places = find_latents(options.data)
     paths = fetch(places, options.loader.cache_dir)
-    latents = Latents(paths, places=places, allow_external=options.loader.allow_external)
+    external, least = options.loader.allow_external, options.least_cosine
+    latents = Latents(paths, places=places, allow_external=external, least_cosine=least)
+    directions = calibrated_directions(options.calibration, latents)
     table = read_table(local_path(options.table)) if options.table else latents.keys()
     out = output_place(options, paths[0])
     if options.DT_cut or options.alpha_cut:
@@ -36,7 +39,8 @@ def run(options: EmbedOptions) -> int:
     given = local_path(options.projector) if options.projector else None
     saved = local_path(options.umap_savefile) if options.umap_savefile else projector_place(out)
     embed_table(
-        latents, table, out, given or fit, saved, approximate=options.approximate, clobber=options.clobber
+        latents, table, out, given or fit, saved,
+        approximate=options.approximate, clobber=options.clobber, directions=directions,
     )  # fmt: skip
     return 0
 

@@ -76,7 +76,7 @@ def run(options: MetricsOptions) -> int:
         raise OptionError("images= needs the weights that made the latents: give ckpt= or model=")
     table = read_table(local_path(options.table)) if options.table else None
     for path in paths:
-        latents = Latents([path])
+        latents = Latents([path], least_cosine=options.least_cosine)
         if table is not None:
             latents.join(table)  # a table of other files is refused before the long work
         source = _source_of(latents, images) if options.images else None
@@ -120,6 +120,7 @@ def measure(  # the one place that collects all results of a report
         "rows": {part.partition: part.rows for part in latents.parts},
         "dim": latents.shape[1],
         "nonfinite_rows": pca.n_left_out,
+        **_clearness(latents, options),
         "spectrum": {
             "N95": pca.modes_for(0.95),
             "N99": pca.modes_for(0.99),
@@ -145,6 +146,14 @@ def measure(  # the one place that collects all results of a report
     if source is not None:
         results |= _with_images(latents, pca, source, options, scratch, figures)
     return results, figures
+
+
+def _clearness(latents: Latents, options: MetricsOptions) -> Results:
+    """Return medians of what a file says of its masks, and the rows left out; nothing of other files."""
+    found = {name: _number(float(np.nanmedian(values))) for name, values in latents.clearness().items() if len(values)}
+    if latents.left_out is not None:
+        found |= {"least_cosine": options.least_cosine, "rows_below_least_cosine": int(latents.left_out.sum())}
+    return {"clearness": found} if found else {}
 
 
 def _spread(latents: Latents, sample: int, rng: np.random.Generator) -> Results:

@@ -25,7 +25,7 @@ from nenya.latents.rarity import (
     joined_rows,
     rarity_of,
 )  # fmt: skip
-from nenya.options.commands import AnalysisOptions
+from nenya.options.calibration import AnalysisOptions
 from nenya.options.declare import at_least, option
 from nenya.storage.disk import atomic_path, check_output, together
 from nenya.storage.paths import local_path

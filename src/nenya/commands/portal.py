@@ -65,7 +65,7 @@ def _files(options: PortalOptions) -> tuple["Callable[[], Dataset]", str]:
     """Return a function that opens the given files, and the name to show."""
     from nenya.portal.dataset import open_dataset
 
-    table, cache = local_path(str(options.table)), options.loader.cache_dir
+    table, cache, external = local_path(str(options.table)), options.loader.cache_dir, options.loader.allow_external
     latents = options.latents or options.data
     projector = local_path(options.projector) if options.projector else None
 
@@ -74,7 +74,9 @@ def _files(options: PortalOptions) -> tuple["Callable[[], Dataset]", str]:
             log.info("reading %s", table)
         return open_dataset(
             table,
-            open_latents(latents, cache, allow_external=options.loader.allow_external) if latents else None,
+            open_latents(latents, cache, allow_external=external, least_cosine=options.least_cosine)
+            if latents
+            else None,
             options.images,
             cache,
             projector,
@@ -96,7 +98,7 @@ def _folder(options: PortalOptions) -> tuple["Callable[[], Dataset]", str]:
 
     def opened() -> "Dataset":
         log.info("reading %s, version %s", place, first.name)
-        return open_version_dataset(open_version(place, first.name, cache))
+        return open_version_dataset(open_version(place, first.name, cache), options.least_cosine)
 
     return opened, f"{Path(place).name} {first.name}"
 

@@ -21,6 +21,7 @@ from nenya.latents.examples import described, place_and_date
 from nenya.latents.files import open_latents
 from nenya.latents.index import Answer, FilesSearcher, IndexSearcher, Searcher
 from nenya.latents.index_s3 import fetch_index
+from nenya.latents.order import LEAST, LOW, MOST, SURE, order_line, with_order
 from nenya.latents.similarity import Float64Array, IntArray, direction
 from nenya.options.commands import ExtractOptions, SearchOptions
 from nenya.options.declare import to_dict
@@ -74,10 +75,10 @@ def run(options: SearchOptions) -> int:
         examples = np.concatenate([examples, _image_latents(options, pictures, archive)])
     query = direction(examples, archive.take(unlike) if len(unlike) else None)
     asked = conditions(options)
-    sql = None if asked == Conditions() else asked.sql(archive.columns)
+    sql = least_too(archive, options, None if asked == Conditions() else asked.sql(archive.columns))
     known = np.concatenate([like, unlike])
     answer = find(archive, query, options, sql, known)
-    found = table_of(archive, answer)
+    found = with_order(table_of(archive, answer), query_low(archive, known))
     lines = [
         line
         for label, rows in (("example", like), ("unlike", unlike))
@@ -126,9 +127,9 @@ def open_archive(options: SearchOptions) -> Searcher:
         return open_version(options.archive_dir, options.version, options.loader.cache_dir).index()
     if not options.index:
         table = read_table(local_path(options.table)) if options.table else None
-        return FilesSearcher(
-            open_latents(options.data, options.loader.cache_dir, allow_external=options.loader.allow_external), table
-        )
+        external, least = options.loader.allow_external, options.least_cosine
+        latents = open_latents(options.data, options.loader.cache_dir, allow_external=external, least_cosine=least)
+        return FilesSearcher(latents, table)
     need("search", f"index={options.index}")
     if not is_s3(options.index):
         return IndexSearcher(local_path(options.index))
@@ -154,6 +155,33 @@ def conditions(options: SearchOptions) -> Conditions:
         sensor=tuple(_list(options.of_sensor)),
         where=options.where,
     )
+
+
+def least_too(archive: Searcher, options: SearchOptions, sql: str | None) -> str | None:
+    """Return a condition with that of `least_cosine=`, which files have applied already; log what it leaves out.
+
+    Raises:
+        OptionError: The index does not know the cosine of its rows.
+    """
+    if options.least_cosine is None or isinstance(archive, FilesSearcher):
+        return sql
+    place = options.index or options.archive_dir
+    if LOW not in archive.columns:
+        raise OptionError(
+            f"least_cosine={options.least_cosine:g}: {place} has no column {LOW}, which nenya extract writes with a "
+            "calibration; leave least_cosine out"
+        )
+    least = f"`{LOW}` >= {options.least_cosine!r} AND `{LOW}` <= 1"  # NaN is neither
+    left = len(archive) - archive.count(least)
+    log.info("least_cosine=%g: left out %d of %d rows", options.least_cosine, left, len(archive))
+    return f"({sql}) AND {least}" if sql else least
+
+
+def query_low(archive: Searcher, examples: IntArray) -> float:
+    """Return the smallest `cosine_low` of the examples: 1 for clear ones, NaN if one is unknown."""
+    if not len(examples) or LOW not in archive.columns:
+        return 1.0
+    return float(archive.describe(examples)[LOW].to_numpy(np.float64).min())
 
 
 def find(archive: Searcher, query: Float64Array, options: SearchOptions, sql: str | None, known: IntArray) -> Answer:
@@ -415,7 +443,10 @@ def _show(found: "pd.DataFrame", answer: Answer, options: SearchOptions, sql: st
         say(f"nothing found: no other row with a latent{f' fulfils {sql}' if sql else ''}{kept}")
         return
     say(f"{answer.label}{f' where {sql}' if sql else ''}")
+    columns[2:2] = [name for name in (LEAST, MOST, SURE) if name in found]
     say(lines_of(found[columns].to_string(index=False, float_format=lambda value: f"{value:.4f}").splitlines()))
+    if line := order_line(found):
+        say(line)
     if len(found) < options.k:
         say(f"found {len(found)} of k={options.k}: there are no more")
 

@@ -9,6 +9,7 @@ import pandas as pd
 from nenya.archive.folder import open_chosen
 from nenya.errors import InputFileError, OptionError
 from nenya.io import TABLE_SUFFIXES, read_table, write_table
+from nenya.latents.clear import left_out
 from nenya.options.commands import StatisticsOptions
 from nenya.storage.disk import check_output, together
 from nenya.storage.paths import local_path
@@ -52,6 +53,25 @@ def chosen_rows(table: "pd.DataFrame", options: StatisticsOptions) -> BoolArray:
     if not given:
         raise OptionError("expected a selection: where='DT > 2', box=[x0,x1,y0,y1], cluster=3 or rows=found.parquet")
     return chosen
+
+
+def enough(table: "pd.DataFrame", least: float | None) -> "pd.DataFrame":
+    """Return the rows of a table whose `cosine_low` is at least a number, all without one; log how many are left out.
+
+    Raises:
+        OptionError: The table has no such column, or no such row.
+    """
+    if least is None:
+        return table
+    if "cosine_low" not in table:
+        raise OptionError(
+            f"least_cosine={least:g}: the table has no column cosine_low, which nenya embed writes for latents with a "
+            "calibration; leave least_cosine out"
+        )
+    below = left_out(table["cosine_low"].to_numpy(np.float32), least)
+    if below.all():
+        raise OptionError(f"least_cosine={least:g} leaves none of {len(table)} rows: give a smaller one")
+    return table[~below].reset_index(drop=True)
 
 
 def rows_of(table: "pd.DataFrame", found: "pd.DataFrame") -> BoolArray:
@@ -121,7 +141,7 @@ def run(options: StatisticsOptions) -> int:
     picture = out.with_suffix(options.picture)
     for path in (out, picture):
         check_output(path, options.clobber)
-    table = opened.table() if opened else read_table(source)
+    table = enough(opened.table() if opened else read_table(source), options.least_cosine)
     if list(options.metrics) != list(METRICS):  # those are drawn where the table has them
         columns_of(table, *options.metrics)
     chosen = chosen_rows(table, options)

@@ -14,6 +14,7 @@ from nenya.data.cutouts import inspect_cutouts
 from nenya.data.hdf5_open import open_hdf5
 from nenya.errors import InputFileError, NenyaError, OutputError
 from nenya.extraction.existing import NoProvenance, read_provenance
+from nenya.latents.clear import is_column, wrong_columns
 from nenya.latents.files import PARTITIONS
 from nenya.options.commands import VerifyOptions
 from nenya.storage.disk import sha256_file, temporary_folder
@@ -150,8 +151,10 @@ def verify_file(path: Path, *, provenance: bool = True, allow_external: bool = F
             )
             if not names:
                 report.problems.append("no data set in the file")
+            names = [name for name in names if not is_column(name, names)]
             for name in names:
                 _verify_partition(report, name, file[name], _unit_norm(report))
+                report.problems += wrong_columns(file, name, report.rows.get(name, 0))
             said = parse_json(str(file.attrs.one("nonfinite_rows", "{}")), "nonfinite_rows").counts()
             checksums = parse_json(str(file.attrs.one("latents_sha256", "{}")), "latents_sha256").texts()
             report.problems += [

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from nenya.data.cutouts import CutoutFile, plan_blocks
-from nenya.data.masks import InputReader
+from nenya.data.masks import InputReader, Measure
 from nenya.errors import InputFileError
 from nenya.runtime.process import Threads, cores
 from nenya.runtime.trainer import count_read
@@ -23,6 +23,8 @@ from nenya.storage.process import available_memory
 _BLOCK_BYTES = 2**28
 _AHEAD = 2  # blocks read ahead, of these more than one only
 _AHEAD_BYTES = 2**28  # up to so many bytes
+
+_Read = tuple[NDArray[np.float32], NDArray[np.float32] | None, float]
 
 
 def as_it_is(batch: dict[str, Any]) -> dict[str, Any]:
@@ -85,6 +87,7 @@ class BlockRows(Dataset[dict[str, Any]]):
         ahead: whether to read ahead, in a thread.
         threads: number of threads that unpack the chunks of a block; None: one per core.
         masked: what the network sees of masked pixels, `preprocess.masked`.
+        measure: of cutouts (n, H, W) and their masks, whose result is in a batch as `columns`.
     """
 
     def __init__(
@@ -95,14 +98,16 @@ class BlockRows(Dataset[dict[str, Any]]):
         ahead: bool,
         threads: int | None = None,
         masked: str = "nan",
+        measure: Measure | None = None,
     ) -> None:
+        self.measure = measure
         self.file, self.order, self.ahead, self.masked = file, list(order), ahead, masked
         self._threads = Threads(threads)
         self._room: int | None = None
         self._places = {block.number: i for i, block in enumerate(self.order)}
         self._readers: dict[str, InputReader] = {}
         self._pool: ThreadPoolExecutor | None = None
-        self._pending: dict[int, Future[tuple[NDArray[np.float32], float]]] = {}
+        self._pending: dict[int, Future[_Read]] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self.order))
@@ -113,11 +118,11 @@ class BlockRows(Dataset[dict[str, Any]]):
             waiting = self._submit(block)
             for following in self._following(block):
                 self._submit(following)
-            images, seconds = waiting.result()
+            images, columns, seconds = waiting.result()
             self._pending.pop(block.number)
         else:
             try:
-                images, seconds = self._read(block)
+                images, columns, seconds = self._read(block)
             except InputFileError as error:  # a worker process would wrap an exception raised here in its traceback
                 return {"error": error}
         return {
@@ -126,6 +131,7 @@ class BlockRows(Dataset[dict[str, Any]]):
             "start": block.rows.start,
             "number": block.number,
             "read_seconds": seconds,
+            **({} if columns is None else {"columns": torch.from_numpy(columns)}),
         }
 
     def _following(self, block: Block) -> list[Block]:
@@ -139,23 +145,20 @@ class BlockRows(Dataset[dict[str, Any]]):
             b for number, (b, size) in enumerate(zip(following, sizes, strict=True)) if not number or size <= self._room
         ]
 
-    def _submit(self, block: Block) -> "Future[tuple[NDArray[np.float32], float]]":
+    def _submit(self, block: Block) -> "Future[_Read]":
         self._pool = self._pool or ThreadPoolExecutor(1, "read-ahead")
         if block.number not in self._pending:
             self._pending[block.number] = self._pool.submit(self._read, block)
         return self._pending[block.number]
 
-    def _read(self, block: Block) -> tuple[NDArray[np.float32], float]:
-        """Return the images (n, C, H, W) of a block, and the seconds that reading them took."""
+    def _read(self, block: Block) -> _Read:
+        """Return the images (n, C, H, W) of a block, their columns, and the seconds that reading them took."""
         start = time.monotonic()
         if block.partition not in self._readers:
             self._readers[block.partition] = InputReader(self.file.reader(block.partition), self.masked)
         reader = self._readers[block.partition]
-        if block.picked is not None:
-            images = reader.read_rows(block.picked, self._threads.spread)
-        else:
-            images = reader.read(block.rows.start, block.rows.stop, self._threads.spread)
-        return images, time.monotonic() - start
+        images, columns = reader.measured(block.rows, block.picked, self.measure, self._threads.spread)
+        return images, columns, time.monotonic() - start
 
     def close(self) -> None:
         """Wait for the threads and close the file."""
@@ -189,11 +192,19 @@ class BlocksDataModule(pl.LightningDataModule):
         blocks: all blocks of the file, or the remaining ones.
         num_workers: loader processes; with 0 a thread reads ahead.
         masked: what the network sees of masked pixels, `preprocess.masked`.
+        measure: as of `BlockRows`.
     """
 
-    def __init__(self, file: CutoutFile, blocks: Sequence[Block], num_workers: int = 0, masked: str = "nan") -> None:
+    def __init__(
+        self,
+        file: CutoutFile,
+        blocks: Sequence[Block],
+        num_workers: int = 0,
+        masked: str = "nan",
+        measure: Measure | None = None,
+    ) -> None:
         super().__init__()
-        self.masked = masked
+        self.masked, self.measure = masked, measure
         self.file, self.blocks, self.num_workers = file, list(blocks), num_workers
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self._data: BlockRows | None = None
@@ -204,7 +215,8 @@ class BlocksDataModule(pl.LightningDataModule):
         mine = self.blocks[rank::world]
         processes = max(1, self.num_workers) * (self.trainer.num_devices if self.trainer else 1)
         threads = None if processes == 1 else max(1, cores() // processes)
-        self._data = BlockRows(self.file, mine, ahead=self.num_workers == 0, threads=threads, masked=self.masked)
+        how: dict[str, Any] = {"threads": threads, "masked": self.masked, "measure": self.measure}
+        self._data = BlockRows(self.file, mine, ahead=self.num_workers == 0, **how)
         return DataLoader(
             self._data,
             batch_sampler=BlockSampler(mine),  # type: ignore[arg-type]  # any iterable of blocks will do

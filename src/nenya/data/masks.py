@@ -14,7 +14,7 @@ stays too.
 Letters: n cutouts read at once, C channels (2 with `mask`, else 1), H rows and W columns of pixels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ _ROWS = 1024  # read at once
 
 Images = NDArray[np.float32]
 Masks = NDArray[np.bool_]
+Measure = Callable[[Images, Masks], Images]
 
 
 class InputReader:
@@ -52,20 +53,37 @@ class InputReader:
         Raises:
             InputFileError: The file is damaged within these rows, or a NaN lies outside the mask.
         """
-        images = self.reader.read(start, stop, spread)
-        mask = None
-        if self.reader.info.has_mask:
-            mask = checked_mask(self.reader, images[:, 0], range(start, stop), spread)
-        return network_input(images, mask, self.masked, spread)
+        return network_input(*self._stored(range(start, stop), None, spread), self.masked, spread)
 
     def read_rows(self, rows: NDArray[np.integer[Any]] | Sequence[int], spread: Spread = map) -> Images:
         """Read single cutouts (n, C, H, W) float32, of strictly increasing row numbers; see `read`."""
-        wanted = np.asarray(rows, dtype=np.int64)
-        images = self.reader.read_rows(wanted, spread)
-        mask = self.reader.read_mask_rows(wanted, spread)
+        return network_input(*self._stored(range(0), np.asarray(rows, dtype=np.int64), spread), self.masked, spread)
+
+    def measured(
+        self, rows: range, picked: NDArray[np.int64] | None, measure: Measure | None, spread: Spread = map
+    ) -> tuple[Images, NDArray[np.float32] | None]:
+        """Read a range of cutouts, or those picked, and what a function says of them before they are filled.
+
+        Returns:
+            (n, C, H, W) float32; and what `measure` returns for them (n, H, W) and their masks, None without one.
+        """
+        images, mask = self._stored(rows, picked, spread)
+        columns = None if measure is None else measure(images[:, 0], mask_of(images, mask))
+        return network_input(images, mask, self.masked, spread), columns
+
+    def _stored(
+        self, rows: range, picked: NDArray[np.int64] | None, spread: Spread
+    ) -> tuple[Images, NDArray[np.bool_] | None]:
+        """Return cutouts (n, 1, H, W) as stored, and their masks, None if the file has no such data set."""
+        reader = self.reader
+        if picked is None:
+            images, mask = reader.read(rows.start, rows.stop, spread), reader.read_mask(rows.start, rows.stop, spread)
+        else:
+            images, mask = reader.read_rows(picked, spread), reader.read_mask_rows(picked, spread)
         if mask is not None:
-            _check(self.reader, images[:, 0], mask, wanted)
-        return network_input(images, mask, self.masked, spread)
+            numbers = np.arange(rows.start, rows.stop) if picked is None else picked
+            _check(self.reader, images[:, 0], mask, numbers)
+        return images, mask
 
 
 def checked_mask(reader: CutoutReader, images: Images, rows: range, spread: Spread = map) -> Masks:

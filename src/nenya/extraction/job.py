@@ -20,9 +20,12 @@ import nenya
 from nenya.data.blocks import BlocksDataModule, cut_blocks
 from nenya.data.cutouts import CutoutFile, inspect_cutouts, partition_names
 from nenya.data.learnable import MEAN_LIMIT, largest_mean
+from nenya.data.masks import Measure
 from nenya.errors import InputFileError, Interrupted, LockLostError, NenyaError, OutputError
+from nenya.extraction.clearness import calibration_words, clearness_of, columns_of, masked_identity
 from nenya.extraction.journal import BlockStore, Work, begin, cpu_threads, describe_status, partial_folder
 from nenya.extraction.writer import LatentsWriter
+from nenya.latents.clear import CLEAR_COLUMNS
 from nenya.models.checkpoint import Checkpoint
 from nenya.models.contrastive import ContrastiveModule
 from nenya.models.inference import choose_backend, count_multiply_adds
@@ -139,8 +142,8 @@ def plan_job(options: Options, origin: Origin, path: Path, output: Path, net: Co
 
 
 def scratch_bytes(job: Job, dim: int) -> int:
-    """Return the bytes that the latents need while they are written: raw rows and the final file."""
-    return 2 * 4 * dim * sum(job.rows.values()) + 2**20
+    """Return the bytes that the latents and columns need while they are written: raw rows and the final file."""
+    return 2 * 4 * (dim + len(CLEAR_COLUMNS)) * sum(job.rows.values()) + 2**20
 
 
 def warn_of_means(options: Options, file: CutoutFile) -> None:
@@ -187,11 +190,13 @@ def extract_file(
             run, or was begun with different weights, options or input.
         Interrupted: A signal was received (SIGINT, SIGTERM).
     """
-    store = BlockStore(job.output, job.rows, latent_dim(options, module.net))
+    clearness = clearness_of(options, checkpoint)
+    store = BlockStore(job.output, job.rows, latent_dim(options, module.net), columns=columns_of(clearness))
     writer = LatentsWriter(store)
     trainer = make_trainer(options.trainer, callbacks=[writer], logger=logger or False, enable_checkpointing=False)
+    measure = None if clearness is None else clearness.measure
     if not is_main_process():
-        _extract(job, module, trainer, writer, Work.read(store))
+        _extract(job, module, trainer, writer, Work.read(store), measure)
         return ""
     start = time.monotonic()
     with OutputLock(refuse_links(store.partial) / "lock", str(job.output)) as lock:
@@ -217,8 +222,9 @@ def extract_file(
                     "options": json.dumps({**asdict(options), "data": job.origin.place}),
                     **_describe_source(job, wanted["source"], sha256),
                     "rows": json.dumps(job.rows),
+                    **calibration_words(clearness),
                 }
-                _extract(job, module, trainer, writer, work)
+                _extract(job, module, trainer, writer, work, measure)
         except _ChangedError:
             lock.check()
             shutil.rmtree(store.partial, ignore_errors=True)
@@ -244,7 +250,14 @@ def _done_before(job: Job, work: Work) -> str:
     return f"resuming an earlier run with {rows} of {total} rows; its batch and block sizes are kept"
 
 
-def _extract(job: Job, module: ContrastiveModule, trainer: "Trainer", writer: LatentsWriter, work: Work) -> None:
+def _extract(
+    job: Job,
+    module: ContrastiveModule,
+    trainer: "Trainer",
+    writer: LatentsWriter,
+    work: Work,
+    measure: Measure | None,
+) -> None:
     """Extract the remaining blocks, each process its share."""
     blocks = cut_blocks(job.file, work.block_size, job.rows)
     left = [block for block in blocks if block.number not in work.done]
@@ -252,7 +265,8 @@ def _extract(job: Job, module: ContrastiveModule, trainer: "Trainer", writer: La
     module.batch_shape, module.backend = work.batch_size, work.backend
     total = sum(map(len, blocks))
     name = Path(job.origin.place).name
-    data = BlocksDataModule(job.file, left, module.options.loader.num_workers, module.options.preprocess.masked)
+    loader, masked = module.options.loader, module.options.preprocess.masked
+    data = BlocksDataModule(job.file, left, loader.num_workers, masked, measure)
     predict(trainer, module, data, name=name, rows=total, before=total - sum(map(len, left)))
 
 
@@ -301,6 +315,7 @@ def _wanted_manifest(
         **identity(options, checkpoint),
         "rows": job.rows,
         "dim": latent_dim(options, net),
+        **({"columns": list(columns)} if (columns := columns_of(clearness_of(options, checkpoint))) else {}),
         "device": trainer.strategy.root_device.type,
         "backend": backend_for(options, net, job.file, job.rows, trainer),
         "torch_version": str(torch.__version__),
@@ -374,7 +389,7 @@ def identity(options: Options, checkpoint: Checkpoint) -> dict[str, str]:
         "checkpoint_sha256": checkpoint.sha256,
         "preprocessing": options.preprocess.file,
         "latent": options.model.latent,
-        **({} if options.preprocess.masked == "nan" else {"masked": options.preprocess.masked}),
+        **masked_identity(options, checkpoint),
         "precision": options.trainer.precision,
         "partitions": ",".join(partition_names(options)),
     }

@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nenya.data.blocks import Block, cut_blocks
 from nenya.data.cutouts import CutoutFile
 from nenya.data.hdf5_open import open_hdf5
 from nenya.errors import InputFileError, LockLostError, NenyaError, OutputError
+from nenya.latents.clear import column_name
 from nenya.models.inference import obstacle
 from nenya.storage.disk import atomic_path, move_synced, own_mark, sha256_file, write_hdf5
 from nenya.storage.lock import OutputLock
@@ -39,8 +41,9 @@ _LINE = re.compile(rb"(\d{1,18}) ([0-9a-f]{8}) (\d{1,18}) ([0-9a-f]{8})")
 
 _MUST_AGREE = (
     *("checkpoint_sha256", "preprocessing", "latent", "masked", "precision", "rows", "dim"),
-    *("device", "torch_version"),
+    *("device", "torch_version", "columns", "calibration_sha256"),
 )
+_NONE = {"masked": "nan", "columns": [], "calibration_sha256": "none"}  # where a manifest does not say
 _HINT = "clobber=true starts over"
 _MOST_ROWS, _MOST_THREADS = 2**31, 2**12
 _MOST_JOURNAL = 2**26  # bytes: a million blocks
@@ -69,12 +72,14 @@ class BlockStore:
         rows: partition -> number of rows N.
         dim: length D of a latent.
         check: called before the final file appears; raises if another run has taken over the output.
+        columns: names of numbers that are kept beside each latent, written as data sets `<partition>_<name>`.
     """
 
     path: Path
     rows: Mapping[str, int]
     dim: int
     check: Callable[[], None] = lambda: None
+    columns: tuple[str, ...] = ()
     _noted: dict[str, Any] | None = field(default=None, repr=False)
 
     @property
@@ -83,16 +88,21 @@ class BlockStore:
         return partial_folder(self.path)
 
     @property
+    def width(self) -> int:
+        """Length of a raw row: a latent and its columns."""
+        return self.dim + len(self.columns)
+
+    @property
     def nbytes(self) -> int:
-        """Bytes of all latents."""
-        return 4 * self.dim * sum(self.rows.values())
+        """Bytes of all rows."""
+        return 4 * self.width * sum(self.rows.values())
 
     def raw(self, partition: str) -> Path:
-        """Raw little-endian float32 file (N, D) of a partition."""
+        """Raw little-endian float32 file (N, width) of a partition."""
         return self.partial / f"{partition.replace('/', '%2F')}.f32"
 
     def _size(self, partition: str) -> int:
-        return 4 * self.dim * self.rows[partition]
+        return 4 * self.width * self.rows[partition]
 
     def manifest(self) -> dict[str, Any] | None:
         """Return the manifest of the finished rows, None if there is none."""
@@ -174,8 +184,8 @@ class BlockStore:
     def read(self, block: Block) -> bytes:
         """Return the bytes of a block."""
         with self.raw(block.partition).open("rb") as raw:
-            raw.seek(4 * self.dim * block.rows.start)
-            return raw.read(4 * self.dim * len(block.rows))
+            raw.seek(4 * self.width * block.rows.start)
+            return raw.read(4 * self.width * len(block.rows))
 
     def assemble(self, blocks: Sequence[Block], attributes: Mapping[str, Any]) -> dict[str, int]:
         """Assemble the final file from all blocks, and remove the partial folder.
@@ -207,13 +217,15 @@ class BlockStore:
         for block in blocks:
             nonfinite[block.partition] += entries[block.number].nonfinite
         temporary = self.partial / f"assembled-{own_mark()}"
-        hashes = {partition: hashlib.sha256() for partition in self.rows}
+        hashes: dict[str, Any] = {}
         self.check()
         with self.guard():
             (self.partial / "reserve").unlink(missing_ok=True)
             with write_hdf5(temporary) as h5:
-                for partition, rows in self.rows.items():
-                    h5.create_dataset(partition, (rows, self.dim), "<f4")
+                for partition in self.rows:
+                    for name, shape in self._shapes(partition).items():
+                        h5.create_dataset(name, shape, "<f4")
+                        hashes[name] = hashlib.sha256()
                 for block in blocks:
                     data = self.read(block)
                     if zlib.crc32(data) != entries[block.number].crc:
@@ -221,10 +233,9 @@ class BlockStore:
                             f"{self.path}: block {block.number} is damaged on disk, so the file was not written: "
                             "check the disk"
                         )
-                    hashes[block.partition].update(data)
-                    h5[block.partition][block.rows.start : block.rows.stop] = np.frombuffer(data, "<f4").reshape(
-                        -1, self.dim
-                    )
+                    for name, values in self._split(block.partition, data).items():
+                        hashes[name].update(values.tobytes())
+                        h5[name][block.rows.start : block.rows.stop] = values
                 h5.attrs.update(attributes)
                 h5.attrs["nonfinite_rows"] = json.dumps(nonfinite)
                 h5.attrs["latents_sha256"] = json.dumps({name: h.hexdigest() for name, h in hashes.items()})
@@ -238,11 +249,23 @@ class BlockStore:
         shutil.rmtree(self.partial, ignore_errors=True)
         return nonfinite
 
+    def _shapes(self, partition: str) -> dict[str, tuple[int, ...]]:
+        """Return the data sets of a partition: name -> shape."""
+        rows = self.rows[partition]
+        return {partition: (rows, self.dim), **{column_name(partition, name): (rows,) for name in self.columns}}
+
+    def _split(self, partition: str, data: bytes) -> dict[str, NDArray[np.float32]]:
+        """Return the rows of a block for each data set of its partition."""
+        rows = np.frombuffer(data, "<f4").reshape(-1, self.width)
+        columns = {column_name(partition, name): rows[:, self.dim + i] for i, name in enumerate(self.columns)}
+        return {partition: rows[:, : self.dim], **columns}
+
     def _check(self, path: Path) -> None:
         """Read back the shapes of the assembled file."""
+        wanted = {name: shape for partition in self.rows for name, shape in self._shapes(partition).items()}
         with open_hdf5(path) as h5:
-            shapes = {name: h5[name].shape for name in self.rows}
-        if shapes != {name: (rows, self.dim) for name, rows in self.rows.items()}:
+            shapes = {name: h5[name].shape for name in wanted}
+        if shapes != wanted:
             raise OutputError(f"{self.path}: read back with shapes {shapes}; the disk may be failing")
 
     @contextmanager
@@ -380,7 +403,7 @@ def begin(store: BlockStore, wanted: Mapping[str, Any], file: CutoutFile, *, clo
         return _work(wanted, frozenset(), fresh=True)
     for key in _MUST_AGREE:
         if found.get(key) != wanted.get(key):
-            was, now = _short(found.get(key, "nan")), _short(wanted.get(key, "nan"))
+            was, now = _short(found.get(key, _NONE.get(key))), _short(wanted.get(key, _NONE.get(key)))
             raise OutputError(
                 f"{store.partial} holds finished rows that were made with {key} {was} instead of {now}: "
                 "clobber=true starts over"

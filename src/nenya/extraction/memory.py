@@ -146,6 +146,14 @@ def latents_of_loader(
     return _collect(options, module, blocks, name=name, rows=0)
 
 
+def latents_of_batches(
+    options: ExtractOptions, module: ContrastiveModule, batches: Iterable[Tensor], name: str, rows: int
+) -> NDArray[np.float32]:
+    """Return the latents (rows, D) of batches of images (n, C, H, W) as the network sees them, in their order."""
+    blocks = ({"images": images, "partition": name, "start": 0} for images in batches)
+    return _collect(options, module, blocks, name=name, rows=rows)
+
+
 class _Collector(pl.Callback):
     """Collects the latents of the predict loop."""
 

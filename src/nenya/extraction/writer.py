@@ -64,15 +64,15 @@ class BlockWriter:
             partition: `train`, `valid`.
             start: its first row.
             number: of the block.
-            rows: its latents (n, D), float32.
+            rows: its latents with their columns (n, width), float32.
 
         Raises:
             OutputError: An earlier block could not be written.
         """
         self._check()
         data = rows.tobytes()
-        line = journal_line(number, data, int(np.isnan(rows).any(axis=1).sum()))
-        self._waiting.put((partition, 4 * self.store.dim * start, data, line))
+        line = journal_line(number, data, int(np.isnan(rows[:, : self.store.dim]).any(axis=1).sum()))
+        self._waiting.put((partition, 4 * self.store.width * start, data, line))
 
     def flush(self) -> None:
         """Wait until all blocks are safe; the last call to accept blocks.
@@ -247,10 +247,12 @@ class LatentsWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Queue the latents (n, D) of one block for writing."""
+        """Queue the latents (n, D) of one block, and their columns, for writing."""
         rows = np.ascontiguousarray(prediction.numpy(), dtype="<f4")
         if rows.shape != (len(batch["images"]), self.store.dim):
             raise OutputError(f"expected latents of shape ({len(batch['images'])}, {self.store.dim}), got {rows.shape}")
+        if self.store.columns:
+            rows = np.hstack([rows, batch["columns"].cpu().numpy().astype("<f4")])
         assert self._writer is not None
         self._writer.put(batch["partition"], batch["start"], batch["number"], rows)
         if self._watch is not None and self._watch.lost.is_set():

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from nenya.errors import InputFileError, NenyaError, OutputError
 from nenya.io import write_table
 from nenya.latents.files import Latents
+from nenya.latents.spread import SPREAD, umap_spread
 from nenya.runtime.process import RowProgress
 from nenya.storage.disk import atomic_path, check_output, sha256_file
 from nenya.storage.lock import OutputLock
@@ -71,8 +72,11 @@ def embed_table(
     *,
     approximate: bool = False,
     clobber: bool = False,
+    directions: NDArray[np.float32] | None = None,
 ) -> "Projector":
     """Write a copy of a table with the columns US0, US1, and the projector that made them.
+
+    Where the latents files know the error of masked cutouts, the table also gets `Latents.clearness` and `umap_spread`.
 
     Args:
         latents: of its cutouts.
@@ -82,6 +86,7 @@ def embed_table(
         save: file of a newly fitted projector.
         approximate: place rows by the approximate search.
         clobber: overwrite existing outputs, and discard unfinished work.
+        directions: (M, D), of the calibration of the latents, for `umap_spread`.
 
     Returns:
         The projector.
@@ -120,7 +125,9 @@ def embed_table(
         if save is not None:
             projector.save(save)
             log.info("%s: projector of %d rows", save, len(projector.latents))
-        write_table(table.assign(**dict(zip(COLUMNS, coordinates.T, strict=True))), out)
+        columns = dict(zip(COLUMNS, coordinates.T, strict=True))
+        columns |= _clearness(projector, latents, rows, coordinates, directions, approximate)
+        write_table(table.assign(**columns), out)
         shutil.rmtree(partial, ignore_errors=True)
     finite = int(np.isfinite(coordinates[:, 0]).sum())
     hidden = int((rows >= 0).sum()) - finite
@@ -133,6 +140,26 @@ def embed_table(
         out, finite, len(table), int((rows < 0).sum()), hidden,
     )  # fmt: skip
     return projector
+
+
+def _clearness(
+    projector: "Projector",
+    latents: Latents,
+    rows: NDArray[np.int64],
+    places: NDArray[np.float32],
+    directions: NDArray[np.float32] | None,
+    approximate: bool,
+) -> dict[str, NDArray[np.float32]]:
+    """Return the columns on masks of the rows of a table, and the spread of their places where the error is known."""
+    found = latents.clearness(rows)
+    if "cosine_low" not in found:
+        return found
+    spread = np.full(len(rows), np.nan, np.float32)
+    for start in range(0, len(rows), BLOCK_ROWS):
+        own = start + np.flatnonzero(rows[start : start + BLOCK_ROWS] >= 0)
+        how = places[own], found["cosine"][own], found["cosine_low"][own], directions
+        spread[own] = umap_spread(projector, latents.take(rows[own]), *how, approximate=approximate)
+    return {**found, SPREAD: spread}
 
 
 @contextmanager
@@ -157,6 +184,7 @@ def _manifest(latents: Latents, wanted: NDArray[np.int64], how: Fit | Path, appr
         "rows": [len(wanted), zlib.crc32(wanted.tobytes())],
         "how": {"projector": sha256_file(how)} if isinstance(how, Path) and how.is_file() else str(how),
         "approximate": approximate,
+        **({} if latents.left_out is None else {"left_out": zlib.crc32(latents.left_out.tobytes())}),
         "block": BLOCK_ROWS,
     }
 

@@ -3,6 +3,7 @@
 Letters in shapes: N rows of all files together, D the length of a latent.
 """
 
+import contextlib
 import logging
 import os
 import weakref
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from nenya.data.hdf5_links import Links
 from nenya.data.hdf5_open import list_datasets, map_floats, open_hdf5
 from nenya.errors import InputFileError
+from nenya.latents.clear import CLEAR_COLUMNS, columns_in, left_out, read_column
 from nenya.storage.paths import base_name, fetch, find_latents, key_of
 from nenya.storage.table_integers import take_rows
 from nenya.tables import keys
@@ -54,6 +56,7 @@ class Part:
         start: number of its first row among all rows.
         rows: number of rows.
         provenance: attributes of the file on how it was made.
+        columns: names of what the file says of each row's mask; see `nenya.latents.clear`.
     """
 
     path: Path
@@ -64,6 +67,7 @@ class Part:
     provenance: dict[str, str]
     names: tuple[str, ...] = ()
     place: str = ""
+    columns: tuple[str, ...] = ()
 
     @property
     def stem(self) -> str:
@@ -93,6 +97,7 @@ class Latents:
         partitions: names of the data sets to read; one or several.
         places: locations of the files, if `paths` are copies: their folders distinguish files of the same name.
         allow_external: whether links, virtual data sets and external storage may lead out of a file's folder.
+        least_cosine: rows whose `cosine_low` is below it, or unknown, are read as NaN.
 
     Attributes:
         parts: partitions of all files, in the order of their rows.
@@ -100,7 +105,8 @@ class Latents:
         links: where links may lead and data may lie.
 
     Raises:
-        InputFileError: A file cannot be opened, has no latents, or its latents have another length or other weights.
+        InputFileError: A file cannot be opened, has no latents, or its latents have another length or other weights;
+            or it says nothing of the cosine.
     """
 
     ndim = 2
@@ -113,6 +119,7 @@ class Latents:
         places: Sequence[Path | str] | None = None,
         *,
         allow_external: bool = False,
+        least_cosine: float | None = None,
     ) -> None:
         self.links: Links = "any" if allow_external else "folder"
         partitions = (partitions,) if isinstance(partitions, str) else partitions
@@ -136,13 +143,18 @@ class Latents:
                             "latents of one model"
                         )
                     dim = width
-                    self.parts.append(Part(path, base_name(names[0]), name, start, rows, provenance, names, str(place)))
+                    own = tuple(columns_in(file, name))
+                    part = Part(path, base_name(names[0]), name, start, rows, provenance, names, str(place), own)
+                    self.parts.append(part)
                     start += rows
         self.shape = (start, dim)
         self._check_one_model()
         self._arrays: dict[int, Any] = {}
         self._held: dict[Path, tuple[h5py.File, int]] = {}
         self._read = 0
+        self.left_out: NDArray[np.bool_] | None = None
+        if least_cosine is not None:
+            self.left_out = left_out(self._column("cosine_low"), least_cosine)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -161,11 +173,16 @@ class Latents:
             low, high = max(start, part.start), min(stop, part.start + part.rows)
             if low < high:
                 out[low - start : high - start] = self._array(index)[low - part.start : high - part.start]
+        if self.left_out is not None:
+            out[self.left_out[start:stop]] = np.nan
         return out
 
     def view(self, rows: slice) -> Iterator[FloatArray]:
         """Yield consecutive rows piece by piece, (n, D) float32, without a copy where a file is memory-mapped."""
         start, stop, _ = rows.indices(len(self))
+        if self.left_out is not None and self.left_out[start:stop].any():
+            yield self[start:stop]
+            return
         self._count(max(0, stop - start) * 4 * self.shape[1])
         for index, part in enumerate(self.parts):
             low, high = max(start, part.start), min(stop, part.start + part.rows)
@@ -210,6 +227,8 @@ class Latents:
                 low, high = np.searchsorted(some, (part.start, part.start + part.rows))
                 if low < high:
                     out[order[first + low : first + high]] = _gather(self._array(index), some[low:high] - part.start)
+        if self.left_out is not None:
+            out[self.left_out[wanted]] = np.nan
         return out
 
     def sample(self, count: int, rng: np.random.Generator) -> IntArray:
@@ -245,6 +264,29 @@ class Latents:
             }
         )
 
+    @property
+    def columns(self) -> list[str]:
+        """Names of what the files, or some of them, say of each row's mask; see `nenya.latents.clear`."""
+        return [name for name in CLEAR_COLUMNS if any(name in part.columns for part in self.parts)]
+
+    def clearness(self, rows: IntArray | None = None) -> dict[str, FloatArray]:
+        """Return `columns` of some rows, or of all: name -> (n,); NaN where a file says nothing, and for row -1."""
+        found = {name: self._column(name, known=True) for name in self.columns}
+        if rows is None:
+            return found
+        return {name: np.where(rows < 0, np.float32(np.nan), values[rows]) for name, values in found.items()}
+
+    def _column(self, name: str, *, known: bool = False) -> FloatArray:
+        """Read a column of all files, (N,); with `known`, files without it have NaN."""
+        out = np.full(len(self), np.nan, np.float32)
+        for part in self.parts:
+            if known and name not in part.columns:
+                continue
+            held = self._held.get(part.path)
+            with contextlib.nullcontext(held[0]) if held else open_hdf5(part.path, links=self.links) as file:
+                out[part.start : part.start + part.rows] = read_column(file, part.partition, name, part.rows)
+        return out
+
     def join(self, table: "pd.DataFrame | Keys") -> Joined:
         """Join the rows of a table, or its keys, to their latents, as `nenya.tables.keys` says.
 
@@ -266,7 +308,7 @@ class Latents:
         return joined.number
 
     def full_table(self, table: "pd.DataFrame", *, own_names: bool = True) -> "pd.DataFrame":
-        """Return a table of all latents: pp_file, pp_type, pp_idx, and the other columns of a table.
+        """Return a table of all latents: pp_file, pp_type, pp_idx, the other columns of a table, and `clearness`.
 
         Integers stay integers where rows are missing. If rows of the table repeat a latent, the first one counts.
 
@@ -287,10 +329,10 @@ class Latents:
         whole = self.keys()
         if not own_names and found.names is not None:
             whole["pp_file"] = whole["pp_file"].mask(source >= 0, found.texts(source))
-        columns = table[[name for name in table if name not in COLUMNS]]
+        columns = table[[name for name in table if name not in COLUMNS and name not in self.columns]]
         for name, column in take_rows(columns, source).items():
             whole[name] = column
-        return whole
+        return whole.assign(**self.clearness())
 
     def _count(self, nbytes: int) -> None:
         """Release the memory maps after a number of bytes, so that memory use does not grow with the files."""
@@ -331,6 +373,7 @@ def open_latents(
     partitions: Sequence[str] = PARTITIONS,
     *,
     allow_external: bool = False,
+    least_cosine: float | None = None,
 ) -> Latents:
     """Open the latents files of `data=`: a path, folder, glob, s3:// address or a list.
 
@@ -339,6 +382,7 @@ def open_latents(
         cache_dir: of temporary copies; default `outputs/cache`.
         partitions: names of the data sets to read.
         allow_external: as of `Latents`.
+        least_cosine: as of `Latents`.
 
     Raises:
         OptionError: Nothing is given.
@@ -346,7 +390,9 @@ def open_latents(
         StorageError: An S3 service does not deliver them.
     """
     places = find_latents(data)
-    return Latents(fetch(places, cache_dir), partitions, places, allow_external=allow_external)
+    return Latents(
+        fetch(places, cache_dir), partitions, places, allow_external=allow_external, least_cosine=least_cosine
+    )
 
 
 def _gather(array: Any, rows: IntArray) -> FloatArray:

@@ -20,6 +20,7 @@ from nenya.errors import InputFileError, NenyaError, OutputError
 from nenya.latents.examples import TABLE_ROW, Numbered, numbered, one_row, parse_example
 from nenya.latents.files import Latents
 from nenya.latents.lance_files import check_manifests
+from nenya.latents.order import LEAST, MOST, SURE
 from nenya.latents.similarity import Float32Array, Float64Array, IntArray, closest, closest_of, rank
 from nenya.options.extras import need
 from nenya.storage.names import Json, read_json
@@ -87,7 +88,7 @@ class FilesSearcher:
         self.latents = latents
         self.provenance = latents.provenance
         self._given = table
-        self.table = latents.keys() if table is None else join(numbered(table), latents)
+        self.table = own_table(latents) if table is None else join(numbered(table), latents)
         self.columns = [str(name) for name in self.table.columns]
         self.dim = latents.shape[1]
 
@@ -184,6 +185,11 @@ class IndexSearcher:
         with lance_errors(self.folder):
             return int(self.table.count_rows())
 
+    def count(self, sql: str) -> int:
+        """Return the number of rows that satisfy a condition."""
+        with lance_errors(self.folder), sql_errors(sql, self.columns):
+            return int(self.table.count_rows(sql))
+
     def search(
         self, query: Float64Array, k: int, sql: str | None = None, *, exact: bool = False, device: str = "cpu"
     ) -> Answer:
@@ -204,8 +210,7 @@ class IndexSearcher:
         """
         index, kept = self.about["index"], len(self)
         if sql:
-            with lance_errors(self.folder), sql_errors(sql, self.columns):
-                kept = int(self.table.count_rows(sql))
+            kept = self.count(sql)
         if index and not exact and not (sql and kept <= NARROW):
             probes = index["probes"] if not sql else min(index["parts"], _MORE_PROBES * index["probes"])
             rows, near = self.approximate(query, k, probes, sql)
@@ -411,11 +416,21 @@ def join(table: "pd.DataFrame", latents: Latents) -> "pd.DataFrame":
     Raises:
         InputFileError: The table cannot be joined.
     """
-    ours = [name for name in (ROW, VECTOR, "cosine", "rank", "answer", "recall") if name in table]
-    whole = usual_names(latents.full_table(table.drop(columns=ours), own_names=False))
+    ours = [name for name in (ROW, VECTOR, "cosine", "rank", "answer", "recall", LEAST, MOST, SURE) if name in table]
+    whole = usual_names(_own_names(latents.full_table(table.drop(columns=ours), own_names=False)))
     if "datetime" in whole:
         dates_of(whole["datetime"])  # says how many cannot be read
     return with_dt(whole)
+
+
+def own_table(latents: Latents) -> "pd.DataFrame":
+    """Return what latents files themselves say of their rows: keys, and what is known of masks."""
+    return _own_names(latents.keys().assign(**latents.clearness()))
+
+
+def _own_names(table: "pd.DataFrame") -> "pd.DataFrame":
+    """Return a table in which the cosine of a masked cutout with itself is not named like that with an example."""
+    return table.rename(columns={"cosine": "cosine_clear"})
 
 
 def vectors(column: Any, dim: int) -> Float32Array:

@@ -13,7 +13,17 @@ import numpy as np
 from nenya.data.hdf5_open import open_hdf5
 from nenya.errors import InputFileError, OptionError
 from nenya.latents.files import Latents, Part
-from nenya.latents.index import ABOUT, TABLE, VECTOR, IndexSearcher, join, lance_errors, open_table, read_about
+from nenya.latents.index import (
+    ABOUT,
+    TABLE,
+    VECTOR,
+    IndexSearcher,
+    join,
+    lance_errors,
+    open_table,
+    own_table,
+    read_about,
+)
 from nenya.latents.similarity import closest_of
 from nenya.storage.disk import atomic_path
 from nenya.storage.names import parse_json
@@ -65,7 +75,7 @@ def add_files(folder: Path, latents: Latents, table: "pd.DataFrame | None" = Non
         InputFileError: The latents are from another model or have another length than those in the index; or a file
             of this name is in the index with different content; or the table does not fit.
     """
-    keys = latents.keys() if table is None else join(table, latents)
+    keys = own_table(latents) if table is None else join(table, latents)
     about = _about(folder, latents, keys)
     write_about(folder, about)
     with lance_errors(folder):

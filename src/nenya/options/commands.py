@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from nenya.options.calibration import AnalysisOptions, LeastCosineOptions
 from nenya.options.declare import above, at_least, is_number, one_of, option, within
 from nenya.options.masks import MaskOptions, is_bounds, numbers
 from nenya.options.sections import Options
@@ -34,6 +35,9 @@ class ExtractOptions(Options):
     )
 
     ckpt: str | None = option(None, "weights to use; default model.weights")
+    calibration: str | None = option(
+        None, "calibration of these weights, for the cosine of masked cutouts; default the one beside them"
+    )
     shard: str | None = option(
         None, "i/n: this worker's share of the files; default from a SLURM array or a Job's index"
     )
@@ -203,14 +207,6 @@ class PrepareOptions(MaskOptions):
     dask: str | None = option(None, "address of a Dask scheduler to use instead: tcp://host:8786")
 
 
-@dataclass
-class AnalysisOptions(Options):
-    """Options shared by all commands on latents."""
-
-    data: Any = option(None, "latents files: a path, a folder, a glob, a list")
-    table: str | None = option(None, "table of the cutouts: .parquet, .csv or .feather")
-
-
 def _is_box(value: Any) -> bool:
     return (
         isinstance(value, list | tuple)
@@ -226,7 +222,7 @@ def _is_names(value: Any) -> bool:
 
 
 @dataclass
-class StatisticsOptions(AnalysisOptions):
+class StatisticsOptions(LeastCosineOptions):
     """Options of the statistics of a selection from `table` or `archive`."""
 
     uses: ClassVar[tuple[str, ...]] = ("loader", "data", "out", "clobber")
@@ -245,7 +241,7 @@ class StatisticsOptions(AnalysisOptions):
 
 
 @dataclass
-class ClustersOptions(AnalysisOptions):
+class ClustersOptions(LeastCosineOptions):
     """Options of clusters of latents."""
 
     uses: ClassVar[tuple[str, ...]] = ("loader", "data", "out", "seed", "clobber")
@@ -325,7 +321,7 @@ class IndexOptions(AnalysisOptions):
 
 
 @dataclass
-class SearchOptions(AnalysisOptions):
+class SearchOptions(LeastCosineOptions):
     """Options of similarity search in `data` (with `table`), `index` or `archive`."""
 
     uses: ClassVar[tuple[str, ...]] = ("model", "preprocess", "loader", "data", "out", "clobber")
@@ -364,7 +360,7 @@ class SearchOptions(AnalysisOptions):
 
 
 @dataclass
-class MetricsOptions(AnalysisOptions):
+class MetricsOptions(LeastCosineOptions):
     """Options of the metrics of latents."""
 
     uses: ClassVar[tuple[str, ...]] = ("model", "preprocess", "augment", "loader", "data", "out", "seed", "clobber")
@@ -380,13 +376,14 @@ class MetricsOptions(AnalysisOptions):
 
 
 @dataclass
-class EmbedOptions(AnalysisOptions):
+class EmbedOptions(LeastCosineOptions):
     """Options of UMAP embeddings."""
 
     uses: ClassVar[tuple[str, ...]] = ("loader", "data", "out", "seed", "clobber", "debug")
     not_with: ClassVar = dict.fromkeys(("ntrain", "n_neighbors", "min_dist", "metric", "umap_savefile"), "projector")
 
     projector: str | None = option(None, "an existing projector; default: fit a new one")
+    calibration: str | None = option(None, "calibration of the latents, for error bars of masked cutouts (umap_spread)")
     umap_savefile: str | None = option(None, "output for the fitted projector; default <name of out>_UMAP.h5 beside it")
     ntrain: int = option(200_000, "largest number of rows for fitting the UMAP", at_least(4))
     n_neighbors: int = option(15, "number of neighbours of the UMAP", at_least(2))
@@ -408,7 +405,7 @@ class MigrateOptions(Options):
 
 
 @dataclass
-class PortalOptions(AnalysisOptions):
+class PortalOptions(LeastCosineOptions):
     """Options of the portal."""
 
     uses: ClassVar[tuple[str, ...]] = ("model", "preprocess", "loader", "trainer", "data", "seed", "clobber")
@@ -464,6 +461,9 @@ class UpdateOptions(PrepareOptions):
     )
     ckpt: str | None = option(None, "weights of a new version; default model.weights")
     table: str | None = option(None, "table of new cutout files (by pp_file); default the .parquet beside each file")
+    calibration: str | None = option(
+        None, "calibration of the weights of a new version; default the one beside them, with preprocess.masked"
+    )
     projector: str | None = option(None, "an existing projector; default: fitted on the first files")
     ntrain: int = option(200_000, "largest number of rows for fitting the UMAP", at_least(4))
     n_neighbors: int = option(15, "number of neighbours of the UMAP", at_least(2))

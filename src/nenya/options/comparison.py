@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from nenya.options.commands import AnalysisOptions
+from nenya.options.calibration import AnalysisOptions
 from nenya.options.declare import at_least, one_of, option
 
 

@@ -221,6 +221,8 @@ class Dataset:
             self.notes.append(f"{self.cutouts.missing:,} rows have no cutout in the given files")
         if latents is not None and (lacking_rows := int((self.latent_of < 0).sum())):
             self.notes.append(f"{lacking_rows:,} rows have no latent in the given files")
+        if latents is not None and latents.left_out is not None:
+            self.notes.append(f"{int(latents.left_out.sum()):,} latents are left out by least_cosine=")
         if repeated:
             self.notes.append(
                 f"{repeated:,} rows repeat the latent of an earlier row, which is the one listed as similar"
@@ -317,11 +319,12 @@ def open_dataset(
     return _opened(read_arrow(table), latents, paths, projector, files)
 
 
-def open_version_dataset(opened: Opened) -> Dataset:
+def open_version_dataset(opened: Opened, least_cosine: float | None = None) -> Dataset:
     """Open a model version of an archive folder; later additions are seen when it is opened again.
 
     Args:
         opened: the version, whose files are never replaced.
+        least_cosine: as of `nenya.latents.files.Latents`.
 
     Raises:
         InputFileError: A file cannot be used.
@@ -332,7 +335,7 @@ def open_version_dataset(opened: Opened) -> Dataset:
     files = stamps_of([folder.root / MANIFEST]) if folder.url is None else {}
     table = compact(read_tables(opened.paths("table")))
     projector = folder.local(opened.version.projector)
-    return _opened(table, opened.latents(), opened.paths("cutouts"), projector, files)
+    return _opened(table, opened.latents(least_cosine), opened.paths("cutouts"), projector, files)
 
 
 def _opened(

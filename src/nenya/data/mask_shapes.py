@@ -1,0 +1,79 @@
+"""Masks of cutouts: their shapes as numbers, and generated ones.
+
+Letters in shapes: n masks of H x W pixels, True where a pixel is masked.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft
+from scipy.ndimage import distance_transform_edt
+
+Masks = NDArray[np.bool_]
+Float64Array = NDArray[np.float64]
+
+SHAPE_NAMES = ("share", "hole", "depth", "edge", "contrast")
+"""What `mask_shapes` returns, in its order."""
+
+_FLAT = 1e-6  # smallest standard deviation, in units of the field
+_KINDS = 3  # smooth, broken, and from an edge
+
+
+def mask_shapes(masks: Masks, images: NDArray[np.floating]) -> Float64Array:
+    """Return natural logarithms of what a mask hides and what it leaves.
+
+    `share` is the masked share of the pixels, `hole` the largest distance of a masked pixel from a clear one and
+    `depth` the mean one (both in sides of the cutout), `edge` the share of neighbouring pixels of which one is masked,
+    `contrast` the standard deviation of the clear pixels, in units of the field.
+
+    Args:
+        masks: (n, H, W), each with a masked and a clear pixel.
+        images: (n, H, W); values of masked pixels do not count.
+
+    Returns:
+        (n, 5), each row independent of the others.
+    """
+    count, height, width = masks.shape
+    if not count:
+        return np.empty((0, len(SHAPE_NAMES)))
+    share = masks.mean(axis=(1, 2))
+    distance = np.stack([distance_transform_edt(mask) for mask in masks]) / max(height, width)
+    hole, depth = distance.max(axis=(1, 2)), distance.sum(axis=(1, 2)) / masks.sum(axis=(1, 2))
+    edges = (masks[:, 1:] != masks[:, :-1]).sum(axis=(1, 2)) + (masks[:, :, 1:] != masks[:, :, :-1]).sum(axis=(1, 2))
+    edge = edges / (height * (width - 1) + width * (height - 1))
+    clear = np.where(masks, 0.0, images.astype(np.float64))
+    number = (~masks).sum(axis=(1, 2))
+    mean = clear.sum(axis=(1, 2)) / number
+    around = np.where(masks, 0.0, clear - mean[:, None, None])
+    contrast = np.sqrt((around**2).sum(axis=(1, 2)) / number)
+    found: Float64Array = np.log(np.stack([share, hole, depth, edge, np.maximum(contrast, _FLAT)], axis=1))
+    return found
+
+
+def varied_masks(count: int, size: int, most: float, rng: np.random.Generator) -> Masks:
+    """Draw masks of clouds: smooth, broken, and such that come in from one side, a third of each.
+
+    Args:
+        count: number n of masks.
+        size: side of a cutout in pixels.
+        most: largest masked share; shares are drawn evenly from one pixel to it.
+        rng: source of chance.
+
+    Returns:
+        (n, size, size).
+    """
+    kind = np.arange(count) % _KINDS
+    k = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size))
+    k[0, 0] = np.inf
+    power = np.where(kind == 1, 0.7, 1.8)[:, None, None]
+    waves = fft.rfft2(rng.standard_normal((count, size, size))) * k**-power
+    field = fft.irfft2(waves, s=(size, size))
+    field /= field.std(axis=(1, 2), keepdims=True)
+    angle = rng.uniform(0, 2 * np.pi, count)
+    along = np.linspace(-1.7, 1.7, size)
+    ramp = np.cos(angle)[:, None, None] * along[:, None] + np.sin(angle)[:, None, None] * along
+    field = np.where((kind == 2)[:, None, None], 3 * ramp + 0.5 * field, field)
+    share = rng.uniform(0, most, count)
+    order = np.argsort(np.argsort(field.reshape(count, -1), axis=1), axis=1)
+    wanted = np.clip(np.rint(share * size**2), 1, size**2 - 1)
+    masks: Masks = (order < wanted[:, None]).reshape(count, size, size)
+    return masks
