@@ -45,7 +45,7 @@ _LEAST_ROWS = 50
 _BARELY = 0.05  # above nothing
 _DERIVED = ("season", "hour", "day")  # of the column datetime
 _MADE_OF_LATENTS = re.compile(
-    r"(US?[01]|cluster|rarity.*|latent_LL|rare_group|density_ratio|silhouette|cosine|rank|outlier.*)$"
+    r"(US?[01]|cluster|rarity.*|latent_LL|texture_.*|rare_group|density_ratio|silhouette|cosine|rank|outlier.*)$"
 )
 _KEYS = re.compile(r"(UID|pp_root|granule|gid|id|index|level_0|Unnamed.*)$")
 _NUISANCE = re.compile(
