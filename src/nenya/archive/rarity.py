@@ -103,7 +103,8 @@ def rarity_columns(path: Path, latents: Latents, table: "pd.DataFrame") -> dict[
 
     Returns:
         Name -> (N,) float64: the mean cosine distance to the ten nearest of the sample that are not of the same granule
-        or nearby, and the percentage of the sample that is as near or nearer, NaN where unknown; empty without a sample.
+        or nearby, and the percentage of the sample that is as near or nearer; NaN where unknown. Empty if the archive
+        has no sample.
 
     Raises:
         InputFileError: The sample is damaged.
