@@ -180,6 +180,7 @@ def test_search_and_portal_take_an_archive(copy, nenya_cli):
         assert code == 2 and "table=a.csv and archive=archive: give one of them" in said
 
     shown = open_version_dataset(open_version("archive"))
+    assert {"rarity", "rarity_percentile"} <= set(shown.columns.metrics())
     assert shown.columns.rows == 54 and (shown.latent_of == np.arange(54)).all()
     assert all(image is not None for image in shown.cutouts.of(np.array([0, 20, 53])))
 

@@ -14,6 +14,7 @@ from nenya.errors import InputFileError
 from nenya.io import read_table, write_table
 from nenya.latents.nearest import Identity, Nearest, as_unit, identity_of, unit_places
 from nenya.latents.rarity import fit_density, rarity_of, whiten
+from nenya.portal.columns import Columns, read_arrow
 from nenya.tables.conditions import rows_where
 
 ROWS, K = 900, 5
@@ -164,6 +165,8 @@ def test_the_command(archive, nenya_cli, tmp_path):
         f"group_{i}.png" for i in range(rarest["rare_group"].nunique())
     ]
     assert rows_where(made, "rarity_percentile > 90 AND latent_LL < 0").sum() > 0
+    assert rows_where(made, "texture_percentile > 90").sum() == (made["texture_percentile"] > 90).sum() > 20
+    assert {*COLUMNS, *TEXTURE_COLUMNS} <= set(Columns(read_arrow(tmp_path / "o.parquet")).metrics())
     shuffled = frame.sample(frac=1, random_state=1)
     write_table(shuffled, tmp_path / "s.parquet")
     code, said = nenya_cli("outliers", [vectors, "table=s.parquet", "out=s_out.parquet"])
