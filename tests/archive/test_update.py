@@ -133,6 +133,8 @@ def test_an_archive_holds_all_that_is_made_of_its_files(whole, files):
     places = Projector.load(opened.folder.local(opened.version.projector)).transform(latents[0 : len(latents)])
     np.testing.assert_array_equal(table[["US0", "US1"]].to_numpy(), places)
     assert set(table["cluster"]) == {-1, 0, 1, 2, 3} and (table["cluster"] == -1).sum() == 3
+    np.testing.assert_array_equal(table["rarity"].isna(), table["cluster"] == -1)
+    assert table["rarity_percentile"].max() == 100 and table["rarity_percentile"].min() > 0
     index = opened.index()
     assert len(index) == 51 == opened.version.index.rows
     row = index.find("b_preproc:valid:2")
@@ -153,10 +155,11 @@ def test_files_are_those_that_the_commands_alone_make(whole, nenya_cli, files, w
 
 def test_search_and_portal_take_an_archive(copy, nenya_cli):
     code, said = nenya_cli(
-        "search", ["archive=archive", "like=a_preproc:train:1", "k=2", "where=lat < 90", "out=f.csv"]
+        "search", ["archive=archive", "like=a_preproc:train:1", "k=2", "where=rarity_percentile > 50", "out=f.csv"]
     )
     assert code == 0, said
-    assert len(pd.read_csv("f.csv")) == 2
+    found = pd.read_csv("f.csv")
+    assert len(found) == 2 and (found["rarity_percentile"] > 50).all()
     code, said = nenya_cli("search", ["archive=archive", "data=a.h5", "like=1"])
     assert code == 2 and "data=a.h5 and archive=archive: give one of them" in said
     code, said = nenya_cli("search", ["archive=archive", "image=i.npy", "k=1"])
@@ -177,6 +180,7 @@ def test_search_and_portal_take_an_archive(copy, nenya_cli):
         assert code == 2 and "table=a.csv and archive=archive: give one of them" in said
 
     shown = open_version_dataset(open_version("archive"))
+    assert {"rarity", "rarity_percentile"} <= set(shown.columns.metrics())
     assert shown.columns.rows == 54 and (shown.latent_of == np.arange(54)).all()
     assert all(image is not None for image in shown.cutouts.of(np.array([0, 20, 53])))
 

@@ -9,11 +9,12 @@ from latent_sets import latents
 from portal_data import write_archive
 from scipy.stats import spearmanr
 
-from nenya.commands.outliers import COLUMNS
+from nenya.commands.outliers import COLUMNS, TEXTURE_COLUMNS
 from nenya.errors import InputFileError
 from nenya.io import read_table, write_table
 from nenya.latents.nearest import Identity, Nearest, as_unit, identity_of, unit_places
 from nenya.latents.rarity import fit_density, rarity_of, whiten
+from nenya.portal.columns import Columns, read_arrow
 from nenya.tables.conditions import rows_where
 
 ROWS, K = 900, 5
@@ -143,7 +144,9 @@ def test_the_command(archive, nenya_cli, tmp_path):
     assert code == 0, said
     made = read_table(tmp_path / "o.parquet")
     pd.testing.assert_frame_equal(made[list(frame)], frame)
-    assert set(made) - set(frame) == set(COLUMNS)
+    assert set(made) - set(frame) == {*COLUMNS, *TEXTURE_COLUMNS}
+    assert np.isnan(made.loc[7, list(TEXTURE_COLUMNS)].astype(float)).all()
+    assert made["texture_percentile"].max() == 100 == made.loc[made["texture_LL"].idxmin(), "texture_percentile"]
     assert np.isnan(made.loc[7, list(COLUMNS)].astype(float)).all() and made.drop(7)[list(COLUMNS)].notna().all(
         axis=None
     )
@@ -154,18 +157,24 @@ def test_the_command(archive, nenya_cli, tmp_path):
     assert results["rank_correlation"]["LL and latent_LL"]["value"] == pytest.approx(expected)
     assert "rank correlation of LL and rarity" in said
     rarest = read_table(tmp_path / "o_rarest.csv")
-    assert (
-        rarest["table_row"].tolist() == made["rarity"].sort_values(ascending=False, kind="stable").index[:30].tolist()
-    )
+    rarer = made[["rarity_percentile", "texture_percentile"]].max(axis=1)
+    assert set(rarest["rare_by"]) == {"latent", "texture"}
+    assert rarest["table_row"].nunique() == 30 and rarer[rarest["table_row"]].is_monotonic_decreasing
+    assert rarer[rarest["table_row"]].min() >= rarer.drop(rarest["table_row"]).max()
     assert sorted(path.name for path in (tmp_path / "o_groups").iterdir()) == [
         f"group_{i}.png" for i in range(rarest["rare_group"].nunique())
     ]
     assert rows_where(made, "rarity_percentile > 90 AND latent_LL < 0").sum() > 0
+    assert rows_where(made, "texture_percentile > 90").sum() == (made["texture_percentile"] > 90).sum() > 20
+    assert {*COLUMNS, *TEXTURE_COLUMNS} <= set(Columns(read_arrow(tmp_path / "o.parquet")).metrics())
     shuffled = frame.sample(frac=1, random_state=1)
     write_table(shuffled, tmp_path / "s.parquet")
     code, said = nenya_cli("outliers", [vectors, "table=s.parquet", "out=s_out.parquet"])
     assert code == 0, said
     again = read_table(tmp_path / "s_out.parquet")
+    assert "artefacts" in said and not set(TEXTURE_COLUMNS) & set(again)
+    rarest = read_table(tmp_path / "s_out_rarest.csv")
+    np.testing.assert_allclose(rarest["rarity"], -np.sort(-again["rarity"])[: len(rarest)])
     for name in COLUMNS:
         np.testing.assert_allclose(again[name], made[name].to_numpy()[shuffled.index], rtol=1e-9)
 

@@ -10,11 +10,12 @@ import numpy as np
 
 from nenya.archive.arrivals import Arrival
 from nenya.archive.folder import Folder
+from nenya.archive.rarity import RARITY_COLUMNS, add_reference, has_reference, rarity_columns
 from nenya.archive.settings import Settings, extract_options, prepare_options
 from nenya.data.cutouts import inspect_cutouts
 from nenya.data.hdf5_links import COPY_IN, damage_named
 from nenya.data.hdf5_open import open_hdf5
-from nenya.errors import InputFileError, OptionError
+from nenya.errors import InputFileError, Interrupted, LockLostError, OptionError
 from nenya.extraction.batch import run as extract
 from nenya.io import read_table, write_table
 from nenya.latents.calibration_file import calibrated_directions
@@ -36,11 +37,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CENTRES = "centres"
-_OURS = (*COLUMNS, SPREAD, "cluster")
+_OURS = (*COLUMNS, SPREAD, "cluster", *RARITY_COLUMNS)
 
 
 class Stages:
-    """Makes cutouts, latents, UMAP, clusters and tables of new files.
+    """Makes cutouts, latents, UMAP, clusters, rarity and tables of new files.
 
     Args:
         folder: the archive.
@@ -131,19 +132,22 @@ class Stages:
         return read_table(path)
 
     def table(self, arrival: Arrival, latents: Path, projector: Path, clusters: Path) -> Path:
-        """Return the table of a file: one row per cutout in the order of the latents, with UMAP and cluster."""
-        place = self.place(arrival)
-        path, placed = place / "table" / f"{arrival.stem}.parquet", place / "placed.parquet"
+        """Return the table of a file: a row per cutout in the order of the latents, with UMAP, cluster and rarity."""
+        path = self.place(arrival) / "table" / f"{arrival.stem}.parquet"
         if path.is_file():
             return path
-        rows = Latents([latents])
-        if not placed.is_file():
-            directions = calibrated_directions(None if self.calibration is None else str(self.calibration), rows)
-            embed_table(rows, whole_table(rows, self.source_table(arrival)), placed, projector, directions=directions)
-        table = read_table(placed)
+        rows, table = Latents([latents]), self.placed(arrival, latents, projector)
         table["cluster"] = assign_kmeans(rows, read_centres(clusters))
-        write_table(table, path)
+        write_table(table.assign(**rarity_columns(clusters, rows, table)), path)
         return path
+
+    def placed(self, arrival: Arrival, latents: Path, projector: Path) -> "pd.DataFrame":
+        """Return the table of a file with UMAP alone."""
+        path, rows = self.place(arrival) / "placed.parquet", Latents([latents])
+        if not path.is_file():
+            directions = calibrated_directions(None if self.calibration is None else str(self.calibration), rows)
+            embed_table(rows, whole_table(rows, self.source_table(arrival)), path, projector, directions=directions)
+        return read_table(path)
 
     def projector(self, files: Mapping[str, Path]) -> Path:
         """Return the projector of the UMAP: as given, or fitted on the latents of the first files."""
@@ -180,6 +184,26 @@ class Stages:
             file["sizes"] = sizes[order]
             file.attrs.update(about="centres (K, D) of unit latents; a row belongs to the nearest", files=len(files))
         return path
+
+    def rarity(self, files: Mapping[Path, Arrival], projector: Path, clusters: Path) -> None:
+        """Add to the cluster centres the sample by which rarity is measured, of the latents of the first files.
+
+        Args:
+            files: latents -> file; one whose table cannot be made is left out, and said when it is added.
+            projector: of the UMAP.
+            clusters: the cluster centres.
+        """
+        if has_reference(clusters):
+            return
+        sampled = []
+        for latents, arrival in files.items():
+            try:
+                sampled.append((Latents([latents]), self.placed(arrival, latents, projector)))
+            except (Interrupted, LockLostError):
+                raise
+            except Exception as error:
+                log.debug("%s: not in the sample of rarity: %s", arrival.place, error)
+        add_reference(clusters, sampled, self.settings["seed"])
 
 
 def named_table(place: str) -> "tuple[pd.DataFrame, Keys]":

@@ -189,6 +189,7 @@ class Update:
             latents = {made.arrival.stem: made.latents for made in ready}
             clusters = stages.clusters(latents)  # first, as it is fast and refuses k above the number of rows
             projector = stages.projector(latents)
+            stages.rarity({made.latents: made.arrival for made in ready}, projector, clusters)
             first = [
                 (weights, f"{self.name}/{weights.name}"),
                 (projector, f"{self.name}/{projector.name}"),

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import nenya
+from nenya.data.texture import TextureError, read_textures, texture_likelihood
 from nenya.errors import OptionError
 from nenya.io import TABLE_SUFFIXES, read_table, write_table
 from nenya.latents.files import open_latents
@@ -23,6 +24,7 @@ from nenya.latents.rarity import (
     fit_density,
     groups_of,
     joined_rows,
+    percentiles,
     rarity_of,
 )  # fmt: skip
 from nenya.options.calibration import AnalysisOptions
@@ -36,12 +38,17 @@ from nenya.tables.place_and_time import usual_names
 if TYPE_CHECKING:
     import pandas as pd
 
+    from nenya.data.table_images import TableImages
+
 log = logging.getLogger(__name__)
 
 IntArray = NDArray[np.int64]
 
 COLUMNS = ("rarity", "rarity_percentile", "latent_LL")
 """Columns that the command writes."""
+
+TEXTURE_COLUMNS = ("texture_LL", "texture_percentile")
+"""Columns from the pixels, with images=: log-likelihood of the texture, percentage of rows as likely or likelier."""
 
 ERROR_COLUMNS = ("rarity_low", "rarity_high")
 """The 95 % interval of a rarity that is not exact."""
@@ -80,7 +87,7 @@ class OutliersOptions(AnalysisOptions):
     sample: int = option(10_000, "latents on which the density model is fitted", at_least(10))
     rarest: int = option(200, "rarest cutouts in the gallery", at_least(1))
     groups: int = option(8, "clusters of the rarest in the gallery", at_least(1))
-    images: Any = option(None, "cutout files, for the gallery")  # noqa: RUF009  # declared as in nenya.options
+    images: Any = option(None, "cutout files, for textures and the gallery")  # noqa: RUF009  # declared as in nenya.options
 
 
 def run(options: OutliersOptions) -> int:
@@ -119,6 +126,8 @@ def run(options: OutliersOptions) -> int:
         whole, identity.granule, components=options.components, sample=options.sample, seed=options.seed
     )
     made = with_columns(table, found, density.log_likelihood(whole), place)
+    if images is not None:
+        made = with_textures(made, images)
     rarest = rarest_of(made, whole, place, options)
     results = results_of(made, found, density, options)
     with together():
@@ -127,6 +136,8 @@ def run(options: OutliersOptions) -> int:
         with atomic_path(summary) as temporary:
             temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     _say(results)
+    if images is None:
+        log.info("images= would also tell artefacts (stripes, cloud edges, noise) by their pixels")
     if (rows < 0).any():
         log.warning("%d of %d rows of the table have no latent: their rarity is missing", (rows < 0).sum(), len(rows))
     if images is not None:
@@ -172,27 +183,51 @@ def with_columns(
     columns = dict(zip(COLUMNS, map(spread, (found.rarity, found.percentile, likelihood)), strict=True))
     if not found.exact:
         columns |= dict(zip(ERROR_COLUMNS, map(spread, (found.low, found.high)), strict=True))
-    old = [name for name in ERROR_COLUMNS if name in table and found.exact]
+    old = [name for name in (*ERROR_COLUMNS, *TEXTURE_COLUMNS) if name in table and name not in columns]
     return table.drop(columns=old).assign(**columns)
 
 
-def rarest_of(made: "pd.DataFrame", latents: RowsOf, place: IntArray, options: OutliersOptions) -> "pd.DataFrame":
-    """Return the rarest rows of a table, rarest first: rank, rare_group, table_row, and the columns of the table.
+def with_textures(made: "pd.DataFrame", images: "TableImages") -> "pd.DataFrame":
+    """Return a table with the columns of texture; without them, and a warning, where the cutouts do not tell.
 
     Args:
-        made: the table with its rarity.
+        made: the table with its rarity; rows without one have no texture either.
+        images: the cutouts of its rows.
+    """
+    rows = np.flatnonzero(images.known & np.isfinite(made["latent_LL"].to_numpy(np.float64)))
+    try:
+        likelihood = texture_likelihood(read_textures(images.read, rows, len(made)))
+    except TextureError as error:
+        log.warning("no textures: %s", error)
+        return made
+    if len(rows) < len(made):
+        log.warning(
+            "%d of %d rows have no latent or no cutout in images=: no texture", len(made) - len(rows), len(made)
+        )
+    return made.assign(**dict(zip(TEXTURE_COLUMNS, (likelihood, percentiles(-likelihood)), strict=True)))
+
+
+def rarest_of(made: "pd.DataFrame", latents: RowsOf, place: IntArray, options: OutliersOptions) -> "pd.DataFrame":
+    """Return the rarest rows of a table, rarest first: rank, rare_group, rare_by, table_row, and the table's columns.
+
+    A cutout is as rare as its latent or its texture is, whichever is rarer: `rare_by` says which.
+
+    Args:
+        made: the table with its rarity, and textures if there are any.
         latents: of the N latents.
         place: (len(made),) number of the latent of each row, -1 for none.
         options: of which `rarest`, `groups` and `seed` are used.
     """
-    rarity = made["rarity"].to_numpy()
-    order = np.lexsort((place, -np.nan_to_num(rarity, nan=-np.inf)))
+    rarity, percentile = made["rarity"].to_numpy(), made["rarity_percentile"].to_numpy()
+    texture = made[TEXTURE_COLUMNS[1]].to_numpy() if TEXTURE_COLUMNS[1] in made else np.full(len(made), np.nan)
+    order = np.lexsort((place, -np.nan_to_num(rarity), -np.fmax(percentile, texture)))
     order = order[np.isfinite(rarity[order])]
     _, once = np.unique(place[order], return_index=True)  # rows that share a latent are shown once
     rows = order[np.sort(once)][: options.rarest]
     first = {
         "rank": np.arange(1, len(rows) + 1),
         "rare_group": groups_of(latents[place[rows]], options.groups, options.seed),
+        "rare_by": np.where(texture[rows] > percentile[rows], "texture", "latent"),
         "table_row": rows,
     }
     found: pd.DataFrame = made.iloc[rows].reset_index(drop=True).assign(**first)
@@ -216,9 +251,12 @@ def results_of(made: "pd.DataFrame", found: Rarity, density: Density, options: O
         "rank_correlation": {"rarity and latent_LL": _correlation(made["rarity"], made["latent_LL"])},
         "made_by": {"nenya_version": nenya.__version__, "seed": options.seed},
     }
+    if "texture_LL" in made:
+        pair = _correlation(made["rarity"], made["texture_LL"])
+        results["rank_correlation"]["rarity and texture_LL"] = pair
     if "LL" in made:
         old = _numbers(made["LL"])
-        for name in ("rarity", "latent_LL"):
+        for name in (name for name in ("rarity", "latent_LL", "texture_LL") if name in made):
             results["rank_correlation"][f"LL and {name}"] = _correlation(old, made[name])
     return results
 

@@ -29,7 +29,7 @@ DERIVED = ("season", "hour", "day")
 
 _YEAR = 365.25  # days
 _MADE_OF_LATENTS = re.compile(
-    r"(US?[01]|cluster|rarity.*|latent_LL|rare_group|density_ratio|silhouette|stability|cosine|rank|outlier.*)$"
+    r"(US?[01]|cluster|rarity.*|latent_LL|texture_.*|rare_group|density_ratio|silhouette|stability|cosine|cosine_low|umap_spread|rank|outlier.*)$"
 )
 _KEYS = re.compile(r"(UID|pp_root|granule|gid|id|index|level_0|Unnamed.*)$")
 _OF_SEASON = re.compile(r"(^|_)(season|month|doy|day_of_(the_)?year|dayofyear|year_?day|julian_day)(_|$)", re.I)

@@ -65,6 +65,8 @@ QUANTITIES = {
     "latent_LL": Quantity("log-likelihood of the latent"),
     "rarity": Quantity("rarity", "", "mean cosine distance to the nearest elsewhere"),
     "rarity_percentile": Quantity("rarity", "%"),
+    "texture_LL": Quantity("log-likelihood of the texture"),
+    "texture_percentile": Quantity("rarity of the texture", "%"),
     "lat": Quantity("latitude", "deg N"),
     "lon": Quantity("longitude", "deg E"),
     "US0": Quantity("UMAP U0"),
@@ -249,5 +251,5 @@ def numbers_of(column: "pd.Series[Any]") -> Float64Array:
 _MADE_BY = {
     "nenya embed": ("US0", "US1"),
     "nenya clusters": ("cluster",),
-    "nenya outliers": ("rarity", "rarity_percentile", "latent_LL"),
+    "nenya outliers": ("rarity", "rarity_percentile", "latent_LL", "texture_LL", "texture_percentile"),
 }
