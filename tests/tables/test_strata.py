@@ -12,7 +12,10 @@ def test_cells_are_those_of_healpix_in_ring_order():
     lon, lat = np.array([0.0, 10, 200, -70, 359.9, 50]), np.array([90.0, 5, -89, 41.8, -41.9, 3])
     assert cells_of(lon, lat, 4).tolist() == [0, 88, 190, 36, 167, 90]
     assert cells_of(lon + 360, lat, 4).tolist() == cells_of(lon - 720, lat, 4).tolist() == [0, 88, 190, 36, 167, 90]
-    assert cells_of(np.array([-1e-20, 360.0]), np.array([5.0, 5.0]), 4).tolist() == cells_of(*np.array([[0.0], [5]]), 4).tolist() * 2
+    assert (
+        cells_of(np.array([-1e-20, 360.0]), np.array([5.0, 5.0]), 4).tolist()
+        == cells_of(*np.array([[0.0], [5]]), 4).tolist() * 2
+    )
     bad = np.array([np.nan, 0, 0, np.inf, 0]), np.array([0, np.nan, 95, 0, -np.inf])
     assert cells_of(*bad, 4).tolist() == [-1] * 5
     assert cells_of(np.empty(0), np.empty(0), 4).shape == (0,)
