@@ -128,6 +128,52 @@ def test_order_of_rows_and_of_sets_changes_nothing(nenya_cli, answer, folder, tm
     assert turned["DT"]["coverage_of_a"] == first["DT"]["coverage_of_b"]
 
 
+@pytest.fixture
+def unusual(folder, tmp_path):
+    """Write sets that are like the first one but for their latents or their table."""
+
+    def write(name: str, latents: np.ndarray | None = None, **columns) -> list[str]:
+        table = read_table(folder / "one.parquet")
+        if latents is not None:
+            write_set(tmp_path, name, 150, seed=1)
+            with h5py.File(tmp_path / f"{name}_preproc_latents.h5", "r+") as file:
+                file["valid"][:] = latents
+            table["pp_file"] = f"{name}_preproc.h5"
+        drop = [key for key, value in columns.items() if value is None]
+        table = table.drop(columns=drop).assign(**{key: v for key, v in columns.items() if key not in drop})
+        table.to_parquet(tmp_path / f"{name}.parquet")
+        words = sets(folder)
+        words[2] = f"a_table={tmp_path}/{name}.parquet"
+        return [f"a={tmp_path}/{name}_preproc_latents.h5", *words[1:]] if latents is not None else words
+
+    return write
+
+
+def test_sets_that_cannot_be_compared_leave_nothing(nenya_cli, unusual, tmp_path):
+    for name, words, said in (
+        ("missing", unusual("missing", np.full((150, 8), np.nan)), "a has 0 cutouts with finite latents"),
+        ("blocks", unusual("blocks", granule=None, datetime=None), "the table of a: block=granule needs a column"),
+        ("keys", unusual("keys", pp_idx=None), "expected the columns pp_file, pp_type, pp_idx"),
+    ):
+        code, line = nenya_cli("compare", [*words, f"out={name}"])
+        assert code == 2 and said in line and not (tmp_path / name).exists(), line
+
+
+def test_equal_latents_and_small_strata_have_an_answer(nenya_cli, unusual, tmp_path):
+    few = np.where(np.arange(150) < 3, "few", "MODIS")
+    for name, words in (
+        ("equal", unusual("equal", np.ones((150, 8)))),
+        ("few", [*unusual("few", sensor=few), "by=sensor"]),
+        ("apart", [*unusual("apart", sensor="none of b's"), "by=sensor"]),
+    ):
+        code, said = nenya_cli("compare", [*words, f"out={name}"])
+        assert code == 0, said
+    strata = json.loads((tmp_path / "few" / "compare.json").read_text())["strata"]
+    assert strata["sensor=few"]["auc"]["value"] is None and strata["sensor=few"]["rows_of_a"] == 3
+    assert strata["sensor=MODIS"]["auc"]["value"] > 0.6
+    assert "None of the 3 strata can be tested" in said
+
+
 def test_two_conditions_on_one_table(nenya_cli, folder):
     words = [f"data={folder}/one_preproc_latents.h5", f"table={folder}/one.parquet", *QUICK, "out=halves"]
     code, said = nenya_cli("compare", [*words, "a=sensor = 'VIIRS'", "b=sensor = 'MODIS'"])
@@ -139,7 +185,7 @@ def test_a_set_of_one_block_is_said_to_be_too_small(nenya_cli, tmp_path, folder)
     table.to_parquet(tmp_path / "field.parquet")
     words = [word.replace(f"{folder}/one.parquet", f"{tmp_path}/field.parquet") for word in sets(folder)]
     code, said = nenya_cli("compare", [*words, "out=few"])
-    assert code == 0 and "150 cutouts in 1 blocks of one_preproc" in said and "mean little" in said
+    assert code == 0 and "150 cutouts in 1 block of one_preproc" in said and "mean little" in said
     assert said.startswith("Whether one_preproc and two_preproc differ cannot be told from so few blocks")
 
 

@@ -23,7 +23,7 @@ from nenya.latents.files import Latents
 from nenya.latents.kept_answers import KeptAnswers, digest
 from nenya.latents.matched_pairs import compare_pairs
 from nenya.runtime.process import RowProgress
-from nenya.tables.blocks import blocks_of, marks_of
+from nenya.tables.blocks import blocks_of, check_blocks, marks_of
 from nenya.tables.quantities import dt_of, metric, numbers_of
 from nenya.tables.strata import Stratum, strata
 
@@ -150,6 +150,9 @@ def two_sets(
         rows.append(number[has])
         marks.append(marks_of(table[has], settings.seed))
     refuse_common_rows(latents, rows)
+    for name, one in zip("ab", kept, strict=True):
+        if settings.block != "none":
+            check_blocks(one, settings.block, name)
     table = pd.concat(kept, ignore_index=True)
     blocks = np.arange(len(table)) if settings.block == "none" else blocks_of(table, settings.block)
     of_a = np.arange(len(table)) < len(kept[0])

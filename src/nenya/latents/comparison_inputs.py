@@ -70,9 +70,11 @@ def refuse_common_rows(latents: tuple[Latents, Latents], rows: Sequence[IntArray
     """
     parts = [{(part.path.resolve(), part.partition): part for part in one.parts} for one in latents]
     for place in parts[0].keys() & parts[1].keys():
-        own = [some[(some >= part.start) & (some < part.start + part.rows)] - part.start
-               for some, part in ((rows[0], parts[0][place]), (rows[1], parts[1][place]))]  # fmt: skip
-        if common := len(np.intersect1d(*own)):
+        own, other = (
+            some[(some >= part.start) & (some < part.start + part.rows)] - part.start
+            for some, part in ((rows[0], parts[0][place]), (rows[1], parts[1][place]))
+        )
+        if common := len(np.intersect1d(own, other)):
             raise InputFileError(
                 f"a and b have {common} cutouts in common, of {place[0]}, expected two sets without common cutouts: "
                 "give other files, or tables of other rows"

@@ -4,7 +4,7 @@ Letters in shapes: n rows of the pool, P permutations.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -147,6 +147,8 @@ def _measure(pool: Pool, permutations: int, k: int, seed: int, done: Callable[[i
 def _estimate(name: str, observed: _Measured, null: Float64Array, seed: int, tested: bool) -> Estimate:
     rest = null[1:][np.isfinite(null[1:])]
     expected = float(rest.mean()) if len(rest) else float("nan")
+    if not np.isfinite(observed.value):
+        return replace(NOTHING, expected=expected)
     p = p_value(null, seed, side=_AGAINST.get(name, "both")) if len(rest) and tested else float("nan")
     low, high = observed.ends(rest)
     return Estimate(observed.value, float(low), float(high), p, expected)
