@@ -1,6 +1,11 @@
 """`nenya compare` from files to JSON, tables and page."""
 
+import importlib
+import itertools
 import json
+import os
+import shutil
+import signal
 
 import h5py
 import numpy as np
@@ -123,6 +128,52 @@ def test_order_of_rows_and_of_sets_changes_nothing(nenya_cli, answer, folder, tm
     assert turned["DT"]["coverage_of_a"] == first["DT"]["coverage_of_b"]
 
 
+@pytest.fixture
+def unusual(folder, tmp_path):
+    """Write sets that are like the first one but for their latents or their table."""
+
+    def write(name: str, latents: np.ndarray | None = None, **columns) -> list[str]:
+        table = read_table(folder / "one.parquet")
+        if latents is not None:
+            write_set(tmp_path, name, 150, seed=1)
+            with h5py.File(tmp_path / f"{name}_preproc_latents.h5", "r+") as file:
+                file["valid"][:] = latents
+            table["pp_file"] = f"{name}_preproc.h5"
+        drop = [key for key, value in columns.items() if value is None]
+        table = table.drop(columns=drop).assign(**{key: v for key, v in columns.items() if key not in drop})
+        table.to_parquet(tmp_path / f"{name}.parquet")
+        words = sets(folder)
+        words[2] = f"a_table={tmp_path}/{name}.parquet"
+        return [f"a={tmp_path}/{name}_preproc_latents.h5", *words[1:]] if latents is not None else words
+
+    return write
+
+
+def test_sets_that_cannot_be_compared_leave_nothing(nenya_cli, unusual, tmp_path):
+    for name, words, said in (
+        ("missing", unusual("missing", np.full((150, 8), np.nan)), "a has 0 cutouts with finite latents"),
+        ("blocks", unusual("blocks", granule=None, datetime=None), "the table of a: block=granule needs a column"),
+        ("keys", unusual("keys", pp_idx=None), "expected the columns pp_file, pp_type, pp_idx"),
+    ):
+        code, line = nenya_cli("compare", [*words, f"out={name}"])
+        assert code == 2 and said in line and not (tmp_path / name).exists(), line
+
+
+def test_equal_latents_and_small_strata_have_an_answer(nenya_cli, unusual, tmp_path):
+    few = np.where(np.arange(150) < 3, "few", "MODIS")
+    for name, words in (
+        ("equal", unusual("equal", np.ones((150, 8)))),
+        ("few", [*unusual("few", sensor=few), "by=sensor"]),
+        ("apart", [*unusual("apart", sensor="none of b's"), "by=sensor"]),
+    ):
+        code, said = nenya_cli("compare", [*words, f"out={name}"])
+        assert code == 0, said
+    strata = json.loads((tmp_path / "few" / "compare.json").read_text())["strata"]
+    assert strata["sensor=few"]["auc"]["value"] is None and strata["sensor=few"]["rows_of_a"] == 3
+    assert strata["sensor=MODIS"]["auc"]["value"] > 0.6
+    assert "None of the 3 strata can be tested" in said
+
+
 def test_two_conditions_on_one_table(nenya_cli, folder):
     words = [f"data={folder}/one_preproc_latents.h5", f"table={folder}/one.parquet", *QUICK, "out=halves"]
     code, said = nenya_cli("compare", [*words, "a=sensor = 'VIIRS'", "b=sensor = 'MODIS'"])
@@ -134,7 +185,7 @@ def test_a_set_of_one_block_is_said_to_be_too_small(nenya_cli, tmp_path, folder)
     table.to_parquet(tmp_path / "field.parquet")
     words = [word.replace(f"{folder}/one.parquet", f"{tmp_path}/field.parquet") for word in sets(folder)]
     code, said = nenya_cli("compare", [*words, "out=few"])
-    assert code == 0 and "150 cutouts in 1 blocks of one_preproc" in said and "mean little" in said
+    assert code == 0 and "150 cutouts in 1 block of one_preproc" in said and "mean little" in said
     assert said.startswith("Whether one_preproc and two_preproc differ cannot be told from so few blocks")
 
 
@@ -143,6 +194,9 @@ def test_a_set_of_one_block_is_said_to_be_too_small(nenya_cli, tmp_path, folder)
     [
         (lambda f: sets(f, "one", "other"), "expected those of one network"),
         (lambda f: sets(f)[:1], "expected a= and b="),
+        (lambda f: sets(f, "one", "one"), "a and b have 150 cutouts in common"),
+        (lambda f: [*sets(f)[:2], *sets(f, "two", "one")[2:]], "no row of the table"),
+        (lambda f: [*sets(f), "by=[region,depth]"], "by=depth"),
         (lambda f: [*sets(f), "block=granul"], "did you mean granule"),
         (lambda f: [*sets(f), "by=[seasn]"], "did you mean season"),
         (lambda f: [*sets(f), "pair=twins"], "did you mean twin"),
@@ -166,6 +220,94 @@ def test_what_cannot_be_compared_is_refused_in_one_line(nenya_cli, tmp_path, fol
     code, line = nenya_cli("compare", [*change(folder), "out=refused"])
     assert code == 2 and said in line and line.strip().count("\n") == 0, line
     assert not (tmp_path / "refused").exists()
+
+
+def killed_after(calls: int, words: list[str], module: str, name: str) -> int:
+    """Run the command in a process that a SIGKILL ends at a call of a function; returns its exit code."""
+    from nenya.cli import run_command
+
+    if pid := os.fork():
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    try:
+        place = importlib.import_module(module)
+        function, counted = getattr(place, name), itertools.count()
+
+        def counting(*args, **kwargs):
+            if next(counted) == calls:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **kwargs)
+
+        setattr(place, name, counting)
+        run_command("compare", words)
+    finally:
+        os._exit(99)
+
+
+def contents(folder) -> dict[str, object]:
+    answer = json.loads((folder / "compare.json").read_text())
+    answer.pop("made_by")
+    return answer | {name: read_table(folder / name) for name in ("a_density_ratio.parquet", "b_density_ratio.parquet")}
+
+
+def test_a_killed_comparison_continues_to_the_same_answer(nenya_cli, folder, tmp_path, monkeypatch):
+    words = [*sets(folder), "by=[sensor]", "pair=twin"]
+    whole = nenya_cli("compare", [*words, "out=whole"])
+    assert whole[0] == 0 and not (tmp_path / "whole" / "compare.partial").exists(), whole
+    # Four comparisons of the whole, then four of each of two strata; two passes for the density ratio.
+    for module, name, calls in (("comparison", "compare_sides", 9), ("density_ratio", "density_ratios", 1)):
+        assert killed_after(calls, [*words, "out=cut"], f"nenya.latents.{module}", name) == -signal.SIGKILL
+        assert {path.name for path in (tmp_path / "cut").iterdir()} == {"compare.partial"}
+    kept = sorted(path.name[:7] for path in (tmp_path / "cut" / "compare.partial").rglob("*") if path.is_file())
+    assert kept == ["ratios-", "stratum", "stratum", "whole"]
+    monkeypatch.setattr("nenya.latents.comparison.compare_sides", None)  # whatever is compared again fails
+    code, said = nenya_cli("compare", [*words, "out=cut"])
+    assert code == 0 and "resuming: 3 of 3 strata are compared already" in said, said
+    assert not (tmp_path / "cut" / "compare.partial").exists()
+    for name, found in contents(tmp_path / "cut").items():
+        expected = contents(tmp_path / "whole")[name]
+        if isinstance(found, pd.DataFrame):
+            pd.testing.assert_frame_equal(found, expected)
+        else:
+            assert found == expected, name
+
+
+@pytest.mark.parametrize("change", ["seed", "file", "damage"])
+def test_answers_of_other_inputs_and_damaged_ones_are_not_taken(nenya_cli, folder, tmp_path, change):
+    for name in ("one", "two"):
+        shutil.copy(folder / f"{name}_preproc_latents.h5", tmp_path)
+    words = [
+        word.replace(f"{folder}/one_pre", "one_pre").replace(f"{folder}/two_pre", "two_pre") for word in sets(folder)
+    ]
+    assert killed_after(1, [*words, "out=cut"], "nenya.latents.density_ratio", "density_ratios") == -signal.SIGKILL
+    (kept,) = (tmp_path / "cut" / "compare.partial").glob("*/whole")
+    if change == "damage":
+        kept.write_bytes(kept.read_bytes()[:-9] + b"123456789")
+    if change == "file":
+        with h5py.File(tmp_path / "two_preproc_latents.h5", "r+") as file:
+            file["valid"][:, 0] += 1
+    words += ["seed=5"] if change == "seed" else []
+    code, said = nenya_cli("compare", [*words, "out=cut"])
+    assert code == 0 and "resuming" not in said and not (tmp_path / "cut" / "compare.partial").exists(), said
+    assert nenya_cli("compare", [*words, "out=fresh"])[0] == 0
+    first, other = (json.loads((tmp_path / name / "compare.json").read_text())["whole"] for name in ("cut", "fresh"))
+    assert first == other
+
+
+def test_a_killed_comparison_of_trainings_continues(nenya_cli, tmp_path, monkeypatch):
+    monkeypatch.setattr("nenya.latents.agreement._READ", 50)
+    rows = np.random.default_rng(0).standard_normal((180, 6))
+    for name in ("11", "22"):
+        with h5py.File(tmp_path / f"run{name}_latents.h5", "w") as file:
+            file["valid"] = (rows + 0.3 * np.random.default_rng(int(name)).standard_normal(rows.shape)).astype("f4")
+            file.attrs.update(checkpoint_sha256=name * 32, source="cut_preproc.h5")
+    words = ["seeds=[run11_latents.h5,run22_latents.h5]"]
+    assert nenya_cli("compare", [*words, "out=whole"])[0] == 0
+    assert killed_after(8, [*words, "out=cut"], "nenya.latents.agreement", "unit_rows") == -signal.SIGKILL
+    assert len(list((tmp_path / "cut" / "compare.partial").rglob("shares-*"))) == 3
+    assert nenya_cli("compare", [*words, "out=cut"])[0] == 0
+    answers = [read_table(tmp_path / name / "stability.parquet") for name in ("cut", "whole")]
+    pd.testing.assert_frame_equal(*answers)
+    assert not (tmp_path / "cut" / "compare.partial").exists()
 
 
 def test_trainings_are_compared_by_what_holds(nenya_cli, tmp_path):

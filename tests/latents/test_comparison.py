@@ -4,15 +4,17 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import energy_distance, kstest
+from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 
 from nenya.errors import InputFileError
 from nenya.latents import density_ratio, energy
 from nenya.latents.block_null import balanced, false_discovery_rates, null_labels, p_value, pool_of, side
+from nenya.latents.coverage import PoolNeighbours, covered_among, covered_rows
 from nenya.latents.density_ratio import density_ratios, reference
 from nenya.latents.difference import MEASURES, compare_sides
 from nenya.latents.matched_pairs import compare_pairs
-from nenya.latents.two_sample import Classifier
+from nenya.latents.two_sample import Classifier, features_of
 
 
 def rows(count: int, dim: int = 6, seed: int = 0, shift: float = 0.0) -> np.ndarray:
@@ -99,44 +101,133 @@ def test_the_area_is_that_of_each_fold_and_folds_keep_blocks():
     assert classifier.areas(labels)[0] > 0.65
 
 
-def two_halves(seed: int, copies: int, *, ignore: bool = False) -> list:
-    """Two halves of one set, by granule, each with near-copies of one pattern."""
+def granules_of(rng: np.random.Generator, kind: str) -> np.ndarray:
+    """The granule of each row: of 1, 5 or 20 rows, or of very unequal ones."""
+    if kind == "unequal":
+        return np.repeat(np.arange(30), rng.geometric(0.2, 30))
+    return np.repeat(np.arange(20), {"rows": 1, "copies": 20}.get(kind, 5))
+
+
+def two_halves(seed: int, kind: str, *, ignore: bool = False) -> list:
+    """Two halves of one set, by granule: `copies` are near-copies of one pattern, `quantity` is one rounded number."""
     rng = np.random.default_rng(seed)
-    granule = np.repeat(np.arange(20), copies)
-    values = np.repeat(rng.standard_normal((20, 4)), copies, axis=0)
-    values += 0.01 * (copies > 1) * rng.standard_normal(values.shape)
-    of_a = np.isin(granule, rng.permutation(20)[:10])
+    granule = granules_of(rng, kind)
+    count = granule.max() + 1
+    dim = 1 if kind == "quantity" else 4
+    patterns = rng.standard_t(2, (count, dim)) if kind == "heavy tails" else rng.standard_normal((count, dim))
+    values = patterns[granule]
+    if kind != "rows":
+        values = values + (0.01 if kind == "copies" else 1.0) * rng.standard_normal(values.shape)
+    if kind == "quantity":
+        values = np.round(values, 1)
     blocks = np.arange(len(granule)) if ignore else granule
+    of_a = np.isin(granule, rng.permutation(count)[: count // 2])
+    if kind == "days":  # a day has rows of both sets, of other patterns
+        of_a = np.arange(len(granule)) % 5 < 2
+        values[of_a] += rng.standard_normal((count, dim))[granule[of_a]]
+        values[~of_a] += rng.standard_normal((count, dim))[granule[~of_a]]
     return [side(values[own], blocks[own]) for own in (of_a, ~of_a)]
 
 
-def p_values(seeds: int, copies: int, *, ignore: bool = False) -> dict[str, list[float]]:
+def p_values(seeds: int, kind: str, *, ignore: bool = False) -> dict[str, list[float]]:
     found = [
-        compare_sides(*two_halves(seed, copies, ignore=ignore), permutations=39, k=3, seed=seed)
-        for seed in range(seeds)
+        compare_sides(*two_halves(seed, kind, ignore=ignore), permutations=39, k=3, seed=seed) for seed in range(seeds)
     ]
     return {name: [one[name].p for one in found] for name in MEASURES}
 
 
-@pytest.mark.parametrize("copies", [1, 20])
-def test_p_values_of_two_halves_are_uniform(copies):
-    for name, p in p_values(40, copies).items():
+@pytest.mark.parametrize("kind", ["rows", "copies"])
+def test_p_values_of_two_halves_are_uniform(kind):
+    for name, p in p_values(40, kind).items():
         assert kstest(np.array(p) - 1 / 80, "uniform").pvalue > 0.01 / len(MEASURES), name
 
 
 def test_a_null_that_ignores_granules_fails():
-    for name, p in p_values(12, 20, ignore=True).items():
+    for name, p in p_values(12, "copies", ignore=True).items():
         if name in ("energy", "auc", "coverage_of_a", "coverage_of_b"):
             assert np.mean(np.array(p) <= 0.05) > 0.5, name
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("copies", [1, 20])
-def test_p_values_of_two_halves_are_uniform_over_200_seeds(copies):
-    for name, p in p_values(200, copies).items():
+@pytest.mark.parametrize("kind", ["rows", "copies", "unequal", "quantity", "heavy tails", "days"])
+def test_p_values_of_two_halves_are_uniform_over_200_seeds(kind):
+    for name, p in p_values(200, kind).items():
         assert kstest(np.array(p) - 1 / 80, "uniform").pvalue > 0.01, name
-    ignoring = p_values(200, 20, ignore=True)
-    assert all(kstest(p, "uniform").pvalue < 1e-6 for p in ignoring.values())
+
+
+@pytest.mark.slow
+def test_p_values_that_ignore_granules_are_not_uniform_over_200_seeds():
+    assert all(kstest(p, "uniform").pvalue < 1e-6 for p in p_values(200, "copies", ignore=True).values())
+
+
+def inside(draws: int, shift: float, copies: int, dim: int = 3) -> dict[str, float]:
+    """The share of draws of two sets whose interval holds the truth: the energy distance, or the mean of all draws."""
+    found: dict[str, list] = {name: [] for name in MEASURES}
+    for draw in range(draws):
+        rng = np.random.default_rng([draw, dim])
+        both = []
+        for number in range(2):
+            own = np.repeat(np.arange(25), copies)
+            values = 0.7 * rng.standard_normal((25, dim))[own] + 0.7 * rng.standard_normal((len(own), dim))
+            values[:, 0] += shift * number
+            both.append(side(values, 100 * number + own))
+        for name, one in compare_sides(*both, permutations=19, seed=draw).items():
+            found[name].append((one.value, one.low, one.high))
+    x, y, again, other = (0.98**0.5 * rows(2000, dim, n, shift * (n in (2, 4)) / 0.98**0.5) for n in (1, 2, 3, 4))
+    square = 2 * distances(x, y).mean() - distances(x, again).mean() - distances(y, other).mean()
+    truth = {name: np.mean(values, axis=0)[0] for name, values in found.items()}
+    truth["energy"] = np.sqrt(max(square, 0)) if shift else 0.0
+    return {name: np.mean([low <= truth[name] <= high for _, low, high in found[name]]) for name in MEASURES}
+
+
+def test_intervals_hold_the_truth():
+    assert {name: share for name, share in inside(20, 1.0, 4).items() if share < 0.8} == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("shift", "copies"), [(0.0, 1), (0.0, 5), (0.7, 5), (2.0, 5)])
+def test_intervals_hold_the_truth_in_95_of_100_draws(shift, copies):
+    assert {name: share for name, share in inside(200, shift, copies).items() if share < 0.9} == {}
+
+
+def test_the_coverage_among_some_blocks_is_that_of_their_rows():
+    blocks = np.random.default_rng(0).integers(0, 12, 110)  # of which some have rows of both sets
+    a, b = side(rows(60, 3, 1), blocks[:60]), side(rows(50, 3, 2, 0.8), 6 + blocks[60:])
+
+    def neighbours(one, other):
+        pool = pool_of(one, other)
+        found = PoolNeighbours(pool, 3)
+        for start, tile in energy.distance_tiles(pool.values):
+            found.add(start, tile)
+        return found, pool
+
+    found, pool = neighbours(a, b)
+    assert (covered_among(found, pool, np.ones(pool.block.max() + 1, bool)) == covered_rows(found, pool)).all()
+    for seed in range(5):
+        kept = np.random.default_rng(seed).random(pool.block.max() + 1) < 0.7
+        own = kept[pool.block]
+        hit = covered_among(found, pool, kept)
+        rest = np.sort(pool.source[own])
+        less, fewer = neighbours(a.rows(rest[rest < 60]), b.rows(rest[rest >= 60] - 60))
+        expected = covered_rows(less, fewer)
+        of_a = pool.first != pool.swapped
+        assert hit[own & of_a].mean() == pytest.approx(expected[fewer.first != fewer.swapped].mean())
+        assert hit[own & ~of_a].mean() == pytest.approx(expected[fewer.first == fewer.swapped].mean())
+
+
+def test_the_weights_without_a_group_are_those_of_a_fit_to_the_other_rows():
+    pool = pool_of(side(rows(40, 3, 1)), side(rows(50, 3, 2, 0.8)))
+    classifier = Classifier(pool)
+    held, group = classifier.folds == 0, np.random.default_rng(0).integers(0, 4, 90)
+    found = classifier._weights_without(held, group, 4)
+    features = features_of(pool.values)
+    for left in range(4):
+        seen = features[~held & (group != left)]
+        centred, label = seen - seen.mean(axis=0), pool.first[~held & (group != left)].astype(float)
+        gram = centred.T @ centred
+        fit = Ridge(0.05 * np.trace(gram) / len(gram)).fit(seen, label)
+        assert found[:, left] == pytest.approx(fit.coef_, rel=1e-6, abs=1e-9)
+    assert 0.02 < classifier.error() < 0.15
 
 
 def test_order_of_rows_and_of_sets_and_size_of_tiles_change_nothing(monkeypatch):
@@ -240,6 +331,23 @@ def test_the_density_ratio_names_what_the_other_set_lacks(monkeypatch):
     again = reference(turned, np.concatenate([other.blocks, one.blocks])[turned.source])
     assert (density_ratios(a, one.blocks, False, again) == found).all()
     assert np.isnan(density_ratios(np.full((1, 4), np.nan), np.array([7]), True, sample)).all()
+
+
+def test_the_density_ratio_names_the_class_that_was_taken_out():
+    """Six overlapping classes in granules of mixed ones; b has all but one."""
+    right = 0
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        centres = rng.standard_normal((6, 16))
+        kinds = rng.integers(0, 6, (2, 600))
+        values = [centres[own] + 0.6 * rng.standard_normal((600, 16)) for own in kinds]
+        a, b = side(values[0], np.arange(600) // 4), side(values[1], 1000 + np.arange(600) // 4)
+        b = b.rows(kinds[1] != 2)
+        pool = pool_of(a, b)
+        sample = reference(pool, np.concatenate([a.blocks, b.blocks])[pool.source])
+        named = np.argsort(-density_ratios(a.values, a.blocks, True, sample))[:50]
+        right += (kinds[0][named] == 2).sum()
+    assert right >= 0.9 * 500
 
 
 def test_the_density_ratio_is_a_slow_count():

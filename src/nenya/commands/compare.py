@@ -16,8 +16,9 @@ from nenya.commands.compare_results import Results, compare_results, seed_result
 from nenya.errors import OptionError
 from nenya.io import read_table, write_table
 from nenya.latents.agreement import agreement, aligned_rows
-from nenya.latents.comparison import Settings, TwoSets, compare, density_ratio, two_sets
+from nenya.latents.comparison import Settings, TwoSets, compare, density_ratio, kept_answers, two_sets
 from nenya.latents.files import Latents, open_latents
+from nenya.latents.kept_answers import KeptAnswers, digest
 from nenya.options.comparison import CompareOptions
 from nenya.plotting.comparison_page import comparison_page
 from nenya.runtime.process import RowProgress
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _FOLDER = "outputs/compare"
+_PARTIAL = "compare.partial"  # in the folder of the results: what an interrupted run has found
 _MAY_BE_WRITTEN = (
     *("strata.png", "globe.png", "umap.png", "gallery_a.png", "gallery_b.png"),
     *("compare.csv", "a_density_ratio.parquet", "b_density_ratio.parquet", "stability.parquet"),
@@ -67,11 +69,13 @@ def run(options: CompareOptions) -> int:
     sets = two_sets(latents, tables, settings)
     check_strata(sets.table(), settings.by)
     images = _images(options, sets)
-    whole, parts = compare(sets, settings)
-    ratios = density_ratio(sets, settings)
+    kept = kept_answers(sets, settings, folder / _PARTIAL)
+    whole, parts = compare(sets, settings, kept)
+    ratios = density_ratio(sets, settings, kept)
     with temporary_folder("nenya-compare-") as scratch:
         results = compare_results(sets, settings, (whole, parts), ratios, names, (images, options.shown, scratch))
         _write(folder, results, made_by(options, names))
+    kept.remove()
     return 0
 
 
@@ -150,10 +154,12 @@ def _run_seeds(options: CompareOptions, folder: Path) -> int:
     rows = aligned_rows(runs)
     table = read_table(local_path(options.table)) if options.table else None
     number = runs[0].join(table).number if table is not None else np.arange(len(runs[0]))
+    kept = KeptAnswers(folder / _PARTIAL, digest(runs, (options.sample, options.seed), rows))
     with RowProgress("compare", len(runs[0])) as progress:
-        found = agreement(runs, rows, sample=options.sample, seed=options.seed, done=progress.advance)
+        found = agreement(runs, rows, sample=options.sample, seed=options.seed, done=progress.advance, kept=kept)
     results = seed_results(found, places, table if table is not None else runs[0].keys(), number)
     _write(folder, results, made_by(options, places))
+    kept.remove()
     return 0
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.latents.agreement import Agreement
-from nenya.latents.comparison import Compared, Settings, TwoSets
+from nenya.latents.comparison import LEAST, Compared, Settings, TwoSets
 from nenya.latents.comparison_words import said, words
 from nenya.latents.difference import Estimate
 from nenya.plotting.comparison_page import NOTES, SEED_NOTES, Table
@@ -76,7 +76,7 @@ def compare_results(
         tables[f"{name}_density_ratio.parquet"] = table.assign(density_ratio=values)
     figures = _figures(sets, settings, rows, names, gallery[2])
     figures |= _galleries(sets, of_sets, names, gallery)
-    shown = [_page_table(_WHOLE, whole), *(_strata_table(parts) if parts else [])]
+    shown = [_page_table("Whole", whole), *(_strata_table(parts) if parts else [])]
     title = f"{names[0]} and {names[1]} compared"
     return Results(title, answer, words(whole, parts, names), shown, tables, figures)
 
@@ -163,16 +163,23 @@ def _cell(estimate: Estimate) -> str:
 
 
 def _strata_table(parts: Sequence[Compared]) -> list[Table]:
-    rows = []
+    """Return a table of the strata with numbers, that of the largest AUC first, and a list of the others."""
+    rows, small = [], []
     for one in sorted(parts, key=lambda one: -np.nan_to_num(one.latents["auc"].value)):
-        label = one.stratum.label if one.stratum else ""
+        label, counts = one.stratum.label if one.stratum else "", [one.rows["rows_of_a"], one.rows["rows_of_b"]]
+        if not np.isfinite(one.latents["energy"].value):
+            small.append(f"{label} ({counts[0]}, {counts[1]})")
+            continue
         measures = [_cell(one.latents[name]) for name in ("auc", "energy", "coverage_of_a", "coverage_of_b")]
         alone = [_cell(found["auc"]) for found in one.quantities.values()]
         rate = one.rates.get("auc", np.nan)
-        rows.append([label, str(one.rows["rows_of_a"]), str(one.rows["rows_of_b"]), *measures, f"{rate:.2g}", *alone])
+        rows.append([label, *map(str, counts), *measures, f"{rate:.2g}" if np.isfinite(rate) else "-", *alone])
     heads = ["stratum", "rows of a", "rows of b", "AUC", "energy", "coverage of a", "coverage of b", "q of AUC"]
     alone = [f"AUC of {name.replace('_', ' ')}" for name in parts[0].quantities]
-    return [("Strata", [*heads, *alone], rows)]
+    found: list[Table] = [("Strata", [*heads, *alone], rows)] if rows else []
+    if small:
+        found.append((f"Strata with fewer than {LEAST} rows of a set (rows of a, of b)", [], [[", ".join(small)]]))
+    return found
 
 
 def seed_results(found: Agreement, places: Sequence[str], table: "pd.DataFrame", number: NDArray[np.int64]) -> Results:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from nenya.errors import InputFileError
 from nenya.latents.clusters import unit_rows
 from nenya.latents.files import Latents
+from nenya.latents.kept_answers import KeptAnswers
 from nenya.tables.blocks import marks_of
 
 Float64Array = NDArray[np.float64]
@@ -92,6 +93,7 @@ def agreement(
     sample: int = 5_000,
     seed: int = 0,
     done: Callable[[int], object] = lambda _: None,
+    kept: KeptAnswers | None = None,
 ) -> Agreement:
     """Compare runs.
 
@@ -103,6 +105,7 @@ def agreement(
         sample: cutouts among which neighbours are searched, and of which clusters and distances are.
         seed: of the sample, clusters and pairs.
         done: called with the number of cutouts done.
+        kept: answers of an interrupted run with the same arguments, which are taken; those found here are added.
 
     Raises:
         InputFileError: Fewer than k + 2 cutouts have finite latents in all runs.
@@ -114,7 +117,7 @@ def agreement(
     if len(some) < k + 2:
         raise InputFileError(f"expected at least {k + 2} cutouts with finite latents in all runs, got {len(some)}")
     couples = list(combinations(range(len(runs)), 2))
-    shares = _shared(runs, rows, some, points, k, couples, done)
+    shares = _shared(runs, rows, some, points, k, couples, done, kept or KeptAnswers())
     labels = [_clusters(p, min(clusters, len(some) - 1), seed) for p in points]
     apart = _distances(points, seed)
     pairs = [
@@ -143,11 +146,17 @@ def _shared(  # the arguments of one pass over all runs
     k: int,
     couples: Sequence[tuple[int, int]],
     done: Callable[[int], object],
+    kept: KeptAnswers,
 ) -> Float64Array:
     """Return the share of the k nearest cutouts that two runs have in common, (number of couples, N)."""
     found = np.full((len(couples), len(rows[0])), np.nan)
     for start in range(0, len(rows[0]), _READ):
         block = np.arange(start, min(start + _READ, len(rows[0])))
+        shares = np.full((len(couples), len(block)), np.nan)
+        if kept.take_numbers(f"shares-{start:012d}", shares):
+            found[:, block] = shares
+            done(len(block))
+            continue
         near = []
         for run, own, sample in zip(runs, rows, points, strict=True):
             cosine = unit_rows(run.take(own[block])) @ sample.T
@@ -158,7 +167,9 @@ def _shared(  # the arguments of one pass over all runs
             both: IntArray = np.sort(np.concatenate([near[i], near[j]], axis=1), axis=1)
             same = np.count_nonzero(both[:, 1:] == both[:, :-1], axis=1) / k
             known = (near[i][:, 0] >= 0) & (near[j][:, 0] >= 0)
-            found[couple, block] = np.where(known, same, np.nan)
+            shares[couple] = np.where(known, same, np.nan)
+        found[:, block] = shares
+        kept.keep_numbers(f"shares-{start:012d}", shares)
         done(len(block))
     return found
 

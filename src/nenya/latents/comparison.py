@@ -3,25 +3,27 @@
 Letters in shapes: N rows of both tables, of a first; D dimensions of a latent.
 """
 
+import hashlib
+import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nenya.errors import InputFileError, OptionError
 from nenya.latents.block_null import Float64Array, IntArray, MarkArray, Side, false_discovery_rates, pool_of, side
 from nenya.latents.clusters import unit_rows
+from nenya.latents.comparison_inputs import check_finite, check_one_network, partners, refuse_common_rows
 from nenya.latents.density_ratio import ratios_of, reference
 from nenya.latents.difference import MEASURES, NOTHING, Estimate, compare_sides
 from nenya.latents.files import Latents
+from nenya.latents.kept_answers import KeptAnswers, digest
 from nenya.latents.matched_pairs import compare_pairs
-from nenya.options.declare import suggest
 from nenya.runtime.process import RowProgress
-from nenya.storage.table_integers import comparable
-from nenya.tables.blocks import blocks_of, marks_of
+from nenya.tables.blocks import blocks_of, check_blocks, marks_of
 from nenya.tables.quantities import dt_of, metric, numbers_of
 from nenya.tables.strata import Stratum, strata
 
@@ -45,6 +47,7 @@ LEAST = 10
 
 _MANY = 100_000  # rows above which the density ratio is of a smaller sample
 _REFERENCE = 2_000
+_LATER = ("stratum", "rates")  # of an answer: known without it, or only with all others
 
 BoolArray = NDArray[np.bool_]
 
@@ -132,7 +135,8 @@ def two_sets(
     """Join two tables with their latents.
 
     Raises:
-        InputFileError: The latents are of different weights or dimensions, or a table does not fit its latents.
+        InputFileError: The latents are of different weights or dimensions, a table does not fit its latents, or both
+            have common cutouts.
         OptionError: There is no such block.
     """
     import pandas as pd
@@ -145,6 +149,10 @@ def two_sets(
         kept.append(table[has])
         rows.append(number[has])
         marks.append(marks_of(table[has], settings.seed))
+    refuse_common_rows(latents, rows)
+    for name, one in zip("ab", kept, strict=True):
+        if settings.block != "none":
+            check_blocks(one, settings.block, name)
     table = pd.concat(kept, ignore_index=True)
     blocks = np.arange(len(table)) if settings.block == "none" else blocks_of(table, settings.block)
     of_a = np.arange(len(table)) < len(kept[0])
@@ -156,54 +164,6 @@ def two_sets(
         else:
             log.warning("%s is not compared alone: no column of it is in both tables", name)
     return found
-
-
-def check_one_network(a: Latents, b: Latents) -> None:
-    """Refuse latents of different weights.
-
-    Raises:
-        InputFileError: The sha256 of the weights differ, or the dimensions do.
-    """
-    one, other = (latents.provenance.get("checkpoint_sha256") for latents in (a, b))
-    if one and other and one != other:
-        raise InputFileError(
-            f"a was made with the weights {one[:12]} (sha256) and b with {other[:12]}, expected those of one "
-            "network: extract both with the same ckpt=, or compare trainings with seeds=[...]"
-        )
-    if a.shape[1] != b.shape[1]:
-        raise InputFileError(
-            f"a has latents of {a.shape[1]} dimensions and b of {b.shape[1]}, expected those of one network"
-        )
-    if not (one and other):
-        log.warning("%s does not say its weights: whether both are of one network is not checked", "b" if one else "a")
-
-
-def partners(a: "pd.DataFrame", b: "pd.DataFrame", column: str) -> IntArray:
-    """Return the row of a that each row of a and of b matches: (len(a) + len(b),) int64, -1 for none.
-
-    Args:
-        a: with a UID.
-        b: with the UID of a row of a in `column`.
-        column: of b.
-
-    Raises:
-        OptionError: b has no such column.
-        InputFileError: a has no UID, one that repeats, or no row of b matches one of a.
-    """
-    if column not in b:
-        raise OptionError(
-            f"pair={column}{suggest(column, list(map(str, b.columns)))}: expected a column of the table of b"
-        )
-    if "UID" not in a:
-        raise InputFileError(f"pair={column} needs a column UID in the table of a")
-    ids, wanted = comparable(a["UID"].reset_index(drop=True), b[column].reset_index(drop=True))
-    if not ids.dropna().is_unique:
-        raise InputFileError("pair= needs a UID in the table of a that no two rows share")
-    row_of = {value: row for row, value in enumerate(ids) if value == value}
-    found = np.array([row_of.get(value, -1) if value == value else -1 for value in wanted], np.int64)
-    if not (found >= 0).any():
-        raise InputFileError(f"pair={column}: none of its values is a UID of the table of a: give the matching tables")
-    return np.concatenate([np.full(len(a), -1), found])
 
 
 def _pairs(sets: TwoSets, chosen: BoolArray, settings: Settings, most: int) -> dict[str, Estimate]:
@@ -224,11 +184,24 @@ def _pairs(sets: TwoSets, chosen: BoolArray, settings: Settings, most: int) -> d
     )
 
 
-def density_ratio(sets: TwoSets, settings: Settings) -> Float64Array:
+def kept_answers(sets: TwoSets, settings: Settings, folder: Path) -> KeptAnswers:
+    """Return the answers that an interrupted run with the same rows and settings left in a folder."""
+    arrays = (sets.rows, sets.of_a, sets.blocks, sets.marks, sets.partner, *sets.quantities.values())
+    what = replace(settings, by=()), list(sets.quantities)
+    return KeptAnswers(folder, digest(sets.latents, what, arrays))
+
+
+def density_ratio(sets: TwoSets, settings: Settings, kept: KeptAnswers | None = None) -> Float64Array:
     """Return the local density ratio at each row, (N,): how many times denser its own set is than the other.
 
     The densities are those of samples of `settings.sample` rows a set, of fewer if there are many rows to place.
+
+    Args:
+        sets: the two sets.
+        settings: how they are compared.
+        kept: answers of an interrupted run; those found here are added.
     """
+    kept = kept or KeptAnswers()
     many = len(sets.rows) > _MANY
     most = min(settings.sample, _REFERENCE) if many else settings.sample
     a, b = sets.sides(np.ones(len(sets.rows), bool), most)
@@ -238,7 +211,7 @@ def density_ratio(sets: TwoSets, settings: Settings) -> Float64Array:
     found = np.full(len(sets.rows), np.nan)
     with RowProgress("density ratio", len(found)) as progress:
         for latents, own, is_a in zip(sets.latents, (sets.of_a, ~sets.of_a), (True, False), strict=True):
-            found[own] = ratios_of(latents, sets.rows[own], sets.blocks[own], is_a, sample, progress.advance)
+            found[own] = ratios_of(latents, sets.rows[own], sets.blocks[own], is_a, sample, progress.advance, kept)
     return found
 
 
@@ -294,19 +267,35 @@ class Compared:
         return found
 
 
-def compare(sets: TwoSets, settings: Settings) -> tuple[Compared, list[Compared]]:
-    """Return the answer for the whole, and for each stratum, with false discovery rates over the strata."""
-    parts = list(strata(sets.table(), settings.by, settings.side))
-    everything = np.ones(len(sets.rows), bool)
-    sizes = [settings.sample, *(min(settings.sample, SAMPLE_OF_STRATUM) for _ in parts)]
-    work = [_work(sets, everything, settings.sample)]
-    work += [_work(sets, part.rows, size) for part, size in zip(parts, sizes[1:], strict=True)]
-    with RowProgress("compare", sum(work), unit="rows") as progress:
-        whole = _compare(sets, everything, settings, sizes[0], progress.advance)
-        found = []
-        for part, size in zip(parts, sizes[1:], strict=True):
-            progress.rename(part.label)
-            found.append(_compare(sets, part.rows, settings, size, progress.advance, part))
+def compare(sets: TwoSets, settings: Settings, kept: KeptAnswers | None = None) -> tuple[Compared, list[Compared]]:
+    """Return the answer for the whole, and for each stratum, with false discovery rates over the strata.
+
+    Args:
+        sets: the two sets.
+        settings: how they are compared.
+        kept: answers of an interrupted run, which are taken; those found here are added.
+
+    Raises:
+        InputFileError: A set has fewer than two finite latents.
+    """
+    kept = kept or KeptAnswers()
+    check_finite(*sets.sides(np.ones(len(sets.rows), bool), settings.sample))
+    parts: list[Stratum | None] = [None, *strata(sets.table(), settings.by, settings.side)]
+    names = [_name_of(part) for part in parts]
+    done = [_restored(kept.take(name), part) for name, part in zip(names, parts, strict=True)]
+    work = [_work(sets, part, settings) for part in parts]
+    before = sum(pairs for pairs, one in zip(work, done, strict=True) if one is not None)
+    if before:
+        log.info("resuming: %d of %d strata are compared already", sum(one is not None for one in done), len(done))
+    found = []
+    with RowProgress("compare", sum(work), before=before, unit="pairs of cutouts") as progress:
+        for name, part, one in zip(names, parts, done, strict=True):
+            progress.rename(part.label if part else "compare")
+            if one is None:
+                one = _compare(sets, part, settings, progress.advance)
+                kept.keep(name, json.dumps(_stored(one)).encode())
+            found.append(one)
+    whole, found = found[0], found[1:]
     for name in MEASURES:
         rates = false_discovery_rates(np.array([one.latents[name].p for one in found], np.float64))
         for one, rate in zip(found, rates, strict=True):
@@ -314,19 +303,48 @@ def compare(sets: TwoSets, settings: Settings) -> tuple[Compared, list[Compared]
     return whole, found
 
 
-def _work(sets: TwoSets, chosen: BoolArray, most: int) -> int:
+def _size(stratum: Stratum | None, settings: Settings) -> int:
+    return settings.sample if stratum is None else min(settings.sample, SAMPLE_OF_STRATUM)
+
+
+def _chosen(sets: TwoSets, stratum: Stratum | None) -> BoolArray:
+    return np.ones(len(sets.rows), bool) if stratum is None else stratum.rows
+
+
+def _work(sets: TwoSets, stratum: Stratum | None, settings: Settings) -> int:
+    """Return the number of pairs of rows whose distances are computed: of latents and of each quantity."""
+    chosen, most = _chosen(sets, stratum), _size(stratum, settings)
     rows = sum(min(most, int((chosen & own).sum())) for own in (sets.of_a, ~sets.of_a))
-    return rows * (1 + len(sets.quantities))
+    return rows**2 * (1 + len(sets.quantities))
 
 
-def _compare(
-    sets: TwoSets,
-    chosen: BoolArray,
-    settings: Settings,
-    most: int,
-    done: Callable[[int], object],
-    stratum: Stratum | None = None,
-) -> Compared:
+def _name_of(stratum: Stratum | None) -> str:
+    """Return the name of the kept answer of a stratum, or of the whole."""
+    if stratum is None:
+        return "whole"
+    return f"stratum-{hashlib.sha256(stratum.label.encode() + np.packbits(stratum.rows).tobytes()).hexdigest()[:16]}"
+
+
+def _stored(one: Compared) -> dict[str, Any]:
+    """Return an answer as numbers and texts, without its stratum and rates."""
+    return {name: value for name, value in asdict(replace(one, stratum=None)).items() if name not in _LATER}
+
+
+def _restored(data: bytes | None, stratum: Stratum | None) -> Compared | None:
+    """Return an answer from what `_stored` made of it."""
+    if data is None:
+        return None
+    values = json.loads(data)
+
+    def estimates(found: dict[str, Any]) -> dict[str, Estimate]:
+        return {measure: Estimate(**numbers) for measure, numbers in found.items()}
+
+    quantities = {name: estimates(found) for name, found in values["quantities"].items()}
+    return Compared(values["rows"], estimates(values["latents"]), quantities, estimates(values["pairs"]), stratum)
+
+
+def _compare(sets: TwoSets, stratum: Stratum | None, settings: Settings, done: Callable[[int], object]) -> Compared:
+    chosen, most = _chosen(sets, stratum), _size(stratum, settings)
     options: dict[str, Any] = {
         "k": settings.k, "permutations": settings.permutations, "sample": most, "seed": settings.seed, "done": done,
     }  # fmt: skip

@@ -81,17 +81,19 @@ def _coverage(whole: Compared, names: tuple[str, str]) -> str:
     of_a, of_b = whole.latents["coverage_of_a"], whole.latents["coverage_of_b"]
     if not np.isfinite(of_a.value):
         return ""
-    usual = f"{100 * of_a.expected:.0f} % and {100 * of_b.expected:.0f} %"
+    usual = f"; two sets of the same kind would cover {100 * of_a.expected:.0f} % and {100 * of_b.expected:.0f} %"
     return (
         f"{names[1]} covers {said(of_a, True)} of the patterns of {names[0]}, and {names[0]} covers {said(of_b, True)} "
-        f"of those of {names[1]}; two sets of the same kind would cover {usual}."
+        f"of those of {names[1]}{'' if _few(whole) else usual}."
     )
 
 
 def _strata(parts: Sequence[Compared]) -> str:
     tested = [one for one in parts if np.isfinite(one.latents["auc"].p)]
     apart = sorted((one for one in tested if is_apart(one, True)), key=lambda one: -one.latents["auc"].value)
-    small = f" ({len(parts) - len(tested)} more have too few rows)" if len(tested) < len(parts) else ""
+    if not tested:
+        return f"None of the {len(parts)} strata can be tested: each has too few rows or blocks of one of the sets."
+    small = f" ({len(parts) - len(tested)} more have too few rows or blocks)" if len(tested) < len(parts) else ""
     if not apart:
         return f"Of {len(tested)} strata{small}, none differs at a false discovery rate of 5 %."
     named = [f"{one.stratum.label} ({one.latents['auc'].value:.2f})" for one in apart if one.stratum][:_MOST_NAMED]
@@ -118,7 +120,8 @@ def _rows(whole: Compared, names: tuple[str, str]) -> str:
     for name, own in zip(names, "ab", strict=True):
         total, used = rows[f"rows_of_{own}"], rows[f"compared_of_{own}"]
         kept = f"{used} of {total} cutouts" if used < total else f"{total} cutouts"
-        parts.append(f"{kept} in {rows[f'blocks_of_{own}']} blocks of {name}")
+        blocks = rows[f"blocks_of_{own}"]
+        parts.append(f"{kept} in {blocks} block{'' if blocks == 1 else 's'} of {name}")
     end = (
         " With so few blocks, p-values and intervals mean little: block= names other ones, such as day or a column."
         if _few(whole)

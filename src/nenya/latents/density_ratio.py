@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from nenya.latents.block_null import Float64Array, IntArray, Pool
 from nenya.latents.clusters import unit_rows
+from nenya.latents.kept_answers import KeptAnswers
 
 NEIGHBOURS = 20
 _BLOCK = 512  # rows whose distances to the sample are held at once
@@ -103,8 +104,14 @@ def _counts(near: Float64Array, is_a: NDArray[np.bool_], k: int) -> Float64Array
     return np.stack([(closer & own).sum(axis=1) + part * (equal & own).sum(axis=1) for own in (is_a, ~is_a)])
 
 
-def ratios_of(
-    latents: Any, rows: IntArray, blocks: IntArray, own_a: bool, sample: Reference, done: Callable[[int], object]
+def ratios_of(  # what one pass over the rows needs
+    latents: Any,
+    rows: IntArray,
+    blocks: IntArray,
+    own_a: bool,
+    sample: Reference,
+    done: Callable[[int], object],
+    kept: KeptAnswers,
 ) -> Float64Array:
     """Return `density_ratios` of the rows of latents, read block by block: (len(rows),) float64.
 
@@ -115,10 +122,14 @@ def ratios_of(
         own_a: whether they are of a.
         sample: rows of both sets.
         done: called with the number of rows done.
+        kept: answers of an interrupted run, which are taken; those found here are added.
     """
     found = np.full(len(rows), np.nan)
     for some in _pieces(len(rows)):
-        found[some] = density_ratios(unit_rows(latents.take(rows[some])), blocks[some], own_a, sample)
+        name = f"ratios-{'a' if own_a else 'b'}-{some.start:012d}"
+        if not kept.take_numbers(name, found[some]):
+            found[some] = density_ratios(unit_rows(latents.take(rows[some])), blocks[some], own_a, sample)
+            kept.keep_numbers(name, found[some])
         done(len(rows[some]))
     return found
 

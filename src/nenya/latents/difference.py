@@ -4,7 +4,7 @@ Letters in shapes: n rows of the pool, P permutations.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -19,8 +19,15 @@ from nenya.latents.block_null import (
     possible_exchanges,
     sampled,
 )
-from nenya.latents.coverage import PoolNeighbours, coverages, covered_rows
-from nenya.latents.energy import UnitSums, distance_tiles, energies, energy_error, energy_interval
+from nenya.latents.coverage import PoolNeighbours, coverage_errors, coverages
+from nenya.latents.energy import (
+    UnitSums,
+    distance_tiles,
+    energies,
+    energy_error,
+    energy_interval,
+    kinds_of_blocks,
+)
 from nenya.latents.two_sample import Classifier
 
 MEASURES = ("energy", "auc", "coverage_of_a", "coverage_of_b", "density", "density_around_a", "density_around_b")
@@ -84,7 +91,7 @@ def compare_sides(
         permutations: number P of exchanges of blocks.
         sample: rows of a set above which a sample of so many is taken; the intervals then include its error.
         seed: of the permutations, features, and ranks of equal statistics.
-        done: called with the number of rows that are done, of n.
+        done: called with the number of pairs of rows that are done, of n * n.
 
     Returns:
         Measure of `MEASURES` -> estimate; NaN where a set is too small.
@@ -109,7 +116,7 @@ class _Measured:
     """A measure of a pool: its value, standard error or interval, and the statistic for all labels, (P + 1,)."""
 
     value: float
-    ends: Callable[[float], tuple[float, float]]  # of the mean under the null
+    ends: Callable[[Float64Array], tuple[float, float]]  # of the statistics under the null
     statistics: Float64Array
 
 
@@ -118,7 +125,7 @@ def _measure(pool: Pool, permutations: int, k: int, seed: int, done: Callable[[i
     for start, tile in distance_tiles(pool.values):
         sums.add(start, tile)
         neighbours.add(start, tile)
-        done(len(tile))
+        done(tile.size)
     labels = null_labels(pool, permutations, seed)
     squares = energies(sums.sums, np.bincount(pool.unit), labels)
     square, error = float(squares[0]), energy_error(sums.sums, pool)
@@ -130,7 +137,7 @@ def _measure(pool: Pool, permutations: int, k: int, seed: int, done: Callable[[i
     covered = coverages(neighbours, pool.unit, labels)
     root = np.sqrt(np.maximum(squares, 0))
     return {
-        "energy": _Measured(float(root[0]), lambda mean: energy_interval(square, mean**2, error), root),
+        "energy": _Measured(float(root[0]), lambda null: energy_interval(square, null**2, error), root),
         "auc": _Measured(float(areas[0]), lambda _: ends, areas),
         **_covered(pool, neighbours, [covered.of_first, covered.of_second]),
         **_densities(pool, neighbours, [covered.around_first, covered.around_second]),
@@ -140,21 +147,27 @@ def _measure(pool: Pool, permutations: int, k: int, seed: int, done: Callable[[i
 def _estimate(name: str, observed: _Measured, null: Float64Array, seed: int, tested: bool) -> Estimate:
     rest = null[1:][np.isfinite(null[1:])]
     expected = float(rest.mean()) if len(rest) else float("nan")
+    if not np.isfinite(observed.value):
+        return replace(NOTHING, expected=expected)
     p = p_value(null, seed, side=_AGAINST.get(name, "both")) if len(rest) and tested else float("nan")
-    low, high = observed.ends(expected if len(rest) else 0.0)
+    low, high = observed.ends(rest)
     return Estimate(observed.value, float(low), float(high), p, expected)
 
 
 def _covered(pool: Pool, neighbours: PoolNeighbours, found: list[Float64Array]) -> dict[str, _Measured]:
-    """Return the coverage of each set, with Wilson's interval for an effective number of independent rows."""
-    hit = covered_rows(neighbours, pool)
+    """Return the coverage of each set, with Wilson's interval for an effective number of independent rows.
+
+    The effective number is that with the variance of draws of blocks; see `coverage_errors`.
+    """
+    kinds = kinds_of_blocks(pool)
+    fewest = float(min((kinds & bit > 0).sum() for bit in (1, 2)))  # blocks of a set
+    errors = coverage_errors(neighbours, pool, kinds)
     names = ("coverage_of_b", "coverage_of_a") if pool.swapped else ("coverage_of_a", "coverage_of_b")
     result = {}
-    for name, own, values in zip(names, (pool.first, ~pool.first), found, strict=True):
-        share = float(values[0])
-        blocks = np.bincount(pool.block[own], hit[own] - share)
-        variance = float((blocks**2).sum()) / own.sum() ** 2
-        count = share * (1 - share) / variance if variance > 0 else float(len(np.unique(pool.block[own])))
+    for name, error, values in zip(names, errors, found, strict=True):
+        share, variance = float(values[0]), error**2
+        inner = (share * len(kinds) + 1) / (len(kinds) + 2)  # not 0 or 1, where the variance of a share is 0
+        count = min(inner * (1 - inner) / variance, len(pool)) if variance > 0 else fewest
         result[name] = _fixed(share, wilson(share, count), values)
     return result
 

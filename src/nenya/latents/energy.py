@@ -90,7 +90,7 @@ def energy_error(sums: Float64Array, pool: Pool) -> float:
     n, m = sizes[first].sum() - n_1, sizes[~first].sum() - n_2
     with np.errstate(invalid="ignore", divide="ignore"):
         left = 2 * xy / (n * m) - xx / n**2 - yy / m**2
-    return jackknife_error(left, (own[0] >= 0) + 2 * (own[1] >= 0))
+    return jackknife_error(left, kinds_of_blocks(pool))
 
 
 def jackknife_error(left: Float64Array, group: IntArray) -> float:
@@ -112,13 +112,25 @@ def jackknife_error(left: Float64Array, group: IntArray) -> float:
     return float(np.sqrt(sum((len(some) - 1) / len(some) * ((some - some.mean()) ** 2).sum() for some in parts)))
 
 
-def energy_interval(square: float, bias: float, error: float) -> tuple[float, float]:
+def kinds_of_blocks(pool: Pool) -> IntArray:
+    """Return whether each block has rows of the first set (1), of the second (2) or of both (3): (K,)."""
+    first, block = pool.units()
+    found = np.zeros(int(block.max()) + 1, np.int64)
+    found[block[first]] += 1
+    found[block[~first]] += 2
+    return found
+
+
+def energy_interval(square: float, null: Float64Array, error: float) -> tuple[float, float]:
     """Return a 95 % interval of the energy distance.
 
     Args:
-        square: the squared energy distance, a V-statistic, which is too large by about `bias`.
-        bias: its mean under the null.
-        error: its standard error.
+        square: the squared energy distance, a V-statistic, which is too large by about its mean under the null.
+        null: squared energy distances under the null; may be empty. Their spread is that part of the error which a
+            jackknife does not see.
+        error: its standard error by the jackknife.
     """
+    bias = float(null.mean()) if len(null) else 0.0
+    error = float(np.hypot(error, null.std() if len(null) else 0.0))
     low, high = square - max(bias, 0.0) - _Z * error, square + _Z * error
     return float(np.sqrt(max(low, 0.0))), float(np.sqrt(max(high, 0.0)))

@@ -11,7 +11,7 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.stats import rankdata
 
 from nenya.latents.block_null import BoolArray, Float64Array, IntArray, Pool
-from nenya.latents.energy import distance_tiles
+from nenya.latents.energy import distance_tiles, jackknife_error, kinds_of_blocks
 from nenya.tables.blocks import block_folds
 
 FOLDS = 5
@@ -19,6 +19,7 @@ _COMPONENTS = 64
 _WAVES = 128  # random Fourier features
 _RIDGE = 0.05  # of the mean variance of the features
 _LABELS = 256  # permutations at once
+_GROUPS = 20  # of blocks that are left out together, of each kind
 
 
 def features_of(values: Float64Array, seed: int = 0) -> Float64Array:
@@ -56,7 +57,7 @@ class Classifier:
     def __init__(self, pool: Pool, seed: int = 0) -> None:
         self._pool = pool
         self.folds: IntArray = block_folds(pool.block, FOLDS, pool.marks)
-        features = features_of(pool.values, seed)
+        features = self._features = features_of(pool.values, seed)
         self._fits = []
         for fold in np.unique(self.folds):
             held = self.folds == fold
@@ -101,24 +102,54 @@ class Classifier:
             return np.asarray(above / pairs)
 
     def error(self) -> float:
-        """Return the standard error of the observed area, for rows in blocks (Obuchowski 1997, Biometrics 53, 567)."""
-        labels = self._pool.units()[0][None]
-        area = float(self.areas(labels)[0])
-        influence, pairs = np.zeros(len(self._pool)), 0
-        for held, found in self.scores(labels):
-            first, score = self._pool.first[held], _rounded(found)[0]
-            n, m = int(first.sum()), int((~first).sum())
-            if not n or not m:
-                continue
-            ranks = rankdata(score)
-            below = np.empty(len(score))  # rows of the other set with a smaller score
-            below[first] = ranks[first] - rankdata(score[first])
-            below[~first] = n - (ranks[~first] - rankdata(score[~first]))
-            influence[held] = below - np.where(first, m, n) * area
-            pairs += n * m
-        if not pairs:
+        """Return the standard error of the observed area, of training and of rows judged.
+
+        It is that of a jackknife that leaves out groups of whole blocks, of each kind (of the first set, of the second,
+        of both) at most 20, and fits the regressions again.
+        """
+        kinds = kinds_of_blocks(self._pool)
+        own = np.empty_like(kinds)
+        for kind in np.unique(kinds):  # blocks are in random order
+            own[kinds == kind] = _GROUPS * kind + np.arange(int((kinds == kind).sum())) % _GROUPS
+        numbers, group = np.unique(own, return_inverse=True)
+        if len(numbers) < 3:
             return float("nan")
-        return float(np.sqrt((np.bincount(self._pool.block, influence / pairs) ** 2).sum()))
+        rows = group[self._pool.block]
+        above, pairs = np.zeros(len(numbers)), np.zeros(len(numbers))
+        for fold in np.unique(self.folds):
+            held = self.folds == fold
+            weights = self._weights_without(held, rows, len(numbers))
+            score, first, group_of = _rounded(self._features[held] @ weights), self._pool.first[held], rows[held]
+            for left in range(len(numbers)):
+                stays = group_of != left
+                mine, n = first[stays], int(first[stays].sum())
+                above[left] += float(rankdata(score[stays, left])[mine].sum()) - n * (n + 1) / 2
+                pairs[left] += n * (len(mine) - n)
+        with np.errstate(invalid="ignore"):
+            return jackknife_error(above / pairs, numbers // _GROUPS)
+
+    def _weights_without(self, held: BoolArray, rows: IntArray, count: int) -> Float64Array:
+        """Return the weights of the regression on rows of other folds, without each group of rows in turn, (F, count).
+
+        Args:
+            held: (n,) rows of the fold.
+            rows: (n,) the group of each row.
+            count: number of groups.
+        """
+        seen, label, group = self._features[~held], self._pool.first[~held].astype(np.float64), rows[~held]
+        gram, sums = seen.T @ seen, np.column_stack([seen.sum(axis=0), seen.T @ label])
+        found = np.zeros((seen.shape[1], count))
+        for left in range(count):
+            gone = group == left
+            n = len(seen) - int(gone.sum())
+            if not n:
+                continue
+            mean, product = ((sums - np.column_stack([seen[gone].sum(axis=0), seen[gone].T @ label[gone]])) / n).T
+            spread = (gram - seen[gone].T @ seen[gone]) / n - np.outer(mean, mean)
+            spread[np.diag_indices_from(spread)] += _RIDGE * max(float(np.trace(spread)) / len(spread), 1e-12 / n)
+            share = float(label[~gone].mean())
+            found[:, left] = cho_solve(cho_factor(spread), product - mean * share)
+        return found
 
 
 def _rounded(scores: Float64Array) -> Float64Array:

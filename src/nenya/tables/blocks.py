@@ -43,6 +43,32 @@ def blocks_of(table: "pd.DataFrame", block: str = "granule") -> IntArray:
         OptionError: There is no such column.
         InputFileError: No row has a block.
     """
+    codes = _codes(table, block)
+    unknown = codes < 0
+    if unknown.any():
+        log.warning(
+            "%d of %d rows have no %s: each is a block of its own", int(unknown.sum()), len(codes), block
+        )  # fmt: skip
+        codes = codes.copy()
+        codes[unknown] = codes.max(initial=-1) + 1 + np.arange(int(unknown.sum()))
+    return codes
+
+
+def check_blocks(table: "pd.DataFrame", block: str, name: str) -> None:
+    """Check that a table, called `name` in messages, tells its blocks; see `blocks_of`.
+
+    Raises:
+        OptionError: There is no such column.
+        InputFileError: No row has a block.
+    """
+    try:
+        _codes(table, block)
+    except (InputFileError, OptionError) as error:
+        raise type(error)(f"the table of {name}: {error}") from error
+
+
+def _codes(table: "pd.DataFrame", block: str) -> IntArray:
+    """Return the block of each row, -1 if it is unknown."""
     import pandas as pd
 
     if block == "granule":
@@ -62,15 +88,8 @@ def blocks_of(table: "pd.DataFrame", block: str = "granule") -> IntArray:
     else:
         meant = suggest(block, ["granule", "day", *map(str, table.columns)])
         raise OptionError(f"block={block}{meant}: expected granule, day or a column of the table")
-    unknown = codes < 0
-    if len(codes) and unknown.all():
+    if len(codes) and (codes < 0).all():
         raise InputFileError(f"block={block}: no row of the table has one; give block=<another column>")
-    if unknown.any():
-        log.warning(
-            "%d of %d rows have no %s: each is a block of its own", int(unknown.sum()), len(codes), block
-        )  # fmt: skip
-        codes = codes.copy()
-        codes[unknown] = codes.max(initial=-1) + 1 + np.arange(int(unknown.sum()))
     return codes
 
 
