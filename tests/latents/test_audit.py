@@ -88,6 +88,7 @@ def test_columns_that_should_be_told_are_told_and_numbers_are_scored_by_r2():
     assert {"sensor", "DT", "slope", "lon", "pp_idx"} == set(found)
     assert found["DT"].found and found["DT"].scores["granule"].value > 0.8 and found["DT"].measure == "R2"
     assert found["DT"].contrast < 0.1  # from the slope alone: a column does not tell itself
+    assert found["DT"].verdict.endswith("from slope alone)") and found["slope"].verdict.endswith("from DT alone)")
     assert found["lon"].found and not found["slope"].found
     assert (found["DT"].kind, found["sensor"].kind, kind_of("note")) == ("ocean", "nuisance", "other")
 
@@ -188,6 +189,23 @@ def test_every_kind_of_column_has_a_target():
     assert found["truth"][1].sum() == 160 and found["gap"][1].sum() == half
     assert np.ptp(found["passed"][0].values) > 0.99 and found["made_at"][0].values.shape == (rows, 1)
     assert set(targets_of(table, ["time"])[0]) == {"season", "hour", "day"}
+
+
+def test_columns_with_gaps_are_audited_where_they_are_known():
+    table, x = table_of(), latents(ROWS, 1)
+    rng = np.random.default_rng(0)
+    some = rng.random(ROWS) < 0.7
+    table["gap"] = np.where(some, x[:, 3], np.nan)
+    table["infinite"] = np.where(some, x[:, 3], np.inf)
+    table["flag"] = pd.array(np.where(some, x[:, 3] > np.median(x[:, 3]), None), dtype="boolean")
+    table["single"] = np.where(np.arange(ROWS) < GRANULE, np.arange(ROWS) + 0.5, np.nan)  # of one granule
+    names = ["gap", "infinite", "flag", "single"]
+    made = audit(x, table, columns=names, visible=False, permutations=99)
+    found = {one.name: one for one in made.findings}
+    assert set(found) == {"gap", "infinite", "flag"} and "in one granule each" in made.left_out["single"]
+    assert all(one.found and one.rows == some.sum() for one in found.values())
+    alone = findings(x[some], table[some].reset_index(drop=True), columns=["gap"])["gap"]
+    assert found["gap"].scores["rows"].value == pytest.approx(alone.scores["rows"].value, abs=0.05)
 
 
 @pytest.mark.parametrize(

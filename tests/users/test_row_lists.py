@@ -238,7 +238,7 @@ def test_split_prune_and_train_one_after_the_other(tmp_path, tiny_weights, nenya
     assert record["after"]["same_granule"] == 0 and 0.5 < record["after"]["nearest_cosine"] <= 1
 
     list_ = pd.read_parquet("split.parquet")
-    assert list(list_.columns) == ["pp_file", "pp_type", "pp_idx", "split"]
+    assert list(list_.columns) == ["pp_file", "pp_type", "pp_idx", "pp_rows", "split"]
     code, said = nenya_cli("prune", ["a_preproc_latents.h5", "rows=split.parquet", "cosine=0.999999", "out=pruned.csv"])
     assert code == 0, said
     pruned = pd.read_csv("pruned.csv", keep_default_na=False)
@@ -315,3 +315,18 @@ def test_one_granule_is_divided_by_place_as_the_hint_says(tmp_path, nenya_cli):
     assert code == 0 and all(float(valid) > 0 for _, valid in losses("run")), said
     code, said = nenya_cli("train", [*SHORT, "data=a_preproc.h5", "out=other"])
     assert code == 0 and "training without a validation (nenya split divides cutouts" in said
+
+
+def test_a_list_of_another_file_of_the_same_name_is_refused(tmp_path, nenya_cli):
+    (tmp_path / "old").mkdir()
+    write_cutouts(tmp_path / "old" / "a_preproc.h5", train=red_noise(64, seed=1))
+    write_cutouts(tmp_path / "a_preproc.h5", train=red_noise(66, seed=1))
+    located(64, "a_preproc.h5").to_parquet("old/a.parquet")
+    assert nenya_cli("split", ["old/a.parquet", "out=list.csv"])[0] == 0
+    code, said = nenya_cli("train", [*SHORT, "data=a_preproc.h5", "rows=list.csv", "out=run"])
+    assert code == 2 and "expected a partition of 64 cutouts in a_preproc.h5, got 66: give the file of the list" in said
+    assert not Path("run").exists()
+    (tmp_path / "alone").mkdir()
+    located(64, "a_preproc.h5").to_parquet("alone/a.parquet")
+    assert nenya_cli("split", ["alone/a.parquet", "out=alone.parquet"])[0] == 0
+    assert "pp_rows" not in pd.read_parquet("alone.parquet"), "unknown where the file is not beside its table"

@@ -141,7 +141,8 @@ def _column(one: Finding) -> dict[str, Any]:
     return {
         "column": one.name, "kind": one.kind, "measure": one.measure, "value": main.value, "low": main.low,
         "high": main.high, "p": main.p, "q": one.q, "found": one.found, "knn": main.knn, "linear": main.linear,
-        "shuffled": main.shuffled, "contrast": one.contrast, "untrained": one.untrained, "rows": one.rows,
+        "shuffled": main.shuffled, "contrast": one.contrast, "contrast_of": one.contrast_of,
+        "untrained": one.untrained, "rows": one.rows,
         "folds": {kind: score.value for kind, score in one.scores.items()},
         "p_of_folds": {kind: score.p for kind, score in one.scores.items()},
     }  # fmt: skip

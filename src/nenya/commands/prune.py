@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import nenya
-from nenya.commands.split import list_path, row_list
+from nenya.commands.split import list_path, row_list, rows_of_latents
 from nenya.errors import InputFileError, OptionError
 from nenya.io import read_table, write_table
 from nenya.latents.duplicates import balance, canonical_rows, prune, strata
@@ -42,11 +42,13 @@ class _Choice:
         split: (N,) what each is used for.
         order: rows to train on that have a latent, in the order in which they are looked at.
         said: what was done, for the summary.
+        rows: (N,) cutouts in the partition of each row, -1 where unknown.
     """
 
     split: SplitArray
     order: IntArray
     said: dict[str, Any]
+    rows: IntArray
 
     def leave_out(self, which: NDArray[np.bool_]) -> None:
         """Leave out some of the rows in `order`."""
@@ -80,7 +82,7 @@ def run(options: PruneOptions) -> int:
     table, split = _rows(latents, options)
     choice = _choose(latents, table, split, options)
     with together():
-        write_table(row_list(table, choice.split), out)
+        write_table(row_list(table, choice.split, choice.rows), out)
         _write_summary(summary, options, choice)
     log.info("%s\n%s\nnext: nenya train data=CUTOUTS rows=%s", out, summary, out)
     return 0
@@ -111,7 +113,8 @@ def _choose(latents: Latents, table: "pd.DataFrame", split: SplitArray, options:
     hashes = row_hashes(read_keys(table), options.seed)  # an order that does not depend on that of the table
     order = np.argsort(hashes, kind="stable")
     valid, train = order[split[order] == VALID], order[split[order] == TRAIN]
-    choice = _Choice(split.copy(), train, {"train_before": len(train), "valid": len(valid)})
+    said: dict[str, Any] = {"train_before": len(train), "valid": len(valid)}
+    choice = _Choice(split.copy(), train, said, rows_of_latents(latents, place))
     fixed, _ = canonical_rows(latents, place[valid])
     rows, good = canonical_rows(latents, place[train])
     choice.leave_out(~good)

@@ -6,20 +6,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import nenya
-from nenya.errors import InputFileError, OptionError
+from nenya.data.cutouts import inspect_cutouts
+from nenya.errors import InputFileError, NenyaError, OptionError
 from nenya.io import TABLE_SUFFIXES, read_table, write_table
 from nenya.latents.duplicates import nearest_cosines
-from nenya.latents.files import open_latents
+from nenya.latents.files import Latents, open_latents
 from nenya.options.curation import SplitOptions
 from nenya.storage.disk import atomic_path, check_output, together
-from nenya.storage.paths import local_path
+from nenya.storage.paths import base_name, local_path
 from nenya.storage.texts import say
-from nenya.tables.key_columns import COLUMNS, read_keys
+from nenya.tables.key_columns import COLUMNS, TYPES, Keys, read_keys
 from nenya.tables.near import Distance
 from nenya.tables.split import (
     NONE,
+    ROWS,
     SPLIT,
     TRAIN,
     VALID,
@@ -72,7 +75,7 @@ def run(options: SplitOptions) -> int:
     for name, which in (("before", stored_split(keys)), ("after", split)):
         found[name] = {**leakage(table, which, near).to_dict(), "nearest_cosine": cosines.median(which)}
     with together():
-        write_table(row_list(table, split), out)
+        write_table(row_list(table, split, cosines.lengths(rows_beside(source, keys))), out)
         _write_summary(summary, options, near, split, found)
     counts = {word: int((split == number).sum()) for number, word in WORDS.items()}
     say(f"by {options.by}: " + ", ".join(f"{count} {word}" for word, count in counts.items()))
@@ -94,11 +97,45 @@ def list_path(out: str) -> Path:
     return path
 
 
-def row_list(table: "pd.DataFrame", split: SplitArray) -> "pd.DataFrame":
-    """Return a row list: the key columns of a table, UID where it has it, and `split`."""
+def row_list(table: "pd.DataFrame", split: SplitArray, rows: NDArray[np.int64]) -> "pd.DataFrame":
+    """Return a row list: the key columns of a table, UID where it has it, `pp_rows` and `split`.
+
+    Args:
+        table: (N rows).
+        split: (N,) what each row is used for.
+        rows: (N,) cutouts in the partition of each row, -1 where unknown; `train` refuses files of other lengths.
+    """
+    import pandas as pd
+
     kept = [name for name in table if name in (*COLUMNS, "UID")]
     words = np.array([WORDS[VALID], WORDS[TRAIN], WORDS[NONE]], object)[split]  # -1, none, is the last
-    return table[kept].assign(**{SPLIT: words})
+    lengths = {ROWS: pd.array(rows, "Int64")} if (rows >= 0).all() else {}
+    if not lengths and (rows >= 0).any():
+        lengths = {ROWS: pd.array(np.where(rows < 0, 0, rows), "Int64")}
+        lengths[ROWS][rows < 0] = pd.NA
+    return table[kept].assign(**lengths, **{SPLIT: words})
+
+
+def rows_beside(source: Path, keys: Keys) -> NDArray[np.int64]:
+    """Return the number of cutouts in the partition of each row, (N,), of files beside their table; -1 if unknown."""
+    found = np.full((len(keys.names or []) + 1, 3), -1, np.int64)  # the last: no file, no partition
+    for number, name in enumerate(keys.names or []):
+        path = source.parent / base_name(name)
+        try:
+            partitions = inspect_cutouts(path).partitions if path.is_file() else {}
+        except NenyaError:
+            continue
+        for partition, kind in TYPES.items():
+            if partition in partitions:
+                found[number, kind] = partitions[partition].rows
+    return np.asarray(found[keys.file, np.maximum(keys.kind, -1)])
+
+
+def rows_of_latents(latents: Latents, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the number of cutouts in the partition of each row, (N,), as its latents have them; -1 for no latent."""
+    starts, rows = (np.array([getattr(part, name) for part in latents.parts]) for name in ("start", "rows"))
+    found = rows[np.searchsorted(starts, np.maximum(positions, 0), side="right") - 1]
+    return np.where(positions < 0, -1, found)
 
 
 class _Cosines:
@@ -110,6 +147,13 @@ class _Cosines:
             loader = options.loader
             self.latents = open_latents(options.latents, loader.cache_dir, allow_external=loader.allow_external)
             self.rows = self.latents.positions(table)
+
+    def lengths(self, beside: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the number of cutouts in the partition of each row, from its latents or from the file beside it."""
+        if self.latents is None:
+            return beside
+        own = rows_of_latents(self.latents, self.rows)
+        return np.where(own < 0, beside, own)
 
     def median(self, split: SplitArray) -> float | None:
         """Return the median cosine of rows to validate on with their nearest row to train on."""

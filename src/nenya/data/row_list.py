@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,10 @@ from nenya.io import read_table
 from nenya.storage.disk import sha256_file
 from nenya.tables.key_columns import read_keys
 from nenya.tables.keys import Part, cutout_parts, join, repeated_rows
-from nenya.tables.split import TRAIN, VALID, splits_of
+from nenya.tables.split import ROWS, TRAIN, VALID, splits_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +96,7 @@ def read_row_list(path: Path, files: Sequence[CutoutFile], keys: tuple[str, str]
                 f"{lost} of {len(joined.number)} rows have no cutout in data= ({why}): give all files of the list to "
                 "data=, or a list of these files"
             )
+        _check_lengths(table[used], joined.number, parts)
     except InputFileError as error:
         raise InputFileError(f"{path}: {error}") from error
     if not (split == VALID).any():
@@ -107,6 +112,24 @@ def _check_any(split: NDArray[np.int8]) -> None:
         raise InputFileError(
             f"expected rows to train on (split = train), got none among {len(split)} rows, of which {valid} are to "
             "validate on: make the list again with nenya split"
+        )
+
+
+def _check_lengths(table: "pd.DataFrame", number: IntArray, parts: Sequence[Part]) -> None:
+    """Refuse files whose partitions have more or fewer cutouts than as the list was made."""
+    import pandas as pd
+
+    if ROWS not in table:
+        return
+    said = pd.to_numeric(table[ROWS], errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    own = np.searchsorted([part.start for part in parts], number, side="right") - 1
+    have = np.array([part.rows for part in parts])[own]
+    wrong = np.flatnonzero(np.isfinite(said) & (said != have))
+    if len(wrong):
+        row = wrong[0]
+        raise InputFileError(
+            f"the list is of another file: expected a partition of {said[row]:g} cutouts in "
+            f"{Path(parts[own[row]].path).name}, got {have[row]}: give the file of the list, or make the list again"
         )
 
 

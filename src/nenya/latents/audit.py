@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 Float64Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
+Contrasts = dict[str, tuple[str, Float64Array]]  # column -> whether it is DT or slope, values
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class Finding:
         scores: kind of folds -> score of the latents.
         main: kind of folds of the verdict.
         contrast: value from DT and slope alone, in the same folds; None without these columns.
+        contrast_of: what that is from: `DT and slope`, or one of them, as a column does not tell itself.
         untrained: value from an untrained network; None if there is none.
         q: p-value of the verdict, adjusted for the number of columns.
     """
@@ -75,6 +77,7 @@ class Finding:
     scores: dict[str, Score]
     main: str
     contrast: float | None = None
+    contrast_of: str = "DT and slope"
     untrained: float | None = None
     q: float = float("nan")
 
@@ -92,16 +95,21 @@ class Finding:
     def verdict(self) -> str:
         """The finding as a line: `latents tell the sensor: AUC 0.93 (0.55 from DT and slope alone)`."""
         own = self.scores[self.main]
-        words = f"{self.measure} {own.value:.2f}"
+        words = f"{self.measure} {_shown(own.value)}"
         if not self.found:
             words += f", p = {own.p:.2g}"
-        others = [(self.contrast, "DT and slope alone"), (self.untrained, "an untrained network")]
-        known = [f"{value:.2f} from {what}" for value, what in others if value is not None]
+        others = [(self.contrast, f"{self.contrast_of} alone"), (self.untrained, "an untrained network")]
+        known = [f"{_shown(value)} from {what}" for value, what in others if value is not None]
         beside = f" ({', '.join(known)})" if known else ""
         name = _NAMED.get(self.name, self.name)
         article = "the " if name.isalpha() and name.islower() else ""
         tell = "do not tell" if not self.found else "barely tell" if self._gain < _BARELY else "tell"
         return f"latents {tell} {article}{name}: {words}{beside}"
+
+
+def _shown(value: float) -> str:
+    """Return a value with two decimals, without the sign of nothing."""
+    return f"{value:.2f}".replace("-0.00", "0.00")
 
 
 @dataclass(frozen=True)
@@ -216,7 +224,7 @@ class _Probes:
     """Sets of features and kinds of folds, fitted once for each set of rows that have a value."""
 
     def __init__(
-        self, sets: dict[str, Features], contrasts: dict[str, Float64Array], blocks: dict[str, IntArray], marks: Any,
+        self, sets: dict[str, Features], contrasts: Contrasts, blocks: dict[str, IntArray], marks: Any,
         k: int, permutations: int, seed: int,
     ) -> None:  # fmt: skip
         self.sets, self.contrasts, self.blocks, self.k = sets, contrasts, blocks, k
@@ -225,7 +233,8 @@ class _Probes:
         self.main = next(name for name in FOLD_KINDS if name in blocks)
         self._known: dict[tuple[str, str, bytes], Probe | None] = {}
         state = hashlib.sha256(f"{nenya.__version__} {k} {permutations} {seed}".encode())
-        for name, values in [*((name, own.near) for name, own in sets.items()), *contrasts.items(), *blocks.items()]:
+        own = {name: features.near for name, features in sets.items()}
+        for name, values in (own | {name: column for name, (_, column) in contrasts.items()} | blocks).items():
             state.update(name.encode() + np.ascontiguousarray(values).tobytes())
         self._state = state
 
@@ -237,7 +246,13 @@ class _Probes:
         return own.hexdigest()
 
     def finding(self, name: str, target: Target, rows: IntArray) -> Finding | str:
-        """Return what the latents tell of a column with values in some rows, or why nothing can be said."""
+        """Return what the latents tell of a column, or why nothing can be said.
+
+        Args:
+            name: of the column.
+            target: of the rows whose value is known.
+            rows: their numbers.
+        """
         scores = {which: made for which in self.blocks if (made := self._score("latents", which, target, rows))}
         if self.main not in scores:
             return f"its values occur in one {self.main} each, or in too few rows"
@@ -245,13 +260,16 @@ class _Probes:
         others = {of: self._score(of, self.main, target, rows, name=name) for of in ("contrast", "untrained")}
         values = {of: None if made is None else made.value for of, made in others.items()}
         contrast, untrained = values["contrast"], values["untrained"]
-        return Finding(name, kind_of(name), measure, len(rows), scores, self.main, contrast, untrained)
+        used = [what for column, (what, _) in self.contrasts.items() if column != name]
+        return Finding(
+            name, kind_of(name), measure, len(rows), scores, self.main, contrast, " and ".join(used), untrained
+        )  # fmt: skip
 
     def _score(self, of: str, which: str, target: Target, rows: IntArray, *, name: str = "") -> Score | None:
         """Return the score of a set of features in one kind of folds."""
         features = self.sets.get(of)
         if of == "contrast":
-            used = [values for column, values in self.contrasts.items() if column != name]
+            used = [values for column, (_, values) in self.contrasts.items() if column != name]
             features = _polynomial(np.stack(used, axis=1)) if used else None
             of = f"contrast without {name}" if name in self.contrasts else of
         if features is None:
@@ -270,7 +288,7 @@ class _Probes:
         count = self.permutations if of == "latents" else 1
         # What granules share is not independent in places either, and places do not hold whole granules.
         blocks = self.blocks["granule" if which == "place" and "granule" in self.blocks else which][rows]
-        return score(probe, target.take(rows), blocks, permutations=count, seed=self.seed, null=null)
+        return score(probe, target, blocks, permutations=count, seed=self.seed, null=null)
 
 
 def latent_features(latents: Any, rows: IntArray) -> Features:
@@ -282,8 +300,8 @@ def latent_features(latents: Any, rows: IntArray) -> Features:
     return Features(units.astype(np.float64), whiten(pca, units))
 
 
-def _contrasts(table: "pd.DataFrame") -> dict[str, Float64Array]:
-    """Return the column of DT and that of the slope, as standardised ranks (n,); unknown ones are in the middle."""
+def _contrasts(table: "pd.DataFrame") -> Contrasts:
+    """Return the columns of DT and of the slope as standardised ranks (n,); unknown ones are in the middle."""
     found: dict[str, Any] = {}
     if (difference := dt_of(table, true=True)) is not None:
         found[dt_name(table.columns, true=True) or "DT"] = difference
@@ -291,9 +309,10 @@ def _contrasts(table: "pd.DataFrame") -> dict[str, Float64Array]:
         found[slope] = table[slope]
     made = {}
     for name, column in found.items():
+        what = "slope" if name == slope else "DT"
         ranks = column.rank(pct=True).to_numpy(np.float64, na_value=np.nan)
         if np.isfinite(ranks).sum() > 1 and np.nanstd(ranks) > 0:
-            made[name] = np.nan_to_num((ranks - np.nanmean(ranks)) / np.nanstd(ranks))
+            made[name] = what, np.nan_to_num((ranks - np.nanmean(ranks)) / np.nanstd(ranks))
     return made
 
 

@@ -50,10 +50,6 @@ class Target:
     values: Float64Array
     classes: bool
 
-    def take(self, rows: IntArray) -> "Target":
-        """Return the target of some rows."""
-        return Target(self.values[rows], self.classes)
-
 
 @dataclass(frozen=True)
 class Score:
@@ -182,7 +178,7 @@ def p_value(value: float, nulls: Float64Array) -> float:
     nulls = nulls[np.isfinite(nulls)]
     reached = int((nulls >= value - 1e-12).sum())
     least = 1 / (len(nulls) + 1)
-    if reached or len(nulls) < 20 or nulls.std() == 0:
+    if reached or len(nulls) < 19 or nulls.std() == 0:
         return (reached + 1) * least
     from scipy.stats import norm
 

@@ -31,6 +31,9 @@ SplitArray = NDArray[np.int8]
 SPLIT = "split"
 """Column of row lists."""
 
+ROWS = "pp_rows"
+"""Column of row lists: number of cutouts in the partition, as the list was made; missing where it was not known."""
+
 TRAIN, VALID, NONE = 1, 0, -1
 """Uses of a row, numbered as in pp_type: to train on, to validate on, to leave out."""
 
