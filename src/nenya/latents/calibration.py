@@ -225,8 +225,8 @@ def _fit_line(columns: Float64Array, values: Float64Array, quantile: float, risi
     one_sided[1:rising] = True
     solved = linprog(
         -values,
-        A_ub=columns[:, one_sided].T if one_sided.any() else None,
-        b_ub=np.zeros(int(one_sided.sum())) if one_sided.any() else None,
+        A_ub=columns[:, one_sided].T,
+        b_ub=np.zeros(int(one_sided.sum())),
         A_eq=columns[:, ~one_sided].T,
         b_eq=np.zeros(int((~one_sided).sum())),
         bounds=(quantile - 1, quantile),
@@ -236,8 +236,7 @@ def _fit_line(columns: Float64Array, values: Float64Array, quantile: float, risi
         raise InputFileError(f"the calibration cannot be fitted ({solved.message}): give more cutouts or masks")
     found = np.empty(columns.shape[1])
     found[~one_sided] = -solved.eqlin.marginals
-    if one_sided.any():
-        found[one_sided] = np.maximum(-solved.ineqlin.marginals, 0)
+    found[one_sided] = np.maximum(-solved.ineqlin.marginals, 0)
     return found
 
 
@@ -249,7 +248,7 @@ def _directions(clear: FloatArray, masked: FloatArray, rng: np.random.Generator)
     across = b - (a * b).sum(axis=1, keepdims=True) * a
     length = np.linalg.norm(across, axis=1)
     kept = length > 0
-    return (across[kept] / length[kept, None]).astype(np.float32)
+    return np.asarray(across[kept] / length[kept, None], dtype=np.float32)
 
 
 def _downwards(values: Float64Array) -> FloatArray:
