@@ -40,7 +40,8 @@ def write(path, *, seed=1, side=SIDE, clear=CLEAR, masked=MASKED, most=0.5, nan=
     """Write a file whose first cutouts are masked; by NaN, or by a data set `train_mask`."""
     images = red_noise(clear + masked, side, seed)
     masks = np.zeros(images.shape, bool)
-    masks[:masked] = varied_masks(masked, side, most, np.random.default_rng(seed))
+    if masked:
+        masks[:masked] = varied_masks(masked, side, most, np.random.default_rng(seed))
     if nan:
         return write_cutouts(path, train=np.where(masks, np.float32(np.nan), images))
     write_cutouts(path, train=images)
@@ -170,14 +171,18 @@ def test_stopped_extraction_resumes_with_the_same_columns(
         assert all(np.array_equal(made[name][:], wanted[name], equal_nan=True) for name in wanted)
 
 
-def test_complete_latents_with_another_calibration_are_not_taken_for_these(
+def test_complete_latents_are_kept_unless_a_calibration_is_to_be_added(
     extract, source, calibration, nenya_cli, weights
 ):
-    path, _ = extract(source, f"calibration={calibration}")
+    path, _ = extract(source)
     how = [source, *HOW, f"ckpt={weights}", f"out={path.parent}"]
-    assert "already" in nenya_cli("extract", [*how, f"calibration={calibration}"])[1] or True
-    code, said = nenya_cli("extract", how)
-    assert code == 2 and "calibration_sha256" in said
+    code, said = nenya_cli("extract", [*how, f"calibration={calibration}"])
+    assert code == 2 and "made with calibration_sha256 None instead of" in said
+    assert nenya_cli("extract", [*how, f"calibration={calibration}", "clobber=true"])[0] == 0
+    before = path.stat().st_mtime_ns
+    for more in ([], [f"calibration={calibration}"]):
+        assert nenya_cli("extract", [*how, *more])[0] == 0
+        assert path.stat().st_mtime_ns == before
 
 
 def test_a_cutout_without_a_latent_has_no_cosine(extract, calibration, tmp_path):

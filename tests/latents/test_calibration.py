@@ -193,5 +193,5 @@ def test_another_kind_of_file_is_refused(tmp_path, content):
 
 def test_few_cutouts_with_latents_are_refused():
     clear = np.full((40, 8), np.nan, np.float32)
-    with pytest.raises(InputFileError, match="40 of 40 cutouts have no latents"):
+    with pytest.raises(InputFileError, match="40 of 40 pairs have none"):
         fit(np.zeros((40, 5)), clear, clear, divide(40, np.random.default_rng(0)), np.random.default_rng(0))

@@ -17,7 +17,18 @@ METADATA_KEY = "nenya"
 
 _KEPT = (
     *("source", "source_size", "source_sha256", "source_etag", "checkpoint_sha256"),
-    *("preprocessing", "latent", "masked", "precision", "partitions", "rows", "nenya_version", "model_version", "date"),
+    *(
+        "preprocessing",
+        "latent",
+        "masked",
+        "precision",
+        "calibration_sha256",
+        "partitions",
+        "rows",
+        "nenya_version",
+        "model_version",
+        "date",
+    ),
 )
 
 

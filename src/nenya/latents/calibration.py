@@ -39,7 +39,7 @@ SLOPES = 8
 _FIT = 0.45  # share of the cutouts in each part that fits; the others check
 _KNOTS = 6
 _BINS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
-_LEAST_PAIRS = 8
+_LEAST_PAIRS = 20  # more than a line has coefficients
 _MIDDLE = -1.5  # logarithm of a share, 22 %
 _SMALLEST = 1e-13  # distance of equal latents, by rounding
 _MARGIN = 0.05  # by which a logarithm may exceed what was calibrated
@@ -149,8 +149,11 @@ def fit(
     known = np.isfinite(distance) & np.isfinite(shapes).all(axis=1)
     shapes, distance, part, clear, masked = shapes[known], distance[known], part[known], clear[known], masked[known]
     fitted, unseen = (part == 0, part == 1), part == 2
-    if min(fitted[0].sum(), fitted[1].sum(), unseen.sum()) < _LEAST_PAIRS:
-        raise InputFileError(f"{int((~known).sum())} of {len(known)} cutouts have no latents: check weights and data")
+    if min(fitted[0].sum(), fitted[1].sum()) < _LEAST_PAIRS:
+        raise InputFileError(
+            f"expected at least {_LEAST_PAIRS} pairs with latents in each half, got {fitted[0].sum()} and "
+            f"{fitted[1].sum()} ({int((~known).sum())} of {len(known)} pairs have none): give more cutouts"
+        )
     logarithm = np.log(np.maximum(distance, _SMALLEST))
     centre, scale = shapes[~unseen, 1:].mean(axis=0), np.maximum(shapes[~unseen, 1:].std(axis=0), 1e-9)
     knots = np.unique(np.quantile(shapes[:, 0], np.linspace(0, 1, _KNOTS)))
@@ -170,7 +173,8 @@ def fit(
     median, high = lines
     made = Calibration(knots, centre, scale, least, most, median, high, _directions(clear, masked, rng), {})
     below = 1 - distance < made.cosines(shapes)[1]
-    values = {"pairs": len(part), "unseen": int(unseen.sum()), "unseen_below": float(below[unseen].mean())}
+    missed = float(below[unseen].mean()) if unseen.any() else 0.0
+    values = {"pairs": len(part), "unseen": int(unseen.sum()), "unseen_below": missed}
     table = _table(np.exp(shapes[:, 0]), 1 - distance, below, unseen)
     return replace(made, about={**(about or {}), **values, "table": table})
 
@@ -221,8 +225,8 @@ def _fit_line(columns: Float64Array, values: Float64Array, quantile: float, risi
     one_sided[1:rising] = True
     solved = linprog(
         -values,
-        A_ub=columns[:, one_sided].T if one_sided.any() else None,
-        b_ub=np.zeros(int(one_sided.sum())) if one_sided.any() else None,
+        A_ub=columns[:, one_sided].T,
+        b_ub=np.zeros(int(one_sided.sum())),
         A_eq=columns[:, ~one_sided].T,
         b_eq=np.zeros(int((~one_sided).sum())),
         bounds=(quantile - 1, quantile),
@@ -232,8 +236,7 @@ def _fit_line(columns: Float64Array, values: Float64Array, quantile: float, risi
         raise InputFileError(f"the calibration cannot be fitted ({solved.message}): give more cutouts or masks")
     found = np.empty(columns.shape[1])
     found[~one_sided] = -solved.eqlin.marginals
-    if one_sided.any():
-        found[one_sided] = np.maximum(-solved.ineqlin.marginals, 0)
+    found[one_sided] = np.maximum(-solved.ineqlin.marginals, 0)
     return found
 
 
@@ -245,11 +248,10 @@ def _directions(clear: FloatArray, masked: FloatArray, rng: np.random.Generator)
     across = b - (a * b).sum(axis=1, keepdims=True) * a
     length = np.linalg.norm(across, axis=1)
     kept = length > 0
-    return (across[kept] / length[kept, None]).astype(np.float32)
+    return np.asarray(across[kept] / length[kept, None], dtype=np.float32)
 
 
 def _downwards(values: Float64Array) -> FloatArray:
     """Return float32 that are never above the values."""
     rounded = values.astype(np.float32)
-    found: FloatArray = np.where(rounded > values, np.nextafter(rounded, np.float32(-2)), rounded).astype(np.float32)
-    return found
+    return np.asarray(np.where(rounded > values, np.nextafter(rounded, np.float32(-2)), rounded), dtype=np.float32)

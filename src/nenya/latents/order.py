@@ -43,10 +43,9 @@ def sure(least: Float64Array, most: Float64Array) -> NDArray[np.bool_]:
     """Return for each of n results whether its interval overlaps with no other one, (n,) bool; exact ones never do."""
     overlap = (least[:, None] <= most) & (least <= most[:, None])
     exact = least == most
-    overlap &= ~(exact[:, None] & exact[None])
+    overlap = np.asarray(overlap & ~(exact[:, None] & exact[None]))
     np.fill_diagonal(overlap, False)
-    found: NDArray[np.bool_] = ~overlap.any(axis=1)
-    return found
+    return np.asarray(~overlap.any(axis=1))
 
 
 def with_order(found: "pd.DataFrame", query_low: float = 1.0) -> "pd.DataFrame":
