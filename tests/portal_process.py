@@ -26,19 +26,20 @@ class PlainEncoder:
 def main(settings):
     """Serve until the process is ended; say the port."""
     from nenya.latents.files import Latents
-    from nenya.portal import intake
+    from nenya.portal import jobs, takes_images
     from nenya.portal.dataset import open_dataset
     from nenya.portal.holding import Portal
     from nenya.portal.jail import Jail
     from nenya.portal.server import make_server
 
     asyncio.set_event_loop(asyncio.new_event_loop())
-    walls, address, intake._GRACE = (settings.pop(name) for name in ("walls", "address", "grace"))
+    walls, address, takes_images._GRACE = (settings.pop(name) for name in ("walls", "address", "grace"))
     table, latents, cutouts = write_archive(Path(settings.pop("folder")))
     portal = Portal(open_dataset(table, Latents([latents]), str(cutouts)), "a", PlainEncoder(), **settings)
-    if not walls:
-        portal.jail = Jail(walls=False)
+    portal.jail = Jail(512 + 3 * portal.limit_mb, 600, walls=walls)
+    jobs._LONGEST.update(quick=600.0, slow=600.0)  # no test is of these limits, which a busy machine would reach
     server = make_server(portal, address, 0, [])
+    server._tornado._unused_session_lifetime_milliseconds = 3_600_000  # pages that the tests open have no websocket
     server.start()
     sys.stdout.write(f"{server.port}\n")
     sys.stdout.flush()
@@ -48,7 +49,7 @@ def main(settings):
 class Server:
     """A portal's process, seen from outside."""
 
-    def __init__(self, folder, *, walls=True, address="127.0.0.1", grace=10.0, **settings):
+    def __init__(self, folder, *, walls=True, address="127.0.0.1", grace=600.0, **settings):
         given = {"folder": str(folder), "walls": walls, "address": address, "grace": grace, **settings}
         self.token = settings.get("token")
         self.log = Path(folder) / "log.txt"

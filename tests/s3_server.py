@@ -35,6 +35,17 @@ ISOLATION = {
     "AWS_CONFIG_FILE": "/nonexistent/config",
     "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent/credentials",
 }
+MOTO = """
+import moto.server
+from werkzeug import serving
+make = serving.make_server
+def say(*args, **more):
+    server = make(*args, **more)
+    print(server.socket.getsockname()[1], flush=True)  # which the system has chosen, so that nobody else has it
+    return server
+serving.make_server = say
+moto.server.main(["-H", "127.0.0.1", "-p", "0"])
+"""
 OTHERS = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3", "ENDPOINT_URL", "AWS_REGION", "AWS_MAX_ATTEMPTS")
 
 
@@ -44,20 +55,13 @@ def start_moto(min_part: int = 1) -> Iterator[str]:
 
     `min_part` is the smallest part, but for the last, of an upload in parts; 5 MiB in the real service.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     env = {**os.environ, "S3_UPLOAD_PART_MIN_SIZE": str(min_part)}
-    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-c", MOTO], env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdout is not None
     try:
-        deadline = time.monotonic() + 300
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-                break
-            assert process.poll() is None and time.monotonic() < deadline, "moto did not start"
-            time.sleep(0.05)
-        yield f"http://127.0.0.1:{port}"
+        line = process.stdout.readline()
+        assert line, "moto did not start"
+        yield f"http://127.0.0.1:{int(line)}"
     finally:
         process.terminate()
         try:

@@ -3,11 +3,9 @@
 import ast
 import importlib
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-
-SOURCE = Path(__file__).resolve().parents[1] / "src" / "nenya"
+from test_layers import SOURCE, parsed
 
 # module -> names taken from it, and what they are for
 PRIVATE = {
@@ -40,7 +38,7 @@ def private_imports(tree: ast.AST) -> Iterator[str]:
 
 USERS: dict[str, list[str]] = {}
 for path in sorted(SOURCE.rglob("*.py")):
-    for module in sorted(set(private_imports(ast.parse(path.read_text())))):
+    for module in sorted(set(private_imports(parsed(path.read_text())))):
         USERS.setdefault(module, []).append(str(path.relative_to(SOURCE.parents[1])))
 
 

@@ -1,10 +1,9 @@
 """Cutouts from cutouts: the pixels that each step says, the same rows, a table that holds, nothing half done."""
 
+import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 
 import h5py
 import numpy as np
@@ -12,6 +11,8 @@ import pandas as pd
 import pytest
 from conftest import red_noise, write_cutouts
 
+from nenya.cli import run_command
+from nenya.commands import derive as derive_module
 from nenya.io import read_table, write_table
 from nenya.prepare.derive import Derivation
 from nenya.tables.quantities import central_dt
@@ -166,23 +167,30 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(source, nenya_cli, args, 
 
 def test_a_stop_leaves_nothing_and_the_same_command_does_the_rest(tmp_path):
     path = write_cutouts(tmp_path / "big_preproc.h5", train=np.ones((4000, 64, 64), np.float32))
-    script = (
-        "import sys, os, signal, nenya.commands.derive as d\n"
-        "from nenya.cli import run_command\n"
-        "old = d.measure\n"
-        "def measure(images, *rest):\n"
-        "    if len(images) > 1: os.kill(os.getpid(), getattr(signal, sys.argv[1]))\n"
-        "    return old(images, *rest)\n"
-        "d.measure = measure\n"
-        f"sys.exit(run_command('derive', ['{path}', 'noise=0.1', 'out={tmp_path}/b_preproc.h5']))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script, "SIGTERM"], capture_output=True, text=True, check=False)
-    assert done.returncode == 75, done.stderr
+    original = derive_module.measure
+
+    def derive(number):
+        """Run the command in a fork of this process, which gets a signal in mid work; returns how it ended."""
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            with contextlib.suppress(BaseException):
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+                def measure(images, *rest):
+                    if len(images) > 1:
+                        os.kill(os.getpid(), number)
+                    return original(images, *rest)
+
+                derive_module.measure = measure
+                code = run_command("derive", [str(path), "noise=0.1", f"out={tmp_path}/b_preproc.h5"])
+            os._exit(code)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    assert derive(signal.SIGTERM) == 75
     assert sorted(os.listdir(tmp_path)) == ["big_preproc.h5"]
-    done = subprocess.run([sys.executable, "-c", script, "SIGKILL"], capture_output=True, text=True, check=False)
-    assert done.returncode == -signal.SIGKILL and not (tmp_path / "b_preproc.h5").exists()
-    done = subprocess.run([sys.executable, "-c", script, "SIGCONT"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    assert derive(signal.SIGKILL) == -signal.SIGKILL and not (tmp_path / "b_preproc.h5").exists()
+    assert derive(signal.SIGCONT) == 0
     assert sorted(os.listdir(tmp_path)) == ["b_preproc.h5", "b_preproc.parquet", "big_preproc.h5"]
 
 

@@ -59,10 +59,12 @@ def test_an_error_ahead_is_told_with_its_own_block(file):
 
 
 def test_threads_keep_the_order_and_leave_nothing_running():
-    running, lock, seen = [0], threading.Lock(), set()
+    running, lock, seen, together = [0], threading.Lock(), set(), threading.Barrier(3)
 
     def work(job):
-        seen.add(threading.current_thread().name)
+        if (name := threading.current_thread().name) not in seen:
+            seen.add(name)
+            together.wait(300)
         with lock:
             running[0] += 1
         time.sleep(0.002)

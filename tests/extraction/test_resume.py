@@ -200,12 +200,16 @@ def test_kill_9_of_the_script_and_the_same_command_again(case, tmp_path):
     """Single rows in passes of 8 take their time."""
     slow = ["loader.block_size=1", "loader.batch_size_valid=8"]
     command = [sys.executable, str(ROOT / "scripts" / "extract.py"), *case.args(*slow)]
-    process = subprocess.Popen(command, cwd=case.folder, stderr=subprocess.DEVNULL)
-    case.wait_for_blocks(3)
-    process.kill()
-    process.wait()
+    for _ in range(9):  # on a busy machine it may be done before it is killed
+        shutil.rmtree(case.output.parent, ignore_errors=True)
+        process = subprocess.Popen(command, cwd=case.folder, stderr=subprocess.DEVNULL)
+        while process.poll() is None and len(case.finished()) < 3:
+            time.sleep(0.002)
+        process.kill()
+        if process.wait() == -signal.SIGKILL and not case.output.exists():
+            break
     before = case.finished()
-    assert 3 <= len(before) < 64
+    assert process.returncode == -signal.SIGKILL and 3 <= len(before) <= 64
     code, said = case.extract(*slow)
     assert code == 0, said
     assert f"{len(before)} of them from an earlier run" in said

@@ -355,7 +355,7 @@ class Silent:
         return self.shut
 
 
-@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost: a\r\n"])
+@pytest.mark.parametrize("sent", [pytest.param(b"", marks=pytest.mark.slow), b"GET / HTTP/1.1\r\nHost: a\r\n"])
 def test_half_open_connections_keep_no_page_out(server, sent):
     with contextlib.ExitStack() as stack:
         for _ in range(520):

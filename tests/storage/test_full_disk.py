@@ -59,7 +59,7 @@ def read(path):
         return {name: file[name][()] for name in file}
 
 
-@pytest.mark.parametrize("step", [31, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [89, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_prepare_on_a_full_disk(run, tmp_path, step, workers):
     days = tmp_path / "days"
