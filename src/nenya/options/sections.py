@@ -26,6 +26,9 @@ from nenya.options.effects import check_effects
 MASKED = ("nan", "fill", "mean", "mask")
 """What the network sees of masked pixels; see `nenya.data.masks`."""
 
+BANKS = ("generated", "own")
+"""Banks of clouds that are no files; see `nenya.data.cloudy_views`."""
+
 BACKENDS = ("eager", "folded", "packed", "compiled")
 """Backends of the forward pass in extraction; see `nenya.models.inference`."""
 
@@ -61,6 +64,11 @@ class LossOptions:
     ssl_method: str = option("SimCLR", "SimCLR (no labels) or SupCon (labels)", one_of("SimCLR", "SupCon"))
     temp: float = option(0.07, "temperature", above(0))
     contrast_mode: str = option("all", "anchors: all views or the first one", one_of("all", "one"))
+    clear_weight: float = option(
+        1.0,
+        "with augment.clouds, weight of the agreement with the clear cutout's latent; 0: twins under clouds agree",
+        at_least(0),
+    )
 
 
 @dataclass
@@ -81,6 +89,12 @@ class AugmentOptions:
         "two-step", "rotation and crop as two samplings, or as one", one_of("two-step", "composed")
     )
     padding: str = option("zeros", "padding beyond the cutout's edge in a rotation", one_of("zeros", "reflection"))
+    clouds: bool = option(False, "lay clouds over the views, different ones over the two views of a cutout")
+    clouds_most: float = option(0.5, "largest share of a view that a cloud covers", within(0.01, 0.9))
+    clouds_from: float = option(0.5, "share of the epochs that are without clouds, before those with", within(0, 0.99))
+    cloud_masks: str = option(
+        "generated", "shapes of the clouds: generated, own (masks of the training data), or the path of a cutout file"
+    )
 
 
 @dataclass
