@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from nenya.data.datamodule import view_sampler
+from nenya.data.masks import network_input
 from nenya.errors import InputFileError, OptionError, OptionFileError
 from nenya.io import as_options, load_opt
 from nenya.latents_extraction import calc_latent
@@ -53,8 +54,9 @@ def get_latents(
             size, as the cutouts of a file do; a warning says that it is not the model's.
 
     Returns:
-        Latents (N, D), float32, of unit length, and the images passed to the network, (N, 1, H, W), float32.
-        The latent of an image with non-finite or masked pixels is NaN.
+        Latents (N, D), float32, of unit length, and the images passed to the network, (N, 1, H, W), float32, without
+        the mask. The latent of an image with non-finite or masked pixels is NaN, unless `preprocess.masked` says
+        otherwise.
 
     Raises:
         InputFileError: The image has the wrong shape, is too small, or is not a multiple of the model's cutouts.
@@ -70,13 +72,16 @@ def get_latents(
             "image of %d pixels a side, but model %s is designed for %d; it keeps its size, and side=%d averages it",
             *(images.shape[-1], options.model.name, wanted, wanted),
         )
+    masked = options.preprocess.masked
+    if masked != "nan":
+        images = network_input(images.astype(np.float32), None, masked)
     if options.preprocess.image == "demean":
-        means = images.mean(axis=(-2, -1), keepdims=True, dtype=np.float64)
-        images = (images - means).astype(np.float32)
+        means = images[:, :1].mean(axis=(-2, -1), keepdims=True, dtype=np.float64)
+        images = np.concatenate([images[:, :1] - means, images[:, 1:]], axis=1).astype(np.float32)
     _, module = load_model(options, str(model_file))
     tensor, size, gpu = torch.from_numpy(images), options.loader.batch_size_valid, torch.cuda.is_available()
     latents = [calc_latent(module, tensor[i : i + size], gpu) for i in range(0, len(tensor), size)]
-    return np.concatenate(latents), images
+    return np.concatenate(latents), images[:, :1]
 
 
 def _given(image: ArrayLike | None, img: ArrayLike | None) -> ArrayLike:
@@ -87,6 +92,13 @@ def _given(image: ArrayLike | None, img: ArrayLike | None) -> ArrayLike:
     if found is None:
         raise OptionError("expected an image")
     return found
+
+
+def _filled(images: NDArray[np.floating[Any]], masked: str) -> NDArray[np.floating[Any]]:
+    """Return images (N, 1, H, H) with their masked pixels filled, as `preprocess.masked` says."""
+    if masked == "nan":
+        return images
+    return network_input(images.astype(np.float32), None, "mean" if masked == "mean" else "fill")
 
 
 def _in_size(images: NDArray[np.floating[Any]], side: int) -> NDArray[np.floating[Any]]:
@@ -174,21 +186,22 @@ def umap_image(
         raise InputFileError(
             f"expected one image, got {len(images)}: call it once per image, as each may need another UMAP"
         )
-    if missing := int((~np.isfinite(images)).sum()):
+    opt, model_file = load_opt(nenya_model)
+    missing, masked = int((~np.isfinite(images)).sum()), opt.options.preprocess.masked
+    if missing and (masked == "nan" or missing == images.size or np.isinf(images).any()):
         raise InputFileError(
             f"{missing} of {images.size} pixels of the image are missing (NaN or masked), so it has no latent and no "
             "UMAP coordinates: fill the pixels, or choose another square"
         )
-    opt, model_file = load_opt(nenya_model)
     if model_file is None:
         raise OptionError(f"model {nenya_model}: the location of its weights is unknown")
     crop, side = [opt.options.preprocess.dt_crop], opt.options.model.image_size or 0
     images = _in_size(images, side)
-    DT = float(calc_DT(images[0, 0], crop))
+    DT = float(calc_DT(_filled(images, masked)[0, 0], crop))
     projector, table_file = load(nenya_model, DT=DT)
     if not side and images.shape[-1] != (side := projector.image_size or images.shape[-1]):
         images = _in_size(images, side)  # DT may now select another UMAP
-        DT = float(calc_DT(images[0, 0], crop))
+        DT = float(calc_DT(_filled(images, masked)[0, 0], crop))
         projector, table_file = load(nenya_model, DT=DT)
     latents, pp_img = get_latents(images, model_file, opt, side=0)
     return projector.transform(latents), pp_img, table_file, DT, latents

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from nenya.data.cutouts import CutoutReader
 from nenya.data.hdf5_open import open_hdf5
+from nenya.data.masks import InputReader
 from nenya.errors import FilesFailed, InputFileError, OptionError
 from nenya.extraction.batch import extract_share, follow, output_places
 from nenya.extraction.memory import check_rows, fit_channels, latents_of_file, latents_of_loader
@@ -177,6 +178,7 @@ class HDF5RGBDataset(Dataset[ImageAndMetadata]):
         self.file_path, self.partition, self.nchannels = file_path, partition, nchannels
         self.meta_dset = partition + "_metadata"
         self._reader = CutoutReader(local_path(str(file_path)), partition, allow_external=allow_external)
+        self.masked = "nan"  # or `holes`, see `nenya.data.masks.InputReader`
         self._metadata: NDArray[Any] | None = None
         self._rows = None if allowed_indices is None else np.asarray(allowed_indices)
 
@@ -204,7 +206,7 @@ class HDF5RGBDataset(Dataset[ImageAndMetadata]):
         """Return several items."""
         rows = self.allowed_indices[np.asarray(indices, dtype=np.int64)]
         unique, places = np.unique(rows, return_inverse=True)
-        images = np.repeat(self._reader.read_rows(unique), self.nchannels, axis=1)
+        images = np.repeat(InputReader(self._reader, self.masked).read_rows(unique), self.nchannels, axis=1)
         if self._metadata is None:  # all at once, because each read checks the entire data set
             found = self._reader.companion("metadata")
             self._metadata = np.full(len(self._reader), None) if found is None else found
@@ -276,7 +278,8 @@ def calc_latent(model: nn.Module, image_tensor: Tensor, using_gpu: bool) -> NDAr
 
     Args:
         model: of `nenya.train_util.set_model`; it is put into evaluation mode.
-        image_tensor: (B, C, H, W), of any floating-point type; a network of one channel also accepts three equal ones.
+        image_tensor: (B, C, H, W), of any floating-point type; a network of one channel also accepts three equal ones,
+            and one with a mask channel image and mask, or the image alone with NaN at masked pixels.
         using_gpu: compute on the GPU, and move the model there.
 
     Returns:
@@ -293,7 +296,8 @@ def calc_latent(model: nn.Module, image_tensor: Tensor, using_gpu: bool) -> NDAr
     tensor = torch.as_tensor(image_tensor, dtype=torch.float32)
     if tensor.ndim != 4:
         raise InputFileError(f"expected images of shape (B, C, H, W), got {tuple(tensor.shape)}")
-    images = fit_channels(tensor, getattr(net, "nchannels", tensor.shape[1]))
+    mask = getattr(net, "mask_channel", False)
+    images = fit_channels(tensor, getattr(net, "nchannels", tensor.shape[1]), mask=mask)
     with torch.inference_mode():
         latents: NDArray[np.float32] = model(images.to(device)).float().cpu().numpy()
     return latents
@@ -360,6 +364,9 @@ def model_latents_extract(  # noqa: PLR0913  # the arguments that users know
         if allowed_indices is not None:
             raise OptionError("allowed_indices cannot be combined with in_loader: give them to build_loader")
         name = _partition_of(in_loader, partitions)
+        dataset = getattr(in_loader, "dataset", None)
+        if isinstance(dataset, HDF5RGBDataset) and options.preprocess.masked != "nan":
+            dataset.masked = "holes"
         return {name: latents_of_loader(options, module, in_loader, name)}
     if data_file is None:
         raise OptionError("data_file=None: give the cutout file, or a loader with in_loader=")

@@ -196,7 +196,9 @@ def untrained_latents(
     from nenya.latents_extraction import calc_latent
     from nenya.models.contrastive import ContrastiveModule, make_net
 
-    images: TableImages = TableImages(options.images, table, options.loader)
+    masked = options.preprocess.masked
+    read_as = "holes" if masked == "mask" else masked  # the network takes NaN for the mask
+    images: TableImages = TableImages(options.images, table, options.loader, read_as)
     if not images.known.all():
         raise InputFileError(
             f"images=: {int((~images.known).sum())} of {len(table)} rows have no cutout: {images.note}"

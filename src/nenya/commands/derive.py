@@ -5,7 +5,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _COMPANIONS = ("labels", "metadata")
+_LEAST_SHARE = 1e-6  # of a masked pixel in a new one
 _OWN = ("recipe_sha256", "sources_sha256", "sources", "granules", "failed", "rows", "date", "git_commit")
 
 
@@ -293,17 +294,41 @@ def _write_cutouts(
             new = steps.apply(images, steps.seeds(source.keys[place], about["derivations"]))
             found.append(measure(new, tuple(options.add), (options.band[0], options.band[1])))
             if options.demean or (options.demean is None and centred):
-                new -= found[-1]["mean_temperature"][:, None, None].astype(np.float32)
+                new -= _means(new, found[-1]["mean_temperature"])[:, None, None].astype(np.float32)
+            has_mask = source.file.partitions[name].has_mask
             if name not in target:
                 count = source.file.partitions[name].rows
                 chunk = min(count, max(1, CHUNK_BYTES // (4 * side * side)))
                 target.create_dataset(name, (count, 1, side, side), "<f4", chunks=(chunk, 1, side, side))
+                if has_mask:
+                    how: dict[str, Any] = {"chunks": (chunk, 1, side, side), "compression": "gzip"}
+                    target.create_dataset(f"{name}_mask", (count, 1, side, side), "u1", **how)
                 _copy_companions(source, name, target)
             start = starts.get(name, 0)
             target[name][start : start + len(new), 0] = new
+            if has_mask:
+                target[f"{name}_mask"][start : start + len(new), 0] = _masks(source, name, start, new, steps)
             starts[name] = start + len(new)
             progress.advance(len(new))
     return {name: np.concatenate([some[name] for some in found]) for name in found[0]}, bool(centred)
+
+
+def _means(images: NDArray[np.float32], means: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the means (n,) of cutouts (n, h, w); those of cutouts with NaN are of their other pixels."""
+    found = means.copy()
+    for i in np.flatnonzero(~np.isfinite(means)):
+        clear = images[i][np.isfinite(images[i])]
+        found[i] = clear.mean(dtype=np.float64) if len(clear) else np.nan
+    return found
+
+
+def _masks(source: _Source, name: str, start: int, new: NDArray[np.float32], steps: Derivation) -> NDArray[np.bool_]:
+    """Return the masks (n, side, side) of new cutouts: pixels to which a masked one contributes, or which are NaN."""
+    with source.file.reader(name) as reader:
+        old = reader.read_mask(start, start + len(new))
+    assert old is not None
+    moved = replace(steps, noise=0.0, median=None).apply(old.astype(np.float32), [])
+    return np.asarray((moved > _LEAST_SHARE) | ~np.isfinite(new))
 
 
 def _copy_companions(source: _Source, name: str, target: Any) -> None:

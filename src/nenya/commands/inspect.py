@@ -17,6 +17,7 @@ from nenya.commands.report import FileReport
 from nenya.data.cutouts import CutoutFile, inspect_cutouts, read_blocks
 from nenya.data.hdf5 import Hdf5File
 from nenya.data.hdf5_open import open_hdf5
+from nenya.data.masks import masked_shares
 from nenya.data.orientation import order_text, picture_text, read_row_order
 from nenya.data.partition import Partition
 from nenya.errors import InputFileError, NenyaError, OptionError
@@ -187,6 +188,8 @@ def _inspect_hdf5(path: Path, options: InspectOptions) -> FileReport:
         found = measure_cutouts(file, name, options.rows)
         _describe_storage(report, name, info)
         _describe_cutouts(report, name, found, info)
+        if info.has_mask:
+            _describe_masks(report, name, masked_shares(file, name, options.rows))
         hashes[name] = found.hashes
     if len(hashes) == 2:
         shared = len(functools.reduce(np.intersect1d, hashes.values()))
@@ -282,7 +285,8 @@ def _describe_cutouts(report: FileReport, name: str, found: CutoutStatistics, in
     loose = int((np.abs(found.means) > _MEAN_LIMIT).sum())
     if holes:
         report.warnings.append(
-            f"{name}: {holes} cutouts hold NaN or infinity: their latents are NaN, and training leaves them out"
+            f"{name}: {holes} cutouts hold NaN or infinity: their latents are NaN, and training leaves them out "
+            "(preprocess.masked=fill fills NaN)"
         )
     if loose:
         report.warnings.append(
@@ -293,6 +297,17 @@ def _describe_cutouts(report: FileReport, name: str, found: CutoutStatistics, in
         report.warnings.append(f"{name}: {flat} cutouts are constant and carry no information")
     if found.repeated:
         report.warnings.append(f"{name}: {found.repeated} cutouts repeat an earlier one, bit for bit")
+
+
+def _describe_masks(report: FileReport, name: str, shares: NDArray[np.float64]) -> None:
+    """Report the masked pixels of the data set `<name>_mask`."""
+    some, whole = int((shares > 0).sum()), int((shares == 1).sum())
+    report.lines.append(
+        f"{name}_mask: masked {shares.mean():.2%} of the pixels (most {shares.max():.2%}), in {some} of {len(shares)} "
+        "cutouts"
+    )
+    if whole:
+        report.warnings.append(f"{name}: {whole} cutouts have no clear pixel, and so no latent")
 
 
 def _inspect_latents(path: Path, *, allow_external: bool) -> FileReport:

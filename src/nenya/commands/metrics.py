@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import nenya
+from nenya.data.masks import InputReader
 from nenya.errors import InputFileError, NenyaError, OptionError, OutputError
 from nenya.extraction.existing import NoProvenance, read_provenance
 from nenya.io import read_table
@@ -264,7 +265,7 @@ def _with_images(  # as `measure`
 
     rng = np.random.default_rng(options.seed)
     numbers = latents.sample(options.cutouts, rng)
-    cutouts = _read(file, latents, numbers)
+    cutouts = _read(file, latents, numbers, "nan" if options.preprocess.masked == "nan" else "holes")
     finite = np.isfinite(cutouts).all(axis=(1, 2, 3))
     numbers, images = numbers[finite], prepared(cutouts[finite])
     if len(images) < 2:
@@ -308,13 +309,13 @@ def _with_images(  # as `measure`
     return results
 
 
-def _read(file: Any, latents: Latents, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
+def _read(file: Any, latents: Latents, numbers: NDArray[np.int64], masked: str = "nan") -> NDArray[np.float32]:
     """Return cutouts (n, 1, H, W) at increasing rows of the latents."""
     parts = []
     for part in latents.parts:
         low, high = np.searchsorted(numbers, (part.start, part.start + part.rows))
         with file.reader(part.partition) as reader:
-            parts.append(reader.read_rows(numbers[low:high] - part.start))
+            parts.append(InputReader(reader, masked).read_rows(numbers[low:high] - part.start))
     return np.concatenate(parts)
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from nenya.archive.folder import open_version
 from nenya.data.cutouts import inspect_cutouts
+from nenya.data.masks import InputReader
 from nenya.data.table_images import TableImages, check_images
 from nenya.defs import EARTH_KM
 from nenya.errors import InputFileError, OptionError
@@ -307,8 +308,9 @@ def image_examples(options: SearchOptions, side: int = 0) -> list[NDArray[np.flo
 
     found: list[NDArray[np.floating]] = []
     for place in _list(options.image):
-        for image in read_image(place):
-            if missing := int((~np.isfinite(image)).sum()):
+        for image in read_image(place, "nan" if options.preprocess.masked == "nan" else "holes"):
+            missing = int((~np.isfinite(image)).sum())
+            if missing and (options.preprocess.masked == "nan" or not np.isfinite(image).any()):
                 raise InputFileError(f"{place}: {missing} pixels are missing (NaN), so it has no latent; fill them")
             try:
                 found.append(resized(image, side))
@@ -328,14 +330,19 @@ def image_examples(options: SearchOptions, side: int = 0) -> list[NDArray[np.flo
     return found
 
 
-def read_image(place: str) -> list[NDArray[np.floating]]:
-    """Return the images in a .npy or .npz file, or one row of a cutout file (`file.h5:partition:row`)."""
+def read_image(place: str, masked: str = "nan") -> list[NDArray[np.floating]]:
+    """Return the images in a .npy or .npz file, or one row of a cutout file (`file.h5:partition:row`).
+
+    Args:
+        place: of the file.
+        masked: `nan`, or `holes`: NaN at the pixels of the mask of a cutout file.
+    """
     path, _, rest = place.partition(".h5:")
     if rest:
         partition, _, row = rest.partition(":")
         if not row.isdecimal():
             raise OptionError(f"image={place}: expected <cutout file>.h5:<partition>:<row>")
-        return [_read_cutout(local_path(f"{path}.h5"), partition, int(row))]
+        return [_read_cutout(local_path(f"{path}.h5"), partition, int(row), masked)]
     if not place.endswith((".npy", ".npz")):
         raise OptionError(f"image={place}: expected .npy, .npz or <cutout file>.h5:<partition>:<row>")
     images: list[NDArray[np.floating]] = []
@@ -353,12 +360,12 @@ def read_image(place: str) -> list[NDArray[np.floating]]:
     return images
 
 
-def _read_cutout(path: Path, partition: str, row: int) -> NDArray[np.float32]:
+def _read_cutout(path: Path, partition: str, row: int, masked: str) -> NDArray[np.float32]:
     found = inspect_cutouts(path, (partition,))
     with found.reader(partition) as reader:
         if row >= len(reader):
             raise InputFileError(f"{path}: expected a row below {len(reader)}, the number in {partition}, got {row}")
-        image = reader.read(row, row + 1)[0]
+        image = InputReader(reader, masked).read(row, row + 1)[0]
     return np.asarray(image.reshape(image.shape[-2:]))
 
 

@@ -90,6 +90,8 @@ def reordered(source: Path, folder: Path, axes: str, names: Sequence[str], *, ex
             if not done:
                 raise InputFileError(f"{source}: expected a data set named {' or '.join(names)}, found none")
             with damage_named(str(source)):
+                masks = [f"{name}_mask" for name in done if f"{name}_mask" in file.file]
+                done += [name for name in masks if _reorder(file, target, name, axes)]
                 target.attrs.update(file.file.attrs)
                 for name in sorted(set(file.file) - set(done)):
                     item = file.find(name)
@@ -105,7 +107,8 @@ def _reorder(file: Hdf5File, target: Any, name: str, axes: str) -> bool:
     kept = [i for i, size in enumerate(dataset.shape or ()) if size != 1 or len(dataset.shape) == 3]
     if len(kept) != 3:
         raise InputFileError(f"{where} has the shape {dataset.shape}; axes={axes} names three dimensions")
-    check_float(dataset, where)
+    if dataset.dtype.kind not in "ub":  # of a mask
+        check_float(dataset, where)
     file.check_written(dataset, where)
     order = [kept[axes.index(letter)] for letter in "nhw"]
     count, height, width = (dataset.shape[i] for i in order)

@@ -20,11 +20,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nenya.data.cutouts import CutoutReader, nonfinite_rows
+from nenya.data.cutouts import CutoutFile, CutoutReader, nonfinite_rows, plan_blocks
 from nenya.data.fill import fill_cutouts
 from nenya.data.pixels import Spread
 from nenya.errors import InputFileError
 from nenya.storage.texts import shown
+
+_ROWS = 1024  # read at once
 
 Images = NDArray[np.float32]
 Masks = NDArray[np.bool_]
@@ -35,7 +37,7 @@ class InputReader:
 
     Args:
         reader: of the partition.
-        masked: `preprocess.masked`.
+        masked: `preprocess.masked`; or `holes`: NaN at masked pixels, whatever was stored there.
     """
 
     def __init__(self, reader: CutoutReader, masked: str = "nan") -> None:
@@ -95,6 +97,26 @@ def _check(reader: CutoutReader, images: Images, mask: Masks, rows: NDArray[np.i
         )
 
 
+def masked_shares(file: CutoutFile, partition: str, most: int | None = None) -> NDArray[np.float64]:
+    """Return the masked share (n,) of each cutout of a partition, read in blocks.
+
+    Args:
+        file: of `nenya.data.cutouts.inspect_cutouts`.
+        partition: its name.
+        most: rows to stop after.
+
+    Raises:
+        InputFileError: The file is damaged, or a NaN lies outside the mask.
+    """
+    info = file.partitions[partition]
+    shares = []
+    with file.reader(partition) as reader:
+        for rows in plan_blocks(min(info.rows, most or info.rows), info.block_rows, _ROWS):
+            images = InputReader(reader, "holes").read(rows.start, rows.stop)
+            shares.append(np.isnan(images).mean(axis=(1, 2, 3)))
+    return np.concatenate(shares)
+
+
 def without_latent(images: Images, masked: str) -> Masks:
     """Mark the cutouts (n,) that have no latent: of images (n, H, W) with NaN at masked pixels.
 
@@ -116,7 +138,7 @@ def network_input(images: Images, mask: Masks | None, masked: str, spread: Sprea
     Args:
         images: (n, 1, H, W); may be changed.
         mask: (n, H, W), True where masked; None: NaN is the mask.
-        masked: `preprocess.masked`.
+        masked: `preprocess.masked`, or `holes`.
         spread: how cutouts are filled: `map`, or that of `nenya.runtime.process.Threads`.
 
     Returns:
@@ -127,5 +149,8 @@ def network_input(images: Images, mask: Masks | None, masked: str, spread: Sprea
             images[mask.all(axis=(1, 2))] = np.nan
         return images
     holes = mask_of(images, mask)
+    if masked == "holes":
+        images[:, 0][holes] = np.nan
+        return images
     fill_cutouts(images[:, 0], holes, spread, how="mean" if masked == "mean" else "fill")
     return images if masked != "mask" else np.concatenate([images, holes[:, None].astype(np.float32)], axis=1)

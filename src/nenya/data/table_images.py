@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.data.cutouts import inspect_cutouts
+from nenya.data.masks import InputReader
 from nenya.data.orientation import picture_text, read_row_order
 from nenya.errors import InputFileError
 from nenya.options.sections import LoaderOptions
@@ -45,6 +46,7 @@ class TableImages:
         data: cutout files: a path, folder, glob, s3:// address or a list.
         table: with pp_file, pp_type and pp_idx, as of `nenya.tables.keys`; without pp_file it is of the only file.
         loader: names of the partitions, and the folder of copies from S3.
+        masked: what is read of masked pixels: as of `nenya.data.masks.InputReader`, without `mask`.
 
     Attributes:
         known: (N,) bool, rows whose cutout is in one of the files.
@@ -54,7 +56,10 @@ class TableImages:
         InputFileError: A file cannot be used, the table lacks a column, or no row has a cutout here.
     """
 
-    def __init__(self, data: Any, table: "pd.DataFrame", loader: LoaderOptions | None = None) -> None:
+    def __init__(
+        self, data: Any, table: "pd.DataFrame", loader: LoaderOptions | None = None, masked: str = "nan"
+    ) -> None:
+        self._masked = masked
         loader = loader or LoaderOptions()
         names = (loader.train_key, loader.valid_key)
         places = find_sources(data)
@@ -98,7 +103,8 @@ class TableImages:
             places = np.flatnonzero(parts == number)
             with file.reader(name) as reader:
                 wanted, back = np.unique(numbers[places] - self._starts[number], return_inverse=True)
-                for place, image in zip(places, reader.read_rows(wanted)[back], strict=True):
+                images = InputReader(reader, self._masked).read_rows(wanted)[back]
+                for place, image in zip(places, images, strict=True):
                     found[place] = image[0]
         sizes = {image.shape for image in found}
         if len(sizes) > 1:

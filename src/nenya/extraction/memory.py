@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nenya.data.blocks import BlocksDataModule, cut_blocks
 from nenya.data.cutouts import inspect_cutouts
+from nenya.data.masks import network_input
 from nenya.errors import InputFileError, OptionError
 from nenya.extraction.job import (
     DEBUG_BATCHES,
@@ -30,6 +31,8 @@ from nenya.options.commands import ExtractOptions
 from nenya.runtime.trainer import make_trainer
 
 log = logging.getLogger(__name__)
+
+_IMAGE_AND_MASK = 2  # channels
 
 
 def check_rows(wanted: NDArray[Any], rows: int, where: str) -> NDArray[np.int64]:
@@ -61,12 +64,21 @@ def check_rows(wanted: NDArray[Any], rows: int, where: str) -> NDArray[np.int64]
     return wanted.astype(np.int64)
 
 
-def fit_channels(images: Tensor, nchannels: int) -> Tensor:
+def fit_channels(images: Tensor, nchannels: int, *, mask: bool = False) -> Tensor:
     """Return images (B, C, H, W) for a network of `nchannels`; equal channels are reduced to one.
+
+    Args:
+        images: (B, C, H, W) float32.
+        nchannels: of the network.
+        mask: whether it sees a mask as well: that of a second channel, or else NaN, which is filled.
 
     Raises:
         InputFileError: The channels differ, and their number is not `nchannels`.
     """
+    if mask:
+        one = fit_channels(images, _IMAGE_AND_MASK)
+        filled = network_input(one.numpy().copy(), None, "mask") if one.shape[1] == 1 else None
+        return one if filled is None else torch.from_numpy(filled)
     if images.shape[1] in (1, nchannels):
         return images
     first = images[:, :1]
@@ -118,7 +130,10 @@ class _LoaderBlocks:
                 return
             images = torch.as_tensor(batch[0] if isinstance(batch, tuple | list) else batch, dtype=torch.float32)
             self.module.batch_shape = self.module.batch_shape or len(images)
-            fitting = fit_channels(images, self.module.net.nchannels)
+            net, masked = self.module.net, self.module.options.preprocess.masked
+            fitting = fit_channels(images, net.nchannels, mask=net.mask_channel)
+            if masked in ("fill", "mean"):
+                fitting = torch.from_numpy(network_input(fitting.numpy().copy(), None, masked))
             yield {"images": fitting, "partition": self.partition, "start": start}
             start += len(images)
 

@@ -206,7 +206,7 @@ class ContrastiveNet(nn.Module):
 
         Args:
             x: (B, C, H, W) floating point images, C = `nchannels`, or C = 1 for one channel repeated; with a mask
-                channel C = 2, the filled image and its mask.
+                channel C = 2, the filled image and its mask, or C = 1 for a clear image.
 
         Returns:
             (B, d) pooled features, d = 8 or 32 times `width`.
@@ -216,6 +216,8 @@ class ContrastiveNet(nn.Module):
         """
         if x.ndim != 4:
             raise ValueError(f"expected images of shape (B, C, H, W), got {tuple(x.shape)}")
+        if self.mask_channel and x.shape[1] == 1:
+            x = functional.pad(x, (0, 0, 0, 0, 0, 1))
         if self.mask_channel and x.shape[1] != self.channels:
             raise ValueError(f"expected images with 2 channels, image and mask, got {x.shape[1]}")
         if not self.mask_channel and x.shape[1] not in (1, self.nchannels):

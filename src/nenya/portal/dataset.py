@@ -146,6 +146,17 @@ class Cutouts:
                 self._kept.popitem(last=False)
         return found
 
+    def masks(self, rows: IntArray) -> list[NDArray[np.bool_] | None]:
+        """Return the masks of the cutouts of a few rows, each (H, W); None where no file has a mask or the cutout."""
+        found: list[NDArray[np.bool_] | None] = []
+        for number in self._number[rows].tolist():
+            part = int(np.searchsorted(self._starts, number, side="right")) - 1
+            with self._lock:
+                row = np.array([number - self._starts[part]])
+                mask = self._readers[part].read_mask_rows(row) if number >= 0 else None
+            found.append(None if mask is None else mask[0])
+        return found
+
     def _groups(self, numbers: IntArray) -> list[tuple[CutoutReader, IntArray, IntArray]]:
         """Return reader, rows in its partition and indices (increasing) of cutouts, a few at a time."""
         parts = np.searchsorted(self._starts, numbers, side="right") - 1

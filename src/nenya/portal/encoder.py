@@ -35,6 +35,8 @@ class Encoder:
         shared = {field.name: getattr(options, field.name) for field in fields(Options)}
         self._ckpt, self._options = ckpt, ExtractOptions(**shared, ckpt=ckpt)
         self._lock = threading.Lock()
+        self.masked = options.preprocess.masked != "nan"
+        """Whether an image with masked pixels has a latent."""
 
     def check(self, dataset: Dataset) -> str:
         """Check that the weights made the latents of the data set, by their provenance and by encoding cutouts again.
@@ -57,6 +59,10 @@ class Encoder:
         mean = found[finite].mean(axis=0)  # else all latents of a collapsed network agree
         rows, found = rows[finite][:_TRIED], found[finite][:_TRIED]
         images = [] if dataset.cutouts is None else dataset.cutouts.of(rows)
+        if dataset.cutouts is not None and self.masked:
+            holes = dataset.cutouts.masks(rows)
+            pairs = zip(images, holes, strict=True)
+            images = [i if i is None or m is None else np.where(m, np.float32(np.nan), i) for i, m in pairs]
         tried = [(image, latent) for image, latent in zip(images, found, strict=False) if image is not None]
         for image, latent in tried:
             made = self._latent_of(image)

@@ -96,8 +96,12 @@ def check_shape(shape: tuple[int, ...]) -> None:
         raise InputFileError(f"expected an image of {SIDES[0]} to {SIDES[1]} pixels per side, got {shape[0]}")
 
 
-def checked(values: NDArray[Any]) -> FloatArray:
+def checked(values: NDArray[Any], *, masked: bool = False) -> FloatArray:
     """Return an image as float32 after checks of its values.
+
+    Args:
+        values: (H, H).
+        masked: whether some pixels may be NaN.
 
     Raises:
         InputFileError: It is not a square of an accepted size, has missing pixels, or is not a field of temperatures.
@@ -105,14 +109,15 @@ def checked(values: NDArray[Any]) -> FloatArray:
     check_shape(values.shape)
     with np.errstate(over="ignore", invalid="ignore"):
         image = values.astype(np.float32)
-    if missing := int((~np.isfinite(image)).sum()):
+    if masked and np.isnan(image).all():
+        raise InputFileError("the image has no clear pixel: all are NaN")
+    if missing := int((~np.isfinite(image) & ~(masked & np.isnan(image))).sum()):
         raise InputFileError(
             f"{missing} pixels of the image are missing (NaN or infinite): fill them, or choose another image"
         )
-    if abs(image).max() > _MOST:
-        raise InputFileError(f"expected temperatures in K or degrees C, got values up to {abs(image).max():.3g}")
-    if image.min() == image.max():
-        raise InputFileError(
-            f"all pixels of the image are {image[0, 0]:.6g}: a constant field has no structure to compare"
-        )
+    low, high = np.nanmin(image), np.nanmax(image)
+    if (largest := max(abs(low), abs(high))) > _MOST:
+        raise InputFileError(f"expected temperatures in K or degrees C, got values up to {largest:.3g}")
+    if low == high:
+        raise InputFileError(f"all pixels of the image are {low:.6g}: a constant field has no structure to compare")
     return image

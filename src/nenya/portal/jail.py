@@ -184,7 +184,7 @@ class _Answer:
         self.header, self._size = header, 4 * side * side
 
 
-def _image(header: dict[str, Any], body: bytes) -> Given:
+def _image(header: dict[str, Any], body: bytes, *, masked: bool) -> Given:
     """Return the image of an answer, or raise its error.
 
     Raises:
@@ -199,7 +199,7 @@ def _image(header: dict[str, Any], body: bytes) -> Given:
     source, side = header.get("source"), header.get("side")
     if not side or not isinstance(source, str):
         raise Broken
-    return Given(checked(np.frombuffer(body, "<f4").reshape(side, side)), shown(source, 200))
+    return Given(checked(np.frombuffer(body, "<f4").reshape(side, side), masked=masked), shown(source, 200))
 
 
 class Jail:
@@ -258,6 +258,8 @@ class Jail:
         row: str = "0",
         scale: Sequence[str] = ("", ""),
         stop: threading.Event | None = None,
+        *,
+        masked: bool = False,
     ) -> Given:
         """Return the image in the bytes of a file, as `nenya.portal.upload.read_image` does.
 
@@ -267,6 +269,7 @@ class Jail:
             row: row of the image in a file of several.
             scale: of PNG.
             stop: ends the work when set.
+            masked: whether pixels may be NaN.
 
         Raises:
             InputFileError: It holds no valid image, or takes too much memory or time.
@@ -274,11 +277,13 @@ class Jail:
             Stopped: `stop` was set.
         """
         asked = {"name": name[-200:], "size": len(data), "row": row[:20], "scale": [text[:40] for text in scale]}
+        if masked:
+            asked["masked"] = True
         text = json.dumps(asked).encode()
         child = self._take()
         try:
             request = LENGTH.pack(len(text)) + text, data
-            return _image(*child.talk(request, self._seconds, stop or threading.Event()))
+            return _image(*child.talk(request, self._seconds, stop or threading.Event()), masked=masked)
         except MemoryError:
             why = f" within {self._memory_mb} MB of memory: save one image alone"
         except Late:

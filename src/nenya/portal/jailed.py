@@ -34,7 +34,8 @@ def main() -> None:
     _send({"closed": close_doors(int(memory), int(seconds), walls=walls == "1")})
     asked = json.loads(_take(LENGTH.unpack(_take(LENGTH.size))[0]))
     try:
-        found = reader.read_image(asked["name"], _take(asked["size"]), asked["row"], asked["scale"])
+        how = {"masked": True} if asked.get("masked") else {}
+        found = reader.read_image(asked["name"], _take(asked["size"]), asked["row"], asked["scale"], **how)
         image = np.ascontiguousarray(found.image, "<f4")
         _send({"side": len(image), "source": found.source}, image.tobytes())
     except MemoryError:

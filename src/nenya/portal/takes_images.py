@@ -164,7 +164,8 @@ class TakesImages(RequestHandler):
         scale = [self.get_query_argument(end, "") for end in ("low", "high")]
         jail, encoder, dataset = self.portal.jail, self.portal.encoder, session.dataset
         loop, body, self._body = asyncio.get_running_loop(), self._body, bytearray()
-        reading = functools.partial(jail.read, name, body, row, scale, self._stop)
+        masked = encoder is not None and encoder.masked
+        reading = functools.partial(jail.read, name, body, row, scale, self._stop, masked=masked)
         try:
             given = await loop.run_in_executor(jail.threads, reading)
         except Stopped:

@@ -1,10 +1,11 @@
 """Uploaded images: read from bytes without executing anything, and checked."""
 
+import functools
 import io
 import math
 import struct
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -27,6 +28,8 @@ from nenya.portal.images import (
 )
 from nenya.portal.upload_hdf5 import read_hdf5
 from nenya.storage.texts import shown
+
+_Reader = Callable[[bytes, int], Picked]
 
 SUFFIXES = (".npy", ".npz", ".h5", ".hdf5", ".nc", ".png")
 _MOST_VALUES = 2**26  # of an array
@@ -67,7 +70,9 @@ class Upload:
     source: str = ""
 
 
-def read_image(name: str, data: bytes, row: str = "0", scale: Sequence[str] = ("", "")) -> Given:
+def read_image(
+    name: str, data: bytes, row: str = "0", scale: Sequence[str] = ("", ""), *, masked: bool = False
+) -> Given:
     """Return the image in the bytes of a file.
 
     Args:
@@ -75,6 +80,7 @@ def read_image(name: str, data: bytes, row: str = "0", scale: Sequence[str] = ("
         data: the bytes.
         row: row of the image in a file of several, an integer as string.
         scale: of PNG, the values of black and white, K, as strings.
+        masked: whether pixels may be NaN, or masked by the mask of a cutout file.
 
     Raises:
         InputFileError: The file is of another kind, or holds no complete, square, non-constant numeric image.
@@ -82,7 +88,13 @@ def read_image(name: str, data: bytes, row: str = "0", scale: Sequence[str] = ("
         MemoryError: It needs too much memory.
     """
     suffix = Path(name).suffix.lower()
-    readers = {".npz": _npz, ".h5": read_hdf5, ".hdf5": read_hdf5, ".nc": _netcdf}
+    cutouts: Callable[[bytes, int], Picked] = functools.partial(read_hdf5, masked=masked)
+    readers: dict[str, Callable[[bytes, int], Picked]] = {
+        ".npz": _npz,
+        ".h5": cutouts,
+        ".hdf5": cutouts,
+        ".nc": _netcdf,
+    }
     try:
         if suffix == ".png":
             values, source = _png(data, scale), ""
@@ -98,7 +110,7 @@ def read_image(name: str, data: bytes, row: str = "0", scale: Sequence[str] = ("
     except Exception as error:  # readers raise any exception for damaged bytes
         kind = suffix.removeprefix(".")
         raise InputFileError(f"this file cannot be read as {kind}: it is damaged or of another kind") from error
-    return Given(checked(values), source)
+    return Given(checked(values, masked=masked), source)
 
 
 def _npy(stream: IO[bytes], row: int, name: str = "") -> Picked:

@@ -21,13 +21,14 @@ _MOST_CHUNK = 2**27  # bytes, decompressed
 _KIND = "this HDF5 file"
 
 
-def read_hdf5(data: bytes, row: int, *, netcdf: bool = False) -> Picked:
+def read_hdf5(data: bytes, row: int, *, netcdf: bool = False, masked: bool = False) -> Picked:
     """Return one image of a file, from its partition of cutouts, else from its first array of images.
 
     Args:
         data: the file.
         row: row of the image in the array.
         netcdf: whether to apply the scaling attributes of NetCDF.
+        masked: whether to set pixels of the mask `<name>_mask` to NaN.
 
     Raises:
         InputFileError: It holds no numeric image, links out of the file, or uses unusual filters.
@@ -36,7 +37,7 @@ def read_hdf5(data: bytes, row: int, *, netcdf: bool = False) -> Picked:
     with open_hdf5(io.BytesIO(data), links="none") as file:
         found = {name: file[name] for name in _names(file)}
         arrays = {n: item for n, item in found.items() if isinstance(item, h5py.Dataset) and is_image(item.shape or ())}
-        numbers = {n: item for n, item in arrays.items() if item.dtype.kind in "fiu"}
+        numbers = {n: i for n, i in arrays.items() if i.dtype.kind in "fiu" and not _is_mask(n, arrays)}
         cutouts = {} if netcdf else {name: numbers[name] for name in _PARTITIONS if name in numbers}
         if not numbers:
             raise InputFileError(_nothing(found, netcdf))
@@ -44,6 +45,9 @@ def read_hdf5(data: bytes, row: int, *, netcdf: bool = False) -> Picked:
         kind = "partitions" if cutouts else "variables" if netcdf else "arrays"
         index, source = choose(dataset.shape, row, first_of(name, len(cutouts or numbers), kind))
         values = read_one(dataset, index, len(data))
+        mask = found.get(f"{name}_mask")
+        if masked and isinstance(mask, h5py.Dataset) and mask.dtype.kind in "bu" and mask.shape == dataset.shape:
+            values = np.where(read_one(mask, index, len(data)) > 0, np.nan, values)
         attributes = {n: dataset.attrs[n] for n in SCALING if netcdf and n in dataset.attrs}
         return scaled(values, attributes) if netcdf else values, source
 
@@ -51,6 +55,11 @@ def read_hdf5(data: bytes, row: int, *, netcdf: bool = False) -> Picked:
 def _names(file: Any) -> list[str]:
     """Return the objects of a file, in order."""
     return list(itertools.islice(file, _MOST_ITEMS))
+
+
+def _is_mask(name: str, arrays: dict[str, Any]) -> bool:
+    """Return whether an array is the mask of another."""
+    return name.endswith("_mask") and name.removesuffix("_mask") in arrays
 
 
 def _nothing(found: dict[str, Any], netcdf: bool) -> str:
