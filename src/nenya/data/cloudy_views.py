@@ -4,7 +4,7 @@ Letters: B cutouts, C channels, H rows and columns of a cutout, S of a view, K m
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,10 +48,26 @@ class CloudyViews:
 
     def __init__(self, options: Options, order: Order) -> None:
         self.sampler = CloudSampler(order, options.augment.clouds_most, options.preprocess.masked)
-        self.seed, self.first = options.seed, clear_epochs(options)
+        self.seed, self.first, self.source = options.seed, clear_epochs(options), options.augment.cloud_masks
         self.guided = options.loss.clear_weight > 0
         self.demeaned = options.preprocess.file == "demean"
-        self.bank = hashlib.sha256(order.tobytes()).hexdigest()
+        self._bank = hashlib.sha256(order.tobytes()).hexdigest()
+
+    def state(self) -> dict[str, Any]:
+        """Return what a resumed run needs to know: the bank, and the epoch from which there are clouds."""
+        return {"bank": self._bank, "first": self.first}
+
+    def restore(self, state: Mapping[str, Any] | None) -> None:
+        """Resume with clouds from the same epoch.
+
+        Raises:
+            InputFileError: The bank was another one.
+        """
+        if state is None or state["bank"] != self._bank:
+            raise InputFileError(
+                f"augment.cloud_masks={self.source}: the clouds are not those of the run: resume with the same masks"
+            )
+        self.first = state["first"]
 
     def lay(self, batch: dict[str, Any], stage: int, epoch: int, plain: Callable[[], Tensor]) -> dict[str, Tensor]:
         """Return the views of a batch.

@@ -208,18 +208,19 @@ class ViewsDataModule(pl.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Return a description of the data, for the checkpoint."""
-        files = [[f.path.name, {name: p.rows for name, p in f.partitions.items()}] for f in self.files]
-        return {"files": files, **({} if self.clouds is None else {"clouds": self.clouds.bank})}
+        clouds = {} if self.clouds is None else {"clouds": self.clouds.state()}
+        return {"files": self._described(), **clouds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Refuse to resume a run on other data."""
-        if state_dict["files"] == self.state_dict()["files"] and state_dict != self.state_dict():
-            raise InputFileError(
-                "the clouds are not those of the run: resume with the same file and augment.cloud_masks="
-            )
-        if state_dict != self.state_dict():
-            was, now = state_dict["files"], self.state_dict()["files"]
+        was, now = state_dict["files"], self._described()
+        if was != now:
             raise InputFileError(f"expected the data of the run, {was}, got {now}: resume with the same data=")
+        if self.clouds is not None:
+            self.clouds.restore(state_dict.get("clouds"))
+
+    def _described(self) -> list[list[Any]]:
+        return [[f.path.name, {name: p.rows for name, p in f.partitions.items()}] for f in self.files]
 
     def _parts(self, stage: str) -> list[tuple[CutoutFile, str]]:
         """Return the partitions that a stage reads; with chosen rows all stages read the same ones."""

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nenya.data.clouds import clear_epochs
 from nenya.errors import CheckpointError
 from nenya.models.checkpoint import Checkpoint
 from nenya.models.resnet import ContrastiveNet
@@ -136,13 +135,12 @@ class TwoSchedules:
         return self.rate * (1 + math.cos(math.pi * done)) / 2
 
 
-def with_clouds(schedule: Schedule, options: Options) -> Schedule | TwoSchedules:
-    """Return the learning rates of a training, which start again with the clouds if these have a guide."""
-    first = clear_epochs(options)
+def with_clouds(schedule: Schedule, options: Options, first: int) -> Schedule | TwoSchedules:
+    """Return the learning rates of a training, which start again after `first` epochs if there is a guide then."""
     if not (options.augment.clouds and options.loss.clear_weight):
         return schedule
     before = replace(schedule, epochs=max(first, 1))
-    return TwoSchedules(before, first, GUIDED_RATE * schedule.learning_rate, schedule.epochs - first)
+    return TwoSchedules(before, first, GUIDED_RATE * schedule.learning_rate, max(schedule.epochs - first, 1))
 
 
 def with_mask_channel(checkpoint: Checkpoint) -> Checkpoint:

@@ -95,7 +95,7 @@ class ContrastiveModule(pl.LightningModule):
         self._runner: tuple[tuple[Any, ...], Runner] | None = None
         self._monitored: list[Tensor] = []
         self._compiled: Callable[[Tensor], Tensor] | None = None
-        self._guide = Guide()
+        self._guide, self._clear_epochs = Guide(), clear_epochs(options)
         if trained:
             _ = self.schedule
 
@@ -111,7 +111,7 @@ class ContrastiveModule(pl.LightningModule):
             lr_decay_rate=optim.lr_decay_rate,
             lr_decay_epochs=tuple(optim.lr_decay_epochs),
         )
-        return with_clouds(schedule, self.options)
+        return with_clouds(schedule, self.options, self._clear_epochs)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the latents (B, D) of images (B, C, H, W), as `model.latent` says.
@@ -252,16 +252,20 @@ class ContrastiveModule(pl.LightningModule):
         return latents
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the options, as plain types, and the guide, if there is one, to Lightning's checkpoint."""
+        """Add to Lightning's checkpoint the options, as plain types, and what there is of clouds."""
         checkpoint["opt"] = flat_view(self.options)
-        if (guide := self._guide.state()) is not None:
-            checkpoint["guide"] = guide
+        if self.options.augment.clouds:
+            checkpoint["clouds"] = {"clear_epochs": self._clear_epochs, "guide": self._guide.state()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Resume with the guide of the checkpoint."""
-        cloudy = self.options.augment.clouds and self.options.loss.clear_weight > 0
-        past = cloudy and checkpoint["global_step"] > 0 and checkpoint["epoch"] >= clear_epochs(self.options)
-        self._guide.restore(checkpoint.get("guide"), self.net, needed=past)
+        """Resume with the guide of the checkpoint, and with clouds from the same epoch."""
+        if not self.options.augment.clouds:
+            return
+        found = checkpoint.get("clouds", {})
+        self._clear_epochs = found.get("clear_epochs", self._clear_epochs)
+        self.__dict__.pop("schedule", None)
+        needed = self.options.loss.clear_weight > 0 and checkpoint["epoch"] >= self._clear_epochs
+        self._guide.restore(found.get("guide"), self.net, needed=needed)
 
     def check_finite(self, loss: Tensor, epoch: int) -> None:
         """Stop the training if a loss is not finite.

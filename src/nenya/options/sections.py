@@ -287,6 +287,14 @@ class Options:
     traceback: bool = option(False, "show tracebacks of errors")
 
 
+def _check_clouds(augment: AugmentOptions) -> None:
+    """Refuse options of clouds where there are none."""
+    for name in ("clouds_most", "clouds_from", "cloud_masks"):
+        value = getattr(augment, name)
+        if not augment.clouds and value != getattr(AugmentOptions, name):
+            raise OptionError(f"augment.{name}={value}: has an effect only with augment.clouds=true")
+
+
 def taken(options_type: type[Options]) -> list[str]:
     """Return the names of the options and sections that a command takes, in the order of their declaration."""
     shared = {f.name for f in dataclasses.fields(Options)}
@@ -332,6 +340,7 @@ def build_options(cls: type[O], values: Mapping[str, Any]) -> O:
     check_effects(options, cls.only_with, cls.not_with)
     if "preprocess" not in taken(cls) and options.model.mask_channel:
         options.preprocess.masked = "mask"  # nothing else goes with this network
+    _check_clouds(options.augment)
     jitter = options.augment.random_jitter
     if options.augment.recipe in ("v4", "v2") and jitter == 0:
         raise OptionError(
