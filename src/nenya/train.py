@@ -15,7 +15,7 @@ from nenya.errors import CheckpointError, InputFileError, Interrupted, NenyaErro
 from nenya.options.commands import TrainOptions
 from nenya.options.declare import to_dict
 from nenya.options.flat import flat_name, flat_view
-from nenya.options.sections import Options
+from nenya.options.sections import BANKS, Options
 from nenya.storage.disk import atomic_path, folder_bytes
 from nenya.storage.names import remove
 from nenya.storage.paths import is_s3
@@ -50,10 +50,12 @@ def run(options: TrainOptions, *, aside: bool = False) -> int:
         NenyaError: Bad input, options, weights or output; a non-finite loss.
         Interrupted: A signal was received; the state is saved.
     """
-    from nenya.data.datamodule import ViewsDataModule, inspect_all
+    from nenya.data.cloudy_views import cloudy_views
+    from nenya.data.datamodule import ViewsDataModule, inspect_all, view_sampler
     from nenya.data.learnable import check_learnable, choose_partition
     from nenya.data.row_list import read_row_list
     from nenya.models.checkpoint import load_checkpoint, load_weights
+    from nenya.models.clouds import with_mask_channel
     from nenya.models.contrastive import ContrastiveModule, make_net
     from nenya.runtime.trainer import check_trainer
     from nenya.storage.paths import DEFAULT_CACHE, fetch, find_sources, local_path
@@ -73,14 +75,17 @@ def run(options: TrainOptions, *, aside: bool = False) -> int:
     check_data(options, files)
     net = make_net(options)
     if options.init_from and not options.resume:
-        load_weights(net, load_checkpoint(fetch(find_sources(options.init_from), loader.cache_dir)[0]))
+        weights = load_checkpoint(fetch(find_sources(options.init_from), loader.cache_dir)[0])
+        load_weights(net, with_mask_channel(weights) if options.model.mask_channel else weights)
     if options.debug:
         for key, value in _DEBUG.items():
             setattr(options.trainer, key, value)
     check_trainer(options.trainer)
     check_learnable(options, files, chosen)
+    guide = bool(options.init_from) or options.debug
+    clouds = cloudy_views(options, files, view_sampler(options.augment), guide=guide)
     module = ContrastiveModule(options, net)
-    data = ViewsDataModule(options, files, local_path(loader.cache_dir or DEFAULT_CACHE), chosen)
+    data = ViewsDataModule(options, files, local_path(loader.cache_dir or DEFAULT_CACHE), chosen, clouds)
     needed = _COPIES * sum(p.nbytes for p in net.parameters()) + 2**20
     folder = run_folder(options, sources, needed, aside=aside)
     if note:
@@ -346,7 +351,10 @@ def _write_config(options: TrainOptions, files: "list[Path | str]", folder: Path
     values = to_dict(options)
     places = [file if isinstance(file, str) else str(file.absolute()) for file in files]
     values.update(data=places, resume=None, clobber=False)
-    for section, key in ((values, "init_from"), (values, "rows"), (values["loader"], "cache_dir")):
+    paths = [(values, "init_from"), (values, "rows"), (values["loader"], "cache_dir")]
+    if options.augment.cloud_masks not in BANKS:
+        paths.append((values["augment"], "cloud_masks"))
+    for section, key in paths:
         if section[key] and not is_s3(section[key]):
             section[key] = str(local_path(section[key]).absolute())
     with atomic_path(folder / "config.yaml") as temporary:

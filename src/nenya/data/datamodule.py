@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from nenya.data.augment import ViewSampler
 from nenya.data.blocks import as_it_is
+from nenya.data.cloudy_views import CloudyViews
 from nenya.data.cutouts import CutoutFile, inspect_cutouts
 from nenya.data.masks import check_holes, network_input, without_latent
 from nenya.data.row_list import RowList
@@ -185,12 +186,19 @@ class ViewsDataModule(pl.LightningDataModule):
         files: the cutout files; each holds the training partition, unless rows are chosen.
         cache_dir: folder of unpacked copies of data that do not fit into memory.
         chosen: the rows to train and validate on; None: the partitions.
+        clouds: lays clouds over the views; None: they stay clear.
     """
 
     def __init__(
-        self, options: Options, files: Sequence[CutoutFile], cache_dir: Path, chosen: RowList | None = None
+        self,
+        options: Options,
+        files: Sequence[CutoutFile],
+        cache_dir: Path,
+        chosen: RowList | None = None,
+        clouds: CloudyViews | None = None,
     ) -> None:
         super().__init__()
+        self.clouds = clouds
         self.options, self.files, self.cache_dir, self.chosen = options, list(files), cache_dir, chosen
         self.views = view_sampler(options.augment)
         self.mask_views = view_sampler(replace(options.augment, demean=False, gauss_noise=0.0))
@@ -200,13 +208,19 @@ class ViewsDataModule(pl.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Return a description of the data, for the checkpoint."""
-        return {"files": [[f.path.name, {name: p.rows for name, p in f.partitions.items()}] for f in self.files]}
+        clouds = {} if self.clouds is None else {"clouds": self.clouds.state()}
+        return {"files": self._described(), **clouds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Refuse to resume a run on other data."""
-        if state_dict != self.state_dict():
-            was, now = state_dict["files"], self.state_dict()["files"]
+        was, now = state_dict["files"], self._described()
+        if was != now:
             raise InputFileError(f"expected the data of the run, {was}, got {now}: resume with the same data=")
+        if self.clouds is not None:
+            self.clouds.restore(state_dict.get("clouds"))
+
+    def _described(self) -> list[list[Any]]:
+        return [[f.path.name, {name: p.rows for name, p in f.partitions.items()}] for f in self.files]
 
     def _parts(self, stage: str) -> list[tuple[CutoutFile, str]]:
         """Return the partitions that a stage reads; with chosen rows all stages read the same ones."""
@@ -341,7 +355,10 @@ class ViewsDataModule(pl.LightningDataModule):
             resident = self._rows[stage].resident
             assert resident is not None
             batch["images"] = resident[batch["rows"]]
-        batch["views"] = self.make_views(batch, stage, epoch)
+        if self.clouds is None:
+            batch["views"] = self.make_views(batch, stage, epoch)
+        else:
+            batch |= self.clouds.lay(batch, _STAGES[stage], epoch, lambda: self.make_views(batch, stage, epoch))
         return batch
 
     def make_views(self, batch: dict[str, Any], stage: str, epoch: int) -> torch.Tensor:

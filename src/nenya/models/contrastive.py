@@ -13,9 +13,11 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from nenya.data.clouds import clear_epochs
 from nenya.errors import CheckpointError, NenyaError, OptionError
 from nenya.latents import metrics
 from nenya.models.checkpoint import Checkpoint, load_checkpoint, load_weights
+from nenya.models.clouds import Guide, TwoSchedules, guided_loss, with_clouds
 from nenya.models.inference import Runner, make_runner, obstacle
 from nenya.models.losses import contrastive_loss, gather_views
 from nenya.models.resnet import ContrastiveNet
@@ -93,14 +95,15 @@ class ContrastiveModule(pl.LightningModule):
         self._runner: tuple[tuple[Any, ...], Runner] | None = None
         self._monitored: list[Tensor] = []
         self._compiled: Callable[[Tensor], Tensor] | None = None
+        self._guide, self._clear_epochs = Guide(), clear_epochs(options)
         if trained:
             _ = self.schedule
 
     @functools.cached_property
-    def schedule(self) -> Schedule:
+    def schedule(self) -> Schedule | TwoSchedules:
         """The learning rate of a training."""
         optim = self.options.optim
-        return Schedule(
+        schedule = Schedule(
             learning_rate=optim.learning_rate,
             epochs=self.options.trainer.max_epochs,
             cosine=optim.cosine,
@@ -108,6 +111,7 @@ class ContrastiveModule(pl.LightningModule):
             lr_decay_rate=optim.lr_decay_rate,
             lr_decay_epochs=tuple(optim.lr_decay_epochs),
         )
+        return with_clouds(schedule, self.options, self._clear_epochs)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the latents (B, D) of images (B, C, H, W), as `model.latent` says.
@@ -188,7 +192,12 @@ class ContrastiveModule(pl.LightningModule):
 
     def _loss(self, batch: dict[str, Any]) -> Tensor:
         views = batch["views"]
+        if "clear" in batch:
+            self._guide.take(self.net)  # before the running means of batch norm see a cloud
         features = self._encode(views.flatten(0, 1)).reshape(*views.shape[:2], -1)
+        if "clear" in batch:
+            clear = gather_views(self._guide.latents(batch["clear"]))[0]
+            return self.options.loss.clear_weight * guided_loss(gather_views(features)[0], clear)
         features, labels = gather_views(features, batch.get("labels"))
         return contrastive_loss(
             features,
@@ -243,8 +252,20 @@ class ContrastiveModule(pl.LightningModule):
         return latents
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the options, as plain types, to Lightning's checkpoint."""
+        """Add to Lightning's checkpoint the options, as plain types, and what there is of clouds."""
         checkpoint["opt"] = flat_view(self.options)
+        if self.options.augment.clouds:
+            checkpoint["clouds"] = {"clear_epochs": self._clear_epochs, "guide": self._guide.state()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Resume with the guide of the checkpoint, and with clouds from the same epoch."""
+        if not self.options.augment.clouds:
+            return
+        found = checkpoint.get("clouds", {})
+        self._clear_epochs = found.get("clear_epochs", self._clear_epochs)
+        self.__dict__.pop("schedule", None)
+        needed = self.options.loss.clear_weight > 0 and checkpoint["epoch"] >= self._clear_epochs
+        self._guide.restore(found.get("guide"), self.net, needed=needed)
 
     def check_finite(self, loss: Tensor, epoch: int) -> None:
         """Stop the training if a loss is not finite.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nenya.data.pyramid import clear_mean, fill_pyramid
 from nenya.errors import InputFileError, OptionError
 
 MINIMUM_IMAGE_SIZE = 8
@@ -152,7 +153,8 @@ class ContrastiveNet(nn.Module):
         nchannels: Channels of the images that the first convolution is made for.
         width: Channels of the first stage; 64 is the published network. The encoder's features have length
             8 `width` (resnet18, 34) or 32 `width` (resnet50, 101).
-        mask_channel: Whether a second channel says which pixels are masked (1) and clear (0).
+        mask_channel: Whether a second channel says which pixels are masked (1) and clear (0); see `refilled`. Its
+            weights begin at 0.
 
     Raises:
         OptionError: An unknown `ssl_model`, a number below 1, or a mask channel beside several channels.
@@ -178,6 +180,8 @@ class ContrastiveNet(nn.Module):
         self.ssl_model, self.feat_dim, self.nchannels, self.width = ssl_model, feat_dim, nchannels, width
         self.mask_channel = mask_channel
         self.encoder = _Encoder(ARCHITECTURES[ssl_model], self.channels, width)
+        if mask_channel:
+            nn.init.zeros_(self.encoder.conv1.weight[:, 1:])
         length = self.encoder.out_features
         self.head = nn.Sequential(nn.Linear(length, length), nn.ReLU(inplace=True), nn.Linear(length, feat_dim))
 
@@ -219,7 +223,7 @@ class ContrastiveNet(nn.Module):
         if not self.mask_channel and x.shape[1] not in (1, self.nchannels):
             wanted = "1 channel" if self.nchannels == 1 else f"1 or {self.nchannels} channels"
             raise ValueError(f"expected images with {wanted}, got {x.shape[1]}")
-        features: Tensor = self.encoder(x)
+        features: Tensor = self.encoder(refilled(x) if self.mask_channel else x)
         return features
 
     def forward(self, x: Tensor) -> Tensor:
@@ -236,6 +240,17 @@ class ContrastiveNet(nn.Module):
             ValueError: `x` has another number of dimensions or channels.
         """
         return normalise(self.head(self.encode(x)))
+
+
+def refilled(x: Tensor) -> Tensor:
+    """Return what a network with a mask channel sees of images and masks (B, 2, H, W).
+
+    Masked pixels are filled from the clear ones, whatever was filled in before, and the mean of the clear pixels is
+    removed: latents depend on clear pixels and the mask alone. A clear image only loses its mean.
+    """
+    image, mask = x[:, :1], x[:, 1:]
+    clear = 1 - mask
+    return torch.cat([fill_pyramid(image - clear_mean(image, clear), clear), mask], dim=1)
 
 
 def normalise(projected: Tensor) -> Tensor:

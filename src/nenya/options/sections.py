@@ -36,6 +36,9 @@ TRAINING_ONLY = frozenset(
 MASKED = ("nan", "fill", "mean", "mask")
 """What the network sees of masked pixels; see `nenya.data.masks`."""
 
+BANKS = ("generated", "own")
+"""Banks of clouds that are no files; see `nenya.data.cloudy_views`."""
+
 BACKENDS = ("eager", "folded", "packed", "compiled")
 """Backends of the forward pass in extraction; see `nenya.models.inference`."""
 
@@ -71,6 +74,11 @@ class LossOptions:
     ssl_method: str = option("SimCLR", "SimCLR (no labels) or SupCon (labels)", one_of("SimCLR", "SupCon"))
     temp: float = option(0.07, "temperature", above(0))
     contrast_mode: str = option("all", "anchors: all views or the first one", one_of("all", "one"))
+    clear_weight: float = option(
+        1.0,
+        "with augment.clouds, weight of the agreement with the clear cutout's latent; 0: twins under clouds agree",
+        at_least(0),
+    )
 
 
 @dataclass
@@ -91,6 +99,12 @@ class AugmentOptions:
         "two-step", "rotation and crop as two samplings, or as one", one_of("two-step", "composed")
     )
     padding: str = option("zeros", "padding beyond the cutout's edge in a rotation", one_of("zeros", "reflection"))
+    clouds: bool = option(False, "lay clouds over the views, different ones over the two views of a cutout")
+    clouds_most: float = option(0.5, "largest share of a view that a cloud covers", within(0.01, 0.9))
+    clouds_from: float = option(0.5, "share of the epochs that are without clouds, before those with", within(0, 0.99))
+    cloud_masks: str = option(
+        "generated", "shapes of the clouds: generated, own (masks of the training data), or the path of a cutout file"
+    )
 
 
 @dataclass
@@ -283,6 +297,14 @@ class Options:
     traceback: bool = option(False, "show tracebacks of errors")
 
 
+def _check_clouds(augment: AugmentOptions) -> None:
+    """Refuse options of clouds where there are none."""
+    for name in ("clouds_most", "clouds_from", "cloud_masks"):
+        value = getattr(augment, name)
+        if not augment.clouds and value != getattr(AugmentOptions, name):
+            raise OptionError(f"augment.{name}={value}: has an effect only with augment.clouds=true")
+
+
 def taken(options_type: type[Options]) -> list[str]:
     """Return the names of the options and sections that a command takes, in the order of their declaration."""
     shared = {f.name for f in dataclasses.fields(Options)}
@@ -335,6 +357,7 @@ def build_options(cls: type[O], values: Mapping[str, Any]) -> O:
     check_effects(options, cls.only_with, cls.not_with)
     if "preprocess" not in taken(cls) and options.model.mask_channel:
         options.preprocess.masked = "mask"  # nothing else goes with this network
+    _check_clouds(options.augment)
     jitter = options.augment.random_jitter
     if options.augment.recipe in ("v4", "v2") and jitter == 0:
         raise OptionError(
