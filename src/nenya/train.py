@@ -81,7 +81,7 @@ def run(options: TrainOptions, *, aside: bool = False) -> int:
     check_learnable(options, files, chosen)
     module = ContrastiveModule(options, net)
     data = ViewsDataModule(options, files, local_path(loader.cache_dir or DEFAULT_CACHE), chosen)
-    needed = _COPIES * sum(p.nbytes for p in net.parameters()) + 2**20
+    needed = _COPIES * sum(tensor.nbytes for tensor in module.state_dict().values()) + 2**20
     folder = run_folder(options, sources, needed, aside=aside)
     if note:
         log.warning("%s", note)
@@ -408,6 +408,7 @@ def fit(options: TrainOptions, module: "ContrastiveModule", data: Any, folder: P
     from nenya.models.callbacks import AtomicCheckpointIO, LastCheckpoint, LearningCurve, remove_unfinished
     from nenya.models.checkpoint import save_pth
     from nenya.models.epoch_files import EpochFiles
+    from nenya.models.objectives.methods import described
     from nenya.models.pickled import check_sizes
     from nenya.models.progress import CollapseWarning, TrainingBar
     from nenya.runtime.process import is_main_process
@@ -455,8 +456,8 @@ def fit(options: TrainOptions, module: "ContrastiveModule", data: Any, folder: P
         listed = {"rows": options.rows, "rows_sha256": options.rows_sha256} if options.rows else {}
         save_pth(
             folder / "last.pth",
-            module.net,
-            options={**flat_view(options), "model_version": options.model.name, **listed},
+            module.extracted,
+            options={**flat_view(options), "model_version": options.model.name, **described(options), **listed},
             epoch=trainer.current_epoch,
             optimizer_state=state,
         )

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nenya.errors import InputFileError, OptionError
+from nenya.models.backbones.make import BACKBONES, features_of_own, make_encoder
+from nenya.options.own import is_dotted
 
 MINIMUM_IMAGE_SIZE = 8
 """Shortest side of an image, px: the three strides of 2 leave one pixel of it in the last stage."""
@@ -147,7 +149,8 @@ class ContrastiveNet(nn.Module):
     """Encoder and projection head of SimCLR and SupCon (Chen 2020, Khosla 2020), for small images.
 
     Args:
-        ssl_model: Depth, a key of `ARCHITECTURES`.
+        ssl_model: The encoder: a depth, a key of `ARCHITECTURES`; one of `BACKBONES`; or the dotted name of a class of
+            the user's own, see `nenya.models.backbones.make`.
         feat_dim: Length D of the latent.
         nchannels: Channels of the images that the first convolution is made for.
         width: Channels of the first stage; 64 is the published network. The encoder's features have length
@@ -159,13 +162,20 @@ class ContrastiveNet(nn.Module):
 
     def __init__(self, ssl_model: str = "resnet50", feat_dim: int = 256, nchannels: int = 1, width: int = 64) -> None:
         super().__init__()
-        if ssl_model not in ARCHITECTURES:
-            raise OptionError(f"model.ssl_model={ssl_model!r}: expected one of {', '.join(ARCHITECTURES)}")
+        if ssl_model not in (*ARCHITECTURES, *BACKBONES) and not is_dotted(ssl_model):
+            raise OptionError(
+                f"model.ssl_model={ssl_model!r}: expected one of {', '.join((*ARCHITECTURES, *BACKBONES))}, or the "
+                "dotted name of a class of your own"
+            )
         for name, value in (("feat_dim", feat_dim), ("nchannels", nchannels), ("width", width)):
             if value < 1:
                 raise OptionError(f"model.{name}={value}: expected at least 1")
         self.ssl_model, self.feat_dim, self.nchannels, self.width = ssl_model, feat_dim, nchannels, width
-        self.encoder = _Encoder(ARCHITECTURES[ssl_model], nchannels, width)
+        self.encoder: Any = (
+            _Encoder(ARCHITECTURES[ssl_model], nchannels, width)
+            if ssl_model in ARCHITECTURES
+            else make_encoder(ssl_model, nchannels, width)
+        )
         length = self.encoder.out_features
         self.head = nn.Sequential(nn.Linear(length, length), nn.ReLU(inplace=True), nn.Linear(length, feat_dim))
 
@@ -186,7 +196,7 @@ class ContrastiveNet(nn.Module):
             x: (B, C, H, W) floating point images, C = `nchannels`, or C = 1 for one channel repeated.
 
         Returns:
-            (B, d) pooled features, d = 8 or 32 times `width`.
+            (B, d) pooled features, d = `encoder.out_features`.
 
         Raises:
             ValueError: `x` has another number of dimensions or channels.
@@ -196,6 +206,8 @@ class ContrastiveNet(nn.Module):
         if x.shape[1] not in (1, self.nchannels):
             wanted = "1 channel" if self.nchannels == 1 else f"1 or {self.nchannels} channels"
             raise ValueError(f"expected images with {wanted}, got {x.shape[1]}")
+        if is_dotted(self.ssl_model):
+            return features_of_own(self.encoder, x, self.nchannels, self.ssl_model)
         features: Tensor = self.encoder(x)
         return features
 
@@ -212,7 +224,12 @@ class ContrastiveNet(nn.Module):
         Raises:
             ValueError: `x` has another number of dimensions or channels.
         """
-        return normalise(self.head(self.encode(x)))
+        return normalise(self.project(x))
+
+    def project(self, x: Tensor) -> Tensor:
+        """Return the head's output (B, D) itself, of any length, for images as for `encode`."""
+        projected: Tensor = self.head(self.encode(x))
+        return projected
 
 
 def normalise(projected: Tensor) -> Tensor:
