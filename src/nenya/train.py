@@ -55,6 +55,7 @@ def run(options: TrainOptions, *, aside: bool = False) -> int:
     from nenya.data.row_list import read_row_list
     from nenya.models.checkpoint import load_checkpoint, load_weights
     from nenya.models.contrastive import ContrastiveModule, make_net
+    from nenya.models.resnet import check_encoder
     from nenya.runtime.trainer import check_trainer
     from nenya.storage.paths import DEFAULT_CACHE, fetch, find_sources, local_path
 
@@ -72,6 +73,7 @@ def run(options: TrainOptions, *, aside: bool = False) -> int:
         note = choose_partition(options, files)
     check_data(options, files)
     net = make_net(options)
+    check_encoder(net, next(iter(files[0].partitions.values())).height)
     if options.init_from and not options.resume:
         load_weights(net, load_checkpoint(fetch(find_sources(options.init_from), loader.cache_dir)[0]))
     if options.debug:
@@ -228,6 +230,7 @@ def check_data(options: Options, files: "list[CutoutFile]") -> None:
         NenyaError: The cutouts are too small, the crop is too large, or labels are missing.
     """
     from nenya.data.datamodule import read_labels, view_sampler
+    from nenya.data.extra_views import ExtraViews
     from nenya.models.resnet import check_image_size
 
     first = next(iter(files[0].partitions.values()))
@@ -235,7 +238,9 @@ def check_data(options: Options, files: "list[CutoutFile]") -> None:
         check_image_size(first.height, first.width)
     except InputFileError as error:
         raise InputFileError(f"{files[0].path}: {error}") from error
-    view_sampler(options.augment).check(first.height)
+    sampler = view_sampler(options.augment)
+    sampler.check(first.height)
+    ExtraViews(options.augment).check(sampler.output_size(first.height))
     wanted = options.model.image_size
     if wanted and wanted != first.height:
         log.warning(

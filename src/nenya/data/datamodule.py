@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from nenya.data.augment import ViewSampler
 from nenya.data.blocks import as_it_is
 from nenya.data.cutouts import CutoutFile, inspect_cutouts, nonfinite_rows
+from nenya.data.extra_views import ExtraViews
 from nenya.data.row_list import RowList
 from nenya.data.unpack import load_partition
 from nenya.errors import InputFileError
@@ -187,6 +188,7 @@ class ViewsDataModule(pl.LightningDataModule):
         super().__init__()
         self.options, self.files, self.cache_dir, self.chosen = options, list(files), cache_dir, chosen
         self.views = view_sampler(options.augment)
+        self.extra = ExtraViews(options.augment)
         self._rows: dict[str, CutoutRows] = {}
         self._usable: dict[str, NDArray[np.int64]] = {}
 
@@ -343,6 +345,7 @@ class ViewsDataModule(pl.LightningDataModule):
         drawn = self.views.draw(2 * batch["total"], images.shape[-1], generator)
         mine = drawn[slice(2 * batch["first"], 2 * (batch["first"] + len(images)))]
         views = self.views.apply(images, mine)
+        views = self.extra(views, [self.options.seed, _STAGES[stage], epoch, batch["index"], batch["first"]])
         return views.reshape(len(images), 2, *views.shape[1:]).to(batch["images"].dtype)
 
 

@@ -131,14 +131,14 @@ class ContrastiveModule(pl.LightningModule):
 
     def _encode(self, views: Tensor) -> Tensor:
         """Return the features (V, D) of views (V, C, H, W); full batches go through the compiled network."""
-        forward = self.net if self.objective.normalised else self.net.project
+        forward: Callable[[Tensor], Tensor] = self.net if self.objective.normalised else self.net.project
         if not self.training:
-            return forward(views)  # type: ignore[no-any-return]
+            return forward(views)
         if self._compiled is not None and len(views) == 2 * self._share_of_a_batch():
             return self._compiled(views)
         if part := self.options.optim.micro_batch:
             return in_parts(forward, self.net, views, 2 * part)
-        return forward(views)  # type: ignore[no-any-return]
+        return forward(views)
 
     def _share_of_a_batch(self) -> int:
         """Return the cutouts of a full batch that one process sees."""
@@ -183,7 +183,7 @@ class ContrastiveModule(pl.LightningModule):
             return None
         forward = teacher if self.objective.normalised else teacher.project
         images = views.flatten(0, 1)
-        parts = images.split(2 * (self.options.optim.micro_batch or len(images)))
+        parts = torch.split(images, 2 * (self.options.optim.micro_batch or len(images)))
         features = torch.cat([forward(part) for part in parts])
         return gather_views(features.reshape(*views.shape[:2], -1))[0]
 

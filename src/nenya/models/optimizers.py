@@ -39,7 +39,7 @@ class LARS(torch.optim.Optimizer):
         super().__init__(groups, usual)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]  # torch has overloads
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Make a step.
 
         Args:

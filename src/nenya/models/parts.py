@@ -7,7 +7,7 @@ part; a network without them has the gradient of the whole batch.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 
 import torch
@@ -30,12 +30,12 @@ def in_parts(forward: Callable[[Tensor], Tensor], net: nn.Module, images: Tensor
     contexts = partial(_contexts, net)
     parts = [
         checkpoint(forward, part, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
-        for part in images.split(size)
+        for part in torch.split(images, size)
     ]
     return torch.cat(parts)
 
 
-def _contexts(net: nn.Module) -> tuple[object, object]:
+def _contexts(net: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """Return the contexts of the first computation and of the second."""
     return nullcontext(), _with_kept_statistics(net)
 

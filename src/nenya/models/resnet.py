@@ -232,6 +232,19 @@ class ContrastiveNet(nn.Module):
         return projected
 
 
+def check_encoder(net: ContrastiveNet, size: int) -> None:
+    """Check that an encoder of the user's own gives features for images of `size` x `size` pixels.
+
+    Raises:
+        OptionError: It fails, or returns something else.
+    """
+    if is_dotted(net.ssl_model):
+        weights, training = next(net.parameters()), net.training
+        with torch.no_grad():
+            net.eval().encode(torch.zeros(2, 1, size, size, dtype=weights.dtype, device=weights.device))
+        net.train(training)
+
+
 def normalise(projected: Tensor) -> Tensor:
     """Return the head's output (B, D) with rows of length 1, in float32 at least."""
     if projected.dtype in _LOW_PRECISION:

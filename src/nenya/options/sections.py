@@ -70,6 +70,10 @@ class ModelOptions:
     image_size: int | None = option(None, "side in pixels of the cutouts of this version")
 
 
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(is_dotted(name) for name in value)
+
+
 @dataclass
 class AugmentOptions:
     """Random views of a cutout for training."""
@@ -86,6 +90,11 @@ class AugmentOptions:
     gauss_noise: float = option(0.0, "standard deviation in K of white noise added to a view", at_least(0))
     resampling: str = option(
         "two-step", "rotation and crop as two samplings, or as one", one_of("two-step", "composed")
+    )
+    extra: Any = option(
+        [],
+        "functions of yours, applied to the finished views in this order, such as [my_views.add_stripes]",
+        ("a list of dotted names", _are_names),
     )
     padding: str = option("zeros", "padding beyond the cutout's edge in a rotation", one_of("zeros", "reflection"))
 

@@ -23,7 +23,8 @@ class _Norm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, c, H, W)."""
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        normed: Tensor = super().forward(x.permute(0, 2, 3, 1))
+        return normed.permute(0, 3, 1, 2)
 
 
 class _Block(nn.Module):
@@ -41,7 +42,8 @@ class _Block(nn.Module):
         """Map (B, c, H, W) to the same shape."""
         out = self.depthwise(x).permute(0, 2, 3, 1)
         out = self.scale * self.narrow(functional.gelu(self.widen(self.norm(out))))
-        return x + out.permute(0, 3, 1, 2)
+        summed: Tensor = x + out.permute(0, 3, 1, 2)
+        return summed
 
 
 class ConvNeXt(nn.Module):

@@ -20,6 +20,7 @@ BACKBONES = (*DEPTHS, *HEADS)
 FIRST_LAYERS = ("encoder.conv1.weight", "encoder.stem.weight", "encoder.patches.weight")
 """Weights (width, C, h, w) of the layer that sees the image: of ResNets, ConvNeXt, ViT."""
 
+_MOST = 65_536
 _MULTIPLE = 4  # of the width of a ViT, for its positions
 _LOST = re.compile(r"(^|\.)(module|_orig_mod)\.")  # prefixes that reading a checkpoint removes
 
@@ -50,6 +51,7 @@ def _own(name: str, nchannels: int, width: int) -> nn.Module:
     kind = load_named(name, "model.ssl_model", "a class derived from torch.nn.Module", _is_module_class)
     taken = inspect.signature(kind).parameters
     any_name = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
+    any_name = any_name and kind.__init__ is not nn.Module.__init__  # which only seems to take any
     settings = {"nchannels": nchannels, "width": width}
     try:
         encoder: nn.Module = kind(**{key: value for key, value in settings.items() if key in taken or any_name})
@@ -124,6 +126,6 @@ def recorded_own(state_dict: Mapping[str, Tensor], options: Mapping[str, Any]) -
     if not is_dotted(name) or last is None or last.ndim != 2:  # a linear layer
         return None
     counts = {key: options.get(key) for key in ("nchannels", "width")}
-    if not all(type(count) is int and count > 0 for count in counts.values()):
+    if not all(type(count) is int and 0 < count <= _MOST for count in counts.values()):
         return None
     return {"ssl_model": name, "feat_dim": last.shape[0], **counts}

@@ -74,7 +74,7 @@ class ViT(nn.Module):
         if rows or columns:  # no pixel is lost
             x = functional.pad(x, (0, columns, 0, rows), mode="replicate")
         tokens = functional.conv2d(x, weight, self.patches.bias, stride=PATCH)
-        places = positions(*tokens.shape[-2:], self.out_features).to(tokens)
+        places = positions(tokens.shape[-2], tokens.shape[-1], self.out_features).to(tokens)
         features: Tensor = self.norm(self.blocks(tokens.flatten(2).transpose(1, 2) + places)).mean(dim=1)
         return features
 
