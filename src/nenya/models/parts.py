@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
 
 def in_parts(forward: Callable[[Tensor], Tensor], net: nn.Module, images: Tensor, size: int) -> Tensor:
     """Return the features of images, computed `size` images at a time, forwards and again backwards.
@@ -43,7 +45,7 @@ def _contexts(net: nn.Module) -> tuple[AbstractContextManager[None], AbstractCon
 @contextmanager
 def _with_kept_statistics(net: nn.Module) -> Iterator[None]:
     """Let batch norms normalise as in training, and keep their running statistics."""
-    norms = [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    norms = [module for module in net.modules() if isinstance(module, _BATCH_NORMS)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
         norm.momentum = 0.0
