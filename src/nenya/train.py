@@ -57,6 +57,7 @@ def run(options: TrainOptions, *, aside: bool = False) -> int:
     from nenya.models.checkpoint import load_checkpoint, load_weights
     from nenya.models.clouds import with_mask_channel
     from nenya.models.contrastive import ContrastiveModule, make_net
+    from nenya.models.resnet import check_encoder
     from nenya.runtime.trainer import check_trainer
     from nenya.storage.paths import DEFAULT_CACHE, fetch, find_sources, local_path
 
@@ -74,6 +75,7 @@ def run(options: TrainOptions, *, aside: bool = False) -> int:
         note = choose_partition(options, files)
     check_data(options, files)
     net = make_net(options)
+    check_encoder(net, next(iter(files[0].partitions.values())).height)
     if options.init_from and not options.resume:
         weights = load_checkpoint(fetch(find_sources(options.init_from), loader.cache_dir)[0])
         load_weights(net, with_mask_channel(weights) if options.model.mask_channel else weights)
@@ -86,7 +88,7 @@ def run(options: TrainOptions, *, aside: bool = False) -> int:
     clouds = cloudy_views(options, files, view_sampler(options.augment), guide=guide)
     module = ContrastiveModule(options, net)
     data = ViewsDataModule(options, files, local_path(loader.cache_dir or DEFAULT_CACHE), chosen, clouds)
-    needed = _COPIES * sum(p.nbytes for p in net.parameters()) + 2**20
+    needed = _COPIES * sum(tensor.nbytes for tensor in module.state_dict().values()) + 2**20
     folder = run_folder(options, sources, needed, aside=aside)
     if note:
         log.warning("%s", note)
@@ -233,6 +235,7 @@ def check_data(options: Options, files: "list[CutoutFile]") -> None:
         NenyaError: The cutouts are too small, the crop is too large, or labels are missing.
     """
     from nenya.data.datamodule import read_labels, view_sampler
+    from nenya.data.extra_views import ExtraViews
     from nenya.models.resnet import check_image_size
 
     first = next(iter(files[0].partitions.values()))
@@ -240,7 +243,9 @@ def check_data(options: Options, files: "list[CutoutFile]") -> None:
         check_image_size(first.height, first.width)
     except InputFileError as error:
         raise InputFileError(f"{files[0].path}: {error}") from error
-    view_sampler(options.augment).check(first.height)
+    sampler = view_sampler(options.augment)
+    sampler.check(first.height)
+    ExtraViews(options.augment).check(sampler.output_size(first.height))
     wanted = options.model.image_size
     if wanted and wanted != first.height:
         log.warning(
@@ -416,6 +421,7 @@ def fit(options: TrainOptions, module: "ContrastiveModule", data: Any, folder: P
     from nenya.models.callbacks import AtomicCheckpointIO, LastCheckpoint, LearningCurve, remove_unfinished
     from nenya.models.checkpoint import save_pth
     from nenya.models.epoch_files import EpochFiles
+    from nenya.models.objectives.methods import described
     from nenya.models.pickled import check_sizes
     from nenya.models.progress import CollapseWarning, TrainingBar
     from nenya.runtime.process import is_main_process
@@ -463,8 +469,8 @@ def fit(options: TrainOptions, module: "ContrastiveModule", data: Any, folder: P
         listed = {"rows": options.rows, "rows_sha256": options.rows_sha256} if options.rows else {}
         save_pth(
             folder / "last.pth",
-            module.net,
-            options={**flat_view(options), "model_version": options.model.name, **listed},
+            module.extracted,
+            options={**flat_view(options), "model_version": options.model.name, **described(options), **listed},
             epoch=trainer.current_epoch,
             optimizer_state=state,
         )

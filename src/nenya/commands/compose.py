@@ -24,6 +24,7 @@ from nenya.options.declare import check_keys, suggest, to_dict
 from nenya.options.files import config_dir, read_group, read_json, read_recipe, read_yaml
 from nenya.options.flat import from_flat
 from nenya.options.old_keys import recorded, say_ignored
+from nenya.options.own import permit_arguments
 from nenya.options.sections import TRAINING_ONLY, Options, build_options, keys_of, taken
 from nenya.storage.texts import LineFormatter, printed, visible
 
@@ -137,6 +138,7 @@ def compose(name: str, args: Sequence[str]) -> Any:
     from omegaconf.errors import OmegaConfBaseException
 
     options_type = options_of(name)
+    permit_arguments(args)
     overrides = prepare(name, args)
 
     def by_hydra(chosen: Sequence[str]) -> Any:

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
+from nenya.errors import CheckpointError
 from nenya.options.declare import to_dict
 from nenya.options.files import config_dir, read_group
+from nenya.options.own import is_dotted
 from nenya.options.sections import MASKED, ModelOptions, Options, PublishedOptions
 
 O = TypeVar("O", bound=Options)  # noqa: E741  # the type of the options of one command
@@ -30,17 +32,26 @@ def with_network(options: O, overrides: Sequence[str]) -> O:
         CheckpointError: The file is missing, damaged, refused, or holds another network.
         StorageError: An S3 service does not deliver it.
     """
+    own = options.model.ssl_model
     keys = {override.partition("=")[0] for override in overrides}
     named = [key for key in keys if key == "model" or (key.startswith("model.") and key not in _FREE)]
-    if named or not _encodes(options):
+    if (named and (named != ["model.ssl_model"] or not is_dotted(own))) or not _encodes(options):
         return options
     from nenya.models.contrastive import checkpoint_of
 
     ckpt = str(getattr(options, "ckpt"))  # noqa: B009  # not every command has it
     checkpoint = checkpoint_of(options, ckpt)
+    architecture = checkpoint.architecture
+    if named:  # the user's own class, with the sizes of the checkpoint
+        architecture = {**architecture, "ssl_model": own}
+    elif is_dotted(name := architecture["ssl_model"]):
+        raise CheckpointError(
+            f"checkpoint {checkpoint.path} is of an encoder of its author's own, {name}: give model.ssl_model={name} "
+            "if you have that code and trust it; nothing was imported"
+        )
     said = {key: value for key, value in checkpoint.options.items() if value is not None}
     kept: dict[str, Any] = {"backend": options.model.backend, "weights": options.model.weights}
-    network = {**checkpoint.architecture, **{key: said[key] for key in _KNOWN_BY_OPTIONS if key in said}}
+    network = {**architecture, **{key: said[key] for key in _KNOWN_BY_OPTIONS if key in said}}
     model = ModelOptions(name=str(said.get("model_version", "custom")), **kept, **network)
     preprocess = options.preprocess
     if "preprocess.masked" not in keys:

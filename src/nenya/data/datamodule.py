@@ -18,6 +18,7 @@ from nenya.data.augment import ViewSampler
 from nenya.data.blocks import as_it_is
 from nenya.data.cloudy_views import CloudyViews
 from nenya.data.cutouts import CutoutFile, inspect_cutouts
+from nenya.data.extra_views import ExtraViews
 from nenya.data.masks import check_holes, network_input, without_latent
 from nenya.data.row_list import RowList
 from nenya.data.unpack import load_partition
@@ -203,6 +204,7 @@ class ViewsDataModule(pl.LightningDataModule):
         self.views = view_sampler(options.augment)
         self.mask_views = view_sampler(replace(options.augment, demean=False, gauss_noise=0.0))
         self.masked = options.preprocess.masked
+        self.extra = ExtraViews(options.augment)
         self._rows: dict[str, CutoutRows] = {}
         self._usable: dict[str, NDArray[np.int64]] = {}
 
@@ -372,6 +374,7 @@ class ViewsDataModule(pl.LightningDataModule):
         drawn = self.views.draw(2 * batch["total"], images.shape[-1], generator)
         mine = drawn[slice(2 * batch["first"], 2 * (batch["first"] + len(images)))]
         views = self.views.apply(images[:, :1], mine)
+        views = self.extra(views, [self.options.seed, _STAGES[stage], epoch, batch["index"], batch["first"]])
         if images.shape[1] > 1:
             masks = self.mask_views.apply(images[:, 1:], mine)
             views = torch.cat([views, (masks > _HALF).to(views.dtype)], dim=1)

@@ -28,7 +28,7 @@ from nenya.extraction.writer import LatentsWriter
 from nenya.latents.clear import CLEAR_COLUMNS
 from nenya.models.checkpoint import Checkpoint
 from nenya.models.contrastive import ContrastiveModule
-from nenya.models.inference import choose_backend, count_multiply_adds
+from nenya.models.inference import backend_of, choose_backend, count_multiply_adds
 from nenya.models.resnet import ContrastiveNet, check_image_size
 from nenya.options.sections import Options
 from nenya.runtime.process import RowProgress, git_commit, is_main_process
@@ -333,7 +333,8 @@ def backend_for(
     sizes = file.partitions
     work = sum(n * count_multiply_adds(net, sizes[name].height, sizes[name].width) for name, n in rows.items())
     device, precision = trainer.strategy.root_device.type, options.trainer.precision
-    return choose_backend(options.model.backend, device, precision, work, may_compile=not options.debug)
+    chosen = choose_backend(options.model.backend, device, precision, work, may_compile=not options.debug)
+    return backend_of(net, chosen)
 
 
 @contextmanager
@@ -402,6 +403,8 @@ def _environment(options: Options, checkpoint: Checkpoint, device: torch.device,
         "nenya_version": nenya.__version__,
         "git_commit": git_commit(),
         "model_version": options.model.name,
+        "ssl_model": options.model.ssl_model,
+        **({"extracted": str(kept)} if (kept := checkpoint.options.get("extracted")) else {}),
         "checkpoint": checkpoint.path.name,
         "device": f"{device.type}: {name}",
         "backend": work.backend,

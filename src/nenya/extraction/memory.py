@@ -26,7 +26,7 @@ from nenya.extraction.job import (
     why_no_latent,
 )
 from nenya.models.contrastive import ContrastiveModule
-from nenya.models.inference import choose_backend
+from nenya.models.inference import backend_of, choose_backend
 from nenya.options.commands import ExtractOptions
 from nenya.runtime.trainer import make_trainer
 
@@ -173,7 +173,8 @@ def _collect(
     collector = _Collector()
     trainer = make_trainer(settings, callbacks=[collector], logger=False, enable_checkpointing=False)
     device, precision = trainer.strategy.root_device.type, settings.precision
-    module.backend = choose_backend(options.model.backend, device, precision, 0)  # too little work to repay compiling
+    chosen = choose_backend(options.model.backend, device, precision, 0)  # too little work to repay compiling
+    module.backend = backend_of(module.net, chosen)
     if not (isinstance(data, BlocksDataModule) and not data.blocks):
         predict(trainer, module, data, name=name, rows=rows)
     empty = np.empty((0, latent_dim(options, module.net)), np.float32)

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from nenya.errors import CheckpointError, InputFileError, MissingCheckpointError, NenyaError, OutputError
+from nenya.models.backbones.make import infer_backbone, recorded_own
+from nenya.models.objectives.extracted import extracted
 from nenya.models.pickled import ParamsStub, check_torch_file, plain_options
 from nenya.models.resnet import ARCHITECTURES, ContrastiveNet
 from nenya.models.stand_ins import stand_ins, without_attributes
@@ -74,6 +76,8 @@ class Checkpoint:
         Raises:
             CheckpointError: They belong to no `ContrastiveNet`.
         """
+        if own := recorded_own(self.state_dict, self.options):
+            return own
         try:
             return infer_architecture(self.state_dict)
         except CheckpointError as error:
@@ -171,7 +175,7 @@ def _from_pickle(path: Path, content: Any) -> Checkpoint:
     return Checkpoint(
         path=path,
         layout=layout,
-        state_dict=_clean_names(path, content[key]),
+        state_dict=_clean_names(path, extracted(content[key], options)),
         options=_options(path, options),
         epoch=epoch if isinstance(epoch, int) else None,
         sha256=sha256_file(path),
@@ -265,6 +269,8 @@ def infer_architecture(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     Raises:
         CheckpointError: The tensors are not those of a `ContrastiveNet`.
     """
+    if found := infer_backbone(state_dict):
+        return found
     needed = ("encoder.conv1.weight", "encoder.layer1.0.conv1.weight", "head.2.weight")
     missing = [name for name in needed if name not in state_dict]
     if missing:

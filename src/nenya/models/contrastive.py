@@ -11,15 +11,19 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nenya.data.clouds import clear_epochs
 from nenya.errors import CheckpointError, NenyaError, OptionError
 from nenya.latents import metrics
+from nenya.models.backbones.make import FIRST_LAYERS
 from nenya.models.checkpoint import Checkpoint, load_checkpoint, load_weights
 from nenya.models.clouds import Guide, TwoSchedules, guided_loss, with_clouds
 from nenya.models.inference import Runner, make_runner, obstacle
-from nenya.models.losses import contrastive_loss, gather_views
+from nenya.models.losses import gather_views
+from nenya.models.objectives.methods import described, make_objective
+from nenya.models.optimizers import make_optimizer
+from nenya.models.parts import in_parts
 from nenya.models.resnet import ContrastiveNet
 from nenya.models.schedule import Schedule
 from nenya.options.flat import flat_view, warm_up
@@ -77,7 +81,7 @@ def demeaned(images: Tensor) -> Tensor:
 
 
 class ContrastiveModule(pl.LightningModule):
-    """Contrastive training, validation and extraction of latents with one network.
+    """Self-supervised training, validation and extraction of latents with one network.
 
     Args:
         options: all options; `model`, `loss`, `optim`, `preprocess` and batch sizes are used.
@@ -98,6 +102,7 @@ class ContrastiveModule(pl.LightningModule):
         self._guide, self._clear_epochs = Guide(), clear_epochs(options)
         if trained:
             _ = self.schedule
+            self.objective = make_objective(options, self.net)
 
     @functools.cached_property
     def schedule(self) -> Schedule | TwoSchedules:
@@ -133,15 +138,9 @@ class ContrastiveModule(pl.LightningModule):
         return self.net(images)  # type: ignore[no-any-return]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return SGD, on a GPU in one kernel; its rate is set before each step."""
-        o = self.options.optim
-        return torch.optim.SGD(
-            self.net.parameters(),
-            lr=o.learning_rate,
-            momentum=o.momentum,
-            weight_decay=o.weight_decay,
-            fused=True if self.device.type == "cuda" else None,
-        )
+        """Return the optimizer of network and objective; its rate is set before each step."""
+        trained = nn.ModuleList([self.net, self.objective])
+        return make_optimizer(self.options, trained, on_gpu=self.device.type == "cuda")
 
     def on_fit_start(self) -> None:
         """Lay out the weights for a GPU's convolutions, channels last; compile where that pays."""
@@ -150,22 +149,33 @@ class ContrastiveModule(pl.LightningModule):
         if self._compiling_pays():
             reason = obstacle("compiled", self.device.type, self.options.trainer.precision)
             if reason is None:
-                self._compiled = torch.compile(self.net.forward, dynamic=False)
+                forward = self.net.forward if self.objective.normalised else self.net.project
+                self._compiled = torch.compile(forward, dynamic=False)
             else:
                 log.warning("training without compilation (%s)", reason)
 
     def _compiling_pays(self) -> bool:
         """Return whether to compile the training: as requested, or on a GPU for many steps."""
+        if self.options.optim.micro_batch:
+            return False
         if self.options.model.backend != "auto":
             return self.options.model.backend == "compiled"
         return self.device.type == "cuda" and self.trainer.estimated_stepping_batches >= _STEPS_THAT_REPAY
 
     def _encode(self, views: Tensor) -> Tensor:
         """Return the features (V, D) of views (V, C, H, W); full batches go through the compiled network."""
-        full = 2 * (self.options.loader.batch_size_train // max(1, self.trainer.world_size))
-        if self._compiled is not None and self.training and len(views) == full:
+        forward: Callable[[Tensor], Tensor] = self.net if self.objective.normalised else self.net.project
+        if not self.training:
+            return forward(views)
+        if self._compiled is not None and len(views) == 2 * self._share_of_a_batch():
             return self._compiled(views)
-        return self.net(views)  # type: ignore[no-any-return]
+        if part := self.options.optim.micro_batch:
+            return in_parts(forward, self.net, views, 2 * part)
+        return forward(views)
+
+    def _share_of_a_batch(self) -> int:
+        """Return the cutouts of a full batch that one process sees."""
+        return self.options.loader.batch_size_train // max(1, self.trainer.world_size)
 
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Set the learning rate of this step."""
@@ -187,10 +197,11 @@ class ContrastiveModule(pl.LightningModule):
         loss = self._loss(batch)
         self.log("valid/loss", loss, batch_size=batch["total"], on_epoch=True, sync_dist=True)
         if sum(map(len, self._monitored)) < MONITORED_ROWS:
-            self._monitored.append(self.net(batch["images"]).float().cpu())
+            self._monitored.append(self.objective.latents(self.net, batch["images"]).float().cpu())
         return loss
 
     def _loss(self, batch: dict[str, Any]) -> Tensor:
+        """Return the loss of the views of all processes."""
         views = batch["views"]
         if "clear" in batch:
             self._guide.take(self.net)  # before the running means of batch norm see a cloud
@@ -199,12 +210,35 @@ class ContrastiveModule(pl.LightningModule):
             clear = gather_views(self._guide.latents(batch["clear"]))[0]
             return self.options.loss.clear_weight * guided_loss(gather_views(features)[0], clear)
         features, labels = gather_views(features, batch.get("labels"))
-        return contrastive_loss(
-            features,
-            labels,
-            temperature=self.options.loss.temp,
-            contrast_mode=self.options.loss.contrast_mode,
-        )
+        loss: Tensor = self.objective(features, self._targets(views), labels)
+        return loss
+
+    @torch.no_grad()
+    def _targets(self, views: Tensor) -> Tensor | None:
+        """Return the teacher's features (B, V, D) of the views of all processes; None without a teacher."""
+        teacher = self.objective.teacher
+        if teacher is None:
+            return None
+        forward = teacher if self.objective.normalised else teacher.project
+        images = views.flatten(0, 1)
+        parts = torch.split(images, 2 * (self.options.optim.micro_batch or len(images)))
+        features = torch.cat([forward(part) for part in parts])
+        return gather_views(features.reshape(*views.shape[:2], -1))[0]
+
+    def optimizer_step(self, *args: Any, **named: Any) -> None:
+        """Make a step, and let the teacher follow before anything is saved."""
+        super().optimizer_step(*args, **named)
+        steps = max(1.0, float(self.trainer.estimated_stepping_batches))
+        self.objective.after_step(self.net, (self.trainer.global_step + 1) / steps)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Change the gradients as the objective needs it."""
+        self.objective.before_step(self.trainer.current_epoch)
+
+    @property
+    def extracted(self) -> ContrastiveNet:
+        """The network of extraction: the one that is trained, its teacher, or one with a changed head."""
+        return self.objective.kept(self.net)
 
     def on_validation_epoch_end(self) -> None:
         """Log spread, effective rank and uniformity of the validation latents."""
@@ -253,7 +287,7 @@ class ContrastiveModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add to Lightning's checkpoint the options, as plain types, and what there is of clouds."""
-        checkpoint["opt"] = flat_view(self.options)
+        checkpoint["opt"] = {**flat_view(self.options), **described(self.options)}
         if self.options.augment.clouds:
             checkpoint["clouds"] = {"clear_epochs": self._clear_epochs, "guide": self._guide.state()}
 
@@ -375,6 +409,6 @@ def _load(
 
 def _channels_of(checkpoint: Checkpoint) -> int:
     """Return the channels of a checkpoint's first convolution, on which latents do not depend; 0 if unusual."""
-    first = checkpoint.state_dict.get("encoder.conv1.weight")
+    first = next((checkpoint.state_dict[name] for name in FIRST_LAYERS if name in checkpoint.state_dict), None)
     nchannels = first.shape[1] if first is not None and first.ndim == 4 else 0
     return nchannels if nchannels in (1, 3) else 0

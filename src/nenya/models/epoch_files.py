@@ -15,6 +15,7 @@ from nenya.data.hdf5_open import open_hdf5
 from nenya.errors import CheckpointError, MissingCheckpointError, OptionError
 from nenya.models.checkpoint import load_checkpoint, register_params_stubs, save_pth, write_torch
 from nenya.models.contrastive import ContrastiveModule
+from nenya.models.objectives.methods import described
 from nenya.options.flat import flat_name, flat_view
 from nenya.options.sections import Options
 
@@ -42,8 +43,8 @@ class EpochFiles(Callback):
         if trainer.is_global_zero and epoch % self.every == 0:
             save_pth(
                 self.folder / NAME.format(epoch),
-                pl_module.net,
-                options=flat_view(pl_module.options),
+                pl_module.extracted,
+                options={**flat_view(pl_module.options), **described(pl_module.options)},
                 epoch=epoch,
                 optimizer_state=trainer.optimizers[0].state_dict(),
             )
@@ -59,10 +60,15 @@ def resume_point(options: Options, folder: Path, epoch: int, rows: int) -> Path:
         rows: training cutouts, which decide how many steps an epoch has.
 
     Raises:
-        OptionError: The training is at its end with this epoch.
+        OptionError: The training is at its end with this epoch, or its objective has parts that the file lacks.
         CheckpointError: There is no such file, or it cannot be used.
     """
     path = folder / NAME.format(epoch)
+    if options.loss.ssl_method not in ("SimCLR", "SupCon"):
+        raise OptionError(
+            f"load_epoch={epoch}: {path.name} holds the network without the other parts of {options.loss.ssl_method}: "
+            "leave load_epoch out to resume from checkpoints/last.ckpt"
+        )
     if not 1 <= epoch < options.trainer.max_epochs:
         raise OptionError(f"load_epoch={epoch}: expected 1 to {options.trainer.max_epochs - 1}, before the last epoch")
     if not path.is_file():

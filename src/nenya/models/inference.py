@@ -21,7 +21,7 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from nenya.errors import OptionError
-from nenya.models.resnet import ContrastiveNet, normalise, refilled
+from nenya.models.resnet import ARCHITECTURES, ContrastiveNet, normalise, refilled
 from nenya.options.sections import BACKENDS
 
 log = logging.getLogger(__name__)
@@ -64,6 +64,11 @@ def choose_backend(wanted: str, device: str, precision: str, multiply_adds: floa
     least = COMPILING_PAYS.get(device, float("inf")) * (torch.get_num_threads() if device == "cpu" else 1)
     pays = may_compile and multiply_adds >= least
     return "compiled" if pays and obstacle("compiled", device, precision) is None else "folded"
+
+
+def backend_of(net: ContrastiveNet, chosen: str) -> str:
+    """Return the backend for a network: of an encoder that is not a ResNet nothing is folded or packed."""
+    return "eager" if chosen in ("folded", "packed") and net.ssl_model not in ARCHITECTURES else chosen
 
 
 def obstacle(backend: str, device: str, precision: str) -> str | None:
@@ -133,6 +138,9 @@ def make_runner(net: ContrastiveNet, latent: str, backend: str, shape: tuple[int
     """
     if backend == "eager":
         return net.encode if latent == "encoder" else net
+    if net.ssl_model not in ARCHITECTURES:
+        plain: Any = net.encode if latent == "encoder" else net.forward
+        return cast("Runner", torch.compile(plain, dynamic=False)) if backend == "compiled" else cast("Runner", plain)
     with torch.inference_mode(False), torch.no_grad():
         folded = _Folded(net, latent, shape, packed=backend == "packed").eval()
     return _compile(folded) if backend == "compiled" else folded
@@ -156,6 +164,8 @@ def _compile(folded: nn.Module) -> Runner:
 
 def count_multiply_adds(net: ContrastiveNet, height: int, width: int) -> int:
     """Return the multiply-adds of one image of `height` x `width` pixels and one channel, with its mask if need be."""
+    if net.ssl_model not in ARCHITECTURES:
+        return _counted(net, height, width)
     total, size = 0, (height, width)
     for shortcut, branch in _blocks(net):
         if shortcut is not None:
@@ -166,6 +176,18 @@ def count_multiply_adds(net: ContrastiveNet, height: int, width: int) -> int:
             weights = conv.weight[:, : 1 + net.mask_channel] if conv is net.encoder.conv1 else conv.weight
             total += weights.numel() * size[0] * size[1]
     return total + sum(layer.weight.numel() for layer in net.head if isinstance(layer, nn.Linear))
+
+
+def _counted(net: ContrastiveNet, height: int, width: int) -> int:
+    """Return the multiply-adds of an image by a forward pass."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    first, training = next(net.parameters()), net.training
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        net.eval()(torch.zeros(1, 1, height, width, dtype=first.dtype, device=first.device))
+    net.train(training)
+    return int(counter.get_total_flops()) // 2
 
 
 def _blocks(net: ContrastiveNet) -> Iterator[tuple[Pair | None, list[Pair]]]:

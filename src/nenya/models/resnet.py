@@ -13,6 +13,8 @@ from torch.nn import functional
 
 from nenya.data.pyramid import clear_mean, fill_pyramid
 from nenya.errors import InputFileError, OptionError
+from nenya.models.backbones.make import BACKBONES, features_of_own, make_encoder
+from nenya.options.own import is_dotted
 
 MINIMUM_IMAGE_SIZE = 8
 """Shortest side of an image, px: the three strides of 2 leave one pixel of it in the last stage."""
@@ -148,7 +150,8 @@ class ContrastiveNet(nn.Module):
     """Encoder and projection head of SimCLR and SupCon (Chen 2020, Khosla 2020), for small images.
 
     Args:
-        ssl_model: Depth, a key of `ARCHITECTURES`.
+        ssl_model: The encoder: a depth, a key of `ARCHITECTURES`; one of `BACKBONES`; or the dotted name of a class of
+            the user's own, see `nenya.models.backbones.make`.
         feat_dim: Length D of the latent.
         nchannels: Channels of the images that the first convolution is made for.
         width: Channels of the first stage; 64 is the published network. The encoder's features have length
@@ -170,16 +173,27 @@ class ContrastiveNet(nn.Module):
         mask_channel: bool = False,
     ) -> None:
         super().__init__()
-        if ssl_model not in ARCHITECTURES:
-            raise OptionError(f"model.ssl_model={ssl_model!r}: expected one of {', '.join(ARCHITECTURES)}")
+        if ssl_model not in (*ARCHITECTURES, *BACKBONES) and not is_dotted(ssl_model):
+            raise OptionError(
+                f"model.ssl_model={ssl_model!r}: expected one of {', '.join((*ARCHITECTURES, *BACKBONES))}, or the "
+                "dotted name of a class of your own"
+            )
         for name, value in (("feat_dim", feat_dim), ("nchannels", nchannels), ("width", width)):
             if value < 1:
                 raise OptionError(f"model.{name}={value}: expected at least 1")
         if mask_channel and nchannels != 1:
             raise OptionError(f"model.nchannels={nchannels}: expected 1 beside model.mask_channel=true")
+        if mask_channel and ssl_model not in ARCHITECTURES:
+            raise OptionError(
+                f"model.ssl_model={ssl_model}: expected one of {', '.join(ARCHITECTURES)} with model.mask_channel=true"
+            )
         self.ssl_model, self.feat_dim, self.nchannels, self.width = ssl_model, feat_dim, nchannels, width
         self.mask_channel = mask_channel
-        self.encoder = _Encoder(ARCHITECTURES[ssl_model], self.channels, width)
+        self.encoder: Any = (
+            _Encoder(ARCHITECTURES[ssl_model], self.channels, width)
+            if ssl_model in ARCHITECTURES
+            else make_encoder(ssl_model, nchannels, width)
+        )
         if mask_channel:
             nn.init.zeros_(self.encoder.conv1.weight[:, 1:])
         length = self.encoder.out_features
@@ -209,7 +223,7 @@ class ContrastiveNet(nn.Module):
                 channel C = 2, the filled image and its mask, or C = 1 for a clear image.
 
         Returns:
-            (B, d) pooled features, d = 8 or 32 times `width`.
+            (B, d) pooled features, d = `encoder.out_features`.
 
         Raises:
             ValueError: `x` has another number of dimensions or channels.
@@ -223,6 +237,8 @@ class ContrastiveNet(nn.Module):
         if not self.mask_channel and x.shape[1] not in (1, self.nchannels):
             wanted = "1 channel" if self.nchannels == 1 else f"1 or {self.nchannels} channels"
             raise ValueError(f"expected images with {wanted}, got {x.shape[1]}")
+        if is_dotted(self.ssl_model):
+            return features_of_own(self.encoder, x, self.nchannels, self.ssl_model)
         features: Tensor = self.encoder(refilled(x) if self.mask_channel else x)
         return features
 
@@ -239,7 +255,25 @@ class ContrastiveNet(nn.Module):
         Raises:
             ValueError: `x` has another number of dimensions or channels.
         """
-        return normalise(self.head(self.encode(x)))
+        return normalise(self.project(x))
+
+    def project(self, x: Tensor) -> Tensor:
+        """Return the head's output (B, D) itself, of any length, for images as for `encode`."""
+        projected: Tensor = self.head(self.encode(x))
+        return projected
+
+
+def check_encoder(net: ContrastiveNet, size: int) -> None:
+    """Check that an encoder of the user's own gives features for images of `size` x `size` pixels.
+
+    Raises:
+        OptionError: It fails, or returns something else.
+    """
+    if is_dotted(net.ssl_model):
+        weights, training = next(net.parameters()), net.training
+        with torch.no_grad():
+            net.eval().encode(torch.zeros(2, 1, size, size, dtype=weights.dtype, device=weights.device))
+        net.train(training)
 
 
 def refilled(x: Tensor) -> Tensor:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from nenya.options.declare import check_keys
+from nenya.options.objectives import LossOptions
 from nenya.options.old_keys import IGNORED, OLDER, current_names, recorded
-from nenya.options.sections import AugmentOptions, LossOptions, ModelOptions, OptimOptions, Options, PublishedOptions
+from nenya.options.sections import AugmentOptions, ModelOptions, OptimOptions, Options, PublishedOptions
 
 # Flat name -> section and key.
 FLAT: dict[str, tuple[str, str]] = {

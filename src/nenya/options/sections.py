@@ -22,6 +22,17 @@ from nenya.options.declare import (
     within,
 )
 from nenya.options.effects import check_effects
+from nenya.options.objectives import LossOptions, check_objective
+from nenya.options.own import is_dotted
+
+ENCODERS = (
+    *("resnet18", "resnet34", "resnet50", "resnet101"),
+    *("convnext_tiny", "convnext_small", "vit_tiny", "vit_small"),
+)
+"""Encoders by name; see `nenya.models.resnet` and `nenya.models.backbones`."""
+
+OPTIMIZERS = ("SGD", "LARS", "AdamW")
+_WITH_LARS = ("VICReg", "BarlowTwins", "BYOL")
 
 TRAINING_ONLY = frozenset(
     [
@@ -48,10 +59,19 @@ class ModelOptions:
     """The network and its place among the published versions."""
 
     name: str = option("custom", "name of the model version; run folders bear it")
-    ssl_model: str = option("resnet50", "encoder depth", one_of("resnet18", "resnet34", "resnet50", "resnet101"))
+    ssl_model: str = option(
+        "resnet50",
+        "encoder",
+        (
+            f"one of {', '.join(ENCODERS)}, or the dotted name of your own class",
+            lambda v: v in ENCODERS or is_dotted(v),
+        ),
+    )
     feat_dim: int = option(256, "length of a latent vector", within(1, 65_536))
     nchannels: int = option(1, "channels of the first layer (3: sees one channel three times)", one_of(1, 3))
-    width: int = option(64, "channels of the first stage; the published models have 64", within(1, 4_096))
+    width: int = option(
+        64, "channels of the first stage, of a ViT those of a head; the published models have 64", within(1, 4_096)
+    )
     mask_channel: bool = option(False, "the network sees the mask as a second channel (preprocess.masked=mask)")
     latent: str = option(
         "projection",
@@ -67,18 +87,8 @@ class ModelOptions:
     image_size: int | None = option(None, "side in pixels of the cutouts of this version")
 
 
-@dataclass
-class LossOptions:
-    """The contrastive loss."""
-
-    ssl_method: str = option("SimCLR", "SimCLR (no labels) or SupCon (labels)", one_of("SimCLR", "SupCon"))
-    temp: float = option(0.07, "temperature", above(0))
-    contrast_mode: str = option("all", "anchors: all views or the first one", one_of("all", "one"))
-    clear_weight: float = option(
-        1.0,
-        "with augment.clouds, weight of the agreement with the clear cutout's latent; 0: twins under clouds agree",
-        at_least(0),
-    )
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(is_dotted(name) for name in value)
 
 
 @dataclass
@@ -97,6 +107,11 @@ class AugmentOptions:
     gauss_noise: float = option(0.0, "standard deviation in K of white noise added to a view", at_least(0))
     resampling: str = option(
         "two-step", "rotation and crop as two samplings, or as one", one_of("two-step", "composed")
+    )
+    extra: Any = option(
+        [],
+        "functions of yours, applied to the finished views in this order, such as [my_views.add_stripes]",
+        ("a list of dotted names", _are_names),
     )
     padding: str = option("zeros", "padding beyond the cutout's edge in a rotation", one_of("zeros", "reflection"))
     clouds: bool = option(False, "lay clouds over the views, different ones over the two views of a cutout")
@@ -123,11 +138,20 @@ class PreprocessOptions:
 
 @dataclass
 class OptimOptions:
-    """SGD and its learning-rate schedule."""
+    """The optimizer and its learning-rate schedule."""
 
+    optimizer: str = option(
+        "auto",
+        "SGD; LARS or AdamW, which do not decay biases and norms; auto: LARS for VICReg, BarlowTwins, BYOL, else SGD",
+        one_of("auto", *OPTIMIZERS),
+    )
     learning_rate: float = option(0.05, "base learning rate", above(0))
-    momentum: float = option(0.9, "SGD momentum", at_least(0))
-    weight_decay: float = option(1e-4, "L2 penalty on all parameters", at_least(0))
+    momentum: float = option(0.9, "momentum (SGD, LARS)", at_least(0))
+    weight_decay: float = option(1e-4, "L2 penalty, of SGD on all parameters", at_least(0))
+    trust: float = option(0.001, "trust coefficient (LARS)", above(0))
+    micro_batch: int = option(
+        0, "cutouts of a batch that the network sees at once, to save memory, same gradient; 0: all", at_least(0)
+    )
     cosine: bool = option(True, "cosine decay over the epochs; otherwise steps at lr_decay_epochs")
     warm: bool = option(True, "linear warm-up over the first ten epochs")
     lr_decay_epochs: list[int] = option([700, 800, 900], "epochs after which the rate is multiplied")
@@ -337,6 +361,39 @@ def keys_of(options_type: type[Options], section: str) -> list[str]:
     ]
 
 
+def optimizer_of(options: "Options") -> str:
+    """Return the optimizer of a training: as requested, or that of the method's paper where this is LARS."""
+    if options.optim.optimizer != "auto":
+        return options.optim.optimizer
+    return "LARS" if options.loss.ssl_method in _WITH_LARS else "SGD"
+
+
+def _check_optimizer(options: "Options") -> None:
+    """Check that the options of the optimizer suit each other, the batches and the backend.
+
+    Raises:
+        OptionError: An option has no effect, or two exclude each other.
+    """
+    optim, found, batch = options.optim, optimizer_of(options), options.loader.batch_size_train
+    usual = OptimOptions()
+    for name, users in (("trust", ("LARS",)), ("momentum", ("SGD", "LARS"))):
+        value = getattr(optim, name)
+        if value != getattr(usual, name) and found not in users:
+            raise OptionError(
+                f"optim.{name}={value}: has an effect only with optim.optimizer={' or '.join(users)}, got {found}; "
+                "leave it out"
+            )
+    if found == "LARS" and optim.momentum >= 1:
+        raise OptionError(f"optim.momentum={optim.momentum}: expected below 1 with optim.optimizer=LARS")
+    part = f"optim.micro_batch={optim.micro_batch}"
+    if optim.micro_batch > batch:
+        raise OptionError(f"{part}: expected at most loader.batch_size_train={batch}, or 0")
+    if optim.micro_batch and options.model.backend == "compiled":
+        raise OptionError(
+            f"{part} computes parts of a batch again, which model.backend=compiled does not: leave one of them out"
+        )
+
+
 O = TypeVar("O", bound=Options)  # noqa: E741  # the type of the options of one command
 
 
@@ -358,6 +415,9 @@ def build_options(cls: type[O], values: Mapping[str, Any]) -> O:
     if "preprocess" not in taken(cls) and options.model.mask_channel:
         options.preprocess.masked = "mask"  # nothing else goes with this network
     _check_clouds(options.augment)
+    labels = options.loader.labels
+    _check_optimizer(options)
+    check_objective(options.loss, options.loader.batch_size_train, None if labels == LoaderOptions().labels else labels)
     jitter = options.augment.random_jitter
     if options.augment.recipe in ("v4", "v2") and jitter == 0:
         raise OptionError(

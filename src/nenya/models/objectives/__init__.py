@@ -1,0 +1,1 @@
+"""What a training minimises: each loss a pure function, and the parts that only training needs."""
