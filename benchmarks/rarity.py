@@ -133,7 +133,7 @@ def main() -> None:
         results[name] = rows = found(latents, texture, planted, names)
         for row in rows:
             print(name, row, flush=True)
-    write("rarity", {**vars(args), "planted": PLANTED, "results": results}, about)
+    write("rarity", {**vars(args), "ckpt": len(args.ckpt), "planted": PLANTED, "results": results}, about)
 
 
 if __name__ == "__main__":
