@@ -13,6 +13,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pandas as pd
 import torch
 from common import machine, write
 from scipy.stats import spearmanr
@@ -20,6 +21,7 @@ from scipy.stats import spearmanr
 from nenya.commands.compose import compose
 from nenya.commands.generate import write_ocean
 from nenya.commands.network import with_network
+from nenya.commands.outliers import tails_of
 from nenya.data.texture import texture_likelihood, texture_of
 from nenya.latents.nearest import Identity
 from nenya.latents.rarity import percentiles, rarity_of
@@ -88,7 +90,8 @@ def found(latents: np.ndarray, texture: np.ndarray, planted: np.ndarray, names: 
     for k in NEIGHBOURS:
         exact = rarity_of(latents, own, k, exact=True, visible=False)
         cells = rarity_of(latents, own, k, exact=False, visible=False)
-        both = among(np.fmax(exact.percentile, texture), planted, names)
+        latent, pixels = tails_of(pd.DataFrame({"rarity_percentile": exact.percentile, "texture_percentile": texture}))
+        both = among(-np.fmin(latent, pixels), planted, names)
         agreement = float(spearmanr(exact.rarity, cells.rarity)[0])
         rows.append({"k": k, "latents": among(exact.rarity, planted, names), "list": both, "spearman": agreement})
     return rows
@@ -130,7 +133,7 @@ def main() -> None:
         results[name] = rows = found(latents, texture, planted, names)
         for row in rows:
             print(name, row, flush=True)
-    write("rarity", {**vars(args), "planted": PLANTED, "results": results}, about)
+    write("rarity", {**vars(args), "ckpt": len(args.ckpt), "planted": PLANTED, "results": results}, about)
 
 
 if __name__ == "__main__":

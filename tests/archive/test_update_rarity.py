@@ -70,8 +70,8 @@ def test_too_few_rows_have_no_rarity_and_a_damaged_sample_is_refused(centres, tm
     latents, table = write(tmp_path, "b", 0)
     add_reference(centres, [(latents, table)], 7)
     with h5py.File(centres, "a") as file:
-        file["rarity/table"][5:40] = 0
-        del file["rarity/latents"]
-        file["rarity/latents"] = np.full((3, DIM), np.nan, np.float32)
+        file["sample_table"][5:40] = 0
+        del file["sample_latents"]
+        file["sample_latents"] = np.full((3, DIM), np.nan, np.float32)
     with pytest.raises(InputFileError, match="sample of rarity is damaged"):
         rarity_columns(centres, latents, table)

@@ -39,7 +39,8 @@ RARITY_COLUMNS = ("rarity", "rarity_percentile")
 NEIGHBOURS, SAMPLE_ROWS = 10, 10_000
 APART_KM, APART_DAYS = 100.0, 3.0
 
-_GROUP = "rarity"
+# In the file: unit latents of the sample (R, D), its rarities in rising order, its table as Parquet.
+_LATENTS, _RARITY, _TABLE = "sample_latents", "sample_rarity", "sample_table"
 _KEYS = ("pp_file", "pp_type", "pp_idx")
 _COLUMNS = (*_KEYS, GRANULE, *SOURCES, "lat", "lon")
 
@@ -55,8 +56,10 @@ def add_reference(path: Path, files: Iterable[tuple[Latents, "pd.DataFrame"]], s
     import pandas as pd
 
     files = list(files)
+    if not files:
+        return
     ends = np.cumsum([len(latents) for latents, _ in files])
-    chosen = np.sort(np.random.default_rng(seed).permutation(ends[-1] if len(ends) else 0)[:SAMPLE_ROWS])
+    chosen = np.sort(np.random.default_rng(seed).permutation(ends[-1])[:SAMPLE_ROWS])
     units: list[NDArray[np.float32]] = []
     tables: list[pd.DataFrame] = []
     for (latents, table), wanted in zip(files, np.split(chosen, np.searchsorted(chosen, ends[:-1])), strict=True):
@@ -81,16 +84,14 @@ def add_reference(path: Path, files: Iterable[tuple[Latents, "pd.DataFrame"]], s
     with atomic_path(path) as temporary:
         shutil.copyfile(path, temporary)
         with h5py.File(temporary, "a") as file:
-            group = file.create_group(_GROUP)
-            group["latents"], group["rarity"] = rows, found
-            group["table"] = np.frombuffer(text.getvalue(), np.uint8)
-            group.attrs["about"] = "sample of unit latents (R, D), its rarities in rising order, its table as Parquet"
+            file[_LATENTS], file[_RARITY] = rows, found
+            file[_TABLE] = np.frombuffer(text.getvalue(), np.uint8)
 
 
 def has_reference(path: Path) -> bool:
     """Return whether the file of the cluster centres has a sample; those of older archives have none."""
     with open_hdf5(path, advice=COPY_IN) as file, damage_named(str(path)):
-        return _GROUP in file
+        return _LATENTS in file
 
 
 def rarity_columns(path: Path, latents: Latents, table: "pd.DataFrame") -> dict[str, Float64Array]:
@@ -129,7 +130,7 @@ def _read(path: Path) -> tuple[NDArray[np.float32], "pd.DataFrame", Float64Array
     import pandas as pd
 
     with open_hdf5(path, advice=COPY_IN) as file, damage_named(str(path)):
-        rows, known, text = (np.asarray(file[f"{_GROUP}/{name}"][()]) for name in ("latents", "rarity", "table"))
+        rows, known, text = (np.asarray(file[name][()]) for name in (_LATENTS, _RARITY, _TABLE))
     if rows.ndim != 2 or rows.dtype != np.float32 or not np.isfinite(rows).all() or not len(known):
         raise InputFileError(f"{path}: the sample of rarity is damaged: make the version again")
     try:

@@ -55,6 +55,7 @@ ERROR_COLUMNS = ("rarity_low", "rarity_high")
 
 _FOLDER = "outputs/outliers"
 _APART_KM, _APART_DAYS = 100.0, 3.0
+_TEXTURE_SHARE = 0.75  # of the list of the rarest
 _SHOWN = 32  # cutouts of a group in its figure
 
 
@@ -210,7 +211,7 @@ def with_textures(made: "pd.DataFrame", images: "TableImages") -> "pd.DataFrame"
 def rarest_of(made: "pd.DataFrame", latents: RowsOf, place: IntArray, options: OutliersOptions) -> "pd.DataFrame":
     """Return the rarest rows of a table, rarest first: rank, rare_group, rare_by, table_row, and the table's columns.
 
-    A cutout is as rare as its latent or its texture is, whichever is rarer: `rare_by` says which.
+    With textures, three in four are of the rarest textures and one in four of the rarest latents: `rare_by` says which.
 
     Args:
         made: the table with its rarity, and textures if there are any.
@@ -218,20 +219,34 @@ def rarest_of(made: "pd.DataFrame", latents: RowsOf, place: IntArray, options: O
         place: (len(made),) number of the latent of each row, -1 for none.
         options: of which `rarest`, `groups` and `seed` are used.
     """
-    rarity, percentile = made["rarity"].to_numpy(), made["rarity_percentile"].to_numpy()
-    texture = made[TEXTURE_COLUMNS[1]].to_numpy() if TEXTURE_COLUMNS[1] in made else np.full(len(made), np.nan)
-    order = np.lexsort((place, -np.nan_to_num(rarity), -np.fmax(percentile, texture)))
+    rarity = made["rarity"].to_numpy()
+    latent, texture = tails_of(made)
+    order = np.lexsort((place, -np.nan_to_num(rarity), np.fmin(latent, texture)))
     order = order[np.isfinite(rarity[order])]
     _, once = np.unique(place[order], return_index=True)  # rows that share a latent are shown once
     rows = order[np.sort(once)][: options.rarest]
     first = {
         "rank": np.arange(1, len(rows) + 1),
         "rare_group": groups_of(latents[place[rows]], options.groups, options.seed),
-        "rare_by": np.where(texture[rows] > percentile[rows], "texture", "latent"),
+        "rare_by": np.where(texture[rows] < latent[rows], "texture", "latent"),
         "table_row": rows,
     }
     found: pd.DataFrame = made.iloc[rows].reset_index(drop=True).assign(**first)
     return found[[*first, *(name for name in found if name not in first)]]
+
+
+def tails_of(made: "pd.DataFrame") -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return how far from the rarest latent, and from the rarest texture, each row is: percent over the share of each.
+
+    A trained network may tell no artefact, so most of a list is left to the textures.
+
+    Returns:
+        (N,) and (N,), the smaller the rarer, NaN where unknown.
+    """
+    latent = (100 - made["rarity_percentile"].to_numpy()) / (1 - _TEXTURE_SHARE)
+    if TEXTURE_COLUMNS[1] not in made:
+        return latent, np.full(len(made), np.nan)
+    return latent, (100 - made[TEXTURE_COLUMNS[1]].to_numpy()) / _TEXTURE_SHARE
 
 
 def results_of(made: "pd.DataFrame", found: Rarity, density: Density, options: OutliersOptions) -> dict[str, Any]:
