@@ -213,8 +213,8 @@ def p_value(found: Float64Array, seed: int = 0, *, side: str = "greater") -> flo
     Args:
         found: (P + 1,), the observed one first.
         seed: of the ranks of equal values.
-        side: `greater`: large values are against the null; `less`: small ones; `both`: both, with twice the smaller
-            p-value.
+        side: `greater`: large values are against the null; `less`: small ones; `both`: both, with the smaller rank of
+            the two counted twice.
 
     Returns:
         The p-value; NaN if the observed statistic is not finite.
@@ -223,7 +223,10 @@ def p_value(found: Float64Array, seed: int = 0, *, side: str = "greater") -> flo
     if not np.isfinite(found[0]):
         return float("nan")
     if side == "both":
-        return min(1.0, 2 * min(p_value(found, seed), p_value(-found, seed)))
+        count = len(found)
+        rank = round(p_value(found, seed) * count)
+        coin = int(np.random.default_rng([seed, count, 2]).integers(2))  # or only every second value would occur
+        return min(count, 2 * min(rank, count + 1 - rank) - coin) / count
     values = found if side == "greater" else -found
     close = 1e-9 * max(1e-300, float(np.abs(values).max()))
     above = int((values[1:] > values[0] + close).sum())
