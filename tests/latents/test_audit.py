@@ -292,6 +292,17 @@ def test_a_killed_audit_resumes(archive, nenya_cli, tmp_path):
         assert (tmp_path / "killed" / name).read_text() == (tmp_path / "whole" / name).read_text()
 
 
+def test_the_column_split_counts_before_the_partitions(archive, nenya_cli, tmp_path):
+    table, vectors, _ = archive
+    frame = read_table(table)
+    frame["split"] = np.where(np.arange(300) % 2, "train", "valid")  # each granule on both sides
+    write_table(frame, table)
+    args = [vectors, f"table={table}", "permutations=19", "columns=[T90]"]
+    assert nenya_cli("audit", [*args, "out=a"])[0] == 0
+    split = json.loads((tmp_path / "a" / "audit.json").read_text())["neighbours"]["split"]
+    assert split["valid_rows"] in (149, 150) and split["granule_in_train"] == 1
+
+
 def test_an_untrained_network_is_compared():
     table, x = table_of(), latents(ROWS, 1)
     other = np.random.default_rng(0).standard_normal((ROWS, 8))
@@ -377,6 +388,19 @@ def test_too_few_rows_and_columns_that_do_not_exist():
         audit(latents(ROWS, 1), table_of(), columns=["where"], visible=False)
     with pytest.raises(InputFileError, match="expected a table with columns to audit"):
         audit(latents(ROWS, 1), table_of()[["pp_file", "pp_type", "granule"]].assign(pp_idx=0), visible=False)
+
+
+@pytest.mark.slow
+def test_false_alarms_are_as_rare_as_stated():
+    """One column in twenty that has nothing to do with the latents has p < 0.05, of classes and of numbers."""
+    x, p = latents(ROWS, 1), []
+    for seed in range(20):
+        rng, table = np.random.default_rng(seed), table_of(seed=seed + 100)
+        table["number"] = rng.standard_normal(ROWS // GRANULE)[np.arange(ROWS) // GRANULE]
+        found = findings(x, table, columns=["sensor", "number"])
+        assert sum(one.found for one in found.values()) <= 2
+        p += [one.scores["granule"].p for one in found.values()]
+    assert np.mean(np.array(p) < 0.05) < 0.16 and 0.35 < np.mean(p) < 0.65
 
 
 @pytest.mark.slow

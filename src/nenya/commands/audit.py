@@ -25,6 +25,7 @@ from nenya.storage.disk import atomic_path, check_output, together
 from nenya.storage.kept import Kept
 from nenya.storage.paths import local_path
 from nenya.storage.texts import lines_of, say
+from nenya.tables.split import SPLIT, TRAIN, VALID, splits_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,8 +95,7 @@ def run(options: AuditOptions) -> int:
         seed=options.seed, untrained=untrained, kept=kept,
     )  # fmt: skip
     identity = replace(identity_of(part, None, None), number=np.arange(len(part)))
-    kinds = latents.keys(positions[first])["pp_type"].to_numpy()
-    valid = kinds == 0 if set(np.unique(kinds)) == {0, 1} else None
+    valid = _validation(part, latents.keys(positions[first])["pp_type"].to_numpy())
     shares = neighbour_shares(
         whole, identity, valid, k=options.k, duplicate=options.duplicate, permutations=options.permutations,
         seed=options.seed,
@@ -114,6 +114,17 @@ def run(options: AuditOptions) -> int:
         log.info("%s is not audited: %s", column, why)
     log.info("%s", lines_of(places.values()))
     return 0
+
+
+def _validation(table: "pd.DataFrame", kinds: IntArray) -> NDArray[np.bool_] | None:
+    """Return which rows are validated on, by the column split of a row list or by pp_type; None if unknown."""
+    split = kinds
+    if SPLIT in table:
+        try:
+            split = splits_of(table).astype(np.int64)
+        except InputFileError:
+            log.warning("the column split has other values than train, valid and none: the partitions count")
+    return split == VALID if {TRAIN, VALID} <= set(np.unique(split)) else None
 
 
 def results_of(found: Audit, shares: dict[str, Any], options: AuditOptions) -> dict[str, Any]:

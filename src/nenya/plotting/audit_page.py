@@ -23,7 +23,7 @@ _NOTES = (
     "95 % interval: a bootstrap over blocks. p: the same with the values of whole blocks exchanged between blocks; "
     "beyond all permutations, by a normal distribution. p, all columns: after Benjamini and Hochberg (1995). The "
     "latents tell a column if that is below 0.05 and the value above nothing; barely, if the AUC is below 0.55 "
-    "or R2 below 0.05.",
+    "or R2 below 0.05. Where no column is told, at most one audit in twenty names one.",
     "DT and slope, untrained: the same probes and folds with the column DT and the spectral slope alone (without the "
     "column itself), and with latents of an untrained network.",
     "Same granule: neighbours among all latents; by chance: granules permuted between rows.",
