@@ -244,7 +244,7 @@ def test_a_page_goes_on_with_its_files_when_they_are_replaced_and_says_so(browse
         assert page.page.locator("#news [data-reload]").count() == 0
         (tmp_path / "bad.parquet").write_bytes(b"PAR1 damaged")
         os.replace(tmp_path / "bad.parquet", files[0])
-        page.page.get_by_text("cannot be opened (the server's log says why)").wait_for(timeout=20_000)
+        page.page.get_by_text("cannot be opened (see the server's log)").wait_for(timeout=20_000)
         news = page.page.locator("#news .note").inner_text()
         assert "this page shows the earlier state" in news and str(tmp_path) not in news
         assert len(portal.dataset.latents) == 250
