@@ -540,10 +540,10 @@ def test_colours_orders_and_scales(page, dataset):
     page.page.locator("#panel_gallery select").nth(0).select_option(label="DT = T90 - T10 (K), high first")
     page.idle()
     assert page.session.gallery_rows[0] == np.argmax(dt)
-    page.page.locator("#panel_gallery select").nth(1).select_option(label="each its own")
+    page.page.locator("#panel_gallery select").nth(1).select_option(label="own colour scales")
     page.idle()
     assert page.session.gallery.mapper.high == 1.0
-    page.page.locator("#panel_gallery select").nth(1).select_option(label="one colour scale")
+    page.page.locator("#panel_gallery select").nth(1).select_option(label="shared colour scale")
     page.idle()
 
 
