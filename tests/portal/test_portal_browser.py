@@ -623,7 +623,7 @@ def test_another_address_needs_the_token(browser, dataset):
         answer = page.request.get(portal.url + "download?key=x&what=rows.csv")
         assert answer.status == 403 and json.loads(answer.text())["message"] == "Log in first."
         page.goto(portal.url + "login?token=secret-of-the-test")
-        page.locator("#count").wait_for(timeout=60_000)
+        page.locator("#count").wait_for(timeout=300_000)
         assert len(portal.sessions) == 1
         page.close()
     finally:
