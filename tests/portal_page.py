@@ -73,7 +73,7 @@ def chromium(folder):
         context.close()
 
 
-def wait(page, expression, seconds=30):
+def wait(page, expression, seconds=300):
     """Wait for an expression to hold on a page, whose policy forbids to evaluate it there again and again."""
     end = time.monotonic() + seconds
     while not page.evaluate(expression):
@@ -87,19 +87,20 @@ class Page:
     def __init__(self, browser, portal, query=""):
         self.requests, self.complaints, self.portal = [], [], portal
         self.page = browser.new_page()
+        self.page.set_default_timeout(300_000)  # milliseconds; it only ends what hangs
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.on("websocket", lambda socket: self.requests.append(socket.url))
         self.page.on("console", lambda m: m.type in ("error", "warning") and self.complaints.append(m.text))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         before = set(portal.sessions)
         self.page.goto(portal.url + query)
-        self.page.locator("#count").wait_for(timeout=60_000)
+        self.page.locator("#count").wait_for(timeout=300_000)
         (key,) = set(portal.sessions) - before
         self.session = portal.sessions[key]
         self.until(lambda: self.page.evaluate("Bokeh.documents.length > 0 && Bokeh.documents[0].is_idle"))
         self.idle()
 
-    def until(self, condition, seconds=30):
+    def until(self, condition, seconds=300):
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, "waited in vain"

@@ -203,7 +203,7 @@ class Form:
             self.page.page.fill(f"#upload_{field}", str(fields.get(field, "0" if field == "row" else "")))
         self.page.page.set_input_files("#upload_file", {"name": name, "mimeType": "", "buffer": data})
         self.page.page.locator("#upload_form button").first.click()
-        self.page.page.locator("#upload_answer", has_text=words).wait_for(timeout=20_000)
+        self.page.page.locator("#upload_answer", has_text=words).wait_for(timeout=300_000)
         self.page.idle()
 
 
@@ -323,7 +323,7 @@ def test_a_projector_of_other_data_that_takes_the_place_of_the_tables_is_said_in
         rows = np.random.default_rng(1).normal(size=(60, 5))
         Projector.fit(rows, 8, embedding=rows[:, :2]).save(other)
         other.replace(path)
-        page.page.locator("#news .note", has_text="this page shows the earlier state").wait_for(timeout=20_000)
+        page.page.locator("#news .note", has_text="this page shows the earlier state").wait_for(timeout=300_000)
         Form(page).send("x.npy", saved(world.images[TWIN]), "shown under New image")
         away = np.subtract(page.session.upload.place, world.places[TWIN])
         assert np.abs(away).max() < 0.05 * np.ptp(world.places, axis=0).max()

@@ -90,7 +90,7 @@ def slow(portal):
 
 
 def status(page, words):
-    page.page.locator("#status", has_text=words).wait_for(timeout=20_000)
+    page.page.locator("#status", has_text=words).wait_for(timeout=300_000)
     return page.page.locator("#status [data-busy]").inner_text()
 
 
@@ -234,7 +234,7 @@ def test_a_page_goes_on_with_its_files_when_they_are_replaced_and_says_so(browse
         shown(40)
         (tmp_path / "new").mkdir()
         replace(write_archive(tmp_path / "new", rows=(200, 50), seed=9))
-        page.page.get_by_text("The archive has changed: this page shows the earlier one.").wait_for(timeout=20_000)
+        page.page.get_by_text("The archive has changed: this page shows the earlier one.").wait_for(timeout=300_000)
         page.session.dataset.latents.release()  # what was mapped is mapped anew
         shown(41)
         shown(290)
@@ -244,12 +244,12 @@ def test_a_page_goes_on_with_its_files_when_they_are_replaced_and_says_so(browse
         assert page.page.locator("#news [data-reload]").count() == 0
         (tmp_path / "bad.parquet").write_bytes(b"PAR1 damaged")
         os.replace(tmp_path / "bad.parquet", files[0])
-        page.page.get_by_text("cannot be opened (the server's log says why)").wait_for(timeout=20_000)
+        page.page.get_by_text("cannot be opened (see the server's log)").wait_for(timeout=300_000)
         news = page.page.locator("#news .note").inner_text()
         assert "this page shows the earlier state" in news and str(tmp_path) not in news
         assert len(portal.dataset.latents) == 250
         replace(write_archive(tmp_path / "new", rows=(100, 20), seed=10))
-        page.page.locator("#news [data-reload]").click(timeout=20_000)
+        page.page.locator("#news [data-reload]").click(timeout=300_000)
         page.until(lambda: page.page.locator("#count[data-selected='120']").count() == 1)
         page.check_quiet()
     finally:
@@ -265,7 +265,7 @@ def test_a_page_says_that_its_server_is_gone(browser, tmp_path):
             address = next(found[0] for line in process.stderr if (found := re.search(r"http://\S+", line)))
             page = browser.new_page()
             page.goto(address)
-            page.locator("#count").wait_for(timeout=60_000)
+            page.locator("#count").wait_for(timeout=300_000)
             wait(page, "Bokeh.documents.length > 0 && Bokeh.documents[0].is_idle")
             assert not page.locator("#lost").is_visible()
         finally:
