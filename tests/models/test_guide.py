@@ -1,5 +1,6 @@
 """The guide through clouds: its loss, its learning rates, and networks with a mask channel."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -64,9 +65,13 @@ def options_of(epochs, share=0.5, clouds=True, weight=1.0):
 def test_learning_rates_start_again_with_the_guide():
     schedule = Schedule(learning_rate=0.05, epochs=6, cosine=True, warm=False)
     both = with_clouds(schedule, options_of(6), 3)
-    first = Schedule(learning_rate=0.05, epochs=3, cosine=True, warm=False)
-    assert [both.at_step(e, 0, 10) for e in (1, 2, 3)] == [first.at_step(e, 0, 10) for e in (1, 2, 3)]
+    assert both.at_step(1, 0, 10) == 0.05
+    assert both.at_step(2, 5, 10) == pytest.approx(0.025)
+    warm = with_clouds(replace(schedule, warm=True), options_of(6), 3)
+    first = Schedule(learning_rate=0.05, epochs=3, cosine=True, warm=True)
+    assert [warm.at_step(e, 4, 10) for e in (1, 2, 3)] == [first.at_step(e, 4, 10) for e in (1, 2, 3)]
     assert both.at_step(4, 0, 10) == pytest.approx(GUIDED_RATE * 0.05)
+    assert both.at_step(9, 0, 10) == pytest.approx(0)
     rates = [both.at_step(e, step, 10) for e in (4, 5, 6) for step in range(10)]
     assert rates == sorted(rates, reverse=True)
     assert 0 < rates[-1] < 1e-4
@@ -110,7 +115,9 @@ def test_latents_depend_on_clear_pixels_and_the_mask_alone():
             found = run(torch.cat([image, mask], 1))
             assert torch.equal(found, run(torch.cat([other, mask], 1)))
             torch.testing.assert_close(found, run(torch.cat([image + 0.5, mask], 1)), rtol=0, atol=1e-5)
-            assert not torch.allclose(found, run(torch.cat([image, 0 * mask], 1)), atol=1e-3)
+            whole = run(torch.cat([image, 0 * mask], 1))
+            assert not torch.allclose(found, whole, atol=1e-3)
+            torch.testing.assert_close(run(image), whole, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -113,10 +113,10 @@ class Guide:
 
 @dataclass(frozen=True)
 class TwoSchedules:
-    """Learning rates of the epochs without clouds, and then of those with a guide: a cosine by steps from a lower rate.
+    """Learning rates of the epochs without clouds, and then of those with a guide, from a lower rate; cosines by steps.
 
     Attributes:
-        before: of the epochs without clouds.
+        before: of the epochs without clouds; its own rates hold with a warm-up or without a cosine.
         first: number of these epochs.
         rate: the first with a guide.
         epochs: their number.
@@ -129,10 +129,16 @@ class TwoSchedules:
 
     def at_step(self, epoch: int, step: int, steps_per_epoch: int) -> float:
         """Return the rate in force at a step; see `Schedule.at_step`."""
-        if epoch <= self.first:
+        done = epoch - 1 + step / steps_per_epoch
+        if epoch > self.first:
+            return self.rate * _cosine((done - self.first) / self.epochs)
+        if self.before.warm or not self.before.cosine:
             return self.before.at_step(epoch, step, steps_per_epoch)
-        done = (epoch - 1 - self.first + step / steps_per_epoch) / self.epochs
-        return self.rate * (1 + math.cos(math.pi * done)) / 2
+        return self.before.learning_rate * _cosine(done / self.first)
+
+
+def _cosine(done: float) -> float:
+    return (1 + math.cos(math.pi * min(done, 1.0))) / 2
 
 
 def with_clouds(schedule: Schedule, options: Options, first: int) -> Schedule | TwoSchedules:

@@ -271,7 +271,7 @@ class _Folded(nn.Module):
 
     def __init__(self, net: ContrastiveNet, latent: str, shape: tuple[int, ...], *, packed: bool) -> None:
         super().__init__()
-        batch, channels, *_ = shape
+        batch, channels = shape[0], net.channels if net.mask_channel else shape[1]
         size = (shape[2], shape[3])
 
         def convolution(pair: Pair) -> _Convolution:

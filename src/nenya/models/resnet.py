@@ -230,9 +230,7 @@ class ContrastiveNet(nn.Module):
         """
         if x.ndim != 4:
             raise ValueError(f"expected images of shape (B, C, H, W), got {tuple(x.shape)}")
-        if self.mask_channel and x.shape[1] == 1:
-            x = functional.pad(x, (0, 0, 0, 0, 0, 1))
-        if self.mask_channel and x.shape[1] != self.channels:
+        if self.mask_channel and x.shape[1] not in (1, self.channels):
             raise ValueError(f"expected images with 2 channels, image and mask, got {x.shape[1]}")
         if not self.mask_channel and x.shape[1] not in (1, self.nchannels):
             wanted = "1 channel" if self.nchannels == 1 else f"1 or {self.nchannels} channels"
@@ -277,12 +275,13 @@ def check_encoder(net: ContrastiveNet, size: int) -> None:
 
 
 def refilled(x: Tensor) -> Tensor:
-    """Return what a network with a mask channel sees of images and masks (B, 2, H, W).
+    """Return what a network with a mask channel sees of images and masks (B, 2, H, W), or of clear images (B, 1, H, W).
 
     Masked pixels are filled from the clear ones, whatever was filled in before, and the mean of the clear pixels is
     removed: latents depend on clear pixels and the mask alone. A clear image only loses its mean.
     """
-    image, mask = x[:, :1], x[:, 1:]
+    image = x[:, :1]
+    mask = x[:, 1:] if x.shape[1] > 1 else torch.zeros_like(image)
     clear = 1 - mask
     return torch.cat([fill_pyramid(image - clear_mean(image, clear), clear), mask], dim=1)
 
