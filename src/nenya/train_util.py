@@ -310,8 +310,15 @@ def set_model(opt: Any, cuda_use: bool | None = None) -> tuple[ContrastiveNet, C
     Args:
         opt: options of `nenya.io.load_opt`.
         cuda_use: put both on the GPU; by default if there is one. Without a GPU they stay on the CPU, with a warning.
+
+    Raises:
+        OptionError: `ssl_method` is neither SimCLR nor SupCon.
     """
     options = as_options(Options, opt)
+    if (method := options.loss.ssl_method) not in ("SimCLR", "SupCon"):
+        raise OptionError(
+            f"ssl_method={method}: expected SimCLR or SupCon in a loop of your own; nenya.train has others"
+        )
     device = torch.device("cuda" if use_gpu_if_any(cuda_use) else "cpu")
     criterion = ContrastiveLoss(options.loss.temp, options.loss.contrast_mode)
     return make_net(options).to(device), criterion.to(device)

@@ -145,7 +145,8 @@ class ContrastiveModule(pl.LightningModule):
     def on_fit_start(self) -> None:
         """Lay out the weights for a GPU's convolutions, channels last; compile where that pays."""
         if self.device.type == "cuda":
-            self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            for net in {self.net, self.objective.teacher or self.net}:
+                net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self._compiling_pays():
             reason = obstacle("compiled", self.device.type, self.options.trainer.precision)
             if reason is None:
