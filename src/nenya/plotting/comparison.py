@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 FloatArray = NDArray[np.floating]
 
-_CELLS = 60  # along each coordinate of the UMAP
+_FEWEST_CELLS, _CELLS = 6, 60  # along each coordinate of the UMAP, for few and for many rows
 _LEAST = 5  # rows of a cell of the UMAP
 _LEVEL = 0.05  # of false discovery rates
 _REACH = 2.0  # powers of two at the ends of the colour scale
@@ -35,7 +35,8 @@ def draw_umap_difference(coordinates: FloatArray, of_a: NDArray[np.bool_], path:
     known = np.isfinite(coordinates).all(axis=1)
     points, of_a = coordinates[known], of_a[known]
     limits = central_limits(points)
-    grid = Grid(*limits, _CELLS, _CELLS)
+    cells = int(np.clip(np.sqrt(len(points) / (2 * _LEAST)), _FEWEST_CELLS, _CELLS))
+    grid = Grid(*limits, cells, cells)
     counts = [grid.counts(*points[some].T) for some in (of_a, ~of_a)]
     n, m = (max(1, int(some.sum())) for some in (of_a, ~of_a))
     ratio = np.log2((counts[0] + 0.5) / n / ((counts[1] + 0.5) / m))
