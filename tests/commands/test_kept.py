@@ -21,7 +21,7 @@ REFUSED = [
     ["seed=1,2"],
     ["clobber=maybe"],
     ["loader.batch_size_valid=[1]"],
-    ["trainer.devices=[]"],
+    ["seed=1.5"],
 ]
 
 
