@@ -131,3 +131,15 @@ def test_a_mask_is_no_partition(tmp_path):
     assert list(file.partitions) == ["train"] and file.partitions["train"].has_mask
     with pytest.raises(InputFileError, match="floating-point"):
         inspect_cutouts(tmp_path / "a.h5", ("train_mask",))
+
+
+def test_a_mask_may_be_virtual(tmp_path):
+    fields, mask = field_and_mask()
+    path, other = write(tmp_path / "a.h5", fields), write(tmp_path / "b.h5", fields, mask)
+    layout = h5py.VirtualLayout(mask[:, None].shape, np.uint8)
+    layout[:] = h5py.VirtualSource("b.h5", "train_mask", mask[:, None].shape)
+    with h5py.File(path, "a") as h5:
+        h5.create_virtual_dataset("train_mask", layout)
+    np.testing.assert_array_equal(read(path, "mask"), read(other, "mask"))
+    info = inspect_cutouts(path).partitions["train"]
+    assert [source.rpartition("/")[2] for source in info.sources] == ["b.h5"], "its change changes the fingerprint"

@@ -5,7 +5,7 @@ import torch
 
 from nenya.cli import main
 from nenya.data.augment import ViewSampler
-from nenya.errors import CheckpointError, OptionError
+from nenya.errors import CheckpointError, OptionError, OutputError
 from nenya.models.checkpoint import load_checkpoint, save_pth, save_safetensors
 from nenya.models.contrastive import load_model, make_net
 from nenya.options.commands import ExtractOptions
@@ -92,6 +92,38 @@ def test_a_mask_channel_is_in_the_checkpoint(tmp_path):
         images = torch.randn(3, 2, SIDE, SIDE)
         assert module.eval()(images).shape == (3, 8)
         assert not torch.equal(module(images), module(images * torch.tensor([1.0, 0.0])[:, None, None]))
+
+
+def test_nan_outside_the_mask_ends_an_extraction_and_a_training(tmp_path, capsys):
+    cutouts(tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5", "r+") as h5:
+        h5["train"][9, 0, :2, :2], h5["train_mask"][9, 0, :2, :2] = np.nan, 0
+    wanted = "row 9 of 'train' has 4 pixels that are not finite outside 'train_mask'"
+    ckpt, data = weights(tmp_path, "nan"), f"data={tmp_path / 'a.h5'}"
+    assert main(["extract", data, f"ckpt={ckpt}", f"out={tmp_path / 'l.h5'}", "trainer.accelerator=cpu"]) == 2
+    assert wanted in capsys.readouterr().err and not (tmp_path / "l.h5").exists()
+    assert main(["train", data, f"out={tmp_path / 'run'}", "model=demo", "trainer.accelerator=cpu", "debug=true",
+                 "loader.batch_size_train=10", "augment.random_jitter=[12,2]"]) == 2  # fmt: skip
+    assert wanted in capsys.readouterr().err
+
+
+def test_finished_rows_of_other_masks_are_not_taken_over(tmp_path):
+    from nenya.data.cutouts import inspect_cutouts
+    from nenya.extraction.journal import BlockStore, begin, describe_status, journal_line
+
+    cutouts(tmp_path / "a.h5")
+    file, store = inspect_cutouts(tmp_path / "a.h5"), BlockStore(tmp_path / "l.h5", {"train": 21}, 8)
+    same = {"checkpoint_sha256": "0" * 64, "preprocessing": "none", "latent": "projection", "precision": "32-true",
+            "rows": {"train": 21}, "dim": 8, "device": "cpu", "torch_version": "2", "backend": "folded", "threads": 1,
+            "batch_size": 4, "block_size": 8, "source": {"sha256": None, **describe_status(file.path)}}  # fmt: skip
+    store.partial.mkdir()
+    store.start({**same, "masked": "fill"})
+    (store.partial / "journal-0-x").write_bytes(journal_line(0, bytes(8 * 8 * 4), 0))
+    assert begin(store, {**same, "masked": "fill"}, file, clobber=False).done == {0}
+    for other in ({}, {"masked": "mean"}):
+        now = other.get("masked", "nan")
+        with pytest.raises(OutputError, match=f"made with masked fill instead of {now}: clobber=true starts over"):
+            begin(store, {**same, **other}, file, clobber=False)
 
 
 @pytest.mark.parametrize(("of", "read", "words"), [

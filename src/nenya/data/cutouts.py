@@ -13,7 +13,7 @@ import hashlib
 import itertools
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
@@ -313,8 +313,8 @@ class CutoutReader:
             self._file = Hdf5File(self.path, allow_external=self.allow_external, rdcc_nbytes=size, rdcc_nslots=slots)
             self._pid, self._dataset = os.getpid(), self._file.find(self.partition)
             info, self._pixels = describe_partition(self._file, self.partition, self._dataset)
-            self._mask = find_mask(self._file, info)
-            if replace(info, has_mask=self._mask is not None) != self.info:
+            info, self._mask = find_mask(self._file, info)
+            if info != self.info:
                 raise InputFileError(
                     f"{self.path}: '{self.partition}' changed while it was read; run the command again"
                 )

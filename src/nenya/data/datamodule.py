@@ -18,7 +18,7 @@ from nenya.data.augment import ViewSampler
 from nenya.data.blocks import as_it_is
 from nenya.data.cloudy_views import CloudyViews
 from nenya.data.cutouts import CutoutFile, inspect_cutouts
-from nenya.data.masks import network_input, without_latent
+from nenya.data.masks import check_holes, network_input, without_latent
 from nenya.data.row_list import RowList
 from nenya.data.unpack import load_partition
 from nenya.errors import InputFileError
@@ -292,13 +292,12 @@ class ViewsDataModule(pl.LightningDataModule):
         return np.concatenate([read_labels(f, key, self.options.loader.labels) for f, key in self._parts(stage)])
 
     def _finite(self, stage: str) -> NDArray[np.int64]:
-        bad = np.concatenate(
-            [
-                without_latent(array[start : start + 4096], self.masked)
-                for array in self._rows[stage].arrays
-                for start in range(0, len(array), 4096)
-            ]
-        )
+        found = []
+        for (file, key), array in zip(self._parts(stage), self._rows[stage].arrays, strict=True):
+            parts = [array[start : start + 4096] for start in range(0, len(array), 4096)]
+            found.append(np.concatenate([without_latent(part, self.masked) for part in parts]))
+            check_holes(file, key, array, np.flatnonzero(found[-1]) if self.masked == "nan" else np.empty(0, np.int64))
+        bad = np.concatenate(found)
         rows: NDArray[np.int64] = np.arange(len(bad)) if self.chosen is None else self.chosen.of(stage)
         bad = bad[rows]
         if bad.any():

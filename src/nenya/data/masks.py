@@ -86,6 +86,25 @@ def checked_mask(reader: CutoutReader, images: Images, rows: range, spread: Spre
     return mask
 
 
+def check_holes(file: CutoutFile, partition: str, images: Images, rows: NDArray[np.int64]) -> None:
+    """Check that the pixels of some cutouts that are not finite lie in the mask of their partition, if it has one.
+
+    Args:
+        file: of `nenya.data.cutouts.inspect_cutouts`.
+        partition: its name.
+        images: (N, H, W), all cutouts as stored.
+        rows: (n,) row numbers, increasing.
+
+    Raises:
+        InputFileError: One does not.
+    """
+    if file.partitions[partition].has_mask and len(rows):
+        with file.reader(partition) as reader:
+            mask = reader.read_mask_rows(rows)
+            assert mask is not None
+            _check(reader, images[rows], mask, rows)
+
+
 def _check(reader: CutoutReader, images: Images, mask: Masks, rows: NDArray[np.int64]) -> None:
     """Check that all pixels outside the mask are finite."""
     bad = ~np.isfinite(images) & ~mask

@@ -12,7 +12,7 @@ from nenya.data.chunk_check import filter_names
 from nenya.data.cutout_axes import check_cube, matlab_text
 from nenya.data.hdf5 import Hdf5File, check_float
 from nenya.data.hdf5_links import damage_named
-from nenya.data.pixels import ChunkedPixels, FlatPixels, Pixels
+from nenya.data.pixels import ChunkedPixels, FlatPixels, Pixels, VirtualPixels
 from nenya.errors import InputFileError
 from nenya.storage.texts import shown
 
@@ -124,15 +124,17 @@ def find_partitions(file: Hdf5File, partitions: Sequence[str]) -> dict[str, Part
     for name in partitions:
         dataset = file.find(name)
         if dataset is not None:
-            info = describe_partition(file, name, dataset)[0]
-            found[name] = replace(info, has_mask=find_mask(file, info) is not None)
+            found[name] = find_mask(file, describe_partition(file, name, dataset)[0])[0]
             for suffix in _COMPANIONS:
                 check_companion(file, f"{name}_{suffix}")
     return found
 
 
-def find_mask(file: Hdf5File, info: Partition) -> Pixels | None:
-    """Check the mask of a partition, the data set `<name>_mask`, and return its pixels; None if it has none.
+def find_mask(file: Hdf5File, info: Partition) -> tuple[Partition, Pixels | None]:
+    """Check the mask of a partition, the data set `<name>_mask`.
+
+    Returns:
+        The partition, described with its mask, and the mask's pixels; None if it has none.
 
     Raises:
         InputFileError: It has another shape than the cutouts or another type than uint8 or bool, or is damaged.
@@ -140,7 +142,7 @@ def find_mask(file: Hdf5File, info: Partition) -> Pixels | None:
     name = f"{info.name}_mask"
     where, dataset = f"{file.path}: '{shown(name)}'", file.find(name)
     if dataset is None:
-        return None
+        return info, None
     if not isinstance(dataset, h5py.Dataset):
         raise InputFileError(f"{where} expected a mask, got a {type(dataset).__name__.lower()}")
     flat, four = (info.rows, info.height, info.width), (info.rows, 1, info.height, info.width)
@@ -150,9 +152,18 @@ def find_mask(file: Hdf5File, info: Partition) -> Pixels | None:
         raise InputFileError(f"{where} expected a mask of type uint8 or bool (1: masked), got {shown(dataset.dtype)}")
     with damage_named(where):
         pixels = file.pixels(dataset, where)
+    _as_bytes(pixels)
+    sources = {*info.sources, *map(str, file.others())}
+    return replace(info, has_mask=True, sources=tuple(sorted(sources))), pixels
+
+
+def _as_bytes(pixels: Pixels) -> None:
+    """Let the pixels of a mask of either type be read as bytes, so that values other than 0 and 1 are seen."""
     if isinstance(pixels, FlatPixels | ChunkedPixels):
-        pixels.kind = np.dtype(np.uint8)  # the bytes of either type, so that values other than 0 and 1 are seen
-    return pixels
+        pixels.kind = np.dtype(np.uint8)
+    elif isinstance(pixels, VirtualPixels):
+        for *_, source in pixels.parts:
+            _as_bytes(source)
 
 
 def check_companion(file: Hdf5File, name: str) -> Any:
