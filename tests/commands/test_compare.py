@@ -214,6 +214,9 @@ def test_a_set_of_one_block_is_said_to_be_too_small(nenya_cli, tmp_path, folder)
         ),
         (lambda f: [f"seeds={f}/one_preproc_latents.h5"], "at least two trainings"),
         (lambda f: [*sets(f), "seeds=[x,y]"], "seeds= and a=: give one of them"),
+        (lambda f: ["seeds=[x,y]", "by=season"], "seeds= and by=: give one of them"),
+        (lambda f: [*sets(f), f"table={f}/one.parquet"], "table= is of archive= or data="),
+        (lambda f: [*sets(f), "version=v4"], "version= is of archive= or data="),
     ],
 )
 def test_what_cannot_be_compared_is_refused_in_one_line(nenya_cli, tmp_path, folder, change, said):

@@ -79,8 +79,10 @@ def _alone(whole: Compared) -> str:
 
 def _coverage(whole: Compared, names: tuple[str, str]) -> str:
     of_a, of_b = whole.latents["coverage_of_a"], whole.latents["coverage_of_b"]
-    if not np.isfinite(of_a.value):
-        return ""
+    if not (np.isfinite(of_a.value) and np.isfinite(of_b.value)):
+        return "" if not np.isfinite(whole.latents["energy"].value) else (
+            "Coverage and density are unknown: cutouts have fewer than k= others of their set in other blocks."
+        )  # fmt: skip
     usual = f"; two sets of the same kind would cover {100 * of_a.expected:.0f} % and {100 * of_b.expected:.0f} %"
     return (
         f"{names[1]} covers {said(of_a, True)} of the patterns of {names[0]}, and {names[0]} covers {said(of_b, True)} "
