@@ -187,6 +187,8 @@ def test_a_set_of_one_block_is_said_to_be_too_small(nenya_cli, tmp_path, folder)
     code, said = nenya_cli("compare", [*words, "out=few"])
     assert code == 0 and "150 cutouts in 1 block of one_preproc" in said and "mean little" in said
     assert said.startswith("Whether one_preproc and two_preproc differ cannot be told from so few blocks")
+    assert "How much of the patterns of one_preproc is covered is unknown" in said
+    assert "one_preproc covers" in said and "two_preproc covers" not in said
 
 
 @pytest.mark.parametrize(
@@ -211,6 +213,10 @@ def test_a_set_of_one_block_is_said_to_be_too_small(nenya_cli, tmp_path, folder)
         (
             lambda f: [f"data={f}/one_preproc_latents.h5", f"table={f}/one.parquet", "a=DT > 999", "b=DT > 0"],
             "no row of 150 fulfils it",
+        ),
+        (
+            lambda f: [f"data={f}/one_preproc_latents.h5", f"table={f}/one.parquet", "a=DTT > 1", "b=DT > 0"],
+            "DTT does not exist: a=DTT > 1",
         ),
         (lambda f: [f"seeds={f}/one_preproc_latents.h5"], "at least two trainings"),
         (lambda f: [*sets(f), "seeds=[x,y]"], "seeds= and a=: give one of them"),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import nenya
 from nenya.archive.folder import open_version
@@ -115,13 +116,21 @@ def sets_of(
     if options.a_table or options.b_table:
         raise OptionError("a_table= and b_table= are of a= and b= as latents files: leave out archive= and data=")
     latents, table = _whole(options)
-    chosen = [rows_where(table, str(condition)) for condition in (options.a, options.b)]
+    chosen = [_rows_where(table, name, str(getattr(options, name))) for name in "ab"]
     for name, condition, rows in zip("ab", (options.a, options.b), chosen, strict=True):
         if not rows.any():
             raise OptionError(f'{name}="{condition}": no row of {len(table)} fulfils it: widen the condition')
     if (both := int((chosen[0] & chosen[1]).sum())) > 0:
         raise OptionError(f"{both} rows fulfil both a= and b=: expected two conditions without common rows")
     return (latents, latents), (table[chosen[0]], table[chosen[1]]), (_short(str(options.a)), _short(str(options.b)))
+
+
+def _rows_where(table: "pd.DataFrame", name: str, condition: str) -> NDArray[np.bool_]:
+    """Return the rows that fulfil the condition of an option; an error names that option."""
+    try:
+        return rows_where(table, condition)
+    except OptionError as error:
+        raise OptionError(str(error).replace("where=", f"{name}=")) from error
 
 
 def _whole(options: CompareOptions) -> "tuple[Latents, pd.DataFrame]":

@@ -166,8 +166,9 @@ def _covered(pool: Pool, neighbours: PoolNeighbours, found: list[Float64Array]) 
     names = ("coverage_of_b", "coverage_of_a") if pool.swapped else ("coverage_of_a", "coverage_of_b")
     result = {}
     for name, own, error, values in zip(names, (pool.first, ~pool.first), errors, found, strict=True):
-        balls = np.isfinite(neighbours.within[own]).all()  # otherwise a ball has no end, and covers everything
-        share, variance = float(values[0]) if balls else float("nan"), error**2
+        if not np.isfinite(neighbours.within[own]).all():  # a ball without an end covers everything
+            values = np.full_like(values, np.nan)
+        share, variance = float(values[0]), error**2
         inner = (share * len(kinds) + 1) / (len(kinds) + 2)  # not 0 or 1, where the variance of a share is 0
         count = min(inner * (1 - inner) / variance, len(pool)) if variance > 0 else fewest
         result[name] = _fixed(share, wilson(share, count), values)
