@@ -92,8 +92,8 @@ def _coverage(whole: Compared, names: tuple[str, str]) -> str:
     lines = [f"{', and '.join(parts)}{beside}."] if parts else []
     if unknown:
         lines.append(
-            f"How much of the patterns of {' and of '.join(unknown)} is covered is unknown: some cutouts have fewer than "
-            "k= others of their set in other blocks."
+            f"How much of the patterns of {' and of '.join(unknown)} is covered is unknown: some cutouts have fewer "
+            "than k= others of their set in other blocks."
         )
     return " ".join(lines)
 
