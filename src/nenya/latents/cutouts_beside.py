@@ -27,7 +27,8 @@ def cutouts_beside(latents: Latents, others: Iterable[Path] = ()) -> list[Path]:
     parts: dict[Path, list[Part]] = {}
     for part in latents.parts:
         parts.setdefault(part.path, []).append(part)
-    found, sizes = [], set()
+    found: list[Path] = []
+    sizes: set[tuple[int, int]] = set()
     for path, own in parts.items():
         try:
             file = _source_of(path, own, latents, [path.parent, *others])
