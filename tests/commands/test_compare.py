@@ -187,6 +187,8 @@ def test_a_set_of_one_block_is_said_to_be_too_small(nenya_cli, tmp_path, folder)
     code, said = nenya_cli("compare", [*words, "out=few"])
     assert code == 0 and "150 cutouts in 1 block of one_preproc" in said and "mean little" in said
     assert said.startswith("Whether one_preproc and two_preproc differ cannot be told from so few blocks")
+    assert "How much of the patterns of one_preproc is covered is unknown" in said
+    assert "one_preproc covers" in said and "two_preproc covers" not in said
 
 
 @pytest.mark.parametrize(
@@ -212,8 +214,15 @@ def test_a_set_of_one_block_is_said_to_be_too_small(nenya_cli, tmp_path, folder)
             lambda f: [f"data={f}/one_preproc_latents.h5", f"table={f}/one.parquet", "a=DT > 999", "b=DT > 0"],
             "no row of 150 fulfils it",
         ),
+        (
+            lambda f: [f"data={f}/one_preproc_latents.h5", f"table={f}/one.parquet", "a=DTT > 1", "b=DT > 0"],
+            "DTT does not exist: a=DTT > 1",
+        ),
         (lambda f: [f"seeds={f}/one_preproc_latents.h5"], "at least two trainings"),
         (lambda f: [*sets(f), "seeds=[x,y]"], "seeds= and a=: give one of them"),
+        (lambda f: ["seeds=[x,y]", "by=season"], "seeds= and by=: give one of them"),
+        (lambda f: [*sets(f), f"table={f}/one.parquet"], "table= is of archive= or data="),
+        (lambda f: [*sets(f), "version=v4"], "version= is of archive= or data="),
     ],
 )
 def test_what_cannot_be_compared_is_refused_in_one_line(nenya_cli, tmp_path, folder, change, said):

@@ -369,6 +369,7 @@ def test_the_command(archive, nenya_cli, tmp_path):
         ([], "expected table="),
         (["table=a.parquet", "columns=[senor]"], "columns=senor: expected columns of the table"),
         (["table=a.parquet", "images=a_preproc.h5"], "give ckpt= or model="),
+        (["table=a.parquet", "ckpt=last.pth"], "needs images="),
         (["table=a.parquet", "out=page.html"], "expected a folder"),
         (["table=a.parquet", "columns=[US0,3]"], "columns"),
         (["table=a.parquet", "permutations=2"], "permutations=2"),

@@ -84,6 +84,16 @@ def test_copies_within_a_block_are_no_neighbours():
     assert naeem(plain[0].values, plain[1].values, 5)[0] == 0
 
 
+def test_coverage_is_unknown_where_a_set_has_too_few_neighbours_in_other_blocks():
+    first, second = side(rows(40), np.zeros(40, int)), side(rows(40, seed=1), np.arange(40) // 4 + 10)
+    found = compare_sides(first, second, k=5, permutations=19)
+    assert np.isnan([found["coverage_of_a"].value, found["coverage_of_a"].expected, found["density"].value]).all()
+    assert 0.5 < found["coverage_of_b"].value <= 1
+    found = compare_sides(second, side(rows(45, seed=2), np.arange(45) // 5 + 50), k=41, permutations=19)
+    assert np.isnan([found[name].value for name in ("coverage_of_a", "coverage_of_b", "density")]).all()
+    assert np.isfinite(found["energy"].value)
+
+
 def test_the_area_is_that_of_each_fold_and_folds_keep_blocks():
     x, y = rows(150, 4, 1), rows(100, 4, 2, 1.0)
     blocks = np.random.default_rng(1).integers(0, 30, 250)

@@ -2,6 +2,7 @@
 
 import json
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,6 +16,7 @@ from nenya.io import read_table, write_table
 from nenya.latents.nearest import Identity, Nearest, as_unit, identity_of, unit_places
 from nenya.latents.rarity import fit_density, rarity_of, whiten
 from nenya.portal.columns import Columns, read_arrow
+from nenya.storage.disk import sha256_file
 from nenya.tables.conditions import rows_where
 
 ROWS, K = 900, 5
@@ -172,7 +174,7 @@ def test_the_command(archive, nenya_cli, tmp_path):
     code, said = nenya_cli("outliers", [vectors, "table=s.parquet", "out=s_out.parquet"])
     assert code == 0, said
     again = read_table(tmp_path / "s_out.parquet")
-    assert "artefacts" in said and not set(TEXTURE_COLUMNS) & set(again)
+    assert "images= would also tell artefacts" in said and not set(TEXTURE_COLUMNS) & set(again)
     rarest = read_table(tmp_path / "s_out_rarest.csv")
     np.testing.assert_allclose(rarest["rarity"], -np.sort(-again["rarity"])[: len(rarest)])
     for name in COLUMNS:
@@ -196,3 +198,31 @@ def test_what_cannot_be_right_is_refused_in_one_line(args, words, archive, nenya
     code, said = nenya_cli("outliers", [archive[1], *args])
     assert code == 2 and words in said.splitlines()[-1], said
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_cutouts_beside_the_latents_are_used_while_they_are_those_of_the_latents(archive, nenya_cli, tmp_path):
+    table, vectors, cutouts = archive
+
+    def textures(*args):
+        code, said = nenya_cli("outliers", [vectors, f"table={table}", "out=o.parquet", "clobber=true", *args])
+        assert code == 0, said
+        made = read_table(tmp_path / "o.parquet")
+        return made[TEXTURE_COLUMNS[0]].to_numpy(float) if TEXTURE_COLUMNS[0] in made else None, said
+
+    assert textures()[0] is None  # these latents do not say what they were made of
+    with h5py.File(vectors, "r+") as file:
+        size, sha256 = cutouts.stat().st_size, sha256_file(cutouts)
+        file.attrs.update(source=cutouts.name, source_size=size, source_sha256=sha256)
+    wanted, _ = textures(f"images={cutouts}")
+    found, said = textures()
+    np.testing.assert_array_equal(found, wanted)
+    assert sum("images=none: without" in line for line in said.splitlines()) == 1
+    assert textures("images=none")[0] is textures("images=false")[0] is None
+    moved = tmp_path / "latents" / vectors.name
+    moved.parent.mkdir()
+    vectors.rename(moved)
+    vectors = moved
+    np.testing.assert_array_equal(textures()[0], wanted)  # beside the table
+    with h5py.File(cutouts, "r+") as file:
+        file["valid"][0] += 1
+    assert cutouts.stat().st_size == size and textures()[0] is None

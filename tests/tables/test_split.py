@@ -145,6 +145,7 @@ def test_rows_of_unknown_place_time_or_granule_are_left_out():
         ({"granule": "one"}, Units("granule"), None, "expected at least two granules, got one.*by=place"),
         ({}, Units("time", days=1e6), None, "two blocks of 1e.06 days, got one"),
         ({}, Units("depth"), None, "by=depth: expected granule, time, place or a column of the table"),
+        ({}, Units("senso"), None, "by=senso; did you mean sensor\\?: expected granule"),
         ({}, Units("sensor", valid=("AMSR",)), None, "valid=AMSR: expected values of the column sensor, such as LLC"),
         ({}, Units("sensor", valid=("LLC", "MODIS", "VIIRS")), None, "rows on both sides"),
         ({}, Units("granule", valid=("x",)), None, "valid=x: expected values of the column granule"),

@@ -283,6 +283,8 @@ def test_prune_changes_nothing_with_the_order_of_the_table(tmp_path, tiny_weight
         ("split", [], "expected a table of cutouts"),
         ("split", ["a.parquet", "out=x.h5"], "out=x.h5: expected a table"),
         ("split", ["a.parquet", "valid_fraction=1"], "a fraction above 0 and below 1"),
+        ("split", ["a.parquet", "block_km=100"], "block_km=100 changes nothing with by=granule: it is of by=place"),
+        ("split", ["a.parquet", "by=granule", "valid=[x]", "valid_fraction=0.5"], "valid_fraction=0.5 changes nothing"),
         ("split", ["a.parquet", "apart_km=0"], "a number above 0"),
         ("split", ["a.parquet", "by=colour"], "a.parquet: by=colour: expected granule, time, place or a column"),
         ("split", ["a.parquet", "data=x.h5"], "use table= for the rows, latents= for their latents"),

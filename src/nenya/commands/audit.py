@@ -76,6 +76,8 @@ def run(options: AuditOptions) -> int:
         raise OptionError("expected table=, the table whose columns are audited")
     if options.images and not (options.ckpt or options.model.weights):
         raise OptionError("images= needs the kind of network that made the latents: give ckpt= or model=")
+    if options.ckpt and not options.images:
+        raise OptionError("ckpt= tells the kind of an untrained network, which needs images=, the cutout files")
     folder = local_path(options.out or _FOLDER)
     if folder.suffix and not folder.is_dir():
         raise OptionError(f"out={folder}: expected a folder")

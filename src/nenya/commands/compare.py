@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import nenya
 from nenya.archive.folder import open_version
@@ -39,6 +40,7 @@ _MAY_BE_WRITTEN = (
     *("strata.png", "globe.png", "umap.png", "gallery_a.png", "gallery_b.png"),
     *("compare.csv", "a_density_ratio.parquet", "b_density_ratio.parquet", "stability.parquet"),
 )
+_OF_TWO_SETS = "a b a_table b_table a_images b_images archive_dir version data by pair".split()  # not of seeds=
 
 
 def _names(value: Any) -> list[str]:
@@ -95,6 +97,12 @@ def sets_of(
         )
     loader = options.loader
     if not options.archive_dir and options.data is None:
+        if options.table or options.version:
+            name = "table" if options.table else "version"
+            raise OptionError(
+                f"{name}= is of archive= or data= with two conditions: leave it out where a= and b= are latents files "
+                "(their tables are a_table= and b_table=)"
+            )
         opened = [
             open_latents(one, loader.cache_dir, allow_external=loader.allow_external) for one in (options.a, options.b)
         ]
@@ -108,13 +116,21 @@ def sets_of(
     if options.a_table or options.b_table:
         raise OptionError("a_table= and b_table= are of a= and b= as latents files: leave out archive= and data=")
     latents, table = _whole(options)
-    chosen = [rows_where(table, str(condition)) for condition in (options.a, options.b)]
+    chosen = [_rows_where(table, name, str(getattr(options, name))) for name in "ab"]
     for name, condition, rows in zip("ab", (options.a, options.b), chosen, strict=True):
         if not rows.any():
             raise OptionError(f'{name}="{condition}": no row of {len(table)} fulfils it: widen the condition')
     if (both := int((chosen[0] & chosen[1]).sum())) > 0:
         raise OptionError(f"{both} rows fulfil both a= and b=: expected two conditions without common rows")
     return (latents, latents), (table[chosen[0]], table[chosen[1]]), (_short(str(options.a)), _short(str(options.b)))
+
+
+def _rows_where(table: "pd.DataFrame", name: str, condition: str) -> NDArray[np.bool_]:
+    """Return the rows that fulfil the condition of an option; an error names that option."""
+    try:
+        return rows_where(table, condition)
+    except OptionError as error:
+        raise OptionError(str(error).replace("where=", f"{name}=")) from error
 
 
 def _whole(options: CompareOptions) -> "tuple[Latents, pd.DataFrame]":
@@ -124,6 +140,8 @@ def _whole(options: CompareOptions) -> "tuple[Latents, pd.DataFrame]":
             raise OptionError("archive= and data= or table=: give one of them")
         opened = open_version(options.archive_dir, options.version, loader.cache_dir)
         return opened.latents(), opened.table()
+    if options.version:
+        raise OptionError("version= is of archive=: leave it out with data=")
     if not options.table:
         raise OptionError("data= with two conditions a= and b= needs table=, the table of the cutouts")
     latents = open_latents(options.data, loader.cache_dir, allow_external=loader.allow_external)
@@ -146,11 +164,12 @@ def _images(options: CompareOptions, sets: TwoSets) -> list[Any]:
 
 def _run_seeds(options: CompareOptions, folder: Path) -> int:
     """Compare several trainings."""
-    given = [name for name in ("a", "b", "a_table", "b_table", "archive_dir", "data", "pair") if getattr(options, name)]
+    given = [name for name in _OF_TWO_SETS if getattr(options, name)]
     if given:
         raise OptionError(f"seeds= and {given[0].removesuffix('_dir')}=: give one of them")
     places = _names(options.seeds)
-    runs = [open_latents(place, options.loader.cache_dir) for place in places]
+    loader = options.loader
+    runs = [open_latents(place, loader.cache_dir, allow_external=loader.allow_external) for place in places]
     rows = aligned_rows(runs)
     table = read_table(local_path(options.table)) if options.table else None
     number = runs[0].join(table).number if table is not None else np.arange(len(runs[0]))

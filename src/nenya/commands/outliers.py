@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 import nenya
 from nenya.data.texture import TextureError, read_textures, texture_likelihood
-from nenya.errors import OptionError
+from nenya.errors import InputFileError, OptionError
 from nenya.io import TABLE_SUFFIXES, read_table, write_table
-from nenya.latents.files import open_latents
+from nenya.latents.cutouts_beside import cutouts_beside
+from nenya.latents.files import Latents, open_latents
 from nenya.latents.nearest import Identity, identity_of
 from nenya.latents.rarity import (
     EXACT_ROWS,
@@ -88,7 +89,11 @@ class OutliersOptions(AnalysisOptions):
     sample: int = option(10_000, "latents on which the density model is fitted", at_least(10))
     rarest: int = option(200, "rarest cutouts in the gallery", at_least(1))
     groups: int = option(8, "clusters of the rarest in the gallery", at_least(1))
-    images: Any = option(None, "cutout files, for textures and the gallery")  # noqa: RUF009  # declared as in nenya.options
+    images: Any = option(  # noqa: RUF009  # declared as in nenya.options
+        None,
+        "cutout files, for textures and the gallery; default: those beside the latents or the table that have not "
+        f"changed since, up to {EXACT_ROWS} latents; none: without",
+    )
 
 
 def run(options: OutliersOptions) -> int:
@@ -103,8 +108,6 @@ def run(options: OutliersOptions) -> int:
     Raises:
         NenyaError: An option is not possible, a file cannot be read or joined, or a result cannot be written.
     """
-    from nenya.data.table_images import TableImages
-
     latents = open_latents(options.data, options.loader.cache_dir, allow_external=options.loader.allow_external)
     name = local_path(options.table).stem if options.table else latents.parts[0].stem
     out = local_path(options.out or _FOLDER)
@@ -118,7 +121,7 @@ def run(options: OutliersOptions) -> int:
     table = read_table(local_path(options.table)) if options.table else latents.keys()
     rows = latents.positions(table) if options.table else np.arange(len(latents))
     identity = identity_for(table, options)
-    images = TableImages(options.images, table, options.loader) if options.images else None
+    images = images_for(latents, table, options)
     first, place = joined_rows(rows)
     whole = RowsOf(latents, rows[first])
     identity = replace(identity.take(first), number=np.arange(len(first)))
@@ -145,6 +148,27 @@ def run(options: OutliersOptions) -> int:
         _draw(rarest, images, out.with_name(f"{out.stem}_groups"))
     log.info("%s\n%s\n%s", out, summary, list_of_rarest)
     return 0
+
+
+def images_for(latents: Latents, table: "pd.DataFrame", options: OutliersOptions) -> "TableImages | None":
+    """Return the cutouts of the rows of a table: those of `images=`, or those beside the latents; None without any."""
+    from nenya.data.table_images import TableImages
+
+    if options.images is not None:
+        without = options.images is False or str(options.images).lower() in ("none", "false")
+        return None if without else TableImages(options.images, table, options.loader)
+    if len(latents) > EXACT_ROWS:
+        return None
+    found = cutouts_beside(latents, [local_path(options.table).parent] if options.table else [])
+    if not found:
+        return None
+    try:
+        images = TableImages(found, table, options.loader)
+    except InputFileError:  # a table that names no cutout
+        return None
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    log.info("textures of the cutouts in %s%s, which the latents were made of (images=none: without)", found[0], more)
+    return images
 
 
 def identity_for(table: "pd.DataFrame", options: OutliersOptions) -> Identity:

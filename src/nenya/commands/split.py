@@ -56,6 +56,7 @@ def run(options: SplitOptions) -> int:
     """
     if not options.table:
         raise OptionError("expected a table of cutouts: nenya split cutouts_preproc.parquet")
+    _check_used(options)
     source = local_path(options.table)
     out = list_path(options.out or f"{source.stem}_split.parquet")
     summary = out.with_suffix(".json")
@@ -83,6 +84,20 @@ def run(options: SplitOptions) -> int:
         say(f"{name}: {_sentence(values, near)}")
     log.info("%s\n%s\nnext: nenya train data=CUTOUTS rows=%s", out, summary, out)
     return 0
+
+
+def _check_used(options: SplitOptions) -> None:
+    """Refuse options that would change nothing.
+
+    Raises:
+        OptionError: There is one.
+    """
+    usual = SplitOptions()
+    used = {"block_days": options.by == "time", "block_km": options.by == "place", "valid_fraction": not options.valid}
+    needs = {"block_days": "by=time", "block_km": "by=place", "valid_fraction": "a drawn validation, without valid="}
+    for name, counts in used.items():
+        if not counts and (value := getattr(options, name)) != getattr(usual, name):
+            raise OptionError(f"{name}={value:g} changes nothing with by={options.by}: it is of {needs[name]}")
 
 
 def list_path(out: str) -> Path:

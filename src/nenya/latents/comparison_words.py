@@ -78,14 +78,24 @@ def _alone(whole: Compared) -> str:
 
 
 def _coverage(whole: Compared, names: tuple[str, str]) -> str:
-    of_a, of_b = whole.latents["coverage_of_a"], whole.latents["coverage_of_b"]
-    if not np.isfinite(of_a.value):
+    if not np.isfinite(whole.latents["energy"].value):
         return ""
-    usual = f"; two sets of the same kind would cover {100 * of_a.expected:.0f} % and {100 * of_b.expected:.0f} %"
-    return (
-        f"{names[1]} covers {said(of_a, True)} of the patterns of {names[0]}, and {names[0]} covers {said(of_b, True)} "
-        f"of those of {names[1]}{'' if _few(whole) else usual}."
-    )
+    both = [(whole.latents[f"coverage_of_{own}"], name) for own, name in zip("ab", names, strict=True)]
+    parts, usual, unknown = [], [], []
+    for (of, name), other in zip(both, names[::-1], strict=True):
+        if np.isfinite(of.value):
+            parts.append(f"{other} covers {said(of, True)} of the patterns of {name}")
+            usual.append(f"{100 * of.expected:.0f} %")
+        else:
+            unknown.append(name)
+    beside = "" if unknown or _few(whole) else f"; two sets of the same kind would cover {' and '.join(usual)}"
+    lines = [f"{', and '.join(parts)}{beside}."] if parts else []
+    if unknown:
+        lines.append(
+            f"How much of the patterns of {' and of '.join(unknown)} is covered is unknown: some cutouts have fewer "
+            "than k= others of their set in other blocks."
+        )
+    return " ".join(lines)
 
 
 def _strata(parts: Sequence[Compared]) -> str:

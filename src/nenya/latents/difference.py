@@ -94,7 +94,8 @@ def compare_sides(
         done: called with the number of pairs of rows that are done, of n * n.
 
     Returns:
-        Measure of `MEASURES` -> estimate; NaN where a set is too small.
+        Measure of `MEASURES` -> estimate; NaN where a set is too small, coverage and density also where a row has fewer
+        than k others of its set in other blocks.
     """
     a, b = sampled(a, sample), sampled(b, sample)
     if min(len(a), len(b)) < 2:
@@ -164,7 +165,9 @@ def _covered(pool: Pool, neighbours: PoolNeighbours, found: list[Float64Array]) 
     errors = coverage_errors(neighbours, pool, kinds)
     names = ("coverage_of_b", "coverage_of_a") if pool.swapped else ("coverage_of_a", "coverage_of_b")
     result = {}
-    for name, error, values in zip(names, errors, found, strict=True):
+    for name, own, error, values in zip(names, (pool.first, ~pool.first), errors, found, strict=True):
+        if not np.isfinite(neighbours.within[own]).all():  # a ball without an end covers everything
+            values = np.full_like(values, np.nan)
         share, variance = float(values[0]), error**2
         inner = (share * len(kinds) + 1) / (len(kinds) + 2)  # not 0 or 1, where the variance of a share is 0
         count = min(inner * (1 - inner) / variance, len(pool)) if variance > 0 else fewest

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from nenya.defs import EARTH_KM
 from nenya.errors import InputFileError, OptionError
+from nenya.options.declare import suggest
 from nenya.tables.granules import granules
 from nenya.tables.key_columns import Keys, read_keys
 from nenya.tables.keys import repeated_rows
@@ -151,8 +152,10 @@ def units_of(table: "pd.DataFrame", units: Units) -> IntArray:
     if units.by == "place":
         return _blocks_of_place(usual_names(table), units.km)
     if units.by not in table:
+        columns = list(map(str, table.columns))
+        meant = suggest(units.by, [*UNITS, *columns])
         raise InputFileError(
-            f"by={units.by}: expected {', '.join(UNITS)} or a column of the table: {', '.join(map(str, table.columns))}"
+            f"by={units.by}{meant}: expected {', '.join(UNITS)} or a column of the table: {', '.join(columns)}"
         )
     return pd.factorize(table[units.by])[0].astype(np.int64)
 
