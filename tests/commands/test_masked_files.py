@@ -58,6 +58,17 @@ def test_inspect_says_the_masked_share(cutouts):
         inspect_file(path)
 
 
+def test_wholly_masked_cutouts_are_not_called_equal(tmp_path):
+    images = np.random.default_rng(0).standard_normal((6, SIDE, SIDE)).astype(np.float32)
+    images[[0, 1, 5]] = np.nan
+    with h5py.File(tmp_path / "a_preproc.h5", "w") as h5:
+        h5["train"], h5["valid"] = images[:4, None], images[4:, None]
+    assert not [line for line in inspect_file(tmp_path / "a_preproc.h5").warnings if "both" in line or "equal" in line]
+    with h5py.File(tmp_path / "a_preproc.h5", "r+") as h5:
+        h5["valid"][1] = h5["train"][2]
+    assert "1 cutouts are in both partitions" in " ".join(inspect_file(tmp_path / "a_preproc.h5").warnings)
+
+
 def test_repack_keeps_masks(cutouts, tmp_path):
     path, fields, mask = cutouts
     assert main(["repack", f"data={path}", f"out={tmp_path / 'b.h5'}", "force=true"]) == 0
@@ -78,6 +89,15 @@ def test_derive_carries_masks(cutouts, tmp_path):
         wanted = fields[cut].reshape(ROWS, 6, 2, 6, 2).mean(axis=(2, 4))
         np.testing.assert_allclose(h5["train"][:, 0], wanted, atol=1e-5)
     assert len(pd.read_parquet(tmp_path / "d_preproc.parquet")) == ROWS
+
+
+def test_derive_refuses_damage_outside_a_mask(cutouts, tmp_path, capsys):
+    path, _, _ = cutouts
+    with h5py.File(path, "r+") as h5:
+        h5["train"][5, 0, 2, 2], h5["train_mask"][5, 0, 2, 2] = np.nan, 0
+    assert main(["derive", f"data={path}", "coarsen=2", f"out={tmp_path / 'd_preproc.h5'}"]) == 2
+    assert "row 5 of 'train' has 1 pixels that are not finite outside 'train_mask'" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
 @pytest.mark.parametrize("masked", ["fill", "mean", "mask"])

@@ -133,6 +133,13 @@ def test_that_of_other_weights_or_options_is_refused(extract, source, calibratio
     assert "is of other weights" in said
 
 
+def test_that_of_cutouts_of_another_size_is_refused(extract, calibration, tmp_path):
+    larger = write(tmp_path / "larger_preproc.h5", side=32, clear=3, masked=2)
+    path, said = extract(larger, f"calibration={calibration}", code=2)
+    assert "expected cutouts of 16 pixels a side, those of the calibration, got 32" in said
+    assert not path.parent.exists() or not list(path.parent.iterdir())
+
+
 def test_nan_is_the_mask_where_no_data_set_says_it(extract, calibration, tmp_path):
     stored, marked = write(tmp_path / "a_preproc.h5", seed=5, clear=5), tmp_path / "n_preproc.h5"
     write(marked, seed=5, clear=5, nan=True)
@@ -231,9 +238,14 @@ def test_what_cannot_be_calibrated_is_refused_in_one_line(nenya_cli, source, wei
     few = write(tmp_path / "few_preproc.h5", clear=20)
     other = write(tmp_path / "other_preproc.h5", side=32, clear=1)
     none = write(tmp_path / "none_preproc.h5", clear=70, masked=0)
+    hole = write(tmp_path / "hole_preproc.h5")
+    with h5py.File(hole, "a") as file:
+        file["train"][MASKED + 3, ..., 2, 2] = np.nan
     for args, wanted in (
         ([source, *how, "preprocess.masked=nan"], "set preprocess.masked=fill, mean or mask"),
         ([few, *how], "expected at least 60 cutouts without a masked pixel, got 20 of 60"),
+        ([hole, *how], "row 43 of 'train' has 1 pixels that are not finite outside 'train_mask'"),
+        ([source, *how, f"cloud_masks={hole}"], "row 43 of 'train' has 1 pixels that are not finite"),
         ([source, *how, f"cloud_masks={other}"], "expected masks of 16 pixels a side, got 32"),
         ([source, *how, f"cloud_masks={none}"], "expected masked cutouts, got none"),
         ([source, *how, f"cloud_masks={tmp_path / 'nothing.h5'}"], "nothing.h5"),

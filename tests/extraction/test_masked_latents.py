@@ -94,6 +94,19 @@ def test_a_mask_channel_is_in_the_checkpoint(tmp_path):
         assert not torch.equal(module(images), module(images * torch.tensor([1.0, 0.0])[:, None, None]))
 
 
+@pytest.mark.parametrize("masked", ["fill", "mask"])
+def test_a_mean_is_warned_of_only_if_the_network_sees_it(tmp_path, masked, capsys):
+    cutouts(tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5") as h5, h5py.File(tmp_path / "b.h5", "w") as other:
+        other["train"], other["train_mask"] = h5["train"][:] + np.float32(5), h5["train_mask"][:]
+    ckpt, found = weights(tmp_path, masked), []
+    for name in "ab":
+        found.append(extract(tmp_path / f"{name}.h5", ckpt, tmp_path / f"{name}_l.h5")[0])
+    said = capsys.readouterr().err
+    assert ("have means up to" in said) == (masked == "fill")
+    assert np.allclose(found[0], found[1], atol=1e-4, equal_nan=True) == (masked == "mask")
+
+
 def test_nan_outside_the_mask_ends_an_extraction_and_a_training(tmp_path, capsys):
     cutouts(tmp_path / "a.h5")
     with h5py.File(tmp_path / "a.h5", "r+") as h5:
@@ -140,6 +153,27 @@ def test_weights_of_the_other_kind_are_refused(tmp_path, of, read, words):
 def test_half_of_the_options_is_refused(model, masked):
     with pytest.raises(OptionError, match=r"preprocess\.masked"):
         make_net(build_options(ExtractOptions, {"model": {**SMALL, **model}, "preprocess": {"masked": masked}}))
+
+
+@pytest.mark.parametrize("chunks", [None, (4, 1, SIDE, SIDE)])
+def test_a_wholly_masked_cutout_of_finite_values_is_not_trained_on(tmp_path, chunks):
+    from nenya.data.cutouts import inspect_cutouts
+    from nenya.data.datamodule import ViewsDataModule
+    from nenya.data.row_list import RowList
+
+    fields, mask = cutouts(tmp_path / "a.h5")
+    with h5py.File(tmp_path / "b.h5", "w") as h5:
+        h5.create_dataset("train", data=fields[:, None], chunks=chunks)
+        h5.create_dataset("train_mask", data=mask[:, None], chunks=chunks)
+    file = inspect_cutouts(tmp_path / "b.h5")
+    for masked in ("nan", "fill"):
+        data = ViewsDataModule(options_of(masked), [file], tmp_path)
+        data.setup("fit")
+        assert data._usable["train"].tolist() == [row for row in range(len(fields)) if row != 3]
+    chosen = RowList(((file, "train"),), np.array([3, 5, 7]), np.array([], np.int64), "")
+    data = ViewsDataModule(options_of(), [file], tmp_path, chosen)
+    data.setup("fit")
+    assert data._usable["train"].tolist() == [5, 7]
 
 
 @pytest.mark.parametrize("masked", ["fill", "mask"])

@@ -62,6 +62,25 @@ def test_masks_go_through_the_steps(tmp_path):
     np.testing.assert_array_equal(images[both], clear)
 
 
+@pytest.mark.parametrize("mixing", [{"downscale": [4, 4]}, {"median": [3, 3]}, {}])
+def test_no_kept_pixel_is_made_impossible_by_filled_ones(tmp_path, mixing):
+    """A hill with a hole in its top, which is filled beyond 40 degrees; the means of blocks get there too."""
+    field, mask = CELSIUS.copy(), np.zeros((H, W), bool)
+    away = np.abs(np.arange(16) - 5.5).clip(1.5) - 1.5
+    field[:16, :16] = np.clip(39.9 - 4 * np.maximum(away, away[:, None]), 20, None)
+    mask[5:7, 5:7] = True
+    more = {"possible": [-3.0, 40.0], "clear_threshold": 40.0, "demean": False, **mixing}
+    data = save(grid(np.where(mask, np.nan, field).astype("f4")), tmp_path / "front.nc")
+    out = tmp_path / "front_preproc.h5"
+    usual = {"field_size": 16, "step": 16, "inpaint": "none", "valid_fraction": 0.0, "workers": 1}
+    prepare({**usual, "data": data, "out": str(out), **more})
+    with h5py.File(out) as file:
+        images = file["train"][()]
+    table = pd.read_parquet(out.with_suffix(".parquet"))
+    assert np.nanmax(images) <= 40
+    assert ((table.row == 0) & (table.col == 0)).any() == ("downscale" not in mixing), "kept unless it is impossible"
+
+
 def uids_of(table, other):
     """UIDs of the rows of another table in this one; they hold the name of the file."""
     place = table.set_index(["row", "col"]).UID

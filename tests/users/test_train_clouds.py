@@ -164,3 +164,15 @@ def test_options_of_clouds_that_cannot_be_right_are_refused(masked_file, nenya_c
     assert code == 2
     assert expected in said
     assert not Path("run").exists()
+
+
+def test_a_bank_with_nan_outside_its_mask_is_refused(masked_file, nenya_cli):
+    with h5py.File("bank.h5", "w") as file:
+        file["train"] = np.zeros((4, 32, 32), np.float32)
+        file["train"][2, 5, 5] = np.nan
+        file["train_mask"] = np.zeros((4, 32, 32), np.uint8)
+        file["train_mask"][:, :9] = 1
+        file["train"][2, 20, 5] = np.nan
+    code, said = nenya_cli("train", [*CLOUDY, f"data={masked_file}", "out=run", "augment.cloud_masks=bank.h5"])
+    assert code == 2 and "row 2 of 'train' has 1 pixels that are not finite outside 'train_mask'" in said
+    assert not Path("run").exists()

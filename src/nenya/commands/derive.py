@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 import nenya
 from nenya.data.cutouts import CutoutFile, fingerprint, inspect_cutouts, partition_names, read_blocks
 from nenya.data.hdf5_open import open_hdf5
+from nenya.data.masks import checked_mask
 from nenya.errors import InputFileError, OptionError
 from nenya.io import TABLE_SUFFIXES, read_table, write_table
 from nenya.options.derive import DeriveOptions
@@ -307,7 +308,7 @@ def _write_cutouts(
             start = starts.get(name, 0)
             target[name][start : start + len(new), 0] = new
             if has_mask:
-                target[f"{name}_mask"][start : start + len(new), 0] = _masks(source, name, start, new, steps)
+                target[f"{name}_mask"][start : start + len(new), 0] = _masks(source, name, start, images, new, steps)
             starts[name] = start + len(new)
             progress.advance(len(new))
     return {name: np.concatenate([some[name] for some in found]) for name in found[0]}, bool(centred)
@@ -322,11 +323,12 @@ def _means(images: NDArray[np.float32], means: NDArray[np.float64]) -> NDArray[n
     return found
 
 
-def _masks(source: _Source, name: str, start: int, new: NDArray[np.float32], steps: Derivation) -> NDArray[np.bool_]:
+def _masks(
+    source: _Source, name: str, start: int, images: NDArray[np.float32], new: NDArray[np.float32], steps: Derivation
+) -> NDArray[np.bool_]:
     """Return the masks (n, side, side) of new cutouts: pixels to which a masked one contributes, or which are NaN."""
     with source.file.reader(name) as reader:
-        old = reader.read_mask(start, start + len(new))
-    assert old is not None
+        old = checked_mask(reader, images, range(start, start + len(images)))
     moved = replace(steps, noise=0.0, median=None).apply(old.astype(np.float32), [])
     return np.asarray((moved > _LEAST_SHARE) | ~np.isfinite(new))
 

@@ -55,7 +55,7 @@ class CutoutStatistics:
         clear: share of finite pixels of each cutout.
         means: mean of the finite pixels of each cutout, NaN where there is none.
         deviations: standard deviation likewise.
-        hashes: (rows,) uint64, equal for equal cutouts.
+        hashes: uint64, of the cutouts with a clear pixel, equal for equal ones.
     """
 
     rows: int = 0
@@ -69,7 +69,7 @@ class CutoutStatistics:
     @property
     def repeated(self) -> int:
         """Number of cutouts that equal an earlier one."""
-        return self.rows - len(np.unique(self.hashes))
+        return len(self.hashes) - len(np.unique(self.hashes))
 
 
 def run(options: InspectOptions) -> int:
@@ -236,7 +236,8 @@ def measure_cutouts(file: CutoutFile, partition: str, most: int | None = None) -
         clear.append(count / flat.shape[1])
         means.append(mean)
         deviations.append(np.sqrt(square))
-        hashes += [int.from_bytes(hashlib.blake2b(row.tobytes(), digest_size=8).digest(), "little") for row in flat]
+        some = flat[count > 0]
+        hashes += [int.from_bytes(hashlib.blake2b(row.tobytes(), digest_size=8).digest(), "little") for row in some]
         found.rows += len(flat)
     found.clear, found.means = np.concatenate(clear), np.concatenate(means)
     found.deviations, found.hashes = np.concatenate(deviations), np.array(hashes, np.uint64)

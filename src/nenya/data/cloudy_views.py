@@ -25,6 +25,7 @@ from nenya.data.clouds import (
     turned,
 )
 from nenya.data.cutouts import CutoutFile, inspect_cutouts
+from nenya.data.masks import checked_mask, mask_of
 from nenya.errors import InputFileError, OptionError
 from nenya.options.sections import Options
 from nenya.storage.paths import fetch, find_sources
@@ -183,6 +184,7 @@ def _masks(file: CutoutFile, partition: str) -> NDArray[np.bool_]:
     with file.reader(partition) as reader:
         for start in np.unique(np.linspace(0, max(rows - _ROWS, 0), _BLOCKS).astype(int)).tolist():
             stop = min(rows, start + _ROWS)
-            mask = reader.read_mask(start, stop)
-            parts.append(np.isnan(reader.read(start, stop)[:, 0]) if mask is None else mask)
+            images = reader.read(start, stop)
+            mask = checked_mask(reader, images[:, 0], range(start, stop)) if reader.info.has_mask else None
+            parts.append(mask_of(images, mask))
     return np.concatenate(parts)

@@ -19,7 +19,7 @@ from nenya.data.blocks import as_it_is
 from nenya.data.cloudy_views import CloudyViews
 from nenya.data.cutouts import CutoutFile, inspect_cutouts
 from nenya.data.extra_views import ExtraViews
-from nenya.data.masks import check_holes, network_input, without_latent
+from nenya.data.masks import check_holes, network_input, wholly_masked, without_latent
 from nenya.data.row_list import RowList
 from nenya.data.unpack import load_partition
 from nenya.errors import InputFileError
@@ -297,13 +297,18 @@ class ViewsDataModule(pl.LightningDataModule):
         found = []
         for (file, key), array in zip(self._parts(stage), self._rows[stage].arrays, strict=True):
             parts = [array[start : start + 4096] for start in range(0, len(array), 4096)]
-            found.append(np.concatenate([without_latent(part, self.masked) for part in parts]))
-            check_holes(file, key, array, np.flatnonzero(found[-1]) if self.masked == "nan" else np.empty(0, np.int64))
+            lost = np.concatenate([without_latent(part, self.masked) for part in parts])
+            if self.masked == "nan":
+                check_holes(file, key, array, np.flatnonzero(lost))
+                lost |= wholly_masked(file, key)
+            found.append(lost)
         bad = np.concatenate(found)
         rows: NDArray[np.int64] = np.arange(len(bad)) if self.chosen is None else self.chosen.of(stage)
         bad = bad[rows]
         if bad.any():
             what = "with non-finite pixels" if self.masked == "nan" else "without a clear pixel"
+            if self.masked == "nan" and any(file.partitions[key].has_mask for file, key in self._parts(stage)):
+                what += " or wholly masked"
             log.warning("%s: skipping %d of %d cutouts %s", stage, bad.sum(), len(bad), what)
         if bad.all():
             file, key = self._parts(stage)[0]

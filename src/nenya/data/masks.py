@@ -123,6 +123,27 @@ def check_holes(file: CutoutFile, partition: str, images: Images, rows: NDArray[
             _check(reader, images[rows], mask, rows)
 
 
+def wholly_masked(file: CutoutFile, partition: str) -> Masks:
+    """Mark the cutouts (N,) of a partition whose mask covers every pixel; none if it has no such data set.
+
+    Args:
+        file: of `nenya.data.cutouts.inspect_cutouts`.
+        partition: its name.
+
+    Raises:
+        InputFileError: The mask is damaged.
+    """
+    info = file.partitions[partition]
+    found = np.zeros(info.rows, bool)
+    if info.has_mask:
+        with file.reader(partition) as reader:
+            for rows in plan_blocks(info.rows, info.block_rows, _ROWS):
+                mask = reader.read_mask(rows.start, rows.stop)
+                assert mask is not None
+                found[rows.start : rows.stop] = mask.all(axis=(1, 2))
+    return found
+
+
 def _check(reader: CutoutReader, images: Images, mask: Masks, rows: NDArray[np.int64]) -> None:
     """Check that all pixels outside the mask are finite."""
     bad = ~np.isfinite(images) & ~mask

@@ -20,7 +20,7 @@ import nenya
 from nenya.data.blocks import Block, cut_blocks
 from nenya.data.cutouts import CutoutFile, CutoutReader, inspect_cutouts, partition_names
 from nenya.data.mask_shapes import mask_shapes, varied_masks
-from nenya.data.masks import mask_of, network_input
+from nenya.data.masks import checked_mask, mask_of, network_input
 from nenya.errors import InputFileError
 from nenya.extraction.clearness import calibrated_options
 from nenya.extraction.job import check_sizes
@@ -122,7 +122,7 @@ def look(files: Sequence[CutoutFile], rng: np.random.Generator, *, most_clear: i
     """Look at the cutouts of files in a random order until there are enough clear and masked ones.
 
     Raises:
-        InputFileError: Cutouts of the files differ in size, or cannot be read.
+        InputFileError: Cutouts of the files differ in size, cannot be read, or have a NaN outside their mask.
     """
     sizes = {info.height for file in files for info in file.partitions.values()}
     if len(sizes) > 1:
@@ -152,8 +152,8 @@ def look(files: Sequence[CutoutFile], rng: np.random.Generator, *, most_clear: i
 def _pieces(reader: CutoutReader, block: Block) -> Iterator[tuple[Images, Masks]]:
     """Yield the cutouts of a block, (n, H, W), and their masks."""
     images = reader.read(block.rows.start, block.rows.stop)
-    holes = mask_of(images, reader.read_mask(block.rows.start, block.rows.stop))
-    yield images[:, 0], holes
+    mask = checked_mask(reader, images[:, 0], block.rows) if reader.info.has_mask else None
+    yield images[:, 0], mask_of(images, mask)
 
 
 def choose_masks(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.data.mask_shapes import mask_shapes
-from nenya.errors import OptionError
+from nenya.errors import InputFileError, OptionError
 from nenya.latents.calibration import Calibration
 from nenya.latents.calibration_file import SUFFIX, digest_of, load
 from nenya.latents.clear import CLEAR_COLUMNS
@@ -45,6 +45,23 @@ class Clearness:
     def columns(self) -> tuple[str, ...]:
         """Names of the columns."""
         return CLEAR_COLUMNS if self.calibration is not None else CLEAR_COLUMNS[:1]
+
+    def check_side(self, path: Path, side: int) -> None:
+        """Check that the calibration is of cutouts of the size of a file's, as errors depend on it.
+
+        Args:
+            path: the file.
+            side: of its cutouts in pixels.
+
+        Raises:
+            InputFileError: It is of another size.
+        """
+        made = None if self.calibration is None else self.calibration.about.get("image_size")
+        if made not in (None, side):
+            raise InputFileError(
+                f"{path}: expected cutouts of {made} pixels a side, those of the calibration, got {side}: make another "
+                "with nenya calibrate out= and give it with calibration="
+            )
 
     def measure(self, images: NDArray[np.floating], holes: NDArray[np.bool_]) -> FloatArray:
         """Return the columns of cutouts, (n, 1) or (n, 3): of a clear one 1; of one without a latent NaN.

@@ -148,7 +148,7 @@ def scratch_bytes(job: Job, dim: int) -> int:
 
 def warn_of_means(options: Options, file: CutoutFile) -> None:
     """Warn if cutouts have a mean that the network would see."""
-    if options.preprocess.file == "demean":
+    if options.preprocess.file == "demean" or options.model.mask_channel:  # the network removes it
         return
     for name in file.partitions:
         largest = largest_mean(file, name, masked=options.preprocess.masked)
@@ -191,6 +191,8 @@ def extract_file(
         Interrupted: A signal was received (SIGINT, SIGTERM).
     """
     clearness = clearness_of(options, checkpoint)
+    if clearness is not None:
+        clearness.check_side(job.file.path, next(iter(job.file.partitions.values())).height)
     store = BlockStore(job.output, job.rows, latent_dim(options, module.net), columns=columns_of(clearness))
     writer = LatentsWriter(store)
     trainer = make_trainer(options.trainer, callbacks=[writer], logger=logger or False, enable_checkpointing=False)

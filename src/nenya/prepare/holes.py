@@ -63,6 +63,30 @@ def finish_with_holes(
     return done, means
 
 
+def impossible(images: Images, options: PrepareOptions, possible: tuple[float, float]) -> NDArray[np.bool_]:
+    """Mark cutouts (n,) of which a pixel that is kept would be impossible by the filled ones that it is made of.
+
+    Filled pixels are masked again, so they matter only to steps that mix pixels.
+
+    Args:
+        images: (n, h, w), NaN where masked.
+        options: the recipe.
+        possible: smallest and largest possible value.
+    """
+    found = np.zeros(len(images), bool)
+    if options.fixed_km is None and options.median is None and options.downscale is None:
+        return found
+    holes = np.isnan(images)
+    filled = images.copy()
+    fill_cutouts(filled, holes)
+    wild = np.flatnonzero(((filled < possible[0]) | (filled > possible[1])).any(axis=(1, 2)))
+    if len(wild):
+        moved, _ = finish(filled[wild], replace(options, demean=False, noise=0.0), [])
+        beyond = (moved < possible[0]) | (moved > possible[1])
+        found[wild] = (beyond & ~_moved(holes[wild], options)).any(axis=(1, 2))
+    return found
+
+
 def _moved(holes: NDArray[np.bool_], options: PrepareOptions) -> NDArray[np.bool_]:
     """Return masks (n, h, w) as those of the finished cutouts."""
     shares = holes.astype(np.float32)

@@ -30,7 +30,7 @@ from nenya.prepare.cutouts import (
 )
 from nenya.prepare.fields import Layout
 from nenya.prepare.geometry import Field
-from nenya.prepare.holes import central_dt_of_clear, finish_with_holes, statistics_of_clear
+from nenya.prepare.holes import central_dt_of_clear, finish_with_holes, impossible, statistics_of_clear
 from nenya.prepare.places import FOUND, HOLES, MASKED, OUTSIDE, TOO_FAR, Fates, Places
 from nenya.prepare.sources import open_fields
 from nenya.prepare.steps import finish, output_size, statistics
@@ -272,9 +272,9 @@ def cut(
     columns = _table(fields, chosen, name, options)
     if options.inpaint == "fast":
         values = inpaint_field(values, np.isnan(values) & covered(values.shape, chosen))
-    images, kept, statistic = _images(values, chosen, columns["UID"], options)
+    images, kept, statistic = _images(values, chosen, columns["UID"], options, fields.possible)
     able = (statistic["Tmin"] >= fields.possible[0]) & (statistic["Tmax"] <= fields.possible[1])
-    able &= np.isfinite(statistic["mean_temperature"])  # a pixel is left after downscaling
+    able &= np.isfinite(statistic["mean_temperature"])  # a pixel is left, and none is impossible
     if not able.all():  # filled pixels may overshoot where few are clear
         images, kept, statistic = images[able], kept[able], {key: column[able] for key, column in statistic.items()}
     if tally is not None:
@@ -296,7 +296,11 @@ def covered(shape: tuple[int, ...], windows: Windows) -> NDArray[np.bool_]:
 
 
 def _images(
-    values: NDArray[np.float32], windows: Windows, uids: NDArray[np.int64], options: PrepareOptions
+    values: NDArray[np.float32],
+    windows: Windows,
+    uids: NDArray[np.int64],
+    options: PrepareOptions,
+    possible: tuple[float, float],
 ) -> tuple[NDArray[np.float32], NDArray[np.intp], Columns]:
     """Read cutouts and apply the steps, all cutouts of one size together.
 
@@ -323,7 +327,8 @@ def _images(
                 stack, some = stack[whole], some[whole]
             if not len(some):
                 continue
-            done, column = _finished(stack, [(options.seed, int(uid) & (2**63 - 1)) for uid in uids[some]], options)
+            seeds = [(options.seed, int(uid) & (2**63 - 1)) for uid in uids[some]]
+            done, column = _finished(stack, seeds, options, possible)
             images.append(done)
             numbers.append(some)
             columns.append(column)
@@ -336,12 +341,17 @@ def _images(
 
 
 def _finished(
-    stack: NDArray[np.float32], seeds: list[tuple[int, int]], options: PrepareOptions
+    stack: NDArray[np.float32], seeds: list[tuple[int, int]], options: PrepareOptions, possible: tuple[float, float]
 ) -> tuple[NDArray[np.float32], Columns]:
-    """Apply the steps to cutouts (n, h, w); return them, and the columns computed from their pixels."""
+    """Apply the steps to cutouts (n, h, w); return them, and the columns computed from their pixels.
+
+    The mean of a cutout that cannot be kept is NaN.
+    """
     masked = options.inpaint == "none"
     columns: Columns = {**(statistics_of_clear(stack) if masked else statistics(stack))}
     done, means = finish_with_holes(stack, options, seeds) if masked else finish(stack, options, seeds)
+    if masked:
+        means[impossible(stack, options, possible)] = np.nan
     columns["mean_temperature"] = means
     if output_size(options) >= DT40_SIDE:
         columns["DT40"] = central_dt_of_clear(done, DT40_SIDE) if masked else central_dt(done, DT40_SIDE)
