@@ -198,6 +198,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=Path("outputs/bench/clouds"), help="of all files; kept")
     parser.add_argument("--real", type=Path, help="a file of real cutouts")
     parser.add_argument("--figure", type=Path, help="a picture to write")
+    parser.add_argument("--name", default="clouds", help="of the JSON file")
     arguments, extra = parser.parse_known_args()
     about, folder = machine(), arguments.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -219,7 +220,7 @@ def main() -> int:
     if arguments.figure is not None:
         draw(results, arguments.figure)
     settings = {"rows": arguments.rows, "seeds": arguments.seeds, "epochs": EPOCHS, "extra": extra}
-    write("clouds", {"settings": settings, "networks": results}, about)
+    write(arguments.name, {"settings": settings, "networks": results}, about)
     return 0
 
 

@@ -2,8 +2,8 @@
 
 The first epochs follow the plain recipe. Then a copy of the network, the guide, is kept as it is and sees each cutout
 without clouds, while the network sees it twice, under two clouds, and learns to give the latent of the guide: the same
-direction, and as similar to those of the other cutouts. The guide holds what the latents of clear cutouts mean; an epoch
-with it takes about 1.4 times as long.
+direction, and as similar to those of the other cutouts. The guide holds what the latents of clear cutouts mean. An
+epoch with it takes about 1.4 times as long.
 
 Letters in shapes: B cutouts, V views of each, D length of a latent.
 """
