@@ -5,6 +5,7 @@ import pytest
 from nenya.data.blocks import BlockRows, cut_blocks
 from nenya.data.cutouts import inspect_cutouts
 from nenya.data.masks import InputReader
+from nenya.data.unpack import load_partition
 from nenya.errors import InputFileError
 
 ROWS, SIDE = 23, 16
@@ -69,6 +70,21 @@ def test_nan_outside_the_mask_is_refused(tmp_path, masked):
     with pytest.raises(InputFileError, match="row 7 of 'train' has 4 pixels that are not finite outside 'train_mask'"):
         read(path, masked)
     assert len(read(path, masked, stop=7)) == 7
+
+
+def test_copies_with_and_without_a_mask_are_kept_side_by_side(tmp_path):
+    fields, mask = field_and_mask()
+    path = write(tmp_path / "a.h5", fields, mask, chunks=True, compression="gzip")
+    made = {}
+    for masked in (True, False):
+        load_partition(path, "train", cache_dir=tmp_path / "cache", memory_limit=0, mask=masked)
+        made[masked] = {file.name for file in (tmp_path / "cache").glob("*.npy")}
+    assert len(made[True]) == 1 and len(made[False]) == 2 and made[True] < made[False]
+    with h5py.File(path, "r+") as h5:
+        h5["train"][0] = 1
+    load_partition(path, "train", cache_dir=tmp_path / "cache", memory_limit=0)
+    left = {file.name for file in (tmp_path / "cache").glob("*.npy")}
+    assert len(left) == 2 and made[True] < left, "the outdated copy is removed"
 
 
 def test_an_infinite_pixel_is_no_mask(tmp_path):

@@ -151,7 +151,7 @@ def _is_complete(path: Path, info: Partition) -> bool:
 def _remove_old(folder: Path, stem: str) -> None:
     """Remove files of killed processes and copies of earlier states of the source."""
     sweep(folder)
-    for path in folder.glob(f"{stem}_*.npy"):
+    for path in folder.glob(f"{stem}_{'[0-9a-f]' * 16}.npy"):  # not the masked copies of the same source
         log.info("removing the outdated copy %s", path)
         path.unlink(missing_ok=True)
 
