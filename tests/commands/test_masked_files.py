@@ -1,5 +1,7 @@
 """Cutout files with masks in the commands that read or rewrite them."""
 
+import shutil
+
 import h5py
 import numpy as np
 import pandas as pd
@@ -10,6 +12,7 @@ from nenya.analyze_image import get_latents
 from nenya.cli import main
 from nenya.commands.inspect import inspect_file
 from nenya.data.cutouts import inspect_cutouts
+from nenya.data.ensemble_spectra import load_images
 from nenya.data.masks import InputReader
 from nenya.errors import InputFileError
 from nenya.latents_extraction import build_loader, calc_latent, model_latents_extract
@@ -87,8 +90,29 @@ def test_derive_carries_masks(cutouts, tmp_path):
         cut = (slice(None), slice(2, 14), slice(2, 14))
         np.testing.assert_array_equal(found, mask[cut].reshape(ROWS, 6, 2, 6, 2).any(axis=(2, 4)))
         wanted = fields[cut].reshape(ROWS, 6, 2, 6, 2).mean(axis=(2, 4))
-        np.testing.assert_allclose(h5["train"][:, 0], wanted, atol=1e-5)
+        np.testing.assert_allclose(h5["train"][:, 0], np.where(found, np.nan, wanted), atol=1e-5)
     assert len(pd.read_parquet(tmp_path / "d_preproc.parquet")) == ROWS
+
+
+def test_values_under_a_mask_change_nothing(cutouts, tmp_path, nenya_cli):
+    path, _, mask = cutouts
+    for name, value in (("a", None), ("b", np.float32(-32767))):
+        if value is not None:
+            shutil.copy(path, tmp_path / f"{name}_preproc.h5")
+            with h5py.File(tmp_path / f"{name}_preproc.h5", "r+") as h5:
+                fields = h5["train"][:, 0]
+                fields[mask] = value
+                h5["train"][:, 0] = fields
+        args = [f"data={name}_preproc.h5", f"out={name}_new.h5", "demean=true", "median=[3,3]"]
+        assert nenya_cli("derive", args)[0] == 0
+        code, said = nenya_cli("spectra", [f"data={name}_preproc.h5", f"out={name}_spectra"])
+        assert code in (0, 2), said
+    with h5py.File("a_new.h5") as a, h5py.File("b_new.h5") as b:
+        np.testing.assert_array_equal(a["train"], b["train"])
+        assert np.abs(b["train"][0]).max() < 100
+    found = [load_images(f"{name}_preproc.h5") for name in "ab"]
+    np.testing.assert_array_equal(*found)
+    assert (np.isnan(found[0]) == mask).all()
 
 
 def test_derive_refuses_damage_outside_a_mask(cutouts, tmp_path, capsys):

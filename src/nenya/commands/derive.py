@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import nenya
-from nenya.data.cutouts import CutoutFile, fingerprint, inspect_cutouts, partition_names, read_blocks
+from nenya.data.cutouts import CutoutFile, fingerprint, inspect_cutouts, partition_names
 from nenya.data.hdf5_open import open_hdf5
-from nenya.data.masks import checked_mask
+from nenya.data.masks import checked_mask, read_clear
 from nenya.errors import InputFileError, OptionError
 from nenya.io import TABLE_SUFFIXES, read_table, write_table
 from nenya.options.derive import DeriveOptions
@@ -167,7 +167,7 @@ class _Source:
         """Yield partition, place among all cutouts, and cutouts (n, h, w)."""
         start = 0
         for name in self.file.partitions:
-            for block in read_blocks(self.file, name):
+            for block in read_clear(self.file, name):
                 yield name, slice(start, start + len(block)), block[:, 0]
                 start += len(block)
 

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.archive.folder import Opened, open_chosen
-from nenya.data.cutouts import inspect_cutouts, read_blocks
+from nenya.data.cutouts import inspect_cutouts
+from nenya.data.masks import read_clear
 from nenya.errors import InputFileError, OptionError
 from nenya.io import read_table
 from nenya.latents.components import fit_pca
@@ -198,7 +199,7 @@ def _eigen(path: Path, options: FiguresOptions) -> None:
     def blocks() -> Iterator[NDArray[np.float32]]:
         for file in files:
             for name in file.partitions:
-                for block in read_blocks(file, name):
+                for block in read_clear(file, name):
                     yield block.reshape(len(block), -1)
 
     pca = fit_pca(blocks())

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import fft, signal  # type: ignore[import-untyped, unused-ignore]  # scipy ships no types
 
 from nenya.data.cutouts import CutoutReader
+from nenya.data.masks import InputReader
 from nenya.errors import InputFileError, OptionError
 from nenya.storage.paths import expand
 
@@ -24,13 +25,13 @@ _BLOCK = 1024
 
 
 def load_images(pp_file: str | Path, partition: str = "train") -> NDArray[np.float32]:
-    """Return the cutouts of a partition, (N, H, W) float32, all in memory.
+    """Return the cutouts of a partition, (N, H, W) float32, all in memory; NaN at masked pixels.
 
     Raises:
         InputFileError: The file cannot be read, or has no such partition.
     """
     reader = CutoutReader(Path(expand(str(pp_file))), partition)
-    return reader.read(0, len(reader))[:, 0]
+    return InputReader(reader, "holes").read(0, len(reader))[:, 0]
 
 
 def preprocess_image(image: ArrayLike, demean: bool = True, detrend: bool = False, window: bool = True) -> Float64Array:

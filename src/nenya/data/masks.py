@@ -14,13 +14,13 @@ stays too.
 Letters: n cutouts read at once, C channels (2 with `mask`, else 1), H rows and W columns of pixels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nenya.data.cutouts import CutoutFile, CutoutReader, nonfinite_rows, plan_blocks
+from nenya.data.cutouts import CutoutFile, CutoutReader, nonfinite_rows, plan_blocks, read_blocks
 from nenya.data.fill import fill_cutouts
 from nenya.data.pixels import Spread
 from nenya.errors import InputFileError
@@ -102,6 +102,28 @@ def checked_mask(reader: CutoutReader, images: Images, rows: range, spread: Spre
     assert mask is not None
     _check(reader, images, mask, np.arange(rows.start, rows.stop))
     return mask
+
+
+def read_clear(file: CutoutFile, partition: str, most: int | None = None) -> Iterator[Images]:
+    """Yield the cutouts of a partition in order, (n, 1, H, W) at once, NaN at masked pixels, whatever is stored there.
+
+    Args:
+        file: of `nenya.data.cutouts.inspect_cutouts`.
+        partition: its name.
+        most: rows to stop after.
+
+    Raises:
+        InputFileError: The file is damaged, or a NaN lies outside the mask.
+    """
+    if not file.partitions[partition].has_mask:
+        yield from read_blocks(file, partition, most)
+        return
+    row = 0
+    with file.reader(partition) as reader:
+        for images in read_blocks(file, partition, most):
+            mask = checked_mask(reader, images[:, 0], range(row, row + len(images)))
+            row += len(images)
+            yield np.where(mask[:, None], np.float32(np.nan), images)
 
 
 def check_holes(file: CutoutFile, partition: str, images: Images, rows: NDArray[np.int64]) -> None:

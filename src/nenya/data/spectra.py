@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft  # type: ignore[import-untyped, unused-ignore]  # scipy ships no types
 
-from nenya.data.cutouts import CutoutFile, read_blocks
+from nenya.data.cutouts import CutoutFile
+from nenya.data.masks import read_clear
 from nenya.errors import InputFileError, OptionError
 
 log = logging.getLogger(__name__)
@@ -290,7 +291,7 @@ def file_spectrum(
     """
     mean = MeanSpectrum(file.partitions[partition].width, recipe or Recipe())
     slopes, errors = [], []
-    for block in read_blocks(file, partition):
+    for block in read_clear(file, partition):
         beta, error, _ = fit_slopes(mean.add(block), mean.size, mean.recipe)
         slopes.append(-beta)
         errors.append(error)

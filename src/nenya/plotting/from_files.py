@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from nenya.data.cutouts import CutoutReader
 from nenya.data.hdf5_links import damage_named
 from nenya.data.hdf5_open import open_hdf5
+from nenya.data.masks import InputReader
 from nenya.errors import InputFileError, OptionError
 from nenya.io import load_main_table
 from nenya.plotting.paper import central_limits, reach_of, save_figure, tidy
@@ -161,7 +162,7 @@ def umap_gallery(  # noqa: PLR0913  # the arguments that users know
     if rows.min() < 0 or rows.max() >= len(reader):
         raise InputFileError(f"{image_file} has {len(reader)} cutouts in '{img_key}', expected row {rows.max()} too")
     unique, back = np.unique(rows, return_inverse=True)
-    images = reader.read_rows(unique)[back, 0]
+    images = InputReader(reader, "holes").read_rows(unique)[back, 0]
     reach = reach_of(images)
     low, high = in_vmnx or (-reach, reach)
     figure = Figure(figsize=(10, 8), layout="constrained")
