@@ -37,13 +37,15 @@ _FREE_IN_A_RESUME = (
 
 
 _ORDER = (
-    *("prepare", "derive", "split", "prune", "train", "extract", "demo", "verify", "repack", "generate", "spectra"),
+    *("prepare", "derive", "split", "prune", "train", "calibrate", "extract", "demo", "verify"),
+    *("repack", "generate", "spectra"),
     *("inspect", "embed", "metrics", "clusters", "figures", "statistics", "compare", "outliers", "audit", "index"),
     *("search", "portal", "migrate", "update", "status", "export"),
 )
 _NOT_FOR_USERS = ("given",)
 GROUPS = ("model", "trainer", "logger", "sensor")
-_QUOTED = ("data", "source", "latents", "images", "origins", "new", "mask_flags")  # any of which may be a list of texts
+# Any of these may be a list of texts.
+_QUOTED = ("data", "source", "latents", "images", "origins", "new", "mask_flags", "cloud_masks")
 
 
 class _ToStandardError(logging.StreamHandler[Any]):
