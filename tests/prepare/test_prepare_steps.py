@@ -89,6 +89,21 @@ def test_what_nothing_reaches_stays_masked_and_what_is_not_wanted_too():
 # The other steps
 
 
+@pytest.mark.parametrize("size", [(3, 1), (1, 3), (3, 3), (2, 4)])
+def test_a_median_beside_masked_pixels_is_that_of_the_others(size):
+    images = np.random.default_rng(0).normal(size=(3, 12, 10)).astype(np.float32)
+    wanted = median(images, size)
+    images[1, 5, 4] = np.nan
+    found = median(images, size)
+    assert (np.isnan(found) == np.isnan(images)).all()
+    rows, columns = (np.abs(np.arange(n) - centre) for n, centre in ((12, 5), (10, 4)))
+    far = (rows[:, None] >= size[0]) | (columns >= size[1])
+    np.testing.assert_array_equal(found[:, far], wanted[:, far])
+    np.testing.assert_array_equal(found[[0, 2]], wanted[[0, 2]])
+    if size[0] == 3 and size[1] == 1:
+        np.testing.assert_allclose(found[1, 4, 4], images[1, [3, 4], 4].mean(), rtol=1e-6)
+
+
 @pytest.mark.parametrize("size", [(3, 1), (1, 3), (3, 3), (5, 1)])
 def test_median_is_scipys(size):
     images = red_field((4 * 16, 16), 1).reshape(4, 16, 16).astype(np.float32)

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from nenya.errors import OptionError
@@ -78,7 +79,25 @@ def add_noise(images: NDArray[np.float32], sigma: float, seeds: Sequence[tuple[i
 
 
 def median(images: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Return cutouts (n, h, w) after a median filter of `size` rows and columns; edges are mirrored."""
+    """Return cutouts (n, h, w) after a median filter of `size` rows and columns; edges are mirrored.
+
+    A pixel that is NaN stays NaN. Beside it the median is that of the other pixels in the window.
+    """
+    if not np.isnan(images).any():
+        return _median(images, size)
+    lost = np.isnan(images)
+    filled = np.where(lost, np.float32(0), images)
+    found = _median(filled, size)
+    before = [(n // 2, n - 1 - n // 2) for n in size]
+    windows = sliding_window_view(np.pad(images, [(0, 0), *before], mode="symmetric"), size, axis=(1, 2))
+    near = np.isnan(windows).any(axis=(3, 4)) & ~lost
+    found[near] = np.nanmedian(windows[near], axis=(1, 2))
+    found[lost] = np.nan
+    return found
+
+
+def _median(images: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Return the median filter of cutouts without NaN."""
     if sorted(size) == [1, 3]:  # the published filter, without sorting
         axis = 1 if size[0] == 3 else 2
         wide = np.pad(images, [(0, 0), *((1, 1) if a == axis else (0, 0) for a in (1, 2))], mode="symmetric")
