@@ -15,6 +15,8 @@ from portal_data import SIDE, latents_of, write_archive
 class PlainEncoder:
     """Makes latents as the archive's were made, without a network."""
 
+    masked = False
+
     def encode(self, name, given, archive, tick):
         from nenya.analyze_image import resized
         from nenya.portal.upload import Upload

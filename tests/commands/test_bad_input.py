@@ -310,7 +310,7 @@ OPTIONS = {
     "optim.learning_rate=nan": ["optim.learning_rate=nan"],
     "optim.lr_decay_epochs=[1,x]": ["optim.lr_decay_epochs", "x"],
     "loader.batch_size_valid=0": ["loader.batch_size_valid=0", "at least 1"],
-    "loader.batch_size_train=2.5": ["loader.batch_size_train", "2.5"],
+    "loader.batch_size_valid=2.5": ["loader.batch_size_valid", "2.5"],
     "loader.num_workers=-1": ["loader.num_workers=-1", "at least 0"],
     "model.ssl_model=resnet19": ["model.ssl_model=resnet19", "resnet18"],
     "model.nchannels=2": ["model.nchannels=2", "1, 3"],
@@ -336,7 +336,9 @@ OPTIONS = {
 @pytest.mark.parametrize("override", OPTIONS)
 def test_options(refused, command, override):
     if command == "extract" and override.startswith(OF_TRAINING):
-        refused(command, [override], f"unknown option {override.partition('=')[0]}", "possible: archive, ckpt")
+        refused(
+            command, [override], f"unknown option {override.partition('=')[0]}", "possible: archive, calibration, ckpt"
+        )
     else:
         refused(command, [override], *OPTIONS[override])
 

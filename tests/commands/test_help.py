@@ -34,7 +34,7 @@ def test_the_help_names_the_choices_of_each_command():
 
 def test_prepare_refuses_options_of_training(tmp_path):
     assert compose("prepare", ["loader.cache_dir=x"]).loader.cache_dir == "x"
-    with pytest.raises(OptionError, match=r"unknown option loader\.batch_size_train"):
+    with pytest.raises(OptionError, match=r"loader\.batch_size_train: has an effect only in a training"):
         compose("prepare", ["loader.batch_size_train=3"])
 
 

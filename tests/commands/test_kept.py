@@ -10,7 +10,7 @@ CALLS = {
     "extract": [
         ["model=demo", "data=[a.h5,b.h5]", "loader.batch_size_valid=8"],
         ["model=demo", "trainer.accelerator=cpu", "data=it's here.h5", "clobber=true"],
-        ["data=x.h5", "trainer=cpu", "model=v5", "loader.memory_limit_gb=1e-1", "ckpt=null"],
+        ["data=x.h5", "trainer=cpu", "model=v5", "loader.num_workers=1", "ckpt=null"],
     ],
     "train": [["model=demo", "trainer=cpu", "logger=none", "seed=3", "seed=4", "data=a.h5", "out=run"]],
     "prepare": [["sensor=modis", "data=days", "field_size=32"], ["sensor=grid", "data=days", "variable=sst"]],

@@ -249,7 +249,7 @@ def test_the_guide_names_what_there_is(shared):
             assert hasattr(importlib.import_module(module), attribute), name
     assert set(re.findall(r"nenya (\w+) [a-z]+=", text)) <= set(command_names())
     rows = re.findall(r"^\| `([a-z_.]+)` \| [^|]* \| `([\w-]+)` \|", text, re.M)
-    assert len(rows) == 7
+    assert len(rows) == 8
     for key, value in rows:
         found = Options()
         for part in key.split("."):

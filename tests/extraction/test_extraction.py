@@ -258,6 +258,7 @@ def test_provenance_is_complete(extract, small_file, tiny_weights, tmp_path):
         "source": small_file.name,
         "source_size": small_file.stat().st_size,
         "image_size": 32,
+        "ssl_model": "resnet18",
         "source_sha256": sha256_file(small_file),
         "preprocessing": "none",
         "latent": "projection",

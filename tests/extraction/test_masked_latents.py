@@ -194,10 +194,12 @@ def test_masked_cutouts_are_trained_on(tmp_path, masked, capsys):
 
 def test_a_mask_is_turned_with_its_image():
     from nenya.data.datamodule import ViewsDataModule
+    from nenya.data.extra_views import ExtraViews
 
     options = options_of("mask", augment={"random_jitter": [12, 2]})
     data = ViewsDataModule.__new__(ViewsDataModule)
     data.options = options
+    data.extra = ExtraViews(options.augment)
     data.views = data.mask_views = ViewSampler(crop=12, jitter=2, demean=False)
     spot = torch.zeros(5, 1, SIDE, SIDE)
     spot[:, :, 5:9, 4:12] = 1

@@ -185,7 +185,7 @@ def test_the_lock_of_a_cache_is_a_file(tmp_path, kind, small_file):
         lock = cache / f"{small_file.stem}_train_{source}.lock"
         {"link": lambda: lock.symlink_to(other), "fifo": lambda: os.mkfifo(lock), "folder": lock.mkdir}[kind]()
         with pytest.raises(OutputError, match="is not a file, as the lock"):
-            _cached(reader, cache, False)
+            _cached(reader, cache, False, False)
     assert not other.exists() and os.listdir(cache) == [lock.name]
 
 

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -159,10 +160,13 @@ def test_an_image_has_one_place_at_any_size(tiny_weights, opt, image, monkeypatc
             analyze_image.umap_image("v5", rng.standard_normal((40, 40)))
 
 
-def test_a_model_without_maps_and_holes_are_said(image, monkeypatch):
+def test_a_model_without_maps_and_holes_are_said(image, tiny_weights, tmp_path, monkeypatch):
     with pytest.raises(OptionError, match=r"model demo has no UMAPs.*v5"):
         analyze_image.umap_image("demo", image)
-    monkeypatch.setenv("OS_SST", "/nowhere")
+    monkeypatch.setenv("OS_SST", str(tmp_path))
+    weights = tmp_path / "MODIS_L2" / "Nenya" / "models" / "v4_last.pth"
+    weights.parent.mkdir(parents=True)
+    shutil.copy(tiny_weights, weights)
     holed = image.copy()
     holed[0, 0] = np.nan  # outside of the square that DT is of
     with pytest.raises(InputFileError, match=r"1 of 1024 pixels .* missing"):

@@ -8,12 +8,10 @@ Letters: R rows of the sample, N rows of a file, D the length of a latent.
 
 import io
 import logging
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,7 +20,7 @@ from nenya.data.hdf5_open import open_hdf5
 from nenya.errors import InputFileError
 from nenya.latents.files import Latents
 from nenya.latents.nearest import QUERY_ROWS, Identity, Nearest, as_unit, identity_of
-from nenya.storage.disk import atomic_path
+from nenya.storage.disk import atomic_path, write_hdf5
 from nenya.tables.granules import GRANULE, SOURCES
 from nenya.tables.place_and_time import dates_of, usual_names
 
@@ -81,11 +79,13 @@ def add_reference(path: Path, files: Iterable[tuple[Latents, "pd.DataFrame"]], s
         return
     text = io.BytesIO()
     table.to_parquet(text)
-    with atomic_path(path) as temporary:
-        shutil.copyfile(path, temporary)
-        with h5py.File(temporary, "a") as file:
-            file[_LATENTS], file[_RARITY] = rows, found
-            file[_TABLE] = np.frombuffer(text.getvalue(), np.uint8)
+    with atomic_path(path) as temporary, write_hdf5(temporary) as file:
+        with open_hdf5(path, advice=COPY_IN) as old:
+            file.attrs.update(old.attrs)
+            for name in old:
+                old.copy(name, file)
+        file[_LATENTS], file[_RARITY] = rows, found
+        file[_TABLE] = np.frombuffer(text.getvalue(), np.uint8)
 
 
 def has_reference(path: Path) -> bool:

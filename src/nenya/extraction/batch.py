@@ -94,7 +94,8 @@ def _extract_items(options: ExtractOptions, items: Sequence[Item]) -> int:
                     staging.finish(index, ready, "uploaded latents that an earlier run had extracted")
                     continue
                 job = plan_job(options, ready.origin, ready.path, ready.output, module.net)
-                staging.hold(ready, scratch_bytes(job, latent_dim(options, module.net)), item.place)
+                needed = scratch_bytes(job, latent_dim(options, module.net), options.preprocess.masked)
+                staging.hold(ready, needed, item.place)
                 staging.ahead(index + 1)
                 tell = None if leader is None else partial(leader.tell, index, [ready.path, ready.output, item.place])
                 note = extract_file(options, job, module, checkpoint, started=tell, logger=logger)

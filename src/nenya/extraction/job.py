@@ -136,14 +136,19 @@ def plan_job(options: Options, origin: Origin, path: Path, output: Path, net: Co
     job = Job(file, rows, output, origin)
     if is_main_process():
         held = folder_bytes(partial_folder(output))
-        check_room(output.parent, scratch_bytes(job, latent_dim(options, net)) - held, "the latents file")
+        check_room(
+            output.parent,
+            scratch_bytes(job, latent_dim(options, net), options.preprocess.masked) - held,
+            "the latents file",
+        )
     warn_of_means(options, file)
     return job
 
 
-def scratch_bytes(job: Job, dim: int) -> int:
+def scratch_bytes(job: Job, dim: int, masked: str) -> int:
     """Return the bytes that the latents and columns need while they are written: raw rows and the final file."""
-    return 2 * 4 * (dim + len(CLEAR_COLUMNS)) * sum(job.rows.values()) + 2**20
+    columns = 0 if masked == "nan" else len(CLEAR_COLUMNS)
+    return 2 * 4 * (dim + columns) * sum(job.rows.values()) + 2**20
 
 
 def warn_of_means(options: Options, file: CutoutFile) -> None:

@@ -140,11 +140,6 @@ class PreprocessOptions:
 class OptimOptions:
     """The optimizer and its learning-rate schedule."""
 
-    optimizer: str = option(
-        "auto",
-        "SGD; LARS or AdamW, which do not decay biases and norms; auto: LARS for VICReg, BarlowTwins, BYOL, else SGD",
-        one_of("auto", *OPTIMIZERS),
-    )
     learning_rate: float = option(0.05, "base learning rate", above(0))
     momentum: float = option(0.9, "momentum (SGD, LARS)", at_least(0))
     weight_decay: float = option(1e-4, "L2 penalty, of SGD on all parameters", at_least(0))
@@ -156,6 +151,11 @@ class OptimOptions:
     warm: bool = option(True, "linear warm-up over the first ten epochs")
     lr_decay_epochs: list[int] = option([700, 800, 900], "epochs after which the rate is multiplied")
     lr_decay_rate: float = option(0.1, "factor of a step; its cube times the base rate is the cosine's end", above(0))
+    optimizer: str = option(
+        "auto",
+        "SGD; LARS or AdamW, which do not decay biases and norms; auto: LARS for VICReg, BarlowTwins, BYOL, else SGD",
+        one_of("auto", *OPTIMIZERS),
+    )
 
 
 @dataclass
