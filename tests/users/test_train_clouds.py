@@ -156,6 +156,7 @@ def test_a_network_without_a_mask_channel_trains_under_clouds(masked_file, nenya
         (["augment.clouds_from=1"], "augment.clouds_from=1"),
         (["augment.clouds_from=0"], "init_from="),
         (["loss.clear_weight=-1"], "loss.clear_weight=-1"),
+        (["augment.clouds=false", "loss.clear_weight=0.5"], "has an effect only with augment.clouds=true"),
         (["augment.clouds=false", "augment.clouds_most=0.3"], "augment.clouds=true"),
     ],
 )

@@ -321,8 +321,10 @@ class Options:
     traceback: bool = option(False, "show tracebacks of errors")
 
 
-def _check_clouds(augment: AugmentOptions) -> None:
+def _check_clouds(augment: AugmentOptions, loss: LossOptions) -> None:
     """Refuse options of clouds where there are none."""
+    if not augment.clouds and loss.clear_weight != LossOptions.clear_weight:
+        raise OptionError(f"loss.clear_weight={loss.clear_weight}: has an effect only with augment.clouds=true")
     for name in ("clouds_most", "clouds_from", "cloud_masks"):
         value = getattr(augment, name)
         if not augment.clouds and value != getattr(AugmentOptions, name):
@@ -414,7 +416,7 @@ def build_options(cls: type[O], values: Mapping[str, Any]) -> O:
     check_effects(options, cls.only_with, cls.not_with)
     if "preprocess" not in taken(cls) and options.model.mask_channel:
         options.preprocess.masked = "mask"  # nothing else goes with this network
-    _check_clouds(options.augment)
+    _check_clouds(options.augment, options.loss)
     labels = options.loader.labels
     _check_optimizer(options)
     check_objective(options.loss, options.loader.batch_size_train, None if labels == LoaderOptions().labels else labels)
