@@ -10,7 +10,7 @@ from fuzz.readers import write_pictures, write_weights
 from fuzz.runner import CORPUS, corpus, run, table
 from fuzz.targets import NAMES, PROBES, TARGETS
 
-FEW, MANY = 2, 150
+FEW, MANY = 1, 150
 CASES = {
     "good": [(name, -1) for name in NAMES if name != "cutouts-known"],
     "damaged": [(name, number) for name in NAMES for number in range(FEW)],
@@ -39,7 +39,7 @@ def test_good_files_are_read(results):
 def test_some_damaged_files_of_every_kind(results):
     wrong = [result for result in results["damaged"] if result.bad]
     assert not wrong, wrong
-    assert sum(result.outcome == "refused" for result in results["damaged"]) > len(NAMES)
+    assert sum(result.outcome == "refused" for result in results["damaged"]) > len(NAMES) // 2
 
 
 def test_what_went_wrong_once_is_read_or_refused(results):

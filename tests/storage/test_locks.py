@@ -53,10 +53,10 @@ def play(words, tmp_path):
 @pytest.mark.parametrize(
     "words",
     [
-        "aged, one host",
-        "late_commit, two hosts, no locks",
         "in_the_middle_of_a_commit, two hosts, locks that always",
-        "stopped_and_taken_for_alive, two hosts",
+        pytest.param("aged, one host", marks=pytest.mark.slow),
+        pytest.param("late_commit, two hosts, no locks", marks=pytest.mark.slow),
+        pytest.param("stopped_and_taken_for_alive, two hosts", marks=pytest.mark.slow),
         pytest.param("late_commit, two hosts, S3", marks=pytest.mark.slow),
         pytest.param("", marks=pytest.mark.slow),
     ],
