@@ -1,5 +1,10 @@
 """Near-duplicates: which are left out, compared with a slow loop over all pairs; and balance over patterns."""
 
+import signal
+import subprocess
+import sys
+
+import h5py
 import numpy as np
 import pytest
 from latent_sets import latents
@@ -8,6 +13,7 @@ from scipy.special import ndtr
 from nenya.errors import OptionError
 from nenya.latents import duplicates
 from nenya.latents.duplicates import balance, nearest_cosines, prune, recall_at, strata
+from nenya.latents.kept_answers import KeptAnswers
 
 LIMIT = 0.98
 
@@ -150,3 +156,67 @@ def test_the_cosine_of_the_nearest_row():
 def test_other_limits_are_refused(cosine):
     with pytest.raises(OptionError, match="expected a number above 0 and below 1"):
         prune(latents(10, seed=0), cosine)
+
+
+class Stopped(Exception):
+    """The run ends here."""
+
+
+@pytest.mark.parametrize(("exact_to", "name"), [(duplicates.EXACT_TO, "pairs"), (0, "hashes")])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_an_interrupted_run_continues_to_the_same_rows(exact_to, name, steps, tmp_path, monkeypatch):
+    monkeypatch.setattr(duplicates, "_BLOCK", 50)
+    monkeypatch.setattr(duplicates, "_KEPT_ROWS", 100)
+    rows, _ = copies(noise=0.02)
+    whole = prune(rows, LIMIT, exact_to=exact_to, first=60)
+    state, count = KeptAnswers(tmp_path / "partial", "own"), []
+
+    def keep(self, what, values):
+        kept(self, what, values)
+        count.append(what)
+        if len(count) == steps:
+            raise Stopped
+
+    kept = KeptAnswers.keep_numbers
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(KeptAnswers, "keep_numbers", keep)
+        prune(rows, LIMIT, exact_to=exact_to, first=60, kept=state)
+    assert (tmp_path / "partial" / "own" / name).is_file()
+    ticks = []
+    found = prune(rows, LIMIT, exact_to=exact_to, first=60, kept=state, tick=ticks.append)
+    assert (found.like == whole.like).all() and (whole.like >= 0).sum() > 50
+    assert sum(ticks) == len(rows) and ticks[0] in (steps * 100, len(rows) * steps // duplicates._TABLES)
+
+
+KILLED = """
+import os, signal, sys
+from nenya.cli import main
+from nenya.latents import duplicates
+from nenya.latents.kept_answers import KeptAnswers
+keep, done = KeptAnswers.keep, []
+def killed(self, name, answer):
+    keep(self, name, answer)
+    done.append(name)
+    if len(done) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+KeptAnswers.keep, duplicates._KEPT_ROWS, duplicates._BLOCK = killed, 100, 50
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("exact_to", [100_000, 0])
+def test_a_killed_command_continues_to_the_same_list(exact_to, nenya_cli, tmp_path):
+    rows, _ = copies(noise=0.02)
+    rows[7] = np.nan
+    with h5py.File(tmp_path / "sea_latents.h5", "w") as file:
+        file["valid"], file["train"] = rows[:60], rows[60:]
+    args = ["sea_latents.h5", f"exact_to={exact_to}", "k=10"]
+    assert nenya_cli("prune", [*args, "out=whole.csv"])[0] == 0
+    done = subprocess.run([sys.executable, "-c", KILLED, "prune", *args, "out=cut.csv"], cwd=tmp_path)
+    assert done.returncode == -signal.SIGKILL
+    assert (tmp_path / "cut.partial").is_dir() and not (tmp_path / "cut.csv").exists()
+    code, said = nenya_cli("prune", [*args, "out=cut.csv"])
+    assert code == 0 and "resuming: 2" in said, said
+    assert (tmp_path / "cut.csv").read_text() == (tmp_path / "whole.csv").read_text()
+    assert (tmp_path / "cut.json").read_text() == (tmp_path / "whole.json").read_text()
+    assert not (tmp_path / "cut.partial").exists()

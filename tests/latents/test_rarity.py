@@ -1,6 +1,9 @@
 """Rarity: against a float64 reference, with and without neighbours of the same granule or nearby; the command."""
 
 import json
+import signal
+import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -226,3 +229,40 @@ def test_cutouts_beside_the_latents_are_used_while_they_are_those_of_the_latents
     with h5py.File(cutouts, "r+") as file:
         file["valid"][0] += 1
     assert cutouts.stat().st_size == size and textures()[0] is None
+
+
+KILLED = """
+import os, signal, sys
+from nenya.latents.kept_answers import KeptAnswers
+from nenya.cli import main
+keep, done = KeptAnswers.keep, []
+def killed(self, name, answer):
+    keep(self, name, answer)
+    done.append(name)
+    if sum(one.startswith("rarity") for one in done) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+KeptAnswers.keep = killed
+import nenya.latents.rarity, nenya.latents.rarity_cells
+nenya.latents.rarity._KEPT_ROWS = nenya.latents.rarity_cells._KEPT_ROWS = 60
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("exact", ["true", "false"])
+def test_killed_outliers_continue_to_the_same_answer(exact, archive, nenya_cli, tmp_path, monkeypatch):
+    for module in ("rarity", "rarity_cells"):
+        monkeypatch.setattr(f"nenya.latents.{module}._KEPT_ROWS", 60)
+    searched, search = [], Nearest.search
+    monkeypatch.setattr(Nearest, "search", lambda *args: searched.append(len(args[1])) or search(*args))
+    args = [str(archive[1]), f"table={archive[0]}", f"exact={exact}", "images=none", "components=2", "sample=60"]
+    assert nenya_cli("outliers", [*args, "out=whole.parquet"])[0] == 0
+    whole = sum(searched)
+    done = subprocess.run([sys.executable, "-c", KILLED, "outliers", *args, "out=cut.parquet"], cwd=tmp_path)
+    assert done.returncode == -signal.SIGKILL
+    assert (tmp_path / "cut.partial").is_dir() and not (tmp_path / "cut.parquet").exists()
+    code, said = nenya_cli("outliers", [*args, "out=cut.parquet"])
+    assert code == 0 and "resuming: rarity of " in said, said
+    pd.testing.assert_frame_equal(read_table(tmp_path / "cut.parquet"), read_table(tmp_path / "whole.parquet"))
+    assert (tmp_path / "cut.json").read_text() == (tmp_path / "whole.json").read_text()
+    assert not (tmp_path / "cut.partial").exists()
+    assert sum(searched) - whole <= whole - 100  # what was known was not searched again

@@ -15,6 +15,7 @@ from nenya.errors import InputFileError, OptionError
 from nenya.io import TABLE_SUFFIXES, read_table, write_table
 from nenya.latents.cutouts_beside import cutouts_beside
 from nenya.latents.files import Latents, open_latents
+from nenya.latents.kept_answers import KeptAnswers, digest
 from nenya.latents.nearest import Identity, identity_of
 from nenya.latents.rarity import (
     EXACT_ROWS,
@@ -125,10 +126,15 @@ def run(options: OutliersOptions) -> int:
     first, place = joined_rows(rows)
     whole = RowsOf(latents, rows[first])
     identity = replace(identity.take(first), number=np.arange(len(first)))
-    found = rarity_of(whole, identity, options.k, exact=options.exact, probes=options.probes, seed=options.seed)
     density = fit_density(
         whole, identity.granule, components=options.components, sample=options.sample, seed=options.seed
     )
+    kept = kept_answers(latents, rows[first], identity, options, out.with_name(f"{out.stem}.partial"))
+    with kept.unless_refused():
+        found = rarity_of(
+            whole, identity, options.k, exact=options.exact, probes=options.probes, seed=options.seed, kept=kept,
+            cache_dir=options.loader.cache_dir,
+        )  # fmt: skip
     made = with_columns(table, found, density.log_likelihood(whole), place)
     if images is not None:
         made = with_textures(made, images)
@@ -139,6 +145,7 @@ def run(options: OutliersOptions) -> int:
         write_table(rarest, list_of_rarest)
         with atomic_path(summary) as temporary:
             temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    kept.remove()
     _say(results)
     if images is None:
         log.info("images= would also tell artefacts (stripes, cloud edges, noise) by their pixels")
@@ -148,6 +155,16 @@ def run(options: OutliersOptions) -> int:
         _draw(rarest, images, out.with_name(f"{out.stem}_groups"))
     log.info("%s\n%s\n%s", out, summary, list_of_rarest)
     return 0
+
+
+def kept_answers(
+    latents: Latents, rows: IntArray, identity: Identity, options: OutliersOptions, folder: Path
+) -> KeptAnswers:
+    """Return the answers that an interrupted run with the same rows and options left in a folder."""
+    arrays = [rows, *(own for own in (identity.granule, identity.place, identity.time) if own is not None)]
+    near = [limit for own, limit in ((identity.place, identity.km), (identity.time, identity.days)) if own is not None]
+    what = options.k, options.exact, options.probes, options.seed, near
+    return KeptAnswers(folder, digest([latents], what, arrays))
 
 
 def images_for(latents: Latents, table: "pd.DataFrame", options: OutliersOptions) -> "TableImages | None":

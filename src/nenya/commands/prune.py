@@ -13,8 +13,9 @@ import nenya
 from nenya.commands.split import list_path, row_list, rows_of_latents
 from nenya.errors import InputFileError, OptionError
 from nenya.io import read_table, write_table
-from nenya.latents.duplicates import balance, canonical_rows, prune, strata
+from nenya.latents.duplicates import balance, canonical_rows, prune, rows_left, strata
 from nenya.latents.files import Latents, open_latents
+from nenya.latents.kept_answers import KeptAnswers, digest
 from nenya.options.curation import PruneOptions
 from nenya.runtime.process import RowProgress
 from nenya.storage.disk import atomic_path, check_output, together
@@ -80,10 +81,16 @@ def run(options: PruneOptions) -> int:
     for path in (out, summary):
         check_output(path, options.clobber)
     table, split = _rows(latents, options)
-    choice = _choose(latents, table, split, options)
+    place = latents.positions(table)
+    hashes = row_hashes(read_keys(table), options.seed)
+    what = options.cosine, options.exact_to, options.seed
+    kept = KeptAnswers(out.with_name(f"{out.stem}.partial"), digest([latents], what, (place, hashes, split)))
+    with kept.unless_refused():
+        choice = _choose(latents, place, hashes, split, options, kept)
     with together():
         write_table(row_list(table, choice.split, choice.rows), out)
         _write_summary(summary, options, choice)
+    kept.remove()
     log.info("%s\n%s\nnext: nenya train data=CUTOUTS rows=%s", out, summary, out)
     return 0
 
@@ -107,22 +114,37 @@ def _rows(latents: Latents, options: PruneOptions) -> tuple["pd.DataFrame", Spli
     return table, split
 
 
-def _choose(latents: Latents, table: "pd.DataFrame", split: SplitArray, options: PruneOptions) -> _Choice:
-    """Leave out rows without a latent and near-duplicates, then balance."""
-    place = latents.positions(table)
-    hashes = row_hashes(read_keys(table), options.seed)  # an order that does not depend on that of the table
+def _choose(  # what one choice needs
+    latents: Latents,
+    place: IntArray,
+    hashes: NDArray[np.uint64],
+    split: SplitArray,
+    options: PruneOptions,
+    kept: KeptAnswers,
+) -> _Choice:
+    """Leave out rows without a latent and near-duplicates, then balance.
+
+    Args:
+        latents: of the rows.
+        place: (N,) the number of each row's latent, -1 for none.
+        hashes: (N,) their order, which does not depend on that of the table.
+        split: (N,) what each is used for.
+        options: of the command.
+        kept: state of an interrupted run.
+    """
     order = np.argsort(hashes, kind="stable")
     valid, train = order[split[order] == VALID], order[split[order] == TRAIN]
     said: dict[str, Any] = {"train_before": len(train), "valid": len(valid)}
     choice = _Choice(split.copy(), train, said, rows_of_latents(latents, place))
-    fixed, _ = canonical_rows(latents, place[valid])
-    rows, good = canonical_rows(latents, place[train])
+    before = valid if options.cosine is not None else valid[:0]  # of which none is left out
+    rows, good = canonical_rows(latents, place[np.concatenate([before, train])])
+    fixed, good = int(good[: len(before)].sum()), good[len(before) :]
     choice.leave_out(~good)
     choice.said["without_latent"] = int((~good).sum())
-    if not len(rows):
+    if len(rows) == fixed:
         raise InputFileError(f"{latents.parts[0].path}: no row to train on has a latent: give the latents of the rows")
     if options.cosine is not None:
-        rows = _without_duplicates(rows, fixed, choice, options)
+        rows = _without_duplicates(rows, fixed, choice, options, kept)
     if options.k is not None:
         labels = strata(rows, options.k, seed=options.seed)
         chosen = balance(labels, options.keep)
@@ -139,17 +161,25 @@ def _choose(latents: Latents, table: "pd.DataFrame", split: SplitArray, options:
 
 
 def _without_duplicates(
-    rows: NDArray[np.float32], fixed: NDArray[np.float32], choice: _Choice, options: PruneOptions
+    rows: NDArray[np.float32], fixed: int, choice: _Choice, options: PruneOptions, state: KeptAnswers
 ) -> NDArray[np.float32]:
-    """Leave out near-duplicates of rows to validate on and of rows to train on; return the latents of the rest."""
+    """Leave out near-duplicates of rows to validate on and of rows to train on; return the latents of the rest.
+
+    Args:
+        rows: latents of the rows to validate on, then of those to train on; changed.
+        fixed: number of rows to validate on.
+        choice: what is left out.
+        options: of the command.
+        state: of an interrupted run.
+    """
     assert options.cosine is not None
-    every = np.concatenate([fixed, rows]) if len(fixed) else rows
-    with RowProgress("compare latents", len(every)) as progress:
+    with RowProgress("compare latents", len(rows)) as progress:
         found = prune(
-            every, options.cosine, seed=options.seed, exact_to=options.exact_to, first=len(fixed), tick=progress.advance
+            rows, options.cosine, seed=options.seed, exact_to=options.exact_to, first=fixed, tick=progress.advance,
+            kept=state,
         )  # fmt: skip
-    kept, like = found.kept[len(fixed) :], found.like[len(fixed) :]
-    leaked = int((~kept & (like < len(fixed))).sum())
+    kept, like = found.kept[fixed:], found.like[fixed:]
+    leaked = int((~kept & (like < fixed)).sum())
     choice.said["duplicates"] = {"of_train": int((~kept).sum()) - leaked, "of_valid": leaked, "recall": found.recall}
     if found.recall < 1:
         log.info("of pairs at the very limit %.1f %% were compared, of closer ones more", 100 * found.recall)
@@ -160,7 +190,7 @@ def _without_duplicates(
         )
     say(f"near-duplicates (cosine above {options.cosine:g}): {int((~kept).sum())} rows, {leaked} of them of valid rows")
     choice.leave_out(~kept)
-    return rows[kept]
+    return rows_left(rows[fixed:], kept)
 
 
 def _write_summary(path: Path, options: PruneOptions, choice: _Choice) -> None:

@@ -10,6 +10,7 @@ hashes (Datar and others 2004, SCG '04, 253), of which the chance is known: `rec
 Letters in shapes: N rows, D the length of a latent.
 """
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +21,10 @@ from numpy.typing import NDArray
 
 from nenya.errors import OptionError
 from nenya.latents.clusters import assign_kmeans, fit_kmeans, unit_rows
+from nenya.latents.kept_answers import KeptAnswers
 from nenya.latents.similarity import closest
+
+log = logging.getLogger(__name__)
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
@@ -36,6 +40,7 @@ _UNIT = 2.0**-24  # rounding unit of float32
 _TABLES = 12
 _FUNCTIONS = 11  # hash functions that a table combines
 _WIDTH = 8.0  # of a bucket, in distances at the limit
+_KEPT_ROWS = 2**14  # rows after which the state is kept
 _AGAIN = 8  # rounds, in which rows whose near-duplicate was left out later are looked at again
 
 
@@ -62,6 +67,7 @@ def prune(
     exact_to: int = EXACT_TO,
     first: int = 0,
     tick: Tick | None = None,
+    kept: KeptAnswers | None = None,
 ) -> Pruned:
     """Leave out near-duplicates, in the order of the rows.
 
@@ -72,6 +78,7 @@ def prune(
         exact_to: largest N for which all pairs are compared.
         first: so many rows at the beginning are kept in any case.
         tick: called with the number of rows done, of N.
+        kept: state of an interrupted run with the same arguments, which is taken; it is kept now and then.
 
     Raises:
         OptionError: The limit is not between 0 and 1.
@@ -80,9 +87,9 @@ def prune(
         raise OptionError(f"cosine={cosine}: expected a number above 0 and below 1")
     rows = np.ascontiguousarray(rows, np.float32)
     if len(rows) <= exact_to:
-        like = _greedy(rows, cosine, first, tick)
+        like = _greedy(rows, cosine, first, tick, kept)
         return Pruned(like < 0, like, 1.0)
-    like = _by_hashes(rows, cosine, first, seed, tick)
+    like = _by_hashes(rows, cosine, first, seed, tick, kept or KeptAnswers())
     return Pruned(like < 0, like, recall_at(cosine, cosine))
 
 
@@ -172,13 +179,19 @@ def _fill(sizes: IntArray, keep: int) -> IntArray:
     return limits
 
 
-def _greedy(rows: FloatArray, cosine: float, first: int = 0, tick: Tick | None = None) -> IntArray:
+def _greedy(
+    rows: FloatArray, cosine: float, first: int = 0, tick: Tick | None = None, state: KeptAnswers | None = None
+) -> IntArray:
     """Return for each row the kept row that it is a near-duplicate of, -1 if it is kept itself: (N,)."""
-    like = np.full(len(rows), -1, np.int64)
+    like, done = _taken(state, len(rows))
     kept = np.empty_like(rows)
     numbers = np.empty(len(rows), np.int64)
-    count = 0
-    for start in range(0, len(rows), _BLOCK):
+    known = np.flatnonzero(like[:done] < 0)
+    count = len(known)
+    kept[:count], numbers[:count] = rows[known], known
+    if tick and done:
+        tick(done)
+    for start in range(done, len(rows), _BLOCK):
         block = rows[start : start + _BLOCK]
         own = like[start : start + len(block)]
         free = max(0, min(first - start, len(block)))  # rows kept in any case
@@ -196,7 +209,19 @@ def _greedy(rows: FloatArray, cosine: float, first: int = 0, tick: Tick | None =
         count += len(new)
         if tick:
             tick(len(block))
+        done = start + len(block)
+        if state and done // _KEPT_ROWS > start // _KEPT_ROWS:
+            state.keep_numbers("pairs", np.concatenate([[done], like]).astype(np.float64))
     return like
+
+
+def _taken(state: KeptAnswers | None, count: int) -> tuple[IntArray, int]:
+    """Return what an interrupted `_greedy` found, (count,), and the number of rows that it had done."""
+    values = np.empty(count + 1)
+    if state is None or not state.take_numbers("pairs", values):
+        return np.full(count, -1, np.int64), 0
+    log.info("resuming: %d of %d rows are compared already", values[0], count)
+    return values[1:].astype(np.int64), int(values[0])
 
 
 def _first_above(rows: FloatArray, kept: FloatArray, numbers: IntArray, cosine: float) -> IntArray:
@@ -223,31 +248,45 @@ def _exact(rows: FloatArray, others: FloatArray) -> NDArray[np.float64]:
     return np.asarray(np.einsum("ij,ij->i", rows.astype(np.float64), others.astype(np.float64)))
 
 
-def _by_hashes(rows: FloatArray, cosine: float, first: int, seed: int, tick: Tick | None) -> IntArray:
+def _by_hashes(
+    rows: FloatArray, cosine: float, first: int, seed: int, tick: Tick | None, state: KeptAnswers
+) -> IntArray:
     """Return what `_greedy` does, comparing only rows that share a bucket in one of the tables."""
-    like = np.full(len(rows), -1, np.int64)
-    settled = np.arange(len(rows)) < first  # kept, and compared with each other
-    for turn in range(_AGAIN):
-        for table in range(_TABLES):
-            open_rows = np.flatnonzero(like < 0)
-            codes = _codes(rows, open_rows, cosine, [seed, table])
-            if settled.any():
-                asked = np.isin(codes, codes[~settled[open_rows]])
-                open_rows, codes = open_rows[asked], codes[asked]
-            for bucket in _buckets(codes):
-                members = open_rows[bucket]
-                fixed = settled[members]
-                members = np.concatenate([members[fixed], members[~fixed]])
-                found = _greedy(rows[members], cosine, int(fixed.sum()))
-                like[members] = np.where(found >= 0, members[found], -1)
+    values = np.concatenate([[0, 0], np.full(len(rows), -1), np.arange(len(rows)) < first]).astype(np.float64)
+    if state.take_numbers("hashes", values):
+        log.info("resuming: %d of %d tables of hashes are compared already", values[1], _TABLES)
+    turn, table = (int(value) for value in values[:2])  # the next
+    like, settled = values[2 : len(rows) + 2].astype(np.int64), values[len(rows) + 2 :] > 0  # kept, compared already
+    if tick and (turn or table):
+        tick(len(rows) if turn else len(rows) * table // _TABLES)
+    while turn < _AGAIN:
+        while table < _TABLES:
+            _in_table(rows, like, settled, cosine, [seed, table])
             if tick and not turn:
                 tick(len(rows) * (table + 1) // _TABLES - len(rows) * table // _TABLES)
+            table += 1
+            state.keep_numbers("hashes", np.concatenate([[turn, table], like, settled]).astype(np.float64))
         lost = _orphans(rows, like, cosine)
         if not len(lost):
             break
-        settled = like < 0
+        settled, turn, table = like < 0, turn + 1, 0
         like[lost] = -1
     return like
+
+
+def _in_table(rows: FloatArray, like: IntArray, settled: BoolArray, cosine: float, key: list[int]) -> None:
+    """Leave out near-duplicates among rows that share a bucket of a table; changes `like`."""
+    open_rows = np.flatnonzero(like < 0)
+    codes = _codes(rows, open_rows, cosine, key)
+    if settled.any():
+        asked = np.isin(codes, codes[~settled[open_rows]])
+        open_rows, codes = open_rows[asked], codes[asked]
+    for bucket in _buckets(codes):
+        members = open_rows[bucket]
+        fixed = settled[members]
+        members = np.concatenate([members[fixed], members[~fixed]])
+        found = _greedy(rows[members], cosine, int(fixed.sum()))
+        like[members] = np.where(found >= 0, members[found], -1)
 
 
 def _orphans(rows: FloatArray, like: IntArray, cosine: float) -> IntArray:
@@ -291,11 +330,22 @@ def canonical_rows(latents: Any, rows: IntArray) -> tuple[FloatArray, BoolArray]
         latents: `nenya.latents.files.Latents`.
         rows: (n,) their numbers, -1 for none.
     """
-    found = np.empty((len(rows), latents.shape[1]), np.float32)
+    found, has, count = np.empty((len(rows), latents.shape[1]), np.float32), np.zeros(len(rows), bool), 0
     for start in range(0, len(rows), 2**14):
         some = rows[start : start + 2**14]
-        values = unit_rows(latents.take(np.maximum(some, 0)))
-        values[some < 0] = np.nan
-        found[start : start + len(some)] = values
-    good = np.isfinite(found).all(axis=1) & (found != 0).any(axis=1)
-    return found[good] if not good.all() else found, good
+        values = unit_rows(latents.take(np.maximum(some, 0))).astype(np.float32)
+        good = (some >= 0) & np.isfinite(values).all(axis=1) & (values != 0).any(axis=1)
+        found[count : count + int(good.sum())] = values[good]
+        has[start : start + len(some)] = good
+        count += int(good.sum())
+    return found[:count], has
+
+
+def rows_left(rows: FloatArray, kept: BoolArray) -> FloatArray:
+    """Return the kept ones of some rows, (N, D), moved to the front of the same memory."""
+    count = 0
+    for start in range(0, len(rows), 2**14):
+        some = rows[start : start + 2**14][kept[start : start + 2**14]]
+        rows[count : count + len(some)] = some
+        count += len(some)
+    return rows[:count]

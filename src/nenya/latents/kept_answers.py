@@ -1,4 +1,4 @@
-"""Answers of an interrupted comparison, kept beside its output for the next run with the same inputs.
+"""Answers of an interrupted command, kept beside its output for the next run with the same inputs.
 
 An answer lies in a file of its own, in a folder named by a digest of all inputs. It is either complete or absent: files
 are renamed when their bytes are on the disk, and a checksum tells a damaged one. Other inputs have another digest, so
@@ -6,9 +6,11 @@ that nothing of theirs is taken.
 """
 
 import hashlib
+import logging
 import shutil
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 import nenya
-from nenya.errors import NenyaError, OutputError
+from nenya.errors import InputFileError, NenyaError, OptionError, OutputError
 from nenya.latents.files import Latents
+from nenya.runtime.process import RowProgress
 from nenya.storage.disk import atomic_path
 from nenya.storage.small_files import refuse_links
+
+log = logging.getLogger(__name__)
 
 _CHECK = 4  # bytes of the checksum
 
@@ -84,6 +89,15 @@ class KeptAnswers:
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
 
+    @contextmanager
+    def unless_refused(self) -> Iterator[None]:
+        """Remove the answers if the work inside finds that its input or its options cannot be right."""
+        try:
+            yield
+        except (InputFileError, OptionError):
+            self.remove()
+            raise
+
 
 def digest(latents: Iterable[Latents], settings: object, arrays: Iterable[NDArray[Any]]) -> str:
     """Return a digest of inputs: files (name, size, time of the last change), settings and arrays.
@@ -102,3 +116,40 @@ def digest(latents: Iterable[Latents], settings: object, arrays: Iterable[NDArra
         found.update(f"{values.dtype} {values.shape}\n".encode())
         found.update(np.ascontiguousarray(values).tobytes())
     return found.hexdigest()[:32]
+
+
+def in_pieces(
+    pieces: Sequence[NDArray[np.int64]],
+    count: int,
+    work: Callable[[int], NDArray[np.float64]],
+    kept: KeptAnswers,
+    *,
+    name: str,
+    visible: bool = True,
+) -> NDArray[np.float64]:
+    """Return a number of each row, (count,) float64, found piece by piece; NaN for rows in no piece.
+
+    Args:
+        pieces: the rows of each.
+        count: number of rows.
+        work: returns the numbers of the rows of a piece, given its place among the pieces.
+        kept: answers of an interrupted run, which are taken; those found here are added.
+        name: of the work and of its answers.
+        visible: whether progress is shown.
+    """
+    found, still = np.full(count, np.nan), []
+    for number, rows in enumerate(pieces):
+        values = np.empty(len(rows))
+        if kept.take_numbers(f"{name}-{number:08d}", values):
+            found[rows] = values
+        else:
+            still.append(number)
+    total, left = sum(map(len, pieces)), sum(len(pieces[number]) for number in still)
+    if left < total and visible:
+        log.info("resuming: %s of %d of %d rows is already known", name, total - left, total)
+    with RowProgress(name, total, before=total - left, visible=visible) as progress:
+        for number in still:
+            found[pieces[number]] = values = work(number)
+            kept.keep_numbers(f"{name}-{number:08d}", values)
+            progress.advance(len(values))
+    return found

@@ -109,10 +109,7 @@ class Nearest:
     """
 
     def __init__(self, rows: Float32Array, identity: Identity) -> None:
-        order = np.lexsort((identity.number, identity.granule))  # rows of one granule are adjacent
-        self.rows, self.identity = rows[order], identity.take(order)
-        self.order = order
-        self._by_number = np.argsort(self.identity.number)
+        self.rows, self.identity = np.ascontiguousarray(rows, np.float32), identity
 
     def search(self, queries: Float32Array, identity: Identity, k: int) -> tuple[Float64Array, IntArray]:
         """Return the nearest allowed rows of each query.
@@ -126,55 +123,24 @@ class Nearest:
             Cosines (Q, k) float64, falling, NaN where there are fewer, and the positions in `rows` as given to the
             constructor, (Q, k) int64, -1 there.
         """
-        keep = k + _MARGIN
-        best = np.full((len(queries), keep), _OUT)
-        found = np.full((len(queries), keep), -1, np.int64)
-        first, last = self._own(identity.granule)
-        place = self._places_of(identity.number)
+        from nenya.latents.nearest_kernel import merge_best
+        from nenya.latents.neighbours import COMPILED
+
+        keep, own, count = k + _MARGIN, self.identity, len(queries)
+        best, found = np.full((count, keep), _OUT), np.full((count, keep), -1, np.int64)
+        places = _both(identity.place, own.place, np.empty((0, 3)))
+        times = _both(identity.time, own.time, np.empty(0))
+        limits = float(np.cos(min(identity.km / EARTH_KM, np.pi)) - 1e-15), identity.days
         for start in range(0, len(self.rows), TILE_ROWS):
             tile = slice(start, start + TILE_ROWS)
             scores = queries @ self.rows[tile].T
-            self._leave_out(scores, start, first, last, place)
-            self._leave_out_near(scores, tile, identity)
-            _merge(best, found, scores, start)
+            with COMPILED:
+                merge_best(
+                    best, found, scores, start, (identity.number, own.number[tile]),
+                    (identity.granule, own.granule[tile]), (places[0], places[1][tile]), (times[0], times[1][tile]),
+                    limits,
+                )  # fmt: skip
         return self._rank(queries, found, k)
-
-    def _own(self, granule: IntArray) -> tuple[IntArray, IntArray]:
-        """Return the range of reference rows of each query's granule."""
-        known = granule >= 0
-        first = np.searchsorted(self.identity.granule, granule, side="left")
-        last = np.searchsorted(self.identity.granule, granule, side="right")
-        return np.where(known, first, 0), np.where(known, last, 0)
-
-    def _places_of(self, number: IntArray) -> IntArray:
-        """Return the position of rows with these numbers among the sorted reference rows, -1 for none."""
-        own = self.identity.number[self._by_number]
-        at = np.minimum(np.searchsorted(own, number), len(own) - 1)
-        return np.where(own[at] == number, self._by_number[at], -1)
-
-    def _leave_out(self, scores: Float32Array, start: int, first: IntArray, last: IntArray, place: IntArray) -> None:
-        """Exclude each query itself and its granule from the scores of a tile."""
-        stop = start + scores.shape[1]
-        for row in np.flatnonzero((first < stop) & (last > start) & (last > first)):
-            scores[row, max(first[row] - start, 0) : last[row] - start] = _OUT
-        inside = np.flatnonzero((place >= start) & (place < stop))
-        scores[inside, place[inside] - start] = _OUT
-
-    def _leave_out_near(self, scores: Float32Array, tile: slice, identity: Identity) -> None:
-        """Exclude rows near a query in place and time; rows of which one is unknown are near none."""
-        own, days, near = self.identity, identity.days, None
-        if own.place is not None and identity.place is not None:
-            with np.errstate(invalid="ignore"):
-                near = identity.place @ own.place[tile].T >= np.cos(min(identity.km / EARTH_KM, np.pi)) - 1e-15
-        if own.time is not None and identity.time is not None:
-            time = own.time[tile]
-            if near is None:
-                near = np.abs(identity.time[:, None] - time) <= days
-            else:
-                query, row = np.nonzero(near)
-                near[query, row] = np.abs(identity.time[query] - time[row]) <= days
-        if near is not None:
-            scores[near] = _OUT
 
     def _rank(self, queries: Float32Array, found: IntArray, k: int) -> tuple[Float64Array, IntArray]:
         """Rank the candidates in float64; ties by number."""
@@ -187,8 +153,7 @@ class Nearest:
             cosine[row] = np.where(known, (vectors * own[:, None]).sum(axis=2) / lengths, np.nan)
         number = np.where(found >= 0, self.identity.number[found], np.iinfo(np.int64).max)
         order = np.lexsort((number, -np.nan_to_num(cosine, nan=-np.inf)), axis=1)[:, :k]
-        rows = np.take_along_axis(found, order, axis=1)
-        return np.take_along_axis(cosine, order, axis=1), np.where(rows >= 0, self.order[rows], -1)
+        return np.take_along_axis(cosine, order, axis=1), np.take_along_axis(found, order, axis=1)
 
 
 def _slices(count: int, size: int) -> Iterator[slice]:
@@ -196,25 +161,11 @@ def _slices(count: int, size: int) -> Iterator[slice]:
         yield slice(start, min(start + size, count))
 
 
-def _merge(best: Float32Array, found: IntArray, scores: Float32Array, start: int) -> None:
-    """Merge the scores (Q, n) of rows from `start` into the best so far, in place."""
-    keep = best.shape[1]
-    if scores.shape[1] > 4 * keep and (best[:, 0] == _OUT).all():  # the first tile
-        columns = np.argpartition(-scores, keep - 1, axis=1)[:, :keep]
-        best[:] = np.take_along_axis(scores, columns, axis=1)
-        found[:] = np.where(best > _OUT, columns + start, -1)
-        return
-    query, column = np.nonzero(scores > best.min(axis=1)[:, None])
-    if not len(query):
-        return
-    counts = np.bincount(query, minlength=len(best))
-    rank = np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)
-    wide = np.full((len(best), keep + counts.max()), _OUT)
-    rows = np.full(wide.shape, -1, np.int64)
-    wide[:, :keep], rows[:, :keep] = best, found
-    wide[query, keep + rank], rows[query, keep + rank] = scores[query, column], column + start
-    order = np.argpartition(-wide, keep - 1, axis=1)[:, :keep]
-    best[:], found[:] = np.take_along_axis(wide, order, axis=1), np.take_along_axis(rows, order, axis=1)
+def _both(
+    one: Float64Array | None, other: Float64Array | None, none: Float64Array
+) -> tuple[Float64Array, Float64Array]:
+    """Return what queries and rows have for the compiled code: `none` twice where it does not count."""
+    return (none, none) if one is None or other is None else (np.ascontiguousarray(one), np.ascontiguousarray(other))
 
 
 def as_unit(latents: NDArray[np.floating]) -> Float32Array:

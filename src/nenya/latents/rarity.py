@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.errors import InputFileError, OptionError
-from nenya.latents.clusters import assign_kmeans, fit_kmeans
 from nenya.latents.components import PCA, fit_pca
 from nenya.latents.files import Latents
+from nenya.latents.kept_answers import KeptAnswers, in_pieces
 from nenya.latents.nearest import QUERY_ROWS, Identity, Nearest, as_unit
+from nenya.latents.rarity_cells import calibrated, cells_of, distances_in_cells, mean_distance
 from nenya.runtime.process import RowProgress
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ PROBES = 32
 """Cells in which neighbours are searched, above `EXACT_ROWS` latents."""
 
 _BLOCK_ROWS = 16384
-_LEAST_CHECKED = 20
+_KEPT_ROWS = 8192  # rows after which the answers are kept
 _HELD_OUT = 0.2  # share of the granules by which a density model is chosen
 _MODELS = ((1, "full"), (2, "full"), (4, "full"), (8, "full"), (16, "full"), (32, "full"), (16, "diag"), (64, "diag"))
 _SHARE, _MOST_COMPONENTS = 0.95, 24
@@ -77,6 +78,8 @@ def rarity_of(
     probes: int = PROBES,
     seed: int = 0,
     visible: bool = True,
+    kept: KeptAnswers | None = None,
+    cache_dir: str | None = None,
 ) -> Rarity:
     """Return how far each latent is from its nearest neighbours elsewhere.
 
@@ -93,19 +96,23 @@ def rarity_of(
         probes: number of cells in which neighbours are searched.
         seed: of the cells, and of the rows on which the error is measured.
         visible: whether progress is shown.
+        kept: answers of an interrupted run with the same arguments, which are taken; those found here are added.
+        cache_dir: folder of a temporary file of the latents in cells; default that of the system.
 
     Raises:
         InputFileError: No row has k allowed neighbours.
+        OutputError: There is no space for the temporary file.
     """
+    kept = kept or KeptAnswers()
     good, count = known_rows(latents), len(latents)
     if len(good) <= k:
         raise InputFileError(f"expected more than k={k} latents with a direction (not NaN), got {len(good)} of {count}")
     exact = len(good) <= EXACT_ROWS if exact is None else exact
     found = np.full(count, np.nan)
     if exact:
-        found[good] = _among_all(latents, good, identity, k, visible)
+        found[good] = _among_all(latents, good, identity, k, visible, kept)
     else:
-        found[good] = _in_cells(latents, good, identity, k, probes, seed, visible)
+        found[good] = _in_cells(latents, good, identity, k, probes, seed, visible, kept, cache_dir)
     if np.isnan(found).all():
         raise InputFileError(
             f"no latent has k={k} neighbours outside its own granule and surroundings: lower k=, apart_km= or "
@@ -117,7 +124,7 @@ def rarity_of(
     rows = np.flatnonzero(np.isfinite(found))
     checked = np.sort(np.random.default_rng(seed).choice(rows, min(CHECKED_ROWS, len(rows)), replace=False))
     true = _exact_of(latents, good, checked, identity, k, visible)
-    fitted, error, spearman = _calibrate(found, checked, true)
+    fitted, error, spearman = calibrated(found, checked, true)
     low, high = fitted * np.exp(-1.96 * error), fitted * np.exp(1.96 * error)
     return Rarity(fitted, percentiles(fitted), low, high, False, error, spearman, len(checked), left_out)
 
@@ -149,54 +156,34 @@ def take_rows(latents: Any, rows: IntArray) -> NDArray[np.floating]:
     return np.asarray(latents.take(rows) if hasattr(latents, "parts") else latents[rows])
 
 
-def _among_all(latents: Any, good: IntArray, identity: Identity, k: int, visible: bool) -> Float64Array:
+def _among_all(
+    latents: Any, good: IntArray, identity: Identity, k: int, visible: bool, kept: KeptAnswers
+) -> Float64Array:
     """Return the mean cosine distance of rows to their k nearest among themselves, (n,), NaN with fewer."""
     order = good[np.argsort(identity.granule[good], kind="stable")]
     reference = Nearest(_unit(latents, order), identity.take(order))
-    found = np.full(len(latents), np.nan)
-    with RowProgress("rarity", len(good), visible=visible) as progress:
-        for start in range(0, len(order), QUERY_ROWS):
-            rows = order[start : start + QUERY_ROWS]
-            found[rows] = _mean_distance(reference, _unit(latents, rows), identity.take(rows), k)
-            progress.advance(len(rows))
-    return found[good]
+    starts = range(0, len(order), _KEPT_ROWS)
+
+    def work(number: int) -> Float64Array:
+        rows = slice(starts[number], starts[number] + _KEPT_ROWS)
+        units, own = reference.rows[rows], reference.identity.take(rows)
+        parts = [slice(first, first + QUERY_ROWS) for first in range(0, len(units), QUERY_ROWS)]
+        return np.concatenate([mean_distance(reference, units[some], own.take(some), k) for some in parts])
+
+    pieces = [order[start : start + _KEPT_ROWS] for start in starts]
+    return in_pieces(pieces, len(latents), work, kept, name="rarity", visible=visible)[good]
 
 
-def _in_cells(
-    latents: Any, good: IntArray, identity: Identity, k: int, probes: int, seed: int, visible: bool
-) -> Float64Array:
+def _in_cells(  # of one search
+    latents: Any, good: IntArray, identity: Identity, k: int, probes: int, seed: int, visible: bool, kept: KeptAnswers,
+    cache_dir: str | None,
+) -> Float64Array:  # fmt: skip
     """Return what `_among_all` returns, with neighbours searched in the nearest cells of k-means."""
-    cells = max(1, round(len(good) ** 0.5))
-    centres = fit_kmeans(latents, cells, seed=seed, passes=1)
-    label = assign_kmeans(latents, centres)[good]
-    members = np.split(good[np.argsort(label, kind="stable")], np.cumsum(np.bincount(label, minlength=cells))[:-1])
-    near = np.argsort(_squares(centres), axis=1, kind="stable")
-    found = np.full(len(latents), np.nan)
-    with RowProgress("rarity", len(good), visible=visible) as progress:
-        for own, around in zip(members, near[:, :probes], strict=True):
-            if not len(own):
-                continue
-            rows = np.concatenate([members[cell] for cell in around])
-            reference = Nearest(_unit(latents, rows), identity.take(rows))
-            for start in range(0, len(own), QUERY_ROWS):
-                part = own[start : start + QUERY_ROWS]
-                found[part] = _mean_distance(reference, _unit(latents, part), identity.take(part), k)
-            progress.advance(len(own))
+    with cells_of(latents, good, probes, seed, kept, cache_dir) as cells:
+        found = distances_in_cells(cells, identity, k, kept, visible)
     if len(few := good[np.isnan(found[good])]):  # their neighbours are in other cells
         found[few] = _exact_of(latents, good, few, identity, k, visible)
     return found[good]
-
-
-def _squares(centres: Float64Array) -> Float64Array:
-    """Return the squared distances of all pairs, (C, C), with a row's own first."""
-    found: Float64Array = (centres**2).sum(axis=1) - 2 * centres @ centres.T
-    np.fill_diagonal(found, -np.inf)
-    return found
-
-
-def _mean_distance(reference: Nearest, queries: NDArray[np.float32], identity: Identity, k: int) -> Float64Array:
-    found: Float64Array = 1 - reference.search(queries, identity, k)[0].mean(axis=1)
-    return found
 
 
 def nearest_among(
@@ -238,27 +225,6 @@ def _exact_of(latents: Any, good: IntArray, rows: IntArray, identity: Identity, 
     """Return the exact rarity of a few rows, (n,)."""
     cosine, _ = nearest_among(latents, good, rows, identity, k, name="exact rarity of some rows", visible=visible)
     return np.asarray(1 - cosine.mean(axis=1), np.float64)
-
-
-def _calibrate(rarity: Float64Array, checked: IntArray, true: Float64Array) -> tuple[Float64Array, float, float]:
-    """Return rarities without bias, their relative error and the rank correlation with the exact."""
-    from scipy.stats import spearmanr
-
-    known = np.isfinite(true) & (true > 0) & (rarity[checked] > 0)
-    if known.sum() < _LEAST_CHECKED:
-        raise InputFileError(
-            f"expected at least {_LEAST_CHECKED} latents with k neighbours elsewhere to measure the error, got "
-            f"{known.sum()}: lower k=, or give exact=true"
-        )
-    x, y = np.log(rarity[checked][known]), np.log(true[known])
-    if np.abs(x - y).max() < 1e-9:  # no neighbour was missed
-        return rarity, 0.0, 1.0
-    slope, level = np.polyfit(x, y, 1) if np.ptp(x) > 0 else (1.0, float((y - x).mean()))
-    slope = max(float(slope), 1e-3)  # the order of the rows stays
-    level = float((y - slope * x).mean())
-    error = float(np.sqrt(((y - slope * x - level) ** 2).sum() / max(1, len(x) - 2)))
-    fitted = np.exp(level + slope * np.log(np.maximum(rarity, 1e-12)))
-    return np.asarray(fitted, np.float64), error, float(spearmanr(x, y).statistic)
 
 
 @dataclass(frozen=True)
