@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 from conftest import red_noise
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import distance_transform_edt, gaussian_filter
 from sklearn.linear_model import QuantileRegressor
 
 from nenya.data.mask_shapes import SHAPE_NAMES, mask_shapes, varied_masks
@@ -74,6 +74,52 @@ def test_five_percent_of_unseen_cutouts_under_unseen_masks_are_below(seed, depth
         assert own.sum() > 500 and abs(below[own].mean() - MISSED) < 0.03, start
 
 
+def rough_cutouts(count, seed):
+    noise = np.random.default_rng(seed).standard_normal((count, SIDE, SIDE))
+    share = np.exp(np.random.default_rng(seed + 1).normal(-2, 1, (count, 1, 1)))
+    return (cutouts(count, seed) + share * noise).astype(np.float32)
+
+
+def blurred_masks(count, kind, rng):
+    """Masks of a generator that no calibration has seen: blurred noise, or a slanting edge with such a rim."""
+    fields = gaussian_filter(rng.standard_normal((count, SIDE, SIDE)), (0, *2 * [0.8 if kind == "broken" else 1.5]))
+    fields /= fields.std(axis=(1, 2), keepdims=True)
+    if kind == "edge":
+        y, x = np.mgrid[:SIDE, :SIDE] / SIDE
+        angle = rng.uniform(0, 2 * np.pi, (count, 1, 1))
+        fields = 4 * (x * np.cos(angle) + y * np.sin(angle)) + 0.3 * fields
+    order = fields.reshape(count, -1).argsort(1).argsort(1)
+    return (order < SIDE**2 * rng.uniform(0.02, 0.55, (count, 1))).reshape(fields.shape)
+
+
+def steepness(images):
+    return np.abs(np.diff(images, axis=2)).mean(axis=(1, 2)) / images.std(axis=(1, 2))
+
+
+def turned_away(images, masks, rng):
+    """Latents of clear and of masked cutouts: smooth cutouts suffer from broken masks, rough ones hardly."""
+    rims = (masks[:, 1:] != masks[:, :-1]).mean(axis=(1, 2))
+    angle = 0.02 * rims / steepness(images) ** 2 * np.exp(rng.normal(0, 0.2, len(images)))
+    clear = np.tile([1.0, 0.0], (len(images), 1))
+    return clear.astype(np.float32), np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_texture_counts_where_the_network_sees_it(kind):
+    rng, number = np.random.default_rng(3), np.repeat(np.arange(2 * CUTOUTS), TURNS)
+    images, masks = rough_cutouts(2 * CUTOUTS, 3)[number], varied_masks(len(number), SIDE, 0.6, rng)
+    part = divide(2 * CUTOUTS, rng)[number]
+    made = fit(mask_shapes(masks, images), *turned_away(images, masks, rng), part, rng, ABOUT)
+    images, masks = rough_cutouts(3000, 103), blurred_masks(3000, kind, rng)
+    _, low = made.cosines(mask_shapes(masks, images))
+    known = np.isfinite(low)
+    below = 1 - distances(*turned_away(images, masks, rng)) < low
+    assert known.mean() > 0.95
+    assert abs(below[known].mean() - MISSED) < 0.03
+    for third in np.array_split(np.argsort(steepness(images)), 3):
+        assert abs(below[third][known[third]].mean() - MISSED) < 0.04
+
+
 def test_the_low_cosine_says_something(made):
     """It is not merely low: of two masks of one share, the more harmful one has the lower cosine."""
     images = np.repeat(cutouts(1, 7), 2, axis=0)
@@ -109,6 +155,10 @@ def test_a_line_is_the_quantile_regression():
     wanted = QuantileRegressor(quantile=0.95, alpha=0, solver="highs").fit(columns[:, 1:], values)
     found = calibration._fit_line(columns, values, 0.95, 3)
     assert found == pytest.approx([wanted.intercept_, *wanted.coef_], abs=1e-6)
+    penalised = calibration._fit_line(columns, values, 0.95, 3, 5.0)
+    wanted = QuantileRegressor(quantile=0.95, alpha=5.0 / 400, solver="highs").fit(columns[:, 1:], values)
+    assert abs(penalised[3]) < abs(found[3]) and wanted.coef_[2] == pytest.approx(penalised[3], abs=0.3)
+    assert calibration._fit_line(columns, values, 0.95, 3, 400.0)[3] == 0, "what tells little is left out"
     falling = calibration._fit_line(columns, -values, 0.95, 4)
     assert (falling[1:] >= 0).all(), "where the data fall, a rising line stays level"
 
@@ -120,10 +170,20 @@ def test_shapes_are_those_of_a_slow_count_and_independent_of_other_rows():
         distance = distance_transform_edt(mask) / SIDE
         pairs = [(mask[1:] != mask[:-1]).sum(), (mask[:, 1:] != mask[:, :-1]).sum()]
         wanted = [mask.mean(), distance.max(), distance[mask].mean(), sum(pairs) / (2 * SIDE * (SIDE - 1))]
-        assert np.exp(found[i]) == pytest.approx([*wanted, image[~mask].std()], rel=1e-6)
+        holes = np.where(mask, np.nan, image)
+        steps = np.concatenate([np.diff(holes, axis=0).ravel(), np.diff(holes, axis=1).ravel()])
+        contrast = image[~mask].std()
+        wanted += [contrast, np.sqrt(np.nanmean(steps**2)) / contrast]
+        assert np.exp(found[i]) == pytest.approx(wanted, rel=1e-6)
         assert (mask_shapes(masks[i : i + 1], images[i : i + 1])[0] == found[i]).all()
     assert found.shape == (9, len(SHAPE_NAMES))
     assert mask_shapes(masks[:0], images[:0]).shape == (0, len(SHAPE_NAMES))
+
+
+def test_roughness_is_known_without_neighbours_and_of_flat_cutouts():
+    board = np.indices((SIDE, SIDE)).sum(axis=0) % 2 == 0
+    assert mask_shapes(board[None], cutouts(1, 4))[0, -1] == 0, "no two clear pixels are neighbours"
+    assert np.isfinite(mask_shapes(board[None] & (np.arange(SIDE) < 4), np.ones((1, SIDE, SIDE)))).all()
 
 
 def test_generated_masks_are_of_all_shares_and_three_kinds():
@@ -143,6 +203,22 @@ def test_a_file_gives_the_same_calibration(made, tmp_path):
     assert again.about == made.about and digest_of(again) == digest_of(made)
     assert again.about["checkpoint_sha256"] == "0" * 64 and again.about["unseen"] > 0
     assert (again.directions == made.directions).all()
+
+
+def test_an_earlier_calibration_without_roughness_holds_as_it_was(made, tmp_path):
+    """Its file has four shapes beside the share, and eight slopes."""
+    lines = [replace(line, slopes=line.slopes[:8]) for line in (made.median, made.high)]
+    short = {name: getattr(made, name)[:-1] for name in ("centre", "scale", "least", "most")}
+    earlier = replace(made, **short, median=lines[0], high=lines[1])
+    save(earlier, tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        file.attrs["format_version"] = 1
+    again, images = load(tmp_path / "a.h5"), cutouts(30, 8)
+    shapes = mask_shapes(varied_masks(30, SIDE, 0.5, np.random.default_rng(8)), images)
+    assert digest_of(again) == digest_of(earlier)
+    assert np.isfinite(again.cosines(shapes)).any()
+    shapes[:, -1] = 1
+    assert np.array_equal(again.cosines(shapes), earlier.cosines(shapes), equal_nan=True)
 
 
 def test_directions_are_at_right_angles(made):

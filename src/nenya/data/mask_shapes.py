@@ -11,7 +11,7 @@ from scipy.ndimage import distance_transform_edt
 Masks = NDArray[np.bool_]
 Float64Array = NDArray[np.float64]
 
-SHAPE_NAMES = ("share", "hole", "depth", "edge", "contrast")
+SHAPE_NAMES = ("share", "hole", "depth", "edge", "contrast", "roughness")
 """What `mask_shapes` returns, in its order."""
 
 _FLAT = 1e-6  # smallest standard deviation, in units of the field
@@ -23,14 +23,15 @@ def mask_shapes(masks: Masks, images: NDArray[np.floating]) -> Float64Array:
 
     `share` is the masked share of the pixels, `hole` the largest distance of a masked pixel from a clear one and
     `depth` the mean one (both in sides of the cutout), `edge` the share of neighbouring pixels of which one is masked,
-    `contrast` the standard deviation of the clear pixels, in units of the field.
+    `contrast` the standard deviation of the clear pixels, in units of the field, `roughness` the root mean square
+    difference of neighbouring clear pixels, relative to it; 1 where no two clear pixels are neighbours.
 
     Args:
         masks: (n, H, W), each with a masked and a clear pixel.
         images: (n, H, W); values of masked pixels do not count.
 
     Returns:
-        (n, 5), each row independent of the others.
+        (n, 6), each row independent of the others.
     """
     count, height, width = masks.shape
     if not count:
@@ -45,12 +46,25 @@ def mask_shapes(masks: Masks, images: NDArray[np.floating]) -> Float64Array:
     mean = clear.sum(axis=(1, 2)) / number
     around = np.where(masks, 0.0, clear - mean[:, None, None])
     contrast = np.sqrt((around**2).sum(axis=(1, 2)) / number)
-    found: Float64Array = np.log(np.stack([share, hole, depth, edge, np.maximum(contrast, _FLAT)], axis=1))
+    contrast = np.maximum(contrast, _FLAT)
+    rough, pairs = _differences(clear, masks)
+    roughness = np.where(pairs > 0, np.maximum(rough, _FLAT) / contrast, 1.0)
+    found: Float64Array = np.log(np.stack([share, hole, depth, edge, contrast, roughness], axis=1))
     return found
 
 
+def _differences(images: Float64Array, masks: Masks) -> tuple[Float64Array, NDArray[np.int64]]:
+    """Return the root mean square difference of neighbouring clear pixels, and the number of such pairs, (n,) each."""
+    total, number = np.zeros(len(images)), np.zeros(len(images), np.int64)
+    for first, second in ((np.s_[:, 1:], np.s_[:, :-1]), (np.s_[:, :, 1:], np.s_[:, :, :-1])):
+        clear = ~(masks[first] | masks[second])
+        total += (np.where(clear, images[first] - images[second], 0.0) ** 2).sum(axis=(1, 2))
+        number += clear.sum(axis=(1, 2))
+    return np.sqrt(total / np.maximum(number, 1)), number
+
+
 def varied_masks(count: int, size: int, most: float, rng: np.random.Generator) -> Masks:
-    """Draw masks of clouds: smooth, broken, and such that come in from one side, a third of each.
+    """Draw masks of clouds: smooth, broken, and such that come in from one side, a third of each, all of many textures.
 
     Args:
         count: number n of masks.
@@ -64,7 +78,7 @@ def varied_masks(count: int, size: int, most: float, rng: np.random.Generator) -
     kind = np.arange(count) % _KINDS
     k = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size))
     k[0, 0] = np.inf
-    power = np.where(kind == 1, 0.7, 1.8)[:, None, None]
+    power = np.where(kind == 1, rng.uniform(0.4, 1.1, count), rng.uniform(1.3, 3.0, count))[:, None, None]
     waves = fft.rfft2(rng.standard_normal((count, size, size))) * k**-power
     field = fft.irfft2(waves, s=(size, size))
     field /= field.std(axis=(1, 2), keepdims=True)

@@ -1,11 +1,11 @@
 """The calibration of latents of masked cutouts: how far they lie from those of the clear cutouts.
 
 The distance 1 - cosine between the latents of a cutout with and without a mask is modelled by the share and the shape
-of the mask and the contrast of what it leaves. Quantiles of its logarithm are lines in these, fitted by quantile
-regression (Koenker and Bassett 1978), which for masks of the mean shape rise with the share. Two halves of
-the cutouts fit the other terms for each other, and the term of the share is fitted to what is left of both, so that
-the stated fraction of unseen ones lies beyond the line at any share (conformal prediction under shifts, Gibbs, Cherian
-and Candes 2023, in a cross-fitted form).
+of the mask, and the contrast and the roughness of what it leaves. Quantiles of its logarithm are lines in these and in
+their products, fitted by quantile regression (Koenker and Bassett 1978) with a penalty on slopes; for masks of the mean
+shape they rise with the share. Two halves of the cutouts fit the other terms for each other, and the term of the share
+is fitted to what is left of both, so that the stated fraction of unseen ones lies beyond the line at any share
+(conformal prediction under shifts, Gibbs, Cherian and Candes 2023, in a cross-fitted form).
 
 Letters in shapes: n pairs of a clear and a masked cutout, K knots, D the length of a latent, M directions.
 """
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linprog
 
+from nenya.data.mask_shapes import SHAPE_NAMES
 from nenya.errors import InputFileError
 
 Float64Array = NDArray[np.float64]
@@ -33,15 +34,21 @@ DIRECTIONS = 256
 LEAST_CUTOUTS = 60
 """Smallest number of clear cutouts for a calibration."""
 
-SLOPES = 8
-"""Terms of a line beside the share: the other shapes, the square of the contrast, and products with the share."""
+SLOPES = {4: 8, 5: 25}
+"""Number of shapes beside the share -> terms of a line: the shapes, their products with each other and with the share.
+
+Calibrations made before `roughness` was a shape have four, and few of the products.
+"""
 
 _FIT = 0.45  # share of the cutouts in each part that fits; the others check
 _KNOTS = 6
 _BINS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
-_LEAST_PAIRS = 20  # more than a line has coefficients
+_LEAST_PAIRS = 20
+_PAIRS_OF_PRODUCTS = 200  # in each half; fewer tell only the shapes themselves
+_PENALTY = 0.5  # in standard deviations of the sum that the sign of a term's slope hangs on
 _MIDDLE = -1.5  # logarithm of a share, 22 %
 _SMALLEST = 1e-13  # distance of equal latents, by rounding
+_FARTHEST = 3.0  # standard deviations of a shape from the mean that a line tells apart
 _MARGIN = 0.05  # by which a logarithm may exceed what was calibrated
 
 
@@ -51,7 +58,7 @@ class Line:
 
     Attributes:
         at_knots: (K,), its values at the knots of the share, rising.
-        slopes: (8,), of the other terms.
+        slopes: (25,), of the other terms; (8,) of an earlier calibration.
     """
 
     at_knots: Float64Array
@@ -64,10 +71,10 @@ class Calibration:
 
     Attributes:
         knots: (K,), logarithms of the share.
-        centre: (4,), means of the other shapes.
-        scale: (4,), their standard deviations.
-        least: (5,), smallest logarithms of the shapes that were calibrated.
-        most: (5,), largest ones.
+        centre: (5,), means of the other shapes; (4,) of an earlier calibration, without the last one.
+        scale: (5,), their standard deviations.
+        least: (6,), smallest logarithms of the shapes that were calibrated.
+        most: (6,), largest ones.
         median: of the distance.
         high: its quantile of 95 %.
         directions: (M, D), unit vectors, from latents of masked cutouts towards those of the clear ones.
@@ -90,7 +97,7 @@ class Calibration:
         Both are NaN for masks beyond those calibrated: of a larger share, hole, depth or edge.
 
         Args:
-            shapes: (n, 5), of `mask_shapes`.
+            shapes: (n, 6), of `mask_shapes`.
         """
         within = (shapes[:, :4] <= self.most[:4] + _MARGIN).all(axis=1)
         middle = np.minimum(np.exp(self._line(self.median, shapes)), 2.0)
@@ -113,7 +120,8 @@ class Calibration:
         ]
 
     def _line(self, line: Line, shapes: Float64Array) -> Float64Array:
-        terms = _terms(np.clip(shapes, self.least, self.most), self.centre, self.scale)
+        known = shapes[:, : len(self.least)]
+        terms = _terms(np.clip(known, self.least, self.most), self.centre, self.scale)
         return np.interp(shapes[:, 0], self.knots, line.at_knots) + terms @ line.slopes
 
 
@@ -135,7 +143,7 @@ def fit(
     """Fit a calibration.
 
     Args:
-        shapes: (n, 5), of `mask_shapes`.
+        shapes: (n, 6), of `mask_shapes`.
         clear: (n, D), latents of the clear cutouts.
         masked: (n, D), latents of the same cutouts under the masks.
         part: (n,), of `divide`.
@@ -160,11 +168,16 @@ def fit(
     if len(knots) == 1:
         knots = knots[0] + np.array([-1e-3, 1e-3])
     rises, terms = _rises(shapes[:, 0], knots), _terms(shapes, centre, scale)
+    if min(fitted[0].sum(), fitted[1].sum()) < _PAIRS_OF_PRODUCTS:
+        terms[:, len(centre) :] = 0
+    units = np.maximum(terms[~unseen].std(axis=0), 1e-9)
     lines = []
     for quantile in (0.5, 1 - MISSED):
-        rest, slopes = logarithm.copy(), np.zeros(SLOPES)
+        rest, slopes = logarithm.copy(), np.zeros(terms.shape[1])
         for own, other in (fitted, fitted[::-1]):
-            found = _fit_line(np.hstack([rises, terms])[own], logarithm[own], quantile, len(knots))[len(knots) :]
+            penalty = _PENALTY * np.sqrt(own.sum() * quantile * (1 - quantile))
+            columns = np.hstack([rises, terms / units])[own]
+            found = _fit_line(columns, logarithm[own], quantile, len(knots), penalty)[len(knots) :] / units
             rest[other] -= terms[other] @ found
             slopes += found / 2
         steps = _fit_line(rises[~unseen], rest[~unseen], quantile, len(knots))
@@ -204,9 +217,14 @@ def distances(one: FloatArray, other: FloatArray) -> Float64Array:
 
 
 def _terms(shapes: Float64Array, centre: Float64Array, scale: Float64Array) -> Float64Array:
-    """Return the terms of a line beside the share, (n, 8)."""
-    others = (shapes[:, 1:] - centre) / scale
-    return np.hstack([others, others[:, -1:] ** 2, others[:, :3] * (shapes[:, :1] - _MIDDLE)])
+    """Return the terms of a line beside the share, (n, p), p = `SLOPES`."""
+    others, share = (shapes[:, 1:] - centre) / scale, shapes[:, :1] - _MIDDLE
+    if len(centre) < len(SHAPE_NAMES) - 1:
+        return np.hstack([others, others[:, -1:] ** 2, others[:, :3] * share])
+    others = np.clip(others, -_FARTHEST, _FARTHEST)
+    pairs = itertools.combinations_with_replacement(range(others.shape[1]), 2)
+    products = [others[:, i] * others[:, j] for i, j in pairs]
+    return np.hstack([others, np.stack(products, axis=1), others * share])
 
 
 def _rises(share: Float64Array, knots: Float64Array) -> Float64Array:
@@ -215,29 +233,29 @@ def _rises(share: Float64Array, knots: Float64Array) -> Float64Array:
     return np.stack([np.ones(len(share)), *rises], axis=1)
 
 
-def _fit_line(columns: Float64Array, values: Float64Array, quantile: float, rising: int) -> Float64Array:
+def _fit_line(
+    columns: Float64Array, values: Float64Array, quantile: float, rising: int, penalty: float = 0.0
+) -> Float64Array:
     """Return the coefficients (p,) of a quantile regression; those of columns 1 to `rising` - 1 are not negative.
 
-    It is solved in its dual form, which has as many conditions as coefficients: maximise values @ a under
-    columns.T @ a = 0, and a from quantile - 1 to quantile.
+    Those of later columns cost `penalty` times their absolute value (Belloni and Chernozhukov 2011,
+    doi:10.1214/10-AOS827). It is solved in its dual form, which has as many conditions as coefficients: maximise
+    values @ a under columns.T @ a = 0, or at most `penalty` in absolute value, and a from quantile - 1 to quantile.
     """
-    one_sided = np.zeros(columns.shape[1], bool)
-    one_sided[1:rising] = True
+    first, rises, others = columns[:, :1], columns[:, 1:rising], columns[:, rising:]
     solved = linprog(
         -values,
-        A_ub=columns[:, one_sided].T,
-        b_ub=np.zeros(int(one_sided.sum())),
-        A_eq=columns[:, ~one_sided].T,
-        b_eq=np.zeros(int((~one_sided).sum())),
+        A_ub=np.hstack([rises, others, -others]).T,
+        b_ub=np.repeat([0.0, penalty], [rising - 1, 2 * others.shape[1]]),
+        A_eq=first.T,
+        b_eq=np.zeros(1),
         bounds=(quantile - 1, quantile),
         method="highs",
     )
     if solved.x is None:
         raise InputFileError(f"the calibration cannot be fitted ({solved.message}): give more cutouts or masks")
-    found = np.empty(columns.shape[1])
-    found[~one_sided] = -solved.eqlin.marginals
-    found[one_sided] = np.maximum(-solved.ineqlin.marginals, 0)
-    return found
+    steps, up, down = np.split(-solved.ineqlin.marginals, [rising - 1, rising - 1 + others.shape[1]])
+    return np.concatenate([-solved.eqlin.marginals, np.maximum(steps, 0), up - down])
 
 
 def _directions(clear: FloatArray, masked: FloatArray, rng: np.random.Generator) -> FloatArray:

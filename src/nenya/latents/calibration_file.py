@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from nenya.data.hdf5_links import COPY_IN
 from nenya.data.hdf5_open import open_hdf5
-from nenya.data.mask_shapes import SHAPE_NAMES
 from nenya.errors import InputFileError, NenyaError, OutputError
 from nenya.latents.calibration import SLOPES, Calibration, Line
 from nenya.latents.files import Latents
@@ -19,15 +18,14 @@ from nenya.storage.disk import atomic_path, write_hdf5
 from nenya.storage.names import parse_json
 from nenya.storage.paths import local_path
 
-FORMAT, FORMAT_VERSION = "nenya calibration", 1
+FORMAT, FORMAT_VERSION = "nenya calibration", 2
 SUFFIX = "_calibration.h5"
 """End of the name of a calibration beside its weights: `last.pth` has `last_calibration.h5`."""
 
 AGAIN = "make it again: nenya calibrate data=..._preproc.h5 ckpt=..."
 
 _KNOTS_MOST = 64
-_OTHERS = len(SHAPE_NAMES) - 1
-_LENGTHS = {"centre": _OTHERS, "scale": _OTHERS, "least": _OTHERS + 1, "most": _OTHERS + 1}
+_SHAPES = {"centre": 0, "scale": 0, "least": 1, "most": 1}  # numbers beyond one for each shape beside the share
 _LINES = ("median", "high")
 
 
@@ -80,7 +78,7 @@ def load(path: Path) -> Calibration:
     for key in ("masked", "preprocessing", "latent"):
         values[key].text()
     median, high = lines
-    shapes = {name: arrays[name] for name in ("knots", *_LENGTHS)}
+    shapes = {name: arrays[name] for name in ("knots", *_SHAPES)}
     return Calibration(**shapes, median=median, high=high, directions=arrays["directions"], about=values.value)
 
 
@@ -105,7 +103,7 @@ def digest_of(made: Calibration) -> str:
 
 
 def _arrays(made: Calibration) -> dict[str, NDArray[Any]]:
-    arrays: dict[str, NDArray[Any]] = {name: getattr(made, name).astype("<f8") for name in ("knots", *_LENGTHS)}
+    arrays: dict[str, NDArray[Any]] = {name: getattr(made, name).astype("<f8") for name in ("knots", *_SHAPES)}
     for name in _LINES:
         line: Line = getattr(made, name)
         arrays |= {f"{name}_at_knots": line.at_knots.astype("<f8"), f"{name}_slopes": line.slopes.astype("<f8")}
@@ -113,7 +111,7 @@ def _arrays(made: Calibration) -> dict[str, NDArray[Any]]:
 
 
 def _names() -> list[str]:
-    return ["knots", *_LENGTHS, *(f"{name}_{part}" for name in _LINES for part in ("at_knots", "slopes")), "directions"]
+    return ["knots", *_SHAPES, *(f"{name}_{part}" for name in _LINES for part in ("at_knots", "slopes")), "directions"]
 
 
 def _refused(name: Any, version: Any) -> str:
@@ -135,8 +133,10 @@ def _wrong(arrays: Mapping[str, NDArray[Any]]) -> str:
     knots = arrays["knots"]
     if knots.ndim != 1 or not 2 <= len(knots) <= _KNOTS_MOST or knots.dtype != np.float64:
         return f"expected 2 to {_KNOTS_MOST} knots, got shape {knots.shape}"
-    lengths = {**_LENGTHS, **{f"{name}_at_knots": len(knots) for name in _LINES}}
-    lengths |= {f"{name}_slopes": SLOPES for name in _LINES}
+    others = arrays["centre"].size if arrays["centre"].size in SLOPES else max(SLOPES)
+    lengths = {name: others + more for name, more in _SHAPES.items()}
+    lengths |= {f"{name}_at_knots": len(knots) for name in _LINES}
+    lengths |= {f"{name}_slopes": SLOPES[others] for name in _LINES}
     for name, length in lengths.items():
         if arrays[name].shape != (length,) or arrays[name].dtype != np.float64:
             return f"'{name}': expected {length} numbers, got shape {arrays[name].shape}"
