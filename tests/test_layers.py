@@ -11,7 +11,7 @@ ROOMS = [
     *("errors", "defs", "storage", "options", "io", "runtime", "tables", "data", "plotting", "prepare", "latents"),
     *("models", "extraction"),
     ("pca", "nenya_umap", "train", "train_util", "latents_extraction", "analyze_image", "tasks"),
-    *("archive", "portal"),
+    *("archive", "publish", "portal"),
     ("commands", "cli"),
 ]
 # The original's other modules: they forward names, and belong to the room of what they forward.

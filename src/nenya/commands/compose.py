@@ -40,7 +40,7 @@ _ORDER = (
     *("prepare", "derive", "split", "prune", "train", "calibrate", "extract", "demo", "verify"),
     *("repack", "generate", "spectra"),
     *("inspect", "embed", "metrics", "clusters", "figures", "statistics", "compare", "outliers", "audit", "index"),
-    *("search", "portal", "migrate", "update", "status", "export"),
+    *("search", "portal", "migrate", "update", "status", "publish", "export"),
 )
 _NOT_FOR_USERS = ("given",)
 GROUPS = ("model", "trainer", "logger", "sensor")
