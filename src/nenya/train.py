@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from nenya.errors import CheckpointError, InputFileError, Interrupted, NenyaError, OptionError, OutputError
 from nenya.options.commands import TrainOptions
-from nenya.options.declare import to_dict
+from nenya.options.declare import for_records
 from nenya.options.flat import flat_name, flat_view
 from nenya.options.sections import BANKS, Options
 from nenya.storage.disk import atomic_path, folder_bytes
 from nenya.storage.names import remove
-from nenya.storage.paths import is_s3
+from nenya.storage.paths import is_address, is_s3
 from nenya.storage.s3.service import store
 from nenya.storage.small_files import read_yaml_file, refuse_link, refuse_links, unfit
 
@@ -54,10 +54,11 @@ def run(options: TrainOptions, *, aside: bool = False) -> int:
     from nenya.data.datamodule import ViewsDataModule, inspect_all, view_sampler
     from nenya.data.learnable import check_learnable, choose_partition
     from nenya.data.row_list import read_row_list
-    from nenya.models.checkpoint import load_checkpoint, load_weights
+    from nenya.models.checkpoint import load_weights
     from nenya.models.clouds import with_mask_channel
-    from nenya.models.contrastive import ContrastiveModule, make_net
+    from nenya.models.contrastive import ContrastiveModule, make_net, read_weights
     from nenya.models.resnet import check_encoder
+    from nenya.models.weights.named import find_weights
     from nenya.runtime.trainer import check_trainer
     from nenya.storage.paths import DEFAULT_CACHE, fetch, find_sources, local_path
 
@@ -77,7 +78,9 @@ def run(options: TrainOptions, *, aside: bool = False) -> int:
     net = make_net(options)
     check_encoder(net, next(iter(files[0].partitions.values())).height)
     if options.init_from and not options.resume:
-        weights = load_checkpoint(fetch(find_sources(options.init_from), loader.cache_dir)[0])
+        named = find_weights(options.init_from, options.sha256, loader.cache_dir)
+        weights = read_weights(named, loader.cache_dir)
+        options.sha256 = weights.sha256
         load_weights(net, with_mask_channel(weights) if options.model.mask_channel else weights)
     if options.debug:
         for key, value in _DEBUG.items():
@@ -353,14 +356,14 @@ def _write_config(options: TrainOptions, files: "list[Path | str]", folder: Path
 
     if options.logger.name == "wandb" and options.logger.id is None:
         options.logger.id = secrets.token_hex(4)
-    values = to_dict(options)
+    values = for_records(options)
     places = [file if isinstance(file, str) else str(file.absolute()) for file in files]
     values.update(data=places, resume=None, clobber=False)
     paths = [(values, "init_from"), (values, "rows"), (values["loader"], "cache_dir")]
     if options.augment.cloud_masks not in BANKS:
         paths.append((values["augment"], "cloud_masks"))
     for section, key in paths:
-        if section[key] and not is_s3(section[key]):
+        if section[key] and not is_address(section[key]):
             section[key] = str(local_path(section[key]).absolute())
     with atomic_path(folder / "config.yaml") as temporary:
         OmegaConf.save(OmegaConf.create(values), temporary)

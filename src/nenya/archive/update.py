@@ -30,7 +30,7 @@ from nenya.data.orientation import SWATH, order_text, read_row_order
 from nenya.errors import InputFileError, Interrupted, LockLostError, NenyaError, OptionError
 from nenya.io import read_table
 from nenya.latents.files import Latents
-from nenya.models.contrastive import weights_source
+from nenya.models.contrastive import find_weights_of, weights_source
 from nenya.options.commands import UpdateOptions
 from nenya.options.extras import need
 from nenya.prepare.job import NoCutouts
@@ -136,6 +136,7 @@ class Update:
     def __init__(self, folder: Folder, manifest: Manifest, name: str, options: UpdateOptions) -> None:
         self.folder, self.manifest, self.name, self.options = folder, manifest, name, options
         self.work = folder.work / name
+        self.origin: dict[str, str] = {}
         self.version = manifest.get(name)
         self.arrivals = Arrivals()
         self.empty: list[list[Any]] = []
@@ -221,8 +222,10 @@ class Update:
             local = self.folder.local
             return settings, (local(self.version.weights), None if calibration is None else local(calibration))
         self.work.mkdir(parents=True, exist_ok=True)
-        source = weights_source(extract_options(self.options, wanted), self.options.ckpt)
+        named = find_weights_of(extract_options(self.options, wanted), self.options.ckpt)
+        source, self.origin = named.place, dict(named.origin)
         with temporary_copy(source if is_s3(source) else Path(source), self.options.loader.cache_dir) as path:
+            named.check(sha256_file(path))
             digest, made = sha256_file(path), new_calibration(self.options, wanted, source)
             own = {} if made is None else {"calibration": sha256_file(made)}
             begun = json.dumps({**wanted, "weights": digest, **own}, sort_keys=True)
@@ -352,7 +355,7 @@ class Update:
         state = index.publish(stages.place(made.arrival))
         if self.version is None:
             settings, (weights, projector, clusters, *calibration) = begun
-            self.version = Version(settings, made_by(), weights, projector, clusters, state)
+            self.version = Version(settings, {**made_by(), **self.origin}, weights, projector, clusters, state)
             self.version.calibration = calibration[0] if calibration else None
             self.manifest[self.name] = self.version
         self.version.files.append(added)

@@ -43,7 +43,7 @@ _READ_ROWS = 256
 class AuditOptions(AnalysisOptions):
     """Options of the audit of latents."""
 
-    uses: ClassVar[tuple[str, ...]] = ("model", "preprocess", "loader", "data", "out", "seed", "clobber")
+    uses: ClassVar[tuple[str, ...]] = ("model", "preprocess", "loader", "data", "out", "seed", "clobber", "sha256")
 
     columns: Any = option(  # noqa: RUF009  # declared as in nenya.options
         None,

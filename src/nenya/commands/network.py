@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
-from nenya.errors import CheckpointError
-from nenya.options.declare import to_dict
+from nenya.errors import CheckpointError, OptionError
+from nenya.models.weights.folder import PREPROCESS
+from nenya.options.commands import UpdateOptions
+from nenya.options.declare import build, to_dict
 from nenya.options.files import config_dir, read_group
 from nenya.options.own import is_dotted
-from nenya.options.sections import MASKED, ModelOptions, Options, PublishedOptions
+from nenya.options.sections import MASKED, ModelOptions, Options, PreprocessOptions, PublishedOptions
 
 O = TypeVar("O", bound=Options)  # noqa: E741  # the type of the options of one command
 
@@ -24,41 +26,60 @@ _NEEDED = {
 def with_network(options: O, overrides: Sequence[str]) -> O:
     """Return the options with the network of `ckpt=`, unless they name a model or a part of one.
 
+    Weights with a `config.json` beside them (those of `nenya export out=folder/`, and of the Hub) say all of network
+    and preprocessing; what the command line says of either holds instead.
+
     Args:
         options: of a command.
         overrides: its command line.
 
     Raises:
         CheckpointError: The file is missing, damaged, refused, or holds another network.
-        StorageError: An S3 service does not deliver it.
+        StorageError: An S3 service, a hub or a server does not deliver it.
     """
     own = options.model.ssl_model
     keys = {override.partition("=")[0] for override in overrides}
     named = [key for key in keys if key == "model" or (key.startswith("model.") and key not in _FREE)]
-    if (named and (named != ["model.ssl_model"] or not is_dotted(own))) or not _encodes(options):
+    if "model" in named or not _encodes(options):
         return options
-    from nenya.models.contrastive import checkpoint_of
+    from nenya.models.contrastive import find_weights_of, read_weights
 
+    own_class = named == ["model.ssl_model"] and is_dotted(own)
     ckpt = str(getattr(options, "ckpt"))  # noqa: B009  # not every command has it
-    checkpoint = checkpoint_of(options, ckpt)
+    weights = find_weights_of(options, ckpt)
+    if not weights.said and ((named and not own_class) or isinstance(options, UpdateOptions)):
+        return options
+    checkpoint = read_weights(weights, options.loader.cache_dir)
     architecture = checkpoint.architecture
-    if named:  # the user's own class, with the sizes of the checkpoint
+    if own_class:  # the user's own class, with the sizes of the checkpoint
         architecture = {**architecture, "ssl_model": own}
-    elif is_dotted(name := architecture["ssl_model"]):
+    elif is_dotted(name := architecture["ssl_model"]) and "model.ssl_model" not in named:
         raise CheckpointError(
-            f"checkpoint {checkpoint.path} is of an encoder of its author's own, {name}: give model.ssl_model={name} "
+            f"checkpoint {weights.text} is of an encoder of its author's own, {name}: give model.ssl_model={name} "
             "if you have that code and trust it; nothing was imported"
         )
     said = {key: value for key, value in checkpoint.options.items() if value is not None}
     kept: dict[str, Any] = {"backend": options.model.backend, "weights": options.model.weights}
     network = {**architecture, **{key: said[key] for key in _KNOWN_BY_OPTIONS if key in said}}
-    model = ModelOptions(name=str(said.get("model_version", "custom")), **kept, **network)
-    preprocess = options.preprocess
-    if "preprocess.masked" not in keys:
-        preprocess = replace(preprocess, masked=_masked_of(said, model))
-    if "preprocess.dt_crop" not in keys and isinstance(said.get("dt_crop"), int):
-        preprocess = replace(preprocess, dt_crop=said["dt_crop"])
+    given = {key.partition(".")[2]: getattr(options.model, key.partition(".")[2]) for key in named}
+    try:
+        values = {"name": str(said.get("model_version", "custom")), **kept, **network, **given}
+        model = build(ModelOptions, values, "model.")
+        preprocess = build(PreprocessOptions, _preprocess_of(options.preprocess, keys, said, model), "preprocess.")
+    except OptionError as error:
+        raise CheckpointError(f"checkpoint {weights.text}: {error}") from error
     return replace(options, model=model, preprocess=preprocess, archive=PublishedOptions())
+
+
+def _preprocess_of(
+    given: PreprocessOptions, keys: set[str], said: dict[str, Any], model: ModelOptions
+) -> dict[str, Any]:
+    """Return the section `preprocess`: what the command line says, else what the checkpoint says, else as it is."""
+    found = {key: said[name] for key, name in PREPROCESS.items() if name in said}
+    found["masked"] = _masked_of(said, model)
+    if not isinstance(found.get("dt_crop", 0), int):
+        del found["dt_crop"]
+    return {**to_dict(given), **{key: value for key, value in found.items() if f"preprocess.{key}" not in keys}}
 
 
 def _masked_of(said: dict[str, Any], model: ModelOptions) -> str:
@@ -71,7 +92,9 @@ def _masked_of(said: dict[str, Any], model: ModelOptions) -> str:
 
 def _encodes(options: Options) -> bool:
     """Return whether a command computes latents with the weights of `ckpt=`."""
-    if not getattr(options, "ckpt", None) or getattr(options, "archive_dir", None):
+    if not getattr(options, "ckpt", None) or (
+        getattr(options, "archive_dir", None) and not isinstance(options, UpdateOptions)
+    ):
         return False
     needed: Any = _NEEDED.get(type(options).__name__)
     return needed is None or getattr(options, needed) is not None

@@ -30,7 +30,7 @@ from nenya.options.sections import Options, build_options
 from nenya.plotting import closest_strip
 from nenya.storage.arrays import read_arrays
 from nenya.storage.disk import check_output, together
-from nenya.storage.paths import base_name, expand, fetch, find_sources, is_s3, local_path
+from nenya.storage.paths import base_name, expand, fetch, find_sources, is_address, is_s3, local_path
 from nenya.storage.texts import lines_of, say
 from nenya.tables.conditions import Conditions
 from nenya.tables.granules import granules
@@ -410,7 +410,7 @@ def _image_latents(options: SearchOptions, images: Sequence[NDArray[np.floating]
         values = opened.with_settings(values)
     if not weights:
         raise OptionError("image= needs the weights that made the latents: give ckpt=, or model=v5")
-    weights = weights if is_s3(weights) else expand(weights)
+    weights = weights if is_address(weights) else expand(weights)
     opt = build_options(ExtractOptions, {f.name: values[f.name] for f in fields(Options)})
     made, used = archive.provenance.get("checkpoint_sha256"), load_model(opt, weights)[0].sha256
     if made and used != made:

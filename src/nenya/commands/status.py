@@ -11,6 +11,8 @@ from nenya.options.commands import StatusOptions
 from nenya.storage.lock import holder_of
 from nenya.storage.texts import Lines, say
 
+_NOT_MADE_BY = ("date", "checkpoint_source", "checkpoint_revision", "checkpoint_hub")
+
 
 @dataclass
 class Status:
@@ -129,7 +131,10 @@ def _say(status: Status) -> None:
         say(f"  index       {version.indexed} rows, {version.searched_by}")
         weights = model["weights_sha256"][:16]
         say(f"  model       {model['name']}: {model['ssl_model']}, {model['feat_dim']} dimensions, weights {weights}")
-        made = ", ".join(f"{key} {value}" for key, value in version.made.items() if key != "date" and value)
+        if named := version.made.get("checkpoint_source"):
+            revision = version.made.get("checkpoint_revision")
+            say(f"  weights     {named}" + (f", revision {revision}" if revision else ""))
+        made = ", ".join(f"{key} {value}" for key, value in version.made.items() if value and key not in _NOT_MADE_BY)
         say(f"  begun       {version.made.get('date')} by {made}")
         say(f"  last added  {version.last}; files by nenya {', '.join(version.nenya)}")
         for what, names in (("MISSING", version.missing), ("DAMAGED", version.damaged)):

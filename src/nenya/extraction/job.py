@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ from nenya.models.checkpoint import Checkpoint
 from nenya.models.contrastive import ContrastiveModule
 from nenya.models.inference import backend_of, choose_backend, count_multiply_adds
 from nenya.models.resnet import ContrastiveNet, check_image_size
+from nenya.options.declare import for_records
 from nenya.options.sections import Options
 from nenya.runtime.process import RowProgress, git_commit, is_main_process
 from nenya.runtime.trainer import ledger_of, make_trainer
@@ -226,7 +227,7 @@ def extract_file(
                 writer.attributes = lambda: {
                     **identity(options, checkpoint),
                     **_environment(options, checkpoint, trainer.strategy.root_device, work),
-                    "options": json.dumps({**asdict(options), "data": job.origin.place}),
+                    "options": json.dumps({**for_records(options), "data": job.origin.place}),
                     **_describe_source(job, wanted["source"], sha256),
                     "rows": json.dumps(job.rows),
                     **calibration_words(clearness),
@@ -413,6 +414,7 @@ def _environment(options: Options, checkpoint: Checkpoint, device: torch.device,
         "ssl_model": options.model.ssl_model,
         **({"extracted": str(kept)} if (kept := checkpoint.options.get("extracted")) else {}),
         "checkpoint": checkpoint.path.name,
+        **checkpoint.origin,
         "device": f"{device.type}: {name}",
         "backend": work.backend,
         "batch_size": work.batch_size,

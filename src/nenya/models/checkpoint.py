@@ -60,6 +60,7 @@ class Checkpoint:
         options: Stored options, flat and of plain types; empty if there are none.
         epoch: The epoch in which it was written, counted from 1; None if unknown.
         sha256: Of the file's bytes, in hexadecimal.
+        origin: Attributes that say where it was fetched from by name; none for local files and S3.
     """
 
     path: Path
@@ -68,6 +69,7 @@ class Checkpoint:
     options: dict[str, Any]
     epoch: int | None
     sha256: str
+    origin: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def architecture(self) -> dict[str, Any]:
@@ -424,10 +426,27 @@ def save_safetensors(
     options: Mapping[str, Any] | None = None,
     epoch: int | None = None,
 ) -> None:
-    """Write the exchange format: tensors, and JSON in the metadata under `architecture`, `options`, `epoch`.
+    """Write the exchange format, see `to_safetensors`; the file appears complete.
+
+    Raises:
+        CheckpointError: The checkpoint's tensors are not those of a `ContrastiveNet`.
+        OutputError: The file cannot be written.
+    """
+    data = to_safetensors(source, metadata, options=options, epoch=epoch)
+    with atomic_path(Path(path)) as temporary:
+        temporary.write_bytes(data)
+
+
+def to_safetensors(
+    source: ContrastiveNet | Checkpoint,
+    metadata: Mapping[str, str] | None = None,
+    *,
+    options: Mapping[str, Any] | None = None,
+    epoch: int | None = None,
+) -> bytes:
+    """Return the exchange format: tensors, and JSON in the metadata under `architecture`, `options`, `epoch`.
 
     Args:
-        path: Final name; the file appears there complete.
         source: The network, or a checkpoint, whose options and epoch are kept unless given here.
         metadata: Further entries, such as a licence or a source.
         options: Options to store.
@@ -435,7 +454,6 @@ def save_safetensors(
 
     Raises:
         CheckpointError: The checkpoint's tensors are not those of a `ContrastiveNet`.
-        OutputError: The file cannot be written.
     """
     if isinstance(source, Checkpoint):
         tensors = source.state_dict
@@ -452,9 +470,7 @@ def save_safetensors(
     }
     # Copies, because the format refuses tensors that share memory.
     copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    data = safetensors.torch.save(copies, described)  # its own writer has temporary files and errors of its own
-    with atomic_path(Path(path)) as temporary:
-        temporary.write_bytes(data)
+    return safetensors.torch.save(copies, described)  # its own writer has temporary files and errors of its own
 
 
 def _describe(architecture: Mapping[str, Any]) -> str:

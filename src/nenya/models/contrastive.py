@@ -1,10 +1,11 @@
 """The LightningModule: wires network, loss and schedule to Lightning's loops; and a module with loaded weights."""
 
+import contextlib
 import dataclasses
 import functools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,12 @@ from nenya.models.optimizers import make_optimizer
 from nenya.models.parts import in_parts
 from nenya.models.resnet import ContrastiveNet
 from nenya.models.schedule import Schedule
+from nenya.models.weights.named import Named, find_weights
+from nenya.models.weights.said import say_differences, with_said
 from nenya.options.flat import flat_view, warm_up
 from nenya.options.sections import Options
 from nenya.runtime.trainer import ledger_of
-from nenya.storage.paths import expand, is_s3, temporary_copy
+from nenya.storage.paths import is_s3, temporary_copy
 from nenya.storage.s3.service import store
 
 log = logging.getLogger(__name__)
@@ -316,23 +319,29 @@ class ContrastiveModule(pl.LightningModule):
             )
 
 
-def weights_source(options: Options, ckpt: str | None) -> str:
-    """Return the local path or s3:// address of the weights: `ckpt`, or `model.weights`.
+def find_weights_of(options: Options, ckpt: str | None) -> Named:
+    """Return the weights of `ckpt`, or of `model.weights`; those of the Hub and the web are fetched.
 
     Raises:
-        OptionError: Neither is given, or it names an environment variable that is not set.
+        OptionError: Neither is given, it is no such name, or it names an environment variable that is not set.
+        CheckpointError: The file has another sha256 than expected.
+        InputFileError: A file beside the weights is damaged.
+        StorageError: A hub or a server does not deliver it.
     """
     source = ckpt or options.model.weights
     if not source:
         raise OptionError(f"ckpt= is required: model {options.model.name} has no published weights")
-    if is_s3(source):
-        return source
     try:
-        return expand(source)
+        return find_weights(source, getattr(options, "sha256", None), options.loader.cache_dir)
     except OptionError as error:
         if ckpt:
             raise
         raise OptionError(f"weights of model {options.model.name}: {error}, or give the weights with ckpt=") from error
+
+
+def weights_source(options: Options, ckpt: str | None) -> str:
+    """Return the local path or s3:// address of the weights: `ckpt`, or `model.weights`; see `find_weights_of`."""
+    return find_weights_of(options, ckpt).place
 
 
 def load_model(options: Options, ckpt: str | None) -> tuple[Checkpoint, ContrastiveModule]:
@@ -343,15 +352,19 @@ def load_model(options: Options, ckpt: str | None) -> tuple[Checkpoint, Contrast
     Raises:
         OptionError: Neither is given, or it names an environment variable that is not set.
         CheckpointError: The file is missing, damaged, refused, or of another architecture.
-        StorageError: An S3 service does not deliver it.
+        StorageError: An S3 service, a hub or a server does not deliver it.
     """
-    source, stamp = _stamped(weights_source(options, ckpt))
+    named = find_weights_of(options, ckpt)
     model = options.model
     architecture = (model.ssl_model, model.feat_dim, model.nchannels, model.width, model.mask_channel)
-    # Lightning converts a network to half precision in place, so it is not shared between precisions.
-    checkpoint, net = _load(source, stamp, architecture, options.trainer.precision, options.loader.cache_dir)
+    with _by_name(named):
+        source, stamp = _stamped(named.place)
+        # Lightning converts a network to half precision in place, so it is not shared between precisions.
+        checkpoint, net = _load(source, stamp, architecture, options.trainer.precision, options.loader.cache_dir)
+        named.check(checkpoint.sha256)
     check_mask_channel(options)
-    return checkpoint, ContrastiveModule(options, net, trained=False)
+    say_differences(named, options)
+    return with_said(checkpoint, named), ContrastiveModule(options, net, trained=False)
 
 
 def checkpoint_of(options: Options, ckpt: str | None) -> Checkpoint:
@@ -360,9 +373,28 @@ def checkpoint_of(options: Options, ckpt: str | None) -> Checkpoint:
     Raises:
         OptionError: Neither is given, or it names an environment variable that is not set.
         CheckpointError: The file is missing, damaged, or refused.
-        StorageError: An S3 service does not deliver it.
+        StorageError: An S3 service, a hub or a server does not deliver it.
     """
-    return _read(*_stamped(weights_source(options, ckpt)), options.loader.cache_dir)
+    return read_weights(find_weights_of(options, ckpt), options.loader.cache_dir)
+
+
+def read_weights(named: Named, cache_dir: str | None) -> Checkpoint:
+    """Return the checkpoint of weights, with what is said of them beside the file; see `checkpoint_of`."""
+    with _by_name(named):
+        checkpoint = _read(*_stamped(named.place), cache_dir)
+        named.check(checkpoint.sha256)
+    return with_said(checkpoint, named)
+
+
+@contextlib.contextmanager
+def _by_name(named: Named) -> Iterator[None]:
+    """Let errors of fetched weights name what the user gave, not the copy in a cache."""
+    try:
+        yield
+    except NenyaError as error:
+        if not named.origin:
+            raise
+        raise type(error)(str(error).replace(named.place, named.text)) from error
 
 
 def _stamped(source: str) -> tuple[str, tuple[object, ...]]:

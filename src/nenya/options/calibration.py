@@ -32,7 +32,7 @@ class CalibrateOptions(Options):
 
     uses: ClassVar[tuple[str, ...]] = (
         *("model", "preprocess", "loader", "archive", "trainer"),
-        *("data", "out", "seed", "clobber"),
+        *("data", "out", "seed", "clobber", "sha256"),
     )
 
     ckpt: str | None = option(None, "weights to calibrate; default model.weights")

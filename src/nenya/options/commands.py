@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from nenya.options.calibration import AnalysisOptions, LeastCosineOptions
-from nenya.options.declare import above, at_least, is_number, one_of, option, within
+from nenya.options.declare import SHA256, above, at_least, is_number, one_of, option, within
 from nenya.options.masks import MaskOptions, is_bounds, numbers
 from nenya.options.sections import Options
-
-SHA256 = ("64 hexadecimal digits", lambda value: re.fullmatch(r"[0-9a-f]{64}", value) is not None)
 
 
 @dataclass
 class TrainOptions(Options):
     """Options of training."""
+
+    only_with: ClassVar = {"sha256": "init_from"}
 
     init_from: str | None = option(None, "weights to start from")
     rows: str | None = option(
@@ -31,7 +31,7 @@ class ExtractOptions(Options):
 
     uses: ClassVar[tuple[str, ...]] = (
         *("model", "preprocess", "loader", "archive", "trainer", "logger"),
-        *("data", "out", "seed", "clobber", "debug"),
+        *("data", "out", "seed", "clobber", "debug", "sha256"),
     )
 
     ckpt: str | None = option(None, "weights to use; default model.weights")
@@ -127,16 +127,6 @@ class RepackOptions(Options):
         "order of the stored dimensions (n cutouts, h rows, w columns), such as hwn of MATLAB, written as nhw",
         one_of("nhw", "nwh", "hwn", "whn", "hnw", "wnh"),
     )
-
-
-@dataclass
-class ExportOptions(Options):
-    """Options of the export of weights."""
-
-    uses: ClassVar[tuple[str, ...]] = ("model", "loader", "out", "clobber")
-    positional: ClassVar = "ckpt"
-
-    ckpt: str | None = option(None, "weights to export; default model.weights")
 
 
 _SIDES = ("two integers of at least 1, such as [3,1], or null", numbers(whole=True, low=1))
@@ -324,8 +314,10 @@ class IndexOptions(AnalysisOptions):
 class SearchOptions(LeastCosineOptions):
     """Options of similarity search in `data` (with `table`), `index` or `archive`."""
 
-    uses: ClassVar[tuple[str, ...]] = ("model", "preprocess", "loader", "data", "out", "clobber")
-    only_with: ClassVar = {"version": "archive_dir", "table": "data", "figure": "images", "ckpt": "image"}
+    uses: ClassVar[tuple[str, ...]] = ("model", "preprocess", "loader", "data", "out", "clobber", "sha256")
+    only_with: ClassVar = {
+        **{"version": "archive_dir", "table": "data", "figure": "images", "ckpt": "image", "sha256": "image"}
+    }
 
     index: str | None = option(None, "an index of nenya index; otherwise data= is searched exactly")
     archive_dir: str | None = option(None, "an archive of nenya update")
@@ -363,7 +355,10 @@ class SearchOptions(LeastCosineOptions):
 class MetricsOptions(LeastCosineOptions):
     """Options of the metrics of latents."""
 
-    uses: ClassVar[tuple[str, ...]] = ("model", "preprocess", "augment", "loader", "data", "out", "seed", "clobber")
+    uses: ClassVar[tuple[str, ...]] = (
+        *("model", "preprocess", "augment", "loader"),
+        *("data", "out", "seed", "clobber", "sha256"),
+    )
 
     images: Any = option(None, "cutout files of the latents, for invariance and eigen-images: a folder, glob or list")
     ckpt: str | None = option(None, "weights of the latents; default model.weights")
@@ -408,9 +403,9 @@ class MigrateOptions(Options):
 class PortalOptions(LeastCosineOptions):
     """Options of the portal."""
 
-    uses: ClassVar[tuple[str, ...]] = ("model", "preprocess", "loader", "trainer", "data", "seed", "clobber")
+    uses: ClassVar[tuple[str, ...]] = ("model", "preprocess", "loader", "trainer", "data", "seed", "clobber", "sha256")
     positional: ClassVar = "table"
-    only_with: ClassVar = {"version": "archive_dir", "sample": "export"}
+    only_with: ClassVar = {"version": "archive_dir", "sample": "export", "sha256": "ckpt"}
 
     archive_dir: str | None = option(None, "an archive of nenya update, instead of table=")
     version: str | None = option(None, "model version of the archive, if it has several")
@@ -445,7 +440,7 @@ _PLAIN_NAME = (
 class UpdateOptions(PrepareOptions):
     """Options of updates of an archive; those that affect the results are fixed by the first call."""
 
-    uses: ClassVar[tuple[str, ...]] = ("model", "preprocess", "loader", "trainer", "seed")
+    uses: ClassVar[tuple[str, ...]] = ("model", "preprocess", "loader", "trainer", "seed", "sha256")
     positional: ClassVar = "archive_dir"
     instead: ClassVar = {
         **dict.fromkeys(
@@ -453,6 +448,7 @@ class UpdateOptions(PrepareOptions):
         ),
         **dict.fromkeys(("data", "out"), "use new= for new files, archive= for the archive"),
     }
+    only_with: ClassVar = {"sha256": "ckpt"}
 
     archive_dir: str | None = option(None, "the archive, a folder or an s3:// address")
     new: Any = option(None, "new granules or cutout files: a path, a folder, a glob, s3://, a list")

@@ -15,7 +15,17 @@ T = TypeVar("T")
 _MOST_NAMES, _LONGEST = 2000, 100  # compared with an unknown name, which takes time; characters of each
 
 
+_QUERY = re.compile(r"^(https?://[^?#]*)[?#].*", re.DOTALL | re.IGNORECASE)
+
+
 Check = Callable[[Any], bool]
+
+
+SHA256: tuple[str, Check] = (
+    "64 hexadecimal digits",
+    lambda value: re.fullmatch(r"[0-9a-f]{64}", value) is not None,
+)
+"""The description and the check of a SHA-256."""
 
 
 def one_of(*choices: str | float) -> tuple[str, Check]:
@@ -166,6 +176,17 @@ def build(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:
 def to_dict(options: Any) -> dict[str, Any]:
     """Return options (or a section) as plain nested dicts."""
     return dataclasses.asdict(options)
+
+
+def for_records(value: Any) -> Any:
+    """Return options as plain nested dicts to be written down: web addresses lose what may be a secret, their query."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return for_records(to_dict(value))
+    if isinstance(value, dict):
+        return {key: for_records(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [for_records(inner) for inner in value]
+    return _QUERY.sub(r"\1", value) if isinstance(value, str) else value
 
 
 def _holds(check: Check, value: Any) -> bool:

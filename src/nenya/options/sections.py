@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TypeVar
 
 from nenya.errors import OptionError
 from nenya.options.declare import (
+    SHA256,
     above,
     at_least,
     build,
@@ -317,6 +318,7 @@ class Options:
     out: str | None = option(None, "output")
     seed: int = option(1234, "random seed", at_least(0))
     clobber: bool = option(False, "overwrite existing outputs")
+    sha256: str | None = option(None, "sha256 expected of the file of weights", SHA256)
     debug: bool = option(False, "two batches only")
     traceback: bool = option(False, "show tracebacks of errors")
 

@@ -18,6 +18,7 @@ from lightning.pytorch.profilers import Profiler
 
 import nenya
 from nenya.errors import OptionError
+from nenya.options.declare import for_records
 from nenya.options.sections import Options, TrainerOptions
 from nenya.runtime.process import from_environment, git_commit, is_main_process, srun_tasks
 from nenya.storage.texts import first_words
@@ -174,7 +175,7 @@ def make_logger(options: Options, folder: Path, name: str) -> "WandbLogger | Non
         offline=offline,
         id=options.logger.id,
         resume="allow",
-        config={**asdict(options), "nenya_version": nenya.__version__, "git_commit": git_commit()},
+        config={**for_records(options), "nenya_version": nenya.__version__, "git_commit": git_commit()},
     )
     if is_main_process():
         _ = logger.experiment

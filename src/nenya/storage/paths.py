@@ -27,12 +27,18 @@ _DERIVED = ("_umap", "_pca")  # ends of the names of files that are computed fro
 
 Folder = tuple[str, ...]
 """The folders of a path, outermost first."""
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _SECRET = re.compile(r"SECRET|TOKEN|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY", re.I)
 
 
 def is_s3(text: object) -> bool:
     """Return whether a string or path is an s3:// address."""
     return str(text).startswith("s3://")
+
+
+def is_address(text: object) -> bool:
+    """Return whether a string is an address with a scheme, such as s3://, https:// or hf://."""
+    return _ADDRESS.match(str(text)) is not None
 
 
 @dataclass(frozen=True)

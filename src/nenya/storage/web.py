@@ -45,6 +45,15 @@ def is_web(text: object) -> bool:
     return str(text).startswith(("https://", "http://"))
 
 
+def is_own_machine(url: str) -> bool:
+    """Return whether an address is of this machine itself, where nothing needs encryption."""
+    host = (urlsplit(url).hostname or "").rstrip(".").lower()
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 @dataclass(frozen=True)
 class WebFile:
     """A file as its server describes it.
@@ -174,8 +183,13 @@ def _pieces(answer: Any, url: str, limit: int) -> Iterator[bytes]:
         raise _BrokenError(f"{url}: expected {wanted} bytes, got {size}; try again")
 
 
-def download_web(url: str, path: Path) -> None:
+def download_web(url: str, path: Path, most: int | None = None) -> None:
     """Download a file, which appears only when it is complete.
+
+    Args:
+        url: its address.
+        path: where it will be.
+        most: largest size in bytes, if less than the free space.
 
     Raises:
         InputFileError: There is no such file.
@@ -185,7 +199,11 @@ def download_web(url: str, path: Path) -> None:
     for attempt in range(_ATTEMPTS):
         try:
             with atomic_path(path) as temporary, _answer(url, "GET", {}) as answer, temporary.open("wb") as file:
-                file.writelines(_pieces(answer, url, _room(url, path.parent, _describe(answer.headers, part=False))))
+                said = _describe(answer.headers, part=False)
+                limit = _room(url, path.parent, said)
+                if most is not None and most < min(limit, said.size or 0):
+                    raise StorageError(f"{url}: expected at most {most / 1e6:.0f} MB, got more; check the address")
+                file.writelines(_pieces(answer, url, min(limit, most or limit)))
             return
         except FileNotFoundError as error:
             raise InputFileError(f"{url}: no such file; check the address") from error
