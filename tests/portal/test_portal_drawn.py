@@ -86,3 +86,37 @@ def test_the_drawn_colour_bar_belongs_to_the_colours(page):
                     assert np.abs(beside - wanted).max(axis=-1).min() < 12, (column, name, value)
         page.act("reset")
         page.idle()
+
+
+def ask(page, text, mode="and"):
+    page.page.select_option("#combine", mode)
+    page.page.fill("#ask", text)
+    page.page.locator("#ask").press("Enter")
+
+
+def shown_rows(page, count):
+    page.page.locator(f"#count[data-selected='{count}']").wait_for()
+    page.idle()
+    return page.selected
+
+
+def test_the_standard_question_is_one_line_and_selections_add_up_and_take_away(page, dataset):
+    lat, lon, month, dt = (dataset.columns.values(name) for name in ("lat", "lon", "month", "DT"))
+    winter = np.where(lat >= 0, np.isin(month, (12, 1, 2)), np.isin(month, (6, 7, 8)))
+    west = (lon >= -140) & (lon <= -90) & (np.abs(lat) <= 30) & winter & (dt > 0.5)
+    ask(page, "lon=[-140,-90], lat -30 to 30, winter, DT > 0.5")
+    assert west.any() and shown_rows(page, west.sum())
+    assert page.chips == ["lon=[-140,-90], lat -30 to 30, winter, DT > 0.5"]
+    cold = np.isin(month, (12, 1, 2))
+    ask(page, "month 12 to 2", "or")
+    assert shown_rows(page, (west | cold).sum()) and " or month 12 to 2" in page.chips[0]
+    ask(page, "region = 'here'", "not")
+    here = np.array(dataset.columns.table.column("region").to_pylist()) == "here"
+    assert shown_rows(page, ((west | cold) & ~here).sum()) and page.chips[1] == "not region = 'here'"
+    ask(page, "DT >> 2; drop table")
+    page.page.locator("#status", has_text="expected a condition such as").wait_for()
+    assert page.selected == ((west | cold) & ~here).sum()  # as before
+    page.page.select_option("#combine", "and")
+    page.act("reset")
+    page.act('range:["month", 11, 2]')
+    assert shown_rows(page, np.isin(month, (11, 12, 1, 2)).sum()) and page.chips == ["month: 11 to 2"]

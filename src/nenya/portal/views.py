@@ -244,8 +244,8 @@ class Histogram:
         self.source.data = {**self.source.data, "chosen": chosen}
         self._say_tallest(chosen, self.source.data["whole"])
         mine = next((f for f in filters if isinstance(f, Range) and f.column == self.binned.name), None)
-        self.range.visible = mine is not None
-        if mine is not None:
+        self.range.visible = mine is not None and mine.low <= mine.high
+        if mine is not None and mine.low <= mine.high:
             self.range.update(left=mine.low, right=mine.high)
 
     def ends(self, low: float, high: float, values: FloatArray) -> tuple[float, float]:
