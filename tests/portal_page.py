@@ -2,24 +2,40 @@
 
 import asyncio
 import contextlib
+import io
 import shutil
 import threading
 import time
 
+import numpy as np
 import pytest
+from PIL import Image
 from portal_data import SIDE, latents_of
 
 pytest.importorskip("panel", reason="the portal's packages are not installed: nenya[portal]")
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-needs_chromium = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine"),
-]
+has_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
+needs_chromium = [pytest.mark.slow, has_chromium]
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
+
+
+# Remembers the texts on each canvas, with their places on it: a canvas that is cleared has none.
+DRAWN = """(() => { const of = CanvasRenderingContext2D.prototype, fill = of.fillText, clear = of.clearRect;
+    of.fillText = function (text, x, y, ...rest) {
+        const m = this.getTransform(), scale = this.canvas.width / this.canvas.clientWidth || 1;
+        (this.canvas.drawn ||= []).push([text, (m.a * x + m.c * y + m.e) / scale, (m.b * x + m.d * y + m.f) / scale]);
+        return fill.call(this, text, x, y, ...rest); };
+    of.clearRect = function (x, y, w, h) {
+        if (w >= this.canvas.clientWidth && h >= this.canvas.clientHeight) this.canvas.drawn = [];
+        return clear.call(this, x, y, w, h); }; })()"""
+FIND = """(name) => { const find = (views) => { for (const view of views) {
+        if (view.model.name === name && view.frame) return view;
+        const inner = find(view.child_views || []); if (inner) return inner; } };
+    return find(Bokeh.index.roots); }"""
 
 
 class FakeEncoder:
@@ -141,6 +157,33 @@ class Page:
             }""",
             [name, x, y],
         )
+
+    def synced(self):
+        """Wait until the browser has all that the server has sent so far, and has drawn it."""
+        token = str(time.monotonic())
+        document = next(iter(self.session.planes.values())).plot.document
+        self.session.jobs.call(lambda: document.get_model_by_name("nenya_view").update(tags=[token]))
+        self.until(lambda: self.page.evaluate("Bokeh.documents[0].get_model_by_name('nenya_view').tags[0]") == token)
+        before, now = None, [self.drawn(name) for name in self.session.planes]
+        while before != now:  # a figure is laid out in several steps
+            self.page.wait_for_timeout(150)
+            before, now = now, [self.drawn(name) for name in self.session.planes]
+
+    def drawn(self, name):
+        """Return the texts that are drawn in a figure, each with its place on the screen; see `DRAWN`."""
+        return self.page.evaluate(
+            f"""(name) => {{ const view = ({FIND})(name), box = view.el.getBoundingClientRect(), found = [];
+                const look = (root) => {{ for (const e of root.querySelectorAll("*")) {{
+                    for (const [text, x, y] of e.drawn || []) found.push([text, box.x + x, box.y + y]);
+                    if (e.shadowRoot) look(e.shadowRoot); }} }};
+                look(view.el.shadowRoot || view.el); return found; }}""",
+            name,
+        )
+
+    def pixels(self):
+        """Return what the page looks like, (H, W, 3) integers."""
+        with Image.open(io.BytesIO(self.page.screenshot())) as image:
+            return np.asarray(image.convert("RGB")).astype(int)
 
     def drag(self, name, start, end):
         (x0, y0), (x1, y1) = self.place(name, *start), self.place(name, *end)

@@ -14,6 +14,7 @@ from nenya.portal import words
 from nenya.portal.dataset import Dataset
 from nenya.portal.jobs import Pools
 from nenya.portal.pages import text_of
+from nenya.portal.question import condition_words
 from nenya.portal.session import Session
 from nenya.portal.state import View, read_view
 from nenya.portal.theme import Theme
@@ -104,6 +105,7 @@ def make_page(
         "limit_mb": limit_mb,
         "tabs": TABS,
         "notes": dataset.notes,
+        "words": condition_words(columns),
         "numbers": [
             (n, title_of(n)) for n in [*columns.metrics(), *[p for p in ("lon", "US0", "US1") if p in columns]]
         ],
@@ -175,6 +177,8 @@ def _act(session: Session, text: str) -> None:
         if name == "range":
             column, low, high = json.loads(value)
             session.add_range(str(column), low, high)
+        elif name == "ask":
+            session.ask(json.loads(value))
         elif name == "category":
             column, values = json.loads(value)
             session.add_category(str(column), values)

@@ -155,20 +155,36 @@ class Columns:
         """Derive month and year from the dates, if valid."""
         import pyarrow as pa
 
-        column = self.table.column("datetime")
         try:
-            times = column.cast(pa.timestamp("s"), safe=False) if not self._is_text("datetime") else None
-            if times is None:
-                texts = column.cast(pa.string()).to_numpy(zero_copy_only=False)
-                stamps = np.array([str(text)[:10] for text in texts], dtype="datetime64[D]").astype("datetime64[M]")
-            else:
-                stamps = times.to_numpy().astype("datetime64[M]")
+            stamps = self.moments().astype("datetime64[M]")
         except (pa.ArrowException, ValueError):
             return
         known = ~np.isnat(stamps)
         number = stamps.astype(np.int64)
         self._floats["year"] = np.where(known, 1970 + number // 12, np.nan).astype(np.float32)
         self._floats["month"] = np.where(known, number % 12 + 1, np.nan).astype(np.float32)
+
+    def moments(self) -> NDArray[np.datetime64]:
+        """Return the column datetime, (N,) datetime64[s]; of strings, the days."""
+        import pyarrow as pa
+
+        column = self.table.column("datetime")
+        if not self.is_text("datetime"):
+            return np.asarray(column.cast(pa.timestamp("s"), safe=False).to_numpy(), "datetime64[s]")
+        texts = column.cast(pa.string()).to_numpy(zero_copy_only=False)
+        return np.array([str(text)[:10] for text in texts], dtype="datetime64[D]").astype("datetime64[s]")
+
+    def exact(self, name: str) -> NDArray[Any]:
+        """Return a column of numbers, (N,), as the table holds it; derived ones and longitudes as `values`."""
+        made = name in self._floats and (name not in self.names or name in ("lon", "month", "year"))
+        return self.values(name) if made else self._raw(name)
+
+    def coded(self, name: str) -> tuple[NDArray[np.integer], Any]:
+        """Return the number of each row's string, (N,), -1 for none, and the distinct strings as an Arrow array."""
+        array = self.table.column(name).chunk(0)
+        if not hasattr(array, "dictionary"):
+            array = array.dictionary_encode()
+        return np.asarray(array.indices.fill_null(-1).to_numpy(zero_copy_only=False)), array.dictionary
 
     @property
     def months(self) -> NDArray[np.int64]:
@@ -180,7 +196,8 @@ class Columns:
             months[known] = 12 * (year[known].astype(np.int64) - 1970) + month[known].astype(np.int64) - 1
         return months
 
-    def _is_text(self, name: str) -> bool:
+    def is_text(self, name: str) -> bool:
+        """Return whether a column of the table holds strings."""
         import pyarrow.types as kinds
 
         kind = self.table.schema.field(name).type
@@ -233,7 +250,7 @@ class Columns:
         """Return the string columns with few distinct values, and these values."""
         found = {}
         for name in self.names:
-            if self._is_text(name):
+            if self.is_text(name):
                 array = self.table.column(name).chunk(0)
                 if hasattr(array, "dictionary") and 2 <= len(array.dictionary) <= _MOST_CATEGORIES:
                     found[name] = sorted(str(value) for value in array.dictionary.to_pylist() if value is not None)

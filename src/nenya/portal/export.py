@@ -149,7 +149,7 @@ def _page(dataset: Dataset, name: str, options: PortalOptions, sheets: list[tupl
     charts = [Histogram(columns.binned(column), theme) for column in names]
     views = [_plane(dataset, view, axes, source, theme) for view, axes in planes.items()]
     for view in views:
-        view.shown.name, view.outline.name = f"front {view.name}", f"outline {view.name}"
+        view.colours.cells[0].name, view.outline.name = f"front {view.name}", f"outline {view.name}"
     for number, chart in enumerate(charts):
         chart.plot.update(width=300, height=130, sizing_mode=None)
         chart.source.name, chart.range.name, chart.plot.xaxis[0].name = (

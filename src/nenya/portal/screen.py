@@ -88,6 +88,7 @@ class Screen:
         self.changed: Callable[[], None] = lambda: None
         self.span_changed: Callable[[tuple[float, float], tuple[float, float]], None] = lambda span, ends: None
         self.order, self.descending = "random", False
+        self.combine = "and"
         self.near_filtered, self.near_other_granules = True, True
         self.mask: BoolArray | None = None
         self.ordered: IntArray = np.empty(0, np.int64)

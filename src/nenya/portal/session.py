@@ -8,7 +8,9 @@ import numpy as np
 from nenya.errors import InputFileError, NenyaError
 from nenya.portal import pictures, words, work
 from nenya.portal.jobs import Ticket
+from nenya.portal.question import make_question
 from nenya.portal.screen import PAGE_ROWS, Screen
+from nenya.portal.sets import MODES
 from nenya.portal.state import Filter, check_filter, make_box, make_category, make_lasso, make_range
 from nenya.portal.upload import Upload
 from nenya.portal.views import Histogram
@@ -37,7 +39,7 @@ class Session(Screen):
         """Apply a range drawn over a histogram."""
         values = self.dataset.columns.values(column)
         try:
-            drawn = make_range(column, low, high)
+            drawn = make_range(column, min(low, high), max(low, high))
         except NenyaError:
             raise
         except (ValueError, TypeError, ArithmeticError):
@@ -48,7 +50,19 @@ class Session(Screen):
     def _add(self, item: Filter) -> None:
         """Add a filter if it is valid for the table."""
         check_filter(item, self.dataset.columns)
-        self.selection.add(item)
+        self.selection.add(item, self.combine)
+
+    def ask(self, text: Any) -> None:
+        """Apply a typed condition; an empty one removes it.
+
+        Raises:
+            OptionError: It is not a condition.
+        """
+        if isinstance(text, str) and not text.strip():
+            self.selection.remove("question")
+        else:
+            self._add(make_question(text))
+        self.refresh()
 
     def add_category(self, column: str, values: Any) -> None:
         """Apply a choice of strings.
@@ -78,7 +92,7 @@ class Session(Screen):
             high = float(np.fmax.reduce(values)) if high is None else high
             if low > high and column == "lon":
                 self._add(make_box("map", (low, high + 360.0), (-90.0, 90.0)))
-            elif low > high:
+            elif low > high and column != "month":
                 raise InputFileError(f"the range from {low:g} to {high:g} is empty: from must be below to")
             else:
                 self._add(make_range(column, low, high))
@@ -100,6 +114,8 @@ class Session(Screen):
         elif name == "remove":
             self.selection.remove(value)
             self.refresh()
+        elif name == "combine" and value in MODES:
+            self.combine = value
         elif name == "row" and value.isdigit() and int(value) < self.dataset.columns.rows:
             self.show_row(int(value))
         elif name == "tab":

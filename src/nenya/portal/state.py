@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from nenya.errors import NenyaError, OptionError
 from nenya.portal.columns import Columns
 from nenya.portal.polygon import inside
+from nenya.portal.question import Question, check_question, make_question
+from nenya.portal.sets import MOST_ROWS, Either, Rows, Without, combined
 
 BoolArray = NDArray[np.bool_]
 
@@ -24,6 +26,7 @@ _MOST_POINTS = 400  # corners of a lasso, at most
 _MOST_TEXT = 20_000  # characters of the text in a link, at most
 _MOST_UNPACKED = 200_000  # bytes
 _MOST_FILTERS = 40
+_DEEP = 4  # selections within each other, at most
 _MOST_CHOSEN = 64  # strings of one column, at most
 _FARTHEST = {"map": (540.0, 100.0)}  # degrees; the map can be moved once around, and slightly beyond the poles
 _LONGEST = 30.0  # largest length of a lasso, in sides of its bounding box; a simple outline needs about four
@@ -49,7 +52,7 @@ class Box:
         """The view it belongs to; a new filter of the view replaces it."""
         return self.plane
 
-    def mask(self, columns: Columns) -> BoolArray:
+    def mask(self, columns: Columns, _tick: Callable[[], None] = lambda: None) -> BoolArray:
         """Return which rows pass: (N,) bool."""
         x, y = (columns.values(name) for name in PLANES[self.plane])
         inside = (y >= self.y[0]) & (y <= self.y[1])
@@ -100,7 +103,7 @@ class Range:
     Attributes:
         column: its name.
         low: in its unit.
-        high: in its unit.
+        high: in its unit; less than `low` for months over the year's end.
     """
 
     column: str
@@ -112,10 +115,11 @@ class Range:
         """The view it belongs to; a new filter of the view replaces it."""
         return f"column {self.column}"
 
-    def mask(self, columns: Columns) -> BoolArray:
+    def mask(self, columns: Columns, _tick: Callable[[], None] = lambda: None) -> BoolArray:
         """Return which rows pass: (N,) bool."""
         values = columns.values(self.column)
-        return np.asarray((values >= np.float32(self.low)) & (values <= np.float32(self.high)))
+        above, below = values >= np.float32(self.low), values <= np.float32(self.high)
+        return np.asarray(above & below if self.low <= self.high else above | below)
 
 
 @dataclass(frozen=True)
@@ -135,13 +139,16 @@ class Category:
         """The view it belongs to; a new filter of the view replaces it."""
         return f"column {self.column}"
 
-    def mask(self, columns: Columns) -> BoolArray:
+    def mask(self, columns: Columns, _tick: Callable[[], None] = lambda: None) -> BoolArray:
         """Return which rows pass: (N,) bool."""
         return columns.has_value(self.column, self.values)
 
 
-Filter = Box | Lasso | Range | Category
-_KINDS: dict[str, type[Filter]] = {"box": Box, "lasso": Lasso, "range": Range, "category": Category}
+Filter = Box | Lasso | Range | Category | Question | Rows | Either | Without
+_KINDS: dict[str, type[Filter]] = {
+    **{"box": Box, "lasso": Lasso, "range": Range, "category": Category, "question": Question, "rows": Rows},
+    **{"either": Either, "without": Without},
+}
 
 
 class Masks:
@@ -163,7 +170,7 @@ class Masks:
             if item in self._kept:
                 self._kept.move_to_end(item)
                 return self._kept[item]
-        mask = item.mask(self.columns, tick) if isinstance(item, Lasso) else item.mask(self.columns)
+        mask = item.mask(self.columns, tick)
         mask.flags.writeable = False
         with self._lock:
             self._kept[item] = mask
@@ -199,9 +206,8 @@ class View:
 
     def to_text(self) -> str:
         """Return the view encoded by letters, digits, - and _, for a link."""
-        names = {kind: name for name, kind in _KINDS.items()}
         values = {
-            "f": [[names[type(item)], asdict(item)] for item in self.filters],
+            "f": [_encoded(item) for item in self.filters],
             "r": self.row,
             "c": self.colour,
             "s": self.scale,
@@ -226,11 +232,7 @@ def read_view(text: str, columns: Columns) -> View:
         packed = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
         unpacker = zlib.decompressobj()
         values = json.loads(unpacker.decompress(packed, _MOST_UNPACKED))
-        if not isinstance(values["f"], list) or len(values["f"]) > _MOST_FILTERS:
-            raise ValueError("filters")
-        filters = tuple(_filter(kind, given) for kind, given in values["f"])
-        if len({item.slot for item in filters}) < len(filters):
-            raise ValueError("two filters of one view")
+        filters = _filters(values["f"])
         row, colour, scale = values["r"], str(values["c"]), str(values["s"])
         if row is not None and (type(row) is not int or not 0 <= row < columns.rows):
             raise ValueError(f"row {row}")
@@ -247,8 +249,38 @@ def read_view(text: str, columns: Columns) -> View:
     return View(filters, row, colour, scale)
 
 
-def _filter(kind: str, given: Mapping[str, Any]) -> Filter:
+def _filters(given: Any, deep: int = 0) -> tuple[Filter, ...]:
+    """Build filters from untrusted values."""
+    if not isinstance(given, list) or len(given) > _MOST_FILTERS:
+        raise ValueError("filters")
+    filters = tuple(_filter(kind, values, deep) for kind, values in given)
+    if len({item.slot for item in filters}) < len(filters):
+        raise ValueError("two filters of one view")
+    return filters
+
+
+def _encoded(item: Filter) -> list[Any]:
+    """Return a filter as lists and dictionaries, for a link."""
+    name = next(name for name, kind in _KINDS.items() if kind is type(item))
+    if isinstance(item, Either):
+        return [name, {"branches": [[_encoded(part) for part in branch] for branch in item.branches]}]
+    if isinstance(item, Without):
+        return [name, {"filters": [_encoded(part) for part in item.filters]}]
+    return [name, asdict(item)]
+
+
+def _filter(kind: str, given: Mapping[str, Any], deep: int = 0) -> Filter:
     """Build a filter from untrusted values."""
+    if kind in ("either", "without"):
+        branches = given["branches"] if kind == "either" else [given["filters"]]
+        if deep >= _DEEP or not isinstance(branches, list) or not 0 < len(branches) <= _MOST_FILTERS:
+            raise ValueError("selections within each other")
+        found = tuple(_filters(branch, deep + 1) for branch in branches)
+        return Either(found) if kind == "either" else Without(found[0])
+    if kind == "question":
+        return make_question(given["text"])
+    if kind == "rows":
+        return make_rows(given["rows"], given["title"])
     if kind == "box":
         (x0, x1), (y0, y1) = given["x"], given["y"]
         return make_box(str(given["plane"]), (x0, x1), (y0, y1))
@@ -268,7 +300,15 @@ def check_filter(item: Filter, columns: Columns) -> None:
         KeyError: The table has no such columns.
         ValueError: A string is not in the column, or a position is far from all rows.
     """
-    if isinstance(item, Category):
+    if isinstance(item, Either | Without):
+        for part in (p for branch in (item.branches if isinstance(item, Either) else [item.filters]) for p in branch):
+            check_filter(part, columns)
+    elif isinstance(item, Question):
+        check_question(item, columns)
+    elif isinstance(item, Rows):
+        if max(item.rows) >= columns.rows:
+            raise ValueError("rows beyond the table")
+    elif isinstance(item, Category):
         if not set(item.values) <= set(columns.categories()[item.column]):
             raise ValueError(f"strings that are not in {item.column}")
     elif isinstance(item, Range):
@@ -313,6 +353,19 @@ def make_category(column: str, values: Any) -> Category:
     return Category(column, tuple(dict.fromkeys(map(str, values))))
 
 
+def make_rows(rows: Any, title: Any) -> Rows:
+    """Return a filter by row numbers.
+
+    Raises:
+        ValueError: There are none, too many, or one is no row number.
+    """
+    if not isinstance(rows, list | tuple) or not 0 < len(rows) <= MOST_ROWS or not isinstance(title, str):
+        raise ValueError("rows")
+    if any(type(row) is not int or not 0 <= row < 2**31 for row in rows):
+        raise ValueError("a row number")
+    return Rows(tuple(sorted(set(rows))), title[:100])
+
+
 def make_box(plane: str, x: tuple[float, float], y: tuple[float, float]) -> Box:
     """Return a box; limits in any order.
 
@@ -344,12 +397,14 @@ def make_lasso(plane: str, points: list[tuple[float, float]]) -> Lasso:
 
 
 def make_range(column: str, low: float, high: float) -> Range:
-    """Return a range; limits in any order.
+    """Return a range; limits in any order, but months from a later one to an earlier one go over the year's end.
 
     Raises:
         ValueError: A number is not finite.
     """
-    ends = sorted((_number(low), _number(high)))
+    ends = [_number(low), _number(high)]
+    if column != "month":
+        ends.sort()
     return Range(column, ends[0], ends[1])
 
 
@@ -364,10 +419,14 @@ class Selection:
     view: View = field(default_factory=View)
     _before: list[View] = field(default_factory=list)
 
-    def add(self, item: Filter) -> None:
-        """Add a filter, replacing that of the same view or column."""
-        others = tuple(f for f in self.view.filters if f.slot != item.slot)
-        self._change(replace(self.view, filters=(*others, item)))
+    def add(self, item: Filter, mode: str = "and") -> None:
+        """Add a filter, replacing that of the same view or column; or add its rows, or take them away.
+
+        Args:
+            item: the filter.
+            mode: of `nenya.portal.sets.MODES`.
+        """
+        self._change(replace(self.view, filters=combined(self.view.filters, item, mode)))
 
     def remove(self, slot: str) -> None:
         """Remove the filter of a view or column, if there is one."""

@@ -6,11 +6,9 @@ from typing import Any
 
 import numpy as np
 from bokeh.models import (
-    BasicTicker,
     BoxAnnotation,
     BoxSelectTool,
     ColumnDataSource,
-    FixedTicker,
     HoverTool,
     LassoSelectTool,
     LinearColorMapper,
@@ -28,24 +26,19 @@ from bokeh.models import Image as ImageGlyph
 from bokeh.plotting import figure
 from numpy.typing import NDArray
 
+from nenya.portal.bars import CellColours
 from nenya.portal.columns import Binned
 from nenya.portal.pictures import Extent
 from nenya.portal.state import Box, Filter, Lasso, Range
-from nenya.portal.theme import Theme, add_glyph, bar_of, image_source, paint, plain
+from nenya.portal.theme import Theme, add_glyph, image_source, paint, plain
 from nenya.tables.grids import coastlines
 from nenya.tables.quantities import title_of
 
 FloatArray = NDArray[np.float32]
 
-_POWERS = {power: f"{10**power:,}" for power in range(8)}
-
 
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
-
-
-def _powers() -> FixedTicker:
-    return FixedTicker(ticks=list(_POWERS))
 
 
 @dataclass
@@ -89,19 +82,15 @@ class Plane:
         self.back, self.front = image_source(), image_source()
         self.front.data["count"], self.front.data["what"] = self.front.data["image"], [""]
         self.grey = LinearColorMapper(theme.greys, low=0, high=1, nan_color="rgba(0,0,0,0)")
-        self.colours = LinearColorMapper(list(theme.counts), low=0, high=1, nan_color="rgba(0,0,0,0)")
         if is_map:
             self._draw_land()
         add_glyph(plot, self.back, ImageGlyph(color_mapper=self.grey), level="underlay")
-        self.shown = add_glyph(plot, self.front, ImageGlyph(color_mapper=self.colours))
+        self.colours = CellColours(plot, self.front, theme)
         self.hover = HoverTool(
-            renderers=[self.shown], tooltips="cutouts here: @count", attachment="right", visible=False
+            renderers=self.colours.cells, tooltips="cutouts here: @count", attachment="right", visible=False
         )
         plot.add_tools(self.hover)
-        self.bar = bar_of(self.colours, theme, "cutouts")
-        self.bar.update(ticker=_powers(), major_label_overrides=_POWERS)
         self._title = ""
-        plot.add_layout(self.bar, "right")
         self.outline = ColumnDataSource({"xs": [], "ys": []})
         add_glyph(
             plot, self.outline, Patches(fill_alpha=0.06, fill_color=theme.mark, line_color=theme.mark, line_width=2)
@@ -144,39 +133,34 @@ class Plane:
             extent: of both.
             title: the metric; empty for counts.
         """
-        values = chosen if title else np.log10(chosen)
-        known = values[np.isfinite(values)]
+        known = chosen[np.isfinite(chosen)]
         if title:
             low, high = np.percentile(known, (2, 98)) if len(known) else (0.0, 1.0)
+            self.colours.by_means(low, high, title)
         else:
-            low, high = 0.0, max(1.0, float(known.max()) if len(known) else 1.0)
-        self._label(title)
-        self.colours.update(low=float(low), high=float(high if high > low else low + 1))
+            self.colours.by_counts(float(known.max()) if len(known) else 1.0)
+        self._hover_over(title)
         left, right, bottom, top = extent
         place = {"x": [left], "y": [bottom], "dw": [right - left], "dh": [top - bottom]}
         grey = np.full((1, 1), np.nan, np.float32) if whole is None else np.log10(whole)
         if whole is not None:
             self.grey.update(low=0.0, high=float(max(1.0, np.nanmax(grey))) if np.isfinite(grey).any() else 1.0)
         self.back.data = {"image": [grey], **place}
-        self.front.data = {
-            "image": [chosen if title else values],
-            "count": [np.nan_to_num(chosen)],
-            "what": [title],
-            **place,
-        }
+        self.front.data = {"image": [chosen], "count": [np.nan_to_num(chosen)], "what": [title], **place}
 
-    def _label(self, title: str) -> None:
-        """Label the colour bar, if the label changes, as new models are slow."""
+    @property
+    def bar(self) -> Any:
+        """The colour bar that is shown; None if there is none."""
+        return self.colours.bar
+
+    def _hover_over(self, title: str) -> None:
+        """Set the tooltip, if it changes, as new models are slow."""
         if title == self._title:
             return
         self._title = title
-        self.bar.title = plain(title) or "cutouts"
-        if title:
-            self.bar.update(ticker=BasicTicker(), major_label_overrides={})
-            self.hover.tooltips = "mean @what: @image{0.000}"  # the tooltip is HTML, in which Bokeh escapes data
-        else:
-            self.bar.update(ticker=_powers(), major_label_overrides=_POWERS)
-            self.hover.tooltips = "cutouts here: @count"
+        self.hover.renderers = self.colours.cells
+        # The tooltip is HTML, in which Bokeh escapes data.
+        self.hover.tooltips = "mean @what: @image{0.000}" if title else "cutouts here: @count"
 
     def outline_of(self, filters: Sequence[Filter]) -> None:
         """Draw the outline of the active box or lasso."""
@@ -260,8 +244,8 @@ class Histogram:
         self.source.data = {**self.source.data, "chosen": chosen}
         self._say_tallest(chosen, self.source.data["whole"])
         mine = next((f for f in filters if isinstance(f, Range) and f.column == self.binned.name), None)
-        self.range.visible = mine is not None
-        if mine is not None:
+        self.range.visible = mine is not None and mine.low <= mine.high
+        if mine is not None and mine.low <= mine.high:
             self.range.update(left=mine.low, right=mine.high)
 
     def ends(self, low: float, high: float, values: FloatArray) -> tuple[float, float]:

@@ -9,6 +9,8 @@ import numpy as np
 
 from nenya.defs import REGIONS
 from nenya.portal.pages import part
+from nenya.portal.question import Question
+from nenya.portal.sets import Either, Rows, Without
 from nenya.portal.state import Box, Category, Filter, Lasso
 from nenya.portal.summary import Summary
 from nenya.portal.upload import Upload
@@ -142,6 +144,14 @@ def caption(row: Mapping[str, Any]) -> str:
 
 def filter_text(item: Filter) -> str:
     """Return a filter in words: `map: 20°N to 35°N, 170°E to 160°W`."""
+    if isinstance(item, Question):
+        return item.text
+    if isinstance(item, Rows):
+        return item.title
+    if isinstance(item, Either):
+        return " or ".join(_joined(branch) for branch in item.branches)
+    if isinstance(item, Without):
+        return f"not {_joined(item.filters)}"
     if isinstance(item, Box):
         return f"{_PLANES[item.plane]}: {_area(item.plane, item.x, item.y)}"
     if isinstance(item, Lasso):
@@ -156,6 +166,11 @@ def filter_text(item: Filter) -> str:
     if item.column in ("lat", "lon"):
         return f"{name}: {_degrees(item.low, item.high, item.column)}"
     return f"{name}: {_between(item.low, item.high)}{' ' + unit if unit else ''}"
+
+
+def _joined(filters: Sequence[Filter]) -> str:
+    texts = [filter_text(item) for item in filters]
+    return texts[0] if len(texts) == 1 else f"({' and '.join(texts)})"
 
 
 def _area(plane: str, x: tuple[float, float], y: tuple[float, float]) -> str:

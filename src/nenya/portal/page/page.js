@@ -49,6 +49,8 @@ document.addEventListener("DOMContentLoaded", () => {
   if (!SETTINGS.images) show("table");
   addEventListener("nenya:lost", () => { $("lost").hidden = false; });
   addEventListener("nenya:back", () => { $("lost").hidden = true; });
+  $("ask_form").onsubmit = (event) => { event.preventDefault(); act("ask:" + JSON.stringify($("ask").value)); };
+  $("combine").onchange = () => act("combine:" + $("combine").value);
   $("range_form").onsubmit = (event) => { event.preventDefault(); const end = (id) => $(id).value === "" ? null : +$(id).value; act("range:" + JSON.stringify([$("range_column").value, end("range_low"), end("range_high")])); };
   if ($("near_as_list")) $("near_as_list").onclick = () => {
     const list = $("near_rows").hidden;

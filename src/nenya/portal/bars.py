@@ -1,0 +1,123 @@
+"""Colours of the cells of a figure: counts, means and categories, each with the bar that belongs to them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bokeh.models import (
+    ColorBar,
+    ColorMapper,
+    ColumnDataSource,
+    FixedTicker,
+    LinearColorMapper,
+    LogColorMapper,
+    NumeralTickFormatter,
+)
+from bokeh.models import Image as ImageGlyph
+
+from nenya.portal.theme import Theme, add_glyph, bar_of, plain
+
+_NOTHING = "rgba(0,0,0,0)"
+_COUNTS = [digit * 10**power for power in range(10) for digit in (1, 2, 5)]
+
+
+@dataclass
+class _Kind:
+    """One kind of colours: its mapper, the cells drawn with it, and its bar if it has one."""
+
+    mapper: Any
+    cells: Any
+    bar: ColorBar | None
+
+    def set_visible(self, *, visible: bool) -> None:
+        """Show or hide the cells and their bar."""
+        self.cells.visible = visible
+        if self.bar is not None:
+            self.bar.visible = visible
+
+
+class CellColours:
+    """Colours of an image of cells, by counts, means or categories.
+
+    Each kind has a mapper and a bar of its own, created at its first use, and only those in use are visible: a drawn
+    bar follows neither another ticker nor another mapper.
+
+    Args:
+        plot: the figure.
+        source: of the image.
+        theme: colours.
+
+    Attributes:
+        kind: `counts`, `means` or `categories`.
+    """
+
+    def __init__(self, plot: Any, source: ColumnDataSource, theme: Theme) -> None:
+        self._plot, self._source, self._theme = plot, source, theme
+        self._kinds: dict[str, _Kind] = {}
+        self.kind = ""
+        self.by_counts(1)
+
+    @property
+    def cells(self) -> list[Any]:
+        """The renderers of all kinds."""
+        return [kind.cells for kind in self._kinds.values()]
+
+    @property
+    def bar(self) -> ColorBar | None:
+        """The bar that is shown; None for categories."""
+        return self._kinds[self.kind].bar
+
+    @property
+    def mapper(self) -> Any:
+        """The mapper in use."""
+        return self._kinds[self.kind].mapper
+
+    def by_counts(self, most: float) -> None:
+        """Colour by counts from 1 to `most`, logarithmically."""
+        kind = self._use("counts")
+        kind.mapper.update(low=1.0, high=float(max(10.0, most)))
+
+    def by_means(self, low: float, high: float, title: str) -> None:
+        """Colour by means.
+
+        Args:
+            low: value of the first colour.
+            high: value of the last one; if it is not larger, a range of 1 is used.
+            title: of the bar.
+        """
+        kind = self._use("means")
+        kind.mapper.update(low=float(low), high=float(high if high > low else low + 1))
+        assert kind.bar is not None
+        if kind.bar.title != plain(title):
+            kind.bar.title = plain(title)
+
+    def by_categories(self, colours: Sequence[str]) -> None:
+        """Colour by the codes 0, 1, ... of categories."""
+        kind = self._use("categories")
+        kind.mapper.update(palette=list(colours), low=-0.5, high=len(colours) - 0.5)
+
+    def _use(self, name: str) -> _Kind:
+        if name not in self._kinds:
+            self._kinds[name] = self._made(name)
+        if name != self.kind:
+            for other, kind in self._kinds.items():
+                kind.set_visible(visible=other == name)
+            self.kind = name
+        return self._kinds[name]
+
+    def _made(self, name: str) -> _Kind:
+        theme, bar = self._theme, None
+        mapper: ColorMapper
+        if name == "counts":
+            mapper = LogColorMapper(list(theme.counts), low=1, high=10, nan_color=_NOTHING)
+            bar = bar_of(mapper, theme, "cutouts")
+            bar.update(ticker=FixedTicker(ticks=_COUNTS), formatter=NumeralTickFormatter(format="0,0"))
+        elif name == "means":
+            mapper = LinearColorMapper(list(theme.counts), low=0, high=1, nan_color=_NOTHING)
+            bar = bar_of(mapper, theme, "")
+        else:
+            mapper = LinearColorMapper([theme.rest], low=0, high=1, nan_color=_NOTHING)
+        cells = add_glyph(self._plot, self._source, ImageGlyph(color_mapper=mapper), level="underlay")
+        if bar is not None:
+            self._plot.add_layout(bar, "right")
+        return _Kind(mapper, cells, bar)

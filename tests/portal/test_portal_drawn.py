@@ -1,0 +1,122 @@
+"""What the page draws, read from its pixels and from the texts on its canvases."""
+
+import numpy as np
+import pytest
+from portal_data import write_archive
+from portal_page import DRAWN, Page, chromium, has_chromium, serve
+
+pytestmark = has_chromium
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    from nenya.latents.files import Latents
+    from nenya.portal.dataset import open_dataset
+
+    table, latents, cutouts = write_archive(tmp_path_factory.mktemp("drawn"))
+    return open_dataset(table, Latents([latents]), str(cutouts))
+
+
+@pytest.fixture(scope="module")
+def shared(dataset, tmp_path_factory):
+    from nenya.portal.holding import Portal
+
+    portal = Portal(dataset, "a.parquet")
+    portal.url, stop = serve(portal)
+    with chromium(tmp_path_factory.mktemp("chromium")) as browser:
+        browser.add_init_script(DRAWN)
+        page = Page(browser, portal)
+        yield page
+        page.check_quiet()
+    stop()
+
+
+@pytest.fixture
+def page(shared):
+    shared.act("reset")
+    shared.idle()
+    yield shared
+
+
+def choose_colour(page, label, name):
+    page.page.locator("[aria-label=UMAP] select").select_option(label=label)
+    page.until(lambda: page.session.selection.view.colour == name)
+    page.idle()
+    page.synced()
+
+
+def labels_of_the_bar(page, name):
+    """Return value and place of each number beside the colour bar of a figure."""
+    right = page.page.evaluate(
+        "(name) => document.querySelector(`[aria-label='${name}'] .fill`).getBoundingClientRect().x", name
+    )
+    figure = {"UMAP": "umap", "Map": "map"}[name]
+    edge = page.place(figure, page.session.planes[figure].extent[1], 0)[0]
+    assert edge > right
+    texts = [(text.replace("\N{MINUS SIGN}", "-"), x, y) for text, x, y in page.drawn(figure) if x > edge + 4]
+    return [(float(text.replace(",", "")), x, y) for text, x, y in texts if text.lstrip("-")[0].isdigit()]
+
+
+def test_the_drawn_colour_bar_belongs_to_the_colours(page):
+    """Each number beside the bar stands at its own colour, whatever was shown before, zoomed or not."""
+    titles = {"lat": "mean latitude (deg N)", "DT": "mean DT = T90 - T10 (K)", "count": "number of cutouts"}
+    for column in ("lat", "DT", "count"):
+        choose_colour(page, titles[column], column)
+        for zoomed in (False, True) if column == "DT" else (False,):
+            if zoomed:
+                page.page.mouse.move(*page.place("umap", 0, 0))
+                page.page.mouse.wheel(0, -300)
+                page.until(lambda: page.session.planes["umap"].extent != page.session.planes["umap"].home)
+                page.page.wait_for_timeout(200)
+                page.idle()
+                page.synced()
+            page.page.mouse.move(640, 20)  # away from tooltips
+            pixels = page.pixels()
+            for name, figure in (("UMAP", "umap"), ("Map", "map")):
+                colours, found = page.session.planes[figure].colours, labels_of_the_bar(page, name)
+                low, high = colours.mapper.low, colours.mapper.high
+                assert len(found) >= 2 and all(low - 0.01 <= value <= high + 0.01 for value, _, _ in found), found
+                palette = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in colours.mapper.palette])
+                for value, x, y in found:
+                    share = (
+                        (value - low) / (high - low) if column != "count" else np.log(value / low) / np.log(high / low)
+                    )
+                    wanted = palette[min(len(palette) - 1, int(share * len(palette)))]
+                    beside = pixels[round(y) - 8 : round(y) + 8, round(x) - 20 : round(x) - 6]
+                    assert np.abs(beside - wanted).max(axis=-1).min() < 12, (column, name, value)
+        page.act("reset")
+        page.idle()
+
+
+def ask(page, text, mode="and"):
+    page.page.select_option("#combine", mode)
+    page.page.fill("#ask", text)
+    page.page.locator("#ask").press("Enter")
+
+
+def shown_rows(page, count):
+    page.page.locator(f"#count[data-selected='{count}']").wait_for()
+    page.idle()
+    return page.selected
+
+
+def test_the_standard_question_is_one_line_and_selections_add_up_and_take_away(page, dataset):
+    lat, lon, month, dt = (dataset.columns.values(name) for name in ("lat", "lon", "month", "DT"))
+    winter = np.where(lat >= 0, np.isin(month, (12, 1, 2)), np.isin(month, (6, 7, 8)))
+    west = (lon >= -140) & (lon <= -90) & (np.abs(lat) <= 30) & winter & (dt > 0.5)
+    ask(page, "lon=[-140,-90], lat -30 to 30, winter, DT > 0.5")
+    assert west.any() and shown_rows(page, west.sum())
+    assert page.chips == ["lon=[-140,-90], lat -30 to 30, winter, DT > 0.5"]
+    cold = np.isin(month, (12, 1, 2))
+    ask(page, "month 12 to 2", "or")
+    assert shown_rows(page, (west | cold).sum()) and " or month 12 to 2" in page.chips[0]
+    ask(page, "region = 'here'", "not")
+    here = np.array(dataset.columns.table.column("region").to_pylist()) == "here"
+    assert shown_rows(page, ((west | cold) & ~here).sum()) and page.chips[1] == "not region = 'here'"
+    ask(page, "DT >> 2; drop table")
+    page.page.locator("#status", has_text="expected a condition such as").wait_for()
+    assert page.selected == ((west | cold) & ~here).sum()  # as before
+    page.page.select_option("#combine", "and")
+    page.act("reset")
+    page.act('range:["month", 11, 2]')
+    assert shown_rows(page, np.isin(month, (11, 12, 1, 2)).sum()) and page.chips == ["month: 11 to 2"]
