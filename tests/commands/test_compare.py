@@ -219,6 +219,10 @@ def test_a_set_of_one_block_is_said_to_be_too_small(nenya_cli, tmp_path, folder)
             "DTT does not exist: a=DTT > 1",
         ),
         (lambda f: [f"seeds={f}/one_preproc_latents.h5"], "at least two trainings"),
+        (
+            lambda f: [f"seeds=[{f}/one_preproc_latents.h5,{f}/other_preproc_latents.h5]"],
+            "other_preproc_latents.h5 has 0 of the 150 cutouts of",
+        ),
         (lambda f: [*sets(f), "seeds=[x,y]"], "seeds= and a=: give one of them"),
         (lambda f: ["seeds=[x,y]", "by=season"], "seeds= and by=: give one of them"),
         (lambda f: [*sets(f), f"table={f}/one.parquet"], "table= is of archive= or data="),

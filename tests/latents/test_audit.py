@@ -442,3 +442,30 @@ def test_images_are_compared_with_an_untrained_network_of_the_same_kind(archive,
     code, said = nenya_cli("audit", [*args, "model=demo", "model.feat_dim=12", "out=b"])
     assert code == 0 and "from an untrained network" in said, said
     assert json.loads((tmp_path / "b" / "audit.json").read_text())["columns"][0]["untrained"] is not None
+    args = [arg for arg in args if not str(arg).startswith("ckpt=")]
+    code, said = nenya_cli("audit", [*args, "out=c"])
+    assert code == 2 and "images= needs the kind of network that made the latents: give ckpt= or model=" in said
+    code, said = nenya_cli("audit", [*args, "model=demo", "model.feat_dim=12", "out=c"])
+    assert code == 0 and "from an untrained network" in said, said
+
+
+@pytest.mark.parametrize(
+    ("columns", "args", "words"),
+    [
+        ({"lat": 100.0}, ["columns=[T90]"], "expected lat from -90 to 90 degrees, got 100"),
+        ({"datetime": "yesterday"}, ["columns=[T90]"], "expected dates such as 2012-03-01T12:00"),
+        ({}, ["columns=[T90]", "k=2000"], "k=2000: expected fewer than the rows of a probe"),
+        ({"T90": [1.0] * 5 + [None] * 100_000}, ["columns=[T90]"], "expected a table with columns to audit"),
+        ({}, ["columns=[]"], "columns=[]: expected a list of columns"),
+    ],
+)
+def test_what_cannot_be_audited_is_refused_in_one_line(columns, args, words, archive, nenya_cli, tmp_path):
+    table, vectors, *_ = archive
+    frame = read_table(table)
+    for name, value in columns.items():
+        frame[name] = value[: len(frame)] if isinstance(value, list) else value
+    write_table(frame, tmp_path / "wrong.parquet")
+    before = sorted(tmp_path.rglob("*"))
+    code, said = nenya_cli("audit", [str(vectors), "table=wrong.parquet", "permutations=19", "out=o", *args])
+    assert code == 2 and words in said.splitlines()[-1], said
+    assert sorted(tmp_path.rglob("*")) == before

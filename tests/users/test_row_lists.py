@@ -287,6 +287,9 @@ def test_prune_changes_nothing_with_the_order_of_the_table(tmp_path, tiny_weight
         ("split", ["a.parquet", "by=granule", "valid=[x]", "valid_fraction=0.5"], "valid_fraction=0.5 changes nothing"),
         ("split", ["a.parquet", "apart_km=0"], "a number above 0"),
         ("split", ["a.parquet", "by=colour"], "a.parquet: by=colour: expected granule, time, place or a column"),
+        ("split", ["a.parquet", "by=[granule,DT]"], "by=[granule,DT]: expected one value, got a list"),
+        ("split", ["[a.parquet,b.parquet]"], "table=[a.parquet,b.parquet]: expected one value, got a list"),
+        ("split", ["a.parquet", "out=a.parquet", "clobber=true"], "out=a.parquet is the table of the cutouts"),
         ("split", ["a.parquet", "data=x.h5"], "use table= for the rows, latents= for their latents"),
         ("split", ["a.parquet", "by=granule", "valid=[g99]"], "expected values of the column granule, such as g0, g1"),
         ("prune", ["l.h5", "cosine=null"], "nothing to do"),
@@ -295,6 +298,7 @@ def test_prune_changes_nothing_with_the_order_of_the_table(tmp_path, tiny_weight
         ("prune", ["l.h5", "cosine=1.5"], "a cosine above 0 and below 1"),
         ("prune", ["l.h5"], "l.h5"),
         ("prune", [], "latents"),
+        ("prune", ["[l.h5,m.h5]"], "l.h5: no such file"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(tmp_path, nenya_cli, command, args, said):
@@ -332,3 +336,33 @@ def test_a_list_of_another_file_of_the_same_name_is_refused(tmp_path, nenya_cli)
     located(64, "a_preproc.h5").to_parquet("alone/a.parquet")
     assert nenya_cli("split", ["alone/a.parquet", "out=alone.parquet"])[0] == 0
     assert "pp_rows" not in pd.read_parquet("alone.parquet"), "unknown where the file is not beside its table"
+
+
+def test_what_is_said_of_a_column_that_divides_single_rows_and_of_times_that_are_none(tmp_path, nenya_cli):
+    table = located(32, "a_preproc.h5")
+    table.assign(DT=np.arange(32) / 7).to_parquet("a.parquet")
+    code, said = nenya_cli("split", ["a.parquet", "by=DT", "out=a.csv"])
+    assert code == 0 and "by=DT: 32 rows have 32 values, so that hardly any are kept together" in said
+    code, said = nenya_cli("split", ["a.parquet", "by=granule", "out=b.csv"])
+    assert code == 0 and "kept together" not in said
+    table.assign(datetime="yesterday").to_parquet("b.parquet")
+    code, said = nenya_cli("split", ["b.parquet", "by=place", "out=c.csv"])
+    assert code == 2 and "b.parquet: expected dates such as 2012-03-01T12:00 in the column datetime, got yes" in said
+    assert not Path("c.csv").exists()
+
+
+def test_prune_takes_a_list_and_refuses_single_rows_and_its_own_table(tmp_path, nenya_cli):
+    rows = np.random.default_rng(0).standard_normal((6, 8)).astype(np.float32)
+    for name in "ab":
+        with h5py.File(f"{name}_preproc_latents.h5", "w") as file:
+            file["train"] = rows if name == "a" else rows + 5
+    code, said = nenya_cli("prune", ["[a_preproc_latents.h5,b_preproc_latents.h5]", "cosine=0.9999", "out=both.csv"])
+    assert code == 0 and "of 12 rows to train on are kept" in said, said
+    keys("a_preproc.h5", train=1).to_parquet("one.parquet")
+    code, said = nenya_cli("prune", ["a_preproc_latents.h5", "table=one.parquet", "out=o.csv"])
+    assert code == 2 and "expected at least 2 rows to train on that have a latent, got 1 of 1" in said
+    keys("a_preproc.h5", train=6).to_parquet("a.parquet")
+    args = ["a_preproc_latents.h5", "table=a.parquet", "out=a.parquet", "clobber=true"]
+    code, said = nenya_cli("prune", args)
+    assert code == 2 and "out=a.parquet is the table of the cutouts, which a row list would replace" in said
+    assert len(pd.read_parquet("a.parquet")) == 6 and not Path("a.json").exists()

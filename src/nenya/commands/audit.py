@@ -39,6 +39,10 @@ _FOLDER = "outputs/audit"
 _READ_ROWS = 256
 
 
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(type(one) is str for one in value)
+
+
 @dataclass
 class AuditOptions(AnalysisOptions):
     """Options of the audit of latents."""
@@ -48,7 +52,7 @@ class AuditOptions(AnalysisOptions):
     columns: Any = option(  # noqa: RUF009  # declared as in nenya.options
         None,
         "columns to audit; default: all but keys and those made of latents",
-        ("a list of columns, or null", lambda v: v is None or (isinstance(v, list) and all(type(c) is str for c in v))),
+        ("a list of columns, or null", lambda v: v is None or _is_names(v)),
     )
     k: int = option(10, "nearest rows of the probe, and neighbours", at_least(1))
     sample: int = option(4000, "rows that are probed", at_least(50))
@@ -74,7 +78,7 @@ def run(options: AuditOptions) -> int:
     """
     if not options.table:
         raise OptionError("expected table=, the table whose columns are audited")
-    if options.images and not (options.ckpt or options.model.weights):
+    if options.images and not (options.ckpt or options.model != type(options.model)()):
         raise OptionError("images= needs the kind of network that made the latents: give ckpt= or model=")
     if options.ckpt and not options.images:
         raise OptionError("ckpt= tells the kind of an untrained network, which needs images=, the cutout files")

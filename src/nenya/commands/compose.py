@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any, get_type_hints
 
 import nenya.commands
+from nenya.commands.hydra_errors import first_cause
 from nenya.commands.kept import composed
 from nenya.errors import OptionError
 from nenya.options.commands import PrepareOptions, TrainOptions, UpdateOptions
@@ -247,28 +248,20 @@ def _with_keys(options_type: type[Options], args: Sequence[str]) -> list[str]:
     if given := next((arg for arg in rest if arg.partition("=")[0] in (key, name)), None):
         raise OptionError(f"{given} and {words[0]}: give the input once: {name}=, or files without a key")
     if key == "data":
-        return [*rest, "data=[" + ",".join(map(_quoted, words)) + "]"]
+        return [*rest, "data=[" + ",".join(map(_listed, words)) + "]"]
     if len(words) > 1:
         raise OptionError(f"{' '.join(words[:3])}: expected one {name}, got {len(words)}")
     return [*rest, f"{key}={words[0]}"]
 
 
+def _listed(word: str) -> str:
+    """Return a word as an item of a list, or the items of a list such as `[a.h5,b.h5]`."""
+    is_list = word.startswith("[") and word.endswith("]") and not Path(word).exists()
+    return word[1:-1] if is_list else _quoted(word)
+
+
 def _quoted(word: str) -> str:
     return '"' + word + '"' if "'" in word else f"'{word}'"
-
-
-def first_cause(error: BaseException) -> str:
-    """Return the message of a Hydra error in one line."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    key = next((line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")), "")
-    if found := re.match(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", lines[0]):
-        kinds = {"Integer": "an integer", "Float": "a number", "Boolean": "true or false"}
-        return f"{key}={found[1]}: expected {kinds.get(found[2], found[2])}"
-    if found := re.match(r"Value '(.*)' is not a valid bool", lines[0]):
-        return f"{key}={found[1]}: expected true or false"
-    return f"{key}: {lines[0]}" if key else lines[0]
 
 
 @contextmanager

@@ -204,7 +204,11 @@ def identity_for(table: "pd.DataFrame", options: OutliersOptions) -> Identity:
         log.info("rows %s are not neighbours", " or ".join(words))
     else:
         log.warning("no granules: neighbours may be of the same field; table= with granule, filename or datetime tells")
-    return identity_of(table, km, days, same_granule=options.same_granule)
+    found = identity_of(table, km, days, same_granule=options.same_granule)
+    for name, values in (("place", found.place), ("time", found.time)):
+        if values is not None and not np.isfinite(values).any():
+            log.warning("no row has a %s: distances do not count", name)
+    return found
 
 
 def with_columns(

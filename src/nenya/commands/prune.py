@@ -76,7 +76,8 @@ def run(options: PruneOptions) -> int:
     if options.rows and options.table:
         raise OptionError("rows= and table= both name rows: give one of them")
     latents = open_latents(options.data, options.loader.cache_dir, allow_external=options.loader.allow_external)
-    out = list_path(options.out or f"{latents.parts[0].stem}_pruned.parquet")
+    source = local_path(options.table) if options.table else None
+    out = list_path(options.out or f"{latents.parts[0].stem}_pruned.parquet", source)
     summary = out.with_suffix(".json")
     for path in (out, summary):
         check_output(path, options.clobber)
@@ -141,8 +142,11 @@ def _choose(  # what one choice needs
     fixed, good = int(good[: len(before)].sum()), good[len(before) :]
     choice.leave_out(~good)
     choice.said["without_latent"] = int((~good).sum())
-    if len(rows) == fixed:
-        raise InputFileError(f"{latents.parts[0].path}: no row to train on has a latent: give the latents of the rows")
+    if (count := len(rows) - fixed) < _LEAST:
+        raise InputFileError(
+            f"{latents.parts[0].path}: expected at least {_LEAST} rows to train on that have a latent, got {count} of "
+            f"{len(train)}: give the latents of the rows"
+        )
     if options.cosine is not None:
         rows = _without_duplicates(rows, fixed, choice, options, kept)
     if options.k is not None:

@@ -25,6 +25,7 @@ from nenya.tables.split import (
     ROWS,
     SPLIT,
     TRAIN,
+    UNITS,
     VALID,
     WORDS,
     SplitArray,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_FEW = 20  # rows that may all have values of their own
 _NEAR = Distance(100.0, 1.0)  # what is reported where no buffer is asked for
 
 
@@ -58,7 +60,7 @@ def run(options: SplitOptions) -> int:
         raise OptionError("expected a table of cutouts: nenya split cutouts_preproc.parquet")
     _check_used(options)
     source = local_path(options.table)
-    out = list_path(options.out or f"{source.stem}_split.parquet")
+    out = list_path(options.out or f"{source.stem}_split.parquet", source)
     summary = out.with_suffix(".json")
     for path in (out, summary):
         check_output(path, options.clobber)
@@ -67,14 +69,15 @@ def run(options: SplitOptions) -> int:
     buffer = Distance(options.apart_km, options.apart_days)
     try:
         keys = read_keys(table)
-        cosines = _Cosines(table, options)
         split = split_rows(table, units, valid_fraction=options.valid_fraction, seed=options.seed, buffer=buffer)
+        near = buffer or _NEAR
+        both = {"before": stored_split(keys), "after": split}
+        leaks = {name: leakage(table, which, near).to_dict() for name, which in both.items()}
     except InputFileError as error:
         raise InputFileError(f"{source}: {error}") from error
-    near = buffer or _NEAR
-    found = {}
-    for name, which in (("before", stored_split(keys)), ("after", split)):
-        found[name] = {**leakage(table, which, near).to_dict(), "nearest_cosine": cosines.median(which)}
+    _say_single(table, options.by, split)
+    cosines = _Cosines(table, options)
+    found = {name: {**leaks[name], "nearest_cosine": cosines.median(which)} for name, which in both.items()}
     with together():
         write_table(row_list(table, split, cosines.lengths(rows_beside(source, keys))), out)
         _write_summary(summary, options, near, split, found)
@@ -84,6 +87,16 @@ def run(options: SplitOptions) -> int:
         say(f"{name}: {_sentence(values, near)}")
     log.info("%s\n%s\nnext: nenya train data=CUTOUTS rows=%s", out, summary, out)
     return 0
+
+
+def _say_single(table: "pd.DataFrame", by: str, split: SplitArray) -> None:
+    """Warn where the values of a column keep hardly any rows together."""
+    used = table[by][split != NONE] if by not in UNITS else None
+    if used is not None and len(used) > _FEW and used.nunique() > len(used) / 2:
+        log.warning(
+            "by=%s: %d rows have %d values, so that hardly any are kept together: near ones may be on both sides",
+            by, len(used), used.nunique(),
+        )  # fmt: skip
 
 
 def _check_used(options: SplitOptions) -> None:
@@ -100,15 +113,21 @@ def _check_used(options: SplitOptions) -> None:
             raise OptionError(f"{name}={value:g} changes nothing with by={options.by}: it is of {needs[name]}")
 
 
-def list_path(out: str) -> Path:
+def list_path(out: str, table: Path | None = None) -> Path:
     """Return the path of a row list.
 
+    Args:
+        out: as given.
+        table: of the cutouts, whose other columns the list would not have.
+
     Raises:
-        OptionError: It is not that of a table.
+        OptionError: It is not that of a table, or that of the cutouts.
     """
     path = local_path(out)
     if path.suffix not in TABLE_SUFFIXES:
         raise OptionError(f"out={out}: expected a table ({', '.join(TABLE_SUFFIXES)})")
+    if table is not None and path.exists() and table.exists() and path.samefile(table):
+        raise OptionError(f"out={out} is the table of the cutouts, which a row list would replace: give another name")
     return path
 
 
@@ -177,6 +196,8 @@ class _Cosines:
         train, valid = (self.rows[(split == kind) & (self.rows >= 0)] for kind in (TRAIN, VALID))
         options = self.options
         found = nearest_cosines(self.latents, np.sort(train), np.sort(valid), sample=options.sample, seed=options.seed)
+        if not len(found) and len(train) and len(valid):
+            log.warning("no cosine of nearest neighbours: the rows to validate on, or to train on, have no latents")
         return float(np.median(found)) if len(found) else None
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nenya.commands import compose as composing
+from nenya.commands.hydra_errors import first_cause
 from nenya.commands.network import model_arguments, with_network
 from nenya.errors import Interrupted, NenyaError, OptionError
 from nenya.extraction.shard import find_shard, share
@@ -92,7 +93,7 @@ def _launch(name: str, overrides: Sequence[str]) -> list[tuple[int, str]]:
     try:
         batches = hydra.multirun(config_name=name, task_function=_job, overrides=list(overrides))
     except HydraException as error:
-        raise OptionError(composing.first_cause(error)) from error
+        raise OptionError(first_cause(error)) from error
     except RuntimeError as error:
         if "srun" not in str(error):
             raise

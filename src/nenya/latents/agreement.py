@@ -6,7 +6,7 @@ Letters in shapes: N cutouts, R runs, n cutouts of a sample, k neighbours.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from nenya.latents.clusters import unit_rows
 from nenya.latents.files import Latents
 from nenya.latents.kept_answers import KeptAnswers
 from nenya.tables.blocks import marks_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Float64Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -74,7 +77,7 @@ def aligned_rows(runs: Sequence[Latents]) -> list[IntArray]:
     keys = runs[0].keys()
     found = []
     for run in runs:
-        rows = run.join(keys).number
+        rows = _joined(run, keys)
         if (rows < 0).any() or len(run) != len(keys):
             raise InputFileError(
                 f"{run.parts[0].path} has {int((rows >= 0).sum())} of the {len(keys)} cutouts of "
@@ -82,6 +85,14 @@ def aligned_rows(runs: Sequence[Latents]) -> list[IntArray]:
             )
         found.append(rows)
     return found
+
+
+def _joined(run: Latents, keys: "pd.DataFrame") -> IntArray:
+    """Return the numbers of a run's latents of some cutouts, -1 for none."""
+    try:
+        return run.join(keys).number
+    except InputFileError:  # it has none of them
+        return np.full(len(keys), -1, np.int64)
 
 
 def agreement(

@@ -22,6 +22,7 @@ from nenya.runtime.process import RowProgress
 from nenya.storage.kept import Kept
 from nenya.tables.blocks import block_folds, blocks_of, marks_of
 from nenya.tables.granules import granules
+from nenya.tables.near import coordinates
 from nenya.tables.place_and_time import usual_names
 from nenya.tables.quantities import dt_name, dt_of
 
@@ -108,8 +109,8 @@ class Finding:
 
 
 def _shown(value: float) -> str:
-    """Return a value with two decimals, without the sign of nothing."""
-    return f"{value:.2f}".replace("-0.00", "0.00")
+    """Return a value with two decimals, three below a hundredth, without the sign of nothing."""
+    return f"{value:.3f}" if 0.0005 <= value < 0.01 else f"{value:.2f}".replace("-0.00", "0.00")
 
 
 @dataclass(frozen=True)
@@ -168,12 +169,13 @@ def audit(  # noqa: PLR0913  # settings, each with a default
     marks = marks_of(table, seed)
     rows = good[np.argsort(marks[good], kind="stable")[:sample]]  # so that the order of the table changes nothing
     part, marks = table.iloc[rows].reset_index(drop=True), marks[rows]
+    if k >= len(rows) - -(-len(rows) // FOLDS):
+        raise OptionError(f"k={k}: expected fewer than the rows of a probe, {len(rows) - -(-len(rows) // FOLDS)} here")
     targets, left_out = targets_of(part, columns)
     if not targets:
-        why = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
         raise InputFileError(
             "expected a table with columns to audit, of numbers or categories of at least two values"
-            + (f", got none ({why})" if why else "")
+            + (f", got none ({_reasons(left_out)})" if left_out else "")
         )
     part = usual_names(part)
     blocks = blocks_for(part)
@@ -188,10 +190,16 @@ def audit(  # noqa: PLR0913  # settings, each with a default
             left_out[name] = found
         else:
             findings.append(found)
+    if not findings:
+        raise InputFileError(f"no column can be audited ({_reasons(left_out)})")
     q = false_discovery(np.array([one.scores[one.main].p for one in findings]))
     findings = [replace(one, q=float(value)) for one, value in zip(findings, q, strict=True)]
     order = sorted(findings, key=lambda one: (KINDS.index(one.kind), not one.found, one.name))
     return Audit(order, left_out, {name: len(np.unique(own)) for name, own in blocks.items()}, len(rows))
+
+
+def _reasons(left_out: dict[str, str]) -> str:
+    return "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
 
 
 def _all_findings(
@@ -334,9 +342,7 @@ def blocks_for(table: "pd.DataFrame") -> dict[str, IntArray]:
     if "datetime" in table:
         found["time"] = _numbered(np.floor(days_of(table) / BLOCK_DAYS))
     if {"lat", "lon"} <= set(table):
-        lat, lon = (
-            np.floor(table[name].to_numpy(np.float64, na_value=np.nan) / BLOCK_DEGREES) for name in ("lat", "lon")
-        )
+        lat, lon = (np.floor(values / BLOCK_DEGREES) for values in coordinates(table))
         found["place"] = _numbered(1000 * lat + np.mod(lon, 360 / BLOCK_DEGREES))
     found = {name: own for name, own in found.items() if len(np.unique(own)) >= FOLDS}
     return {**found, "rows": np.arange(len(table))}

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from nenya.errors import OptionError
 from nenya.latents.clusters import assign_kmeans, fit_kmeans, unit_rows
 from nenya.latents.kept_answers import KeptAnswers
-from nenya.latents.similarity import closest
+from nenya.latents.nearest import identity_of_rows
+from nenya.latents.rarity import nearest_among
 
 log = logging.getLogger(__name__)
 
@@ -147,13 +148,8 @@ def nearest_cosines(
         valid = np.sort(np.random.default_rng(seed).choice(valid, sample, replace=False))
     if not len(train) or not len(valid):
         return np.empty(0)
-    queries = latents.take(valid) if hasattr(latents, "parts") else np.asarray(latents)[valid]
-    queries = queries[np.isfinite(queries).all(axis=1) & (queries != 0).any(axis=1)]
-    if not len(queries):
-        return np.empty(0)
-    allowed = np.zeros(len(latents), bool)
-    allowed[train] = True
-    found = closest(latents, queries, 1, allowed=allowed).cosine[:, 0]
+    cosine, _ = nearest_among(latents, train, valid, identity_of_rows(len(latents)), 1, name="nearest rows to train on")
+    found: NDArray[np.float64] = cosine[:, 0]
     return found[np.isfinite(found)]
 
 

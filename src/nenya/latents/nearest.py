@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from nenya.defs import EARTH_KM
 from nenya.errors import InputFileError
 from nenya.tables.granules import granules
+from nenya.tables.near import coordinates
 from nenya.tables.place_and_time import dates_of, usual_names
-from nenya.tables.quantities import numbers_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +27,7 @@ TILE_ROWS = 8192
 """Reference rows compared at once."""
 
 QUERY_ROWS = 1024
+_UNIT_ROWS = 256  # rows scaled at once, that their float64 values stay in the cache
 _MARGIN = 8  # rows beyond k that are kept in float32 before the exact ranking
 _OUT = np.float32(-3)  # below every cosine
 
@@ -67,7 +68,7 @@ def identity_of(table: "pd.DataFrame", km: float | None, days: float | None, *, 
         same_granule: count neighbours of the same granule.
 
     Raises:
-        InputFileError: The table lacks a column that `km` or `days` needs.
+        InputFileError: The table lacks a column that `km` or `days` needs, or has no places or times in it.
     """
     table = usual_names(table)
     wanted = [*(("lat", "lon") if km is not None else ()), *(("datetime",) if days is not None else ())]
@@ -79,11 +80,16 @@ def identity_of(table: "pd.DataFrame", km: float | None, days: float | None, *, 
     return Identity(
         np.arange(len(table)),
         np.full(len(table), -1, np.int64) if codes is None else codes,
-        None if km is None else unit_places(numbers_of(table["lat"]), numbers_of(table["lon"])),
+        None if km is None else unit_places(*coordinates(table)),
         None if days is None else days_of(table),
         km or 0.0,
         days or 0.0,
     )
+
+
+def identity_of_rows(count: int) -> Identity:
+    """Return the identity of N rows of which each is near itself only."""
+    return Identity(np.arange(count), np.full(count, -1, np.int64))
 
 
 def unit_places(lat: Float64Array, lon: Float64Array) -> Float64Array:
@@ -94,7 +100,7 @@ def unit_places(lat: Float64Array, lon: Float64Array) -> Float64Array:
 
 def days_of(table: "pd.DataFrame") -> Float64Array:
     """Return the column datetime of a table in days since 1970, (N,), NaN where unknown."""
-    moments = dates_of(table["datetime"], check=False).to_numpy("datetime64[us]")
+    moments = dates_of(table["datetime"]).to_numpy("datetime64[us]")
     days: Float64Array = moments.astype(np.int64) / 86_400e6
     days[np.isnat(moments)] = np.nan
     return days
@@ -170,10 +176,17 @@ def _both(
 
 def as_unit(latents: NDArray[np.floating]) -> Float32Array:
     """Return latents (n, D) at unit length in float32; rows without a direction (NaN, infinity, zero) are NaN."""
-    rows = np.asarray(latents, np.float64)
+    rows = np.asarray(latents)
     if rows.ndim != 2:
         raise InputFileError(f"expected latents of shape (N, D), got {rows.shape}")
+    found = np.empty(rows.shape, np.float32)
+    for some in _slices(len(rows), _UNIT_ROWS):
+        found[some] = _units(np.asarray(rows[some], np.float64))
+    return found
+
+
+def _units(rows: Float64Array) -> Float64Array:
     with np.errstate(invalid="ignore", over="ignore"):
         lengths = np.sqrt((rows**2).sum(axis=1, keepdims=True))
         good = np.isfinite(lengths) & (lengths > 0)
-        return np.where(good, rows / np.where(good, lengths, 1), np.nan).astype(np.float32)
+        return np.where(good, rows / np.where(good, lengths, 1), np.nan)

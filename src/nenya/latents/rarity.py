@@ -4,6 +4,7 @@ Letters: N latents of dimension D, k neighbours, M principal components, n rows 
 """
 
 import logging
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -290,15 +291,17 @@ def fit_density(
     Args:
         latents: (N, D) array, `RowsOf`, or `nenya.latents.files.Latents`.
         granule: (N,) granule of each row, -1 if unknown: whole granules are held out.
-        components: see `fit_components`.
+        components: see `fit_components`; above `EXACT_ROWS` latents they are fitted on so many of them.
         sample: rows on which mixtures are fitted.
         seed: of the sample, the rows held out, and the starts.
 
     Raises:
         InputFileError: Fewer than ten latents are known.
     """
-    pca = fit_components(latents, components)
     rng = np.random.default_rng(seed)
+    many = len(latents) > EXACT_ROWS
+    some = np.sort(np.random.default_rng([seed, 1]).choice(len(latents), EXACT_ROWS, replace=False)) if many else None
+    pca = fit_components(latents if some is None else take_rows(latents, some), components)
     rows = np.sort(rng.choice(len(latents), min(sample, len(latents)), replace=False))
     units = _unit(latents, rows)
     known = np.isfinite(units[:, 0])
@@ -310,17 +313,21 @@ def fit_density(
     for number, kind in _MODELS:
         if number > 1 and number * _ROWS_PER_COMPONENT * points.shape[1] > int((~held).sum()):
             continue
-        tried[number, kind] = float(_mixture(number, kind, state).fit(points[~held]).score(points[held]))
+        tried[number, kind] = float(_mixture(number, kind, state, points[~held]).score(points[held]))
     number, kind = max(tried, key=lambda model: tried[model])
     names = {model: f"{model[0]} {model[1]} Gaussian{'s' if model[0] > 1 else ''}" for model in tried}
-    mixture = _mixture(number, kind, state).fit(points)
+    mixture = _mixture(number, kind, state, points)
     return Density(pca, mixture, names[number, kind], {names[model]: value for model, value in tried.items()})
 
 
-def _mixture(number: int, kind: str, state: int) -> Any:
+def _mixture(number: int, kind: str, state: int, points: Float64Array) -> Any:
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
-    return GaussianMixture(number, covariance_type=kind, reg_covar=1e-3, random_state=state, max_iter=200, tol=1e-3)
+    made = GaussianMixture(number, covariance_type=kind, reg_covar=1e-3, random_state=state, max_iter=200, tol=1e-3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # held-out rows judge it, also where points are equal
+        return made.fit(points)
 
 
 def _held_out(blocks: IntArray, rng: np.random.Generator) -> NDArray[np.bool_]:

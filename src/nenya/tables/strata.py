@@ -15,6 +15,7 @@ from nenya.defs import DT_BINS, DT_INTERVALS, REGIONS, SEASONS
 from nenya.errors import InputFileError, OptionError
 from nenya.options.declare import suggest
 from nenya.tables.grids import wrap_longitude
+from nenya.tables.near import coordinates
 from nenya.tables.place_and_time import dates_of, usual_names
 from nenya.tables.quantities import dt_of, numbers_of
 
@@ -148,4 +149,5 @@ def _of_kind(table: "pd.DataFrame", kind: str, side: int) -> Iterator[Stratum]:
 
 
 def _places(table: "pd.DataFrame") -> tuple[Float64Array, Float64Array]:
-    return np.asarray(wrap_longitude(numbers_of(table["lon"])), np.float64), numbers_of(table["lat"])
+    lat, lon = coordinates(table)
+    return np.asarray(wrap_longitude(lon), np.float64), lat
