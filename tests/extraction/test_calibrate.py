@@ -112,6 +112,24 @@ def test_without_a_calibration_only_the_clear_share_is_known(extract, source):
     assert Latents([path]).columns == ["clear"]
 
 
+def test_inspect_says_what_is_known_of_masked_cutouts(extract, source, calibration, nenya_cli):
+    path, _ = extract(source, f"calibration={calibration}")
+    code, said = nenya_cli("inspect", [path])
+    assert code == 0 and f"train: {MASKED} of {CLEAR + MASKED} cutouts are masked in part" in said, said
+    with h5py.File(path) as file:
+        low = file["train_cosine_low"][:MASKED]
+        digest = file.attrs["calibration_sha256"]
+    assert f"cosine_low {np.nanmedian(low):.4f} (median), {np.nanmin(low):.4f} (least)" in said
+    assert f"preprocess.masked=fill, calibration {digest[:12]} of {CLEAR} cutouts under masks of masked cutouts" in said
+    code, said = nenya_cli("inspect", [calibration])
+    assert code == 0 and "calibration of masked cutouts" in said and "masked fill" in said and "unseen pairs" in said
+    path, _ = extract(source)
+    said = nenya_cli("inspect", [path])[1]
+    assert f"{MASKED} of {CLEAR + MASKED} cutouts are masked in part" in said and "fill, no calibration" in said
+    path, _ = extract(source, "preprocess.masked=nan")
+    assert "masked" not in nenya_cli("inspect", [path])[1]
+
+
 def test_it_is_found_beside_the_weights(nenya_cli, source, weights, tmp_path):
     own = shutil.copy(weights, tmp_path / "last.pth")
     how = [source, *HOW, f"ckpt={own}"]

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.commands.inspect_fields import FIELD_SUFFIXES, inspect_fields
+from nenya.commands.inspect_latents import inspect_calibration, inspect_latents
 from nenya.commands.report import FileReport
 from nenya.data.cutouts import CutoutFile, inspect_cutouts, read_blocks
 from nenya.data.hdf5 import Hdf5File
@@ -22,6 +23,7 @@ from nenya.data.orientation import order_text, picture_text, read_row_order
 from nenya.data.partition import Partition
 from nenya.errors import InputFileError, NenyaError, OptionError
 from nenya.io import TABLE_SUFFIXES, read_table
+from nenya.latents.calibration_file import FORMAT
 from nenya.latents.files import PARTITIONS
 from nenya.options.commands import InspectOptions
 from nenya.prepare.sources import is_zarr
@@ -178,8 +180,11 @@ def _inspect_hdf5(path: Path, options: InspectOptions) -> FileReport:
     with open_hdf5(path, links="any" if external else "folder") as file:
         latents = is_latents_name(path.name) or "checkpoint_sha256" in file.attrs
         made_by = file.attrs.one("made_by")
-    if latents or _is_flat(path, options):
-        return _inspect_latents(path, allow_external=external)
+        calibration = "format" in file.attrs and str(file.attrs["format"]) == FORMAT
+    if latents or (not calibration and _is_flat(path, options)):
+        return inspect_latents(path, allow_external=external)
+    if calibration:
+        return inspect_calibration(path)
     names = (options.loader.train_key, options.loader.valid_key)
     file = inspect_cutouts(path, names, allow_external=options.loader.allow_external)
     report = FileReport(f"cutouts, {file.size / 1e6:.1f} MB" + (f", {str(made_by)[:80]}" if made_by else ""))
@@ -309,46 +314,6 @@ def _describe_masks(report: FileReport, name: str, shares: NDArray[np.float64]) 
     )
     if whole:
         report.warnings.append(f"{name}: {whole} cutouts have no clear pixel, and so no latent")
-
-
-def _inspect_latents(path: Path, *, allow_external: bool) -> FileReport:
-    from nenya.commands.verify import verify_file
-
-    found = verify_file(path, provenance=False, allow_external=allow_external)
-    if not found.rows and found.problems:
-        raise InputFileError(f"{path}: a latents file that {found.problems[0].removeprefix('it ')}")
-    report = FileReport(f"latents, {path.stat().st_size / 1e6:.1f} MB")
-    rows = ", ".join(f"{name} {count}" for name, count in found.rows.items())
-    report.lines.append(f"rows: {rows}; {found.dim} dimensions; {found.nonfinite} rows are not finite")
-    keys = ("model_version", "checkpoint_name", "checkpoint_sha256", "source_name", "latent", "nenya_version", "date")
-    made = [f"{key} {str(found.provenance[key])[:60]}" for key in keys if key in found.provenance]
-    if made:
-        report.lines.append("made of " + ", ".join(made))
-    else:
-        report.warnings.append("no provenance (a file of the first nenya?)")
-    if found.nonfinite:
-        report.warnings.append(f"{found.nonfinite} rows are not finite: their cutouts had NaN")
-    report.warnings += found.problems
-    with open_hdf5(path, links="any" if allow_external else "folder") as file:
-        for name in found.rows:
-            _describe_latents(report, name, file[name])
-    return report
-
-
-def _describe_latents(report: FileReport, name: str, dataset: Any) -> None:
-    """Report the spread of the latents, from their first rows."""
-    block = np.asarray(dataset[:16384], dtype=np.float64)
-    block = block[np.isfinite(block).all(axis=1)]
-    if len(block) < 2:
-        return
-    variance = block.var(axis=0)
-    effective = variance.sum() ** 2 / (np.linalg.norm(np.cov(block.T)) ** 2 or 1.0)
-    report.lines.append(
-        f"{name}: {dataset.dtype}, values {block.min():.3g} to {block.max():.3g}, total variance {variance.sum():.3g}, "
-        f"participation ratio {effective:.1f} of {block.shape[1]} (first {len(block)} rows)"
-    )
-    if variance.sum() < 1e-6:
-        report.warnings.append(f"{name}: all latents are the same: the network has collapsed")
 
 
 # Tables, checkpoints and runs

@@ -42,7 +42,16 @@ def run(options: PortalOptions) -> int:
     if options.latents and options.data:
         raise OptionError("latents= and data= mean the same: give one")
     need("portal", "the portal")
-    opened, name = _folder(options) if options.archive_dir else _files(options)
+    found, name = _folder(options) if options.archive_dir else _files(options)
+
+    def opened() -> "Dataset":
+        from nenya.portal.uncertain import first_filters
+
+        dataset = found()
+        dataset.first = first_filters(dataset.columns, options.least_cosine, latents=dataset.latents is not None)
+        if options.least_cosine is not None and not dataset.first:
+            dataset.notes.append("least_cosine= leaves all rows selected: the table has no column cosine_low")
+        return dataset
 
     def noted() -> "Dataset":
         dataset = opened()

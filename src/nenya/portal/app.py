@@ -72,7 +72,7 @@ def make_page(
     """
     document = pn.state.curdoc
     theme = Theme(arguments.get("theme") == "dark")
-    trouble, view = "", View()
+    trouble, view = "", View(dataset.first)
     if arguments.get("view"):
         try:
             view = read_view(arguments["view"], dataset.columns)

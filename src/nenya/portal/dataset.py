@@ -16,7 +16,7 @@ from nenya.data.cutouts import CutoutReader, inspect_cutouts
 from nenya.errors import OptionError
 from nenya.latents.files import Latents
 from nenya.portal.columns import Columns
-from nenya.portal.state import PLANES, BoolArray, Masks
+from nenya.portal.state import PLANES, BoolArray, Filter, Masks
 from nenya.storage.paths import fetch, find_sources
 from nenya.tables.key_columns import COLUMNS, Keys, read_keys
 from nenya.tables.keys import cutout_parts, join
@@ -186,6 +186,7 @@ class Dataset:
         latent_of: (N,) int64, latent of each row, -1 for none.
         projector: None without.
         files: their stamps when opened.
+        first: filters with which pages begin.
         notes: sentences on parts that cannot be shown, with reasons.
     """
 
@@ -197,6 +198,7 @@ class Dataset:
         projector: "Projector | None" = None,
     ) -> None:
         self.files: dict[Path, Stamp] = {}
+        self.first: tuple[Filter, ...] = ()
         self.projector = projector
         self.columns, self.masks, self.shared = columns, Masks(columns), Shared()
         keys = None
@@ -260,6 +262,11 @@ class Dataset:
         """Compute the results needed by the first view."""
         for name in self.columns.metrics():
             self.columns.binned(name)
+
+    def first_rows(self) -> NDArray[np.int64]:
+        """Return the rows of the table that pass the first filters, (n,)."""
+        mask = self.masks.all_of(self.first)
+        return np.arange(self.columns.rows) if mask is None else np.flatnonzero(mask)
 
     def allowed(self, mask: BoolArray | None, without: BoolArray | None = None) -> BoolArray:
         """Return which latents a search may return, by masks of the table's rows: (len(latents),) bool."""

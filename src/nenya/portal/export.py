@@ -116,15 +116,15 @@ def _write_sheets(dataset: Dataset, folder: Path, seed: int) -> list[tuple[str, 
     """Write sheets of cutouts; return their file names and titles."""
     if dataset.cutouts is None:
         return []
-    rng, columns = np.random.default_rng(seed), dataset.columns
-    most = min(_SHEET[0] * _SHEET[1], columns.rows)
+    rng, columns, rows = np.random.default_rng(seed), dataset.columns, dataset.first_rows()
+    most = min(_SHEET[0] * _SHEET[1], len(rows))
     chosen: dict[str, tuple[str, IntArray]] = {
-        _RANDOM: ("cutouts drawn at random", rng.choice(columns.rows, most, replace=False)),
+        _RANDOM: ("cutouts drawn at random", rows[rng.choice(len(rows), most, replace=False)]),
     }
     if "DT" in columns.metrics():
-        dt = columns.values("DT")
-        chosen[_LOW] = ("the smallest DT", np.argsort(dt, kind="stable")[:most])
-        chosen[_HIGH] = ("the largest DT", np.argsort(np.where(np.isnan(dt), np.inf, -dt), kind="stable")[:most])
+        dt = columns.values("DT")[rows]
+        chosen[_LOW] = ("the smallest DT", rows[np.argsort(dt, kind="stable")[:most]])
+        chosen[_HIGH] = ("the largest DT", rows[np.argsort(np.where(np.isnan(dt), np.inf, -dt), kind="stable")[:most]])
     found = []
     for key, (title, rows) in chosen.items():
         images = dataset.cutouts.of(rows)
@@ -139,7 +139,8 @@ def _page(dataset: Dataset, name: str, options: PortalOptions, sheets: list[tupl
     """Return the page: planes and histograms of one sample of rows, linked by a script."""
     columns, theme = dataset.columns, Theme()
     rng = np.random.default_rng(options.seed)
-    some = np.sort(rng.choice(columns.rows, min(options.sample, columns.rows), replace=False))
+    rows = dataset.first_rows()
+    some = np.sort(rows[rng.choice(len(rows), min(options.sample, len(rows)), replace=False)])
     names = columns.metrics()[:_CHARTS]
     planes = {n: axes for n, axes in PLANES.items() if all(a in columns for a in axes)}
     wanted = {*names, *(axis for axes in planes.values() for axis in axes)}
@@ -165,7 +166,7 @@ def _page(dataset: Dataset, name: str, options: PortalOptions, sheets: list[tupl
         [*(view.plot for view in views), *(chart.plot for chart in charts)],
         settings=settings,
         name=name,
-        rows=columns.rows,
+        rows=len(rows),
         sample=len(some),
         planes=len(views),
         sheets=sheets,
@@ -177,7 +178,8 @@ def _plane(dataset: Dataset, name: str, axes: tuple[str, str], source: ColumnDat
     home = (-180.0, 180.0, -85.0, 85.0) if name == "map" else pictures.extent_of(x, y)
     plane = Plane(name, home, theme)
     around = 360.0 if name == "map" else None
-    whole = pictures.raster(x, y, home, cells_for(dataset.columns.rows, name), around=around)
+    mask = dataset.masks.all_of(dataset.first)
+    whole = pictures.raster(x, y, home, cells_for(dataset.columns.rows, name), mask=mask, around=around)
     plane.show(whole, whole, home, "")
     plane.plot.update(width=600, height=430, sizing_mode=None)
     plane.plot.scatter(

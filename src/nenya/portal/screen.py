@@ -22,6 +22,7 @@ from nenya.portal.state import (
     View,
 )
 from nenya.portal.theme import Theme
+from nenya.portal.uncertain import Uncertain, order_note
 from nenya.portal.upload import Upload
 from nenya.portal.views import Histogram, Plane
 from nenya.portal.work import IntArray, Selected, Similar
@@ -76,6 +77,7 @@ class Screen:
         if "UMAP" not in columns.missing:
             homes["umap"] = pictures.extent_of(columns.values("US0"), columns.values("US1"))
         self.planes = {n: Plane(n, homes[n], theme) for n in ("umap", "map") if _TITLES[n] not in columns.missing}
+        self.uncertain = Uncertain(self.planes.get("umap"), columns, theme)
         self.histograms = {name: Histogram(columns.binned(name), theme) for name in columns.metrics()[:FIRST_CHARTS]}
         self.gallery = Sheet("gallery", theme)
         self.near = Sheet("near", theme, 88)
@@ -149,6 +151,15 @@ class Screen:
             lambda ticket: work.rasters(self.dataset, name, extent, view, ticket),
             lambda found: plane.show(found[0], found[1], extent, title),
         )
+        pale = self.uncertain.view(name, view)
+        if pale is not None:
+            self.jobs.start(
+                "pale places",
+                lambda ticket: work.rasters(self.dataset, name, extent, pale, ticket)[1],
+                lambda found: self.uncertain.pale(found, extent),
+            )
+        elif name == "umap":
+            self.uncertain.pale(None, extent)
 
     def draw_gallery(self) -> None:
         """Draw the current page of the gallery."""
@@ -190,6 +201,7 @@ class Screen:
             self._text("facts", words.upload_facts(upload))
             for plane in self.planes.values():
                 plane.mark_at(None, None)
+            self.uncertain.show_row(None)
             return
         if row is None:
             return
@@ -200,6 +212,7 @@ class Screen:
         for name, plane in self.planes.items():
             x, y = (float(columns.values(column)[row]) for column in PLANES[name])
             plane.mark_at(x, y)
+        self.uncertain.show_row(row)
         if self.dataset.cutouts is not None:
             cutouts = self.dataset.cutouts
             self.jobs.start("primary", lambda _: cutouts.of(np.array([row]))[0], self._show_picture)
@@ -239,7 +252,8 @@ class Screen:
             else:
                 kind = " within the filters" if filters else ""
                 placed = "" if upload is None or not len(found.rows) else self._place_upload(upload, found)
-                note = f"{len(found.rows)} closest by cosine of latents{kind}{placed}"
+                doubt = order_note(dataset.columns, found.rows, found.cosine, row if upload is None else None)
+                note = f"{len(found.rows)} closest by cosine of latents{kind}{placed}{doubt}"
                 if not len(found.rows):
                     note = f"There is no other cutout with a latent{kind}."
             self._text("near_note", part("hint", text=note))
@@ -289,6 +303,7 @@ class Screen:
         for name, plane in self.planes.items():
             x, y = (columns.values(column)[marked] for column in PLANES[name])
             plane.mark_near(x, y)
+        self.uncertain.show_near(marked)
         self.near_rows = rows
         self._show_near_list()
         if dataset.cutouts is None:

@@ -30,6 +30,9 @@ _FACTS = (
     "region",
     "LL",
     "clear_fraction",
+    "clear",
+    "cosine_low",
+    "umap_spread",
     "mean_temperature",
 )
 _TABLE = ("datetime", "lat", "lon", "DT", "US0", "US1", "LL", "clear_fraction", "filename", "pp_file", "pp_idx")
