@@ -45,7 +45,8 @@ def run(options: PublishOptions) -> int:
         placed="geoparquet" in formats,
     )
     rows = _rows(options, choice)
-    about = publish(rows, out, formats, choice, dtype=options.dtype, seed=options.seed)
+    words = {"title": options.title or out.absolute().name, "license": options.license}
+    about = publish(rows, out, formats, choice, dtype=options.dtype, seed=options.seed, words=words)
     size = sum(file["size"] for file in about["files"])
     say(f"{out}: {about['rows']} rows of {about['dim']} dimensions as {', '.join(formats)}, {size / 1e6:.1f} MB")
     stored = about["stored"]

@@ -44,4 +44,6 @@ class PublishOptions(LeastCosineOptions):
         "what GeoParquet files are divided by: year, cell (HEALPix), columns of few values, or []; default year",
         ("a name or a list of names", _is_names),
     )
+    title: str | None = option(None, "title of the STAC collection; default the name of the folder")
+    license: str = option("various", "licence of the latents for STAC: its SPDX name, such as CC-BY-4.0")
     side: int = option(1, "cells along an edge of HEALPix's twelve base cells (partition=cell)", one_of(1, 2, 4, 8))

@@ -81,7 +81,7 @@ def describe(rows: Rows, choice: dict[str, Any], stored: dict[str, Any]) -> dict
         "without_place": rows.without_place,
         "without_time": rows.without_time,
         "bbox": bounds,
-        "times": [_moment(times.min()), _moment(times.max())] if len(times) else None,
+        "times": [moment(times.min()), moment(times.max())] if len(times) else None,
         **choice,
         "columns": {field.name: _column(field) for field in rows.table.schema},
     }
@@ -100,7 +100,7 @@ def _column(field: Any) -> dict[str, str]:
     return {"type": str(field.type), "title": quantity.title, **({"unit": quantity.unit} if quantity.unit else {})}
 
 
-def _moment(time: np.datetime64) -> str:
+def moment(time: np.datetime64) -> str:
     """Return a time as RFC 3339 wants it, such as 2012-03-01T12:00:00Z."""
     return f"{np.datetime_as_string(time.astype('datetime64[s]'))}Z"
 
@@ -116,8 +116,10 @@ class Published:
         dim: length of a latent.
         dtype: type of the stored latents.
         partition: what the GeoParquet files are divided by.
-        files: all others in it.
-        about: all of it.
+        parts: name and number of rows of each GeoParquet file, in order.
+        columns: name and Arrow type of each column.
+        files: all files in it but this one.
+        model: texts on the model.
     """
 
     folder: Path
@@ -126,8 +128,10 @@ class Published:
     dim: int
     dtype: str
     partition: tuple[str, ...]
+    parts: Sequence[tuple[str, int]]
+    columns: dict[str, str]
     files: Sequence[Entry]
-    about: dict[str, Any]
+    model: dict[str, str]
 
 
 def is_published(folder: Path) -> bool:
@@ -173,6 +177,8 @@ def _checked(folder: Path, found: Json) -> Published:
         found["dim"].count(_MOST_DIM),
         dtype.text(),
         tuple(item.text() for item in found["partition"].items()),
+        [(part["name"].name(), part["rows"].count(_MOST_ROWS)) for part in found["parts"].items()],
+        {name: column["type"].text() for name, column in found["columns"].object().items()},
         [entry_of(item) for item in found["files"].items()],
-        found.value,
+        {name: item.text() for name, item in found["model"].object().items() if isinstance(item.value, str)},
     )

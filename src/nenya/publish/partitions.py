@@ -23,6 +23,8 @@ YEAR, CELL = "year", "cell"
 MOST = 2000
 """Partitions, beyond which a reader spends its time on opening files."""
 
+_LONGEST = 255  # characters of a folder's name
+
 MISSING = "__HIVE_DEFAULT_PARTITION__"
 """What Hive writes for a missing value; DuckDB and Arrow read it as null."""
 
@@ -101,7 +103,11 @@ def partitions_of(
     code: IntArray = groups.ngroup().to_numpy().astype(np.int64)
     _, first = np.unique(code, return_index=True)
     values = [tuple(map(_plain, row)) for row in frame.iloc[first].itertuples(index=False, name=None)]
-    return Partitions(tuple(names), values, code)
+    found = Partitions(tuple(names), values, code)
+    long = [part for number in range(len(values)) for part in found.folder(number).split("/") if len(part) > _LONGEST]
+    if long:
+        raise OptionError(f"{shown}: expected values that can name a folder, got one of {len(long[0])} characters")
+    return found
 
 
 def _column(column: "pd.Series[Any]", shown: str) -> Any:

@@ -170,7 +170,7 @@ def select(latents: Latents, table: "pd.DataFrame | None", choice: Choice) -> Ro
     found = Rows(
         latents,
         numbers[order],
-        _arrow(whole, numbers, order, times),
+        arrow_columns(whole, numbers, order),
         None if shapes is None else shapes.take(order),
         times[order],
         Partitions(partitions.names, partitions.values, partitions.code[order]),
@@ -246,22 +246,23 @@ def _shapes(whole: "pd.DataFrame", choice: Choice) -> Shapes | None:
     return footprints(lon, lat, height, width)
 
 
-def _arrow(whole: "pd.DataFrame", numbers: IntArray, order: IntArray, times: NDArray[np.datetime64]) -> Any:
-    """Return the columns as an Arrow table in the published order, beginning with the number of the latent."""
+def arrow_columns(whole: "pd.DataFrame", numbers: IntArray, order: IntArray | None = None) -> Any:
+    """Return the columns of a table as an Arrow table that begins with the number of the latent.
+
+    Args:
+        whole: of M rows.
+        numbers: (M,) of their latents.
+        order: (M,) of the result; default as they are.
+    """
     import pyarrow as pa
 
-    taken = pa.array(order)
-    columns = {ROW: pa.array(numbers[order])}
+    columns = {ROW: pa.array(numbers)}
     for name in whole:
-        if name == TIME:
-            columns[str(name)] = pa.array(times[order], pa.timestamp("us", "UTC"))
-            continue
         column = whole[name]
         found = pa.array(column, from_pandas=True) if column.dtype.kind in "iufb" else as_arrow(column)
-        if pa.types.is_timestamp(found.type):
-            found = found.cast(pa.timestamp("us", "UTC"))
-        columns[str(name)] = found.take(taken)
-    return pa.table(columns).combine_chunks()
+        columns[str(name)] = found.cast(pa.timestamp("us", "UTC")) if pa.types.is_timestamp(found.type) else found
+    table = pa.table(columns)
+    return (table if order is None else table.take(pa.array(order))).combine_chunks()
 
 
 def _say(rows: Rows, choice: Choice) -> None:

@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,11 +11,18 @@ from typing import Any, Protocol
 import numpy as np
 
 from nenya.errors import NenyaError, OutputError
+from nenya.options.extras import need
 from nenya.publish.about import ABOUT, describe, is_published
 from nenya.publish.encoding import Encoded, encode, measure
 from nenya.publish.geoparquet import FOLDER as GEOPARQUET
 from nenya.publish.geoparquet import GeoParquetWriter
+from nenya.publish.lance_table import FOLDER as LANCE
+from nenya.publish.lance_table import LanceWriter
 from nenya.publish.rows import Block, Choice, Rows
+from nenya.publish.stac import FOLDER as STAC
+from nenya.publish.stac import Stac, check_rows
+from nenya.publish.zarr_store import FOLDER as ZARR
+from nenya.publish.zarr_store import ZarrWriter
 from nenya.storage.disk import check_folder, check_room, sha256_file, sync, temporary_folder
 from nenya.storage.small_files import refuse_link
 from nenya.storage.texts import first_words
@@ -65,7 +72,14 @@ def check_out(out: Path, clobber: bool) -> None:
 
 
 def publish(
-    rows: Rows, out: Path, formats: Sequence[str], choice: Choice, *, dtype: str = "float32", seed: int = 1234
+    rows: Rows,
+    out: Path,
+    formats: Sequence[str],
+    choice: Choice,
+    *,
+    dtype: str = "float32",
+    seed: int = 1234,
+    words: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Write rows in one or several formats.
 
@@ -76,14 +90,20 @@ def publish(
         choice: of the rows.
         dtype: type of the stored latents.
         seed: of the sample on which the loss of `dtype` is measured.
+        words: `title` and `license` for STAC.
 
     Returns:
         The content of `published.json`.
 
     Raises:
         OutputError: The folder cannot be written, or the disk is full.
-        OptionError: The latents do not fit `dtype`.
+        OptionError: The latents do not fit `dtype`, or a package is missing.
+        InputFileError: STAC is asked for, and no row has a place or a time.
     """
+    if "stac" in formats:
+        check_rows(rows)
+    if "lance" in formats:
+        need("search", "format=lance")
     width = rows.dim * np.dtype(dtype).itemsize + rows.table.nbytes / max(1, len(rows)) + _MORE
     check_room(out.parent, int(len(rows) * width) * len([name for name in formats if name != "stac"]), "publishing")
     stored = {
@@ -107,7 +127,16 @@ def publish(
                 with suppress(Exception):
                     writer.abort()
             raise
-        about |= {"formats": list(formats), "files": _entries(new)}
+        parquet = writers.get("geoparquet")
+        parts = parquet.files if isinstance(parquet, GeoParquetWriter) else []
+        about |= {"formats": list(formats), "parts": [{"name": part.name, "rows": part.rows} for part in parts]}
+        files = _entries(new)
+        if "stac" in formats:
+            title = out.name or "latents"
+            by_name = {file["name"]: file for file in files}
+            Stac(new, about, by_name, words or {"title": title, "license": "various"}).write(rows, parts, formats)
+            files += [entry for entry in _entries(new / STAC, f"{STAC}/")]
+        about["files"] = files
         (new / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     return about
 
@@ -117,15 +146,19 @@ def _writers(folder: Path, rows: Rows, formats: Sequence[str], dtype: str, about
     made: dict[str, Writer] = {}
     if "geoparquet" in formats:
         made["geoparquet"] = GeoParquetWriter(folder / GEOPARQUET, rows, dtype, text)
+    if "zarr" in formats:
+        made["zarr"] = ZarrWriter(folder / ZARR, rows, dtype, text)
+    if "lance" in formats:
+        made["lance"] = LanceWriter(folder / LANCE, rows, dtype, text)
     return made
 
 
-def _entries(folder: Path) -> list[dict[str, Any]]:
-    """Return name, size and hash of all files below a folder; their bytes are then on the disk."""
+def _entries(folder: Path, start: str = "") -> list[dict[str, Any]]:
+    """Return name (after `start`), size and hash of all files below a folder; their bytes are then on the disk."""
     found = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         sync(path)
-        name = path.relative_to(folder).as_posix()
+        name = start + path.relative_to(folder).as_posix()
         found.append({"name": name, "size": path.stat().st_size, "sha256": sha256_file(path)})
     return found
 
