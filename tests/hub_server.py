@@ -6,7 +6,7 @@
     <folder>/asked.txt                       the requests, a line each
 
 It answers what `huggingface_hub` asks for a download. Files above a size lie "elsewhere", as the Hub's large files do:
-the answer redirects to another host. Faults: `down`, `private`, `gated`; `cut` and `slow` (name of a file);
+the answer redirects to another host. Faults: `down`, `private`, `gated`; `short`, `cut` and `slow` (name of a file);
 `insecure` (redirects to plain http elsewhere); `etag`, `commit` and `length` (headers that lie); `other` (no hub).
 """
 
@@ -34,11 +34,12 @@ class Hub(BaseHTTPRequestHandler):
             log.write(f"{self.command} {self.path} {self.headers.get('Authorization', '')}\n")
         faults = self.root / "faults.json"
         self.faults = json.loads(faults.read_text()) if faults.exists() else {}
-        if self.path.startswith("/elsewhere/"):
-            return self.send_file(self.root / self.path.removeprefix("/elsewhere/"))
-        parts = self.path.lstrip("/").split("/", 4)
         if self.faults.get("down"):
             return self.fail(503, "")
+        if self.path.startswith("/elsewhere/"):
+            path = self.root / self.path.removeprefix("/elsewhere/").partition("?")[0]
+            return self.send_file(path) if path.is_file() else self.fail(404, "")
+        parts = self.path.lstrip("/").split("/", 4)
         if len(parts) != 5 or parts[2] != "resolve" or self.faults.get("other"):
             return self.fail(200 if self.faults.get("other") else 404, "")
         owner, name, _, revision, file = parts
@@ -76,6 +77,8 @@ class Hub(BaseHTTPRequestHandler):
     def send_file(self, path, head=()):
         content = path.read_bytes()
         git = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+        if path.name == self.faults.get("short"):
+            content = content[: len(content) // 2]
         part = self.headers.get("Range")
         self.send_response(206 if part else 200)
         body = content

@@ -14,7 +14,7 @@ from nenya.options.sections import MASKED, ModelOptions, Options, PreprocessOpti
 
 O = TypeVar("O", bound=Options)  # noqa: E741  # the type of the options of one command
 
-_FREE = ("model.backend", "model.weights")  # of the model, and yet nothing about the network
+_FREE = ("model.backend", "model.weights", "model.name")  # of the model, and yet nothing about the network
 _KNOWN_BY_OPTIONS = ("latent", "image_size")
 _NEEDED = {
     "SearchOptions": "image",
@@ -63,7 +63,8 @@ def with_network(options: O, overrides: Sequence[str]) -> O:
     network = {**architecture, **{key: said[key] for key in _KNOWN_BY_OPTIONS if key in said}}
     given = {key.partition(".")[2]: getattr(options.model, key.partition(".")[2]) for key in named}
     try:
-        values = {"name": str(said.get("model_version", "custom")), **kept, **network, **given}
+        name = options.model.name if "model.name" in keys else str(said.get("model_version", "custom"))
+        values = {"name": name, **kept, **network, **given}
         model = build(ModelOptions, values, "model.")
         preprocess = build(PreprocessOptions, _preprocess_of(options.preprocess, keys, said, model), "preprocess.")
     except OptionError as error:

@@ -36,6 +36,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _OTHERS = ("datasets", "spaces", "kernels", "buckets")
 _WANTED = "expected hf://owner/name, hf://owner/name@revision or hf://owner/name@revision/file.safetensors"
 _MOST_REQUESTS = 40  # of one file: a server that always breaks off would be asked for ever
+_SAID = 2**20  # bytes of a download that is worth a line
 _YES = ("1", "ON", "YES", "TRUE")
 
 
@@ -110,7 +111,7 @@ class Repository:
         if found:
             path = Path(found)
         else:
-            with self._said(file), _guarded():
+            with self._said(file), _guarded(str(self.name)):
                 path = self._download(file, most)
         self.commit = self.commit or _commit_of(path, file)
         if path.stat().st_size > most:
@@ -127,11 +128,11 @@ class Repository:
         except MissingFileError:
             return None
 
-    def _in_cache(self, file: str) -> str | None:
-        """Return the path of a file of the commit in the cache, "" if the commit has no such file, None if unknown."""
+    def _in_cache(self, file: str, commit: str = "") -> str | None:
+        """Return the path of a file of a commit in the cache, "" if the commit has no such file, None if unknown."""
         from huggingface_hub import try_to_load_from_cache
 
-        found = try_to_load_from_cache(self.name.repository, file, cache_dir=_cache(), revision=self.commit)
+        found = try_to_load_from_cache(self.name.repository, file, cache_dir=_cache(), revision=commit or self.commit)
         return found if found is None or isinstance(found, str) else ""
 
     def _download(self, file: str, most: int) -> Path:
@@ -167,7 +168,7 @@ class Repository:
 
         url = hf_hub_url(self.name.repository, file, revision=self.commit or self.name.revision, endpoint=self.endpoint)
         try:
-            size = get_hf_file_metadata(url, endpoint=self.endpoint).size or 0
+            found = get_hf_file_metadata(url, endpoint=self.endpoint)
         except EntryNotFoundError:
             return ""  # said, and noted in the cache, by the download
         except HfHubHTTPError as error:
@@ -178,9 +179,13 @@ class Repository:
             if not _is_connection(error):
                 raise
             return f"the hub cannot be reached ({first_words(error)})"
+        if not found.commit_hash or not found.etag:
+            raise StorageError(f"{self.name}: {self.endpoint} does not answer as a hub; check HF_ENDPOINT")
+        size = found.size or 0
         if size > most:
             raise InputFileError(f"{self.name}: {file} has {size / 1e6:.0f} MB; check the address")
-        log.info("%s: downloading %s, %.1f MB", self.name, file, size / 1e6)
+        if size > _SAID and self._in_cache(file, found.commit_hash) is None:
+            log.info("%s: downloading %s, %.1f MB", self.name, file, size / 1e6)
         return ""
 
     @contextmanager
@@ -206,7 +211,8 @@ class Repository:
         except errors.LocalEntryNotFoundError as error:
             raise StorageError(f"{name}: {file} is not in the cache, and {first_words(error)}") from error
         except errors.EntryNotFoundError as error:
-            raise MissingFileError(f"{name}: the repository has no {file}; name a file, {name}/file") from error
+            hint = "check the name" if name.file else f"name a file, {name}@{name.revision}/FILE"
+            raise MissingFileError(f"{name}: the repository has no {file}; {hint}") from error
         except errors.HfHubHTTPError as error:
             code = error.response.status_code
             login = "; log in with hf auth login" if code in (401, 403) else "; try again later"
@@ -247,6 +253,8 @@ def _commit_of(path: Path, file: str) -> str:
 def _check_hash(path: Path, name: str) -> None:
     """Compare a file with its ETag, by which the cache names it: a SHA-256, or git's hash of a small file.
 
+    One that differs is removed from the cache.
+
     Raises:
         InputFileError: It differs.
     """
@@ -262,7 +270,11 @@ def _check_hash(path: Path, name: str) -> None:
     else:
         return
     if differs:
-        raise InputFileError(f"{name} is damaged in the cache: remove {blob}, and run the same command again")
+        for damaged in (path, blob):
+            damaged.unlink(missing_ok=True)
+        raise InputFileError(
+            f"{name} differs from the hash that the hub gave, and was removed from the cache: run the command again"
+        )
 
 
 def _counter(most: int, name: str) -> Any:
@@ -289,7 +301,7 @@ def _counter(most: int, name: str) -> Any:
 
 
 @contextmanager
-def _guarded() -> Iterator[None]:
+def _guarded(name: str) -> Iterator[None]:
     """Keep the hub's library silent; refuse what is not encrypted, endless, or no name of a file in the cache."""
     import huggingface_hub.utils
 
@@ -300,15 +312,15 @@ def _guarded() -> Iterator[None]:
         asked += 1
         url = str(request.url)
         if asked > _MOST_REQUESTS:
-            raise StorageError(f"{urlsplit(url).netloc} breaks off again and again; try again later")
+            raise StorageError(f"{name}: {urlsplit(url).netloc} breaks off again and again; try again later")
         if not url.startswith("https://") and not is_own_machine(url):
-            raise StorageError(f"redirected to {shown(urlsplit(url).netloc)}, which is not https: refused")
+            raise StorageError(f"{name}: redirected to {shown(urlsplit(url).netloc)}, which is not https: refused")
 
     def check_answer(response: Any) -> None:
         for key in ("ETag", "X-Linked-Etag", "X-Repo-Commit"):  # the cache takes them as names of files
             value = response.headers.get(key, "").removeprefix("W/").strip('"')
             if value and not _PLAIN.fullmatch(value):
-                raise StorageError(f"{urlsplit(str(response.url)).netloc} sends {key} {shown(value)}: refused")
+                raise StorageError(f"{name}: {urlsplit(str(response.url)).netloc} sends {key} {shown(value)}: refused")
 
     client: Any = huggingface_hub.utils.get_session()  # type: ignore[attr-defined]
     logger = logging.getLogger("huggingface_hub")
