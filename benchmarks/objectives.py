@@ -23,11 +23,16 @@ from probes import KINDS, TARGETS, measure
 from nenya.options.objectives import DEFAULT_EMA
 from nenya.storage.disk import atomic_path
 
+_ADAMW = ("optim.optimizer=AdamW", "optim.learning_rate=0.0005", "optim.weight_decay=0.05")
+_VICREG = ("loss.ssl_method=VICReg", "loss.expander=256", "optim.learning_rate=0.5", "optim.warm=true")
+_SMALL = "augment.random_jitter=[16,8]"  # views overlap little, so that they share the texture and not the features
+_SMOOTH = ("augment.resampling=composed", "augment.padding=reflection")  # one interpolation, no dark corners
+
 OBJECTIVES: dict[str, tuple[str, ...]] = {
     "SimCLR": (),
     "SimCLR, temperature 0.2": ("loss.temp=0.2",),
     "MoCo": ("loss.ssl_method=MoCo", "loss.queue=1024"),
-    "VICReg": ("loss.ssl_method=VICReg", "loss.expander=256", "optim.learning_rate=0.5", "optim.warm=true"),
+    "VICReg": _VICREG,
     "VICReg, SGD": ("loss.ssl_method=VICReg", "loss.expander=256", "optim.optimizer=SGD", "optim.learning_rate=0.02"),
     "BarlowTwins": ("loss.ssl_method=BarlowTwins", "loss.expander=256", "optim.learning_rate=0.5", "optim.warm=true"),
     "BYOL": (
@@ -38,6 +43,15 @@ OBJECTIVES: dict[str, tuple[str, ...]] = {
         "optim.warm=true",
     ),
     "DINO": ("loss.ssl_method=DINO", "loss.prototypes=512", "loss.ema=0.99", "optim.warm=true"),
+    "ConvNeXt": ("model.ssl_model=convnext_tiny", *_ADAMW),
+    "ViT": ("model.ssl_model=vit_tiny", "model.width=24", *_ADAMW),
+    "SimCLR, crops of 16": (_SMALL,),
+    "SimCLR, crops of 16, smooth": (_SMALL, *_SMOOTH),
+    "SimCLR, smooth": _SMOOTH,
+    "SimCLR, without rotation": ("augment.rotate=false",),
+    "SimCLR, AdamW": ("optim.optimizer=AdamW", "optim.learning_rate=0.002"),
+    "SimCLR, batches of 256": ("loader.batch_size_train=256", "optim.learning_rate=0.2"),
+    "VICReg, crops of 16": (*_VICREG, _SMALL),
 }
 """Name -> options; the sizes of the parts besides the network suit a network of this width."""
 

@@ -1,15 +1,15 @@
-"""What latents know of an ocean whose truth is known: linear probes of slope, anisotropy and DT.
+"""What latents know of an ocean whose truth is known: `nenya probe` for slope, anisotropy and DT.
 
 `python benchmarks/probes.py` generates an ocean (`nenya generate kind=ocean`), trains a small network on it without its
-truth, and predicts `true_slope`, `true_anisotropy` and `true_DT` of each cutout by ridge regression from the latents,
-beside what takes no training: the same network with the weights that it began with, the squared coefficients of as many
-principal components of the images as there are latents, and the log power spectrum. The regression is fitted to `train`
-(its penalty by leaving one out) and judged by R2 on `valid`, of other simulated flows. It prints the table and writes
-`outputs/bench/probes.json`; further arguments are options of the training (`optim.learning_rate=0.1`).
+truth, and has `nenya probe by=partition` predict `true_slope`, `true_anisotropy` and `true_DT` of cutouts of `valid`,
+of other simulated flows, from what is learnt on `train`: from both kinds of latents, and from what takes no training,
+the same network with the weights that it began with among it. It prints R2 of the linear probe with 95 % intervals and
+writes `outputs/bench/probes.json`; further arguments are options of the training (`optim.learning_rate=0.1`).
 """
 
 import argparse
 import dataclasses
+import json
 import sys
 import tempfile
 import time
@@ -18,18 +18,19 @@ from typing import Any
 
 import h5py
 import numpy as np
-import torch
 from common import machine, write
 from numpy.typing import NDArray
 
 from nenya import train
+from nenya.commands import extract
+from nenya.commands import probe as probe_command
 from nenya.commands.compose import compose
 from nenya.commands.generate import write_ocean
-from nenya.data.spectra import radial_power
+from nenya.commands.network import model_arguments
 from nenya.io import read_table
-from nenya.latents.components import fit_pca
-from nenya.models.contrastive import load_model, make_net
-from nenya.models.resnet import ContrastiveNet
+from nenya.latents.linear import Folds, ridge_predictions
+from nenya.latents.probes import FOLDS
+from nenya.latents.scores import r2
 from nenya.options.commands import TrainOptions
 from nenya.prepare.ocean import OceanOptions
 
@@ -37,7 +38,6 @@ Floats = NDArray[np.float64]
 
 TARGETS = ("true_slope", "true_anisotropy", "true_DT")
 KINDS = ("projection", "encoder")
-PENALTIES = np.logspace(-3, 6, 28)
 SIZE = 32
 MARGIN = 0.02  # of R2: less is taken for chance
 DEFAULTS = ("model=demo", "model.width=8", "trainer=cpu", "trainer.max_epochs=12")
@@ -52,44 +52,44 @@ def read(path: Path, partition: str) -> tuple[NDArray[np.float32], dict[str, Flo
     return images.reshape(len(images), *images.shape[-2:]), {name: rows[name].to_numpy() for name in TARGETS}
 
 
-@torch.inference_mode()
-def latents(net: ContrastiveNet, images: NDArray[np.float32]) -> dict[str, Floats]:
-    """Return the projections and the features of the encoder, (n, D) each."""
-    net.eval()
-    parts = []
-    for start in range(0, len(images), 256):
-        features = net.encode(torch.from_numpy(images[start : start + 256, None]))
-        parts.append((torch.nn.functional.normalize(net.head(features), dim=1), features))
-    return {name: torch.cat([part[i] for part in parts]).double().numpy() for i, name in enumerate(KINDS)}
-
-
 def probe(fit: Floats, judge: Floats, truth: Floats, judged: Floats) -> float:
     """Return R2 on held-out rows of a ridge regression on standardised features."""
-    from sklearn.linear_model import RidgeCV
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+    group = np.concatenate([np.arange(len(fit)) % FOLDS, np.full(len(judge), FOLDS)])
+    folds = Folds(group, (FOLDS,), np.arange(len(group)), "partition")
+    values = np.concatenate([truth, np.zeros(len(judge))])[:, None]
+    made = ridge_predictions(np.concatenate([fit, judge]), values, folds)
+    return r2(judged[:, None], made[len(fit) :])
 
-    return float(make_pipeline(StandardScaler(), RidgeCV(PENALTIES)).fit(fit, truth).score(judge, judged))
 
+def probe_files(folder: Path, path: Path, options: TrainOptions, rows: int) -> dict[str, Any]:
+    """Extract the latents of a training, both kinds, and give them to `nenya probe`; return its `columns`.
 
-def features(path: Path, options: TrainOptions, ckpt: Path) -> dict[str, dict[str, Floats]]:
-    """Return contender -> partition -> (n, D)."""
-    images = {name: read(path, name)[0] for name in ("train", "valid")}
-    nets = {"trained": load_model(options, str(ckpt))[1].net, "untrained": make_net(options)}
-    found: dict[str, dict[str, Floats]] = {}
-    for name, net in nets.items():
-        of = {partition: latents(net, array) for partition, array in images.items()}
-        for kind in KINDS:
-            found[f"{name} {kind}"] = {partition: values[kind] for partition, values in of.items()}
-    flat = {name: array.reshape(len(array), -1).astype(np.float64) for name, array in images.items()}
-    pca = fit_pca(flat["train"])
+    Untrained networks are called `untrained projection` and `untrained encoder`, as the trained ones.
+    """
     for kind in KINDS:
-        count = min(found[f"trained {kind}"]["train"].shape[1], len(pca.components))
-        found[f"image PCA, {count} squared"] = {
-            name: pca.transform(array)[:, :count] ** 2 for name, array in flat.items()
-        }
-    found["log power spectrum"] = {name: np.log(radial_power(array)) for name, array in images.items()}
-    return found
+        network = [*model_arguments(options), f"model.latent={kind}", "trainer=cpu", "clobber=true"]
+        given = [f"data={path}", f"ckpt={folder / 'run' / 'last.pth'}", f"out={folder / kind}"]
+        extract.run(compose("extract", [*given, *network]))
+    probe_command.run(
+        compose(
+            "probe",
+            [
+                f"latents=[{','.join(str(folder / kind) for kind in KINDS)}]",
+                f"names=[{','.join(repr(f'trained {kind}') for kind in KINDS)}]",
+                f"table={path.with_suffix('.parquet')}",
+                f"columns=[{','.join(TARGETS)}]",
+                *("by=partition", f"images={path}", f"sample={rows}", f"seed={options.seed}"),
+                *(f"out={folder / 'probe'}", "clobber=true"),
+            ],
+        )
+    )
+    found = json.loads((folder / "probe" / "probe.json").read_text())
+    untrained = [name for name, model in found["models"].items() if name.startswith("untrained")]
+    names = dict(zip(untrained, (f"untrained {kind}" for kind in KINDS), strict=True))
+    return {
+        column: {names.get(name, name): probes for name, probes in models.items()}
+        for column, models in found["columns"].items()
+    }
 
 
 def measure(folder: Path, rows: tuple[int, int], seed: int, overrides: list[str]) -> dict[str, Any]:
@@ -102,7 +102,8 @@ def measure(folder: Path, rows: tuple[int, int], seed: int, overrides: list[str]
         overrides: options of the training.
 
     Returns:
-        `r2`: contender -> truth -> R2; `lengths`: contender -> number of features; seconds.
+        `r2`: contender -> truth -> R2 of the linear probe; `probes`: truth -> contender -> both probes with intervals,
+        as in `probe.json`; seconds.
     """
     start = time.monotonic()
     path = folder / "ocean_preproc.h5"
@@ -113,22 +114,16 @@ def measure(folder: Path, rows: tuple[int, int], seed: int, overrides: list[str]
     options = dataclasses.replace(options, data=str(path), out=str(folder / "run"), clobber=True)
     train.run(options)
     trained = time.monotonic()
-    truth = {name: read(path, name)[1] for name in ("train", "valid")}
-    found = features(path, options, folder / "run" / "last.pth")
-    r2 = {
-        name: {
-            target: probe(of["train"], of["valid"], truth["train"][target], truth["valid"][target])
-            for target in TARGETS
-        }
-        for name, of in found.items()
-    }
+    columns = probe_files(folder, path, options, sum(rows))
+    names = list(columns[TARGETS[0]])
+    values = {name: {target: columns[target][name]["linear"]["value"] for target in TARGETS} for name in names}
     return {
         "rows": rows,
         "seed": seed,
         "overrides": overrides,
         "epochs": options.trainer.max_epochs,
-        "r2": r2,
-        "lengths": {name: of["train"].shape[1] for name, of in found.items()},
+        "r2": values,
+        "probes": columns,
         "seconds": {
             "generate": generated - start,
             "train": trained - generated,
@@ -149,9 +144,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
         found = measure(folder, (arguments.rows, arguments.rows // 4), arguments.seed, overrides)
-    print(f"{'R2 on valid':28s}{'length':>7s}" + "".join(f"{target:>17s}" for target in TARGETS))
-    for name, of in found["r2"].items():
-        print(f"{name:28s}{found['lengths'][name]:7d}" + "".join(f"{of[target]:17.3f}" for target in TARGETS))
+    print(f"{'R2 on valid':28s}" + "".join(f"{target:>26s}" for target in TARGETS))
+    for name in found["r2"]:
+        own = (found["probes"][target][name]["linear"] for target in TARGETS)
+        cells = (f"{one['value']:.3f} ({one['low']:.3f} to {one['high']:.3f})" for one in own)
+        print(f"{name:28s}" + "".join(f"{cell:>26s}" for cell in cells))
     print(", ".join(f"{name} {seconds:.0f} s" for name, seconds in found["seconds"].items()))
     found["beaten"] = beats(found["r2"])
     for kind, targets in found["beaten"].items():

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import nenya
-from nenya.errors import InputFileError, OptionError
+from nenya.commands.untrained import read_as, untrained_latents
+from nenya.errors import OptionError
 from nenya.io import read_table, write_table
 from nenya.latents.audit import Audit, Finding, audit
 from nenya.latents.files import open_latents
@@ -25,7 +26,7 @@ from nenya.storage.disk import atomic_path, check_output, together
 from nenya.storage.kept import Kept
 from nenya.storage.paths import local_path
 from nenya.storage.texts import lines_of, say
-from nenya.tables.split import SPLIT, TRAIN, VALID, splits_of
+from nenya.tables.split import TRAIN, VALID, sides_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +37,6 @@ log = logging.getLogger(__name__)
 IntArray = NDArray[np.int64]
 
 _FOLDER = "outputs/audit"
-_READ_ROWS = 256
 
 
 def _is_names(value: Any) -> bool:
@@ -94,7 +94,7 @@ def run(options: AuditOptions) -> int:
     first, _ = joined_rows(positions)
     part = table.iloc[first].reset_index(drop=True)
     whole = RowsOf(latents, positions[first])
-    untrained = untrained_latents(options, part, latents.shape[1]) if options.images else None
+    untrained = _untrained(options, part, latents.shape[1]) if options.images else None
     kept = Kept(folder / "audit.partial")
     found = audit(
         whole, part, columns=options.columns, k=options.k, sample=options.sample, permutations=options.permutations,
@@ -124,12 +124,7 @@ def run(options: AuditOptions) -> int:
 
 def _validation(table: "pd.DataFrame", kinds: IntArray) -> NDArray[np.bool_] | None:
     """Return which rows are validated on, by the column split of a row list or by pp_type; None if unknown."""
-    split = kinds
-    if SPLIT in table:
-        try:
-            split = splits_of(table).astype(np.int64)
-        except InputFileError:
-            log.warning("the column split has other values than train, valid and none: the partitions count")
+    split = sides_of(table, kinds)
     return split == VALID if {TRAIN, VALID} <= set(np.unique(split)) else None
 
 
@@ -198,51 +193,12 @@ def _share(value: float) -> str:
     return f"{100 * value:.3g} %"
 
 
-def untrained_latents(
-    options: AuditOptions, table: "pd.DataFrame", width: int
-) -> Callable[[IntArray], NDArray[np.float32]]:
-    """Return a function that gives latents of an untrained network for rows of a table, (n, D) float32.
-
-    Args:
-        options: of the command; the network is that of `ckpt=` or `model=`.
-        table: of the cutouts.
-        width: D of the audited latents.
-
-    Raises:
-        InputFileError: A row has no cutout, or the network has latents of another length.
-    """
-    import torch
-
+def _untrained(options: AuditOptions, table: "pd.DataFrame", width: int) -> Callable[[IntArray], NDArray[np.float32]]:
+    """Return a function that gives latents of an untrained network for rows of a table; see `untrained_latents`."""
     from nenya.data.table_images import TableImages
-    from nenya.latents_extraction import calc_latent
-    from nenya.models.contrastive import ContrastiveModule, make_net
 
-    masked = options.preprocess.masked
-    read_as = "holes" if masked == "mask" else masked  # the network takes NaN for the mask
-    images: TableImages = TableImages(options.images, table, options.loader, read_as)
-    if not images.known.all():
-        raise InputFileError(
-            f"images=: {int((~images.known).sum())} of {len(table)} rows have no cutout: {images.note}"
-        )
-    torch.manual_seed(options.seed)
-    gpu = torch.cuda.is_available()
-    net = ContrastiveModule(options, make_net(options), trained=False).to("cuda" if gpu else "cpu").eval()
-
-    def encode(rows: IntArray) -> NDArray[np.float32]:
-        parts = []
-        for start in range(0, len(rows), _READ_ROWS):
-            cutouts = torch.from_numpy(images.read(rows[start : start + _READ_ROWS]))[:, None]
-            if options.preprocess.file == "demean":
-                cutouts = cutouts - cutouts.mean((2, 3), keepdim=True)
-            parts.append(calc_latent(net, cutouts, gpu))
-        found = np.concatenate(parts)
-        if found.shape[1] != width:
-            raise InputFileError(
-                f"expected a network with latents of {width} dimensions, as in the file, got {found.shape[1]}"
-            )
-        return found
-
-    return encode
+    images = TableImages(options.images, table, options.loader, read_as(options.preprocess.masked))
+    return untrained_latents(options, images, width)
 
 
 def _table_of(results: dict[str, Any]) -> "pd.DataFrame":

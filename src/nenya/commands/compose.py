@@ -40,8 +40,8 @@ _FREE_IN_A_RESUME = (
 _ORDER = (
     *("prepare", "derive", "split", "prune", "train", "calibrate", "extract", "demo", "verify"),
     *("repack", "generate", "spectra"),
-    *("inspect", "embed", "metrics", "clusters", "figures", "statistics", "compare", "outliers", "audit", "index"),
-    *("search", "portal", "migrate", "update", "status", "publish", "export"),
+    *("inspect", "embed", "metrics", "clusters", "figures", "statistics", "compare", "outliers", "audit", "probe"),
+    *("index", "search", "portal", "migrate", "update", "status", "publish", "export"),
 )
 _NOT_FOR_USERS = ("given",)
 GROUPS = ("model", "trainer", "logger", "sensor")
@@ -247,8 +247,8 @@ def _with_keys(options_type: type[Options], args: Sequence[str]) -> list[str]:
     name = "archive" if key == "archive_dir" else key
     if given := next((arg for arg in rest if arg.partition("=")[0] in (key, name)), None):
         raise OptionError(f"{given} and {words[0]}: give the input once: {name}=, or files without a key")
-    if key == "data":
-        return [*rest, "data=[" + ",".join(map(_listed, words)) + "]"]
+    if key in ("data", "latents"):
+        return [*rest, f"{key}=[" + ",".join(map(_listed, words)) + "]"]
     if len(words) > 1:
         raise OptionError(f"{' '.join(words[:3])}: expected one {name}, got {len(words)}")
     return [*rest, f"{key}={words[0]}"]

@@ -20,6 +20,7 @@ _NEEDED = {
     "SearchOptions": "image",
     "MetricsOptions": "images",
     "AuditOptions": "images",
+    "ProbeOptions": "images",
 }  # with which a network is used
 
 

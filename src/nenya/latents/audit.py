@@ -15,14 +15,13 @@ from numpy.typing import NDArray
 import nenya
 from nenya.errors import InputFileError, OptionError
 from nenya.latents.audit_columns import DERIVED, KINDS, kind_of, targets_of
-from nenya.latents.nearest import as_unit, days_of
+from nenya.latents.fold_blocks import blocks_for
+from nenya.latents.nearest import as_unit
 from nenya.latents.probes import FOLDS, Features, Probe, Score, Target, false_discovery, score
 from nenya.latents.rarity import fit_components, known_rows, take_rows, whiten
 from nenya.runtime.process import RowProgress
 from nenya.storage.kept import Kept
-from nenya.tables.blocks import block_folds, blocks_of, marks_of
-from nenya.tables.granules import granules
-from nenya.tables.near import coordinates
+from nenya.tables.blocks import block_folds, marks_of
 from nenya.tables.place_and_time import usual_names
 from nenya.tables.quantities import dt_name, dt_of
 
@@ -38,9 +37,6 @@ log = logging.getLogger(__name__)
 
 COMPONENTS = 64
 """Principal components of the latents in the ridge regression, at most."""
-
-BLOCK_DAYS, BLOCK_DEGREES = 30.0, 10.0
-"""Blocks of time and of place."""
 
 SLOPES = ("slope", "alpha", "zonal_slope", "min_slope", "true_slope")
 """Columns of spectral slopes, the first of which in the table is taken."""
@@ -178,7 +174,7 @@ def audit(  # noqa: PLR0913  # settings, each with a default
             + (f", got none ({_reasons(left_out)})" if left_out else "")
         )
     part = usual_names(part)
-    blocks = blocks_for(part)
+    blocks = {name: own for name, own in blocks_for(part).items() if name == "rows" or len(np.unique(own)) >= FOLDS}
     sets = {"latents": latent_features(latents, rows)}
     if untrained is not None:
         own = untrained(rows)
@@ -329,26 +325,3 @@ def _polynomial(values: Float64Array) -> Features:
     count = values.shape[1]
     products = [values[:, i] * values[:, j] for i in range(count) for j in range(i, count)]
     return Features(values, np.column_stack([values, *products]))
-
-
-def blocks_for(table: "pd.DataFrame") -> dict[str, IntArray]:
-    """Return kind of folds -> block of each row, (n,), for those of which the table has the columns and enough blocks.
-
-    Blocks of time are 30 days, those of place 10 by 10 degrees; rows of which one is unknown are blocks of their own.
-    """
-    found: dict[str, IntArray] = {}
-    if granules(table) is not None:
-        found["granule"] = blocks_of(table)
-    if "datetime" in table:
-        found["time"] = _numbered(np.floor(days_of(table) / BLOCK_DAYS))
-    if {"lat", "lon"} <= set(table):
-        lat, lon = (np.floor(values / BLOCK_DEGREES) for values in coordinates(table))
-        found["place"] = _numbered(1000 * lat + np.mod(lon, 360 / BLOCK_DEGREES))
-    found = {name: own for name, own in found.items() if len(np.unique(own)) >= FOLDS}
-    return {**found, "rows": np.arange(len(table))}
-
-
-def _numbered(values: Float64Array) -> IntArray:
-    """Return equal values as equal numbers, (n,); each NaN is a number of its own."""
-    _, found = np.unique(values, return_inverse=True, equal_nan=False)
-    return np.asarray(found, np.int64)

@@ -67,7 +67,7 @@ def kind_of(name: str) -> str:
 
 
 def targets_of(
-    table: "pd.DataFrame", columns: list[str] | None = None
+    table: "pd.DataFrame", columns: list[str] | None = None, *, ranks: bool = True
 ) -> tuple[dict[str, tuple[Target, BoolArray]], dict[str, str]]:
     """Return name -> target and which rows have one, and name -> why a column is left out.
 
@@ -77,6 +77,7 @@ def targets_of(
     Args:
         table: of n rows.
         columns: those that are asked for; default all that are neither keys nor made of the latents.
+        ranks: whether numbers become their ranks; see `nenya.latents.probes.as_target`.
     """
     found: dict[str, tuple[Target, BoolArray]] = {}
     left_out: dict[str, str] = {}
@@ -87,7 +88,7 @@ def targets_of(
             key = "its rows are in one fold: see the neighbours of the same granule" if name == "granule" else "a key"
             left_out[name] = "made of the latents" if _MADE_OF_LATENTS.match(name) else key
             continue
-        made: Any = column if isinstance(column, tuple | str) else as_target(column)
+        made: Any = column if isinstance(column, tuple | str) else as_target(column, ranks=ranks)
         if isinstance(made, str):
             left_out[name] = made
         else:

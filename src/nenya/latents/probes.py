@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nenya.latents.scores import drawn_auc, drawn_rows, fold_auc, mean_of_known
+
 Float64Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
@@ -92,7 +94,7 @@ class Probe:
         wide = np.column_stack([np.ones(count), features.linear])
         for name in self.names:
             test, train = np.flatnonzero(fold == name), np.flatnonzero(fold != name)
-            near[test] = train[_nearest(features.near[test], features.near[train], k)]
+            near[test] = train[nearest_rows(features.near[test], features.near[train], k)]
             gram = wide[train].T @ wide[train]
             penalty = _RIDGE * len(train) * np.eye(len(gram))
             penalty[0, 0] = 0.0
@@ -115,7 +117,7 @@ class Probe:
         return found
 
 
-def _nearest(queries: Float64Array, rows: Float64Array, k: int) -> IntArray:
+def nearest_rows(queries: Float64Array, rows: Float64Array, k: int) -> IntArray:
     """Return the positions of the k nearest rows of each query, (n, k)."""
     half = (rows**2).sum(axis=1) / 2
     found = np.empty((len(queries), k), np.int64)
@@ -156,7 +158,7 @@ def score(
     values = _scores_of(probe, target.values, target.classes)
     if not np.isfinite(values).all():
         return None
-    draws = _draws(blocks, permutations, rng)
+    draws = drawn_rows(blocks, permutations, rng)
     best = int(np.argmax(values))
     spread = _drawn_scores(probe, target, best, draws)
     low, high = np.nanquantile(spread, (0.025, 0.975)) if np.isfinite(spread).any() else (np.nan, np.nan)
@@ -200,7 +202,7 @@ def _scores_of(probe: Probe, values: Float64Array, classes: bool) -> Float64Arra
     """Return the value of each probe, (2,)."""
     made = probe.predict(values)
     if classes:
-        return np.array([_auc(probe, one[:, None], values[:, None])[0] for one in made])
+        return np.array([fold_auc(probe.fold, one[:, None], values[:, None])[0] for one in made])
     total = ((values - probe.means(values)) ** 2).sum()
     return np.array([1 - ((values - one) ** 2).sum() / total if total > 0 else np.nan for one in made])
 
@@ -215,38 +217,12 @@ def _null_scores(probe: Probe, target: Target, orders: IntArray) -> Float64Array
         flat = values.reshape(len(values), -1)
         made = [one.reshape(values.shape) for one in probe.predict(flat)]
         if target.classes:
-            both = np.array([_auc(probe, one, values) for one in made])
+            both = np.array([fold_auc(probe.fold, one, values) for one in made])
         else:
             total = ((flat - probe.means(flat)) ** 2).reshape(values.shape).sum(axis=(0, 2))
             both = np.array([1 - ((values - one) ** 2).sum(axis=(0, 2)) / total for one in made])
         found[start : start + size] = both.max(axis=0)
     return found
-
-
-def _auc(probe: Probe, made: Float64Array, values: Float64Array) -> Float64Array:
-    """Return the AUC within folds, mean over classes, of predictions (n, P, C): (P,); NaN if no class can be told."""
-    from scipy.stats import rankdata
-
-    wins, pairs = np.zeros(made.shape[1:]), np.zeros(made.shape[1:])
-    total = values.sum(axis=0)
-    for name in probe.names:
-        rows = probe.fold == name
-        ranks = rankdata(made[rows], axis=0)
-        own = values[rows]
-        positive = own.sum(axis=0)
-        taught = total > positive  # the class occurs in other folds
-        wins += np.where(taught, (ranks * own).sum(axis=0) - positive * (positive + 1) / 2, 0)
-        pairs += np.where(taught, positive * (len(own) - positive), 0)
-    each = np.where(pairs > 0, wins / np.maximum(pairs, 1), np.nan)
-    return _mean_of_known(each.T)
-
-
-def _draws(blocks: IntArray, count: int, rng: np.random.Generator) -> Float64Array:
-    """Return how often each row is drawn, (count, n), if blocks are drawn with replacement."""
-    _, own = np.unique(blocks, return_inverse=True)
-    number = int(own.max()) + 1
-    chosen = rng.multinomial(number, np.full(number, 1 / number), size=count)
-    return np.asarray(chosen[:, own], np.float64)
 
 
 def _drawn_scores(probe: Probe, target: Target, which: int, draws: Float64Array) -> Float64Array:
@@ -256,39 +232,19 @@ def _drawn_scores(probe: Probe, target: Target, which: int, draws: Float64Array)
         error = ((values - made) ** 2).sum(axis=1)
         total = ((values - probe.means(values)) ** 2).sum(axis=1)
         return np.asarray(1 - (draws @ error) / np.maximum(draws @ total, 1e-300), np.float64)
-    each = [_weighted_auc(probe, made[:, c], values[:, c], draws) for c in range(values.shape[1])]
-    return _mean_of_known(np.stack(each))
+    each = [drawn_auc(probe.fold, made[:, c], values[:, c], draws) for c in range(values.shape[1])]
+    return mean_of_known(np.stack(each))
 
 
-def _mean_of_known(values: Float64Array) -> Float64Array:
-    known = np.isfinite(values)
-    return np.where(
-        known.any(axis=0), np.where(known, values, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1), np.nan
-    )
-
-
-def _weighted_auc(probe: Probe, made: Float64Array, positive: Float64Array, draws: Float64Array) -> Float64Array:
-    """Return the AUC within folds for rows of weights (P, n), (P,)."""
-    wins, pairs = np.zeros(len(draws)), np.zeros(len(draws))
-    for name in probe.names:
-        rows = np.flatnonzero(probe.fold == name)
-        if positive.sum() == positive[rows].sum():
-            continue
-        rows = rows[np.argsort(made[rows], kind="stable")]
-        starts = np.flatnonzero(np.diff(made[rows], prepend=-np.inf))
-        yes = np.add.reduceat(draws[:, rows] * positive[rows], starts, axis=1)
-        no = np.add.reduceat(draws[:, rows] * (1 - positive[rows]), starts, axis=1)
-        wins += (yes * (np.cumsum(no, axis=1) - no / 2)).sum(axis=1)
-        pairs += yes.sum(axis=1) * no.sum(axis=1)
-    return np.asarray(np.where(pairs > 0, wins / np.maximum(pairs, 1e-300), np.nan), np.float64)
-
-
-def as_target(column: Any, *, most: int = 12, least: int = 20) -> tuple[Target, NDArray[np.bool_]] | str:
+def as_target(
+    column: Any, *, ranks: bool = True, most: int = 12, least: int = 20
+) -> tuple[Target, NDArray[np.bool_]] | str:
     """Return a column as a target and which of its rows are known, or why it cannot be one.
 
     Args:
         column: a `pandas.Series` of n values. Texts, truth values, up to 24 different integers and up to ten different
-            numbers are classes; other numbers become their ranks, from 0 to 1, so that a few large ones do not decide.
+            numbers are classes; of other numbers:
+        ranks: whether they become their ranks, from 0 to 1, so that a few large ones do not decide.
         most: largest number of classes; the rows of further ones count as none of them.
         least: rows that a class must have.
     """
@@ -304,8 +260,10 @@ def as_target(column: Any, *, most: int = 12, least: int = 20) -> tuple[Target, 
     if numbers is not None:
         own = numbers[known]
         if different > (2 * most if (own == np.trunc(own)).all() else 10):
-            ranks = pd.Series(own).rank().to_numpy(np.float64)
-            return Target((ranks[:, None] - 0.5) / len(ranks), False), known
+            if not ranks:
+                return Target(own[:, None], False), known
+            places = pd.Series(own).rank().to_numpy(np.float64)
+            return Target((places[:, None] - 0.5) / len(places), False), known
     counts = column[known].value_counts()
     if different > 2 * most and counts.iloc[0] < known.sum() / 10:
         return f"{different} different values, expected numbers or at most {2 * most} categories"

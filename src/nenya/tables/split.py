@@ -8,6 +8,7 @@ Letters in shapes: N rows of the table.
 """
 
 import hashlib
+import logging
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ from nenya.tables.place_and_time import usual_names
 
 if TYPE_CHECKING:
     import pandas as pd
+
+log = logging.getLogger(__name__)
 
 IntArray = NDArray[np.int64]
 SplitArray = NDArray[np.int8]
@@ -199,6 +202,21 @@ def splits_of(table: "pd.DataFrame") -> SplitArray:
     if wrong:
         raise InputFileError(f"expected train, valid or none in the column split, got {wrong[0][:40]}")
     return np.array([*(numbers[word] for word in words), NONE], np.int8)[codes]
+
+
+def sides_of(table: "pd.DataFrame", kinds: NDArray[np.int64]) -> SplitArray:
+    """Return what rows are used for, by the column `split`, else by pp_type: (N,) int8, 1 train, 0 valid, -1 neither.
+
+    Args:
+        table: of N rows.
+        kinds: (N,) their pp_type.
+    """
+    if SPLIT in table:
+        try:
+            return splits_of(table)
+        except InputFileError:
+            log.warning("the column split has other values than train, valid and none: the partitions count")
+    return np.where(kinds >= 0, kinds, NONE).astype(np.int8)
 
 
 def stored_split(keys: Keys) -> SplitArray:
