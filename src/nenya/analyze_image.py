@@ -20,6 +20,7 @@ from nenya.io import as_options, load_opt
 from nenya.latents_extraction import calc_latent
 from nenya.models.contrastive import load_model
 from nenya.models.resnet import check_image_size
+from nenya.models.sizes import check_taken
 from nenya.options.commands import ExtractOptions
 from nenya.options.files import model_versions, read_group
 from nenya.options.sections import Options, build_options
@@ -66,6 +67,7 @@ def get_latents(
         raise OptionError("expected model_file=, the weights of the model")
     options = as_options(ExtractOptions, opt)
     images = _in_size(_as_batch(_given(image, img)), side or 0)
+    check_taken(options.model, images.shape[-1], "image")
     wanted = options.model.image_size
     if side is None and wanted and images.shape[-1] != wanted:
         log.warning(

@@ -240,6 +240,7 @@ def check_data(options: Options, files: "list[CutoutFile]") -> None:
     from nenya.data.datamodule import read_labels, view_sampler
     from nenya.data.extra_views import ExtraViews
     from nenya.models.resnet import check_image_size
+    from nenya.models.sizes import check_side
 
     first = next(iter(files[0].partitions.values()))
     try:
@@ -249,15 +250,7 @@ def check_data(options: Options, files: "list[CutoutFile]") -> None:
     sampler = view_sampler(options.augment)
     sampler.check(first.height)
     ExtraViews(options.augment).check(sampler.output_size(first.height))
-    wanted = options.model.image_size
-    if wanted and wanted != first.height:
-        log.warning(
-            "%s: cutouts have %d pixels a side, but model %s is designed for %d",
-            files[0].path,
-            first.height,
-            options.model.name,
-            wanted,
-        )
+    check_side(options.model, first.height, files[0].path)
     if options.loss.ssl_method == "SupCon":
         for file in files:
             for partition in file.partitions:

@@ -15,7 +15,7 @@ from nenya.options.sections import MASKED, ModelOptions, Options, PreprocessOpti
 O = TypeVar("O", bound=Options)  # noqa: E741  # the type of the options of one command
 
 _FREE = ("model.backend", "model.weights", "model.name")  # of the model, and yet nothing about the network
-_KNOWN_BY_OPTIONS = ("latent", "image_size")
+_KNOWN_BY_OPTIONS = ("latent", "image_size", "image_sizes")
 _NEEDED = {
     "SearchOptions": "image",
     "MetricsOptions": "images",

@@ -30,6 +30,7 @@ from nenya.models.checkpoint import Checkpoint
 from nenya.models.contrastive import ContrastiveModule
 from nenya.models.inference import backend_of, choose_backend, count_multiply_adds
 from nenya.models.resnet import ContrastiveNet, check_image_size
+from nenya.models.sizes import check_side
 from nenya.options.declare import for_records
 from nenya.options.sections import Options
 from nenya.runtime.process import RowProgress, git_commit, is_main_process
@@ -94,22 +95,14 @@ def check_sizes(options: Options, file: CutoutFile) -> None:
     """Check that the network accepts the cutouts of a file; warn if it was trained on another size.
 
     Raises:
-        InputFileError: They are too small for the network.
+        InputFileError: They are too small for the network, or of a size that the version does not take.
     """
     for name, info in file.partitions.items():
         try:
             check_image_size(info.height, info.width)
         except NenyaError as error:
             raise InputFileError(f"{file.path}: '{name}': {error}") from error
-    size, wanted = next(iter(file.partitions.values())).height, options.model.image_size
-    if wanted and size != wanted:
-        log.warning(
-            "%s: cutouts have %d pixels a side, but model %s is designed for %d",
-            file.path,
-            size,
-            options.model.name,
-            wanted,
-        )
+    check_side(options.model, next(iter(file.partitions.values())).height, file.path)
 
 
 def row_limits(options: Options, names: "Any") -> dict[str, int]:

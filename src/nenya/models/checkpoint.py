@@ -23,7 +23,7 @@ from nenya.errors import CheckpointError, InputFileError, MissingCheckpointError
 from nenya.models.backbones.make import infer_backbone, recorded_own
 from nenya.models.objectives.extracted import extracted
 from nenya.models.pickled import ParamsStub, check_torch_file, plain_options
-from nenya.models.resnet import ARCHITECTURES, ContrastiveNet
+from nenya.models.resnet import ARCHITECTURES, SCALING, ContrastiveNet
 from nenya.models.stand_ins import stand_ins, without_attributes
 from nenya.storage.disk import atomic_path, sha256_file
 from nenya.storage.names import parse_json
@@ -285,8 +285,10 @@ def infer_architecture(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     blocks = tuple(stages.count(stage) for stage in "1234")
     bottleneck = "encoder.layer1.0.conv3.weight" in state_dict
     first, last = state_dict["encoder.conv1.weight"], state_dict["head.2.weight"]
+    scaled = _scales(state_dict.get("encoder.scaling"))
     for ssl_model, architecture in ARCHITECTURES.items():
-        if (architecture.blocks, architecture.bottleneck) == (blocks, bottleneck) and first.ndim == 4:
+        like = (architecture.blocks, architecture.bottleneck, architecture.scaled)
+        if like == (blocks, bottleneck, scaled) and first.ndim == 4:
             masked = first.shape[1] == _IMAGE_AND_MASK
             return {
                 "ssl_model": ssl_model,
@@ -299,6 +301,16 @@ def infer_architecture(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     raise CheckpointError(
         f"expected the blocks of one of {', '.join(ARCHITECTURES)}, got stages of {blocks} {kind} blocks"
     )
+
+
+def _scales(scaling: Tensor | None) -> bool:
+    """Return whether weights belong to a network that scales its images, by the power that they record."""
+    if scaling is not None and scaling.flatten().tolist() != [SCALING]:
+        raise CheckpointError(
+            f"expected images divided by their standard deviation to the power of {SCALING} (encoder.scaling), got "
+            f"{str(scaling.flatten().tolist())[:20]}: use a newer nenya"
+        )
+    return scaling is not None
 
 
 def mask_words(architecture: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from nenya.errors import OptionError
-from nenya.models.resnet import ARCHITECTURES, ContrastiveNet, normalise, refilled
+from nenya.models.resnet import ARCHITECTURES, ContrastiveNet, normalise, seen
 from nenya.options.sections import BACKENDS
 
 log = logging.getLogger(__name__)
@@ -289,11 +289,12 @@ class _Folded(nn.Module):
                 size = _size_after(pair[0], size)
             parts.append(_FoldedBlock(aside, made) if len(made) > 1 else made[0])
         self.convolutions = nn.Sequential(*parts)
-        self.mask_channel = net.mask_channel
+        self.mask_channel, self.scales = net.mask_channel, net.scales
         self.head = net.head if latent == "projection" else None
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, C, H, W) to latents (B, D)."""
-        x = (refilled(images) if self.mask_channel else images).contiguous(memory_format=torch.channels_last)
+        x = seen(images, mask_channel=self.mask_channel, is_scaled=self.scales)
+        x = x.contiguous(memory_format=torch.channels_last)
         features: Tensor = self.convolutions(x).mean(dim=(2, 3))
         return features if self.head is None else normalise(self.head(features))

@@ -16,18 +16,25 @@ from nenya.errors import InputFileError, OptionError
 from nenya.models.backbones.make import BACKBONES, features_of_own, make_encoder
 from nenya.options.own import is_dotted
 
+_IMAGE_AND_MASK = 2  # channels
+
 MINIMUM_IMAGE_SIZE = 8
 """Shortest side of an image, px: the three strides of 2 leave one pixel of it in the last stage."""
 
+SCALING = 0.5
+"""Power of an image's standard deviation by which a network that scales its images divides them."""
+
 _LOW_PRECISION = (torch.float16, torch.bfloat16)
+_LEAST_VARIANCE = 1e-6  # K^2: of an image of one value
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Depth of a ResNet: whether its blocks are bottlenecks, and how many of them each stage has."""
+    """A ResNet: whether its blocks are bottlenecks, how many each stage has, whether images are `scaled` first."""
 
     bottleneck: bool
     blocks: tuple[int, int, int, int]
+    scaled: bool = False
 
     @property
     def expansion(self) -> int:
@@ -40,6 +47,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "resnet34": Architecture(bottleneck=False, blocks=(3, 4, 6, 3)),
     "resnet50": Architecture(bottleneck=True, blocks=(3, 4, 6, 3)),
     "resnet101": Architecture(bottleneck=True, blocks=(3, 4, 23, 3)),
+    "resnet18_scaled": Architecture(bottleneck=False, blocks=(2, 2, 2, 2), scaled=True),
 }
 
 
@@ -127,6 +135,8 @@ class _Encoder(nn.Module):
         self.layer3 = _stage(architecture, 2, inputs[2], widths[2], stride=2)
         self.layer4 = _stage(architecture, 3, inputs[3], widths[3], stride=2)
         self.out_features = inputs[4]
+        if architecture.scaled:  # among the weights, so that they tell which network they belong to
+            self.register_buffer("scaling", torch.tensor(SCALING))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -205,6 +215,11 @@ class ContrastiveNet(nn.Module):
         return self.nchannels + self.mask_channel
 
     @property
+    def scales(self) -> bool:
+        """Whether images are `scaled` before the first convolution."""
+        return self.ssl_model in ARCHITECTURES and ARCHITECTURES[self.ssl_model].scaled
+
+    @property
     def architecture(self) -> dict[str, Any]:
         """The arguments that make a network of this shape; `mask_channel` only where it has one."""
         return {
@@ -237,7 +252,7 @@ class ContrastiveNet(nn.Module):
             raise ValueError(f"expected images with {wanted}, got {x.shape[1]}")
         if is_dotted(self.ssl_model):
             return features_of_own(self.encoder, x, self.nchannels, self.ssl_model)
-        features: Tensor = self.encoder(refilled(x) if self.mask_channel else x)
+        features: Tensor = self.encoder(seen(x, mask_channel=self.mask_channel, is_scaled=self.scales))
         return features
 
     def forward(self, x: Tensor) -> Tensor:
@@ -284,6 +299,33 @@ def refilled(x: Tensor) -> Tensor:
     mask = x[:, 1:] if x.shape[1] > 1 else torch.zeros_like(image)
     clear = 1 - mask
     return torch.cat([fill_pyramid(image - clear_mean(image, clear), clear), mask], dim=1)
+
+
+def scaled(x: Tensor) -> Tensor:
+    """Return images (B, C, H, W) divided by the square root of their standard deviation in K; a mask stays.
+
+    Quiet seas and fronts, whose contrasts differ forty times, then differ six times, and the network sees the patterns
+    of both. The standard deviation is that of the first channel's clear pixels.
+
+    Args:
+        x: image and mask, as `refilled` returns them, or images without a mask.
+    """
+    exact = x[:, :1].to(torch.promote_types(x.dtype, torch.float32))
+    if x.shape[1] == _IMAGE_AND_MASK:
+        clear = 1 - x[:, 1:].to(exact.dtype)
+        variance = (exact.square() * clear).mean((2, 3), keepdim=True) / clear.mean((2, 3), keepdim=True).clamp(
+            min=1e-6
+        )
+    else:
+        variance = exact.var((2, 3), keepdim=True, correction=0)
+    factor = variance.clamp(min=_LEAST_VARIANCE).pow(-SCALING / 2).to(x.dtype)
+    return torch.cat([x[:, :1] * factor, x[:, 1:]], dim=1) if x.shape[1] == _IMAGE_AND_MASK else x * factor
+
+
+def seen(x: Tensor, *, mask_channel: bool, is_scaled: bool) -> Tensor:
+    """Return what the first convolution of a network sees of images (B, C, H, W): `refilled`, `scaled`."""
+    x = refilled(x) if mask_channel else x
+    return scaled(x) if is_scaled else x
 
 
 def normalise(projected: Tensor) -> Tensor:

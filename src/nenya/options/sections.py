@@ -27,7 +27,7 @@ from nenya.options.objectives import LossOptions, check_objective
 from nenya.options.own import is_dotted
 
 ENCODERS = (
-    *("resnet18", "resnet34", "resnet50", "resnet101"),
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet18_scaled"),
     *("convnext_tiny", "convnext_small", "vit_tiny", "vit_small"),
 )
 """Encoders by name; see `nenya.models.resnet` and `nenya.models.backbones`."""
@@ -53,6 +53,12 @@ BANKS = ("generated", "own")
 
 BACKENDS = ("eager", "folded", "packed", "compiled")
 """Backends of the forward pass in extraction; see `nenya.models.inference`."""
+
+
+def _are_sides(value: Any) -> bool:
+    return (
+        isinstance(value, list) and len(value) == 2 and all(type(v) is int for v in value) and 0 < value[0] <= value[1]
+    )
 
 
 @dataclass
@@ -86,6 +92,11 @@ class ModelOptions:
     )
     weights: str | None = option(None, "path of the published weights; $NAMES are taken from the environment")
     image_size: int | None = option(None, "side in pixels of the cutouts of this version")
+    image_sizes: Any = option(
+        None,
+        "smallest and largest side in pixels of the cutouts that this version takes; others are refused",
+        ("two integers [smallest, largest], or null", _are_sides),
+    )
 
 
 def _are_names(value: Any) -> bool:
