@@ -260,6 +260,7 @@ class Dataset:
         """Compute the results needed by the first view."""
         for name in self.columns.metrics():
             self.columns.binned(name)
+        self.columns.class_names()
 
     def allowed(self, mask: BoolArray | None, without: BoolArray | None = None) -> BoolArray:
         """Return which latents a search may return, by masks of the table's rows: (len(latents),) bool."""
