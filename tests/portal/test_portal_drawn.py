@@ -120,3 +120,26 @@ def test_the_standard_question_is_one_line_and_selections_add_up_and_take_away(p
     page.act("reset")
     page.act('range:["month", 11, 2]')
     assert shown_rows(page, np.isin(month, (11, 12, 1, 2)).sum()) and page.chips == ["month: 11 to 2"]
+
+
+def test_classes_have_colours_of_their_own_and_a_legend_with_counts(page, dataset):
+    choices = page.page.locator("[aria-label=UMAP] select option").all_inner_texts()
+    assert {"month", "year", "region"} <= set(choices) and not {"mean month", "mean year"} & set(choices)
+    choose_colour(page, "region", "region")
+    region = np.array(dataset.columns.table.column("region").to_pylist())
+    found = page.page.locator(".classes button").all_inner_texts()
+    assert [text.split() for text in found] == [[name, str((region == name).sum())] for name in ("here", "there")]
+    assert page.session.planes["umap"].bar is None and not labels_of_the_bar(page, "UMAP")
+    marks = page.page.locator(".classes i").evaluate_all("(all) => all.map((e) => getComputedStyle(e).backgroundColor)")
+    colours = [tuple(map(int, mark[4:-1].split(","))) for mark in marks]
+    page.page.mouse.move(640, 20)
+    for row in range(12):  # a cell of each row is in the colour of its class
+        lon, lat = (float(dataset.columns.values(name)[row]) for name in ("lon", "lat"))
+        x, y = page.place("map", lon, lat)
+        around = page.pixels()[round(y) - 4 : round(y) + 5, round(x) - 4 : round(x) + 5].reshape(-1, 3)
+        assert (np.abs(around - colours[["here", "there"].index(region[row])]).max(axis=1) < 12).any(), row
+    assert {text for text, _, _ in page.drawn("umap")} & {"here", "there"}
+    page.page.locator(".classes button").first.click()
+    assert shown_rows(page, (region == "here").sum()) and page.chips == ["region: here"]
+    choose_colour(page, "number of cutouts", "count")
+    assert not page.page.locator(".classes").count()

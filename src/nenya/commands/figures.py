@@ -17,6 +17,7 @@ from nenya.latents.components import fit_pca
 from nenya.options.commands import FiguresOptions
 from nenya.storage.disk import check_output
 from nenya.storage.paths import fetch, find_sources, local_path
+from nenya.tables.classes import Classes, classes_of_column
 from nenya.tables.conditions import rows_where
 from nenya.tables.grids import Grid, globe, wrap_longitude
 from nenya.tables.place_and_time import usual_names
@@ -93,11 +94,20 @@ def _umap(path: Path, table: "pd.DataFrame", options: FiguresOptions, whole: "pd
 
 
 def _metric(path: Path, table: "pd.DataFrame", options: FiguresOptions) -> None:
-    from nenya.plotting import umap_metric
+    from nenya.plotting import umap_classes, umap_metric
     from nenya.plotting.paper import central_limits
 
     if not options.metric:
         raise OptionError("expected metric=, the column to average over cells, such as metric=DT")
+    if (classes := _classes(table, options.metric)) is not None:
+        umap_classes(
+            columns_of(table, *_COORDINATES),
+            classes,
+            path,
+            cells=options.cells or _side_in_cells(len(table), 1),
+            title=_title(options, f"{len(table):,} cutouts: the commonest of each cell"),
+        )
+        return
     values = columns_of(table, *_COORDINATES, options.metric)
     limits = central_limits(values[:, :2])
     cells = options.cells or _side_in_cells(len(table), options.least or _LEAST)
@@ -113,6 +123,11 @@ def _metric(path: Path, table: "pd.DataFrame", options: FiguresOptions) -> None:
         limits=limits,
         title=_title(options, _counted(counts, least, len(table))),
     )
+
+
+def _classes(table: "pd.DataFrame", name: str) -> Classes | None:
+    """Return the classes of a column, if it holds a few integers or strings: their mean would say nothing."""
+    return classes_of_column(table[name]) if name in table else None
 
 
 def _side_in_cells(rows: int, least: int) -> int:
@@ -131,12 +146,17 @@ def _counted(counts: NDArray[np.int64], least: int, rows: int) -> str:
 
 
 def _map(path: Path, table: "pd.DataFrame", options: FiguresOptions) -> None:
-    from nenya.plotting import map_density, map_metric
+    from nenya.plotting import map_classes, map_density, map_metric
 
     title = _title(options, f"{len(table):,} cutouts")
     if not options.metric:
         lon, lat = columns_of(table, "lon", "lat").T
         map_density(lon, lat, path, degrees=options.degrees or _DEGREES[0], title=title)
+        return
+    if (classes := _classes(table, options.metric)) is not None:
+        lon, lat = columns_of(table, "lon", "lat").T
+        title = _title(options, f"{len(table):,} cutouts: the commonest of each cell")
+        map_classes(lon, lat, classes, path, degrees=options.degrees or _DEGREES[0], title=title)
         return
     lon, lat, values = columns_of(table, "lon", "lat", options.metric).T
     for degrees in (options.degrees,) if options.degrees else _DEGREES:

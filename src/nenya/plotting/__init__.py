@@ -3,6 +3,7 @@
 The suffix of a file sets its format: .png, .pdf, .svg. Temperatures in one figure share one scale, in K.
 """
 
+from nenya.plotting.classes import map_classes, umap_classes
 from nenya.plotting.curves import learning_curve, power_spectra, read_losses, variance_spectrum
 from nenya.plotting.cutouts import (
     GAP,
@@ -29,6 +30,7 @@ __all__ = [
     "gallery",
     "learn_curve",
     "learning_curve",
+    "map_classes",
     "map_density",
     "map_metric",
     "mosaic",
@@ -38,6 +40,7 @@ __all__ = [
     "power_spectra",
     "read_losses",
     "save_figure",
+    "umap_classes",
     "umap_density",
     "umap_gallery",
     "umap_metric",

@@ -11,6 +11,7 @@ from bokeh.models import Div, InlineStyleSheet, TextInput
 
 from nenya.errors import NenyaError, OptionError
 from nenya.portal import words
+from nenya.portal.categories import colour_choices
 from nenya.portal.dataset import Dataset
 from nenya.portal.jobs import Pools
 from nenya.portal.pages import text_of
@@ -130,7 +131,7 @@ def _unwanted(session: Session) -> frozenset[str]:
     if session.dataset.latents is None:
         names |= {"near", "near_filtered", "near_other", "near_note", "near_list"}
     if not session.planes:
-        names.add("colour")
+        names |= {"colour", "legend"}
     if not session.histograms:
         names.add("histograms")
     return frozenset(names)
@@ -146,7 +147,7 @@ def _add_texts(page: Any, session: Session) -> None:
             sizing_mode="stretch_width",
             margin=0,
             disable_math=True,
-            css_classes=[name] if name in ("facts", "table", "stats", "near_note", "near_list") else [],
+            css_classes=[name] if name in ("facts", "table", "stats", "near_note", "near_list", "legend") else [],
         )
         for name, text in session.texts.items()
     }
@@ -255,8 +256,7 @@ def _add_histograms(page: Any, session: Session) -> None:
 def _add_widgets(page: Any, session: Session) -> None:
     view, metrics = session.selection.view, session.dataset.columns.metrics()
     look = {"stylesheets": [text_of("widget.css")], "margin": (0, 4)}
-    choices = {"number of cutouts": "count", **{f"mean {title_of(name)}": name for name in metrics}}
-    colour = pn.widgets.Select(options=choices, value=view.colour, width=200, **look)
+    colour = pn.widgets.Select(options=colour_choices(session.dataset), value=view.colour, width=200, **look)
     colour.param.watch(lambda event: session.set_colour(event.new), "value")
     orders: dict[str, tuple[str, bool]] = {name: (name, False) for name in ORDERS}
     for name in metrics:

@@ -12,6 +12,7 @@ from nenya.errors import InputFileError, NenyaError
 from nenya.io import read_table
 from nenya.storage.table_files import check_arrow, check_table
 from nenya.storage.texts import first_words
+from nenya.tables.classes import Classes, classes_of_numbers, classes_of_texts
 from nenya.tables.comparison import NO_DATE
 from nenya.tables.granules import GRANULE, SOURCES, granules
 from nenya.tables.key_columns import COLUMNS
@@ -130,6 +131,7 @@ class Columns:
         self.names: list[str] = list(table.column_names)
         self._floats: dict[str, FloatArray] = {}
         self._binned: dict[str, Binned] = {}
+        self._classes: dict[str, Classes | None] = {}
         self._derive()
         self.missing = {
             view: lacking
@@ -255,6 +257,22 @@ class Columns:
                 if hasattr(array, "dictionary") and 2 <= len(array.dictionary) <= _MOST_CATEGORIES:
                     found[name] = sorted(str(value) for value in array.dictionary.to_pylist() if value is not None)
         return found
+
+    def classes(self, name: str) -> Classes | None:
+        """Return the classes of a column that holds a few integers or strings; None for other columns."""
+        if name not in self._classes:
+            found = None
+            if name in self and self.is_number(name):
+                found = classes_of_numbers(name, self.values(name))
+            elif name in self.names and self.is_text(name) and hasattr(self.table.column(name).chunk(0), "dictionary"):
+                codes, texts = self.coded(name)
+                found = classes_of_texts(name, codes, texts.to_pylist())
+            self._classes[name] = found
+        return self._classes[name]
+
+    def class_names(self) -> list[str]:
+        """Return the columns of classes, those of numbers first."""
+        return [name for name in (*self.metrics(), *self.categories()) if self.classes(name) is not None]
 
     def has_value(self, name: str, values: tuple[str, ...]) -> NDArray[np.bool_]:
         """Return which rows have one of the given strings in a column: (N,) bool."""

@@ -262,6 +262,7 @@ class Dataset:
         """Compute the results needed by the first view."""
         for name in self.columns.metrics():
             self.columns.binned(name)
+        self.columns.class_names()
 
     def first_rows(self) -> NDArray[np.int64]:
         """Return the rows of the table that pass the first filters, (n,)."""

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from nenya.portal.columns import BINS, Binned
 from nenya.portal.state import BoolArray
+from nenya.tables.classes import Classes, commonest
 
 FloatArray = NDArray[np.float32]
 Extent = tuple[float, float, float, float]
@@ -40,16 +41,12 @@ def raster(
     if mask is not None:
         x, y = x[mask], y[mask]
         values = values[mask] if values is not None else None
-    left, right, low, high = extent
     wide, tall = cells
-    with np.errstate(invalid="ignore", over="ignore"):
-        across = np.mod(x - np.float32(left), np.float32(around)) if around else x - np.float32(left)
-        column = np.floor(across * np.float32(wide / (right - left)))
-        line = np.floor((y - np.float32(low)) * np.float32(tall / (high - low)))
-        inside = (column >= 0) & (column < wide) & (line >= 0) & (line < tall)
-        if values is not None:
-            inside &= np.isfinite(values)
-        place = line[inside].astype(np.int32) * np.int32(wide) + column[inside].astype(np.int32)
+    place = cells_of(x, y, extent, cells, around)
+    inside = place >= 0
+    if values is not None:
+        inside &= np.isfinite(values)
+    place = place[inside]
     count = np.bincount(place, minlength=wide * tall)
     with np.errstate(invalid="ignore", divide="ignore"):
         if values is None:
@@ -57,6 +54,40 @@ def raster(
         else:
             cell = np.bincount(place, weights=values[inside], minlength=wide * tall) / count
     return cell.reshape(tall, wide).astype(np.float32)
+
+
+def cells_of(
+    x: FloatArray, y: FloatArray, extent: Extent, cells: tuple[int, int], around: float | None = None
+) -> NDArray[np.int32]:
+    """Return the cell of each point, line * columns + column, -1 outside: (N,) int32; arguments as of `raster`."""
+    left, right, low, high = extent
+    wide, tall = cells
+    with np.errstate(invalid="ignore", over="ignore"):
+        across = np.mod(x - np.float32(left), np.float32(around)) if around else x - np.float32(left)
+        column = np.floor(across * np.float32(wide / (right - left)))
+        line = np.floor((y - np.float32(low)) * np.float32(tall / (high - low)))
+        inside = (column >= 0) & (column < wide) & (line >= 0) & (line < tall)
+        place = np.full(len(x), -1, np.int32)
+        place[inside] = line[inside].astype(np.int32) * np.int32(wide) + column[inside].astype(np.int32)
+    return place
+
+
+def class_raster(
+    x: FloatArray,
+    y: FloatArray,
+    extent: Extent,
+    cells: tuple[int, int],
+    classes: Classes,
+    *,
+    mask: BoolArray | None = None,
+    around: float | None = None,
+) -> FloatArray:
+    """Return the commonest class of each cell, (rows, columns) float32, NaN where empty; arguments as of `raster`."""
+    codes = classes.codes
+    if mask is not None:
+        x, y, codes = x[mask], y[mask], codes[mask]
+    found = commonest(cells_of(x, y, extent, cells, around), codes, cells[0] * cells[1], len(classes.values))
+    return np.where(found < 0, np.nan, found).reshape(cells[1], cells[0]).astype(np.float32)
 
 
 def histogram(binned: Binned, mask: BoolArray | None) -> NDArray[np.int64]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.errors import NenyaError
-from nenya.portal import pictures, words, work
+from nenya.portal import categories, pictures, words, work
 from nenya.portal.dataset import Dataset
 from nenya.portal.jobs import Jobs, Pools
 from nenya.portal.pages import part
@@ -26,7 +26,6 @@ from nenya.portal.uncertain import Uncertain, order_note
 from nenya.portal.upload import Upload
 from nenya.portal.views import Histogram, Plane
 from nenya.portal.work import IntArray, Selected, Similar
-from nenya.tables.quantities import title_of
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +84,7 @@ class Screen:
         self.texts: dict[str, str] = {
             **{"count": words.count(columns.rows, columns.rows), "filters": self._chips(), "status": "", "heading": ""},
             **{"facts": "", "table": "", "stats": "", "near_note": "", "near_list": "", "news": "", "stop": ""},
+            "legend": "",
         }
         self.show_text: Callable[[str, str], None] = lambda name, text: None
         self.changed: Callable[[], None] = lambda: None
@@ -126,6 +126,7 @@ class Screen:
                 chart.show(found.counts[name], view.filters)
             for name in self.planes:
                 self.draw_plane(name)
+            self.draw_legend()
             self.page = self.sheet_page = 0
             self.draw_gallery()
             self._show_table()
@@ -145,11 +146,27 @@ class Screen:
         extent = plane.extent
         if not extent[0] < extent[1] or not extent[2] < extent[3]:
             return
-        title = title_of(view.colour) if view.colour != "count" else ""
+        title = categories.mean_of(view.colour) if view.colour != "count" else ""
+        classes = self.dataset.columns.classes(view.colour)
+        shown = categories.colours(classes) if classes is not None else ()
         self.jobs.start(
             f"draw {name}",
             lambda ticket: work.rasters(self.dataset, name, extent, view, ticket),
-            lambda found: plane.show(found[0], found[1], extent, title),
+            lambda found: plane.show(found[0], found[1], extent, title, shown),
+        )
+
+    def draw_legend(self) -> None:
+        """Show the classes of the selected rows, if the colours are classes."""
+        dataset, view = self.dataset, self.selection.view
+
+        def done(legend: categories.Legend | None) -> None:
+            self._text("legend", categories.legend_text(legend))
+            if "umap" in self.planes:
+                plane = self.planes["umap"]
+                plane.name_at(*categories.names_on(legend, plane.home))
+
+        self.jobs.start(
+            "legend", lambda ticket: categories.make_legend(dataset, view.filters, view.colour, ticket), done
         )
         pale = self.uncertain.view(name, view)
         if pale is not None:

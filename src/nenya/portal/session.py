@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from nenya.errors import InputFileError, NenyaError
-from nenya.portal import pictures, words, work
+from nenya.portal import categories, pictures, words, work
 from nenya.portal.jobs import Ticket
 from nenya.portal.question import make_question
 from nenya.portal.screen import PAGE_ROWS, Screen
@@ -114,6 +114,8 @@ class Session(Screen):
         elif name == "remove":
             self.selection.remove(value)
             self.refresh()
+        elif name == "class" and value.isdigit():
+            self._add_class(int(value))
         elif name == "combine" and value in MODES:
             self.combine = value
         elif name == "row" and value.isdigit() and int(value) < self.dataset.columns.rows:
@@ -125,6 +127,13 @@ class Session(Screen):
         elif name == "list":
             self.near_listed = value == "1"
             self._show_near_list()
+
+    def _add_class(self, code: int) -> None:
+        """Select the rows of a class of the colours."""
+        classes = self.dataset.columns.classes(self.selection.view.colour)
+        if classes is not None and code < len(classes.values):
+            self._add(categories.filter_of(classes, code))
+            self.refresh()
 
     def undo(self) -> None:
         """Undo the last change of the filters."""
@@ -217,6 +226,7 @@ class Session(Screen):
         """Set the quantity shown by the colours of the UMAP and the map."""
         self.selection.show(colour=colour)
         self.changed()
+        self.draw_legend()
         for name in self.planes:
             self.draw_plane(name)
 

@@ -238,7 +238,10 @@ def read_view(text: str, columns: Columns) -> View:
             raise ValueError(f"row {row}")
         for item in filters:
             check_filter(item, columns)
-        if (colour != "count" and colour not in columns.metrics()) or scale not in ("shared", "own"):
+        if (colour != "count" and colour not in [*columns.metrics(), *columns.class_names()]) or scale not in (
+            "shared",
+            "own",
+        ):
             raise ValueError(colour)
     except NenyaError:
         raise

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from bokeh.core.property.descriptors import UnsetValueError
-from bokeh.models import ColorBar, ColumnDataSource, Glyph, LinearColorMapper
+from bokeh.models import ColorBar, ColorMapper, ColumnDataSource, Glyph, Text
 from bokeh.palettes import RdYlBu11, Viridis256
 
 _GREYS = ("#dfe3e8", "#c3c9d1", "#a8b0ba", "#8f98a4")
@@ -101,7 +101,7 @@ def paint(plot: Any, theme: Theme) -> None:
     plot.min_border = 4
 
 
-def bar_of(mapper: LinearColorMapper, theme: Theme, title: str) -> ColorBar:
+def bar_of(mapper: ColorMapper, theme: Theme, title: str) -> ColorBar:
     """Return the colour bar of a figure."""
     return ColorBar(
         color_mapper=mapper,
@@ -127,6 +127,14 @@ def add_glyph(plot: Any, source: ColumnDataSource, glyph: Glyph, **settings: Any
     and the number of models determines the time to open it.
     """
     return plot.add_glyph(source, glyph, selection_glyph=None, nonselection_glyph=None, muted_glyph=None, **settings)
+
+
+def name_glyph(theme: Theme) -> Text:
+    """Return texts with a background, for names within a figure."""
+    return Text(
+        text="name", text_font_size="11px", text_color=theme.ink, text_align="center", text_baseline="middle",
+        background_fill_color=theme.paper, background_fill_alpha=0.8, padding=1,
+    )  # fmt: skip
 
 
 def size_of(plot: Any) -> tuple[int, int]:

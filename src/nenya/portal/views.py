@@ -30,7 +30,7 @@ from nenya.portal.bars import CellColours
 from nenya.portal.columns import Binned
 from nenya.portal.pictures import Extent
 from nenya.portal.state import Box, Filter, Lasso, Range
-from nenya.portal.theme import Theme, add_glyph, image_source, paint, plain
+from nenya.portal.theme import Theme, add_glyph, image_source, name_glyph, paint, plain
 from nenya.tables.grids import coastlines
 from nenya.tables.quantities import title_of
 
@@ -101,6 +101,9 @@ class Plane:
             for width, colour in zip(widths, (theme.paper, theme.mark), strict=True):  # a halo, then the mark
                 glyph = Scatter(marker=marker, size=size, line_width=width, line_color=colour, fill_color=None)
                 add_glyph(plot, source, glyph)
+        self.names = ColumnDataSource({"x": [], "y": [], "name": []})
+        if not is_map:
+            add_glyph(plot, self.names, name_glyph(theme))
         paint(plot, theme)
 
     def _draw_land(self) -> None:
@@ -124,7 +127,14 @@ class Plane:
         self.plot.x_range.update(start=left, end=right)
         self.plot.y_range.update(start=low, end=high)
 
-    def show(self, whole: FloatArray | None, chosen: FloatArray, extent: Extent, title: str) -> None:
+    def show(
+        self,
+        whole: FloatArray | None,
+        chosen: FloatArray,
+        extent: Extent,
+        title: str,
+        classes: Sequence[str] = (),
+    ) -> None:
         """Show rasters of an extent.
 
         Args:
@@ -132,14 +142,18 @@ class Plane:
             chosen: counts of the selected rows, or means of a metric.
             extent: of both.
             title: the metric; empty for counts.
+            classes: colours of classes, whose codes `chosen` holds.
         """
         known = chosen[np.isfinite(chosen)]
-        if title:
+        if classes:
+            self.colours.by_categories(classes)
+        elif title:
             low, high = np.percentile(known, (2, 98)) if len(known) else (0.0, 1.0)
             self.colours.by_means(low, high, title)
         else:
             self.colours.by_counts(float(known.max()) if len(known) else 1.0)
-        self._hover_over(title)
+        self._hover_over("" if classes else title)
+        self.hover.renderers = [] if classes else self.colours.cells
         left, right, bottom, top = extent
         place = {"x": [left], "y": [bottom], "dw": [right - left], "dh": [top - bottom]}
         grey = np.full((1, 1), np.nan, np.float32) if whole is None else np.log10(whole)
@@ -158,9 +172,12 @@ class Plane:
         if title == self._title:
             return
         self._title = title
-        self.hover.renderers = self.colours.cells
         # The tooltip is HTML, in which Bokeh escapes data.
-        self.hover.tooltips = "mean @what: @image{0.000}" if title else "cutouts here: @count"
+        self.hover.tooltips = "@what: @image{0.000}" if title else "cutouts here: @count"
+
+    def name_at(self, x: Sequence[float], y: Sequence[float], names: Sequence[str]) -> None:
+        """Write names at positions."""
+        self.names.data = {"x": list(x), "y": list(y), "name": list(names)}
 
     def outline_of(self, filters: Sequence[Filter]) -> None:
         """Draw the outline of the active box or lasso."""

@@ -103,7 +103,7 @@ def cells_for(rows: int, plane: str) -> tuple[int, int]:
 def rasters(
     dataset: Dataset, plane: str, extent: Extent, view: View, ticket: Ticket
 ) -> tuple[FloatArray | None, FloatArray]:
-    """Return counts of all rows (None without filters), and counts of the selected rows or means of a metric."""
+    """Return counts of all rows (None without filters), and counts, means or commonest classes of the selected ones."""
     filters, colour, columns = view.filters, view.colour, dataset.columns
     x, y = (columns.values(column) for column in PLANES[plane])
     around = 360.0 if plane == "map" else None
@@ -111,8 +111,10 @@ def rasters(
 
     def of(which: Filters, name: str) -> FloatArray:
         def make() -> FloatArray:
-            values = columns.values(name) if name != "count" else None
+            values = columns.values(name) if name != "count" and columns.classes(name) is None else None
             mask = dataset.masks.all_of(which, lambda: ticket.tick(0.1))
+            if name != "count" and (classes := columns.classes(name)) is not None:
+                return pictures.class_raster(x, y, extent, shape, classes, mask=mask, around=around)
             return pictures.raster(x, y, extent, shape, mask=mask, values=values, around=around)
 
         return dataset.shared.get(("raster", plane, extent, which, name), make)

@@ -1,0 +1,153 @@
+"""Columns of classes, such as clusters, months and regions: their codes, names, counts, and the commonest in a cell.
+
+Letters: N rows, K classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOST_NUMBERS = 24
+"""Distinct integers of a column of classes, at most; of more, means say something."""
+MOST_TEXTS = 64
+"""Distinct strings, at most."""
+_LOOKED_AT = 100_000  # rows after which most other columns are recognised
+_NAME = (0.16, 0.05)  # room of a name, as a fraction of the figure
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+@dataclass(frozen=True)
+class Classes:
+    """A column of classes.
+
+    Attributes:
+        name: of the column.
+        values: its K distinct values, in order: integers or strings.
+        codes: (N,) int16, the number of each row's value among them; -1 for a missing one.
+    """
+
+    name: str
+    values: tuple[int, ...] | tuple[str, ...]
+    codes: NDArray[np.int16]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The values in words: months by name."""
+        if self.name == "month" and all(isinstance(v, int) and 1 <= v <= len(_MONTHS) for v in self.values):
+            return tuple(_MONTHS[int(value) - 1] for value in self.values)
+        return tuple(map(str, self.values))
+
+    @property
+    def kind(self) -> str:
+        """How the values follow each other: `cycle` (months), `order` (years) or `names`."""
+        return {"month": "cycle", "year": "order"}.get(self.name, "names")
+
+    def counts(self, mask: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
+        """Return the number of rows of each class, (K,), among those of a mask."""
+        codes = self.codes if mask is None else self.codes[mask]
+        return np.bincount(codes[codes >= 0], minlength=len(self.values))[: len(self.values)]
+
+
+def classes_of_numbers(name: str, values: NDArray[Any]) -> Classes | None:
+    """Return the classes of a column of numbers, (N,): a few distinct integers; None if it holds others."""
+    known = np.isfinite(values) if values.dtype.kind == "f" else np.ones(len(values), bool)
+    for some in (values[known][:_LOOKED_AT], values[known]):
+        distinct = np.unique(some)
+        if not 2 <= len(distinct) <= MOST_NUMBERS and (len(distinct) > MOST_NUMBERS or len(some) < _LOOKED_AT):
+            return None
+        if (distinct != np.round(distinct)).any():
+            return None
+    if len(distinct) < 2:
+        return None
+    codes = np.where(known, np.searchsorted(distinct, np.where(known, values, distinct[0])), -1)
+    return Classes(name, tuple(int(value) for value in distinct), codes.astype(np.int16))
+
+
+def classes_of_texts(name: str, codes: NDArray[np.integer], texts: Sequence[Any]) -> Classes | None:
+    """Return the classes of a column of strings; None if there are too many or fewer than two.
+
+    Args:
+        name: of the column.
+        codes: (N,), the number of each row's string; negative for a missing one.
+        texts: the strings.
+    """
+    used = [number for number in np.unique(codes).tolist() if number >= 0] if len(texts) <= 4 * MOST_TEXTS else []
+    if not 2 <= len(used) <= MOST_TEXTS:
+        return None
+    order = sorted(used, key=lambda number: str(texts[number]))
+    place = np.full(len(texts) + 1, -1, np.int16)
+    place[order] = np.arange(len(order))
+    return Classes(name, tuple(str(texts[number]) for number in order), place[codes])
+
+
+def classes_of_column(column: "pd.Series[Any]") -> Classes | None:
+    """Return the classes of a column of a table; None if it holds measurements or anything else."""
+    import pandas as pd
+
+    name = str(column.name)
+    if pd.api.types.is_numeric_dtype(column):
+        return classes_of_numbers(name, column.to_numpy(np.float64, na_value=np.nan))
+    if isinstance(column.dtype, pd.CategoricalDtype | pd.StringDtype) or column.dtype == object:
+        texts = column.astype("string")
+        codes, distinct = pd.factorize(texts)
+        return classes_of_texts(name, codes, distinct.tolist())
+    return None
+
+
+def commonest(cells: NDArray[np.integer], codes: NDArray[np.integer], count: int, classes: int) -> NDArray[np.int16]:
+    """Return the commonest class of each cell, (count,) int16; the first of equally common ones; -1 for none.
+
+    Args:
+        cells: (N,), cell of each row; negative outside.
+        codes: (N,), of the rows' classes; negative ones are left out.
+        count: number of cells.
+        classes: number of classes K.
+    """
+    inside = (cells >= 0) & (codes >= 0)
+    found = np.bincount(cells[inside].astype(np.int64) * classes + codes[inside], minlength=count * classes)
+    table = found.reshape(count, classes)
+    return np.where(table.any(axis=1), table.argmax(axis=1), -1).astype(np.int16)
+
+
+def centres(
+    x: NDArray[np.floating], y: NDArray[np.floating], classes: Classes, mask: NDArray[np.bool_] | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the median position of each class, two arrays (K,); NaN for classes without a row."""
+    codes = classes.codes if mask is None else np.where(mask, classes.codes, -1)
+    known = np.flatnonzero((codes >= 0) & np.isfinite(x) & np.isfinite(y))
+    known = known[:: max(1, len(known) // _LOOKED_AT)]
+    places = np.full((2, len(classes.values)), np.nan)
+    for code in np.unique(codes[known]).tolist():
+        rows = known[codes[known] == code]
+        places[:, code] = np.median(x[rows]), np.median(y[rows])
+    return places[0], places[1]
+
+
+def apart(
+    x: NDArray[np.float64], y: NDArray[np.float64], counts: NDArray[np.int64], extent: tuple[float, float, float, float]
+) -> list[int]:
+    """Return the classes whose names can be drawn at their positions without covering each other, largest first.
+
+    Args:
+        x: (K,), as of `centres`.
+        y: (K,).
+        counts: (K,).
+        extent: left, right, lower and upper end of the figure.
+    """
+    left, right, low, high = extent
+    found: list[int] = []
+    for code in np.argsort(-counts, kind="stable").tolist():
+        inside = left <= x[code] <= right and low <= y[code] <= high
+        near = any(
+            abs(x[code] - x[k]) < _NAME[0] * (right - left) and abs(y[code] - y[k]) < _NAME[1] * (high - low)
+            for k in found
+        )
+        if inside and not near:
+            found.append(code)
+    return found
