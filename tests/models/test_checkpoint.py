@@ -10,7 +10,6 @@ from safetensors import safe_open
 
 from nenya.errors import CheckpointError, OutputError
 from nenya.models.checkpoint import (
-    PARAMS_NAMES,
     infer_architecture,
     load_checkpoint,
     load_weights,
@@ -18,6 +17,7 @@ from nenya.models.checkpoint import (
     save_pth,
     save_safetensors,
 )
+from nenya.models.pickled import PARAMS_NAMES
 from nenya.models.resnet import ARCHITECTURES, ContrastiveNet
 from nenya.storage.disk import atomic_path, sha256_file
 

@@ -22,22 +22,12 @@ from torch import Tensor, nn
 from nenya.errors import CheckpointError, InputFileError, MissingCheckpointError, NenyaError, OutputError
 from nenya.models.backbones.make import infer_backbone, recorded_own
 from nenya.models.objectives.extracted import extracted
-from nenya.models.pickled import ParamsStub, check_torch_file, plain_options
+from nenya.models.pickled import PARAMS_NAMES, ParamsStub, check_torch_file, plain_options
 from nenya.models.resnet import ARCHITECTURES, SCALING, ContrastiveNet
 from nenya.models.stand_ins import stand_ins, without_attributes
 from nenya.storage.disk import atomic_path, sha256_file
 from nenya.storage.names import parse_json
 from nenya.storage.small_files import check_regular
-
-PARAMS_NAMES = (
-    "nenya.params.Params",
-    "nenya.io.Params",
-    "ulmo.io.Params",
-    "ulmo.nenya.train_util.Params",
-    "ulmo.ssl.train_util.Params",
-    "__main__.Params",
-)
-"""Every name under which the options class of the users' checkpoints has been pickled."""
 
 _SHOWN = 3
 _IMAGE_AND_MASK = 2  # channels of the first convolution

@@ -305,6 +305,17 @@ class _Scan:
         self.stack.append(_Made(name or "call"))
 
 
+PARAMS_NAMES = (
+    "nenya.params.Params",
+    "nenya.io.Params",
+    "ulmo.io.Params",
+    "ulmo.nenya.train_util.Params",
+    "ulmo.ssl.train_util.Params",
+    "__main__.Params",
+)
+"""Every name under which the options class of the users' checkpoints has been pickled."""
+
+
 class ParamsStub:
     """Stub for the pickled options: accepts attributes, does nothing."""
 

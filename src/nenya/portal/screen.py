@@ -154,6 +154,15 @@ class Screen:
             lambda ticket: work.rasters(self.dataset, name, extent, view, ticket),
             lambda found: plane.show(found[0], found[1], extent, title, shown),
         )
+        pale = self.uncertain.view(name, view)
+        if pale is not None:
+            self.jobs.start(
+                "pale places",
+                lambda ticket: work.rasters(self.dataset, name, extent, pale, ticket)[1],
+                lambda found: self.uncertain.pale(found, extent),
+            )
+        elif name == "umap":
+            self.uncertain.pale(None, extent)
 
     def draw_legend(self) -> None:
         """Show the classes of the selected rows, if the colours are classes."""
@@ -168,15 +177,6 @@ class Screen:
         self.jobs.start(
             "legend", lambda ticket: categories.make_legend(dataset, view.filters, view.colour, ticket), done
         )
-        pale = self.uncertain.view(name, view)
-        if pale is not None:
-            self.jobs.start(
-                "pale places",
-                lambda ticket: work.rasters(self.dataset, name, extent, pale, ticket)[1],
-                lambda found: self.uncertain.pale(found, extent),
-            )
-        elif name == "umap":
-            self.uncertain.pale(None, extent)
 
     def draw_gallery(self) -> None:
         """Draw the current page of the gallery."""

@@ -61,7 +61,7 @@ class Uncertain:
             line = {"line_width": width, "line_dash": dash, "line_color": theme.mark}
             drawn.append(add_glyph(plane.plot, source, Ellipse(width="size", height="size", fill_color=None, **line)))
         others = [one for one in plane.plot.renderers if one not in drawn]
-        behind = others.index(plane.shown) + 1
+        behind = max(others.index(cell) for cell in plane.colours.cells) + 1
         plane.plot.renderers = [*others[:behind], *drawn, *others[behind:]]
 
     def show_row(self, row: int | None) -> None:
