@@ -295,7 +295,7 @@ def infer_architecture(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
 
 def _scales(scaling: Tensor | None) -> bool:
     """Return whether weights belong to a network that scales its images, by the power that they record."""
-    if scaling is not None and scaling.flatten().tolist() != [SCALING]:
+    if scaling is not None and not scaling.is_meta and scaling.flatten().tolist() != [SCALING]:
         raise CheckpointError(
             f"expected images divided by their standard deviation to the power of {SCALING} (encoder.scaling), got "
             f"{str(scaling.flatten().tolist())[:20]}: use a newer nenya"
