@@ -62,8 +62,8 @@ def _verdict(whole: Compared, names: tuple[str, str]) -> str:
         return f"{names[0]} and {names[1]} differ: a classifier tells unseen latents of the two apart with {numbers}."
     if auc.low > _CHANCE:
         return (
-            f"Whether {names[0]} and {names[1]} differ is uncertain: the interval of the AUC is above chance, but blocks "
-            f"that change sides give as much, as few blocks of unequal sizes do: {numbers}."
+            f"Whether {names[0]} and {names[1]} differ is uncertain: the interval of the AUC is above chance, but "
+            f"blocks that change sides give as much, as few blocks of unequal sizes do: {numbers}."
         )
     return f"No difference between {names[0]} and {names[1]} is seen: {numbers}."
 
