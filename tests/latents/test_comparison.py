@@ -10,9 +10,11 @@ from sklearn.metrics import roc_auc_score
 from nenya.errors import InputFileError
 from nenya.latents import density_ratio, energy
 from nenya.latents.block_null import balanced, false_discovery_rates, null_labels, p_value, pool_of, side
+from nenya.latents.comparison import Compared
+from nenya.latents.comparison_words import words
 from nenya.latents.coverage import PoolNeighbours, covered_among, covered_rows
 from nenya.latents.density_ratio import density_ratios, reference
-from nenya.latents.difference import MEASURES, compare_sides
+from nenya.latents.difference import MEASURES, Estimate, compare_sides
 from nenya.latents.matched_pairs import compare_pairs
 from nenya.latents.two_sample import Classifier, features_of
 
@@ -389,3 +391,19 @@ def test_matched_pairs_are_closer_than_random_ones_only_if_they_match():
     other = blocks[:, None] != blocks
     assert none["random_distance"].value == pytest.approx((away * other).sum(axis=1).mean() / 116)
     assert compare_pairs(x[:4], x[:4], blocks[:4]) == {}
+
+
+@pytest.mark.parametrize(
+    ("low", "p", "start"),
+    [
+        (0.45, 0.5, "No difference between x and y is seen: AUC 0.85"),
+        (0.80, 0.5, "Whether x and y differ is uncertain: the interval of the AUC is above chance, but blocks that"),
+        (0.80, 0.01, "x and y differ: a classifier tells unseen latents of the two apart with AUC 0.85"),
+    ],
+)
+def test_an_interval_and_a_p_value_that_disagree_are_not_called_no_difference(low, p, start):
+    rows = {"blocks_of_a": 160, "blocks_of_b": 9} | {
+        f"{what}_of_{own}": 9 for what in ("rows", "compared") for own in "ab"
+    }
+    measures = {name: Estimate(0.85, low, 0.9, p, 0.5) for name in MEASURES}
+    assert words(Compared(rows, measures, {}, {}), [], ("x", "y"))[0].startswith(start)

@@ -11,6 +11,7 @@ LEVEL = 0.05
 """Level of p-values and of false discovery rates at which a difference is stated."""
 
 _MOST_NAMED = 8
+_CHANCE = 0.5  # the AUC of sets that do not differ
 _FEW = 6  # blocks of a set, below which no p-value means much
 
 
@@ -59,6 +60,11 @@ def _verdict(whole: Compared, names: tuple[str, str]) -> str:
         return f"Whether {names[0]} and {names[1]} differ cannot be told from so few blocks: {numbers}."
     if is_apart(whole):
         return f"{names[0]} and {names[1]} differ: a classifier tells unseen latents of the two apart with {numbers}."
+    if auc.low > _CHANCE:
+        return (
+            f"Whether {names[0]} and {names[1]} differ is uncertain: the interval of the AUC is above chance, but "
+            f"blocks that change sides give as much, as few blocks of unequal sizes do: {numbers}."
+        )
     return f"No difference between {names[0]} and {names[1]} is seen: {numbers}."
 
 
