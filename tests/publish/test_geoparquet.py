@@ -178,6 +178,8 @@ def test_the_loss_equals_a_slow_reference():
     x = latents(600, 3) * np.float32(7)
 
     class Some:
+        shape = x.shape
+
         def take(self, rows):
             return x[rows]
 

@@ -15,6 +15,7 @@ from nenya.errors import InputFileError, NenyaError
 from nenya.latents.files import Latents
 from nenya.options.publish import FORMATS
 from nenya.publish.encoding import DTYPES
+from nenya.publish.geoparquet import bounds_of, ends_of
 from nenya.publish.rows import Rows
 from nenya.storage.names import MOST_BYTES, Entry, Json, entry_of, parse_json, read_json
 from nenya.storage.paths import base_name
@@ -62,11 +63,7 @@ def describe(rows: Rows, choice: dict[str, Any], stored: dict[str, Any]) -> dict
         choice: `where`, `geometry` and `partition` as given.
         stored: `dtype`, and what `nenya.publish.encoding.measure` found.
     """
-    bounds = None
-    if rows.shapes is not None and rows.shapes.known.any():
-        known = rows.shapes.bounds()[rows.shapes.known]
-        bounds = [float(side) for side in (*known[:, :2].min(axis=0), *known[:, 2:].max(axis=0))]
-    times = rows.times[~np.isnat(rows.times)]
+    first, last = ends_of(rows.times)
     return {
         "kind": KIND,
         "format": FORMAT,
@@ -80,8 +77,8 @@ def describe(rows: Rows, choice: dict[str, Any], stored: dict[str, Any]) -> dict
         "left_out": rows.left_out,
         "without_place": rows.without_place,
         "without_time": rows.without_time,
-        "bbox": bounds,
-        "times": [moment(times.min()), moment(times.max())] if len(times) else None,
+        "bbox": None if rows.shapes is None else bounds_of(rows.shapes),
+        "times": None if first is None or last is None else [moment(first), moment(last)],
         **choice,
         "columns": {field.name: _column(field) for field in rows.table.schema},
     }

@@ -24,6 +24,8 @@ _LARGEST = float(np.finfo(np.float16).max)
 _NEIGHBOURS = 10
 _QUERIES = 256
 _AMONG = 50_000  # rows
+_VALUES = 2**26  # numbers in these rows
+_BLOCK = 4096  # rows whose cosines are computed at once
 _TIE = 1e-6  # of a cosine: the rounding of float32
 
 
@@ -77,7 +79,7 @@ def measure(latents: Any, rows: IntArray, dtype: str, seed: int) -> dict[str, An
     """Measure how many nearest neighbours a type keeps, on a seeded sample of rows.
 
     Args:
-        latents: with `take(rows)` -> (n, D) float32.
+        latents: with a shape (.., D) and `take(rows)` -> (n, D) float32.
         rows: (N,) numbers of the published rows.
         dtype: one of `DTYPES`.
         seed: of the sample.
@@ -88,10 +90,10 @@ def measure(latents: Any, rows: IntArray, dtype: str, seed: int) -> dict[str, An
         `least_cosine`, the smallest cosine of a stored latent with the original. None where there are too few rows.
     """
     rng = np.random.default_rng(seed)
-    among = np.sort(rng.choice(rows, _AMONG, replace=False)) if len(rows) > _AMONG else np.sort(rows)
+    most = min(_AMONG, _VALUES // latents.shape[1])
+    among = np.sort(rng.choice(rows, most, replace=False)) if len(rows) > most else np.sort(rows)
     original = np.asarray(latents.take(among), np.float32)
-    length = np.linalg.norm(original.astype(np.float64), axis=1)
-    original, length = original[length > 0], length[length > 0]
+    original = original[np.abs(original).max(axis=1, initial=0) > 0]
     count = min(_NEIGHBOURS, len(original) - 1)
     found = {"k": max(count, 0), "queries": 0, "among": len(original), "seed": seed}
     if count < 1:
@@ -100,11 +102,23 @@ def measure(latents: Any, rows: IntArray, dtype: str, seed: int) -> dict[str, An
     asked = np.sort(rng.choice(len(original), min(_QUERIES, len(original)), replace=False))
     kept = 0
     near, far = (closest(values, values[asked], count + 1).rows for values in (original, stored))
-    unit = original.astype(np.float64) / length[:, None]
     for query, truth, other in zip(asked, near, far, strict=True):
-        truth, other = (rows[(rows != query) & (rows >= 0)][:count] for rows in (truth, other))
-        tenth = (unit[truth] @ unit[query]).min()
-        kept += int((unit[other] @ unit[query] >= tenth - _TIE).sum())
-    cosine = np.einsum("nd,nd->n", unit, stored) / np.linalg.norm(stored, axis=1)
+        truth, other = (rows_[(rows_ != query) & (rows_ >= 0)][:count] for rows_ in (truth, other))
+        tenth = cosines(original[truth], original[[query]]).min()
+        kept += int((cosines(original[other], original[[query]]) >= tenth - _TIE).sum())
+    blocks = (slice(start, start + _BLOCK) for start in range(0, len(original), _BLOCK))
+    least = min(float(cosines(original[block], stored[block]).min()) for block in blocks)
     lost = 1 - kept / (count * len(asked))
-    return {"neighbours_lost": lost, "least_cosine": float(cosine.min()), **found, "queries": len(asked)}
+    return {"neighbours_lost": lost, "least_cosine": least, **found, "queries": len(asked)}
+
+
+def cosines(one: FloatArray, other: FloatArray) -> NDArray[np.float64]:
+    """Return the cosines of rows, computed in float64: (n,).
+
+    Args:
+        one: (n, D).
+        other: (n, D), or (1, D) for all.
+    """
+    a, b = one.astype(np.float64), other.astype(np.float64)
+    found: NDArray[np.float64] = (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    return found

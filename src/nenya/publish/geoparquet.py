@@ -1,7 +1,8 @@
 """GeoParquet 1.1: one file for each partition, in folders of Hive's style, with the latent as a list of fixed size."""
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from nenya.latents.index import VECTOR
 from nenya.publish.encoding import SCALE, Encoded
+from nenya.publish.places import Shapes
 from nenya.publish.rows import BOUNDS, GEOMETRY, Block, Rows
 
 FOLDER = "geoparquet"
@@ -24,9 +26,9 @@ _GROUPS = 64  # in a file
 _LEVEL = 3  # of zstd
 
 
-@dataclass
+@dataclass(frozen=True)
 class File:
-    """A file that was written.
+    """A file.
 
     Attributes:
         name: relative to the folder of the writer.
@@ -39,7 +41,7 @@ class File:
 
     name: str
     code: int
-    rows: int = 0
+    rows: int
     bounds: list[float] | None = None
     first: np.datetime64 | None = None
     last: np.datetime64 | None = None
@@ -47,12 +49,11 @@ class File:
 
 @dataclass
 class _Open:
-    """A file being written."""
+    """A file being written, and how many of its rows are still to be written."""
 
     file: File
     writer: Any
-    groups: int = 0
-    kinds: set[str] = field(default_factory=set)
+    left: int
 
 
 class GeoParquetWriter:
@@ -69,7 +70,7 @@ class GeoParquetWriter:
     """
 
     def __init__(self, folder: Path, rows: Rows, dtype: str, about: dict[str, str]) -> None:
-        self.folder, self.partitions, self.about = folder, rows.partitions, about
+        self.folder, self.rows, self.about = folder, rows, about
         self.files: list[File] = []
         self._dtype = dtype
         width = np.dtype(dtype).itemsize * rows.dim
@@ -79,61 +80,66 @@ class GeoParquetWriter:
 
     def add(self, block: Block, encoded: Encoded) -> None:
         """Write the rows of a block."""
-        ends = np.flatnonzero(np.diff(block.code)) + 1
-        for start, stop in zip([0, *ends], [*ends, len(block.code)], strict=True):
-            self._add(block, encoded, slice(int(start), int(stop)))
+        start = 0
+        while start < len(block.code):
+            if self._open is None:
+                self._open = self._begin(block, encoded, start)
+            stop = min(start + self._group, start + self._open.left, len(block.code))
+            part = slice(start, stop)
+            self._open.writer.write_table(self._table(block, encoded, part), row_group_size=stop - start)
+            self._open.left -= stop - start
+            if not self._open.left:
+                self._open.writer.close()
+                self.files.append(self._open.file)
+                self._open = None
+            start = stop
 
     def close(self) -> None:
-        """Finish the last file."""
-        if self._open is not None:
-            self._finish(self._open)
+        """Do nothing: the last row finishes the last file."""
 
     def abort(self) -> None:
         """Close the file being written, which is incomplete."""
         if self._open is not None:
             self._open.writer.close()
 
-    def _add(self, block: Block, encoded: Encoded, rows: slice) -> None:
-        """Write rows of one partition, in row groups."""
-        assert block.shapes is not None
-        code = int(block.code[rows.start])
-        if self._open is not None and self._open.file.code != code:
-            self._finish(self._open)
-        for start in range(rows.start, rows.stop, self._group):
-            part = np.arange(start, min(start + self._group, rows.stop))
-            shapes = block.shapes.take(part)
-            bounds = shapes.bounds()
-            table = self._table(block, encoded, part, shapes.wkb(), bounds)
-            if self._open is not None and self._open.groups >= _GROUPS:
-                self._finish(self._open)
-            if self._open is None:
-                self._open = self._begin(code, table.schema)
-            self._open.writer.write_table(table, row_group_size=len(part))
-            self._open.groups += 1
-            self._open.kinds |= set(shapes.kinds())
-            _widen(self._open.file, bounds, table)
-
-    def _table(self, block: Block, encoded: Encoded, part: NDArray[np.int64], shapes: Any, bounds: Any) -> Any:
+    def _table(self, block: Block, encoded: Encoded, part: slice) -> Any:
+        """Return rows of a block as they are written."""
         import pyarrow as pa
 
-        first = int(part[0])
-        own = block.table.slice(first, len(part)).select(self._columns)
+        assert block.shapes is not None
+        shapes = block.shapes.take(np.arange(part.start, part.stop))
+        own = block.table.slice(part.start, part.stop - part.start).select(self._columns)
         flat = pa.array(np.ascontiguousarray(encoded.values[part]).reshape(-1))
-        columns: dict[str, Any] = {GEOMETRY: shapes, BOUNDS: _boxes(bounds)}
+        columns: dict[str, Any] = {GEOMETRY: shapes.wkb(), BOUNDS: _boxes(shapes.bounds())}
         columns[VECTOR] = pa.FixedSizeListArray.from_arrays(flat, encoded.values.shape[1])
         if encoded.scale is not None:
             columns[SCALE] = pa.array(encoded.scale[part])
         columns |= dict(zip(own.column_names, own.columns, strict=True))
         return pa.table(columns)
 
-    def _begin(self, code: int, schema: Any) -> _Open:
+    def _begin(self, block: Block, encoded: Encoded, start: int) -> _Open:
+        """Begin the file of a row of a block: it holds the rest of the partition, or as many rows as fit."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        place = self.partitions.folder(code)
-        number = sum(file.code == code for file in self.files)
-        name = f"{place}/part-{number}{SUFFIX}" if place else f"part-{number}{SUFFIX}"
-        path = self.folder / name
+        code = int(block.code[start])
+        first = block.start + start
+        end = int(np.searchsorted(self.rows.partitions.code, code, side="right"))
+        numbers = np.arange(first, min(end, first + _GROUPS * self._group))
+        assert self.rows.shapes is not None
+        shapes = self.rows.shapes.take(numbers)
+        place = self.rows.partitions.folder(code)
+        name = f"part-{sum(file.code == code for file in self.files)}{SUFFIX}"
+        file = File(
+            f"{place}/{name}" if place else name,
+            code,
+            len(numbers),
+            bounds_of(shapes),
+            *ends_of(self.rows.times[numbers]),
+        )
+        geo = json.dumps(geo_metadata(shapes.kinds(), file.bounds))
+        schema = self._table(block, encoded, slice(start, start + 1)).schema.with_metadata({**self.about, "geo": geo})
+        path = self.folder / file.name
         path.parent.mkdir(parents=True, exist_ok=True)
         texts = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_boolean(f.type)]
         leaf = f"{VECTOR}.list.element"
@@ -147,17 +153,24 @@ class GeoParquetWriter:
             write_statistics=[*plain, *(f"{BOUNDS}.{side}" for side in _SIDES)],
             write_page_index=True,
         )
-        return _Open(File(name, code), writer)
-
-    def _finish(self, opened: _Open) -> None:
-        opened.writer.add_key_value_metadata({"geo": json.dumps(geo_metadata(opened.kinds, opened.file.bounds))})
-        opened.writer.add_key_value_metadata(self.about)
-        opened.writer.close()
-        self.files.append(opened.file)
-        self._open = None
+        return _Open(file, writer, len(numbers))
 
 
-def geo_metadata(kinds: set[str], bounds: list[float] | None) -> dict[str, Any]:
+def bounds_of(shapes: Shapes) -> list[float] | None:
+    """Return west, south, east and north of all geometries; None if there are none."""
+    known = shapes.bounds()[shapes.known]
+    if not len(known):
+        return None
+    return [float(side) for side in (*known[:, :2].min(axis=0), *known[:, 2:].max(axis=0))]
+
+
+def ends_of(times: NDArray[np.datetime64]) -> tuple[np.datetime64 | None, np.datetime64 | None]:
+    """Return the first and the last time; None if there are none."""
+    known = times[~np.isnat(times)]
+    return (known.min(), known.max()) if len(known) else (None, None)
+
+
+def geo_metadata(kinds: Sequence[str], bounds: list[float] | None) -> dict[str, Any]:
     """Return the metadata of a GeoParquet file.
 
     Args:
@@ -187,24 +200,3 @@ def _boxes(bounds: NDArray[np.float64]) -> Any:
     missing = np.isnan(bounds[:, 0])
     sides = [pa.array(bounds[:, number], from_pandas=True) for number in range(4)]
     return pa.StructArray.from_arrays(sides, list(_SIDES), mask=pa.array(missing))
-
-
-def _widen(file: File, bounds: NDArray[np.float64], table: Any) -> None:
-    """Include rows in the count, the bounds and the times of a file."""
-    import pyarrow.compute as pc
-
-    from nenya.publish.rows import TIME
-
-    file.rows += len(bounds)
-    known = bounds[~np.isnan(bounds[:, 0])]
-    if len(known):
-        own = [*known[:, :2].min(axis=0), *known[:, 2:].max(axis=0)]
-        if file.bounds is not None:
-            own = [*map(min, own[:2], file.bounds[:2]), *map(max, own[2:], file.bounds[2:])]
-        file.bounds = [float(side) for side in own]
-    if TIME in table.column_names:
-        ends = pc.min_max(table[TIME].cast("timestamp[us]"))
-        first, last = (np.datetime64(ends[end].as_py(), "us") for end in ("min", "max"))
-        if not np.isnat(first):
-            file.first = first if file.first is None else min(first, file.first)
-            file.last = last if file.last is None else max(last, file.last)

@@ -73,9 +73,11 @@ class Stac:
             parts: the GeoParquet files; without them one item describes all rows.
             formats: that were written.
         """
-        items = []
+        items: list[tuple[str, dict[str, Any]]] = []
         for part in parts:
             name = self._item_name(rows, part)
+            if name in dict(items):  # of other values whose characters cannot name a folder
+                name = f"{name}-{part.code}"
             items.append((name, self._item(name, rows, part, self._asset(f"{GEOPARQUET}/{part.name}"))))
         if not items:
             first = next(name for name in _WHOLE if name in formats)

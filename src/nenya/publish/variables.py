@@ -3,7 +3,6 @@
 Letters in shapes: N rows.
 """
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,8 +13,6 @@ from nenya.latents.index import VECTOR
 from nenya.publish.encoding import SCALE
 from nenya.tables.conditions import ROW
 from nenya.tables.quantities import quantity_of
-
-log = logging.getLogger(__name__)
 
 ROWS, DIMENSION = "row", "dimension"
 """Names of the dimensions."""
@@ -35,12 +32,16 @@ _EXACT = 2**53  # below which a float64 represents every integer
 
 
 def variable_names(columns: Sequence[str]) -> dict[str, str]:
-    """Return column -> variable; columns that would have the name of a coordinate or of the latent are left out."""
+    """Return column -> variable; a column with the name of a coordinate or of the latent becomes `<name>_column`."""
     taken = {VECTOR, SCALE, DIMENSION, *(COORDINATES[name] for name in columns if name in COORDINATES)}
-    lost = [name for name in columns if name in taken and name not in COORDINATES]
-    if lost:
-        log.info("columns %s are left out: coordinates and latents have these names", ", ".join(lost))
-    return {name: COORDINATES.get(name, name) for name in columns if name not in lost}
+    found = {}
+    for name in columns:
+        variable = COORDINATES.get(name, name)
+        while variable == name and variable in taken:
+            variable = f"{variable}_column"
+        found[name] = variable
+        taken.add(variable)
+    return found
 
 
 def attributes_of(name: str) -> dict[str, Any]:
