@@ -25,17 +25,17 @@ def run(options: CalibrateOptions) -> int:
     from nenya.extraction.calibrate import calibrate, files_of
     from nenya.extraction.clearness import default_place
     from nenya.latents.calibration_file import save
-    from nenya.models.contrastive import load_model, weights_source
+    from nenya.models.contrastive import find_weights_of, load_model
 
     if options.preprocess.masked == "nan":
         raise OptionError(
             "calibrate expects a network that sees masked cutouts, got preprocess.masked=nan: set "
             "preprocess.masked=fill, mean or mask, as for nenya extract"
         )
-    weights = weights_source(options, options.ckpt)
-    place = local_path(options.out) if options.out else default_place(options, weights)
-    if place is None:
-        raise OptionError(f"the weights {weights} are on S3: give the file of the calibration with out=")
+    weights = find_weights_of(options, options.ckpt)
+    place = local_path(options.out) if options.out else default_place(options, weights.place)
+    if place is None or (weights.origin and not options.out):
+        raise OptionError(f"the weights {weights.text} are not a local file: give out=, a file for the calibration")
     if place.suffix not in (".h5", ".hdf5"):
         raise OptionError(f"out={options.out}: expected an HDF5 file (.h5)")
     check_output(place, options.clobber)
