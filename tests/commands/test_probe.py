@@ -24,6 +24,7 @@ def files(tmp_path):
     frame["known"] = 3 * x[:, 1] + 0.01 * rng.standard_normal(300)
     frame["kind"] = np.where(np.nan_to_num(x[:, 2]) > 0, "up", "down")
     frame["constant"], frame["empty"], frame["one"] = 1.0, np.nan, "x"
+    frame["filled"] = np.where(np.arange(300) % 9 == 0, 9.96921e36, rng.random(300))
     frame["apart"] = np.where(np.arange(300) < 12, rng.random(300), np.nan)
     write_table(frame, table)
     (tmp_path / "b").mkdir()
@@ -59,6 +60,8 @@ def test_models_stand_side_by_side(files, nenya_cli):
     frame = read_table(files / "p" / "probe.csv")
     assert len(frame) == 12 and set(frame["model"]) == {"own", "noise"}
     assert (files / "p" / "probe.png").read_bytes()[:4] == b"\x89PNG"
+    page = (files / "p" / "probe.html").read_text()
+    assert "<p>known: own " in page and "data:image/png" in page and "<td>noise</td>" in page
     code, said = nenya_cli("probe", [A, TABLE, "out=p"])
     assert code == 2 and "clobber=true" in said
 
@@ -76,7 +79,9 @@ def test_the_order_of_rows_and_names_of_columns_change_nothing(files, nenya_cli)
 def test_all_columns_but_keys_are_taken_by_default(files, nenya_cli):
     results, said = probe(nenya_cli, files, A, TABLE, "by=rows", "shuffles=1")
     assert {"known", "kind", "lat", "lon", "T10", "T90", "region", "day"} <= set(results["columns"])
-    assert {"constant", "empty", "one", "US0"} <= set(results["left_out"]) and "empty is not probed: no value" in said
+    assert {"constant", "empty", "one", "filled", "US0"} <= set(
+        results["left_out"]
+    ) and "empty is not probed: no value" in said
 
 
 @pytest.mark.parametrize(
@@ -101,6 +106,7 @@ def test_folds(by, folds, files, nenya_cli):
         ([TABLE, "columns=[season2]"], "columns=season2"),
         ([TABLE, "columns=[known,constant]"], "columns=constant: cannot be probed: one value"),
         ([TABLE, "columns=[empty]"], "columns=empty: cannot be probed: no value"),
+        ([TABLE, "columns=filled"], "columns=filled: cannot be probed: it has values beyond 1e+30"),
         ([TABLE, "columns=[one]"], "columns=one: cannot be probed: one value"),
         ([TABLE, "columns=[apart]"], "columns=apart: cannot be probed: its values are known in"),
         ([TABLE, "columns=[]"], "columns=[]"),

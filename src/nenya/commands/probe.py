@@ -3,8 +3,8 @@
 import json
 import logging
 import math
-from collections.abc import Iterator
-from dataclasses import asdict
+import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 import nenya
 from nenya.commands.probe_inputs import Rows, baselines, common_rows, open_models
+from nenya.commands.probe_words import probe_page, table_lines
 from nenya.errors import InputFileError, OptionError
 from nenya.io import write_table
 from nenya.latents.audit_columns import DERIVED, targets_of
@@ -22,7 +23,7 @@ from nenya.latents.probes import Features
 from nenya.options.declare import suggest
 from nenya.options.probe import ProbeOptions
 from nenya.plotting.probe import draw_probes
-from nenya.storage.disk import atomic_path, check_output, together
+from nenya.storage.disk import atomic_path, check_output, temporary_folder, together
 from nenya.storage.paths import local_path
 from nenya.storage.texts import lines_of, say
 from nenya.tables.place_and_time import usual_names
@@ -35,11 +36,11 @@ log = logging.getLogger(__name__)
 Found = dict[str, dict[str, dict[str, Probed]]]
 
 _FOLDER = "outputs/probe"
-_ENDS = ("json", "csv", "png")
+_ENDS = ("html", "json", "csv", "png")
 
 
 def run(options: ProbeOptions) -> int:
-    """Probe latents: print a table, and write it with JSON and a figure.
+    """Probe latents: print a table, and write it with JSON, a figure and a page.
 
     Args:
         options: of `scripts/probe.py`.
@@ -50,6 +51,8 @@ def run(options: ProbeOptions) -> int:
     Raises:
         NenyaError: An option is not possible, a file cannot be read or joined, or a result cannot be written.
     """
+    if isinstance(options.columns, str):
+        options = replace(options, columns=[options.columns])
     folder = local_path(options.out or _FOLDER)
     if folder.suffix and not folder.is_dir():
         raise OptionError(f"out={folder}: expected a folder")
@@ -70,17 +73,30 @@ def run(options: ProbeOptions) -> int:
     _refuse(targets, more, options.columns)
     settings = ProbeSettings(options.k, options.shuffles, options.seed)
     found = probe_columns(features, targets, folds, settings)
-    results = _results(found, left_out | more, features, folds, rows, options)
-    with together():
-        _write(places["json"], json.dumps(_plain(results), indent=1) + "\n")
-        write_table(_frame(found), places["csv"])
-        draw_probes(found, places["png"])
+    left = left_out | more
+    results = _results(found, left, features, folds, rows, options)
+    _write_all(places, found, results, list(rows.latents))
     for line in table_lines(found):
         say(line)
-    for column, why in (left_out | more).items():
+    for column, why in left.items():
         log.info("%s is not probed: %s", column, why)
     log.info("%s", lines_of(places.values()))
     return 0
+
+
+def _write_all(places: dict[str, Path], found: Found, results: dict[str, Any], trained: list[str]) -> None:
+    """Write figure, page, JSON and table: all of them or none."""
+    with temporary_folder("nenya-probe-") as scratch:
+        figure = scratch / "probe.png"
+        draw_probes(found, figure)
+        name = places["html"].parent.name
+        page = probe_page(name, found, trained, figure, results["made_by"], list(results["left_out"].items()))
+        with together():
+            for end, text in (("html", page), ("json", json.dumps(_plain(results), indent=1) + "\n")):
+                _write(places[end], text)
+            write_table(_frame(found), places["csv"])
+            with atomic_path(places["png"]) as temporary:
+                shutil.copyfile(figure, temporary)
 
 
 def _check_columns(table: "pd.DataFrame", columns: list[str] | None) -> None:
@@ -174,26 +190,6 @@ def _frame(found: Found) -> "pd.DataFrame":
     import pandas as pd
 
     return pd.DataFrame(as_rows(found))
-
-
-def table_lines(found: Found) -> Iterator[str]:
-    """Yield the lines of the printed table: of each column, its models with both probes and their 95 % intervals."""
-    width = max(len(model) for models in found.values() for model in models)
-    for column, models in found.items():
-        first = next(iter(models.values()))["linear"]
-        chance = f", {first.chance:.2f} by chance" if first.metric != "R2" else ""
-        yield f"{column} ({first.metric}{chance}, {first.n} rows, {first.blocks} blocks)"
-        for model, probes in models.items():
-            cells = "   ".join(f"{_WORDS[probe]} {_shown(one)}" for probe, one in probes.items())
-            yield f"  {model:{width}}  {cells}"
-
-
-_WORDS = {"linear": "linear", "knn": "nearest"}
-
-
-def _shown(one: Probed) -> str:
-    texts = (f"{value:.2f}".replace("-0.00", "0.00") for value in (one.value, one.low, one.high))
-    return "{:>5} ({} to {})".format(*texts)
 
 
 def _plain(value: Any) -> Any:

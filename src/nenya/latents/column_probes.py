@@ -26,6 +26,8 @@ R2, ACCURACY = "R2", "balanced accuracy"
 PROBES = ("linear", "knn")
 """The two probes of a column."""
 
+_LARGEST = 1e30  # of a number; netCDF fills with 9.97e36
+
 
 @dataclass(frozen=True)
 class ProbeSettings:
@@ -155,6 +157,8 @@ def _why_not(target: Target, folds: Folds, needed: int, k: int) -> str:
             return f"too few rows have a value for the {k} nearest"
         if not target.classes and np.ptp(values[train], axis=0).max() == 0:
             return f"it has one value in all but one of the folds by {folds.by}"
+    if not target.classes and np.abs(values).max() > _LARGEST:
+        return f"it has values beyond {_LARGEST:.0e}, as of missing values: leave these empty in the table"
     judged = values[folds.judged_rows]
     if not values.size or np.ptp(judged, axis=0).max(initial=0) == 0:
         return f"its values occur in one fold by {folds.by} each, or one value in all that is predicted"

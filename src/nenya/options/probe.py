@@ -11,6 +11,10 @@ def _are_texts(value: Any) -> bool:
     return isinstance(value, list) and len(value) > 0 and all(type(one) is str for one in value)
 
 
+def _are_columns(value: Any) -> bool:
+    return type(value) is str or _are_texts(value)
+
+
 @dataclass
 class ProbeOptions(AnalysisOptions):
     """Options of the probes of latents of one or several models."""
@@ -26,7 +30,11 @@ class ProbeOptions(AnalysisOptions):
     archive_dir: str | None = option(None, "an archive of nenya update: its table, and its latents as a model")
     version: str | None = option(None, "model version of the archive, if it has several")
     names: Any = option(None, "names of the models, in the order of latents=", ("a list of names", _are_texts))
-    columns: Any = option(None, "columns to predict; default: all but keys", ("a list of columns", _are_texts))
+    columns: Any = option(
+        None,
+        "columns to predict; default: all but keys",
+        ("a list of columns", _are_columns),
+    )
     by: str | None = option(
         None,
         "rows that are predicted together: granule, time, place, partition (train to valid), rows, or a column; "
