@@ -20,8 +20,9 @@ def dataset(tmp_path_factory):
 @pytest.fixture(scope="module")
 def shared(dataset, tmp_path_factory):
     from nenya.portal.holding import Portal
+    from nenya.portal.saved import SavedViews
 
-    portal = Portal(dataset, "a.parquet")
+    portal = Portal(dataset, "a.parquet", saved=SavedViews(tmp_path_factory.mktemp("saved") / "a.views.json"))
     portal.url, stop = serve(portal)
     with chromium(tmp_path_factory.mktemp("chromium")) as browser:
         browser.add_init_script(DRAWN)
@@ -143,3 +144,77 @@ def test_classes_have_colours_of_their_own_and_a_legend_with_counts(page, datase
     assert shown_rows(page, (region == "here").sum()) and page.chips == ["region: here"]
     choose_colour(page, "number of cutouts", "count")
     assert not page.page.locator(".classes").count()
+
+
+def state_of(page):
+    """Return what is seen of the view: rows, colour, order, tab, options, place of the image, and the UMAP's extent."""
+    page.idle()
+    page.synced()
+    select = [
+        page.page.locator(f"{part} select").first.input_value() for part in ("[aria-label=UMAP]", "#panel_gallery")
+    ]
+    tab = page.page.locator("[data-tab][aria-selected=true]").get_attribute("data-tab")
+    boxes = [e.is_checked() for e in page.page.locator("[aria-label='Similar cutouts'] input[type=checkbox]").all()]
+    (left, _), (right, _) = page.place("umap", 0, 0), page.place("umap", 1, 0)
+    return (page.selected, select, tab, boxes, page.session.selection.view.row), right - left
+
+
+def same(one, other):
+    """Whether two states are one; the width of a bar's numbers may differ."""
+    return one[0] == other[0] and abs(np.log(one[1] / other[1])) < 0.15
+
+
+@pytest.mark.slow
+def test_one_history_of_views_for_undo_redo_back_links_and_names(page):
+    """Each change is a step back and forth, by keys and by the browser; a link and a name restore all of it."""
+    states, begun = [state_of(page)], page.session.selection.step
+
+    def step(change):
+        change()
+        states.append(state_of(page))
+        assert len(states) == page.session.selection.step + 1 - begun
+
+    step(lambda: page.act("row:42"))
+    step(lambda: choose_colour(page, "mean latitude (deg N)", "lat"))
+    step(lambda: page.page.locator("#panel_gallery select").first.select_option(label="table order"))
+    step(
+        lambda: (
+            page.page.mouse.move(*page.place("umap", 0, 0)),
+            page.page.mouse.wheel(0, -300),
+            page.page.wait_for_timeout(300),
+        )
+    )
+    step(lambda: ask(page, "lat > 0"))
+    step(lambda: page.page.locator("[aria-label='Similar cutouts'] input").first.uncheck())
+    step(lambda: page.page.locator("#tab_stats").click())
+    last, link = states[-1], page.page.url
+    page.page.keyboard.press("v")
+    page.page.fill("#save_name", "<b>north</b>")
+    page.page.keyboard.press("Enter")
+    page.page.locator(".saved button", has_text="<b>north</b>").wait_for()
+    page.page.keyboard.press("Escape")
+    for wanted in states[-2:-5:-1]:
+        page.page.keyboard.press("u")
+        assert same(state_of(page), wanted)
+    for wanted in states[-5::-1]:
+        page.page.evaluate("history.back()")
+        page.page.wait_for_timeout(100)
+        assert same(state_of(page), wanted)
+    assert page.page.url.startswith(page.portal.url)  # Back has not left the page
+    page.page.evaluate("history.forward()")
+    page.page.wait_for_timeout(100)
+    assert same(state_of(page), states[1])
+    page.page.keyboard.press("y")
+    assert same(state_of(page), states[2])
+    page.page.keyboard.press("v")
+    page.page.locator(".saved button", has_text="<b>north</b>").click()
+    page.page.keyboard.press("Escape")
+    assert same(state_of(page), last)
+    page.act("reset")
+    page.idle()
+    page.synced()
+    page.page.goto(link)
+    page.page.locator("#count").wait_for()
+    page.session = next(s for s in reversed(page.portal.sessions.values()))
+    page.until(lambda: page.page.evaluate("Bokeh.documents.length > 0 && Bokeh.documents[0].is_idle"))
+    assert same(state_of(page), last)

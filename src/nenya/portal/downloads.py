@@ -147,7 +147,7 @@ def gallery_png(session: Session, tick: Tick) -> Iterator[bytes]:
     mapper, view, rows = session.gallery.mapper, session.selection.view, session.dataset.columns.rows
     own = view.scale == "own"
     filters = "; ".join(filter_text(item) for item in view.filters) or "no filter"
-    order = f"{session.order}{', high first' if session.descending else ''}"
+    order = f"{view.order}{', high first' if view.descending else ''}"
     caption = [f"{session.name}: {len(session.ordered):,} of {rows:,} cutouts ({filters})", f"order: {order}"]
     if own:
         caption.append("each cutout scaled from its 1st to its 99th percentile")

@@ -121,9 +121,14 @@ class Plane:
         x, y = self.plot.x_range, self.plot.y_range
         return (float(x.start), float(x.end), float(y.start), float(y.end))
 
-    def show_all(self) -> None:
-        """Return to the initial extent."""
-        left, right, low, high = self.home
+    @property
+    def is_whole(self) -> bool:
+        """Whether the initial extent is shown."""
+        return self.extent == self.home
+
+    def show_extent(self, extent: Extent | None) -> None:
+        """Show an extent; None for the initial one."""
+        left, right, low, high = extent or self.home
         self.plot.x_range.update(start=left, end=right)
         self.plot.y_range.update(start=low, end=high)
 
