@@ -418,7 +418,7 @@ def test_downloads_hold_the_selected_rows_and_the_gallery(page, dataset):
         assert found["filename"].dtype != "category" and (pd.to_datetime(found["datetime"]) == wanted["datetime"]).all()
     with page.page.expect_download() as waiting:
         page.page.locator("#get_png").click()
-    from nenya.portal.downloads import coloured
+    from nenya.portal.png import coloured
 
     gallery = page.session.gallery
     span = (gallery.mapper.low, gallery.mapper.high)

@@ -6,6 +6,7 @@ from portal_data import write_archive
 from portal_page import DRAWN, Page, chromium, has_chromium, serve
 
 pytestmark = has_chromium
+FEW = 150  # cutouts in view that are points: half of the table
 
 
 @pytest.fixture(scope="module")
@@ -19,9 +20,11 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def shared(dataset, tmp_path_factory):
+    from nenya.portal import points
     from nenya.portal.holding import Portal
     from nenya.portal.saved import SavedViews
 
+    most, points.MOST_POINTS = points.MOST_POINTS, FEW
     portal = Portal(dataset, "a.parquet", saved=SavedViews(tmp_path_factory.mktemp("saved") / "a.views.json"))
     portal.url, stop = serve(portal)
     with chromium(tmp_path_factory.mktemp("chromium")) as browser:
@@ -30,6 +33,7 @@ def shared(dataset, tmp_path_factory):
         yield page
         page.check_quiet()
     stop()
+    points.MOST_POINTS = most
 
 
 @pytest.fixture
@@ -162,6 +166,59 @@ def state_of(page):
 def same(one, other):
     """Whether two states are one; the width of a bar's numbers may differ."""
     return one[0] == other[0] and abs(np.log(one[1] / other[1])) < 0.15
+
+
+def test_few_cutouts_are_points_with_a_card_and_marks_in_all_panels(page, dataset):
+    columns, plane = dataset.columns, page.session.planes["umap"]
+    assert not len(plane.points.source.data["x"])  # 300 are too many here
+    ask(page, "lat > 20")
+    lat = columns.values("lat")
+    assert shown_rows(page, (lat > 20).sum()) <= FEW
+    page.page.mouse.move(640, 20)
+    page.synced()
+    assert (
+        sorted(plane.points.source.data["row"])
+        == np.flatnonzero((lat > 20) & (columns.values("US0") == columns.values("US0"))).tolist()
+    )
+    row, pixels = int(page.session.gallery_rows[0]), page.pixels()
+    chosen = [int(page.session.theme.chosen[i : i + 2], 16) for i in (1, 3, 5)]
+    places = [
+        page.place("umap", float(columns.values("US0")[r]), float(columns.values("US1")[r]))
+        for r in page.session.gallery_rows[1:7]
+    ]
+    for x, y in places:  # discs, not specks
+        assert (
+            np.abs(pixels[round(y) - 4 : round(y) + 5, round(x) - 4 : round(x) + 5] - chosen).max(axis=2) < 12
+        ).sum() >= 12
+    assert not labels_of_the_bar(page, "UMAP")  # a bar of counts would say nothing
+    page.page.mouse.move(places[0][0] - 2, places[0][1])
+    page.page.mouse.move(*places[0])
+    card = page.page.locator("#card")
+    card.wait_for()
+    said = page.page.locator("#card p").last.inner_text()
+    shown = int(said.split()[1].replace(",", ""))
+    assert (
+        np.hypot(
+            *(
+                np.array(page.place("umap", float(columns.values("US0")[shown]), float(columns.values("US1")[shown])))
+                - places[0]
+            )
+        )
+        < 8
+    )
+    assert page.page.locator("#card img").evaluate("(e) => e.complete && e.naturalWidth >= 64")
+    assert f"DT {float(columns.values('DT')[shown]):.4g} K" in said
+    page.synced()
+    x, y = page.place("map", *(float(columns.values(name)[shown]) for name in ("lon", "lat")))
+    around = page.pixels()[round(y) - 9 : round(y) + 10, round(x) - 9 : round(x) + 10]
+    ink = [int(page.session.theme.ink[i : i + 2], 16) for i in (1, 3, 5)]
+    assert (np.abs(around - ink).max(axis=2) < 40).sum() > 20  # a ring around it on the map too
+    page.page.mouse.move(640, 20)
+    page.until(lambda: not page.session.planes["map"].points.pointed.data["x"])
+    assert not card.is_visible()
+    page.page.mouse.move(*page.place("gallery", 0.5, page.session.gallery.rows - 0.5))
+    page.until(lambda: page.session.planes["map"].points.pointed.data["x"] == [float(columns.values("lon")[row])])
+    page.page.mouse.move(640, 20)
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ from nenya.tables.quantities import title_of
 
 log = logging.getLogger(__name__)
 
-_CLASSED = ("facts", "table", "stats", "near_note", "near_list", "legend", "saved")
+_CLASSED = ("facts", "table", "stats", "near_note", "near_list", "legend", "saved", "card")
 _TITLES = ("Gallery", "Table", "Statistics", "Add filter", "New image", "Download")
 
 
@@ -144,7 +144,7 @@ def _add_texts(page: Any, session: Session) -> None:
     style = InlineStyleSheet(css=text_of("parts.css"))
     texts = {
         name: Div(
-            name=name,
+            name=f"text_{name}",
             text=text,
             stylesheets=[style],
             sizing_mode="stretch_width",
@@ -164,6 +164,9 @@ def _add_texts(page: Any, session: Session) -> None:
     channel = TextInput(name="nenya_channel", visible=False)
     channel.on_change("value", lambda _attr, _old, text: _act(session, str(text)))
     page.add_panel("channel", pn.pane.Bokeh(channel, visible=False))
+    pointer = TextInput(name="nenya_pointer", visible=False)
+    pointer.on_change("value", lambda _attr, _old, text: session.point(str(text).partition("|")[2]))
+    page.add_panel("pointer", pn.pane.Bokeh(pointer, visible=False))
     link = TextInput(name="nenya_view", visible=False)
     page.add_panel("link", pn.pane.Bokeh(link, visible=False))
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.errors import NenyaError
-from nenya.portal import categories, pictures, words, work
+from nenya.portal import categories, pictures, points, words, work
 from nenya.portal.dataset import Dataset
 from nenya.portal.history import Selection
 from nenya.portal.jobs import Jobs, Pools
@@ -83,7 +83,7 @@ class Screen:
         self.texts: dict[str, str] = {
             **{"count": words.count(columns.rows, columns.rows), "filters": self._chips(), "status": "", "heading": ""},
             **{"facts": "", "table": "", "stats": "", "near_note": "", "near_list": "", "news": "", "stop": ""},
-            **{"legend": "", "saved": ""},
+            **{"legend": "", "saved": "", "card": ""},
         }
         self.show_text: Callable[[str, str], None] = lambda name, text: None
         self.saved: SavedViews | None = None
@@ -156,9 +156,22 @@ class Screen:
         shown = categories.colours(classes) if classes is not None else ()
         self.jobs.start(
             f"draw {name}",
-            lambda ticket: work.rasters(self.dataset, name, extent, view, ticket),
-            lambda found: plane.show(found[0], found[1], extent, title, shown),
+            lambda ticket: work.plane_of(self.dataset, name, extent, view, ticket),
+            lambda found: plane.show(found[0], found[1], extent, title, shown, found[2]),
         )
+
+    def point_at(self, row: int | None, *, with_card: bool) -> None:
+        """Mark the cutout that is pointed at in all panels, and show its thumbnail and facts; None for none."""
+        columns = self.dataset.columns
+        for name, plane in self.planes.items():
+            place = (None, None) if row is None else (float(columns.values(axis)[row]) for axis in PLANES[name])
+            plane.points.point_at(*place)
+        for sheet, rows in ((self.gallery, self.gallery_rows), (self.near, self.near_rows)):
+            sheet.light(-1 if row is None else next(iter(np.flatnonzero(rows == row).tolist()), -1))
+        if row is None or not with_card:
+            self.jobs.cancel("card")
+            return
+        self.jobs.start("card", lambda _: points.card(self.dataset, row), lambda text: self._text("card", text))
 
     def draw_legend(self) -> None:
         """Show the classes of the selected rows, if the colours are classes."""
@@ -191,7 +204,7 @@ class Screen:
                 return
             picture, span, captions = result
             self.gallery_rows, self.gallery_picture = rows, picture
-            sheet.show(picture, span, captions, [])
+            sheet.show(picture, span, captions, [], rows.tolist())
 
         self.jobs.start(
             "gallery", lambda ticket: work.draw_sheet(dataset, rows, shape, own, ticket), done, title="drawing cutouts"
@@ -337,7 +350,7 @@ class Screen:
                 return
             picture, span, captions = result
             texts = [f"{text}, cosine {c:.4f}" for text, c in zip(captions, cosine, strict=True)]
-            sheet.show(picture, span, texts, [f"{c:.3f}" for c in cosine])
+            sheet.show(picture, span, texts, [f"{c:.3f}" for c in cosine], rows.tolist())
 
         self.jobs.start("near sheet", lambda ticket: work.draw_sheet(dataset, rows, shape, own, ticket), done)
 

@@ -267,6 +267,14 @@ class Session(Screen):
             here = rows.index(self.selection.view.row) if self.selection.view.row in rows else -1
             self.show_row(rows[(here + step) % len(rows) if here >= 0 else 0])
 
+    def point(self, text: str) -> None:
+        """Follow the mouse: `card:17` over a point, `light:17` over a cutout of a sheet, `` over nothing."""
+        kind, _, value = text.partition(":")
+        if not value:
+            self.point_at(None, with_card=False)
+        elif value.isdigit() and len(value) < 12 and int(value) < self.dataset.columns.rows:
+            self.point_at(int(value), with_card=kind == "card")
+
     def tap(self, plane: str, x: float, y: float) -> None:
         """Make the selected cutout closest to a point of the UMAP or the map the primary one."""
         filters, extent = self.selection.view.filters, self.planes[plane].extent

@@ -125,6 +125,7 @@ document.addEventListener("DOMContentLoaded", () => {
     });
     if (link.value) restored();
     link.properties.value.change.connect(restored);
+    pointer(page);
     longitudes(page);
   });
 });
