@@ -370,10 +370,10 @@ def test_the_gallery_is_as_wide_with_a_colour_bar_as_without(page):
 
 
 def test_the_words_of_a_tick_box_tick_it(page):
-    for words, name in (("within the filters", "near_filtered"), ("from other granules only", "near_other_granules")):
+    for place, words in enumerate(("within the filters", "from other granules only")):
         for wanted in (False, True):
             page.page.get_by_text(words, exact=True).click()
-            page.until(lambda name=name, wanted=wanted: getattr(page.session, name) is wanted)
+            page.until(lambda place=place, wanted=wanted: page.session.selection.view.near[place] is wanted)
     page.idle()
 
 
@@ -418,7 +418,7 @@ def test_downloads_hold_the_selected_rows_and_the_gallery(page, dataset):
         assert found["filename"].dtype != "category" and (pd.to_datetime(found["datetime"]) == wanted["datetime"]).all()
     with page.page.expect_download() as waiting:
         page.page.locator("#get_png").click()
-    from nenya.portal.downloads import coloured
+    from nenya.portal.png import coloured
 
     gallery = page.session.gallery
     span = (gallery.mapper.low, gallery.mapper.high)

@@ -6,6 +6,7 @@ from portal_data import write_archive
 from portal_page import DRAWN, Page, chromium, has_chromium, serve
 
 pytestmark = has_chromium
+FEW = 150  # cutouts in view that are points: half of the table
 
 
 @pytest.fixture(scope="module")
@@ -19,9 +20,12 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def shared(dataset, tmp_path_factory):
+    from nenya.portal import points
     from nenya.portal.holding import Portal
+    from nenya.portal.saved import SavedViews
 
-    portal = Portal(dataset, "a.parquet")
+    most, points.MOST_POINTS = points.MOST_POINTS, FEW
+    portal = Portal(dataset, "a.parquet", saved=SavedViews(tmp_path_factory.mktemp("saved") / "a.views.json"))
     portal.url, stop = serve(portal)
     with chromium(tmp_path_factory.mktemp("chromium")) as browser:
         browser.add_init_script(DRAWN)
@@ -29,6 +33,7 @@ def shared(dataset, tmp_path_factory):
         yield page
         page.check_quiet()
     stop()
+    points.MOST_POINTS = most
 
 
 @pytest.fixture
@@ -143,3 +148,130 @@ def test_classes_have_colours_of_their_own_and_a_legend_with_counts(page, datase
     assert shown_rows(page, (region == "here").sum()) and page.chips == ["region: here"]
     choose_colour(page, "number of cutouts", "count")
     assert not page.page.locator(".classes").count()
+
+
+def state_of(page):
+    """Return what is seen of the view: rows, colour, order, tab, options, place of the image, and the UMAP's extent."""
+    page.idle()
+    page.synced()
+    select = [
+        page.page.locator(f"{part} select").first.input_value() for part in ("[aria-label=UMAP]", "#panel_gallery")
+    ]
+    tab = page.page.locator("[data-tab][aria-selected=true]").get_attribute("data-tab")
+    boxes = [e.is_checked() for e in page.page.locator("[aria-label='Similar cutouts'] input[type=checkbox]").all()]
+    (left, _), (right, _) = page.place("umap", 0, 0), page.place("umap", 1, 0)
+    return (page.selected, select, tab, boxes, page.session.selection.view.row), right - left
+
+
+def same(one, other):
+    """Whether two states are one; the width of a bar's numbers may differ."""
+    return one[0] == other[0] and abs(np.log(one[1] / other[1])) < 0.15
+
+
+def test_few_cutouts_are_points_with_a_card_and_marks_in_all_panels(page, dataset):
+    columns, plane = dataset.columns, page.session.planes["umap"]
+    assert not len(plane.points.source.data["x"])  # 300 are too many here
+    ask(page, "lat > 20")
+    lat = columns.values("lat")
+    assert shown_rows(page, (lat > 20).sum()) <= FEW
+    page.page.mouse.move(640, 20)
+    page.synced()
+    assert (
+        sorted(plane.points.source.data["row"])
+        == np.flatnonzero((lat > 20) & (columns.values("US0") == columns.values("US0"))).tolist()
+    )
+    row, pixels = int(page.session.gallery_rows[0]), page.pixels()
+    chosen = [int(page.session.theme.chosen[i : i + 2], 16) for i in (1, 3, 5)]
+    places = [
+        page.place("umap", float(columns.values("US0")[r]), float(columns.values("US1")[r]))
+        for r in page.session.gallery_rows[1:7]
+    ]
+    for x, y in places:  # discs, not specks
+        assert (
+            np.abs(pixels[round(y) - 4 : round(y) + 5, round(x) - 4 : round(x) + 5] - chosen).max(axis=2) < 12
+        ).sum() >= 12
+    assert not labels_of_the_bar(page, "UMAP")  # a bar of counts would say nothing
+    page.page.mouse.move(places[0][0] - 2, places[0][1])
+    page.page.mouse.move(*places[0])
+    card = page.page.locator("#card")
+    card.wait_for()
+    said = page.page.locator("#card p").last.inner_text()
+    shown = int(said.split()[1].replace(",", ""))
+    assert (
+        np.hypot(
+            *(
+                np.array(page.place("umap", float(columns.values("US0")[shown]), float(columns.values("US1")[shown])))
+                - places[0]
+            )
+        )
+        < 8
+    )
+    assert page.page.locator("#card img").evaluate("(e) => e.complete && e.naturalWidth >= 64")
+    assert f"DT {float(columns.values('DT')[shown]):.4g} K" in said
+    page.synced()
+    x, y = page.place("map", *(float(columns.values(name)[shown]) for name in ("lon", "lat")))
+    around = page.pixels()[round(y) - 9 : round(y) + 10, round(x) - 9 : round(x) + 10]
+    ink = [int(page.session.theme.ink[i : i + 2], 16) for i in (1, 3, 5)]
+    assert (np.abs(around - ink).max(axis=2) < 40).sum() > 20  # a ring around it on the map too
+    page.page.mouse.move(640, 20)
+    page.until(lambda: not page.session.planes["map"].points.pointed.data["x"])
+    assert not card.is_visible()
+    page.page.mouse.move(*page.place("gallery", 0.5, page.session.gallery.rows - 0.5))
+    page.until(lambda: page.session.planes["map"].points.pointed.data["x"] == [float(columns.values("lon")[row])])
+    page.page.mouse.move(640, 20)
+
+
+@pytest.mark.slow
+def test_one_history_of_views_for_undo_redo_back_links_and_names(page):
+    """Each change is a step back and forth, by keys and by the browser; a link and a name restore all of it."""
+    states, begun = [state_of(page)], page.session.selection.step
+
+    def step(change):
+        change()
+        states.append(state_of(page))
+        assert len(states) == page.session.selection.step + 1 - begun
+
+    step(lambda: page.act("row:42"))
+    step(lambda: choose_colour(page, "mean latitude (deg N)", "lat"))
+    step(lambda: page.page.locator("#panel_gallery select").first.select_option(label="table order"))
+    step(
+        lambda: (
+            page.page.mouse.move(*page.place("umap", 0, 0)),
+            page.page.mouse.wheel(0, -300),
+            page.page.wait_for_timeout(300),
+        )
+    )
+    step(lambda: ask(page, "lat > 0"))
+    step(lambda: page.page.locator("[aria-label='Similar cutouts'] input").first.uncheck())
+    step(lambda: page.page.locator("#tab_stats").click())
+    last, link = states[-1], page.page.url
+    page.page.keyboard.press("v")
+    page.page.fill("#save_name", "<b>north</b>")
+    page.page.keyboard.press("Enter")
+    page.page.locator(".saved button", has_text="<b>north</b>").wait_for()
+    page.page.keyboard.press("Escape")
+    for wanted in states[-2:-5:-1]:
+        page.page.keyboard.press("u")
+        assert same(state_of(page), wanted)
+    for wanted in states[-5::-1]:
+        page.page.evaluate("history.back()")
+        page.page.wait_for_timeout(100)
+        assert same(state_of(page), wanted)
+    assert page.page.url.startswith(page.portal.url)  # Back has not left the page
+    page.page.evaluate("history.forward()")
+    page.page.wait_for_timeout(100)
+    assert same(state_of(page), states[1])
+    page.page.keyboard.press("y")
+    assert same(state_of(page), states[2])
+    page.page.keyboard.press("v")
+    page.page.locator(".saved button", has_text="<b>north</b>").click()
+    page.page.keyboard.press("Escape")
+    assert same(state_of(page), last)
+    page.act("reset")
+    page.idle()
+    page.synced()
+    page.page.goto(link)
+    page.page.locator("#count").wait_for()
+    page.session = next(s for s in reversed(page.portal.sessions.values()))
+    page.until(lambda: page.page.evaluate("Bokeh.documents.length > 0 && Bokeh.documents[0].is_idle"))
+    assert same(state_of(page), last)

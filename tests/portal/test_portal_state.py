@@ -6,7 +6,8 @@ from matplotlib.path import Path as Polygon
 
 from nenya.errors import InputFileError, OptionError
 from nenya.portal.columns import BINS, Columns, compact, read_arrow
-from nenya.portal.state import Category, Masks, Range, Selection, View, make_box, make_lasso, make_range, read_view
+from nenya.portal.history import Selection
+from nenya.portal.state import Category, Masks, Range, View, make_box, make_lasso, make_range, read_view
 from nenya.portal.words import filter_text
 
 ROWS = 4000
@@ -122,7 +123,7 @@ def test_filters_intersect_and_a_new_one_takes_the_place_of_its_view(columns):
     assert len(masks._kept) <= 3
 
 
-def test_undo_goes_back_step_by_step_and_reset_can_be_undone():
+def test_undo_and_redo_go_step_by_step_and_reset_can_be_undone():
     selection = Selection()
     first, second = make_range("DT", 0, 1), make_range("lat", 0, 10)
     selection.add(first)
@@ -132,8 +133,35 @@ def test_undo_goes_back_step_by_step_and_reset_can_be_undone():
     assert selection.view.filters == ()
     assert selection.undo() and selection.view.filters == (first, second)
     assert selection.view.row == 5
+    assert selection.undo() and selection.view.row is None and selection.view.filters == (first, second)
     assert selection.undo() and selection.view.filters == (first,)
-    assert selection.undo() and not selection.undo()
+    assert selection.redo() and selection.redo() and selection.view.row == 5
+    assert selection.go(0) and selection.view == View() and not selection.undo()
+    assert selection.go(3) and selection.step == 3 and not selection.go(9)
+    selection.show(colour="DT")  # a new change takes the place of what was undone
+    assert not selection.redo() and selection.view.row == 5 and selection.view.colour == "DT"
+    assert not selection.show(colour="DT") and selection.step == 4
+
+
+def test_zooms_of_one_plane_in_quick_succession_are_one_step():
+    selection = Selection()
+    for size in (5.0, 4.0, 3.0):
+        selection.zoom("umap", (-size, size, -1.0, 1.0))
+    selection.zoom("map", (-10.0, 10.0, -5.0, 5.0))
+    assert selection.step == 2 and selection.view.extent("umap") == (-3.0, 3.0, -1.0, 1.0)
+    assert selection.undo() and selection.view.extent("map") is None and selection.view.extent("umap")
+    assert selection.undo() and selection.view == View()
+    assert not selection.zoom("map", None)
+
+
+def test_old_steps_are_forgotten_and_numbers_stay():
+    from nenya.portal.history import MOST_STEPS
+
+    selection = Selection()
+    for row in range(MOST_STEPS + 10):
+        selection.show(row=row)
+    assert len(selection.views) == MOST_STEPS and selection.step == MOST_STEPS + 10
+    assert selection.go(selection.step - 5) and selection.view.row == MOST_STEPS + 4 and not selection.go(3)
 
 
 def test_a_link_restores_the_same_view_and_the_same_rows(columns):
@@ -143,8 +171,10 @@ def test_a_link_restores_the_same_view_and_the_same_rows(columns):
         make_range("month", 3, 5),
         Category("region", ("med", "north")),
     )
-    view = View(filters, 17, "DT", "own")
+    zoom = (("map", (-20.0, 30.5, -5.0, 40.0)), ("umap", (0.0, 1.0, -1.0, 0.5)))
+    view = View(filters, 17, "DT", "own", "DT", True, "stats", (False, True), zoom)
     text = view.to_text()
+    assert len(View().to_text()) < 80 and read_view(View().to_text(), columns) == View()
     assert set(text) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
     assert read_view(text, columns) == view
 
@@ -184,6 +214,10 @@ def test_hostile_links_are_refused_with_one_sentence(columns):
         "", "x" * 30_000, "////", base64.b64encode(b"no zlib").decode(), link([]), link("f"),
         base64.urlsafe_b64encode(zlib.compress(b" " * 10**7)).decode(),
         *(link(good | change) for change in (
+            *({"o": bad} for bad in (["nope", True], ["DT"], ["DT", 1], [["DT"], True], "DT", None)),
+            *({"t": bad} for bad in ("x", ["table"], None)), *({"n": bad} for bad in ([1, 0], [True], True, None)),
+            *({"z": bad} for bad in ({"x": [0, 1, 0, 1]}, {"map": [1, 0, 0, 1]}, {"map": [0, 1]}, [1], {"map": 7},
+                                     {"umap": [0, 1e9, 0, 1]}, {"umap": [0, float("nan"), 0, 1]})),
             {"r": ROWS}, {"r": True}, {"r": "../../etc/passwd"}, {"c": "UID"}, {"s": "x"},
             {"f": [["range", {"column": "nope", "low": 0, "high": 1}]]},
             {"f": [["range", {"column": "DT", "low": float("nan"), "high": 1}]]},

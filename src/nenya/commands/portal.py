@@ -19,6 +19,7 @@ from nenya.storage.paths import local_path
 
 if TYPE_CHECKING:
     from nenya.portal.dataset import Dataset
+    from nenya.portal.saved import SavedViews
 
 log = logging.getLogger(__name__)
 
@@ -125,6 +126,23 @@ def reached_by(address: str) -> str:
     return f"[{address}]" if ":" in address else address
 
 
+def _saved(options: PortalOptions) -> "SavedViews | None":
+    """Return the named views beside the table or in the archive; None for an archive on S3, unless they are asked for.
+
+    Raises:
+        OptionError: They are asked for, but the archive is on S3.
+    """
+    from nenya.portal.saved import SavedViews
+
+    place = str(options.archive_dir or options.table)
+    if "://" in place:
+        if options.views:
+            raise OptionError(f"views=true needs a folder of this machine for named views, got {place}")
+        return None
+    path = local_path(place)
+    return SavedViews(path / "portal_views.json" if options.archive_dir else path.with_suffix(".views.json"))
+
+
 def _serve(options: PortalOptions, opened: "Callable[[], Dataset]", name: str) -> int:
     from nenya.portal.encoder import Encoder
     from nenya.portal.guard import LOCAL
@@ -144,7 +162,9 @@ def _serve(options: PortalOptions, opened: "Callable[[], Dataset]", name: str) -
     local = options.address in LOCAL
     token = options.token or (None if local else make_token())
     origins = [options.origins] if isinstance(options.origins, str) else list(options.origins or [])
-    portal = Portal(checked(), name, encoder, options.limit_mb, token, reopen=checked, upload=options.upload)
+    saved = _saved(options) if (local if options.views is None else options.views) else None
+    limit, upload = options.limit_mb, options.upload
+    portal = Portal(checked(), name, encoder, limit, token, reopen=checked, upload=upload, saved=saved)
     server = make_server(portal, options.address, options.port, origins)
     server.start()
     gc.freeze()  # existing objects stay: the collector need not scan them for each page that opens

@@ -427,6 +427,7 @@ class PortalOptions(LeastCosineOptions):
     )
     export: str | None = option(None, "write a static page to this folder, for use without a server, and exit")
     sample: int = option(20_000, "rows in the exported page", at_least(100))
+    views: bool | None = option(None, "whether visitors save named views beside the table; default: on 127.0.0.1 only")
 
 
 _RESERVED = ("cutouts", "objects", "uploads", "lock")

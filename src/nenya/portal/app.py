@@ -16,8 +16,9 @@ from nenya.portal.dataset import Dataset
 from nenya.portal.jobs import Pools
 from nenya.portal.pages import text_of
 from nenya.portal.question import condition_words
+from nenya.portal.saved import SavedViews
 from nenya.portal.session import Session
-from nenya.portal.state import View, read_view
+from nenya.portal.state import TABS, View, read_view
 from nenya.portal.theme import Theme
 from nenya.portal.views import Histogram
 from nenya.portal.work import ORDERS
@@ -25,14 +26,8 @@ from nenya.tables.quantities import title_of
 
 log = logging.getLogger(__name__)
 
-TABS = (
-    ("gallery", "Gallery"),
-    ("table", "Table"),
-    ("stats", "Statistics"),
-    ("filter", "Add filter"),
-    ("upload", "New image"),
-    ("download", "Download"),
-)
+_CLASSED = ("facts", "table", "stats", "near_note", "near_list", "legend", "saved", "card")
+_TITLES = ("Gallery", "Table", "Statistics", "Add filter", "New image", "Download")
 
 
 class _Page(pn.Template):  # type: ignore[misc]  # Panel's types are not read
@@ -60,6 +55,7 @@ def make_page(
     can_upload: bool,
     limit_mb: int,
     arguments: dict[str, str],
+    saved: SavedViews | None = None,
 ) -> tuple[Any, Session]:
     """Return the page of a new session, and the session.
 
@@ -70,6 +66,7 @@ def make_page(
         can_upload: whether there are weights for uploaded images.
         limit_mb: largest upload, MB.
         arguments: of the address: `view`, `theme`; untrusted.
+        saved: named views, if visitors may save some.
     """
     document = pn.state.curdoc
     theme = Theme(arguments.get("theme") == "dark")
@@ -86,7 +83,10 @@ def make_page(
         document.add_next_tick_callback(function)
 
     session = Session(dataset, pools, call, theme, view)
-    session.name = name
+    session.name, session.saved = name, saved
+    for plane, extent in view.zoom:
+        if plane in session.planes:
+            session.planes[plane].show_extent(extent)
     page = _Page("", location=False)
     page.unwanted = _unwanted(session)
     _add_texts(page, session)
@@ -104,7 +104,8 @@ def make_page(
         "latents": dataset.latents is not None,
         "upload": can_upload,
         "limit_mb": limit_mb,
-        "tabs": TABS,
+        "tabs": list(zip(TABS, _TITLES, strict=True)),
+        "saved": saved is not None,
         "notes": dataset.notes,
         "words": condition_words(columns),
         "numbers": [
@@ -134,6 +135,8 @@ def _unwanted(session: Session) -> frozenset[str]:
         names |= {"colour", "legend"}
     if not session.histograms:
         names.add("histograms")
+    if session.saved is None:
+        names.add("saved")
     return frozenset(names)
 
 
@@ -141,13 +144,13 @@ def _add_texts(page: Any, session: Session) -> None:
     style = InlineStyleSheet(css=text_of("parts.css"))
     texts = {
         name: Div(
-            name=name,
+            name=f"text_{name}",
             text=text,
             stylesheets=[style],
             sizing_mode="stretch_width",
             margin=0,
             disable_math=True,
-            css_classes=[name] if name in ("facts", "table", "stats", "near_note", "near_list", "legend") else [],
+            css_classes=[name] if name in _CLASSED else [],
         )
         for name, text in session.texts.items()
     }
@@ -161,11 +164,14 @@ def _add_texts(page: Any, session: Session) -> None:
     channel = TextInput(name="nenya_channel", visible=False)
     channel.on_change("value", lambda _attr, _old, text: _act(session, str(text)))
     page.add_panel("channel", pn.pane.Bokeh(channel, visible=False))
+    pointer = TextInput(name="nenya_pointer", visible=False)
+    pointer.on_change("value", lambda _attr, _old, text: session.point(str(text).partition("|")[2]))
+    page.add_panel("pointer", pn.pane.Bokeh(pointer, visible=False))
     link = TextInput(name="nenya_view", visible=False)
     page.add_panel("link", pn.pane.Bokeh(link, visible=False))
 
     def changed() -> None:
-        link.value = session.selection.view.to_text()
+        link.value = f"{session.selection.step}|{session.tab}|{session.selection.view.to_text()}"
 
     session.changed = changed
 
@@ -203,7 +209,7 @@ def _add_figures(page: Any, session: Session) -> None:
     for name, plane in session.planes.items():
         plot = plane.plot
         plot.on_event(SelectionGeometry, lambda event, n=name: drawn(n, event))
-        plot.on_event(RangesUpdate, lambda _event, n=name: session.draw_plane(n))
+        plot.on_event(RangesUpdate, lambda _event, n=name: session.zoomed(n))
         plot.on_event(Tap, lambda event, n=name: session.tap(n, event.x, event.y))
         page.add_panel(name, _pane(plot))
     _add_histograms(page, session)
@@ -261,19 +267,21 @@ def _add_widgets(page: Any, session: Session) -> None:
     orders: dict[str, tuple[str, bool]] = {name: (name, False) for name in ORDERS}
     for name in metrics:
         orders |= {f"{title_of(name)}, high first": (name, True), f"{title_of(name)}, low first": (name, False)}
-    order = pn.widgets.Select(options=list(orders), value="random", width=170, **look)
+    order = pn.widgets.Select(options=list(orders), value=_order_of(view, orders), width=170, **look)
     order.param.watch(lambda event: session.set_order(*orders[event.new]), "value")
     scales = {"shared colour scale": "shared", "own colour scales": "own"}
     scale = pn.widgets.Select(options=scales, value=view.scale, width=120, **look)
     scale.param.watch(lambda event: session.set_scale(event.new), "value")
-    filtered = pn.widgets.Checkbox(label="within the filters", value=True, **look)
-    others = pn.widgets.Checkbox(label="from other granules only", value=True, **look)
+    filtered = pn.widgets.Checkbox(label="within the filters", value=view.near[0], **look)
+    others = pn.widgets.Checkbox(label="from other granules only", value=view.near[1], **look)
 
-    def near(_event: Any) -> None:
-        session.set_near(filtered=filtered.value, other_granules=others.value)
+    def near(event: Any, place: int) -> None:
+        both = [*session.selection.view.near]
+        both[place] = event.new
+        session.set_near(filtered=both[0], other_granules=both[1])
 
-    for box in (filtered, others):
-        box.param.watch(near, "value")
+    filtered.param.watch(lambda event: near(event, 0), "value")
+    others.param.watch(lambda event: near(event, 1), "value")
     span = pn.widgets.RangeSlider(
         label="colours (K)", start=-1.0, end=1.0, value=(-1.0, 1.0), step=0.01, sizing_mode="stretch_width", **look
     )
@@ -283,7 +291,19 @@ def _add_widgets(page: Any, session: Session) -> None:
         step = max((ends[1] - ends[0]) / 200, 1e-4)
         span.param.update(start=ends[0], end=ends[1], value=value, step=step)
 
-    session.span_changed = span_changed
+    def view_changed() -> None:
+        """Show the options of a view that undo, a link or the browser has restored."""
+        view = session.selection.view
+        colour.value, scale.value, order.value = view.colour, view.scale, _order_of(view, orders)
+        for box, value in zip((filtered, others), view.near, strict=True):
+            box.value = value
+
+    session.span_changed, session.view_changed = span_changed, view_changed
     widgets = {"colour": colour, "order": order, "scale": scale, "span": span}
     for name, widget in {**widgets, "near_filtered": filtered, "near_other": others}.items():
         page.add_panel(name, widget)
+
+
+def _order_of(view: View, orders: dict[str, tuple[str, bool]]) -> str:
+    """Return the title of a view's order."""
+    return next((title for title, order in orders.items() if order == (view.order, view.descending)), "random")

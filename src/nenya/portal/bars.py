@@ -96,6 +96,13 @@ class CellColours:
         kind = self._use("categories")
         kind.mapper.update(palette=list(colours), low=-0.5, high=len(colours) - 0.5)
 
+    def show_cells(self, *, visible: bool) -> None:
+        """Show or hide the cells, and the bar of counts, which belongs to cells only."""
+        kind = self._kinds[self.kind]
+        kind.cells.visible = visible
+        if kind.bar is not None:
+            kind.bar.visible = visible or self.kind != "counts"
+
     def _use(self, name: str) -> _Kind:
         if name not in self._kinds:
             self._kinds[name] = self._made(name)

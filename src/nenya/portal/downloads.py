@@ -119,26 +119,6 @@ class _Sink(io.RawIOBase):
         return found
 
 
-def coloured(picture: np.ndarray[Any, Any], span: tuple[float, float], zoom: int = 2) -> bytes:
-    """Return a sheet (H, W), top line first, as a PNG in the colours of the page.
-
-    Args:
-        picture: values; NaN becomes transparent.
-        span: colour range.
-        zoom: pixels of the PNG per pixel of the sheet, in both directions.
-    """
-    from PIL import Image
-
-    table = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] + [255] for c in ANOMALY] + [[0, 0, 0, 0]], np.uint8)
-    with np.errstate(invalid="ignore"):
-        place = np.clip((picture - span[0]) / (span[1] - span[0]) * 255, 0, 255)
-    index = np.where(np.isfinite(picture), place, 256).astype(np.int64)
-    pixels = np.repeat(np.repeat(table[index], zoom, axis=0), zoom, axis=1)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 def gallery_png(session: Session, tick: Tick) -> Iterator[bytes]:
     """Yield the gallery as shown, with colour bar and caption."""
     tick(0.0)
@@ -147,7 +127,7 @@ def gallery_png(session: Session, tick: Tick) -> Iterator[bytes]:
     mapper, view, rows = session.gallery.mapper, session.selection.view, session.dataset.columns.rows
     own = view.scale == "own"
     filters = "; ".join(filter_text(item) for item in view.filters) or "no filter"
-    order = f"{session.order}{', high first' if session.descending else ''}"
+    order = f"{view.order}{', high first' if view.descending else ''}"
     caption = [f"{session.name}: {len(session.ordered):,} of {rows:,} cutouts ({filters})", f"order: {order}"]
     if own:
         caption.append("each cutout scaled from its 1st to its 99th percentile")

@@ -18,7 +18,7 @@ from nenya.errors import NenyaError, OutputError
 from nenya.options.commands import PortalOptions
 from nenya.portal import pages, pictures
 from nenya.portal.dataset import Dataset
-from nenya.portal.downloads import coloured
+from nenya.portal.png import coloured
 from nenya.portal.state import PLANES
 from nenya.portal.theme import Theme, plain
 from nenya.portal.views import Histogram, Plane

@@ -19,6 +19,7 @@ from nenya.portal.guard import Door
 from nenya.portal.intake import Intake
 from nenya.portal.jail import Jail
 from nenya.portal.jobs import Pools
+from nenya.portal.saved import SavedViews
 from nenya.portal.session import Session
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class Portal:
         door: decides on admission; set by `make_server`.
         look_every: seconds between checks of the files.
         upload: who may upload images: `auto`, `local`, `any` or `none`, see `PortalOptions`.
+        saved: named views, if visitors may save some.
         sessions: by their key.
     """
 
@@ -50,6 +52,7 @@ class Portal:
     reopen: Callable[[], Dataset] | None = None
     look_every: float = 5.0
     upload: str = "auto"
+    saved: SavedViews | None = None
     sessions: dict[str, Session] = field(default_factory=dict)
     pools: Pools = field(default_factory=Pools)
     jail: Jail = field(init=False)
@@ -78,6 +81,7 @@ class Portal:
             can_upload=self.takes_images,
             limit_mb=self.limit_mb,
             arguments=given,
+            saved=self.saved,
         )
         self.sessions[session.key] = session
         if self._broken:

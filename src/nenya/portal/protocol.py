@@ -51,7 +51,7 @@ def _is_bool(_model: Any, value: Any) -> bool:
 
 
 def _is_channel(model: Any, value: Any) -> bool:
-    return model.name == "nenya_channel" and isinstance(value, str) and len(value) <= _MOST_TEXT
+    return model.name in ("nenya_channel", "nenya_pointer") and isinstance(value, str) and len(value) <= _MOST_TEXT
 
 
 def _is_option(model: Any, value: Any) -> bool:

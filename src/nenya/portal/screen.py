@@ -9,16 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.errors import NenyaError
-from nenya.portal import categories, pictures, words, work
+from nenya.portal import categories, pictures, points, words, work
 from nenya.portal.dataset import Dataset
+from nenya.portal.history import Selection
 from nenya.portal.jobs import Jobs, Pools
 from nenya.portal.pages import part
+from nenya.portal.saved import SavedViews
 from nenya.portal.sheets import Picture, Sheet
 from nenya.portal.state import (
     PLANES,
     BoolArray,
     Filter,
-    Selection,
     View,
 )
 from nenya.portal.theme import Theme
@@ -69,7 +70,7 @@ class Screen:
     ) -> None:
         self.dataset, self.theme, self.key = dataset, theme, secrets.token_urlsafe(18)
         self.name = ""
-        self.selection = Selection(view or View())
+        self.selection = Selection([view or View()])
         self.jobs = Jobs(pools, call, self._say)
         columns = dataset.columns
         homes = {"map": (-180.0, 180.0, -85.0, 85.0)}
@@ -84,23 +85,23 @@ class Screen:
         self.texts: dict[str, str] = {
             **{"count": words.count(columns.rows, columns.rows), "filters": self._chips(), "status": "", "heading": ""},
             **{"facts": "", "table": "", "stats": "", "near_note": "", "near_list": "", "news": "", "stop": ""},
-            "legend": "",
+            **{"legend": "", "saved": "", "card": ""},
         }
         self.show_text: Callable[[str, str], None] = lambda name, text: None
+        self.saved: SavedViews | None = None
+        self.view_changed: Callable[[], None] = lambda: None
         self.changed: Callable[[], None] = lambda: None
         self.span_changed: Callable[[tuple[float, float], tuple[float, float]], None] = lambda span, ends: None
-        self.order, self.descending = "random", False
         self.combine = "and"
-        self.near_filtered, self.near_other_granules = True, True
         self.mask: BoolArray | None = None
         self.ordered: IntArray = np.empty(0, np.int64)
-        self.tab = "gallery" if dataset.cutouts is not None else "table"
         self.shown: tuple[Filter, ...] | None = None
         self.page = self.sheet_page = 0
         self.gallery_rows: IntArray = np.empty(0, np.int64)
         self.near_rows: IntArray = np.empty(0, np.int64)
         self.gallery_picture: FloatArray | None = None
         self.upload: Upload | None = None
+        self.example: int | None = None
         self.downloads = 0
         self.near_listed = dataset.cutouts is None
         self._near_found: Similar | None = None
@@ -111,7 +112,8 @@ class Screen:
 
     def refresh(self) -> None:
         """Draw everything that depends on the selection."""
-        view, dataset, order = self.selection.view, self.dataset, (self.order, self.descending)
+        view, dataset = self.selection.view, self.dataset
+        order = (view.order, view.descending)
         charts = dict(self.histograms)
         self._text("filters", self._chips())
         for plane in self.planes.values():
@@ -131,14 +133,19 @@ class Screen:
             self.draw_gallery()
             self._show_table()
             self._show_statistics()
-            if self.near_filtered and (self.upload or view.row is not None):
+            if view.near[0] and (self.upload or self.selection.view.row is not None):
                 self.find_near()
-            if self.selection.view.row is None and len(self.ordered) and not self.upload:
-                self.show_row(int(self.ordered[0]))
+            if self.selection.view.row is None and self.upload is None:
+                self._show_example()
 
         self.jobs.start(
             "selection", lambda t: work.select(dataset, view.filters, order, list(charts), t), done, title="selecting"
         )
+
+    @property
+    def tab(self) -> str:
+        """The tab that is open."""
+        return self.selection.view.tab or ("gallery" if self.dataset.cutouts is not None else "table")
 
     def draw_plane(self, name: str) -> None:
         """Draw the UMAP or the map at its current zoom."""
@@ -151,8 +158,8 @@ class Screen:
         shown = categories.colours(classes) if classes is not None else ()
         self.jobs.start(
             f"draw {name}",
-            lambda ticket: work.rasters(self.dataset, name, extent, view, ticket),
-            lambda found: plane.show(found[0], found[1], extent, title, shown),
+            lambda ticket: work.plane_of(self.dataset, name, extent, view, ticket),
+            lambda found: plane.show(found[0], found[1], extent, title, shown, found[2]),
         )
         pale = self.uncertain.view(name, view)
         if pale is not None:
@@ -163,6 +170,19 @@ class Screen:
             )
         elif name == "umap":
             self.uncertain.pale(None, extent)
+
+    def point_at(self, row: int | None, *, with_card: bool) -> None:
+        """Mark the cutout that is pointed at in all panels, and show its thumbnail and facts; None for none."""
+        columns = self.dataset.columns
+        for name, plane in self.planes.items():
+            place = (None, None) if row is None else (float(columns.values(axis)[row]) for axis in PLANES[name])
+            plane.points.point_at(*place)
+        for sheet, rows in ((self.gallery, self.gallery_rows), (self.near, self.near_rows)):
+            sheet.light(-1 if row is None else next(iter(np.flatnonzero(rows == row).tolist()), -1))
+        if row is None or not with_card:
+            self.jobs.cancel("card")
+            return
+        self.jobs.start("card", lambda _: points.card(self.dataset, row), lambda text: self._text("card", text))
 
     def draw_legend(self) -> None:
         """Show the classes of the selected rows, if the colours are classes."""
@@ -195,7 +215,7 @@ class Screen:
                 return
             picture, span, captions = result
             self.gallery_rows, self.gallery_picture = rows, picture
-            sheet.show(picture, span, captions, [])
+            sheet.show(picture, span, captions, [], rows.tolist())
 
         self.jobs.start(
             "gallery", lambda ticket: work.draw_sheet(dataset, rows, shape, own, ticket), done, title="drawing cutouts"
@@ -209,9 +229,21 @@ class Screen:
         self.draw_primary()
         self.find_near()
 
+    @property
+    def row(self) -> int | None:
+        """The row of the primary image: the chosen one, else an example; None without any."""
+        chosen = self.selection.view.row
+        return self.example if chosen is None else chosen
+
+    def _show_example(self) -> None:
+        """Show a cutout of the selection, as none was chosen; it is no part of the view."""
+        self.example = int(self.ordered[0]) if len(self.ordered) else None
+        self.draw_primary()
+        self.find_near()
+
     def draw_primary(self) -> None:
         """Show the primary image, its facts and positions."""
-        row, upload, columns = self.selection.view.row, self.upload, self.dataset.columns
+        row, upload, columns = self.row, self.upload, self.dataset.columns
         if upload is not None:
             self._show_picture(upload.image)
             self._text("heading", words.heading("New image", "not in the archive"))
@@ -237,7 +269,7 @@ class Screen:
     @property
     def shown_name(self) -> str:
         """The name of the primary image within a sentence."""
-        row = self.selection.view.row
+        row = self.row
         if self.upload is not None:
             return f"the image {self.upload.name}"
         return "nothing" if row is None else f"row {row:,} of the table"
@@ -252,11 +284,11 @@ class Screen:
     def find_near(self) -> None:
         """Search the cutouts whose latents are closest to that of the primary image."""
         dataset, view, upload = self.dataset, self.selection.view, self.upload
-        latents, row = dataset.latents, self.selection.view.row
+        latents, row = dataset.latents, self.row
         if latents is None or (upload is None and row is None):
             return
-        filters = view.filters if self.near_filtered else ()
-        apart, query = self.near_other_granules, None if upload is None else upload.latent
+        filters = view.filters if view.near[0] else ()
+        apart, query = view.near[1], None if upload is None else upload.latent
 
         name, shown = self.shown_name, self._near_of
         mine = self._near_search = object()
@@ -333,7 +365,7 @@ class Screen:
                 return
             picture, span, captions = result
             texts = [f"{text}, cosine {c:.4f}" for text, c in zip(captions, cosine, strict=True)]
-            sheet.show(picture, span, texts, [f"{c:.3f}" for c in cosine])
+            sheet.show(picture, span, texts, [f"{c:.3f}" for c in cosine], rows.tolist())
 
         self.jobs.start("near sheet", lambda ticket: work.draw_sheet(dataset, rows, shape, own, ticket), done)
 

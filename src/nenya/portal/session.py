@@ -1,6 +1,7 @@
 """A user's session: actions of the user and their effects."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,20 @@ from nenya.errors import InputFileError, NenyaError
 from nenya.portal import categories, pictures, words, work
 from nenya.portal.jobs import Ticket
 from nenya.portal.question import make_question
+from nenya.portal.saved import listed
 from nenya.portal.screen import PAGE_ROWS, Screen
 from nenya.portal.sets import MODES
-from nenya.portal.state import Filter, check_filter, make_box, make_category, make_lasso, make_range
+from nenya.portal.state import (
+    TABS,
+    Filter,
+    View,
+    check_filter,
+    make_box,
+    make_category,
+    make_lasso,
+    make_range,
+    read_view,
+)
 from nenya.portal.upload import Upload
 from nenya.portal.views import Histogram
 
@@ -105,7 +117,8 @@ class Session(Screen):
     def act(self, text: str) -> None:
         """Perform the action of a button, key or click: `undo`, `remove:map`, `row:17` ..."""
         name, _, value = text.partition(":")
-        plain = {"undo": self.undo, "reset": self.reset, "cancel": self.stop, "similar": self.show_most_similar}
+        plain = {"undo": self.undo, "redo": self.redo, "reset": self.reset, "cancel": self.stop}
+        plain |= {"similar": self.show_most_similar, "views": self.list_views}
         steps = {"page": self.turn, "sheet": self.turn_gallery, "step": self.step}
         if name in plain:
             plain[name]()
@@ -120,10 +133,12 @@ class Session(Screen):
             self.combine = value
         elif name == "row" and value.isdigit() and int(value) < self.dataset.columns.rows:
             self.show_row(int(value))
-        elif name == "tab":
-            self.tab = value
-            self._show_table()
-            self._show_statistics()
+        elif name == "tab" and value in TABS:
+            self.go_to(replace(self.selection.view, tab=value))
+        elif name == "go" and value.isdigit():
+            self._went(self.selection.view, moved=self.selection.go(int(value)))
+        elif name in ("save", "open", "forget") and self.saved is not None:
+            self._use_views(name, value)
         elif name == "list":
             self.near_listed = value == "1"
             self._show_near_list()
@@ -136,16 +151,83 @@ class Session(Screen):
             self.refresh()
 
     def undo(self) -> None:
-        """Undo the last change of the filters."""
-        if self.selection.undo():
-            self.refresh()
+        """Return to the view before the last change."""
+        self._went(self.selection.view, moved=self.selection.undo())
+
+    def redo(self) -> None:
+        """Make the change that was undone."""
+        self._went(self.selection.view, moved=self.selection.redo())
 
     def reset(self) -> None:
         """Remove all filters, and show the full UMAP and map."""
-        self.selection.reset()
-        for plane in self.planes.values():
-            plane.show_all()
-        self.refresh()
+        self.go_to(replace(self.selection.view, filters=(), zoom=()))
+        for plane in self.planes.values():  # also where they were moved since the last step
+            plane.show_extent(None)
+
+    def go_to(self, view: View) -> None:
+        """Make a step to another view, and draw what differs."""
+        before = self.selection.view
+        self._went(before, moved=self.selection.go_to(view))
+
+    def _went(self, before: View, *, moved: bool) -> None:
+        """Draw what differs between the view before a step and the current one."""
+        view = self.selection.view
+        if not moved:
+            return
+        self.changed()
+        self.view_changed()
+        for name, plane in self.planes.items():
+            if before.extent(name) != view.extent(name):
+                plane.show_extent(view.extent(name))
+        redraw = {n for n in self.planes if before.extent(n) != view.extent(n) or before.colour != view.colour}
+        if (before.filters, before.order, before.descending) != (view.filters, view.order, view.descending):
+            self.refresh()
+        else:
+            for name in redraw:
+                self.draw_plane(name)
+            if before.colour != view.colour:
+                self.draw_legend()
+            if before.scale != view.scale:
+                self.draw_gallery()
+                self._draw_near()
+            if before.tab != view.tab:
+                self._show_table()
+                self._show_statistics()
+        if before.row != view.row:
+            self.upload = None
+            self.draw_primary()
+            self.find_near()
+        elif before.near != view.near:
+            self.find_near()
+
+    def zoomed(self, name: str) -> None:
+        """Note and draw a plane that was zoomed or moved."""
+        plane = self.planes[name]
+        extent = plane.extent
+        if extent[0] < extent[1] and extent[2] < extent[3]:
+            self.selection.zoom(name, None if plane.is_whole else extent)
+            self.changed()
+            self.draw_plane(name)
+
+    def list_views(self) -> None:
+        """Show the list of named views."""
+        if self.saved is not None:
+            self._text("saved", listed(self.saved))
+
+    def _use_views(self, action: str, name: str) -> None:
+        """Save, open or forget a named view."""
+        assert self.saved is not None
+        if action == "open":
+            text = self.saved.read().get(name)
+            if text is None:
+                raise InputFileError("there is no view of this name any more")
+            self.go_to(read_view(text, self.dataset.columns))
+            return
+        if action == "save":
+            self.saved.save(name, self.selection.view.to_text())
+        else:
+            self.saved.forget(name)
+        self.list_views()
 
     def stop(self) -> None:
         """Cancel running work."""
@@ -185,6 +267,14 @@ class Session(Screen):
             here = rows.index(self.selection.view.row) if self.selection.view.row in rows else -1
             self.show_row(rows[(here + step) % len(rows) if here >= 0 else 0])
 
+    def point(self, text: str) -> None:
+        """Follow the mouse: `card:17` over a point, `light:17` over a cutout of a sheet, `` over nothing."""
+        kind, _, value = text.partition(":")
+        if not value:
+            self.point_at(None, with_card=False)
+        elif value.isdigit() and len(value) < 12 and int(value) < self.dataset.columns.rows:
+            self.point_at(int(value), with_card=kind == "card")
+
     def tap(self, plane: str, x: float, y: float) -> None:
         """Make the selected cutout closest to a point of the UMAP or the map the primary one."""
         filters, extent = self.selection.view.filters, self.planes[plane].extent
@@ -219,25 +309,16 @@ class Session(Screen):
 
     def set_order(self, order: str, descending: bool) -> None:
         """Set the order of the gallery and the table."""
-        self.order, self.descending = order, descending
-        self.refresh()
+        self.go_to(replace(self.selection.view, order=order, descending=descending))
 
     def set_colour(self, colour: str) -> None:
         """Set the quantity shown by the colours of the UMAP and the map."""
-        self.selection.show(colour=colour)
-        self.changed()
-        self.draw_legend()
-        for name in self.planes:
-            self.draw_plane(name)
+        self.go_to(replace(self.selection.view, colour=colour))
 
     def set_scale(self, scale: str) -> None:
         """Set whether the cutouts of the gallery share a colour scale."""
-        self.selection.show(scale=scale)
-        self.changed()
-        self.draw_gallery()
-        self._draw_near()
+        self.go_to(replace(self.selection.view, scale=scale))
 
     def set_near(self, *, filtered: bool, other_granules: bool) -> None:
         """Set which neighbours are shown."""
-        self.near_filtered, self.near_other_granules = filtered, other_granules
-        self.find_near()
+        self.go_to(replace(self.selection.view, near=(filtered, other_granules)))

@@ -47,7 +47,7 @@ class Sheet:
         self.source = image_source()
         self.mapper = LinearColorMapper(ANOMALY, low=-1, high=1, nan_color="rgba(0,0,0,0)")
         add_glyph(plot, self.source, ImageGlyph(color_mapper=self.mapper))
-        self.facts = ColumnDataSource({"x": [], "y": [], "text": []})
+        self.facts = ColumnDataSource({"x": [], "y": [], "text": [], "row": []}, name=f"tiles {name}")
         self.notes = ColumnDataSource({"x": [], "y": [], "note": []})
         plain, hovered = (
             Rect(width=1, height=1, fill_alpha=0, line_alpha=alpha, line_color=theme.mark) for alpha in (0, 1)
@@ -59,6 +59,9 @@ class Sheet:
         )  # fmt: skip
         add_glyph(plot, self.notes, note)
         plot.add_tools(TapTool(), HoverTool(renderers=[boxes], tooltips="@text"))
+        self.lit = ColumnDataSource({"x": [], "y": []})
+        lit = Rect(width=1, height=1, fill_alpha=0, line_color=theme.ink, line_width=3)
+        add_glyph(plot, self.lit, lit)
         self.bar = bar_of(self.mapper, theme, "K")
         plot.add_layout(self.bar, "right")
         paint(plot, theme)
@@ -69,6 +72,13 @@ class Sheet:
     def most(self) -> int:
         """Number of cutouts that fit."""
         return self.columns * self.rows
+
+    def light(self, index: int) -> None:
+        """Mark the cutout of an index; none if it is negative."""
+        x, y = (self.facts.data[axis] for axis in ("x", "y"))
+        shown = 0 <= index < len(x)
+        if shown or len(self.lit.data["x"]):
+            self.lit.data = {"x": [x[index]], "y": [y[index]]} if shown else {"x": [], "y": []}
 
     def fit(self) -> bool:
         """Set columns and rows from the size on the screen, with square cutouts; return whether they changed."""
@@ -86,7 +96,12 @@ class Sheet:
         return before != (self.columns, self.rows)
 
     def show(
-        self, picture: FloatArray, span: tuple[float, float] | None, texts: Sequence[str], notes: Sequence[str]
+        self,
+        picture: FloatArray,
+        span: tuple[float, float] | None,
+        texts: Sequence[str],
+        notes: Sequence[str],
+        rows: Sequence[int],
     ) -> None:
         """Show a sheet.
 
@@ -95,6 +110,7 @@ class Sheet:
             span: colour range in K; None if each cutout has its own.
             texts: tooltip of each cutout.
             notes: caption at the foot of each; empty for none.
+            rows: of the table, of each.
         """
         low, high = span or (0.0, 1.0)
         self.mapper.update(low=low, high=high)
@@ -108,6 +124,7 @@ class Sheet:
             "x": place % self.columns + 0.5,
             "y": self.rows - place // self.columns - 0.5,
             "text": list(texts),
+            "row": list(rows),
         }
         self.notes.data = {
             "x": place[: len(notes)] % self.columns + 0.5,

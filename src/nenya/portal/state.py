@@ -7,7 +7,7 @@ import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,18 +17,20 @@ from nenya.errors import NenyaError, OptionError
 from nenya.portal.columns import Columns
 from nenya.portal.polygon import inside
 from nenya.portal.question import Question, check_question, make_question
-from nenya.portal.sets import MOST_ROWS, Either, Rows, Without, combined
+from nenya.portal.sets import MOST_ROWS, Either, Rows, Without
 
 BoolArray = NDArray[np.bool_]
 
 PLANES = {"umap": ("US0", "US1"), "map": ("lon", "lat")}
+MOST_TEXT = 20_000
+"""Characters of the text of a view, at most."""
 _MOST_POINTS = 400  # corners of a lasso, at most
-_MOST_TEXT = 20_000  # characters of the text in a link, at most
 _MOST_UNPACKED = 200_000  # bytes
 _MOST_FILTERS = 40
 _DEEP = 4  # selections within each other, at most
 _MOST_CHOSEN = 64  # strings of one column, at most
 _FARTHEST = {"map": (540.0, 100.0)}  # degrees; the map can be moved once around, and slightly beyond the poles
+_FARTHEST_ZOOM = 1e6
 _LONGEST = 30.0  # largest length of a lasso, in sides of its bounding box; a simple outline needs about four
 _FAR = 100.0  # largest distance from the centre of a UMAP, in its widths
 
@@ -197,21 +199,42 @@ class View:
         row: of the primary image; None if none was chosen.
         colour: the metric whose mean the UMAP shows, or `count`.
         scale: of the gallery, `shared` or `own`.
+        order: of the gallery and the table, see `nenya.portal.work.ordered_rows`.
+        descending: whether the largest value comes first.
+        tab: that is open; empty for the first one.
+        near: whether similar cutouts are those within the filters, and those of other granules only.
+        zoom: (plane, (left, right, lower, upper end)) of each plane that is not shown completely.
     """
 
     filters: tuple[Filter, ...] = ()
     row: int | None = None
     colour: str = "count"
     scale: str = "shared"
+    order: str = "random"
+    descending: bool = False
+    tab: str = ""
+    near: tuple[bool, bool] = (True, True)
+    zoom: tuple[tuple[str, tuple[float, float, float, float]], ...] = ()
+
+    def extent(self, plane: str) -> tuple[float, float, float, float] | None:
+        """Return the extent of a plane; None for its full one."""
+        return dict(self.zoom).get(plane)
 
     def to_text(self) -> str:
         """Return the view encoded by letters, digits, - and _, for a link."""
-        values = {
+        values: dict[str, Any] = {
             "f": [_encoded(item) for item in self.filters],
             "r": self.row,
             "c": self.colour,
             "s": self.scale,
         }
+        more = {
+            "o": [self.order, self.descending],
+            "t": self.tab,
+            "n": list(self.near),
+            "z": {plane: list(extent) for plane, extent in self.zoom},
+        }
+        values |= {key: value for key, value in more.items() if value != _PLAIN[key]}
         packed = zlib.compress(json.dumps(values, separators=(",", ":")).encode(), 9)
         return base64.urlsafe_b64encode(packed).decode().rstrip("=")
 
@@ -227,7 +250,7 @@ def read_view(text: str, columns: Columns) -> View:
         OptionError: The text is invalid, or of another table.
     """
     try:
-        if len(text) > _MOST_TEXT:
+        if len(text) > MOST_TEXT:
             raise ValueError("too long")
         packed = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
         unpacker = zlib.decompressobj()
@@ -243,13 +266,37 @@ def read_view(text: str, columns: Columns) -> View:
             "own",
         ):
             raise ValueError(colour)
+        options = _options(values, columns)
     except NenyaError:
         raise
     except (ValueError, KeyError, TypeError, ArithmeticError, IndexError, zlib.error, RecursionError) as error:
         raise OptionError(
             "the view in this link is incomplete or of another table; the complete table is shown"
         ) from error
-    return View(filters, row, colour, scale)
+    return replace(options, filters=filters, row=row, colour=colour, scale=scale)
+
+
+_PLAIN: dict[str, Any] = {"o": ["random", False], "t": "", "n": [True, True], "z": {}}
+TABS = ("gallery", "table", "stats", "filter", "upload", "download")
+
+
+def _options(values: Mapping[str, Any], columns: Columns) -> View:
+    """Build the options of a view from untrusted values; older links have none."""
+    (order, descending), tab, near, zoom = (values.get(key, plain) for key, plain in _PLAIN.items())
+    if order not in ("random", "table order", *columns.metrics()) or tab not in ("", *TABS):
+        raise ValueError(order)
+    if not isinstance(zoom, dict) or len(near) != 2 or any(type(value) is not bool for value in (descending, *near)):
+        raise ValueError("options")
+    extents = [(str(plane), _extent(plane, ends)) for plane, ends in sorted(zoom.items())]
+    return View(order=order, descending=descending, tab=tab, near=(near[0], near[1]), zoom=tuple(extents))
+
+
+def _extent(plane: str, ends: Any) -> tuple[float, float, float, float]:
+    """Build an extent from untrusted values."""
+    left, right, low, high = map(_number, ends)
+    if plane not in PLANES or not left < right or not low < high or max(map(abs, ends)) > _FARTHEST_ZOOM:
+        raise ValueError("an extent")
+    return left, right, low, high
 
 
 def _filters(given: Any, deep: int = 0) -> tuple[Filter, ...]:
@@ -409,48 +456,3 @@ def make_range(column: str, low: float, high: float) -> Range:
     if column != "month":
         ends.sort()
     return Range(column, ends[0], ends[1])
-
-
-@dataclass
-class Selection:
-    """The view of one session, and earlier ones.
-
-    Attributes:
-        view: the current view.
-    """
-
-    view: View = field(default_factory=View)
-    _before: list[View] = field(default_factory=list)
-
-    def add(self, item: Filter, mode: str = "and") -> None:
-        """Add a filter, replacing that of the same view or column; or add its rows, or take them away.
-
-        Args:
-            item: the filter.
-            mode: of `nenya.portal.sets.MODES`.
-        """
-        self._change(replace(self.view, filters=combined(self.view.filters, item, mode)))
-
-    def remove(self, slot: str) -> None:
-        """Remove the filter of a view or column, if there is one."""
-        self._change(replace(self.view, filters=tuple(f for f in self.view.filters if f.slot != slot)))
-
-    def reset(self) -> None:
-        """Remove all filters."""
-        self._change(replace(self.view, filters=()))
-
-    def show(self, **changes: Any) -> None:
-        """Change the primary row, the colour or the scale; undo ignores these."""
-        self.view = replace(self.view, **changes)
-
-    def undo(self) -> bool:
-        """Restore the filters before the last change; return False if there are none."""
-        if not self._before:
-            return False
-        self.view = replace(self.view, filters=self._before.pop().filters)
-        return True
-
-    def _change(self, view: View) -> None:
-        if view.filters != self.view.filters:
-            self._before = [*self._before[-49:], self.view]
-            self.view = view

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from nenya.portal.bars import CellColours
 from nenya.portal.columns import Binned
 from nenya.portal.pictures import Extent
+from nenya.portal.points import Near, Points
 from nenya.portal.state import Box, Filter, Lasso, Range
 from nenya.portal.theme import Theme, add_glyph, image_source, name_glyph, paint, plain
 from nenya.tables.grids import coastlines
@@ -91,6 +92,7 @@ class Plane:
         )
         plot.add_tools(self.hover)
         self._title = ""
+        self.points = Points(plot, self.name, theme)
         self.outline = ColumnDataSource({"xs": [], "ys": []})
         add_glyph(
             plot, self.outline, Patches(fill_alpha=0.06, fill_color=theme.mark, line_color=theme.mark, line_width=2)
@@ -121,9 +123,14 @@ class Plane:
         x, y = self.plot.x_range, self.plot.y_range
         return (float(x.start), float(x.end), float(y.start), float(y.end))
 
-    def show_all(self) -> None:
-        """Return to the initial extent."""
-        left, right, low, high = self.home
+    @property
+    def is_whole(self) -> bool:
+        """Whether the initial extent is shown."""
+        return self.extent == self.home
+
+    def show_extent(self, extent: Extent | None) -> None:
+        """Show an extent; None for the initial one."""
+        left, right, low, high = extent or self.home
         self.plot.x_range.update(start=left, end=right)
         self.plot.y_range.update(start=low, end=high)
 
@@ -134,6 +141,7 @@ class Plane:
         extent: Extent,
         title: str,
         classes: Sequence[str] = (),
+        near: Near | None = None,
     ) -> None:
         """Show rasters of an extent.
 
@@ -143,6 +151,7 @@ class Plane:
             extent: of both.
             title: the metric; empty for counts.
             classes: colours of classes, whose codes `chosen` holds.
+            near: the selected cutouts one by one, if they are few: then points are shown instead of cells.
         """
         known = chosen[np.isfinite(chosen)]
         if classes:
@@ -152,8 +161,11 @@ class Plane:
             self.colours.by_means(low, high, title)
         else:
             self.colours.by_counts(float(known.max()) if len(known) else 1.0)
+        mapper = self.colours.mapper
+        self.points.show(near, mapper.palette, (float(mapper.low), float(mapper.high)))
+        self.colours.show_cells(visible=near is None)
         self._hover_over("" if classes else title)
-        self.hover.renderers = [] if classes else self.colours.cells
+        self.hover.renderers = [] if classes or near is not None else self.colours.cells
         left, right, bottom, top = extent
         place = {"x": [left], "y": [bottom], "dw": [right - left], "dh": [top - bottom]}
         grey = np.full((1, 1), np.nan, np.float32) if whole is None else np.log10(whole)

@@ -145,6 +145,12 @@ def caption(row: Mapping[str, Any]) -> str:
     return ", ".join(part for part in parts if part)
 
 
+def card_lines(row: Mapping[str, Any]) -> list[str]:
+    """Return a few facts on a cutout, for the card beside the mouse."""
+    named = [f"{title_of(name)}: {shown(row[name])}" for name in ("cluster", "region", "LL") if name in row]
+    return [*caption(row).split(", ", 2), *named][:6]
+
+
 def filter_text(item: Filter) -> str:
     """Return a filter in words: `map: 20°N to 35°N, 170°E to 160°W`."""
     if isinstance(item, Question):

@@ -14,6 +14,7 @@ from nenya.portal import pictures, words
 from nenya.portal.dataset import Dataset
 from nenya.portal.jobs import Ticket
 from nenya.portal.pictures import Extent
+from nenya.portal.points import Near, points_in
 from nenya.portal.state import PLANES, BoolArray, Filter, View
 from nenya.portal.summary import summarise
 
@@ -122,6 +123,14 @@ def rasters(
     whole = of((), "count") if filters else None
     ticket.tick(0.5)
     return whole, of(filters, colour)
+
+
+def plane_of(
+    dataset: Dataset, plane: str, extent: Extent, view: View, ticket: Ticket
+) -> tuple[FloatArray | None, FloatArray, Near | None]:
+    """Return the rasters of a plane, and the selected rows one by one if few are in view."""
+    whole, chosen = rasters(dataset, plane, extent, view, ticket)
+    return whole, chosen, points_in(dataset, plane, extent, view.filters, view.colour, ticket)
 
 
 def nearest_to(

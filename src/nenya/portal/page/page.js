@@ -11,9 +11,10 @@ document.addEventListener("DOMContentLoaded", () => {
     const model = window.Bokeh && Bokeh.documents.length && Bokeh.documents[0].get_model_by_name("nenya_channel");
     if (model) model.value = (++sent) + "|" + text;
   };
-  const show = (name) => document.querySelectorAll("[data-tab]").forEach((b) => {
+  const open = (name) => document.querySelectorAll("[data-tab]").forEach((b) => {
     b.setAttribute("aria-selected", b.dataset.tab === name); $("panel_" + b.dataset.tab).hidden = b.dataset.tab !== name;
-  }) || act("tab:" + name);
+  });
+  const show = (name) => { open(name); act("tab:" + name); };
   const of = (event, name) => event.composedPath().find((e) => e.dataset && e.dataset[name] !== undefined);
   document.addEventListener("click", (event) => {
     const source = of(event, "action"), tab = of(event, "tab");
@@ -32,11 +33,14 @@ document.addEventListener("DOMContentLoaded", () => {
   const theme = () => { const url = new URL(location.href); url.searchParams.set("theme", SETTINGS.dark ? "light" : "dark"); location.href = url; };
   $("link").onclick = copy; $("theme").onclick = theme; $("help").onclick = () => $("helpbox").showModal();
   const tabs = [...document.querySelectorAll("[data-tab]")].map((b) => b.dataset.tab);
-  const keys = {u: () => act("undo"), r: () => act("reset"), n: () => act("step:1"), p: () => act("step:-1"), s: () => act("similar"), ">": () => act("sheet:1"), "<": () => act("sheet:-1"),
+  const views = () => { if ($("viewsbox")) { act("views"); $("viewsbox").showModal(); } };
+  if ($("views")) $("views").onclick = views;
+  if ($("save_form")) $("save_form").onsubmit = (event) => { event.preventDefault(); act("save:" + $("save_name").value); $("save_name").value = ""; };
+  const keys = {u: () => act("undo"), y: () => act("redo"), v: views, r: () => act("reset"), n: () => act("step:1"), p: () => act("step:-1"), s: () => act("similar"), ">": () => act("sheet:1"), "<": () => act("sheet:-1"),
     l: copy, d: theme, "?": () => $("helpbox").showModal(), Escape: () => act("cancel")};
   document.addEventListener("keydown", (event) => {
     const target = event.composedPath()[0];
-    if (event.ctrlKey || event.metaKey || event.altKey || $("helpbox").open || (/^(INPUT|SELECT|TEXTAREA)$/.test(target.tagName) && target.type !== "checkbox")) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]") || (/^(INPUT|SELECT|TEXTAREA)$/.test(target.tagName) && target.type !== "checkbox")) return;
     const row = of(event, "action"), tab = of(event, "tab"), step = {ArrowRight: 1, ArrowLeft: -1}[event.key];
     if (tab && step) {
       const next = tabs[(tabs.indexOf(tab.dataset.tab) + step + tabs.length) % tabs.length];
@@ -46,7 +50,7 @@ document.addEventListener("DOMContentLoaded", () => {
     else if (/^[1-9]$/.test(event.key) && tabs[event.key - 1]) show(tabs[event.key - 1]);
     else if (keys[event.key]) { event.preventDefault(); keys[event.key](); }
   });
-  if (!SETTINGS.images) show("table");
+  if (!SETTINGS.images) open("table");
   addEventListener("nenya:lost", () => { $("lost").hidden = false; });
   addEventListener("nenya:back", () => { $("lost").hidden = true; });
   $("ask_form").onsubmit = (event) => { event.preventDefault(); act("ask:" + JSON.stringify($("ask").value)); };
@@ -99,11 +103,29 @@ document.addEventListener("DOMContentLoaded", () => {
     const page = Bokeh.documents[0], link = page.get_model_by_name("nenya_view");
     page.on_event("connection_lost", () => dispatchEvent(new Event("nenya:lost")));
     page.on_event("client_reconnected", () => dispatchEvent(new Event("nenya:back")));
+    // Each step of the server's history is an entry of the browser's: Back and Forward are undo and redo.
+    const steps = [];
+    let place = 0, now = -1;
     const restored = () => {
-      const url = new URL(location.href); url.searchParams.set("view", link.value); history.replaceState(null, "", url);
+      const [number, tab, text] = link.value.split("|"), step = +number;
+      const url = new URL(location.href); url.searchParams.set("view", text);
+      open(tab);
+      now = step;
+      const entry = {key: SETTINGS.key, step}, known = steps.indexOf(step);
+      if (known >= 0 && known !== place) { history.go(known - place); return; }
+      if (known >= 0 || !steps.length) history.replaceState(entry, "", url);
+      else { steps.splice(place + 1); history.pushState(entry, "", url); }
+      if (known < 0) { steps.push(step); place = steps.length - 1; }
     };
+    addEventListener("popstate", (event) => {
+      if (!event.state) return;
+      if (event.state.key !== SETTINGS.key) { location.reload(); return; }
+      place = Math.max(0, steps.indexOf(event.state.step));
+      if (event.state.step !== now) act("go:" + event.state.step);
+    });
     if (link.value) restored();
     link.properties.value.change.connect(restored);
+    pointer(page);
     longitudes(page);
   });
 });
