@@ -10,7 +10,7 @@ from PIL import Image
 from nenya.data.table_images import TableImages
 from nenya.errors import InputFileError, OptionError
 from nenya.plotting.cutouts import closest_strip, eigen_images, eigen_sheet, gallery, nearest_to_centres
-from nenya.plotting.paper import central_limits
+from nenya.plotting.paper import UMAP_LABELS, central_limits
 from nenya.plotting.planes import map_density, map_metric, umap_density, umap_metric
 from nenya.tables.grids import Grid, globe
 
@@ -38,7 +38,7 @@ def test_a_umap_shows_every_cutout_once(rng):
     shown = image_of(figure)
     assert shown.get_array().sum() == 2999
     assert isinstance(shown.norm, LogNorm) and shown.get_cmap().name == "cividis"
-    assert {"US0", "US1", "all", "cutouts in a cell"} <= set(words(figure))
+    assert {"UMAP 1", "UMAP 2", "all", "cutouts in a cell"} <= set(words(figure))
     x, y = np.argwhere(~np.ma.getmaskarray(shown.get_array()))[0][::-1]
     assert shown.get_array()[y, x] == (np.floor((points + 9) / 18 * 30) == [x, y]).all(axis=1).sum()
 
@@ -69,8 +69,8 @@ def test_a_map_has_coasts_units_and_one_globe(rng):
     assert (y[1:][drawn] > -90).all() and not (np.abs(x[1:]) + np.abs(x[:-1]) >= 360)[drawn].any()
     anomaly = map_metric(lon, lat, np.sin(np.radians(lon)), name="mean_temperature")
     shown = image_of(anomaly)
-    assert shown.get_clim()[0] == -shown.get_clim()[1] and shown.get_cmap().name == "RdYlBu_r"
-    assert "mean of mean_temperature (deg C)" in words(anomaly)
+    assert shown.get_clim()[0] == -shown.get_clim()[1] and shown.get_cmap().name == "balance"
+    assert "mean temperature (\N{DEGREE SIGN}C)" in words(anomaly)
 
 
 def test_a_strip_shows_the_query_first_on_one_scale(rng):
@@ -207,7 +207,7 @@ def test_a_gallery_of_a_table_is_that_of_its_arrays(archive, tmp_path, nenya_cli
     limits = central_limits(coordinates)
     images = TableImages(f"{folder}/*_preproc.h5", table, LoaderOptions())
     rows = np.flatnonzero(images.known)
-    gallery(images.read(rows), coordinates[rows], "h.png", cells=5, title="t", labels=("US0", "US1"), limits=limits)
+    gallery(images.read(rows), coordinates[rows], "h.png", cells=5, title="t", labels=UMAP_LABELS, limits=limits)
     assert (nearest_to_centres(coordinates[rows], 5, limits) >= 0).sum() > 15
     with Image.open("g.png") as one, Image.open("h.png") as other:
         np.testing.assert_array_equal(np.asarray(one), np.asarray(other))

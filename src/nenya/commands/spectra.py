@@ -11,7 +11,7 @@ import pandas as pd
 from nenya.data.cutouts import CutoutFile, inspect_cutouts
 from nenya.data.spectra import MeanSpectrum, Recipe, file_spectrum
 from nenya.errors import InputFileError, OptionError
-from nenya.options.commands import SpectraOptions
+from nenya.options.figures import SpectraOptions
 from nenya.storage.disk import check_output, together
 from nenya.storage.paths import fetch, find_sources, local_path
 from nenya.storage.texts import lines_of, say

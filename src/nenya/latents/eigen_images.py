@@ -148,7 +148,7 @@ def _start(count: int, size: int, seed: int) -> Tensor:
 def draw(
     path: str | os.PathLike[str], share: NDArray[np.float64], nearest: FloatArray, made: FloatArray | None = None
 ) -> None:
-    """Draw a row for each direction: the nearest cutouts, then the optimised image, on its own scale.
+    """Draw a row for each direction: the nearest cutouts, on one scale, then the optimised image, fitted to it.
 
     Args:
         path: the figure; its suffix sets the format.
@@ -162,4 +162,4 @@ def draw(
     columns = [f"nearest {i + 1}" for i in range(nearest.shape[1])]
     if made is not None:
         nearest, columns = np.concatenate([nearest, made[:, None]], axis=1), [*columns, "optimised"]
-    eigen_sheet(nearest, names, columns, path)
+    eigen_sheet(nearest, names, columns, path, apart=int(made is not None))

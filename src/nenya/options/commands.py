@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from nenya.options.calibration import AnalysisOptions, LeastCosineOptions
-from nenya.options.declare import SHA256, above, at_least, is_number, one_of, option, within
+from nenya.options.declare import SHA256, above, at_least, one_of, option, within
+from nenya.options.figures import DRAWN_ONLY_WITH, DrawnOptions, PictureOptions, is_box
 from nenya.options.masks import MaskOptions, is_bounds, numbers
 from nenya.options.sections import Options
 
@@ -53,10 +54,6 @@ class VerifyOptions(Options):
     provenance: bool = option(True, "require provenance in the files; those of the original nenya have none")
 
 
-def _is_band(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(is_number(v) for v in value) and 2 <= value[0] < value[1]
-
-
 @dataclass
 class GenerateOptions(Options):
     """Options of generated data sets."""
@@ -75,32 +72,6 @@ class GenerateOptions(Options):
     )
     masked: bool = option(False, "set cloudy pixels to NaN; otherwise only the mask marks them")
     device: str = option("cpu", "device of the ocean simulation", one_of("cpu", "cuda"))
-
-
-@dataclass
-class SpectraOptions(Options):
-    """Options of power spectra and slopes."""
-
-    uses: ClassVar[tuple[str, ...]] = ("loader", "data", "out", "clobber")
-
-    band: Any = option(
-        [4, 40],
-        "wavelengths in pixels over which the slope is fitted",
-        ("two numbers [min, max], at least 2", _is_band),
-    )
-    detrend: str = option(
-        "plane",
-        "trend removed in addition to the mean: a plane, a line from each column and row, or none",
-        one_of("plane", "lines", "none"),
-    )
-    window: str = option("hann", "window in both directions", one_of("hann", "none"))
-    average: str = option(
-        "mean",
-        "average over the waves of a bin: mean of P (published), or of log P (unbiased by wide bins)",
-        one_of("mean", "log"),
-    )
-    pixel_km: float | None = option(None, "pixel size in km, for the axis of the figure", above(0))
-    table: str | None = option(None, "table of the cutouts; written as a copy with the columns alpha and alpha_err")
 
 
 @dataclass
@@ -197,22 +168,12 @@ class PrepareOptions(MaskOptions):
     dask: str | None = option(None, "address of a Dask scheduler to use instead: tcp://host:8786")
 
 
-def _is_box(value: Any) -> bool:
-    return (
-        isinstance(value, list | tuple)
-        and len(value) == 4
-        and all(isinstance(v, int | float) and not isinstance(v, bool) for v in value)
-        and value[0] < value[1]
-        and value[2] < value[3]
-    )
-
-
 def _is_names(value: Any) -> bool:
     return isinstance(value, list | tuple) and all(isinstance(v, str) for v in value)
 
 
 @dataclass
-class StatisticsOptions(LeastCosineOptions):
+class StatisticsOptions(LeastCosineOptions, PictureOptions):
     """Options of the statistics of a selection from `table` or `archive`."""
 
     uses: ClassVar[tuple[str, ...]] = ("loader", "data", "out", "clobber")
@@ -222,12 +183,12 @@ class StatisticsOptions(LeastCosineOptions):
     archive_dir: str | None = option(None, "an archive of nenya update, instead of table=")
     version: str | None = option(None, "model version of the archive, if it has several")
     where: str | None = option(None, "an SQL condition on the columns, such as DT > 2 and lat < 0")
-    box: Any = option(None, "box of the UMAP", ("four numbers [x0, x1, y0, y1], x0 < x1, y0 < y1", _is_box))
+    box: Any = option(None, "box of the UMAP", ("four numbers [x0, x1, y0, y1], x0 < x1, y0 < y1", is_box))
     cluster: int | None = option(None, "number of a cluster")
     rows: str | None = option(None, "table of selected rows, such as the result of a search")
     metrics: Any = option(["DT", "alpha"], "columns for histograms", ("a list of columns", _is_names))
     degrees: float = option(2.0, "side in degrees of the map cells", one_of(0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0))
-    picture: str = option(".png", "format of the figure", one_of(".png", ".pdf", ".svg"))
+    picture: str = option(".png", "format of the figure; format= takes several", one_of(".png", ".pdf", ".svg"))
 
 
 @dataclass
@@ -257,7 +218,7 @@ class ClustersOptions(LeastCosineOptions):
 
 
 @dataclass
-class FiguresOptions(AnalysisOptions):
+class FiguresOptions(AnalysisOptions, DrawnOptions):
     """Options of figures of a table and its cutouts."""
 
     uses: ClassVar[tuple[str, ...]] = ("loader", "out", "clobber")
@@ -267,12 +228,13 @@ class FiguresOptions(AnalysisOptions):
         **{"version": "archive_dir", "degrees": "kind=map", "scale": "kind=gallery", "components": "kind=eigen"},
         **{"metric": "kind=metric|map", "least": "kind=metric|map", "cells": "kind=umap|metric|gallery"},
         "where": "kind=umap|metric|map|gallery",
+        **DRAWN_ONLY_WITH,
     }
 
     archive_dir: str | None = option(None, "an archive of nenya update, instead of table=")
     version: str | None = option(None, "model version of the archive, if it has several")
     kind: str = option("umap", "kind of figure", one_of("umap", "metric", "map", "gallery", "eigen"))
-    metric: str | None = option(None, "column to average over cells (kind=metric, kind=map)")
+    metric: str | None = option(None, "column to average over cells, or of categories (kind=metric, kind=map)")
     where: str | None = option(None, "an SQL condition on the columns, such as DT > 2 and lat < 0")
     images: Any = option(None, "cutout files (kind=gallery, kind=eigen); default those of archive=")
     cells: int | None = option(

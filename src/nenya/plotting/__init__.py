@@ -3,7 +3,6 @@
 The suffix of a file sets its format: .png, .pdf, .svg. Temperatures in one figure share one scale, in K.
 """
 
-from nenya.plotting.classes import map_classes, umap_classes
 from nenya.plotting.curves import learning_curve, power_spectra, read_losses, variance_spectrum
 from nenya.plotting.cutouts import (
     GAP,
@@ -17,10 +16,19 @@ from nenya.plotting.cutouts import (
 )
 from nenya.plotting.from_files import closest_latents, learn_curve, plot_from_file, plot_spectrum, umap_gallery
 from nenya.plotting.paper import central_limits, save_figure
-from nenya.plotting.planes import map_density, map_metric, umap_density, umap_metric
+from nenya.plotting.planes import (
+    map_categories,
+    map_density,
+    map_metric,
+    umap_categories,
+    umap_density,
+    umap_metric,
+)
+from nenya.plotting.style import Style
 
 __all__ = [
     "GAP",
+    "Style",
     "central_limits",
     "closest_latents",
     "closest_strip",
@@ -30,7 +38,7 @@ __all__ = [
     "gallery",
     "learn_curve",
     "learning_curve",
-    "map_classes",
+    "map_categories",
     "map_density",
     "map_metric",
     "mosaic",
@@ -40,7 +48,7 @@ __all__ = [
     "power_spectra",
     "read_losses",
     "save_figure",
-    "umap_classes",
+    "umap_categories",
     "umap_density",
     "umap_gallery",
     "umap_metric",

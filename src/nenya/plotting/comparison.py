@@ -7,8 +7,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from nenya.plotting.paper import COLOURS, central_limits, save_figure, tidy
-from nenya.plotting.planes import draw_coastlines
+from nenya.plotting.cells import draw_coastlines
+from nenya.plotting.colours import ANOMALIES, colour_map
+from nenya.plotting.paper import UMAP_LABELS, central_limits, save_figure, tidy
 from nenya.tables.grids import Grid, globe
 from nenya.tables.strata import cells_of
 
@@ -42,10 +43,11 @@ def draw_umap_difference(coordinates: FloatArray, of_a: NDArray[np.bool_], path:
     ratio = np.log2((counts[0] + 0.5) / n / ((counts[1] + 0.5) / m))
     shown = np.ma.masked_where(counts[0] + counts[1] < _LEAST, ratio)
     figure = Figure(figsize=(7.2, 6.0), layout="constrained")
-    axes = figure.add_subplot(title=f"UMAP: {names[0]} (red) and {names[1]} (blue)", xlabel="U0", ylabel="U1")
+    axes = figure.add_subplot(title=f"UMAP: {names[0]} (red) and {names[1]} (blue)", xlabel=UMAP_LABELS[0])
+    axes.set_ylabel(UMAP_LABELS[1])
     axes.set_box_aspect(1)
     drawn = axes.imshow(
-        shown, extent=grid.extent, origin="lower", aspect="auto", interpolation="nearest", cmap=COLOURS,
+        shown, extent=grid.extent, origin="lower", aspect="auto", interpolation="nearest", cmap=colour_map(ANOMALIES),
         vmin=-_REACH, vmax=_REACH,
     )  # fmt: skip
     _ratio_bar(figure, drawn, axes, names)

@@ -1,6 +1,5 @@
 """Figures of cutouts: side by side, at their positions in a plane, with similar ones, as principal components."""
 
-import os
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -9,7 +8,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from nenya.errors import InputFileError, OptionError
-from nenya.plotting.paper import COLOURS, FloatArray, IntArray, Limits, central_limits, reach_of, save_figure
+from nenya.plotting.colours import ANOMALIES, colours_of, ends_of
+from nenya.plotting.paper import FloatArray, IntArray, Limits, Places, central_limits, reach_of, save_figure
+from nenya.plotting.scale_bar import scale_bar
+from nenya.plotting.style import Style, styled
 from nenya.tables.quantities import label_of
 
 GAP = 2  # pixels of background between two cutouts
@@ -64,16 +66,19 @@ def mosaic(images: FloatArray, picks: IntArray, *, own_scale: bool = False) -> F
     return board.reshape(rows * (height + GAP), columns * (width + GAP))
 
 
-def gallery(
+@styled
+def gallery(  # noqa: PLR0913  # each is a choice of its own
     images: FloatArray,
     coordinates: FloatArray,
-    path: str | os.PathLike[str],
+    path: Places,
     *,
     cells: int = 12,
     title: str = "",
     labels: tuple[str, str] = ("latent PC 1", "latent PC 2"),
     scale: Literal["shared", "own"] = "shared",
     limits: Limits | None = None,
+    pixel_km: float | None = None,
+    style: Style | None = None,
 ) -> None:
     """Draw cutouts at their positions in the plane of two coordinates.
 
@@ -83,13 +88,15 @@ def gallery(
     Args:
         images: (N, H, W) or (N, 1, H, W), SSTa in K.
         coordinates: (N, 2), for example the first two principal components of the latents.
-        path: output file; its suffix sets the format (.png, .pdf, .svg).
+        path: output file, or several; the suffix sets the format (.png, .pdf, .svg).
         cells: cells along each coordinate.
         title: title of the figure.
         labels: names of the two coordinates, such as "latent PC 1 (34 % of variance)".
         scale: "shared": one symmetric range for all cutouts, in K; "own": each cutout divided by its largest
             magnitude.
         limits: ((x0, x1), (y0, y1)) to be drawn; by default the central 99 % of each coordinate.
+        pixel_km: side of a pixel in km, for a scale bar.
+        style: size, fonts, colours; its `limits` are those of the colours.
 
     Raises:
         InputFileError: images and coordinates of inconsistent shapes.
@@ -101,26 +108,28 @@ def gallery(
         )
     if cells < 1:
         raise OptionError(f"cells={cells}: expected at least 1")
+    style = style or Style()
     limits = limits or central_limits(coordinates)
     board = mosaic(images, nearest_to_centres(coordinates, cells, limits), own_scale=scale == "own")
-    reach = 1.0 if scale == "own" else reach_of(board)
-    figure = Figure(figsize=(8.6, 7.6), layout="constrained")
+    figure = Figure(figsize=style.figsize(8.6, 7.6), layout="constrained")
     axes = figure.add_subplot(xlabel=labels[0], ylabel=labels[1], title=title)
     label = label_of("SSTa") if scale == "shared" else "SSTa / largest magnitude of the cutout"
-    drawn = _draw_board(axes, board, limits, reach)
-    figure.colorbar(drawn, ax=axes, label=label, extend="both" if scale == "shared" else "neither", shrink=0.85)
-    save_figure(figure, path)
+    drawn = _draw_board(axes, board, limits, style, 1.0 if scale == "own" else None)
+    figure.colorbar(drawn, ax=axes, label=label, extend=ends_of(board, drawn.norm), shrink=0.85)
+    width = (limits[0][1] - limits[0][0]) / cells
+    scale_bar(axes, images.shape[-1], pixel_km, width / (images.shape[-1] + GAP))
+    save_figure(figure, path, style=style)
 
 
-def _draw_board(axes: Any, board: FloatArray, limits: Limits, reach: float) -> Any:
-    """Draw a mosaic within its limits, colours from -reach to reach, and return matplotlib's image."""
+def _draw_board(axes: Any, board: FloatArray, limits: Limits, style: Style, reach: float | None = None) -> Any:
+    """Draw a mosaic within its limits, in the colours of anomalies, and return matplotlib's image."""
     axes.set_facecolor("0.94")
     axes.set_box_aspect(1)
+    cmap, norm = _anomalies(board, style, reach)
     return axes.imshow(
         board,
-        cmap=COLOURS,
-        vmin=-reach,
-        vmax=reach,
+        cmap=cmap,
+        norm=norm,
         extent=(*limits[0], *limits[1]),
         origin="lower",
         aspect="auto",
@@ -128,17 +137,33 @@ def _draw_board(axes: Any, board: FloatArray, limits: Limits, reach: float) -> A
     )
 
 
+def _anomalies(values: FloatArray, style: Style, reach: float | None = None) -> tuple[Any, Any]:
+    """Return colours of anomalies: from -reach to reach, by default the 99th percentile of the magnitudes."""
+    reach = reach_of(values) if reach is None else reach
+    return colours_of(values, cmap=style.cmap or ANOMALIES, limits=style.limits or (-reach, reach))
+
+
+@styled
 def contact_sheet(
-    images: FloatArray, path: str | os.PathLike[str], *, columns: int = 8, title: str = "", unit: str = "K"
+    images: FloatArray,
+    path: Places,
+    *,
+    columns: int = 8,
+    title: str = "",
+    unit: str = "K",
+    pixel_km: float | None = None,
+    style: Style | None = None,
 ) -> None:
     """Draw cutouts side by side, row by row, on one colour scale, the first row of pixels at the bottom; NaN is grey.
 
     Args:
         images: (N, H, W) or (N, 1, H, W).
-        path: output file; its suffix sets the format (.png, .pdf, .svg).
+        path: output file, or several; the suffix sets the format (.png, .pdf, .svg).
         columns: cutouts in a row.
         title: title of the figure.
         unit: of the pixels.
+        pixel_km: side of a pixel in km, for a scale bar.
+        style: size, fonts, colours.
 
     Raises:
         InputFileError: another shape, or no cutout.
@@ -153,31 +178,31 @@ def contact_sheet(
     picks = np.full(rows * across, -1, np.int64)
     picks[: len(images)] = np.arange(len(images))
     board = mosaic(images, picks.reshape(rows, across)[::-1])
-    values = board[np.isfinite(board)]
-    low, high = (float(v) for v in np.quantile(values, [0.01, 0.99])) if values.size else (0.0, 0.0)
-    if low < 0 < high:
-        low, high = -max(-low, high), max(-low, high)
-    figure = Figure(figsize=(1.05 * across + 1.6, 1.05 * rows + 0.8), layout="constrained")
+    style = style or Style()
+    cmap, norm = colours_of(board, cmap=style.cmap, limits=style.limits, usual=ANOMALIES)
+    figure = Figure(figsize=style.figsize(1.05 * across + 1.6, 1.05 * rows + 0.8), layout="constrained")
     axes = figure.add_subplot(title=title, xticks=[], yticks=[])
     axes.set_facecolor("0.8")
-    drawn = axes.imshow(
-        board, cmap=COLOURS, vmin=low, vmax=high if high > low else low + 1, origin="lower", interpolation="nearest"
-    )
-    figure.colorbar(drawn, ax=axes, label=unit, extend="both", shrink=0.85)
-    save_figure(figure, path)
+    drawn = axes.imshow(board, cmap=cmap, norm=norm, origin="lower", interpolation="nearest")
+    figure.colorbar(drawn, ax=axes, label=unit, extend=ends_of(board, norm), shrink=0.85)
+    scale_bar(axes, images.shape[-1], pixel_km)
+    save_figure(figure, path, style=style)
 
 
-def closest_strip(
+@styled
+def closest_strip(  # noqa: PLR0913  # each is a choice of its own
     query: FloatArray,
     images: FloatArray,
     closeness: FloatArray,
-    path: str | os.PathLike[str] | None = None,
+    path: Places | None = None,
     *,
     labels: Sequence[str] = (),
     title: str = "",
     columns: int = 8,
     query_label: str = "query",
     query_labels: Sequence[str] = (),
+    pixel_km: float | None = None,
+    style: Style | None = None,
 ) -> Figure:
     """Draw one or several cutouts and those closest to them, on one symmetric colour scale in K.
 
@@ -185,12 +210,14 @@ def closest_strip(
         query: (H, W), or (Q, H, W) of several, SSTa in K.
         images: (n, H, W) or (n, 1, H, W), SSTa in K, the closest first.
         closeness: (n,) distance or cosine similarity of the latents, written above each; the title names it.
-        path: output file, if any; its suffix sets the format (.png, .pdf, .svg).
+        path: output file, if any, or several; the suffix sets the format (.png, .pdf, .svg).
         labels: text below each image, such as its position and date; () for none.
         title: title of the figure.
         columns: cutouts in a row, the query included.
         query_label: text above each query.
         query_labels: text below each query; () for none.
+        pixel_km: side of a pixel in km, for a scale bar.
+        style: size, fonts, colours.
 
     Raises:
         InputFileError: Images, values and labels of inconsistent lengths.
@@ -207,31 +234,36 @@ def closest_strip(
     below = [*(query_labels or [""] * len(queries)), *(labels or [""] * len(words))]
     if len(below) != len(fields):
         raise InputFileError(f"expected {len(queries)} labels of queries or none, got {len(query_labels)}")
-    figure, drawn = _panels(fields, [query_label] * len(queries) + words, columns, title, below)
+    style = style or Style()
+    figure, drawn = _panels(fields, [query_label] * len(queries) + words, columns, title, style, below)
+    scale_bar(figure.axes[0], fields[0].shape[-1], pixel_km, inside=True)
     for axes in figure.axes[: len(queries)]:
         axes.title.set_fontweight("bold")
-    figure.colorbar(drawn, ax=figure.axes, label=label_of("SSTa"), extend="both", shrink=0.85)
+    _bar_of_panels(figure, drawn, fields, label_of("SSTa"))
     if path is not None:
-        save_figure(figure, path)
+        save_figure(figure, path, style=style)
     return figure
 
 
+@styled
 def eigen_images(
     images: FloatArray,
     ratios: FloatArray,
-    path: str | os.PathLike[str] | None = None,
+    path: Places | None = None,
     *,
     title: str = "",
     columns: int = 8,
+    style: Style | None = None,
 ) -> Figure:
     """Draw principal components of cutouts as images, each with its fraction of the variance.
 
     Args:
         images: (M, H, W), or (M, H * W) of square ones, unit vectors; their sign is arbitrary.
         ratios: (M,) fractions of the total variance, from 0 to 1.
-        path: output file, if any; its suffix sets the format (.png, .pdf, .svg).
+        path: output file, if any, or several; the suffix sets the format (.png, .pdf, .svg).
         title: title of the figure.
         columns: images in a row.
+        style: size, fonts, colours.
 
     Raises:
         InputFileError: Images and fractions of inconsistent lengths.
@@ -244,39 +276,56 @@ def eigen_images(
             f"expected eigen-images (M, H, W) and M fractions, M at least 1, got {images.shape} and {len(ratios)}"
         )
     names = [f"{i + 1}: {100 * ratio:.2g} %" for i, ratio in enumerate(ratios)]
-    figure, drawn = _panels(list(np.asarray(images, np.float32)), names, columns, title)
-    figure.colorbar(drawn, ax=figure.axes, label="weight of a pixel (unit vectors)", extend="both", shrink=0.85)
+    style = style or Style()
+    fields = list(np.asarray(images, np.float32))
+    figure, drawn = _panels(fields, names, columns, title, style)
+    _bar_of_panels(figure, drawn, fields, "weight of a pixel (unit vectors)")
     if path is not None:
-        save_figure(figure, path)
+        save_figure(figure, path, style=style)
     return figure
 
 
 def _panels(
-    fields: Sequence[FloatArray], names: Sequence[str], columns: int, title: str, below: Sequence[str] = ()
+    fields: Sequence[FloatArray],
+    names: Sequence[str],
+    columns: int,
+    title: str,
+    style: Style,
+    below: Sequence[str] = (),
 ) -> tuple[Figure, Any]:
     """Draw images (H, W) with text above and below on one symmetric scale; return the figure and the last image."""
     if columns < 1:
         raise OptionError(f"columns={columns}: expected at least 1")
     across = min(columns, len(fields))
     rows = -(-len(fields) // across)
-    reach = reach_of(np.concatenate([field.ravel() for field in fields]))
     tall = 1.55 + 0.13 * max((len(words.splitlines()) for words in below), default=0)
-    figure = Figure(figsize=(1.25 * across + 1.4, tall * rows + 0.5), layout="constrained")
+    figure = Figure(figsize=style.figsize(1.25 * across + 1.4, tall * rows + 0.5), layout="constrained")
     figure.suptitle(title)
+    cmap, norm = _anomalies(np.concatenate([field.ravel() for field in fields]), style)
     drawn = None
     for i, (field, name) in enumerate(zip(fields, names, strict=True)):
         axes = figure.add_subplot(rows, across, i + 1, xticks=[], yticks=[], facecolor="0.8")
-        axes.set_title(name, fontsize=8)
-        axes.set_xlabel(below[i] if below else "", fontsize=7)
-        drawn = axes.imshow(
-            field, cmap=COLOURS, vmin=-reach, vmax=reach, origin="lower", interpolation="nearest", aspect="auto"
-        )
+        axes.set_title(name, fontsize="small")
+        axes.set_xlabel(below[i] if below else "", fontsize="x-small")
+        drawn = axes.imshow(field, cmap=cmap, norm=norm, origin="lower", interpolation="nearest", aspect="auto")
         axes.set_box_aspect(1)
     return figure, drawn
 
 
+def _bar_of_panels(figure: Figure, drawn: Any, fields: Sequence[FloatArray], label: str) -> None:
+    values = np.concatenate([np.ravel(field) for field in fields])
+    figure.colorbar(drawn, ax=figure.axes, label=label, extend=ends_of(values, drawn.norm), shrink=0.85)
+
+
+@styled
 def eigen_sheet(
-    images: FloatArray, rows: Sequence[str], columns: Sequence[str], path: str | os.PathLike[str] | None = None
+    images: FloatArray,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    path: Places | None = None,
+    *,
+    apart: int = 0,
+    style: Style | None = None,
 ) -> Figure:
     """Draw a table of cutouts, each row on its own symmetric colour scale; the first row of pixels is at the bottom.
 
@@ -284,21 +333,47 @@ def eigen_sheet(
         images: (R, C, H, W) in K; NaN if there is none.
         rows: R names.
         columns: C names.
-        path: output file, if any; its suffix sets the format (.png, .pdf, .svg).
+        path: output file, if any, or several; the suffix sets the format (.png, .pdf, .svg).
+        apart: number of columns at the end whose images are no cutouts: they do not set the colours of their row, but
+            are multiplied by the factor written below them to fill these.
+        style: size, fonts, colours.
     """
+    style = style or Style()
     down, across = images.shape[:2]
-    figure = Figure(figsize=(1.15 * across + 2.6, 1.2 * down + 0.5), layout="constrained")
+    figure = Figure(figsize=style.figsize(1.15 * across + 2.6, 1.2 * down + 0.5), layout="constrained")
     for row, axes in enumerate(np.ravel(figure.subplots(down, 1, squeeze=False))):
-        board = mosaic(images[row], np.arange(across)[None])
-        drawn = _draw_board(axes, board, ((0.0, float(across)), (0.0, 1.0)), reach_of(board))
+        fields, factors = _fitted(images[row], apart)
+        reach = reach_of(fields[: across - apart]) if apart < across else reach_of(fields)
+        drawn = _draw_board(axes, mosaic(fields, np.arange(across)[None]), ((0.0, across), (0.0, 1.0)), style, reach)
         axes.set_box_aspect(1 / across)
-        axes.set_yticks([0.5], [rows[row]], fontsize=8)
-        axes.set_xticks(np.arange(across) + 0.5, columns if row == 0 else [""] * across, fontsize=8)
+        axes.set_yticks([0.5], [rows[row]], fontsize="small")
+        axes.set_xticks(np.arange(across) + 0.5, columns if row == 0 else [""] * across, fontsize="small")
         axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
         axes.spines[:].set_visible(False)
-        bar = figure.colorbar(drawn, ax=axes, label=label_of("SSTa"), extend="both", ticks=MaxNLocator(4), aspect=9)
-        bar.ax.tick_params(labelsize=7)
-        bar.ax.yaxis.label.set_fontsize(8)
+        for column, factor in factors.items():
+            place = (column + 0.5, 0)
+            axes.annotate(
+                f"\N{MULTIPLICATION SIGN} {factor:.2g}", place, (0, -2), textcoords="offset points", ha="center",
+                va="top", fontsize="x-small", annotation_clip=False,
+            )  # fmt: skip
+        extend = ends_of(fields, drawn.norm)
+        bar = figure.colorbar(drawn, ax=axes, label=label_of("SSTa"), extend=extend, ticks=MaxNLocator(4), aspect=9)
+        bar.ax.tick_params(labelsize="x-small")
+        bar.ax.yaxis.label.set_fontsize("small")
     if path is not None:
-        save_figure(figure, path)
+        save_figure(figure, path, style=style)
     return figure
+
+
+def _fitted(images: FloatArray, apart: int) -> tuple[FloatArray, dict[int, float]]:
+    """Return images (C, H, W) of which the last ones fill the colours of the others, and the factors that did it."""
+    factors: dict[int, float] = {}
+    fields = np.array(images, np.float32)
+    known = len(fields) - apart
+    if not 0 < apart < len(fields) or not np.isfinite(fields[:known]).any():
+        return fields, factors
+    for column in range(known, len(fields)):
+        if np.isfinite(fields[column]).any():
+            factors[column] = reach_of(fields[:known]) / reach_of(fields[column])
+            fields[column] *= factors[column]
+    return fields, factors

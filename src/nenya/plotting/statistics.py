@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from nenya.plotting.cells import count_bar, draw_coastlines, draw_counts
 from nenya.plotting.paper import TRAIN_COLOUR, save_figure, tidy
-from nenya.plotting.planes import count_bar, draw_coastlines, draw_counts
 from nenya.tables.quantities import label_of
 from nenya.tables.statistics import SelectionStatistics
 

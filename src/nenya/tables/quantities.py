@@ -69,8 +69,8 @@ QUANTITIES = {
     "texture_percentile": Quantity("rarity of the texture", "%"),
     "lat": Quantity("latitude", "deg N"),
     "lon": Quantity("longitude", "deg E"),
-    "US0": Quantity("UMAP U0"),
-    "US1": Quantity("UMAP U1"),
+    "US0": Quantity("UMAP 1"),
+    "US1": Quantity("UMAP 2"),
     "true_DT": Quantity("true DT", "K"),
     "true_noise": Quantity("true noise", "K"),
     "true_eddy_size": Quantity("true eddy size", "pixels"),
@@ -103,6 +103,13 @@ def heading_of(name: str) -> str:
 def label_of(name: str) -> str:
     """Return the name of a column with its unit, for axes: `DT (K)`, `mean_temperature (deg C)`."""
     return name + _unit(quantity_of(name))
+
+
+def mean_label(name: str) -> str:
+    """Return what the mean of a column in a cell is called: `mean of DT (K)`, `mean temperature (deg C)`."""
+    quantity = quantity_of(name)
+    of = "" if quantity.title.startswith("mean ") else "mean of "
+    return of + quantity.title + _unit(quantity).replace("deg ", "°")
 
 
 def _unit(quantity: Quantity) -> str:
