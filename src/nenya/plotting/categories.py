@@ -5,7 +5,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import numpy.typing as npt
-from matplotlib.colors import BoundaryNorm, ListedColormap, to_rgb
+from matplotlib.colors import BoundaryNorm, ListedColormap, to_hex, to_rgb
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
@@ -33,6 +33,22 @@ def colours_for(categories: Categories, cmap: str | None = None) -> list[Any]:
     else:
         found = list(CATEGORIES[:count])
     return [to_rgb(colour) for colour in (*found, *([REST] if categories.rest >= 0 else []))]
+
+
+def class_colours(kind: str, count: int) -> list[str]:
+    """Return a colour for each of some classes, as `#rrggbb`.
+
+    Args:
+        kind: of `nenya.tables.classes.Classes`: `cycle`, `order` or `names`.
+        count: number of classes.
+    """
+    if kind == "cycle":
+        found: list[Any] = [matplotlib.colormaps[_CYCLE](0.08 + k / count) for k in range(count)]
+    elif kind == "order":
+        found = list(colour_map(VALUES)(np.linspace(*_ENDS, count)))
+    else:
+        found = [CATEGORIES[k % len(CATEGORIES)] for k in range(count)]
+    return [to_hex(colour) for colour in found]
 
 
 def category_colours(categories: Categories, cmap: str | None = None) -> tuple[ListedColormap, BoundaryNorm]:

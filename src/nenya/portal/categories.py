@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nenya.plotting.classes import colours_of
+from nenya.plotting.categories import class_colours
 from nenya.portal.dataset import Dataset
 from nenya.portal.jobs import Ticket
 from nenya.portal.pages import part
@@ -71,7 +71,7 @@ def make_legend(dataset: Dataset, filters: tuple[Filter, ...], name: str, ticket
 
 def colours(classes: Classes) -> list[str]:
     """Return the colours of classes."""
-    return colours_of(classes.kind, len(classes.values))
+    return class_colours(classes.kind, len(classes.values))
 
 
 def legend_text(legend: Legend | None) -> str:
