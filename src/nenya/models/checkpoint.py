@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from nenya.errors import CheckpointError, InputFileError, MissingCheckpointError, NenyaError, OutputError
-from nenya.models.backbones.make import infer_backbone, recorded_own
+from nenya.models.backbones.make import IMAGE_AND_MASK, infer_backbone, recorded_own
 from nenya.models.objectives.extracted import extracted
 from nenya.models.pickled import ParamsStub, check_torch_file, plain_options
 from nenya.models.resnet import ARCHITECTURES, ContrastiveNet
@@ -40,7 +40,6 @@ PARAMS_NAMES = (
 """Every name under which the options class of the users' checkpoints has been pickled."""
 
 _SHOWN = 3
-_IMAGE_AND_MASK = 2  # channels of the first convolution
 _FIRST = "encoder.conv1.weight"
 _OTHER_KEYS = ("model_state_dict", "network", "net", "weights")
 _NUMBERS = ("weight", "bias", "running_mean", "running_var")
@@ -285,7 +284,7 @@ def infer_architecture(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     first, last = state_dict["encoder.conv1.weight"], state_dict["head.2.weight"]
     for ssl_model, architecture in ARCHITECTURES.items():
         if (architecture.blocks, architecture.bottleneck) == (blocks, bottleneck) and first.ndim == 4:
-            masked = first.shape[1] == _IMAGE_AND_MASK
+            masked = first.shape[1] == IMAGE_AND_MASK
             return {
                 "ssl_model": ssl_model,
                 "feat_dim": last.shape[0],
