@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from nenya.errors import CheckpointError
+from nenya.errors import CheckpointError, OptionError
+from nenya.models.backbones.make import FIRST_LAYERS
+from nenya.models.checkpoint import infer_architecture, load_checkpoint, load_weights, save_pth
 from nenya.models.clouds import GUIDED_RATE, Guide, guided_loss, with_clouds, with_mask_channel
 from nenya.models.inference import make_runner
 from nenya.models.resnet import ContrastiveNet
@@ -120,11 +122,44 @@ def test_latents_depend_on_clear_pixels_and_the_mask_alone():
             torch.testing.assert_close(run(image), whole, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_weights_without_a_mask_channel_start_a_network_with_one(channels):
-    plain = ContrastiveNet("resnet18", 8, channels, 4).eval()
+@pytest.mark.parametrize("ssl_model", ["convnext_tiny", "vit_tiny"])
+def test_other_encoders_see_the_mask_too(ssl_model, tmp_path):
+    torch.manual_seed(1)
+    net = ContrastiveNet(ssl_model, 8, 1, 4, mask_channel=True).eval()
+    first = next(p for n, p in net.named_parameters() if n in FIRST_LAYERS)
+    assert first.shape[1] == 2 and (first[:, 1] == 0).all() and (first[:, 0] != 0).any()
+    torch.nn.init.normal_(first, generator=seeded())
+    if ssl_model.startswith("convnext"):
+        for name, scale in net.named_parameters():
+            if name.endswith("scale"):
+                torch.nn.init.ones_(scale)
+    image, mask = torch.randn(4, 1, 16, 16, generator=seeded()), torch.zeros(4, 1, 16, 16)
+    mask[:, :, 3:9, 2:12] = 1
+    with torch.no_grad():
+        found = net(torch.cat([image, mask], 1))
+        assert torch.equal(found, net(torch.cat([torch.where(mask > 0, 100.0, image), mask], 1)))
+        assert not torch.allclose(found, net(torch.cat([image, 0 * mask], 1)), atol=1e-3)
+        torch.testing.assert_close(net(image), net(torch.cat([image, 0 * mask], 1)), rtol=0, atol=1e-6)
+    save_pth(tmp_path / "a.pth", net, options={}, epoch=1)
+    again = load_checkpoint(tmp_path / "a.pth")
+    assert infer_architecture(again.state_dict) == net.architecture
+    other = ContrastiveNet(ssl_model, 8, 1, 4)
+    with pytest.raises(CheckpointError, match=r"set model\.mask_channel=true"):
+        load_weights(other, again)
+
+
+def test_an_encoder_of_ones_own_is_refused_with_a_mask_channel():
+    with pytest.raises(OptionError, match=r"expected one of .*vit_small with model\.mask_channel=true"):
+        ContrastiveNet("torch.nn.Identity", 8, 1, 4, mask_channel=True)
+
+
+@pytest.mark.parametrize(
+    ("ssl_model", "channels"), [("resnet18", 1), ("resnet18", 3), ("convnext_tiny", 3), ("vit_tiny", 1)]
+)
+def test_weights_without_a_mask_channel_start_a_network_with_one(ssl_model, channels):
+    plain = ContrastiveNet(ssl_model, 8, channels, 4).eval()
     checkpoint = with_mask_channel(_Checkpoint(plain.state_dict()))
-    net = tiny(mask_channel=True)
+    net = ContrastiveNet(ssl_model, 8, 1, 4, mask_channel=True).eval()
     net.load_state_dict(checkpoint.state_dict)
     image = torch.randn(4, 1, 16, 16, generator=seeded())
     image -= image.mean((2, 3), keepdim=True)

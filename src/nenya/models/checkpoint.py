@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from nenya.errors import CheckpointError, InputFileError, MissingCheckpointError, NenyaError, OutputError
-from nenya.models.backbones.make import infer_backbone, recorded_own
+from nenya.models.backbones.make import IMAGE_AND_MASK, infer_backbone, recorded_own
 from nenya.models.objectives.extracted import extracted
 from nenya.models.pickled import PARAMS_NAMES, ParamsStub, check_torch_file, plain_options
 from nenya.models.resnet import ARCHITECTURES, SCALING, ContrastiveNet
@@ -30,7 +30,6 @@ from nenya.storage.names import parse_json
 from nenya.storage.small_files import check_regular
 
 _SHOWN = 3
-_IMAGE_AND_MASK = 2  # channels of the first convolution
 _FIRST = "encoder.conv1.weight"
 _OTHER_KEYS = ("model_state_dict", "network", "net", "weights")
 _NUMBERS = ("weight", "bias", "running_mean", "running_var")
@@ -279,7 +278,7 @@ def infer_architecture(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     for ssl_model, architecture in ARCHITECTURES.items():
         like = (architecture.blocks, architecture.bottleneck, architecture.scaled)
         if like == (blocks, bottleneck, scaled) and first.ndim == 4:
-            masked = first.shape[1] == _IMAGE_AND_MASK
+            masked = first.shape[1] == IMAGE_AND_MASK
             return {
                 "ssl_model": ssl_model,
                 "feat_dim": last.shape[0],

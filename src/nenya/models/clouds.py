@@ -19,12 +19,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from nenya.errors import CheckpointError
+from nenya.models.backbones.make import FIRST_LAYERS
 from nenya.models.checkpoint import Checkpoint
 from nenya.models.resnet import ContrastiveNet
 from nenya.models.schedule import Schedule
 from nenya.options.sections import Options
-
-_FIRST = "encoder.conv1.weight"
 
 TEMPERATURE = 0.1
 """By which similarities are divided."""
@@ -151,10 +150,11 @@ def with_clouds(schedule: Schedule, options: Options, first: int) -> Schedule | 
 
 def with_mask_channel(checkpoint: Checkpoint) -> Checkpoint:
     """Return the weights of a network that sees images for one that sees masks too, and at first ignores them."""
-    first = checkpoint.state_dict.get(_FIRST)
+    name = next((name for name in FIRST_LAYERS if name in checkpoint.state_dict), "")
+    first = checkpoint.state_dict.get(name)
     if first is None or first.ndim != 4 or first.shape[1] not in (1, 3):  # channels of an image
         return checkpoint
     image = first.sum(dim=1, keepdim=True)
     return replace(
-        checkpoint, state_dict={**checkpoint.state_dict, _FIRST: torch.cat([image, torch.zeros_like(image)], dim=1)}
+        checkpoint, state_dict={**checkpoint.state_dict, name: torch.cat([image, torch.zeros_like(image)], dim=1)}
     )

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from nenya.data.pyramid import clear_mean, fill_pyramid
 from nenya.errors import InputFileError, OptionError
-from nenya.models.backbones.make import BACKBONES, features_of_own, make_encoder
+from nenya.models.backbones.make import BACKBONES, features_of_own, first_weight, make_encoder
 from nenya.options.own import is_dotted
 
 _IMAGE_AND_MASK = 2  # channels
@@ -193,19 +193,18 @@ class ContrastiveNet(nn.Module):
                 raise OptionError(f"model.{name}={value}: expected at least 1")
         if mask_channel and nchannels != 1:
             raise OptionError(f"model.nchannels={nchannels}: expected 1 beside model.mask_channel=true")
-        if mask_channel and ssl_model not in ARCHITECTURES:
-            raise OptionError(
-                f"model.ssl_model={ssl_model}: expected one of {', '.join(ARCHITECTURES)} with model.mask_channel=true"
-            )
+        if mask_channel and is_dotted(ssl_model):
+            known = ", ".join((*ARCHITECTURES, *BACKBONES))
+            raise OptionError(f"model.ssl_model={ssl_model}: expected one of {known} with model.mask_channel=true")
         self.ssl_model, self.feat_dim, self.nchannels, self.width = ssl_model, feat_dim, nchannels, width
         self.mask_channel = mask_channel
         self.encoder: Any = (
             _Encoder(ARCHITECTURES[ssl_model], self.channels, width)
             if ssl_model in ARCHITECTURES
-            else make_encoder(ssl_model, nchannels, width)
+            else make_encoder(ssl_model, self.channels, width)
         )
         if mask_channel:
-            nn.init.zeros_(self.encoder.conv1.weight[:, 1:])
+            nn.init.zeros_(first_weight(self)[:, 1:])
         length = self.encoder.out_features
         self.head = nn.Sequential(nn.Linear(length, length), nn.ReLU(inplace=True), nn.Linear(length, feat_dim))
 

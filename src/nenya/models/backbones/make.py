@@ -20,6 +20,9 @@ BACKBONES = (*DEPTHS, *HEADS)
 FIRST_LAYERS = ("encoder.conv1.weight", "encoder.stem.weight", "encoder.patches.weight")
 """Weights (width, C, h, w) of the layer that sees the image: of ResNets, ConvNeXt, ViT."""
 
+IMAGE_AND_MASK = 2
+"""Channels of the first layer of a network that sees masks."""
+
 _MOST = 65_536
 _MULTIPLE = 4  # of the width of a ViT, for its positions
 _LOST = re.compile(r"(^|\.)(module|_orig_mod)\.")  # prefixes that reading a checkpoint removes
@@ -95,8 +98,14 @@ def features_of_own(encoder: nn.Module, images: Tensor, nchannels: int, name: st
     return features
 
 
+def first_weight(net: nn.Module) -> Tensor:
+    """Return the weights (width, C, h, w) of the layer of a network that sees the image."""
+    tensors: Mapping[str, Tensor] = net.state_dict()
+    return next(tensors[name] for name in FIRST_LAYERS if name in tensors)
+
+
 def infer_backbone(state_dict: Mapping[str, Tensor]) -> dict[str, Any] | None:
-    """Return `ssl_model`, `feat_dim`, `nchannels` and `width` by the tensors of a network of `BACKBONES`; else None."""
+    """Return the architecture by the tensors of a network of `BACKBONES`, else None; two channels: image and mask."""
     last = state_dict.get("head.2.weight")
     stem, patches = (state_dict.get(name) for name in FIRST_LAYERS[1:])
     if last is None:
@@ -112,9 +121,10 @@ def infer_backbone(state_dict: Mapping[str, Tensor]) -> dict[str, Any] | None:
         first, width = patches, bias.shape[-1]
     else:
         return None
-    return (
-        name and {"ssl_model": name, "feat_dim": last.shape[0], "nchannels": first.shape[1], "width": width}
-    ) or None
+    if not name:
+        return None
+    found = {"ssl_model": name, "feat_dim": last.shape[0], "nchannels": first.shape[1], "width": width}
+    return {**found, "nchannels": 1, "mask_channel": True} if first.shape[1] == IMAGE_AND_MASK else found
 
 
 def recorded_own(state_dict: Mapping[str, Tensor], options: Mapping[str, Any]) -> dict[str, Any] | None:
