@@ -69,6 +69,11 @@ def test_geopandas_and_duckdb_read_every_row(publish, source, tmp_path):
     np.testing.assert_array_equal(whole.geometry.y[known], table["lat"][known])
     np.testing.assert_allclose(whole.geometry.x[known], (table["lon"][known] + 180) % 360 - 180, atol=1e-9)
     assert whole.geometry[~known].isna().all() and (~known).sum() == 2
+    folder = tmp_path / "published" / "geoparquet"
+    # Arrow cannot convert a partition's column with a missing value, here the year of a row without a date, to pandas.
+    east = geopandas.read_parquet(folder, partitioning=None, bbox=(0, -90, 180, 90))
+    assert sorted(east["archive_row"]) == sorted(whole.index[whole.geometry.x >= 0])
+    assert len(geopandas.read_parquet(folder / "year=2012")) == (table["datetime"].dt.year == 2012).sum()
     # DuckDB without its spatial extension: plain SQL on the columns.
     place = f"read_parquet('{tmp_path}/published/geoparquet/**/*.parquet', hive_partitioning=true)"
     sql = duckdb.connect()

@@ -25,7 +25,7 @@ def source(tmp_path_factory):
     """Latents, one of them NaN, and their table in another order."""
     table, vectors, _ = write_archive(tmp_path_factory.mktemp("source"))
     frame = read_table(table)
-    frame["UID"] = 2**62 + np.arange(ROWS)
+    frame["UID"], frame["row"] = 2**62 + np.arange(ROWS), 7
     write_table(frame.sample(frac=1, random_state=1), table)
     return vectors, table, frame
 
@@ -100,6 +100,7 @@ def test_published_folders_open_like_their_source(nenya_cli, source, tmp_path, m
     wanted = source[2].iloc[row]
     np.testing.assert_array_equal(found.latitude, wanted["lat"])
     np.testing.assert_array_equal(found.time.to_numpy(), wanted["datetime"].to_numpy("datetime64[us]"))
+    assert (found.row_column == 7).all()  # the table's own column of this name
     for name in ("UID", "pp_idx", "pp_type", "region", "T90"):
         assert list(found[name].to_numpy()) == list(wanted[name]), name
     table = nenya.open_archive("out", as_="arrow")
