@@ -27,6 +27,8 @@ _ADAMW = ("optim.optimizer=AdamW", "optim.learning_rate=0.0005", "optim.weight_d
 _VICREG = ("loss.ssl_method=VICReg", "loss.expander=256", "optim.learning_rate=0.5", "optim.warm=true")
 _SMALL = "augment.random_jitter=[16,8]"  # views overlap little, so that they share the texture and not the features
 _SMOOTH = ("augment.resampling=composed", "augment.padding=reflection")  # one interpolation, no dark corners
+_FAST = ("optim.optimizer=AdamW", "optim.learning_rate=0.002")
+_LARGE = "loader.batch_size_train=256"
 
 OBJECTIVES: dict[str, tuple[str, ...]] = {
     "SimCLR": (),
@@ -49,9 +51,14 @@ OBJECTIVES: dict[str, tuple[str, ...]] = {
     "SimCLR, crops of 16, smooth": (_SMALL, *_SMOOTH),
     "SimCLR, smooth": _SMOOTH,
     "SimCLR, without rotation": ("augment.rotate=false",),
-    "SimCLR, AdamW": ("optim.optimizer=AdamW", "optim.learning_rate=0.002"),
-    "SimCLR, batches of 256": ("loader.batch_size_train=256", "optim.learning_rate=0.2"),
+    "SimCLR, AdamW": _FAST,
+    "SimCLR, batches of 256": (_LARGE, "optim.learning_rate=0.2"),
     "VICReg, crops of 16": (*_VICREG, _SMALL),
+    "SimCLR, 0.2, AdamW": ("loss.temp=0.2", *_FAST),
+    "SimCLR, 0.2, AdamW, smooth": ("loss.temp=0.2", *_FAST, *_SMOOTH),
+    "SimCLR, 0.2, AdamW, crops of 20": ("loss.temp=0.2", *_FAST, "augment.random_jitter=[20,6]"),
+    "SimCLR, 0.5, AdamW": ("loss.temp=0.5", *_FAST),
+    "SimCLR, 0.2, AdamW, batches of 256": ("loss.temp=0.2", *_FAST[:1], "optim.learning_rate=0.004", _LARGE),
 }
 """Name -> options; the sizes of the parts besides the network suit a network of this width."""
 

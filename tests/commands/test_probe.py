@@ -77,7 +77,7 @@ def test_the_order_of_rows_and_names_of_columns_change_nothing(files, nenya_cli)
 
 
 def test_all_columns_but_keys_are_taken_by_default(files, nenya_cli):
-    results, said = probe(nenya_cli, files, A, TABLE, "by=rows", "shuffles=1")
+    results, said = probe(nenya_cli, files, A, TABLE, "by=rows", "shuffles=1", "sample=150")
     assert {"known", "kind", "lat", "lon", "T10", "T90", "region", "day"} <= set(results["columns"])
     assert {"constant", "empty", "one", "filled", "US0"} <= set(
         results["left_out"]
@@ -119,6 +119,7 @@ def test_folds(by, folds, files, nenya_cli):
         ([TABLE, "columns=[known]", "ckpt=last.pth"], "ckpt=last.pth: has an effect only with images="),
         ([TABLE, "columns=[known]", "version=v5"], "version=v5: has an effect only with archive="),
         ([TABLE, "archive=there"], "give one of them"),
+        (["archive=there"], "there: no archive"),
         ([TABLE, "data=x.h5"], "use latents="),
         (["table=short.parquet"], "expected at least 50 rows"),
         (["table=strange.parquet"], "no row of the table"),
@@ -180,6 +181,7 @@ def test_the_untrained_network_is_that_of_the_latents_file(nenya_cli, tiny_weigh
     assert found["one"]["linear"]["n"] == 30 and "left out" in said
 
 
+@pytest.mark.slow
 def test_an_archive_has_its_own_latents_and_table(nenya_cli, tiny_weights, tmp_path):
     images = red_noise(80)
     write_cutouts(tmp_path / "a_preproc.h5", train=images[:50], valid=images[50:])

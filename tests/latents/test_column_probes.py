@@ -140,7 +140,7 @@ def test_intervals_cover_chance_where_nothing_is_known():
 def test_intervals_cover_the_true_r2(blocks):
     """A prediction with errors of variance 0.5 has R2 0.5, in about 95 % of samples of few and of many blocks."""
     own, inside = np.repeat(np.arange(blocks), 50), []
-    for seed in range(150):
+    for seed in range(100):
         rng = np.random.default_rng(seed)
         y = rng.normal(size=(len(own), 1))
         _, low, high = r2_with_interval(y, y + np.sqrt(0.5) * rng.normal(size=y.shape), own, rng)
