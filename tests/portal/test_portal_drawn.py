@@ -222,6 +222,52 @@ def test_few_cutouts_are_points_with_a_card_and_marks_in_all_panels(page, datase
 
 
 @pytest.mark.slow
+def test_similar_cutouts_have_pages_become_a_selection_and_a_file_and_take_examples(page, dataset):
+    import pandas as pd
+
+    page.act("row:100")
+    page.idle()
+    first, most = page.session.near_rows.tolist(), page.session.near.most
+    assert "60 closest" in page.page.locator(".near_note .note").inner_text() and len(first) == most < 60
+    seen = [*first]
+    while page.page.locator("[data-action='near:1']").is_enabled():
+        page.page.locator("[data-action='near:1']").click()
+        start = len(seen)
+        page.until(lambda start=start: page.session.near_rows[0] == page.session.found.rows[start])
+        page.idle()
+        page.synced()
+        seen += page.session.near_rows.tolist()
+    assert seen == page.session.found.rows.tolist() and len(set(seen)) == 60
+    with page.page.expect_download() as waiting:
+        page.page.locator("#get_similar").click()
+    file = pd.read_csv(waiting.value.path())
+    assert file["similar_row"].tolist() == seen and (np.diff(file["similar_cosine"]) <= 0).all()
+    page.page.locator("[data-action='select:near']").click()
+    assert shown_rows(page, 60) and page.chips[0] == "60 similar to row 100 of the table"
+    page.act("reset")
+    shown_rows(page, dataset.columns.rows)
+    page.act("row:100")
+    page.idle()
+    page.page.keyboard.press("+")
+    page.act("row:20")
+    page.page.keyboard.press("-")
+    page.page.locator(".near_note .example", has_text="row 20").wait_for()
+    page.idle()
+    vectors = dataset.latents[0 : len(dataset.latents)].astype(np.float64)
+    query = vectors[100] - 0.5 * vectors[20]
+    cosine = vectors @ query
+    cosine[np.isin(np.arange(len(vectors)) // 5, (20, 4)) | np.isnan(cosine)] = -9
+    assert page.session.near_rows.tolist() == np.argsort(-cosine, kind="stable")[: len(page.session.near_rows)].tolist()
+    page.page.locator(".near_note .example", has_text="row 20").click()
+    page.until(lambda: page.session.selection.view.examples == ((100,), ()))
+    page.act("like:")
+    page.until(lambda: page.session.selection.view.examples == ((), ()))
+    page.page.keyboard.press("u")
+    page.until(lambda: page.session.selection.view.examples == ((100,), ()))
+    page.act("like:")
+
+
+@pytest.mark.slow
 def test_one_history_of_views_for_undo_redo_back_links_and_names(page):
     """Each change is a step back and forth, by keys and by the browser; a link and a name restore all of it."""
     states, begun = [state_of(page)], page.session.selection.step

@@ -296,3 +296,11 @@ def test_an_empty_or_damaged_table_is_one_line(tmp_path):
 def test_ranges_hold_both_ends():
     columns = Columns(_compacted({"month": [1, 2, 3, 4]}))
     assert Range("month", 2, 3).mask(columns).tolist() == [False, True, True, False]
+
+
+def test_links_keep_examples_and_refuse_rows_that_are_none(columns):
+    view = View(examples=((3, 5), (7,)))
+    assert read_view(view.to_text(), columns) == view
+    for bad in (((ROWS,), ()), ((), (-1,)), (tuple(range(41)), ())):
+        with pytest.raises(OptionError):
+            read_view(View(examples=bad).to_text(), columns)

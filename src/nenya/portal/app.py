@@ -213,7 +213,7 @@ def _add_figures(page: Any, session: Session) -> None:
         plot.on_event(Tap, lambda event, n=name: session.tap(n, event.x, event.y))
         page.add_panel(name, _pane(plot))
     _add_histograms(page, session)
-    for sheet, draw in ((session.gallery, session.draw_gallery), (session.near, session._draw_near)):
+    for sheet, draw in ((session.gallery, session.draw_gallery), (session.near, session.draw_near)):
 
         def tapped(event: Any, sheet: Any = sheet) -> None:
             rows = session.gallery_rows if sheet is session.gallery else session.near_rows

@@ -34,15 +34,37 @@ def _slices(session: Session, tick: Tick) -> Iterator[Any]:
             yield pa.table({name: _plain(part.column(name)) for name in part.column_names})
 
 
+def _similar(session: Session, tick: Tick) -> Iterator[Any]:
+    """Yield the similar cutouts' rows, closest first, with their cosines."""
+    import pyarrow as pa
+
+    tick(0.0)
+    found, columns = session.found, session.dataset.columns
+    rows = np.empty(0, np.int64) if found is None else found.rows
+    cosine = np.empty(0) if found is None else found.cosine
+    part = columns.take(rows)
+    table = {name: _plain(part.column(name)) for name in part.column_names}
+    yield pa.table({**table, "similar_cosine": pa.array(cosine), "similar_row": pa.array(rows)})
+
+
 def rows_csv(session: Session, tick: Tick) -> Iterator[bytes]:
     """Yield the selected rows as CSV; lists and other nested values are JSON."""
+    return _csv(session, _slices(session, tick))
+
+
+def similar_csv(session: Session, tick: Tick) -> Iterator[bytes]:
+    """Yield the similar cutouts' rows as CSV."""
+    return _csv(session, _similar(session, tick))
+
+
+def _csv(session: Session, parts: Iterator[Any]) -> Iterator[bytes]:
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.csv as csv
 
     table = session.dataset.columns.table
     dates = [name for name in table.column_names if _is_of_seconds(table.column(name))]
-    for number, part in enumerate(_slices(session, tick)):
+    for number, part in enumerate(parts):
         for name in dates:
             zone = "" if part.column(name).type.tz is None else "%z"
             seconds = part.column(name).cast(pa.timestamp("s", part.column(name).type.tz))
@@ -79,10 +101,19 @@ def _plain(column: Any) -> Any:
 
 def rows_parquet(session: Session, tick: Tick) -> Iterator[bytes]:
     """Yield the selected rows as parquet."""
+    return _parquet(_slices(session, tick))
+
+
+def similar_parquet(session: Session, tick: Tick) -> Iterator[bytes]:
+    """Yield the similar cutouts' rows as parquet."""
+    return _parquet(_similar(session, tick))
+
+
+def _parquet(parts: Iterator[Any]) -> Iterator[bytes]:
     import pyarrow.parquet as pq
 
     sink, writer = _Sink(), None
-    for part in _slices(session, tick):
+    for part in parts:
         writer = writer or pq.ParquetWriter(sink, part.schema)
         writer.write_table(part)
         yield sink.taken()
@@ -164,6 +195,8 @@ def _with_legend(picture: np.ndarray[Any, Any], span: tuple[float, float] | None
 KINDS: dict[str, Callable[[Session, Tick], Iterator[bytes]]] = {
     "rows.csv": rows_csv,
     "rows.parquet": rows_parquet,
+    "similar.csv": similar_csv,
+    "similar.parquet": similar_parquet,
     "gallery.png": gallery_png,
 }
 """The downloads, by name."""

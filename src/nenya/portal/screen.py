@@ -23,7 +23,7 @@ from nenya.portal.state import (
     View,
 )
 from nenya.portal.theme import Theme
-from nenya.portal.uncertain import Uncertain, order_note
+from nenya.portal.uncertain import Uncertain
 from nenya.portal.upload import Upload
 from nenya.portal.views import Histogram, Plane
 from nenya.portal.work import IntArray, Selected, Similar
@@ -35,8 +35,6 @@ FloatArray = NDArray[np.float32]
 PAGE_ROWS = 50
 FIRST_CHARTS = 6
 """Histograms of a new page; others are created on request."""
-_FALLBACK = 5  # neighbours whose mean position approximates that of an image
-_MARKED = 20  # neighbours marked by a circle, at most
 _TITLES = {"umap": "UMAP", "map": "map"}
 
 
@@ -104,9 +102,8 @@ class Screen:
         self.example: int | None = None
         self.downloads = 0
         self.near_listed = dataset.cutouts is None
-        self._near_found: Similar | None = None
-        self._near_of = ""
-        self._near_search = object()
+        self.found: Similar | None = None
+        self.near_page = 0
 
     # Drawing
 
@@ -282,100 +279,12 @@ class Screen:
         self.span_changed(span, (min(ends[0], span[0]), max(ends[1], span[1])))
 
     def find_near(self) -> None:
-        """Search the cutouts whose latents are closest to that of the primary image."""
-        dataset, view, upload = self.dataset, self.selection.view, self.upload
-        latents, row = dataset.latents, self.row
-        if latents is None or (upload is None and row is None):
-            return
-        filters = view.filters if view.near[0] else ()
-        apart, query = view.near[1], None if upload is None else upload.latent
+        """Search the cutouts that are most similar; see `nenya.portal.near`."""
+        raise NotImplementedError
 
-        name, shown = self.shown_name, self._near_of
-        mine = self._near_search = object()
-
-        def done(found: Similar | None) -> None:
-            self._near_found, self._near_of = found, name
-            if found is None:
-                note = "This cutout has no latent (missing pixels, or not in the latents files)."
-                self._near_found = Similar(np.empty(0, np.int64), np.empty(0))
-            else:
-                kind = " within the filters" if filters else ""
-                placed = "" if upload is None or not len(found.rows) else self._place_upload(upload, found)
-                doubt = order_note(dataset.columns, found.rows, found.cosine, row if upload is None else None)
-                note = f"{len(found.rows)} closest by cosine of latents{kind}{placed}{doubt}"
-                if not len(found.rows):
-                    note = f"There is no other cutout with a latent{kind}."
-            self._text("near_note", part("hint", text=note))
-            self._draw_near()
-
-        def ended(text: str) -> None:
-            if self._near_search is mine and shown and shown != name:
-                note = f"Search ended ({text.rstrip('.')}): the cutouts shown are those most similar to {shown}."
-                self._text("near_note", words.note(note))
-
-        self.jobs.start(
-            "near",
-            lambda ticket: work.find_similar(dataset, query, row, filters, apart, ticket),
-            done,
-            title="searching similar cutouts",
-            slow=True,
-            ended=ended,
-        )
-
-    def _place_upload(self, upload: Upload, found: Similar) -> str:
-        """Mark a new image in the UMAP, and return how its position was found: by projector or neighbours."""
-        if "umap" not in self.planes:
-            return ""
-        if upload.place is not None:
-            self.planes["umap"].mark_at(*upload.place)
-            return "; the cross in the UMAP is the position of the image by the projector"
-        rows, cosine = found.rows[:_FALLBACK], found.cosine[: _FALLBACK + 1]
-        x, y = (self.dataset.columns.values(name)[rows].astype(np.float64) for name in PLANES["umap"])
-        known = np.isfinite(x) & np.isfinite(y)
-        if not known.any():
-            return ""
-        weight = np.maximum(cosine[: len(rows)] - cosine.min() + 1e-6, 1e-6)[known]
-        self.planes["umap"].mark_at(*(float(np.average(v[known], weights=weight)) for v in (x, y)))
-        return (
-            "; the cross in the UMAP is an approximation, the mean position of the five closest: start the portal with "
-            "projector= for the position of the image itself"
-        )
-
-    def _draw_near(self) -> None:
-        """Draw the sheet of neighbours, and mark them in the UMAP and on the map."""
-        if self._near_found is None:
-            return
-        dataset, sheet, found = self.dataset, self.near, self._near_found
-        columns, most = dataset.columns, sheet.most if dataset.cutouts is not None else len(found.rows)
-        rows, cosine = found.rows[:most], found.cosine[:most]
-        marked = rows if dataset.cutouts is not None else rows[:_MARKED]
-        for name, plane in self.planes.items():
-            x, y = (columns.values(column)[marked] for column in PLANES[name])
-            plane.mark_near(x, y)
-        self.uncertain.show_near(marked)
-        self.near_rows = rows
-        self._show_near_list()
-        if dataset.cutouts is None:
-            return
-        own, shape = self.selection.view.scale == "own", (sheet.columns, sheet.rows)
-
-        def done(result: Any) -> None:
-            if shape != (sheet.columns, sheet.rows):
-                self._draw_near()
-                return
-            picture, span, captions = result
-            texts = [f"{text}, cosine {c:.4f}" for text, c in zip(captions, cosine, strict=True)]
-            sheet.show(picture, span, texts, [f"{c:.3f}" for c in cosine], rows.tolist())
-
-        self.jobs.start("near sheet", lambda ticket: work.draw_sheet(dataset, rows, shape, own, ticket), done)
-
-    def _show_near_list(self) -> None:
-        """List the neighbours, if there are no images of them or the list is chosen."""
-        found = self._near_found
-        if found is None or not self.near_listed:
-            return
-        rows = self.dataset.columns.take(found.rows).to_pylist()
-        self._text("near_list", words.near_list(rows, found.rows.tolist(), found.cosine.tolist()))
+    def draw_near(self) -> None:
+        """Draw the similar cutouts; see `nenya.portal.near`."""
+        raise NotImplementedError
 
     def _show_table(self) -> None:
         if self.tab != "table":

@@ -9,9 +9,10 @@ import numpy as np
 from nenya.errors import InputFileError, NenyaError
 from nenya.portal import categories, pictures, words, work
 from nenya.portal.jobs import Ticket
+from nenya.portal.near import Near
 from nenya.portal.question import make_question
 from nenya.portal.saved import listed
-from nenya.portal.screen import PAGE_ROWS, Screen
+from nenya.portal.screen import PAGE_ROWS
 from nenya.portal.sets import MODES
 from nenya.portal.state import (
     TABS,
@@ -28,7 +29,7 @@ from nenya.portal.upload import Upload
 from nenya.portal.views import Histogram
 
 
-class Session(Screen):
+class Session(Near):
     """The session of one user: the screen and the user's actions."""
 
     def geometry(self, plane: str, geometry: dict[str, Any]) -> None:
@@ -119,29 +120,50 @@ class Session(Screen):
         name, _, value = text.partition(":")
         plain = {"undo": self.undo, "redo": self.redo, "reset": self.reset, "cancel": self.stop}
         plain |= {"similar": self.show_most_similar, "views": self.list_views}
-        steps = {"page": self.turn, "sheet": self.turn_gallery, "step": self.step}
+        steps = {"page": self.turn, "sheet": self.turn_gallery, "near": self.turn_near, "step": self.step}
+        others = {"remove": self._remove, "tab": self._open_tab, "list": self._list_near, "like": self._set_example}
+        others |= {"combine": self._set_mode, "select": self._select_near}
+        numbered = {"row": self._show_numbered, "go": self._go, "class": self._add_class}
         if name in plain:
             plain[name]()
         elif name in steps and value in ("1", "-1"):
             steps[name](int(value))
-        elif name == "remove":
-            self.selection.remove(value)
-            self.refresh()
-        elif name == "class" and value.isdigit():
-            self._add_class(int(value))
-        elif name == "combine" and value in MODES:
-            self.combine = value
-        elif name == "row" and value.isdigit() and int(value) < self.dataset.columns.rows:
-            self.show_row(int(value))
-        elif name == "tab" and value in TABS:
-            self.go_to(replace(self.selection.view, tab=value))
-        elif name == "go" and value.isdigit():
-            self._went(self.selection.view, moved=self.selection.go(int(value)))
+        elif name in others:
+            others[name](value)
+        elif name in numbered and value.isdecimal() and len(value) < 12:
+            numbered[name](int(value))
         elif name in ("save", "open", "forget") and self.saved is not None:
             self._use_views(name, value)
-        elif name == "list":
-            self.near_listed = value == "1"
-            self._show_near_list()
+
+    def _remove(self, slot: str) -> None:
+        self.selection.remove(slot)
+        self.refresh()
+
+    def _open_tab(self, name: str) -> None:
+        if name in TABS:
+            self.go_to(replace(self.selection.view, tab=name))
+
+    def _list_near(self, value: str) -> None:
+        self.near_listed = value == "1"
+        self._show_near_list()
+
+    def _set_example(self, value: str) -> None:
+        self.go_to(replace(self.selection.view, examples=self.with_example(value)))
+
+    def _set_mode(self, value: str) -> None:
+        self.combine = value if value in MODES else self.combine
+
+    def _select_near(self, value: str) -> None:
+        if value == "near":
+            self._add(self.near_filter())
+            self.refresh()
+
+    def _show_numbered(self, row: int) -> None:
+        if row < self.dataset.columns.rows:
+            self.show_row(row)
+
+    def _go(self, step: int) -> None:
+        self._went(self.selection.view, moved=self.selection.go(step))
 
     def _add_class(self, code: int) -> None:
         """Select the rows of a class of the colours."""
@@ -189,7 +211,7 @@ class Session(Screen):
                 self.draw_legend()
             if before.scale != view.scale:
                 self.draw_gallery()
-                self._draw_near()
+                self.draw_near()
             if before.tab != view.tab:
                 self._show_table()
                 self._show_statistics()
@@ -197,7 +219,7 @@ class Session(Screen):
             self.upload = None
             self.draw_primary()
             self.find_near()
-        elif before.near != view.near:
+        elif (before.near, before.examples) != (view.near, view.examples):
             self.find_near()
 
     def zoomed(self, name: str) -> None:

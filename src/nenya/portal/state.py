@@ -24,6 +24,8 @@ BoolArray = NDArray[np.bool_]
 PLANES = {"umap": ("US0", "US1"), "map": ("lon", "lat")}
 MOST_TEXT = 20_000
 """Characters of the text of a view, at most."""
+MOST_EXAMPLES = 40
+"""Positive and negative examples of a search, at most."""
 _MOST_POINTS = 400  # corners of a lasso, at most
 _MOST_UNPACKED = 200_000  # bytes
 _MOST_FILTERS = 40
@@ -203,6 +205,7 @@ class View:
         descending: whether the largest value comes first.
         tab: that is open; empty for the first one.
         near: whether similar cutouts are those within the filters, and those of other granules only.
+        examples: rows that similar cutouts are like, and rows that they are unlike.
         zoom: (plane, (left, right, lower, upper end)) of each plane that is not shown completely.
     """
 
@@ -214,6 +217,7 @@ class View:
     descending: bool = False
     tab: str = ""
     near: tuple[bool, bool] = (True, True)
+    examples: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
     zoom: tuple[tuple[str, tuple[float, float, float, float]], ...] = ()
 
     def extent(self, plane: str) -> tuple[float, float, float, float] | None:
@@ -232,6 +236,7 @@ class View:
             "o": [self.order, self.descending],
             "t": self.tab,
             "n": list(self.near),
+            "e": [list(rows) for rows in self.examples],
             "z": {plane: list(extent) for plane, extent in self.zoom},
         }
         values |= {key: value for key, value in more.items() if value != _PLAIN[key]}
@@ -276,19 +281,25 @@ def read_view(text: str, columns: Columns) -> View:
     return replace(options, filters=filters, row=row, colour=colour, scale=scale)
 
 
-_PLAIN: dict[str, Any] = {"o": ["random", False], "t": "", "n": [True, True], "z": {}}
+_PLAIN: dict[str, Any] = {"o": ["random", False], "t": "", "n": [True, True], "e": [[], []], "z": {}}
 TABS = ("gallery", "table", "stats", "filter", "upload", "download")
 
 
 def _options(values: Mapping[str, Any], columns: Columns) -> View:
     """Build the options of a view from untrusted values; older links have none."""
-    (order, descending), tab, near, zoom = (values.get(key, plain) for key, plain in _PLAIN.items())
+    (order, descending), tab, near, examples, zoom = (values.get(key, plain) for key, plain in _PLAIN.items())
     if order not in ("random", "table order", *columns.metrics()) or tab not in ("", *TABS):
         raise ValueError(order)
     if not isinstance(zoom, dict) or len(near) != 2 or any(type(value) is not bool for value in (descending, *near)):
         raise ValueError("options")
     extents = [(str(plane), _extent(plane, ends)) for plane, ends in sorted(zoom.items())]
-    return View(order=order, descending=descending, tab=tab, near=(near[0], near[1]), zoom=tuple(extents))
+    like, unlike = ([*rows] for rows in examples)
+    if len(like) + len(unlike) > MOST_EXAMPLES or any(
+        type(r) is not int or not 0 <= r < columns.rows for r in like + unlike
+    ):
+        raise ValueError("examples")
+    near, examples = (near[0], near[1]), (tuple(like), tuple(unlike))
+    return View(order=order, descending=descending, tab=tab, near=near, examples=examples, zoom=tuple(extents))
 
 
 def _extent(plane: str, ends: Any) -> tuple[float, float, float, float]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nenya.latents.similarity import closest
+from nenya.latents.similarity import closest, direction
 from nenya.portal import pictures, words
 from nenya.portal.dataset import Dataset
 from nenya.portal.jobs import Ticket
@@ -194,6 +194,39 @@ def find_similar(
         return _closest(dataset, own, filters, without, ticket)
 
     return dataset.shared.get(("similar", row, filters, apart), make)
+
+
+def find_by_examples(
+    dataset: Dataset, like: tuple[int, ...], unlike: tuple[int, ...], filters: Filters, apart: bool, ticket: Ticket
+) -> Similar:
+    """Return the rows that are most like positive examples and least like negative ones, without the examples.
+
+    Args:
+        dataset: with latents.
+        like: rows of the table.
+        unlike: rows of the table.
+        filters: conditions on the rows.
+        apart: whether to leave out the complete granules of the examples.
+        ticket: of the work.
+
+    Raises:
+        InputFileError: An example has no latent, or they cancel out.
+    """
+    latents, columns = dataset.latents, dataset.columns
+    assert latents is not None
+    known = latents
+
+    def make() -> Similar:
+        vectors = [known.take(dataset.latent_of[list(rows)]) if rows else None for rows in (like, unlike)]
+        assert vectors[0] is not None
+        without = np.zeros(columns.rows, bool)
+        without[[*like, *unlike]] = True
+        for row in (*like, *unlike) if apart else ():
+            without |= columns.same_granule(row)
+        query = direction(vectors[0], vectors[1]).astype(np.float32)
+        return _closest(dataset, query, filters, without, ticket)
+
+    return dataset.shared.get(("examples", like, unlike, filters, apart), make)
 
 
 def _closest(

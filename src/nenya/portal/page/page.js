@@ -36,7 +36,7 @@ document.addEventListener("DOMContentLoaded", () => {
   const views = () => { if ($("viewsbox")) { act("views"); $("viewsbox").showModal(); } };
   if ($("views")) $("views").onclick = views;
   if ($("save_form")) $("save_form").onsubmit = (event) => { event.preventDefault(); act("save:" + $("save_name").value); $("save_name").value = ""; };
-  const keys = {u: () => act("undo"), y: () => act("redo"), v: views, r: () => act("reset"), n: () => act("step:1"), p: () => act("step:-1"), s: () => act("similar"), ">": () => act("sheet:1"), "<": () => act("sheet:-1"),
+  const keys = {u: () => act("undo"), y: () => act("redo"), v: views, r: () => act("reset"), n: () => act("step:1"), p: () => act("step:-1"), s: () => act("similar"), "+": () => act("like:+"), "-": () => act("like:-"), ">": () => act("sheet:1"), "<": () => act("sheet:-1"),
     l: copy, d: theme, "?": () => $("helpbox").showModal(), Escape: () => act("cancel")};
   document.addEventListener("keydown", (event) => {
     const target = event.composedPath()[0];
