@@ -6,7 +6,9 @@ import os
 from nenya.errors import OptionError
 
 EXTRAS = {
+    "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "portal": ("bokeh", "panel"),
+    "publish": ("dask",),
     "search": ("lancedb",),
     "slurm": ("hydra_plugins.hydra_submitit_launcher",),
 }

@@ -3,7 +3,6 @@
 Letters in shapes: N rows, D the length of a latent.
 """
 
-import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from nenya.errors import InputFileError, OptionError
 from nenya.io import read_table
 from nenya.latents.files import Latents, open_latents
 from nenya.latents.index import VECTOR, join, own_table
+from nenya.options.extras import need
 from nenya.publish.about import ABOUT, model_of, read_published
 from nenya.publish.readers import READERS, Slices
 from nenya.publish.rows import arrow_columns
@@ -56,11 +56,8 @@ def open_archive(
     """Open latents with their table; see `nenya.open_archive`."""
     if as_ not in AS:
         raise OptionError(f"as_={as_}: expected one of {', '.join(AS)}")
-    if as_ == "xarray" and importlib.util.find_spec("dask") is None:
-        raise OptionError(
-            "as_=xarray needs dask, which is not installed: pip install 'nenya[publish]' "
-            "(in a checkout: pip install -e '.[publish]')"
-        )
+    if as_ == "xarray":
+        need("publish", "as_=xarray")
     found = _find(str(path), None if table is None else str(table), version, cache_dir)
     if as_ == "xarray":
         return as_dataset(found)

@@ -7,7 +7,6 @@ Letters: n cutouts, C channels (2 with a mask channel, else 1), H rows and W col
 """
 
 import dataclasses
-import importlib.util
 import io
 import json
 import logging
@@ -33,6 +32,7 @@ from nenya.models.weights.card import preprocess_words
 from nenya.models.weights.folder import MODEL_KEYS
 from nenya.models.weights.publish import described, input_of, latent_length
 from nenya.options.export import ExportOptions
+from nenya.options.extras import need
 from nenya.options.sections import Options
 from nenya.storage.disk import atomic_path
 from nenya.storage.paths import fetch, find_sources
@@ -46,7 +46,7 @@ TOLERANCE = 1e-5
 INPUT, OUTPUT = "cutouts", "latents"
 """Names of the graph's input (n, C, H, W) and output (n, D), both float32."""
 
-_NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch_export": ()}
+
 _BATCHES = (1, 2, 7)
 _ROWS = 64  # of data= that are compared
 _MOST_BYTES = 2 * 10**9  # of a file of protobuf
@@ -107,9 +107,8 @@ def write_graph(out: Path, kind: str, options: ExportOptions, checkpoint: Checkp
         CheckpointError: The network cannot become a graph.
         OutputError: The graph's latents differ, or it cannot be written.
     """
-    missing = [name for name in _NEEDED[kind] if importlib.util.find_spec(name) is None]
-    if missing:
-        raise OptionError(f"format={kind} needs {' and '.join(missing)}: pip install 'nenya[onnx]'")
+    if kind == "onnx":
+        need("onnx", f"format={kind}")
     if options.preprocessing and options.preprocess.masked == "fill":
         raise OptionError(
             "preprocessing=true: the filling of preprocess.masked=fill cannot be part of a graph: leave preprocessing= "
