@@ -1,6 +1,9 @@
-"""Time and memory of audit, split and prune on a million rows with a table of 20 columns, in processes of their own.
+"""Time and memory of split, audit, outliers, compare and prune on a million rows with a table of 20 columns.
 
     python benchmarks/curation.py [--rows 1000000] [--only audit split prune] [--folder FOLDER]
+
+Each runs in a process of its own. On a machine with other work the seconds of the processor count, with
+OMP_NUM_THREADS=1, as threads that wait for each other use some.
 
 The latents, of 256 dimensions, lie near a curved surface; three in ten are near-copies of others. The granules have 50
 rows each. Memory is the largest that a process had, of its own and with the pages of mapped files. Writes
@@ -84,18 +87,24 @@ def main() -> None:
         if not (folder / "many.parquet").exists():
             make_archive(folder, given.rows)
         latents, rows = f"{folder}/many_latents.h5", f"{folder}/many.parquet"
+        sets = ["a=pp_type = 1", "b=pp_type = 0", "by=[region,season]"]
         commands = {
             "split": ["split", rows, "by=place", "apart_km=100", "apart_days=5", f"latents={latents}"],
-            "audit": ["audit", latents, f"table={rows}", f"out={folder}/audit"],
+            "audit": ["audit", latents, f"table={rows}"],
+            "outliers": ["outliers", latents, f"table={rows}"],
+            "compare": ["compare", f"data={latents}", f"table={rows}", *sets],
             "prune": ["prune", latents, f"table={rows}", "cosine=0.98"],
             "prune and balance": ["prune", latents, f"table={rows}", "cosine=null", "k=100"],
         }
         found = {}
         for name, args in commands.items():
             if given.only is None or name in given.only:
-                place = [] if name == "audit" else [f"out={folder}/{name.split()[0]}.parquet"]
-                load = os.getloadavg()[0]
-                found[name] = {**run([*args, *place, "clobber=true"]), "load_before": load, "load": os.getloadavg()[0]}
+                suffix = "" if name in ("audit", "compare") else ".parquet"
+                load, before = os.getloadavg()[0], os.times()
+                made = run([*args, f"out={folder}/{name.replace(' ', '_')}{suffix}", "clobber=true"])
+                after = os.times()
+                used = after.children_user + after.children_system - before.children_user - before.children_system
+                found[name] = {**made, "processor_s": used, "load_before": load, "load": os.getloadavg()[0]}
                 print(f"{name:<20}" + "".join(f"{value:>10.2f}" for value in found[name].values()), flush=True)
     write("curation", {"rows": given.rows, "commands": found}, machine())
 

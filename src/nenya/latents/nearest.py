@@ -23,7 +23,7 @@ Float32Array = NDArray[np.float32]
 Float64Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-TILE_ROWS = 8192
+TILE_ROWS = 2048
 """Reference rows compared at once."""
 
 QUERY_ROWS = 1024
