@@ -1,7 +1,8 @@
 """Extraction from a file with masked pixels, against the same file without masks.
 
 The modes of `preprocess.masked` take turns on two gzip-compressed files of the same fields, one clear, one with smooth
-masks of a given share of each cutout. `speed` is that of rows, relative to the clear file.
+masks of a given share of each cutout. With `calibrated` masked pixels are filled, and each row gets its known error
+from a calibration. `speed` is that of rows, relative to the clear file.
 
     python benchmarks/masked.py [--share 0.2] [--repeats 5] [--threads 1]
 
@@ -21,9 +22,11 @@ from clock import seconds
 from common import interleave, machine, make_cutouts, medians, write
 from scipy.ndimage import gaussian_filter
 
+from nenya.commands import calibrate
 from nenya.extraction.batch import run
 from nenya.models.checkpoint import save_pth
 from nenya.models.contrastive import make_net
+from nenya.options.calibration import CalibrateOptions
 from nenya.options.commands import ExtractOptions
 from nenya.options.flat import flat_view
 from nenya.options.sections import build_options
@@ -56,26 +59,28 @@ def measure(name, folder, share, repeats):
 
     def options_of(mode):
         kind, masked = ("clear", "nan") if mode == "clear" else ("masked", mode)
+        masked = "fill" if mode == "calibrated" else masked
         weights = folder / f"{name}_{masked == 'mask'}.pth"
-        options = build_options(
-            ExtractOptions,
-            {
-                "model": {**network, "mask_channel": masked == "mask"},
-                "preprocess": {"masked": masked},
-                "loader": {"batch_size_valid": batch},
-                "trainer": {"accelerator": "cpu", "enable_progress_bar": False},
-                "data": str(folder / f"{name}_{kind}.h5"),
-                "ckpt": str(weights),
-                "out": str(folder / f"{name}_{mode}_latents.h5"),
-                "clobber": True,
-            },
-        )
+        shared = {
+            "model": {**network, "mask_channel": masked == "mask"},
+            "preprocess": {"masked": masked},
+            "loader": {"batch_size_valid": batch},
+            "trainer": {"accelerator": "cpu", "enable_progress_bar": False},
+            "ckpt": str(weights),
+            "clobber": True,
+        }
+        own = {"data": str(folder / f"{name}_{kind}.h5"), "out": str(folder / f"{name}_{mode}_latents.h5")}
+        if mode == "calibrated":
+            own["calibration"] = str(folder / f"{name}_calibration.h5")
+            made = {"data": str(folder / f"{name}_clear.h5"), "out": own["calibration"], "masks": 1, "cutouts": 90}
+            calibrate.run(build_options(CalibrateOptions, {**shared, **made}))
+        options = build_options(ExtractOptions, {**shared, **own})
         if not weights.exists():
             save_pth(weights, make_net(options).eval(), options=flat_view(options), epoch=1)
         run(options)  # what comes first takes longer
         return options
 
-    options = {mode: options_of(mode) for mode in ("clear", "fill", "mask", "mean")}
+    options = {mode: options_of(mode) for mode in ("clear", "fill", "calibrated", "mask", "mean")}
     return interleave({mode: (lambda o=o: rows / seconds(run, o)) for mode, o in options.items()}, repeats)
 
 
@@ -98,7 +103,7 @@ def main():
         results[name] = {"rows_per_second": rates, "speed": speed, "all": figures}
         print(f"{name}: {arguments.share:.0%} masked; medians of {arguments.repeats}")
         for mode, rate in rates.items():
-            print(f"  {mode:<6}{rate:>9.1f} cutouts/s  {speed[mode]:>5.2f} of clear")
+            print(f"  {mode:<11}{rate:>9.1f} cutouts/s  {speed[mode]:>5.2f} of clear")
     write("masked", results, about)
 
 
