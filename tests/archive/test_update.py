@@ -9,6 +9,8 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import h5py
@@ -382,6 +384,31 @@ def test_other_weights_are_refused_and_the_same_are_not(copy, update, files, wei
     code, said = update(f"new={files}/a_preproc.h5", "ckpt=other.pth")
     assert code == 2 and "expected the weights that version demo was begun with" in said
     assert update(f"new={files}/a_preproc.h5", *TINY, f"ckpt={weights}", "k=4")[0] == 0
+
+
+def test_weights_by_name_are_recorded(update, nenya_cli, files, weights, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    handler = partial(SimpleHTTPRequestHandler, directory=str(Path(weights).parent))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/{Path(weights).name}"
+        given = [*BEGIN, f"projector={files / 'map.h5'}", f"new={files}/a_preproc.h5", f"ckpt={url}?token=hush"]
+        code, said = update(*given, f"sha256={'0' * 64}")
+        assert code == 2 and "expected sha256 0000" in said and not (tmp_path / "archive").exists()
+        assert update(*given)[0] == 0
+        server.shutdown()
+    code, said = nenya_cli("status", ["archive"])
+    assert code == 0 and f"  weights     {url}\n" in said
+    assert not any(b"hush" in path.read_bytes() for path in (tmp_path / "archive").rglob("*") if path.is_file())
+    # A folder of weights says network and preprocessing of a version.
+    code, said = nenya_cli("export", [*TINY, f"ckpt={weights}", "out=folder/", "preprocess.file=demean"])
+    assert code == 0, said
+    code, said = update(
+        "ckpt=folder/", "version=mine", f"projector={files / 'map.h5'}", "k=4", f"new={files}/a_preproc.h5"
+    )
+    assert code == 0, said
+    settings = open_version(str(tmp_path / "archive"), "mine").version.settings
+    assert (settings["model"]["width"], settings["preprocess"]["file"]) == (1, "demean")
 
 
 def test_two_versions_side_by_side(copy, update, nenya_cli, files, weights):

@@ -125,7 +125,9 @@ def test_a_folder_goes_to_the_hub_and_back_bit_for_bit(hub, folder, cutouts, nen
     assert found["checkpoint_sha256"] == hashlib.sha256((folder[0] / "model.safetensors").read_bytes()).hexdigest()
     assert (found["preprocessing"], found["latent"], found["masked"]) == ("demean", "encoder", "mean")
     assert latents_of(tmp_path / "branch.h5")[1]["checkpoint_revision"] == SECOND
-    assert not any("extra.txt" in line or "README" in line for line in hub.asked())
+    assert {line.split("/")[-1].split()[0] for line in hub.asked()} == {
+        *("config.json", "preprocessor.json", "model.safetensors")
+    }, "nothing else is asked for"
 
 
 def test_what_the_user_says_of_the_network_holds_or_is_refused(hub, cutouts, nenya_cli, monkeypatch, tmp_path):

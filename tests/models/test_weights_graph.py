@@ -142,6 +142,7 @@ REFUSED = {
     ),
     "a licence nowhere": (["out=x.pth", "license=mit"], "license=mit: has an effect only with format=hub, onnx"),
     "no licence": (["out=x/", "license=I like it"], "license=I like it: expected an identifier such as cc-by-4.0"),
+    "a name with folders": (["out=x/", "model.name=a/b"], "model.name=a/b: expected a plain name"),
     "a small size": (["out=x.onnx", "size=4"], "size=4: expected a number from 8 to 4096"),
 }
 

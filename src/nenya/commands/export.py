@@ -40,7 +40,7 @@ def run(options: ExportOptions) -> int:
     if kind == "hub":
         from nenya.models.weights.publish import check_place
 
-        check_place(out, clobber=options.clobber)
+        check_place(out, options.model.name, clobber=options.clobber)
     else:
         check_output(out, options.clobber)
     checkpoint, module = load_model(options, options.ckpt)

@@ -103,6 +103,7 @@ def model_card(
 
 
 _TRAINING = {
+    "sensor": "data of",
     "ssl_method": "objective",
     "epochs": "epochs",
     "batch_size_train": "batch",

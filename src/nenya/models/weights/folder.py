@@ -25,6 +25,8 @@ MODEL_KEYS = (*("name", "ssl_model", "feat_dim", "nchannels", "width", "mask_cha
 PREPROCESS = {"file": "preprocess_file", "image": "preprocess_image", "masked": "masked", "dt_crop": "dt_crop"}
 """Options of the section `preprocess` -> their names among stored options."""
 
+LONGEST_NAME = 100
+
 _MOST = 2**20
 _HINT = "take an undamaged copy of the folder"
 _CONFIG = ("format", "format_version", "nenya_version", "model", "latent_dim", "weights", "license", "training")
@@ -53,7 +55,7 @@ def read_said(config: Path, preprocessor: Path) -> Said:
     about, seen = _opened(config, _CONFIG), _opened(preprocessor, _PREPROCESSOR)
     model = _section(ModelOptions, about["model"], MODEL_KEYS)
     preprocess = _section(PreprocessOptions, seen["preprocess"], tuple(PREPROCESS))
-    if not is_plain(model["name"], one=True) or len(model["name"]) > 100:
+    if not is_name(model["name"]):
         about["model"]["name"].refuse("a plain name")
     if model["mask_channel"] != (preprocess["masked"] == "mask"):
         seen["preprocess"]["masked"].refuse("mask if, and only if, the network has a mask channel")
@@ -62,6 +64,11 @@ def read_said(config: Path, preprocessor: Path) -> Said:
     if weights["file"].text() != WEIGHTS:
         weights["file"].refuse(WEIGHTS)
     return Said(flat_said(model, preprocess), weights["sha256"].sha256())
+
+
+def is_name(name: str) -> bool:
+    """Return whether a text may be the name of a model in a folder of weights."""
+    return is_plain(name, one=True) and len(name) <= LONGEST_NAME
 
 
 def flat_said(model: dict[str, Any], preprocess: dict[str, Any]) -> dict[str, Any]:

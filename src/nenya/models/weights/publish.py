@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import nenya
-from nenya.errors import OutputError
+from nenya.errors import OptionError, OutputError
 from nenya.models.checkpoint import Checkpoint, to_safetensors
 from nenya.models.resnet import ContrastiveNet
 from nenya.models.weights.card import model_card, preprocess_words
@@ -17,10 +17,12 @@ from nenya.models.weights.folder import (
     CONFIG,
     FORMAT,
     FORMAT_VERSION,
+    LONGEST_NAME,
     MODEL_KEYS,
     PREPROCESSOR,
     WEIGHTS,
     flat_said,
+    is_name,
 )
 from nenya.options.flat import FLAT
 from nenya.options.sections import ModelOptions, Options
@@ -29,16 +31,24 @@ from nenya.storage.disk import atomic_path, check_folder, check_output, together
 FILES = (WEIGHTS, CONFIG, PREPROCESSOR, CARD)
 
 _PUBLIC = ("loss", "augment", "optim", "trainer")  # sections without paths and places
-_ALSO = ("batch_size_train", "extracted")
+_ALSO = ("batch_size_train", "extracted", "sensor")
 _PRIVATE = ("cloud_masks", "extra")
 
 
-def check_place(folder: Path, *, clobber: bool) -> None:
+def check_place(folder: Path, name: str, *, clobber: bool) -> None:
     """Check that the files of a folder can be written; others in it stay.
 
+    Args:
+        folder: the folder.
+        name: of the model, which is written into them.
+        clobber: whether existing ones may be overwritten.
+
     Raises:
+        OptionError: The name is not plain.
         OutputError: One exists, or the folder cannot be created or written.
     """
+    if not is_name(name):
+        raise OptionError(f"model.name={name}: expected a plain name of at most {LONGEST_NAME} characters")
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file, expected a folder: choose another path with out=")
     check_folder(folder)
