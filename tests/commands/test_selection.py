@@ -297,6 +297,27 @@ def test_the_command(table, tmp_path, nenya_cli):
         assert code == 2 and says in said and len(said.splitlines()) == 1
 
 
+def test_maps_show_counts_and_counts_over_effort(table, tmp_path, nenya_cli):
+    chosen = (table.DT > 2).to_numpy()
+    found = selection_statistics(table, chosen, degrees=10.0)
+    figure = draw_statistics(found, least=3)
+    counts, shares = [axes for axes in figure.get_axes() if axes.images]
+    np.testing.assert_array_equal(counts.images[0].get_array().filled(0), found.map_selected)
+    drawn = shares.images[0].get_array()
+    np.testing.assert_array_equal(np.ma.getmaskarray(drawn), found.map_whole < 3)
+    many = found.map_whole >= 3
+    np.testing.assert_allclose(drawn.data[many], 100 * found.map_selected[many] / found.map_whole[many])
+    assert shares.images[0].get_clim()[0] == 0
+    said = [axes.get_xlabel() for axes in figure.get_axes()]
+    assert "selected share of the cutouts in a cell (%), 3 or more" in said and "selected cutouts in a cell" in said
+    table.to_parquet(tmp_path / "t.parquet")
+    given = ["table=t.parquet", "where=DT > 2", "out=s.csv"]
+    code, said = nenya_cli("statistics", [*given, "format=[pdf,svg]", "size=double", "dpi=72"])
+    assert code == 0 and {path.suffix for path in tmp_path.glob("s.*")} == {".csv", ".pdf", ".svg"}
+    code, said = nenya_cli("statistics", [*given, "font=Nosuch", "clobber=true"])
+    assert code == 2 and "font=Nosuch" in said and len(said.splitlines()) == 1
+
+
 @pytest.mark.slow
 def test_five_million_rows_take_seconds():
     rng = np.random.default_rng(0)

@@ -1,5 +1,6 @@
 """Power spectra: against a slow reference, against fields of a known law, and through the command."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,17 @@ import pytest
 from conftest import red_noise, write_cutouts
 
 from nenya.data.cutouts import inspect_cutouts, read_blocks
-from nenya.data.spectra import PERIODIC, MeanSpectrum, Recipe, file_spectrum, fit_slopes, radial_power, wavenumbers
+from nenya.data.spectra import (
+    PERIODIC,
+    MeanSpectrum,
+    Recipe,
+    density_factor,
+    file_spectrum,
+    fit_slopes,
+    power,
+    radial_power,
+    wavenumbers,
+)
 from nenya.errors import InputFileError, OptionError
 from nenya.io import read_table, write_table
 from nenya.prepare.synthetic import power_law, white_noise
@@ -199,3 +210,47 @@ def test_the_script(tmp_path, small_file):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "o" / "small_preproc_spectrum.png").is_file()
+
+
+@pytest.mark.parametrize("window", ["none", "hann"])
+def test_a_spectral_density_integrates_to_the_variance(window):
+    fields = np.random.default_rng(0).standard_normal((400, 32, 32))
+    recipe = Recipe(detrend="none", window=window)
+    whole = power(fields, recipe)
+    twice = np.full(17, 2.0)
+    twice[[0, -1]] = 1  # waves of the half plane that stand for themselves
+    integral = (whole.mean(axis=0) * twice).sum() * density_factor(32, recipe) / 32**2
+    assert integral == pytest.approx(fields.var(), rel=0.02)
+
+
+def test_the_spread_is_that_of_the_cutouts_own_spectra():
+    fields = np.random.default_rng(1).standard_normal((300, 16, 16))
+    fields[5, 0, 0] = np.nan
+    mean = MeanSpectrum(16)
+    own = np.concatenate([mean.add(part) for part in np.array_split(fields, 3)])
+    for share in (0.1, 0.5, 0.9):
+        expected = np.quantile(own[np.isfinite(own).all(axis=1)], share, axis=0, method="inverted_cdf")
+        np.testing.assert_allclose(mean.quantile(share), expected, rtol=0.013)
+    assert np.isnan(MeanSpectrum(16).quantile(0.5)).all()
+
+
+def test_the_figure_has_units_small_ticks_references_and_a_spread(nenya_cli, small_file, tmp_path):
+    common = [small_file, "band=[4,16]", "unit=m", "reference_slopes=[-2,-4]"]
+    code, said = nenya_cli("spectra", [*common, "out=o", "pixel_km=2", "format=[svg,png]", "size=double"])
+    assert code == 0, said
+    assert {path.suffix for path in (tmp_path / "o").glob("*_spectrum.*")} == {".svg", ".png", ".csv"}
+    text = (tmp_path / "o" / "small_preproc_spectrum.svg").read_text()
+    said_in = re.findall("<!-- (.*?) -->", text)
+    assert "power spectral density (m$^2$ km$^2$)" in said_in and "wavenumber (cycles/km)" in said_in
+    assert {"$k^{-2}$", "$k^{-4}$", "wavelength (km)", "5", "10", "20"} <= set(said_in)
+    assert text.count("FillBetweenPolyCollection") == 2 and text.count('<g id="xtick_') > 15
+    code, said = nenya_cli("spectra", [*common[:2], "out=p", "spread=none", "reference_slopes=[]", "format=svg"])
+    plain = (tmp_path / "p" / "small_preproc_spectrum.svg").read_text()
+    assert code == 0 and "FillBetween" not in plain and "$k^" not in plain and "(K$^2$ pixel$^2$)" in plain
+    for given, says in (
+        ("spread=[0.9,0.1]", "spread="),
+        ("format=gif", "format=gif"),
+        ("reference_slopes=2", "a list"),
+    ):
+        code, said = nenya_cli("spectra", [*common[:2], "out=q", given])
+        assert code == 2 and says in said and len(said.splitlines()) == 1 and not (tmp_path / "q").exists()

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nenya.commands.pictures import SUFFIXES, formats_of, style_of
 from nenya.data.cutouts import CutoutFile, inspect_cutouts
-from nenya.data.spectra import MeanSpectrum, Recipe, file_spectrum
+from nenya.data.spectra import MeanSpectrum, Recipe, density_factor, file_spectrum
 from nenya.errors import InputFileError, OptionError
 from nenya.options.figures import SpectraOptions
 from nenya.storage.disk import check_output, together
@@ -24,7 +25,12 @@ log = logging.getLogger(__name__)
 _FOLDER = "outputs/spectra"
 
 
-_ENDS = ("spectrum.png", "spectrum.csv", "alpha.parquet")
+_ENDS = ("spectrum.csv", "alpha.parquet")
+
+
+def _ends(options: SpectraOptions) -> list[str]:
+    """Return the ends of the names of all outputs of a file."""
+    return [*(f"spectrum{suffix}" for suffix in formats_of(options) or SUFFIXES[:1]), *_ENDS]
 
 
 def run(options: SpectraOptions) -> int:
@@ -50,8 +56,9 @@ def run(options: SpectraOptions) -> int:
     twice = {path.stem for path in paths if sum(other.stem == path.stem for other in paths) > 1}
     if twice:
         raise OptionError(f"two files are named {min(twice)}: give them one at a time, each with its own out=")
-    for place in [folder / f"{path.stem}_{end}" for path in paths for end in _ENDS]:
+    for place in [folder / f"{path.stem}_{end}" for path in paths for end in _ends(options)]:
         check_output(place, options.clobber)
+    style_of(options)  # refused before the long work
     table = _open_table(options, files)
     with together():
         slopes = [_of_file(file, recipe, folder, options) for file in files]
@@ -73,7 +80,7 @@ def _of_file(file: CutoutFile, recipe: Recipe, folder: Path, options: SpectraOpt
         slopes.append(pd.DataFrame({**columns, "alpha": alpha, "alpha_err": error}))
     whole = pd.concat(slopes, ignore_index=True)
     _save_table(whole, folder / f"{file.path.stem}_alpha.parquet")
-    log.info("%s", lines_of(folder / f"{file.path.stem}_{end}" for end in _ENDS))
+    log.info("%s", lines_of(folder / f"{file.path.stem}_{end}" for end in _ends(options)))
     return whole
 
 
@@ -104,12 +111,22 @@ def _write(folder: Path, path: Path, spectra: dict[str, MeanSpectrum], options: 
         left = f", {mean.left_out} with NaN left out" if mean.left_out else ""
         over = f"over {low:g}-{high:g} px ({slope.bins} bins), {mean.rows} cutouts{left}"
         say(f"{path.name} {name}: beta {slope.beta:.3f} +- {slope.error:.3f} {over}")
+    factors = {name: density_factor(mean.size, mean.recipe) for name, mean in spectra.items()}
+    slopes = {name: (mean.slope.beta, mean.slope.error) for name, mean in spectra.items()}
+    ends = [] if options.spread in (None, "none") else [float(share) for share in options.spread]
+    spread: Any = {
+        name: tuple(mean.quantile(share) * factors[name] for share in ends) for name, mean in spectra.items() if ends
+    }
     power_spectra(
-        {name: (mean.wavelength, mean.power, mean.slope.beta, mean.slope.error) for name, mean in spectra.items()},
-        folder / f"{path.stem}_spectrum.png",
+        {name: (mean.wavelength, mean.power * factors[name], *slopes[name]) for name, mean in spectra.items()},
+        [folder / f"{path.stem}_{end}" for end in _ends(options)[: -len(_ENDS)]],
         band=(low, high),
         pixel_km=options.pixel_km,
         title=path.name,
+        unit=options.unit,
+        spread=spread,
+        reference_slopes=[float(slope) for slope in options.reference_slopes],
+        style=style_of(options),
     )
     columns = {name: mean.power for name, mean in spectra.items()}
     first = next(iter(spectra.values()))

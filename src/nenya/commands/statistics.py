@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from nenya.archive.folder import open_chosen
+from nenya.commands.pictures import formats_of, style_of
 from nenya.errors import InputFileError, OptionError
 from nenya.io import TABLE_SUFFIXES, read_table, write_table
 from nenya.latents.clear import left_out
@@ -14,7 +15,7 @@ from nenya.options.commands import StatisticsOptions
 from nenya.storage.disk import check_output, together
 from nenya.storage.paths import local_path
 from nenya.storage.table_integers import comparable
-from nenya.storage.texts import say
+from nenya.storage.texts import lines_of, say
 from nenya.tables import keys
 from nenya.tables.comparison import trend
 from nenya.tables.conditions import rows_where
@@ -138,9 +139,13 @@ def run(options: StatisticsOptions) -> int:
         if out.suffix and not out.is_dir():
             raise OptionError(f"out={out}: expected a folder or a table ({', '.join(TABLE_SUFFIXES)})")
         out = out / f"{source.stem}_statistics.parquet"
-    picture = out.with_suffix(options.picture)
-    for path in (out, picture):
+    suffixes = formats_of(options) or [options.picture]
+    if options.picture != ".png":
+        suffixes = [options.picture, *suffixes]
+    pictures = [out.with_suffix(suffix) for suffix in dict.fromkeys(suffixes)]
+    for path in (out, *pictures):
         check_output(path, options.clobber)
+    style = style_of(options)
     table = enough(opened.table() if opened else read_table(source), options.least_cosine)
     if list(options.metrics) != list(METRICS):  # those are drawn where the table has them
         columns_of(table, *options.metrics)
@@ -156,7 +161,7 @@ def run(options: StatisticsOptions) -> int:
     title = ", ".join(str(word) for word in words if word)
     with together():
         write_table(found.table(), out)
-        draw_statistics(found, picture, title=title)
+        draw_statistics(found, pictures, title=title, style=style)
     say(f"{found.selected} of {found.whole} rows ({100 * found.selected / found.whole:.2f} %): {title}")
     for row in found.regions[found.regions["whole"] > 0].itertuples():
         within = f"{row.ratio:.2f} ({row.ratio_low:.2f} to {row.ratio_high:.2f})"
@@ -164,5 +169,5 @@ def run(options: StatisticsOptions) -> int:
     if line := trend(found.years):
         points = f"{100 * line.slope:+.3g} +- {100 * line.error:.2g}"
         say(f"  share of each year's rows: {points} percentage points a year")
-    log.info("%s\n%s", out, picture)
+    log.info("%s", lines_of([out, *pictures]))
     return 0

@@ -222,6 +222,47 @@ def fit_slopes(radial: Float64Array, size: int, recipe: Recipe | None = None) ->
     return beta, np.sqrt(residual / (count - 2) / spread), count
 
 
+def density_factor(size: int, recipe: Recipe | None = None) -> float:
+    """Return what makes power a spectral density over the plane of wavenumbers, in squared units of the image pixel^2.
+
+    Its integral over the plane, in (cycles per pixel)^2, is the variance of the field before the window.
+
+    Args:
+        size: pixels S along each side of the images.
+        recipe: with which the power was computed.
+    """
+    window = np.hanning(size) if (recipe or Recipe()).window == "hann" else np.ones(size)
+    return float(1 / (size**2 * (window**2).mean() ** 2))
+
+
+class _Spread:
+    """Counts of spectra in narrow bins of log power, for quantiles of any number of them.
+
+    Args:
+        bins: B.
+    """
+
+    def __init__(self, bins: int) -> None:
+        self.counts = np.zeros((bins, _CELLS), np.int64)
+
+    def add(self, radial: Float64Array) -> None:
+        """Add spectra (n, B)."""
+        with np.errstate(divide="ignore"):
+            cell = np.clip((np.log10(radial) + _DECADES) * _PER_DECADE, 0, _CELLS - 1).astype(np.int64)
+        cell += np.arange(len(self.counts)) * _CELLS
+        self.counts += np.bincount(cell.ravel(), minlength=self.counts.size).reshape(self.counts.shape)
+
+    def quantile(self, share: float) -> Float64Array:
+        """Return the power below which a share of the spectra lies, to 1 %: (B,)."""
+        running = self.counts.cumsum(axis=1)
+        cell = (running < share * running[:, -1:]).sum(axis=1)
+        return np.asarray(10 ** ((np.minimum(cell, _CELLS - 1) + 0.5) / _PER_DECADE - _DECADES))
+
+
+_DECADES, _PER_DECADE = 30, 100  # of power: from 1e-30 to 1e30
+_CELLS = 2 * _DECADES * _PER_DECADE
+
+
 @dataclass
 class MeanSpectrum:
     """The average of spectra, added in blocks.
@@ -238,6 +279,7 @@ class MeanSpectrum:
     rows: int = 0
     left_out: int = 0
     _total: Float64Array = field(default_factory=lambda: np.zeros(0), repr=False)
+    _spread: _Spread | None = field(default=None, repr=False)
 
     def add(self, images: NDArray[np.floating[Any]]) -> Float64Array:
         """Add images (n, S, S) or (n, 1, S, S); returns their own spectra (n, B), NaN for skipped ones."""
@@ -247,7 +289,16 @@ class MeanSpectrum:
         self._total = total + self._total if self._total.size else total
         self.rows += int(good.sum())
         self.left_out += int((~good).sum())
-        return _bins(self.size, self.recipe.average).average(found)
+        own = _bins(self.size, self.recipe.average).average(found)
+        self._spread = self._spread or _Spread(own.shape[1])
+        self._spread.add(own[good])
+        return own
+
+    def quantile(self, share: float) -> Float64Array:
+        """Return the power below which a share of the images' own spectra lies, to 1 %: (B,); NaN without any."""
+        if self._spread is None or not self.rows:
+            return np.full(self.size // 2, np.nan)
+        return self._spread.quantile(share)
 
     @property
     def wavelength(self) -> Float64Array:

@@ -218,7 +218,7 @@ class ClustersOptions(LeastCosineOptions):
 
 
 @dataclass
-class FiguresOptions(AnalysisOptions, DrawnOptions):
+class FiguresOptions(DrawnOptions, AnalysisOptions):
     """Options of figures of a table and its cutouts."""
 
     uses: ClassVar[tuple[str, ...]] = ("loader", "out", "clobber")

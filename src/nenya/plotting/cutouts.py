@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from nenya.errors import InputFileError, OptionError
 from nenya.plotting.colours import ANOMALIES, colours_of, ends_of
-from nenya.plotting.paper import FloatArray, IntArray, Limits, Places, central_limits, reach_of, save_figure
+from nenya.plotting.paper import FloatArray, IntArray, Limits, Places, central_limits, reach_of, save_figure, wrapped
 from nenya.plotting.scale_bar import scale_bar
 from nenya.plotting.style import Style, styled
 from nenya.tables.quantities import label_of
@@ -112,7 +112,7 @@ def gallery(  # noqa: PLR0913  # each is a choice of its own
     limits = limits or central_limits(coordinates)
     board = mosaic(images, nearest_to_centres(coordinates, cells, limits), own_scale=scale == "own")
     figure = Figure(figsize=style.figsize(8.6, 7.6), layout="constrained")
-    axes = figure.add_subplot(xlabel=labels[0], ylabel=labels[1], title=title)
+    axes = figure.add_subplot(xlabel=labels[0], ylabel=labels[1], title=wrapped(title, figure))
     label = label_of("SSTa") if scale == "shared" else "SSTa / largest magnitude of the cutout"
     drawn = _draw_board(axes, board, limits, style, 1.0 if scale == "own" else None)
     figure.colorbar(drawn, ax=axes, label=label, extend=ends_of(board, drawn.norm), shrink=0.85)
@@ -181,7 +181,7 @@ def contact_sheet(
     style = style or Style()
     cmap, norm = colours_of(board, cmap=style.cmap, limits=style.limits, usual=ANOMALIES)
     figure = Figure(figsize=style.figsize(1.05 * across + 1.6, 1.05 * rows + 0.8), layout="constrained")
-    axes = figure.add_subplot(title=title, xticks=[], yticks=[])
+    axes = figure.add_subplot(title=wrapped(title, figure), xticks=[], yticks=[])
     axes.set_facecolor("0.8")
     drawn = axes.imshow(board, cmap=cmap, norm=norm, origin="lower", interpolation="nearest")
     figure.colorbar(drawn, ax=axes, label=unit, extend=ends_of(board, norm), shrink=0.85)
@@ -300,7 +300,7 @@ def _panels(
     rows = -(-len(fields) // across)
     tall = 1.55 + 0.13 * max((len(words.splitlines()) for words in below), default=0)
     figure = Figure(figsize=style.figsize(1.25 * across + 1.4, tall * rows + 0.5), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(wrapped(title, figure))
     cmap, norm = _anomalies(np.concatenate([field.ravel() for field in fields]), style)
     drawn = None
     for i, (field, name) in enumerate(zip(fields, names, strict=True)):

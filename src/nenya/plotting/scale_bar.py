@@ -11,6 +11,7 @@ from nenya.errors import OptionError
 
 _SHARE = 0.75  # of a cutout that the bar has at most
 _STEPS = (1, 2, 5)
+_BELOW = 2.2  # letters below the axes, under the numbers of their ticks
 
 
 def round_length(most: float) -> float:
@@ -40,9 +41,9 @@ def scale_bar(axes: Any, side: int, pixel_km: float | None, pixel: float = 1.0, 
     text = f"{length:,.0f} km" if length >= 1 else f"{length * 1000:,.0f} m"
     where: dict[str, Any] = {"loc": "lower left", "pad": 0.1}
     if not inside:
-        where = {"loc": "upper right", "bbox_to_anchor": (1, 0), "bbox_transform": axes.transAxes, "pad": 0.6}
+        where = {"loc": "upper right", "bbox_to_anchor": (1, 0), "bbox_transform": axes.transAxes, "pad": 0.1}
     bar = AnchoredSizeBar(
-        axes.transData, length / pixel_km * pixel, text, frameon=False, sep=2, borderpad=0.2,
+        axes.transData, length / pixel_km * pixel, text, frameon=False, sep=2, borderpad=0.2 if inside else _BELOW,
         fontproperties=FontProperties(size="x-small" if inside else "small"), **where,
     )  # fmt: skip
     for line in bar.size_bar.get_children():
