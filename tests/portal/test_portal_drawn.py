@@ -404,3 +404,41 @@ def test_one_history_of_views_for_undo_redo_back_links_and_names(page):
     page.session = next(s for s in reversed(page.portal.sessions.values()))
     page.until(lambda: page.page.evaluate("Bokeh.documents.length > 0 && Bokeh.documents[0].is_idle"))
     assert same(state_of(page), last)
+
+
+def test_a_click_in_the_exported_page_changes_nothing(page, dataset, tmp_path):
+    """The red rows that a box selects are still drawn after clicks on UMAP, map and histogram."""
+    from nenya.options.commands import PortalOptions
+    from nenya.portal.export import write_page
+
+    place = write_page(dataset, tmp_path / "page", "a", PortalOptions())
+    find = Page.__new__(Page)
+    find.page = other = page.page.context.new_page()
+    complaints = []
+    other.on("pageerror", lambda error: complaints.append(str(error)))
+    other.goto(place.as_uri())
+    other.get_by_text("cutouts of the sample").wait_for()
+    mark = [int(page.session.theme.mark[i : i + 2], 16) for i in (1, 3, 5)]
+
+    def red():
+        other.mouse.move(5, 5)
+        other.wait_for_timeout(250)
+        return (np.abs(find.pixels() - mark).max(axis=2) < 30).sum(), other.locator("#said").inner_text()
+
+    (x0, y0), (x1, y1) = find.place("umap", -3, -3), find.place("umap", 4, 5)
+    assert red()[0] < 50
+    other.mouse.move(x0, y0)
+    other.mouse.down()
+    other.mouse.move(x1, y1, steps=4)
+    other.mouse.up()
+    other.get_by_text("filters: umap").wait_for()
+    before = red()
+    assert before[0] > 300
+    for name, x, y in (("umap", 8, 8), ("umap", 0, 0), ("map", 100, 60), ("hist_month", 5, 0.02)):
+        other.evaluate("window.scrollTo(0, 0)")
+        other.mouse.click(*find.place(name, x, y))
+        after = red()
+        assert after[1] == before[1] and after[0] > 0.9 * before[0], name
+    other.keyboard.press("Escape")
+    assert red()[1] == before[1] and complaints == []
+    other.close()
