@@ -556,7 +556,7 @@ def test_zoom_draws_anew(page):
     page.page.keyboard.press("r")
     page.until(lambda: page.session.planes["umap"].front.data["dw"][0] == before)
     page.idle()
-    assert page.session.planes["umap"].extent == page.session.planes["umap"].home
+    assert page.session.planes["umap"].is_whole
     assert page.place("umap", 3, 3) == pytest.approx(place)  # in the browser, too
 
 

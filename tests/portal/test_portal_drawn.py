@@ -267,6 +267,89 @@ def test_similar_cutouts_have_pages_become_a_selection_and_a_file_and_take_examp
     page.act("like:")
 
 
+def scales(page, name):
+    """Return the pixels of a unit of x and of y."""
+    (x0, y0), (x1, y1) = page.place(name, 0, 0), page.place(name, 10, 10)
+    return (x1 - x0) / 10, (y0 - y1) / 10
+
+
+def frame_of(page, name):
+    plot = page.session.planes[name].plot
+    return plot.inner_width, plot.inner_height
+
+
+def settled(page):
+    page.page.wait_for_timeout(400)
+    page.idle()
+    page.synced()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(1280, 800), (800, 1100), (390, 844)])
+def test_the_page_fits_its_screen_with_equal_scales(page, size):
+    """Nothing is wider than the screen, nothing covers anything else, and a unit of x is as long as one of y."""
+    page.page.set_viewport_size({"width": size[0], "height": size[1]})
+    settled(page)
+    wide = page.page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+    assert wide[0] <= wide[1]
+    boxes = [section.bounding_box() for section in page.page.locator("main > section").all()]
+    for k, one in enumerate(boxes):
+        assert one["width"] >= min(380, 0.9 * size[0]) - 20 and one["height"] > 250
+        for other in boxes[k + 1 :]:
+            apart = [
+                one[axis] + one[length] <= other[axis] + 1 or other[axis] + other[length] <= one[axis] + 1
+                for axis, length in (("x", "width"), ("y", "height"))
+            ]
+            assert any(apart)
+    for name in ("umap", "map"):
+        across, up = scales(page, name)
+        assert across == pytest.approx(up, rel=0.03), name
+        assert frame_of(page, name)[0] > 200
+    if size[0] == 1280:
+        assert frame_of(page, "umap")[0] >= 280 and frame_of(page, "umap")[1] >= 260
+    meta = page.page.locator("meta[name=viewport]").get_attribute("content")
+    assert "width=device-width" in meta
+    page.page.set_viewport_size({"width": 1280, "height": 800})
+    settled(page)
+
+
+@pytest.mark.slow
+def test_panels_are_enlarged_and_their_borders_move(page):
+    before = frame_of(page, "umap")
+    page.page.locator("#s_umap h2").dblclick(position={"x": 20, "y": 12})
+    settled(page)
+    large = frame_of(page, "umap")
+    assert (
+        large[0] > 900
+        and large[1] > 550
+        and scales(page, "umap")[0] == pytest.approx(scales(page, "umap")[1], rel=0.03)
+    )
+    page.page.keyboard.press("Escape")
+    settled(page)
+    assert frame_of(page, "umap") == before
+    page.page.mouse.move(*page.place("map", 0, 0))
+    page.page.keyboard.press("m")
+    settled(page)
+    assert (
+        frame_of(page, "map")[0] > 900 and page.page.locator("#s_map .enlarge").get_attribute("aria-pressed") == "true"
+    )
+    page.page.locator("#s_map .enlarge").click()
+    settled(page)
+    bar = page.page.locator("[role=separator]").first
+    box = bar.bounding_box()
+    page.page.mouse.move(box["x"] + 3, box["y"] + 100)
+    page.page.mouse.down()
+    page.page.mouse.move(box["x"] + 123, box["y"] + 100, steps=4)
+    page.page.mouse.up()
+    settled(page)
+    assert frame_of(page, "umap")[0] == pytest.approx(before[0] + 120, abs=12)
+    bar.focus()
+    for _ in range(5):
+        page.page.keyboard.press("ArrowLeft")
+    settled(page)
+    assert frame_of(page, "umap")[0] == pytest.approx(before[0] - 7, abs=20)
+
+
 @pytest.mark.slow
 def test_one_history_of_views_for_undo_redo_back_links_and_names(page):
     """Each change is a step back and forth, by keys and by the browser; a link and a name restore all of it."""
@@ -321,3 +404,41 @@ def test_one_history_of_views_for_undo_redo_back_links_and_names(page):
     page.session = next(s for s in reversed(page.portal.sessions.values()))
     page.until(lambda: page.page.evaluate("Bokeh.documents.length > 0 && Bokeh.documents[0].is_idle"))
     assert same(state_of(page), last)
+
+
+def test_a_click_in_the_exported_page_changes_nothing(page, dataset, tmp_path):
+    """The red rows that a box selects are still drawn after clicks on UMAP, map and histogram."""
+    from nenya.options.commands import PortalOptions
+    from nenya.portal.export import write_page
+
+    place = write_page(dataset, tmp_path / "page", "a", PortalOptions())
+    find = Page.__new__(Page)
+    find.page = other = page.page.context.new_page()
+    complaints = []
+    other.on("pageerror", lambda error: complaints.append(str(error)))
+    other.goto(place.as_uri())
+    other.get_by_text("cutouts of the sample").wait_for()
+    mark = [int(page.session.theme.mark[i : i + 2], 16) for i in (1, 3, 5)]
+
+    def red():
+        other.mouse.move(5, 5)
+        other.wait_for_timeout(250)
+        return (np.abs(find.pixels() - mark).max(axis=2) < 30).sum(), other.locator("#said").inner_text()
+
+    (x0, y0), (x1, y1) = find.place("umap", -3, -3), find.place("umap", 4, 5)
+    assert red()[0] < 50
+    other.mouse.move(x0, y0)
+    other.mouse.down()
+    other.mouse.move(x1, y1, steps=4)
+    other.mouse.up()
+    other.get_by_text("filters: umap").wait_for()
+    before = red()
+    assert before[0] > 300
+    for name, x, y in (("umap", 8, 8), ("umap", 0, 0), ("map", 100, 60), ("hist_month", 5, 0.02)):
+        other.evaluate("window.scrollTo(0, 0)")
+        other.mouse.click(*find.place(name, x, y))
+        after = red()
+        assert after[1] == before[1] and after[0] > 0.9 * before[0], name
+    other.keyboard.press("Escape")
+    assert red()[1] == before[1] and complaints == []
+    other.close()

@@ -211,6 +211,8 @@ def _add_figures(page: Any, session: Session) -> None:
         plot.on_event(SelectionGeometry, lambda event, n=name: drawn(n, event))
         plot.on_event(RangesUpdate, lambda _event, n=name: session.zoomed(n))
         plot.on_event(Tap, lambda event, n=name: session.tap(n, event.x, event.y))
+        for size in ("inner_width", "inner_height"):
+            plot.on_change(size, lambda _attr, _old, _new, n=name: session.fit(n))
         page.add_panel(name, _pane(plot))
     _add_histograms(page, session)
     for sheet, draw in ((session.gallery, session.draw_gallery), (session.near, session.draw_near)):

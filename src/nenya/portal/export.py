@@ -11,7 +11,7 @@ import numpy as np
 from bokeh.core.json_encoder import serialize_json
 from bokeh.document import Document
 from bokeh.embed.util import standalone_docs_json_and_render_items
-from bokeh.models import ColumnDataSource
+from bokeh.models import ColumnDataSource, TapTool
 from numpy.typing import NDArray
 
 from nenya.errors import NenyaError, OutputError
@@ -156,6 +156,8 @@ def _page(dataset: Dataset, name: str, options: PortalOptions, sheets: list[tupl
         chart.source.name, chart.range.name, chart.plot.xaxis[0].name = (
             f"{kind} {number}" for kind in ("bars", "range", "axis")
         )
+    for plot in (*(view.plot for view in views), *(chart.plot for chart in charts)):
+        plot.tools = [tool for tool in plot.tools if not isinstance(tool, TapTool)]  # without a server it shows nothing
     settings = {
         "planes": {n: list(axes) for n, axes in planes.items()},
         "charts": [

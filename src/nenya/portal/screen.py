@@ -144,6 +144,11 @@ class Screen:
         """The tab that is open."""
         return self.selection.view.tab or ("gallery" if self.dataset.cutouts is not None else "table")
 
+    def fit(self, name: str) -> None:
+        """Follow the size of the UMAP or the map on the screen."""
+        if self.planes[name].fit():
+            self.draw_plane(name)
+
     def draw_plane(self, name: str) -> None:
         """Draw the UMAP or the map at its current zoom."""
         plane, view = self.planes[name], self.selection.view

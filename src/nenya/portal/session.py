@@ -227,6 +227,7 @@ class Session(Near):
         plane = self.planes[name]
         extent = plane.extent
         if extent[0] < extent[1] and extent[2] < extent[3]:
+            plane.note_extent()
             self.selection.zoom(name, None if plane.is_whole else extent)
             self.changed()
             self.draw_plane(name)

@@ -88,7 +88,8 @@ class Sheet:
         before = (self.columns, self.rows)
         first = min(max(1, round(wide / self.tile)), _MOST_TILES // 8)
         fits = [c for c in range(max(1, first - 1), first + 3) if tall * c >= wide] or [first]
-        self.columns = min(fits, key=lambda c: tall * c / wide - tall * c // wide + 0.2 * abs(c - first))
+        intended = wide / self.tile
+        self.columns = min(fits, key=lambda c: 1 - tall * c // wide / (tall * c / wide) + 0.15 * abs(c - intended))
         side = wide / self.columns
         self.rows = min(max(1, int(tall / side)), max(1, _MOST_TILES // self.columns))
         self.plot.x_range.update(start=0, end=self.columns)

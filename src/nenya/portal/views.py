@@ -31,7 +31,7 @@ from nenya.portal.columns import Binned
 from nenya.portal.pictures import Extent
 from nenya.portal.points import Near, Points
 from nenya.portal.state import Box, Filter, Lasso, Range
-from nenya.portal.theme import Theme, add_glyph, image_source, name_glyph, paint, plain
+from nenya.portal.theme import Theme, add_glyph, image_source, name_glyph, paint, plain, size_of
 from nenya.tables.grids import coastlines
 from nenya.tables.quantities import title_of
 
@@ -91,7 +91,7 @@ class Plane:
             renderers=self.colours.cells, tooltips="cutouts here: @count", attachment="right", visible=False
         )
         plot.add_tools(self.hover)
-        self._title = ""
+        self._title, self._wanted = "", self.home
         self.points = Points(plot, self.name, theme)
         self.outline = ColumnDataSource({"xs": [], "ys": []})
         add_glyph(
@@ -114,8 +114,9 @@ class Plane:
         points = np.concatenate([part for ring in rings for part in (ring, hole)])
         source = ColumnDataSource({"x": points[:, 0], "y": points[:, 1]})
         add_glyph(self.plot, source, Patch(fill_color=self.theme.land, line_color=self.theme.rest), level="underlay")
+        self.plot.yaxis.bounds = (-90, 90)
         self.plot.xaxis.name = "longitudes"  # set by a script of the page
-        self.plot.x_range.bounds, self.plot.y_range.bounds = (-540, 540), (-95, 95)
+        self.plot.x_range.bounds, self.plot.y_range.bounds = (-540, 540), (-360, 360)
 
     @property
     def extent(self) -> Extent:
@@ -126,13 +127,24 @@ class Plane:
     @property
     def is_whole(self) -> bool:
         """Whether the initial extent is shown."""
-        return self.extent == self.home
+        return bool(np.allclose(self.extent, fitted(self.home, size_of(self.plot)), rtol=1e-6, atol=1e-9))
+
+    def note_extent(self) -> None:
+        """Keep the current extent when the size of the figure changes, as the user has chosen it."""
+        self._wanted = self.extent
 
     def show_extent(self, extent: Extent | None) -> None:
         """Show an extent; None for the initial one."""
-        left, right, low, high = extent or self.home
+        self._wanted = extent or self.home
+        self.fit()
+
+    def fit(self) -> bool:
+        """Give both axes one scale, around the extent that is wanted; return whether that changes the ranges."""
+        before = self.extent
+        left, right, low, high = fitted(self._wanted, size_of(self.plot))
         self.plot.x_range.update(start=left, end=right)
         self.plot.y_range.update(start=low, end=high)
+        return self.extent != before
 
     def show(
         self,
@@ -212,6 +224,22 @@ class Plane:
     def mark_near(self, x: FloatArray, y: FloatArray) -> None:
         """Mark the positions of the neighbours."""
         self.near.data = {"x": x.tolist(), "y": y.tolist()}
+
+
+def fitted(extent: Extent, size: tuple[int, int]) -> Extent:
+    """Return the smallest extent around a given one that fills a figure at one scale.
+
+    Args:
+        extent: to be shown.
+        size: width and height of the figure, pixels; 0 if unknown, which leaves the extent unchanged.
+    """
+    left, right, low, high = extent
+    wide, tall = size
+    if wide < 20 or tall < 20:
+        return extent
+    scale = max((right - left) / wide, (high - low) / tall)
+    across, up = (scale * wide - (right - left)) / 2, (scale * tall - (high - low)) / 2
+    return left - across, right + across, low - up, high + up
 
 
 class Histogram:

@@ -11,6 +11,10 @@ const inside = (g, x, y) => {
   return odd;
 };
 
+// A click, a box without area and a line of two points select nothing, and change nothing.
+const isShape = (g, plane) => g.type === "rect" ? g.x0 !== g.x1 && (!plane || g.y0 !== g.y1) :
+  g.type === "poly" && g.x.length > 2;
+
 const selected = (data, filters) => {
   const chosen = [];
   for (let i = 0; i < data.index.length; i++) {
@@ -62,9 +66,15 @@ document.addEventListener("DOMContentLoaded", async () => {
     ...Object.keys(SETTINGS.planes).map((plane) => ({plane, figure: plane, said: plane})),
     ...SETTINGS.charts.map(([column, figure], number) => ({column, figure, number, said: column})),
   ];
+  let marked = [];
+  // Tools of the figures change the marked rows too, such as a key or a click that clears them: filters decide alone.
+  rows.selected.properties.indices.change.connect(() => {
+    if (rows.selected.indices !== marked) rows.selected.indices = marked;
+  });
   const draw = () => {
     const none = filters.size === 0, chosen = selected(rows.data, filters);
-    rows.selected.indices = none ? [] : chosen;
+    marked = none ? [] : chosen;
+    rows.selected.indices = marked;
     for (const view of views) {
       if (view.plane) drawPlane(page, view.plane, filters.get(view), none);
       else drawChart(page, view.number, filters.get(view), rows.data[view.column], chosen);
@@ -73,7 +83,7 @@ document.addEventListener("DOMContentLoaded", async () => {
       (none ? "" : ` selected (red); filters: ${[...filters.keys()].map((view) => view.said).join(", ")}`);
   };
   for (const view of views) page.get_model_by_name(view.figure).on_event("selectiongeometry", (event) => {
-    if (!event.final) return;
+    if (!event.final || !isShape(event.geometry, view.plane)) return;
     filters.set(view, event.geometry);
     draw();
   });

@@ -6,6 +6,7 @@ if (!new URLSearchParams(location.search).has("theme") && !SETTINGS.dark && matc
 }
 document.addEventListener("DOMContentLoaded", () => {
   const $ = (id) => document.getElementById(id);
+  const panels = layout();
   let sent = 0;
   const act = (text) => {
     const model = window.Bokeh && Bokeh.documents.length && Bokeh.documents[0].get_model_by_name("nenya_channel");
@@ -37,7 +38,7 @@ document.addEventListener("DOMContentLoaded", () => {
   if ($("views")) $("views").onclick = views;
   if ($("save_form")) $("save_form").onsubmit = (event) => { event.preventDefault(); act("save:" + $("save_name").value); $("save_name").value = ""; };
   const keys = {u: () => act("undo"), y: () => act("redo"), v: views, r: () => act("reset"), n: () => act("step:1"), p: () => act("step:-1"), s: () => act("similar"), "+": () => act("like:+"), "-": () => act("like:-"), ">": () => act("sheet:1"), "<": () => act("sheet:-1"),
-    l: copy, d: theme, "?": () => $("helpbox").showModal(), Escape: () => act("cancel")};
+    l: copy, d: theme, "?": () => $("helpbox").showModal(), m: panels.toggle, Escape: () => panels.restore() || act("cancel")};
   document.addEventListener("keydown", (event) => {
     const target = event.composedPath()[0];
     if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]") || (/^(INPUT|SELECT|TEXTAREA)$/.test(target.tagName) && target.type !== "checkbox")) return;
