@@ -320,7 +320,10 @@ def _inspect_latents(path: Path, *, allow_external: bool) -> FileReport:
     report = FileReport(f"latents, {path.stat().st_size / 1e6:.1f} MB")
     rows = ", ".join(f"{name} {count}" for name, count in found.rows.items())
     report.lines.append(f"rows: {rows}; {found.dim} dimensions; {found.nonfinite} rows are not finite")
-    keys = ("model_version", "checkpoint_name", "checkpoint_sha256", "source_name", "latent", "nenya_version", "date")
+    keys = (
+        *("model_version", "checkpoint", "checkpoint_source", "checkpoint_revision", "checkpoint_sha256"),
+        *("source", "latent", "nenya_version", "date"),
+    )
     made = [f"{key} {str(found.provenance[key])[:60]}" for key in keys if key in found.provenance]
     if made:
         report.lines.append("made of " + ", ".join(made))
