@@ -6,7 +6,7 @@
     <folder>/asked.txt                       the requests, a line each
 
 It answers what `huggingface_hub` asks for a download. Files above a size lie "elsewhere", as the Hub's large files do:
-the answer redirects to another host. Faults: `down`, `private`, `gated`; `short`, `long`, `cut`, `slow` (a file's name);
+the answer redirects to another host. Faults: `down`, `private`, `gated`; `short`, `long`, `cut`, `slow` (a file);
 `insecure` (redirects to plain http elsewhere); `etag`, `commit` and `length` (headers that lie); `other` (no hub).
 """
 
