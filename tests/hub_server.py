@@ -6,7 +6,7 @@
     <folder>/asked.txt                       the requests, a line each
 
 It answers what `huggingface_hub` asks for a download. Files above a size lie "elsewhere", as the Hub's large files do:
-the answer redirects to another host. Faults: `down`, `private`, `gated`; `short`, `cut` and `slow` (name of a file);
+the answer redirects to another host. Faults: `down`, `private`, `gated`; `short`, `long`, `cut`, `slow` (a file);
 `insecure` (redirects to plain http elsewhere); `etag`, `commit` and `length` (headers that lie); `other` (no hub).
 """
 
@@ -86,7 +86,9 @@ class Hub(BaseHTTPRequestHandler):
             first = int(part.removeprefix("bytes=").partition("-")[0])
             body = content[first:]
             self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
-        for key, value in {"ETag": f'"{git}"', **dict(head), "Content-Length": str(len(body))}.items():
+        long = path.name == self.faults.get("long") and self.command == "GET"
+        length = {} if long else {"Content-Length": str(len(body))}
+        for key, value in {"ETag": f'"{git}"', **dict(head), **length}.items():
             self.send_header(key, value)
         self.end_headers()
         if self.command == "HEAD":
@@ -100,6 +102,8 @@ class Hub(BaseHTTPRequestHandler):
                 (self.root / "half").touch()
                 time.sleep(60)
             self.wfile.write(body)
+            while long:  # for ever
+                self.wfile.write(bytes(2**20))
         self.close_connection = True
 
 

@@ -19,12 +19,13 @@ from safetensors.numpy import load_file, save_file
 
 from nenya.commands.compose import compose
 from nenya.commands.network import with_network
-from nenya.errors import InputFileError, MissingFileError, NenyaError, OptionError, StorageError
+from nenya.errors import InputFileError, MissingFileError, NenyaError, OptionError, OutputError, StorageError
 from nenya.models.checkpoint import load_checkpoint, save_pth
 from nenya.models.contrastive import make_net
 from nenya.models.weights import named as by_name
 from nenya.models.weights.named import find_weights
 from nenya.options.flat import flat_view
+from nenya.options.own import permit_arguments
 from nenya.storage.hub import HubName, Repository, parse_name
 
 CPU = "trainer.accelerator=cpu"
@@ -147,6 +148,43 @@ def test_what_the_user_says_of_the_network_holds_or_is_refused(hub, cutouts, nen
     assert code == 0 and "hf://ocean/net says preprocess.file=demean, but preprocess.file=none is set" in said
 
 
+OWN = """
+import torch
+
+class Net(torch.nn.Module):
+    out_features = 8
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 8)
+
+    def forward(self, images):
+        return self.layer(images.mean(dim=(1, 2, 3))[:, None])
+"""
+
+
+def test_other_networks_go_round(cutouts, nenya_cli, tmp_path, monkeypatch):
+    (tmp_path / "my_small_nets.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    mask = ["model.mask_channel=true", "preprocess.masked=mask", "model.width=2"]
+    own = ["model.ssl_model=my_small_nets.Net", "preprocess.masked=fill"]
+    for name, given, more in (("mask", mask, []), ("own", own, own[:1])):
+        named = ["model=demo", *given]
+        permit_arguments(named)
+        options = compose("extract", named)
+        save_pth(tmp_path / f"{name}.pth", make_net(options), options=flat_view(options), epoch=1)
+        assert nenya_cli("export", [*named, f"ckpt={name}.pth", f"out={name}/"])[0] == 0
+        assert nenya_cli("extract", [*named, f"ckpt={name}.pth", cutouts, f"out={name}.h5", CPU])[0] == 0
+        if more:
+            code, said = nenya_cli("extract", [f"ckpt={name}/", cutouts, "out=x.h5", CPU])
+            assert code == 2 and "give model.ssl_model=my_small_nets.Net if you have that code" in said
+        code, said = nenya_cli("extract", [f"ckpt={name}/", *more, cutouts, f"out={name}2.h5", CPU])
+        assert code == 0, said
+        first, second = (latents_of(tmp_path / f"{name}{n}.h5")[0] for n in ("", "2"))
+        np.testing.assert_array_equal(first, second)
+        assert np.isfinite(first).all()
+
+
 def test_the_files_of_a_folder(folder):
     from huggingface_hub import ModelCard
 
@@ -209,6 +247,7 @@ def test_a_name_that_cannot_be_right(hub, text):
 
 
 def test_names_of_the_hub():
+    assert parse_name("hf://a/b/") == HubName("a/b")
     assert parse_name("hf://a/b") == HubName("a/b") and str(parse_name("hf://models/a/b")) == "hf://a/b"
     found = parse_name("hf://a/b@refs%2Fpr%2F3/deep/w.pth")
     assert found == HubName("a/b", "refs/pr/3", "deep/w.pth") and parse_name(str(found)) == found
@@ -225,6 +264,7 @@ FAULTS = {
     "no hub": ({"other": True}, "hf://ocean/net", StorageError, "does not answer as a hub"),
     "a file that is too short": ({"short": "model.safetensors"}, "hf://ocean/net", StorageError, "the hub broke off"),
     "a size": ({"length": 10**12}, "hf://ocean/net", InputFileError, "model.safetensors has 1000000 MB"),
+    "a file without an end": ({"long": "model.safetensors"}, "hf://ocean/net", InputFileError, "bytes that were said"),
     "no https": ({"insecure": True}, "hf://ocean/net", StorageError, "redirected to example.org, which is not https"),
     "a tag that leaves the cache": ({"etag": "../../../x"}, "hf://ocean/net", StorageError, "sends X-Linked-Etag"),
     "a commit that leaves it": ({"commit": "../../x"}, "hf://ocean/net", StorageError, "sends X-Repo-Commit"),
@@ -247,6 +287,15 @@ def test_what_goes_wrong_at_the_hub_is_one_line(hub, case, tmp_path):
         assert Path(find_weights(text).place).is_file(), "and nothing is left that harms"
 
 
+@pytest.mark.slow
+def test_a_hub_that_breaks_off_again_and_again(hub, tmp_path):
+    hub.faults(cut="model.safetensors")
+    with pytest.raises(StorageError) as caught:
+        find_weights("hf://ocean/net")
+    assert str(caught.value).startswith("hf://ocean/net: ") and "\n" not in str(caught.value)
+    assert not list(tmp_path.rglob("model.safetensors"))
+
+
 def test_what_is_cached_is_used_without_a_hub(hub, monkeypatch, caplog):
     assert find_weights("hf://ocean/net").origin["checkpoint_revision"] == FIRST
     for word, fault in (("answers 503", True), ("HF_HUB_OFFLINE is set", False)):
@@ -266,6 +315,16 @@ def test_what_is_cached_is_used_without_a_hub(hub, monkeypatch, caplog):
     forget()
     with pytest.raises(OptionError, match=r"HF_ENDPOINT=http://example\.org: expected an https:// address"):
         find_weights("hf://ocean/net")
+
+
+def test_a_cache_that_cannot_be_written(hub, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "file"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(OutputError, match=r"hf://ocean/net: cannot write the hub's cache .*: set HF_HUB_CACHE"):
+        find_weights("hf://ocean/net")
+    with pytest.raises(OutputError, match=r"cannot make the folder .*; set loader\.cache_dir"):
+        find_weights(f"{hub.url}/elsewhere/ocean/net/{FIRST}/model.safetensors")
 
 
 def test_a_commit_in_the_cache_asks_nobody(hub):

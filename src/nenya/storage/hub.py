@@ -6,6 +6,7 @@ HF_HUB_OFFLINE=1, files in the cache are used.
 """
 
 import contextlib
+import errno
 import hashlib
 import logging
 import os
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from nenya.errors import InputFileError, MissingFileError, NenyaError, OptionError, StorageError
+from nenya.errors import InputFileError, MissingFileError, NenyaError, OptionError, OutputError, StorageError
 from nenya.storage.disk import sha256_file
 from nenya.storage.names import why_not_plain
 from nenya.storage.texts import first_words, shown
@@ -37,6 +38,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _OTHERS = ("datasets", "spaces", "kernels", "buckets")
 _WANTED = "expected hf://owner/name, hf://owner/name@revision or hf://owner/name@revision/file.safetensors"
 _MOST_REQUESTS = 40  # of one file: a server that always breaks off would be asked for ever
+_NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 _SAID = 2**20  # bytes of a download that is worth a line
 _YES = ("1", "ON", "YES", "TRUE")
 
@@ -67,7 +69,7 @@ def parse_name(text: str) -> HubName:
     Raises:
         OptionError: It is not the address of a repository of models, or leads out of it.
     """
-    rest = text[len(SCHEME) :].removeprefix("models/")
+    rest = text[len(SCHEME) :].removeprefix("models/").removesuffix("/")
     if rest.partition("/")[0] in _OTHERS:
         raise OptionError(f"{shown(text)}: expected a repository of models, got one of {rest.partition('/')[0]}")
     match = _NAME.fullmatch(rest)
@@ -146,7 +148,7 @@ class Repository:
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import LocalEntryNotFoundError
 
-        offline = _offline() or self._ask(file, most)
+        offline, size = (_offline(), None) if _offline() else self._ask(file, most)
         try:
             path = hf_hub_download(
                 self.name.repository,
@@ -155,7 +157,7 @@ class Repository:
                 cache_dir=_cache(),
                 endpoint=self.endpoint,
                 local_files_only=bool(offline),
-                tqdm_class=_counter(most, f"{self.name}: {file}"),
+                tqdm_class=_counter(most if size is None else size, f"{self.name}: {file}"),
             )
         except LocalEntryNotFoundError as error:
             if not offline:
@@ -167,8 +169,8 @@ class Repository:
             log.warning("%s: %s; using the revision in the cache, %s", self.name, offline, _commit_of(Path(path), file))
         return Path(path)
 
-    def _ask(self, file: str, most: int) -> str:
-        """Ask for the size of a file, and check it; return why the hub does not answer, "" if it does."""
+    def _ask(self, file: str, most: int) -> tuple[str, int | None]:
+        """Ask for the size of a file; return why the hub does not answer, "" if it does, and the size if it says it."""
         from huggingface_hub import get_hf_file_metadata, hf_hub_url
         from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
@@ -176,15 +178,15 @@ class Repository:
         try:
             found = get_hf_file_metadata(url, endpoint=self.endpoint)
         except EntryNotFoundError:
-            return ""  # said, and noted in the cache, by the download
+            return "", None  # said, and noted in the cache, by the download
         except HfHubHTTPError as error:
             if error.response.status_code < 500:
                 raise
-            return f"the hub answers {error.response.status_code}"
+            return f"the hub answers {error.response.status_code}", None
         except Exception as error:
             if not _is_connection(error):
                 raise
-            return f"the hub cannot be reached ({first_words(error)})"
+            return f"the hub cannot be reached ({first_words(error)})", None
         if not found.commit_hash or not found.etag:
             raise StorageError(f"{self.name}: {self.endpoint} does not answer as a hub; check HF_ENDPOINT")
         size = found.size or 0
@@ -192,7 +194,7 @@ class Repository:
             raise InputFileError(f"{self.name}: {file} has {size / 1e6:.0f} MB; check the address")
         if size > _SAID and self._in_cache(file, found.commit_hash) is None:
             log.info("%s: downloading %s, %.1f MB", self.name, file, size / 1e6)
-        return ""
+        return "", found.size
 
     @contextmanager
     def _said(self, file: str) -> Iterator[None]:
@@ -228,6 +230,11 @@ class Repository:
                 f"{name}: {self.endpoint} does not answer as a hub ({first_words(error, 80)}); check HF_ENDPOINT"
             ) from error
         except Exception as error:  # of its network library, or of a file that is too short
+            if getattr(error, "errno", None) in _NOT_WRITTEN:
+                raise OutputError(
+                    f"{name}: cannot write the hub's cache {_cache()} ({first_words(error, 80)}): set HF_HUB_CACHE to "
+                    "another folder"
+                ) from error
             why = "cannot be reached" if _is_connection(error) else "broke off"
             raise StorageError(f"{name}: the hub {why} ({first_words(error, 120)}); try again") from error
 
@@ -301,7 +308,7 @@ def _counter(most: int, name: str) -> Any:
             """Count."""
             self.seen += int(n or 0)
             if self.seen > most:
-                raise InputFileError(f"{name} has more than {most / 1e6:.0f} MB; check the address")
+                raise InputFileError(f"{name} has more than the {most:,} bytes that were said; try again later")
 
     return Counter
 
