@@ -158,6 +158,8 @@ def test_images_give_what_takes_no_training(files, nenya_cli, tiny_weights):
     results, _ = probe(nenya_cli, files, *args, f"ckpt={tiny_weights}", "model=demo", "model.feat_dim=12")
     assert list(results["columns"]["known"]) == [*expected, "untrained resnet18"]
     assert results["models"]["untrained resnet18"] == {"features": 12, "trained": False}
+    code, said = nenya_cli("probe", [*args[:-1], "names=['DT and moments']", "out=q"])
+    assert code == 2 and "give the model another name" in said
     code, said = nenya_cli("probe", [*args, f"ckpt={tiny_weights}", "out=q"])
     assert code == 2 and "expected a network with latents of 12 dimensions" in said and not (files / "q").exists()
 

@@ -67,7 +67,10 @@ def run(options: ProbeOptions) -> int:
     targets, left_out = _targets(rows, folds, options)
     features = {name: Features(own, own) for name, own in rows.latents.items()}
     if options.images:
-        features |= baselines(options, models, rows)
+        untrained = baselines(options, models, rows)
+        if same := sorted(features.keys() & untrained.keys()):
+            raise OptionError(f"{same[0]}: is what images= adds, give the model another name by names=[...]")
+        features |= untrained
     features, targets, folds, rows = _known(features, targets, folds, rows)
     targets, more = check_targets(targets, folds, options.k)
     _refuse(targets, more, options.columns)
