@@ -26,6 +26,8 @@ from nenya.plotting.probe import draw_probes
 from nenya.storage.disk import atomic_path, check_output, temporary_folder, together
 from nenya.storage.paths import local_path
 from nenya.storage.texts import lines_of, say
+from nenya.tables.granules import GRANULE
+from nenya.tables.key_columns import COLUMNS
 from nenya.tables.place_and_time import usual_names
 
 if TYPE_CHECKING:
@@ -123,7 +125,8 @@ def _targets(rows: Rows, folds: Folds, options: ProbeOptions) -> tuple[Targets, 
     Raises:
         InputFileError: A column that was asked for is none, or no column is one.
     """
-    targets, left_out = targets_of(rows.table, options.columns, ranks=False)
+    keys = [name for name in (*COLUMNS, GRANULE) if name in rows.table and not options.columns]
+    targets, left_out = targets_of(rows.table.drop(columns=keys), options.columns, ranks=False)
     good, more = check_targets(targets, folds, options.k)
     _refuse(good, left_out | more, options.columns)
     asked = {name: place for place, name in enumerate(options.columns or [])}
