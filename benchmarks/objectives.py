@@ -54,11 +54,11 @@ OBJECTIVES: dict[str, tuple[str, ...]] = {
     "SimCLR, AdamW": _FAST,
     "SimCLR, batches of 256": (_LARGE, "optim.learning_rate=0.2"),
     "VICReg, crops of 16": (*_VICREG, _SMALL),
-    "SimCLR, 0.2, AdamW": ("loss.temp=0.2", *_FAST),
-    "SimCLR, 0.2, AdamW, smooth": ("loss.temp=0.2", *_FAST, *_SMOOTH),
-    "SimCLR, 0.2, AdamW, crops of 20": ("loss.temp=0.2", *_FAST, "augment.random_jitter=[20,6]"),
-    "SimCLR, 0.5, AdamW": ("loss.temp=0.5", *_FAST),
-    "SimCLR, 0.2, AdamW, batches of 256": ("loss.temp=0.2", *_FAST[:1], "optim.learning_rate=0.004", _LARGE),
+    "SimCLR, temperature 0.2, AdamW": ("loss.temp=0.2", *_FAST),
+    "SimCLR, temperature 0.2, AdamW, smooth": ("loss.temp=0.2", *_FAST, *_SMOOTH),
+    "SimCLR, temperature 0.2, rate 0.2": ("loss.temp=0.2", "optim.learning_rate=0.2"),
+    "SimCLR, temperature 0.5": ("loss.temp=0.5",),
+    "SimCLR, temperature 0.2, crops of 20": ("loss.temp=0.2", "augment.random_jitter=[20,6]"),
 }
 """Name -> options; the sizes of the parts besides the network suit a network of this width."""
 

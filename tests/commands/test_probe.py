@@ -79,9 +79,9 @@ def test_the_order_of_rows_and_names_of_columns_change_nothing(files, nenya_cli)
 def test_all_columns_but_keys_are_taken_by_default(files, nenya_cli):
     results, said = probe(nenya_cli, files, A, TABLE, "by=rows", "shuffles=1", "sample=150")
     assert {"known", "kind", "lat", "lon", "T10", "T90", "region", "day"} <= set(results["columns"])
-    assert {"constant", "empty", "one", "filled", "US0"} <= set(
-        results["left_out"]
-    ) and "empty is not probed: no value" in said
+    assert {"constant", "empty", "one", "filled", "US0"} <= set(results["left_out"])
+    assert "empty is not probed: no value" in said
+    assert not {"pp_idx", "pp_type"} & {*results["columns"], *results["left_out"]}
 
 
 @pytest.mark.parametrize(
@@ -158,6 +158,8 @@ def test_images_give_what_takes_no_training(files, nenya_cli, tiny_weights):
     results, _ = probe(nenya_cli, files, *args, f"ckpt={tiny_weights}", "model=demo", "model.feat_dim=12")
     assert list(results["columns"]["known"]) == [*expected, "untrained resnet18"]
     assert results["models"]["untrained resnet18"] == {"features": 12, "trained": False}
+    code, said = nenya_cli("probe", [*args[:-1], "names=['DT and moments']", "out=q"])
+    assert code == 2 and "give the model another name" in said
     code, said = nenya_cli("probe", [*args, f"ckpt={tiny_weights}", "out=q"])
     assert code == 2 and "expected a network with latents of 12 dimensions" in said and not (files / "q").exists()
 

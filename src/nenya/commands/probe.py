@@ -26,6 +26,8 @@ from nenya.plotting.probe import draw_probes
 from nenya.storage.disk import atomic_path, check_output, temporary_folder, together
 from nenya.storage.paths import local_path
 from nenya.storage.texts import lines_of, say
+from nenya.tables.granules import GRANULE
+from nenya.tables.key_columns import COLUMNS
 from nenya.tables.place_and_time import usual_names
 
 if TYPE_CHECKING:
@@ -67,7 +69,10 @@ def run(options: ProbeOptions) -> int:
     targets, left_out = _targets(rows, folds, options)
     features = {name: Features(own, own) for name, own in rows.latents.items()}
     if options.images:
-        features |= baselines(options, models, rows)
+        untrained = baselines(options, models, rows)
+        if same := sorted(features.keys() & untrained.keys()):
+            raise OptionError(f"{same[0]}: is what images= adds, give the model another name by names=[...]")
+        features |= untrained
     features, targets, folds, rows = _known(features, targets, folds, rows)
     targets, more = check_targets(targets, folds, options.k)
     _refuse(targets, more, options.columns)
@@ -120,7 +125,8 @@ def _targets(rows: Rows, folds: Folds, options: ProbeOptions) -> tuple[Targets, 
     Raises:
         InputFileError: A column that was asked for is none, or no column is one.
     """
-    targets, left_out = targets_of(rows.table, options.columns, ranks=False)
+    keys = [name for name in (*COLUMNS, GRANULE) if name in rows.table and not options.columns]
+    targets, left_out = targets_of(rows.table.drop(columns=keys), options.columns, ranks=False)
     good, more = check_targets(targets, folds, options.k)
     _refuse(good, left_out | more, options.columns)
     asked = {name: place for place, name in enumerate(options.columns or [])}
