@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import panel as pn
@@ -26,7 +26,8 @@ from nenya.tables.quantities import title_of
 
 log = logging.getLogger(__name__)
 
-_CLASSED = ("facts", "table", "stats", "near_note", "near_list", "legend", "saved", "card")
+_WIDEST = 340  # pixels of a menu
+_CLASSED = ("facts", "table", "stats", "near_note", "near_list", "legend", "saved", "card", "gallery_note")
 _TITLES = ("Gallery", "Table", "Statistics", "Add filter", "New image", "Download")
 
 
@@ -128,7 +129,7 @@ def _unwanted(session: Session) -> frozenset[str]:
     """Return the names of page parts to omit because the table, images or latents lack the data."""
     names: set[str] = set()
     if session.dataset.cutouts is None:
-        names |= {"gallery", "primary", "span", "order", "scale", "near"}
+        names |= {"gallery", "primary", "span", "order", "scale", "near", "gallery_note"}
     if session.dataset.latents is None:
         names |= {"near", "near_filtered", "near_other", "near_note", "near_list"}
     if not session.planes:
@@ -245,7 +246,13 @@ def _add_histograms(page: Any, session: Session) -> None:
             if event.final and event.geometry.get("type") == "rect":
                 session.brush(name, event.geometry.get("x0"), event.geometry.get("x1"))
 
+        def slid(_attr: str, _old: Any, _new: Any) -> None:
+            if chart.range.visible and not chart.is_setting:
+                session.slide(name)
+
         chart.plot.on_event(SelectionGeometry, brushed)
+        for end in ("left", "right"):
+            chart.range.on_change(end, slid)
         return pn.pane.Bokeh(chart.plot, sizing_mode="stretch_width", height=104, margin=0)
 
     charts = pn.Column(*map(pane, session.histograms.values()), sizing_mode="stretch_width", margin=0)
@@ -261,18 +268,24 @@ def _add_histograms(page: Any, session: Session) -> None:
     page.add_panel("histograms", charts)
 
 
+def wide(options: Iterable[str]) -> dict[str, int]:
+    """Return the width of a menu in which its longest entry has room; the page narrows it where the screen is."""
+    return {"width": min(_WIDEST, 44 + round(6.6 * max(map(len, options))))}
+
+
 def _add_widgets(page: Any, session: Session) -> None:
     view, metrics = session.selection.view, session.dataset.columns.metrics()
     look = {"stylesheets": [text_of("widget.css")], "margin": (0, 4)}
-    colour = pn.widgets.Select(options=colour_choices(session.dataset), value=view.colour, width=200, **look)
+    choices = colour_choices(session.dataset)
+    colour = pn.widgets.Select(options=choices, value=view.colour, **wide(choices), **look)
     colour.param.watch(lambda event: session.set_colour(event.new), "value")
     orders: dict[str, tuple[str, bool]] = {name: (name, False) for name in ORDERS}
     for name in metrics:
         orders |= {f"{title_of(name)}, high first": (name, True), f"{title_of(name)}, low first": (name, False)}
-    order = pn.widgets.Select(options=list(orders), value=_order_of(view, orders), width=170, **look)
+    order = pn.widgets.Select(options=list(orders), value=_order_of(view, orders), **wide(orders), **look)
     order.param.watch(lambda event: session.set_order(*orders[event.new]), "value")
     scales = {"shared colour scale": "shared", "own colour scales": "own"}
-    scale = pn.widgets.Select(options=scales, value=view.scale, width=120, **look)
+    scale = pn.widgets.Select(options=scales, value=view.scale, **wide(scales), **look)
     scale.param.watch(lambda event: session.set_scale(event.new), "value")
     filtered = pn.widgets.Checkbox(label="within the filters", value=view.near[0], **look)
     others = pn.widgets.Checkbox(label="from other granules only", value=view.near[1], **look)

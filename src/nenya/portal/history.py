@@ -9,7 +9,7 @@ from nenya.portal.state import Filter, View
 
 MOST_STEPS = 200
 """Earlier views that are kept."""
-_PAUSE = 1.0  # seconds between zooms that are steps of their own
+_PAUSE = 2.0  # seconds between zooms, or moves of a range, that are steps of their own
 
 
 @dataclass
@@ -70,18 +70,27 @@ class Selection:
         return True
 
     def zoom(self, plane: str, extent: tuple[float, float, float, float] | None) -> bool:
-        """Note the extent of a plane, None for its full one; zooms of a plane within a second are one step."""
+        """Note the extent of a plane, None for its full one; zooms of a plane within two seconds are one step."""
         zoom = tuple((name, ends) for name, ends in self.view.zoom if name != plane)
         if extent is not None:
             zoom = (*zoom, (plane, extent))
-        view, now = replace(self.view, zoom=tuple(sorted(zoom))), time.monotonic()
+        return self._flow(plane, replace(self.view, zoom=tuple(sorted(zoom))))
+
+    def slide(self, item: Filter) -> bool:
+        """Replace the filter of the same column while it is moved; moves within two seconds are one step."""
+        filters = tuple(item if other.slot == item.slot else other for other in self.view.filters)
+        return self._flow(item.slot, replace(self.view, filters=filters))
+
+    def _flow(self, what: str, view: View) -> bool:
+        """Make a step to a view, or change the last one if it was of the same kind and within two seconds."""
+        now = time.monotonic()
         if view == self.view:
             return False
-        if self._last[0] == plane and now - self._last[1] < _PAUSE and self.place == len(self.views) - 1:
+        if self._last[0] == what and now - self._last[1] < _PAUSE and self.place == len(self.views) - 1:
             self.views[self.place] = view
         else:
             self.go_to(view)
-        self._last = (plane, now)
+        self._last = (what, now)
         return True
 
     def undo(self) -> bool:

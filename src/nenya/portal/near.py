@@ -107,7 +107,8 @@ class Near(Screen):
         marked = rows if dataset.cutouts is not None else rows[:_MARKED]
         for name, plane in self.planes.items():
             x, y = (columns.values(column)[marked] for column in PLANES[name])
-            plane.mark_near(x, y)
+            chosen = self.upload is not None or self.selection.view.row is not None
+            plane.mark_near(*((x, y) if chosen else (x[:0], y[:0])))  # those of an example would be in the way
         self.uncertain.show_near(marked)
         self.near_rows = rows
         self._show_near_list()
@@ -119,9 +120,10 @@ class Near(Screen):
             if shape != (sheet.columns, sheet.rows):
                 self.draw_near()
                 return
-            picture, span, captions = result
+            picture, span, captions, there = result
             texts = [f"{text}, cosine {c:.4f}" for text, c in zip(captions, cosine, strict=True)]
-            sheet.show(picture, span, texts, [f"{c:.3f}" for c in cosine], rows.tolist())
+            notes = [f"{c:.3f}" if known else f"{c:.3f}, no image" for c, known in zip(cosine, there, strict=True)]
+            sheet.show(picture, span, texts, notes, rows.tolist())
 
         self.jobs.start("near sheet", lambda ticket: work.draw_sheet(dataset, rows, shape, own, ticket), done)
 

@@ -68,6 +68,7 @@ CHANGES: dict[str, Mapping[str, Check]] = {
     "figure": _SIZES,
     "Range1d": {"start": _is_end, "end": _is_end},
     "DataRange1d": {"start": _is_end, "end": _is_end},
+    "BoxAnnotation": {"left": _is_end, "right": _is_end},
     "TextInput": {"value": _is_channel},
     "CustomSelect": {"value": _is_option},
     "Select": {"value": _is_option},

@@ -83,7 +83,7 @@ class Screen:
         self.texts: dict[str, str] = {
             **{"count": words.count(columns.rows, columns.rows), "filters": self._chips(), "status": "", "heading": ""},
             **{"facts": "", "table": "", "stats": "", "near_note": "", "near_list": "", "news": "", "stop": ""},
-            **{"legend": "", "saved": "", "card": ""},
+            **{"legend": "", "saved": "", "card": "", "gallery_note": ""},
         }
         self.show_text: Callable[[str, str], None] = lambda name, text: None
         self.saved: SavedViews | None = None
@@ -215,9 +215,12 @@ class Screen:
             if shape != (sheet.columns, sheet.rows):  # its size has become known since
                 self.draw_gallery()
                 return
-            picture, span, captions = result
+            picture, span, captions, there = result
             self.gallery_rows, self.gallery_picture = rows, picture
-            sheet.show(picture, span, captions, [], rows.tolist())
+            sheet.show(picture, span, captions, ["" if known else "no image" for known in there], rows.tolist())
+            lacking = there.count(False)
+            note = f"{lacking} of these {len(rows)} have no image in the given files" if lacking else ""
+            self._text("gallery_note", part("hint", text=note) if note else "")
 
         self.jobs.start(
             "gallery", lambda ticket: work.draw_sheet(dataset, rows, shape, own, ticket), done, title="drawing cutouts"
@@ -257,13 +260,17 @@ class Screen:
         if row is None:
             return
         pictures = self.dataset.cutouts is not None
+        chosen = self.selection.view.row is not None
         what = "anomaly of sea-surface temperature, K" if pictures else f"row {row:,} of the table"
-        self._text("heading", words.heading("Image" if pictures else "Cutout", what))
+        if not chosen:
+            what = "none is chosen yet: click a cutout, or a point; this one was drawn at random"
+        title = ("Image" if pictures else "Cutout") if chosen else "Example"
+        self._text("heading", words.heading(title, what))
         self._text("facts", words.facts(columns.row(row), row))
         for name, plane in self.planes.items():
-            x, y = (float(columns.values(column)[row]) for column in PLANES[name])
-            plane.mark_at(x, y)
-        self.uncertain.show_row(row)
+            place = (float(columns.values(axis)[row]) for axis in PLANES[name]) if chosen else (None, None)
+            plane.mark_at(*place)
+        self.uncertain.show_row(row if chosen else None)
         if self.dataset.cutouts is not None:
             cutouts = self.dataset.cutouts
             self.jobs.start("primary", lambda _: cutouts.of(np.array([row]))[0], self._show_picture)
@@ -274,6 +281,8 @@ class Screen:
         row = self.row
         if self.upload is not None:
             return f"the image {self.upload.name}"
+        if self.selection.view.row is None and row is not None:
+            return f"the example (row {row:,} of the table)"
         return "nothing" if row is None else f"row {row:,} of the table"
 
     def _show_picture(self, image: FloatArray | None) -> None:

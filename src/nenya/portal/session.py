@@ -17,6 +17,7 @@ from nenya.portal.sets import MODES
 from nenya.portal.state import (
     TABS,
     Filter,
+    Range,
     View,
     check_filter,
     make_box,
@@ -58,6 +59,21 @@ class Session(Near):
         except (ValueError, TypeError, ArithmeticError):
             return  # a shape that no mouse draws
         self._add(make_range(column, *self.histograms[column].ends(drawn.low, drawn.high, values)))
+        self.refresh()
+
+    def slide(self, column: str) -> None:
+        """Follow the range over a histogram that is moved or stretched; moves within two seconds are one step."""
+        chart, view = self.histograms[column], self.selection.view
+        now = next((f for f in view.filters if isinstance(f, Range) and f.column == column), None)
+        try:
+            drawn = make_range(column, *sorted((float(chart.range.left), float(chart.range.right))))
+        except (ValueError, TypeError):
+            return
+        item = make_range(column, *chart.ends(drawn.low, drawn.high, self.dataset.columns.values(column)))
+        if now is None or item == now or (drawn.low, drawn.high) == (now.low, now.high):
+            return
+        chart.moved = (item.low, item.high)
+        self.selection.slide(item)
         self.refresh()
 
     def _add(self, item: Filter) -> None:

@@ -8,12 +8,15 @@ from bokeh.models import Image as ImageGlyph
 from bokeh.plotting import figure
 from numpy.typing import NDArray
 
-from nenya.portal.theme import ANOMALY, Theme, add_glyph, bar_of, image_source, paint, size_of
+from nenya.portal.theme import ANOMALY, Theme, add_glyph, bar_of, image_source, name_glyph, paint, size_of
 
 FloatArray = NDArray[np.float32]
 
 _BAR = 58
 """Width of a colour bar, pixels: its labels may become longer after layout."""
+
+
+NO_IMAGE = "no image in the files"
 
 
 _MOST_TILES = 480
@@ -110,7 +113,7 @@ class Sheet:
             picture: of `pictures.sheet`.
             span: colour range in K; None if each cutout has its own.
             texts: tooltip of each cutout.
-            notes: caption at the foot of each; empty for none.
+            notes: caption at the foot of each; an empty one is left out.
             rows: of the table, of each.
         """
         low, high = span or (0.0, 1.0)
@@ -127,10 +130,11 @@ class Sheet:
             "text": list(texts),
             "row": list(rows),
         }
+        noted = np.array([k for k, note in enumerate(notes) if note], int)
         self.notes.data = {
-            "x": place[: len(notes)] % self.columns + 0.5,
-            "y": self.rows - place[: len(notes)] // self.columns - 0.97,
-            "note": list(notes),
+            "x": noted % self.columns + 0.5,
+            "y": self.rows - noted // self.columns - 0.97,
+            "note": [note for note in notes if note],
         }
 
     def index_at(self, x: float, y: float) -> int | None:
@@ -165,6 +169,8 @@ class Picture:
         self.mapper = LinearColorMapper(ANOMALY, low=-1, high=1, nan_color=theme.rest)
         shown = add_glyph(plot, self.source, ImageGlyph(color_mapper=self.mapper))
         plot.add_tools(HoverTool(renderers=[shown], tooltips="@image{0.000} K"))
+        self.note = ColumnDataSource({"x": [], "y": [], "name": []})
+        add_glyph(plot, self.note, name_glyph(theme))
         plot.add_layout(bar_of(self.mapper, theme, "K"), "right")
         paint(plot, theme)
         plot.outline_line_color = None
@@ -180,7 +186,13 @@ class Picture:
         self.plot.y_range.update(start=0.5 - up / 2, end=0.5 + up / 2)
 
     def show(self, image: FloatArray | None, span: tuple[float, float]) -> None:
-        """Show a cutout (H, W) in K, first line at the bottom; None clears the figure."""
-        picture = np.full((1, 1), np.nan, np.float32) if image is None else np.ascontiguousarray(image, np.float32)
+        """Show a cutout (H, W) in K, first line at the bottom; None says that there is none."""
+        self.note.data = (
+            {"x": [0.5], "y": [0.5], "name": [NO_IMAGE]} if image is None else {"x": [], "y": [], "name": []}
+        )
+        if image is None:
+            self.source.data = {"image": [], "x": [], "y": [], "dw": [], "dh": []}
+            return
+        picture = np.ascontiguousarray(image, np.float32)
         self.mapper.update(low=span[0], high=span[1])
         self.source.data = {"image": [picture], "x": [0], "y": [0], "dw": [1], "dh": [1]}

@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 from bokeh.models import (
+    BasicTicker,
     BoxAnnotation,
     BoxSelectTool,
     ColumnDataSource,
     HoverTool,
     LassoSelectTool,
     LinearColorMapper,
+    NumeralTickFormatter,
     PanTool,
     Patch,
     Patches,
@@ -265,10 +267,12 @@ class Histogram:
             sizing_mode="stretch_width",
             x_range=Range1d(*ends),
             x_axis_label=plain(title_of(binned.name)),
-            y_axis_type=None,
             tools=[],
             toolbar_location=None,
         )
+        plot.yaxis.ticker = BasicTicker(desired_num_ticks=2, num_minor_ticks=0)
+        plot.yaxis.formatter = NumeralTickFormatter(format="0.[0] %")
+        plot.ygrid.visible = False
         box = BoxSelectTool(dimensions="width", description="select a range")
         plot.add_tools(box, TapTool())
         plot.toolbar.active_drag = box
@@ -280,15 +284,18 @@ class Histogram:
             glyph = Quad(top=top, bottom=0, fill_color=colour, fill_alpha=alpha, line_color=None)
             add_glyph(plot, self.source, glyph)
         self.range = BoxAnnotation(
-            left=ends[0], right=ends[1], fill_color=theme.mark, fill_alpha=0.08, line_color=theme.mark, visible=False
-        )
+            left=ends[0], right=ends[1], fill_color=theme.mark, fill_alpha=0.08, line_color=theme.mark, visible=False,
+            editable=True, movable="x", resizable="x", name=f"brush_{binned.name}",
+        )  # fmt: skip
         plot.add_layout(self.range)
         paint(plot, theme)
         plot.y_range.start = 0
+        self.moved: tuple[float, float] | None = None
+        self.is_setting = False
         self._say_tallest(share, share)
 
     def _say_tallest(self, *shares: NDArray[np.float64]) -> None:
-        """State the height of the tallest bar in the label, as axes of six histograms slow down the page."""
+        """State the height of the tallest bar in the label."""
         tallest = max((float(share.max(initial=0)) for share in shares), default=0.0)
         self.plot.xaxis.axis_label = f"{plain(title_of(self.binned.name))}; bars up to {_percent(tallest)}"
 
@@ -302,8 +309,11 @@ class Histogram:
         self._say_tallest(chosen, self.source.data["whole"])
         mine = next((f for f in filters if isinstance(f, Range) and f.column == self.binned.name), None)
         self.range.visible = mine is not None and mine.low <= mine.high
-        if mine is not None and mine.low <= mine.high:
+        if mine is not None and mine.low <= mine.high and (mine.low, mine.high) != self.moved:
+            self.is_setting = True
             self.range.update(left=mine.low, right=mine.high)
+            self.is_setting = False
+        self.moved = None
 
     def ends(self, low: float, high: float, values: FloatArray) -> tuple[float, float]:
         """Return the range of values of a brush: integers for integer columns, and unlimited beyond the outer edges."""

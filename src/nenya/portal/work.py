@@ -152,16 +152,17 @@ def nearest_to(
 
 def draw_sheet(
     dataset: Dataset, rows: IntArray, shape: tuple[int, int], own: bool, ticket: Ticket
-) -> tuple[FloatArray, tuple[float, float] | None, list[str]]:
-    """Return the sheet of some rows' cutouts, their colour range (None if each has its own) and captions."""
+) -> tuple[FloatArray, tuple[float, float] | None, list[str], list[bool]]:
+    """Return the sheet of rows' cutouts, their colour range (None if each has its own), captions, and which exist."""
 
-    def make() -> tuple[FloatArray, tuple[float, float] | None, list[str]]:
+    def make() -> tuple[FloatArray, tuple[float, float] | None, list[str], list[bool]]:
         images: list[FloatArray | None] = [None] * len(rows)
         if dataset.cutouts is not None:
             images = dataset.cutouts.of(rows, ticket.tick)
         picture = pictures.sheet(images, *shape, own_scale=own)
         captions = [words.caption(row) for row in dataset.columns.take(rows).to_pylist()]
-        return picture, None if own else pictures.colour_range(images), captions
+        there = [image is not None for image in images]
+        return picture, None if own else pictures.colour_range(images), captions, there
 
     return dataset.shared.get(("sheet", tuple(rows.tolist()), shape, own), make)
 
