@@ -552,6 +552,28 @@ def read_index(path: Path) -> Arrays:
     return [index.take(found.rows)]
 
 
+def write_published(folder: Path) -> None:
+    """Write folders of published latents of one format each."""
+    from nenya.latents.files import Latents
+    from nenya.publish.rows import Choice, select
+    from nenya.publish.write import publish
+
+    write_latents(folder, 40)
+    for name, dtype in (("zarr", "int8"), ("geoparquet", "float16")):
+        choice = Choice(partition=["region"])
+        rows = select(Latents([folder / "a_latents.h5"]), _table(), choice)
+        publish(rows, folder / name, [name], choice, dtype=dtype)
+    for path in folder.glob("*.h5"):
+        path.unlink()
+
+
+def read_published(path: Path) -> Arrays:
+    from nenya.publish.opened import open_archive
+
+    table = open_archive(path, as_="arrow")
+    return [table["latent"].combine_chunks().flatten().to_numpy(), table["archive_row"].to_numpy()]
+
+
 def write_conditions(folder: Path) -> None:
     for number, text in enumerate(_CONDITIONS):
         (folder / f"{number}.sql").write_text(text)

@@ -198,6 +198,7 @@ _ARCHIVE = (
     "pandas",
     "pyarrow.parquet",
 )
+_PUBLISHED = ("nenya.cli", "nenya.publish.opened", "nenya.prepare.zarr_stores", "pandas", "pyarrow.parquet", "zarr")
 r = readers
 
 _ALL = (
@@ -251,6 +252,8 @@ _ALL = (
         "links", r.write_links, r.read_link, "link.txt", (mutate_link,), (*_PORTAL, "nenya.portal.columns", "pandas")
     ),
     Target("index", r.write_index, r.read_index, "a.index", (), ("nenya.latents.index",), batch=20),
+    Target("published-zarr", r.write_published, r.read_published, "zarr", (), _PUBLISHED),
+    Target("published-parquet", r.write_published, r.read_published, "geoparquet", (), _PUBLISHED),
     Target(
         "conditions",
         r.write_conditions,

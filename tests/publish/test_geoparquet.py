@@ -257,6 +257,8 @@ REFUSED = [
     (["archive=there"], "has its own latents and table", False),
     (["where=lat > 100"], "selects none of 300 rows", False),
     (["side=2"], "partition", False),
+    (["license=My own"], "expected letters, digits and . + -", False),
+    (["data=other.h5"], "give the latents files once", False),
 ]
 
 

@@ -25,7 +25,8 @@ def source(tmp_path_factory):
     """Latents, one of them NaN, and their table in another order."""
     table, vectors, _ = write_archive(tmp_path_factory.mktemp("source"))
     frame = read_table(table)
-    frame["UID"], frame["row"] = 2**62 + np.arange(ROWS), 7
+    frame["UID"], frame["row"], frame["day"] = 2**62 + np.arange(ROWS), 7, np.arange(ROWS) % 2 == 0
+    frame["area"] = np.array(["North Sea", "50 % = a/b", "\u00d8st"], object)[np.arange(ROWS) % 3]
     write_table(frame.sample(frac=1, random_state=1), table)
     return vectors, table, frame
 
@@ -79,7 +80,7 @@ def test_a_table_in_one_call(source, as_):
 @pytest.mark.parametrize(
     ("formats", "dtype", "partition"),
     [("zarr", "float32", "[]"), ("geoparquet", "float32", "[year,region,pp_type]"), ("geoparquet", "float16", "[]"),
-     ("[zarr,stac]", "int8", "[]"), ("geoparquet", "int8", "cell"), ("lance", "int8", "[]")],
+     ("[zarr,stac]", "int8", "[]"), ("geoparquet", "int8", "[area,day]"), ("lance", "int8", "[]")],
 )  # fmt: skip
 def test_published_folders_open_like_their_source(nenya_cli, source, tmp_path, monkeypatch, formats, dtype, partition):
     if formats == "lance":
@@ -101,7 +102,7 @@ def test_published_folders_open_like_their_source(nenya_cli, source, tmp_path, m
     np.testing.assert_array_equal(found.latitude, wanted["lat"])
     np.testing.assert_array_equal(found.time.to_numpy(), wanted["datetime"].to_numpy("datetime64[us]"))
     assert (found.row_column == 7).all()  # the table's own column of this name
-    for name in ("UID", "pp_idx", "pp_type", "region", "T90"):
+    for name in ("UID", "pp_idx", "pp_type", "region", "T90", "area", "day"):
         assert list(found[name].to_numpy()) == list(wanted[name]), name
     table = nenya.open_archive("out", as_="arrow")
     assert table.schema.field("pp_type").type == "int64" and "geometry" not in table.column_names

@@ -1,5 +1,6 @@
 """Options of `nenya publish`."""
 
+import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,6 +18,9 @@ def _is_formats(value: Any) -> bool:
 
 def _is_names(value: Any) -> bool:
     return isinstance(value, str) or (isinstance(value, list | tuple) and all(isinstance(v, str) for v in value))
+
+
+_LICENSE = ("letters, digits and . + -", lambda value: re.fullmatch(r"[\w.+-]+", value, re.ASCII) is not None)
 
 
 @dataclass
@@ -45,5 +49,5 @@ class PublishOptions(LeastCosineOptions):
         ("a name or a list of names", _is_names),
     )
     title: str | None = option(None, "title of the STAC collection; default the name of the folder")
-    license: str = option("various", "licence of the latents for STAC: its SPDX name, such as CC-BY-4.0")
+    license: str = option("various", "licence of the latents for STAC: its SPDX name, such as CC-BY-4.0", _LICENSE)
     side: int = option(1, "cells along an edge of HEALPix's twelve base cells (partition=cell)", one_of(1, 2, 4, 8))

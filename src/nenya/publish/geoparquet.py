@@ -22,7 +22,7 @@ MEDIA_TYPE = "application/vnd.apache.parquet"
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 _GROUP = 2**24  # bytes of latents in a row group: what a range request fetches
 _FEWEST, _MOST = 2**10, 2**17  # rows of a row group
-_GROUPS = 64  # in a file
+_GROUPS = 16  # in a file
 _LEVEL = 3  # of zstd
 
 
