@@ -57,9 +57,11 @@ class Uncertain:
         left, right = plane.home[:2]
         colours = LinearColorMapper(shades, low=0, high=PALE * (right - left), nan_color="rgba(0,0,0,0)")
         drawn = [add_glyph(plane.plot, self.veil, ImageGlyph(color_mapper=colours))]
-        for source, width, dash in ((self.bars, 1, "dotted"), (self.bar, 2, "dashed")):
-            line = {"line_width": width, "line_dash": dash, "line_color": theme.mark}
-            drawn.append(add_glyph(plane.plot, source, Ellipse(width="size", height="size", fill_color=None, **line)))
+        for source, width, dash in ((self.bars, 1.5, "dotted"), (self.bar, 2.5, "dashed")):
+            for wide, pattern, colour in ((width + 2, "solid", theme.paper), (width, dash, theme.mark)):  # a halo first
+                line = {"line_width": wide, "line_dash": pattern, "line_color": colour}
+                circle = Ellipse(width="size", height="size", fill_color=None, **line)
+                drawn.append(add_glyph(plane.plot, source, circle))
         others = [one for one in plane.plot.renderers if one not in drawn]
         behind = max(others.index(cell) for cell in plane.colours.cells) + 1
         plane.plot.renderers = [*others[:behind], *drawn, *others[behind:]]
