@@ -149,6 +149,11 @@ def test_the_cosine_of_the_nearest_row():
     expected = (rows[valid].astype(np.float64) @ rows[train].astype(np.float64).T).max(axis=1)
     np.testing.assert_allclose(nearest_cosines(rows, train, valid), expected, atol=1e-6)
     assert len(nearest_cosines(rows, train, valid, sample=10)) == 10
+    gaps = rows.copy()
+    gaps[[0, 5, 310]], gaps[7] = np.nan, 0  # without a latent, or a direction
+    left = np.delete(train, [0, 5, 7]), np.delete(valid, 10)
+    expected = (rows[left[1]].astype(np.float64) @ rows[left[0]].astype(np.float64).T).max(axis=1)
+    np.testing.assert_allclose(nearest_cosines(gaps, train, valid), expected, atol=1e-6)
     assert len(nearest_cosines(rows, train, valid[:0])) == 0
 
 
