@@ -55,10 +55,12 @@ def test_colour_maps_keep_their_order_for_every_eye(name, eye):
 
 @pytest.mark.parametrize("eye", EYES)
 def test_categories_are_told_apart_by_every_eye(eye):
-    for count, least in ((6, 7), (12, 7), (20, 5)):
+    for count, least in ((6, 11), (12, 6.5), (20, 5)):
         lab = seen(np.array([to_rgb(colour) for colour in CATEGORIES[:count]]), eye)
         apart = np.linalg.norm(lab[:, None] - lab, axis=2)[np.triu_indices(count, 1)]
         assert apart.min() > least
+    grey = np.sort(seen(np.array([to_rgb(colour) for colour in CATEGORIES[:8]]), "all cones")[:, 0])
+    assert np.diff(grey).min() > 4
 
 
 def test_a_rainbow_is_said_to_be_uneven(caplog):
@@ -281,3 +283,20 @@ def test_a_gallery_has_a_bar_in_km(table, tmp_path, nenya_cli):
         assert code == 0, said
         texts = re.findall(r"<!-- (.*?) -->", (tmp_path / "a.svg").read_text())
         assert ("5 km" in texts) == bool(more) and "UMAP 1" in texts
+
+
+def test_search_and_clusters_draw_in_the_same_style(tmp_path, nenya_cli):
+    write_cutouts(tmp_path / "c_preproc.h5", valid=red_noise(30, 8, 1))
+    latents = np.random.default_rng(2).standard_normal((30, 4)).astype(np.float32)
+    write_cutouts(tmp_path / "c_preproc_latents.h5", valid=latents / np.linalg.norm(latents, axis=1, keepdims=True))
+    common = ["data=c_preproc_latents.h5", "images=c_preproc.h5", "pixel_km=2", "size=double", "format=[svg,pdf]"]
+    code, said = nenya_cli("search", [*common, "like=3", "k=3", "figure=a.svg"])
+    assert code == 0, said
+    assert {path.suffix for path in tmp_path.glob("a.*")} == {".svg", ".pdf"}
+    code, said = nenya_cli("clusters", [*common, "k=2", "out=k.csv"])
+    assert code == 0, said
+    assert {path.name for path in (tmp_path / "k_groups").iterdir()} == {
+        f"group_{i}.{s}" for i in "01" for s in ("svg", "pdf")
+    }
+    code, said = nenya_cli("search", ["data=c_preproc_latents.h5", "like=3", "size=double"])
+    assert code == 2 and "size=double: has an effect only with images" in said

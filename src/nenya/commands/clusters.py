@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nenya.commands.pictures import SUFFIXES, formats_of, style_of
 from nenya.errors import OptionError
 from nenya.io import TABLE_SUFFIXES, read_table, write_table
 from nenya.latents.clusters import NOISE, Clusters, hdbscan_clusters, kmeans_clusters, unit_rows
@@ -44,6 +45,7 @@ def run(options: ClustersOptions) -> int:
     """
     from nenya.data.table_images import TableImages
 
+    style_of(options)  # refused before the long work
     if options.method == "kmeans" and options.k is None:
         raise OptionError("expected k=, the number of clusters, such as k=20 (method=hdbscan finds it)")
     external, least = options.loader.allow_external, options.least_cosine
@@ -197,11 +199,13 @@ def _draw(clusters: Clusters, found: "pd.DataFrame", latents: Latents, options: 
             cutouts[0],
             cutouts[1:],
             np.linalg.norm(near[1:] - near[0], axis=1),
-            folder / f"group_{cluster:0{width}d}.png",
+            [folder / f"group_{cluster:0{width}d}{suffix}" for suffix in formats_of(options) or SUFFIXES[:1]],
             title=images.titled(
                 f"cluster {cluster}: {size:,} cutouts ({share:.2g} %); distance of the latents from the medoid"
             ),
             columns=min(9, len(rows)),
             query_label="medoid",
+            pixel_km=options.pixel_km,
+            style=style_of(options),
         )
     log.info("%s", folder)

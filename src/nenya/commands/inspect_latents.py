@@ -15,8 +15,8 @@ from nenya.latents.calibration_file import load
 from nenya.latents.clear import columns_in, read_column
 
 _MADE_OF = (
-    *("model_version", "checkpoint_name", "checkpoint_source", "checkpoint_revision", "checkpoint_sha256"),
-    *("source_name", "latent", "nenya_version", "date"),
+    *("model_version", "checkpoint", "checkpoint_source", "checkpoint_revision", "checkpoint_sha256"),
+    *("source", "latent", "nenya_version", "date"),
 )
 _CALIBRATED = (
     *("model_version", "checkpoint_sha256", "masked", "preprocessing", "latent", "image_size", "cutouts", "masks_of"),

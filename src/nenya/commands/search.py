@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.archive.folder import open_version
+from nenya.commands.pictures import in_formats, style_of
 from nenya.data.cutouts import inspect_cutouts
 from nenya.data.masks import InputReader
 from nenya.data.table_images import TableImages, check_images
@@ -63,6 +64,7 @@ def run(options: SearchOptions) -> int:
         raise OptionError(f"out={options.out}: expected one of {', '.join(TABLE_SUFFIXES)}")
     for place in _outputs(options):
         check_output(place, options.clobber or place.suffix not in TABLE_SUFFIXES)
+    style_of(options)
     if options.images:
         check_images(options.images, options.loader)
     archive = open_archive(options)
@@ -101,11 +103,12 @@ def run(options: SearchOptions) -> int:
 def _outputs(options: SearchOptions) -> list[Path]:
     """Return the files that a search writes: table and picture."""
     table = [local_path(options.out)] if options.out else []
-    return [*table, _figure_place(options)] if options.images else table
+    return [*table, *_figure_places(options)] if options.images else table
 
 
-def _figure_place(options: SearchOptions) -> Path:
-    return local_path(options.figure or (str(Path(options.out).with_suffix(".png")) if options.out else _FIGURE))
+def _figure_places(options: SearchOptions) -> list[Path]:
+    place = options.figure or (str(Path(options.out).with_suffix(".png")) if options.out else _FIGURE)
+    return in_formats(local_path(place), options)
 
 
 def open_archive(options: SearchOptions) -> Searcher:
@@ -465,15 +468,17 @@ def _draw(
     images = TableImages(options.images, table, options.loader)
     cutouts = images.read(np.arange(len(table)))
     own = len(examples[0])
-    path = _figure_place(options)
+    paths = _figure_places(options)
     closest_strip(
         np.stack([*cutouts[:own], *(image - np.mean(image) for image in examples[1])]),
         cutouts[own:],
         found["cosine"].to_numpy(),
-        path,
+        paths,
         labels=[place_and_date(row) for row in found.to_dict("records")],
         query_label="example",
         query_labels=[place_and_date(row) for row in table[:own].to_dict("records")] + [""] * len(examples[1]),
         title=images.titled(f"closest by cosine: {answer.label}"),
+        pixel_km=options.pixel_km,
+        style=style_of(options),
     )
-    log.info("%s", path)
+    log.info("%s", lines_of(paths))

@@ -6,7 +6,14 @@ from typing import Any, ClassVar
 
 from nenya.options.calibration import AnalysisOptions, LeastCosineOptions
 from nenya.options.declare import SHA256, above, at_least, one_of, option, within
-from nenya.options.figures import DRAWN_ONLY_WITH, DrawnOptions, PictureOptions, is_box
+from nenya.options.figures import (
+    DRAWN_ONLY_WITH,
+    WITH_IMAGES,
+    CutoutPictureOptions,
+    DrawnOptions,
+    PictureOptions,
+    is_box,
+)
 from nenya.options.masks import MaskOptions, is_bounds, numbers
 from nenya.options.sections import Options
 
@@ -192,13 +199,14 @@ class StatisticsOptions(LeastCosineOptions, PictureOptions):
 
 
 @dataclass
-class ClustersOptions(LeastCosineOptions):
+class ClustersOptions(LeastCosineOptions, CutoutPictureOptions):
     """Options of clusters of latents."""
 
     uses: ClassVar[tuple[str, ...]] = ("loader", "data", "out", "seed", "clobber")
     only_with: ClassVar = {
         **dict.fromkeys(("k", "passes"), "method=kmeans"),
         **dict.fromkeys(("components", "min_size"), "method=hdbscan"),
+        **WITH_IMAGES,
     }
 
     method: str = option("kmeans", "mini-batch k-means, or HDBSCAN on a sample", one_of("kmeans", "hdbscan"))
@@ -273,12 +281,13 @@ class IndexOptions(AnalysisOptions):
 
 
 @dataclass
-class SearchOptions(LeastCosineOptions):
+class SearchOptions(LeastCosineOptions, CutoutPictureOptions):
     """Options of similarity search in `data` (with `table`), `index` or `archive`."""
 
     uses: ClassVar[tuple[str, ...]] = ("model", "preprocess", "loader", "data", "out", "clobber", "sha256")
     only_with: ClassVar = {
-        **{"version": "archive_dir", "table": "data", "figure": "images", "ckpt": "image", "sha256": "image"}
+        **{"version": "archive_dir", "table": "data", "figure": "images", "ckpt": "image", "sha256": "image"},
+        **WITH_IMAGES,
     }
 
     index: str | None = option(None, "an index of nenya index; otherwise data= is searched exactly")

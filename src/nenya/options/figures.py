@@ -59,6 +59,17 @@ class PictureOptions(Options):
     )
 
 
+@dataclass
+class CutoutPictureOptions(PictureOptions):
+    """Options of how figures of cutouts look."""
+
+    pixel_km: float | None = option(None, "side of a pixel in km, for a scale bar on cutouts", above(0))
+
+
+WITH_IMAGES = dict.fromkeys(("size", "font", "font_size", "dpi", "format", "pixel_km"), "images")
+"""Options of `CutoutPictureOptions` -> what they need to have an effect, where images= draws."""
+
+
 def _is_band(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(is_number(v) for v in value) and 2 <= value[0] < value[1]
 
@@ -82,7 +93,7 @@ DRAWN_ONLY_WITH = {
 
 
 @dataclass
-class DrawnOptions(PictureOptions):
+class DrawnOptions(CutoutPictureOptions):
     """Options of what figures of a table and its cutouts show."""
 
     out: Any = option(None, "output: a picture, a list of them, or a folder")
@@ -110,7 +121,6 @@ class DrawnOptions(PictureOptions):
         one_of("plain", "equal_earth", "mollweide", "hammer", "robinson", "north", "south"),
     )
     central_longitude: float = option(0.0, "longitude in the middle of a map, degrees east", within(-360, 360))
-    pixel_km: float | None = option(None, "side of a pixel in km, for a scale bar (kind=gallery)", above(0))
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Figures of cutouts, their latents and positions, of spectra and of training, drawn without a display.
 
-The suffix of a file sets its format: .png, .pdf, .svg. Temperatures in one figure share one scale, in K.
+The suffix of a file sets its format: .png, .pdf, .svg; a list of files gives several. Temperatures in one figure share
+one scale, in K. `style=Style(size="single")` draws for a page; `docs/plotting.md` has an example of each figure.
 """
 
 from nenya.plotting.curves import learning_curve, power_spectra, read_losses, variance_spectrum

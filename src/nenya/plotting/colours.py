@@ -32,10 +32,10 @@ SAFE = (
 """cmocean's colour maps that are even, and keep their order for colour-blind readers; its others are known as well."""
 
 CATEGORIES = (
-    *("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#544003", "#3e5f5d", "#aee999", "#034a6e"),
-    *("#88e3fd", "#3e09d5", "#b44539", "#3291f6", "#96bd79", "#e0dd49", "#028882", "#a70f49", "#28657f", "#e35c57"),
+    *("#0072b2", "#e69f00", "#582707", "#25a290", "#35f2c8", "#8a1c57", "#a26e06", "#93a669", "#70b5ff", "#271dad"),
+    *("#88493a", "#74cdd5", "#20f480", "#189bb9", "#0a7e82", "#268bfe", "#df0267", "#08c9a2", "#112dfe", "#5d2f33"),
 )
-"""Colours of categories: six of Okabe and Ito (2008), then the ones furthest from all before for any reader."""
+"""Colours of categories, each as far as can be from those before it for any eye; the first eight differ in grey too."""
 REST = "#b8b8b8"  # rows without a category, and the rarest ones together
 
 _SAMPLES = 256

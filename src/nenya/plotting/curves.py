@@ -135,19 +135,22 @@ def read_losses(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[np.float6
     return {name: table[name] for name in table.dtype.names or ()}
 
 
+@styled
 def learning_curve(
     losses: str | os.PathLike[str] | Mapping[str, Any],
-    path: str | os.PathLike[str],
+    path: Places,
     *,
     title: str = "",
+    style: Style | None = None,
 ) -> None:
     """Draw training and validation loss against the epoch.
 
     Args:
         losses: columns `epoch`, `loss_train` and, if there was validation, `loss_valid`, each (number of
             epochs,); or the path of a CSV file of these columns. Values that are missing or NaN are skipped.
-        path: output file; its suffix sets the format (.png, .pdf, .svg).
+        path: output file, or several; the suffix sets the format (.png, .pdf, .svg).
         title: title of the figure.
+        style: size and fonts.
 
     Raises:
         InputFileError: a column is missing or has another length, or the file cannot be read.
@@ -156,7 +159,8 @@ def learning_curve(
     if not {"epoch", "loss_train"} <= set(table):
         raise InputFileError(f"expected losses with the columns epoch and loss_train, got {sorted(table)}")
     epoch = np.asarray(table["epoch"], dtype=np.float64)
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    style = style or Style()
+    figure = Figure(figsize=style.figsize(6.4, 4.2), layout="constrained")
     axes = figure.add_subplot()
     curves = (("loss_train", "training", TRAIN_COLOUR), ("loss_valid", "validation", VALID_COLOUR))
     for column, name, colour in curves:
@@ -172,24 +176,27 @@ def learning_curve(
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     tidy(axes)
     axes.legend(frameon=False)
-    save_figure(figure, path)
+    save_figure(figure, path, style=style)
 
 
+@styled
 def variance_spectrum(
-    variance: FloatArray, path: str | os.PathLike[str], *, marks: Mapping[str, int], title: str = ""
+    variance: FloatArray, path: Places, *, marks: Mapping[str, int], title: str = "", style: Style | None = None
 ) -> None:
     """Draw the variance along each principal component, and the variance left after the first components.
 
     Args:
         variance: (D,), falling.
-        path: output file; its suffix sets the format (.png, .pdf, .svg).
+        path: output file, or several; the suffix sets the format (.png, .pdf, .svg).
         marks: name -> number of components, drawn as lines, such as N95.
         title: title of the figure.
+        style: size and fonts.
     """
     share = np.asarray(variance, dtype=np.float64) / (float(variance.sum()) or 1.0)
     left = np.clip(1 - np.cumsum(share), 0, None)
     number = np.arange(1, len(share) + 1)
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    style = style or Style()
+    figure = Figure(figsize=style.figsize(6.4, 4.0), layout="constrained")
     axes = figure.add_subplot(title=title)
     curves = (("component", share, TRAIN_COLOUR), ("remaining after the component", left, VALID_COLOUR))
     for label, values, colour in curves:
@@ -198,8 +205,10 @@ def variance_spectrum(
         axes.set_yscale("log")
     for i, (name, count) in enumerate(marks.items()):
         axes.axvline(count, color="0.6", linewidth=0.8, linestyle="--")
-        axes.annotate(f"{name} = {count}", (count, 0.97 - 0.08 * i), xycoords=("data", "axes fraction"), fontsize=8)
+        axes.annotate(
+            f"{name} = {count}", (count, 0.97 - 0.08 * i), xycoords=("data", "axes fraction"), fontsize="small"
+        )
     axes.set(xlabel="principal component", ylabel="fraction of the variance")
     tidy(axes)
-    axes.legend(frameon=False, fontsize=8)
-    save_figure(figure, path)
+    axes.legend(frameon=False)
+    save_figure(figure, path, style=style)

@@ -18,6 +18,7 @@ from nenya.errors import InputFileError, OptionError
 from nenya.io import load_main_table
 from nenya.plotting.paper import central_limits, reach_of, save_figure, tidy
 from nenya.storage.paths import expand
+from nenya.tables.quantities import quantity_of
 
 log = logging.getLogger(__name__)
 
@@ -166,7 +167,7 @@ def umap_gallery(  # noqa: PLR0913  # the arguments that users know
     reach = reach_of(images)
     low, high = in_vmnx or (-reach, reach)
     figure = Figure(figsize=(10, 8), layout="constrained")
-    axes = figure.add_subplot(xlabel=umap_keys[0], ylabel=umap_keys[1])
+    axes = figure.add_subplot(xlabel=quantity_of(umap_keys[0]).title, ylabel=quantity_of(umap_keys[1]).title)
     for image, corner in zip(images, ends[:, 0] + cell * np.floor((places[chosen] - ends[:, 0]) / cell), strict=True):
         right, top = corner + cell * scl_inset
         extent = (corner[0], right, corner[1], top)

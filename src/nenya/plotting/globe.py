@@ -22,7 +22,7 @@ FloatArray = npt.NDArray[np.floating]
 Float64Array = npt.NDArray[np.float64]
 
 LAND, COAST = "0.78", "0.15"
-_HATCHED = {"facecolor": "white", "edgecolor": "0.8", "hatch": "/" * 6}
+_HATCHED = {"facecolor": "white", "edgecolor": "0.85", "hatch": "/" * 6}
 _PROJ = {
     "equal_earth": "+proj=eqearth +R=1",
     "mollweide": "+proj=moll +R=1",
