@@ -26,7 +26,7 @@ from nenya.models.weights import named as by_name
 from nenya.models.weights.named import find_weights
 from nenya.options.flat import flat_view
 from nenya.options.own import permit_arguments
-from nenya.storage.hub import HubName, Repository, parse_name
+from nenya.storage.hub import HubName, Repository, guarded, parse_name
 
 CPU = "trainer.accelerator=cpu"
 FIRST, SECOND = "1" * 40, "2" * 40
@@ -500,6 +500,22 @@ def test_a_hash_is_checked_of_any_weights(hub, folder, cutouts, nenya_cli, s3_se
         assert code == 2 and f"expected sha256 {'0' * 64}" in said.splitlines()[-1], said
     code, said = nenya_cli("extract", [cutouts, f"ckpt={folder[1]}", "out=x.h5", CPU, "sha256=abc"])
     assert code == 2 and "sha256=abc: expected 64 hexadecimal digits" in said
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("http://127.0.0.1:9/x", "127.0.0.1:9, which is not https"),
+        ("http://example.org/x", "example.org, which is not https"),
+        ("https://10.0.0.1/x", "an inner network, 10.0.0.1"),
+        ("https://localhost/x", "an inner network, localhost"),
+    ],
+)
+def test_a_hub_leads_to_no_inner_network(url, words):
+    from huggingface_hub.utils import get_session
+
+    with guarded("hf://a/b", "https://hub.example.org"), pytest.raises(StorageError, match=f"hf://a/b: .*{words}"):
+        get_session().get(url)
 
 
 def test_the_hub_is_asked_in_secret_only_of_itself(hub, monkeypatch):

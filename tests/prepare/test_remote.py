@@ -334,7 +334,7 @@ def test_no_redirect_leads_to_an_inner_network(web, name, target):
     ],
 )
 def test_hosts_that_no_redirect_leads_to(host, inner):
-    assert storage_web._is_inner(host) is inner
+    assert storage_web.is_inner(host) is inner
 
 
 RAW = {

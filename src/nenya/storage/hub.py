@@ -23,7 +23,7 @@ from nenya.errors import InputFileError, MissingFileError, NenyaError, OptionErr
 from nenya.storage.disk import sha256_file
 from nenya.storage.names import why_not_plain
 from nenya.storage.texts import first_words, shown
-from nenya.storage.web import is_own_machine
+from nenya.storage.web import is_inner, is_own_machine
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ class Repository:
         if found:
             path = Path(found)
         else:
-            with self._said(file), _guarded(str(self.name)):
+            with self._said(file), guarded(str(self.name), self.endpoint):
                 path = self._download(file, most)
         self.commit = self.commit or _commit_of(path, file)
         if path.stat().st_size > most:
@@ -314,11 +314,11 @@ def _counter(most: int, name: str) -> Any:
 
 
 @contextmanager
-def _guarded(name: str) -> Iterator[None]:
+def guarded(name: str, endpoint: str) -> Iterator[None]:
     """Keep the hub's library silent; refuse what is not encrypted, endless, or no name of a file in the cache."""
     import huggingface_hub.utils
 
-    asked = 0
+    asked, home, own = 0, urlsplit(endpoint).netloc, is_own_machine(endpoint)
 
     def check(request: Any) -> None:
         nonlocal asked
@@ -326,8 +326,11 @@ def _guarded(name: str) -> Iterator[None]:
         url = str(request.url)
         if asked > _MOST_REQUESTS:
             raise StorageError(f"{name}: {urlsplit(url).netloc} breaks off again and again; try again later")
-        if not url.startswith("https://") and not is_own_machine(url):
-            raise StorageError(f"{name}: redirected to {shown(urlsplit(url).netloc)}, which is not https: refused")
+        place = urlsplit(url)
+        if place.scheme != "https" and not (own and is_own_machine(url)):
+            raise StorageError(f"{name}: redirected to {shown(place.netloc)}, which is not https: refused")
+        if place.netloc != home and not own and is_inner(place.hostname):
+            raise StorageError(f"{name}: redirected to an inner network, {shown(place.netloc)}: refused")
 
     def check_answer(response: Any) -> None:
         for key in ("ETag", "X-Linked-Etag", "X-Repo-Commit"):  # the cache takes them as names of files

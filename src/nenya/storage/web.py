@@ -81,13 +81,13 @@ class _Redirects(HTTPRedirectHandler):
         if new.scheme != "https" and not (new.scheme == old.scheme == "http" and new.netloc == old.netloc):
             raise StorageError(f"{req.full_url}: redirected to {shown(newurl)}, which is not https: refused")
         if new.netloc != old.netloc:
-            if not self.other_hosts or _is_inner(new.hostname):
+            if not self.other_hosts or is_inner(new.hostname):
                 raise StorageError(f"{req.full_url}: redirected to another host, {shown(new.netloc)}: refused")
             log.warning("%s: redirected to another host, %s", req.full_url, shown(new.netloc))
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _is_inner(host: str | None) -> bool:
+def is_inner(host: str | None) -> bool:
     """Return whether a host is this machine, or an address of a network that the web does not reach."""
     name = (host or "localhost").rstrip(".").lower()
     try:
