@@ -84,14 +84,14 @@ def keep(path: Path, runs: dict[str, Any]) -> None:
         temporary.write_text(json.dumps({"runs": runs}, indent=1))
 
 
-def interval(values: list[float]) -> tuple[float, float]:
-    """Return the mean and half the width of its 95 % interval; NaN for one value."""
+def interval(values: list[float]) -> tuple[float, float | None]:
+    """Return the mean and half the width of its 95 % interval; None for one value."""
     count = len(values)
-    half = _T[count] * statistics.stdev(values) / math.sqrt(count) if count in _T else math.nan
+    half = _T[count] * statistics.stdev(values) / math.sqrt(count) if count in _T else None
     return statistics.fmean(values), half
 
 
-def table(runs: dict[str, Any], names: list[str]) -> dict[str, dict[str, dict[str, tuple[float, float]]]]:
+def table(runs: dict[str, Any], names: list[str]) -> dict[str, dict[str, dict[str, tuple[float, float | None]]]]:
     """Return objective -> contender -> truth -> mean and half width of R2 over the seeds."""
     found: dict[str, Any] = {}
     for name in names:
@@ -132,11 +132,12 @@ def main() -> int:
                 keep(kept, runs)
             wanted[key] = {**runs[key], "objective": name}
     means = table(wanted, arguments.only)
-    print(f"{'R2 on valid':28s}{'latents':24s}" + "".join(f"{target:>20s}" for target in TARGETS))
+    print(f"{'R2 on valid':40s}{'latents':24s}" + "".join(f"{target:>20s}" for target in TARGETS))
     for name, of in means.items():
         for who, targets in of.items():
-            cells = "".join(f"{f'{mean:.3f} +- {half:.3f}':>20s}" for mean, half in targets.values())
-            print(f"{name:28s}{who:24s}{cells}")
+            texts = (f"{mean:.3f}" if half is None else f"{mean:.3f} +- {half:.3f}" for mean, half in targets.values())
+            cells = "".join(f"{text:>20s}" for text in texts)
+            print(f"{name:40s}{who:24s}{cells}")
     write(arguments.name, {"means": means, "seeds": arguments.seeds, "rows": arguments.rows, "runs": wanted}, about)
     return 0
 
