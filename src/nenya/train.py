@@ -77,7 +77,7 @@ def run(options: TrainOptions, *, aside: bool = False) -> int:
     net = make_net(options)
     check_encoder(net, next(iter(files[0].partitions.values())).height)
     if options.init_from and not options.resume:
-        weights = load_checkpoint(fetch(find_sources(options.init_from), loader.cache_dir)[0])
+        weights = load_checkpoint(_start(options.init_from, loader.cache_dir))
         load_weights(net, with_mask_channel(weights) if options.model.mask_channel else weights)
     if options.debug:
         for key, value in _DEBUG.items():
@@ -226,6 +226,14 @@ def _upload(path: Path, url: str) -> None:
         log.error("%s; the weights are kept in %s: aws s3 cp %s %s uploads them", error, path, path, url)
         return
     log.info("%s: weights uploaded to %s", path, url)
+
+
+def _start(place: str, cache_dir: str | None) -> "Path":
+    """Return the file of the weights that a training starts from."""
+    from nenya.storage.paths import fetch, find_sources
+    from nenya.storage.shipped import is_shipped, shipped_path
+
+    return shipped_path(place) if is_shipped(place) else fetch(find_sources(place), cache_dir)[0]
 
 
 def check_data(options: Options, files: "list[CutoutFile]") -> None:

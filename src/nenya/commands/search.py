@@ -31,6 +31,7 @@ from nenya.plotting import closest_strip
 from nenya.storage.arrays import read_arrays
 from nenya.storage.disk import check_output, together
 from nenya.storage.paths import base_name, expand, fetch, find_sources, is_s3, local_path
+from nenya.storage.shipped import is_shipped, shipped_path
 from nenya.storage.texts import lines_of, say
 from nenya.tables.conditions import Conditions
 from nenya.tables.granules import granules
@@ -410,6 +411,8 @@ def _image_latents(options: SearchOptions, images: Sequence[NDArray[np.floating]
         values = opened.with_settings(values)
     if not weights:
         raise OptionError("image= needs the weights that made the latents: give ckpt=, or model=v5")
+    if is_shipped(weights):
+        weights = str(shipped_path(weights))
     weights = weights if is_s3(weights) else expand(weights)
     opt = build_options(ExtractOptions, {f.name: values[f.name] for f in fields(Options)})
     made, used = archive.provenance.get("checkpoint_sha256"), load_model(opt, weights)[0].sha256

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nenya.data.clouds import clear_epochs
-from nenya.errors import CheckpointError, NenyaError, OptionError
+from nenya.errors import CheckpointError, MissingCheckpointError, NenyaError, OptionError
 from nenya.latents import metrics
 from nenya.models.backbones.make import FIRST_LAYERS
 from nenya.models.checkpoint import Checkpoint, load_checkpoint, load_weights
@@ -31,6 +31,7 @@ from nenya.options.sections import Options
 from nenya.runtime.trainer import ledger_of
 from nenya.storage.paths import expand, is_s3, temporary_copy
 from nenya.storage.s3.service import store
+from nenya.storage.shipped import AVAILABLE, is_shipped, shipped_path
 
 log = logging.getLogger(__name__)
 
@@ -321,18 +322,28 @@ def weights_source(options: Options, ckpt: str | None) -> str:
 
     Raises:
         OptionError: Neither is given, or it names an environment variable that is not set.
+        CheckpointError: The published weights are not there, or those that come with nenya are damaged.
     """
     source = ckpt or options.model.weights
     if not source:
-        raise OptionError(f"ckpt= is required: model {options.model.name} has no published weights")
+        raise OptionError(f"ckpt= is required: model {options.model.name} has no published weights; {AVAILABLE}")
+    if is_shipped(source):
+        return str(shipped_path(source))
     if is_s3(source):
         return source
     try:
-        return expand(source)
+        path = expand(source)
     except OptionError as error:
         if ckpt:
             raise
-        raise OptionError(f"weights of model {options.model.name}: {error}, or give the weights with ckpt=") from error
+        raise OptionError(
+            f"weights of model {options.model.name}: {error}, or give the weights with ckpt=; {AVAILABLE}"
+        ) from error
+    if not ckpt and not Path(path).is_file():
+        raise MissingCheckpointError(
+            f"weights of model {options.model.name} not found at {path}: give them with ckpt=; {AVAILABLE}"
+        )
+    return path
 
 
 def load_model(options: Options, ckpt: str | None) -> tuple[Checkpoint, ContrastiveModule]:
