@@ -75,7 +75,7 @@ def test_the_wheel_carries_configs_coastlines_types_and_licence(wheel):
     assert configs == set(model_versions())
     ours = {f"nenya/{p.relative_to(ROOT)}" for p in (ROOT / "configs").rglob("*.yaml")}
     assert ours == {n for n in names if n.startswith("nenya/configs/")}
-    assert {"nenya/py.typed", "nenya/data_files/coastlines.npz"} <= set(names)
+    assert {"nenya/py.typed", "nenya/data_files/coastlines.npz", "nenya/data_files/ocean.safetensors"} <= set(names)
     assert any(n.endswith("LICENSE") for n in names)
     assert f"-{nenya.__version__}-" in wheel.name
     sources = {f"nenya/{p.relative_to(ROOT / 'src/nenya')}" for p in (ROOT / "src/nenya").rglob("*.py")}
@@ -92,26 +92,59 @@ def test_the_source_archive_holds_what_its_readers_need(dist):
     assert not [n for n in names if "outputs" in n or n.endswith((".h5", ".pth"))]
 
 
-def test_the_wheel_alone_gives_the_command(wheel, tmp_path, monkeypatch):
+@pytest.fixture
+def fresh(wheel, tmp_path, monkeypatch) -> Path:
+    """The folder of an environment with the wheel and its dependencies, and nothing else of this checkout."""
     monkeypatch.delenv("PYTHONPATH", raising=False)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "v"], check=True)
     python = tmp_path / "v" / "bin" / "python"
-    ask = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
-    site = Path(subprocess.check_output(ask, text=True).strip())
     # The dependencies of this environment without nenya's editable link: a path entry runs no .pth file.
-    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    (site_of(python) / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
     pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--ignore-installed"]
     subprocess.run([*pip, wheel], check=True, capture_output=True)
-    command = tmp_path / "v" / "bin" / "nenya"
+    return tmp_path / "v"
+
+
+def site_of(python: Path) -> Path:
+    ask = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    return Path(subprocess.check_output(ask, text=True).strip())
+
+
+def test_the_wheel_alone_gives_the_command(fresh, tmp_path):
+    command, python = fresh / "bin" / "nenya", fresh / "bin" / "python"
     version = subprocess.run([command, "--version"], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert version.stdout.strip() == f"nenya {nenya.__version__}"
     where = subprocess.check_output(
         [python, "-c", "import nenya.options.files as c; print(c.config_dir())"], cwd=tmp_path, text=True
     )
-    assert where.strip() == str(site / "nenya" / "configs")
+    assert where.strip() == str(site_of(python) / "nenya" / "configs")
     wrong = subprocess.run([command, "extract", "model=v55"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert wrong.returncode == 2
     assert "did you mean v5?" in wrong.stderr
+
+
+NO_NETWORK = """
+import socket
+
+def refuse(self, address, *more):
+    raise OSError(f"no network, and {address} was asked")
+
+socket.socket.connect = socket.socket.connect_ex = refuse
+"""
+
+
+@pytest.mark.slow
+def test_the_wheel_alone_gives_latents_without_a_network(fresh, tmp_path, shared):
+    real_file = shared / "data" / "real_sst_preproc.h5"
+    (site_of(fresh / "bin" / "python") / "sitecustomize.py").write_text(NO_NETWORK)
+    for words in (
+        ["extract", "model=ocean", f"data={real_file}", "out=latents"],
+        ["search", f"latents/{real_file.stem}_latents.h5", "like=3", "k=2"],
+        ["search", f"latents/{real_file.stem}_latents.h5", f"image={real_file}:train:1", "model=ocean", "k=2"],
+    ):
+        done = subprocess.run([fresh / "bin" / "nenya", *words], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert " 1.0000 " in done.stdout
 
 
 @pytest.mark.slow

@@ -34,6 +34,7 @@ from nenya.options.sections import Options, build_options
 from nenya.storage.disk import atomic_path
 from nenya.storage.paths import expand, is_s3, temporary_copy
 from nenya.storage.s3.service import join_url, store
+from nenya.storage.shipped import AVAILABLE, is_shipped, shipped_path
 from nenya.storage.small_files import check_regular
 from nenya.storage.table_files import check_numbers, check_table
 from nenya.storage.table_integers import from_arrow, integers_of_texts, restore_integers
@@ -205,15 +206,17 @@ def load_opt(nenya_model: str) -> tuple[Params, str | None]:
     published = opt.weights
     if not published:
         return opt, weights_place(opt) if opt.s3_outdir and opt.model_root else None
+    if is_shipped(published):
+        return opt, str(shipped_path(published))
     try:
         path = published if is_s3(published) else expand(published)
     except OptionError as error:
-        raise OptionError(f"weights of model {name}: {error}") from error
+        raise OptionError(f"weights of model {name}: {error}; {AVAILABLE}") from error
     if not is_s3(path) and not os.path.isfile(path):
         variable = published.split("/")[0].strip("${}")
         raise MissingCheckpointError(
             f"weights of model {name} not found at {path}: download them from the archive of the published models, "
-            f"or set {variable} to the folder that has {published.partition('/')[2]}"
+            f"or set {variable} to the folder that has {published.partition('/')[2]}; {AVAILABLE}"
         )
     return opt, path
 

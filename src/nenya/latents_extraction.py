@@ -31,6 +31,7 @@ from nenya.options.commands import ExtractOptions
 from nenya.runtime.process import is_main_process
 from nenya.storage.paths import find_sources, is_s3, local_path, temporary_copy
 from nenya.storage.s3.service import store
+from nenya.storage.shipped import AVAILABLE
 
 log = logging.getLogger(__name__)
 
@@ -357,7 +358,9 @@ def model_latents_extract(  # noqa: PLR0913  # the arguments that users know
     if model is not None:
         module = _module_of(options, model)
     elif model_path is None:
-        raise OptionError(f"model_path=None: model {options.model.name} has no published weights; give a path")
+        raise OptionError(
+            f"model_path=None: model {options.model.name} has no published weights; give a path; {AVAILABLE}"
+        )
     else:
         _, module = load_model(options, str(model_path))
     if in_loader is not None:

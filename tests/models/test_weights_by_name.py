@@ -234,7 +234,7 @@ WRONG_NAMES = {
     "https://me:secret@example.org/w.pth": "addresses with a password are not taken",
     "https://example.org/page.html": "expected the address of a file ending in .safetensors",
     "https:///w.pth": "expected https://host/path",
-    "ftp://example.org/w.pth": "hf://, https:// or s3://",
+    "ftp://example.org/w.pth": "hf://, https://, s3:// or nenya://",
 }
 
 

@@ -23,7 +23,7 @@ def facts(shared):
 
 
 def test_every_published_version_is_there_with_its_values(facts):
-    assert set(facts["versions"]) | {"demo", "clouds", "custom"} == set(model_versions())
+    assert set(facts["versions"]) | {"demo", "clouds", "custom", "ocean"} == set(model_versions())
     for name, stated in facts["versions"].items():
         flat = flat_view(compose("train", [f"model={name}"]))
         expected = {**facts["common"], **stated}

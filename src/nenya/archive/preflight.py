@@ -11,6 +11,7 @@ from nenya.models.contrastive import load_model, weights_source
 from nenya.options.commands import UpdateOptions
 from nenya.storage.paths import is_s3
 from nenya.storage.s3.service import store
+from nenya.storage.shipped import AVAILABLE
 
 
 def check_options(options: UpdateOptions) -> str:
@@ -61,7 +62,7 @@ def check_version(options: UpdateOptions, manifest: Manifest, name: str) -> None
         if manifest:
             there = f"version={name}: {options.archive_dir} has {', '.join(manifest)}; to begin another version, give"
             raise OptionError(f"{there} model= and ckpt=")
-        raise OptionError(f"{options.archive_dir}: no archive; give model= and ckpt= to create one")
+        raise OptionError(f"{options.archive_dir}: no archive; give model= and ckpt= to create one; {AVAILABLE}")
     check_weights(options)
 
 

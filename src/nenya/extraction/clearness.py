@@ -23,6 +23,7 @@ from nenya.models.contrastive import weights_source
 from nenya.options.commands import ExtractOptions
 from nenya.options.sections import Options
 from nenya.storage.paths import fetch, is_s3, local_path
+from nenya.storage.shipped import FOLDER
 
 log = logging.getLogger(__name__)
 
@@ -160,11 +161,12 @@ def calibrated_options(options: Options) -> dict[str, str]:
 
 
 def default_place(options: Options, weights: str) -> Path | None:
-    """Return the place of a calibration beside its weights, None for weights on S3."""
+    """Return the place of a calibration: beside its weights, or here if they come with nenya; None for those on S3."""
     if is_s3(weights):
         return None
     path = Path(weights)
-    return path.with_name(f"{path.stem}_{options.preprocess.masked}{SUFFIX}")
+    name = f"{path.stem}_{options.preprocess.masked}{SUFFIX}"
+    return Path(name) if path.parent == FOLDER else path.with_name(name)
 
 
 def _weights(options: Options) -> str:

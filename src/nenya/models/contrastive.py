@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from nenya.data.clouds import clear_epochs
-from nenya.errors import CheckpointError, NenyaError, OptionError
+from nenya.errors import CheckpointError, MissingCheckpointError, NenyaError, OptionError
 from nenya.latents import metrics
 from nenya.models.backbones.make import FIRST_LAYERS
 from nenya.models.checkpoint import Checkpoint, load_checkpoint, load_weights
@@ -34,6 +34,7 @@ from nenya.options.sections import Options
 from nenya.runtime.trainer import ledger_of
 from nenya.storage.paths import is_s3, temporary_copy
 from nenya.storage.s3.service import store
+from nenya.storage.shipped import AVAILABLE
 
 log = logging.getLogger(__name__)
 
@@ -324,19 +325,27 @@ def find_weights_of(options: Options, ckpt: str | None) -> Named:
 
     Raises:
         OptionError: Neither is given, it is no such name, or it names an environment variable that is not set.
-        CheckpointError: The file has another sha256 than expected.
+        CheckpointError: The published weights are not there, those that come with nenya are damaged, or the file has
+            another sha256 than expected.
         InputFileError: A file beside the weights is damaged.
         StorageError: A hub or a server does not deliver it.
     """
     source = ckpt or options.model.weights
     if not source:
-        raise OptionError(f"ckpt= is required: model {options.model.name} has no published weights")
+        raise OptionError(f"ckpt= is required: model {options.model.name} has no published weights; {AVAILABLE}")
     try:
-        return find_weights(source, getattr(options, "sha256", None), options.loader.cache_dir)
+        found = find_weights(source, getattr(options, "sha256", None), options.loader.cache_dir)
     except OptionError as error:
         if ckpt:
             raise
-        raise OptionError(f"weights of model {options.model.name}: {error}, or give the weights with ckpt=") from error
+        raise OptionError(
+            f"weights of model {options.model.name}: {error}, or give the weights with ckpt=; {AVAILABLE}"
+        ) from error
+    if not ckpt and not is_s3(found.place) and not Path(found.place).is_file():
+        raise MissingCheckpointError(
+            f"weights of model {options.model.name} not found at {found.place}: give them with ckpt=; {AVAILABLE}"
+        )
+    return found
 
 
 def weights_source(options: Options, ckpt: str | None) -> str:

@@ -5,6 +5,7 @@
     s3://bucket/key                            read where it is needed
     hf://owner/name[@revision][/file]          such a folder, or one file, of the Hugging Face Hub
     https://host/path/weights.safetensors      kept by its sha256
+    nenya://ocean                              comes with nenya
 
 What is fetched is data: tensors, and JSON that is checked. Nothing in it is executed or imported.
 """
@@ -21,6 +22,7 @@ from nenya.models.weights.folder import CONFIG, PREPROCESSOR, WEIGHTS, Said, rea
 from nenya.storage.disk import sha256_file
 from nenya.storage.hub import SCHEME, USUAL_ENDPOINT, Repository, parse_name
 from nenya.storage.paths import expand, is_address, is_s3
+from nenya.storage.shipped import shipped_path
 from nenya.storage.texts import shown
 from nenya.storage.web_cache import keep
 
@@ -86,7 +88,7 @@ def find_weights(text: str, sha256: str | None = None, cache_dir: str | None = N
         scheme = text.partition(":")[0].lower()
         if scheme not in _FETCHED:
             raise OptionError(
-                f"{shown(text)}: expected weights at a path, or at an address with hf://, https:// or s3://"
+                f"{shown(text)}: expected weights at a path, or at an address with hf://, https://, s3:// or nenya://"
             )
         return _FETCHED[scheme](scheme + text[len(scheme) :], sha256, cache_dir)
     path = Path(expand(text))
@@ -142,7 +144,17 @@ def _of_web(text: str, sha256: str | None, cache_dir: str | None) -> Named:
     return Named(kept.source, str(kept.path), {kept.sha256: "sha256="}, {}, {"checkpoint_source": kept.source})
 
 
+def _of_nenya(text: str, sha256: str | None, cache_dir: str | None) -> Named:
+    """Return weights that come with nenya."""
+    path = shipped_path(text)
+    named = Named(text, str(path), {sha256: "sha256="} if sha256 else {})
+    if sha256:
+        named.check(_hash(path, _stamp(path)))
+    return named
+
+
 _FETCHED: Mapping[str, Callable[[str, str | None, str | None], Named]] = {
+    "nenya": _of_nenya,
     SCHEME.partition(":")[0]: _of_hub,
     "https": _of_web,
     "http": _of_web,
