@@ -40,6 +40,11 @@ from nenya.tables.quantities import title_of
 FloatArray = NDArray[np.float32]
 
 
+def mean_of(title: str) -> str:
+    """Return what the mean of a quantity is called; the mean of a mean is called one once."""
+    return title if title.startswith("mean ") else f"mean {title}"
+
+
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
 
@@ -207,7 +212,7 @@ class Plane:
         if whole is not None:
             self.grey.update(low=0.0, high=float(max(1.0, np.nanmax(grey))) if np.isfinite(grey).any() else 1.0)
         self.back.data = {"image": [grey], **place}
-        self.front.data = {"image": [chosen], "count": [np.nan_to_num(chosen)], "what": [title], **place}
+        self.front.data = {"image": [chosen], "count": [np.nan_to_num(chosen)], "what": [mean_of(title)], **place}
 
     @property
     def bar(self) -> Any:
