@@ -136,13 +136,13 @@ def focused(page):
 def test_the_keyboard_reaches_everything_and_its_keys_work(page, dataset):
     page.page.locator("h1").click()  # the order begins there
     order = []
-    for _ in range(60):
+    for _ in range(120):
         page.page.keyboard.press("Tab")
         order.append(focused(page))
         if order[-1][1] == "tab_download":
             break
     texts = [text for tag, _, text, _ in order if tag == "BUTTON"]
-    assert texts[:5] == ["Undo", "Reset", "Copy", "Dark", "Help"]
+    assert texts[:6] == ["Undo", "Redo", "Reset", "Copy", "Dark", "Help"]
     tabs = [name for _, name, _, _ in order if name.startswith("tab_")]
     assert tabs == ["tab_gallery", "tab_table", "tab_stats", "tab_filter", "tab_upload", "tab_download"]
     assert all(outline not in ("none", "") for tag, _, _, outline in order if tag == "BUTTON")

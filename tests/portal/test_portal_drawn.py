@@ -1,11 +1,13 @@
 """What the page draws, read from its pixels and from the texts on its canvases."""
 
+import h5py
 import numpy as np
 import pytest
 from portal_data import write_archive
 from portal_page import DRAWN, Page, chromium, has_chromium, serve
 
 pytestmark = has_chromium
+KEPT, WITHOUT = 40, 290  # images of the 60 valid rows, and a row without
 FEW = 150  # cutouts in view that are points: half of the table
 
 
@@ -15,6 +17,10 @@ def dataset(tmp_path_factory):
     from nenya.portal.dataset import open_dataset
 
     table, latents, cutouts = write_archive(tmp_path_factory.mktemp("drawn"))
+    with h5py.File(cutouts, "r+") as file:  # the last rows have no image
+        images = file["valid"][:KEPT]
+        del file["valid"]
+        file["valid"] = images
     return open_dataset(table, Latents([latents]), str(cutouts))
 
 
@@ -311,6 +317,69 @@ def test_the_page_fits_its_screen_with_equal_scales(page, size):
     assert "width=device-width" in meta
     page.page.set_viewport_size({"width": 1280, "height": 800})
     settled(page)
+
+
+@pytest.mark.slow
+def test_a_dark_page_is_opened_once_and_all_its_figures_are_dark(page, dataset):
+    before, sessions = page.pixels(), len(page.portal.sessions)
+    visitor = page.page.context.new_page()
+    visitor.emulate_media(color_scheme="dark")
+    visitor.goto(page.portal.url)
+    visitor.locator("#count").wait_for()
+    page.until(lambda: len(page.portal.sessions) == sessions + 1)
+    session = [*page.portal.sessions.values()][-1]
+    page.until(lambda: session.theme.dark)
+    assert len(page.portal.sessions) == sessions + 1  # not opened twice
+    visitor.close()
+    page.page.keyboard.press("d")
+    page.until(lambda: page.session.theme.dark)
+    settled(page)
+    dark = page.pixels()
+    assert (before.min(axis=2) > 230).mean() > 0.5 and (dark.min(axis=2) > 230).mean() < 0.02
+    page.page.keyboard.press("d")
+    page.until(lambda: not page.session.theme.dark)
+    settled(page)
+    assert (np.abs(page.pixels() - before).max(axis=2) > 60).mean() < 0.03
+
+
+@pytest.mark.slow
+def test_rows_without_an_image_say_so_and_an_example_is_no_choice(page, dataset):
+    assert page.page.locator("#heading b").inner_text() == "Example" and not page.session.planes["umap"].mark.data["x"]
+    page.act(f"row:{WITHOUT}")
+    page.idle()
+    page.synced()
+    assert page.page.locator("#heading b").inner_text() == "Image"
+    assert "no image in the files" in [text for text, _, _ in page.drawn("primary")]
+    page.act('range:["T10", -99, 99]')
+    page.idle()
+    ask(page, f"pp_type = 0, pp_idx >= {KEPT - 2}")
+    shown_rows(page, 62 - KEPT)
+    page.synced()
+    assert [text for text, _, _ in page.drawn("gallery")].count("no image") >= min(4, page.session.gallery.most - 2)
+    assert page.page.get_by_text("have no image in the given files").is_visible()
+
+
+@pytest.mark.slow
+def test_menus_show_whole_words_and_a_range_moves_with_the_mouse(page, dataset):
+    for part in ("[aria-label=UMAP]", "#panel_gallery"):
+        for menu in page.page.locator(f"{part} select").all():
+            cut = menu.evaluate(
+                """(e) => { const c = document.createElement("canvas").getContext("2d"), s = getComputedStyle(e);
+                    c.font = s.font;
+                    const room = e.clientWidth - parseFloat(s.paddingLeft) - 20;
+                    return [...e.options].map((o) => o.text).filter((text) => c.measureText(text).width > room); }"""
+            )
+            assert cut == []
+    assert {"5 %", "0 %"} & {text for text, _, _ in page.drawn("hist_DT")}  # an axis of shares
+    page.drag("hist_month", (2.6, 0.02), (5.4, 0.03))
+    assert page.chips == ["month: 3 to 5"]
+    (x0, y0), (x1, _) = page.place("hist_month", 4, 0.03), page.place("hist_month", 8, 0.03)
+    mouse = page.page.mouse
+    mouse.move(x0, y0)
+    mouse.down()
+    mouse.move(x1, y0, steps=5)
+    mouse.up()
+    page.until(lambda: page.chips == ["month: 7 to 9"])
 
 
 @pytest.mark.slow

@@ -172,7 +172,7 @@ def test_a_link_restores_the_same_view_and_the_same_rows(columns):
         Category("region", ("med", "north")),
     )
     zoom = (("map", (-20.0, 30.5, -5.0, 40.0)), ("umap", (0.0, 1.0, -1.0, 0.5)))
-    view = View(filters, 17, "DT", "own", "DT", True, "stats", (False, True), zoom)
+    view = View(filters, 17, "DT", "own", "DT", True, "stats", (False, True), zoom=zoom)
     text = view.to_text()
     assert len(View().to_text()) < 80 and read_view(View().to_text(), columns) == View()
     assert set(text) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")

@@ -52,7 +52,7 @@ class CellColours:
     """
 
     def __init__(self, plot: Any, source: ColumnDataSource, theme: Theme) -> None:
-        self._plot, self._source, self._theme = plot, source, theme
+        self._plot, self._source, self.theme = plot, source, theme
         self._kinds: dict[str, _Kind] = {}
         self.kind = ""
         self.by_counts(1)
@@ -113,7 +113,7 @@ class CellColours:
         return self._kinds[name]
 
     def _made(self, name: str) -> _Kind:
-        theme, bar = self._theme, None
+        theme, bar = self.theme, None
         mapper: ColorMapper
         if name == "counts":
             mapper = LogColorMapper(list(theme.counts), low=1, high=10, nan_color=_NOTHING)

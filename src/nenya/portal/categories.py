@@ -11,6 +11,7 @@ from nenya.portal.jobs import Ticket
 from nenya.portal.pages import part
 from nenya.portal.pictures import Extent
 from nenya.portal.state import PLANES, Filter, make_category, make_range
+from nenya.portal.views import mean_of
 from nenya.tables.classes import Classes, apart, centres
 from nenya.tables.quantities import title_of
 
@@ -41,14 +42,8 @@ def colour_choices(dataset: Dataset) -> dict[str, str]:
     """Return the names of what can be shown by colours, and their values in a view; classes are not averaged."""
     columns = dataset.columns
     classes = columns.class_names()
-    means = {mean_of(name): name for name in columns.metrics() if name not in classes}
+    means = {mean_of(title_of(name)): name for name in columns.metrics() if name not in classes}
     return {"number of cutouts": "count", **{title_of(name): name for name in classes}, **means}
-
-
-def mean_of(name: str) -> str:
-    """Return what the mean of a column is called; the mean of a mean is called one once."""
-    title = title_of(name)
-    return title if title.startswith("mean ") else f"mean {title}"
 
 
 def make_legend(dataset: Dataset, filters: tuple[Filter, ...], name: str, ticket: Ticket) -> Legend | None:

@@ -79,7 +79,7 @@ class Points:
     """
 
     def __init__(self, plot: Any, name: str, theme: Theme) -> None:
-        self._theme = theme
+        self.theme = theme
         self.source = ColumnDataSource({"x": [], "y": [], "row": [], "colour": []}, name=f"points {name}")
         self.glyph = Scatter(size=_SIZES[0], fill_color="colour", line_color=theme.paper, line_width=0.5)
         cells = add_glyph(plot, self.source, self.glyph)
@@ -101,16 +101,16 @@ class Points:
             if len(self.source.data["x"]):
                 self.source.data = {"x": [], "y": [], "row": [], "colour": []}
             return
-        colours = np.full(len(near.rows), self._theme.chosen, object)
+        colours = np.full(len(near.rows), self.theme.chosen, object)
         if len(near.values):
             share = (near.values - ends[0]) / (ends[1] - ends[0])
             known = np.isfinite(share)
             place = np.clip(np.nan_to_num(share) * len(palette), 0, len(palette) - 1).astype(int)
-            colours = np.where(known, np.asarray(palette, object)[place], self._theme.rest)
+            colours = np.where(known, np.asarray(palette, object)[place], self.theme.rest)
         size = float(np.clip(_SIZES[1] * (40 / max(1, len(near.rows))) ** 0.25, *_SIZES))
         if self.glyph.size != size:
             self.glyph.size = size
-        order = np.argsort(np.where(colours == self._theme.rest, 0, 1), kind="stable")
+        order = np.argsort(np.where(colours == self.theme.rest, 0, 1), kind="stable")
         self.source.data = {
             "x": near.x[order],
             "y": near.y[order],

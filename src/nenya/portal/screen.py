@@ -27,6 +27,7 @@ from nenya.portal.uncertain import Uncertain
 from nenya.portal.upload import Upload
 from nenya.portal.views import Histogram, Plane
 from nenya.portal.work import IntArray, Selected, Similar
+from nenya.tables.quantities import title_of
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +156,7 @@ class Screen:
         extent = plane.extent
         if not extent[0] < extent[1] or not extent[2] < extent[3]:
             return
-        title = categories.mean_of(view.colour) if view.colour != "count" else ""
+        title = title_of(view.colour) if view.colour != "count" else ""
         classes = self.dataset.columns.classes(view.colour)
         shown = categories.colours(classes) if classes is not None else ()
         self.jobs.start(

@@ -11,6 +11,7 @@ from nenya.portal import categories, pictures, words, work
 from nenya.portal.jobs import Ticket
 from nenya.portal.near import Near
 from nenya.portal.question import make_question
+from nenya.portal.recolour import recolour
 from nenya.portal.saved import listed
 from nenya.portal.screen import PAGE_ROWS
 from nenya.portal.sets import MODES
@@ -26,6 +27,7 @@ from nenya.portal.state import (
     make_range,
     read_view,
 )
+from nenya.portal.theme import Theme
 from nenya.portal.upload import Upload
 from nenya.portal.views import Histogram
 
@@ -138,7 +140,12 @@ class Session(Near):
         plain |= {"similar": self.show_most_similar, "views": self.list_views}
         steps = {"page": self.turn, "sheet": self.turn_gallery, "near": self.turn_near, "step": self.step}
         others = {"remove": self._remove, "tab": self._open_tab, "list": self._list_near, "like": self._set_example}
-        others |= {"combine": self._set_mode, "select": self._select_near}
+        others |= {
+            "theme": self._set_theme,
+            "combine": self._set_mode,
+            "select": self._select_near,
+            "figure": self._by_key,
+        }
         numbered = {"row": self._show_numbered, "go": self._go, "class": self._add_class}
         if name in plain:
             plain[name]()
@@ -162,6 +169,32 @@ class Session(Near):
     def _list_near(self, value: str) -> None:
         self.near_listed = value == "1"
         self._show_near_list()
+
+    def _set_theme(self, name: str) -> None:
+        """Give the figures the colours of a light or a dark page."""
+        old, new = self.theme, Theme(name == "dark")
+        if name not in ("dark", "light") or old == new:
+            return
+        figures = [plane.plot for plane in self.planes.values()] + [chart.plot for chart in self.histograms.values()]
+        figures += [self.gallery.plot, self.near.plot, self.primary.plot]
+        recolour({model for figure in figures for model in figure.references()}, old, new)
+        self.theme = new
+        for kind, plane in self.planes.items():
+            plane.follow(new)
+            self.draw_plane(kind)
+
+    def _by_key(self, value: str) -> None:
+        """Move, zoom or choose in a figure by a key: `umap left`, `gallery right`."""
+        name, _, key = value.partition(" ")
+        if name in self.planes and key == "choose":
+            left, right, low, high = self.planes[name].extent
+            self.tap(name, (left + right) / 2, (low + high) / 2, anywhere=True)
+        elif name in self.planes and self.planes[name].nudge(key):
+            self.zoomed(name)
+        elif name == "gallery" and key in ("left", "right"):
+            self.step(1 if key == "right" else -1)
+        elif name == "near" and key == "choose":
+            self.show_most_similar()
 
     def _set_example(self, value: str) -> None:
         self.go_to(replace(self.selection.view, examples=self.with_example(value)))
@@ -314,8 +347,8 @@ class Session(Near):
         elif value.isdigit() and len(value) < 12 and int(value) < self.dataset.columns.rows:
             self.point_at(int(value), with_card=kind == "card")
 
-    def tap(self, plane: str, x: float, y: float) -> None:
-        """Make the selected cutout closest to a point of the UMAP or the map the primary one."""
+    def tap(self, plane: str, x: float, y: float, *, anywhere: bool = False) -> None:
+        """Make the selected cutout closest to a point of the UMAP or the map the primary one, if it is near."""
         filters, extent = self.selection.view.filters, self.planes[plane].extent
 
         def done(row: int | None) -> None:
@@ -324,7 +357,7 @@ class Session(Near):
             else:
                 self.show_row(row)
 
-        self.jobs.start("tap", lambda _: work.nearest_to(self.dataset, plane, (x, y), extent, filters), done)
+        self.jobs.start("tap", lambda _: work.nearest_to(self.dataset, plane, (x, y), extent, filters, anywhere), done)
 
     def take_upload(self, name: str, read: Callable[[Ticket], Upload], told: Callable[[str, bool], None]) -> None:
         """Make an uploaded image the primary one, and search its neighbours.

@@ -40,6 +40,11 @@ from nenya.tables.quantities import title_of
 FloatArray = NDArray[np.float32]
 
 
+def mean_of(title: str) -> str:
+    """Return what the mean of a quantity is called; the mean of a mean is called one once."""
+    return title if title.startswith("mean ") else f"mean {title}"
+
+
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
 
@@ -131,6 +136,27 @@ class Plane:
         """Whether the initial extent is shown."""
         return bool(np.allclose(self.extent, fitted(self.home, size_of(self.plot)), rtol=1e-6, atol=1e-9))
 
+    def follow(self, theme: Theme) -> None:
+        """Use the colours of another theme for what is drawn from now on."""
+        self.theme = self.points.theme = self.colours.theme = theme
+
+    def nudge(self, key: str) -> bool:
+        """Move by a fifth of the figure (left, right, up, down), or zoom (in, out); return whether the key is known."""
+        left, right, low, high = self.extent
+        wide, tall = right - left, high - low
+        across, up = {"left": (-0.2, 0.0), "right": (0.2, 0.0), "up": (0.0, 0.2), "down": (0.0, -0.2)}.get(key, (0, 0))
+        size = {"in": -0.1, "out": 0.125}.get(key, 0.0)  # of each side
+        if not (across or up or size):
+            return False
+        left, right = left + (across - size) * wide, right + (across + size) * wide
+        low, high = low + (up - size) * tall, high + (up + size) * tall
+        limit = 540.0 if self.name == "map" else np.inf
+        if right - left > 2 * limit or right - left < (self.home[1] - self.home[0]) / 500:
+            return True
+        shift = max(-limit - left, 0.0) - max(right - limit, 0.0)
+        self.show_extent((left + shift, right + shift, low, high))
+        return True
+
     def note_extent(self) -> None:
         """Keep the current extent when the size of the figure changes, as the user has chosen it."""
         self._wanted = self.extent
@@ -186,7 +212,7 @@ class Plane:
         if whole is not None:
             self.grey.update(low=0.0, high=float(max(1.0, np.nanmax(grey))) if np.isfinite(grey).any() else 1.0)
         self.back.data = {"image": [grey], **place}
-        self.front.data = {"image": [chosen], "count": [np.nan_to_num(chosen)], "what": [title], **place}
+        self.front.data = {"image": [chosen], "count": [np.nan_to_num(chosen)], "what": [mean_of(title)], **place}
 
     @property
     def bar(self) -> Any:

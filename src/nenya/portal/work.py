@@ -134,9 +134,9 @@ def plane_of(
 
 
 def nearest_to(
-    dataset: Dataset, plane: str, place: tuple[float, float], extent: Extent, filters: Filters
+    dataset: Dataset, plane: str, place: tuple[float, float], extent: Extent, filters: Filters, anywhere: bool = False
 ) -> int | None:
-    """Return the selected row closest to a position in the UMAP or the map; None if none is near."""
+    """Return the selected row closest to a position in the UMAP or the map; None if none is near, or anywhere."""
     left, right, low, high = extent
     mask = dataset.masks.all_of(filters)
     across, up = (dataset.columns.values(name) for name in PLANES[plane])
@@ -147,7 +147,7 @@ def nearest_to(
     if mask is not None:
         distance = np.where(mask, distance, np.inf)
     best = int(np.nanargmin(distance)) if np.isfinite(distance).any() else None
-    return best if best is not None and distance[best] < _NEAR_CLICK**2 else None
+    return best if best is not None and (anywhere or distance[best] < _NEAR_CLICK**2) else None
 
 
 def draw_sheet(

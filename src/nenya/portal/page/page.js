@@ -1,9 +1,9 @@
 // The script of the page. Its settings are in the element `settings`.
 "use strict";
 const SETTINGS = JSON.parse(document.getElementById("settings").textContent);
-if (!new URLSearchParams(location.search).has("theme") && !SETTINGS.dark && matchMedia("(prefers-color-scheme: dark)").matches) {
-  const url = new URL(location.href); url.searchParams.set("theme", "dark"); location.replace(url);
-}
+// A first visit is as dark as the system: the page at once, its figures once they are there.
+let dark = SETTINGS.dark || (!new URLSearchParams(location.search).has("theme") && matchMedia("(prefers-color-scheme: dark)").matches);
+document.documentElement.dataset.dark = dark;
 document.addEventListener("DOMContentLoaded", () => {
   const $ = (id) => document.getElementById(id);
   const panels = layout();
@@ -31,7 +31,13 @@ document.addEventListener("DOMContentLoaded", () => {
     catch (error) { window.prompt("The address of this view:", address()); }
     setTimeout(() => { $("link").firstChild.data = "Copy link "; }, 1500);
   };
-  const theme = () => { const url = new URL(location.href); url.searchParams.set("theme", SETTINGS.dark ? "light" : "dark"); location.href = url; };
+  const paint = () => {
+    document.documentElement.dataset.dark = dark;
+    $("theme").firstChild.data = (dark ? "Light" : "Dark") + " ";
+    const url = new URL(location.href); url.searchParams.set("theme", dark ? "dark" : "light"); history.replaceState(history.state, "", url);
+    act("theme:" + (dark ? "dark" : "light"));
+  };
+  const theme = () => { dark = !dark; paint(); };
   $("link").onclick = copy; $("theme").onclick = theme; $("help").onclick = () => $("helpbox").showModal();
   const tabs = [...document.querySelectorAll("[data-tab]")].map((b) => b.dataset.tab);
   const views = () => { if ($("viewsbox")) { act("views"); $("viewsbox").showModal(); } };
@@ -126,6 +132,8 @@ document.addEventListener("DOMContentLoaded", () => {
     });
     if (link.value) restored();
     link.properties.value.change.connect(restored);
+    if (dark !== SETTINGS.dark) paint();
+    access(act);
     pointer(page);
     longitudes(page);
   });
