@@ -66,8 +66,8 @@ def page() -> str:
     lines = [
         "# Licences of the packages that nenya brings",
         "",
-        "Nenya itself is under BSD-3-Clause; the coastlines are Natural Earth's, in the public domain. "
-        "`pip install nenya`",
+        "Nenya itself is under BSD-3-Clause; the coastlines are Natural Earth's, in the public domain, "
+        "the colour maps cmocean's, under MIT. `pip install nenya`",
         "brings the packages marked core; an extra brings those of its name too. Written by `make licences` from the "
         "metadata",
         "of the packages of `constraints.txt`.",

@@ -58,9 +58,9 @@ def mean_bar(figure: Any, drawn: Any, axes: Any, label: str, means: FloatArray, 
     return figure.colorbar(drawn, ax=axes, label=label, extend=extend, shrink=0.85, **_where(across))
 
 
-def draw_coastlines(axes: Any) -> None:
-    """Draw land and coasts on axes of longitude and latitude, and name the axes."""
-    draw_globe(axes, Globe())
+def draw_coastlines(axes: Any, *, short: bool = False) -> None:
+    """Draw land and coasts on axes of longitude and latitude, and name the axes, `short` where there is little room."""
+    draw_globe(axes, Globe(), short=short)
 
 
 def draw_plane(axes: Any, grid: Grid, values: Any, **colours: Any) -> Any:

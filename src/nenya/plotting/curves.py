@@ -92,9 +92,10 @@ def _references(
         power = _ABOVE * np.exp(line + np.max(top - line))
         dashes = _DASHES[number % len(_DASHES)]
         axes.plot(wavelength * scales[0], power * scales[1], color="0.35", linewidth=0.9, dashes=dashes)
+        end, side, away = ((-1, "right", -2), (0, "left", 2))[number % 2]  # names that do not meet
         axes.annotate(
-            f"$k^{{{slope:g}}}$", (wavelength[-1] * scales[0], power[-1] * scales[1]), (-2, 0),
-            textcoords="offset points", ha="right", va="center", fontsize="small", color="0.25",
+            f"$k^{{{slope:g}}}$", (wavelength[end] * scales[0], power[end] * scales[1]), (away, 0),
+            textcoords="offset points", ha=side, va="center", fontsize="small", color="0.25",
         )  # fmt: skip
 
 

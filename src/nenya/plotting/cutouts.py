@@ -111,7 +111,7 @@ def gallery(  # noqa: PLR0913  # each is a choice of its own
     style = style or Style()
     limits = limits or central_limits(coordinates)
     board = mosaic(images, nearest_to_centres(coordinates, cells, limits), own_scale=scale == "own")
-    figure = Figure(figsize=style.figsize(8.6, 7.6), layout="constrained")
+    figure = Figure(figsize=style.figsize(8.6, 7.6), layout="compressed")
     axes = figure.add_subplot(xlabel=labels[0], ylabel=labels[1], title=wrapped(title, figure))
     label = label_of("SSTa") if scale == "shared" else "SSTa / largest magnitude of the cutout"
     drawn = _draw_board(axes, board, limits, style, 1.0 if scale == "own" else None)

@@ -233,28 +233,36 @@ def _at_the_seam(line: Float64Array) -> Float64Array:
     return wrapped
 
 
-def draw_globe(axes: Any, globe: Globe, *, hatched: bool = False) -> None:
-    """Draw land, coasts, and longitudes and latitudes on the axes of a map; `hatched` where there are no data."""
+def draw_globe(axes: Any, globe: Globe, *, hatched: bool = False, short: bool = False) -> None:
+    """Draw land, coasts, and longitudes and latitudes on the axes of a map.
+
+    Args:
+        axes: of matplotlib.
+        globe: the map.
+        hatched: whether what has no data is hatched.
+        short: whether there is little room for names.
+    """
     draw_land(axes, globe, _HATCHED if hatched else {"facecolor": "white"})
     width = 0.6 * float(matplotlib.rcParams["axes.linewidth"])
     halo = [withStroke(linewidth=3.2 * width, foreground="white", alpha=0.8), Normal()]  # seen over any colour
     axes.plot(*coast_points(globe).T, color=COAST, linewidth=width, path_effects=halo, zorder=2.5)
     if globe.projection == "plain":
-        _plain_axes(axes, globe)
+        _plain_axes(axes, globe, short)
     else:
         _round_axes(axes, globe)
 
 
-def _plain_axes(axes: Any, globe: Globe) -> None:
-    left = globe.central - 180
-    marks = np.arange(60 * np.ceil(left / 60), left + 361, 60)
+def _plain_axes(axes: Any, globe: Globe, short: bool) -> None:
+    left, step = globe.central - 180, 90 if short else 60
+    marks = np.arange(step * np.ceil(left / step), left + 361, step)
     axes.set(xlim=(left, left + 360), ylim=(-90, 90), yticks=range(-90, 91, 30), aspect="equal")
     if globe.central:
         wrapped = (marks + 180) % 360 - 180
         axes.set_xticks(marks, [f"{degrees:g}".replace("-", "\N{MINUS SIGN}") for degrees in wrapped])
     else:
         axes.set_xticks(marks)
-    axes.set(xlabel="longitude (degrees east)", ylabel="latitude (degrees north)")
+    east, north = ("\N{DEGREE SIGN}E", "\N{DEGREE SIGN}N") if short else ("degrees east", "degrees north")
+    axes.set(xlabel=f"longitude ({east})", ylabel=f"latitude ({north})")
 
 
 def _east(lon: float) -> str:

@@ -186,7 +186,7 @@ def map_density(
     counts = grid.counts(lon, lat)
     cmap, norm = count_colours(counts, cmap=style.cmap, limits=style.limits, log=style.log)
     drawn = draw_cells(axes, globe, grid, np.ma.masked_equal(counts, 0), cmap, norm)
-    draw_globe(axes, globe, hatched=is_pale(cmap))
+    draw_globe(axes, globe, hatched=is_pale(cmap), short=style.is_narrow(_MAP[0]))
     across = _is_across(style, globe)
     count_bar(figure, drawn, axes, "cutouts in a cell", across=across, narrow=style.is_narrow(_MAP[0]))
     _map_legend(figure, cmap)
@@ -231,7 +231,7 @@ def map_metric(
     cmap, norm = colours_of(means, cmap=style.cmap, limits=style.limits, log=style.log)
     figure, axes = _map_axes(style, globe, title)
     drawn = draw_cells(axes, globe, grid, means, cmap, norm)
-    draw_globe(axes, globe, hatched=is_pale(cmap))
+    draw_globe(axes, globe, hatched=is_pale(cmap), short=style.is_narrow(_MAP[0]))
     mean_bar(figure, drawn, axes, mean_label(name), means, across=_is_across(style, globe))
     _map_legend(figure, cmap)
     return _done(figure, path, style)
@@ -272,7 +272,7 @@ def map_categories(
     colours, norm = category_colours(categories, style.cmap)
     figure, axes = _map_axes(style, globe, title)
     draw_cells(axes, globe, grid, shown, colours, norm)
-    draw_globe(axes, globe)
+    draw_globe(axes, globe, short=style.is_narrow(_MAP[0]))
     _key(figure, [*category_key(categories, colours), *map_key()], categories.name, below=True)
     return _done(figure, path, style)
 
@@ -313,7 +313,7 @@ def _some_cell(means: FloatArray, least: int) -> FloatArray:
 def _plane_axes(
     style: Style, title: str, labels: tuple[str, str], size: tuple[float, float] = _PLANE
 ) -> tuple[Figure, Any]:
-    figure = Figure(figsize=style.figsize(*size), layout="constrained")
+    figure = Figure(figsize=style.figsize(*size), layout="compressed")
     axes = figure.add_subplot(title=wrapped(title, figure), xlabel=labels[0], ylabel=labels[1])
     axes.set_box_aspect(1)
     return figure, axes
@@ -321,8 +321,8 @@ def _plane_axes(
 
 def _map_axes(style: Style, globe: Globe, title: str) -> tuple[Figure, Any]:
     width, height = _PLANE if globe.pole else _MAP
-    if _is_across(style, globe):
-        height *= 1.2
+    if _is_across(style, globe) or style.size is not None:
+        height *= 1.2 if _is_across(style, globe) else 1.08  # room for what is below, in letters of a page
     figure = Figure(figsize=style.figsize(width, height), layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(wrapped(title, figure), pad=14 if globe.pole else None)

@@ -73,7 +73,7 @@ def _places(part: Any, statistics: SelectionStatistics, style: Style, least: int
     """Draw the number of selected rows in each cell, and their share of all rows of the cell."""
     counts, shares = part.subplots(1, 2)
     drawn = draw_counts(counts, statistics.grid, statistics.map_selected, style)
-    draw_coastlines(counts)
+    draw_coastlines(counts, short=style.size is not None)
     where: Any = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
     counts.legend(handles=map_key(), ncols=2, frameon=False, handlelength=1.2, **where)
     count_bar(part, drawn, counts, "selected cutouts in a cell", across=True)
@@ -85,7 +85,7 @@ def _places(part: Any, statistics: SelectionStatistics, style: Style, least: int
     top = 100 * float(np.quantile(finite, 0.98)) if finite.size else 0.0
     scale = Style(cmap=style.cmap, limits=(0.0, top or 1.0))
     drawn = draw_means(shares, statistics.grid, 100 * share, scale)
-    draw_coastlines(shares)
+    draw_coastlines(shares, short=style.size is not None)
     label = f"selected share of the cutouts in a cell (%), {enough} or more"
     mean_bar(part, drawn, shares, label, 100 * share, across=True)
     shares.set_ylabel("")

@@ -107,6 +107,8 @@ def label_of(name: str) -> str:
 
 def mean_label(name: str) -> str:
     """Return what the mean of a column in a cell is called: `mean of DT (K)`, `mean temperature (deg C)`."""
+    if not name:
+        return "mean"
     quantity = quantity_of(name)
     of = "" if quantity.title.startswith("mean ") else "mean of "
     return of + quantity.title + _unit(quantity).replace("deg ", "°")
