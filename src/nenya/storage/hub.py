@@ -14,7 +14,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -91,12 +90,10 @@ class Repository:
         name: which; its revision is resolved when the first file is asked for.
 
     Raises:
-        OptionError: The hub's library is not installed, or HF_ENDPOINT is not encrypted.
+        OptionError: HF_ENDPOINT is not encrypted.
     """
 
     def __init__(self, name: HubName) -> None:
-        if find_spec("huggingface_hub") is None:
-            raise OptionError(f"{name}: needs huggingface_hub: pip install 'nenya[hub]'")
         self.name = name
         self.endpoint = (os.environ.get("HF_ENDPOINT") or USUAL_ENDPOINT).rstrip("/")
         self.commit = name.revision if _COMMIT.fullmatch(name.revision) else ""
