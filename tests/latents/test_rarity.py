@@ -18,6 +18,7 @@ from nenya.errors import InputFileError
 from nenya.io import read_table, write_table
 from nenya.latents.nearest import Identity, Nearest, as_unit, identity_of, unit_places
 from nenya.latents.rarity import fit_density, rarity_of, whiten
+from nenya.latents.rarity_cells import _nearest_cells
 from nenya.portal.columns import Columns, read_arrow
 from nenya.storage.disk import sha256_file
 from nenya.tables.conditions import rows_where
@@ -266,3 +267,15 @@ def test_killed_outliers_continue_to_the_same_answer(exact, archive, nenya_cli, 
     assert (tmp_path / "cut.json").read_text() == (tmp_path / "whole.json").read_text()
     assert not (tmp_path / "cut.partial").exists()
     assert sum(searched) - whole <= whole - 100  # what was known was not searched again
+
+
+def test_the_nearest_cells_hold_as_many_rows_whatever_their_sizes():
+    rng = np.random.default_rng(0)
+    centres, sizes = rng.standard_normal((50, 4)), np.where(np.arange(50) % 5 > 0, 1, rng.integers(100, 400, 50))
+    wanted = 8 * sizes.mean()
+    for cell, near in enumerate(_nearest_cells(centres, sizes, 8)):
+        assert near[0] == cell and sizes[near].sum() >= wanted > sizes[near[:-1]].sum()
+        distance = ((centres - centres[cell]) ** 2).sum(axis=1)
+        assert distance[near].max() <= np.delete(distance, near).min(initial=np.inf)
+    assert all(len(near) == 8 for near in _nearest_cells(centres, np.full(50, 7), 8))
+    assert all(len(near) == 50 for near in _nearest_cells(centres, sizes, 60)[:1])

@@ -83,7 +83,7 @@ class OutliersOptions(AnalysisOptions):
         f"compare all latents with all; default: up to {EXACT_ROWS} of them, above with those of the nearest cells of "
         "k-means, with the error stated",
     )
-    probes: int = option(PROBES, "number of these cells", at_least(1))
+    probes: int = option(PROBES, "number of these cells, of the mean size", at_least(1))
     components: int | None = option(
         None, "principal components of the density model; default: 95 % of the variance, at most 24", at_least(1)
     )

@@ -189,6 +189,8 @@ def wilson(share: float, count: float) -> tuple[float, float]:
 def _densities(pool: Pool, neighbours: PoolNeighbours, found: list[Float64Array]) -> dict[str, _Measured]:
     """Return the density around each set, and their mean."""
     names = ["density_around_b", "density_around_a"] if pool.swapped else ["density_around_a", "density_around_b"]
+    kinds = kinds_of_blocks(pool)
+    widen = _of_few(min(int((kinds & bit > 0).sum()) for bit in (1, 2)))
     result, influences, exact = {}, [], []
     for name, own, values in zip(names, (pool.first, ~pool.first), found, strict=True):
         n, m, k = int(own.sum()), int((~own).sum()), neighbours.k
@@ -198,11 +200,18 @@ def _densities(pool: Pool, neighbours: PoolNeighbours, found: list[Float64Array]
         rows = np.where(own, (within / m - share) / n, (neighbours.balls / n - share) / m) * n / k
         influences.append(np.bincount(pool.block, rows).astype(np.float64))
         exact.append(value)
-        result[name] = _density(values, value, influences[-1])
-    result["density"] = _density((found[0] + found[1]) / 2, sum(exact) / 2, (influences[0] + influences[1]) / 2)
+        result[name] = _density(values, value, widen * influences[-1])
+    result["density"] = _density((found[0] + found[1]) / 2, sum(exact) / 2, widen * (influences[0] + influences[1]) / 2)
     return result
+
+
+def _of_few(blocks: int) -> float:
+    """Return how much wider the interval of a mean of so many blocks is than that of very many: Student's t."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, blocks - 1) / _Z * np.sqrt(blocks / (blocks - 1))) if blocks > 1 else float("nan")
 
 
 def _density(values: Float64Array, value: float, influence: Float64Array) -> _Measured:
     reach = _Z * float(np.sqrt((influence**2).sum()))
-    return _fixed(value, (max(0.0, value - reach), value + reach), values)
+    return _fixed(value, (float(np.maximum(0.0, value - reach)), value + reach), values)

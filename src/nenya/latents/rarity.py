@@ -85,7 +85,8 @@ def rarity_of(
     """Return how far each latent is from its nearest neighbours elsewhere.
 
     Exactly, all latents are compared with all. Otherwise they are divided into cells by k-means, about as many as the
-    square root of their number, and compared with those of the nearest cells: some neighbours are missed. Rarities of
+    square root of their number, and compared with those of the nearest cells, of which so many are taken as hold the
+    rows of `probes` cells of the mean size: some neighbours are missed. Rarities of
     some rows are then computed both ways: a line through their logarithms removes the bias, and the scatter about the
     line is the error.
 
@@ -94,7 +95,7 @@ def rarity_of(
         identity: of the N rows: rows of the same granule, or nearby in place and time, are not neighbours.
         k: neighbours.
         exact: compare all with all; default: up to `EXACT_ROWS` latents.
-        probes: number of cells in which neighbours are searched.
+        probes: number of cells, of the mean size, in which neighbours are searched.
         seed: of the cells, and of the rows on which the error is measured.
         visible: whether progress is shown.
         kept: answers of an interrupted run with the same arguments, which are taken; those found here are added.

@@ -35,7 +35,7 @@ class Cells:
         path: of the new file.
         latents: (N, D).
         label: (N,) the cell of each, -1 for none.
-        near: (C, p) the cells in which the neighbours of a cell's rows are searched, its own first.
+        near: of each cell those in which the neighbours of its rows are searched, its own first.
 
     Attributes:
         members: of each cell, the rows in rising order.
@@ -44,7 +44,7 @@ class Cells:
         OutputError: The file cannot be written.
     """
 
-    def __init__(self, path: Path, latents: Any, label: IntArray, near: IntArray) -> None:
+    def __init__(self, path: Path, latents: Any, label: IntArray, near: list[IntArray]) -> None:
         order = np.argsort(label, kind="stable")[(label < 0).sum() :]
         sizes = np.bincount(label[order], minlength=len(near))
         self.members, self.near, self._width = np.split(order, np.cumsum(sizes)[:-1]), near, latents.shape[1]
@@ -95,7 +95,7 @@ def cells_of(
     Args:
         latents: (N, D).
         good: rows that have a direction.
-        probes: number of cells in which neighbours are searched.
+        probes: number of cells in which neighbours are searched; where they are large, fewer of as many rows.
         seed: of the cells.
         kept: answers of an interrupted run; the cells are added.
         cache_dir: folder of the temporary file; default that of the system.
@@ -109,9 +109,21 @@ def cells_of(
         kept.keep_numbers("cells", labels)
     label = np.full(len(latents), -1, np.int64)
     label[good] = labels[good].astype(np.int64)
-    near = np.argsort(_squares(centres), axis=1, kind="stable")[:, :probes]
+    near = _nearest_cells(centres, np.bincount(label[good], minlength=count), probes)
     with temporary_folder("nenya-cells-", scratch_folder(cache_dir) if cache_dir else None) as folder:
         yield Cells(folder / "latents", latents, label, near)
+
+
+def _nearest_cells(centres: Float64Array, sizes: IntArray, probes: int) -> list[IntArray]:
+    """Return of each cell the nearest ones, itself first, that hold as many rows as `probes` cells do on average.
+
+    The cells of k-means are of very unequal sizes where latents form clusters; a number of cells would be any number of
+    rows.
+    """
+    order = np.argsort(_squares(centres), axis=1, kind="stable")
+    rows = np.cumsum(sizes[order], axis=1)
+    count = (rows < probes * sizes.mean()).sum(axis=1) + 1
+    return [own[:number] for own, number in zip(order, count, strict=True)]
 
 
 def _squares(centres: Float64Array) -> Float64Array:
