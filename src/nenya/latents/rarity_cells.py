@@ -52,6 +52,8 @@ class Cells:
         self._path = path
         try:
             self._write(latents, label)
+        except NenyaError:
+            raise
         except OSError as error:
             raise OutputError(
                 f"cannot write {path}: {error.strerror or error}: {4 * self._width * len(order) / 1e9:.1f} GB of "
