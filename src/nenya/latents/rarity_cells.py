@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nenya.errors import InputFileError, OutputError
+from nenya.errors import InputFileError, NenyaError, OutputError
 from nenya.latents.clusters import assign_kmeans, fit_kmeans
 from nenya.latents.kept_answers import KeptAnswers, in_pieces
 from nenya.latents.nearest import QUERY_ROWS, Identity, Nearest, as_unit
