@@ -28,12 +28,13 @@ def main() -> int:
     folder = Path(sys.argv[1])
     weights = load_checkpoint(folder / "last.safetensors")
     state = json.loads((folder / "run.json").read_text())
+    recipe = {name: value for name, value in state["recipe"].items() if name not in ("out", "data")}
     options = plain_options(flat_view(build_options(Options, read_group("model", "ocean"))))
     files = [source.file for source in SOURCES.values()]
     metadata = {
         "model": "ocean",
         "license": "BSD-3-Clause",
-        "recipe": json.dumps({"script": "benchmarks/ocean.py", **state}),
+        "recipe": json.dumps({"script": "benchmarks/ocean.py", **state, "recipe": recipe}),
         "data": json.dumps({"generated": {"seed": SEED, "rows": GENERATED}, "real": files}),
         "card": (ROOT / "docs" / "ocean_model.md").read_text(),
     }

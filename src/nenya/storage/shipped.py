@@ -10,7 +10,7 @@ from nenya.storage.disk import sha256_file
 PREFIX = "nenya://"
 FOLDER = Path(nenya.__file__).parent / "data_files"
 
-SHA256 = {"ocean": "02d15311120b7373d0e87999fa2b5af4f78485d0e314c4a9c8f20df6d74cb1ef"}
+SHA256 = {"ocean": "18d4682ed2aab8c6454b508fc2925bc047e79b235aa52d132178c8cdb48048ce"}
 """Name -> sha256 of `data_files/<name>.safetensors`."""
 
 AVAILABLE = "model=ocean has weights that come with nenya, for cutouts of 32 to 128 pixels"
