@@ -41,6 +41,8 @@ FIND = """(name) => { const find = (views) => { for (const view of views) {
 class FakeEncoder:
     """Makes latents as the archive's were made, without a network."""
 
+    masked = False
+
     def encode(self, name, given, archive, tick):
         from nenya.analyze_image import resized
         from nenya.portal.upload import Upload
