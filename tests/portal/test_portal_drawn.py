@@ -344,7 +344,14 @@ def test_a_dark_page_is_opened_once_and_all_its_figures_are_dark(page, dataset):
 
 @pytest.mark.slow
 def test_rows_without_an_image_say_so_and_an_example_is_no_choice(page, dataset):
-    assert page.page.locator("#heading b").inner_text() == "Example" and not page.session.planes["umap"].mark.data["x"]
+    from nenya.portal.state import View
+
+    page.act("row:3")
+    page.idle()
+    page.session.jobs.call(lambda: page.session.go_to(View()))  # as undo does, back to the first view
+    page.page.locator("#heading b", has_text="Example").wait_for()
+    page.idle()
+    assert not page.session.planes["umap"].mark.data["x"]
     page.act(f"row:{WITHOUT}")
     page.idle()
     page.synced()
@@ -357,6 +364,11 @@ def test_rows_without_an_image_say_so_and_an_example_is_no_choice(page, dataset)
     page.synced()
     assert [text for text, _, _ in page.drawn("gallery")].count("no image") >= min(4, page.session.gallery.most - 2)
     assert page.page.get_by_text("have no image in the given files").is_visible()
+    tall, page_rows = page.session.gallery.plot.inner_height, page.session.gallery_rows.tolist()
+    page.act("reset")
+    settled(page)
+    assert page.session.gallery.plot.inner_height == tall  # else the note would come and go for ever
+    assert page_rows and page.session.gallery_rows.tolist() != page_rows
 
 
 @pytest.mark.slow
@@ -475,6 +487,16 @@ def test_one_history_of_views_for_undo_redo_back_links_and_names(page):
     assert same(state_of(page), last)
 
 
+def test_the_exported_page_has_no_tool_for_clicks(dataset, tmp_path):
+    from nenya.options.commands import PortalOptions
+    from nenya.portal.export import write_page
+
+    text = write_page(dataset, tmp_path / "page", "a", PortalOptions()).read_text()
+    settings = text.split('id="settings">')[1].split("</script>")[0]
+    assert "BoxSelectTool" in settings and "TapTool" not in settings
+
+
+@pytest.mark.slow
 def test_a_click_in_the_exported_page_changes_nothing(page, dataset, tmp_path):
     """The red rows that a box selects are still drawn after clicks on UMAP, map and histogram."""
     from nenya.options.commands import PortalOptions

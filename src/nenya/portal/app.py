@@ -131,7 +131,7 @@ def _unwanted(session: Session) -> frozenset[str]:
     if session.dataset.cutouts is None:
         names |= {"gallery", "primary", "span", "order", "scale", "near", "gallery_note"}
     if session.dataset.latents is None:
-        names |= {"near", "near_filtered", "near_other", "near_note", "near_list"}
+        names |= {"near", "near_filtered", "near_other", "near_note", "near_list", "near_pages"}
     if not session.planes:
         names |= {"colour", "legend"}
     if not session.histograms:

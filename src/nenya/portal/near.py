@@ -133,9 +133,9 @@ class Near(Screen):
         total = 0 if found is None else len(found.rows)
         pages = f"{first + 1} to {first + count}" if count < total else ""
         examples = [(row, sign) for sign, rows in (("+", like), ("-", unlike)) for row in rows]
-        self._text(
-            "near_note", part("near_note", text=self._note, pages=pages, examples=examples, last=first + count >= total)
-        )
+        self._text("near_note", part("near_note", text=self._note, examples=examples))
+        # apart, as a note whose length changed with the page would change how many fit on it
+        self._text("near_pages", part("near_pages", pages=pages, last=first + count >= total))
 
     def turn_near(self, step: int) -> None:
         """Show the next or previous page of the similar cutouts."""

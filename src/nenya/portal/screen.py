@@ -84,7 +84,7 @@ class Screen:
         self.texts: dict[str, str] = {
             **{"count": words.count(columns.rows, columns.rows), "filters": self._chips(), "status": "", "heading": ""},
             **{"facts": "", "table": "", "stats": "", "near_note": "", "near_list": "", "news": "", "stop": ""},
-            **{"legend": "", "saved": "", "card": "", "gallery_note": ""},
+            **{"legend": "", "saved": "", "card": "", "gallery_note": "", "near_pages": ""},
         }
         self.show_text: Callable[[str, str], None] = lambda name, text: None
         self.saved: SavedViews | None = None

@@ -266,8 +266,11 @@ class Session(Near):
                 self._show_statistics()
         if before.row != view.row:
             self.upload = None
-            self.draw_primary()
-            self.find_near()
+            if view.row is None:
+                self._show_example()
+            else:
+                self.draw_primary()
+                self.find_near()
         elif (before.near, before.examples) != (view.near, view.examples):
             self.find_near()
 
