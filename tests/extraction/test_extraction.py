@@ -520,7 +520,7 @@ def test_export_says_what_is_wrong(nenya_cli, small_file, tiny_weights, tmp_path
     existing.write_text("precious")
     for args, words in (
         ([], ("ckpt= is required",)),
-        ([f"ckpt={tiny_weights}", "out=weights.onnx"], ("weights.onnx", ".safetensors or .pth")),
+        ([f"ckpt={tiny_weights}", "out=weights.bin"], ("weights.bin", ".safetensors, .pth, .onnx")),
         ([f"ckpt={tiny_weights}", f"out={existing}"], ("exists", "clobber=true")),
         ([f"ckpt={tiny_weights}", "model.width=8", "out=x.pth"], ("model.width=16",)),
         ([f"ckpt={tiny_weights}", f"out={existing}/deeper/x.pth"], ("out=",)),

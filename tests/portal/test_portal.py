@@ -205,7 +205,7 @@ def test_a_new_image_has_its_facts_and_says_what_of_it_is_shown():
         "row 2 of the",
     ):
         assert fact in text, fact
-    for fact in (f"{field.min():.5g}", f"{field.max():.5g}", "U0:  1.25", "U1:  -3.5"):
+    for fact in (f"{field.min():.5g}", f"{field.max():.5g}", "UMAP 1:  1.25", "UMAP 2:  -3.5"):
         assert fact in text, fact
     said = words.upload_taken(upload)
     assert "averaged from 128 x 128 pixels to the size of the cutouts, 64 x 64" in said

@@ -66,7 +66,7 @@ def test_the_chosen_cutout_and_its_neighbours_have_error_bars(session, opened):
     until(lambda: "closest" in page.texts["near_note"])
     spread = float(columns.values("umap_spread")[5])
     assert bar.data["x"] == [float(columns.values("US0")[5])] and bar.data["size"] == [2 * spread]
-    found = page._near_found.rows[:20]
+    found = page.found.rows[:20]
     wanted = columns.values("umap_spread")[found]
     assert bars.data["size"] == (2 * wanted[wanted > 0]).tolist() and len(bars.data["size"]) > 0
     assert "the order of" in page.texts["near_note"]

@@ -27,7 +27,7 @@ _LEVEL = 3  # of zstd
 
 
 @dataclass(frozen=True)
-class File:
+class PartFile:
     """A file.
 
     Attributes:
@@ -51,7 +51,7 @@ class File:
 class _Open:
     """A file being written, and how many of its rows are still to be written."""
 
-    file: File
+    file: PartFile
     writer: Any
     left: int
 
@@ -71,7 +71,7 @@ class GeoParquetWriter:
 
     def __init__(self, folder: Path, rows: Rows, dtype: str, about: dict[str, str]) -> None:
         self.folder, self.rows, self.about = folder, rows, about
-        self.files: list[File] = []
+        self.files: list[PartFile] = []
         self._dtype = dtype
         width = np.dtype(dtype).itemsize * rows.dim
         self._group = 1 << (min(max(_GROUP // width, _FEWEST), _MOST).bit_length() - 1)
@@ -130,7 +130,7 @@ class GeoParquetWriter:
         shapes = self.rows.shapes.take(numbers)
         place = self.rows.partitions.folder(code)
         name = f"part-{sum(file.code == code for file in self.files)}{SUFFIX}"
-        file = File(
+        file = PartFile(
             f"{place}/{name}" if place else name,
             code,
             len(numbers),

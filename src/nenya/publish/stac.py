@@ -18,7 +18,7 @@ from nenya.publish.about import ABOUT, moment
 from nenya.publish.encoding import SCALE
 from nenya.publish.geoparquet import FOLDER as GEOPARQUET
 from nenya.publish.geoparquet import MEDIA_TYPE as PARQUET_TYPE
-from nenya.publish.geoparquet import File
+from nenya.publish.geoparquet import PartFile
 from nenya.publish.lance_table import FOLDER as LANCE
 from nenya.publish.lance_table import MEDIA_TYPE as LANCE_TYPE
 from nenya.publish.rows import BOUNDS, EXTENTS, GEOMETRY, Rows
@@ -65,7 +65,7 @@ class Stac:
         self.folder, self.about, self.files, self.words = folder / FOLDER, about, files, words
         self.id = _plain(words["title"])
 
-    def write(self, rows: Rows, parts: Sequence[File], formats: Sequence[str]) -> None:
+    def write(self, rows: Rows, parts: Sequence[PartFile], formats: Sequence[str]) -> None:
         """Write collection and items.
 
         Args:
@@ -81,20 +81,20 @@ class Stac:
             items.append((name, self._item(name, rows, part, self._asset(f"{GEOPARQUET}/{part.name}"))))
         if not items:
             first = next(name for name in _WHOLE if name in formats)
-            whole = File("", 0, len(rows), self.about["bbox"])
+            whole = PartFile("", 0, len(rows), self.about["bbox"])
             items.append(("all", self._item("all", rows, whole, self._whole(first, "../.."))))
         for name, item in items:
             _write(self.folder / name / f"{name}.json", item)
         _write(self.folder / _MODEL, self._model())
         _write(self.folder / _COLLECTION, self._collection(rows, [name for name, _ in items], formats))
 
-    def _item_name(self, rows: Rows, part: File) -> str:
+    def _item_name(self, rows: Rows, part: PartFile) -> str:
         """Return the id of the item of a file: `year-2012`, or `year-2012-part-1` for a further file."""
         title = rows.partitions.title(part.code)
         number = Path(part.name).stem.removeprefix("part-")
         return _plain(f"{title or 'all'}{'' if number == '0' else f' part {number}'}")
 
-    def _item(self, name: str, rows: Rows, part: File, asset: dict[str, Any]) -> dict[str, Any]:
+    def _item(self, name: str, rows: Rows, part: PartFile, asset: dict[str, Any]) -> dict[str, Any]:
         about = self.about
         times = [moment(part.first), moment(part.last)] if part.first is not None and part.last is not None else None
         columns = [{"name": column, "type": told["type"]} for column, told in about["columns"].items()]
