@@ -245,7 +245,7 @@ def test_every_format_finds_its_twin_and_its_place(page, world, tmp_path):
         form.send(name, data, f"{name} is shown under New image", **fields)
         assert page.session.near_rows[0] == TWIN, name
         answer = page.page.locator("#upload_answer").inner_text()
-        assert ("row 17 of the rows 0 to 19; Row chooses another" in answer) == ("row" in fields), name
+        assert ("row 17 of the rows 0 to 19 of the file; Row chooses another" in answer) == ("row" in fields), name
         assert f"{page.session.upload.place[0]:.4g}" in page.page.locator("table.facts").first.inner_text(), name
         mark = page.session.planes["umap"].mark.data
         assert np.hypot(mark["x"][0] - world.places[TWIN, 0], mark["y"][0] - world.places[TWIN, 1]) < 0.05 * size, name
