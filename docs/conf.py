@@ -47,7 +47,11 @@ html_theme_options = {
 }
 
 # Files outside this folder that a page here includes.
-ELSEWHERE = {"../benchmarks/README.md": "/reference/speed.md", "../CHANGELOG.md": "/reference/changes.md"}
+ELSEWHERE = {
+    "../../benchmarks/README.md": "/reference/speed.md",
+    "../benchmarks/README.md": "/reference/speed.md",
+    "../CHANGELOG.md": "/reference/changes.md",
+}
 
 
 def plain_bars(_app: Any, _what: str, _name: str, _object: Any, _options: Any, lines: list[str]) -> None:
