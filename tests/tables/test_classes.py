@@ -1,8 +1,19 @@
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_hex
 
-from nenya.tables.classes import MOST_NUMBERS, apart, centres, classes_of_column, commonest
+from nenya.plotting.categories import class_colours, colours_for
+from nenya.tables.categories import MOST, categories_of
+from nenya.tables.classes import MOST_TEXTS, apart, centres, classes_of_numbers, classes_of_texts, commonest
+
+
+def classes_of_column(column):
+    """Return the classes of a column as the portal finds them."""
+    if pd.api.types.is_numeric_dtype(column):
+        return classes_of_numbers(column.name, column.to_numpy(np.float64, na_value=np.nan))
+    codes, texts = pd.factorize(column.astype("string"))
+    return classes_of_texts(column.name, codes, texts.tolist())
 
 
 @pytest.mark.parametrize(
@@ -14,18 +25,17 @@ from nenya.tables.classes import MOST_NUMBERS, apart, centres, classes_of_column
         ([True, False, True], (0, 1)),
         (["b", "a", None, "b"], ("a", "b")),
         (pd.Categorical(["b", "a", "b"], categories=["b", "a", "unused"]), ("a", "b")),
-        (list(range(MOST_NUMBERS)), tuple(range(MOST_NUMBERS))),
-        (list(range(MOST_NUMBERS + 1)), None),
+        (list(range(MOST)), tuple(range(MOST))),
+        (list(range(MOST + 1)), None),
         ([0.5, 1.0, 2.0], None),
         ([1, 1, 1], None),
         ([np.nan, np.nan], None),
         (["a", "a"], None),
         ([f"granule {n}" for n in range(65)], None),
-        (pd.to_datetime(["2012-01-01", "2013-01-01"]), None),
     ],
 )
 def test_columns_of_a_few_integers_or_strings_are_classes(values, wanted):
-    column = pd.Series(values, name="cluster")
+    column = pd.Series(values, name="x")
     found = classes_of_column(column)
     assert (found.values if found is not None else None) == wanted
     if found is not None:
@@ -41,6 +51,14 @@ def test_a_number_that_differs_late_is_seen():
     assert classes_of_column(pd.Series(values, name="x")) is None
     values[-1] = 9
     assert classes_of_column(pd.Series(values, name="x")).values == (0, 1, 9)
+
+
+def test_labels_may_be_many_and_measurements_are_none():
+    many = np.arange(MOST_TEXTS, dtype=float)
+    assert len(classes_of_numbers("cluster", many).values) == MOST_TEXTS
+    assert classes_of_numbers("cluster", np.append(many, MOST_TEXTS)) is None
+    assert classes_of_numbers("DT", np.array([1.0, 2, 3])) is None  # in K, rounded
+    assert categories_of(pd.DataFrame({"DT": [1, 2, 3]}), "DT") is None  # figures say the same
 
 
 def test_months_have_names():
@@ -65,3 +83,12 @@ def test_classes_are_named_at_their_medians_where_there_is_room():
     assert across[:2].tolist() == [1, 6] and up[:2].tolist() == [1, 6] and np.isnan(across[2])
     assert apart(across, up, classes.counts(), (0, 10, 0, 10)) == [0, 1]
     assert apart(across, up, classes.counts(), (0, 100, 0, 200)) == [0]  # the smaller one would cover the larger
+
+
+@pytest.mark.parametrize(
+    ("name", "values"), [("month", [12, 1, 2]), ("year", [2010, 2011, 2014]), ("cluster", [0, 1, 7])]
+)
+def test_the_portal_has_the_colours_of_figures(name, values):
+    table = pd.DataFrame({name: values})
+    figures = [to_hex(colour) for colour in colours_for(categories_of(table, name))]
+    assert class_colours(classes_of_numbers(name, np.array(values, float))) == figures

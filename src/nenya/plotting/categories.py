@@ -11,6 +11,7 @@ from matplotlib.patheffects import withStroke
 
 from nenya.plotting.colours import CATEGORIES, REST, VALUES, colour_map
 from nenya.tables.categories import CYCLIC, ORDERED, Categories
+from nenya.tables.classes import Classes
 from nenya.tables.grids import Grid
 
 FloatArray = npt.NDArray[np.floating]
@@ -35,16 +36,13 @@ def colours_for(categories: Categories, cmap: str | None = None) -> list[Any]:
     return [to_rgb(colour) for colour in (*found, *([REST] if categories.rest >= 0 else []))]
 
 
-def class_colours(kind: str, count: int) -> list[str]:
-    """Return a colour for each of some classes, as `#rrggbb`.
-
-    Args:
-        kind: of `nenya.tables.classes.Classes`: `cycle`, `order` or `names`.
-        count: number of classes.
-    """
-    if kind == "cycle":
-        found: list[Any] = [matplotlib.colormaps[_CYCLE](0.08 + k / count) for k in range(count)]
-    elif kind == "order":
+def class_colours(classes: Classes) -> list[str]:
+    """Return a colour for each of some classes, as `#rrggbb`: those of `colours_for`, again from the first one on."""
+    count = len(classes.values)
+    if classes.kind == "cycle":
+        cycle = CYCLIC[classes.name]
+        found: list[Any] = [matplotlib.colormaps[_CYCLE](0.08 + (int(v) % cycle) / cycle) for v in classes.values]
+    elif classes.kind == "order":
         found = list(colour_map(VALUES)(np.linspace(*_ENDS, count)))
     else:
         found = [CATEGORIES[k % len(CATEGORIES)] for k in range(count)]

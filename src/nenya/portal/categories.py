@@ -12,6 +12,7 @@ from nenya.portal.pages import part
 from nenya.portal.pictures import Extent
 from nenya.portal.state import PLANES, Filter, make_category, make_range
 from nenya.portal.views import mean_of
+from nenya.tables.categories import LABELS
 from nenya.tables.classes import Classes, apart, centres
 from nenya.tables.quantities import title_of
 
@@ -42,7 +43,7 @@ def colour_choices(dataset: Dataset) -> dict[str, str]:
     """Return the names of what can be shown by colours, and their values in a view; classes are not averaged."""
     columns = dataset.columns
     classes = columns.class_names()
-    means = {mean_of(title_of(name)): name for name in columns.metrics() if name not in classes}
+    means = {mean_of(title_of(name)): name for name in columns.metrics() if name not in classes and name not in LABELS}
     return {"number of cutouts": "count", **{title_of(name): name for name in classes}, **means}
 
 
@@ -66,7 +67,7 @@ def make_legend(dataset: Dataset, filters: tuple[Filter, ...], name: str, ticket
 
 def colours(classes: Classes) -> list[str]:
     """Return the colours of classes."""
-    return class_colours(classes.kind, len(classes.values))
+    return class_colours(classes)
 
 
 def legend_text(legend: Legend | None) -> str:

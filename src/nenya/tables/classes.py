@@ -5,18 +5,16 @@ Letters: N rows, K classes.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    import pandas as pd
+from nenya.tables.categories import LABELS, MOST
+from nenya.tables.quantities import quantity_of
 
-MOST_NUMBERS = 24
-"""Distinct integers of a column of classes, at most; of more, means say something."""
 MOST_TEXTS = 64
-"""Distinct strings, at most."""
+"""Distinct strings or labels, at most."""
 _LOOKED_AT = 100_000  # rows after which most other columns are recognised
 _NAME = (0.16, 0.05)  # room of a name, as a fraction of the figure
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -55,11 +53,17 @@ class Classes:
 
 
 def classes_of_numbers(name: str, values: NDArray[Any]) -> Classes | None:
-    """Return the classes of a column of numbers, (N,): a few distinct integers; None if it holds others."""
+    """Return the classes of a column of numbers, (N,): a few distinct integers without a unit; None if it holds others.
+
+    A column of labels, such as `cluster`, has up to `MOST_TEXTS` of them, another one as many as figures tell apart.
+    """
+    if quantity_of(name).unit:
+        return None
+    most = MOST_TEXTS if name in LABELS else MOST
     known = np.isfinite(values) if values.dtype.kind == "f" else np.ones(len(values), bool)
     for some in (values[known][:_LOOKED_AT], values[known]):
         distinct = np.unique(some)
-        if not 2 <= len(distinct) <= MOST_NUMBERS and (len(distinct) > MOST_NUMBERS or len(some) < _LOOKED_AT):
+        if not 2 <= len(distinct) <= most and (len(distinct) > most or len(some) < _LOOKED_AT):
             return None
         if (distinct != np.round(distinct)).any():
             return None
@@ -84,20 +88,6 @@ def classes_of_texts(name: str, codes: NDArray[np.integer], texts: Sequence[Any]
     place = np.full(len(texts) + 1, -1, np.int16)
     place[order] = np.arange(len(order))
     return Classes(name, tuple(str(texts[number]) for number in order), place[codes])
-
-
-def classes_of_column(column: "pd.Series[Any]") -> Classes | None:
-    """Return the classes of a column of a table; None if it holds measurements or anything else."""
-    import pandas as pd
-
-    name = str(column.name)
-    if pd.api.types.is_numeric_dtype(column):
-        return classes_of_numbers(name, column.to_numpy(np.float64, na_value=np.nan))
-    if isinstance(column.dtype, pd.CategoricalDtype | pd.StringDtype) or column.dtype == object:
-        texts = column.astype("string")
-        codes, distinct = pd.factorize(texts)
-        return classes_of_texts(name, codes, distinct.tolist())
-    return None
 
 
 def commonest(cells: NDArray[np.integer], codes: NDArray[np.integer], count: int, classes: int) -> NDArray[np.int16]:
