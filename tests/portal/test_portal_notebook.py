@@ -91,7 +91,7 @@ def test_the_selection_is_a_part_of_the_own_table(shown):
 
 
 def test_arrays_serve_in_place_of_files(archive):
-    table, latents, cutouts = archive
+    table, _, cutouts = archive
     frame = pd.read_parquet(table).drop(columns=["pp_file", "pp_type", "pp_idx"])
     with h5py.File(cutouts) as file:
         images = np.concatenate([file["train"][:, 0], file["valid"][:, 0]])
