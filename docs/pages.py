@@ -34,7 +34,7 @@ class Block:
         line: number of the line where its fence opens.
         language: what stands behind the fence: sh, python, yaml, text; a directive's name in braces.
         text: what is in it.
-        reason: why it is not run, if it says so.
+        reason: why it is not run, if it states a reason.
     """
 
     page: Path
