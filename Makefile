@@ -59,6 +59,7 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python docs/phrases.py
 	$(BIN)/pytest -q tests/test_layers.py
 
 format: install
