@@ -1,5 +1,6 @@
 """Shards: shares of several workers and one merge give what one process gives, also where a worker is killed."""
 
+import json
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ import pytest
 import shard_player
 from latent_sets import latents
 
+from nenya.commands import metrics
 from nenya.errors import OptionError
 from nenya.runtime.shards import Share, parse_share
 
@@ -198,3 +200,62 @@ def test_a_dask_cluster_that_loses_a_worker(archive, nenya_cli, tmp_path):
     assert code == 0 and lost, said
     assert "2 shards on the 2 workers" in said
     assert files_of("shared") == files_of("one")
+
+
+# Files
+
+
+def without_dates(folder):
+    """Return name -> content of the results of `metrics`, without what tells when and where they were made."""
+    found = {}
+    for path in sorted(Path(folder).iterdir()):
+        if path.name.endswith("_metrics.json"):
+            values = json.loads(path.read_text())
+            values["made_by"].pop("date")
+            found[path.name] = {**values, "pca_file": Path(values["pca_file"]).name}
+        elif path.name.endswith("_pca.npz"):
+            with np.load(path) as arrays:
+                found[path.name] = {name: arrays[name].tobytes() for name in arrays}
+        elif path.suffix == ".csv":
+            found[path.name] = path.read_bytes()
+    return found
+
+
+def test_metrics_of_files_are_shared(archive, nenya_cli, tmp_path):
+    args = [archive[0], "sample=100", "coefficients=false"]
+    assert nenya_cli("metrics", [*args, "out=one"])[0] == 0
+    assert (tmp_path / "one" / "metrics.csv").read_text().count("\n") == 3
+    args = [*args, "out=shared"]
+    assert nenya_cli("metrics", [*args, "shard=1/2"])[0] == 0
+    assert sorted(path.name for path in (tmp_path / "shared").glob("*.json")) == ["b_preproc_latents_metrics.json"]
+    code, said = nenya_cli("metrics", [*args, "shard=merge"])
+    assert code == 2 and "shard 0/2 not complete (1 of 2 pieces" in said, said
+    before = (tmp_path / "shared" / "b_preproc_latents_metrics.json").stat().st_ino
+    assert nenya_cli("metrics", [*args, "shard=1/2"])[0] == 0  # complete, so that nothing is written
+    assert (tmp_path / "shared" / "b_preproc_latents_metrics.json").stat().st_ino == before
+    (tmp_path / "shared" / "a_preproc_latents_metrics.json").write_text("of somebody else")
+    code, said = nenya_cli("metrics", [*args, "shard=0/2"])
+    assert code == 2 and "exists" in said and "clobber=true" in said, said
+    (tmp_path / "shared" / "a_preproc_latents_metrics.json").unlink()
+    assert nenya_cli("metrics", [*args, "shard=0/2"])[0] == 0
+    code, said = nenya_cli("metrics", [*args, "shard=merge"])
+    assert code == 0, said
+    assert without_dates("shared") == without_dates("one")
+    assert not list((tmp_path / "shared").glob("*.shards"))
+
+
+def test_metrics_of_a_killed_worker_go_on(archive, nenya_cli, monkeypatch, tmp_path):
+    args = [archive[0], "sample=100", "coefficients=false", "out=shared", "shard=0/1"]
+    write, written = metrics._write, []
+
+    def killed(path, text):
+        written.append(path)
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        write(path, text)
+
+    monkeypatch.setattr(metrics, "_write", killed)
+    assert nenya_cli("metrics", args)[0] == 75
+    assert nenya_cli("metrics", args)[0] == 0
+    assert [path.name[0] for path in written] == ["a", "a", "b", "b", "b"]
+    assert nenya_cli("metrics", [*args[:-1], "shard=merge"])[0] == 0
