@@ -106,10 +106,8 @@ def rarity_of(
         OutputError: There is no space for the temporary file.
     """
     kept = kept or KeptAnswers()
-    good, count = known_rows(latents), len(latents)
-    if len(good) <= k:
-        raise InputFileError(f"expected more than k={k} latents with a direction (not NaN), got {len(good)} of {count}")
-    exact = len(good) <= EXACT_ROWS if exact is None else exact
+    good, exact = _chosen(latents, k, exact)
+    count = len(latents)
     found = np.full(count, np.nan)
     if exact:
         found[good] = _among_all(latents, good, identity, k, visible, kept)
@@ -129,6 +127,50 @@ def rarity_of(
     fitted, error, spearman = calibrated(found, checked, true)
     low, high = fitted * np.exp(-1.96 * error), fitted * np.exp(1.96 * error)
     return Rarity(fitted, percentiles(fitted), low, high, False, error, spearman, len(checked), left_out)
+
+
+@dataclass(frozen=True)
+class Search:
+    """How neighbours are searched; see `rarity_of`."""
+
+    k: int
+    exact: bool | None
+    probes: int
+    seed: int
+    cache_dir: str | None
+
+
+def rarity_share(latents: Any, identity: Identity, how: Search, kept: KeptAnswers) -> None:
+    """Find the distances of the rows of one shard of `rarity_of`, and keep them for the merge.
+
+    Args:
+        latents: as in `rarity_of`.
+        identity: of the N rows.
+        how: neighbours are searched.
+        kept: answers of this worker, to which its rows are added.
+
+    Raises:
+        InputFileError: There are too few latents.
+        OutputError: There is no space.
+    """
+    good, exact = _chosen(latents, how.k, how.exact)
+    if exact:
+        _among_all(latents, good, identity, how.k, True, kept)
+        return
+    with cells_of(latents, good, how.probes, how.seed, kept, how.cache_dir) as cells:
+        distances_in_cells(cells, identity, how.k, kept, True)
+
+
+def _chosen(latents: Any, k: int, exact: bool | None) -> tuple[IntArray, bool]:
+    """Return the rows that have a direction, and whether all are compared with all.
+
+    Raises:
+        InputFileError: There are too few of them.
+    """
+    good, count = known_rows(latents), len(latents)
+    if len(good) <= k:
+        raise InputFileError(f"expected more than k={k} latents with a direction (not NaN), got {len(good)} of {count}")
+    return good, len(good) <= EXACT_ROWS if exact is None else exact
 
 
 def percentiles(values: Float64Array) -> Float64Array:

@@ -16,6 +16,7 @@ from nenya.options.figures import (
 )
 from nenya.options.masks import MaskOptions, is_bounds, numbers
 from nenya.options.sections import Options
+from nenya.options.shards import DaskOptions, ShardOptions, ShareOptions
 
 
 @dataclass
@@ -34,7 +35,7 @@ class TrainOptions(Options):
 
 
 @dataclass
-class ExtractOptions(Options):
+class ExtractOptions(ShareOptions):
     """Options of extraction."""
 
     uses: ClassVar[tuple[str, ...]] = (
@@ -45,9 +46,6 @@ class ExtractOptions(Options):
     ckpt: str | None = option(None, "weights to use; default model.weights")
     calibration: str | None = option(
         None, "calibration of these weights, for the cosine of masked cutouts; default the one beside them"
-    )
-    shard: str | None = option(
-        None, "i/n: this worker's share of the files; default from a SLURM array or a Job's index"
     )
 
 
@@ -111,7 +109,7 @@ _SIDES = ("two integers of at least 1, such as [3,1], or null", numbers(whole=Tr
 
 
 @dataclass
-class PrepareOptions(MaskOptions):
+class PrepareOptions(MaskOptions, DaskOptions):
     """Options of the preparation of cutouts; those of a recipe keep the names that users know."""
 
     uses: ClassVar[tuple[str, ...]] = ("loader.cache_dir", "loader.allow_external", "data", "out", "seed", "clobber")
@@ -172,7 +170,6 @@ class PrepareOptions(MaskOptions):
         ("a number from 0 to 1", lambda v: 0 <= v <= 1),
     )
     workers: int | None = option(None, "processes; default: one per core, at most one per granule", at_least(1))
-    dask: str | None = option(None, "address of a Dask scheduler to use instead: tcp://host:8786")
 
 
 def _is_names(value: Any) -> bool:
@@ -264,7 +261,7 @@ class FiguresOptions(DrawnOptions, AnalysisOptions):
 
 
 @dataclass
-class IndexOptions(AnalysisOptions):
+class IndexOptions(AnalysisOptions, ShardOptions):
     """Options of the index of an archive."""
 
     uses: ClassVar[tuple[str, ...]] = ("loader", "data", "out", "seed", "clobber")
@@ -323,7 +320,7 @@ class SearchOptions(LeastCosineOptions, CutoutPictureOptions):
 
 
 @dataclass
-class MetricsOptions(LeastCosineOptions):
+class MetricsOptions(LeastCosineOptions, ShardOptions):
     """Options of the metrics of latents."""
 
     uses: ClassVar[tuple[str, ...]] = (
@@ -342,7 +339,7 @@ class MetricsOptions(LeastCosineOptions):
 
 
 @dataclass
-class EmbedOptions(LeastCosineOptions):
+class EmbedOptions(LeastCosineOptions, ShardOptions):
     """Options of UMAP embeddings."""
 
     uses: ClassVar[tuple[str, ...]] = ("loader", "data", "out", "seed", "clobber", "debug")
@@ -409,7 +406,7 @@ _PLAIN_NAME = (
 
 
 @dataclass
-class UpdateOptions(PrepareOptions):
+class UpdateOptions(PrepareOptions, ShareOptions):
     """Options of updates of an archive; those that affect the results are fixed by the first call."""
 
     uses: ClassVar[tuple[str, ...]] = ("model", "preprocess", "loader", "trainer", "seed", "sha256")
