@@ -90,6 +90,11 @@ def rows_where(table: "pd.DataFrame", sql: str) -> NDArray[np.bool_]:
 
     Raises:
         OptionError: It is not SQL, or names a column that does not exist; or LanceDB is not installed.
+
+    Examples:
+        >>> import pandas as pd
+        >>> rows_where(pd.DataFrame({"lat": [10.0, 40.0], "DT": [3.0, 1.0]}), "DT > 2 AND lat < 30").tolist()
+        [True, False]
     """
     need("search", f"a condition ({sql})")
     check_condition(sql)
