@@ -373,7 +373,7 @@ class PortalOptions(LeastCosineOptions):
 
     uses: ClassVar[tuple[str, ...]] = ("model", "preprocess", "loader", "trainer", "data", "seed", "clobber", "sha256")
     positional: ClassVar = "table"
-    only_with: ClassVar = {"version": "archive_dir", "sample": "export", "sha256": "ckpt"}
+    only_with: ClassVar = {"version": "archive_dir", "sample": "export", "page_mb": "export", "sha256": "ckpt"}
 
     archive_dir: str | None = option(None, "an archive of nenya update, instead of table=")
     version: str | None = option(None, "model version of the archive, if it has several")
@@ -394,7 +394,8 @@ class PortalOptions(LeastCosineOptions):
         one_of("auto", "local", "any", "none"),
     )
     export: str | None = option(None, "write a static page to this folder, for use without a server, and exit")
-    sample: int = option(20_000, "rows in the exported page", at_least(100))
+    sample: int = option(20_000, "rows in the exported page", within(100, 200_000))
+    page_mb: int = option(200, "largest exported page, thumbnails included, MB", at_least(1))
     views: bool | None = option(None, "whether visitors save named views beside the table; default: on 127.0.0.1 only")
 
 
