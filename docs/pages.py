@@ -64,8 +64,12 @@ def blocks_of(page: Path) -> list[Block]:
     text = page.read_text()
     return [
         Block(
-            page, text.count("\n", 0, match.start("fence")) + 1, match["language"], match["text"],
-            match["reason"], match["screen"],
+            page,
+            text.count("\n", 0, match.start("fence")) + 1,
+            match["language"],
+            match["text"],
+            match["reason"],
+            match["screen"],
         )  # fmt: skip
         for match in _BLOCK.finditer(text)
     ]
