@@ -1,7 +1,8 @@
 """The granules of the study: real ones where they are, else generated ones in the same form.
 
-Real granules are looked for in the folder that NENYA_SHARED names, or in `shared` beside the repository. They are GHRSST L2P
-granules of NASA, cut out around a region, as the tests of podaac/l2ss-py have them. They are too large for the repository.
+Real granules are looked for in the folder that NENYA_SHARED names, or in `shared` beside the repository. They are
+GHRSST L2P granules of NASA, cut out around a region, as the tests of podaac/l2ss-py have them. They are too large for
+the repository.
 """
 
 import os
@@ -14,17 +15,15 @@ from pages import ROOT
 from scipy import ndimage
 
 NAMES = ("amsr2_l2p.nc", "modis_terra_l2p.nc")
-REAL = (
-    "The numbers and pictures of this page are those of real granules: AMSR2 (REMSS) and MODIS Terra (JPL), GHRSST L2P."
-)
+REAL = "Its numbers and pictures are those of real granules of GHRSST, L2P: AMSR2 (REMSS) and MODIS Terra (JPL)."
 GENERATED = (
-    "The real granules were not at hand when this page was built. Its pictures are of generated fields in the same form; the "
-    "numbers in the text are those of the real granules."
+    "This build had no real granules. Its pictures are of generated fields in the same form; the numbers in the text "
+    "are those of the real granules."
 )
 
 
 def provide_granules(folder: Path, pictures: Path) -> str:
-    """Put the granules into `granules/` of a folder, and a sentence that says which into `study_data.txt` of the pictures.
+    """Put the granules into `granules/`, and a sentence that says which ones into `study_data.txt` of the pictures.
 
     Args:
         folder: of the study.
