@@ -2,9 +2,9 @@
 
     python docs/make_pictures.py
 
-Each page runs in a folder of outputs/docs/, which is kept, as the notebook reads that of the tour. A page begins in an empty
-folder, or in a copy of the tour's, as a comment in it says; `docs/study.md` begins with granules. A page that did not
-change, in a program that did not change, is not run again.
+Each page runs in a folder of outputs/docs/, which is kept: the notebook reads that of the tour. A page begins in an
+empty folder, or in a copy of the tour's, as a comment in it says; `docs/study.md` begins with granules. A page that did
+not change, in a program that did not change, is not run again.
 """
 
 import hashlib
