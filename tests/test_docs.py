@@ -222,7 +222,7 @@ def _resolves(dotted: str) -> bool:
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=name_of)
 def test_relative_links_lead_somewhere(page):
-    texts = [(DOCS / name).read_text() for name in ("tour.md", "plotting.md")]
+    texts = [(DOCS / name).read_text() for name in ("tour.md", "plotting.md", "report.md")]
     made = re.findall(r"\]\((pictures/[^)]+)\)", "".join(texts))  # test_docs_run.py looks at each
     for target in re.findall(r"\]\(([^)\s]+)\)", prose_of(page)):
         path = target.partition("#")[0]

@@ -71,7 +71,7 @@ def test_a_page_runs_where_its_files_are(page, template, tmp_path, bucket, s3_se
     fill_bucket(folder, bucket)
     if page.name == "library.md":
         prepare_library(folder, bucket)
-    if page.name == "README.md":
+    if page.name == "training.md":
         prepare_run(folder)
     environment = {**reader_environment(), "OS_SST": str(folder / "os_sst"), "OMP_NUM_THREADS": "1"}
     environment["PATH"] = f"{folder / '.bin'}{os.pathsep}{environment['PATH']}"

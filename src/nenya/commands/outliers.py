@@ -75,7 +75,7 @@ class OutliersOptions(AnalysisOptions, ShardOptions):
     apart_km: float | None = option(
         None,
         f"rows within this distance in km (and apart_days) are not neighbours; default {_APART_KM:g} where the table "
-        "has lat, lon and datetime; 0: distances do not count",
+        "has lat, lon and datetime; 0: distances are ignored",
         at_least(0),
     )
     apart_days: float | None = option(
@@ -227,7 +227,7 @@ def identity_for(table: "pd.DataFrame", options: OutliersOptions) -> Identity:
     found = identity_of(table, km, days, same_granule=options.same_granule)
     for name, values in (("place", found.place), ("time", found.time)):
         if values is not None and not np.isfinite(values).any():
-            log.warning("no row has a %s: distances do not count", name)
+            log.warning("no row has a %s: distances are ignored", name)
     return found
 
 

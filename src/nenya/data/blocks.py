@@ -220,7 +220,7 @@ class BlocksDataModule(pl.LightningDataModule):
         return DataLoader(
             self._data,
             batch_sampler=BlockSampler(mine),  # type: ignore[arg-type]  # any iterable of blocks will do
-            collate_fn=as_it_is,  # type: ignore[arg-type]  # batches come whole, not as lists
+            collate_fn=as_it_is,  # type: ignore[arg-type]  # a batch is one item, not a list
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
         )

@@ -28,7 +28,7 @@ def mask_shapes(masks: Masks, images: NDArray[np.floating]) -> Float64Array:
 
     Args:
         masks: (n, H, W), each with a masked and a clear pixel.
-        images: (n, H, W); values of masked pixels do not count.
+        images: (n, H, W); values of masked pixels are ignored.
 
     Returns:
         (n, 6), each row independent of the others.

@@ -1,4 +1,4 @@
-"""Two sets as one pool of rows, and the null hypothesis that whole blocks may change sides.
+"""Two sets as one pool of rows, and the null hypothesis that complete blocks may change sides.
 
 Rows of one block (a granule, a day) are not independent, so blocks change sides as a whole. A block whose rows are
 all of one set takes the place of another such block; a block with rows of both sets exchanges its two halves or not.

@@ -333,7 +333,7 @@ def fit_density(
 
     Args:
         latents: (N, D) array, `RowsOf`, or `nenya.latents.files.Latents`.
-        granule: (N,) granule of each row, -1 if unknown: whole granules are held out.
+        granule: (N,) granule of each row, -1 if unknown: complete granules are held out.
         components: see `fit_components`; above `EXACT_ROWS` latents they are fitted on so many of them.
         sample: rows on which mixtures are fitted.
         seed: of the sample, the rows held out, and the starts.
@@ -391,7 +391,7 @@ def _unit_blocks(latents: Any) -> Iterator[tuple[int, NDArray[np.float32]]]:
 
 
 class RowsOf:
-    """Some rows of latents in an order, as an array: only what is asked for is read.
+    """Some rows of latents in an order, as an array: only the requested rows are read.
 
     Args:
         latents: `nenya.latents.files.Latents`.

@@ -52,7 +52,7 @@ def check_mask_channel(options: Options) -> None:
     """Check that the network sees a mask if, and only if, the cutouts are read with one.
 
     Raises:
-        OptionError: One option says so, and the other does not.
+        OptionError: Only one of two options sets it.
     """
     channel, masked = options.model.mask_channel, options.preprocess.masked
     if channel and masked != "mask":
@@ -325,7 +325,7 @@ def find_weights_of(options: Options, ckpt: str | None) -> Named:
 
     Raises:
         OptionError: Neither is given, it is no such name, or it names an environment variable that is not set.
-        CheckpointError: The published weights are not there, those that come with nenya are damaged, or the file has
+        CheckpointError: The published weights are absent, those that come with nenya are damaged, or the file has
             another sha256 than expected.
         InputFileError: A file beside the weights is damaged.
         StorageError: A hub or a server does not deliver it.
@@ -388,7 +388,7 @@ def checkpoint_of(options: Options, ckpt: str | None) -> Checkpoint:
 
 
 def read_weights(named: Named, cache_dir: str | None) -> Checkpoint:
-    """Return the checkpoint of weights, with what is said of them beside the file; see `checkpoint_of`."""
+    """Return the checkpoint of weights, with what is stated of them beside the file; see `checkpoint_of`."""
     with _by_name(named):
         checkpoint = _read(*_stamped(named.place), cache_dir)
         named.check(checkpoint.sha256)

@@ -77,7 +77,7 @@ def _check(
 
 
 def gather_views(features: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-    """Join the features of all processes, so that each computes the loss of the whole batch.
+    """Join the features of all processes, so that each computes the loss of the complete batch.
 
     The gradient flows back to the process that a row came from, summed over the processes' losses. All of
     these are the same global loss L, so a process gets world_size * dL/d(its rows); the mean over processes

@@ -300,7 +300,7 @@ def _add_widgets(page: Any, session: Session) -> None:
     span = pn.widgets.RangeSlider(
         label="colours (K)", start=-1.0, end=1.0, value=(-1.0, 1.0), step=0.01, sizing_mode="stretch_width", **look
     )
-    span.param.watch(lambda event: session.primary.mapper.update(low=event.new[0], high=event.new[1]), "value")
+    span.param.watch(lambda event: session.primary.colour_between(*event.new), "value")
 
     def span_changed(value: tuple[float, float], ends: tuple[float, float]) -> None:
         step = max((ends[1] - ends[0]) / 200, 1e-4)

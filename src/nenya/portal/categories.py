@@ -74,19 +74,18 @@ def legend_text(legend: Legend | None) -> str:
     """Return the legend of a figure; a click on a class selects its rows."""
     if legend is None:
         return ""
-    lines = zip(colours(legend.classes), legend.classes.labels, legend.selected.tolist(), strict=True)
-    return part(
-        "legend",
-        title=title_of(legend.classes.name),
-        lines=[(code, colour, label, f"{count:,}") for code, (colour, label, count) in enumerate(lines)],
-    )
+    shown, labels, noise = colours(legend.classes), legend.classes.labels, legend.classes.noise
+    codes = sorted(range(len(labels)), key=lambda code: (code == noise, code))  # what belongs to none comes last
+    lines = [(code, shown[code], labels[code], f"{legend.selected[code]:,}") for code in codes]
+    return part("legend", title=title_of(legend.classes.name), lines=lines)
 
 
 def names_on(legend: Legend | None, extent: Extent) -> tuple[list[float], list[float], list[str]]:
     """Return positions and names of the classes that have room in the UMAP."""
     if legend is None or not len(legend.x) or legend.classes.kind != "names":
         return [], [], []
-    codes = apart(legend.x, legend.y, legend.selected, extent)[:_MOST_NAMES]
+    codes = [code for code in apart(legend.x, legend.y, legend.selected, extent) if code != legend.classes.noise]
+    codes = codes[:_MOST_NAMES]
     labels = [legend.classes.labels[code][:_LONGEST] for code in codes]
     return legend.x[codes].tolist(), legend.y[codes].tolist(), labels
 

@@ -343,7 +343,7 @@ def write_cutouts(
             out.
         valid: likewise, data set `valid`.
         compression: filter of HDF5, or None.
-        chunks: whole cutouts in each chunk.
+        chunks: complete cutouts in each chunk.
 
     Raises:
         InputFileError: a partition of another shape.
@@ -375,7 +375,7 @@ def stream_cutouts(
         path: the HDF5 file; overwritten if it exists.
         partitions: name -> shape (N, H, W), and blocks: suffix ("" for the cutouts, in K, or "_mask") -> (n, H, W).
         attributes: of the file.
-        chunks: whole cutouts in each chunk.
+        chunks: complete cutouts in each chunk.
         finish: called when all blocks are written, before the file appears.
 
     Raises:

@@ -206,7 +206,7 @@ def _why_offline() -> str:
 class Ledger(Profiler):
     """Measures the seconds of each stage of a run, as Lightning's profiler.
 
-    The time of an inner stage does not count for the outer one. On a GPU, which works asynchronously, the seconds are
+    The time of an inner stage is not added to the outer one. On a GPU, which works asynchronously, the seconds are
     those of the device. Work of other threads and processes is counted in `beside`.
 
     Args:

@@ -266,7 +266,7 @@ def _box(lon: Sequence[float] | None, lat: Sequence[float] | None) -> str:
         if east < west:
             raise OptionError(f"lon={list(lon)}: expected [west, east] in degrees from -180 to 360")
         around = [f"(`lon` >= {west + turn!r} AND `lon` <= {east + turn!r})" for turn in (-360.0, 0.0, 360.0)]
-        # A box around the whole globe excludes no longitude, not even between its turns.
+        # A box around the complete globe excludes no longitude, not even between its turns.
         terms.append(f"({' OR '.join(around)})" if east - west < 360 else "`lon` IS NOT NULL")
     if lat is not None:
         terms.append(_between("lat", "lat", lat))

@@ -135,6 +135,7 @@ document.addEventListener("DOMContentLoaded", () => {
     if (dark !== SETTINGS.dark) paint();
     access(act);
     pointer(page);
+    touch(page);
     longitudes(page);
   });
 });
