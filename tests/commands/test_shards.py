@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -270,3 +272,33 @@ def test_shards_are_added_to_an_index(archive, small_pieces, nenya_cli, tmp_path
         assert code == 0, said
     assert "794 rows, 397 of them new" in said
     pd.testing.assert_frame_equal(rows_in("one.index")[0], rows_in("shared.index")[0])
+
+
+@pytest.mark.slow
+def test_the_job_array_of_slurm(archive, nenya_cli, small_pieces, tmp_path):
+    """The script of the documentation, with an srun that starts its command here."""
+    assert nenya_cli("embed", [*archive, "ntrain=200", "out=one/t.parquet"])[0] == 0
+    (tmp_path / "bin").mkdir()
+    player = f'exec {sys.executable} {shard_player.__file__} "$@"'
+    for name, line in {"srun": 'exec "$@"', "nenya": player, "scontrol": "echo $* > requeued"}.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    args = [*archive, "ntrain=200", "out=shared/t.parquet"]
+
+    def task(number, **env):
+        array = {"SLURM_ARRAY_TASK_ID": str(number), "SLURM_ARRAY_TASK_COUNT": "2", "SLURM_ARRAY_JOB_ID": "77"}
+        env = {
+            **os.environ,
+            "PATH": f"{tmp_path}/bin:{os.environ['PATH']}",
+            "PIECE_ROWS": str(PIECE_ROWS),
+            **array,
+            **env,
+        }
+        script = Path(__file__).parents[2] / "docs" / "cluster" / "slurm_shards.sh"
+        return subprocess.run(["bash", script, "embed", *args], env=env, capture_output=True, text=True, timeout=300)
+
+    done = [task(0), task(1, DIE_AFTER="2"), task(1)]
+    assert [one.returncode for one in done] == [0, 137, 0], done
+    assert "resuming" in done[2].stderr and not Path("requeued").exists()
+    assert nenya_cli("embed", [*args, "shard=merge"])[0] == 0
+    assert files_of("shared") == files_of("one")
