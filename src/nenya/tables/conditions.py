@@ -12,6 +12,7 @@ from nenya.defs import DT_INTERVALS, REGIONS, SEASONS
 from nenya.errors import NenyaError, OptionError
 from nenya.options.declare import suggest
 from nenya.options.extras import need
+from nenya.runtime.lean import import_lancedb
 from nenya.tables.key_columns import KEYS
 from nenya.tables.place_and_time import dates_of, usual_names
 from nenya.tables.quantities import with_dt
@@ -98,6 +99,7 @@ def rows_where(table: "pd.DataFrame", sql: str) -> NDArray[np.bool_]:
     """
     need("search", f"a condition ({sql})")
     check_condition(sql)
+    import_lancedb()
     import lancedb
     import pyarrow as pa
 
