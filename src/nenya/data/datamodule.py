@@ -291,6 +291,8 @@ class ViewsDataModule(pl.LightningDataModule):
     def _labels(self, stage: str) -> NDArray[np.int64] | None:
         if self.options.loss.ssl_method != "SupCon":
             return None
+        if self.chosen is not None and self.chosen.labels is not None:
+            return self.chosen.labels
         return np.concatenate([read_labels(f, key, self.options.loader.labels) for f, key in self._parts(stage)])
 
     def _finite(self, stage: str) -> NDArray[np.int64]:
