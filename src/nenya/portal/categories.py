@@ -59,8 +59,8 @@ def make_legend(dataset: Dataset, filters: tuple[Filter, ...], name: str, ticket
         some = known if rows is None else replace(known, codes=known.codes[rows])
         x = y = np.empty(0)
         if all(axis in columns for axis in PLANES["umap"]):
-            places = (columns.values(axis) if rows is None else columns.values(axis)[rows] for axis in PLANES["umap"])
-            x, y = centres(*places, some)
+            across, up = (columns.values(axis) for axis in PLANES["umap"])
+            x, y = centres(across, up, some) if rows is None else centres(across[rows], up[rows], some)
         return Legend(known, some.counts(), x, y)
 
     return dataset.shared.get(("legend", filters, name), make)
