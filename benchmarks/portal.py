@@ -2,7 +2,7 @@
 
     python benchmarks/portal.py --rows 200000 1000000 5000000
 
-Each size gets a generated table and latents of 256 numbers (5 GB at five million rows), served by `nenya portal`;
+Each size gets a generated table and latents of 256 dimensions (5 GB at five million rows), served by `nenya portal`;
 clients speak to it as a browser does, over its websocket, and act when the page is idle. Times are medians.
 """
 

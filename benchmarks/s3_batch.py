@@ -5,7 +5,7 @@ process of its own), and measures, interleaved and in the same process, medians 
 
 - transfer: download of one cutout file and upload of its latents through nenya's own store, with all that it verifies.
   The connection is duplex and a batch uses both directions at once, so the longer of the two counts.
-- extraction: of one local file, from the moment that it is planned until its latents file is whole.
+- extraction: of one local file, from the moment that it is planned until its latents file is complete.
 - batch: of several files from and to the service. Per file, in the steady state: from the end of the first download
   to the end of the last extraction, divided by the number of files; and from the end of the first extraction to the
   end of the last one, divided by one less, which is the stricter measure where the transfer is the longer one.

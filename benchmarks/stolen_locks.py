@@ -4,7 +4,7 @@
 
 Real processes hold an archive and add files to it, as `nenya update` does, but files of a few bytes. Two hosts are
 two namespaces of names and process numbers; file systems whose locks do not lock are made by a preloaded library; S3
-is a server. After each scenario every file that somebody was told to be committed is named and whole, and whoever
+is a server. After each scenario every file that somebody was told to be committed is named and complete, and whoever
 came late was told so. What is done is kept in the results and not done again.
 """
 
@@ -75,7 +75,7 @@ class Actor:
             time.sleep(0.01)
 
     def go_on(self) -> None:
-        """Let it go on."""
+        """Let it continue."""
         os.kill(self.pid, signal.SIGCONT)
 
     def kill(self) -> None:
@@ -152,7 +152,7 @@ def _deepest(pid: int) -> int:
 
 
 def stopped_and_taken_for_alive(world: World, a: Actor, b: Actor) -> None:
-    """A is stopped, B is refused, A goes on."""
+    """A is stopped, B is refused, A continues."""
     a.stop()
     said = b.do("take")
     assert said.startswith(HELD) and "wait for it" in said, said
@@ -183,7 +183,7 @@ def running(world: World, a: Actor, b: Actor) -> None:
 
 
 def killed(world: World, a: Actor, b: Actor) -> None:
-    """A is killed; B goes on."""
+    """A is killed; B continues."""
     a.kill()
     assert b.do("take") == "held"
     world.added(b, "b1")

@@ -46,11 +46,16 @@ html_theme_options = {
     "dark_css_variables": {"color-brand-primary": "#6cc3e0", "color-brand-content": "#6cc3e0"},
 }
 
+STUDY_DATA = "<!-- study data -->"
+"""Where a page says which granules its build used."""
+
 # Files outside this folder that a page here includes.
 ELSEWHERE = {
     "../../benchmarks/README.md": "/reference/speed.md",
     "../benchmarks/README.md": "/reference/speed.md",
     "../CHANGELOG.md": "/reference/changes.md",
+    "../CONTRIBUTING.md": "/reference/contributing.md",
+    "../SECURITY.md": "/reference/security.md",
 }
 
 
@@ -74,6 +79,9 @@ def links_inside(_app: Any, _page: str, source: list[str]) -> None:
     """Lead links to files that are included here to the page that includes them."""
     for outside, inside in ELSEWHERE.items():
         source[0] = source[0].replace(f"({outside}", f"({inside}")
+    said = Path(__file__).parent / "pictures" / "study_data.txt"
+    if STUDY_DATA in source[0]:
+        source[0] = source[0].replace(STUDY_DATA, said.read_text().strip())
 
 
 def without_source(app: Any) -> list[Any]:

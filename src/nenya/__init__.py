@@ -4,7 +4,7 @@ import importlib
 import os
 from typing import Any
 
-__version__ = "1.0.0.dev0"
+__version__ = "1.0.0"
 
 
 def open_archive(

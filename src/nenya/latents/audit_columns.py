@@ -76,7 +76,7 @@ def targets_of(
 
     Args:
         table: of n rows.
-        columns: those that are asked for; default all that are neither keys nor made of the latents.
+        columns: those that are requested; default all that are neither keys nor made of the latents.
         ranks: whether numbers become their ranks; see `nenya.latents.probes.as_target`.
     """
     found: dict[str, tuple[Target, BoolArray]] = {}

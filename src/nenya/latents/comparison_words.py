@@ -19,7 +19,7 @@ def words(whole: Compared, parts: Sequence[Compared], names: tuple[str, str]) ->
     """Return a comparison in sentences, the answer first.
 
     Args:
-        whole: the answer for the whole.
+        whole: the answer for all rows.
         parts: the answers for the strata.
         names: of a and b.
     """

@@ -248,7 +248,7 @@ class PublishedOptions:
 
 
 _BATCHES = (
-    "a share from 0 to 1, or a whole number of batches",
+    "a share from 0 to 1, or an integer number of batches",
     lambda value: is_number(value) and (0 <= value <= 1 or (value > 0 and type(value) is int)),
 )
 

@@ -59,8 +59,9 @@ def make_legend(dataset: Dataset, filters: tuple[Filter, ...], name: str, ticket
         some = known if rows is None else replace(known, codes=known.codes[rows])
         x = y = np.empty(0)
         if all(axis in columns for axis in PLANES["umap"]):
-            across, up = (columns.values(axis) for axis in PLANES["umap"])
-            x, y = centres(across, up, some) if rows is None else centres(across[rows], up[rows], some)
+            across, up = PLANES["umap"]
+            places = (columns.values(across), columns.values(up))
+            x, y = centres(*(places if rows is None else (places[0][rows], places[1][rows])), some)
         return Legend(known, some.counts(), x, y)
 
     return dataset.shared.get(("legend", filters, name), make)

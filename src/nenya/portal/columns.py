@@ -218,7 +218,7 @@ class Columns:
     @cached_property
     def units(self) -> Units:
         """The rows grouped by granule and month."""
-        return units_of(self.month_numbers, NO_MONTH, self._granules)
+        return units_of(self.month_numbers, NO_MONTH, self.granules)
 
     def is_text(self, name: str) -> bool:
         """Return whether a column of the table holds strings."""
@@ -313,11 +313,11 @@ class Columns:
         """Return which rows are of the same granule, a time of a file, as one; (N,) bool."""
         same = np.zeros(self.rows, bool)
         same[row] = True
-        codes = self._granules
+        codes = self.granules
         return same if codes is None else same | ((codes == codes[row]) & (codes >= 0))
 
     @cached_property
-    def _granules(self) -> NDArray[np.int64] | None:
+    def granules(self) -> NDArray[np.int64] | None:
         """Number of the granule of each row, (N,); None if the table does not say."""
         names = [name for name in (GRANULE, *SOURCES) if name in self.names]
         if GRANULE in names and not self.table.column(GRANULE).null_count:

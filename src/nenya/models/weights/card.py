@@ -12,7 +12,7 @@ _MASKED = {
     "mean": "Masked pixels (NaN, or the mask's) become the mean of the clear pixels of the cutout. A cutout without a "
     "clear pixel has no latent.",
     "mask": "The mask (1 at masked pixels, which are NaN or the mask's, else 0) is the second channel; the values of "
-    "masked pixels do not count, as the network fills them itself from the clear ones. A cutout without a clear pixel "
+    "masked pixels are ignored, as the network fills them itself from the clear ones. A cutout without a clear pixel "
     "has no latent.",
 }
 _FILE = {
