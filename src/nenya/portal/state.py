@@ -166,21 +166,22 @@ class Masks:
 
     def __init__(self, columns: Columns, most: int = 24) -> None:
         self.columns, self._most = columns, most
-        self._kept: OrderedDict[Filter, BoolArray] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, Filter], BoolArray] = OrderedDict()
         self._lock = threading.Lock()
 
     def of(self, item: Filter, tick: Callable[[], None] = lambda: None) -> BoolArray:
         """Return the mask of a filter, (N,) bool, which must not be modified; `tick` may end slow work."""
         if isinstance(item, Months):  # as quick to make as to keep
             return item.mask(self.columns)
+        key = self.columns.version, item
         with self._lock:
-            if item in self._kept:
-                self._kept.move_to_end(item)
-                return self._kept[item]
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
         mask = item.mask(self.columns, tick)
         mask.flags.writeable = False
         with self._lock:
-            self._kept[item] = mask
+            self._kept[key] = mask
             while len(self._kept) > self._most:
                 self._kept.popitem(last=False)
         return mask
@@ -211,6 +212,7 @@ class View:
         examples: rows that similar cutouts are like, and rows that they are unlike.
         zoom: (plane, (left, right, lower, upper end)) of each plane that is not shown completely.
         pace: months of a step of the time, and steps a second.
+        held: filters of the selections A and B that are held for comparison; None for one that is not.
     """
 
     filters: tuple[Filter, ...] = ()
@@ -224,6 +226,7 @@ class View:
     examples: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
     zoom: tuple[tuple[str, tuple[float, float, float, float]], ...] = ()
     pace: tuple[int, int] = PACE
+    held: tuple[tuple[Filter, ...] | None, tuple[Filter, ...] | None] = (None, None)
 
     def extent(self, plane: str) -> tuple[float, float, float, float] | None:
         """Return the extent of a plane; None for its full one."""
@@ -244,6 +247,7 @@ class View:
             "e": [list(rows) for rows in self.examples],
             "z": {plane: list(extent) for plane, extent in self.zoom},
             "m": list(self.pace),
+            "h": [None if held is None else [_encoded(item) for item in held] for held in self.held],
         }
         values |= {key: value for key, value in more.items() if value != _PLAIN[key]}
         packed = zlib.compress(json.dumps(values, separators=(",", ":")).encode(), 9)
@@ -277,7 +281,7 @@ def read_view(text: str, columns: Columns) -> View:
             "own",
         ):
             raise ValueError(colour)
-        options = _options(values, columns)
+        options = replace(_options(values, columns), held=_held(values.get("h", _PLAIN["h"]), columns))
     except NenyaError:
         raise
     except (ValueError, KeyError, TypeError, ArithmeticError, IndexError, zlib.error, RecursionError) as error:
@@ -288,12 +292,13 @@ def read_view(text: str, columns: Columns) -> View:
 
 
 _PLAIN: dict[str, Any] = {"o": ["random", False], "t": "", "n": [True, True], "e": [[], []], "z": {}, "m": list(PACE)}
-TABS = ("gallery", "table", "stats", "filter", "upload", "download")
+_PLAIN["h"] = [None, None]
+TABS = ("gallery", "table", "stats", "filter", "upload", "download", "tags", "against")
 
 
 def _options(values: Mapping[str, Any], columns: Columns) -> View:
     """Build the options of a view from untrusted values; older links have none."""
-    (order, descending), tab, near, examples, zoom, pace = (values.get(key, plain) for key, plain in _PLAIN.items())
+    (order, descending), tab, near, examples, zoom, pace = (values.get(key, _PLAIN[key]) for key in "otnezm")
     if order not in ("random", "table order", *columns.metrics()) or tab not in ("", *TABS):
         raise ValueError(order)
     if not isinstance(zoom, dict) or len(near) != 2 or any(type(value) is not bool for value in (descending, *near)):
@@ -307,6 +312,15 @@ def _options(values: Mapping[str, Any], columns: Columns) -> View:
     near, examples = (near[0], near[1]), (tuple(like), tuple(unlike))
     shown = View(order=order, descending=descending, tab=tab, near=near, examples=examples, zoom=tuple(extents))
     return replace(shown, pace=make_pace(pace))
+
+
+def _held(given: Any, columns: Columns) -> tuple[tuple[Filter, ...] | None, tuple[Filter, ...] | None]:
+    """Build the held selections from untrusted values."""
+    found = [None if held is None else _filters(held) for held in given]
+    for item in (item for held in found for item in held or ()):
+        check_filter(item, columns)
+    first, second = found
+    return first, second
 
 
 def _extent(plane: str, ends: Any) -> tuple[float, float, float, float]:
@@ -382,7 +396,7 @@ def check_filter(item: Filter, columns: Columns) -> None:
         if columns.dates is None:
             raise KeyError("dates")
     elif isinstance(item, Category):
-        if not set(item.values) <= set(columns.categories()[item.column]):
+        if not columns.may_hold(item.column, item.values):
             raise ValueError(f"strings that are not in {item.column}")
     elif isinstance(item, Range):
         columns.values(item.column)
