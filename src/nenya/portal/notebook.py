@@ -142,8 +142,8 @@ class _Server:
         self._loop.call_soon(self._ready.set)
         self._loop.run_forever()
         server.stop()
-        server._http.stop()  # the port is free at once
         self._portal.close()
+        server.io_loop.close(all_fds=True)  # the port is free, and open pages learn of the end
 
     def stop(self) -> None:
         """Stop serving, and remove the temporary files."""
