@@ -8,11 +8,13 @@ import logging
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from nenya.data.blocks import BlocksDataModule, cut_blocks
+from nenya.data.blocks import Block, BlocksDataModule, cut_blocks
 from nenya.data.cutouts import CutoutFile
+from nenya.extraction.journal import BlockStore
 from nenya.models.contrastive import ContrastiveModule, demeaned
 from nenya.models.inference import backend_of, choose_backend
 from nenya.models.resnet import ContrastiveNet
@@ -22,7 +24,7 @@ log = logging.getLogger(__name__)
 
 HALF = "bf16-true"
 NEIGHBOURS = 10
-_LEAST, _MOST, _SHARE = 64, 256, 50  # cutouts of the comparison: one in 50
+_LEAST, _MOST, _SHARE = 64, 256, 100
 _LOW = 0.999
 
 
@@ -45,15 +47,15 @@ def trainer_options(options: Options, net: ContrastiveNet) -> TrainerOptions:
 
 
 def agreement(
-    options: Options, module: ContrastiveModule, file: CutoutFile, backend: str, batch_size: int
+    options: Options, module: ContrastiveModule, file: CutoutFile, store: BlockStore, batch_size: int
 ) -> dict[str, str]:
-    """Compare latents in bfloat16 with those in float32 on some cutouts of a file.
+    """Compare the latents of some cutouts of a file, in bfloat16, with those in float32.
 
     Args:
         options: of the extraction.
         module: the network.
         file: the cutout file.
-        backend: of the forward pass.
+        store: the finished latents.
         batch_size: cutouts of a forward pass.
 
     Returns:
@@ -61,28 +63,27 @@ def agreement(
         and the share of the nearest neighbours among these cutouts that are the same. Empty for other extractions, and
         where fewer than two cutouts have latents.
     """
-    if not is_half(options, module.net) or backend != "packed":
+    if not is_half(options, module.net):
         return {}
-    images = _some_cutouts(options, file)
-    images = images[torch.isfinite(images).flatten(1).all(dim=1)]
-    if len(images) < 2:
+    name = max(store.rows, key=lambda partition: store.rows[partition])
+    images = _first_cutouts(options, file, name, store.rows[name])
+    raw = np.frombuffer(store.read(Block(0, name, range(len(images)))), np.float32)
+    half = torch.from_numpy(raw.reshape(len(images), store.width)[:, : store.dim].copy())
+    known = torch.isfinite(half).all(dim=1)
+    if int(known.sum()) < 2:
         return {}
-    module.backend = backend
-    exact, half = (_latents(module, images, batch_size, half=half) for half in (False, True))
-    found = {"cutouts": len(images), **compared(exact, half)}
-    said = (
-        "bfloat16 against float32 on %d cutouts: least cosine %.6f, %.1f %% of the %d nearest neighbours are the same"
-    )
+    exact = _exact(module, images[known], batch_size)
+    found = {"cutouts": len(exact), **compared(exact, half[known])}
+    said = "bfloat16 against float32, %d cutouts: least cosine %.6f, %.1f %% of the %d nearest neighbours are the same"
     level = logging.WARNING if found["least_cosine"] < _LOW else logging.INFO
-    log.log(level, said, len(images), found["least_cosine"], 100 * found["same_neighbours"], found["neighbours"])
+    log.log(level, said, len(exact), found["least_cosine"], 100 * found["same_neighbours"], found["neighbours"])
     return {"bfloat16_agreement": json.dumps(found)}
 
 
-def _some_cutouts(options: Options, file: CutoutFile) -> Tensor:
-    """Return the first cutouts (n, C, H, W) of the largest partition, as the network sees them."""
-    name, info = max(file.partitions.items(), key=lambda item: item[1].rows)
-    wanted = min(info.rows, _MOST, max(_LEAST, info.rows // _SHARE))
-    one = replace(file, partitions={name: info})
+def _first_cutouts(options: Options, file: CutoutFile, name: str, rows: int) -> Tensor:
+    """Return the first cutouts (n, C, H, W) of a partition, as the network sees them: one in 100, from 64 to 256."""
+    wanted = min(rows, _MOST, max(_LEAST, rows // _SHARE))
+    one = replace(file, partitions={name: file.partitions[name]})
     blocks = cut_blocks(one, options.loader.block_size, {name: wanted})[:1]
     data = BlocksDataModule(one, blocks, masked=options.preprocess.masked)
     try:
@@ -91,17 +92,16 @@ def _some_cutouts(options: Options, file: CutoutFile) -> Tensor:
         data.teardown("predict")
     if "error" in batch:
         raise batch["error"]
-    images: Tensor = torch.as_tensor(batch["images"])[:wanted]
+    images: Tensor = torch.as_tensor(batch["images"])
     return demeaned(images) if options.preprocess.file == "demean" else images
 
 
 @torch.no_grad()
-def _latents(module: ContrastiveModule, images: Tensor, batch_size: int, *, half: bool) -> Tensor:
-    """Return the latents (n, D) of images (n, C, H, W), in batches of one shape."""
-    run = module.runner((batch_size, *images.shape[1:]), half=half)
+def _exact(module: ContrastiveModule, images: Tensor, batch_size: int) -> Tensor:
+    """Return the latents (n, D) of images (n, C, H, W) in float32, in batches of one shape."""
+    run = module.runner((batch_size, *images.shape[1:]), half=False)
     found = []
-    module.net.eval()
-    for part in images.split(batch_size):
+    for part in torch.split(images, batch_size):
         padded = torch.nn.functional.pad(part, (0, 0) * 3 + (0, batch_size - len(part)))
         found.append(run(padded)[: len(part)].float())
     return torch.cat(found)

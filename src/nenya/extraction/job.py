@@ -228,9 +228,8 @@ def extract_file(
                     **_describe_source(job, wanted["source"], sha256),
                     "rows": json.dumps(job.rows),
                     **calibration_words(clearness),
-                    **agreed,
+                    **agreement(options, module, job.file, store, work.batch_size),
                 }
-                agreed = agreement(options, module, job.file, work.backend, work.batch_size)
                 _extract(job, module, trainer, writer, work, measure)
         except _ChangedError:
             lock.check()

@@ -56,7 +56,7 @@ def kind_of_processor(accelerator: str) -> str:
     """
     if accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available():
         return "cuda_bf16" if torch.cuda.get_device_capability() >= _AMPERE else "cuda"
-    if accelerator not in ("cpu", "auto") or not torch.backends.mkldnn.is_available():
+    if accelerator not in ("cpu", "auto") or not torch._C._has_mkldnn:
         return "other"
     able = torch.cpu.get_capabilities()
     return next((kind for name, kind in _CPU_KINDS.items() if able.get(name)), "other")
