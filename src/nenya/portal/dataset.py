@@ -269,7 +269,7 @@ class Dataset:
     def warm(self) -> None:
         """Compute the results needed by the first view."""
         for name in self.columns.metrics():
-            self.columns.binned(name)
+            self.columns.charted(name)
         self.columns.class_names()
 
     def first_rows(self) -> NDArray[np.int64]:
