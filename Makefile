@@ -39,6 +39,7 @@ notebook: install
 
 docs: install
 	$(BIN)/python docs/make_pictures.py
+	$(BIN)/python docs/make_report.py
 	$(BIN)/python -m sphinx -W --keep-going -q -b html -d outputs/docs/doctrees docs outputs/docs/html
 
 test: install

@@ -223,9 +223,8 @@ def _resolves(dotted: str) -> bool:
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=name_of)
 def test_relative_links_lead_somewhere(page):
-    made = {
-        name for other in make_pictures.PAGES for name in make_pictures.shown_in(other)
-    }  # test_docs_run.py looks at each
+    pages = [*make_pictures.PAGES, DOCS / "report.md"]
+    made = {name for other in pages for name in make_pictures.shown_in(other)}  # test_docs_run.py and test_report.py
     for target in re.findall(r"\]\(([^)\s]+)\)", prose_of(page)):
         path = target.partition("#")[0]
         if not path or re.match(r"[a-z0-9]+:", path):

@@ -114,6 +114,10 @@ def dt_bin(dt: float) -> str:
 
     Raises:
         ValueError: It is negative or NaN, and so in no bin.
+
+    Examples:
+        >>> dt_bin(0.7), dt_bin(1.7)
+        ('DT1', 'DT2')
     """
     for name in DT_BINS:
         if dt in DT_INTERVALS[name]:

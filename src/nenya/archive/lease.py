@@ -18,7 +18,7 @@ from nenya.archive.commit import revoke
 from nenya.archive.folder import Folder
 from nenya.archive.manifest import MANIFEST
 from nenya.errors import NenyaError, OutputError, StorageError
-from nenya.storage.lock import MOST_FENCE, OutputLock, lost
+from nenya.storage.lock import MOST_FENCE, OutputLock, holder_of, lost
 from nenya.storage.process import Life, current, from_values, life
 from nenya.storage.s3.conditional import NoConditionsError, ReplacedError
 from nenya.storage.s3.service import join_url, store
@@ -26,6 +26,9 @@ from nenya.storage.s3.service import join_url, store
 log = logging.getLogger(__name__)
 
 LEASE = "update-lock.json"
+SHARED = ".shards"
+"""Folder, in that of unfinished work, of what shards of an update note."""
+
 BEAT = 20.0
 """Seconds between signs of life on S3."""
 
@@ -58,6 +61,7 @@ class Lease:
         """
         self._lock.take()
         try:
+            _refuse_shards(self.folder)
             if self.object is not None:
                 self.object.take()
                 self.folder.safe = self.object.safe
@@ -103,6 +107,17 @@ class Lease:
         said = {} if self.object is None else self.object.read()[1]
         identity = from_values(said)
         return {} if identity is not None and life(identity) is Life.GONE else said
+
+
+def _refuse_shards(folder: Folder) -> None:
+    """Check that no shard of an update is at work; one that begins later finds the lock of this process.
+
+    Raises:
+        OutputError: One is.
+    """
+    for path in sorted((folder.work / SHARED).glob("*/shard-*.lock")):
+        if (holder := holder_of(path)) is not None:
+            raise OutputError(f"{folder.place}: {path.stem} of an update is being made by {holder.who}: wait for it")
 
 
 class LeaseObject:

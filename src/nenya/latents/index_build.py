@@ -4,9 +4,10 @@ import hashlib
 import json
 import logging
 import shutil
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -57,7 +58,40 @@ _SAMPLES = 64  # rows per part for training its centre
 _GROWTH = 1.5  # growth in rows since the last training that triggers a new one
 
 
-def add_files(folder: Path, latents: Latents, table: "pd.DataFrame | None" = None) -> int:
+class Prepared(Protocol):
+    """Rows of latents that were read and checked before; see `nenya.latents.index_shards`."""
+
+    def hash_of(self, part: Part) -> str:
+        """Return the hash of the rows of a partition."""
+
+    def rows_of(self, part: Part) -> Iterable[tuple[int, Any]]:
+        """Yield the batches of a partition: its first row within it, and the result of `rows_of`."""
+
+
+class _Read:
+    """Reads and checks rows when they are added.
+
+    Args:
+        latents: the rows.
+        keys: table of the rows.
+    """
+
+    def __init__(self, latents: Latents, keys: "pd.DataFrame") -> None:
+        self._latents, self._keys = latents, keys
+
+    def hash_of(self, part: Part) -> str:
+        return hash_of(part, self._latents)
+
+    def rows_of(self, part: Part) -> Iterator[tuple[int, Any]]:
+        for start in range(0, part.rows, BATCH_ROWS):
+            stop = min(start + BATCH_ROWS, part.rows)
+            yield start, rows_of(self._latents, self._keys, part.start + start, part.start + stop)
+            self._latents.release()
+
+
+def add_files(
+    folder: Path, latents: Latents, table: "pd.DataFrame | None" = None, prepared: Prepared | None = None
+) -> int:
     """Add the rows of latents files to an index, which is created if missing.
 
     Rows with NaN are left out, and their number is logged. A partition already in the index, by its name and content,
@@ -67,6 +101,7 @@ def add_files(folder: Path, latents: Latents, table: "pd.DataFrame | None" = Non
         folder: the index.
         latents: the rows.
         table: of the cutouts.
+        prepared: their rows, if shards prepared them.
 
     Returns:
         Number of added rows.
@@ -79,24 +114,22 @@ def add_files(folder: Path, latents: Latents, table: "pd.DataFrame | None" = Non
     about = _about(folder, latents, keys)
     write_about(folder, about)
     with lance_errors(folder):
-        return _add_parts(folder, about, latents, keys)
+        return _add_parts(folder, about, latents, prepared or _Read(latents, keys))
 
 
-def _add_parts(folder: Path, about: dict[str, Any], latents: Latents, keys: "pd.DataFrame") -> int:
+def _add_parts(folder: Path, about: dict[str, Any], latents: Latents, prepared: Prepared) -> int:
     """Add the partitions that are not in the index; return the number of added rows."""
     made = open_table(folder, _schema(about))
     added = 0
     for part in latents.parts:
-        source = _source(folder, about, part, latents)
+        source = _source(folder, about, part, prepared)
         if source["done"]:
             log.info("%s of %s: already in the index", part.partition, part.path)
             continue
         write_about(folder, about)
         before = added
-        for start in range(0, part.rows, BATCH_ROWS):
-            stop = min(start + BATCH_ROWS, part.rows)
-            added += _add_batch(made, about, (source["start"] + start, part.start + start, stop - start), latents, keys)
-            latents.release()
+        for start, rows in prepared.rows_of(part):
+            added += _add_batch(made, about, source["start"] + start, rows)
         source["done"] = True
         source["left_out"] = part.rows - made.count_rows(_between(source["start"], part.rows))
         write_about(folder, about)
@@ -266,9 +299,9 @@ def _about(folder: Path, latents: Latents, keys: "pd.DataFrame") -> dict[str, An
     return about
 
 
-def _source(folder: Path, about: dict[str, Any], part: Part, latents: Latents) -> dict[str, Any]:
+def _source(folder: Path, about: dict[str, Any], part: Part, prepared: Prepared) -> dict[str, Any]:
     """Return the entry of a partition among the sources; it may be new, unfinished or finished."""
-    sha256 = _sha256(part, latents)
+    sha256 = prepared.hash_of(part)
     for source in about["sources"]:
         if (source["stem"], source["partition"]) == (part.stem, part.partition):
             if source["sha256"] != sha256:
@@ -283,7 +316,7 @@ def _source(folder: Path, about: dict[str, Any], part: Part, latents: Latents) -
     return about["sources"][-1]  # type: ignore[no-any-return]
 
 
-def _sha256(part: Part, latents: Latents) -> str:
+def hash_of(part: Part, latents: Latents) -> str:
     """Return the hash of a partition's rows: from the file's attributes, or computed."""
     with open_hdf5(part.path, links=latents.links) as file:
         said = parse_json(str(file.attrs.one("latents_sha256", "{}")), f"{part.path}: attribute latents_sha256")
@@ -315,38 +348,66 @@ def _between(start: int, rows: int) -> str:
     return f"`{ROW}` >= {start} AND `{ROW}` < {start + rows}"
 
 
-def _add_batch(
-    made: Any, about: dict[str, Any], where: tuple[int, int, int], latents: Latents, keys: "pd.DataFrame"
-) -> int:
+def rows_of(latents: Latents, keys: "pd.DataFrame", start: int, stop: int) -> Any:
+    """Return the finite rows from `start` to `stop` as an Arrow table: number from `start` on, columns, latent.
+
+    Args:
+        latents: the rows.
+        keys: table of all rows.
+        start: first row.
+        stop: end of the rows.
+    """
+    import pyarrow as pa
+
+    block = latents[start:stop]
+    good = np.flatnonzero(np.isfinite(block).all(axis=1))
+    some = keys.iloc[start + good]
+    flat = pa.array(np.ascontiguousarray(block[good], np.float32).ravel())
+    return pa.table(
+        {
+            ROW: pa.array(good),
+            **{str(name): as_arrow(some[name]) for name in keys.columns},
+            VECTOR: pa.FixedSizeListArray.from_arrays(flat, block.shape[1]),
+        }
+    )
+
+
+def _add_batch(made: Any, about: dict[str, Any], first: int, rows: Any) -> int:
     """Add rows in one atomic step; rows already in the index are not added again.
 
     Args:
         made: LanceDB's table.
         about: description of the index.
-        where: first row number in the index, first among the latents, number of rows.
-        latents: the rows.
-        keys: table of the rows.
+        first: number in the index of the row with number 0.
+        rows: of `rows_of`.
+
+    Returns:
+        Number of added rows.
     """
     import pyarrow as pa
+    import pyarrow.compute as pc
 
-    first, own, rows = where
-    block = latents[own : own + rows]
-    there = made.search().where(_between(first, rows)).select([ROW]).limit(rows).to_arrow()[ROW].to_numpy() - first
-    good = np.setdiff1d(np.flatnonzero(np.isfinite(block).all(axis=1)), there)
-    if not len(good):
+    if not len(rows):
+        return 0
+    numbers = pc.add(rows[ROW], pa.scalar(first))
+    last = numbers[-1].as_py() + 1
+    there = made.search().where(_between(numbers[0].as_py(), last - numbers[0].as_py())).select([ROW])
+    known = there.limit(len(rows)).to_arrow()[ROW].combine_chunks()
+    rows = rows.set_column(rows.schema.get_field_index(ROW), ROW, numbers)
+    if len(known):
+        rows = rows.filter(pc.invert(pc.is_in(rows[ROW], value_set=known)))
+    if not len(rows):
         return 0
     schema = _schema(about)
-    some = keys.iloc[own + good]
-    columns = {ROW: pa.array(first + good)}
+    columns = {ROW: rows[ROW]}
     for name in about["columns"]:
         kind = schema.field(name).type
         try:
-            columns[name] = as_arrow(some[name]).cast(kind) if name in some else pa.nulls(len(good), kind)
+            columns[name] = rows[name].cast(kind) if name in rows.schema.names else pa.nulls(len(rows), kind)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise InputFileError(
                 f"column {name} of the table: expected type {kind} as in the index: {str(error).splitlines()[0]}"
             ) from error
-    flat = pa.array(np.ascontiguousarray(block[good], np.float32).ravel())
-    columns[VECTOR] = pa.FixedSizeListArray.from_arrays(flat, about["dim"])
+    columns[VECTOR] = rows[VECTOR]
     made.add(pa.table(columns, schema=schema))
-    return len(good)
+    return len(rows)

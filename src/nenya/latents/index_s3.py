@@ -125,6 +125,11 @@ def work_copy(url: str, cache_dir: str | None, *, fresh: bool) -> Path:
     return work
 
 
+def shards_folder(url: str, cache_dir: str | None) -> Path:
+    """Return the folder of the shards of an index, which all workers must see."""
+    return _place(url, cache_dir, "shards")
+
+
 def keep(work: Path, version: str) -> Path:
     """Rename a published working copy to the local copy of its version."""
     place = work.with_name(version)

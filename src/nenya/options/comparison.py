@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from nenya.options.calibration import AnalysisOptions
 from nenya.options.declare import at_least, one_of, option
+from nenya.options.tags import TagsOptions
 
 
 def _is_names(value: Any) -> bool:
@@ -12,7 +13,7 @@ def _is_names(value: Any) -> bool:
 
 
 @dataclass
-class CompareOptions(AnalysisOptions):
+class CompareOptions(AnalysisOptions, TagsOptions):
     """Options of the comparison of two sets of latents, or of several trainings."""
 
     uses: ClassVar[tuple[str, ...]] = ("loader", "data", "out", "seed", "clobber")

@@ -20,6 +20,7 @@ from nenya.portal.saved import SavedViews
 from nenya.portal.session import Session
 from nenya.portal.state import TABS, View, read_view
 from nenya.portal.theme import Theme
+from nenya.portal.time_panel import add_time, time_settings
 from nenya.portal.views import Histogram
 from nenya.portal.work import ORDERS
 from nenya.tables.quantities import title_of
@@ -93,6 +94,8 @@ def make_page(
     _add_texts(page, session)
     _add_figures(page, session)
     _add_widgets(page, session)
+    if session.dates is not None:
+        add_time(page, session)
     columns = dataset.columns
     variables: dict[str, Any] = {
         "dark": theme.dark,
@@ -105,6 +108,7 @@ def make_page(
         "latents": dataset.latents is not None,
         "upload": can_upload,
         "limit_mb": limit_mb,
+        "time": time_settings(session),
         "tabs": list(zip(TABS, _TITLES, strict=True)),
         "saved": saved is not None,
         "notes": dataset.notes,
@@ -173,6 +177,7 @@ def _add_texts(page: Any, session: Session) -> None:
 
     def changed() -> None:
         link.value = f"{session.selection.step}|{session.tab}|{session.selection.view.to_text()}"
+        session.tell_time()
 
     session.changed = changed
 

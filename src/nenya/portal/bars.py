@@ -49,12 +49,13 @@ class CellColours:
 
     Attributes:
         kind: `counts`, `means` or `categories`.
+        held: whether the ends of the colours may only move apart, so that pictures that follow each other compare.
     """
 
     def __init__(self, plot: Any, source: ColumnDataSource, theme: Theme) -> None:
         self._plot, self._source, self.theme = plot, source, theme
         self._kinds: dict[str, _Kind] = {}
-        self.kind = ""
+        self.kind, self.held = "", False
         self.by_counts(1)
 
     @property
@@ -75,7 +76,8 @@ class CellColours:
     def by_counts(self, most: float) -> None:
         """Colour by counts from 1 to `most`, logarithmically."""
         kind = self._use("counts")
-        kind.mapper.update(low=1.0, high=float(max(10.0, most)))
+        least = kind.mapper.high if self.held else 10.0
+        kind.mapper.update(low=1.0, high=float(max(least, most)))
 
     def by_means(self, low: float, high: float, title: str) -> None:
         """Colour by means.
@@ -86,6 +88,8 @@ class CellColours:
             title: of the bar.
         """
         kind = self._use("means")
+        if self.held:
+            low, high = min(low, kind.mapper.low), max(high, kind.mapper.high)
         kind.mapper.update(low=float(low), high=float(high if high > low else low + 1))
         assert kind.bar is not None
         if kind.bar.title != plain(title):

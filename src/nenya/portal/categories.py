@@ -1,6 +1,6 @@
 """Colours by classes, such as clusters, regions and months: choices, legend with counts, names on the UMAP."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from nenya.portal.pages import part
 from nenya.portal.pictures import Extent
 from nenya.portal.state import PLANES, Filter, make_category, make_range
 from nenya.portal.views import mean_of
+from nenya.portal.work import picked
 from nenya.tables.categories import LABELS
 from nenya.tables.classes import Classes, apart, centres
 from nenya.tables.quantities import title_of
@@ -27,14 +28,12 @@ class Legend:
     Attributes:
         classes: of all rows.
         selected: (K,), selected rows of each.
-        whole: (K,), all rows of each.
         x: (K,), their median positions in the UMAP; empty without one.
         y: (K,).
     """
 
     classes: Classes
     selected: NDArray[np.int64]
-    whole: NDArray[np.int64]
     x: NDArray[np.float64]
     y: NDArray[np.float64]
 
@@ -56,11 +55,13 @@ def make_legend(dataset: Dataset, filters: tuple[Filter, ...], name: str, ticket
     known = classes
 
     def make() -> Legend:
-        mask = dataset.masks.all_of(filters, lambda: ticket.tick(0.1))
+        rows = picked(dataset, filters, ticket)
+        some = known if rows is None else replace(known, codes=known.codes[rows])
         x = y = np.empty(0)
         if all(axis in columns for axis in PLANES["umap"]):
-            x, y = centres(columns.values("US0"), columns.values("US1"), known, mask)
-        return Legend(known, known.counts(mask), known.counts(), x, y)
+            places = (columns.values(axis) if rows is None else columns.values(axis)[rows] for axis in PLANES["umap"])
+            x, y = centres(*places, some)
+        return Legend(known, some.counts(), x, y)
 
     return dataset.shared.get(("legend", filters, name), make)
 

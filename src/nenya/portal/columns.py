@@ -16,6 +16,7 @@ from nenya.tables.classes import Classes, classes_of_numbers, classes_of_texts
 from nenya.tables.comparison import NO_DATE
 from nenya.tables.granules import GRANULE, SOURCES, granules
 from nenya.tables.key_columns import COLUMNS
+from nenya.tables.over_time import Units, units_of
 from nenya.tables.place_and_time import other_names
 from nenya.tables.quantities import DIFFERENCE, TERMS, dt_name
 
@@ -23,6 +24,10 @@ FloatArray = NDArray[np.float32]
 
 BINS = 48
 """Bins of a histogram; the code `BINS` marks missing values."""
+
+NO_MONTH = np.iinfo(np.int16).min
+"""The month of a row without a date."""
+_MOST_YEARS = 2500  # from 1970, which int16 holds as months
 
 _FIRST = ("DT", "slope", "alpha", "zonal_slope", "LL", "month", "year", "lat", "clear_fraction", "mean_temperature")
 _KEYS = (*COLUMNS, "row", "col", "UID", "field_size", "lon", "US0", "US1", "index")
@@ -191,12 +196,29 @@ class Columns:
     @property
     def months(self) -> NDArray[np.int64]:
         """The month of each row, (N,) int64, for `nenya.tables.comparison.compare_dates`."""
-        months = np.full(self.rows, NO_DATE)
+        numbers = self.month_numbers
+        return np.where(numbers == NO_MONTH, NO_DATE, numbers.astype(np.int64))
+
+    @cached_property
+    def month_numbers(self) -> NDArray[np.int16]:
+        """The month of each row, counted from January 1970, (N,) int16; `NO_MONTH` if unknown."""
+        months = np.full(self.rows, NO_MONTH, np.int16)
         if "month" in self and "year" in self:
             month, year = self.values("month"), self.values("year")
-            known = np.isfinite(month) & np.isfinite(year)
-            months[known] = 12 * (year[known].astype(np.int64) - 1970) + month[known].astype(np.int64) - 1
+            known = np.isfinite(month) & (np.abs(year - 1970) < _MOST_YEARS)
+            months[known] = (12 * (year[known] - 1970) + month[known] - 1).astype(np.int16)
         return months
+
+    @cached_property
+    def dates(self) -> tuple[int, int] | None:
+        """The first and the last month of a row, counted from January 1970; None without dates."""
+        known = self.month_numbers[self.month_numbers != NO_MONTH]
+        return (int(known.min()), int(known.max())) if len(known) else None
+
+    @cached_property
+    def units(self) -> Units:
+        """The rows grouped by granule and month."""
+        return units_of(self.month_numbers, NO_MONTH, self._granules)
 
     def is_text(self, name: str) -> bool:
         """Return whether a column of the table holds strings."""
@@ -291,11 +313,11 @@ class Columns:
         """Return which rows are of the same granule, a time of a file, as one; (N,) bool."""
         same = np.zeros(self.rows, bool)
         same[row] = True
-        codes = self._granules
+        codes = self.granules
         return same if codes is None else same | ((codes == codes[row]) & (codes >= 0))
 
     @cached_property
-    def _granules(self) -> NDArray[np.int64] | None:
+    def granules(self) -> NDArray[np.int64] | None:
         """Number of the granule of each row, (N,); None if the table does not say."""
         names = [name for name in (GRANULE, *SOURCES) if name in self.names]
         if GRANULE in names and not self.table.column(GRANULE).null_count:

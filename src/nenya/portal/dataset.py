@@ -29,6 +29,7 @@ IntArray = NDArray[np.integer]
 T = TypeVar("T")
 
 _KEPT_BYTES = 2**26  # bytes of cutouts in memory
+_AT_ONCE = 16  # cutouts read at once
 _TRIED = 200  # rows on which a projector is tested
 _SAME_MAP = 0.05  # as a fraction of the extent of the UMAP
 
@@ -121,19 +122,26 @@ class Cutouts:
         self.missing = sum(joined.lost.values())
         self._kept: OrderedDict[int, FloatArray] = OrderedDict()
 
-    def of(self, rows: IntArray, tick: Callable[[float], None] = lambda _: None) -> list[FloatArray | None]:
+    def order(self, rows: IntArray) -> IntArray:
+        """Return rows in the order in which the files hold their cutouts, in which they are read fastest."""
+        return rows[np.argsort(self._number[rows], kind="stable")]
+
+    def of(
+        self, rows: IntArray, tick: Callable[[float], None] = lambda _: None, at_once: int = _AT_ONCE
+    ) -> list[FloatArray | None]:
         """Return the cutouts of rows, each (H, W) float32, or None if no file has it.
 
         Args:
             rows: of the table, in any order.
             tick: called with the fraction done; an exception from it ends the work.
+            at_once: cutouts read between two calls of `tick`.
 
         Raises:
             InputFileError: A file is damaged.
         """
         numbers = self._number[rows]
         todo = np.array([n for n in np.unique(numbers[numbers >= 0]).tolist() if n not in self._kept], np.int64)
-        for done, (reader, places, some) in enumerate(groups := self._groups(todo)):
+        for done, (reader, places, some) in enumerate(groups := self._groups(todo, at_once)):
             tick(done / len(groups))
             with self._lock:
                 images = reader.read_rows(places)[:, 0]
@@ -157,13 +165,13 @@ class Cutouts:
             found.append(None if mask is None else mask[0])
         return found
 
-    def _groups(self, numbers: IntArray) -> list[tuple[CutoutReader, IntArray, IntArray]]:
+    def _groups(self, numbers: IntArray, at_once: int) -> list[tuple[CutoutReader, IntArray, IntArray]]:
         """Return reader, rows in its partition and indices (increasing) of cutouts, a few at a time."""
         parts = np.searchsorted(self._starts, numbers, side="right") - 1
         result = []
         for part in np.unique(parts).tolist():
             own = numbers[parts == part]
-            for some in np.split(own, range(16, len(own), 16)):
+            for some in np.split(own, range(at_once, len(own), at_once)):
                 result.append((self._readers[part], some - self._starts[part], some))
         return result
 

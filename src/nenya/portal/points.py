@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from nenya.portal import pictures, words
 from nenya.portal.dataset import Dataset
-from nenya.portal.jobs import Ticket
 from nenya.portal.pages import part
 from nenya.portal.pictures import Extent
 from nenya.portal.png import coloured
@@ -44,27 +43,39 @@ class Near:
 
 
 def points_in(
-    dataset: Dataset, plane: str, extent: Extent, filters: tuple[Filter, ...], colour: str, ticket: Ticket
+    dataset: Dataset, plane: str, extent: Extent, filters: tuple[Filter, ...], colour: str, picked: NDArray[Any] | None
 ) -> Near | None:
-    """Return the selected cutouts within an extent; None if there are too many for points."""
+    """Return the selected cutouts within an extent; None if there are too many for points.
+
+    Args:
+        dataset: with the cutouts.
+        plane: `umap` or `map`.
+        extent: of the plane.
+        filters: of the selection.
+        colour: a metric, a column of classes, or `count`.
+        picked: the selected rows: their numbers, or a mask (N,); None for all.
+    """
     columns = dataset.columns
 
     def make() -> Near | None:
         left, right, low, high = extent
         x, y = (columns.values(axis) for axis in PLANES[plane])
+        numbers = None if picked is None or picked.dtype == bool else picked
+        if numbers is not None:
+            x, y = x[numbers], y[numbers]
         if plane == "map":
             x = np.mod(x - np.float32(left), np.float32(360)) + np.float32(left)
         inside = (x >= left) & (x <= right) & (y >= low) & (y <= high)
-        mask = dataset.masks.all_of(filters, lambda: ticket.tick(0.6))
-        rows = np.flatnonzero(inside if mask is None else inside & mask)
-        if len(rows) > MOST_POINTS:
+        found = np.flatnonzero(inside if picked is None or numbers is not None else inside & picked)
+        if len(found) > MOST_POINTS:
             return None
+        rows = found if numbers is None else numbers[found]
         values: FloatArray = np.empty(0, np.float32)
         if colour != "count":
             classes = columns.classes(colour)
-            found = columns.values(colour)[rows] if classes is None else classes.codes[rows].astype(np.float32)
-            values = np.where(found < 0, np.nan, found).astype(np.float32) if classes is not None else found
-        return Near(x[rows], y[rows], rows, values)
+            of_rows = columns.values(colour)[rows] if classes is None else classes.codes[rows].astype(np.float32)
+            values = np.where(of_rows < 0, np.nan, of_rows).astype(np.float32) if classes is not None else of_rows
+        return Near(x[found], y[found], rows, values)
 
     return dataset.shared.get(("points", plane, extent, filters, colour), make)
 

@@ -105,18 +105,20 @@ class Screen:
         self.near_listed = dataset.cutouts is None
         self.found: Similar | None = None
         self.near_page = 0
+        self.playing = False
 
     # Drawing
 
     def refresh(self) -> None:
-        """Draw everything that depends on the selection."""
+        """Draw everything that depends on the selection; while time passes, only what follows it."""
         view, dataset = self.selection.view, self.dataset
         order = (view.order, view.descending)
         charts = dict(self.histograms)
         self._text("filters", self._chips())
         for plane in self.planes.values():
             plane.outline_of(view.filters)
-        self.changed()
+        if not self.playing:
+            self.changed()
 
         def done(found: Selected) -> None:
             self.mask, self.ordered = found.mask, found.ordered
@@ -130,15 +132,24 @@ class Screen:
             self.page = self.sheet_page = 0
             self.draw_gallery()
             self._show_table()
-            self._show_statistics()
-            if view.near[0] and (self.upload or self.selection.view.row is not None):
-                self.find_near()
-            if self.selection.view.row is None and self.upload is None:
-                self._show_example()
+            if not self.playing:
+                self.settle()
 
         self.jobs.start(
-            "selection", lambda t: work.select(dataset, view.filters, order, list(charts), t), done, title="selecting"
+            "selection",
+            lambda t: work.select(dataset, view.filters, order, list(charts), t),
+            done,
+            title="" if self.playing else "selecting",
         )
+
+    def settle(self) -> None:
+        """Draw what depends on the selection and takes too long while time passes: statistics, and similar cutouts."""
+        self._show_statistics()
+        view = self.selection.view
+        if view.near[0] and (self.upload or view.row is not None):
+            self.find_near()
+        if view.row is None and self.upload is None:
+            self._show_example()
 
     @property
     def tab(self) -> str:
@@ -224,7 +235,10 @@ class Screen:
             self._text("gallery_note", part("hint", text=note) if note else "")
 
         self.jobs.start(
-            "gallery", lambda ticket: work.draw_sheet(dataset, rows, shape, own, ticket), done, title="drawing cutouts"
+            "gallery",
+            lambda ticket: work.draw_sheet(dataset, rows, shape, own, ticket),
+            done,
+            title="" if self.playing else "drawing cutouts",
         )
 
     def show_row(self, row: int) -> None:

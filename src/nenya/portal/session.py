@@ -9,7 +9,6 @@ import numpy as np
 from nenya.errors import InputFileError, NenyaError
 from nenya.portal import categories, pictures, words, work
 from nenya.portal.jobs import Ticket
-from nenya.portal.near import Near
 from nenya.portal.question import make_question
 from nenya.portal.recolour import recolour
 from nenya.portal.saved import listed
@@ -28,11 +27,12 @@ from nenya.portal.state import (
     read_view,
 )
 from nenya.portal.theme import Theme
+from nenya.portal.timing import Timed
 from nenya.portal.upload import Upload
 from nenya.portal.views import Histogram
 
 
-class Session(Near):
+class Session(Timed):
     """The session of one user: the screen and the user's actions."""
 
     def geometry(self, plane: str, geometry: dict[str, Any]) -> None:
@@ -145,6 +145,7 @@ class Session(Near):
             "combine": self._set_mode,
             "select": self._select_near,
             "figure": self._by_key,
+            "time": self.act_on_time,
         }
         numbered = {"row": self._show_numbered, "go": self._go, "class": self._add_class}
         if name in plain:
@@ -176,6 +177,7 @@ class Session(Near):
         if name not in ("dark", "light") or old == new:
             return
         figures = [plane.plot for plane in self.planes.values()] + [chart.plot for chart in self.histograms.values()]
+        figures += [self.time_chart.plot] if self.time_chart is not None else []
         figures += [self.gallery.plot, self.near.plot, self.primary.plot]
         recolour({model for figure in figures for model in figure.references()}, old, new)
         self.theme = new

@@ -85,7 +85,12 @@ def quantity_of(name: str) -> Quantity:
 
 
 def title_of(name: str) -> str:
-    """Return the title of a column: `DT = T90 - T10 (K)`."""
+    """Return the title of a column: `DT = T90 - T10 (K)`.
+
+    Examples:
+        >>> title_of("US0")
+        'UMAP 1'
+    """
     quantity = quantity_of(name)
     definition = f" = {quantity.definition}" if quantity.definition else ""
     return f"{quantity.title}{definition}{_unit(quantity)}"
@@ -101,7 +106,12 @@ def heading_of(name: str) -> str:
 
 
 def label_of(name: str) -> str:
-    """Return the name of a column with its unit, for axes: `DT (K)`, `mean_temperature (deg C)`."""
+    """Return the name of a column with its unit, for axes: `DT (K)`, `mean_temperature (deg C)`.
+
+    Examples:
+        >>> label_of("DT")
+        'DT (K)'
+    """
     return name + _unit(quantity_of(name))
 
 
@@ -130,6 +140,11 @@ def central_dt(fields: NDArray[np.floating[Any]], side: int) -> NDArray[np.float
 
     Returns:
         (...), in the unit of the fields; NaN where the square has pixels that are not finite.
+
+    Examples:
+        >>> import numpy as np
+        >>> central_dt(np.zeros((2, 64, 64)), 40).tolist()
+        [0.0, 0.0]
     """
     half, row, column = side // 2, fields.shape[-2] // 2, fields.shape[-1] // 2
     square = fields[..., max(row - half, 0) : row + half, max(column - half, 0) : column + half]
