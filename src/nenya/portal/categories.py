@@ -59,8 +59,9 @@ def make_legend(dataset: Dataset, filters: tuple[Filter, ...], name: str, ticket
         some = known if rows is None else replace(known, codes=known.codes[rows])
         x = y = np.empty(0)
         if all(axis in columns for axis in PLANES["umap"]):
-            places = (columns.values(axis) if rows is None else columns.values(axis)[rows] for axis in PLANES["umap"])
-            x, y = centres(*places, some)
+            across, up = PLANES["umap"]
+            places = (columns.values(across), columns.values(up))
+            x, y = centres(*(places if rows is None else (places[0][rows], places[1][rows])), some)
         return Legend(known, some.counts(), x, y)
 
     return dataset.shared.get(("legend", filters, name), make)

@@ -218,7 +218,7 @@ class Columns:
     @cached_property
     def units(self) -> Units:
         """The rows grouped by granule and month."""
-        return units_of(self.month_numbers, NO_MONTH, self._granules)
+        return units_of(self.month_numbers, NO_MONTH, self.granules)
 
     def is_text(self, name: str) -> bool:
         """Return whether a column of the table holds strings."""

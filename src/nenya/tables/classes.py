@@ -44,7 +44,7 @@ class Classes:
     @property
     def noise(self) -> int:
         """The code of the rows that belong to no cluster; -1 if the column has no such label."""
-        return self.values.index(NOISE) if self.name in LABELS and NOISE in self.values else -1  # type: ignore[arg-type]
+        return self.values.index(NOISE) if self.name in LABELS and NOISE in self.values else -1
 
     @property
     def kind(self) -> str:

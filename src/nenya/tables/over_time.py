@@ -128,7 +128,7 @@ def _shares(units: Units, selected: IntArray, place: IntArray, start: IntArray) 
 
 
 def _sums(place: IntArray, values: NDArray[np.number], count: int) -> Float64Array:
-    return np.bincount(place, weights=values, minlength=count)
+    return np.asarray(np.bincount(place, weights=values, minlength=count), np.float64)
 
 
 def effective_rows(share: Float64Array, variance: Float64Array, rows: Float64Array, granules: IntArray) -> Float64Array:
