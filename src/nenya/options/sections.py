@@ -218,6 +218,11 @@ class StorageOptions:
         ("true, false or a list of bucket names", _is_access),
     )
     requester_pays: bool = option(False, "pay for transfers from S3 buckets whose readers pay")
+    one_writer: bool = option(
+        False,
+        "write to an archive or an index on an S3 service without conditional writes (If-Match): no other machine "
+        "writes to it meanwhile",
+    )
     references: Any = option(
         [],
         "addresses that a file of references (kerchunk) may read besides its own folder, such as [s3://bucket/path/]",
