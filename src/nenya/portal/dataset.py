@@ -16,7 +16,9 @@ from nenya.data.cutouts import CutoutReader, inspect_cutouts
 from nenya.errors import OptionError
 from nenya.latents.files import Latents
 from nenya.portal.columns import Columns
-from nenya.portal.state import PLANES, BoolArray, Filter, Masks
+from nenya.portal.masks import Masks
+from nenya.portal.state import PLANES, BoolArray, Filter
+from nenya.portal.tag_book import TagBook
 from nenya.storage.paths import fetch, find_sources
 from nenya.tables.key_columns import COLUMNS, Keys, read_keys
 from nenya.tables.keys import cutout_parts, join
@@ -43,6 +45,9 @@ class Shared:
 
     Args:
         most: bytes of arrays to keep.
+
+    Attributes:
+        version: returns that of the data; results of another one are not returned.
     """
 
     def __init__(self, most: int = 2**26) -> None:
@@ -50,9 +55,11 @@ class Shared:
         self._lock = threading.Lock()
         self._kept: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
         self._made: dict[Hashable, threading.Lock] = {}
+        self.version: Callable[[], int] = int
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
         """Return the result of a key, computed if needed; concurrent callers wait. It must not be changed."""
+        key = self.version(), key
         with self._lock:
             making = self._made.setdefault(key, threading.Lock())
         with making:
@@ -198,6 +205,7 @@ class Dataset:
         files: their stamps when opened.
         first: filters with which pages begin.
         notes: sentences on parts that cannot be shown, with reasons.
+        tags: of the table's cutouts; None where they are neither shown nor given.
     """
 
     def __init__(
@@ -212,6 +220,8 @@ class Dataset:
         self.first: tuple[Filter, ...] = ()
         self.projector = projector
         self.columns, self.masks, self.shared = columns, Masks(columns), Shared()
+        self.shared.version = lambda: columns.version
+        self.tags: TagBook | None = None
         given = {name for name, there in (("latents", latents is not None), ("images", bool(images))) if there}
         own = np.arange(columns.rows)
         keys = Keys(None, np.zeros(len(own), np.int32), np.zeros(len(own), np.int8), own)
