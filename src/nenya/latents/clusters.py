@@ -129,7 +129,7 @@ def assign_kmeans(latents: Any, centres: Float64Array, block_rows: int = BLOCK_R
 
 
 def _assign(latents: Any, centres: Float64Array, block_rows: int) -> tuple[IntArray, Float64Array, int]:
-    """Return the labels of `assign_kmeans`, the sums of each cluster's unit rows, (K, D), and the number of NaN rows."""
+    """Return the labels of `assign_kmeans`, the sums of each cluster's unit rows, (K, D), and the rows with NaN."""
     labels, sums, left_out = np.full(len(latents), NOISE, np.int64), np.zeros(centres.shape), 0
     half = (centres**2).sum(axis=1) / 2
 
