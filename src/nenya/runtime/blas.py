@@ -12,7 +12,8 @@ from nenya.runtime.process import cores
 _ONE_AT_A_TIME = threading.Lock()
 _MOST = 64
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @contextmanager
