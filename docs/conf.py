@@ -1,5 +1,6 @@
 """Sphinx's settings: `make docs` builds the pages in `outputs/docs/html`."""
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ extensions = [
     "option_tables",
 ]
 exclude_patterns = ["paper_figure.py"]
+templates_path = ["_templates"]
 nitpicky = False
 
 myst_enable_extensions = ["colon_fence", "deflist"]
@@ -40,6 +42,13 @@ napoleon_use_ivar = True  # attributes of dataclasses are described once
 html_theme = "furo"
 html_title = f"nenya {release}"
 html_static_path: list[str] = []
+html_context = {"versions_page": bool(os.environ.get("NENYA_VERSIONS"))}  # docs/make_site.py
+html_sidebars = {
+    "**": [
+        *("sidebar/brand.html", "versions.html", "sidebar/search.html", "sidebar/scroll-start.html"),
+        *("sidebar/navigation.html", "sidebar/scroll-end.html"),
+    ]
+}
 html_theme_options = {
     "source_repository": "",
     "light_css_variables": {"color-brand-primary": "#0b5a7a", "color-brand-content": "#0b5a7a"},

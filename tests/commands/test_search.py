@@ -219,15 +219,14 @@ from nenya.latents import index as archive
 from nenya.latents import index_build as archive_build
 from nenya.io import read_table
 from nenya.latents.files import Latents
-archive_build.BATCH_ROWS = 100
-add, done = archive_build._add_batch, []
-def add_batch(*given):
-    added = add(*given)
+archive_build.BATCH_ROWS, archive_build.COMMIT_ROWS = 25, 100
+add, done = archive_build._add_batches, []
+def add_rows(*given):
+    add(*given)
     done.append(1)
     if len(done) == int(sys.argv[4]):
         os.kill(os.getpid(), signal.SIGKILL)
-    return added
-archive_build._add_batch = add_batch
+archive_build._add_batches = add_rows
 archive_build.add_files(Path(sys.argv[1]), Latents([Path(sys.argv[2])]), read_table(sys.argv[3]))
 """
 

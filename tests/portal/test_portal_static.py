@@ -20,7 +20,7 @@ from nenya.options.commands import PortalOptions
 from nenya.portal import static_near, thumbnails
 from nenya.portal.dataset import open_dataset
 from nenya.portal.export import write_page
-from nenya.portal.theme import ANOMALY
+from nenya.portal.theme import anomaly
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_each_thumbnail_is_that_of_its_row(dataset, tmp_path):
     found = settings_of(place)
     rows, pictures = decoded(found["rows"], "<i4"), found["pictures"]
     low, high = pictures["span"]
-    colours = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in ANOMALY[:255]])
+    colours = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in anomaly(low, high)[:255]])
     assert decoded(pictures["there"], "u1").all() and pictures["files"] == ["thumbs_0000.png"]
     sheet = np.asarray(Image.open(place.parent / "thumbs_0000.png").convert("RGB"))
     side = pictures["side"]

@@ -146,7 +146,7 @@ def open_archive(options: SearchOptions) -> Searcher:
 
 
 def _table(options: SearchOptions, latents: Latents) -> "pd.DataFrame | None":
-    """Return the table of the latents, with their tags if these are asked for; None without either."""
+    """Return the table of the latents, with their tags if these are requested; None without either."""
     place = place_of_tags(options.tags, options.table, None)
     if not options.table:
         return None if place is None else with_tags(latents.keys(), place)

@@ -42,7 +42,11 @@ def colour_choices(dataset: Dataset) -> dict[str, str]:
     """Return the names of what can be shown by colours, and their values in a view; classes are not averaged."""
     columns = dataset.columns
     classes = columns.class_names()
-    means = {mean_of(title_of(name)): name for name in columns.metrics() if name not in classes and name not in LABELS}
+    means = {
+        mean_of(title_of(name), columns.scale(name)): name
+        for name in columns.metrics()
+        if name not in classes and name not in LABELS
+    }
     return {"number of cutouts": "count", **{title_of(name): name for name in classes}, **means}
 
 
@@ -59,8 +63,9 @@ def make_legend(dataset: Dataset, filters: tuple[Filter, ...], name: str, ticket
         some = known if rows is None else replace(known, codes=known.codes[rows])
         x = y = np.empty(0)
         if all(axis in columns for axis in PLANES["umap"]):
-            places = (columns.values(axis) if rows is None else columns.values(axis)[rows] for axis in PLANES["umap"])
-            x, y = centres(*places, some)
+            across, up = PLANES["umap"]
+            places = (columns.values(across), columns.values(up))
+            x, y = centres(*(places if rows is None else (places[0][rows], places[1][rows])), some)
         return Legend(known, some.counts(), x, y)
 
     return dataset.shared.get(("legend", filters, name), make)

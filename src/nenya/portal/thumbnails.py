@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from nenya.portal.dataset import Cutouts
 from nenya.portal.pictures import colour_range
-from nenya.portal.theme import ANOMALY
+from nenya.portal.theme import anomaly
 
 SIDE = 32
 """Side of a thumbnail in pixels."""
@@ -63,15 +63,16 @@ def sheets(cutouts: Cutouts, rows: IntArray, span: tuple[float, float]) -> Itera
             top, left = number // ACROSS * SIDE, number % ACROSS * SIDE
             picture[top : top + SIDE, left : left + SIDE] = np.where(np.isfinite(small), shade, _MISSING)
         lines = -(-len(images) // ACROSS)
-        yield _png(picture[: lines * SIDE]), np.array([image is not None for image in images])
+        yield _png(picture[: lines * SIDE], span), np.array([image is not None for image in images])
 
 
-def _png(picture: NDArray[np.uint8]) -> bytes:
+def _png(picture: NDArray[np.uint8], span: tuple[float, float]) -> bytes:
     from PIL import Image
 
     image: Any = Image.fromarray(picture, "L")
     image = image.copy()
-    image.putpalette([int(colour[i : i + 2], 16) for colour in [*ANOMALY[:_MISSING], "#808080"] for i in (1, 3, 5)])
+    palette = [*anomaly(*span)[:_MISSING], "#808080"]
+    image.putpalette([int(colour[i : i + 2], 16) for colour in palette for i in (1, 3, 5)])
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()

@@ -128,7 +128,7 @@ def _shares(units: Units, selected: IntArray, place: IntArray, start: IntArray) 
 
 
 def _sums(place: IntArray, values: NDArray[np.number], count: int) -> Float64Array:
-    return np.bincount(place, weights=values, minlength=count)
+    return np.asarray(np.bincount(place, weights=values, minlength=count), np.float64)
 
 
 def effective_rows(share: Float64Array, variance: Float64Array, rows: Float64Array, granules: IntArray) -> Float64Array:
@@ -148,4 +148,5 @@ def effective_rows(share: Float64Array, variance: Float64Array, rows: Float64Arr
     with np.errstate(divide="ignore", invalid="ignore"):
         found = np.where(variance > 0, np.minimum(share * (1 - share) / variance, rows), granules)
         few = (NORMAL / t.ppf(0.975, np.maximum(granules - 1, 1))) ** 2
-    return np.where(granules > 1, np.maximum(found * few, 1.0), np.minimum(granules, 1))
+    single = np.minimum(granules, 1).astype(np.float64)
+    return np.where(granules > 1, np.maximum(found * few, 1.0), single)

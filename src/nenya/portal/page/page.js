@@ -45,7 +45,8 @@ document.addEventListener("DOMContentLoaded", () => {
   if ($("views")) $("views").onclick = views;
   if ($("save_form")) $("save_form").onsubmit = (event) => { event.preventDefault(); act("save:" + $("save_name").value); $("save_name").value = ""; };
   const keys = {u: () => { time.pause(); act("undo"); }, y: () => { time.pause(); act("redo"); }, v: views, r: () => { time.pause(); act("reset"); }, t: time.toggle, ".": time.play, ",": () => time.step(-1), n: () => act("step:1"), p: () => act("step:-1"), s: () => act("similar"), "+": () => act("like:+"), "-": () => act("like:-"), ">": () => act("sheet:1"), "<": () => act("sheet:-1"),
-    l: copy, d: theme, "?": () => $("helpbox").showModal(), m: panels.toggle, Escape: () => time.pause() || panels.restore() || act("cancel")};
+    l: copy, d: theme, "?": () => $("helpbox").showModal(), m: panels.toggle, a: () => act("against:a"), b: () => act("against:b"),
+    g: () => { if ($("tag_form")) { show("tags"); $("tag_word").focus(); } }, Escape: () => time.pause() || panels.restore() || act("cancel")};
   document.addEventListener("keydown", (event) => {
     const target = event.composedPath()[0];
     if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]") || (/^(INPUT|SELECT|TEXTAREA)$/.test(target.tagName) && target.type !== "checkbox")) return;
@@ -69,6 +70,12 @@ document.addEventListener("DOMContentLoaded", () => {
     $("near_rows").hidden = !list; $("near_pictures").hidden = list; $("near_as_list").setAttribute("aria-pressed", list);
     act("list:" + (list ? 1 : 0));
   };
+  if ($("tag_form")) $("tag_form").onsubmit = (event) => {
+    event.preventDefault();
+    const button = (event.submitter || event.target.querySelector("button")).dataset;
+    act("tag:" + JSON.stringify([$("tag_word").value, button.target, button.on === "1"]));
+  };
+  if ($("compare_form")) $("compare_form").onsubmit = (event) => { event.preventDefault(); act("compare:" + JSON.stringify([+$("compare_rows").value, +$("compare_seed").value])); };
   if ($("category_form")) $("category_form").onsubmit = (event) => {
     event.preventDefault();
     const chosen = [...$("category").selectedOptions];

@@ -103,13 +103,13 @@ const timeline = (act) => {
           $("time_window").value = count;
         }
         $("time_step").value = state.pace[0]; $("time_speed").value = state.pace[1];
-        if (limited && box.hidden) open(true);
       }
       label();
       if (waiting && state.drawn === waiting) requestAnimationFrame(() => setTimeout(drawn, 0));  // once the browser has drawn it
     };
     model.properties.value.change.connect(take);
     take();
+    if (limited) open(true);  // of a link
   };
   label();
   return {toggle, play, step, pause, connect};
