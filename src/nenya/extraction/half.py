@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 HALF = "bf16-true"
 NEIGHBOURS = 10
-_LEAST, _MOST, _SHARE = 64, 256, 100
+_LEAST, _MOST, _SHARE = 32, 256, 100
 _LOW = 0.999
 
 
@@ -81,7 +81,7 @@ def agreement(
 
 
 def _first_cutouts(options: Options, file: CutoutFile, name: str, rows: int) -> Tensor:
-    """Return the first cutouts (n, C, H, W) of a partition, as the network sees them: one in 100, from 64 to 256."""
+    """Return the first cutouts (n, C, H, W) of a partition, as the network sees them: one in 100, from 32 to 256."""
     wanted = min(rows, _MOST, max(_LEAST, rows // _SHARE))
     one = replace(file, partitions={name: file.partitions[name]})
     blocks = cut_blocks(one, options.loader.block_size, {name: wanted})[:1]
