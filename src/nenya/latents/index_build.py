@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,12 +35,13 @@ from nenya.tables.conditions import ROW, as_arrow
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 log = logging.getLogger(__name__)
 
 BATCH_ROWS = 65536
 COMMIT_ROWS = 2**20
-"""Rows added at a time: LanceDB makes a file of them, and merges, again and again, those that have fewer."""
+"""Rows added at a time, of which LanceDB makes a file; it would later write those of fewer rows again, merged."""
 
 INDEX_FROM = 100_000
 """With fewer rows there is no vector index: the search is exact."""
@@ -86,32 +88,110 @@ def add_files(folder: Path, latents: Latents, table: "pd.DataFrame | None" = Non
 def _add_parts(folder: Path, about: dict[str, Any], latents: Latents, keys: "pd.DataFrame") -> int:
     """Add the partitions that are not in the index; return the number of added rows."""
     made = open_table(folder, _schema(about))
-    begun = {(source["stem"], source["partition"]) for source in about["sources"]}
-    added = 0
+    wanted: list[_Addition] = []
     for part in latents.parts:
+        begun = len(about["sources"])
         source = _source(folder, about, part, latents)
         if source["done"]:
             log.info("%s of %s: already in the index", part.partition, part.path)
             continue
-        write_about(folder, about)
         there = np.empty(0, np.int64)
-        if (part.stem, part.partition) in begun:  # rows of an interrupted run
+        if len(about["sources"]) == begun:  # of an interrupted run
             asked = made.search().where(_between(source["start"], part.rows)).select([ROW]).limit(part.rows)
             there = np.sort(asked.to_arrow()[ROW].to_numpy()) - source["start"]
-        before = int(made.count_rows()) - len(there)
-        for start in range(0, part.rows, COMMIT_ROWS):
-            rows = range(start, min(start + COMMIT_ROWS, part.rows))
-            _add_rows(made, about, (source["start"], part.start, rows), there, latents, keys)
-        source["done"] = True
-        source["left_out"] = part.rows - (int(made.count_rows()) - before)
-        write_about(folder, about)
-        new = part.rows - source["left_out"] - len(there)
-        added += new
-        log.info(
-            "%s of %s: added %d rows%s", part.partition, part.path, new,
-            f", left out {source['left_out']} without a latent (NaN)" if source["left_out"] else "",
-        )  # fmt: skip
-    return added
+        wanted.append(_Addition(part, source, there))
+    write_about(folder, about)
+    for table in _in_commits(_batches(about, wanted, latents, keys)):
+        _commit(made, table)
+        _finish(folder, about, wanted)
+    _finish(folder, about, wanted)
+    return sum(one.added for one in wanted)
+
+
+def _finish(folder: Path, about: dict[str, Any], wanted: "list[_Addition]") -> None:
+    """Record the partitions of which all rows are in the index."""
+    for one in wanted:
+        if one.read and not one.source["done"] and not one.waiting:
+            source = one.source
+            source["done"], source["left_out"] = True, one.part.rows - one.added - len(one.there)
+            log.info(
+                "%s of %s: added %d rows%s", one.part.partition, one.part.path, one.added,
+                f", left out {source['left_out']} without a latent (NaN)" if source["left_out"] else "",
+            )  # fmt: skip
+    write_about(folder, about)
+
+
+@dataclass
+class _Addition:
+    """A partition that is being added.
+
+    Attributes:
+        part: the partition.
+        source: its entry among the sources of the index.
+        there: its rows that are in the index already, rising.
+        added: rows read so far that have a latent and were not there.
+        waiting: of them, those that are not in the index yet.
+        read: whether all rows have been read.
+    """
+
+    part: Part
+    source: dict[str, Any]
+    there: NDArray[np.int64]
+    added: int = 0
+    waiting: int = 0
+    read: bool = False
+
+
+def _batches(
+    about: dict[str, Any], wanted: list[_Addition], latents: Latents, keys: "pd.DataFrame"
+) -> "Iterator[tuple[_Addition, pa.Table]]":
+    """Yield rows that are to be added, as Arrow tables, with their partition; those with NaN are left out."""
+    import pyarrow as pa
+
+    schema = _schema(about)
+    for one in wanted:
+        first, own, rows = one.source["start"], one.part.start, one.part.rows
+        for start in range(0, rows, BATCH_ROWS):
+            stop = min(start + BATCH_ROWS, rows)
+            block = latents[own + start : own + stop]
+            latents.release()
+            good = np.setdiff1d(start + np.flatnonzero(np.isfinite(block).all(axis=1)), one.there)
+            one.added, one.waiting, one.read = one.added + len(good), one.waiting + len(good), stop == rows
+            columns = _columns(about, schema, keys.iloc[own + good])
+            columns[ROW] = pa.array(first + good)
+            flat = pa.array(np.ascontiguousarray(block[good - start], np.float32).ravel())
+            columns[VECTOR] = pa.FixedSizeListArray.from_arrays(flat, about["dim"])
+            yield one, pa.table(columns, schema=schema)
+        one.read = True  # of no rows
+
+
+def _in_commits(batches: "Iterator[tuple[_Addition, pa.Table]]") -> "Iterator[Iterator[pa.Table]]":
+    """Divide rows into streams of `COMMIT_ROWS` each, across partitions; each is to be read before the next."""
+    left: list[tuple[_Addition, Any]] = []
+
+    def stream() -> "Iterator[pa.Table]":
+        room = COMMIT_ROWS
+        while room and (pair := left.pop() if left else next(batches, None)):
+            one, table = pair
+            if len(table) > room:
+                left.append((one, table.slice(room)))
+                table = table.slice(0, room)
+            room -= len(table)
+            one.waiting -= len(table)
+            if len(table):
+                yield table
+
+    while (first := next(own := stream(), None)) is not None:
+        yield itertools.chain([first], own)
+
+
+def _commit(made: Any, tables: "Iterator[pa.Table]") -> None:
+    """Add rows in one atomic step."""
+    import pyarrow as pa
+
+    first = next(tables)
+    batches = (batch for table in itertools.chain([first], tables) for batch in table.to_batches())
+    made.add(pa.RecordBatchReader.from_batches(first.schema, batches))
 
 
 def build_index(folder: Path, *, kind: str = "auto", index_from: int = INDEX_FROM, seed: int = 1234) -> dict[str, Any]:
@@ -159,6 +239,8 @@ def _build_index(folder: Path, kind: str, index_from: int, seed: int) -> dict[st
 
         parts = max(1, min(round(rows**0.5), rows // 2, _MOST_PARTS))
         settings = {"distance_type": "cosine", "num_partitions": parts, "sample_rate": _SAMPLES, "max_iterations": 20}
+        if not index and made.stats()["fragment_stats"]["num_small_fragments"] > 1:
+            made.optimize(cleanup_older_than=_NEVER)  # later, the vector index would have to be written again with them
         log.info("%s: training %s on %d rows in %d parts", folder, chosen, rows, parts)
         made.create_index(
             VECTOR, config=IvfFlat(**settings) if chosen == "IVF_FLAT" else IvfRq(**settings), replace=True
@@ -300,47 +382,6 @@ def _schema(about: dict[str, Any]) -> Any:
 
 def _between(start: int, rows: int) -> str:
     return f"`{ROW}` >= {start} AND `{ROW}` < {start + rows}"
-
-
-def _add_rows(
-    made: Any,
-    about: dict[str, Any],
-    where: tuple[int, int, range],
-    there: NDArray[np.int64],
-    latents: Latents,
-    keys: "pd.DataFrame",
-) -> None:
-    """Add rows of a partition in one atomic step, batch by batch.
-
-    Args:
-        made: LanceDB's table.
-        about: description of the index.
-        where: first row of the partition in the index, first among the latents, rows of the partition.
-        there: rows of the partition that are in the index already, rising.
-        latents: the rows.
-        keys: table of the rows.
-    """
-    import pyarrow as pa
-
-    first, own, rows = where
-    schema = _schema(about)
-
-    def batches() -> Iterator[Any]:
-        for start in rows[::BATCH_ROWS]:
-            stop = min(start + BATCH_ROWS, rows.stop)
-            block = latents[own + start : own + stop]
-            latents.release()
-            good = np.setdiff1d(start + np.flatnonzero(np.isfinite(block).all(axis=1)), there)
-            if len(good):
-                flat = pa.array(np.ascontiguousarray(block[good - start], np.float32).ravel())
-                columns = _columns(about, schema, keys.iloc[own + good])
-                columns[ROW] = pa.array(first + good)
-                columns[VECTOR] = pa.FixedSizeListArray.from_arrays(flat, about["dim"])
-                yield from pa.table(columns, schema=schema).to_batches()
-
-    found = batches()
-    if (one := next(found, None)) is not None:
-        made.add(pa.RecordBatchReader.from_batches(schema, itertools.chain([one], found)))
 
 
 def _columns(about: dict[str, Any], schema: Any, some: "pd.DataFrame") -> dict[str, Any]:
