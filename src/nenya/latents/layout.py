@@ -1,20 +1,65 @@
 """The layout of a UMAP: its curve, and the position of a new row among fitted ones; each row independently."""
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from nenya.errors import OptionError
+
 FloatArray = NDArray[np.float32]
 Float64Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+
+METRICS = ("euclidean", "cosine")
 
 _LEAST = 1e-300  # squared distance in the layout that counts as zero
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _LANES, _DEPTH = 32, 128  # rows side by side, and steps prepared for each
 _AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Parameters of a layout, and of placing rows in it.
+
+    Attributes:
+        a: of the curve 1 / (1 + a d^2b) in the layout.
+        b: of the same curve.
+        n_neighbors: number of training rows by which a row is placed.
+        min_dist: smallest distance of points in the layout.
+        spread: scale of the layout.
+        metric: `euclidean` or `cosine`.
+        n_epochs: passes for placing a row, as in umap-learn for up to 10,000 rows at once.
+        learning_rate: of the fit; a row is placed with a quarter of it.
+        negative_sample_rate: repulsions for each attraction.
+        repulsion_strength: their weight.
+        seed: of all random numbers.
+    """
+
+    a: float
+    b: float
+    n_neighbors: int = 15
+    min_dist: float = 0.1
+    spread: float = 1.0
+    metric: str = "euclidean"
+    n_epochs: int = 100
+    learning_rate: float = 1.0
+    negative_sample_rate: int = 5
+    repulsion_strength: float = 1.0
+    seed: int = 1234
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise OptionError(f"metric={self.metric}: expected one of {', '.join(METRICS)}")
+        if self.n_neighbors < 2 or self.n_epochs < 1 or self.negative_sample_rate < 0:
+            raise OptionError(
+                "expected n_neighbors of at least 2, n_epochs of at least 1 and negative_sample_rate of at least 0, "
+                f"got {self.n_neighbors}, {self.n_epochs} and {self.negative_sample_rate}"
+            )
 
 
 @njit(cache=True)
@@ -277,6 +322,20 @@ def to_unit(rows: FloatArray) -> None:
         if total > 0:
             for d in range(rows.shape[1]):
                 rows[r, d] = np.float32(rows[r, d] / math.sqrt(total))
+
+
+def scaled(rows: FloatArray, metric: str) -> FloatArray:
+    """Return rows, (n, D), contiguous; of unit length for the cosine, whose distances are found as Euclidean ones."""
+    rows = np.ascontiguousarray(rows)
+    if metric == "cosine":
+        rows = rows.copy()
+        to_unit(rows)
+    return rows
+
+
+def as_metric(distances: Float64Array, metric: str) -> Float64Array:
+    """Return the distances of a metric from the Euclidean ones of `scaled` rows."""
+    return distances**2 / 2 if metric == "cosine" else distances
 
 
 def find_curve(min_dist: float, spread: float = 1.0) -> tuple[float, float]:
