@@ -11,7 +11,7 @@ from nenya.runtime.process import cores
 
 _ONE_AT_A_TIME = threading.Lock()
 _MOST = 64
-_LEAST_ROWS, _MOST_ROWS = 256, 4096
+_LEAST_ROWS, _MOST_ROWS = 256, 8192
 
 T, R = TypeVar("T"), TypeVar("R")
 
