@@ -7,7 +7,7 @@ PINNED := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --req
 TOOL := $(BIN)/uv tool run --quiet --no-config
 UV_PINNED := $(BIN)/uv pip install --quiet --no-config --python $(BIN)/python --no-deps --require-hashes
 
-.PHONY: install constraints demo docs notebook test test-slow test-oldest check format bench licences dist release audit clean
+.PHONY: install constraints demo docs site notebook test test-slow test-oldest check format bench licences dist release audit clean
 
 install: $(STAMP)
 
@@ -33,12 +33,16 @@ constraints: install
 demo: install
 	$(BIN)/python scripts/demo.py
 
+site: install
+	$(BIN)/python docs/make_site.py
+
 notebook: install
 	$(BIN)/python docs/make_pictures.py
 	$(BIN)/python docs/make_notebook.py
 
 docs: install
 	$(BIN)/python docs/make_pictures.py
+	$(BIN)/python docs/make_report.py
 	$(BIN)/python -m sphinx -W --keep-going -q -b html -d outputs/docs/doctrees docs outputs/docs/html
 
 test: install

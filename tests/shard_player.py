@@ -4,10 +4,16 @@ Environment: PIECE_ROWS, rows of a piece; DIE_AFTER, the number of pieces after 
 machine that goes away does.
 """
 
+import contextlib
 import os
+import shutil
 import signal
+import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from unittest import mock
+
+import pytest
 
 from nenya.cli import run_command
 from nenya.latents.kept_answers import KeptAnswers
@@ -35,6 +41,32 @@ def dying(check, pieces):
         check(self)
 
     return checked
+
+
+@contextlib.contextmanager
+def machines(piece_rows: int) -> Iterator[Callable[..., subprocess.Popen]]:
+    """Give a function that starts a worker on a machine with a name and processes of its own, which shares the disk."""
+    if sys.platform != "linux" or not shutil.which("unshare"):
+        pytest.skip("namespaces are needed")
+    user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    space = ["unshare", *user, *"--uts --pid --mount-proc --kill-child --fork".split()]
+    if subprocess.run([*space, "true"], capture_output=True).returncode:
+        pytest.skip("no right to make namespaces")
+    started: list[subprocess.Popen] = []
+
+    def start(host: str, command: str, args: list[str], **env: str) -> subprocess.Popen:
+        line = [*space, "sh", "-c", f'hostname {host}; "$@"; exit $?', "sh", sys.executable, __file__, command, *args]
+        env = {**os.environ, "PIECE_ROWS": str(piece_rows), "OMP_NUM_THREADS": "1", **env}
+        process = subprocess.Popen(line, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        started.append(process)
+        return process
+
+    try:
+        yield start
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
 
 
 def main() -> int:

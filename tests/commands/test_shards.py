@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,9 +17,11 @@ from latent_sets import latents
 
 from nenya.commands import metrics
 from nenya.errors import OptionError
+from nenya.latents.index import open_table, read_about
+from nenya.latents.index_rows import VECTOR
 from nenya.runtime.shards import Share, parse_share
+from nenya.tables.conditions import ROW
 
-ROOT = Path(__file__).resolve().parents[2]
 PIECE_ROWS = 60
 
 
@@ -67,7 +68,7 @@ def files_of(folder):
     return found
 
 
-@pytest.mark.parametrize("words", COMMANDS)
+@pytest.mark.parametrize("words", ["embed", "outliers", pytest.param("outliers in cells", marks=pytest.mark.slow)])
 def test_shards_give_what_one_process_gives(words, archive, small_pieces, nenya_cli, tmp_path):
     command, args = words.split()[0], [*archive, *COMMANDS[words]]
     code, said = nenya_cli(command, [*args, "out=one/t.parquet"])
@@ -126,30 +127,8 @@ def test_shares_are_disjoint_and_complete():
 
 @pytest.fixture
 def on_host():
-    """Start a worker on a machine with a name and processes of its own, which shares the folder."""
-    if sys.platform != "linux" or not shutil.which("unshare"):
-        pytest.skip("namespaces are needed")
-    user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
-    space = ["unshare", *user, *"--uts --pid --mount-proc --fork".split()]
-    if subprocess.run([*space, "true"], capture_output=True).returncode:
-        pytest.skip("no right to make namespaces")
-    started = []
-
-    def start(host, command, args, **env):
-        line = [*space, "sh", "-c", f'hostname {host}; "$@"; exit $?', "sh", sys.executable]
-        started.append(
-            subprocess.Popen(
-                [*line, str(ROOT / "tests" / "shard_player.py"), command, *args],
-                env={**os.environ, "PIECE_ROWS": str(PIECE_ROWS), "OMP_NUM_THREADS": "1", **env},
-                text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            )
-        )  # fmt: skip
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
+    with shard_player.machines(PIECE_ROWS) as start:
+        yield start
 
 
 @pytest.mark.slow
@@ -259,3 +238,68 @@ def test_metrics_of_a_killed_worker_go_on(archive, nenya_cli, monkeypatch, tmp_p
     assert nenya_cli("metrics", args)[0] == 0
     assert [path.name[0] for path in written] == ["a", "a", "b", "b", "b"]
     assert nenya_cli("metrics", [*args[:-1], "shard=merge"])[0] == 0
+
+
+def rows_in(index):
+    """Return all rows of an index as a table in the order of their numbers, and what it says of its sources."""
+    table = open_table(Path(index)).search().limit(10_000).to_arrow().to_pandas().sort_values(ROW, ignore_index=True)
+    table[VECTOR] = [row.tobytes() for row in table[VECTOR]]
+    return table, read_about(Path(index))["sources"]
+
+
+def test_an_index_of_prepared_rows_is_that_of_one_process(archive, small_pieces, nenya_cli, tmp_path):
+    args = [*archive, "of_sensor=modis"]
+    assert nenya_cli("index", [*args, "out=one.index"])[0] == 0
+    args = [*args, "out=shared.index"]
+    for number in (0, 2):
+        assert nenya_cli("index", [*args, f"shard={number}/3"])[0] == 0
+    code, said = nenya_cli("index", [*args, "shard=merge"])
+    assert code == 2 and "shard 1/3 not complete" in said and not (tmp_path / "shared.index").exists(), said
+    assert nenya_cli("index", [*args, "shard=1/3"])[0] == 0
+    code, said = nenya_cli("index", [*args, "shard=merge"])
+    assert code == 0, said
+    (one, sources), (shared, others) = rows_in("one.index"), rows_in("shared.index")
+    pd.testing.assert_frame_equal(one, shared)
+    assert sources == others and len(one) == 794
+    assert not (tmp_path / "shared.index.shards").exists()
+
+
+def test_shards_are_added_to_an_index(archive, small_pieces, nenya_cli, tmp_path):
+    first, both = f"data={tmp_path}/a_preproc_latents.h5", archive
+    assert nenya_cli("index", [*both, "out=one.index"])[0] == 0
+    assert nenya_cli("index", [first, both[1], "out=shared.index"])[0] == 0
+    for share in ("0/2", "1/2", "merge"):
+        code, said = nenya_cli("index", [*both, "out=shared.index", f"shard={share}"])
+        assert code == 0, said
+    assert "794 rows, 397 of them new" in said
+    pd.testing.assert_frame_equal(rows_in("one.index")[0], rows_in("shared.index")[0])
+
+
+@pytest.mark.slow
+def test_the_job_array_of_slurm(archive, nenya_cli, small_pieces, tmp_path):
+    """The script of the documentation, with an srun that starts its command here."""
+    assert nenya_cli("embed", [*archive, "ntrain=200", "out=one/t.parquet"])[0] == 0
+    (tmp_path / "bin").mkdir()
+    player = f'exec {sys.executable} {shard_player.__file__} "$@"'
+    for name, line in {"srun": 'exec "$@"', "nenya": player, "scontrol": "echo $* > requeued"}.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    args = [*archive, "ntrain=200", "out=shared/t.parquet"]
+
+    def task(number, **env):
+        array = {"SLURM_ARRAY_TASK_ID": str(number), "SLURM_ARRAY_TASK_COUNT": "2", "SLURM_ARRAY_JOB_ID": "77"}
+        env = {
+            **os.environ,
+            "PATH": f"{tmp_path}/bin:{os.environ['PATH']}",
+            "PIECE_ROWS": str(PIECE_ROWS),
+            **array,
+            **env,
+        }
+        script = Path(__file__).parents[2] / "docs" / "cluster" / "slurm_shards.sh"
+        return subprocess.run(["bash", script, "embed", *args], env=env, capture_output=True, text=True, timeout=300)
+
+    done = [task(0), task(1, DIE_AFTER="2"), task(1)]
+    assert [one.returncode for one in done] == [0, 137, 0], done
+    assert "resuming" in done[2].stderr and not Path("requeued").exists()
+    assert nenya_cli("embed", [*args, "shard=merge"])[0] == 0
+    assert files_of("shared") == files_of("one")

@@ -88,6 +88,13 @@ def closest(
     Raises:
         OptionError: `k` < 1, or the device is not available.
         InputFileError: A query is not finite, is zero, or differs in length from the latents.
+
+    Examples:
+        >>> import numpy as np
+        >>> latents = np.eye(4, dtype=np.float32)
+        >>> found = closest(latents, latents[2] + 0.1 * latents[0], k=2)
+        >>> found.rows.tolist()
+        [[2, 0]]
     """
     source = (
         latents if hasattr(latents, "take") and not isinstance(latents, np.ndarray) else _Array(np.asarray(latents))
@@ -179,6 +186,11 @@ def direction(like: NDArray[np.floating], unlike: NDArray[np.floating] | None = 
 
     Raises:
         InputFileError: An example has no direction (NaN), or they cancel out.
+
+    Examples:
+        >>> import numpy as np
+        >>> direction(np.array([[1.0, 0.0], [1.0, 0.0]])).tolist()
+        [1.0, 0.0]
     """
     mean = _units(like).mean(axis=0)
     if unlike is not None and len(unlike):

@@ -10,7 +10,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
@@ -31,6 +30,7 @@ from nenya.models.weights.named import Named, find_weights
 from nenya.models.weights.said import say_differences, with_said
 from nenya.options.flat import flat_view, warm_up
 from nenya.options.sections import Options
+from nenya.runtime.lightning import pl
 from nenya.runtime.trainer import ledger_of
 from nenya.storage.paths import is_s3, temporary_copy
 from nenya.storage.s3.service import store

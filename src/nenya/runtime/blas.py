@@ -13,7 +13,8 @@ _ONE_AT_A_TIME = threading.Lock()
 _MOST = 64
 _LEAST_ROWS, _MOST_ROWS = 256, 8192
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @contextmanager
