@@ -38,7 +38,8 @@ def read_some(path: Path, names: Collection[str]) -> "pd.DataFrame":
         columns = {}
         for name in [name for name in schema.names if name in names]:
             one = pd.read_parquet(path, columns=[name])
-            columns[name] = restore_integers(one, lambda some: pq.read_table(path, columns=some), schema)[name]
+            whole = restore_integers(one, lambda some: pq.read_table(path, columns=some), schema)[name]
+            columns[name] = whole.reset_index(drop=True)
         rows = pq.read_metadata(path).num_rows
     except Exception as error:  # pyarrow and pandas raise anything for a damaged file
         said = first_words(str(error).strip() or type(error).__name__)
@@ -58,7 +59,7 @@ def write_with(source: Path, out: Path, columns: Mapping[str, NDArray[Any]]) -> 
         InputFileError: The table cannot be read, or has another number of rows.
         OutputError: The copy cannot be written.
     """
-    if {source.suffix, out.suffix} != {".parquet"}:
+    if {source.suffix, out.suffix} != {".parquet"} or _has_index(source):
         write_table(read_table(source).assign(**columns), out)
         return
     import pyarrow as pa
@@ -85,3 +86,14 @@ def write_with(source: Path, out: Path, columns: Mapping[str, NDArray[Any]]) -> 
         raise
     except OSError as error:
         raise OutputError(f"cannot write {out}: {error.strerror or error}; choose another place with out=") from error
+
+
+def _has_index(path: Path) -> bool:
+    """Return whether a .parquet file has columns that pandas takes as an index, which tables are written without."""
+    import pyarrow.parquet as pq
+
+    try:
+        about = pq.read_schema(path).pandas_metadata or {}
+    except Exception:  # damaged: whoever reads it says so
+        return True
+    return any(isinstance(name, str) for name in about.get("index_columns", []))
