@@ -1,4 +1,4 @@
-"""Whole extractions, from an HDF5 file to a latents file, against ONNX Runtime's forward pass alone.
+"""Complete extractions, from an HDF5 file to a latents file, against ONNX Runtime's forward pass alone.
 
 Contenders take turns on one gzip-compressed file with automatic chunks: nenya; a plain script with PyTorch and a
 DataLoader; the original's loop. ONNX Runtime reads and writes nothing: it computes the same cutouts from memory.

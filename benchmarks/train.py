@@ -1,11 +1,11 @@
-"""Training on the CPU: making views, one step, a whole run; against plain PyTorch and the original's loader.
+"""Training on the CPU: making views, one step, a complete run; against plain PyTorch and the original's loader.
 
     python benchmarks/train.py [--quick]
 
 - views: two views of each cutout of a batch, from memory; the peers make them one by one (scikit-image as the original,
   `grid_sample` as in `benchmarks/peers/plain_training.py`).
 - step: forward, loss, backward and update of ResNet18 on views that are there; the peer is the plain script's step.
-- run: a whole training from a gzip-compressed file with automatic chunks, and from an uncompressed one, start-up
+- run: a complete training from a gzip-compressed file with automatic chunks, and from an uncompressed one, start-up
   excluded; the peer is the plain script with two loader processes.
 
 Figures are samples (cutouts) a second, medians of contenders in turn.
@@ -92,7 +92,7 @@ def steps(batch, side):
 
 
 def runs(path, folder, rows, epochs):
-    """Return the contenders of a whole training of the demonstration's network."""
+    """Return the contenders of a complete training of the demonstration's network."""
     args = [*RUN, f"trainer.max_epochs={epochs}", f"data={path}", f"out={folder / 'run'}", "clobber=true"]
 
     def ours():

@@ -407,17 +407,18 @@ def fit(options: TrainOptions, module: "ContrastiveModule", data: Any, folder: P
         data: the datamodule.
         folder: the run folder.
     """
-    from lightning.pytorch.callbacks import ModelCheckpoint
-
     from nenya.models.callbacks import AtomicCheckpointIO, LastCheckpoint, LearningCurve, remove_unfinished
     from nenya.models.checkpoint import save_pth
     from nenya.models.epoch_files import EpochFiles
     from nenya.models.objectives.methods import described
     from nenya.models.pickled import check_sizes
     from nenya.models.progress import CollapseWarning, TrainingBar
+    from nenya.runtime.lean import load_compiler
+    from nenya.runtime.lightning import ModelCheckpoint
     from nenya.runtime.process import is_main_process
     from nenya.runtime.trainer import ledger_of, make_logger, make_trainer
 
+    load_compiler()
     last = folder / "checkpoints" / "last.ckpt"
     settings = options.trainer if data.has_validation else replace(options.trainer, limit_val_batches=0)
     best = ModelCheckpoint(

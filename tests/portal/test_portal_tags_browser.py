@@ -64,7 +64,7 @@ def ask(page, text):
 
 def give(page, word, button="Tag the selection"):
     page.page.locator("h1").click()  # away from the box of conditions
-    page.page.keyboard.press("t")
+    page.page.keyboard.press("g")
     page.page.fill("#tag_word", word)
     page.page.get_by_role("button", name=button, exact=True).click()
     page.until(lambda: word[:9] in page.page.locator("#panel_tags table").inner_text())

@@ -129,10 +129,10 @@ def reached_by(address: str) -> str:
 
 
 def _saved(options: PortalOptions) -> "SavedViews | None":
-    """Return the named views beside the table or in the archive; None for an archive on S3, unless they are asked for.
+    """Return the named views beside the table or in the archive; None for an archive on S3, unless they are requested.
 
     Raises:
-        OptionError: They are asked for, but the archive is on S3.
+        OptionError: They are requested, but the archive is on S3.
     """
     from nenya.portal.saved import SavedViews
 

@@ -29,7 +29,6 @@ from nenya.options.commands import ExtractOptions, SearchOptions
 from nenya.options.declare import to_dict
 from nenya.options.extras import need
 from nenya.options.sections import Options, build_options
-from nenya.plotting import closest_strip
 from nenya.storage.arrays import read_arrays
 from nenya.storage.disk import check_output, together
 from nenya.storage.paths import base_name, expand, fetch, find_sources, is_address, is_s3, local_path
@@ -66,8 +65,8 @@ def run(options: SearchOptions) -> int:
         raise OptionError(f"out={options.out}: expected one of {', '.join(TABLE_SUFFIXES)}")
     for place in _outputs(options):
         check_output(place, options.clobber or place.suffix not in TABLE_SUFFIXES)
-    style_of(options)
     if options.images:
+        style_of(options)
         check_images(options.images, options.loader)
     archive = open_archive(options)
     like, unlike = (_rows(archive, given) for given in (options.like, options.unlike))
@@ -147,7 +146,7 @@ def open_archive(options: SearchOptions) -> Searcher:
 
 
 def _table(options: SearchOptions, latents: Latents) -> "pd.DataFrame | None":
-    """Return the table of the latents, with their tags if these are asked for; None without either."""
+    """Return the table of the latents, with their tags if these are requested; None without either."""
     place = place_of_tags(options.tags, options.table, None)
     if not options.table:
         return None if place is None else with_tags(latents.keys(), place)
@@ -345,10 +344,12 @@ def image_examples(options: SearchOptions, side: int = 0) -> list[NDArray[np.flo
         InputFileError: A file does not exist, or holds no image, one with missing pixels, or one of another size.
         OptionError: The file is of another kind.
     """
-    from nenya.analyze_image import resized
+    if not (places := _list(options.image)):
+        return []
+    from nenya.analyze_image import resized  # with torch
 
     found: list[NDArray[np.floating]] = []
-    for place in _list(options.image):
+    for place in places:
         for image in read_image(place, "nan" if options.preprocess.masked == "nan" else "holes"):
             missing = int((~np.isfinite(image)).sum())
             if missing and (options.preprocess.masked == "nan" or not np.isfinite(image).any()):
@@ -473,6 +474,8 @@ def _draw(
 ) -> None:
     """Draw the examples and the closest cutouts."""
     import pandas as pd
+
+    from nenya.plotting import closest_strip
 
     table = pd.concat([archive.describe(examples[0]), found], ignore_index=True)
     images = TableImages(options.images, table, options.loader)

@@ -33,6 +33,7 @@ from nenya.models.resnet import ContrastiveNet, check_image_size
 from nenya.models.sizes import check_side
 from nenya.options.declare import for_records
 from nenya.options.sections import Options
+from nenya.runtime.lightning import pl
 from nenya.runtime.process import RowProgress, git_commit, is_main_process
 from nenya.runtime.trainer import ledger_of, make_trainer
 from nenya.storage.disk import check_room, folder_bytes, sha256_file, sweep
@@ -40,7 +41,6 @@ from nenya.storage.lock import OutputLock
 from nenya.storage.small_files import refuse_links
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Trainer
     from lightning.pytorch.loggers import WandbLogger
 
 log = logging.getLogger(__name__)
@@ -254,7 +254,7 @@ def _done_before(job: Job, work: Work) -> str:
 def _extract(
     job: Job,
     module: ContrastiveModule,
-    trainer: "Trainer",
+    trainer: "pl.Trainer",
     writer: LatentsWriter,
     work: Work,
     measure: Measure | None,
@@ -271,7 +271,9 @@ def _extract(
     predict(trainer, module, data, name=name, rows=total, before=total - sum(map(len, left)))
 
 
-def predict(trainer: "Trainer", module: ContrastiveModule, data: Any, *, name: str, rows: int, before: int = 0) -> None:
+def predict(
+    trainer: "pl.Trainer", module: ContrastiveModule, data: Any, *, name: str, rows: int, before: int = 0
+) -> None:
     """Run Lightning's predict loop with progress.
 
     Args:
@@ -309,7 +311,7 @@ def predict(trainer: "Trainer", module: ContrastiveModule, data: Any, *, name: s
 
 
 def _wanted_manifest(
-    options: Options, job: Job, checkpoint: Checkpoint, trainer: "Trainer", net: ContrastiveNet
+    options: Options, job: Job, checkpoint: Checkpoint, trainer: "pl.Trainer", net: ContrastiveNet
 ) -> dict[str, Any]:
     """Return everything that the bits of the latents depend on."""
     return {
@@ -328,7 +330,7 @@ def _wanted_manifest(
 
 
 def backend_for(
-    options: Options, net: ContrastiveNet, file: CutoutFile, rows: Mapping[str, int], trainer: "Trainer"
+    options: Options, net: ContrastiveNet, file: CutoutFile, rows: Mapping[str, int], trainer: "pl.Trainer"
 ) -> str:
     """Return the backend for extracting rows of a file's partitions."""
     sizes = file.partitions

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
@@ -28,6 +27,7 @@ from nenya.extraction.job import (
 from nenya.models.contrastive import ContrastiveModule
 from nenya.models.inference import backend_of, choose_backend
 from nenya.options.commands import ExtractOptions
+from nenya.runtime.lightning import pl
 from nenya.runtime.trainer import make_trainer
 
 log = logging.getLogger(__name__)

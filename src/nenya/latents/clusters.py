@@ -87,6 +87,13 @@ def kmeans_clusters(
 
     Raises:
         OptionError: k is below 1 or above the number of finite rows in the sample.
+
+    Examples:
+        >>> import numpy as np
+        >>> latents = np.repeat(np.eye(2, 8, dtype=np.float32), 50, axis=0)
+        >>> found = kmeans_clusters(latents, 2, seed=0)
+        >>> sorted(np.bincount(found.labels).tolist())
+        [50, 50]
     """
     centres = fit_kmeans(latents, k, seed=seed, passes=passes, sample=sample)
     return _describe(latents, assign_kmeans(latents, centres), False, seed, sample, members, typical)
@@ -218,7 +225,13 @@ def _largest_gap(points: Float64Array) -> float:
 
 
 def unit_rows(latents: FloatArray) -> Float64Array:
-    """Return latents, (n, D), scaled to unit length in float64; zero rows stay zero, non-finite rows become NaN."""
+    """Return latents, (n, D), scaled to unit length in float64; zero rows stay zero, non-finite rows become NaN.
+
+    Examples:
+        >>> import numpy as np
+        >>> unit_rows(np.array([[3.0, 4.0]])).tolist()
+        [[0.6, 0.8]]
+    """
     rows = np.asarray(latents, np.float64)
     if rows.ndim != 2:
         raise InputFileError(f"expected latents of shape (N, D), got {rows.shape}")

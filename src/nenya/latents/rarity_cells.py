@@ -104,11 +104,12 @@ def cells_of(
     """
     count = max(1, round(len(good) ** 0.5))
     centres, labels = np.empty((count, latents.shape[1])), np.empty(len(latents))
-    if not (kept.take_numbers("centres", centres) and kept.take_numbers("cells", labels)):
-        centres = fit_kmeans(latents, count, seed=seed, passes=1)
-        labels[:] = assign_kmeans(latents, centres)
-        kept.keep_numbers("centres", centres)
-        kept.keep_numbers("cells", labels)
+    with kept.alone("cells"):
+        if not (kept.take_numbers("centres", centres) and kept.take_numbers("cells", labels)):
+            centres = fit_kmeans(latents, count, seed=seed, passes=1)
+            labels[:] = assign_kmeans(latents, centres)
+            kept.keep_numbers("centres", centres)
+            kept.keep_numbers("cells", labels)
     label = np.full(len(latents), -1, np.int64)
     label[good] = labels[good].astype(np.int64)
     near = _nearest_cells(centres, np.bincount(label[good], minlength=count), probes)

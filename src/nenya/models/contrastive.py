@@ -10,7 +10,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
@@ -31,6 +30,7 @@ from nenya.models.weights.named import Named, find_weights
 from nenya.models.weights.said import say_differences, with_said
 from nenya.options.flat import flat_view, warm_up
 from nenya.options.sections import Options
+from nenya.runtime.lightning import pl
 from nenya.runtime.trainer import ledger_of
 from nenya.storage.paths import is_s3, temporary_copy
 from nenya.storage.s3.service import store
@@ -52,7 +52,7 @@ def check_mask_channel(options: Options) -> None:
     """Check that the network sees a mask if, and only if, the cutouts are read with one.
 
     Raises:
-        OptionError: One option says so, and the other does not.
+        OptionError: Only one of two options sets it.
     """
     channel, masked = options.model.mask_channel, options.preprocess.masked
     if channel and masked != "mask":
@@ -325,7 +325,7 @@ def find_weights_of(options: Options, ckpt: str | None) -> Named:
 
     Raises:
         OptionError: Neither is given, it is no such name, or it names an environment variable that is not set.
-        CheckpointError: The published weights are not there, those that come with nenya are damaged, or the file has
+        CheckpointError: The published weights are absent, those that come with nenya are damaged, or the file has
             another sha256 than expected.
         InputFileError: A file beside the weights is damaged.
         StorageError: A hub or a server does not deliver it.
@@ -388,7 +388,7 @@ def checkpoint_of(options: Options, ckpt: str | None) -> Checkpoint:
 
 
 def read_weights(named: Named, cache_dir: str | None) -> Checkpoint:
-    """Return the checkpoint of weights, with what is said of them beside the file; see `checkpoint_of`."""
+    """Return the checkpoint of weights, with what is stated of them beside the file; see `checkpoint_of`."""
     with _by_name(named):
         checkpoint = _read(*_stamped(named.place), cache_dir)
         named.check(checkpoint.sha256)

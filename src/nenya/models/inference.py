@@ -163,7 +163,14 @@ def _compile(folded: nn.Module) -> Runner:
 
 
 def count_multiply_adds(net: ContrastiveNet, height: int, width: int) -> int:
-    """Return the multiply-adds of one image of `height` x `width` pixels and one channel, with its mask if need be."""
+    """Return the multiply-adds of one image of `height` x `width` pixels and one channel, with its mask if need be.
+
+    Examples:
+        >>> from nenya.models.resnet import ContrastiveNet
+        >>> net = ContrastiveNet("resnet18", feat_dim=16, width=8)
+        >>> count_multiply_adds(net, 64, 64) < count_multiply_adds(net, 128, 128)
+        True
+    """
     if net.ssl_model not in ARCHITECTURES:
         return _counted(net, height, width)
     total, size = 0, (height, width)

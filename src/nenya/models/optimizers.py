@@ -46,7 +46,7 @@ class LARS(torch.optim.Optimizer):
         """Make a step.
 
         Args:
-            closure: computes loss and gradients anew; its result is returned.
+            closure: computes loss and gradients again; its result is returned.
         """
         loss = None
         if closure is not None:

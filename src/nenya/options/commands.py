@@ -16,6 +16,7 @@ from nenya.options.figures import (
 )
 from nenya.options.masks import MaskOptions, is_bounds, numbers
 from nenya.options.sections import Options
+from nenya.options.shards import DaskOptions, ShardOptions, ShareOptions
 from nenya.options.tags import TagsOptions
 
 
@@ -36,7 +37,7 @@ class TrainOptions(TagsOptions):
 
 
 @dataclass
-class ExtractOptions(Options):
+class ExtractOptions(ShareOptions):
     """Options of extraction."""
 
     uses: ClassVar[tuple[str, ...]] = (
@@ -47,9 +48,6 @@ class ExtractOptions(Options):
     ckpt: str | None = option(None, "weights to use; default model.weights")
     calibration: str | None = option(
         None, "calibration of these weights, for the cosine of masked cutouts; default the one beside them"
-    )
-    shard: str | None = option(
-        None, "i/n: this worker's share of the files; default from a SLURM array or a Job's index"
     )
 
 
@@ -113,7 +111,7 @@ _SIDES = ("two integers of at least 1, such as [3,1], or null", numbers(whole=Tr
 
 
 @dataclass
-class PrepareOptions(MaskOptions):
+class PrepareOptions(MaskOptions, DaskOptions):
     """Options of the preparation of cutouts; those of a recipe keep the names that users know."""
 
     uses: ClassVar[tuple[str, ...]] = ("loader.cache_dir", "loader.allow_external", "data", "out", "seed", "clobber")
@@ -174,7 +172,6 @@ class PrepareOptions(MaskOptions):
         ("a number from 0 to 1", lambda v: 0 <= v <= 1),
     )
     workers: int | None = option(None, "processes; default: one per core, at most one per granule", at_least(1))
-    dask: str | None = option(None, "address of a Dask scheduler to use instead: tcp://host:8786")
 
 
 def _is_names(value: Any) -> bool:
@@ -266,7 +263,7 @@ class FiguresOptions(DrawnOptions, AnalysisOptions, TagsOptions):
 
 
 @dataclass
-class IndexOptions(AnalysisOptions):
+class IndexOptions(AnalysisOptions, ShardOptions):
     """Options of the index of an archive."""
 
     uses: ClassVar[tuple[str, ...]] = ("loader", "data", "out", "seed", "clobber")
@@ -325,7 +322,7 @@ class SearchOptions(LeastCosineOptions, CutoutPictureOptions, TagsOptions):
 
 
 @dataclass
-class MetricsOptions(LeastCosineOptions):
+class MetricsOptions(LeastCosineOptions, ShardOptions):
     """Options of the metrics of latents."""
 
     uses: ClassVar[tuple[str, ...]] = (
@@ -344,7 +341,7 @@ class MetricsOptions(LeastCosineOptions):
 
 
 @dataclass
-class EmbedOptions(LeastCosineOptions):
+class EmbedOptions(LeastCosineOptions, ShardOptions):
     """Options of UMAP embeddings."""
 
     uses: ClassVar[tuple[str, ...]] = ("loader", "data", "out", "seed", "clobber", "debug")
@@ -378,7 +375,7 @@ class PortalOptions(LeastCosineOptions, TagsOptions):
 
     uses: ClassVar[tuple[str, ...]] = ("model", "preprocess", "loader", "trainer", "data", "seed", "clobber", "sha256")
     positional: ClassVar = "table"
-    only_with: ClassVar = {"version": "archive_dir", "sample": "export", "sha256": "ckpt"}
+    only_with: ClassVar = {"version": "archive_dir", "sample": "export", "page_mb": "export", "sha256": "ckpt"}
 
     archive_dir: str | None = option(None, "an archive of nenya update, instead of table=")
     version: str | None = option(None, "model version of the archive, if it has several")
@@ -399,7 +396,8 @@ class PortalOptions(LeastCosineOptions, TagsOptions):
         one_of("auto", "local", "any", "none"),
     )
     export: str | None = option(None, "write a static page to this folder, for use without a server, and exit")
-    sample: int = option(20_000, "rows in the exported page", at_least(100))
+    sample: int = option(20_000, "rows in the exported page", within(100, 200_000))
+    page_mb: int = option(200, "largest exported page, thumbnails included, MB", at_least(1))
     views: bool | None = option(None, "whether visitors save named views beside the table; default: on 127.0.0.1 only")
 
 
@@ -411,7 +409,7 @@ _PLAIN_NAME = (
 
 
 @dataclass
-class UpdateOptions(PrepareOptions):
+class UpdateOptions(PrepareOptions, ShareOptions):
     """Options of updates of an archive; those that affect the results are fixed by the first call."""
 
     uses: ClassVar[tuple[str, ...]] = ("model", "preprocess", "loader", "trainer", "seed", "sha256")

@@ -65,7 +65,7 @@ def _are_sides(value: Any) -> bool:
 class ModelOptions:
     """The network and its place among the published versions."""
 
-    name: str = option("custom", "name of the model version; run folders bear it")
+    name: str = option("custom", "name of the model version, also of its run folders")
     ssl_model: str = option(
         "resnet50",
         "encoder",
@@ -126,9 +126,9 @@ class AugmentOptions:
         ("a list of dotted names", _are_names),
     )
     padding: str = option("zeros", "padding beyond the cutout's edge in a rotation", one_of("zeros", "reflection"))
-    clouds: bool = option(False, "lay clouds over the views, different ones over the two views of a cutout")
+    clouds: bool = option(False, "mask parts of the views by clouds, different ones for the two views of a cutout")
     clouds_most: float = option(0.5, "largest share of a view that a cloud covers", within(0.01, 0.9))
-    clouds_from: float = option(0.5, "share of the epochs that are without clouds, before those with", within(0, 0.99))
+    clouds_from: float = option(0.5, "share of the epochs without clouds, at the beginning", within(0, 0.99))
     cloud_masks: str = option(
         "generated", "shapes of the clouds: generated, own (masks of the training data), or the path of a cutout file"
     )
@@ -192,8 +192,8 @@ class LoaderOptions:
         "training data in device memory: auto (if they fit into half of the GPU's free memory), always, never",
         one_of("auto", "always", "never"),
     )
-    train_key: str = option("train", "partition that is trained on")
-    valid_key: str = option("valid", "partition that is validated on")
+    train_key: str = option("train", "partition for training")
+    valid_key: str = option("valid", "partition for validation")
     labels: str = option("labels", "SupCon labels are read from the data set <partition>_<this>")
     allow_external: bool = option(False, "follow HDF5 links out of the file's own folder")
 
@@ -218,6 +218,11 @@ class StorageOptions:
         ("true, false or a list of bucket names", _is_access),
     )
     requester_pays: bool = option(False, "pay for transfers from S3 buckets whose readers pay")
+    one_writer: bool = option(
+        False,
+        "write to an archive or an index on an S3 service without conditional writes (If-Match): no other machine "
+        "writes to it meanwhile",
+    )
     references: Any = option(
         [],
         "addresses that a file of references (kerchunk) may read besides its own folder, such as [s3://bucket/path/]",
@@ -248,7 +253,7 @@ class PublishedOptions:
 
 
 _BATCHES = (
-    "a share from 0 to 1, or a whole number of batches",
+    "a share from 0 to 1, or an integer number of batches",
     lambda value: is_number(value) and (0 <= value <= 1 or (value > 0 and type(value) is int)),
 )
 

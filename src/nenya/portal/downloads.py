@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from nenya.portal import pictures
 from nenya.portal.session import Session
-from nenya.portal.theme import ANOMALY
+from nenya.portal.theme import anomaly
 from nenya.portal.words import filter_text
 from nenya.tables.quantities import label_of
 
@@ -177,9 +178,14 @@ def _with_legend(picture: np.ndarray[Any, Any], span: tuple[float, float] | None
     figure = Figure(figsize=((wide + bar) / _DPI, (tall + foot) / _DPI), dpi=_DPI)
     low = foot / (tall + foot)
     axes = figure.add_axes((0, low, wide / (wide + bar), tall / (tall + foot)))
-    limits = span or (0.0, 1.0)
+    limits = span or pictures.own_range(picture)
     shown = axes.imshow(
-        picture, cmap=ListedColormap(ANOMALY), vmin=limits[0], vmax=limits[1], interpolation="nearest", aspect="auto"
+        picture,
+        cmap=ListedColormap(anomaly(*limits)),
+        vmin=limits[0],
+        vmax=limits[1],
+        interpolation="nearest",
+        aspect="auto",
     )
     axes.set_axis_off()
     if span:

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -103,6 +103,9 @@ class Jobs:
         pools: threads shared by all sessions.
         call: runs a function in the page's own thread.
         say: shows a sentence to the user; an empty one when all work is done.
+
+    Attributes:
+        ended: called in the page's own thread when a piece of work has ended, with what it has begun.
     """
 
     def __init__(
@@ -110,6 +113,7 @@ class Jobs:
     ) -> None:
         self._pools, self.call, self._say = pools, call, say
         self._open: dict[str, _Job] = {}
+        self.ended: Callable[[], None] = lambda: None
 
     def open(self, kind: str, title: str = "", ended: Callable[[str], None] = lambda _: None) -> Ticket:
         """Announce work done elsewhere; older work of its kind is cancelled.
@@ -159,10 +163,10 @@ class Jobs:
                 return
             except NenyaError as error:
                 log.warning("portal: %s", error)
-                self.call(lambda text=str(error): self.close(kind, ticket, text))  # type: ignore[misc]
+                self.call(lambda text=str(error): self._fail(kind, ticket, text))  # type: ignore[misc]
             except Exception:
                 log.exception("portal: %s", kind)
-                self.call(lambda: self.close(kind, ticket, FAILED))
+                self.call(lambda: self._fail(kind, ticket, FAILED))
             else:
                 self.call(lambda: self._finish(kind, ticket, result, done))
 
@@ -181,6 +185,10 @@ class Jobs:
     def busy(self) -> bool:
         """Whether any work is running."""
         return bool(self._open)
+
+    def runs(self, kinds: Iterable[str]) -> bool:
+        """Return whether work of any of some kinds is running."""
+        return any(kind in self._open for kind in kinds)
 
     def close(self, kind: str, ticket: Ticket, text: str = "") -> None:
         """End work without a result and show the reason, or end finished work of `open`."""
@@ -205,3 +213,8 @@ class Jobs:
             except Exception:
                 log.exception("portal: %s", kind)
                 self._say(FAILED, False)
+        self.ended()
+
+    def _fail(self, kind: str, ticket: Ticket, text: str) -> None:
+        self.close(kind, ticket, text)
+        self.ended()

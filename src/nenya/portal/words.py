@@ -11,6 +11,7 @@ from nenya.defs import REGIONS
 from nenya.portal.pages import part
 from nenya.portal.question import Question
 from nenya.portal.sets import Either, Rows, Without
+from nenya.portal.spans import Months, span_name
 from nenya.portal.state import Box, Category, Filter, Lasso
 from nenya.portal.summary import Summary
 from nenya.portal.upload import Upload
@@ -159,6 +160,8 @@ def filter_text(item: Filter) -> str:
         return item.text
     if isinstance(item, Rows):
         return item.title
+    if isinstance(item, Months):
+        return f"time: {span_name(item.first, item.last)}"
     if isinstance(item, Either):
         return " or ".join(_joined(branch) for branch in item.branches)
     if isinstance(item, Without):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nenya.tables.categories import LABELS, MOST
+from nenya.tables.categories import LABELS, MOST, NOISE, NOISE_NAME
 from nenya.tables.quantities import quantity_of
 from nenya.tables.tags import COLUMN as TAG
 from nenya.tables.tags import tags_in
@@ -39,10 +39,15 @@ class Classes:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The values in words: months by name."""
+        """The values in words: months by name, and `noise` for label -1."""
         if self.name == "month" and all(isinstance(v, int) and 1 <= v <= len(_MONTHS) for v in self.values):
             return tuple(_MONTHS[int(value) - 1] for value in self.values)
-        return tuple(map(str, self.values))
+        return tuple(NOISE_NAME if code == self.noise else str(value) for code, value in enumerate(self.values))
+
+    @property
+    def noise(self) -> int:
+        """The code of the rows that belong to no cluster; -1 if the column has no such label."""
+        return self.values.index(NOISE) if self.name in LABELS and NOISE in self.values else -1
 
     @property
     def kind(self) -> str:

@@ -12,6 +12,7 @@ from nenya.defs import DT_INTERVALS, REGIONS, SEASONS
 from nenya.errors import NenyaError, OptionError
 from nenya.options.declare import suggest
 from nenya.options.extras import need
+from nenya.runtime.lean import import_lancedb
 from nenya.tables.key_columns import KEYS
 from nenya.tables.place_and_time import dates_of, usual_names
 from nenya.tables.quantities import with_dt
@@ -93,9 +94,15 @@ def rows_where(table: "pd.DataFrame", sql: str) -> NDArray[np.bool_]:
 
     Raises:
         OptionError: It is not SQL, or names a column that does not exist; or LanceDB is not installed.
+
+    Examples:
+        >>> import pandas as pd
+        >>> rows_where(pd.DataFrame({"lat": [10.0, 40.0], "DT": [3.0, 1.0]}), "DT > 2 AND lat < 30").tolist()
+        [True, False]
     """
     need("search", f"a condition ({sql})")
     check_condition(sql)
+    import_lancedb()
     import lancedb
     import pyarrow as pa
 
@@ -290,7 +297,7 @@ def _box(lon: Sequence[float] | None, lat: Sequence[float] | None) -> str:
         if east < west:
             raise OptionError(f"lon={list(lon)}: expected [west, east] in degrees from -180 to 360")
         around = [f"(`lon` >= {west + turn!r} AND `lon` <= {east + turn!r})" for turn in (-360.0, 0.0, 360.0)]
-        # A box around the whole globe excludes no longitude, not even between its turns.
+        # A box around the complete globe excludes no longitude, not even between its turns.
         terms.append(f"({' OR '.join(around)})" if east - west < 360 else "`lon` IS NOT NULL")
     if lat is not None:
         terms.append(_between("lat", "lat", lat))

@@ -1,8 +1,8 @@
 """The objectives of a training: a loss with the parts and the state that it needs besides the network.
 
-An objective sees the features of the whole batch, gathered over all processes, so its statistics, queue and centre are
-those of one process. Its parts are modules of the training: checkpoints hold them, and the network without them is what
-extraction uses.
+An objective sees the features of the complete batch, gathered over all processes, so its statistics, queue and centre
+are those of one process. Its parts are modules of the training: checkpoints hold them, and the network without them is
+what extraction uses.
 
 Letters in shapes: B images over all processes, V = 2 views of each, D length of a projection (`feat_dim`).
 """

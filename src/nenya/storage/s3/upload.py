@@ -77,7 +77,7 @@ class PartsUpload:
                 stop()
                 body = os.pread(file.fileno(), part_size, (number - 1) * part_size)
                 if md5(body).digest() != digest:
-                    raise OutputError(f"{path} changed during its upload; upload it when nobody writes it")
+                    raise OutputError(f"{path} changed during its upload; upload it when no process writes it")
                 return self._send_part(number, body, digest)
 
             sent = [pool.submit(send, number, digest) for number, digest in enumerate(digests, 1)]
