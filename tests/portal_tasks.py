@@ -444,7 +444,7 @@ def box_on_the_map(p: Person) -> None:
     p.figure("map of")
     p.stroke([p.at("map of", 0.3, 0.3), p.at("map of", 0.5, 0.5), p.at("map of", 0.6, 0.6)])
     text = p.until(lambda: p.filters()[0])
-    x0, x1, y0, y1 = (float(v.replace("−", "-")) for v in re.findall(r"[-−]?\d+(?:\.\d+)?", text)[:4])
+    x0, x1, y0, y1 = (float(v.replace("\u2212", "-")) for v in re.findall(r"[-\u2212]?\d+(?:\.\d+)?", text)[:4])
     t = p.table
     inside = t["lon"].between(min(x0, x1), max(x0, x1)) & t["lat"].between(min(y0, y1), max(y0, y1))
     p.until(lambda: abs(p.count - int(inside.sum())) <= 0.02 * ROWS)
@@ -543,7 +543,7 @@ def more_and_less_like_this(p: Person) -> None:
     p.first_cutout(1)
     p.settle()
     p.button("Less", near)
-    p.until(lambda: re.search(r"[−-] row \d", near.inner_text()))
+    p.until(lambda: re.search(r"[\u2212-] row \d", near.inner_text()))
 
 
 def similar_become_the_selection(p: Person) -> None:

@@ -1,4 +1,4 @@
-"""Masks of filters, kept for all sessions."""
+"""Masks of filters: which rows of the table pass them."""
 
 import threading
 from collections import OrderedDict

@@ -180,7 +180,7 @@ class Screen:
         self.jobs.start(
             f"draw {name}",
             lambda ticket: work.plane_of(self.dataset, name, extent, view, ticket),
-            lambda found: plane.show(*found[:2], extent, title, shown, found[2], scale, pale_of(found[2])),
+            lambda found: plane.show(found[0], found[1], extent, title, shown, found[2], scale, pale_of(found[2])),
         )
         pale = self.uncertain.view(name, view)
         if pale is not None:

@@ -34,7 +34,7 @@ from nenya.portal.upload import Upload
 from nenya.portal.views import Histogram
 
 
-class Session(Against, Timed):
+class Session(Timed, Against):
     """The session of one user: the screen and the user's actions."""
 
     def geometry(self, plane: str, geometry: dict[str, Any]) -> None:
@@ -147,12 +147,12 @@ class Session(Against, Timed):
             "combine": self._set_mode,
             "select": self._select_near,
             "figure": self._by_key,
+            "time": self.act_on_time,
+            "quick": self._quick,
             "tag": self.tag,
             "tagged": self.select_tagged,
             "against": self.against,
             "compare": self.compare,
-            "time": self.act_on_time,
-            "quick": self._quick,
         }
         numbered = {"row": self._show_numbered, "go": self._go, "class": self._add_class}
         if name in plain:

@@ -169,8 +169,8 @@ class View:
         near: whether similar cutouts are those within the filters, and those of other granules only.
         examples: rows that similar cutouts are like, and rows that they are unlike.
         zoom: (plane, (left, right, lower, upper end)) of each plane that is not shown completely.
-        held: filters of the selections A and B that are held for comparison; None for one that is not.
         pace: months of a step of the time, and steps a second.
+        held: filters of the selections A and B that are held for comparison; None for one that is not.
     """
 
     filters: tuple[Filter, ...] = ()
@@ -183,8 +183,8 @@ class View:
     near: tuple[bool, bool] = (True, True)
     examples: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
     zoom: tuple[tuple[str, tuple[float, float, float, float]], ...] = ()
-    held: tuple[tuple[Filter, ...] | None, tuple[Filter, ...] | None] = (None, None)
     pace: tuple[int, int] = PACE
+    held: tuple[tuple[Filter, ...] | None, tuple[Filter, ...] | None] = (None, None)
 
     def extent(self, plane: str) -> tuple[float, float, float, float] | None:
         """Return the extent of a plane; None for its full one."""
@@ -204,8 +204,8 @@ class View:
             "n": list(self.near),
             "e": [list(rows) for rows in self.examples],
             "z": {plane: list(extent) for plane, extent in self.zoom},
-            "h": [None if held is None else [_encoded(item) for item in held] for held in self.held],
             "m": list(self.pace),
+            "h": [None if held is None else [_encoded(item) for item in held] for held in self.held],
         }
         values |= {key: value for key, value in more.items() if value != _PLAIN[key]}
         packed = zlib.compress(json.dumps(values, separators=(",", ":")).encode(), 9)
@@ -250,15 +250,15 @@ def read_view(text: str, columns: Columns) -> View:
 
 
 _PLAIN: dict[str, Any] = {
-    **{"o": ["random", False], "t": "", "n": [True, True], "e": [[], []], "z": {}, "m": list(PACE)},
-    "h": [None, None],
-}
+    "o": ["random", False], "t": "", "n": [True, True], "e": [[], []], "z": {}, "m": list(PACE), "h": [None, None],
+}  # fmt: skip
 TABS = ("gallery", "table", "stats", "filter", "upload", "download", "tags", "against")
 
 
 def _options(values: Mapping[str, Any], columns: Columns) -> View:
     """Build the options of a view from untrusted values; older links have none."""
-    (order, descending), tab, near, examples, zoom, pace = (values.get(key, _PLAIN[key]) for key in "otnezm")
+    plain = {key: values.get(key, _PLAIN[key]) for key in ("o", "t", "n", "e", "z", "m")}
+    (order, descending), tab, near, examples, zoom, pace = plain.values()
     if order not in ("random", "table order", *columns.metrics()) or tab not in ("", *TABS):
         raise ValueError(order)
     if not isinstance(zoom, dict) or len(near) != 2 or any(type(value) is not bool for value in (descending, *near)):
