@@ -92,7 +92,9 @@ class Points:
     def __init__(self, plot: Any, name: str, theme: Theme) -> None:
         self.theme = theme
         self.source = ColumnDataSource({"x": [], "y": [], "row": [], "colour": [], "alpha": []}, name=f"points {name}")
-        self.glyph = Scatter(size=_SIZES[0], fill_color="colour", fill_alpha="alpha", line_color=theme.paper, line_width=0.5)
+        self.glyph = Scatter(
+            size=_SIZES[0], fill_color="colour", fill_alpha="alpha", line_color=theme.paper, line_width=0.5
+        )
         cells = add_glyph(plot, self.source, self.glyph)
         plot.add_tools(HoverTool(renderers=[cells], tooltips=None, visible=False))  # it tells the page's script
         self.pointed = ColumnDataSource({"x": [], "y": []})
@@ -100,7 +102,15 @@ class Points:
             ring = Scatter(marker="circle", size=16, line_width=width, line_color=colour, fill_color=None)
             add_glyph(plot, self.pointed, ring)
 
-    def show(self, near: Near | None, palette: Sequence[str], ends: tuple[float, float], *, log: bool = False, pale: FloatArray | None = None) -> None:
+    def show(
+        self,
+        near: Near | None,
+        palette: Sequence[str],
+        ends: tuple[float, float],
+        *,
+        log: bool = False,
+        pale: FloatArray | None = None,
+    ) -> None:
         """Show points, or none.
 
         Args:
