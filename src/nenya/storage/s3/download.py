@@ -107,7 +107,7 @@ def fetch(ranges: Ranges, size: int, path: Path, hashes: Hashes, *, part_size: i
 
     Raises:
         ChangedError: The object was replaced during the download.
-        AlteredError: Other bytes came than were asked for.
+        AlteredError: Other bytes came than were requested.
     """
     failed = threading.Event()
 
