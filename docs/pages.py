@@ -24,7 +24,9 @@ RUN = {"sh": ("bash", "-euo", "pipefail"), "python": (sys.executable,)}
 """Languages of blocks that are run, and what runs them."""
 
 _BLOCK = re.compile(
-    r"(?:^<!-- not run: (?P<reason>[^>]*\S) *-->\n+)?(?:^<!-- screen: (?P<screen>[\w.-]+) -->\n+)?^(?P<fence>`{3,})(?P<language>[^\n]*)\n(?P<text>.*?)^(?P=fence)$",
+    r"(?:^<!-- not run: (?P<reason>[^>]*\S) *-->\n+)?"
+    r"(?:^<!-- screen: (?P<screen>[\w.-]+) -->\n+)?"
+    r"^(?P<fence>`{3,})(?P<language>[^\n]*)\n(?P<text>.*?)^(?P=fence)$",
     re.MULTILINE | re.DOTALL,
 )
 
@@ -64,9 +66,13 @@ def blocks_of(page: Path) -> list[Block]:
     text = page.read_text()
     return [
         Block(
-            page, text.count("\n", 0, match.start("fence")) + 1, match["language"], match["text"],
-            match["reason"], match["screen"],
-        )  # fmt: skip
+            page,
+            text.count("\n", 0, match.start("fence")) + 1,
+            match["language"],
+            match["text"],
+            match["reason"],
+            match["screen"],
+        )
         for match in _BLOCK.finditer(text)
     ]
 

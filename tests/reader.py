@@ -49,7 +49,8 @@ if __name__ == "__main__":  # not in the processes that a command starts
     has_network = args[0] in command_names() and "model" in taken(options_of(args[0]))
     more = [*{narrow!r}, *(["trainer.max_epochs=1", "loader.batch_size_train=16"] if args[0] == "train" else [])]
     # A run, a version in an archive and the shipped weights know their network.
-    own = args[0] == "demo" or "resume" in given or "model=ocean" in args or ("archive" in given and "ckpt" not in given)
+    own = args[0] == "demo" or "resume" in given or "model=ocean" in args
+    own = own or ("archive" in given and "ckpt" not in given)
     sys.exit(main([args[0], *(more if has_network and not own else []), *args[1:]]))
 """
 

@@ -81,6 +81,14 @@ def content(folder):
     return table.assign(latent=[tuple(row) for row in table["latent"]])
 
 
+def test_a_search_loads_no_network_and_no_figures(index):
+    code = "import sys; from nenya.cli import run_command; run_command('search', sys.argv[1:]); print(*sys.modules)"
+    said = subprocess.check_output([sys.executable, "-c", code, f"index={index.folder}", "like=3"], text=True)
+    assert "rank" in said
+    heavy = {"torch", "lightning", "matplotlib", "scipy", "numba", "boto3", "lance_namespace_urllib3_client.api"}
+    assert "lancedb" in said.split() and not heavy & set(said.split())
+
+
 def test_index_and_files_give_the_same_answers(index, first):
     files = FilesSearcher(*first)
     rows = [0, 7, 901]
@@ -211,15 +219,14 @@ from nenya.latents import index as archive
 from nenya.latents import index_build as archive_build
 from nenya.io import read_table
 from nenya.latents.files import Latents
-archive_build.BATCH_ROWS = 100
-add, done = archive_build._add_batch, []
-def add_batch(*given):
-    added = add(*given)
+archive_build.BATCH_ROWS, archive_build.COMMIT_ROWS = 25, 100
+add, done = archive_build._add_batches, []
+def add_rows(*given):
+    add(*given)
     done.append(1)
     if len(done) == int(sys.argv[4]):
         os.kill(os.getpid(), signal.SIGKILL)
-    return added
-archive_build._add_batch = add_batch
+archive_build._add_batches = add_rows
 archive_build.add_files(Path(sys.argv[1]), Latents([Path(sys.argv[2])]), read_table(sys.argv[3]))
 """
 

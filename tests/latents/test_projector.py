@@ -16,7 +16,7 @@ from latent_sets import DIM, latents
 
 from nenya.errors import InputFileError, OptionError
 from nenya.latents.layout import _power, find_curve
-from nenya.latents.neighbours import Lists, Neighbours, find_centroids
+from nenya.latents.neighbours import Neighbours
 from nenya.latents.projector import Parameters, Projector, _FitProgress
 
 
@@ -51,23 +51,6 @@ def test_the_search_is_exact_and_breaks_ties_by_number(collapsed):
     assert found[5].tolist() == [5, *range(300, 309)]
     others = np.arange(len(asked)) != 5
     np.testing.assert_array_equal(found[others], wanted[others])
-
-
-@pytest.mark.slow
-def test_lists_that_are_all_searched_are_exact_and_few_are_nearly_so():
-    neighbours = Neighbours(latents(2000, 1))
-    centroids = find_centroids(neighbours, 40, np.random.default_rng(0))
-    exact = neighbours.search(NEW, 15)
-    for one, other in zip(Lists(neighbours, centroids, 40).search(NEW, 15), exact, strict=True):
-        np.testing.assert_array_equal(one, other)
-    near = Lists(neighbours, centroids, 8).search(NEW, 15)[1]
-    assert np.mean([len(set(a) & set(b)) for a, b in zip(near, exact[1], strict=True)]) > 0.9 * 15
-
-
-def test_lists_with_too_few_rows_fall_back_on_all():
-    rows = latents(50, 1)
-    lists = Lists(Neighbours(rows), rows[:40].copy(), 2)
-    np.testing.assert_array_equal(lists.search(NEW[:20], 15)[1], Neighbours(rows).search(NEW[:20], 15)[1])
 
 
 def test_the_power_is_that_of_the_library():

@@ -7,7 +7,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-import lightning.pytorch as pl
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from nenya.data.cutouts import CutoutFile, plan_blocks
 from nenya.data.masks import InputReader, Measure
 from nenya.errors import InputFileError
+from nenya.runtime.lightning import pl
 from nenya.runtime.process import Threads, cores
 from nenya.runtime.trainer import count_read
 from nenya.storage.process import available_memory

@@ -1,6 +1,7 @@
 """Building and extending an index of latents, batch by batch, so that a killed run can resume."""
 
 import hashlib
+import itertools
 import json
 import logging
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nenya.data.hdf5_open import open_hdf5
 from nenya.errors import InputFileError, OptionError
@@ -17,15 +19,14 @@ from nenya.latents.files import Latents, Part
 from nenya.latents.index import (
     ABOUT,
     TABLE,
-    VECTOR,
-    IndexSearcher,
     join,
     lance_errors,
     open_table,
     own_table,
     read_about,
 )
-from nenya.latents.similarity import closest_of
+from nenya.latents.index_recall import measure
+from nenya.latents.index_rows import VECTOR
 from nenya.storage.disk import atomic_path
 from nenya.storage.names import parse_json
 from nenya.storage.small_files import refuse_links
@@ -37,25 +38,24 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BATCH_ROWS = 65536
+COMMIT_ROWS = 2**20
+"""Rows added at a time: LanceDB makes a file of them, and merges, again and again, those that have fewer."""
+
 INDEX_FROM = 100_000
 """With fewer rows there is no vector index: the search is exact."""
 
-FLAT_UP_TO = 2_000_000
+FLAT_UP_TO = 500_000
 """Number of rows up to which the index holds full latents; beyond, one bit per dimension."""
-
-TARGET = 0.99
-"""Recall@10 for which the number of searched parts is chosen."""
 
 KINDS = ("auto", "IVF_FLAT", "IVF_RQ")
 _NEVER = timedelta(days=36_500)
 """Old states are kept, because a reader may still refer to them."""
 
 _FRAGMENTS = 256  # fragments, beyond which they are merged
-_QUERIES = 64
-_TOP = 10
-_TIE = 1e-6
 _SAMPLES = 64  # rows per part for training its centre
 _GROWTH = 1.5  # growth in rows since the last training that triggers a new one
+_MOST_PARTS = 2048  # so that building takes time in proportion to the rows, beyond four million
+_LOOSE_ROWS = 2**15  # new rows that are searched one by one before they are put into the vector index
 
 
 class Prepared(Protocol):
@@ -120,6 +120,7 @@ def add_files(
 def _add_parts(folder: Path, about: dict[str, Any], latents: Latents, prepared: Prepared) -> int:
     """Add the partitions that are not in the index; return the number of added rows."""
     made = open_table(folder, _schema(about))
+    begun = {(source["stem"], source["partition"]) for source in about["sources"]}
     added = 0
     for part in latents.parts:
         source = _source(folder, about, part, prepared)
@@ -127,14 +128,22 @@ def _add_parts(folder: Path, about: dict[str, Any], latents: Latents, prepared: 
             log.info("%s of %s: already in the index", part.partition, part.path)
             continue
         write_about(folder, about)
-        before = added
-        for start, rows in prepared.rows_of(part):
-            added += _add_batch(made, about, source["start"] + start, rows)
+        there = np.empty(0, np.int64)
+        if (part.stem, part.partition) in begun:  # rows of an interrupted run
+            asked = made.search().where(_between(source["start"], part.rows)).select([ROW]).limit(part.rows)
+            there = np.sort(asked.to_arrow()[ROW].to_numpy()) - source["start"]
+        before = int(made.count_rows()) - len(there)
+        batches = iter(prepared.rows_of(part))
+        for one in batches:
+            some = itertools.chain([one], itertools.islice(batches, max(COMMIT_ROWS // BATCH_ROWS, 1) - 1))
+            _add_batches(made, about, source["start"], some, there)
         source["done"] = True
-        source["left_out"] = part.rows - made.count_rows(_between(source["start"], part.rows))
+        source["left_out"] = part.rows - (int(made.count_rows()) - before)
         write_about(folder, about)
+        new = part.rows - source["left_out"] - len(there)
+        added += new
         log.info(
-            "%s of %s: added %d rows%s", part.partition, part.path, added - before,
+            "%s of %s: added %d rows%s", part.partition, part.path, new,
             f", left out {source['left_out']} without a latent (NaN)" if source["left_out"] else "",
         )  # fmt: skip
     return added
@@ -160,8 +169,10 @@ def _build_index(folder: Path, kind: str, index_from: int, seed: int) -> dict[st
     about = read_about(folder)
     made = open_table(folder)
     rows = int(made.count_rows())
-    chosen = kind if kind != "auto" else "IVF_FLAT" if rows <= FLAT_UP_TO else "IVF_RQ"
     index = about["index"]
+    fits = index is not None and rows <= _GROWTH * index["trained_on"]
+    by_rows = "IVF_FLAT" if rows <= FLAT_UP_TO else "IVF_RQ"
+    chosen = kind if kind != "auto" else index["kind"] if fits else by_rows
     if rows < max(index_from, 2):
         if index:
             for old in made.list_indices():
@@ -172,20 +183,24 @@ def _build_index(folder: Path, kind: str, index_from: int, seed: int) -> dict[st
     current = index and index["rows"] == rows and index["kind"] == chosen
     if current and about["recall"]:
         return {"index": index, "recall": about["recall"]}
-    if index and index["kind"] == chosen and rows <= _GROWTH * index["trained_on"]:
-        made.optimize(cleanup_older_than=_NEVER)
-        index = {**index, "rows": rows}
+    if fits and index["kind"] == chosen:
+        held = index.get("indexed", index["rows"])
+        if rows - held > _LOOSE_ROWS:
+            made.optimize(cleanup_older_than=_NEVER)
+            held = rows
+        index = {**index, "rows": rows, "indexed": held}
     else:
         from lancedb.index import IvfFlat, IvfRq
 
-        parts = max(1, min(round(rows**0.5), rows // 2, 8192))
+        parts = max(1, min(round(rows**0.5), rows // 2, _MOST_PARTS))
         settings = {"distance_type": "cosine", "num_partitions": parts, "sample_rate": _SAMPLES, "max_iterations": 20}
         log.info("%s: training %s on %d rows in %d parts", folder, chosen, rows, parts)
         made.create_index(
             VECTOR, config=IvfFlat(**settings) if chosen == "IVF_FLAT" else IvfRq(**settings), replace=True
         )
-        index = {"kind": chosen, "parts": parts, "rows": rows, "trained_on": rows}
-    about["index"], about["recall"] = _measured(folder, {**about, "index": index}, seed)
+        index = {"kind": chosen, "parts": parts, "rows": rows, "trained_on": rows, "indexed": rows}
+        about["recall"] = None
+    about["index"], about["recall"] = measure(folder, {**about, "index": index}, seed)
     write_about(folder, about)
     log.info("%s: %s", folder, recall_line(about))
     return {"index": about["index"], "recall": about["recall"]}
@@ -216,32 +231,6 @@ def recall_line(about: dict[str, Any]) -> str:
         f"{index['kind']} of {index['rows']} rows, searching {index['probes']} of {index['parts']} parts: recall@"
         f"{recall['at']} {recall['value']:.4f} over {recall['queries']} rows (seed {recall['seed']})"
     )
-
-
-def _measured(folder: Path, about: dict[str, Any], seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Choose the number of searched parts, and measure the recall with it."""
-    searcher = IndexSearcher(folder)
-    searcher.about = about
-    numbers = searcher.table.search().select([ROW]).limit(about["index"]["rows"]).to_arrow()[ROW].to_numpy()
-    sample = np.sort(np.random.default_rng(seed).choice(numbers, min(_QUERIES, len(numbers)), replace=False))
-    queries = searcher.take(sample)
-    truth = closest_of(searcher.scan, searcher.take, queries, _TOP + 1)
-    parts, probes = about["index"]["parts"], 1
-    while True:
-        probes = min(parts, probes * 2)
-        hits, wanted = 0, 0
-        for i, row in enumerate(sample):
-            others = truth.cosine[i][(truth.rows[i] >= 0) & (truth.rows[i] != row)][:_TOP]
-            rows, near = searcher.approximate(queries[i], _TOP + 1, probes)
-            found = near[rows != row][:_TOP]
-            # A row as close as the last true neighbour counts as a hit.
-            hits += int((found >= others[-1] - _TIE).sum()) if len(others) else 0
-            wanted += len(others)
-        recall = hits / max(1, wanted)
-        if recall >= TARGET or probes == parts:
-            break
-    measured = {"at": _TOP, "value": recall, "queries": len(sample), "seed": seed, "rows": about["index"]["rows"]}
-    return {**about["index"], "probes": probes}, measured
 
 
 def write_about(folder: Path, about: dict[str, Any]) -> None:
@@ -372,34 +361,41 @@ def rows_of(latents: Latents, keys: "pd.DataFrame", start: int, stop: int) -> An
     )
 
 
-def _add_batch(made: Any, about: dict[str, Any], first: int, rows: Any) -> int:
-    """Add rows in one atomic step; rows already in the index are not added again.
+def _add_batches(
+    made: Any, about: dict[str, Any], first: int, batches: Iterable[tuple[int, Any]], there: NDArray[np.int64]
+) -> None:
+    """Add rows of a partition in one atomic step, batch by batch.
 
     Args:
         made: LanceDB's table.
         about: description of the index.
-        first: number in the index of the row with number 0.
-        rows: of `rows_of`.
-
-    Returns:
-        Number of added rows.
+        first: first row of the partition in the index.
+        batches: first row of each batch within the partition, and its rows, of `rows_of`.
+        there: rows of the partition that are in the index already, rising.
     """
     import pyarrow as pa
-    import pyarrow.compute as pc
 
-    if not len(rows):
-        return 0
-    numbers = pc.add(rows[ROW], pa.scalar(first))
-    last = numbers[-1].as_py() + 1
-    there = made.search().where(_between(numbers[0].as_py(), last - numbers[0].as_py())).select([ROW])
-    known = there.limit(len(rows)).to_arrow()[ROW].combine_chunks()
-    rows = rows.set_column(rows.schema.get_field_index(ROW), ROW, numbers)
-    if len(known):
-        rows = rows.filter(pc.invert(pc.is_in(rows[ROW], value_set=known)))
-    if not len(rows):
-        return 0
     schema = _schema(about)
-    columns = {ROW: rows[ROW]}
+
+    def ready() -> Iterator[Any]:
+        for start, rows in batches:
+            numbers = start + rows[ROW].to_numpy()
+            new = np.flatnonzero(~np.isin(numbers, there))
+            if len(new):
+                columns = _columns(about, schema, rows.take(new))
+                columns[ROW] = pa.array(first + numbers[new])
+                yield from pa.table(columns, schema=schema).to_batches()
+
+    found = ready()
+    if (one := next(found, None)) is not None:
+        made.add(pa.RecordBatchReader.from_batches(schema, itertools.chain([one], found)))
+
+
+def _columns(about: dict[str, Any], schema: Any, rows: Any) -> dict[str, Any]:
+    """Return the columns of rows, and their latents, in the types of the index."""
+    import pyarrow as pa
+
+    columns = {VECTOR: rows[VECTOR]}
     for name in about["columns"]:
         kind = schema.field(name).type
         try:
@@ -408,6 +404,4 @@ def _add_batch(made: Any, about: dict[str, Any], first: int, rows: Any) -> int:
             raise InputFileError(
                 f"column {name} of the table: expected type {kind} as in the index: {str(error).splitlines()[0]}"
             ) from error
-    columns[VECTOR] = rows[VECTOR]
-    made.add(pa.table(columns, schema=schema))
-    return len(rows)
+    return columns

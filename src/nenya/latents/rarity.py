@@ -174,7 +174,13 @@ def _chosen(latents: Any, k: int, exact: bool | None) -> tuple[IntArray, bool]:
 
 
 def percentiles(values: Float64Array) -> Float64Array:
-    """Return the percentage of the known values that are as small or smaller: (N,), NaN if unknown."""
+    """Return the percentage of the known values that are as small or smaller: (N,), NaN if unknown.
+
+    Examples:
+        >>> import numpy as np
+        >>> percentiles(np.array([0.1, 0.3, 0.2])).argsort().tolist()
+        [0, 2, 1]
+    """
     known = np.isfinite(values)
     ordered = np.sort(values[known])
     found = np.full(len(values), np.nan)

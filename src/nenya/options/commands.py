@@ -17,13 +17,15 @@ from nenya.options.figures import (
 from nenya.options.masks import MaskOptions, is_bounds, numbers
 from nenya.options.sections import Options
 from nenya.options.shards import DaskOptions, ShardOptions, ShareOptions
+from nenya.options.tags import TagsOptions
 
 
 @dataclass
-class TrainOptions(Options):
+class TrainOptions(TagsOptions):
     """Options of training."""
 
-    only_with: ClassVar = {"sha256": "init_from"}
+    only_with: ClassVar = {"sha256": "init_from", "tags_sha256": "tags"}
+    trains: ClassVar[bool] = True
 
     init_from: str | None = option(None, "weights to start from")
     rows: str | None = option(
@@ -31,7 +33,11 @@ class TrainOptions(Options):
         "row list of nenya split or prune: the cutouts to train and validate on; default the partitions",
     )
     rows_sha256: str | None = option(None, "sha256 expected of the file of rows=; recorded in config.yaml", SHA256)
+    tags_sha256: str | None = option(None, "sha256 expected of the file of tags=; recorded in config.yaml", SHA256)
     resume: str | None = option(None, "a run folder to resume, or 'last'")
+    processor: str | None = option(
+        None, "processor for which trainer.precision=auto or model.layout=auto was chosen; recorded in config.yaml"
+    )
 
 
 @dataclass
@@ -177,7 +183,7 @@ def _is_names(value: Any) -> bool:
 
 
 @dataclass
-class StatisticsOptions(LeastCosineOptions, PictureOptions):
+class StatisticsOptions(LeastCosineOptions, PictureOptions, TagsOptions):
     """Options of the statistics of a selection from `table` or `archive`."""
 
     uses: ClassVar[tuple[str, ...]] = ("loader", "data", "out", "clobber")
@@ -223,7 +229,7 @@ class ClustersOptions(LeastCosineOptions, CutoutPictureOptions):
 
 
 @dataclass
-class FiguresOptions(DrawnOptions, AnalysisOptions):
+class FiguresOptions(DrawnOptions, AnalysisOptions, TagsOptions):
     """Options of figures of a table and its cutouts."""
 
     uses: ClassVar[tuple[str, ...]] = ("loader", "out", "clobber")
@@ -278,7 +284,7 @@ class IndexOptions(AnalysisOptions, ShardOptions):
 
 
 @dataclass
-class SearchOptions(LeastCosineOptions, CutoutPictureOptions):
+class SearchOptions(LeastCosineOptions, CutoutPictureOptions, TagsOptions):
     """Options of similarity search in `data` (with `table`), `index` or `archive`."""
 
     uses: ClassVar[tuple[str, ...]] = ("model", "preprocess", "loader", "data", "out", "clobber", "sha256")
@@ -368,12 +374,12 @@ class MigrateOptions(Options):
 
 
 @dataclass
-class PortalOptions(LeastCosineOptions):
+class PortalOptions(LeastCosineOptions, TagsOptions):
     """Options of the portal."""
 
     uses: ClassVar[tuple[str, ...]] = ("model", "preprocess", "loader", "trainer", "data", "seed", "clobber", "sha256")
     positional: ClassVar = "table"
-    only_with: ClassVar = {"version": "archive_dir", "sample": "export", "sha256": "ckpt"}
+    only_with: ClassVar = {"version": "archive_dir", "sample": "export", "page_mb": "export", "sha256": "ckpt"}
 
     archive_dir: str | None = option(None, "an archive of nenya update, instead of table=")
     version: str | None = option(None, "model version of the archive, if it has several")
@@ -394,7 +400,8 @@ class PortalOptions(LeastCosineOptions):
         one_of("auto", "local", "any", "none"),
     )
     export: str | None = option(None, "write a static page to this folder, for use without a server, and exit")
-    sample: int = option(20_000, "rows in the exported page", at_least(100))
+    sample: int = option(20_000, "rows in the exported page", within(100, 200_000))
+    page_mb: int = option(200, "largest exported page, thumbnails included, MB", at_least(1))
     views: bool | None = option(None, "whether visitors save named views beside the table; default: on 127.0.0.1 only")
 
 

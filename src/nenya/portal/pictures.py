@@ -10,6 +10,8 @@ from nenya.portal.state import BoolArray
 from nenya.tables.classes import Classes, commonest
 
 FloatArray = NDArray[np.float32]
+Picked = BoolArray | NDArray[np.integer]
+"""Some of N rows: a mask (N,), or their numbers."""
 Extent = tuple[float, float, float, float]
 """Left, right, lower and upper limit."""
 
@@ -20,7 +22,7 @@ def raster(
     extent: Extent,
     cells: tuple[int, int],
     *,
-    mask: BoolArray | None = None,
+    mask: Picked | None = None,
     values: FloatArray | None = None,
     around: float | None = None,
 ) -> FloatArray:
@@ -31,7 +33,7 @@ def raster(
         y: (N,).
         extent: of all cells.
         cells: number in x and y.
-        mask: (N,), points to include.
+        mask: points to include: (N,) bool, or their numbers.
         values: (N,); NaN is ignored.
         around: period of x, such as 360 degrees.
 
@@ -79,7 +81,7 @@ def class_raster(
     cells: tuple[int, int],
     classes: Classes,
     *,
-    mask: BoolArray | None = None,
+    mask: Picked | None = None,
     around: float | None = None,
 ) -> FloatArray:
     """Return the commonest class of each cell, (rows, columns) float32, NaN where empty; arguments as of `raster`."""
@@ -90,7 +92,7 @@ def class_raster(
     return np.where(found < 0, np.nan, found).reshape(cells[1], cells[0]).astype(np.float32)
 
 
-def histogram(binned: Binned, mask: BoolArray | None) -> NDArray[np.int64]:
+def histogram(binned: Binned, mask: Picked | None) -> NDArray[np.int64]:
     """Count the selected rows in the bins of a column: (BINS,) int64."""
     if mask is None:
         return binned.counts

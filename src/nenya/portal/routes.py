@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 _BOKEH, _PANEL = Path(bokeh.__file__).parent / "server/static", Path(DIST_DIR)
 _SCRIPTS = (
-    *(f"page/{n}.js" for n in ("longitudes", "pointer", "layout", "access", "touch", "page")),
+    *(f"page/{n}.js" for n in ("longitudes", "pointer", "layout", "access", "touch", "time", "page")),
     "static/js/bokeh.min.js", "static/js/bokeh-widgets.min.js",
     "static/js/bokeh-tables.min.js", "static/extensions/panel/panel.min.js",
 )  # fmt: skip

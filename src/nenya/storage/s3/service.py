@@ -220,7 +220,7 @@ class S3Store:
                 except (ChangedError, AlteredError) as error:
                     temporary.unlink(missing_ok=True)
                     if type(error) in failed:
-                        what = "it changed twice during the download; download it when nobody writes it"
+                        what = "it changed twice during the download; download it when no process writes it"
                         if isinstance(error, AlteredError):
                             what = f"{error}, twice; the object or the network is damaged: upload it again, or ask"
                             what += " the administrator of the service"
@@ -275,7 +275,7 @@ class S3Store:
         found = self._needed(url)
         if found.size != size or found.metadata.get("sha256", sha256) != sha256:
             what = f"{size} bytes were uploaded, but the object has {found.size} bytes"
-            raise StorageError(f"{url}: {what}; upload it when nobody else writes it")
+            raise StorageError(f"{url}: {what}; upload it when no other process writes it")
         if not proven:
             self._read_back(found, sha256)
         return found

@@ -116,7 +116,7 @@ class PartsUpload:
                 if etag == digest.hex():
                     return answer["ETag"], True
             if md5(body).digest() != digest:
-                raise OutputError(f"{path} changed during its upload; upload it when nobody writes it")
+                raise OutputError(f"{path} changed during its upload; upload it when no process writes it")
             logger.debug("%s: part %d arrived altered and is sent again", self.url, number)
         what = f"part {number} arrived altered {_SENDS} times, and nothing was stored"
         raise StorageError(f"{self.url}: {what}; the network to the service alters data: ask its administrator")

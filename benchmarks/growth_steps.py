@@ -1,0 +1,118 @@
+"""One step of growth.py that is no command of nenya, in a process of its own; its last line is JSON.
+
+python growth_steps.py STEP DATA INDEX FILES FOLDER
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from growth_data import name_of
+
+from nenya.latents.files import Latents
+from nenya.latents.index import IndexSearcher
+from nenya.latents.similarity import closest
+from nenya.tables.conditions import rows_where
+
+QUERIES, K, BLOCK = 40, 10, 16384
+CONDITIONS = ("", "DT > 0.5", "DT > 2", "DT > 2 AND lat > 30 AND lat < 50", "DT > 4", "DT > 7", "DT > 12")
+
+
+def timed(call):
+    """Return the result of a call, its clock and processor milliseconds."""
+    clock, processor = time.perf_counter(), time.process_time()
+    result = call()
+    return result, 1e3 * (time.perf_counter() - clock), 1e3 * (time.process_time() - processor)
+
+
+def files_of(data, files):
+    """Return the latents files."""
+    return [data / f"{name_of(number)}_latents.h5" for number in range(files)]
+
+
+def truth_of(latents, queries, masks):
+    """Return of each condition the cosines of the nearest rows of each query, (conditions, Q, K), and the rows."""
+    best = np.full((len(masks), len(queries), K), -2, np.float32)
+    wanted = queries.T.astype(np.float32)
+    for start, block in latents.blocks(BLOCK):
+        scores = (block @ wanted).T
+        latents.release()
+        for own, mask in zip(best, masks, strict=True):
+            some = scores[:, mask[start : start + len(block)]] if mask is not None else scores
+            both = np.concatenate([own, some], axis=1)
+            own[:] = np.partition(both, -K, axis=1)[:, -K:]
+    return np.sort(best, axis=2)[:, :, ::-1]
+
+
+def search(data, index, files, _):
+    """Measure recall@10 and time of the index, without conditions and under those of any width."""
+    latents = Latents(files_of(data, files))
+    rng = np.random.default_rng(7)
+    rows = np.sort(rng.choice(len(latents), QUERIES, replace=False))
+    queries = latents.take(rows).astype(np.float64)
+    table = pq.read_table(data / f"table{files:02d}.parquet", columns=["DT", "lat"]).to_pandas()
+    masks = [rows_where(table, sql) if sql else None for sql in CONDITIONS]
+    del table
+    truth = truth_of(latents, queries, masks)
+    found = {}
+    for sql, mask, near in zip(CONDITIONS, masks, truth, strict=True):
+        searcher = IndexSearcher(index)
+        searcher.search(queries[0], K)  # opens the index
+        _, first, first_processor = timed(lambda s=searcher, c=sql: s.search(queries[0], K, c or None))
+        times, hits, wanted, exact = [], 0, 0, 0
+        for query, own in zip(queries, near, strict=True):
+            answer, clock, processor = timed(lambda s=searcher, q=query, c=sql: s.search(q, K, c or None))
+            times.append((clock, processor))
+            own = own[own > -2]
+            hits += int((answer.cosine[: len(own)] >= own[-1] - 1e-5).sum()) if len(own) else 0
+            wanted, exact = wanted + len(own), exact + answer.exact
+        clock, processor = np.median(times, axis=0)
+        found[sql or "none"] = {
+            "rows": len(latents) if mask is None else int(mask.sum()),
+            "first_ms": first,
+            "first_processor_ms": first_processor,
+            "ms": clock,
+            "processor_ms": processor,
+            "recall": hits / max(1, wanted),
+            "exact": exact / QUERIES,
+        }
+    return {"conditions": found, "processor_ms": found["none"]["processor_ms"], "ms": found["none"]["ms"]}
+
+
+def exact(data, _, files, __):
+    """Measure exact search in files against reading them with dd and copying memory."""
+    paths = files_of(data, files)
+    latents = Latents(paths)
+    query = latents.take([11])[0].astype(np.float64)
+    gigabytes = len(latents) * latents.shape[1] * 4 / 1e9
+    closest(latents[0:1000], query, K)
+    _, clock, processor = timed(lambda: closest(latents, query, K))
+    _, again, _ = timed(lambda: closest(latents, query, K))
+    start = time.perf_counter()
+    for path in paths:
+        subprocess.run(["dd", f"if={path}", "of=/dev/null", "bs=4M"], check=True, capture_output=True)
+    dd = time.perf_counter() - start
+    block = np.ones(2**27, np.float32)
+    target = np.empty_like(block)
+    np.copyto(target, block)
+    _, copy, _ = timed(lambda: np.copyto(target, block))
+    return {
+        "ms": min(clock, again),
+        "processor_ms": processor,
+        "GB_per_s": 1e3 * gigabytes / min(clock, again),
+        "dd_GB_per_s": gigabytes / dd,
+        "memory_copy_GB_per_s": 1e3 * block.nbytes / 1e9 / copy,
+    }
+
+
+STEPS = {"search": search, "exact": exact}
+
+if __name__ == "__main__":
+    step, data, index, files, folder = sys.argv[1:]
+    os.environ.setdefault("OMP_NUM_THREADS", "2")
+    print(json.dumps(STEPS[step](Path(data), Path(index), int(files), Path(folder))))
