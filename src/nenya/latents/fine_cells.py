@@ -96,7 +96,7 @@ def _sample(latents: Any, count: int, rng: np.random.Generator) -> Float32Array:
 
 
 def _shares(sizes: IntArray, count: int) -> IntArray:
-    """Return a number of cells for each coarse cell, (B,), in proportion to its rows and not above them; the sum is C."""
+    """Return a number of cells for each coarse cell, (B,), in proportion to its rows; C in all."""
     wanted = sizes / sizes.sum() * count
     shares: IntArray = np.minimum(np.maximum(np.floor(wanted), sizes > 0), sizes).astype(np.int64)
     while (left := count - int(shares.sum())) != 0:
