@@ -91,6 +91,13 @@ def command_of(step, folder, data, million):
             "clobber=true",
             f"loader.cache_dir={folder}",
         ]
+    if step == "update":
+        return [*nenya, "update", f"new={folder}/later.h5", f"archive={folder}/archive{files:02d}", "trainer=cpu"]
+    return helper(step, data, index, files, folder)
+
+
+def helper(step, data, index, files, folder):
+    """Return the command line of a step of growth_steps.py."""
     return [sys.executable, str(HELPER), step, str(data), str(index), str(files), str(folder)]
 
 
@@ -115,9 +122,16 @@ def main():
             own = results["steps"].setdefault(step, {})
             if str(million) in own and not arguments.again:
                 continue
+            if step == "update":
+                index = arguments.folder / f"index{million:02d}"
+                files = million * 10**6 // FILE_ROWS
+                subprocess.run(helper("prepare_update", data, index, files, arguments.folder), check=True, cwd=ROOT)
             command = command_of(step, arguments.folder, data, million)
-            own[str(million)] = found = measure(command, arguments.folder / f"{step}{million:02d}.log")
+            found = measure(command, arguments.folder / f"{step}{million:02d}.log")
             kept.parent.mkdir(parents=True, exist_ok=True)
+            if kept.is_file():  # another run may have added to it
+                results = json.loads(kept.read_text())
+            results["steps"].setdefault(step, {})[str(million)] = found
             kept.write_text(json.dumps(results, indent=1) + "\n")
             figures = ", ".join(
                 f"{key} {found[key]:.2f}" for key in ("processor_s", "clock_s", "own_GB", "resident_GB")
