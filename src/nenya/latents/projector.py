@@ -20,6 +20,7 @@ from nenya.errors import InputFileError, OptionError
 from nenya.latents.layout import FloatArray, Parameters, as_metric, find_curve, place_rows, scaled
 from nenya.latents.lists import Lists, fit_lists
 from nenya.latents.neighbours import Neighbours
+from nenya.latents.neighbours_torch import DeviceNeighbours, gpu
 from nenya.latents.projector_file import COMPONENTS, REFIT, read_projector, write_projector
 from nenya.latents.umap_fit import fit_layout as _fit_layout
 from nenya.latents.umap_fit import new_umap
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 N_PROBES = 64
 
 _BLOCK = 4096  # rows placed at a time
+_FOR_GPU = 4096
 
 
 class Projector:
@@ -77,6 +79,7 @@ class Projector:
         self.parameters = parameters
         self._neighbours = Neighbours(self._scaled(self.latents))
         self._centroids, self._components, self._n_lists_searched = centroids, components, n_lists_searched
+        self._device: DeviceNeighbours | None = None
         self.recall: float | None = None
         self.probe_difference = 0.0
         self.image_size = 0
@@ -138,13 +141,16 @@ class Projector:
         lost = ~np.isfinite(layout).all(axis=1)  # UMAP assigns NaN to rows without neighbours
         return cls(rows[~lost], layout[~lost], parameters)
 
-    def transform(self, latents: ArrayLike, *, approximate: bool = False) -> FloatArray:
+    def transform(self, latents: ArrayLike, *, approximate: bool = False, device: str | None = None) -> FloatArray:
         """Return the UMAP coordinates of rows, each placed independently.
+
+        On a GPU the exact search is the faster one, and serves both ways.
 
         Args:
             latents: (n, D), or (D,) for one row.
             approximate: search only the nearest lists of training rows: much faster, and the same coordinates, bit for
                 bit, wherever the neighbours are found; still independent of other rows.
+            device: of torch, for the search of many rows; None: a GPU if there is one. The coordinates are the same.
 
         Returns:
             (n, 2) float32; NaN for non-finite rows.
@@ -159,15 +165,17 @@ class Projector:
                 f"{rows.shape}: use the projector of their model"
             )
         out = np.full((len(rows), 2), np.nan, np.float32)
-        if approximate:
+        device = gpu() if device is None and len(rows) >= _FOR_GPU else device
+        if approximate and device is None:
             lists = self._lists
             on_all_cores(lambda part: self._place(lists, rows[part], out[part]), parts(len(rows)))
             return out
+        whole = self._neighbours if device is None else self._on(device)
         for start in range(0, len(rows), _BLOCK):
-            self._place(self._neighbours, rows[start : start + _BLOCK], out[start : start + _BLOCK])
+            self._place(whole, rows[start : start + _BLOCK], out[start : start + _BLOCK])
         return out
 
-    def _place(self, index: Neighbours | Lists, rows: FloatArray, out: FloatArray) -> None:
+    def _place(self, index: Neighbours | DeviceNeighbours | Lists, rows: FloatArray, out: FloatArray) -> None:
         """Place rows, (n, D), into `out`, (n, 2); those that are not finite stay as they are."""
         finite = np.flatnonzero(np.isfinite(rows).all(axis=1))
         if not len(finite):
@@ -188,6 +196,11 @@ class Projector:
         else:
             on_all_cores(place, parts(len(finite)))
         out[finite] = found
+
+    def _on(self, device: str) -> DeviceNeighbours:
+        if self._device is None or self._device.device != device:
+            self._device = DeviceNeighbours(self._neighbours, device)
+        return self._device
 
     def _scaled(self, rows: FloatArray) -> FloatArray:
         return scaled(rows, self.parameters.metric)

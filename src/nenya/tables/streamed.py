@@ -89,11 +89,12 @@ def write_with(source: Path, out: Path, columns: Mapping[str, NDArray[Any]]) -> 
 
 
 def _has_index(path: Path) -> bool:
-    """Return whether a .parquet file has columns that pandas takes as an index, which tables are written without."""
+    """Return whether a .parquet file has an index of pandas other than 0, 1 ..., which tables are written without."""
     import pyarrow.parquet as pq
 
     try:
         about = pq.read_schema(path).pandas_metadata or {}
     except Exception:  # damaged: whoever reads it says so
         return True
-    return any(isinstance(name, str) for name in about.get("index_columns", []))
+    plain = {"start": 0, "step": 1}
+    return any(not isinstance(name, dict) or plain.items() - name.items() for name in about.get("index_columns", []))
