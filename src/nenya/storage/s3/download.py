@@ -56,7 +56,7 @@ class Ranges:
 
         Raises:
             ChangedError: The object is another one by now.
-            AlteredError: Other bytes than asked for came.
+            AlteredError: Other bytes came than were requested.
         """
         from s3transfer.exceptions import RetriesExceededError
         from s3transfer.utils import S3_RETRYABLE_DOWNLOAD_ERRORS
