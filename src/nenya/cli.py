@@ -99,7 +99,8 @@ def _run(name: str, args: list[str]) -> int:
         if flags:
             say(Lines(help_text(name, options)))
             return 0
-        with s3_access(options.storage.anonymous, options.storage.requester_pays):
+        storage = options.storage
+        with s3_access(storage.anonymous, storage.requester_pays, storage.one_writer):
             code = int(module_of(name).run(with_network(options, args)))
         for line in given_twice(args):
             log.warning("%s", line)

@@ -19,9 +19,10 @@ from nenya.portal.columns import Columns, compact
 from nenya.portal.dataset import open_dataset
 from nenya.portal.history import Selection
 from nenya.portal.jobs import Pools
+from nenya.portal.masks import Masks
 from nenya.portal.session import Session
 from nenya.portal.spans import Months, make_months, make_pace, month_name, span_name
-from nenya.portal.state import Masks, View, make_range, read_view
+from nenya.portal.state import View, make_range, read_view
 from nenya.portal.theme import Theme
 from nenya.portal.time_chart import TimeChart, milliseconds, month_at, share_text
 from nenya.portal.views import Plane

@@ -303,6 +303,28 @@ def compare(sets: TwoSets, settings: Settings, kept: KeptAnswers | None = None) 
     return whole, found
 
 
+def compare_whole(sets: TwoSets, settings: Settings, tick: Callable[[float], object] = lambda _: None) -> Compared:
+    """Return the answer for all rows alone, as `compare` does.
+
+    Args:
+        sets: the two sets.
+        settings: how they are compared.
+        tick: called with the share of the work that is done; an exception from it ends the work.
+
+    Raises:
+        InputFileError: A set has fewer than two finite latents.
+    """
+    check_finite(*sets.sides(np.ones(len(sets.rows), bool), settings.sample))
+    total, ready = max(1, _work(sets, None, settings)), 0
+
+    def done(pairs: int) -> None:
+        nonlocal ready
+        ready += pairs
+        tick(min(1.0, ready / total))
+
+    return _compare(sets, None, settings, done)
+
+
 def _size(stratum: Stratum | None, settings: Settings) -> int:
     return settings.sample if stratum is None else min(settings.sample, SAMPLE_OF_STRATUM)
 

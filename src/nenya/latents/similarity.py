@@ -7,9 +7,7 @@ would slow down the start of a search.
 Letters in shapes: N rows, D the length of a latent, Q queries, k rows for each query.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -17,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nenya.errors import InputFileError, OptionError
-from nenya.runtime.blas import one_thread_each
+from nenya.runtime.blas import in_order
 from nenya.runtime.process import cores
 
 IntArray = NDArray[np.int64]
@@ -367,18 +365,4 @@ class _Work:
 
     def spread(self, work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
         """Yield the results in the order of the items, with few in progress at a time."""
-        if self.threads < 2:
-            yield from map(work, items)
-            return
-        with one_thread_each(), ThreadPoolExecutor(self.threads, "search") as pool:
-            ahead: deque[Any] = deque()
-            try:
-                for item in items:
-                    ahead.append(pool.submit(work, item))
-                    if len(ahead) > 2 * self.threads:
-                        yield ahead.popleft().result()
-                while ahead:
-                    yield ahead.popleft().result()
-            finally:
-                for future in ahead:
-                    future.cancel()
+        return in_order(work, items, self.threads, "search")

@@ -10,7 +10,7 @@ from bokeh.events import RangesUpdate, SelectionGeometry, Tap
 from bokeh.models import Div, InlineStyleSheet, TextInput
 
 from nenya.errors import NenyaError, OptionError
-from nenya.portal import words
+from nenya.portal import pair_words, words
 from nenya.portal.categories import colour_choices
 from nenya.portal.dataset import Dataset
 from nenya.portal.jobs import Pools
@@ -29,8 +29,20 @@ from nenya.tables.quantities import title_of
 log = logging.getLogger(__name__)
 
 _WIDEST = 340  # pixels of a menu
-_CLASSED = ("facts", "table", "stats", "near_note", "near_list", "legend", "saved", "card", "gallery_note")
-_TITLES = ("Gallery", "Table", "Statistics", "Add filter", "New image", "Download")
+_CLASSED = (
+    "facts",
+    "table",
+    "stats",
+    "tags",
+    "against",
+    "near_note",
+    "near_list",
+    "legend",
+    "saved",
+    "card",
+    "gallery_note",
+)
+_TITLES = ("Gallery", "Table", "Statistics", "Add filter", "New image", "Download", "Tags", "A/B")
 
 
 class _Page(pn.Template):  # type: ignore[misc]  # Panel's types are not read
@@ -113,8 +125,11 @@ def make_page(
         "quick": quick_actions(dataset),
         "tabs": list(zip(TABS, _TITLES, strict=True)),
         "saved": saved is not None,
+        "tags": dataset.tags is not None,
+        "tagging": dataset.tags is not None and dataset.tags.writable,
         "notes": dataset.notes,
         "words": condition_words(columns),
+        "samples": pair_words.choices(),
         "numbers": [
             (n, title_of(n)) for n in [*columns.metrics(), *[p for p in ("lon", "US0", "US1") if p in columns]]
         ],
@@ -122,6 +137,7 @@ def make_page(
     }
     page.add_variable("nenya", variables)
 
+    session.follow_tags()
     session.refresh()
     if view.row is not None:
         session.draw_primary()
@@ -144,6 +160,8 @@ def _unwanted(session: Session) -> frozenset[str]:
         names.add("histograms")
     if session.saved is None:
         names.add("saved")
+    if session.dataset.tags is None:
+        names.add("tags")
     return frozenset(names)
 
 

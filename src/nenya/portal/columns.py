@@ -12,13 +12,15 @@ from nenya.errors import InputFileError, NenyaError
 from nenya.io import read_table
 from nenya.storage.table_files import check_arrow, check_table
 from nenya.storage.texts import first_words
-from nenya.tables.classes import Classes, classes_of_numbers, classes_of_texts
+from nenya.tables.classes import Classes, classes_of_numbers, classes_of_tags, classes_of_texts
 from nenya.tables.comparison import NO_DATE
 from nenya.tables.granules import GRANULE, SOURCES, granules
 from nenya.tables.key_columns import COLUMNS
 from nenya.tables.over_time import Units, units_of
 from nenya.tables.place_and_time import other_names
 from nenya.tables.quantities import DIFFERENCE, TERMS, dt_name, quantity_of
+from nenya.tables.tags import COLUMN as TAG
+from nenya.tables.tags import tags_in
 
 FloatArray = NDArray[np.float32]
 
@@ -123,6 +125,8 @@ class Columns:
         table: the table.
         rows: number of rows N.
         missing: views that cannot be shown -> columns that they lack.
+        version: rises with each change of the tags; what was computed before is out of date.
+        tagged: whether the column of tags is that of the portal, which changes while it runs.
     """
 
     def __init__(self, table: Any) -> None:
@@ -142,6 +146,7 @@ class Columns:
         self._binned: dict[str, Binned] = {}
         self._scales: dict[str, str] = {}
         self._classes: dict[str, Classes | None] = {}
+        self.version, self.tagged = 0, False
         self._derive()
         self.missing = {
             view: lacking
@@ -151,6 +156,25 @@ class Columns:
 
     def __contains__(self, name: object) -> bool:
         return name in self.names or name in self._floats
+
+    def set_tags(self, codes: NDArray[np.int32], labels: tuple[str, ...]) -> None:
+        """Set the column of tags.
+
+        Args:
+            codes: (N,), the number of each row's combination of tags, -1 for none.
+            labels: the combinations.
+        """
+        import pyarrow as pa
+
+        indices = pa.array(np.maximum(codes, 0), pa.int32(), mask=codes < 0)
+        column = pa.chunked_array([pa.DictionaryArray.from_arrays(indices, pa.array(labels, pa.string()))])
+        place = self.table.column_names.index(TAG) if TAG in self.table.column_names else None
+        self._classes[TAG] = classes_of_tags(codes, labels)
+        if place is None:
+            self.table, self.names = self.table.append_column(TAG, column), [*self.names, TAG]
+        else:
+            self.table = self.table.set_column(place, TAG, column)
+        self.version, self.tagged = self.version + 1, True
 
     def _derive(self) -> None:
         """Add DT, month and year if the table has their sources, and wrap longitudes to [-180, 180)."""
@@ -279,11 +303,19 @@ class Columns:
         """Return the string columns with few distinct values, and these values."""
         found = {}
         for name in self.names:
-            if self.is_text(name):
+            if self.is_text(name) and not (name == TAG and self.tagged):
                 array = self.table.column(name).chunk(0)
                 if hasattr(array, "dictionary") and 2 <= len(array.dictionary) <= _MOST_CATEGORIES:
                     found[name] = sorted(str(value) for value in array.dictionary.to_pylist() if value is not None)
         return found
+
+    def may_hold(self, name: str, values: tuple[str, ...]) -> bool:
+        """Return whether a column of few strings has all the given ones; a tag may be given at any time.
+
+        Raises:
+            KeyError: There is no such column.
+        """
+        return (name == TAG and self.tagged) or set(values) <= set(self.categories()[name])
 
     def classes(self, name: str) -> Classes | None:
         """Return the classes of a column that holds a few integers or strings; None for other columns."""
@@ -299,12 +331,14 @@ class Columns:
 
     def class_names(self) -> list[str]:
         """Return the columns of classes, those of numbers first."""
-        return [name for name in (*self.metrics(), *self.categories()) if self.classes(name) is not None]
+        own = [TAG] if self.tagged else []
+        return [*own, *(name for name in (*self.metrics(), *self.categories()) if self.classes(name) is not None)]
 
     def has_value(self, name: str, values: tuple[str, ...]) -> NDArray[np.bool_]:
         """Return which rows have one of the given strings in a column: (N,) bool."""
         array = self.table.column(name).chunk(0)
-        wanted = np.array([str(value) in values for value in array.dictionary.to_pylist()] + [False])
+        texts = [tags_in(str(v)) if name == TAG else [str(v)] for v in array.dictionary.to_pylist()]
+        wanted = np.array([not {*values}.isdisjoint(text) for text in texts] + [False])
         codes = array.indices.fill_null(len(wanted) - 1).to_numpy(zero_copy_only=False)
         return np.asarray(wanted[codes])
 

@@ -2,7 +2,7 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,7 +16,9 @@ from nenya.data.cutouts import CutoutReader, inspect_cutouts
 from nenya.errors import OptionError
 from nenya.latents.files import Latents
 from nenya.portal.columns import Columns
-from nenya.portal.state import PLANES, BoolArray, Filter, Masks
+from nenya.portal.masks import Masks
+from nenya.portal.state import PLANES, BoolArray, Filter
+from nenya.portal.tag_book import TagBook
 from nenya.storage.paths import fetch, find_sources
 from nenya.tables.key_columns import COLUMNS, Keys, read_keys
 from nenya.tables.keys import cutout_parts, join
@@ -43,6 +45,9 @@ class Shared:
 
     Args:
         most: bytes of arrays to keep.
+
+    Attributes:
+        version: returns that of the data; results of another one are not returned.
     """
 
     def __init__(self, most: int = 2**26) -> None:
@@ -50,9 +55,11 @@ class Shared:
         self._lock = threading.Lock()
         self._kept: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
         self._made: dict[Hashable, threading.Lock] = {}
+        self.version: Callable[[], int] = int
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
         """Return the result of a key, computed if needed; concurrent callers wait. It must not be changed."""
+        key = self.version(), key
         with self._lock:
             making = self._made.setdefault(key, threading.Lock())
         with making:
@@ -184,6 +191,8 @@ class Dataset:
         latents: of its rows, if given.
         images: cutout files of its rows.
         projector: of the table's US0 and US1, if given.
+        in_order: which of `latents` and `images` have one row for each row of the table, in its order; the others are
+            joined by their keys.
 
     Attributes:
         columns: of the table.
@@ -196,6 +205,7 @@ class Dataset:
         files: their stamps when opened.
         first: filters with which pages begin.
         notes: sentences on parts that cannot be shown, with reasons.
+        tags: of the table's cutouts; None where they are neither shown nor given.
     """
 
     def __init__(
@@ -204,20 +214,26 @@ class Dataset:
         latents: Latents | None = None,
         images: Sequence[Path] = (),
         projector: "Projector | None" = None,
+        in_order: Collection[str] = (),
     ) -> None:
         self.files: dict[Path, Stamp] = {}
         self.first: tuple[Filter, ...] = ()
         self.projector = projector
         self.columns, self.masks, self.shared = columns, Masks(columns), Shared()
-        keys = None
-        if images or latents is not None:
-            keys = read_keys(columns.table.select([name for name in COLUMNS if name in columns.names]).to_pandas())
-        self.cutouts = Cutouts(keys, images) if keys is not None and images else None
+        self.shared.version = lambda: columns.version
+        self.tags: TagBook | None = None
+        given = {name for name, there in (("latents", latents is not None), ("images", bool(images))) if there}
+        own = np.arange(columns.rows)
+        keys = Keys(None, np.zeros(len(own), np.int32), np.zeros(len(own), np.int8), own)
+        by_name = keys
+        if given - set(in_order):
+            by_name = read_keys(columns.table.select([name for name in COLUMNS if name in columns.names]).to_pandas())
+        self.cutouts = Cutouts(keys if "images" in in_order else by_name, images) if images else None
         self.latents = latents
         self.latent_of = np.full(columns.rows, -1, np.int64)
         self.row_of, repeated = np.empty(0, np.int64), 0
-        if latents is not None and keys is not None:
-            joined = latents.join(keys)
+        if latents is not None:
+            joined = latents.join(keys if "latents" in in_order else by_name)
             self.latent_of, self.row_of = joined.number, joined.first_rows(len(latents))
             repeated = joined.repeated
         self.notes = [

@@ -103,6 +103,10 @@ class Selection:
         self._last = (what, now)
         return True
 
+    def pause(self) -> None:
+        """Make the next zoom or move of a range a step of its own."""
+        self._last = ("", 0.0)
+
     def undo(self) -> bool:
         """Return to the view before the last step; return False if there is none."""
         return self.go(self.step - 1)

@@ -15,7 +15,7 @@ from nenya.portal.fair import FairPool
 log = logging.getLogger(__name__)
 
 _BETWEEN = 0.3  # seconds between progress reports
-_LONGEST = {"quick": 20.0, "slow": 60.0}  # time limit of one piece of work, seconds
+_LONGEST = {"quick": 20.0, "slow": 60.0, "long": 300.0}  # time limit of one piece of work, seconds
 STOPPED = "stopped"
 FAILED = "An internal error occurred (see the server's log). The rest of the page still works."
 
@@ -74,16 +74,18 @@ class Pools:
     Attributes:
         quick: for selections, figures and cutouts.
         slow: for searches and encoding of images, one at a time, as each uses all processors.
+        long: for comparisons, one at a time, which searches do not wait for.
         files: for downloads, in pieces.
     """
 
     quick: FairPool = field(default_factory=lambda: FairPool(4, 2, "portal"))
     slow: FairPool = field(default_factory=lambda: FairPool(1, 1, "search"))
+    long: FairPool = field(default_factory=lambda: FairPool(1, 1, "compare"))
     files: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, thread_name_prefix="download"))
 
     def shutdown(self) -> None:
         """Start no further work, and wait for running work."""
-        for pool in (self.quick, self.slow, self.files):
+        for pool in (self.quick, self.slow, self.long, self.files):
             pool.shutdown(cancel_futures=True)
 
 
@@ -136,6 +138,7 @@ class Jobs:
         *,
         title: str = "",
         slow: bool = False,
+        long: bool = False,
         ended: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Run work in a thread; older work of its kind is cancelled.
@@ -146,12 +149,13 @@ class Jobs:
             done: called with the result in the page's own thread, unless the work was cancelled.
             title: as in `open`.
             slow: whether to run it in the pool of slow work.
+            long: whether to run it in the pool of long work.
             ended: as in `open`.
         """
         ticket = self.open(kind, title, ended)
 
         def run() -> None:
-            ticket.begin(_LONGEST["slow" if slow else "quick"])
+            ticket.begin(_LONGEST["long" if long else "slow" if slow else "quick"])
             try:
                 ticket.tick(0)
                 result = work(ticket)
@@ -166,7 +170,7 @@ class Jobs:
             else:
                 self.call(lambda: self._finish(kind, ticket, result, done))
 
-        pool = self._pools.slow if slow else self._pools.quick
+        pool = self._pools.long if long else self._pools.slow if slow else self._pools.quick
         pool.submit_for(self, lambda: not ticket.cancelled, run)
 
     def cancel(self, kind: str = "") -> None:

@@ -22,6 +22,7 @@ from nenya.portal.state import (
     Filter,
     View,
 )
+from nenya.portal.tag_words import tag_notes
 from nenya.portal.theme import Theme
 from nenya.portal.uncertain import Uncertain
 from nenya.portal.upload import Upload
@@ -84,7 +85,8 @@ class Screen:
         self.texts: dict[str, str] = {
             **{"count": words.count(columns.rows, columns.rows), "filters": self._chips(), "status": "", "heading": ""},
             **{"facts": "", "table": "", "stats": "", "near_note": "", "near_list": "", "news": "", "stop": ""},
-            **{"legend": "", "saved": "", "card": "", "gallery_note": "", "near_pages": ""},
+            **{"legend": "", "saved": "", "card": "", "gallery_note": "", "near_pages": "", "tags": ""},
+            "against": "",
         }
         self.show_text: Callable[[str, str], None] = lambda name, text: None
         self.saved: SavedViews | None = None
@@ -178,7 +180,7 @@ class Screen:
         self.jobs.start(
             f"draw {name}",
             lambda ticket: work.plane_of(self.dataset, name, extent, view, ticket),
-            lambda found: plane.show(*found[:2], extent, title, shown, found[2], scale, pale_of(found[2])),
+            lambda found: plane.show(found[0], found[1], extent, title, shown, found[2], scale, pale_of(found[2])),
         )
         pale = self.uncertain.view(name, view)
         if pale is not None:
@@ -234,7 +236,7 @@ class Screen:
                 return
             picture, span, captions, there = result
             self.gallery_rows, self.gallery_picture = rows, picture
-            sheet.show(picture, span, captions, ["" if known else "no image" for known in there], rows.tolist())
+            sheet.show(picture, span, captions, tag_notes(dataset.columns, rows, there), rows.tolist())
             lacking = there.count(False)
             note = f"{lacking} of these {len(rows)} have no image in the given files" if lacking else ""
             self._text("gallery_note", part("hint", text=note) if note else "")

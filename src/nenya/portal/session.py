@@ -8,6 +8,7 @@ import numpy as np
 
 from nenya.errors import InputFileError, NenyaError
 from nenya.portal import categories, pictures, words, work
+from nenya.portal.against import Against
 from nenya.portal.jobs import Ticket
 from nenya.portal.question import make_question
 from nenya.portal.quick import rarest_order, without_cloudy
@@ -33,7 +34,7 @@ from nenya.portal.upload import Upload
 from nenya.portal.views import Histogram
 
 
-class Session(Timed):
+class Session(Timed, Against):
     """The session of one user: the screen and the user's actions."""
 
     def geometry(self, plane: str, geometry: dict[str, Any]) -> None:
@@ -148,6 +149,10 @@ class Session(Timed):
             "figure": self._by_key,
             "time": self.act_on_time,
             "quick": self._quick,
+            "tag": self.tag,
+            "tagged": self.select_tagged,
+            "against": self.against,
+            "compare": self.compare,
         }
         numbered = {"row": self._show_numbered, "go": self._go, "class": self._add_class}
         if name in plain:
@@ -236,11 +241,15 @@ class Session(Timed):
             self.refresh()
 
     def undo(self) -> None:
-        """Return to the view before the last change."""
+        """Return to the view before the last change, or undo the change of tags after it."""
+        if self.undo_tags():
+            return
         self._went(self.selection.view, moved=self.selection.undo())
 
     def redo(self) -> None:
         """Make the change that was undone."""
+        if self.redo_tags():
+            return
         self._went(self.selection.view, moved=self.selection.redo())
 
     def reset(self) -> None:
@@ -265,7 +274,7 @@ class Session(Timed):
             if before.extent(name) != view.extent(name):
                 plane.show_extent(view.extent(name))
         redraw = {n for n in self.planes if before.extent(n) != view.extent(n) or before.colour != view.colour}
-        if (before.filters, before.order, before.descending) != (view.filters, view.order, view.descending):
+        if any(getattr(before, name) != getattr(view, name) for name in ("filters", "order", "descending", "held")):
             self.refresh()
         else:
             for name in redraw:

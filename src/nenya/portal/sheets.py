@@ -70,6 +70,9 @@ class Sheet:
         )  # fmt: skip
         add_glyph(plot, self.notes, note)
         plot.add_tools(TapTool(), HoverTool(renderers=[boxes], tooltips="@text"))
+        self.frames = ColumnDataSource({"x": [], "y": [], "colour": []}, name=f"frames {name}")
+        frame = Rect(width=0.95, height=0.95, fill_alpha=0, line_color="colour", line_width=3)
+        add_glyph(plot, self.frames, frame)
         self.lit = ColumnDataSource({"x": [], "y": []})
         lit = Rect(width=1, height=1, fill_alpha=0, line_color=theme.ink, line_width=3)
         add_glyph(plot, self.lit, lit)
@@ -143,6 +146,14 @@ class Sheet:
             "y": self.rows - noted // self.columns - 0.97,
             "note": [note for note in notes if note],
         }
+
+    def frame(self, colours: Sequence[str]) -> None:
+        """Draw a frame around each of the first cutouts; none without colours."""
+        if not colours and not len(self.frames.data["x"]):
+            return
+        place = np.arange(len(colours))
+        x, y = place % self.columns + 0.5, self.rows - place // self.columns - 0.5
+        self.frames.data = {"x": x, "y": y, "colour": list(colours)}
 
     def index_at(self, x: float, y: float) -> int | None:
         """Return the cutout at a position, or None."""

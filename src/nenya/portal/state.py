@@ -3,9 +3,7 @@
 import base64
 import json
 import math
-import threading
 import zlib
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -156,45 +154,6 @@ _KINDS: dict[str, type[Filter]] = {
 }
 
 
-class Masks:
-    """Masks of filters, shared by all sessions; the most recent ones are kept.
-
-    Args:
-        columns: of the table.
-        most: number of masks to keep, N bytes each.
-    """
-
-    def __init__(self, columns: Columns, most: int = 24) -> None:
-        self.columns, self._most = columns, most
-        self._kept: OrderedDict[Filter, BoolArray] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def of(self, item: Filter, tick: Callable[[], None] = lambda: None) -> BoolArray:
-        """Return the mask of a filter, (N,) bool, which must not be modified; `tick` may end slow work."""
-        if isinstance(item, Months):  # as quick to make as to keep
-            return item.mask(self.columns)
-        with self._lock:
-            if item in self._kept:
-                self._kept.move_to_end(item)
-                return self._kept[item]
-        mask = item.mask(self.columns, tick)
-        mask.flags.writeable = False
-        with self._lock:
-            self._kept[item] = mask
-            while len(self._kept) > self._most:
-                self._kept.popitem(last=False)
-        return mask
-
-    def all_of(self, items: tuple[Filter, ...], tick: Callable[[], None] = lambda: None) -> BoolArray | None:
-        """Return the mask of the rows that pass all filters, (N,) bool; None if there are no filters."""
-        if not items:
-            return None
-        found = self.of(items[0], tick)
-        for item in items[1:]:
-            found = found & self.of(item, tick)
-        return found
-
-
 @dataclass(frozen=True)
 class View:
     """The state that a link restores.
@@ -211,6 +170,7 @@ class View:
         examples: rows that similar cutouts are like, and rows that they are unlike.
         zoom: (plane, (left, right, lower, upper end)) of each plane that is not shown completely.
         pace: months of a step of the time, and steps a second.
+        held: filters of the selections A and B that are held for comparison; None for one that is not.
     """
 
     filters: tuple[Filter, ...] = ()
@@ -224,6 +184,7 @@ class View:
     examples: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
     zoom: tuple[tuple[str, tuple[float, float, float, float]], ...] = ()
     pace: tuple[int, int] = PACE
+    held: tuple[tuple[Filter, ...] | None, tuple[Filter, ...] | None] = (None, None)
 
     def extent(self, plane: str) -> tuple[float, float, float, float] | None:
         """Return the extent of a plane; None for its full one."""
@@ -244,6 +205,7 @@ class View:
             "e": [list(rows) for rows in self.examples],
             "z": {plane: list(extent) for plane, extent in self.zoom},
             "m": list(self.pace),
+            "h": [None if held is None else [_encoded(item) for item in held] for held in self.held],
         }
         values |= {key: value for key, value in more.items() if value != _PLAIN[key]}
         packed = zlib.compress(json.dumps(values, separators=(",", ":")).encode(), 9)
@@ -277,7 +239,7 @@ def read_view(text: str, columns: Columns) -> View:
             "own",
         ):
             raise ValueError(colour)
-        options = _options(values, columns)
+        options = replace(_options(values, columns), held=_held(values.get("h", _PLAIN["h"]), columns))
     except NenyaError:
         raise
     except (ValueError, KeyError, TypeError, ArithmeticError, IndexError, zlib.error, RecursionError) as error:
@@ -287,13 +249,16 @@ def read_view(text: str, columns: Columns) -> View:
     return replace(options, filters=filters, row=row, colour=colour, scale=scale)
 
 
-_PLAIN: dict[str, Any] = {"o": ["random", False], "t": "", "n": [True, True], "e": [[], []], "z": {}, "m": list(PACE)}
-TABS = ("gallery", "table", "stats", "filter", "upload", "download")
+_PLAIN: dict[str, Any] = {
+    "o": ["random", False], "t": "", "n": [True, True], "e": [[], []], "z": {}, "m": list(PACE), "h": [None, None],
+}  # fmt: skip
+TABS = ("gallery", "table", "stats", "filter", "upload", "download", "tags", "against")
 
 
 def _options(values: Mapping[str, Any], columns: Columns) -> View:
     """Build the options of a view from untrusted values; older links have none."""
-    (order, descending), tab, near, examples, zoom, pace = (values.get(key, plain) for key, plain in _PLAIN.items())
+    plain = {key: values.get(key, _PLAIN[key]) for key in ("o", "t", "n", "e", "z", "m")}
+    (order, descending), tab, near, examples, zoom, pace = plain.values()
     if order not in ("random", "table order", *columns.metrics()) or tab not in ("", *TABS):
         raise ValueError(order)
     if not isinstance(zoom, dict) or len(near) != 2 or any(type(value) is not bool for value in (descending, *near)):
@@ -307,6 +272,15 @@ def _options(values: Mapping[str, Any], columns: Columns) -> View:
     near, examples = (near[0], near[1]), (tuple(like), tuple(unlike))
     shown = View(order=order, descending=descending, tab=tab, near=near, examples=examples, zoom=tuple(extents))
     return replace(shown, pace=make_pace(pace))
+
+
+def _held(given: Any, columns: Columns) -> tuple[tuple[Filter, ...] | None, tuple[Filter, ...] | None]:
+    """Build the held selections from untrusted values."""
+    found = [None if held is None else _filters(held) for held in given]
+    for item in (item for held in found for item in held or ()):
+        check_filter(item, columns)
+    first, second = found
+    return first, second
 
 
 def _extent(plane: str, ends: Any) -> tuple[float, float, float, float]:
@@ -382,7 +356,7 @@ def check_filter(item: Filter, columns: Columns) -> None:
         if columns.dates is None:
             raise KeyError("dates")
     elif isinstance(item, Category):
-        if not set(item.values) <= set(columns.categories()[item.column]):
+        if not columns.may_hold(item.column, item.values):
             raise ValueError(f"strings that are not in {item.column}")
     elif isinstance(item, Range):
         columns.values(item.column)

@@ -21,6 +21,7 @@ from bokeh.models import (
     Range1d,
     ResetTool,
     Scatter,
+    Step,
     TapTool,
     WheelZoomTool,
 )
@@ -334,6 +335,7 @@ class Histogram:
         plot.add_layout(self.range)
         paint(plot, theme)
         plot.y_range.start = 0
+        self.pair: ColumnDataSource | None = None
         self.moved: tuple[float, float] | None = None
         self.is_setting = False
         self._say_tallest(share, share)
@@ -358,6 +360,29 @@ class Histogram:
             self.range.update(left=mine.low, right=mine.high)
             self.is_setting = False
         self.moved = None
+
+    def show_pair(self, counts: Sequence[NDArray[np.int64]], colours: Sequence[str]) -> None:
+        """Show two selections as lines in place of the present one; none removes them.
+
+        Args:
+            counts: of A and of B in the bins; empty for none.
+            colours: of A and of B.
+        """
+        if self.pair is None and not len(counts):
+            return
+        edges = self.source.data["left"], self.source.data["right"]
+        if self.pair is None:
+            self.pair = ColumnDataSource({"x": [], "a": [], "b": []}, name=f"pair {self.binned.name}")
+            for name, colour in zip("ab", colours, strict=False):
+                add_glyph(self.plot, self.pair, Step(x="x", y=name, mode="after", line_color=colour, line_width=2))
+        if not len(counts):
+            self.pair.data = {"x": [], "a": [], "b": []}
+            return
+        shares = [self._share(one) for one in counts]
+        ends = [np.concatenate([share, share[-1:]]) for share in shares]
+        self.pair.data = {"x": np.concatenate([edges[0], edges[1][-1:]]), "a": ends[0], "b": ends[1]}
+        self.source.data = {**self.source.data, "chosen": np.zeros_like(shares[0])}
+        self._say_tallest(*shares, self.source.data["whole"])
 
     def ends(self, low: float, high: float, values: FloatArray) -> tuple[float, float]:
         """Return the range of values of a brush: integers for integer columns, and unlimited beyond the outer edges."""

@@ -1,17 +1,20 @@
 """Matrix products on one thread each, where threads of nenya share the work."""
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from nenya.runtime.process import cores
 
 _ONE_AT_A_TIME = threading.Lock()
 _MOST = 64
+_LEAST_ROWS, _MOST_ROWS = 256, 8192
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 @contextmanager
@@ -39,3 +42,35 @@ def on_all_cores(work: Callable[[T], None], items: Iterable[T]) -> None:
     with one_thread_each(), ThreadPoolExecutor(min(len(jobs), cores(), _MOST), "nenya") as pool:
         for future in [pool.submit(work, job) for job in jobs]:
             future.result()
+
+
+def parts(count: int) -> list[slice]:
+    """Return slices of rows for `on_all_cores`: as many as there are cores, or more where there are many rows."""
+    size = min(_MOST_ROWS, max(_LEAST_ROWS, -(-count // cores())))
+    return [slice(start, start + size) for start in range(0, count, size)]
+
+
+def in_order(work: Callable[[T], R], items: Iterable[T], threads: int, name: str = "nenya") -> Iterator[R]:
+    """Yield the results of work on items, in their order, with few in progress at a time.
+
+    Args:
+        work: computes on a thread of its own; with one thread, on the calling one.
+        items: drawn by the calling thread.
+        threads: number of threads.
+        name: of the threads.
+    """
+    if threads < 2:
+        yield from map(work, items)
+        return
+    with one_thread_each(), ThreadPoolExecutor(threads, name) as pool:
+        ahead: deque[Any] = deque()
+        try:
+            for item in items:
+                ahead.append(pool.submit(work, item))
+                if len(ahead) > 2 * threads:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()
