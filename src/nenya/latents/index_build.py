@@ -163,7 +163,7 @@ class _Addition:
         part: the partition.
         source: its entry among the sources of the index.
         there: its rows that are in the index already, rising.
-        added: rows read so far that have a latent and were not there.
+        added: rows read so far that have a latent and were absent.
         waiting: of them, those that are not in the index yet.
         read: whether all rows have been read.
     """

@@ -94,6 +94,6 @@ def _has_index(path: Path) -> bool:
 
     try:
         about = pq.read_schema(path).pandas_metadata or {}
-    except Exception:  # damaged: whoever reads it says so
+    except Exception:  # damaged: its reader reports it
         return True
     return any(isinstance(name, str) for name in about.get("index_columns", []))
