@@ -5,9 +5,12 @@ import pytest
 from latent_sets import latents
 
 from nenya.latents import lists as module
+from nenya.latents import neighbours_torch
 from nenya.latents.lists import Lists, find_centroids, find_components, fit_lists
 from nenya.latents.lists_kernel import STRIDE, empty_keys, keep_best, numbers_of, rank, to_integers
 from nenya.latents.neighbours import Neighbours, distance
+from nenya.latents.neighbours_torch import DeviceNeighbours
+from nenya.latents.projector import Projector
 
 NEW = latents(200, 10)
 
@@ -126,3 +129,32 @@ def test_a_fit_reaches_the_recall_that_it_states():
     assert recall >= module.RECALL and 1 < len(lists.centroids) and lists.probes <= len(lists.centroids)
     exact, near = lists.neighbours.search(NEW, 15)[1], lists.search(NEW, 15)[1]
     assert np.mean([len(set(a) & set(b)) / 15 for a, b in zip(near, exact, strict=True)]) > 0.985
+
+
+@pytest.mark.parametrize("collapsed", [1.0, 1e-3, 1e-6])
+def test_a_device_finds_the_same_rows_and_says_where_it_cannot_know(collapsed, monkeypatch):
+    rng = np.random.default_rng(0)
+    rows = (1 + collapsed * rng.standard_normal((700, 40))).astype(np.float32)
+    rows[300:400] = rows[5]  # more equal rows than candidates
+    asked = np.concatenate([rows[:20], (1 + collapsed * rng.standard_normal((30, 40))).astype(np.float32)])
+    neighbours = Neighbours(rows)
+    exact, searched = neighbours.search(asked, 10), []
+    monkeypatch.setattr(neighbours_torch, "_SCORES", 4 * 700 * 16)
+    own = Neighbours.search
+    monkeypatch.setattr(Neighbours, "search", lambda self, x, k: searched.append(len(x)) or own(self, x, k))
+    for one, other in zip(DeviceNeighbours(neighbours, "cpu").search(asked, 10), exact, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert sum(searched) >= 1 and (collapsed < 1 or sum(searched) == 1)  # the row that has a hundred equal ones
+
+
+def test_a_device_places_rows_where_the_processor_does():
+    rows = latents(300, 0)
+    projector = Projector.fit(rows, embedding=9 * rows[:, :2])
+    assert np.array_equal(projector.transform(NEW, device="cpu"), projector.transform(NEW))
+    assert np.array_equal(projector.transform(NEW, device="cpu", approximate=True), projector.transform(NEW))
+
+
+def test_no_torch_is_loaded_where_there_is_no_gpu(monkeypatch, tmp_path):
+    monkeypatch.setattr(neighbours_torch, "Path", lambda _: tmp_path)
+    monkeypatch.setitem(__import__("sys").modules, "torch", None)  # its import fails
+    assert neighbours_torch.gpu() is None

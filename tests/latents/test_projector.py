@@ -17,7 +17,8 @@ from latent_sets import DIM, latents
 from nenya.errors import InputFileError, OptionError
 from nenya.latents.layout import _power, find_curve
 from nenya.latents.neighbours import Neighbours
-from nenya.latents.projector import Parameters, Projector, _FitProgress
+from nenya.latents.projector import Parameters, Projector
+from nenya.latents.umap_fit import FitProgress
 
 
 @pytest.fixture(scope="module")
@@ -255,12 +256,12 @@ def test_libraries_two_years_older_read_the_file_and_place_alike(projector, file
 
 
 def test_a_fit_says_how_far_it_is(caplog, monkeypatch):
-    monkeypatch.setattr("nenya.latents.projector._SECONDS_BETWEEN_LINES", 0.01)
-    with caplog.at_level("INFO", "nenya"), _FitProgress(600) as progress:
-        wait_for(lambda: re.search(r"nearest neighbours of each row: \d+ s", caplog.text))
+    monkeypatch.setattr("nenya.latents.umap_fit._SECONDS_BETWEEN_LINES", 0.01)
+    with caplog.at_level("INFO", "nenya"), FitProgress(600) as progress:
+        wait_for(lambda: re.search(r"preparing the search of the nearest neighbours: \d+ s", caplog.text))
         for line in ("0 of 200\n", "\n", "150 of 200\n"):  # as umap-learn's progress bar writes
             progress.write(line)
-        wait_for(lambda: re.search(r"layout, epoch 150 of 200: \d+ s", caplog.text))
+        wait_for(lambda: re.search(r"layout, epoch 150 of 200, about \d+ s left in this stage: \d+ s", caplog.text))
     assert caplog.messages[0].startswith("600 rows: compiling")
     assert sum("layout in 200 epochs" in line for line in caplog.messages) == 1
     assert caplog.messages[-1].startswith("fitted in")

@@ -337,8 +337,7 @@ def _cluster_sums(labels: IntArray, rows: Float64Array, count: int) -> Float64Ar
 
     member = np.flatnonzero(labels >= 0)
     ones = sparse.csr_matrix((np.ones(len(member)), (labels[member], member)), (count, len(rows)))
-    sums: Float64Array = ones @ rows if len(member) == len(rows) else ones[:, member] @ rows[member]  # without NaN
-    return sums
+    return np.asarray(ones @ rows if len(member) == len(rows) else ones[:, member] @ rows[member])  # without NaN
 
 
 def _closest(latents: Any, labels: IntArray, directions: Float64Array, members: int) -> IntArray:

@@ -171,7 +171,8 @@ def _finite(block: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
     with np.errstate(invalid="ignore", over="ignore"):
         if np.isfinite(block.sum(axis=1)).all():
             return block
-    return block[np.isfinite(block).all(axis=1)]
+    finite: npt.NDArray[np.floating] = block[np.isfinite(block).all(axis=1)]
+    return finite
 
 
 def fit_pca(

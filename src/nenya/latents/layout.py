@@ -1,20 +1,65 @@
 """The layout of a UMAP: its curve, and the position of a new row among fitted ones; each row independently."""
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from nenya.errors import OptionError
+
 FloatArray = NDArray[np.float32]
 Float64Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+
+METRICS = ("euclidean", "cosine")
 
 _LEAST = 1e-300  # squared distance in the layout that counts as zero
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _LANES, _DEPTH = 32, 128  # rows side by side, and steps prepared for each
 _AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Parameters of a layout, and of placing rows in it.
+
+    Attributes:
+        a: of the curve 1 / (1 + a d^2b) in the layout.
+        b: of the same curve.
+        n_neighbors: number of training rows by which a row is placed.
+        min_dist: smallest distance of points in the layout.
+        spread: scale of the layout.
+        metric: `euclidean` or `cosine`.
+        n_epochs: passes for placing a row, as in umap-learn for up to 10,000 rows at once.
+        learning_rate: of the fit; a row is placed with a quarter of it.
+        negative_sample_rate: repulsions for each attraction.
+        repulsion_strength: their weight.
+        seed: of all random numbers.
+    """
+
+    a: float
+    b: float
+    n_neighbors: int = 15
+    min_dist: float = 0.1
+    spread: float = 1.0
+    metric: str = "euclidean"
+    n_epochs: int = 100
+    learning_rate: float = 1.0
+    negative_sample_rate: int = 5
+    repulsion_strength: float = 1.0
+    seed: int = 1234
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise OptionError(f"metric={self.metric}: expected one of {', '.join(METRICS)}")
+        if self.n_neighbors < 2 or self.n_epochs < 1 or self.negative_sample_rate < 0:
+            raise OptionError(
+                "expected n_neighbors of at least 2, n_epochs of at least 1 and negative_sample_rate of at least 0, "
+                f"got {self.n_neighbors}, {self.n_epochs} and {self.negative_sample_rate}"
+            )
 
 
 @njit(cache=True)
@@ -73,7 +118,8 @@ def _power(x: float, b: float) -> float:
     f = (y - whole) * 0.6931471805599453
     e = 1.0 + f * (1.0 + f * (1 / 2 + f * (1 / 6 + f * (1 / 24 + f * (1 / 120 + f * (1 / 720 + f * (1 / 5040)))))))
     whole = min(max(whole, -1000.0), 1000.0)
-    return e * np.int64((np.int64(whole) + 1023) << 52).view(np.float64)
+    power: float = e * np.int64((np.int64(whole) + 1023) << 52).view(np.float64)
+    return power
 
 
 @njit(cache=True, error_model="numpy")
@@ -108,8 +154,7 @@ def _begin(
 
 @njit(cache=True, error_model="numpy")
 def _schedule(  # noqa: PLR0913  # compiled code takes arrays, not objects
-    lane: int,
-    row: int,
+    rows: IntArray,
     near: IntArray,
     periods: Float64Array,
     epochs: int,
@@ -123,44 +168,45 @@ def _schedule(  # noqa: PLR0913  # compiled code takes arrays, not objects
     codes: Any,
     steps: Float64Array,
 ) -> None:
-    """Write the next steps of a lane: target and step of an attraction, random bits and -step of a repulsion.
+    """Write the next steps of each lane: target and step of an attraction, random bits and -step of a repulsion.
 
-    At the end, steps are 0.
-
-    The negative samples of an edge in an epoch depend only on the seed, the edge's training row and the epoch, so that
-    a small change of the latents does not change all later steps.
+    At the end, steps are 0. The negative samples of an edge in an epoch depend only on the seed, the edge's training
+    row and the epoch, so that a small change of the latents does not change all later steps.
     """
-    epoch, j, left, code = state[lane, 0], state[lane, 1], state[lane, 2], np.uint64(state[lane, 3])
-    step, n = alpha * (1.0 - epoch / epochs), 0
-    while n < _DEPTH and epoch < epochs:
-        if left == 0 and due[lane, j] <= epoch:
-            codes[lane, n] = np.uint64(near[row, j])
-            steps[lane, n] = step
-            n += 1
-            due[lane, j] += periods[row, j]
-            if rate != 0:
-                left = np.int64((epoch - negative_due[lane, j]) / negative[lane, j])
-                negative_due[lane, j] += left * negative[lane, j]
-                code = seeds[lane, j] + np.uint64(epoch)
-        while left > 0 and n < _DEPTH:
-            for i in range(_AT_ONCE):  # what is too much is written over
-                codes[lane, n + i] = code + _GOLDEN * np.uint64(i + 1)
-            for i in range(_AT_ONCE):
-                steps[lane, n + i] = -step
-            many = min(left, _DEPTH - n, _AT_ONCE)
-            code += _GOLDEN * np.uint64(many)
-            n += many
-            left -= many
-        if left <= 0:
-            left = 0
-            j += 1
-            if j == near.shape[1]:
-                j = 0
-                epoch += 1
-                step = alpha * (1.0 - epoch / epochs)
-    codes[lane, n:_DEPTH] = 0
-    steps[lane, n:_DEPTH] = 0.0
-    state[lane, 0], state[lane, 1], state[lane, 2], state[lane, 3] = epoch, j, left, np.int64(code)
+    for lane in range(rows.size):
+        row = rows[lane]
+        epoch, j, left, code = state[lane, 0], state[lane, 1], state[lane, 2], np.uint64(state[lane, 3])
+        step, n = alpha * (1.0 - epoch / epochs), 0
+        while n < _DEPTH and epoch < epochs:
+            if left == 0 and due[lane, j] <= epoch:
+                codes[lane, n] = np.uint64(near[row, j])
+                steps[lane, n] = step
+                n += 1
+                due[lane, j] += periods[row, j]
+                if rate != 0:
+                    left = np.int64((epoch - negative_due[lane, j]) / negative[lane, j])
+                    negative_due[lane, j] += left * negative[lane, j]
+                    code = seeds[lane, j] + np.uint64(epoch)
+            while left > 0 and n < _DEPTH:
+                for i in range(_AT_ONCE):  # what is too much is written over
+                    codes[lane, n + i] = code + _GOLDEN * np.uint64(i + 1)
+                for i in range(_AT_ONCE):
+                    steps[lane, n + i] = -step
+                many = min(left, _DEPTH - n, _AT_ONCE)
+                code += _GOLDEN * np.uint64(many)
+                n += many
+                left -= many
+            if left <= 0:
+                left = 0
+                j += 1
+                if j == near.shape[1]:
+                    j = 0
+                    epoch += 1
+                    step = alpha * (1.0 - epoch / epochs)
+        for i in range(n, _DEPTH):
+            codes[lane, i] = 0
+            steps[lane, i] = 0.0
+        state[lane, 0], state[lane, 1], state[lane, 2], state[lane, 3] = epoch, j, left, np.int64(code)
 
 
 @njit(cache=True, error_model="numpy")
@@ -244,7 +290,8 @@ def place_rows(  # noqa: PLR0913  # compiled code takes arrays, not objects
     codes, steps = np.zeros((_LANES, _DEPTH + _AT_ONCE), np.uint64), np.zeros((_LANES, _DEPTH + _AT_ONCE))
     targets, turned = np.zeros((_DEPTH, _LANES), np.uint64), np.zeros((_DEPTH, _LANES))
     for first in range(0, rows, _LANES):
-        lanes = min(_LANES, rows - first)
+        own = order[first : first + _LANES]
+        lanes = own.size
         state[:] = 0
         for lane in range(_LANES):
             r = order[min(first + lane, rows - 1)]
@@ -254,16 +301,12 @@ def place_rows(  # noqa: PLR0913  # compiled code takes arrays, not objects
                 negative_due[lane, j] = negative[lane, j]
                 seeds[lane, j] = _mixed(np.uint64(seed) + _GOLDEN * np.uint64(near[r, j] + 1))
         while state[:lanes, 0].min() < epochs:
-            for lane in range(lanes):
-                r = order[first + lane]
-                _schedule(
-                    lane, r, near, periods, epochs, alpha, rate, seeds, due, negative, negative_due, state, codes, steps
-                )
+            _schedule(own, near, periods, epochs, alpha, rate, seeds, due, negative, negative_due, state, codes, steps)
             _choose(codes, steps, np.uint64(layout.shape[0]))
             _look_up(codes, steps, pairs, targets, turned)
             _step(at, targets, turned, curve[0], curve[1], gamma)
         for lane in range(lanes):
-            out[order[first + lane], 0], out[order[first + lane], 1] = at[0, lane], at[1, lane]
+            out[own[lane], 0], out[own[lane], 1] = at[0, lane], at[1, lane]
         steps[:] = 0.0
 
 
@@ -277,6 +320,20 @@ def to_unit(rows: FloatArray) -> None:
         if total > 0:
             for d in range(rows.shape[1]):
                 rows[r, d] = np.float32(rows[r, d] / math.sqrt(total))
+
+
+def scaled(rows: FloatArray, metric: str) -> FloatArray:
+    """Return rows, (n, D), contiguous; of unit length for the cosine, whose distances are found as Euclidean ones."""
+    rows = np.ascontiguousarray(rows)
+    if metric == "cosine":
+        rows = rows.copy()
+        to_unit(rows)
+    return rows
+
+
+def as_metric(distances: Float64Array, metric: str) -> Float64Array:
+    """Return the distances of a metric from the Euclidean ones of `scaled` rows."""
+    return distances**2 / 2 if metric == "cosine" else distances
 
 
 def find_curve(min_dist: float, spread: float = 1.0) -> tuple[float, float]:

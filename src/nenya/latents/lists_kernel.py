@@ -1,4 +1,4 @@
-"""Compiled parts of the search in lists: whole numbers, grouping, the best scores, and distances.
+"""Compiled parts of the search in lists: integers, grouping, the best scores, and distances.
 
 Every value depends on one query alone: sums have a fixed order, and nothing is shared between rows. The functions run
 on one thread each and let others run.
@@ -24,6 +24,7 @@ STRIDE = 64
 
 _TOGETHER = 8  # rows whose distances are summed at the same time
 _LANES = 4 * _TOGETHER
+_LINE = 16  # float32 values in a line of the cache
 _NONE = 0x7F800000  # the key of an infinite score
 
 
@@ -34,7 +35,7 @@ def to_integers(rows: Float64Array, length: float, out: Any, units: Float64Array
     Args:
         rows: (n, P) float64.
         length: the length.
-        out: (n, P) output, whole numbers; rows of length 0, or that are not finite, become 0.
+        out: (n, P) output, integers; rows of length 0, or that are not finite, become 0.
         units: (n,) output: `out` times it is about `rows`.
     """
     for r in range(rows.shape[0]):
@@ -90,7 +91,7 @@ def keep_best(  # compiled code takes arrays, not objects
     two are equal, and which are kept does not depend on the order in which they come.
 
     Args:
-        product: (q, n) whole numbers x . y; n is a multiple of STRIDE.
+        product: (q, n) integers x . y; n is a multiple of STRIDE.
         halves: (n,) |y|^2 / 2 of the rows, infinite for those that fill up the list.
         units: (N,) units of all queries.
         unit: of the rows.
@@ -140,17 +141,34 @@ def numbers_of(keys: IntArray) -> IntArray:
 
 
 @njit(cache=True, error_model="numpy")
-def _gather(rows: FloatArray, candidates: IntArray, r: int, start: int, near: FloatArray, numbers: IntArray) -> int:
-    """Copy rows side by side, four dimensions of each; return how many there are."""
-    count = 0
+def _gather(
+    rows: FloatArray,
+    candidates: IntArray,
+    r: int,
+    start: int,
+    near: FloatArray,
+    numbers: IntArray,
+    touched: FloatArray,
+) -> int:
+    """Copy rows side by side, four dimensions of each; return how many there are.
+
+    A value of each of their cache lines is read first, since the rows lie anywhere in memory: all are then on their way
+    at the same time.
+    """
+    count, total = 0, np.float32(0)
     for j in range(start, min(start + _TOGETHER, candidates.shape[1])):
-        number = candidates[r, j]
-        if number >= 0:
-            for f in range(near.shape[0]):
-                for i in range(4):
-                    near[f, 4 * count + i] = rows[number, 4 * f + i]
-            numbers[count] = number
+        if candidates[r, j] >= 0:
+            numbers[count] = candidates[r, j]
             count += 1
+    for c in range(count):
+        for d in range(0, rows.shape[1], _LINE):
+            total += rows[numbers[c], d]
+    touched[0] = total  # that the reading is not left out
+    for c in range(count):
+        for f in range(near.shape[0]):
+            one, two = rows[numbers[c], 4 * f], rows[numbers[c], 4 * f + 1]
+            three, four = rows[numbers[c], 4 * f + 2], rows[numbers[c], 4 * f + 3]
+            near[f, 4 * c], near[f, 4 * c + 1], near[f, 4 * c + 2], near[f, 4 * c + 3] = one, two, three, four
     return count
 
 
@@ -171,13 +189,13 @@ def rank(x: FloatArray, rows: FloatArray, candidates: IntArray, squares: Float64
     found[:] = np.iinfo(np.int64).max
     fours, whole = x.shape[1] // 4, x.shape[1] // 4 * 4
     asked, near = np.zeros((fours, _LANES)), np.zeros((fours, _LANES), np.float32)
-    sums, numbers = np.empty(_LANES), np.empty(_TOGETHER, np.int64)
+    sums, numbers, touched = np.empty(_LANES), np.empty(_TOGETHER, np.int64), np.zeros(1, np.float32)
     for r in range(x.shape[0]):
         for f in range(fours):
             for i in range(_LANES):
                 asked[f, i] = x[r, 4 * f + i % 4]
         for start in range(0, candidates.shape[1], _TOGETHER):
-            count = _gather(rows, candidates, r, start, near, numbers)
+            count = _gather(rows, candidates, r, start, near, numbers, touched)
             sums[:] = 0.0
             for f in range(fours):
                 for i in range(_LANES):

@@ -7,12 +7,8 @@ umap-learn is not needed for that.
 Letters in shapes: N training rows, n rows that are placed, D the length of a latent, k neighbours.
 """
 
-import io
 import logging
-import re
-import threading
-import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -21,62 +17,22 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from nenya.errors import InputFileError, OptionError
-from nenya.latents.layout import FloatArray, find_curve, place_rows, to_unit
+from nenya.latents.layout import FloatArray, Parameters, as_metric, find_curve, place_rows, scaled
 from nenya.latents.lists import Lists, fit_lists
 from nenya.latents.neighbours import Neighbours
+from nenya.latents.neighbours_torch import DeviceNeighbours, gpu
 from nenya.latents.projector_file import COMPONENTS, REFIT, read_projector, write_projector
-from nenya.runtime.blas import on_all_cores
-from nenya.runtime.process import cores
+from nenya.latents.umap_fit import fit_layout as _fit_layout
+from nenya.latents.umap_fit import new_umap
+from nenya.runtime.blas import on_all_cores, parts
 
 log = logging.getLogger(__name__)
 
 
-METRICS = ("euclidean", "cosine")
 N_PROBES = 64
 
 _BLOCK = 4096  # rows placed at a time
-_LEAST_BLOCK = 256
-_SECONDS_BETWEEN_LINES = 15.0
-
-
-@dataclass(frozen=True)
-class Parameters:
-    """Parameters of a layout, and of placing rows in it.
-
-    Attributes:
-        a: of the curve 1 / (1 + a d^2b) in the layout.
-        b: of the same curve.
-        n_neighbors: number of training rows by which a row is placed.
-        min_dist: smallest distance of points in the layout.
-        spread: scale of the layout.
-        metric: `euclidean` or `cosine`.
-        n_epochs: passes for placing a row, as in umap-learn for up to 10,000 rows at once.
-        learning_rate: of the fit; a row is placed with a quarter of it.
-        negative_sample_rate: repulsions for each attraction.
-        repulsion_strength: their weight.
-        seed: of all random numbers.
-    """
-
-    a: float
-    b: float
-    n_neighbors: int = 15
-    min_dist: float = 0.1
-    spread: float = 1.0
-    metric: str = "euclidean"
-    n_epochs: int = 100
-    learning_rate: float = 1.0
-    negative_sample_rate: int = 5
-    repulsion_strength: float = 1.0
-    seed: int = 1234
-
-    def __post_init__(self) -> None:
-        if self.metric not in METRICS:
-            raise OptionError(f"metric={self.metric}: expected one of {', '.join(METRICS)}")
-        if self.n_neighbors < 2 or self.n_epochs < 1 or self.negative_sample_rate < 0:
-            raise OptionError(
-                "expected n_neighbors of at least 2, n_epochs of at least 1 and negative_sample_rate of at least 0, "
-                f"got {self.n_neighbors}, {self.n_epochs} and {self.negative_sample_rate}"
-            )
+_FOR_GPU = 4096
 
 
 class Projector:
@@ -123,6 +79,7 @@ class Projector:
         self.parameters = parameters
         self._neighbours = Neighbours(self._scaled(self.latents))
         self._centroids, self._components, self._n_lists_searched = centroids, components, n_lists_searched
+        self._device: DeviceNeighbours | None = None
         self.recall: float | None = None
         self.probe_difference = 0.0
         self.image_size = 0
@@ -184,13 +141,16 @@ class Projector:
         lost = ~np.isfinite(layout).all(axis=1)  # UMAP assigns NaN to rows without neighbours
         return cls(rows[~lost], layout[~lost], parameters)
 
-    def transform(self, latents: ArrayLike, *, approximate: bool = False) -> FloatArray:
+    def transform(self, latents: ArrayLike, *, approximate: bool = False, device: str | None = None) -> FloatArray:
         """Return the UMAP coordinates of rows, each placed independently.
+
+        On a GPU the exact search is the faster one, and serves both ways.
 
         Args:
             latents: (n, D), or (D,) for one row.
             approximate: search only the nearest lists of training rows: much faster, and the same coordinates, bit for
                 bit, wherever the neighbours are found; still independent of other rows.
+            device: of torch, for the search of many rows; None: a GPU if there is one. The coordinates are the same.
 
         Returns:
             (n, 2) float32; NaN for non-finite rows.
@@ -205,23 +165,24 @@ class Projector:
                 f"{rows.shape}: use the projector of their model"
             )
         out = np.full((len(rows), 2), np.nan, np.float32)
-        if approximate:
+        device = gpu() if device is None and len(rows) >= _FOR_GPU else device
+        if approximate and device is None:
             lists = self._lists
-            on_all_cores(lambda part: self._place(lists, rows[part], out[part]), _parts(len(rows)))
+            on_all_cores(lambda part: self._place(lists, rows[part], out[part]), parts(len(rows)))
             return out
+        whole = self._neighbours if device is None else self._on(device)
         for start in range(0, len(rows), _BLOCK):
-            self._place(self._neighbours, rows[start : start + _BLOCK], out[start : start + _BLOCK])
+            self._place(whole, rows[start : start + _BLOCK], out[start : start + _BLOCK])
         return out
 
-    def _place(self, index: Neighbours | Lists, rows: FloatArray, out: FloatArray) -> None:
+    def _place(self, index: Neighbours | DeviceNeighbours | Lists, rows: FloatArray, out: FloatArray) -> None:
         """Place rows, (n, D), into `out`, (n, 2); those that are not finite stay as they are."""
         finite = np.flatnonzero(np.isfinite(rows).all(axis=1))
         if not len(finite):
             return
         p = self.parameters
         distances, near = index.search(self._scaled(rows[finite]), min(p.n_neighbors, len(self.latents)))
-        if p.metric == "cosine":
-            distances = distances**2 / 2
+        distances = as_metric(distances, p.metric)
         found = np.empty((len(finite), 2), np.float32)
 
         def place(part: slice) -> None:
@@ -233,15 +194,16 @@ class Projector:
         if isinstance(index, Lists):  # on a thread of its own
             place(slice(None))
         else:
-            on_all_cores(place, _parts(len(finite)))
+            on_all_cores(place, parts(len(finite)))
         out[finite] = found
 
+    def _on(self, device: str) -> DeviceNeighbours:
+        if self._device is None or self._device.device != device:
+            self._device = DeviceNeighbours(self._neighbours, device)
+        return self._device
+
     def _scaled(self, rows: FloatArray) -> FloatArray:
-        rows = np.ascontiguousarray(rows)
-        if self.parameters.metric == "cosine":
-            rows = rows.copy()
-            to_unit(rows)
-        return rows
+        return scaled(rows, self.parameters.metric)
 
     @cached_property
     def _lists(self) -> Lists:
@@ -306,74 +268,7 @@ class Projector:
         """Return a `umap.UMAP` with this layout, for functions of the library; its neighbour graph is recomputed."""
         p = self.parameters
         start = self.embedding.astype(np.float64)
-        mapper = _umap(p, n_epochs=0, init=start).fit(self.latents)
+        mapper = new_umap(p, n_epochs=0, init=start).fit(self.latents)
         mapper.embedding_, mapper._a, mapper._b = self.embedding.copy(), p.a, p.b
         mapper.n_epochs, mapper.init = None, "spectral"
         return mapper
-
-
-def _umap(p: Parameters, **settings: Any) -> Any:
-    import umap
-
-    return umap.UMAP(
-        n_neighbors=p.n_neighbors, min_dist=p.min_dist, spread=p.spread, metric=p.metric, random_state=p.seed,
-        transform_seed=p.seed, learning_rate=p.learning_rate, negative_sample_rate=p.negative_sample_rate,
-        repulsion_strength=p.repulsion_strength, n_jobs=1, **settings,
-    )  # fmt: skip
-
-
-def _fit_layout(rows: FloatArray, parameters: Parameters, epochs: int | None) -> FloatArray:
-    if parameters.n_neighbors >= len(rows):
-        raise OptionError(f"n_neighbors={parameters.n_neighbors}: expected fewer than the {len(rows)} training rows")
-    with _FitProgress(len(rows)) as progress:
-        kwds = {"disable": False, "file": progress, "bar_format": "{n} of {total}\n", "mininterval": 1.0}
-        fitted = _umap(parameters, n_epochs=epochs, tqdm_kwds=kwds).fit(rows)
-    layout: FloatArray = np.asarray(fitted.embedding_, dtype=np.float32)
-    return layout
-
-
-class _FitProgress(io.TextIOBase):
-    """Logs the progress of a fit; umap-learn's progress bar, which counts the layout's epochs, writes to it.
-
-    Args:
-        rows: number of training rows.
-    """
-
-    def __init__(self, rows: int) -> None:
-        self._start, self._done = time.monotonic(), threading.Event()
-        self._stage = "compiling, then finding the nearest neighbours of each row"
-        self._thread = threading.Thread(target=self._tell, name="fit progress", daemon=True)
-        log.info("%d rows: %s", rows, self._stage)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        self._done.set()
-        self._thread.join()
-        if kind is None:
-            log.info("fitted in %.0f s", self._seconds)
-
-    def write(self, text: str) -> int:
-        """Receive a line of the progress bar."""
-        if found := re.search(r"(\d+) of (\d+)", text):
-            first = not self._stage.startswith("layout")
-            self._stage = f"layout, epoch {found[1]} of {found[2]}"
-            if first:
-                log.info("found neighbours after %.0f s; layout in %s epochs", self._seconds, found[2])
-        return len(text)
-
-    @property
-    def _seconds(self) -> float:
-        return time.monotonic() - self._start
-
-    def _tell(self) -> None:
-        while not self._done.wait(_SECONDS_BETWEEN_LINES):
-            log.info("%s: %.0f s", self._stage, self._seconds)
-
-
-def _parts(count: int) -> list[slice]:
-    """Return slices of rows for as many threads as there are cores."""
-    size = min(_BLOCK, max(_LEAST_BLOCK, -(-count // cores())))
-    return [slice(start, start + size) for start in range(0, count, size)]

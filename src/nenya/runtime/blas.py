@@ -11,6 +11,7 @@ from nenya.runtime.process import cores
 
 _ONE_AT_A_TIME = threading.Lock()
 _MOST = 64
+_LEAST_ROWS, _MOST_ROWS = 256, 8192
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -41,6 +42,12 @@ def on_all_cores(work: Callable[[T], None], items: Iterable[T]) -> None:
     with one_thread_each(), ThreadPoolExecutor(min(len(jobs), cores(), _MOST), "nenya") as pool:
         for future in [pool.submit(work, job) for job in jobs]:
             future.result()
+
+
+def parts(count: int) -> list[slice]:
+    """Return slices of rows for `on_all_cores`: as many as there are cores, or more where there are many rows."""
+    size = min(_MOST_ROWS, max(_LEAST_ROWS, -(-count // cores())))
+    return [slice(start, start + size) for start in range(0, count, size)]
 
 
 def in_order(work: Callable[[T], R], items: Iterable[T], threads: int, name: str = "nenya") -> Iterator[R]:

@@ -73,7 +73,7 @@ def described(kind: str) -> str:
 def settle(options: TrainOptions) -> tuple[TrainOptions, str]:
     """Return the options of a training with a choice in the place of each `auto`, and what was chosen, in a line.
 
-    A resumed run keeps its choice and its number of threads; where it was made for another processor, that is said.
+    A resumed run keeps its choice and its number of threads. A warning names a choice for another processor.
     """
     kind = kind_of_processor(options.trainer.accelerator)
     if options.resume:
@@ -107,7 +107,7 @@ def _keep(options: TrainOptions, kind: str) -> None:
         torch.set_num_threads(threads)
     if described(kind) != options.processor:
         log.warning(
-            "the run began on another processor (%s; this one: %s): it goes on with trainer.precision=%s and "
+            "the run began on another processor (%s; this one: %s): it continues with trainer.precision=%s and "
             "model.layout=%s, but the weights will not be the same bit for bit%s",
             options.processor,
             described(kind),
