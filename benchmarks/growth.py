@@ -1,11 +1,11 @@
-"""How the cost of each command grows with the rows: 2, 5, 10 and 20 million latents of 256 numbers.
+"""How the cost of each command grows with the rows: 2, 5, 10 and 20 million latents of 256 dimensions.
 
     python benchmarks/growth.py [--million 2 5 10 20] [--only index search ...] [--folder outputs/growth]
 
 Each command runs in a process of its own. Kept of each, in outputs/bench/growth.json, as soon as it ends: processor and
 clock seconds, the load of the machine, the largest anonymous memory (its own) and all resident memory (with mapped
-pages). What is there is not measured again, so that a killed run resumes; `--again` measures it again. 20 million rows
-need 45 GB: 20 of latents, 21 of the index, 2 of tables.
+pages). Existing results are not measured again, so that a killed run resumes; `--again` measures them again. 20 million
+rows need 45 GB: 20 of latents, 21 of the index, 2 of tables.
 
 `python benchmarks/growth.py --figure docs/images/growth.svg` draws the kept results, with the exponents.
 """
@@ -91,6 +91,13 @@ def command_of(step, folder, data, million):
             "clobber=true",
             f"loader.cache_dir={folder}",
         ]
+    if step == "update":
+        return [*nenya, "update", f"new={folder}/later.h5", f"archive={folder}/archive{files:02d}", "trainer=cpu"]
+    return helper(step, data, index, files, folder)
+
+
+def helper(step, data, index, files, folder):
+    """Return the command line of a step of growth_steps.py."""
     return [sys.executable, str(HELPER), step, str(data), str(index), str(files), str(folder)]
 
 
@@ -99,7 +106,7 @@ def main():
     parser.add_argument("--million", type=int, nargs="+", default=[2, 5, 10, 20])
     parser.add_argument("--only", nargs="+", default=list(STEPS), choices=STEPS)
     parser.add_argument("--folder", type=Path, default=ROOT / "outputs" / "growth")
-    parser.add_argument("--again", action="store_true", help="measure what is there again")
+    parser.add_argument("--again", action="store_true", help="measure existing results again")
     parser.add_argument("--drop", action="store_true", help="remove an index that all of --only have used")
     parser.add_argument("--figure", type=Path, help="only draw the results")
     arguments = parser.parse_args()
@@ -115,9 +122,16 @@ def main():
             own = results["steps"].setdefault(step, {})
             if str(million) in own and not arguments.again:
                 continue
+            if step == "update":
+                index = arguments.folder / f"index{million:02d}"
+                files = million * 10**6 // FILE_ROWS
+                subprocess.run(helper("prepare_update", data, index, files, arguments.folder), check=True, cwd=ROOT)
             command = command_of(step, arguments.folder, data, million)
-            own[str(million)] = found = measure(command, arguments.folder / f"{step}{million:02d}.log")
+            found = measure(command, arguments.folder / f"{step}{million:02d}.log")
             kept.parent.mkdir(parents=True, exist_ok=True)
+            if kept.is_file():  # another run may have added to it
+                results = json.loads(kept.read_text())
+            results["steps"].setdefault(step, {})[str(million)] = found
             kept.write_text(json.dumps(results, indent=1) + "\n")
             figures = ", ".join(
                 f"{key} {found[key]:.2f}" for key in ("processor_s", "clock_s", "own_GB", "resident_GB")
@@ -172,7 +186,7 @@ def draw(path):
         label = name if np.isnan(slope) else f"{name}: N^{slope:.2f}"
         axes.loglog(rows, values, marker="o", color=colour, label=label)
         print(f"{name}: {', '.join(f'{r} million {v:.3g} s' for r, v in zip(rows, values, strict=True))}; {slope:.2f}")
-    axes.set(xlabel="latents of 256 numbers, millions", ylabel="processor seconds")
+    axes.set(xlabel="latents of 256 dimensions, millions", ylabel="processor seconds")
     axes.set_xticks([2, 5, 10, 20], labels=["2", "5", "10", "20"])
     axes.minorticks_off()
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)

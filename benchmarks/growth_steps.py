@@ -5,6 +5,7 @@ python growth_steps.py STEP DATA INDEX FILES FOLDER
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -19,6 +20,8 @@ from nenya.latents.index import IndexSearcher
 from nenya.latents.similarity import closest
 from nenya.tables.conditions import rows_where
 
+TINY = ["model=demo", "model.width=1", "model.feat_dim=256", "loader.batch_size_valid=500"]
+NENYA = [sys.executable, "-c", "import sys; from nenya.cli import main; sys.exit(main())"]
 QUERIES, K, BLOCK = 40, 10, 16384
 CONDITIONS = ("", "DT > 0.5", "DT > 2", "DT > 2 AND lat > 30 AND lat < 50", "DT > 4", "DT > 7", "DT > 12")
 
@@ -110,7 +113,78 @@ def exact(data, _, files, __):
     }
 
 
-STEPS = {"search": search, "exact": exact}
+def small_files(folder, rows=10_000):
+    """Write two files of small generated cutouts with their tables, and weights of a tiny network; return the paths."""
+    from memory import generate
+
+    from nenya.commands.compose import compose
+    from nenya.models.checkpoint import save_pth
+    from nenya.models.contrastive import make_net
+
+    paths = []
+    for name in ("first", "later"):
+        path = folder / f"{name}.h5"
+        generate(path, rows, 16, seed=len(paths))
+        table = pq.read_table(folder / "data" / "tables" / f"{name_of(0)}.parquet").slice(0, rows)
+        wanted = [column for column in table.column_names if column not in ("pp_file", "US0", "US1")]
+        frame = table.select(wanted).to_pandas().assign(pp_file=path.name, pp_type=1, pp_idx=np.arange(rows))
+        frame.to_parquet(path.with_suffix(".parquet"))
+        paths.append(path)
+    weights = folder / "tiny.pth"
+    save_pth(weights, make_net(compose("extract", TINY)), options={}, epoch=0)
+    return *paths, weights
+
+
+def enlarge(archive, index, data, files):
+    """Give an archive of one small file an index of many rows and the entries of files of 10,000 rows.
+
+    The index is that of the `index` step, with the file's rows added; the entries name small files that exist.
+    """
+    from dataclasses import replace
+
+    from nenya.archive.folder import Folder
+    from nenya.archive.manifest import Index
+    from nenya.io import read_table
+    from nenya.latents.index import open_table
+    from nenya.latents.index_build import add_files, build_index, recall_line, write_about
+
+    folder = Folder(str(archive), None)
+    manifest = folder.read()
+    (name, version), own = next(iter(manifest.items())), archive / next(iter(manifest)) / "index"
+    shutil.rmtree(own)
+    shutil.copytree(index, own, copy_function=os.link)
+    (own / "nenya.json").unlink()
+    shutil.copy(index / "nenya.json", own / "nenya.json")
+    first = version.files[0]
+    latents = Latents([folder.root / first.latents.name])
+    about = json.loads((own / "nenya.json").read_text())
+    write_about(own, {**about, "provenance": latents.provenance})
+    add_files(own, latents, read_table(folder.root / first.table.name))
+    build_index(own)
+    about, table = json.loads((own / "nenya.json").read_text()), open_table(own)
+    work = folder.work
+    work.mkdir(parents=True, exist_ok=True)
+    said = work / f"about-{table.version}.json"
+    said.write_text(json.dumps({"about": about, "files": []}) + "\n")
+    entry = folder.publish(said, f"{name}/index-states/{said.name}", keep=True)
+    version.index = Index(int(table.version), int(table.count_rows()), entry, recall_line(about))
+    for number in range(files * 10**6 // 10_000):
+        version.files.append(replace(first, stem=f"old{number:05d}", sources=[[f"/old{number:05d}.h5", 1, "0"]]))
+    folder.commit(manifest)
+
+
+def prepare_update(data, index, files, folder):
+    """Make the archive to which a file of 10,000 rows is to be added."""
+    first, _, weights = small_files(folder)
+    archive = folder / f"archive{files:02d}"
+    shutil.rmtree(archive, ignore_errors=True)
+    call = [*NENYA, "update", *TINY, "trainer=cpu", f"new={first}", f"archive={archive}", f"ckpt={weights}"]
+    subprocess.run([*call, "ntrain=2000"], check=True)
+    enlarge(archive, index, data, files)
+    return {}
+
+
+STEPS = {"search": search, "exact": exact, "prepare_update": prepare_update}
 
 if __name__ == "__main__":
     step, data, index, files, folder = sys.argv[1:]

@@ -238,12 +238,13 @@ def measure(rows, dim, sessions, sources, closed):
             found = asyncio.run(act_alone(servers, rows))
             for what, server in servers.items():
                 found[what] |= {"start_up": server.start_up, "own_GB": server.own()}
-            for what, server in servers.items():
+            server = servers["now"]
+            if sessions:
                 used = server.used()
-                found[what] |= asyncio.run(act_together(server.port, sessions))
-                found[what] |= {f"cpu_of_{sessions}_s": server.used() - used, f"own_GB_of_{sessions}": server.own()}
-            for what, server in servers.items() if closed else ():
-                found[what]["own_MB_after_closed"] = asyncio.run(open_and_close(server, closed))
+                found["now"] |= asyncio.run(act_together(server.port, sessions))
+                found["now"] |= {f"cpu_of_{sessions}_s": server.used() - used, f"own_GB_of_{sessions}": server.own()}
+            if closed:
+                found["now"]["own_MB_after_closed"] = asyncio.run(open_and_close(server, closed))
         except Exception:
             for server in servers.values():
                 print(server.log.read_text()[-3000:], file=sys.stderr)
@@ -331,7 +332,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, nargs="+", default=[200_000])
     parser.add_argument("--dim", type=int, default=256)
-    parser.add_argument("--sessions", type=int, default=10)
+    parser.add_argument("--sessions", type=int, default=10, help="pages that act at once; 0: none")
     parser.add_argument("--closed", type=int, default=100, help="pages opened and closed for the memory; 0: none")
     parser.add_argument("--before", type=Path, help="the folder src of another state of nenya, to be measured in turn")
     parser.add_argument("--commit", default="", help="of that state, for the results")

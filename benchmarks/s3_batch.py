@@ -32,7 +32,6 @@ import boto3
 from common import ROOT, machine, write
 from memory import generate
 
-from nenya import latents_extraction
 from nenya.commands.compose import compose
 from nenya.extraction import batch
 from nenya.models.checkpoint import save_pth
@@ -101,7 +100,7 @@ def seconds(work: Any, *args: Any, **settings: Any) -> float:
 def run(options: Any, **changes: Any) -> Clock:
     clock = Clock()
     with clock.running():
-        if latents_extraction.run(dataclasses.replace(options, clobber=True, **changes)):
+        if batch.run(dataclasses.replace(options, clobber=True, **changes)):
             raise RuntimeError("a file failed")
     return clock
 

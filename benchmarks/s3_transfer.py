@@ -3,9 +3,9 @@
 `python benchmarks/s3_transfer.py` serves files from memory in a process of its own (`--serve`), which speaks as much of
 S3 as a transfer needs, and measures in turn, medians of `--repeats`:
 
-- whole: download and upload by nenya's store (parts in parallel, verified by size and checksum, synced to the disk).
+- complete: download and upload by nenya's store (parts in parallel, verified by size and checksum, synced to the disk).
 - bare: the same bytes by boto3's own transfer (`classic`) with 4 and with 10 threads, which is boto3's default, and by
-  the AWS CRT if `awscrt` is installed; none of them verifies a whole file.
+  the AWS CRT if `awscrt` is installed; none of them verifies the file.
 
 In two regimes: `loopback`, bound by the processors, which the server shares; and `connections` of `--per_connection`
 MB/s and an answer after `--latency` ms, as real services have, where parts in parallel count. Wall and processor

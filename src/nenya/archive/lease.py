@@ -233,7 +233,7 @@ class LeaseObject:
             time.sleep(_SETTLED)
 
     def _do_without(self) -> None:
-        """Go on without conditional writes.
+        """Continue without conditional writes.
 
         Raises:
             OutputError: Nobody stated that there is one writer.

@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 _FIGURE = "outputs/search/closest.png"
 _MORE = 4  # factor of more neighbours when too many are near-copies
 _MOST = 100_000
-_SHOWN = ("lat", "lon", "datetime", "DT", "UID")
+_SHOWN = ("lat", "lon", "datetime", "DT", "UID", "tag")
 
 
 def run(options: SearchOptions) -> int:

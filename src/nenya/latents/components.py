@@ -171,8 +171,7 @@ def _finite(block: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
     with np.errstate(invalid="ignore", over="ignore"):
         if np.isfinite(block.sum(axis=1)).all():
             return block
-    finite: npt.NDArray[np.floating] = block[np.isfinite(block).all(axis=1)]
-    return finite
+    return np.asarray(block[np.isfinite(block).all(axis=1)])
 
 
 def fit_pca(

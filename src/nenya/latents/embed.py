@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 BLOCK_ROWS = 16384
 DEBUG_ROWS = 2000
 LEAST_ROWS = 4
-_SEARCH = "whole numbers in lists, all passes"  # of the approximate way: unfinished work of another is not resumed
+_SEARCH = "integers in lists, all passes"  # of the approximate way: unfinished work of another is not resumed
 _MANY = 10**6
 COLUMNS = ("US0", "US1")
 

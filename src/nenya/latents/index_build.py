@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -34,12 +35,13 @@ from nenya.tables.conditions import ROW, as_arrow
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 log = logging.getLogger(__name__)
 
 BATCH_ROWS = 65536
 COMMIT_ROWS = 2**20
-"""Rows added at a time: LanceDB makes a file of them, and merges, again and again, those that have fewer."""
+"""Rows added at a time, of which LanceDB makes a file; it would later write those of fewer rows again, merged."""
 
 INDEX_FROM = 100_000
 """With fewer rows there is no vector index: the search is exact."""
@@ -120,33 +122,105 @@ def add_files(
 def _add_parts(folder: Path, about: dict[str, Any], latents: Latents, prepared: Prepared) -> int:
     """Add the partitions that are not in the index; return the number of added rows."""
     made = open_table(folder, _schema(about))
-    begun = {(source["stem"], source["partition"]) for source in about["sources"]}
-    added = 0
+    wanted: list[_Addition] = []
     for part in latents.parts:
+        begun = len(about["sources"])
         source = _source(folder, about, part, prepared)
         if source["done"]:
             log.info("%s of %s: already in the index", part.partition, part.path)
             continue
-        write_about(folder, about)
         there = np.empty(0, np.int64)
-        if (part.stem, part.partition) in begun:  # rows of an interrupted run
+        if len(about["sources"]) == begun:  # of an interrupted run
             asked = made.search().where(_between(source["start"], part.rows)).select([ROW]).limit(part.rows)
             there = np.sort(asked.to_arrow()[ROW].to_numpy()) - source["start"]
-        before = int(made.count_rows()) - len(there)
-        batches = iter(prepared.rows_of(part))
-        for one in batches:
-            some = itertools.chain([one], itertools.islice(batches, max(COMMIT_ROWS // BATCH_ROWS, 1) - 1))
-            _add_batches(made, about, source["start"], some, there)
-        source["done"] = True
-        source["left_out"] = part.rows - (int(made.count_rows()) - before)
-        write_about(folder, about)
-        new = part.rows - source["left_out"] - len(there)
-        added += new
-        log.info(
-            "%s of %s: added %d rows%s", part.partition, part.path, new,
-            f", left out {source['left_out']} without a latent (NaN)" if source["left_out"] else "",
-        )  # fmt: skip
-    return added
+        wanted.append(_Addition(part, source, there))
+    write_about(folder, about)
+    for table in _in_commits(_batches(about, wanted, prepared)):
+        _commit(made, table)
+        _finish(folder, about, wanted)
+    _finish(folder, about, wanted)
+    return sum(one.added for one in wanted)
+
+
+def _finish(folder: Path, about: dict[str, Any], wanted: "list[_Addition]") -> None:
+    """Record the partitions of which all rows are in the index."""
+    for one in wanted:
+        if one.read and not one.source["done"] and not one.waiting:
+            source = one.source
+            source["done"], source["left_out"] = True, one.part.rows - one.added - len(one.there)
+            log.info(
+                "%s of %s: added %d rows%s", one.part.partition, one.part.path, one.added,
+                f", left out {source['left_out']} without a latent (NaN)" if source["left_out"] else "",
+            )  # fmt: skip
+    write_about(folder, about)
+
+
+@dataclass
+class _Addition:
+    """A partition that is being added.
+
+    Attributes:
+        part: the partition.
+        source: its entry among the sources of the index.
+        there: its rows that are in the index already, rising.
+        added: rows read so far that have a latent and are new.
+        waiting: of them, those that are not in the index yet.
+        read: whether all rows have been read.
+    """
+
+    part: Part
+    source: dict[str, Any]
+    there: NDArray[np.int64]
+    added: int = 0
+    waiting: int = 0
+    read: bool = False
+
+
+def _batches(
+    about: dict[str, Any], wanted: list[_Addition], prepared: Prepared
+) -> "Iterator[tuple[_Addition, pa.Table]]":
+    """Yield rows that are to be added, as Arrow tables, with their partition; those with NaN are left out."""
+    import pyarrow as pa
+
+    schema = _schema(about)
+    for one in wanted:
+        for start, rows in prepared.rows_of(one.part):
+            numbers = start + rows[ROW].to_numpy()
+            new = np.flatnonzero(~np.isin(numbers, one.there))
+            one.added, one.waiting = one.added + len(new), one.waiting + len(new)
+            columns = _columns(about, schema, rows.take(new))
+            columns[ROW] = pa.array(one.source["start"] + numbers[new])
+            yield one, pa.table(columns, schema=schema)
+        one.read = True
+
+
+def _in_commits(batches: "Iterator[tuple[_Addition, pa.Table]]") -> "Iterator[Iterator[pa.Table]]":
+    """Divide rows into streams of `COMMIT_ROWS` each, across partitions; each is to be read before the next."""
+    left: list[tuple[_Addition, Any]] = []
+
+    def stream() -> "Iterator[pa.Table]":
+        room = COMMIT_ROWS
+        while room and (pair := left.pop() if left else next(batches, None)):
+            one, table = pair
+            if len(table) > room:
+                left.append((one, table.slice(room)))
+                table = table.slice(0, room)
+            room -= len(table)
+            one.waiting -= len(table)
+            if len(table):
+                yield table
+
+    while (first := next(own := stream(), None)) is not None:
+        yield itertools.chain([first], own)
+
+
+def _commit(made: Any, tables: "Iterator[pa.Table]") -> None:
+    """Add rows in one atomic step."""
+    import pyarrow as pa
+
+    first = next(tables)
+    batches = (batch for table in itertools.chain([first], tables) for batch in table.to_batches())
+    made.add(pa.RecordBatchReader.from_batches(first.schema, batches))
 
 
 def build_index(folder: Path, *, kind: str = "auto", index_from: int = INDEX_FROM, seed: int = 1234) -> dict[str, Any]:
@@ -194,6 +268,8 @@ def _build_index(folder: Path, kind: str, index_from: int, seed: int) -> dict[st
 
         parts = max(1, min(round(rows**0.5), rows // 2, _MOST_PARTS))
         settings = {"distance_type": "cosine", "num_partitions": parts, "sample_rate": _SAMPLES, "max_iterations": 20}
+        if not index and made.stats()["fragment_stats"]["num_small_fragments"] > 1:
+            made.optimize(cleanup_older_than=_NEVER)  # later, the vector index would have to be written again with them
         log.info("%s: training %s on %d rows in %d parts", folder, chosen, rows, parts)
         made.create_index(
             VECTOR, config=IvfFlat(**settings) if chosen == "IVF_FLAT" else IvfRq(**settings), replace=True
@@ -359,36 +435,6 @@ def rows_of(latents: Latents, keys: "pd.DataFrame", start: int, stop: int) -> An
             VECTOR: pa.FixedSizeListArray.from_arrays(flat, block.shape[1]),
         }
     )
-
-
-def _add_batches(
-    made: Any, about: dict[str, Any], first: int, batches: Iterable[tuple[int, Any]], there: NDArray[np.int64]
-) -> None:
-    """Add rows of a partition in one atomic step, batch by batch.
-
-    Args:
-        made: LanceDB's table.
-        about: description of the index.
-        first: first row of the partition in the index.
-        batches: first row of each batch within the partition, and its rows, of `rows_of`.
-        there: rows of the partition that are in the index already, rising.
-    """
-    import pyarrow as pa
-
-    schema = _schema(about)
-
-    def ready() -> Iterator[Any]:
-        for start, rows in batches:
-            numbers = start + rows[ROW].to_numpy()
-            new = np.flatnonzero(~np.isin(numbers, there))
-            if len(new):
-                columns = _columns(about, schema, rows.take(new))
-                columns[ROW] = pa.array(first + numbers[new])
-                yield from pa.table(columns, schema=schema).to_batches()
-
-    found = ready()
-    if (one := next(found, None)) is not None:
-        made.add(pa.RecordBatchReader.from_batches(schema, itertools.chain([one], found)))
 
 
 def _columns(about: dict[str, Any], schema: Any, rows: Any) -> dict[str, Any]:

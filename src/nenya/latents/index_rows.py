@@ -64,7 +64,7 @@ class IndexRows:
         return found.take(_order(found[ROW].to_numpy(), rows))
 
     def _at_places(self, wanted: IntArray, columns: list[str]) -> Any:
-        """Return rows, rising, from where they lie if numbers rise; None if they are not there."""
+        """Return rows, rising, from where they lie if numbers rise; None if they are absent."""
         import pyarrow as pa
 
         places = self._places(wanted)
@@ -170,8 +170,8 @@ class IndexRows:
         kept = self.ids_where(sql)
         if len(kept) <= max(narrow, k):
             return None
-        pool = int(2 * _ENOUGH * k * self.count / len(kept))
-        if pool <= 4 * _MOST_POOL:
+        pool = int(4 * _ENOUGH * k * self.count / len(kept))
+        if pool <= 8 * _MOST_POOL:
             pool = min(pool, _MOST_POOL)
             wider = min(parts, _MORE_PROBES * (probes + pool * parts // self.count))
             found = self.near(query, pool, wider)

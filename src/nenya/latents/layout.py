@@ -118,8 +118,8 @@ def _power(x: float, b: float) -> float:
     f = (y - whole) * 0.6931471805599453
     e = 1.0 + f * (1.0 + f * (1 / 2 + f * (1 / 6 + f * (1 / 24 + f * (1 / 120 + f * (1 / 720 + f * (1 / 5040)))))))
     whole = min(max(whole, -1000.0), 1000.0)
-    power: float = e * np.int64((np.int64(whole) + 1023) << 52).view(np.float64)
-    return power
+    result: float = e * np.int64((np.int64(whole) + 1023) << 52).view(np.float64)
+    return result
 
 
 @njit(cache=True, error_model="numpy")

@@ -1,7 +1,7 @@
 """Rows in lists around centroids; a query is compared with those of the nearest lists only: faster, not exact.
 
 The answer for a row does not depend on the rows beside it, the batch size, the threads or the machine. Candidates are
-chosen by matrix products of whole numbers: each product of two of length below 2^12 stays below 2^24, so that float32
+chosen by matrix products of integers: each product of two of length below 2^12 stays below 2^24, so that float32
 holds it, and every partial sum, without rounding, in any order of summation. The candidates are then ranked by their
 distance in float64, as in the exact search.
 
@@ -28,7 +28,7 @@ _ROWS_IN_A_LIST, _MOST_LISTS = 224, 4096
 _WIDTHS = 64, 128  # numbers of components that are tried
 _FITTED_ROWS, _ROUNDS = 64, 6  # rows for each centroid, and iterations, of k-means
 _SAMPLE = 512
-_FINE = 2.0**20  # length of rows and of components as whole numbers, before and after the change of basis
+_FINE = 2.0**20  # length of rows and of components as integers, before and after the change of basis
 _BLOCK = 8192
 _COARSE = 512
 _FIRST = 2
@@ -89,7 +89,7 @@ class Lists:
         return (whole @ self._basis) * (units / _FINE)[:, None], halves
 
     def _together(self, rows: FloatArray) -> tuple[FloatArray, FloatArray, np.float32]:
-        """Return rows as whole numbers with one unit, half of their squared lengths, and the unit."""
+        """Return rows as integers with one unit, half of their squared lengths, and the unit."""
         values, halves = self._coordinates(rows)
         lengths = np.empty(len(rows))
         to_integers(values, 1.0, np.empty_like(values), lengths)
@@ -127,7 +127,7 @@ class Lists:
         return numbers_of(best)
 
     def _whole(self, x: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return queries as whole numbers, (n, P), and their units, (n,)."""
+        """Return queries as integers, (n, P), and their units, (n,)."""
         values, _ = self._coordinates(x)
         whole, units = np.empty(values.shape, np.float32), np.empty(len(x))
         to_integers(values, self._length, whole, units)
@@ -153,7 +153,7 @@ class Lists:
 
 
 def _filled_up(lengths: IntArray) -> IntArray:
-    """Return lengths of lists that are filled up to whole strides."""
+    """Return lengths of lists that are filled up to complete strides."""
     filled: IntArray = -(-lengths // STRIDE) * STRIDE
     return filled
 

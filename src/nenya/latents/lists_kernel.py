@@ -1,4 +1,4 @@
-"""Compiled parts of the search in lists: whole numbers, grouping, the best scores, and distances.
+"""Compiled parts of the search in lists: integers, grouping, the best scores, and distances.
 
 Every value depends on one query alone: sums have a fixed order, and nothing is shared between rows. The functions run
 on one thread each and let others run.
@@ -35,7 +35,7 @@ def to_integers(rows: Float64Array, length: float, out: Any, units: Float64Array
     Args:
         rows: (n, P) float64.
         length: the length.
-        out: (n, P) output, whole numbers; rows of length 0, or that are not finite, become 0.
+        out: (n, P) output, integers; rows of length 0, or that are not finite, become 0.
         units: (n,) output: `out` times it is about `rows`.
     """
     for r in range(rows.shape[0]):
@@ -91,7 +91,7 @@ def keep_best(  # compiled code takes arrays, not objects
     two are equal, and which are kept does not depend on the order in which they come.
 
     Args:
-        product: (q, n) whole numbers x . y; n is a multiple of STRIDE.
+        product: (q, n) integers x . y; n is a multiple of STRIDE.
         halves: (n,) |y|^2 / 2 of the rows, infinite for those that fill up the list.
         units: (N,) units of all queries.
         unit: of the rows.

@@ -25,6 +25,7 @@ class TrainOptions(TagsOptions):
     """Options of training."""
 
     only_with: ClassVar = {"sha256": "init_from", "tags_sha256": "tags"}
+    trains: ClassVar[bool] = True
 
     init_from: str | None = option(None, "weights to start from")
     rows: str | None = option(
@@ -34,6 +35,9 @@ class TrainOptions(TagsOptions):
     rows_sha256: str | None = option(None, "sha256 expected of the file of rows=; recorded in config.yaml", SHA256)
     tags_sha256: str | None = option(None, "sha256 expected of the file of tags=; recorded in config.yaml", SHA256)
     resume: str | None = option(None, "a run folder to resume, or 'last'")
+    processor: str | None = option(
+        None, "processor for which trainer.precision=auto or model.layout=auto was chosen; recorded in config.yaml"
+    )
 
 
 @dataclass

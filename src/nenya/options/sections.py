@@ -40,7 +40,7 @@ TRAINING_ONLY = frozenset(
         *(f"loader.{key}" for key in ("batch_size_train", "memory_limit_gb", "on_device", "labels")),
         *("trainer.max_epochs", "trainer.sync_batchnorm", "trainer.gradient_clip_val"),
         *("trainer.check_val_every_n_epoch", "trainer.limit_train_batches", "trainer.limit_val_batches"),
-        *("trainer.log_every_n_steps", "trainer.enable_progress_bar"),
+        *("trainer.log_every_n_steps", "trainer.enable_progress_bar", "model.layout"),
     ]
 )
 """Keys of sections that other commands use as well, without an effect outside a training."""
@@ -89,6 +89,11 @@ class ModelOptions:
         "auto",
         "backend of the network: auto takes the fastest; compiled also compiles training",
         one_of("auto", *BACKENDS),
+    )
+    layout: str = option(
+        "contiguous",
+        "layout of images in memory in training on a CPU (a GPU has channels_last); auto: by the processor",
+        one_of("contiguous", "channels_last", "auto"),
     )
     weights: str | None = option(None, "path of the published weights; $NAMES are taken from the environment")
     image_size: int | None = option(None, "side in pixels of the cutouts of this version")
@@ -163,6 +168,9 @@ class OptimOptions:
     warm: bool = option(True, "linear warm-up over the first ten epochs")
     lr_decay_epochs: list[int] = option([700, 800, 900], "epochs after which the rate is multiplied")
     lr_decay_rate: float = option(0.1, "factor of a step; its cube times the base rate is the cosine's end", above(0))
+    fused: bool | None = option(
+        None, "one kernel updates all weights (SGD, AdamW); null: on a GPU, or as model.layout=auto chooses"
+    )
     optimizer: str = option(
         "auto",
         "SGD; LARS or AdamW, which do not decay biases and norms; auto: LARS for VICReg, BarlowTwins, BYOL, else SGD",
@@ -267,7 +275,9 @@ class TrainerOptions:
     devices: Any = option("auto", "number of devices, list of indices, or auto")
     num_nodes: int = option(1, "machines", at_least(1))
     strategy: str = option("auto", "auto, ddp ...")
-    precision: str = option("32-true", "32-true, bf16-mixed, 16-mixed ...")
+    precision: str = option(
+        "32-true", "32-true, bf16-mixed, 16-mixed ...; auto: by the processor in training, 32-true in extraction"
+    )
     sync_batchnorm: bool = option(False, "BatchNorm statistics over all GPUs")
     gradient_clip_val: float | None = option(None, "largest gradient norm")
     check_val_every_n_epoch: int = option(1, "epochs between validations", at_least(1))
@@ -310,8 +320,10 @@ class Options:
         words: a word without `=` -> the override that it stands for.
         only_with: an option -> what it needs to have an effect; see `nenya.options.effects`.
         not_with: an option -> the option beside which it has none.
+        trains: whether the command trains, so that `auto` is chosen by the processor.
     """
 
+    trains: ClassVar[bool] = False
     uses: ClassVar[tuple[str, ...] | None] = None
     instead: ClassVar[Mapping[str, str]] = {}
     positional: ClassVar[str | None] = "data"
@@ -337,6 +349,11 @@ class Options:
     sha256: str | None = option(None, "sha256 expected of the file of weights", SHA256)
     debug: bool = option(False, "two batches only")
     traceback: bool = option(False, "show tracebacks of errors")
+
+    def __post_init__(self) -> None:
+        """Take `auto` as float32 where nothing is trained, so that latents do not depend on the processor."""
+        if not self.trains and self.trainer.precision == "auto":
+            self.trainer = dataclasses.replace(self.trainer, precision="32-true")
 
 
 def _check_clouds(augment: AugmentOptions, loss: LossOptions) -> None:
@@ -403,6 +420,8 @@ def _check_optimizer(options: "Options") -> None:
                 f"optim.{name}={value}: has an effect only with optim.optimizer={' or '.join(users)}, got {found}; "
                 "leave it out"
             )
+    if optim.fused and found == "LARS":
+        raise OptionError("optim.fused=true: expected optim.optimizer=SGD or AdamW, got LARS; leave it out")
     if found == "LARS" and optim.momentum >= 1:
         raise OptionError(f"optim.momentum={optim.momentum}: expected below 1 with optim.optimizer=LARS")
     part = f"optim.micro_batch={optim.micro_batch}"

@@ -102,6 +102,7 @@ class Plane:
         )
         plot.add_tools(self.hover)
         self._title, self._wanted = "", self.home
+        self._back: tuple[FloatArray | None, dict[str, list[float]]] | None = None
         self.points = Points(plot, self.name, theme)
         self.outline = ColumnDataSource({"xs": [], "ys": []})
         add_glyph(
@@ -216,16 +217,20 @@ class Plane:
         self.hover.renderers = [] if classes or near is not None else self.colours.cells
         left, right, bottom, top = extent
         place = {"x": [left], "y": [bottom], "dw": [right - left], "dh": [top - bottom]}
+        self._show_back(whole, place)
+        counted = np.nan_to_num(chosen) if not title and near is None else np.zeros((1, 1), np.float32)
+        what = {"count": [counted], "what": [mean_of(title, scale)]}
+        self.front.data = {"image": [chosen], **what, **place}
+
+    def _show_back(self, whole: FloatArray | None, place: dict[str, list[float]]) -> None:
+        """Show the counts of all rows behind those of the selection, unless the page has them already."""
+        if self._back is not None and self._back[0] is whole and self._back[1] == place:
+            return
+        self._back = (whole, place)
         grey = np.full((1, 1), np.nan, np.float32) if whole is None else np.log10(whole)
         if whole is not None:
             self.grey.update(low=0.0, high=float(max(1.0, np.nanmax(grey))) if np.isfinite(grey).any() else 1.0)
         self.back.data = {"image": [grey], **place}
-        self.front.data = {
-            "image": [chosen],
-            "count": [np.nan_to_num(chosen)],
-            "what": [mean_of(title, scale)],
-            **place,
-        }
 
     @property
     def bar(self) -> Any:

@@ -94,7 +94,7 @@ def _has_index(path: Path) -> bool:
 
     try:
         about = pq.read_schema(path).pandas_metadata or {}
-    except Exception:  # damaged: whoever reads it says so
+    except Exception:  # damaged: its reader reports it
         return True
     plain = {"start": 0, "step": 1}
     return any(not isinstance(name, dict) or plain.items() - name.items() for name in about.get("index_columns", []))

@@ -8,9 +8,10 @@ document.addEventListener("DOMContentLoaded", () => {
   const $ = (id) => document.getElementById(id);
   const panels = layout(), time = timeline((text) => act(text));
   let sent = 0;
+  const early = [];  // what was done before the page was connected
   const act = (text) => {
     const model = window.Bokeh && Bokeh.documents.length && Bokeh.documents[0].get_model_by_name("nenya_channel");
-    if (model) model.value = (++sent) + "|" + text;
+    if (model) model.value = (++sent) + "|" + text; else early.push(text);
   };
   const open = (name) => document.querySelectorAll("[data-tab]").forEach((b) => {
     b.setAttribute("aria-selected", b.dataset.tab === name); $("panel_" + b.dataset.tab).hidden = b.dataset.tab !== name;
@@ -144,6 +145,7 @@ document.addEventListener("DOMContentLoaded", () => {
     if (dark !== SETTINGS.dark) paint();
     time.connect(page);
     access(act);
+    early.splice(0).forEach(act);
     pointer(page);
     touch(page);
     longitudes(page);

@@ -56,7 +56,7 @@ class Ranges:
 
         Raises:
             ChangedError: The object is another one by now.
-            AlteredError: Other bytes than asked for came.
+            AlteredError: Other bytes came than were requested.
         """
         from s3transfer.exceptions import RetriesExceededError
         from s3transfer.utils import S3_RETRYABLE_DOWNLOAD_ERRORS
@@ -107,7 +107,7 @@ def fetch(ranges: Ranges, size: int, path: Path, hashes: Hashes, *, part_size: i
 
     Raises:
         ChangedError: The object was replaced during the download.
-        AlteredError: Other bytes came than were asked for.
+        AlteredError: Other bytes came than were requested.
     """
     failed = threading.Event()
 
