@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import make_pictures
+import make_report
 from pages import DOCS, ROOT, reader_environment
 
 _PAGE = """<!doctype html>
@@ -28,6 +29,7 @@ def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "outputs" / "docs" / "site").resolve()
     version = re.search(r'__version__ = "([^"]+)"', (ROOT / "src/nenya/__init__.py").read_text())[1]  # type: ignore[index]
     make_pictures.main()
+    make_report.main()
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html"]
     command += ["-d", str(ROOT / "outputs/docs/doctrees-site"), str(DOCS), str(folder / version)]
     subprocess.run(command, check=True, env={**reader_environment(), "NENYA_VERSIONS": "1"})

@@ -19,6 +19,7 @@ DOCS = ROOT / "docs"
 sys.path.append(str(DOCS))
 
 import make_pictures  # noqa: E402  # docs/make_pictures.py
+import make_report  # noqa: E402  # docs/make_report.py
 from pages import reader_environment  # noqa: E402  # docs/pages.py
 
 from nenya.commands.compose import command_names, options_of  # noqa: E402
@@ -53,6 +54,7 @@ class Parts(HTMLParser):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
     make_pictures.main()
+    make_report.main()
     folder = tmp_path_factory.mktemp("site") / "html"
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", DOCS, folder]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=reader_environment())

@@ -1,6 +1,6 @@
 """The network for inference: backends of the forward pass, and the rule that chooses one.
 
-Backends, all with the same latents up to rounding:
+Backends, all with the same latents up to rounding::
 
     eager     the network as in training
     folded    each batch norm folded into its convolution, channels last
