@@ -97,8 +97,8 @@ class Client:
             values = model.get("attributes", {})
             if values.get("name") == "nenya_channel":
                 self.channel = model["id"]
-            if values.get("name") in ("count", "status", "facts", "filters") and "text" in values:
-                self.texts[model["id"]] = values["name"], values["text"]
+            if values.get("name") in ("count", "status", "facts", "filters"):  # an empty text is not sent
+                self.texts[model["id"]] = values["name"], values.get("text", "")
         await self.until(lambda _: self.idle or None)
         self.first_view = time.monotonic() - start
         return self

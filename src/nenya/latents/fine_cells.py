@@ -96,7 +96,7 @@ def _sample(latents: Any, count: int, rng: np.random.Generator) -> Float32Array:
 
 
 def _shares(sizes: IntArray, count: int) -> IntArray:
-    """Return a number of cells for each coarse cell, (B,), in proportion to its rows, none above them; their sum is C."""
+    """Return a number of cells for each coarse cell, (B,), in proportion to its rows, which are no fewer; in all C."""
     wanted = sizes / sizes.sum() * count
     shares = np.minimum(np.maximum(np.floor(wanted), sizes > 0), sizes).astype(np.int64)
     while (left := count - int(shares.sum())) != 0:
@@ -104,7 +104,7 @@ def _shares(sizes: IntArray, count: int) -> IntArray:
         step = 1 if left > 0 else -1
         most = able[np.argsort(-step * (wanted - shares)[able], kind="stable")[: abs(left)]]
         shares[most] += step
-    return shares
+    return np.asarray(shares, np.int64)
 
 
 def _nearest(rows: Float32Array, centres: Float32Array) -> IntArray:

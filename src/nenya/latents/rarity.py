@@ -85,10 +85,10 @@ def rarity_of(
     """Return how far each latent is from its nearest neighbours elsewhere.
 
     Exactly, all latents are compared with all. Otherwise they are divided into cells by k-means, about as many as the
-    square root of their number, beyond a million of a thousand rows each, and compared with those of the nearest cells, of which so many are taken as hold the
-    rows of `probes` cells of the mean size: some neighbours are missed. Rarities of
-    some rows are then computed both ways: a line through their logarithms removes the bias, and the scatter about the
-    line is the error.
+    square root of their number, beyond a million of a thousand rows each, and compared with those of the nearest
+    cells, of which so many are taken as hold the rows of `probes` cells of the mean size: some neighbours are missed.
+    Rarities of some rows are then computed both ways: a line through their logarithms removes the bias, and the
+    scatter about the line is the error.
 
     Args:
         latents: (N, D) array, `RowsOf`, or `nenya.latents.files.Latents`.
