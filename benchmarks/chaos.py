@@ -185,7 +185,7 @@ class Place:
                         os.link(path, self.archive / path.name)
 
     def finished(self) -> dict[str, list[int]]:
-        """Return journal -> numbers of the blocks that its whole lines call finished."""
+        """Return journal -> numbers of the blocks that its complete lines call finished."""
         found = {}
         for journal in self.archive.glob("journal-*"):
             whole, _, _ = journal.read_bytes().rpartition(b"\n")
@@ -300,7 +300,7 @@ class Result:
 
     @property
     def good(self) -> bool:
-        """Whether all that was asked for holds."""
+        """Whether all requested conditions hold."""
         return not self.problems and self.computed_again == 0
 
 

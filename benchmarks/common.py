@@ -79,7 +79,7 @@ def medians(figures: Mapping[str, list[float]]) -> dict[str, float]:
 
 
 def write(name: str, results: Mapping[str, Any], about: Mapping[str, Any] | None = None) -> Path:
-    """Write `outputs/bench/<name>.json`, and say so.
+    """Write `outputs/bench/<name>.json`, and report it.
 
     Args:
         name: of the benchmark.

@@ -4,7 +4,7 @@
 that differ in one known way and reports the share of seeds in which energy distance or AUC finds it (2 p <= 0.05); then
 it draws three classes of eddy sizes, takes the smallest one out of b, and reports which share of the cutouts with the
 highest density ratio are of that class. `--rows 1000000` measures time and peak memory of two sets of so many rows of
-256 numbers. Writes `outputs/bench/compare.json`, after each seed.
+256 dimensions. Writes `outputs/bench/compare.json`, after each seed.
 """
 
 import argparse

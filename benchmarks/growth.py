@@ -1,11 +1,11 @@
-"""How the cost of each command grows with the rows: 2, 5, 10 and 20 million latents of 256 numbers.
+"""How the cost of each command grows with the rows: 2, 5, 10 and 20 million latents of 256 dimensions.
 
     python benchmarks/growth.py [--million 2 5 10 20] [--only index search ...] [--folder outputs/growth]
 
 Each command runs in a process of its own. Kept of each, in outputs/bench/growth.json, as soon as it ends: processor and
 clock seconds, the load of the machine, the largest anonymous memory (its own) and all resident memory (with mapped
-pages). What is there is not measured again, so that a killed run resumes; `--again` measures it again. 20 million rows
-need 45 GB: 20 of latents, 21 of the index, 2 of tables.
+pages). Existing results are not measured again, so that a killed run resumes; `--again` measures them again. 20 million
+rows need 45 GB: 20 of latents, 21 of the index, 2 of tables.
 
 `python benchmarks/growth.py --figure docs/images/growth.svg` draws the kept results, with the exponents.
 """
@@ -106,7 +106,7 @@ def main():
     parser.add_argument("--million", type=int, nargs="+", default=[2, 5, 10, 20])
     parser.add_argument("--only", nargs="+", default=list(STEPS), choices=STEPS)
     parser.add_argument("--folder", type=Path, default=ROOT / "outputs" / "growth")
-    parser.add_argument("--again", action="store_true", help="measure what is there again")
+    parser.add_argument("--again", action="store_true", help="measure existing results again")
     parser.add_argument("--drop", action="store_true", help="remove an index that all of --only have used")
     parser.add_argument("--figure", type=Path, help="only draw the results")
     arguments = parser.parse_args()
@@ -184,7 +184,7 @@ def draw(path):
         label = name if np.isnan(slope) else f"{name}: N^{slope:.2f}"
         axes.loglog(rows, values, marker="o", color=f"C{number}", label=label)
         print(f"{name}: {', '.join(f'{r} million {v:.3g} s' for r, v in zip(rows, values, strict=True))}; {slope:.2f}")
-    axes.set(xlabel="latents of 256 numbers, millions", ylabel="processor seconds")
+    axes.set(xlabel="latents of 256 dimensions, millions", ylabel="processor seconds")
     axes.set_xticks([2, 5, 10, 20], labels=["2", "5", "10", "20"])
     axes.minorticks_off()
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)

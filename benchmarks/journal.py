@@ -1,6 +1,6 @@
 """What the journal costs: extraction that keeps every finished block against the same loop that keeps rows in memory.
 
-`python benchmarks/journal.py` lets a trivial model give precomputed latents of 256 numbers, 10,000 rows a second as
+`python benchmarks/journal.py` lets a trivial model give precomputed latents of 256 dimensions, 10,000 rows a second as
 if a device computed them, once into the raw files and the journal of an output, each block being on the disk before
 it counts, and once into memory. It prints the times of the loops until the last row is safe, interleaved, medians of
 5, and their ratio, and writes `outputs/bench/journal.json`. The final file, which both need, is made in the end and

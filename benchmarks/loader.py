@@ -1,6 +1,6 @@
 """Training data, from a file to batches of two views: nenya against the original's loader.
 
-Ours is measured whole: reading and unpacking the file anew, then one epoch of batches in random order. A run
+Ours is measured completely: reading and unpacking the file again, then one epoch of batches in random order. A run
 of 50 epochs unpacks only once, so `epoch` (without unpacking) is what it sees; `first epoch` includes the
 unpacking. The peer runs for a bounded time on each file, in turn with ours, as both feel whatever else the
 machine does.

@@ -5,7 +5,7 @@ with an ocean of its own, and judges it by the same probes. The same cost means 
 network: forwards counts one, backwards two, so an objective whose teacher sees both views has 6/8 of the epochs. The
 table has the mean R2 over the seeds and half the width of its 95 % interval (Student's t).
 
-A result is kept as soon as it is there: a run that stopped goes on where it was, and trainings of other options are
+A result is kept as soon as it is there: a run that stopped resumes, and trainings of other options are
 other results. It writes `outputs/bench/objectives.json`; further arguments are options of all trainings.
 """
 
@@ -106,7 +106,7 @@ def table(runs: dict[str, Any], names: list[str]) -> dict[str, dict[str, dict[st
 
 
 def main() -> int:
-    """Train what is not there yet, print the table and write it."""
+    """Train what is missing, print the table and write it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=8192, help="training cutouts; a quarter of it for validation")
     parser.add_argument("--epochs", type=int, default=12, help="of SimCLR; others have as many as cost the same")

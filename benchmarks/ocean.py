@@ -11,7 +11,7 @@ learns in two stages:
 2. **With clouds.** The network as it is then, the guide, sees each cutout without clouds; the network sees it under two
    clouds, and learns to give the same latent and to predict the same statistics.
 
-A run that stopped goes on at its last epoch when it is started again; each epoch leaves `last.safetensors`. The same
+A run that stopped resumes at its last epoch when it is started again; each epoch leaves `last.safetensors`. The same
 seed gives the same batches; the bits of the weights depend on the machine and its threads. `device=cuda` takes a GPU.
 `python benchmarks/ocean_probes.py` judges the result, `python benchmarks/ocean_package.py` packs it.
 """
@@ -287,7 +287,7 @@ class Training:
             save_safetensors(folder / "clear.safetensors", self.model.net, epoch=self.step)
 
     def restore(self) -> None:
-        """Go on from the checkpoint of the folder, if there is one."""
+        """Resume from the checkpoint of the folder, if there is one."""
         path = Path(self.recipe.out) / "last.ckpt"
         if not path.exists():
             return
@@ -299,7 +299,7 @@ class Training:
             self._begin_clouds()
             assert self.guide is not None
             self.guide.load_state_dict(state["guide"])
-        print(f"goes on at step {self.step}", flush=True)
+        print(f"resumes at step {self.step}", flush=True)
 
 
 def recipe_of(words: list[str]) -> Recipe:

@@ -1,7 +1,7 @@
 """Near-duplicates among latents: time, and what hashes miss, beside the comparison of all pairs.
 
-`python benchmarks/prune.py 20000 50000` makes unit vectors of 256 numbers (seeded) near a curved surface, three in ten
-of them near-copies of others, and prunes them by all pairs and by hashes. Writes `outputs/bench/prune.json`.
+`python benchmarks/prune.py 20000 50000` makes unit vectors of 256 dimensions (seeded) near a curved surface, three in
+ten of them near-copies of others, and prunes them by all pairs and by hashes. Writes `outputs/bench/prune.json`.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""Two published models trained anew: the number of principal components of their latents, N99, against the published.
+"""Two published models trained again: the number of principal components of their latents, N99, against the published.
 
 `python benchmarks/published.py` makes 150,000 + 50,000 cutouts of white noise (`wnoise`, published N99 = 11) and of
 random fields with a power spectrum k^-2 (`pk2`, 24), trains each model as published, extracts the latents and counts
 the principal components that hold 99 % of their variance. On a GPU this takes about an hour and a half; after
-`--minutes` it stops with exit code 75, and the same command goes on. It writes `outputs/bench/published.json`.
+`--minutes` it stops with exit code 75, and the same command resumes. It writes `outputs/bench/published.json`.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def measure(model: str, folder: Path, args: argparse.Namespace, until: float) ->
 
 
 def main() -> int:
-    """Go on until all is done or the time is over."""
+    """Continue until all is done or the time is over."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=9.0, help="until it stops itself")
     parser.add_argument("--folder", type=Path, default=ROOT / "outputs" / "published")
@@ -84,7 +84,7 @@ def main() -> int:
     for model in args.models.split(","):
         found = measure(model, args.folder / model, args, until)
         if found is None:
-            print(f"{model}: not done in {args.minutes:g} minutes; the same command goes on")
+            print(f"{model}: not done in {args.minutes:g} minutes; the same command resumes")
             return 75
         results[model] = found
         print(f"{model}: N99 {found['N99']} (published {found['published_N99']}), N95 {found['N95']}")

@@ -5,7 +5,7 @@ laws n = 2 and 4 (seed 1234, as `nenya generate kind=white|power2|power4` writes
 writing them: beta by the published recipe (`nenya.data.spectra`), beta without a window as a check of the estimator,
 and the share of the variance in the first 256 of 4,096 principal components. It writes
 `outputs/bench/published_images.json`.
-Nothing here is fitted to the published values: where one is not met, the difference says so.
+Nothing here is fitted to the published values: where one is not met, the difference shows it.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Reading cutout files of every usual layout: nenya, plain h5py, and the original's way, against the machine's limit.
 
-nenya reads as its extraction does (blocks in order, the file opened anew) and as its training does (the partition
+nenya reads as its extraction does (blocks in order, the file opened again) and as its training does (the partition
 unpacked into memory). h5py reads slabs that are aligned to the chunks, its best. The original opens the file for each
 cutout. The limits are a copy in memory, and reads of the file's bytes from the page cache. All take turns; the
 table has medians, in cutouts a second.

@@ -24,7 +24,7 @@ PIXELS = 2**26
 
 
 def trivial(module, images):
-    """Stand for the network: 64 numbers from each image (B, 1, H, W), at no cost."""
+    """Stand for the network: 64 dimensions from each image (B, 1, H, W), at no cost."""
     return images.mean(dim=(1, 2, 3))[:, None].expand(-1, 64) + torch.zeros(64)
 
 

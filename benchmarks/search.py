@@ -2,10 +2,10 @@
 
 100,000 and a million rows by default.
 
-`python benchmarks/search.py` makes clustered unit vectors of 256 numbers (seeded), with places and times, and measures
-with them: building the index (time, and the peak memory of its process), exact search straight from the file beside a
-plain numpy product with argpartition on an array in memory, the index by the number of parts that it looks at, and
-search under conditions. Contenders run in turn; medians. Writes `outputs/bench/search.json`.
+`python benchmarks/search.py` makes clustered unit vectors of 256 dimensions (seeded), with places and times, and
+measures with them: building the index (time, and the peak memory of its process), exact search straight from the file
+beside a plain numpy product with argpartition on an array in memory, the index by the number of parts that it looks at,
+and search under conditions. Contenders run in turn; medians. Writes `outputs/bench/search.json`.
 """
 
 import argparse

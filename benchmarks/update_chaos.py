@@ -2,9 +2,9 @@
 
 `python benchmarks/update_chaos.py --kills 50` kills updates that begin an archive, that add to one, and that do so on
 an S3 service of its own; what is new are two cutout files, one of them with a table, and two granules. After each kill
-all that the archive names must be there and whole; in the mode `add` a process that opened the archive before reads it
-all the while, and must find every bit as it was. The killed command is given again until it ends by itself. Then
-cutouts, latents, tables, map, groups and index must be bitwise those of an archive that was built in one go, and
+all that the archive names must be there and complete; in the mode `add` a process that opened the archive before reads
+it all the while, and must find every bit as it was. The killed command is given again until it ends by itself. Then
+cutouts, latents, tables, UMAP, clusters and index must be bitwise those of an archive that was built in one go, and
 nothing may be left beside them. It prints a table and writes `outputs/bench/update_chaos.json`; the exit code is 1 if
 one of these does not hold.
 

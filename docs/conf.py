@@ -1,5 +1,6 @@
 """Sphinx's settings: `make docs` builds the pages in `outputs/docs/html`."""
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ extensions = [
     "option_tables",
 ]
 exclude_patterns = ["paper_figure.py"]
+templates_path = ["_templates"]
 nitpicky = False
 
 myst_enable_extensions = ["colon_fence", "deflist"]
@@ -40,17 +42,29 @@ napoleon_use_ivar = True  # attributes of dataclasses are described once
 html_theme = "furo"
 html_title = f"nenya {release}"
 html_static_path: list[str] = []
+html_context = {"versions_page": bool(os.environ.get("NENYA_VERSIONS"))}  # docs/make_site.py
+html_sidebars = {
+    "**": [
+        *("sidebar/brand.html", "versions.html", "sidebar/search.html", "sidebar/scroll-start.html"),
+        *("sidebar/navigation.html", "sidebar/scroll-end.html"),
+    ]
+}
 html_theme_options = {
     "source_repository": "",
     "light_css_variables": {"color-brand-primary": "#0b5a7a", "color-brand-content": "#0b5a7a"},
     "dark_css_variables": {"color-brand-primary": "#6cc3e0", "color-brand-content": "#6cc3e0"},
 }
 
+STUDY_DATA = "<!-- study data -->"
+"""Where a page says which granules its build used."""
+
 # Files outside this folder that a page here includes.
 ELSEWHERE = {
     "../../benchmarks/README.md": "/reference/speed.md",
     "../benchmarks/README.md": "/reference/speed.md",
     "../CHANGELOG.md": "/reference/changes.md",
+    "../CONTRIBUTING.md": "/reference/contributing.md",
+    "../SECURITY.md": "/reference/security.md",
 }
 
 
@@ -74,6 +88,9 @@ def links_inside(_app: Any, _page: str, source: list[str]) -> None:
     """Lead links to files that are included here to the page that includes them."""
     for outside, inside in ELSEWHERE.items():
         source[0] = source[0].replace(f"({outside}", f"({inside}")
+    said = Path(__file__).parent / "pictures" / "study_data.txt"
+    if STUDY_DATA in source[0]:
+        source[0] = source[0].replace(STUDY_DATA, said.read_text().strip())
 
 
 def without_source(app: Any) -> list[Any]:

@@ -3,6 +3,10 @@
 A block is run by bash or Python, in the order of its page and in one folder, unless the line before it says why not:
 
     <!-- not run: needs SLURM -->
+
+What a block prints becomes a picture of a terminal where the line before it is
+
+    <!-- screen: name.svg -->
 """
 
 import os
@@ -20,7 +24,9 @@ RUN = {"sh": ("bash", "-euo", "pipefail"), "python": (sys.executable,)}
 """Languages of blocks that are run, and what runs them."""
 
 _BLOCK = re.compile(
-    r"(?:^<!-- not run: (?P<reason>[^>]*\S) *-->\n+)?^(?P<fence>`{3,})(?P<language>[^\n]*)\n(?P<text>.*?)^(?P=fence)$",
+    r"(?:^<!-- not run: (?P<reason>[^>]*\S) *-->\n+)?"
+    r"(?:^<!-- screen: (?P<screen>[\w.-]+) -->\n+)?"
+    r"^(?P<fence>`{3,})(?P<language>[^\n]*)\n(?P<text>.*?)^(?P=fence)$",
     re.MULTILINE | re.DOTALL,
 )
 
@@ -34,7 +40,8 @@ class Block:
         line: number of the line where its fence opens.
         language: what stands behind the fence: sh, python, yaml, text; a directive's name in braces.
         text: what is in it.
-        reason: why it is not run, if it says so.
+        reason: why it is not run, if it states a reason.
+        screen: the picture that is made of what it prints, if there is one.
     """
 
     page: Path
@@ -42,6 +49,7 @@ class Block:
     language: str
     text: str
     reason: str | None
+    screen: str | None = None
 
     def __str__(self) -> str:
         """Return where it is."""
@@ -57,13 +65,23 @@ def blocks_of(page: Path) -> list[Block]:
     """Return the code blocks of a page, in their order."""
     text = page.read_text()
     return [
-        Block(page, text.count("\n", 0, match.start("fence")) + 1, match["language"], match["text"], match["reason"])
+        Block(
+            page,
+            text.count("\n", 0, match.start("fence")) + 1,
+            match["language"],
+            match["text"],
+            match["reason"],
+            match["screen"],
+        )
         for match in _BLOCK.finditer(text)
     ]
 
 
-def run_block(block: Block, folder: Path, environment: Mapping[str, str]) -> None:
+def run_block(block: Block, folder: Path, environment: Mapping[str, str]) -> str:
     """Run a block in a folder.
+
+    Returns:
+        What it printed.
 
     Raises:
         RuntimeError: It ended with another exit code than 0; says what it printed last.
@@ -78,6 +96,7 @@ def run_block(block: Block, folder: Path, environment: Mapping[str, str]) -> Non
         )  # fmt: skip
     if done.returncode:
         raise RuntimeError(f"{block} ended with {done.returncode}:\n{block.text}\n{done.stdout[-3000:]}")
+    return done.stdout
 
 
 def reader_environment() -> dict[str, str]:

@@ -2,10 +2,10 @@
 # # From a latents file to a figure for a paper
 #
 # The files are those of the [tour](tour.md): latents, the cutouts that they are of, and their table. The code is
-# twenty lines; the same ones stand in {download}`paper_figure.py`, which runs in plain Python in the folder of these
+# 22 lines; the same ones stand in {download}`paper_figure.py`, which runs in plain Python in the folder of these
 # files.
 #
-# First the latents with their table: an archive, whose rows have a latent, a place on the map and whatever else the
+# First the latents with their table: an archive, whose rows have a latent, a place on the UMAP and whatever else the
 # table says.
 
 # %%
@@ -16,29 +16,32 @@ from nenya.data.table_images import TableImages
 from nenya.io import read_table
 from nenya.latents.files import open_latents
 from nenya.latents.index import FilesSearcher
+from nenya.plotting.colours import colour_map
 
 archive = FilesSearcher(open_latents("ocean_preproc_latents.h5"), read_table("map.parquet"))
 table, DT = archive.table, (archive.table.T90 - archive.table.T10).to_numpy()
 
 # %% [markdown]
 # One cutout with strong fronts, at the 90th percentile of DT, and the seven whose latents point most nearly in its
-# direction. The search is exact, in all numbers of a latent, not on the map.
+# direction. The search is exact, in all numbers of a latent, not on the UMAP.
 
 # %%
 found = archive.search(archive.take(np.argsort(DT)[[-len(DT) // 10]])[0], k=8)
 images = TableImages("ocean_preproc.h5", table).read(found.rows)
 
 # %% [markdown]
-# The map in the colours of DT, with these eight marked, and the cutouts themselves, all in one range of colours.
+# The UMAP in the colours of DT, with these eight marked, and the cutouts themselves, all in one range of colours: that
+# of cmocean for anomalies, whose neutral colour is 0.
 
 # %%
 figure, axes = plt.subplot_mosaic("AA1234;AA5678", figsize=(10, 3.6), layout="constrained")
 points = axes["A"].scatter(table.US0, table.US1, c=DT, s=3, vmax=np.quantile(DT, 0.99), rasterized=True)
 axes["A"].scatter(table.US0[found.rows], table.US1[found.rows], s=30, facecolors="none", edgecolors="crimson")
-axes["A"].set(xlabel="US0", ylabel="US1", title="(a) all cutouts, by their latents")
+axes["A"].set(xlabel="UMAP 1", ylabel="UMAP 2", title="(a) all cutouts, by their latents")
 figure.colorbar(points, ax=axes["A"], label="DT = T90 - T10 (K)")
+balance, reach = colour_map("balance"), abs(images).max()
 for name, image, cosine in zip("12345678", images, found.cosine, strict=True):
-    shown = axes[name].imshow(image, cmap="RdYlBu_r", vmin=-abs(images).max(), vmax=abs(images).max(), origin="lower")
+    shown = axes[name].imshow(image, cmap=balance, vmin=-reach, vmax=reach, origin="lower")
     axes[name].set(xticks=[], yticks=[], title="(b) example" if name == "1" else f"cosine {cosine:.3f}")
 figure.colorbar(shown, ax=[axes[name] for name in "12345678"], label="SSTa (K)")
 figure.savefig("paper_figure.pdf", dpi=300)

@@ -77,14 +77,14 @@ def serve(portal, address="127.0.0.1"):
 
 
 @contextlib.contextmanager
-def chromium(folder):
-    """Run Chromium with its profile in a folder; yields its context."""
+def chromium(folder, **settings):
+    """Run Chromium with its profile in a folder, and settings of Playwright; yields its context."""
     with sync_api.sync_playwright() as playwright:
         context = playwright.chromium.launch_persistent_context(
             str(folder),
             executable_path=CHROMIUM,
             args=list(FLAGS),
-            viewport={"width": 1280, "height": 800},
+            **{"viewport": {"width": 1280, "height": 800}, **settings},
             accept_downloads=True,
         )
         yield context

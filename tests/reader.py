@@ -47,9 +47,10 @@ if __name__ == "__main__":  # not in the processes that a command starts
         args[0] = re.search(r'run_command\\("(\\w+)"\\)', Path(args[0]).read_text())[1]
     given = {{arg.partition("=")[0] for arg in args}}
     has_network = args[0] in command_names() and "model" in taken(options_of(args[0]))
-    more = [*{narrow!r}, *(["trainer.max_epochs=1"] if args[0] == "train" else [])]
-    # A run and a version in an archive know their network.
-    own = args[0] == "demo" or "resume" in given or ("archive" in given and "ckpt" not in given)
+    more = [*{narrow!r}, *(["trainer.max_epochs=1", "loader.batch_size_train=16"] if args[0] == "train" else [])]
+    # A run, a version in an archive and the shipped weights know their network.
+    own = args[0] == "demo" or "resume" in given or "model=ocean" in args
+    own = own or ("archive" in given and "ckpt" not in given)
     sys.exit(main([args[0], *(more if has_network and not own else []), *args[1:]]))
 """
 

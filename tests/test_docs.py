@@ -19,7 +19,9 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 sys.path.append(str(DOCS))
 
-from pages import RUN, Block, blocks_of  # noqa: E402  # docs/pages.py
+import make_pictures  # noqa: E402  # docs/make_pictures.py
+import make_site  # noqa: E402  # docs/make_site.py
+from pages import RUN, Block, blocks_of, reader_environment, run_block  # noqa: E402  # docs/pages.py
 
 from nenya.commands.compose import GROUPS, command_names, options_of, prepare  # noqa: E402
 from nenya.errors import NenyaError  # noqa: E402
@@ -222,8 +224,8 @@ def _resolves(dotted: str) -> bool:
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=name_of)
 def test_relative_links_lead_somewhere(page):
-    texts = [(DOCS / name).read_text() for name in ("tour.md", "plotting.md")]
-    made = re.findall(r"\]\((pictures/[^)]+)\)", "".join(texts))  # test_docs_run.py looks at each
+    pages = [*make_pictures.PAGES, DOCS / "report.md"]
+    made = {name for other in pages for name in make_pictures.shown_in(other)}  # test_docs_run.py and test_report.py
     for target in re.findall(r"\]\(([^)\s]+)\)", prose_of(page)):
         path = target.partition("#")[0]
         if not path or re.match(r"[a-z0-9]+:", path):
@@ -265,7 +267,7 @@ def test_the_notebook_is_its_script_executed():
         line.removeprefix("#") for line in script.splitlines() if line.startswith("#") and not line.startswith("# %%")
     ).split()  # fmt: skip
     lines = [line for line in code.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    assert len(lines) <= 20
+    assert len(lines) == 22  # as its prose says
     assert NOTEBOOK.stat().st_size < 500_000
     outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
     assert any("image/png" in output.get("data", {}) for output in outputs)
@@ -277,3 +279,54 @@ def test_the_notebook_is_its_script_executed():
 def test_a_block_is_plain_data():
     assert Block(DOCS / "a.md", 3, "sh", "", None).runs
     assert not Block(DOCS / "a.md", 3, "{toctree}", "", None).runs
+
+
+def test_a_screen_is_a_picture_that_loads_nothing(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("<!-- screen: verify.svg -->\n```sh\necho 'all <files> are good'\n```\n")
+    (block,) = blocks_of(page)
+    make_pictures.screen(block, run_block(block, tmp_path, reader_environment()), tmp_path / block.screen)
+    drawn = (tmp_path / "verify.svg").read_text()
+    assert "&lt;files&gt;" in drawn and "all" in drawn and "@font-face" not in drawn
+    assert set(re.findall(r"https?://[^\"'<> )]+", drawn)) <= {
+        "http://www.w3.org/2000/svg",
+        "https://www.textualize.io",
+    }
+
+
+WAYS = {
+    "netcdf": "I have NetCDF",
+    "cutouts": "I have cutouts",
+    "migrate": "I have the first nenya's files and scripts",
+    "cluster": "I have a cluster",
+    "plotting": "I want a figure for a paper",
+    "compare": "I want to compare a model with a satellite",
+    "review": "I review this software",
+}
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_each_way_in_begins_with_a_command_and_its_picture(name):
+    text = (DOCS / f"{name}.md").read_text()
+    assert text.startswith(f"# {WAYS[name]}\n")
+    assert f"[{WAYS[name]}]({name}.md)" in (DOCS / "index.md").read_text()
+    prose = re.sub(r"<!--.*?-->\n", "", text, flags=re.DOTALL)
+    assert re.match(r"# [^\n]+\n+```sh\n(nenya|make|for) .*?```\n+!\[[^\]]+\]\(", prose, re.DOTALL), name
+
+
+def test_pages_are_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+    long = [name_of(page) for page in DOCS.rglob("*.md") if len(page.read_text().splitlines()) > 300]
+    assert long == []
+
+
+def test_versions_are_listed_the_newest_first(tmp_path):
+    for name in ("0.9.0", "1.10.0", "1.9.1"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "index.html").touch()
+    make_site.list_versions(tmp_path)
+    assert re.findall(r'href="([^"]+)/index.html"', (tmp_path / "index.html").read_text()) == [
+        "1.10.0",
+        "1.9.1",
+        "0.9.0",
+    ]

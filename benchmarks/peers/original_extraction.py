@@ -1,4 +1,4 @@
-"""The original's extraction, written anew to its published behaviour: the figure to beat.
+"""The original's extraction, written again to its published behaviour: the figure to beat.
 
 One cutout is read at a time, from a file that is opened for it; its channel is repeated three times where the
 network has three; the network computes in float32, batch norms and all; latents stay in memory until the end.

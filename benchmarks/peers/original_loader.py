@@ -1,4 +1,4 @@
-"""The original's training loader, written anew to its published behaviour: the figure to beat.
+"""The original's training loader, written again to its published behaviour: the figure to beat.
 
 Item by item: open the HDF5 file, read one cutout, and make two views of it with scikit-image, each flipped,
 rotated (bilinear, zero fill), cropped around a jittered centre, resized to the input size, and freed of its

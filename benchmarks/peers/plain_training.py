@@ -101,7 +101,7 @@ def step(network, optimizer, first, second):
 
 
 def train(path, network, batch_size, epochs, workers, crop, jitter):
-    """The whole training; returns the losses of the epochs."""
+    """The complete training; returns the losses of the epochs."""
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4)
     loader = DataLoader(Views(path, crop=crop, jitter=jitter), batch_size, shuffle=True, num_workers=workers)
     losses = []

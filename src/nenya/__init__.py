@@ -4,7 +4,7 @@ import importlib
 import os
 from typing import Any
 
-__version__ = "1.0.0.dev0"
+__version__ = "1.0.0"
 
 
 def open_archive(
@@ -38,3 +38,35 @@ def open_archive(
     """
     module = importlib.import_module("nenya.publish.opened")  # not before it is needed: `import nenya` stays quick
     return module.open_archive(path, table=table, version=version, as_=as_, cache_dir=cache_dir)
+
+
+def view(
+    table: Any,
+    latents: Any = None,
+    images: Any = None,
+    *,
+    height: int = 800,
+    proxy: bool | None = None,
+    cache_dir: str | None = None,
+) -> Any:
+    """Show cutouts in a notebook, in the panels of the portal, and get the selection back.
+
+    Args:
+        table: a DataFrame with one row for each cutout, or the path of a table; see `nenya portal`.
+        latents: latents files of the rows (paths), or an array (N, D) of the rows of the table.
+        images: cutout files of the rows (paths), or an array (N, H, W) of the rows, SSTa in K.
+        height: of the frame, pixels.
+        proxy: whether the frame reaches the server through jupyter-server-proxy; default: if that is installed or
+            the notebook runs on a JupyterHub.
+        cache_dir: of copies from S3; default `outputs/cache`.
+
+    Returns:
+        A `nenya.portal.notebook.View`: as the last value of a cell it shows the page, `.selection` is the selected part
+        of `.table`, and `.close()` ends its server, as deleting it and ending the kernel do.
+
+    Raises:
+        InputFileError: A file cannot be used, or an array does not fit the table.
+        OptionError: The portal's packages are not installed.
+    """
+    module = importlib.import_module("nenya.portal.notebook")  # not before it is needed: `import nenya` stays quick
+    return module.view(table, latents, images, height=height, proxy=proxy, cache_dir=cache_dir)

@@ -117,6 +117,11 @@ def resized(image: NDArray[np.floating[Any]], side: int) -> NDArray[np.floating[
 
     Raises:
         InputFileError: The side of the image is not a multiple of `side`.
+
+    Examples:
+        >>> import numpy as np
+        >>> resized(np.arange(16.0).reshape(4, 4), 2).tolist()
+        [[2.5, 4.5], [10.5, 12.5]]
     """
     if not side or image.shape == (side, side):
         return image
@@ -228,6 +233,12 @@ def calc_DT(  # the name that users know
     Raises:
         InputFileError: The images have the wrong number of dimensions.
         OptionError: The square is empty.
+
+    Examples:
+        >>> import numpy as np
+        >>> image = np.tile(np.linspace(0.0, 10.0, 64), (64, 1))  # K, warmer towards the right
+        >>> round(float(calc_DT(image, (40, 5))), 1)
+        5.0
     """
     values = _unmasked(images)
     if values.ndim not in (2, 3, 4):

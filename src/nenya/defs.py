@@ -114,8 +114,12 @@ def dt_bin(dt: float) -> str:
 
     Raises:
         ValueError: It is negative or NaN, and so in no bin.
+
+    Examples:
+        >>> dt_bin(0.7), dt_bin(1.7)
+        ('DT1', 'DT2')
     """
     for name in DT_BINS:
         if dt in DT_INTERVALS[name]:
             return name
-    raise ValueError(f"DT={dt} K lies in no bin; expected a number from 0 K upwards")
+    raise ValueError(f"DT={dt} K is in no bin; expected a number from 0 K upwards")

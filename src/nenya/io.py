@@ -192,6 +192,11 @@ def load_opt(nenya_model: str) -> tuple[Params, str | None]:
     Raises:
         OptionError: The name is unknown, or the environment variable with the folder of the data is not set.
         CheckpointError: The weights are not found.
+
+    Examples:
+        >>> opt, weights = load_opt("demo")
+        >>> opt.feat_dim
+        64
     """
     if str(nenya_model).endswith(".json"):
         own = Params(nenya_model)
@@ -413,6 +418,12 @@ def write_table(table: "pd.DataFrame", path: str | os.PathLike[str]) -> None:
     Raises:
         OptionError: The suffix is not that of a table.
         OutputError: It cannot be written.
+
+    Examples:
+        >>> import pandas as pd
+        >>> write_table(pd.DataFrame({"lat": [30.0], "lon": [-60.0]}), "table.parquet")
+        >>> read_table("table.parquet").columns.tolist()
+        ['lat', 'lon']
     """
     place = Path(path)
     writers = {".parquet": "to_parquet", ".csv": "to_csv", ".feather": "to_feather"}

@@ -226,7 +226,7 @@ id_collate = _collate
 def _with_channels_first(function: Callable[P, T]) -> Callable[P, T]:
     """Let the last version's order through, in which the number of channels comes before the batch size.
 
-    It is told by `batch_size` being given by name too, by a third number, or by 1 or 3 before a larger number.
+    It is recognised by `batch_size` being given by name too, by a third number, or by 1 or 3 before a larger number.
     """
 
     @functools.wraps(function)

@@ -38,7 +38,12 @@ _PLACES = {  # model -> folder below $OS_SST, name of its tables
 
 
 def DT_interval(inp: tuple[float, float] | None) -> tuple[float, float]:
-    """Return the lowest and highest DT of a value of `nenya.defs.umap_DT`, K."""
+    """Return the lowest and highest DT of a value of `nenya.defs.umap_DT`, K.
+
+    Examples:
+        >>> DT_interval((1.5, 0.25))
+        (1.25, 1.75)
+    """
     if inp is None:
         return 0.0, 1e12
     return (inp[0], inp[0] + 1e12) if inp[1] < 0 else (inp[0] - inp[1], inp[0] + inp[1])
@@ -329,6 +334,13 @@ def grid_umap(
     Raises:
         OptionError: nxy is less than 1.
         InputFileError: No row has finite coordinates, or all are equal.
+
+    Examples:
+        >>> import numpy as np
+        >>> rng = np.random.default_rng(0)
+        >>> grid = grid_umap(rng.random(500), rng.random(500), nxy=8)
+        >>> len(grid["xval"])  # 8 + 3 edges
+        11
     """
     if nxy < 1:
         raise OptionError(f"nxy={nxy}: expected at least 1")

@@ -32,6 +32,7 @@ _OUTPUTS = Path("outputs")
 _DEBUG_SUFFIX = "_debug"
 _RUN_ENTRIES = ("config.yaml", "checkpoints", "last.pth", "learning_curve", "wandb")
 _EPOCH_FILE = re.compile(r"ckpt_epoch_\d+\.pth")
+_LISTED = ("rows", "rows_sha256", "tags", "tags_sha256")  # recorded with the weights
 _COPIES = 7  # copies of the weights: last, best and one being written, each with momentum, and last.pth
 _DEBUG = {"limit_train_batches": 2, "limit_val_batches": 2, "max_epochs": 1}
 
@@ -50,30 +51,26 @@ def run(options: TrainOptions, *, aside: bool = False) -> int:
         NenyaError: Bad input, options, weights or output; a non-finite loss.
         Interrupted: A signal was received; the state is saved.
     """
+    from nenya.data.chosen_rows import chosen_rows
     from nenya.data.cloudy_views import cloudy_views
     from nenya.data.datamodule import ViewsDataModule, inspect_all, view_sampler
-    from nenya.data.learnable import check_learnable, choose_partition
-    from nenya.data.row_list import read_row_list
+    from nenya.data.learnable import check_learnable
     from nenya.models.checkpoint import load_weights
     from nenya.models.clouds import with_mask_channel
     from nenya.models.contrastive import ContrastiveModule, make_net, read_weights
     from nenya.models.resnet import check_encoder
     from nenya.models.weights.named import find_weights
+    from nenya.runtime.processor import settle
     from nenya.runtime.trainer import check_trainer
     from nenya.storage.paths import DEFAULT_CACHE, fetch, find_sources, local_path
 
+    options, chosen_line = settle(options)
     loader = options.loader
     keys = tuple(dict.fromkeys((loader.train_key, loader.valid_key)))
     sources = find_sources(options.data)
-    needed_key = None if options.rows else loader.train_key
+    needed_key = None if options.rows or options.tags else loader.train_key
     files = inspect_all(fetch(sources, loader.cache_dir), keys, needed_key, allow_external=loader.allow_external)
-    chosen, note = None, ""
-    if options.rows:
-        both = loader.train_key, loader.valid_key
-        chosen = read_row_list(local_path(options.rows), files, both, options.rows_sha256)
-        options.rows_sha256 = chosen.sha256
-    else:
-        note = choose_partition(options, files)
+    chosen, note = chosen_rows(options, files)
     check_data(options, files)
     net = make_net(options)
     check_encoder(net, next(iter(files[0].partitions.values())).height)
@@ -95,6 +92,8 @@ def run(options: TrainOptions, *, aside: bool = False) -> int:
     folder = run_folder(options, sources, needed, aside=aside)
     if note:
         log.warning("%s", note)
+    if chosen_line:
+        log.info("%s", chosen_line)
     fit(options, module, data, folder)
     return 0
 
@@ -251,7 +250,7 @@ def check_data(options: Options, files: "list[CutoutFile]") -> None:
     sampler.check(first.height)
     ExtraViews(options.augment).check(sampler.output_size(first.height))
     check_side(options.model, first.height, files[0].path)
-    if options.loss.ssl_method == "SupCon":
+    if options.loss.ssl_method == "SupCon" and not getattr(options, "tags", None):
         for file in files:
             for partition in file.partitions:
                 read_labels(file, partition, options.loader.labels)
@@ -352,7 +351,7 @@ def _write_config(options: TrainOptions, files: "list[Path | str]", folder: Path
     values = for_records(options)
     places = [file if isinstance(file, str) else str(file.absolute()) for file in files]
     values.update(data=places, resume=None, clobber=False)
-    paths = [(values, "init_from"), (values, "rows"), (values["loader"], "cache_dir")]
+    paths = [(values, "init_from"), (values, "rows"), (values, "tags"), (values["loader"], "cache_dir")]
     if options.augment.cloud_masks not in BANKS:
         paths.append((values["augment"], "cloud_masks"))
     for section, key in paths:
@@ -412,17 +411,20 @@ def fit(options: TrainOptions, module: "ContrastiveModule", data: Any, folder: P
         data: the datamodule.
         folder: the run folder.
     """
-    from lightning.pytorch.callbacks import ModelCheckpoint
-
     from nenya.models.callbacks import AtomicCheckpointIO, LastCheckpoint, LearningCurve, remove_unfinished
     from nenya.models.checkpoint import save_pth
     from nenya.models.epoch_files import EpochFiles
     from nenya.models.objectives.methods import described
     from nenya.models.pickled import check_sizes
     from nenya.models.progress import CollapseWarning, TrainingBar
+    from nenya.runtime.allocator import keep_freed_memory
+    from nenya.runtime.lean import load_compiler
+    from nenya.runtime.lightning import ModelCheckpoint
     from nenya.runtime.process import is_main_process
     from nenya.runtime.trainer import ledger_of, make_logger, make_trainer
 
+    load_compiler()
+    keep_freed_memory()
     last = folder / "checkpoints" / "last.ckpt"
     settings = options.trainer if data.has_validation else replace(options.trainer, limit_val_batches=0)
     best = ModelCheckpoint(
@@ -462,7 +464,7 @@ def fit(options: TrainOptions, module: "ContrastiveModule", data: Any, folder: P
             logger.experiment.finish(exit_code=0 if done else 1)
     if trainer.is_global_zero:
         state = trainer.optimizers[0].state_dict() if saving.each else None
-        listed = {"rows": options.rows, "rows_sha256": options.rows_sha256} if options.rows else {}
+        listed = {n: getattr(options, n) for n in _LISTED if getattr(options, n)}
         save_pth(
             folder / "last.pth",
             module.extracted,

@@ -244,7 +244,7 @@ class NenyaDataset(Dataset[Any]):
         return len(self._reader)
 
     def __getitem__(self, index: int) -> Any:
-        """Return what `transform` makes of a cutout."""
+        """Return what `transform` computes from a cutout."""
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:

@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 from conftest import red_noise, write_cutouts
 from granules import grid
+from shard_player import machines
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -765,3 +766,92 @@ def test_a_commit_waits_for_its_turn_and_gives_up_in_the_end(tmp_path, monkeypat
         os.close(descriptor)
     commit.replace_file(path, b"new", commit.fingerprint(b"old"), lambda: None, "archive")
     assert path.read_bytes() == b"new"
+
+
+# Shards
+
+
+def test_shards_of_a_first_update_and_of_the_next_ones(update, files, weights, whole, tmp_path):
+    both = [f"{files}/a_preproc.h5", f"{files}/b_preproc.h5", f"{files}/c_preproc.h5"]
+    new = f"new=[{','.join(both)}]"
+    assert update(new, "shard=0/2", begin=True)[0] == 0
+    assert not (tmp_path / "archive" / "archive.json").exists()
+    code, said = update(new, "shard=merge", begin=True)
+    assert code == 2 and "shard 1/2 not complete (1 of 3 pieces" in said, said
+    code, said = update(new, "shard=1/2", begin=True)
+    assert code == 0 and "1 of 3 files are of this shard" in said, said
+    made = {path: path.stat().st_ino for path in (tmp_path / "archive" / ".work").rglob("*_latents.h5")}
+    assert len(made) == 3
+    code, said = update(new, "shard=merge", begin=True)
+    assert code == 0, said
+    inodes = [path.stat().st_ino for path in (tmp_path / "archive").rglob("*_latents.h5")]
+    assert sorted(inodes) == sorted(made.values())  # what the workers made is what is published
+    assert digest(open_version("archive")) == digest(open_version(str(whole)))
+    assert not list((tmp_path / "archive" / ".work").glob(".shards/*/*"))
+
+
+@pytest.mark.slow
+def test_shards_into_an_archive_place_their_rows(update, files, whole, tmp_path):
+    assert update(f"new={files}/a_preproc.h5", begin=True)[0] == 0
+    new = f"new=[{files}/b_preproc.h5,{files}/c_preproc.h5]"
+    for number in (1, 0):
+        code, said = update(new, f"shard={number}/2")
+        assert code == 0, said
+    assert len(list((tmp_path / "archive" / ".work").rglob("table/*.parquet"))) == 2
+    assert stems("archive") == ["a_preproc"]
+    assert update(new, "shard=merge")[0] == 0
+    assert update(f"new={files}/a_preproc.h5", begin=True, place="one")[0] == 0
+    assert update(new, place="one")[0] == 0
+    assert digest(open_version("archive")) == digest(open_version("one"))
+
+
+def test_a_file_that_no_worker_can_use_is_reported_by_the_merge(update, files, tmp_path):
+    assert update(f"new={files}/a_preproc.h5", begin=True)[0] == 0
+    (tmp_path / "bad_preproc.h5").write_bytes(b"not HDF5")
+    new = f"new=[{tmp_path}/bad_preproc.h5,{files}/b_preproc.h5]"
+    code, said = update(new, "shard=0/1")
+    assert code == 1 and "bad_preproc.h5" in said, said
+    code, said = update(new, "shard=merge")
+    assert code == 1 and "bad_preproc.h5" in said and stems("archive") == ["a_preproc", "b_preproc"], said
+
+
+def test_updates_and_shards_keep_out_of_each_others_way(update, files, tmp_path):
+    assert update(f"new={files}/a_preproc.h5", begin=True)[0] == 0
+    work = tmp_path / "archive" / ".work"
+    new = f"new={files}/b_preproc.h5"
+    with OutputLock(work / ".shards" / "demo" / "shard-3-of-9.lock", "shard 3/9"):
+        code, said = update(new)
+        assert code == 2 and "shard-3-of-9 of an update is being made by process" in said, said
+    with OutputLock(work / "lock", "archive"):
+        code, said = update(new, "shard=0/2")
+        assert code == 2 and "is being updated by process" in said, said
+    assert update(new)[0] == 0
+
+
+def test_workers_with_other_options_are_refused(update, files, tmp_path):
+    new = f"new=[{files}/a_preproc.h5,{files}/b_preproc.h5]"
+    assert update(new, "shard=0/2", begin=True)[0] == 0
+    code, said = update(new, "shard=1/2", "seed=5", begin=True)
+    assert code == 2 and "holds unfinished work with other weights or options" in said, said
+    assert len(list((tmp_path / "archive" / ".work").rglob("*_latents.h5"))) == 1
+
+
+@pytest.mark.slow
+def test_two_machines_of_an_update_one_of_which_goes_away(update, files, weights, whole, tmp_path):
+    args = [*BEGIN, *QUICK, f"ckpt={weights}", f"projector={files / 'map.h5'}", "archive=archive"]
+    args = [*args, f"new=[{files}/a_preproc.h5,{files}/b_preproc.h5,{files}/c_preproc.h5]"]
+    with machines(60) as start:
+        both = [
+            start("one", "update", [*args, "shard=0/2"], DIE_AFTER="4"),
+            start("two", "update", [*args, "shard=1/2"]),
+        ]
+        said = [process.communicate(timeout=300)[0] for process in both]
+        assert [process.returncode for process in both] == [137, 0], said
+        code, merged = update(*args[-1:], "shard=merge", begin=True)
+        assert code == 2 and "shard 0/2 not complete (1 of 3 pieces" in merged, merged
+        again = start("three", "update", [*args, "shard=0/2"])
+        said = again.communicate(timeout=300)[0]
+        assert again.returncode == 0, said
+    code, merged = update(*args[-1:], "shard=merge", begin=True)
+    assert code == 0, merged
+    assert digest(open_version("archive")) == digest(open_version(str(whole)))

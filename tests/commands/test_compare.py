@@ -186,7 +186,7 @@ def test_a_set_of_one_block_is_said_to_be_too_small(nenya_cli, tmp_path, folder)
     words = [word.replace(f"{folder}/one.parquet", f"{tmp_path}/field.parquet") for word in sets(folder)]
     code, said = nenya_cli("compare", [*words, "out=few"])
     assert code == 0 and "150 cutouts in 1 block of one_preproc" in said and "mean little" in said
-    assert said.startswith("Whether one_preproc and two_preproc differ cannot be told from so few blocks")
+    assert said.startswith("Whether one_preproc and two_preproc differ cannot be decided from so few blocks")
     assert "How much of the patterns of one_preproc is covered is unknown" in said
     assert "one_preproc covers" in said and "two_preproc covers" not in said
 

@@ -81,6 +81,14 @@ def content(folder):
     return table.assign(latent=[tuple(row) for row in table["latent"]])
 
 
+def test_a_search_loads_no_network_and_no_figures(index):
+    code = "import sys; from nenya.cli import run_command; run_command('search', sys.argv[1:]); print(*sys.modules)"
+    said = subprocess.check_output([sys.executable, "-c", code, f"index={index.folder}", "like=3"], text=True)
+    assert "rank" in said
+    heavy = {"torch", "lightning", "matplotlib", "scipy", "numba", "boto3", "lance_namespace_urllib3_client.api"}
+    assert "lancedb" in said.split() and not heavy & set(said.split())
+
+
 def test_index_and_files_give_the_same_answers(index, first):
     files = FilesSearcher(*first)
     rows = [0, 7, 901]

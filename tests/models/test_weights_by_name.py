@@ -264,7 +264,7 @@ FAULTS = {
     "no hub": ({"other": True}, "hf://ocean/net", StorageError, "does not answer as a hub"),
     "a file that is too short": ({"short": "model.safetensors"}, "hf://ocean/net", StorageError, "the hub broke off"),
     "a size": ({"length": 10**12}, "hf://ocean/net", InputFileError, "model.safetensors has 1000000 MB"),
-    "a file without an end": ({"long": "model.safetensors"}, "hf://ocean/net", InputFileError, "bytes that were said"),
+    "a file without an end": ({"long": "model.safetensors"}, "hf://ocean/net", InputFileError, "announced bytes"),
     "no https": ({"insecure": True}, "hf://ocean/net", StorageError, "redirected to example.org, which is not https"),
     "a tag that leaves the cache": ({"etag": "../../../x"}, "hf://ocean/net", StorageError, "sends X-Linked-Etag"),
     "a commit that leaves it": ({"commit": "../../x"}, "hf://ocean/net", StorageError, "sends X-Repo-Commit"),

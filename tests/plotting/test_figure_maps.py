@@ -164,7 +164,7 @@ def test_numbers_stay_numbers_and_labels_stay_labels():
 def test_clusters_have_names_and_what_is_in_none_is_grey():
     frame = table_of(cluster=[0, 1, -1, 1], cluster_name=["calm", "fronts", None, "fronts"])
     found = categories_of(frame, "cluster")
-    assert found.labels == ("0: calm", "1: fronts", "none") and found.rest == 2
+    assert found.labels == ("0: calm", "1: fronts", "noise") and found.rest == 2
     assert categories_of(frame, "cluster", names={"1": "strong fronts"}).labels[1] == "1: strong fronts"
     assert categories_of(table_of(month=[1, 12]), "month").labels == ("Jan", "Dec")
     with pytest.raises(OptionError, match="names= of 7: the column cluster has no such value; it has"):

@@ -459,3 +459,36 @@ def test_a_table_with_lists_is_sent_as_csv_with_json_texts(tmp_path):
     text = b"".join(downloads.rows_csv(session, lambda _: None)).decode()
     rows = list(csv.reader(text.splitlines()))
     assert rows == [["a", "list", "box"], ["1", '["x", "y\\""]', '{"b": 1}'], ["2", "", '{"b": null}']]
+
+
+def test_cutouts_have_the_colours_of_figures_with_0_at_the_neutral_one():
+    from bokeh.models import LinearColorMapper
+
+    from nenya.plotting.colours import colours_of
+    from nenya.portal.sheets import set_span
+    from nenya.portal.theme import anomaly
+
+    neutral = anomaly(-1, 1)[128]
+    for low, high in ((-2.0, 2.0), (-1.0, 3.0), (-4.0, 0.5)):
+        colours = anomaly(low, high)
+        zero = round(-low / (high - low) * 255)
+        levels = [[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in (colours[zero], neutral)]
+        assert np.abs(np.subtract(*levels)).max() <= 12, (low, high, colours[zero])
+        figure, norm = colours_of(np.zeros(1), limits=(low, high))
+        assert (norm.vmin, norm.vmax) == (low, high)
+        assert [int(c[i : i + 2], 16) for c in colours[::51] for i in (1, 3, 5)] == pytest.approx(
+            (255 * figure(np.arange(0, 256, 51))[:, :3]).ravel(), abs=1
+        )
+    assert neutral not in anomaly(280, 290), "temperatures of one sign have no neutral colour"
+    mapper = LinearColorMapper(list(anomaly(-1, 1)), low=-1, high=1)
+    set_span(mapper, 280.0, 290.0)
+    assert tuple(mapper.palette) == anomaly(280, 290) and (mapper.low, mapper.high) == (280, 290)
+
+
+def test_cutouts_with_scales_of_their_own_keep_0_in_the_middle():
+    images = [np.array([[-1.0, 0], [0, 4]], np.float32), np.array([[-8.0, 0], [0, 2]], np.float32)]
+    sheet = pictures.sheet(images, 2, 1, own_scale=True)
+    assert pictures.own_range(sheet) == (-1, 1) and np.nanmax(sheet) == pytest.approx(1, abs=0.05)
+    assert (sheet == 0).sum() == 4, "0 stays 0"
+    warm = pictures.sheet([image + 290 for image in images], 2, 1, own_scale=True)
+    assert pictures.own_range(warm) == (0, 1) and np.nanmin(warm) == pytest.approx(0, abs=0.05)

@@ -139,12 +139,13 @@ def test_the_keyboard_reaches_everything_and_its_keys_work(page, dataset):
     for _ in range(120):
         page.page.keyboard.press("Tab")
         order.append(focused(page))
-        if order[-1][1] == "tab_download":
+        if order[-1][1] == "tab_against":
             break
     texts = [text for tag, _, text, _ in order if tag == "BUTTON"]
     assert texts[:6] == ["Undo", "Redo", "Reset", "Copy", "Dark", "Help"]
     tabs = [name for _, name, _, _ in order if name.startswith("tab_")]
-    assert tabs == ["tab_gallery", "tab_table", "tab_stats", "tab_filter", "tab_upload", "tab_download"]
+    names = ("gallery", "table", "stats", "filter", "upload", "download", "tags", "against")
+    assert tabs == [f"tab_{name}" for name in names]
     assert all(outline not in ("none", "") for tag, _, _, outline in order if tag == "BUTTON")
     page.page.keyboard.press("ArrowRight")  # the last tab goes on to the first
     assert focused(page)[1] == "tab_gallery" and page.page.locator("#panel_gallery").is_visible()
@@ -634,65 +635,3 @@ def test_downloads_want_a_known_session_and_a_known_name(page, portal):
     key = page.session.key
     for query, status in (("key=none&what=rows.csv", 404), (f"key={key}&what=../../etc/passwd", 404)):
         assert page.page.request.get(f"{portal.url}download?{query}").status == status
-
-
-def test_the_exported_page_selects_without_a_server(browser, dataset, tmp_path):
-    from nenya.errors import OutputError
-    from nenya.options.commands import PortalOptions
-    from nenya.portal.export import write_page
-
-    options = PortalOptions()
-    place = write_page(dataset, tmp_path / "page", "a", options)
-    with pytest.raises(OutputError, match="clobber=true"):
-        write_page(dataset, tmp_path / "page", "a", options)
-    page, requests, complaints = browser.new_page(), [], []
-    page.on("request", lambda request: requests.append(request.url))
-    page.on("requestfailed", lambda request: complaints.append(request.url))
-    page.on("console", lambda m: m.type in ("error", "warning") and complaints.append(m.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.goto(place.as_uri())
-    page.get_by_text("cutouts of the sample").wait_for()
-
-    def shown():
-        """What is coloured, how many corners the outline in the UMAP has, whether a range of months is drawn."""
-        return page.evaluate(
-            """() => {
-                const [document] = Bokeh.documents, plot = (name) => document.get_model_by_name(name);
-                const front = (name) => plot(name).renderers.filter((r) => r.data_source.data.count)[0].visible;
-                const outline = plot("umap").renderers.map((r) => r.data_source.data.xs).filter((xs) => xs)[0];
-                const range = plot("hist_month").center.filter((a) => a.type === "BoxAnnotation")[0];
-                return {umap: front("umap"), map: front("map"), outline: outline.length ? outline[0].length : 0,
-                    range: range.visible};
-            }"""
-        )
-
-    assert page.locator("img").count() == 3 and page.get_by_text("regardless of the selection").count() == 1
-    assert shown() == {"umap": True, "map": True, "outline": 0, "range": False}
-    find = Page.__new__(Page)
-    find.page = page
-    for name, start, end in (("umap", (-3, -3), (4, 5)), ("hist_month", (2.6, 0.02), (8.4, 0.03))):
-        page.evaluate("window.scrollTo(0, 0)")
-        (x0, y0), (x1, y1) = find.place(name, *start), find.place(name, *end)
-        page.mouse.move(x0, y0)
-        page.mouse.down()
-        page.mouse.move(x1, y1, steps=4)
-        page.mouse.up()
-        page.get_by_text(f"filters: umap{', month' if name != 'umap' else ''}").wait_for()
-    assert shown() == {"umap": False, "map": False, "outline": 4, "range": True}
-    labels = "Bokeh.documents[0].get_model_by_name('hist_month').below.map((axis) => axis.axis_label)"
-    tallest = np.bincount(dataset.columns.values("month")[rows_mask(dataset, "umap", (-3, 4), (-3, 5))].astype(int))[
-        3:9
-    ]
-    assert page.evaluate(labels) == [f"month; bars up to {100 * tallest.max() / tallest.sum():.0f} %"]
-    text = page.get_by_text("cutouts of the sample").inner_text()
-    month = dataset.columns.values("month")
-    inside = rows_mask(dataset, "umap", (-3, 4), (-3, 5)) & (month >= 3) & (month <= 8)
-    assert abs(int(text.split()[0]) - inside.sum()) <= 3
-    assert {url.split(":")[0] for url in requests} <= {"file", "data", "blob"} and complaints == [], requests
-    page.close()
-
-
-def rows_mask(dataset, plane, x, y):
-    from nenya.portal.state import make_box
-
-    return make_box(plane, x, y).mask(dataset.columns)

@@ -147,8 +147,12 @@ def test_the_exported_page_allows_the_scripts_that_it_has_and_no_others(hostile,
     policy = html.unescape(re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1])
     scripts = re.findall(r"<script>(.*?)</script>", text, re.S)
     hashes = {f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts}
-    assert hashes == set(re.search(r"script-src ([^;]*);", policy)[1].split()) and len(scripts) == 4
-    assert "unsafe-eval" not in policy and "default-src 'none'" in policy and "http" not in policy
+    assert hashes == set(re.search(r"script-src ([^;]*);", policy)[1].split()) and len(scripts) == 6
+    assert "unsafe" not in policy and "default-src 'none'" in policy and "http" not in policy
+    (style,) = re.findall(r"<style>(.*?)</style>", text, re.S)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert re.search(r"style-src ([^;]*);", policy)[1] == f"'sha256-{digest}'"
+    assert " style=" not in text.split("<body>")[1]
     tags = _Tags(re.sub(r"<script[^>]*>.*?</script>", "", text, flags=re.S))
     assert tags.events == [] and "svg" not in tags.found and "script" not in tags.found
 

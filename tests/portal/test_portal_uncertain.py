@@ -128,6 +128,6 @@ def test_an_exported_page_has_the_rows_of_least_cosine(archive, nenya_cli, tmp_p
     code, said = nenya_cli("portal", [f"table={archive[0]}", "least_cosine=0.9", f"export={tmp_path / 'page'}"])
     assert code == 0, said
     rows = int((read_table(archive[0])["cosine_low"] >= 0.9).sum())
-    assert f"{rows} cutouts; the selection" in (tmp_path / "page" / "index.html").read_text()
+    assert f"{rows} cutouts</b>" in (tmp_path / "page" / "index.html").read_text()
     code, said = nenya_cli("portal", [f"table={archive[0]}", "least_cosine=1", f"export={tmp_path / 'other'}"])
     assert code == 0, said

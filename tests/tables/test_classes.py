@@ -4,6 +4,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from nenya.plotting.categories import class_colours, colours_for
+from nenya.plotting.colours import REST
 from nenya.tables.categories import MOST, categories_of
 from nenya.tables.classes import MOST_TEXTS, apart, centres, classes_of_numbers, classes_of_texts, commonest
 
@@ -86,9 +87,20 @@ def test_classes_are_named_at_their_medians_where_there_is_room():
 
 
 @pytest.mark.parametrize(
-    ("name", "values"), [("month", [12, 1, 2]), ("year", [2010, 2011, 2014]), ("cluster", [0, 1, 7])]
+    ("name", "values"),
+    [("month", [12, 1, 2]), ("year", [2010, 2011, 2014]), ("cluster", [0, 1, 7]), ("cluster", [3, -1, 5])],
 )
 def test_the_portal_has_the_colours_of_figures(name, values):
     table = pd.DataFrame({name: values})
-    figures = [to_hex(colour) for colour in colours_for(categories_of(table, name))]
-    assert class_colours(classes_of_numbers(name, np.array(values, float))) == figures
+    figures, classes = categories_of(table, name), classes_of_numbers(name, np.array(values, float))
+    wanted = dict(zip(figures.labels, map(to_hex, colours_for(figures)), strict=True))
+    assert dict(zip(classes.labels, class_colours(classes), strict=True)) == wanted
+
+
+def test_noise_is_grey_and_named_and_leaves_the_colours_of_clusters_alone():
+    with_noise = classes_of_numbers("cluster", np.array([-1.0, 0, 1, 2]))
+    without = classes_of_numbers("cluster", np.array([0.0, 1, 2]))
+    assert with_noise.labels == ("noise", "0", "1", "2") and with_noise.noise == 0 and without.noise == -1
+    assert class_colours(with_noise) == [REST, *class_colours(without)]
+    quality = classes_of_numbers("level", np.array([-1.0, 0, 1]))
+    assert quality.labels == ("-1", "0", "1") and REST not in class_colours(quality), "no cluster"

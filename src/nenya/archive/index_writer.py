@@ -129,7 +129,7 @@ class IndexWriter:
     def tidy(self, before: Index) -> None:
         """Remove files that a committed rebuild has replaced."""
         if self.folder.url is None:
-            if self._rewritten:  # otherwise nothing was replaced, and looking for it takes time with the whole index
+            if self._rewritten:  # otherwise nothing was replaced, and the search for it takes longer in a larger index
                 drop_old_states(self.place)
             return
         assert self.state is not None

@@ -18,14 +18,18 @@ from nenya.archive.commit import revoke
 from nenya.archive.folder import Folder
 from nenya.archive.manifest import MANIFEST
 from nenya.errors import NenyaError, OutputError, StorageError
-from nenya.storage.lock import MOST_FENCE, OutputLock, lost
+from nenya.storage.lock import MOST_FENCE, OutputLock, holder_of, lost
 from nenya.storage.process import Life, current, from_values, life
 from nenya.storage.s3.conditional import NoConditionsError, ReplacedError
+from nenya.storage.s3.replace import NO_SUCH, allow_without
 from nenya.storage.s3.service import join_url, store
 
 log = logging.getLogger(__name__)
 
 LEASE = "update-lock.json"
+SHARED = ".shards"
+"""Folder, in that of unfinished work, of what shards of an update note."""
+
 BEAT = 20.0
 """Seconds between signs of life on S3."""
 
@@ -35,7 +39,6 @@ SILENT = 180.0
 _LOOK = 1.0  # seconds between checks of such a holder
 _ATTEMPTS = 20
 _SETTLED = 2.0  # seconds within which two simultaneous unconditional writes are done
-_NO_SUCH = "0" * 32  # no object has this ETag
 
 
 class Lease:
@@ -58,6 +61,7 @@ class Lease:
         """
         self._lock.take()
         try:
+            _refuse_shards(self.folder)
             if self.object is not None:
                 self.object.take()
                 self.folder.safe = self.object.safe
@@ -105,6 +109,17 @@ class Lease:
         return {} if identity is not None and life(identity) is Life.GONE else said
 
 
+def _refuse_shards(folder: Folder) -> None:
+    """Check that no shard of an update is at work; one that begins later finds the lock of this process.
+
+    Raises:
+        OutputError: One is.
+    """
+    for path in sorted((folder.work / SHARED).glob("*/shard-*.lock")):
+        if (holder := holder_of(path)) is not None:
+            raise OutputError(f"{folder.place}: {path.stem} of an update is being made by {holder.who}: wait for it")
+
+
 class LeaseObject:
     """The lock of an archive on S3.
 
@@ -128,7 +143,7 @@ class LeaseObject:
         """Acquire the lock.
 
         Raises:
-            OutputError: Another update holds it.
+            OutputError: Another update holds it, or the service has no conditional writes.
             StorageError: The service does not answer.
         """
         for _ in range(_ATTEMPTS):
@@ -194,7 +209,7 @@ class LeaseObject:
             try:
                 self._etag = store().replace(self.url, data, etag if self.safe else None)
             except NoConditionsError:
-                self._warn()
+                self._do_without()
                 self._etag = store().replace(self.url, data, None)
         except ReplacedError:
             return False
@@ -204,7 +219,7 @@ class LeaseObject:
     def _try_conditions(self) -> None:
         """Test whether the service supports conditional writes, by requests that it should refuse."""
         data = json.dumps({**self._said, "beat": -1}).encode()
-        for wrong in ("", _NO_SUCH):
+        for wrong in ("", NO_SUCH):
             if not self.safe:
                 break
             try:
@@ -213,16 +228,18 @@ class LeaseObject:
                 continue
             except NoConditionsError:
                 pass
-            self._warn()
+            self._do_without()
         if not self.safe:
             time.sleep(_SETTLED)
 
-    def _warn(self) -> None:
+    def _do_without(self) -> None:
+        """Continue without conditional writes.
+
+        Raises:
+            OutputError: Nobody stated that there is one writer.
+        """
+        allow_without(self.place)
         self.safe = False
-        log.warning(
-            "%s: the S3 service has no conditional writes (If-Match): objects are read before they are written, so "
-            "do not start updates on two machines at the same time", self.place,
-        )  # fmt: skip
 
     def _is_gone(self, etag: str, said: dict[str, Any]) -> bool:
         """Return whether a holder is dead; False also if another took over since.

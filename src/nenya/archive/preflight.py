@@ -1,17 +1,63 @@
 """Checks before an update writes anything."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
+from nenya.archive.arrivals import find_new
 from nenya.archive.folder import Folder
 from nenya.archive.lease import LEASE
 from nenya.archive.manifest import MANIFEST, Manifest, is_version
-from nenya.archive.settings import check_settings, extract_options, settings_of
+from nenya.archive.settings import check_settings, choose_versions, extract_options, settings_of
+from nenya.archive.stages import named_table
 from nenya.errors import InputFileError, OptionError
 from nenya.models.contrastive import load_model, weights_source
 from nenya.options.commands import UpdateOptions
+from nenya.options.extras import need
 from nenya.storage.paths import is_s3
 from nenya.storage.s3.service import store
 from nenya.storage.shipped import AVAILABLE
+
+
+@dataclass(frozen=True)
+class Opening:
+    """An archive and what an update of it is about, checked.
+
+    Attributes:
+        folder: the archive.
+        manifest: of the archive.
+        names: versions to update.
+        new: cutout files and granules; None for the cutouts that other versions have.
+    """
+
+    folder: Folder
+    manifest: Manifest
+    names: list[str]
+    new: tuple[list[Path | str], list[Path | str]] | None
+
+    @classmethod
+    def of(cls, options: UpdateOptions) -> "Opening":
+        """Return what the options ask for.
+
+        Raises:
+            NenyaError: It is not possible.
+        """
+        place = check_options(options)
+        need("search", "the index of an archive")
+        folder = Folder(place, options.loader.cache_dir)
+        manifest = folder.read()
+        if not options.new and not manifest:
+            raise OptionError("expected new=, granules or cutout files, such as new=/path/to/day/")
+        check_place(folder, manifest)
+        names = choose_versions(options, manifest)
+        for name in names:
+            check_version(options, manifest, name)
+        folder.check_links([*manifest, *names])
+        new = find_new(options.new) if options.new else None
+        if options.table:
+            named_table(options.table)  # before any work
+        if new and new[1]:
+            check_recipe(options, manifest, str(new[1][0]))
+        return cls(folder, manifest, names, new)
 
 
 def check_options(options: UpdateOptions) -> str:

@@ -9,22 +9,22 @@ import json
 import logging
 import platform
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import nenya
-from nenya.archive.arrivals import Arrival, Arrivals, arrivals_of, find_new, from_others, same_stem
+from nenya.archive.arrivals import Arrival, Arrivals, arrivals_of, from_others, same_stem
 from nenya.archive.check import broken_files
 from nenya.archive.folder import Folder, open_entry
 from nenya.archive.index_writer import IndexWriter
 from nenya.archive.lease import Lease
 from nenya.archive.manifest import CUTOUTS, MANIFEST, STATES, Added, Manifest, Version, parse_publishing
-from nenya.archive.preflight import check_options, check_place, check_recipe, check_version
-from nenya.archive.settings import CALIBRATION, choose_versions, extract_options, new_calibration, settings_of
-from nenya.archive.stages import Stages, describe, named_table
+from nenya.archive.preflight import Opening
+from nenya.archive.settings import CALIBRATION, extract_options, new_calibration, settings_of
+from nenya.archive.stages import Stages, describe
 from nenya.data.cutouts import inspect_cutouts
 from nenya.data.orientation import SWATH, order_text, read_row_order
 from nenya.errors import InputFileError, Interrupted, LockLostError, NenyaError, OptionError
@@ -32,7 +32,6 @@ from nenya.io import read_table
 from nenya.latents.files import Latents
 from nenya.models.contrastive import find_weights_of, weights_source
 from nenya.options.commands import UpdateOptions
-from nenya.options.extras import need
 from nenya.prepare.job import NoCutouts
 from nenya.runtime.process import git_commit
 from nenya.runtime.signals import Termination
@@ -48,11 +47,12 @@ _STAGES = ("extraction", "latents.index_build", "latents.embed")
 _LIBRARIES = ("torch", "numpy", "h5py", "lancedb", "umap-learn", "scikit-learn")
 
 
-def run(options: UpdateOptions) -> int:
+def run(options: UpdateOptions, check: Callable[[Folder, str, Arrivals], None] | None = None) -> int:
     """Add new files to an archive; create it if it does not exist.
 
     Args:
         options: of `scripts/update.py`.
+        check: called with the archive, the version and its files before anything is done with them.
 
     Returns:
         0 if all files are in the archive, 1 if some could not be added, or files of the archive are missing or damaged.
@@ -61,26 +61,12 @@ def run(options: UpdateOptions) -> int:
         NenyaError: An error that concerns all files: options, weights, the archive itself, another running update.
         Interrupted: A signal was received; the same command resumes.
     """
-    place = check_options(options)
-    need("search", "the index of an archive")
-    folder = Folder(place, options.loader.cache_dir)
-    manifest = folder.read()
-    if not options.new and not manifest:
-        raise OptionError("expected new=, granules or cutout files, such as new=/path/to/day/")
-    check_place(folder, manifest)
-    names = choose_versions(options, manifest)
-    for name in names:
-        check_version(options, manifest, name)
-    folder.check_links([*manifest, *names])
-    new = find_new(options.new) if options.new else None
-    if options.table:
-        named_table(options.table)  # before any work
-    if new and new[1]:
-        check_recipe(options, manifest, str(new[1][0]))
-    with Termination(), Lease(folder), _quiet():
+    opening = Opening.of(options)
+    folder = opening.folder
+    with Termination(), Lease(folder), quiet():
         manifest = folder.read()
         folder.drop_uploads()
-        failed = sum(Update(folder, manifest, name, options).run(new) for name in names)
+        failed = sum(Update(folder, manifest, name, options, check).run(opening.new) for name in opening.names)
         broken = list(dict.fromkeys(file for name in manifest for file in broken_files(folder, manifest[name])))
     if broken:
         log.error(
@@ -91,7 +77,7 @@ def run(options: UpdateOptions) -> int:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence log lines of the stages about files in folders of unfinished work, except warnings."""
     loggers = [logging.getLogger(f"nenya.{name}") for name in _STAGES]
     before = [logger.level for logger in loggers]
@@ -131,9 +117,14 @@ class Update:
         manifest: of the archive; changed and committed file by file.
         name: of the version.
         options: of the command.
+        check: of `run`.
     """
 
-    def __init__(self, folder: Folder, manifest: Manifest, name: str, options: UpdateOptions) -> None:
+    def __init__(
+        self, folder: Folder, manifest: Manifest, name: str, options: UpdateOptions,
+        check: Callable[[Folder, str, Arrivals], None] | None = None,
+    ) -> None:  # fmt: skip
+        self._check = check
         self.folder, self.manifest, self.name, self.options = folder, manifest, name, options
         self.work = folder.work / name
         self.origin: dict[str, str] = {}
@@ -147,10 +138,9 @@ class Update:
 
     def run(self, new: tuple[list[Path | str], list[Path | str]] | None) -> int:
         """Add the new files; return the number that failed."""
-        if new is not None:
-            self.arrivals = arrivals_of(*new, self.version, self.options.granules_per_file)
-        else:
-            self.arrivals = from_others(self.manifest, self.name)
+        self.arrivals = self.arrivals_of(new)
+        if self._check is not None:
+            self._check(self.folder, self.name, self.arrivals)
         self._sweep()
         if self.arrivals.wanted:
             log.info("%s, version %s: %d files to add", self.folder.place, self.name, len(self.arrivals.wanted))
@@ -160,6 +150,12 @@ class Update:
         if self.version is not None:
             self._finish(self.version)
         return self._close()
+
+    def arrivals_of(self, new: tuple[list[Path | str], list[Path | str]] | None) -> Arrivals:
+        """Return the files of this version among the new ones, or those that other versions have."""
+        if new is None:
+            return from_others(self.manifest, self.name)
+        return arrivals_of(*new, self.version, self.options.granules_per_file)
 
     def _sweep(self) -> None:
         """Remove files that a killed update published without committing, and obsolete unfinished work."""
@@ -175,11 +171,11 @@ class Update:
                 shutil.rmtree(path, ignore_errors=True)
 
     def _add_all(self) -> None:
-        settings, (weights, calibration) = self._settings()
+        settings, (weights, calibration) = self.settings()
         stages = Stages(self.folder, self.options, settings, self.work, (weights, calibration))
         built: Iterable[Built | None]
         if self.version is None:
-            ready = [made for arrival in self.arrivals.wanted if (made := self._build(stages, arrival))]
+            ready = [made for arrival in self.arrivals.wanted if (made := self.build_file(stages, arrival))]
             if not ready:
                 return
             if left := len(self.arrivals.failed):
@@ -203,13 +199,13 @@ class Update:
         else:
             entries = [self.version.weights, self.version.projector, self.version.clusters]
             projector, clusters = (self.folder.local(entry) for entry in entries[1:])
-            built = (self._build(stages, arrival) for arrival in self.arrivals.wanted)
+            built = (self.build_file(stages, arrival) for arrival in self.arrivals.wanted)
         index = IndexWriter(self.folder, self.name, self.version.index if self.version else None)
         for made in built:
             if made is not None:
                 self._publish(stages, made, (projector, clusters), index, (settings, entries))
 
-    def _settings(self) -> tuple[dict[str, Any], tuple[Path, Path | None]]:
+    def settings(self) -> tuple[dict[str, Any], tuple[Path, Path | None]]:
         """Return settings, weights and their calibration: as recorded, or those of a new version."""
         wanted = settings_of(self.options)
         recipes = (version.settings["sensor"] for version in self.manifest.values() if version.settings["sensor"])
@@ -231,8 +227,8 @@ class Update:
             begun = json.dumps({**wanted, "weights": digest, **own}, sort_keys=True)
             note, kept = self.work / "settings.json", self.work / f"weights{path.suffix}"
             there = note.is_file() and note.read_text() == begun and kept.is_file() and sha256_file(kept) == digest
-            if not there:  # work begun with other settings is useless
-                shutil.rmtree(self.work)
+            if not there:
+                self.begin_anew(note)
                 with atomic_path(kept) as temporary:
                     shutil.copyfile(path, temporary)
                 if made is not None:
@@ -241,6 +237,14 @@ class Update:
                 with atomic_path(note) as temporary:
                     temporary.write_text(begun)
         return wanted, (kept, None if made is None else self.work / CALIBRATION)
+
+    def begin_anew(self, note: Path) -> None:
+        """Remove work that was begun with other settings, which is useless.
+
+        Args:
+            note: of these settings.
+        """
+        shutil.rmtree(note.parent)
 
     def _check_weights(self, version: Version) -> None:
         """Check that `ckpt=`, if given, are the weights of the version.
@@ -260,7 +264,7 @@ class Update:
                 "by version="
             )
 
-    def _build(self, stages: Stages, arrival: Arrival) -> Built | None:
+    def build_file(self, stages: Stages, arrival: Arrival) -> Built | None:
         """Make cutouts and latents of a file; if there is nothing to add, note the reason and return None."""
         try:
             other = arrival.known or same_stem(self.manifest, arrival.stem)

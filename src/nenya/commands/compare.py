@@ -28,6 +28,7 @@ from nenya.storage.paths import local_path
 from nenya.storage.texts import lines_of, say
 from nenya.tables.conditions import rows_where
 from nenya.tables.strata import check_strata
+from nenya.tables.tags import place_of_tags, with_tags
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,8 +98,8 @@ def sets_of(
         )
     loader = options.loader
     if not options.archive_dir and options.data is None:
-        if options.table or options.version:
-            name = "table" if options.table else "version"
+        if options.table or options.version or options.tags:
+            name = "table" if options.table else "version" if options.version else "tags"
             raise OptionError(
                 f"{name}= is of archive= or data= with two conditions: leave it out where a= and b= are latents files "
                 "(their tables are a_table= and b_table=)"
@@ -139,13 +140,13 @@ def _whole(options: CompareOptions) -> "tuple[Latents, pd.DataFrame]":
         if options.data is not None or options.table:
             raise OptionError("archive= and data= or table=: give one of them")
         opened = open_version(options.archive_dir, options.version, loader.cache_dir)
-        return opened.latents(), opened.table()
+        return opened.latents(), with_tags(opened.table(), place_of_tags(options.tags, None, options.archive_dir))
     if options.version:
         raise OptionError("version= is of archive=: leave it out with data=")
     if not options.table:
         raise OptionError("data= with two conditions a= and b= needs table=, the table of the cutouts")
     latents = open_latents(options.data, loader.cache_dir, allow_external=loader.allow_external)
-    return latents, read_table(local_path(options.table))
+    return latents, with_tags(read_table(local_path(options.table)), place_of_tags(options.tags, options.table, None))
 
 
 def _short(name: str) -> str:

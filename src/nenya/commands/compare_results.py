@@ -59,7 +59,7 @@ def compare_results(
     Args:
         sets: the two sets.
         settings: how they were compared.
-        compared: the whole, and the strata.
+        compared: all rows, and the strata.
         ratios: (N,) the density ratio of each row.
         names: of the sets.
         gallery: cutouts of each set or None, the number of them to show, and the folder of the figures.
@@ -108,7 +108,7 @@ def _figures(
     areas = rows[(rows["measure"] == "auc") & np.isfinite(rows["value"])]
     shown = list(dict.fromkeys(areas[areas["by"] != "cell"]["label"]))[:_MOST_STRATA]
     if len(shown):
-        found["AUC of the whole and of strata"] = folder / "strata.png"
+        found["AUC of all rows and of strata"] = folder / "strata.png"
         draw_strata(areas[areas["label"].isin(shown)], folder / "strata.png")
     cells = areas[(areas["by"] == "cell") & (areas["measured"] == "latents")]
     if len(cells):
@@ -202,7 +202,7 @@ def seed_results(found: Agreement, places: Sequence[str], table: "pd.DataFrame",
         f"Their clusters agree by an adjusted Rand index of {measures['clusters']['value']:.2f}, the distances of "
         f"cutouts by a rank correlation of {measures['distances']['value']:.2f} (1: the same; 0: unrelated).",
         f"Half of the cutouts keep at least {100 * np.nanmedian(found.stability):.0f} % of their neighbours, a tenth "
-        f"at most {100 * np.nanquantile(found.stability, 0.1):.0f} %: what is said of these depends on the seed.",
+        f"at most {100 * np.nanquantile(found.stability, 0.1):.0f} %: statements on these depend on the seed.",
     ]
     heads = ["", "value", "low", "high", "expected"]
     rows = [[name, *(f"{values[key]:.3f}" for key in heads[1:])] for name, values in measures.items()]

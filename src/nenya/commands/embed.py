@@ -5,9 +5,11 @@ from pathlib import Path
 from nenya.errors import OptionError
 from nenya.io import TABLE_SUFFIXES, read_table
 from nenya.latents.calibration_file import calibrated_directions
-from nenya.latents.embed import DEBUG_ROWS, Fit, embed_table, projector_place
+from nenya.latents.embed import DEBUG_ROWS, Fit, embed_share, embed_table, projector_place
 from nenya.latents.files import Latents
 from nenya.options.commands import EmbedOptions
+from nenya.runtime.shards import over_dask, parse_share
+from nenya.storage.disk import check_output
 from nenya.storage.paths import fetch, find_latents, local_path
 from nenya.tables.quantities import cut_table
 
@@ -24,6 +26,9 @@ def run(options: EmbedOptions) -> int:
     Raises:
         NenyaError: A file cannot be read or written, or an option is invalid.
     """
+    share = parse_share(options.shard)
+    if options.dask:
+        return over_dask(run, options)
     places = find_latents(options.data)
     paths = fetch(places, options.loader.cache_dir)
     external, least = options.loader.allow_external, options.least_cosine
@@ -38,9 +43,13 @@ def run(options: EmbedOptions) -> int:
     fit = Fit(options.ntrain, options.n_neighbors, options.min_dist, options.metric, options.seed)
     given = local_path(options.projector) if options.projector else None
     saved = local_path(options.umap_savefile) if options.umap_savefile else projector_place(out)
+    if share is not None and not share.merges:
+        check_output(out, options.clobber)
+        embed_share(latents, table, out, given or fit, share, approximate=options.approximate)
+        return 0
     embed_table(
         latents, table, out, given or fit, saved,
-        approximate=options.approximate, clobber=options.clobber, directions=directions,
+        approximate=options.approximate, clobber=options.clobber, directions=directions, merge=share is not None,
     )  # fmt: skip
     return 0
 

@@ -26,6 +26,7 @@ from nenya.tables.conditions import rows_where
 from nenya.tables.grids import Grid
 from nenya.tables.place_and_time import usual_names
 from nenya.tables.quantities import columns_of
+from nenya.tables.tags import place_of_tags, with_tags
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,7 +75,8 @@ def run(options: FiguresOptions) -> int:
 
 def _table(options: FiguresOptions, opened: Opened | None) -> tuple["pd.DataFrame", "pd.DataFrame"]:
     """Return the rows to draw, and the complete table."""
-    whole = usual_names(opened.table() if opened else read_table(local_path(options.table or "")))
+    place = place_of_tags(options.tags, options.table, options.archive_dir)
+    whole = usual_names(with_tags(opened.table() if opened else read_table(local_path(options.table or "")), place))
     table = whole[rows_where(whole, options.where)].reset_index(drop=True) if options.where else whole
     if not len(table):
         raise OptionError(f"{options.table or options.archive_dir}: where= selects no row; widen it")

@@ -365,7 +365,7 @@ def _inspect_table(path: Path) -> FileReport:
 
 
 def _short(value: Any) -> str:
-    """Return a number as six digits, dates and whole numbers as they are."""
+    """Return a number as six digits, dates and integers as they are."""
     return f"{value:.6g}" if isinstance(value, float | np.floating) else str(value)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import nenya
+from nenya.commands.metrics_files import Files, line_of, stem_of
 from nenya.data.masks import InputReader
 from nenya.errors import InputFileError, NenyaError, OptionError, OutputError
 from nenya.extraction.existing import NoProvenance, read_provenance
@@ -24,7 +25,8 @@ from nenya.latents.files import Latents
 from nenya.options.commands import MetricsOptions
 from nenya.pca import fit_latents
 from nenya.plotting.metrics_page import page
-from nenya.storage.disk import atomic_path, check_output, temporary_folder
+from nenya.runtime.shards import over_dask, parse_share
+from nenya.storage.disk import atomic_path, temporary_folder
 from nenya.storage.paths import fetch, find_latents, find_sources, local_path
 from nenya.storage.texts import lines_of, say
 from nenya.tables.names import cutouts_of
@@ -64,29 +66,52 @@ def run(options: MetricsOptions) -> int:
     Raises:
         NenyaError: A file cannot be read, an option is not possible, or a result cannot be written.
     """
+    share = parse_share(options.shard)
+    if options.dask:
+        return over_dask(run, options)
     folder = local_path(options.out or _FOLDER)
-    paths = fetch(find_latents(options.data), options.loader.cache_dir)
-    twice = {path.stem for path in paths if sum(other.stem == path.stem for other in paths) > 1}
-    if twice:
+    places = find_latents(options.data)
+    stems = [stem_of(place) for place in places]
+    if twice := {stem for stem in stems if stems.count(stem) > 1}:
         raise OptionError(f"two files are named {min(twice)}: give them one at a time, each with its own out=")
-    for place in [folder / f"{path.stem}_{end}" for path in paths for end in _ENDS]:
-        check_output(place, options.clobber)
+    files = Files(places, folder, _ENDS, options, share)
     images = find_sources(options.images) if options.images else []
     if options.images and not (options.ckpt or options.model.weights):
         raise OptionError("images= needs the weights that made the latents: give ckpt= or model=")
     table = read_table(local_path(options.table)) if options.table else None
-    for path in paths:
-        latents = Latents([path], least_cosine=options.least_cosine)
-        if table is not None:
-            latents.join(table)  # a table of other files is refused before the long work
-        source = _source_of(latents, images) if options.images else None
-        with temporary_folder("nenya-metrics-") as scratch:
-            results, figures = measure(latents, folder / f"{path.stem}_pca.npz", options, table, source, scratch)
-            say(lines_of([path, *(f"  {name:34s}{value}" for name, value in table_of(results).items())]))
-            _write(folder / f"{path.stem}_metrics.json", json.dumps(results, indent=1) + "\n")
-            _write(folder / f"{path.stem}_metrics.html", page(path.name, table_of(results), results, figures))
-        log.info("%s", lines_of(folder / f"{path.stem}_{end}" for end in _ENDS))
+    with files.kept.working(str(folder)):
+        paths = dict(zip(files.left, fetch([places[n] for n in files.left], options.loader.cache_dir), strict=True))
+        for number, path in paths.items():
+            latents = Latents([path], least_cosine=options.least_cosine)
+            if table is not None:
+                latents.join(table)  # a table of other files is refused before the long work
+            source = _source_of(latents, images) if options.images else None
+            files.begin(number)
+            files.end(number, _measure_file(latents, folder / stems[number], options, table, source))
+    files.close()
     return 0
+
+
+def _measure_file(
+    latents: Latents, start: Path, options: MetricsOptions, table: "pd.DataFrame | None", source: Path | str | None
+) -> Results:
+    """Measure a file and write its results; return its line of the table of all files.
+
+    Args:
+        latents: of the file.
+        start: of the names of the results.
+        options: of the command.
+        table: of the cutouts, or None.
+        source: its cutout file, or None.
+    """
+    path, outputs = latents.parts[0].path, [start.with_name(f"{start.name}_{end}") for end in _ENDS]
+    with temporary_folder("nenya-metrics-") as scratch:
+        results, figures = measure(latents, outputs[2], options, table, source, scratch)
+        say(lines_of([path, *(f"  {name:34s}{value}" for name, value in table_of(results).items())]))
+        _write(outputs[0], json.dumps(results, indent=1) + "\n")
+        _write(outputs[1], page(path.name, table_of(results), results, figures))
+    log.info("%s", lines_of(outputs))
+    return line_of(results)
 
 
 def measure(  # the one place that collects all results of a report

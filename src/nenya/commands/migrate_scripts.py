@@ -1,6 +1,6 @@
 """The calls of the first nenya in users' scripts and notebooks: which work, which change, and what to write instead.
 
-Scripts are parsed, never executed. Where a call leads is told by the imports of the script.
+Scripts are parsed, never executed. The imports show where a call leads of the script.
 """
 
 import ast

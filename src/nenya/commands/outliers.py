@@ -15,7 +15,7 @@ from nenya.errors import InputFileError, OptionError
 from nenya.io import TABLE_SUFFIXES, read_table, write_table
 from nenya.latents.cutouts_beside import cutouts_beside
 from nenya.latents.files import Latents, open_latents
-from nenya.latents.kept_answers import KeptAnswers, digest
+from nenya.latents.kept_answers import SHARDS, KeptAnswers, digest
 from nenya.latents.nearest import Identity, identity_of
 from nenya.latents.rarity import (
     EXACT_ROWS,
@@ -23,14 +23,18 @@ from nenya.latents.rarity import (
     Density,
     Rarity,
     RowsOf,
+    Search,
     fit_density,
     groups_of,
     joined_rows,
     percentiles,
     rarity_of,
+    rarity_share,
 )  # fmt: skip
 from nenya.options.calibration import AnalysisOptions
 from nenya.options.declare import at_least, option
+from nenya.options.shards import ShardOptions
+from nenya.runtime.shards import MERGE, Share, over_dask, parse_share
 from nenya.storage.disk import atomic_path, check_output, together
 from nenya.storage.paths import local_path
 from nenya.storage.texts import say
@@ -62,7 +66,7 @@ _SHOWN = 32  # cutouts of a group in its figure
 
 
 @dataclass
-class OutliersOptions(AnalysisOptions):
+class OutliersOptions(AnalysisOptions, ShardOptions):
     """Options of the rarity of latents."""
 
     uses: ClassVar[tuple[str, ...]] = ("loader", "data", "out", "seed", "clobber")
@@ -71,19 +75,19 @@ class OutliersOptions(AnalysisOptions):
     apart_km: float | None = option(
         None,
         f"rows within this distance in km (and apart_days) are not neighbours; default {_APART_KM:g} where the table "
-        "has lat, lon and datetime; 0: distances do not count",
+        "has lat, lon and datetime; 0: distances are ignored",
         at_least(0),
     )
     apart_days: float | None = option(
         None, f"as apart_km, in days; default {_APART_DAYS:g}; each may be used alone", at_least(0)
     )
-    same_granule: bool = option(False, "also count neighbours of the same granule")
+    same_granule: bool = option(False, "also use neighbours of the same granule")
     exact: bool | None = option(
         None,
         f"compare all latents with all; default: up to {EXACT_ROWS} of them, above with those of the nearest cells of "
         "k-means, with the error stated",
     )
-    probes: int = option(PROBES, "number of these cells, of the mean size", at_least(1))
+    probes: int = option(PROBES, "number of searched cells of k-means, of mean size", at_least(1))
     components: int | None = option(
         None, "principal components of the density model; default: 95 % of the variance, at most 24", at_least(1)
     )
@@ -109,6 +113,9 @@ def run(options: OutliersOptions) -> int:
     Raises:
         NenyaError: An option is not possible, a file cannot be read or joined, or a result cannot be written.
     """
+    share = parse_share(options.shard)
+    if options.dask:
+        return over_dask(run, options)
     latents = open_latents(options.data, options.loader.cache_dir, allow_external=options.loader.allow_external)
     name = local_path(options.table).stem if options.table else latents.parts[0].stem
     out = local_path(options.out or _FOLDER)
@@ -122,19 +129,31 @@ def run(options: OutliersOptions) -> int:
     table = read_table(local_path(options.table)) if options.table else latents.keys()
     rows = latents.positions(table) if options.table else np.arange(len(latents))
     identity = identity_for(table, options)
-    images = images_for(latents, table, options)
     first, place = joined_rows(rows)
     whole = RowsOf(latents, rows[first])
     identity = replace(identity.take(first), number=np.arange(len(first)))
+    kept = kept_answers(latents, rows[first], identity, options, out, share)
+    how = Search(options.k, options.exact, options.probes, options.seed, options.loader.cache_dir)
+    if share is not None and not share.merges:
+        with kept.working(str(out)):
+            rarity_share(whole, identity, how, kept)
+        log.info("%s: shard %s is complete; when all are, shard=%s writes the table", out, share, MERGE)
+        return 0
+    images = images_for(latents, table, options)
     density = fit_density(
         whole, identity.granule, components=options.components, sample=options.sample, seed=options.seed
     )
-    kept = kept_answers(latents, rows[first], identity, options, out.with_name(f"{out.stem}.partial"))
     with kept.unless_refused():
         found = rarity_of(
-            whole, identity, options.k, exact=options.exact, probes=options.probes, seed=options.seed, kept=kept,
-            cache_dir=options.loader.cache_dir,
-        )  # fmt: skip
+            whole,
+            identity,
+            how.k,
+            exact=how.exact,
+            probes=how.probes,
+            seed=how.seed,
+            cache_dir=how.cache_dir,
+            kept=kept,
+        )
     made = with_columns(table, found, density.log_likelihood(whole), place)
     if images is not None:
         made = with_textures(made, images)
@@ -148,7 +167,7 @@ def run(options: OutliersOptions) -> int:
     kept.remove()
     _say(results)
     if images is None:
-        log.info("images= would also tell artefacts (stripes, cloud edges, noise) by their pixels")
+        log.info("images= would also find artefacts (stripes, cloud edges, noise) by their pixels")
     if (rows < 0).any():
         log.warning("%d of %d rows of the table have no latent: their rarity is missing", (rows < 0).sum(), len(rows))
     if images is not None:
@@ -158,13 +177,14 @@ def run(options: OutliersOptions) -> int:
 
 
 def kept_answers(
-    latents: Latents, rows: IntArray, identity: Identity, options: OutliersOptions, folder: Path
+    latents: Latents, rows: IntArray, identity: Identity, options: OutliersOptions, out: Path, share: Share | None
 ) -> KeptAnswers:
-    """Return the answers that an interrupted run with the same rows and options left in a folder."""
+    """Return the answers that an interrupted run with the same rows and options, or its shards, left beside `out`."""
     arrays = [rows, *(own for own in (identity.granule, identity.place, identity.time) if own is not None)]
     near = [limit for own, limit in ((identity.place, identity.km), (identity.time, identity.days)) if own is not None]
     what = options.k, options.exact, options.probes, options.seed, near
-    return KeptAnswers(folder, digest([latents], what, arrays))
+    folder = out.with_name(f"{out.stem}.partial") if share is None else out.with_name(out.name + SHARDS)
+    return KeptAnswers(folder, digest([latents], what, arrays), share)
 
 
 def images_for(latents: Latents, table: "pd.DataFrame", options: OutliersOptions) -> "TableImages | None":
@@ -203,11 +223,13 @@ def identity_for(table: "pd.DataFrame", options: OutliersOptions) -> Identity:
     if words:
         log.info("rows %s are not neighbours", " or ".join(words))
     else:
-        log.warning("no granules: neighbours may be of the same field; table= with granule, filename or datetime tells")
+        log.warning(
+            "no granules: neighbours may be of the same field; table= with granule, filename or datetime separates them"
+        )
     found = identity_of(table, km, days, same_granule=options.same_granule)
     for name, values in (("place", found.place), ("time", found.time)):
         if values is not None and not np.isfinite(values).any():
-            log.warning("no row has a %s: distances do not count", name)
+            log.warning("no row has a %s: distances are ignored", name)
     return found
 
 

@@ -2,22 +2,26 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nenya.errors import OptionError
 from nenya.options.figures import FORMATS, PictureOptions
-from nenya.plotting.style import Style
 from nenya.storage.paths import local_path
+
+if TYPE_CHECKING:
+    from nenya.plotting.style import Style
 
 SUFFIXES = tuple(f".{name}" for name in FORMATS)
 
 
-def style_of(options: PictureOptions) -> Style:
+def style_of(options: PictureOptions) -> "Style":
     """Return the style of figures.
 
     Raises:
         OptionError: A value is not possible.
     """
+    from nenya.plotting.style import Style  # with matplotlib
+
     drawn: Any = {name: getattr(options, name, None) for name in ("cmap", "limits", "log", "projection")}
     drawn = {name: value for name, value in drawn.items() if value is not None}
     if "limits" in drawn:

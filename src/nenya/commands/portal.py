@@ -16,6 +16,7 @@ from nenya.options.extras import need
 from nenya.options.sections import build_options
 from nenya.runtime.signals import on_interrupt
 from nenya.storage.paths import local_path
+from nenya.tables.tags import place_of_tags
 
 if TYPE_CHECKING:
     from nenya.portal.dataset import Dataset
@@ -52,6 +53,7 @@ def run(options: PortalOptions) -> int:
         dataset.first = first_filters(dataset.columns, options.least_cosine, latents=dataset.latents is not None)
         if options.least_cosine is not None and not dataset.first:
             dataset.notes.append("least_cosine= leaves all rows selected: the table has no column cosine_low")
+        _tag(dataset, options)
         return dataset
 
     def noted() -> "Dataset":
@@ -127,10 +129,10 @@ def reached_by(address: str) -> str:
 
 
 def _saved(options: PortalOptions) -> "SavedViews | None":
-    """Return the named views beside the table or in the archive; None for an archive on S3, unless they are asked for.
+    """Return the named views beside the table or in the archive; None for an archive on S3, unless they are requested.
 
     Raises:
-        OptionError: They are asked for, but the archive is on S3.
+        OptionError: They are requested, but the archive is on S3.
     """
     from nenya.portal.saved import SavedViews
 
@@ -141,6 +143,22 @@ def _saved(options: PortalOptions) -> "SavedViews | None":
         return None
     path = local_path(place)
     return SavedViews(path / "portal_views.json" if options.archive_dir else path.with_suffix(".views.json"))
+
+
+def _tag(dataset: "Dataset", options: PortalOptions) -> None:
+    """Let a data set show its tags: those asked for, else those beside the table, unless `tags=false`."""
+    from nenya.portal.tag_book import open_tags
+
+    if options.tags is False:
+        return
+    asked = options.tags is not None
+    place = str(options.archive_dir or options.table)
+    path = place_of_tags(options.tags, options.table, options.archive_dir) if asked or "://" not in place else None
+    if path is None:
+        path = place_of_tags(True, options.table, options.archive_dir) if "://" not in place else None
+    dataset.tags, trouble = open_tags(dataset.columns, path, asked=asked, writable=options.tags is True)
+    if trouble:
+        dataset.notes.append(trouble)
 
 
 def _serve(options: PortalOptions, opened: "Callable[[], Dataset]", name: str) -> int:

@@ -123,7 +123,7 @@ def _targets(rows: Rows, folds: Folds, options: ProbeOptions) -> tuple[Targets, 
     """Return the columns as targets, and why others are none.
 
     Raises:
-        InputFileError: A column that was asked for is none, or no column is one.
+        InputFileError: A requested column is none, or no column is one.
     """
     keys = [name for name in (*COLUMNS, GRANULE) if name in rows.table and not options.columns]
     targets, left_out = targets_of(rows.table.drop(columns=keys), options.columns, ranks=False)
@@ -134,7 +134,7 @@ def _targets(rows: Rows, folds: Folds, options: ProbeOptions) -> tuple[Targets, 
 
 
 def _refuse(targets: Targets, left_out: dict[str, str], columns: list[str] | None) -> None:
-    """Refuse a column that was asked for and cannot be probed, or if none can be."""
+    """Refuse a requested column that cannot be probed, or if none can be."""
     if left_out and columns:
         name, why = next(iter(left_out.items()))
         raise InputFileError(f"columns={name}: cannot be probed: {why}; leave it out, or give other rows or by=")

@@ -19,16 +19,16 @@ from nenya.defs import EARTH_KM
 from nenya.errors import InputFileError, OptionError
 from nenya.io import TABLE_SUFFIXES, read_table, write_table
 from nenya.latents.examples import described, place_and_date
-from nenya.latents.files import open_latents
+from nenya.latents.files import Latents, open_latents
 from nenya.latents.index import Answer, FilesSearcher, IndexSearcher, Searcher
 from nenya.latents.index_s3 import fetch_index
+from nenya.latents.index_tags import index_tags, with_rows_of_tags, with_tag_column
 from nenya.latents.order import LEAST, LOW, MOST, SURE, order_line, with_order
 from nenya.latents.similarity import Float64Array, IntArray, direction
 from nenya.options.commands import ExtractOptions, SearchOptions
 from nenya.options.declare import to_dict
 from nenya.options.extras import need
 from nenya.options.sections import Options, build_options
-from nenya.plotting import closest_strip
 from nenya.storage.arrays import read_arrays
 from nenya.storage.disk import check_output, together
 from nenya.storage.paths import base_name, expand, fetch, find_sources, is_address, is_s3, local_path
@@ -36,6 +36,7 @@ from nenya.storage.texts import lines_of, say
 from nenya.tables.conditions import Conditions
 from nenya.tables.granules import granules
 from nenya.tables.place_and_time import dates_of
+from nenya.tables.tags import place_of_tags, with_tags
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +46,7 @@ log = logging.getLogger(__name__)
 _FIGURE = "outputs/search/closest.png"
 _MORE = 4  # factor of more neighbours when too many are near-copies
 _MOST = 100_000
-_SHOWN = ("lat", "lon", "datetime", "DT", "UID")
+_SHOWN = ("lat", "lon", "datetime", "DT", "UID", "tag")
 
 
 def run(options: SearchOptions) -> int:
@@ -64,8 +65,8 @@ def run(options: SearchOptions) -> int:
         raise OptionError(f"out={options.out}: expected one of {', '.join(TABLE_SUFFIXES)}")
     for place in _outputs(options):
         check_output(place, options.clobber or place.suffix not in TABLE_SUFFIXES)
-    style_of(options)
     if options.images:
+        style_of(options)
         check_images(options.images, options.loader)
     archive = open_archive(options)
     like, unlike = (_rows(archive, given) for given in (options.like, options.unlike))
@@ -79,8 +80,9 @@ def run(options: SearchOptions) -> int:
     asked = conditions(options)
     sql = least_too(archive, options, None if asked == Conditions() else asked.sql(archive.columns))
     known = np.concatenate([like, unlike])
-    answer = find(archive, query, options, sql, known)
-    found = with_order(table_of(archive, answer), query_low(archive, known))
+    tags = index_tags(archive, options.tags, options.archive_dir)
+    answer = find(archive, query, options, with_rows_of_tags(sql, tags), known)
+    found = with_order(with_tag_column(table_of(archive, answer), tags), query_low(archive, known))
     lines = [
         line
         for label, rows in (("example", like), ("unlike", unlike))
@@ -129,10 +131,9 @@ def open_archive(options: SearchOptions) -> Searcher:
     if options.archive_dir:
         return open_version(options.archive_dir, options.version, options.loader.cache_dir).index()
     if not options.index:
-        table = read_table(local_path(options.table)) if options.table else None
         external, least = options.loader.allow_external, options.least_cosine
         latents = open_latents(options.data, options.loader.cache_dir, allow_external=external, least_cosine=least)
-        return FilesSearcher(latents, table)
+        return FilesSearcher(latents, _table(options, latents))
     need("search", f"index={options.index}")
     if not is_s3(options.index):
         return IndexSearcher(local_path(options.index))
@@ -142,6 +143,14 @@ def open_archive(options: SearchOptions) -> Searcher:
             f"{options.index}: no index of nenya; nenya index data=... out={options.index} creates one"
         )
     return IndexSearcher(folder)
+
+
+def _table(options: SearchOptions, latents: Latents) -> "pd.DataFrame | None":
+    """Return the table of the latents, with their tags if these are requested; None without either."""
+    place = place_of_tags(options.tags, options.table, None)
+    if not options.table:
+        return None if place is None else with_tags(latents.keys(), place)
+    return with_tags(read_table(local_path(options.table)), place)
 
 
 def conditions(options: SearchOptions) -> Conditions:
@@ -335,10 +344,12 @@ def image_examples(options: SearchOptions, side: int = 0) -> list[NDArray[np.flo
         InputFileError: A file does not exist, or holds no image, one with missing pixels, or one of another size.
         OptionError: The file is of another kind.
     """
-    from nenya.analyze_image import resized
+    if not (places := _list(options.image)):
+        return []
+    from nenya.analyze_image import resized  # with torch
 
     found: list[NDArray[np.floating]] = []
-    for place in _list(options.image):
+    for place in places:
         for image in read_image(place, "nan" if options.preprocess.masked == "nan" else "holes"):
             missing = int((~np.isfinite(image)).sum())
             if missing and (options.preprocess.masked == "nan" or not np.isfinite(image).any()):
@@ -463,6 +474,8 @@ def _draw(
 ) -> None:
     """Draw the examples and the closest cutouts."""
     import pandas as pd
+
+    from nenya.plotting import closest_strip
 
     table = pd.concat([archive.describe(examples[0]), found], ignore_index=True)
     images = TableImages(options.images, table, options.loader)

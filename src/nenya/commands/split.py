@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _FEW = 20  # rows that may all have values of their own
-_NEAR = Distance(100.0, 1.0)  # what is reported where no buffer is asked for
+_NEAR = Distance(100.0, 1.0)  # what is reported where no buffer is requested
 
 
 def run(options: SplitOptions) -> int:

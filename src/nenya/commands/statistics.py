@@ -23,6 +23,7 @@ from nenya.tables.conditions import rows_where
 from nenya.tables.key_columns import has_keys, read_keys
 from nenya.tables.quantities import columns_of
 from nenya.tables.statistics import METRICS, BoolArray, selection_statistics
+from nenya.tables.tags import place_of_tags, with_tags
 
 log = logging.getLogger(__name__)
 
@@ -156,7 +157,9 @@ def run(options: StatisticsOptions) -> int:
     for path in (out, *pictures):
         check_output(path, options.clobber)
     style = style_of(options)
-    table = enough(opened.table() if opened else read_table(source, leave_out=unused(options)), options.least_cosine)
+    place = place_of_tags(options.tags, options.table, options.archive_dir)
+    read = opened.table() if opened else read_table(source, leave_out=[] if place else unused(options))
+    table = enough(with_tags(read, place), options.least_cosine)
     if list(options.metrics) != list(METRICS):  # those are drawn where the table has them
         columns_of(table, *options.metrics)
     chosen = chosen_rows(table, options)

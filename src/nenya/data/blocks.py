@@ -7,7 +7,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-import lightning.pytorch as pl
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from nenya.data.cutouts import CutoutFile, plan_blocks
 from nenya.data.masks import InputReader, Measure
 from nenya.errors import InputFileError
+from nenya.runtime.lightning import pl
 from nenya.runtime.process import Threads, cores
 from nenya.runtime.trainer import count_read
 from nenya.storage.process import available_memory
@@ -220,7 +220,7 @@ class BlocksDataModule(pl.LightningDataModule):
         return DataLoader(
             self._data,
             batch_sampler=BlockSampler(mine),  # type: ignore[arg-type]  # any iterable of blocks will do
-            collate_fn=as_it_is,  # type: ignore[arg-type]  # batches come whole, not as lists
+            collate_fn=as_it_is,  # type: ignore[arg-type]  # a batch is one item, not a list
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
         )

@@ -145,7 +145,7 @@ def _check_lz4(data: bytes, values: tuple[int, ...], length: int) -> None:
 
 
 def _check_bitshuffle(data: bytes, values: tuple[int, ...], length: int) -> None:
-    """Check a bitshuffle chunk, which is compressed in addition if its fifth parameter says so."""
+    """Check a bitshuffle chunk, which is compressed in addition if its fifth parameter is not 0."""
     packed = len(values) > 4 and values[4]
     if (int.from_bytes(data[:8], "big") if packed else len(data)) != length:
         raise _short(length)

@@ -75,7 +75,7 @@ def reordered(source: Path, folder: Path, axes: str, names: Sequence[str], *, ex
     Args:
         source: the file.
         folder: where the temporary folder is made.
-        axes: order of the dimensions, one of `ORDERS`; a fourth dimension of length 1 does not count.
+        axes: order of the dimensions, one of `ORDERS`; a fourth dimension of length 1 is ignored.
         names: of the data sets of cutouts; missing ones are skipped.
         external: whether links may lead out of the file's folder.
 

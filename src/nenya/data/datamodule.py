@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -24,6 +23,7 @@ from nenya.data.row_list import RowList
 from nenya.data.unpack import load_partition
 from nenya.errors import InputFileError
 from nenya.options.sections import AugmentOptions, LoaderOptions, Options
+from nenya.runtime.lightning import pl
 from nenya.runtime.trainer import count_read
 
 log = logging.getLogger(__name__)
@@ -291,6 +291,8 @@ class ViewsDataModule(pl.LightningDataModule):
     def _labels(self, stage: str) -> NDArray[np.int64] | None:
         if self.options.loss.ssl_method != "SupCon":
             return None
+        if self.chosen is not None and self.chosen.labels is not None:
+            return self.chosen.labels
         return np.concatenate([read_labels(f, key, self.options.loader.labels) for f, key in self._parts(stage)])
 
     def _finite(self, stage: str) -> NDArray[np.int64]:

@@ -44,7 +44,7 @@ class ExtraViews:
 
         Args:
             views: (V, C, S, S) float32.
-            key: whole numbers that the random numbers depend on.
+            key: integers that the random numbers depend on.
 
         Raises:
             OptionError: A function fails, or returns something else than finite views of the same shape.

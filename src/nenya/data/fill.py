@@ -21,7 +21,7 @@ def fill_cutouts(
 
     Args:
         images: (n, H, W), of any strides.
-        holes: (n, H, W), True where masked; the values of these pixels do not count.
+        holes: (n, H, W), True where masked; the values of these pixels are ignored.
         spread: `map`, or that of `nenya.runtime.process.Threads`.
         how: `fill`, the smoothest surface through the clear pixels, as of `nenya.data.inpaint`; or `mean`, their mean.
     """

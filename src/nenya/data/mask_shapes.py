@@ -5,8 +5,6 @@ Letters in shapes: n masks of H x W pixels, True where a pixel is masked.
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
-from scipy.ndimage import distance_transform_edt
 
 Masks = NDArray[np.bool_]
 Float64Array = NDArray[np.float64]
@@ -28,11 +26,13 @@ def mask_shapes(masks: Masks, images: NDArray[np.floating]) -> Float64Array:
 
     Args:
         masks: (n, H, W), each with a masked and a clear pixel.
-        images: (n, H, W); values of masked pixels do not count.
+        images: (n, H, W); values of masked pixels are ignored.
 
     Returns:
         (n, 6), each row independent of the others.
     """
+    from scipy.ndimage import distance_transform_edt
+
     count, height, width = masks.shape
     if not count:
         return np.empty((0, len(SHAPE_NAMES)))
@@ -75,6 +75,8 @@ def varied_masks(count: int, size: int, most: float, rng: np.random.Generator) -
     Returns:
         (n, size, size).
     """
+    from scipy import fft
+
     kind = np.arange(count) % _KINDS
     k = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size))
     k[0, 0] = np.inf

@@ -25,7 +25,7 @@ def fill_pyramid(images: Tensor, clear: Tensor) -> Tensor:
     """Fill masked pixels.
 
     Args:
-        images: (B, 1, H, W) floating point; the values of masked pixels do not count, if finite.
+        images: (B, 1, H, W) floating point; the values of masked pixels are ignored, if finite.
         clear: (B, 1, H, W) of the same type: 1 at clear pixels, 0 at masked ones.
 
     Returns:

@@ -37,12 +37,14 @@ class RowList:
         train: numbers of the rows to train on, (n,) int64, rising.
         valid: numbers of the rows to validate on, (m,) int64, rising.
         sha256: of the file of the list, 64 hexadecimal digits.
+        labels: class of each row of the parts, (sum of their rows,) int64, -1 for none; None: those in the files.
     """
 
     parts: tuple[tuple[CutoutFile, str], ...]
     train: IntArray
     valid: IntArray
     sha256: str
+    labels: IntArray | None = None
 
     def of(self, stage: str) -> IntArray:
         """Return the rows of a stage, `train` or `valid`."""

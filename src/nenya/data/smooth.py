@@ -170,7 +170,7 @@ def fill_small(images: NDArray[np.float32], holes: NDArray[np.bool_], rows: Numb
     """Fill cutouts in place, each with the smoothest surface through its clear pixels.
 
     Args:
-        images: (n, H, W), C-contiguous; the values of masked pixels do not count.
+        images: (n, H, W), C-contiguous; the values of masked pixels are ignored.
         holes: (n, H, W), True where masked.
         rows: of the cutouts to fill; each has clear and masked pixels, and its clear ones are finite.
 

@@ -120,7 +120,12 @@ def _bins(size: int, average: str) -> _Bins:
 
 
 def wavenumbers(size: int, average: str = "mean") -> Float64Array:
-    """Return the centres of the bins for images of S pixels: (B,) cycles per pixel, B = S // 2."""
+    """Return the centres of the bins for images of S pixels: (B,) cycles per pixel, B = S // 2.
+
+    Examples:
+        >>> wavenumbers(64).shape
+        (32,)
+    """
     return _bins(size, average).centres
 
 
@@ -150,7 +155,14 @@ def power(images: NDArray[np.floating[Any]], recipe: Recipe | None = None) -> Fl
 
 
 def radial_power(images: NDArray[np.floating[Any]], recipe: Recipe | None = None) -> Float64Array:
-    """Return the power of each image in each bin of |k|: (n, B) float64; see `power` and `wavenumbers`."""
+    """Return the power of each image in each bin of |k|: (n, B) float64; see `power` and `wavenumbers`.
+
+    Examples:
+        >>> import numpy as np
+        >>> images = np.random.default_rng(0).standard_normal((3, 64, 64))
+        >>> radial_power(images).shape
+        (3, 32)
+    """
     recipe = recipe or Recipe()
     found = power(images, recipe)
     return _bins(found.shape[1], recipe.average).average(found)
@@ -201,6 +213,14 @@ def fit_slopes(radial: Float64Array, size: int, recipe: Recipe | None = None) ->
 
     Raises:
         OptionError: Fewer than three bins lie in the band.
+
+    Examples:
+        >>> import numpy as np
+        >>> from nenya.prepare.synthetic import power_law
+        >>> images = power_law(20, 64, np.random.default_rng(0), slope=2)
+        >>> slopes, errors, bins = fit_slopes(radial_power(images), 64)
+        >>> slopes.shape, bool(1.8 < slopes.mean() < 2.4)
+        ((20,), True)
     """
     recipe = recipe or Recipe()
     band, centres = recipe.band, wavenumbers(size, recipe.average)

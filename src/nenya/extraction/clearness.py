@@ -68,7 +68,7 @@ class Clearness:
         """Return the columns of cutouts, (n, 1) or (n, 3): of a clear one 1; of one without a latent NaN.
 
         Args:
-            images: (n, H, W); values of masked pixels do not count.
+            images: (n, H, W); values of masked pixels are ignored.
             holes: (n, H, W), True where masked.
         """
         out = np.full((len(images), len(self.columns)), 1, np.float32)

@@ -2,11 +2,11 @@
 
 import logging
 import os
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from nenya.errors import OptionError
+from nenya.runtime.shards import parse_share
 from nenya.storage.paths import is_several
 
 log = logging.getLogger(__name__)
@@ -30,12 +30,8 @@ def find_shard(shard: str | None, data: Any, env: Mapping[str, str] = os.environ
     Raises:
         OptionError: The shard is malformed, or the environment is incomplete.
     """
-    if shard is not None:
-        match = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", shard)
-        number, count = (int(match[1]), int(match[2])) if match else (0, 0)
-        if number >= count:
-            raise OptionError(f"shard={shard}: expected i/n with i from 0 to n-1, such as shard=0/4")
-        return number, count
+    if (found := parse_share(shard, merge=False)) is not None:
+        return found.number, found.count
     if not is_several(data):
         return 0, 1
     if _ARRAY in env:

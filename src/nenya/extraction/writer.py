@@ -10,16 +10,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
-from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
 from nenya.data.blocks import Block
 from nenya.errors import Interrupted, OutputError
 from nenya.extraction.journal import BlockStore, journal_line
+from nenya.runtime.lightning import BasePredictionWriter, ChildProcessObserver, pl
 from nenya.runtime.trainer import ledger_of
 from nenya.storage.flock import flock
 from nenya.storage.lock import Companions
@@ -194,7 +192,7 @@ def _stay_launchers_hand() -> Callable[[], None]:
     Returns:
         A function that restores the launcher's observation.
     """
-    observers = [thread for thread in threading.enumerate() if isinstance(thread, _ChildProcessObserver)]
+    observers = [thread for thread in threading.enumerate() if isinstance(thread, ChildProcessObserver)]
     before = [thread._child_processes for thread in observers]
 
     def observe_again() -> None:

@@ -290,7 +290,7 @@ class _Probes:
             return None
         null = of == "latents" and (which != "rows" or self.main == "rows")
         count = self.permutations if of == "latents" else 1
-        # What granules share is not independent in places either, and places do not hold whole granules.
+        # What granules share is not independent in places either, and places do not hold complete granules.
         blocks = self.blocks["granule" if which == "place" and "granule" in self.blocks else which][rows]
         return score(probe, target, blocks, permutations=count, seed=self.seed, null=null)
 

@@ -22,7 +22,7 @@ Float64Array = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
 KINDS = ("nuisance", "ocean", "other")
-"""What latents should not tell, what they should, and the rest."""
+"""What latents should not know, what they should, and the rest."""
 
 DERIVED = ("season", "hour", "day")
 """Quantities that are audited in place of the column datetime."""
@@ -76,7 +76,7 @@ def targets_of(
 
     Args:
         table: of n rows.
-        columns: those that are asked for; default all that are neither keys nor made of the latents.
+        columns: those that are requested; default all that are neither keys nor made of the latents.
         ranks: whether numbers become their ranks; see `nenya.latents.probes.as_target`.
     """
     found: dict[str, tuple[Target, BoolArray]] = {}

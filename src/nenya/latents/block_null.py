@@ -1,4 +1,4 @@
-"""Two sets as one pool of rows, and the null hypothesis that whole blocks may change sides.
+"""Two sets as one pool of rows, and the null hypothesis that complete blocks may change sides.
 
 Rows of one block (a granule, a day) are not independent, so blocks change sides as a whole. A block whose rows are
 all of one set takes the place of another such block; a block with rows of both sets exchanges its two halves or not.
@@ -218,6 +218,11 @@ def p_value(found: Float64Array, seed: int = 0, *, side: str = "greater") -> flo
 
     Returns:
         The p-value; NaN if the observed statistic is not finite.
+
+    Examples:
+        >>> import numpy as np
+        >>> p_value(np.array([9.0, *range(9)]))  # the first is the observed one, the others come from the null
+        0.1
     """
     found = found[np.isfinite(found) | (np.arange(len(found)) == 0)]
     if not np.isfinite(found[0]):
@@ -243,6 +248,11 @@ def false_discovery_rates(p: Float64Array) -> Float64Array:
 
     Returns:
         (m,) rates q, NaN where p is.
+
+    Examples:
+        >>> import numpy as np
+        >>> false_discovery_rates(np.array([0.01, 0.04, 0.5])).round(2).tolist()
+        [0.03, 0.06, 0.5]
     """
     from scipy.stats import false_discovery_control
 

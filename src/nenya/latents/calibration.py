@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linprog
 
 from nenya.data.mask_shapes import SHAPE_NAMES
 from nenya.errors import InputFileError
@@ -243,6 +242,8 @@ def _fit_line(
     values @ a under columns.T @ a = 0, or at most `penalty` in absolute value, and a from quantile - 1 to quantile.
     """
     first, rises, others = columns[:, :1], columns[:, 1:rising], columns[:, rising:]
+    from scipy.optimize import linprog
+
     solved = linprog(
         -values,
         A_ub=np.hstack([rises, others, -others]).T,

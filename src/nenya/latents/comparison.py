@@ -230,7 +230,7 @@ def quantity(tables: "Sequence[pd.DataFrame]", name: str) -> Float64Array | None
 
 @dataclass(frozen=True)
 class Compared:
-    """The answer for the whole or for a stratum.
+    """The answer for all rows or for a stratum.
 
     Attributes:
         rows: number of rows of a and of b, and how many of each were compared.
@@ -238,7 +238,7 @@ class Compared:
         latents: measure -> estimate.
         quantities: quantity -> measure -> estimate.
         pairs: measure of matched pairs -> estimate; empty without pairs.
-        stratum: None for the whole.
+        stratum: None for all rows.
         rates: measure -> false discovery rate over the strata.
     """
 
@@ -268,7 +268,7 @@ class Compared:
 
 
 def compare(sets: TwoSets, settings: Settings, kept: KeptAnswers | None = None) -> tuple[Compared, list[Compared]]:
-    """Return the answer for the whole, and for each stratum, with false discovery rates over the strata.
+    """Return the answer for all rows, and for each stratum, with false discovery rates over the strata.
 
     Args:
         sets: the two sets.
@@ -303,6 +303,28 @@ def compare(sets: TwoSets, settings: Settings, kept: KeptAnswers | None = None) 
     return whole, found
 
 
+def compare_whole(sets: TwoSets, settings: Settings, tick: Callable[[float], object] = lambda _: None) -> Compared:
+    """Return the answer for all rows alone, as `compare` does.
+
+    Args:
+        sets: the two sets.
+        settings: how they are compared.
+        tick: called with the share of the work that is done; an exception from it ends the work.
+
+    Raises:
+        InputFileError: A set has fewer than two finite latents.
+    """
+    check_finite(*sets.sides(np.ones(len(sets.rows), bool), settings.sample))
+    total, ready = max(1, _work(sets, None, settings)), 0
+
+    def done(pairs: int) -> None:
+        nonlocal ready
+        ready += pairs
+        tick(min(1.0, ready / total))
+
+    return _compare(sets, None, settings, done)
+
+
 def _size(stratum: Stratum | None, settings: Settings) -> int:
     return settings.sample if stratum is None else min(settings.sample, SAMPLE_OF_STRATUM)
 
@@ -319,7 +341,7 @@ def _work(sets: TwoSets, stratum: Stratum | None, settings: Settings) -> int:
 
 
 def _name_of(stratum: Stratum | None) -> str:
-    """Return the name of the kept answer of a stratum, or of the whole."""
+    """Return the name of the kept answer of a stratum, or of all rows."""
     if stratum is None:
         return "whole"
     return f"stratum-{hashlib.sha256(stratum.label.encode() + np.packbits(stratum.rows).tobytes()).hexdigest()[:16]}"

@@ -54,7 +54,7 @@ def check_finite(a: Side, b: Side) -> None:
         if len(one) < 2:
             raise InputFileError(
                 f"{name} has {len(one)} cutouts with finite latents, expected at least 2: cutouts with missing pixels "
-                "have none, and rows of the table without latents do not count"
+                "have none, and rows of the table without latents are ignored"
             )
 
 

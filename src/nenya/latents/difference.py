@@ -180,7 +180,13 @@ def _fixed(value: float, ends: tuple[float, float], statistics: Float64Array) ->
 
 
 def wilson(share: float, count: float) -> tuple[float, float]:
-    """Return the 95 % interval of a share of `count` independent rows (Wilson 1927, JASA 22, 209)."""
+    """Return the 95 % interval of a share of `count` independent rows (Wilson 1927, JASA 22, 209).
+
+    Examples:
+        >>> low, high = wilson(0.5, 100)
+        >>> round(low, 3), round(high, 3)
+        (0.404, 0.596)
+    """
     centre = (share + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
     reach = _Z / (1 + _Z**2 / count) * np.sqrt(share * (1 - share) / count + _Z**2 / (4 * count**2))
     return max(0.0, min(share, float(centre - reach))), min(1.0, max(share, float(centre + reach)))

@@ -107,6 +107,11 @@ def balance(labels: IntArray, keep: int | None = None) -> BoolArray:
 
     Raises:
         OptionError: There are fewer rows than `keep`.
+
+    Examples:
+        >>> import numpy as np
+        >>> balance(np.array([0, 0, 0, 1]), keep=2).tolist()
+        [True, False, False, True]
     """
     sizes = np.bincount(labels[labels >= 0])
     present = sizes[sizes > 0]

@@ -1,8 +1,10 @@
 """UMAP coordinates of a table: fit a projector on a sample, then place every row; interrupted work resumes.
 
-Finished work lies in `<out>.partial/`: the projector, and a file for each block of rows, each complete or absent.
+Finished work lies in `<out>.partial/`: the projector, and a file for each block of rows, each complete or absent. That
+of shards lies in `<out>.shards/`, in a folder named by a digest of what it depends on; the blocks are the same.
 """
 
+import hashlib
 import json
 import logging
 import shutil
@@ -16,11 +18,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+import nenya
 from nenya.errors import InputFileError, NenyaError, OutputError
 from nenya.io import write_table
 from nenya.latents.files import Latents
+from nenya.latents.kept_answers import SHARDS, KeptAnswers
 from nenya.latents.spread import SPREAD, umap_spread
 from nenya.runtime.process import RowProgress
+from nenya.runtime.shards import MERGE, Share
 from nenya.storage.disk import atomic_path, check_output, sha256_file
 from nenya.storage.lock import OutputLock
 from nenya.storage.names import read_json, remove
@@ -36,6 +41,8 @@ log = logging.getLogger(__name__)
 BLOCK_ROWS = 16384
 DEBUG_ROWS = 2000
 LEAST_ROWS = 4
+_SEARCH = "integers in lists, all passes"  # of the approximate way: unfinished work of another is not resumed
+_MANY = 10**6
 COLUMNS = ("US0", "US1")
 
 
@@ -73,6 +80,7 @@ def embed_table(
     approximate: bool = False,
     clobber: bool = False,
     directions: NDArray[np.float32] | None = None,
+    merge: bool = False,
 ) -> "Projector":
     """Write a copy of a table with the columns US0, US1, and the projector that made them.
 
@@ -87,6 +95,7 @@ def embed_table(
         approximate: place rows by the approximate search.
         clobber: overwrite existing outputs, and discard unfinished work.
         directions: (M, D), of the calibration of the latents, for `umap_spread`.
+        merge: take the places that shards have found; see `embed_share`.
 
     Returns:
         The projector.
@@ -107,6 +116,7 @@ def embed_table(
     rows = joined.number
     wanted, back = np.unique(rows[rows >= 0], return_inverse=True)
     manifest = _manifest(latents, wanted, how, approximate)
+    shards = _shards(out, manifest, Share(0, 0)) if merge else KeptAnswers()
     with OutputLock(partial / "lock", str(out)) as lock, _kept_if_it_holds_work(partial):
         begun = _begun(partial)
         if begun is not None and begun != manifest and not clobber:
@@ -117,8 +127,11 @@ def embed_table(
             if save is not None and save.exists() and not clobber:
                 raise OutputError(f"{save} exists: clobber=true overwrites it; projector={save} uses it")
             _start(partial, manifest)
-        projector = _projector(latents, wanted, how, partial)
-        places = _place_rows(projector, latents, wanted, partial, approximate)
+        if merge:
+            shards.refuse_missing(_unplaced(shards.place, len(wanted)), _block_count(len(wanted)))
+        work = shards.place if merge else partial
+        projector = _projector(latents, wanted, how, work)
+        places = _place_rows(projector, latents, wanted, work, approximate, shards)
         coordinates = np.full((len(table), 2), np.nan, np.float32)
         coordinates[rows >= 0] = places[back]
         lock.check()
@@ -129,6 +142,7 @@ def embed_table(
         columns |= _clearness(projector, latents, rows, coordinates, directions, approximate)
         write_table(table.assign(**columns), out)
         shutil.rmtree(partial, ignore_errors=True)
+        shards.remove()
     finite = int(np.isfinite(coordinates[:, 0]).sum())
     hidden = int((rows >= 0).sum()) - finite
     if unplaced := len(latents) - len(wanted):
@@ -140,6 +154,57 @@ def embed_table(
         out, finite, len(table), int((rows < 0).sum()), hidden,
     )  # fmt: skip
     return projector
+
+
+def embed_share(
+    latents: Latents,
+    table: "pd.DataFrame",
+    out: Path,
+    how: Fit | Path,
+    share: Share,
+    *,
+    approximate: bool = False,
+) -> None:
+    """Place the rows of one shard of `embed_table`, and keep them for the merge.
+
+    Without a projector, the first worker fits it, and the others wait for it.
+
+    Args:
+        latents: as in `embed_table`.
+        table: as there.
+        out: as there; it is not written.
+        how: as there.
+        share: of this worker.
+        approximate: as there.
+
+    Raises:
+        OutputError: Another process does this shard.
+        InputFileError: The latents cannot be used.
+    """
+    rows = latents.join(table).number
+    wanted = np.unique(rows[rows >= 0])
+    shards = _shards(out, _manifest(latents, wanted, how, approximate), share)
+    with shards.working(str(out)):
+        with shards.alone("projector"):
+            projector = _projector(latents, wanted, how, shards.place)
+        _place_rows(projector, latents, wanted, shards.place, approximate, shards)
+    log.info("%s: shard %s is complete; when all are, shard=%s writes the table", out, share, MERGE)
+
+
+def _shards(out: Path, manifest: dict[str, Any], share: Share) -> KeptAnswers:
+    inputs = hashlib.sha256(f"{nenya.__version__} {json.dumps(manifest)}".encode()).hexdigest()[:32]
+    return KeptAnswers(out.with_name(out.name + SHARDS), inputs, share)
+
+
+def _block_count(rows: int) -> int:
+    return -(-rows // BLOCK_ROWS)
+
+
+def _unplaced(folder: Path, rows: int) -> list[int]:
+    """Return the numbers of the blocks that no shard has placed, or that are damaged."""
+    room = np.empty((rows, 2), np.float32)
+    starts = range(0, rows, BLOCK_ROWS)
+    return [n for n, start in enumerate(starts) if not _take_block(folder, start, room[start : start + BLOCK_ROWS])]
 
 
 def _clearness(
@@ -175,15 +240,12 @@ def _kept_if_it_holds_work(partial: Path) -> Iterator[None]:
 
 def _manifest(latents: Latents, wanted: NDArray[np.int64], how: Fit | Path, approximate: bool) -> dict[str, Any]:
     """Return everything that the coordinates depend on."""
-    files = []
-    for path in dict.fromkeys(part.path for part in latents.parts):
-        state = path.stat()
-        files.append([str(path.resolve()), state.st_size, state.st_mtime_ns])
     return {
-        "latents": files,
+        "latents": latents.states(),
         "rows": [len(wanted), zlib.crc32(wanted.tobytes())],
         "how": {"projector": sha256_file(how)} if isinstance(how, Path) and how.is_file() else str(how),
         "approximate": approximate,
+        **({"search": _SEARCH} if approximate else {}),
         **({} if latents.left_out is None else {"left_out": zlib.crc32(latents.left_out.tobytes())}),
         "block": BLOCK_ROWS,
     }
@@ -265,24 +327,29 @@ def load_projector(path: Path, latents: Latents) -> "Projector":
 
 
 def _place_rows(
-    projector: "Projector", latents: Latents, wanted: NDArray[np.int64], partial: Path, approximate: bool
-) -> NDArray[np.float32]:
-    """Place rows block by block: (len(wanted), 2) float32; finished blocks are read, not computed again."""
+    projector: "Projector", latents: Latents, wanted: NDArray[np.int64], folder: Path, approximate: bool,
+    shards: KeptAnswers,
+) -> NDArray[np.float32]:  # fmt: skip
+    """Place rows block by block: (len(wanted), 2) float32; finished blocks are read, not computed again.
+
+    A shard places the blocks of its share only.
+    """
     out = np.empty((len(wanted), 2), np.float32)
     starts = range(0, len(wanted), BLOCK_ROWS)
-    done = {start for start in starts if _take_block(partial, start, out[start : start + BLOCK_ROWS])}
-    before = sum(len(out[start : start + BLOCK_ROWS]) for start in done)
-    if done:
+    blocks = {start: out[start : start + BLOCK_ROWS] for start in starts}
+    done = {start for start, block in blocks.items() if _take_block(folder, start, block)}
+    mine = {start for number, start in enumerate(starts) if shards.owns(number)} | done
+    before = sum(len(blocks[start]) for start in done)
+    if done and mine != done:
         log.info("resuming: %d of %d rows are already placed", before, len(wanted))
-    with RowProgress("placing", len(wanted), before=before) as progress:
-        for start in starts:
-            if start not in done:
-                block = wanted[start : start + BLOCK_ROWS]
-                places = projector.transform(latents.take(block), approximate=approximate)
-                data = places.astype("<f4").tobytes()
-                _write(_block_path(partial, start), data + zlib.crc32(data).to_bytes(4, "little"))
-                out[start : start + BLOCK_ROWS] = places
-                progress.advance(len(block))
+    with RowProgress("placing", sum(len(blocks[start]) for start in mine), before=before) as progress:
+        for start in sorted(mine - done):
+            places = projector.transform(latents.take(wanted[start : start + BLOCK_ROWS]), approximate=approximate)
+            data = places.astype("<f4").tobytes()
+            shards.check()
+            _write(_block_path(folder, start), data + zlib.crc32(data).to_bytes(4, "little"))
+            blocks[start][:] = places
+            progress.advance(len(places))
     return out
 
 

@@ -82,7 +82,7 @@ def energy_error(sums: Float64Array, pool: Pool) -> float:
     z = first.astype(np.float64)
     to_first, to_second = sums @ z, sums @ (1 - z)
     to = np.stack([to_first, to_second, sizes.astype(np.float64), np.diag(sums)])
-    to = np.concatenate([to, np.zeros((4, 1))], axis=1)  # of a unit that is not there
+    to = np.concatenate([to, np.zeros((4, 1))], axis=1)  # of an absent unit
     (xx_1, xy_1, n_1, own_1), (xy_2, yy_2, n_2, own_2) = to[:, own[0]], to[:, own[1]]
     across = np.where((own >= 0).all(axis=0), sums[own[0], own[1]], 0.0)
     xx, yy = z @ to_first - 2 * xx_1 + own_1, (1 - z) @ to_second - 2 * yy_2 + own_2

@@ -20,7 +20,7 @@ from nenya.data.hdf5_links import Links
 from nenya.data.hdf5_open import list_datasets, map_floats, open_hdf5
 from nenya.errors import InputFileError
 from nenya.latents.clear import CLEAR_COLUMNS, columns_in, left_out, read_column
-from nenya.storage.paths import base_name, fetch, find_latents, key_of
+from nenya.storage.paths import base_name, fetch, find_latents, is_s3, key_of
 from nenya.storage.table_integers import take_rows
 from nenya.tables import keys
 from nenya.tables.key_columns import COLUMNS, TYPES, Keys, read_keys
@@ -196,6 +196,19 @@ class Latents:
                 descriptor = os.open(path, os.O_RDONLY)
                 weakref.finalize(self, os.close, descriptor)
                 self._held[path] = open_hdf5(path, links=self.links), descriptor
+
+    def states(self) -> list[str]:
+        """Return for each file what tells its content apart: place, size, and the time of its last change.
+
+        That of a copy of an object is the same on all machines: its folder in the cache is named after the content.
+        """
+        found = {}
+        for part in self.parts:
+            state = part.path.stat()
+            copied = is_s3(part.place)
+            place = part.place if copied else part.path.resolve()
+            found[part.path] = f"{place} {state.st_size} {part.path.parent.name if copied else state.st_mtime_ns}"
+        return list(found.values())
 
     def release(self) -> None:
         """Release memory maps, and files that are not held; the next read opens them again."""

@@ -96,9 +96,9 @@ def _sample(latents: Any, count: int, rng: np.random.Generator) -> Float32Array:
 
 
 def _shares(sizes: IntArray, count: int) -> IntArray:
-    """Return a number of cells for each coarse cell, (B,), in proportion to its rows, which are no fewer; in all C."""
+    """Return a number of cells for each coarse cell, (B,), in proportion to its rows; C in all."""
     wanted = sizes / sizes.sum() * count
-    shares = np.minimum(np.maximum(np.floor(wanted), sizes > 0), sizes).astype(np.int64)
+    shares: IntArray = np.minimum(np.maximum(np.floor(wanted), sizes > 0), sizes).astype(np.int64)
     while (left := count - int(shares.sum())) != 0:
         able = np.flatnonzero(shares < sizes) if left > 0 else np.flatnonzero(shares > 1)
         step = 1 if left > 0 else -1

@@ -23,6 +23,7 @@ from nenya.latents.lance_files import check_manifests
 from nenya.latents.order import LEAST, MOST, SURE
 from nenya.latents.similarity import Float32Array, Float64Array, IntArray, closest, closest_of, rank
 from nenya.options.extras import need
+from nenya.runtime.lean import import_lancedb
 from nenya.storage.names import Json, read_json
 from nenya.storage.table_integers import from_arrow
 from nenya.tables.conditions import ROW, rows_where, sql_errors
@@ -309,6 +310,7 @@ def connect(folder: Path) -> Any:
         OptionError: LanceDB is not installed.
     """
     need("search", f"the index {folder}")
+    import_lancedb()
     import lancedb
 
     return lancedb.connect(folder, session=lancedb.Session(_CACHE, _CACHE))

@@ -5,11 +5,11 @@ import itertools
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +60,40 @@ _MOST_PARTS = 2048  # so that building takes time in proportion to the rows, bey
 _LOOSE_ROWS = 2**15  # new rows that are searched one by one before they are put into the vector index
 
 
-def add_files(folder: Path, latents: Latents, table: "pd.DataFrame | None" = None) -> int:
+class Prepared(Protocol):
+    """Rows of latents that were read and checked before; see `nenya.latents.index_shards`."""
+
+    def hash_of(self, part: Part) -> str:
+        """Return the hash of the rows of a partition."""
+
+    def rows_of(self, part: Part) -> Iterable[tuple[int, Any]]:
+        """Yield the batches of a partition: its first row within it, and the result of `rows_of`."""
+
+
+class _Read:
+    """Reads and checks rows when they are added.
+
+    Args:
+        latents: the rows.
+        keys: table of the rows.
+    """
+
+    def __init__(self, latents: Latents, keys: "pd.DataFrame") -> None:
+        self._latents, self._keys = latents, keys
+
+    def hash_of(self, part: Part) -> str:
+        return hash_of(part, self._latents)
+
+    def rows_of(self, part: Part) -> Iterator[tuple[int, Any]]:
+        for start in range(0, part.rows, BATCH_ROWS):
+            stop = min(start + BATCH_ROWS, part.rows)
+            yield start, rows_of(self._latents, self._keys, part.start + start, part.start + stop)
+            self._latents.release()
+
+
+def add_files(
+    folder: Path, latents: Latents, table: "pd.DataFrame | None" = None, prepared: Prepared | None = None
+) -> int:
     """Add the rows of latents files to an index, which is created if missing.
 
     Rows with NaN are left out, and their number is logged. A partition already in the index, by its name and content,
@@ -70,6 +103,7 @@ def add_files(folder: Path, latents: Latents, table: "pd.DataFrame | None" = Non
         folder: the index.
         latents: the rows.
         table: of the cutouts.
+        prepared: their rows, if shards prepared them.
 
     Returns:
         Number of added rows.
@@ -82,16 +116,16 @@ def add_files(folder: Path, latents: Latents, table: "pd.DataFrame | None" = Non
     about = _about(folder, latents, keys)
     write_about(folder, about)
     with lance_errors(folder):
-        return _add_parts(folder, about, latents, keys)
+        return _add_parts(folder, about, latents, prepared or _Read(latents, keys))
 
 
-def _add_parts(folder: Path, about: dict[str, Any], latents: Latents, keys: "pd.DataFrame") -> int:
+def _add_parts(folder: Path, about: dict[str, Any], latents: Latents, prepared: Prepared) -> int:
     """Add the partitions that are not in the index; return the number of added rows."""
     made = open_table(folder, _schema(about))
     wanted: list[_Addition] = []
     for part in latents.parts:
         begun = len(about["sources"])
-        source = _source(folder, about, part, latents)
+        source = _source(folder, about, part, prepared)
         if source["done"]:
             log.info("%s of %s: already in the index", part.partition, part.path)
             continue
@@ -101,7 +135,7 @@ def _add_parts(folder: Path, about: dict[str, Any], latents: Latents, keys: "pd.
             there = np.sort(asked.to_arrow()[ROW].to_numpy()) - source["start"]
         wanted.append(_Addition(part, source, there))
     write_about(folder, about)
-    for table in _in_commits(_batches(about, wanted, latents, keys)):
+    for table in _in_commits(_batches(about, wanted, prepared)):
         _commit(made, table)
         _finish(folder, about, wanted)
     _finish(folder, about, wanted)
@@ -129,7 +163,7 @@ class _Addition:
         part: the partition.
         source: its entry among the sources of the index.
         there: its rows that are in the index already, rising.
-        added: rows read so far that have a latent and were not there.
+        added: rows read so far that have a latent and are new.
         waiting: of them, those that are not in the index yet.
         read: whether all rows have been read.
     """
@@ -143,26 +177,21 @@ class _Addition:
 
 
 def _batches(
-    about: dict[str, Any], wanted: list[_Addition], latents: Latents, keys: "pd.DataFrame"
+    about: dict[str, Any], wanted: list[_Addition], prepared: Prepared
 ) -> "Iterator[tuple[_Addition, pa.Table]]":
     """Yield rows that are to be added, as Arrow tables, with their partition; those with NaN are left out."""
     import pyarrow as pa
 
     schema = _schema(about)
     for one in wanted:
-        first, own, rows = one.source["start"], one.part.start, one.part.rows
-        for start in range(0, rows, BATCH_ROWS):
-            stop = min(start + BATCH_ROWS, rows)
-            block = latents[own + start : own + stop]
-            latents.release()
-            good = np.setdiff1d(start + np.flatnonzero(np.isfinite(block).all(axis=1)), one.there)
-            one.added, one.waiting, one.read = one.added + len(good), one.waiting + len(good), stop == rows
-            columns = _columns(about, schema, keys.iloc[own + good])
-            columns[ROW] = pa.array(first + good)
-            flat = pa.array(np.ascontiguousarray(block[good - start], np.float32).ravel())
-            columns[VECTOR] = pa.FixedSizeListArray.from_arrays(flat, about["dim"])
+        for start, rows in prepared.rows_of(one.part):
+            numbers = start + rows[ROW].to_numpy()
+            new = np.flatnonzero(~np.isin(numbers, one.there))
+            one.added, one.waiting = one.added + len(new), one.waiting + len(new)
+            columns = _columns(about, schema, rows.take(new))
+            columns[ROW] = pa.array(one.source["start"] + numbers[new])
             yield one, pa.table(columns, schema=schema)
-        one.read = True  # of no rows
+        one.read = True
 
 
 def _in_commits(batches: "Iterator[tuple[_Addition, pa.Table]]") -> "Iterator[Iterator[pa.Table]]":
@@ -348,9 +377,9 @@ def _about(folder: Path, latents: Latents, keys: "pd.DataFrame") -> dict[str, An
     return about
 
 
-def _source(folder: Path, about: dict[str, Any], part: Part, latents: Latents) -> dict[str, Any]:
+def _source(folder: Path, about: dict[str, Any], part: Part, prepared: Prepared) -> dict[str, Any]:
     """Return the entry of a partition among the sources; it may be new, unfinished or finished."""
-    sha256 = _sha256(part, latents)
+    sha256 = prepared.hash_of(part)
     for source in about["sources"]:
         if (source["stem"], source["partition"]) == (part.stem, part.partition):
             if source["sha256"] != sha256:
@@ -365,7 +394,7 @@ def _source(folder: Path, about: dict[str, Any], part: Part, latents: Latents) -
     return about["sources"][-1]  # type: ignore[no-any-return]
 
 
-def _sha256(part: Part, latents: Latents) -> str:
+def hash_of(part: Part, latents: Latents) -> str:
     """Return the hash of a partition's rows: from the file's attributes, or computed."""
     with open_hdf5(part.path, links=latents.links) as file:
         said = parse_json(str(file.attrs.one("latents_sha256", "{}")), f"{part.path}: attribute latents_sha256")
@@ -397,15 +426,39 @@ def _between(start: int, rows: int) -> str:
     return f"`{ROW}` >= {start} AND `{ROW}` < {start + rows}"
 
 
-def _columns(about: dict[str, Any], schema: Any, some: "pd.DataFrame") -> dict[str, Any]:
-    """Return the columns of rows of the table in the types of the index."""
+def rows_of(latents: Latents, keys: "pd.DataFrame", start: int, stop: int) -> Any:
+    """Return the finite rows from `start` to `stop` as an Arrow table: number from `start` on, columns, latent.
+
+    Args:
+        latents: the rows.
+        keys: table of all rows.
+        start: first row.
+        stop: end of the rows.
+    """
     import pyarrow as pa
 
-    columns = {}
+    block = latents[start:stop]
+    good = np.flatnonzero(np.isfinite(block).all(axis=1))
+    some = keys.iloc[start + good]
+    flat = pa.array(np.ascontiguousarray(block[good], np.float32).ravel())
+    return pa.table(
+        {
+            ROW: pa.array(good),
+            **{str(name): as_arrow(some[name]) for name in keys.columns},
+            VECTOR: pa.FixedSizeListArray.from_arrays(flat, block.shape[1]),
+        }
+    )
+
+
+def _columns(about: dict[str, Any], schema: Any, rows: Any) -> dict[str, Any]:
+    """Return the columns of rows, and their latents, in the types of the index."""
+    import pyarrow as pa
+
+    columns = {VECTOR: rows[VECTOR]}
     for name in about["columns"]:
         kind = schema.field(name).type
         try:
-            columns[name] = as_arrow(some[name]).cast(kind) if name in some else pa.nulls(len(some), kind)
+            columns[name] = rows[name].cast(kind) if name in rows.schema.names else pa.nulls(len(rows), kind)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise InputFileError(
                 f"column {name} of the table: expected type {kind} as in the index: {str(error).splitlines()[0]}"

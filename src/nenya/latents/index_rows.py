@@ -64,7 +64,7 @@ class IndexRows:
         return found.take(_order(found[ROW].to_numpy(), rows))
 
     def _at_places(self, wanted: IntArray, columns: list[str]) -> Any:
-        """Return rows, rising, from where they lie if numbers rise; None if they are not there."""
+        """Return rows, rising, from where they lie if numbers rise; None if they are absent."""
         import pyarrow as pa
 
         places = self._places(wanted)

@@ -1,4 +1,4 @@
-"""Answers of an interrupted command, kept beside its output for the next run with the same inputs.
+"""Answers of an interrupted command, or of its shards, kept beside its output for the next run with the same inputs.
 
 An answer lies in a file of its own, in a folder named by a digest of all inputs. It is either complete or absent: files
 are renamed when their bytes are on the disk, and a checksum tells a damaged one. Other inputs have another digest, so
@@ -8,8 +8,9 @@ that nothing of theirs is taken.
 import hashlib
 import logging
 import shutil
+import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,20 @@ import nenya
 from nenya.errors import InputFileError, NenyaError, OptionError, OutputError
 from nenya.latents.files import Latents
 from nenya.runtime.process import RowProgress
+from nenya.runtime.shards import Share, missing_shards
 from nenya.storage.disk import atomic_path
+from nenya.storage.lock import OutputLock, holder_of
 from nenya.storage.small_files import refuse_links
 
 log = logging.getLogger(__name__)
 
 _CHECK = 4  # bytes of the checksum
+_BEGUN = "shared-among-"  # name of the answer that tells the number of workers
+_MOMENT = 0.2  # seconds between looks for what another worker makes
+_FAILURES = 20  # to take a lock that nobody holds
+
+SHARDS = ".shards"
+"""End of the name of the folder in which the shards of an output keep their answers."""
 
 
 class KeptAnswers:
@@ -35,14 +44,106 @@ class KeptAnswers:
     Args:
         folder: of all inputs, created with the first answer; None keeps nothing.
         inputs: a digest of everything that the answers depend on; see `digest`.
+        share: of this worker, None if it does everything.
 
     Raises:
         OutputError: The folder is a link or holds one.
     """
 
-    def __init__(self, folder: Path | None = None, inputs: str = "") -> None:
+    def __init__(self, folder: Path | None = None, inputs: str = "", share: Share | None = None) -> None:
         self.folder = None if folder is None else refuse_links(folder)
+        self.share = share
         self._own = None if folder is None else folder / inputs
+        self._lock: OutputLock | None = None
+
+    @property
+    def place(self) -> Path:
+        """The folder of these inputs."""
+        assert self._own is not None
+        return self._own
+
+    def owns(self, piece: int) -> bool:
+        """Return whether this process finds the answer of a piece: any, or those of its share."""
+        return self.share is None or self.share.owns(piece)
+
+    @contextmanager
+    def working(self, output: str) -> Iterator[None]:
+        """Hold the share of this worker; without one, do nothing.
+
+        Args:
+            output: of the command, for messages.
+
+        Raises:
+            OutputError: Another process does the same share, or the folder cannot be written.
+        """
+        if self.share is None or self.share.merges:
+            yield
+            return
+        number, count = self.share.number, self.share.count
+        with OutputLock(self.place / f"shard-{number}-of-{count}.lock", f"shard {self.share} of {output}") as lock:
+            self.keep(f"{_BEGUN}{count}", b"")
+            self._lock = lock
+            try:
+                yield
+            finally:
+                self._lock = None
+
+    @contextmanager
+    def alone(self, name: str) -> Iterator[None]:
+        """Let one worker at a time into the block, which makes what all of them need; the others wait for it."""
+        if self.share is None or self.share.merges:
+            yield
+            return
+        lock = self._when_free(name)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _when_free(self, name: str) -> OutputLock:
+        """Return a lock of this name, taken when no other worker holds it.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        failed = 0
+        while True:
+            lock = OutputLock(self.place / f"{name}.lock", f"{name} of {self.folder}")
+            try:
+                lock.take()
+                return lock
+            except OutputError:
+                failed = failed + 1 if holder_of(lock.path) is None else 0
+                if failed > _FAILURES:
+                    raise
+                time.sleep(_MOMENT)
+
+    def refuse_missing(self, missing: Collection[int], total: int) -> None:
+        """Refuse a merge of which pieces are missing.
+
+        Raises:
+            OutputError: It names the shards that are to be run.
+        """
+        if missing and self.share is not None and self.share.merges:
+            output = "" if self.folder is None else str(self.folder).removesuffix(SHARDS)
+            raise missing_shards(output, missing, total, self._workers())
+
+    def _workers(self) -> int:
+        """Return the number of workers that last began to share the work, 0 if none did."""
+        if self._own is None or not self._own.is_dir():
+            return 0
+        begun = [path for path in self._own.glob(f"{_BEGUN}*") if path.name.removeprefix(_BEGUN).isdecimal()]
+        last = max(begun, key=lambda path: path.stat().st_mtime_ns, default=None)
+        return 0 if last is None else int(last.name.removeprefix(_BEGUN))
+
+    def check(self) -> None:
+        """Check that the folder of a shard is still its own: a merge may have removed it.
+
+        Raises:
+            LockLostError: It is not.
+        """
+        if self._lock is not None:
+            self._lock.check()
 
     def take(self, name: str) -> bytes | None:
         """Return an answer; None if it is absent or damaged."""
@@ -63,6 +164,7 @@ class KeptAnswers:
         """
         if self._own is None:
             return
+        self.check()
         path = self._own / name
         try:
             with atomic_path(path) as temporary:
@@ -95,7 +197,8 @@ class KeptAnswers:
         try:
             yield
         except (InputFileError, OptionError):
-            self.remove()
+            if self.share is None:
+                self.remove()
             raise
 
 
@@ -109,9 +212,8 @@ def digest(latents: Iterable[Latents], settings: object, arrays: Iterable[NDArra
     """
     found = hashlib.sha256(f"{nenya.__version__}\n{settings}\n".encode())
     for one in latents:
-        for path in dict.fromkeys(part.path for part in one.parts):
-            state = path.stat()
-            found.update(f"{path.resolve()} {state.st_size} {state.st_mtime_ns}\n".encode())
+        for state in one.states():
+            found.update(f"{state}\n".encode())
     for values in arrays:
         found.update(f"{values.dtype} {values.shape}\n".encode())
         found.update(np.ascontiguousarray(values).tobytes())
@@ -144,7 +246,11 @@ def in_pieces(
             found[rows] = values
         else:
             still.append(number)
-    total, left = sum(map(len, pieces)), sum(len(pieces[number]) for number in still)
+    kept.refuse_missing(still, len(pieces))
+    still = [number for number in still if kept.owns(number)]
+    worker = kept.share is not None and not kept.share.merges
+    total = sum(len(rows) for number, rows in enumerate(pieces) if kept.owns(number) or not worker)
+    left = sum(len(pieces[number]) for number in still)
     if left < total and visible:
         log.info("resuming: %s of %d of %d rows is already known", name, total - left, total)
     with RowProgress(name, total, before=total - left, visible=visible) as progress:

@@ -18,7 +18,7 @@ def compare_pairs(
     """Compare the distance of matched rows with that of a row and the partners of rows of other blocks.
 
     Under the null, the sum of a block's deviations is as likely positive as negative: p-values are from random signs of
-    whole blocks.
+    complete blocks.
 
     Args:
         first: (n, D), rows of a.

@@ -21,6 +21,11 @@ def feature_std(features: Any) -> float:
 
     Args:
         features: (N, D) floating point.
+
+    Examples:
+        >>> import numpy as np
+        >>> feature_std(np.eye(4)) > feature_std(np.ones((4, 4)))
+        True
     """
     return float(_unit(_rows(features)).std(axis=0).mean())
 
@@ -33,6 +38,11 @@ def uniformity(features: Any, t: float = 2.0) -> float:
     Args:
         features: (N, D) floating point, N >= 2 (else NaN). Time grows with N^2, memory with N.
         t: Width of the Gaussian.
+
+    Examples:
+        >>> import numpy as np
+        >>> round(uniformity(np.eye(4)), 3)  # all pairs have the squared distance 2
+        -4.0
     """
     rows = _unit(_rows(features))
     count = len(rows)
@@ -56,6 +66,11 @@ def rankme(features: Any) -> float:
 
     Args:
         features: (N, D) floating point.
+
+    Examples:
+        >>> import numpy as np
+        >>> round(rankme(np.eye(4)), 2)
+        4.0
     """
     return effective_rank(np.linalg.svd(_rows(features), compute_uv=False))
 
@@ -65,6 +80,11 @@ def effective_rank(singular: NDArray[np.floating]) -> float:
 
     Args:
         singular: (D,), none negative.
+
+    Examples:
+        >>> import numpy as np
+        >>> round(effective_rank(np.array([1.0, 1.0, 0.0])), 2)
+        2.0
     """
     total = float(singular.sum())
     if total == 0:
@@ -82,13 +102,24 @@ def alignment(features: Any, others: Any, alpha: float = 2.0) -> float:
         features: (N, D) floating point.
         others: (N, D), the partner of each row. Pairs with non-finite values are left out; NaN if none is left.
         alpha: Power of the distance.
+
+    Examples:
+        >>> import numpy as np
+        >>> alignment(np.eye(3), np.eye(3))
+        0.0
     """
     x, y = _pairs(features, others)
     return float((np.linalg.norm(x - y, axis=1) ** alpha).mean()) if len(x) else float("nan")
 
 
 def mean_cosine(features: Any, others: Any) -> float:
-    """Return the mean cosine of pairs of latents: 1 for parallel pairs. Arguments as for `alignment`."""
+    """Return the mean cosine of pairs of latents: 1 for parallel pairs. Arguments as for `alignment`.
+
+    Examples:
+        >>> import numpy as np
+        >>> mean_cosine(np.eye(3), 2 * np.eye(3))
+        1.0
+    """
     x, y = _pairs(features, others)
     return float((x * y).sum(axis=1).mean()) if len(x) else float("nan")
 
@@ -104,6 +135,11 @@ def nearest_rows(features: Any, k: int) -> NDArray[np.int64]:
 
     Raises:
         ValueError: `k` is out of range.
+
+    Examples:
+        >>> import numpy as np
+        >>> nearest_rows(np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]]), 1)[:2].tolist()
+        [[1], [0]]
     """
     from nenya.latents.neighbours import Neighbours
 

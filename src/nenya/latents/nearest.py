@@ -40,8 +40,8 @@ class Identity:
     Attributes:
         number: (N,) int64, number of the row; a row is never its own neighbour.
         granule: (N,) int64, -1 if unknown, which equals none.
-        place: (N, 3) float64, unit vectors, NaN if unknown; None: places do not count.
-        time: (N,) float64, days, NaN if unknown; None: times do not count.
+        place: (N, 3) float64, unit vectors, NaN if unknown; None: places are ignored.
+        time: (N,) float64, days, NaN if unknown; None: times are ignored.
         km: rows within this distance are near each other.
         days: rows within this time are near each other; with both, rows must be near in place and in time.
     """
@@ -64,8 +64,8 @@ def identity_of(table: "pd.DataFrame", km: float | None, days: float | None, *, 
 
     Args:
         table: with `granule`, `filename` or `datetime`, and lat, lon and datetime as needed; (N rows).
-        km: see `Identity`; None: places do not count.
-        days: see `Identity`; None: times do not count.
+        km: see `Identity`; None: places are ignored.
+        days: see `Identity`; None: times are ignored.
         same_granule: count neighbours of the same granule.
 
     Raises:
@@ -182,7 +182,7 @@ def _slices(count: int, size: int) -> Iterator[slice]:
 def _both(
     one: Float64Array | None, other: Float64Array | None, none: Float64Array
 ) -> tuple[Float64Array, Float64Array]:
-    """Return what queries and rows have for the compiled code: `none` twice where it does not count."""
+    """Return what queries and rows have for the compiled code: `none` twice where it is ignored."""
     return (none, none) if one is None or other is None else (np.ascontiguousarray(one), np.ascontiguousarray(other))
 
 

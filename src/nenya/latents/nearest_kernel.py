@@ -66,7 +66,7 @@ def merge_best(  # compiled code takes arrays, not objects
         start: first row of the tile.
         numbers: (Q,) and (n,) of queries and rows: equal ones are left out.
         granules: (Q,) and (n,): equal ones from 0 are left out.
-        places: (Q, 3) and (n, 3) unit vectors, or (0, 3) twice where places do not count.
+        places: (Q, 3) and (n, 3) unit vectors, or (0, 3) twice where places are ignored.
         times: (Q,) and (n,) days, or (0,) twice.
         limits: least cosine of near places, largest difference of near times.
     """

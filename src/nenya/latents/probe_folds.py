@@ -75,7 +75,7 @@ def folds_of(
             f"{fewer}by=partition, by=<a column> or by=rows"
         )
     fold = block_folds(blocks, count, marks)
-    # What granules share is not independent in places either, and places do not hold whole granules.
+    # What granules share is not independent in places either, and places do not hold complete granules.
     drawn = known["granule"] if by == "place" and "granule" in known else blocks
     return Folds(fold, tuple(range(count)), drawn, by), np.arange(len(table))
 

@@ -1,7 +1,7 @@
 """Probes: how well a column is predicted from features, for rows of blocks that the prediction has not seen.
 
 Two probes: the mean of the k nearest rows, and ridge regression. Rows of one block (granule, time, place) are in one
-fold. Under the null hypothesis the values of whole blocks are exchanged between blocks.
+fold. Under the null hypothesis the values of complete blocks are exchanged between blocks.
 
 Letters: n rows, T targets, P permutations, C classes.
 """

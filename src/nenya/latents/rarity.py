@@ -84,11 +84,11 @@ def rarity_of(
 ) -> Rarity:
     """Return how far each latent is from its nearest neighbours elsewhere.
 
-    Exactly, all latents are compared with all. Otherwise they are divided into cells by k-means, about as many as the
-    square root of their number, beyond a million of a thousand rows each, and compared with those of the nearest
-    cells, of which so many are taken as hold the rows of `probes` cells of the mean size: some neighbours are missed.
-    Rarities of some rows are then computed both ways: a line through their logarithms removes the bias, and the
-    scatter about the line is the error.
+    Exactly, all latents are compared with all. Otherwise they are divided into cells by k-means: about the square root
+    of their number, or cells of a thousand rows above a million. They are compared with those of the nearest cells, as
+    many as hold the rows of `probes` cells of the mean size, so some neighbours are missed. Rarities of some rows are
+    then computed both ways: a line through their logarithms removes the bias, and the scatter about the line is the
+    error.
 
     Args:
         latents: (N, D) array, `RowsOf`, or `nenya.latents.files.Latents`.
@@ -106,10 +106,8 @@ def rarity_of(
         OutputError: There is no space for the temporary file.
     """
     kept = kept or KeptAnswers()
-    good, count = known_rows(latents), len(latents)
-    if len(good) <= k:
-        raise InputFileError(f"expected more than k={k} latents with a direction (not NaN), got {len(good)} of {count}")
-    exact = len(good) <= EXACT_ROWS if exact is None else exact
+    good, exact = _chosen(latents, k, exact)
+    count = len(latents)
     found = np.full(count, np.nan)
     if exact:
         found[good] = _among_all(latents, good, identity, k, visible, kept)
@@ -131,8 +129,58 @@ def rarity_of(
     return Rarity(fitted, percentiles(fitted), low, high, False, error, spearman, len(checked), left_out)
 
 
+@dataclass(frozen=True)
+class Search:
+    """How neighbours are searched; see `rarity_of`."""
+
+    k: int
+    exact: bool | None
+    probes: int
+    seed: int
+    cache_dir: str | None
+
+
+def rarity_share(latents: Any, identity: Identity, how: Search, kept: KeptAnswers) -> None:
+    """Find the distances of the rows of one shard of `rarity_of`, and keep them for the merge.
+
+    Args:
+        latents: as in `rarity_of`.
+        identity: of the N rows.
+        how: neighbours are searched.
+        kept: answers of this worker, to which its rows are added.
+
+    Raises:
+        InputFileError: There are too few latents.
+        OutputError: There is no space.
+    """
+    good, exact = _chosen(latents, how.k, how.exact)
+    if exact:
+        _among_all(latents, good, identity, how.k, True, kept)
+        return
+    with cells_of(latents, good, how.probes, how.seed, kept, how.cache_dir) as cells:
+        distances_in_cells(cells, identity, how.k, kept, True)
+
+
+def _chosen(latents: Any, k: int, exact: bool | None) -> tuple[IntArray, bool]:
+    """Return the rows that have a direction, and whether all are compared with all.
+
+    Raises:
+        InputFileError: There are too few of them.
+    """
+    good, count = known_rows(latents), len(latents)
+    if len(good) <= k:
+        raise InputFileError(f"expected more than k={k} latents with a direction (not NaN), got {len(good)} of {count}")
+    return good, len(good) <= EXACT_ROWS if exact is None else exact
+
+
 def percentiles(values: Float64Array) -> Float64Array:
-    """Return the percentage of the known values that are as small or smaller: (N,), NaN if unknown."""
+    """Return the percentage of the known values that are as small or smaller: (N,), NaN if unknown.
+
+    Examples:
+        >>> import numpy as np
+        >>> percentiles(np.array([0.1, 0.3, 0.2])).argsort().tolist()
+        [0, 2, 1]
+    """
     known = np.isfinite(values)
     ordered = np.sort(values[known])
     found = np.full(len(values), np.nan)
@@ -291,7 +339,7 @@ def fit_density(
 
     Args:
         latents: (N, D) array, `RowsOf`, or `nenya.latents.files.Latents`.
-        granule: (N,) granule of each row, -1 if unknown: whole granules are held out.
+        granule: (N,) granule of each row, -1 if unknown: complete granules are held out.
         components: see `fit_components`; above `EXACT_ROWS` latents they are fitted on so many of them.
         sample: rows on which mixtures are fitted.
         seed: of the sample, the rows held out, and the starts.
@@ -349,7 +397,7 @@ def _unit_blocks(latents: Any) -> Iterator[tuple[int, NDArray[np.float32]]]:
 
 
 class RowsOf:
-    """Some rows of latents in an order, as an array: only what is asked for is read.
+    """Some rows of latents in an order, as an array: only the requested rows are read.
 
     Args:
         latents: `nenya.latents.files.Latents`.

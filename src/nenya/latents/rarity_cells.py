@@ -134,15 +134,16 @@ def cells_of(
     centres, labels = np.empty((count, latents.shape[1])), np.empty(len(latents))
     turn = np.eye(latents.shape[1])
     arrays = {"centres": centres, "cells": labels, "turn": turn}
-    if not all(kept.take_numbers(name, values) for name, values in arrays.items()):
-        if count == few:
-            centres[:] = fit_kmeans(latents, count, seed=seed, passes=1)
-            labels[:] = assign_kmeans(latents, centres)
-        else:
-            fine = fit_fine_cells(latents, count, seed)
-            centres[:], labels[:], turn[:] = fine.centres, assign_all(latents, fine), fine.turn
-        for name, values in arrays.items():
-            kept.keep_numbers(name, values)
+    with kept.alone("cells"):
+        if not all(kept.take_numbers(name, values) for name, values in arrays.items()):
+            if count == few:
+                centres[:] = fit_kmeans(latents, count, seed=seed, passes=1)
+                labels[:] = assign_kmeans(latents, centres)
+            else:
+                fine = fit_fine_cells(latents, count, seed)
+                centres[:], labels[:], turn[:] = fine.centres, assign_all(latents, fine), fine.turn
+            for name, values in arrays.items():
+                kept.keep_numbers(name, values)
     label = np.full(len(latents), -1, np.int64)
     label[good] = labels[good].astype(np.int64)
     near = _nearest_cells(centres, np.bincount(label[good], minlength=count), probes)

@@ -78,7 +78,7 @@ def r2(values: Float64Array, made: Float64Array) -> float:
 def r2_with_interval(
     values: Float64Array, made: Float64Array, blocks: IntArray, rng: np.random.Generator
 ) -> tuple[float, float, float]:
-    """Return R2 and the ends of its 95 % interval, by a bootstrap of whole blocks.
+    """Return R2 and the ends of its 95 % interval, by a bootstrap of complete blocks.
 
     Args:
         values: (n, C) what was predicted.
@@ -96,14 +96,14 @@ def r2_with_interval(
 
 
 def accuracy(labels: IntArray, made: IntArray) -> float:
-    """Return the balanced accuracy of predictions (n,): the mean over the classes of the share of rows told."""
+    """Return the balanced accuracy of predictions (n,): the mean over the classes of the share of correct rows."""
     return float(np.mean([(made[labels == name] == name).mean() for name in np.unique(labels)]))
 
 
 def accuracy_with_interval(
     labels: IntArray, made: IntArray, blocks: IntArray, rng: np.random.Generator
 ) -> tuple[float, float, float]:
-    """Return the balanced accuracy and the ends of its 95 % interval, by a bootstrap of whole blocks.
+    """Return the balanced accuracy and the ends of its 95 % interval, by a bootstrap of complete blocks.
 
     Args:
         labels: (n,) from 0 up.

@@ -104,8 +104,8 @@ class Classifier:
     def error(self) -> float:
         """Return the standard error of the observed area, of training and of rows judged.
 
-        It is that of a jackknife that leaves out groups of whole blocks, of each kind (of the first set, of the second,
-        of both) at most 20, and fits the regressions again.
+        It is that of a jackknife that leaves out groups of complete blocks, of each kind (of the first set, of the
+        second, of both) at most 20, and fits the regressions again.
         """
         kinds = kinds_of_blocks(self._pool)
         own = np.empty_like(kinds)

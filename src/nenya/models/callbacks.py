@@ -7,15 +7,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, Checkpoint
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from nenya.errors import Interrupted, OutputError
 from nenya.models.checkpoint import write_torch
 from nenya.models.contrastive import ContrastiveModule
+from nenya.runtime.lightning import Callback, Checkpoint, TorchCheckpointIO, pl
 from nenya.runtime.signals import Handlers
 from nenya.runtime.trainer import ledger_of
 from nenya.storage.disk import atomic_path, write_hdf5

@@ -81,7 +81,7 @@ def register_params_stubs() -> None:
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a checkpoint of any known layout; the layout is told by the content.
+    """Read a checkpoint of any known layout; the content shows the layout.
 
     Args:
         path: A local `.pth`, `.ckpt` or `.safetensors` file.
@@ -303,7 +303,7 @@ def _scales(scaling: Tensor | None) -> bool:
 
 
 def mask_words(architecture: Mapping[str, Any]) -> str:
-    """Return what a network sees of a mask, and the options that say so, as text for errors."""
+    """Return what a network sees of a mask, and the options that set it, as text for errors."""
     if architecture.get("mask_channel", False):
         return "the network sees the mask as a second channel: set model.mask_channel=true preprocess.masked=mask"
     return "the network has no mask channel: set model.mask_channel=false preprocess.masked=nan, fill or mean"

@@ -43,7 +43,7 @@ def guided_loss(latents: Tensor, clear: Tensor) -> Tensor:
 
     Args:
         latents: (B, V, D) floating point, of length 1 along D.
-        clear: (B, V, D) of the guide for the views without clouds; their mean is what a cutout's latent shall be.
+        clear: (B, V, D) of the guide for the views without clouds; their mean is what a cutout's latent should be.
 
     Returns:
         Scalar, float32 (float64 for float64 latents); 0 for an empty batch.

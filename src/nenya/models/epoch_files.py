@@ -5,10 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import h5py
-import lightning
-import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback
 
 from nenya.data.hdf5_links import damage_named
 from nenya.data.hdf5_open import open_hdf5
@@ -18,6 +15,7 @@ from nenya.models.contrastive import ContrastiveModule
 from nenya.models.objectives.methods import described
 from nenya.options.flat import flat_name, flat_view
 from nenya.options.sections import Options
+from nenya.runtime.lightning import Callback, lightning, pl
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

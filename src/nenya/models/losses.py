@@ -42,6 +42,12 @@ def contrastive_loss(
     Raises:
         ValueError: Features or labels have the wrong shape.
         OptionError: `contrast_mode` is unknown, or a temperature is not above 0.
+
+    Examples:
+        >>> import torch
+        >>> twins = torch.eye(2)[:, None].expand(2, 2, 2)  # two cutouts, two views, two dimensions
+        >>> round(contrastive_loss(twins).item(), 4)  # twins are equal, other cutouts at right angles
+        0.0
     """
     _check(features, labels, temperature, base_temperature, contrast_mode)
     batch, views, _ = features.shape
@@ -77,7 +83,7 @@ def _check(
 
 
 def gather_views(features: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-    """Join the features of all processes, so that each computes the loss of the whole batch.
+    """Join the features of all processes, so that each computes the loss of the complete batch.
 
     The gradient flows back to the process that a row came from, summed over the processes' losses. All of
     these are the same global loss L, so a process gets world_size * dL/d(its rows); the mean over processes

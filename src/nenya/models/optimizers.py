@@ -46,7 +46,7 @@ class LARS(torch.optim.Optimizer):
         """Make a step.
 
         Args:
-            closure: computes loss and gradients anew; its result is returned.
+            closure: computes loss and gradients again; its result is returned.
         """
         loss = None
         if closure is not None:
@@ -82,9 +82,10 @@ def make_optimizer(options: Options, trained: nn.Module, *, on_gpu: bool) -> tor
     Args:
         options: `optim` is used, and the method of `loss`.
         trained: its parameters with gradients are optimised.
-        on_gpu: whether they are on a GPU, where SGD and AdamW run in one kernel.
+        on_gpu: whether they are on a GPU, where SGD and AdamW run in one kernel unless `optim.fused` says otherwise.
     """
-    o, kind, fused = options.optim, optimizer_of(options), True if on_gpu else None
+    o, kind = options.optim, optimizer_of(options)
+    fused = o.fused if o.fused is not None else True if on_gpu else None
     rate, decay = o.learning_rate, o.weight_decay
     if kind == "SGD":
         every = [parameter for parameter in trained.parameters() if parameter.requires_grad]

@@ -1,9 +1,9 @@
-"""A batch through the network in parts: the gradient of a loss of the whole batch in the memory of one part.
+"""A batch through the network in parts: the gradient of a loss of the complete batch in the memory of one part.
 
 The features of all parts are computed first, the loss is that of all of them, and backwards each part is computed again
 (GradCache: Gao, Zhang, Han and Callan 2021, arXiv:2101.06983). So losses of pairs and of statistics over the batch are
 exact too, where adding up the gradients of small batches would be another loss. Batch norms see the statistics of each
-part; a network without them has the gradient of the whole batch.
+part; a network without them has the gradient of the complete batch.
 """
 
 from collections.abc import Callable, Iterator

@@ -4,9 +4,7 @@ import logging
 import math
 from typing import Any
 
-import lightning.pytorch as pl
-from lightning.pytorch.callbacks import Callback
-
+from nenya.runtime.lightning import Callback, pl
 from nenya.runtime.process import RowProgress
 
 log = logging.getLogger(__name__)

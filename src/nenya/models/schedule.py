@@ -20,7 +20,7 @@ class Schedule:
 
     Attributes:
         learning_rate: The highest rate.
-        epochs: Length of the whole training, E.
+        epochs: Length of the complete training, E.
         cosine: Cosine instead of steps.
         warm: Warm up first.
         lr_decay_rate: Factor of a step; its cube bounds the cosine from below.

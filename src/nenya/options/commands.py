@@ -16,13 +16,16 @@ from nenya.options.figures import (
 )
 from nenya.options.masks import MaskOptions, is_bounds, numbers
 from nenya.options.sections import Options
+from nenya.options.shards import DaskOptions, ShardOptions, ShareOptions
+from nenya.options.tags import TagsOptions
 
 
 @dataclass
-class TrainOptions(Options):
+class TrainOptions(TagsOptions):
     """Options of training."""
 
-    only_with: ClassVar = {"sha256": "init_from"}
+    only_with: ClassVar = {"sha256": "init_from", "tags_sha256": "tags"}
+    trains: ClassVar[bool] = True
 
     init_from: str | None = option(None, "weights to start from")
     rows: str | None = option(
@@ -30,11 +33,15 @@ class TrainOptions(Options):
         "row list of nenya split or prune: the cutouts to train and validate on; default the partitions",
     )
     rows_sha256: str | None = option(None, "sha256 expected of the file of rows=; recorded in config.yaml", SHA256)
+    tags_sha256: str | None = option(None, "sha256 expected of the file of tags=; recorded in config.yaml", SHA256)
     resume: str | None = option(None, "a run folder to resume, or 'last'")
+    processor: str | None = option(
+        None, "processor for which trainer.precision=auto or model.layout=auto was chosen; recorded in config.yaml"
+    )
 
 
 @dataclass
-class ExtractOptions(Options):
+class ExtractOptions(ShareOptions):
     """Options of extraction."""
 
     uses: ClassVar[tuple[str, ...]] = (
@@ -45,9 +52,6 @@ class ExtractOptions(Options):
     ckpt: str | None = option(None, "weights to use; default model.weights")
     calibration: str | None = option(
         None, "calibration of these weights, for the cosine of masked cutouts; default the one beside them"
-    )
-    shard: str | None = option(
-        None, "i/n: this worker's share of the files; default from a SLURM array or a Job's index"
     )
 
 
@@ -111,7 +115,7 @@ _SIDES = ("two integers of at least 1, such as [3,1], or null", numbers(whole=Tr
 
 
 @dataclass
-class PrepareOptions(MaskOptions):
+class PrepareOptions(MaskOptions, DaskOptions):
     """Options of the preparation of cutouts; those of a recipe keep the names that users know."""
 
     uses: ClassVar[tuple[str, ...]] = ("loader.cache_dir", "loader.allow_external", "data", "out", "seed", "clobber")
@@ -172,7 +176,6 @@ class PrepareOptions(MaskOptions):
         ("a number from 0 to 1", lambda v: 0 <= v <= 1),
     )
     workers: int | None = option(None, "processes; default: one per core, at most one per granule", at_least(1))
-    dask: str | None = option(None, "address of a Dask scheduler to use instead: tcp://host:8786")
 
 
 def _is_names(value: Any) -> bool:
@@ -180,7 +183,7 @@ def _is_names(value: Any) -> bool:
 
 
 @dataclass
-class StatisticsOptions(LeastCosineOptions, PictureOptions):
+class StatisticsOptions(LeastCosineOptions, PictureOptions, TagsOptions):
     """Options of the statistics of a selection from `table` or `archive`."""
 
     uses: ClassVar[tuple[str, ...]] = ("loader", "data", "out", "clobber")
@@ -226,7 +229,7 @@ class ClustersOptions(LeastCosineOptions, CutoutPictureOptions):
 
 
 @dataclass
-class FiguresOptions(DrawnOptions, AnalysisOptions):
+class FiguresOptions(DrawnOptions, AnalysisOptions, TagsOptions):
     """Options of figures of a table and its cutouts."""
 
     uses: ClassVar[tuple[str, ...]] = ("loader", "out", "clobber")
@@ -264,7 +267,7 @@ class FiguresOptions(DrawnOptions, AnalysisOptions):
 
 
 @dataclass
-class IndexOptions(AnalysisOptions):
+class IndexOptions(AnalysisOptions, ShardOptions):
     """Options of the index of an archive."""
 
     uses: ClassVar[tuple[str, ...]] = ("loader", "data", "out", "seed", "clobber")
@@ -281,7 +284,7 @@ class IndexOptions(AnalysisOptions):
 
 
 @dataclass
-class SearchOptions(LeastCosineOptions, CutoutPictureOptions):
+class SearchOptions(LeastCosineOptions, CutoutPictureOptions, TagsOptions):
     """Options of similarity search in `data` (with `table`), `index` or `archive`."""
 
     uses: ClassVar[tuple[str, ...]] = ("model", "preprocess", "loader", "data", "out", "clobber", "sha256")
@@ -323,7 +326,7 @@ class SearchOptions(LeastCosineOptions, CutoutPictureOptions):
 
 
 @dataclass
-class MetricsOptions(LeastCosineOptions):
+class MetricsOptions(LeastCosineOptions, ShardOptions):
     """Options of the metrics of latents."""
 
     uses: ClassVar[tuple[str, ...]] = (
@@ -342,7 +345,7 @@ class MetricsOptions(LeastCosineOptions):
 
 
 @dataclass
-class EmbedOptions(LeastCosineOptions):
+class EmbedOptions(LeastCosineOptions, ShardOptions):
     """Options of UMAP embeddings."""
 
     uses: ClassVar[tuple[str, ...]] = ("loader", "data", "out", "seed", "clobber", "debug")
@@ -355,7 +358,7 @@ class EmbedOptions(LeastCosineOptions):
     n_neighbors: int = option(15, "number of neighbours of the UMAP", at_least(2))
     min_dist: float = option(0.1, "smallest distance between points of the UMAP", at_least(0))
     metric: str = option("euclidean", "distance of latents", one_of("euclidean", "cosine"))
-    approximate: bool = option(False, "place rows by an approximate, faster search")
+    approximate: bool = option(False, "search neighbours in the nearest lists of rows only: much faster")
     DT_cut: str | None = option(None, "rows in one interval of T90 - T10: DT0, DT1, DT15, DT2, DT4, DT5, DT10, all")
     alpha_cut: str | None = option(None, "rows in one interval of the spectral slope: a0, a1, a15, a2, a25, a3, a4")
 
@@ -371,12 +374,12 @@ class MigrateOptions(Options):
 
 
 @dataclass
-class PortalOptions(LeastCosineOptions):
+class PortalOptions(LeastCosineOptions, TagsOptions):
     """Options of the portal."""
 
     uses: ClassVar[tuple[str, ...]] = ("model", "preprocess", "loader", "trainer", "data", "seed", "clobber", "sha256")
     positional: ClassVar = "table"
-    only_with: ClassVar = {"version": "archive_dir", "sample": "export", "sha256": "ckpt"}
+    only_with: ClassVar = {"version": "archive_dir", "sample": "export", "page_mb": "export", "sha256": "ckpt"}
 
     archive_dir: str | None = option(None, "an archive of nenya update, instead of table=")
     version: str | None = option(None, "model version of the archive, if it has several")
@@ -397,7 +400,8 @@ class PortalOptions(LeastCosineOptions):
         one_of("auto", "local", "any", "none"),
     )
     export: str | None = option(None, "write a static page to this folder, for use without a server, and exit")
-    sample: int = option(20_000, "rows in the exported page", at_least(100))
+    sample: int = option(20_000, "rows in the exported page", within(100, 200_000))
+    page_mb: int = option(200, "largest exported page, thumbnails included, MB", at_least(1))
     views: bool | None = option(None, "whether visitors save named views beside the table; default: on 127.0.0.1 only")
 
 
@@ -409,7 +413,7 @@ _PLAIN_NAME = (
 
 
 @dataclass
-class UpdateOptions(PrepareOptions):
+class UpdateOptions(PrepareOptions, ShareOptions):
     """Options of updates of an archive; those that affect the results are fixed by the first call."""
 
     uses: ClassVar[tuple[str, ...]] = ("model", "preprocess", "loader", "trainer", "seed", "sha256")

@@ -21,7 +21,12 @@ def config_dir() -> Path:
 
 
 def model_versions() -> list[str]:
-    """Return the names of the known model versions."""
+    """Return the names of the known model versions.
+
+    Examples:
+        >>> {"v5", "ocean", "demo"} <= set(model_versions())
+        True
+    """
     return sorted(p.stem for p in (config_dir() / "model").glob("*.yaml"))
 
 

@@ -37,7 +37,10 @@ def colours_for(categories: Categories, cmap: str | None = None) -> list[Any]:
 
 
 def class_colours(classes: Classes) -> list[str]:
-    """Return a colour for each of some classes, as `#rrggbb`: those of `colours_for`, again from the first one on."""
+    """Return a colour for each of some classes, as `#rrggbb`: those of `colours_for`, again from the first one on.
+
+    Rows that belong to no cluster are grey.
+    """
     count = len(classes.values)
     if classes.kind == "cycle":
         cycle = CYCLIC[classes.name]
@@ -45,7 +48,9 @@ def class_colours(classes: Classes) -> list[str]:
     elif classes.kind == "order":
         found = list(colour_map(VALUES)(np.linspace(*_ENDS, count)))
     else:
-        found = [CATEGORIES[k % len(CATEGORIES)] for k in range(count)]
+        kept = [code for code in range(count) if code != classes.noise]
+        of_kept = {code: CATEGORIES[k % len(CATEGORIES)] for k, code in enumerate(kept)}
+        found = [of_kept.get(code, REST) for code in range(count)]
     return [to_hex(colour) for colour in found]
 
 

@@ -97,7 +97,7 @@ def draw_strata(rows: "pd.DataFrame", path: Path) -> None:
     labels = list(dict.fromkeys(rows["label"]))[::-1]
     kinds = list(dict.fromkeys(rows["measured"]))
     figure = Figure(figsize=(9.0, 1.4 + 0.32 * len(labels)), layout="constrained")
-    axes = figure.add_subplot(xlabel="AUC of the classifier (0.5: the same)", title="Whole and strata")
+    axes = figure.add_subplot(xlabel="AUC of the classifier (0.5: the same)", title="All rows and strata")
     for number, kind in enumerate(kinds):
         part = rows[rows["measured"] == kind]
         place = np.array([labels.index(label) for label in part["label"]]) - 0.2 * (number - (len(kinds) - 1) / 2)

@@ -15,12 +15,12 @@ NOTES = (
     "Coverage of a: the share of rows of a that have a row of b within the ball to their k-th nearest neighbour "
     "in a. Density around a: the mean number of balls of a that a row of b lies in, over k; about 1 for sets of "
     "the same kind (Naeem et al. 2020). Rows of the same block are no neighbours. density is the mean of the two.",
-    "p: share of permutations of whole blocks, with equal values ranked at random, that are at least as far from "
+    "p: share of permutations of complete blocks, with equal values ranked at random, that are at least as far from "
     "the null; for density on either side. expected: mean of the permutations. q: false discovery rate over "
     "strata (Benjamini and Hochberg 1995).",
-    "Intervals are for blocks of both sets drawn anew (jackknives that leave out whole blocks); where a set is larger "
-    "than the sample, they include the error of the sample. Those of AUC, coverage and density are of the value that "
-    "sets of this size have on average.",
+    "Intervals are for blocks of both sets drawn again (jackknives that leave out complete blocks); where a set is "
+    "larger than the sample, they include the error of the sample. Those of AUC, coverage and density are of the value "
+    "that sets of this size have on average.",
     "density_ratio: how many times denser its own set is around a cutout than the other one, from its nearest "
     "cutouts of other blocks in samples of both.",
     "Matched pairs: closer is the share of random pairs, of rows of other blocks in the same stratum, that are "

@@ -29,7 +29,7 @@ def draw_statistics(
     least: int = 5,
     style: Style | None = None,
 ) -> Figure:
-    """Draw positions and dates of a selection, and its differences from the whole table.
+    """Draw positions and dates of a selection, and its differences from the complete table.
 
     Maps show the number of selected rows in a cell, and their share of all rows there: counts over effort.
 
@@ -109,7 +109,7 @@ def _histograms(part: Any, statistics: SelectionStatistics) -> None:
 
 
 def _regions(axes: Any, table: "pd.DataFrame") -> None:
-    """Draw each region's share over that of the whole, with its interval, on a logarithmic axis."""
+    """Draw each region's share over that of all rows, with its interval, on a logarithmic axis."""
     shown = table[table["ratio"] > 0]
     place = np.arange(len(shown))[::-1]
     ratio = shown["ratio"].to_numpy()

@@ -26,7 +26,7 @@ PROJECTIONS = ("plain", "equal_earth", "mollweide", "hammer", "robinson", "north
 _DPI = 200
 _INCHES = (0.5, 40.0)
 _BODY = 8.0  # points, of text in the columns of a page
-_LOCK = threading.RLock()  # matplotlib's settings belong to the whole process
+_LOCK = threading.RLock()  # matplotlib's settings belong to the complete process
 
 
 @dataclass(frozen=True)

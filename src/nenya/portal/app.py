@@ -10,16 +10,18 @@ from bokeh.events import RangesUpdate, SelectionGeometry, Tap
 from bokeh.models import Div, InlineStyleSheet, TextInput
 
 from nenya.errors import NenyaError, OptionError
-from nenya.portal import words
+from nenya.portal import pair_words, words
 from nenya.portal.categories import colour_choices
 from nenya.portal.dataset import Dataset
 from nenya.portal.jobs import Pools
 from nenya.portal.pages import text_of
 from nenya.portal.question import condition_words
+from nenya.portal.quick import orders_of, quick_actions
 from nenya.portal.saved import SavedViews
 from nenya.portal.session import Session
 from nenya.portal.state import TABS, View, read_view
 from nenya.portal.theme import Theme
+from nenya.portal.time_panel import add_time, time_settings
 from nenya.portal.views import Histogram
 from nenya.portal.work import ORDERS
 from nenya.tables.quantities import title_of
@@ -27,8 +29,20 @@ from nenya.tables.quantities import title_of
 log = logging.getLogger(__name__)
 
 _WIDEST = 340  # pixels of a menu
-_CLASSED = ("facts", "table", "stats", "near_note", "near_list", "legend", "saved", "card", "gallery_note")
-_TITLES = ("Gallery", "Table", "Statistics", "Add filter", "New image", "Download")
+_CLASSED = (
+    "facts",
+    "table",
+    "stats",
+    "tags",
+    "against",
+    "near_note",
+    "near_list",
+    "legend",
+    "saved",
+    "card",
+    "gallery_note",
+)
+_TITLES = ("Gallery", "Table", "Statistics", "Add filter", "New image", "Download", "Tags", "A/B")
 
 
 class _Page(pn.Template):  # type: ignore[misc]  # Panel's types are not read
@@ -93,6 +107,8 @@ def make_page(
     _add_texts(page, session)
     _add_figures(page, session)
     _add_widgets(page, session)
+    if session.dates is not None:
+        add_time(page, session)
     columns = dataset.columns
     variables: dict[str, Any] = {
         "dark": theme.dark,
@@ -105,10 +121,15 @@ def make_page(
         "latents": dataset.latents is not None,
         "upload": can_upload,
         "limit_mb": limit_mb,
+        "time": time_settings(session),
+        "quick": quick_actions(dataset),
         "tabs": list(zip(TABS, _TITLES, strict=True)),
         "saved": saved is not None,
+        "tags": dataset.tags is not None,
+        "tagging": dataset.tags is not None and dataset.tags.writable,
         "notes": dataset.notes,
         "words": condition_words(columns),
+        "samples": pair_words.choices(),
         "numbers": [
             (n, title_of(n)) for n in [*columns.metrics(), *[p for p in ("lon", "US0", "US1") if p in columns]]
         ],
@@ -116,6 +137,7 @@ def make_page(
     }
     page.add_variable("nenya", variables)
 
+    session.follow_tags()
     session.refresh()
     if view.row is not None:
         session.draw_primary()
@@ -138,6 +160,8 @@ def _unwanted(session: Session) -> frozenset[str]:
         names.add("histograms")
     if session.saved is None:
         names.add("saved")
+    if session.dataset.tags is None:
+        names.add("tags")
     return frozenset(names)
 
 
@@ -173,6 +197,7 @@ def _add_texts(page: Any, session: Session) -> None:
 
     def changed() -> None:
         link.value = f"{session.selection.step}|{session.tab}|{session.selection.view.to_text()}"
+        session.tell_time()
 
     session.changed = changed
 
@@ -274,14 +299,13 @@ def wide(options: Iterable[str]) -> dict[str, int]:
 
 
 def _add_widgets(page: Any, session: Session) -> None:
-    view, metrics = session.selection.view, session.dataset.columns.metrics()
+    view = session.selection.view
     look = {"stylesheets": [text_of("widget.css")], "margin": (0, 4)}
     choices = colour_choices(session.dataset)
     colour = pn.widgets.Select(options=choices, value=view.colour, **wide(choices), **look)
     colour.param.watch(lambda event: session.set_colour(event.new), "value")
     orders: dict[str, tuple[str, bool]] = {name: (name, False) for name in ORDERS}
-    for name in metrics:
-        orders |= {f"{title_of(name)}, high first": (name, True), f"{title_of(name)}, low first": (name, False)}
+    orders |= orders_of(session.dataset.columns)
     order = pn.widgets.Select(options=list(orders), value=_order_of(view, orders), **wide(orders), **look)
     order.param.watch(lambda event: session.set_order(*orders[event.new]), "value")
     scales = {"shared colour scale": "shared", "own colour scales": "own"}
@@ -300,7 +324,7 @@ def _add_widgets(page: Any, session: Session) -> None:
     span = pn.widgets.RangeSlider(
         label="colours (K)", start=-1.0, end=1.0, value=(-1.0, 1.0), step=0.01, sizing_mode="stretch_width", **look
     )
-    span.param.watch(lambda event: session.primary.mapper.update(low=event.new[0], high=event.new[1]), "value")
+    span.param.watch(lambda event: session.primary.colour_between(*event.new), "value")
 
     def span_changed(value: tuple[float, float], ends: tuple[float, float]) -> None:
         step = max((ends[1] - ends[0]) / 200, 1e-4)

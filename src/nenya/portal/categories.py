@@ -1,6 +1,6 @@
 """Colours by classes, such as clusters, regions and months: choices, legend with counts, names on the UMAP."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from nenya.portal.pages import part
 from nenya.portal.pictures import Extent
 from nenya.portal.state import PLANES, Filter, make_category, make_range
 from nenya.portal.views import mean_of
+from nenya.portal.work import picked
 from nenya.tables.categories import LABELS
 from nenya.tables.classes import Classes, apart, centres
 from nenya.tables.quantities import title_of
@@ -27,14 +28,12 @@ class Legend:
     Attributes:
         classes: of all rows.
         selected: (K,), selected rows of each.
-        whole: (K,), all rows of each.
         x: (K,), their median positions in the UMAP; empty without one.
         y: (K,).
     """
 
     classes: Classes
     selected: NDArray[np.int64]
-    whole: NDArray[np.int64]
     x: NDArray[np.float64]
     y: NDArray[np.float64]
 
@@ -43,7 +42,11 @@ def colour_choices(dataset: Dataset) -> dict[str, str]:
     """Return the names of what can be shown by colours, and their values in a view; classes are not averaged."""
     columns = dataset.columns
     classes = columns.class_names()
-    means = {mean_of(title_of(name)): name for name in columns.metrics() if name not in classes and name not in LABELS}
+    means = {
+        mean_of(title_of(name), columns.scale(name)): name
+        for name in columns.metrics()
+        if name not in classes and name not in LABELS
+    }
     return {"number of cutouts": "count", **{title_of(name): name for name in classes}, **means}
 
 
@@ -56,11 +59,14 @@ def make_legend(dataset: Dataset, filters: tuple[Filter, ...], name: str, ticket
     known = classes
 
     def make() -> Legend:
-        mask = dataset.masks.all_of(filters, lambda: ticket.tick(0.1))
+        rows = picked(dataset, filters, ticket)
+        some = known if rows is None else replace(known, codes=known.codes[rows])
         x = y = np.empty(0)
         if all(axis in columns for axis in PLANES["umap"]):
-            x, y = centres(columns.values("US0"), columns.values("US1"), known, mask)
-        return Legend(known, known.counts(mask), known.counts(), x, y)
+            across, up = PLANES["umap"]
+            places = (columns.values(across), columns.values(up))
+            x, y = centres(*(places if rows is None else (places[0][rows], places[1][rows])), some)
+        return Legend(known, some.counts(), x, y)
 
     return dataset.shared.get(("legend", filters, name), make)
 
@@ -74,19 +80,18 @@ def legend_text(legend: Legend | None) -> str:
     """Return the legend of a figure; a click on a class selects its rows."""
     if legend is None:
         return ""
-    lines = zip(colours(legend.classes), legend.classes.labels, legend.selected.tolist(), strict=True)
-    return part(
-        "legend",
-        title=title_of(legend.classes.name),
-        lines=[(code, colour, label, f"{count:,}") for code, (colour, label, count) in enumerate(lines)],
-    )
+    shown, labels, noise = colours(legend.classes), legend.classes.labels, legend.classes.noise
+    codes = sorted(range(len(labels)), key=lambda code: (code == noise, code))  # what belongs to none comes last
+    lines = [(code, shown[code], labels[code], f"{legend.selected[code]:,}") for code in codes]
+    return part("legend", title=title_of(legend.classes.name), lines=lines)
 
 
 def names_on(legend: Legend | None, extent: Extent) -> tuple[list[float], list[float], list[str]]:
     """Return positions and names of the classes that have room in the UMAP."""
     if legend is None or not len(legend.x) or legend.classes.kind != "names":
         return [], [], []
-    codes = apart(legend.x, legend.y, legend.selected, extent)[:_MOST_NAMES]
+    codes = [code for code in apart(legend.x, legend.y, legend.selected, extent) if code != legend.classes.noise]
+    codes = codes[:_MOST_NAMES]
     labels = [legend.classes.labels[code][:_LONGEST] for code in codes]
     return legend.x[codes].tolist(), legend.y[codes].tolist(), labels
 

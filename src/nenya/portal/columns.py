@@ -1,6 +1,6 @@
 """Columns of a table for the portal: values, which can be drawn, and histogram bins."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,20 +12,29 @@ from nenya.errors import InputFileError, NenyaError
 from nenya.io import read_table
 from nenya.storage.table_files import check_arrow, check_table
 from nenya.storage.texts import first_words
-from nenya.tables.classes import Classes, classes_of_numbers, classes_of_texts
+from nenya.tables.classes import Classes, classes_of_numbers, classes_of_tags, classes_of_texts
 from nenya.tables.comparison import NO_DATE
 from nenya.tables.granules import GRANULE, SOURCES, granules
 from nenya.tables.key_columns import COLUMNS
+from nenya.tables.over_time import Units, units_of
 from nenya.tables.place_and_time import other_names
-from nenya.tables.quantities import DIFFERENCE, TERMS, dt_name
+from nenya.tables.quantities import DIFFERENCE, TERMS, dt_name, quantity_of
+from nenya.tables.tags import COLUMN as TAG
+from nenya.tables.tags import tags_in
 
 FloatArray = NDArray[np.float32]
 
 BINS = 48
 """Bins of a histogram; the code `BINS` marks missing values."""
 
+NO_MONTH = np.iinfo(np.int16).min
+"""The month of a row without a date."""
+_MOST_YEARS = 2500  # from 1970, which int16 holds as months
+
 _FIRST = ("DT", "slope", "alpha", "zonal_slope", "LL", "month", "year", "lat", "clear_fraction", "mean_temperature")
 _KEYS = (*COLUMNS, "row", "col", "UID", "field_size", "lon", "US0", "US1", "index")
+_LOOKED_AT = 200_000  # rows by which a scale is chosen
+_WIDE = 300  # ratio of large values to small ones, without a unit, above which they are told apart by their logarithms
 _MOST_CATEGORIES = 64
 _DICTIONARY_SHARE = 0.5  # strings with more distinct values are not encoded as a dictionary
 
@@ -40,6 +49,7 @@ class Binned:
         codes: (N,) uint8, bin of each row; values outside the edges in the outermost bins, BINS if missing.
         counts: (BINS,) int64, of all rows.
         whole: whether the values are integers, such as months.
+        log: whether the bins are even on a logarithmic axis.
     """
 
     name: str
@@ -47,6 +57,7 @@ class Binned:
     codes: NDArray[np.uint8]
     counts: NDArray[np.int64]
     whole: bool
+    log: bool = False
 
 
 def read_arrow(path: Path) -> Any:
@@ -114,6 +125,8 @@ class Columns:
         table: the table.
         rows: number of rows N.
         missing: views that cannot be shown -> columns that they lack.
+        version: rises with each change of the tags; what was computed before is out of date.
+        tagged: whether the column of tags is that of the portal, which changes while it runs.
     """
 
     def __init__(self, table: Any) -> None:
@@ -131,7 +144,9 @@ class Columns:
         self.names: list[str] = list(table.column_names)
         self._floats: dict[str, FloatArray] = {}
         self._binned: dict[str, Binned] = {}
+        self._scales: dict[str, str] = {}
         self._classes: dict[str, Classes | None] = {}
+        self.version, self.tagged = 0, False
         self._derive()
         self.missing = {
             view: lacking
@@ -141,6 +156,25 @@ class Columns:
 
     def __contains__(self, name: object) -> bool:
         return name in self.names or name in self._floats
+
+    def set_tags(self, codes: NDArray[np.int32], labels: tuple[str, ...]) -> None:
+        """Set the column of tags.
+
+        Args:
+            codes: (N,), the number of each row's combination of tags, -1 for none.
+            labels: the combinations.
+        """
+        import pyarrow as pa
+
+        indices = pa.array(np.maximum(codes, 0), pa.int32(), mask=codes < 0)
+        column = pa.chunked_array([pa.DictionaryArray.from_arrays(indices, pa.array(labels, pa.string()))])
+        place = self.table.column_names.index(TAG) if TAG in self.table.column_names else None
+        self._classes[TAG] = classes_of_tags(codes, labels)
+        if place is None:
+            self.table, self.names = self.table.append_column(TAG, column), [*self.names, TAG]
+        else:
+            self.table = self.table.set_column(place, TAG, column)
+        self.version, self.tagged = self.version + 1, True
 
     def _derive(self) -> None:
         """Add DT, month and year if the table has their sources, and wrap longitudes to [-180, 180)."""
@@ -191,12 +225,29 @@ class Columns:
     @property
     def months(self) -> NDArray[np.int64]:
         """The month of each row, (N,) int64, for `nenya.tables.comparison.compare_dates`."""
-        months = np.full(self.rows, NO_DATE)
+        numbers = self.month_numbers
+        return np.where(numbers == NO_MONTH, NO_DATE, numbers.astype(np.int64))
+
+    @cached_property
+    def month_numbers(self) -> NDArray[np.int16]:
+        """The month of each row, counted from January 1970, (N,) int16; `NO_MONTH` if unknown."""
+        months = np.full(self.rows, NO_MONTH, np.int16)
         if "month" in self and "year" in self:
             month, year = self.values("month"), self.values("year")
-            known = np.isfinite(month) & np.isfinite(year)
-            months[known] = 12 * (year[known].astype(np.int64) - 1970) + month[known].astype(np.int64) - 1
+            known = np.isfinite(month) & (np.abs(year - 1970) < _MOST_YEARS)
+            months[known] = (12 * (year[known] - 1970) + month[known] - 1).astype(np.int16)
         return months
+
+    @cached_property
+    def dates(self) -> tuple[int, int] | None:
+        """The first and the last month of a row, counted from January 1970; None without dates."""
+        known = self.month_numbers[self.month_numbers != NO_MONTH]
+        return (int(known.min()), int(known.max())) if len(known) else None
+
+    @cached_property
+    def units(self) -> Units:
+        """The rows grouped by granule and month."""
+        return units_of(self.month_numbers, NO_MONTH, self.granules)
 
     def is_text(self, name: str) -> bool:
         """Return whether a column of the table holds strings."""
@@ -252,11 +303,19 @@ class Columns:
         """Return the string columns with few distinct values, and these values."""
         found = {}
         for name in self.names:
-            if self.is_text(name):
+            if self.is_text(name) and not (name == TAG and self.tagged):
                 array = self.table.column(name).chunk(0)
                 if hasattr(array, "dictionary") and 2 <= len(array.dictionary) <= _MOST_CATEGORIES:
                     found[name] = sorted(str(value) for value in array.dictionary.to_pylist() if value is not None)
         return found
+
+    def may_hold(self, name: str, values: tuple[str, ...]) -> bool:
+        """Return whether a column of few strings has all the given ones; a tag may be given at any time.
+
+        Raises:
+            KeyError: There is no such column.
+        """
+        return (name == TAG and self.tagged) or set(values) <= set(self.categories()[name])
 
     def classes(self, name: str) -> Classes | None:
         """Return the classes of a column that holds a few integers or strings; None for other columns."""
@@ -272,12 +331,14 @@ class Columns:
 
     def class_names(self) -> list[str]:
         """Return the columns of classes, those of numbers first."""
-        return [name for name in (*self.metrics(), *self.categories()) if self.classes(name) is not None]
+        own = [TAG] if self.tagged else []
+        return [*own, *(name for name in (*self.metrics(), *self.categories()) if self.classes(name) is not None)]
 
     def has_value(self, name: str, values: tuple[str, ...]) -> NDArray[np.bool_]:
         """Return which rows have one of the given strings in a column: (N,) bool."""
         array = self.table.column(name).chunk(0)
-        wanted = np.array([str(value) in values for value in array.dictionary.to_pylist()] + [False])
+        texts = [tags_in(str(v)) if name == TAG else [str(v)] for v in array.dictionary.to_pylist()]
+        wanted = np.array([not {*values}.isdisjoint(text) for text in texts] + [False])
         codes = array.indices.fill_null(len(wanted) - 1).to_numpy(zero_copy_only=False)
         return np.asarray(wanted[codes])
 
@@ -287,15 +348,39 @@ class Columns:
             self._binned[name] = _bin(name, self.values(name))
         return self._binned[name]
 
+    def scale(self, name: str) -> str:
+        """Return how the values of a column are best told apart: `linear`, `log` or `ratio`; see `Quantity.scale`."""
+        if name not in self._scales:
+            wanted, values = quantity_of(name).scale, self.values(name)
+            some = values[:: max(1, self.rows // _LOOKED_AT)]
+            some = some[np.isfinite(some)]
+            if not len(some) or not np.fmin.reduce(values) > 0:
+                wanted = "linear"  # there is no logarithm of 0
+            elif wanted == "linear" and not quantity_of(name).unit:
+                low, high = np.quantile(some, (0.02, 0.98))
+                wanted = "log" if high > _WIDE * low else "linear"
+            self._scales[name] = wanted
+        return self._scales[name]
+
+    def charted(self, name: str) -> Binned:
+        """Return a column binned for its histogram, evenly on the axis that suits it."""
+        if self.scale(name) == "linear":
+            return self.binned(name)
+        key = f"{name} by its logarithm"
+        if key not in self._binned:
+            found = _bin(name, np.log10(self.values(name)))
+            self._binned[key] = replace(found, edges=10**found.edges, log=True)
+        return self._binned[key]
+
     def same_granule(self, row: int) -> NDArray[np.bool_]:
         """Return which rows are of the same granule, a time of a file, as one; (N,) bool."""
         same = np.zeros(self.rows, bool)
         same[row] = True
-        codes = self._granules
+        codes = self.granules
         return same if codes is None else same | ((codes == codes[row]) & (codes >= 0))
 
     @cached_property
-    def _granules(self) -> NDArray[np.int64] | None:
+    def granules(self) -> NDArray[np.int64] | None:
         """Number of the granule of each row, (N,); None if the table does not say."""
         names = [name for name in (GRANULE, *SOURCES) if name in self.names]
         if GRANULE in names and not self.table.column(GRANULE).null_count:

@@ -2,7 +2,7 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,7 +16,9 @@ from nenya.data.cutouts import CutoutReader, inspect_cutouts
 from nenya.errors import OptionError
 from nenya.latents.files import Latents
 from nenya.portal.columns import Columns
-from nenya.portal.state import PLANES, BoolArray, Filter, Masks
+from nenya.portal.masks import Masks
+from nenya.portal.state import PLANES, BoolArray, Filter
+from nenya.portal.tag_book import TagBook
 from nenya.storage.paths import fetch, find_sources
 from nenya.tables.key_columns import COLUMNS, Keys, read_keys
 from nenya.tables.keys import cutout_parts, join
@@ -29,6 +31,7 @@ IntArray = NDArray[np.integer]
 T = TypeVar("T")
 
 _KEPT_BYTES = 2**26  # bytes of cutouts in memory
+_AT_ONCE = 16  # cutouts read at once
 _TRIED = 200  # rows on which a projector is tested
 _SAME_MAP = 0.05  # as a fraction of the extent of the UMAP
 
@@ -42,6 +45,9 @@ class Shared:
 
     Args:
         most: bytes of arrays to keep.
+
+    Attributes:
+        version: returns that of the data; results of another one are not returned.
     """
 
     def __init__(self, most: int = 2**26) -> None:
@@ -49,9 +55,11 @@ class Shared:
         self._lock = threading.Lock()
         self._kept: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
         self._made: dict[Hashable, threading.Lock] = {}
+        self.version: Callable[[], int] = int
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
         """Return the result of a key, computed if needed; concurrent callers wait. It must not be changed."""
+        key = self.version(), key
         with self._lock:
             making = self._made.setdefault(key, threading.Lock())
         with making:
@@ -121,19 +129,26 @@ class Cutouts:
         self.missing = sum(joined.lost.values())
         self._kept: OrderedDict[int, FloatArray] = OrderedDict()
 
-    def of(self, rows: IntArray, tick: Callable[[float], None] = lambda _: None) -> list[FloatArray | None]:
+    def order(self, rows: IntArray) -> IntArray:
+        """Return rows in the order in which the files hold their cutouts, in which they are read fastest."""
+        return rows[np.argsort(self._number[rows], kind="stable")]
+
+    def of(
+        self, rows: IntArray, tick: Callable[[float], None] = lambda _: None, at_once: int = _AT_ONCE
+    ) -> list[FloatArray | None]:
         """Return the cutouts of rows, each (H, W) float32, or None if no file has it.
 
         Args:
             rows: of the table, in any order.
             tick: called with the fraction done; an exception from it ends the work.
+            at_once: cutouts read between two calls of `tick`.
 
         Raises:
             InputFileError: A file is damaged.
         """
         numbers = self._number[rows]
         todo = np.array([n for n in np.unique(numbers[numbers >= 0]).tolist() if n not in self._kept], np.int64)
-        for done, (reader, places, some) in enumerate(groups := self._groups(todo)):
+        for done, (reader, places, some) in enumerate(groups := self._groups(todo, at_once)):
             tick(done / len(groups))
             with self._lock:
                 images = reader.read_rows(places)[:, 0]
@@ -157,13 +172,13 @@ class Cutouts:
             found.append(None if mask is None else mask[0])
         return found
 
-    def _groups(self, numbers: IntArray) -> list[tuple[CutoutReader, IntArray, IntArray]]:
+    def _groups(self, numbers: IntArray, at_once: int) -> list[tuple[CutoutReader, IntArray, IntArray]]:
         """Return reader, rows in its partition and indices (increasing) of cutouts, a few at a time."""
         parts = np.searchsorted(self._starts, numbers, side="right") - 1
         result = []
         for part in np.unique(parts).tolist():
             own = numbers[parts == part]
-            for some in np.split(own, range(16, len(own), 16)):
+            for some in np.split(own, range(at_once, len(own), at_once)):
                 result.append((self._readers[part], some - self._starts[part], some))
         return result
 
@@ -176,6 +191,8 @@ class Dataset:
         latents: of its rows, if given.
         images: cutout files of its rows.
         projector: of the table's US0 and US1, if given.
+        in_order: which of `latents` and `images` have one row for each row of the table, in its order; the others are
+            joined by their keys.
 
     Attributes:
         columns: of the table.
@@ -188,6 +205,7 @@ class Dataset:
         files: their stamps when opened.
         first: filters with which pages begin.
         notes: sentences on parts that cannot be shown, with reasons.
+        tags: of the table's cutouts; None where they are neither shown nor given.
     """
 
     def __init__(
@@ -196,20 +214,26 @@ class Dataset:
         latents: Latents | None = None,
         images: Sequence[Path] = (),
         projector: "Projector | None" = None,
+        in_order: Collection[str] = (),
     ) -> None:
         self.files: dict[Path, Stamp] = {}
         self.first: tuple[Filter, ...] = ()
         self.projector = projector
         self.columns, self.masks, self.shared = columns, Masks(columns), Shared()
-        keys = None
-        if images or latents is not None:
-            keys = read_keys(columns.table.select([name for name in COLUMNS if name in columns.names]).to_pandas())
-        self.cutouts = Cutouts(keys, images) if keys is not None and images else None
+        self.shared.version = lambda: columns.version
+        self.tags: TagBook | None = None
+        given = {name for name, there in (("latents", latents is not None), ("images", bool(images))) if there}
+        own = np.arange(columns.rows)
+        keys = Keys(None, np.zeros(len(own), np.int32), np.zeros(len(own), np.int8), own)
+        by_name = keys
+        if given - set(in_order):
+            by_name = read_keys(columns.table.select([name for name in COLUMNS if name in columns.names]).to_pandas())
+        self.cutouts = Cutouts(keys if "images" in in_order else by_name, images) if images else None
         self.latents = latents
         self.latent_of = np.full(columns.rows, -1, np.int64)
         self.row_of, repeated = np.empty(0, np.int64), 0
-        if latents is not None and keys is not None:
-            joined = latents.join(keys)
+        if latents is not None:
+            joined = latents.join(keys if "latents" in in_order else by_name)
             self.latent_of, self.row_of = joined.number, joined.first_rows(len(latents))
             repeated = joined.repeated
         self.notes = [
@@ -261,7 +285,7 @@ class Dataset:
     def warm(self) -> None:
         """Compute the results needed by the first view."""
         for name in self.columns.metrics():
-            self.columns.binned(name)
+            self.columns.charted(name)
         self.columns.class_names()
 
     def first_rows(self) -> NDArray[np.int64]:

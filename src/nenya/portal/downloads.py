@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from nenya.portal import pictures
 from nenya.portal.session import Session
-from nenya.portal.theme import ANOMALY
+from nenya.portal.state import Filter
+from nenya.portal.theme import anomaly
 from nenya.portal.words import filter_text
 from nenya.tables.quantities import label_of
 
@@ -157,13 +159,20 @@ def gallery_png(session: Session, tick: Tick) -> Iterator[bytes]:
         return
     mapper, view, rows = session.gallery.mapper, session.selection.view, session.dataset.columns.rows
     own = view.scale == "own"
-    filters = "; ".join(filter_text(item) for item in view.filters) or "no filter"
+    filters = _said(view.filters)
     order = f"{view.order}{', high first' if view.descending else ''}"
     caption = [f"{session.name}: {len(session.ordered):,} of {rows:,} cutouts ({filters})", f"order: {order}"]
+    if session.pair is not None:
+        a, b = _said(session.pair.a), _said(session.pair.b)
+        caption[0] = f"{session.name}: cutouts of A ({a}), then of B ({b})"
     if own:
         caption.append("each cutout scaled from its 1st to its 99th percentile")
     span = None if own else (float(mapper.low), float(mapper.high))
     yield _with_legend(session.gallery_picture, span, caption)
+
+
+def _said(filters: tuple[Filter, ...]) -> str:
+    return "; ".join(filter_text(item) for item in filters) or "no filter"
 
 
 def _with_legend(picture: np.ndarray[Any, Any], span: tuple[float, float] | None, caption: list[str]) -> bytes:
@@ -177,9 +186,14 @@ def _with_legend(picture: np.ndarray[Any, Any], span: tuple[float, float] | None
     figure = Figure(figsize=((wide + bar) / _DPI, (tall + foot) / _DPI), dpi=_DPI)
     low = foot / (tall + foot)
     axes = figure.add_axes((0, low, wide / (wide + bar), tall / (tall + foot)))
-    limits = span or (0.0, 1.0)
+    limits = span or pictures.own_range(picture)
     shown = axes.imshow(
-        picture, cmap=ListedColormap(ANOMALY), vmin=limits[0], vmax=limits[1], interpolation="nearest", aspect="auto"
+        picture,
+        cmap=ListedColormap(anomaly(*limits)),
+        vmin=limits[0],
+        vmax=limits[1],
+        interpolation="nearest",
+        aspect="auto",
     )
     axes.set_axis_off()
     if span:

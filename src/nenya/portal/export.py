@@ -1,60 +1,56 @@
 """Export of the portal to a folder that any browser shows without a server."""
 
-import json
+import logging
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
-import bokeh
 import numpy as np
-from bokeh.core.json_encoder import serialize_json
-from bokeh.document import Document
-from bokeh.embed.util import standalone_docs_json_and_render_items
-from bokeh.models import ColumnDataSource, TapTool
 from numpy.typing import NDArray
 
-from nenya.errors import NenyaError, OutputError
+from nenya.errors import NenyaError, OptionError, OutputError
 from nenya.options.commands import PortalOptions
-from nenya.portal import pages, pictures
+from nenya.portal import pages, static_near, thumbnails
 from nenya.portal.dataset import Dataset
-from nenya.portal.png import coloured
-from nenya.portal.state import PLANES
-from nenya.portal.theme import Theme, plain
-from nenya.portal.views import Histogram, Plane
-from nenya.portal.work import cells_for
+from nenya.portal.static_rows import MOST_COLUMNS, encoded, page_id, rows_of
 from nenya.storage.disk import sweep, temporary_name
 from nenya.storage.small_files import refuse_link
 from nenya.storage.texts import shown
-from nenya.tables.quantities import title_of
+
+log = logging.getLogger(__name__)
 
 IntArray = NDArray[np.int64]
 
-_CHARTS = 8
-_SHEET = (10, 6)
-_INDEX, _RANDOM, _LOW, _HIGH = "index.html", "random", "low_dt", "high_dt"
-_PAGE = {_INDEX, *(f"{key}.png" for key in (_RANDOM, _LOW, _HIGH))}
-
-_BOKEH = Path(bokeh.__file__).parent / "server/static/js"
+_INDEX = "index.html"
+_FILES = re.compile(r"index\.html|thumbs_\d{4}\.png|(random|low_dt|high_dt)\.png")  # the last ones are of older pages
+_SCRIPTS = ("static_data", "static_figures", "static_near", "static_tags", "static_lists", "static_page")
+_TRIED = 200  # thumbnails that tell the size of all
+_ALWAYS = 150_000  # bytes of scripts, coastlines and densities, about
 
 
 def write_page(dataset: Dataset, folder: Path, name: str, options: PortalOptions) -> Path:
-    """Write a folder with `index.html` and sheets of cutouts; everything else is inlined.
+    """Write a folder with `index.html` and sheets of thumbnails; everything else is inlined.
 
     Args:
         dataset: the data to show.
         folder: created; it is either absent or complete.
         name: of the table.
-        options: `sample`, `seed` and `clobber` are used.
+        options: `sample`, `page_mb`, `seed` and `clobber` are used.
 
     Returns:
         The path of the page.
 
     Raises:
+        OptionError: The page would be larger than `page_mb`.
         OutputError: The folder exists (without clobber), or cannot be written.
     """
     sweep(folder.parent)
     _check_place(folder, clobber=options.clobber)
+    rows = _sample(dataset, options)
+    span = thumbnails.range_of(dataset.cutouts, rows, options.seed) if dataset.cutouts is not None else (-1.0, 1.0)
+    _say_size(dataset, rows, span, options)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -62,8 +58,8 @@ def write_page(dataset: Dataset, folder: Path, name: str, options: PortalOptions
     temporary = temporary_name(folder)
     try:
         temporary.mkdir()
-        sheets = _write_sheets(dataset, temporary, options.seed)
-        (temporary / _INDEX).write_text(_page(dataset, name, options, sheets))
+        pictures = _write_thumbnails(dataset, rows, span, temporary)
+        (temporary / _INDEX).write_text(_page(dataset, name, rows, pictures))
         old = temporary_name(folder)  # a kill leaves the old page or the new one, never a part
         if folder.exists():
             os.replace(folder, old)
@@ -88,105 +84,97 @@ def _check_place(folder: Path, *, clobber: bool) -> None:
     if not clobber:
         raise OutputError(f"{folder} exists (clobber=true overwrites it, export= names another path)")
     found = {path.name for path in folder.iterdir()}
-    others = sorted(found - _PAGE if _INDEX in found else found)
+    others = sorted(name for name in found if _INDEX not in found or not _FILES.fullmatch(name))
     if others:
         said = ", ".join(shown(name, 80) for name in others[:3])
         raise OutputError(f"{folder} holds files other than an exported page ({said}): name another place")
 
 
-def _html(figures: list[Any], **values: Any) -> str:
-    """Return a complete page, which runs only Bokeh's scripts and its own."""
-    document = Document()
-    for figure in figures:
-        document.add_root(figure)
-    docs, (item,) = standalone_docs_json_and_render_items(figures)
-    scripts = [(_BOKEH / f"{name}.min.js").read_text() for name in ("bokeh", "bokeh-widgets")]
-    scripts += [pages.text_of(f"{name}.js") for name in ("longitudes", "export")]
-    return pages.render(
-        "export.html",
-        policy=pages.file_policy(scripts),
-        scripts=scripts,
-        settings={**values.pop("settings"), "docs": json.loads(serialize_json(docs)), "item": item.to_json()},
-        roots=[(root.elementid, root.id) for root in item.roots],
-        **values,
-    )
+def _sample(dataset: Dataset, options: PortalOptions) -> IntArray:
+    """Return the rows of the page, (n,), in the order in which their cutouts are read fastest."""
+    rng, rows = np.random.default_rng(options.seed), dataset.first_rows()
+    some = np.sort(rows[rng.choice(len(rows), min(options.sample, len(rows)), replace=False)]).astype(np.int64)
+    return some if dataset.cutouts is None else np.asarray(dataset.cutouts.order(some), np.int64)
 
 
-def _write_sheets(dataset: Dataset, folder: Path, seed: int) -> list[tuple[str, str]]:
-    """Write sheets of cutouts; return their file names and titles."""
-    if dataset.cutouts is None:
-        return []
-    rng, columns, rows = np.random.default_rng(seed), dataset.columns, dataset.first_rows()
-    most = min(_SHEET[0] * _SHEET[1], len(rows))
-    chosen: dict[str, tuple[str, IntArray]] = {
-        _RANDOM: ("cutouts drawn at random", rows[rng.choice(len(rows), most, replace=False)]),
-    }
-    if "DT" in columns.metrics():
-        dt = columns.values("DT")[rows]
-        chosen[_LOW] = ("the smallest DT", rows[np.argsort(dt, kind="stable")[:most]])
-        chosen[_HIGH] = ("the largest DT", rows[np.argsort(np.where(np.isnan(dt), np.inf, -dt), kind="stable")[:most]])
-    found = []
-    for key, (title, rows) in chosen.items():
-        images = dataset.cutouts.of(rows)
-        span = pictures.colour_range(images)
-        lines = -(-len(rows) // _SHEET[0])
-        (folder / f"{key}.png").write_bytes(coloured(pictures.sheet(images, _SHEET[0], lines, own_scale=False), span))
-        found.append((f"{key}.png", f"{title} (colours from {span[0]:.2f} to {span[1]:.2f} K)"))
-    return found
+def _say_size(dataset: Dataset, rows: IntArray, span: tuple[float, float], options: PortalOptions) -> None:
+    """Say how large the page will be.
 
-
-def _page(dataset: Dataset, name: str, options: PortalOptions, sheets: list[tuple[str, str]]) -> str:
-    """Return the page: planes and histograms of one sample of rows, linked by a script."""
-    columns, theme = dataset.columns, Theme()
-    rng = np.random.default_rng(options.seed)
-    rows = dataset.first_rows()
-    some = np.sort(rows[rng.choice(len(rows), min(options.sample, len(rows)), replace=False)])
-    names = columns.metrics()[:_CHARTS]
-    planes = {n: axes for n, axes in PLANES.items() if all(a in columns for a in axes)}
-    wanted = {*names, *(axis for axes in planes.values() for axis in axes)}
-    source = ColumnDataSource(
-        {"index": some, **{column: columns.values(column)[some] for column in wanted}}, name="rows"
-    )
-    charts = [Histogram(columns.binned(column), theme) for column in names]
-    views = [_plane(dataset, view, axes, source, theme) for view, axes in planes.items()]
-    for view in views:
-        view.colours.cells[0].name, view.outline.name = f"front {view.name}", f"outline {view.name}"
-    for number, chart in enumerate(charts):
-        chart.plot.update(width=300, height=130, sizing_mode=None)
-        chart.source.name, chart.range.name, chart.plot.xaxis[0].name = (
-            f"{kind} {number}" for kind in ("bars", "range", "axis")
+    Raises:
+        OptionError: It would be larger than allowed.
+    """
+    numbers = 4 * min(MOST_COLUMNS + 4, len(dataset.columns.metrics()) + 4)
+    classes = 2 * len(dataset.columns.class_names()[:MOST_COLUMNS])
+    plain = _ALWAYS + 4 / 3 * len(rows) * (numbers + classes + 29)  # 29: row, date, granule and keys
+    near = 4 / 3 * static_near.bytes_of(dataset, len(rows))
+    each = 0.0
+    if dataset.cutouts is not None:
+        tried = np.random.default_rng(options.seed).choice(rows, min(_TRIED, len(rows)), replace=False)
+        picture, _ = next(thumbnails.sheets(dataset.cutouts, np.asarray(dataset.cutouts.order(tried), np.int64), span))
+        each = len(picture) / len(tried)
+    total = (plain + near + each * len(rows)) / 1e6
+    searched = "latents to search" if len(rows) <= static_near.MOST_SEARCHED else "lists of similar cutouts"
+    log.info(
+        "a page of %s rows, about %.1f MB: %.1f MB of columns%s%s",
+        f"{len(rows):,}", total, plain / 1e6,
+        f", {near / 1e6:.1f} MB of {searched}" if near else "",
+        f", {each * len(rows) / 1e6:.1f} MB of thumbnails, which are read when they are shown" if each else "",
+    )  # fmt: skip
+    if total > options.page_mb:
+        fits = int(len(rows) * options.page_mb / total * 0.95) // 100 * 100
+        raise OptionError(
+            f"the page would have about {total:.0f} MB, more than page_mb={options.page_mb}: sample={max(100, fits)} "
+            f"fits, or page_mb={int(total * 1.1) + 1} allows it"
         )
-    for plot in (*(view.plot for view in views), *(chart.plot for chart in charts)):
-        plot.tools = [tool for tool in plot.tools if not isinstance(tool, TapTool)]  # without a server it shows nothing
-    settings = {
-        "planes": {n: list(axes) for n, axes in planes.items()},
-        "charts": [
-            [column, chart.plot.name, plain(title_of(column))] for column, chart in zip(names, charts, strict=True)
-        ],
+
+
+def _write_thumbnails(
+    dataset: Dataset, rows: IntArray, span: tuple[float, float], folder: Path
+) -> dict[str, Any] | None:
+    """Write the sheets of thumbnails; return what the page needs of them, for JSON; None without cutouts."""
+    if dataset.cutouts is None:
+        return None
+    files, there = [], []
+    for number, (picture, known) in enumerate(thumbnails.sheets(dataset.cutouts, rows, span)):
+        if number and number % 50 == 0:
+            log.info("thumbnails of %s rows written", f"{number * thumbnails.ACROSS**2:,}")
+        files.append(f"thumbs_{number:04d}.png")
+        (folder / files[-1]).write_bytes(picture)
+        there.append(known)
+    return {
+        "files": files,
+        "side": thumbnails.SIDE,
+        "across": thumbnails.ACROSS,
+        "span": list(span),
+        "there": encoded(np.concatenate(there).astype(np.uint8)),
     }
-    return _html(
-        [*(view.plot for view in views), *(chart.plot for chart in charts)],
+
+
+def _page(dataset: Dataset, name: str, rows: IntArray, pictures: dict[str, Any] | None) -> str:
+    """Return the page, which runs only its own scripts, in its own style."""
+    scripts = [pages.text_of(f"{script}.js") for script in _SCRIPTS]
+    style = pages.text_of("static.css")
+    data = rows_of(dataset, rows)
+    settings = {
+        **data,
+        "name": name,
+        "id": page_id(dataset, rows, name),
+        "all": len(dataset.first_rows()),
+        "near": static_near.near_of(dataset, rows),
+        "pictures": pictures,
+    }
+    return pages.render(
+        "static.html",
+        policy=pages.file_policy(scripts, style),
+        scripts=scripts,
+        style=style,
         settings=settings,
         name=name,
-        rows=len(rows),
-        sample=len(some),
-        planes=len(views),
-        sheets=sheets,
+        rows=settings["all"],
+        sample=len(rows),
+        planes=data["planes"],
+        charts=bool(data["charts"]),
+        pictures=pictures,
+        near=settings["near"],
+        listed=static_near.LISTED,
     )
-
-
-def _plane(dataset: Dataset, name: str, axes: tuple[str, str], source: ColumnDataSource, theme: Theme) -> Plane:
-    x, y = (dataset.columns.values(axis) for axis in axes)
-    home = (-180.0, 180.0, -85.0, 85.0) if name == "map" else pictures.extent_of(x, y)
-    plane = Plane(name, home, theme)
-    around = 360.0 if name == "map" else None
-    mask = dataset.masks.all_of(dataset.first)
-    whole = pictures.raster(x, y, home, cells_for(dataset.columns.rows, name), mask=mask, around=around)
-    plane.show(whole, whole, home, "")
-    plane.plot.update(width=600, height=430, sizing_mode=None)
-    plane.plot.scatter(
-        axes[0], axes[1], source=source, size=5, line_color=None, fill_color=theme.mark, fill_alpha=0.0,
-        selection_fill_alpha=0.9, nonselection_fill_alpha=0.0, name="sample",
-    )  # fmt: skip
-    plane.plot.title.text = f"{'Map' if name == 'map' else 'UMAP'}: cutouts in each cell; red: selected ones"
-    return plane

@@ -5,6 +5,7 @@ a refusal costs the server little. Every response gets headers that keep a brows
 foreign code.
 """
 
+import hmac
 import json
 import logging
 import re
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 _FORM = 4096  # bytes of a login request
 _SESSION_NAMES = ("bokeh-token", "bokeh-session-id")  # of arguments and headers
 _TARGET = re.compile(r"/[A-Za-z0-9._/-]*")
+_FRAMES = "; frame-ancestors 'none'"
 _NOTHING = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'"
 HEADERS = {
     "Content-Security-Policy": _NOTHING,
@@ -97,7 +99,7 @@ class Gate(HTTPServerConnectionDelegate):
     def __init__(self, application: Any, door: Door, files: frozenset[str] = frozenset()) -> None:
         self.application, self.door = application, door
         self.addresses = {**ADDRESSES, **{path: Address() for path in files}}
-        if door.token is None:
+        if door.token is None or door.in_path:
             del self.addresses["/login"]
 
     def start_request(self, server_conn: object, request_conn: Any) -> "_Visit":
@@ -111,10 +113,26 @@ class Gate(HTTPServerConnectionDelegate):
                     headers[name] = value
             if "Server" in headers:
                 del headers["Server"]
+            if self.door.in_path:  # shown in a frame of a notebook
+                headers["Content-Security-Policy"] = headers["Content-Security-Policy"].replace(_FRAMES, "")
+                headers.pop("X-Frame-Options", None)
             return write(line, headers, chunk)
 
         request_conn.write_headers = write_headers
         return _Visit(self, server_conn, request_conn)
+
+    def within(self, line: RequestStartLine) -> RequestStartLine:
+        """Return the first line of a request without the token in its path.
+
+        Raises:
+            Refusal: The path does not begin with it.
+        """
+        if not self.door.in_path:
+            return line
+        first, slash, rest = line.path[1:].partition("/")
+        if not slash or not hmac.compare_digest(first.encode(), str(self.door.token).encode()):
+            raise Refusal(403, "This address lacks the token of the view.")
+        return line._replace(path=f"/{rest}")
 
     def on_close(self, server_conn: object) -> None:
         """Notify the application of a closed connection."""
@@ -184,6 +202,7 @@ class _Visit(HTTPMessageDelegate):
         """Pass the request on, or refuse it before its body is read."""
         HEARD.hear(self._connection.stream)
         try:
+            start_line = self._gate.within(start_line)
             self._gate.check(start_line, headers)
         except Refusal as refusal:
             self._refuse(refusal, with_body=start_line.method != "HEAD")

@@ -1,5 +1,6 @@
 """The history of a session's views: one step for each change of what is shown, with undo and redo."""
 
+import math
 import time
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -81,17 +82,30 @@ class Selection:
         filters = tuple(item if other.slot == item.slot else other for other in self.view.filters)
         return self._flow(item.slot, replace(self.view, filters=filters))
 
-    def _flow(self, what: str, view: View) -> bool:
-        """Make a step to a view, or change the last one if it was of the same kind and within two seconds."""
+    def play(self, item: Filter) -> bool:
+        """Replace the filter of the same place; all such changes until another one, or `rest`, are one step."""
+        filters = tuple(other for other in self.view.filters if other.slot != item.slot)
+        return self._flow("play", replace(self.view, filters=(*filters, item)), pause=math.inf)
+
+    def rest(self) -> None:
+        """Make the next change a step of its own."""
+        self._last = ("", 0.0)
+
+    def _flow(self, what: str, view: View, pause: float = _PAUSE) -> bool:
+        """Make a step to a view, or change the last one if it was of the same kind and within some seconds."""
         now = time.monotonic()
         if view == self.view:
             return False
-        if self._last[0] == what and now - self._last[1] < _PAUSE and self.place == len(self.views) - 1:
+        if self._last[0] == what and now - self._last[1] < pause and self.place == len(self.views) - 1:
             self.views[self.place] = view
         else:
             self.go_to(view)
         self._last = (what, now)
         return True
+
+    def pause(self) -> None:
+        """Make the next zoom or move of a range a step of its own."""
+        self._last = ("", 0.0)
 
     def undo(self) -> bool:
         """Return to the view before the last step; return False if there is none."""

@@ -110,6 +110,9 @@ class Portal:
         if self.reopen is None:
             return
         loop = asyncio.get_running_loop()
+        books = {id(one.tags): one.tags for one in (self.dataset, *(s.dataset for s in self.sessions.values()))}
+        for book in filter(None, books.values()):
+            await loop.run_in_executor(self.pools.quick, book.look)
         known = self._seen or self.dataset.files
         found = await loop.run_in_executor(self.pools.quick, stamps_of, list(known))
         settled, self._before = found == self._before, found

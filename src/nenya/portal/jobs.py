@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +15,7 @@ from nenya.portal.fair import FairPool
 log = logging.getLogger(__name__)
 
 _BETWEEN = 0.3  # seconds between progress reports
-_LONGEST = {"quick": 20.0, "slow": 60.0}  # time limit of one piece of work, seconds
+_LONGEST = {"quick": 20.0, "slow": 60.0, "long": 300.0}  # time limit of one piece of work, seconds
 STOPPED = "stopped"
 FAILED = "An internal error occurred (see the server's log). The rest of the page still works."
 
@@ -74,16 +74,18 @@ class Pools:
     Attributes:
         quick: for selections, figures and cutouts.
         slow: for searches and encoding of images, one at a time, as each uses all processors.
+        long: for comparisons, one at a time, which searches do not wait for.
         files: for downloads, in pieces.
     """
 
     quick: FairPool = field(default_factory=lambda: FairPool(4, 2, "portal"))
     slow: FairPool = field(default_factory=lambda: FairPool(1, 1, "search"))
+    long: FairPool = field(default_factory=lambda: FairPool(1, 1, "compare"))
     files: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, thread_name_prefix="download"))
 
     def shutdown(self) -> None:
         """Start no further work, and wait for running work."""
-        for pool in (self.quick, self.slow, self.files):
+        for pool in (self.quick, self.slow, self.long, self.files):
             pool.shutdown(cancel_futures=True)
 
 
@@ -101,6 +103,9 @@ class Jobs:
         pools: threads shared by all sessions.
         call: runs a function in the page's own thread.
         say: shows a sentence to the user; an empty one when all work is done.
+
+    Attributes:
+        ended: called in the page's own thread when a piece of work has ended, with what it has begun.
     """
 
     def __init__(
@@ -108,6 +113,7 @@ class Jobs:
     ) -> None:
         self._pools, self.call, self._say = pools, call, say
         self._open: dict[str, _Job] = {}
+        self.ended: Callable[[], None] = lambda: None
 
     def open(self, kind: str, title: str = "", ended: Callable[[str], None] = lambda _: None) -> Ticket:
         """Announce work done elsewhere; older work of its kind is cancelled.
@@ -132,6 +138,7 @@ class Jobs:
         *,
         title: str = "",
         slow: bool = False,
+        long: bool = False,
         ended: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Run work in a thread; older work of its kind is cancelled.
@@ -142,12 +149,13 @@ class Jobs:
             done: called with the result in the page's own thread, unless the work was cancelled.
             title: as in `open`.
             slow: whether to run it in the pool of slow work.
+            long: whether to run it in the pool of long work.
             ended: as in `open`.
         """
         ticket = self.open(kind, title, ended)
 
         def run() -> None:
-            ticket.begin(_LONGEST["slow" if slow else "quick"])
+            ticket.begin(_LONGEST["long" if long else "slow" if slow else "quick"])
             try:
                 ticket.tick(0)
                 result = work(ticket)
@@ -155,14 +163,14 @@ class Jobs:
                 return
             except NenyaError as error:
                 log.warning("portal: %s", error)
-                self.call(lambda text=str(error): self.close(kind, ticket, text))  # type: ignore[misc]
+                self.call(lambda text=str(error): self._fail(kind, ticket, text))  # type: ignore[misc]
             except Exception:
                 log.exception("portal: %s", kind)
-                self.call(lambda: self.close(kind, ticket, FAILED))
+                self.call(lambda: self._fail(kind, ticket, FAILED))
             else:
                 self.call(lambda: self._finish(kind, ticket, result, done))
 
-        pool = self._pools.slow if slow else self._pools.quick
+        pool = self._pools.long if long else self._pools.slow if slow else self._pools.quick
         pool.submit_for(self, lambda: not ticket.cancelled, run)
 
     def cancel(self, kind: str = "") -> None:
@@ -177,6 +185,10 @@ class Jobs:
     def busy(self) -> bool:
         """Whether any work is running."""
         return bool(self._open)
+
+    def runs(self, kinds: Iterable[str]) -> bool:
+        """Return whether work of any of some kinds is running."""
+        return any(kind in self._open for kind in kinds)
 
     def close(self, kind: str, ticket: Ticket, text: str = "") -> None:
         """End work without a result and show the reason, or end finished work of `open`."""
@@ -201,3 +213,8 @@ class Jobs:
             except Exception:
                 log.exception("portal: %s", kind)
                 self._say(FAILED, False)
+        self.ended()
+
+    def _fail(self, kind: str, ticket: Ticket, text: str) -> None:
+        self.close(kind, ticket, text)
+        self.ended()

@@ -30,14 +30,22 @@ def policy(nonce: str) -> str:
     )
 
 
-def file_policy(scripts: Sequence[str]) -> str:
-    """Return the policy of a page in a file, for its `meta` tag: only the given scripts run.
+def file_policy(scripts: Sequence[str], style: str) -> str:
+    """Return the policy of a page in a file, for its `meta` tag: only the given scripts and styles are used.
 
     Args:
         scripts: contents of its script tags.
+        style: content of its style tag.
     """
-    hashes = " ".join(f"'sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in scripts)
-    return f"{_ALWAYS}; script-src {hashes or repr('none')}; style-src 'unsafe-inline'; img-src 'self' data: blob:"
+    hashes = " ".join(map(_hash, scripts))
+    return (
+        f"{_ALWAYS}; script-src {hashes or repr('none')}; style-src {_hash(style)}; img-src 'self' data: blob:; "
+        "form-action 'none'"
+    )
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def make_nonce() -> str:

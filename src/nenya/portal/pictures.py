@@ -10,6 +10,8 @@ from nenya.portal.state import BoolArray
 from nenya.tables.classes import Classes, commonest
 
 FloatArray = NDArray[np.float32]
+Picked = BoolArray | NDArray[np.integer]
+"""Some of N rows: a mask (N,), or their numbers."""
 Extent = tuple[float, float, float, float]
 """Left, right, lower and upper limit."""
 
@@ -20,7 +22,7 @@ def raster(
     extent: Extent,
     cells: tuple[int, int],
     *,
-    mask: BoolArray | None = None,
+    mask: Picked | None = None,
     values: FloatArray | None = None,
     around: float | None = None,
 ) -> FloatArray:
@@ -31,7 +33,7 @@ def raster(
         y: (N,).
         extent: of all cells.
         cells: number in x and y.
-        mask: (N,), points to include.
+        mask: points to include: (N,) bool, or their numbers.
         values: (N,); NaN is ignored.
         around: period of x, such as 360 degrees.
 
@@ -79,7 +81,7 @@ def class_raster(
     cells: tuple[int, int],
     classes: Classes,
     *,
-    mask: BoolArray | None = None,
+    mask: Picked | None = None,
     around: float | None = None,
 ) -> FloatArray:
     """Return the commonest class of each cell, (rows, columns) float32, NaN where empty; arguments as of `raster`."""
@@ -90,7 +92,7 @@ def class_raster(
     return np.where(found < 0, np.nan, found).reshape(cells[1], cells[0]).astype(np.float32)
 
 
-def histogram(binned: Binned, mask: BoolArray | None) -> NDArray[np.int64]:
+def histogram(binned: Binned, mask: Picked | None) -> NDArray[np.int64]:
     """Count the selected rows in the bins of a column: (BINS,) int64."""
     if mask is None:
         return binned.counts
@@ -118,7 +120,8 @@ def sheet(images: Sequence[FloatArray | None], columns: int, rows: int, *, own_s
         images: (H, W) each; None leaves a gap.
         columns: cutouts per line.
         rows: lines.
-        own_scale: scale each from 0 to 1, between its 1st and 99th percentile.
+        own_scale: scale each by itself, between its 1st and 99th percentile: from -1 to 1 about 0 if the cutouts have
+            both signs, else from 0 to 1.
 
     Returns:
         (rows * S, columns * S) float32 with S = H + 2, top line first; NaN between cutouts. Cutouts of another
@@ -126,6 +129,7 @@ def sheet(images: Sequence[FloatArray | None], columns: int, rows: int, *, own_s
     """
     side = next((len(image) for image in images if image is not None), 8)
     step = side + 2
+    about_zero = own_scale and colour_range(images)[0] < 0 < colour_range(images)[1]
     out = np.full((rows * step, columns * step), np.nan, np.float32)
     for number, image in enumerate(images[: rows * columns]):
         if image is None:
@@ -136,10 +140,18 @@ def sheet(images: Sequence[FloatArray | None], columns: int, rows: int, *, own_s
             tile = tile[np.ix_(pick, pick)]
         if own_scale and np.isfinite(tile).any():
             low, high = np.nanpercentile(tile, (1, 99))
-            tile = (tile - low) / (high - low if high > low else 1)
+            if about_zero:
+                tile = np.clip(tile / (max(-low, high) or 1), -1, 1)
+            else:
+                tile = np.clip((tile - low) / (high - low if high > low else 1), 0, 1)
         top, left = number // columns * step + 1, number % columns * step + 1
         out[top : top + side, left : left + side] = tile[::-1]
     return out
+
+
+def own_range(picture: FloatArray) -> tuple[float, float]:
+    """Return the colour range of a sheet whose cutouts are scaled each by itself."""
+    return (-1.0, 1.0) if (picture < 0).any() else (0.0, 1.0)
 
 
 def colour_range(images: Sequence[FloatArray | None]) -> tuple[float, float]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from nenya.portal.theme import ANOMALY
+from nenya.portal.theme import anomaly
 
 
 def coloured(picture: np.ndarray[Any, Any], span: tuple[float, float], zoom: int = 2) -> bytes:
@@ -18,7 +18,9 @@ def coloured(picture: np.ndarray[Any, Any], span: tuple[float, float], zoom: int
     """
     from PIL import Image
 
-    table = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] + [255] for c in ANOMALY] + [[0, 0, 0, 0]], np.uint8)
+    table = np.array(
+        [[int(c[i : i + 2], 16) for i in (1, 3, 5)] + [255] for c in anomaly(*span)] + [[0, 0, 0, 0]], np.uint8
+    )
     with np.errstate(invalid="ignore"):
         place = np.clip((picture - span[0]) / (span[1] - span[0]) * 255, 0, 255)
     index = np.where(np.isfinite(picture), place, 256).astype(np.int64)

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from nenya.portal import pictures, words
 from nenya.portal.dataset import Dataset
-from nenya.portal.jobs import Ticket
 from nenya.portal.pages import part
 from nenya.portal.pictures import Extent
 from nenya.portal.png import coloured
@@ -44,27 +43,39 @@ class Near:
 
 
 def points_in(
-    dataset: Dataset, plane: str, extent: Extent, filters: tuple[Filter, ...], colour: str, ticket: Ticket
+    dataset: Dataset, plane: str, extent: Extent, filters: tuple[Filter, ...], colour: str, picked: NDArray[Any] | None
 ) -> Near | None:
-    """Return the selected cutouts within an extent; None if there are too many for points."""
+    """Return the selected cutouts within an extent; None if there are too many for points.
+
+    Args:
+        dataset: with the cutouts.
+        plane: `umap` or `map`.
+        extent: of the plane.
+        filters: of the selection.
+        colour: a metric, a column of classes, or `count`.
+        picked: the selected rows: their numbers, or a mask (N,); None for all.
+    """
     columns = dataset.columns
 
     def make() -> Near | None:
         left, right, low, high = extent
         x, y = (columns.values(axis) for axis in PLANES[plane])
+        numbers = None if picked is None or picked.dtype == bool else picked
+        if numbers is not None:
+            x, y = x[numbers], y[numbers]
         if plane == "map":
             x = np.mod(x - np.float32(left), np.float32(360)) + np.float32(left)
         inside = (x >= left) & (x <= right) & (y >= low) & (y <= high)
-        mask = dataset.masks.all_of(filters, lambda: ticket.tick(0.6))
-        rows = np.flatnonzero(inside if mask is None else inside & mask)
-        if len(rows) > MOST_POINTS:
+        found = np.flatnonzero(inside if picked is None or numbers is not None else inside & picked)
+        if len(found) > MOST_POINTS:
             return None
+        rows = found if numbers is None else numbers[found]
         values: FloatArray = np.empty(0, np.float32)
         if colour != "count":
             classes = columns.classes(colour)
-            found = columns.values(colour)[rows] if classes is None else classes.codes[rows].astype(np.float32)
-            values = np.where(found < 0, np.nan, found).astype(np.float32) if classes is not None else found
-        return Near(x[rows], y[rows], rows, values)
+            of_rows = columns.values(colour)[rows] if classes is None else classes.codes[rows].astype(np.float32)
+            values = np.where(of_rows < 0, np.nan, of_rows).astype(np.float32) if classes is not None else of_rows
+        return Near(x[found], y[found], rows, values)
 
     return dataset.shared.get(("points", plane, extent, filters, colour), make)
 
@@ -80,8 +91,10 @@ class Points:
 
     def __init__(self, plot: Any, name: str, theme: Theme) -> None:
         self.theme = theme
-        self.source = ColumnDataSource({"x": [], "y": [], "row": [], "colour": []}, name=f"points {name}")
-        self.glyph = Scatter(size=_SIZES[0], fill_color="colour", line_color=theme.paper, line_width=0.5)
+        self.source = ColumnDataSource({"x": [], "y": [], "row": [], "colour": [], "alpha": []}, name=f"points {name}")
+        self.glyph = Scatter(
+            size=_SIZES[0], fill_color="colour", fill_alpha="alpha", line_color=theme.paper, line_width=0.5
+        )
         cells = add_glyph(plot, self.source, self.glyph)
         plot.add_tools(HoverTool(renderers=[cells], tooltips=None, visible=False))  # it tells the page's script
         self.pointed = ColumnDataSource({"x": [], "y": []})
@@ -89,21 +102,35 @@ class Points:
             ring = Scatter(marker="circle", size=16, line_width=width, line_color=colour, fill_color=None)
             add_glyph(plot, self.pointed, ring)
 
-    def show(self, near: Near | None, palette: Sequence[str], ends: tuple[float, float]) -> None:
+    def show(
+        self,
+        near: Near | None,
+        palette: Sequence[str],
+        ends: tuple[float, float],
+        *,
+        log: bool = False,
+        pale: FloatArray | None = None,
+    ) -> None:
         """Show points, or none.
 
         Args:
             near: the points.
             palette: colours of their values from the first end to the second.
             ends: values of the first and the last colour.
+            log: whether the colours go by the logarithm.
+            pale: (n,), how pale each point is, from 0 to 1; None for none.
         """
         if near is None:
             if len(self.source.data["x"]):
-                self.source.data = {"x": [], "y": [], "row": [], "colour": []}
+                self.source.data = {"x": [], "y": [], "row": [], "colour": [], "alpha": []}
             return
         colours = np.full(len(near.rows), self.theme.chosen, object)
         if len(near.values):
-            share = (near.values - ends[0]) / (ends[1] - ends[0])
+            values, (low, high) = near.values, ends
+            if log:
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    values, low, high = np.log(values), np.log(low), np.log(high)
+            share = (values - low) / (high - low)
             known = np.isfinite(share)
             place = np.clip(np.nan_to_num(share) * len(palette), 0, len(palette) - 1).astype(int)
             colours = np.where(known, np.asarray(palette, object)[place], self.theme.rest)
@@ -116,6 +143,7 @@ class Points:
             "y": near.y[order],
             "row": near.rows[order].astype(np.int32),
             "colour": colours[order].tolist(),
+            "alpha": (np.ones(len(order)) if pale is None else 1 - pale[order]).astype(np.float32),
         }
 
     def point_at(self, x: float | None, y: float | None) -> None:

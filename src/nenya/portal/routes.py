@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 _BOKEH, _PANEL = Path(bokeh.__file__).parent / "server/static", Path(DIST_DIR)
 _SCRIPTS = (
-    "page/longitudes.js", "page/pointer.js", "page/layout.js", "page/access.js", "page/page.js",
+    *(f"page/{n}.js" for n in ("longitudes", "pointer", "layout", "access", "touch", "time", "page")),
     "static/js/bokeh.min.js", "static/js/bokeh-widgets.min.js",
     "static/js/bokeh-tables.min.js", "static/extensions/panel/panel.min.js",
 )  # fmt: skip
@@ -46,8 +46,9 @@ _STYLES = (
 FILES: dict[str, Path] = {
     "/favicon.ico": _PANEL / "images/favicon.ico",
     **{
-        f"/page/{name}": pages.FOLDER / name
-        for name in ("page.css", "page.js", "pointer.js", "layout.js", "access.js", "longitudes.js")
+        f"/{name}": pages.FOLDER / name.removeprefix("page/")
+        for name in ("page/page.css", *_SCRIPTS)
+        if "page/" in name
     },
     **{f"/static/js/{n}.min.js": _BOKEH / f"js/{n}.min.js" for n in ("bokeh", "bokeh-widgets", "bokeh-tables")},
     "/static/extensions/panel/panel.min.js": _PANEL / "panel.min.js",

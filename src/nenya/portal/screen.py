@@ -22,6 +22,7 @@ from nenya.portal.state import (
     Filter,
     View,
 )
+from nenya.portal.tag_words import tag_notes
 from nenya.portal.theme import Theme
 from nenya.portal.uncertain import Uncertain
 from nenya.portal.upload import Upload
@@ -77,14 +78,15 @@ class Screen:
             homes["umap"] = pictures.extent_of(columns.values("US0"), columns.values("US1"))
         self.planes = {n: Plane(n, homes[n], theme) for n in ("umap", "map") if _TITLES[n] not in columns.missing}
         self.uncertain = Uncertain(self.planes.get("umap"), columns, theme)
-        self.histograms = {name: Histogram(columns.binned(name), theme) for name in columns.metrics()[:FIRST_CHARTS]}
+        self.histograms = {name: Histogram(columns.charted(name), theme) for name in columns.metrics()[:FIRST_CHARTS]}
         self.gallery = Sheet("gallery", theme)
         self.near = Sheet("near", theme, 88)
         self.primary = Picture(theme)
         self.texts: dict[str, str] = {
             **{"count": words.count(columns.rows, columns.rows), "filters": self._chips(), "status": "", "heading": ""},
             **{"facts": "", "table": "", "stats": "", "near_note": "", "near_list": "", "news": "", "stop": ""},
-            **{"legend": "", "saved": "", "card": "", "gallery_note": "", "near_pages": ""},
+            **{"legend": "", "saved": "", "card": "", "gallery_note": "", "near_pages": "", "tags": ""},
+            "against": "",
         }
         self.show_text: Callable[[str, str], None] = lambda name, text: None
         self.saved: SavedViews | None = None
@@ -105,18 +107,20 @@ class Screen:
         self.near_listed = dataset.cutouts is None
         self.found: Similar | None = None
         self.near_page = 0
+        self.playing = False
 
     # Drawing
 
     def refresh(self) -> None:
-        """Draw everything that depends on the selection."""
+        """Draw everything that depends on the selection; while time passes, only what follows it."""
         view, dataset = self.selection.view, self.dataset
         order = (view.order, view.descending)
         charts = dict(self.histograms)
         self._text("filters", self._chips())
         for plane in self.planes.values():
             plane.outline_of(view.filters)
-        self.changed()
+        if not self.playing:
+            self.changed()
 
         def done(found: Selected) -> None:
             self.mask, self.ordered = found.mask, found.ordered
@@ -130,15 +134,24 @@ class Screen:
             self.page = self.sheet_page = 0
             self.draw_gallery()
             self._show_table()
-            self._show_statistics()
-            if view.near[0] and (self.upload or self.selection.view.row is not None):
-                self.find_near()
-            if self.selection.view.row is None and self.upload is None:
-                self._show_example()
+            if not self.playing:
+                self.settle()
 
         self.jobs.start(
-            "selection", lambda t: work.select(dataset, view.filters, order, list(charts), t), done, title="selecting"
+            "selection",
+            lambda t: work.select(dataset, view.filters, order, list(charts), t),
+            done,
+            title="" if self.playing else "selecting",
         )
+
+    def settle(self) -> None:
+        """Draw what depends on the selection and takes too long while time passes: statistics, and similar cutouts."""
+        self._show_statistics()
+        view = self.selection.view
+        if view.near[0] and (self.upload or view.row is not None):
+            self.find_near()
+        if view.row is None and self.upload is None:
+            self._show_example()
 
     @property
     def tab(self) -> str:
@@ -159,10 +172,15 @@ class Screen:
         title = title_of(view.colour) if view.colour != "count" else ""
         classes = self.dataset.columns.classes(view.colour)
         shown = categories.colours(classes) if classes is not None else ()
+        scale = self.dataset.columns.scale(view.colour) if title and classes is None else "linear"
+
+        def pale_of(near: points.Near | None) -> FloatArray | None:
+            return None if near is None else self.uncertain.paleness(name, near.rows)
+
         self.jobs.start(
             f"draw {name}",
             lambda ticket: work.plane_of(self.dataset, name, extent, view, ticket),
-            lambda found: plane.show(found[0], found[1], extent, title, shown, found[2]),
+            lambda found: plane.show(found[0], found[1], extent, title, shown, found[2], scale, pale_of(found[2])),
         )
         pale = self.uncertain.view(name, view)
         if pale is not None:
@@ -218,13 +236,16 @@ class Screen:
                 return
             picture, span, captions, there = result
             self.gallery_rows, self.gallery_picture = rows, picture
-            sheet.show(picture, span, captions, ["" if known else "no image" for known in there], rows.tolist())
+            sheet.show(picture, span, captions, tag_notes(dataset.columns, rows, there), rows.tolist())
             lacking = there.count(False)
             note = f"{lacking} of these {len(rows)} have no image in the given files" if lacking else ""
             self._text("gallery_note", part("hint", text=note) if note else "")
 
         self.jobs.start(
-            "gallery", lambda ticket: work.draw_sheet(dataset, rows, shape, own, ticket), done, title="drawing cutouts"
+            "gallery",
+            lambda ticket: work.draw_sheet(dataset, rows, shape, own, ticket),
+            done,
+            title="" if self.playing else "drawing cutouts",
         )
 
     def show_row(self, row: int) -> None:

@@ -126,7 +126,7 @@ def _guard(server: Any, door: Door, handlers: dict[str, Any]) -> None:
     server._http.request_callback = Gate(application, door, frozenset(routes.FILES))
 
 
-def make_server(portal: Portal, address: str, port: int, origins: list[str]) -> Any:
+def make_server(portal: Portal, address: str, port: int, origins: list[str], *, in_path: bool = False) -> Any:
     """Return a server that listens but is not started.
 
     Args:
@@ -134,17 +134,18 @@ def make_server(portal: Portal, address: str, port: int, origins: list[str]) -> 
         address: 127.0.0.1, or another one, which requires a token.
         port: 0 for any free port.
         origins: further host:port names of the server.
+        in_path: whether the token is the first part of every address, as for a notebook; see `Door`.
 
     Raises:
         OptionError: The address is not local and there is no token, it cannot be used, or an origin is not a name.
     """
     if address not in LOCAL and not portal.token:
         raise OptionError(f"address={address} admits other machines: a token is required")
-    pn.extension(notifications=False)
+    pn.config.notifications = False  # pn.extension would print its scripts into a notebook
     handlers: dict[str, Any] = {f"/{name}": type(name, (kind,), {"portal": portal}) for name, kind in _HANDLERS.items()}
-    if portal.token:
+    if portal.token and not in_path:
         handlers["/login"] = type("login", (Login,), {"token": portal.token})
-    portal.door = Door(portal.token, host_names(origins))
+    portal.door = Door(portal.token, host_names(origins), in_path)
     allowlist = logging.getLogger(
         "bokeh.server.util"
     )  # its warning of the asterisk does not apply, as `lets_in` checks origins

@@ -8,9 +8,10 @@ import numpy as np
 
 from nenya.errors import InputFileError, NenyaError
 from nenya.portal import categories, pictures, words, work
+from nenya.portal.against import Against
 from nenya.portal.jobs import Ticket
-from nenya.portal.near import Near
 from nenya.portal.question import make_question
+from nenya.portal.quick import rarest_order, without_cloudy
 from nenya.portal.recolour import recolour
 from nenya.portal.saved import listed
 from nenya.portal.screen import PAGE_ROWS
@@ -28,11 +29,12 @@ from nenya.portal.state import (
     read_view,
 )
 from nenya.portal.theme import Theme
+from nenya.portal.timing import Timed
 from nenya.portal.upload import Upload
 from nenya.portal.views import Histogram
 
 
-class Session(Near):
+class Session(Timed, Against):
     """The session of one user: the screen and the user's actions."""
 
     def geometry(self, plane: str, geometry: dict[str, Any]) -> None:
@@ -145,6 +147,12 @@ class Session(Near):
             "combine": self._set_mode,
             "select": self._select_near,
             "figure": self._by_key,
+            "time": self.act_on_time,
+            "quick": self._quick,
+            "tag": self.tag,
+            "tagged": self.select_tagged,
+            "against": self.against,
+            "compare": self.compare,
         }
         numbered = {"row": self._show_numbered, "go": self._go, "class": self._add_class}
         if name in plain:
@@ -162,6 +170,16 @@ class Session(Near):
         self.selection.remove(slot)
         self.refresh()
 
+    def _quick(self, name: str) -> None:
+        """Show the rarest cutouts first, or hide the cloudy ones."""
+        columns = self.dataset.columns
+        if name == "rarest" and (order := rarest_order(columns)) is not None:
+            tab = self.tab if self.tab in ("gallery", "table") else ""
+            self.go_to(replace(self.selection.view, order=order[0], descending=order[1], tab=tab))
+        elif name == "clear":
+            self.selection.add(without_cloudy(columns))
+            self.refresh()
+
     def _open_tab(self, name: str) -> None:
         if name in TABS:
             self.go_to(replace(self.selection.view, tab=name))
@@ -176,6 +194,7 @@ class Session(Near):
         if name not in ("dark", "light") or old == new:
             return
         figures = [plane.plot for plane in self.planes.values()] + [chart.plot for chart in self.histograms.values()]
+        figures += [self.time_chart.plot] if self.time_chart is not None else []
         figures += [self.gallery.plot, self.near.plot, self.primary.plot]
         recolour({model for figure in figures for model in figure.references()}, old, new)
         self.theme = new
@@ -222,11 +241,15 @@ class Session(Near):
             self.refresh()
 
     def undo(self) -> None:
-        """Return to the view before the last change."""
+        """Return to the view before the last change, or undo the change of tags after it."""
+        if self.undo_tags():
+            return
         self._went(self.selection.view, moved=self.selection.undo())
 
     def redo(self) -> None:
         """Make the change that was undone."""
+        if self.redo_tags():
+            return
         self._went(self.selection.view, moved=self.selection.redo())
 
     def reset(self) -> None:
@@ -251,7 +274,7 @@ class Session(Near):
             if before.extent(name) != view.extent(name):
                 plane.show_extent(view.extent(name))
         redraw = {n for n in self.planes if before.extent(n) != view.extent(n) or before.colour != view.colour}
-        if (before.filters, before.order, before.descending) != (view.filters, view.order, view.descending):
+        if any(getattr(before, name) != getattr(view, name) for name in ("filters", "order", "descending", "held")):
             self.refresh()
         else:
             for name in redraw:
@@ -318,7 +341,7 @@ class Session(Near):
     def more_charts(self) -> list[Histogram]:
         """Create the remaining histograms."""
         columns = self.dataset.columns
-        new = {n: Histogram(columns.binned(n), self.theme) for n in columns.metrics() if n not in self.histograms}
+        new = {n: Histogram(columns.charted(n), self.theme) for n in columns.metrics() if n not in self.histograms}
         for name, chart in new.items():
             chart.show(pictures.histogram(chart.binned, self.mask), self.selection.view.filters)
             self.histograms[name] = chart

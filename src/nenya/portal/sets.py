@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.portal.columns import Columns
+from nenya.portal.spans import SLOT
 
 BoolArray = NDArray[np.bool_]
 Tick = Callable[[], None]
@@ -118,12 +119,14 @@ def combined(filters: tuple[Any, ...], item: Any, mode: str) -> tuple[Any, ...]:
     Args:
         filters: the present ones; all rows pass where there are none.
         item: the new one.
-        mode: of `MODES`; `and` replaces the filter of the same slot.
+        mode: of `MODES`; `and` replaces the filter of the same slot. The months shown stay what they are.
     """
+    time = tuple(other for other in filters if other.slot == SLOT)
+    filters = tuple(other for other in filters if other.slot != SLOT)
     if mode == "not":
-        return (*filters, Without((item,)))
+        return (*filters, Without((item,)), *time)
     if mode == "or" and filters:
         if len(filters) == 1 and isinstance(filters[0], Either):
-            return (Either((*filters[0].branches, (item,))),)
-        return (Either((filters, (item,))),)
-    return (*(other for other in filters if other.slot != item.slot), item)
+            return (Either((*filters[0].branches, (item,))), *time)
+        return (Either((filters, (item,))), *time)
+    return (*(other for other in filters if other.slot != item.slot), item, *time)

@@ -8,7 +8,8 @@ from bokeh.models import Image as ImageGlyph
 from bokeh.plotting import figure
 from numpy.typing import NDArray
 
-from nenya.portal.theme import ANOMALY, Theme, add_glyph, bar_of, image_source, name_glyph, paint, size_of
+from nenya.portal.pictures import own_range
+from nenya.portal.theme import Theme, add_glyph, anomaly, bar_of, image_source, name_glyph, paint, size_of
 
 FloatArray = NDArray[np.float32]
 
@@ -21,6 +22,13 @@ NO_IMAGE = "no image in the files"
 
 _MOST_TILES = 480
 """Largest number of cutouts at a time, as the size of the screen comes from an untrusted browser."""
+
+
+def set_span(mapper: LinearColorMapper, low: float, high: float) -> None:
+    """Set the temperatures of the first and the last colour, K."""
+    colours = list(anomaly(low, high))
+    changes = {"palette": colours} if colours != list(mapper.palette) else {}
+    mapper.update(low=low, high=high, **changes)
 
 
 class Sheet:
@@ -48,7 +56,7 @@ class Sheet:
             min_height=80,
         )
         self.source = image_source()
-        self.mapper = LinearColorMapper(ANOMALY, low=-1, high=1, nan_color="rgba(0,0,0,0)")
+        self.mapper = LinearColorMapper(list(anomaly(-1, 1)), low=-1, high=1, nan_color="rgba(0,0,0,0)")
         add_glyph(plot, self.source, ImageGlyph(color_mapper=self.mapper))
         self.facts = ColumnDataSource({"x": [], "y": [], "text": [], "row": []}, name=f"tiles {name}")
         self.notes = ColumnDataSource({"x": [], "y": [], "note": []})
@@ -62,6 +70,9 @@ class Sheet:
         )  # fmt: skip
         add_glyph(plot, self.notes, note)
         plot.add_tools(TapTool(), HoverTool(renderers=[boxes], tooltips="@text"))
+        self.frames = ColumnDataSource({"x": [], "y": [], "colour": []}, name=f"frames {name}")
+        frame = Rect(width=0.95, height=0.95, fill_alpha=0, line_color="colour", line_width=3)
+        add_glyph(plot, self.frames, frame)
         self.lit = ColumnDataSource({"x": [], "y": []})
         lit = Rect(width=1, height=1, fill_alpha=0, line_color=theme.ink, line_width=3)
         add_glyph(plot, self.lit, lit)
@@ -116,8 +127,7 @@ class Sheet:
             notes: caption at the foot of each; an empty one is left out.
             rows: of the table, of each.
         """
-        low, high = span or (0.0, 1.0)
-        self.mapper.update(low=low, high=high)
+        set_span(self.mapper, *(span or own_range(picture)))
         self.bar.visible = span is not None
         self.source.data = {
             "image": [np.ascontiguousarray(picture[::-1])],
@@ -136,6 +146,14 @@ class Sheet:
             "y": self.rows - noted // self.columns - 0.97,
             "note": [note for note in notes if note],
         }
+
+    def frame(self, colours: Sequence[str]) -> None:
+        """Draw a frame around each of the first cutouts; none without colours."""
+        if not colours and not len(self.frames.data["x"]):
+            return
+        place = np.arange(len(colours))
+        x, y = place % self.columns + 0.5, self.rows - place // self.columns - 0.5
+        self.frames.data = {"x": x, "y": y, "colour": list(colours)}
 
     def index_at(self, x: float, y: float) -> int | None:
         """Return the cutout at a position, or None."""
@@ -166,7 +184,7 @@ class Picture:
             min_height=100,
         )
         self.source = image_source()
-        self.mapper = LinearColorMapper(ANOMALY, low=-1, high=1, nan_color=theme.rest)
+        self.mapper = LinearColorMapper(list(anomaly(-1, 1)), low=-1, high=1, nan_color=theme.rest)
         shown = add_glyph(plot, self.source, ImageGlyph(color_mapper=self.mapper))
         plot.add_tools(HoverTool(renderers=[shown], tooltips="@image{0.000} K"))
         self.note = ColumnDataSource({"x": [], "y": [], "name": []})
@@ -194,5 +212,9 @@ class Picture:
             self.source.data = {"image": [], "x": [], "y": [], "dw": [], "dh": []}
             return
         picture = np.ascontiguousarray(image, np.float32)
-        self.mapper.update(low=span[0], high=span[1])
+        self.colour_between(*span)
         self.source.data = {"image": [picture], "x": [0], "y": [0], "dw": [1], "dh": [1]}
+
+    def colour_between(self, low: float, high: float) -> None:
+        """Set the temperatures of the first and the last colour, K; 0 keeps the neutral colour."""
+        set_span(self.mapper, low, high)

@@ -3,9 +3,7 @@
 import base64
 import json
 import math
-import threading
 import zlib
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -18,6 +16,7 @@ from nenya.portal.columns import Columns
 from nenya.portal.polygon import inside
 from nenya.portal.question import Question, check_question, make_question
 from nenya.portal.sets import MOST_ROWS, Either, Rows, Without
+from nenya.portal.spans import PACE, Months, make_months, make_pace
 
 BoolArray = NDArray[np.bool_]
 
@@ -148,48 +147,11 @@ class Category:
         return columns.has_value(self.column, self.values)
 
 
-Filter = Box | Lasso | Range | Category | Question | Rows | Either | Without
+Filter = Box | Lasso | Range | Category | Question | Rows | Months | Either | Without
 _KINDS: dict[str, type[Filter]] = {
     **{"box": Box, "lasso": Lasso, "range": Range, "category": Category, "question": Question, "rows": Rows},
-    **{"either": Either, "without": Without},
+    **{"months": Months, "either": Either, "without": Without},
 }
-
-
-class Masks:
-    """Masks of filters, shared by all sessions; the most recent ones are kept.
-
-    Args:
-        columns: of the table.
-        most: number of masks to keep, N bytes each.
-    """
-
-    def __init__(self, columns: Columns, most: int = 24) -> None:
-        self.columns, self._most = columns, most
-        self._kept: OrderedDict[Filter, BoolArray] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def of(self, item: Filter, tick: Callable[[], None] = lambda: None) -> BoolArray:
-        """Return the mask of a filter, (N,) bool, which must not be modified; `tick` may end slow work."""
-        with self._lock:
-            if item in self._kept:
-                self._kept.move_to_end(item)
-                return self._kept[item]
-        mask = item.mask(self.columns, tick)
-        mask.flags.writeable = False
-        with self._lock:
-            self._kept[item] = mask
-            while len(self._kept) > self._most:
-                self._kept.popitem(last=False)
-        return mask
-
-    def all_of(self, items: tuple[Filter, ...], tick: Callable[[], None] = lambda: None) -> BoolArray | None:
-        """Return the mask of the rows that pass all filters, (N,) bool; None if there are no filters."""
-        if not items:
-            return None
-        found = self.of(items[0], tick)
-        for item in items[1:]:
-            found = found & self.of(item, tick)
-        return found
 
 
 @dataclass(frozen=True)
@@ -207,6 +169,8 @@ class View:
         near: whether similar cutouts are those within the filters, and those of other granules only.
         examples: rows that similar cutouts are like, and rows that they are unlike.
         zoom: (plane, (left, right, lower, upper end)) of each plane that is not shown completely.
+        pace: months of a step of the time, and steps a second.
+        held: filters of the selections A and B that are held for comparison; None for one that is not.
     """
 
     filters: tuple[Filter, ...] = ()
@@ -219,6 +183,8 @@ class View:
     near: tuple[bool, bool] = (True, True)
     examples: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
     zoom: tuple[tuple[str, tuple[float, float, float, float]], ...] = ()
+    pace: tuple[int, int] = PACE
+    held: tuple[tuple[Filter, ...] | None, tuple[Filter, ...] | None] = (None, None)
 
     def extent(self, plane: str) -> tuple[float, float, float, float] | None:
         """Return the extent of a plane; None for its full one."""
@@ -238,6 +204,8 @@ class View:
             "n": list(self.near),
             "e": [list(rows) for rows in self.examples],
             "z": {plane: list(extent) for plane, extent in self.zoom},
+            "m": list(self.pace),
+            "h": [None if held is None else [_encoded(item) for item in held] for held in self.held],
         }
         values |= {key: value for key, value in more.items() if value != _PLAIN[key]}
         packed = zlib.compress(json.dumps(values, separators=(",", ":")).encode(), 9)
@@ -271,7 +239,7 @@ def read_view(text: str, columns: Columns) -> View:
             "own",
         ):
             raise ValueError(colour)
-        options = _options(values, columns)
+        options = replace(_options(values, columns), held=_held(values.get("h", _PLAIN["h"]), columns))
     except NenyaError:
         raise
     except (ValueError, KeyError, TypeError, ArithmeticError, IndexError, zlib.error, RecursionError) as error:
@@ -281,13 +249,16 @@ def read_view(text: str, columns: Columns) -> View:
     return replace(options, filters=filters, row=row, colour=colour, scale=scale)
 
 
-_PLAIN: dict[str, Any] = {"o": ["random", False], "t": "", "n": [True, True], "e": [[], []], "z": {}}
-TABS = ("gallery", "table", "stats", "filter", "upload", "download")
+_PLAIN: dict[str, Any] = {
+    "o": ["random", False], "t": "", "n": [True, True], "e": [[], []], "z": {}, "m": list(PACE), "h": [None, None],
+}  # fmt: skip
+TABS = ("gallery", "table", "stats", "filter", "upload", "download", "tags", "against")
 
 
 def _options(values: Mapping[str, Any], columns: Columns) -> View:
     """Build the options of a view from untrusted values; older links have none."""
-    (order, descending), tab, near, examples, zoom = (values.get(key, plain) for key, plain in _PLAIN.items())
+    plain = {key: values.get(key, _PLAIN[key]) for key in ("o", "t", "n", "e", "z", "m")}
+    (order, descending), tab, near, examples, zoom, pace = plain.values()
     if order not in ("random", "table order", *columns.metrics()) or tab not in ("", *TABS):
         raise ValueError(order)
     if not isinstance(zoom, dict) or len(near) != 2 or any(type(value) is not bool for value in (descending, *near)):
@@ -299,7 +270,17 @@ def _options(values: Mapping[str, Any], columns: Columns) -> View:
     ):
         raise ValueError("examples")
     near, examples = (near[0], near[1]), (tuple(like), tuple(unlike))
-    return View(order=order, descending=descending, tab=tab, near=near, examples=examples, zoom=tuple(extents))
+    shown = View(order=order, descending=descending, tab=tab, near=near, examples=examples, zoom=tuple(extents))
+    return replace(shown, pace=make_pace(pace))
+
+
+def _held(given: Any, columns: Columns) -> tuple[tuple[Filter, ...] | None, tuple[Filter, ...] | None]:
+    """Build the held selections from untrusted values."""
+    found = [None if held is None else _filters(held) for held in given]
+    for item in (item for held in found for item in held or ()):
+        check_filter(item, columns)
+    first, second = found
+    return first, second
 
 
 def _extent(plane: str, ends: Any) -> tuple[float, float, float, float]:
@@ -342,6 +323,8 @@ def _filter(kind: str, given: Mapping[str, Any], deep: int = 0) -> Filter:
         return make_question(given["text"])
     if kind == "rows":
         return make_rows(given["rows"], given["title"])
+    if kind == "months":
+        return make_months(given["first"], given["last"])
     if kind == "box":
         (x0, x1), (y0, y1) = given["x"], given["y"]
         return make_box(str(given["plane"]), (x0, x1), (y0, y1))
@@ -369,21 +352,28 @@ def check_filter(item: Filter, columns: Columns) -> None:
     elif isinstance(item, Rows):
         if max(item.rows) >= columns.rows:
             raise ValueError("rows beyond the table")
+    elif isinstance(item, Months):
+        if columns.dates is None:
+            raise KeyError("dates")
     elif isinstance(item, Category):
-        if not set(item.values) <= set(columns.categories()[item.column]):
+        if not columns.may_hold(item.column, item.values):
             raise ValueError(f"strings that are not in {item.column}")
     elif isinstance(item, Range):
         columns.values(item.column)
     else:
-        for number, name in enumerate(PLANES[item.plane]):
-            values = columns.values(name)
-            if item.plane in _FARTHEST:  # checked when it was created
-                continue
-            ends = (item.x, item.y)[number] if isinstance(item, Box) else tuple(p[number] for p in item.points)
-            known = np.isfinite(values)
-            low, high = (float(values[known].min()), float(values[known].max())) if known.any() else (0.0, 1.0)
-            if max(abs(end - (low + high) / 2) for end in ends) > _FAR * max(high - low, 1.0):
-                raise ValueError(f"a position far from all rows in {name}")
+        _check_positions(item, columns)
+
+
+def _check_positions(item: Box | Lasso, columns: Columns) -> None:
+    for number, name in enumerate(PLANES[item.plane]):
+        values = columns.values(name)
+        if item.plane in _FARTHEST:  # checked when it was created
+            continue
+        ends = (item.x, item.y)[number] if isinstance(item, Box) else tuple(p[number] for p in item.points)
+        known = np.isfinite(values)
+        low, high = (float(values[known].min()), float(values[known].max())) if known.any() else (0.0, 1.0)
+        if max(abs(end - (low + high) / 2) for end in ends) > _FAR * max(high - low, 1.0):
+            raise ValueError(f"a position far from all rows in {name}")
 
 
 def _number(value: Any) -> float:

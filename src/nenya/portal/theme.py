@@ -1,5 +1,6 @@
 """Colours of the portal's page, light and dark, and common parts of its figures."""
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +9,10 @@ from typing import Any
 import numpy as np
 from bokeh.core.property.descriptors import UnsetValueError
 from bokeh.models import ColorBar, ColorMapper, ColumnDataSource, Glyph, Text
-from bokeh.palettes import RdYlBu11, Viridis256
+from bokeh.palettes import Viridis256
+from matplotlib.colors import to_hex
+
+from nenya.plotting.colours import colours_of
 
 _GREYS = ("#dfe3e8", "#c3c9d1", "#a8b0ba", "#8f98a4")
 _DARK_GREYS = ("#2c333d", "#3a434f", "#4a5462", "#5b6675")
@@ -22,8 +26,14 @@ def between(colours: Sequence[str], count: int = 256) -> list[str]:
     return ["#" + "".join(f"{round(v):02x}" for v in row) for row in mixed]
 
 
-ANOMALY = between(RdYlBu11)
-"""Blue for cold, red for warm, as in printed galleries."""
+@functools.lru_cache(maxsize=64)
+def anomaly(low: float, high: float) -> tuple[str, ...]:
+    """Return 256 colours from one temperature to another, K: those of figures, with 0 at the neutral colour.
+
+    Blue is for cold, red for warm; ends of the same sign have a map without a neutral colour.
+    """
+    found, _ = colours_of(np.empty(0), limits=(low, high if high > low else low + 1))
+    return tuple(to_hex(colour) for colour in found(np.arange(256)))
 
 
 @dataclass(frozen=True)

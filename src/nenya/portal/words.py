@@ -11,6 +11,7 @@ from nenya.defs import REGIONS
 from nenya.portal.pages import part
 from nenya.portal.question import Question
 from nenya.portal.sets import Either, Rows, Without
+from nenya.portal.spans import Months, span_name
 from nenya.portal.state import Box, Category, Filter, Lasso
 from nenya.portal.summary import Summary
 from nenya.portal.upload import Upload
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _FACTS = (
+    "tag",
     "DT",
     "US0",
     "US1",
@@ -35,7 +37,7 @@ _FACTS = (
     "umap_spread",
     "mean_temperature",
 )
-_TABLE = ("datetime", "lat", "lon", "DT", "US0", "US1", "LL", "clear_fraction", "filename", "pp_file", "pp_idx")
+_TABLE = ("tag", "datetime", "lat", "lon", "DT", "US0", "US1", "LL", "clear_fraction", "filename", "pp_file", "pp_idx")
 _CHANGED_BADLY = (
     "The files of the archive were replaced by others that cannot be opened (see the server's log): this page shows "
     "the earlier state."
@@ -148,6 +150,7 @@ def caption(row: Mapping[str, Any]) -> str:
 def card_lines(row: Mapping[str, Any]) -> list[str]:
     """Return a few facts on a cutout, for the card beside the mouse."""
     named = [f"{title_of(name)}: {shown(row[name])}" for name in ("cluster", "region", "LL") if name in row]
+    named += [f"tag: {shown(row['tag'])}"] if row.get("tag") else []
     return [*caption(row).split(", ", 2), *named][:6]
 
 
@@ -157,6 +160,8 @@ def filter_text(item: Filter) -> str:
         return item.text
     if isinstance(item, Rows):
         return item.title
+    if isinstance(item, Months):
+        return f"time: {span_name(item.first, item.last)}"
     if isinstance(item, Either):
         return " or ".join(_joined(branch) for branch in item.branches)
     if isinstance(item, Without):
@@ -288,10 +293,10 @@ def _lines(kind: str, lines: "pd.DataFrame") -> list[dict[str, Any]]:
     return [
         {
             "name": name,
-            "bounds": _bounds(kind, name),
+            "bounds": bounds_of(kind, name),
             "selected": f"{line.selected:,}",
             "whole": f"{line.whole:,}",
-            "ratio": _ratio(line),
+            "ratio": ratio_of(line),
         }
         for name, line in zip(lines["name"].astype(str), lines.itertuples(), strict=True)
     ]
@@ -304,7 +309,7 @@ def _trend(found: Summary) -> dict[str, str] | None:
     return {"years": str(line.years), "slope": f"{100 * line.slope:+.3g}", "error": f"{100 * line.error:.2g}"}
 
 
-def _bounds(kind: str, name: str) -> str:
+def bounds_of(kind: str, name: str) -> str:
     """Return the bounds of a region as a tooltip."""
     if kind != "region":
         return ""
@@ -320,7 +325,7 @@ def _elsewhere(found: Summary) -> tuple[str, str, str]:
     return f"{chosen:,}", f"{whole:,}", without
 
 
-def _ratio(line: Any) -> dict[str, str] | None:
+def ratio_of(line: Any) -> dict[str, str] | None:
     """Return the frequency of the selection relative to chance, with its interval; None if it is undefined."""
     if math.isnan(line.ratio):
         return None

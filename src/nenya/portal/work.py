@@ -27,6 +27,7 @@ _CELLS = {"umap": (320, 320), "map": (360, 240)}
 _NEAREST = 60
 _NEAR_CLICK = 0.03  # as a fraction of the shown width
 _SHUFFLED = 5000  # rows that come first, in random order
+_FEW = 8  # a selection of less than one in so many rows is given by its row numbers
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,22 @@ class Similar:
     cosine: NDArray[np.float64]
 
 
+def picked(dataset: Dataset, filters: Filters, ticket: Ticket) -> IntArray | BoolArray | None:
+    """Return what picks the rows that pass the filters out of a column: few rows by their numbers, else a mask (N,).
+
+    Months are few rows of many, so that work on them takes as long as in a small table; None for all rows.
+    """
+    if not filters:
+        return None
+
+    def make() -> IntArray | BoolArray | None:
+        mask = dataset.masks.all_of(filters, lambda: ticket.tick(0.1))
+        few = mask is not None and np.count_nonzero(mask) < len(mask) // _FEW
+        return np.flatnonzero(mask) if few and mask is not None else mask
+
+    return dataset.shared.get(("picked", filters), make)
+
+
 def select(
     dataset: Dataset, filters: Filters, order: tuple[str, bool], charts: Sequence[str], ticket: Ticket
 ) -> Selected:
@@ -65,7 +82,8 @@ def select(
     def make() -> Selected:
         mask = dataset.masks.all_of(filters, lambda: ticket.tick(0.1))
         ticket.tick(0.3)
-        counts = {name: pictures.histogram(dataset.columns.binned(name), mask) for name in charts}
+        rows = picked(dataset, filters, ticket)
+        counts = {name: pictures.histogram(dataset.columns.charted(name), rows) for name in charts}
         ticket.tick(0.6)
         return Selected(mask, ordered_rows(dataset, mask, *order), counts)
 
@@ -113,9 +131,12 @@ def rasters(
     def of(which: Filters, name: str) -> FloatArray:
         def make() -> FloatArray:
             values = columns.values(name) if name != "count" and columns.classes(name) is None else None
-            mask = dataset.masks.all_of(which, lambda: ticket.tick(0.1))
+            mask = picked(dataset, which, ticket)
             if name != "count" and (classes := columns.classes(name)) is not None:
                 return pictures.class_raster(x, y, extent, shape, classes, mask=mask, around=around)
+            if values is not None and columns.scale(name) == "ratio":  # the mean of 2 and 1/2 is 1
+                values = np.log(values)
+                return np.exp(pictures.raster(x, y, extent, shape, mask=mask, values=values, around=around))
             return pictures.raster(x, y, extent, shape, mask=mask, values=values, around=around)
 
         return dataset.shared.get(("raster", plane, extent, which, name), make)
@@ -130,7 +151,8 @@ def plane_of(
 ) -> tuple[FloatArray | None, FloatArray, Near | None]:
     """Return the rasters of a plane, and the selected rows one by one if few are in view."""
     whole, chosen = rasters(dataset, plane, extent, view, ticket)
-    return whole, chosen, points_in(dataset, plane, extent, view.filters, view.colour, ticket)
+    rows = picked(dataset, view.filters, ticket)
+    return whole, chosen, points_in(dataset, plane, extent, view.filters, view.colour, rows)
 
 
 def nearest_to(

@@ -1,4 +1,4 @@
-"""What is said of each file: its variable, units, level, dates and place, the range of its values, what is masked."""
+"""What is reported of each file: variable, units, level, dates and place, range of values, masked pixels."""
 
 import json
 import logging
@@ -96,7 +96,7 @@ def _percent(part: int, total: int) -> str:
 
 @dataclass
 class Account:
-    """What is said of one file.
+    """What is reported of one file.
 
     Attributes:
         about: variable, units, level, dates, and what masks it.

@@ -119,7 +119,7 @@ def _since(values: NDArray[np.float64], unit: str, start: str, calendar: str) ->
 
 
 def _after_months(first: Any, months: float) -> np.datetime64:
-    """Return a date some months after another: whole months, and a fraction of the last one's days."""
+    """Return a date some months after another: complete months, and a fraction of the last one's days."""
     whole = int(np.floor(months))
     year, month = divmod(first.year * 12 + first.month - 1 + whole, 12)
     days = months_of.monthrange(year, month + 1)[1]

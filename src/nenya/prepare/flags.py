@@ -199,7 +199,7 @@ def flag_test(variable: "xarray.DataArray", patterns: Sequence[Any], bits: Seque
         place: name of the file, for errors.
 
     Raises:
-        InputFileError: A flag or bit is not there, or the attributes contradict each other.
+        InputFileError: A flag or bit is absent, or the attributes contradict each other.
     """
     width = 8 * np.dtype(variable.encoding.get("dtype") or variable.dtype).itemsize
     if high := [bit for bit in bits if bit >= width]:
@@ -366,7 +366,7 @@ def _is_water(meaning: str) -> bool:
 def _find_mask(
     dataset: "xarray.Dataset", array: "xarray.DataArray", place: str, options: PrepareOptions, taken: str
 ) -> "xarray.DataArray | None":
-    """Return the land-sea mask: the user's, otherwise one that says so by its attributes or name."""
+    """Return the land-sea mask: the user's, otherwise one that is named so by its attributes or name."""
     if options.mask is not None and options.mask not in (taken, "none"):
         return _on_grid(get_variable(dataset, options.mask, place, "mask="), array, place)
     if options.mask == "none":

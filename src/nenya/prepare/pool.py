@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from multiprocessing.connection import wait
 from typing import Any
 
-from nenya.errors import OptionError, OutputError
+from nenya.errors import OutputError
 from nenya.options.commands import PrepareOptions
 from nenya.prepare.work import Outcome, Task, prepare_file
+from nenya.runtime.shards import dask_client
 from nenya.runtime.signals import ignore_interrupts
 
 _PATIENCE = 0.5  # seconds between checks for a signal
@@ -56,8 +57,8 @@ def _executor(tasks: int, options: PrepareOptions) -> Iterator[tuple[Executor | 
     """Yield an executor for tasks in other processes, None if one process suffices; and a queue of their reports."""
     workers = options.workers or min(len(os.sched_getaffinity(0)), tasks)
     if options.dask is not None:
-        with _dask(options.dask) as pool:
-            yield pool, None
+        with dask_client(options.dask) as client:
+            yield client.get_executor(pure=False), None
     elif min(workers, tasks) <= 1:
         yield None, None
     else:
@@ -75,27 +76,6 @@ def _executor(tasks: int, options: PrepareOptions) -> Iterator[tuple[Executor | 
             for process in set(multiprocessing.active_children()) - before:
                 process.terminate()
             raise
-
-
-@contextmanager
-def _dask(address: str) -> Iterator[Executor]:
-    """Yield a Dask cluster as executor; its workers must see the files and the folder of the output.
-
-    Raises:
-        OptionError: Dask is not installed, or the scheduler does not answer.
-    """
-    try:
-        from distributed import Client
-    except ImportError as error:
-        raise OptionError(f"dask={address} needs the package distributed: pip install distributed") from error
-    try:
-        client = Client(address, timeout=10)
-    except (OSError, ValueError, TimeoutError) as error:
-        raise OptionError(
-            f"dask={address}: no scheduler answers at this address ({str(error).splitlines()[0]})"
-        ) from error
-    with client:
-        yield client.get_executor(pure=False)
 
 
 def _begin_worker(events: Any) -> None:

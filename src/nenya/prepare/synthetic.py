@@ -53,7 +53,13 @@ GRADIENTS = (0.007, 0.07)  # K per pixel: range of the mean gradient
 
 
 def white_noise(rows: int, size: int, rng: np.random.Generator) -> FloatArray:
-    """Return standard normal noise: (rows, size, size) float32, neither mean nor variance adjusted."""
+    """Return standard normal noise: (rows, size, size) float32, neither mean nor variance adjusted.
+
+    Examples:
+        >>> import numpy as np
+        >>> white_noise(2, 32, np.random.default_rng(0)).shape
+        (2, 32, 32)
+    """
     return rng.standard_normal((rows, size, size), dtype=np.float32)
 
 
@@ -71,6 +77,12 @@ def power_law(rows: int, size: int, rng: np.random.Generator, *, slope: float) -
 
     Returns:
         (rows, size, size) float32, each of mean zero and variance one.
+
+    Examples:
+        >>> import numpy as np
+        >>> fields = power_law(2, 32, np.random.default_rng(0), slope=3)
+        >>> fields.shape, round(float(fields.std()), 3)
+        ((2, 32, 32), 1.0)
     """
     k = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size))
     k[0, 0] = np.inf
@@ -343,11 +355,19 @@ def write_cutouts(
             out.
         valid: likewise, data set `valid`.
         compression: filter of HDF5, or None.
-        chunks: whole cutouts in each chunk.
+        chunks: complete cutouts in each chunk.
 
     Raises:
         InputFileError: a partition of another shape.
         OptionError: `chunks` < 1, or no partition at all.
+
+    Examples:
+        >>> import numpy as np
+        >>> from nenya.data.cutouts import inspect_cutouts
+        >>> fields = white_noise(6, 32, np.random.default_rng(0))
+        >>> write_cutouts("noise_preproc.h5", fields[:4], fields[4:])
+        >>> {name: part.rows for name, part in inspect_cutouts("noise_preproc.h5").partitions.items()}
+        {'train': 4, 'valid': 2}
     """
     given = {"train": train, "valid": valid}
     partitions = {name: _as_partition(name, array) for name, array in given.items() if array is not None}
@@ -375,7 +395,7 @@ def stream_cutouts(
         path: the HDF5 file; overwritten if it exists.
         partitions: name -> shape (N, H, W), and blocks: suffix ("" for the cutouts, in K, or "_mask") -> (n, H, W).
         attributes: of the file.
-        chunks: whole cutouts in each chunk.
+        chunks: complete cutouts in each chunk.
         finish: called when all blocks are written, before the file appears.
 
     Raises:

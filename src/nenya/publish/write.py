@@ -98,7 +98,7 @@ def publish(
     Raises:
         OutputError: The folder cannot be written, or the disk is full.
         OptionError: The latents do not fit `dtype`, or a package is missing.
-        InputFileError: STAC is asked for, and no row has a place or a time.
+        InputFileError: STAC is requested, and no row has a place or a time.
     """
     if "stac" in formats:
         check_rows(rows)

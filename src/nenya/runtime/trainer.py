@@ -14,17 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch.profilers import Profiler
 
 import nenya
 from nenya.errors import OptionError
 from nenya.options.declare import for_records
 from nenya.options.sections import Options, TrainerOptions
+from nenya.runtime.lightning import Profiler, pl
 from nenya.runtime.process import from_environment, git_commit, is_main_process, srun_tasks
 from nenya.storage.texts import first_words
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Trainer
     from lightning.pytorch.loggers import WandbLogger
 
 log = logging.getLogger(__name__)
@@ -57,7 +56,7 @@ _ACTIONS = {  # suffix of the name of Lightning's action -> stage
 _MOST_EVENTS = 4096
 
 
-def make_trainer(options: TrainerOptions, **settings: Any) -> "Trainer":
+def make_trainer(options: TrainerOptions, **settings: Any) -> "pl.Trainer":
     """Return Lightning's Trainer for the `trainer` options; its profiler is a `Ledger`.
 
     Args:
@@ -68,16 +67,17 @@ def make_trainer(options: TrainerOptions, **settings: Any) -> "Trainer":
         OptionError: Lightning refuses a setting, or there are fewer devices.
     """
     from lightning.fabric.utilities.exceptions import MisconfigurationException
-    from lightning.pytorch import Trainer
 
     _quieten_libraries()
     ledger = Ledger()
     arguments = {**asdict(options), "profiler": ledger, **settings}
     arguments["enable_progress_bar"] = False  # nenya shows its own
+    if not options.deterministic and not torch.are_deterministic_algorithms_enabled():
+        arguments["deterministic"] = None  # False would load torch's compiler to switch off what is off
     if environment := _environment():
         arguments["plugins"] = [*arguments.get("plugins", []), environment]
     try:
-        trainer = Trainer(
+        trainer = pl.Trainer(
             use_distributed_sampler=False, num_sanity_val_steps=0, enable_model_summary=False, **arguments
         )
     except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
@@ -206,7 +206,7 @@ def _why_offline() -> str:
 class Ledger(Profiler):
     """Measures the seconds of each stage of a run, as Lightning's profiler.
 
-    The time of an inner stage does not count for the outer one. On a GPU, which works asynchronously, the seconds are
+    The time of an inner stage is not added to the outer one. On a GPU, which works asynchronously, the seconds are
     those of the device. Work of other threads and processes is counted in `beside`.
 
     Args:

@@ -87,7 +87,7 @@ class Repository:
     """The files of one commit of a repository.
 
     Args:
-        name: which; its revision is resolved when the first file is asked for.
+        name: which; its revision is resolved when the first file is requested.
 
     Raises:
         OptionError: HF_ENDPOINT is not encrypted.
@@ -101,7 +101,7 @@ class Repository:
             raise OptionError(f"HF_ENDPOINT={shown(self.endpoint)}: expected an https:// address")
 
     def get(self, file: str, most: int) -> Path:
-        """Return a file in the cache, downloaded if it is not there.
+        """Return a file in the cache, downloaded if it is absent.
 
         Args:
             file: its path in the repository.
@@ -305,7 +305,7 @@ def _counter(most: int, name: str) -> Any:
             """Count."""
             self.seen += int(n or 0)
             if self.seen > most:
-                raise InputFileError(f"{name} has more than the {most:,} bytes that were said; try again later")
+                raise InputFileError(f"{name} has more than the {most:,} announced bytes; try again later")
 
     return Counter
 

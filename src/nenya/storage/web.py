@@ -68,7 +68,7 @@ class WebFile:
 
 
 class _Redirects(HTTPRedirectHandler):
-    """Follows redirects within https; those to other hosts are said, or refused; none leads to an inner network."""
+    """Follows redirects within https; those to other hosts are reported, or refused; none leads to an inner network."""
 
     def __init__(self, *, other_hosts: bool) -> None:
         self.other_hosts = other_hosts

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from nenya.defs import DT_INTERVALS, REGIONS, SEASONS
 from nenya.errors import OptionError
 from nenya.storage.texts import shown
+from nenya.tables.tags import COLUMN as TAG
+from nenya.tables.tags import tags_in
 
 BoolArray = NDArray[np.bool_]
 Test = Callable[["Rows"], "Truth"]
@@ -117,7 +119,9 @@ def compared(left: Callable[[Rows], Any], sign: str, right: Callable[[Rows], Any
 
 
 def text_compared(column: str, sign: str, text: str) -> Test:
-    """Return a comparison of a text column with a string, by its distinct values."""
+    """Return a comparison of a text column with a string, by its distinct values; of tags, whether it is among them."""
+    if column == TAG and sign in ("=", "!="):
+        return _by_text(column, lambda values: [(text in tags_in(str(v))) == (sign == "=") for v in values.to_pylist()])
     return _by_text(column, lambda values: [v is not None and _COMPARE[sign](str(v), text) for v in values.to_pylist()])
 
 

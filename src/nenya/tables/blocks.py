@@ -1,7 +1,7 @@
 """Blocks of rows that belong together: granules, days, or values of a column; and folds that keep them together.
 
 Rows of one granule share weather, noise and the instrument's faults, so that they are not independent. Everything that
-draws or divides rows at random does it by whole blocks, and by what the rows are, not by where they stand: the same
+draws or divides rows at random does it by complete blocks, and by what the rows are, not by where they stand: the same
 rows in another order give the same result.
 
 Letters in shapes: N rows of a table, K blocks.
@@ -47,7 +47,7 @@ def blocks_of(table: "pd.DataFrame", block: str = "granule") -> IntArray:
     unknown = codes < 0
     if unknown.any():
         log.warning(
-            "%d of %d rows have no %s: each is a block of its own", int(unknown.sum()), len(codes), block
+            "%d of %d rows have no %s: each is a separate block", int(unknown.sum()), len(codes), block
         )  # fmt: skip
         codes = codes.copy()
         codes[unknown] = codes.max(initial=-1) + 1 + np.arange(int(unknown.sum()))

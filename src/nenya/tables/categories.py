@@ -25,7 +25,9 @@ MOST = 20
 _MOST_TEXTS = 200  # different texts of a column of categories
 LABELS = frozenset(("cluster", "label", "group", "part", "sensor", "region", "index", "pp_type", "flag"))
 """Columns whose integers are names, however many there are."""
-NONE = "none"  # cluster -1: noise, or no latent
+NOISE = -1
+"""The label of rows that belong to no cluster: noise, and rows without a latent."""
+NOISE_NAME = "noise"
 _CALENDAR = {
     "month": dict(enumerate("Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(), 1)),
 }
@@ -159,7 +161,7 @@ def _given(names: Mapping[Any, Any] | None, values: list[Any], name: str) -> dic
 
 def _labels(values: list[Any], name: str, named: Mapping[Any, str]) -> list[str]:
     calendar = _CALENDAR.get(name, {})
-    none = {-1: NONE} if name in LABELS else {}
+    none = {NOISE: NOISE_NAME} if name in LABELS else {}
     known = {**calendar, **none, **named}
     keep_number = name in LABELS and not isinstance(values[0], str)
     return [
@@ -170,7 +172,7 @@ def _labels(values: list[Any], name: str, named: Mapping[Any, str]) -> list[str]
 
 def _folded(name: str, codes: IntArray, values: list[Any], labels: list[str]) -> Categories:
     """Return categories of which the rarest beyond `MOST` are one, and come last."""
-    none = [k for k, value in enumerate(values) if name in LABELS and value == -1]
+    none = [k for k, value in enumerate(values) if name in LABELS and value == NOISE]
     kept = [k for k in range(len(values)) if k not in none]
     if len(values) > MOST:
         counts = np.bincount(codes[codes >= 0], minlength=len(values))

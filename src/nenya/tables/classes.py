@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nenya.tables.categories import LABELS, MOST
+from nenya.tables.categories import LABELS, MOST, NOISE, NOISE_NAME
 from nenya.tables.quantities import quantity_of
+from nenya.tables.tags import COLUMN as TAG
+from nenya.tables.tags import tags_in
 
 MOST_TEXTS = 64
 """Distinct strings or labels, at most."""
+NO_TAG = "no tags yet"
 _LOOKED_AT = 100_000  # rows after which most other columns are recognised
 _NAME = (0.16, 0.05)  # room of a name, as a fraction of the figure
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -36,10 +39,15 @@ class Classes:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The values in words: months by name."""
+        """The values in words: months by name, and `noise` for label -1."""
         if self.name == "month" and all(isinstance(v, int) and 1 <= v <= len(_MONTHS) for v in self.values):
             return tuple(_MONTHS[int(value) - 1] for value in self.values)
-        return tuple(map(str, self.values))
+        return tuple(NOISE_NAME if code == self.noise else str(value) for code, value in enumerate(self.values))
+
+    @property
+    def noise(self) -> int:
+        """The code of the rows that belong to no cluster; -1 if the column has no such label."""
+        return self.values.index(NOISE) if self.name in LABELS and NOISE in self.values else -1
 
     @property
     def kind(self) -> str:
@@ -88,6 +96,21 @@ def classes_of_texts(name: str, codes: NDArray[np.integer], texts: Sequence[Any]
     place = np.full(len(texts) + 1, -1, np.int16)
     place[order] = np.arange(len(order))
     return Classes(name, tuple(str(texts[number]) for number in order), place[codes])
+
+
+def classes_of_tags(codes: NDArray[np.integer], labels: Sequence[str]) -> Classes:
+    """Return the classes of tags: their combinations, or, if these are too many, the first tag of each row.
+
+    Args:
+        codes: (N,), the number of each row's combination, negative for none.
+        labels: the combinations; without any, there is one class without rows.
+    """
+    if len(labels) > MOST_TEXTS:
+        first = [tags_in(label)[0] for label in labels]
+        kept = sorted(set(first))[:MOST_TEXTS]
+        place = np.array([kept.index(word) if word in kept else -1 for word in first] + [-1], np.int16)
+        return Classes(TAG, tuple(kept), place[codes])
+    return Classes(TAG, tuple(labels) or (NO_TAG,), codes.astype(np.int16))
 
 
 def commonest(cells: NDArray[np.integer], codes: NDArray[np.integer], count: int, classes: int) -> NDArray[np.int16]:

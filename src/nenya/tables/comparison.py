@@ -21,7 +21,8 @@ BoolArray = NDArray[np.bool_]
 
 NO_DATE = np.iinfo(np.int64).min
 """The month of a row without a date."""
-_Z = 1.959963984540054  # of a 95 % interval
+NORMAL = 1.959963984540054
+"""Half the width of a 95 % interval of a normal distribution, in standard deviations."""
 _BLOCK = 2**18
 
 
@@ -42,12 +43,23 @@ def compare(selected: Any, whole: Any, all_selected: float, all_whole: float) ->
     with np.errstate(divide="ignore", invalid="ignore"):
         n = np.float64(all_selected)
         share, of_whole = selected / n, whole / np.float64(all_whole)
-        middle = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-        half = _Z / (1 + _Z**2 / n) * np.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
-        low, high = np.maximum(middle - half, 0), np.minimum(middle + half, 1)
+        low, high = wilson(share, n)
         ends = {"ratio": share / of_whole, "ratio_low": low / of_whole, "ratio_high": high / of_whole}
     ends = {name: np.where(whole > 0, value, np.nan) for name, value in ends.items()}
     return {"selected": selected, "whole": whole, "share_selected": share, "share_whole": of_whole, **ends}
+
+
+def wilson(share: Any, count: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the ends of the 95 % interval of shares of independent rows (Wilson 1927, JASA 22, 209).
+
+    Args:
+        share: (n,).
+        count: number of rows of each, (n,) or one for all; not necessarily whole.
+    """
+    z = NORMAL
+    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    return np.maximum(middle - half, 0), np.minimum(middle + half, 1)
 
 
 def comparison(names: Sequence[Any], selected: Any, whole: Any, of: tuple[int, int], **more: Any) -> "pd.DataFrame":

@@ -12,9 +12,13 @@ from nenya.defs import DT_INTERVALS, REGIONS, SEASONS
 from nenya.errors import NenyaError, OptionError
 from nenya.options.declare import suggest
 from nenya.options.extras import need
+from nenya.runtime.lean import import_lancedb
 from nenya.tables.key_columns import KEYS
 from nenya.tables.place_and_time import dates_of, usual_names
 from nenya.tables.quantities import with_dt
+from nenya.tables.tag_conditions import Has, tag_terms
+from nenya.tables.tags import COLUMN as TAG
+from nenya.tables.tags import tags_in
 from nenya.tables.where import check_condition
 
 if TYPE_CHECKING:
@@ -90,9 +94,15 @@ def rows_where(table: "pd.DataFrame", sql: str) -> NDArray[np.bool_]:
 
     Raises:
         OptionError: It is not SQL, or names a column that does not exist; or LanceDB is not installed.
+
+    Examples:
+        >>> import pandas as pd
+        >>> rows_where(pd.DataFrame({"lat": [10.0, 40.0], "DT": [3.0, 1.0]}), "DT > 2 AND lat < 30").tolist()
+        [True, False]
     """
     need("search", f"a condition ({sql})")
     check_condition(sql)
+    import_lancedb()
     import lancedb
     import pyarrow as pa
 
@@ -102,6 +112,8 @@ def rows_where(table: "pd.DataFrame", sql: str) -> NDArray[np.bool_]:
     named = [name for name in table.columns if re.search(rf"\b{re.escape(str(name))}\b", sql, re.I)]
     columns = {str(name): as_arrow(table[name]) for name in named}
     columns[ROW] = pa.array(np.arange(len(table)))
+    if TAG in columns and pa.types.is_string(columns[TAG].type):
+        whole = tag_terms(whole, _own_tags(columns))
     found: NDArray[np.bool_] = np.zeros(len(table), bool)
     if not len(table):
         return found
@@ -110,6 +122,25 @@ def rows_where(table: "pd.DataFrame", sql: str) -> NDArray[np.bool_]:
         rows = made.search().where(whole).select([ROW]).limit(len(table)).to_arrow()
     found[rows[ROW].to_numpy()] = True
     return found
+
+
+def _own_tags(columns: dict[str, Any]) -> Has:
+    """Return a function that adds a column for tags, true for rows that have one of them, and returns its SQL."""
+    import pyarrow as pa
+
+    texts = columns[TAG].dictionary_encode()
+    codes = texts.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    labels = [tags_in(str(value)) for value in texts.dictionary.to_pylist()]
+
+    def has(words: list[str], positive: bool) -> str:
+        if not words:
+            return f"`{TAG}` IS {'NOT ' if positive else ''}NULL"
+        name = f"{TAG} {len(columns)}"
+        fits = np.array([*(not {*words}.isdisjoint(label) for label in labels), False])
+        columns[name] = pa.array(fits[codes], mask=codes < 0)
+        return f"{'' if positive else 'NOT '}`{name}`"
+
+    return has
 
 
 def as_arrow(column: "pd.Series") -> Any:
@@ -266,7 +297,7 @@ def _box(lon: Sequence[float] | None, lat: Sequence[float] | None) -> str:
         if east < west:
             raise OptionError(f"lon={list(lon)}: expected [west, east] in degrees from -180 to 360")
         around = [f"(`lon` >= {west + turn!r} AND `lon` <= {east + turn!r})" for turn in (-360.0, 0.0, 360.0)]
-        # A box around the whole globe excludes no longitude, not even between its turns.
+        # A box around the complete globe excludes no longitude, not even between its turns.
         terms.append(f"({' OR '.join(around)})" if east - west < 360 else "`lon` IS NOT NULL")
     if lat is not None:
         terms.append(_between("lat", "lat", lat))

@@ -92,12 +92,24 @@ class Grid:
 
 
 def globe(degrees: float = 2.0) -> Grid:
-    """Return cells of the globe, of about this many degrees of longitude and latitude."""
+    """Return cells of the globe, of about this many degrees of longitude and latitude.
+
+    Examples:
+        >>> grid = globe(30.0)
+        >>> type(grid).__name__
+        'Grid'
+    """
     return Grid((-180.0, 180.0), (-90.0, 90.0), round(360 / degrees), round(180 / degrees))
 
 
 def wrap_longitude(lon: FloatArray) -> FloatArray:
-    """Return longitudes in degrees, (N,), as -180 up to, but not including, 180."""
+    """Return longitudes in degrees, (N,), as -180 up to, but not including, 180.
+
+    Examples:
+        >>> import numpy as np
+        >>> wrap_longitude(np.array([190.0, -190.0, 0.0])).tolist()
+        [-170.0, 170.0, 0.0]
+    """
     lon = np.asarray(lon)
     if len(lon) and (np.nanmin(lon, initial=0) < -180 or np.nanmax(lon, initial=0) >= 180):
         return (lon + 180) % 360 - 180

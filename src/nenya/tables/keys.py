@@ -174,22 +174,47 @@ def _nothing(keys: Keys, files: Sequence[NamedFile], joined: Joined) -> str:
     return f"no row of the table has a {what}: {own}the {what}s are from {theirs} ({why}): give the files of the table"
 
 
+class Packed:
+    """The rows of a table as numbers of their cutouts, to find those of other tables among them.
+
+    Args:
+        table: its keys.
+
+    Attributes:
+        number: (N,) int64, equal for rows of one cutout; -1 if a key is missing.
+    """
+
+    def __init__(self, table: Keys) -> None:
+        self._table = table
+        self._files, of_name = _groups(table)
+        self.number = _packed(table, of_name)
+
+    def of(self, found: Keys) -> IntArray:
+        """Return the numbers of the rows of another table, (len(found),) int64, -1 for files that this one lacks.
+
+        Raises:
+            InputFileError: A name matches several files and the folder does not decide.
+        """
+        table = self._table
+        match = [0] if found.names is None else match_names(found.names, self._files)
+        if (found.names is None) != (table.names is None):
+            _, groups = _groups(found if table.names is None else table)
+            if len(set(groups)) > 1:
+                raise InputFileError("expected a column pp_file in both tables, as one of them covers several files")
+            match = [0] * len(match)
+        if any((len(keys) and keys.row.max() >= 2**_ROW_BITS) for keys in (table, found)) or len(self._files) >= 2**20:
+            raise InputFileError(f"expected pp_idx below {2**_ROW_BITS} and at most {2**20} files")
+        return _packed(found, match)
+
+
 def rows_of(table: Keys, found: Keys) -> tuple[BoolArray, BoolArray]:
     """Return which rows of a table are in another one, and which of the other are in it: (N,) and (len(found),) bool.
 
     Raises:
         InputFileError: A name matches several files and the folder does not decide.
     """
-    files, of_name = _groups(table)
-    match = [0] if found.names is None else match_names(found.names, files)
-    if (found.names is None) != (table.names is None):
-        _, groups = _groups(found if table.names is None else table)
-        if len(set(groups)) > 1:
-            raise InputFileError("expected a column pp_file in both tables, as one of them covers several files")
-        match = [0] * len(match)
-    if any((len(keys) and keys.row.max() >= 2**_ROW_BITS) or len(files) >= 2**20 for keys in (table, found)):
-        raise InputFileError(f"expected pp_idx below {2**_ROW_BITS} and at most {2**20} files")
-    own, other = _packed(table, of_name), _packed(found, match)
+    packed = Packed(table)
+    own, other = packed.number, packed.of(found)
     return np.isin(own, other[other >= 0]), np.isin(other, own[own >= 0])
 
 

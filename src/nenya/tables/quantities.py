@@ -36,11 +36,13 @@ class Quantity:
         title: its name in words.
         unit: empty if it has none, or if unknown.
         definition: a formula.
+        scale: how its values are best told apart: `linear`, `log`, or `ratio` (1 in the middle, by the logarithm).
     """
 
     title: str
     unit: str = ""
     definition: str = ""
+    scale: str = "linear"
 
 
 QUANTITIES = {
@@ -63,10 +65,11 @@ QUANTITIES = {
     "merid_slope": Quantity("meridional spectral slope"),
     "LL": Quantity("log-likelihood LL"),
     "latent_LL": Quantity("log-likelihood of the latent"),
-    "rarity": Quantity("rarity", "", "mean cosine distance to the nearest elsewhere"),
+    "rarity": Quantity("rarity", "", "mean cosine distance to the nearest elsewhere", "log"),
     "rarity_percentile": Quantity("rarity", "%"),
     "texture_LL": Quantity("log-likelihood of the texture"),
     "texture_percentile": Quantity("rarity of the texture", "%"),
+    "density_ratio": Quantity("density ratio", "", "its own set over the other one", "ratio"),
     "lat": Quantity("latitude", "deg N"),
     "lon": Quantity("longitude", "deg E"),
     "US0": Quantity("UMAP 1"),
@@ -85,7 +88,12 @@ def quantity_of(name: str) -> Quantity:
 
 
 def title_of(name: str) -> str:
-    """Return the title of a column: `DT = T90 - T10 (K)`."""
+    """Return the title of a column: `DT = T90 - T10 (K)`.
+
+    Examples:
+        >>> title_of("US0")
+        'UMAP 1'
+    """
     quantity = quantity_of(name)
     definition = f" = {quantity.definition}" if quantity.definition else ""
     return f"{quantity.title}{definition}{_unit(quantity)}"
@@ -101,7 +109,12 @@ def heading_of(name: str) -> str:
 
 
 def label_of(name: str) -> str:
-    """Return the name of a column with its unit, for axes: `DT (K)`, `mean_temperature (deg C)`."""
+    """Return the name of a column with its unit, for axes: `DT (K)`, `mean_temperature (deg C)`.
+
+    Examples:
+        >>> label_of("DT")
+        'DT (K)'
+    """
     return name + _unit(quantity_of(name))
 
 
@@ -130,6 +143,11 @@ def central_dt(fields: NDArray[np.floating[Any]], side: int) -> NDArray[np.float
 
     Returns:
         (...), in the unit of the fields; NaN where the square has pixels that are not finite.
+
+    Examples:
+        >>> import numpy as np
+        >>> central_dt(np.zeros((2, 64, 64)), 40).tolist()
+        [0.0, 0.0]
     """
     half, row, column = side // 2, fields.shape[-2] // 2, fields.shape[-1] // 2
     square = fields[..., max(row - half, 0) : row + half, max(column - half, 0) : column + half]

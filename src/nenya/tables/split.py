@@ -1,7 +1,7 @@
 """Divide the rows of a table into those to train on and those to validate on, and measure what leaks between them.
 
 Cutouts of one granule, or near each other in place and time, are nearly the same: if some are trained on and others
-validated on, the validation is too good. So whole units go to one side, granules or blocks of time or of place, and
+validated on, the validation is too good. So complete units go to one side, granules or blocks of time or of place, and
 rows near the other side can be left out.
 
 Letters in shapes: N rows of the table.
@@ -93,9 +93,9 @@ def split_rows(
 ) -> SplitArray:
     """Say which rows of a table to train on and which to validate on.
 
-    Whole units are drawn for the validation, by a hash of the seed and of their rows' keys, until the number of rows is
-    the nearest possible to the fraction. So the order of the rows does not matter. Then rows to train on that are near
-    one to validate on are left out, and rows whose unit is unknown.
+    Complete units are drawn for the validation, by a hash of the seed and of their rows' keys, until the number of rows
+    is the nearest possible to the fraction. So the order of the rows does not matter. Then rows to train on that are
+    near one to validate on are left out, and rows whose unit is unknown.
 
     Args:
         table: pp_file, pp_type and pp_idx, and the columns that the units and the buffer need.
@@ -141,7 +141,7 @@ def split_rows(
 def units_of(table: "pd.DataFrame", units: Units) -> IntArray:
     """Return the unit of each row as a number, (N,) int64, -1 where it is unknown.
 
-    Blocks of time hold whole granules: the earliest time of a granule counts.
+    Blocks of time hold complete granules: the earliest time of a granule counts.
 
     Raises:
         InputFileError: A column is missing.
@@ -292,7 +292,7 @@ def _blocks_of_time(table: "pd.DataFrame", days: float) -> IntArray:
 
 
 def _blocks_of_place(table: "pd.DataFrame", km: float) -> IntArray:
-    """Return blocks of nearly equal area: bands of latitude, each divided into a whole number of blocks."""
+    """Return blocks of nearly equal area: bands of latitude, each divided into an integer number of blocks."""
     lat, lon = coordinates(table)
     known = np.isfinite(lat) & np.isfinite(lon)
     lat, lon = np.where(known, lat, 0), np.where(known, lon, 0)

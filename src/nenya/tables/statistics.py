@@ -33,7 +33,7 @@ _LOOKED_AT = 200_000  # rows from which the ends of a histogram are estimated
 
 @dataclass(frozen=True)
 class SelectionStatistics:
-    """A selection compared with the whole table.
+    """A selection compared with the complete table.
 
     The tables have the columns name, selected, whole (counts), share_selected, share_whole, ratio (the first over the
     second), ratio_low and ratio_high (95 %, of the selection's share by Wilson 1927, JASA 22, 209). A share is the

@@ -31,6 +31,12 @@ def barlow_twins_loss(first: Tensor, second: Tensor, *, redundancy: float = 0.00
 
     Raises:
         ValueError: The embeddings have different shapes, or fewer than two rows.
+
+    Examples:
+        >>> import torch
+        >>> views = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+        >>> bool(barlow_twins_loss(views, views) < barlow_twins_loss(views, views.flip(0)))
+        True
     """
     two_batches(first, second, least=2)
     with exactly(first, second) as views:

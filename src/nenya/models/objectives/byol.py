@@ -25,6 +25,12 @@ def byol_loss(predicted: Tensor, targets: Tensor) -> Tensor:
 
     Raises:
         ValueError: They have different shapes, or no rows.
+
+    Examples:
+        >>> import torch
+        >>> views = torch.eye(4)
+        >>> byol_loss(views, views).item(), byol_loss(views, -views).item()
+        (0.0, 4.0)
     """
     two_batches(predicted, targets)
     with exactly(predicted, targets.detach()) as (asked, wanted):

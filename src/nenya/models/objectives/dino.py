@@ -52,6 +52,11 @@ def moved_centre(centre: Tensor, teacher: Tensor, momentum: float = 0.9) -> Tens
         centre: (K,) float32.
         teacher: (B, V, K) logits of the teacher, of all processes.
         momentum: Weight of the centre so far.
+
+    Examples:
+        >>> import torch
+        >>> moved_centre(torch.zeros(2), torch.ones(8, 2), momentum=0.5).tolist()
+        [0.5, 0.5]
     """
     with exactly(teacher) as (given,):
         return momentum * centre + (1 - momentum) * given.flatten(0, -2).mean(dim=0).to(centre.dtype)

@@ -14,7 +14,7 @@ _WEIGHT, _BIAS = "head.2.weight", "head.2.bias"
 def extracted(tensors: Any, options: Any) -> Any:
     """Return the tensors of the network of extraction among those of a training.
 
-    That is the network that was trained, or its teacher where the options say so; an expander's first batch norm
+    That is the network that was trained, or its teacher where the options choose it; an expander's first batch norm
     becomes part of the head, see `folded`.
 
     Args:

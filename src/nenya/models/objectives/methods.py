@@ -1,8 +1,8 @@
 """The objectives of a training: a loss with the parts and the state that it needs besides the network.
 
-An objective sees the features of the whole batch, gathered over all processes, so its statistics, queue and centre are
-those of one process. Its parts are modules of the training: checkpoints hold them, and the network without them is what
-extraction uses.
+An objective sees the features of the complete batch, gathered over all processes, so its statistics, queue and centre
+are those of one process. Its parts are modules of the training: checkpoints hold them, and the network without them is
+what extraction uses.
 
 Letters in shapes: B images over all processes, V = 2 views of each, D length of a projection (`feat_dim`).
 """
@@ -246,9 +246,9 @@ class MoCo(_Taught):
         keys = targets[:, 1]
         loss = moco_loss(features[:, 0], keys, self.queue.clone(), temperature=self.options.temp)
         if self.training:
-            queue, oldest = turned(self.queue, int(self.oldest), keys)
+            queue, oldest = turned(self.queue, self.oldest, keys)
             self.queue.copy_(queue)
-            self.oldest.fill_(oldest)
+            self.oldest.copy_(oldest)
         return loss
 
 

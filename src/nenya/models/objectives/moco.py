@@ -30,6 +30,12 @@ def moco_loss(queries: Tensor, keys: Tensor, queue: Tensor, *, temperature: floa
     Raises:
         ValueError: The shapes differ, or there are no rows.
         OptionError: The temperature is not above 0.
+
+    Examples:
+        >>> import torch
+        >>> keys, queue = torch.eye(4)[:2], torch.eye(4)[2:]
+        >>> round(moco_loss(keys, keys, queue).item(), 4)  # each query equals its key, the queue is at right angles
+        0.0
     """
     two_batches(queries, keys)
     if queue.ndim != 2 or queue.shape[1] != queries.shape[1]:  # (Q, D)
@@ -42,16 +48,22 @@ def moco_loss(queries: Tensor, keys: Tensor, queue: Tensor, *, temperature: floa
         return functional.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
 
 
-def turned(queue: Tensor, first: int, keys: Tensor) -> tuple[Tensor, int]:
+def turned(queue: Tensor, first: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
     """Replace the oldest keys of a queue by those of a batch.
 
     Args:
         queue: (Q, D).
-        first: The place of the oldest key.
+        first: The place of the oldest key, a scalar on the device of the queue, which a step need not wait for.
         keys: (B, D), B at most Q.
 
     Returns:
         The new queue (Q, D), and the place of its oldest key.
+
+    Examples:
+        >>> import torch
+        >>> queue, first = turned(torch.zeros(4, 1), 3, torch.ones(2, 1))
+        >>> queue[:, 0].tolist(), first
+        ([1.0, 0.0, 0.0, 1.0], 1)
     """
     places = (first + torch.arange(len(keys), device=queue.device)) % len(queue)
     return queue.index_copy(0, places, keys.to(queue.dtype)), (first + len(keys)) % len(queue)

@@ -45,6 +45,12 @@ def vicreg_loss(
 
     Raises:
         ValueError: The embeddings have different shapes, or fewer than two rows.
+
+    Examples:
+        >>> import torch
+        >>> views = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+        >>> bool(vicreg_loss(views, views) < vicreg_loss(views, views.flip(0)))
+        True
     """
     two_batches(first, second, least=2)
     with exactly(first, second) as (one, other):

@@ -43,7 +43,7 @@ class Named:
         text: their name, without what may be a secret.
         place: a local path, which may be missing, or an s3:// address.
         sha256: -> who says it: hashes that the file must have.
-        said: what is said of them beside the file, as flat options.
+        said: what is stated of them beside the file, as flat options.
         origin: attributes for the provenance of latents, none for local files and S3.
     """
 
@@ -117,7 +117,7 @@ def _of_folder(
 
 @cache
 def _of_hub(text: str, sha256: str | None, cache_dir: str | None) -> Named:
-    """Fetch weights of the Hugging Face Hub, and what is said beside them."""
+    """Fetch weights of the Hugging Face Hub, and what is stated beside them."""
     name = parse_name(text)
     if name.file and not name.file.endswith(_SUFFIXES):
         raise OptionError(f"{name}: expected a file ending in {', '.join(_SUFFIXES)}, got {shown(name.file)}")

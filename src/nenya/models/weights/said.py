@@ -1,4 +1,4 @@
-"""What is said of weights beside their file, held against the weights themselves and against the options."""
+"""Statements on weights beside their file, held against the weights themselves and against the options."""
 
 import dataclasses
 import logging
@@ -16,10 +16,10 @@ _IN_LATENTS = ("file", "masked")
 
 
 def with_said(checkpoint: Checkpoint, named: Named) -> Checkpoint:
-    """Return a checkpoint with what is said beside it, and where it is from.
+    """Return a checkpoint with what is stated beside it, and where it is from.
 
     Raises:
-        CheckpointError: Its tensors are of another network than is said.
+        CheckpointError: Its tensors are of another network than is stated.
     """
     if named.said:
         options = {**checkpoint.options, **named.said}

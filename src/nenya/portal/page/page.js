@@ -6,11 +6,12 @@ let dark = SETTINGS.dark || (!new URLSearchParams(location.search).has("theme") 
 document.documentElement.dataset.dark = dark;
 document.addEventListener("DOMContentLoaded", () => {
   const $ = (id) => document.getElementById(id);
-  const panels = layout();
+  const panels = layout(), time = timeline((text) => act(text));
   let sent = 0;
+  const early = [];  // what was done before the page was connected
   const act = (text) => {
     const model = window.Bokeh && Bokeh.documents.length && Bokeh.documents[0].get_model_by_name("nenya_channel");
-    if (model) model.value = (++sent) + "|" + text;
+    if (model) model.value = (++sent) + "|" + text; else early.push(text);
   };
   const open = (name) => document.querySelectorAll("[data-tab]").forEach((b) => {
     b.setAttribute("aria-selected", b.dataset.tab === name); $("panel_" + b.dataset.tab).hidden = b.dataset.tab !== name;
@@ -20,6 +21,7 @@ document.addEventListener("DOMContentLoaded", () => {
   document.addEventListener("click", (event) => {
     const source = of(event, "action"), tab = of(event, "tab");
     if (source && !source.disabled) act(source.dataset.action);
+    if (source && /^(undo|redo|reset|cancel|remove)/.test(source.dataset.action)) time.pause();
     if (tab) show(tab.dataset.tab);
     if (of(event, "reload")) location.reload();
     const box = event.composedPath()[0].previousElementSibling;
@@ -43,8 +45,9 @@ document.addEventListener("DOMContentLoaded", () => {
   const views = () => { if ($("viewsbox")) { act("views"); $("viewsbox").showModal(); } };
   if ($("views")) $("views").onclick = views;
   if ($("save_form")) $("save_form").onsubmit = (event) => { event.preventDefault(); act("save:" + $("save_name").value); $("save_name").value = ""; };
-  const keys = {u: () => act("undo"), y: () => act("redo"), v: views, r: () => act("reset"), n: () => act("step:1"), p: () => act("step:-1"), s: () => act("similar"), "+": () => act("like:+"), "-": () => act("like:-"), ">": () => act("sheet:1"), "<": () => act("sheet:-1"),
-    l: copy, d: theme, "?": () => $("helpbox").showModal(), m: panels.toggle, Escape: () => panels.restore() || act("cancel")};
+  const keys = {u: () => { time.pause(); act("undo"); }, y: () => { time.pause(); act("redo"); }, v: views, r: () => { time.pause(); act("reset"); }, t: time.toggle, ".": time.play, ",": () => time.step(-1), n: () => act("step:1"), p: () => act("step:-1"), s: () => act("similar"), "+": () => act("like:+"), "-": () => act("like:-"), ">": () => act("sheet:1"), "<": () => act("sheet:-1"),
+    l: copy, d: theme, "?": () => $("helpbox").showModal(), m: panels.toggle, a: () => act("against:a"), b: () => act("against:b"),
+    g: () => { if ($("tag_form")) { show("tags"); $("tag_word").focus(); } }, Escape: () => time.pause() || panels.restore() || act("cancel")};
   document.addEventListener("keydown", (event) => {
     const target = event.composedPath()[0];
     if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]") || (/^(INPUT|SELECT|TEXTAREA)$/.test(target.tagName) && target.type !== "checkbox")) return;
@@ -68,6 +71,12 @@ document.addEventListener("DOMContentLoaded", () => {
     $("near_rows").hidden = !list; $("near_pictures").hidden = list; $("near_as_list").setAttribute("aria-pressed", list);
     act("list:" + (list ? 1 : 0));
   };
+  if ($("tag_form")) $("tag_form").onsubmit = (event) => {
+    event.preventDefault();
+    const button = (event.submitter || event.target.querySelector("button")).dataset;
+    act("tag:" + JSON.stringify([$("tag_word").value, button.target, button.on === "1"]));
+  };
+  if ($("compare_form")) $("compare_form").onsubmit = (event) => { event.preventDefault(); act("compare:" + JSON.stringify([+$("compare_rows").value, +$("compare_seed").value])); };
   if ($("category_form")) $("category_form").onsubmit = (event) => {
     event.preventDefault();
     const chosen = [...$("category").selectedOptions];
@@ -128,13 +137,17 @@ document.addEventListener("DOMContentLoaded", () => {
       if (!event.state) return;
       if (event.state.key !== SETTINGS.key) { location.reload(); return; }
       place = Math.max(0, steps.indexOf(event.state.step));
+      if (event.state.step !== now) time.pause();
       if (event.state.step !== now) act("go:" + event.state.step);
     });
     if (link.value) restored();
     link.properties.value.change.connect(restored);
     if (dark !== SETTINGS.dark) paint();
+    time.connect(page);
     access(act);
+    early.splice(0).forEach(act);
     pointer(page);
+    touch(page);
     longitudes(page);
   });
 });
