@@ -154,7 +154,6 @@ CURVES = {  # name in the figure -> step, figure
     "search in the index": ("search", "processor_ms"),
     "update by 10,000 rows": ("update", "processor_s"),
     "portal: start": ("portal", "start_processor_s"),
-    "portal: a selection": ("portal", "selection_processor_s"),
 }
 
 
@@ -178,13 +177,12 @@ def draw(path):
     mpl.rcParams["svg.hashsalt"] = "growth"
     import matplotlib.pyplot as plt
 
-    from nenya.plotting.style import COLOURS
-
-    results = json.loads((RESULTS / "growth.json").read_text())
+    kept = RESULTS / "growth.json"
+    results = json.loads((kept if kept.is_file() else ROOT / "benchmarks" / "results" / "growth.json").read_text())
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    for colour, (name, (rows, values, slope)) in zip(COLOURS, curves(results).items(), strict=False):
+    for number, (name, (rows, values, slope)) in enumerate(curves(results).items()):
         label = name if np.isnan(slope) else f"{name}: N^{slope:.2f}"
-        axes.loglog(rows, values, marker="o", color=colour, label=label)
+        axes.loglog(rows, values, marker="o", color=f"C{number}", label=label)
         print(f"{name}: {', '.join(f'{r} million {v:.3g} s' for r, v in zip(rows, values, strict=True))}; {slope:.2f}")
     axes.set(xlabel="latents of 256 dimensions, millions", ylabel="processor seconds")
     axes.set_xticks([2, 5, 10, 20], labels=["2", "5", "10", "20"])

@@ -3,8 +3,10 @@
 python growth_steps.py STEP DATA INDEX FILES FOLDER
 """
 
+import asyncio
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +24,7 @@ from nenya.tables.conditions import rows_where
 
 TINY = ["model=demo", "model.width=1", "model.feat_dim=256", "loader.batch_size_valid=500"]
 NENYA = [sys.executable, "-c", "import sys; from nenya.cli import main; sys.exit(main())"]
+SELECTIONS = ('range:["DT", 0.4, 1.2]', 'range:["month", 3, 8]', 'range:["lat", -30, 50]', "undo", "reset")
 QUERIES, K, BLOCK = 40, 10, 16384
 CONDITIONS = ("", "DT > 0.5", "DT > 2", "DT > 2 AND lat > 30 AND lat < 50", "DT > 4", "DT > 7", "DT > 12")
 
@@ -184,7 +187,46 @@ def prepare_update(data, index, files, folder):
     return {}
 
 
-STEPS = {"search": search, "exact": exact, "prepare_update": prepare_update}
+def portal(data, _, files, folder):
+    """Start the portal and look at it as a browser does: start, first view, selections, neighbours, memory."""
+    import psutil
+    from portal import Client
+
+    async def look(port):
+        client = await Client.open(port)
+        selections = [await client.act(action) for action in SELECTIONS]
+        return client.first_view, selections, [await client.act(f"row:{row}") for row in (5, 700_000)]
+
+    latents = ",".join(map(str, files_of(data, files)))
+    start, log = time.perf_counter(), folder / f"server{files:02d}.log"
+    command = [*NENYA, "portal", f"table={data / f'table{files:02d}.parquet'}", f"latents=[{latents}]", "port=0"]
+    with log.open("w") as said:
+        server = subprocess.Popen(command, stderr=said)
+    process = psutil.Process(server.pid)
+    try:
+        while not (found := re.search(r"127\.0\.0\.1:(\d+)", log.read_text())):
+            if server.poll() is not None:
+                raise RuntimeError(log.read_text())
+            time.sleep(0.05)
+        started, before = time.perf_counter() - start, sum(process.cpu_times()[:2])
+        view, selections, neighbours = asyncio.run(look(int(found[1])))
+        after, memory = sum(process.cpu_times()[:2]), process.memory_info()
+    finally:
+        server.terminate()
+        server.wait(20)
+    return {
+        "start_s": started,
+        "start_processor_s": before,
+        "first_view_s": view,
+        "selection_s": float(np.median(selections)),
+        "neighbours_s": float(np.median(neighbours)),
+        "looking_processor_s": after - before,
+        "server_own_GB": (memory.rss - memory.shared) / 1e9,
+        "server_resident_GB": memory.rss / 1e9,
+    }
+
+
+STEPS = {"search": search, "exact": exact, "prepare_update": prepare_update, "portal": portal}
 
 if __name__ == "__main__":
     step, data, index, files, folder = sys.argv[1:]

@@ -107,8 +107,8 @@ class Client:
             if values.get("name") in ("nenya_channel", "nenya_pointer", "nenya_time"):
                 self.channels[values["name"]] = model["id"]
             name = str(values.get("name", "")).removeprefix("text_")
-            if name in ("count", "status", "facts", "filters", "card") and "text" in values:
-                self.texts[model["id"]] = name, values["text"]
+            if name in ("count", "status", "facts", "filters", "card"):  # an empty text is not sent
+                self.texts[model["id"]] = name, values.get("text", "")
         await self.until(lambda _: self.idle or None)
         self.first_view = time.monotonic() - start
         return self

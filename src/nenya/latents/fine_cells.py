@@ -104,7 +104,7 @@ def _shares(sizes: IntArray, count: int) -> IntArray:
         step = 1 if left > 0 else -1
         most = able[np.argsort(-step * (wanted - shares)[able], kind="stable")[: abs(left)]]
         shares[most] += step
-    return shares
+    return np.asarray(shares, np.int64)
 
 
 def _nearest(rows: Float32Array, centres: Float32Array) -> IntArray:

@@ -215,12 +215,25 @@ def _in_commits(batches: "Iterator[tuple[_Addition, pa.Table]]") -> "Iterator[It
 
 
 def _commit(made: Any, tables: "Iterator[pa.Table]") -> None:
-    """Add rows in one atomic step."""
+    """Add rows in one atomic step; an error in making them is raised as it is."""
     import pyarrow as pa
 
-    first = next(tables)
-    batches = (batch for table in itertools.chain([first], tables) for batch in table.to_batches())
-    made.add(pa.RecordBatchReader.from_batches(first.schema, batches))
+    first, failed = next(tables), []
+
+    def batches() -> "Iterator[pa.RecordBatch]":
+        try:
+            for table in itertools.chain([first], tables):
+                yield from table.to_batches()
+        except Exception as error:
+            failed.append(error)
+            raise
+
+    try:
+        made.add(pa.RecordBatchReader.from_batches(first.schema, batches()))
+    except Exception:
+        if failed:  # LanceDB has made another of it
+            raise failed[0] from None
+        raise
 
 
 def build_index(folder: Path, *, kind: str = "auto", index_from: int = INDEX_FROM, seed: int = 1234) -> dict[str, Any]:
