@@ -99,7 +99,7 @@ def test_the_answer_has_all_measures_of_the_whole_and_of_strata(answer):
 def test_the_page_says_it_first_in_words_and_the_figures_are_there(answer):
     page = (answer / "compare.html").read_text()
     words = page.split("<p>")[1]
-    assert words.startswith("one_preproc and two_preproc differ: a classifier tells")
+    assert words.startswith("one_preproc and two_preproc differ: a classifier separates")
     assert "<script" not in page and page.count("data:image/png;base64,") == 5
     figures = {path.name for path in answer.glob("*.png")}
     assert figures == {"strata.png", "globe.png", "umap.png", "gallery_a.png", "gallery_b.png"}

@@ -112,7 +112,7 @@ def test_units_that_the_values_belie_are_refused_with_the_likely_cause(tmp_path,
     assert words in str(caught.value) and "\n" not in str(caught.value)
     assert [p.name for p in tmp_path.iterdir()] == ["w.nc"]
     if "units=" in words:
-        units = words.split("units=")[1].split(" takes")[0].strip("'")
+        units = words.split("units=")[1].split(" corrects")[0].strip("'")
         images, _ = cutouts(path, tmp_path / "w_preproc.h5", **{**options, "units": units})
         low, high = (-5, 5) if options else (-3, 45)
         assert images.min() >= low and images.max() <= high
