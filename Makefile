@@ -7,7 +7,7 @@ PINNED := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --req
 TOOL := $(BIN)/uv tool run --quiet --no-config
 UV_PINNED := $(BIN)/uv pip install --quiet --no-config --python $(BIN)/python --no-deps --require-hashes
 
-.PHONY: install constraints demo docs notebook test test-slow test-oldest check format bench licences dist release audit clean
+.PHONY: install constraints demo docs site notebook test test-slow test-oldest check format bench licences dist release audit clean
 
 install: $(STAMP)
 
@@ -32,6 +32,9 @@ constraints: install
 
 demo: install
 	$(BIN)/python scripts/demo.py
+
+site: install
+	$(BIN)/python docs/make_site.py
 
 notebook: install
 	$(BIN)/python docs/make_pictures.py

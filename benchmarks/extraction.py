@@ -1,8 +1,8 @@
 """Complete extractions, from an HDF5 file to a latents file, against ONNX Runtime's forward pass alone.
 
-Contenders take turns on one gzip-compressed file with automatic chunks: nenya; a plain script with PyTorch and a
-DataLoader; the original's loop. ONNX Runtime reads and writes nothing: it computes the same cutouts from memory.
-Imports, weights and the export to ONNX are done before.
+Contenders take turns on one gzip-compressed file with automatic chunks: nenya, in float32 and in bfloat16; a plain
+script with PyTorch and a DataLoader; the original's loop. ONNX Runtime reads and writes nothing: it computes the same
+cutouts from memory, in float32. Imports, weights and the export to ONNX are done before.
 
     python benchmarks/extraction.py [--network resnet50] [--rows 96] [--repeats 3] [--aim]
 
@@ -11,6 +11,7 @@ With one thread the processor's time is measured: on a shared machine, take `--t
 """
 
 import argparse
+import json
 import logging
 import tempfile
 from pathlib import Path
@@ -51,16 +52,19 @@ def main():
         data, cutouts = folder / "cutouts.h5", make_cutouts(rows)
         with h5py.File(data, "w") as file:
             file.create_dataset("train", data=cutouts, compression="gzip")
-        options = build_options(
-            ExtractOptions,
-            {
-                "model": {"ssl_model": arguments.network, "backend": arguments.backend},
-                "trainer": {"accelerator": "cpu", "enable_progress_bar": False},
-                "data": str(data),
-                "ckpt": str(folder / "weights.pth"),
-                "out": str(folder / "nenya.h5"),
-                "clobber": True,
-            },
+        options, half = (
+            build_options(
+                ExtractOptions,
+                {
+                    "model": {"ssl_model": arguments.network, "backend": arguments.backend},
+                    "trainer": {"accelerator": "cpu", "enable_progress_bar": False, "precision": precision},
+                    "data": str(data),
+                    "ckpt": str(folder / "weights.pth"),
+                    "out": str(folder / f"{precision}.h5"),
+                    "clobber": True,
+                },
+            )
+            for precision in ("32-true", "bf16-true")
         )
         save_pth(folder / "weights.pth", net, options=flat_view(options), epoch=1)
         size = options.loader.batch_size_valid
@@ -74,6 +78,7 @@ def main():
         contenders = {
             "onnxruntime, forward alone": lambda: len(whole) / seconds(onnxruntime),
             "nenya": lambda: rows / seconds(run, options),
+            "nenya, bfloat16": lambda: rows / seconds(run, half),
         }
         if not arguments.aim:
             contenders |= {
@@ -82,10 +87,13 @@ def main():
             }
             run(options)  # what comes first takes longer
         figures = interleave(contenders, arguments.repeats)
-        with h5py.File(folder / "nenya.h5") as ours:
+        with h5py.File(folder / "32-true.h5") as ours, h5py.File(folder / "bf16-true.h5") as other:
             latents, backend = ours["train"][:], ours.attrs["backend"]
+            cosines = (latents * other["train"][:]).sum(axis=1)
+            agreement = json.loads(other.attrs["bfloat16_agreement"])
         difference = float(np.abs(latents[:size] - forward(whole[:size]).numpy()).max())
     assert difference < 1e-5, difference
+    assert cosines.min() > 0.9999, cosines.min()
     rates = medians(figures)
     print(f"{rows} cutouts of 64 x 64, {arguments.network}, nenya {backend}; medians of {arguments.repeats}")
     for key, rate in rates.items():
@@ -98,6 +106,8 @@ def main():
         "repeats": arguments.repeats,
         "backend": backend,
         "largest_difference": difference,
+        "least_cosine_of_bfloat16": float(cosines.min()),
+        "bfloat16_agreement": agreement,
         "cutouts_per_second": rates,
         "all": figures,
     }

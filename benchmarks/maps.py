@@ -1,12 +1,18 @@
-"""Placing new rows on a map: rows a second of ours, exact and approximate, and of umap-learn's own transform.
+"""Placing new rows on a map: rows a second of ours, exact and approximate, of umap-learn's and openTSNE's own.
 
-`python benchmarks/maps.py [training rows] [new rows]`. Also: how far the places differ, what share of the neighbours
-the approximate search finds, and how well the places keep neighbourhoods (trustworthiness of the new rows).
+`python benchmarks/maps.py [--rows 200000] [--new 32768] [--quality 5000] [--tsne PYTHON]`. Also: the share of the
+neighbours that the approximate search finds, the share of the rows that it places where the exact way does, how well
+places keep neighbourhoods (trustworthiness of the new rows), and the rate against the matrix products that the machine
+does. PYTHON is the interpreter of an environment with openTSNE.
 """
 
+import argparse
+import os
 import resource
-import sys
+import subprocess
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 from common import interleave, machine, medians, write
@@ -14,24 +20,58 @@ from sklearn.manifold import trustworthiness
 
 from nenya.latents.projector import Projector
 
-DIM, REPEATS = 256, 3
+DIM, REPEATS, K = 256, 3, 15
+PEER = Path(__file__).parent / "peers" / "tsne_transform.py"
 
 
 def latents(rows: int, seed: int) -> np.ndarray:
     """Make rows of length 1 around a curved surface of eight dimensions: (rows, 256) float32."""
     rng = np.random.default_rng(seed)
     outward = np.random.default_rng(99).standard_normal((8, DIM))
-    found = np.tanh(0.5 * rng.standard_normal((rows, 8)) @ outward) + 0.1 * rng.standard_normal((rows, DIM))
-    return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
+    found = np.empty((rows, DIM), np.float32)
+    for start in range(0, rows, 65536):
+        count = min(65536, rows - start)
+        some = np.tanh(0.5 * rng.standard_normal((count, 8)) @ outward) + 0.1 * rng.standard_normal((count, DIM))
+        found[start : start + count] = some / np.linalg.norm(some, axis=1, keepdims=True)
+    return found
 
 
 def rate(place, rows) -> float:
+    """Return rows a second."""
     start = time.perf_counter()
     place(rows)
     return len(rows) / (time.perf_counter() - start)
 
 
-def quality(n_train: int, new: np.ndarray) -> dict:
+def processor_rate(place, rows) -> float:
+    """Return rows a second of one core, by the time that the process has computed."""
+    start = time.process_time()
+    place(rows)
+    return len(rows) / (time.process_time() - start)
+
+
+def product_peak() -> float:
+    """Return the GFLOP/s of one core in float32 products, by processor time, of matrices of 2048 a side."""
+    a, b = np.random.default_rng(0).random((2, 2048, 2048), np.float32)
+    a @ b
+    start = time.process_time()
+    a @ b
+    return 2 * 2048**3 / (time.process_time() - start) / 1e9
+
+
+def recall(projector: Projector, new: np.ndarray) -> float:
+    near = [index.search(new, K)[1] for index in (projector._neighbours, projector._lists)]
+    return float(np.mean([len(set(a) & set(b)) / K for a, b in zip(*near, strict=True)]))
+
+
+def differences(one: np.ndarray, other: np.ndarray) -> dict:
+    """Say how far places are apart."""
+    apart = np.linalg.norm(one - other, axis=1)
+    quantiles = {"median": float(np.median(apart)), "99th": float(np.percentile(apart, 99))}
+    return {"equal": float((one == other).all(axis=1).mean()), **quantiles}
+
+
+def quality(n_train: int, new: np.ndarray, tsne: str | None) -> dict:
     """Compare with umap-learn on a fit of its own."""
     import umap
 
@@ -44,49 +84,70 @@ def quality(n_train: int, new: np.ndarray) -> dict:
     places = {"exact": projector.transform(new), "approximate": projector.transform(new, approximate=True)}
     places["umap-learn"] = mapper.transform(new)
     places["umap-learn, other seed"] = reseeded.transform(new)
-    near = [index.search(new, 15)[1] for index in (projector._neighbours, projector._lists)]
-    theirs = rate(mapper.transform, new[: len(new) // 2])
+    peers = {"umap_learn_rows_per_s": rate(mapper.transform, new[: len(new) // 2])}
+    if tsne:
+        with tempfile.TemporaryDirectory() as name:
+            files = [str(Path(name, file)) for file in ("train.npy", "new.npy", "out.npy")]
+            np.save(files[0], train)
+            np.save(files[1], new)
+            said = subprocess.run([tsne, str(PEER), *files], check=True, capture_output=True, text=True).stdout
+            peers["opentsne_rows_per_s"], places["openTSNE"] = float(said), np.load(files[2])
     return {
         "layout_width": float(np.ptp(mapper.embedding_, axis=0).max()),
         "trustworthiness": {name: float(trustworthiness(new, found)) for name, found in places.items()},
         "median_distance_to_umap_learn": {
             name: float(np.median(np.linalg.norm(found - places["umap-learn"], axis=1)))
             for name, found in places.items()
-            if name != "umap-learn"
+            if name not in ("umap-learn", "openTSNE")
         },
-        "approximate_to_exact": {
-            "recall": float(np.mean([len(set(a) & set(b)) / 15 for a, b in zip(*near, strict=True)])),
-            "median": float(np.median(np.linalg.norm(places["approximate"] - places["exact"], axis=1))),
-            "99th": float(np.percentile(np.linalg.norm(places["approximate"] - places["exact"], axis=1), 99)),
-        },
-        "umap_learn_rows_per_s": theirs,
+        "approximate_to_exact": {"recall": recall(projector, new), **differences(*list(places.values())[1::-1])},
+        **peers,
         "training_rows": n_train,
     }
 
 
 def main() -> None:
-    n_train, n_new = map(int, (sys.argv[1:] + ["50000", "8192"][len(sys.argv) - 1 :]))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument("--new", type=int, default=32_768)
+    parser.add_argument("--quality", type=int, default=5_000)
+    parser.add_argument("--tsne")
+    options = parser.parse_args()
     about = machine()
-    train, new = latents(n_train, 0), latents(n_new, 5)
+    train, new = latents(options.rows, 0), latents(options.new, 5)
     projector = Projector.fit(train, embedding=20 * train[:, :2])
-    contenders = {
-        name: (lambda approximate=approximate: rate(lambda x: projector.transform(x, approximate=approximate), new))
-        for name, approximate in (("exact", False), ("approximate", True))
+    few = new[: min(4096, options.new)]
+    places = {  # also compiles, and makes the lists
+        "exact": projector.transform(few),
+        "approximate": projector.transform(few, approximate=True),
     }
-    for run in contenders.values():
-        run()
+    trust = {name: float(trustworthiness(few, found)) for name, found in places.items()}
+    contenders = {
+        "exact": lambda: rate(projector.transform, few),
+        "approximate": lambda: rate(lambda x: projector.transform(x, approximate=True), new),
+        "approximate, of a core": lambda: processor_rate(lambda x: projector.transform(x, approximate=True), new),
+        "product_gflops_of_a_core": product_peak,
+    }
     speed = medians(interleave(contenders, REPEATS))
-    near = [index.search(new, 15)[1] for index in (projector._neighbours, projector._lists)]
-    recall = float(np.mean([len(set(a) & set(b)) / 15 for a, b in zip(*near, strict=True)]))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    compared = quality(min(n_train, 5000), new[:1500])
-    print(f"{n_train} training rows of {DIM}: recall of the approximate search {recall:.3f}, peak {peak:.2f} GiB")
-    for name, value in speed.items():
-        print(f"{name:24s} {value:8.0f} rows/s")
-    print(f"{'umap-learn':24s} {compared['umap_learn_rows_per_s']:8.0f} rows/s on {compared['training_rows']} rows")
-    for key, value in compared.items():
+    lists = projector._lists
+    width = lists._integers.shape[1]
+    flops = 2 * width * (len(lists.centroids) + lists.probes * options.rows / len(lists.centroids)) + 4 * DIM * width
+    results = {
+        "training_rows": options.rows,
+        "new_rows": options.new,
+        "rows_per_s": speed,
+        "lists": {"searched": lists.probes, "of": len(lists.centroids), "components": width},
+        "mflop_of_products_a_row": flops / 1e6,
+        "share_of_product_peak": flops * speed["approximate, of a core"] / speed["product_gflops_of_a_core"] / 1e9,
+        "recall": recall(projector, few),
+        "approximate_to_exact": differences(places["approximate"], places["exact"]),
+        "trustworthiness": trust,
+        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "quality": quality(min(options.rows, options.quality), new[:1500], options.tsne),
+        "load_after": os.getloadavg(),
+    }
+    for key, value in results.items():
         print(key, value)
-    results = {"training_rows": n_train, "rows_per_s": speed, "recall": recall, "peak_gib": peak, "quality": compared}
     write("maps", results, about)
 
 

@@ -77,7 +77,7 @@ async def attack_by_links(port, end, seen):
                 client = await asyncio.wait_for(Client.open(port, COOKIE, query), 20)
                 seen["pages"] += 1
                 for number in range(20):
-                    value = {"kind": "ModelChanged", "model": {"id": client.channel}, "attr": "value"}
+                    value = {"kind": "ModelChanged", "model": {"id": client.channels["nenya_channel"]}, "attr": "value"}
                     await client.send("PATCH-DOC", {"events": [{**value, "new": f"{number}|range:[{'9' * 400}]"}] * 50})
                 client.socket.close()
             await asyncio.sleep(0.1)

@@ -17,7 +17,6 @@ import argparse
 import dataclasses
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -30,16 +29,15 @@ from typing import Any
 from unittest import mock
 
 import boto3
-import torch
+from common import ROOT, machine, write
 from memory import generate
 
-from nenya import latents_extraction
 from nenya.commands.compose import compose
+from nenya.extraction import batch
 from nenya.models.checkpoint import save_pth
 from nenya.models.contrastive import make_net
 from nenya.storage.s3.service import S3Store
 
-ROOT = Path(__file__).resolve().parents[1]
 SIDE = 64
 TINY = ["model=demo", "model.image_size=64", "model.width=4", "model.feat_dim=256", "trainer=cpu"]
 REGIMES = {"transfer-bound": 2.0, "extraction-bound": 0.5}  # seconds of a download for each second of extraction
@@ -69,8 +67,8 @@ class Clock:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Note what happens in this block."""
-        download, plan = S3Store.download, latents_extraction.plan_job
-        extract, begun = latents_extraction.extract_file, []
+        download, plan, extract = S3Store.download, batch.plan_job, batch.extract_file
+        begun: list[float] = []
 
         def noted_download(*args: Any, **settings: Any) -> str:
             digest = download(*args, **settings)
@@ -88,8 +86,8 @@ class Clock:
 
         with ExitStack() as stack:
             stack.enter_context(mock.patch.object(S3Store, "download", noted_download))
-            stack.enter_context(mock.patch.object(latents_extraction, "plan_job", noted_plan))
-            stack.enter_context(mock.patch.object(latents_extraction, "extract_file", noted_extract))
+            stack.enter_context(mock.patch.object(batch, "plan_job", noted_plan))
+            stack.enter_context(mock.patch.object(batch, "extract_file", noted_extract))
             yield
 
 
@@ -102,7 +100,7 @@ def seconds(work: Any, *args: Any, **settings: Any) -> float:
 def run(options: Any, **changes: Any) -> Clock:
     clock = Clock()
     with clock.running():
-        if latents_extraction.run(dataclasses.replace(options, clobber=True, **changes)):
+        if batch.run(dataclasses.replace(options, clobber=True, **changes)):
             raise RuntimeError("a file failed")
     return clock
 
@@ -143,7 +141,7 @@ def measure(name: str, wanted: float, files: int, repeats: int, folder: Path) ->
     result = {key: statistics.median(values) for key, values in times.items()}
     longer = max(result["download"], result["upload"], result["extraction"])
     ratios = {"ratio": result["batch"] / longer, "interval_ratio": result["interval"] / longer}
-    return {"regime": name, "MB": size / 1e6, "files": files, **result, **ratios, "all": times}
+    return {"regime": name, "MB": size / 1e6, "files": files, **result, **ratios, "load": os.getloadavg(), "all": times}
 
 
 def main() -> None:
@@ -153,25 +151,15 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=6)
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
-    results = []
+    about, results = machine(), []
+    keys = ("download", "upload", "extraction", "batch", "ratio", "interval", "interval_ratio")
     for name in REGIMES:
         with tempfile.TemporaryDirectory() as folder:
             results.append(measure(name, args.seconds, args.files, args.repeats, Path(folder)))
-    machine = {
-        "machine": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "date": time.strftime("%Y-%m-%d"),
-    }
-    print(", ".join(f"{key} {value}" for key, value in machine.items()))
-    keys = ("download", "upload", "extraction", "batch", "ratio", "interval", "interval_ratio")
+        write("s3_batch", {"results": results}, about)
     print(f"{'seconds per file':18s}" + "".join(f"{key:>15s}" for key in keys))
     for result in results:
         print(f"{result['regime']:18s}" + "".join(f"{result[key]:15.2f}" for key in keys))
-    out = ROOT / "outputs" / "bench" / "s3_batch.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({**machine, "results": results}, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Sphinx's settings: `make docs` builds the pages in `outputs/docs/html`."""
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ extensions = [
     "option_tables",
 ]
 exclude_patterns = ["paper_figure.py"]
+templates_path = ["_templates"]
 nitpicky = False
 
 myst_enable_extensions = ["colon_fence", "deflist"]
@@ -40,6 +42,13 @@ napoleon_use_ivar = True  # attributes of dataclasses are described once
 html_theme = "furo"
 html_title = f"nenya {release}"
 html_static_path: list[str] = []
+html_context = {"versions_page": bool(os.environ.get("NENYA_VERSIONS"))}  # docs/make_site.py
+html_sidebars = {
+    "**": [
+        *("sidebar/brand.html", "versions.html", "sidebar/search.html", "sidebar/scroll-start.html"),
+        *("sidebar/navigation.html", "sidebar/scroll-end.html"),
+    ]
+}
 html_theme_options = {
     "source_repository": "",
     "light_css_variables": {"color-brand-primary": "#0b5a7a", "color-brand-content": "#0b5a7a"},
@@ -90,8 +99,28 @@ def without_source(app: Any) -> list[Any]:
     return []
 
 
+# What axe-core finds in the theme's pages, and what it should be.
+FOR_ALL = {
+    'role="heading">': 'role="heading" aria-level="2">',
+    '<aside class="sidebar-drawer"': '<aside aria-label="All pages" class="sidebar-drawer"',
+    '<aside class="toc-drawer': '<aside aria-label="Contents of this page" class="toc-drawer',
+    "<pre>": '<pre tabindex="0">',
+    '<div class="content-icon-container">': '<div role="region" aria-label="Tools" class="content-icon-container">',
+}
+
+
+def readable_for_all(app: Any, error: Exception | None) -> None:
+    """Give parts of the theme the names and the keyboard access that they lack."""
+    for page in Path(app.outdir).rglob("*.html") if error is None and app.builder.format == "html" else ():
+        text = page.read_text(encoding="utf-8")
+        for found, better in FOR_ALL.items():
+            text = text.replace(found, better)
+        page.write_text(text, encoding="utf-8")
+
+
 def setup(app: Any) -> None:
     """Connect what is above."""
+    app.connect("build-finished", readable_for_all)
     app.connect("autodoc-process-docstring", plain_bars)
     app.connect("autodoc-process-signature", short_arrays)
     app.connect("source-read", links_inside)

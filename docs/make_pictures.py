@@ -29,10 +29,11 @@ _BEFORE = re.compile(r"<!-- before this page runs:\n(.*?)-->", re.DOTALL)
 
 def main() -> None:
     """Run the pages whose pictures are missing or out of date."""
-    program = _digest(*sorted((ROOT / "src").rglob("*.py")), *sorted((ROOT / "configs").rglob("*.yaml")))
+    sources = [*sorted((ROOT / "src").rglob("*.py")), *sorted((ROOT / "configs").rglob("*.yaml"))]
+    program = _digest(*(path.read_text() for path in [*sources, DOCS / "pages.py", DOCS / "study_files.py"]))
     PICTURES.mkdir(exist_ok=True)
     for page, folder in PAGES.items():
-        state = program + _digest(page, DOCS / "tour.md", DOCS / "pages.py", DOCS / "study_files.py")
+        state = program + _digest(*_code(DOCS / "tour.md"), *_code(page))
         stamp = folder / ".made"
         shown = {DOCS / name for name in shown_in(page)}
         if stamp.is_file() and stamp.read_text() == state and all(path.is_file() for path in shown):
@@ -90,10 +91,16 @@ def screen(block: Block, printed: str, path: Path) -> None:
     path.write_text(drawn.replace("Fira Code", "monospace"))
 
 
-def _digest(*paths: Path) -> str:
+def _code(page: Path) -> list[str]:
+    """Return all texts of a page that run, and the names of its pictures of terminals."""
+    blocks = [f"{block.text}{block.runs}{block.screen}" for block in blocks_of(page)]
+    return [*_BEFORE.findall(page.read_text()), *blocks]
+
+
+def _digest(*texts: str) -> str:
     digest = hashlib.sha256()
-    for path in paths:
-        digest.update(path.read_bytes())
+    for text in texts:
+        digest.update(text.encode() + b"\0")
     return digest.hexdigest()
 
 

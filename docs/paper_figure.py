@@ -2,7 +2,7 @@
 # # From a latents file to a figure for a paper
 #
 # The files are those of the [tour](tour.md): latents, the cutouts that they are of, and their table. The code is
-# twenty lines; the same ones stand in {download}`paper_figure.py`, which runs in plain Python in the folder of these
+# 22 lines; the same ones stand in {download}`paper_figure.py`, which runs in plain Python in the folder of these
 # files.
 #
 # First the latents with their table: an archive, whose rows have a latent, a place on the UMAP and whatever else the

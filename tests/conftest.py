@@ -20,6 +20,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # the tests run as a back
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 QUICK = ["model=demo", "model.width=4", "loader.batch_size_train=16", "trainer=cpu", "trainer.max_epochs=3"]
+QUICK += ["trainer.precision=32-true", "model.layout=contiguous"]  # the same on every processor
 """Options of a training of seconds."""
 
 

@@ -317,6 +317,22 @@ class _Handler(BaseHTTPRequestHandler):
         raise _CutError
 
 
+class _Forgetful(_Handler):
+    """Passes requests on without their conditions, as a service that does not know them would take them."""
+
+    def _serve(self) -> None:
+        for name in ("If-Match", "If-None-Match"):
+            del self.headers[name]
+        super()._serve()
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _serve  # the names that http.server looks for
+
+
+def forget_conditions(proxy: FaultProxy) -> None:
+    """Make a proxy that of a service which ignores If-Match and If-None-Match."""
+    proxy._server.RequestHandlerClass = type("Handler", (_Forgetful,), {"proxy": proxy})
+
+
 def _flipped(blocks: Iterator[bytes], flip_at: int | None, cut_after: int | None) -> Iterator[bytes | None]:
     """Yield blocks with one byte altered, or None in place of what is to be cut."""
     position = 0

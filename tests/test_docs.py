@@ -20,6 +20,7 @@ DOCS = ROOT / "docs"
 sys.path.append(str(DOCS))
 
 import make_pictures  # noqa: E402  # docs/make_pictures.py
+import make_site  # noqa: E402  # docs/make_site.py
 from pages import RUN, Block, blocks_of, reader_environment, run_block  # noqa: E402  # docs/pages.py
 
 from nenya.commands.compose import GROUPS, command_names, options_of, prepare  # noqa: E402
@@ -266,7 +267,7 @@ def test_the_notebook_is_its_script_executed():
         line.removeprefix("#") for line in script.splitlines() if line.startswith("#") and not line.startswith("# %%")
     ).split()  # fmt: skip
     lines = [line for line in code.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    assert len(lines) <= 20
+    assert len(lines) == 22  # as its prose says
     assert NOTEBOOK.stat().st_size < 500_000
     outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
     assert any("image/png" in output.get("data", {}) for output in outputs)
@@ -317,3 +318,15 @@ def test_pages_are_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
     long = [name_of(page) for page in DOCS.rglob("*.md") if len(page.read_text().splitlines()) > 300]
     assert long == []
+
+
+def test_versions_are_listed_the_newest_first(tmp_path):
+    for name in ("0.9.0", "1.10.0", "1.9.1"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "index.html").touch()
+    make_site.list_versions(tmp_path)
+    assert re.findall(r'href="([^"]+)/index.html"', (tmp_path / "index.html").read_text()) == [
+        "1.10.0",
+        "1.9.1",
+        "0.9.0",
+    ]

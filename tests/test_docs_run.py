@@ -5,9 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import fields, is_dataclass
 from pathlib import Path
-from urllib.parse import unquote
 
 import pytest
 from reader import EXAMPLES, ROOT, fill_bucket, prepare_folder, prepare_library, prepare_run
@@ -17,8 +15,6 @@ sys.path.append(str(DOCS))
 
 import make_pictures  # noqa: E402  # docs/make_pictures.py
 from pages import Block, blocks_of, reader_environment, run_block  # noqa: E402
-
-from nenya.commands.compose import command_names, options_of  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -82,23 +78,11 @@ def test_a_page_runs_where_its_files_are(page, template, tmp_path, bucket, s3_se
         run_block(Block(block.page, block.line, block.language, text, None), folder, environment)
 
 
-def test_the_tour_makes_its_pictures_and_the_site_is_built_without_warnings(tmp_path):
+def test_the_pages_make_their_pictures():
     make_pictures.main()
     shown = {name for page in make_pictures.PAGES for name in make_pictures.shown_in(page)}
     assert len(shown) >= 30
     assert all((DOCS / name).stat().st_size > 5_000 for name in shown)
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", DOCS, tmp_path / "html"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=reader_environment())
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "class nenya.models.resnet.ContrastiveNet(" in re.sub(
-        r"<[^>]+>", "", (tmp_path / "html/reference/api/models.html").read_text()
-    )
-    commands = re.sub(r"<[^>]+>", "", (tmp_path / "html/reference/commands.html").read_text())
-    options = [f.name for command in command_names() for f in fields(options_of(command)) if not is_dataclass(f.type)]
-    assert [name for name in (*command_names(), *options, "loader.batch_size_valid") if name not in commands] == []
-    for page in (tmp_path / "html").rglob("*.html"):
-        links = re.findall(r'(?:href|src)="([^"#?:]+)["#?]', page.read_text())
-        assert [link for link in links if not (page.parent / unquote(link)).exists()] == [], page
 
 
 def test_the_figure_is_made_in_plain_python(tmp_path):

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 import nenya
+from nenya.commands.completion import script
 from nenya.commands.compose import command_names, compose, given_twice, hydra_answers, module_of, set_up_logging
 from nenya.commands.help import help_text, overview, topic_text
 from nenya.commands.network import with_network
@@ -39,17 +40,20 @@ def _main(args: list[str]) -> int:
     if not args or args[0] in ("--help", "-h"):
         say(Lines(overview()))
         return 0 if args else 2
-    if args[0] == "help":
+    if args[0] in ("help", "completion"):
         set_up_logging()
         try:
-            say(Lines(topic_text(args[1:])))
+            say(Lines(topic_text(args[1:]) if args[0] == "help" else script(" ".join(args[1:]))))
         except NenyaError as error:
-            return _say("help", error, str(error), error.exit_code, show=False)
+            return _say(args[0], error, str(error), error.exit_code, show=False)
         return 0
     known = command_names()
     if args[0] not in known:
-        hint = suggest(args[0], [*known, "help"])
-        print(printed(f"nenya: unknown command {args[0]}{hint} (possible: {', '.join(known)}, help)"), file=sys.stderr)
+        hint = suggest(args[0], [*known, "help", "completion"])
+        print(
+            printed(f"nenya: unknown command {args[0]}{hint} (possible: {', '.join(known)}, help, completion)"),
+            file=sys.stderr,
+        )
         return 2
     return _run(args[0], args[1:])
 
@@ -95,7 +99,8 @@ def _run(name: str, args: list[str]) -> int:
         if flags:
             say(Lines(help_text(name, options)))
             return 0
-        with s3_access(options.storage.anonymous, options.storage.requester_pays):
+        storage = options.storage
+        with s3_access(storage.anonymous, storage.requester_pays, storage.one_writer):
             code = int(module_of(name).run(with_network(options, args)))
         for line in given_twice(args):
             log.warning("%s", line)

@@ -122,4 +122,4 @@ def dt_bin(dt: float) -> str:
     for name in DT_BINS:
         if dt in DT_INTERVALS[name]:
             return name
-    raise ValueError(f"DT={dt} K lies in no bin; expected a number from 0 K upwards")
+    raise ValueError(f"DT={dt} K is in no bin; expected a number from 0 K upwards")

@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -357,8 +357,12 @@ def as_options(cls: type[O], opt: Any) -> O:
     return build_options(cls, to_dict(options))
 
 
-def read_table(path: str | os.PathLike[str]) -> "pd.DataFrame":
+def read_table(path: str | os.PathLike[str], *, leave_out: Collection[str] = ()) -> "pd.DataFrame":
     """Read a table: .parquet, .csv or .feather; integers with gaps keep their digits (Int64 or similar).
+
+    Args:
+        path: the table.
+        leave_out: names of columns that are not wanted; those of a .parquet file are not read.
 
     Raises:
         InputFileError: The table is missing, damaged or of another format.
@@ -372,7 +376,11 @@ def read_table(path: str | os.PathLike[str]) -> "pd.DataFrame":
         raise MissingFileError(f"{place}: no such table; check the path")
     try:
         check_table(place)
-        found: pd.DataFrame = readers[place.suffix](place)
+        found: pd.DataFrame
+        if place.suffix == ".parquet" and leave_out:
+            found = _read_parquet(place, leave_out)
+        else:
+            found = readers[place.suffix](place).drop(columns=list(leave_out), errors="ignore")
     except InputFileError:
         raise
     except Exception as error:  # pyarrow and pandas raise anything for a damaged file
@@ -381,11 +389,12 @@ def read_table(path: str | os.PathLike[str]) -> "pd.DataFrame":
     return check_numbers(found, place)
 
 
-def _read_parquet(path: Path) -> "pd.DataFrame":
+def _read_parquet(path: Path, leave_out: Collection[str] = ()) -> "pd.DataFrame":
     import pandas as pd
     import pyarrow.parquet as pq
 
-    table = pd.read_parquet(path)
+    wanted = [name for name in pq.read_schema(path).names if name not in leave_out]
+    table = pd.read_parquet(path, columns=wanted if leave_out else None)
     return restore_integers(table, lambda names: pq.read_table(path, columns=names), pq.read_schema(path))
 
 

@@ -144,7 +144,7 @@ def load(path: str | os.PathLike[str]) -> PCA:
         saved = {name: arrays[name] for name in _SAVED}
     except (InputFileError, KeyError) as error:
         raise InputFileError(
-            f"{path}: expected principal components of nenya ({error}): make them by fit_latents"
+            f"{path}: expected principal components of nenya ({error}): fit_latents makes them"
         ) from error
     return PCA(
         mean=saved["mean"],
@@ -180,7 +180,7 @@ def open_coefficients(path: str | os.PathLike[str]) -> npt.NDArray[np.float32]:
         offset = info.header_offset + 30 + int(lengths.sum()) + inside
         return np.memmap(path, "<f4", "r", offset, shape)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise InputFileError(f"{path}: expected coefficients of nenya ({error}): make them by fit_latents") from error
+        raise InputFileError(f"{path}: expected coefficients of nenya ({error}): fit_latents makes them") from error
 
 
 def find_eigenmatches(
@@ -239,7 +239,7 @@ def components_of(path: str | os.PathLike[str]) -> npt.NDArray[np.float64]:
     try:
         found = np.asarray(read_arrays(Path(path), ("M",))["M"], np.float64)
     except KeyError as error:
-        raise InputFileError(f"{path}: expected principal components (M): make them by fit_latents") from error
+        raise InputFileError(f"{path}: expected principal components (M): fit_latents makes them") from error
     if found.ndim != 2 or not np.isfinite(found).all():
         raise InputFileError(f"{path}: expected components M of shape (M, D), got {found.shape}, or not finite")
     return found

@@ -60,9 +60,11 @@ def run(options: TrainOptions, *, aside: bool = False) -> int:
     from nenya.models.contrastive import ContrastiveModule, make_net, read_weights
     from nenya.models.resnet import check_encoder
     from nenya.models.weights.named import find_weights
+    from nenya.runtime.processor import settle
     from nenya.runtime.trainer import check_trainer
     from nenya.storage.paths import DEFAULT_CACHE, fetch, find_sources, local_path
 
+    options, chosen_line = settle(options)
     loader = options.loader
     keys = tuple(dict.fromkeys((loader.train_key, loader.valid_key)))
     sources = find_sources(options.data)
@@ -90,6 +92,8 @@ def run(options: TrainOptions, *, aside: bool = False) -> int:
     folder = run_folder(options, sources, needed, aside=aside)
     if note:
         log.warning("%s", note)
+    if chosen_line:
+        log.info("%s", chosen_line)
     fit(options, module, data, folder)
     return 0
 
@@ -413,12 +417,14 @@ def fit(options: TrainOptions, module: "ContrastiveModule", data: Any, folder: P
     from nenya.models.objectives.methods import described
     from nenya.models.pickled import check_sizes
     from nenya.models.progress import CollapseWarning, TrainingBar
+    from nenya.runtime.allocator import keep_freed_memory
     from nenya.runtime.lean import load_compiler
     from nenya.runtime.lightning import ModelCheckpoint
     from nenya.runtime.process import is_main_process
     from nenya.runtime.trainer import ledger_of, make_logger, make_trainer
 
     load_compiler()
+    keep_freed_memory()
     last = folder / "checkpoints" / "last.ckpt"
     settings = options.trainer if data.has_validation else replace(options.trainer, limit_val_batches=0)
     best = ModelCheckpoint(

@@ -99,7 +99,7 @@ def test_the_answer_has_all_measures_of_the_whole_and_of_strata(answer):
 def test_the_page_says_it_first_in_words_and_the_figures_are_there(answer):
     page = (answer / "compare.html").read_text()
     words = page.split("<p>")[1]
-    assert words.startswith("one_preproc and two_preproc differ: a classifier tells")
+    assert words.startswith("one_preproc and two_preproc differ: a classifier separates")
     assert "<script" not in page and page.count("data:image/png;base64,") == 5
     figures = {path.name for path in answer.glob("*.png")}
     assert figures == {"strata.png", "globe.png", "umap.png", "gallery_a.png", "gallery_b.png"}
@@ -186,7 +186,7 @@ def test_a_set_of_one_block_is_said_to_be_too_small(nenya_cli, tmp_path, folder)
     words = [word.replace(f"{folder}/one.parquet", f"{tmp_path}/field.parquet") for word in sets(folder)]
     code, said = nenya_cli("compare", [*words, "out=few"])
     assert code == 0 and "150 cutouts in 1 block of one_preproc" in said and "mean little" in said
-    assert said.startswith("Whether one_preproc and two_preproc differ cannot be told from so few blocks")
+    assert said.startswith("Whether one_preproc and two_preproc differ cannot be decided from so few blocks")
     assert "How much of the patterns of one_preproc is covered is unknown" in said
     assert "one_preproc covers" in said and "two_preproc covers" not in said
 

@@ -219,15 +219,14 @@ from nenya.latents import index as archive
 from nenya.latents import index_build as archive_build
 from nenya.io import read_table
 from nenya.latents.files import Latents
-archive_build.BATCH_ROWS = 100
-add, done = archive_build._add_batch, []
-def add_batch(*given):
-    added = add(*given)
+archive_build.BATCH_ROWS, archive_build.COMMIT_ROWS = 30, 100
+add, done = archive_build._commit, []
+def commit(*given):
+    add(*given)
     done.append(1)
     if len(done) == int(sys.argv[4]):
         os.kill(os.getpid(), signal.SIGKILL)
-    return added
-archive_build._add_batch = add_batch
+archive_build._commit = commit
 archive_build.add_files(Path(sys.argv[1]), Latents([Path(sys.argv[2])]), read_table(sys.argv[3]))
 """
 
@@ -239,9 +238,9 @@ def test_a_killed_build_goes_on_to_the_same_content(first, tmp_path, monkeypatch
     ended = subprocess.run([sys.executable, "-c", KILLED, *map(str, given)], capture_output=True)
     assert ended.returncode == -signal.SIGKILL
     begun = IndexSearcher(tmp_path / "killed")
-    assert len(begun) == 98 * batches  # one after the other, each whole
+    assert len(begun) == 100 * batches  # one after the other, each whole
     assert not all(source["done"] for source in begun.about["sources"])
-    monkeypatch.setattr(archive_build, "BATCH_ROWS", 170)  # not even the batches need be the same
+    monkeypatch.setattr(archive_build, "COMMIT_ROWS", 170)  # not even the batches need be the same
     add_files(tmp_path / "killed", *first)
     add_files(tmp_path / "whole", *first)
     pd.testing.assert_frame_equal(content(tmp_path / "killed"), content(tmp_path / "whole"))

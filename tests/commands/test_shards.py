@@ -17,7 +17,8 @@ from latent_sets import latents
 
 from nenya.commands import metrics
 from nenya.errors import OptionError
-from nenya.latents.index import VECTOR, open_table, read_about
+from nenya.latents.index import open_table, read_about
+from nenya.latents.index_rows import VECTOR
 from nenya.runtime.shards import Share, parse_share
 from nenya.tables.conditions import ROW
 

@@ -23,7 +23,8 @@ from nenya.data.hdf5_open import open_hdf5
 from nenya.data.unpack import load_partition
 from nenya.errors import InputFileError, NenyaError
 from nenya.latents.files import Latents
-from nenya.latents.projector import FORMAT, FORMAT_VERSION, Projector
+from nenya.latents.projector import Projector
+from nenya.latents.projector_file import FORMAT, FORMAT_VERSION
 from nenya.options.commands import PrepareOptions
 from nenya.options.sections import build_options
 from nenya.portal.upload import read_image

@@ -534,7 +534,7 @@ def test_export_says_what_is_wrong(nenya_cli, small_file, tiny_weights, tmp_path
 
 
 def test_a_lightning_checkpoint_serves(latents_of, small_file, tiny_weights, tmp_path):
-    options = compose("train", ["model=demo", "trainer.accelerator=cpu"])
+    options = compose("train", ["model=demo", "trainer.accelerator=cpu", "trainer.precision=32-true"])
     module = ContrastiveModule(options)
     load_weights(module.net, load_checkpoint(tiny_weights))
     trainer = runtime.make_trainer(options.trainer, logger=False, enable_checkpointing=False)

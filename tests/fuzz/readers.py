@@ -520,7 +520,8 @@ def write_links(folder: Path) -> None:
 
 
 def read_link(path: Path) -> Arrays:
-    from nenya.portal.state import Masks, read_view
+    from nenya.portal.masks import Masks
+    from nenya.portal.state import read_view
 
     text = path.read_bytes().decode("latin1")
     view = read_view(text, _columns())

@@ -398,7 +398,7 @@ def test_matched_pairs_are_closer_than_random_ones_only_if_they_match():
     [
         (0.45, 0.5, "No difference between x and y is seen: AUC 0.85"),
         (0.80, 0.5, "Whether x and y differ is uncertain: the interval of the AUC is above chance, but blocks that"),
-        (0.80, 0.01, "x and y differ: a classifier tells unseen latents of the two apart with AUC 0.85"),
+        (0.80, 0.01, "x and y differ: a classifier separates unseen latents of the two with AUC 0.85"),
     ],
 )
 def test_an_interval_and_a_p_value_that_disagree_are_not_called_no_difference(low, p, start):

@@ -16,8 +16,9 @@ from latent_sets import DIM, latents
 
 from nenya.errors import InputFileError, OptionError
 from nenya.latents.layout import _power, find_curve
-from nenya.latents.neighbours import Lists, Neighbours, find_centroids
-from nenya.latents.projector import Parameters, Projector, _FitProgress
+from nenya.latents.neighbours import Neighbours
+from nenya.latents.projector import Parameters, Projector
+from nenya.latents.umap_fit import FitProgress
 
 
 @pytest.fixture(scope="module")
@@ -51,23 +52,6 @@ def test_the_search_is_exact_and_breaks_ties_by_number(collapsed):
     assert found[5].tolist() == [5, *range(300, 309)]
     others = np.arange(len(asked)) != 5
     np.testing.assert_array_equal(found[others], wanted[others])
-
-
-@pytest.mark.slow
-def test_lists_that_are_all_searched_are_exact_and_few_are_nearly_so():
-    neighbours = Neighbours(latents(2000, 1))
-    centroids = find_centroids(neighbours, 40, np.random.default_rng(0))
-    exact = neighbours.search(NEW, 15)
-    for one, other in zip(Lists(neighbours, centroids, 40).search(NEW, 15), exact, strict=True):
-        np.testing.assert_array_equal(one, other)
-    near = Lists(neighbours, centroids, 8).search(NEW, 15)[1]
-    assert np.mean([len(set(a) & set(b)) for a, b in zip(near, exact[1], strict=True)]) > 0.9 * 15
-
-
-def test_lists_with_too_few_rows_fall_back_on_all():
-    rows = latents(50, 1)
-    lists = Lists(Neighbours(rows), rows[:40].copy(), 2)
-    np.testing.assert_array_equal(lists.search(NEW[:20], 15)[1], Neighbours(rows).search(NEW[:20], 15)[1])
 
 
 def test_the_power_is_that_of_the_library():
@@ -272,12 +256,12 @@ def test_libraries_two_years_older_read_the_file_and_place_alike(projector, file
 
 
 def test_a_fit_says_how_far_it_is(caplog, monkeypatch):
-    monkeypatch.setattr("nenya.latents.projector._SECONDS_BETWEEN_LINES", 0.01)
-    with caplog.at_level("INFO", "nenya"), _FitProgress(600) as progress:
-        wait_for(lambda: re.search(r"nearest neighbours of each row: \d+ s", caplog.text))
+    monkeypatch.setattr("nenya.latents.umap_fit._SECONDS_BETWEEN_LINES", 0.01)
+    with caplog.at_level("INFO", "nenya"), FitProgress(600) as progress:
+        wait_for(lambda: re.search(r"preparing the search of the nearest neighbours: \d+ s", caplog.text))
         for line in ("0 of 200\n", "\n", "150 of 200\n"):  # as umap-learn's progress bar writes
             progress.write(line)
-        wait_for(lambda: re.search(r"layout, epoch 150 of 200: \d+ s", caplog.text))
+        wait_for(lambda: re.search(r"layout, epoch 150 of 200, about \d+ s left in this stage: \d+ s", caplog.text))
     assert caplog.messages[0].startswith("600 rows: compiling")
     assert sum("layout in 200 epochs" in line for line in caplog.messages) == 1
     assert caplog.messages[-1].startswith("fitted in")

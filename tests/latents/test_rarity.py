@@ -178,7 +178,7 @@ def test_the_command(archive, nenya_cli, tmp_path):
     code, said = nenya_cli("outliers", [vectors, "table=s.parquet", "out=s_out.parquet"])
     assert code == 0, said
     again = read_table(tmp_path / "s_out.parquet")
-    assert "images= would also tell artefacts" in said and not set(TEXTURE_COLUMNS) & set(again)
+    assert "images= would also find artefacts" in said and not set(TEXTURE_COLUMNS) & set(again)
     rarest = read_table(tmp_path / "s_out_rarest.csv")
     np.testing.assert_allclose(rarest["rarity"], -np.sort(-again["rarity"])[: len(rarest)])
     for name in COLUMNS:

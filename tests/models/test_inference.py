@@ -147,7 +147,7 @@ def test_multiply_adds_are_those_that_torch_counts(ssl_model, nchannels):
 
 
 def test_auto_packs_on_a_cpu_and_compiles_only_what_is_long(monkeypatch):
-    monkeypatch.setattr(inference, "_packs", lambda: True)
+    monkeypatch.setattr(inference, "_packs", lambda **_: True)
     monkeypatch.setattr(inference, "_why_not_compiled", lambda device: None)
     long, short = 1e18, 1e11
     assert choose_backend("auto", "cpu", "32-true", long) == "packed"
@@ -157,7 +157,7 @@ def test_auto_packs_on_a_cpu_and_compiles_only_what_is_long(monkeypatch):
         assert choose_backend("auto", device, precision, long, may_compile=False) == "folded"
         assert choose_backend("auto", device, precision, short) == "folded"
     assert choose_backend("auto", "mps", "32-true", long) == "folded"
-    monkeypatch.setattr(inference, "_packs", lambda: False)
+    monkeypatch.setattr(inference, "_packs", lambda **_: False)
     assert choose_backend("auto", "cpu", "32-true", long) == "compiled"
     assert choose_backend("eager", "cpu", "32-true", long) == "eager"
 
@@ -180,7 +180,7 @@ def test_a_compiler_that_is_missing_is_found_out(monkeypatch):
     monkeypatch.setattr(torch, "compile", broken)
     assert inference._why_not_compiled.__wrapped__("cpu") == "torch.compile fails: no C++ compiler"
     monkeypatch.setattr(torch.ops.mkldnn, "_convolution_pointwise", broken)
-    assert not inference._packs.__wrapped__()
+    assert not inference._packs.__wrapped__(half=False)
 
 
 def test_the_option_is_checked_and_no_flat_name():
@@ -271,7 +271,7 @@ def test_a_resume_without_its_backend_is_refused(extract, small_file, steps, mon
     steps.limit = 3
     extract(small_file, "loader.block_size=8", code=2)
     steps.limit = None
-    monkeypatch.setattr(inference, "_packs", lambda: False)
+    monkeypatch.setattr(inference, "_packs", lambda **_: False)
     said = extract(small_file, "loader.block_size=8", code=2)
     assert "made with backend packed, which is not available here (torch has no oneDNN here)" in said
     assert "clobber=true" in said and said.count("\n") == 1

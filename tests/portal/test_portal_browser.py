@@ -139,12 +139,13 @@ def test_the_keyboard_reaches_everything_and_its_keys_work(page, dataset):
     for _ in range(120):
         page.page.keyboard.press("Tab")
         order.append(focused(page))
-        if order[-1][1] == "tab_download":
+        if order[-1][1] == "tab_against":
             break
     texts = [text for tag, _, text, _ in order if tag == "BUTTON"]
     assert texts[:6] == ["Undo", "Redo", "Reset", "Copy", "Dark", "Help"]
     tabs = [name for _, name, _, _ in order if name.startswith("tab_")]
-    assert tabs == ["tab_gallery", "tab_table", "tab_stats", "tab_filter", "tab_upload", "tab_download"]
+    names = ("gallery", "table", "stats", "filter", "upload", "download", "tags", "against")
+    assert tabs == [f"tab_{name}" for name in names]
     assert all(outline not in ("none", "") for tag, _, _, outline in order if tag == "BUTTON")
     page.page.keyboard.press("ArrowRight")  # the last tab goes on to the first
     assert focused(page)[1] == "tab_gallery" and page.page.locator("#panel_gallery").is_visible()

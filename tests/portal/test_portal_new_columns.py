@@ -68,10 +68,14 @@ def test_the_page_colours_by_them_and_filters(dataset, archive, tmp_path):
         with chromium(tmp_path) as browser:
             page = Page(browser, portal)
             for label in ("rarity", "density ratio", "near duplicate"):
-                choice = page.page.locator("[aria-label=UMAP] select option").filter(has_text=f"mean {label}").first
+                choice = page.page.locator("[aria-label=UMAP] select option").filter(has_text=f"{label}").first
                 page.page.locator("[aria-label=UMAP] select").select_option(value=choice.get_attribute("value"))
                 page.until(lambda label=label: page.session.planes["umap"].bar.title.startswith(label))
                 page.idle()
+            page.page.get_by_role("button", name="Rarest first").click()
+            page.until(lambda: page.session.selection.view.order == "rarity")
+            page.idle()
+            assert page.session.gallery_rows[0] == frame["rarity"].argmax()
             page.page.locator("#tab_filter").click()
             page.page.select_option("#range_column", "rarity")
             page.page.fill("#range_low", "0.2")

@@ -26,7 +26,7 @@ TOKEN = "a-token-of-the-test"
 COOKIE = {"Cookie": f"nenya_portal={TOKEN}"}
 SERVED = {
     "/", "/ws", "/download", "/upload", "/favicon.ico", "/page/page.css", "/page/page.js", "/page/pointer.js",
-    "/page/longitudes.js", "/page/layout.js", "/page/access.js",
+    "/page/longitudes.js", "/page/layout.js", "/page/access.js", "/page/time.js", "/page/touch.js",
     "/static/js/bokeh.min.js", "/static/js/bokeh-widgets.min.js", "/static/js/bokeh-tables.min.js",
     "/static/extensions/panel/panel.min.js", "/static/extensions/panel/bundled/theme/default.css",
     "/static/extensions/panel/bundled/theme/native.css",

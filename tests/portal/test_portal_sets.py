@@ -11,9 +11,10 @@ import pytest
 from nenya.errors import OptionError
 from nenya.portal.columns import Columns, compact
 from nenya.portal.history import Selection
+from nenya.portal.masks import Masks
 from nenya.portal.question import condition_words, make_question
 from nenya.portal.sets import MOST_ROWS, Either, Without
-from nenya.portal.state import Masks, View, make_box, make_range, make_rows, read_view
+from nenya.portal.state import View, make_box, make_range, make_rows, read_view
 from nenya.portal.words import filter_text
 from nenya.tables.question import parse
 

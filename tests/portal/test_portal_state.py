@@ -7,7 +7,8 @@ from matplotlib.path import Path as Polygon
 from nenya.errors import InputFileError, OptionError
 from nenya.portal.columns import BINS, Columns, compact, read_arrow
 from nenya.portal.history import Selection
-from nenya.portal.state import Category, Masks, Range, View, make_box, make_lasso, make_range, read_view
+from nenya.portal.masks import Masks
+from nenya.portal.state import Category, Range, View, make_box, make_lasso, make_range, read_view
 from nenya.portal.words import filter_text
 
 ROWS = 4000

@@ -19,11 +19,13 @@ from nenya.portal.columns import Columns, compact
 from nenya.portal.dataset import open_dataset
 from nenya.portal.history import Selection
 from nenya.portal.jobs import Pools
+from nenya.portal.masks import Masks
 from nenya.portal.session import Session
 from nenya.portal.spans import Months, make_months, make_pace, month_name, span_name
-from nenya.portal.state import Masks, View, make_range, read_view
+from nenya.portal.state import View, make_range, read_view
 from nenya.portal.theme import Theme
 from nenya.portal.time_chart import TimeChart, milliseconds, month_at, share_text
+from nenya.portal.views import Plane
 from nenya.portal.words import filter_text
 
 
@@ -194,3 +196,21 @@ def test_shares_in_words():
     assert share_text(share_within(units, some, 481, 481)) == "no cutouts"
     assert share_text(share_within(units, some, 480, 480)).endswith("of 4 cutouts in 2 granules")
     assert share_text(share_within(units, units.selected(None), 482, 482)) == "1 cutout in 1 granule"
+
+
+def test_while_time_passes_colours_compare_and_the_background_is_sent_once():
+    plane, sent = Plane("umap", (-1.0, 1.0, -1.0, 1.0), Theme()), []
+    plane.back.on_change("data", lambda _attr, _old, new: sent.append(new["image"][0]))
+    whole, chosen = np.full((4, 4), 100, np.float32), np.full((4, 4), np.nan, np.float32)
+    for most, held, wanted in ((50, False, 50), (20, True, 50), (80, True, 80), (20, False, 20)):
+        chosen[0, 0], plane.colours.held = most, held
+        plane.show(whole, chosen, plane.home, "")
+        assert plane.colours.mapper.high == wanted
+    assert len(sent) == 1 and plane.front.data["count"][0].sum() == 20
+    plane.show(whole, chosen, (-1.0, 1.0, -1.0, 0.5), "")
+    plane.show(None, chosen, (-1.0, 1.0, -1.0, 0.5), "")
+    assert len(sent) == 3 and np.isnan(sent[-1]).all()
+    for low, held, wanted in ((1.0, False, 1.0), (2.0, True, 1.0), (0.5, True, 0.5)):
+        plane.colours.held = held
+        plane.colours.by_means(low, 4.0, "DT")
+        assert (plane.colours.mapper.low, plane.colours.mapper.high) == (wanted, 4.0)

@@ -84,13 +84,13 @@ WRONG_UNITS = {
         CELSIUS + 273.15,
         "degC",
         {},
-        "the values look like kelvin labelled degC; units=K takes them so",
+        "the values look like kelvin labelled degC; units=K corrects this",
     ),
-    "degC labelled kelvin": (CELSIUS, "K", {}, "look like degrees Celsius labelled K; units=degC takes them so"),
+    "degC labelled kelvin": (CELSIUS, "K", {}, "look like degrees Celsius labelled K; units=degC corrects this"),
     "Fahrenheit labelled degC": (CELSIUS * 1.8 + 32, "degC", {}, "look like degrees Fahrenheit"),
     "degC labelled Fahrenheit": (CELSIUS - 10, "degF", {}, "look like degrees Celsius"),
-    "a scale that is missing": (CELSIUS * 100, "degC", {}, "'units=0.01 degC' takes them so"),
-    "packed kelvin": ((CELSIUS + 273.15) * 100, "K", {}, "'units=0.01 K' takes them so"),
+    "a scale that is missing": (CELSIUS * 100, "degC", {}, "'units=0.01 degC' corrects this"),
+    "packed kelvin": ((CELSIUS + 273.15) * 100, "K", {}, "'units=0.01 K' corrects this"),
     "kelvin labelled mK": (CELSIUS + 273.15, "mK", {}, "look like kelvin"),
     "no units, Fahrenheit": (CELSIUS * 1.8 + 32, None, {}, "look like degrees Fahrenheit"),
     "salinity": (CELSIUS + 20, "psu", {}, "got 'psu'"),
@@ -112,7 +112,7 @@ def test_units_that_the_values_belie_are_refused_with_the_likely_cause(tmp_path,
     assert words in str(caught.value) and "\n" not in str(caught.value)
     assert [p.name for p in tmp_path.iterdir()] == ["w.nc"]
     if "units=" in words:
-        units = words.split("units=")[1].split(" takes")[0].strip("'")
+        units = words.split("units=")[1].split(" corrects")[0].strip("'")
         images, _ = cutouts(path, tmp_path / "w_preproc.h5", **{**options, "units": units})
         low, high = (-5, 5) if options else (-3, 45)
         assert images.min() >= low and images.max() <= high
@@ -379,7 +379,7 @@ def test_a_file_is_said_in_two_lines(tmp_path, caplog):
 
 @pytest.mark.parametrize(
     ("degrees", "north", "words"),
-    [(2, 62, "degrees Fahrenheit labelled degC; units=degF takes them so"), (24, 80, "units= or variable= may be")],
+    [(2, 62, "degrees Fahrenheit labelled degC; units=degF corrects this"), (24, 80, "units= or variable= may be")],
 )
 def test_water_too_warm_for_its_latitude_is_refused(tmp_path, degrees, north, words):
     cold = CELSIUS - CELSIUS.mean() + degrees

@@ -94,7 +94,7 @@ def test_inspection_of_files_without_a_recipe_and_with_ones_own(tmp_path, nenya_
         assert code == 0, log
         return log
 
-    assert "sensor=grid fits" in said("k.nc") and "units=K takes them so" in said("k.nc")
+    assert "sensor=grid fits" in said("k.nc") and "units=K corrects this" in said("k.nc")
     text = said("k.nc", "recipe=mine.yaml")
     assert "sensor=mine.yaml as given" in text and "15" in text and "warning" not in text
     grid().to_zarr(tmp_path / "z.zarr")

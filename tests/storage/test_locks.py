@@ -31,7 +31,9 @@ from nenya.storage import flock as locks
 from nenya.storage import process
 from nenya.storage.lock import OutputLock, read_lock
 from nenya.storage.process import Life, current
+from nenya.storage.s3.access import ONE_WRITER
 from nenya.storage.s3.conditional import ReplacedError
+from nenya.storage.s3.replace import check_conditions
 from nenya.storage.s3.service import store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -371,10 +373,46 @@ def test_an_answer_that_is_lost_is_no_refusal(s3_bucket, s3_proxy, s3_service):
     assert store().read_bytes(url) == b"one"
 
 
-def test_a_service_that_refuses_conditions(s3_bucket, s3_proxy, tmp_path, caplog, monkeypatch):
+@pytest.fixture(params=["refuses", "ignores"])
+def no_conditions(request, s3_bucket, s3_proxy):
+    """A service that refuses conditions, or ignores them: its bucket."""
+    if request.param == "ignores":
+        s3_server.forget_conditions(s3_proxy)
+    else:
+        refusal = s3_server.status(501, "NotImplemented")
+        s3_proxy.guard = lambda method, headers: (
+            refusal if method == "PUT" and {"If-Match", "If-None-Match"} & set(headers) else None
+        )
+    return s3_bucket
+
+
+def test_without_conditions_nothing_that_several_may_write_is_written(no_conditions, s3_service, tmp_path):
+    folder, index = Folder(f"s3://{no_conditions}/archive", str(tmp_path)), f"s3://{no_conditions}/an.index"
+    for write in (Lease(folder).__enter__, lambda: check_conditions(index)):
+        with pytest.raises(OutputError, match=r"no conditional writes \(If-Match\).*storage.one_writer=true"):
+            write()
+    assert "Contents" not in s3_service.client().list_objects_v2(Bucket=no_conditions)
+
+
+def test_with_conditions_a_place_is_probed_and_left_as_it_was(s3_bucket, s3_service):
+    assert check_conditions(f"s3://{s3_bucket}/an.index")
+    assert "Contents" not in s3_service.client().list_objects_v2(Bucket=s3_bucket)
+
+
+def test_a_pointer_is_not_written_where_conditions_turn_out_to_be_unknown(s3_bucket, s3_proxy, tmp_path):
+    (tmp_path / "about.json").write_text("{}")
+    s3_proxy.rule("PUT", "current.json", s3_server.status(501, "NotImplemented"))
+    with pytest.raises(OutputError, match="no conditional writes"):
+        publish(tmp_path, f"s3://{s3_bucket}/an.index", "")
+    assert state_of(f"s3://{s3_bucket}/an.index") == ""
+
+
+def test_one_writer_of_a_service_without_conditions(no_conditions, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr("nenya.archive.lease._SETTLED", 0.1)
-    s3_proxy.rule("PUT", "update-lock", s3_server.status(501, "NotImplemented"))
-    folder = Folder(f"s3://{s3_bucket}/archive", str(tmp_path))
+    monkeypatch.setenv(ONE_WRITER, "true")
+    assert not check_conditions(f"s3://{no_conditions}/an.index")
+    caplog.clear()
+    folder = Folder(f"s3://{no_conditions}/archive", str(tmp_path))
     with Lease(folder):
         assert not folder.safe and folder.read() == {}
         folder.commit({})

@@ -263,7 +263,7 @@ def test_prune_changes_nothing_with_the_order_of_the_table(tmp_path, tiny_weight
         table.sample(frac=1, random_state=seed).to_parquet(f"{seed}.parquet")
         args = [f"table={seed}.parquet", "cosine=0.99999", "k=3", "keep=9", f"out=out{seed}.parquet"]
         code, said = nenya_cli("prune", ["a_preproc_latents.h5", *args])
-        assert code == 0 and "9 of 40 rows to train on are kept; 20 to validate on stay as they are" in said, said
+        assert code == 0 and "9 of 40 rows to train on are kept; 20 validation rows are kept" in said, said
         found.append(pd.read_parquet(f"out{seed}.parquet").sort_values("UID", ignore_index=True))
     pd.testing.assert_frame_equal(*found)
     assert (found[0]["split"][40:] == "valid").all() and (found[0]["split"] == "train").sum() == 9

@@ -38,6 +38,7 @@ class IndexWriter:
     state: Index | None
     _ready: bool = False
     _rows: int | None = None  # columns of the index, if known
+    _rewritten: bool = False  # whether the last build replaced files
     _synced: set[Path] = field(default_factory=set)
 
     @property
@@ -120,13 +121,16 @@ class IndexWriter:
         changed = compact(self.place)
         if not current:
             build_index(self.place, kind=options.kind, index_from=options.index_from, seed=options.seed)
+        now = read_about(self.place)["index"]
+        self._rewritten = changed or _written(now) != _written(index)
         self._ready = current and not changed
         return not self._ready
 
     def tidy(self, before: Index) -> None:
         """Remove files that a committed rebuild has replaced."""
         if self.folder.url is None:
-            drop_old_states(self.place)
+            if self._rewritten:  # otherwise nothing was replaced, and the search for it takes longer in a larger index
+                drop_old_states(self.place)
             return
         assert self.state is not None
         now = {entry.name for entry in self._said().files}
@@ -177,3 +181,8 @@ class IndexWriter:
                 known[name] = (size, sha256)
             files.append([name, *known[name]])
         return files
+
+
+def _written(index: dict[str, Any] | None) -> tuple[Any, ...]:
+    """Return what of a vector index changes when its files are written."""
+    return () if index is None else (index["kind"], index["trained_on"], index.get("indexed", index["rows"]))

@@ -21,6 +21,7 @@ from nenya.errors import NenyaError, OutputError, StorageError
 from nenya.storage.lock import MOST_FENCE, OutputLock, holder_of, lost
 from nenya.storage.process import Life, current, from_values, life
 from nenya.storage.s3.conditional import NoConditionsError, ReplacedError
+from nenya.storage.s3.replace import NO_SUCH, allow_without
 from nenya.storage.s3.service import join_url, store
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,6 @@ SILENT = 180.0
 _LOOK = 1.0  # seconds between checks of such a holder
 _ATTEMPTS = 20
 _SETTLED = 2.0  # seconds within which two simultaneous unconditional writes are done
-_NO_SUCH = "0" * 32  # no object has this ETag
 
 
 class Lease:
@@ -143,7 +143,7 @@ class LeaseObject:
         """Acquire the lock.
 
         Raises:
-            OutputError: Another update holds it.
+            OutputError: Another update holds it, or the service has no conditional writes.
             StorageError: The service does not answer.
         """
         for _ in range(_ATTEMPTS):
@@ -209,7 +209,7 @@ class LeaseObject:
             try:
                 self._etag = store().replace(self.url, data, etag if self.safe else None)
             except NoConditionsError:
-                self._warn()
+                self._do_without()
                 self._etag = store().replace(self.url, data, None)
         except ReplacedError:
             return False
@@ -219,7 +219,7 @@ class LeaseObject:
     def _try_conditions(self) -> None:
         """Test whether the service supports conditional writes, by requests that it should refuse."""
         data = json.dumps({**self._said, "beat": -1}).encode()
-        for wrong in ("", _NO_SUCH):
+        for wrong in ("", NO_SUCH):
             if not self.safe:
                 break
             try:
@@ -228,16 +228,18 @@ class LeaseObject:
                 continue
             except NoConditionsError:
                 pass
-            self._warn()
+            self._do_without()
         if not self.safe:
             time.sleep(_SETTLED)
 
-    def _warn(self) -> None:
+    def _do_without(self) -> None:
+        """Continue without conditional writes.
+
+        Raises:
+            OutputError: Nobody stated that there is one writer.
+        """
+        allow_without(self.place)
         self.safe = False
-        log.warning(
-            "%s: the S3 service has no conditional writes (If-Match): objects are read before they are written, so "
-            "do not start updates on two machines at the same time", self.place,
-        )  # fmt: skip
 
     def _is_gone(self, etag: str, said: dict[str, Any]) -> bool:
         """Return whether a holder is dead; False also if another took over since.

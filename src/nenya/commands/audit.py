@@ -61,7 +61,7 @@ class AuditOptions(AnalysisOptions):
     images: Any = option(  # noqa: RUF009
         None, "cutout files, to compare with an untrained network of the same kind (with ckpt= or model=)"
     )
-    ckpt: str | None = option(None, "weights of the latents, which tell the kind of network; default model.weights")
+    ckpt: str | None = option(None, "weights of the latents, which define the kind of network; default model.weights")
 
 
 def run(options: AuditOptions) -> int:
@@ -81,7 +81,7 @@ def run(options: AuditOptions) -> int:
     if options.images and not (options.ckpt or options.model != type(options.model)()):
         raise OptionError("images= needs the kind of network that made the latents: give ckpt= or model=")
     if options.ckpt and not options.images:
-        raise OptionError("ckpt= tells the kind of an untrained network, which needs images=, the cutout files")
+        raise OptionError("ckpt= defines the kind of an untrained network, which needs images=, the cutout files")
     folder = local_path(options.out or _FOLDER)
     if folder.suffix and not folder.is_dir():
         raise OptionError(f"out={folder}: expected a folder")

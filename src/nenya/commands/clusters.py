@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from nenya.commands.pictures import SUFFIXES, formats_of, style_of
 from nenya.errors import OptionError
-from nenya.io import TABLE_SUFFIXES, read_table, write_table
+from nenya.io import TABLE_SUFFIXES, write_table
 from nenya.latents.clusters import NOISE, Clusters, hdbscan_clusters, kmeans_clusters, unit_rows
 from nenya.latents.files import Latents, open_latents
 from nenya.options.commands import ClustersOptions
@@ -17,8 +17,9 @@ from nenya.storage.disk import check_output
 from nenya.storage.paths import local_path
 from nenya.storage.table_integers import take_rows
 from nenya.storage.texts import say
-from nenya.tables.key_columns import read_keys
-from nenya.tables.quantities import metric
+from nenya.tables.key_columns import COLUMNS, read_keys
+from nenya.tables.quantities import TERMS, metric
+from nenya.tables.streamed import read_some, write_with
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,8 +60,8 @@ def run(options: ClustersOptions) -> int:
     summary = out.with_name(f"{out.stem}_groups.csv")
     for path in (out, summary):
         check_output(path, options.clobber)
-    table = read_table(local_path(options.table)) if options.table else latents.keys()
-    rows = latents.positions(table) if options.table else np.arange(len(latents))
+    source = local_path(options.table) if options.table else None  # read in parts, as it may have many columns
+    rows = latents.positions(read_some(source, COLUMNS)) if source else np.arange(len(latents))
     if options.images:  # errors in them are found before the long work
         TableImages(options.images, latents.keys(np.array([p.start for p in latents.parts if p.rows])), options.loader)
     covered = np.zeros(len(latents), bool)
@@ -73,8 +74,14 @@ def run(options: ClustersOptions) -> int:
         )
     clusters = find_clusters(latents, options, covered)
     labels = np.where(rows >= 0, clusters.labels[rows], NOISE)
+    table = read_some(source, (*COLUMNS, *_MEANS, *TERMS, "UID")) if source else latents.keys()
     found = summarise(clusters, latents, table, labels, rows)
-    write_table(table.assign(cluster=labels, **latents.clearness(rows)), out)
+    columns = {"cluster": labels, **latents.clearness(rows)}
+    if source:
+        del table
+        write_with(source, out, columns)
+    else:
+        write_table(table.assign(**columns), out)
     write_table(found, summary)
     _say(clusters, found, options)
     if (rows < 0).any():

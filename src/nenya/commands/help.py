@@ -32,6 +32,7 @@ def overview() -> str:
         "nenya COMMAND --help          its purpose and options",
         "nenya help TOPIC              a command, an option such as loader.cache_dir, or one of",
         *(f"  {name:10s} {words}" for name, words in _TOPICS.items()),
+        "nenya completion SHELL        completion for bash, zsh or fish, to be sourced by the shell",
     ))  # fmt: skip
 
 

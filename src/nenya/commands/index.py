@@ -19,6 +19,7 @@ from nenya.options.extras import need
 from nenya.runtime.shards import MERGE, Share, over_dask, parse_share
 from nenya.storage.lock import OutputLock
 from nenya.storage.paths import is_s3, local_path
+from nenya.storage.s3.replace import check_conditions
 from nenya.storage.small_files import refuse_links
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def run(options: IndexOptions) -> int:
         update(local_path(place), options)
         return 0
     cache = options.loader.cache_dir
-    before = state_of(place)
+    safe, before = check_conditions(place), state_of(place)
     if options.add and fetch_index(place, cache) is None:
         raise InputFileError(f"{place}: no index of nenya; leave out `add` to create one")
     work = work_copy(place, cache, fresh=options.clobber)
@@ -65,7 +66,7 @@ def run(options: IndexOptions) -> int:
         log.info("%s: no new files", place)
     else:
         try:
-            keep(work, publish(work, place, before))
+            keep(work, publish(work, place, before, safe=safe))
         except OutputError:
             shutil.rmtree(work, ignore_errors=True)  # the next run starts from what the other one published
             raise

@@ -125,5 +125,5 @@ def inspect_calibration(path: Path) -> FileReport:
     try:
         report.lines += made.lines()
     except (KeyError, ValueError, TypeError, AttributeError):
-        report.warnings.append("its table of what was found is damaged")
+        report.warnings.append("its table of results is damaged")
     return report

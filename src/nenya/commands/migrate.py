@@ -25,7 +25,7 @@ from nenya.defs import DT_INTERVALS
 from nenya.errors import CheckpointError, InputFileError, NenyaError, OptionError, OutputError
 from nenya.io import TABLE_SUFFIXES, Params, read_table, write_table
 from nenya.latents.files import Latents
-from nenya.latents.projector import FORMAT
+from nenya.latents.projector_file import FORMAT
 from nenya.options.commands import InspectOptions, MigrateOptions
 from nenya.options.files import read_json
 from nenya.options.flat import FLAT

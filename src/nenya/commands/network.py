@@ -114,6 +114,6 @@ def model_arguments(options: Options) -> list[str]:
         found += [
             f"{section}.{key}={'null' if value is None else value}"
             for key, value in to_dict(own).items()
-            if value != usual[key]
+            if value != usual[key] and key != "layout"  # of trainings alone
         ]
     return found

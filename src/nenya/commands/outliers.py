@@ -81,13 +81,13 @@ class OutliersOptions(AnalysisOptions, ShardOptions):
     apart_days: float | None = option(
         None, f"as apart_km, in days; default {_APART_DAYS:g}; each may be used alone", at_least(0)
     )
-    same_granule: bool = option(False, "also count neighbours of the same granule")
+    same_granule: bool = option(False, "also use neighbours of the same granule")
     exact: bool | None = option(
         None,
         f"compare all latents with all; default: up to {EXACT_ROWS} of them, above with those of the nearest cells of "
         "k-means, with the error stated",
     )
-    probes: int = option(PROBES, "number of these cells, of the mean size", at_least(1))
+    probes: int = option(PROBES, "number of searched cells of k-means, of mean size", at_least(1))
     components: int | None = option(
         None, "principal components of the density model; default: 95 % of the variance, at most 24", at_least(1)
     )
@@ -167,7 +167,7 @@ def run(options: OutliersOptions) -> int:
     kept.remove()
     _say(results)
     if images is None:
-        log.info("images= would also tell artefacts (stripes, cloud edges, noise) by their pixels")
+        log.info("images= would also find artefacts (stripes, cloud edges, noise) by their pixels")
     if (rows < 0).any():
         log.warning("%d of %d rows of the table have no latent: their rarity is missing", (rows < 0).sum(), len(rows))
     if images is not None:
@@ -223,7 +223,9 @@ def identity_for(table: "pd.DataFrame", options: OutliersOptions) -> Identity:
     if words:
         log.info("rows %s are not neighbours", " or ".join(words))
     else:
-        log.warning("no granules: neighbours may be of the same field; table= with granule, filename or datetime tells")
+        log.warning(
+            "no granules: neighbours may be of the same field; table= with granule, filename or datetime separates them"
+        )
     found = identity_of(table, km, days, same_granule=options.same_granule)
     for name, values in (("place", found.place), ("time", found.time)):
         if values is not None and not np.isfinite(values).any():

@@ -18,7 +18,7 @@ def recipe_list() -> str:
             "recipes (nenya prepare sensor=NAME data=FILES out=NAME_preproc.h5):",
             *(f"  {name:{width}s}  {about}" for name, about in lines.items()),
             "a recipe of your own is one YAML file of options: sensor=/path/to/mine.yaml",
-            "nenya inspect FILE.nc says which recipe fits a file, and what it takes from it",
+            "nenya inspect FILE.nc names the recipe that fits a file, and what the recipe reads from it",
         ]
     )
 

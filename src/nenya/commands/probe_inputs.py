@@ -90,7 +90,7 @@ def open_models(options: ProbeOptions) -> "tuple[dict[str, Latents], pd.DataFram
             raise OptionError(f"names=: expected {len(models)} names, one for each model, got {len(options.names)}")
         names = options.names
     if len(set(names)) < len(names):
-        raise OptionError(f"expected a name of its own for each model, got {', '.join(names)}: give names=[...]")
+        raise OptionError(f"expected different names for the models, got {', '.join(names)}: give names=[...]")
     table = read_table(local_path(str(options.table))) if opened is None else opened.table()
     return dict(zip(names, models, strict=True)), table
 

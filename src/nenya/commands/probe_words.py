@@ -13,7 +13,7 @@ NOTES = (
     "linear: ridge regression of numbers, logistic regression of categories, whose penalty is chosen within the "
     "training rows. nearest: the mean, or the most frequent category, of the nearest training rows.",
     "R2: 1 - the squared errors of all predictions over the variance; 0 or less: nothing is known, 1: everything. "
-    "Balanced accuracy: the mean over the categories of the share of rows told.",
+    "Balanced accuracy: the mean over the categories of the share of correct rows.",
     "Complete blocks (granules, 30 days, 10 by 10 degrees) are predicted from the others. In brackets: 95 % interval, "
     "by a bootstrap of complete blocks. shuffled: the mean value for the column with its blocks shuffled.",
     "Image PCA, log power spectrum, DT and moments, untrained: what takes no training, on the same rows.",

@@ -160,7 +160,7 @@ def _choose(  # what one choice needs
             f"{100 * sizes[0].max() / len(chosen):.1f} to {100 * sizes[1].max() / chosen.sum():.1f} %"
         )
     choice.said["train_after"] = len(choice.order)
-    say(f"{len(choice.order)} of {len(train)} rows to train on are kept; {len(valid)} to validate on stay as they are")
+    say(f"{len(choice.order)} of {len(train)} rows to train on are kept; {len(valid)} validation rows are kept")
     return choice
 
 

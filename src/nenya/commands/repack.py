@@ -146,7 +146,7 @@ def repack_file(source: Path, output: Path, options: RepackOptions) -> str:
             after = _rates(written)
             if slower := _slower(before, after):
                 if not options.force:
-                    raise OptionError(f"{source}: {slower}, so it is left as it is: force=true repacks it all the same")
+                    raise OptionError(f"{source}: {slower}, so it is not repacked: force=true repacks it nevertheless")
                 log.warning("%s: %s", output, slower)
     except NenyaError:
         raise

@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 _FIGURE = "outputs/search/closest.png"
 _MORE = 4  # factor of more neighbours when too many are near-copies
 _MOST = 100_000
-_SHOWN = ("lat", "lon", "datetime", "DT", "UID")
+_SHOWN = ("lat", "lon", "datetime", "DT", "UID", "tag")
 
 
 def run(options: SearchOptions) -> int:
@@ -146,7 +146,7 @@ def open_archive(options: SearchOptions) -> Searcher:
 
 
 def _table(options: SearchOptions, latents: Latents) -> "pd.DataFrame | None":
-    """Return the table of the latents, with their tags if these are asked for; None without either."""
+    """Return the table of the latents, with their tags if these are requested; None without either."""
     place = place_of_tags(options.tags, options.table, None)
     if not options.table:
         return None if place is None else with_tags(latents.keys(), place)

@@ -1,6 +1,7 @@
 """`nenya statistics`: compares selected cutouts with all: regions, seasons, years, quantities."""
 
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 
 
 _FOLDER = "outputs/statistics"
+_NAMES = ("pp_file", "pp_type", "pp_idx", "UID", "filename")
 
 
 def chosen_rows(table: "pd.DataFrame", options: StatisticsOptions) -> BoolArray:
@@ -55,6 +57,14 @@ def chosen_rows(table: "pd.DataFrame", options: StatisticsOptions) -> BoolArray:
     if not given:
         raise OptionError("expected a selection: where='DT > 2', box=[x0,x1,y0,y1], cluster=3 or rows=found.parquet")
     return chosen
+
+
+def unused(options: StatisticsOptions) -> list[str]:
+    """Return columns that name cutouts and that neither a condition nor a histogram needs; they are half of a table."""
+    if options.rows is not None:
+        return []
+    named = " ".join([options.where or "", *options.metrics])
+    return [name for name in _NAMES if not re.search(rf"\b{name}\b", named, re.IGNORECASE)]
 
 
 def enough(table: "pd.DataFrame", least: float | None) -> "pd.DataFrame":
@@ -148,7 +158,8 @@ def run(options: StatisticsOptions) -> int:
         check_output(path, options.clobber)
     style = style_of(options)
     place = place_of_tags(options.tags, options.table, options.archive_dir)
-    table = enough(with_tags(opened.table() if opened else read_table(source), place), options.least_cosine)
+    read = opened.table() if opened else read_table(source, leave_out=[] if place else unused(options))
+    table = enough(with_tags(read, place), options.least_cosine)
     if list(options.metrics) != list(METRICS):  # those are drawn where the table has them
         columns_of(table, *options.metrics)
     chosen = chosen_rows(table, options)

@@ -112,6 +112,6 @@ def _say(classes: Sequence[str], labels: IntArray, train: IntArray, valid: IntAr
     said = "; ".join(f"{name}: {count}" for name, count in zip(classes, counts.tolist(), strict=True) if count)
     log.info("tags=%s: training on %d tagged cutouts (%s), validating on %d", path, len(train), said, len(valid))
     if (counts > 0).sum() < 2:
-        log.warning("tags=%s: all cutouts to train on have the same tag, so that there is nothing to tell apart", path)
+        log.warning("tags=%s: all cutouts to train on have the same tag, so there is nothing to learn", path)
     if not len(valid):
         log.warning("tags=%s: no tagged cutout to validate on: training without a validation", path)

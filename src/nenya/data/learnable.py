@@ -64,7 +64,7 @@ def choose_partition(options: Options, files: Sequence[CutoutFile]) -> str:
         loader.train_key, loader.valid_key = loader.valid_key, loader.train_key
         return f"{files[0].path} has no '{loader.valid_key}': training on '{loader.train_key}', without a validation"
     if loader.train_key == loader.valid_key:
-        return f"'{loader.train_key}' is both trained and validated on: the validation tells nothing"
+        return f"'{loader.train_key}' is used for training and for validation: the validation has no meaning"
     if not any(loader.valid_key in file.partitions for file in files):
         return (
             f"{files[0].path} has no '{loader.valid_key}': training without a validation (nenya split divides cutouts "

@@ -132,9 +132,7 @@ def texture_likelihood(textures: Float64Array) -> Float64Array:
     """
     known = np.isfinite(textures).all(axis=1)
     if known.sum() <= textures.shape[1]:
-        raise TextureError(
-            f"expected more than {textures.shape[1]} cutouts to tell which textures are rare, got {known.sum()}"
-        )
+        raise TextureError(f"expected more than {textures.shape[1]} cutouts to find rare textures, got {known.sum()}")
     apart = textures[known] - textures[known].mean(axis=0)
     spread = apart.std(axis=0)
     varied = np.flatnonzero(spread > _SAME)

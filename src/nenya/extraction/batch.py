@@ -182,7 +182,7 @@ def output_places(sources: Sequence[Path | str], out: str | None, *, debug: bool
     if out and out.endswith(HDF5_SUFFIXES):
         place = out if is_s3(out) else local_path(out)
         if len(sources) > 1:
-            raise OptionError(f"out={out} is one file, but data= stands for {len(sources)}: give a folder")
+            raise OptionError(f"out={out} is one file, but data= means {len(sources)}: give a folder")
         if str(place) == str(sources[0]) or _same_file(place, sources[0]):
             raise OptionError(f"out={out} is the cutout file itself: give another file or a folder with out=")
         stem, _, suffix = str(place).rpartition(".")

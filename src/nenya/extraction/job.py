@@ -23,6 +23,7 @@ from nenya.data.learnable import MEAN_LIMIT, largest_mean
 from nenya.data.masks import Measure
 from nenya.errors import InputFileError, Interrupted, LockLostError, NenyaError, OutputError
 from nenya.extraction.clearness import calibration_words, clearness_of, columns_of, masked_identity
+from nenya.extraction.half import agreement, trainer_options
 from nenya.extraction.journal import BlockStore, Work, begin, cpu_threads, describe_status, partial_folder
 from nenya.extraction.writer import LatentsWriter
 from nenya.latents.clear import CLEAR_COLUMNS
@@ -33,6 +34,7 @@ from nenya.models.resnet import ContrastiveNet, check_image_size
 from nenya.models.sizes import check_side
 from nenya.options.declare import for_records
 from nenya.options.sections import Options
+from nenya.runtime.allocator import keep_freed_memory
 from nenya.runtime.lightning import pl
 from nenya.runtime.process import RowProgress, git_commit, is_main_process
 from nenya.runtime.trainer import ledger_of, make_trainer
@@ -194,7 +196,9 @@ def extract_file(
         clearness.check_side(job.file.path, next(iter(job.file.partitions.values())).height)
     store = BlockStore(job.output, job.rows, latent_dim(options, module.net), columns=columns_of(clearness))
     writer = LatentsWriter(store)
-    trainer = make_trainer(options.trainer, callbacks=[writer], logger=logger or False, enable_checkpointing=False)
+    settings = trainer_options(options, module.net)
+    trainer = make_trainer(settings, callbacks=[writer], logger=logger or False, enable_checkpointing=False)
+    keep_freed_memory()
     measure = None if clearness is None else clearness.measure
     if not is_main_process():
         _extract(job, module, trainer, writer, Work.read(store), measure)
@@ -224,6 +228,7 @@ def extract_file(
                     **_describe_source(job, wanted["source"], sha256),
                     "rows": json.dumps(job.rows),
                     **calibration_words(clearness),
+                    **agreement(options, module, job.file, store, work.batch_size),
                 }
                 _extract(job, module, trainer, writer, work, measure)
         except _ChangedError:

@@ -445,6 +445,8 @@ def _work(manifest: Mapping[str, Any], done: frozenset[int], *, fresh: bool) -> 
 def _check_backend(store: BlockStore, backend: str, wanted: Mapping[str, Any]) -> None:
     """Check that the backend of the finished rows is available here."""
     reason = obstacle(backend, wanted["device"], wanted["precision"])
+    if not reason and wanted["precision"] == "bf16-true" and backend != wanted["backend"]:
+        reason = f"bfloat16 is computed by {wanted['backend']}"  # with weights that are rounded elsewhere
     if reason:
         raise OutputError(
             f"{store.partial} holds finished rows that were made with backend {backend}, which is not available here "

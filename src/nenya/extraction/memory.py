@@ -15,6 +15,7 @@ from nenya.data.blocks import BlocksDataModule, cut_blocks
 from nenya.data.cutouts import inspect_cutouts
 from nenya.data.masks import network_input
 from nenya.errors import InputFileError, OptionError
+from nenya.extraction.half import trainer_options
 from nenya.extraction.job import (
     DEBUG_BATCHES,
     check_sizes,
@@ -169,10 +170,11 @@ def _collect(
 ) -> NDArray[np.float32]:
     """Run the predict loop in this process, and return the latents (rows, D)."""
     module.batch_shape = min(options.loader.batch_size_valid, rows) if rows else None
-    settings = replace(options.trainer, devices=1 if options.trainer.devices == "auto" else options.trainer.devices)
+    settings = trainer_options(options, module.net)
+    settings = replace(settings, devices=1 if settings.devices == "auto" else settings.devices)
     collector = _Collector()
     trainer = make_trainer(settings, callbacks=[collector], logger=False, enable_checkpointing=False)
-    device, precision = trainer.strategy.root_device.type, settings.precision
+    device, precision = trainer.strategy.root_device.type, options.trainer.precision
     chosen = choose_backend(options.model.backend, device, precision, 0)  # too little work to repay compiling
     module.backend = backend_of(module.net, chosen)
     if not (isinstance(data, BlocksDataModule) and not data.blocks):

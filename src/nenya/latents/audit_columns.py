@@ -22,7 +22,7 @@ Float64Array = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
 KINDS = ("nuisance", "ocean", "other")
-"""What latents should not tell, what they should, and the rest."""
+"""What latents should not know, what they should, and the rest."""
 
 DERIVED = ("season", "hour", "day")
 """Quantities that are audited in place of the column datetime."""

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from nenya.errors import InputFileError, OptionError
 from nenya.latents.components import PCA, fit_pca
+from nenya.runtime.blas import in_order
+from nenya.runtime.process import cores
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +28,8 @@ BoolArray = NDArray[np.bool_]
 
 NOISE = -1
 BLOCK_ROWS = 16384
+_UNIT_ROWS = 512  # rows scaled at once, that their float64 values stay in the cache
+_MOST_THREADS = 8
 _TILE = 1024  # rows whose distances to a sample are held at once
 _NEIGHBOURS = 5  # neighbours by which HDBSCAN estimates the density
 _STARTS = 5  # k-means on the sample, of which the best starts the passes
@@ -96,7 +100,8 @@ def kmeans_clusters(
         [50, 50]
     """
     centres = fit_kmeans(latents, k, seed=seed, passes=passes, sample=sample)
-    return _describe(latents, assign_kmeans(latents, centres), False, seed, sample, members, typical)
+    labels, sums, left_out = _assign(latents, centres, BLOCK_ROWS)
+    return _describe(latents, labels, sums, left_out, False, seed, sample, members, typical)
 
 
 def fit_kmeans(latents: Any, k: int, *, seed: int = 0, passes: int = 2, sample: int = 20_000) -> Float64Array:
@@ -112,11 +117,10 @@ def fit_kmeans(latents: Any, k: int, *, seed: int = 0, passes: int = 2, sample: 
     model = MiniBatchKMeans(k, init=start.cluster_centers_, n_init=1, random_state=state, reassignment_ratio=0.0)
     firsts = np.arange(0, len(latents), BLOCK_ROWS)
     for _ in range(passes):
-        for first in rng.permutation(firsts):
-            block = unit_rows(np.asarray(latents[int(first) : int(first) + BLOCK_ROWS]))
-            block = block[np.isfinite(block[:, 0])]
-            if len(block):
-                model.partial_fit(block)
+        for _, block in _blocks(latents, BLOCK_ROWS, rng.permutation(firsts)):
+            known = np.isfinite(block[:, 0])
+            if known.any():
+                model.partial_fit(block if known.all() else block[known])
     return np.asarray(model.cluster_centers_, np.float64)
 
 
@@ -128,12 +132,27 @@ def assign_kmeans(latents: Any, centres: Float64Array, block_rows: int = BLOCK_R
         centres: (K, D) float64.
         block_rows: rows read at once; the result does not depend on it.
     """
-    labels = np.full(len(latents), NOISE, np.int64)
+    return _assign(latents, centres, block_rows)[0]
+
+
+def _assign(latents: Any, centres: Float64Array, block_rows: int) -> tuple[IntArray, Float64Array, int]:
+    """Return the labels of `assign_kmeans`, the sums of each cluster's unit rows, (K, D), and the rows with NaN."""
+    labels, sums, left_out = np.full(len(latents), NOISE, np.int64), np.zeros(centres.shape), 0
     half = (centres**2).sum(axis=1) / 2
-    for start, rows in _blocks(latents, block_rows):
-        known = np.isfinite(rows[:, 0])
-        labels[start : start + len(rows)][known] = (half - rows[known] @ centres.T).argmin(axis=1)
-    return labels
+
+    def work(block: tuple[int, FloatArray]) -> tuple[Float64Array, int]:
+        start, values = block
+        rows = unit_rows(values)
+        known = np.flatnonzero(np.isfinite(rows[:, 0]))
+        rows = rows if len(known) == len(rows) else rows[known]
+        own = (half - rows @ centres.T).argmin(axis=1)
+        labels[start + known] = own
+        return _cluster_sums(own, rows, len(centres)), len(values) - len(known)
+
+    for found, missing in in_order(work, _raw(latents, block_rows), _threads()):
+        sums += found
+        left_out += missing
+    return labels, sums, left_out
 
 
 def hdbscan_clusters(
@@ -167,7 +186,7 @@ def hdbscan_clusters(
     from sklearn.cluster import HDBSCAN
 
     rng = np.random.default_rng(seed)
-    pca = fit_pca((rows for _, rows in _blocks(latents, BLOCK_ROWS)))
+    pca = fit_pca(unit_rows(rows) for _, rows in _raw(latents, BLOCK_ROWS))
     pca = replace(pca, components=pca.components[:components], explained_variance=pca.explained_variance[:components])
     known = pca.transform(unit_rows(_sampled(latents, sample, rng)))
     least = min_size or max(5, len(known) // 100)
@@ -184,7 +203,11 @@ def hdbscan_clusters(
             "method=kmeans"
         )
     found = assign_nearest(latents, pca, known, labels)
-    return _describe(latents, found, True, seed, sample, members, typical)
+    sums, left_out = np.zeros((int(found.max()) + 1, latents.shape[1])), 0
+    for start, rows in _blocks(latents, BLOCK_ROWS):
+        left_out += int(np.isnan(rows[:, 0]).sum())
+        sums += _cluster_sums(found[start : start + len(rows)], rows, len(sums))
+    return _describe(latents, found, sums, left_out, True, seed, sample, members, typical)
 
 
 def assign_nearest(
@@ -232,20 +255,33 @@ def unit_rows(latents: FloatArray) -> Float64Array:
         >>> unit_rows(np.array([[3.0, 4.0]])).tolist()
         [[0.6, 0.8]]
     """
-    rows = np.asarray(latents, np.float64)
+    rows = np.asarray(latents)
     if rows.ndim != 2:
         raise InputFileError(f"expected latents of shape (N, D), got {rows.shape}")
-    length = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
-    with np.errstate(invalid="ignore"):
-        scaled: Float64Array = rows / np.where(length > 0, length, 1)
-    scaled[~np.isfinite(length[:, 0])] = np.nan
+    scaled = np.empty(rows.shape)
+    for first in range(0, len(rows), _UNIT_ROWS):
+        some = slice(first, first + _UNIT_ROWS)
+        values = rows[some].astype(np.float64)
+        length = np.sqrt(np.einsum("ij,ij->i", values, values))[:, None]
+        with np.errstate(invalid="ignore"):
+            np.divide(values, np.where(length > 0, length, 1), out=scaled[some])
+        scaled[some][~np.isfinite(length[:, 0])] = np.nan
     return scaled
 
 
-def _blocks(latents: Any, block_rows: int) -> Iterator[tuple[int, Float64Array]]:
-    """Yield the first row number and the rows, (n, D) of unit length, block by block."""
-    for start in range(0, len(latents), block_rows):
-        yield start, unit_rows(np.asarray(latents[start : start + block_rows]))
+def _threads() -> int:
+    return min(_MOST_THREADS, cores())
+
+
+def _raw(latents: Any, block_rows: int, firsts: IntArray | None = None) -> Iterator[tuple[int, FloatArray]]:
+    """Yield the first row number and the rows, (n, D), block by block, from row 0 or from those given."""
+    for first in range(0, len(latents), block_rows) if firsts is None else firsts:
+        yield int(first), np.asarray(latents[int(first) : int(first) + block_rows])
+
+
+def _blocks(latents: Any, block_rows: int, firsts: IntArray | None = None) -> Iterator[tuple[int, Float64Array]]:
+    """Yield what `_raw` does, at unit length; threads scale the next blocks in the meantime."""
+    return in_order(lambda block: (block[0], unit_rows(block[1])), _raw(latents, block_rows, firsts), _threads())
 
 
 def _sampled(latents: Any, count: int, rng: np.random.Generator) -> FloatArray:
@@ -267,6 +303,8 @@ def _take(latents: Any, rows: IntArray) -> Any:
 def _describe(
     latents: Any,
     labels: IntArray,
+    sums: Float64Array,
+    left_out: int,
     approximate: bool,
     seed: int,
     sample: int,
@@ -279,11 +317,7 @@ def _describe(
     order = order[sizes[order] > 0]
     number = np.full(len(sizes) + 1, NOISE)
     number[order] = np.arange(len(order))
-    labels, sizes = number[labels], sizes[order]  # label -1 indexes the last entry, which is -1
-    sums, left_out = np.zeros((len(sizes), latents.shape[1])), 0
-    for start, rows in _blocks(latents, BLOCK_ROWS):
-        left_out += int(np.isnan(rows[:, 0]).sum())
-        sums += _cluster_sums(labels[start : start + len(rows)], rows, len(sizes))
+    labels, sizes, sums = number[labels], sizes[order], sums[order]  # label -1 indexes the last entry, which is -1
     length = np.linalg.norm(sums, axis=1)
     directions = sums / np.where(length > 0, length, 1)[:, None]
     closest = _closest(latents, labels if typical is None else np.where(typical, labels, NOISE), directions, members)
@@ -299,27 +333,34 @@ def _describe(
 
 def _cluster_sums(labels: IntArray, rows: Float64Array, count: int) -> Float64Array:
     """Sum the rows (n, D) of each cluster: (count, D)."""
+    from scipy import sparse
+
     member = np.flatnonzero(labels >= 0)
-    order = member[np.argsort(labels[member], kind="stable")]
-    clusters, first = np.unique(labels[order], return_index=True)
-    sums = np.zeros((count, rows.shape[1]))
-    if len(clusters):
-        sums[clusters] = np.add.reduceat(rows[order], first, axis=0)
-    return sums
+    ones = sparse.csr_matrix((np.ones(len(member)), (labels[member], member)), (count, len(rows)))
+    return np.asarray(ones @ rows if len(member) == len(rows) else ones[:, member] @ rows[member])  # without NaN
 
 
 def _closest(latents: Any, labels: IntArray, directions: Float64Array, members: int) -> IntArray:
     """Return the rows of each cluster nearest to its direction, (K, members) int64; the first in a tie."""
+
+    def work(block: tuple[int, FloatArray]) -> tuple[IntArray, IntArray, Float64Array]:
+        start, values = block
+        own = labels[start : start + len(values)]
+        cosines = np.einsum("ij,ij->i", unit_rows(values), directions[own])  # label -1 is left out below
+        inner = np.flatnonzero(own >= 0)
+        return own[inner], start + inner, cosines[inner]
+
     cluster, row, cosine = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
-    for start, rows in _blocks(latents, BLOCK_ROWS):
-        inner = np.flatnonzero(labels[start : start + len(rows)] >= 0)
-        own = labels[start + inner]
-        cluster = np.concatenate([cluster, own])
-        cosine = np.concatenate([cosine, np.einsum("ij,ij->i", rows[inner], directions[own])])
-        row = np.concatenate([row, start + inner])
+    least = np.full(len(directions), -np.inf)  # cosine that a row must exceed to be kept
+    for found, numbers, near in in_order(work, _raw(latents, BLOCK_ROWS), _threads()):
+        better = near > least[found]
+        cluster, row = np.concatenate([cluster, found[better]]), np.concatenate([row, numbers[better]])
+        cosine = np.concatenate([cosine, near[better]])
         order = np.lexsort((row, -cosine, cluster))
         cluster, cosine, row = cluster[order], cosine[order], row[order]
-        kept = _rank(cluster) < members
+        rank = _rank(cluster)
+        last, kept = rank == members - 1, rank < members
+        least[cluster[last]] = cosine[last]
         cluster, cosine, row = cluster[kept], cosine[kept], row[kept]
     closest = np.full((len(directions), members), -1, np.int64)
     closest[cluster, _rank(cluster)] = row

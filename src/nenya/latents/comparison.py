@@ -304,7 +304,7 @@ def compare(sets: TwoSets, settings: Settings, kept: KeptAnswers | None = None) 
 
 
 def compare_whole(sets: TwoSets, settings: Settings, tick: Callable[[float], object] = lambda _: None) -> Compared:
-    """Return the answer for the whole alone, as `compare` does.
+    """Return the answer for all rows alone, as `compare` does.
 
     Args:
         sets: the two sets.

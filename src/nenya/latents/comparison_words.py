@@ -57,9 +57,9 @@ def _verdict(whole: Compared, names: tuple[str, str]) -> str:
     numbers = f"AUC {said(auc)}, where 0.5 is chance; energy distance {said(energy)}"
     few = _few(whole) and not is_apart(whole)
     if few or not (np.isfinite(energy.p) or np.isfinite(auc.p)):
-        return f"Whether {names[0]} and {names[1]} differ cannot be told from so few blocks: {numbers}."
+        return f"Whether {names[0]} and {names[1]} differ cannot be decided from so few blocks: {numbers}."
     if is_apart(whole):
-        return f"{names[0]} and {names[1]} differ: a classifier tells unseen latents of the two apart with {numbers}."
+        return f"{names[0]} and {names[1]} differ: a classifier separates unseen latents of the two with {numbers}."
     if auc.low > _CHANCE:
         return (
             f"Whether {names[0]} and {names[1]} differ is uncertain: the interval of the AUC is above chance, but "
@@ -77,9 +77,9 @@ def _alone(whole: Compared) -> str:
     if not is_apart(whole):
         end = ""
     elif whole.latents["auc"].low > best:
-        end = " The latents tell more than each of these alone, so the difference is not only one of contrast."
+        end = " The latents separate the sets better than each of these, so the difference is not only one of contrast."
     else:
-        end = " The latents tell no more than these, so the difference may be one of contrast or temperature alone."
+        end = " The latents separate the sets no better, so the difference may be one of contrast or temperature alone."
     return f"AUC from one quantity alone: {each}.{end}"
 
 

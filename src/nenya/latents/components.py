@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 from nenya.errors import InputFileError, OptionError
 from nenya.latents.metrics import effective_rank
+from nenya.runtime.blas import in_order
+from nenya.runtime.process import cores
 
 log = logging.getLogger(__name__)
 
@@ -18,6 +20,7 @@ Float64Array = npt.NDArray[np.float64]
 
 
 BLOCK_ROWS = 16384
+_MOST_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -78,19 +81,19 @@ class PCA:
         return (array - self.mean) @ self.components.T
 
 
-def _check_block(block: Float64Array, width: int | None) -> None:
+def _check_block(block: npt.NDArray[np.floating], width: int | None) -> None:
     """Raise InputFileError unless the block is (N, D) with D equal to `width`, if given."""
     if block.ndim != 2 or (width is not None and block.shape[1] != width):
         raise InputFileError(f"expected latents of shape (N, {'D' if width is None else width}), got {block.shape}")
 
 
-def _blocks(latents: Any) -> Iterator[Float64Array]:
-    """Yield (n, D) float64 blocks of an array, an HDF5 data set, or an iterable of blocks."""
+def _blocks(latents: Any) -> Iterator[npt.NDArray[np.floating]]:
+    """Yield (n, D) blocks of an array, an HDF5 data set, or an iterable of blocks."""
     whole = getattr(latents, "ndim", None) == 2
     starts = range(0, len(latents) if whole else 0, BLOCK_ROWS)
     width = None
     for block in (latents[start : start + BLOCK_ROWS] for start in starts) if whole else latents:
-        array = np.asarray(block, dtype=np.float64)
+        array = np.asarray(block)
         _check_block(array, width)
         width = array.shape[1]
         yield array
@@ -99,9 +102,10 @@ def _blocks(latents: Any) -> Iterator[Float64Array]:
 class _Factor:
     """The triangular factor of the QR decomposition of [1, rows - shift], updated block by block.
 
-    Each new factor is that of the old one stacked on the next rows (Demmel, Grigori, Hoemmen and Langou 2012, SIAM
-    J. Sci. Comput. 34, A206, section 2). The rows are never multiplied with each other, which would square their
-    singular values and lose the small ones; nor is the mean subtracted from sums: the column of ones removes it.
+    Each block has a factor, and each new factor of all is that of the old one stacked on the block's (Demmel, Grigori,
+    Hoemmen and Langou 2012, SIAM J. Sci. Comput. 34, A206, section 2). The rows are never multiplied with each other,
+    which would square their singular values and lose the small ones; nor is the mean subtracted from sums: the column
+    of ones removes it.
 
     Attributes:
         shift: (D,) mean of the first rows.
@@ -115,20 +119,28 @@ class _Factor:
         self._factor: Float64Array = np.zeros((0, 0))
         self._waiting: list[Float64Array] = []
 
-    def add(self, block: Float64Array) -> None:
-        """Add rows (n, D)."""
-        finite = block[np.isfinite(block).all(axis=1)]
-        self.n_left_out += len(block) - len(finite)
-        if not len(finite):
-            return
-        if not self.n_rows:
-            self.shift = finite.mean(axis=0)
-            self._factor = np.zeros((0, self.shift.size + 1))
-        self.n_rows += len(finite)
-        self._waiting.append(np.column_stack([np.ones(len(finite)), finite - self.shift]))
-        # Stacking few rows on a large factor costs as much as stacking many.
-        if sum(map(len, self._waiting)) >= 2 * (self.shift.size + 1):
-            self._reduce()
+    def add_all(self, blocks: Iterable[npt.NDArray[np.floating]]) -> None:
+        """Add blocks of rows (n, D), several at a time on threads of their own; the result is that of one thread."""
+        for stacked in in_order(_factor_of, self._shifted(blocks), min(_MOST_THREADS, cores()), "components"):
+            self._waiting.append(stacked)
+            # Stacking few rows on a large factor costs as much as stacking many.
+            if sum(map(len, self._waiting)) >= 2 * (self.shift.size + 1):
+                self._reduce()
+
+    def _shifted(self, blocks: Iterable[npt.NDArray[np.floating]]) -> Iterator[Float64Array]:
+        """Yield [1, rows - shift] of the finite rows of blocks, (n, D + 1)."""
+        for block in blocks:
+            finite = _finite(block)
+            self.n_left_out += len(block) - len(finite)
+            if not len(finite):
+                continue
+            if not self.n_rows:
+                self.shift = finite.mean(axis=0, dtype=np.float64)
+                self._factor = np.zeros((0, self.shift.size + 1))
+            self.n_rows += len(finite)
+            stacked = np.ones((len(finite), self.shift.size + 1))
+            np.subtract(finite, self.shift, out=stacked[:, 1:])
+            yield stacked
 
     def _reduce(self) -> None:
         self._factor = np.asarray(np.linalg.qr(np.concatenate([self._factor, *self._waiting]), mode="r"))
@@ -147,6 +159,20 @@ class _Factor:
         plain = full[:, 1:].copy()
         plain[0] += full[0, 0] * self.shift
         return self.shift + full[0, 1:] / full[0, 0], full[1:, 1:], plain
+
+
+def _factor_of(stacked: Float64Array) -> Float64Array:
+    """Return the triangular factor of rows, or the rows if they are as few."""
+    return stacked if len(stacked) <= stacked.shape[1] else np.asarray(np.linalg.qr(stacked, mode="r"))
+
+
+def _finite(block: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    """Return the rows without NaN and infinity; the sums of all rows tell quickly whether there are others."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        if np.isfinite(block.sum(axis=1)).all():
+            return block
+    finite: npt.NDArray[np.floating] = block[np.isfinite(block).all(axis=1)]
+    return finite
 
 
 def fit_pca(
@@ -168,8 +194,7 @@ def fit_pca(
         OptionError: `n_components` outside 1 .. min(N, D).
     """
     factor = _Factor()
-    for block in _blocks(latents):
-        factor.add(block)
+    factor.add_all(_blocks(latents))
     n_rows, n_left_out, width = factor.n_rows, factor.n_left_out, factor.shift.size
     if n_rows < 2:
         raise InputFileError(f"expected at least 2 finite latents, got {n_rows} ({n_left_out} left out)")

@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 BLOCK_ROWS = 16384
 DEBUG_ROWS = 2000
 LEAST_ROWS = 4
+_SEARCH = "integers in lists, all passes"  # of the approximate way: unfinished work of another is not resumed
+_MANY = 10**6
 COLUMNS = ("US0", "US1")
 
 
@@ -243,6 +245,7 @@ def _manifest(latents: Latents, wanted: NDArray[np.int64], how: Fit | Path, appr
         "rows": [len(wanted), zlib.crc32(wanted.tobytes())],
         "how": {"projector": sha256_file(how)} if isinstance(how, Path) and how.is_file() else str(how),
         "approximate": approximate,
+        **({"search": _SEARCH} if approximate else {}),
         **({} if latents.left_out is None else {"left_out": zlib.crc32(latents.left_out.tobytes())}),
         "block": BLOCK_ROWS,
     }

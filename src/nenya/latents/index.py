@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nenya.errors import InputFileError, NenyaError, OutputError
 from nenya.latents.examples import TABLE_ROW, Numbered, numbered, one_row, parse_example
 from nenya.latents.files import Latents
+from nenya.latents.index_rows import REFINE, VECTOR, IndexRows, vectors
 from nenya.latents.lance_files import check_manifests
 from nenya.latents.order import LEAST, MOST, SURE
 from nenya.latents.similarity import Float32Array, Float64Array, IntArray, closest, closest_of, rank
@@ -36,18 +36,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-VECTOR = "latent"
 ABOUT = "nenya.json"
 TABLE = "latents"
-NARROW = 50_000
-"""Conditions that keep at most this many rows are answered exactly."""
+NARROW = 8_192
+"""Conditions that keep at most this many rows are answered exactly, unless enough of them are near the query."""
 
 _MOST_DIM = 2**16
 _MOST_ROWS = 2**40
 _BATCH = 8192
+_FEW = 16  # times NARROW: rows that are fetched one by one
 _CACHE = 2**28  # bytes of the index that LanceDB keeps in memory
-_MORE_PROBES = 4  # factor on the parts searched under conditions, which leave fewer rows in each
-_REFINE = 10  # factor on the compressed neighbours that are ranked by their latents
 
 
 @dataclass(frozen=True)
@@ -163,6 +161,7 @@ class IndexSearcher:
         self.columns: list[str] = list(self.about["columns"])
         self.dim: int = self.about["dim"]
         self._table: Any = None
+        self._rows: IndexRows | None = None
         unfinished = [s["stem"] for s in self.about["sources"] if not s["done"]]
         if unfinished:
             log.warning(
@@ -182,9 +181,16 @@ class IndexSearcher:
                 self._table = table
         return self._table
 
+    @property
+    def rows(self) -> IndexRows:
+        """The rows of the table, opened on first use."""
+        if self._rows is None:
+            self._rows = IndexRows(self.table, self.about)
+        return self._rows
+
     def __len__(self) -> int:
         with lance_errors(self.folder):
-            return int(self.table.count_rows())
+            return self.rows.count
 
     def count(self, sql: str) -> int:
         """Return the number of rows that satisfy a condition."""
@@ -196,8 +202,7 @@ class IndexSearcher:
     ) -> Answer:
         """Return the k closest rows that satisfy a condition.
 
-        The answer is exact on request, without a vector index, if the condition keeps at most `NARROW` rows, and if
-        the index finds fewer than k rows.
+        The answer is exact on request, without a vector index, and if few rows satisfy the condition; see `NARROW`.
 
         Args:
             query: (D,).
@@ -209,32 +214,59 @@ class IndexSearcher:
         Raises:
             OptionError: The condition is not SQL, or names a missing column.
         """
-        index, kept = self.about["index"], len(self)
-        if sql:
-            kept = self.count(sql)
-        if index and not exact and not (sql and kept <= NARROW):
-            probes = index["probes"] if not sql else min(index["parts"], _MORE_PROBES * index["probes"])
-            rows, near = self.approximate(query, k, probes, sql)
-            if len(rows) == min(k, kept):  # otherwise the searched parts hold no more
-                return Answer(rows, near, False, self.about["recall"]["value"])
-        found = closest_of(lambda: self.scan(sql), self.take, query, k, device=device)
-        count = int((found.rows[0] >= 0).sum())
-        return Answer(found.rows[0, :count], found.cosine[0, :count], True)
+        index = self.about["index"]
+        few = False
+        if index and not exact:
+            found: tuple[IntArray, Float64Array] | None
+            if sql:
+                found = self._near_where(query, k, sql)
+                few = found is None
+            else:
+                found = self.approximate(query, k, index["probes"])
+                found = found if len(found[0]) == min(k, len(self)) else None  # the searched parts hold no more
+            if found:
+                return Answer(*found, False, self.about["recall"]["value"])
+        elif sql:
+            self.count(sql)  # says what is wrong with it
+        best = closest_of(lambda: self.scan(sql, few=few), self.take, query, k, device=device)
+        count = int((best.rows[0] >= 0).sum())
+        return Answer(best.rows[0, :count], best.cosine[0, :count], True)
 
-    def approximate(self, query: Float64Array, k: int, probes: int, sql: str | None = None) -> tuple[IntArray, Any]:
+    def approximate(self, query: Float64Array, k: int, probes: int) -> tuple[IntArray, Float64Array]:
         """Return the k closest rows and their cosines by the vector index, searching `probes` of its parts."""
         query = np.asarray(query, np.float64) / np.linalg.norm(query)
         with lance_errors(self.folder):
             asked = self.table.search(query.astype(np.float32)).distance_type("cosine").nprobes(probes)
             asked = asked.limit(k).select([ROW, VECTOR, "_distance"])
             if self.about["index"]["kind"] == "IVF_RQ":
-                asked = asked.refine_factor(_REFINE)
-            found = (asked.where(sql, prefilter=True) if sql else asked).to_arrow()
+                asked = asked.refine_factor(REFINE)
+            found = asked.to_arrow()
             return rank(found[ROW].to_numpy(), vectors(found[VECTOR], self.dim), query, k)
 
-    def scan(self, sql: str | None = None) -> Iterator[tuple[IntArray, Float32Array]]:
-        """Yield the numbers and the latents of the rows that satisfy a condition, block by block."""
+    def _near_where(self, query: Float64Array, k: int, sql: str) -> tuple[IntArray, Float64Array] | None:
+        """Return the k closest rows under a condition by the vector index; None if too few rows satisfy it."""
+        query = np.asarray(query, np.float64) / np.linalg.norm(query)
+        with lance_errors(self.folder), sql_errors(sql, self.columns):
+            ids = self.rows.near_where(query, k, sql, self.about["index"], NARROW)
+        if ids is None:
+            return None
         with lance_errors(self.folder):
+            blocks = list(self.rows.vectors_of(ids))
+        numbers, latents = (np.concatenate([block[i] for block in blocks]) for i in (0, 1))
+        found = rank(numbers, latents, query, k)
+        return found if len(found[0]) == k else None
+
+    def scan(self, sql: str | None = None, *, few: bool = False) -> Iterator[tuple[IntArray, Float32Array]]:
+        """Yield the numbers and the latents of the rows that satisfy a condition, block by block.
+
+        Args:
+            sql: the condition; None for all rows.
+            few: fetch row by row, which is faster if few rows satisfy it.
+        """
+        with lance_errors(self.folder):
+            if sql and few and len(ids := self.rows.ids_where(sql)) <= _FEW * NARROW:
+                yield from self.rows.vectors_of(ids)
+                return
             asked = self.table.search().select([ROW, VECTOR])
             asked = asked.where(sql) if sql else asked
             for batch in asked.limit(max(1, len(self))).to_batches(_BATCH):
@@ -260,30 +292,12 @@ class IndexSearcher:
     def take(self, rows: IntArray) -> Float32Array:
         """Return latents by their numbers, (m, D)."""
         with lance_errors(self.folder):
-            found = self._rows(rows, [ROW, VECTOR])
-            return vectors(found[VECTOR], self.dim)[_order(found[ROW].to_numpy(), rows)]
+            return vectors(self.rows.read(rows, [ROW, VECTOR])[VECTOR], self.dim)
 
     def describe(self, rows: IntArray) -> "pd.DataFrame":
         """Return the table of some rows, in their order."""
         with lance_errors(self.folder):
-            found = self._rows(rows, [ROW, *self.columns])
-            table = from_arrow(found).iloc[_order(found[ROW].to_numpy(), rows)].reset_index(drop=True)
-            return table[[*self.columns, ROW]]
-
-    def _rows(self, rows: IntArray, columns: list[str]) -> Any:
-        import pyarrow as pa
-
-        wanted = np.unique(rows)
-        parts = [wanted[start : start + 1000] for start in range(0, max(1, len(wanted)), 1000)]
-        found = [
-            self.table.search()
-            .where(f"`{ROW}` IN ({', '.join(map(str, part))})" if len(part) else "false")
-            .select(columns)
-            .limit(len(part) + 1)
-            .to_arrow()
-            for part in parts
-        ]
-        return pa.concat_tables(found)
+            return from_arrow(self.rows.read(rows, [ROW, *self.columns]))[[*self.columns, ROW]]
 
 
 Searcher = FilesSearcher | IndexSearcher
@@ -364,17 +378,29 @@ def check_about(found: Json) -> dict[str, Any]:
         source["done"].flag()
         if source.get("left_out"):
             source["left_out"].count(_MOST_ROWS)
-    index, recall = found["index"], found["recall"]
+    _check_search(found["index"], found["recall"])
+    whole: dict[str, Any] = found.value
+    return whole
+
+
+def _check_search(index: Json, recall: Json) -> None:
+    """Check what a description says of the vector index and its recall."""
     if index.value is not None:
         index["kind"].text()
         for key in ("parts", "rows", "trained_on", "probes"):
             index[key].count(_MOST_ROWS)
+        if index.get("indexed"):
+            index["indexed"].count(_MOST_ROWS)
     if recall.value is not None:
         recall["value"].number()
         for key in ("at", "queries", "seed", "rows"):
             recall[key].count()
-    whole: dict[str, Any] = found.value
-    return whole
+        if sample := recall.get("sample"):
+            rows, near = sample.items(), recall["cosine"].items()
+            if len(near) != len(rows):
+                recall["cosine"].refuse(f"{len(rows)} lists, one of each row of the sample")
+            for value in (*rows, *(value for cosines in near for value in cosines.items())):
+                value.number()
 
 
 @contextmanager
@@ -433,20 +459,3 @@ def own_table(latents: Latents) -> "pd.DataFrame":
 def _own_names(table: "pd.DataFrame") -> "pd.DataFrame":
     """Return a table in which the cosine of a masked cutout with itself is not named like that with an example."""
     return table.rename(columns={"cosine": "cosine_clear"})
-
-
-def vectors(column: Any, dim: int) -> Float32Array:
-    """Return a column of latents as a writable array, (m, D)."""
-    values = column.combine_chunks() if hasattr(column, "combine_chunks") else column
-    flat: NDArray[np.float32] = values.flatten().to_numpy(zero_copy_only=False)
-    return np.array(flat, np.float32).reshape(-1, dim)
-
-
-def _order(found: IntArray, wanted: IntArray) -> IntArray:
-    """Return the position of each wanted row among those found."""
-    order = np.argsort(found)
-    places = np.searchsorted(found, wanted, sorter=order)
-    lost = [row for row, place in zip(wanted, places, strict=True) if place == len(found) or found[order[place]] != row]
-    if lost:
-        raise InputFileError(f"row {lost[0]} has no latent in the index")
-    return np.asarray(order[places])

@@ -1,15 +1,18 @@
 """Building and extending an index of latents, batch by batch, so that a killed run can resume."""
 
 import hashlib
+import itertools
 import json
 import logging
 import shutil
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nenya.data.hdf5_open import open_hdf5
 from nenya.errors import InputFileError, OptionError
@@ -17,15 +20,14 @@ from nenya.latents.files import Latents, Part
 from nenya.latents.index import (
     ABOUT,
     TABLE,
-    VECTOR,
-    IndexSearcher,
     join,
     lance_errors,
     open_table,
     own_table,
     read_about,
 )
-from nenya.latents.similarity import closest_of
+from nenya.latents.index_recall import measure
+from nenya.latents.index_rows import VECTOR
 from nenya.storage.disk import atomic_path
 from nenya.storage.names import parse_json
 from nenya.storage.small_files import refuse_links
@@ -33,29 +35,29 @@ from nenya.tables.conditions import ROW, as_arrow
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 log = logging.getLogger(__name__)
 
 BATCH_ROWS = 65536
+COMMIT_ROWS = 2**20
+"""Rows added at a time, of which LanceDB makes a file; it would later write those of fewer rows again, merged."""
+
 INDEX_FROM = 100_000
 """With fewer rows there is no vector index: the search is exact."""
 
-FLAT_UP_TO = 2_000_000
+FLAT_UP_TO = 500_000
 """Number of rows up to which the index holds full latents; beyond, one bit per dimension."""
-
-TARGET = 0.99
-"""Recall@10 for which the number of searched parts is chosen."""
 
 KINDS = ("auto", "IVF_FLAT", "IVF_RQ")
 _NEVER = timedelta(days=36_500)
 """Old states are kept, because a reader may still refer to them."""
 
 _FRAGMENTS = 256  # fragments, beyond which they are merged
-_QUERIES = 64
-_TOP = 10
-_TIE = 1e-6
 _SAMPLES = 64  # rows per part for training its centre
 _GROWTH = 1.5  # growth in rows since the last training that triggers a new one
+_MOST_PARTS = 2048  # so that building takes time in proportion to the rows, beyond four million
+_LOOSE_ROWS = 2**15  # new rows that are searched one by one before they are put into the vector index
 
 
 class Prepared(Protocol):
@@ -120,24 +122,118 @@ def add_files(
 def _add_parts(folder: Path, about: dict[str, Any], latents: Latents, prepared: Prepared) -> int:
     """Add the partitions that are not in the index; return the number of added rows."""
     made = open_table(folder, _schema(about))
-    added = 0
+    wanted: list[_Addition] = []
     for part in latents.parts:
+        begun = len(about["sources"])
         source = _source(folder, about, part, prepared)
         if source["done"]:
             log.info("%s of %s: already in the index", part.partition, part.path)
             continue
-        write_about(folder, about)
-        before = added
-        for start, rows in prepared.rows_of(part):
-            added += _add_batch(made, about, source["start"] + start, rows)
-        source["done"] = True
-        source["left_out"] = part.rows - made.count_rows(_between(source["start"], part.rows))
-        write_about(folder, about)
-        log.info(
-            "%s of %s: added %d rows%s", part.partition, part.path, added - before,
-            f", left out {source['left_out']} without a latent (NaN)" if source["left_out"] else "",
-        )  # fmt: skip
-    return added
+        there = np.empty(0, np.int64)
+        if len(about["sources"]) == begun:  # of an interrupted run
+            asked = made.search().where(_between(source["start"], part.rows)).select([ROW]).limit(part.rows)
+            there = np.sort(asked.to_arrow()[ROW].to_numpy()) - source["start"]
+        wanted.append(_Addition(part, source, there))
+    write_about(folder, about)
+    for table in _in_commits(_batches(about, wanted, prepared)):
+        _commit(made, table)
+        _finish(folder, about, wanted)
+    _finish(folder, about, wanted)
+    return sum(one.added for one in wanted)
+
+
+def _finish(folder: Path, about: dict[str, Any], wanted: "list[_Addition]") -> None:
+    """Record the partitions of which all rows are in the index."""
+    for one in wanted:
+        if one.read and not one.source["done"] and not one.waiting:
+            source = one.source
+            source["done"], source["left_out"] = True, one.part.rows - one.added - len(one.there)
+            log.info(
+                "%s of %s: added %d rows%s", one.part.partition, one.part.path, one.added,
+                f", left out {source['left_out']} without a latent (NaN)" if source["left_out"] else "",
+            )  # fmt: skip
+    write_about(folder, about)
+
+
+@dataclass
+class _Addition:
+    """A partition that is being added.
+
+    Attributes:
+        part: the partition.
+        source: its entry among the sources of the index.
+        there: its rows that are in the index already, rising.
+        added: rows read so far that have a latent and are new.
+        waiting: of them, those that are not in the index yet.
+        read: whether all rows have been read.
+    """
+
+    part: Part
+    source: dict[str, Any]
+    there: NDArray[np.int64]
+    added: int = 0
+    waiting: int = 0
+    read: bool = False
+
+
+def _batches(
+    about: dict[str, Any], wanted: list[_Addition], prepared: Prepared
+) -> "Iterator[tuple[_Addition, pa.Table]]":
+    """Yield rows that are to be added, as Arrow tables, with their partition; those with NaN are left out."""
+    import pyarrow as pa
+
+    schema = _schema(about)
+    for one in wanted:
+        for start, rows in prepared.rows_of(one.part):
+            numbers = start + rows[ROW].to_numpy()
+            new = np.flatnonzero(~np.isin(numbers, one.there))
+            one.added, one.waiting = one.added + len(new), one.waiting + len(new)
+            columns = _columns(about, schema, rows.take(new))
+            columns[ROW] = pa.array(one.source["start"] + numbers[new])
+            yield one, pa.table(columns, schema=schema)
+        one.read = True
+
+
+def _in_commits(batches: "Iterator[tuple[_Addition, pa.Table]]") -> "Iterator[Iterator[pa.Table]]":
+    """Divide rows into streams of `COMMIT_ROWS` each, across partitions; each is to be read before the next."""
+    left: list[tuple[_Addition, Any]] = []
+
+    def stream() -> "Iterator[pa.Table]":
+        room = COMMIT_ROWS
+        while room and (pair := left.pop() if left else next(batches, None)):
+            one, table = pair
+            if len(table) > room:
+                left.append((one, table.slice(room)))
+                table = table.slice(0, room)
+            room -= len(table)
+            one.waiting -= len(table)
+            if len(table):
+                yield table
+
+    while (first := next(own := stream(), None)) is not None:
+        yield itertools.chain([first], own)
+
+
+def _commit(made: Any, tables: "Iterator[pa.Table]") -> None:
+    """Add rows in one atomic step; an error in making them is raised as it is."""
+    import pyarrow as pa
+
+    first, failed = next(tables), []
+
+    def batches() -> "Iterator[pa.RecordBatch]":
+        try:
+            for table in itertools.chain([first], tables):
+                yield from table.to_batches()
+        except Exception as error:
+            failed.append(error)
+            raise
+
+    try:
+        made.add(pa.RecordBatchReader.from_batches(first.schema, batches()))
+    except Exception:
+        if failed:  # LanceDB has made another of it
+            raise failed[0] from None
+        raise
 
 
 def build_index(folder: Path, *, kind: str = "auto", index_from: int = INDEX_FROM, seed: int = 1234) -> dict[str, Any]:
@@ -160,8 +256,10 @@ def _build_index(folder: Path, kind: str, index_from: int, seed: int) -> dict[st
     about = read_about(folder)
     made = open_table(folder)
     rows = int(made.count_rows())
-    chosen = kind if kind != "auto" else "IVF_FLAT" if rows <= FLAT_UP_TO else "IVF_RQ"
     index = about["index"]
+    fits = index is not None and rows <= _GROWTH * index["trained_on"]
+    by_rows = "IVF_FLAT" if rows <= FLAT_UP_TO else "IVF_RQ"
+    chosen = kind if kind != "auto" else index["kind"] if fits else by_rows
     if rows < max(index_from, 2):
         if index:
             for old in made.list_indices():
@@ -172,20 +270,26 @@ def _build_index(folder: Path, kind: str, index_from: int, seed: int) -> dict[st
     current = index and index["rows"] == rows and index["kind"] == chosen
     if current and about["recall"]:
         return {"index": index, "recall": about["recall"]}
-    if index and index["kind"] == chosen and rows <= _GROWTH * index["trained_on"]:
-        made.optimize(cleanup_older_than=_NEVER)
-        index = {**index, "rows": rows}
+    if fits and index["kind"] == chosen:
+        held = index.get("indexed", index["rows"])
+        if rows - held > _LOOSE_ROWS:
+            made.optimize(cleanup_older_than=_NEVER)
+            held = rows
+        index = {**index, "rows": rows, "indexed": held}
     else:
         from lancedb.index import IvfFlat, IvfRq
 
-        parts = max(1, min(round(rows**0.5), rows // 2, 8192))
+        parts = max(1, min(round(rows**0.5), rows // 2, _MOST_PARTS))
         settings = {"distance_type": "cosine", "num_partitions": parts, "sample_rate": _SAMPLES, "max_iterations": 20}
+        if not index and made.stats()["fragment_stats"]["num_small_fragments"] > 1:
+            made.optimize(cleanup_older_than=_NEVER)  # later, the vector index would have to be written again with them
         log.info("%s: training %s on %d rows in %d parts", folder, chosen, rows, parts)
         made.create_index(
             VECTOR, config=IvfFlat(**settings) if chosen == "IVF_FLAT" else IvfRq(**settings), replace=True
         )
-        index = {"kind": chosen, "parts": parts, "rows": rows, "trained_on": rows}
-    about["index"], about["recall"] = _measured(folder, {**about, "index": index}, seed)
+        index = {"kind": chosen, "parts": parts, "rows": rows, "trained_on": rows, "indexed": rows}
+        about["recall"] = None
+    about["index"], about["recall"] = measure(folder, {**about, "index": index}, seed)
     write_about(folder, about)
     log.info("%s: %s", folder, recall_line(about))
     return {"index": about["index"], "recall": about["recall"]}
@@ -216,32 +320,6 @@ def recall_line(about: dict[str, Any]) -> str:
         f"{index['kind']} of {index['rows']} rows, searching {index['probes']} of {index['parts']} parts: recall@"
         f"{recall['at']} {recall['value']:.4f} over {recall['queries']} rows (seed {recall['seed']})"
     )
-
-
-def _measured(folder: Path, about: dict[str, Any], seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Choose the number of searched parts, and measure the recall with it."""
-    searcher = IndexSearcher(folder)
-    searcher.about = about
-    numbers = searcher.table.search().select([ROW]).limit(about["index"]["rows"]).to_arrow()[ROW].to_numpy()
-    sample = np.sort(np.random.default_rng(seed).choice(numbers, min(_QUERIES, len(numbers)), replace=False))
-    queries = searcher.take(sample)
-    truth = closest_of(searcher.scan, searcher.take, queries, _TOP + 1)
-    parts, probes = about["index"]["parts"], 1
-    while True:
-        probes = min(parts, probes * 2)
-        hits, wanted = 0, 0
-        for i, row in enumerate(sample):
-            others = truth.cosine[i][(truth.rows[i] >= 0) & (truth.rows[i] != row)][:_TOP]
-            rows, near = searcher.approximate(queries[i], _TOP + 1, probes)
-            found = near[rows != row][:_TOP]
-            # A row as close as the last true neighbour counts as a hit.
-            hits += int((found >= others[-1] - _TIE).sum()) if len(others) else 0
-            wanted += len(others)
-        recall = hits / max(1, wanted)
-        if recall >= TARGET or probes == parts:
-            break
-    measured = {"at": _TOP, "value": recall, "queries": len(sample), "seed": seed, "rows": about["index"]["rows"]}
-    return {**about["index"], "probes": probes}, measured
 
 
 def write_about(folder: Path, about: dict[str, Any]) -> None:
@@ -372,34 +450,11 @@ def rows_of(latents: Latents, keys: "pd.DataFrame", start: int, stop: int) -> An
     )
 
 
-def _add_batch(made: Any, about: dict[str, Any], first: int, rows: Any) -> int:
-    """Add rows in one atomic step; rows already in the index are not added again.
-
-    Args:
-        made: LanceDB's table.
-        about: description of the index.
-        first: number in the index of the row with number 0.
-        rows: of `rows_of`.
-
-    Returns:
-        Number of added rows.
-    """
+def _columns(about: dict[str, Any], schema: Any, rows: Any) -> dict[str, Any]:
+    """Return the columns of rows, and their latents, in the types of the index."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
-    if not len(rows):
-        return 0
-    numbers = pc.add(rows[ROW], pa.scalar(first))
-    last = numbers[-1].as_py() + 1
-    there = made.search().where(_between(numbers[0].as_py(), last - numbers[0].as_py())).select([ROW])
-    known = there.limit(len(rows)).to_arrow()[ROW].combine_chunks()
-    rows = rows.set_column(rows.schema.get_field_index(ROW), ROW, numbers)
-    if len(known):
-        rows = rows.filter(pc.invert(pc.is_in(rows[ROW], value_set=known)))
-    if not len(rows):
-        return 0
-    schema = _schema(about)
-    columns = {ROW: rows[ROW]}
+    columns = {VECTOR: rows[VECTOR]}
     for name in about["columns"]:
         kind = schema.field(name).type
         try:
@@ -408,6 +463,4 @@ def _add_batch(made: Any, about: dict[str, Any], first: int, rows: Any) -> int:
             raise InputFileError(
                 f"column {name} of the table: expected type {kind} as in the index: {str(error).splitlines()[0]}"
             ) from error
-    columns[VECTOR] = rows[VECTOR]
-    made.add(pa.table(columns, schema=schema))
-    return len(rows)
+    return columns

@@ -45,7 +45,7 @@ def state_of(url: str) -> str:
     return found.etag if found else ""
 
 
-def publish(folder: Path, url: str, before: str | None = None) -> str:
+def publish(folder: Path, url: str, before: str | None = None, *, safe: bool = True) -> str:
     """Upload an index as a new version and let the pointer name it.
 
     A reader finds the old version or the new one. Older versions stay.
@@ -54,6 +54,7 @@ def publish(folder: Path, url: str, before: str | None = None) -> str:
         folder: a finished index.
         url: s3:// address of the index.
         before: `state_of` the index that this one extends; None replaces any index.
+        safe: whether the service supports conditional writes.
 
     Returns:
         The name of the version.
@@ -73,7 +74,7 @@ def publish(folder: Path, url: str, before: str | None = None) -> str:
         store().upload(path, join_url(url, "versions", version, str(entry["name"])))
     data = json.dumps({"version": version, "files": entries}, indent=1).encode()
     error = OutputError(f"{url} was changed by another run in the meantime: run the same command again")
-    replace_if_same(join_url(url, POINTER), data, state_of(url) if before is None else before, error)
+    replace_if_same(join_url(url, POINTER), data, state_of(url) if before is None else before, error, safe=safe)
     log.info("%s: version %s, %d files, %.1f MB", url, version, len(files), sum(e["size"] for e in entries) / 1e6)
     return version
 

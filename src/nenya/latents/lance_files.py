@@ -17,6 +17,9 @@ from nenya.storage.texts import shown
 _MAGIC = b"LANC"
 _BASES = 18  # field of Lance's Manifest
 _TAIL = 16  # bytes: position of the manifest, version, magic
+_CHECKED: set[tuple[str, int, int, int]] = set()
+"""Manifests found good by this process: path, inode, bytes and time. An index of many versions has many."""
+
 _VARINT, _EIGHT, _TEXT, _FOUR = 0, 1, 2, 5  # wire types of Protocol Buffers
 
 
@@ -38,7 +41,11 @@ def check_manifests(table: Path) -> None:
             check_regular(path, "a part of an index")
     for path in sorted((table / "_versions").rglob("*")):
         if not path.is_dir() and path.name.endswith(".manifest"):
-            _check(path)
+            state = path.stat()
+            stamp = str(path), state.st_ino, state.st_size, state.st_mtime_ns
+            if stamp not in _CHECKED:
+                _check(path)
+                _CHECKED.add(stamp)
 
 
 def _check(path: Path) -> None:

@@ -1,15 +1,65 @@
 """The layout of a UMAP: its curve, and the position of a new row among fitted ones; each row independently."""
 
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float32]
+from nenya.errors import OptionError
 
+FloatArray = NDArray[np.float32]
+Float64Array = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+METRICS = ("euclidean", "cosine")
 
 _LEAST = 1e-300  # squared distance in the layout that counts as zero
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_LANES, _DEPTH = 32, 128  # rows side by side, and steps prepared for each
+_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Parameters of a layout, and of placing rows in it.
+
+    Attributes:
+        a: of the curve 1 / (1 + a d^2b) in the layout.
+        b: of the same curve.
+        n_neighbors: number of training rows by which a row is placed.
+        min_dist: smallest distance of points in the layout.
+        spread: scale of the layout.
+        metric: `euclidean` or `cosine`.
+        n_epochs: passes for placing a row, as in umap-learn for up to 10,000 rows at once.
+        learning_rate: of the fit; a row is placed with a quarter of it.
+        negative_sample_rate: repulsions for each attraction.
+        repulsion_strength: their weight.
+        seed: of all random numbers.
+    """
+
+    a: float
+    b: float
+    n_neighbors: int = 15
+    min_dist: float = 0.1
+    spread: float = 1.0
+    metric: str = "euclidean"
+    n_epochs: int = 100
+    learning_rate: float = 1.0
+    negative_sample_rate: int = 5
+    repulsion_strength: float = 1.0
+    seed: int = 1234
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise OptionError(f"metric={self.metric}: expected one of {', '.join(METRICS)}")
+        if self.n_neighbors < 2 or self.n_epochs < 1 or self.negative_sample_rate < 0:
+            raise OptionError(
+                "expected n_neighbors of at least 2, n_epochs of at least 1 and negative_sample_rate of at least 0, "
+                f"got {self.n_neighbors}, {self.n_epochs} and {self.negative_sample_rate}"
+            )
 
 
 @njit(cache=True)
@@ -35,7 +85,7 @@ def _bandwidth(distances: NDArray[np.float64], k: int) -> float:
     return float(max(sigma, 1e-3 * distances.sum() / distances.size, 1e-300))
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy", inline="always")
 def _mixed(value: np.uint64) -> np.uint64:
     """Return 64 random bits of a number (Steele, Lea & Flood 2014, SplitMix64)."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -43,12 +93,12 @@ def _mixed(value: np.uint64) -> np.uint64:
     return value ^ (value >> np.uint64(31))
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy", inline="always")
 def _clip(value: float) -> float:
     return min(max(value, -4.0), 4.0)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy", inline="always")
 def _power(x: float, b: float) -> float:
     """Return x^b of a normal x > 0 to a relative 1e-8, from sums and products alone: no library's rounding enters.
 
@@ -57,9 +107,9 @@ def _power(x: float, b: float) -> float:
     bits = np.float64(x).view(np.int64)
     exponent = (bits >> 52) - 1023
     m = np.int64((bits & 0xFFFFFFFFFFFFF) | (1023 << 52)).view(np.float64)
-    if m > 1.4142135623730951:
-        m *= 0.5
-        exponent += 1
+    large = m > 1.4142135623730951
+    m = m * 0.5 if large else m
+    exponent = exponent + 1 if large else exponent
     s = (m - 1.0) / (m + 1.0)
     t = s * s
     series = 1.0 + t * (1 / 3 + t * (1 / 5 + t * (1 / 7 + t * (1 / 9 + t * (1 / 11)))))
@@ -68,79 +118,140 @@ def _power(x: float, b: float) -> float:
     f = (y - whole) * 0.6931471805599453
     e = 1.0 + f * (1.0 + f * (1 / 2 + f * (1 / 6 + f * (1 / 24 + f * (1 / 120 + f * (1 / 720 + f * (1 / 5040)))))))
     whole = min(max(whole, -1000.0), 1000.0)
-    return float(e * np.int64((np.int64(whole) + 1023) << 52).view(np.float64))
+    power: float = e * np.int64((np.int64(whole) + 1023) << 52).view(np.float64)
+    return power
 
 
-@njit(cache=True)
-def _place(  # noqa: PLR0913  # compiled code takes arrays, not objects
-    distances: NDArray[np.float64],
-    near: NDArray[np.int64],
+@njit(cache=True, error_model="numpy")
+def _begin(
+    distances: Float64Array,
+    near: IntArray,
     layout: FloatArray,
-    curve: tuple[float, float],
     k: int,
     epochs: int,
-    alpha: float,
-    rate: int,
-    gamma: float,
-    seed: int,
-    out: FloatArray,
-) -> None:
-    """Place one row: UMAP's attraction and repulsion, for this row alone.
+    periods: Float64Array,
+    starts: Float64Array,
+) -> Float64Array:
+    """Compute the weighted mean, `starts` (2, R), and the epochs between attractions, `periods` (R, k).
 
-    The negative samples of an edge in an epoch depend only on the seed, the edge's training row and the epoch, so that
-    a small change of the latents does not change all later steps.
+    Returns:
+        Attractions in an epoch, (R,).
     """
-    a, b = curve
-    sigma = _bandwidth(distances, k)
-    weights = np.exp(-distances / sigma)
-    total = weights.sum()
-    x = y = 0.0
-    for j in range(near.size):
-        x += weights[j] / total * layout[near[j], 0]
-        y += weights[j] / total * layout[near[j], 1]
-    largest = weights.max()
-    periods = np.full(near.size, np.inf)
-    for j in range(near.size):
-        if weights[j] >= largest / epochs:
-            periods[j] = largest / weights[j]
-    due = periods.copy()
-    negative = periods / max(rate, 1)
-    negative_due = negative.copy()
-    count = np.uint64(layout.shape[0])
-    for epoch in range(epochs):
-        step = alpha * (1.0 - epoch / epochs)
-        for j in range(near.size):
-            if due[j] > epoch:
-                continue
-            dx, dy = x - layout[near[j], 0], y - layout[near[j], 1]
+    work = np.zeros(near.shape[0])
+    for r in range(near.shape[0]):
+        sigma = _bandwidth(distances[r], k)
+        weights = np.exp(-distances[r] / sigma)
+        total, largest = weights.sum(), weights.max()
+        x = y = 0.0
+        for j in range(near.shape[1]):
+            x += weights[j] / total * layout[near[r, j], 0]
+            y += weights[j] / total * layout[near[r, j], 1]
+            periods[r, j] = largest / weights[j] if weights[j] >= largest / epochs else np.inf
+            work[r] += 1 / periods[r, j]
+        starts[0, r], starts[1, r] = x, y
+    return work
+
+
+@njit(cache=True, error_model="numpy")
+def _schedule(  # noqa: PLR0913  # compiled code takes arrays, not objects
+    rows: IntArray,
+    near: IntArray,
+    periods: Float64Array,
+    epochs: int,
+    alpha: float,
+    rate: int,
+    seeds: Any,
+    due: Float64Array,
+    negative: Float64Array,
+    negative_due: Float64Array,
+    state: IntArray,
+    codes: Any,
+    steps: Float64Array,
+) -> None:
+    """Write the next steps of each lane: target and step of an attraction, random bits and -step of a repulsion.
+
+    At the end, steps are 0. The negative samples of an edge in an epoch depend only on the seed, the edge's training
+    row and the epoch, so that a small change of the latents does not change all later steps.
+    """
+    for lane in range(rows.size):
+        row = rows[lane]
+        epoch, j, left, code = state[lane, 0], state[lane, 1], state[lane, 2], np.uint64(state[lane, 3])
+        step, n = alpha * (1.0 - epoch / epochs), 0
+        while n < _DEPTH and epoch < epochs:
+            if left == 0 and due[lane, j] <= epoch:
+                codes[lane, n] = np.uint64(near[row, j])
+                steps[lane, n] = step
+                n += 1
+                due[lane, j] += periods[row, j]
+                if rate != 0:
+                    left = np.int64((epoch - negative_due[lane, j]) / negative[lane, j])
+                    negative_due[lane, j] += left * negative[lane, j]
+                    code = seeds[lane, j] + np.uint64(epoch)
+            while left > 0 and n < _DEPTH:
+                for i in range(_AT_ONCE):  # what is too much is written over
+                    codes[lane, n + i] = code + _GOLDEN * np.uint64(i + 1)
+                for i in range(_AT_ONCE):
+                    steps[lane, n + i] = -step
+                many = min(left, _DEPTH - n, _AT_ONCE)
+                code += _GOLDEN * np.uint64(many)
+                n += many
+                left -= many
+            if left <= 0:
+                left = 0
+                j += 1
+                if j == near.shape[1]:
+                    j = 0
+                    epoch += 1
+                    step = alpha * (1.0 - epoch / epochs)
+        for i in range(n, _DEPTH):
+            codes[lane, i] = 0
+            steps[lane, i] = 0.0
+        state[lane, 0], state[lane, 1], state[lane, 2], state[lane, 3] = epoch, j, left, np.int64(code)
+
+
+@njit(cache=True, error_model="numpy")
+def _choose(codes: Any, steps: Float64Array, count: np.uint64) -> None:
+    """Replace the random bits of repulsions by training rows; vectorised."""
+    for lane in range(_LANES):
+        for n in range(_DEPTH):
+            code = codes[lane, n]
+            other = ((_mixed(code) >> np.uint64(32)) * count) >> np.uint64(32)
+            codes[lane, n] = code if steps[lane, n] > 0 else other
+
+
+@njit(cache=True, error_model="numpy")
+def _look_up(codes: Any, steps: Float64Array, pairs: Any, targets: Any, turned: Float64Array) -> None:
+    """Look up the coordinates of targets, (depth, lanes), two float32 in each 64 bits, and turn steps the same way."""
+    for n in range(_DEPTH):
+        for lane in range(_LANES):
+            targets[n, lane] = pairs[codes[lane, n]]
+            turned[n, lane] = steps[lane, n]
+
+
+@njit(cache=True, error_model="numpy")
+def _step(at: Float64Array, targets: Any, steps: Float64Array, a: float, b: float, gamma: float) -> None:
+    """Apply steps to all lanes, (2, lanes); vectorised over lanes, without branches."""
+    for n in range(_DEPTH):
+        for lane in range(_LANES):
+            x, y, step, pair = at[0, lane], at[1, lane], steps[n, lane], targets[n, lane]
+            dx = x - np.uint32(pair & np.uint64(0xFFFFFFFF)).view(np.float32)
+            dy = y - np.uint32(pair >> np.uint64(32)).view(np.float32)
             square = dx * dx + dy * dy
-            if square > _LEAST:
-                power = _power(square, b)
-                pull = -2.0 * a * b * power / square / (a * power + 1.0)
-                x += step * _clip(pull * dx)
-                y += step * _clip(pull * dy)
-            due[j] += periods[j]
-            if rate == 0:
-                continue
-            repulsions = int((epoch - negative_due[j]) / negative[j])
-            state = _mixed(np.uint64(seed) + np.uint64(0x9E3779B97F4A7C15) * np.uint64(near[j] + 1)) + np.uint64(epoch)
-            for _ in range(repulsions):
-                state += np.uint64(0x9E3779B97F4A7C15)
-                other = np.int64(((_mixed(state) >> np.uint64(32)) * count) >> np.uint64(32))
-                dx, dy = x - layout[other, 0], y - layout[other, 1]
-                square = dx * dx + dy * dy
-                if square > _LEAST:
-                    push = 2.0 * gamma * b / ((0.001 + square) * (a * _power(square, b) + 1.0))
-                    x += step * _clip(push * dx)
-                    y += step * _clip(push * dy)
-            negative_due[j] += repulsions * negative[j]
-    out[0], out[1] = x, y
+            power = _power(square, b)
+            curve = a * power + 1.0
+            pulls = step > 0
+            force = (-2.0 * a * b * power / square if pulls else 2.0 * gamma * b) / (
+                curve if pulls else (0.001 + square) * curve
+            )
+            moves = square > _LEAST and step != 0
+            at[0, lane] = x + abs(step) * _clip(force * dx) if moves else x
+            at[1, lane] = y + abs(step) * _clip(force * dy) if moves else y
 
 
-@njit(parallel=True, cache=True)
-def place_all(  # noqa: PLR0913  # compiled code takes arrays, not objects
-    distances: NDArray[np.float64],
-    near: NDArray[np.int64],
+@njit(cache=True, error_model="numpy", nogil=True)
+def place_rows(  # noqa: PLR0913  # compiled code takes arrays, not objects
+    distances: Float64Array,
+    near: IntArray,
     layout: FloatArray,
     curve: tuple[float, float],
     k: int,
@@ -151,9 +262,52 @@ def place_all(  # noqa: PLR0913  # compiled code takes arrays, not objects
     seed: int,
     out: FloatArray,
 ) -> None:
-    """Place rows independently into `out` (R, 2); the other arguments are those of `_place`, one per row."""
-    for r in prange(near.shape[0]):
-        _place(distances[r], near[r], layout, curve, k, epochs, alpha, rate, gamma, seed, out[r])
+    """Place rows: UMAP's attraction and repulsion, for each row alone.
+
+    Several rows take their steps side by side, each its own in its own order, so that a row's coordinates do not depend
+    on the others. It runs on one thread and lets others run.
+
+    Args:
+        distances: (R, k) of the nearest training rows.
+        near: (R, k) their numbers.
+        layout: (N, 2) of the training rows, contiguous.
+        curve: a and b of the layout.
+        k: number of neighbours for the bandwidth.
+        epochs: number of passes.
+        alpha: length of the first steps.
+        rate: repulsions for each attraction.
+        gamma: weight of repulsions.
+        seed: of the random numbers.
+        out: (R, 2) output.
+    """
+    rows, width = near.shape
+    periods, starts = np.empty((rows, width)), np.empty((2, rows))
+    order = np.argsort(_begin(distances, near, layout, k, epochs, periods, starts))  # rows side by side end together
+    pairs = layout.view(np.uint64).ravel()
+    at, state = np.empty((2, _LANES)), np.zeros((_LANES, 4), np.int64)
+    due, negative, negative_due = np.empty((_LANES, width)), np.empty((_LANES, width)), np.empty((_LANES, width))
+    seeds = np.empty((_LANES, width), np.uint64)
+    codes, steps = np.zeros((_LANES, _DEPTH + _AT_ONCE), np.uint64), np.zeros((_LANES, _DEPTH + _AT_ONCE))
+    targets, turned = np.zeros((_DEPTH, _LANES), np.uint64), np.zeros((_DEPTH, _LANES))
+    for first in range(0, rows, _LANES):
+        own = order[first : first + _LANES]
+        lanes = own.size
+        state[:] = 0
+        for lane in range(_LANES):
+            r = order[min(first + lane, rows - 1)]
+            at[0, lane], at[1, lane] = starts[0, r], starts[1, r]
+            for j in range(width):
+                due[lane, j], negative[lane, j] = periods[r, j], periods[r, j] / max(rate, 1)
+                negative_due[lane, j] = negative[lane, j]
+                seeds[lane, j] = _mixed(np.uint64(seed) + _GOLDEN * np.uint64(near[r, j] + 1))
+        while state[:lanes, 0].min() < epochs:
+            _schedule(own, near, periods, epochs, alpha, rate, seeds, due, negative, negative_due, state, codes, steps)
+            _choose(codes, steps, np.uint64(layout.shape[0]))
+            _look_up(codes, steps, pairs, targets, turned)
+            _step(at, targets, turned, curve[0], curve[1], gamma)
+        for lane in range(lanes):
+            out[own[lane], 0], out[own[lane], 1] = at[0, lane], at[1, lane]
+        steps[:] = 0.0
 
 
 @njit(cache=True)
@@ -166,6 +320,20 @@ def to_unit(rows: FloatArray) -> None:
         if total > 0:
             for d in range(rows.shape[1]):
                 rows[r, d] = np.float32(rows[r, d] / math.sqrt(total))
+
+
+def scaled(rows: FloatArray, metric: str) -> FloatArray:
+    """Return rows, (n, D), contiguous; of unit length for the cosine, whose distances are found as Euclidean ones."""
+    rows = np.ascontiguousarray(rows)
+    if metric == "cosine":
+        rows = rows.copy()
+        to_unit(rows)
+    return rows
+
+
+def as_metric(distances: Float64Array, metric: str) -> Float64Array:
+    """Return the distances of a metric from the Euclidean ones of `scaled` rows."""
+    return distances**2 / 2 if metric == "cosine" else distances
 
 
 def find_curve(min_dist: float, spread: float = 1.0) -> tuple[float, float]:

@@ -29,6 +29,7 @@ TILE_ROWS = 2048
 QUERY_ROWS = 1024
 _UNIT_ROWS = 256  # rows scaled at once, that their float64 values stay in the cache
 _MARGIN = 8  # rows beyond k that are kept in float32 before the exact ranking
+_MORE = 4  # times k: rows kept if only some numbers of each are compared before it
 _OUT = np.float32(-3)  # below every cosine
 
 
@@ -112,10 +113,14 @@ class Nearest:
     Args:
         rows: (R, D) float32 of unit length, finite.
         identity: of these rows.
+        leading: compare this many numbers of each row first, and all of them for the best; for rows turned so that the
+            first ones hold most of their length. Default: all.
     """
 
-    def __init__(self, rows: Float32Array, identity: Identity) -> None:
+    def __init__(self, rows: Float32Array, identity: Identity, leading: int | None = None) -> None:
         self.rows, self.identity = np.ascontiguousarray(rows, np.float32), identity
+        self._some = leading if leading is not None and leading < self.rows.shape[1] else None
+        self._first = self.rows if self._some is None else np.ascontiguousarray(self.rows[:, : self._some])
 
     def search(self, queries: Float32Array, identity: Identity, k: int) -> tuple[Float64Array, IntArray]:
         """Return the nearest allowed rows of each query.
@@ -132,14 +137,15 @@ class Nearest:
         from nenya.latents.nearest_kernel import merge_best
         from nenya.latents.neighbours import COMPILED
 
-        keep, own, count = k + _MARGIN, self.identity, len(queries)
+        keep, own, count = k + _MARGIN if self._some is None else _MORE * k, self.identity, len(queries)
+        first = queries if self._some is None else np.ascontiguousarray(queries[:, : self._some])
         best, found = np.full((count, keep), _OUT), np.full((count, keep), -1, np.int64)
         places = _both(identity.place, own.place, np.empty((0, 3)))
         times = _both(identity.time, own.time, np.empty(0))
         limits = float(np.cos(min(identity.km / EARTH_KM, np.pi)) - 1e-15), identity.days
         for start in range(0, len(self.rows), TILE_ROWS):
             tile = slice(start, start + TILE_ROWS)
-            scores = queries @ self.rows[tile].T
+            scores = first @ self._first[tile].T
             with COMPILED:
                 merge_best(
                     best, found, scores, start, (identity.number, own.number[tile]),
@@ -150,8 +156,14 @@ class Nearest:
 
     def _rank(self, queries: Float32Array, found: IntArray, k: int) -> tuple[Float64Array, IntArray]:
         """Rank the candidates in float64; ties by number."""
+        from nenya.latents.nearest_kernel import cosines_of
+        from nenya.latents.neighbours import COMPILED
+
         cosine = np.full(found.shape, np.nan)
-        for row in _slices(len(queries), 256):
+        if self._some is not None:
+            with COMPILED:
+                cosines_of(queries, self.rows, found, cosine)
+        for row in _slices(len(queries) if self._some is None else 0, 256):
             known = found[row] >= 0
             vectors = self.rows[np.where(known, found[row], 0)].astype(np.float64)
             own = queries[row].astype(np.float64)

@@ -82,3 +82,32 @@ def merge_best(  # compiled code takes arrays, not objects
                     continue
                 if not _is_near(i, j, places, times, limits):
                     _insert(scores[i, j], start + j, best[i], found[i])
+
+
+@njit(parallel=True, cache=True)
+def cosines_of(
+    queries: NDArray[np.float32],
+    rows: NDArray[np.float32],
+    found: NDArray[np.int64],
+    out: NDArray[np.float64],
+) -> None:
+    """Write the cosine of each query with its candidates.
+
+    Args:
+        queries: (Q, D).
+        rows: (R, D).
+        found: (Q, m) rows, -1 for none.
+        out: (Q, m), NaN before; changed where there is a row.
+    """
+    for i in prange(found.shape[0]):
+        own = 0.0
+        for d in range(queries.shape[1]):
+            own += np.float64(queries[i, d]) * np.float64(queries[i, d])
+        for j in range(found.shape[1]):
+            if found[i, j] >= 0:
+                both, other = 0.0, 0.0
+                for d in range(queries.shape[1]):
+                    value = np.float64(rows[found[i, j], d])
+                    both += np.float64(queries[i, d]) * value
+                    other += value * value
+                out[i, j] = both / np.sqrt(own * other)

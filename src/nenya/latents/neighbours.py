@@ -6,7 +6,7 @@ ranked by their distance in float64, summed in a fixed order, ties by row number
 Euclidean; for cosines over files, pass by pass, see `nenya.latents.similarity`. The sums of both decide saved results,
 here the places of a UMAP, so that neither can take over the other's.
 
-Letters in shapes: N rows that are searched, n query rows, D their length, k neighbours, L lists.
+Letters in shapes: N rows that are searched, n query rows, D their length, k neighbours.
 """
 
 import threading
@@ -29,7 +29,7 @@ _UNIT = 2.0**-24  # rounding unit of float32
 
 
 @njit(cache=True)
-def _distance(x: FloatArray, y: FloatArray) -> float:
+def distance(x: FloatArray, y: FloatArray) -> float:
     """Return the squared distance, summed in float64 in four partial sums of fixed order."""
     s0 = s1 = s2 = s3 = 0.0
     whole = x.size // 4 * 4
@@ -49,7 +49,7 @@ def _distance(x: FloatArray, y: FloatArray) -> float:
 
 
 @njit(cache=True)
-def _insert(value: float, number: int, values: Any, numbers: IntArray) -> None:
+def insert(value: float, number: int, values: Any, numbers: IntArray) -> None:
     """Insert a pair into lists sorted by (value, number), dropping the last pair, unless it sorts after all."""
     at = values.size - 1
     if value > values[at] or (value == values[at] and number >= numbers[at]):
@@ -100,7 +100,7 @@ def _rank(
             for j in range(start, stop):
                 score = scores[j] + norms[j]
                 if score < least[-1]:
-                    _insert(score, j, least, places)
+                    insert(score, j, least, places)
     limit = np.nextafter(np.float32(least[-1] + margin), np.float32(np.inf))
     squares[:] = np.inf
     found[:] = np.iinfo(np.int64).max
@@ -109,7 +109,7 @@ def _rank(
         if _has_below(scores[start:stop], norms[start:stop], limit):
             for j in range(start, stop):
                 if scores[j] + norms[j] <= limit:
-                    _insert(_distance(x, rows[numbers[j]]), numbers[j], squares, found)
+                    insert(distance(x, rows[numbers[j]]), numbers[j], squares, found)
 
 
 @njit(parallel=True, cache=True)
@@ -125,40 +125,6 @@ def _rank_all(
 ) -> None:
     for r in prange(x.shape[0]):
         _rank(scores[r], norms, numbers, x[r], rows, margins[r], squares[r], found[r])
-
-
-@njit(cache=True)
-def _spread(product: FloatArray, asked: IntArray, places: IntArray, scores: FloatArray) -> None:
-    """Copy the scores of one list to the slots of the queries that search it."""
-    for r in range(asked.size):
-        scores[places[asked[r]] : places[asked[r]] + product.shape[1]] = product[r]
-
-
-@njit(parallel=True, cache=True)
-def _rank_lists(  # noqa: PLR0913  # compiled code takes arrays, not objects
-    scores: FloatArray,
-    places: IntArray,
-    lists: IntArray,
-    starts: IntArray,
-    norms: FloatArray,
-    numbers: IntArray,
-    x: FloatArray,
-    rows: FloatArray,
-    margins: Float64Array,
-    squares: Float64Array,
-    found: IntArray,
-) -> None:
-    """Apply `_rank` to the lists of each query; `scores` holds those of one query after the other, from `places`."""
-    for r in prange(x.shape[0]):
-        own = scores[places[r, 0] : places[r, -1]]
-        own_norms, own_numbers = np.empty(own.size, np.float32), np.empty(own.size, np.int64)
-        at = 0
-        for i in lists[r]:
-            m = starts[i + 1] - starts[i]
-            own_norms[at : at + m] = norms[starts[i] : starts[i + 1]]
-            own_numbers[at : at + m] = numbers[starts[i] : starts[i + 1]]
-            at += m
-        _rank(own, own_norms, own_numbers, x[r], rows, margins[r], squares[r], found[r])
 
 
 class Neighbours:
@@ -215,71 +181,3 @@ class Neighbours:
                     scores, self.norms, self._numbers, x[part], self.rows, margins, squares[part], found[part]
                 )  # fmt: skip
         return np.sqrt(squares), found
-
-
-class Lists:
-    """The same rows in lists around centroids; only the nearest lists are searched: faster, not exact.
-
-    Args:
-        neighbours: the rows.
-        centroids: (L, D) float32.
-        probes: number of lists to search.
-    """
-
-    def __init__(self, neighbours: Neighbours, centroids: FloatArray, probes: int) -> None:
-        self.neighbours, self.centroids = neighbours, Neighbours(centroids)
-        self.probes = min(probes, len(centroids))
-        nearest = self.centroids.search(neighbours.rows, 1)[1][:, 0]
-        self.numbers = np.argsort(nearest, kind="stable")
-        self.starts = np.concatenate([[0], np.bincount(nearest, minlength=len(centroids)).cumsum()])
-        self.norms = neighbours.norms[self.numbers]
-        self.scaled = neighbours.scaled[self.numbers]
-
-    def search(self, x: FloatArray, k: int) -> tuple[Float64Array, IntArray]:
-        """Return the k nearest rows within the nearest lists; see `Neighbours.search`.
-
-        If these lists hold fewer than k rows, all rows are searched.
-        """
-        lists = self.centroids.search(x, self.probes)[1]
-        centred, margins = self.neighbours.centred(x)
-        squares, found = np.empty((len(x), k)), np.empty((len(x), k), np.int64)
-        lengths = np.diff(self.starts)[lists]
-        places = np.concatenate([[0], lengths.ravel().cumsum()])
-        scores = np.empty(places[-1], np.float32)
-        order = np.argsort(lists, axis=None, kind="stable")
-        bounds = np.searchsorted(lists.ravel()[order], np.arange(len(self.starts)))
-        for i in range(len(self.starts) - 1):
-            asked, (first, last) = order[bounds[i] : bounds[i + 1]], self.starts[i : i + 2]
-            if asked.size and first < last:
-                _spread(centred[asked // self.probes] @ self.scaled[first:last].T, asked, places, scores)
-        ends = np.concatenate([places[:-1].reshape(lists.shape), places[self.probes :: self.probes, None]], axis=1)
-        with COMPILED:
-            _rank_lists(
-                scores, ends, lists, self.starts, self.norms, self.numbers, x, self.neighbours.rows, margins,
-                squares, found,
-            )  # fmt: skip
-        distances = np.sqrt(squares)
-        few = ~np.isfinite(distances[:, -1])
-        if few.any():
-            distances[few], found[few] = self.neighbours.search(x[few], k)
-        return distances, found
-
-
-def find_centroids(neighbours: Neighbours, count: int, rng: np.random.Generator, rounds: int = 10) -> FloatArray:
-    """Return the centroids of k-means by Lloyd's algorithm, (count, D) float32.
-
-    Args:
-        neighbours: the rows.
-        count: L.
-        rng: draws the initial rows.
-        rounds: number of iterations.
-    """
-    centroids = neighbours.rows[np.sort(rng.choice(len(neighbours.rows), count, replace=False))]
-    for _ in range(rounds):
-        nearest = Neighbours(centroids).search(neighbours.rows, 1)[1][:, 0]
-        order = np.argsort(nearest, kind="stable")
-        starts = np.searchsorted(nearest[order], np.arange(count + 1))
-        for i in range(count):
-            if starts[i] < starts[i + 1]:
-                centroids[i] = neighbours.rows[order[starts[i] : starts[i + 1]]].mean(axis=0, dtype=np.float64)
-    return centroids

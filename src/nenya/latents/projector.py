@@ -7,87 +7,32 @@ umap-learn is not needed for that.
 Letters in shapes: N training rows, n rows that are placed, D the length of a latent, k neighbours.
 """
 
-import hashlib
-import io
-import json
 import logging
-import math
-import re
-import threading
-import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from nenya.data.hdf5_links import COPY_IN
-from nenya.data.hdf5_open import open_hdf5
-from nenya.errors import InputFileError, NenyaError, OptionError, OutputError
-from nenya.latents.layout import FloatArray, find_curve, place_all, to_unit
-from nenya.latents.neighbours import COMPILED, Lists, Neighbours, find_centroids
-from nenya.storage.disk import atomic_path, write_hdf5
-from nenya.storage.names import Json, parse_json
+from nenya.errors import InputFileError, OptionError
+from nenya.latents.layout import FloatArray, Parameters, as_metric, find_curve, place_rows, scaled
+from nenya.latents.lists import Lists, fit_lists
+from nenya.latents.neighbours import Neighbours
+from nenya.latents.neighbours_torch import DeviceNeighbours, gpu
+from nenya.latents.projector_file import COMPONENTS, REFIT, read_projector, write_projector
+from nenya.latents.umap_fit import fit_layout as _fit_layout
+from nenya.latents.umap_fit import new_umap
+from nenya.runtime.blas import on_all_cores, parts
 
 log = logging.getLogger(__name__)
 
 
-METRICS = ("euclidean", "cosine")
-FORMAT, FORMAT_VERSION = "nenya projector", 1
 N_PROBES = 64
-REFIT = (
-    "fit it again: nenya embed data=..._latents.h5 table=... out=..., or nenya.latents.projector.Projector.fit(latents)"
-)
 
 _BLOCK = 4096  # rows placed at a time
-_SECONDS_BETWEEN_LINES = 15.0
-_FEW_EPOCHS = 30
-_MOST_PARAMETER = 2**40
-_DATASETS = ("latents", "embedding", "centroids", "probes", "probe_answers")
-
-
-@dataclass(frozen=True)
-class Parameters:
-    """Parameters of a layout, and of placing rows in it.
-
-    Attributes:
-        a: of the curve 1 / (1 + a d^2b) in the layout.
-        b: of the same curve.
-        n_neighbors: number of training rows by which a row is placed.
-        min_dist: smallest distance of points in the layout.
-        spread: scale of the layout.
-        metric: `euclidean` or `cosine`.
-        n_epochs: passes for placing a row, as in umap-learn for up to 10,000 rows at once; at most 30 for the
-            approximate placement, as in umap-learn for more rows.
-        learning_rate: of the fit; a row is placed with a quarter of it.
-        negative_sample_rate: repulsions for each attraction.
-        repulsion_strength: their weight.
-        seed: of all random numbers.
-    """
-
-    a: float
-    b: float
-    n_neighbors: int = 15
-    min_dist: float = 0.1
-    spread: float = 1.0
-    metric: str = "euclidean"
-    n_epochs: int = 100
-    learning_rate: float = 1.0
-    negative_sample_rate: int = 5
-    repulsion_strength: float = 1.0
-    seed: int = 1234
-
-    def __post_init__(self) -> None:
-        if self.metric not in METRICS:
-            raise OptionError(f"metric={self.metric}: expected one of {', '.join(METRICS)}")
-        if self.n_neighbors < 2 or self.n_epochs < 1 or self.negative_sample_rate < 0:
-            raise OptionError(
-                "expected n_neighbors of at least 2, n_epochs of at least 1 and negative_sample_rate of at least 0, "
-                f"got {self.n_neighbors}, {self.n_epochs} and {self.negative_sample_rate}"
-            )
+_FOR_GPU = 4096
 
 
 class Projector:
@@ -97,12 +42,15 @@ class Projector:
         latents: (N, D) float32, finite: the training rows.
         embedding: (N, 2) float32: their layout.
         parameters: of the layout.
-        centroids: (L, D) float32 for the approximate search; computed if None.
-        n_lists_searched: number of lists that the approximate search covers.
+        centroids: (L, D) float32 for the approximate search; computed if None, with the next two.
+        components: (D, P) float32, along which it compares rows; None: along all dimensions.
+        n_lists_searched: number of lists that it covers.
 
     Attributes:
         probes: (64, D) float32.
         probe_answers: (64, 2) float32: where this projector placed them when it was made.
+        recall: share of the neighbours that the approximate search found, for a sample of the training rows, when it
+            was fitted; None if unknown.
         image_size: pixels a side of the cutouts of the latents, 0 if unknown; saved.
         probe_difference: largest difference from `probe_answers` when it was loaded.
 
@@ -116,6 +64,7 @@ class Projector:
         embedding: FloatArray,
         parameters: Parameters,
         centroids: FloatArray | None = None,
+        components: FloatArray | None = None,
         n_lists_searched: int = 16,
     ) -> None:
         self.latents = np.ascontiguousarray(latents, dtype=np.float32)
@@ -127,9 +76,11 @@ class Projector:
             )
         if not (np.isfinite(self.latents).all() and np.isfinite(self.embedding).all()):
             raise InputFileError("training latents and layout must be finite: leave out non-finite rows")
-        self.parameters, self.n_lists_searched = parameters, n_lists_searched
+        self.parameters = parameters
         self._neighbours = Neighbours(self._scaled(self.latents))
-        self._centroids = centroids
+        self._centroids, self._components, self._n_lists_searched = centroids, components, n_lists_searched
+        self._device: DeviceNeighbours | None = None
+        self.recall: float | None = None
         self.probe_difference = 0.0
         self.image_size = 0
         rng = np.random.default_rng(parameters.seed)
@@ -190,13 +141,16 @@ class Projector:
         lost = ~np.isfinite(layout).all(axis=1)  # UMAP assigns NaN to rows without neighbours
         return cls(rows[~lost], layout[~lost], parameters)
 
-    def transform(self, latents: ArrayLike, *, approximate: bool = False) -> FloatArray:
+    def transform(self, latents: ArrayLike, *, approximate: bool = False, device: str | None = None) -> FloatArray:
         """Return the UMAP coordinates of rows, each placed independently.
+
+        On a GPU the exact search is the faster one, and serves both ways.
 
         Args:
             latents: (n, D), or (D,) for one row.
-            approximate: search only the nearest lists of training rows, in fewer passes: faster, not exact, but still
-                independent of other rows.
+            approximate: search only the nearest lists of training rows: much faster, and the same coordinates, bit for
+                bit, wherever the neighbours are found; still independent of other rows.
+            device: of torch, for the search of many rows; None: a GPU if there is one. The coordinates are the same.
 
         Returns:
             (n, 2) float32; NaN for non-finite rows.
@@ -211,42 +165,52 @@ class Projector:
                 f"{rows.shape}: use the projector of their model"
             )
         out = np.full((len(rows), 2), np.nan, np.float32)
-        index = self._lists if approximate else self._neighbours
+        device = gpu() if device is None and len(rows) >= _FOR_GPU else device
+        if approximate and device is None:
+            lists = self._lists
+            on_all_cores(lambda part: self._place(lists, rows[part], out[part]), parts(len(rows)))
+            return out
+        whole = self._neighbours if device is None else self._on(device)
         for start in range(0, len(rows), _BLOCK):
-            block = rows[start : start + _BLOCK]
-            finite = np.isfinite(block).all(axis=1)
-            if finite.any():
-                out[start : start + _BLOCK][finite] = self._placed(index, self._scaled(block[finite]))
+            self._place(whole, rows[start : start + _BLOCK], out[start : start + _BLOCK])
         return out
 
-    def _placed(self, index: Neighbours | Lists, rows: FloatArray) -> FloatArray:
+    def _place(self, index: Neighbours | DeviceNeighbours | Lists, rows: FloatArray, out: FloatArray) -> None:
+        """Place rows, (n, D), into `out`, (n, 2); those that are not finite stay as they are."""
+        finite = np.flatnonzero(np.isfinite(rows).all(axis=1))
+        if not len(finite):
+            return
         p = self.parameters
-        distances, near = index.search(rows, min(p.n_neighbors, len(self.latents)))
-        if p.metric == "cosine":
-            distances = distances**2 / 2
-        out = np.empty((len(rows), 2), np.float32)
-        epochs = p.n_epochs if isinstance(index, Neighbours) else min(p.n_epochs, _FEW_EPOCHS)
-        with COMPILED:
-            place_all(
-                distances, near, self.embedding, (p.a, p.b), p.n_neighbors, epochs, p.learning_rate / 4,
-                p.negative_sample_rate, p.repulsion_strength, p.seed, out,
+        distances, near = index.search(self._scaled(rows[finite]), min(p.n_neighbors, len(self.latents)))
+        distances = as_metric(distances, p.metric)
+        found = np.empty((len(finite), 2), np.float32)
+
+        def place(part: slice) -> None:
+            place_rows(
+                distances[part], near[part], self.embedding, (p.a, p.b), p.n_neighbors, p.n_epochs,
+                p.learning_rate / 4, p.negative_sample_rate, p.repulsion_strength, p.seed, found[part],
             )  # fmt: skip
-        return out
+
+        if isinstance(index, Lists):  # on a thread of its own
+            place(slice(None))
+        else:
+            on_all_cores(place, parts(len(finite)))
+        out[finite] = found
+
+    def _on(self, device: str) -> DeviceNeighbours:
+        if self._device is None or self._device.device != device:
+            self._device = DeviceNeighbours(self._neighbours, device)
+        return self._device
 
     def _scaled(self, rows: FloatArray) -> FloatArray:
-        rows = np.ascontiguousarray(rows)
-        if self.parameters.metric == "cosine":
-            rows = rows.copy()
-            to_unit(rows)
-        return rows
+        return scaled(rows, self.parameters.metric)
 
     @cached_property
     def _lists(self) -> Lists:
         if self._centroids is None:
-            count = max(1, int(math.sqrt(len(self.latents))))
-            rng = np.random.default_rng(self.parameters.seed)
-            self._centroids = find_centroids(self._neighbours, count, rng)
-        return Lists(self._neighbours, self._centroids, self.n_lists_searched)
+            lists, self.recall = fit_lists(self._neighbours, self.parameters.n_neighbors, self.parameters.seed)
+            return lists
+        return Lists(self._neighbours, self._centroids, self._n_lists_searched, self._components)
 
     def save(self, path: str | Path) -> None:
         """Write the projector file atomically.
@@ -254,25 +218,21 @@ class Projector:
         Raises:
             OutputError: It cannot be written.
         """
+        lists = self._lists
         arrays = {
             "latents": self.latents,
             "embedding": self.embedding,
-            "centroids": self._lists.centroids.rows,
+            "centroids": lists.centroids,
             "probes": self.probes,
             "probe_answers": self.probe_answers,
+            **({} if lists.components is None else {COMPONENTS: lists.components}),
         }
-        size = {"image_size": self.image_size} if self.image_size else {}
-        parameters = json.dumps({**asdict(self.parameters), "n_lists_searched": self.n_lists_searched, **size})
-        try:
-            with atomic_path(Path(path)) as temporary, write_hdf5(temporary) as file:
-                for name, array in arrays.items():
-                    file[name] = array.astype("<f4")
-                file.attrs.update(format=FORMAT, format_version=FORMAT_VERSION, parameters=parameters)
-                file.attrs["sha256"] = _digest(arrays, parameters)
-        except NenyaError:
-            raise
-        except OSError as error:
-            raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+        values = {**asdict(self.parameters), "n_lists_searched": lists.probes}
+        if self.image_size:
+            values["image_size"] = self.image_size
+        if self.recall is not None:
+            values["recall"] = self.recall
+        write_projector(Path(path), arrays, values)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -281,15 +241,17 @@ class Projector:
         Raises:
             InputFileError: It is missing, damaged or not a projector; pickles are never read.
         """
-        arrays, values = _read(Path(path))
-        searched = values.pop("n_lists_searched", 16)
-        known = {field.name for field in fields(Parameters)}
+        known = {field.name: field.type for field in fields(Parameters)}
+        kinds = {**known, "n_lists_searched": int, "image_size": int, "recall": float}
+        arrays, values = read_projector(Path(path), kinds)
         try:
             parameters = Parameters(**{key: value for key, value in values.items() if key in known})
         except (TypeError, OptionError) as error:
             raise InputFileError(f"{path}: its parameters are invalid ({error}); {REFIT}") from error
-        projector = cls(arrays["latents"], arrays["embedding"], parameters, arrays["centroids"], searched)
+        lists = arrays["centroids"], arrays.get(COMPONENTS), int(values.get("n_lists_searched", 16))
+        projector = cls(arrays["latents"], arrays["embedding"], parameters, *lists)
         projector.image_size = int(values.get("image_size", 0))
+        projector.recall = values.get("recall")
         projector.probes = arrays["probes"]
         came = projector.transform(projector.probes)
         projector.probe_answers = arrays["probe_answers"]
@@ -306,128 +268,7 @@ class Projector:
         """Return a `umap.UMAP` with this layout, for functions of the library; its neighbour graph is recomputed."""
         p = self.parameters
         start = self.embedding.astype(np.float64)
-        mapper = _umap(p, n_epochs=0, init=start).fit(self.latents)
+        mapper = new_umap(p, n_epochs=0, init=start).fit(self.latents)
         mapper.embedding_, mapper._a, mapper._b = self.embedding.copy(), p.a, p.b
         mapper.n_epochs, mapper.init = None, "spectral"
         return mapper
-
-
-def _umap(p: Parameters, **settings: Any) -> Any:
-    import umap
-
-    return umap.UMAP(
-        n_neighbors=p.n_neighbors, min_dist=p.min_dist, spread=p.spread, metric=p.metric, random_state=p.seed,
-        transform_seed=p.seed, learning_rate=p.learning_rate, negative_sample_rate=p.negative_sample_rate,
-        repulsion_strength=p.repulsion_strength, n_jobs=1, **settings,
-    )  # fmt: skip
-
-
-def _fit_layout(rows: FloatArray, parameters: Parameters, epochs: int | None) -> FloatArray:
-    if parameters.n_neighbors >= len(rows):
-        raise OptionError(f"n_neighbors={parameters.n_neighbors}: expected fewer than the {len(rows)} training rows")
-    with _FitProgress(len(rows)) as progress:
-        kwds = {"disable": False, "file": progress, "bar_format": "{n} of {total}\n", "mininterval": 1.0}
-        fitted = _umap(parameters, n_epochs=epochs, tqdm_kwds=kwds).fit(rows)
-    layout: FloatArray = np.asarray(fitted.embedding_, dtype=np.float32)
-    return layout
-
-
-class _FitProgress(io.TextIOBase):
-    """Logs the progress of a fit; umap-learn's progress bar, which counts the layout's epochs, writes to it.
-
-    Args:
-        rows: number of training rows.
-    """
-
-    def __init__(self, rows: int) -> None:
-        self._start, self._done = time.monotonic(), threading.Event()
-        self._stage = "compiling, then finding the nearest neighbours of each row"
-        self._thread = threading.Thread(target=self._tell, name="fit progress", daemon=True)
-        log.info("%d rows: %s", rows, self._stage)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        self._done.set()
-        self._thread.join()
-        if kind is None:
-            log.info("fitted in %.0f s", self._seconds)
-
-    def write(self, text: str) -> int:
-        """Receive a line of the progress bar."""
-        if found := re.search(r"(\d+) of (\d+)", text):
-            first = not self._stage.startswith("layout")
-            self._stage = f"layout, epoch {found[1]} of {found[2]}"
-            if first:
-                log.info("found neighbours after %.0f s; layout in %s epochs", self._seconds, found[2])
-        return len(text)
-
-    @property
-    def _seconds(self) -> float:
-        return time.monotonic() - self._start
-
-    def _tell(self) -> None:
-        while not self._done.wait(_SECONDS_BETWEEN_LINES):
-            log.info("%s: %.0f s", self._stage, self._seconds)
-
-
-def _digest(arrays: Mapping[str, NDArray[Any]], parameters: str) -> str:
-    digest = hashlib.sha256(parameters.encode())
-    for name in _DATASETS:
-        digest.update(f"{name} {arrays[name].shape}".encode())
-        digest.update(np.ascontiguousarray(arrays[name], dtype="<f4").data)
-    return digest.hexdigest()
-
-
-def _checked(found: Json) -> dict[str, Any]:
-    """Return the parameters of a projector file after checking their types."""
-    kinds = {f.name: f.type for f in fields(Parameters)} | {"n_lists_searched": int, "image_size": int}
-    for key, value in found.object().items():
-        if kinds.get(key) is int:
-            value.count(_MOST_PARAMETER)
-        elif kinds.get(key) is float:
-            value.number()
-        elif kinds.get(key) is str:
-            value.text()
-    whole: dict[str, Any] = found.value
-    return whole
-
-
-def _refused(format_name: Any, version: Any) -> str:
-    """Return why an HDF5 file is no projector that can be read, "" if it is one."""
-    if format_name != FORMAT:
-        return f"expected a projector, got another HDF5 file; {REFIT}"
-    return "written by a newer nenya; update nenya to read it" if int(version) > FORMAT_VERSION else ""
-
-
-def _read(path: Path) -> tuple[dict[str, FloatArray], dict[str, Any]]:
-    """Return the arrays and the parameters of a projector file."""
-    if not path.is_file():
-        what = "expected a projector file, got a folder" if path.is_dir() else "no such projector"
-        raise InputFileError(f"{path}: {what}; {REFIT}")
-    with path.open("rb") as raw:
-        head = raw.read(8)
-    if head != b"\x89HDF\r\n\x1a\n":
-        pickled = head[:1] == b"\x80" or path.suffix in (".pkl", ".pickle")
-        what = "a pickle, which is not read because it can run code" if pickled else "another kind of file"
-        raise InputFileError(f"{path}: expected a projector in HDF5, got {what}; {REFIT}")
-    try:
-        opened = open_hdf5(path, advice=COPY_IN)
-    except InputFileError as error:
-        raise InputFileError(f"{error}, or {REFIT}") from error
-    try:
-        with opened as file:
-            if not (refused := _refused(file.attrs.one("format"), file.attrs.one("format_version", 0))):
-                arrays = {name: np.asarray(file[name], dtype=np.float32) for name in _DATASETS}
-                parameters, digest = str(file.attrs.one("parameters")), file.attrs.one("sha256")
-                values = _checked(parse_json(parameters, "parameters"))
-    except (InputFileError, OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
-        said = " ".join(str(error).removeprefix(f"{path}: ").split())[:100]
-        raise InputFileError(f"{path}: damaged ({said}); {REFIT}") from error
-    if refused:
-        raise InputFileError(f"{path}: {refused}")
-    if _digest(arrays, parameters) != digest:
-        raise InputFileError(f"{path}: altered since it was written (sha256); copy it again, or {REFIT}")
-    return arrays, values

@@ -84,11 +84,11 @@ def rarity_of(
 ) -> Rarity:
     """Return how far each latent is from its nearest neighbours elsewhere.
 
-    Exactly, all latents are compared with all. Otherwise they are divided into cells by k-means, about as many as the
-    square root of their number, and compared with those of the nearest cells, of which so many are taken as hold the
-    rows of `probes` cells of the mean size: some neighbours are missed. Rarities of
-    some rows are then computed both ways: a line through their logarithms removes the bias, and the scatter about the
-    line is the error.
+    Exactly, all latents are compared with all. Otherwise they are divided into cells by k-means: about the square root
+    of their number, or cells of a thousand rows above a million. They are compared with those of the nearest cells, as
+    many as hold the rows of `probes` cells of the mean size, so some neighbours are missed. Rarities of some rows are
+    then computed both ways: a line through their logarithms removes the bias, and the scatter about the line is the
+    error.
 
     Args:
         latents: (N, D) array, `RowsOf`, or `nenya.latents.files.Latents`.
@@ -418,7 +418,10 @@ class RowsOf:
 
     def __getitem__(self, rows: slice | IntArray) -> NDArray[np.float32]:
         """Return rows, (n, D) float32."""
-        return self._latents.take(self._rows[rows])
+        wanted = self._rows[rows]
+        if isinstance(rows, slice) and len(wanted) and (np.diff(wanted) == 1).all():  # read at once
+            return self._latents[int(wanted[0]) : int(wanted[-1]) + 1]
+        return self._latents.take(wanted)
 
 
 def joined_rows(positions: IntArray) -> tuple[IntArray, IntArray]:

@@ -4,6 +4,7 @@ Letters: N latents of dimension D, C cells, k neighbours.
 """
 
 import os
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from nenya.errors import InputFileError, NenyaError, OutputError
 from nenya.latents.clusters import assign_kmeans, fit_kmeans
+from nenya.latents.fine_cells import assign_all, fit_fine_cells
 from nenya.latents.kept_answers import KeptAnswers, in_pieces
 from nenya.latents.nearest import QUERY_ROWS, Identity, Nearest, as_unit
 from nenya.storage.disk import temporary_folder
@@ -23,7 +25,15 @@ Float64Array = NDArray[np.float64]
 Float32Array = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
-_BLOCK_ROWS = 16384
+_CELL_ROWS = 1000
+"""Mean rows of a cell, beyond a million rows; fewer rows have as many cells as the square root of their number."""
+
+_LEADING = 64
+"""Numbers of each turned row that are compared with all others; the best are compared in full."""
+
+_WRITE_BYTES = 2**28  # of rows written at once: the more, the more rows of a cell lie side by side
+_READ_BYTES = 2**29  # of cells that stay in memory: those near a cell are often near the next one
+_NEAR_ROWS = 512  # cells of which the distances to all are held at once
 _LEAST_CHECKED = 20
 _KEPT_ROWS = 20_000  # rows after which the answers are kept
 
@@ -36,6 +46,8 @@ class Cells:
         latents: (N, D).
         label: (N,) the cell of each, -1 for none.
         near: of each cell those in which the neighbours of its rows are searched, its own first.
+        turn: (D, D) float32, orthogonal, by which rows are turned so that their first numbers hold most of their
+            length; None leaves them as they are.
 
     Attributes:
         members: of each cell, the rows in rising order.
@@ -44,12 +56,17 @@ class Cells:
         OutputError: The file cannot be written.
     """
 
-    def __init__(self, path: Path, latents: Any, label: IntArray, near: list[IntArray]) -> None:
+    def __init__(
+        self, path: Path, latents: Any, label: IntArray, near: list[IntArray], turn: Float32Array | None = None
+    ) -> None:
         order = np.argsort(label, kind="stable")[(label < 0).sum() :]
         sizes = np.bincount(label[order], minlength=len(near))
         self.members, self.near, self._width = np.split(order, np.cumsum(sizes)[:-1]), near, latents.shape[1]
         self._starts = np.concatenate([[0], np.cumsum(sizes)])
-        self._path = path
+        self._path, self._turn = path, turn
+        self.leading = None if turn is None else _LEADING
+        self._held: OrderedDict[int, Float32Array] = OrderedDict()
+        self._held_bytes = 0
         try:
             self._write(latents, label)
         except NenyaError:
@@ -66,33 +83,43 @@ class Cells:
         with self._path.open("wb") as file:
             if self._starts[-1]:
                 os.posix_fallocate(file.fileno(), 0, row_bytes * int(self._starts[-1]))
-            for start in range(0, len(latents), _BLOCK_ROWS):
-                own = label[start : start + _BLOCK_ROWS]
+            size = max(1, _WRITE_BYTES // row_bytes)
+            for start in range(0, len(latents), size):
+                own = label[start : start + size]
                 order = np.argsort(own, kind="stable")[(own < 0).sum() :]
-                rows = as_unit(np.asarray(latents[start : start + _BLOCK_ROWS]))[order]
+                rows = as_unit(np.asarray(latents[start : start + size]))
+                rows = rows if self._turn is None else rows @ self._turn
                 cells, first = np.unique(own[order], return_index=True)
                 for cell, low, high in zip(cells, first, [*first[1:], len(order)], strict=True):
-                    os.pwrite(file.fileno(), rows[low:high].tobytes(), int(written[cell]) * row_bytes)
+                    os.pwrite(file.fileno(), rows[order[low:high]].tobytes(), int(written[cell]) * row_bytes)
                     written[cell] += high - low
 
     def around(self, cell: int) -> tuple[IntArray, Float32Array]:
         """Return the rows in which the neighbours of a cell's rows are searched: their numbers, and themselves."""
-        parts = [self.members[other] for other in self.near[cell]]
-        rows, at = np.empty((sum(map(len, parts)), self._width), np.float32), 0
+        near = self.near[cell]
+        return np.concatenate([self.members[other] for other in near]), np.concatenate([*map(self._read, near)])
+
+    def _read(self, cell: int) -> Float32Array:
+        """Return the rows of a cell, (n, D); those of the last cells are kept."""
+        if cell in self._held:
+            self._held.move_to_end(cell)
+            return self._held[cell]
+        count = len(self.members[cell]) * self._width
         with self._path.open("rb") as file:
-            for other, part in zip(self.near[cell], parts, strict=True):
-                file.seek(4 * self._width * int(self._starts[other]))
-                values = np.fromfile(file, np.float32, len(part) * self._width)
-                rows[at : at + len(part)] = values.reshape(len(part), self._width)
-                at += len(part)
-        return np.concatenate(parts), rows
+            file.seek(4 * self._width * int(self._starts[cell]))
+            values = np.fromfile(file, np.float32, count).reshape(-1, self._width)
+        self._held[cell] = values
+        self._held_bytes += values.nbytes
+        while self._held_bytes > _READ_BYTES and len(self._held) > 1:
+            self._held_bytes -= self._held.popitem(last=False)[1].nbytes
+        return values
 
 
 @contextmanager
 def cells_of(
     latents: Any, good: IntArray, probes: int, seed: int, kept: KeptAnswers, cache_dir: str | None
 ) -> Iterator[Cells]:
-    """Divide latents into about as many cells as the square root of their number.
+    """Divide latents into about as many cells as the square root of their number, or of `_CELL_ROWS` rows beyond.
 
     Args:
         latents: (N, D).
@@ -102,19 +129,26 @@ def cells_of(
         kept: answers of an interrupted run; the cells are added.
         cache_dir: folder of the temporary file; default that of the system.
     """
-    count = max(1, round(len(good) ** 0.5))
+    few = max(1, round(len(good) ** 0.5))
+    count = max(few, round(len(good) / _CELL_ROWS))
     centres, labels = np.empty((count, latents.shape[1])), np.empty(len(latents))
+    turn = np.eye(latents.shape[1])
+    arrays = {"centres": centres, "cells": labels, "turn": turn}
     with kept.alone("cells"):
-        if not (kept.take_numbers("centres", centres) and kept.take_numbers("cells", labels)):
-            centres = fit_kmeans(latents, count, seed=seed, passes=1)
-            labels[:] = assign_kmeans(latents, centres)
-            kept.keep_numbers("centres", centres)
-            kept.keep_numbers("cells", labels)
+        if not all(kept.take_numbers(name, values) for name, values in arrays.items()):
+            if count == few:
+                centres[:] = fit_kmeans(latents, count, seed=seed, passes=1)
+                labels[:] = assign_kmeans(latents, centres)
+            else:
+                fine = fit_fine_cells(latents, count, seed)
+                centres[:], labels[:], turn[:] = fine.centres, assign_all(latents, fine), fine.turn
+            for name, values in arrays.items():
+                kept.keep_numbers(name, values)
     label = np.full(len(latents), -1, np.int64)
     label[good] = labels[good].astype(np.int64)
     near = _nearest_cells(centres, np.bincount(label[good], minlength=count), probes)
     with temporary_folder("nenya-cells-", scratch_folder(cache_dir) if cache_dir else None) as folder:
-        yield Cells(folder / "latents", latents, label, near)
+        yield Cells(folder / "latents", latents, label, near, None if count == few else turn.astype(np.float32))
 
 
 def _nearest_cells(centres: Float64Array, sizes: IntArray, probes: int) -> list[IntArray]:
@@ -123,16 +157,20 @@ def _nearest_cells(centres: Float64Array, sizes: IntArray, probes: int) -> list[
     The cells of k-means are of very unequal sizes where latents form clusters; a number of cells would be any number of
     rows.
     """
-    order = np.argsort(_squares(centres), axis=1, kind="stable")
-    rows = np.cumsum(sizes[order], axis=1)
-    count = (rows < probes * sizes.mean()).sum(axis=1) + 1
-    return [own[:number] for own, number in zip(order, count, strict=True)]
+    found: list[IntArray] = []
+    for start in range(0, len(centres), _NEAR_ROWS):
+        order = np.argsort(_squares(centres, start), axis=1, kind="stable")
+        rows = np.cumsum(sizes[order], axis=1)
+        count = (rows < probes * sizes.mean()).sum(axis=1) + 1
+        found += [own[:number].copy() for own, number in zip(order, count, strict=True)]
+    return found
 
 
-def _squares(centres: Float64Array) -> Float64Array:
-    """Return the squared distances of all pairs, (C, C), with a row's own first."""
-    found: Float64Array = (centres**2).sum(axis=1) - 2 * centres @ centres.T
-    np.fill_diagonal(found, -np.inf)
+def _squares(centres: Float64Array, start: int) -> Float64Array:
+    """Return the squared distances of some centres, from `start` on, to all, with a centre's own first."""
+    some = centres[start : start + _NEAR_ROWS]
+    found: Float64Array = (centres**2).sum(axis=1) - 2 * some @ centres.T
+    found[np.arange(len(some)), start + np.arange(len(some))] = -np.inf
     return found
 
 
@@ -163,7 +201,7 @@ def _of_cell(cells: Cells, cell: int, identity: Identity, k: int) -> Float64Arra
     if not len(own):
         return np.empty(0)
     rows, units = cells.around(cell)  # the cell's own rows are the first
-    reference = Nearest(units, identity.take(rows))
+    reference = Nearest(units, identity.take(rows), cells.leading)
     return np.concatenate([
         mean_distance(reference, units[start : min(start + QUERY_ROWS, len(own))],
                       identity.take(own[start : start + QUERY_ROWS]), k)

@@ -96,7 +96,7 @@ def r2_with_interval(
 
 
 def accuracy(labels: IntArray, made: IntArray) -> float:
-    """Return the balanced accuracy of predictions (n,): the mean over the classes of the share of rows told."""
+    """Return the balanced accuracy of predictions (n,): the mean over the classes of the share of correct rows."""
     return float(np.mean([(made[labels == name] == name).mean() for name in np.unique(labels)]))
 
 

@@ -7,10 +7,7 @@ would slow down the start of a search.
 Letters in shapes: N rows, D the length of a latent, Q queries, k rows for each query.
 """
 
-import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -18,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nenya.errors import InputFileError, OptionError
+from nenya.runtime.blas import in_order
 from nenya.runtime.process import cores
 
 IntArray = NDArray[np.int64]
@@ -31,7 +29,6 @@ UNLIKE_WEIGHT = 0.5
 
 _QUERIES = 64  # in one pass: a block has _QUERIES * BLOCK_ROWS scores
 _THREADS = 8
-_ONE_AT_A_TIME = threading.Lock()
 _GPU_ROWS = 2**18
 _MARGIN = 64  # rows beyond k kept in the float32 pass
 _SPARSE = 8  # with at most one allowed row in this many, rows are fetched, not scanned
@@ -368,21 +365,4 @@ class _Work:
 
     def spread(self, work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
         """Yield the results in the order of the items, with few in progress at a time."""
-        if self.threads < 2:
-            yield from map(work, items)
-            return
-        from threadpoolctl import threadpool_limits
-
-        # Each thread computes alone. The limit applies to the process, so only one search at a time may set it.
-        with _ONE_AT_A_TIME, threadpool_limits(1, "blas"), ThreadPoolExecutor(self.threads, "search") as pool:
-            ahead: deque[Any] = deque()
-            try:
-                for item in items:
-                    ahead.append(pool.submit(work, item))
-                    if len(ahead) > 2 * self.threads:
-                        yield ahead.popleft().result()
-                while ahead:
-                    yield ahead.popleft().result()
-            finally:
-                for future in ahead:
-                    future.cancel()
+        return in_order(work, items, self.threads, "search")

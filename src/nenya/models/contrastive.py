@@ -131,7 +131,7 @@ class ContrastiveModule(pl.LightningModule):
             key = (self.backend, images.shape, images.device)
             if self._runner is None or self._runner[0] != key:
                 began = time.monotonic()
-                self._runner = key, make_runner(self.net, self.options.model.latent, self.backend, images.shape)
+                self._runner = key, self.runner(images.shape, half=self.options.trainer.precision == "bf16-true")
                 latents = self._runner[1](images)  # the first time, it compiles
                 if self.backend == "compiled":
                     ledger_of(self.trainer).add("prepare", time.monotonic() - began, within="forward")
@@ -141,14 +141,19 @@ class ContrastiveModule(pl.LightningModule):
             return self.net.encode(images)
         return self.net(images)  # type: ignore[no-any-return]
 
+    def runner(self, shape: tuple[int, ...], *, half: bool) -> Runner:
+        """Return the function from images of a shape to latents by `backend`; `half` is bfloat16, by `packed` only."""
+        half = half and self.backend == "packed"
+        return make_runner(self.net, self.options.model.latent, self.backend, shape, half=half)
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return the optimizer of network and objective; its rate is set before each step."""
         trained = nn.ModuleList([self.net, self.objective])
         return make_optimizer(self.options, trained, on_gpu=self.device.type == "cuda")
 
     def on_fit_start(self) -> None:
-        """Lay out the weights for a GPU's convolutions, channels last; compile where that pays."""
-        if self.device.type == "cuda":
+        """Lay out the weights channels last, as convolutions of a GPU want them; compile where that pays."""
+        if self._channels_last():
             for net in {self.net, self.objective.teacher or self.net}:
                 net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self._compiling_pays():
@@ -158,6 +163,9 @@ class ContrastiveModule(pl.LightningModule):
                 self._compiled = torch.compile(forward, dynamic=False)
             else:
                 log.warning("training without compilation (%s)", reason)
+
+    def _channels_last(self) -> bool:
+        return self.device.type == "cuda" or self.options.model.layout == "channels_last"
 
     def _compiling_pays(self) -> bool:
         """Return whether to compile the training: as requested, or on a GPU for many steps."""
@@ -210,7 +218,10 @@ class ContrastiveModule(pl.LightningModule):
         views = batch["views"]
         if "clear" in batch:
             self._guide.take(self.net)  # before the running means of batch norm see a cloud
-        features = self._encode(views.flatten(0, 1)).reshape(*views.shape[:2], -1)
+        images = views.flatten(0, 1)
+        if self._channels_last():
+            images = images.contiguous(memory_format=torch.channels_last)
+        features = self._encode(images).reshape(*views.shape[:2], -1)
         if "clear" in batch:
             clear = gather_views(self._guide.latents(batch["clear"]))[0]
             return self.options.loss.clear_weight * guided_loss(gather_views(features)[0], clear)

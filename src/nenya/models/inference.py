@@ -1,10 +1,11 @@
 """The network for inference: backends of the forward pass, and the rule that chooses one.
 
-Backends, all with the same latents up to rounding:
+Backends, all with the same latents up to rounding::
 
     eager     the network as in training
     folded    each batch norm folded into its convolution, channels last
-    packed    folded, by oneDNN: weights laid out for one shape, ReLU and addition done within the convolution
+    packed    folded, by oneDNN: weights laid out for one shape, ReLU and addition done within the convolution; with
+              trainer.precision=bf16-true images and weights are bfloat16, each rounded once, sums float32
     compiled  folded, by torch.compile
 
 Letters in shapes: B images, C channels, H x W pixels, D the length of a latent.
@@ -41,9 +42,9 @@ Pair = tuple[nn.Conv2d, nn.BatchNorm2d]
 def choose_backend(wanted: str, device: str, precision: str, multiply_adds: float, *, may_compile: bool = True) -> str:
     """Return the backend for an amount of work.
 
-    `auto` is `packed` where available (a CPU with oneDNN, float32), because it costs a tenth of a second and is as
-    fast as the result of half a minute of torch.compile; otherwise `compiled` above `COMPILING_PAYS`; otherwise
-    `folded`. An unavailable backend is replaced by that of `auto`, with a warning.
+    `auto` is `packed` where available (a CPU with oneDNN, float32 or bfloat16), because it costs a tenth of a second
+    and is as fast as the result of half a minute of torch.compile; otherwise `compiled` above `COMPILING_PAYS`;
+    otherwise `folded`. An unavailable backend is replaced by that of `auto`, with a warning.
 
     Args:
         wanted: `model.backend`.
@@ -76,9 +77,10 @@ def obstacle(backend: str, device: str, precision: str) -> str | None:
     if backend not in BACKENDS:
         return "unknown to this version of nenya"
     if backend == "packed":
-        if device != "cpu" or precision not in ("32-true", "32"):
-            return f"it needs a CPU and trainer.precision=32-true, got {device} and {precision}"
-        return None if _packs() else "torch has no oneDNN here"
+        if device != "cpu" or precision not in ("32-true", "32", "bf16-true"):
+            return f"it needs a CPU and trainer.precision=32-true or bf16-true, got {device} and {precision}"
+        half = precision == "bf16-true"
+        return None if _packs(half=half) else f"torch has no oneDNN {'with bfloat16 ' if half else ''}here"
     return _why_not_compiled(device) if backend == "compiled" else None
 
 
@@ -88,18 +90,19 @@ def _warn_once(text: str) -> None:
 
 
 @cache
-def _packs() -> bool:
-    """Test oneDNN's operations, which torch provides for its compiler only and may rename."""
+def _packs(*, half: bool) -> bool:
+    """Test oneDNN's operations in float32 or bfloat16, which torch provides for its compiler only and may rename."""
     if not torch._C._has_mkldnn:
         return False
     pair = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8).eval()
     x = torch.linspace(-1, 1, 2 * 8 * 9 * 9).reshape(2, 8, 9, 9)
     try:
         with torch.no_grad():
-            packed, plain = _PackedConvolution(pair, tuple(x.shape)), _Convolution(pair, one_channel=False)
+            packed, plain = _PackedConvolution(pair, tuple(x.shape), half=half), _Convolution(pair, one_channel=False)
+            given = x.to(packed.weight.dtype, memory_format=torch.channels_last)
             return all(
-                torch.allclose(packed(x, other()), plain(x, other()), rtol=0, atol=1e-5)
-                for other in (lambda: None, lambda: x.clone(memory_format=torch.channels_last))
+                torch.allclose(packed(given, other).float(), plain(x, again), rtol=0, atol=3e-2 if half else 1e-5)
+                for other, again in ((None, None), (given.clone(), x.clone(memory_format=torch.channels_last)))
             )
     except (AttributeError, RuntimeError, TypeError):
         return False
@@ -124,7 +127,9 @@ def _first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def make_runner(net: ContrastiveNet, latent: str, backend: str, shape: tuple[int, ...]) -> Runner:
+def make_runner(
+    net: ContrastiveNet, latent: str, backend: str, shape: tuple[int, ...], *, half: bool = False
+) -> Runner:
     """Return a function from images to latents.
 
     Args:
@@ -132,6 +137,7 @@ def make_runner(net: ContrastiveNet, latent: str, backend: str, shape: tuple[int
         latent: `projection`, or `encoder` for the features under the head.
         backend: of `choose_backend`.
         shape: (B, C, H, W) of the images.
+        half: compute in bfloat16 with a network in float32 (`packed` only); the latents are float32.
 
     Returns:
         Images (B, C, H, W) -> latents (B, D), to be called without gradients.
@@ -142,7 +148,7 @@ def make_runner(net: ContrastiveNet, latent: str, backend: str, shape: tuple[int
         plain: Any = net.encode if latent == "encoder" else net.forward
         return cast("Runner", torch.compile(plain, dynamic=False)) if backend == "compiled" else cast("Runner", plain)
     with torch.inference_mode(False), torch.no_grad():
-        folded = _Folded(net, latent, shape, packed=backend == "packed").eval()
+        folded = _Folded(net, latent, shape, packed=backend == "packed", half=half).eval()
     return _compile(folded) if backend == "compiled" else folded
 
 
@@ -245,8 +251,10 @@ class _Convolution(nn.Module):
 class _PackedConvolution(_Convolution):
     """The same in a single call of oneDNN, with the weights laid out for inputs of one shape."""
 
-    def __init__(self, pair: Pair, shape: tuple[int, ...]) -> None:
+    def __init__(self, pair: Pair, shape: tuple[int, ...], *, half: bool) -> None:
         super().__init__(pair, one_channel=shape[1] == 1)
+        if half:
+            self.weight, self.bias = self.weight.bfloat16(), self.bias.bfloat16()
         self.weight = torch.ops.mkldnn._reorder_convolution_weight(
             self.weight, self.padding, self.stride, [1, 1], 1, list(shape)
         )
@@ -276,15 +284,18 @@ class _FoldedBlock(nn.Module):
 class _Folded(nn.Module):
     """The network with its batch norms folded into its convolutions, channels last."""
 
-    def __init__(self, net: ContrastiveNet, latent: str, shape: tuple[int, ...], *, packed: bool) -> None:
+    def __init__(
+        self, net: ContrastiveNet, latent: str, shape: tuple[int, ...], *, packed: bool, half: bool = False
+    ) -> None:
         super().__init__()
+        self.kind = torch.bfloat16 if half else None
         batch, channels = shape[0], net.channels if net.mask_channel else shape[1]
         size = (shape[2], shape[3])
 
         def convolution(pair: Pair) -> _Convolution:
             given = channels if pair[0] is net.encoder.conv1 else pair[0].in_channels
             if packed:
-                return _PackedConvolution(pair, (batch, given, *size))
+                return _PackedConvolution(pair, (batch, given, *size), half=half)
             return _Convolution(pair, one_channel=given == 1)
 
         parts: list[nn.Module] = []
@@ -302,6 +313,6 @@ class _Folded(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, C, H, W) to latents (B, D)."""
         x = seen(images, mask_channel=self.mask_channel, is_scaled=self.scales)
-        x = x.contiguous(memory_format=torch.channels_last)
-        features: Tensor = self.convolutions(x).mean(dim=(2, 3))
+        x = x.to(self.kind or x.dtype, memory_format=torch.channels_last)
+        features: Tensor = self.convolutions(x).mean(dim=(2, 3), dtype=torch.float32 if self.kind else None)
         return features if self.head is None else normalise(self.head(features))

@@ -82,13 +82,18 @@ def make_optimizer(options: Options, trained: nn.Module, *, on_gpu: bool) -> tor
     Args:
         options: `optim` is used, and the method of `loss`.
         trained: its parameters with gradients are optimised.
-        on_gpu: whether they are on a GPU, where SGD and AdamW run in one kernel.
+        on_gpu: whether they are on a GPU, where SGD and AdamW run in one kernel unless `optim.fused` says otherwise.
     """
-    o, kind, fused = options.optim, optimizer_of(options), True if on_gpu else None
+    o, kind = options.optim, optimizer_of(options)
+    fused = o.fused if o.fused is not None else True if on_gpu else None
     rate, decay = o.learning_rate, o.weight_decay
     if kind == "SGD":
         every = [parameter for parameter in trained.parameters() if parameter.requires_grad]
-        return torch.optim.SGD(every, lr=rate, momentum=o.momentum, weight_decay=decay, fused=fused)
+        made = torch.optim.SGD(every, lr=rate, momentum=o.momentum, weight_decay=decay, fused=fused)
+        if fused and o.momentum:  # the one kernel needs all buffers, also of parameters that get gradients later
+            for parameter in every:
+                made.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return made
     plain = set(map(id, undecayed(trained)))
     groups: list[dict[str, Any]] = [{"params": []}, {"params": [], "weight_decay": 0.0}]
     for parameter in trained.parameters():

@@ -25,6 +25,7 @@ class TrainOptions(TagsOptions):
     """Options of training."""
 
     only_with: ClassVar = {"sha256": "init_from", "tags_sha256": "tags"}
+    trains: ClassVar[bool] = True
 
     init_from: str | None = option(None, "weights to start from")
     rows: str | None = option(
@@ -34,6 +35,9 @@ class TrainOptions(TagsOptions):
     rows_sha256: str | None = option(None, "sha256 expected of the file of rows=; recorded in config.yaml", SHA256)
     tags_sha256: str | None = option(None, "sha256 expected of the file of tags=; recorded in config.yaml", SHA256)
     resume: str | None = option(None, "a run folder to resume, or 'last'")
+    processor: str | None = option(
+        None, "processor for which trainer.precision=auto or model.layout=auto was chosen; recorded in config.yaml"
+    )
 
 
 @dataclass
@@ -354,7 +358,7 @@ class EmbedOptions(LeastCosineOptions, ShardOptions):
     n_neighbors: int = option(15, "number of neighbours of the UMAP", at_least(2))
     min_dist: float = option(0.1, "smallest distance between points of the UMAP", at_least(0))
     metric: str = option("euclidean", "distance of latents", one_of("euclidean", "cosine"))
-    approximate: bool = option(False, "place rows by an approximate, faster search")
+    approximate: bool = option(False, "search neighbours in the nearest lists of rows only: much faster")
     DT_cut: str | None = option(None, "rows in one interval of T90 - T10: DT0, DT1, DT15, DT2, DT4, DT5, DT10, all")
     alpha_cut: str | None = option(None, "rows in one interval of the spectral slope: a0, a1, a15, a2, a25, a3, a4")
 

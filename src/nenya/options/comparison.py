@@ -18,8 +18,8 @@ class CompareOptions(AnalysisOptions, TagsOptions):
 
     uses: ClassVar[tuple[str, ...]] = ("loader", "data", "out", "seed", "clobber")
 
-    a: Any = option(None, "latents files of the one set; with archive= or data= an SQL condition")
-    b: Any = option(None, "of the other set, likewise")
+    a: Any = option(None, "latents files of the first set; with archive= or data= an SQL condition")
+    b: Any = option(None, "latents files of the second set, or its condition")
     a_table: str | None = option(None, "table of the cutouts of a")
     b_table: str | None = option(None, "table of the cutouts of b")
     a_images: Any = option(None, "cutout files of a, for galleries")
@@ -31,7 +31,9 @@ class CompareOptions(AnalysisOptions, TagsOptions):
     pair: str | None = option(None, "column of b_table with the UID of the row of a that a row of b matches")
     k: int = option(5, "neighbours of coverage and density", at_least(1))
     permutations: int = option(999, "permutations of blocks", at_least(19))
-    sample: int = option(5000, "rows of a set above which so many are drawn", at_least(10))
+    sample: int = option(
+        5000, "largest number of rows of a set; of more rows a sample of this size is drawn", at_least(10)
+    )
     side: int = option(4, "cells along an edge of HEALPix's twelve base cells", one_of(1, 2, 4, 8, 16))
     shown: int = option(32, "cutouts in a gallery", at_least(1))
     seeds: Any = option(None, "latents of several trainings of one recipe: files or run folders")

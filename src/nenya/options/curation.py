@@ -24,18 +24,18 @@ class SplitOptions(AnalysisOptions):
     instead: ClassVar = {"data": "use table= for the rows, latents= for their latents"}
 
     latents: Any = option(None, "latents files of the rows, for the cosine of nearest neighbours")
-    by: str = option("granule", "what goes to one side as a whole: granule, time, place, or the values of a column")
-    valid_fraction: float = option(0.25, "fraction of the rows to validate on, before the buffer", _FRACTION)
+    by: str = option("granule", "units that stay on one side: granule, time, place, or the values of a column")
+    valid_fraction: float = option(0.25, "fraction of validation rows, before the buffer", _FRACTION)
     block_days: float = option(30.0, "length of a block of by=time, days", above(0))
     block_km: float = option(500.0, "side of a block of by=place, km", above(1))
     valid: Any = option(
-        None, "values of the column of by= to validate on; default: drawn", ("a list of values", _is_values)
+        None, "values of the column of by= for validation; default: drawn", ("a list of values", _is_values)
     )
     apart_km: float | None = option(
-        None, "leave out rows to train on within this distance in km (and apart_days) of one to validate on", above(0)
+        None, "leave out training rows within this distance in km (and apart_days) of a validation row", above(0)
     )
     apart_days: float | None = option(None, "as apart_km, in days; each may be used alone", above(0))
-    sample: int = option(2000, "rows to validate on whose nearest neighbour is looked for", at_least(1))
+    sample: int = option(2000, "validation rows whose nearest neighbour is searched", at_least(1))
 
 
 @dataclass
@@ -56,5 +56,7 @@ class PruneOptions(AnalysisOptions):
         None, "number of cutouts to keep in the balance; default: no pattern has more than the median", at_least(1)
     )
     exact_to: int = option(
-        100_000, "up to so many cutouts all pairs are compared, above those that a hash brings together", at_least(0)
+        100_000,
+        "largest number of cutouts of which all pairs are compared; above, pairs with a common hash",
+        at_least(0),
     )

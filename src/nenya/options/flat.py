@@ -11,12 +11,13 @@ from nenya.options.objectives import LossOptions
 from nenya.options.old_keys import IGNORED, OLDER, current_names, recorded
 from nenya.options.sections import AugmentOptions, ModelOptions, OptimOptions, Options, PublishedOptions
 
+_WITHOUT = ("name", "backend", "layout")  # how a network is computed, not what it is
 # Flat name -> section and key.
 FLAT: dict[str, tuple[str, str]] = {
     **{f.name: ("loss", f.name) for f in dataclasses.fields(LossOptions)},
-    **{f.name: ("model", f.name) for f in dataclasses.fields(ModelOptions) if f.name not in ("name", "backend")},
+    **{f.name: ("model", f.name) for f in dataclasses.fields(ModelOptions) if f.name not in _WITHOUT},
     **{f.name: ("augment", f.name) for f in dataclasses.fields(AugmentOptions) if f.name != "recipe"},
-    **{f.name: ("optim", f.name) for f in dataclasses.fields(OptimOptions)},
+    **{f.name: ("optim", f.name) for f in dataclasses.fields(OptimOptions) if f.name != "fused"},
     **{f.name: ("archive", f.name) for f in dataclasses.fields(PublishedOptions) if f.name != "other"},
     **{
         name: ("loader", name)

@@ -60,7 +60,7 @@ class LossOptions:
         "momentum of the teacher; default 0.996 and rising to 1 (BYOL, DINO), 0.999 (MoCo)",
         ("a number from 0 to below 1", lambda value: 0 <= value < 1),
     )
-    queue: int = option(4096, "keys of earlier batches to tell apart from (MoCo; paper: 65536)", within(1, 16_777_216))
+    queue: int = option(4096, "keys of earlier batches in the queue (MoCo; paper: 65536)", within(1, 16_777_216))
     prototypes: int = option(
         4096, "outputs that teacher and student agree on (DINO; paper: 65536)", within(2, 1_048_576)
     )

@@ -44,7 +44,7 @@ class ProbeOptions(AnalysisOptions):
     k: int = option(10, "nearest rows", at_least(1))
     sample: int = option(10_000, "largest number of rows that are probed, drawn at random", at_least(50))
     shuffles: int = option(3, "times that a column is shuffled, for the value by chance", at_least(1))
-    images: Any = option(None, "cutout files, to compare with what takes no training")
+    images: Any = option(None, "cutout files, for references without training")
     ckpt: str | None = option(
-        None, "weights that tell the kind of the untrained network; default: as the latents files say"
+        None, "weights that define the kind of the untrained network; default: from the latents files"
     )

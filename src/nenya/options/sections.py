@@ -40,7 +40,7 @@ TRAINING_ONLY = frozenset(
         *(f"loader.{key}" for key in ("batch_size_train", "memory_limit_gb", "on_device", "labels")),
         *("trainer.max_epochs", "trainer.sync_batchnorm", "trainer.gradient_clip_val"),
         *("trainer.check_val_every_n_epoch", "trainer.limit_train_batches", "trainer.limit_val_batches"),
-        *("trainer.log_every_n_steps", "trainer.enable_progress_bar"),
+        *("trainer.log_every_n_steps", "trainer.enable_progress_bar", "model.layout"),
     ]
 )
 """Keys of sections that other commands use as well, without an effect outside a training."""
@@ -65,7 +65,7 @@ def _are_sides(value: Any) -> bool:
 class ModelOptions:
     """The network and its place among the published versions."""
 
-    name: str = option("custom", "name of the model version; run folders bear it")
+    name: str = option("custom", "name of the model version, also of its run folders")
     ssl_model: str = option(
         "resnet50",
         "encoder",
@@ -89,6 +89,11 @@ class ModelOptions:
         "auto",
         "backend of the network: auto takes the fastest; compiled also compiles training",
         one_of("auto", *BACKENDS),
+    )
+    layout: str = option(
+        "contiguous",
+        "layout of images in memory in training on a CPU (a GPU has channels_last); auto: by the processor",
+        one_of("contiguous", "channels_last", "auto"),
     )
     weights: str | None = option(None, "path of the published weights; $NAMES are taken from the environment")
     image_size: int | None = option(None, "side in pixels of the cutouts of this version")
@@ -126,9 +131,9 @@ class AugmentOptions:
         ("a list of dotted names", _are_names),
     )
     padding: str = option("zeros", "padding beyond the cutout's edge in a rotation", one_of("zeros", "reflection"))
-    clouds: bool = option(False, "lay clouds over the views, different ones over the two views of a cutout")
+    clouds: bool = option(False, "mask parts of the views by clouds, different ones for the two views of a cutout")
     clouds_most: float = option(0.5, "largest share of a view that a cloud covers", within(0.01, 0.9))
-    clouds_from: float = option(0.5, "share of the epochs that are without clouds, before those with", within(0, 0.99))
+    clouds_from: float = option(0.5, "share of the epochs without clouds, at the beginning", within(0, 0.99))
     cloud_masks: str = option(
         "generated", "shapes of the clouds: generated, own (masks of the training data), or the path of a cutout file"
     )
@@ -163,6 +168,9 @@ class OptimOptions:
     warm: bool = option(True, "linear warm-up over the first ten epochs")
     lr_decay_epochs: list[int] = option([700, 800, 900], "epochs after which the rate is multiplied")
     lr_decay_rate: float = option(0.1, "factor of a step; its cube times the base rate is the cosine's end", above(0))
+    fused: bool | None = option(
+        None, "one kernel updates all weights (SGD, AdamW); null: on a GPU, or as model.layout=auto chooses"
+    )
     optimizer: str = option(
         "auto",
         "SGD; LARS or AdamW, which do not decay biases and norms; auto: LARS for VICReg, BarlowTwins, BYOL, else SGD",
@@ -192,8 +200,8 @@ class LoaderOptions:
         "training data in device memory: auto (if they fit into half of the GPU's free memory), always, never",
         one_of("auto", "always", "never"),
     )
-    train_key: str = option("train", "partition that is trained on")
-    valid_key: str = option("valid", "partition that is validated on")
+    train_key: str = option("train", "partition for training")
+    valid_key: str = option("valid", "partition for validation")
     labels: str = option("labels", "SupCon labels are read from the data set <partition>_<this>")
     allow_external: bool = option(False, "follow HDF5 links out of the file's own folder")
 
@@ -218,6 +226,11 @@ class StorageOptions:
         ("true, false or a list of bucket names", _is_access),
     )
     requester_pays: bool = option(False, "pay for transfers from S3 buckets whose readers pay")
+    one_writer: bool = option(
+        False,
+        "write to an archive or an index on an S3 service without conditional writes (If-Match): no other machine "
+        "writes to it meanwhile",
+    )
     references: Any = option(
         [],
         "addresses that a file of references (kerchunk) may read besides its own folder, such as [s3://bucket/path/]",
@@ -262,7 +275,9 @@ class TrainerOptions:
     devices: Any = option("auto", "number of devices, list of indices, or auto")
     num_nodes: int = option(1, "machines", at_least(1))
     strategy: str = option("auto", "auto, ddp ...")
-    precision: str = option("32-true", "32-true, bf16-mixed, 16-mixed ...")
+    precision: str = option(
+        "32-true", "32-true, bf16-mixed, 16-mixed ...; auto: by the processor in training, 32-true in extraction"
+    )
     sync_batchnorm: bool = option(False, "BatchNorm statistics over all GPUs")
     gradient_clip_val: float | None = option(None, "largest gradient norm")
     check_val_every_n_epoch: int = option(1, "epochs between validations", at_least(1))
@@ -305,8 +320,10 @@ class Options:
         words: a word without `=` -> the override that it stands for.
         only_with: an option -> what it needs to have an effect; see `nenya.options.effects`.
         not_with: an option -> the option beside which it has none.
+        trains: whether the command trains, so that `auto` is chosen by the processor.
     """
 
+    trains: ClassVar[bool] = False
     uses: ClassVar[tuple[str, ...] | None] = None
     instead: ClassVar[Mapping[str, str]] = {}
     positional: ClassVar[str | None] = "data"
@@ -332,6 +349,11 @@ class Options:
     sha256: str | None = option(None, "sha256 expected of the file of weights", SHA256)
     debug: bool = option(False, "two batches only")
     traceback: bool = option(False, "show tracebacks of errors")
+
+    def __post_init__(self) -> None:
+        """Take `auto` as float32 where nothing is trained, so that latents do not depend on the processor."""
+        if not self.trains and self.trainer.precision == "auto":
+            self.trainer = dataclasses.replace(self.trainer, precision="32-true")
 
 
 def _check_clouds(augment: AugmentOptions, loss: LossOptions) -> None:
@@ -398,6 +420,8 @@ def _check_optimizer(options: "Options") -> None:
                 f"optim.{name}={value}: has an effect only with optim.optimizer={' or '.join(users)}, got {found}; "
                 "leave it out"
             )
+    if optim.fused and found == "LARS":
+        raise OptionError("optim.fused=true: expected optim.optimizer=SGD or AdamW, got LARS; leave it out")
     if found == "LARS" and optim.momentum >= 1:
         raise OptionError(f"optim.momentum={optim.momentum}: expected below 1 with optim.optimizer=LARS")
     part = f"optim.micro_batch={optim.micro_batch}"

@@ -7,7 +7,7 @@ from typing import Any
 from nenya.runtime.templates import render
 
 KINDS = {
-    "nuisance": "What latents should not tell",
+    "nuisance": "What latents should not know",
     "ocean": "What latents should tell",
     "other": "Other columns",
 }
@@ -15,9 +15,9 @@ KINDS = {
 
 _NOTES = (
     "AUC, of classes: the probability that a row of the class has the higher score than another one, in the same fold, "
-    "mean over the classes; 0.5: nothing is told, 1: everything.",
-    "R2, of numbers (as ranks): the share of the variance that is told, compared with the mean of the other folds; 0 "
-    "or less: nothing, 1: everything.",
+    "mean over the classes; 0.5: nothing is predicted, 1: everything.",
+    "R2, of numbers (as ranks): the share of the variance that is predicted, compared with the other folds' mean; "
+    "0 or less: nothing, 1: everything.",
     "Probes: the mean of the nearest rows, and ridge regression on whitened principal components; the value is that of "
     "the better one. Complete blocks (granules, 30 days, 10 by 10 degrees) are in one of five folds; rows: no blocks.",
     "95 % interval: a bootstrap over blocks. p: the same with the values of complete blocks exchanged between blocks; "

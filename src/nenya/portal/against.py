@@ -115,6 +115,7 @@ class Against(Tagging):
 
     def draw_legend(self) -> None:
         """Show the classes of the colours; of two selections, see `draw_pair`."""
+        self.draw_pair()
         if self.pair is None:
             super().draw_legend()
             return
@@ -154,7 +155,6 @@ class Against(Tagging):
     def _show_statistics(self) -> None:
         dataset, two = self.dataset, self.pair
         super()._show_statistics()
-        self.draw_pair()
         if two is None or self.tab != "stats":
             return
         known = two

@@ -16,6 +16,7 @@ from nenya.portal.dataset import Dataset
 from nenya.portal.jobs import Pools
 from nenya.portal.pages import text_of
 from nenya.portal.question import condition_words
+from nenya.portal.quick import orders_of, quick_actions
 from nenya.portal.saved import SavedViews
 from nenya.portal.session import Session
 from nenya.portal.state import TABS, View, read_view
@@ -121,6 +122,7 @@ def make_page(
         "upload": can_upload,
         "limit_mb": limit_mb,
         "time": time_settings(session),
+        "quick": quick_actions(dataset),
         "tabs": list(zip(TABS, _TITLES, strict=True)),
         "saved": saved is not None,
         "tags": dataset.tags is not None,
@@ -297,14 +299,13 @@ def wide(options: Iterable[str]) -> dict[str, int]:
 
 
 def _add_widgets(page: Any, session: Session) -> None:
-    view, metrics = session.selection.view, session.dataset.columns.metrics()
+    view = session.selection.view
     look = {"stylesheets": [text_of("widget.css")], "margin": (0, 4)}
     choices = colour_choices(session.dataset)
     colour = pn.widgets.Select(options=choices, value=view.colour, **wide(choices), **look)
     colour.param.watch(lambda event: session.set_colour(event.new), "value")
     orders: dict[str, tuple[str, bool]] = {name: (name, False) for name in ORDERS}
-    for name in metrics:
-        orders |= {f"{title_of(name)}, high first": (name, True), f"{title_of(name)}, low first": (name, False)}
+    orders |= orders_of(session.dataset.columns)
     order = pn.widgets.Select(options=list(orders), value=_order_of(view, orders), **wide(orders), **look)
     order.param.watch(lambda event: session.set_order(*orders[event.new]), "value")
     scales = {"shared colour scale": "shared", "own colour scales": "own"}

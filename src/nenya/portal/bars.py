@@ -12,12 +12,15 @@ from bokeh.models import (
     LinearColorMapper,
     LogColorMapper,
     NumeralTickFormatter,
+    PrintfTickFormatter,
 )
 from bokeh.models import Image as ImageGlyph
 
-from nenya.portal.theme import Theme, add_glyph, bar_of, plain
+from nenya.portal.theme import Theme, add_glyph, anomaly, bar_of, plain
 
 _NOTHING = "rgba(0,0,0,0)"
+_LEAST_RATIO = 2.0  # of the end of colours of ratios to 1
+_MARKS = [digit * 10.0**power for power in range(-9, 10) for digit in (1, 2, 5)]
 _COUNTS = [digit * 10**power for power in range(10) for digit in (1, 2, 5)]
 
 
@@ -48,7 +51,7 @@ class CellColours:
         theme: colours.
 
     Attributes:
-        kind: `counts`, `means` or `categories`.
+        kind: `counts`, `means`, `logarithms`, `ratios` or `categories`.
         held: whether the ends of the colours may only move apart, so that pictures that follow each other compare.
     """
 
@@ -75,25 +78,40 @@ class CellColours:
 
     def by_counts(self, most: float) -> None:
         """Colour by counts from 1 to `most`, logarithmically."""
+        held = self.held and self.kind == "counts"
         kind = self._use("counts")
-        least = kind.mapper.high if self.held else 10.0
+        least = float(kind.mapper.high) if held else 10.0
         kind.mapper.update(low=1.0, high=float(max(least, most)))
 
-    def by_means(self, low: float, high: float, title: str) -> None:
+    def by_means(self, low: float, high: float, title: str, scale: str = "linear") -> None:
         """Colour by means.
 
         Args:
             low: value of the first colour.
             high: value of the last one; if it is not larger, a range of 1 is used.
             title: of the bar.
+            scale: `linear`, `log`, or `ratio`, whose colours are those of anomalies with 1 in the middle; a logarithmic
+                one needs a range in which it has marks.
         """
-        kind = self._use("means")
-        if self.held:
+        name = "means"
+        if scale == "ratio" and low > 0:
+            high = max(high, 1 / low, _LEAST_RATIO)
+            low, name = 1 / high, "ratios"
+        elif scale == "log" and high > _LEAST_RATIO**2 * low > 0:
+            name = "logarithms"
+        held = self.held and self.kind == name
+        kind = self._use(name)
+        if held:
             low, high = min(low, kind.mapper.low), max(high, kind.mapper.high)
         kind.mapper.update(low=float(low), high=float(high if high > low else low + 1))
         assert kind.bar is not None
         if kind.bar.title != plain(title):
             kind.bar.title = plain(title)
+
+    @property
+    def is_log(self) -> bool:
+        """Whether the colours of means go by the logarithm."""
+        return self.kind in ("logarithms", "ratios")
 
     def by_categories(self, colours: Sequence[str]) -> None:
         """Colour by the codes 0, 1, ... of categories."""
@@ -123,6 +141,11 @@ class CellColours:
             mapper = LogColorMapper(list(theme.counts), low=1, high=10, nan_color=_NOTHING)
             bar = bar_of(mapper, theme, "cutouts")
             bar.update(ticker=FixedTicker(ticks=_COUNTS), formatter=NumeralTickFormatter(format="0,0"))
+        elif name in ("logarithms", "ratios"):
+            palette = list(theme.counts) if name == "logarithms" else list(anomaly(-1, 1))
+            mapper = LogColorMapper(palette, low=0.1, high=10, nan_color=_NOTHING)
+            bar = bar_of(mapper, theme, "")
+            bar.update(ticker=FixedTicker(ticks=_MARKS), formatter=PrintfTickFormatter(format="%.4g"))
         elif name == "means":
             mapper = LinearColorMapper(list(theme.counts), low=0, high=1, nan_color=_NOTHING)
             bar = bar_of(mapper, theme, "")

@@ -42,7 +42,11 @@ def colour_choices(dataset: Dataset) -> dict[str, str]:
     """Return the names of what can be shown by colours, and their values in a view; classes are not averaged."""
     columns = dataset.columns
     classes = columns.class_names()
-    means = {mean_of(title_of(name)): name for name in columns.metrics() if name not in classes and name not in LABELS}
+    means = {
+        mean_of(title_of(name), columns.scale(name)): name
+        for name in columns.metrics()
+        if name not in classes and name not in LABELS
+    }
     return {"number of cutouts": "count", **{title_of(name): name for name in classes}, **means}
 
 

@@ -1,6 +1,6 @@
 """Columns of a table for the portal: values, which can be drawn, and histogram bins."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from nenya.tables.granules import GRANULE, SOURCES, granules
 from nenya.tables.key_columns import COLUMNS
 from nenya.tables.over_time import Units, units_of
 from nenya.tables.place_and_time import other_names
-from nenya.tables.quantities import DIFFERENCE, TERMS, dt_name
+from nenya.tables.quantities import DIFFERENCE, TERMS, dt_name, quantity_of
 from nenya.tables.tags import COLUMN as TAG
 from nenya.tables.tags import tags_in
 
@@ -33,6 +33,8 @@ _MOST_YEARS = 2500  # from 1970, which int16 holds as months
 
 _FIRST = ("DT", "slope", "alpha", "zonal_slope", "LL", "month", "year", "lat", "clear_fraction", "mean_temperature")
 _KEYS = (*COLUMNS, "row", "col", "UID", "field_size", "lon", "US0", "US1", "index")
+_LOOKED_AT = 200_000  # rows by which a scale is chosen
+_WIDE = 300  # ratio of large values to small ones, without a unit, above which they are told apart by their logarithms
 _MOST_CATEGORIES = 64
 _DICTIONARY_SHARE = 0.5  # strings with more distinct values are not encoded as a dictionary
 
@@ -47,6 +49,7 @@ class Binned:
         codes: (N,) uint8, bin of each row; values outside the edges in the outermost bins, BINS if missing.
         counts: (BINS,) int64, of all rows.
         whole: whether the values are integers, such as months.
+        log: whether the bins are even on a logarithmic axis.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Binned:
     codes: NDArray[np.uint8]
     counts: NDArray[np.int64]
     whole: bool
+    log: bool = False
 
 
 def read_arrow(path: Path) -> Any:
@@ -140,6 +144,7 @@ class Columns:
         self.names: list[str] = list(table.column_names)
         self._floats: dict[str, FloatArray] = {}
         self._binned: dict[str, Binned] = {}
+        self._scales: dict[str, str] = {}
         self._classes: dict[str, Classes | None] = {}
         self.version, self.tagged = 0, False
         self._derive()
@@ -342,6 +347,30 @@ class Columns:
         if name not in self._binned:
             self._binned[name] = _bin(name, self.values(name))
         return self._binned[name]
+
+    def scale(self, name: str) -> str:
+        """Return how the values of a column are best told apart: `linear`, `log` or `ratio`; see `Quantity.scale`."""
+        if name not in self._scales:
+            wanted, values = quantity_of(name).scale, self.values(name)
+            some = values[:: max(1, self.rows // _LOOKED_AT)]
+            some = some[np.isfinite(some)]
+            if not len(some) or not np.fmin.reduce(values) > 0:
+                wanted = "linear"  # there is no logarithm of 0
+            elif wanted == "linear" and not quantity_of(name).unit:
+                low, high = np.quantile(some, (0.02, 0.98))
+                wanted = "log" if high > _WIDE * low else "linear"
+            self._scales[name] = wanted
+        return self._scales[name]
+
+    def charted(self, name: str) -> Binned:
+        """Return a column binned for its histogram, evenly on the axis that suits it."""
+        if self.scale(name) == "linear":
+            return self.binned(name)
+        key = f"{name} by its logarithm"
+        if key not in self._binned:
+            found = _bin(name, np.log10(self.values(name)))
+            self._binned[key] = replace(found, edges=10**found.edges, log=True)
+        return self._binned[key]
 
     def same_granule(self, row: int) -> NDArray[np.bool_]:
         """Return which rows are of the same granule, a time of a file, as one; (N,) bool."""

@@ -16,7 +16,8 @@ from nenya.data.cutouts import CutoutReader, inspect_cutouts
 from nenya.errors import OptionError
 from nenya.latents.files import Latents
 from nenya.portal.columns import Columns
-from nenya.portal.state import PLANES, BoolArray, Filter, Masks
+from nenya.portal.masks import Masks
+from nenya.portal.state import PLANES, BoolArray, Filter
 from nenya.portal.tag_book import TagBook
 from nenya.storage.paths import fetch, find_sources
 from nenya.tables.key_columns import COLUMNS, Keys, read_keys
@@ -284,7 +285,7 @@ class Dataset:
     def warm(self) -> None:
         """Compute the results needed by the first view."""
         for name in self.columns.metrics():
-            self.columns.binned(name)
+            self.columns.charted(name)
         self.columns.class_names()
 
     def first_rows(self) -> NDArray[np.int64]:

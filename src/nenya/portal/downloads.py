@@ -10,6 +10,7 @@ import numpy as np
 
 from nenya.portal import pictures
 from nenya.portal.session import Session
+from nenya.portal.state import Filter
 from nenya.portal.theme import anomaly
 from nenya.portal.words import filter_text
 from nenya.tables.quantities import label_of
@@ -158,13 +159,20 @@ def gallery_png(session: Session, tick: Tick) -> Iterator[bytes]:
         return
     mapper, view, rows = session.gallery.mapper, session.selection.view, session.dataset.columns.rows
     own = view.scale == "own"
-    filters = "; ".join(filter_text(item) for item in view.filters) or "no filter"
+    filters = _said(view.filters)
     order = f"{view.order}{', high first' if view.descending else ''}"
     caption = [f"{session.name}: {len(session.ordered):,} of {rows:,} cutouts ({filters})", f"order: {order}"]
+    if session.pair is not None:
+        a, b = _said(session.pair.a), _said(session.pair.b)
+        caption[0] = f"{session.name}: cutouts of A ({a}), then of B ({b})"
     if own:
         caption.append("each cutout scaled from its 1st to its 99th percentile")
     span = None if own else (float(mapper.low), float(mapper.high))
     yield _with_legend(session.gallery_picture, span, caption)
+
+
+def _said(filters: tuple[Filter, ...]) -> str:
+    return "; ".join(filter_text(item) for item in filters) or "no filter"
 
 
 def _with_legend(picture: np.ndarray[Any, Any], span: tuple[float, float] | None, caption: list[str]) -> bytes:

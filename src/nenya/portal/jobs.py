@@ -15,7 +15,7 @@ from nenya.portal.fair import FairPool
 log = logging.getLogger(__name__)
 
 _BETWEEN = 0.3  # seconds between progress reports
-_LONGEST = {"quick": 20.0, "slow": 60.0, "long": 180.0}  # time limit of one piece of work, seconds
+_LONGEST = {"quick": 20.0, "slow": 60.0, "long": 300.0}  # time limit of one piece of work, seconds
 STOPPED = "stopped"
 FAILED = "An internal error occurred (see the server's log). The rest of the page still works."
 

@@ -42,7 +42,7 @@ def panel(view: View, pair: Pair | None, sizes: Sizes | None, difference: Differ
         view: of the page.
         pair: the two selections, if there are two.
         sizes: their numbers of rows, once they are known.
-        difference: between these two, if it was asked for.
+        difference: between these two, if it was requested.
         latents: whether latents can be compared.
     """
     lines = []

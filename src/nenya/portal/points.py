@@ -91,8 +91,10 @@ class Points:
 
     def __init__(self, plot: Any, name: str, theme: Theme) -> None:
         self.theme = theme
-        self.source = ColumnDataSource({"x": [], "y": [], "row": [], "colour": []}, name=f"points {name}")
-        self.glyph = Scatter(size=_SIZES[0], fill_color="colour", line_color=theme.paper, line_width=0.5)
+        self.source = ColumnDataSource({"x": [], "y": [], "row": [], "colour": [], "alpha": []}, name=f"points {name}")
+        self.glyph = Scatter(
+            size=_SIZES[0], fill_color="colour", fill_alpha="alpha", line_color=theme.paper, line_width=0.5
+        )
         cells = add_glyph(plot, self.source, self.glyph)
         plot.add_tools(HoverTool(renderers=[cells], tooltips=None, visible=False))  # it tells the page's script
         self.pointed = ColumnDataSource({"x": [], "y": []})
@@ -100,21 +102,35 @@ class Points:
             ring = Scatter(marker="circle", size=16, line_width=width, line_color=colour, fill_color=None)
             add_glyph(plot, self.pointed, ring)
 
-    def show(self, near: Near | None, palette: Sequence[str], ends: tuple[float, float]) -> None:
+    def show(
+        self,
+        near: Near | None,
+        palette: Sequence[str],
+        ends: tuple[float, float],
+        *,
+        log: bool = False,
+        pale: FloatArray | None = None,
+    ) -> None:
         """Show points, or none.
 
         Args:
             near: the points.
             palette: colours of their values from the first end to the second.
             ends: values of the first and the last colour.
+            log: whether the colours go by the logarithm.
+            pale: (n,), how pale each point is, from 0 to 1; None for none.
         """
         if near is None:
             if len(self.source.data["x"]):
-                self.source.data = {"x": [], "y": [], "row": [], "colour": []}
+                self.source.data = {"x": [], "y": [], "row": [], "colour": [], "alpha": []}
             return
         colours = np.full(len(near.rows), self.theme.chosen, object)
         if len(near.values):
-            share = (near.values - ends[0]) / (ends[1] - ends[0])
+            values, (low, high) = near.values, ends
+            if log:
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    values, low, high = np.log(values), np.log(low), np.log(high)
+            share = (values - low) / (high - low)
             known = np.isfinite(share)
             place = np.clip(np.nan_to_num(share) * len(palette), 0, len(palette) - 1).astype(int)
             colours = np.where(known, np.asarray(palette, object)[place], self.theme.rest)
@@ -127,6 +143,7 @@ class Points:
             "y": near.y[order],
             "row": near.rows[order].astype(np.int32),
             "colour": colours[order].tolist(),
+            "alpha": (np.ones(len(order)) if pale is None else 1 - pale[order]).astype(np.float32),
         }
 
     def point_at(self, x: float | None, y: float | None) -> None:

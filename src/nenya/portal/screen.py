@@ -78,7 +78,7 @@ class Screen:
             homes["umap"] = pictures.extent_of(columns.values("US0"), columns.values("US1"))
         self.planes = {n: Plane(n, homes[n], theme) for n in ("umap", "map") if _TITLES[n] not in columns.missing}
         self.uncertain = Uncertain(self.planes.get("umap"), columns, theme)
-        self.histograms = {name: Histogram(columns.binned(name), theme) for name in columns.metrics()[:FIRST_CHARTS]}
+        self.histograms = {name: Histogram(columns.charted(name), theme) for name in columns.metrics()[:FIRST_CHARTS]}
         self.gallery = Sheet("gallery", theme)
         self.near = Sheet("near", theme, 88)
         self.primary = Picture(theme)
@@ -172,10 +172,15 @@ class Screen:
         title = title_of(view.colour) if view.colour != "count" else ""
         classes = self.dataset.columns.classes(view.colour)
         shown = categories.colours(classes) if classes is not None else ()
+        scale = self.dataset.columns.scale(view.colour) if title and classes is None else "linear"
+
+        def pale_of(near: points.Near | None) -> FloatArray | None:
+            return None if near is None else self.uncertain.paleness(name, near.rows)
+
         self.jobs.start(
             f"draw {name}",
             lambda ticket: work.plane_of(self.dataset, name, extent, view, ticket),
-            lambda found: plane.show(found[0], found[1], extent, title, shown, found[2]),
+            lambda found: plane.show(found[0], found[1], extent, title, shown, found[2], scale, pale_of(found[2])),
         )
         pale = self.uncertain.view(name, view)
         if pale is not None:

@@ -11,6 +11,7 @@ from nenya.portal import categories, pictures, words, work
 from nenya.portal.against import Against
 from nenya.portal.jobs import Ticket
 from nenya.portal.question import make_question
+from nenya.portal.quick import rarest_order, without_cloudy
 from nenya.portal.recolour import recolour
 from nenya.portal.saved import listed
 from nenya.portal.screen import PAGE_ROWS
@@ -147,6 +148,7 @@ class Session(Timed, Against):
             "select": self._select_near,
             "figure": self._by_key,
             "time": self.act_on_time,
+            "quick": self._quick,
             "tag": self.tag,
             "tagged": self.select_tagged,
             "against": self.against,
@@ -167,6 +169,16 @@ class Session(Timed, Against):
     def _remove(self, slot: str) -> None:
         self.selection.remove(slot)
         self.refresh()
+
+    def _quick(self, name: str) -> None:
+        """Show the rarest cutouts first, or hide the cloudy ones."""
+        columns = self.dataset.columns
+        if name == "rarest" and (order := rarest_order(columns)) is not None:
+            tab = self.tab if self.tab in ("gallery", "table") else ""
+            self.go_to(replace(self.selection.view, order=order[0], descending=order[1], tab=tab))
+        elif name == "clear":
+            self.selection.add(without_cloudy(columns))
+            self.refresh()
 
     def _open_tab(self, name: str) -> None:
         if name in TABS:
@@ -329,7 +341,7 @@ class Session(Timed, Against):
     def more_charts(self) -> list[Histogram]:
         """Create the remaining histograms."""
         columns = self.dataset.columns
-        new = {n: Histogram(columns.binned(n), self.theme) for n in columns.metrics() if n not in self.histograms}
+        new = {n: Histogram(columns.charted(n), self.theme) for n in columns.metrics() if n not in self.histograms}
         for name, chart in new.items():
             chart.show(pictures.histogram(chart.binned, self.mask), self.selection.view.filters)
             self.histograms[name] = chart

@@ -3,9 +3,7 @@
 import base64
 import json
 import math
-import threading
 import zlib
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -156,46 +154,6 @@ _KINDS: dict[str, type[Filter]] = {
 }
 
 
-class Masks:
-    """Masks of filters, shared by all sessions; the most recent ones are kept.
-
-    Args:
-        columns: of the table.
-        most: number of masks to keep, N bytes each.
-    """
-
-    def __init__(self, columns: Columns, most: int = 24) -> None:
-        self.columns, self._most = columns, most
-        self._kept: OrderedDict[tuple[int, Filter], BoolArray] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def of(self, item: Filter, tick: Callable[[], None] = lambda: None) -> BoolArray:
-        """Return the mask of a filter, (N,) bool, which must not be modified; `tick` may end slow work."""
-        if isinstance(item, Months):  # as quick to make as to keep
-            return item.mask(self.columns)
-        key = self.columns.version, item
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
-        mask = item.mask(self.columns, tick)
-        mask.flags.writeable = False
-        with self._lock:
-            self._kept[key] = mask
-            while len(self._kept) > self._most:
-                self._kept.popitem(last=False)
-        return mask
-
-    def all_of(self, items: tuple[Filter, ...], tick: Callable[[], None] = lambda: None) -> BoolArray | None:
-        """Return the mask of the rows that pass all filters, (N,) bool; None if there are no filters."""
-        if not items:
-            return None
-        found = self.of(items[0], tick)
-        for item in items[1:]:
-            found = found & self.of(item, tick)
-        return found
-
-
 @dataclass(frozen=True)
 class View:
     """The state that a link restores.
@@ -291,14 +249,16 @@ def read_view(text: str, columns: Columns) -> View:
     return replace(options, filters=filters, row=row, colour=colour, scale=scale)
 
 
-_PLAIN: dict[str, Any] = {"o": ["random", False], "t": "", "n": [True, True], "e": [[], []], "z": {}, "m": list(PACE)}
-_PLAIN["h"] = [None, None]
+_PLAIN: dict[str, Any] = {
+    "o": ["random", False], "t": "", "n": [True, True], "e": [[], []], "z": {}, "m": list(PACE), "h": [None, None],
+}  # fmt: skip
 TABS = ("gallery", "table", "stats", "filter", "upload", "download", "tags", "against")
 
 
 def _options(values: Mapping[str, Any], columns: Columns) -> View:
     """Build the options of a view from untrusted values; older links have none."""
-    (order, descending), tab, near, examples, zoom, pace = (values.get(key, _PLAIN[key]) for key in "otnezm")
+    plain = {key: values.get(key, _PLAIN[key]) for key in ("o", "t", "n", "e", "z", "m")}
+    (order, descending), tab, near, examples, zoom, pace = plain.values()
     if order not in ("random", "table order", *columns.metrics()) or tab not in ("", *TABS):
         raise ValueError(order)
     if not isinstance(zoom, dict) or len(near) != 2 or any(type(value) is not bool for value in (descending, *near)):

@@ -125,11 +125,11 @@ def open_tags(columns: Columns, path: Path | None, *, asked: bool, writable: boo
     Args:
         columns: of the table.
         path: of the file; None where there can be none.
-        asked: whether they were asked for: an error is raised, not said, and the file need not exist.
+        asked: whether they were requested: an error is raised, not said, and the file need not exist.
         writable: whether visitors may tag.
 
     Raises:
-        NenyaError: They were asked for, and cannot be shown.
+        NenyaError: They were requested, and cannot be shown.
     """
     if path is None or not (asked or path.exists()):
         return None, ""

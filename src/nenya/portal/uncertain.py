@@ -41,6 +41,7 @@ class Uncertain:
 
     Attributes:
         known: whether anything is shown.
+        widest: error bar of a place that is as pale as it gets.
         bar: error bar of the primary cutout.
         bars: those of its neighbours.
         veil: the pale places.
@@ -50,12 +51,14 @@ class Uncertain:
         self.columns = columns
         self.known = plane is not None and SPREAD in columns and columns.is_number(SPREAD)
         empty: dict[str, Any] = {"x": [], "y": [], "size": []}
+        self.widest = 1.0
         self.bar, self.bars, self.veil = ColumnDataSource(empty), ColumnDataSource(empty), image_source()
         if plane is None or not self.known:
             return
         shades = [f"{theme.paper}{round(255 * _PALEST * step / _STEPS):02x}" for step in range(_STEPS + 1)]
         left, right = plane.home[:2]
-        colours = LinearColorMapper(shades, low=0, high=PALE * (right - left), nan_color="rgba(0,0,0,0)")
+        self.widest = PALE * (right - left)
+        colours = LinearColorMapper(shades, low=0, high=self.widest, nan_color="rgba(0,0,0,0)")
         drawn = [add_glyph(plane.plot, self.veil, ImageGlyph(color_mapper=colours))]
         for source, width, dash in ((self.bars, 1.5, "dotted"), (self.bar, 2.5, "dashed")):
             for wide, pattern, colour in ((width + 2, "solid", theme.paper), (width, dash, theme.mark)):  # a halo first
@@ -77,6 +80,13 @@ class Uncertain:
     def view(self, plane: str, view: View) -> View | None:
         """Return the view whose raster is the mean error bar in each cell; None where no place is to be pale."""
         return replace(view, colour=SPREAD) if self.known and plane == "umap" and view.colour != SPREAD else None
+
+    def paleness(self, plane: str, rows: IntArray | None) -> FloatArray | None:
+        """Return how pale each of some cutouts is, (n,) from 0 to 1, as places are; None where nothing is known."""
+        if not self.known or plane != "umap" or rows is None:
+            return None
+        spread = np.nan_to_num(self.columns.values(SPREAD)[rows]) / self.widest
+        return np.asarray(_PALEST * np.minimum(spread, 1), np.float32)
 
     def pale(self, spread: FloatArray | None, extent: Extent) -> None:
         """Make places pale.

@@ -41,8 +41,10 @@ from nenya.tables.quantities import title_of
 FloatArray = NDArray[np.float32]
 
 
-def mean_of(title: str) -> str:
-    """Return what the mean of a quantity is called; the mean of a mean is called one once."""
+def mean_of(title: str, scale: str = "linear") -> str:
+    """Return what the mean of a quantity is called; the mean of a mean is called one once, that of ratios geometric."""
+    if scale == "ratio":
+        return f"geometric mean of {title}"
     return title if title.startswith("mean ") else f"mean {title}"
 
 
@@ -100,6 +102,7 @@ class Plane:
         )
         plot.add_tools(self.hover)
         self._title, self._wanted = "", self.home
+        self._back: tuple[FloatArray | None, dict[str, list[float]]] | None = None
         self.points = Points(plot, self.name, theme)
         self.outline = ColumnDataSource({"xs": [], "ys": []})
         add_glyph(
@@ -183,6 +186,8 @@ class Plane:
         title: str,
         classes: Sequence[str] = (),
         near: Near | None = None,
+        scale: str = "linear",
+        pale: FloatArray | None = None,
     ) -> None:
         """Show rasters of an extent.
 
@@ -193,27 +198,39 @@ class Plane:
             title: the metric; empty for counts.
             classes: colours of classes, whose codes `chosen` holds.
             near: the selected cutouts one by one, if they are few: then points are shown instead of cells.
+            scale: of the metric, see `nenya.portal.columns.Columns.scale`.
+            pale: how pale each of the cutouts is, from 0 to 1; None for none.
         """
         known = chosen[np.isfinite(chosen)]
         if classes:
             self.colours.by_categories(classes)
         elif title:
             low, high = np.percentile(known, (2, 98)) if len(known) else (0.0, 1.0)
-            self.colours.by_means(low, high, title)
+            self.colours.by_means(float(low), float(high), title, scale)
         else:
             self.colours.by_counts(float(known.max()) if len(known) else 1.0)
         mapper = self.colours.mapper
-        self.points.show(near, mapper.palette, (float(mapper.low), float(mapper.high)))
+        ends = (float(mapper.low), float(mapper.high))
+        self.points.show(near, mapper.palette, ends, log=self.colours.is_log, pale=pale)
         self.colours.show_cells(visible=near is None)
         self._hover_over("" if classes else title)
         self.hover.renderers = [] if classes or near is not None else self.colours.cells
         left, right, bottom, top = extent
         place = {"x": [left], "y": [bottom], "dw": [right - left], "dh": [top - bottom]}
+        self._show_back(whole, place)
+        counted = np.nan_to_num(chosen) if not title and near is None else np.zeros((1, 1), np.float32)
+        what = {"count": [counted], "what": [mean_of(title, scale)]}
+        self.front.data = {"image": [chosen], **what, **place}
+
+    def _show_back(self, whole: FloatArray | None, place: dict[str, list[float]]) -> None:
+        """Show the counts of all rows behind those of the selection, unless the page has them already."""
+        if self._back is not None and self._back[0] is whole and self._back[1] == place:
+            return
+        self._back = (whole, place)
         grey = np.full((1, 1), np.nan, np.float32) if whole is None else np.log10(whole)
         if whole is not None:
             self.grey.update(low=0.0, high=float(max(1.0, np.nanmax(grey))) if np.isfinite(grey).any() else 1.0)
         self.back.data = {"image": [grey], **place}
-        self.front.data = {"image": [chosen], "count": [np.nan_to_num(chosen)], "what": [mean_of(title)], **place}
 
     @property
     def bar(self) -> Any:
@@ -293,6 +310,7 @@ class Histogram:
             height=104,
             sizing_mode="stretch_width",
             x_range=Range1d(*ends),
+            x_axis_type="log" if binned.log else "linear",
             x_axis_label=plain(title_of(binned.name)),
             tools=[],
             toolbar_location=None,

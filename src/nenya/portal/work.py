@@ -83,7 +83,7 @@ def select(
         mask = dataset.masks.all_of(filters, lambda: ticket.tick(0.1))
         ticket.tick(0.3)
         rows = picked(dataset, filters, ticket)
-        counts = {name: pictures.histogram(dataset.columns.binned(name), rows) for name in charts}
+        counts = {name: pictures.histogram(dataset.columns.charted(name), rows) for name in charts}
         ticket.tick(0.6)
         return Selected(mask, ordered_rows(dataset, mask, *order), counts)
 
@@ -134,6 +134,9 @@ def rasters(
             mask = picked(dataset, which, ticket)
             if name != "count" and (classes := columns.classes(name)) is not None:
                 return pictures.class_raster(x, y, extent, shape, classes, mask=mask, around=around)
+            if values is not None and columns.scale(name) == "ratio":  # the mean of 2 and 1/2 is 1
+                values = np.log(values)
+                return np.exp(pictures.raster(x, y, extent, shape, mask=mask, values=values, around=around))
             return pictures.raster(x, y, extent, shape, mask=mask, values=values, around=around)
 
         return dataset.shared.get(("raster", plane, extent, which, name), make)

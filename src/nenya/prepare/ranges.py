@@ -215,7 +215,7 @@ class FieldRange:
         shown = self.units or "degC"
         cold = (values[warm] - 32) / 1.8
         likely = (
-            f"the values look like degrees Fahrenheit labelled {shown}; units=degF takes them so"
+            f"the values look like degrees Fahrenheit labelled {shown}; units=degF corrects this"
             if cold.min() >= self.possible[0] and (cold <= most[warm]).all()
             else "units= or variable= may be wrong"
         )
@@ -269,7 +269,7 @@ class FieldRange:
             if found != self._conversion and len(sample) and self._share(sample, found) >= 0.95:
                 label = f" labelled {self.units}" if self.units else ""
                 quoted = f"'units={units}'" if " " in units else f"units={units}"
-                return f"{words}{label}; {quoted} takes them so"
+                return f"{words}{label}; {quoted} corrects this"
         return ""
 
     def _share(self, sample: NDArray[Any], conversion: Conversion) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nenya.latents.index import VECTOR
+from nenya.latents.index_rows import VECTOR
 from nenya.publish.encoding import SCALE, Encoded
 from nenya.publish.places import Shapes
 from nenya.publish.rows import BOUNDS, GEOMETRY, Block, Rows

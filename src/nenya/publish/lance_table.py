@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from nenya.latents.index import TABLE, VECTOR, connect
+from nenya.latents.index import TABLE, connect
+from nenya.latents.index_rows import VECTOR
 from nenya.publish.encoding import SCALE, Encoded
 from nenya.publish.rows import Block, Rows
 

@@ -15,7 +15,8 @@ from nenya.archive.manifest import MANIFEST
 from nenya.errors import InputFileError, OptionError
 from nenya.io import read_table
 from nenya.latents.files import Latents, open_latents
-from nenya.latents.index import VECTOR, join, own_table
+from nenya.latents.index import join, own_table
+from nenya.latents.index_rows import VECTOR
 from nenya.options.extras import need
 from nenya.publish.about import ABOUT, model_of, read_published
 from nenya.publish.readers import READERS, Slices

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nenya.errors import InputFileError, NenyaError
-from nenya.latents.index import VECTOR, open_table
+from nenya.latents.index import open_table
+from nenya.latents.index_rows import VECTOR
 from nenya.publish.about import Published
 from nenya.publish.encoding import SCALE, Encoded
 from nenya.publish.geoparquet import FOLDER as GEOPARQUET

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from nenya.errors import InputFileError, OptionError
 from nenya.latents.files import Latents
-from nenya.latents.index import VECTOR, join, own_table
+from nenya.latents.index import join, own_table
+from nenya.latents.index_rows import VECTOR
 from nenya.publish.encoding import SCALE
 from nenya.publish.partitions import CELL, YEAR, Partitions, partitions_of
 from nenya.publish.places import FINE, Shapes, footprints, nested_cells, points

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from nenya.errors import InputFileError
-from nenya.latents.index import TABLE, VECTOR
+from nenya.latents.index import TABLE
+from nenya.latents.index_rows import VECTOR
 from nenya.publish.about import ABOUT, moment
 from nenya.publish.encoding import SCALE
 from nenya.publish.geoparquet import FOLDER as GEOPARQUET

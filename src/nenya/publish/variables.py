@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nenya.latents.index import VECTOR
+from nenya.latents.index_rows import VECTOR
 from nenya.publish.encoding import SCALE
 from nenya.tables.conditions import ROW
 from nenya.tables.quantities import quantity_of

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nenya.latents.index import VECTOR
+from nenya.latents.index_rows import VECTOR
 from nenya.publish.encoding import SCALE, Encoded
 from nenya.publish.rows import Block, Rows
 from nenya.publish.variables import COORDINATES, DIMENSION, ROWS, attributes_of, kind_of, values_of, variable_names

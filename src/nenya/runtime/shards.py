@@ -154,5 +154,6 @@ def over_dask(run: Callable[[Any], int], options: Any) -> int:
 
 def _run_share(run: Callable[[Any], int], options: Any) -> int:
     """Run a share in a worker, with the access to S3 that the command has."""
-    with s3_access(options.storage.anonymous, options.storage.requester_pays):
+    storage = options.storage
+    with s3_access(storage.anonymous, storage.requester_pays, storage.one_writer):
         return run(options)

@@ -47,7 +47,7 @@ def blocks_of(table: "pd.DataFrame", block: str = "granule") -> IntArray:
     unknown = codes < 0
     if unknown.any():
         log.warning(
-            "%d of %d rows have no %s: each is a block of its own", int(unknown.sum()), len(codes), block
+            "%d of %d rows have no %s: each is a separate block", int(unknown.sum()), len(codes), block
         )  # fmt: skip
         codes = codes.copy()
         codes[unknown] = codes.max(initial=-1) + 1 + np.arange(int(unknown.sum()))

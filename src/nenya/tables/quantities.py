@@ -36,11 +36,13 @@ class Quantity:
         title: its name in words.
         unit: empty if it has none, or if unknown.
         definition: a formula.
+        scale: how its values are best told apart: `linear`, `log`, or `ratio` (1 in the middle, by the logarithm).
     """
 
     title: str
     unit: str = ""
     definition: str = ""
+    scale: str = "linear"
 
 
 QUANTITIES = {
@@ -63,10 +65,11 @@ QUANTITIES = {
     "merid_slope": Quantity("meridional spectral slope"),
     "LL": Quantity("log-likelihood LL"),
     "latent_LL": Quantity("log-likelihood of the latent"),
-    "rarity": Quantity("rarity", "", "mean cosine distance to the nearest elsewhere"),
+    "rarity": Quantity("rarity", "", "mean cosine distance to the nearest elsewhere", "log"),
     "rarity_percentile": Quantity("rarity", "%"),
     "texture_LL": Quantity("log-likelihood of the texture"),
     "texture_percentile": Quantity("rarity of the texture", "%"),
+    "density_ratio": Quantity("density ratio", "", "its own set over the other one", "ratio"),
     "lat": Quantity("latitude", "deg N"),
     "lon": Quantity("longitude", "deg E"),
     "US0": Quantity("UMAP 1"),

@@ -66,6 +66,8 @@ class TagFile:
         refuse_link(self.path)
         if not len(rows):
             raise InputFileError("there are no cutouts to tag: select some first")
+        if on and len(rows) > MOST_MARKS:
+            raise InputFileError(f"expected at most {MOST_MARKS:,} cutouts to tag, got {len(rows):,}: select fewer")
         if lacking := int((packed.number[rows] < 0).sum()):
             raise InputFileError(
                 f"{lacking:,} of {len(rows):,} cutouts cannot be tagged: the table does not say their file, partition "

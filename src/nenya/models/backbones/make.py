@@ -69,7 +69,7 @@ def _own(name: str, nchannels: int, width: int) -> nn.Module:
             f"{'none' if length is None else repr(length)}"
         )
     if lost := next((key for key in encoder.state_dict() if _LOST.search(key)), None):
-        raise OptionError(f"{given}: its weights {lost} cannot be read back: rename what is called module")
+        raise OptionError(f"{given}: its weights {lost} cannot be read back: rename the part that is called module")
     return encoder
 
 

@@ -246,9 +246,9 @@ class MoCo(_Taught):
         keys = targets[:, 1]
         loss = moco_loss(features[:, 0], keys, self.queue.clone(), temperature=self.options.temp)
         if self.training:
-            queue, oldest = turned(self.queue, int(self.oldest), keys)
+            queue, oldest = turned(self.queue, self.oldest, keys)
             self.queue.copy_(queue)
-            self.oldest.fill_(oldest)
+            self.oldest.copy_(oldest)
         return loss
 
 

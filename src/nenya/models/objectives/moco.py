@@ -48,12 +48,12 @@ def moco_loss(queries: Tensor, keys: Tensor, queue: Tensor, *, temperature: floa
         return functional.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
 
 
-def turned(queue: Tensor, first: int, keys: Tensor) -> tuple[Tensor, int]:
+def turned(queue: Tensor, first: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
     """Replace the oldest keys of a queue by those of a batch.
 
     Args:
         queue: (Q, D).
-        first: The place of the oldest key.
+        first: The place of the oldest key, a scalar on the device of the queue, which a step need not wait for.
         keys: (B, D), B at most Q.
 
     Returns:

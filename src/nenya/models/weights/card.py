@@ -40,7 +40,7 @@ def preprocess_words(model: ModelOptions, preprocess: PreprocessOptions) -> list
         f"Of a single image given by hand, {_IMAGE[preprocess.image]}.",
         channels,
         _LATENT[model.latent],
-        f"DT, where a table wants it, is T90 - T10 of the central {preprocess.dt_crop} x {preprocess.dt_crop} pixels.",
+        f"DT, if a table has it, is T90 - T10 of the central {preprocess.dt_crop} x {preprocess.dt_crop} pixels.",
     ]
     return [step for step in steps if step]
 
@@ -75,7 +75,7 @@ def model_card(
         f"# {_plain(model.name)}",
         "",
         "A network of [nenya](https://github.com/AI-for-Ocean-Science/nenya): cutouts of ocean fields to latent "
-        "vectors. Cutouts with like patterns have latents that lie close together.",
+        "vectors. Cutouts with similar patterns have similar latents.",
         "",
         *_table(
             [

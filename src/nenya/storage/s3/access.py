@@ -18,16 +18,18 @@ from nenya.storage.s3.errors import Service
 log = logging.getLogger(__name__)
 
 ANONYMOUS, REQUESTER_PAYS = "NENYA_S3_ANONYMOUS", "NENYA_S3_REQUESTER_PAYS"
+ONE_WRITER = "NENYA_S3_ONE_WRITER"
 
 
 @contextmanager
-def s3_access(anonymous: bool | Sequence[str] | None, requester_pays: bool) -> Iterator[None]:
+def s3_access(anonymous: bool | Sequence[str] | None, requester_pays: bool, one_writer: bool = False) -> Iterator[None]:
     """Choose the access to S3 within the block, also for processes started in it.
 
     Args:
         anonymous: whether buckets are read without an account, or the names of those that are; None: if there are no
             credentials.
         requester_pays: whether transfers are paid by this account where a bucket demands it.
+        one_writer: whether nobody else writes to an archive or an index, where the service cannot tell.
 
     Raises:
         OptionError: Both are chosen.
@@ -36,6 +38,7 @@ def s3_access(anonymous: bool | Sequence[str] | None, requester_pays: bool) -> I
         raise OptionError("storage.requester_pays=true needs an account: leave out storage.anonymous=true")
     chosen = {} if anonymous is None else {ANONYMOUS: json.dumps(anonymous)}
     chosen |= {REQUESTER_PAYS: "true"} if requester_pays else {}
+    chosen |= {ONE_WRITER: "true"} if one_writer else {}
     before = {name: os.environ.get(name) for name in chosen}
     os.environ.update(chosen)
     try:

@@ -5,12 +5,13 @@ import re
 import zlib
 from base64 import b64encode
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 MD5 = re.compile(r"[0-9a-f]{32}")
-BLOCK = 2**20
+BLOCK = 2**22
 """Bytes read from a file at a time."""
 
 
@@ -37,26 +38,62 @@ def may_be_md5(answer: Mapping[str, Any]) -> bool:
     return not answer.get("SSECustomerAlgorithm") and "kms" not in answer.get("ServerSideEncryption", "")
 
 
+class Hashes:
+    """The SHA-256 of bytes that come in order, and the digests of their parts.
+
+    Args:
+        hasher: Creates the hash of one part; without it there are no digests of parts.
+        part_size: Bytes of each part but the last; no bytes are one empty part.
+
+    Attributes:
+        size: Number of bytes so far.
+    """
+
+    def __init__(self, hasher: Callable[[], Any] | None = None, part_size: int = 2**62) -> None:
+        self.size = 0
+        self._whole, self._hasher, self._part_size = hashlib.sha256(), hasher, part_size
+        self._parts = [hasher()] if hasher else []
+
+    def update_whole(self, block: bytes) -> None:
+        """Add a block to the SHA-256."""
+        self._whole.update(block)
+
+    def update_parts(self, block: bytes) -> None:
+        """Add a block to the parts."""
+        position, self.size = self.size, self.size + len(block)
+        view = memoryview(block)
+        while len(view) and self._hasher:
+            if position and position % self._part_size == 0:
+                self._parts.append(self._hasher())
+            piece = view[: self._part_size - position % self._part_size]
+            self._parts[-1].update(piece)
+            position, view = position + len(piece), view[len(piece) :]
+
+    def update(self, block: bytes) -> None:
+        """Add a block."""
+        self.update_whole(block)
+        self.update_parts(block)
+
+    def result(self) -> tuple[str, list[bytes]]:
+        """Return the SHA-256 in hexadecimal, and the digests of the parts."""
+        return self._whole.hexdigest(), [part.digest() for part in self._parts]
+
+
 def hash_file(path: Path, hasher: Callable[[], Any] | None = None, part_size: int = 2**62) -> tuple[str, list[bytes]]:
-    """Return the SHA-256 of a file in hexadecimal, and the digests of its parts, in one reading.
+    """Return the SHA-256 of a file in hexadecimal, and the digests of its parts, in one reading by two threads.
 
     Args:
         path: The file.
         hasher: Creates the hash of one part; without it there are no digests of parts.
         part_size: Bytes of each part but the last; an empty file has one empty part.
     """
-    whole, parts, position = hashlib.sha256(), [hasher()] if hasher else [], 0
-    with path.open("rb") as file:
+    found = Hashes(hasher, part_size)
+    with path.open("rb") as file, ThreadPoolExecutor(1) as pool:
         while block := file.read(BLOCK):
-            whole.update(block)
-            while block and hasher:
-                if position and position % part_size == 0:
-                    parts.append(hasher())
-                piece = block[: part_size - position % part_size]
-                parts[-1].update(piece)
-                position += len(piece)
-                block = block[len(piece) :]
-    return whole.hexdigest(), [part.digest() for part in parts]
+            parts = pool.submit(found.update_parts, block)
+            found.update_whole(block)
+            parts.result()
+    return found.result()
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,13 @@
 """Errors of an S3 service, worded in one line that a user can act on and that contains no secret."""
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from nenya.errors import NenyaError, OptionError, StorageError
+from nenya.errors import NenyaError, OptionError, OutputError, StorageError
 
 _REFUSED = {
     *("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "InvalidSecurity", "NotSignedUp"),
@@ -143,3 +146,25 @@ def _explain_failure(error: BaseException, service: Service, url: str, doing: st
     else:
         what = f"{type(error).__name__} in the transfer with {service}; try again"
     return StorageError(f"{url}: cannot {doing}: {what}")
+
+
+@contextmanager
+def disk_errors(doing: str, size: int = 0) -> Iterator[None]:
+    """Turn errors of the local disk into nenya's.
+
+    Args:
+        doing: what is done, for the message.
+        size: number of bytes to be written.
+
+    Raises:
+        OutputError: The disk reports one.
+    """
+    try:
+        yield
+    except NenyaError:
+        raise
+    except OSError as error:
+        what = error.strerror or type(error).__name__
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            what = f"too little space ({what}): {size} bytes are needed; free some, or choose another folder"
+        raise OutputError(f"cannot {doing}: {what}") from error

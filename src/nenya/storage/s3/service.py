@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nenya.errors import InputFileError, Interrupted, NenyaError, OptionError, OutputError, StorageError
+from nenya.errors import InputFileError, Interrupted, OptionError, StorageError
 from nenya.storage.disk import atomic_path, temporary_folder
 from nenya.storage.s3.access import Clients
-from nenya.storage.s3.checks import hash_file, md5
+from nenya.storage.s3.checks import Hashes, hash_file, md5, proof_of
 from nenya.storage.s3.client import ENDPOINT_NAMES, head_object
 from nenya.storage.s3.conditional import get_tagged, put_if
-from nenya.storage.s3.download import AlteredError, ChangedError, fetch, verify
-from nenya.storage.s3.errors import NotS3Error, explain
+from nenya.storage.s3.download import AlteredError, ChangedError, Ranges, fetch, verify
+from nenya.storage.s3.errors import NotS3Error, disk_errors, explain
 from nenya.storage.s3.globs import glob_regex
 from nenya.storage.s3.upload import (
     PartsUpload,
@@ -37,11 +37,12 @@ logger = logging.getLogger(__name__)
 PART_SIZE = 8 * 2**20
 """Bytes of one request of a transfer; larger if an upload would need more parts than a service accepts."""
 
-THREADS = 4
-"""Concurrent requests of one transfer."""
+THREADS = 10
+"""Concurrent requests of one transfer, as boto3 has."""
 
 _MAX_PARTS = 9000
 _UPLOADS = 4
+_TRANSFERS = 3  # at the same time
 _MAGIC = re.compile(r"[*?[]")
 
 
@@ -99,7 +100,7 @@ class S3Store:
         given = os.environ.get("AWS_MAX_ATTEMPTS", "")
         self._attempts = attempts or (int(given) if given.isdecimal() and int(given) else 8)
         self._part_size = part_size or PART_SIZE
-        self._clients = Clients(self._attempts, 4 * THREADS)
+        self._clients = Clients(self._attempts, _TRANSFERS * THREADS)
 
     def head(self, url: str) -> S3Object | None:
         """Return the description of an object, or None if the bucket has no such object.
@@ -219,7 +220,7 @@ class S3Store:
                 except (ChangedError, AlteredError) as error:
                     temporary.unlink(missing_ok=True)
                     if type(error) in failed:
-                        what = "it changed twice during the download; download it when nobody writes it"
+                        what = "it changed twice during the download; download it when no process writes it"
                         if isinstance(error, AlteredError):
                             what = f"{error}, twice; the object or the network is damaged: upload it again, or ask"
                             what += " the administrator of the service"
@@ -256,12 +257,12 @@ class S3Store:
             Interrupted: `cancelled` was set.
         """
         bucket, key = _object_of(url)
-        with _disk(f"read {path} for {url}"):
+        with disk_errors(f"read {path} for {url}"):
             size = path.stat().st_size
             part_size = max(self._part_size, -(-size // _MAX_PARTS))
             sha256, digests = hash_file(path, md5, part_size)
         kept = {**(metadata or {}), "sha256": sha256}
-        with _disk(f"read {path} for {url}"), self._errors(url, "upload it"):
+        with disk_errors(f"read {path} for {url}"), self._errors(url, "upload it"):
             proven = True
             if size:
                 if note is not None:
@@ -274,7 +275,7 @@ class S3Store:
         found = self._needed(url)
         if found.size != size or found.metadata.get("sha256", sha256) != sha256:
             what = f"{size} bytes were uploaded, but the object has {found.size} bytes"
-            raise StorageError(f"{url}: {what}; upload it when nobody else writes it")
+            raise StorageError(f"{url}: {what}; upload it when no other process writes it")
         if not proven:
             self._read_back(found, sha256)
         return found
@@ -351,28 +352,23 @@ class S3Store:
     def _fetch(self, found: S3Object, path: Path, temporary: Path, cancelled: threading.Event | None) -> str:
         """Download an object to `temporary` and verify it; returns its SHA-256."""
         url = found.url
-        with _disk(f"write {path}", found.size), self._errors(url, "download it"):
+        with disk_errors(f"write {path}", found.size), self._errors(url, "download it"):
             if shutil.disk_usage(temporary.parent).free < found.size:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             _stop_if(cancelled, url)
+            proof = proof_of(found._answer, lambda number: self._head_part(url, number))
+            hashes = Hashes(proof.hasher, proof.part_size) if proof else Hashes()
             if found.size:
                 bucket, key = split_url(url)
-                fetch(
-                    self._clients.reader(bucket),
-                    bucket,
-                    key,
-                    temporary,
-                    part_size=self._part_size,
-                    threads=THREADS,
-                    attempts=self._attempts,
-                    stop=lambda: _stop_if(cancelled, url),
-                )
+                stop = lambda: _stop_if(cancelled, url)  # noqa: E731
+                ranges = Ranges(self._clients.reader(bucket), bucket, key, found.etag, self._attempts, stop)
+                fetch(ranges, found.size, temporary, hashes, part_size=self._part_size, threads=THREADS)
             else:
                 temporary.touch()
             after = self.head(url)  # not every service knows If-Match
             if after is None or after.etag != found.etag:
                 raise ChangedError
-            return verify(temporary, found._answer, lambda number: self._head_part(url, number), url)
+            return verify(hashes, found.size, proof, url)
 
     def _head_part(self, url: str, number: int) -> Mapping[str, Any]:
         """Return the answer to HEAD for one part of an object; empty if the service does not support parts."""
@@ -484,17 +480,3 @@ def _object_of(url: str) -> tuple[str, str]:
 def _stop_if(cancelled: threading.Event | None, url: str) -> None:
     if cancelled is not None and cancelled.is_set():
         raise Interrupted(f"{url}: the transfer was stopped and left no file; run the same command again")
-
-
-@contextmanager
-def _disk(doing: str, size: int = 0) -> Iterator[None]:
-    """Turn errors of the local disk into nenya's; `size` is the number of bytes to be written."""
-    try:
-        yield
-    except NenyaError:
-        raise
-    except OSError as error:
-        what = error.strerror or type(error).__name__
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            what = f"too little space ({what}): {size} bytes are needed; free some, or choose another folder"
-        raise OutputError(f"cannot {doing}: {what}") from error

@@ -76,9 +76,7 @@ class PartsUpload:
             def send(number: int, digest: bytes) -> tuple[str, bool]:
                 stop()
                 body = os.pread(file.fileno(), part_size, (number - 1) * part_size)
-                if md5(body).digest() != digest:
-                    raise OutputError(f"{path} changed during its upload; upload it when nobody writes it")
-                return self._send_part(number, body, digest)
+                return self._send_part(number, body, digest, path)
 
             sent = [pool.submit(send, number, digest) for number, digest in enumerate(digests, 1)]
             try:
@@ -91,8 +89,11 @@ class PartsUpload:
         parts = [{"PartNumber": number, "ETag": etag} for number, (etag, _) in enumerate(answers, 1)]
         return parts, all(proven for _, proven in answers)
 
-    def _send_part(self, number: int, body: bytes, digest: bytes) -> tuple[str, bool]:
-        """Send one part until the service has received it unaltered; returns its ETag and whether that verifies it."""
+    def _send_part(self, number: int, body: bytes, digest: bytes, path: Path) -> tuple[str, bool]:
+        """Send one part until the service has received it unaltered; returns its ETag and whether that verifies it.
+
+        The service hashes the part, so it is hashed here only if the service has another hash.
+        """
         from botocore.exceptions import ClientError
 
         for _ in range(_SENDS):
@@ -114,6 +115,8 @@ class PartsUpload:
                     return answer["ETag"], False
                 if etag == digest.hex():
                     return answer["ETag"], True
+            if md5(body).digest() != digest:
+                raise OutputError(f"{path} changed during its upload; upload it when no process writes it")
             logger.debug("%s: part %d arrived altered and is sent again", self.url, number)
         what = f"part {number} arrived altered {_SENDS} times, and nothing was stored"
         raise StorageError(f"{self.url}: {what}; the network to the service alters data: ask its administrator")

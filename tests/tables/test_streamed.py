@@ -1,0 +1,65 @@
+"""Large tables in parts: the same columns as read at once, and copies with more of them."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nenya.errors import InputFileError
+from nenya.io import read_table, write_table
+from nenya.tables import streamed
+from nenya.tables.streamed import read_some, write_with
+
+
+@pytest.fixture
+def table():
+    return pd.DataFrame(
+        {
+            "pp_file": pd.Categorical(["a.h5", "b.h5", "a.h5", None]),
+            "pp_idx": [2**53 + 1, 0, 5, 7],
+            "UID": pd.array([2**53 + 1, None, 3, 4], dtype="Int64"),
+            "DT": [0.5, np.nan, 2.0, 3.0],
+            "when": pd.to_datetime(["2003-01-01", None, "2004-02-02T03:04:05", "2005-01-01"], format="ISO8601"),
+            "cluster": [9, 9, 9, 9],
+        }
+    )
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".feather"])
+def test_some_columns_are_those_of_the_whole_table(table, tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    write_table(table, path)
+    whole = read_table(path)
+    pd.testing.assert_frame_equal(read_some(path, ("UID", "pp_idx", "no such")), whole[["pp_idx", "UID"]])
+    assert read_some(path, ("no such",)).shape == (4, 0)
+
+
+def test_an_index_is_left_out(table, tmp_path):
+    table.iloc[[3, 1]].to_parquet(tmp_path / "a.parquet")
+    assert read_some(tmp_path / "a.parquet", ("DT", "UID"))["DT"].iloc[0] == 3
+    write_with(tmp_path / "a.parquet", tmp_path / "b.parquet", {"cluster": np.array([4, 5])})
+    found = read_table(tmp_path / "b.parquet")
+    assert found["cluster"].tolist() == [4, 5] and found.index.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+def test_a_copy_has_more_columns_and_the_others_unchanged(table, tmp_path, suffix, monkeypatch):
+    monkeypatch.setattr(streamed, "_GROUP_ROWS", 3)
+    path, out = tmp_path / "a.parquet", tmp_path / f"b{suffix}"
+    write_table(table, path)
+    labels, share = np.array([1, 2, -1, 0]), np.array([0.5, np.nan, 1, 2], np.float32)
+    write_with(path, out, {"cluster": labels, "share": share})
+    write_table(read_table(path).assign(cluster=labels, share=share), tmp_path / f"c{suffix}")
+    pd.testing.assert_frame_equal(read_table(out), read_table(tmp_path / f"c{suffix}"))
+
+
+def test_a_table_that_changed_is_refused_and_nothing_is_left(table, tmp_path):
+    write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(InputFileError, match="it has 4 rows now"):
+        write_with(tmp_path / "a.parquet", tmp_path / "b.parquet", {"cluster": np.zeros(3)})
+    assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]
+
+
+def test_a_damaged_table_is_refused(tmp_path):
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(InputFileError, match=r"a\.parquet"):
+        read_some(tmp_path / "a.parquet", ("DT",))
