@@ -495,7 +495,7 @@ def range_over_a_histogram(p: Person) -> None:
     p.stroke([(box["x"] + f * box["width"], box["y"] + 0.4 * box["height"]) for f in (0.35, 0.5, 0.7)])
     text = p.until(lambda: p.filters()[0])
     low, high = (float(v) for v in re.findall(r"\d+(?:\.\d+)?", text.split(":")[1])[:2])
-    p.until(lambda: abs(p.count - int(p.table["DT"].between(low, high).sum())) <= 15)
+    p.until(lambda: abs(p.count - int(p.table["DT"].between(low, high).sum())) <= 0.03 * ROWS)  # said with two digits
 
 
 def union(p: Person) -> None:
