@@ -19,6 +19,7 @@ from portal_data import SIDE, latents_of
 
 from nenya.defs import REGIONS
 from nenya.io import write_table
+from nenya.portal.quick import CLEAR
 
 WIDE, NARROW = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 COUNT = re.compile(r"^\s*[\d,]+ of [\d,]+ cutouts")
@@ -357,12 +358,13 @@ def play_2012(p: Person) -> None:
 
 def rarest_without_clouds(p: Person) -> None:
     t = p.table
-    p.ask("clear_fraction > 0.95")
-    p.sees_count(int((t["clear_fraction"] > 0.95).sum()))
-    p.choose("order of the gallery", "^rarity.*high first")
+    p.button("Hide cloudy")
+    clear = t["clear_fraction"] >= CLEAR
+    p.sees_count(int(clear.sum()))
+    p.button("Rarest first")
     p.settle()
     p.first_cutout()
-    best = int(t["rarity"].where(t["clear_fraction"] > 0.95).idxmax())
+    best = int(t["rarity"].where(clear).idxmax())
     p.until(lambda: p.shown_row() == best)
 
 

@@ -4,7 +4,7 @@ import pytest
 from portal_page import chromium, has_chromium, serve
 from portal_tasks import NARROW, TASKS, WIDE, do_task, open_world, write_world
 
-MOST_CLICKS = 9
+MOST_CLICKS = 11
 """Clicks, taps and strokes of one task, at most, the longest ones included."""
 SLOW = pytest.mark.slow
 CASES = [
