@@ -106,6 +106,27 @@ def test_arrays_serve_in_place_of_files(archive):
     assert found._repr_html_() == "nenya.view of 300 rows, closed"
 
 
+@pytest.mark.parametrize("keys", [{}, {"pp_type": 0}, {"pp_type": 1, "pp_file": "of/another.h5"}])
+def test_two_selections_are_compared_by_the_latents_in_order(keys):
+    from nenya.portal.jobs import Ticket
+    from nenya.portal.pair import Pair
+    from nenya.portal.pair_compare import compare_pair
+    from nenya.portal.state import make_range
+
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(200, 4)) + np.where(np.arange(200) < 100, 9, 0)[:, None] * np.eye(4)[0]
+    frame = pd.DataFrame({"lat": np.arange(200) / 10})
+    if keys:
+        frame = frame.assign(pp_idx=rng.permutation(200), **keys)
+    found = nenya.view(frame, vectors)
+    pair = Pair((make_range("lat", 0, 9.95),), (make_range("lat", 9.95, 20),))
+    try:
+        difference = compare_pair(found._dataset, pair, 500, 0, Ticket(lambda _: None))
+    finally:
+        found.close()
+    assert difference.compared.latents["auc"].value > 0.95
+
+
 def test_what_cannot_be_shown_is_refused_in_a_line(archive, tmp_path):
     frame = pd.read_parquet(archive[0])
     before = threading.active_count()

@@ -206,6 +206,7 @@ class Dataset:
         first: filters with which pages begin.
         notes: sentences on parts that cannot be shown, with reasons.
         tags: of the table's cutouts; None where they are neither shown nor given.
+        in_order: as given.
     """
 
     def __init__(
@@ -218,7 +219,7 @@ class Dataset:
     ) -> None:
         self.files: dict[Path, Stamp] = {}
         self.first: tuple[Filter, ...] = ()
-        self.projector = projector
+        self.projector, self.in_order = projector, frozenset(in_order)
         self.columns, self.masks, self.shared = columns, Masks(columns), Shared()
         self.shared.version = lambda: columns.version
         self.tags: TagBook | None = None

@@ -11,6 +11,7 @@ from nenya.portal.dataset import Dataset
 from nenya.portal.jobs import Ticket
 from nenya.portal.pair import IntArray, Pair
 from nenya.portal.state import BoolArray
+from nenya.tables.key_columns import COLUMNS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,7 +22,7 @@ PERMUTATIONS = 199
 LARGEST_SEED = 2**31 - 1
 _DRAWN = 50_000  # rows of a set from which the sample is taken
 _WANTED = (
-    *("pp_file", "pp_type", "pp_idx", "ulmo_pp_file", "ulmo_pp_type", "ulmo_pp_idx"),
+    *COLUMNS,
     *(
         "granule",
         "filename",
@@ -90,7 +91,8 @@ def compare_pair(dataset: Dataset, pair: Pair, sample: int, seed: int, ticket: T
         settings = Settings(block="none", permutations=PERMUTATIONS, sample=sample, seed=seed)
         sets = two_sets((latents, latents), tables, settings)
         notes.append(
-            "The table does not say the granules, so that each cutout counts as independent: intervals are too narrow."
+            "The table does not say the granules, so that each cutout counts as independent (block=none): intervals "
+            "are too narrow."
         )
     found = compare_whole(sets, settings, lambda share: ticket.tick(share))
     return Difference(found, notes, seed, sample)
@@ -109,6 +111,7 @@ def _drawn(dataset: Dataset, mask: BoolArray, name: str, seed: int, notes: list[
 
 def _table(dataset: Dataset, rows: IntArray) -> "pd.DataFrame":
     columns = dataset.columns
-    names = [name for name in _WANTED if name in columns.names]
+    own = "latents" in dataset.in_order  # the keys of the table, if it has any, are not those of the latents
+    names = [name for name in _WANTED if name in columns.names and not (own and name in COLUMNS)]
     found: pd.DataFrame = columns.table.select(names).take(rows).to_pandas()
-    return found
+    return found.assign(pp_type=np.zeros(len(rows), np.int8), pp_idx=dataset.latent_of[rows]) if own else found
