@@ -151,6 +151,9 @@ def test_conditions_categories_and_colours_follow_the_tags(sessions):
     assert np.array_equal(session.mask, both)
     classes = columns.classes("tag")
     assert classes.values == ("eddy", "eddy, front") and classes.counts()[1] == both.sum()
+    session.set_colour("tag")
+    session.act("class:1")
+    assert np.array_equal(session.mask, both), "a class of two tags has the rows that have both"
     text = session.selection.view.to_text()
     assert read_view(text, columns) == session.selection.view
     other.ask("lat > 50")

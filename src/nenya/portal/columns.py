@@ -335,9 +335,9 @@ class Columns:
         return [*own, *(name for name in (*self.metrics(), *self.categories()) if self.classes(name) is not None)]
 
     def has_value(self, name: str, values: tuple[str, ...]) -> NDArray[np.bool_]:
-        """Return which rows have one of the given strings in a column: (N,) bool."""
+        """Return which rows have one of the given strings in a column: (N,) bool; of tags, one of them or all."""
         array = self.table.column(name).chunk(0)
-        texts = [tags_in(str(v)) if name == TAG else [str(v)] for v in array.dictionary.to_pylist()]
+        texts = [[str(v), *(tags_in(str(v)) if name == TAG else ())] for v in array.dictionary.to_pylist()]
         wanted = np.array([not {*values}.isdisjoint(text) for text in texts] + [False])
         codes = array.indices.fill_null(len(wanted) - 1).to_numpy(zero_copy_only=False)
         return np.asarray(wanted[codes])
