@@ -297,6 +297,55 @@ def test_tags_stay_and_are_what_nenya_reads(page, dataset, tmp_path):
     page.page.get_by_text("all (").wait_for(state="detached")
 
 
+_READ = """([names, file, words]) => {
+  const n = names.length, rows = names.map((_, i) => i), made = {};
+  const data = {given: {id: "of a test"}, n, rows, placeOf: new Map(rows.map((i) => [i, i])),
+    keys: {names, file: rows, type: rows.map(() => 1), idx: rows.map(() => 5)}};
+  const tags = nenyaTags(data, () => {});
+  words.forEach((word) => tags.add(word, [0]));
+  try { made.found = Object.fromEntries(tags.read(JSON.stringify({nenya_tags: 1, tags: file})).found); }
+  catch (error) { made.said = error.message; }
+  made.json = tags.toJson();
+  localStorage.removeItem("nenya_tags_of a test");
+  return made;
+}"""
+
+
+def test_tags_of_files_of_one_name_stay_apart(page):
+    names = ["2010/a.h5", "2011/a.h5", "2012/b.h5"]
+    marks = {"f": {name: {"train": [5]} for name in names}, "g": {"a.h5": {"train": [5]}, "b.h5": {"train": [5]}}}
+    found = page.page.evaluate(_READ, [names, marks, []])["found"]
+    assert found == {"f": [0, 1, 2], "g": [2]}, "a.h5 alone may be either"
+
+
+def test_tags_have_any_name_and_are_no_more_than_nenya_reads(page):
+    found = page.page.evaluate(_READ, [["constructor"], {"one": {"constructor": {"train": [5]}}}, ["__proto__"]])
+    assert '"__proto__":{"constructor":{"train":[5]}}' in found["json"] and found["found"] == {"one": [0]}
+    many = {f"t{k}": {"a.h5": {"train": [5]}} for k in range(60)}
+    said = page.page.evaluate(_READ, [["a.h5"], many, [f"u{k}" for k in range(60)]])["said"]
+    assert "more than 100 tags" in said
+
+
+def test_downloaded_rows_have_one_column_of_tags(browser, tmp_path):
+    from nenya.latents.files import Latents
+    from nenya.portal.dataset import open_dataset
+    from nenya.portal.export import write_page
+    from nenya.portal.tag_book import open_tags
+
+    table, latents, cutouts = write_archive(tmp_path)
+    dataset = open_dataset(table, Latents([latents]), str(cutouts))
+    dataset.tags, _ = open_tags(dataset.columns, tmp_path / "a.tags.json", asked=True, writable=True)
+    dataset.tags.change(np.array([3, 5]), "front", on=True)
+    dataset.tags.change(np.array([5]), "eddy", on=True)
+    opened = Static(browser, write_page(dataset, tmp_path / "page", "a", PortalOptions()).as_uri())
+    opened.page.get_by_label("Tag", exact=True).fill("mine")
+    opened.page.get_by_role("button", name="Tag the selection").click()
+    rows = pd.read_csv(opened.download("Download rows").path(), index_col="row")
+    opened.close()
+    assert [name for name in rows if name.startswith("tag")] == ["tag"]
+    assert rows["tag"][[3, 4, 5]].tolist() == ["front, mine", "mine", "eddy, front, mine"]
+
+
 def test_the_read_tags_are_those_of_nenya_itself(page, dataset, tmp_path):
     tags = pytest.importorskip("nenya.tables.tags", reason="tags of the portal are not there")
     page.page.get_by_label("Tag", exact=True).fill("some")

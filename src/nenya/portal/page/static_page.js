@@ -189,10 +189,11 @@ document.addEventListener("DOMContentLoaded", () => {
     } catch (error) { say(error.message, true); }
   };
   const rowsCsv = (items, more = [], value = () => []) => {
-    const columns = [...data.numbers.values()].filter((c) => !data.classes.has(c.name)), names = [...data.classes.values()];
+    const columns = [...data.numbers.values()].filter((c) => !data.classes.has(c.name)), names = [...data.classes.values()].filter((c) => c.name !== "tag");
+    const given = data.classes.get("tag"), tagsOf = (i) => [...new Set([...(given && given.codes[i] >= 0 ? given.labels[given.codes[i]].split(", ") : []), ...tags.of(data.rows[i])])].sort().join(", ");
     const head = ["row", ...(data.keys ? ["pp_file", "pp_type", "pp_idx"] : []), ...(data.seconds ? ["datetime"] : []), ...columns.map((c) => c.name), ...names.map((c) => c.name), "tag", ...more];
     return nenyaCsv([head, ...items.map((i, k) => [data.rows[i], ...(data.keys ? tags.key(i) : []), ...(data.seconds ? [data.date(i).replace(" ", "T")] : []),
-      ...columns.map((c) => Number.isFinite(c.values[i]) ? +c.values[i].toPrecision(9) : ""), ...names.map((c) => c.codes[i] < 0 ? "" : c.labels[c.codes[i]]), tags.of(data.rows[i]).sort().join(", "), ...value(k)])]);
+      ...columns.map((c) => Number.isFinite(c.values[i]) ? +c.values[i].toPrecision(9) : ""), ...names.map((c) => c.codes[i] < 0 ? "" : c.labels[c.codes[i]]), tagsOf(i), ...value(k)])]);
   };
   $("get_rows").onclick = () => nenyaSave("nenya_rows.csv", rowsCsv(order));
   if ($("get_near")) $("get_near").onclick = () => { if (similar) nenyaSave("nenya_similar.csv", rowsCsv(similar.map(([i]) => i), ["cosine"], (k) => [similar[k][1].toFixed(4)])); else say("Choose a cutout first.", true); };

@@ -61,10 +61,10 @@ const nenyaTags = (data, changed) => {
   // The file that tags= of nenya's commands reads: tag -> cutout file -> partition -> rows in it.
   const PARTITIONS = {0: "valid", 1: "train"};
   const toJson = () => {
-    const found = {};
+    const none = () => Object.create(null), found = none();  // a tag or a file may have any name, also __proto__
     for (const [word, rows] of [...tags].sort()) for (const row of rows) {
       const [file, type, idx] = key(data.placeOf.get(row));
-      if (PARTITIONS[type] && idx >= 0) (((found[word] ||= {})[file] ||= {})[PARTITIONS[type]] ||= []).push(idx);
+      if (PARTITIONS[type] && idx >= 0) (((found[word] ||= none())[file] ||= none())[PARTITIONS[type]] ||= []).push(idx);
     }
     for (const files of Object.values(found)) for (const parts of Object.values(files)) for (const rows of Object.values(parts)) rows.sort((a, b) => a - b);
     return JSON.stringify({nenya_tags: 1, tags: found}) + "\n";
@@ -83,14 +83,21 @@ const nenyaTags = (data, changed) => {
     let lines = [];
     try { if (text.length <= MOST_BYTES) lines = text.trim().startsWith("{") ? marks(text) : marksOfCsv(text); else throw new Error(); }
     catch (error) { throw new Error("Expected a file of tags, as this page or nenya portal writes it, or a CSV file with the columns pp_file, pp_type, pp_idx and tag."); }
-    const at = new Map(), found = new Map(), base = (name) => String(name).replace(/.*[/\\]/, "");
-    for (let i = 0; i < data.n; i++) { const [file, type, idx] = key(i); at.set(JSON.stringify([base(file), type, idx]), data.rows[i]); }
+    if (!data.keys) throw new Error("Tags cannot be read: the rows of this page do not say their file, partition and index.");
+    const at = new Map(), loose = new Map(), found = new Map(), base = (name) => String(name).replace(/.*[/\\]/, "");
+    for (let i = 0; i < data.n; i++) {  // by the name as it is, else by that without folders, if only one file has it
+      const [file, type, idx] = key(i), row = data.rows[i], short = JSON.stringify([base(file), type, idx]), other = loose.get(short);
+      at.set(JSON.stringify([file, type, idx]), row);
+      loose.set(short, other && other.file !== file ? {file: null} : {file, row});
+    }
     let foreign = 0;
     for (const [file, type, idx, word] of lines) {
-      const row = at.get(JSON.stringify([base(file), type, idx]));
-      if (row === undefined) foreign++;
-      else { const name = clean(String(word)); found.set(name, [...(found.get(name) || []), row]); }
+      const row = at.get(JSON.stringify([file, type, idx])) ?? (loose.get(JSON.stringify([base(file), type, idx])) || {}).row;
+      if (row === undefined) { foreign++; continue; }
+      const name = clean(String(word));
+      if (found.has(name)) found.get(name).push(row); else found.set(name, [row]);
     }
+    if (new Set([...tags.keys(), ...found.keys()]).size > MOST_WORDS) throw new Error(`With these there would be more than ${MOST_WORDS} tags, the largest number allowed: remove some first.`);
     return {found, foreign};
   };
   const of = (row) => [...tags].filter(([, rows]) => rows.has(row)).map(([word]) => word);
