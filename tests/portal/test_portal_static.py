@@ -58,7 +58,7 @@ def test_latents_of_eight_bits_find_the_neighbours_of_float32(dim):
     assert np.abs(rough - cosines).max() < 0.005
 
 
-def test_the_closest_rows_are_those_of_all_pairs():
+def test_the_closest_rows_are_those_of_all_pairs(monkeypatch):
     latents = clustered(1500, 8, seed=3)
     latents[[4, 1200]] = np.nan
     rows, cosines = static_near.closest(latents, 5)
@@ -68,6 +68,9 @@ def test_the_closest_rows_are_those_of_all_pairs():
     known = np.isfinite(latents).all(axis=1)
     np.testing.assert_allclose(cosines[known], np.take_along_axis(pairs, expected, 1)[known], atol=1e-6)
     assert (rows[~known] == -1).all() and not np.isin([4, 1200], rows).any()
+    monkeypatch.setattr(static_near, "_PAIRS", 7 * len(latents))
+    again = static_near.closest(latents, 5)
+    np.testing.assert_allclose(again[1], cosines, atol=1e-6)
     assert static_near.closest(latents[:3], 24)[0].shape == (3, 2)
     assert static_near.closest(latents[:1], 24)[0].shape == (1, 0)
 

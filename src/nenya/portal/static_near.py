@@ -21,7 +21,8 @@ MOST_SEARCHED = 50_000
 """Rows whose latents a page holds; of more it holds the closest ones of each row instead."""
 LISTED = 24
 """Neighbours of each row, where these are found beforehand."""
-_BLOCK = 1024  # rows searched at a time
+_BLOCK = 1024  # rows searched at a time, at most
+_PAIRS = 2**26  # of rows at a time, at most, so that memory (12 bytes a pair, or a little more) does not grow with n
 
 
 def to_int8(latents: FloatArray) -> NDArray[np.int8]:
@@ -54,10 +55,11 @@ def closest(latents: FloatArray, count: int = LISTED) -> tuple[NDArray[np.int32]
     unit = np.where(known[:, None] & (length > 0), latents / np.where(length > 0, length, 1), 0).astype(np.float32)
     k = max(0, min(count, n - 1))
     rows, cosines = np.full((n, k), -1, np.int32), np.zeros((n, k), np.float32)
-    for start in range(0, n if k else 0, _BLOCK):
-        if start and start % (50 * _BLOCK) == 0:
+    block = max(1, min(_BLOCK, _PAIRS // max(1, n)))
+    for start in range(0, n if k else 0, block):
+        if start and start // block % 500 == 0:
             log.info("similar cutouts: %d %% found", 100 * start // n)
-        stop = min(n, start + _BLOCK)
+        stop = min(n, start + block)
         found = unit[start:stop] @ unit.T
         found[:, ~known] = -np.inf
         found[np.arange(stop - start), np.arange(start, stop)] = -np.inf
