@@ -90,9 +90,9 @@ def shares_over_time(units: Units, selected: IntArray, step: int) -> Shares:
     """Return the share of selected rows in each month, quarter, year ... from the first to the last date.
 
     Rows of a granule are not independent. So the interval is that of Wilson (1927, JASA 22, 209) for as many rows as
-    would have the variance of leaving out one granule at a time (the jackknife), fewer for few granules (Korn and
-    Graubard 1998, Survey Methodology 24, 193). Where the granules do not differ (a share of 0 or 1), each counts as one
-    row.
+    would have the variance of leaving out one granule at a time, fewer for few granules (Korn and Graubard 1998, Survey
+    Methodology 24, 193). With G granules the variance is (G / (G - 1))^2 times that of the jackknife, which is too
+    small for few of them. Where the granules do not differ (a share of 0 or 1), each counts as one row.
 
     Args:
         units: of all rows.
