@@ -275,6 +275,22 @@ def test_shards_are_added_to_an_index(archive, small_pieces, nenya_cli, tmp_path
     pd.testing.assert_frame_equal(rows_in("one.index")[0], rows_in("shared.index")[0])
 
 
+def test_a_damaged_answer_is_made_again_and_the_index_stays_until_then(archive, small_pieces, nenya_cli, tmp_path):
+    args = [*archive, "out=shared.index", "clobber=true"]
+    assert nenya_cli("index", args)[0] == 0
+    before = rows_in("shared.index")[0]
+    assert nenya_cli("index", [*args, "shard=0/1"])[0] == 0
+    (found,) = (tmp_path / "shared.index.shards").glob("*/sha256-00000001")
+    found.write_bytes(b"damaged")
+    code, said = nenya_cli("index", [*args, "shard=merge"])
+    assert code == 2 and "shard 0/1 not complete (1 of" in said, said
+    pd.testing.assert_frame_equal(rows_in("shared.index")[0], before)
+    assert nenya_cli("index", [*args, "shard=0/1"])[0] == 0
+    code, said = nenya_cli("index", [*args, "shard=merge"])
+    assert code == 0, said
+    pd.testing.assert_frame_equal(rows_in("shared.index")[0], before)
+
+
 @pytest.mark.slow
 def test_the_job_array_of_slurm(archive, nenya_cli, small_pieces, tmp_path):
     """The script of the documentation, with an srun that starts its command here."""
