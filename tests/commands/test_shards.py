@@ -223,6 +223,15 @@ def test_metrics_of_files_are_shared(archive, nenya_cli, tmp_path):
     assert not list((tmp_path / "shared").glob("*.shards"))
 
 
+def test_metrics_by_another_table_are_not_taken(archive, nenya_cli, tmp_path):
+    args = [*archive, "sample=100", "coefficients=false", "out=shared"]
+    assert nenya_cli("metrics", [*args, "shard=0/1"])[0] == 0
+    table = pd.read_parquet(tmp_path / "table.parquet")
+    table.assign(granule=0).to_parquet(tmp_path / "table.parquet")
+    code, said = nenya_cli("metrics", [*args, "shard=merge"])
+    assert code == 2 and "no shard of this work was begun with these files" in said, said
+
+
 def test_metrics_of_a_killed_worker_go_on(archive, nenya_cli, monkeypatch, tmp_path):
     args = [archive[0], "sample=100", "coefficients=false", "out=shared", "shard=0/1"]
     write, written = metrics._write, []
