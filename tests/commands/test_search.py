@@ -21,7 +21,7 @@ from nenya.latents.files import Latents
 from nenya.latents.index import FilesSearcher, IndexSearcher
 from nenya.latents.index_build import add_files, build_index
 from nenya.options.commands import SearchOptions
-from nenya.tables.conditions import Conditions
+from nenya.tables.conditions import ROW, Conditions
 
 DIM = 16
 
@@ -188,6 +188,14 @@ def test_files_are_added_once_and_later_ones_behind(first, second, tmp_path):
     table = pd.concat([first[1], second[1]])
     wanted = FilesSearcher(both, table).search(query[0], 20, "lat > 0")
     np.testing.assert_array_equal(archive.search(query[0], 20, "lat > 0").rows, wanted.rows)
+
+
+def test_a_copy_of_a_file_is_not_added_twice(first, tmp_path):
+    path = first[0].parts[0].path
+    (tmp_path / "copy").mkdir()
+    copy = shutil.copy(path, tmp_path / "copy" / path.name)
+    assert add_files(tmp_path / "archive.index", Latents([path, type(path)(copy)])) == 1300 - 26
+    assert content(tmp_path / "archive.index")[ROW].is_unique
 
 
 def test_what_does_not_belong_is_refused(first, tmp_path):

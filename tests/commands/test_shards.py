@@ -223,6 +223,15 @@ def test_metrics_of_files_are_shared(archive, nenya_cli, tmp_path):
     assert not list((tmp_path / "shared").glob("*.shards"))
 
 
+def test_metrics_by_another_table_are_not_taken(archive, nenya_cli, tmp_path):
+    args = [*archive, "sample=100", "coefficients=false", "out=shared"]
+    assert nenya_cli("metrics", [*args, "shard=0/1"])[0] == 0
+    table = pd.read_parquet(tmp_path / "table.parquet")
+    table.assign(granule=0).to_parquet(tmp_path / "table.parquet")
+    code, said = nenya_cli("metrics", [*args, "shard=merge"])
+    assert code == 2 and "no shard of this work was begun with these files" in said, said
+
+
 def test_metrics_of_a_killed_worker_go_on(archive, nenya_cli, monkeypatch, tmp_path):
     args = [archive[0], "sample=100", "coefficients=false", "out=shared", "shard=0/1"]
     write, written = metrics._write, []
@@ -273,6 +282,22 @@ def test_shards_are_added_to_an_index(archive, small_pieces, nenya_cli, tmp_path
         assert code == 0, said
     assert "794 rows, 397 of them new" in said
     pd.testing.assert_frame_equal(rows_in("one.index")[0], rows_in("shared.index")[0])
+
+
+def test_a_damaged_answer_is_made_again_and_the_index_stays_until_then(archive, small_pieces, nenya_cli, tmp_path):
+    args = [*archive, "out=shared.index", "clobber=true"]
+    assert nenya_cli("index", args)[0] == 0
+    before = rows_in("shared.index")[0]
+    assert nenya_cli("index", [*args, "shard=0/1"])[0] == 0
+    (found,) = (tmp_path / "shared.index.shards").glob("*/sha256-00000001")
+    found.write_bytes(b"damaged")
+    code, said = nenya_cli("index", [*args, "shard=merge"])
+    assert code == 2 and "shard 0/1 not complete (1 of" in said, said
+    pd.testing.assert_frame_equal(rows_in("shared.index")[0], before)
+    assert nenya_cli("index", [*args, "shard=0/1"])[0] == 0
+    code, said = nenya_cli("index", [*args, "shard=merge"])
+    assert code == 0, said
+    pd.testing.assert_frame_equal(rows_in("shared.index")[0], before)
 
 
 @pytest.mark.slow

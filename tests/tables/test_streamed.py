@@ -63,3 +63,16 @@ def test_a_damaged_table_is_refused(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(InputFileError, match=r"a\.parquet"):
         read_some(tmp_path / "a.parquet", ("DT",))
+
+
+def test_a_damaged_column_that_was_not_needed_before_is_told_from_a_failed_copy(tmp_path):
+    path, noise = tmp_path / "a.parquet", np.random.default_rng(0).standard_normal(1000)
+    pd.DataFrame({"DT": np.arange(1000.0), "other": noise}).to_parquet(path, index=False, compression="gzip")
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 200] = bytes(200)
+    path.write_bytes(data)
+    assert len(read_some(path, ("DT",))) == 1000
+    with pytest.raises(InputFileError, match=r"a\.parquet: cannot be read as a table"):
+        write_with(path, tmp_path / "b.parquet", {"cluster": np.zeros(1000)})
+    assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]

@@ -80,14 +80,14 @@ def update(folder: Path, options: IndexOptions) -> None:
         NenyaError: As of `run`.
     """
     with OutputLock(refuse_links(folder, below=True) / "lock", str(folder)) as lock:
-        if options.clobber and (folder / ABOUT).exists():
-            remove_index(folder)
         latents, table = _inputs(options)
         lock.check()
         shards = None
         if options.shard is not None:
             shards = _shards(options.out or DEFAULT, latents, options, parse_share(options.shard))
             shards.check()
+        if options.clobber and (folder / ABOUT).exists():  # now that the new one can be made
+            remove_index(folder)
         added = add_files(folder, latents, table, shards)
         build_index(folder, kind=options.kind, index_from=options.index_from, seed=options.seed)
         about = read_about(folder)

@@ -74,10 +74,10 @@ def run(options: MetricsOptions) -> int:
     stems = [stem_of(place) for place in places]
     if twice := {stem for stem in stems if stems.count(stem) > 1}:
         raise OptionError(f"two files are named {min(twice)}: give them one at a time, each with its own out=")
-    files = Files(places, folder, _ENDS, options, share)
     images = find_sources(options.images) if options.images else []
     if options.images and not (options.ckpt or options.model.weights):
         raise OptionError("images= needs the weights that made the latents: give ckpt= or model=")
+    files = Files(places, folder, _ENDS, options, share, images)
     table = read_table(local_path(options.table)) if options.table else None
     with files.kept.working(str(folder)):
         paths = dict(zip(files.left, fetch([places[n] for n in files.left], options.loader.cache_dir), strict=True))

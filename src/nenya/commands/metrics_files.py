@@ -19,6 +19,7 @@ from nenya.options.commands import MetricsOptions
 from nenya.options.declare import to_dict
 from nenya.runtime.shards import Share
 from nenya.storage.disk import check_output
+from nenya.storage.paths import is_s3, local_path
 from nenya.storage.s3.service import store
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class Files:
         ends: of the names of the results of a file.
         options: of the command.
         share: of this worker, None for all files.
+        images: cutout files that the results depend on.
 
     Raises:
         InputFileError: A file is missing.
@@ -46,12 +48,12 @@ class Files:
 
     def __init__(
         self, places: Sequence[Path | str], folder: Path, ends: Sequence[str], options: MetricsOptions,
-        share: Share | None,
+        share: Share | None, images: Sequence[Path | str] = (),
     ) -> None:  # fmt: skip
         self.places, self.folder, self.share = places, folder, share
         self._lines: dict[int, dict[str, Any]] = {}
         work = None if share is None else folder / f"metrics{SHARDS}"
-        self.kept = KeptAnswers(work, "" if share is None else _inputs(places, options), share)
+        self.kept = KeptAnswers(work, "" if share is None else _inputs(places, options, images), share)
         self.left = [number for number in range(len(places)) if self.kept.owns(number) and not self._is_done(number)]
         if not self._merges:
             for number in self.left:
@@ -126,11 +128,13 @@ def _done(number: int) -> str:
     return f"file-{number:08d}"
 
 
-def _inputs(places: Sequence[Path | str], options: MetricsOptions) -> str:
+def _inputs(places: Sequence[Path | str], options: MetricsOptions, images: Sequence[Path | str]) -> str:
     """Return a digest of the files and of the options that results depend on."""
+    named = [one if is_s3(one) else local_path(one) for one in (options.table, options.ckpt) if one]
+    given = [place for place in named if not isinstance(place, Path) or place.is_file()]  # a hub's name is a setting
     settings = {key: value for key, value in to_dict(options).items() if key not in _ELSEWHERE}
     found = hashlib.sha256(f"{nenya.__version__}\n{json.dumps(settings, sort_keys=True, default=str)}\n".encode())
-    for place in places:
+    for place in [*places, *given, *images]:
         found.update(f"{_state(place)}\n".encode())
     return found.hexdigest()[:32]
 

@@ -126,7 +126,7 @@ def _add_parts(folder: Path, about: dict[str, Any], latents: Latents, prepared: 
     for part in latents.parts:
         begun = len(about["sources"])
         source = _source(folder, about, part, prepared)
-        if source["done"]:
+        if source["done"] or any(source is one.source for one in wanted):  # or a copy of a file before
             log.info("%s of %s: already in the index", part.partition, part.path)
             continue
         there = np.empty(0, np.int64)

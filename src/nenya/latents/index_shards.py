@@ -67,7 +67,7 @@ class IndexShards:
         latents = self._latents
         keys = own_table(latents) if table is None else join(table, latents)
         mine = [number for number in range(len(self.pieces)) if self.kept.owns(number)]
-        left = [number for number in mine if self.kept.take(_name(number)) is None]
+        left = [number for number in mine if not self._is_there(number, self.pieces[number])]
         rows = {number: self.pieces[number].stop - self.pieces[number].start for number in mine}
         before = sum(rows.values()) - sum(rows[number] for number in left)
         with RowProgress("preparing", sum(rows.values()), before=before) as progress:

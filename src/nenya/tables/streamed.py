@@ -1,6 +1,6 @@
 """Tables of many rows: some of their columns, and a copy with more, without holding all of them in memory."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,8 +42,7 @@ def read_some(path: Path, names: Collection[str]) -> "pd.DataFrame":
             columns[name] = whole.reset_index(drop=True)
         rows = pq.read_metadata(path).num_rows
     except Exception as error:  # pyarrow and pandas raise anything for a damaged file
-        said = first_words(str(error).strip() or type(error).__name__)
-        raise InputFileError(f"{path}: cannot be read as a table ({said}); copy or create it again") from error
+        raise _damaged(path, error) from error
     return check_numbers(pd.DataFrame(columns, index=pd.RangeIndex(rows)), path)
 
 
@@ -76,7 +75,7 @@ def write_with(source: Path, out: Path, columns: Mapping[str, NDArray[Any]]) -> 
                 schema = schema.append(field) if at < 0 else schema.set(at, field)
             start = 0
             with pq.ParquetWriter(temporary, schema) as writer:
-                for batch in file.iter_batches(_GROUP_ROWS):
+                for batch in _batches(file, source):
                     stop = start + batch.num_rows
                     held = dict(zip(batch.schema.names, batch.columns, strict=True))
                     held |= {name: pa.array(values[start:stop]) for name, values in columns.items()}
@@ -86,6 +85,19 @@ def write_with(source: Path, out: Path, columns: Mapping[str, NDArray[Any]]) -> 
         raise
     except OSError as error:
         raise OutputError(f"cannot write {out}: {error.strerror or error}; choose another place with out=") from error
+
+
+def _damaged(path: Path, error: Exception) -> InputFileError:
+    said = first_words(str(error).strip() or type(error).__name__)
+    return InputFileError(f"{path}: cannot be read as a table ({said}); copy or create it again")
+
+
+def _batches(file: Any, path: Path) -> Iterator[Any]:
+    """Yield the rows of a .parquet file; errors of reading are not those of writing the copy."""
+    try:
+        yield from file.iter_batches(_GROUP_ROWS)
+    except Exception as error:
+        raise _damaged(path, error) from error
 
 
 def _has_index(path: Path) -> bool:
