@@ -239,9 +239,11 @@ def mutate_zip(data: bytes, rng: Rng, inner: Callable[[bytes, Rng], bytes] = mut
         for number, (name, content) in enumerate(members):
             if number == chosen and rng.random() < 0.1:
                 continue
-            archive.writestr(name, inner(content, rng) if number == chosen else content)
+            member = zipfile.ZipInfo(name)  # with a fixed date, where a name alone takes the clock's
+            archive.writestr(member, inner(content, rng) if number == chosen else content, kind)
             if number == chosen and rng.random() < 0.05:
-                archive.writestr(pick(rng, ("../x", "/x", "a" * 300)), content)
+                member = zipfile.ZipInfo(pick(rng, ("../x", "/x", "a" * 300)))
+                archive.writestr(member, content, kind)
     return out.getvalue()
 
 
