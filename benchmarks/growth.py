@@ -26,8 +26,7 @@ from growth_data import FILE_ROWS, make, name_of
 ROOT = Path(__file__).resolve().parents[1]
 CALL = "import sys; from nenya.cli import main; sys.exit(main())"
 HELPER = Path(__file__).with_name("growth_steps.py")
-STEPS = ("statistics", "index", "search", "exact", "outliers", "update", "portal")
-AIMS = {"statistics": 60, "index": 3600, "outliers": 3600}  # clock seconds at 20 million
+STEPS = ("statistics", "index", "search", "exact", "clusters", "metrics", "outliers", "update", "portal")
 
 
 def memory(pid):
@@ -82,6 +81,11 @@ def command_of(step, folder, data, million):
         return [*nenya, "statistics", f"table={table}", "where=DT > 2", f"out={folder}/statistics.csv", "clobber=true"]
     if step == "index":
         return [*nenya, "index", *both, f"out={index}"]
+    if step == "clusters":
+        return [*nenya, "clusters", *both, "k=20", f"out={folder}/clusters.parquet", "clobber=true"]
+    if step == "metrics":
+        out = f"out={folder}/metrics{million:02d}"
+        return [*nenya, "metrics", *both, out, "coefficients=false", "clobber=true"]
     if step == "outliers":
         return [
             *nenya,
@@ -149,6 +153,8 @@ def exponent(rows, values):
 CURVES = {  # name in the figure -> step, figure
     "index": ("index", "processor_s"),
     "statistics": ("statistics", "processor_s"),
+    "clusters": ("clusters", "processor_s"),
+    "metrics": ("metrics", "processor_s"),
     "outliers": ("outliers", "processor_s"),
     "exact search": ("exact", "processor_ms"),
     "search in the index": ("search", "processor_ms"),
