@@ -264,8 +264,8 @@ class IndexSearcher:
             few: fetch row by row, which is faster if few rows satisfy it.
         """
         with lance_errors(self.folder):
-            if sql and few and len(ids := self.rows.ids_where(sql)) <= _FEW * NARROW:
-                yield from self.rows.vectors_of(ids)
+            if sql and few and len(self.rows.ids_where(sql)) <= _FEW * NARROW:
+                yield from self.rows.vectors_where(sql)
                 return
             asked = self.table.search().select([ROW, VECTOR])
             asked = asked.where(sql) if sql else asked

@@ -28,11 +28,12 @@ _SCANNED_ROWS = 2**18  # of a batch of numbers; with LanceDB's default a scan ta
 _TAKEN_ROWS = 8192  # rows fetched at once
 _IN_ROWS = 1000  # numbers in one condition
 _POOL, _MOST_POOL = 4_000, 50_000  # neighbours without the condition, among which those that satisfy it are sought
+_CHECKED_POOL = 20_000  # neighbours of which the columns of a condition are read at most
 _ENOUGH = 10  # factor on k: so many of them make an answer
 _MORE_REFINED = 3  # factor on the neighbours ranked under conditions: they are farther away, so differ less
 _SMALL_ROWS = 2**18  # rows of which the columns of a condition are read at once
 _MORE_PROBES = 8  # factor on the parts searched under conditions, which leave fewer rows in each
-_KEPT_CONDITIONS, _KEPT_ROWS = 4, 2_000_000
+_KEPT_CONDITIONS, _KEPT_ROWS, _KEPT_BYTES = 4, 2_000_000, 2**24
 
 
 class IndexRows:
@@ -48,6 +49,7 @@ class IndexRows:
         self.count = int(table.count_rows())
         self._missing = max(0, sum(source["rows"] for source in about["sources"]) - self.count)
         self._kept: OrderedDict[str, IntArray] = OrderedDict()
+        self._latents: OrderedDict[str, list[tuple[IntArray, Float32Array]]] = OrderedDict()
 
     def read(self, rows: IntArray, columns: list[str]) -> Any:
         """Return columns of rows by their numbers, as an Arrow table in the same order.
@@ -119,6 +121,19 @@ class IndexRows:
             found = self.table.take_row_ids(part.tolist()).select([ROW, VECTOR]).to_arrow()
             yield found[ROW].to_numpy(), vectors(found[VECTOR], self.dim)
 
+    def vectors_where(self, sql: str) -> Iterator[tuple[IntArray, Float32Array]]:
+        """Yield the numbers and the latents of the rows of a condition, block by block; a few rows are kept."""
+        if sql not in self._latents:
+            ids = self.ids_where(sql)
+            if 4 * self.dim * len(ids) > _KEPT_BYTES:
+                yield from self.vectors_of(ids)
+                return
+            self._latents[sql] = list(self.vectors_of(ids))
+            while len(self._latents) > _KEPT_CONDITIONS:
+                self._latents.popitem(last=False)
+        self._latents.move_to_end(sql)
+        yield from self._latents[sql]
+
     def near(
         self, query: Float64Array, count: int, probes: int, sql: str | None = None, *, prefilter: bool = False
     ) -> IntArray:
@@ -147,10 +162,12 @@ class IndexRows:
     def near_where(self, query: Float64Array, k: int, sql: str, index: dict[str, Any], narrow: int) -> IntArray | None:
         """Return row ids near a query that satisfy a condition, enough to rank; None if few rows do.
 
-        In a large index, a condition that many rows satisfy is checked on the nearest neighbours alone, without
-        reading its columns of all rows. If too few of them do, the columns are read: either so few rows satisfy the
-        condition that all of them are to be compared, or the neighbours are sought among more rows, or last among
-        those of the condition alone.
+        In a large index, the condition is checked on the nearest neighbours alone, without reading its columns of all
+        rows. The share of them that satisfies it says how far the search must go: the k nearest rows of a share s lie
+        among the k / s nearest of all, in parts / s instead of the parts that suffice without a condition. Only if
+        few of the neighbours satisfy it, the columns are read: either so few rows satisfy the condition that all of
+        them are to be compared, or the neighbours are sought among more rows, or last among those of the condition
+        alone.
 
         Args:
             query: (D,).
@@ -160,20 +177,24 @@ class IndexRows:
             narrow: number of rows up to which all are to be compared.
         """
         parts, probes = index["parts"], index["probes"]
-        pool, ranked = max(_POOL, 4 * _ENOUGH * k), _MORE_REFINED * REFINE * k
+        wanted, ranked = 2 * _ENOUGH * k, _MORE_REFINED * REFINE * k
         if self.count <= _SMALL_ROWS and len(self.ids_where(sql)) <= max(narrow, k):
             return None
-        if pool <= _MOST_POOL:
+        if sql not in self._kept and (pool := max(_POOL, wanted)) <= _MOST_POOL:
             found = self.near(query, pool, min(parts, _MORE_PROBES * probes), sql)
-            if len(found) >= _ENOUGH * k:
+            if len(found) >= max(_ENOUGH * k, pool // _MORE_PROBES):
                 return found[:ranked]
+            share = len(found) / pool
+            if wanted <= share * _CHECKED_POOL:
+                found = self.near(query, int(wanted / share), min(parts, int(probes / share)), sql)
+                if len(found) >= _ENOUGH * k:
+                    return found[:ranked]
         kept = self.ids_where(sql)
         if len(kept) <= max(narrow, k):
             return None
-        pool = int(4 * _ENOUGH * k * self.count / len(kept))
-        if pool <= 8 * _MOST_POOL:
-            pool = min(pool, _MOST_POOL)
-            wider = min(parts, _MORE_PROBES * (probes + pool * parts // self.count))
+        share = len(kept) / self.count
+        if wanted <= share * 8 * _MOST_POOL:
+            pool, wider = min(int(wanted / share), _MOST_POOL), min(parts, int(_MORE_PROBES + probes / share))
             found = self.near(query, pool, wider)
             places = np.minimum(np.searchsorted(kept, found), len(kept) - 1)
             found = np.asarray(found[kept[places] == found], np.int64)
