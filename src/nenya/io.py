@@ -1,5 +1,6 @@
 """The published models by name, their options under the names in users' scripts, and tables."""
 
+import inspect
 import json
 import logging
 import os
@@ -394,7 +395,11 @@ def _read_parquet(path: Path, leave_out: Collection[str] = ()) -> "pd.DataFrame"
     import pyarrow.parquet as pq
 
     wanted = [name for name in pq.read_schema(path).names if name not in leave_out]
-    table = pd.read_parquet(path, columns=wanted if leave_out else None)
+    # Of a large table, pandas otherwise holds two copies, and pyarrow the bytes of the file.
+    freed: dict[str, Any] = {}
+    if "to_pandas_kwargs" in inspect.signature(pd.read_parquet).parameters:  # from pandas 3
+        freed = {"to_pandas_kwargs": {"split_blocks": True, "self_destruct": True}}
+    table = pd.read_parquet(path, columns=wanted if leave_out else None, pre_buffer=False, **freed)
     return restore_integers(table, lambda names: pq.read_table(path, columns=names), pq.read_schema(path))
 
 
