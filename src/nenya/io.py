@@ -392,14 +392,18 @@ def read_table(path: str | os.PathLike[str], *, leave_out: Collection[str] = ())
 
 def _read_parquet(path: Path, leave_out: Collection[str] = ()) -> "pd.DataFrame":
     import pandas as pd
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     wanted = [name for name in pq.read_schema(path).names if name not in leave_out]
-    # Of a large table, pandas otherwise holds two copies, and pyarrow the bytes of the file.
+    # Of a large table, pandas otherwise holds two copies, and pyarrow the bytes of the file. Columns of one row group
+    # would be views of what pyarrow read, which cannot be changed in place.
     freed: dict[str, Any] = {}
-    if "to_pandas_kwargs" in inspect.signature(pd.read_parquet).parameters:  # from pandas 3
+    known = inspect.signature(pd.read_parquet).parameters
+    if pq.read_metadata(path).num_row_groups > 1 and "to_pandas_kwargs" in known:
         freed = {"to_pandas_kwargs": {"split_blocks": True, "self_destruct": True}}
     table = pd.read_parquet(path, columns=wanted if leave_out else None, pre_buffer=False, **freed)
+    pa.default_memory_pool().release_unused()
     return restore_integers(table, lambda names: pq.read_table(path, columns=names), pq.read_schema(path))
 
 

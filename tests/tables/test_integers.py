@@ -79,3 +79,16 @@ def test_identifiers_are_compared_digit_by_digit(one, other, both):
 def test_floats_that_have_lost_digits_are_refused():
     with pytest.raises(InputFileError, match="expected integers in UID, got float64, which has lost"):
         comparable(pd.Series([float(2**60)], name="UID"), pd.Series([1], name="UID"))
+
+
+@pytest.mark.parametrize("group", [2, 100])
+def test_a_table_of_parquet_may_be_changed_in_place(tmp_path, group):
+    times = pd.to_datetime(["2020-01-01", "2021-06-30", "2022-12-31"])
+    made = pd.DataFrame({"DT": [1.0, 2.0, 3.0], "UID": [7, 8, 9], "datetime": times, "name": ["a", "b", "c"]})
+    made.to_parquet(tmp_path / "t.parquet", row_group_size=group)
+    table = read_table(tmp_path / "t.parquet")
+    pd.testing.assert_frame_equal(table, made)
+    for name, value in (("DT", 5.0), ("UID", 5), ("datetime", pd.NaT), ("name", "e")):
+        table.loc[1, name] = value
+        made.loc[1, name] = value
+    pd.testing.assert_frame_equal(table, made)

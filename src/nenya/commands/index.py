@@ -89,6 +89,7 @@ def update(folder: Path, options: IndexOptions) -> None:
         if options.clobber and (folder / ABOUT).exists():  # now that the new one can be made
             remove_index(folder)
         added = add_files(folder, latents, table, shards)
+        del table  # which is large, before the training of the vector index
         build_index(folder, kind=options.kind, index_from=options.index_from, seed=options.seed)
         about = read_about(folder)
         rows = sum(source["rows"] - source.get("left_out", 0) for source in about["sources"])

@@ -268,10 +268,9 @@ class Latents:
             rows = np.arange(len(self))
         else:
             part = np.searchsorted(starts, rows, side="right") - 1
-        names = pd.Categorical.from_codes(own[part], pd.Index(files))
         return pd.DataFrame(
             {
-                "pp_file": names.astype("str"),  # avoids fixed-width text
+                "pp_file": pd.Series(files, dtype="str").array.take(own[part]),  # not fixed-width text
                 "pp_type": kinds[part],
                 "pp_idx": rows - starts[part],
             }
@@ -341,7 +340,8 @@ class Latents:
             log.warning("%d of %d latents have no row in the table; their columns are empty", missing, len(self))
         whole = self.keys()
         if not own_names and found.names is not None:
-            whole["pp_file"] = whole["pp_file"].mask(source >= 0, found.texts(source))
+            given = found.texts(source)
+            whole["pp_file"] = whole["pp_file"].mask(source >= 0, given) if missing else given
         columns = table[[name for name in table if name not in COLUMNS and name not in self.columns]]
         for name, column in take_rows(columns, source).items():
             whole[name] = column

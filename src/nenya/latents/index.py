@@ -39,13 +39,16 @@ log = logging.getLogger(__name__)
 ABOUT = "nenya.json"
 TABLE = "latents"
 NARROW = 8_192
-"""Conditions that keep at most this many rows are answered exactly, unless enough of them are near the query."""
+"""Conditions that keep at most this many rows are answered exactly, unless enough of them are near the query; in an
+index of more than eight million rows up to four times as many."""
 
 _MOST_DIM = 2**16
 _MOST_ROWS = 2**40
 _BATCH = 8192
 _FEW = 16  # times NARROW: rows that are fetched one by one
-_CACHE = 2**28  # bytes of the index that LanceDB keeps in memory
+_CACHE = 3 * 2**30  # bytes of the vector index that LanceDB keeps in memory at most: that of 50 million rows
+_METADATA_CACHE = 2**28
+_NARROW_SHARE = 1000  # one row in so many may satisfy a narrow condition of a large index, up to 4 * NARROW rows
 
 
 @dataclass(frozen=True)
@@ -247,7 +250,8 @@ class IndexSearcher:
         """Return the k closest rows under a condition by the vector index; None if too few rows satisfy it."""
         query = np.asarray(query, np.float64) / np.linalg.norm(query)
         with lance_errors(self.folder), sql_errors(sql, self.columns):
-            ids = self.rows.near_where(query, k, sql, self.about["index"], NARROW)
+            narrow = max(NARROW, min(4 * NARROW, len(self) // _NARROW_SHARE))
+            ids = self.rows.near_where(query, k, sql, self.about["index"], narrow)
         if ids is None:
             return None
         with lance_errors(self.folder):
@@ -304,7 +308,7 @@ Searcher = FilesSearcher | IndexSearcher
 
 
 def connect(folder: Path) -> Any:
-    """Open the database of an index with a small cache.
+    """Open the database of an index with a cache of limited size.
 
     Raises:
         OptionError: LanceDB is not installed.
@@ -313,7 +317,7 @@ def connect(folder: Path) -> Any:
     import_lancedb()
     import lancedb
 
-    return lancedb.connect(folder, session=lancedb.Session(_CACHE, _CACHE))
+    return lancedb.connect(folder, session=lancedb.Session(_CACHE, _METADATA_CACHE))
 
 
 def open_table(folder: Path, schema: Any = None) -> Any:

@@ -6,6 +6,7 @@ their numbers, so that the place of a number is found without reading the column
 Letters in shapes: m rows, D the length of a latent.
 """
 
+import re
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
@@ -24,7 +25,7 @@ VECTOR = "latent"
 REFINE = 10
 """Factor on the compressed neighbours that are ranked by their latents."""
 
-_SCANNED_ROWS = 2**18  # of a batch of numbers; with LanceDB's default a scan takes ten times as long
+_SCANNED_ROWS = 2**20  # of a batch of numbers; with LanceDB's default a scan takes ten times as long
 _TAKEN_ROWS = 8192  # rows fetched at once
 _IN_ROWS = 1000  # numbers in one condition
 _POOL, _MOST_POOL = 4_000, 50_000  # neighbours without the condition, among which those that satisfy it are sought
@@ -33,7 +34,7 @@ _ENOUGH = 10  # factor on k: so many of them make an answer
 _MORE_REFINED = 3  # factor on the neighbours ranked under conditions: they are farther away, so differ less
 _SMALL_ROWS = 2**18  # rows of which the columns of a condition are read at once
 _MORE_PROBES = 8  # factor on the parts searched under conditions, which leave fewer rows in each
-_KEPT_CONDITIONS, _KEPT_ROWS, _KEPT_BYTES = 4, 2_000_000, 2**24
+_KEPT_CONDITIONS, _KEPT_ROWS, _KEPT_BYTES = 4, 2_000_000, 2**26
 
 
 class IndexRows:
@@ -47,6 +48,7 @@ class IndexRows:
     def __init__(self, table: Any, about: dict[str, Any]) -> None:
         self.table, self.dim = table, int(about["dim"])
         self.count = int(table.count_rows())
+        self._columns: list[str] = list(about["columns"])
         self._missing = max(0, sum(source["rows"] for source in about["sources"]) - self.count)
         self._kept: OrderedDict[str, IntArray] = OrderedDict()
         self._latents: OrderedDict[str, list[tuple[IntArray, Float32Array]]] = OrderedDict()
@@ -100,7 +102,9 @@ class IndexRows:
         if sql in self._kept:
             self._kept.move_to_end(sql)
             return self._kept[sql]
-        asked = self.table.search().where(sql).select([ROW]).with_row_id(True).limit(max(1, self.count))
+        asked = (
+            self.table.search().where(sql).select([self._column_of(sql)]).with_row_id(True).limit(max(1, self.count))
+        )
         parts = [batch.column("_rowid").to_numpy().astype(np.int64) for batch in asked.to_batches(_SCANNED_ROWS)]
         found = np.sort(np.concatenate([np.empty(0, np.int64), *parts]))
         if len(found) <= _KEPT_ROWS:
@@ -108,6 +112,10 @@ class IndexRows:
             while len(self._kept) > _KEPT_CONDITIONS:
                 self._kept.popitem(last=False)
         return found
+
+    def _column_of(self, sql: str) -> str:
+        """Return a column that a condition reads anyway, by which a scan of the rows takes half the time."""
+        return next((name for name in self._columns if re.search(rf"\b{re.escape(name)}\b", sql)), ROW)
 
     def from_place(self, place: int) -> Iterator[tuple[IntArray, Float32Array]]:
         """Yield the numbers and the latents of the rows added from a place on, block by block."""

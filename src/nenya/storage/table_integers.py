@@ -25,6 +25,8 @@ def take_rows(table: "pd.DataFrame", source: NDArray[np.integer]) -> "pd.DataFra
         source: (M,), row numbers, -1 for none.
     """
     table = table.reset_index(drop=True)
+    if len(source) == len(table) and np.array_equal(source, np.arange(len(table))):
+        return table  # without a copy
     if not (source < 0).any():
         return table.iloc[source].reset_index(drop=True)
     kinds = {name: _nullable(kind) for name, kind in table.dtypes.items() if kind.kind in "iub" and _is_plain(kind)}

@@ -64,7 +64,7 @@ class Keys:
         import pandas as pd
 
         codes = np.where(rows < 0, -1, self.file[rows])
-        return pd.Series(pd.Categorical.from_codes(codes, pd.Index(self.names or []))).astype("str").array
+        return pd.Series(list(self.names or []), dtype="str").array.take(codes, allow_fill=True)
 
 
 def has_keys(table: "pd.DataFrame") -> bool:
