@@ -50,6 +50,7 @@ O = TypeVar("O", bound=Options)  # noqa: E741  # the type of the options of one 
 
 _NONE = ("cuda_use", "nenya_data", *WARM_UP)  # None where an option file does not give them
 TABLE_SUFFIXES = (".parquet", ".csv", ".feather")
+_ROW_GROUP = 2**20  # rows of a Parquet file that are written at once, pyarrow's default
 _ALIASES = {"LLC_local": "LLC"}
 
 
@@ -441,9 +442,24 @@ def write_table(table: "pd.DataFrame", path: str | os.PathLike[str]) -> None:
     settings = {} if place.suffix == ".feather" else {"index": False}
     try:
         with atomic_path(place) as temporary:
-            getattr(table, writers[place.suffix])(temporary, **settings)
+            if place.suffix == ".parquet" and len(table) > _ROW_GROUP:
+                _write_large_parquet(table, temporary)
+            else:
+                getattr(table, writers[place.suffix])(temporary, **settings)
     except NenyaError:
         raise
     except OSError as error:  # pyarrow names the temporary file, and ends with the system's reason
         reason = re.sub(r".*\bDetail: \[errno \d+\] ", "", error.strerror or str(error))
         raise OutputError(f"cannot write {place}: {reason}; choose another place with out=") from error
+
+
+def _write_large_parquet(table: "pd.DataFrame", path: Path) -> None:
+    """Write a table by row groups, so that pyarrow does not hold a second copy of it."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.Schema.from_pandas(table, preserve_index=False)
+    with pq.ParquetWriter(path, schema) as writer:
+        for start in range(0, len(table), _ROW_GROUP):
+            part = table.iloc[start : start + _ROW_GROUP]
+            writer.write_table(pa.Table.from_pandas(part, schema=schema, preserve_index=False))

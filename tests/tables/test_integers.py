@@ -1,7 +1,9 @@
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
+from nenya import io
 from nenya.errors import InputFileError
 from nenya.io import read_table, write_table
 from nenya.storage.table_integers import comparable, take_rows
@@ -92,3 +94,14 @@ def test_a_table_of_parquet_may_be_changed_in_place(tmp_path, group):
         table.loc[1, name] = value
         made.loc[1, name] = value
     pd.testing.assert_frame_equal(table, made)
+
+
+def test_a_large_table_is_written_by_row_groups_as_pandas_writes_it(tmp_path, monkeypatch):
+    table = pd.DataFrame({**COLUMNS, "kind": pd.Categorical(["a", "b", "a"])})
+    table.loc[:1, "text"] = None  # of which the first group does not tell the type
+    table.to_parquet(tmp_path / "pandas.parquet", index=False)
+    monkeypatch.setattr(io, "_ROW_GROUP", 1)
+    write_table(table, tmp_path / "t.parquet")
+    assert pq.read_metadata(tmp_path / "t.parquet").num_row_groups == 3
+    pd.testing.assert_frame_equal(read_table(tmp_path / "t.parquet"), read_table(tmp_path / "pandas.parquet"))
+    assert pq.read_schema(tmp_path / "t.parquet").equals(pq.read_schema(tmp_path / "pandas.parquet"))
