@@ -21,6 +21,8 @@ FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
+PATIENCE = 300_000
+"""Milliseconds after which a page fails that does not answer: it only ends what hangs, also on a busy machine."""
 
 
 # Remembers the texts on each canvas, with their places on it: a canvas that is cleared has none.
@@ -87,6 +89,7 @@ def chromium(folder, **settings):
             **{"viewport": {"width": 1280, "height": 800}, **settings},
             accept_downloads=True,
         )
+        context.set_default_timeout(PATIENCE)
         yield context
         context.close()
 
@@ -105,14 +108,13 @@ class Page:
     def __init__(self, browser, portal, query=""):
         self.requests, self.complaints, self.portal = [], [], portal
         self.page = browser.new_page()
-        self.page.set_default_timeout(300_000)  # milliseconds; it only ends what hangs
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.on("websocket", lambda socket: self.requests.append(socket.url))
         self.page.on("console", lambda m: m.type in ("error", "warning") and self.complaints.append(m.text))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         before = set(portal.sessions)
         self.page.goto(portal.url + query)
-        self.page.locator("#count").wait_for(timeout=300_000)
+        self.page.locator("#count").wait_for()
         (key,) = set(portal.sessions) - before
         self.session = portal.sessions[key]
         self.until(lambda: self.page.evaluate("Bokeh.documents.length > 0 && Bokeh.documents[0].is_idle"))

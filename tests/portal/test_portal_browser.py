@@ -312,6 +312,28 @@ def test_a_click_in_the_umap_and_on_the_map_shows_the_nearest_selected_cutout(pa
         assert page.session.selection.view.row == row
 
 
+def test_who_hesitates_with_the_button_down_draws_and_clicks_all_the_same(page, dataset):
+    (x0, y0), (x1, y1), mouse = page.place("umap", -3, -3), page.place("umap", 4, 5), page.page.mouse
+    mouse.move(x0, y0)
+    mouse.down()
+    page.page.wait_for_timeout(1500)
+    mouse.move((x0 + x1) / 2, (y0 + y1) / 2, steps=3)
+    mouse.move(x1, y1, steps=3)
+    mouse.up()
+    page.until(lambda: page.session.selection.view.filters, 60)
+    page.idle()
+    assert abs(page.selected - rows_in(dataset, "umap", (-3, 4), (-3, 5))) <= 3
+    row, columns = 40, dataset.columns
+    page.act("reset")
+    page.idle()
+    assert page.session.selection.view.row != row
+    mouse.move(*page.place("map", *(float(columns.values(name)[row]) for name in ("lon", "lat"))))
+    mouse.down()
+    page.page.wait_for_timeout(1500)
+    mouse.up()
+    page.until(lambda: page.session.selection.view.row == row, 60)
+
+
 def test_keys_step_through_the_gallery(page):
     page.page.keyboard.press("n")
     page.idle()

@@ -110,6 +110,37 @@ def test_an_image_and_a_selection_are_tagged_and_undone_in_order(sessions):
     assert tagged(session, "north hem") == []
 
 
+def test_a_step_that_fails_can_be_made_again(sessions, folder):
+    session, path = sessions[0], folder / "a.tags.json"
+    session.show_row(5)
+    tag(session, "front", "image")
+    tag(session, "eddy", "image")
+    kept = path.read_text()
+    for step, left in (("undo", []), ("redo", [5])):
+        path.write_text("{")
+        session.act(step)
+        assert "expected tags" in session.texts["status"] and tagged(session, "eddy") != left
+        path.write_text(kept)
+        session.act(step)
+        assert tagged(session, "eddy") == left and tagged(session, "front") == [5]
+        kept = path.read_text()
+    session.act("undo")
+    session.act("undo")
+    assert tagged(session, "front") == [] == tagged(session, "eddy"), "a step that was made is not made twice"
+
+
+def test_an_undo_of_what_another_has_undone_leaves_no_step(sessions):
+    one, other = sessions
+    one.show_row(5)
+    tag(one, "front", "image")
+    other.show_row(5)
+    tag(other, "front", "image", on=False)
+    one.act("undo")
+    assert "no cutout changed" in one.texts["status"]
+    one.act("redo")
+    assert tagged(one, "front") == [] and "no cutouts to tag" not in one.texts["status"]
+
+
 def test_undo_takes_only_what_was_given(sessions):
     one, other = sessions
     other.show_row(3)
@@ -146,6 +177,10 @@ def test_conditions_categories_and_colours_follow_the_tags(sessions):
     }.items():
         session.ask(text)
         assert np.array_equal(session.mask, wanted), text
+    with pytest.raises(OptionError, match="tag = 'eddy' AND tag = 'front' selects the cutouts with all"):
+        session.ask("tag = 'eddy, front'")
+    session.ask("tag = 'eddy' AND tag = 'front'")
+    assert np.array_equal(session.mask, both)
     session.ask("")
     session.act("tagged:front")
     assert np.array_equal(session.mask, both)
@@ -194,6 +229,38 @@ def test_two_portals_of_one_file_see_each_others_tags(sessions, folder):
     assert np.flatnonzero(other.columns.has_value("tag", ("front",))).tolist() == [5] and tagged(one, "eddy") == []
     one.dataset.tags.look()
     assert tagged(one, "eddy") == [6] and one.dataset.tags.counts_in(None) == {"eddy": 1, "front": 1}
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_change_by_another_just_after_ones_own_is_seen(sessions, folder, monkeypatch, refused):
+    """Another portal waits for the lock, and writes at the moment when this one lets it go."""
+    from contextlib import contextmanager
+
+    from nenya.tables import tag_file
+
+    book, other = sessions[0].dataset.tags, open_archive(folder, path=folder / "a.parquet").tags
+    locked = tag_file.one_at_a_time
+
+    @contextmanager
+    def then_another(path):
+        monkeypatch.setattr(tag_file, "one_at_a_time", locked)
+        if refused:
+            other.change(np.array([6]), "eddy", on=True)
+        with locked(path):
+            yield
+        if not refused:
+            other.change(np.array([6]), "eddy", on=True)
+
+    monkeypatch.setattr(tag_file, "one_at_a_time", then_another)
+    if refused:  # it has read the other's tags, but shows nothing
+        monkeypatch.setattr(tag_file, "MOST_MARKS", 1)
+        with pytest.raises(InputFileError, match="at most 1 tagged"):
+            book.change(np.array([5]), "front", on=True)
+    else:
+        book.change(np.array([5]), "front", on=True)
+    assert book.counts_in(None) == ({} if refused else {"front": 1}), "the other's tag is not shown yet"
+    book.look()
+    assert book.counts_in(None) == ({"eddy": 1} if refused else {"eddy": 1, "front": 1})
 
 
 def test_a_damaged_file_is_said_and_the_tags_stay(sessions, folder, caplog):

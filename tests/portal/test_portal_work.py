@@ -140,7 +140,7 @@ def test_the_search_of_one_session_holds_up_no_other(page, browser, portal, slow
     page.act("row:80")
     status(page, "%")
     other.act('range:["DT", 0, 0.5]')
-    other.until(lambda: other.selected < ROWS, seconds=20)
+    other.until(lambda: other.selected < ROWS)
     assert "searching" in page.page.locator("#status [data-busy]").inner_text() and page.session.jobs.busy
     other.session.jobs.call(other.session.jobs.cancel)
     stop(page)

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from nenya.errors import InputFileError, OptionError, OutputError
+from nenya.tables.conditions import rows_where
 from nenya.tables.key_columns import read_keys
 from nenya.tables.keys import Packed
 from nenya.tables.tag_conditions import tag_terms
@@ -124,6 +125,18 @@ def test_words_are_kept_as_they_are(table, book):
     for word in words:
         book([1], f"  {word.replace(' ', '   ')} ")
     assert sorted(book.file.read().words) == sorted(words)
+
+
+def test_two_spellings_of_a_letter_are_one_tag(table, book):
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    assert book([1, 2], apart) == [1, 2] and book([2, 3], composed) == [3]
+    assert book.file.read().words == (composed,) and book([1], composed, on=False) == [1]
+    both = {apart: {"b_preproc.h5": {"train": [20, 22]}}, composed: {"b_preproc.h5": {"train": [22, 24]}}}
+    book.file.path.write_text(json.dumps({"nenya_tags": 1, "tags": both}))
+    found = book.file.read()  # of an earlier nenya
+    assert found.words == (composed,) and found.keys.row.tolist() == [20, 22, 24]
+    terms = tag_terms(f"tag = '{apart}' OR tag IN ('{apart}')", lambda words, _: str(words))
+    assert terms == f"['{composed}'] OR ['{composed}']"
 
 
 def _tag_rows(path, start):
@@ -248,10 +261,20 @@ def test_conditions_on_tags_are_replaced_and_others_are_not(sql, wanted):
     assert tag_terms(sql, spelled) == (sql if wanted is None else wanted)
 
 
+@pytest.mark.parametrize(
+    "sql", ["tag = 'a, b'", "DT > 1 AND tag != 'a, b'", "tag IN ('c', 'a, b')", "tag NOT IN ('a,b')"]
+)
+def test_a_condition_on_two_tags_as_one_is_refused_with_the_way_to_ask(sql, table, book):
+    pytest.importorskip("lancedb")
+    book([1, 2], "a")
+    book([2, 3], "b")
+    found = with_tags(table, book.file.path)
+    with pytest.raises(OptionError, match=r"a tag has no comma.*tag = 'a' AND tag = 'b' selects the cutouts with all"):
+        rows_where(found, sql)
+
+
 def test_a_row_has_each_of_its_tags_in_sql(table, book):
     pytest.importorskip("lancedb")
-    from nenya.tables.conditions import rows_where
-
     book([1, 2, 3], "front")
     book([3, 4], "eddy")
     found = with_tags(table, book.file.path)

@@ -18,7 +18,6 @@ from nenya.tables.tags import COLUMN, Tags, column_of, tags_in
 log = logging.getLogger(__name__)
 
 BoolArray = NDArray[np.bool_]
-_Stamp = tuple[int, int, int] | None
 
 
 class TagBook:
@@ -41,7 +40,8 @@ class TagBook:
         if COLUMN in columns.names:
             raise OptionError(f"tags: the table has a column {COLUMN} already: rename it, or leave out tags=")
         self.columns, self.writable, self.note = columns, writable, ""
-        self._file, self._lock, self._stamp = TagFile(path), threading.Lock(), _stamp(path)
+        self._file, self._lock = TagFile(path), threading.Lock()
+        self._stamp = self._file.stamp()
         self._listeners: dict[object, Callable[[], None]] = {}
         self._keys = read_keys(columns.table.select([name for name in COLUMNS if name in columns.names]).to_pandas())
         self._packed = Packed(self._keys)
@@ -74,16 +74,16 @@ class TagBook:
         if not self.writable:
             raise OptionError("tagging is off: start the portal with tags=true")
         with self._lock:
-            changed, tags = self._file.change(self._keys, self._packed, rows, word, on=on)
-            self._stamp = _stamp(self.path)
-            self._show(tags)
+            made = self._file.change(self._keys, self._packed, rows, word, on=on)
+            self._stamp = made.stamp
+            self._show(made.tags)
         self._tell()
-        return changed
+        return made.rows
 
     def look(self) -> None:
         """Read the file again if another program has changed it; a damaged one is logged, and the tags stay."""
         with self._lock:
-            if (found := _stamp(self.path)) == self._stamp:
+            if (found := self._file.stamp()) == self._stamp:
                 return
             self._stamp = found
             try:
@@ -109,14 +109,6 @@ class TagBook:
         column = column_of(tags, self._packed)
         self._words, self._column, self.note = tags.words, column, column.note
         self.columns.set_tags(column.codes, column.labels)
-
-
-def _stamp(path: Path) -> _Stamp:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def open_tags(columns: Columns, path: Path | None, *, asked: bool, writable: bool) -> tuple[TagBook | None, str]:

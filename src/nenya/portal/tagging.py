@@ -19,7 +19,7 @@ _MOST_WAITING = 4  # changes of one page that are being made
 TARGETS = ("image", "selection")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TagAct:
     """A change of tags that a session has made.
 
@@ -41,6 +41,7 @@ class Tagging(Near):
 
     _acts: tuple[TagAct, ...] = ()
     _undone: tuple[TagAct, ...] = ()
+    _again: tuple[TagAct, ...] = ()  # that are being undone, or made again
     _running = 0
     _told = ""
 
@@ -115,8 +116,14 @@ class Tagging(Near):
         self._undone = ()
         self._change(TagAct(word, rows, on, self.selection.view))
 
-    def _change(self, act: TagAct, *, undo: bool = False, redo: bool = False) -> None:
-        """Make a change in a thread, and remember it; several may run at once, and none replaces another."""
+    def _change(self, act: TagAct, of: TagAct | None = None, *, undo: bool = False) -> None:
+        """Make a change in a thread, and remember it; several may run at once, and none replaces another.
+
+        Args:
+            act: the change.
+            of: the one that it undoes, or makes again: it is forgotten when that is done, and kept if it fails.
+            undo: whether it undoes one.
+        """
         book = self.dataset.tags
         if book is None or not book.writable:
             raise InputFileError("tagging is off: start the portal with tags=true")
@@ -124,13 +131,18 @@ class Tagging(Near):
             raise InputFileError(f"{self._running} changes of tags are being made: wait until one ends")
         known = book
         self._running += 1
+        self._again = (*self._again, *([of] if of else []))
         number = f"{act.word} {len(act.rows)} {id(act)}"
 
-        def ended(_: str) -> None:
+        def ended(_: str = "") -> None:
             self._running -= 1
+            self._again = tuple(other for other in self._again if other is not of)
 
         def remember(changed: IntArray) -> None:
-            if undo:
+            self._acts, self._undone = (
+                tuple(other for other in some if other is not of) for some in (self._acts, self._undone)
+            )
+            if undo and len(changed):
                 self._undone = (*self._undone, TagAct(act.word, changed, not act.on, act.view))
             elif len(changed):
                 self._acts = (*self._acts, TagAct(act.word, changed, act.on, act.view))[-_MOST_ACTS:]
@@ -142,8 +154,8 @@ class Tagging(Near):
             return len(changed)
 
         def done(count: int) -> None:
-            self._running -= 1
-            self._told = _said(act, count, undo=undo, redo=redo)
+            ended()
+            self._told = _said(act, count, undo=undo, redo=bool(of) and not undo)
             self._say(self._told, False)
             self.show_tags()
 
@@ -151,21 +163,22 @@ class Tagging(Near):
 
     def undo_tags(self) -> bool:
         """Undo the last change of tags, if nothing else was done since; return whether there is one."""
-        if not self._acts or self._acts[-1].view is not self.selection.view:
+        if (act := self._last_of(self._acts)) is None:
             return False
-        *left, act = self._acts
-        self._acts = tuple(left)
-        self._change(TagAct(act.word, act.rows, not act.on, act.view), undo=True)
+        self._change(TagAct(act.word, act.rows, not act.on, act.view), act, undo=True)
         return True
 
     def redo_tags(self) -> bool:
         """Make the change of tags that was undone last, if nothing else was done since; return whether there is one."""
-        if not self._undone or self._undone[-1].view is not self.selection.view:
+        if (act := self._last_of(self._undone)) is None:
             return False
-        *left, act = self._undone
-        self._undone = tuple(left)
-        self._change(act, redo=True)
+        self._change(act, act)
         return True
+
+    def _last_of(self, acts: tuple[TagAct, ...]) -> TagAct | None:
+        """Return the last change that nobody undoes or makes again yet, if nothing else was done since; else None."""
+        left = [act for act in acts if act not in self._again]
+        return left[-1] if left and left[-1].view is self.selection.view else None
 
     def select_tagged(self, word: str) -> None:
         """Select the cutouts that have a tag."""

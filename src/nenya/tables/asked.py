@@ -16,7 +16,7 @@ from nenya.defs import DT_INTERVALS, REGIONS, SEASONS
 from nenya.errors import OptionError
 from nenya.storage.texts import shown
 from nenya.tables.tags import COLUMN as TAG
-from nenya.tables.tags import tags_in
+from nenya.tables.tags import asked_tag, tags_in
 
 BoolArray = NDArray[np.bool_]
 Test = Callable[["Rows"], "Truth"]
@@ -119,9 +119,14 @@ def compared(left: Callable[[Rows], Any], sign: str, right: Callable[[Rows], Any
 
 
 def text_compared(column: str, sign: str, text: str) -> Test:
-    """Return a comparison of a text column with a string, by its distinct values; of tags, whether it is among them."""
+    """Return a comparison of a text column with a string, by its distinct values; of tags, whether it is among them.
+
+    Raises:
+        OptionError: The string is no tag.
+    """
     if column == TAG and sign in ("=", "!="):
-        return _by_text(column, lambda values: [(text in tags_in(str(v))) == (sign == "=") for v in values.to_pylist()])
+        word = asked_tag(text)
+        return _by_text(column, lambda values: [(word in tags_in(str(v))) == (sign == "=") for v in values.to_pylist()])
     return _by_text(column, lambda values: [v is not None and _COMPARE[sign](str(v), text) for v in values.to_pylist()])
 
 

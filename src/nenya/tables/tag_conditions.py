@@ -6,7 +6,7 @@ The database sees the column as one string, so that conditions on it are replace
 import re
 from collections.abc import Callable
 
-from nenya.tables.tags import COLUMN
+from nenya.tables.tags import COLUMN, asked_tag
 
 _TOKEN = re.compile(
     r"(?P<space>\s+)|(?P<text>'(?:[^']|'')*')|(?P<name>`[^`]*`|\"(?:[^\"]|\"\")*\")|(?P<word>\w+)|(?P<sign><>|!=|==|.)",
@@ -25,6 +25,9 @@ def tag_terms(sql: str, has: Has) -> str:
     Args:
         sql: a condition.
         has: makes the replacements; rows without tags must fulfil neither form with tags.
+
+    Raises:
+        OptionError: A string holds a comma, as no tag does.
     """
     tokens = [(str(found.lastgroup), found[0]) for found in _TOKEN.finditer(sql)]
     solid = [place for place, (kind, _) in enumerate(tokens) if kind != "space"]
@@ -47,7 +50,7 @@ def _term(tokens: list[tuple[str, str]], has: Has) -> tuple[str, int] | None:
     """Return the replacement of a term that begins with the column, and the number of its tokens; None for others."""
     words = [text.lower() if kind == "word" else text for kind, text in tokens[:4]]
     if len(words) > 2 and words[1] in _EQUAL and tokens[2][0] == "text":
-        return has([_unquoted(words[2])], _EQUAL[words[1]]), 3
+        return has([asked_tag(_unquoted(words[2]))], _EQUAL[words[1]]), 3
     for form, positive in ((["is", "null"], False), (["is", "not", "null"], True)):
         if words[1 : 1 + len(form)] == form:
             return has([], positive), 1 + len(form)
@@ -59,7 +62,7 @@ def _term(tokens: list[tuple[str, str]], has: Has) -> tuple[str, int] | None:
             commas = tokens[start + 1 : stop : 2]
             if stop < len(tokens) and values and {kind for kind, _ in values} == {"text"}:
                 if len(commas) == len(values) - 1 and {text for _, text in commas} <= {","}:
-                    return has([_unquoted(text) for _, text in values], positive), stop + 1
+                    return has([asked_tag(_unquoted(text)) for _, text in values], positive), stop + 1
     return None
 
 

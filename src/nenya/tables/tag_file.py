@@ -7,6 +7,7 @@ Letters in shapes: N rows of a table, n rows to change.
 
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,24 @@ NO_TAGS = Tags((), np.empty(0, np.int64), _NO_KEYS)
 """What a file that does not exist holds."""
 
 
+Stamp = tuple[int, int, int] | None
+"""Inode, bytes and nanoseconds of a file, which each change by anybody changes; None where there is no file."""
+
+
+class Change(NamedTuple):
+    """A change of a file of tags.
+
+    Attributes:
+        rows: of the table that it concerned, each cutout once.
+        tags: all tags after it.
+        stamp: of the file with these tags, whatever others have written since.
+    """
+
+    rows: IntArray
+    tags: Tags
+    stamp: Stamp
+
+
 class TagFile:
     """A file of tags, which the first tag creates.
 
@@ -33,6 +52,14 @@ class TagFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    def stamp(self) -> Stamp:
+        """Return the stamp of the file."""
+        try:
+            status = self.path.stat()
+        except OSError:
+            return None
+        return status.st_ino, status.st_size, status.st_mtime_ns
 
     def read(self) -> Tags:
         """Return the tags.
@@ -45,7 +72,7 @@ class TagFile:
         except FileNotFoundError:
             return NO_TAGS
 
-    def change(self, keys: Keys, packed: Packed, rows: IntArray, word: str, *, on: bool) -> tuple[IntArray, Tags]:
+    def change(self, keys: Keys, packed: Packed, rows: IntArray, word: str, *, on: bool) -> Change:
         """Give a tag to rows of a table, or take it from them.
 
         Args:
@@ -56,7 +83,7 @@ class TagFile:
             on: whether the rows get it.
 
         Returns:
-            The rows among them that did not have it (or had it) before, and all tags after the change.
+            The change: its rows are those among the given ones that did not have the tag (or had it) before.
 
         Raises:
             InputFileError: The tag is not one, there are too many, a row cannot be tagged, or the file is damaged.
@@ -75,16 +102,17 @@ class TagFile:
             )
         try:
             with one_at_a_time(self.path.with_name(f".{self.path.name}.lock")):
-                tags = self.read()
+                stamp, tags = self.stamp(), self.read()
                 changed = _changed(tags, packed, rows, word, on=on)
                 if len(changed):
                     tags = _added(tags, keys, packed, changed, word) if on else _without(tags, packed, changed, word)
                     self._write(tags)
+                    stamp = self.stamp()  # while the file is locked: nobody else has written it since
         except NenyaError:
             raise
         except OSError as error:
             raise OutputError(f"cannot write {self.path}: {error.strerror or error}") from error
-        return changed, tags
+        return Change(changed, tags, stamp)
 
     def _write(self, tags: Tags) -> None:
         if len(tags.words) > MOST_TAGS:

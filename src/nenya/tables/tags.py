@@ -8,6 +8,7 @@ Letters in shapes: N rows of a table, M marks (a tag of a cutout).
 
 import json
 import logging
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,18 +87,37 @@ class TagColumn:
 
 
 def check_word(text: Any) -> str:
-    """Return a tag without needless spaces.
+    """Return a tag without needless spaces, and in the composed form of Unicode (NFC): one letter has one spelling.
 
     Raises:
         InputFileError: It is empty, too long, or holds a comma or characters that cannot be seen.
     """
-    word = " ".join(text.split()) if isinstance(text, str) else ""
+    word = " ".join(_composed(text).split()) if isinstance(text, str) else ""
     if not 0 < len(word) <= LONGEST or not word.isprintable() or "," in word or word.startswith(_LIKE_FORMULAS):
         raise InputFileError(
             f"expected a tag of 1 to {LONGEST} characters, without commas, not beginning with =, +, - or @, got "
             f"{shown(repr(word or text), 60)}"
         )
     return word
+
+
+def asked_tag(text: str) -> str:
+    """Return the tag that a condition names, spelled as `check_word` spells it.
+
+    Raises:
+        OptionError: It holds a comma, so that no cutout can have it.
+    """
+    if "," in text:
+        both = " AND ".join(f"{COLUMN} = '{word.strip()}'" for word in text.split(","))
+        raise OptionError(
+            f"{COLUMN} = {shown(repr(text), 60)}: a tag has no comma, so that this selects nothing; "
+            f"{shown(both, 120)} selects the cutouts with all of these tags"
+        )
+    return _composed(text)
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
 
 
 def place_of_tags(given: Any, table: str | None, archive: str | None) -> Path | None:
@@ -166,11 +186,14 @@ def _built(found: Any) -> Tags:
     if len(found) > MOST_TAGS:
         raise ValueError(f"{len(found):,} tags, more than {MOST_TAGS}")
     names: dict[str, int] = {}
-    words, parts, total = sorted(found), [], 0
-    for number, word in enumerate(words):
-        if check_word(word) != word:
+    words = sorted({_composed(word) for word in found})
+    parts: dict[tuple[int, int, int], IntArray] = {}
+    total = 0
+    for word, files in found.items():
+        number = words.index(_composed(word))
+        if check_word(word) != words[number]:
             raise ValueError(f"{word!r} is no tag")
-        for name, partitions in found[word].items():
+        for name, partitions in files.items():
             if len(name) > _LONGEST_FILE:
                 raise ValueError("the name of a cutout file is too long")
             file = names.setdefault(name, len(names))
@@ -180,8 +203,9 @@ def _built(found: Any) -> Tags:
                     raise ValueError(f"more than {MOST_MARKS:,} tags of cutouts")
                 if not isinstance(rows, list) or any(type(row) is not int or not 0 <= row < _ROWS for row in rows):
                     raise ValueError(f"rows of {word!r} that are no numbers")
-                parts.append((number, file, TYPES[partition], np.unique(np.array(rows, np.int64))))
-    return _joined(words, list(names), parts)
+                key = number, file, TYPES[partition]  # two spellings of a tag may have the same rows
+                parts[key] = np.union1d(parts.get(key, np.empty(0, np.int64)), np.array(rows, np.int64))
+    return _joined(words, list(names), [(*key, rows) for key, rows in parts.items()])
 
 
 def _joined(words: Sequence[str], names: list[str], parts: list[tuple[int, int, int, IntArray]]) -> Tags:

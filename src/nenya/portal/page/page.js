@@ -115,6 +115,8 @@ document.addEventListener("DOMContentLoaded", () => {
     ["dragleave", "drop"].forEach((n) => drop.addEventListener(n, (e) => { e.preventDefault(); drop.classList.remove("over"); }));
     drop.addEventListener("drop", (e) => { $("upload_file").files = e.dataTransfer.files; send(e.dataTransfer.files[0]); });
   }
+  // Bokeh takes what begins with 0.3 s without a move for a press: the drag or click is lost to whoever hesitates.
+  Bokeh.require("core/ui_gestures").UIGestures.press_threshold = 2 ** 31 - 1;
   Bokeh.embed.embed_items({}, [SETTINGS.item]).then(() => {
     const page = Bokeh.documents[0], link = page.get_model_by_name("nenya_view");
     page.on_event("connection_lost", () => dispatchEvent(new Event("nenya:lost")));
