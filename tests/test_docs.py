@@ -314,6 +314,33 @@ def test_each_way_in_begins_with_a_command_and_its_picture(name):
     assert re.match(r"# [^\n]+\n+```sh\n(nenya|make|for) .*?```\n+!\[[^\]]+\]\(", prose, re.DOTALL), name
 
 
+def torn_rows(text: str) -> list[str]:
+    """The rows of tables that are under no head, or have more or fewer cells than it."""
+    lines, torn, width = text.splitlines(), [], 0
+    for line, after in zip(lines, [*lines[1:], ""], strict=True):
+        if not line.startswith("|"):
+            width = 0
+            continue
+        cells = len(re.split(r"(?<!\\)\|", line.strip()))
+        if not width and "-" in after and set(after) <= set("|-: "):
+            width = cells
+        if cells != width:
+            torn.append(line)
+    return torn
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_tables_are_whole(page):
+    assert not torn_rows(prose_of(page))
+
+
+def test_a_torn_table_is_seen():
+    head = "| way | cells |\n| --- | --- |\n"
+    assert not torn_rows(f"{head}| a `b \\| c` | 1 |\n\ntext\n\n{head}| d | 2 |")
+    assert torn_rows(f"{head}| a | 1 |\n\n| b | 2 |") == ["| b | 2 |"]
+    assert torn_rows(f"{head}| a | 1 | 2 |\n| b |") == ["| a | 1 | 2 |", "| b |"]
+
+
 def test_pages_are_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
     long = [name_of(page) for page in DOCS.rglob("*.md") if len(page.read_text().splitlines()) > 300]

@@ -72,7 +72,7 @@ def merge(options: UpdateOptions) -> int:
 
     code = update(options, check)
     for kept in made:
-        kept.remove()
+        kept.remove_own()
     return code
 
 
@@ -86,6 +86,7 @@ class SharedUpdate(Update):
             new: cutout files and granules, None for the cutouts that other versions have.
             kept: of this worker.
         """
+        self.of_shards = True
         self.arrivals = self.arrivals_of(new)
         wanted = self.arrivals.wanted
         kept.keep(_NOTE, json.dumps([arrival.uid for arrival in wanted]).encode())
@@ -106,19 +107,6 @@ class SharedUpdate(Update):
                 stages.table(made.arrival, made.latents, *fitted)
             kept.keep(arrival.uid, b"")
         return self.close()
-
-    def begin_anew(self, note: Path) -> None:
-        """Refuse work that was begun with other settings, as other workers may be doing it.
-
-        Raises:
-            OutputError: There is such work.
-        """
-        if note.is_file():
-            raise OutputError(
-                f"{self.work} holds unfinished work with other weights or options: run the command that began it, or "
-                "remove the folder if no update runs"
-            )
-        super().begin_anew(note)
 
     def close(self) -> int:
         """Log the failed files; return their number."""

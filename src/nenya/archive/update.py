@@ -27,7 +27,7 @@ from nenya.archive.settings import CALIBRATION, extract_options, new_calibration
 from nenya.archive.stages import Stages, describe
 from nenya.data.cutouts import inspect_cutouts
 from nenya.data.orientation import SWATH, order_text, read_row_order
-from nenya.errors import InputFileError, Interrupted, LockLostError, NenyaError, OptionError
+from nenya.errors import InputFileError, Interrupted, LockLostError, NenyaError, OptionError, OutputError
 from nenya.io import read_table
 from nenya.latents.files import Latents
 from nenya.models.contrastive import find_weights_of, weights_source
@@ -125,6 +125,7 @@ class Update:
         check: Callable[[Folder, str, Arrivals], None] | None = None,
     ) -> None:  # fmt: skip
         self._check = check
+        self.of_shards = check is not None
         self.folder, self.manifest, self.name, self.options = folder, manifest, name, options
         self.work = folder.work / name
         self.origin: dict[str, str] = {}
@@ -228,7 +229,7 @@ class Update:
             note, kept = self.work / "settings.json", self.work / f"weights{path.suffix}"
             there = note.is_file() and note.read_text() == begun and kept.is_file() and sha256_file(kept) == digest
             if not there:
-                self.begin_anew(note)
+                self._begin_anew(note)
                 with atomic_path(kept) as temporary:
                     shutil.copyfile(path, temporary)
                 if made is not None:
@@ -238,12 +239,17 @@ class Update:
                     temporary.write_text(begun)
         return wanted, (kept, None if made is None else self.work / CALIBRATION)
 
-    def begin_anew(self, note: Path) -> None:
-        """Remove work that was begun with other settings, which is useless.
+    def _begin_anew(self, note: Path) -> None:
+        """Remove work that was begun with other settings than those of a note, which is useless here.
 
-        Args:
-            note: of these settings.
+        Raises:
+            OutputError: It is that of shards.
         """
+        if self.of_shards and note.is_file():
+            raise OutputError(
+                f"{self.work} holds unfinished work with other weights or options: run the command that began it, or "
+                "remove the folder if no update runs"
+            )
         shutil.rmtree(note.parent)
 
     def _check_weights(self, version: Version) -> None:

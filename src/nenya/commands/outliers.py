@@ -24,6 +24,7 @@ from nenya.latents.rarity import (
     Rarity,
     RowsOf,
     Search,
+    check_shards,
     fit_density,
     groups_of,
     joined_rows,
@@ -139,6 +140,8 @@ def run(options: OutliersOptions) -> int:
             rarity_share(whole, identity, how, kept)
         log.info("%s: shard %s is complete; when all are, shard=%s writes the table", out, share, MERGE)
         return 0
+    if share is not None:
+        check_shards(whole, how, kept)
     images = images_for(latents, table, options)
     density = fit_density(
         whole, identity.granule, components=options.components, sample=options.sample, seed=options.seed

@@ -43,6 +43,7 @@ DEBUG_ROWS = 2000
 LEAST_ROWS = 4
 _SEARCH = "integers in lists, all passes"  # of the approximate way: unfinished work of another is not resumed
 _MANY = 10**6
+_MERGING = "merging"  # name of the answer that tells the projector that a merge writes
 COLUMNS = ("US0", "US1")
 
 
@@ -93,16 +94,16 @@ def embed_table(
         how: settings of a fit, or the file of a fitted projector.
         save: file of a newly fitted projector.
         approximate: place rows by the approximate search.
-        clobber: overwrite existing outputs, and discard unfinished work.
+        clobber: overwrite existing outputs, and discard unfinished work of a run without shards.
         directions: (M, D), of the calibration of the latents, for `umap_spread`.
-        merge: take the places that shards have found; see `embed_share`.
+        merge: take the places that shards have found; see `embed_share`. Unfinished work is left as it is.
 
     Returns:
         The projector.
 
     Raises:
-        OutputError: The table or the projector exists, another process writes it, or it was begun with different
-            options.
+        OutputError: The table or the projector exists, another process writes it, it was begun with different
+            options, or shards are missing.
         InputFileError: The latents cannot be used.
     """
     save = None if isinstance(how, Path) else save
@@ -117,18 +118,13 @@ def embed_table(
     wanted, back = np.unique(rows[rows >= 0], return_inverse=True)
     manifest = _manifest(latents, wanted, how, approximate)
     shards = _shards(out, manifest, Share(0, 0)) if merge else KeptAnswers()
+    if merge:  # before anything is written
+        shards.refuse_missing(_unplaced(shards.place, len(wanted)), _block_count(len(wanted)))
     with OutputLock(partial / "lock", str(out)) as lock, _kept_if_it_holds_work(partial):
-        begun = _begun(partial)
-        if begun is not None and begun != manifest and not clobber:
-            raise OutputError(
-                f"{partial} holds unfinished work with different data or options: clobber=true starts over"
-            )
-        if begun != manifest:
-            if save is not None and save.exists() and not clobber:
-                raise OutputError(f"{save} exists: clobber=true overwrites it; projector={save} uses it")
-            _start(partial, manifest)
         if merge:
-            shards.refuse_missing(_unplaced(shards.place, len(wanted)), _block_count(len(wanted)))
+            _begin_merge(shards, save, clobber)
+        else:
+            _begin(partial, manifest, save, clobber)
         work = shards.place if merge else partial
         projector = _projector(latents, wanted, how, work)
         places = _place_rows(projector, latents, wanted, work, approximate, shards)
@@ -141,7 +137,8 @@ def embed_table(
         columns = dict(zip(COLUMNS, coordinates.T, strict=True))
         columns |= _clearness(projector, latents, rows, coordinates, directions, approximate)
         write_table(table.assign(**columns), out)
-        shutil.rmtree(partial, ignore_errors=True)
+        if not merge or _begun(partial) == manifest or not _holds_work(partial):
+            shutil.rmtree(partial, ignore_errors=True)
         shards.remove()
     finite = int(np.isfinite(coordinates[:, 0]).sum())
     hidden = int((rows >= 0).sum()) - finite
@@ -233,9 +230,13 @@ def _kept_if_it_holds_work(partial: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if not any(path.name == "projector.h5" or path.name.startswith("rows-") for path in partial.iterdir()):
+        if not _holds_work(partial):
             shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def _holds_work(partial: Path) -> bool:
+    return any(path.name == "projector.h5" or path.name.startswith("rows-") for path in partial.iterdir())
 
 
 def _manifest(latents: Latents, wanted: NDArray[np.int64], how: Fit | Path, approximate: bool) -> dict[str, Any]:
@@ -259,12 +260,39 @@ def _begun(partial: Path) -> dict[str, Any] | None:
     return values if isinstance(values, dict) else None
 
 
-def _start(partial: Path, manifest: dict[str, Any]) -> None:
-    """Remove earlier work, and write the manifest."""
+def _begin(partial: Path, manifest: dict[str, Any], save: Path | None, clobber: bool) -> None:
+    """Prepare the folder of unfinished work; that of the same data and options stays.
+
+    Raises:
+        OutputError: It holds other work, or the file of the projector exists, without `clobber`.
+    """
+    begun = _begun(partial)
+    if begun == manifest:
+        return
+    if begun is not None and not clobber:
+        raise OutputError(f"{partial} holds unfinished work with different data or options: clobber=true starts over")
+    _refuse_existing(save, clobber)
     for path in partial.iterdir():
         if not path.name.startswith("lock"):
             remove(path)
     _write(partial / "manifest.json", json.dumps(manifest, indent=1).encode())
+
+
+def _begin_merge(shards: KeptAnswers, save: Path | None, clobber: bool) -> None:
+    """Note that the merge of these shards writes the projector, so that a killed merge may write it again.
+
+    Raises:
+        OutputError: The file of the projector exists, without `clobber`.
+    """
+    noted = str(save).encode()
+    if shards.take(_MERGING) != noted:
+        _refuse_existing(save, clobber)
+        shards.keep(_MERGING, noted)
+
+
+def _refuse_existing(save: Path | None, clobber: bool) -> None:
+    if save is not None and save.exists() and not clobber:
+        raise OutputError(f"{save} exists: clobber=true overwrites it; projector={save} uses it")
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -11,7 +11,7 @@ import shutil
 import time
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +128,14 @@ class KeptAnswers:
             output = "" if self.folder is None else str(self.folder).removesuffix(SHARDS)
             raise missing_shards(output, missing, total, self._workers())
 
+    def refuse_all(self) -> None:
+        """Refuse a merge of which no shard is complete.
+
+        Raises:
+            OutputError: It names the shards.
+        """
+        self.refuse_missing(range(max(1, self._workers())), 0)
+
     def _workers(self) -> int:
         """Return the number of workers that last began to share the work, 0 if none did."""
         if self._own is None or not self._own.is_dir():
@@ -187,9 +195,23 @@ class KeptAnswers:
         self.keep(name, np.ascontiguousarray(values, "<f8").tobytes())
 
     def remove(self) -> None:
-        """Remove the answers of all inputs: the output is complete."""
-        if self.folder is not None:
+        """Remove the answers, as the output is complete; shards with other inputs stay, as workers may be at them."""
+        if self.folder is None:
+            return
+        if self.share is None:
             shutil.rmtree(self.folder, ignore_errors=True)
+            return
+        self.remove_own()
+        if self.folder.is_dir():
+            log.info(
+                "%s: kept the shards of other files or options; remove the folder if nobody needs them", self.folder
+            )
+
+    def remove_own(self) -> None:
+        """Remove the answers of these inputs, and the folder of all inputs if no others are there."""
+        shutil.rmtree(self.place, ignore_errors=True)
+        with suppress(OSError):  # it holds others
+            self.place.parent.rmdir()
 
     @contextmanager
     def unless_refused(self) -> Iterator[None]:
@@ -220,6 +242,11 @@ def digest(latents: Iterable[Latents], settings: object, arrays: Iterable[NDArra
     return found.hexdigest()[:32]
 
 
+def answer_of(name: str, number: int) -> str:
+    """Return the name of the answer of a piece of work."""
+    return f"{name}-{number:08d}"
+
+
 def in_pieces(
     pieces: Sequence[NDArray[np.int64]],
     count: int,
@@ -242,7 +269,7 @@ def in_pieces(
     found, still = np.full(count, np.nan), []
     for number, rows in enumerate(pieces):
         values = np.empty(len(rows))
-        if kept.take_numbers(f"{name}-{number:08d}", values):
+        if kept.take_numbers(answer_of(name, number), values):
             found[rows] = values
         else:
             still.append(number)
@@ -256,6 +283,6 @@ def in_pieces(
     with RowProgress(name, total, before=total - left, visible=visible) as progress:
         for number in still:
             found[pieces[number]] = values = work(number)
-            kept.keep_numbers(f"{name}-{number:08d}", values)
+            kept.keep_numbers(answer_of(name, number), values)
             progress.advance(len(values))
     return found

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from nenya.errors import InputFileError, OptionError
 from nenya.latents.components import PCA, fit_pca
 from nenya.latents.files import Latents
-from nenya.latents.kept_answers import KeptAnswers, in_pieces
+from nenya.latents.kept_answers import KeptAnswers, answer_of, in_pieces
 from nenya.latents.nearest import QUERY_ROWS, Identity, Nearest, as_unit
-from nenya.latents.rarity_cells import calibrated, cells_of, distances_in_cells, mean_distance
+from nenya.latents.rarity_cells import ANSWER, calibrated, cells_of, distances_in_cells, kept_pieces, mean_distance
 from nenya.runtime.process import RowProgress
 
 log = logging.getLogger(__name__)
@@ -161,6 +161,27 @@ def rarity_share(latents: Any, identity: Identity, how: Search, kept: KeptAnswer
         distances_in_cells(cells, identity, how.k, kept, True)
 
 
+def check_shards(latents: Any, how: Search, kept: KeptAnswers) -> None:
+    """Check that all shards of `rarity_of` are complete, before anything else is computed.
+
+    Args:
+        latents: as in `rarity_of`.
+        how: neighbours are searched.
+        kept: answers of the shards.
+
+    Raises:
+        InputFileError: There are too few latents.
+        OutputError: Shards are missing, which it names.
+    """
+    good, exact = _chosen(latents, how.k, how.exact)
+    if exact:
+        sizes = [min(_KEPT_ROWS, len(good) - start) for start in range(0, len(good), _KEPT_ROWS)]
+    elif not (sizes := kept_pieces(len(latents), good, kept)):
+        kept.refuse_all()
+    missing = [n for n, rows in enumerate(sizes) if not kept.take_numbers(answer_of(ANSWER, n), np.empty(rows))]
+    kept.refuse_missing(missing, len(sizes))
+
+
 def _chosen(latents: Any, k: int, exact: bool | None) -> tuple[IntArray, bool]:
     """Return the rows that have a direction, and whether all are compared with all.
 
@@ -221,7 +242,7 @@ def _among_all(
         return np.concatenate([mean_distance(reference, units[some], own.take(some), k) for some in parts])
 
     pieces = [order[start : start + _KEPT_ROWS] for start in starts]
-    return in_pieces(pieces, len(latents), work, kept, name="rarity", visible=visible)[good]
+    return in_pieces(pieces, len(latents), work, kept, name=ANSWER, visible=visible)[good]
 
 
 def _in_cells(  # of one search

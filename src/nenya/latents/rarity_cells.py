@@ -25,6 +25,10 @@ Float64Array = NDArray[np.float64]
 Float32Array = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
+ANSWER = "rarity"
+"""Name of the kept answers."""
+
+_CELLS = "cells"  # name of the kept cell of each row
 _CELL_ROWS = 1000
 """Mean rows of a cell, beyond a million rows; fewer rows have as many cells as the square root of their number."""
 
@@ -129,11 +133,10 @@ def cells_of(
         kept: answers of an interrupted run; the cells are added.
         cache_dir: folder of the temporary file; default that of the system.
     """
-    few = max(1, round(len(good) ** 0.5))
-    count = max(few, round(len(good) / _CELL_ROWS))
+    few, count = _cell_counts(len(good))
     centres, labels = np.empty((count, latents.shape[1])), np.empty(len(latents))
     turn = np.eye(latents.shape[1])
-    arrays = {"centres": centres, "cells": labels, "turn": turn}
+    arrays = {"centres": centres, _CELLS: labels, "turn": turn}
     with kept.alone("cells"):
         if not all(kept.take_numbers(name, values) for name, values in arrays.items()):
             if count == few:
@@ -149,6 +152,30 @@ def cells_of(
     near = _nearest_cells(centres, np.bincount(label[good], minlength=count), probes)
     with temporary_folder("nenya-cells-", scratch_folder(cache_dir) if cache_dir else None) as folder:
         yield Cells(folder / "latents", latents, label, near, None if count == few else turn.astype(np.float32))
+
+
+def _cell_counts(rows: int) -> tuple[int, int]:
+    """Return the square root of a number of rows, and the number of cells of so many."""
+    few = max(1, round(rows**0.5))
+    return few, max(few, round(rows / _CELL_ROWS))
+
+
+def kept_pieces(rows: int, good: IntArray, kept: KeptAnswers) -> list[int]:
+    """Return the number of rows of each piece of `distances_in_cells`, from the cells that were kept.
+
+    Args:
+        rows: N.
+        good: rows that have a direction.
+        kept: answers of shards.
+
+    Returns:
+        Empty if the cells are missing.
+    """
+    labels = np.empty(rows)
+    if not kept.take_numbers(_CELLS, labels):
+        return []
+    sizes = np.bincount(labels[good].astype(np.int64), minlength=_cell_counts(len(good))[1])
+    return [int(sizes[group].sum()) for group in _pieces(sizes)]
 
 
 def _nearest_cells(centres: Float64Array, sizes: IntArray, probes: int) -> list[IntArray]:
@@ -193,7 +220,7 @@ def distances_in_cells(cells: Cells, identity: Identity, k: int, kept: KeptAnswe
     def work(number: int) -> Float64Array:
         return np.concatenate([_of_cell(cells, cell, identity, k) for cell in groups[number]])
 
-    return in_pieces(pieces, len(identity.number), work, kept, name="rarity", visible=visible)
+    return in_pieces(pieces, len(identity.number), work, kept, name=ANSWER, visible=visible)
 
 
 def _of_cell(cells: Cells, cell: int, identity: Identity, k: int) -> Float64Array:
