@@ -110,7 +110,8 @@ def prepare_folder(folder: Path) -> None:
     cutouts = write_cutouts(folder / "cutouts_preproc.h5", train=red_noise(48, 64, 1), valid=red_noise(16, 64, 2))
     table = table_of("cutouts_preproc", rows)
     table.loc[:8, "US0"], table.loc[:8, "US1"] = 3.0, 0.0
-    write_table(table, folder / "cutouts.parquet")
+    for name in ("cutouts.parquet", "cutouts_preproc.parquet"):
+        write_table(table, folder / name)
     write_table(table.iloc[:9], folder / "found.parquet")
     weights = narrow_weights(folder / "last.pth")
     narrow_weights(folder / "os_sst" / "MODIS_L2" / "Nenya" / "models" / "v4_last.pth")
