@@ -305,3 +305,11 @@ def test_links_keep_examples_and_refuse_rows_that_are_none(columns):
     for bad in (((ROWS,), ()), ((), (-1,)), (tuple(range(41)), ())):
         with pytest.raises(OptionError):
             read_view(View(examples=bad).to_text(), columns)
+
+
+def test_parts_of_a_table_may_have_more_strings_together_than_each_has_numbers_for():
+    parts = [[f"granule {part}.{row}" for row in range(100) for _ in range(3)] for part in range(3)]
+    chunks = [pa.array(part).dictionary_encode().cast(pa.dictionary(pa.int8(), pa.string())) for part in parts]
+    found = compact(pa.table({"filename": pa.chunked_array(chunks)}))
+    assert found.column("filename").to_pylist() == sum(parts, [])
+    assert found.column("filename").num_chunks == 1

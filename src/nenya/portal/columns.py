@@ -79,7 +79,7 @@ def read_arrow(path: Path) -> Any:
         try:
             check_table(path)
             names = [field.name for field in pq.read_schema(path) if pa.types.is_string(field.type)]
-            table = pq.read_table(path, read_dictionary=names)
+            table = pq.read_table(path, read_dictionary=names, pre_buffer=False)
         except NenyaError:
             raise
         except (pa.ArrowException, OSError, ValueError) as error:
@@ -108,6 +108,8 @@ def _compact(column: Any) -> Any:
     kind = column.type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         column = column.dictionary_encode()
+    elif pa.types.is_dictionary(kind) and column.num_chunks > 1:  # the strings of all may be more than int8 numbers
+        column = column.cast(pa.dictionary(pa.int32(), kind.value_type, kind.ordered))
     column = column.unify_dictionaries()
     array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
     if pa.types.is_dictionary(array.type) and len(array.dictionary) > _DICTIONARY_SHARE * len(array):
