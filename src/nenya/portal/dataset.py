@@ -31,6 +31,7 @@ IntArray = NDArray[np.integer]
 T = TypeVar("T")
 
 _KEPT_BYTES = 2**26  # bytes of cutouts in memory
+_KEPT_A_ROW = 32  # bytes of results kept: cells of two planes, orders and masks of some selections
 _AT_ONCE = 16  # cutouts read at once
 _TRIED = 200  # rows on which a projector is tested
 _SAME_MAP = 0.05  # as a fraction of the extent of the UMAP
@@ -220,7 +221,7 @@ class Dataset:
         self.files: dict[Path, Stamp] = {}
         self.first: tuple[Filter, ...] = ()
         self.projector, self.in_order = projector, frozenset(in_order)
-        self.columns, self.masks, self.shared = columns, Masks(columns), Shared()
+        self.columns, self.masks, self.shared = columns, Masks(columns), Shared(max(2**26, _KEPT_A_ROW * columns.rows))
         self.shared.version = lambda: columns.version
         self.tags: TagBook | None = None
         given = {name for name, there in (("latents", latents is not None), ("images", bool(images))) if there}

@@ -15,7 +15,7 @@ from nenya.portal.pictures import Extent
 from nenya.portal.points import MOST_POINTS, Near
 from nenya.portal.state import PLANES, BoolArray, Filter, View
 from nenya.portal.summary import Summary, summarise
-from nenya.portal.work import cells_for, ordered_rows
+from nenya.portal.work import cells_for, ordered_rows, places_of
 from nenya.tables.classes import Classes
 
 Filters = tuple[Filter, ...]
@@ -108,7 +108,8 @@ def plane_of(
 
     def count(filters: Filters) -> FloatArray:
         mask = dataset.masks.all_of(filters, lambda: ticket.tick(0.3))
-        return pictures.raster(x, y, extent, shape, mask=mask, around=around)
+        places = places_of(dataset, plane, extent)
+        return pictures.raster(x, y, extent, shape, mask=mask, around=around, places=places)
 
     def make() -> FloatArray:
         a, b = pair.masks(dataset, ticket)

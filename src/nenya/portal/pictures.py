@@ -1,6 +1,7 @@
 """Arrays for figures: densities, means in cells, sheets of cutouts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +13,11 @@ from nenya.tables.classes import Classes, commonest
 FloatArray = NDArray[np.float32]
 Picked = BoolArray | NDArray[np.integer]
 """Some of N rows: a mask (N,), or their numbers."""
+Places = NDArray[np.int32]
 Extent = tuple[float, float, float, float]
 """Left, right, lower and upper limit."""
+
+_BLOCK = 2**17  # rows that are counted at once
 
 
 def raster(
@@ -25,6 +29,7 @@ def raster(
     mask: Picked | None = None,
     values: FloatArray | None = None,
     around: float | None = None,
+    places: Places | None = None,
 ) -> FloatArray:
     """Count points in cells, or average their values.
 
@@ -36,32 +41,62 @@ def raster(
         mask: points to include: (N,) bool, or their numbers.
         values: (N,); NaN is ignored.
         around: period of x, such as 360 degrees.
+        places: (N,) cells of the points as `cells_of` gives them, if they are known.
 
     Returns:
         (rows, columns) float32, lowest row first; NaN in empty cells.
     """
-    if mask is not None:
-        x, y = x[mask], y[mask]
-        values = values[mask] if values is not None else None
     wide, tall = cells
-    place = cells_of(x, y, extent, cells, around)
-    inside = place >= 0
-    if values is not None:
-        inside &= np.isfinite(values)
-    place = place[inside]
-    count = np.bincount(place, minlength=wide * tall)
-    with np.errstate(invalid="ignore", divide="ignore"):
+    count, total = np.zeros(wide * tall, np.int64), np.zeros(wide * tall)
+    for part, chosen in _blocks(len(x), mask):
+        place = _places(x, y, extent, cells, around, places, part, chosen)
         if values is None:
-            cell = np.where(count, count, np.nan)
-        else:
-            cell = np.bincount(place, weights=values[inside], minlength=wide * tall) / count
+            count += np.bincount(place + 1, minlength=wide * tall + 1)[1:]
+            continue
+        own = values[part] if chosen is None else values[part][chosen]
+        good = np.isfinite(own) & (place >= 0)
+        place = place[good]
+        count += np.bincount(place, minlength=wide * tall)
+        total += np.bincount(place, weights=own[good], minlength=wide * tall)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        cell = np.where(count, count, np.nan) if values is None else total / count
     return cell.reshape(tall, wide).astype(np.float32)
+
+
+def _blocks(rows: int, mask: Picked | None) -> Iterator[tuple[Any, BoolArray | None]]:
+    """Yield indices of some rows and which of them are picked (None: all), in parts that fit the processor's cache."""
+    if mask is not None and mask.dtype != bool:
+        for start in range(0, len(mask), _BLOCK):
+            yield mask[start : start + _BLOCK], None
+        return
+    for start in range(0, rows, _BLOCK):
+        part = slice(start, start + _BLOCK)
+        yield part, None if mask is None else np.asarray(mask[part], bool)
+
+
+def _places(  # of one block
+    x: FloatArray, y: FloatArray, extent: Extent, cells: tuple[int, int], around: float | None,
+    places: Places | None, part: Any, chosen: BoolArray | None,
+) -> Places:  # fmt: skip
+    """Return the cells of the rows that a part of `_blocks` picks."""
+    if places is not None:
+        known: Places = places[part]
+        return known if chosen is None else known[chosen]
+    own = (x[part], y[part]) if chosen is None else (x[part][chosen], y[part][chosen])
+    return _cells(*own, extent, cells, around)
 
 
 def cells_of(
     x: FloatArray, y: FloatArray, extent: Extent, cells: tuple[int, int], around: float | None = None
-) -> NDArray[np.int32]:
+) -> Places:
     """Return the cell of each point, line * columns + column, -1 outside: (N,) int32; arguments as of `raster`."""
+    place = np.empty(len(x), np.int32)
+    for part, _ in _blocks(len(x), None):
+        place[part] = _cells(x[part], y[part], extent, cells, around)
+    return place
+
+
+def _cells(x: FloatArray, y: FloatArray, extent: Extent, cells: tuple[int, int], around: float | None) -> Places:
     left, right, low, high = extent
     wide, tall = cells
     with np.errstate(invalid="ignore", over="ignore"):
@@ -83,12 +118,13 @@ def class_raster(
     *,
     mask: Picked | None = None,
     around: float | None = None,
+    places: Places | None = None,
 ) -> FloatArray:
     """Return the commonest class of each cell, (rows, columns) float32, NaN where empty; arguments as of `raster`."""
-    codes = classes.codes
+    place, codes = cells_of(x, y, extent, cells, around) if places is None else places, classes.codes
     if mask is not None:
-        x, y, codes = x[mask], y[mask], codes[mask]
-    found = commonest(cells_of(x, y, extent, cells, around), codes, cells[0] * cells[1], len(classes.values))
+        place, codes = place[mask], codes[mask]
+    found = commonest(place, codes, cells[0] * cells[1], len(classes.values))
     return np.where(found < 0, np.nan, found).reshape(cells[1], cells[0]).astype(np.float32)
 
 

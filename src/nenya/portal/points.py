@@ -22,6 +22,8 @@ MOST_POINTS = 3000
 _SIZES = (5.0, 11.0)  # pixels of the screen, for many and for few points
 _THUMBNAIL = 128  # pixels of the screen, about
 
+_BLOCK = 2**17  # rows that are compared at once
+
 FloatArray = NDArray[np.float32]
 
 
@@ -58,26 +60,45 @@ def points_in(
     columns = dataset.columns
 
     def make() -> Near | None:
-        left, right, low, high = extent
         x, y = (columns.values(axis) for axis in PLANES[plane])
-        numbers = None if picked is None or picked.dtype == bool else picked
-        if numbers is not None:
-            x, y = x[numbers], y[numbers]
-        if plane == "map":
-            x = np.mod(x - np.float32(left), np.float32(360)) + np.float32(left)
-        inside = (x >= left) & (x <= right) & (y >= low) & (y <= high)
-        found = np.flatnonzero(inside if picked is None or numbers is not None else inside & picked)
-        if len(found) > MOST_POINTS:
+        rows = _within(x, y, extent, picked, around=plane == "map")
+        if rows is None:
             return None
-        rows = found if numbers is None else numbers[found]
         values: FloatArray = np.empty(0, np.float32)
         if colour != "count":
             classes = columns.classes(colour)
             of_rows = columns.values(colour)[rows] if classes is None else classes.codes[rows].astype(np.float32)
             values = np.where(of_rows < 0, np.nan, of_rows).astype(np.float32) if classes is not None else of_rows
-        return Near(x[found], y[found], rows, values)
+        across = _from_left(x[rows], extent) if plane == "map" else x[rows]
+        return Near(across, y[rows], rows, values)
 
     return dataset.shared.get(("points", plane, extent, filters, colour), make)
+
+
+def _within(
+    x: FloatArray, y: FloatArray, extent: Extent, picked: NDArray[Any] | None, *, around: bool
+) -> NDArray[np.int64] | None:
+    """Return the picked rows within an extent, rising if `picked` is; None as soon as they are too many for points."""
+    left, right, low, high = extent
+    numbers = None if picked is None or picked.dtype == bool else picked
+    found, count = [np.empty(0, np.int64)], 0
+    for start in range(0, len(x) if numbers is None else len(numbers), _BLOCK):
+        part: Any = slice(start, start + _BLOCK) if numbers is None else numbers[start : start + _BLOCK]
+        across, up = _from_left(x[part], extent) if around else x[part], y[part]
+        inside = (across >= left) & (across <= right) & (up >= low) & (up <= high)
+        if numbers is None and picked is not None:
+            inside &= picked[part]
+        own = np.flatnonzero(inside)
+        found.append(own + start if numbers is None else part[own].astype(np.int64))
+        count += len(own)
+        if count > MOST_POINTS:
+            return None
+    return np.concatenate(found)
+
+
+def _from_left(lon: FloatArray, extent: Extent) -> FloatArray:
+    """Return longitudes in the 360 degrees from the left limit on."""
+    return np.asarray(np.mod(lon - np.float32(extent[0]), np.float32(360)) + np.float32(extent[0]), np.float32)
 
 
 class Points:

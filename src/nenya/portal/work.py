@@ -132,18 +132,29 @@ def rasters(
         def make() -> FloatArray:
             values = columns.values(name) if name != "count" and columns.classes(name) is None else None
             mask = picked(dataset, which, ticket)
+            some = mask is not None and mask.dtype != bool
+            places = None if some else places_of(dataset, plane, extent)
             if name != "count" and (classes := columns.classes(name)) is not None:
-                return pictures.class_raster(x, y, extent, shape, classes, mask=mask, around=around)
-            if values is not None and columns.scale(name) == "ratio":  # the mean of 2 and 1/2 is 1
-                values = np.log(values)
-                return np.exp(pictures.raster(x, y, extent, shape, mask=mask, values=values, around=around))
-            return pictures.raster(x, y, extent, shape, mask=mask, values=values, around=around)
+                return pictures.class_raster(
+                    x, y, extent, shape, classes, mask=mask, around=around, places=places_of(dataset, plane, extent)
+                )
+            ratio = values is not None and columns.scale(name) == "ratio"  # the mean of 2 and 1/2 is 1
+            values = np.log(values) if values is not None and ratio else values
+            found = pictures.raster(x, y, extent, shape, mask=mask, values=values, around=around, places=places)
+            return np.exp(found) if ratio else found
 
         return dataset.shared.get(("raster", plane, extent, which, name), make)
 
     whole = of((), "count") if filters else None
     ticket.tick(0.5)
     return whole, of(filters, colour)
+
+
+def places_of(dataset: Dataset, plane: str, extent: Extent) -> pictures.Places:
+    """Return the cell of each row in the raster of a plane, (N,) int32, which selections share."""
+    x, y = (dataset.columns.values(column) for column in PLANES[plane])
+    shape, around = cells_for(len(x), plane), 360.0 if plane == "map" else None
+    return dataset.shared.get(("cells", plane, extent), lambda: pictures.cells_of(x, y, extent, shape, around))
 
 
 def plane_of(
