@@ -34,6 +34,8 @@ import nenya
 
 IMAGES, SIDE = 20_000, 64
 LIFE = 45  # seconds after which a closed page is forgotten
+PATIENCE = 3600  # seconds for an answer: on a busy machine ten pages at once take minutes
+MOST_CLOSED = 30  # pages that wait to be forgotten: a portal refuses the 41st of an address
 ACTIONS = (
     'range:["DT", 0.4, 1.2]',
     'range:["month", 3, 8]',
@@ -90,11 +92,11 @@ class Client:
         self, start = cls(), time.monotonic()
         self.texts, self.sent, self.channels, self.time = {}, 0, {}, 0
         page = await AsyncHTTPClient(max_buffer_size=2**28).fetch(
-            HTTPRequest(f"http://127.0.0.1:{port}/{query}", headers=headers, request_timeout=300)
+            HTTPRequest(f"http://127.0.0.1:{port}/{query}", headers=headers, request_timeout=PATIENCE)
         )
         token = re.search(r'"token":"([^"]+)"', page.body.decode())[1]
         self.socket = await websocket_connect(
-            HTTPRequest(f"ws://127.0.0.1:{port}/ws", headers=headers, request_timeout=300),
+            HTTPRequest(f"ws://127.0.0.1:{port}/ws", headers=headers, request_timeout=PATIENCE),
             subprotocols=["bokeh", token],
             max_message_size=2**28,
         )
@@ -126,7 +128,7 @@ class Client:
         for part in ({"msgid": str(self.sent), "msgtype": kind}, {}, content):
             await self.socket.write_message(json.dumps(part))
 
-    async def until(self, found, seconds=300):
+    async def until(self, found, seconds=PATIENCE):
         """Take messages until one, with what is known after it, is what was waited for."""
         end = time.monotonic() + seconds
         while (result := found({})) is None:
@@ -238,6 +240,7 @@ def measure(rows, dim, sessions, sources, closed):
             found = asyncio.run(act_alone(servers, rows))
             for what, server in servers.items():
                 found[what] |= {"start_up": server.start_up, "own_GB": server.own()}
+            print(json.dumps(found), flush=True)  # if one of the longer parts is ended by hand
             server = servers["now"]
             if sessions:
                 used = server.used()
@@ -303,8 +306,9 @@ async def open_and_close(server, count):
         client = await Client.open(server.port)
         await client.act(ACTIONS[number % 3])
         client.close()
-        if number in (10, count):
+        if number in (10, count) or number % MOST_CLOSED == 0:
             await asyncio.sleep(LIFE)
+        if number in (10, count):
             found[str(number)] = 1000 * server.own()
     return found
 

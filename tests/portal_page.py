@@ -208,6 +208,6 @@ class Page:
     def check_quiet(self):
         host = self.portal.url.split("//")[1]
         outside = [u for u in self.requests if host not in u and not u.startswith(("data:", "blob:"))]
-        assert outside == []
+        assert outside == [], outside
         assert [text for text in self.complaints if "favicon" not in text] == []
         self.page.close()

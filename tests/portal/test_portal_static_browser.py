@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 from portal_data import write_archive
-from portal_page import chromium, needs_chromium
+from portal_page import PATIENCE, chromium, needs_chromium
 from test_portal_access import axe_of_tests
 
 from nenya.defs import REGIONS
@@ -45,7 +45,7 @@ class Static:
 
     def __init__(self, browser, address):
         self.page, self.requests, self.complaints = browser.new_page(), [], []
-        self.page.set_default_timeout(30_000)
+        self.page.set_default_timeout(PATIENCE)
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.on("console", lambda m: m.type in ("error", "warning") and self.complaints.append(m.text))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
@@ -324,6 +324,32 @@ def test_tags_have_any_name_and_are_no_more_than_nenya_reads(page):
     many = {f"t{k}": {"a.h5": {"train": [5]}} for k in range(60)}
     said = page.page.evaluate(_READ, [["a.h5"], many, [f"u{k}" for k in range(60)]])["said"]
     assert "more than 100 tags" in said
+
+
+_MANY = """() => {
+  const n = 250001, rows = new Int32Array(n).map((_, i) => i), names = ["a.h5"];
+  const data = {given: {id: "of a test"}, n, rows, placeOf: new Map(Array.from(rows, (i) => [i, i])),
+    keys: {names, file: new Uint8Array(n), type: new Uint8Array(n), idx: rows}};
+  const tags = nenyaTags(data, () => {}), said = [], all = Array.from(rows), most = all.slice(1);
+  const attempt = (work) => { try { work(); } catch (error) { said.push(error.message); } };
+  const file = (word, items) => JSON.stringify({nenya_tags: 1, tags: {[word]: {"a.h5": {valid: items}}}});
+  tags.add("one", all);
+  attempt(() => tags.add("two", all));
+  const kept = [...tags.tags.keys()].join();
+  attempt(() => tags.read(file("two", all)));
+  attempt(() => tags.read(file("one", all)));
+  attempt(() => tags.add("two", most.slice(1)));
+  attempt(() => tags.read(file("two", most)));
+  localStorage.removeItem("nenya_tags_of a test");
+  return {said, kept, marks: [...tags.tags.values()].map((rows) => rows.size)};
+}"""
+
+
+def test_no_more_cutouts_are_tagged_than_nenya_reads(page):
+    found = page.page.evaluate(_MANY)
+    wanted = [f"got {count}: select fewer, or remove a tag first." for count in ("500,002", "500,002", "500,001")]
+    assert found["said"] == [f"Expected at most 500,000 tagged cutouts, {text}" for text in wanted]
+    assert found["kept"] == "one" and found["marks"] == [250_001, 249_999]
 
 
 def test_downloaded_rows_have_one_column_of_tags(browser, tmp_path):

@@ -123,6 +123,17 @@ def test_a_reload_of_the_page_keeps_tags_selection_and_colour(page):
     page.until(lambda: "front 30" in page.page.locator(".classes").inner_text().replace("\n", " "))
 
 
+def test_enter_tags_the_image_and_with_shift_the_selection(page):
+    page.act("row:5")
+    ask(page, "pp_type = 1, pp_idx < 30")
+    for key, word, count in (("Enter", "one", "1"), ("Shift+Enter", "all", "30")):
+        page.page.locator("h1").click()
+        page.page.keyboard.press("g")
+        page.page.keyboard.type(word)
+        page.page.keyboard.press(key)
+        page.until(lambda word=word, count=count: (word, count) in [line[:2] for line in listed(page)])
+
+
 def test_two_people_tag_at_once_and_undo_takes_only_ones_own(page, portal):
     other = Page(page.page.context, portal)
     ask(page, "lat > 20")

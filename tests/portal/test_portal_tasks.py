@@ -1,10 +1,10 @@
 """What people want of the portal, done in Chromium with what a person sees, at a desk and on a telephone."""
 
 import pytest
-from portal_page import chromium, has_chromium, serve
+from portal_page import PATIENCE, chromium, has_chromium, serve
 from portal_tasks import NARROW, TASKS, WIDE, do_task, open_world, write_world
 
-MOST_CLICKS = 11
+MOST_CLICKS = 9
 """Clicks, taps and strokes of one task, at most, the longest ones included."""
 SLOW = pytest.mark.slow
 CASES = [
@@ -43,7 +43,7 @@ def contexts(tmp_path_factory):
 @pytest.mark.parametrize(("task", "touch"), CASES)
 def test_a_person_can(task, touch, world, contexts):
     page, complaints = contexts[touch].new_page(), []
-    page.set_default_timeout(40_000)
+    page.set_default_timeout(PATIENCE)
     page.on("console", lambda m: m.type == "error" and complaints.append(m.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
     found = do_task(task, page, *world, touch=touch)

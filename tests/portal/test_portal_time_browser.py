@@ -152,6 +152,43 @@ def test_play_stops_at_the_end_and_when_the_page_is_hidden(page, portal):
     assert page.page.locator("#s_time").is_hidden()
 
 
+def test_one_year_is_played_by_its_name(page, portal):
+    page.page.select_option("#time_window", "24")
+    page.page.select_option("#time_step", "1")
+    page.page.select_option("#time_speed", "8")
+    page.page.select_option("#time_year", "2011")
+    january = 12 * 41
+    page.until(lambda: months(page) == (january, january) and not page.session.playing)
+    page.idle()
+    assert page.chips == ["time: Jan 2011"] and page.page.locator("#time_window").input_value() == "1"
+    page.page.locator("#time_play").click()
+    seen = set()
+    page.until(lambda: seen.add(months(page)) or text(page, "said").startswith("end of 2011"))
+    page.until(lambda: not page.session.playing)
+    page.idle()
+    assert months(page) == (january + 11, january + 11) and text(page, "now") == "Dec 2011"
+    assert {first // 12 for first, _ in seen} == {41}, "no other year is shown"
+    page.page.locator("#time_at").press("Home")
+    page.until(lambda: months(page) == (january, january) and not page.session.playing)
+    page.page.select_option("#time_window", "24")  # does not fit into a year
+    page.until(lambda: months(page) == (january, january + 23))
+    assert page.page.locator("#time_year").input_value() == ""
+    page.page.locator("#time_at").press("Home")
+    page.until(lambda: months(page)[0] == portal.dataset.columns.dates[0])
+
+
+def test_what_undo_brings_back_leaves_the_year(page):
+    page.page.select_option("#time_window", "1")
+    for year in ("2010", "2012"):
+        page.page.select_option("#time_year", year)
+        page.until(lambda year=year: text(page, "now") == f"Jan {year}" and not page.session.playing)
+        page.idle()
+    page.page.keyboard.press("u")
+    page.until(lambda: text(page, "now") == "Jan 2010")
+    assert page.page.locator("#time_year").input_value() == ""
+    assert int(page.page.locator("#time_at").get_attribute("max")) > 12 * 42
+
+
 def test_the_chart_selects_months_and_has_its_size_at_1280(page):
     chart = page.session.time_chart
     page.page.locator("#time_chart canvas").first.wait_for()

@@ -21,9 +21,11 @@ def time_settings(session: Session) -> dict[str, Any] | None:
     first, last = session.dates
     count = last - first + 1
     windows = [months for months in _WINDOWS if months < count] or [count]
+    years = range(1970 + first // 12, 1970 + last // 12 + 1)
     return {
         "first": first,
         "last": last,
+        "years": list(years) if len(years) > 1 else [],
         "windows": [(months, _length(months)) for months in windows],
         "steps": [(step, _STEP_NAMES[step]) for step in STEPS],
         "speeds": list(SPEEDS),

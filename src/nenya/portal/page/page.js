@@ -71,6 +71,9 @@ document.addEventListener("DOMContentLoaded", () => {
     $("near_rows").hidden = !list; $("near_pictures").hidden = list; $("near_as_list").setAttribute("aria-pressed", list);
     act("list:" + (list ? 1 : 0));
   };
+  if ($("tag_form")) $("tag_word").onkeydown = (event) => {
+    if (event.key === "Enter" && event.shiftKey) { event.preventDefault(); $("tag_form").requestSubmit($("tag_selection")); }
+  };
   if ($("tag_form")) $("tag_form").onsubmit = (event) => {
     event.preventDefault();
     const button = (event.submitter || event.target.querySelector("button")).dataset;

@@ -169,8 +169,9 @@ document.addEventListener("DOMContentLoaded", () => {
   // Tags.
   const tag = (action, word, rows, quiet = false) => {
     if (!rows.length) { say("There are no cutouts to tag: select some first.", true); return; }
-    try { word = action === "add" ? tags.clean(word) : word; } catch (error) { say(error.message, true); return; }
-    const changed = tags[action](word, rows), count = `${changed.rows.length.toLocaleString("en")} cutout${changed.rows.length === 1 ? "" : "s"}`;
+    let changed;
+    try { word = action === "add" ? tags.clean(word) : word; changed = tags[action](word, rows); } catch (error) { say(error.message, true); return; }
+    const count = `${changed.rows.length.toLocaleString("en")} cutout${changed.rows.length === 1 ? "" : "s"}`;
     if (!quiet && changed.rows.length) done.push(() => { tag(action === "add" ? "remove" : "add", word, changed.rows, true); });
     say(`${action === "add" ? "Tagged" : "Removed the tag from"} ${count}: ${word}.` + (changed.kept ? "" : " This browser keeps nothing: download the tags before you leave."));
   };

@@ -25,7 +25,7 @@ const nenyaSave = (name, text) => {
 };
 
 const nenyaTags = (data, changed) => {
-  const MOST_WORDS = 100, LONGEST = 40, MOST_BYTES = 20e6, place = "nenya_tags_" + data.given.id;
+  const MOST_WORDS = 100, MOST_MARKS = 500000, LONGEST = 40, MOST_BYTES = 20e6, place = "nenya_tags_" + data.given.id;
   const tags = new Map();
   try {
     for (const [word, rows] of Object.entries(JSON.parse(localStorage.getItem(place)) || {}))
@@ -45,9 +45,14 @@ const nenyaTags = (data, changed) => {
     if (!tags.has(text) && tags.size >= MOST_WORDS) throw new Error(`There are ${MOST_WORDS} tags, the largest number allowed: remove one first.`);
     return text;
   };
+  const checkMarks = (more) => {
+    const count = [...tags.values()].reduce((sum, rows) => sum + rows.size, more);
+    if (count > MOST_MARKS) throw new Error(`Expected at most ${MOST_MARKS.toLocaleString("en")} tagged cutouts, got ${count.toLocaleString("en")}: select fewer, or remove a tag first.`);
+  };
   // Both return the rows that changed, so that the change can be undone.
   const add = (word, rows) => {
     const set = tags.get(word) || new Set(), fresh = rows.filter((row) => !set.has(row));
+    checkMarks(fresh.length);
     fresh.forEach((row) => set.add(row));
     if (set.size) tags.set(word, set);
     return {rows: fresh, kept: keep()};
@@ -98,6 +103,7 @@ const nenyaTags = (data, changed) => {
       if (found.has(name)) found.get(name).push(row); else found.set(name, [row]);
     }
     if (new Set([...tags.keys(), ...found.keys()]).size > MOST_WORDS) throw new Error(`With these there would be more than ${MOST_WORDS} tags, the largest number allowed: remove some first.`);
+    checkMarks([...found].reduce((sum, [word, rows]) => sum + [...new Set(rows)].filter((row) => !(tags.get(word) || new Set()).has(row)).length, 0));
     return {found, foreign};
   };
   const of = (row) => [...tags].filter(([, rows]) => rows.has(row)).map(([word]) => word);

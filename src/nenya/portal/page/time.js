@@ -4,9 +4,10 @@ const timeline = (act) => {
   const $ = (id) => document.getElementById(id), box = $("s_time");
   const nothing = () => {};
   if (!box) return {toggle: nothing, play: nothing, step: nothing, pause: () => false, connect: nothing};
-  const first = +box.dataset.first, last = +box.dataset.last, at = $("time_at");
+  const whole = [+box.dataset.first, +box.dataset.last], at = $("time_at");
   const names = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
   const name = (month) => names[((month % 12) + 12) % 12] + " " + (1970 + Math.floor(month / 12));
+  let [first, last] = whole;  // of the table, or of a year
   let place = first, count = +$("time_window").value, limited = false, share = "";
   let frame = 0, waiting = 0, begun = 0, wanted = null, sent = null, ending = false, timer = null, steps = 0, skipped = 0, slowest = 0;
   const end = () => Math.max(first, last - count + 1);
@@ -15,7 +16,7 @@ const timeline = (act) => {
     const year = place % 12 === 0 && count % 12 === 0;
     const ends = year ? [1970 + place / 12, 1970 + (place + count) / 12 - 1] : [name(place), name(place + count - 1)];
     const text = limited ? (ends[0] === ends[1] ? ends[0] : ends[0] + " to " + ends[1]) : "all times";
-    at.max = end(); at.value = place;
+    at.min = first; at.max = end(); at.value = place;
     at.setAttribute("aria-valuetext", text + (limited && share ? ", " + share : ""));
     $("time_now").textContent = text;
     $("time_share").textContent = limited ? share : "";
@@ -52,7 +53,7 @@ const timeline = (act) => {
     const step = +$("time_step").value;
     if (place >= end() && waiting) return;
     if (place >= end() && sent !== place) { label(); send(place); return; }
-    if (place >= end()) { pause(); said("end of the table" + (skipped ? `; ${skipped} of ${steps} steps skipped` : "")); return; }
+    if (place >= end()) { pause(); said(`end of ${$("time_year") && $("time_year").value || "the table"}` + (skipped ? `; ${skipped} of ${steps} steps skipped` : "")); return; }
     place = Math.min(place + step, end());
     steps += 1;
     if (!waiting) { limited = true; share = ""; label(); send(place); return; }
@@ -76,13 +77,24 @@ const timeline = (act) => {
     $("time").setAttribute("aria-expanded", String(wanted));
     if (wanted) act("time:open"); else pause();
   };
+  const keepWithin = (year) => {
+    [first, last] = year === "" ? whole : [Math.max(whole[0], (year - 1970) * 12), Math.min(whole[1], (year - 1970) * 12 + 11)];
+    if ($("time_year")) $("time_year").value = year;
+  };
   const toggle = () => { open(box.hidden); if (!box.hidden) $("time_play").focus(); };
   at.addEventListener("input", () => { pause(); move(+at.value); });
   at.addEventListener("change", finish);
   $("time").onclick = toggle; $("time_play").onclick = play;
   $("time_back").onclick = () => step(-1); $("time_on").onclick = () => step(1);
   $("time_off").onclick = () => { pause(); limited = false; label(); act("time:off"); };
-  $("time_window").onchange = () => { const was = timer !== null; pause(); count = +$("time_window").value; if (limited || was) { move(place); finish(); } else label(); };
+  if ($("time_year")) $("time_year").onchange = () => {
+    const year = $("time_year").value;
+    pause(); said(""); keepWithin(year);
+    if (year === "") { label(); return; }
+    if (count > 12) $("time_window").value = count = 1;
+    move(first); finish();
+  };
+  $("time_window").onchange = () => { const was = timer !== null; pause(); count = +$("time_window").value; if (count > 12) keepWithin(""); if (limited || was) { move(place); finish(); } else label(); };
   const pace = () => { const was = timer !== null; pause(); act(`time:pace ${$("time_step").value} ${$("time_speed").value}`); if (was) play(); };
   $("time_step").onchange = pace; $("time_speed").onchange = pace;
   document.addEventListener("visibilitychange", () => { if (document.hidden) pause(); });
@@ -101,6 +113,7 @@ const timeline = (act) => {
           const options = [...$("time_window").options];
           if (!options.some((o) => +o.value === count)) $("time_window").add(new Option(`${count} months`, count));
           $("time_window").value = count;
+          if (place < first || place + count - 1 > last) keepWithin("");  // of a link, of undo, or drawn in the chart
         }
         $("time_step").value = state.pace[0]; $("time_speed").value = state.pace[1];
       }
