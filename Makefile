@@ -91,7 +91,7 @@ release: install
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation
 	$(BIN)/uv pip compile --quiet --no-config --python-version 3.11 --generate-hashes --no-annotate --no-header \
-	$(foreach extra,onnx portal publish search slurm,--extra $(extra)) -c constraints.txt -c constraints-cuda.txt \
+	$(foreach extra,dask onnx portal publish search slurm,--extra $(extra)) -c constraints.txt -c constraints-cuda.txt \
 	-c constraints-sdist.txt -o dist/runtime.txt pyproject.toml
 	$(TOOL) --from 'cyclonedx-bom==7.5.0' cyclonedx-py requirements --pyproject pyproject.toml \
 	--output-reproducible --of JSON -o dist/nenya.cdx.json dist/runtime.txt

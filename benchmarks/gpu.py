@@ -257,6 +257,13 @@ def show(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def keep(path: Path, text: str) -> None:
+    """Replace a file in one step: whoever kills the program finds all sections that had ended."""
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
 def main() -> int:
     """Measure, section by section."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -284,9 +291,9 @@ def main() -> int:
             except Exception:  # of one section, which must not cost the others
                 bench.results[section] = {"failed": traceback.format_exc()}
                 failed += 1
+            keep(args.out / f"gpu-{name}.json", json.dumps(bench.results, indent=1) + "\n")
+            keep(args.out / f"gpu-{name}.md", show(bench.results))
             print(f"{section}: {time.monotonic() - start:.0f} s", flush=True)
-            (args.out / f"gpu-{name}.json").write_text(json.dumps(bench.results, indent=1) + "\n")
-            (args.out / f"gpu-{name}.md").write_text(show(bench.results))
     print(show(bench.results))
     return 1 if failed else 0
 

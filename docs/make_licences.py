@@ -9,7 +9,7 @@ from packaging.requirements import Requirement
 
 PAGE = Path(__file__).with_name("licences.md")
 PROJECT = PAGE.parents[1] / "pyproject.toml"
-EXTRAS = ("search", "portal", "publish", "onnx", "slurm")
+EXTRAS = ("search", "portal", "publish", "onnx", "slurm", "dask")
 _LONG = 60  # characters; a longer field is the text of a licence, not its name
 
 

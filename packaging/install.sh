@@ -23,6 +23,6 @@ cuda)
     ;;
 esac
 cat constraints-sdist.txt >> /tmp/constraints.txt
-install -c /tmp/constraints.txt '/src[onnx,portal,publish,search]'
+install -c /tmp/constraints.txt '/src[dask,onnx,portal,publish,search]'
 /opt/nenya/bin/uv pip check --python /opt/nenya/bin/python
 /opt/nenya/bin/nenya --help > /dev/null

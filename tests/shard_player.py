@@ -10,10 +10,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from unittest import mock
 
 import pytest
+from distributed import LocalCluster
 
 from nenya.cli import run_command
 from nenya.latents.kept_answers import KeptAnswers
@@ -67,6 +69,31 @@ def machines(piece_rows: int) -> Iterator[Callable[..., subprocess.Popen]]:
         for process in started:
             process.kill()
             process.wait()
+
+
+@contextlib.contextmanager
+def losing_cluster(victim: Callable[[LocalCluster], int | None]) -> Iterator[tuple[str, list[int]]]:
+    """Give the address of a Dask cluster of two workers, and the list of the killed: at most one.
+
+    Args:
+        victim: asked again and again which process is to be killed now; None for none yet.
+    """
+    lost, ended = [], threading.Event()
+
+    def lose(cluster):
+        while not lost and not ended.wait(0.01):
+            if (process := victim(cluster)) is not None:
+                os.kill(process, signal.SIGKILL)
+                lost.append(process)
+
+    with LocalCluster(2, threads_per_worker=1, dashboard_address=None) as cluster:
+        thread = threading.Thread(target=lose, args=(cluster,))
+        thread.start()
+        try:
+            yield cluster.scheduler_address, lost
+        finally:
+            ended.set()
+            thread.join()
 
 
 def main() -> int:

@@ -1,11 +1,13 @@
 """The measurements of a GPU in one command: each section is on the disk when it ends, whatever the others do."""
 
+import itertools
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 SECTIONS = ["peak", "forward", "agreement", "whole_runs", "training_step", "profiles"]
@@ -65,3 +67,26 @@ def test_all_sections_run_on_a_cpu(tmp_path):
     assert list(found) == NAMES and not any("failed" in found[name] for name in NAMES)
     assert found["peak"]["bf16_matmul_TFLOPs"] > 0 and found["agreement"]["least_cosine"] > 0.99
     assert found["runs"]["extraction"]["cutouts_per_s"] > 0 and found["runs"]["training"]["samples_per_s"] > 0
+
+
+@pytest.mark.slow
+def test_what_was_measured_before_a_kill_is_kept(tmp_path):
+    command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--device=cpu", "--quick", f"--out={tmp_path}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        said = list(itertools.takewhile(lambda line: not line.startswith("agreement"), process.stdout))
+        assert process.poll() is None, said
+    finally:
+        process.kill()
+        process.wait()
+    found = json.loads((tmp_path / "gpu-cpu.json").read_text())
+    assert list(found)[:4] == NAMES[:4] and found["agreement"]["least_cosine"] > 0.99
+
+
+def test_without_a_gpu_one_line_says_what_can_be_run(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    command = [sys.executable, str(BENCHMARKS / "gpu.py"), f"--out={tmp_path}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "--device cpu --quick" in done.stderr
+    assert not list(tmp_path.iterdir())

@@ -32,6 +32,7 @@ from nenya.options.extras import EXTRAS, need
 
 extra = sys.argv[1]
 there = set(EXTRAS) if extra == "dev" else {extra} & set(EXTRAS)
+there |= {"publish"} if "dask" in there else set()  # distributed brings dask
 for name, modules in EXTRAS.items():
     try:
         need(name, "this")
@@ -172,6 +173,8 @@ def test_without_an_extra_its_commands_say_how_to_get_it(nenya_cli, monkeypatch,
         ("statistics", ["table=t.csv", "where=lat > 0"], "search"),
         ("figures", ["table=t.csv", "where=lat > 0"], "search"),
         ("portal", ["table=t.csv"], "portal"),
+        ("prepare", ["data=a.nc", "dask=tcp://127.0.0.1:1"], "dask"),
+        ("metrics", ["data=a_latents.h5", "dask=tcp://127.0.0.1:1"], "dask"),
         ("extract", ["--multirun", "hydra/launcher=slurm", "data=a.h5"], "slurm"),
     ):
         code, said = nenya_cli(name, args)

@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 from conftest import red_noise, write_cutouts
 from granules import grid
-from shard_player import machines
+from shard_player import losing_cluster, machines
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -36,7 +36,7 @@ from nenya.errors import InputFileError, OptionError, OutputError  # noqa: E402
 from nenya.latents.projector import Projector  # noqa: E402
 from nenya.portal.dataset import open_version_dataset, stamps_of  # noqa: E402
 from nenya.storage.flock import flock  # noqa: E402
-from nenya.storage.lock import OutputLock  # noqa: E402
+from nenya.storage.lock import OutputLock, read_lock  # noqa: E402
 
 TINY = ["model=demo", "model.width=1"]
 QUICK = ["trainer.accelerator=cpu", "model.backend=eager", "workers=1"]
@@ -834,6 +834,10 @@ def test_workers_with_other_options_are_refused(update, files, tmp_path):
     code, said = update(new, "shard=1/2", "seed=5", begin=True)
     assert code == 2 and "holds unfinished work with other weights or options" in said, said
     assert len(list((tmp_path / "archive" / ".work").rglob("*_latents.h5"))) == 1
+    assert update(new, "shard=1/2", begin=True)[0] == 0
+    code, said = update(new, "shard=merge", "seed=5", begin=True)
+    assert code == 2 and "holds unfinished work with other weights or options" in said, said
+    assert len(list((tmp_path / "archive" / ".work").rglob("*_latents.h5"))) == 2
 
 
 @pytest.mark.slow
@@ -854,4 +858,20 @@ def test_two_machines_of_an_update_one_of_which_goes_away(update, files, weights
         assert again.returncode == 0, said
     code, merged = update(*args[-1:], "shard=merge", begin=True)
     assert code == 0, merged
+    assert digest(open_version("archive")) == digest(open_version(str(whole)))
+
+
+@pytest.mark.slow
+def test_an_update_on_a_dask_cluster_that_loses_a_worker(update, files, whole, tmp_path):
+    new = f"new=[{files}/a_preproc.h5,{files}/b_preproc.h5,{files}/c_preproc.h5]"
+    work = tmp_path / "archive" / ".work"
+
+    def victim(cluster):
+        begun = list(work.glob("demo/*/*"))
+        return read_lock(work / ".shards" / "demo" / "shard-0-of-2.lock").said.get("pid") if begun else None
+
+    with losing_cluster(victim) as (address, lost):
+        code, said = update(new, f"dask={address}", begin=True)
+    assert code == 0 and lost, said
+    assert "2 shards on the 2 workers" in said and "3 added" in said
     assert digest(open_version("archive")) == digest(open_version(str(whole)))

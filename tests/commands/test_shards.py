@@ -1,11 +1,10 @@
 """Shards: shares of several workers and one merge give what one process gives, also where a worker is killed."""
 
+import itertools
 import json
 import os
-import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import h5py
@@ -17,6 +16,7 @@ from latent_sets import latents
 
 from nenya.commands import metrics
 from nenya.errors import OptionError
+from nenya.latents import embed
 from nenya.latents.index import open_table, read_about
 from nenya.latents.index_rows import VECTOR
 from nenya.runtime.shards import Share, parse_share
@@ -109,6 +109,99 @@ def test_other_options_are_other_work(archive, small_pieces, nenya_cli):
     assert code == 2 and "no shard of this work was begun with these files and options" in said, said
 
 
+# What a merge leaves
+
+
+def files_in(folder):
+    """Return path -> content and time of the last change, for all files of a folder but locks."""
+    files = [path for path in Path(folder).rglob("*") if path.is_file() and "lock" not in path.name]
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+def blocks_in(folder):
+    return len(list(Path(folder).rglob("rows-*")))
+
+
+@pytest.fixture
+def killed(nenya_cli, monkeypatch):
+    """Run embed, and interrupt it when it calls a function of its module for the n-th time."""
+
+    def run(args, name, calls):
+        function, count = getattr(embed, name), itertools.count(1)
+
+        def counted(*given):
+            if next(count) == calls:
+                raise KeyboardInterrupt
+            return function(*given)
+
+        with monkeypatch.context() as during:
+            during.setattr(embed, name, counted)
+            assert nenya_cli("embed", args)[0] == 75
+
+    return run
+
+
+def test_a_merge_that_overwrites_discards_no_unfinished_work(archive, small_pieces, nenya_cli, killed, tmp_path):
+    args = [*archive, "clobber=true", "out=t.parquet"]
+    shards, partial = tmp_path / "t.parquet.shards", tmp_path / "t.parquet.partial"
+    assert nenya_cli("embed", [*args, "ntrain=200"])[0] == 0
+    killed([*args, "ntrain=150"], "_write", 4)  # the manifest and two blocks are written
+    for ntrain, share in ((200, "0/2"), (100, "1/2")):
+        assert nenya_cli("embed", [*args, f"ntrain={ntrain}", f"shard={share}"])[0] == 0
+    assert (blocks_in(partial), blocks_in(shards)) == (2, 14)
+    before = files_in(tmp_path)
+    code, said = nenya_cli("embed", [*args, "ntrain=200", "shard=merge"])
+    assert code == 2 and "shard 1/2 not complete (7 of 14 pieces" in said, said
+    assert files_in(tmp_path) == before
+    assert nenya_cli("embed", [*args, "ntrain=200", "shard=1/2"])[0] == 0
+    code, said = nenya_cli("embed", [*args, "ntrain=200", "shard=merge"])
+    assert code == 0 and "kept the shards of other files or options" in said, said
+    assert (blocks_in(partial), blocks_in(shards)) == (2, 7)
+    assert files_in(partial).items() <= before.items() and files_in(shards).items() <= before.items()
+    for share in ("0/2", "merge"):
+        assert nenya_cli("embed", [*args, "ntrain=100", f"shard={share}"])[0] == 0
+    code, said = nenya_cli("embed", [*args, "ntrain=150"])
+    assert code == 0 and "resuming: 120 of 800 rows" in said, said
+    assert sorted(path.name for path in tmp_path.glob("t*")) == ["t.parquet", "t_UMAP.h5", "table.parquet"]
+
+
+def test_a_killed_merge_is_repeated(archive, small_pieces, nenya_cli, killed, tmp_path):
+    for out in ("t", "u"):
+        for number in (0, 1):
+            assert nenya_cli("embed", [*archive, "ntrain=200", f"out={out}.parquet", f"shard={number}/2"])[0] == 0
+    merge = [*archive, "ntrain=200", "shard=merge"]
+    killed([*merge, "out=t.parquet"], "write_table", 1)
+    assert (tmp_path / "t_UMAP.h5").exists() and not (tmp_path / "t.parquet").exists()
+    code, said = nenya_cli("embed", [*merge, "out=t.parquet"])
+    assert code == 0, said
+    code, said = nenya_cli("embed", [*merge, "out=u.parquet", "umap_savefile=t_UMAP.h5"])
+    assert code == 2 and "t_UMAP.h5 exists: clobber=true overwrites it" in said, said
+
+
+@pytest.mark.parametrize("words", ["outliers", "outliers in cells"])
+def test_missing_shards_of_outliers_are_named_first(words, archive, small_pieces, nenya_cli, monkeypatch, tmp_path):
+    args = [*archive, *COMMANDS[words], "out=t.parquet"]
+
+    def merge():
+        with monkeypatch.context() as during:
+            for later in ("nenya.commands.outliers.fit_density", "nenya.latents.rarity.cells_of"):
+                during.setattr(later, None)
+            return nenya_cli("outliers", [*args, "shard=merge"])
+
+    code, said = merge()
+    assert code == 2 and "no shard of this work was begun" in said, said
+    assert nenya_cli("outliers", [*args, "shard=1/2"])[0] == 0
+    code, said = merge()
+    assert code == 2 and "shard 0/2 not complete (" in said, said
+    assert nenya_cli("outliers", [*args, "shard=0/2"])[0] == 0
+    for cells in tmp_path.glob("t.parquet.shards/*/cells"):
+        cells.unlink()
+        code, said = merge()
+        assert code == 2 and "shards 0/2, 1/2 not complete: run shard=0/2 again" in said, said
+        assert nenya_cli("outliers", [*args, "shard=0/2"])[0] == 0
+    assert nenya_cli("outliers", [*args, "shard=merge"])[0] == 0
+
+
 @pytest.mark.parametrize("text", ["3/3", "1", "a/b", "-1/2", "merged", "1/0"])
 def test_a_malformed_share_is_refused(text):
     with pytest.raises(OptionError, match=r"expected i/n with i from 0 to n-1, such as shard=0/4, or shard=merge"):
@@ -156,26 +249,16 @@ def test_two_machines_one_of_which_goes_away(words, archive, on_host, nenya_cli,
 
 @pytest.mark.slow
 def test_a_dask_cluster_that_loses_a_worker(archive, nenya_cli, tmp_path):
-    distributed = pytest.importorskip("distributed")
     with h5py.File(tmp_path / "large_preproc_latents.h5", "w") as h5:
         h5["train"] = latents(40_000, 3)
     args = [f"data={tmp_path}/large_preproc_latents.h5", "k=5", "images=none", "rarest=5", "groups=2", "exact=true"]
     assert nenya_cli("outliers", [*args, "out=one/t.parquet"])[0] == 0
-    with distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None) as cluster:
-        lost, ended = [], threading.Event()
 
-        def lose():
-            while not ended.wait(0.05):
-                if list(tmp_path.glob("shared/*.shards/*/rarity-*")):
-                    lost.append(cluster.workers[0].pid)
-                    os.kill(lost[0], signal.SIGKILL)
-                    return
+    def victim(cluster):
+        return cluster.workers[0].pid if list(tmp_path.glob("shared/*.shards/*/rarity-*")) else None
 
-        thread = threading.Thread(target=lose)
-        thread.start()
-        code, said = nenya_cli("outliers", [*args, "out=shared/t.parquet", f"dask={cluster.scheduler_address}"])
-        ended.set()
-        thread.join()
+    with shard_player.losing_cluster(victim) as (address, lost):
+        code, said = nenya_cli("outliers", [*args, "out=shared/t.parquet", f"dask={address}"])
     assert code == 0 and lost, said
     assert "2 shards on the 2 workers" in said
     assert files_of("shared") == files_of("one")

@@ -281,6 +281,11 @@ class IndexOptions(AnalysisOptions, ShardOptions):
     index_from: int = option(
         100_000, "smaller numbers of rows are searched exactly, without a vector index", at_least(0)
     )
+    shard: str | None = option(
+        None,
+        "i/n: the share of worker i, from 0, of n with the same command; then shard=merge makes the index: the rows of "
+        "one process in its order, but not the same bits, as LanceDB trains and names an index anew each time",
+    )
 
 
 @dataclass

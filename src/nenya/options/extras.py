@@ -6,6 +6,7 @@ import os
 from nenya.errors import OptionError
 
 EXTRAS = {
+    "dask": ("distributed",),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "portal": ("bokeh", "panel"),
     "publish": ("dask",),

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nenya.errors import OptionError, OutputError
+from nenya.options.extras import need
 from nenya.storage.s3.access import s3_access
 
 log = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ def missing_shards(output: str, missing: Collection[int], total: int, count: int
     Args:
         output: of the command.
         missing: numbers of the missing pieces.
-        total: number of all pieces.
+        total: number of all pieces; 0 if it is not known yet.
         count: number of workers that the pieces were shared among; 0 if no worker has begun.
     """
     if not count:
@@ -85,9 +86,10 @@ def missing_shards(output: str, missing: Collection[int], total: int, count: int
         )
     names = [f"{number}/{count}" for number in sorted({piece % count for piece in missing})]
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    pieces = f" ({len(missing)} of {total} pieces are missing)" if total else ""
     return OutputError(
-        f"{output}: {'shard' if len(names) == 1 else 'shards'} {', '.join(names[:_NAMED])}{more} not complete "
-        f"({len(missing)} of {total} pieces are missing): run shard={names[0]} again, then shard={MERGE}"
+        f"{output}: {'shard' if len(names) == 1 else 'shards'} {', '.join(names[:_NAMED])}{more} not complete{pieces}: "
+        f"run shard={names[0]} again, then shard={MERGE}"
     )
 
 
@@ -98,10 +100,9 @@ def dask_client(address: str) -> Iterator[Any]:
     Raises:
         OptionError: Dask is not installed, or the scheduler does not answer.
     """
-    try:
-        from distributed import Client
-    except ImportError as error:
-        raise OptionError(f"dask={address} needs the package distributed: pip install distributed") from error
+    need("dask", f"dask={address}")
+    from distributed import Client
+
     try:
         client = Client(address, timeout=_ANSWER_SECONDS)
     except (OSError, ValueError, TimeoutError) as error:
